@@ -1,0 +1,38 @@
+"""Names that a scenario may use, and where each is defined.
+
+The one table of names. Targets are strings, so that reading the table imports nothing; :func:`load` imports a target
+when it is wanted. Schemes may live outside the harness, as the baselines do.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from harness.errors import ScenarioError, unknown_name
+
+SCHEMES: Mapping[str, str] = {
+    "jpeg": "baselines.jpeg:Jpeg",
+    "webp": "baselines.webp:WebP",
+    "server_only": "baselines.server_only:ServerOnly",
+    "raw_features": "baselines.raw_features:RawFeatures",
+}
+
+BACKBONES: Mapping[str, str] = {
+    "llava-onevision-7b": "harness.backbones.onevision:load",
+    "mini-onevision": "harness.backbones.onevision:load",
+}
+
+BENCHMARKS: Mapping[str, str] = {
+    "RealWorldQA": "harness.data.benchmarks:load",
+    "MME": "harness.data.benchmarks:load",
+    "StreetsQA": "harness.data.streetsqa:load",
+    "GlimpseQA": "harness.data.glimpseqa:load",
+}
+
+
+def load(what: str, name: str, table: Mapping[str, str]) -> Any:
+    """The object behind a name of ``table``; raises ScenarioError, listing the known names, for any other."""
+    if name not in table:
+        raise ScenarioError(unknown_name(what, name, table))
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,76 @@
+"""The contract between a scheme and the harness.
+
+A scheme is two halves that share nothing but bytes: the device half turns a sample's image into a payload, the server
+half turns the payload and a question into an answer. Each half times its own stages with the clock that it is handed.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.data.sample import Question, Sample
+from harness.records import Side
+
+
+class Point(BaseModel):
+    """An operating point: the parameters with which a scheme trades bytes for quality.
+
+    A scheme subclasses this with its own fields and ranges. Frozen and strict: unknown keys are refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def label(self) -> str:
+        """The point's name in rows and figures: its parameters, in the order in which they are declared."""
+        return ",".join(f"{name}={getattr(self, name)}" for name in type(self).model_fields) or "-"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Payload:
+    """What crosses the link for one image: ``kind`` says who can read it, ``body`` is every byte that is sent."""
+
+    kind: str
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """The text that the model generated, and the number of visual tokens that its prompt held."""
+
+    text: str
+    visual_tokens: int
+
+
+class Clock(Protocol):
+    """Times the stages of one half; synchronises the accelerator on both edges of a stage."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class Pipeline(Protocol):
+    """One scheme at one operating point."""
+
+    Point: ClassVar[type[Point]]
+    device_stages: ClassVar[tuple[str, ...]]
+    server_stages: ClassVar[tuple[str, ...]]
+
+    def on_device(self, sample: Sample, clock: Clock) -> Payload:
+        """The device half: all that happens before the first byte is sent."""
+        ...
+
+    def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+        """The server half, for one or several questions about the same image.
+
+        A timed request asks one question; when only the answers are wanted, all the questions about an image share one
+        payload. Raises BitstreamError for a payload that the device half did not make.
+        """
+        ...
+
+
+def stage_sides(pipeline: type[Pipeline]) -> dict[str, Side]:
+    """The stages of a scheme in the order in which they happen, each with its side."""
+    return {**dict.fromkeys(pipeline.device_stages, "device"), **dict.fromkeys(pipeline.server_stages, "server")}

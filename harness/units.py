@@ -1,0 +1,73 @@
+"""Quantities as people write them, to and from SI.
+
+Inside the harness a rate is in bit/s, a size in bytes, a time in seconds. A quantity in a scenario or on the
+command line carries its unit (``25 KB/s``, ``1.5 Mbit/s``, ``20 ms``): a bare number is refused, because
+network rates are off by a factor of eight too easily. ``k`` is 1000; ``Ki`` is 1024.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+
+_PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "Ki": 1024.0, "Mi": 1024.0**2, "Gi": 1024.0**3}
+
+_RATES_BPS = {
+    f"{prefix}{unit}": scale * bits
+    for prefix, scale in _PREFIXES.items()
+    for unit, bits in (("bit/s", 1), ("bps", 1), ("B/s", 8))
+}
+_SIZES_BYTES = {f"{prefix}B": scale for prefix, scale in _PREFIXES.items()}
+_TIMES_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0, "h": 3600.0}
+
+_QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]+)\s*")
+
+
+def _parse(text: object, scales: Mapping[str, float], example: str) -> float:
+    match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
+    if match is None or match[2] not in scales:
+        raise ValueError(f"{text!r} is not a number with one of the units {', '.join(scales)} (such as {example!r})")
+    value = float(match[1]) * scales[match[2]]
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{text!r} is negative or too large; a finite value such as {example!r} is wanted")
+    return value
+
+
+def parse_rate_bps(text: object) -> float:
+    """A rate such as ``25 KB/s`` or ``1.5 Mbit/s``, in bit/s; raises ValueError for anything else."""
+    return _parse(text, _RATES_BPS, "25 KB/s")
+
+
+def parse_bytes(text: object) -> int:
+    """A size such as ``3000 B`` or ``64 KiB``, in whole bytes; raises ValueError for anything else."""
+    value = _parse(text, _SIZES_BYTES, "64 KiB")
+    if value != int(value):
+        raise ValueError(f"{text!r} is not a whole number of bytes")
+    return int(value)
+
+
+def parse_seconds(text: object) -> float:
+    """A time such as ``20 ms`` or ``1.5 s``, in seconds; raises ValueError for anything else."""
+    return _parse(text, _TIMES_S, "20 ms")
+
+
+def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
+    for scale, unit in steps:
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {unit}"
+    scale, unit = steps[-1]
+    return f"{value / scale:.3g} {unit}"
+
+
+def format_rate(rate_bps: float) -> str:
+    """A rate for people, in the bytes per second of the paper's figures: ``25 KB/s``."""
+    return _scaled(rate_bps / 8, ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "KB/s"), (1.0, "B/s")))
+
+
+def format_bytes(n_bytes: float) -> str:
+    """A size for people: ``13.9 KB`` (1 KB = 1000 bytes)."""
+    return _scaled(n_bytes, ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B")))
+
+
+def format_seconds(seconds: float) -> str:
+    """A time for people: ``83.7 ms``."""
+    return _scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")))
