@@ -1,0 +1,29 @@
+"""The field types of a scenario: quantities are text with a unit in YAML and SI numbers inside.
+
+Each type parses its text, checks its range where it is declared, and tells JSON Schema what the text looks like, so that
+an editor can complete it.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from harness import units
+
+
+class Frozen(BaseModel):
+    """The base of every part of a scenario: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _quantity(parse: Callable[[object], float], example: str) -> tuple[Any, Any]:
+    return BeforeValidator(parse), WithJsonSchema({"type": "string", "examples": [example]})
+
+
+RateBps = Annotated[float, Field(gt=0), *_quantity(units.parse_rate_bps, "25 KB/s")]
+SizeBytes = Annotated[int, Field(ge=0), *_quantity(units.parse_bytes, "64 KiB")]
+DurationS = Annotated[float, Field(ge=0), *_quantity(units.parse_seconds, "20 ms")]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+"""A name that is also a folder's or a file's: lower-case letters, digits, dot, dash and underscore."""
