@@ -90,8 +90,7 @@ def _cluster_chunk(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tens
 
 
 def _pool(x_PVD: Tensor, labels_PV: Tensor, n_clusters: int) -> Tensor:
-    member_PCV = torch.nn.functional.one_hot(labels_PV, n_clusters).mT.to(
-        torch.promote_types(x_PVD.dtype, torch.float32)
-    )
+    wide = torch.promote_types(x_PVD.dtype, torch.float32)
+    member_PCV = torch.nn.functional.one_hot(labels_PV, n_clusters).mT.to(wide)
     mean_PCV = member_PCV / member_PCV.sum(-1, keepdim=True)
     return torch.bmm(mean_PCV, x_PVD.to(wide)).to(x_PVD.dtype)
