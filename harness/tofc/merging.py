@@ -14,6 +14,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from harness.tofc import density_peaks
+
 _CHUNK_ELEMENTS = 1 << 24
 """Bound on the elements of one chunk's (P, V, V) distances: 64 MiB in float32."""
 
@@ -46,26 +48,27 @@ def merge(x_PVD: Tensor, n_clusters: int, k: int = 5) -> Merged:
         raise ValueError(f"n_clusters is {n_clusters}; it must lie between 1 and the {n_features} features of a patch")
     if not 1 <= k < n_features:
         raise ValueError(f"k is {k}; a feature has between 1 and {n_features - 1} neighbours in its patch")
-    if not torch.isfinite(x_PVD).all():
-        raise ValueError("x_PVD holds infinite or undefined values; features to be merged must be finite")
     with torch.no_grad():
-        centres_PC, labels_PV = _cluster(x_PVD, n_clusters, k)
+        wide_PVD = x_PVD.detach().to(torch.promote_types(x_PVD.dtype, torch.float32))
+        cluster = density_peaks.cluster if x_PVD.device.type == "cpu" else cluster_on_accelerator
+        centres_PC, labels_PV = cluster(wide_PVD, n_clusters, k)
     return Merged(_pool(x_PVD, labels_PV, n_clusters), labels_PV, centres_PC)
 
 
-def _cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
+def cluster_on_accelerator(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
+    """Centres (P, C), ascending, and labels (P, V), both int64, by batched torch operations on any device.
+
+    Raises ValueError for values that are not finite.
+    """
+    if not torch.isfinite(x_PVD).all():
+        raise ValueError("the features hold infinite or undefined values; features must be finite")
     n_features = x_PVD.shape[1]
     chunk = max(1, _CHUNK_ELEMENTS // n_features**2)
-    parts = [_cluster_chunk(part, n_clusters, k) for part in x_PVD.split(chunk)]
-    if not parts:
-        empty = torch.zeros(0, 1, dtype=torch.int64, device=x_PVD.device)
-        return empty.expand(0, n_clusters), empty.expand(0, n_features)
-    return torch.cat([c for c, _ in parts]), torch.cat([label for _, label in parts])
+    parts = [_cluster_chunk(part_PVD, n_clusters, k) for part_PVD in torch.split(x_PVD, chunk)]
+    return torch.cat([centres_PC for centres_PC, _ in parts]), torch.cat([labels_PV for _, labels_PV in parts])
 
 
 def _cluster_chunk(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
-    wide = torch.float64 if x_PVD.dtype == torch.float64 else torch.float32
-    x_PVD = x_PVD.to(wide)
     x_PVD = x_PVD - x_PVD.mean(1, keepdim=True)
     n_features = x_PVD.shape[1]
     index_V = torch.arange(n_features, device=x_PVD.device)

@@ -1,0 +1,85 @@
+"""Feature merging beside the product it needs and beside the same equations in plain torch operations."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.tofc import density_peaks
+from harness.tofc.merging import merge
+
+ROUNDS = 9
+
+
+def plain(x_PVD: Tensor, n_clusters: int, k: int = 5) -> Tensor:
+    """Eqs. 2-3 as cdist, topk and a masked minimum (with log scores, or Eq. 2 would be 0 throughout), and means."""
+    distance_PVV = torch.cdist(x_PVD, x_PVD)
+    log_rho_PV = -distance_PVV.topk(k + 1, largest=False).values[..., 1:].square().mean(-1)
+    denser_PVV = log_rho_PV[:, None, :] > log_rho_PV[:, :, None]
+    delta_PV = torch.where(denser_PVV, distance_PVV, torch.inf).amin(-1)
+    delta_PV = torch.where(delta_PV.isinf(), distance_PVV.amax(-1), delta_PV)
+    centres_PC = (log_rho_PV + delta_PV.log()).topk(n_clusters).indices
+    labels_PV = distance_PVV.gather(2, centres_PC[:, None].expand(-1, x_PVD.shape[1], -1)).argmin(-1)
+    sums_PCD = torch.zeros(*centres_PC.shape, x_PVD.shape[2])
+    sums_PCD.scatter_add_(1, labels_PV[..., None].expand_as(x_PVD), x_PVD)
+    sizes_PC = torch.zeros(centres_PC.shape).scatter_add_(1, labels_PV, torch.ones(labels_PV.shape))
+    return sums_PCD / sizes_PC[..., None]
+
+
+def product(x_PVD: Tensor) -> list[np.ndarray]:
+    """Compute the symmetric product alone: numpy recognises x @ x.T and computes half of it (BLAS syrk)."""
+    return [x_VD @ x_VD.T for x_VD in x_PVD.numpy()]
+
+
+def own_product(x_PVD: Tensor) -> None:
+    """Compute the blocks of the lower triangle as the merging does, and nothing else."""
+    triangle_VV = torch.empty(x_PVD.shape[1], x_PVD.shape[1])
+    for x_VD in x_PVD:
+        density_peaks._lower_triangle(x_VD, triangle_VV)
+
+
+def interleaved_s(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Take the median time of each call, in seconds, over rounds in which every call takes its turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    """Print one row for each shape: times, and how far from the product and from the plain form.
+
+    Run with OMP_NUM_THREADS=1 so that numpy's BLAS, too, has one thread.
+    """
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    print(
+        f"{'shape':>16} {'n_c':>4} {'merge ms':>9} {'syrk ms':>8} {'plain ms':>9} {'merge/syrk':>11} {'plain/merge':>12}"
+    )
+    for shape, n_clusters in (((5, 729, 1152), 8), ((5, 729, 1152), 16), ((5, 729, 1152), 32), ((5, 144, 128), 4)):
+        x_PVD = torch.randn(shape, generator=generator)
+        seconds = interleaved_s(
+            {
+                "merge": lambda x=x_PVD, n=n_clusters: merge(x, n),
+                "syrk": lambda x=x_PVD: product(x),
+                "own": lambda x=x_PVD: own_product(x),
+                "plain": lambda x=x_PVD, n=n_clusters: plain(x, n),
+            }
+        )
+        merged, syrk, own, torch_form = (1e3 * seconds[name] for name in ("merge", "syrk", "own", "plain"))
+        print(
+            f"{shape!s:>16}{n_clusters:>6}{merged:>11.2f}{syrk:>10.2f}{own:>17.2f}{torch_form:>11.2f}"
+            f"{merged / syrk:>13.2f}{merged / own:>12.2f}{torch_form / merged:>14.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Feature merging against Eqs. 2-3 evaluated naively in float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.tofc import density_peaks
+from harness.tofc.merging import cluster_on_accelerator, merge
+
+
+def oracle(x_VD: torch.Tensor, n_clusters: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and labels by the letter of Eqs. 2-3, in logarithms, with loops and differences in float64."""
+    x = x_VD.double().numpy()
+    n = len(x)
+    square = ((x[:, None] - x[None]) ** 2).sum(-1)
+    log_rho = np.array([-np.sort(np.delete(square[i], i))[:k].sum() / k for i in range(n)])
+    delta = np.empty(n)
+    for i in range(n):
+        denser = [j for j in range(n) if log_rho[j] > log_rho[i] or (log_rho[j] == log_rho[i] and j < i)]
+        delta[i] = np.sqrt(square[i, denser].min() if denser else square[i].max())
+    with np.errstate(divide="ignore"):
+        score = log_rho + np.log(delta)
+    centres = np.sort(np.argsort(-score, kind="stable")[:n_clusters])
+    to_centre = square[:, centres]
+    to_centre[centres, np.arange(n_clusters)] = -1
+    return centres, to_centre.argmin(1)
+
+
+def features(kind: str, n_features: int = 120, dimension: int = 96, seed: int = 0) -> torch.Tensor:
+    """Features of one hazard each: an offset, a wide spread, padding, outliers, tight clusters, extreme scales."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n_features, dimension, generator=generator)
+    if kind == "offset":
+        direction = torch.randn(dimension, generator=generator)
+        return x + 100 * dimension**0.5 * direction / direction.norm()
+    if kind == "spread":
+        return 40 * x
+    if kind == "padded":
+        return torch.cat([x[: n_features // 4], torch.full((n_features - n_features // 4, dimension), 0.3)])
+    if kind == "outliers":
+        return x * torch.where(torch.rand(n_features, 1, generator=generator) < 0.05, 30.0, 0.3)
+    if kind == "blobs":
+        return x * 0.05 + 3 * torch.randn(6, dimension, generator=generator)[torch.arange(n_features) % 6]
+    if kind == "tiny":
+        return x * 1e-25
+    if kind == "huge":
+        return x * 1e22
+    return x
+
+
+KINDS = ("ordinary", "offset", "spread", "padded", "outliers", "blobs", "tiny", "huge")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_clusters", [1, 2, 8, 32, 119, 120])
+def test_merging_agrees_with_the_float64_oracle(kind: str, n_clusters: int) -> None:
+    """Centres, labels and means are the oracle's, whatever the features' scale, offset or repetition."""
+    x_VD = features(kind)
+    centres, labels = oracle(x_VD, n_clusters, 5)
+    merged = merge(x_VD[None], n_clusters)
+    assert merged.centres_PC[0].tolist() == centres.tolist()
+    assert merged.labels_PV[0].tolist() == labels.tolist()
+    means = np.stack([x_VD.double().numpy()[labels == c].mean(0) for c in range(n_clusters)])
+    np.testing.assert_allclose(merged.y_PCD[0], means, rtol=1e-5, atol=1e-5 * np.abs(means).max())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_merging_agrees_with_the_oracle_at_full_size(seed: int) -> None:
+    """729 SigLIP-sized features, where Eq. 2 underflows and distances concentrate, are clustered as in float64."""
+    x_VD = features("ordinary", 729, 1152, seed)
+    square = torch.cdist(x_VD.double(), x_VD.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    assert torch.exp(-square.float()[0, 1:].min()) == 0
+    exact_VV = square.numpy()
+    centres, labels = np.empty(16, np.int64), np.empty(729, np.int64)
+    norm_V = x_VD.double().square().sum(-1).numpy()
+    density_peaks._scan(x_VD.numpy(), exact_VV, norm_V, np.arange(729), 5, 0.0, centres, labels)
+    merged = merge(x_VD[None], 16)
+    assert merged.centres_PC[0].tolist() == centres.tolist()
+    assert merged.labels_PV[0].tolist() == labels.tolist()
+
+
+@given(
+    values=st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=3, max_size=24),
+    data=st.data(),
+)
+@settings(max_examples=150, deadline=None)
+def test_ties_are_broken_by_the_index(values: list[list[int]], data: st.DataObject) -> None:
+    """On small integers, where densities and distances tie all the time, the index decides as in the oracle."""
+    x_VD = torch.tensor(values, dtype=torch.float32)
+    n_clusters = data.draw(st.integers(1, len(values)))
+    k = data.draw(st.integers(1, len(values) - 1))
+    centres, labels = oracle(x_VD, n_clusters, k)
+    merged = merge(x_VD[None], n_clusters, k)
+    assert merged.centres_PC[0].tolist() == centres.tolist()
+    assert merged.labels_PV[0].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "offset", "spread", "padded", "outliers", "blobs"])
+def test_the_accelerators_path_agrees_with_the_oracle(kind: str) -> None:
+    """The batched torch form, run here on the CPU, chooses the oracle's centres and labels."""
+    x_VD = features(kind)
+    for n_clusters in (1, 8, 120):
+        centres, labels = oracle(x_VD, n_clusters, 5)
+        centres_PC, labels_PV = cluster_on_accelerator(x_VD[None], n_clusters, 5)
+        assert centres_PC[0].tolist() == centres.tolist()
+        assert labels_PV[0].tolist() == labels.tolist()
+
+
+def test_equal_features_yield_one_centre() -> None:
+    """Hundreds of padded features take one centre as long as other features are left."""
+    x_VD = features("padded", 400, 64)
+    merged = merge(x_VD[None], 101)
+    padded = (merged.centres_PC[0] >= 100).sum()
+    assert padded == 1
+
+
+def test_every_cluster_keeps_its_centre_and_no_cluster_is_empty() -> None:
+    """Even in a patch of equal features each centre belongs to its own cluster."""
+    merged = merge(torch.ones(2, 10, 4), 4)
+    assert merged.centres_PC.tolist() == [[0, 1, 2, 3]] * 2
+    assert merged.labels_PV[0, :4].tolist() == [0, 1, 2, 3]
+    assert torch.equal(merged.y_PCD, torch.ones(2, 4, 4))
+
+
+def test_as_many_clusters_as_features_is_the_identity() -> None:
+    """With n_clusters = V every feature is its own mean."""
+    x_PVD = torch.randn(3, 20, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(merge(x_PVD, 20).y_PCD, x_PVD)
+
+
+def test_patches_do_not_depend_on_each_other() -> None:
+    """A batch is merged as its patches are one by one, and twice alike."""
+    x_PVD = torch.stack([features(kind) for kind in KINDS[:6]])
+    together, again = merge(x_PVD, 9), merge(x_PVD, 9)
+    assert torch.equal(together.y_PCD, again.y_PCD)
+    for patch in range(6):
+        alone = merge(x_PVD[patch : patch + 1], 9)
+        assert torch.equal(alone.labels_PV[0], together.labels_PV[patch])
+
+
+def test_pooling_spreads_the_gradient_over_the_cluster() -> None:
+    """The gradient of a mean reaches each of its members as one over their number."""
+    x_PVD = torch.randn(1, 30, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    merged = merge(x_PVD, 4)
+    merged.y_PCD.sum().backward()
+    sizes_C = torch.bincount(merged.labels_PV[0])
+    assert x_PVD.grad is not None
+    assert torch.allclose(x_PVD.grad[0, :, 0], 1 / sizes_C[merged.labels_PV[0]])
+
+
+def test_half_precision_features_keep_their_dtype() -> None:
+    """bfloat16 features are clustered in float32 and pooled into bfloat16."""
+    x_PVD = features("ordinary").bfloat16()[None]
+    merged = merge(x_PVD, 8)
+    assert merged.y_PCD.dtype == torch.bfloat16
+    assert torch.equal(merged.labels_PV, merge(x_PVD.float(), 8).labels_PV)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_clusters", "k", "sentence"),
+    [
+        ((10, 4), 2, 5, r"shape \(10, 4\)"),
+        ((1, 10, 4), 11, 5, "n_clusters is 11"),
+        ((1, 10, 4), 0, 5, "n_clusters is 0"),
+        ((1, 10, 4), 2, 10, "k is 10"),
+        ((1, 10, 4), 2, 0, "k is 0"),
+    ],
+)
+def test_impossible_requests_are_refused(shape: tuple[int, ...], n_clusters: int, k: int, sentence: str) -> None:
+    """A wrong rank, more clusters than features and too many neighbours each get their sentence."""
+    with pytest.raises(ValueError, match=sentence):
+        merge(torch.zeros(shape), n_clusters, k)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_features_that_are_not_finite_are_refused(value: float) -> None:
+    """One undefined or infinite value anywhere is an error, on both paths."""
+    x_PVD = torch.zeros(2, 10, 4)
+    x_PVD[1, 3, 2] = value
+    with pytest.raises(ValueError, match="finite"):
+        merge(x_PVD, 2)
+    with pytest.raises(ValueError, match="finite"):
+        cluster_on_accelerator(x_PVD, 2, 5)
+
+
+def test_no_patches_make_no_clusters() -> None:
+    """An empty batch is merged into an empty batch."""
+    merged = merge(torch.zeros(0, 10, 4), 3)
+    assert merged.y_PCD.shape == (0, 3, 4)
+    assert merged.labels_PV.shape == (0, 10)
