@@ -1,0 +1,131 @@
+"""Questions about a drawn street, and decks that balance what is asked and what is true.
+
+Nothing in a question's text tells its answer: over a full deck every truth is equally frequent, every letter is the
+right one equally often with every truth, and the wrong options are drawn from the same values as the right one.
+"""
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from harness.data.drawing import things
+from harness.data.drawing.dice import Dice
+from harness.data.drawing.street import Scene, Side, Street, draw
+from harness.data.drawing.textures import Split
+from harness.data.sample import Question, Sample
+
+T = TypeVar("T")
+
+LETTERS = ("A", "B", "C", "D")
+_PAINTS = tuple(things.PAINTS)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, its truth (a letter, ``Yes`` or ``No``), and what kind of detail it is about."""
+
+    question: Question
+    truth: str
+    category: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """A street, the split and seed that draw it, and what is asked about it."""
+
+    street: Street
+    split: Split
+    seed: tuple[str | int, ...]
+    asked: tuple[Asked, ...]
+
+    def scene(self) -> Scene:
+        """The street, drawn."""
+        return draw(self.street, self.split, *self.seed)
+
+
+CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "light colour": ("What colour does the traffic light show?", things.LAMPS),
+    "light arrow": ("Which way does the arrow of the traffic light point?", ("left", "right", "up", "there is no arrow")),
+    "sign number": ("Which number is on the speed sign?", tuple(str(number) for number in things.NUMBERS)),
+    "car count": ("How many cars are on the road, not counting the bus?", ("1", "2", "3", "4")),
+    "bus colour": ("What colour is the bus?", _PAINTS),
+    "coat colour": ("What colour is the coat of the pedestrian?", _PAINTS),
+}
+"""For each category with options: the question, and the values that an option can have."""
+
+_YES_NO = "Please answer yes or no."
+
+
+def choice(category: str, value: str, letter: str, dice: Dice) -> Asked:
+    """A question with four options of which ``letter`` is the true ``value``; the others are drawn from the rest."""
+    text, values = CHOICES[category]
+    wrong = iter(dice.shuffled([other for other in values if other != value])[:3])
+    options = {name: value if name == letter else next(wrong) for name in LETTERS}
+    return Asked(Question(text=text, kind="choice", options=options), letter, category)
+
+
+def yes_no(text: str, truth: bool, category: str) -> Asked:
+    """A question that asks for yes or no in so many words, as MME's do."""
+    return Asked(Question(text=f"{text} {_YES_NO}", kind="yes_no"), "Yes" if truth else "No", category)
+
+
+def is_there(thing: str) -> str:
+    """The text that asks whether a thing is in the picture."""
+    return f"Is there a {thing} in the picture?"
+
+
+def on_side(thing: str, side: Side) -> str:
+    """The text that asks on which side of the road a thing stands."""
+    return f"Is the {thing} on the {side} side of the road?"
+
+
+def value_of(street: Street, category: str) -> str:
+    """The true value of a category's detail in a street that has it."""
+    if category in ("light colour", "light arrow"):
+        assert street.light is not None
+        lamp, arrow = street.light
+        return lamp if category == "light colour" else arrow.replace("none", "there is no arrow")
+    found = {
+        "sign number": str(street.sign),
+        "car count": str(len(street.cars)),
+        "bus colour": str(street.bus),
+        "coat colour": str(street.coat),
+    }
+    return found[category]
+
+
+def deck(dice: Dice, values: Sequence[T], others: Sequence[str], size: int) -> list[tuple[T, str]]:
+    """``size`` pairs in random order, every value with every other one equally often; ``size`` must divide evenly."""
+    pairs = [(value, other) for value in values for other in others]
+    copies, rest = divmod(size, len(pairs))
+    assert rest == 0, f"{size} cards do not hold {len(pairs)} pairs equally often"
+    return dice.shuffled(pairs * copies)
+
+
+def camera_file(scene: Scene) -> bytes:
+    """The picture's file as a camera writes it: JPEG at quality 95 without chroma subsampling."""
+    file = io.BytesIO()
+    scene.image.save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+def samples(pages: Sequence[Page], *, paired: bool) -> list[Sample]:
+    """The pages as samples, numbered from 0, with their pictures drawn; ``paired`` groups the questions on an image."""
+    out: list[Sample] = []
+    for page in pages:
+        file, first = camera_file(page.scene()), str(len(out))
+        for asked in page.asked:
+            index = str(len(out))
+            out.append(
+                Sample(
+                    id=index,
+                    image_id=first,
+                    image_bytes=file,
+                    question=asked.question,
+                    truth=asked.truth,
+                    category=asked.category,
+                    group=first if paired else index,
+                )
+            )
+    return out

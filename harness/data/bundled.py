@@ -1,0 +1,50 @@
+"""Benchmarks that the project draws itself: built once as a TSV, then read as a user's own would be."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.data.sample import Sample
+from harness.data.tsv import read_tsv, write_tsv
+from harness.errors import DataError
+
+
+def checksum(samples: Sequence[Sample]) -> str:
+    """SHA-256 over every sample's texts and every picture's decoded pixels, in order.
+
+    Pixels, not files: two builds of a JPEG encoder may write different bytes for the same picture.
+    """
+    digest = hashlib.sha256()
+    seen: set[str] = set()
+    for sample in samples:
+        question = sample.question
+        texts = [
+            sample.id, sample.image_id, sample.truth, sample.category, sample.group,
+            question.text, question.kind, dict(question.options), question.hint,
+        ]  # fmt: skip
+        digest.update(json.dumps(texts).encode())
+        if sample.image_id not in seen:
+            seen.add(sample.image_id)
+            picture = sample.image()
+            digest.update(json.dumps(picture.size).encode() + picture.tobytes())
+    return digest.hexdigest()
+
+
+def load_bundled(name: str, cache: Path, expected: str, build: Callable[[], Sequence[Sample]]) -> list[Sample]:
+    """The samples of ``cache/<name>-<checksum>.tsv``, built first where it is absent.
+
+    Raises DataError where they are not the samples that ``expected`` pins.
+    """
+    path = cache / f"{name}-{expected[:12]}.tsv"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        write_tsv(path, build())
+    samples = list(read_tsv(path, name))
+    found = checksum(samples)
+    if found != expected:
+        raise DataError(
+            f"{path}: its pixels and texts have the checksum {found[:12]}, not {expected[:12]}; "
+            "delete the file to have it built again"
+        )
+    return samples

@@ -1,0 +1,1 @@
+"""Street scenes drawn from a seed with numpy and Pillow: the pictures behind StreetsQA and GlimpseQA."""
