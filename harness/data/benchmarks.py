@@ -1,0 +1,101 @@
+"""The public benchmarks of the paper: where their TSV files come from, and where they are looked for.
+
+The files are VLMEvalKit's. Nothing is downloaded here: what is absent is reported with all that is needed to fetch it.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.data.sample import Kind, Sample
+from harness.data.tsv import read_tsv
+from harness.errors import DataError, UnavailableError, unknown_name
+
+PREFIX = "https://opencompass.openxlab.space/utils/"
+"""VLMEvalKit's public prefix of the ``url_path`` of every benchmark."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """A TSV file of VLMEvalKit: its name, the md5 of its bytes, its path under :data:`PREFIX`, what kind of answers it wants."""
+
+    name: str
+    md5: str
+    url_path: str
+    kind: Kind
+
+    @property
+    def url(self) -> str:
+        """Where the file is published."""
+        return PREFIX + self.url_path
+
+
+def _benchmark(name: str, md5: str, kind: Kind = "choice", folder: str = "VLMEval") -> Benchmark:
+    return Benchmark(name=name, md5=md5, url_path=f"{folder}/{name}.tsv", kind=kind)
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        _benchmark("RealWorldQA", "4de008f55dc4fd008ca9e15321dc44b7"),
+        _benchmark("MME", "b36b43c3f09801f5d368627fb92187c3", kind="yes_no"),
+        _benchmark("AI2D_TEST", "0f593e0d1c7df9a3d69bf1f947e71975"),
+        _benchmark("MMBench_DEV_EN", "b6caf1133a01c6bb705cf753bb527ed8", folder="benchmarks/MMBench"),
+        _benchmark("MMStar", "e1ecd2140806c1b1bbf54b43372efb9e"),
+        _benchmark("ScienceQA_TEST", "e42e9e00f9c59a80d8a5db35bc32b71f", folder="benchmarks/ScienceQA"),
+        _benchmark("MMMU_DEV_VAL", "585e8ad75e73f75dcad265dfd0417d64"),
+    )
+}
+
+
+def find(name: str) -> Benchmark:
+    """The benchmark of this name; raises DataError, listing the known names, for any other."""
+    if name not in BENCHMARKS:
+        raise DataError(unknown_name("benchmark", name, BENCHMARKS))
+    return BENCHMARKS[name]
+
+
+def folder() -> Path:
+    """Where benchmarks are looked for, as VLMEvalKit does: ``$LMUData`` if that folder exists, else ``~/LMUData``."""
+    named = os.environ.get("LMUData", "")  # noqa: SIM112 - the name that VLMEvalKit gave it
+    return Path(named) if named and Path(named).is_dir() else Path.home() / "LMUData"
+
+
+def locate(name: str) -> Path:
+    """The path that the TSV of a benchmark has, whether it is there or not."""
+    return folder() / f"{find(name).name}.tsv"
+
+
+def load(name: str, *, cache: Path | None = None) -> Sequence[Sample]:  # noqa: ARG001 - generated benchmarks keep theirs there
+    """The samples of a benchmark of the table, lazily (see :func:`harness.data.tsv.read_tsv`).
+
+    Raises UnavailableError, saying how to get it, where the file is absent, and DataError where it is damaged.
+    """
+    path = locate(name)
+    if not path.exists():
+        benchmark = BENCHMARKS[name]
+        raise UnavailableError(
+            f"{name} is not on this machine: {path} is absent; download {benchmark.url} (md5 {benchmark.md5}) into that folder, or "
+            "name another folder in LMUData"
+        )
+    return read_tsv(path, name)
+
+
+def check_md5(name: str) -> None:
+    """Reads a benchmark's file from end to end; raises DataError where its md5 is not the published one."""
+    path, wanted = locate(name), find(name).md5
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise UnavailableError(f"{name}: {path} cannot be read: {error.strerror or error}") from None
+    if digest.hexdigest() != wanted:
+        raise DataError(
+            f"{path}: its md5 is {digest.hexdigest()}, and {wanted} is published; it is damaged, or of another release"
+        )

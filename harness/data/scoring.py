@@ -1,0 +1,231 @@
+"""Exact-match judging, and the benchmarks' metrics.
+
+The rules are VLMEvalKit's exact matching and MME's own scoring. A metric is a ratio of sums over groups (questions, MME's
+pairs, MMBench's rotations), so that a bootstrap over groups is a product of a weight matrix and per-group counts.
+
+    N answers   G groups   C categories   B resamples
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.sample import Question
+from harness.errors import DataError, unknown_name
+
+Words = NDArray[np.str_]
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+MME_PERCEPTION = (
+    "OCR",
+    "artwork",
+    "celebrity",
+    "color",
+    "count",
+    "existence",
+    "landmark",
+    "position",
+    "posters",
+    "scene",
+)
+
+_PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_ANSWER_IS = re.compile(r"\banswer\s+is\s+([A-Z])\b", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]+")
+_TAIL_WORDS = 5
+
+
+def judge(question: Question, truth: str, answer_text: str) -> bool:
+    """Whether a generated answer is right, by exact match alone.
+
+    A choice is the letter that :func:`chosen_letter` reads; a yes/no answer holds ``yes`` or ``no`` as a word, whatever its case,
+    and not both; an open answer equals the truth but for case, spacing, and punctuation at its ends.
+    """
+    if question.kind == "choice":
+        return chosen_letter(question.options, answer_text) == truth
+    if question.kind == "yes_no":
+        said = {word for word in _WORD.findall(answer_text.lower()) if word in ("yes", "no")}
+        return said == {truth.lower()}
+    return _bare(answer_text) == _bare(truth)
+
+
+def chosen_letter(options: Mapping[str, str], answer_text: str) -> str | None:
+    """The letter of the option that a generated answer means, or None where the rules find none.
+
+    With ``.()[],:;!*#{}`` read as spaces: the one option letter among the words, if it is within the last five; else the X of
+    ``answer is X``; else the one option whose text, in lower case, is contained in the answer, provided that the answer is at
+    most twice as long as all the options' texts together.
+    """
+    plain = answer_text.translate(_PUNCTUATION)
+    words = plain.split()
+    letters = [letter for letter in options if letter in words]
+    if len(letters) == 1 and letters[0] in words[-_TAIL_WORDS:]:
+        return letters[0]
+    if (named := _ANSWER_IS.search(plain)) and named[1] in options:
+        return named[1]
+    lowered = answer_text.lower()
+    if len(lowered) > 2 * sum(map(len, options.values())):
+        return None
+    contained = [letter for letter, text in options.items() if text.lower() in lowered]
+    return contained[0] if len(contained) == 1 else None
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .,;:!?'\"")
+
+
+class Metric(ABC):
+    """A benchmark's score over answers that are grouped; see :func:`metric` for a benchmark's own."""
+
+    name: str
+
+    @abstractmethod
+    def group_of(self, sample_id: str, image_id: str, category: str) -> str:
+        """The group of one question, in a benchmark whose file does not name it."""
+
+    @abstractmethod
+    def max(self, category: Words) -> float:
+        """The score of a run over these categories (N,) in which every answer is right."""
+
+    @abstractmethod
+    def resampled(self, category: Words, group: Words, correct: Flags, weights_BG: Floats) -> Floats:
+        """The score under each row of weights, (B,).
+
+        ``category``, ``group`` and ``correct`` are (N,), one an answer. ``weights_BG`` says how many times each group counts, its
+        columns in the order of ``numpy.unique(group)``; all ones give the score itself. Raises ValueError for shapes that do not agree.
+        """
+
+    def score(self, category: Words, group: Words, correct: Flags) -> float:
+        """The score of a run: ``category``, ``group`` and ``correct`` are (N,), one an answer, N at least 1."""
+        return float(self.resampled(category, group, correct, np.ones((1, np.unique(group).size)))[0])
+
+
+class Accuracy(Metric):
+    """The share of right answers, in percent: 100 * sum_g w_g k_g / sum_g w_g n_g, k_g right of n_g answers in group g."""
+
+    name = "accuracy (%)"
+
+    def group_of(self, sample_id: str, image_id: str, category: str) -> str:  # noqa: ARG002
+        """Every question is a group of its own."""
+        return sample_id
+
+    def max(self, category: Words) -> float:  # noqa: ARG002
+        """100."""
+        return 100.0
+
+    def resampled(self, category: Words, group: Words, correct: Flags, weights_BG: Floats) -> Floats:  # noqa: ARG002
+        """The weighted share of right answers, in percent; NaN where all weights are zero."""
+        _, n_G, right_G = _counts(group, correct, weights_BG)
+        return 100 * _ratio(weights_BG @ right_G, weights_BG @ n_G)
+
+
+class Rotations(Metric):
+    """MMBench's circular accuracy, in percent: 100 * sum_g w_g [k_g = n_g] / sum_g w_g.
+
+    The rows of one question repeat it with its options rotated; it is right only if it is right in every rotation.
+    """
+
+    name = "circular accuracy (%)"
+
+    def group_of(self, sample_id: str, image_id: str, category: str) -> str:  # noqa: ARG002
+        """Rotations share their index modulo one million; raises DataError for an index that is no whole number."""
+        if not (sample_id.isascii() and sample_id.isdigit()):
+            raise DataError(f"the index {sample_id!r} is not a whole number, from which MMBench's rotations are told")
+        return str(int(sample_id) % 1_000_000)
+
+    def max(self, category: Words) -> float:  # noqa: ARG002
+        """100."""
+        return 100.0
+
+    def resampled(self, category: Words, group: Words, correct: Flags, weights_BG: Floats) -> Floats:  # noqa: ARG002
+        """The weighted share of questions right in every rotation, in percent; NaN where all weights are zero."""
+        _, n_G, right_G = _counts(group, correct, weights_BG)
+        return 100 * _ratio(weights_BG @ (right_G == n_G), weights_BG.sum(axis=1))
+
+
+class Pairs(Metric):
+    """MME's score: over the subtasks c, the sum of acc_c + acc+_c.
+
+    acc_c = 100 * sum_g w_g k_g / sum_g w_g n_g over the images g of the subtask, and acc+_c = 100 * sum_g w_g [k_g = n_g] / sum_g w_g,
+    the share of images with all (two) questions right. ``subtasks`` are those that count; None counts every category.
+    A resample that leaves some subtasks without an image scores the mean of the others times the number of subtasks.
+    """
+
+    def __init__(self, name: str, subtasks: tuple[str, ...] | None = None) -> None:
+        self.name = name
+        self.subtasks = subtasks
+
+    def group_of(self, sample_id: str, image_id: str, category: str) -> str:  # noqa: ARG002
+        """The questions of one subtask about one image."""
+        return f"{category}/{image_id}"
+
+    def max(self, category: Words) -> float:
+        """200 a subtask present."""
+        return 200.0 * len(self._present(category))
+
+    def resampled(self, category: Words, group: Words, correct: Flags, weights_BG: Floats) -> Floats:
+        """The weighted score; NaN where no subtask that counts has any weight.
+
+        Raises ValueError where a group spans two categories, or where no answer belongs to a subtask that counts.
+        """
+        index_N, n_G, right_G = _counts(group, correct, weights_BG)
+        present = self._present(category)
+        category_G = np.empty(n_G.size, dtype=category.dtype)
+        category_G[index_N] = category
+        if (category_G[index_N] != category).any():
+            raise ValueError("a group of answers spans two categories; a pair belongs to one")
+        member_GC = (category_G[:, None] == np.array(present)[None, :]).astype(np.float64)
+        acc_BC = _ratio(weights_BG @ (right_G[:, None] * member_GC), weights_BG @ (n_G[:, None] * member_GC))
+        plus_BC = _ratio(weights_BG @ ((right_G == n_G)[:, None] * member_GC), weights_BG @ member_GC)
+        score_BC = 100 * (acc_BC + plus_BC)
+        seen_BC = np.isfinite(score_BC)
+        return len(present) * _ratio(np.where(seen_BC, score_BC, 0.0).sum(axis=1), seen_BC.sum(axis=1))
+
+    def _present(self, category: Words) -> list[str]:
+        found = [str(c) for c in np.unique(category) if self.subtasks is None or c in self.subtasks]
+        if not found:
+            raise ValueError(f"no answer belongs to a subtask of {self.name}: {', '.join(self.subtasks or ())}")
+        return found
+
+
+def _counts(group: Words, correct: Flags, weights_BG: Floats) -> tuple[NDArray[np.intp], Floats, Floats]:
+    """For each answer the place of its group in ``numpy.unique(group)``; for each group its answers and its right ones."""
+    groups, index_N = np.unique(group, return_inverse=True)
+    if correct.shape != group.shape or weights_BG.ndim != 2 or weights_BG.shape[1] != groups.size:
+        raise ValueError(
+            f"{correct.shape} verdicts, {group.shape} groups ({groups.size} different) and weights of shape "
+            f"{weights_BG.shape} do not go together"
+        )
+    n_G = np.bincount(index_N, minlength=groups.size).astype(np.float64)
+    right_G = np.bincount(index_N, weights=correct.astype(np.float64), minlength=groups.size)
+    return index_N, n_G, right_G
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """The quotient, NaN where the denominator is zero."""
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator != 0)
+
+
+_ACCURACY = Accuracy()
+_METRICS: Mapping[str, Metric] = {
+    "RealWorldQA": _ACCURACY,
+    "AI2D_TEST": _ACCURACY,
+    "MMStar": _ACCURACY,
+    "ScienceQA_TEST": _ACCURACY,
+    "MMMU_DEV_VAL": _ACCURACY,
+    "MMBench_DEV_EN": Rotations(),
+    "MME": Pairs("MME perception", MME_PERCEPTION),
+    "StreetsQA": _ACCURACY,
+    "GlimpseQA": Pairs("MME score"),
+}
+
+
+def metric(benchmark: str) -> Metric:
+    """The metric of a benchmark; raises DataError, listing the known names, for one that has none."""
+    if benchmark not in _METRICS:
+        raise DataError(unknown_name("benchmark", benchmark, _METRICS))
+    return _METRICS[benchmark]

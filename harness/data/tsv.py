@@ -1,0 +1,313 @@
+"""Benchmarks as VLMEvalKit's TSV: a header, then a row a question.
+
+    index   image   question   [hint]   A B ..   answer   [category]   [image_path]   [group]
+
+``image`` is the file in base64, or (64 characters at most) the index of the row that holds it. A row without options is a yes/no
+question where its answer is yes or no, and an open one otherwise. ``image_path`` names the picture; ``group`` is this project's own
+column, for benchmarks whose groups the metric cannot derive. Fields may be quoted, and then hold tabs and line ends.
+
+A file is read in two ways: once from end to end, a row at a time, to find where rows begin and whether they are sound; then a row
+whenever its sample is asked for. Neither holds more than a row or two in memory.
+"""
+
+import array
+import base64
+import binascii
+import contextlib
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn, overload
+
+from harness.data.sample import Kind, Question, Sample
+from harness.data.scoring import Metric, metric
+from harness.errors import DataError
+
+_REQUIRED = ("index", "image", "question", "answer")
+_LONGEST_REFERENCE = 64
+_LONGEST_FIELD = 64 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+
+class _Dialect(csv.excel_tab):
+    strict = True
+    lineterminator = "\n"
+
+
+def read_tsv(path: str | os.PathLike[str], benchmark: str) -> "TsvSamples":
+    """The samples of a TSV file, read from the disk one at a time as they are asked for.
+
+    The whole file is checked first: raises DataError, naming file, line, column, value and what would be right, for anything that
+    is not a benchmark in this form. Whether a picture can be decoded is found when its sample is first asked for.
+    """
+    return TsvSamples(Path(path), metric(benchmark))
+
+
+def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
+    """Writes samples so that :func:`read_tsv` gives them back; the file appears whole or not at all.
+
+    A picture is written once, with the first sample of its ``image_id``; the others refer to it. Raises DataError for samples that
+    the form cannot hold.
+    """
+    path = Path(path)
+    letters = sorted({letter for sample in samples for letter in sample.question.options})
+    columns = ["index", "image", "image_path", "question", "hint", *letters, "answer", "category", "group"]
+    holders: dict[str, str] = {}
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            writer = csv.DictWriter(file, columns, dialect=_Dialect)
+            writer.writeheader()
+            for sample in samples:
+                writer.writerow(_row_of(sample, holders))
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _row_of(sample: Sample, holders: dict[str, str]) -> dict[str, str]:
+    image = holders.get(sample.image_id)
+    if image is None:
+        image = base64.b64encode(sample.image_bytes).decode("ascii")
+        if len(image) <= _LONGEST_REFERENCE or not 0 < len(sample.id) <= _LONGEST_REFERENCE:
+            raise DataError(
+                f"sample {sample.id!r}: an id has 1 to {_LONGEST_REFERENCE} characters and an image is longer than that in base64, "
+                f"else one is taken for the other; this image has {len(image)}"
+            )
+        holders[sample.image_id] = sample.id
+    return {
+        "index": sample.id,
+        "image": image,
+        "image_path": sample.image_id,
+        "question": sample.question.text,
+        "hint": sample.question.hint,
+        **sample.question.options,
+        "answer": sample.truth,
+        "category": sample.category,
+        "group": sample.group,
+    }
+
+
+class TsvSamples(Sequence[Sample]):
+    """The samples of one TSV file (see :func:`read_tsv`), or, sliced, some of them: still on the disk, in the same order."""
+
+    def __init__(self, path: Path, metric: Metric) -> None:
+        self.path = path
+        self._metric = metric
+        self._offsets = array.array("q")
+        self._lines = array.array("q")
+        self._images = array.array("q")
+        self._sound: set[int] = set()
+        with _fields_of_any_size():
+            self._index()
+        self._chosen = range(len(self._lines))
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> "TsvSamples": ...
+    def __getitem__(self, index: int | slice) -> "Sample | TsvSamples":
+        if isinstance(index, slice):
+            part = object.__new__(TsvSamples)
+            part.__dict__.update(self.__dict__, _chosen=self._chosen[index])
+            return part
+        return self._sample(self._chosen[index])
+
+    def _index(self) -> None:
+        """Finds where each row begins and which row holds its image; refuses the file at the first thing wrong."""
+        holders: dict[str, int] = {}
+        references: dict[int, str] = {}
+        rows = self._rows()
+        self._header = next(rows, (0, 1, []))[2]
+        self._options = [name for name in self._header if len(name) == 1 and "A" <= name <= "Z"]
+        self._check_header()
+        for offset, line, fields in rows:
+            row = self._named(fields, line)
+            self._question(row, line)
+            number = len(self._lines)
+            if (index := row["index"]) in holders:
+                first = self._lines[holders[index]]
+                self._refuse(line, "index", index, f"is already the index of line {first}; an index is given once")
+            holders[index] = number
+            if len(row["image"]) <= _LONGEST_REFERENCE:
+                references[number] = row["image"]
+            else:
+                self._image_bytes(row["image"], line)
+            self._offsets.append(offset)
+            self._lines.append(line)
+            self._images.append(number)
+        if not self._lines:
+            raise DataError(f"{self.path}: there is a header and no row; a benchmark has at least one question")
+        for number, index in references.items():
+            if (holder := holders.get(index)) is None or holder in references:
+                self._refuse(
+                    self._lines[number],
+                    "image",
+                    index,
+                    f"is not the index of a row that holds an image (a value of at most {_LONGEST_REFERENCE} characters refers to one)",
+                )
+            self._images[number] = holder
+
+    def _rows(self, offset: int = 0, line: int = 1) -> Iterator[tuple[int, int, list[str]]]:
+        """Offset in bytes, line and fields of each row from ``offset`` on."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                source = _Lines(self.path, file, line)
+                reader = csv.reader(source, _Dialect)
+                while True:
+                    offset, line = file.tell(), source.line
+                    fields = next(reader, None)
+                    if fields is None:
+                        return
+                    if fields:
+                        yield offset, line, fields
+        except csv.Error as error:
+            raise DataError(
+                f"{self.path}: line {line}: the row that begins here is not tab-separated text: {error} "
+                "(a field that holds a quote is quoted, its quotes doubled)"
+            ) from None
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+
+    def _check_header(self) -> None:
+        if not self._header:
+            raise DataError(f"{self.path}: the file is empty; a header with {', '.join(_REQUIRED)} is wanted")
+        if missing := [name for name in _REQUIRED if name not in self._header]:
+            found = ", ".join(_short(name) for name in self._header[:12])
+            raise DataError(
+                f"{self.path}: line 1: the header lacks {', '.join(missing)}; tab-separated columns "
+                f"{', '.join(_REQUIRED)} are wanted, and these were found: {found}"
+            )
+        if repeated := {name for name in self._header if name and self._header.count(name) > 1}:
+            raise DataError(f"{self.path}: line 1: the header names the column {min(repeated)!r} twice")
+
+    def _named(self, fields: list[str], line: int) -> dict[str, str]:
+        if len(fields) != len(self._header):
+            raise DataError(
+                f"{self.path}: line {line}: the row has {len(fields)} fields and the header {len(self._header)}; its first is "
+                f"{_short(fields[0])}"
+            )
+        row = dict(zip(self._header, fields, strict=True))
+        if not row["index"]:
+            self._refuse(line, "index", "", "is no index; every row has one")
+        return row
+
+    def _question(self, row: dict[str, str], line: int) -> tuple[Question, str]:
+        """The question of a row and its truth, in the form that a question of its kind has."""
+        options = {letter: row[letter] for letter in self._options if row[letter]}
+        truth = row["answer"].strip()
+        kind: Kind
+        if options:
+            kind = "choice"
+            if truth not in options:
+                self._refuse(line, "answer", truth, f"is not among the options {', '.join(options)}")
+        elif truth.lower() in ("yes", "no"):
+            kind, truth = "yes_no", truth.capitalize()
+        else:
+            kind = "open"
+            if not truth:
+                self._refuse(line, "answer", truth, "is no answer; without it nothing can be scored")
+        if not row["question"].strip():
+            self._refuse(line, "question", row["question"], "is no question")
+        return Question(text=row["question"], kind=kind, options=options, hint=row.get("hint", "")), truth
+
+    def _sample(self, number: int) -> Sample:
+        holder = self._images[number]
+        with _fields_of_any_size():
+            row = self._row(number)
+            image = row if holder == number else self._row(holder)
+        line = self._lines[number]
+        question, truth = self._question(row, line)
+        category = row.get("category", "")
+        image_id = row.get("image_path") or image["index"]
+        sample = Sample(
+            id=row["index"],
+            image_id=image_id,
+            image_bytes=self._image_bytes(image["image"], self._lines[holder]),
+            question=question,
+            truth=truth,
+            category=category,
+            group=row.get("group") or self._metric.group_of(row["index"], image_id, category),
+        )
+        if holder not in self._sound:
+            try:
+                sample.image()
+            except DataError as error:
+                raise DataError(f"{self.path}: line {self._lines[holder]}: column 'image': {error}") from None
+            self._sound.add(holder)
+        return sample
+
+    def _row(self, number: int) -> dict[str, str]:
+        line = self._lines[number]
+        for _, _, fields in self._rows(self._offsets[number], line):
+            return self._named(fields, line)
+        raise DataError(f"{self.path}: line {line} is no longer there; the file changed while it was in use")
+
+    def _image_bytes(self, text: str, line: int) -> bytes:
+        if text.startswith("["):
+            items = text.strip("[] ").split(",")
+            if len(items) > 1:
+                self._refuse(line, "image", text, f"is a list of {len(items)} images; the harness asks about one")
+            text = items[0].strip(" '\"")
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            self._refuse(line, "image", text, f"is not base64: {error}")
+
+    def _refuse(self, line: int, column: str, value: str, why: str) -> NoReturn:
+        raise DataError(f"{self.path}: line {line}: column {column!r}: {_short(value)} {why}")
+
+
+class _Lines(Iterator[str]):
+    """The lines of a UTF-8 file, counted; ``file.tell()`` is the end of the last one."""
+
+    def __init__(self, path: Path, file: io.BufferedReader, line: int) -> None:
+        self._path = path
+        self._file = file
+        self.line = line
+
+    def __next__(self) -> str:
+        raw = self._file.readline()
+        if not raw:
+            raise StopIteration
+        if self.line == 1:
+            raw = raw.removeprefix(_BOM)
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self._path}: line {self.line}: byte {raw[error.start]:#04x} at place {error.start + 1} of the line is not UTF-8; "
+                "save the file as UTF-8"
+            ) from None
+        if "\0" in text:
+            raise DataError(
+                f"{self._path}: line {self.line}: a NUL at place {text.index(chr(0)) + 1} of the line; this is not UTF-8 text"
+            )
+        self.line += 1
+        return text
+
+
+@contextlib.contextmanager
+def _fields_of_any_size() -> Iterator[None]:
+    """Lets csv read fields as long as an image; its limit belongs to the process, so it is put back."""
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 40 else f"{value[:37]}...")
