@@ -19,6 +19,8 @@ _RATES_BPS = {
 _SIZES_BYTES = {f"{prefix}B": scale for prefix, scale in _PREFIXES.items()}
 _TIMES_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0, "h": 3600.0}
 
+_FREQUENCIES_HZ = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
+
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]+)\s*")
 
 
@@ -48,6 +50,11 @@ def parse_bytes(text: object) -> int:
 def parse_seconds(text: object) -> float:
     """A time such as ``20 ms`` or ``1.5 s``, in seconds; raises ValueError for anything else."""
     return _parse(text, _TIMES_S, "20 ms")
+
+
+def parse_per_second(text: object) -> float:
+    """How often something happens, such as ``2 /s`` or ``30 /min``, in 1/s; raises ValueError for anything else."""
+    return _parse(text, _FREQUENCIES_HZ, "2 /s")
 
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:

@@ -1,0 +1,7 @@
+"""Replays profiled requests through links and servers, and answers what only a replay can."""
+
+from harness.replay.cell import Cell, replay
+from harness.replay.profile import Profile
+from harness.replay.sweep import sweep
+
+__all__ = ["Cell", "Profile", "replay", "sweep"]

@@ -1,0 +1,94 @@
+"""What one pipeline at one operating point was measured to do: the durations and bytes that a replay draws from.
+
+Shapes: R timed requests (a sample and a repeat each), G server stages.
+"""
+
+import dataclasses
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.errors import ResultsError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Profile:
+    """The timed requests of one pipeline at one point, ordered by sample and repeat.
+
+    A replay draws whole rows, never a mean and never a column by itself: a large payload keeps the slow encoding and
+    the long prefill that came with it.
+    """
+
+    pipeline: str
+    point: str
+    samples: tuple[str, ...]
+    """R names; the repeats of a sample are adjacent."""
+    payload_bytes: Ints
+    """(R,)"""
+    device_s: Floats
+    """(R,), the sum of the device stages."""
+    server_stages: tuple[str, ...]
+    """G names."""
+    server_stage_s: Floats
+    """(R, G), zero where a request had no such stage."""
+
+    @property
+    def server_s(self) -> Floats:
+        """(R,), the sum of the server stages."""
+        return np.asarray(self.server_stage_s.sum(axis=1))
+
+    @classmethod
+    def from_tables(cls, stages: pa.Table, outcomes: pa.Table, pipeline: str, point: str) -> Self:
+        """The profile in stage rows and outcome rows; raises ResultsError where a timed sample has no outcome.
+
+        Samples that were answered but not timed are left out: a request draws among the timed ones, with their bytes.
+        """
+        timed = _rows_of(stages, pipeline, point).select(["sample", "repeat", "side", "stage", "seconds"]).to_pandas()
+        answered = _rows_of(outcomes, pipeline, point).select(["sample", "payload_bytes"]).to_pandas()
+        if timed.empty:
+            raise ResultsError(f"{pipeline} at {point!r} has no stage rows; measure it before it is replayed")
+        payload = answered.drop_duplicates("sample").set_index("sample")["payload_bytes"]
+        if missing := sorted(set(timed["sample"]) - set(payload.index)):
+            raise ResultsError(f"{pipeline} at {point!r}: sample {missing[0]!r} was timed but has no outcome row")
+        keys = pd.MultiIndex.from_frame(timed[["sample", "repeat"]].drop_duplicates().sort_values(["sample", "repeat"]))
+        device, server = timed[timed["side"] == "device"], timed[timed["side"] == "server"]
+        names = tuple(dict.fromkeys(server["stage"]))
+        by_stage = server.pivot_table(
+            index=["sample", "repeat"], columns="stage", values="seconds", aggfunc="sum", fill_value=0.0
+        )
+        return cls(
+            pipeline=pipeline,
+            point=point,
+            samples=tuple(keys.get_level_values("sample")),
+            payload_bytes=payload.loc[keys.get_level_values("sample")].to_numpy(np.int64),
+            device_s=device.groupby(["sample", "repeat"])["seconds"]
+            .sum()
+            .reindex(keys, fill_value=0.0)
+            .to_numpy(float),
+            server_stages=names,
+            server_stage_s=by_stage.reindex(index=keys, columns=list(names), fill_value=0.0).to_numpy(float),
+        )
+
+    def draw(self, n: int, rng: np.random.Generator) -> Ints:
+        """``n`` rows: a sample with equal chances, then one of its repeats.
+
+        Profiles of the same samples draw the same samples from the same generator, so that schemes face the same
+        questions in the same order.
+        """
+        names = np.asarray(self.samples)
+        first = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+        repeats = np.diff(np.r_[first, len(names)])
+        u, v = rng.random((2, n))
+        sample = (u * len(first)).astype(np.int64)
+        return np.asarray(first[sample] + (v * repeats[sample]).astype(np.int64))
+
+
+def _rows_of(table: pa.Table, pipeline: str, point: str) -> pa.Table:
+    return table.filter(pc.and_(pc.equal(table["pipeline"], pipeline), pc.equal(table["point"], point)))

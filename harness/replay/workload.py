@@ -1,0 +1,109 @@
+"""Who asks what, when: the requests of one cell, decided before anything is replayed.
+
+Everything random comes from here, so that every engine replays the same requests. N requests, user after user; the
+requests ``first[u]`` to ``first[u + 1]`` are user u's, in the order in which they are made.
+"""
+
+import dataclasses
+import enum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from harness.errors import ScenarioError
+from harness.replay.profile import Floats, Ints, Profile
+from harness.scenario.replay import ClosedLoop, Periodic, Poisson, Recorded, Replay
+
+
+class Stream(enum.IntEnum):
+    """The independent random streams of a seed; each has a substream per user."""
+
+    ARRIVALS = 0
+    DRAWS = 1
+    CHANNEL = 2
+
+
+def stream(seed: int, kind: Stream, user: int) -> np.random.SeedSequence:
+    """The seed of one user's random stream.
+
+    It depends on nothing else. Schemes, rates and points that are compared meet the same arrivals and the same
+    questions, and a cell's numbers do not depend on which others are replayed, in which order, or where.
+    """
+    return np.random.SeedSequence(entropy=seed, spawn_key=(int(kind), user))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Workload:
+    """The requests of one cell; ``submitted_s`` is None in a closed loop, whose instants the replay decides."""
+
+    first: Ints
+    """(users + 1,)"""
+    row: Ints
+    """(N,), the profile's row that each request replays"""
+    submitted_s: Floats | None
+    """(N,)"""
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return len(self.first) - 1
+
+    @property
+    def user(self) -> Ints:
+        """(N,), who makes each request."""
+        return np.repeat(np.arange(self.users), np.diff(self.first))
+
+
+def workload(profile: Profile, spec: Replay, users: int, seed: int) -> Workload:
+    """The requests of ``users`` users; raises ScenarioError for recorded arrivals that cannot be read."""
+    if isinstance(spec.arrivals, Recorded):
+        instants = _recorded(spec.arrivals, users)
+    else:
+        n = spec.requests or len(profile.samples)
+        instants = [_instants(spec, n, seed, user) for user in range(users)]
+    rows = [_rows(profile, spec, len(times), users, seed, user) for user, times in enumerate(instants)]
+    return Workload(
+        first=np.cumsum([0, *(len(times) for times in instants)]),
+        row=np.concatenate(rows),
+        submitted_s=None if isinstance(spec.arrivals, ClosedLoop) else np.concatenate(instants),
+    )
+
+
+def _rows(profile: Profile, spec: Replay, n: int, users: int, seed: int, user: int) -> Ints:
+    rng = np.random.default_rng(stream(seed, Stream.DRAWS, user))
+    if spec.requests is None and not isinstance(spec.arrivals, Recorded):
+        every_row_once = np.arange(n)
+        return every_row_once if users == 1 else rng.permutation(every_row_once)
+    return profile.draw(n, rng)
+
+
+def _instants(spec: Replay, n: int, seed: int, user: int) -> Floats:
+    rng = np.random.default_rng(stream(seed, Stream.ARRIVALS, user))
+    match spec.arrivals:
+        case Poisson(rate_hz=rate_hz):
+            return np.cumsum(rng.exponential(1 / rate_hz, n))
+        case Periodic(every_s=every_s, phase=phase):
+            return every_s * (np.arange(n) + (rng.random() if phase == "random" else 0.0))
+        case _:
+            return np.zeros(n)
+
+
+def _recorded(arrivals: Recorded, users: int) -> list[Floats]:
+    try:
+        table = pyarrow.csv.read_csv(arrivals.file)
+        at_s = table["at_s"].cast(pa.float64()).to_numpy()
+        user = (
+            table["user"].cast(pa.int64()).to_numpy() if "user" in table.column_names else np.arange(len(at_s)) % users
+        )
+    except OSError as error:
+        raise ScenarioError(f"{arrivals.file}: cannot be read: {error}") from None
+    except (KeyError, pa.ArrowInvalid) as error:
+        raise ScenarioError(f"{arrivals.file}: is not a CSV with the column at_s (seconds): {error}") from None
+    if not len(at_s) or not np.isfinite(at_s).all() or at_s.min() < 0:
+        raise ScenarioError(f"{arrivals.file}: the column at_s must hold instants from 0 s on, and at least one")
+    if user.min() < 0 or user.max() >= users:
+        raise ScenarioError(
+            f"{arrivals.file}: the column user holds {user.min()} to {user.max()}; with {users} users it is 0 to {users - 1}"
+        )
+    return [np.sort(at_s[user == u]) for u in range(users)]
