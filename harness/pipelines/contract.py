@@ -7,26 +7,31 @@ half turns the payload and a question into an answer. Each half times its own st
 import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from harness.data.sample import Question, Sample
 from harness.records import Side
+from harness.scenario.fields import Frozen
 
 
-class Point(BaseModel):
+MergeTo = Annotated[float, Field(gt=0, le=1)]
+"""The share of a patch's visual features that merging keeps: n_c = round(share * V). The paper uses 0.011 to 0.044."""
+
+
+class OperatingPoint(Frozen):
     """An operating point: the parameters with which a scheme trades bytes for quality.
 
-    A scheme subclasses this with its own fields and ranges. Frozen and strict: unknown keys are refused.
+    A scheme subclasses this with its own fields and ranges.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
     def label(self) -> str:
-        """The point's name in rows and figures: its parameters, in the order in which they are declared."""
-        return ",".join(f"{name}={getattr(self, name)}" for name in type(self).model_fields) or "-"
+        """The point's name in rows and figures: its parameters, those that have no default first; ``-`` if it has none."""
+        fields = sorted(type(self).model_fields.items(), key=lambda item: not item[1].is_required())
+        given = {name: getattr(self, name) for name, _ in fields}
+        return ",".join(f"{name}={value}" for name, value in given.items() if value is not None) or "-"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,9 +57,9 @@ class Clock(Protocol):
 
 
 class Pipeline(Protocol):
-    """One scheme at one operating point."""
+    """One scheme at one operating point; made of a backbone and a :class:`OperatingPoint`."""
 
-    Point: ClassVar[type[Point]]
+    Point: ClassVar[type[OperatingPoint]]
     device_stages: ClassVar[tuple[str, ...]]
     server_stages: ClassVar[tuple[str, ...]]
 

@@ -7,7 +7,8 @@ an editor can complete it.
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from harness import units
 
@@ -16,6 +17,17 @@ class Frozen(BaseModel):
     """The base of every part of a scenario: immutable, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            for key in data:
+                if key not in known:
+                    listed = ", ".join(known) or "none"
+                    raise PydanticCustomError("unknown_key", "unknown key; known: {known}", {"key": key, "known": listed})
+        return data
 
 
 def _quantity(parse: Callable[[object], float], example: str) -> tuple[Any, Any]:

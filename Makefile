@@ -1,0 +1,46 @@
+# Every target does all of its own set-up, in a virtual environment of the project's.
+PYTHON ?= python3
+BIN := .venv/bin
+SCENARIO ?= scenarios/realworldqa_lowrate.yaml
+NIGHTLY := scenarios/realworldqa.yaml scenarios/mme.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench weights nightly clean
+
+help:  ## What can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: .venv/installed  ## Run the main job (SCENARIO=...) to its table and figures
+	$(BIN)/harness run $(SCENARIO)
+	$(BIN)/harness plot results/runs/$(notdir $(basename $(SCENARIO)))
+
+test: .venv/installed  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev  ## Check style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+weights: .venv/installed  ## Make every file of the zoo again, from seeds
+	$(BIN)/python -m harness.zoo.mini_onevision
+
+nightly: .venv/installed  ## Run the long scenarios and draw their figures
+	@for file in $(NIGHTLY); do $(BIN)/harness run $$file || exit 1; done
+	$(BIN)/harness plot results/runs
+
+clean:  ## Remove the virtual environment and caches (results stay)
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

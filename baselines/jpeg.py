@@ -1,0 +1,34 @@
+"""JPEG through Pillow (libjpeg-turbo)."""
+
+import io
+from typing import ClassVar, Literal
+
+from PIL import Image
+from pydantic import Field
+
+from harness.pipelines.image_codec import ImageCodec, ImagePoint, picture
+
+
+class JpegPoint(ImagePoint):
+    """Pillow's quality (1 to 95; above that libjpeg turns parts of the compression off) and chroma subsampling."""
+
+    quality: int = Field(ge=1, le=95)
+    subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"
+
+
+class Jpeg(ImageCodec):
+    """Baseline sequential JPEG with the standard Huffman tables."""
+
+    kind = "jpeg"
+    Point: ClassVar[type[ImagePoint]] = JpegPoint
+    point: JpegPoint
+
+    def encode(self, image: Image.Image) -> bytes:
+        """The picture as a JPEG file."""
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=self.point.quality, subsampling=self.point.subsampling)
+        return file.getvalue()
+
+    def decode(self, body: bytes) -> Image.Image:
+        """The picture in a JPEG file; raises BitstreamError where there is none."""
+        return picture(body, ("JPEG",))

@@ -1,0 +1,42 @@
+"""Server-only inference: the original file is sent as it is, and the server keeps all visual tokens."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from harness.backbones.contract import Backbone
+from harness.data.sample import Question, Sample
+from harness.pipelines.contract import Answer, Clock, OperatingPoint, Payload
+from harness.pipelines.image_codec import picture
+from harness.pipelines.server_half import answers, tokens_of_image
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
+
+
+class ServerOnly:
+    """The prevailing way: nothing is computed on the device, nothing is merged, every byte of the file is sent."""
+
+    Point: ClassVar[type[OperatingPoint]] = OperatingPoint
+    device_stages: ClassVar[tuple[str, ...]] = ()
+    server_stages: ClassVar[tuple[str, ...]] = (
+        "decode",
+        "preprocess",
+        "vision_encode",
+        "project",
+        "prefill",
+        "generate",
+    )
+
+    def __init__(self, backbone: Backbone, point: OperatingPoint) -> None:
+        self.backbone = backbone
+        self.point = point
+
+    def on_device(self, sample: Sample, clock: Clock) -> Payload:  # noqa: ARG002
+        """The file that the sample came in."""
+        return Payload("file", sample.image_bytes)
+
+    def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+        """Answers from the picture in the file, with every visual token."""
+        with clock.stage("decode"):
+            image = picture(payload.body, _FORMATS)
+        tokens_TH = tokens_of_image(self.backbone, image, None, clock)
+        return answers(self.backbone, tokens_TH, questions, clock)

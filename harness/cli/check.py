@@ -1,0 +1,48 @@
+"""``harness check`` and ``harness schema``: what a scenario may say, without running it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.")],
+) -> None:
+    """Validate scenarios without running them.
+
+    Every mistake is a line with the file, the line, the key path and the value; the status is 2 if there is one.
+
+        harness check scenarios/*.yaml
+    """
+    from harness.errors import ScenarioError
+    from harness.scenario.load import load, scenario_hash
+
+    mistakes = []
+    for file in files:
+        try:
+            scenario = load(file)
+        except ScenarioError as error:
+            mistakes.append(str(error))
+            continue
+        points = sum(1 for pipeline in scenario.pipelines for _ in pipeline.operating_points())
+        typer.echo(
+            f"{file}: {scenario.name} {scenario_hash(scenario)}: {len(scenario.pipelines)} schemes, {points} operating points,"
+            f" {len(scenario.replay.uplinks)} uplinks"
+        )
+    if mistakes:
+        raise ScenarioError("\n".join(mistakes))
+
+
+def schema() -> None:
+    """Print the JSON Schema of a scenario file.
+
+    Point your editor at it and it completes and checks as you type. For VS Code's YAML extension, put this on a scenario's
+    first line:
+
+        # yaml-language-server: $schema=scenario.schema.json
+    """
+    from harness.scenario.load import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))

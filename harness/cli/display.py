@@ -1,0 +1,56 @@
+"""What a running study shows: one bar a phase, with the time left, and the sentences that a reader must not miss."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Display:
+    """A study's reporter on a terminal; where output goes to a file, the sentences alone."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def warn(self, text: str) -> None:
+        """Shows what the reader must know before reading a number."""
+        self._console.print(Panel(text, border_style="yellow", title="stand-in", title_align="left"))
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        """Begins a bar of ``total`` steps, ``done`` of which an earlier session did."""
+        if not self._console.is_terminal:
+            kept = f", {done} of them kept from before" if done else ""
+            self._console.print(f"{name}: {total} steps{kept}")
+        self._task = self._progress.add_task(name, total=total, completed=done)
+
+    def advance(self) -> None:
+        """One step of the phase is done."""
+        if self._task is not None:
+            self._progress.advance(self._task)

@@ -1,0 +1,59 @@
+"""``harness run`` and ``harness show``: the main job, and its table again."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunsFolder = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")]
+
+
+def run(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file.")],
+    name: Annotated[
+        str | None, typer.Option(help="The run's folder under the results.", show_default="the scenario's name")
+    ] = None,
+    results: RunsFolder = Path("results/runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; the folder's earlier run is deleted.")] = False,
+    no_stand_in: Annotated[
+        bool, typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed.")
+    ] = False,
+) -> None:
+    """Measure a scenario, select operating points at equal score, replay them, and print the table.
+
+    A run that was stopped, or killed, takes up where it was: the same command again. Its rows land in
+    `results/runs/NAME/` as Parquet, with a `manifest.json` that says where they come from.
+
+        harness run scenarios/realworldqa_lowrate.yaml
+    """
+    from rich.console import Console
+
+    from harness.cli.display import Display
+    from harness.scenario.load import load
+    from harness.study import run as run_study
+
+    console = Console()
+    wanted = load(scenario)
+    folder = results / (name or wanted.name)
+    with Display(console) as display:
+        run_study(
+            wanted, folder, reporter=display, allow_stand_ins=not no_stand_in, fresh=fresh, command=tuple(sys.argv)
+        )
+    _print_table(folder, console)
+    console.print(f"[dim]figures: harness plot {folder}[/dim]")
+
+
+def show(
+    path: Annotated[Path, typer.Argument(help="A run's folder.")],
+) -> None:
+    """Print the closing table of a finished run again.
+
+        harness show results/runs/realworldqa_lowrate
+    """
+    from rich.console import Console
+
+    _print_table(path, Console())
+
+
+def _print_table(folder: Path, console: object) -> None: ...

@@ -1,0 +1,162 @@
+"""Runs the schemes: what they answer and how many bytes they send, then how long their stages take.
+
+Two passes, because they want opposite things. Answers want every sample and no waste: the questions about one picture
+share its payload, which changes no answer. Times want one request after the other, as a user would send them.
+
+    schemes maps (pipeline, point) to the scheme at that operating point
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from harness.data.sample import Sample
+from harness.data.scoring import judge
+from harness.pipelines.contract import Pipeline, stage_sides
+from harness.profile.clock import StageClock, Untimed, synchroniser
+from harness.records import OutcomeRow, StageRow
+from harness.results.store import Run
+from harness.scenario.model import Measure
+
+Schemes = Mapping[tuple[str, str], Pipeline]
+
+_IMAGES_A_UNIT = 10
+"""Images whose answers land together: a killed run loses the work on fewer than these."""
+
+
+class Reporter(Protocol):
+    """Shows a reader how far the work is."""
+
+    def warn(self, text: str) -> None: ...
+    def phase(self, name: str, total: int, done: int) -> None: ...
+    def advance(self) -> None: ...
+
+
+def answer(schemes: Schemes, samples: Sequence[Sample], ongoing: Run, reporter: Reporter) -> None:
+    """Lets every scheme answer every sample, and lands an outcome row for each.
+
+    Units that an earlier process finished are left as they are.
+    """
+    images = _by_image(samples)
+    chunks = [images[start : start + _IMAGES_A_UNIT] for start in range(0, len(images), _IMAGES_A_UNIT)]
+    units = {
+        f"answers {pipeline} {point} {number:04d}": (pipeline, point, chunk)
+        for (pipeline, point), (number, chunk) in itertools.product(schemes, enumerate(chunks))
+    }
+    for unit in _pending("answers", units, ongoing, reporter):
+        pipeline, point, chunk = units[unit]
+        scheme = schemes[pipeline, point]
+        ongoing.add(
+            unit,
+            outcomes=[
+                row
+                for of_image in chunk
+                for row in _outcomes(scheme, of_image, run=ongoing.manifest.name, pipeline=pipeline, point=point)
+            ],
+        )
+        reporter.advance()
+
+
+def time(
+    schemes: Schemes,
+    samples: Sequence[Sample],
+    ongoing: Run,
+    reporter: Reporter,
+    *,
+    plan: Measure,
+    seed: int,
+    machine: str,
+    device: str,
+) -> None:
+    """Times every scheme on ``plan.timed_samples`` samples, in ``plan.repeats`` rounds, and lands a row for each stage.
+
+    In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time, so
+    that drift hits all alike. Whenever the work begins or is taken up, ``plan.warmup`` requests a scheme are run and dropped.
+    """
+    timed = _timed_samples(_by_image(samples), plan.timed_samples)
+    units = {
+        f"times {repeat:03d} {number:04d}": (repeat, number, sample)
+        for repeat, (number, sample) in itertools.product(range(plan.repeats), enumerate(timed))
+    }
+    warm = False
+    for unit in _pending("times", units, ongoing, reporter):
+        if not warm:
+            for scheme, sample in itertools.product(schemes.values(), itertools.islice(itertools.cycle(timed), plan.warmup)):
+                _request(scheme, sample, device)
+            warm = True
+        repeat, number, sample = units[unit]
+        turns = np.random.default_rng([seed, repeat, number]).permutation(len(schemes))
+        rows = []
+        for pipeline, point in (list(schemes)[turn] for turn in turns):
+            scheme = schemes[pipeline, point]
+            sides = stage_sides(type(scheme))
+            rows += [
+                StageRow(
+                    run=ongoing.manifest.name,
+                    pipeline=pipeline,
+                    point=point,
+                    sample=sample.id,
+                    repeat=repeat,
+                    side=sides[stage],
+                    stage=stage,
+                    seconds=seconds,
+                    energy_j=None,
+                    machine=machine,
+                    source="measured",
+                )
+                for stage, seconds in _request(scheme, sample, device).items()
+            ]
+        ongoing.add(unit, stages=rows)
+        reporter.advance()
+
+
+def _pending(phase: str, units: Mapping[str, object], ongoing: Run, reporter: Reporter) -> Iterator[str]:
+    """The units that are still to be worked; tells the reporter how many are not."""
+    pending = [unit for unit in units if not ongoing.done(unit)]
+    reporter.phase(phase, total=len(units), done=len(units) - len(pending))
+    return iter(pending)
+
+
+def _by_image(samples: Sequence[Sample]) -> list[list[Sample]]:
+    images: dict[str, list[Sample]] = {}
+    for sample in samples:
+        images.setdefault(sample.image_id, []).append(sample)
+    return list(images.values())
+
+
+def _timed_samples(images: Sequence[Sequence[Sample]], wanted: int) -> list[Sample]:
+    """One sample from each of ``wanted`` images spread evenly over the benchmark, its questions taking turns."""
+    places = np.linspace(0, len(images) - 1, min(wanted, len(images))).round().astype(int)
+    return [images[place][turn % len(images[place])] for turn, place in enumerate(places)]
+
+
+def _outcomes(
+    scheme: Pipeline, of_image: Sequence[Sample], *, run: str, pipeline: str, point: str
+) -> Iterator[OutcomeRow]:
+    """The outcomes of all questions about one image."""
+    payload = scheme.on_device(of_image[0], Untimed())
+    answers = scheme.on_server(payload, [sample.question for sample in of_image], Untimed())
+    for sample, answer in zip(of_image, answers, strict=True):
+        yield OutcomeRow(
+            run=run,
+            pipeline=pipeline,
+            point=point,
+            sample=sample.id,
+            category=sample.category,
+            group=sample.group,
+            payload_bytes=len(payload.body),
+            visual_tokens=answer.visual_tokens,
+            answer=answer.text,
+            truth=sample.truth,
+            correct=judge(sample.question, sample.truth, answer.text),
+        )
+
+
+def _request(scheme: Pipeline, sample: Sample, device: str) -> dict[str, float]:
+    """One request through both halves: the seconds of each of its stages."""
+    clock = StageClock(synchroniser(device))
+    payload = scheme.on_device(sample, clock)
+    scheme.on_server(payload, [sample.question], clock)
+    return clock.seconds

@@ -1,0 +1,147 @@
+"""A scenario: everything that a study is, before it is run.
+
+Frozen and strict: a model that exists is one that can be run as written. Names and operating points are checked against
+the catalog, so that a mistake is found before the first second of computing.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from harness import catalog
+from harness.errors import unknown_name
+from harness.scenario.explain import NestedError
+from harness.scenario.fields import Frozen, Slug
+from harness.scenario.replay import Replay
+
+
+class StandIn(Frozen):
+    """What runs where the wanted benchmark or backbone is not installed."""
+
+    benchmark: str | None = None
+    backbone: str | None = None
+
+
+class PipelineSpec(Frozen):
+    """A scheme and the operating points at which it is run.
+
+    In ``points`` a list stands for each of its values, and several lists for all their combinations:
+    ``{quality: [20, 60], merge_to: 0.044}`` is two points.
+    """
+
+    scheme: str
+    name: Slug = ""
+    points: tuple[dict[str, Any], ...] = Field(default=({},), min_length=1, strict=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_scheme(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "name" not in data and isinstance(data.get("scheme"), str):
+            return {**data, "name": data["scheme"]}
+        return data
+
+    @field_validator("scheme")
+    @classmethod
+    def _scheme_is_known(cls, scheme: str) -> str:
+        if scheme not in catalog.SCHEMES:
+            raise ValueError(unknown_name("scheme", scheme, catalog.SCHEMES))
+        return scheme
+
+    @model_validator(mode="after")
+    def _points_are_the_schemes(self) -> Self:
+        labels = [point.label for point in self.operating_points()]
+        if repeated := {label for label in labels if labels.count(label) > 1}:
+            raise ValueError(f"the operating point {min(repeated)} is given twice")
+        return self
+
+    def operating_points(self) -> Iterator[Any]:
+        """Every operating point as the scheme's own Point, in the order written; raises NestedError for a wrong one."""
+        point_type = catalog.load("scheme", self.scheme, catalog.SCHEMES).Point
+        for index, grid in enumerate(self.points):
+            axes = [value if isinstance(value, list) else [value] for value in grid.values()]
+            for values in itertools.product(*axes):
+                try:
+                    yield point_type.model_validate(dict(zip(grid, values, strict=True)))
+                except ValidationError as error:
+                    raise NestedError(("points", index), error) from None
+
+
+class Measure(Frozen):
+    """How stages are timed: ``repeats`` rounds over ``timed_samples`` samples in which every scheme takes its turn.
+
+    ``warmup`` requests a scheme and operating point are run before, and dropped. ``threads`` is the number of processor
+    threads that the networks may use; without it, all.
+    """
+
+    timed_samples: int = Field(default=16, ge=1)
+    warmup: int = Field(default=2, ge=0)
+    repeats: int = Field(default=3, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Selection(Frozen):
+    """What equal score means: non-inferior to ``target`` times the reference's score, within ``margin``.
+
+    ``margin`` is in units of the reference's own score (0.03: three per cent of it).
+    """
+
+    reference: Slug = "server_only"
+    target: float = Field(default=1.0, gt=0, le=1.5)
+    margin: float = Field(default=0.05, ge=0, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    resamples: int = Field(default=2000, ge=100, le=1_000_000)
+
+
+class Scenario(Frozen):
+    """One study: a benchmark, a backbone, the schemes compared, how they are timed, and the links they are replayed over."""
+
+    name: Slug
+    title: str = Field(min_length=1, max_length=120)
+    benchmark: str
+    backbone: str
+    weights: str | None = None
+    stand_in: StandIn = StandIn()
+    samples: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    pipelines: tuple[PipelineSpec, ...] = Field(min_length=1, strict=False)
+    measure: Measure = Measure()
+    selection: Selection = Selection()
+    replay: Replay
+
+    @field_validator("benchmark")
+    @classmethod
+    def _benchmark_is_known(cls, name: str) -> str:
+        if name not in catalog.BENCHMARKS:
+            raise ValueError(unknown_name("benchmark", name, catalog.BENCHMARKS))
+        return name
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone_is_known(cls, name: str) -> str:
+        if name not in catalog.BACKBONES:
+            raise ValueError(unknown_name("backbone", name, catalog.BACKBONES))
+        return name
+
+    @field_validator("stand_in")
+    @classmethod
+    def _stand_ins_are_known(cls, stand_in: StandIn) -> StandIn:
+        if stand_in.benchmark is not None:
+            cls._benchmark_is_known(stand_in.benchmark)
+        if stand_in.backbone is not None:
+            cls._backbone_is_known(stand_in.backbone)
+        return stand_in
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        names = [pipeline.name for pipeline in self.pipelines]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two pipelines are named {min(repeated)!r}; give one of them a 'name:' of its own")
+        if self.selection.reference not in names:
+            raise ValueError(f"selection.reference: {unknown_name('pipeline', self.selection.reference, names)}")
+        reference = next(p for p in self.pipelines if p.name == self.selection.reference)
+        if len(list(reference.operating_points())) != 1:
+            raise ValueError(f"selection.reference: {reference.name!r} has several points; a reference has one")
+        return self
+

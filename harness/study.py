@@ -1,0 +1,185 @@
+"""The flow of a study: prepare, answer, time, replay.
+
+    scenario --prepare--> Study --answer--> outcomes --time--> stages --replay--> requests
+
+Each step reads rows and writes rows (``harness/records.py``); nothing else passes between them. Selecting operating points
+and drawing work on those rows alone, whenever they are wanted (``harness/results``, ``harness/figures``).
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from harness import catalog, measure
+from harness.backbones.contract import Backbone
+from harness.data.sample import Sample
+from harness.errors import UnavailableError
+from harness.measure import Reporter, Schemes
+from harness.profile.machine import fingerprint, machine_name
+from harness.replay import Profile, sweep
+from harness.results import provenance, validity
+from harness.results.store import Run
+from harness.scenario.load import as_given, scenario_hash
+from harness.scenario.model import Scenario
+
+Thing = TypeVar("Thing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A scenario with everything that it names at hand.
+
+    ``stand_ins`` maps what was wanted to what runs instead; ``absent`` has the sentence on each thing that is not here.
+    """
+
+    scenario: Scenario
+    benchmark: str
+    backbone: Backbone
+    samples: Sequence[Sample]
+    schemes: Schemes
+    stand_ins: Mapping[str, str]
+    absent: Sequence[str]
+
+
+def run(
+    scenario: Scenario,
+    folder: Path,
+    *,
+    reporter: Reporter,
+    allow_stand_ins: bool = True,
+    fresh: bool = False,
+    command: Sequence[str] = (),
+) -> None:
+    """Runs a scenario into ``folder``, or takes up there where an earlier process stopped; a complete run is left alone.
+
+    Raises UnavailableError where something that the scenario names is not installed and has no stand-in, and ResultsError
+    where the folder holds another study.
+    """
+    if not fresh and _is_complete(folder, scenario):
+        return
+    study = prepare(scenario, allow_stand_ins=allow_stand_ins)
+    if study.stand_ins:
+        swaps = [f"{ran} runs instead of {wanted}." for wanted, ran in study.stand_ins.items()]
+        reporter.warn("\n".join([*study.absent, *swaps, "Every table and figure of this run says so."]))
+    manifest = provenance.begin(
+        name=folder.name,
+        scenario=as_given(scenario),
+        scenario_hash=scenario_hash(scenario),
+        resolved={"benchmark": study.benchmark, "backbone": study.backbone.name},
+        stand_ins=study.stand_ins,
+        seed=scenario.seed,
+        command=command,
+        machine={**fingerprint(), "torch_threads": torch.get_num_threads()},
+    )
+    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
+        ongoing.record_images({sample.id: sample.image_id for sample in study.samples})
+        measure.answer(study.schemes, study.samples, ongoing, reporter)
+        measure.time(
+            study.schemes,
+            study.samples,
+            ongoing,
+            reporter,
+            plan=scenario.measure,
+            seed=scenario.seed,
+            machine=machine_name(),
+            device=str(study.backbone.device),
+        )
+        replay(study, ongoing, reporter)
+        ongoing.finish(validity.reasons(ongoing))
+
+
+def prepare(scenario: Scenario, *, allow_stand_ins: bool = True) -> Study:
+    """Loads what a scenario names, or its stand-ins; raises UnavailableError with a sentence for each thing that is absent."""
+    if scenario.measure.threads is not None:
+        torch.set_num_threads(scenario.measure.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
+    absent: list[str] = []
+    benchmark, samples = _first_at_hand(scenario.benchmark, stand_in.benchmark, _load_benchmark, absent)
+    backbone, model = _first_at_hand(
+        scenario.backbone,
+        stand_in.backbone,
+        lambda name: catalog.load("backbone", name, catalog.BACKBONES)(name, device=device, weights=scenario.weights),
+        absent,
+    )
+    if samples is None or model is None:
+        raise UnavailableError("\n".join(absent))
+    swaps = ((scenario.benchmark, benchmark), (scenario.backbone, backbone))
+    return Study(
+        scenario=scenario,
+        benchmark=benchmark,
+        backbone=model,
+        samples=some_samples(samples, scenario.samples, scenario.seed),
+        schemes={
+            (spec.name, point.label): catalog.load("scheme", spec.scheme, catalog.SCHEMES)(model, point)
+            for spec in scenario.pipelines
+            for point in spec.operating_points()
+        },
+        stand_ins={wanted: found for wanted, found in swaps if wanted != found},
+        absent=absent,
+    )
+
+
+def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:
+    """Replays every scheme at every operating point over the scenario's uplinks, from the rows that have landed."""
+    stages, outcomes = ongoing.table("stages"), ongoing.table("outcomes")
+    schemes = [scheme for scheme in study.schemes if not ongoing.done(_replay_unit(*scheme))]
+    reporter.phase("replay", total=len(study.schemes), done=len(study.schemes) - len(schemes))
+    for pipeline, point in schemes:
+        profile = Profile.from_tables(stages, outcomes, pipeline, point)
+        ongoing.add(_replay_unit(pipeline, point), requests=sweep([profile], study.scenario.replay))
+        reporter.advance()
+
+
+def some_samples(samples: Sequence[Sample], wanted: int | None, seed: int) -> list[Sample]:
+    """At most ``wanted`` samples, whole images only, drawn without order in the benchmark's file; all of them for None.
+
+    A prefix of the file would not do: benchmarks are sorted by category. Raises UnavailableError where not even one image's
+    samples fit into ``wanted``.
+    """
+    if wanted is None or wanted >= len(samples):
+        return list(samples)
+    places: dict[str, list[int]] = {}
+    for place in range(len(samples)):
+        places.setdefault(samples[place].image_id, []).append(place)
+    images = list(places.values())
+    chosen: list[int] = []
+    for image in np.random.default_rng(seed).permutation(len(images)):
+        if len(chosen) + len(images[image]) <= wanted:
+            chosen += images[image]
+    return [samples[place] for place in sorted(chosen)]
+
+
+def _first_at_hand(
+    wanted: str, stand_in: str | None, load: Callable[[str], Thing], absent: list[str]
+) -> tuple[str, Thing | None]:
+    """What was wanted or else its stand-in; the sentences on what is absent are added to ``absent``."""
+    for name in (wanted, stand_in):
+        if name is not None:
+            try:
+                return name, load(name)
+            except UnavailableError as error:
+                absent.append(str(error))
+    return wanted, None
+
+
+def _load_benchmark(name: str) -> Sequence[Sample]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tofc-harness"
+    samples: Sequence[Sample] = catalog.load("benchmark", name, catalog.BENCHMARKS)(name, cache=cache)
+    return samples
+
+
+def _is_complete(folder: Path, scenario: Scenario) -> bool:
+    if not (folder / provenance.MANIFEST).exists():
+        return False
+    manifest = provenance.read(folder / provenance.MANIFEST)
+    return manifest.status == "complete" and manifest.scenario_hash == scenario_hash(scenario)
+
+
+def _replay_unit(pipeline: str, point: str) -> str:
+    return f"replay {pipeline} {point}"

@@ -1,0 +1,164 @@
+"""Scenarios: what is accepted, and the one sentence that a mistake gets."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.errors import ScenarioError
+from harness.scenario.load import as_given, json_schema, load, scenario_hash
+
+SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
+
+GOOD: dict[str, Any] = {
+    "name": "a-study",
+    "title": "A study",
+    "benchmark": "RealWorldQA",
+    "backbone": "llava-onevision-7b",
+    "stand_in": {"benchmark": "StreetsQA", "backbone": "mini-onevision"},
+    "pipelines": [
+        {"scheme": "server_only"},
+        {"scheme": "jpeg", "points": [{"quality": [10, 50], "merge_to": 0.044}]},
+    ],
+    "replay": {"uplinks": [{"kind": "constant", "rate": "25 KB/s"}]},
+}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[object], Path]:
+    """Writes a scenario, as data or as text, to a file."""
+
+    def write(content: object) -> Path:
+        file = tmp_path / "study.yaml"
+        file.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
+def test_every_shipped_scenario_is_valid_and_named_after_its_file(file: Path) -> None:
+    """A results folder is named after the scenario, so the file and the name agree."""
+    assert load(file).name == file.stem
+
+
+def test_a_list_stands_for_each_of_its_values(written: Callable[[object], Path]) -> None:
+    """Two qualities are two operating points, and the label says what was given and what was left at its default."""
+    scenario = load(written(GOOD))
+    labels = [point.label for point in scenario.pipelines[1].operating_points()]
+    assert labels == ["quality=10,merge_to=0.044,subsampling=4:2:0", "quality=50,merge_to=0.044,subsampling=4:2:0"]
+
+
+def test_a_rate_arrives_in_bits_per_second(written: Callable[[object], Path]) -> None:
+    """25 KB/s is 200,000 bit/s inside."""
+    assert load(written(GOOD)).replay.uplinks[0].rate_bps == 200_000.0
+
+
+def test_the_hash_follows_what_the_scenario_decides_and_nothing_else(written: Callable[[object], Path]) -> None:
+    """Another title, order of keys or spelt-out default is the same study; another seed is not."""
+    original = scenario_hash(load(written(GOOD)))
+    assert scenario_hash(load(written({**dict(reversed(GOOD.items())), "title": "Another", "seed": 0}))) == original
+    assert scenario_hash(load(written({**GOOD, "seed": 1}))) != original
+
+
+def test_a_scenario_is_plain_data_again(written: Callable[[object], Path]) -> None:
+    """What the manifest stores survives JSON."""
+    given = as_given(load(written(GOOD)))
+    assert json.loads(json.dumps(given)) == given
+
+
+def test_the_schema_names_every_key_of_a_scenario() -> None:
+    """The JSON Schema refuses unknown keys as the loader does."""
+    schema = json_schema()
+    assert set(GOOD) <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
+
+
+def _changed(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    scenario = copy.deepcopy(GOOD)
+    place: Any = scenario
+    for key in path[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return scenario
+
+
+BROKEN = {
+    "unknown key": (_changed(("benchmrk",), "x"), r":\d+: benchmrk: unknown key; known: name, title"),
+    "unknown nested key": (_changed(("replay", "uplinks", 0, "rte"), 1), r"uplinks.*rte"),
+    "missing key": (_changed(("backbone",), ...), "backbone: is missing"),
+    "unknown benchmark": (_changed(("benchmark",), "VQA"), "unknown benchmark 'VQA'; known: .*RealWorldQA"),
+    "unknown backbone": (_changed(("backbone",), "gpt"), "unknown backbone 'gpt'; known: .*mini-onevision"),
+    "unknown stand-in": (_changed(("stand_in", "backbone"), "gpt"), "stand_in: unknown backbone 'gpt'"),
+    "unknown scheme": (_changed(("pipelines", 0, "scheme"), "gif"), "pipelines.0.scheme: unknown scheme 'gif'; known: jpeg"),
+    "quality out of range": (_changed(("pipelines", 1, "points", 0, "quality"), [10, 400]), "quality: 400 is not right: .*95"),
+    "quality of another type": (_changed(("pipelines", 1, "points", 0, "quality"), "high"), "quality: 'high' is not right"),
+    "parameter of another scheme": (_changed(("pipelines", 1, "points", 0, "method"), 4), "method: unknown key; known: .*quality"),
+    "parameter missing": (_changed(("pipelines", 1, "points"), [{"merge_to": 0.5}]), "quality: is missing"),
+    "point given twice": (_changed(("pipelines", 1, "points", 0, "quality"), [10, 10]), "quality=10.* is given twice"),
+    "share above one": (_changed(("pipelines", 1, "points", 0, "merge_to"), 4.4), "merge_to: 4.4 is not right"),
+    "no pipelines": (_changed(("pipelines",), []), "pipelines: .*at least 1"),
+    "pipelines of one name": (_changed(("pipelines", 1, "scheme"), "server_only") | {}, "pipelines"),
+    "bare rate": (_changed(("replay", "uplinks", 0, "rate"), 25), "rate: 25 is not a number with one of the units"),
+    "rate in kilograms": (_changed(("replay", "uplinks", 0, "rate"), "25 kg"), "'25 kg'"),
+    "rate of zero": (_changed(("replay", "uplinks", 0, "rate"), "0 KB/s"), "rate"),
+    "no uplinks": (_changed(("replay", "uplinks"), []), "uplinks"),
+    "text for a number": (_changed(("seed",), "seven"), "seed: 'seven' is not right"),
+    "negative seed": (_changed(("seed",), -1), "seed: -1 is not right"),
+    "a name that is a path": (_changed(("name",), "../up"), "name: '../up' is not right"),
+    "reference not among the pipelines": (_changed(("selection",), {"reference": "webp"}), "unknown pipeline 'webp'; known: jpeg"),
+    "reference with several points": (_changed(("selection",), {"reference": "jpeg"}), "'jpeg' has several points"),
+    "confidence of 95": (_changed(("selection",), {"confidence": 95.0}), "selection.confidence: 95.0 is not right"),
+    "no repeats": (_changed(("measure",), {"repeats": 0}), "measure.repeats: 0 is not right"),
+    "a list at the top": ("- name: a\n", "holds no mapping"),
+    "nothing": ("", "holds no mapping"),
+    "not YAML": ("name: [a\n", r":2: is not YAML"),
+    "a key twice": ("name: a\nname: b\n", r":2: the key 'name' is given twice; the first is on line 1"),
+    "a key that is a number": ("1: a\n", "a key is not text"),
+    "an alias": ("name: &a x\ntitle: *a\n", "aliases are not used"),
+    "a tag that builds an object": ("name: !!python/object:os.system {}\n", "is not YAML"),
+    "two documents": ("name: a\n---\nname: b\n", "is not YAML"),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), BROKEN.values(), ids=BROKEN)
+def test_a_mistake_is_one_sentence_with_file_and_place(
+    written: Callable[[object], Path], content: object, sentence: str
+) -> None:
+    """Each kind of mistake names the file, where in it, what was found and what would be right."""
+    file = written(content)
+    with pytest.raises(ScenarioError, match=sentence) as caught:
+        load(file)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(str(file))
+
+
+def test_every_mistake_is_reported_at_once(written: Callable[[object], Path]) -> None:
+    """Two mistakes are two sentences: nobody likes to mend one to meet the next."""
+    with pytest.raises(ScenarioError) as caught:
+        load(written({**GOOD, "seed": -1, "benchmark": "VQA"}))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"name: \xc3\x28"])
+def test_bytes_that_are_not_text_are_refused(tmp_path: Path, content: bytes) -> None:
+    """A binary file is said to be one."""
+    file = tmp_path / "study.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ScenarioError, match="is not UTF-8"):
+        load(file)
+
+
+def test_a_folder_and_an_absent_file_are_refused(tmp_path: Path) -> None:
+    """What cannot be read is named with the system's reason."""
+    for path in (tmp_path, tmp_path / "absent.yaml"):
+        with pytest.raises(ScenarioError, match=r"cannot be read|is not"):
+            load(path)
