@@ -1,0 +1,57 @@
+"""One process writes a run at a time.
+
+The kernel holds the lock (flock), so it goes with the process that took it, however that process ends; the file's text
+only tells the others who it is.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Self
+
+from harness.errors import ResultsError
+
+
+class Lock:
+    """The lock of a run's folder, a hidden file beside it; ResultsError, naming its holder, where it is taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder.with_name(f".{folder.name}.lock")
+        while True:
+            try:
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise ResultsError(f"{self.path}: the lock of {folder} cannot be made: {error}") from None
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                os.close(self._descriptor)
+                raise ResultsError(
+                    f"{folder}: process {holder} is writing this run; wait for it to end, or run under another name"
+                ) from None
+            if self._is_current():
+                break
+            # Its holder removed the file between the two calls above: this lock locks a name that nobody sees.
+            os.close(self._descriptor)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Lets the next process in; may be called more than once."""
+        if self._descriptor >= 0:
+            self.path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

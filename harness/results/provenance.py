@@ -1,0 +1,260 @@
+"""Where a run's numbers come from: the manifest that lies beside its rows.
+
+A run may be stopped and taken up again, under another commit or on another machine. So what decides a number is kept
+once a session, and what must not change between sessions (the scenario, what its names stand for, the seed) once a run.
+"""
+
+import datetime as dt
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness import __version__
+from harness.errors import ResultsError
+from harness.records import SCHEMA_VERSION
+
+MANIFEST = "manifest.json"
+
+PACKAGES = (
+    "accelerate", "compressai", "constriction", "numba", "numpy", "pandas", "peft", "pillow", "pyarrow", "safetensors",
+    "scipy", "simpy", "tokenizers", "torch", "torchvision", "transformers",
+)  # fmt: skip
+"""The distributions whose version may change a number, in bytes, answers or seconds."""
+
+_GIT_PATIENCE_S = 5.0
+
+Status = Literal["running", "complete"]
+Validity = Literal["VALID", "INVALID"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Session(_Strict):
+    """One stretch of work on a run: from the start of a process to its end, or to its death.
+
+    ``commit`` and ``dirty`` are null where the harness does not run from a checkout of its own. ``machine`` is a plain
+    mapping with at least an ``id`` and a ``name``.
+    """
+
+    started_utc: str
+    command: tuple[str, ...] = Field(strict=False)
+    harness_version: str
+    commit: str | None
+    dirty: bool | None
+    packages: dict[str, str]
+    machine: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _machine_is_named(self) -> Self:
+        if not all(isinstance(self.machine.get(key), str) for key in ("id", "name")):
+            raise ValueError("a machine has an 'id' and a 'name', both text")
+        return self
+
+    @property
+    def software(self) -> tuple[str, str | None, bool | None]:
+        """What the code's identity is compared by."""
+        return self.harness_version, self.commit, self.dirty
+
+
+class Manifest(_Strict):
+    """What a run is, where its numbers come from, and whether they may be believed.
+
+    ``scenario`` is the scenario as given, with SI numbers; ``resolved`` maps what a scenario names (``benchmark``,
+    ``backbone``) to what ran, and ``stand_ins`` holds those of them that are not what was wanted, wanted name to name
+    that ran. ``validity`` is null while the run is going on; ``reasons`` says why a run is INVALID.
+    """
+
+    schema_version: int
+    name: str
+    scenario: dict[str, Any]
+    scenario_hash: str
+    resolved: dict[str, str]
+    stand_ins: dict[str, str]
+    seed: int
+    status: Status
+    validity: Validity | None
+    reasons: tuple[str, ...] = Field(strict=False)
+    finished_utc: str | None
+    sessions: tuple[Session, ...] = Field(min_length=1, strict=False)
+
+    @model_validator(mode="after")
+    def _finished_means_judged(self) -> Self:
+        complete = self.status == "complete"
+        if complete != (self.validity is not None) or complete != (self.finished_utc is not None):
+            raise ValueError("'validity' and 'finished_utc' are null in a running run, and only there")
+        if (self.validity == "INVALID") != bool(self.reasons):
+            raise ValueError("an INVALID run has 'reasons', and no other run has any")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Empty, or what every table and figure says of a run on stand-ins."""
+        if not self.stand_ins:
+            return ""
+        swaps = ", ".join(f"{ran} for {wanted}" for wanted, ran in self.stand_ins.items())
+        return f"stand-ins: {swaps}"
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """The names of the machines that took part, in order of appearance."""
+        return tuple(dict.fromkeys(session.machine["name"] for session in self.sessions))
+
+    @property
+    def code(self) -> str:
+        """The code's identity for people: each session's commit, marked where the checkout differed from it."""
+        seen = (_code(session) for session in self.sessions)
+        return ", ".join(dict.fromkeys(seen))
+
+    def scenario_value(self, *keys: str) -> Any:
+        """The scenario's value at a key path; raises ResultsError where the scenario has no such key."""
+        value: Any = self.scenario
+        for depth, key in enumerate(keys):
+            if not isinstance(value, Mapping) or key not in value:
+                known = ", ".join(value) if isinstance(value, Mapping) else "none"
+                place = ".".join(("scenario", *keys[:depth]))
+                raise ResultsError(f"run {self.name}: {MANIFEST} has no key {key!r} in {place}; it has: {known}")
+            value = value[key]
+        return value
+
+
+def _code(session: Session) -> str:
+    if session.commit is None:
+        return f"version {session.harness_version}"
+    return session.commit[:9] + ("+changes" if session.dirty else "")
+
+
+def begin(
+    *,
+    name: str,
+    scenario: Mapping[str, Any],
+    scenario_hash: str,
+    resolved: Mapping[str, str],
+    stand_ins: Mapping[str, str],
+    seed: int,
+    command: Sequence[str],
+    machine: Mapping[str, Any],
+) -> Manifest:
+    """The manifest of a run that starts now, in this process, from this checkout of the harness."""
+    commit, dirty = checkout(Path(__file__).parents[2])
+    session = Session(
+        started_utc=utc_now(),
+        command=tuple(command),
+        harness_version=__version__,
+        commit=commit,
+        dirty=dirty,
+        packages=package_versions(),
+        machine=dict(machine),
+    )
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        scenario=dict(scenario),
+        scenario_hash=scenario_hash,
+        resolved=dict(resolved),
+        stand_ins=dict(stand_ins),
+        seed=seed,
+        status="running",
+        validity=None,
+        reasons=(),
+        finished_utc=None,
+        sessions=(session,),
+    )
+
+
+def utc_now() -> str:
+    """The present instant in UTC, ISO 8601 to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def package_versions() -> dict[str, str]:
+    """Python and those of :data:`PACKAGES` that are installed, without importing any."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def checkout(root: Path) -> tuple[str | None, bool | None]:
+    """The commit of the git checkout whose top folder is ``root``, and whether its code differs from that commit.
+
+    Null twice where ``root`` is no checkout's top folder: an installed package may lie inside a repository that has
+    nothing to do with it. Git is given no lock, no prompt and a few seconds.
+    """
+    answer = _git(root, "rev-parse", "--show-toplevel", "HEAD")
+    if answer is None or len(lines := answer.splitlines()) != 2 or Path(lines[0]).resolve() != root.resolve():
+        return None, None
+    changes = _git(root, "status", "--porcelain", "--", "harness", "baselines")
+    return lines[1], None if changes is None else bool(changes)
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_GIT_PATIENCE_S,
+            check=True,
+            env={**{k: v for k, v in os.environ.items() if not k.startswith("GIT_")}, **quiet},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def to_json(manifest: Manifest) -> str:
+    """The manifest as it is written: indented JSON, keys in the order of the class."""
+    return json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read(path: Path) -> Manifest:
+    """The manifest at ``path``; raises ResultsError, naming the key and the value, for anything that is not one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(f"{path}: no such file; a run's folder holds one, written by 'harness run'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path}: cannot be read as text: {error}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ResultsError(f"{path}: is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ResultsError(f"{path}: holds a {type(data).__name__}; a manifest is a JSON object")
+    version = data.get("schema_version")
+    if type(version) is int and version != SCHEMA_VERSION:
+        raise ResultsError(
+            f"{path}: schema_version is {version} and this harness reads {SCHEMA_VERSION}; "
+            "read it with the harness version it was written by, or run the scenario again"
+        )
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        raise ResultsError(f"{path}: {_first_mistake(error)}") from None
+
+
+def _first_mistake(error: ValidationError) -> str:
+    mistake = error.errors(include_url=False)[0]
+    key = ".".join(map(str, mistake["loc"])) or "the manifest"
+    if mistake["type"] == "missing":
+        return f"the key {key!r} is missing"
+    if mistake["type"] == "extra_forbidden":
+        return f"unknown key {key!r}"
+    if not mistake["loc"]:
+        return mistake["msg"].removeprefix("Value error, ")
+    shown = repr(mistake["input"])
+    found = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    wanted = mistake["msg"].removeprefix("Value error, ")
+    return f"{key} is {found}: {wanted[:1].lower()}{wanted[1:]}"

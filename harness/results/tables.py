@@ -1,0 +1,116 @@
+"""The three tables of a run, checked: what a Parquet file must hold to be believed."""
+
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.errors import ResultsError
+from harness.records import OutcomeRow, RequestRow, Side, Source, StageRow, schema, to_table
+
+Kind = Literal["stages", "outcomes", "requests"]
+Rows: TypeAlias = pa.Table | Iterable[StageRow] | Iterable[OutcomeRow] | Iterable[RequestRow]
+
+ROWS: Mapping[Kind, type] = {"stages": StageRow, "outcomes": OutcomeRow, "requests": RequestRow}
+
+KEYS: Mapping[Kind, tuple[str, ...]] = {
+    "stages": ("pipeline", "point", "sample", "repeat", "side"),
+    "outcomes": ("pipeline", "point", "sample"),
+    "requests": ("replay", "channel", "users", "seed", "pipeline", "point", "user"),
+}
+"""The columns by which a table is sorted. Rows equal in all of them come from one unit of work and keep its order."""
+
+_LABELS: Mapping[str, tuple[str, ...]] = {"side": typing.get_args(Side), "source": typing.get_args(Source)}
+_NEVER_NEGATIVE = ("repeat", "seconds", "energy_j", "payload_bytes", "visual_tokens", "users", "seed", "user")
+
+
+def table_of(kind: Kind, rows: Rows) -> pa.Table:
+    """Rows, or an Arrow table of them, as a checked table; raises ResultsError for what a row may not hold."""
+    return check(kind, rows if isinstance(rows, pa.Table) else to_table(ROWS[kind], rows), f"new {kind}")
+
+
+def read(kind: Kind, path: Path) -> pa.Table:
+    """The table in the Parquet file ``path``, checked; raises ResultsError in one sentence for anything else."""
+    try:
+        table = pq.read_table(path, partitioning=None, memory_map=False)
+    except FileNotFoundError:
+        raise ResultsError(
+            f"{path}: no such file; a finished run has {', '.join(f'{k}.parquet' for k in ROWS)}"
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise ResultsError(f"{path}: is damaged, or is not Parquet: {str(error).splitlines()[0]}") from None
+    return check(kind, table, str(path))
+
+
+def check(kind: Kind, table: pa.Table, where: str) -> pa.Table:
+    """``table`` with exactly the schema of its rows; raises ResultsError naming ``where``, the column and the value."""
+    wanted = schema(ROWS[kind])
+    if missing := [name for name in wanted.names if name not in table.column_names]:
+        raise ResultsError(f"{where}: the column {missing[0]!r} is missing; {kind} have {', '.join(wanted.names)}")
+    if strange := [name for name in table.column_names if name not in wanted.names]:
+        raise ResultsError(f"{where}: unknown column {strange[0]!r}; {kind} have {', '.join(wanted.names)}")
+    try:
+        table = table.select(wanted.names).cast(wanted)
+    except (pa.ArrowException, ValueError) as error:
+        place = next((f.name for f in wanted if not _castable(table[f.name], f)), "a column")
+        raise ResultsError(f"{where}: {place}: {str(error).splitlines()[0]}") from None
+    for field in wanted:
+        _check_column(table[field.name], field, where)
+    return table
+
+
+def _castable(column: pa.ChunkedArray, field: pa.Field) -> bool:
+    try:
+        column.cast(field.type)
+    except (pa.ArrowException, ValueError):
+        return False
+    return bool(field.nullable or column.null_count == 0)
+
+
+def _check_column(column: pa.ChunkedArray, field: pa.Field, where: str) -> None:
+    if column.null_count and not field.nullable:
+        row = pc.index(column.is_null(), True).as_py()
+        raise ResultsError(f"{where}: {field.name} is null in row {row}; it never is")
+    if pa.types.is_floating(field.type):
+        _refuse(pc.invert(pc.is_finite(column)), column, field.name, where, "a finite number")
+    if field.name in _NEVER_NEGATIVE:
+        _refuse(pc.less(column, 0), column, field.name, where, "at least 0")
+    if field.name in _LABELS:
+        known = _LABELS[field.name]
+        _refuse(pc.invert(pc.is_in(column, pa.array(known))), column, field.name, where, f"one of {', '.join(known)}")
+
+
+def _refuse(wrong: pa.ChunkedArray, column: pa.ChunkedArray, name: str, where: str, wanted: str) -> None:
+    row = pc.index(wrong, True).as_py()
+    if row >= 0:
+        raise ResultsError(f"{where}: {name} is {column[row].as_py()!r} in row {row}; it must be {wanted}")
+
+
+def merge(kind: Kind, parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
+    """The parts of a run, each with its unit's name, as one table, in an order independent of when each was made.
+
+    Raises ResultsError where two units hold the same request, as after a change of what a unit is.
+    """
+    wanted = schema(ROWS[kind])
+    parts = sorted((part for part in parts if part[1].num_rows), key=lambda part: part[0])
+    if not parts:
+        return wanted.empty_table()
+    keys = list(KEYS[kind])
+    units = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_rows for _, part in parts]))
+    table = pa.concat_tables(part for _, part in parts).append_column("unit", units)
+    spread = table.group_by(keys).aggregate([("unit", "min"), ("unit", "max")])
+    twice = spread.filter(pc.not_equal(spread["unit_min"], spread["unit_max"]))
+    if twice.num_rows:
+        row = twice.slice(0, 1).to_pylist()[0]
+        request = ", ".join(f"{key} {row[key]}" for key in keys)
+        first, second = parts[row["unit_min"]][0], parts[row["unit_max"]][0]
+        raise ResultsError(
+            f"the {kind} of {request} are in two units, {first!r} and {second!r}; start again with --fresh"
+        )
+    order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
+    return table.take(order).drop_columns("unit").combine_chunks().cast(wanted)
