@@ -17,9 +17,9 @@ from harness.data.sample import Question
 class Tiles:
     """An image as the vision tower wants it.
 
-    ``pixels_PCHW`` is float32 and normalised, the thumbnail first and then the tiles row by row; ``grid`` is (n_h, n_w), so
-    that P = n_h * n_w + 1 where the backbone tiles at all and P = 1, grid (1, 1), where it does not. ``image_size`` is the original
-    (height, width) in pixels. Who holds features and no pixels gives an empty tensor.
+    ``pixels_PCHW`` is float32 and normalised, the thumbnail first and then the tiles row by row; ``grid`` is (n_h,
+    n_w), so that P = n_h * n_w + 1 where the backbone tiles at all and P = 1, grid (1, 1), where it does not.
+    ``image_size`` is the original (height, width) in pixels. Who holds features and no pixels gives an empty tensor.
     """
 
     pixels_PCHW: torch.Tensor
@@ -31,8 +31,9 @@ class Tiles:
 class Prefilled:
     """A prompt that the language model has read.
 
-    ``first_token`` is the arg max of its last position, (1, 1) int64 and still on the device; ``cache`` are keys and values of
-    ``length`` positions. :meth:`Backbone.generate` extends the cache, so a prefilled prompt is generated from once.
+    ``first_token`` is the arg max of its last position, (1, 1) int64 and still on the device; ``cache`` are keys and
+    values of ``length`` positions. :meth:`Backbone.generate` extends the cache, so a prefilled prompt is generated from
+    once.
     """
 
     first_token: torch.Tensor

@@ -2,9 +2,9 @@
 
     P patches   C colour channels   H, W the side of a patch in pixels, both p
 
-An image is enlarged to the smallest grid of n_h x n_w patches that holds it, its aspect ratio kept, and padded around with black.
-In front of the tiles goes a thumbnail: the image padded to a square (the paper's way; transformers' processor squashes it) and
-resized to p x p.
+An image is enlarged to the smallest grid of n_h x n_w patches that holds it, its aspect ratio kept, and padded around
+with black. In front of the tiles goes a thumbnail: the image padded to a square (the paper's way; transformers'
+processor squashes it) and resized to p x p.
 """
 
 import dataclasses
@@ -68,8 +68,8 @@ def grids_up_to(max_grid: int) -> tuple[tuple[int, int], ...]:
 def best_grid(height: int, width: int, patch: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The (n_h, n_w) that keeps most of an image's pixels and, among those, has the smallest canvas.
 
-    Where some grid holds the image this is ceil(height / p) x ceil(width / p); an image larger than every grid is shrunk to
-    the one that keeps most of it, as transformers' processor does.
+    Where some grid holds the image this is ceil(height / p) x ceil(width / p); an image larger than every grid is
+    shrunk to the one that keeps most of it, as transformers' processor does.
     """
 
     def kept_and_spared(grid: tuple[int, int]) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Makes ``import torchvision`` work beside a build of torch that it was not compiled for.
 
 torchvision's wheels are linked against CUDA. Beside a CPU build of torch their extension does not load, the import then
-fails at ``torchvision::nms``, and with it every import of the LLaVA classes of transformers and of compressai. Neither calls
-the operator: declaring its schema is enough. Whoever imports one of them imports this module first.
+fails at ``torchvision::nms``, and with it every import of the LLaVA classes of transformers and of compressai. Neither
+calls the operator: declaring its schema is enough. Whoever imports one of them imports this module first.
 """
 
 import importlib.metadata

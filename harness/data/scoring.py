@@ -1,7 +1,7 @@
 """Exact-match judging, and the benchmarks' metrics.
 
-The rules are VLMEvalKit's exact matching and MME's own scoring. A metric is a ratio of sums over groups (questions, MME's
-pairs, MMBench's rotations), so that a bootstrap over groups is a product of a weight matrix and per-group counts.
+The rules are VLMEvalKit's exact matching and MME's own scoring. A metric is a ratio of sums over groups (questions,
+MME's pairs, MMBench's rotations), so that a bootstrap over groups is a product of a weight matrix and per-group counts.
 
     N answers   G groups   C categories   B resamples
 """
@@ -42,8 +42,8 @@ _TAIL_WORDS = 5
 def judge(question: Question, truth: str, answer_text: str) -> bool:
     """Whether a generated answer is right, by exact match alone.
 
-    A choice is the letter that :func:`chosen_letter` reads; a yes/no answer holds ``yes`` or ``no`` as a word, whatever its case,
-    and not both; an open answer equals the truth but for case, spacing, and punctuation at its ends.
+    A choice is the letter that :func:`chosen_letter` reads; a yes/no answer holds ``yes`` or ``no`` as a word, whatever
+    its case, and not both; an open answer equals the truth but for case, spacing, and punctuation at its ends.
     """
     if question.kind == "choice":
         return chosen_letter(question.options, answer_text) == truth
@@ -56,9 +56,9 @@ def judge(question: Question, truth: str, answer_text: str) -> bool:
 def chosen_letter(options: Mapping[str, str], answer_text: str) -> str | None:
     """The letter of the option that a generated answer means, or None where the rules find none.
 
-    With ``.()[],:;!*#{}`` read as spaces: the one option letter among the words, if it is within the last five; else the X of
-    ``answer is X``; else the one option whose text, in lower case, is contained in the answer, provided that the answer is at
-    most twice as long as all the options' texts together.
+    With ``.()[],:;!*#{}`` read as spaces: the one option letter among the words, if it is within the last five; else
+    the X of ``answer is X``; else the one option whose text, in lower case, is contained in the answer, provided that
+    the answer is at most twice as long as all the options' texts together.
     """
     plain = answer_text.translate(_PUNCTUATION)
     words = plain.split()
@@ -95,8 +95,9 @@ class Metric(ABC):
     def resampled(self, category: Words, group: Words, correct: Flags, weights_BG: Floats) -> Floats:
         """The score under each row of weights, (B,).
 
-        ``category``, ``group`` and ``correct`` are (N,), one an answer. ``weights_BG`` says how many times each group counts, its
-        columns in the order of ``numpy.unique(group)``; all ones give the score itself. Raises ValueError for shapes that do not agree.
+        ``category``, ``group`` and ``correct`` are (N,), one an answer. ``weights_BG`` says how many times each group
+        counts, its columns in the order of ``numpy.unique(group)``; all ones give the score itself. Raises ValueError
+        for shapes that do not agree.
         """
 
     def score(self, category: Words, group: Words, correct: Flags) -> float:
@@ -150,9 +151,10 @@ class Rotations(Metric):
 class Pairs(Metric):
     """MME's score: over the subtasks c, the sum of acc_c + acc+_c.
 
-    acc_c = 100 * sum_g w_g k_g / sum_g w_g n_g over the images g of the subtask, and acc+_c = 100 * sum_g w_g [k_g = n_g] / sum_g w_g,
-    the share of images with all (two) questions right. ``subtasks`` are those that count; None counts every category.
-    A resample that leaves some subtasks without an image scores the mean of the others times the number of subtasks.
+    acc_c = 100 * sum_g w_g k_g / sum_g w_g n_g over the images g of the subtask, and acc+_c = 100 * sum_g w_g [k_g =
+    n_g] / sum_g w_g, the share of images with all (two) questions right. ``subtasks`` are those that count; None counts
+    every category. A resample that leaves some subtasks without an image scores the mean of the others times the number
+    of subtasks.
     """
 
     def __init__(self, name: str, subtasks: tuple[str, ...] | None = None) -> None:

@@ -2,12 +2,13 @@
 
     index   image   question   [hint]   A B ..   answer   [category]   [image_path]   [group]
 
-``image`` is the file in base64, or (64 characters at most) the index of the row that holds it. A row without options is a yes/no
-question where its answer is yes or no, and an open one otherwise. ``image_path`` names the picture; ``group`` is this project's own
-column, for benchmarks whose groups the metric cannot derive. Fields may be quoted, and then hold tabs and line ends.
+``image`` is the file in base64, or (64 characters at most) the index of the row that holds it. A row without options is
+a yes/no question where its answer is yes or no, and an open one otherwise. ``image_path`` names the picture; ``group``
+is this project's own column, for benchmarks whose groups the metric cannot derive. Fields may be quoted, and then hold
+tabs and line ends.
 
-A file is read in two ways: once from end to end, a row at a time, to find where rows begin and whether they are sound; then a row
-whenever its sample is asked for. Neither holds more than a row or two in memory.
+A file is read in two ways: once from end to end, a row at a time, to find where rows begin and whether they are sound;
+then a row whenever its sample is asked for. Neither holds more than a row or two in memory.
 """
 
 import array
@@ -40,8 +41,9 @@ class _Dialect(csv.excel_tab):
 def read_tsv(path: str | os.PathLike[str], benchmark: str) -> "TsvSamples":
     """The samples of a TSV file, read from the disk one at a time as they are asked for.
 
-    The whole file is checked first: raises DataError, naming file, line, column, value and what would be right, for anything that
-    is not a benchmark in this form. Whether a picture can be decoded is found when its sample is first asked for.
+    The whole file is checked first: raises DataError, naming file, line, column, value and what would be right, for
+    anything that is not a benchmark in this form. Whether a picture can be decoded is found when its sample is first
+    asked for.
     """
     return TsvSamples(Path(path), metric(benchmark))
 
@@ -49,8 +51,8 @@ def read_tsv(path: str | os.PathLike[str], benchmark: str) -> "TsvSamples":
 def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
     """Writes samples so that :func:`read_tsv` gives them back; the file appears whole or not at all.
 
-    A picture is written once, with the first sample of its ``image_id``; the others refer to it. Raises DataError for samples that
-    the form cannot hold.
+    A picture is written once, with the first sample of its ``image_id``; the others refer to it. Raises DataError for
+    samples that the form cannot hold.
     """
     path = Path(path)
     letters = sorted({letter for sample in samples for letter in sample.question.options})
