@@ -1,0 +1,1 @@
+"""The schemes that TOFC is compared with."""

@@ -63,7 +63,8 @@ class RawFeatures:
             x_PVD, tiles, merged = unpack(payload.body)
             if x_PVD.shape[2] != self.backbone.feature_dim:
                 raise BitstreamError(
-                    f"the payload's features have {x_PVD.shape[2]} dimensions; {self.backbone.name} has {self.backbone.feature_dim}"
+                    f"the payload's features have {x_PVD.shape[2]} dimensions; "
+                    f"{self.backbone.name} has {self.backbone.feature_dim}"
                 )
             x_PVD = x_PVD.to(self.backbone.device)
         with clock.stage("project"):
@@ -93,7 +94,9 @@ def unpack(body: bytes) -> tuple[torch.Tensor, Tiles, bool]:
     if len(body) != wanted:
         raise BitstreamError(f"a payload of {len(body)} bytes announces features of {wanted} bytes in its header")
     if min(n_h, n_w, n_features, dim, height, width) < 1 or n_patches not in (1, n_h * n_w + 1):
-        raise BitstreamError(f"a payload announces {n_patches} patches of a {n_h} x {n_w} grid; the grid and its thumbnail are wanted")
+        raise BitstreamError(
+            f"a payload announces {n_patches} patches of a {n_h} x {n_w} grid; the grid and its thumbnail are wanted"
+        )
     x_PVD = np.frombuffer(body, "<f2", offset=_HEADER.size).astype(np.float32).reshape(n_patches, n_features, dim)
     if not np.isfinite(x_PVD).all():
         raise BitstreamError("a payload holds features that are infinite or undefined")

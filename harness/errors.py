@@ -14,7 +14,6 @@ Every one of them is the user's to mend: the command line prints its sentence an
 A sentence names the file, the place in it, the value found, and what would be right.
 """
 
-
 from collections.abc import Iterable
 
 

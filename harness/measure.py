@@ -29,9 +29,17 @@ _IMAGES_A_UNIT = 10
 class Reporter(Protocol):
     """Shows a reader how far the work is."""
 
-    def warn(self, text: str) -> None: ...
-    def phase(self, name: str, total: int, done: int) -> None: ...
-    def advance(self) -> None: ...
+    def warn(self, text: str) -> None:
+        """Shows what must be known before a number is read."""
+        ...
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        """Begins a phase of ``total`` steps, ``done`` of which an earlier process did."""
+        ...
+
+    def advance(self) -> None:
+        """One step of the phase is done."""
+        ...
 
 
 def answer(schemes: Schemes, samples: Sequence[Sample], ongoing: Run, reporter: Reporter) -> None:
@@ -72,8 +80,9 @@ def time(
 ) -> None:
     """Times every scheme on ``plan.timed_samples`` samples, in ``plan.repeats`` rounds, and lands a row for each stage.
 
-    In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time, so
-    that drift hits all alike. Whenever the work begins or is taken up, ``plan.warmup`` requests a scheme are run and dropped.
+    In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time,
+    so that drift hits all alike. Whenever the work begins or is taken up, ``plan.warmup`` requests a scheme are run and
+    dropped.
     """
     timed = _timed_samples(_by_image(samples), plan.timed_samples)
     units = {
@@ -83,7 +92,9 @@ def time(
     warm = False
     for unit in _pending("times", units, ongoing, reporter):
         if not warm:
-            for scheme, sample in itertools.product(schemes.values(), itertools.islice(itertools.cycle(timed), plan.warmup)):
+            for scheme, sample in itertools.product(
+                schemes.values(), itertools.islice(itertools.cycle(timed), plan.warmup)
+            ):
                 _request(scheme, sample, device)
             warm = True
         repeat, number, sample = units[unit]

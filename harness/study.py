@@ -2,8 +2,8 @@
 
     scenario --prepare--> Study --answer--> outcomes --time--> stages --replay--> requests
 
-Each step reads rows and writes rows (``harness/records.py``); nothing else passes between them. Selecting operating points
-and drawing work on those rows alone, whenever they are wanted (``harness/results``, ``harness/figures``).
+Each step reads rows and writes rows (``harness/records.py``); nothing else passes between them. Selecting operating
+points and drawing work on those rows alone, whenever they are wanted (``harness/results``, ``harness/figures``).
 """
 
 import dataclasses
@@ -55,10 +55,10 @@ def run(
     fresh: bool = False,
     command: Sequence[str] = (),
 ) -> None:
-    """Runs a scenario into ``folder``, or takes up there where an earlier process stopped; a complete run is left alone.
+    """Runs a scenario into ``folder``, or takes up there where an earlier process stopped.
 
-    Raises UnavailableError where something that the scenario names is not installed and has no stand-in, and ResultsError
-    where the folder holds another study.
+    A complete run is left alone. Raises UnavailableError where something that the scenario names is not installed and
+    has no stand-in, and ResultsError where the folder holds another study.
     """
     if not fresh and _is_complete(folder, scenario):
         return
@@ -94,7 +94,10 @@ def run(
 
 
 def prepare(scenario: Scenario, *, allow_stand_ins: bool = True) -> Study:
-    """Loads what a scenario names, or its stand-ins; raises UnavailableError with a sentence for each thing that is absent."""
+    """Loads what a scenario names, or its stand-ins.
+
+    Raises UnavailableError with a sentence for each thing that is absent and has no stand-in.
+    """
     if scenario.measure.threads is not None:
         torch.set_num_threads(scenario.measure.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -137,10 +140,9 @@ def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:
 
 
 def some_samples(samples: Sequence[Sample], wanted: int | None, seed: int) -> list[Sample]:
-    """At most ``wanted`` samples, whole images only, drawn without order in the benchmark's file; all of them for None.
+    """At most ``wanted`` samples, whole images only, drawn at random and kept in the file's order; all of them for None.
 
-    A prefix of the file would not do: benchmarks are sorted by category. Raises UnavailableError where not even one image's
-    samples fit into ``wanted``.
+    A prefix of the file would not do: benchmarks are sorted by category.
     """
     if wanted is None or wanted >= len(samples):
         return list(samples)

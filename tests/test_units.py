@@ -11,16 +11,25 @@ from harness import units
 
 @pytest.mark.parametrize(
     ("text", "rate_bps"),
-    [("25 KB/s", 200e3), ("1.5 Mbit/s", 1.5e6), ("1 KiB/s", 8192.0), ("200kbps", 200e3), ("3 B/s", 24.0), ("1e3 bit/s", 1e3)],
+    [
+        ("25 KB/s", 200e3),
+        ("1.5 Mbit/s", 1.5e6),
+        ("1 KiB/s", 8192.0),
+        ("200kbps", 200e3),
+        ("3 B/s", 24.0),
+        ("1e3 bit/s", 1e3),
+    ],
 )
 def test_a_rate_is_in_bits_per_second(text: str, rate_bps: float) -> None:
     """Bytes count eight bits; k is 1000 and Ki is 1024."""
     assert units.parse_rate_bps(text) == rate_bps
 
 
-@pytest.mark.parametrize("text", ["25", 25, None, "25 KB", "25 kg/s", "-1 KB/s", "nan KB/s", "1e999 B/s", "KB/s", "", "1 2 B/s"])
+@pytest.mark.parametrize(
+    "text", ["25", 25, None, "25 KB", "25 kg/s", "-1 KB/s", "nan KB/s", "1e999 B/s", "KB/s", "", "1 2 B/s"]
+)
 def test_what_is_not_a_rate_is_refused_with_an_example(text: object) -> None:
-    """A bare number, another unit, a negative or an infinite value: the message shows the value and what would be right."""
+    """A bare number, another unit, a negative or infinite value: the message shows it and what would be right."""
     with pytest.raises(ValueError, match="25 KB/s") as caught:
         units.parse_rate_bps(text)
     assert repr(text) in str(caught.value)

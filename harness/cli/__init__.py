@@ -17,8 +17,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Latency studies of multimodal inference that is split between a device and an edge server.
 
-    A scenario names a benchmark, a backbone, the schemes to compare and the uplinks to replay them over. `run` measures,
-    selects operating points at equal score and replays; `plot` draws what `run` found.
+    A scenario names a benchmark, a backbone, the schemes to compare and the uplinks to replay them over. `run`
+    measures, selects operating points at equal score and replays; `plot` draws what `run` found.
 
         harness check scenarios/realworldqa_lowrate.yaml
         harness run scenarios/realworldqa_lowrate.yaml

@@ -28,8 +28,8 @@ def check(
             continue
         points = sum(1 for pipeline in scenario.pipelines for _ in pipeline.operating_points())
         typer.echo(
-            f"{file}: {scenario.name} {scenario_hash(scenario)}: {len(scenario.pipelines)} schemes, {points} operating points,"
-            f" {len(scenario.replay.uplinks)} uplinks"
+            f"{file}: {scenario.name} {scenario_hash(scenario)}: {len(scenario.pipelines)} schemes, "
+            f"{points} operating points, {len(scenario.replay.uplinks)} uplinks"
         )
     if mistakes:
         raise ScenarioError("\n".join(mistakes))
@@ -38,8 +38,8 @@ def check(
 def schema() -> None:
     """Print the JSON Schema of a scenario file.
 
-    Point your editor at it and it completes and checks as you type. For VS Code's YAML extension, put this on a scenario's
-    first line:
+    Point your editor at it and it completes and checks as you type. For VS Code's YAML extension, put this on a
+    scenario's first line:
 
         # yaml-language-server: $schema=scenario.schema.json
     """

@@ -14,8 +14,8 @@ def plot(
 ) -> None:
     """Draw a run's figures as PNG and SVG.
 
-    The rate-performance curves (the paper's Fig. 6) and the latency at each uplink rate with the score (Fig. 8), each with
-    its provenance on it.
+    The rate-performance curves (the paper's Fig. 6) and the latency at each uplink rate with the score (Fig. 8), each
+    with its provenance on it.
 
         harness plot results/runs/realworldqa_lowrate
     """

@@ -17,7 +17,8 @@ def run(
     results: RunsFolder = Path("results/runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; the folder's earlier run is deleted.")] = False,
     no_stand_in: Annotated[
-        bool, typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed.")
+        bool,
+        typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed."),
     ] = False,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
@@ -49,7 +50,7 @@ def show(
 ) -> None:
     """Print the closing table of a finished run again.
 
-        harness show results/runs/realworldqa_lowrate
+    harness show results/runs/realworldqa_lowrate
     """
     from rich.console import Console
 

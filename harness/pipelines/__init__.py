@@ -1,0 +1,1 @@
+"""The contract of a scheme, and the steps that schemes share."""

@@ -15,7 +15,6 @@ from harness.data.sample import Question, Sample
 from harness.records import Side
 from harness.scenario.fields import Frozen
 
-
 MergeTo = Annotated[float, Field(gt=0, le=1)]
 """The share of a patch's visual features that merging keeps: n_c = round(share * V). The paper uses 0.011 to 0.044."""
 
@@ -28,7 +27,7 @@ class OperatingPoint(Frozen):
 
     @property
     def label(self) -> str:
-        """The point's name in rows and figures: its parameters, those that have no default first; ``-`` if it has none."""
+        """The point's name in rows and figures: its parameters, those without a default first; ``-`` if it has none."""
         fields = sorted(type(self).model_fields.items(), key=lambda item: not item[1].is_required())
         given = {name: getattr(self, name) for name, _ in fields}
         return ",".join(f"{name}={value}" for name, value in given.items() if value is not None) or "-"
@@ -53,7 +52,9 @@ class Answer:
 class Clock(Protocol):
     """Times the stages of one half; synchronises the accelerator on both edges of a stage."""
 
-    def stage(self, name: str) -> AbstractContextManager[None]: ...
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Times what its body does."""
+        ...
 
 
 class Pipeline(Protocol):

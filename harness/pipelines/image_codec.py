@@ -66,7 +66,10 @@ class ImageCodec(ABC):
 
 
 def picture(body: bytes, formats: Sequence[str]) -> Image.Image:
-    """The picture in a file's bytes, 8-bit RGB; raises BitstreamError unless it is whole and of one of Pillow's ``formats``."""
+    """The picture in a file's bytes, 8-bit RGB.
+
+    Raises BitstreamError unless it is whole and of one of Pillow's ``formats``.
+    """
     try:
         with Image.open(io.BytesIO(body), formats=formats) as opened:
             return opened.convert("RGB")

@@ -1,7 +1,7 @@
 """The steps that every server half has: an image or its features in, tokens, an answer.
 
-    P patches (the thumbnail first), V features a patch, C merged features a patch, D feature dimension, T visual tokens,
-    H width of the language model
+P patches (the thumbnail first), V features a patch, C merged features a patch, D feature dimension, T visual tokens,
+H width of the language model
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,10 @@ def tokens_of_image(backbone: Backbone, image: Image, merge_to: float | None, cl
 def tokens_of_features(
     backbone: Backbone, x_PVD: torch.Tensor, tiles: Tiles, merge_to: float | None, clock: Clock
 ) -> torch.Tensor:
-    """The visual tokens (T, H) of a picture's features: merged to a share of them, or all, arranged as the backbone does."""
+    """The visual tokens (T, H) of a picture's features.
+
+    They are merged to the share ``merge_to``, or, where that is None, all kept and arranged as the backbone arranges them.
+    """
     if merge_to is None:
         with clock.stage("project"):
             return backbone.project_all(x_PVD, tiles)

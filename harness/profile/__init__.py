@@ -1,0 +1,1 @@
+"""What is timed with, and on what machine."""

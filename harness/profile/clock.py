@@ -1,7 +1,7 @@
 """Times stages, with the accelerator idle on both edges of each.
 
-Work on an accelerator is queued: a clock that does not wait for it measures the queueing. Public code that forgot was off
-by a factor of two to five.
+Work on an accelerator is queued: a clock that does not wait for it measures the queueing. Public code that forgot was
+off by a factor of two to five.
 """
 
 import time

@@ -13,10 +13,10 @@ import psutil
 
 @cache
 def fingerprint() -> dict[str, Any]:
-    """What decides how fast this machine is, as plain data: processor, cores, memory, accelerators, system, and an ``id``.
+    """What decides how fast this machine is, as plain data: processor, cores, memory, accelerators, system, an ``id``.
 
-    The id is over the hardware and the system alone, so that two runs on one machine agree; the governor and the clock at
-    the time of asking are recorded beside it. A fact that the system does not tell is null.
+    The id is over the hardware and the system alone, so that two runs on one machine agree; the governor and the clock
+    at the time of asking are recorded beside it. A fact that the system does not tell is null.
     """
     hardware = {
         "processor": _processor(),

@@ -1,0 +1,1 @@
+"""Scenarios: YAML into frozen, strict models."""

@@ -1,7 +1,7 @@
 """The field types of a scenario: quantities are text with a unit in YAML and SI numbers inside.
 
-Each type parses its text, checks its range where it is declared, and tells JSON Schema what the text looks like, so that
-an editor can complete it.
+Each type parses its text, checks its range where it is declared, and tells JSON Schema what the text looks like, so
+that an editor can complete it.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,9 @@ class Frozen(BaseModel):
             for key in data:
                 if key not in known:
                     listed = ", ".join(known) or "none"
-                    raise PydanticCustomError("unknown_key", "unknown key; known: {known}", {"key": key, "known": listed})
+                    raise PydanticCustomError(
+                        "unknown_key", "unknown key; known: {known}", {"key": key, "known": listed}
+                    )
         return data
 
 

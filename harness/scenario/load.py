@@ -15,7 +15,10 @@ from harness.scenario.source import KeyPath, read
 
 
 def load(path: Path) -> Scenario:
-    """The scenario in a YAML file; raises ScenarioError with a line for every mistake, naming file, line, key path and value."""
+    """The scenario in a YAML file.
+
+    Raises ScenarioError with a sentence for every mistake, each naming the file, the line, the key path and the value.
+    """
     mapping, lines = read(path)
     try:
         return Scenario.model_validate(mapping, context={"folder": path.parent})

@@ -95,7 +95,7 @@ class Selection(Frozen):
 
 
 class Scenario(Frozen):
-    """One study: a benchmark, a backbone, the schemes compared, how they are timed, and the links they are replayed over."""
+    """One study: a benchmark, a backbone, the schemes compared, how they are timed, and the links of the replay."""
 
     name: Slug
     title: str = Field(min_length=1, max_length=120)
@@ -144,4 +144,3 @@ class Scenario(Frozen):
         if len(list(reference.operating_points())) != 1:
             raise ValueError(f"selection.reference: {reference.name!r} has several points; a reference has one")
         return self
-

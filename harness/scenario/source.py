@@ -29,7 +29,7 @@ class _NoAliases(yaml.SafeLoader):
 def read(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
     """The mapping in a YAML file, and the line (from 1) of every key path in it.
 
-    Raises ScenarioError, naming the file and the line, for what is not one YAML mapping with text keys, each given once.
+    Raises ScenarioError, naming the file and the line, for what is not one YAML mapping of text keys, each given once.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -43,7 +43,9 @@ def read(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
         loader = _NoAliases(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            raise ScenarioError(f"{path}: holds no mapping; a scenario begins with keys such as 'name:' and 'benchmark:'")
+            raise ScenarioError(
+                f"{path}: holds no mapping; a scenario begins with keys such as 'name:' and 'benchmark:'"
+            )
         lines: dict[KeyPath, int] = {}
         _locate(path, node, (), lines)
         return loader.construct_document(node), lines
@@ -65,7 +67,9 @@ def _locate(path: Path, node: yaml.Node, key_path: KeyPath, lines: dict[KeyPath,
                 raise ScenarioError(f"{path}:{line}: a key is not text; keys are names such as 'benchmark'")
             child = (*key_path, key.value)
             if child in lines:
-                raise ScenarioError(f"{path}:{line}: the key {key.value!r} is given twice; the first is on line {lines[child]}")
+                raise ScenarioError(
+                    f"{path}:{line}: the key {key.value!r} is given twice; the first is on line {lines[child]}"
+                )
             _locate(path, value, child, lines)
             lines[child] = line
     elif isinstance(node, yaml.SequenceNode):

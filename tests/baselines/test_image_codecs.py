@@ -96,9 +96,10 @@ def test_a_damaged_payload_is_a_bitstream_error_or_a_picture(data: st.DataObject
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(body[: data.draw(st.integers(0, len(body)))])
     try:
-        assert codec.decode(cut).mode == "RGB"
-    except BitstreamError as error:
-        assert f"{len(cut)} bytes" in str(error)
+        mode = codec.decode(cut).mode
+    except BitstreamError:
+        return
+    assert mode == "RGB"
 
 
 def test_a_picture_of_another_format_is_refused() -> None:

@@ -97,10 +97,22 @@ BROKEN = {
     "unknown benchmark": (_changed(("benchmark",), "VQA"), "unknown benchmark 'VQA'; known: .*RealWorldQA"),
     "unknown backbone": (_changed(("backbone",), "gpt"), "unknown backbone 'gpt'; known: .*mini-onevision"),
     "unknown stand-in": (_changed(("stand_in", "backbone"), "gpt"), "stand_in: unknown backbone 'gpt'"),
-    "unknown scheme": (_changed(("pipelines", 0, "scheme"), "gif"), "pipelines.0.scheme: unknown scheme 'gif'; known: jpeg"),
-    "quality out of range": (_changed(("pipelines", 1, "points", 0, "quality"), [10, 400]), "quality: 400 is not right: .*95"),
-    "quality of another type": (_changed(("pipelines", 1, "points", 0, "quality"), "high"), "quality: 'high' is not right"),
-    "parameter of another scheme": (_changed(("pipelines", 1, "points", 0, "method"), 4), "method: unknown key; known: .*quality"),
+    "unknown scheme": (
+        _changed(("pipelines", 0, "scheme"), "gif"),
+        "pipelines.0.scheme: unknown scheme 'gif'; known: jpeg",
+    ),
+    "quality out of range": (
+        _changed(("pipelines", 1, "points", 0, "quality"), [10, 400]),
+        "quality: 400 is not right: .*95",
+    ),
+    "quality of another type": (
+        _changed(("pipelines", 1, "points", 0, "quality"), "high"),
+        "quality: 'high' is not right",
+    ),
+    "parameter of another scheme": (
+        _changed(("pipelines", 1, "points", 0, "method"), 4),
+        "method: unknown key; known: .*quality",
+    ),
     "parameter missing": (_changed(("pipelines", 1, "points"), [{"merge_to": 0.5}]), "quality: is missing"),
     "point given twice": (_changed(("pipelines", 1, "points", 0, "quality"), [10, 10]), "quality=10.* is given twice"),
     "share above one": (_changed(("pipelines", 1, "points", 0, "merge_to"), 4.4), "merge_to: 4.4 is not right"),
@@ -113,7 +125,10 @@ BROKEN = {
     "text for a number": (_changed(("seed",), "seven"), "seed: 'seven' is not right"),
     "negative seed": (_changed(("seed",), -1), "seed: -1 is not right"),
     "a name that is a path": (_changed(("name",), "../up"), "name: '../up' is not right"),
-    "reference not among the pipelines": (_changed(("selection",), {"reference": "webp"}), "unknown pipeline 'webp'; known: jpeg"),
+    "reference not among the pipelines": (
+        _changed(("selection",), {"reference": "webp"}),
+        "unknown pipeline 'webp'; known: jpeg",
+    ),
     "reference with several points": (_changed(("selection",), {"reference": "jpeg"}), "'jpeg' has several points"),
     "confidence of 95": (_changed(("selection",), {"confidence": 95.0}), "selection.confidence: 95.0 is not right"),
     "no repeats": (_changed(("measure",), {"repeats": 0}), "measure.repeats: 0 is not right"),

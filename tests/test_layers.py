@@ -1,0 +1,50 @@
+"""The layers of docs/design.md hold, and the command line starts at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """``harness --help`` answers at once because the numerical libraries wait until they are wanted."""
+    code = (
+        "import sys, harness.cli\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'pyarrow', 'matplotlib', 'numba', 'PIL'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_replay_results_and_figures_run_without_torch() -> None:
+    """A laptop that only replays and draws needs no deep-learning stack: nothing here imports it, even indirectly."""
+    code = (
+        "import sys, harness.replay, harness.results.store, harness.results.select\n"
+        "import harness.figures.gallery, harness.scenario.replay\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_name_of_the_catalog_exists() -> None:
+    """A name that a scenario may use leads to an object."""
+    from harness import catalog
+
+    for what in ("SCHEMES", "BACKBONES", "BENCHMARKS"):
+        table = getattr(catalog, what)
+        for name in table:
+            assert callable(catalog.load(what, name, table)), name
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    """The error teaches the vocabulary."""
+    from harness import catalog
+    from harness.errors import ScenarioError
+
+    with pytest.raises(ScenarioError, match="unknown scheme 'gif'; known: jpeg, raw_features"):
+        catalog.load("scheme", "gif", catalog.SCHEMES)
