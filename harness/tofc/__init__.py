@@ -1,0 +1,1 @@
+"""Task-oriented feature compression: merging, entropy models, router, bitstream, codec (section IV of the paper)."""

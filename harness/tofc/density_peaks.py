@@ -119,7 +119,7 @@ def _differences(x_VD: Array, out_VV: Array) -> None:
 
 
 @_kernel
-def _difference(x_VD: Array, i: int, j: int) -> float:
+def _difference(x_VD: Array, i: int, j: int) -> np.float64:
     total = np.float64(0.0)
     for d in range(x_VD.shape[1]):
         gap = np.float64(x_VD[i, d]) - np.float64(x_VD[j, d])
