@@ -19,7 +19,7 @@ def arrange(
     image_size: tuple[int, int],
     max_tiles: int,
 ) -> torch.Tensor:
-    """Projected tokens of thumbnail and tiles as (T, H), equal to transformers' ``pack_image_features``; differentiable.
+    """Projected tokens as (T, H), equal to what transformers' ``pack_image_features`` makes of them; differentiable.
 
     ``grid`` is (n_h, n_w), ``image_size`` the original (height, width), ``max_tiles`` the N of ``anyres_max_N``: more
     than 1.1 * sqrt(N * V) tokens a side on average are interpolated down to N * V.
@@ -40,7 +40,7 @@ def arrange(
 
 
 def unpadded(picture_HWH: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """The part of a canvas (rows, columns, H) that an image of the original (height, width) covers, centred, ratio kept."""
+    """The part of a canvas (rows, columns, H) that an image of this (height, width) covers, centred, its ratio kept."""
     rows, columns = picture_HWH.shape[:2]
     height, width = image_size
     if width / height > columns / rows:

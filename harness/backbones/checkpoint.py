@@ -28,7 +28,7 @@ _PATTERNS = ["*.json", "*.safetensors"]
 
 
 def locate(name: str, source: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint: ``source`` is a folder, or a hub id whose snapshot is in the local cache (``HF_HOME``).
+    """The folder of a checkpoint: ``source`` itself, or a hub id's snapshot in the local cache (``HF_HOME``).
 
     Raises UnavailableError, saying how to get it, where it is neither.
     """
@@ -48,7 +48,7 @@ def locate(name: str, source: str | os.PathLike[str]) -> Path:
 
 
 def read_config(folder: Path, config_class: type[transformers.PretrainedConfig]) -> Any:
-    """The architecture in a checkpoint's config.json; raises CheckpointError where it is absent, damaged or of another model."""
+    """The architecture in a config.json; raises CheckpointError where it is absent, damaged or of another model."""
     path = folder / "config.json"
     try:
         declared = json.loads(path.read_text(encoding="utf-8"))
@@ -66,7 +66,10 @@ def read_config(folder: Path, config_class: type[transformers.PretrainedConfig])
 
 
 def read_tokenizer(folder: Path, special: Sequence[str], vocabulary: int) -> Tokenizer:
-    """The tokenizer of a checkpoint; raises CheckpointError unless it has the ``special`` tokens and no id past ``vocabulary``."""
+    """The tokenizer of a checkpoint; raises CheckpointError where it is absent, damaged or of another model.
+
+    One of this model has the ``special`` tokens and no id past ``vocabulary``.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(f"{path}: is absent; a checkpoint has its tokenizer beside its weights")
@@ -80,7 +83,8 @@ def read_tokenizer(folder: Path, special: Sequence[str], vocabulary: int) -> Tok
         )
     if (largest := max(tokenizer.get_vocab().values())) >= vocabulary:
         raise CheckpointError(
-            f"{path}: has a token {largest}, but the model's vocabulary ends at {vocabulary - 1}; it belongs to another model"
+            f"{path}: has a token {largest}, but the model's vocabulary ends at {vocabulary - 1}; "
+            "it belongs to another model"
         )
     return tokenizer
 
@@ -120,7 +124,7 @@ def read_model(folder: Path, model_class: Any, config: Any, device: torch.device
 
 
 def random_model(model_class: Any, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A model of ``config`` with random weights, built in place on ``device`` at ``dtype``: there is never a second copy."""
+    """A model of ``config`` with random weights, built in place on ``device`` at ``dtype``: never a second copy."""
     with device:
         return model_class._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
 
@@ -131,7 +135,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def dtype_of(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """A dtype from its name (``bfloat16``), itself, or None for the device's own; raises CheckpointError for another name."""
+    """A dtype from its name (``bfloat16``) or itself, None for the device's own; raises CheckpointError for another."""
     if name is None:
         return default_dtype(device)
     found = getattr(torch, name, None) if isinstance(name, str) else name
@@ -145,14 +149,14 @@ def _quiet() -> Iterator[None]:
     """Without transformers' progress bar and load report: what they would say is raised as an error."""
     logging = transformers.utils.logging
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bar:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: BaseException) -> str:

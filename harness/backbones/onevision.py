@@ -42,7 +42,7 @@ SOURCES: Mapping[str, str | os.PathLike[str]] = {
 }
 """Where the weights of each name are: a hub id, or a folder of the zoo."""
 
-_TEXT_7B = {
+_TEXT_7B: Mapping[str, Any] = {
     "model_type": "qwen2",
     "hidden_size": 3584,
     "intermediate_size": 18944,
@@ -55,7 +55,7 @@ _TEXT_7B = {
     "max_position_embeddings": 32768,
     "tie_word_embeddings": False,
 }
-_TEXT_05B = {
+_TEXT_05B: Mapping[str, Any] = {
     **_TEXT_7B,
     "hidden_size": 896,
     "intermediate_size": 4864,
@@ -67,7 +67,7 @@ _TEXT_05B = {
 }
 
 
-def full_size_config(name: str) -> LlavaOnevisionConfig:
+def full_size_config(name: str) -> Any:
     """The architecture of a full-size name, without the hub; raises CheckpointError for any other name.
 
     Vision tower, tiling and token ids are the defaults of transformers' config; the two vocabularies are inferred from
@@ -76,7 +76,7 @@ def full_size_config(name: str) -> LlavaOnevisionConfig:
     texts = {"llava-onevision-7b": _TEXT_7B, "llava-onevision-0.5b": _TEXT_05B}
     if name not in texts:
         raise CheckpointError(unknown_name("full-size backbone", name, texts))
-    return LlavaOnevisionConfig(text_config=texts[name], tie_word_embeddings=texts[name]["tie_word_embeddings"])
+    return LlavaOnevisionConfig(text_config=dict(texts[name]))
 
 
 def load(
@@ -131,27 +131,15 @@ class OneVision:
         self.model = model
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
+        self.device: torch.device = model.device
+        vision = model.config.vision_config
+        self.n_features: int = (vision.image_size // vision.patch_size) ** 2
+        self.feature_dim: int = vision.hidden_size
         self.template = prompts.ONEVISION
         self.tiling = tiling_of(model.config)
         self._max_tiles = int(model.config.vision_aspect_ratio.removeprefix("anyres_max_"))
-        self._before = tokenizer.encode(self.template.before).ids
+        self._before = tokenizer.encode(self.template.before, add_special_tokens=False).ids
         self._stop_ids = stop_ids(model, tokenizer, self.template)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
-
-    @property
-    def n_features(self) -> int:
-        """V: the tower's patches of one tile."""
-        vision = self.model.config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2
-
-    @property
-    def feature_dim(self) -> int:
-        """D: the tower's width."""
-        return self.model.config.vision_config.hidden_size
 
     def preprocess(self, image: Image.Image) -> Tiles:
         """Thumbnail and tiles of an RGB image, on the CPU (see :mod:`harness.backbones.tiling`)."""
@@ -187,17 +175,18 @@ class OneVision:
 
     def prompt(self, tokens_TH: torch.Tensor, question: Question) -> torch.Tensor:
         """The prompt's embeddings, up to where the answer begins: (prefix + T + suffix, H); differentiable."""
-        ids = self._before + self.tokenizer.encode(self.template.suffix(question)).ids
+        ids = self._before + self.tokenizer.encode(self.template.suffix(question), add_special_tokens=False).ids
         text_TH = self.model.get_input_embeddings()(torch.tensor(ids, device=self.device))
         n_before = len(self._before)
         return torch.cat((text_TH[:n_before], tokens_TH.to(text_TH), text_TH[n_before:]))
 
     def _projected(self, x_PVD: torch.Tensor) -> torch.Tensor:
         projector = self.model.model.multi_modal_projector
-        return projector(x_PVD.to(self.device, projector.linear_1.weight.dtype))
+        tokens_PVH: torch.Tensor = projector(x_PVD.to(self.device, projector.linear_1.weight.dtype))
+        return tokens_PVH
 
 
-def tiling_of(config: LlavaOnevisionConfig) -> Tiling:
+def tiling_of(config: Any) -> Tiling:
     """The tiling that a config's tile size and grid pinpoints describe."""
     patch = config.vision_config.image_size
     grids = tuple((height // patch, width // patch) for height, width in config.image_grid_pinpoints)

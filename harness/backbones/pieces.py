@@ -15,7 +15,7 @@ class Pieces(NamedTuple):
 
 
 class PieceTokenizer:
-    """One id for each word, digit, run of punctuation and run of spaces: about as many as byte-pair encoding gives English.
+    """One id a word, digit, run of punctuation or of spaces: about as many as byte-pair encoding makes of English.
 
     A model with random weights answers noise whatever it is asked; its latency depends on how many tokens it is asked
     in. An id is a checksum of its piece, and is decoded as its number.
@@ -24,11 +24,11 @@ class PieceTokenizer:
     def __init__(self, vocabulary: int) -> None:
         self._vocabulary = vocabulary
 
-    def encode(self, text: str) -> Pieces:
+    def encode(self, text: str, add_special_tokens: bool = False) -> Pieces:  # noqa: ARG002
         """The ids of a text's pieces."""
         return Pieces([self.token_to_id(piece) for piece in _PIECE.findall(text)])
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:  # noqa: ARG002 - the signature of Tokenizer
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:  # noqa: ARG002
         """The ids as words ``<id>``."""
         return " ".join(f"<{token}>" for token in ids)
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from harness.backbones.contract import Tiles
@@ -21,9 +22,9 @@ from harness.backbones.contract import Tiles
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tiling:
-    """How a backbone cuts images: ``patch`` is p; ``grids`` the (n_h, n_w) to choose from; ``mean`` and ``std`` of its pixels.
+    """How a backbone cuts images: ``patch`` is p, ``grids`` the (n_h, n_w) to choose from.
 
-    SigLIP's mean and deviation are 0.5 on pixels scaled to [0, 1].
+    ``mean`` and ``std`` are of pixels scaled to [0, 1]; SigLIP's are 0.5.
     """
 
     patch: int
@@ -82,7 +83,7 @@ def best_grid(height: int, width: int, patch: int, grids: Sequence[tuple[int, in
 
 
 def fitted(height: int, width: int, canvas_h: int, canvas_w: int) -> tuple[int, int]:
-    """The size, at most the canvas's, to which an image is resized with its aspect ratio kept (the shorter side rounds up)."""
+    """The (height, width) of an image resized to fit a canvas, its aspect ratio kept; the shorter side rounds up."""
     scale_h, scale_w = canvas_h / height, canvas_w / width
     if scale_w < scale_h:
         return min(math.ceil(height * scale_w), canvas_h), canvas_w
@@ -99,7 +100,7 @@ def squared(image: Image.Image, fill: tuple[int, int, int] = (0, 0, 0)) -> Image
     return square
 
 
-def normalised(pixels_PHWC: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalised(pixels_PHWC: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """8-bit pixels as float32 (P, C, H, W): (value / 255 - mean) / std, a channel at a time."""
     scale = torch.tensor([1 / (255 * s) for s in std]).view(1, 3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1)

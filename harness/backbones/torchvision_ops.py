@@ -24,19 +24,19 @@ def _extension_loads() -> bool:
         return True
     for extension in Path(spec.origin).parent.glob("_C*.*"):
         try:
-            torch.ops.load_library(str(extension))
+            torch.ops.load_library(str(extension))  # type: ignore[no-untyped-call]
         except OSError:
             return False
     return True
 
 
 def declare_missing() -> torch.library.Library | None:
-    """Declares the operators where they are missing; returns the library that must stay alive, or None where all is well."""
+    """Declares the operators where they are missing; returns the library to keep alive, or None where all is well."""
     if hasattr(torch.ops.torchvision, "nms") or _extension_loads():
         return None
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
-        library.define(schema)
+        library.define(schema)  # type: ignore[no-untyped-call]
     return library
 
 

@@ -1,22 +1,24 @@
 """Vision towers of transformers, run as far as their features are wanted.
 
-P patches   C colour channels   V features a patch   D dimension
+    P patches   C colour channels   V features a patch   D dimension
+
+SigLIP and CLIP, of transformers before 5.17 and after.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
 
 
-def features(tower: nn.Module, pixels_PCHW: torch.Tensor, layer: int, *, drop_cls: bool = False) -> torch.Tensor:
-    """The features x (P, V, D): the tower's ``hidden_states[layer]``, without the class token where ``drop_cls``; differentiable.
+def features(tower: Any, pixels_PCHW: torch.Tensor, layer: int, *, drop_cls: bool = False) -> torch.Tensor:
+    """The features x (P, V, D) of one layer, without the class token where ``drop_cls``; differentiable.
 
-    A hidden state is taken before any layer norm at the tower's end, and layers behind the one wanted are not run: at
-    miniature size transformers' own bookkeeping would cost as much as the layers. SigLIP and CLIP, of transformers
-    before 5.17 and after.
+    They are transformers' ``hidden_states[layer]``, which is taken before any layer norm at the tower's end. Layers
+    behind the one wanted are not run, and no other layer's states are kept.
     """
     body = getattr(tower, "vision_model", tower)
     layers = body.encoder.layers
-    hidden_PVD = body.embeddings(pixels_PCHW.to(next(body.embeddings.parameters()).dtype))
+    hidden_PVD: torch.Tensor = body.embeddings(pixels_PCHW.to(next(body.embeddings.parameters()).dtype))
     if hasattr(body, "pre_layrnorm"):
         hidden_PVD = body.pre_layrnorm(hidden_PVD)
     for block in layers[: layer if layer >= 0 else len(layers) + 1 + layer]:

@@ -21,7 +21,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A TSV file of VLMEvalKit: its name, the md5 of its bytes, its path under :data:`PREFIX`, what kind of answers it wants."""
+    """A TSV file of VLMEvalKit: its name, its md5, its path under :data:`PREFIX`, and the kind of its questions."""
 
     name: str
     md5: str
@@ -70,7 +70,7 @@ def locate(name: str) -> Path:
     return folder() / f"{find(name).name}.tsv"
 
 
-def load(name: str, *, cache: Path | None = None) -> Sequence[Sample]:  # noqa: ARG001 - generated benchmarks keep theirs there
+def load(name: str, *, cache: Path | None = None) -> Sequence[Sample]:  # noqa: ARG001
     """The samples of a benchmark of the table, lazily (see :func:`harness.data.tsv.read_tsv`).
 
     Raises UnavailableError, saying how to get it, where the file is absent, and DataError where it is damaged.
@@ -79,8 +79,8 @@ def load(name: str, *, cache: Path | None = None) -> Sequence[Sample]:  # noqa: 
     if not path.exists():
         benchmark = BENCHMARKS[name]
         raise UnavailableError(
-            f"{name} is not on this machine: {path} is absent; download {benchmark.url} (md5 {benchmark.md5}) into that folder, or "
-            "name another folder in LMUData"
+            f"{name} is not on this machine: {path} is absent; download {benchmark.url} (md5 {benchmark.md5}) "
+            "into that folder, or name another folder in LMUData"
         )
     return read_tsv(path, name)
 

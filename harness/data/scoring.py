@@ -106,7 +106,7 @@ class Metric(ABC):
 
 
 class Accuracy(Metric):
-    """The share of right answers, in percent: 100 * sum_g w_g k_g / sum_g w_g n_g, k_g right of n_g answers in group g."""
+    """Accuracy in percent: 100 * sum_g w_g k_g / sum_g w_g n_g, where k_g of the n_g answers of group g are right."""
 
     name = "accuracy (%)"
 
@@ -195,7 +195,7 @@ class Pairs(Metric):
 
 
 def _counts(group: Words, correct: Flags, weights_BG: Floats) -> tuple[NDArray[np.intp], Floats, Floats]:
-    """For each answer the place of its group in ``numpy.unique(group)``; for each group its answers and its right ones."""
+    """Each answer's place in ``numpy.unique(group)``; each group's number of answers, and of right ones."""
     groups, index_N = np.unique(group, return_inverse=True)
     if correct.shape != group.shape or weights_BG.ndim != 2 or weights_BG.shape[1] != groups.size:
         raise ValueError(
@@ -203,7 +203,7 @@ def _counts(group: Words, correct: Flags, weights_BG: Floats) -> tuple[NDArray[n
             f"{weights_BG.shape} do not go together"
         )
     n_G = np.bincount(index_N, minlength=groups.size).astype(np.float64)
-    right_G = np.bincount(index_N, weights=correct.astype(np.float64), minlength=groups.size)
+    right_G = np.bincount(index_N, weights=correct, minlength=groups.size).astype(np.float64)
     return index_N, n_G, right_G
 
 

@@ -81,8 +81,8 @@ def _row_of(sample: Sample, holders: dict[str, str]) -> dict[str, str]:
         image = base64.b64encode(sample.image_bytes).decode("ascii")
         if len(image) <= _LONGEST_REFERENCE or not 0 < len(sample.id) <= _LONGEST_REFERENCE:
             raise DataError(
-                f"sample {sample.id!r}: an id has 1 to {_LONGEST_REFERENCE} characters and an image is longer than that in base64, "
-                f"else one is taken for the other; this image has {len(image)}"
+                f"sample {sample.id!r}: an id has 1 to {_LONGEST_REFERENCE} characters and an image more than that in "
+                f"base64 (this one has {len(image)}), else one is taken for the other"
             )
         holders[sample.image_id] = sample.id
     return {
@@ -99,7 +99,7 @@ def _row_of(sample: Sample, holders: dict[str, str]) -> dict[str, str]:
 
 
 class TsvSamples(Sequence[Sample]):
-    """The samples of one TSV file (see :func:`read_tsv`), or, sliced, some of them: still on the disk, in the same order."""
+    """The samples of one TSV file (see :func:`read_tsv`), or a slice of them, which is as lazy as the whole."""
 
     def __init__(self, path: Path, metric: Metric) -> None:
         self.path = path
@@ -157,7 +157,7 @@ class TsvSamples(Sequence[Sample]):
                     self._lines[number],
                     "image",
                     index,
-                    f"is not the index of a row that holds an image (a value of at most {_LONGEST_REFERENCE} characters refers to one)",
+                    f"is not the index of a row with an image (at most {_LONGEST_REFERENCE} characters refer to one)",
                 )
             self._images[number] = holder
 
@@ -198,8 +198,8 @@ class TsvSamples(Sequence[Sample]):
     def _named(self, fields: list[str], line: int) -> dict[str, str]:
         if len(fields) != len(self._header):
             raise DataError(
-                f"{self.path}: line {line}: the row has {len(fields)} fields and the header {len(self._header)}; its first is "
-                f"{_short(fields[0])}"
+                f"{self.path}: line {line}: the row has {len(fields)} fields and the header {len(self._header)}; "
+                f"its first is {_short(fields[0])}"
             )
         row = dict(zip(self._header, fields, strict=True))
         if not row["index"]:
@@ -290,12 +290,13 @@ class _Lines(Iterator[str]):
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{self._path}: line {self.line}: byte {raw[error.start]:#04x} at place {error.start + 1} of the line is not UTF-8; "
-                "save the file as UTF-8"
+                f"{self._path}: line {self.line}: byte {raw[error.start]:#04x} at place {error.start + 1} of the line "
+                "is not UTF-8; save the file as UTF-8"
             ) from None
         if "\0" in text:
             raise DataError(
-                f"{self._path}: line {self.line}: a NUL at place {text.index(chr(0)) + 1} of the line; this is not UTF-8 text"
+                f"{self._path}: line {self.line}: there is a NUL at place {text.index(chr(0)) + 1} of the line; "
+                "save the file as UTF-8 text"
             )
         self.line += 1
         return text
