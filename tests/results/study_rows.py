@@ -13,7 +13,8 @@ def units(pipelines: tuple[str, ...] = ("webp", "jpeg"), samples: int = 3) -> It
         for sample in range(samples):
             outcome = OutcomeRow(
                 run="tonight", pipeline=pipeline, point="quality=10", sample=f"s{sample:03}", category="all",
-                group=f"s{sample:03}", payload_bytes=1000 + sample, visual_tokens=32, answer="A", truth="B", correct=False,
+                group=f"s{sample:03}", payload_bytes=1000 + sample, visual_tokens=32, answer="A", truth="B",
+                correct=False,
             )  # fmt: skip
             yield f"answers {pipeline} quality=10 {sample:04}", [], [outcome], []
     for repeat in range(2):

@@ -1,0 +1,214 @@
+"""Operating points at equal score: for each scheme the point with the fewest bytes that is not inferior to the target.
+
+A point p is *admissible* when a paired bootstrap leaves little doubt that it scores what is wanted of it,
+
+    d_p = (score_p - target * score_ref) / score_ref,        lower bound of d_p >= -margin,
+
+the lower bound being the (1 - confidence) quantile of d_p over the resamples. Both scores are taken on the same
+questions and over the same resamples; the denominator is the reference's score on all questions, so that d_p and the
+margin are in units of the reference's own score. Questions that share a picture or a metric's group are not
+independent: they are resampled together. The confidence is that of one point's bound, not of all points' at once.
+
+    N questions   G groups of the metric   K clusters, drawn whole   B resamples
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from harness.data.scoring import Metric, metric
+from harness.errors import ResultsError
+from harness.results.provenance import Manifest
+from harness.results.store import Finished
+
+Floats = NDArray[np.float64]
+Words = NDArray[np.str_]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Equality:
+    """What equal score means: a reference pipeline of one point; ``target`` and ``margin`` in units of its score."""
+
+    reference: str
+    target: float
+    margin: float
+    confidence: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """What a run's scenario declares; raises ResultsError where its manifest holds no such declaration."""
+        declared = {key: manifest.scenario_value("selection", key) for key in (*_FLOATS, "reference", "resamples")}
+        if wrong := [key for key in _FLOATS if type(declared[key]) not in (int, float)]:
+            found = declared[wrong[0]]
+            raise ResultsError(f"run {manifest.name}: scenario.selection.{wrong[0]} is {found!r}; it must be a number")
+        return cls(**declared, seed=manifest.seed)
+
+    def questions_needed(self) -> int:
+        """How many independent questions a point that answers all as the reference does needs to be certified by.
+
+        Where none of n differs, up to 1 - (1 - confidence)^(1/n) of all questions may (the rule of three); a resample
+        cannot show it. With fewer than this number that share is more than what target and margin leave.
+        """
+        slack = 1 - self.target + self.margin
+        if slack <= 0:
+            raise ResultsError(
+                f"a target of {self.target} and a margin of {self.margin} leave nothing to be equal within"
+            )
+        return 1 if slack >= 1 else math.ceil(math.log(1 - self.confidence) / math.log(1 - slack))
+
+
+_FLOATS = ("target", "margin", "confidence")
+
+
+def select_run(run: Finished) -> pd.DataFrame:
+    """:func:`select` with what a complete run declares and recorded, its pipelines in the scenario's order."""
+    benchmark = run.manifest.resolved.get("benchmark")
+    if benchmark is None:
+        raise ResultsError(f"{run.folder}: its manifest does not say in 'resolved' which 'benchmark' ran")
+    points = select(run.outcomes, metric(benchmark), Equality.of(run.manifest), run.images)
+    order = [pipeline["name"] for pipeline in run.manifest.scenario_value("pipelines")]
+    return points.sort_values("pipeline", key=lambda p: p.map(order.index), kind="stable", ignore_index=True)
+
+
+def select(
+    outcomes: pa.Table, benchmark: Metric, equality: Equality, image_of: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Every point with its bytes and score, whether it is admissible, and each pipeline's selected one.
+
+    ``outcomes`` are the outcome rows (:class:`harness.records.OutcomeRow`) of one run; ``image_of`` maps samples to
+    pictures, and without it questions are clustered by their metric's group alone. A row each, by pipeline and bytes:
+
+    - ``pipeline``, ``point``, ``questions`` (N), ``clusters`` (K), ``payload_bytes`` and ``visual_tokens`` (means)
+    - ``score``, ``score_low`` and ``score_high`` (a two-sided percentile interval), ``score_max``, in the metric's unit
+    - ``relative_score`` and ``difference_low``, the lower bound of d_p, in units of the reference's score; null where
+      there are fewer than two clusters
+    - ``reference``, ``admissible``, ``selected``: a pipeline with no selected point does not reach the target
+
+    Raises ResultsError where points were not asked the same questions, or the reference is not one point, or scores 0.
+    """
+    rows = outcomes.to_pandas()
+    points = {key: p.sort_values("sample") for key, p in rows.groupby(["pipeline", "point"], sort=True)}
+    reference_key = _reference(list(points), equality.reference)
+    asked = points[reference_key]
+    for key, answers in points.items():
+        _refuse_other_questions(key, answers, reference_key, asked)
+
+    category, group = _words(asked["category"]), _words(asked["group"])
+    weights_BG, n_clusters = _resampled_weights(group, _pictures(asked, image_of), equality)
+    correct = {key: answers["correct"].to_numpy(dtype=np.bool_) for key, answers in points.items()}
+    score = {key: benchmark.score(category, group, right) for key, right in correct.items()}
+    score_B = {key: benchmark.resampled(category, group, right, weights_BG) for key, right in correct.items()}
+
+    unit = score[reference_key]
+    if not unit > 0:
+        raise ResultsError(
+            f"the reference {equality.reference} scores {unit:g}; nothing can be measured in units of that"
+        )
+    tail = (1 - equality.confidence) / 2
+    found = []
+    for key, answers in points.items():
+        difference_B = (score_B[key] - equality.target * score_B[reference_key]) / unit
+        spread = n_clusters > 1
+        low, high = np.nanquantile(score_B[key], [tail, 1 - tail]) if spread else (np.nan, np.nan)
+        found.append(
+            {
+                "pipeline": key[0],
+                "point": key[1],
+                "questions": len(answers),
+                "clusters": n_clusters,
+                "payload_bytes": answers["payload_bytes"].mean(),
+                "visual_tokens": answers["visual_tokens"].mean(),
+                "score": score[key],
+                "score_low": low,
+                "score_high": high,
+                "score_max": benchmark.max(category),
+                "relative_score": score[key] / unit,
+                "difference_low": np.nanquantile(difference_B, 1 - equality.confidence) if spread else np.nan,
+                "reference": key == reference_key,
+            }
+        )
+    table = pd.DataFrame(found)
+    table["admissible"] = table["difference_low"] >= -equality.margin
+    table = table.sort_values(
+        ["pipeline", "payload_bytes", "score", "point"], ascending=[True, True, False, True], ignore_index=True
+    )
+    table["selected"] = False
+    table.loc[table[table["admissible"]].drop_duplicates("pipeline").index, "selected"] = True
+    return table
+
+
+def _reference(points: list[tuple[str, str]], reference: str) -> tuple[str, str]:
+    keys = [key for key in points if key[0] == reference]
+    if len(keys) != 1:
+        pipelines = ", ".join(sorted({pipeline for pipeline, _ in points})) or "none"
+        raise ResultsError(
+            f"the reference {reference!r} has {len(keys)} operating points in the outcomes and must have one; "
+            f"the outcomes are of: {pipelines}"
+        )
+    return keys[0]
+
+
+def _refuse_other_questions(
+    key: tuple[str, str], answers: pd.DataFrame, reference_key: tuple[str, str], asked: pd.DataFrame
+) -> None:
+    """Raises ResultsError unless both answered the same samples, once each; both are sorted by sample."""
+    columns = ["sample", "category", "group", "truth"]
+    if len(answers) == len(asked) and (answers[columns].to_numpy() == asked[columns].to_numpy()).all():
+        if (repeated := answers["sample"].duplicated()).any():
+            raise ResultsError(f"{_name(key)} answered sample {answers['sample'][repeated].iloc[0]} twice")
+        return
+    other = sorted(set(answers["sample"]) ^ set(asked["sample"]))
+    example = f"sample {other[0]} is in one of them only" if other else "a sample differs in category, group or truth"
+    raise ResultsError(
+        f"{_name(key)} and the reference {_name(reference_key)} were not asked the same questions "
+        f"({len(answers)} and {len(asked)}; {example}); scores are compared on the same ones"
+    )
+
+
+def _name(key: tuple[str, str]) -> str:
+    return f"{key[0]} at {key[1]}"
+
+
+def _words(column: "pd.Series[str]") -> Words:
+    return column.to_numpy().astype(np.str_)
+
+
+def _pictures(asked: pd.DataFrame, image_of: Mapping[str, str] | None) -> Words | None:
+    if not image_of:
+        return None
+    if unknown := [sample for sample in asked["sample"] if sample not in image_of]:
+        raise ResultsError(f"sample {unknown[0]} has no picture on record, though {len(image_of)} others have")
+    return np.array([image_of[sample] for sample in asked["sample"]], dtype=np.str_)
+
+
+def _resampled_weights(group: Words, picture: Words | None, equality: Equality) -> tuple[Floats, int]:
+    """How often each group counts in each resample, (B, G) in the order of ``numpy.unique(group)``; and K.
+
+    The clusters are the connected components of questions that share a group or a picture. Each resample draws K of
+    them with replacement.
+    """
+    groups, group_N = np.unique(group, return_inverse=True)
+    n_groups = groups.size
+    if picture is None:
+        cluster_G, n_clusters = np.arange(n_groups), n_groups
+    else:
+        pictures, picture_N = np.unique(picture, return_inverse=True)
+        n_nodes = n_groups + pictures.size
+        shares = coo_array((np.ones(group_N.size), (group_N, n_groups + picture_N)), shape=(n_nodes, n_nodes))
+        n_clusters, component = connected_components(shares, directed=False)
+        cluster_G = component[:n_groups]
+    rng = np.random.default_rng(equality.seed)
+    n_B = equality.resamples
+    drawn_BK = rng.integers(n_clusters, size=(n_B, n_clusters)) + n_clusters * np.arange(n_B)[:, None]
+    weights_BK = np.bincount(drawn_BK.ravel(), minlength=n_B * n_clusters).reshape(n_B, n_clusters)
+    return weights_BK[:, cluster_G].astype(np.float64), int(n_clusters)
