@@ -34,7 +34,7 @@ MME_PERCEPTION = (
 )
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
-_ANSWER_IS = re.compile(r"\banswer\s+is\s+([A-Z])\b", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"\b(?i:answer\s+is)\s+([A-Z])\b")
 _WORD = re.compile(r"[^\W_]+")
 _TAIL_WORDS = 5
 

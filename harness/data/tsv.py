@@ -36,6 +36,7 @@ _BOM = b"\xef\xbb\xbf"
 class _Dialect(csv.excel_tab):
     strict = True
     lineterminator = "\n"
+    quoting = csv.QUOTE_ALL
 
 
 def read_tsv(path: str | os.PathLike[str], benchmark: str) -> "TsvSamples":

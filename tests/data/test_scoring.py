@@ -1,0 +1,277 @@
+"""Judging by exact match, and the metrics in closed form."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from harness.data.sample import Question
+from harness.data.scoring import MME_PERCEPTION, chosen_letter, judge, metric
+from harness.errors import DataError
+
+ANIMALS = {"A": "cat", "B": "dog", "C": "horse", "D": "a red bird"}
+NUMBERS = {"A": "2", "B": "12", "C": "three", "D": "none"}
+PHRASES = {"A": "turn left", "B": "turn right", "C": "stop at the line", "D": "keep going straight ahead"}
+
+# Options, generated answer, the letter that the rules read (None: none).
+CHOICES = [
+    # One letter among the words.
+    (ANIMALS, "A", "A"),
+    (ANIMALS, "B", "B"),
+    (ANIMALS, "D", "D"),
+    (ANIMALS, "A.", "A"),
+    (ANIMALS, "(C)", "C"),
+    (ANIMALS, "[D]", "D"),
+    (ANIMALS, "**B**", "B"),
+    (ANIMALS, "{C}", "C"),
+    (ANIMALS, "#D#", "D"),
+    (ANIMALS, "B!", "B"),
+    (ANIMALS, "Answer:C", "C"),
+    (ANIMALS, "B;", "B"),
+    (ANIMALS, "  C  ", "C"),
+    (ANIMALS, "C\n", "C"),
+    (ANIMALS, "B. dog", "B"),
+    (ANIMALS, "The answer is B.", "B"),
+    (ANIMALS, "I would choose D", "D"),
+    (ANIMALS, "D, because of this.", "D"),
+    (ANIMALS, "B because it has four legs", None),
+    (ANIMALS, "A A A", "A"),
+    # A letter that is no option, or no word of its own, is not read.
+    (ANIMALS, "E", None),
+    (ANIMALS, "a", None),
+    (ANIMALS, "b.", None),
+    (ANIMALS, "AB", None),
+    (ANIMALS, "B-C", None),
+    (ANIMALS, '"B"', None),
+    ({"A": "x", "B": "y"}, "C", None),
+    # Two letters: neither.
+    (ANIMALS, "A or B", None),
+    (ANIMALS, "A, B, C", None),
+    (ANIMALS, "A and D are both possible", None),
+    # Two letters, or one too far from the end: "answer is X" decides.
+    (ANIMALS, "Not A. The answer is B.", "B"),
+    (ANIMALS, "The answer is C and surely not one of the other three", "C"),
+    (ANIMALS, "The Answer is D rather than A, I would say at once", "D"),
+    (ANIMALS, "the answer is: B, not A", "B"),
+    (ANIMALS, "answer is cat or B or C", "A"),
+    (ANIMALS, "The answer is E, not A or B", None),
+    # The last five words, and the sixth.
+    (ANIMALS, "C one two three four", "C"),
+    (ANIMALS, "C one two three four five", None),
+    (ANIMALS, "C one two three four C", "C"),
+    # An option's text.
+    (ANIMALS, "cat", "A"),
+    (ANIMALS, "Dog", "B"),
+    (ANIMALS, "HORSE", "C"),
+    (ANIMALS, "a red bird", "D"),
+    (ANIMALS, "it is a horse.", "C"),
+    (ANIMALS, "red bird", None),
+    (ANIMALS, "cat and dog", None),
+    (ANIMALS, "no animal", None),
+    (ANIMALS, "", None),
+    (ANIMALS, "concatenate", "A"),
+    (PHRASES, "You must turn left here", "A"),
+    (PHRASES, "Stop at the line, then wait", "C"),
+    (PHRASES, "turn left, not turn right", None),
+    (PHRASES, "turn", None),
+    (NUMBERS, "12", None),
+    (NUMBERS, "2", "A"),
+    (NUMBERS, "There are three", "C"),
+    # An answer more than twice as long as the options together (21 characters) is not searched.
+    (ANIMALS, "horse " + "x" * 36, "C"),
+    (ANIMALS, "horse " + "x" * 37, None),
+    # A letter comes before a text.
+    (ANIMALS, "C cat", "C"),
+    (ANIMALS, "A dog", "A"),
+    # Options that skip a letter.
+    ({"A": "one", "C": "two"}, "C", "C"),
+    ({"A": "one", "C": "two"}, "B", None),
+]
+
+# Truth, generated answer, whether it is right.
+YES_NO = [
+    ("Yes", "Yes", True),
+    ("Yes", "yes.", True),
+    ("Yes", "YES!", True),
+    ("Yes", "Yes, there is.", True),
+    ("Yes", "No", False),
+    ("No", "no", True),
+    ("No", "No, there is none.", True),
+    ("No", "Yes", False),
+    ("Yes", "Yes and no", False),
+    ("No", "Yes and no", False),
+    ("No", "I do not know", False),
+    ("No", "There is nothing", False),
+    ("Yes", "yesterday", False),
+    ("No", "none", False),
+    ("Yes", "", False),
+    ("Yes", "yes_no", False),
+]
+
+OPEN = [
+    ("Kerb", "kerb", True),
+    ("42", " 42. ", True),
+    ("two words", "Two  words", True),
+    ("42", "421", False),
+    ("kerb", "the kerb", False),
+    ("kerb", "", False),
+]
+
+
+@pytest.mark.parametrize(("options", "answer", "letter"), CHOICES)
+def test_letter_that_the_rules_read(options, answer, letter):
+    """Each golden answer means the letter that the written rules give."""
+    assert chosen_letter(options, answer) == letter
+    for truth in options:
+        assert judge(Question(text="?", kind="choice", options=options), truth, answer) == (letter == truth)
+
+
+@pytest.mark.parametrize(("truth", "answer", "right"), YES_NO)
+def test_yes_or_no_as_a_word(truth, answer, right):
+    """Yes/no answers count when exactly one of the two words stands in them."""
+    assert judge(Question(text="?", kind="yes_no"), truth, answer) is right
+
+
+@pytest.mark.parametrize(("truth", "answer", "right"), OPEN)
+def test_open_answers(truth, answer, right):
+    """Open answers equal the truth but for case, spacing and punctuation at the ends."""
+    assert judge(Question(text="?", kind="open"), truth, answer) is right
+
+
+@given(st.sampled_from("ABCD"), st.text(st.sampled_from(".()[],:;!*#{} \n"), max_size=12))
+def test_punctuation_never_hides_a_letter(letter, marks):
+    """A letter wrapped in any of the listed marks is still read."""
+    assert chosen_letter(PHRASES, marks + letter + marks) == letter
+
+
+def rows(*answers):
+    """Category, group and verdict of some answers, as arrays."""
+    category, group, correct = zip(*answers, strict=True)
+    return np.array(category), np.array(group), np.array(correct)
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    """Three of four right is 75 %."""
+    assert metric("RealWorldQA").score(*rows(("x", "1", 1), ("x", "2", 1), ("y", "3", 0), ("y", "4", 1))) == 75.0
+
+
+def test_mme_adds_accuracy_and_pairs_of_each_subtask():
+    """A subtask with two images, one with both answers right, scores 75 + 50; a subtask all wrong 0."""
+    answers = rows(
+        ("count", "count/1", 1),
+        ("count", "count/1", 1),
+        ("count", "count/2", 1),
+        ("count", "count/2", 0),
+        ("color", "color/1", 0),
+        ("color", "color/1", 0),
+    )
+    assert metric("MME").score(*answers) == pytest.approx(125.0)
+    assert metric("MME").max(answers[0]) == 400.0
+
+
+def test_mme_is_perception_alone():
+    """Cognition does not count, and all ten perception subtasks right are MME's 2000."""
+    categories = [*MME_PERCEPTION, "code_reasoning", "commonsense_reasoning"]
+    answers = rows(*((c, f"{c}/{i}", c in MME_PERCEPTION) for c in categories for i in range(3) for _ in "ab"))
+    assert metric("MME").score(*answers) == pytest.approx(2000.0)
+    assert metric("MME").max(answers[0]) == 2000.0
+    assert metric("GlimpseQA").max(answers[0]) == 2400.0
+
+
+def test_mme_without_perception_is_refused():
+    """A run with no subtask that counts has no score, rather than zero."""
+    with pytest.raises(ValueError, match="no answer belongs to a subtask"):
+        metric("MME").score(*rows(("code_reasoning", "1", 1)))
+
+
+def test_a_pair_lies_in_one_subtask():
+    """A group that spans two categories is refused."""
+    with pytest.raises(ValueError, match="spans two categories"):
+        metric("GlimpseQA").score(*rows(("count", "1", 1), ("color", "1", 1)))
+
+
+def test_mmbench_wants_every_rotation_right():
+    """Of three questions one is right in all its rotations."""
+    answers = rows(("x", "1", 1), ("x", "1", 1), ("x", "2", 1), ("x", "2", 0), ("x", "3", 0))
+    assert metric("MMBench_DEV_EN").score(*answers) == pytest.approx(100 / 3)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "sample", "image", "category", "group"),
+    [
+        ("RealWorldQA", "17", "9", "x", "17"),
+        ("MMBench_DEV_EN", "3000017", "9", "x", "17"),
+        ("MMBench_DEV_EN", "17", "9", "x", "17"),
+        ("MME", "17", "a.jpg", "count", "count/a.jpg"),
+        ("GlimpseQA", "17", "a", "colour", "colour/a"),
+    ],
+)
+def test_what_a_benchmark_groups(benchmark, sample, image, category, group):
+    """Questions, rotations and pairs are told apart as each benchmark's scoring has it."""
+    assert metric(benchmark).group_of(sample, image, category) == group
+
+
+def test_rotations_need_whole_numbers():
+    """MMBench's rotations cannot be told from an index that is no number."""
+    with pytest.raises(DataError, match="'x1' is not a whole number"):
+        metric("MMBench_DEV_EN").group_of("x1", "9", "")
+
+
+def test_unknown_benchmarks_list_the_known():
+    """A benchmark without a metric is refused, and the error names those that have one."""
+    with pytest.raises(DataError, match=r"unknown benchmark 'RealWorld'; known: .*RealWorldQA"):
+        metric("RealWorld")
+
+
+def test_shapes_that_do_not_agree_are_refused():
+    """Weights for another number of groups are a mistake of the caller's."""
+    with pytest.raises(ValueError, match="do not go together"):
+        metric("RealWorldQA").resampled(np.array(["x"]), np.array(["1"]), np.array([True]), np.ones((2, 3)))
+
+
+BENCHMARKS = ["RealWorldQA", "MMBench_DEV_EN", "GlimpseQA"]
+
+
+@st.composite
+def runs(draw):
+    """Outcomes in 1 to 4 subtasks of 1 to 6 groups of 1 to 3 answers, in any order."""
+    answers = []
+    for subtask in range(draw(st.integers(1, 4))):
+        for group in range(draw(st.integers(1, 6))):
+            right = draw(hnp.arrays(np.bool_, draw(st.integers(1, 3))))
+            answers += [(f"c{subtask}", f"{subtask}/{group}", r) for r in right]
+    return rows(*draw(st.permutations(answers)))
+
+
+@given(runs(), st.sampled_from(BENCHMARKS))
+def test_bounds_and_order(run, benchmark):
+    """Every score lies between 0 and its maximum, reaches it when all is right, and ignores the rows' order."""
+    category, group, correct = run
+    its = metric(benchmark)
+    best = its.max(category)
+    assert 0 <= its.score(*run) <= best + 1e-9
+    assert its.score(category, group, np.ones_like(correct)) == pytest.approx(best)
+    assert its.score(category, group, np.zeros_like(correct)) == 0
+    back = slice(None, None, -1)
+    assert its.score(category[back], group[back], correct[back]) == pytest.approx(its.score(*run))
+
+
+@given(runs(), st.sampled_from(BENCHMARKS), st.data())
+def test_a_weight_counts_its_group_so_many_times(run, benchmark, data):
+    """Resampling by weights is the score of the rows with each group repeated as often as its weight says."""
+    category, group, correct = run
+    names = np.unique(group)
+    counts = data.draw(hnp.arrays(np.int64, names.size, elements=st.integers(0, 3)))
+    repeated = [
+        (c, f"{g}#{copy}", r)
+        for c, g, r in zip(category, group, correct, strict=True)
+        for copy in range(counts[np.searchsorted(names, g)])
+    ]
+    its = metric(benchmark)
+    (found,) = its.resampled(category, group, correct, counts[None].astype(float))
+    if not repeated:
+        assert np.isnan(found)
+        return
+    lost = len(np.unique(category)) / len({c for c, _, _ in repeated}) if benchmark == "GlimpseQA" else 1
+    assert found == pytest.approx(its.score(*rows(*repeated)) * lost)

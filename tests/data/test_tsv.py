@@ -1,0 +1,317 @@
+"""Reading and writing VLMEvalKit's TSV."""
+
+import base64
+import io
+import itertools
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from harness.data.sample import Question, Sample
+from harness.data.tsv import read_tsv, write_tsv
+from harness.errors import DataError
+
+SHARED = Path(__file__).parents[2] / "../shared/data/vqa/MMBench_samples.tsv"
+
+
+def png(colour="red", size=(9, 7)):
+    """A picture of one colour as a file."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+RED = base64.b64encode(png()).decode()
+HEADER = "index\timage\tquestion\tA\tB\tanswer\tcategory\n"
+FIRST = f"1\t{RED}\tWhich?\tcat\tdog\tB\tanimals\n"
+
+
+@pytest.fixture
+def tsv(tmp_path):
+    """Writes a file's text or bytes, and returns its path."""
+    path = tmp_path / "RealWorldQA.tsv"
+
+    def write(text):
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_a_row_becomes_a_sample(tsv):
+    """Every column lands where it belongs, and the image is the original file, byte for byte."""
+    text = f"index\timage\tquestion\thint\tA\tB\tC\tanswer\tcategory\n7\t{RED}\tWhich?\tLook.\tcat\tdog\t\tB\tanimals\n"
+    (sample,) = read_tsv(tsv(text), "RealWorldQA")
+    assert sample == Sample(
+        id="7",
+        image_id="7",
+        image_bytes=png(),
+        question=Question(text="Which?", kind="choice", options={"A": "cat", "B": "dog"}, hint="Look."),
+        truth="B",
+        category="animals",
+        group="7",
+    )
+    assert sample.image().size == (9, 7)
+
+
+def test_short_image_values_refer_to_rows(tsv):
+    """A row may show another row's image, whichever of the two comes first."""
+    samples = read_tsv(tsv(HEADER + "1\t2\tWhich?\tcat\tdog\tA\tx\n2" + FIRST[1:]), "RealWorldQA")
+    assert [s.image_id for s in samples] == ["2", "2"]
+    assert samples[0].image_bytes == samples[1].image_bytes == png()
+
+
+def test_mme_pairs_share_a_picture(tsv):
+    """MME's rows are yes/no questions, grouped by subtask and image_path."""
+    rows = "".join(
+        f"{i}\t{RED}\tIs it?\t{a}\tcount\tp/{i // 2}.jpg\n" for i, a in enumerate(("Yes", "No", "YES", "no"))
+    )
+    samples = read_tsv(tsv("index\timage\tquestion\tanswer\tcategory\timage_path\n" + rows), "MME")
+    assert [s.truth for s in samples] == ["Yes", "No", "Yes", "No"]
+    assert {s.question.kind for s in samples} == {"yes_no"}
+    assert [s.group for s in samples] == ["count/p/0.jpg"] * 2 + ["count/p/1.jpg"] * 2
+
+
+def test_quoted_fields_hold_tabs_line_ends_and_quotes(tsv):
+    """Offsets follow rows, not lines: the row after a quoted field with line ends is still found."""
+    rows = '1\tIMAGE\t"a\tb\nc ""d""\r\ne"\tcat\tdog\tB\tx\n2\tIMAGE\tNext?\tcat\tdog\tA\tx\n'.replace("IMAGE", RED)
+    samples = read_tsv(tsv(HEADER + rows), "RealWorldQA")
+    assert samples[1].question.text == "Next?"
+    assert samples[0].question.text == 'a\tb\nc "d"\r\ne'
+
+
+@pytest.mark.parametrize(
+    "dressed",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: b"\n\n" + text.replace(b"\n", b"\n\n"),
+        lambda text: text.rstrip(b"\n"),
+        lambda text: text.replace(RED.encode(), f"['{RED}']".encode()),
+    ],
+    ids=["byte order mark", "CR/LF", "blank lines", "no last line end", "a list of one image"],
+)
+def test_harmless_differences(tsv, dressed):
+    """What differs only in how it was saved reads the same."""
+    (sample,) = read_tsv(tsv(dressed((HEADER + FIRST).encode())), "RealWorldQA")
+    assert (sample.id, sample.truth, sample.image_bytes) == ("1", "B", png())
+
+
+DAMAGE = [
+    (b"", "the file is empty; a header with index, image, question, answer is wanted"),
+    (HEADER, "there is a header and no row"),
+    ("index\tquestion\tanswer\n", "line 1: the header lacks image"),
+    ("a,b,c\n1,2,3\n", "line 1: the header lacks index, image, question, answer.*'a,b,c'"),
+    (HEADER.replace("category", "answer") + FIRST, "line 1: the header names the column 'answer' twice"),
+    (HEADER + FIRST + "2\tx\n", "line 3: the row has 2 fields and the header 7; its first is '2'"),
+    (HEADER + FIRST.rstrip("\n") + "\textra\n", "line 2: the row has 8 fields and the header 7"),
+    (HEADER + FIRST[1:], "line 2: column 'index': '' is no index"),
+    (HEADER + FIRST + FIRST, "line 3: column 'index': '1' is already the index of line 2"),
+    (HEADER + FIRST.replace(RED, RED[:70]), r"line 2: column 'image': '.{37}\.\.\.' is not base64"),
+    (HEADER + FIRST.replace(RED, "é" * 80), r"line 2: column 'image': .* is not base64"),
+    (
+        HEADER + FIRST.replace(RED, "nowhere"),
+        "line 2: column 'image': 'nowhere' is not the index of a row with an image",
+    ),
+    (HEADER + FIRST.replace(RED, "1"), "line 2: column 'image': '1' is not the index of a row with an image"),
+    (HEADER + FIRST.replace(RED, ""), "line 2: column 'image': '' is not the index of a row with an image"),
+    (HEADER + FIRST.replace(RED, f"['{RED}','{RED}']"), "line 2: column 'image': .* is a list of 2 images"),
+    (HEADER + FIRST.replace("\tB\t", "\tE\t"), "line 2: column 'answer': 'E' is not among the options A, B"),
+    (HEADER + FIRST.replace("\tB\t", "\t\t"), "line 2: column 'answer': '' is not among the options A, B"),
+    (f"index\timage\tquestion\tanswer\n1\t{RED}\tWhy?\t\n", "line 2: column 'answer': '' is no answer"),
+    (HEADER + FIRST.replace("Which?", " "), "line 2: column 'question': ' ' is no question"),
+    (HEADER + FIRST.replace("Which?", "Wh\0ch?"), "line 2: there is a NUL at place"),
+    ((HEADER + FIRST).encode("utf-16"), "line 1: byte 0xff at place 1 of the line is not UTF-8"),
+    ((HEADER + FIRST).replace("dog", "chien abîmé").encode("latin-1"), "line 2: byte 0xee at place .* is not UTF-8"),
+    (HEADER + FIRST.replace("Which?", '"Which?'), "line 2: the row that begins here is not tab-separated text"),
+    (HEADER + FIRST + FIRST.replace("Which?", '"Wh"ich?'), "line 3: the row that begins here is not tab-separated"),
+    ((HEADER + FIRST).replace("\n", "\r"), "line 1: the row that begins here is not tab-separated"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), DAMAGE)
+def test_damage_is_named_with_its_place(tsv, text, sentence):
+    """Every kind of damage is refused when the file is opened, with one sentence that says where it is."""
+    path = tsv(text)
+    with pytest.raises(DataError, match=sentence) as refusal:
+        read_tsv(path, "RealWorldQA")
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"no picture" * 20, png(size=(900, 700))[:-900], b"\x89PNG\r\n\x1a\n" + bytes(100)]
+)
+def test_an_image_that_does_not_decode(tsv, content):
+    """A picture is checked when its sample is asked for, and the error names file, line and column."""
+    path = tsv(HEADER + FIRST.replace(RED, base64.b64encode(content).decode()))
+    samples = read_tsv(path, "RealWorldQA")
+    with pytest.raises(DataError, match=r"RealWorldQA.tsv: line 2: column 'image': .*cannot be decoded"):
+        samples[0]
+
+
+def test_what_is_no_file(tmp_path):
+    """A directory and an absent file are refused in one sentence."""
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        read_tsv(tmp_path, "RealWorldQA")
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_tsv(tmp_path / "absent.tsv", "RealWorldQA")
+
+
+def test_a_file_cut_while_in_use(tsv):
+    """A row that has gone since the file was opened is an error, not another row."""
+    path = tsv(HEADER + FIRST + "2" + FIRST[1:])
+    samples = read_tsv(path, "RealWorldQA")
+    tsv(HEADER + FIRST)
+    with pytest.raises(DataError, match="line 3 is no longer there"):
+        samples[1]
+
+
+def test_it_is_a_sequence(tsv):
+    """Length, negative indices, slices and iteration are those of a list of the same samples."""
+    samples = read_tsv(tsv(HEADER + "".join(f"{i}{FIRST[1:]}" for i in range(7))), "RealWorldQA")
+    listed = list(samples)
+    assert len(samples) == len(listed) == 7
+    assert samples[-2] == listed[-2]
+    assert list(samples[5:1:-2]) == listed[5:1:-2]
+    assert list(samples[2:][1:3]) == listed[2:][1:3]
+    with pytest.raises(IndexError):
+        samples[7]
+
+
+ids = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=64)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
+pictures = st.sampled_from([("red", png("red")), ("blue", png("blue"))])
+
+
+@st.composite
+def benchmarks(draw):
+    """One to five samples of any kind of question, with any text that UTF-8 holds."""
+    samples = []
+    for number in draw(st.lists(ids, min_size=1, max_size=5, unique=True)):
+        kind = draw(st.sampled_from(["choice", "yes_no", "open"]))
+        options = {}
+        if kind == "choice":
+            options = dict(zip("ABCDEFGH", draw(st.lists(texts, min_size=1, max_size=8)), strict=False))
+        truth = draw(
+            {
+                "choice": st.sampled_from(sorted(options) or [""]),
+                "yes_no": st.sampled_from(["Yes", "No"]),
+                "open": texts.map(str.strip).filter(lambda text: text and text.lower() not in ("yes", "no")),
+            }[kind]
+        )
+        image_id, image = draw(pictures)
+        text = draw(texts.filter(str.strip))
+        samples.append(
+            Sample(
+                id=number,
+                image_id=image_id,
+                image_bytes=image,
+                question=Question(text=text, kind=kind, options=options, hint=draw(st.just("") | texts)),
+                truth=truth,
+                category=draw(st.just("") | texts),
+                group=draw(texts),
+            )
+        )
+    return samples
+
+
+@settings(max_examples=60)
+@given(benchmarks())
+def test_what_is_written_is_read_back(tmp_path_factory, samples):
+    """Writing and reading are inverse, field by field, whatever text the fields hold."""
+    path = tmp_path_factory.getbasetemp() / "round.tsv"
+    write_tsv(path, samples)
+    assert list(read_tsv(path, "RealWorldQA")) == samples
+
+
+def sample(number="1", image=None):
+    """A sample of the one picture ``i``."""
+    return Sample(
+        id=number,
+        image_id="i",
+        image_bytes=image or png(),
+        question=Question(text="?", kind="yes_no"),
+        truth="Yes",
+        category="",
+        group="g",
+    )
+
+
+@pytest.mark.parametrize("unwritable", [sample("x" * 65), sample(image=b"GIF89a")])
+def test_the_file_appears_whole_or_not_at_all(tmp_path, unwritable):
+    """A sample that the form cannot hold leaves the old file as it was, and nothing beside it."""
+    path = tmp_path / "b.tsv"
+    write_tsv(path, [sample()])
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="has 1 to 64 characters"):
+        write_tsv(path, [unwritable])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_an_image_is_written_once(tmp_path):
+    """Samples of one picture hold its bytes once, and refer to it otherwise."""
+    picture = png(size=(400, 300))
+    write_tsv(tmp_path / "b.tsv", [sample(str(i), picture) for i in range(10)])
+    assert (tmp_path / "b.tsv").stat().st_size < 1.5 * len(base64.b64encode(picture)) + 1000
+
+
+MEASURE = """
+import resource, sys
+from harness.data.tsv import read_tsv
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+samples = read_tsv(sys.argv[1], "RealWorldQA")
+total = sum(len(sample.image_bytes) for sample in samples)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(samples), total, after * 1024, (after - before) * 1024)
+"""
+
+
+def test_a_300_mb_file_is_read_under_300_mb(tmp_path):
+    """Reading every sample of a 300 MB file takes a few rows of memory, and under 300 MB with Python and Pillow."""
+    path = tmp_path / "large.tsv"
+    file = io.BytesIO()
+    Image.effect_noise((640, 640), 80).convert("RGB").save(file, "BMP")
+    row = f"\t{base64.b64encode(file.getvalue()).decode()}\tWhich?\tcat\tdog\tB\tanimals\n"
+    n_rows = -(-300_000_000 // len(row))
+    with path.open("w", encoding="utf-8") as out:
+        out.write(HEADER)
+        out.writelines(f"{number}{row}" for number in range(n_rows))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+    count, total, peak, grown = map(int, done.stdout.split())
+    assert path.stat().st_size >= 300_000_000
+    assert (count, total) == (n_rows, n_rows * len(file.getvalue()))
+    assert peak < 300_000_000
+    assert grown < 60_000_000
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa is not here")
+def test_real_questions():
+    """MMBench's published samples: quoted options with line ends, options left out, images of several sizes."""
+    samples = read_tsv(SHARED, "MMBench_DEV_EN")
+    assert len(samples) == 20
+    assert {s.question.kind for s in samples} == {"choice"}
+    assert samples[0].question.options["B"].count("\n") >= 2
+    assert [len(s.question.options) for s in samples].count(3) == 2
+    assert [s.group for s in samples] == [s.id for s in samples]
+    for s in itertools.islice(samples, 5):
+        assert s.image_bytes.startswith(b"\xff\xd8")
+        assert min(s.image().size) > 50
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa is not here")
+def test_real_questions_written_and_read(tmp_path):
+    """A published file survives being written by this project."""
+    samples = read_tsv(SHARED, "MMBench_DEV_EN")
+    write_tsv(tmp_path / "again.tsv", samples)
+    assert list(read_tsv(tmp_path / "again.tsv", "MMBench_DEV_EN")) == list(samples)
