@@ -6,14 +6,25 @@ lost to rounding, also where capacity comes in whole packets.
 """
 
 import math
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from harness.channel.contract import Channel
 from harness.scenario.replay import Wire
 
+Count = TypeVar("Count", int, npt.NDArray[np.int64])
 
-def wire_bytes(wire: Wire, n_bytes: int) -> int:
+
+def wire_bytes(wire: Wire, n_bytes: Count) -> Count:
     """The bytes on the wire for a payload of ``n_bytes``: one header a segment, begun segments included."""
-    return n_bytes + wire.header_bytes * math.ceil(n_bytes / wire.segment_bytes)
+    return n_bytes + wire.header_bytes * -(-n_bytes // wire.segment_bytes)
+
+
+def in_rounds(wire: Wire) -> bool:
+    """Whether a payload leaves in windows, each waiting for an acknowledgement; without a round trip none waits."""
+    return wire.slow_start and wire.propagation_s > 0
 
 
 class Link:
@@ -32,7 +43,7 @@ class Link:
 
         Propagation is not in it: the link is free again before the bytes arrive.
         """
-        if self.wire.slow_start and self.wire.propagation_s:
+        if in_rounds(self.wire):
             return self._send_in_rounds(ready_s, n_bytes)
         return self._transmit(ready_s, wire_bytes(self.wire, n_bytes))
 

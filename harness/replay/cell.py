@@ -8,13 +8,17 @@ import pyarrow as pa
 
 from harness.channel.contract import Channel
 from harness.channel.opening import open_channel
+from harness.errors import ScenarioError, TraceError
 from harness.records import RequestRow, schema
 from harness.replay.profile import Profile
 from harness.replay.system import Instants, System
 from harness.replay.workload import Stream, Workload, stream, workload
-from harness.scenario.replay import Replay, Uplink
+from harness.scenario.replay import Replay, TraceUplink, Uplink
 
 Engine = Literal["auto", "simpy", "vector"]
+
+_WORTH_COMPILING = 20_000
+"""Requests from which loading the compiled path pays."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +39,37 @@ def replay(profile: Profile, cell: Cell, *, engine: Engine = "auto") -> pa.Table
     for an uplink's file, ScenarioError for recorded arrivals, that cannot be read.
     """
     load = workload(profile, cell.spec, cell.users, cell.seed)
-    instants = System(profile, load, cell.spec, cell.uplink.wire, channels(cell)).run()
-    return request_rows(profile, cell, load, instants)
+    return request_rows(profile, cell, load, _instants(profile, cell, load, engine))
+
+
+def _instants(profile: Profile, cell: Cell, load: Workload, engine: Engine) -> Instants:
+    links = channels(cell)
+    if engine == "vector" or (engine == "auto" and len(load.row) >= _WORTH_COMPILING):
+        # What is compiled takes a second to load: not for a handful of requests.
+        from harness.replay import vector
+
+        if vector.applies(cell.spec, cell.users):
+            return vector.run(profile, load, cell.spec, cell.uplink.wire, links)
+        if engine == "vector":
+            raise ScenarioError(
+                "the vectorised path does not apply to a timeout, to batches, or to a closed loop whose users meet"
+            )
+    return System(profile, load, cell.spec, cell.uplink.wire, links).run()
 
 
 def channels(cell: Cell) -> list[Channel]:
     """A channel for every user, or the one that all share."""
     n = cell.users if cell.spec.sharing == "own" else 1
-    return [open_channel(cell.uplink, stream(cell.seed, Stream.CHANNEL, user)) for user in range(n)]
+    opened = [open_channel(cell.uplink, stream(cell.seed, Stream.CHANNEL, user)) for user in range(n)]
+    if isinstance(cell.uplink, TraceUplink) and (cell.spec.sharing == "processor" or cell.uplink.wire.burst_bytes):
+        from harness.channel.varying import Packets
+
+        if isinstance(opened[0], Packets):
+            raise TraceError(
+                f"{cell.uplink.file}: carries whole packets, which neither sharing: processor nor a burst divides; "
+                "import it as rates with 'harness trace import --bin 100ms'"
+            )
+    return opened
 
 
 def request_rows(profile: Profile, cell: Cell, load: Workload, instants: Instants) -> pa.Table:

@@ -7,9 +7,11 @@ which SimPy happened to process simultaneous events.
 
 import heapq
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import simpy
+
+from harness.channel.sharing import Sharing
 
 DEVICE, UPLINK, SERVER = 2, 3, 4
 """Ranks: SimPy's own events have the priorities 0 and 1, and are all processed before a station picks."""
@@ -93,7 +95,7 @@ class Station:
         if (at_s := self.finish(job)) < float("inf"):
             self.env.put(job, at_s)
 
-    def _done(self, job: simpy.Event) -> None:
+    def _done(self, _: simpy.Event) -> None:
         self._free += 1
         if self.waiting:
             self._pick_later()
@@ -122,3 +124,71 @@ class Abortable(Station):
     def _done(self, job: simpy.Event) -> None:
         if not (isinstance(job, Job) and job.gave_up):
             super()._done(job)
+
+
+class Batches(Station):
+    """Servers that each take up to ``max_batch`` jobs at once; a batch that is not full waits for ``window_s``.
+
+    ``finish`` is asked for the whole batch.
+    """
+
+    def __init__(
+        self, env: Calendar, capacity: int, max_batch: int, window_s: float, finish: Callable[[list[Job]], float]
+    ) -> None:
+        super().__init__(env, capacity, SERVER, lambda job: finish([job]))
+        self._max_batch = max_batch
+        self._window_s = window_s
+        self._finish_batch = finish
+
+    def _pick(self, _: simpy.Event) -> None:
+        self._picking = False
+        self.waiting = sorted(job for job in self.waiting if not job.gave_up)
+        while self._free and self.waiting:
+            closes_s = self.waiting[0].ready_s + self._window_s
+            if len(self.waiting) < self._max_batch and self.env.now < closes_s:
+                self.env.at(closes_s, priority=self.rank).callbacks.append(self._pick)
+                return
+            batch, self.waiting = self.waiting[: self._max_batch], self.waiting[self._max_batch :]
+            self._free -= 1
+            batch[0].callbacks.insert(0, self._done)
+            at_s = self._finish_batch(batch)
+            for job in batch:
+                job.started = True
+                self.env.put(job, at_s)
+
+
+class SharedUplink:
+    """A link that serves all present jobs at equal shares of its rate."""
+
+    def __init__(self, env: Calendar, sharing: Sharing, on_wire: Callable[[int], int]) -> None:
+        self.env = env
+        self._sharing = sharing
+        self._on_wire = on_wire
+        self._jobs: dict[int, Job] = {}
+        self._version = 0
+
+    def serve(self, index: int, work: Any) -> Job:
+        """The event that request ``index`` has left."""
+        job = self._jobs[index] = Job(self.env, index, work)
+        self._sharing.join(self.env.now, index, self._on_wire(work))
+        self._await_departure()
+        return job
+
+    def leave(self, job: Job) -> None:
+        """Give up a transfer; the others share what it leaves."""
+        if self._jobs.pop(job.index, None) is not None:
+            self._sharing.give_up(self.env.now, job.index)
+            self._await_departure()
+
+    def _await_departure(self) -> None:
+        self._version += 1
+        if (departure := self._sharing.next_departure()) is not None:
+            at_s, index = departure
+            self.env.at(at_s, (self._version, index)).callbacks.append(self._depart)
+
+    def _depart(self, event: simpy.Event) -> None:
+        version, index = cast("tuple[int, int]", event.value)
+        if version == self._version:
+            self._sharing.depart(self.env.now)
+            self.env.put(self._jobs.pop(index), self.env.now)
+            self._await_departure()

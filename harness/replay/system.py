@@ -10,9 +10,10 @@ import numpy as np
 import simpy
 
 from harness.channel.contract import Channel
-from harness.channel.link import Link
+from harness.channel.link import Link, wire_bytes
+from harness.channel.sharing import Sharing
 from harness.replay.profile import Floats, Profile
-from harness.replay.station import DEVICE, SERVER, UPLINK, Abortable, Calendar, Job, Station
+from harness.replay.station import DEVICE, SERVER, UPLINK, Abortable, Batches, Calendar, Job, SharedUplink, Station
 from harness.replay.workload import Workload
 from harness.scenario.replay import ClosedLoop, Replay, Wire
 
@@ -49,7 +50,7 @@ class System:
         self._server_s = profile.server_s[load.row].tolist()
         self._devices = [Abortable(self.env, DEVICE, self._computed) for _ in range(load.users)]
         self._uplinks = [self._uplink(channel) for channel in channels]
-        self._server = Station(self.env, spec.servers, SERVER, self._computed)
+        self._server = self._pool(profile)
 
     def run(self) -> Instants:
         """Replay the workload; returns the instants of its requests."""
@@ -58,9 +59,25 @@ class System:
         self.env.run()
         return self.instants
 
-    def _uplink(self, channel: Channel) -> Station:
+    def _uplink(self, channel: Channel) -> Station | SharedUplink:
+        if self.spec.sharing == "processor":
+            return SharedUplink(self.env, Sharing(channel), lambda n_bytes: wire_bytes(self.wire, n_bytes))
         link = Link(channel, self.wire)
         return Abortable(self.env, UPLINK, lambda job: link.send(job.ready_s, job.work), link.give_up)
+
+    def _pool(self, profile: Profile) -> Station:
+        batching, servers = self.spec.batching, self.spec.servers
+        if batching is None:
+            return Station(self.env, servers, SERVER, self._computed)
+        together = np.isin(profile.server_stages, batching.together)
+
+        def finish(batch: list[Job]) -> float:
+            stage_s = profile.server_stage_s[self.load.row[[job.index for job in batch]]]
+            in_turn, at_once = stage_s.sum(axis=0), stage_s.max(axis=0)
+            at_once = at_once + batching.marginal * (in_turn - at_once)
+            return self.env.now + float(np.where(together, at_once, in_turn).sum())
+
+        return Batches(self.env, servers, batching.max_batch, batching.window_s, finish)
 
     def _computed(self, job: Job) -> float:
         return float(self.env.now + job.work)
@@ -112,7 +129,7 @@ class System:
             yield env.at(env.now + self.spec.answer.seconds)
         seen.answered_s[index] = env.now
 
-    def _through(self, station: Station, index: int, work: float) -> Steps:
+    def _through(self, station: Station | SharedUplink, index: int, work: float) -> Steps:
         job = station.serve(index, work)
         try:
             yield job

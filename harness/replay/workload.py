@@ -93,9 +93,8 @@ def _recorded(arrivals: Recorded, users: int) -> list[Floats]:
     try:
         table = pyarrow.csv.read_csv(arrivals.file)
         at_s = table["at_s"].cast(pa.float64()).to_numpy()
-        user = (
-            table["user"].cast(pa.int64()).to_numpy() if "user" in table.column_names else np.arange(len(at_s)) % users
-        )
+        named = "user" in table.column_names
+        user = table["user"].cast(pa.int64()).to_numpy() if named else np.arange(len(at_s)) % users
     except OSError as error:
         raise ScenarioError(f"{arrivals.file}: cannot be read: {error}") from None
     except (KeyError, pa.ArrowInvalid) as error:
@@ -103,7 +102,8 @@ def _recorded(arrivals: Recorded, users: int) -> list[Floats]:
     if not len(at_s) or not np.isfinite(at_s).all() or at_s.min() < 0:
         raise ScenarioError(f"{arrivals.file}: the column at_s must hold instants from 0 s on, and at least one")
     if user.min() < 0 or user.max() >= users:
+        found = f"{user.min()} to {user.max()}"
         raise ScenarioError(
-            f"{arrivals.file}: the column user holds {user.min()} to {user.max()}; with {users} users it is 0 to {users - 1}"
+            f"{arrivals.file}: the column user holds {found}; with {users} users it is 0 to {users - 1}"
         )
     return [np.sort(at_s[user == u]) for u in range(users)]

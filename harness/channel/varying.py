@@ -1,0 +1,89 @@
+"""Links whose capacity varies: spans of constant rate, or chances to send whole packets."""
+
+import dataclasses
+import math
+from typing import Self
+
+import numpy as np
+
+from harness.channel import capacity
+from harness.channel.capacity import Floats
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Pieces:
+    """A link of S spans of constant rate that begins ``offset_s`` into them.
+
+    ``at_s`` (S + 1,) are the edges, from 0; ``rate_bps`` (S,) the rates, 0 in an outage. Looped, the spans repeat for
+    ever; else nothing is carried after the last.
+    """
+
+    at_s: Floats
+    rate_bps: Floats
+    loop: bool
+    offset_s: float = 0.0
+    sum_bits: Floats = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        sums = np.concatenate([[0.0], np.cumsum(self.rate_bps * np.diff(self.at_s))])
+        object.__setattr__(self, "sum_bits", sums)
+
+    @property
+    def period_s(self) -> float:
+        """When the last span ends."""
+        return float(self.at_s[-1])
+
+    @property
+    def arrays(self) -> tuple[Floats, Floats, Floats, bool]:
+        """What the compiled functions take."""
+        return self.at_s, self.rate_bps, self.sum_bits, self.loop
+
+    def from_offset(self, offset_s: float) -> Self:
+        """The same link, begun elsewhere; the arrays are shared."""
+        shifted = object.__new__(type(self))
+        for field in dataclasses.fields(self):
+            object.__setattr__(shifted, field.name, getattr(self, field.name))
+        object.__setattr__(shifted, "offset_s", offset_s)
+        return shifted
+
+    def finish(self, start_s: float, n_bytes: float) -> float:
+        """When the last of ``n_bytes`` leaves; infinity if never."""
+        return capacity.pieces_finish(start_s + self.offset_s, 8.0 * n_bytes, *self.arrays) - self.offset_s
+
+    def bits(self, start_s: float, end_s: float) -> float:
+        """The capacity between two instants."""
+        by_end = capacity.pieces_carried(end_s + self.offset_s, *self.arrays)
+        return by_end - capacity.pieces_carried(start_s + self.offset_s, *self.arrays)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Packets:
+    """A link of K chances, each to send ``packet_bytes`` at once, that begins ``offset_s`` into them.
+
+    ``at_s`` (K,) is non-decreasing and repeats after ``period_s`` if looped. A chance that finds nothing to send is
+    lost, as in Mahimahi; what a transfer leaves of a chance serves the one that waits behind it.
+    """
+
+    at_s: Floats
+    period_s: float
+    packet_bytes: int
+    loop: bool
+    offset_s: float = 0.0
+
+    @property
+    def arrays(self) -> tuple[Floats, float, float, bool]:
+        """What the compiled functions take."""
+        return self.at_s, self.period_s, 8.0 * self.packet_bytes, self.loop
+
+    def from_offset(self, offset_s: float) -> Self:
+        """The same link, begun elsewhere; the array is shared."""
+        return dataclasses.replace(self, offset_s=offset_s)
+
+    def finish(self, start_s: float, n_bytes: float) -> float:
+        """When the chance comes that carries the last of ``n_bytes``; infinity if never."""
+        return capacity.packets_finish(start_s + self.offset_s, 8.0 * math.ceil(n_bytes), *self.arrays) - self.offset_s
+
+    def bits(self, start_s: float, end_s: float) -> float:
+        """The chances after ``start_s`` and up to ``end_s``, in bits."""
+        by_end = capacity.packets_carried(end_s + self.offset_s, *self.arrays)
+        return by_end - capacity.packets_carried(start_s + self.offset_s, *self.arrays)
