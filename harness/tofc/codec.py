@@ -43,7 +43,7 @@ class CodecConfig(BaseModel):
 
 
 class Coded(NamedTuple):
-    """The training pass: ``y_PCD`` (Eq. 15), rate in bits per element of y (Eq. 16), imbalance (Eq. 18 without alpha)."""
+    """The training pass: ``y_PCD`` (Eq. 15), rate in bits an element of y (Eq. 16), imbalance (Eq. 18 over alpha)."""
 
     y_PCD: Tensor
     rate: Tensor

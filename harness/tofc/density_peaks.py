@@ -293,7 +293,7 @@ def _assign(x_VD: Array, square_VV: Array, norm_V: Array, error: float, centres_
             for c in range(n_clusters):
                 rivals += to_centre_C[c] <= close
             if rivals > 1:
-                nearest = np.inf
+                nearest = np.float64(np.inf)
                 for c in range(n_clusters):
                     if to_centre_C[c] <= close:
                         exact = _difference(x_VD, i, centres_C[c])

@@ -34,16 +34,16 @@ class FactorizedDensity(nn.Module):
             start = torch.tensor(gain / outputs).expm1().log()
             self.matrices.append(nn.Parameter(start.repeat(channels, outputs, inputs)))
             self.biases.append(nn.Parameter(torch.rand(channels, outputs, 1) - 0.5))
-            self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
+            if outputs > 1:
+                self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
 
     def _logits(self, z_QN: Tensor) -> Tensor:
         """The logit of the cumulative distribution of each of the Q = E x Z channels."""
         hidden = z_QN[:, None]
-        last = len(self.matrices) - 1
-        for layer, (matrix, bias, factor) in enumerate(zip(self.matrices, self.biases, self.factors, strict=True)):
+        for layer, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, functional.softplus(matrix), hidden)
-            if layer < last:
-                hidden = hidden + torch.tanh(factor) * torch.tanh(hidden)
+            if layer < len(self.factors):
+                hidden = hidden + torch.tanh(self.factors[layer]) * torch.tanh(hidden)
         return hidden[:, 0]
 
     def bits(self, z_ENZ: Tensor) -> Tensor:

@@ -46,14 +46,14 @@ def table(level: int) -> NDArray[np.int64]:
     log2_b = torch.tensor(LOG2_B_MIN + level / LEVELS_PER_OCTAVE, dtype=torch.float64)
     limit = reach(level)
     symbols = torch.arange(-limit, limit + 1, dtype=torch.float64)
-    mass = torch.exp2(-bits(symbols, log2_b)).numpy()
+    mass: NDArray[np.float64] = torch.exp2(-bits(symbols, log2_b)).numpy()
     return frequencies(np.append(mass, max(0.0, 1.0 - mass.sum())))
 
 
 def frequencies(mass: NDArray[np.float64]) -> NDArray[np.int64]:
     """Positive integers that sum to TABLE_TOTAL and follow ``mass`` along its last axis."""
     share = mass / mass.sum(-1, keepdims=True)
-    counts = 1 + np.floor(share * (TABLE_TOTAL - mass.shape[-1])).astype(np.int64)
+    counts: NDArray[np.int64] = 1 + np.floor(share * (TABLE_TOTAL - mass.shape[-1])).astype(np.int64)
     likeliest = share.argmax(-1)[..., None]
     spare = TABLE_TOTAL - counts.sum(-1, keepdims=True)
     np.put_along_axis(counts, likeliest, np.take_along_axis(counts, likeliest, -1) + spare, -1)

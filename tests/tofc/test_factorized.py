@@ -1,0 +1,52 @@
+"""The factorized density of z against compressai's, its own integral and its median."""
+
+import pytest
+import torch
+
+import harness.backbones.torchvision_ops  # noqa: F401
+from harness.tofc.factorized import LIMIT, FactorizedDensity
+
+
+@pytest.fixture
+def density() -> FactorizedDensity:
+    """Three models of four channels with every parameter away from its start."""
+    torch.manual_seed(3)
+    density = FactorizedDensity(3, 4)
+    with torch.no_grad():
+        for parameter in density.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.4)
+    return density
+
+
+def test_bits_are_those_of_compressai(density: FactorizedDensity) -> None:
+    """With the same parameters compressai's EntropyBottleneck, the paper's [56], gives the same likelihoods."""
+    from compressai.entropy_models import EntropyBottleneck
+
+    peer = EntropyBottleneck(12, filters=(3, 3, 3))
+    with torch.no_grad():
+        for layer in range(4):
+            peer.matrices[layer].copy_(density.matrices[layer])
+            peer.biases[layer].copy_(density.biases[layer])
+            if layer < 3:
+                peer.factors[layer].copy_(density.factors[layer])
+    z_ENZ = torch.randn(3, 50, 4) * 5
+    likelihood, _, _ = peer._likelihood(z_ENZ.transpose(1, 2).reshape(12, 1, 50))
+    expected = -likelihood.clamp(min=1e-9).log2().view(3, 4, 50).transpose(1, 2)
+    assert torch.allclose(density.bits(z_ENZ), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_half_of_the_mass_lies_below_the_median(density: FactorizedDensity) -> None:
+    """The medians are where the cumulative distribution crosses one half."""
+    logits = density._logits(density.medians().reshape(12, 1))
+    assert logits.abs().max() < 1e-2
+
+
+def test_masses_sum_to_one_and_agree_with_the_bits(density: FactorizedDensity) -> None:
+    """The tables' masses are the density's own, with the tails counted to the ends."""
+    medians_EZ = density.medians()
+    masses_EZA = density.masses(medians_EZ)
+    assert torch.allclose(masses_EZA.sum(-1), torch.ones(3, 4, dtype=torch.float64))
+    offsets_A = torch.arange(-LIMIT, LIMIT + 1.0)
+    z_EAZ = medians_EZ[:, None] + offsets_A[:, None]
+    inner = torch.exp2(-density.bits(z_EAZ)).transpose(1, 2)[..., 1:-1]
+    assert torch.allclose(masses_EZA[..., 1:-1].float(), inner, atol=1e-5)
