@@ -51,8 +51,6 @@ class RateRecording:
             raise TraceError(
                 f"{self.source}: the rate {self.rate_bps[row - 1]:.9g} bit/s in row {row} is not finite and 0 or more"
             )
-        if not np.nanmax(self.rate_bps, initial=0.0) > 0:
-            raise TraceError(f"{self.source}: never carries anything; every one of its {len(self.rate_bps)} rates is 0")
 
     @property
     def duration_s(self) -> float:
@@ -66,6 +64,8 @@ class RateRecording:
             known = np.maximum.accumulate(np.where(missing, -1, np.arange(len(rate_bps))))
             held = np.where(known >= 0, rate_bps[np.maximum(known, 0)], 0.0)
             rate_bps = held if gaps == "hold" else np.where(missing, 0.0, rate_bps)
+        if not rate_bps.any():
+            raise TraceError(f"{self.source}: never carries anything; none of its {len(rate_bps)} rates is above 0")
         return Pieces(self.at_s, rate_bps, loop)
 
 

@@ -1,0 +1,167 @@
+"""How far the replay is from a real link: the same requests through both, stage by stage.
+
+The real side waits for the recorded durations and sends real bytes over TCP through a token bucket. The replayed side
+is the SimPy system with the wire as it is known beforehand (headers, segment, bucket) and two latencies of the host,
+calibrated on exchanges which are no part of the comparison.
+"""
+
+import dataclasses
+import statistics
+
+import numpy as np
+import pandas as pd
+
+from harness.channel.constant import Constant
+from harness.channel.link import Link
+from harness.replay.exchange import HEADER_BYTES as SMALLEST_BYTES
+from harness.replay.profile import Floats, Ints, Profile
+from harness.replay.system import System
+from harness.replay.testbed import HEADER_BYTES, Testbed
+from harness.replay.workload import Workload
+from harness.scenario.replay import Answer, ClosedLoop, ConstantUplink, Replay, Wire
+
+BURST_BYTES = 1600
+"""The shallowest bucket that lets a full segment with its headers through."""
+
+LINK_MEDIAN, LINK_P99, STAGE_MEAN = 0.01, 0.03, 0.02
+"""The verdict's limits: the median and the 99th percentile of T_link's relative errors, request by request, and the
+relative error of each stage's mean."""
+
+_CALIBRATION_BPS = 40e6
+_CLOCK_S = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What the machine adds to a transfer: seconds from send() to the other end's recv(), with the payload and back."""
+
+    up_s: float
+    back_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Validation:
+    """Real and replayed durations of the same N requests: (N,) arrays by stage (device, link, server, total)."""
+
+    rate_bps: float
+    host: Host
+    real_s: dict[str, Floats]
+    replayed_s: dict[str, Floats]
+
+    def by_stage(self) -> dict[str, dict[str, float]]:
+        """Mean and percentiles of both sides in seconds, the mean's relative error, and the requests' errors."""
+        stages = {}
+        for stage, real in self.real_s.items():
+            replayed = self.replayed_s[stage]
+            row: dict[str, float] = {}
+            for name, values in (("real", real), ("replayed", replayed)):
+                row[f"{name}_mean_s"] = float(values.mean())
+                row |= {f"{name}_p{q}_s": float(np.percentile(values, q)) for q in (50, 90, 99)}
+            # A scheme without device stages has nothing there to be wrong about but the clock's own microsecond.
+            errors = np.abs(replayed - real) / np.maximum(real, _CLOCK_S)
+            row["mean_error"] = float((replayed.mean() - real.mean()) / max(real.mean(), _CLOCK_S))
+            row["median_request_error"] = float(np.median(errors))
+            row["p99_request_error"] = float(np.percentile(errors, 99))
+            stages[stage] = row
+        return stages
+
+    def shortfalls(self) -> list[str]:
+        """Every limit that was missed, and by what; none is a pass."""
+        stages = self.by_stage()
+        missed = [
+            f"the mean of {stage} is off by {row['mean_error']:+.1%} (limit {STAGE_MEAN:.0%})"
+            for stage, row in stages.items()
+            if abs(row["mean_error"]) > STAGE_MEAN and row["replayed_mean_s"] > 0
+        ]
+        for name, limit in (("median", LINK_MEDIAN), ("p99", LINK_P99)):
+            error = stages["link"][f"{name}_request_error"]
+            if error > limit:
+                missed.append(f"the {name} error of T_link is {error:.1%} (limit {limit:.0%})")
+        return missed
+
+
+def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0) -> Validation:
+    """Send ``requests`` requests drawn from ``profile`` over a real link of ``rate_bps``, and replay them.
+
+    Raises UnavailableError where there can be no real link.
+    """
+    rows = profile.draw(requests, np.random.default_rng(seed))
+    # A payload carries at least its own length; a scheme that sends nothing has no link to validate.
+    n_bytes = np.maximum(profile.payload_bytes, SMALLEST_BYTES)
+    profile = dataclasses.replace(profile, payload_bytes=n_bytes)
+    idle_s = refill_s(rate_bps)
+    with Testbed.open(_CALIBRATION_BPS, BURST_BYTES) as bed:
+        host = calibrate(bed)
+        bed.shape(rate_bps, BURST_BYTES)
+        seen = pd.DataFrame(
+            bed.request(profile.device_s[row], int(n_bytes[row]), profile.server_s[row], idle_s=idle_s)
+            for row in rows.tolist()
+        )
+        wire = wire_of(bed, host)
+    real_s = {
+        "device": (seen["device_done_s"] - seen["submitted_s"]).to_numpy(),
+        "link": (seen["delivered_s"] - seen["device_done_s"] + seen["answered_s"] - seen["served_s"]).to_numpy(),
+        "server": (seen["served_s"] - seen["delivered_s"]).to_numpy(),
+        "total": (seen["answered_s"] - seen["submitted_s"]).to_numpy(),
+    }
+    return Validation(
+        rate_bps=rate_bps, host=host, real_s=real_s, replayed_s=_replayed(profile, rows, rate_bps, wire, host, idle_s)
+    )
+
+
+def calibrate(bed: Testbed, exchanges: int = 60) -> Host:
+    """The host's latencies: medians over the smallest payloads, less what the link itself takes for them."""
+    bed.shape(_CALIBRATION_BPS, BURST_BYTES)
+    seen = [
+        bed.request(0.0, SMALLEST_BYTES, 0.0, idle_s=refill_s(_CALIBRATION_BPS), primer_bytes=BURST_BYTES)
+        for _ in range(exchanges)
+    ]
+    nothing = Host(up_s=0.0, back_s=0.0)
+    up_s = [
+        s["delivered_s"]
+        - s["device_done_s"]
+        - primed_link_s(s, SMALLEST_BYTES, _CALIBRATION_BPS, wire_of(bed, nothing))
+        for s in seen
+    ]
+    back_s = [s["answered_s"] - s["served_s"] for s in seen]
+    return Host(up_s=max(0.0, statistics.median(up_s)), back_s=statistics.median(back_s))
+
+
+def primed_link_s(seen: dict[str, float], n_bytes: int, rate_bps: float, wire: Wire) -> float:
+    """T_link by the model for a payload behind a primer, both sent when they really were."""
+    link = Link(Constant(rate_bps), wire)
+    link.send(0.0, BURST_BYTES)
+    ready_s = seen["device_done_s"] - seen["primed_s"]
+    return link.send(ready_s, n_bytes) + wire.propagation_s - ready_s
+
+
+def wire_of(bed: Testbed, host: Host) -> Wire:
+    """The wire model of a testbed."""
+    return Wire.model_construct(
+        header_bytes=HEADER_BYTES, segment_bytes=bed.segment_bytes, burst_bytes=BURST_BYTES, propagation_s=host.up_s
+    )
+
+
+def refill_s(rate_bps: float) -> float:
+    """A pause after which the bucket is full again."""
+    return 0.005 + 2 * 8 * BURST_BYTES / rate_bps
+
+
+def _replayed(
+    profile: Profile, rows: Ints, rate_bps: float, wire: Wire, host: Host, idle_s: float
+) -> dict[str, Floats]:
+    uplink = ConstantUplink.model_construct(kind="constant", rate_bps=rate_bps, name="", wire=wire)
+    spec = Replay.model_construct(
+        uplinks=(uplink,),
+        arrivals=ClosedLoop.model_construct(kind="closed_loop", think_s=idle_s),
+        answer=Answer.model_construct(propagation_s=host.back_s),
+    )
+    load = Workload(first=np.array([0, len(rows)]), row=rows, submitted_s=None)
+    seen = System(profile, load, spec, wire, [Constant(rate_bps)]).run()
+    server_s = profile.server_s[rows]
+    return {
+        "device": seen.device_done_s - seen.submitted_s,
+        "link": seen.answered_s - seen.device_done_s - server_s,
+        "server": server_s,
+        "total": seen.answered_s - seen.submitted_s,
+    }
