@@ -27,8 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import BitstreamError
+from harness.tofc import level_order
 from harness.tofc.factorized import LIMIT
 from harness.tofc.laplacian import TABLE_TOTAL
+from harness.tofc.level_order import Ints, Levels
 
 MAGIC, VERSION = b"TF", 1
 MODEL_BYTES = 4
@@ -41,9 +43,6 @@ _SPLIT_BITS = 15
 """An escaped magnitude is its bit length and two parts of at most 15 bits: the coder's uniform ends at 2**24."""
 
 SYMBOL_LIMIT = (1 << 30) - 1
-
-Ints = NDArray[np.int64]
-Levels = NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,19 +130,13 @@ def write(header: Header, tables: Tables, symbols: Symbols, level_ND: Levels) ->
     if max(n_h, n_w) > 255 or header.n_features > MAX_FEATURES or min(n_h, n_w) < 0 or header.n_clusters < 1:
         raise ValueError(f"{header.n_clusters} features for each patch of a {n_h} x {n_w} grid cannot be coded")
     coder = constriction.stream.stack.AnsCoder()
-    order, counts = _by_level(level_ND)
-    level_sorted = level_ND.ravel()[order]
-    y_sorted = symbols.y_ND.ravel()[order]
-    reach_sorted = tables.reach_L[level_sorted]
-    escaped = np.abs(y_sorted) > reach_sorted
-    if escaped.any():
-        _push_escapes(coder, y_sorted[escaped], reach_sorted[escaped])
-    index = np.where(escaped, 2 * reach_sorted + 1, y_sorted + reach_sorted).astype(np.int32)
+    level_M, y_M = level_ND.ravel(), symbols.y_ND.ravel()
+    index_M, start_L, escaped = level_order.to_runs(y_M, level_M, tables.reach_L)
+    if len(escaped):
+        _push_escapes(coder, y_M[escaped], tables.reach_L[level_M[escaped]])
     # A stack: what is decoded first is pushed last.
-    end = len(index)
-    for level in np.flatnonzero(counts)[::-1]:
-        coder.encode_reverse(index[end - counts[level] : end], tables.y[level])
-        end -= counts[level]
+    for level in np.flatnonzero(np.diff(start_L))[::-1]:
+        coder.encode_reverse(index_M[start_L[level] : start_L[level + 1]], tables.y[level])
     z_tables = tables.z_EZA[symbols.expert_N].reshape(-1, tables.z_EZA.shape[-1])
     coder.encode_reverse((symbols.z_NZ + LIMIT).ravel().astype(np.int32), tables.z_each, z_tables)
     if tables.expert is not None:
@@ -205,19 +198,18 @@ def read_y(side: SideInformation, tables: Tables, level_ND: Levels) -> tuple[Int
     Once only: it uses up the coder. Raises BitstreamError for a stream longer than its symbols.
     """
     y_bits = side.coder.num_valid_bits()
-    order, counts = _by_level(level_ND)
-    parts = [side.coder.decode(tables.y[level], int(counts[level])) for level in np.flatnonzero(counts)]
-    index = np.concatenate(parts).astype(np.int64)
-    reach = np.repeat(tables.reach_L, counts[: len(tables.reach_L)])
-    y_sorted = index - reach
-    escaped = index > 2 * reach
-    if escaped.any():
-        y_sorted[escaped] = _pop_escapes(side.coder, reach[escaped])
+    level_M = level_ND.ravel()
+    start_L = level_order.starts(level_M, len(tables.y))
+    index_M = np.empty(level_M.size, np.int32)
+    for level in np.flatnonzero(np.diff(start_L)):
+        start, end = start_L[level], start_L[level + 1]
+        index_M[start:end] = side.coder.decode(tables.y[level], int(end - start))
+    y_M, escaped = level_order.from_runs(index_M, level_M, tables.reach_L)
+    if len(escaped):
+        y_M[escaped] = _pop_escapes(side.coder, tables.reach_L[level_M[escaped]])
     if not side.coder.is_empty():
         raise BitstreamError("the stream goes on after its last symbol")
-    y = np.empty(level_ND.size, np.int64)
-    y[order] = y_sorted
-    return y.reshape(level_ND.shape), Budget(*side.bits, y_bits)
+    return y_M.reshape(level_ND.shape), Budget(*side.bits, y_bits)
 
 
 def _open(body: bytes) -> Any:
@@ -225,11 +217,6 @@ def _open(body: bytes) -> Any:
         raise BitstreamError("the stream ends in zeros that its coder does not write")
     words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
     return constriction.stream.stack.AnsCoder(words)
-
-
-def _by_level(level_ND: Levels) -> tuple[Ints, Ints]:
-    level = level_ND.ravel()
-    return np.argsort(level, kind="stable"), np.bincount(level, minlength=256)
 
 
 def _push_escapes(coder: Any, y: Ints, reach: Ints) -> None:

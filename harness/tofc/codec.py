@@ -22,6 +22,7 @@ from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Budget, Header, Symbols, Tables
 from harness.tofc.entropy_model import Z_RATIO, EntropyModels
 from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerSynthesis
+from harness.tofc.level_order import Levels
 from harness.tofc.router import Router, imbalance
 
 FORMAT = "tofc-codec-1"
@@ -157,7 +158,7 @@ class TofcCodec(nn.Module):
         return bitstream.write(header, self.frozen.tables, symbols, level_ND)
 
     @torch.no_grad()
-    def symbols(self, y_PCD: Tensor) -> tuple[Symbols, bitstream.Levels]:
+    def symbols(self, y_PCD: Tensor) -> tuple[Symbols, Levels]:
         """The integers that :meth:`compress` codes, and the level of each element's scale."""
         frozen = self.frozen
         u_ND = self._steps(y_PCD)

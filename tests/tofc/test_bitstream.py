@@ -11,6 +11,7 @@ from harness.errors import BitstreamError
 from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Header, Symbols, Tables
 from harness.tofc.factorized import LIMIT
+from harness.tofc.level_order import Levels
 
 MODEL = b"\x01\x02\x03\x04"
 N_EXPERTS, N_CHANNELS, DIM = 4, 2, 32
@@ -29,7 +30,7 @@ def make_tables(n_experts: int = N_EXPERTS) -> Tables:
 TABLES = make_tables()
 
 
-def read(stream: bytes, level_ND: bitstream.Levels, tables: Tables = TABLES) -> tuple[Header, Symbols]:
+def read(stream: bytes, level_ND: Levels, tables: Tables = TABLES) -> tuple[Header, Symbols]:
     """Decode with known levels."""
     side = bitstream.read_side_information(stream, MODEL, tables)
     y_ND, budget = bitstream.read_y(side, tables, level_ND)
@@ -37,7 +38,7 @@ def read(stream: bytes, level_ND: bitstream.Levels, tables: Tables = TABLES) -> 
     return side.header, Symbols(side.expert_N, side.z_NZ, y_ND)
 
 
-def draw(seed: int, n_features: int, wild: float = 0.0) -> tuple[Symbols, bitstream.Levels]:
+def draw(seed: int, n_features: int, wild: float = 0.0) -> tuple[Symbols, Levels]:
     """Symbols drawn from the tables' own Laplacians; a share ``wild`` of y is up to 2**30 - 1 instead."""
     rng = np.random.default_rng(seed)
     level_ND = rng.integers(0, laplacian.LEVELS, (n_features, DIM)).astype(np.uint8)
