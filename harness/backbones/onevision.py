@@ -32,7 +32,7 @@ from harness.backbones.contract import Prefilled, Tiles
 from harness.backbones.pieces import PieceTokenizer
 from harness.backbones.tiling import Tiling
 from harness.data.sample import Question
-from harness.errors import CheckpointError, UnavailableError, unknown_name
+from harness.errors import BitstreamError, CheckpointError, UnavailableError, unknown_name
 
 SOURCES: Mapping[str, str | os.PathLike[str]] = {
     "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
@@ -158,7 +158,18 @@ class OneVision:
 
     @torch.inference_mode()
     def project_all(self, x_PVD: torch.Tensor, tiles: Tiles) -> torch.Tensor:
-        """All features, (T, H), in the model's own arrangement (see :mod:`harness.backbones.arrangement`)."""
+        """All features, (T, H), in the model's own arrangement (see :mod:`harness.backbones.arrangement`).
+
+        Raises BitstreamError for features that are not those of an image of ``tiles.image_size``.
+        """
+        n_h, n_w = tiles.grid
+        wanted = (n_h * n_w + 1, self.n_features, self.feature_dim)
+        if x_PVD.shape != wanted or tiles.grid != self.tiling.grid(*tiles.image_size):
+            height, width = tiles.image_size
+            raise BitstreamError(
+                f"features of shape {tuple(x_PVD.shape)} on a {n_h} x {n_w} grid are not those that {self.name} has "
+                f"of a {width} x {height} image"
+            )
         tokens_PVH = self._projected(x_PVD)
         return arrange(tokens_PVH, self.model.model.image_newline, tiles.grid, tiles.image_size, self._max_tiles)
 

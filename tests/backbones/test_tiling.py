@@ -1,0 +1,124 @@
+"""The any-resolution tiling, against transformers' own processor."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+
+from harness.backbones.tiling import Tiling, best_grid, fitted, grids_up_to, normalised, squared
+
+PINPOINTS = [[h * 384, w * 384] for h in range(1, 7) for w in range(1, 7)]
+PROCESSOR = LlavaOnevisionImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3, image_grid_pinpoints=PINPOINTS)
+FULL = Tiling(patch=384, grids=grids_up_to(6))
+PHOTOS = Path(__file__).parents[2] / "../shared/data/images"
+FOLDERS = (("kodak", "png"), ("driving", "jpg"), ("unsplash", "jpg"))
+
+PHOTOGRAPHS = [
+    (768, 512),
+    (512, 768),
+    (1280, 720),
+    (1536, 1405),
+    (626, 418),
+    (640, 480),
+    (1920, 1080),
+    (384, 384),
+    (385, 384),
+    (383, 769),
+    (100, 75),
+    (1, 1),
+    (385, 1),
+    (3000, 200),
+    (200, 3000),
+    (2400, 700),
+]
+
+
+def noise(width, height):
+    """A picture in which every pixel matters."""
+    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height"), PHOTOGRAPHS)
+def test_tiles_are_the_processors(width, height):
+    """Resize, padding, order and normalisation of every tile are transformers', to float32 rounding."""
+    image = noise(width, height)
+    theirs_PCHW = PROCESSOR(image, return_tensors="pt")["pixel_values"][0]
+    ours = FULL(image)
+    assert ours.image_size == (height, width)
+    assert ours.pixels_PCHW.dtype == torch.float32
+    assert ours.pixels_PCHW.is_contiguous()
+    torch.testing.assert_close(ours.pixels_PCHW[1:], theirs_PCHW[1:], atol=5e-7, rtol=0)
+
+
+@given(st.integers(1, 2304), st.integers(1, 2304))
+def test_grid_is_the_papers_where_it_fits(height, width):
+    """Up to six patches a side the grid is ceil(h / p) x ceil(w / p)."""
+    assert FULL.grid(height, width) == (math.ceil(height / 384), math.ceil(width / 384))
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([96, 384]))
+def test_grid_is_the_processors_everywhere(height, width, patch):
+    """Any size has the grid that transformers would pick among the same canvases."""
+    canvases = [(h * patch, w * patch) for h, w in grids_up_to(6)]
+    theirs = select_best_resolution((height, width), canvases)
+    ours = best_grid(height, width, patch, grids_up_to(6))
+    assert (ours[0] * patch, ours[1] * patch) == theirs
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_an_image_fills_its_canvas_in_one_direction(height, width):
+    """The fitted image touches two opposite edges, exceeds none, and keeps its aspect ratio to the pixel."""
+    n_h, n_w = FULL.grid(height, width)
+    new_h, new_w = fitted(height, width, 384 * n_h, 384 * n_w)
+    assert new_h <= 384 * n_h
+    assert new_w <= 384 * n_w
+    assert new_h == 384 * n_h or new_w == 384 * n_w
+    scale = min(384 * n_h / height, 384 * n_w / width)
+    assert abs(new_h - height * scale) <= 1
+    assert abs(new_w - width * scale) <= 1
+
+
+def test_thumbnail_is_padded_not_squashed():
+    """A circle in a wide picture is a circle in its thumbnail, with black above and below."""
+    wide = Image.new("RGB", (400, 100), "white")
+    thumbnail_CHW = Tiling(patch=96, grids=grids_up_to(6))(wide).pixels_PCHW[0]
+    assert thumbnail_CHW.shape == (3, 96, 96)
+    assert (thumbnail_CHW[:, :34] == -1).all()
+    assert (thumbnail_CHW[:, 40:56] == 1).all()
+    assert (thumbnail_CHW[:, -34:] == -1).all()
+
+
+def test_a_square_image_is_its_own_square():
+    """Nothing is padded where nothing is missing; otherwise the fill surrounds the picture."""
+    assert squared(noise(5, 5)).tobytes() == noise(5, 5).tobytes()
+    assert np.asarray(squared(Image.new("RGB", (3, 1), "white"), (1, 2, 3)))[:, 0].tolist() == [
+        [1, 2, 3],
+        [255, 255, 255],
+        [1, 2, 3],
+    ]
+
+
+def test_normalisation_is_per_channel():
+    """(value / 255 - mean) / std with each channel's own numbers."""
+    pixels = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
+    wanted = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(normalised(pixels, mean, std).numpy(), wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.skipif(not PHOTOS.exists(), reason="../shared/data/images is not here")
+def test_real_photographs():
+    """Photographs of three cameras and sizes are cut as the processor cuts them."""
+    paths = [min((PHOTOS / folder).glob(f"*.{kind}")) for folder, kind in FOLDERS]
+    for path in paths:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        theirs_PCHW = PROCESSOR(image, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(FULL(image).pixels_PCHW[1:], theirs_PCHW[1:], atol=5e-7, rtol=0)
