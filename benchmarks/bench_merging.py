@@ -61,9 +61,8 @@ def main() -> None:
     """
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    print(
-        f"{'shape':>16} {'n_c':>4} {'merge ms':>9} {'syrk ms':>8} {'plain ms':>9} {'merge/syrk':>11} {'plain/merge':>12}"
-    )
+    print("           shape   n_c   merge ms   syrk ms   own product ms   plain ms   merge/syrk", end="")
+    print("   merge/own   plain/merge")
     for shape, n_clusters in (((5, 729, 1152), 8), ((5, 729, 1152), 16), ((5, 729, 1152), 32), ((5, 144, 128), 4)):
         x_PVD = torch.randn(shape, generator=generator)
         seconds = interleaved_s(
