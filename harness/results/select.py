@@ -27,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from harness.data.scoring import Metric, metric
 from harness.errors import ResultsError
 from harness.results.provenance import Manifest
-from harness.results.store import Finished
+from harness.results.store import Record
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.str_]
@@ -58,19 +58,16 @@ class Equality:
 
         Where none of n differs, up to 1 - (1 - confidence)^(1/n) of all questions may (the rule of three); a resample
         cannot show it. With fewer than this number that share is more than what target and margin leave.
+        A target so high that it leaves nothing asks for one.
         """
         slack = 1 - self.target + self.margin
-        if slack <= 0:
-            raise ResultsError(
-                f"a target of {self.target} and a margin of {self.margin} leave nothing to be equal within"
-            )
-        return 1 if slack >= 1 else math.ceil(math.log(1 - self.confidence) / math.log(1 - slack))
+        return math.ceil(math.log(1 - self.confidence) / math.log(1 - slack)) if 0 < slack < 1 else 1
 
 
 _FLOATS = ("target", "margin", "confidence")
 
 
-def select_run(run: Finished) -> pd.DataFrame:
+def select_run(run: Record) -> pd.DataFrame:
     """:func:`select` with what a complete run declares and recorded, its pipelines in the scenario's order."""
     benchmark = run.manifest.resolved.get("benchmark")
     if benchmark is None:
@@ -88,7 +85,8 @@ def select(
     ``outcomes`` are the outcome rows (:class:`harness.records.OutcomeRow`) of one run; ``image_of`` maps samples to
     pictures, and without it questions are clustered by their metric's group alone. A row each, by pipeline and bytes:
 
-    - ``pipeline``, ``point``, ``questions`` (N), ``clusters`` (K), ``payload_bytes`` and ``visual_tokens`` (means)
+    - ``pipeline``, ``point``, ``metric``, ``questions`` (N), ``clusters`` (K), and the means of ``payload_bytes`` and
+      ``visual_tokens``
     - ``score``, ``score_low`` and ``score_high`` (a two-sided percentile interval), ``score_max``, in the metric's unit
     - ``relative_score`` and ``difference_low``, the lower bound of d_p, in units of the reference's score; null where
       there are fewer than two clusters
@@ -124,6 +122,7 @@ def select(
             {
                 "pipeline": key[0],
                 "point": key[1],
+                "metric": benchmark.name,
                 "questions": len(answers),
                 "clusters": n_clusters,
                 "payload_bytes": answers["payload_bytes"].mean(),

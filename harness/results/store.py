@@ -31,8 +31,8 @@ _SAMPLES_SCHEMA = pa.schema([pa.field("sample", pa.string(), False), pa.field("i
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """A complete run: its manifest, its tables (:mod:`harness.records`), and each sample's picture, where recorded."""
+class Record:
+    """What a run holds: its manifest, its tables (:mod:`harness.records`), and the samples' pictures, if recorded."""
 
     folder: Path
     manifest: Manifest
@@ -54,6 +54,7 @@ class Run:
         disk.sweep(folder)
         disk.sweep(self._parts)
         self._done = {_unit_name(part) for part in self._parts.iterdir()}
+        self._image_of = _read_images(folder / _SAMPLES)
 
     @classmethod
     def open_or_create(cls, folder: Path, manifest: Manifest, *, fresh: bool = False) -> Self:
@@ -116,8 +117,20 @@ class Run:
 
     def record_images(self, image_of: Mapping[str, str]) -> None:
         """Keeps which picture each sample shows, by its image id: what is not independent in the benchmark."""
+        self._image_of = dict(image_of)
         rows = {"sample": list(image_of), "image": list(image_of.values())}
         disk.write_table(self.folder / _SAMPLES, pa.table(rows, schema=_SAMPLES_SCHEMA))
+
+    def so_far(self) -> Record:
+        """All that has landed, as it would be read from the complete run."""
+        return Record(
+            folder=self.folder,
+            manifest=self.manifest,
+            stages=self.table("stages"),
+            outcomes=self.table("outcomes"),
+            requests=self.table("requests"),
+            images=self._image_of,
+        )
 
     def finish(self, reasons: Sequence[str] = ()) -> None:
         """Completes the run: VALID without ``reasons``, INVALID for these otherwise; the parts go, and the lock."""
@@ -145,14 +158,14 @@ class Run:
         self.close()
 
     @staticmethod
-    def read(folder: Path) -> Finished:
+    def read(folder: Path) -> Record:
         """A complete run; raises ResultsError for one that is absent, unfinished, damaged or of another schema."""
         if not folder.is_dir():
             raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
         manifest = provenance.read(folder / MANIFEST)
         if manifest.status != "complete":
             raise ResultsError(f"{folder}: the run is unfinished; 'harness run' with the same scenario takes it up")
-        return Finished(
+        return Record(
             folder=folder,
             manifest=manifest,
             stages=tables.read("stages", folder / "stages.parquet"),

@@ -187,7 +187,7 @@ def test_one_picture_certifies_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "margin", "needed"), [(1.0, 0.05, 59), (1.0, 0.03, 99), (0.92, 0.04, 24), (0.1, 0.1, 1)]
+    ("target", "margin", "needed"), [(1.0, 0.05, 59), (1.0, 0.03, 99), (0.92, 0.04, 24), (0.1, 0.1, 1), (1.2, 0.05, 1)]
 )
 def test_questions_needed(target: float, margin: float, needed: int) -> None:
     """The rule of three: n with 0.95^n <= 0.05 is 59; what the target gives away counts with the margin."""

@@ -19,7 +19,7 @@ from harness.errors import ResultsError
 from harness.records import SCHEMA_VERSION
 from harness.results import disk
 from harness.results.provenance import Manifest
-from harness.results.store import Finished, Run
+from harness.results.store import Record, Run
 
 KINDS = ("stages", "outcomes", "requests")
 
@@ -36,7 +36,7 @@ def work(folder: Path, manifest: Manifest, units: list, **options: bool) -> list
     return worked
 
 
-def same_rows(a: Finished, b: Finished) -> bool:
+def same_rows(a: Record, b: Record) -> bool:
     """Whether two runs hold the same rows in the same order."""
     return all(getattr(a, kind).equals(getattr(b, kind)) for kind in KINDS)
 

@@ -1,0 +1,45 @@
+"""All figures of a run, or of every run in a folder."""
+
+from pathlib import Path
+
+from harness.errors import ResultsError
+from harness.figures import latency_bars, provenance, rate_performance, style
+from harness.results import summary
+from harness.results.provenance import MANIFEST, read
+from harness.results.select import Equality, select_run
+from harness.results.store import Record, Run
+
+
+def draw_all(path: Path, out: Path | None = None) -> list[Path]:
+    """Draws each complete run under ``path``, and writes its table as CSV and Markdown; returns the files.
+
+    They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
+    Raises ResultsError where ``path`` holds no complete run, or a damaged one.
+    """
+    if (path / MANIFEST).exists():
+        return _draw(Run.read(path), out or path / "figures")
+    runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+    complete = [run for run in runs if read(run / MANIFEST).status == "complete"]
+    if not complete:
+        raise ResultsError(f"{path}: neither a complete run nor a folder of runs; 'harness run SCENARIO' makes one")
+    return [file for run in complete for file in _draw(Run.read(run), out / run.name if out else run / "figures")]
+
+
+def _draw(run: Record, out: Path) -> list[Path]:
+    points, numbers = select_run(run), summary.frame_run(run)
+    machines = list(dict.fromkeys(run.stages["machine"].to_pylist()))
+    equality, first = Equality.of(run.manifest), points.iloc[0]
+    score = (
+        f"Intervals at {100 * equality.confidence:g} % over {first['questions']} questions in {first['clusters']} "
+        f"independent groups; ringed or drawn: the fewest bytes not below {equality.target:g} of {equality.reference}'s "
+        f"score by more than {equality.margin:g} of it"
+    )
+    replayed = "Link times replayed from the bytes sent and the uplink named"
+    with style.styled():
+        curves = rate_performance.draw(points, provenance.of(run.manifest, machines, [score]))
+        bars = latency_bars.draw(numbers, provenance.of(run.manifest, machines, [score, replayed]))
+        files = [*style.save(curves, out, "rate_performance"), *style.save(bars, out, "latency_bars")]
+    tables = [out / "table.csv", out / "table.md"]
+    for table in tables:
+        summary.write(run, table)
+    return [*files, *tables]

@@ -1,0 +1,95 @@
+"""How figures look: a colour and a marker for each scheme, one size of type, files that do not change from run to run.
+
+The colours are Okabe and Ito's, told apart with any common colour vision; markers differ too, for print in grey.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from harness.errors import ResultsError
+
+_LOOKS: Mapping[str, tuple[str, str]] = {
+    "tofc": ("#D55E00", "o"),
+    "jpeg": ("#0072B2", "s"),
+    "webp": ("#56B4E9", "D"),
+    "hyperprior": ("#009E73", "^"),
+    "elic": ("#CC79A7", "v"),
+    "raw_features": ("#E69F00", "P"),
+    "server_only": ("#000000", "*"),
+    "device_only": ("#7F7F7F", "X"),
+}
+_OTHER_COLOURS = ("#882255", "#117733", "#332288", "#AA4499", "#999933", "#661100", "#44AA99")
+_OTHER_MARKERS = ("p", "h", "<", ">", "d", "8")
+
+PARTS: Mapping[str, str] = {"device": "#1B4965", "link": "#B9C4CC", "server": "#E3A008"}
+"""The colours of a latency's parts."""
+
+SCORE = "#9B2226"
+NOT_MEASURED_HATCH = "/////"
+
+_RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "tofc-harness",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """A scheme's colour and marker, the same in every figure."""
+
+    colour: str
+    marker: str
+
+
+def look(pipeline: str) -> Look:
+    """The look of a pipeline; one without a look of its own has one that follows from its name."""
+    if pipeline in _LOOKS:
+        return Look(*_LOOKS[pipeline])
+    place = zlib.crc32(pipeline.encode())
+    return Look(_OTHER_COLOURS[place % len(_OTHER_COLOURS)], _OTHER_MARKERS[place % len(_OTHER_MARKERS)])
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style, for the time of drawing and saving; what the user has set elsewhere is left alone."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)  # type: ignore[arg-type]
+        yield
+
+
+def page(width_in: float, height_in: float) -> Figure:
+    """An empty figure that belongs to no window."""
+    figure = Figure(figsize=(width_in, height_in))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
+    """Writes ``stem``.png (200 dots an inch) and ``stem``.svg; the same figure gives the same bytes."""
+    files = [folder / f"{stem}.png", folder / f"{stem}.svg"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(files[0], dpi=200, metadata={"Software": None})
+        figure.savefig(files[1], metadata={"Date": None, "Creator": None})
+    except OSError as error:
+        raise ResultsError(f"{folder}: the figure {stem} cannot be written: {error}") from None
+    return files
