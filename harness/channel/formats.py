@@ -63,6 +63,8 @@ def read_iperf3(path: Path) -> RateRecording:
         sums = [interval["sum"] for interval in log["intervals"] if not interval["sum"].get("omitted")]
         rows = [(float(s["start"]), float(s["end"]), 8.0 * s["bytes"] / (s["end"] - s["start"])) for s in sums]
         reverse = log["start"]["test_start"]["reverse"]
+    except OSError as error:
+        raise unreadable(path, error) from None
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise TraceError(f"{path}: is not a log of iperf3 -J with intervals: {type(error).__name__} {error}") from None
     if reverse:
@@ -126,6 +128,12 @@ def read_cellular(path: Path, column: str, *, hold_s: float = 2.0, handover: str
     return _interrupted(recording, [(s, float(ends[ends > s][0])) for s in starts if (ends > s).any()])
 
 
+def unreadable(path: Path, error: OSError) -> TraceError:
+    """The sentence for a path that cannot be read as a file."""
+    what = "is a folder" if path.is_dir() else f"cannot be read: {error.strerror or error}"
+    return TraceError(f"{path}: {what}; a trace is a file")
+
+
 def _interrupted(recording: RateRecording, outages: list[tuple[float, float]]) -> RateRecording:
     edges = np.unique(np.concatenate([recording.at_s, np.ravel(outages)]))
     edges = edges[(edges >= 0) & (edges <= recording.duration_s)]
@@ -160,10 +168,10 @@ def _csv(path: Path, wanted: str, options: pyarrow.csv.ReadOptions, kinds: pyarr
     try:
         table = pyarrow.csv.read_csv(path, read_options=options, convert_options=kinds)
     except OSError as error:
-        raise TraceError(
-            f"{path}: {'is a folder' if path.is_dir() else f'cannot be read: {error}'}; a file is wanted"
-        ) from None
+        raise unreadable(path, error) from None
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        if "Empty CSV" in str(error):
+            raise TraceError(f"{path}: is empty; {wanted} is wanted") from None
         raise TraceError(f"{path}: is not {wanted}: {str(error).splitlines()[0]}") from None
     if not len(table):
         raise TraceError(f"{path}: is empty; {wanted} is wanted")

@@ -87,8 +87,7 @@ def detect(source: Path) -> Format:
         with source.open("rb") as file:
             head = file.read(1024).decode("utf-8-sig", errors="replace").strip()
     except OSError as error:
-        what = "is a folder" if source.is_dir() else f"cannot be read: {error.strerror}"
-        raise TraceError(f"{source}: {what}; a trace is a file") from None
+        raise formats.unreadable(source, error) from None
     if head.startswith("{"):
         return "iperf3"
     first = head.splitlines()[0] if head else ""

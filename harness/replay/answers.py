@@ -5,6 +5,7 @@ timed samples with replacement instead, so that the interval is a bootstrap one 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -105,15 +106,16 @@ def crossover(
         cell = Cell(spec=drawn, uplink=uplink, users=drawn.users[0], seed=seed)
         return statistic(total_s(replay(a, cell))) - statistic(total_s(replay(b, cell)))
 
-    ends = [math.log(low_bps), math.log(high_bps)]
-    at_low, at_high = (np.array([difference(end, seed) for seed in range(seeds)]) for end in ends)
+    slowest, fastest = math.log(low_bps), math.log(high_bps)
+    at_low = np.array([difference(slowest, seed) for seed in range(seeds)])
+    at_high = np.array([difference(fastest, seed) for seed in range(seeds)])
     crosses = np.sign(at_low) * np.sign(at_high) < 0
     if crosses.mean() < 0.5:
         faster = a.pipeline if np.median(at_low + at_high) < 0 else b.pipeline
         return Crossover(None, None, faster, seeds, int((~crosses).sum()))
     found = np.where(np.abs(at_low) < np.abs(at_high), 0.0, math.inf)
     for seed in np.flatnonzero(crosses).tolist():
-        root = scipy.optimize.brentq(difference, *ends, args=(seed,), xtol=1e-4, rtol=1e-8)
+        root = scipy.optimize.brentq(functools.partial(difference, seed=seed), slowest, fastest, xtol=1e-4)
         found[seed] = math.exp(root)
     tail = 100 * (1 - confidence) / 2
     low, middle, high = (float(np.percentile(found, q, method="inverted_cdf")) for q in (tail, 50, 100 - tail))

@@ -1,0 +1,243 @@
+"""Importing what other tools recorded: real sets, small files of every layout, and files that are no trace."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.channel import recording
+from harness.channel.formats import Layout
+from harness.channel.importing import Treatment, import_trace, read
+from harness.channel.recording import PacketRecording, RateRecording
+from harness.errors import TraceError
+
+TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"
+real = pytest.mark.skipif(not TRACES.is_dir(), reason=f"the recorded traces are not at {TRACES}")
+
+
+def _rates(path: Path, **how: object) -> RateRecording:
+    found = read(path, **how)  # type: ignore[arg-type]
+    assert isinstance(found, RateRecording)
+    return found
+
+
+def _mean_bps(path: Path) -> float:
+    found = recording.load(path)
+    return found.channel(loop=True, gaps="outage").bits(0, found.duration_s) / found.duration_s
+
+
+@real
+@pytest.mark.parametrize(("name", "mbps"), [("ATT-LTE-driving-2016.up", 1.910), ("TMobile-UMTS-driving.up", 0.943)])
+def test_mahimahi_set(tmp_path: Path, name: str, mbps: float) -> None:
+    """Both packet traces import with their mean rates, as packets and binned to rates."""
+    import_trace(TRACES / "mahimahi" / name, tmp_path / "packets.parquet")
+    import_trace(TRACES / "mahimahi" / name, tmp_path / "rates.parquet", treatment=Treatment(bin_s=0.1))
+    assert _mean_bps(tmp_path / "packets.parquet") / 1e6 == pytest.approx(mbps, abs=1e-3)
+    assert _mean_bps(tmp_path / "rates.parquet") / 1e6 == pytest.approx(mbps, abs=1e-3)
+
+
+@real
+def test_wifi_set(tmp_path: Path) -> None:
+    """Every iperf3 log imports with as many bytes as its own summary says."""
+    logs = sorted((TRACES / "wifi_shipyard").glob("*.json"))
+    assert len(logs) == 10
+    for log in logs:
+        import_trace(log, tmp_path / "wifi.parquet")
+        link = recording.load(tmp_path / "wifi.parquet").channel(loop=False, gaps="outage")
+        sent_bytes = json.loads(log.read_text())["end"]["sum_sent"]["bytes"]
+        assert link.bits(0, 1e4) / 8 == pytest.approx(sent_bytes, rel=1e-6)
+
+
+@real
+def test_starlink_set(tmp_path: Path) -> None:
+    """The drive imports with its outages and gaps, and splits where it was interrupted for long."""
+    source = TRACES / "starlink_autobahn" / "upload.csv"
+    whole = _rates(source)
+    assert int((whole.rate_bps == 0).sum()) == 290
+    gaps_s = np.diff(whole.at_s)[np.isnan(whole.rate_bps)]
+    assert gaps_s.max() == pytest.approx(2656.9, abs=0.1)
+    parts = import_trace(source, tmp_path / "part.parquet", treatment=Treatment(split_gap_s=600))
+    assert len(parts) == 1 + int((gaps_s >= 600).sum())
+    left_out_s = gaps_s[gaps_s >= 600].sum()
+    total_s = sum(recording.load(part).duration_s for part in parts)
+    assert total_s == pytest.approx(whole.duration_s - left_out_s, abs=1e-6)
+
+
+@real
+@pytest.mark.parametrize("column", ["ULtput_x", "ULtput_y"])
+def test_cellular_set(column: str) -> None:
+    """All 60 runs of both operators import, between 0 and 1 Gbit/s, with times that increase."""
+    runs = sorted((TRACES / "cellular_pam2025").glob("UL_*.csv"))
+    assert len(runs) == 60
+    for run in runs:
+        found = _rates(run, column=column)
+        assert 0 <= np.nanmin(found.rate_bps) <= np.nanmax(found.rate_bps) < 1e9
+        assert 4 < found.duration_s < 130
+
+
+@real
+def test_handovers_as_outages_carry_less() -> None:
+    """A run whose handovers interrupt it carries less than one whose reports average over them."""
+    run = TRACES / "cellular_pam2025" / "UL_atnt_verizon_1_run_6.csv"
+    measured, outage = (_rates(run, column="ULtput_x", handover=how) for how in ("measured", "outage"))
+    assert measured.duration_s == outage.duration_s
+    carried = [r.channel(loop=True, gaps="outage").bits(0, r.duration_s) for r in (measured, outage)]
+    assert carried[1] < carried[0]
+
+
+def _cellular(path: Path) -> Path:
+    path.write_text(
+        "TIME_STAMP_x,ULtput_x,modified_tech_x,handover_status_x,TIME_STAMP_y,ULtput_y,modified_tech_y,handover_status_y\r\n"
+        "10.0,8,LTE,,10.5,1,LTE,\r\n"
+        "10.5,4,LTE,,10.0,3,LTE,\r\n"
+        "10.7,,LTE,Start,10.0,3,LTE,\r\n"
+        "10.9,,LTE,End,,3,LTE,\r\n"
+        "11.0,2,LTE,newtput,11.0,2,LTE,\r\n"
+        "15.0,6,LTE,,15.0,2,LTE,\r\n"
+        "15.5,6,LTE,,15.5,2,LTE,\r\n"
+    )
+    return path
+
+
+def test_joined_operators_are_taken_apart(tmp_path: Path) -> None:
+    """The second operator's reports are put back in their own order; a pause longer than a report holds is a gap."""
+    found = _rates(_cellular(tmp_path / "run.csv"), column="ULtput_y")
+    np.testing.assert_allclose(found.at_s, [0, 0.5, 1.0, 3.0, 5.0, 5.5, 6.0])
+    np.testing.assert_allclose(found.rate_bps, np.array([3, 1, 2, np.nan, 2, 2]) * 1e6)
+
+
+def test_a_handover_is_averaged_over_or_an_outage(tmp_path: Path) -> None:
+    """By default the reports stand as measured; on request nothing is sent from a handover's start to its end."""
+    run = _cellular(tmp_path / "run.csv")
+    assert _rates(run, column="ULtput_x").rate_bps.tolist()[:3] == [8e6, 4e6, 2e6]
+    found = _rates(run, column="ULtput_x", handover="outage")
+    np.testing.assert_allclose(found.at_s[:6], [0, 0.5, 0.7, 0.9, 1.0, 3.0], atol=1e-9)
+    assert found.rate_bps.tolist()[:5] == [8e6, 4e6, 0.0, 4e6, 2e6]
+
+
+def test_csv_of_time_and_rate_with_foreign_line_ends(tmp_path: Path) -> None:
+    """CR/LF is fine where the content is; the last row lasts as long as the one before; the unit is in the name."""
+    path = tmp_path / "link.csv"
+    path.write_bytes(b"time_s,rate_mbps\r\n100,8\r\n101,0\r\n103,2\r\n")
+    found = _rates(path, layout=Layout(rate="rate_mbps"))
+    assert found.at_s.tolist() == [0, 1, 3, 5]
+    assert found.rate_bps.tolist() == [8e6, 0, 2e6]
+    held = _rates(path, layout=Layout(rate="rate_mbps", hold_s=1.0))
+    np.testing.assert_array_equal(held.rate_bps, [8e6, 0, np.nan, 2e6])
+
+
+def test_a_recording_survives_its_file(tmp_path: Path) -> None:
+    """What is saved is what is loaded, gaps included; the source is kept without the folder it lay in."""
+    path = tmp_path / "link.csv"
+    path.write_text("time_s,rate_bps\n0,1e6\n1,2e6\n9,3e6\n")
+    import_trace(path, tmp_path / "out" / "link.parquet", layout=Layout(hold_s=2.0))
+    found = recording.load(tmp_path / "out" / "link.parquet")
+    assert isinstance(found, RateRecording)
+    assert found.at_s.tolist() == [0, 1, 3, 9, 11]
+    np.testing.assert_array_equal(found.rate_bps, [1e6, 2e6, np.nan, 3e6])
+    assert found.source.endswith("(link.csv (rate_bps))")
+
+
+def test_the_beginning_is_skipped(tmp_path: Path) -> None:
+    """What is skipped is gone, and time counts from where the rest begins."""
+    path = tmp_path / "link.csv"
+    path.write_text("time_s,rate_bps\n0,1e6\n1,2e6\n2,3e6\n")
+    import_trace(path, tmp_path / "rest.parquet", treatment=Treatment(skip_s=1.5))
+    rest = recording.load(tmp_path / "rest.parquet")
+    assert isinstance(rest, RateRecording)
+    assert rest.at_s.tolist() == [0, 0.5, 1.5]
+    assert rest.rate_bps.tolist() == [2e6, 3e6]
+
+
+BROKEN = {
+    "empty": (b"", {}, "is empty"),
+    "a million blank lines": (b"\n" * 1_000_000, {}, "is not one whole number|is empty"),
+    "packets that go back": (b"1\n5\n3\n", {}, r"3 ms follows 5 ms \(row 3\)"),
+    "packets before zero": (b"-4\n1\n", {}, "begins at -4 ms"),
+    "packets that are text": (b"1\ntwo\n3\n", {"kind": "mahimahi"}, "two"),
+    "packets with fractions": (b"1\n2.5\n", {"kind": "mahimahi"}, "2.5"),
+    "times that do not increase": (b"time_s,rate_bps\n0,1\n2,1\n2,1\n", {}, "row 3 has 2 after 2"),
+    "a negative rate": (b"time_s,rate_bps\n0,1\n1,-5\n2,1\n", {}, "the rate -5 bit/s in row 2"),
+    "an infinite rate": (b"time_s,rate_bps\n0,1\n1,inf\n2,1\n", {}, "row 2 has no finite rate_bps"),
+    "a rate that is no number": (b"time_s,rate_bps\n0,1\n1,NaN\n2,1\n", {}, "row 2 has no finite rate_bps"),
+    "a rate that is text": (b"time_s,rate_bps\n0,1\n1,fast\n2,1\n", {}, "row 2 has 'fast' as rate_bps"),
+    "a rate that is missing": (b"time_s,rate_bps\n0,1\n1,\n2,1\n", {}, "row 2 has no finite rate_bps"),
+    "a time that is missing": (b"time_s,rate_bps\n0,1\n,5\n2,1\n", {}, "row 2 has no finite time_s"),
+    "one row": (b"time_s,rate_bps\n0,1\n", {}, "two are wanted"),
+    "a header alone": (b"time_s,rate_bps\n", {}, "is empty"),
+    "other columns": (b"when,what\n0,1\n1,1\n", {}, "is not a CSV with the columns time_s, rate_bps"),
+    "a downlink": (b"time_s,DL_bps\n0,1\n1,1\n", {"layout": Layout(rate="DL_bps")}, "is a downlink"),
+    "no unit": (b"time_s,rate\n0,1\n1,1\n", {"layout": Layout(rate="rate")}, "does not say its unit"),
+    "an unknown unit": (b"t,r\n0,1\n1,1\n", {"layout": Layout(time="t", rate="r", unit="Mb")}, "'Mb' is no unit"),
+    "ragged rows": (b"time_s,rate_bps\n0,1\n1\n", {}, "is not a CSV"),
+    "JSON of something else": (b'{"intervals": 3}', {}, "is not a log of iperf3"),
+    "JSON that ends early": (b'{"intervals": [', {}, "is not a log of iperf3"),
+    "binary": (bytes(range(256)) * 50, {}, "is not|is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_trace_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
+    """The sentence names the file and what is wrong; there is no traceback and nothing is written."""
+    content, how, said = BROKEN[name]
+    path = tmp_path / "trace.csv"
+    path.write_bytes(content)
+    with pytest.raises(TraceError, match=said) as caught:
+        import_trace(path, tmp_path / "out.parquet", **how)  # type: ignore[arg-type]
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_folder_and_a_missing_file_are_no_traces(tmp_path: Path) -> None:
+    """Both are refused by name, whether they are to be imported or replayed."""
+    for path, said in ((tmp_path, "is a folder"), (tmp_path / "none.up", "cannot be read")):
+        with pytest.raises(TraceError, match=said):
+            import_trace(path, tmp_path / "out.parquet")
+        for kind in ("mahimahi", "iperf3", "csv"):
+            with pytest.raises(TraceError):
+                read(path, kind=kind)  # type: ignore[arg-type]
+    with pytest.raises(TraceError, match="is a folder"):
+        recording.load(tmp_path)
+    with pytest.raises(TraceError, match="does not exist; write it with 'harness trace import"):
+        recording.load(tmp_path / "none.parquet")
+
+
+def test_a_server_that_sends_is_no_uplink(tmp_path: Path) -> None:
+    """A log of iperf3 -R is refused."""
+    interval = {"sum": {"start": 0, "end": 1, "bytes": 1000, "omitted": False}}
+    log = {"start": {"test_start": {"reverse": 1}}, "intervals": [interval]}
+    (tmp_path / "down.json").write_text(json.dumps(log))
+    with pytest.raises(TraceError, match="from server to client"):
+        read(tmp_path / "down.json")
+
+
+def test_a_link_that_never_carries_anything_is_refused_when_opened() -> None:
+    """An outage for ever is no channel: nothing would ever be answered."""
+    with pytest.raises(TraceError, match="never carries anything"):
+        RateRecording(np.array([0.0, 1.0]), np.array([0.0]), "dead").channel(loop=True, gaps="hold")
+
+
+def test_treatments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Packets are split only as rates, rates are not binned again, and a recording is written as Parquet."""
+    packets, rates = tmp_path / "a.up", tmp_path / "b.csv"
+    packets.write_text("1\n2\n")
+    rates.write_text("time_s,rate_bps\n0,1\n1,1\n")
+    with pytest.raises(TraceError, match="length of a bin"):
+        import_trace(packets, tmp_path / "o.parquet", treatment=Treatment(skip_s=1))
+    with pytest.raises(TraceError, match="rates already"):
+        import_trace(rates, tmp_path / "o.parquet", treatment=Treatment(bin_s=1))
+    with pytest.raises(TraceError, match="nothing is left"):
+        import_trace(rates, tmp_path / "o.parquet", treatment=Treatment(skip_s=100))
+    with pytest.raises(TraceError, match=r"ends in \.parquet"):
+        import_trace(rates, tmp_path / "o.csv")
+
+
+def test_packets_are_recordings_of_whole_milliseconds(tmp_path: Path) -> None:
+    """Blank lines and CR/LF in a packet trace do no harm."""
+    path = tmp_path / "a.up"
+    path.write_bytes(b"1\r\n\r\n1\r\n4\r\n")
+    found = read(path)
+    assert isinstance(found, PacketRecording)
+    assert found.at_ms.tolist() == [1, 1, 4]
