@@ -53,9 +53,10 @@ class Coded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a stream holds: the features, the image's grid (n_h, n_w), where the bits went."""
+    """What a stream holds: the features, the model of each, the image's grid (n_h, n_w), where the bits went."""
 
     y_PCD: Tensor
+    expert_PC: Tensor
     grid: tuple[int, int]
     budget: Budget
 
@@ -142,12 +143,15 @@ class TofcCodec(nn.Module):
     def compress(self, y_PCD: Tensor, grid: tuple[int, int] | None = None) -> bytes:
         """The stream of one image's merged features, on whatever device the codec is.
 
-        ``grid`` is (n_h, n_w) with n_h n_w + 1 = P; None takes (1, P - 1), or (0, 0) for one patch. Raises ValueError
-        for another P or D, or for features that are not finite or 2**30 steps away from their mean.
+        ``grid`` is (n_h, n_w) with n_h n_w + 1 = P; None takes (1, P - 1). A single patch has no grid: its stream says
+        (0, 0). Raises ValueError for another P or D, or for features that are not finite or 2**30 steps away from their
+        mean.
         """
         n_patches, n_clusters, dim = y_PCD.shape
-        if grid is None:
-            grid = (1, n_patches - 1) if n_patches > 1 else (0, 0)
+        if n_patches == 1:
+            grid = (0, 0)
+        elif grid is None:
+            grid = (1, n_patches - 1)
         header = Header(self.frozen.model, grid, n_clusters)
         if header.n_patches != n_patches or dim != self.config.dim:
             raise ValueError(
@@ -187,8 +191,9 @@ class TofcCodec(nn.Module):
         y_ND, budget = bitstream.read_y(side, frozen.tables, level_ND.cpu().numpy())
         u_ND = torch.from_numpy(y_ND).to(device).double() + mu_ND / 2**FRACTION_BITS
         features_ND = u_ND * frozen.step_D.double() + self.offset_D.detach().double()
-        y_PCD = features_ND.float().view(side.header.n_patches, side.header.n_clusters, self.config.dim)
-        return Decoded(y_PCD, side.header.grid, budget)
+        shape = (side.header.n_patches, side.header.n_clusters)
+        expert_PC = torch.from_numpy(side.expert_N).view(shape)
+        return Decoded(features_ND.float().view(*shape, self.config.dim), expert_PC, side.header.grid, budget)
 
     def _steps(self, y_PCD: Tensor) -> Tensor:
         step_D = self._frozen.step_D if self._frozen is not None else self.log_step_D.detach().exp()
@@ -225,6 +230,19 @@ class TofcCodec(nn.Module):
         except (ValidationError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: its tensors are not those of a codec of its sizes: {error}") from None
         return codec.eval()
+
+
+def find(model: bytes, folder: Path) -> Path | None:
+    """The checkpoint below ``folder`` whose hash begins with ``model``, as a stream's header has it; None if none."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+        except (OSError, SafetensorError):
+            continue
+        if metadata.get("format") == FORMAT and metadata.get("hash", "").startswith(model.hex()):
+            return path
+    return None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
