@@ -1,0 +1,1 @@
+"""Large multimodal models in the parts between which a scheme may cut."""

@@ -5,7 +5,12 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_PIECE = re.compile(r"<\|\w+\|>|'\w{1,2}| ?[^\W\d_]+|\d| ?[^\s\w]+|\s+")
+_PIECE = re.compile(r"<\|\w+\|>|'\w{1,2}| ?[^\W\d_]+|\d| ?(?:[^\s\w]|_)+|\s+")
+
+
+def pieces(text: str) -> list[str]:
+    """The pieces of a text; put together they are the text."""
+    return _PIECE.findall(text)
 
 
 class Pieces(NamedTuple):
@@ -26,7 +31,7 @@ class PieceTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = False) -> Pieces:  # noqa: ARG002
         """The ids of a text's pieces."""
-        return Pieces([self.token_to_id(piece) for piece in _PIECE.findall(text)])
+        return Pieces([self.token_to_id(piece) for piece in pieces(text)])
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:  # noqa: ARG002
         """The ids as words ``<id>``."""

@@ -13,12 +13,13 @@ from harness.data.sample import Question
 class Template:
     """A conversation of one turn: ``before`` the visual tokens, ``after`` them with the question's text in the middle.
 
-    ``stop`` is the token that ends an answer.
+    ``stop`` is the token that ends an answer, ``special`` are those that a tokenizer must have for this template.
     """
 
     before: str
     after: str
     stop: str
+    special: tuple[str, ...]
     text_of: Callable[[Question], str]
 
     def suffix(self, question: Question) -> str:
@@ -63,12 +64,17 @@ ONEVISION = Template(
     before="<|im_start|>user\n",
     after="\n{text}<|im_end|>\n<|im_start|>assistant\n",
     stop="<|im_end|>",
+    special=("<|im_start|>", "<|im_end|>"),
     text_of=onevision_text,
 )
 
 LLAVA15 = Template(
-    before="USER: ",
+    before=(
+        "<s>A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: "
+    ),
     after="\n{text} ASSISTANT:",
     stop="</s>",
+    special=("<s>", "</s>"),
     text_of=llava15_text,
 )

@@ -25,7 +25,7 @@ SIZES = [
 
 @pytest.mark.parametrize("image_size", SIZES)
 def test_arrangement_is_transformers_at_full_geometry(real_grid, image_size):
-    """27 x 27 features a tile, any grid, unpadded, interpolated and with newlines: the same tokens in the same order."""
+    """27 x 27 features a tile, any grid, unpadded, interpolated, with newlines: the same tokens in the same order."""
     model = real_grid.model.model
     grid = real_grid.tiling.grid(*image_size)
     generator = torch.Generator().manual_seed(sum(image_size))

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from harness.backbones import decoding, onevision, tower
+from harness.backbones import decoding, llava, onevision, tower
+from harness.backbones.checkpoint import ZOO
 from harness.backbones.contract import Backbone, Tiles
 from harness.backbones.onevision import OneVision, full_size_config, load
 from harness.data.sample import Question
@@ -138,11 +139,11 @@ def test_where_an_answer_ends(build):
 def test_stop_tokens_are_the_templates_and_the_checkpoints(tiny):
     """Whatever end the checkpoint declares counts beside the template's."""
     stop = tiny.tokenizer.token_to_id("<|im_end|>")
-    assert onevision.stop_ids(tiny.model, tiny.tokenizer, tiny.template) == {stop}
+    assert llava.stop_ids(tiny.model, tiny.tokenizer, tiny.template) == {stop}
     before = tiny.model.generation_config.eos_token_id
     for declared, wanted in ((7, {7, stop}), ([7, 8], {7, 8, stop}), (None, {stop})):
         tiny.model.generation_config.eos_token_id = declared
-        assert onevision.stop_ids(tiny.model, tiny.tokenizer, tiny.template) == wanted
+        assert llava.stop_ids(tiny.model, tiny.tokenizer, tiny.template) == wanted
     tiny.model.generation_config.eos_token_id = before
 
 
@@ -296,14 +297,14 @@ def test_absent_checkpoints_say_how_to_get_them(tmp_path, monkeypatch):
         load("llava-onevision-7b")
     with pytest.raises(UnavailableError, match="/nowhere/at/all is neither a folder nor in the local cache"):
         load("llava-onevision-7b", weights="/nowhere/at/all")
-    monkeypatch.setitem(onevision.SOURCES, "mini-nano", onevision.ZOO / "untrained")
+    monkeypatch.setitem(onevision.SOURCES, "mini-nano", ZOO / "untrained")
     with pytest.raises(UnavailableError, match="'make weights' trains them"):
         load("mini-nano")
 
 
 def test_unknown_names_and_dtypes():
     """Names and dtypes that are not there are refused with those that are."""
-    with pytest.raises(CheckpointError, match=r"unknown LLaVA-OneVision 'gpt'; known: .*llava-onevision-7b"):
+    with pytest.raises(CheckpointError, match=r"unknown llava_onevision model 'gpt'; known: .*llava-onevision-7b"):
         load("gpt")
     with pytest.raises(CheckpointError, match="unknown dtype 'int8'; float32"):
         load("llava-onevision-7b", dtype="int8", weights="random")

@@ -1,0 +1,152 @@
+"""What the LLaVA models have in common: a vision tower, a projector, a language model that reads visual tokens.
+
+    P patches   V features a patch   C merged features a patch   D feature dimension
+    T visual tokens   H width of the language model
+
+The models are transformers' own. Their parts are called one by one, because a scheme cuts between them, and because
+transformers' way around them cannot take merged features.
+"""
+
+import dataclasses
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+import torch
+from PIL import Image
+from transformers import DynamicCache
+
+from harness.backbones import decoding, tower
+from harness.backbones.checkpoint import dtype_of, locate, random_model, read_config, read_model, read_tokenizer
+from harness.backbones.contract import Prefilled, Tiles
+from harness.backbones.pieces import PieceTokenizer
+from harness.backbones.prompts import Template
+from harness.data.sample import Question
+from harness.errors import CheckpointError, UnavailableError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Models of one class in transformers; ``sources`` says where each name's weights are, a hub id or a folder.
+
+    ``full_size`` gives the architecture of a published name without the hub; it raises CheckpointError for others.
+    """
+
+    config_class: Any
+    model_class: Any
+    template: Template
+    sources: Mapping[str, str | os.PathLike[str]]
+    full_size: Callable[[str], Any]
+
+
+def load_parts(
+    family: Family,
+    name: str,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    weights: str | os.PathLike[str] | None,
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a name, on ``device``; ``dtype`` None is float32 on a CPU, bfloat16 elsewhere.
+
+    ``weights`` is a folder or a hub id to use instead of the name's own, or ``"random"``: the architecture alone, for
+    latency work, with the checkpoint's config and tokenizer where those are on this machine.
+
+    Raises UnavailableError where the weights are not on this machine, CheckpointError where they are damaged or of
+    another model.
+    """
+    if name not in family.sources:
+        raise CheckpointError(unknown_name(f"{family.config_class.model_type} model", name, family.sources))
+    device = torch.device(device)
+    dtype = dtype_of(dtype, device)
+    random = weights == "random"
+    try:
+        folder = locate(name, family.sources[name] if random or weights is None else weights)
+    except UnavailableError:
+        if not random:
+            raise
+        config = family.full_size(name)
+        return random_model(family.model_class, config, device, dtype), PieceTokenizer(config.text_config.vocab_size)
+    config = read_config(folder, family.config_class)
+    tokenizer = read_tokenizer(folder, family.template.special, config.text_config.vocab_size)
+    if random:
+        return random_model(family.model_class, config, device, dtype), tokenizer
+    return read_model(folder, family.model_class, config, device, dtype), tokenizer
+
+
+class Llava(ABC):
+    """A Backbone (see :mod:`harness.backbones.contract`) around a loaded model and its tokenizer.
+
+    ``max_new_tokens`` bounds an answer; multiple choice and yes/no need a few.
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, template: Template, max_new_tokens: int) -> None:
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_new_tokens = max_new_tokens
+        self.device: torch.device = model.device
+        vision = model.config.vision_config
+        self.n_features: int = (vision.image_size // vision.patch_size) ** 2
+        self.feature_dim: int = vision.hidden_size
+        self._before: list[int] = tokenizer.encode(template.before, add_special_tokens=False).ids
+        self._stop_ids = stop_ids(model, tokenizer, template)
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> Tiles:
+        """The patches of an RGB image, on the CPU."""
+
+    @abstractmethod
+    def project_all(self, x_PVD: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+        """All features, (T, H), in the model's own arrangement.
+
+        Raises BitstreamError for features that are not those of an image of ``tiles.image_size``.
+        """
+
+    @torch.inference_mode()
+    def encode_image(self, tiles: Tiles) -> torch.Tensor:
+        """The visual features x (P, V, D), at the model's dtype."""
+        pixels_PCHW = tiles.pixels_PCHW.to(self.device, non_blocking=True)
+        config = self.model.config
+        drop_cls = config.vision_feature_select_strategy == "default"
+        return tower.features(
+            self.model.model.vision_tower, pixels_PCHW, config.vision_feature_layer, drop_cls=drop_cls
+        )
+
+    @torch.inference_mode()
+    def project(self, y_PCD: torch.Tensor) -> torch.Tensor:
+        """Merged features through the projector, (P * C, H); of any float dtype, on any device."""
+        return self._projected(y_PCD).flatten(0, 1)
+
+    @torch.inference_mode()
+    def prefill(self, tokens_TH: torch.Tensor, question: Question) -> Prefilled:
+        """Reads template, visual tokens and question."""
+        return decoding.prefill(self.model, self.prompt(tokens_TH, question), DynamicCache(config=self.model.config))
+
+    @torch.inference_mode()
+    def generate(self, prefilled: Prefilled) -> str:
+        """The greedy answer, at most ``max_new_tokens`` tokens of it."""
+        tokens = decoding.continued(self.model, prefilled, self._stop_ids, self.max_new_tokens)
+        answer: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return answer
+
+    def prompt(self, tokens_TH: torch.Tensor, question: Question) -> torch.Tensor:
+        """The prompt's embeddings, up to where the answer begins: (prefix + T + suffix, H); differentiable."""
+        suffix = self.tokenizer.encode(self.template.suffix(question), add_special_tokens=False).ids
+        text_TH = self.model.get_input_embeddings()(torch.tensor(self._before + suffix, device=self.device))
+        n_before = len(self._before)
+        return torch.cat((text_TH[:n_before], tokens_TH.to(text_TH), text_TH[n_before:]))
+
+    def _projected(self, x_PVD: torch.Tensor) -> torch.Tensor:
+        projector = self.model.model.multi_modal_projector
+        tokens_PVH: torch.Tensor = projector(x_PVD.to(self.device, projector.linear_1.weight.dtype))
+        return tokens_PVH
+
+
+def stop_ids(model: Any, tokenizer: Any, template: Template) -> frozenset[int]:
+    """The tokens that end an answer: the template's, and those that the checkpoint declares."""
+    declared = model.generation_config.eos_token_id
+    declared = [declared] if isinstance(declared, int) else (declared or [])
+    return frozenset([tokenizer.token_to_id(template.stop), *declared])
