@@ -31,6 +31,8 @@ def run(
     from rich.console import Console
 
     from harness.cli.display import Display
+    from harness.results.store import Run
+    from harness.results.summary import table
     from harness.scenario.load import load
     from harness.study import run as run_study
 
@@ -41,20 +43,27 @@ def run(
         run_study(
             wanted, folder, reporter=display, allow_stand_ins=not no_stand_in, fresh=fresh, command=tuple(sys.argv)
         )
-    _print_table(folder, console)
-    console.print(f"[dim]figures: harness plot {folder}[/dim]")
+    console.print(table(Run.read(folder)))
+    console.print(f"Figures: harness plot {folder}")
 
 
 def show(
     path: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write the table's numbers here instead, as .csv or .md by the file's ending.")
+    ] = None,
 ) -> None:
-    """Print the closing table of a finished run again.
+    """Print the closing table of a complete run again.
 
-    harness show results/runs/realworldqa_lowrate
+    harness show results/runs/realworldqa_lowrate --out table.csv
     """
     from rich.console import Console
 
-    _print_table(path, Console())
+    from harness.results.store import Run
+    from harness.results.summary import table, write
 
-
-def _print_table(folder: Path, console: object) -> None: ...
+    record = Run.read(path)
+    if out is None:
+        Console().print(table(record))
+    else:
+        write(record, out)

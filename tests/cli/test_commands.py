@@ -1,0 +1,137 @@
+"""The commands as a user meets them: what they print, where, and with which status."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+
+ROOT = Path(__file__).parents[2]
+SCENARIOS = ROOT / "scenarios"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def harness(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in an empty folder, as the console script would: its status, its output, its errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as left:
+            status = int(left.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_a_right_scenario_is_described_in_a_line(harness: Run) -> None:
+    """Name, hash, and how much work it is."""
+    status, out, err = harness("check", *SCENARIOS.glob("*.yaml"))
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) == len(list(SCENARIOS.glob("*.yaml")))
+    assert "operating points" in out
+
+
+def test_a_wrong_scenario_exits_2_with_one_sentence_and_the_right_ones_are_still_checked(
+    harness: Run, tmp_path: Path
+) -> None:
+    """A batch of files is checked to its end."""
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("name: a\nbenchmark: VQA\n")
+    status, out, err = harness("check", wrong, SCENARIOS / "smoke.yaml")
+    assert status == 2
+    assert "smoke" in out
+    assert all(line.startswith(f"harness: {wrong}") for line in err.splitlines())
+    assert "unknown benchmark 'VQA'" in err
+
+
+def test_the_schema_is_json(harness: Run) -> None:
+    """It can be redirected into a file for an editor."""
+    status, out, _ = harness("schema")
+    assert status == 0
+    assert json.loads(out)["title"] == "Scenario"
+
+
+def test_no_stand_in_says_how_to_install_what_is_absent(
+    harness: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both the benchmark and the backbone are named, each with where it comes from; nothing is written."""
+    monkeypatch.setenv("LMUData", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    status, _, err = harness("run", SCENARIOS / "realworldqa_lowrate.yaml", "--no-stand-in")
+    assert status == 2
+    benchmark, backbone = err.splitlines()
+    assert "RealWorldQA" in benchmark
+    assert "4de008f55dc4fd008ca9e15321dc44b7" in benchmark
+    assert "llava-hf/llava-onevision-qwen2-7b-ov-hf" in backbone
+    assert not (tmp_path / "results").exists()
+
+
+def _absent(tmp_path: Path) -> Path:
+    return tmp_path / "absent"
+
+
+def _file(tmp_path: Path) -> Path:
+    file = tmp_path / "file"
+    file.write_text("not a run")
+    return file
+
+
+def _strangers_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "cat.jpg").write_bytes(b"")
+    return folder
+
+
+def _broken_manifest(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"schema_version": 1,')
+    return folder
+
+
+@pytest.mark.parametrize("make", [_absent, _file, _strangers_folder, _broken_manifest])
+@pytest.mark.parametrize("command", ["plot", "show"])
+def test_what_is_not_a_run_is_refused_in_a_sentence(
+    harness: Run, tmp_path: Path, command: str, make: Callable[[Path], Path]
+) -> None:
+    """Absent, a file, somebody's photographs, a manifest cut short: status 2, and the path is named."""
+    path = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = harness(command, path)
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert str(path) in err
+    assert "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "a", "b"], ["frobnicate"], ["check", "--strict"]])
+def test_a_command_line_that_is_off_exits_2(harness: Run, arguments: Sequence[str]) -> None:
+    """Typer's own usage errors have the same status as ours."""
+    status, _, err = harness(*arguments)
+    assert status == 2
+    assert "Usage" in err
+
+
+def test_help_teaches_with_an_example() -> None:
+    """The installed command, in a process of its own."""
+    command = [sys.executable, "-m", "harness"]
+    top = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "harness run scenarios/realworldqa_lowrate.yaml" in top.stdout
+    for name in ("run", "plot", "show", "check", "schema"):
+        assert name in top.stdout
+        assert subprocess.run([*command, name, "--help"], capture_output=True, check=True, cwd=ROOT).returncode == 0

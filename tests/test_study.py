@@ -1,0 +1,201 @@
+"""The whole flow on the smoke scenario: real models, real bytes, real files."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.data.sample import Question, Sample
+from harness.results.store import Record, Run
+from harness.scenario.load import load
+from harness.study import run, some_samples
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "scenarios" / "smoke.yaml"
+
+
+class Silent:
+    """A reporter that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.phases: list[tuple[str, int, int]] = []
+        self.steps = 0
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        self.phases.append((name, total, done))
+
+    def advance(self) -> None:
+        self.steps += 1
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """One uninterrupted run of the smoke scenario."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    run(load(SMOKE), folder, reporter=Silent())
+    return Run.read(folder)
+
+
+def _apart_from_times(record: Record) -> dict[str, pd.DataFrame]:
+    """A run's rows without seconds and instants, and without the folder's name."""
+    stages = record.stages.to_pandas().drop(columns=["seconds", "run"])
+    requests = record.requests.to_pandas()
+    return {
+        "stages": stages,
+        "outcomes": record.outcomes.to_pandas().drop(columns="run"),
+        "requests": requests[[c for c in requests.columns if not c.endswith("_s")]],
+    }
+
+
+def test_every_scheme_answers_every_question_at_every_point(smoke: Record) -> None:
+    """As many outcome rows as points times questions, each with its payload's bytes."""
+    scenario = load(SMOKE)
+    points = sum(1 for spec in scenario.pipelines for _ in spec.operating_points())
+    outcomes = smoke.outcomes.to_pandas()
+    assert len(outcomes) == points * scenario.samples
+    assert (outcomes["payload_bytes"] > 0).all()
+    assert outcomes.groupby(["pipeline", "point"])["sample"].nunique().eq(scenario.samples).all()
+
+
+def test_every_stage_of_every_timed_request_is_there(smoke: Record) -> None:
+    """Rounds times timed samples for each stage that a scheme has, all measured, on one machine."""
+    plan = load(SMOKE).measure
+    stages = smoke.stages.to_pandas()
+    per_stage = stages.groupby(["pipeline", "point", "side", "stage"]).size()
+    assert (per_stage == plan.repeats * plan.timed_samples).all()
+    assert set(stages["source"]) == {"measured"}
+    assert stages["machine"].nunique() == 1
+    assert {"decode", "vision_encode", "merge", "prefill", "generate"} <= set(
+        stages.loc[stages["pipeline"] == "jpeg", "stage"]
+    )
+
+
+def test_latency_is_device_plus_bits_over_rate_plus_server_exactly(smoke: Record) -> None:
+    """The paper's setting: T = T_device + 8 bytes / rate + T_server, on every replayed request."""
+    key = ["pipeline", "point", "sample"]
+    stages, requests = smoke.stages.to_pandas(), smoke.requests.to_pandas()
+    payload = smoke.outcomes.to_pandas().set_index(key)["payload_bytes"]
+    requests = requests[requests["channel"] == "25 KB/s"].reset_index(drop=True)
+    link_s = requests["delivered_s"] - requests["device_done_s"]
+    wanted_s = payload.loc[pd.MultiIndex.from_frame(requests[key])].to_numpy() * 8 / 200e3
+    assert (link_s - wanted_s).abs().max() < 1e-9
+    total_s = (requests["answered_s"] - requests["submitted_s"] - link_s).groupby([requests[k] for k in key]).sum()
+    assert (total_s - stages.groupby(key)["seconds"].sum()).abs().max() < 1e-9
+
+
+def test_fewer_bytes_at_lower_quality_and_fewer_tokens_when_merged(smoke: Record) -> None:
+    """The knobs of the schemes do what they say."""
+    outcomes = smoke.outcomes.to_pandas().groupby(["pipeline", "point"])[["payload_bytes", "visual_tokens"]].mean()
+    jpeg = outcomes.loc["jpeg"].sort_index()
+    assert jpeg.loc[jpeg.index.str.startswith("quality=5,"), "payload_bytes"].item() < jpeg["payload_bytes"].max()
+    assert jpeg["visual_tokens"].max() < 0.06 * outcomes.loc["server_only", "visual_tokens"].item()
+
+
+def test_a_complete_run_is_left_alone(smoke: Record) -> None:
+    """The same command again computes nothing."""
+    again = Silent()
+    run(load(SMOKE), smoke.folder, reporter=again)
+    assert again.phases == []
+
+
+def test_a_stand_in_is_announced_once_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was wanted, why it is not here, and what runs instead: once on the way in, and in the manifest for ever."""
+    monkeypatch.setenv("LMUData", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    wanted = load(SMOKE).model_copy(
+        update={
+            "benchmark": "RealWorldQA",
+            "backbone": "llava-onevision-7b",
+            "stand_in": load(ROOT / "scenarios" / "realworldqa_lowrate.yaml").stand_in,
+            "samples": 4,
+        }
+    )
+    reporter = Silent()
+    run(wanted, tmp_path / "run", reporter=reporter)
+    (warning,) = reporter.warnings
+    assert "StreetsQA runs instead of RealWorldQA" in warning
+    assert "mini-onevision runs instead of llava-onevision-7b" in warning
+    manifest = Run.read(tmp_path / "run").manifest
+    assert manifest.stand_ins == {"RealWorldQA": "StreetsQA", "llava-onevision-7b": "mini-onevision"}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_killed_at_any_moment_takes_up_and_ends_with_the_same_rows(
+    smoke: Record, tmp_path: Path, seed: int
+) -> None:
+    """SIGKILL costs at most the unit in hand; apart from times the rows are those of an uninterrupted run."""
+    command = [sys.executable, "-m", "harness", "run", str(SMOKE), "--results", str(tmp_path)]
+    folder = tmp_path / "smoke"
+    moment = random.Random(seed)
+    landed = -1
+    while True:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        target = landed + moment.randint(2, 6)
+        while process.poll() is None and _parts(folder) < target:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            break
+        time.sleep(moment.random() * 0.2)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        assert _parts(folder) >= landed
+        landed = _parts(folder)
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.returncode == 0, errors
+    found, wanted = _apart_from_times(Run.read(folder)), _apart_from_times(smoke)
+    for kind, frame in wanted.items():
+        pd.testing.assert_frame_equal(found[kind], frame, obj=kind)
+
+
+def _parts(folder: Path) -> int:
+    return len(list((folder / "parts").glob("*"))) if (folder / "parts").exists() else 0
+
+
+def _samples(questions_of_images: Sequence[int]) -> list[Sample]:
+    question = Question(text="?", kind="yes_no")
+    return [
+        Sample(
+            id=f"{image}-{q}",
+            image_id=str(image),
+            image_bytes=b"",
+            question=question,
+            truth="Yes",
+            category="",
+            group="",
+        )
+        for image, count in enumerate(questions_of_images)
+        for q in range(count)
+    ]
+
+
+def test_some_samples_are_whole_images_in_the_files_order() -> None:
+    """Never more than asked for, never half an image, the same for the same seed, and not the file's beginning."""
+    samples = _samples([2, 3, 2, 4, 2, 3, 2, 2])
+    chosen = some_samples(samples, 9, seed=1)
+    assert len(chosen) <= 9
+    places = [samples.index(sample) for sample in chosen]
+    assert places == sorted(places)
+    for image in {sample.image_id for sample in chosen}:
+        assert [s for s in samples if s.image_id == image] == [s for s in chosen if s.image_id == image]
+    assert chosen == some_samples(samples, 9, seed=1)
+    assert len({tuple(s.id for s in some_samples(samples, 9, seed=seed)) for seed in range(8)}) > 1
+
+
+def test_all_samples_where_none_are_left_out() -> None:
+    """No limit, and a limit beyond the benchmark."""
+    samples = _samples([2, 1])
+    assert some_samples(samples, None, seed=0) == samples
+    assert some_samples(samples, 50, seed=0) == samples
