@@ -31,13 +31,15 @@ def _draw(run: Record, out: Path) -> list[Path]:
     equality, first = Equality.of(run.manifest), points.iloc[0]
     score = (
         f"Intervals at {100 * equality.confidence:g} % over {first['questions']} questions in {first['clusters']} "
-        f"independent groups; ringed or drawn: the fewest bytes not below {equality.target:g} of {equality.reference}'s "
-        f"score by more than {equality.margin:g} of it"
+        f"independent groups. Selected: the fewest bytes not below {equality.target:g} of {equality.reference}'s score "
+        f"by more than {equality.margin:g} of it"
     )
     replayed = "Link times replayed from the bytes sent and the uplink named"
     with style.styled():
-        curves = rate_performance.draw(points, provenance.of(run.manifest, machines, [score]))
-        bars = latency_bars.draw(numbers, provenance.of(run.manifest, machines, [score, replayed]))
+        about = provenance.of(run.manifest, "score against payload", machines, [score])
+        curves = rate_performance.draw(points, about)
+        about = provenance.of(run.manifest, "latency at each uplink, and score", machines, [score, replayed])
+        bars = latency_bars.draw(numbers, about)
         files = [*style.save(curves, out, "rate_performance"), *style.save(bars, out, "latency_bars")]
     tables = [out / "table.csv", out / "table.md"]
     for table in tables:

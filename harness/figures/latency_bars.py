@@ -14,34 +14,36 @@ from harness.figures.provenance import Provenance
 _PANELS_A_ROW = 3
 _LEFT_IN, _RIGHT_IN, _GAP_IN = 0.7, 0.75, 0.3
 _BARS_IN, _SCORE_IN, _CAPTION_IN, _LEGEND_IN = 2.3, 0.75, 0.32, 0.3
-_BAR_IN, _LETTER_IN = 0.42, 0.068
+_BAR_IN, _LETTER_IN, _NARROWEST_IN = 0.42, 0.068, 6.5
 
 
 def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
     """A panel an uplink from the rows of :func:`harness.results.summary.frame`.
 
-    Below, the mean seconds of the parts, stacked, with the interval of the total and its value; a bar much longer than the
-    others is cut, and its value stands at the cut. A part whose source is neither measured nor recorded is hatched. Above,
-    on the right axis, the score of the selected point with its interval. Where a scheme has no such point, ``does not
-    reach`` is written in the bar's place. To be called inside :func:`harness.figures.style.styled`.
+    Below, the mean seconds of the parts, stacked, with the interval of the total and its value; a bar much longer than
+    the others is cut, and its value stands at the cut. A part whose source is neither measured nor recorded is hatched.
+    Above, on the right axis, the score of the selected point with its interval. Where a scheme has no such point,
+    ``does not reach`` is written in the bar's place. To be called inside :func:`harness.figures.style.styled`.
     """
     pipelines = list(dict.fromkeys(numbers["pipeline"]))
     uplinks = numbers.loc[numbers["reaches"], ["replay", "channel", "users"]].drop_duplicates(ignore_index=True)
     n_columns = min(_PANELS_A_ROW, max(len(uplinks), 1))
     n_rows = max(math.ceil(len(uplinks) / n_columns), 1)
 
-    panel_in = max(_BAR_IN * len(pipelines), 2.0)
+    panel_in = max(_BAR_IN * len(pipelines), 2.0, (_NARROWEST_IN - _LEFT_IN - _RIGHT_IN) / n_columns - _GAP_IN)
+    slot_in = panel_in / len(pipelines)
+    left_in = max(_LEFT_IN, *(0.77 * _LETTER_IN * len(name) - slot_in * i for i, name in enumerate(pipelines)))
     names_in = 0.25 + _LETTER_IN * 0.7 * max(map(len, pipelines))
     row_in = _CAPTION_IN + _SCORE_IN + _BARS_IN + names_in
-    width_in = _LEFT_IN + n_columns * panel_in + (n_columns - 1) * _GAP_IN + _RIGHT_IN
+    width_in = left_in + n_columns * panel_in + (n_columns - 1) * _GAP_IN + _RIGHT_IN
     head_in, foot_in = provenance.head_in(width_in), provenance.foot_in(width_in)
     height_in = head_in + _LEGEND_IN + n_rows * row_in + foot_in
     figure = style.page(width_in, height_in)
 
-    limit_s = _limit_s(numbers.loc[numbers["reaches"], "total_mean_s"])
+    limit_s = _limit_s(numbers[numbers["reaches"]])
     for index, uplink in uplinks.iterrows():
         row, column = divmod(int(str(index)), n_columns)
-        x = (_LEFT_IN + column * (panel_in + _GAP_IN)) / width_in
+        x = (left_in + column * (panel_in + _GAP_IN)) / width_in
         y_in = height_in - head_in - _LEGEND_IN - row * row_in - _CAPTION_IN - _SCORE_IN - _BARS_IN
         bars = figure.add_axes((x, y_in / height_in, panel_in / width_in, _BARS_IN / height_in))
         score = figure.add_axes((x, (y_in + _BARS_IN) / height_in, panel_in / width_in, _SCORE_IN / height_in))
@@ -57,6 +59,9 @@ def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
         if column == n_columns - 1:
             score.set_ylabel(str(numbers["metric"].iloc[0]).replace(" (", "\n("), color=style.SCORE, fontsize=8)
 
+    if uplinks.empty:
+        middle = (head_in + _LEGEND_IN + 0.4 * row_in) / height_in
+        figure.text(0.5, 1 - middle, "no scheme reaches the target", ha="center", color="#666666")
     handles = [Patch(facecolor=colour, label=part) for part, colour in style.PARTS.items()]
     if any(not _is_timed(source) for part in style.PARTS for source in numbers[f"{part}_source"].dropna()):
         unfirm = Patch(facecolor="white", edgecolor="#333333", hatch=style.NOT_MEASURED_HATCH, label="not measured")
@@ -65,7 +70,7 @@ def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
         handles=handles, loc="upper left", ncols=len(handles), bbox_to_anchor=(0.0, 1 - head_in / height_in),
         borderaxespad=0.2, handlelength=1.2, columnspacing=1.4,
     )  # fmt: skip
-    provenance.write(figure, "latency and score at each uplink")
+    provenance.write(figure)
     return figure
 
 
@@ -95,7 +100,7 @@ def _bars(axes: Axes, rows: pd.DataFrame, pipelines: list[str], limit_s: float) 
 def _total(axes: Axes, x: int, row: "pd.Series[float]", limit_s: float) -> None:
     """Writes the total on its bar; a bar that passes the limit is cut open below its value."""
     total_s, low_s, high_s = row["total_mean_s"], row["total_mean_low_s"], row["total_mean_high_s"]
-    value = f"{total_s:.2g}" if total_s < 1 else f"{total_s:.3g}"
+    value = f"{total_s:.3f}" if total_s < 0.0995 else f"{total_s:.2f}" if total_s < 9.995 else f"{total_s:.3g}"
     if total_s > limit_s:
         cut = 0.86 * limit_s
         for shift in (0.0, 0.03 * limit_s):
@@ -139,12 +144,11 @@ def _scores(axes: Axes, rows: pd.DataFrame, pipelines: list[str]) -> None:
     axes.locator_params(axis="y", nbins=3)
 
 
-def _limit_s(totals_s: "pd.Series[float]") -> float:
-    """The end of the time axis: above every bar that is not three times as long as the median one."""
-    totals_s = totals_s.dropna()
-    if totals_s.empty:
-        return 1.0
-    return 1.15 * float(totals_s[totals_s <= 3 * totals_s.median()].max())
+def _limit_s(rows: pd.DataFrame) -> float:
+    """The end of the time axis: above every bar, with its interval and value, that is at most thrice the median one."""
+    rows = rows[rows["total_mean_s"] <= 3 * rows["total_mean_s"].median()]
+    highest_s = rows[["total_mean_s", "total_mean_high_s"]].max().max()
+    return 1.12 * float(highest_s) if highest_s > 0 else 1.0
 
 
 def _is_timed(source: object) -> bool:

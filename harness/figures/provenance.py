@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from harness.results.provenance import Manifest
 
-_TITLE_IN, _LINE_IN, _FOOT_IN, _EDGE_IN = 0.26, 0.19, 0.135, 0.08
-_LABEL_CHARS_AN_INCH, _FOOT_CHARS_AN_INCH = 14, 19
+_TITLE_IN, _LINE_IN, _FOOT_IN, _EDGE_IN = 0.24, 0.19, 0.135, 0.08
+_TITLE_CHARS_AN_INCH, _LABEL_CHARS_AN_INCH, _FOOT_CHARS_AN_INCH = 9.5, 13, 19
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,18 +23,20 @@ class Provenance:
 
     def head_in(self, width_in: float) -> float:
         """The height that the texts above a figure of this width take, in inches."""
-        return _EDGE_IN + _TITLE_IN + _LINE_IN * len(self._labels(width_in)) + _EDGE_IN
+        titles, labels = self._titles(width_in), self._labels(width_in)
+        return _EDGE_IN + _TITLE_IN * len(titles) + _LINE_IN * len(labels) + _EDGE_IN
 
     def foot_in(self, width_in: float) -> float:
         """The height that the texts below take, in inches."""
         return _EDGE_IN + _FOOT_IN * len(self._foot(width_in)) + _EDGE_IN
 
-    def write(self, figure: Figure, subtitle: str) -> None:
+    def write(self, figure: Figure) -> None:
         """Puts the texts on the figure's upper and lower edge."""
         width_in, height_in = figure.get_size_inches()
         left, y_in = 0.12 / width_in, height_in - _EDGE_IN
-        figure.text(left, y_in / height_in, f"{self.title}: {subtitle}", fontsize=11, fontweight="bold", va="top")
-        y_in -= _TITLE_IN
+        for line in self._titles(width_in):
+            figure.text(left, y_in / height_in, line, fontsize=11, fontweight="bold", va="top")
+            y_in -= _TITLE_IN
         for text, colour in self._labels(width_in):
             figure.text(left, y_in / height_in, text, fontsize=8.5, color=colour, va="top")
             y_in -= _LINE_IN
@@ -43,31 +45,29 @@ class Provenance:
             figure.text(left, y_in / height_in, line, fontsize=6.5, color="#555555", va="top")
             y_in -= _FOOT_IN
 
+    def _titles(self, width_in: float) -> list[str]:
+        return _wrapped(self.title, width_in * _TITLE_CHARS_AN_INCH)
+
     def _labels(self, width_in: float) -> list[tuple[str, str]]:
-        texts = [(text, "#B00020") for text in self.warnings]
-        if self.stand_ins:
-            texts.insert(0, (self.stand_ins, "#8A5A00"))
-        chars = int(width_in * _LABEL_CHARS_AN_INCH)
-        return [(line, colour) for text, colour in texts for line in textwrap.wrap(text, chars)]
+        texts = [(self.stand_ins, "#8A5A00"), *((warning, "#B00020") for warning in self.warnings)]
+        return [(line, colour) for text, colour in texts for line in _wrapped(text, width_in * _LABEL_CHARS_AN_INCH)]
 
     def _foot(self, width_in: float) -> list[str]:
-        return textwrap.wrap(self.sources, int(width_in * _FOOT_CHARS_AN_INCH))
+        return _wrapped(self.sources, width_in * _FOOT_CHARS_AN_INCH)
 
 
-def of(manifest: Manifest, machines: Sequence[str], notes: Sequence[str]) -> Provenance:
-    """What a run's manifest, the machines that it was timed on, and a figure's own notes say."""
-    invalid = [f"INVALID: {reason}" for reason in manifest.reasons]
-    sources = [
-        *notes,
-        f"Timed on {' and '.join(machines)}" if machines else "Not timed",
-        f"Run {manifest.name}, {manifest.validity or 'unfinished'}",
-        f"scenario {manifest.scenario_hash}",
-        f"code {manifest.code}",
-        f"finished {manifest.finished_utc or 'not yet'}",
-    ]
+def _wrapped(text: str, chars: float) -> list[str]:
+    return textwrap.wrap(text, int(chars), break_on_hyphens=False)
+
+
+def of(manifest: Manifest, subtitle: str, machines: Sequence[str], notes: Sequence[str]) -> Provenance:
+    """What a run's manifest, the machines that it was timed on, and a figure's own title and notes say."""
+    run = f"Run {manifest.name}, {manifest.validity or 'unfinished'}"
+    what = f"scenario {manifest.scenario_hash}, code {manifest.code}"
+    timed = f"Timed on {' and '.join(machines)}" if machines else "Not timed"
     return Provenance(
-        title=str(manifest.scenario_value("title")),
+        title=f"{manifest.scenario_value('title')}: {subtitle}",
         stand_ins=manifest.label,
-        warnings=invalid,
-        sources="; ".join(sources) + ".",
+        warnings=[f"INVALID: {reason}" for reason in manifest.reasons],
+        sources=". ".join([*notes, timed, f"{run}, {what}", f"Finished {manifest.finished_utc or 'not yet'}"]) + ".",
     )

@@ -1,5 +1,7 @@
 """The rate-performance curves (the paper's Fig. 6): what a scheme scores for the bytes that it sends."""
 
+import textwrap
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,7 +52,7 @@ def draw(points: pd.DataFrame, provenance: Provenance) -> Figure:
 
     ring = Line2D([], [], linestyle="none", marker="o", markersize=12, fillstyle="none", color="#333333")
     dashed = Line2D([], [], linestyle="--", linewidth=1.1, color=style.look(reference["pipeline"]).colour)
-    labels = [*(str(handle.get_label()) for handle in handles), f"score of {reference['pipeline']}", "selected"]
+    labels = [*(str(handle.get_label()) for handle in handles), "score of the reference", "selected"]
     axes.legend(
         [*handles, dashed, ring],
         labels,
@@ -59,7 +61,7 @@ def draw(points: pd.DataFrame, provenance: Provenance) -> Figure:
         borderaxespad=0,
         labelspacing=0.7,
     )
-    provenance.write(figure, "score against payload")
+    provenance.write(figure)
     return figure
 
 
@@ -81,9 +83,10 @@ def _curve(axes: Axes, pipeline: str, points: pd.DataFrame) -> Line2D:
         selected["score"],
         linestyle="none", marker="o", markersize=12, fillstyle="none", color=look.colour, markeredgewidth=1.4, zorder=4,
     )  # fmt: skip
-    label = pipeline if points["selected"].any() else f"{pipeline}\n(does not reach)"
+    remarks = ([] if points["selected"].any() else ["does not reach"]) + (["sends nothing"] if sent.empty else [])
+    label = "\n".join([*textwrap.wrap(pipeline, 19), *(f"({remark})" for remark in remarks)])
     if sent.empty:
-        return Line2D([], [], color=look.colour, linestyle=":", label=f"{label}, sends nothing")
+        return Line2D([], [], color=look.colour, linestyle=":", label=label)
     return Line2D(
         [],
         [],

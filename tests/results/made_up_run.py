@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from harness.records import OutcomeRow, RequestRow, StageRow, schema
@@ -117,7 +116,7 @@ def _stages(pipeline: str, point: str, samples: list[str], source: str, rng: np.
         for stage, seconds in STAGES_S[pipeline].items()
     ]
     columns = dict(zip(("sample", "repeat", "side", "stage", "seconds"), zip(*timed, strict=True), strict=True))
-    constants = {"run": "r", "pipeline": pipeline, "point": point, "energy_j": np.nan, "machine": MACHINE}
+    constants = {"run": "r", "pipeline": pipeline, "point": point, "energy_j": None, "machine": MACHINE}
     return _table(StageRow, **columns, **constants, source=source)
 
 
@@ -141,4 +140,10 @@ def _requests(pipeline: str, point: str, samples: list[str], n_bytes: np.ndarray
 
 
 def _table(row: type, **columns: object) -> pa.Table:
-    return pa.Table.from_pandas(pd.DataFrame(columns), schema=schema(row), preserve_index=False)
+    """A table of lists and of constants, which are as long as the lists."""
+    n = max(len(column) for column in columns.values() if not isinstance(column, str) and hasattr(column, "__len__"))
+    lists = {
+        name: list(column) if not isinstance(column, str) and hasattr(column, "__len__") else [column] * n
+        for name, column in columns.items()
+    }
+    return pa.table({name: lists[name] for name in schema(row).names}, schema=schema(row))

@@ -1,0 +1,19 @@
+"""The made-up run that the tests of results have, drawn here."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "results"))
+
+from made_up_run import make
+
+from harness.results.store import Record
+
+
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A complete, valid run in which one scheme was estimated and one does not reach the target."""
+    folder = tmp_path_factory.mktemp("runs") / "tonight"
+    return make(folder, sources={"server_only": "estimated"})
