@@ -91,9 +91,7 @@ def write(run: Record, path: Path) -> None:
     elif path.suffix == ".md":
         disk.write_text(path, _markdown(run, numbers))
     else:
-        raise ResultsError(
-            f"{path}: a table is written as .csv or .md, not as {path.suffix or 'a file without ending'!r}"
-        )
+        raise ResultsError(f"{path}: a table is written to a file whose name ends in .csv or .md")
 
 
 def _markdown(run: Record, numbers: pd.DataFrame) -> str:

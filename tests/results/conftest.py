@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 import pytest
+from made_up_run import make
 from study_rows import Unit, units
 
 from harness.results.provenance import Manifest, begin
+from harness.results.store import Record
 
 
 @pytest.fixture
@@ -32,3 +34,10 @@ def manifest() -> Callable[..., Manifest]:
 def study_units() -> list[Unit]:
     """The units as a list."""
     return list(units())
+
+
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A complete run with an estimated scheme, one that does not reach, and a reason of the telemetry's against it."""
+    folder = tmp_path_factory.mktemp("runs") / "tonight"
+    return make(folder, reasons=("throttled: GPU at 95 C",), sources={"server_only": "estimated"})
