@@ -3,13 +3,18 @@
 import concurrent.futures
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import pyarrow as pa
 
+from harness.errors import UnavailableError
 from harness.records import RequestRow, schema
 from harness.replay.cell import Cell, Engine, replay
 from harness.replay.profile import Profile
 from harness.scenario.replay import Replay
+
+Job = tuple[Profile, Cell, Engine]
+Workers = int | Literal["ray"]
 
 
 def cells(spec: Replay) -> Iterator[Cell]:
@@ -20,19 +25,46 @@ def cells(spec: Replay) -> Iterator[Cell]:
                 yield Cell(spec=spec, uplink=uplink, users=users, seed=seed)
 
 
-def sweep(profiles: Sequence[Profile], spec: Replay, *, workers: int = 1, engine: Engine = "auto") -> pa.Table:
-    """The request rows of every profile in every cell, in that order whatever the number of workers."""
+def sweep(profiles: Sequence[Profile], spec: Replay, *, workers: Workers = 1, engine: Engine = "auto") -> pa.Table:
+    """The request rows of every profile in every cell, in that order whoever replays them.
+
+    ``workers`` is a number of processes, or ``ray`` for the cluster that Ray is connected to (a local one where there
+    is none). A cell's random streams depend on its seed alone, so the rows do not depend on the workers. Raises
+    UnavailableError where Ray is asked for and not installed.
+    """
     jobs = [(profile, cell, engine) for profile in profiles for cell in cells(spec)]
-    if workers == 1 or len(jobs) == 1:
-        tables = [_replay_job(job) for job in jobs]
+    if workers == "ray":
+        tables = _over_ray(jobs)
+    elif workers == 1 or len(jobs) < 2:
+        tables = [_replayed(job) for job in jobs]
     else:
-        # Spawned, not forked: the caller may hold threads and locks of torch's or Arrow's.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-            tables = list(pool.map(_replay_job, jobs))
+        tables = _over_processes(jobs, workers)
     return pa.concat_tables(tables) if tables else schema(RequestRow).empty_table()
 
 
-def _replay_job(job: tuple[Profile, Cell, Engine]) -> pa.Table:
+def _over_processes(jobs: Sequence[Job], workers: int) -> list[pa.Table]:
+    # Spawned, not forked: the caller may hold threads and locks of torch's or Arrow's.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        return list(pool.map(_replayed, jobs))
+
+
+def _over_ray(jobs: Sequence[Job]) -> list[pa.Table]:
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UnavailableError("Ray is not installed; 'pip install tofc-harness[ray]' adds it") from None
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    try:
+        remote = ray.remote(_replayed)
+        return list(ray.get([remote.remote(job) for job in jobs]))
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _replayed(job: Job) -> pa.Table:
     profile, cell, engine = job
     return replay(profile, cell, engine=engine)

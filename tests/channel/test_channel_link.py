@@ -130,7 +130,7 @@ def _shared_one_by_one(channel: Channel, ready_s: np.ndarray, n_bytes: np.ndarra
 
 
 def test_two_equal_transfers_share_evenly() -> None:
-    """Two payloads of a second each, begun together, both take two; if one joins half way, each takes one and a half."""
+    """Two payloads of a second each, begun together, both take two; if one joins half way, each takes 1.5."""
     together = _shared_one_by_one(MBPS, np.array([0.0, 0.0]), np.array([125_000, 125_000]))
     np.testing.assert_allclose(together, [2.0, 2.0])
     staggered = _shared_one_by_one(MBPS, np.array([0.0, 0.5]), np.array([125_000, 125_000]))
