@@ -46,8 +46,11 @@ class Page:
 
 CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "light colour": ("What colour does the traffic light show?", things.LAMPS),
-    "light arrow": ("Which way does the arrow of the traffic light point?", ("left", "right", "up", "there is no arrow")),
-    "sign number": ("Which number is on the speed sign?", tuple(str(number) for number in things.NUMBERS)),
+    "light arrow": (
+        "Which way does the arrow of the traffic light point?",
+        ("left", "right", "up", "there is no arrow"),
+    ),
+    "sign number": ("Which number is on the round sign?", tuple(str(number) for number in things.NUMBERS)),
     "car count": ("How many cars are on the road, not counting the bus?", ("1", "2", "3", "4")),
     "bus colour": ("What colour is the bus?", _PAINTS),
     "coat colour": ("What colour is the coat of the pedestrian?", _PAINTS),

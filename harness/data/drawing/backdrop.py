@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from harness.data.drawing.canvas import Canvas, Colour, jittered, tinted
+from harness.data.drawing.canvas import Canvas, Colour, jittered, plain, tinted
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.textures import SIDE_PX, Split, cut
 from harness.data.drawing.things import LABEL
@@ -94,10 +94,10 @@ def _house(canvas: Canvas, dice: Dice, split: Split, box: tuple[int, int, int, i
     lights = dice.octets(len(rows), len(columns)).astype(np.int32)
     cell = lights[np.clip(row // gap_y, 0, len(rows) - 1), np.clip(column // gap_x, 0, len(columns) - 1)]
     blind = y_in < pane_h * (cell % 5) // 6
-    canvas.fill_where((left, top), framed, np.broadcast_to(np.uint8(frame), (*framed.shape, 3)), LABEL["window"])
+    canvas.fill_where((left, top), framed, plain(frame, *framed.shape), LABEL["window"])
     canvas.fill_where((left, top), pane, glass, LABEL["window"])
     drawn = pane & blind & (cell > 110)
-    canvas.fill_where((left, top), drawn, np.broadcast_to(np.uint8((196, 184, 156)), (*pane.shape, 3)), LABEL["window"])
+    canvas.fill_where((left, top), drawn, plain((196, 184, 156), *pane.shape), LABEL["window"])
 
 
 def _ground(canvas: Canvas, dice: Dice, split: Split, ground: Ground) -> None:
@@ -120,11 +120,13 @@ def _ground(canvas: Canvas, dice: Dice, split: Split, ground: Ground) -> None:
         kerb = np.abs(x - edges[:, :1]) <= 1 + (y[:, None] > reach // 2)
         kerb |= np.abs(x - edges[:, 1:]) <= 1 + (y[:, None] > reach // 2)
         canvas.fill_where((0, ground.horizon_px), on_road, surface, LABEL[label])
-        stone = np.broadcast_to(np.uint8((186, 182, 174)), surface.shape)
+        stone = plain((186, 182, 174), *on_road.shape)
         canvas.fill_where((0, ground.horizon_px), kerb, stone, LABEL["pavement"])
         middle, half = edges.sum(axis=1, keepdims=True) // 2, 1 + y[:, None] * 3 // reach
         dashes = (rows[:, None] // 24 % 2 == 0) & (np.abs(x - middle) < half)
-        canvas.fill_where((0, ground.horizon_px), dashes, np.broadcast_to(np.uint8((206, 204, 196)), surface.shape), LABEL[label])
+        canvas.fill_where(
+            (0, ground.horizon_px), dashes, plain((206, 204, 196), *on_road.shape), LABEL[label]
+        )
 
 
 def _tree(canvas: Canvas, dice: Dice, split: Split, ground: Ground) -> None:
@@ -132,7 +134,11 @@ def _tree(canvas: Canvas, dice: Dice, split: Split, ground: Ground) -> None:
     radius_y = radius_x * dice.between(90, 140) // 100
     foot = ground.horizon_px + dice.between(2, (canvas.height_px - ground.horizon_px) // 4)
     road_left, road_right = ground.road(foot)
-    x = dice.below(max(1, road_left - 4)) if dice.one_in(2) else dice.between(min(road_right + 4, canvas.width_px), canvas.width_px)
+    x = (
+        dice.below(max(1, road_left - 4))
+        if dice.one_in(2)
+        else dice.between(min(road_right + 4, canvas.width_px), canvas.width_px)
+    )
     crown_y = foot - radius_y - dice.between(8, 30)
     half = max(2, radius_x // 12)
     trunk = (max(0, x - half), max(0, crown_y), min(canvas.width_px, x + half), foot)
@@ -156,7 +162,7 @@ def _clutter(canvas: Canvas, dice: Dice, ground: Ground) -> None:
     width, height, horizon = canvas.width_px, canvas.height_px, ground.horizon_px
     for _ in range(dice.between(1, 3)):
         x, top = dice.below(width - 4), horizon * dice.between(20, 50) // 100
-        post = np.broadcast_to(np.uint8(jittered(dice, (74, 76, 78), 14)), (horizon + 8 - top, 3, 3))
+        post = plain(jittered(dice, (74, 76, 78), 14), horizon + 8 - top, 3)
         canvas.fill((x, top, x + 3, horizon + 8), post, LABEL["clutter"])
     for _ in range(dice.between(3, 7)):
         w, h = dice.between(8, 26), dice.between(5, 12)

@@ -25,8 +25,13 @@ def jittered(dice: Dice, colour: Colour, spread: int) -> Colour:
 def tinted(sheet: Sheet, colour: Colour, contrast_percent: int) -> NDArray[np.uint8]:
     """A grey sheet as a surface of the colour, (height, width, 3) uint8; the sheet scales the colour's brightness."""
     gain = 128 + (np.arange(256) - 128) * contrast_percent // 100
-    table = np.clip(np.array(colour)[None, :] * gain[:, None] // 128, 0, 255).astype(np.uint8)
-    return table[sheet]
+    table: NDArray[np.uint8] = np.clip(np.array(colour)[None, :] * gain[:, None] // 128, 0, 255).astype(np.uint8)
+    return np.take(table, sheet, axis=0)
+
+
+def plain(colour: Colour, height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """A surface of one colour."""
+    return np.full((height_px, width_px, 3), colour, np.uint8)
 
 
 class Canvas:
@@ -42,7 +47,9 @@ class Canvas:
         self.image.paste(Image.fromarray(surface, "RGB"), box[:2])
         self.label.paste(label, box)
 
-    def fill_where(self, corner: tuple[int, int], mask: NDArray[np.bool_], surface: NDArray[np.uint8], label: int) -> None:
+    def fill_where(
+        self, corner: tuple[int, int], mask: NDArray[np.bool_], surface: NDArray[np.uint8], label: int
+    ) -> None:
         """Cover the pixels of a mask, whose top left corner is given, with a surface of the mask's size."""
         stencil = Image.fromarray(mask.astype(np.uint8) * 255, "L")
         self.image.paste(Image.fromarray(surface, "RGB"), corner, stencil)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from harness.data.drawing import things
 from harness.data.drawing.backdrop import Ground, paint_backdrop
-from harness.data.drawing.canvas import Box, Canvas
+from harness.data.drawing.canvas import Box, Canvas, plain
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.textures import Split, cut
 from harness.data.drawing.things import LABEL
@@ -43,7 +43,7 @@ class Scene:
 
     street: Street
     image: Image.Image
-    label_HW: NDArray[np.uint8]
+    label_HW: NDArray[np.uint8]  # noqa: N815
 
 
 class _Room:
@@ -97,15 +97,15 @@ def _place(street: Street, canvas: Canvas, ground: Ground, dice: Dice) -> list[_
     wanted += [(things.car(dice, paint), dice.between(38, 54), "road", f"car {paint}") for paint in street.cars]
     if street.light:
         lamp, arrow = street.light
-        wanted.append((things.traffic_light(dice, lamp, arrow), dice.between(32, 42), "pole", f"light {lamp} {arrow}"))
+        wanted.append((things.traffic_light(dice, lamp, arrow), dice.between(44, 56), "pole", f"light {lamp} {arrow}"))
     if street.sign:
-        wanted.append((things.speed_sign(dice, street.sign), dice.between(20, 26), "pole", f"sign {street.sign}"))
+        wanted.append((things.round_sign(dice, street.sign), dice.between(34, 42), "pole", f"sign {street.sign}"))
     if street.coat:
         wanted.append((things.pedestrian(dice, street.coat), dice.between(46, 62), "pavement", f"coat {street.coat}"))
     for item, side in street.items.items():
         wanted.append((things.ITEM_SPRITES[item](dice), dice.between(26, 36), side, item))
     for sprite, size_px, where, label in wanted:
-        for trial in range(60):
+        for trial in range(150):
             shrink = 100 - trial // 3
             height = size_px * street.zoom_percent * shrink // 10_000
             box = _spot(canvas, ground, dice, where, sprite, height)
@@ -147,5 +147,5 @@ def _pole(canvas: Canvas, ground: Ground, head: Box) -> None:
     """A pole from the head down to the ground."""
     x = (head[0] + head[2]) // 2
     foot = max(head[3] + 1, ground.horizon_px + (canvas.height_px - ground.horizon_px) // 8)
-    steel = np.broadcast_to(np.uint8((112, 114, 116)), (foot - head[3], 3, 3))
+    steel = plain((112, 114, 116), foot - head[3], 3)
     canvas.fill((x - 1, head[3], x + 2, foot), steel, LABEL["clutter"])

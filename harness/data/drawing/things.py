@@ -21,7 +21,7 @@ PAINTS: Mapping[str, Colour] = {
 }
 LAMPS = ("red", "red and amber", "amber", "green")
 ARROWS = ("left", "right", "up", "none")
-NUMBERS = (20, 30, 40, 50, 60, 80)
+NUMBERS = (1, 2, 4, 5, 7, 8)
 ITEMS = ("bicycle", "dog", "bench", "hydrant", "letter box", "bin")
 
 SURFACES = ("void", "sky", "wall", "window", "road", "pavement", "tree", "clutter")
@@ -41,15 +41,14 @@ LABEL: Mapping[str, int] = {name: index for index, name in enumerate(LABELS)}
 _CLEAR = (0, 0, 0, 0)
 _LIT: Mapping[str, Colour] = {"red": (255, 44, 30), "amber": (255, 178, 20), "green": (40, 240, 120)}
 
-# Five columns by seven rows, a row a number: the digits as a road sign shows them.
-_DIGITS: Mapping[str, tuple[int, ...]] = {
-    "0": (14, 17, 17, 17, 17, 17, 14),
-    "2": (14, 17, 1, 2, 4, 8, 31),
-    "3": (30, 1, 1, 14, 1, 1, 30),
-    "4": (2, 6, 10, 18, 31, 2, 2),
-    "5": (31, 16, 30, 1, 1, 17, 14),
-    "6": (6, 8, 16, 30, 17, 17, 14),
-    "8": (14, 17, 17, 14, 17, 17, 14),
+# Five columns by seven rows, a number of five bits a row.
+_DIGITS: Mapping[int, tuple[int, ...]] = {
+    1: (4, 12, 4, 4, 4, 4, 14),
+    2: (14, 17, 1, 2, 4, 8, 31),
+    4: (2, 6, 10, 18, 31, 2, 2),
+    5: (31, 16, 30, 1, 1, 17, 14),
+    7: (31, 1, 2, 4, 8, 8, 8),
+    8: (14, 17, 17, 14, 17, 17, 14),
 }
 
 
@@ -85,18 +84,16 @@ def _arrow(direction: str, x: int, y: int) -> list[tuple[int, int]]:
     return [(x + a, y + b) for a, b in turned[direction]]
 
 
-def speed_sign(dice: Dice, number: int) -> Image.Image:
-    """A round white sign with a red rim and two black digits."""
+def round_sign(dice: Dice, number: int) -> Image.Image:
+    """A round white sign with a red rim and a black digit, as one that limits the weight of lorries."""
     sprite, draw = _blank(96, 96)
     draw.ellipse((0, 0, 95, 95), fill=jittered(dice, (196, 26, 34), 14))
-    draw.ellipse((11, 11, 84, 84), fill=jittered(dice, (240, 240, 236), 10))
-    for position, digit in enumerate(str(number)):
-        left = 18 + position * 32
-        for row, bits in enumerate(_DIGITS[digit]):
-            for column in range(5):
-                if bits >> (4 - column) & 1:
-                    x, y = left + column * 6 - 1, 24 + row * 7
-                    draw.rectangle((x, y, x + 6, y + 6), fill=(14, 14, 16))
+    draw.ellipse((9, 9, 86, 86), fill=jittered(dice, (240, 240, 236), 10))
+    for row, bits in enumerate(_DIGITS[number]):
+        for column in range(5):
+            if bits >> (4 - column) & 1:
+                x, y = 26 + column * 9, 19 + row * 8
+                draw.rectangle((x, y, x + 9, y + 8), fill=(14, 14, 16))
     return sprite
 
 
@@ -159,7 +156,14 @@ def _bicycle(dice: Dice) -> Image.Image:
     frame = jittered(dice, (30, 150, 160), 24)
     for left in (2, 72):
         draw.ellipse((left, 30, left + 45, 75), outline=(20, 20, 22), width=6)
-    for line in ((24, 52, 46, 20), (46, 20, 86, 20), (46, 20, 58, 52), (58, 52, 86, 20), (24, 52, 58, 52), (94, 52, 84, 8)):
+    for line in (
+        (24, 52, 46, 20),
+        (46, 20, 86, 20),
+        (46, 20, 58, 52),
+        (58, 52, 86, 20),
+        (24, 52, 58, 52),
+        (94, 52, 84, 8),
+    ):
         draw.line(line, fill=frame, width=6)
     draw.line((36, 14, 56, 14), fill=(20, 20, 20), width=7)
     draw.line((76, 6, 96, 8), fill=(20, 20, 20), width=6)

@@ -1,0 +1,91 @@
+"""The tower's features of training pictures, merged and kept on disk: what the language model learns from.
+
+Drawing a picture and encoding and merging its tiles costs several times what the language model does with them. Done once,
+it makes the many steps affordable that learning to read a question takes.
+
+    P patches   V features a patch   C clusters   D dimension
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import SiglipVisionModel
+
+from harness.data import glimpseqa, streetsqa
+from harness.data.asking import Page
+from harness.data.drawing.dice import Dice
+from harness.tofc.merging import merge
+from harness.zoo.tower import encode
+from harness.zoo.views import TILING
+
+CLUSTERS = 6
+"""n_c of the paper's largest setting: 4.2 % of the 144 features of a tile."""
+OTHER_CLUSTERS = (2, 3, 4, 5, 8)
+"""Half of the lessons are about another n_c, so that the model does not lean on one."""
+
+
+def clusters(dice: Dice) -> int:
+    """The n_c of a lesson."""
+    return CLUSTERS if dice.one_in(2) else dice.pick(OTHER_CLUSTERS)
+
+
+def book_of(number: int) -> list[Page]:
+    """Training book ``number``: every fourth is GlimpseQA's."""
+    return glimpseqa.book("train", number) if number % 4 == 3 else streetsqa.book("train", number)
+
+
+def cache_book(tower: SiglipVisionModel, folder: Path, number: int) -> None:
+    """Encode and merge a book's pictures into ``folder/<number>.safetensors``, unless it is there."""
+    path = folder / f"{number:04d}.safetensors"
+    if path.exists():
+        return
+    dice = Dice("clusters", number)
+    merged = {}
+    with torch.inference_mode():
+        for index, page in enumerate(book_of(number)):
+            x_PVD = encode(tower, TILING(page.scene().image).pixels_PCHW)
+            merged[str(index)] = merge(x_PVD, clusters(dice)).y_PCD.half()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(merged, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def _cache_some(tower: SiglipVisionModel, folder: Path, numbers: range) -> None:
+    torch.set_num_threads(1)
+    for number in numbers:
+        cache_book(tower, folder, number)
+
+
+def cache_books(tower: SiglipVisionModel, folder: Path, books: int, workers: int) -> Iterator[None]:
+    """Cache the first ``books`` books in ``workers`` processes; yields as they finish."""
+    if workers <= 1:
+        for number in range(books):
+            cache_book(tower, folder, number)
+            yield
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        for done in [pool.submit(_cache_some, tower, folder, range(n, n + 1)) for n in range(books)]:
+            done.result()
+            yield
+
+
+class Lessons:
+    """Cached pictures with their pages, in memory."""
+
+    def __init__(self, folder: Path, books: int) -> None:
+        self._pages: list[tuple[Page, Tensor]] = []
+        for number in range(books):
+            merged = load_file(folder / f"{number:04d}.safetensors")
+            self._pages += [(page, merged[str(index)]) for index, page in enumerate(book_of(number))]
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def draw(self, dice: Dice) -> tuple[Page, Tensor]:
+        """A page and its merged features (P, C, D)."""
+        page, y_PCD = dice.pick(self._pages)
+        return page, y_PCD.float()

@@ -1,0 +1,115 @@
+"""What a backbone scores on the bundled benchmarks, and what is left of it when it is shown less.
+
+python -m harness.zoo.scores mini-onevision
+"""
+
+import argparse
+import io
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.backbones import onevision
+from harness.backbones.contract import Backbone
+from harness.data import glimpseqa, streetsqa
+from harness.data.sample import Sample
+from harness.data.scoring import judge, metric
+from harness.tofc.merging import merge
+
+Tokens = Callable[[Backbone, Image.Image], torch.Tensor]
+
+
+def all_tokens(backbone: Backbone, image: Image.Image) -> torch.Tensor:
+    """Every visual token (T, H), as the backbone arranges them."""
+    tiles = backbone.preprocess(image)
+    return backbone.project_all(backbone.encode_image(tiles), tiles)
+
+
+def merged(n_clusters: int) -> Tokens:
+    """The visual tokens of the features merged to ``n_clusters`` a patch."""
+
+    def tokens(backbone: Backbone, image: Image.Image) -> torch.Tensor:
+        x_PVD = backbone.encode_image(backbone.preprocess(image))
+        return backbone.project(merge(x_PVD, n_clusters).y_PCD)
+
+    return tokens
+
+
+def blanked(backbone: Backbone, image: Image.Image) -> torch.Tensor:
+    """Every visual token of a grey picture of the image's size: what the question's text alone gives away."""
+    return all_tokens(backbone, Image.new("RGB", image.size, (128, 128, 128)))
+
+
+def jpeg(quality: int) -> Tokens:
+    """Every visual token of the image after JPEG with 4:2:0 chroma."""
+
+    def tokens(backbone: Backbone, image: Image.Image) -> torch.Tensor:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality, subsampling=2)
+        with Image.open(file) as decoded:
+            return all_tokens(backbone, decoded.convert("RGB"))
+
+    return tokens
+
+
+WAYS: Mapping[str, Tokens] = {
+    "all tokens": all_tokens,
+    "merged to 6 (4.2 %)": merged(6),
+    "merged to 4 (2.8 %)": merged(4),
+    "merged to 2 (1.4 %)": merged(2),
+    "JPEG quality 50": jpeg(50),
+    "JPEG quality 20": jpeg(20),
+    "JPEG quality 10": jpeg(10),
+    "JPEG quality 5": jpeg(5),
+    "image blanked": blanked,
+}
+
+
+def verdicts(backbone: Backbone, samples: Sequence[Sample], tokens: Tokens) -> list[bool]:
+    """Whether each answer is right; the visual tokens of a picture are made once for all its questions."""
+    out: list[bool] = []
+    seen: tuple[str, torch.Tensor] | None = None
+    for sample in samples:
+        if seen is None or seen[0] != sample.image_id:
+            seen = (sample.image_id, tokens(backbone, sample.image()))
+        answer = backbone.generate(backbone.prefill(seen[1], sample.question))
+        out.append(judge(sample.question, sample.truth, answer))
+    return out
+
+
+def table(backbone: Backbone, benchmarks: Mapping[str, Sequence[Sample]], ways: Sequence[str] = tuple(WAYS)) -> str:
+    """The scores as a Markdown table, a row a way and benchmark, with the accuracy of every category."""
+    lines = ["| benchmark | shown | score | accuracy | by category |", "|---|---|---|---|---|"]
+    for name, samples in benchmarks.items():
+        category = np.array([sample.category for sample in samples])
+        group = np.array([sample.group for sample in samples])
+        for way in ways:
+            correct = np.array(verdicts(backbone, samples, WAYS[way]))
+            score = metric(name).score(category, group, correct)
+            parts = ", ".join(f"{c} {100 * correct[category == c].mean():.0f}" for c in sorted(set(category)))
+            lines.append(f"| {name} | {way} | {score:.1f} | {100 * correct.mean():.1f} % | {parts} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table of one backbone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backbone", choices=sorted(onevision.SOURCES))
+    parser.add_argument("--weights", type=Path, help="a folder to use instead of the zoo's")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    arguments = parser.parse_args()
+    backbone = onevision.load(arguments.backbone, weights=arguments.weights)
+    with tempfile.TemporaryDirectory() as folder:
+        benchmarks = {
+            "StreetsQA": streetsqa.load("StreetsQA", cache=Path(folder)),
+            "GlimpseQA": glimpseqa.load("GlimpseQA", cache=Path(folder)),
+        }
+        print(table(backbone, benchmarks, arguments.ways))
+
+
+if __name__ == "__main__":
+    main()
