@@ -1,0 +1,107 @@
+"""A transform coder to start training from: principal components, and a Gaussian of fixed scale for each of them.
+
+From random weights a small codec spends most of its training on finding out that low frequencies matter. Here every
+strided convolution of g_a begins as the principal components of the 2 x 2 blocks that it sees, the transposed one of
+g_s as their inverse, and all that stands between them as nearly the identity.
+
+    B batch   C channels   H, W height and width   M channels of y
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import torch
+from compressai.layers import AttentionBlock
+from compressai.models import ScaleHyperprior
+from compressai.models.sensetime import ResidualBottleneckBlock
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pixel_unshuffle
+
+GAIN = 0.5
+"""Of every layer but the last, which keeps activations where GDN is nearly linear."""
+_FAINT = 0.1
+_SHUT = -6.0
+"""What an attention's gate begins with: its sigmoid is 0.0025."""
+
+
+def steps_per_unit(lambda_: float) -> float:
+    """Quantisation steps in an orthonormal coefficient of 1, where pixels are 0 .. 1, by the high-rate approximation.
+
+    A step of s costs s^2 / 12 in error and gains log2(s) bits: lambda * 255^2 / 3 * s^2 / 6 = log2(e).
+    """
+    return 255 * math.sqrt(lambda_ / (18 * math.log2(math.e)))
+
+
+@torch.no_grad()
+def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
+    """Set a ScaleHyperprior or Elic2022Official in place, from pictures; the rest stays as compressai drew it."""
+    down = [layer for layer in net.g_a if isinstance(layer, nn.Conv2d)]
+    up = [layer for layer in net.g_s if isinstance(layer, nn.ConvTranspose2d)][::-1]
+    last_gain = steps_per_unit(lambda_) / GAIN ** (len(down) - 1)
+    x_BCHW = x_B3HW
+    for index, (analysis, synthesis) in enumerate(zip(down, up, strict=True)):
+        basis_OC22 = _principal_components(x_BCHW, analysis.out_channels)
+        gain = last_gain if index == len(down) - 1 else GAIN
+        n_out, n_in = basis_OC22.shape[:2]
+        for layer, factor in ((analysis, gain), (synthesis, 1 / gain)):
+            layer.weight.mul_(_FAINT * factor)
+            layer.bias.zero_()
+            layer.weight[:n_out, :n_in] = 0
+            layer.weight[:n_out, :n_in, 2:4, 2:4] = factor * basis_OC22
+        x_BCHW = conv2d(x_BCHW, gain * basis_OC22, stride=2)
+    for module in (*net.g_a.modules(), *net.g_s.modules()):
+        if isinstance(module, ResidualBottleneckBlock):
+            module.conv3.weight.zero_()
+            module.conv3.bias.zero_()
+        if isinstance(module, AttentionBlock):
+            module.conv_b[-1].weight.mul_(_FAINT)
+            module.conv_b[-1].bias.fill_(_SHUT)
+    _expect(net.g_a(x_B3HW), _parameter_layers(net))
+
+
+@torch.no_grad()
+def rescale(net: Any, factor: float) -> None:
+    """Make y and all that is said about it ``factor`` times as large: the same codec, another quantisation step."""
+    shrinking = [next(layer for layer in net.g_s.modules() if isinstance(layer, nn.ConvTranspose2d))]
+    if isinstance(net, ScaleHyperprior):
+        shrinking.append(net.h_a[0])
+    else:
+        groups = net.latent_codec["y"]
+        shrinking.append(net.latent_codec["hyper"].h_a[0])
+        shrinking += [groups.latent_codec[f"y{k}"].context_prediction for k in range(len(net.groups))]
+        shrinking += [context[0] for context in groups.channel_context.values()]
+    for layer in shrinking:
+        layer.weight.div_(factor)
+    for layer in ([layer for layer in net.g_a if isinstance(layer, nn.Conv2d)][-1], *_parameter_layers(net)):
+        layer.weight.mul_(factor)
+        layer.bias.mul_(factor)
+
+
+def _parameter_layers(net: Any) -> list[nn.Conv2d]:
+    """The layers that end in the scales of y's channels, and in their means where they have twice as many channels."""
+    if isinstance(net, ScaleHyperprior):
+        return [net.h_s[-2]]
+    return [net.latent_codec["y"].latent_codec[f"y{k}"].entropy_parameters[-1] for k in range(len(net.groups))]
+
+
+def _principal_components(x_BCHW: Tensor, most: int) -> Tensor:
+    """An orthonormal basis_OC22 of 2 x 2 blocks, the largest second moment first, and at most ``most`` of it."""
+    n_channels = x_BCHW.shape[1]
+    blocks = pixel_unshuffle(x_BCHW, 2).transpose(0, 1).flatten(1).double()
+    _, vectors = torch.linalg.eigh(blocks @ blocks.T)
+    return vectors.T.flip(0)[:most].float().reshape(-1, n_channels, 2, 2)
+
+
+def _expect(y_BMHW: Tensor, layers: Sequence[nn.Conv2d]) -> None:
+    """Have the entropy model begin with each channel's deviation and mean; where it has no means, its second moment."""
+    with_means = sum(layer.out_channels for layer in layers) == 2 * y_BMHW.shape[1]
+    first = 0
+    for layer in layers:
+        count = layer.out_channels // 2 if with_means else layer.out_channels
+        y = y_BMHW[:, first : first + count].transpose(0, 1).flatten(1)
+        expected = torch.cat([y.std(1), y.mean(1)]) if with_means else y.square().mean(1).sqrt()
+        layer.weight.mul_(_FAINT)
+        layer.bias.copy_(expected)
+        first += count
