@@ -19,6 +19,7 @@ import csv
 import io
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, overload
@@ -31,6 +32,7 @@ _REQUIRED = ("index", "image", "question", "answer")
 _LONGEST_REFERENCE = 64
 _LONGEST_FIELD = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
+_LIMIT = threading.RLock()
 
 
 class _Dialect(csv.excel_tab):
@@ -58,7 +60,8 @@ def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
     path = Path(path)
     letters = sorted({letter for sample in samples for letter in sample.question.options})
     columns = ["index", "image", "image_path", "question", "hint", *letters, "answer", "category", "group"]
-    holders: dict[str, str] = {}
+    holders: dict[str, Sample] = {}
+    written: set[str] = set()
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", newline="", dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as file:
@@ -66,7 +69,9 @@ def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
             writer = csv.DictWriter(file, columns, dialect=_Dialect)
             writer.writeheader()
             for sample in samples:
-                writer.writerow(_row_of(sample, holders))
+                _check_writable(sample, written)
+                writer.writerow(_row_of(sample, holders.setdefault(sample.image_id, sample)))
+                written.add(sample.id)
             file.flush()
             os.fsync(file.fileno())
             Path(file.name).chmod(0o644)
@@ -76,16 +81,30 @@ def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
             raise
 
 
-def _row_of(sample: Sample, holders: dict[str, str]) -> dict[str, str]:
-    image = holders.get(sample.image_id)
-    if image is None:
+def _check_writable(sample: Sample, written: set[str]) -> None:
+    if not 0 < len(sample.id) <= _LONGEST_REFERENCE:
+        raise DataError(f"sample {sample.id!r}: an id has 1 to {_LONGEST_REFERENCE} characters")
+    if sample.id in written:
+        raise DataError(f"sample {sample.id!r}: its id is that of another sample; an id is given once")
+    if empty := [letter for letter, text in sample.question.options.items() if not text]:
+        raise DataError(f"sample {sample.id!r}: option {empty[0]} has no text; an empty field is no option")
+
+
+def _row_of(sample: Sample, holder: Sample) -> dict[str, str]:
+    """A sample as a row, where ``holder`` is the first one that showed its picture."""
+    image = holder.id
+    if holder is sample:
         image = base64.b64encode(sample.image_bytes).decode("ascii")
-        if len(image) <= _LONGEST_REFERENCE or not 0 < len(sample.id) <= _LONGEST_REFERENCE:
+        if len(image) <= _LONGEST_REFERENCE:
             raise DataError(
-                f"sample {sample.id!r}: an id has 1 to {_LONGEST_REFERENCE} characters and an image more than that in "
-                f"base64 (this one has {len(image)}), else one is taken for the other"
+                f"sample {sample.id!r}: its image has {len(image)} characters in base64; up to {_LONGEST_REFERENCE} it "
+                "would be taken for another row's index"
             )
-        holders[sample.image_id] = sample.id
+    elif holder.image_bytes != sample.image_bytes:
+        raise DataError(
+            f"samples {holder.id!r} and {sample.id!r} show different pictures by the name {sample.image_id!r}; "
+            "an image_id names one picture"
+        )
     return {
         "index": sample.id,
         "image": image,
@@ -138,6 +157,7 @@ class TsvSamples(Sequence[Sample]):
         for offset, line, fields in rows:
             row = self._named(fields, line)
             self._question(row, line)
+            self._group(row, "", line)
             number = len(self._lines)
             if (index := row["index"]) in holders:
                 first = self._lines[holders[index]]
@@ -233,7 +253,6 @@ class TsvSamples(Sequence[Sample]):
             image = row if holder == number else self._row(holder)
         line = self._lines[number]
         question, truth = self._question(row, line)
-        category = row.get("category", "")
         image_id = row.get("image_path") or image["index"]
         sample = Sample(
             id=row["index"],
@@ -241,8 +260,8 @@ class TsvSamples(Sequence[Sample]):
             image_bytes=self._image_bytes(image["image"], self._lines[holder]),
             question=question,
             truth=truth,
-            category=category,
-            group=row.get("group") or self._metric.group_of(row["index"], image_id, category),
+            category=row.get("category", ""),
+            group=self._group(row, image_id, line),
         )
         if holder not in self._sound:
             try:
@@ -251,6 +270,12 @@ class TsvSamples(Sequence[Sample]):
                 raise DataError(f"{self.path}: line {self._lines[holder]}: column 'image': {error}") from None
             self._sound.add(holder)
         return sample
+
+    def _group(self, row: dict[str, str], image_id: str, line: int) -> str:
+        try:
+            return row.get("group") or self._metric.group_of(row["index"], image_id, row.get("category", ""))
+        except DataError as error:
+            raise DataError(f"{self.path}: line {line}: column 'index': {error}") from None
 
     def _row(self, number: int) -> dict[str, str]:
         line = self._lines[number]
@@ -306,11 +331,12 @@ class _Lines(Iterator[str]):
 @contextlib.contextmanager
 def _fields_of_any_size() -> Iterator[None]:
     """Lets csv read fields as long as an image; its limit belongs to the process, so it is put back."""
-    before = csv.field_size_limit(_LONGEST_FIELD)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
+    with _LIMIT:
+        before = csv.field_size_limit(_LONGEST_FIELD)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _short(value: str) -> str:

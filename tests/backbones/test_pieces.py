@@ -1,13 +1,17 @@
 """The tokenizer of random weights."""
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.backbones.pieces import PieceTokenizer, pieces
 
+patient = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no reason to fail."""
+
 PIECES = PieceTokenizer(152_000)
 
 
+@patient
 @given(st.text(max_size=60))
 def test_ids_are_in_the_vocabulary_and_repeatable(text):
     """Any text has ids of the vocabulary, the same every time, at most one a character."""
@@ -25,6 +29,7 @@ def test_words_count_once():
     assert PIECES.decode([5, 7]) == "<5> <7>"
 
 
+@patient
 @given(st.text(max_size=60) | st.lists(st.sampled_from(["a", " b", "?", "9", "_", "<|im_end|>", "it's"])).map("".join))
 def test_no_character_is_lost(text):
     """The pieces put together are the text: nothing that is asked costs no tokens."""

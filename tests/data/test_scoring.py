@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from harness.data.sample import Question
 from harness.data.scoring import MME_PERCEPTION, chosen_letter, judge, metric
 from harness.errors import DataError
+
+patient = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no reason to fail."""
 
 ANIMALS = {"A": "cat", "B": "dog", "C": "horse", "D": "a red bird"}
 NUMBERS = {"A": "2", "B": "12", "C": "three", "D": "none"}
@@ -139,6 +142,7 @@ def test_open_answers(truth, answer, right):
     assert judge(Question(text="?", kind="open"), truth, answer) is right
 
 
+@patient
 @given(st.sampled_from("ABCD"), st.text(st.sampled_from(".()[],:;!*#{} \n"), max_size=12))
 def test_punctuation_never_hides_a_letter(letter, marks):
     """A letter wrapped in any of the listed marks is still read."""
@@ -244,6 +248,7 @@ def runs(draw):
     return rows(*draw(st.permutations(answers)))
 
 
+@patient
 @given(runs(), st.sampled_from(BENCHMARKS))
 def test_bounds_and_order(run, benchmark):
     """Every score lies between 0 and its maximum, reaches it when all is right, and ignores the rows' order."""
@@ -257,6 +262,7 @@ def test_bounds_and_order(run, benchmark):
     assert its.score(category[back], group[back], correct[back]) == pytest.approx(its.score(*run))
 
 
+@patient
 @given(runs(), st.sampled_from(BENCHMARKS), st.data())
 def test_a_weight_counts_its_group_so_many_times(run, benchmark, data):
     """Resampling by weights is the score of the rows with each group repeated as often as its weight says."""
