@@ -1,0 +1,1 @@
+"""Benchmarks: samples, files, the bundled stand-ins, scoring."""

@@ -1,0 +1,1 @@
+"""Figures: one module each; they draw rows and compute nothing."""

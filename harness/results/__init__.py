@@ -1,0 +1,1 @@
+"""Runs: stored, selected from, summarised, and judged valid or not."""
