@@ -55,6 +55,53 @@ def deadline_share(requests: pa.Table, deadline_s: float, confidence: float = 0.
     return over_seeds([float(met[seeds == seed].mean()) for seed in np.unique(seeds)], confidence)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CellSummary:
+    """One scheme in one cell of a sweep, its intervals over the seeds; times are of the requests that were answered."""
+
+    channel: str
+    users: int
+    pipeline: str
+    point: str
+    answered: float
+    mean_s: Estimate
+    p50_s: Estimate
+    p99_s: Estimate
+    in_time: Estimate | None
+
+
+def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellSummary]:
+    """What a sweep's rows say, a row for each uplink, number of users, pipeline and point, in the rows' order."""
+    frame = requests.select(["channel", "users", "pipeline", "point", "seed"]).to_pandas()
+    frame["spent_s"] = total_s(requests)
+    found = []
+    for (channel, users, pipeline, point), rows in frame.groupby(["channel", "users", "pipeline", "point"], sort=False):
+        done = rows[np.isfinite(rows["spent_s"])]
+        by_seed = [seed["spent_s"].to_numpy(float) for _, seed in done.groupby("seed")]
+        in_time = None
+        if deadline_s is not None:
+            met = (rows["spent_s"] <= deadline_s).groupby(rows["seed"]).mean()
+            in_time = over_seeds(met.tolist())
+        mean_s, p50_s, p99_s = (
+            over_seeds([statistic(spent) for spent in by_seed] or [math.inf])
+            for statistic in (mean, percentile(50), percentile(99))
+        )
+        found.append(
+            CellSummary(
+                channel=str(channel),
+                users=int(users),
+                pipeline=str(pipeline),
+                point=str(point),
+                answered=len(done) / len(rows),
+                mean_s=mean_s,
+                p50_s=p50_s,
+                p99_s=p99_s,
+                in_time=in_time,
+            )
+        )
+    return found
+
+
 def percentile(q: float) -> Statistic:
     """The statistic that is the q-th percentile, q from 0 to 100; the value of an actual request."""
     return lambda values: float(np.percentile(values, q, method="inverted_cdf"))

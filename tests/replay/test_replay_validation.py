@@ -88,10 +88,16 @@ with Testbed.open(1e6, 1600) as bed:
 @linked
 def test_nothing_is_left_after_an_error() -> None:
     """An exception in the middle ends both ends of the link."""
-    with pytest.raises(RuntimeError, match="in the middle"), testbed.Testbed.open(1e6, 1600):
-        ends = set(_ends_of(os.getpid()).values()) - {str(Path("/proc/self/ns/net").readlink())}
-        assert len(ends) == 2
-        raise RuntimeError("in the middle")
+    ends: set[str] = set()
+
+    def fail() -> None:
+        with testbed.Testbed.open(1e6, 1600):
+            ends.update(set(_ends_of(os.getpid()).values()) - {str(Path("/proc/self/ns/net").readlink())})
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert len(ends) == 2
     assert not _users_of(ends)
 
 

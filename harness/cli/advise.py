@@ -1,0 +1,164 @@
+"""``harness advise``, ``crossover`` and ``max-users``: what to choose, from a run's own rows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.quantities import RATE, SECONDS
+
+if TYPE_CHECKING:
+    from harness.replay import Profile
+
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
+Rate = Annotated[float, typer.Option(help="The uplink's rate.", **RATE)]
+
+
+def advise(
+    path: RunFolder,
+    rate: Rate,
+    deadline: Annotated[float, typer.Option(help="When an answer is wanted.", **SECONDS)],
+    min_score: Annotated[float, typer.Option(min=0.0, help="The least score, as a share of the reference's.")] = 0.9,
+    min_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share to be answered in time.")] = 0.95,
+) -> None:
+    """Say which scheme at which operating point to use over an uplink.
+
+    Every point of the run is replayed over the rate. Those that score enough and answer often enough in time come
+    first, the fastest at the top; the others follow with the reason. The status is 1 if none will do.
+
+        harness advise results/runs/realworldqa_lowrate --rate "50 KB/s" --deadline 1s --min-score 0.9
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.cli.profiles import profiles
+    from harness.replay import answers
+    from harness.results.select import select_run
+    from harness.results.store import Run
+    from harness.scenario.replay import Replay
+    from harness.units import format_rate, format_seconds
+
+    points = select_run(Run.read(path))
+    keys = zip(points["pipeline"], points["point"], strict=True)
+    scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
+    spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}]})
+    found = answers.advise(
+        profiles(path), scores, spec, spec.uplinks[0], deadline_s=deadline, min_score=min_score, min_share=min_share
+    )
+    title = f"over {format_rate(rate)}, within {format_seconds(deadline)}"
+    table = Table("scheme", "point", "score", "mean", "p95", "in time", "", title=title, title_justify="left")
+    for advice in found:
+        mean, share = advice.mean_s, advice.deadline_share
+        table.add_row(
+            advice.pipeline,
+            advice.point,
+            f"{advice.score:.1%}",
+            f"{format_seconds(mean.value)} [{format_seconds(mean.low)}, {format_seconds(mean.high)}]",
+            format_seconds(advice.p95_s),
+            f"{share.value:.1%}",
+            advice.rejected or "will do",
+        )
+    console = Console()
+    console.print(table)
+    best = found[0]
+    if best.rejected:
+        console.print("No point of this run will do.")
+        raise typer.Exit(1)
+    console.print(f"Use {best.pipeline} at {best.point}.")
+
+
+def crossover(
+    path: RunFolder,
+    first: Annotated[str, typer.Argument(help="A pipeline of the run.")],
+    second: Annotated[str, typer.Argument(help="Another.")],
+    low: Annotated[float, typer.Option(help="The slowest uplink looked at.", **RATE)] = "1 KB/s",  # type: ignore[assignment]
+    high: Annotated[float, typer.Option(help="The fastest.", **RATE)] = "100 MB/s",  # type: ignore[assignment]
+) -> None:
+    """Say from which uplink rate on one scheme answers before the other.
+
+    Each scheme is taken at its operating point of equal score; the interval at 95 % comes from drawing the timed
+    samples again and again.
+
+        harness crossover results/runs/realworldqa_lowrate webp server_only
+    """
+    from harness.replay import answers
+    from harness.scenario.replay import Replay
+    from harness.units import format_rate
+
+    one, other = (_selected(path, name) for name in (first, second))
+    spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": "1 MB/s"}]})
+    found = answers.crossover(one, other, spec, low_bps=low, high_bps=high)
+    span = f"between {format_rate(low)} and {format_rate(high)}"
+    if found.rate_bps is None:
+        typer.echo(f"{found.faster_throughout} answers first {span}; they do not cross there")
+        return
+    faster_above = other.pipeline if found.faster_below == one.pipeline else one.pipeline
+    rate = found.rate_bps
+    typer.echo(
+        f"{found.faster_below} answers first below {format_rate(rate.value)} "
+        f"[{format_rate(rate.low)}, {format_rate(rate.high)}], {faster_above} above"
+    )
+    if found.seeds_without:
+        typer.echo(f"{found.seeds_without} of {found.seeds} draws have no crossing {span}")
+
+
+def max_users(
+    path: RunFolder,
+    pipeline: Annotated[str, typer.Argument(help="A pipeline of the run, taken at its selected point.")],
+    rate: Rate,
+    limit: Annotated[float, typer.Option(help="What the percentile of T must not exceed.", **SECONDS)],
+    per_user: Annotated[
+        str, typer.Option(help="How often each user asks, such as '0.2 /s'.", metavar="RATE")
+    ] = "0.2 /s",
+    servers: Annotated[int, typer.Option(min=1, help="How many servers answer.")] = 1,
+    sharing: Annotated[str, typer.Option(help="own, fifo or processor: each its link, or one for all.")] = "own",
+    percentile: Annotated[float, typer.Option(min=1, max=100, help="Which percentile of T.")] = 99.0,
+    requests: Annotated[int, typer.Option(min=10, help="How many requests each user makes.")] = 500,
+    seeds: Annotated[int, typer.Option(min=2, help="How many random streams the interval rests on.")] = 5,
+) -> None:
+    """Say how many users the servers carry within a limit on the tail of the latency.
+
+    Users ask at random. The upper end of the percentile's interval over the seeds must stay within the limit.
+
+        harness max-users results/runs/realworldqa_lowrate jpeg --rate "1 MB/s" --limit 2s --servers 2
+    """
+    from harness.errors import ScenarioError
+    from harness.replay import answers
+    from harness.scenario.replay import Replay
+    from harness.units import format_seconds
+
+    parts = {
+        "uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}],
+        "arrivals": {"kind": "poisson", "rate": per_user},
+        "servers": servers,
+        "sharing": sharing,
+        "requests": requests,
+        "seeds": seeds,
+    }
+    try:
+        spec = Replay.model_validate(parts)
+    except ValueError as error:
+        raise ScenarioError(f"--per-user or --sharing: {str(error).splitlines()[2].strip()}") from None
+    profile = _selected(path, pipeline)
+    users, seen = answers.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
+    typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")
+    for asked in sorted(seen):
+        tail = seen[asked]
+        low, high = format_seconds(max(0.0, tail.low)), format_seconds(tail.high)
+        typer.echo(f"  {asked:5} users: p{percentile:g} {format_seconds(tail.value)} [{low}, {high}]")
+
+
+def _selected(path: Path, pipeline: str) -> "Profile":
+    """The profile of a pipeline at its operating point of equal score."""
+    from harness.cli.profiles import profiles
+    from harness.errors import ResultsError
+    from harness.results.select import select_run
+    from harness.results.store import Run
+
+    of_pipeline = profiles(path, [pipeline])
+    points = select_run(Run.read(path))
+    chosen = points[(points["pipeline"] == pipeline) & points["selected"].astype(bool)]["point"].tolist()
+    for profile in of_pipeline:
+        if profile.point in chosen:
+            return profile
+    raise ResultsError(f"{path}: {pipeline} has no operating point that reaches the target score")

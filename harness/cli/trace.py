@@ -1,0 +1,166 @@
+"""``harness trace``: recorded links, from whatever recorded them to what a scenario replays."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.quantities import SECONDS
+
+app = typer.Typer(
+    name="trace",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="""Import, fit and look at recorded uplinks.
+
+    A scenario replays a recording in the harness's own form (`kind: trace`) or a Markov chain fitted to some
+    (`kind: markov`).
+
+        harness trace import upload.csv traces/drive.parquet
+        harness trace show traces/drive.parquet
+        harness trace fit traces/drive.parquet --out traces/drive.json""",
+)
+
+
+class Format(StrEnum):
+    """What recorded a trace."""
+
+    auto = "auto"
+    mahimahi = "mahimahi"
+    iperf3 = "iperf3"
+    csv = "csv"
+    cellular = "cellular"
+    starlink = "starlink"
+
+
+class Handover(StrEnum):
+    """What happens in a handover."""
+
+    measured = "measured"
+    outage = "outage"
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A recorder's file.")],
+    out: Annotated[Path, typer.Argument(help="The recording to write, as .parquet.")],
+    kind: Annotated[Format, typer.Option("--format", help="What the file is; found out by itself.")] = Format.auto,
+    column: Annotated[
+        str | None, typer.Option(help="Which uplink of a cellular file: ULtput_x (AT&T) or ULtput_y (Verizon).")
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="A CSV's column of times (seconds, or date and time).")] = None,
+    rate: Annotated[str | None, typer.Option(help="A CSV's column of uplink rates.")] = None,
+    unit: Annotated[str | None, typer.Option(help="The rates' unit, such as Mbit/s or KB/s.")] = None,
+    end: Annotated[str | None, typer.Option(help="A CSV's column of when a row ends, if it has one.")] = None,
+    hold: Annotated[float | None, typer.Option(help="A CSV's row lasts no longer; then a gap.", **SECONDS)] = None,
+    handover: Annotated[
+        Handover, typer.Option(help="In a cellular file: as measured across it, or an outage.")
+    ] = Handover.measured,
+    skip: Annotated[float, typer.Option(help="Drop this much of the beginning.", **SECONDS)] = "0 s",  # type: ignore[assignment]
+    split: Annotated[
+        float | None, typer.Option(help="Write what lies between gaps of this length apart.", **SECONDS)
+    ] = None,
+    bin_: Annotated[
+        float | None, typer.Option("--bin", help="Turn packets into mean rates of bins this long.", **SECONDS)
+    ] = None,
+) -> None:
+    """Write a recorded uplink in the harness's own form.
+
+    Reads Mahimahi packet traces, iperf3 -J logs of a client, CSV files of time and rate, and the cellular (PAM 2025)
+    and Starlink (Autobahn) sets. An outage is a rate of 0; a gap is where nothing was recorded: the scenario says
+    whether it is an outage or holds the rate before it, and whether the trace begins again at its end.
+
+        harness trace import ATT-LTE-driving-2016.up traces/att.parquet
+
+        harness trace import run.csv traces/run.parquet --column ULtput_x --skip 2s
+
+        harness trace import link.csv traces/link.parquet --time t --rate up_mbps --hold 5s
+    """
+    from harness.channel.formats import Layout
+    from harness.channel.importing import Treatment, import_trace
+
+    chosen = {"time": time, "rate": rate, "unit": unit, "end": end, "hold_s": hold}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    paths = import_trace(
+        source,
+        out,
+        kind=kind.value,
+        column=column,
+        layout=Layout(**given) if given else None,  # type: ignore[arg-type]
+        handover=handover.value,
+        treatment=Treatment(skip_s=skip, split_gap_s=split, bin_s=bin_),
+    )
+    show(paths)
+
+
+@app.command()
+def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings.")]) -> None:
+    """Print what recordings hold: duration, rates, outages and gaps.
+
+    harness trace show traces/*.parquet
+    """
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.channel.recording import RateRecording, load
+    from harness.units import format_rate
+
+    table = Table("recording", "duration", "mean", "5 % / 50 % / 95 %", "outages", "gaps")
+    for file in files:
+        found = load(file)
+        link = found.channel(loop=False, gaps="outage")
+        mean = format_rate(link.bits(0.0, found.duration_s) / found.duration_s)
+        if isinstance(found, RateRecording):
+            width_s, rate_bps = np.diff(found.at_s), found.rate_bps
+            known = ~np.isnan(rate_bps)
+            order = np.argsort(rate_bps[known])
+            share = np.cumsum(width_s[known][order]) / width_s[known].sum()
+            at = np.minimum(np.searchsorted(share, [0.05, 0.5, 0.95]), len(order) - 1)
+            spread = " / ".join(format_rate(rate) for rate in rate_bps[known][order][at])
+            outages, gaps = (f"{width_s[where].sum():.1f} s" for where in (rate_bps == 0, ~known))
+        else:
+            spread, outages, gaps = f"{len(found.at_ms)} packets", "", ""
+        table.add_row(str(file), f"{found.duration_s:.1f} s", mean, spread, outages, gaps)
+    Console().print(table)
+
+
+@app.command()
+def fit(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of rates.")],
+    out: Annotated[Path, typer.Option(help="The chain to write, as .json.")],
+    states: Annotated[int, typer.Option(min=2, max=64, help="How many rates the chain has.")] = 8,
+    step: Annotated[float, typer.Option(help="How often the recordings are looked at.", **SECONDS)] = "500 ms",  # type: ignore[assignment]
+    source: Annotated[str | None, typer.Option(help="Where the recordings come from, kept in the file.")] = None,
+) -> None:
+    """Fit a Markov chain of rates to recordings, and compare its rates with theirs.
+
+    Several recordings make one chain; nothing is counted from the end of one to the beginning of the next. A scenario
+    replays it as `{kind: markov, path: FILE}`, with another course of the link for every user and seed.
+
+        harness trace fit traces/run-*.parquet --out traces/cellular.json --states 8
+    """
+    import numpy as np
+
+    from harness.channel import markov
+    from harness.channel.recording import RateRecording, load
+    from harness.errors import TraceError
+    from harness.units import format_rate
+
+    recordings = []
+    for file in files:
+        found = load(file)
+        if not isinstance(found, RateRecording):
+            raise TraceError(f"{file}: holds packets; import it with --bin 100ms, so that it holds rates")
+        recordings.append(found)
+    chain = markov.fit(
+        recordings, n_states=states, step_s=step, source=source or ", ".join(file.name for file in files)
+    )
+    chain.save(out)
+    carried = sum(r.channel(loop=False, gaps="outage").bits(0.0, r.duration_s) for r in recordings)
+    known_s = sum(float(np.diff(r.at_s)[~np.isnan(r.rate_bps)].sum()) for r in recordings)
+    typer.echo(f"{out}: {len(chain.rate_bps)} states from {known_s:.0f} s")
+    typer.echo(f"mean rate {format_rate(chain.mean_bps())}; the recordings' {format_rate(carried / known_s)}")
+    for rate_bps, hold_s, share in zip(chain.rate_bps, chain.hold_s, chain.share_of_time(), strict=True):
+        typer.echo(f"  {format_rate(rate_bps):>10} for {hold_s:6.2f} s at a time, {share:6.1%} of all time")

@@ -1,0 +1,58 @@
+"""``harness validate``: the replay against a real, shaped link."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.quantities import RATE
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(help="A run's folder; its stage rows and payload sizes are sent.")],
+    rate: Annotated[float, typer.Option(help="The uplink's rate.", **RATE)] = "2 Mbit/s",  # type: ignore[assignment]
+    requests: Annotated[int, typer.Option(min=2, help="How many requests of each point.")] = 30,
+    pipeline: Annotated[
+        list[str] | None, typer.Option(help="Only this pipeline; may be repeated.", show_default="all of the run")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which requests are drawn.")] = 0,
+) -> None:
+    """Send a run's requests over a real TCP link, replay them, and compare stage by stage (Linux, as root).
+
+    Makes two network namespaces with a link between them whose uplink is a token bucket. The device and server stages
+    are waited for as long as they were recorded; the payloads are real bytes. The verdict wants T_link within 1 % in
+    the median and 3 % at the 99th percentile, request by request, and the mean of each stage within 2 %. Whatever
+    happens, nothing of it is left behind. The status is 1 if a limit is missed.
+
+        sudo harness validate results/runs/realworldqa_lowrate --rate "100 KB/s" --pipeline jpeg
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.cli.profiles import profiles
+    from harness.errors import UnavailableError
+    from harness.replay import validation
+    from harness.replay.testbed import why_not
+    from harness.units import format_rate, format_seconds
+
+    if reason := why_not():
+        raise UnavailableError(f"a real link cannot be made here: {reason}")
+    console, failed = Console(), False
+    for profile in profiles(path, pipeline):
+        found = validation.validate(profile, rate_bps=rate, requests=requests, seed=seed)
+        title = f"{profile.pipeline} at {profile.point}, {requests} requests at {format_rate(rate)}"
+        table = Table("stage", "", "mean", "p50", "p90", "p99", "error of the mean", title=title, title_justify="left")
+        for stage, row in found.by_stage().items():
+            for side in ("real", "replayed"):
+                numbers = [format_seconds(row[f"{side}_{name}_s"]) for name in ("mean", "p50", "p90", "p99")]
+                last = f"{row['mean_error']:+.2%}" if side == "replayed" else ""
+                table.add_row(stage if side == "real" else "", side, *numbers, last)
+        console.print(table)
+        link = found.by_stage()["link"]
+        median, tail = link["median_request_error"], link["p99_request_error"]
+        console.print(f"T_link, request by request: median error {median:.2%}, 99th percentile {tail:.2%}")
+        missed = found.shortfalls()
+        console.print(f"verdict: {'PASS' if not missed else 'FAIL: ' + '; '.join(missed)}\n")
+        failed = failed or bool(missed)
+    if failed:
+        raise typer.Exit(1)
