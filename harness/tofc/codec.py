@@ -80,19 +80,31 @@ class TofcCodec(nn.Module):
     @torch.no_grad()
     def fit_scale(self, y_PCD: Tensor, steps_per_deviation: float = 2.0) -> None:
         """Start offset and step from data: zero mean, and a standard deviation of ``steps_per_deviation`` steps."""
-        y_ND = y_PCD.reshape(-1, self.config.dim).float()
+        y_ND = self._flat(y_PCD)
+        self.router.fit_scale(y_ND)
         self.offset_D.copy_(y_ND.mean(0))
         self.log_step_D.copy_((y_ND.std(0) / steps_per_deviation).clamp(min=1e-6).log())
 
     def forward(self, y_PCD: Tensor, temperature: float) -> Coded:
-        """Quantise by the soft mixture of all entropy models (Eqs. 15-17), in float32, differentiably."""
-        y_ND = y_PCD.reshape(-1, self.config.dim).float()
+        """Quantise by the soft mixture of all entropy models (Eqs. 15-17), in float32, differentiably.
+
+        ``temperature`` 0 is Eq. 19: each feature under the model that would code it, at the cost of one model, not of
+        all; the choice has no gradient.
+        """
+        y_ND = self._flat(y_PCD)
         step_D = self.log_step_D.exp()
         u_ND = (y_ND - self.offset_D) / step_D
-        w_NE = self.router.weights(u_ND, temperature)
-        each = self.models(u_ND)
-        y_bar_ND = torch.einsum("ne,end->nd", w_NE, each.u_END) * step_D + self.offset_D
-        rate = (w_NE.T * (each.y_bits_EN + each.z_bits_EN)).sum() / u_ND.numel()
+        if temperature == 0:
+            expert_N = self.router.choose(y_ND)
+            w_NE = nn.functional.one_hot(expert_N, self.config.n_experts).float()
+            u_bar_ND, bits_N = self.models.chosen(u_ND, expert_N)
+        else:
+            w_NE = self.router.weights(y_ND, temperature)
+            each = self.models(u_ND)
+            u_bar_ND = torch.einsum("ne,end->nd", w_NE, each.u_END)
+            bits_N = (w_NE.T * (each.y_bits_EN + each.z_bits_EN)).sum(0)
+        y_bar_ND = u_bar_ND * step_D + self.offset_D
+        rate = bits_N.sum() / u_ND.numel()
         return Coded(y_bar_ND.view(y_PCD.shape).to(y_PCD.dtype), rate, imbalance(w_NE))
 
     @torch.no_grad()
@@ -102,8 +114,8 @@ class TofcCodec(nn.Module):
         To be called after training and before compress, save and decompress; ``train()`` drops the tables.
         """
         self._frozen = None
-        u_ND = self._steps(y_PCD)
-        used_E = torch.bincount(self.router.choose(u_ND), minlength=self.config.n_experts).double().cpu().numpy()
+        expert_N = self.router.choose(self._flat(y_PCD))
+        used_E = torch.bincount(expert_N, minlength=self.config.n_experts).double().cpu().numpy()
         density = self.models.density
         median_EZ = (density.medians() * 2**FRACTION_BITS).round().to(torch.int64)
         masses = density.masses(median_EZ / 2**FRACTION_BITS).cpu().numpy()
@@ -165,16 +177,17 @@ class TofcCodec(nn.Module):
     def symbols(self, y_PCD: Tensor) -> tuple[Symbols, Levels]:
         """The integers that :meth:`compress` codes, and the level of each element's scale."""
         frozen = self.frozen
-        u_ND = self._steps(y_PCD)
+        y_ND = self._flat(y_PCD)
+        u_ND = (y_ND - self.offset_D) / frozen.step_D
         if not torch.isfinite(u_ND).all():
             raise ValueError("the merged features hold infinite or undefined values")
-        expert_N = self.router.choose(u_ND)
+        expert_N = self.router.choose(y_ND)
         z_NZ = self.models.z_symbols(u_ND, expert_N, frozen.median_EZ.to(u_ND.dtype) / 2**FRACTION_BITS)
         mu_ND, level_ND = frozen.synthesise(expert_N, z_NZ)
-        y_ND = (u_ND.double() - mu_ND / 2**FRACTION_BITS).round()
-        if y_ND.abs().max() > bitstream.SYMBOL_LIMIT:
+        symbol_ND = (u_ND.double() - mu_ND / 2**FRACTION_BITS).round()
+        if symbol_ND.abs().max() > bitstream.SYMBOL_LIMIT:
             raise ValueError("a merged feature lies 2**30 steps or more from its mean: it cannot be coded")
-        arrays = (tensor.cpu().numpy() for tensor in (expert_N, z_NZ, y_ND.to(torch.int64)))
+        arrays = (tensor.cpu().numpy() for tensor in (expert_N, z_NZ, symbol_ND.to(torch.int64)))
         return Symbols(*arrays), level_ND.cpu().numpy()
 
     def decompress(self, stream: bytes) -> Decoded:
@@ -195,9 +208,8 @@ class TofcCodec(nn.Module):
         expert_PC = torch.from_numpy(side.expert_N).view(shape)
         return Decoded(features_ND.float().view(*shape, self.config.dim), expert_PC, side.header.grid, budget)
 
-    def _steps(self, y_PCD: Tensor) -> Tensor:
-        step_D = self._frozen.step_D if self._frozen is not None else self.log_step_D.detach().exp()
-        return (y_PCD.reshape(-1, self.config.dim).float() - self.offset_D.detach()) / step_D
+    def _flat(self, y_PCD: Tensor) -> Tensor:
+        return y_PCD.reshape(-1, self.config.dim).float()
 
     def save(self, path: Path) -> None:
         """Write weights, integer tables, sizes and hash as one safetensors file; raises ValueError before freeze."""

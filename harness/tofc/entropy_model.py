@@ -65,11 +65,27 @@ class EntropyModels(nn.Module):
 
     def forward(self, u_ND: Tensor) -> Quantised:
         """Quantise each feature by each model (Eqs. 4-8), with straight-through gradients and noise-free rates."""
-        z_ENZ = self.h_a(u_ND.expand(self.n_experts, -1, -1))
+        return self._quantise(u_ND.expand(self.n_experts, -1, -1))
+
+    def chosen(self, u_ND: Tensor, expert_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantise each feature by its own model only: its values (N, D) and its bits, z's included (N,)."""
+        order_N = expert_N.argsort(stable=True)
+        expert_N = expert_N[order_N]
+        sizes_E = torch.bincount(expert_N, minlength=self.n_experts)
+        slot_N = torch.arange(len(expert_N), device=u_ND.device) - (sizes_E.cumsum(0) - sizes_E)[expert_N]
+        # One batch for all models, padded to the most used: 16 small products in a row would cost more.
+        padded_EMD = u_ND.new_zeros(self.n_experts, int(sizes_E.max()), u_ND.shape[1])
+        each = self._quantise(padded_EMD.index_put((expert_N, slot_N), u_ND[order_N]))
+        back_N = order_N.argsort()
+        expert_N, slot_N = expert_N[back_N], slot_N[back_N]
+        return each.u_END[expert_N, slot_N], (each.y_bits_EN + each.z_bits_EN)[expert_N, slot_N]
+
+    def _quantise(self, u_END: Tensor) -> Quantised:
+        z_ENZ = self.h_a(u_END)
         median_E1Z = self.density.medians()[:, None]
         z_ENZ = round_straight_through(z_ENZ - median_E1Z).clamp(-LIMIT, LIMIT) + median_E1Z
         mu_END, log2_b_END = self.h_s(z_ENZ).chunk(2, -1)
-        symbol_END = round_straight_through(u_ND - mu_END)
+        symbol_END = round_straight_through(u_END - mu_END)
         return Quantised(
             symbol_END + mu_END,
             laplacian.bits(symbol_END, log2_b_END).sum(-1),

@@ -11,26 +11,41 @@ HOT, COLD = 10.0, 0.1
 
 
 class Router(nn.Module):
-    """A score for each entropy model from one merged feature; its hidden width, D/4, is ours (Fig. 5 gives none)."""
+    """A score for each entropy model from one merged feature; its hidden width, D/4, is ours (Fig. 5 gives none).
+
+    It sees y after a fixed normalisation, not in units of the quantiser's step: while the step is being learned, a
+    feature's model should not change under it.
+    """
+
+    centre_D: Tensor
+    scale_D: Tensor
 
     def __init__(self, dim: int, n_experts: int) -> None:
         super().__init__()
         width = max(n_experts, dim // 4)
+        self.register_buffer("centre_D", torch.zeros(dim))
+        self.register_buffer("scale_D", torch.ones(dim))
         self.layers = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, n_experts))
 
-    def forward(self, u_ND: Tensor) -> Tensor:
+    @torch.no_grad()
+    def fit_scale(self, y_ND: Tensor) -> None:
+        """Normalise by these features' mean and standard deviation from here on."""
+        self.centre_D.copy_(y_ND.mean(0))
+        self.scale_D.copy_(1 / y_ND.std(0).clamp(min=1e-6))
+
+    def forward(self, y_ND: Tensor) -> Tensor:
         """s_NE of Eq. 14."""
-        scores_NE: Tensor = self.layers(u_ND)
+        scores_NE: Tensor = self.layers((y_ND - self.centre_D) * self.scale_D)
         return scores_NE
 
-    def weights(self, u_ND: Tensor, temperature: float) -> Tensor:
+    def weights(self, y_ND: Tensor, temperature: float) -> Tensor:
         """w_NE of Eq. 17: a softmax of the scores over ``temperature`` > 0; rows sum to 1."""
-        return torch.softmax(self.forward(u_ND) / temperature, -1)
+        return torch.softmax(self.forward(y_ND) / temperature, -1)
 
     @torch.no_grad()
-    def choose(self, u_ND: Tensor) -> Tensor:
+    def choose(self, y_ND: Tensor) -> Tensor:
         """The model with the highest score for each feature (Eq. 19), int64."""
-        return self.forward(u_ND).argmax(-1)
+        return self.forward(y_ND).argmax(-1)
 
 
 def imbalance(w_NE: Tensor) -> Tensor:

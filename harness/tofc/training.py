@@ -2,10 +2,10 @@
 
     P patches   C clusters   D dimension
 
-What varies is the distortion. A pre-fit takes :func:`feature_distortion`, on features that were merged once and kept; the
-whole training passes y_bar through projector and language model and takes the cross-entropy of the answer (Eq. 10). The
-pre-fit is an addition to the paper: it starts the entropy models, router and step near where the joint training, which is
-far dearer a step, will end.
+What varies is the distortion. A pre-fit takes :func:`feature_distortion`, on features that were merged once and kept;
+the whole training passes y_bar through projector and language model and takes the cross-entropy of the answer (Eq. 10).
+The pre-fit is an addition to the paper: it starts the entropy models, router and step near where the joint training,
+which is far dearer a step, will end.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,12 @@ Context = TypeVar("Context")
 
 
 class Recipe(BaseModel):
-    """The hyper-parameters of Algorithm 1; alpha and the temperature's ends are the paper's (V-A2)."""
+    """The hyper-parameters of Algorithm 1; alpha and the temperature's ends are the paper's (V-A2).
+
+    The last steps are hard, an addition to the paper: at T = 0.1 a mixture still averages several models' roundings,
+    which no stream can; these steps, at the cost of one model instead of all, fit the models, the quantiser's step and
+    all that follows to what is decoded in use.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,6 +35,7 @@ class Recipe(BaseModel):
     steps: int = Field(ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     step_learning_rate: float = Field(default=5e-3, gt=0, description="of the quantiser's step and offset")
+    hard_share: float = Field(default=0.5, ge=0, lt=1, description="of the steps, at the end, with one model a feature")
     alpha: float = Field(default=1e-3, ge=0, description="weight of the balance loss, Eq. 18")
     gradient_norm: float = Field(default=1.0, gt=0)
     warm_up: float = Field(default=0.03, ge=0, lt=1)
@@ -81,9 +87,11 @@ def train(
     groups = [*parameter_groups(codec, recipe), *other_groups]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, recipe))
+    soft_steps = round((1 - recipe.hard_share) * recipe.steps)
     parameters = [p for group in groups for p in group["params"]]
     for step, (y_PCD, context) in zip(range(recipe.steps), batches, strict=False):
-        temperature = temperature_at(step / max(1, recipe.steps - 1))
+        soft = step < soft_steps
+        temperature = temperature_at(step / max(1, soft_steps - 1)) if soft else 0.0
         coded = codec(y_PCD, temperature)
         loss_d = distortion(coded.y_PCD, context)
         loss = loss_d + recipe.rate_weight * coded.rate + recipe.alpha * coded.imbalance
@@ -96,7 +104,7 @@ def train(
 
 
 def feature_distortion(y_bar_PCD: Tensor, y_PCD: Tensor) -> Tensor:
-    """The mean squared error over the variance of the features within a channel: 1 for a codec that sends only means."""
+    """The mean squared error over the mean variance of a channel: 1 for a codec that sends nothing but means."""
     variance_D = y_PCD.flatten(0, 1).var(0).clamp(min=1e-12)
     return ((y_bar_PCD - y_PCD).square() / variance_D.mean()).mean()
 
@@ -105,12 +113,12 @@ def shuffled(y_MCD: Tensor, patches: int, seed: int) -> Iterator[tuple[Tensor, T
     """Endless batches of ``patches`` kept patches with themselves as context, reshuffled every epoch."""
     generator = torch.Generator().manual_seed(seed)
     while True:
-        for chosen in torch.randperm(len(y_MCD), generator=generator).split(patches):
+        for chosen in torch.split(torch.randperm(len(y_MCD), generator=generator), patches):
             yield y_MCD[chosen], y_MCD[chosen]
 
 
 class RateDistortion(NamedTuple):
-    """What real streams cost and lose: bytes an image, feature distortion, z's share of the bits, use of each expert."""
+    """What real streams cost and lose: bytes an image, distortion, z's share of the bits, features of each expert."""
 
     bytes_per_image: float
     distortion: float
