@@ -19,12 +19,18 @@ SCHEMES: Mapping[str, str] = {
 
 BACKBONES: Mapping[str, str] = {
     "llava-onevision-7b": "harness.backbones.onevision:load",
+    "llava-onevision-0.5b": "harness.backbones.onevision:load",
+    "llava-1.5-7b": "harness.backbones.llava15:load",
     "mini-onevision": "harness.backbones.onevision:load",
 }
 
 BENCHMARKS: Mapping[str, str] = {
     "RealWorldQA": "harness.data.benchmarks:load",
     "MME": "harness.data.benchmarks:load",
+    "AI2D_TEST": "harness.data.benchmarks:load",
+    "MMBench_DEV_EN": "harness.data.benchmarks:load",
+    "MMStar": "harness.data.benchmarks:load",
+    "ScienceQA_TEST": "harness.data.benchmarks:load",
     "StreetsQA": "harness.data.streetsqa:load",
     "GlimpseQA": "harness.data.glimpseqa:load",
 }

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import check, plot, run
+from harness.cli import advise, check, inspect, plot, run, sweep, trace, validate
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -26,11 +26,21 @@ app = typer.Typer(
 
     A mistake in an input is said in one sentence, with exit status 2.""",
 )
-app.command()(run.run)
-app.command()(run.show)
-app.command()(plot.plot)
-app.command()(check.check)
-app.command()(check.schema)
+for command in (
+    run.run,
+    run.show,
+    plot.plot,
+    check.check,
+    check.schema,
+    sweep.sweep,
+    advise.advise,
+    advise.crossover,
+    advise.max_users,
+    validate.validate,
+    inspect.inspect,
+):
+    app.command()(command)
+app.add_typer(trace.app, name="trace")
 
 
 def _print_version(wanted: bool) -> None:
