@@ -65,7 +65,7 @@ class ImageCodec(ABC):
         return answers(self.backbone, tokens_TH, questions, clock)
 
 
-def picture(body: bytes, formats: Sequence[str]) -> Image.Image:
+def picture(body: bytes, formats: tuple[str, ...]) -> Image.Image:
     """The picture in a file's bytes, 8-bit RGB.
 
     Raises BitstreamError unless it is whole and of one of Pillow's ``formats``.
