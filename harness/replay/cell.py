@@ -17,7 +17,7 @@ from harness.scenario.replay import Replay, TraceUplink, Uplink
 
 Engine = Literal["auto", "simpy", "vector"]
 
-_WORTH_COMPILING = 20_000
+_WORTH_COMPILING = 2_000
 """Requests from which loading the compiled path pays."""
 
 

@@ -45,9 +45,9 @@ class System:
         self.wire = wire
         self.load = load
         self.instants = Instants.unknown(len(load.row))
-        self._device_s = profile.device_s[load.row].tolist()
-        self._payload_bytes = profile.payload_bytes[load.row].tolist()
-        self._server_s = profile.server_s[load.row].tolist()
+        self._device_s = profile.device_s.tolist()
+        self._payload_bytes = profile.payload_bytes.tolist()
+        self._server_s = profile.server_s.tolist()
         self._devices = [Abortable(self.env, DEVICE, self._computed) for _ in range(load.users)]
         self._uplinks = [self._uplink(channel) for channel in channels]
         self._server = self._pool(profile)
@@ -113,18 +113,18 @@ class System:
             return
 
     def _road(self, user: int, index: int) -> Steps:
-        seen, env = self.instants, self.env
-        yield from self._through(self._devices[user], index, self._device_s[index])
+        seen, env, row = self.instants, self.env, self.load.row[index]
+        yield from self._through(self._devices[user], index, self._device_s[row])
         seen.device_done_s[index] = env.now
         if self.wire.handshake:
             yield env.at(env.now + 2 * self.wire.propagation_s)
         uplink = self._uplinks[user % len(self._uplinks)]
-        yield from self._through(uplink, index, self._payload_bytes[index])
+        yield from self._through(uplink, index, self._payload_bytes[row])
         seen.sent_s[index] = env.now
         if self.wire.propagation_s:
             yield env.at(env.now + self.wire.propagation_s)
         seen.delivered_s[index] = env.now
-        yield from self._through(self._server, index, self._server_s[index])
+        yield from self._through(self._server, index, self._server_s[row])
         if self.spec.answer.seconds:
             yield env.at(env.now + self.spec.answer.seconds)
         seen.answered_s[index] = env.now
