@@ -37,8 +37,8 @@ def steps_per_unit(lambda_: float) -> float:
 @torch.no_grad()
 def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
     """Set a ScaleHyperprior or Elic2022Official in place, from pictures; the rest stays as compressai drew it."""
-    down = [layer for layer in net.g_a if isinstance(layer, nn.Conv2d)]
-    up = [layer for layer in net.g_s if isinstance(layer, nn.ConvTranspose2d)][::-1]
+    down: list[Any] = [layer for layer in net.g_a if isinstance(layer, nn.Conv2d)]
+    up: list[Any] = [layer for layer in net.g_s if isinstance(layer, nn.ConvTranspose2d)][::-1]
     last_gain = steps_per_unit(lambda_) / GAIN ** (len(down) - 1)
     x_BCHW = x_B3HW
     for index, (analysis, synthesis) in enumerate(zip(down, up, strict=True)):
@@ -47,7 +47,7 @@ def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
         n_out, n_in = basis_OC22.shape[:2]
         for layer, factor in ((analysis, gain), (synthesis, 1 / gain)):
             layer.weight.mul_(_FAINT * factor)
-            layer.bias.zero_()
+            nn.init.zeros_(layer.bias)
             layer.weight[:n_out, :n_in] = 0
             layer.weight[:n_out, :n_in, 2:4, 2:4] = factor * basis_OC22
         x_BCHW = conv2d(x_BCHW, gain * basis_OC22, stride=2)
@@ -58,28 +58,35 @@ def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
         if isinstance(module, AttentionBlock):
             module.conv_b[-1].weight.mul_(_FAINT)
             module.conv_b[-1].bias.fill_(_SHUT)
-    _expect(net.g_a(x_B3HW), _parameter_layers(net))
+    y_BMHW = net.g_a(x_B3HW)
+    _expect(y_BMHW, _parameter_layers(net))
+    rms_M = y_BMHW.square().mean((0, 2, 3)).sqrt()
+    for layer, first in _reading_layers(net):
+        layer.weight.div_(rms_M[first : first + layer.in_channels, None, None])
 
 
 @torch.no_grad()
 def rescale(net: Any, factor: float) -> None:
     """Make y and all that is said about it ``factor`` times as large: the same codec, another quantisation step."""
-    shrinking = [next(layer for layer in net.g_s.modules() if isinstance(layer, nn.ConvTranspose2d))]
-    if isinstance(net, ScaleHyperprior):
-        shrinking.append(net.h_a[0])
-    else:
-        groups = net.latent_codec["y"]
-        shrinking.append(net.latent_codec["hyper"].h_a[0])
-        shrinking += [groups.latent_codec[f"y{k}"].context_prediction for k in range(len(net.groups))]
-        shrinking += [context[0] for context in groups.channel_context.values()]
-    for layer in shrinking:
+    synthesis = next(layer for layer in net.g_s.modules() if isinstance(layer, nn.ConvTranspose2d))
+    for layer in (synthesis, *(layer for layer, _ in _reading_layers(net))):
         layer.weight.div_(factor)
-    for layer in ([layer for layer in net.g_a if isinstance(layer, nn.Conv2d)][-1], *_parameter_layers(net)):
+    analysis: Any = [layer for layer in net.g_a if isinstance(layer, nn.Conv2d)][-1]
+    for layer in (analysis, *_parameter_layers(net)):
         layer.weight.mul_(factor)
         layer.bias.mul_(factor)
 
 
-def _parameter_layers(net: Any) -> list[nn.Conv2d]:
+def _reading_layers(net: Any) -> list[tuple[nn.Conv2d, int]]:
+    """The layers of the entropy model that read y, each with the first channel that it reads."""
+    if isinstance(net, ScaleHyperprior):
+        return [(net.h_a[0], 0)]
+    model = net.latent_codec["y"]
+    spatial = [(model.latent_codec[f"y{k}"].context_prediction, sum(net.groups[:k])) for k in range(len(net.groups))]
+    return [(net.latent_codec["hyper"].h_a[0], 0), *((c[0], 0) for c in model.channel_context.values()), *spatial]
+
+
+def _parameter_layers(net: Any) -> list[Any]:
     """The layers that end in the scales of y's channels, and in their means where they have twice as many channels."""
     if isinstance(net, ScaleHyperprior):
         return [net.h_s[-2]]
@@ -91,10 +98,11 @@ def _principal_components(x_BCHW: Tensor, most: int) -> Tensor:
     n_channels = x_BCHW.shape[1]
     blocks = pixel_unshuffle(x_BCHW, 2).transpose(0, 1).flatten(1).double()
     _, vectors = torch.linalg.eigh(blocks @ blocks.T)
-    return vectors.T.flip(0)[:most].float().reshape(-1, n_channels, 2, 2)
+    basis_OC22: Tensor = vectors.T.flip(0)[:most].float().reshape(-1, n_channels, 2, 2)
+    return basis_OC22
 
 
-def _expect(y_BMHW: Tensor, layers: Sequence[nn.Conv2d]) -> None:
+def _expect(y_BMHW: Tensor, layers: Sequence[Any]) -> None:
     """Have the entropy model begin with each channel's deviation and mean; where it has no means, its second moment."""
     with_means = sum(layer.out_channels for layer in layers) == 2 * y_BMHW.shape[1]
     first = 0

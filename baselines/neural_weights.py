@@ -115,14 +115,17 @@ def fingerprint(net: nn.Module, n_bytes: int) -> bytes:
 
 
 def save(path: Path, net: Any) -> None:
-    """Write a trained network as float16, with the integer tables that belong to the rounded weights."""
+    """Write a trained network as float16, with the integer tables that belong to the rounded weights.
+
+    Buffers stay as they are: bounds such as 1e-9 are zero in float16.
+    """
     for module in net.modules():
         if isinstance(module, EntropyBottleneck):
             module._update_quantiles()
-    for tensor in (*net.parameters(), *net.buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.half().float()
+    for parameter in net.parameters():
+        parameter.data = parameter.data.half().float()
     net.update(get_scale_table(SCALES_MIN, _SCALES_MAX, _SCALES_LEVELS), force=True)
-    state = {name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}
+    parameters = {name for name, _ in net.named_parameters()}
+    state = {name: tensor.half() if name in parameters else tensor for name, tensor in net.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)

@@ -6,10 +6,12 @@ distortion are weighed as in compressai: bits a pixel + lambda * 255^2 * mean sq
 
 import argparse
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import torch
@@ -21,24 +23,27 @@ from torch import Tensor, nn
 from baselines import elic
 from baselines.linear_start import rescale, start
 from baselines.neural_weights import BUNDLED, save
-from baselines.training_pictures import Picture, batches, pictures
+from baselines.training_pictures import Picture, batch, pictures
 from harness.zoo.training import train
 
 BOOKS = 1
 SEED = 20
 
 NETWORKS: Mapping[str, Callable[[], CompressionModel]] = {
-    "hyperprior": lambda: ScaleHyperprior(32, 48),
-    "elic": lambda: elic.network(32, 48, (4, 4, 8, 16, 16), (32, 24)),
+    "hyperprior": lambda: ScaleHyperprior(32, 96),
+    "elic": lambda: elic.network(32, 96, (8, 8, 16, 32, 32), (32, 24)),
 }
-ROUNDS: Mapping[str, Sequence[tuple[float, int]]] = {
-    "hyperprior": ((0.02, 1200), (0.006, 400), (0.0018, 400)),
-    "elic": ((0.02, 800), (0.006, 300), (0.0018, 300)),
+ROUNDS: Mapping[str, Sequence[tuple[float, int, int]]] = {
+    "hyperprior": ((0.02, 600, 300), (0.006, 120, 120), (0.0018, 120, 120)),
+    "elic": ((0.02, 400, 150), (0.006, 80, 60), (0.0018, 80, 60)),
 }
-"""Lambda and steps of every round, in order."""
-_RELATIVE_RATE, _SMALLEST_RMS = 2e-3, 0.01
-_START_BATCHES = 8
+"""In order: lambda, the steps of the entropy model alone on fixed y, and the steps of everything."""
+_ENTROPY_RATE, _RATE = 4e-2, 1e-3
+"""Peak learning rates of the two, relative to the size of what is learnt."""
+_RMS_FROM, _RMS_TO = 0.01, 0.1
+_START_BATCHES, _POOL_BATCHES, _POOL_BATCHES_A_STEP = 8, 160, 2
 _MEDIANS_EVERY_STEPS = 50
+_STRIDE = 16
 
 
 def rate_distortion(net: nn.Module, x_B3PP: Tensor, lambda_: float) -> tuple[Tensor, float]:
@@ -62,53 +67,85 @@ def _in_bfloat16(transform: nn.Module) -> None:
     transform.forward = forward
 
 
-def _losses(
-    net: nn.Module, drawn: list[Picture], lambda_: float, number: int, first: int
-) -> Iterator[tuple[Tensor, float]]:
-    """The loss of every step of a round from ``first`` on; patches and noise depend on round and step alone."""
-    seed = SEED + 1_000_000 * number
+def rate(net: Any, y_BMHW: Tensor) -> Tensor:
+    """The bits a pixel that y costs, side information included."""
+    if isinstance(net, ScaleHyperprior):
+        z_hat, z_likelihoods = net.entropy_bottleneck(net.h_a(y_BMHW.abs()))
+        _, y_likelihoods = net.gaussian_conditional(y_BMHW, net.h_s(z_hat))
+        all_likelihoods = [y_likelihoods, z_likelihoods]
+    else:
+        all_likelihoods = list(net.latent_codec(y_BMHW)["likelihoods"].values())
+    n_pixels = len(y_BMHW) * y_BMHW.shape[2] * y_BMHW.shape[3] * _STRIDE**2
+    return sum((-likelihoods.log2().sum() for likelihoods in all_likelihoods), torch.zeros(())) / n_pixels
+
+
+def _steps(net: nn.Module, seed: int, first: int) -> Iterator[int]:
+    """Step numbers from ``first`` on; before each the noise is seeded, and now and then the medians of z follow it."""
     bottlenecks = [module for module in net.modules() if isinstance(module, EntropyBottleneck)]
-    for step, x_B3PP in enumerate(batches(drawn, seed, first), first):
+    for step in itertools.count(first):
         if step % _MEDIANS_EVERY_STEPS == 0:
             for bottleneck in bottlenecks:
                 bottleneck._update_quantiles()
         torch.manual_seed(seed + step)
-        yield rate_distortion(net, x_B3PP, lambda_)
+        yield step
 
 
-def _rates(net: nn.Module) -> dict[str, float]:
+def _entropy_losses(net: Any, drawn: Sequence[Picture], seed: int, first: int) -> Iterator[tuple[Tensor, float]]:
+    """The rate of batches from a pool of y that is made once: g_a stands still, and g_s is not asked."""
+    with torch.no_grad():
+        pool = [net.g_a(batch(drawn, seed - 1 - index, 0)) for index in range(_POOL_BATCHES)]
+    for _ in _steps(net, seed, first):
+        chosen = torch.randint(0, len(pool), (_POOL_BATCHES_A_STEP,)).tolist()
+        bpp = rate(net, torch.cat([pool[index] for index in chosen]))
+        yield bpp, float(bpp.detach())
+
+
+def _losses(
+    net: nn.Module, drawn: Sequence[Picture], lambda_: float, seed: int, first: int
+) -> Iterator[tuple[Tensor, float]]:
+    """Rate and distortion of fresh patches."""
+    for step in _steps(net, seed, first):
+        yield rate_distortion(net, batch(drawn, seed, step), lambda_)
+
+
+def _rates(net: nn.Module, relative: float, *, transforms: bool) -> dict[str, float]:
     """A peak learning rate for every tensor, relative to its own size: weights differ a thousandfold at the start."""
     return {
-        name: _RELATIVE_RATE * max(_SMALLEST_RMS, float(p.detach().square().mean().sqrt()))
+        name: relative * min(_RMS_TO, max(_RMS_FROM, float(p.detach().square().mean().sqrt())))
         for name, p in net.named_parameters()
-        if not name.endswith("quantiles")
+        if not name.endswith("quantiles") and (transforms or not name.startswith(("g_a", "g_s")))
     }
 
 
 def make(codec: str, work: Path, folder: Path) -> None:
-    """Train one codec at every lambda, and write ``folder/<codec>-<lambda>.safetensors`` after each round.
+    """Train one codec at every lambda, and write ``folder/<codec>-<lambda>.safetensors`` after each.
 
     ``work`` holds the newest state of each round: what was stopped is taken up again, what is finished is not repeated.
     """
     torch.manual_seed(SEED)
     net = NETWORKS[codec]()
-    _in_bfloat16(net.g_a)
-    _in_bfloat16(net.g_s)
     for module in net.modules():
         if isinstance(module, CheckerboardLatentCodec):
             module.forward_method = "twopass_faster"
     drawn = pictures(BOOKS)
-    first = batches(drawn, SEED, 0)
     lambda_before = ROUNDS[codec][0][0]
-    start(net, torch.cat([next(first) for _ in range(_START_BATCHES)]), lambda_before)
-    for number, (lambda_, steps) in enumerate(ROUNDS[codec]):
+    start(net, torch.cat([batch(drawn, SEED, step) for step in range(_START_BATCHES)]), lambda_before)
+    _in_bfloat16(net.g_a)
+    _in_bfloat16(net.g_s)
+    for number, (lambda_, entropy_steps, steps) in enumerate(ROUNDS[codec]):
         rescale(net, math.sqrt(lambda_ / lambda_before))
         lambda_before = lambda_
-        losses = functools.partial(_losses, net, drawn, lambda_, number)
-        train(f"{codec}-{number}", work, net, _rates(net), steps, losses)
+        seed = SEED + 1_000_000 * (number + 1)
+        stage = f"{codec}-{lambda_}"
+        entropy_losses = functools.partial(_entropy_losses, net, drawn, seed)
+        train(
+            f"{stage}-entropy", work, net, _rates(net, _ENTROPY_RATE, transforms=False), entropy_steps, entropy_losses
+        )
+        losses = functools.partial(_losses, net, drawn, lambda_, seed)
+        train(f"{stage}-all", work, net, _rates(net, _RATE, transforms=True), steps, losses)
         trained = NETWORKS[codec]()
         trained.load_state_dict(net.state_dict())
-        save(folder / f"{codec}-{lambda_}.safetensors", trained)
+        save(folder / f"{stage}.safetensors", trained)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 B pictures a batch   P side of a patch in px
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from harness.data.drawing.canvas import tinted
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.textures import Sheet, bank
 
-PATCH_PX = 128
-BATCH = 4
+PATCH_PX = 256
+BATCH = 1
 
 _COLLAGE_PX = 320
 _SHAPES = (8, 40)
@@ -87,17 +87,14 @@ def _shape(draw: ImageDraw.ImageDraw, dice: Dice) -> None:
             draw.polygon(corners, fill=255)
 
 
-def batches(drawn: list[Picture], seed: int, first: int) -> Iterator[Tensor]:
-    """Endless random patches x_B3PP in 0 .. 1, float32; batch ``k`` depends on the seed and ``k`` alone."""
-    step = first
-    while True:
-        chance = np.random.default_rng((seed, step))
-        patches = []
-        for picture in (drawn[index] for index in chance.integers(0, len(drawn), BATCH)):
-            top = chance.integers(0, picture.shape[0] - PATCH_PX + 1)
-            left = chance.integers(0, picture.shape[1] - PATCH_PX + 1)
-            patch = picture[top : top + PATCH_PX, left : left + PATCH_PX]
-            patches.append(patch[:, ::-1] if chance.integers(0, 2) else patch)
-        x_BPP3 = torch.from_numpy(np.stack(patches)).float() / 255
-        yield x_BPP3.permute(0, 3, 1, 2)
-        step += 1
+def batch(drawn: Sequence[Picture], seed: int, step: int) -> Tensor:
+    """Random patches x_B3PP in 0 .. 1, float32; they depend on the seed and the step alone."""
+    chance = np.random.default_rng((seed, step))
+    patches = []
+    for picture in (drawn[index] for index in chance.integers(0, len(drawn), BATCH)):
+        top = chance.integers(0, picture.shape[0] - PATCH_PX + 1)
+        left = chance.integers(0, picture.shape[1] - PATCH_PX + 1)
+        patch = picture[top : top + PATCH_PX, left : left + PATCH_PX]
+        patches.append(patch[:, ::-1] if chance.integers(0, 2) else patch)
+    x_BPP3 = torch.from_numpy(np.stack(patches)).float() / 255
+    return x_BPP3.permute(0, 3, 1, 2)
