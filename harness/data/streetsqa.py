@@ -32,7 +32,8 @@ CHECKSUM = "74de0f5796a216c0940cfbe075b4c231c6a68cf935ef49091e85005b9d18f909"
 """Of the test split's decoded pixels and texts; changes with anything that changes them."""
 
 _SIZES_PX = (
-    (384, 288), (448, 320), (512, 384), (576, 384), (320, 320), (288, 416), (320, 480), (576, 432), (480, 288), (384, 384),
+    (384, 288), (448, 320), (512, 384), (576, 384), (320, 320),
+    (288, 416), (320, 480), (576, 432), (480, 288), (384, 384),
 )  # fmt: skip
 _SIDES: tuple[Side, Side] = ("left", "right")
 _ITEMS_SHOWN = 3

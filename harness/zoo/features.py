@@ -1,7 +1,7 @@
 """The tower's features of training pictures, merged and kept on disk: what the language model learns from.
 
-Drawing a picture and encoding and merging its tiles costs several times what the language model does with them. Done once,
-it makes the many steps affordable that learning to read a question takes.
+Drawing a picture and encoding and merging its tiles costs several times what the language model does with them. Done
+once, it makes the many steps affordable that learning to read a question takes.
 
     P patches   V features a patch   C clusters   D dimension
 """

@@ -6,8 +6,10 @@ tokens, in the backbone's own arrangement, and the others merged anew, and lets 
     P patches   V features a patch   C clusters   D dimension   T visual tokens   H width of the language model
 """
 
+import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +28,9 @@ from harness.zoo.tower import encode
 from harness.zoo.training import train
 from harness.zoo.views import MAX_TILES
 
-ANSWERS_STEPS, WHOLE_STEPS = 700, 200
+ANSWERS_STEPS, WHOLE_STEPS = (700, 350), 100
 ANSWERS_PICTURES, WHOLE_PICTURES = 24, 6
-_LANGUAGE_RATE, _PROJECTOR_RATE = 1.5e-3, 3e-3
+_LANGUAGE_RATE, _PROJECTOR_RATE = 2e-3, 3e-3
 _WHOLE_RATE, _WHOLE_TOWER_RATE = 4e-4, 1e-4
 _WHOLE_BOOKS = range(100_000, 100_400)
 """Books that the cache does not hold."""
@@ -37,44 +39,55 @@ _PROJECTOR_GAIN = 15.0
 """The projector's first weights times this: it starts where features as small as the tower's excite it."""
 
 
-def questions(page: Page, dice: Dice, *, open_one_in: int = 0) -> tuple[Asked, ...]:
+def questions(page: Page, dice: Dice, ease: Callable[[Asked, Dice], Asked] | None = None) -> tuple[Asked, ...]:
     """What a training picture is asked: a street, one question of every category; a glimpse, its own two.
 
-    One choice in ``open_one_in`` is asked without its options: to name what is seen is learnt sooner than to find its
-    letter, and leads to it.
+    ``ease`` may turn a choice into something easier that leads to it.
     """
     if page.seed[0] == "glimpseqa":
         return page.asked
     asked = ask_everything(page.street, dice)
-    return tuple(_opened(one) if open_one_in and dice.one_in(open_one_in) else one for one in asked)
+    return tuple(ease(one, dice) if ease and one.question.kind == "choice" else one for one in asked)
+
+
+def half_open(asked: Asked, dice: Dice) -> Asked:
+    """Half of the choices as open questions, answered by the right option's text: to name what is seen comes first."""
+    return _opened(asked) if dice.one_in(2) else asked
+
+
+def spelt_out(asked: Asked, dice: Dice) -> Asked:  # noqa: ARG001
+    """A choice answered by the right option's text and then its letter: having named it, the model finds its letter."""
+    return dataclasses.replace(asked, truth=f"{asked.question.options[asked.truth]} {asked.truth}")
 
 
 def _opened(asked: Asked) -> Asked:
-    """A choice as an open question, answered by the text of the option that is right; any other question as it is."""
+    """A choice as an open question."""
     question = asked.question
-    if question.kind != "choice":
-        return asked
     return Asked(Question(text=question.text, kind="open"), question.options[asked.truth], asked.category)
 
 
-def train_answers(backbone: OneVision, folder: Path, lessons: Lessons, steps: int = ANSWERS_STEPS) -> None:
+_EASE = {"answers": half_open, "letters": spelt_out}
+
+
+def train_answers(backbone: OneVision, folder: Path, lessons: Lessons, steps: Sequence[int] = ANSWERS_STEPS) -> None:
     """Train projector and language model in place on cached merged features."""
     model, tokenizer = backbone.model, backbone.tokenizer
     with torch.no_grad():
         model.model.multi_modal_projector.linear_1.weight.mul_(_PROJECTOR_GAIN)
 
-    def losses(first: int) -> Iterator[tuple[Tensor, float]]:
+    def losses(stage: str, first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
-            dice = Dice("answers", step)
+            dice = Dice(stage, step)
             drawn = [lessons.draw(dice) for _ in range(ANSWERS_PICTURES)]
             pictures = [model.model.multi_modal_projector(y_PCD.flatten(0, 1)) for _, y_PCD in drawn]
-            yield answer_loss(model, tokenizer, pictures, [questions(page, dice, open_one_in=2) for page, _ in drawn])
+            yield answer_loss(model, tokenizer, pictures, [questions(page, dice, _EASE[stage]) for page, _ in drawn])
 
     rates = {
         "model.multi_modal_projector": _PROJECTOR_RATE,
         "model.language_model": _LANGUAGE_RATE,
     }
-    train("answers", folder, model, rates, steps, losses)
+    for stage, count in zip(_EASE, steps, strict=True):
+        train(stage, folder, model, rates, count, functools.partial(losses, stage))
 
 
 def train_whole(backbone: OneVision, folder: Path, steps: int = WHOLE_STEPS) -> None:
@@ -86,7 +99,7 @@ def train_whole(backbone: OneVision, folder: Path, steps: int = WHOLE_STEPS) -> 
             dice = Dice("whole", step)
             pages = [dice.pick(book_of(dice.pick(_WHOLE_BOOKS))) for _ in range(WHOLE_PICTURES)]
             pictures = [_tokens(backbone, page, dice, everything=n % 3 == 0) for n, page in enumerate(pages)]
-            yield answer_loss(model, backbone.tokenizer, pictures, [questions(page, dice) for page in pages])
+            yield answer_loss(model, backbone.tokenizer, pictures, [questions(page, dice, spelt_out) for page in pages])
 
     rates = {
         "model.vision_tower": _WHOLE_TOWER_RATE,
@@ -106,4 +119,5 @@ def _tokens(backbone: OneVision, page: Page, dice: Dice, *, everything: bool) ->
         tokens_PVH, newline_H = projector(x_PVD), backbone.model.model.image_newline
         return arrange(tokens_PVH, newline_H, tiles.grid, tiles.image_size, MAX_TILES)
     y_PCD = merge(x_PVD, clusters(dice)).y_PCD
-    return projector(y_PCD.flatten(0, 1))
+    tokens_TH: Tensor = projector(y_PCD.flatten(0, 1))
+    return tokens_TH

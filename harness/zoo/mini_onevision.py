@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
@@ -54,6 +55,7 @@ def config() -> LlavaOnevisionConfig:
             "num_key_value_heads": 2,
             "vocab_size": VOCABULARY,
             "max_position_embeddings": 4096,
+            "initializer_range": 0.06,
             "tie_word_embeddings": True,
         },
         image_token_index=3,
@@ -69,7 +71,7 @@ def untrained() -> OneVision:
     """The model with its seeded first weights, and its tokenizer."""
     torch.manual_seed(SEED)
     tokenizer = make_tokenizer()
-    model = LlavaOnevisionForConditionalGeneration(config())
+    model: Any = LlavaOnevisionForConditionalGeneration(config())
     assert tokenizer.token_to_id(IMAGE) == model.config.image_token_index
     model.generation_config.eos_token_id = tokenizer.token_to_id(STOP)
     return OneVision(NAME, model.eval(), tokenizer)
@@ -123,20 +125,22 @@ def card(folder: Path, seconds: float) -> str:
     vision, text = backbone.model.config.vision_config, backbone.model.config.text_config
     return f"""# {NAME}
 
-A `LlavaOnevisionForConditionalGeneration` of {parameters / 1e6:.2f} million parameters, trained by this project from nothing.
-It stands in for LLaVA-OneVision-7B where that is not installed: the same code, in miniature.
+A `LlavaOnevisionForConditionalGeneration` of {parameters / 1e6:.2f} million parameters, trained by this project from
+nothing. It stands in for LLaVA-OneVision-7B where that is not installed: the same code, in miniature.
 
-- Tiles of {vision.image_size} px in patches of {vision.patch_size} px: {backbone.n_features} features of {backbone.feature_dim} a tile.
-  Tower of {vision.num_hidden_layers} layers, language model of {text.num_hidden_layers} layers and width {text.hidden_size}.
-- Made by `python -m harness.zoo.mini_onevision`, seed {SEED}, commit {_commit()}, in {seconds / 60:.0f} minutes on
-  {platform.machine()} with {os.cpu_count()} cores, shared with other work, torch {torch.__version__}.
-- Trained on the training splits of StreetsQA and GlimpseQA: {tower.STEPS} steps of {tower.TILES_A_STEP} tiles with dense labels,
-  {language.ANSWERS_STEPS} steps of {language.ANSWERS_PICTURES} pictures with their merged features ({BOOKS} books), {language.WHOLE_STEPS} steps of
-  {language.WHOLE_PICTURES} whole pictures.
-- The test splits come from another seed and other background textures; training never sees them.
+- Tiles of {vision.image_size} px in patches of {vision.patch_size} px: {backbone.n_features} features of
+  {backbone.feature_dim} a tile. Tower of {vision.num_hidden_layers} layers; language model of
+  {text.num_hidden_layers} layers, width {text.hidden_size}.
+- Command: `python -m harness.zoo.mini_onevision`. Seed {SEED}, commit {_commit()}, {seconds / 60:.0f} minutes on
+  {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.
+- Data: the training splits of StreetsQA and GlimpseQA. {tower.STEPS} + {tower.SIGNS_STEPS} steps of
+  {tower.TILES_A_STEP} tiles with dense labels; {sum(language.ANSWERS_STEPS)} steps of
+  {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged; {language.WHOLE_STEPS} steps of
+  {language.WHOLE_PICTURES} whole pictures. The test splits come from another seed and other background textures;
+  training never sees them.
 
-Scores on the test splits, by `python -m harness.zoo.scores {NAME}` on the stored half-precision weights. Always answering at random
-scores {100 * (3 / 4 * 1 / 4 + 1 / 4 * 1 / 2):.2f} % on StreetsQA and 50 % on GlimpseQA.
+Scores on the test splits, by `python -m harness.zoo.scores {NAME}` on the stored half-precision weights. Answering at
+random scores {100 * (3 / 4 * 1 / 4 + 1 / 4 * 1 / 2):.2f} % on StreetsQA and 50 % of the answers on GlimpseQA.
 
 {scores}
 """
@@ -156,10 +160,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME, help="the checkpoint's folder")
     parser.add_argument("--work", type=Path, default=Path("build") / NAME, help="where unfinished stages are kept")
     parser.add_argument("--threads", type=int, default=1, help="of the training; another process draws the pictures")
+    parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     start = time.monotonic()
-    make(arguments.out, arguments.work, workers=max(1, arguments.threads))
+    make(arguments.out, arguments.work, arguments.workers)
     (arguments.out / "card.md").write_text(card(arguments.out, time.monotonic() - start))
 
 

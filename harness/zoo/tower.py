@@ -10,6 +10,7 @@ their own.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ def encode(tower: SiglipVisionModel, pixels_BCHW: Tensor) -> Tensor:
 
 
 def train_tower(tower: SiglipVisionModel, folder: Path, steps: tuple[int, int] = (STEPS, SIGNS_STEPS)) -> None:
-    """Train the tower in place from training scenes, then scale its features to a spread at which things become centres.
+    """Train the tower in place on training scenes, then scale its features to a spread at which things become centres.
 
     The digits of a sign are the last that a tower learns: the second part of the training shows it signs above all.
     """
@@ -140,11 +141,11 @@ def train_tower(tower: SiglipVisionModel, folder: Path, steps: tuple[int, int] =
 
 @torch.no_grad()
 def scale(tower: SiglipVisionModel, factor: float) -> None:
-    """Multiply the features by ``factor``, exactly: all that is added to the residual stream grows by it.
+    """Multiply the features by ``factor``: all that is added to the residual stream grows by it.
 
-    What the layers read is normalised, and so stays as it was.
+    What the layers read is normalised, and so stays as it was but for the constant in the norms' denominators.
     """
-    body = getattr(tower, "vision_model", tower)
+    body: Any = getattr(tower, "vision_model", tower)
     added: list[nn.Module] = [body.embeddings.patch_embedding, body.embeddings.position_embedding]
     for layer in body.encoder.layers:
         added += [layer.self_attn.out_proj, layer.mlp.fc2]

@@ -34,8 +34,8 @@ def train(
     rates: Mapping[str, float],
     steps: int,
     losses: Callable[[int], Iterator[tuple[Tensor, float]]],
-) -> None:
-    """Train ``module`` in place for ``steps`` steps and leave it in evaluation mode.
+) -> list[float]:
+    """Train ``module`` in place for ``steps`` steps, leave it in evaluation mode, and return the losses of steps run.
 
     ``rates`` gives the peak learning rate by the beginning of a parameter's name; a parameter that no entry names is
     left alone. ``losses(first)`` yields the loss and a score of each step, beginning with step ``first``.
@@ -55,6 +55,7 @@ def train(
         ],
         betas=_BETAS,
     )
+    run: list[float] = []
     first = _resume(path, module, parameters, optimiser) if path.exists() else 0
     if first < steps:
         module.train()
@@ -70,7 +71,8 @@ def train(
                 nn.utils.clip_grad_norm_(parameters.values(), _CLIP_NORM)
                 optimiser.step()
                 optimiser.zero_grad()
-                shown.append((float(loss.detach()), score))
+                run.append(float(loss.detach()))
+                shown.append((run[-1], score))
                 if len(shown) == _REPORT_EVERY_STEPS:
                     mean_loss, mean_score = (sum(column) / len(shown) for column in zip(*shown, strict=True))
                     seconds = (time.monotonic() - since) / len(shown)
@@ -84,6 +86,7 @@ def train(
                     _save(path, module, parameters, optimiser, step + 1)
     module.eval()
     module.requires_grad_(False)
+    return run
 
 
 def _progress() -> Progress:

@@ -1,12 +1,14 @@
 """The miniature's tokenizer: a byte-level BPE like Qwen2's, its merges learnt from the bundled benchmarks' prompts.
 
-What every prompt repeats is one token each, which halves a prompt's length and with it the time to train on it.
+What every prompt repeats is one token each, which halves a prompt's length and with it the time to train on it. So is
+an option with its letter: a model this small is slow to learn that a letter belongs to the word behind it.
 """
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from harness.backbones.prompts import ONEVISION
 from harness.data import glimpseqa, streetsqa
+from harness.data.asking import CHOICES, LETTERS
 
 END, START, STOP, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
 SPECIAL = (END, START, STOP, IMAGE)
@@ -15,7 +17,12 @@ PHRASES = (
     "assistant\n",
     "Question: ",
     "\nOptions:",
-    *(f"\n{letter}. " for letter in "ABCD"),
+    *(f"\n{letter}. " for letter in LETTERS),
+    *(
+        f"\n{letter}. {value}"
+        for letter in LETTERS
+        for value in sorted({v for _, values in CHOICES.values() for v in values})
+    ),
     "\nPlease select the correct answer from the options above. \n",
     " Please answer yes or no.",
     "What colour",
@@ -30,7 +37,7 @@ PHRASES = (
 _MERGED_SIZE = 480
 _BOOKS = 4
 
-VOCABULARY = 512
+VOCABULARY = 576
 """Rows of the model's embedding: room for the tokens that there are."""
 
 
