@@ -111,7 +111,8 @@ class TofcCodec(nn.Module):
     def freeze(self, y_PCD: Tensor) -> None:
         """Derive the integer tables from the weights, and the experts' table from their use on ``y_PCD``.
 
-        To be called after training and before compress, save and decompress; ``train()`` drops the tables.
+        To be called after training, on the device on which the codec stays, and before compress, save and decompress;
+        ``train()`` drops the tables.
         """
         self._frozen = None
         expert_N = self.router.choose(self._flat(y_PCD))
@@ -159,6 +160,8 @@ class TofcCodec(nn.Module):
         (0, 0). Raises ValueError for another P or D, or for features that are not finite or 2**30 steps away from their
         mean.
         """
+        if y_PCD.ndim != 3:
+            raise ValueError(f"merged features of shape {tuple(y_PCD.shape)} are not (P, C, D)")
         n_patches, n_clusters, dim = y_PCD.shape
         if n_patches == 1:
             grid = (0, 0)

@@ -54,14 +54,16 @@ def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
             sure = _scan(x_VD_np, triangle_VV.numpy(), norm_V, twin_V, k, error, centres_PC[patch], labels_PV[patch])
         if not sure:
             exact_VV = np.empty((n_features, n_features), np.float64)
-            _differences(x_VD_np, exact_VV)
-            _scan(x_VD_np, exact_VV, norm_V, twin_V, k, 0.0, centres_PC[patch], labels_PV[patch])
+            exact_VD = x_VD_np.astype(np.float64)
+            _differences(exact_VD, exact_VV)
+            _scan(exact_VD, exact_VV, norm_V, twin_V, k, 0.0, centres_PC[patch], labels_PV[patch])
     return torch.from_numpy(centres_PC), torch.from_numpy(labels_PV)
 
 
 def _lower_triangle(x_VD: Tensor, out_VV: Tensor) -> None:
     # oneDNN generates code for the processor at hand; the BLAS behind torch.mm leaves half of some processors unused.
-    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if x_VD.dtype == torch.float32 else None
+    usable = x_VD.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if usable else None
     for start in range(0, x_VD.shape[0], _BLOCK):
         rows, columns = x_VD[start:], x_VD[start : start + _BLOCK]
         product = linear(rows, columns, None, "none", [], "") if linear is not None else rows @ columns.T

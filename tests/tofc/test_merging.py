@@ -75,7 +75,7 @@ def test_merging_agrees_with_the_oracle_at_full_size(seed: int) -> None:
     exact_VV = square.numpy()
     centres, labels = np.empty(16, np.int64), np.empty(729, np.int64)
     norm_V = x_VD.double().square().sum(-1).numpy()
-    density_peaks._scan(x_VD.numpy(), exact_VV, norm_V, np.arange(729), 5, 0.0, centres, labels)
+    density_peaks._scan(x_VD.double().numpy(), exact_VV, norm_V, np.arange(729), 5, 0.0, centres, labels)
     merged = merge(x_VD[None], 16)
     assert merged.centres_PC[0].tolist() == centres.tolist()
     assert merged.labels_PV[0].tolist() == labels.tolist()
@@ -106,6 +106,16 @@ def test_the_accelerators_path_agrees_with_the_oracle(kind: str) -> None:
         centres_PC, labels_PV = cluster_on_accelerator(x_VD[None], n_clusters, 5)
         assert centres_PC[0].tolist() == centres.tolist()
         assert labels_PV[0].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "padded"])
+def test_double_precision_features_agree_with_the_oracle(kind: str) -> None:
+    """float64 features take the same path with a finer bound on its doubt."""
+    x_VD = features(kind).double()
+    centres, labels = oracle(x_VD, 8, 5)
+    merged = merge(x_VD[None], 8)
+    assert merged.centres_PC[0].tolist() == centres.tolist()
+    assert merged.labels_PV[0].tolist() == labels.tolist()
 
 
 def test_equal_features_yield_one_centre() -> None:
