@@ -141,9 +141,10 @@ def fit(recordings: Sequence[RateRecording], *, n_states: int = 8, step_s: float
 
     Rates are averaged over each step; steps that touch a gap are left out, and nothing is counted across them. An
     outage is a state of its own; the others are clusters of the rates' logarithms (a slow link matters to a latency
-    more than a fast one), each at its mean rate, so that the chain's mean rate is near the recordings'. Holding times
-    and jumps are the maximum-likelihood ones of a chain that is observed once a step. Raises TraceError where the
-    recordings are too short or do not vary.
+    more than a fast one), each at its mean rate. Holding times and jumps are the maximum-likelihood ones of a chain
+    that is observed once a step. Each run's end leads to its own beginning, as if looped: so every state is left as
+    often as it is entered, and the chain's shares of time and mean rate are the recordings'. Raises TraceError where
+    the recordings are too short or do not vary.
     """
     series = [run for recording in recordings for run in _steps(recording, step_s)]
     rates = np.concatenate(series) if series else np.empty(0)
@@ -155,8 +156,8 @@ def fit(recordings: Sequence[RateRecording], *, n_states: int = 8, step_s: float
     labels = [np.where(run > 0, 1 + np.searchsorted(edges, run, side="right"), 0) for run in series]
     counts = np.zeros((len(edges) + 2, len(edges) + 2))
     for run in labels:
-        np.add.at(counts, (run[:-1], run[1:]), 1)
-    states = _recurrent(counts)
+        np.add.at(counts, (run, np.roll(run, -1)), 1)
+    states = _most_visited(counts)
     counts = counts[np.ix_(states, states)]
     if len(states) < 2:
         raise TraceError(f"{source}: the rate hardly varies; a constant uplink describes it")
@@ -209,10 +210,10 @@ def _steps(recording: RateRecording, step_s: float) -> list[Floats]:
     ]
 
 
-def _recurrent(counts: Floats) -> Ints:
-    """The states of the largest class in which each leads to each."""
+def _most_visited(counts: Floats) -> Ints:
+    """The states that lead to each other; where recordings share no rates there are several such classes."""
     _, component = scipy.sparse.csgraph.connected_components(counts, connection="strong")
-    return np.flatnonzero(component == np.bincount(component).argmax())
+    return np.flatnonzero(component == np.bincount(component, counts.sum(axis=1)).argmax())
 
 
 def _reaches_all(leads_to: npt.NDArray[np.bool_]) -> bool:

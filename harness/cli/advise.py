@@ -122,8 +122,11 @@ def max_users(
 
         harness max-users results/runs/realworldqa_lowrate jpeg --rate "1 MB/s" --limit 2s --servers 2
     """
+    from pydantic import ValidationError
+
     from harness.errors import ScenarioError
     from harness.replay import answers
+    from harness.scenario.explain import sentences
     from harness.scenario.replay import Replay
     from harness.units import format_seconds
 
@@ -137,8 +140,9 @@ def max_users(
     }
     try:
         spec = Replay.model_validate(parts)
-    except ValueError as error:
-        raise ScenarioError(f"--per-user or --sharing: {str(error).splitlines()[2].strip()}") from None
+    except ValidationError as error:
+        mistakes = "; ".join(f"{keys[-1]}: {sentence}" for keys, sentence in sentences(error))
+        raise ScenarioError(f"harness max-users: {mistakes}") from None
     profile = _selected(path, pipeline)
     users, seen = answers.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
     typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")

@@ -1,10 +1,14 @@
 """``harness sweep``: a run's rows replayed in another system, without measuring again."""
 
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from harness.replay.answers import Estimate
 
 
 class Engine(StrEnum):
@@ -51,12 +55,16 @@ def sweep(
     late = "" if spec.deadline_s is None else f"within {format_seconds(spec.deadline_s)}"
     table = Table("uplink", "users", "scheme", "point", "mean", "p50", "p99", "answered", late)
     for row in summary:
-        spread = [
-            f"{format_seconds(e.value)} ± {format_seconds(e.high - e.value)}"
-            if spec.seeds > 1
-            else format_seconds(e.value)
-            for e in (row.mean_s, row.p50_s, row.p99_s)
-        ]
+        spread = [_shown(estimate) for estimate in (row.mean_s, row.p50_s, row.p99_s)]
         in_time = "" if row.in_time is None else f"{row.in_time.value:.1%}"
         table.add_row(row.channel, str(row.users), row.pipeline, row.point, *spread, f"{row.answered:.1%}", in_time)
     Console().print(table)
+
+
+def _shown(estimate: "Estimate") -> str:
+    from harness.units import format_seconds
+
+    half_s = estimate.high - estimate.value
+    if not math.isfinite(half_s):
+        return format_seconds(estimate.value)
+    return f"{format_seconds(estimate.value)} ± {format_seconds(half_s) if half_s > 1e-9 else '0'}"

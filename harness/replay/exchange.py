@@ -80,22 +80,21 @@ def _request(
 ) -> dict[str, Any]:
     """One request: wait, keep the device busy, send, and hear when the server had it and was done.
 
-    A primer is another payload that is sent just before: it empties the token bucket.
+    A primer is another payload that is sent just before: it empties the token bucket, so that a small payload has to
+    wait for its bits as it would on a link without one.
     """
     primer, payload = _payload(primer_bytes, 0.0) if primer_bytes else b"", _payload(n_bytes, server_s)
     time.sleep(idle_s)
     submitted_s = time.monotonic()
     _work(submitted_s + device_s)
-    primed_s = time.monotonic()
-    connection.sendall(primer)
     device_done_s = time.monotonic()
+    connection.sendall(primer)
     connection.sendall(payload)
     if primer:
         connection.recv(16, socket.MSG_WAITALL)
     delivered_s, served_s = struct.unpack("<dd", connection.recv(16, socket.MSG_WAITALL))
     return {
         "submitted_s": submitted_s,
-        "primed_s": primed_s,
         "device_done_s": device_done_s,
         "delivered_s": delivered_s,
         "served_s": served_s,

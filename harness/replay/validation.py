@@ -1,8 +1,8 @@
 """How far the replay is from a real link: the same requests through both, stage by stage.
 
-The real side waits for the recorded durations and sends real bytes over TCP through a token bucket. The replayed side
-is the SimPy system with the wire as it is known beforehand (headers, segment, bucket) and two latencies of the host,
-calibrated on exchanges which are no part of the comparison.
+The real side waits for the recorded durations and sends real bytes over TCP through a token bucket, which a primer
+empties before each payload. The replayed side is the SimPy system with the wire as it is known beforehand (headers and
+segments) and two latencies of the host, calibrated on the smallest payload, which is no part of the comparison.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from harness.channel.constant import Constant
-from harness.channel.link import Link
 from harness.replay.exchange import HEADER_BYTES as SMALLEST_BYTES
 from harness.replay.profile import Floats, Ints, Profile
 from harness.replay.system import System
@@ -23,11 +22,13 @@ from harness.scenario.replay import Answer, ClosedLoop, ConstantUplink, Replay, 
 BURST_BYTES = 1600
 """The shallowest bucket that lets a full segment with its headers through."""
 
+PRIMER_BYTES = BURST_BYTES - 2 * HEADER_BYTES
+"""A payload whose two segments, with their headers, empty the bucket to the byte."""
+
 LINK_MEDIAN, LINK_P99, STAGE_MEAN = 0.01, 0.03, 0.02
 """The verdict's limits: the median and the 99th percentile of T_link's relative errors, request by request, and the
 relative error of each stage's mean."""
 
-_CALIBRATION_BPS = 40e6
 _CLOCK_S = 1e-6
 
 
@@ -90,11 +91,16 @@ def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0)
     n_bytes = np.maximum(profile.payload_bytes, SMALLEST_BYTES)
     profile = dataclasses.replace(profile, payload_bytes=n_bytes)
     idle_s = refill_s(rate_bps)
-    with Testbed.open(_CALIBRATION_BPS, BURST_BYTES) as bed:
-        host = calibrate(bed)
-        bed.shape(rate_bps, BURST_BYTES)
+    with Testbed.open(rate_bps, BURST_BYTES) as bed:
+        host = calibrate(bed, rate_bps)
         seen = pd.DataFrame(
-            bed.request(profile.device_s[row], int(n_bytes[row]), profile.server_s[row], idle_s=idle_s)
+            bed.request(
+                profile.device_s[row],
+                int(n_bytes[row]),
+                profile.server_s[row],
+                idle_s=idle_s,
+                primer_bytes=PRIMER_BYTES,
+            )
             for row in rows.tolist()
         )
         wire = wire_of(bed, host)
@@ -109,36 +115,22 @@ def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0)
     )
 
 
-def calibrate(bed: Testbed, exchanges: int = 60) -> Host:
-    """The host's latencies: medians over the smallest payloads, less what the link itself takes for them."""
-    bed.shape(_CALIBRATION_BPS, BURST_BYTES)
+def calibrate(bed: Testbed, rate_bps: float, exchanges: int = 60) -> Host:
+    """The host's latencies: medians over the smallest payload at a rate, less what the link itself takes for it."""
+    bed.shape(rate_bps, BURST_BYTES)
     seen = [
-        bed.request(0.0, SMALLEST_BYTES, 0.0, idle_s=refill_s(_CALIBRATION_BPS), primer_bytes=BURST_BYTES)
+        bed.request(0.0, SMALLEST_BYTES, 0.0, idle_s=refill_s(rate_bps), primer_bytes=PRIMER_BYTES)
         for _ in range(exchanges)
     ]
-    nothing = Host(up_s=0.0, back_s=0.0)
-    up_s = [
-        s["delivered_s"]
-        - s["device_done_s"]
-        - primed_link_s(s, SMALLEST_BYTES, _CALIBRATION_BPS, wire_of(bed, nothing))
-        for s in seen
-    ]
-    back_s = [s["answered_s"] - s["served_s"] for s in seen]
-    return Host(up_s=max(0.0, statistics.median(up_s)), back_s=statistics.median(back_s))
+    link_s = 8 * (SMALLEST_BYTES + HEADER_BYTES) / rate_bps
+    up_s = statistics.median(s["delivered_s"] - s["device_done_s"] for s in seen) - link_s
+    return Host(up_s=max(0.0, up_s), back_s=statistics.median(s["answered_s"] - s["served_s"] for s in seen))
 
 
-def primed_link_s(seen: dict[str, float], n_bytes: int, rate_bps: float, wire: Wire) -> float:
-    """T_link by the model for a payload behind a primer, both sent when they really were."""
-    link = Link(Constant(rate_bps), wire)
-    link.send(0.0, BURST_BYTES)
-    ready_s = seen["device_done_s"] - seen["primed_s"]
-    return link.send(ready_s, n_bytes) + wire.propagation_s - ready_s
-
-
-def wire_of(bed: Testbed, host: Host) -> Wire:
-    """The wire model of a testbed."""
+def wire_of(bed: Testbed, host: Host, burst_bytes: int = 0) -> Wire:
+    """The wire model of a testbed whose bucket holds ``burst_bytes`` when a payload is ready."""
     return Wire.model_construct(
-        header_bytes=HEADER_BYTES, segment_bytes=bed.segment_bytes, burst_bytes=BURST_BYTES, propagation_s=host.up_s
+        header_bytes=HEADER_BYTES, segment_bytes=bed.segment_bytes, burst_bytes=burst_bytes, propagation_s=host.up_s
     )
 
 

@@ -58,7 +58,15 @@ def test_fit_counts_nothing_across_a_gap_and_keeps_outages_apart() -> None:
     rates[500:600] = np.nan
     found = fit([RateRecording(np.arange(2001.0), rates, "gappy")], n_states=3, step_s=1.0)
     assert sorted(found.rate_bps) == pytest.approx([0.0, 1e6, 3e6])
-    assert found.mean_bps() == pytest.approx(float(np.nanmean(rates)), rel=0.02)
+    assert found.mean_bps() == pytest.approx(float(np.nanmean(rates)), rel=1e-6)
+
+
+def test_fit_keeps_the_mean_rate_of_short_runs() -> None:
+    """Runs that begin slowly and end fast are left as often as entered, so the chain is as fast as they were."""
+    runs = [RateRecording(np.arange(51.0), np.linspace(1e5, 1e7 + k, 50), "ramp") for k in range(5)]
+    found = fit(runs, n_states=4, step_s=1.0)
+    assert found.mean_bps() == pytest.approx(np.linspace(1e5, 1e7, 50).mean(), rel=1e-4)
+    assert len(found.rate_bps) == 4
 
 
 def test_a_chain_survives_its_file(tmp_path: Path) -> None:
