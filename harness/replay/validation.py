@@ -2,7 +2,7 @@
 
 The real side waits for the recorded durations and sends real bytes over TCP through a token bucket, which a primer
 empties before each payload. The replayed side is the SimPy system with the wire as it is known beforehand (headers and
-segments) and two latencies of the host, calibrated on the smallest payload, which is no part of the comparison.
+segments) and two latencies of the host, calibrated on payloads of one size, which are no part of the comparison.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.channel.constant import Constant
+from harness.channel.link import wire_bytes
 from harness.replay.exchange import HEADER_BYTES as SMALLEST_BYTES
 from harness.replay.profile import Floats, Ints, Profile
 from harness.replay.system import System
@@ -28,6 +29,9 @@ PRIMER_BYTES = BURST_BYTES - 2 * HEADER_BYTES
 LINK_MEDIAN, LINK_P99, STAGE_MEAN = 0.01, 0.03, 0.02
 """The verdict's limits: the median and the 99th percentile of T_link's relative errors, request by request, and the
 relative error of each stage's mean."""
+
+_CALIBRATION_BYTES = 3000
+"""Of three segments: what several cost the host more than one is in its latency."""
 
 _CLOCK_S = 1e-6
 
@@ -116,13 +120,14 @@ def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0)
 
 
 def calibrate(bed: Testbed, rate_bps: float, exchanges: int = 60) -> Host:
-    """The host's latencies: medians over the smallest payload at a rate, less what the link itself takes for it."""
+    """The host's latencies: medians over one payload at a rate, less what the link itself takes for it."""
     bed.shape(rate_bps, BURST_BYTES)
     seen = [
-        bed.request(0.0, SMALLEST_BYTES, 0.0, idle_s=refill_s(rate_bps), primer_bytes=PRIMER_BYTES)
+        bed.request(0.0, _CALIBRATION_BYTES, 0.0, idle_s=refill_s(rate_bps), primer_bytes=PRIMER_BYTES)
         for _ in range(exchanges)
     ]
-    link_s = 8 * (SMALLEST_BYTES + HEADER_BYTES) / rate_bps
+    nothing = Host(up_s=0.0, back_s=0.0)
+    link_s = 8 * wire_bytes(wire_of(bed, nothing), _CALIBRATION_BYTES) / rate_bps
     up_s = statistics.median(s["delivered_s"] - s["device_done_s"] for s in seen) - link_s
     return Host(up_s=max(0.0, up_s), back_s=statistics.median(s["answered_s"] - s["served_s"] for s in seen))
 

@@ -40,7 +40,7 @@ def test_a_link_is_imported_shown_and_fitted(
     [
         (["trace", "import", ".", "out.parquet"], "is a folder"),
         (["trace", "show", "none.parquet"], "does not exist; write it with 'harness trace import"),
-        (["sweep", "none", "scenario.yaml"], "none"),
+        (["sweep", "none", "scenario.yaml"], "scenario.yaml: cannot be read"),
         (["advise", "none", "--rate", "1 MB/s", "--deadline", "1 s"], "no such folder"),
         (["crossover", "none", "a", "b"], "no such folder"),
         (["max-users", "none", "a", "--rate", "1 MB/s", "--limit", "1 s"], "no such folder"),
