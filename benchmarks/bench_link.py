@@ -1,9 +1,9 @@
 """The link model against a real link: TCP through a token bucket between two network namespaces (Linux, root).
 
 Rates from 0.2 to 20 Mbit/s and payloads from 200 B to 1 MB are drawn at random, evenly in their logarithms; none was
-used to build the model, and the host's two latencies are calibrated on 3000 bytes at 2 Mbit/s. Payloads are sent behind a
-primer that empties the bucket, so that a small one has to wait for its bits as on any other link; every other repeat of
-one of at least 10 kB finds the bucket full. The peers are the sum that the paper uses (8 bytes / rate), and the same
+used to build the model, and the host's two latencies are calibrated on 3000 bytes at 2 Mbit/s. Payloads are sent behind
+a primer that empties the bucket, so that a small one has to wait for its bits as on any other link; every other repeat
+of one of at least 10 kB finds the bucket full. The peers are the sum that the paper uses (8 bytes / rate), and the same
 with headers.
 
     sudo python benchmarks/bench_link.py
