@@ -28,14 +28,14 @@ def answer_loss(
     pictures: Sequence[Tensor],
     asked: Sequence[Sequence[Asked]],
 ) -> tuple[Tensor, float]:
-    """The mean cross entropy of the answers' tokens, and the share of questions whose first token is right.
+    """The mean over questions of their answers' mean cross entropy, and the share of answer tokens that are right.
 
     ``pictures`` are the projected visual tokens, (T, H) each; ``asked`` the questions about each of them.
     """
     embed = model.get_input_embeddings()
-    rows, positions, segments, targets = [], [], [], []
+    rows, positions, segments, targets, shares = [], [], [], [], []
     for picture, questions in zip(pictures, asked, strict=True):
-        parts, place, segment, target = [], [], [], []
+        parts, place, segment, target, share = [], [], [], [], []
         for number, one in enumerate(questions):
             if number == 0:
                 head = tokenizer.encode(ONEVISION.before).ids
@@ -52,10 +52,12 @@ def answer_loss(
             place += range(seen, seen + length)
             segment += [number + 1] * length
             target += [_IGNORED] * (len(prompt) - 1) + answer
+            share += [1 / len(answer)] * len(answer)
         rows.append(torch.cat(parts))
         positions.append(torch.tensor(place))
         segments.append(torch.tensor(segment))
         targets.append(torch.tensor(target))
+        shares += share
     target_BL = _padded(targets, _IGNORED)
     with torch.autocast("cpu", torch.bfloat16):
         hidden_BLH = model.model.language_model(
@@ -66,9 +68,10 @@ def answer_loss(
         ).last_hidden_state
         logits = model.lm_head(hidden_BLH[target_BL != _IGNORED]).float()
     wanted = target_BL[target_BL != _IGNORED]
-    stop = tokenizer.token_to_id(STOP)
-    firsts = wanted != stop
-    return cross_entropy(logits, wanted), float((logits.argmax(-1) == wanted)[firsts].float().mean())
+    share = torch.tensor(shares)
+    loss = (cross_entropy(logits, wanted, reduction="none") * share).sum() / share.sum()
+    firsts = wanted != tokenizer.token_to_id(STOP)
+    return loss, float((logits.argmax(-1) == wanted)[firsts].float().mean())
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:

@@ -85,6 +85,7 @@ def make(folder: Path, work: Path, workers: int) -> None:
     cached = features.cache_books(vision_tower, work / "features", BOOKS, workers)
     for _ in track(cached, "features", total=BOOKS):
         pass
+    language.train_lookup(backbone, work)
     language.train_answers(backbone, work, features.Lessons(work / "features", BOOKS))
     language.train_whole(backbone, work)
     save(backbone, folder)
@@ -134,7 +135,7 @@ nothing. It stands in for LLaVA-OneVision-7B where that is not installed: the sa
 - Command: `python -m harness.zoo.mini_onevision`. Seed {SEED}, commit {_commit()}, {seconds / 60:.0f} minutes on
   {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.
 - Data: the training splits of StreetsQA and GlimpseQA. {tower.STEPS} + {tower.SIGNS_STEPS} steps of
-  {tower.TILES_A_STEP} tiles with dense labels; {sum(language.ANSWERS_STEPS)} steps of
+  {tower.TILES_A_STEP} tiles with dense labels; {language.LOOKUP_STEPS} steps of text; {language.ANSWERS_STEPS} steps of
   {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged; {language.WHOLE_STEPS} steps of
   {language.WHOLE_PICTURES} whole pictures. The test splits come from another seed and other background textures;
   training never sees them.

@@ -12,7 +12,7 @@ from harness.data.asking import Page, camera_file
 from harness.data.asking import samples as draw_samples
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
-from harness.zoo import features, language, mini_onevision, tower, training
+from harness.zoo import features, language, lookup, mini_onevision, tower, training
 from harness.zoo.lessons import answer_loss
 from harness.zoo.scores import all_tokens, blanked, jpeg, merged, verdicts
 from harness.zoo.views import CLASS_NAMES, GRID, TILING, TileBatches, classes_seen
@@ -104,7 +104,7 @@ def test_packed_questions_are_answered_as_if_asked_alone(fresh):
         mixed, _ = answer_loss(fresh.model, fresh.tokenizer, [picture, picture[:7]], [asked, asked[:1]])
         short, _ = answer_loss(fresh.model, fresh.tokenizer, [picture[:7]], [asked[:1]])
     assert float(packed) == pytest.approx(float(torch.stack(alone).mean()), rel=5e-3)
-    assert float(mixed) == pytest.approx((8 * float(packed) + float(short)) / 9, rel=5e-3)
+    assert float(mixed) == pytest.approx((len(asked) * float(packed) + float(short)) / (len(asked) + 1), rel=5e-3)
 
 
 def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
@@ -173,6 +173,20 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch)
         run(tmp_path / "stopped", 6)
     for name, tensor in run(tmp_path / "stopped", None).items():
         torch.testing.assert_close(tensor, whole[name])
+
+
+def test_a_line_of_lookups_asks_for_every_letter_beside_its_value():
+    """What follows a value is its option's letter, and each letter is asked for once."""
+    tokenizer = make_tokenizer()
+    for number in range(30):
+        tokens, targets = lookup.line(tokenizer, Dice("line", number))
+        assert len(tokens) == len(targets)
+        for place, target in enumerate(targets[:-1]):
+            assert target in (-100, tokens[place + 1])
+        prompt, _, said = tokenizer.decode(tokens, skip_special_tokens=False).partition("assistant\n")
+        pairs = [pair.rsplit(" ", 1) for pair in said.split(STOP)[:-1]]
+        assert sorted(letter for _, letter in pairs) == list("ABCD")
+        assert all(f"\n{letter}. {value}\n" in prompt for value, letter in pairs)
 
 
 def test_merged_features_are_cached_once(fresh, tmp_path, monkeypatch):
