@@ -58,6 +58,8 @@ def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
         if isinstance(module, AttentionBlock):
             module.conv_b[-1].weight.mul_(_FAINT)
             module.conv_b[-1].bias.fill_(_SHUT)
+    if not isinstance(net, ScaleHyperprior):
+        _keep_signals_alive(net.latent_codec)
     y_BMHW = net.g_a(x_B3HW)
     _expect(y_BMHW, _parameter_layers(net))
     rms_M = y_BMHW.square().mean((0, 2, 3)).sqrt()
@@ -100,6 +102,15 @@ def _principal_components(x_BCHW: Tensor, most: int) -> Tensor:
     _, vectors = torch.linalg.eigh(blocks @ blocks.T)
     basis_OC22: Tensor = vectors.T.flip(0)[:most].float().reshape(-1, n_channels, 2, 2)
     return basis_OC22
+
+
+def _keep_signals_alive(entropy_model: nn.Module) -> None:
+    """Draw weights by He's rule: compressai's own draws fade to nothing on the nine layers from y to its scales."""
+    for layer in entropy_model.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            strides = layer.stride[0] * layer.stride[1] if isinstance(layer, nn.ConvTranspose2d) else 1
+            fan_in = layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1] / strides
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
 
 
 def _expect(y_BMHW: Tensor, layers: Sequence[Any]) -> None:

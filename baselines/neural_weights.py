@@ -9,6 +9,7 @@ import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai
 import safetensors
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.layers import MaskedConv2d
 from compressai.models.base import SCALES_MIN, get_scale_table
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,8 +20,10 @@ BUNDLED = Path(__file__).with_name("weights")
 """The project's own small models, ``<codec>-<lambda>.safetensors``; card.md beside them says how they were made."""
 
 _TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
+_SHARED = "gaussian_conditional._quantized_cdf"
 _TOTAL = 1 << 16
-_SCALES_MAX, _SCALES_LEVELS = 24, 32
+_SCALES_MAX, _SCALES_LEVELS = 48, 30
+"""The mean brightness of a block needs the widest; every call of the coder converts the whole table."""
 _CONVERT = (
     "pickles are not read; convert it once where you trust it: safetensors.torch.save_file({k: v.contiguous() "
     "for k, v in torch.load(PATH, weights_only=True).items()}, 'model.safetensors')"
@@ -68,17 +71,22 @@ def size(path: Path, state: Mapping[str, Tensor], name: str, dimension: int) -> 
 
 
 def load(path: Path, net: Any, state: Mapping[str, Tensor]) -> None:
-    """Put a state dict into the network of its sizes, ready for coding; tables that it lacks are computed.
+    """Put a state dict into the network of its sizes, ready for coding.
+
+    A Gaussian without tables has those of the first one that has some; where there are none at all, they are computed.
 
     Raises CheckpointError where anything is missing, unknown, of another shape, or not a table of frequencies.
     """
     state = dict(state)
+    shared = next((name.rsplit(".", 1)[0] for name in state if name.endswith(_SHARED)), "")
     for name, module in net.named_modules():
         if isinstance(module, EntropyModel):
-            for table in _TABLES:
-                state.setdefault(f"{name}.{table}", torch.IntTensor())
-        if isinstance(module, GaussianConditional):
-            state.setdefault(f"{name}.scale_table", torch.Tensor())
+            gaussian = isinstance(module, GaussianConditional)
+            for table in (*_TABLES, "scale_table") if gaussian else _TABLES:
+                default = state.get(f"{shared}.{table}") if gaussian else None
+                state.setdefault(f"{name}.{table}", torch.IntTensor() if default is None else default)
+        if isinstance(module, MaskedConv2d):
+            state.setdefault(f"{name}.mask", module.mask)
     try:
         net.load_state_dict(state)
     except (RuntimeError, IndexError) as error:
@@ -117,7 +125,7 @@ def fingerprint(net: nn.Module, n_bytes: int) -> bytes:
 def save(path: Path, net: Any) -> None:
     """Write a trained network as float16, with the integer tables that belong to the rounded weights.
 
-    Buffers stay as they are: bounds such as 1e-9 are zero in float16.
+    Buffers stay as they are: bounds such as 1e-9 are zero in float16. The Gaussians' tables, all alike, are kept once.
     """
     for module in net.modules():
         if isinstance(module, EntropyBottleneck):
@@ -126,6 +134,12 @@ def save(path: Path, net: Any) -> None:
         parameter.data = parameter.data.half().float()
     net.update(get_scale_table(SCALES_MIN, _SCALES_MAX, _SCALES_LEVELS), force=True)
     parameters = {name for name, _ in net.named_parameters()}
-    state = {name: tensor.half() if name in parameters else tensor for name, tensor in net.state_dict().items()}
+    gaussians = [name for name, module in net.named_modules() if isinstance(module, GaussianConditional)]
+    known = (".mask", *(f"{name}.{table}" for name in gaussians[1:] for table in (*_TABLES, "scale_table")))
+    state = {
+        name: tensor.half() if name in parameters else tensor
+        for name, tensor in net.state_dict().items()
+        if not name.endswith(known)
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)

@@ -34,11 +34,11 @@ NETWORKS: Mapping[str, Callable[[], CompressionModel]] = {
     "elic": lambda: elic.network(32, 96, (8, 8, 16, 32, 32), (32, 24)),
 }
 ROUNDS: Mapping[str, Sequence[tuple[float, int, int]]] = {
-    "hyperprior": ((0.02, 600, 300), (0.006, 120, 120), (0.0018, 120, 120)),
-    "elic": ((0.02, 400, 150), (0.006, 80, 60), (0.0018, 80, 60)),
+    "hyperprior": ((0.02, 2400, 300), (0.006, 500, 120), (0.0018, 500, 120)),
+    "elic": ((0.02, 1200, 100), (0.006, 250, 50), (0.0018, 250, 50)),
 }
 """In order: lambda, the steps of the entropy model alone on fixed y, and the steps of everything."""
-_ENTROPY_RATE, _RATE = 4e-2, 1e-3
+_ENTROPY_RATE, _RATE = 7e-2, 1e-3
 """Peak learning rates of the two, relative to the size of what is learnt."""
 _RMS_FROM, _RMS_TO = 0.01, 0.1
 _START_BATCHES, _POOL_BATCHES, _POOL_BATCHES_A_STEP = 8, 160, 2

@@ -17,6 +17,7 @@ from harness.data.drawing.dice import Dice
 from harness.data.drawing.textures import Sheet, bank
 
 PATCH_PX = 256
+"""A smaller patch is all border to z: 128 px have 2 x 2 positions, and what is learnt there is dear on pictures."""
 BATCH = 1
 
 _COLLAGE_PX = 320

@@ -1,0 +1,204 @@
+"""Hyperprior and ELIC: real pictures through real files, on one thread and on two, whole and damaged."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import numpy as np
+import pytest
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from baselines.elic import Elic
+from baselines.hyperprior import Hyperprior
+from baselines.jpeg import Jpeg, JpegPoint
+from baselines.neural_codec import MULTIPLE_PX, NeuralCodec, NeuralPoint, _padded
+from baselines.neural_container import unpack
+from baselines.neural_weights import bundled
+from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db
+from harness.data import streetsqa
+from harness.errors import BitstreamError, DataError
+
+ROOT = Path(__file__).parents[2]
+KODAK = sorted((ROOT / ".." / "shared" / "data" / "images" / "kodak").glob("*.png"))
+CODECS = (Hyperprior, Elic)
+
+
+@functools.cache
+def codec(kind: type[NeuralCodec], place: int) -> NeuralCodec:
+    """A bundled model, from the lowest rate (0) to the highest (-1)."""
+    return kind(None, NeuralPoint(weights=list(bundled(kind.kind))[place]))
+
+
+@functools.cache
+def streets(count: int) -> list[Image.Image]:
+    """Pictures of the test split, which no codec was trained on."""
+    return [page.scene().image for page in streetsqa.book("test", 0)[:count]]
+
+
+@functools.cache
+def curve(kind: type[NeuralCodec]) -> list[RateDistortion]:
+    """The curve of the bundled models on held-out streets."""
+    return [measure(codec(kind, place), streets(5)) for place in range(len(bundled(kind.kind)))]
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_a_larger_lambda_buys_quality_with_bytes(kind: type[NeuralCodec]) -> None:
+    """Three lambdas or more; rate and PSNR rise together on held-out streets."""
+    points = curve(kind)
+    assert len(points) >= 3
+    assert points == sorted(points)
+    assert [p.psnr_db for p in points] == sorted(p.psnr_db for p in points)
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_it_needs_fewer_bytes_than_jpeg(kind: type[NeuralCodec]) -> None:
+    """A tenth less at equal PSNR on held-out streets, at the least."""
+    jpeg = [measure(Jpeg(None, JpegPoint(quality=q)), streets(5)) for q in (5, 10, 20, 30, 50, 70)]
+    difference = bd_rate_percent(curve(kind), jpeg)
+    assert difference is not None
+    assert difference < -10
+
+
+@settings(max_examples=25)
+@given(kind=st.sampled_from(CODECS), height=st.integers(1, 70), width=st.integers(1, 70))
+def test_a_picture_of_any_size_comes_back_at_its_own_size(kind: type[NeuralCodec], height: int, width: int) -> None:
+    """Cut out of a street, and near to what it was."""
+    original = streets(1)[0].crop((200, 150, 200 + width, 150 + height))
+    decoded = codec(kind, -1).decode(codec(kind, -1).encode(original))
+    assert decoded.size == original.size
+    assert decoded.mode == "RGB"
+    assert psnr_db(original, decoded) > 18
+
+
+@pytest.mark.parametrize("kind", CODECS)
+@pytest.mark.parametrize("size", [(1, 1), (2000, 1500)])
+def test_the_smallest_and_a_large_picture(kind: type[NeuralCodec], size: tuple[int, int]) -> None:
+    """One pixel, which pads to one position of z, and three million."""
+    original = streets(1)[0].resize(size)
+    assert codec(kind, 0).decode(codec(kind, 0).encode(original)).size == size
+
+
+@pytest.mark.skipif(len(KODAK) != 24, reason="the 24 Kodak pictures are not beside this checkout")
+@pytest.mark.parametrize("kind", CODECS)
+def test_photographs_come_back(kind: type[NeuralCodec]) -> None:
+    """One Kodak picture of each orientation, at its own size, though no photograph was trained on."""
+    for file in (KODAK[3], KODAK[4]):
+        with Image.open(file) as opened:
+            original = opened.convert("RGB")
+        decoded = codec(kind, -1).decode(codec(kind, -1).encode(original))
+        assert decoded.size == original.size
+        assert psnr_db(original, decoded) > 22
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_bytes_are_what_compressai_wrote_and_the_container(kind: type[NeuralCodec]) -> None:
+    """The strings of compress(), in order; the rest is twelve bytes and the varints of two sides and every length."""
+    scheme, original = codec(kind, 1), streets(1)[0]
+    body = scheme.encode(original)
+    with torch.inference_mode():
+        strings = [string for (string,) in scheme._net.compress(_padded(original))["strings"]]
+    picture = unpack(body, scheme._model, scheme.n_strings)
+    assert list(picture.strings) == strings
+    varints = 4 + sum(max(1, -(-len(string).bit_length() // 7)) for string in strings)
+    assert len(body) == sum(map(len, strings)) + 12 + varints
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_bytes_are_near_the_entropy_that_the_model_estimates(kind: type[NeuralCodec]) -> None:
+    """The integer tables, the coder and the exact convolutions cost less than 4 % and 16 bytes a string together."""
+    scheme, original = codec(kind, 2), streets(1)[0]
+    with torch.inference_mode():
+        likelihoods = scheme._net(_padded(original))["likelihoods"]
+        ideal_bytes = sum(-float(value.log2().sum()) for value in likelihoods.values()) / 8
+    sent_bytes = len(scheme.encode(original))
+    assert ideal_bytes * 0.98 < sent_bytes < ideal_bytes * 1.04 + 16 * scheme.n_strings
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_sides_of_another_kind_are_padded_by_their_edge(kind: type[NeuralCodec]) -> None:
+    """What is added is the last row and column, and a multiple of 64 gets nothing."""
+    original = streets(1)[0].crop((0, 0, 100, 64))
+    x_BCHW = _padded(original)
+    assert x_BCHW.shape == (1, 3, 64, 128)
+    assert torch.equal(x_BCHW[..., 100:], x_BCHW[..., 99:100].expand(-1, -1, -1, 28))
+    assert all(side % MULTIPLE_PX == 0 for side in x_BCHW.shape[2:])
+
+
+def test_another_process_decodes_to_the_same_picture(tmp_path: Path) -> None:
+    """With two threads where the encoder had one; symbols are the same to the bit, pixels to one level."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = {}
+        for kind in CODECS:
+            body = codec(kind, -1).encode(streets(1)[0])
+            (tmp_path / kind.kind).write_bytes(body)
+            expected[kind.kind] = np.asarray(codec(kind, -1).decode(body), dtype=int)
+    finally:
+        torch.set_num_threads(threads)
+    program = (
+        "import sys, torch, importlib; from pathlib import Path; torch.set_num_threads(2)\n"
+        "from baselines.neural_codec import NeuralPoint; from baselines.neural_weights import bundled\n"
+        "for name, kind in (('hyperprior', 'Hyperprior'), ('elic', 'Elic')):\n"
+        "    codec = getattr(importlib.import_module('baselines.' + name), kind)\n"
+        "    scheme = codec(None, NeuralPoint(weights=list(bundled(name))[-1]))\n"
+        "    scheme.decode((Path(sys.argv[1]) / name).read_bytes()).save(Path(sys.argv[1]) / f'{name}.png')\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, env=environment)
+    for name, pixels in expected.items():
+        with Image.open(tmp_path / f"{name}.png") as opened:
+            assert np.abs(np.asarray(opened, dtype=int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_scales_do_not_depend_on_how_they_are_computed(kind: type[NeuralCodec]) -> None:
+    """Two pictures at once find the scales of each alone, to the bit: no symbol meets another table."""
+    scheme = codec(kind, -1)
+    net = scheme._net
+    h_s = net.h_s if kind is Hyperprior else net.latent_codec["hyper"].h_s
+    z_BCHW = torch.randint(-9, 10, (2, _z_channels(net), 4, 5)).float()
+    with torch.inference_mode():
+        together = h_s(z_BCHW)
+        apart = torch.cat([h_s(z_BCHW[:1]), h_s(z_BCHW[1:])])
+    assert torch.equal(together, apart)
+
+
+def _z_channels(net: torch.nn.Module) -> int:
+    return next(module.channels for module in net.modules() if isinstance(module, EntropyBottleneck))
+
+
+@settings(max_examples=40)
+@given(kind=st.sampled_from(CODECS), data=st.data())
+def test_a_damaged_payload_is_a_bitstream_error(kind: type[NeuralCodec], data: st.DataObject) -> None:
+    """Cut or overwritten anywhere, nothing of it reaches the entropy decoder."""
+    whole = codec(kind, 0).encode(streets(1)[0].crop((0, 0, 60, 60)))
+    body = bytearray(whole)
+    for _ in range(data.draw(st.integers(0, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(body[: data.draw(st.integers(0, len(body)))])
+    if cut == whole:
+        return
+    with pytest.raises(BitstreamError):
+        codec(kind, 0).decode(cut)
+
+
+def test_a_payload_of_another_model_is_refused() -> None:
+    """Another lambda, and another codec."""
+    body = codec(Hyperprior, 0).encode(streets(1)[0].crop((0, 0, 64, 64)))
+    for other in (codec(Hyperprior, 1), codec(Elic, 0)):
+        with pytest.raises(BitstreamError, match="was made with the model"):
+            other.decode(body)
+
+
+def test_a_picture_beyond_the_limits_is_refused() -> None:
+    """Before anything is computed."""
+    with pytest.raises(DataError, match="70000 x 1 px"):
+        codec(Hyperprior, 0).encode(Image.new("RGB", (70_000, 1)))
