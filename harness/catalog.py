@@ -11,8 +11,11 @@ from typing import Any
 from harness.errors import ScenarioError, unknown_name
 
 SCHEMES: Mapping[str, str] = {
+    "tofc": "harness.pipelines.tofc:Tofc",
     "jpeg": "baselines.jpeg:Jpeg",
     "webp": "baselines.webp:WebP",
+    "hyperprior": "baselines.hyperprior:Hyperprior",
+    "elic": "baselines.elic:Elic",
     "server_only": "baselines.server_only:ServerOnly",
     "raw_features": "baselines.raw_features:RawFeatures",
 }

@@ -27,6 +27,9 @@ from harness.tofc.router import Router, imbalance
 
 FORMAT = "tofc-codec-1"
 
+CODECS = Path(__file__).parents[1] / "zoo" / "tofc"
+"""The project's own codecs: a folder for each backbone, in it a checkpoint for each codec."""
+
 
 class CodecConfig(BaseModel):
     """The sizes of a codec: ``dim`` is d_v, ``n_experts`` n_e; hidden widths default to (D, D/2), see entropy_model."""

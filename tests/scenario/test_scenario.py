@@ -99,7 +99,7 @@ BROKEN = {
     "unknown stand-in": (_changed(("stand_in", "backbone"), "gpt"), "stand_in: unknown backbone 'gpt'"),
     "unknown scheme": (
         _changed(("pipelines", 0, "scheme"), "gif"),
-        "pipelines.0.scheme: unknown scheme 'gif'; known: jpeg",
+        "pipelines.0.scheme: unknown scheme 'gif'; known: elic, hyperprior, jpeg",
     ),
     "quality out of range": (
         _changed(("pipelines", 1, "points", 0, "quality"), [10, 400]),
