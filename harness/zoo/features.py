@@ -6,6 +6,7 @@ once, it makes the many steps affordable that learning to read a question takes.
     P patches   V features a patch   C clusters   D dimension
 """
 
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ def clusters(dice: Dice) -> int:
     return CLUSTERS if dice.one_in(2) else dice.pick(OTHER_CLUSTERS)
 
 
+@functools.lru_cache(512)
 def book_of(number: int) -> list[Page]:
     """Training book ``number``: every fourth is GlimpseQA's."""
     return glimpseqa.book("train", number) if number % 4 == 3 else streetsqa.book("train", number)

@@ -1,14 +1,14 @@
 """The later stages: a projector and a language model that learn to answer from the tower's features.
 
 ``lookup`` learns from text alone how options and letters go together; ``answers`` learns from cached merged features,
-the tower frozen; ``whole`` then sees some pictures with all their tokens, in the backbone's own arrangement, and the
-others merged anew, and lets the tower learn with the rest.
+and from pictures in words; ``whole`` adds pictures with all their tokens, in the backbone's own arrangement.
 
     P patches   V features a patch   C clusters   D dimension   T visual tokens   H width of the language model
 """
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,24 +17,26 @@ from torch import Tensor
 
 from harness.backbones.arrangement import arrange
 from harness.backbones.onevision import OneVision
-from harness.data.asking import Asked, Page
+from harness.data.asking import Asked, Page, value_of
 from harness.data.drawing.dice import Dice
+from harness.data.drawing.street import Street
 from harness.data.streetsqa import ask_everything
-from harness.tofc.merging import merge
-from harness.zoo.features import Lessons, book_of, clusters
+from harness.zoo import symbols
+from harness.zoo.features import Lessons, book_of
 from harness.zoo.lessons import answer_loss
 from harness.zoo.lookup import line, lookup_loss
 from harness.zoo.tower import encode
 from harness.zoo.training import train
 from harness.zoo.views import MAX_TILES
 
-LOOKUP_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 250, 450, 200
+LOOKUP_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 250, 700, 220
 _LOOKUP_LINES = 64
-ANSWERS_PICTURES, WHOLE_PICTURES = 24, 4
+ANSWERS_PICTURES, WHOLE_PICTURES, _PICTURES_IN_WORDS = 16, 2, 24
 _LANGUAGE_RATE, _PROJECTOR_RATE = 1.5e-3, 3e-3
-_WHOLE_RATE, _WHOLE_TOWER_RATE = 6e-4, 1e-4
+_WHOLE_RATE = 1e-3
 _WHOLE_BOOKS = range(100_000, 100_400)
 """Books that the cache does not hold."""
+_WORD_BOOKS = 400
 
 _PROJECTOR_GAIN = 15.0
 """The projector's first weights times this: it starts where features as small as the tower's excite it."""
@@ -43,15 +45,37 @@ _PROJECTOR_GAIN = 15.0
 def questions(page: Page, dice: Dice) -> tuple[Asked, ...]:
     """What a training picture is asked: a street, every choice and as many yes/no questions; a glimpse, its own two."""
     if page.seed[0] == "glimpseqa":
-        return page.asked
+        return tuple(spelt_out(one, page.street) for one in page.asked)
     drawn = [ask_everything(page.street, dice) for _ in range(3)]
-    choices = [spelt_out(one) for one in drawn[0] if one.question.kind == "choice"]
-    return (*choices, *(one for asked in drawn for one in asked if one.question.kind == "yes_no"))
+    asked = [one for number, some in enumerate(drawn) for one in some if not number or one.question.kind == "yes_no"]
+    return tuple(spelt_out(one, page.street) for one in asked)
 
 
-def spelt_out(asked: Asked) -> Asked:
-    """A choice answered by the right option's text and then its letter: having named it, the model finds its letter."""
-    return dataclasses.replace(asked, truth=f"{asked.question.options[asked.truth]} {asked.truth}")
+_COLOURS = ("light colour", "bus colour", "coat colour")
+_ASKED_ABOUT = re.compile(r"Is there an? (?P<there>.+) in the picture|Is the (?P<stands>.+) on the (left|right) side")
+
+
+def spelt_out(asked: Asked, street: Street) -> Asked:
+    """The question with an answer that says first what was looked for and seen, and then the letter, yes or no.
+
+    The smaller steps are learnt where the whole is not: to name what is seen, to find it among the options or in the
+    question.
+    """
+    found = _ASKED_ABOUT.search(asked.question.text)
+    if asked.question.kind == "choice":
+        seen = asked.question.options[asked.truth]
+    elif found and found["there"]:
+        seen = found["there"]
+    elif found:
+        seen = f"{found['stands']} {street.items[found['stands']]}"
+    elif asked.category == "count":
+        seen = str(len(street.cars))
+    elif asked.category == "OCR":
+        seen = str(street.sign)
+    else:
+        category = next(name for name in _COLOURS if name.split()[0] in asked.question.text)
+        seen = value_of(street, category)
+    return dataclasses.replace(asked, truth=f"{seen} {asked.truth}")
 
 
 def train_lookup(backbone: OneVision, folder: Path, steps: int = LOOKUP_STEPS) -> None:
@@ -67,53 +91,56 @@ def train_lookup(backbone: OneVision, folder: Path, steps: int = LOOKUP_STEPS) -
 
 
 def train_answers(backbone: OneVision, folder: Path, lessons: Lessons, steps: int = ANSWERS_STEPS) -> None:
-    """Train projector and language model in place on cached merged features."""
-    model, tokenizer = backbone.model, backbone.tokenizer
+    """Train projector and language model in place on cached merged features, and on pictures in words."""
     with torch.no_grad():
-        model.model.multi_modal_projector.linear_1.weight.mul_(_PROJECTOR_GAIN)
+        backbone.model.model.multi_modal_projector.linear_1.weight.mul_(_PROJECTOR_GAIN)
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
             dice = Dice("answers", step)
-            drawn = [lessons.draw(dice) for _ in range(ANSWERS_PICTURES)]
-            pictures = [model.model.multi_modal_projector(y_PCD.flatten(0, 1)) for _, y_PCD in drawn]
-            yield answer_loss(model, tokenizer, pictures, [questions(page, dice) for page, _ in drawn])
+            seen, score = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES)
+            told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS)
+            yield (seen + told) / 2, score
 
-    rates = {
-        "model.multi_modal_projector": _PROJECTOR_RATE,
-        "model.language_model": _LANGUAGE_RATE,
-    }
-    train("answers", folder, model, rates, steps, losses)
+    rates = {"model.multi_modal_projector": _PROJECTOR_RATE, "model.language_model": _LANGUAGE_RATE}
+    train("answers", folder, backbone.model, rates, steps, losses)
 
 
-def train_whole(backbone: OneVision, folder: Path, steps: int = WHOLE_STEPS) -> None:
-    """Train everything in place on pictures drawn anew, half of them with all their tokens."""
-    model = backbone.model
+def train_whole(backbone: OneVision, folder: Path, lessons: Lessons, steps: int = WHOLE_STEPS) -> None:
+    """Train projector and language model in place on pictures with all their tokens, and further on what they know."""
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
             dice = Dice("whole", step)
             pages = [dice.pick(book_of(dice.pick(_WHOLE_BOOKS))) for _ in range(WHOLE_PICTURES)]
-            pictures = [_tokens(backbone, page, dice, everything=n % 2 == 0) for n, page in enumerate(pages)]
-            yield answer_loss(model, backbone.tokenizer, pictures, [questions(page, dice) for page in pages])
+            pictures = [_all_tokens(backbone, page) for page in pages]
+            asked = [questions(page, dice) for page in pages]
+            whole, score = answer_loss(backbone.model, backbone.tokenizer, pictures, asked)
+            seen, _ = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES // 2)
+            told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS // 2)
+            yield whole / 2 + (seen + told) / 4, score
 
-    rates = {
-        "model.vision_tower": _WHOLE_TOWER_RATE,
-        "model.multi_modal_projector": _WHOLE_RATE,
-        "model.language_model": _WHOLE_RATE,
-        "model.image_newline": _WHOLE_RATE,
-    }
-    train("whole", folder, model, rates, steps, losses)
+    rates = dict.fromkeys(("model.multi_modal_projector", "model.language_model", "model.image_newline"), _WHOLE_RATE)
+    train("whole", folder, backbone.model, rates, steps, losses)
 
 
-def _tokens(backbone: OneVision, page: Page, dice: Dice, *, everything: bool) -> Tensor:
-    """A picture's visual tokens (T, H), differentiable down to the tower."""
+def _of_lessons(backbone: OneVision, lessons: Lessons, dice: Dice, count: int) -> tuple[Tensor, float]:
+    drawn = [lessons.draw(dice) for _ in range(count)]
+    pictures = [backbone.model.model.multi_modal_projector(y_PCD.flatten(0, 1)) for _, y_PCD in drawn]
+    return answer_loss(backbone.model, backbone.tokenizer, pictures, [questions(page, dice) for page, _ in drawn])
+
+
+def _of_words(backbone: OneVision, dice: Dice, count: int) -> tuple[Tensor, float]:
+    pages = [dice.pick(book_of(dice.below(_WORD_BOOKS))) for _ in range(count)]
+    embed = backbone.model.get_input_embeddings()
+    pictures = [symbols.picture(page.street, dice, backbone.tokenizer, embed) for page in pages]
+    return answer_loss(backbone.model, backbone.tokenizer, pictures, [questions(page, dice) for page in pages])
+
+
+def _all_tokens(backbone: OneVision, page: Page) -> Tensor:
+    """Every visual token of a picture (T, H), in the backbone's arrangement; differentiable down to the projector."""
     tiles = backbone.preprocess(page.scene().image)
-    projector = backbone.model.model.multi_modal_projector
-    x_PVD = encode(backbone.model.model.vision_tower, tiles.pixels_PCHW)
-    if everything:
-        tokens_PVH, newline_H = projector(x_PVD), backbone.model.model.image_newline
-        return arrange(tokens_PVH, newline_H, tiles.grid, tiles.image_size, MAX_TILES)
-    y_PCD = merge(x_PVD, clusters(dice)).y_PCD
-    tokens_TH: Tensor = projector(y_PCD.flatten(0, 1))
-    return tokens_TH
+    with torch.no_grad():
+        x_PVD = encode(backbone.model.model.vision_tower, tiles.pixels_PCHW)
+    tokens_PVH, newline_H = backbone.model.model.multi_modal_projector(x_PVD), backbone.model.model.image_newline
+    return arrange(tokens_PVH, newline_H, tiles.grid, tiles.image_size, MAX_TILES)

@@ -86,8 +86,9 @@ def make(folder: Path, work: Path, workers: int) -> None:
     for _ in track(cached, "features", total=BOOKS):
         pass
     language.train_lookup(backbone, work)
-    language.train_answers(backbone, work, features.Lessons(work / "features", BOOKS))
-    language.train_whole(backbone, work)
+    lessons = features.Lessons(work / "features", BOOKS)
+    language.train_answers(backbone, work, lessons)
+    language.train_whole(backbone, work, lessons)
     save(backbone, folder)
 
 
