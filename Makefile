@@ -24,7 +24,7 @@ run: .venv/installed  ## Run the main job (SCENARIO=...) to its table and figure
 	$(BIN)/harness plot results/runs/$(notdir $(basename $(SCENARIO)))
 
 test: .venv/installed  ## Run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/ruff check
@@ -33,10 +33,12 @@ lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/lint-imports
 
 bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
 
 weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/python -m harness.zoo.mini_onevision
+	$(BIN)/python -m harness.zoo.mini_tofc
+	$(BIN)/python -m baselines.training
 
 nightly: .venv/installed  ## Run the long scenarios and draw their figures
 	@for file in $(NIGHTLY); do $(BIN)/harness run $$file || exit 1; done

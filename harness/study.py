@@ -140,7 +140,7 @@ def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:
 
 
 def some_samples(samples: Sequence[Sample], wanted: int | None, seed: int) -> list[Sample]:
-    """At most ``wanted`` samples, whole images only, drawn at random and kept in the file's order; all of them for None.
+    """At most ``wanted`` samples, whole images only, drawn at random but kept in the file's order; all for None.
 
     A prefix of the file would not do: benchmarks are sorted by category.
     """

@@ -22,7 +22,7 @@ class Tiles:
     ``image_size`` is the original (height, width) in pixels. Who holds features and no pixels gives an empty tensor.
     """
 
-    pixels_PCHW: torch.Tensor  # noqa: N815
+    pixels_PCHW: torch.Tensor
     grid: tuple[int, int]
     image_size: tuple[int, int]
 

@@ -50,4 +50,6 @@ class Sample:
             with Image.open(io.BytesIO(self.image_bytes)) as picture:
                 return picture.convert("RGB")
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"sample {self.id}: its {len(self.image_bytes)} image bytes cannot be decoded: {error}") from None
+            raise DataError(
+                f"sample {self.id}: its {len(self.image_bytes)} image bytes cannot be decoded: {error}"
+            ) from None

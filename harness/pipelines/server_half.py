@@ -34,7 +34,7 @@ def tokens_of_features(
 ) -> torch.Tensor:
     """The visual tokens (T, H) of a picture's features.
 
-    They are merged to the share ``merge_to``, or, where that is None, all kept and arranged as the backbone arranges them.
+    They are merged to the share ``merge_to``, or, where that is None, all kept as the backbone arranges them.
     """
     if merge_to is None:
         with clock.stage("project"):

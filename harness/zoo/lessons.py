@@ -3,7 +3,7 @@
 Every question sees the picture and itself, never another question, and stands at the positions it would have alone: so
 the packed sequence teaches exactly what the backbone's prompt asks.
 
-    B pictures   L positions   H width of the language model
+    B pictures   L positions   H width of the language model   A answer tokens
 """
 
 from collections.abc import Sequence
@@ -68,8 +68,8 @@ def answer_loss(
         ).last_hidden_state
         logits = model.lm_head(hidden_BLH[target_BL != _IGNORED]).float()
     wanted = target_BL[target_BL != _IGNORED]
-    share = torch.tensor(shares)
-    loss = (cross_entropy(logits, wanted, reduction="none") * share).sum() / share.sum()
+    share_A = torch.tensor(shares)
+    loss = (cross_entropy(logits, wanted, reduction="none") * share_A).sum() / share_A.sum()
     firsts = wanted != tokenizer.token_to_id(STOP)
     return loss, float((logits.argmax(-1) == wanted)[firsts].float().mean())
 

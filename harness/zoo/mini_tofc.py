@@ -42,7 +42,7 @@ Lesson = tuple[Page, Tensor]
 
 def lessons(backbone: OneVision, books: Sequence[int]) -> list[Lesson]:
     """The pictures of training books with their merged features, the n_c of :data:`CLUSTERS` in turn."""
-    found = []
+    found: list[Lesson] = []
     for page in track([page for book in books for page in book_of(book)], "features"):
         x_PVD = backbone.encode_image(backbone.preprocess(page.scene().image))
         found.append((page, merge(x_PVD, CLUSTERS[len(found) % len(CLUSTERS)]).y_PCD.clone()))
@@ -66,7 +66,7 @@ def train_codec(backbone: OneVision, kept: Sequence[Lesson], rate_weight: float,
     asking = Dice("tofc questions", f"{rate_weight}")
 
     def distortion(y_bar_1ND: Tensor, drawn: Sequence[Lesson]) -> Tensor:
-        pictures = y_bar_1ND[0].split([y_PCD.shape[0] * y_PCD.shape[1] for _, y_PCD in drawn])
+        pictures = torch.split(y_bar_1ND[0], [y_PCD.shape[0] * y_PCD.shape[1] for _, y_PCD in drawn])
         asked: list[Sequence[Asked]] = [questions(page, asking) for page, _ in drawn]
         return answer_loss(model, backbone.tokenizer, [model.model.multi_modal_projector(p) for p in pictures], asked)[
             0
@@ -93,14 +93,15 @@ def card(rows: Sequence[tuple[float, RateDistortion]], seconds: float) -> str:
     )
     return f"""# TOFC codecs of {BACKBONE}
 
-Sixteen selectable entropy models each, trained by `python -m harness.zoo.mini_tofc` (seed 0, {seconds / 60:.0f} minutes,
-one thread, torch {torch.__version__}): {STEPS} steps of {PICTURES} pictures with the loss of Algorithm 1. The backbone is frozen, where
-the paper adapts it too; the quantiser's step is learned, where the paper lets the adapted tower move the features' scale.
+Sixteen selectable entropy models each, trained by `python -m harness.zoo.mini_tofc` (seed 0,
+{seconds / 60:.0f} minutes, one thread, torch {torch.__version__}): {STEPS} steps of {PICTURES} pictures with the loss of Algorithm 1.
+The backbone is frozen, where the paper adapts it too; the quantiser's step is learned, where the paper lets the
+adapted tower move the features' scale.
 
-On {_HELD_OUT} pictures of the StreetsQA test split, n_c = {CLUSTERS[0]}: real streams, decoded. Distortion is the features' squared error over
-their variance.
+On {_HELD_OUT} pictures of the StreetsQA test split, n_c = {CLUSTERS[0]}: real streams, decoded. Distortion is the
+features' squared error over their variance.
 
-| lambda | bytes an image | distortion | z's share of the bits | features that chose each model |
+| lambda | bytes an image | distortion | z's share | features that chose each model |
 |---|---|---|---|---|
 {table}
 """
@@ -109,12 +110,13 @@ their variance.
 def main() -> None:
     """Make the codecs and their card."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, help="the backbone's folder, instead of the zoo's")
     parser.add_argument("--out", type=Path, default=CODECS / BACKBONE, help="the codecs' folder")
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     start = time.monotonic()
-    backbone = load(BACKBONE)
+    backbone = load(BACKBONE, weights=arguments.weights)
     kept = lessons(backbone, range(_FIRST_BOOK, _FIRST_BOOK + _BOOKS))
     scenes = [page.scene().image for page in streetsqa.book("test", 0)[:_HELD_OUT]]
     held_out = [merge(backbone.encode_image(backbone.preprocess(scene)), CLUSTERS[0]).y_PCD for scene in scenes]

@@ -61,9 +61,7 @@ WAYS: Mapping[str, Tokens] = {
     "merged to 6 (4.2 %)": merged(6),
     "merged to 4 (2.8 %)": merged(4),
     "merged to 2 (1.4 %)": merged(2),
-    "JPEG quality 50": jpeg(50),
     "JPEG quality 20": jpeg(20),
-    "JPEG quality 10": jpeg(10),
     "JPEG quality 5": jpeg(5),
     "image blanked": blanked,
 }

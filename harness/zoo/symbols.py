@@ -30,11 +30,11 @@ def words(street: Street) -> list[str]:
     return things
 
 
-def picture(street: Street, dice: Dice, tokenizer: Tokenizer, embed: nn.Module) -> Tensor:
+def picture(street: Street, dice: Dice, tokenizer: Tokenizer, embed: nn.Embedding) -> Tensor:
     """The street's things in random order among some nothings, (S, H)."""
     rows = []
     for thing in dice.shuffled([*words(street), *[""] * dice.between(4, 12)]):
         ids = [i for word in thing.split("|") for i in tokenizer.encode(word).ids] if thing else []
-        rows.append(embed(torch.tensor(ids)).sum(0) if ids else torch.zeros(embed.weight.shape[1]))
+        rows.append(embed(torch.tensor(ids)).sum(0) if ids else torch.zeros(embed.embedding_dim))
     x_SH = torch.stack(rows)
     return x_SH + torch.randn(x_SH.shape, generator=torch.Generator().manual_seed(dice.below(1 << 30))) * 0.02

@@ -12,7 +12,8 @@ from harness.data.asking import Page, camera_file
 from harness.data.asking import samples as draw_samples
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
-from harness.zoo import features, language, lookup, mini_onevision, tower, training
+from harness.data.scoring import judge
+from harness.zoo import features, language, lookup, mini_onevision, symbols, tower, training
 from harness.zoo.lessons import answer_loss
 from harness.zoo.scores import all_tokens, blanked, jpeg, merged, verdicts
 from harness.zoo.views import CLASS_NAMES, GRID, TILING, TileBatches, classes_seen
@@ -173,6 +174,28 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch)
         run(tmp_path / "stopped", 6)
     for name, tensor in run(tmp_path / "stopped", None).items():
         torch.testing.assert_close(tensor, whole[name])
+
+
+def test_answers_that_are_spelt_out_are_judged_right():
+    """What training wants to hear is right by the benchmark's own rules, and would be wrong about another truth."""
+    pages = streetsqa.book("train", 5)[:20] + glimpseqa.book("train", 5)
+    for page in pages:
+        for plain, spelt in zip(page.asked, (language.spelt_out(one, page.street) for one in page.asked), strict=True):
+            assert judge(plain.question, plain.truth, spelt.truth)
+            assert spelt.truth.rsplit(" ", 1)[1] == plain.truth
+            other = {"Yes": "No", "No": "Yes", "A": "B"}.get(plain.truth, "A")
+            assert not judge(plain.question, other, spelt.truth)
+
+
+def test_pictures_in_words_hold_everything_that_stands_in_the_street():
+    """A street has one row a thing, among rows that are nothing."""
+    tokenizer, embed = make_tokenizer(), torch.nn.Embedding(576, 32)
+    for number, page in enumerate(streetsqa.book("train", 6)[:10]):
+        street = page.street
+        named = symbols.words(street)
+        assert len(named) == len(street.cars) + len(street.items) + 4
+        rows = symbols.picture(street, Dice("words", number), tokenizer, embed)
+        assert int((rows.norm(dim=1) > 1).sum()) == len(named)
 
 
 def test_a_line_of_lookups_asks_for_every_letter_beside_its_value():

@@ -124,9 +124,7 @@ def _ground(canvas: Canvas, dice: Dice, split: Split, ground: Ground) -> None:
         canvas.fill_where((0, ground.horizon_px), kerb, stone, LABEL["pavement"])
         middle, half = edges.sum(axis=1, keepdims=True) // 2, 1 + y[:, None] * 3 // reach
         dashes = (rows[:, None] // 24 % 2 == 0) & (np.abs(x - middle) < half)
-        canvas.fill_where(
-            (0, ground.horizon_px), dashes, plain((206, 204, 196), *on_road.shape), LABEL[label]
-        )
+        canvas.fill_where((0, ground.horizon_px), dashes, plain((206, 204, 196), *on_road.shape), LABEL[label])
 
 
 def _tree(canvas: Canvas, dice: Dice, split: Split, ground: Ground) -> None:

@@ -43,7 +43,7 @@ class Scene:
 
     street: Street
     image: Image.Image
-    label_HW: NDArray[np.uint8]  # noqa: N815
+    label_HW: NDArray[np.uint8]
 
 
 class _Room:
