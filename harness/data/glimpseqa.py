@@ -23,7 +23,14 @@ _SIZES_PX = ((192, 144), (192, 160), (176, 176), (160, 192), (192, 176))
 _ZOOM_PERCENT = 80
 _SIDES: tuple[Side, Side] = ("left", "right")
 _PAINTS = tuple(things.PAINTS)
-_WORDS = {1: "is one car", 2: "are two cars", 3: "are three cars"}
+COUNTS = {1: "is one car", 2: "are two cars", 3: "are three cars"}
+THERE = "Not counting the bus, there {} in the picture. Is this right?"
+COLOURS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "traffic light": ("Does the traffic light show {}?", things.LAMPS),
+    "bus": ("Is the bus {}?", _PAINTS),
+    "pedestrian": ("Is the coat of the pedestrian {}?", _PAINTS),
+}
+NUMBER = "Is the number on the round sign {}?"
 _STREET_THINGS = ("traffic light", "round sign", "bus", "pedestrian")
 
 
@@ -62,23 +69,14 @@ def _existence(dice: Dice) -> tuple[Street, str, str]:
 def _count(dice: Dice) -> tuple[Street, str, str]:
     right, wrong, _ = dice.shuffled((1, 2, 3))
     street = _street(dice, has=_some(dice), cars=right, items=_sides(dice, [dice.pick(things.ITEMS)]))
-    texts = [
-        f"Not counting the bus, there {_WORDS[number]} in the picture. Is this right?" for number in (right, wrong)
-    ]
-    return street, texts[0], texts[1]
+    return street, THERE.format(COUNTS[right]), THERE.format(COUNTS[wrong])
 
 
 def _color(dice: Dice) -> tuple[Street, str, str]:
     thing = dice.pick(("bus", "pedestrian", "traffic light"))
     street = _street(dice, has=_some(dice, thing), cars=dice.below(2), items=_sides(dice, [dice.pick(things.ITEMS)]))
-    if thing == "traffic light":
-        assert street.light is not None
-        values: tuple[str, ...] = things.LAMPS
-        right, text = street.light[0], "Does the traffic light show {}?"
-    elif thing == "bus":
-        values, right, text = _PAINTS, str(street.bus), "Is the bus {}?"
-    else:
-        values, right, text = _PAINTS, str(street.coat), "Is the coat of the pedestrian {}?"
+    text, values = COLOURS[thing]
+    right = {"bus": street.bus, "pedestrian": street.coat, "traffic light": street.light and street.light[0]}[thing]
     wrong = dice.pick([value for value in values if value != right])
     return street, text.format(right), text.format(wrong)
 
@@ -93,8 +91,7 @@ def _position(dice: Dice) -> tuple[Street, str, str]:
 def _ocr(dice: Dice) -> tuple[Street, str, str]:
     street = _street(dice, has=_some(dice, "round sign"), cars=dice.below(3), items={})
     wrong = dice.pick([number for number in things.NUMBERS if number != street.sign])
-    text = "Is the number on the round sign {}?"
-    return street, text.format(street.sign), text.format(wrong)
+    return street, NUMBER.format(street.sign), NUMBER.format(wrong)
 
 
 SUBTASKS: Mapping[str, Callable[[Dice], tuple[Street, str, str]]] = {

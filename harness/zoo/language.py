@@ -1,7 +1,8 @@
 """The later stages: a projector and a language model that learn to answer from the tower's features.
 
-``lookup`` learns from text alone how options and letters go together; ``answers`` learns from cached merged features,
-and from pictures in words; ``whole`` adds pictures with all their tokens, in the backbone's own arrangement.
+``lookup`` learns from text alone how what was seen and the options or the question go together; ``words`` learns to
+answer about pictures in words; ``answers`` about cached merged features; ``whole`` adds pictures with all their tokens,
+in the backbone's own arrangement.
 
     P patches   V features a patch   C clusters   D dimension   T visual tokens   H width of the language model
 """
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from harness.backbones.arrangement import arrange
 from harness.backbones.onevision import OneVision
-from harness.data.asking import Asked, Page, value_of
+from harness.data.asking import Asked, Page, is_there, on_side, value_of, yes_no
+from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
 from harness.data.streetsqa import ask_everything
@@ -29,7 +31,7 @@ from harness.zoo.tower import encode
 from harness.zoo.training import train
 from harness.zoo.views import MAX_TILES
 
-LOOKUP_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 250, 700, 220
+LOOKUP_STEPS, WORDS_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 400, 400, 600, 220
 _LOOKUP_LINES = 64
 ANSWERS_PICTURES, WHOLE_PICTURES, _PICTURES_IN_WORDS = 16, 2, 24
 _LANGUAGE_RATE, _PROJECTOR_RATE = 1.5e-3, 3e-3
@@ -49,6 +51,20 @@ def questions(page: Page, dice: Dice) -> tuple[Asked, ...]:
     drawn = [ask_everything(page.street, dice) for _ in range(3)]
     asked = [one for number, some in enumerate(drawn) for one in some if not number or one.question.kind == "yes_no"]
     return tuple(spelt_out(one, page.street) for one in asked)
+
+
+def drill(street: Street) -> tuple[Asked, ...]:
+    """Whether each thing that there could be is there, and on which side each item is."""
+    there = {
+        "traffic light": street.light,
+        "round sign": street.sign,
+        "bus": street.bus,
+        "pedestrian": street.coat,
+        **{item: item in street.items for item in things.ITEMS},
+    }
+    asked = [yes_no(is_there(thing), bool(is_so), "existence") for thing, is_so in there.items()]
+    asked += [yes_no(on_side(item, "left"), side == "left", "side") for item, side in street.items.items()]
+    return tuple(spelt_out(one, street) for one in asked)
 
 
 _COLOURS = ("light colour", "bus colour", "coat colour")
@@ -88,6 +104,16 @@ def train_lookup(backbone: OneVision, folder: Path, steps: int = LOOKUP_STEPS) -
             yield lookup_loss(model, tokenizer, [line(tokenizer, dice) for _ in range(_LOOKUP_LINES)])
 
     train("lookup", folder, model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
+
+
+def train_words(backbone: OneVision, folder: Path, steps: int = WORDS_STEPS) -> None:
+    """Train the language model in place to answer about pictures in words."""
+
+    def losses(first: int) -> Iterator[tuple[Tensor, float]]:
+        for step in itertools.count(first):
+            yield _of_words(backbone, Dice("words", step), _PICTURES_IN_WORDS)
+
+    train("words", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
 
 def train_answers(backbone: OneVision, folder: Path, lessons: Lessons, steps: int = ANSWERS_STEPS) -> None:
@@ -134,7 +160,8 @@ def _of_words(backbone: OneVision, dice: Dice, count: int) -> tuple[Tensor, floa
     pages = [dice.pick(book_of(dice.below(_WORD_BOOKS))) for _ in range(count)]
     embed = backbone.model.get_input_embeddings()
     pictures = [symbols.picture(page.street, dice, backbone.tokenizer, embed) for page in pages]
-    return answer_loss(backbone.model, backbone.tokenizer, pictures, [questions(page, dice) for page in pages])
+    asked = [(*questions(page, dice), *drill(page.street)) for page in pages]
+    return answer_loss(backbone.model, backbone.tokenizer, pictures, asked)
 
 
 def _all_tokens(backbone: OneVision, page: Page) -> Tensor:

@@ -13,27 +13,59 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.backbones.prompts import ONEVISION
-from harness.data.asking import CHOICES, LETTERS, choice
+from harness.data import glimpseqa
+from harness.data.asking import CHOICES, LETTERS, choice, on_side, yes_no
+from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
+from harness.data.sample import Question
 from harness.zoo.vocabulary import STOP
 
 _IGNORED = -100
 
 
-def line(tokenizer: Tokenizer, dice: Dice) -> tuple[list[int], list[int]]:
-    """The tokens of a choice's prompt followed by all of its values in random order, each with its letter; the targets.
+_PAIRS = 4
 
-    A target stands where its token is predicted: the letters, and what ends the line, have one.
+
+def line(tokenizer: Tokenizer, dice: Dice) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt followed by several answers to it, each with what was seen; the targets.
+
+    A target stands where its token is predicted: what follows the thing seen, the letter, yes or no, and what ends the
+    answer, have one.
     """
-    category = dice.pick(tuple(CHOICES))
-    question = choice(category, dice.pick(CHOICES[category][1]), dice.pick(LETTERS), dice).question
+    question, answers = _options(dice) if dice.one_in(2) else _comparison(dice)
     tokens = tokenizer.encode(ONEVISION.before + ONEVISION.suffix(question)).ids
     targets = [_IGNORED] * len(tokens)
-    for letter in dice.shuffled(tuple(question.options)):
-        value, answer = tokenizer.encode(question.options[letter]).ids, tokenizer.encode(f" {letter}{STOP}").ids
+    for seen, said in answers:
+        value, answer = tokenizer.encode(seen).ids, tokenizer.encode(f" {said}{STOP}").ids
         tokens += value + answer
         targets += [_IGNORED] * (len(value) - 1) + answer + [_IGNORED]
     return tokens, targets
+
+
+def _options(dice: Dice) -> tuple[Question, list[tuple[str, str]]]:
+    """A choice; each of its options' texts with its letter, in random order."""
+    category = dice.pick(tuple(CHOICES))
+    question = choice(category, dice.pick(CHOICES[category][1]), dice.pick(LETTERS), dice).question
+    return question, [(question.options[letter], letter) for letter in dice.shuffled(LETTERS)]
+
+
+def _comparison(dice: Dice) -> tuple[Question, list[tuple[str, str]]]:
+    """A yes/no question that names a value; what could be seen, half of the time that value, with the verdict."""
+    kind = dice.below(6)
+    prefix, values = "", tuple(str(number) for number in things.NUMBERS)
+    text = glimpseqa.NUMBER
+    if kind < 3:
+        text, values = dice.pick(tuple(glimpseqa.COLOURS.values()))
+    elif kind == 3:
+        text, values = glimpseqa.THERE, tuple(str(number) for number in glimpseqa.COUNTS)
+    elif kind == 4:
+        item = dice.pick(things.ITEMS)
+        text, values, prefix = on_side(item, "left").replace("left", "{}"), ("left", "right"), f"{item} "
+    named = dice.pick(values)
+    words = glimpseqa.COUNTS[int(named)] if text == glimpseqa.THERE else named
+    seen = [named if dice.one_in(2) else dice.pick([v for v in values if v != named]) for _ in range(_PAIRS)]
+    verdicts = [(prefix + value, "Yes" if value == named else "No") for value in seen]
+    return yes_no(text.format(words), True, "").question, verdicts
 
 
 def lookup_loss(model: Any, tokenizer: Tokenizer, lines: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, float]:
@@ -48,6 +80,6 @@ def lookup_loss(model: Any, tokenizer: Tokenizer, lines: Sequence[tuple[list[int
         ).last_hidden_state
         logits = model.lm_head(hidden[wanted != _IGNORED]).float()
     wanted = wanted[wanted != _IGNORED]
-    letters = {tokenizer.encode(f" {letter}").ids[-1] for letter in LETTERS}
+    letters = {tokenizer.encode(said).ids[-1] for said in (*LETTERS, "Yes", "No")}
     asked = torch.tensor([int(t) in letters for t in wanted])
     return cross_entropy(logits, wanted), float((logits.argmax(-1) == wanted)[asked].float().mean())

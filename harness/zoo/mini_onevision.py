@@ -86,6 +86,7 @@ def make(folder: Path, work: Path, workers: int) -> None:
     for _ in track(cached, "features", total=BOOKS):
         pass
     language.train_lookup(backbone, work)
+    language.train_words(backbone, work)
     lessons = features.Lessons(work / "features", BOOKS)
     language.train_answers(backbone, work, lessons)
     language.train_whole(backbone, work, lessons)
@@ -136,10 +137,10 @@ nothing. It stands in for LLaVA-OneVision-7B where that is not installed: the sa
 - Command: `python -m harness.zoo.mini_onevision`. Seed {SEED}, commit {_commit()}, {seconds / 60:.0f} minutes on
   {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.
 - Data: the training splits of StreetsQA and GlimpseQA. {tower.STEPS} + {tower.SIGNS_STEPS} steps of
-  {tower.TILES_A_STEP} tiles with dense labels; {language.LOOKUP_STEPS} steps of text; {language.ANSWERS_STEPS} steps of
-  {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged; {language.WHOLE_STEPS} steps of
-  {language.WHOLE_PICTURES} whole pictures. The test splits come from another seed and other background textures;
-  training never sees them.
+  {tower.TILES_A_STEP} tiles with dense labels; {language.LOOKUP_STEPS} + {language.WORDS_STEPS} steps of text;
+  {language.ANSWERS_STEPS} steps of {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged;
+  {language.WHOLE_STEPS} steps with {language.WHOLE_PICTURES} pictures' tokens unmerged. The test splits come from
+  another seed and other background textures; training never sees them.
 
 Scores on the test splits, by `python -m harness.zoo.scores {NAME}` on the stored half-precision weights. Answering at
 random scores {100 * (3 / 4 * 1 / 4 + 1 / 4 * 1 / 2):.2f} % on StreetsQA and 50 % of the answers on GlimpseQA.

@@ -198,18 +198,31 @@ def test_pictures_in_words_hold_everything_that_stands_in_the_street():
         assert int((rows.norm(dim=1) > 1).sum()) == len(named)
 
 
-def test_a_line_of_lookups_asks_for_every_letter_beside_its_value():
-    """What follows a value is its option's letter, and each letter is asked for once."""
+def test_a_line_of_lookups_says_the_truth_about_everything_seen():
+    """What follows a value is its option's letter, or whether it is the value that the question names."""
     tokenizer = make_tokenizer()
-    for number in range(30):
+    kinds = set()
+    for number in range(60):
         tokens, targets = lookup.line(tokenizer, Dice("line", number))
         assert len(tokens) == len(targets)
         for place, target in enumerate(targets[:-1]):
             assert target in (-100, tokens[place + 1])
         prompt, _, said = tokenizer.decode(tokens, skip_special_tokens=False).partition("assistant\n")
         pairs = [pair.rsplit(" ", 1) for pair in said.split(STOP)[:-1]]
-        assert sorted(letter for _, letter in pairs) == list("ABCD")
-        assert all(f"\n{letter}. {value}\n" in prompt for value, letter in pairs)
+        assert len(pairs) == 4
+        kinds.add("\nOptions:" in prompt)
+        for seen, verdict in pairs:
+            if "\nOptions:" in prompt:
+                assert f"\n{verdict}. {seen}\n" in prompt
+            elif "Not counting" in prompt:
+                assert (verdict == "Yes") == (glimpseqa.COUNTS[int(seen)] in prompt)
+            elif "side of the road" in prompt:
+                assert (verdict == "Yes") == (f"the {seen.rsplit(' ', 1)[1]} side" in prompt)
+            else:
+                assert (verdict == "Yes") == any(
+                    f" {verb}{seen}?" in prompt for verb in ("bus ", "pedestrian ", "show ", "sign ")
+                )
+    assert kinds == {True, False}
 
 
 def test_merged_features_are_cached_once(fresh, tmp_path, monkeypatch):
