@@ -96,14 +96,12 @@ def spelt_out(asked: Asked, street: Street) -> Asked:
 
 def train_lookup(backbone: OneVision, folder: Path, steps: int = LOOKUP_STEPS) -> None:
     """Train the language model in place to find the letters of options, from text alone."""
-    model, tokenizer = backbone.model, backbone.tokenizer
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
-            dice = Dice("lookup", step)
-            yield lookup_loss(model, tokenizer, [line(tokenizer, dice) for _ in range(_LOOKUP_LINES)])
+            yield _of_lines(backbone, Dice("lookup", step))
 
-    train("lookup", folder, model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
+    train("lookup", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
 
 def train_words(backbone: OneVision, folder: Path, steps: int = WORDS_STEPS) -> None:
@@ -126,7 +124,8 @@ def train_answers(backbone: OneVision, folder: Path, lessons: Lessons, steps: in
             dice = Dice("answers", step)
             seen, score = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES)
             told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS)
-            yield (seen + told) / 2, score
+            found, _ = _of_lines(backbone, dice)
+            yield (seen + told + found) / 2, score
 
     rates = {"model.multi_modal_projector": _PROJECTOR_RATE, "model.language_model": _LANGUAGE_RATE}
     train("answers", folder, backbone.model, rates, steps, losses)
@@ -144,10 +143,18 @@ def train_whole(backbone: OneVision, folder: Path, lessons: Lessons, steps: int 
             whole, score = answer_loss(backbone.model, backbone.tokenizer, pictures, asked)
             seen, _ = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES // 2)
             told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS // 2)
-            yield whole / 2 + (seen + told) / 4, score
+            found, _ = _of_lines(backbone, dice)
+            yield (whole + found) / 2 + (seen + told) / 4, score
 
     rates = dict.fromkeys(("model.multi_modal_projector", "model.language_model", "model.image_newline"), _WHOLE_RATE)
     train("whole", folder, backbone.model, rates, steps, losses)
+
+
+def _of_lines(backbone: OneVision, dice: Dice) -> tuple[Tensor, float]:
+    """Text alone, in every stage: without it the later ones unlearn to compare what they see with what is asked."""
+    return lookup_loss(
+        backbone.model, backbone.tokenizer, [line(backbone.tokenizer, dice) for _ in range(_LOOKUP_LINES)]
+    )
 
 
 def _of_lessons(backbone: OneVision, lessons: Lessons, dice: Dice, count: int) -> tuple[Tensor, float]:

@@ -94,10 +94,9 @@ def card(rows: Sequence[tuple[float, RateDistortion]], seconds: float) -> str:
     return f"""# TOFC codecs of {BACKBONE}
 
 Sixteen selectable entropy models each, trained by `python -m harness.zoo.mini_tofc` (seed 0,
-{seconds / 60:.0f} minutes, one thread, torch {torch.__version__}): {STEPS} steps of {PICTURES} pictures with the loss of
-Algorithm 1.
-The backbone is frozen, where the paper adapts it too; the quantiser's step is learned, where the paper lets the
-adapted tower move the features' scale.
+{seconds / 60:.0f} minutes, one thread, torch {torch.__version__}): {STEPS} steps of {PICTURES} pictures with the
+loss of Algorithm 1. The backbone is frozen, where the paper adapts it too; the quantiser's step is learned, where the
+paper lets the adapted tower move the features' scale.
 
 On {_HELD_OUT} pictures of the StreetsQA test split, n_c = {CLUSTERS[0]}: real streams, decoded. Distortion is the
 features' squared error over their variance.
