@@ -40,10 +40,10 @@ _HELD_OUT = 24
 Lesson = tuple[Page, Tensor]
 
 
-def lessons(backbone: OneVision, books: Sequence[int]) -> list[Lesson]:
-    """The pictures of training books with their merged features, the n_c of :data:`CLUSTERS` in turn."""
+def lessons(backbone: OneVision, pages: Sequence[Page]) -> list[Lesson]:
+    """Pages with the merged features of their pictures, the n_c of :data:`CLUSTERS` in turn."""
     found: list[Lesson] = []
-    for page in track([page for book in books for page in book_of(book)], "features"):
+    for page in track(pages, "features"):
         x_PVD = backbone.encode_image(backbone.preprocess(page.scene().image))
         found.append((page, merge(x_PVD, CLUSTERS[len(found) % len(CLUSTERS)]).y_PCD.clone()))
     return found
@@ -117,7 +117,8 @@ def main() -> None:
     torch.set_num_threads(1)
     start = time.monotonic()
     backbone = load(BACKBONE, weights=arguments.weights)
-    kept = lessons(backbone, range(_FIRST_BOOK, _FIRST_BOOK + _BOOKS))
+    pages = [page for book in range(_FIRST_BOOK, _FIRST_BOOK + _BOOKS) for page in book_of(book)]
+    kept = lessons(backbone, pages)
     scenes = [page.scene().image for page in streetsqa.book("test", 0)[:_HELD_OUT]]
     held_out = [merge(backbone.encode_image(backbone.preprocess(scene)), CLUSTERS[0]).y_PCD for scene in scenes]
     arguments.out.mkdir(parents=True, exist_ok=True)
