@@ -26,7 +26,7 @@ from harness.data.streetsqa import ask_everything
 from harness.zoo import symbols
 from harness.zoo.features import Lessons, book_of
 from harness.zoo.lessons import answer_loss
-from harness.zoo.lookup import line, lookup_loss
+from harness.zoo.lookup import NOWHERE, line, lookup_loss
 from harness.zoo.tower import encode
 from harness.zoo.training import train
 from harness.zoo.views import MAX_TILES
@@ -45,27 +45,32 @@ _PROJECTOR_GAIN = 15.0
 
 
 def questions(page: Page, dice: Dice) -> tuple[Asked, ...]:
-    """What a training picture is asked: a street, every choice and as many yes/no questions; a glimpse, its own two."""
-    if page.seed[0] == "glimpseqa":
-        return tuple(spelt_out(one, page.street) for one in page.asked)
-    drawn = [ask_everything(page.street, dice) for _ in range(3)]
-    asked = [one for number, some in enumerate(drawn) for one in some if not number or one.question.kind == "yes_no"]
-    return tuple(spelt_out(one, page.street) for one in asked)
+    """What a training picture is asked: a street, one question of each kind; a glimpse, its own two; and some drill."""
+    own = page.asked if page.seed[0] == "glimpseqa" else ask_everything(page.street, dice)
+    return (*(spelt_out(one, page.street) for one in own), *dice.shuffled(drill(page.street))[:_DRILLED])
 
 
 def drill(street: Street) -> tuple[Asked, ...]:
     """Whether each thing that there could be is there, and on which side each item is."""
-    there = {
-        "traffic light": street.light,
-        "round sign": street.sign,
-        "bus": street.bus,
-        "pedestrian": street.coat,
-        **{item: item in street.items for item in things.ITEMS},
-    }
-    asked = [yes_no(is_there(thing), bool(is_so), "existence") for thing, is_so in there.items()]
+    asked = [yes_no(is_there(thing), seen != NOWHERE, "existence") for thing, seen in sighted(street).items()]
     asked += [yes_no(on_side(item, "left"), side == "left", "side") for item, side in street.items.items()]
     return tuple(spelt_out(one, street) for one in asked)
 
+
+def sighted(street: Street) -> dict[str, str]:
+    """For each thing that there could be, what is seen of it, or :data:`NOWHERE`."""
+    seen = {
+        "traffic light": street.light and street.light[0],
+        "round sign": street.sign and str(street.sign),
+        "bus": street.bus,
+        "pedestrian": street.coat,
+        **{item: street.items.get(item) for item in things.ITEMS},
+    }
+    return {thing: value or NOWHERE for thing, value in seen.items()}
+
+
+_DRILLED = 7
+"""Questions of the drill that a picture is asked besides its own."""
 
 _COLOURS = ("light colour", "bus colour", "coat colour")
 _ASKED_ABOUT = re.compile(r"Is there an? (?P<there>.+) in the picture|Is the (?P<stands>.+) on the (left|right) side")
@@ -74,16 +79,16 @@ _ASKED_ABOUT = re.compile(r"Is there an? (?P<there>.+) in the picture|Is the (?P
 def spelt_out(asked: Asked, street: Street) -> Asked:
     """The question with an answer that says first what was looked for and seen, and then the letter, yes or no.
 
-    The smaller steps are learnt where the whole is not: to name what is seen, to find it among the options or in the
-    question.
+    The smaller steps are learnt where the whole is not: to name what is seen, each car before their number, and to find
+    it among the options or in the question. The answer begins with a space, so that its words are the tokens that they
+    are in the question.
     """
     found = _ASKED_ABOUT.search(asked.question.text)
     if asked.question.kind == "choice":
         seen = asked.question.options[asked.truth]
-    elif found and found["there"]:
-        seen = found["there"]
     elif found:
-        seen = f"{found['stands']} {street.items[found['stands']]}"
+        thing = found["there"] or found["stands"]
+        seen = f"{thing} {sighted(street)[thing]}"
     elif asked.category == "count":
         seen = str(len(street.cars))
     elif asked.category == "OCR":
@@ -91,7 +96,9 @@ def spelt_out(asked: Asked, street: Street) -> Asked:
     else:
         category = next(name for name in _COLOURS if name.split()[0] in asked.question.text)
         seen = value_of(street, category)
-    return dataclasses.replace(asked, truth=f"{seen} {asked.truth}")
+    if asked.category in ("car count", "count"):
+        seen = " ".join((*sorted(street.cars), seen))
+    return dataclasses.replace(asked, truth=f" {seen} {asked.truth}")
 
 
 def train_lookup(backbone: OneVision, folder: Path, steps: int = LOOKUP_STEPS) -> None:

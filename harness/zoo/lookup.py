@@ -14,15 +14,16 @@ from torch.nn.functional import cross_entropy
 
 from harness.backbones.prompts import ONEVISION
 from harness.data import glimpseqa
-from harness.data.asking import CHOICES, LETTERS, choice, on_side, yes_no
+from harness.data.asking import CHOICES, LETTERS, choice, is_there, on_side, yes_no
 from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
 from harness.data.sample import Question
 from harness.zoo.vocabulary import STOP
 
+NOWHERE = "nowhere"
+"""What is seen of a thing that is not there."""
+
 _IGNORED = -100
-
-
 _PAIRS = 4
 
 
@@ -32,11 +33,11 @@ def line(tokenizer: Tokenizer, dice: Dice) -> tuple[list[int], list[int]]:
     A target stands where its token is predicted: what follows the thing seen, the letter, yes or no, and what ends the
     answer, have one.
     """
-    question, answers = _options(dice) if dice.one_in(2) else _comparison(dice)
+    question, answers = dice.pick((_options, _options, _comparison, _sighting))(dice)
     tokens = tokenizer.encode(ONEVISION.before + ONEVISION.suffix(question)).ids
     targets = [_IGNORED] * len(tokens)
     for seen, said in answers:
-        value, answer = tokenizer.encode(seen).ids, tokenizer.encode(f" {said}{STOP}").ids
+        value, answer = tokenizer.encode(f" {seen}").ids, tokenizer.encode(f" {said}{STOP}").ids
         tokens += value + answer
         targets += [_IGNORED] * (len(value) - 1) + answer + [_IGNORED]
     return tokens, targets
@@ -66,6 +67,14 @@ def _comparison(dice: Dice) -> tuple[Question, list[tuple[str, str]]]:
     seen = [named if dice.one_in(2) else dice.pick([v for v in values if v != named]) for _ in range(_PAIRS)]
     verdicts = [(prefix + value, "Yes" if value == named else "No") for value in seen]
     return yes_no(text.format(words), True, "").question, verdicts
+
+
+def _sighting(dice: Dice) -> tuple[Question, list[tuple[str, str]]]:
+    """Whether a thing is there; what could be seen of it, half of the time nothing, with the verdict."""
+    item = dice.pick(things.ITEMS)
+    seen = [dice.pick((NOWHERE, NOWHERE, *things.SIDES)) for _ in range(_PAIRS)]
+    verdicts = [(f"{item} {value}", "No" if value == NOWHERE else "Yes") for value in seen]
+    return yes_no(is_there(item), True, "").question, verdicts
 
 
 def lookup_loss(model: Any, tokenizer: Tokenizer, lines: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, float]:

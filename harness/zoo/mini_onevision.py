@@ -10,7 +10,6 @@ import os
 import platform
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,14 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from harness.backbones.onevision import OneVision, load
 from harness.backbones.tiling import grids_up_to
 from harness.data import glimpseqa, streetsqa
-from harness.zoo import features, language, tower
+from harness.zoo import features, language, tower, training
 from harness.zoo.scores import table
 from harness.zoo.views import MAX_GRID, MAX_TILES, PATCH_PX, TILE_PX
 from harness.zoo.vocabulary import IMAGE, STOP, VOCABULARY, make_tokenizer
 
 NAME = "mini-onevision"
 SEED = 0
-BOOKS = 28
+BOOKS = 40
 """Books of training pictures whose merged features the language model learns from."""
 
 
@@ -134,9 +133,9 @@ nothing. It stands in for LLaVA-OneVision-7B where that is not installed: the sa
 - Tiles of {vision.image_size} px in patches of {vision.patch_size} px: {backbone.n_features} features of
   {backbone.feature_dim} a tile. Tower of {vision.num_hidden_layers} layers; language model of
   {text.num_hidden_layers} layers, width {text.hidden_size}.
-- Command: `python -m harness.zoo.mini_onevision`. Seed {SEED}, commit {_commit()}, {seconds / 60:.0f} minutes on
-  {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.
-- Data: the training splits of StreetsQA and GlimpseQA. {tower.STEPS} + {tower.SIGNS_STEPS} steps of
+- Command: `python -m harness.zoo.mini_onevision`. Seed {SEED}, commit {_commit()}, {seconds / 60:.0f} minutes of
+  training on {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.
+- Data: the training splits of StreetsQA and GlimpseQA. {tower.STEPS} + {tower.DETAILS_STEPS} steps of
   {tower.TILES_A_STEP} tiles with dense labels; {language.LOOKUP_STEPS} + {language.WORDS_STEPS} steps of text;
   {language.ANSWERS_STEPS} steps of {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged;
   {language.WHOLE_STEPS} steps with {language.WHOLE_PICTURES} pictures' tokens unmerged. The test splits come from
@@ -166,9 +165,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    start = time.monotonic()
     make(arguments.out, arguments.work, arguments.workers)
-    (arguments.out / "card.md").write_text(card(arguments.out, time.monotonic() - start))
+    (arguments.out / "card.md").write_text(card(arguments.out, training.seconds(arguments.work)))
 
 
 if __name__ == "__main__":

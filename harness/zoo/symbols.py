@@ -16,17 +16,17 @@ from harness.data.drawing.street import Street
 
 def words(street: Street) -> list[str]:
     """What stands in the street, each thing with what can be asked about it, in the words of the questions."""
-    things = [f" car|{paint}" for paint in street.cars]
-    things += [f" {item}|{side}| {side}" for item, side in street.items.items()]
+    things = [f" car| {paint}" for paint in street.cars]
+    things += [f" {item}| {side}" for item, side in street.items.items()]
     if street.light:
         lamp, arrow = street.light
-        things.append(f" the traffic light| traffic light|{lamp}|{arrow.replace('none', 'there is no arrow')}")
+        things.append(f" the traffic light| traffic light| {lamp}| {arrow.replace('none', 'there is no arrow')}")
     if street.sign:
-        things.append(f" the round sign| round sign|{street.sign}| {street.sign}")
+        things.append(f" the round sign| round sign| {street.sign}")
     if street.bus:
-        things.append(f" bus|{street.bus}| {street.bus}")
+        things.append(f" bus| {street.bus}")
     if street.coat:
-        things.append(f" pedestrian|{street.coat}| {street.coat}")
+        things.append(f" pedestrian| {street.coat}")
     return things
 
 

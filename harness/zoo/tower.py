@@ -22,9 +22,9 @@ from harness.data.drawing import things
 from harness.zoo.training import train
 from harness.zoo.views import CLASS_NAMES, GRID, TileBatches
 
-STEPS, SIGNS_STEPS = 3000, 1800
+STEPS, DETAILS_STEPS = 3000, 1800
 TILES_A_STEP = 16
-_RATE, _SIGNS_RATE = 1.2e-3, 1e-3
+_RATE, _DETAILS_RATE = 1.2e-3, 1e-3
 
 _BACKGROUND_WEIGHT = 0.15
 _PLACE_WEIGHT = 0.1
@@ -43,15 +43,22 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "arrow": tuple(f" {arrow}" for arrow in things.ARROWS),
     "number": tuple(f"sign {number}" for number in things.NUMBERS),
     "paint": tuple(f" {paint}" for paint in things.PAINTS),
+    "side": tuple(f" {side}" for side in things.SIDES),
 }
 """For each attribute its values, written as a class's name holds them."""
+
+_OWNERS: Mapping[str, tuple[str, ...]] = {
+    "lamp": ("light",),
+    "arrow": ("light",),
+    "number": ("sign",),
+    "paint": ("car", "bus", "coat"),
+    "side": things.ITEMS,
+}
 
 
 def _value(attribute: str, name: str) -> int:
     """Which value of the attribute a class has, -1 where it has none."""
-    kind = name.split()[0]
-    owners = {"lamp": ("light",), "arrow": ("light",), "number": ("sign",), "paint": ("car", "bus", "coat")}
-    if kind not in owners[attribute]:
+    if KINDS[_kind(name)] not in _OWNERS[attribute]:
         return -1
     fits = [index for index, value in enumerate(ATTRIBUTES[attribute]) if _holds(name, value, attribute)]
     return fits[-1]
@@ -118,21 +125,21 @@ def encode(tower: SiglipVisionModel, pixels_BCHW: Tensor) -> Tensor:
         return features(tower, pixels_BCHW, -1).float()
 
 
-def train_tower(tower: SiglipVisionModel, folder: Path, steps: tuple[int, int] = (STEPS, SIGNS_STEPS)) -> None:
+def train_tower(tower: SiglipVisionModel, folder: Path, steps: tuple[int, int] = (STEPS, DETAILS_STEPS)) -> None:
     """Train the tower in place on training scenes, then scale its features to a spread at which things become centres.
 
-    The digits of a sign are the last that a tower learns: the second part of the training shows it signs above all.
+    Digits and arrows are the last that a tower learns: the second part of the training shows it what bears them.
     """
     stage = Stage(tower)
 
-    def losses(first: int, signs: bool) -> Iterator[tuple[Tensor, float]]:
-        batches = TileBatches(TILES_A_STEP, first, signs=signs)
+    def losses(first: int, details: bool) -> Iterator[tuple[Tensor, float]]:
+        batches = TileBatches(TILES_A_STEP, first, details=details)
         loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
         for pixels, classes in loader:
             yield stage.loss(encode(tower, pixels), classes)
 
     train("tower", folder, stage, {"": _RATE}, steps[0], lambda first: losses(first, False))
-    train("signs", folder, stage, {"": _SIGNS_RATE}, steps[1], lambda first: losses(first, True))
+    train("details", folder, stage, {"": _DETAILS_RATE}, steps[1], lambda first: losses(first, True))
     pixels, _ = next(iter(TileBatches(8 * TILES_A_STEP, sum(steps))))
     with torch.inference_mode():
         spread = float(encode(tower, pixels).std())

@@ -56,7 +56,8 @@ def train(
         betas=_BETAS,
     )
     run: list[float] = []
-    first = _resume(path, module, parameters, optimiser) if path.exists() else 0
+    first, spent_s = _resume(path, module, parameters, optimiser) if path.exists() else (0, 0.0)
+    begun = time.monotonic()
     if first < steps:
         module.train()
         batches = losses(first)
@@ -83,7 +84,7 @@ def train(
                     shown, since = [], time.monotonic()
                 progress.update(task, completed=step + 1)
                 if (step + 1) % _SAVE_EVERY_STEPS == 0 or step + 1 == steps:
-                    _save(path, module, parameters, optimiser, step + 1)
+                    _save(path, module, parameters, optimiser, step + 1, spent_s + time.monotonic() - begun)
     module.eval()
     module.requires_grad_(False)
     return run
@@ -95,24 +96,41 @@ def _progress() -> Progress:
 
 
 def _save(
-    path: Path, module: nn.Module, parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, done: int
+    path: Path,
+    module: nn.Module,
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    done: int,
+    spent_s: float,
 ) -> None:
     state = {f"weight:{name}": tensor.contiguous().clone() for name, tensor in module.state_dict().items()}
     for name, p in parameters.items():
         state |= {f"{m}:{name}": optimiser.state[p][m] for m in _MOMENTS if p in optimiser.state}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
-    save_file(state, unfinished, metadata={"steps": str(done)})
+    save_file(state, unfinished, metadata={"steps": str(done), "seconds": f"{spent_s:.0f}"})
     unfinished.replace(path)
 
 
-def _resume(path: Path, module: nn.Module, parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> int:
+def _resume(
+    path: Path, module: nn.Module, parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """The steps done and the seconds that they took, with the module and the optimiser as they were then."""
     with safe_open(path, "pt") as file:
-        done = int(file.metadata()["steps"])
+        done, spent_s = int(file.metadata()["steps"]), float(file.metadata()["seconds"])
     state = load_file(path)
     module.load_state_dict({name.removeprefix("weight:"): t for name, t in state.items() if name.startswith("weight:")})
     for name, p in parameters.items():
         if f"{_MOMENTS[0]}:{name}" in state:
             moments = {m: state[f"{m}:{name}"] for m in _MOMENTS}
             optimiser.state[p] = {"step": torch.tensor(float(done)), **moments}
-    return done
+    return done, spent_s
+
+
+def seconds(folder: Path) -> float:
+    """The time that the stages kept in ``folder`` have been trained for, over all the runs that took them up again."""
+    total = 0.0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            total += float(file.metadata()["seconds"])
+    return total

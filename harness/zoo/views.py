@@ -27,7 +27,6 @@ CLASS_NAMES = ("background", *LABELS[len(SURFACES) :])
 
 _THING_WEIGHT = 7
 _SMALL = [index for index, name in enumerate(CLASS_NAMES) if name.startswith(("light", "sign"))]
-_SIGNS = [index for index, name in enumerate(CLASS_NAMES) if name.startswith("sign")]
 _BOOKS = 1000
 
 
@@ -74,17 +73,17 @@ def _close_up(page: Page, dice: Dice) -> Page:
 class TileBatches(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     """Endless batches of training tiles (P, 3, 192, 192) with the classes of their features, from batch ``first`` on.
 
-    ``signs`` keeps, for most pictures, only the tiles that show part of the round sign.
+    ``details`` keeps, for most pictures, only the tiles that show part of the traffic light or the round sign.
     """
 
-    def __init__(self, tiles: int, first: int, *, signs: bool = False) -> None:
-        self.tiles, self.first, self.signs = tiles, first, signs
+    def __init__(self, tiles: int, first: int, *, details: bool = False) -> None:
+        self.tiles, self.first, self.details = tiles, first, details
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         torch.set_num_threads(1)
         number = self.first
         while True:
-            yield self._batch(Dice("signs" if self.signs else "tower", number))
+            yield self._batch(Dice("details" if self.details else "tower", number))
             number += 1
 
     def _batch(self, dice: Dice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,8 +98,8 @@ class TileBatches(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Ten
             # Tiles with many things first, those that need sharp eyes before others: an empty tile teaches little.
             worth = [len(np.unique(seen_V)) * 4 + 10 * int(np.isin(seen_V, _SMALL).any()) for seen_V in seen_PV]
             order = np.argsort([-w - dice.below(8) for w in worth], kind="stable")
-            if self.signs and not dice.one_in(4):
-                order = np.array([index for index in order if np.isin(seen_PV[index], _SIGNS).any()], dtype=np.int64)
+            if self.details and not dice.one_in(4):
+                order = np.array([index for index in order if np.isin(seen_PV[index], _SMALL).any()], dtype=np.int64)
             for index in order[:5]:
                 pixels.append(pixels_PCHW[index])
                 classes.append(torch.from_numpy(seen_PV[index]))

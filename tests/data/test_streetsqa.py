@@ -104,8 +104,9 @@ def test_everything_that_is_asked_about_can_be_seen(pages):
         assert min(scene.label_HW.shape) >= 256
         assert max(scene.label_HW.shape) <= 576
         counts = np.bincount(scene.label_HW.ravel(), minlength=len(LABEL))
-        names = [f"light {street.light[0]} {street.light[1]}", f"sign {street.sign}", *street.items]
+        names = [f"light {street.light[0]} {street.light[1]}", f"sign {street.sign}"]
         names += [f"bus {street.bus}", f"coat {street.coat}", *(f"car {paint}" for paint in street.cars)]
+        names += [f"{item} {side}" for item, side in street.items.items()]
         for name in names:
             assert counts[LABEL[name]] >= 60, name
         assert counts[len(things.SURFACES) :].sum() == sum(counts[LABEL[name]] for name in set(names))

@@ -103,7 +103,7 @@ def _place(street: Street, canvas: Canvas, ground: Ground, dice: Dice) -> list[_
     if street.coat:
         wanted.append((things.pedestrian(dice, street.coat), dice.between(46, 62), "pavement", f"coat {street.coat}"))
     for item, side in street.items.items():
-        wanted.append((things.ITEM_SPRITES[item](dice), dice.between(26, 36), side, item))
+        wanted.append((things.ITEM_SPRITES[item](dice), dice.between(26, 36), side, f"{item} {side}"))
     for sprite, size_px, where, label in wanted:
         for trial in range(150):
             shrink = 100 - trial // 3

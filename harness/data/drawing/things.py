@@ -22,6 +22,7 @@ PAINTS: Mapping[str, Colour] = {
 LAMPS = ("red", "red and amber", "amber", "green")
 ARROWS = ("left", "right", "up", "none")
 NUMBERS = (1, 2, 4, 5, 7, 8)
+SIDES = ("left", "right")
 ITEMS = ("bicycle", "dog", "bench", "hydrant", "letter box", "bin")
 
 SURFACES = ("void", "sky", "wall", "window", "road", "pavement", "tree", "clutter")
@@ -32,7 +33,7 @@ LABELS: tuple[str, ...] = (
     *(f"car {paint}" for paint in PAINTS),
     *(f"bus {paint}" for paint in PAINTS),
     *(f"coat {paint}" for paint in PAINTS),
-    *ITEMS,
+    *(f"{item} {side}" for item in ITEMS for side in SIDES),
 )
 """The classes of a label map; a pixel holds an index into this. The first ones are background."""
 
