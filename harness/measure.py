@@ -16,6 +16,7 @@ from harness.data.sample import Sample
 from harness.data.scoring import judge
 from harness.pipelines.contract import Pipeline, stage_sides
 from harness.profile.clock import StageClock, Untimed, synchroniser
+from harness.profile.workers import spread
 from harness.records import OutcomeRow, StageRow
 from harness.results.store import Run
 from harness.scenario.model import Measure
@@ -42,8 +43,8 @@ class Reporter(Protocol):
         ...
 
 
-def answer(schemes: Schemes, samples: Sequence[Sample], ongoing: Run, reporter: Reporter) -> None:
-    """Lets every scheme answer every sample, and lands an outcome row for each.
+def answer(schemes: Schemes, samples: Sequence[Sample], ongoing: Run, reporter: Reporter, *, workers: int = 1) -> None:
+    """Lets every scheme answer every sample, in ``workers`` processes, and lands an outcome row for each.
 
     Units that an earlier process finished are left as they are.
     """
@@ -53,17 +54,17 @@ def answer(schemes: Schemes, samples: Sequence[Sample], ongoing: Run, reporter: 
         f"answers {pipeline} {point} {number:04d}": (pipeline, point, chunk)
         for (pipeline, point), (number, chunk) in itertools.product(schemes, enumerate(chunks))
     }
-    for unit in _pending("answers", units, ongoing, reporter):
+    name = ongoing.manifest.name
+
+    def outcomes(unit: str) -> list[OutcomeRow]:
         pipeline, point, chunk = units[unit]
         scheme = schemes[pipeline, point]
-        ongoing.add(
-            unit,
-            outcomes=[
-                row
-                for of_image in chunk
-                for row in _outcomes(scheme, of_image, run=ongoing.manifest.name, pipeline=pipeline, point=point)
-            ],
-        )
+        return [
+            row for of_image in chunk for row in _outcomes(scheme, of_image, run=name, pipeline=pipeline, point=point)
+        ]
+
+    for unit, rows in spread(outcomes, list(_pending("answers", units, ongoing, reporter)), workers):
+        ongoing.add(unit, outcomes=rows)
         reporter.advance()
 
 

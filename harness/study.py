@@ -21,6 +21,7 @@ from harness.data.sample import Sample
 from harness.errors import UnavailableError
 from harness.measure import Reporter, Schemes
 from harness.profile.machine import fingerprint, machine_name
+from harness.profile.workers import workers_for
 from harness.replay import Profile, sweep
 from harness.results import provenance, validity
 from harness.results.store import Run
@@ -78,7 +79,8 @@ def run(
     )
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
         ongoing.record_images({sample.id: sample.image_id for sample in study.samples})
-        measure.answer(study.schemes, study.samples, ongoing, reporter)
+        workers = workers_for(study.backbone.device.type, torch.get_num_threads())
+        measure.answer(study.schemes, study.samples, ongoing, reporter, workers=workers)
         measure.time(
             study.schemes,
             study.samples,

@@ -31,9 +31,9 @@ from harness.zoo.tower import encode
 from harness.zoo.training import train
 from harness.zoo.views import MAX_TILES
 
-LOOKUP_STEPS, WORDS_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 400, 400, 600, 220
+LOOKUP_STEPS, WORDS_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 400, 400, 800, 220
 _LOOKUP_LINES = 64
-ANSWERS_PICTURES, WHOLE_PICTURES, _PICTURES_IN_WORDS = 16, 2, 24
+ANSWERS_PICTURES, WHOLE_PICTURES, _PICTURES_IN_WORDS = 16, 2, 16
 _LANGUAGE_RATE, _PROJECTOR_RATE = 1.5e-3, 3e-3
 _WHOLE_RATE = 1e-3
 _WHOLE_BOOKS = range(100_000, 100_400)
@@ -130,7 +130,7 @@ def train_answers(backbone: OneVision, folder: Path, lessons: Lessons, steps: in
         for step in itertools.count(first):
             dice = Dice("answers", step)
             seen, score = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES)
-            told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS)
+            told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS // 2)
             found, _ = _of_lines(backbone, dice)
             yield (seen + told + found) / 2, score
 
@@ -174,8 +174,7 @@ def _of_words(backbone: OneVision, dice: Dice, count: int) -> tuple[Tensor, floa
     pages = [dice.pick(book_of(dice.below(_WORD_BOOKS))) for _ in range(count)]
     embed = backbone.model.get_input_embeddings()
     pictures = [symbols.picture(page.street, dice, backbone.tokenizer, embed) for page in pages]
-    asked = [(*questions(page, dice), *drill(page.street)) for page in pages]
-    return answer_loss(backbone.model, backbone.tokenizer, pictures, asked)
+    return answer_loss(backbone.model, backbone.tokenizer, pictures, [questions(page, dice) for page in pages])
 
 
 def _all_tokens(backbone: OneVision, page: Page) -> Tensor:

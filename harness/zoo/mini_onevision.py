@@ -1,7 +1,7 @@
 """Makes mini-onevision from seeds: ``python -m harness.zoo.mini_onevision``.
 
-Three stages, each resumed where it was stopped: a tower on dense labels, a language model on the tower's merged
-features, then both together on whole pictures. See tower.py and language.py for what each of them learns.
+Three parts, each resumed where it was stopped: a language model on text, a tower on dense labels, then the language
+model on what the tower sees, merged and whole. See tower.py and language.py for what each of them learns.
 """
 
 import argparse
@@ -79,13 +79,13 @@ def untrained() -> OneVision:
 def make(folder: Path, work: Path, workers: int) -> None:
     """Train in ``work``, where what is done is kept, and save the model, its tokenizer and its card to ``folder``."""
     backbone = untrained()
+    language.train_lookup(backbone, work)
+    language.train_words(backbone, work)
     vision_tower = backbone.model.model.vision_tower
     tower.train_tower(vision_tower, work)
     cached = features.cache_books(vision_tower, work / "features", BOOKS, workers)
     for _ in track(cached, "features", total=BOOKS):
         pass
-    language.train_lookup(backbone, work)
-    language.train_words(backbone, work)
     lessons = features.Lessons(work / "features", BOOKS)
     language.train_answers(backbone, work, lessons)
     language.train_whole(backbone, work, lessons)
