@@ -89,6 +89,6 @@ def lookup_loss(model: Any, tokenizer: Tokenizer, lines: Sequence[tuple[list[int
         ).last_hidden_state
         logits = model.lm_head(hidden[wanted != _IGNORED]).float()
     wanted = wanted[wanted != _IGNORED]
-    letters = {tokenizer.encode(said).ids[-1] for said in (*LETTERS, "Yes", "No")}
+    letters = {tokenizer.encode(f" {said}").ids[-1] for said in (*LETTERS, "Yes", "No")}
     asked = torch.tensor([int(t) in letters for t in wanted])
     return cross_entropy(logits, wanted), float((logits.argmax(-1) == wanted)[asked].float().mean())

@@ -45,11 +45,10 @@ def test_a_killed_parent_takes_its_workers_with_it():
         "def work(n):\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n"
         "list(spread(work, [1, 2], 2))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    children = [int(parent.stdout.readline()) for _ in range(2)]
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        children = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 10
     while any(_runs(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
