@@ -10,7 +10,7 @@ transformers' way around them cannot take merged features.
 import dataclasses
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
@@ -91,7 +91,6 @@ class Llava(ABC):
         vision = model.config.vision_config
         self.n_features: int = (vision.image_size // vision.patch_size) ** 2
         self.feature_dim: int = vision.hidden_size
-        self._before: list[int] = tokenizer.encode(template.before, add_special_tokens=False).ids
         self._stop_ids = stop_ids(model, tokenizer, template)
 
     @abstractmethod
@@ -104,6 +103,10 @@ class Llava(ABC):
 
         Raises BitstreamError for features that are not those of an image of ``tiles.image_size``.
         """
+
+    @abstractmethod
+    def arranged(self, tokens_PVH: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+        """All of an image's projected tokens as the model reads them, (T, H); differentiable."""
 
     @torch.inference_mode()
     def encode_image(self, tiles: Tiles) -> torch.Tensor:
@@ -121,9 +124,9 @@ class Llava(ABC):
         return self._projected(y_PCD).flatten(0, 1)
 
     @torch.inference_mode()
-    def prefill(self, tokens_TH: torch.Tensor, question: Question) -> Prefilled:
+    def prefill(self, tokens: torch.Tensor | Sequence[torch.Tensor], question: Question) -> Prefilled:
         """Reads template, visual tokens and question."""
-        return decoding.prefill(self.model, self.prompt(tokens_TH, question), DynamicCache(config=self.model.config))
+        return decoding.prefill(self.model, self.prompt(tokens, question), DynamicCache(config=self.model.config))
 
     @torch.inference_mode()
     def generate(self, prefilled: Prefilled) -> str:
@@ -132,12 +135,18 @@ class Llava(ABC):
         answer: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return answer
 
-    def prompt(self, tokens_TH: torch.Tensor, question: Question) -> torch.Tensor:
-        """The prompt's embeddings, up to where the answer begins: (prefix + T + suffix, H); differentiable."""
-        suffix = self.tokenizer.encode(self.template.suffix(question), add_special_tokens=False).ids
-        text_TH = self.model.get_input_embeddings()(torch.tensor(self._before + suffix, device=self.device))
-        n_before = len(self._before)
-        return torch.cat((text_TH[:n_before], tokens_TH.to(text_TH), text_TH[n_before:]))
+    def prompt(self, tokens: torch.Tensor | Sequence[torch.Tensor], question: Question) -> torch.Tensor:
+        """The prompt's embeddings, up to where the answer begins: (text and visual tokens, H); differentiable.
+
+        ``tokens`` are (T, H) of the only picture, or a sequence of such, one a picture. Raises ValueError for a
+        question that shows more pictures.
+        """
+        pictures = [tokens] if isinstance(tokens, torch.Tensor) else tokens
+        parts = self.template.parts(question, len(pictures))
+        ids = [self.tokenizer.encode(part, add_special_tokens=False).ids for part in parts if isinstance(part, str)]
+        text_TH = self.model.get_input_embeddings()(torch.tensor(sum(ids, []), device=self.device))
+        texts = iter(text_TH.split([len(of_part) for of_part in ids]))
+        return torch.cat([next(texts) if isinstance(part, str) else pictures[part].to(text_TH) for part in parts])
 
     def _projected(self, x_PVD: torch.Tensor) -> torch.Tensor:
         projector = self.model.model.multi_modal_projector

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
-import numpy as np
 import torch
 from PIL import Image
 from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -17,7 +16,7 @@ from harness.backbones import prompts
 from harness.backbones.checkpoint import ZOO
 from harness.backbones.contract import Tiles
 from harness.backbones.llava import Family, Llava, load_parts
-from harness.backbones.tiling import normalised, squared
+from harness.backbones.tiling import PaddedTile
 from harness.errors import BitstreamError, CheckpointError, unknown_name
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -74,18 +73,22 @@ def load(
 
 
 class Llava15(Llava):
-    """LLaVA-1.5: the whole image is one patch, padded to a square; its tokens are read in the features' order."""
+    """LLaVA-1.5: the whole image is one patch, padded to a square; its tokens are read in the features' order.
+
+    ``tiling`` is how it fits an image.
+    """
 
     def __init__(self, name: str, model: Any, tokenizer: Any, *, max_new_tokens: int = 16) -> None:
         super().__init__(name, model, tokenizer, prompts.LLAVA15, max_new_tokens)
-        self._side: int = model.config.vision_config.image_size
+        self.tiling = PaddedTile(patch=model.config.vision_config.image_size, mean=CLIP_MEAN, std=CLIP_STD)
 
     def preprocess(self, image: Image.Image) -> Tiles:
         """An RGB image centred on a square of CLIP's mean colour, resized and normalised: (1, 3, side, side)."""
-        fill = (int(255 * CLIP_MEAN[0]), int(255 * CLIP_MEAN[1]), int(255 * CLIP_MEAN[2]))
-        tile = squared(image, fill).resize((self._side, self._side), Image.Resampling.BICUBIC)
-        pixels_PCHW = normalised(np.array(tile)[None], CLIP_MEAN, CLIP_STD)
-        return Tiles(pixels_PCHW, (1, 1), (image.height, image.width))
+        return self.tiling(image)
+
+    def arranged(self, tokens_PVH: torch.Tensor, tiles: Tiles) -> torch.Tensor:  # noqa: ARG002
+        """Projected tokens as they are: (V, H)."""
+        return tokens_PVH.flatten(0, 1)
 
     @torch.inference_mode()
     def project_all(self, x_PVD: torch.Tensor, tiles: Tiles) -> torch.Tensor:
@@ -96,4 +99,4 @@ class Llava15(Llava):
                 f"features of shape {tuple(x_PVD.shape)} on a {tiles.grid[0]} x {tiles.grid[1]} grid are not those of "
                 f"one patch, {wanted}, which is what {self.name} has"
             )
-        return self._projected(x_PVD).flatten(0, 1)
+        return self.arranged(self._projected(x_PVD), tiles)

@@ -112,7 +112,10 @@ class OneVision(Llava):
                 f"features of shape {tuple(x_PVD.shape)} on a {n_h} x {n_w} grid are not those that {self.name} has "
                 f"of a {width} x {height} image"
             )
-        tokens_PVH = self._projected(x_PVD)
+        return self.arranged(self._projected(x_PVD), tiles)
+
+    def arranged(self, tokens_PVH: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+        """Projected tokens as (T, H), rows closed by the newline token; differentiable."""
         return arrange(tokens_PVH, self.model.model.image_newline, tiles.grid, tiles.image_size, self._max_tiles)
 
 

@@ -1,4 +1,4 @@
-"""The any-resolution tiling of the paper's section III.
+"""How images are cut: the any-resolution tiling of the paper's section III, and a single padded tile.
 
     P patches   C colour channels   H, W the side of a patch in pixels, both p
 
@@ -47,6 +47,10 @@ class Tiling:
         pixels_PHWC[1:] = canvas_HWC.reshape(n_h, p, n_w, p, 3).transpose(0, 2, 1, 3, 4).reshape(-1, p, p, 3)
         return Tiles(normalised(pixels_PHWC, self.mean, self.std), (n_h, n_w), (image.height, image.width))
 
+    def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """The grids onto which an image is fitted, in the order of their patches: the thumbnail's, the tiles'."""
+        return (1, 1), self.grid(height, width)
+
     def _canvas(self, image: Image.Image, n_h: int, n_w: int) -> Image.Image:
         height, width = n_h * self.patch, n_w * self.patch
         fitted_h, fitted_w = fitted(image.height, image.width, height, width)
@@ -57,6 +61,25 @@ class Tiling:
 
     def _thumbnail(self, image: Image.Image) -> Image.Image:
         return squared(image).resize((self.patch, self.patch), Image.Resampling.BICUBIC)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedTile:
+    """The other way: the whole image is one patch of side ``patch``, padded to a square in the colour ``mean``."""
+
+    patch: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tiles:
+        """An RGB image as (1, 3, p, p)."""
+        fill = (int(255 * self.mean[0]), int(255 * self.mean[1]), int(255 * self.mean[2]))
+        tile = squared(image, fill).resize((self.patch, self.patch), Image.Resampling.BICUBIC)
+        return Tiles(normalised(np.array(tile)[None], self.mean, self.std), (1, 1), (image.height, image.width))
+
+    def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:  # noqa: ARG002
+        """The one grid onto which every image is fitted."""
+        return ((1, 1),)
 
 
 def grids_up_to(max_grid: int) -> tuple[tuple[int, int], ...]:

@@ -6,6 +6,7 @@ once, it makes the many steps affordable that learning to read a question takes.
     P patches   V features a patch   C clusters   D dimension
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,14 +15,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import SiglipVisionModel
 
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page
 from harness.data.drawing.dice import Dice
 from harness.tofc.merging import merge
-from harness.zoo.tower import encode
-from harness.zoo.views import TILING
+from harness.zoo.tower import Tower, encode
+from harness.zoo.views import ONEVISION, Sight
 
 CLUSTERS = 6
 """n_c of the paper's largest setting: 4.2 % of the 144 features of a tile."""
@@ -29,9 +29,17 @@ OTHER_CLUSTERS = (2, 3, 4, 5, 8)
 """Half of the lessons are about another n_c, so that the model does not lean on one."""
 
 
-def clusters(dice: Dice) -> int:
-    """The n_c of a lesson."""
-    return CLUSTERS if dice.one_in(2) else dice.pick(OTHER_CLUSTERS)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Merged:
+    """What is cached: the features of a sight, merged to ``usual`` or, half of the time, to one of ``others``."""
+
+    sight: Sight = ONEVISION
+    usual: int = CLUSTERS
+    others: tuple[int, ...] = OTHER_CLUSTERS
+
+    def clusters(self, dice: Dice) -> int:
+        """The n_c of a lesson."""
+        return self.usual if dice.one_in(2) else dice.pick(self.others)
 
 
 @functools.lru_cache(512)
@@ -40,7 +48,7 @@ def book_of(number: int) -> list[Page]:
     return glimpseqa.book("train", number) if number % 4 == 3 else streetsqa.book("train", number)
 
 
-def cache_book(tower: SiglipVisionModel, folder: Path, number: int) -> None:
+def cache_book(tower: Tower, folder: Path, number: int, kind: Merged = Merged()) -> None:
     """Encode and merge a book's pictures into ``folder/<number>.safetensors``, unless it is there."""
     path = folder / f"{number:04d}.safetensors"
     if path.exists():
@@ -49,28 +57,27 @@ def cache_book(tower: SiglipVisionModel, folder: Path, number: int) -> None:
     merged = {}
     with torch.inference_mode():
         for index, page in enumerate(book_of(number)):
-            x_PVD = encode(tower, TILING(page.scene().image).pixels_PCHW)
-            merged[str(index)] = merge(x_PVD, clusters(dice)).y_PCD.half()
+            x_PVD = encode(tower, kind.sight.tiling(page.scene().image).pixels_PCHW, kind.sight)
+            merged[str(index)] = merge(x_PVD, kind.clusters(dice)).y_PCD.half()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(merged, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
 
 
-def _cache_some(tower: SiglipVisionModel, folder: Path, numbers: range) -> None:
+def _cache_alone(tower: Tower, folder: Path, number: int, kind: Merged) -> None:
     torch.set_num_threads(1)
-    for number in numbers:
-        cache_book(tower, folder, number)
+    cache_book(tower, folder, number, kind)
 
 
-def cache_books(tower: SiglipVisionModel, folder: Path, books: int, workers: int) -> Iterator[None]:
+def cache_books(tower: Tower, folder: Path, books: int, workers: int, kind: Merged = Merged()) -> Iterator[None]:
     """Cache the first ``books`` books in ``workers`` processes; yields as they finish."""
     if workers <= 1:
         for number in range(books):
-            cache_book(tower, folder, number)
+            cache_book(tower, folder, number, kind)
             yield
         return
     with ProcessPoolExecutor(workers) as pool:
-        for done in [pool.submit(_cache_some, tower, folder, range(n, n + 1)) for n in range(books)]:
+        for done in [pool.submit(_cache_alone, tower, folder, number, kind) for number in range(books)]:
             done.result()
             yield
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.backbones.arrangement import arrange
-from harness.backbones.onevision import OneVision
+from harness.backbones.llava import Llava
 from harness.data.asking import Asked, Page, is_there, on_side, value_of, yes_no
 from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
@@ -27,9 +26,7 @@ from harness.zoo import symbols
 from harness.zoo.features import Lessons, book_of
 from harness.zoo.lessons import answer_loss
 from harness.zoo.lookup import NOWHERE, line, lookup_loss
-from harness.zoo.tower import encode
 from harness.zoo.training import train
-from harness.zoo.views import MAX_TILES
 
 LOOKUP_STEPS, WORDS_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 400, 400, 800, 220
 _LOOKUP_LINES = 64
@@ -101,7 +98,7 @@ def spelt_out(asked: Asked, street: Street) -> Asked:
     return dataclasses.replace(asked, truth=f" {seen} {asked.truth}")
 
 
-def train_lookup(backbone: OneVision, folder: Path, steps: int = LOOKUP_STEPS) -> None:
+def train_lookup(backbone: Llava, folder: Path, steps: int = LOOKUP_STEPS) -> None:
     """Train the language model in place to find the letters of options, from text alone."""
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
@@ -111,7 +108,7 @@ def train_lookup(backbone: OneVision, folder: Path, steps: int = LOOKUP_STEPS) -
     train("lookup", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
 
-def train_words(backbone: OneVision, folder: Path, steps: int = WORDS_STEPS) -> None:
+def train_words(backbone: Llava, folder: Path, steps: int = WORDS_STEPS) -> None:
     """Train the language model in place to answer about pictures in words."""
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
@@ -121,7 +118,7 @@ def train_words(backbone: OneVision, folder: Path, steps: int = WORDS_STEPS) -> 
     train("words", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
 
-def train_answers(backbone: OneVision, folder: Path, lessons: Lessons, steps: int = ANSWERS_STEPS) -> None:
+def train_answers(backbone: Llava, folder: Path, lessons: Lessons, steps: int = ANSWERS_STEPS) -> None:
     """Train projector and language model in place on cached merged features, and on pictures in words."""
     with torch.no_grad():
         backbone.model.model.multi_modal_projector.linear_1.weight.mul_(_PROJECTOR_GAIN)
@@ -138,7 +135,7 @@ def train_answers(backbone: OneVision, folder: Path, lessons: Lessons, steps: in
     train("answers", folder, backbone.model, rates, steps, losses)
 
 
-def train_whole(backbone: OneVision, folder: Path, lessons: Lessons, steps: int = WHOLE_STEPS) -> None:
+def train_whole(backbone: Llava, folder: Path, lessons: Lessons, steps: int = WHOLE_STEPS) -> None:
     """Train projector and language model in place on pictures with all their tokens, and further on what they know."""
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
@@ -147,7 +144,7 @@ def train_whole(backbone: OneVision, folder: Path, lessons: Lessons, steps: int 
             pages = [dice.pick(book_of(dice.pick(_WHOLE_BOOKS))) for _ in range(WHOLE_PICTURES)]
             pictures = [_all_tokens(backbone, page) for page in pages]
             asked = [questions(page, dice) for page in pages]
-            whole, score = answer_loss(backbone.model, backbone.tokenizer, pictures, asked)
+            whole, score = answer_loss(backbone.model, backbone.tokenizer, pictures, asked, backbone.template)
             seen, _ = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES // 2)
             told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS // 2)
             found, _ = _of_lines(backbone, dice)
@@ -157,30 +154,34 @@ def train_whole(backbone: OneVision, folder: Path, lessons: Lessons, steps: int 
     train("whole", folder, backbone.model, rates, steps, losses)
 
 
-def _of_lines(backbone: OneVision, dice: Dice) -> tuple[Tensor, float]:
+def _of_lines(backbone: Llava, dice: Dice) -> tuple[Tensor, float]:
     """Text alone, in every stage: without it the later ones unlearn to compare what they see with what is asked."""
     return lookup_loss(
-        backbone.model, backbone.tokenizer, [line(backbone.tokenizer, dice) for _ in range(_LOOKUP_LINES)]
+        backbone.model,
+        backbone.tokenizer,
+        [line(backbone.tokenizer, dice, backbone.template) for _ in range(_LOOKUP_LINES)],
     )
 
 
-def _of_lessons(backbone: OneVision, lessons: Lessons, dice: Dice, count: int) -> tuple[Tensor, float]:
+def _of_lessons(backbone: Llava, lessons: Lessons, dice: Dice, count: int) -> tuple[Tensor, float]:
     drawn = [lessons.draw(dice) for _ in range(count)]
     pictures = [backbone.model.model.multi_modal_projector(y_PCD.flatten(0, 1)) for _, y_PCD in drawn]
-    return answer_loss(backbone.model, backbone.tokenizer, pictures, [questions(page, dice) for page, _ in drawn])
+    asked = [questions(page, dice) for page, _ in drawn]
+    return answer_loss(backbone.model, backbone.tokenizer, pictures, asked, backbone.template)
 
 
-def _of_words(backbone: OneVision, dice: Dice, count: int) -> tuple[Tensor, float]:
+def _of_words(backbone: Llava, dice: Dice, count: int) -> tuple[Tensor, float]:
     pages = [dice.pick(book_of(dice.below(_WORD_BOOKS))) for _ in range(count)]
     embed = backbone.model.get_input_embeddings()
     pictures = [symbols.picture(page.street, dice, backbone.tokenizer, embed) for page in pages]
-    return answer_loss(backbone.model, backbone.tokenizer, pictures, [questions(page, dice) for page in pages])
+    asked = [questions(page, dice) for page in pages]
+    return answer_loss(backbone.model, backbone.tokenizer, pictures, asked, backbone.template)
 
 
-def _all_tokens(backbone: OneVision, page: Page) -> Tensor:
+def _all_tokens(backbone: Llava, page: Page) -> Tensor:
     """Every visual token of a picture (T, H), in the backbone's arrangement; differentiable down to the projector."""
     tiles = backbone.preprocess(page.scene().image)
-    with torch.no_grad():
-        x_PVD = encode(backbone.model.model.vision_tower, tiles.pixels_PCHW)
-    tokens_PVH, newline_H = backbone.model.model.multi_modal_projector(x_PVD), backbone.model.model.image_newline
-    return arrange(tokens_PVH, newline_H, tiles.grid, tiles.image_size, MAX_TILES)
+    with torch.autocast("cpu", torch.bfloat16):
+        # A clone is no inference tensor: the projector's gradient may be taken from it.
+        x_PVD = backbone.encode_image(tiles).clone().float()
+    return backbone.arranged(backbone.model.model.multi_modal_projector(x_PVD), tiles)

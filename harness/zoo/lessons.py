@@ -7,30 +7,31 @@ the packed sequence teaches exactly what the backbone's prompt asks.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import LlavaOnevisionForConditionalGeneration
 
-from harness.backbones.prompts import ONEVISION
+from harness.backbones.prompts import ONEVISION, Template
 from harness.data.asking import Asked
-from harness.zoo.vocabulary import STOP
 
 _IGNORED = -100
 _PADDING = -1
 
 
 def answer_loss(
-    model: LlavaOnevisionForConditionalGeneration,
+    model: Any,
     tokenizer: Tokenizer,
     pictures: Sequence[Tensor],
     asked: Sequence[Sequence[Asked]],
+    template: Template = ONEVISION,
 ) -> tuple[Tensor, float]:
     """The mean over questions of their answers' mean cross entropy, and the share of answer tokens that are right.
 
-    ``pictures`` are the projected visual tokens, (T, H) each; ``asked`` the questions about each of them.
+    ``model`` is a LLaVA of transformers, ``template`` its prompt. ``pictures`` are the projected visual tokens, (T, H)
+    each; ``asked`` the questions about each of them.
     """
     embed = model.get_input_embeddings()
     rows, positions, segments, targets, shares = [], [], [], [], []
@@ -38,13 +39,13 @@ def answer_loss(
         parts, place, segment, target, share = [], [], [], [], []
         for number, one in enumerate(questions):
             if number == 0:
-                head = tokenizer.encode(ONEVISION.before).ids
+                head = tokenizer.encode(template.before).ids
                 parts += [embed(torch.tensor(head)), picture]
                 seen = len(head) + len(picture)
                 place, segment, target = list(range(seen)), [0] * seen, [_IGNORED] * seen
             prompt, answer = (
-                tokenizer.encode(ONEVISION.suffix(one.question)).ids,
-                tokenizer.encode(one.truth + STOP).ids,
+                tokenizer.encode(template.suffix(one.question)).ids,
+                tokenizer.encode(one.truth + template.stop).ids,
             )
             # The last token is never read, only predicted.
             parts.append(embed(torch.tensor((prompt + answer)[:-1])))
@@ -70,7 +71,7 @@ def answer_loss(
     wanted = target_BL[target_BL != _IGNORED]
     share_A = torch.tensor(shares)
     loss = (cross_entropy(logits, wanted, reduction="none") * share_A).sum() / share_A.sum()
-    firsts = wanted != tokenizer.token_to_id(STOP)
+    firsts = wanted != tokenizer.token_to_id(template.stop)
     return loss, float((logits.argmax(-1) == wanted)[firsts].float().mean())
 
 

@@ -12,13 +12,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.backbones.prompts import ONEVISION
+from harness.backbones.prompts import ONEVISION, Template
 from harness.data import glimpseqa
 from harness.data.asking import CHOICES, LETTERS, choice, is_there, on_side, yes_no
 from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
 from harness.data.sample import Question
-from harness.zoo.vocabulary import STOP
 
 NOWHERE = "nowhere"
 """What is seen of a thing that is not there."""
@@ -27,17 +26,17 @@ _IGNORED = -100
 _PAIRS = 4
 
 
-def line(tokenizer: Tokenizer, dice: Dice) -> tuple[list[int], list[int]]:
+def line(tokenizer: Tokenizer, dice: Dice, template: Template = ONEVISION) -> tuple[list[int], list[int]]:
     """The tokens of a prompt followed by several answers to it, each with what was seen; the targets.
 
     A target stands where its token is predicted: what follows the thing seen, the letter, yes or no, and what ends the
     answer, have one.
     """
     question, answers = dice.pick((_options, _options, _comparison, _sighting))(dice)
-    tokens = tokenizer.encode(ONEVISION.before + ONEVISION.suffix(question)).ids
+    tokens = tokenizer.encode(template.before + template.suffix(question)).ids
     targets = [_IGNORED] * len(tokens)
     for seen, said in answers:
-        value, answer = tokenizer.encode(f" {seen}").ids, tokenizer.encode(f" {said}{STOP}").ids
+        value, answer = tokenizer.encode(f" {seen}").ids, tokenizer.encode(f" {said}{template.stop}").ids
         tokens += value + answer
         targets += [_IGNORED] * (len(value) - 1) + answer + [_IGNORED]
     return tokens, targets

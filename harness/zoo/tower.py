@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import SiglipVisionModel
+from transformers import CLIPVisionModel, SiglipVisionModel
 
 from harness.backbones.tower import features
 from harness.data.drawing import things
 from harness.zoo.training import train
-from harness.zoo.views import CLASS_NAMES, GRID, TileBatches
+from harness.zoo.views import CLASS_NAMES, ONEVISION, Sight, TileBatches
+
+Tower = SiglipVisionModel | CLIPVisionModel
 
 STEPS, DETAILS_STEPS = 3000, 1800
 TILES_A_STEP = 16
@@ -81,20 +83,21 @@ _VALUE_OF_CLASS = {a: torch.tensor([_value(a, name) for name in CLASS_NAMES]) fo
 class Probe(nn.Module):
     """Linear maps from a feature to its kind, its attributes, and its row and column in the tile."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, side: int) -> None:
         super().__init__()
         self.kind = nn.Linear(dimension, len(KINDS))
         self.attributes = nn.ModuleDict({name: nn.Linear(dimension, len(v)) for name, v in ATTRIBUTES.items()})
-        self.place = nn.Linear(dimension, 2 * GRID)
+        self.place = nn.Linear(dimension, 2 * side)
 
 
 class Stage(nn.Module):
     """The tower and what probes it."""
 
-    def __init__(self, tower: SiglipVisionModel) -> None:
+    def __init__(self, tower: Tower, sight: Sight = ONEVISION) -> None:
         super().__init__()
         self.tower = tower
-        self.probe = Probe(tower.config.hidden_size)
+        self.side = sight.side
+        self.probe = Probe(tower.config.hidden_size, sight.side)
 
     def loss(self, x_BVD: Tensor, class_BV: Tensor) -> tuple[Tensor, float]:
         """The stage's loss, and the share of right attributes, averaged over the attributes."""
@@ -111,49 +114,60 @@ class Stage(nn.Module):
             logits, wanted = self.probe.attributes[attribute](x[has]), values[target[has]]
             loss = loss + cross_entropy(logits, wanted)
             shares.append(float((logits.argmax(-1) == wanted).float().mean()))
-        place = torch.arange(len(target))[thing] % (GRID * GRID)
+        place = torch.arange(len(target))[thing] % self.side**2
         row, column = self.probe.place(x[thing]).chunk(2, -1)
-        loss = loss + _PLACE_WEIGHT * (cross_entropy(row, place // GRID) + cross_entropy(column, place % GRID))
+        loss = loss + _PLACE_WEIGHT * (
+            cross_entropy(row, place // self.side) + cross_entropy(column, place % self.side)
+        )
         centre = x[~thing].mean(0)
         spread = (x[~thing] - centre).square().sum(-1).mean() / (x[thing] - centre).square().sum(-1).mean()
         return loss + _COMPACT_WEIGHT * spread, sum(shares) / len(shares)
 
 
-def encode(tower: SiglipVisionModel, pixels_BCHW: Tensor) -> Tensor:
+def encode(tower: Tower, pixels_BCHW: Tensor, sight: Sight = ONEVISION) -> Tensor:
     """The features (B, V, D) that a backbone hands on, float32, computed in bfloat16; differentiable."""
     with torch.autocast("cpu", torch.bfloat16):
-        return features(tower, pixels_BCHW, -1).float()
+        return features(tower, pixels_BCHW, sight.layer, drop_cls=sight.drop_cls).float()
 
 
-def train_tower(tower: SiglipVisionModel, folder: Path, steps: tuple[int, int] = (STEPS, DETAILS_STEPS)) -> None:
+def train_tower(
+    tower: Tower,
+    folder: Path,
+    steps: tuple[int, int] = (STEPS, DETAILS_STEPS),
+    *,
+    sight: Sight = ONEVISION,
+    tiles: int = TILES_A_STEP,
+) -> None:
     """Train the tower in place on training scenes, then scale its features to a spread at which things become centres.
 
     Digits and arrows are the last that a tower learns: the second part of the training shows it what bears them.
     """
-    stage = Stage(tower)
+    stage = Stage(tower, sight)
 
     def losses(first: int, details: bool) -> Iterator[tuple[Tensor, float]]:
-        batches = TileBatches(TILES_A_STEP, first, details=details)
+        batches = TileBatches(tiles, first, details=details, sight=sight)
         loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
         for pixels, classes in loader:
-            yield stage.loss(encode(tower, pixels), classes)
+            yield stage.loss(encode(tower, pixels, sight), classes)
 
     train("tower", folder, stage, {"": _RATE}, steps[0], lambda first: losses(first, False))
     train("details", folder, stage, {"": _DETAILS_RATE}, steps[1], lambda first: losses(first, True))
-    pixels, _ = next(iter(TileBatches(8 * TILES_A_STEP, sum(steps))))
+    pixels, _ = next(iter(TileBatches(8 * tiles, sum(steps), sight=sight)))
     with torch.inference_mode():
-        spread = float(encode(tower, pixels).std())
+        spread = float(encode(tower, pixels, sight).std())
     scale(tower, _SPREAD / spread)
 
 
 @torch.no_grad()
-def scale(tower: SiglipVisionModel, factor: float) -> None:
+def scale(tower: Tower, factor: float) -> None:
     """Multiply the features by ``factor``: all that is added to the residual stream grows by it.
 
-    What the layers read is normalised, and so stays as it was but for the constant in the norms' denominators.
+    What the layers read is normalised, and so stays as it was but for the constant in the norms' denominators. CLIP's
+    stream begins with a norm, SigLIP's with its embeddings.
     """
     body: Any = getattr(tower, "vision_model", tower)
-    added: list[nn.Module] = [body.embeddings.patch_embedding, body.embeddings.position_embedding]
+    first = (body.pre_layrnorm,) if hasattr(body, "pre_layrnorm") else tuple(body.embeddings.children())
+    added: list[nn.Module] = list(first)
     for layer in body.encoder.layers:
         added += [layer.self_attn.out_proj, layer.mlp.fc2]
     for module in added:
