@@ -8,12 +8,14 @@
     3       4      model: the first bytes of the checkpoint's hash
     7       1+1    n_h, n_w: patches of the image; there is one more, the thumbnail. 0, 0 is a single patch
     9       2      n_c: merged features of a patch, little-endian
-    11      ...    the coder's 32-bit words, little-endian, without the zero bytes at the end
+    11      S      side information of the codec's own, as many bytes as its model says; TOFC's has none
+    11+S    ...    the coder's 32-bit words, little-endian, without the zero bytes at the end
     -4      4      CRC-32 of all before
 
 The coder's symbols, in decoding order: the model of each feature; z, feature by feature; y, level by level of its scale
 and in the order of the features within a level; the magnitudes of y that escaped. Every probability is an integer over
-2**24 that the model ships, and every choice of a table is made in integer arithmetic, so a stream decodes anywhere.
+2**24 that the model ships, and every choice of a table is made in integer arithmetic, so a stream decodes anywhere. A
+codec without a hyperprior has Z = 0, and one without selection a single model: neither costs a bit.
 """
 
 import dataclasses
@@ -66,16 +68,17 @@ class Header:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Symbols:
-    """The integers that stand for an image: the model of each feature, z and y."""
+    """The integers that stand for an image: the model of each feature, z and y; and the codec's own side bytes."""
 
     expert_N: Ints
     z_NZ: Ints
     y_ND: Ints
+    side: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Budget:
-    """Where the bits of a stream went; the header's include the checksum and the rounding to whole bytes."""
+    """Where the bits of a stream went; the header's include side bytes, checksum and the rounding to whole bytes."""
 
     header_bits: int
     expert_bits: int
@@ -91,13 +94,15 @@ class Budget:
 class Tables:
     """The integer frequencies, over 2**24, that a model ships: of its experts, of z, and of y for each level of scale.
 
-    Raises ValueError unless every entry is positive and every table sums to 2**24.
+    ``side_bytes`` is the length of the side information that its streams hold after their header. Raises ValueError
+    unless every entry is positive and every table sums to 2**24.
     """
 
-    def __init__(self, expert_E: Ints, z_EZA: Ints, y_levels: Sequence[Ints]) -> None:
+    def __init__(self, expert_E: Ints, z_EZA: Ints, y_levels: Sequence[Ints], side_bytes: int = 0) -> None:
         for table in (expert_E, z_EZA, *y_levels):
-            if table.min() < 1 or not (table.sum(-1) == TABLE_TOTAL).all():
+            if (table < 1).any() or not (table.sum(-1) == TABLE_TOTAL).all():
                 raise ValueError("a frequency table has an entry below 1 or does not sum to 2**24")
+        self.side_bytes = side_bytes
         self.n_experts = len(expert_E)
         self.n_channels = z_EZA.shape[1]
         self.reach_L = np.array([len(table) // 2 - 1 for table in y_levels])
@@ -114,6 +119,7 @@ class SideInformation:
     """A stream read as far as y: what is needed to find the scales of y, and the coder that goes on from there."""
 
     header: Header
+    side: bytes
     expert_N: Ints
     z_NZ: Ints
     coder: Any
@@ -137,13 +143,14 @@ def write(header: Header, tables: Tables, symbols: Symbols, level_ND: Levels) ->
     # A stack: what is decoded first is pushed last.
     for level in np.flatnonzero(np.diff(start_L))[::-1]:
         coder.encode_reverse(index_M[start_L[level] : start_L[level + 1]], tables.y[level])
-    z_tables = tables.z_EZA[symbols.expert_N].reshape(-1, tables.z_EZA.shape[-1])
-    coder.encode_reverse((symbols.z_NZ + LIMIT).ravel().astype(np.int32), tables.z_each, z_tables)
+    if tables.n_channels:
+        z_tables = tables.z_EZA[symbols.expert_N].reshape(-1, tables.z_EZA.shape[-1])
+        coder.encode_reverse((symbols.z_NZ + LIMIT).ravel().astype(np.int32), tables.z_each, z_tables)
     if tables.expert is not None:
         coder.encode_reverse(symbols.expert_N.astype(np.int32), tables.expert)
     head = _HEADER.pack(MAGIC, VERSION, header.model, n_h, n_w, header.n_clusters)
     words: bytes = coder.get_compressed().astype("<u4").tobytes()
-    body = head + words.rstrip(b"\0")
+    body = head + symbols.side + words.rstrip(b"\0")
     return body + zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little")
 
 
@@ -177,7 +184,10 @@ def read_side_information(stream: bytes, model: bytes, tables: Tables) -> SideIn
     header = read_header(stream)
     if header.model != model:
         raise BitstreamError(f"the stream was written by model {header.model.hex()}, this decoder is {model.hex()}")
-    coder = _open(stream[_HEADER.size : -_CHECKSUM_BYTES])
+    start = _HEADER.size + tables.side_bytes
+    if len(stream) < start + _CHECKSUM_BYTES:
+        raise BitstreamError(f"a stream of {len(stream)} bytes ends before its {tables.side_bytes} bytes of statistics")
+    coder = _open(stream[start:-_CHECKSUM_BYTES])
     n_features = header.n_features
     left = [coder.num_valid_bits()]
     if tables.expert is None:
@@ -185,11 +195,13 @@ def read_side_information(stream: bytes, model: bytes, tables: Tables) -> SideIn
     else:
         expert_N = coder.decode(tables.expert, n_features).astype(np.int64)
     left.append(coder.num_valid_bits())
-    z_tables = tables.z_EZA[expert_N].reshape(-1, tables.z_EZA.shape[-1])
-    z_NZ = coder.decode(tables.z_each, z_tables).reshape(n_features, tables.n_channels).astype(np.int64) - LIMIT
+    z_NZ = np.zeros((n_features, tables.n_channels), np.int64)
+    if tables.n_channels:
+        z_tables = tables.z_EZA[expert_N].reshape(-1, tables.z_EZA.shape[-1])
+        z_NZ += coder.decode(tables.z_each, z_tables).reshape(z_NZ.shape) - LIMIT
     left.append(coder.num_valid_bits())
     bits = (8 * len(stream) - left[0], left[0] - left[1], left[1] - left[2])
-    return SideInformation(header, expert_N, z_NZ, coder, bits)
+    return SideInformation(header, stream[_HEADER.size : start], expert_N, z_NZ, coder, bits)
 
 
 def read_y(side: SideInformation, tables: Tables, level_ND: Levels) -> tuple[Ints, Budget]:

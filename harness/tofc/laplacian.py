@@ -50,6 +50,12 @@ def table(level: int) -> NDArray[np.int64]:
     return frequencies(np.append(mass, max(0.0, 1.0 - mass.sum())))
 
 
+def split(tables: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The tables of all levels, one after the other, as one for each level."""
+    sizes = [2 * reach(level) + 2 for level in range(LEVELS)]
+    return np.split(tables, np.cumsum(sizes)[:-1])
+
+
 def frequencies(mass: NDArray[np.float64]) -> NDArray[np.int64]:
     """Positive integers that sum to TABLE_TOTAL and follow ``mass`` along its last axis."""
     share = mass / mass.sum(-1, keepdims=True)

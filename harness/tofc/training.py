@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from harness.tofc.codec import TofcCodec
+from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.router import temperature_at
 
 Context = TypeVar("Context")
@@ -60,18 +61,19 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
     return float(0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * share)))
 
 
-def parameter_groups(codec: TofcCodec, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(codec: FeatureCodec, recipe: Recipe) -> list[dict[str, Any]]:
     """The optimiser's groups for a codec, apart from any others: its networks, and its quantiser's step and offset."""
-    scale = [codec.offset_D, codec.log_step_D]
+    scale = codec.scale_parameters()
     networks = [p for p in codec.parameters() if all(p is not s for s in scale)]
-    return [
+    groups = [
         {"params": networks, "lr": recipe.learning_rate},
         {"params": scale, "lr": recipe.step_learning_rate},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def train(
-    codec: TofcCodec,
+    codec: FeatureCodec,
     batches: Iterable[tuple[Tensor, Context]],
     distortion: Callable[[Tensor, Context], Tensor],
     recipe: Recipe,
