@@ -14,10 +14,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
 from harness.backbones.contract import Backbone, Tiles
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
+from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
 from harness.pipelines.server_half import answers, n_clusters
 from harness.tofc.merging import merge
@@ -45,8 +47,10 @@ class RawFeatures:
         self.point = point
 
     def on_device(self, sample: Sample, clock: Clock) -> Payload:
-        """Encodes the picture into features and packs those."""
-        image = sample.image()
+        """Encodes the pictures into features and packs those."""
+        return Payload("features", pictures.pack([self._encoded(image, clock) for image in sample.images()]))
+
+    def _encoded(self, image: Image, clock: Clock) -> bytes:
         with clock.stage("preprocess"):
             tiles = self.backbone.preprocess(image)
         with clock.stage("vision_encode"):
@@ -55,12 +59,16 @@ class RawFeatures:
             with clock.stage("merge"):
                 x_PVD = merge(x_PVD, n_clusters(self.backbone, self.point.merge_to)).y_PCD
         with clock.stage("encode"):
-            return Payload("features", pack(x_PVD, tiles, merged=self.point.merge_to is not None))
+            return pack(x_PVD, tiles, merged=self.point.merge_to is not None)
 
     def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """Unpacks the features and answers from them."""
+        tokens = [self._tokens(body, clock) for body in pictures.unpack(payload.body)]
+        return answers(self.backbone, tokens, questions, clock)
+
+    def _tokens(self, body: bytes, clock: Clock) -> torch.Tensor:
         with clock.stage("decode"):
-            x_PVD, tiles, merged = unpack(payload.body)
+            x_PVD, tiles, merged = unpack(body)
             if x_PVD.shape[2] != self.backbone.feature_dim:
                 raise BitstreamError(
                     f"the payload's features have {x_PVD.shape[2]} dimensions; "
@@ -68,8 +76,7 @@ class RawFeatures:
                 )
             x_PVD = x_PVD.to(self.backbone.device)
         with clock.stage("project"):
-            tokens_TH = self.backbone.project(x_PVD) if merged else self.backbone.project_all(x_PVD, tiles)
-        return answers(self.backbone, tokens_TH, questions, clock)
+            return self.backbone.project(x_PVD) if merged else self.backbone.project_all(x_PVD, tiles)
 
 
 def pack(x_PVD: torch.Tensor, tiles: Tiles, *, merged: bool) -> bytes:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from harness.backbones.contract import Backbone
 from harness.data.sample import Question, Sample
+from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, OperatingPoint, Payload
 from harness.pipelines.image_codec import picture
 from harness.pipelines.server_half import answers, tokens_of_image
@@ -31,12 +32,14 @@ class ServerOnly:
         self.point = point
 
     def on_device(self, sample: Sample, clock: Clock) -> Payload:  # noqa: ARG002
-        """The file that the sample came in."""
-        return Payload("file", sample.image_bytes)
+        """The files that the sample came in."""
+        return Payload("file", pictures.pack(sample.files))
 
     def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
-        """Answers from the picture in the file, with every visual token."""
-        with clock.stage("decode"):
-            image = picture(payload.body, _FORMATS)
-        tokens_TH = tokens_of_image(self.backbone, image, None, clock)
-        return answers(self.backbone, tokens_TH, questions, clock)
+        """Answers from the pictures in the files, with every visual token."""
+        tokens = []
+        for body in pictures.unpack(payload.body):
+            with clock.stage("decode"):
+                image = picture(body, _FORMATS)
+            tokens.append(tokens_of_image(self.backbone, image, None, clock))
+        return answers(self.backbone, tokens, questions, clock)

@@ -34,8 +34,14 @@ BENCHMARKS: Mapping[str, str] = {
     "MMBench_DEV_EN": "harness.data.benchmarks:load",
     "MMStar": "harness.data.benchmarks:load",
     "ScienceQA_TEST": "harness.data.benchmarks:load",
+    "MMMU_DEV_VAL": "harness.data.benchmarks:load",
     "StreetsQA": "harness.data.streetsqa:load",
     "GlimpseQA": "harness.data.glimpseqa:load",
+}
+
+TRAINING_DATA: Mapping[str, str] = {
+    "conversations": "harness.training.conversations:Conversations",
+    "bundled": "harness.zoo.pages:Bundled",
 }
 
 

@@ -1,11 +1,12 @@
 """What the harness asks of a backbone, whatever its size.
 
 P patches (the thumbnail first)   V features a patch   C merged features a patch   D feature dimension
-T visual tokens   H width of the language model
+K dimension of an attention head   T visual tokens   H width of the language model
 """
 
 import dataclasses
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import torch
 from PIL import Image
@@ -25,6 +26,18 @@ class Tiles:
     pixels_PCHW: torch.Tensor
     grid: tuple[int, int]
     image_size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attention:
+    """How the tower's layer that gave the features looked at them.
+
+    ``received_PV`` is the attention that a feature receives, averaged over heads: from the class token, or the mean
+    over all features where there is none. ``keys_PVK`` are the features' keys, averaged over heads.
+    """
+
+    received_PV: torch.Tensor
+    keys_PVK: torch.Tensor
 
 
 @dataclasses.dataclass(slots=True)
@@ -75,6 +88,17 @@ class Backbone(Protocol):
         """The visual features x (P, V, D) of Eq. 1."""
         ...
 
+    def encode_attended(self, tiles: Tiles) -> tuple[torch.Tensor, Attention]:
+        """The visual features, and how the tower attended to them, from one pass."""
+        ...
+
+    def with_projector(self, weights: Mapping[str, torch.Tensor]) -> Self:
+        """This backbone with another projector; all else is shared with it.
+
+        Raises CheckpointError for weights of another projector.
+        """
+        ...
+
     def project(self, y_PCD: torch.Tensor) -> torch.Tensor:
         """Merged features through the projector: (P * C, H), patch after patch."""
         ...
@@ -83,8 +107,11 @@ class Backbone(Protocol):
         """All features through the projector, (T, H), arranged as the backbone was trained to see them."""
         ...
 
-    def prefill(self, tokens_TH: torch.Tensor, question: Question) -> Prefilled:
-        """Reads the prompt: the template, the visual tokens in it, and the question."""
+    def prefill(self, tokens: torch.Tensor | Sequence[torch.Tensor], question: Question) -> Prefilled:
+        """Reads the prompt: the template, the visual tokens in it, and the question.
+
+        ``tokens`` are those of the only picture, (T, H), or one such tensor a picture.
+        """
         ...
 
     def generate(self, prefilled: Prefilled) -> str:

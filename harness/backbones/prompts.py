@@ -1,68 +1,105 @@
 """The words around an image: question texts and chat templates, as the checkpoints were trained to read them.
 
-The multiple-choice texts are VLMEvalKit's for these models; the templates are those published with the checkpoints.
+The texts are VLMEvalKit's for these models; the templates are those published with the checkpoints.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from harness.data.sample import Question
+from harness.data.sample import MARK, Question
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A conversation of one turn: ``before`` the visual tokens, ``after`` them with the question's text in the middle.
+    """A conversation: ``before`` the visual tokens, ``after`` them with the question's text in the middle.
 
-    ``stop`` is the token that ends an answer, ``special`` are those that a tokenizer must have for this template.
+    ``again`` opens a later turn. ``stop`` is the token that ends an answer, ``special`` are those that a tokenizer must
+    have for this template.
     """
 
     before: str
     after: str
+    again: str
     stop: str
     special: tuple[str, ...]
     text_of: Callable[[Question], str]
 
     def suffix(self, question: Question) -> str:
         """All that follows the visual tokens, up to where the answer begins."""
-        return self.after.format(text=self.text_of(question))
+        return self.turn(self.text_of(question), first=True, image=True)
+
+    def turn(self, text: str, *, first: bool, image: bool) -> str:
+        """From the visual tokens, or where there are none ``before``, or an answer's stop, to where an answer begins."""
+        words = self.after.format(text=text)
+        if first and image:
+            return words
+        return ("" if first else self.again) + words.removeprefix("\n")
+
+    def parts(self, question: Question, n_pictures: int) -> list[str | int]:
+        """The whole prompt in order: text, and the number (from 0) of the picture whose visual tokens stand there.
+
+        Pictures stand before the text, but those of a marked question where their marks are, as often as they are. What
+        follows a picture begins on a new line. Raises ValueError for a mark without a picture.
+        """
+        named = {k - 1 for k in question.pictures_named()}
+        if beyond := [k for k in named if not 0 <= k < n_pictures]:
+            raise ValueError(f"the question shows picture {max(beyond) + 1} of {n_pictures}")
+        parts: list[str | int] = [self.before]
+        for k in range(n_pictures):
+            if k not in named:
+                parts += [k, "\n"]
+        text, tail = self.text_of(question), self.after.removeprefix("\n{text}")
+        for place, piece in enumerate(MARK.split(text) if named else [text]):
+            parts += [int(piece) - 1, "\n"] if place % 2 else [piece]
+        return _joined([*parts, tail])
 
 
 def onevision_text(question: Question) -> str:
-    """What LLaVA-OneVision is asked: ``Question: ..`` with its options, or the question itself."""
-    if question.kind != "choice":
-        return _plain(question)
+    """What LLaVA-OneVision is asked: ``Question: ..`` with its options if it has any, or a yes/no question itself."""
+    if question.kind == "yes_no":
+        return _yes_no(question)
+    asked = f"{_hint(question)}Question: {question.text}\n"
+    if question.kind == "open":
+        return asked
     options = "".join(f"{letter}. {text}\n" for letter, text in question.options.items())
-    return (
-        f"{_hint(question)}Question: {question.text}\nOptions:\n{options}"
-        "Please select the correct answer from the options above. \n"
-    )
+    return f"{asked}Options:\n{options}Please select the correct answer from the options above. \n"
 
 
 def llava15_text(question: Question) -> str:
-    """What LLaVA-1.5 is asked: the question, its options, and to answer with a letter."""
-    if question.kind != "choice":
-        return _plain(question)
+    """What LLaVA-1.5 is asked: the question, its options, and to answer with a letter, or directly."""
+    if question.kind == "yes_no":
+        return _yes_no(question)
+    asked = f"{_hint(question, label='')}{question.text}"
+    if question.kind == "open":
+        return f"{asked}\nAnswer the question directly."
     options = "".join(f"\n{letter}. {text}" for letter, text in question.options.items())
-    return (
-        f"{_hint(question, mark='')}{question.text}{options}\n"
-        "Answer with the option's letter from the given choices directly."
-    )
+    return f"{asked}{options}\nAnswer with the option's letter from the given choices directly."
 
 
-def _plain(question: Question) -> str:
+def _yes_no(question: Question) -> str:
     text = f"{_hint(question)}{question.text}"
-    if question.kind == "yes_no" and "yes or no" not in question.text.lower():
-        return f"{text} Please answer yes or no."
-    return text
+    return text if "yes or no" in question.text.lower() else f"{text} Please answer yes or no."
 
 
-def _hint(question: Question, mark: str = "Hint: ") -> str:
-    return f"{mark}{question.hint}\n" if question.hint else ""
+def _hint(question: Question, label: str = "Hint: ") -> str:
+    return f"{label}{question.hint}\n" if question.hint else ""
+
+
+def _joined(parts: Sequence[str | int]) -> list[str | int]:
+    """The parts with neighbouring texts put together, and without empty ones."""
+    joined: list[str | int] = []
+    for part in parts:
+        if joined and isinstance(part, str) and isinstance(joined[-1], str):
+            joined[-1] += part
+        elif part != "":
+            joined.append(part)
+    return joined
 
 
 ONEVISION = Template(
     before="<|im_start|>user\n",
     after="\n{text}<|im_end|>\n<|im_start|>assistant\n",
+    again="\n<|im_start|>user\n",
     stop="<|im_end|>",
     special=("<|im_start|>", "<|im_end|>"),
     text_of=onevision_text,
@@ -74,6 +111,7 @@ LLAVA15 = Template(
         "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: "
     ),
     after="\n{text} ASSISTANT:",
+    again="USER: ",
     stop="</s>",
     special=("<s>", "</s>"),
     text_of=llava15_text,

@@ -37,20 +37,22 @@ _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"\b(?i:answer\s+is)\s+([A-Z])\b")
 _WORD = re.compile(r"[^\W_]+")
 _TAIL_WORDS = 5
+_OTHER = "Other Answers"
 
 
 def judge(question: Question, truth: str, answer_text: str) -> bool:
     """Whether a generated answer is right, by exact match alone.
 
     A choice is the letter that :func:`chosen_letter` reads; a yes/no answer holds ``yes`` or ``no`` as a word, whatever
-    its case, and not both; an open answer equals the truth but for case, spacing, and punctuation at its ends.
+    its case, and not both; an open question is judged as the choice between its truth and ``Other Answers``, as
+    VLMEvalKit does with MMMU's.
     """
     if question.kind == "choice":
         return chosen_letter(question.options, answer_text) == truth
     if question.kind == "yes_no":
         said = {word for word in _WORD.findall(answer_text.lower()) if word in ("yes", "no")}
         return said == {truth.lower()}
-    return _bare(answer_text) == _bare(truth)
+    return chosen_letter({"A": truth, "B": _OTHER}, answer_text) == "A"
 
 
 def chosen_letter(options: Mapping[str, str], answer_text: str) -> str | None:
@@ -72,10 +74,6 @@ def chosen_letter(options: Mapping[str, str], answer_text: str) -> str | None:
         return None
     contained = [letter for letter, text in options.items() if text.lower() in lowered]
     return contained[0] if len(contained) == 1 else None
-
-
-def _bare(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .,;:!?'\"")
 
 
 class Metric(ABC):

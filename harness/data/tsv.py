@@ -2,10 +2,11 @@
 
     index   image   question   [hint]   A B ..   answer   [category]   [image_path]   [group]
 
-``image`` is the file in base64, or (64 characters at most) the index of the row that holds it. A row without options is
-a yes/no question where its answer is yes or no, and an open one otherwise. ``image_path`` names the picture; ``group``
-is this project's own column, for benchmarks whose groups the metric cannot derive. Fields may be quoted, and then hold
-tabs and line ends.
+``image`` is the file in base64, a list of several (``['..', '..']``), or (64 characters at most) the index of the row
+that holds them. A row without options is a yes/no question where its answer is yes or no, and an open one otherwise; in
+MMMU, whose texts say with ``<image k>`` where a picture stands, it is always open. ``image_path`` names the picture;
+``group`` is this project's own column, for benchmarks whose groups the metric cannot derive. Fields may be quoted, and
+then hold tabs and line ends.
 
 A file is read in two ways: once from end to end, a row at a time, to find where rows begin and whether they are sound;
 then a row whenever its sample is asked for. Neither holds more than a row or two in memory.
@@ -32,6 +33,7 @@ _REQUIRED = ("index", "image", "question", "answer")
 _LONGEST_REFERENCE = 64
 _LONGEST_FIELD = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
+_MARKED = frozenset({"MMMU_DEV_VAL"})
 _LIMIT = threading.RLock()
 
 
@@ -48,7 +50,7 @@ def read_tsv(path: str | os.PathLike[str], benchmark: str) -> "TsvSamples":
     anything that is not a benchmark in this form. Whether a picture can be decoded is found when its sample is first
     asked for.
     """
-    return TsvSamples(Path(path), metric(benchmark))
+    return TsvSamples(Path(path), metric(benchmark), marked=benchmark in _MARKED)
 
 
 def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
@@ -94,13 +96,14 @@ def _row_of(sample: Sample, holder: Sample) -> dict[str, str]:
     """A sample as a row, where ``holder`` is the first one that showed its picture."""
     image = holder.id
     if holder is sample:
-        image = base64.b64encode(sample.image_bytes).decode("ascii")
+        files = [base64.b64encode(file).decode("ascii") for file in sample.files]
+        image = files[0] if len(files) == 1 else str(files)
         if len(image) <= _LONGEST_REFERENCE:
             raise DataError(
                 f"sample {sample.id!r}: its image has {len(image)} characters in base64; up to {_LONGEST_REFERENCE} it "
                 "would be taken for another row's index"
             )
-    elif holder.image_bytes != sample.image_bytes:
+    elif holder.files != sample.files:
         raise DataError(
             f"samples {holder.id!r} and {sample.id!r} show different pictures by the name {sample.image_id!r}; "
             "an image_id names one picture"
@@ -121,8 +124,9 @@ def _row_of(sample: Sample, holder: Sample) -> dict[str, str]:
 class TsvSamples(Sequence[Sample]):
     """The samples of one TSV file (see :func:`read_tsv`), or a slice of them, which is as lazy as the whole."""
 
-    def __init__(self, path: Path, metric: Metric) -> None:
+    def __init__(self, path: Path, metric: Metric, *, marked: bool) -> None:
         self.path = path
+        self._marked = marked
         self._metric = metric
         self._offsets = array.array("q")
         self._lines = array.array("q")
@@ -150,13 +154,15 @@ class TsvSamples(Sequence[Sample]):
         """Finds where each row begins and which row holds its image; refuses the file at the first thing wrong."""
         holders: dict[str, int] = {}
         references: dict[int, str] = {}
+        counts: dict[int, int] = {}
+        named: dict[int, int] = {}
         rows = self._rows()
         self._header = next(rows, (0, 1, []))[2]
         self._options = [name for name in self._header if len(name) == 1 and "A" <= name <= "Z"]
         self._check_header()
         for offset, line, fields in rows:
             row = self._named(fields, line)
-            self._question(row, line)
+            question, _ = self._question(row, line)
             self._group(row, "", line)
             number = len(self._lines)
             if (index := row["index"]) in holders:
@@ -166,7 +172,11 @@ class TsvSamples(Sequence[Sample]):
             if len(row["image"]) <= _LONGEST_REFERENCE:
                 references[number] = row["image"]
             else:
-                self._image_bytes(row["image"], line)
+                counts[number] = len(self._files(row["image"], line))
+            if pictures := question.pictures_named():
+                named[number] = max(pictures)
+                if min(pictures) < 1:
+                    self._refuse(line, "question", "<image 0>", "is shown, but pictures are counted from 1")
             self._offsets.append(offset)
             self._lines.append(line)
             self._images.append(number)
@@ -181,6 +191,10 @@ class TsvSamples(Sequence[Sample]):
                     f"is not the index of a row with an image (at most {_LONGEST_REFERENCE} characters refer to one)",
                 )
             self._images[number] = holder
+        for number, most in named.items():
+            if most > (count := counts[self._images[number]]):
+                has = f"is shown, but the row has {count} image{'s' * (count != 1)}"
+                self._refuse(self._lines[number], "question", f"<image {most}>", has)
 
     def _rows(self, offset: int = 0, line: int = 1) -> Iterator[tuple[int, int, list[str]]]:
         """Offset in bytes, line and fields of each row from ``offset`` on."""
@@ -236,7 +250,7 @@ class TsvSamples(Sequence[Sample]):
             kind = "choice"
             if truth not in options:
                 self._refuse(line, "answer", truth, f"is not among the options {', '.join(options)}")
-        elif truth.lower() in ("yes", "no"):
+        elif truth.lower() in ("yes", "no") and not self._marked:
             kind, truth = "yes_no", truth.capitalize()
         else:
             kind = "open"
@@ -244,7 +258,8 @@ class TsvSamples(Sequence[Sample]):
                 self._refuse(line, "answer", truth, "is no answer; without it nothing can be scored")
         if not row["question"].strip():
             self._refuse(line, "question", row["question"], "is no question")
-        return Question(text=row["question"], kind=kind, options=options, hint=row.get("hint", "")), truth
+        text, hint = row["question"], row.get("hint", "")
+        return Question(text=text, kind=kind, options=options, hint=hint, marked=self._marked), truth
 
     def _sample(self, number: int) -> Sample:
         holder = self._images[number]
@@ -254,10 +269,12 @@ class TsvSamples(Sequence[Sample]):
         line = self._lines[number]
         question, truth = self._question(row, line)
         image_id = row.get("image_path") or image["index"]
+        first, *others = self._files(image["image"], self._lines[holder])
         sample = Sample(
             id=row["index"],
             image_id=image_id,
-            image_bytes=self._image_bytes(image["image"], self._lines[holder]),
+            image_bytes=first,
+            more_images=tuple(others),
             question=question,
             truth=truth,
             category=row.get("category", ""),
@@ -265,7 +282,7 @@ class TsvSamples(Sequence[Sample]):
         )
         if holder not in self._sound:
             try:
-                sample.image()
+                sample.images()
             except DataError as error:
                 raise DataError(f"{self.path}: line {self._lines[holder]}: column 'image': {error}") from None
             self._sound.add(holder)
@@ -283,16 +300,17 @@ class TsvSamples(Sequence[Sample]):
             return self._named(fields, line)
         raise DataError(f"{self.path}: line {line} is no longer there; the file changed while it was in use")
 
-    def _image_bytes(self, text: str, line: int) -> bytes:
-        if text.startswith("["):
-            items = text.strip("[] ").split(",")
-            if len(items) > 1:
-                self._refuse(line, "image", text, f"is a list of {len(items)} images; the harness asks about one")
-            text = items[0].strip(" '\"")
+    def _files(self, text: str, line: int) -> list[bytes]:
+        """The files in an image field: one in base64, or a list of several."""
+        listed = text.startswith("[")
+        items = [item.strip(" '\"") for item in text.strip("[] ").split(",")] if listed else [text]
         try:
-            return base64.b64decode(text, validate=True)
+            files = [base64.b64decode(item, validate=True) for item in items]
         except (binascii.Error, ValueError) as error:
             self._refuse(line, "image", text, f"is not base64: {error}")
+        if not all(files):
+            self._refuse(line, "image", text, f"is a list of {len(files)} images, one of which is empty")
+        return files
 
     def _refuse(self, line: int, column: str, value: str, why: str) -> NoReturn:
         raise DataError(f"{self.path}: line {line}: column {column!r}: {_short(value)} {why}")

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from harness.backbones.contract import Backbone
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
+from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
 from harness.pipelines.server_half import answers, tokens_of_image
 
@@ -53,16 +54,20 @@ class ImageCodec(ABC):
 
     def on_device(self, sample: Sample, clock: Clock) -> Payload:
         """Encodes the camera's pixels; reading the sample's file is not part of any scheme, and is not timed."""
-        image = sample.image()
-        with clock.stage("encode"):
-            return Payload(self.kind, self.encode(image))
+        bodies = []
+        for image in sample.images():
+            with clock.stage("encode"):
+                bodies.append(self.encode(image))
+        return Payload(self.kind, pictures.pack(bodies))
 
     def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
-        """Decodes, then answers from the decoded picture as if it were the original."""
-        with clock.stage("decode"):
-            image = self.decode(payload.body)
-        tokens_TH = tokens_of_image(self.backbone, image, self.point.merge_to, clock)
-        return answers(self.backbone, tokens_TH, questions, clock)
+        """Decodes, then answers from the decoded pictures as if they were the originals."""
+        tokens = []
+        for body in pictures.unpack(payload.body):
+            with clock.stage("decode"):
+                image = self.decode(body)
+            tokens.append(tokens_of_image(self.backbone, image, self.point.merge_to, clock))
+        return answers(self.backbone, tokens, questions, clock)
 
 
 def picture(body: bytes, formats: tuple[str, ...]) -> Image.Image:

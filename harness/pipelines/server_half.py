@@ -11,6 +11,7 @@ from PIL.Image import Image
 
 from harness.backbones.contract import Backbone, Tiles
 from harness.data.sample import Question
+from harness.errors import BitstreamError
 from harness.pipelines.contract import Answer, Clock
 from harness.tofc.merging import merge
 
@@ -45,13 +46,23 @@ def tokens_of_features(
         return backbone.project(y_PCD)
 
 
-def answers(backbone: Backbone, tokens_TH: torch.Tensor, questions: Sequence[Question], clock: Clock) -> list[Answer]:
-    """What the backbone answers to each question, from the same visual tokens."""
+def answers(
+    backbone: Backbone, tokens: torch.Tensor | Sequence[torch.Tensor], questions: Sequence[Question], clock: Clock
+) -> list[Answer]:
+    """What the backbone answers to each question, from the same visual tokens: (T, H) of each picture, or of the only.
+
+    Raises BitstreamError where a question shows a picture that was not sent.
+    """
+    tokens = [tokens] if isinstance(tokens, torch.Tensor) else tokens
     found = []
     for question in questions:
+        named = question.pictures_named()
+        if max(named, default=0) > len(tokens):
+            raise BitstreamError(f"the question shows picture {max(named)}, and the payload holds {len(tokens)}")
+        once = [k for k in range(1, len(tokens) + 1) if k not in named]
         with clock.stage("prefill"):
-            prefilled = backbone.prefill(tokens_TH, question)
+            prefilled = backbone.prefill(tokens, question)
         with clock.stage("generate"):
             text = backbone.generate(prefilled)
-        found.append(Answer(text, tokens_TH.shape[0]))
+        found.append(Answer(text, sum(tokens[k - 1].shape[0] for k in (*once, *named))))
     return found

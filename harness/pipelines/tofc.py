@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+from PIL.Image import Image
+
 from harness.backbones.contract import Backbone
 from harness.data.sample import Question, Sample
 from harness.errors import UnavailableError, unknown_name
+from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
 from harness.pipelines.server_half import answers, n_clusters
 from harness.tofc.codec import CODECS, TofcCodec
@@ -37,7 +40,9 @@ class Tofc:
 
     def on_device(self, sample: Sample, clock: Clock) -> Payload:
         """Pixels to a stream."""
-        image = sample.image()
+        return Payload("tofc", pictures.pack([self._stream(image, clock) for image in sample.images()]))
+
+    def _stream(self, image: Image, clock: Clock) -> bytes:
         with clock.stage("preprocess"):
             tiles = self.backbone.preprocess(image)
         with clock.stage("vision_encode"):
@@ -45,12 +50,14 @@ class Tofc:
         with clock.stage("merge"):
             y_PCD = merge(x_PVD, n_clusters(self.backbone, self.point.merge_to)).y_PCD
         with clock.stage("encode"):
-            return Payload("tofc", self.codec.compress(y_PCD, tiles.grid))
+            return self.codec.compress(y_PCD, tiles.grid)
 
     def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """A stream to answers; raises BitstreamError for anything but a stream of this codec."""
-        with clock.stage("decode"):
-            y_PCD = self.codec.decompress(payload.body).y_PCD
-        with clock.stage("project"):
-            tokens_TH = self.backbone.project(y_PCD)
-        return answers(self.backbone, tokens_TH, questions, clock)
+        tokens = []
+        for body in pictures.unpack(payload.body):
+            with clock.stage("decode"):
+                y_PCD = self.codec.decompress(body).y_PCD
+            with clock.stage("project"):
+                tokens.append(self.backbone.project(y_PCD))
+        return answers(self.backbone, tokens, questions, clock)

@@ -112,13 +112,23 @@ YES_NO = [
     ("Yes", "yes_no", False),
 ]
 
+# An open question is the choice between A, its truth, and B, "Other Answers" (13 characters).
 OPEN = [
     ("Kerb", "kerb", True),
     ("42", " 42. ", True),
-    ("two words", "Two  words", True),
-    ("42", "421", False),
-    ("kerb", "the kerb", False),
+    ("kerb", "the kerb", True),
+    ("Kerb", "It is a KERB, I think.", True),
+    ("42", "421", True),
+    ("two words", "Two  words", False),
     ("kerb", "", False),
+    ("kerb", "a wall", False),
+    ("kerb", "other answers", False),
+    ("kerb", "kerb, or other answers", False),
+    ("kerb", "A", True),
+    ("kerb", "B", False),
+    ("kerb", "The answer is A, not B", True),
+    ("kerb", "kerb" + " x" * 15, True),
+    ("kerb", "kerb" + " x" * 16, False),
 ]
 
 
@@ -138,7 +148,7 @@ def test_yes_or_no_as_a_word(truth, answer, right):
 
 @pytest.mark.parametrize(("truth", "answer", "right"), OPEN)
 def test_open_answers(truth, answer, right):
-    """Open answers equal the truth but for case, spacing and punctuation at the ends."""
+    """Open answers are judged as VLMEvalKit's choice between the truth and all else, with what that brings."""
     assert judge(Question(text="?", kind="open"), truth, answer) is right
 
 

@@ -126,7 +126,8 @@ DAMAGE = [
     ),
     (HEADER + FIRST.replace(RED, "1"), "line 2: column 'image': '1' is not the index of a row with an image"),
     (HEADER + FIRST.replace(RED, ""), "line 2: column 'image': '' is not the index of a row with an image"),
-    (HEADER + FIRST.replace(RED, f"['{RED}','{RED}']"), "line 2: column 'image': .* is a list of 2 images"),
+    (HEADER + FIRST.replace(RED, f"['{RED}','']"), "line 2: column 'image': .* is a list of 2 images, one of .* empty"),
+    (HEADER + FIRST.replace(RED, f"['{RED}','é{RED}']"), "line 2: column 'image': .* is not base64"),
     (HEADER + FIRST.replace("\tB\t", "\tE\t"), "line 2: column 'answer': 'E' is not among the options A, B"),
     (HEADER + FIRST.replace("\tB\t", "\t\t"), "line 2: column 'answer': '' is not among the options A, B"),
     (f"index\timage\tquestion\tanswer\n1\t{RED}\tWhy?\t\n", "line 2: column 'answer': '' is no answer"),
@@ -192,7 +193,7 @@ def test_it_is_a_sequence(tsv):
 
 ids = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=64)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
-pictures = st.sampled_from([("red", png("red")), ("blue", png("blue"))])
+pictures = st.sampled_from([("red", png("red")), ("blue", png("blue")), ("both", png("red"), png("blue"))])
 
 
 @st.composite
@@ -211,13 +212,14 @@ def benchmarks(draw):
                 "open": texts.map(str.strip).filter(lambda text: text and text.lower() not in ("yes", "no")),
             }[kind]
         )
-        image_id, image = draw(pictures)
+        image_id, image, *more = draw(pictures)
         text = draw(texts.filter(str.strip))
         samples.append(
             Sample(
                 id=number,
                 image_id=image_id,
                 image_bytes=image,
+                more_images=tuple(more),
                 question=Question(text=text, kind=kind, options=options, hint=draw(st.just("") | texts)),
                 truth=truth,
                 category=draw(st.just("") | texts),
@@ -273,6 +275,43 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path, unwritable, sentence):
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+MMMU = "index\timage\tquestion\tA\tB\tanswer\tcategory\n"
+PAIR = str([RED, base64.b64encode(png("blue")).decode()])
+
+
+def test_several_pictures_and_open_questions(tsv):
+    """MMMU's rows hold a list of pictures and marks for them, and a row without options is an open question."""
+    rows = (
+        f"dev_1\t{PAIR}\tHow does <image 1> differ from <image 2>?\tcat\tdog\tB\tArt\n"
+        f"val_2\tdev_1\tWhich is it, <image 2>?\t\t\tYes\tArt\n"
+        f"val_3\t['{RED}']\tSee <image 1>.\t\t\t3.5\tArt\n"
+    )
+    first, second, third = samples = read_tsv(tsv(MMMU + rows), "MMMU_DEV_VAL")
+    assert first.files == (png(), png("blue"))
+    assert [picture.getpixel((0, 0)) for picture in first.images()] == [(255, 0, 0), (0, 0, 255)]
+    assert second.files == first.files
+    assert second.image_id == first.image_id == "dev_1"
+    assert [s.question.kind for s in samples] == ["choice", "open", "open"]
+    assert [s.truth for s in samples] == ["B", "Yes", "3.5"]
+    assert [s.question.pictures_named() for s in samples] == [[1, 2], [2], [1]]
+    assert third.files == (png(),)
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ("<image 3>?", "line 2: column 'question': '<image 3>' is shown, but the row has 2 images"),
+        ("<image 0>?", "line 2: column 'question': '<image 0>' is shown, but pictures are counted from 1"),
+    ],
+)
+def test_a_mark_without_a_picture_is_refused(tsv, question, sentence):
+    """A question that shows a picture which its row lacks cannot be asked; in other benchmarks it is text."""
+    path = tsv(MMMU + f"1\t{PAIR}\t{question}\tcat\tdog\tB\tArt\n")
+    with pytest.raises(DataError, match=sentence):
+        read_tsv(path, "MMMU_DEV_VAL")
+    assert read_tsv(path, "MMStar")[0].question.pictures_named() == []
 
 
 def test_rotations_are_told_from_the_index(tsv):
