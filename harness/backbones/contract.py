@@ -93,7 +93,7 @@ class Backbone(Protocol):
         ...
 
     def with_projector(self, weights: Mapping[str, torch.Tensor]) -> Self:
-        """This backbone with another projector; all else is shared with it.
+        """The same backbone with another projector; all else is shared.
 
         Raises CheckpointError for weights of another projector.
         """

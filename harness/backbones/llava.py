@@ -7,11 +7,12 @@ The models are transformers' own. Their parts are called one by one, because a s
 transformers' way around them cannot take merged features.
 """
 
+import copy
 import dataclasses
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
@@ -20,7 +21,7 @@ from transformers import DynamicCache
 
 from harness.backbones import decoding, tower
 from harness.backbones.checkpoint import dtype_of, locate, random_model, read_config, read_model, read_tokenizer
-from harness.backbones.contract import Prefilled, Tiles
+from harness.backbones.contract import Attention, Prefilled, Tiles
 from harness.backbones.pieces import PieceTokenizer
 from harness.backbones.prompts import Template
 from harness.data.sample import Question
@@ -88,6 +89,7 @@ class Llava(ABC):
         self.template = template
         self.max_new_tokens = max_new_tokens
         self.device: torch.device = model.device
+        self._own_projector: Any = None
         vision = model.config.vision_config
         self.n_features: int = (vision.image_size // vision.patch_size) ** 2
         self.feature_dim: int = vision.hidden_size
@@ -117,6 +119,34 @@ class Llava(ABC):
         return tower.features(
             self.model.model.vision_tower, pixels_PCHW, config.vision_feature_layer, drop_cls=drop_cls
         )
+
+    @torch.inference_mode()
+    def encode_attended(self, tiles: Tiles) -> tuple[torch.Tensor, Attention]:
+        """The visual features x (P, V, D), and how the layer that gave them attended to each, from one pass."""
+        config = self.model.config
+        drop_cls = config.vision_feature_select_strategy == "default"
+        pixels_PCHW = tiles.pixels_PCHW.to(self.device, non_blocking=True)
+        return tower.attended_features(
+            self.model.model.vision_tower, pixels_PCHW, config.vision_feature_layer, drop_cls=drop_cls
+        )
+
+    def with_projector(self, weights: Mapping[str, torch.Tensor]) -> Self:
+        """The same backbone with another projector; all else is shared.
+
+        Raises CheckpointError for weights of another projector.
+        """
+        other, projector = copy.copy(self), copy.deepcopy(self.projector)
+        try:
+            projector.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise CheckpointError(f"not the projector of {self.name}: {str(error).splitlines()[-1].strip()}") from None
+        other._own_projector = projector.requires_grad_(False)
+        return other
+
+    @property
+    def projector(self) -> Any:
+        """What takes visual features to tokens."""
+        return self.model.model.multi_modal_projector if self._own_projector is None else self._own_projector
 
     @torch.inference_mode()
     def project(self, y_PCD: torch.Tensor) -> torch.Tensor:
@@ -149,8 +179,7 @@ class Llava(ABC):
         return torch.cat([next(texts) if isinstance(part, str) else pictures[part].to(text_TH) for part in parts])
 
     def _projected(self, x_PVD: torch.Tensor) -> torch.Tensor:
-        projector = self.model.model.multi_modal_projector
-        tokens_PVH: torch.Tensor = projector(x_PVD.to(self.device, projector.linear_1.weight.dtype))
+        tokens_PVH: torch.Tensor = self.projector(x_PVD.to(self.device, self.projector.linear_1.weight.dtype))
         return tokens_PVH
 
 
