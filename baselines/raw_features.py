@@ -21,8 +21,9 @@ from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.pipelines.server_half import answers, n_clusters
-from harness.tofc.merging import merge
+from harness.pipelines.device_half import features_of_image
+from harness.pipelines.server_half import answers
+from harness.tofc.reducer import Merging
 
 _HEADER = struct.Struct("<4s4B2H2I")
 _MAGIC = b"RAWF"
@@ -51,13 +52,7 @@ class RawFeatures:
         return Payload("features", pictures.pack([self._encoded(image, clock) for image in sample.images()]))
 
     def _encoded(self, image: Image, clock: Clock) -> bytes:
-        with clock.stage("preprocess"):
-            tiles = self.backbone.preprocess(image)
-        with clock.stage("vision_encode"):
-            x_PVD = self.backbone.encode_image(tiles)
-        if self.point.merge_to is not None:
-            with clock.stage("merge"):
-                x_PVD = merge(x_PVD, n_clusters(self.backbone, self.point.merge_to)).y_PCD
+        x_PVD, tiles = features_of_image(self.backbone, image, Merging(), self.point.merge_to, clock)
         with clock.stage("encode"):
             return pack(x_PVD, tiles, merged=self.point.merge_to is not None)
 

@@ -1,4 +1,7 @@
-"""TOFC as a scheme: merged features, coded with selective entropy models, cross the link (the paper's Fig. 2)."""
+"""TOFC as a scheme: merged features, coded with selective entropy models, cross the link (the paper's Fig. 2).
+
+Its ablations are the same scheme with another reducer in the place of merging, or another codec.
+"""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,9 +13,11 @@ from harness.data.sample import Question, Sample
 from harness.errors import UnavailableError, unknown_name
 from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.pipelines.server_half import answers, n_clusters
+from harness.pipelines.device_half import features_of_image
+from harness.pipelines.server_half import answers
 from harness.tofc.codec import CODECS, TofcCodec
-from harness.tofc.merging import merge
+from harness.tofc.feature_codec import FeatureCodec
+from harness.tofc.reducer import Merging, Reducer
 
 
 class TofcPoint(OperatingPoint):
@@ -30,25 +35,23 @@ class Tofc:
     server_stages: ClassVar[tuple[str, ...]] = ("decode", "project", "prefill", "generate")
 
     def __init__(self, backbone: Backbone, point: TofcPoint) -> None:
-        self.backbone = backbone
         self.point = point
+        self.backbone, self.reducer, self.codec = self.parts(backbone, point)
+
+    def parts(self, backbone: Backbone, point: TofcPoint) -> tuple[Backbone, Reducer, FeatureCodec]:
+        """The backbone as it is used, what makes few features of many, and what codes these."""
         folder = CODECS / backbone.name
         known = [path.stem for path in sorted(folder.glob("*.safetensors"))]
         if point.codec not in known:
             raise UnavailableError(f"{folder}: {unknown_name('codec', point.codec, known or ['none'])}")
-        self.codec = TofcCodec.load(folder / f"{point.codec}.safetensors", backbone.device)
+        return backbone, Merging(), TofcCodec.load(folder / f"{point.codec}.safetensors", backbone.device)
 
     def on_device(self, sample: Sample, clock: Clock) -> Payload:
         """Pixels to a stream."""
         return Payload("tofc", pictures.pack([self._stream(image, clock) for image in sample.images()]))
 
     def _stream(self, image: Image, clock: Clock) -> bytes:
-        with clock.stage("preprocess"):
-            tiles = self.backbone.preprocess(image)
-        with clock.stage("vision_encode"):
-            x_PVD = self.backbone.encode_image(tiles)
-        with clock.stage("merge"):
-            y_PCD = merge(x_PVD, n_clusters(self.backbone, self.point.merge_to)).y_PCD
+        y_PCD, tiles = features_of_image(self.backbone, image, self.reducer, self.point.merge_to, clock)
         with clock.stage("encode"):
             return self.codec.compress(y_PCD, tiles.grid)
 
