@@ -17,6 +17,7 @@ SCHEMES: Mapping[str, str] = {
     "hyperprior": "baselines.hyperprior:Hyperprior",
     "elic": "baselines.elic:Elic",
     "server_only": "baselines.server_only:ServerOnly",
+    "device_only": "baselines.device_only:DeviceOnly",
     "raw_features": "baselines.raw_features:RawFeatures",
 }
 
@@ -25,7 +26,15 @@ BACKBONES: Mapping[str, str] = {
     "llava-onevision-0.5b": "harness.backbones.onevision:load",
     "llava-1.5-7b": "harness.backbones.llava15:load",
     "mini-onevision": "harness.backbones.onevision:load",
+    "mini-nano": "harness.backbones.onevision:load",
+    "mini-llava15": "harness.backbones.llava15:load",
 }
+
+ON_DEVICE: Mapping[str, str] = {
+    "llava-onevision-7b": "llava-onevision-0.5b",
+    "mini-onevision": "mini-nano",
+}
+"""The smaller model of a backbone's family, that a device runs by itself; LLaVA-1.5 has none."""
 
 BENCHMARKS: Mapping[str, str] = {
     "RealWorldQA": "harness.data.benchmarks:load",

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.data.sample import Sample
 from harness.data.scoring import judge
-from harness.pipelines.contract import Pipeline, stage_sides
+from harness.pipelines.contract import Answer, Payload, Pipeline, stage_sides
 from harness.profile.clock import StageClock, Untimed, synchroniser
 from harness.profile.workers import spread
 from harness.records import OutcomeRow, StageRow
@@ -148,8 +148,12 @@ def _outcomes(
     scheme: Pipeline, of_image: Sequence[Sample], *, run: str, pipeline: str, point: str
 ) -> Iterator[OutcomeRow]:
     """The outcomes of all questions about one image."""
-    payload = scheme.on_device(of_image[0], Untimed())
-    answers = scheme.on_server(payload, [sample.question for sample in of_image], Untimed())
+    sent = scheme.on_device(of_image[0], Untimed())
+    if isinstance(sent, Payload):
+        n_bytes, answers = len(sent.body), scheme.on_server(sent, [sample.question for sample in of_image], Untimed())
+    else:
+        others = (scheme.on_device(sample, Untimed()) for sample in of_image[1:])
+        n_bytes, answers = 0, [sent, *(answer for answer in others if isinstance(answer, Answer))]
     for sample, answer in zip(of_image, answers, strict=True):
         yield OutcomeRow(
             run=run,
@@ -158,7 +162,7 @@ def _outcomes(
             sample=sample.id,
             category=sample.category,
             group=sample.group,
-            payload_bytes=len(payload.body),
+            payload_bytes=n_bytes,
             visual_tokens=answer.visual_tokens,
             answer=answer.text,
             truth=sample.truth,
@@ -169,6 +173,7 @@ def _outcomes(
 def _request(scheme: Pipeline, sample: Sample, device: str) -> dict[str, float]:
     """One request through both halves: the seconds of each of its stages."""
     clock = StageClock(synchroniser(device))
-    payload = scheme.on_device(sample, clock)
-    scheme.on_server(payload, [sample.question], clock)
+    sent = scheme.on_device(sample, clock)
+    if isinstance(sent, Payload):
+        scheme.on_server(sent, [sample.question], clock)
     return clock.seconds

@@ -64,8 +64,11 @@ class Pipeline(Protocol):
     device_stages: ClassVar[tuple[str, ...]]
     server_stages: ClassVar[tuple[str, ...]]
 
-    def on_device(self, sample: Sample, clock: Clock) -> Payload:
-        """The device half: all that happens before the first byte is sent."""
+    def on_device(self, sample: Sample, clock: Clock) -> Payload | Answer:
+        """The device half: all that happens before the first byte is sent.
+
+        A scheme that sends nothing returns the answer itself, to this sample's question; its payload is 0 bytes long.
+        """
         ...
 
     def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:

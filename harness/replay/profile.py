@@ -16,6 +16,7 @@ from harness.errors import ResultsError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +44,11 @@ class Profile:
     def server_s(self) -> Floats:
         """(R,), the sum of the server stages."""
         return np.asarray(self.server_stage_s.sum(axis=1))
+
+    @property
+    def stays(self) -> Bools:
+        """(R,), whether the device answers alone: nothing is sent, and the server has nothing to do."""
+        return np.asarray((self.payload_bytes == 0) & (self.server_s == 0))
 
     @classmethod
     def from_tables(cls, stages: pa.Table, outcomes: pa.Table, pipeline: str, point: str) -> Self:

@@ -48,6 +48,7 @@ class System:
         self._device_s = profile.device_s.tolist()
         self._payload_bytes = profile.payload_bytes.tolist()
         self._server_s = profile.server_s.tolist()
+        self._stays = profile.stays.tolist()
         self._devices = [Abortable(self.env, DEVICE, self._computed) for _ in range(load.users)]
         self._uplinks = [self._uplink(channel) for channel in channels]
         self._server = self._pool(profile)
@@ -116,6 +117,9 @@ class System:
         seen, env, row = self.instants, self.env, self.load.row[index]
         yield from self._through(self._devices[user], index, self._device_s[row])
         seen.device_done_s[index] = env.now
+        if self._stays[row]:
+            seen.sent_s[index] = seen.delivered_s[index] = seen.answered_s[index] = env.now
+            return
         if self.wire.handshake:
             yield env.at(env.now + 2 * self.wire.propagation_s)
         uplink = self._uplinks[user % len(self._uplinks)]

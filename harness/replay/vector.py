@@ -40,22 +40,25 @@ def run(profile: Profile, load: Workload, spec: Replay, wire: Wire, channels: Se
     device_s, n_bytes = profile.device_s[load.row], profile.payload_bytes[load.row]
     device_done_s = _devices(load.submitted_s, device_s, load.first)
     ready_s = device_done_s + 2 * wire.propagation_s if wire.handshake else device_done_s
-    sent_s = np.empty_like(ready_s)
+    goes = ~profile.stays[load.row]
+    sent_s = device_done_s.copy()
     if spec.sharing == "own":
         for user, channel in enumerate(channels):
-            own = slice(load.first[user], load.first[user + 1])
+            own = load.first[user] + np.flatnonzero(goes[load.first[user] : load.first[user + 1]])
             sent_s[own] = bulk.fifo(channel, wire, ready_s[own], n_bytes[own])
     else:
         order = np.argsort(ready_s, kind="stable")
+        order = order[goes[order]]
         send = bulk.fifo if spec.sharing == "fifo" else bulk.shared
         sent_s[order] = send(channels[0], wire, ready_s[order], n_bytes[order])
     sent_s[np.isinf(sent_s)] = np.nan
-    delivered_s = sent_s + wire.propagation_s if wire.propagation_s else sent_s
+    delivered_s = sent_s + wire.propagation_s * goes if wire.propagation_s else sent_s
     order = np.argsort(delivered_s, kind="stable")
-    answered_s = np.empty_like(delivered_s)
+    order = order[goes[order]]
+    answered_s = delivered_s.copy()
     answered_s[order] = _servers(delivered_s[order], profile.server_s[load.row][order], spec.servers)
     if spec.answer.seconds:
-        answered_s += spec.answer.seconds
+        answered_s[goes] += spec.answer.seconds
     return Instants(load.submitted_s, device_done_s, sent_s, delivered_s, answered_s)
 
 
@@ -63,13 +66,17 @@ def _closed_loop(profile: Profile, load: Workload, spec: Replay, wire: Wire, cha
     """Users that never meet: each request begins when the one before it is answered and thought about."""
     assert isinstance(spec.arrivals, ClosedLoop)
     device_s, server_s = profile.device_s[load.row].tolist(), profile.server_s[load.row].tolist()
-    n_bytes = profile.payload_bytes[load.row].tolist()
+    n_bytes, stays = profile.payload_bytes[load.row].tolist(), profile.stays[load.row].tolist()
     handshake_s = 2 * wire.propagation_s if wire.handshake else 0.0
     seen = np.full((5, len(load.row)), np.nan)
     for user in range(load.users):
         link, now_s = Link(channels[user], wire), 0.0
         for i in range(load.first[user], load.first[user + 1]):
             device_done_s = now_s + device_s[i]
+            if stays[i]:
+                seen[:, i] = now_s, *[device_done_s] * 4
+                now_s = device_done_s + spec.arrivals.think_s
+                continue
             sent_s = link.send(device_done_s + handshake_s, n_bytes[i])
             if math.isinf(sent_s):
                 seen[:2, i] = now_s, device_done_s

@@ -107,6 +107,31 @@ def test_engines_agree_on_random_systems(seed: int, users: int, servers: int, sh
     assert _largest_difference(one, other) <= 1e-9
 
 
+@pytest.mark.parametrize("engine", ["simpy", "vector"])
+@pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
+@pytest.mark.parametrize("arrivals", ["poisson", "closed loop"])
+def test_what_is_answered_on_the_device_waits_for_nothing(engine: str, sharing: str, arrivals: str) -> None:
+    """Nothing to send and nothing to serve: no handshake, header, propagation, queue or way back."""
+    users = {"users": 3, "servers": 3} if arrivals == "poisson" or sharing == "own" else {}
+    spec = spec_of(
+        uplink={"kind": "constant", "rate": "8 KB/s", "wire": WIRES["tcp"]},
+        arrivals=ARRIVALS[arrivals],
+        sharing=sharing,
+        answer={"size": "100 B", "rate": "1 MB/s", "propagation": "5 ms"},
+        **users,
+    )
+    alone = replayed(profile_of([0] * 6, [0.25] * 6, [0.0] * 6), spec, engine=engine)
+    for name in INSTANTS[2:]:
+        assert alone[name] == alone["device_done_s"]
+    mixed = profile_of([0, 4000] * 6, [0.25] * 12, [0.0, 0.5] * 6)
+    rows = [replayed(mixed, spec, engine=which) for which in ("simpy", "vector")]
+    assert _largest_difference(*rows) <= 1e-9
+    stayed = (rows[0]["answered_s"].to_numpy() == rows[0]["device_done_s"].to_numpy()).sum()
+    assert stayed == len(rows[0]) // 2
+    silent_but_served = replayed(profile_of([0], [0.25], [0.5]), spec, engine=engine)
+    assert (silent_but_served["answered_s"].to_numpy() >= silent_but_served["device_done_s"].to_numpy() + 0.5).all()
+
+
 @pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
 def test_engines_agree_when_all_users_ask_at_once(sharing: str) -> None:
     """Ties are broken by user and number, not by the order in which a simulator happens to look."""
