@@ -1,6 +1,7 @@
 """The public benchmarks of the paper: where their TSV files come from, and where they are looked for.
 
-The files are VLMEvalKit's. Nothing is downloaded here: what is absent is reported with all that is needed to fetch it.
+The files are VLMEvalKit's. Nothing is downloaded here (:mod:`harness.data.download` does that): what is absent is
+reported with all that is needed to fetch it.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.data.sample import Kind, Sample
+from harness.data.sample import Sample
 from harness.data.tsv import read_tsv
 from harness.errors import DataError, UnavailableError, unknown_name
 
@@ -21,12 +22,15 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A TSV file of VLMEvalKit: its name, its md5, its path under :data:`PREFIX`, and the kind of its questions."""
+    """A TSV file of VLMEvalKit: its name, its rows, its md5, and its path under :data:`PREFIX`.
+
+    MMBench repeats each of its questions in several rows, with its options rotated.
+    """
 
     name: str
+    questions: int
     md5: str
     url_path: str
-    kind: Kind
 
     @property
     def url(self) -> str:
@@ -34,20 +38,20 @@ class Benchmark:
         return PREFIX + self.url_path
 
 
-def _benchmark(name: str, md5: str, kind: Kind = "choice", folder: str = "VLMEval") -> Benchmark:
-    return Benchmark(name=name, md5=md5, url_path=f"{folder}/{name}.tsv", kind=kind)
+def _benchmark(name: str, questions: int, md5: str, folder: str = "VLMEval") -> Benchmark:
+    return Benchmark(name=name, questions=questions, md5=md5, url_path=f"{folder}/{name}.tsv")
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        _benchmark("RealWorldQA", "4de008f55dc4fd008ca9e15321dc44b7"),
-        _benchmark("MME", "b36b43c3f09801f5d368627fb92187c3", kind="yes_no"),
-        _benchmark("AI2D_TEST", "0f593e0d1c7df9a3d69bf1f947e71975"),
-        _benchmark("MMBench_DEV_EN", "b6caf1133a01c6bb705cf753bb527ed8", folder="benchmarks/MMBench"),
-        _benchmark("MMStar", "e1ecd2140806c1b1bbf54b43372efb9e"),
-        _benchmark("ScienceQA_TEST", "e42e9e00f9c59a80d8a5db35bc32b71f", folder="benchmarks/ScienceQA"),
-        _benchmark("MMMU_DEV_VAL", "585e8ad75e73f75dcad265dfd0417d64"),
+        _benchmark("RealWorldQA", 765, "4de008f55dc4fd008ca9e15321dc44b7"),
+        _benchmark("MME", 2374, "b36b43c3f09801f5d368627fb92187c3"),
+        _benchmark("AI2D_TEST", 3088, "0f593e0d1c7df9a3d69bf1f947e71975"),
+        _benchmark("MMBench_DEV_EN", 4329, "b6caf1133a01c6bb705cf753bb527ed8", folder="benchmarks/MMBench"),
+        _benchmark("MMStar", 1500, "e1ecd2140806c1b1bbf54b43372efb9e"),
+        _benchmark("ScienceQA_TEST", 2017, "e42e9e00f9c59a80d8a5db35bc32b71f", folder="benchmarks/ScienceQA"),
+        _benchmark("MMMU_DEV_VAL", 1050, "585e8ad75e73f75dcad265dfd0417d64"),
     )
 }
 
@@ -79,23 +83,28 @@ def load(name: str, *, cache: Path | None = None) -> Sequence[Sample]:  # noqa: 
     if not path.exists():
         benchmark = BENCHMARKS[name]
         raise UnavailableError(
-            f"{name} is not on this machine: {path} is absent; download {benchmark.url} (md5 {benchmark.md5}) "
-            "into that folder, or name another folder in LMUData"
+            f"{name} is not on this machine: {path} is absent; 'harness data get {name}' downloads {benchmark.url} "
+            f"(md5 {benchmark.md5}) into that folder; LMUData names another one"
         )
     return read_tsv(path, name)
 
 
-def check_md5(name: str) -> None:
+def check_md5(benchmark: Benchmark, path: Path) -> None:
     """Reads a benchmark's file from end to end; raises DataError where its md5 is not the published one."""
-    path, wanted = locate(name), find(name).md5
-    digest = hashlib.md5(usedforsecurity=False)
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+        found = md5_of(path)
     except OSError as error:
-        raise UnavailableError(f"{name}: {path} cannot be read: {error.strerror or error}") from None
-    if digest.hexdigest() != wanted:
+        raise UnavailableError(f"{benchmark.name}: {path} cannot be read: {error.strerror or error}") from None
+    if found != benchmark.md5:
         raise DataError(
-            f"{path}: its md5 is {digest.hexdigest()}, and {wanted} is published; it is damaged, or of another release"
+            f"{path}: its md5 is {found}, and {benchmark.md5} is published; it is damaged, or of another release"
         )
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file in hexadecimal digits; raises OSError where it cannot be read."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

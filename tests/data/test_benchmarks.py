@@ -78,14 +78,14 @@ def test_unknown_names_list_the_known():
 def test_md5_tells_a_damaged_file(home, monkeypatch):
     """The published file passes, another is refused with both sums, an absent one is unavailable."""
     with pytest.raises(UnavailableError, match="cannot be read"):
-        check_md5("RealWorldQA")
+        check_md5(find("RealWorldQA"), locate("RealWorldQA"))
     write_realworldqa(home / "LMUData")
     with pytest.raises(DataError, match=f"its md5 is [0-9a-f]{{32}}, and {find('RealWorldQA').md5} is published"):
-        check_md5("RealWorldQA")
+        check_md5(find("RealWorldQA"), locate("RealWorldQA"))
     md5 = hashlib.md5(locate("RealWorldQA").read_bytes()).hexdigest()
     monkeypatch.setattr(
         benchmarks,
         "BENCHMARKS",
-        {"RealWorldQA": benchmarks.Benchmark(name="RealWorldQA", md5=md5, url_path="x", kind="choice")},
+        {"RealWorldQA": benchmarks.Benchmark(name="RealWorldQA", questions=1, md5=md5, url_path="x")},
     )
-    check_md5("RealWorldQA")
+    check_md5(find("RealWorldQA"), locate("RealWorldQA"))

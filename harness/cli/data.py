@@ -1,0 +1,137 @@
+"""``harness data``: the public benchmarks on this machine."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+app = typer.Typer(
+    name="data",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="""List, fetch and check the seven benchmarks of the paper, as VLMEvalKit publishes them.
+
+    They lie in `$LMUData` if that is set and the folder exists, else in `~/LMUData`, where VLMEvalKit looks too.
+
+        harness data list
+        harness data get RealWorldQA MME
+        harness data check""",
+)
+
+
+@app.command("list")
+def list_() -> None:
+    """Show every benchmark: its questions, whether it is here, its published md5, and where it lies or would lie."""
+    from harness.data.benchmarks import BENCHMARKS, locate
+
+    for benchmark in BENCHMARKS.values():
+        path = locate(benchmark.name)
+        if path.exists():
+            state = "installed"
+        else:
+            begun = path.with_name(f"{path.name}.part")
+            state = "begun" if begun.exists() else "absent"
+        typer.echo(f"{benchmark.name:<15}{benchmark.questions:>5} questions  {state:<9}  md5 {benchmark.md5}  {path}")
+
+
+@app.command()
+def get(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Benchmarks, as 'harness data list' has them.")],
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HARNESS_DATA_MIRROR",
+            help="A URL under which the files lie as they do under VLMEvalKit's own.",
+            show_default="where VLMEvalKit publishes them",
+        ),
+    ] = None,
+) -> None:
+    """Download benchmarks; what was begun is taken up, and a file takes its name when its md5 is right.
+
+    harness data get RealWorldQA MME
+    """
+    from rich.console import Console
+
+    from harness.data.benchmarks import PREFIX, find, folder
+    from harness.data.download import download
+
+    console = Console()
+    for benchmark in [find(name) for name in names]:
+        with _Bar(console, benchmark.name, sized=True) as bar:
+            path = download(benchmark, folder(), mirror=mirror or PREFIX, progress=bar)
+        console.print(f"{benchmark.name}: {path}, md5 {benchmark.md5}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Benchmarks; without any, those that are here.")
+    ] = None,
+) -> None:
+    """Verify the md5 of benchmarks, and read every row and picture of them.
+
+    What is wrong is said with file, line, column and value, and the status is 2.
+
+        harness data check RealWorldQA
+    """
+    from rich.console import Console
+
+    from harness.data.benchmarks import BENCHMARKS, check_md5, find, folder, load, locate
+    from harness.errors import DataError, HarnessError, UnavailableError
+
+    console = Console()
+    wanted = names or [name for name in BENCHMARKS if locate(name).exists()]
+    if not wanted:
+        raise UnavailableError(f"none of the benchmarks is in {folder()}; 'harness data get NAME' downloads one")
+    mistakes = []
+    for name in wanted:
+        found: list[str] = []
+        try:
+            samples = load(name)
+            with _Bar(console, name, sized=False) as bar:
+                for number in range(len(samples)):
+                    samples[number].images()
+                    bar(number + 1, len(samples))
+        except HarnessError as error:
+            found.append(str(error))
+        try:
+            if not found or locate(name).exists():
+                check_md5(find(name), locate(name))
+        except HarnessError as error:
+            found.append(str(error))
+        if not found:
+            console.print(f"{name}: {len(samples)} questions, md5 as published", soft_wrap=True, highlight=False)
+        mistakes += found
+    if mistakes:
+        raise DataError("\n".join(mistakes))
+
+
+class _Bar:
+    """A progress bar on a terminal, in bytes or in questions; nothing where output goes to a file."""
+
+    def __init__(self, console: "Console", name: str, *, sized: bool) -> None:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)
+        columns = (TextColumn("{task.description:<15}"), BarColumn(), *amount, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task(name, total=None)
+
+    def __enter__(self) -> "Callable[[int, int | None], None]":
+        self._progress.start()
+        return lambda done, total: self._progress.update(self._task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

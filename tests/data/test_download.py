@@ -1,0 +1,192 @@
+"""Fetching benchmarks from a server on this machine that has ranges, loses connections, and sends other files."""
+
+import contextlib
+import fcntl
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from harness.data.benchmarks import Benchmark
+from harness.data.download import download
+from harness.errors import DataError, UnavailableError
+
+CONTENT = bytes(range(256)) * 4000
+BENCHMARK = Benchmark(
+    name="RealWorldQA", questions=765, md5=hashlib.md5(CONTENT).hexdigest(), url_path="VLMEval/RealWorldQA.tsv"
+)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``content`` under the benchmark's path; ``cut_after`` bytes of an answer it drops the connection."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.has_ranges = True
+        self.cut_after: int | None = None
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/mirror/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One answer."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        server.asked.append(wanted)
+        if self.path != "/mirror/VLMEval/RealWorldQA.tsv":
+            self.send_error(404)
+            return
+        start, total = 0, len(server.content)
+        if wanted and server.has_ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])  # type: ignore[index]
+            if start >= total:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{total}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        else:
+            self.send_response(200)
+        body = server.content[start:]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.wfile.write(body[: server.cut_after])
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server on a free port of this machine."""
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def fetch(server: Server, folder: Path, **options: object) -> Path:
+    """The download without waiting between attempts."""
+    return download(BENCHMARK, folder, mirror=server.url, pause_s=0.0, **options)  # type: ignore[arg-type]
+
+
+def test_the_file_and_nothing_else_is_there(server: Server, tmp_path: Path) -> None:
+    """A folder is made, the file takes its name, nothing lies beside it, and progress ends at its size."""
+    told: list[tuple[int, int | None]] = []
+    path = fetch(server, tmp_path / "LMUData", progress=lambda done, total: told.append((done, total)))
+    assert path == tmp_path / "LMUData" / "RealWorldQA.tsv"
+    assert path.read_bytes() == CONTENT
+    assert list(path.parent.iterdir()) == [path]
+    assert told[0] == (0, len(CONTENT))
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_what_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    """The published file is left alone without a request, and another one under its name is refused and kept."""
+    path = fetch(server, tmp_path)
+    server.asked.clear()
+    assert fetch(server, tmp_path) == path
+    path.write_bytes(b"mine")
+    with pytest.raises(DataError, match=re.escape(f"{path}: its md5 is")):
+        fetch(server, tmp_path)
+    assert (server.asked, path.read_bytes()) == ([], b"mine")
+
+
+def test_what_was_begun_is_taken_up(server: Server, tmp_path: Path) -> None:
+    """The rest alone is asked for."""
+    (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT[:1000])
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-"]
+
+
+def test_a_lost_connection_is_taken_up_by_itself(server: Server, tmp_path: Path) -> None:
+    """Each attempt goes on where the one before ended."""
+    server.cut_after = 400_000
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=400000-", "bytes=800000-"]
+
+
+def test_a_connection_that_brings_nothing_is_given_up(server: Server, tmp_path: Path) -> None:
+    """What has come stays for the next command."""
+    (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT[:1000])
+    server.cut_after = 0
+    with pytest.raises(UnavailableError, match=r"lost after 1000 bytes .* the same command goes on from there"):
+        fetch(server, tmp_path)
+    assert (tmp_path / "RealWorldQA.tsv.part").read_bytes() == CONTENT[:1000]
+    server.cut_after = None
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_sends_it_from_the_beginning(server: Server, tmp_path: Path) -> None:
+    """Nothing is appended twice."""
+    (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT[:1000])
+    server.has_ranges = False
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_whole_part_takes_its_name(server: Server, tmp_path: Path) -> None:
+    """A process killed between the last byte and the renaming loses nothing."""
+    (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [f"bytes={len(CONTENT)}-"]
+
+
+def test_a_part_of_a_longer_file_is_begun_anew(server: Server, tmp_path: Path) -> None:
+    """More bytes than the server has are of another file."""
+    (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT + b"more")
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("begun", [b"", b"other beginning"])
+def test_another_file_never_takes_the_name(server: Server, tmp_path: Path, begun: bytes) -> None:
+    """With a wrong md5 what came is deleted, and both sums are named; the next attempt starts clean."""
+    if begun:
+        (tmp_path / "RealWorldQA.tsv.part").write_bytes(begun)
+    else:
+        server.content = CONTENT[:-1] + b"x"
+    with pytest.raises(DataError, match=f"has the md5 [0-9a-f]{{32}}, and {BENCHMARK.md5} is published"):
+        fetch(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    server.content = CONTENT
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_out_of_reach_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    """A refused connection, a wrong address and a wrong scheme each say what to do instead."""
+    closed = server.url.replace(str(server.server_port), "9")
+    for mirror in (closed, "gopher://nowhere", "http://[nowhere"):
+        with pytest.raises(UnavailableError, match=r"cannot be reached .* put it at .*RealWorldQA\.tsv \(md5 ") as told:
+            download(BENCHMARK, tmp_path, mirror=mirror, pause_s=0.0)
+        assert "\n" not in str(told.value)
+    with pytest.raises(UnavailableError, match="answers 404 Not Found"):
+        download(BENCHMARK, tmp_path, mirror=f"{server.url}elsewhere", pause_s=0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_writes_at_a_time(server: Server, tmp_path: Path) -> None:
+    """A second download of the same file is refused, and a folder that cannot be written is told."""
+    part = tmp_path / "RealWorldQA.tsv.part"
+    with part.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UnavailableError, match="another process is writing it"):
+            fetch(server, tmp_path)
+    with pytest.raises(UnavailableError, match="cannot be written: File exists"):
+        fetch(server, part)
