@@ -1,6 +1,6 @@
 """What a backbone scores on the bundled benchmarks, and what is left of it when it is shown less.
 
-python -m harness.zoo.scores mini-onevision
+``python -m harness.zoo.scores mini-onevision``
 """
 
 import argparse
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harness.backbones import onevision
+from harness import catalog
 from harness.backbones.contract import Backbone
 from harness.data import glimpseqa, streetsqa
 from harness.data.sample import Sample
@@ -56,15 +56,23 @@ def jpeg(quality: int) -> Tokens:
     return tokens
 
 
-WAYS: Mapping[str, Tokens] = {
-    "all tokens": all_tokens,
-    "merged to 6 (4.2 %)": merged(6),
-    "merged to 4 (2.8 %)": merged(4),
-    "merged to 2 (1.4 %)": merged(2),
-    "JPEG quality 20": jpeg(20),
-    "JPEG quality 5": jpeg(5),
-    "image blanked": blanked,
-}
+_SHARES = (1 / 24, 1 / 36, 1 / 72)
+"""6, 4 and 2 of a tile's 144 features."""
+_SHARES_OF_ONE_TILE = (1 / 9, 1 / 18, 1 / 36)
+"""The paper's 64 to 16 of LLaVA-1.5's 576 features: 36, 18 and 9 of 324."""
+
+
+def ways(backbone: Backbone) -> Mapping[str, Tokens]:
+    """What is shown, by its name in the table: everything, less of it, and nothing."""
+    tiled = backbone.preprocess(Image.new("RGB", (64, 64))).pixels_PCHW.shape[0] > 1
+    counts = [round(share * backbone.n_features) for share in (_SHARES if tiled else _SHARES_OF_ONE_TILE)]
+    return {
+        "all tokens": all_tokens,
+        **{f"merged to {n} ({100 * n / backbone.n_features:.1f} %)": merged(n) for n in counts},
+        "JPEG quality 20": jpeg(20),
+        "JPEG quality 5": jpeg(5),
+        "image blanked": blanked,
+    }
 
 
 def verdicts(backbone: Backbone, samples: Sequence[Sample], tokens: Tokens) -> list[bool]:
@@ -79,14 +87,14 @@ def verdicts(backbone: Backbone, samples: Sequence[Sample], tokens: Tokens) -> l
     return out
 
 
-def table(backbone: Backbone, benchmarks: Mapping[str, Sequence[Sample]], ways: Sequence[str] = tuple(WAYS)) -> str:
+def table(backbone: Backbone, benchmarks: Mapping[str, Sequence[Sample]]) -> str:
     """The scores as a Markdown table, a row a way and benchmark, with the accuracy of every category."""
     lines = ["| benchmark | shown | score | accuracy | by category |", "|---|---|---|---|---|"]
     for name, samples in benchmarks.items():
         category = np.array([sample.category for sample in samples])
         group = np.array([sample.group for sample in samples])
-        for way in ways:
-            correct = np.array(verdicts(backbone, samples, WAYS[way]))
+        for way, tokens in ways(backbone).items():
+            correct = np.array(verdicts(backbone, samples, tokens))
             score = metric(name).score(category, group, correct)
             parts = ", ".join(f"{c} {100 * correct[category == c].mean():.0f}" for c in sorted(set(category)))
             lines.append(f"| {name} | {way} | {score:.1f} | {100 * correct.mean():.1f} % | {parts} |")
@@ -96,17 +104,17 @@ def table(backbone: Backbone, benchmarks: Mapping[str, Sequence[Sample]], ways: 
 def main() -> None:
     """Print the table of one backbone."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("backbone", choices=sorted(onevision.SOURCES))
+    parser.add_argument("backbone", choices=sorted(catalog.BACKBONES))
     parser.add_argument("--weights", type=Path, help="a folder to use instead of the zoo's")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     arguments = parser.parse_args()
-    backbone = onevision.load(arguments.backbone, weights=arguments.weights)
+    load = catalog.load("backbone", arguments.backbone, catalog.BACKBONES)
+    backbone = load(arguments.backbone, weights=arguments.weights)
     with tempfile.TemporaryDirectory() as folder:
         benchmarks = {
             "StreetsQA": streetsqa.load("StreetsQA", cache=Path(folder)),
             "GlimpseQA": glimpseqa.load("GlimpseQA", cache=Path(folder)),
         }
-        print(table(backbone, benchmarks, arguments.ways))
+        print(table(backbone, benchmarks))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""What every card of the zoo says alike: how a checkpoint was made, and what its stored files score."""
+
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from harness import catalog
+from harness.data import glimpseqa, streetsqa
+from harness.zoo.scores import table
+
+
+def parameters_m(name: str, folder: Path) -> float:
+    """The millions of parameters in a folder's checkpoint."""
+    backbone = catalog.load("backbone", name, catalog.BACKBONES)(name, weights=folder)
+    return float(sum(p.numel() for p in backbone.model.parameters()) / 1e6)
+
+
+def made(seed: int, seconds: float) -> str:
+    """One sentence on seed, code, time and machine."""
+    return (
+        f"Seed {seed}, commit {_commit()}, {seconds / 60:.0f} minutes of training on {os.cpu_count()} cores "
+        f"({platform.machine()}), torch {torch.__version__}."
+    )
+
+
+def scored(name: str, folder: Path) -> str:
+    """The scores of a folder's checkpoint on the test splits."""
+    backbone = catalog.load("backbone", name, catalog.BACKBONES)(name, weights=folder)
+    with tempfile.TemporaryDirectory() as cache:
+        benchmarks = {
+            "StreetsQA": streetsqa.load("StreetsQA", cache=Path(cache)),
+            "GlimpseQA": glimpseqa.load("GlimpseQA", cache=Path(cache)),
+        }
+        found = table(backbone, benchmarks)
+    chance = 100 * (3 / 4 * 1 / 4 + 1 / 4 * 1 / 2)
+    return f"""Scores on the test splits, by `python -m harness.zoo.scores {name}` on the stored half-precision weights.
+Answering at random scores {chance:.2f} % on StreetsQA and 50 % of the answers on GlimpseQA.
+
+{found}"""
+
+
+def _commit() -> str:
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
