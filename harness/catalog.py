@@ -19,6 +19,14 @@ SCHEMES: Mapping[str, str] = {
     "server_only": "baselines.server_only:ServerOnly",
     "device_only": "baselines.device_only:DeviceOnly",
     "raw_features": "baselines.raw_features:RawFeatures",
+    "tofc_selective": "baselines.ablations.schemes:Selective",
+    "tofc_single": "baselines.ablations.schemes:Single",
+    "tofc_heuristic": "baselines.ablations.schemes:Heuristic",
+    "tofc_factorized": "baselines.ablations.schemes:Factorized",
+    "tofc_unmerged": "baselines.ablations.schemes:Unmerged",
+    "visionzip": "baselines.ablations.schemes:VisionZipDominant",
+    "visionzip_merging": "baselines.ablations.schemes:VisionZipMerging",
+    "qformer": "baselines.ablations.schemes:QFormerQueries",
 }
 
 BACKBONES: Mapping[str, str] = {

@@ -76,6 +76,17 @@ class FactorizedDensity(nn.Module):
     def masses(self, medians_EZ: Tensor) -> Tensor:
         """The probability of each symbol -LIMIT..LIMIT, (E, Z, 2 LIMIT + 1); what lies outside counts to the ends."""
         edges_A = torch.arange(-LIMIT, LIMIT, device=medians_EZ.device) + 0.5
-        cumulative_QA = torch.sigmoid(self._logits(medians_EZ.reshape(-1, 1) + edges_A).double())
+        cumulative_QA = self._cumulative(medians_EZ, edges_A)
         zero, one = torch.zeros_like(cumulative_QA[:, :1]), torch.ones_like(cumulative_QA[:, :1])
         return torch.cat([zero, cumulative_QA, one], 1).diff(dim=1).clamp(min=0).view(*self.shape, -1)
+
+    @torch.no_grad()
+    def masses_and_escape(self, medians_EZ: Tensor) -> Tensor:
+        """The probability of each symbol -LIMIT..LIMIT and, last, of all that lie outside: (E, Z, 2 LIMIT + 2)."""
+        edges_A = torch.arange(-LIMIT, LIMIT + 2, device=medians_EZ.device) - 0.5
+        inside_QA = self._cumulative(medians_EZ, edges_A).diff(dim=1).clamp(min=0)
+        outside_Q1 = (1 - inside_QA.sum(1, keepdim=True)).clamp(min=0)
+        return torch.cat([inside_QA, outside_Q1], 1).view(*self.shape, -1)
+
+    def _cumulative(self, medians_EZ: Tensor, edges_A: Tensor) -> Tensor:
+        return torch.sigmoid(self._logits(medians_EZ.reshape(-1, 1) + edges_A).double())
