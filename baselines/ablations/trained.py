@@ -4,6 +4,7 @@ Projector and reducer are kept in half precision; the codec is its own checkpoin
 """
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,10 +23,14 @@ WEIGHTS = Path(__file__).parent / "weights"
 CODEC, PROJECTOR, REDUCER = "codec.safetensors", "projector.safetensors", "reducer.safetensors"
 
 
-class LearnedReducer(nn.Module):
+class LearnedReducer(nn.Module, ABC):
     """A reducer with weights; ``config`` are the sizes that it is made of."""
 
     config: BaseModel
+
+    @abstractmethod
+    def fit_scale(self, x_NVD: Tensor) -> None:
+        """Start whatever depends on the features' scale from those of some patches."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Trains every ablation of mini-onevision under one budget: ``python -m baselines.ablations.training``.
 
-All go through :func:`train_point`: the same pictures and questions, the same steps, the same loss, the same projector to
-start from. What differs is the part that is replaced. The codec is first fitted to the features alone, which costs
+All go through :func:`train_point`: the same pictures and questions, the same steps, the same loss, the same projector
+to start from. What differs is the part that is replaced. The codec is first fitted to the features alone, which costs
 little; then codec, projector and, where it is learned, reducer are trained together against the answers' cross-entropy
 (Algorithm 1). Tower and language model stay frozen, where the paper adapts them with LoRA.
 
@@ -33,7 +33,7 @@ from baselines.ablations.schemes import (
 )
 from baselines.ablations.trained import WEIGHTS, LearnedReducer, Trained, trained_around
 from harness.backbones.checkpoint import ZOO
-from harness.backbones.contract import Tiles
+from harness.backbones.contract import Backbone, Tiles
 from harness.backbones.onevision import OneVision, load
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
@@ -194,7 +194,7 @@ def _say(progress: Iterator[Progress], what: str, every: int = 50) -> None:
             print(f"{what}, step {state.step + 1}: D {state.distortion:.3f}, R {state.rate:.3f} bit", flush=True)
 
 
-def measured(backbone: OneVision, images: Sequence[Tiles], scheme: type[Ablation], folder: Path) -> tuple[float, float]:
+def measured(backbone: Backbone, images: Sequence[Tiles], scheme: type[Ablation], folder: Path) -> tuple[float, float]:
     """Mean bytes of a picture's stream at the larger n_c, and the distortion of its features, decoded."""
     backbone, reducer, codec = scheme.load_parts(backbone, folder)
     kept, returned, n_bytes = [], [], 0
