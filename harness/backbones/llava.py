@@ -90,6 +90,8 @@ class Llava(ABC):
         self.max_new_tokens = max_new_tokens
         self.device: torch.device = model.device
         self._own_projector: Any = None
+        self.adapters: Any = None
+        """The PeftModel around ``model``, once adapters share its weights; see :mod:`harness.backbones.adapter`."""
         vision = model.config.vision_config
         self.n_features: int = (vision.image_size // vision.patch_size) ** 2
         self.feature_dim: int = vision.hidden_size
@@ -113,7 +115,10 @@ class Llava(ABC):
     @torch.inference_mode()
     def encode_image(self, tiles: Tiles) -> torch.Tensor:
         """The visual features x (P, V, D), at the model's dtype."""
-        pixels_PCHW = tiles.pixels_PCHW.to(self.device, non_blocking=True)
+        return self.features(tiles.pixels_PCHW.to(self.device, non_blocking=True))
+
+    def features(self, pixels_PCHW: torch.Tensor) -> torch.Tensor:
+        """x (P, V, D) of normalised pixels on the model's device; differentiable."""
         config = self.model.config
         drop_cls = config.vision_feature_select_strategy == "default"
         return tower.features(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, validate
+from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ for command in (
     advise.max_users,
     validate.validate,
     inspect.inspect,
+    train.train,
 ):
     app.command()(command)
 app.add_typer(trace.app, name="trace")

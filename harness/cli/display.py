@@ -45,6 +45,10 @@ class Display:
         """Shows what the reader must know before reading a number."""
         self._console.print(Panel(text, border_style="yellow", title="stand-in", title_align="left"))
 
+    def line(self, text: str) -> None:
+        """Shows a line of a log, as it is."""
+        self._console.print(text, markup=False, highlight=False)
+
     def phase(self, name: str, total: int, done: int) -> None:
         """Begins a bar of ``total`` steps, ``done`` of which an earlier session did."""
         if not self._console.is_terminal:

@@ -10,18 +10,18 @@ from PIL.Image import Image
 
 from harness.backbones.contract import Backbone
 from harness.data.sample import Question, Sample
-from harness.errors import UnavailableError, unknown_name
 from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
 from harness.pipelines.device_half import features_of_image
 from harness.pipelines.server_half import answers
-from harness.tofc.codec import CODECS, TofcCodec
+from harness.tofc.codec import TofcCodec
 from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.reducer import Merging, Reducer
+from harness.training.result import backbone_of, find_codec
 
 
 class TofcPoint(OperatingPoint):
-    """The codec, by its name in the zoo, and the share of a patch's features that merging keeps."""
+    """The codec, by its name in the zoo or a training's folder, and the share of a patch's features that are kept."""
 
     codec: str
     merge_to: MergeTo
@@ -40,11 +40,8 @@ class Tofc:
 
     def parts(self, backbone: Backbone, point: TofcPoint) -> tuple[Backbone, Reducer, FeatureCodec]:
         """The backbone as it is used, what makes few features of many, and what codes these."""
-        folder = CODECS / backbone.name
-        known = [path.stem for path in sorted(folder.glob("*.safetensors"))]
-        if point.codec not in known:
-            raise UnavailableError(f"{folder}: {unknown_name('codec', point.codec, known or ['none'])}")
-        return backbone, Merging(), TofcCodec.load(folder / f"{point.codec}.safetensors", backbone.device)
+        path = find_codec(backbone.name, point.codec)
+        return backbone_of(backbone, path), Merging(), TofcCodec.load(path, backbone.device)
 
     def on_device(self, sample: Sample, clock: Clock) -> Payload:
         """Pixels to a stream."""

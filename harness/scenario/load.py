@@ -23,11 +23,11 @@ def load(path: Path) -> Scenario:
     try:
         return Scenario.model_validate(mapping, context={"folder": path.parent})
     except ValidationError as error:
-        found = [_placed(path, lines, key_path, sentence) for key_path, sentence in sentences(error)]
+        found = [placed(path, lines, key_path, sentence) for key_path, sentence in sentences(error)]
         raise ScenarioError("\n".join(found)) from None
 
 
-def _placed(path: Path, lines: Mapping[KeyPath, int], key_path: KeyPath, sentence: str) -> str:
+def placed(path: Path, lines: Mapping[KeyPath, int], key_path: KeyPath, sentence: str) -> str:
     """A sentence behind its file, line and key path; pydantic's own steps (the tag of a union) are not in the file."""
     known: KeyPath = ()
     for key in key_path[:-1]:

@@ -22,30 +22,31 @@ class _NoAliases(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases are not used in scenarios", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="aliases are not used here", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
-def read(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
+def read(
+    path: Path, what: str = "scenario", keys: str = "'name:' and 'benchmark:'"
+) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
     """The mapping in a YAML file, and the line (from 1) of every key path in it.
 
-    Raises ScenarioError, naming the file and the line, for what is not one YAML mapping of text keys, each given once.
+    Raises ScenarioError, naming the file and the line, for what is not one YAML mapping of text keys, each given once;
+    ``what`` it is and which ``keys`` it begins with are words for these sentences.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ScenarioError(f"{path}: has {path.stat().st_size} bytes; a scenario has at most {_MAX_BYTES}")
+            raise ScenarioError(f"{path}: has {path.stat().st_size} bytes; a {what} has at most {_MAX_BYTES}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read: {error.strerror}; a YAML file is wanted") from None
     except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a scenario is UTF-8 text") from None
+        raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a {what} is UTF-8 text") from None
     try:
         loader = _NoAliases(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            raise ScenarioError(
-                f"{path}: holds no mapping; a scenario begins with keys such as 'name:' and 'benchmark:'"
-            )
+            raise ScenarioError(f"{path}: holds no mapping; a {what} begins with keys such as {keys}")
         lines: dict[KeyPath, int] = {}
         _locate(path, node, (), lines)
         return loader.construct_document(node), lines
@@ -55,7 +56,7 @@ def read(path: Path) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
     except yaml.YAMLError as error:
         raise ScenarioError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise ScenarioError(f"{path}: is nested too deeply to be a scenario") from None
+        raise ScenarioError(f"{path}: is nested too deeply to be a {what}") from None
 
 
 def _locate(path: Path, node: yaml.Node, key_path: KeyPath, lines: dict[KeyPath, int]) -> None:

@@ -9,11 +9,11 @@ import torch
 from harness.backbones.onevision import OneVision, load
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, UnavailableError
-from harness.pipelines import tofc
 from harness.pipelines.contract import Payload
 from harness.pipelines.tofc import Tofc, TofcPoint
 from harness.profile.clock import StageClock, Untimed
 from harness.tofc.training import measure
+from harness.training import result
 from harness.zoo.mini_tofc import CLUSTERS, card, lessons, train_codec
 
 
@@ -46,7 +46,7 @@ def test_the_scheme_answers_from_the_stream_alone(
     """Every declared stage is timed, the payload is the stream, and damage to it is a BitstreamError."""
     from harness.data.asking import samples
 
-    monkeypatch.setattr(tofc, "CODECS", codecs)
+    monkeypatch.setattr(result, "CODECS", codecs)
     scheme = Tofc(backbone, TofcPoint(codec="tiny", merge_to=0.044))
     sample = samples(book("test", 0)[:1], paired=False)[0]
     clock = StageClock()
@@ -65,6 +65,6 @@ def test_an_unknown_codec_lists_the_known_ones(
     backbone: OneVision, codecs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scenario that names a codec nobody trained is told which there are."""
-    monkeypatch.setattr(tofc, "CODECS", codecs)
+    monkeypatch.setattr(result, "CODECS", codecs)
     with pytest.raises(UnavailableError, match="unknown codec 'huge'; known: tiny"):
         Tofc(backbone, TofcPoint(codec="huge", merge_to=0.044))

@@ -1,0 +1,56 @@
+"""``harness train``: Algorithm 1, in miniature and at full size."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A training's configuration, such as those in training/.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the configuration; may be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read configuration, backbone and data, say what would be done, and leave."),
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; what the folder holds is deleted.")] = False,
+) -> None:
+    """Train a codec, and with it the backbone's adapter and projector, for one lambda.
+
+    The loss is L = D + lambda R + L_balance: D the answers' cross entropy, R the bits per element of merged features.
+    A larger lambda gives smaller streams and worse answers. With `lora.rank` 0 the backbone stays frozen. A pre-fit on
+    kept features (`prefit.steps`) brings the codec near its end cheaply; the joint training (`steps` or `epochs`)
+    follows.
+
+        harness train training/mini_smoke.yaml
+        harness train training/mini_onevision.yaml --set lambda=0.3 --set out=build/training/lambda-0.3
+        torchrun --nproc_per_node 8 -m harness train training/llava_onevision_7b.yaml
+
+    The folder `out` then holds `codec.safetensors`, `adapter/` as peft saves it, `manifest.json`, `card.md`, and
+    `log.jsonl` with a line for every `log_every` steps. The scheme `tofc` takes the folder as its point's `codec:`. A
+    training that was stopped, or killed, takes up from its last checkpoint (`save_every`): the same command again.
+    """
+    from rich.console import Console
+
+    from harness.cli.display import Display
+    from harness.profile.machine import fingerprint
+    from harness.training import result
+    from harness.training.load import load
+    from harness.training.loop import Training
+
+    wanted = load(config, settings or ())
+    if not dry_run and not fresh and result.is_complete(wanted):
+        typer.echo(f"{wanted.out}: is complete; --fresh trains it again")
+        return
+    training = Training(wanted, machine=fingerprint(), command=tuple(sys.argv))
+    if dry_run:
+        typer.echo(training.plan())
+        return
+    console = Console(quiet=not training.accelerator.is_main_process, soft_wrap=True)
+    with Display(console) as display:
+        folder = training.run(display, fresh=fresh)
+    console.print(f"{folder}: {result.summary(folder)}")

@@ -1,0 +1,79 @@
+"""The state of a training in one safetensors file: weights, moments, and how far it is. Nothing is pickled."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.errors import CheckpointError
+
+FILE = "checkpoint.safetensors"
+_FORMAT = "tofc-training-1"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class State:
+    """A stage's name and the steps of it that are done; the seconds spent so far; tensors by name.
+
+    ``scaler`` is the state of fp16's loss scaling, empty otherwise.
+    """
+
+    config_hash: str
+    stage: str
+    steps: int
+    seconds: float
+    scaler: Mapping[str, float]
+    tensors: Mapping[str, Tensor]
+
+
+def write(folder: Path, state: State) -> None:
+    """Replace the folder's checkpoint, in one step."""
+    facts = {key: getattr(state, key) for key in ("config_hash", "stage", "steps", "seconds", "scaler")}
+    unfinished = (folder / FILE).with_suffix(".part")
+    save_file(dict(state.tensors), unfinished, {"format": _FORMAT, "state": json.dumps(facts)})
+    unfinished.replace(folder / FILE)
+
+
+def read(folder: Path) -> State | None:
+    """The folder's checkpoint, None where there is none; raises CheckpointError for a damaged one."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"its format is {metadata.get('format')!r}, a training's is {_FORMAT!r}")
+        return State(**json.loads(metadata["state"]), tensors=tensors)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint of a training: {error}; --fresh begins anew"
+        ) from None
+
+
+def moments(optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adam's state by parameter name; a parameter that was never updated has none."""
+    return {
+        f"{moment}:{name}": optimiser.state[p][moment].detach().cpu().contiguous()
+        for name, p in parameters.items()
+        if p in optimiser.state
+        for moment in _MOMENTS
+    }
+
+
+def restore_moments(
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what :func:`moments` gave."""
+    for name, p in parameters.items():
+        if f"{_MOMENTS[0]}:{name}" in tensors:
+            state: dict[str, Any] = {m: tensors[f"{m}:{name}"].to(p.device) for m in _MOMENTS[1:]}
+            optimiser.state[p] = {"step": tensors[f"step:{name}"], **state}

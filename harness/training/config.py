@@ -1,0 +1,145 @@
+"""A training's configuration: everything that it is, before the first step."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from harness import catalog
+from harness.errors import unknown_name
+from harness.scenario.explain import NestedError
+from harness.scenario.fields import Frozen, Slug
+from harness.tofc.router import COLD, HOT
+
+
+def _words(value: Any) -> Any:
+    """YAML reads a bare ``no`` as false."""
+    return "no" if value is False else value
+
+
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_words)]
+
+
+class Temperature(Frozen):
+    """The softmax temperature of Eq. 17, falling exponentially from ``start`` to ``end``; the defaults are V-A2's.
+
+    The last ``hard_share`` of all steps, an addition to the paper, has one model a feature, as use has: at T = 0.1 a
+    mixture still averages several models' roundings, which no stream can.
+    """
+
+    start: float = Field(default=HOT, gt=0)
+    end: float = Field(default=COLD, gt=0)
+    hard_share: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Codec(Frozen):
+    """The sizes of the codec: n_e, and the hidden widths of h_a ((D, D/2) where they are not given)."""
+
+    experts: int = Field(default=16, ge=1, le=64)
+    hidden: tuple[int, ...] = Field(default=(), max_length=4, strict=False)
+
+
+class Lora(Frozen):
+    """LoRA on vision tower and language model; the projector is then trained whole. Rank 0: the backbone is frozen."""
+
+    rank: int = Field(default=64, ge=0, le=1024)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+
+
+class LearningRates(Frozen):
+    """Peak learning rates; ``step`` is the quantiser's step and offset."""
+
+    language: float = Field(default=1e-5, ge=0)
+    vision: float = Field(default=2e-6, ge=0)
+    projector: float = Field(default=1e-5, ge=0)
+    codec: float = Field(default=1e-3, ge=0)
+    step: float = Field(default=5e-3, ge=0)
+
+
+class Prefit(Frozen):
+    """Steps of the codec alone before the joint training, on features of ``pictures`` pictures merged once and kept.
+
+    An addition to the paper: far cheaper a step than the joint training. ``distortion`` is that of the answers (Eq. 10,
+    through the frozen projector and language model) or the squared error of the features. ``batch`` is over all
+    processes. ``cache`` is a folder in which the features are kept for other trainings; without it they are not.
+    """
+
+    steps: int = Field(default=0, ge=0)
+    pictures: int = Field(default=512, ge=1)
+    batch: int = Field(default=8, ge=1)
+    distortion: Literal["answers", "features"] = "answers"
+    cache: str | None = None
+
+
+class TrainingConfig(Frozen):
+    """Algorithm 1 with all its numbers.
+
+    ``batch`` examples make a step, ``micro_batch`` of them at once on a process; how many micro-batches are accumulated
+    follows from the number of processes, so that a recipe is the same on one accelerator and on eight. ``clusters`` are
+    the n_c, one drawn each step. ``held_out`` examples with pictures are kept from training, to be measured at its end.
+    """
+
+    name: Slug
+    backbone: str
+    weights: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    data: dict[str, Any]
+    clusters: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, strict=False)
+    rate_weight: float = Field(alias="lambda", gt=0)
+    alpha: float = Field(default=1e-3, ge=0)
+    temperature: Temperature = Temperature()
+    codec: Codec = Codec()
+    lora: Lora = Lora()
+    learning_rates: LearningRates = LearningRates()
+    prefit: Prefit = Prefit()
+    batch: int = Field(ge=1)
+    micro_batch: int = Field(default=1, ge=1)
+    steps: int | None = Field(default=None, ge=0)
+    epochs: float | None = Field(default=None, gt=0)
+    warm_up: float = Field(default=0.03, ge=0, lt=1)
+    gradient_norm: float = Field(default=1.0, gt=0)
+    precision: Precision = "bf16"
+    gradient_checkpointing: bool = False
+    max_tokens: int = Field(default=2048, ge=16)
+    held_out: int = Field(default=24, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    save_every: int = Field(default=200, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    threads: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=0, ge=0)
+    out: str
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone_is_known(cls, name: str) -> str:
+        if name not in catalog.BACKBONES:
+            raise ValueError(unknown_name("backbone", name, catalog.BACKBONES))
+        return name
+
+    @field_validator("data")
+    @classmethod
+    def _data_are_of_their_kind(cls, data: dict[str, Any]) -> dict[str, Any]:
+        kind = str(data.get("kind"))
+        if kind not in catalog.TRAINING_DATA:
+            raise ValueError(unknown_name("kind of training data", kind, catalog.TRAINING_DATA))
+        try:
+            catalog.load("kind of training data", kind, catalog.TRAINING_DATA).Config.model_validate(data)
+        except ValidationError as error:
+            raise NestedError((), error) from None
+        return data
+
+    @model_validator(mode="after")
+    def _there_is_something_to_do(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("how long to train is given once: as 'steps' or as 'epochs'")
+        if self.steps == 0 and self.prefit.steps == 0:
+            raise ValueError("steps and prefit.steps are both 0; one of them says how long to train")
+        if self.steps == 0 and self.lora.rank > 0:
+            raise ValueError("lora.rank is above 0, but steps is 0: an adapter learns in the joint training alone")
+        if self.batch % self.micro_batch:
+            raise ValueError(f"batch is {self.batch}; it must be a multiple of micro_batch, {self.micro_batch}")
+        return self
+
+    def data_config(self) -> Any:
+        """``data`` as its kind's own model."""
+        return catalog.load("kind of training data", self.data["kind"], catalog.TRAINING_DATA).Config(**self.data)

@@ -1,0 +1,63 @@
+"""What the trainer asks of training data: pictures, each with dialogues about it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from PIL import Image
+
+from harness.backbones.prompts import Template
+from harness.scenario.fields import Frozen
+
+
+class Turn(NamedTuple):
+    """What the user says, without the template's words around it, and the answer to learn, without its stop."""
+
+    text: str
+    answer: str
+
+
+Dialogue = tuple[Turn, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """A picture, or none, and one or several dialogues about it; a dialogue does not see the others.
+
+    ``image`` reads the picture as RGB when it is called; it raises DataError, naming the example, where it cannot.
+    """
+
+    id: str
+    dialogues: tuple[Dialogue, ...]
+    image: Callable[[], Image.Image] | None
+
+
+class TrainingData(Protocol):
+    """A set of examples; ``Config`` is its part of a training's configuration.
+
+    Made of its configuration and the template of the backbone that will read it.
+    """
+
+    Config: ClassVar[type[Frozen]]
+
+    def __init__(self, config: Any, template: Template) -> None: ...
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        ...
+
+    def example(self, index: int, draw: int) -> Example:
+        """Example ``index``, the same whenever it is asked for; ``draw`` numbers the passes over the data.
+
+        What is asked about a picture may differ from pass to pass.
+        """
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What tells these data from others, in one line."""
+        ...
+
+    def has_image(self, index: int) -> bool:
+        """Whether example ``index`` shows a picture; cheap."""
+        ...

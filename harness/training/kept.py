@@ -1,0 +1,86 @@
+"""Merged features of training pictures, encoded once by the frozen tower and kept: what the pre-fit learns from.
+
+P patches   C clusters   D dimension
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.backbones.llava import Llava
+from harness.tofc.merging import merge
+from harness.training.model import Batch
+from harness.training.reading import Reader, Share, keys_of_step
+
+Kept = Mapping[int, Mapping[int, Tensor]]
+"""By example and n_c, the features (P, C, D) in float32, on the CPU."""
+
+
+def keep(
+    backbone: Llava,
+    reader: Reader,
+    indices: Sequence[int],
+    clusters: Sequence[int],
+    cache: Path | None,
+    on_picture: Callable[[], None],
+) -> Kept:
+    """Encode and merge the pictures of these examples to every n_c, or read them from ``cache`` if they are there."""
+    path = cache and cache / f"{_name(backbone, reader, indices, clusters)}.safetensors"
+    if path and path.exists():
+        try:
+            return _grouped(load_file(path))
+        except (OSError, SafetensorError):
+            path.unlink()
+    found: dict[str, Tensor] = {}
+    for index in indices:
+        read = reader.data.example(index, 0).image
+        assert read is not None
+        x_PVD = backbone.encode_image(backbone.preprocess(read()))
+        for n_clusters in clusters:
+            found[f"{index}/{n_clusters}"] = merge(x_PVD.float(), n_clusters).y_PCD.cpu().clone()
+        on_picture()
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(found, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+    return _grouped(found)
+
+
+def _grouped(found: Mapping[str, Tensor]) -> Kept:
+    kept: dict[int, dict[int, Tensor]] = {}
+    for name, y_PCD in found.items():
+        index, n_clusters = name.split("/")
+        kept.setdefault(int(index), {})[int(n_clusters)] = y_PCD
+    return kept
+
+
+def _name(backbone: Llava, reader: Reader, indices: Sequence[int], clusters: Sequence[int]) -> str:
+    """A digest of all that the features follow from: the tower, the pictures, the n_c."""
+    total = hashlib.sha256(json.dumps([reader.data.identity, list(indices), sorted(clusters)]).encode())
+    for name, parameter in sorted(backbone.model.model.vision_tower.named_parameters()):
+        total.update(name.encode())
+        total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:24]
+
+
+def batches(
+    kept: Kept, reader: Reader, *, seed: int, batch: int, share: Share, first: int, n_clusters: Callable[[int], int]
+) -> Iterator[Batch]:
+    """Endless batches of one process from its own kept features, beginning with step ``first``."""
+    pool = sorted(kept)
+    step = first
+    while True:
+        keys = keys_of_step(pool, seed, batch // share.processes, step)
+        yield Batch([kept[key.example][n_clusters(step)] for key in keys], [reader[key][1] for key in keys])
+        step += 1
+
+
+def features(kept: Kept) -> Tensor:
+    """All kept features as one patch (1, N, D)."""
+    return torch.cat([y_PCD.flatten(0, 1) for of_picture in kept.values() for y_PCD in of_picture.values()])[None]

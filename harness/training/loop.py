@@ -1,0 +1,423 @@
+"""Algorithm 1 as a program: pre-fit, joint training, result; on one process or many, and taken up where it stopped.
+
+Nothing random outlives a step: examples, n_c and dropout follow from the seed and the step's number. So a training that
+was stopped and taken up ends with the weights of one that was not.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - accelerate may import transformers
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from harness import catalog
+from harness.backbones import adapter
+from harness.backbones.checkpoint import fingerprint
+from harness.backbones.llava import Llava
+from harness.data.drawing.dice import Dice
+from harness.errors import ScenarioError
+from harness.results.disk import discard
+from harness.tofc.codec import CodecConfig, TofcCodec
+from harness.training import checkpoint, kept, reading, result
+from harness.training.config import TrainingConfig
+from harness.training.contract import TrainingData
+from harness.training.load import config_hash
+from harness.training.model import Batch, SplitModel
+from harness.training.schedule import Schedule, learning_rate_factor
+
+LOG = "log.jsonl"
+
+
+def lora_size(backbone: Llava, rank: int) -> int:
+    """How many parameters an adapter of this rank would train, the projector's among them."""
+    size: int = sum(p.numel() for p in backbone.projector.parameters())
+    for name, module in backbone.model.named_modules():
+        if re.fullmatch(adapter.TARGETS, name):
+            size += rank * (module.in_features + module.out_features)
+    return size
+
+
+class Reporter(Protocol):
+    """Shows a reader how far the training is."""
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        """Begins a phase of ``total`` steps, ``done`` of which an earlier process did."""
+        ...
+
+    def advance(self) -> None:
+        """One step of the phase is done."""
+        ...
+
+    def line(self, text: str) -> None:
+        """Shows one line of the log."""
+        ...
+
+
+class Stage(NamedTuple):
+    """A stretch of training with an optimiser of its own: what is trained, at which peak rates, on which batches."""
+
+    name: str
+    steps: int
+    offset: int
+    module: SplitModel
+    rates: Mapping[str, float]
+    parameters: Mapping[str, Mapping[str, Tensor]]
+    micro_batches: int
+    batches: Callable[[int], Iterator[Batch]]
+
+
+def open_data(config: TrainingConfig, template: Any) -> TrainingData:
+    """The examples that a configuration names; raises DataError where they are not to be read."""
+    kind = catalog.load("kind of training data", config.data["kind"], catalog.TRAINING_DATA)
+    data: TrainingData = kind(config.data_config(), template)
+    return data
+
+
+def open_backbone(config: TrainingConfig, device: torch.device) -> Llava:
+    """The backbone that a configuration names; raises as its loader does, and ScenarioError for n_c it cannot merge."""
+    load = catalog.load("backbone", config.backbone, catalog.BACKBONES)
+    backbone: Llava = load(config.backbone, device=device, dtype=config.dtype, weights=config.weights)
+    if (largest := max(config.clusters)) > backbone.n_features:
+        raise ScenarioError(
+            f"clusters: {largest} is more than the {backbone.n_features} features of a patch of {config.backbone}"
+        )
+    return backbone
+
+
+class Training:
+    """One training of a configuration, from wherever it is to its end.
+
+    ``machine`` is a plain mapping that describes this machine, for the manifest; ``command`` is how it was started.
+    """
+
+    def __init__(self, config: TrainingConfig, *, machine: Mapping[str, Any], command: Sequence[str]) -> None:
+        # accelerate keeps one state a process; another training in this one may have had another precision.
+        AcceleratorState._reset_state()
+        self.config = config
+        self._machine, self._command = machine, command
+        self.folder = Path(config.out)
+        # Text alone leaves codec and tower out of a step, and hard steps the router.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        try:
+            self.accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[unused])
+        except ValueError as error:
+            raise ScenarioError(f"precision: {config.precision} does not work on this machine: {error}") from None
+        self.share = reading.Share(self.accelerator.process_index, self.accelerator.num_processes)
+        self._check_batches()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.device: torch.device = self.accelerator.device
+        self.backbone = open_backbone(config, self.device)
+        self.backbone.model.requires_grad_(False)
+        self._base = fingerprint(self.backbone.model)
+        self.data = open_data(config, self.backbone.template)
+        self.pool, self.held_out = self._split()
+        torch.manual_seed(config.seed)
+        sizes = CodecConfig(dim=self.backbone.feature_dim, n_experts=config.codec.experts, hidden=config.codec.hidden)
+        self.codec = TofcCodec(sizes).to(self.device)
+        self.peft: Any = None
+        self.seconds = 0.0
+        self.schedule = Schedule(config.prefit.steps + self.joint_steps, config.temperature)
+
+    @property
+    def joint_steps(self) -> int:
+        """Steps of the joint training."""
+        if self.config.steps is not None:
+            return self.config.steps
+        assert self.config.epochs is not None
+        return max(1, round(self.config.epochs * len(self.pool) / self.config.batch))
+
+    def _check_batches(self) -> None:
+        for name, batch in (("batch", self.config.batch), ("prefit.batch", self.config.prefit.batch)):
+            if batch % self.share.processes:
+                raise ScenarioError(f"{name}: {batch} examples do not divide among {self.share.processes} processes")
+        if self.config.batch // self.share.processes % self.config.micro_batch:
+            raise ScenarioError(
+                f"batch: {self.config.batch} over {self.share.processes} processes does not divide into micro-batches "
+                f"of {self.config.micro_batch}"
+            )
+
+    def _split(self) -> tuple[list[int], list[int]]:
+        """Examples to train on, and the last ones with pictures, held out."""
+        shown = [index for index in range(len(self.data)) if self.data.has_image(index)]
+        held_out = shown[-self.config.held_out :]
+        if len(shown) <= len(held_out):
+            raise ScenarioError(
+                f"held_out: {self.config.held_out} of the {len(shown)} examples with pictures are to be held out; "
+                "that leaves none to train on"
+            )
+        kept_back = set(held_out)
+        return [index for index in range(len(self.data)) if index not in kept_back], held_out
+
+    def plan(self) -> str:
+        """What would be done, in a few lines."""
+        config = self.config
+        lora = config.lora.rank and lora_size(self.backbone, config.lora.rank)
+        codec = sum(p.numel() for p in self.codec.parameters())
+        return "\n".join(
+            (
+                f"{config.name}: {self.data.identity}; {len(self.pool)} to train on, {len(self.held_out)} held out",
+                f"backbone {config.backbone}: {sum(p.numel() for p in self.backbone.model.parameters()) / 1e6:.1f} M "
+                f"parameters on {self.device}, weights {self._base}",
+                f"trained: {codec / 1e6:.1f} M parameters of the codec, {lora / 1e6:.1f} M of LoRA and projector",
+                f"steps: {config.prefit.steps} of {config.prefit.batch} pictures on kept features, then "
+                f"{self.joint_steps} of {config.batch} examples, {config.micro_batch} at once on each of "
+                f"{self.share.processes} processes",
+            )
+        )
+
+    def run(self, reporter: Reporter, *, fresh: bool = False) -> Path:
+        """Train, measure and save; returns the folder. Raises as the data, the backbone and the checkpoint do.
+
+        ``fresh`` deletes what another training left in the folder.
+        """
+        config, self._reporter = self.config, reporter
+        if fresh and self.accelerator.is_main_process:
+            for name in (checkpoint.FILE, LOG, *result.FILES):
+                discard(self.folder / name)
+        self.accelerator.wait_for_everyone()
+        state = checkpoint.read(self.folder)
+        if state and state.config_hash != config_hash(config):
+            raise ScenarioError(
+                f"{self.folder}: holds an unfinished training of another configuration; --fresh begins anew, "
+                "another 'out' keeps both"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if state:
+            self.seconds = state.seconds
+        if config.prefit.steps and (state is None or state.stage == "prefit"):
+            self._train(self._prefit(), state)
+            state = None
+        elif state is None:
+            self._fit_scale()
+        if self.joint_steps:
+            self._train(self._joint(), state)
+        if self.accelerator.is_main_process:
+            self._finish()
+        self.accelerator.wait_for_everyone()
+        return self.folder
+
+    def _prefit(self) -> Stage:
+        config = self.config
+        with_pictures = [index for index in self.pool if self.data.has_image(index)]
+        chosen = [key.example for key in reading.keys_of_step(with_pictures, config.seed, len(with_pictures), 0)]
+        mine = sorted(chosen[: config.prefit.pictures][self.share.rank :: self.share.processes])
+        if not mine:
+            raise ScenarioError(f"prefit.pictures: {config.prefit.pictures} are too few for every process to have one")
+        reader = reading.Reader(self.data, self.backbone, config.max_tokens, pictures=False)
+        self._reporter.phase("features", len(mine), 0)
+        cache = Path(config.prefit.cache) if config.prefit.cache else None
+        features = kept.keep(self.backbone, reader, mine, config.clusters, cache, self._reporter.advance)
+        self.codec.fit_scale(kept.features(features).to(self.device))
+
+        def batches(first: int) -> Iterator[Batch]:
+            return kept.batches(
+                features, reader, seed=config.seed, batch=config.prefit.batch, share=self.share, first=first,
+                n_clusters=lambda step: self._clusters(step),
+            )  # fmt: skip
+
+        module = SplitModel(self.backbone, self.codec, merged=True, distortion=config.prefit.distortion)
+        return self._stage("prefit", config.prefit.steps, 0, module, 1, batches)
+
+    def _joint(self) -> Stage:
+        config = self.config
+        if config.lora.rank:
+            # The adapter's first weights are drawn here, whatever came before.
+            torch.manual_seed(config.seed)
+            self.peft = adapter.attach(self.backbone, config.lora.rank, config.lora.alpha, config.lora.dropout)
+        if config.gradient_checkpointing:
+            self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+        reader = reading.Reader(self.data, self.backbone, config.max_tokens)
+
+        def batches(first: int) -> Iterator[Batch]:
+            return reading.batches(
+                reader, self.pool, seed=config.seed, batch=config.batch, micro_batch=config.micro_batch,
+                share=self.share, first=first, workers=config.workers,
+            )  # fmt: skip
+
+        module = SplitModel(self.backbone, self.codec, merged=False)
+        micro_batches = config.batch // self.share.processes // config.micro_batch
+        return self._stage("joint", self.joint_steps, config.prefit.steps, module, micro_batches, batches)
+
+    def _stage(
+        self, name: str, steps: int, offset: int, module: SplitModel, micro_batches: int,
+        batches: Callable[[int], Iterator[Batch]],
+    ) -> Stage:  # fmt: skip
+        """A stage with its parameters by part; codec and router are groups of their own, outside the adapter."""
+        parts: dict[str, dict[str, Tensor]] = {"codec": {}, "step": {}, "language": {}, "vision": {}, "projector": {}}
+        for key, p in self.codec.named_parameters():
+            parts["step" if key in ("offset_D", "log_step_D") else "codec"][f"codec.{key}"] = p
+        if self.peft is not None:
+            for key, p in adapter.trainable(self.peft).items():
+                parts[adapter.part_of(key)][f"adapter.{key}"] = p
+        rates = self.config.learning_rates.model_dump()
+        parts = {part: parameters for part, parameters in parts.items() if parameters}
+        return Stage(name, steps, offset, module, rates, parts, micro_batches, batches)
+
+    def _clusters(self, step: int) -> int:
+        return reading.clusters_of_step(self.config.clusters, self.config.seed, step)
+
+    def _fit_scale(self) -> None:
+        """Where no pre-fit does it, start the quantiser's step from a few pictures' features."""
+        reader = reading.Reader(self.data, self.backbone, self.config.max_tokens, pictures=False)
+        few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
+        features = kept.keep(self.backbone, reader, few, self.config.clusters, None, lambda: None)
+        self.codec.fit_scale(kept.features(features).to(self.device))
+
+    def _train(self, stage: Stage, state: checkpoint.State | None) -> None:
+        config, accelerator = self.config, self.accelerator
+        named = {name: p for part in stage.parameters.values() for name, p in part.items()}
+        groups = [{"params": list(part.values()), "name": name, "lr": 0.0} for name, part in stage.parameters.items()]
+        optimiser: Any = torch.optim.AdamW(groups, weight_decay=0.0)
+        if state:
+            self._restore(state, named, optimiser)
+        first = state.steps if state else 0
+        accelerator.gradient_accumulation_steps = stage.micro_batches
+        stage.module.train()
+        module, stepper = accelerator.prepare(stage.module, optimiser)
+        self._reporter.phase(stage.name, stage.steps, first)
+        batches = stage.batches(first)
+        window = _Window(self.device)
+        begun = time.monotonic()
+        for step in range(first, stage.steps):
+            torch.manual_seed(Dice("dropout", config.seed, stage.offset + step, self.share.rank).below(2**31))
+            factor = learning_rate_factor(step, stage.steps, config.warm_up)
+            for group in optimiser.param_groups:
+                group["lr"] = stage.rates[group["name"]] * factor
+            temperature = self.schedule.temperature(stage.offset + step)
+            norm = 0.0
+            for _ in range(stage.micro_batches):
+                with accelerator.accumulate(module):
+                    losses = module(next(batches), self._clusters(step), temperature)
+                    balance = config.alpha * losses.imbalance
+                    loss = losses.distortion + config.rate_weight * losses.rate + balance
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(list(named.values()), config.gradient_norm)
+                    stepper.step()
+                    stepper.zero_grad()
+                window.add(loss, losses.distortion, losses.rate, balance, losses.right)
+            done = step + 1
+            if done % config.log_every == 0 or done == stage.steps:
+                self._log(stage, done, window, temperature, factor, float(norm))
+            if done % config.save_every == 0 or done == stage.steps:
+                self._save(stage, done, named, optimiser, time.monotonic() - begun)
+            self._reporter.advance()
+        self.seconds += time.monotonic() - begun
+        # The next stage wraps the same weights: this one's hooks on their gradients must be gone.
+        del module, stepper
+        accelerator.free_memory()
+
+    def _log(self, stage: Stage, done: int, window: "_Window", temperature: float, factor: float, norm: float) -> None:
+        mean, seconds = window.means(self.accelerator)
+        if not all(value == value and abs(value) != float("inf") for value in mean.values()):
+            raise ScenarioError(
+                f"{self.config.name}: the losses are {mean} at step {done} of {stage.name}; lower learning rates or "
+                "precision: no may help; the last checkpoint is kept"
+            )
+        entry = {
+            **mean,
+            "T": round(temperature, 4),
+            "grad_norm": round(norm, 4),
+            **{f"lr_{part}": float(f"{stage.rates[part] * factor:.4g}") for part in stage.parameters},
+            "seconds_a_step": round(seconds * stage.micro_batches, 4),
+            "epoch": round(done * self.config.batch / len(self.pool), 4) if stage.name == "joint" else 0.0,
+            "stage": stage.name,
+            "step": stage.offset + done,
+        }
+        if self.accelerator.is_main_process:
+            self._reporter.line(str(entry))
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def _save(
+        self, stage: Stage, done: int, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, spent_s: float
+    ) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"codec:{key}": t.detach().cpu().contiguous() for key, t in self.codec.state_dict().items()}
+        tensors |= {f"weight:{name}": p.detach().cpu().contiguous() for name, p in named.items() if "adapter." in name}
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
+        state = checkpoint.State(
+            config_hash=config_hash(self.config),
+            stage=stage.name,
+            steps=done,
+            seconds=self.seconds + spent_s,
+            scaler=scaler,
+            tensors={**tensors, **checkpoint.moments(optimiser, named)},
+        )
+        checkpoint.write(self.folder, state)
+
+    def _restore(self, state: checkpoint.State, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
+        """Weights, moments and loss scale as they were; the log loses what was written after them."""
+        mine = {name.removeprefix("codec:"): t for name, t in state.tensors.items() if name.startswith("codec:")}
+        self.codec.load_state_dict(mine)
+        with torch.no_grad():
+            for name, p in named.items():
+                if f"weight:{name}" in state.tensors:
+                    p.copy_(state.tensors[f"weight:{name}"])
+        checkpoint.restore_moments(optimiser, named, state.tensors)
+        if self.accelerator.scaler is not None and state.scaler:
+            self.accelerator.scaler.load_state_dict(dict(state.scaler))
+        log = self.folder / LOG
+        if self.accelerator.is_main_process and log.exists():
+            done = state.steps + (self.config.prefit.steps if state.stage == "joint" else 0)
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= done), encoding="utf-8")
+
+    def _finish(self) -> None:
+        few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
+        self._reporter.phase("held out", len(self.held_out), 0)
+        module = SplitModel(self.backbone, self.codec, merged=True).eval()
+        reader = reading.Reader(self.data, self.backbone, self.config.max_tokens)
+        found = result.measure(
+            module, self.backbone, reader, few, self.held_out, self.config.clusters, self._reporter.advance
+        )
+        result.write(
+            self.folder,
+            self.config,
+            codec=self.codec,
+            peft=self.peft,
+            backbone=self.backbone,
+            base=self._base,
+            data=self.data.identity,
+            steps=(self.config.prefit.steps, self.joint_steps),
+            seconds=self.seconds,
+            processes=self.share.processes,
+            measured=found,
+            machine=self._machine,
+            command=self._command,
+        )
+        (self.folder / checkpoint.FILE).unlink(missing_ok=True)
+
+
+class _Window:
+    """Sums of the losses since the last line of the log."""
+
+    NAMES = ("loss", "D", "R", "balance", "right")
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums = torch.zeros(len(self.NAMES), device=self._device)
+        self._count, self._since = 0, time.monotonic()
+
+    def add(self, *losses: Tensor) -> None:
+        self._sums += torch.stack([loss.detach().float() for loss in losses])
+        self._count += 1
+
+    def means(self, accelerator: Accelerator) -> tuple[dict[str, float], float]:
+        """The means over the window and all processes, and the seconds a micro-batch; begins a new window."""
+        total: Any = accelerator.reduce(self._sums / self._count, "mean")
+        seconds = (time.monotonic() - self._since) / self._count
+        self._reset()
+        return {name: round(value, 5) for name, value in zip(self.NAMES, total.tolist(), strict=True)}, seconds

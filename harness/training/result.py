@@ -1,0 +1,249 @@
+"""What a training leaves: a folder with the codec, the adapter, and what they are; and how a scheme takes them up.
+
+P patches   C clusters   D dimension
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.backbones import adapter
+from harness.backbones.checkpoint import fingerprint
+from harness.backbones.contract import Backbone
+from harness.backbones.llava import Llava
+from harness.errors import CheckpointError, ScenarioError, UnavailableError, unknown_name
+from harness.results import provenance
+from harness.results.disk import write_text
+from harness.tofc.codec import CODECS, TofcCodec
+from harness.tofc.merging import merge
+from harness.tofc.training import feature_distortion
+from harness.training.config import TrainingConfig
+from harness.training.load import as_given, config_hash
+from harness.training.model import Batch, SplitModel
+from harness.training.reading import Key, Reader
+
+CODEC, ADAPTER, CARD = "codec.safetensors", "adapter", "card.md"
+
+FILES = (CODEC, ADAPTER, CARD, provenance.MANIFEST)
+
+
+class HeldOut(NamedTuple):
+    """Means over held-out pictures at one n_c, of streams that were written and read back.
+
+    ``distortion`` and ``right`` are D (Eq. 10) and the share of answer tokens that are right; ``merged_distortion`` is
+    D of the same features uncoded; ``rate`` is in bits per element of y, headers included.
+    """
+
+    n_clusters: int
+    bytes_per_image: float
+    rate: float
+    distortion: float
+    merged_distortion: float
+    right: float
+    feature_distortion: float
+    z_share: float
+    expert_use: tuple[int, ...]
+
+
+@torch.inference_mode()
+def measure(
+    module: SplitModel,
+    backbone: Llava,
+    reader: Reader,
+    seen: Sequence[int],
+    held_out: Sequence[int],
+    clusters: Sequence[int],
+    on_picture: Callable[[], None],
+) -> list[HeldOut]:
+    """Freeze the codec on ``seen`` examples and measure it on the others, the networks as in use: without autocast."""
+    codec = module.codec.eval()
+
+    def features(index: int) -> tuple[Tensor, tuple[int, int]]:
+        read = reader.data.example(index, 0).image
+        assert read is not None
+        tiles = backbone.preprocess(read())
+        return backbone.encode_image(tiles).float(), tiles.grid
+
+    everything = []
+    for index in seen:
+        x_PVD, _ = features(index)
+        everything += [merge(x_PVD, n_c).y_PCD.flatten(0, 1) for n_c in clusters]
+    codec.freeze(torch.cat(everything)[None])
+    rows: dict[int, list[tuple[float, ...]]] = {n_c: [] for n_c in clusters}
+    use = {n_c: torch.zeros(codec.config.n_experts, dtype=torch.int64) for n_c in clusters}
+    kept: dict[int, list[tuple[Tensor, Tensor]]] = {n_c: [] for n_c in clusters}
+    for index in held_out:
+        x_PVD, grid = features(index)
+        _, scripts = reader[Key(index, 0)]
+        for n_c in clusters:
+            y_PCD = merge(x_PVD, n_c).y_PCD
+            stream = codec.compress(y_PCD, grid)
+            decoded = codec.decompress(stream)
+            batch = Batch([y_PCD], [scripts])
+            loss, right = module.answers(batch, [decoded.y_PCD])
+            merged_loss, _ = module.answers(batch, [y_PCD])
+            size = len(stream)
+            z_share = decoded.budget.z_bits / decoded.budget.total_bits
+            rows[n_c].append((size, 8 * size / y_PCD.numel(), float(loss), float(merged_loss), float(right), z_share))
+            use[n_c] += decoded.expert_PC.flatten().bincount(minlength=codec.config.n_experts)
+            kept[n_c].append((decoded.y_PCD, y_PCD))
+        on_picture()
+    found = []
+    for n_c in clusters:
+        size, rate, loss, merged_loss, right, z_share = (sum(c) / len(c) for c in zip(*rows[n_c], strict=True))
+        returned, sent = (torch.cat(column) for column in zip(*kept[n_c], strict=True))
+        lost = float(feature_distortion(returned, sent))
+        found.append(HeldOut(n_c, size, rate, loss, merged_loss, right, lost, z_share, tuple(use[n_c].tolist())))
+    return found
+
+
+def write(
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    codec: TofcCodec,
+    peft: Any,
+    backbone: Llava,
+    base: str,
+    data: str,
+    steps: tuple[int, int],
+    seconds: float,
+    processes: int,
+    measured: Sequence[HeldOut],
+    machine: Mapping[str, Any],
+    command: Sequence[str],
+) -> None:
+    """Codec, adapter, card, and last the manifest: a folder that has one is complete."""
+    if peft is not None:
+        adapter.save(peft, folder / ADAPTER)
+    unfinished = folder / f"{CODEC}.part"
+    codec.save(unfinished)
+    unfinished.replace(folder / CODEC)
+    commit, dirty = provenance.checkout(Path(__file__).parents[2])
+    manifest = {
+        "name": config.name,
+        "config": as_given(config),
+        "config_hash": config_hash(config),
+        "backbone": backbone.name,
+        "backbone_fingerprint": base,
+        "codec_hash": codec.frozen.digest,
+        "data": data,
+        "seed": config.seed,
+        "steps": {"prefit": steps[0], "joint": steps[1]},
+        "seconds": round(seconds),
+        "processes": processes,
+        "held_out": {"pictures": config.held_out, "rows": [row._asdict() for row in measured]},
+        "commit": commit,
+        "dirty": dirty,
+        "finished_utc": provenance.utc_now(),
+        "command": list(command),
+        "packages": provenance.package_versions(),
+        "machine": dict(machine),
+    }
+    write_text(folder / CARD, card(config, manifest, measured))
+    write_text(folder / provenance.MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def card(config: TrainingConfig, manifest: Mapping[str, Any], measured: Sequence[HeldOut]) -> str:
+    """The folder's contents for a reader."""
+    table = "\n".join(
+        f"| {row.n_clusters} | {row.bytes_per_image:.0f} | {row.rate:.3f} | {row.distortion:.3f} "
+        f"| {row.merged_distortion:.3f} | {100 * row.right:.1f} % | {row.feature_distortion:.3f} "
+        f"| {100 * row.z_share:.1f} % | {', '.join(map(str, sorted(row.expert_use, reverse=True)))} |"
+        for row in measured
+    )
+    tuned = (
+        f"LoRA of rank {config.lora.rank} on vision tower and language model, and the projector, in `{ADAPTER}/` as "
+        "peft saves them"
+        if config.lora.rank
+        else "the backbone is frozen, where the paper adapts it too"
+    )
+    commit = manifest["commit"]
+    code = "unknown" if commit is None else commit[:9] + ("+changes" if manifest["dirty"] else "")
+    steps = manifest["steps"]
+    return f"""# {config.name}: a TOFC codec of {config.backbone}
+
+{config.codec.experts} selectable entropy models and their router in `{CODEC}`; {tuned}. Trained by `harness train`
+(Algorithm 1) with lambda = {config.rate_weight:g}: {steps["prefit"]} steps of {config.prefit.batch} pictures on kept
+features with the backbone frozen, then {steps["joint"]} steps of {config.batch} examples.
+
+- Data: {manifest["data"]}.
+- Backbone's weights: fingerprint {manifest["backbone_fingerprint"]}.
+- Seed {config.seed}, commit {code}; {manifest["seconds"] / 60:.1f} minutes of training in processes:
+  {manifest["processes"]}, on {manifest["machine"].get("name", "unknown machine")}, torch {torch.__version__}.
+
+On {config.held_out} pictures kept from training: real streams, written and read back. D is the answers' cross entropy
+(Eq. 10); R the stream's bits per element of y, headers included; error is the features', squared.
+
+| n_c | bytes an image | R | D | D uncoded | tokens right | error over variance | z's share | use of each model |
+|---|---|---|---|---|---|---|---|---|
+{table}
+"""
+
+
+def is_complete(config: TrainingConfig) -> bool:
+    """Whether the configuration's folder holds its own result; raises ScenarioError where it holds another's."""
+    path = Path(config.out) / provenance.MANIFEST
+    if not path.exists():
+        return False
+    if _manifest(path).get("config_hash") != config_hash(config):
+        raise ScenarioError(f"{config.out}: holds the result of another configuration; --fresh replaces it")
+    return True
+
+
+def summary(folder: Path) -> str:
+    """What a complete folder's codec costs and loses, in a sentence a n_c."""
+    rows = _manifest(folder / provenance.MANIFEST)["held_out"]["rows"]
+    return "; ".join(
+        f"n_c {row['n_clusters']}: {row['bytes_per_image']:.0f} bytes an image, R {row['rate']:.3f}, "
+        f"D {row['distortion']:.3f} ({row['merged_distortion']:.3f} uncoded)"
+        for row in rows
+    )
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or "backbone_fingerprint" not in manifest:
+            raise ValueError("it has no key 'backbone_fingerprint'")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not a training's manifest: {error}") from None
+    return manifest
+
+
+def find_codec(backbone: str, codec: str) -> Path:
+    """The codec's file: of a folder or a file given as a path, or by its name among the zoo's for this backbone.
+
+    Raises UnavailableError, listing the known names, where there is none.
+    """
+    zoo = CODECS / backbone
+    places = [zoo / f"{codec}.safetensors", zoo / codec / CODEC]
+    if "/" in codec or codec.startswith("."):
+        places = [Path(codec), Path(codec) / CODEC]
+    for place in places:
+        if place.is_file():
+            return place
+    known = {path.stem for path in zoo.glob("*.safetensors")} | {path.parent.name for path in zoo.glob(f"*/{CODEC}")}
+    raise UnavailableError(f"{zoo}: {unknown_name('codec', codec, known or ['none'])}; or give a folder's path")
+
+
+def backbone_of(backbone: Backbone, codec: Path) -> Backbone:
+    """The backbone as it was trained with a codec: itself, or with the adapter that lies beside the codec.
+
+    Raises CheckpointError for a codec that was trained with other weights.
+    """
+    manifest = codec.parent / provenance.MANIFEST
+    if codec.name != CODEC or not manifest.exists():
+        return backbone
+    wanted = _manifest(manifest)["backbone_fingerprint"]
+    if isinstance(backbone, Llava) and backbone.adapters is None and (found := fingerprint(backbone.model)) != wanted:
+        raise CheckpointError(
+            f"{codec.parent}: was trained with weights {wanted} of {backbone.name}, and these are {found}; "
+            "'harness train' makes it again"
+        )
+    folder = codec.parent / ADAPTER
+    return adapter.adapted(backbone, folder) if folder.is_dir() else backbone
