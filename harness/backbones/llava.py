@@ -118,7 +118,7 @@ class Llava(ABC):
         return self.features(tiles.pixels_PCHW.to(self.device, non_blocking=True))
 
     def features(self, pixels_PCHW: torch.Tensor) -> torch.Tensor:
-        """x (P, V, D) of normalised pixels on the model's device; differentiable."""
+        """Visual features (P, V, D) of normalised pixels on the model's device; differentiable."""
         config = self.model.config
         drop_cls = config.vision_feature_select_strategy == "default"
         return tower.features(

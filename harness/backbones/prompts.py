@@ -29,7 +29,7 @@ class Template:
         return self.turn(self.text_of(question), first=True, image=True)
 
     def turn(self, text: str, *, first: bool, image: bool) -> str:
-        """From the visual tokens, or where there are none ``before``, or an answer's stop, to where an answer begins."""
+        """All that stands between the visual tokens, ``before``, or an answer's stop, and the next answer."""
         words = self.after.format(text=text)
         if first and image:
             return words
