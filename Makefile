@@ -37,6 +37,8 @@ bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
 
 weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/python -m harness.zoo.mini_onevision
+	$(BIN)/python -m harness.zoo.mini_nano
+	$(BIN)/python -m harness.zoo.mini_llava15
 	$(BIN)/python -m harness.zoo.mini_tofc
 	$(BIN)/python -m baselines.training
 

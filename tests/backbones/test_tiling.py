@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from harness.backbones.tiling import Tiling, best_grid, fitted, grids_up_to, normalised, squared
+from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD
+from harness.backbones.tiling import PaddedTile, Tiling, best_grid, fitted, grids_up_to, normalised, squared
 
 patient = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no reason to fail."""
@@ -20,8 +22,15 @@ patient = settings(max_examples=100, deadline=None, suppress_health_check=[Healt
 PINPOINTS = [[h * 384, w * 384] for h in range(1, 7) for w in range(1, 7)]
 PROCESSOR = LlavaOnevisionImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3, image_grid_pinpoints=PINPOINTS)
 FULL = Tiling(patch=384, grids=grids_up_to(6))
+ONE_TILE = PaddedTile(patch=336, mean=CLIP_MEAN, std=CLIP_STD)
+LLAVA15_PROCESSOR = LlavaImageProcessorPil(
+    do_pad=True,
+    size={"height": 336, "width": 336},
+    do_center_crop=False,
+    image_mean=list(CLIP_MEAN),
+    image_std=list(CLIP_STD),
+)
 PHOTOS = Path(__file__).parents[2] / "../shared/data/images"
-FOLDERS = (("kodak", "png"), ("driving", "jpg"), ("unsplash", "jpg"))
 
 PHOTOGRAPHS = [
     (768, 512),
@@ -119,12 +128,26 @@ def test_normalisation_is_per_channel():
     np.testing.assert_allclose(normalised(pixels, mean, std).numpy(), wanted, rtol=1e-6, atol=1e-7)
 
 
+def photographs():
+    """One photograph of each size there is."""
+    of_size = {}
+    for path in sorted(PHOTOS.glob("*/*")):
+        if path.suffix in (".png", ".jpg"):
+            with Image.open(path) as opened:
+                of_size.setdefault(opened.size, path)
+    for path in of_size.values():
+        with Image.open(path) as opened:
+            yield opened.convert("RGB")
+
+
 @pytest.mark.skipif(not PHOTOS.exists(), reason="../shared/data/images is not here")
 def test_real_photographs():
-    """Photographs of three cameras and sizes are cut as the processor cuts them."""
-    paths = [min((PHOTOS / folder).glob(f"*.{kind}")) for folder, kind in FOLDERS]
-    for path in paths:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
+    """Photographs of every size there, 0.4 to 15 megapixels, are cut as the two processors cut them."""
+    sizes = set()
+    for image in photographs():
+        sizes.add(image.size)
         theirs_PCHW = PROCESSOR(image, return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(FULL(image).pixels_PCHW[1:], theirs_PCHW[1:], atol=5e-7, rtol=0)
+        theirs_PCHW = LLAVA15_PROCESSOR(image, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(ONE_TILE(image).pixels_PCHW, theirs_PCHW, atol=1e-6, rtol=0)
+    assert len(sizes) >= 5
