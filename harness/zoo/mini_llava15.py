@@ -25,7 +25,7 @@ from harness.zoo.vocabulary import VOCABULARY, make_tokenizer
 
 NAME = "mini-llava15"
 SEED = 15
-TOWER_STEPS = (3000, 1200)
+TOWER_STEPS = (2200, 800)
 TILES_A_STEP = 8
 BOOKS = 32
 ANSWERS_STEPS, WHOLE_STEPS = 400, 100
