@@ -1,8 +1,8 @@
 """Makes mini-llava15 from seeds: ``python -m harness.zoo.mini_llava15``.
 
-A CLIP tower on dense labels of whole pictures and parts of them; then a language model that begins as mini-onevision's
-learns to answer from what that tower sees, merged and whole. The same stages as mini-onevision's (tower.py,
-language.py), on one padded tile and with LLaVA-1.5's prompts.
+A CLIP tower on dense labels of whole pictures and parts of them; then a language model, beginning with what
+mini-onevision's has learnt from text, learns to answer from what that tower sees, merged and whole. The same stages as
+mini-onevision's (tower.py, language.py), on one padded tile and with LLaVA-1.5's prompts.
 """
 
 import argparse
@@ -17,9 +17,8 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD, Llava15
-from harness.backbones.onevision import load as load_onevision
 from harness.backbones.prompts import LLAVA15
-from harness.zoo import cards, features, language, tower, training
+from harness.zoo import cards, features, language, mini_onevision, tower, training
 from harness.zoo.views import LLAVA15 as SIGHT
 from harness.zoo.vocabulary import VOCABULARY, make_tokenizer
 
@@ -27,8 +26,8 @@ NAME = "mini-llava15"
 SEED = 15
 TOWER_STEPS = (2200, 800)
 TILES_A_STEP = 8
-BOOKS = 32
-ANSWERS_STEPS, WHOLE_STEPS = 400, 100
+BOOKS = 24
+ANSWERS_STEPS, WHOLE_STEPS = 500, 100
 
 MERGED = features.Merged(SIGHT, 36, (9, 14, 18, 27, 54))
 """n_c: the paper's 16 to 64 of 576 features are 9 to 36 of these 324."""
@@ -113,12 +112,18 @@ def train_sight(backbone: Llava15, work: Path) -> None:
     tower.train_tower(backbone.model.model.vision_tower, work, TOWER_STEPS, sight=SIGHT, tiles=TILES_A_STEP)
 
 
-def train_speech(backbone: Llava15, work: Path, qwen2: Any, workers: int) -> None:
-    """Train projector and language model in place, beginning with ``qwen2``, on what the trained tower sees."""
+def train_speech(backbone: Llava15, work: Path, text: Path, workers: int) -> None:
+    """Train projector and language model in place on what the trained tower sees.
+
+    The language model begins with mini-onevision's after its stages on text, which are read in ``text`` or run there.
+    """
+    teacher = mini_onevision.untrained()
+    language.train_lookup(teacher, text)
+    language.train_words(teacher, text)
     cached = features.cache_books(backbone.model.model.vision_tower, work / "features", BOOKS, workers, MERGED)
     for _ in track(cached, "features", total=BOOKS):
         pass
-    begin_with(backbone, qwen2)
+    begin_with(backbone, teacher.model.model.language_model)
     lessons = features.Lessons(work / "features", BOOKS)
     language.train_answers(backbone, work, lessons, ANSWERS_STEPS)
     language.train_whole(backbone, work, lessons, WHOLE_STEPS)
@@ -155,8 +160,9 @@ A `LlavaForConditionalGeneration` of {cards.parameters_m(NAME, folder):.2f} mill
 It stands in for LLaVA-1.5-7B where that is not installed: the same code, in miniature.
 
 - One tile of {SIGHT.tiling.patch} px, padded, in patches of {SIGHT.patch_px} px: {SIGHT.side**2} features of 160. CLIP
-  tower of 5 layers, of which 4 are run. The language model is mini-onevision's, with LLaVA-1.5's prompts.
-- Command: `python -m harness.zoo.mini_llava15`, after mini-onevision's. {cards.made(SEED, seconds)}
+  tower of 5 layers, of which 4 are run. The language model begins with what
+  mini-onevision's has learnt from text, and learns LLaVA-1.5's prompts.
+- Command: `python -m harness.zoo.mini_llava15`. {cards.made(SEED, seconds)}
 - Data: the training splits of StreetsQA and GlimpseQA. {TOWER_STEPS[0]} + {TOWER_STEPS[1]} steps of {TILES_A_STEP}
   tiles with dense labels; {ANSWERS_STEPS} steps of {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged;
   {WHOLE_STEPS} steps with {language.WHOLE_PICTURES} pictures' tokens unmerged. The test splits come from another seed
@@ -171,15 +177,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME, help="the checkpoint's folder")
     parser.add_argument("--work", type=Path, default=Path("build") / NAME, help="where unfinished stages are kept")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        default=Path("build") / mini_onevision.NAME,
+        help="where mini-onevision's stages on text are kept",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the training; another process draws the pictures")
     parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     backbone = untrained()
     train_sight(backbone, arguments.work)
-    train_speech(
-        backbone, arguments.work, load_onevision("mini-onevision").model.model.language_model, arguments.workers
-    )
+    train_speech(backbone, arguments.work, arguments.text, arguments.workers)
     save(backbone, arguments.out)
     (arguments.out / "card.md").write_text(card(arguments.out, training.seconds(arguments.work)))
 
