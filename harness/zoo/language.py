@@ -28,9 +28,11 @@ from harness.zoo.lessons import answer_loss
 from harness.zoo.lookup import NOWHERE, line, lookup_loss
 from harness.zoo.training import train
 
-LOOKUP_STEPS, WORDS_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 400, 400, 800, 220
-_LOOKUP_LINES = 64
-ANSWERS_PICTURES, WHOLE_PICTURES, _PICTURES_IN_WORDS = 16, 2, 16
+LOOKUP_STEPS, WORDS_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 400, 400, 600, 200
+ANSWERS_PICTURES, WHOLE_PICTURES = 16, 2
+_LOOKUP_LINES, _PICTURES_IN_WORDS = 64, 16
+_LINES_KEPT_UP, _WORDS_KEPT_UP = 16, 4
+"""Of each in every later step: what was learnt from them must be kept up, not learnt again."""
 _LANGUAGE_RATE, _PROJECTOR_RATE = 1.5e-3, 3e-3
 _WHOLE_RATE = 1e-3
 _WHOLE_BOOKS = range(100_000, 100_400)
@@ -103,7 +105,7 @@ def train_lookup(backbone: Llava, folder: Path, steps: int = LOOKUP_STEPS) -> No
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
-            yield _of_lines(backbone, Dice("lookup", step))
+            yield _of_lines(backbone, Dice("lookup", step), _LOOKUP_LINES)
 
     train("lookup", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
@@ -127,9 +129,7 @@ def train_answers(backbone: Llava, folder: Path, lessons: Lessons, steps: int = 
         for step in itertools.count(first):
             dice = Dice("answers", step)
             seen, score = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES)
-            told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS // 2)
-            found, _ = _of_lines(backbone, dice)
-            yield (seen + told + found) / 2, score
+            yield seen + _kept_up(backbone, dice), score
 
     rates = {"model.multi_modal_projector": _PROJECTOR_RATE, "model.language_model": _LANGUAGE_RATE}
     train("answers", folder, backbone.model, rates, steps, losses)
@@ -146,21 +146,22 @@ def train_whole(backbone: Llava, folder: Path, lessons: Lessons, steps: int = WH
             asked = [questions(page, dice) for page in pages]
             whole, score = answer_loss(backbone.model, backbone.tokenizer, pictures, asked, backbone.template)
             seen, _ = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES // 2)
-            told, _ = _of_words(backbone, dice, _PICTURES_IN_WORDS // 2)
-            found, _ = _of_lines(backbone, dice)
-            yield (whole + found) / 2 + (seen + told) / 4, score
+            yield (whole + seen) / 2 + _kept_up(backbone, dice), score
 
     rates = dict.fromkeys(("model.multi_modal_projector", "model.language_model", "model.image_newline"), _WHOLE_RATE)
     train("whole", folder, backbone.model, rates, steps, losses)
 
 
-def _of_lines(backbone: Llava, dice: Dice) -> tuple[Tensor, float]:
-    """Text alone, in every stage: without it the later ones unlearn to compare what they see with what is asked."""
-    return lookup_loss(
-        backbone.model,
-        backbone.tokenizer,
-        [line(backbone.tokenizer, dice, backbone.template) for _ in range(_LOOKUP_LINES)],
-    )
+def _kept_up(backbone: Llava, dice: Dice) -> Tensor:
+    """A little of both earlier stages: without it the later ones unlearn to compare what they see with the question."""
+    told, _ = _of_words(backbone, dice, _WORDS_KEPT_UP)
+    found, _ = _of_lines(backbone, dice, _LINES_KEPT_UP)
+    return (told + found) / 4
+
+
+def _of_lines(backbone: Llava, dice: Dice, count: int) -> tuple[Tensor, float]:
+    lines = [line(backbone.tokenizer, dice, backbone.template) for _ in range(count)]
+    return lookup_loss(backbone.model, backbone.tokenizer, lines)
 
 
 def _of_lessons(backbone: Llava, lessons: Lessons, dice: Dice, count: int) -> tuple[Tensor, float]:
