@@ -50,3 +50,22 @@ def test_masses_sum_to_one_and_agree_with_the_bits(density: FactorizedDensity) -
     z_EAZ = medians_EZ[:, None] + offsets_A[:, None]
     inner = torch.exp2(-density.bits(z_EAZ)).transpose(1, 2)[..., 1:-1]
     assert torch.allclose(masses_EZA[..., 1:-1].float(), inner, atol=1e-5)
+
+
+def test_a_symbol_right_at_the_median_has_its_mass() -> None:
+    """Where the two logits cancel exactly, the mass is what it is beside that place."""
+    density = FactorizedDensity(1, 1)
+    with torch.no_grad():
+        for bias in density.biases:
+            bias.zero_()
+    at, beside = (density.bits(torch.full((1, 1, 1), place)) for place in (0.0, 1e-3))
+    assert at.item() == pytest.approx(beside.item(), abs=1e-4)
+
+
+def test_the_escape_has_the_mass_outside(density: FactorizedDensity) -> None:
+    """All sum to one, and only the ends differ from the table without an escape."""
+    medians_EZ = density.medians() + 25
+    with_escape, without = density.masses_and_escape(medians_EZ), density.masses(medians_EZ)
+    assert torch.allclose(with_escape.sum(-1), torch.ones(3, 4, dtype=torch.float64))
+    assert torch.allclose(with_escape[..., 1:-2], without[..., 1:-1])
+    assert (with_escape[..., -1] > 1e-6).any()
