@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from harness.data.gathered import Gathered
 from harness.data.sample import Sample
 from harness.data.scoring import judge
 from harness.pipelines.contract import Answer, Payload, Pipeline, stage_sides
@@ -43,12 +44,12 @@ class Reporter(Protocol):
         ...
 
 
-def answer(schemes: Schemes, samples: Sequence[Sample], ongoing: Run, reporter: Reporter, *, workers: int = 1) -> None:
+def answer(schemes: Schemes, samples: Gathered, ongoing: Run, reporter: Reporter, *, workers: int = 1) -> None:
     """Lets every scheme answer every sample, in ``workers`` processes, and lands an outcome row for each.
 
     Units that an earlier process finished are left as they are.
     """
-    images = _by_image(samples)
+    images = list(_by_image(samples).values())
     chunks = [images[start : start + _IMAGES_A_UNIT] for start in range(0, len(images), _IMAGES_A_UNIT)]
     units = {
         f"answers {pipeline} {point} {number:04d}": (pipeline, point, chunk)
@@ -60,7 +61,9 @@ def answer(schemes: Schemes, samples: Sequence[Sample], ongoing: Run, reporter: 
         pipeline, point, chunk = units[unit]
         scheme = schemes[pipeline, point]
         return [
-            row for of_image in chunk for row in _outcomes(scheme, of_image, run=name, pipeline=pipeline, point=point)
+            row
+            for places in chunk
+            for row in _outcomes(scheme, [samples[p] for p in places], run=name, pipeline=pipeline, point=point)
         ]
 
     for unit, rows in spread(outcomes, list(_pending("answers", units, ongoing, reporter)), workers):
@@ -70,7 +73,7 @@ def answer(schemes: Schemes, samples: Sequence[Sample], ongoing: Run, reporter: 
 
 def time(
     schemes: Schemes,
-    samples: Sequence[Sample],
+    samples: Gathered,
     ongoing: Run,
     reporter: Reporter,
     *,
@@ -85,7 +88,7 @@ def time(
     so that drift hits all alike. Whenever the work begins or is taken up, ``plan.warmup`` requests a scheme are run and
     dropped.
     """
-    timed = _timed_samples(_by_image(samples), plan.timed_samples)
+    timed = _timed_samples(samples, plan.timed_samples)
     units = {
         f"times {repeat:03d} {number:04d}": (repeat, number, sample)
         for repeat, (number, sample) in itertools.product(range(plan.repeats), enumerate(timed))
@@ -131,17 +134,28 @@ def _pending(phase: str, units: Mapping[str, object], ongoing: Run, reporter: Re
     return iter(pending)
 
 
-def _by_image(samples: Sequence[Sample]) -> list[list[Sample]]:
-    images: dict[str, list[Sample]] = {}
-    for sample in samples:
-        images.setdefault(sample.image_id, []).append(sample)
-    return list(images.values())
+def _by_image(samples: Gathered) -> dict[tuple[str, str], list[int]]:
+    """The places of the samples of each benchmark and image."""
+    images: dict[tuple[str, str], list[int]] = {}
+    for place, name in enumerate(samples.names):
+        images.setdefault((name.benchmark, name.image_id), []).append(place)
+    return images
 
 
-def _timed_samples(images: Sequence[Sequence[Sample]], wanted: int) -> list[Sample]:
-    """One sample from each of ``wanted`` images spread evenly over the benchmark, its questions taking turns."""
-    places = np.linspace(0, len(images) - 1, min(wanted, len(images))).round().astype(int)
-    return [images[place][turn % len(images[place])] for turn, place in enumerate(places)]
+def _timed_samples(samples: Gathered, wanted: int) -> list[Sample]:
+    """One sample from each of ``wanted`` images spread evenly over a benchmark, its questions taking turns.
+
+    Of several benchmarks each gives the same number, rounded up.
+    """
+    of_benchmark: dict[str, list[list[int]]] = {}
+    for (benchmark, _), places in _by_image(samples).items():
+        of_benchmark.setdefault(benchmark, []).append(places)
+    timed: list[Sample] = []
+    for images in of_benchmark.values():
+        n = min(-(-wanted // len(of_benchmark)), len(images))
+        chosen = np.linspace(0, len(images) - 1, n).round().astype(int)
+        timed += [samples[images[image][turn % len(images[image])]] for turn, image in enumerate(chosen)]
+    return timed
 
 
 def _outcomes(

@@ -7,16 +7,17 @@ points and drawing work on those rows alone, whenever they are wanted (``harness
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from harness import catalog, measure
 from harness.backbones.contract import Backbone
+from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import UnavailableError
 from harness.measure import Reporter, Schemes
@@ -35,13 +36,14 @@ Thing = TypeVar("Thing")
 class Study:
     """A scenario with everything that it names at hand.
 
-    ``stand_ins`` maps what was wanted to what runs instead; ``absent`` has the sentence on each thing that is not here.
+    ``benchmarks`` are those that run: a stand-in for several that are wanted runs once. ``stand_ins`` maps what was
+    wanted to what runs instead; ``absent`` has the sentence on each thing that is not here.
     """
 
     scenario: Scenario
-    benchmark: str
+    benchmarks: Sequence[str]
     backbone: Backbone
-    samples: Sequence[Sample]
+    samples: Gathered
     schemes: Schemes
     stand_ins: Mapping[str, str]
     absent: Sequence[str]
@@ -71,14 +73,15 @@ def run(
         name=folder.name,
         scenario=as_given(scenario),
         scenario_hash=scenario_hash(scenario),
-        resolved={"benchmark": study.benchmark, "backbone": study.backbone.name},
+        resolved={"benchmark": ", ".join(study.benchmarks), "backbone": study.backbone.name},
         stand_ins=study.stand_ins,
         seed=scenario.seed,
         command=command,
         machine={**fingerprint(), "torch_threads": torch.get_num_threads()},
     )
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
-        ongoing.record_images({sample.id: sample.image_id for sample in study.samples})
+        names = study.samples.names
+        ongoing.record_images({name.id: name.image_id for name in names}, {name.id: name.benchmark for name in names})
         workers = workers_for(study.backbone.device.type, torch.get_num_threads())
         measure.answer(study.schemes, study.samples, ongoing, reporter, workers=workers)
         measure.time(
@@ -105,27 +108,34 @@ def prepare(scenario: Scenario, *, allow_stand_ins: bool = True) -> Study:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
     absent: list[str] = []
-    benchmark, samples = _first_at_hand(scenario.benchmark, stand_in.benchmark, _load_benchmark, absent)
+    load_benchmark = functools.cache(_load_benchmark)
+    ran: dict[str, str] = {}
+    samples: dict[str, Sequence[Sample] | None] = {}
+    for wanted in scenario.wanted:
+        instead = wanted.stand_in if allow_stand_ins else None
+        ran[wanted.name], found = _first_at_hand(wanted.name, instead, load_benchmark, absent)
+        samples[ran[wanted.name]] = found
     backbone, model = _first_at_hand(
         scenario.backbone,
         stand_in.backbone,
         lambda name: catalog.load("backbone", name, catalog.BACKBONES)(name, device=device, weights=scenario.weights),
         absent,
     )
-    if samples is None or model is None:
+    at_hand = {name: found for name, found in samples.items() if found is not None}
+    if len(at_hand) < len(samples) or model is None:
         raise UnavailableError("\n".join(absent))
-    swaps = ((scenario.benchmark, benchmark), (scenario.backbone, backbone))
+    swaps = {**ran, scenario.backbone: backbone}
     return Study(
         scenario=scenario,
-        benchmark=benchmark,
+        benchmarks=tuple(at_hand),
         backbone=model,
-        samples=some_samples(samples, scenario.samples, scenario.seed),
+        samples=gather(at_hand, scenario.samples, scenario.seed),
         schemes={
             (spec.name, point.label): catalog.load("scheme", spec.scheme, catalog.SCHEMES)(model, point)
             for spec in scenario.pipelines
             for point in spec.operating_points()
         },
-        stand_ins={wanted: found for wanted, found in swaps if wanted != found},
+        stand_ins={name: instead for name, instead in swaps.items() if name != instead},
         absent=absent,
     )
 
@@ -139,24 +149,6 @@ def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:
         profile = Profile.from_tables(stages, outcomes, pipeline, point)
         ongoing.add(_replay_unit(pipeline, point), requests=sweep([profile], study.scenario.replay))
         reporter.advance()
-
-
-def some_samples(samples: Sequence[Sample], wanted: int | None, seed: int) -> list[Sample]:
-    """At most ``wanted`` samples, whole images only, drawn at random but kept in the file's order; all for None.
-
-    A prefix of the file would not do: benchmarks are sorted by category.
-    """
-    if wanted is None or wanted >= len(samples):
-        return list(samples)
-    places: dict[str, list[int]] = {}
-    for place in range(len(samples)):
-        places.setdefault(samples[place].image_id, []).append(place)
-    images = list(places.values())
-    chosen: list[int] = []
-    for image in np.random.default_rng(seed).permutation(len(images)):
-        if len(chosen) + len(images[image]) <= wanted:
-            chosen += images[image]
-    return [samples[place] for place in sorted(chosen)]
 
 
 def _first_at_hand(

@@ -6,17 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from harness.data.sample import Question, Sample
 from harness.results.provenance import MANIFEST, read
 from harness.results.store import Record, Run
 from harness.scenario.load import load
-from harness.study import run, some_samples
+from harness.study import run
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "scenarios" / "smoke.yaml"
@@ -164,40 +162,3 @@ def test_a_run_killed_at_any_moment_takes_up_and_ends_with_the_same_rows(
 
 def _parts(folder: Path) -> int:
     return len(list((folder / "parts").glob("*"))) if (folder / "parts").exists() else 0
-
-
-def _samples(questions_of_images: Sequence[int]) -> list[Sample]:
-    question = Question(text="?", kind="yes_no")
-    return [
-        Sample(
-            id=f"{image}-{q}",
-            image_id=str(image),
-            image_bytes=b"",
-            question=question,
-            truth="Yes",
-            category="",
-            group="",
-        )
-        for image, count in enumerate(questions_of_images)
-        for q in range(count)
-    ]
-
-
-def test_some_samples_are_whole_images_in_the_files_order() -> None:
-    """Never more than asked for, never half an image, the same for the same seed, and not the file's beginning."""
-    samples = _samples([2, 3, 2, 4, 2, 3, 2, 2])
-    chosen = some_samples(samples, 9, seed=1)
-    assert len(chosen) <= 9
-    places = [samples.index(sample) for sample in chosen]
-    assert places == sorted(places)
-    for image in {sample.image_id for sample in chosen}:
-        assert [s for s in samples if s.image_id == image] == [s for s in chosen if s.image_id == image]
-    assert chosen == some_samples(samples, 9, seed=1)
-    assert len({tuple(s.id for s in some_samples(samples, 9, seed=seed)) for seed in range(8)}) > 1
-
-
-def test_all_samples_where_none_are_left_out() -> None:
-    """No limit, and a limit beyond the benchmark."""
-    samples = _samples([2, 1])
-    assert some_samples(samples, None, seed=0) == samples
-    assert some_samples(samples, 50, seed=0) == samples

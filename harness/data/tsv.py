@@ -131,6 +131,8 @@ class TsvSamples(Sequence[Sample]):
         self._offsets = array.array("q")
         self._lines = array.array("q")
         self._images = array.array("q")
+        self._ids: list[str] = []
+        self._image_paths: list[str] = []
         self._sound: set[int] = set()
         with _fields_of_any_size():
             self._index()
@@ -149,6 +151,11 @@ class TsvSamples(Sequence[Sample]):
             part.__dict__.update(self.__dict__, _chosen=self._chosen[index])
             return part
         return self._sample(self._chosen[index])
+
+    @property
+    def ids(self) -> list[tuple[str, str]]:
+        """Each sample's ``id`` and ``image_id``, known without reading its row again."""
+        return [(self._ids[n], self._image_paths[n] or self._ids[self._images[n]]) for n in self._chosen]
 
     def _index(self) -> None:
         """Finds where each row begins and which row holds its image; refuses the file at the first thing wrong."""
@@ -177,6 +184,8 @@ class TsvSamples(Sequence[Sample]):
                 named[number] = max(pictures)
                 if min(pictures) < 1:
                     self._refuse(line, "question", "<image 0>", "is shown, but pictures are counted from 1")
+            self._ids.append(row["index"])
+            self._image_paths.append(row.get("image_path", ""))
             self._offsets.append(offset)
             self._lines.append(line)
             self._images.append(number)

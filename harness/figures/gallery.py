@@ -4,14 +4,16 @@ from pathlib import Path
 
 from harness.errors import ResultsError
 from harness.figures import latency_bars, provenance, rate_performance, style
-from harness.results import summary
+from harness.results import disk, summary
 from harness.results.provenance import MANIFEST, read
-from harness.results.select import Equality, select_run
+from harness.results.select import Equality, select_each, select_run
 from harness.results.store import Record, Run
 
 
 def draw_all(path: Path, out: Path | None = None) -> list[Path]:
     """Draws each complete run under ``path``, and writes its table as CSV and Markdown; returns the files.
+
+    A run of several benchmarks also gets ``benchmarks.csv``, every point in each of them by itself.
 
     They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
     Raises ResultsError where ``path`` holds no complete run, or a damaged one.
@@ -34,6 +36,9 @@ def _draw(run: Record, out: Path) -> list[Path]:
         f"independent groups. Selected: the fewest bytes not below {equality.target:g} of {equality.reference}'s score "
         f"by more than {equality.margin:g} of it"
     )
+    several = len(names := run.manifest.benchmarks) > 1
+    if several:
+        score += f". Normalised: the mean of {' and '.join(names)}, each over {equality.reference}'s own score there"
     replayed = "Link times replayed from the bytes sent and the uplink named"
     with style.styled():
         about = provenance.of(run.manifest, "score against payload", machines, [score])
@@ -44,4 +49,7 @@ def _draw(run: Record, out: Path) -> list[Path]:
     tables = [out / "table.csv", out / "table.md"]
     for table in tables:
         summary.write(run, table)
+    if several:
+        tables.append(out / "benchmarks.csv")
+        disk.write_text(tables[-1], select_each(run).to_csv(index=False, lineterminator="\n"))
     return [*files, *tables]

@@ -69,8 +69,9 @@ class Manifest(_Strict):
     """What a run is, where its numbers come from, and whether they may be believed.
 
     ``scenario`` is the scenario as given, with SI numbers; ``resolved`` maps what a scenario names (``benchmark``,
-    ``backbone``) to what ran, and ``stand_ins`` holds those of them that are not what was wanted, wanted name to name
-    that ran. ``validity`` is null while the run is going on; ``reasons`` says why a run is INVALID.
+    ``backbone``) to what ran, several benchmarks joined by a comma, and ``stand_ins`` holds those of them that are not
+    what was wanted, wanted name to name that ran. ``validity`` is null while the run is going on; ``reasons`` says why
+    a run is INVALID.
     """
 
     schema_version: int
@@ -100,8 +101,18 @@ class Manifest(_Strict):
         """Empty, or what every table and figure says of a run on stand-ins."""
         if not self.stand_ins:
             return ""
-        swaps = ", ".join(f"{ran} for {wanted}" for wanted, ran in self.stand_ins.items())
-        return f"stand-ins: {swaps}"
+        wanted_of: dict[str, list[str]] = {}
+        for wanted, ran in self.stand_ins.items():
+            wanted_of.setdefault(ran, []).append(wanted)
+        swaps = (f"{ran} for {' and '.join(wanted)}" for ran, wanted in wanted_of.items())
+        return f"stand-ins: {', '.join(swaps)}"
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """The benchmarks that ran; raises ResultsError where the manifest does not say."""
+        if "benchmark" not in self.resolved:
+            raise ResultsError(f"run {self.name}: its manifest does not say in 'resolved' which 'benchmark' ran")
+        return tuple(self.resolved["benchmark"].split(", "))
 
     @property
     def machines(self) -> tuple[str, ...]:

@@ -9,13 +9,19 @@ questions and over the same resamples; the denominator is the reference's score 
 margin are in units of the reference's own score. Questions that share a picture or a metric's group are not
 independent: they are resampled together. The confidence is that of one point's bound, not of all points' at once.
 
+Several benchmarks are joined by their normalised average, in percent of the reference,
+
+    score_p = 100 * mean over benchmarks b of score_p,b / score_ref,b,
+
+each resampled by itself; a scheme's bytes and tokens are then the mean of its means over each of them.
+
     N questions   G groups of the metric   K clusters, drawn whole   B resamples
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -67,23 +73,45 @@ class Equality:
 _FLOATS = ("target", "margin", "confidence")
 
 
+NORMALISED = "normalised score (%)"
+"""What the score of several benchmarks is called."""
+
+
 def select_run(run: Record) -> pd.DataFrame:
     """:func:`select` with what a complete run declares and recorded, its pipelines in the scenario's order."""
-    benchmark = run.manifest.resolved.get("benchmark")
-    if benchmark is None:
-        raise ResultsError(f"{run.folder}: its manifest does not say in 'resolved' which 'benchmark' ran")
-    points = select(run.outcomes, metric(benchmark), Equality.of(run.manifest), run.images)
+    benchmarks = {name: metric(name) for name in run.manifest.benchmarks}
+    return _ordered(run, select(run.outcomes, benchmarks, Equality.of(run.manifest), run.images, run.benchmarks))
+
+
+def select_each(run: Record) -> pd.DataFrame:
+    """:func:`select` in each of a run's benchmarks by itself, with a column ``benchmark`` before the others."""
+    tables = []
+    for name in run.manifest.benchmarks:
+        own = pa.array([run.benchmarks.get(sample, name) == name for sample in run.outcomes["sample"].to_pylist()])
+        points = select(run.outcomes.filter(own), metric(name), Equality.of(run.manifest), run.images)
+        tables.append(_ordered(run, points).assign(benchmark=name))
+    found = pd.concat(tables, ignore_index=True)
+    return found[["benchmark", *found.columns.drop("benchmark")]]
+
+
+def _ordered(run: Record, points: pd.DataFrame) -> pd.DataFrame:
     order = [pipeline["name"] for pipeline in run.manifest.scenario_value("pipelines")]
     return points.sort_values("pipeline", key=lambda p: p.map(order.index), kind="stable", ignore_index=True)
 
 
 def select(
-    outcomes: pa.Table, benchmark: Metric, equality: Equality, image_of: Mapping[str, str] | None = None
+    outcomes: pa.Table,
+    benchmark: Metric | Mapping[str, Metric],
+    equality: Equality,
+    image_of: Mapping[str, str] | None = None,
+    benchmark_of: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Every point with its bytes and score, whether it is admissible, and each pipeline's selected one.
 
     ``outcomes`` are the outcome rows (:class:`harness.records.OutcomeRow`) of one run; ``image_of`` maps samples to
-    pictures, and without it questions are clustered by their metric's group alone. A row each, by pipeline and bytes:
+    pictures, and without it questions are clustered by their metric's group alone. ``benchmark`` is the metric, or
+    several benchmarks' metrics by name, and then ``benchmark_of`` says of which of them each sample is. A row each, by
+    pipeline and bytes:
 
     - ``pipeline``, ``point``, ``metric``, ``questions`` (N), ``clusters`` (K), and the means of ``payload_bytes`` and
       ``visual_tokens``
@@ -101,36 +129,40 @@ def select(
     for key, answers in points.items():
         _refuse_other_questions(key, answers, reference_key, asked)
 
-    category, group = _words(asked["category"]), _words(asked["group"])
-    weights_BG, n_clusters = _resampled_weights(group, _pictures(asked, image_of), equality)
+    metrics = benchmark if isinstance(benchmark, Mapping) else {"": benchmark}
+    parts = _parts(asked, metrics, equality, image_of, benchmark_of)
     correct = {key: answers["correct"].to_numpy(dtype=np.bool_) for key, answers in points.items()}
-    score = {key: benchmark.score(category, group, right) for key, right in correct.items()}
-    score_B = {key: benchmark.resampled(category, group, right, weights_BG) for key, right in correct.items()}
-
+    units = [part.score(correct[reference_key]) for part in parts]
+    for part, unit in zip(parts, units, strict=True):
+        if not unit > 0:
+            where = f" in {part.name}" if len(parts) > 1 else ""
+            raise ResultsError(
+                f"the reference {equality.reference} scores {unit:g}{where}; nothing can be measured in units of that"
+            )
+    alone = len(parts) == 1
+    scale = [1.0] if alone else [100 / (len(parts) * unit) for unit in units]
+    score = {key: _sum(scale, [part.score(right) for part in parts]) for key, right in correct.items()}
+    score_B = {key: _sum(scale, [part.resampled(right) for part in parts]) for key, right in correct.items()}
     unit = score[reference_key]
-    if not unit > 0:
-        raise ResultsError(
-            f"the reference {equality.reference} scores {unit:g}; nothing can be measured in units of that"
-        )
+    n_clusters = sum(part.n_clusters for part in parts)
+    spread = all(part.n_clusters > 1 for part in parts)
     tail = (1 - equality.confidence) / 2
     found = []
     for key, answers in points.items():
         difference_B = (score_B[key] - equality.target * score_B[reference_key]) / unit
-        spread = n_clusters > 1
         low, high = np.nanquantile(score_B[key], [tail, 1 - tail]) if spread else (np.nan, np.nan)
         found.append(
             {
                 "pipeline": key[0],
                 "point": key[1],
-                "metric": benchmark.name,
+                "metric": parts[0].metric.name if alone else NORMALISED,
                 "questions": len(answers),
                 "clusters": n_clusters,
-                "payload_bytes": answers["payload_bytes"].mean(),
-                "visual_tokens": answers["visual_tokens"].mean(),
+                **{name: _mean_of_means(parts, answers[name]) for name in ("payload_bytes", "visual_tokens")},
                 "score": score[key],
                 "score_low": low,
                 "score_high": high,
-                "score_max": benchmark.max(category),
+                "score_max": _sum(scale, [part.metric.max(part.category) for part in parts]),
                 "relative_score": score[key] / unit,
                 "difference_low": np.nanquantile(difference_B, 1 - equality.confidence) if spread else np.nan,
                 "reference": key == reference_key,
@@ -144,6 +176,74 @@ def select(
     table["selected"] = False
     table.loc[table[table["admissible"]].drop_duplicates("pipeline").index, "selected"] = True
     return table
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """The questions of one benchmark among all (``mine``, a mask), and how their score is resampled."""
+
+    name: str
+    metric: Metric
+    mine: NDArray[np.bool_]
+    category: Words
+    group: Words
+    weights_BG: Floats
+    n_clusters: int
+
+    def score(self, correct: NDArray[np.bool_]) -> float:
+        """The benchmark's own score of verdicts on all questions."""
+        return self.metric.score(self.category, self.group, correct[self.mine])
+
+    def resampled(self, correct: NDArray[np.bool_]) -> Floats:
+        """The same under each resample, (B,)."""
+        return self.metric.resampled(self.category, self.group, correct[self.mine], self.weights_BG)
+
+
+def _parts(
+    asked: pd.DataFrame,
+    metrics: Mapping[str, Metric],
+    equality: Equality,
+    image_of: Mapping[str, str] | None,
+    benchmark_of: Mapping[str, str] | None,
+) -> list[_Part]:
+    """The benchmarks of all questions, in the order of ``metrics``; each draws from a random stream of its own."""
+    if len(metrics) == 1:
+        of_sample = np.full(len(asked), next(iter(metrics)))
+    else:
+        of_sample = np.array([(benchmark_of or {}).get(sample, "") for sample in asked["sample"]])
+    if (strange := ~np.isin(of_sample, list(metrics))).any():
+        sample = asked["sample"][strange].iloc[0]
+        raise ResultsError(f"sample {sample} is on record as none of the benchmarks {', '.join(metrics)}")
+    parts = []
+    for index, (name, its_metric) in enumerate(metrics.items()):
+        mine = of_sample == name
+        if not mine.any():
+            raise ResultsError(f"no question of {name} was answered; a score of several benchmarks needs each of them")
+        questions = asked[mine]
+        group = _words(questions["group"])
+        seed = equality.seed if len(metrics) == 1 else [equality.seed, index]
+        weights_BG, n_clusters = _resampled_weights(group, _pictures(questions, image_of), equality.resamples, seed)
+        parts.append(
+            _Part(
+                name=name,
+                metric=its_metric,
+                mine=mine,
+                category=_words(questions["category"]),
+                group=group,
+                weights_BG=weights_BG,
+                n_clusters=n_clusters,
+            )
+        )
+    return parts
+
+
+def _sum(scale: Sequence[float], of_parts: Sequence[Any]) -> Any:
+    """The scores of the parts, each times its scale, added up."""
+    return sum(factor * value for factor, value in zip(scale, of_parts, strict=True))
+
+
+def _mean_of_means(parts: Sequence[_Part], values: "pd.Series[float]") -> float:
+    return float(np.mean([values.to_numpy()[part.mine].mean() for part in parts]))
 
 
 def _reference(points: list[tuple[str, str]], reference: str) -> tuple[str, str]:
@@ -190,7 +290,7 @@ def _pictures(asked: pd.DataFrame, image_of: Mapping[str, str] | None) -> Words 
     return np.array([image_of[sample] for sample in asked["sample"]], dtype=np.str_)
 
 
-def _resampled_weights(group: Words, picture: Words | None, equality: Equality) -> tuple[Floats, int]:
+def _resampled_weights(group: Words, picture: Words | None, n_B: int, seed: int | Sequence[int]) -> tuple[Floats, int]:
     """How often each group counts in each resample, (B, G) in the order of ``numpy.unique(group)``; and K.
 
     The clusters are the connected components of questions that share a group or a picture. Each resample draws K of
@@ -206,8 +306,7 @@ def _resampled_weights(group: Words, picture: Words | None, equality: Equality) 
         shares = coo_array((np.ones(group_N.size), (group_N, n_groups + picture_N)), shape=(n_nodes, n_nodes))
         n_clusters, component = connected_components(shares, directed=False)
         cluster_G = component[:n_groups]
-    rng = np.random.default_rng(equality.seed)
-    n_B = equality.resamples
+    rng = np.random.default_rng(seed)
     drawn_BK = rng.integers(n_clusters, size=(n_B, n_clusters)) + n_clusters * np.arange(n_B)[:, None]
     weights_BK = np.bincount(drawn_BK.ravel(), minlength=n_B * n_clusters).reshape(n_B, n_clusters)
     return weights_BK[:, cluster_G].astype(np.float64), int(n_clusters)

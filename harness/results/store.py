@@ -2,7 +2,7 @@
 
     <run>/manifest.json      always there and always whole
     <run>/parts/<unit>/      the rows of one finished unit of work; here only while the run is unfinished
-    <run>/samples.parquet    which picture each sample shows
+    <run>/samples.parquet    which picture each sample shows, and which benchmark it is of
     <run>/{stages,outcomes,requests}.parquet    every row, sorted; here only when the run is complete
 
 A run is complete when its manifest says so, which it does after the three tables have landed and before the parts go.
@@ -27,12 +27,14 @@ from harness.results.tables import Kind, Rows
 
 _PARTS = "parts"
 _SAMPLES = "samples.parquet"
-_SAMPLES_SCHEMA = pa.schema([pa.field("sample", pa.string(), False), pa.field("image", pa.string(), False)])
+_SAMPLES_SCHEMA = pa.schema([pa.field(name, pa.string(), False) for name in ("sample", "image", "benchmark")])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a run holds: its manifest, its tables (:mod:`harness.records`), and the samples' pictures, if recorded."""
+    """What a run holds: its manifest and tables (:mod:`harness.records`); if recorded, the samples' pictures and
+    benchmarks.
+    """
 
     folder: Path
     manifest: Manifest
@@ -40,6 +42,7 @@ class Record:
     outcomes: pa.Table
     requests: pa.Table
     images: Mapping[str, str]
+    benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Run:
@@ -54,7 +57,7 @@ class Run:
         disk.sweep(folder)
         disk.sweep(self._parts)
         self._done = {_unit_name(part) for part in self._parts.iterdir()}
-        self._image_of = _read_images(folder / _SAMPLES)
+        self._image_of, self._benchmark_of = _read_samples(folder / _SAMPLES)
 
     @classmethod
     def open_or_create(cls, folder: Path, manifest: Manifest, *, fresh: bool = False) -> Self:
@@ -115,10 +118,19 @@ class Run:
                     raise ResultsError(f"{error}; remove the folder {part} and that unit is worked again") from None
         return tables.merge(kind, parts)
 
-    def record_images(self, image_of: Mapping[str, str]) -> None:
-        """Keeps which picture each sample shows, by its image id: what is not independent in the benchmark."""
+    def record_images(self, image_of: Mapping[str, str], benchmark_of: Mapping[str, str] | None = None) -> None:
+        """Keeps which picture each sample shows, by its image id: what is not independent in a benchmark.
+
+        ``benchmark_of`` says which benchmark each is of; without it they are all of the one that ran.
+        """
+        only = self.manifest.resolved.get("benchmark", "")
         self._image_of = dict(image_of)
-        rows = {"sample": list(image_of), "image": list(image_of.values())}
+        self._benchmark_of = {sample: benchmark_of[sample] if benchmark_of else only for sample in image_of}
+        rows = {
+            "sample": list(image_of),
+            "image": list(image_of.values()),
+            "benchmark": list(self._benchmark_of.values()),
+        }
         disk.write_table(self.folder / _SAMPLES, pa.table(rows, schema=_SAMPLES_SCHEMA))
 
     def so_far(self) -> Record:
@@ -130,6 +142,7 @@ class Run:
             outcomes=self.table("outcomes"),
             requests=self.table("requests"),
             images=self._image_of,
+            benchmarks=self._benchmark_of,
         )
 
     def finish(self, reasons: Sequence[str] = ()) -> None:
@@ -165,13 +178,15 @@ class Run:
         manifest = provenance.read(folder / MANIFEST)
         if manifest.status != "complete":
             raise ResultsError(f"{folder}: the run is unfinished; 'harness run' with the same scenario takes it up")
+        images, benchmarks = _read_samples(folder / _SAMPLES)
         return Record(
             folder=folder,
             manifest=manifest,
             stages=tables.read("stages", folder / "stages.parquet"),
             outcomes=tables.read("outcomes", folder / "outcomes.parquet"),
             requests=tables.read("requests", folder / "requests.parquet"),
-            images=_read_images(folder / _SAMPLES),
+            images=images,
+            benchmarks=benchmarks,
         )
 
 
@@ -205,14 +220,16 @@ def _take_up(folder: Path, new: Manifest) -> Manifest:
     return old.model_copy(update={"sessions": (*old.sessions, *new.sessions)})
 
 
-def _read_images(path: Path) -> dict[str, str]:
+def _read_samples(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Which picture each sample shows, and which benchmark it is of; nothing where that was not recorded."""
     if not path.exists():
-        return {}
+        return {}, {}
     try:
         table = pq.read_table(path, partitioning=None).cast(_SAMPLES_SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ResultsError(f"{path}: is damaged, or is not Parquet: {str(error).splitlines()[0]}") from None
-    return dict(zip(table["sample"].to_pylist(), table["image"].to_pylist(), strict=True))
+    samples, images, benchmarks = (table[name].to_pylist() for name in _SAMPLES_SCHEMA.names)
+    return dict(zip(samples, images, strict=True)), dict(zip(samples, benchmarks, strict=True))
 
 
 def _folder_name(unit: str) -> str:

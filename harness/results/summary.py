@@ -124,6 +124,7 @@ def _footnotes(run: Record, numbers: pd.DataFrame) -> Sequence[Text]:
     notes = [
         f"score: {first['metric']} on {first['questions']} questions in {first['clusters']} independent groups, with "
         f"its {confidence} interval",
+        *_several(run.manifest, equality),
         f"equal score: not below {equality.target:g} of {equality.reference}'s by more than {equality.margin:g} of it "
         f"(paired bootstrap, one-sided, {confidence})",
         _timing(numbers),
@@ -132,6 +133,13 @@ def _footnotes(run: Record, numbers: pd.DataFrame) -> Sequence[Text]:
         f"scenario {run.manifest.scenario_hash}; code {run.manifest.code}",
     ]
     return [Text(note, style="dim") for note in notes]
+
+
+def _several(manifest: Manifest, equality: Equality) -> Sequence[str]:
+    """What a normalised score is the average of; nothing where there is one benchmark."""
+    if len(names := manifest.benchmarks) == 1:
+        return ()
+    return (f"normalised score: the mean of {' and '.join(names)}, each over {equality.reference}'s own score there",)
 
 
 def _timing(numbers: pd.DataFrame) -> str:

@@ -7,7 +7,8 @@ A run is VALID when every rule holds. Each rule is a function here that gives a 
    the same samples and repeats as every other point.
 3. **both halves** Every timed request has its answer, and every payload that was sent was decoded by the server half.
 4. **same questions** Every point answered the same questions.
-5. **questions** There are enough independent questions for the declared target and margin to be certified at all.
+5. **questions** There are enough independent questions, in each benchmark, for the declared target and margin to be
+   certified at all.
 6. **one machine, one code** All device stages were timed on one machine, all server stages on one, by one version of
    the code, whatever the number of sessions.
 7. **no throttling** The telemetry saw no clock lowered for heat or power while stages were timed.
@@ -82,14 +83,19 @@ def _same_questions(outcomes: pd.DataFrame) -> Iterator[str]:
 
 
 def _questions(record: Record, outcomes: pd.DataFrame) -> Iterator[str]:
-    samples = set(outcomes["sample"])
-    independent = len({record.images.get(sample, sample) for sample in samples})
+    pictures: dict[str, list[str]] = {}
+    for sample in set(outcomes["sample"]):
+        pictures.setdefault(record.benchmarks.get(sample, ""), []).append(record.images.get(sample, sample))
     equality = Equality.of(record.manifest)
     needed = equality.questions_needed()
-    if independent < needed:
+    for benchmark, of_questions in pictures.items():
+        if (independent := len(set(of_questions))) >= needed:
+            continue
+        which = f" of {benchmark}" if len(pictures) > 1 else ""
         yield (
-            f"{len(samples)} questions on {independent} pictures cannot certify a score of {equality.target:g} within "
-            f"{equality.margin:g} at a confidence of {equality.confidence:g}: {needed} pictures can"
+            f"{len(of_questions)} questions{which} on {independent} pictures cannot certify a score of "
+            f"{equality.target:g} within {equality.margin:g} at a confidence of {equality.confidence:g}: {needed} "
+            "pictures can"
         )
 
 

@@ -24,6 +24,20 @@ class StandIn(Frozen):
     backbone: str | None = None
 
 
+class Wanted(Frozen):
+    """One of several benchmarks, and what runs in its place where it is not installed."""
+
+    name: str
+    stand_in: str | None = None
+
+    @field_validator("name", "stand_in")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in catalog.BENCHMARKS:
+            raise ValueError(unknown_name("benchmark", name, catalog.BENCHMARKS))
+        return name
+
+
 class PipelineSpec(Frozen):
     """A scheme and the operating points at which it is run.
 
@@ -95,11 +109,16 @@ class Selection(Frozen):
 
 
 class Scenario(Frozen):
-    """One study: a benchmark, a backbone, the schemes compared, how they are timed, and the links of the replay."""
+    """One study: benchmarks, a backbone, the schemes compared, how they are timed, and the links of the replay.
+
+    It has one ``benchmark`` (its stand-in is in ``stand_in``) or several ``benchmarks``, each with its own; the score
+    is then their normalised average (``docs/metrics.md``). ``samples`` are at most taken of each benchmark.
+    """
 
     name: Slug
     title: str = Field(min_length=1, max_length=120)
-    benchmark: str
+    benchmark: str | None = None
+    benchmarks: tuple[Wanted, ...] = Field(default=(), strict=False)
     backbone: str
     weights: str | None = None
     stand_in: StandIn = StandIn()
@@ -110,10 +129,17 @@ class Scenario(Frozen):
     selection: Selection = Selection()
     replay: Replay
 
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """The benchmarks, however they were given."""
+        if self.benchmark is None:
+            return self.benchmarks
+        return (Wanted(name=self.benchmark, stand_in=self.stand_in.benchmark),)
+
     @field_validator("benchmark")
     @classmethod
-    def _benchmark_is_known(cls, name: str) -> str:
-        if name not in catalog.BENCHMARKS:
+    def _benchmark_is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in catalog.BENCHMARKS:
             raise ValueError(unknown_name("benchmark", name, catalog.BENCHMARKS))
         return name
 
@@ -132,6 +158,17 @@ class Scenario(Frozen):
         if stand_in.backbone is not None:
             cls._backbone_is_known(stand_in.backbone)
         return stand_in
+
+    @model_validator(mode="after")
+    def _benchmarks_are_given_once(self) -> Self:
+        names = [wanted.name for wanted in self.benchmarks]
+        if (self.benchmark is None) == (not names):
+            raise ValueError("benchmark: is given beside 'benchmarks'" if names else "benchmark: is missing")
+        if names and self.stand_in.benchmark is not None:
+            raise ValueError("stand_in.benchmark: each of several benchmarks has a 'stand_in:' of its own")
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"benchmarks: {min(repeated)} is given twice")
+        return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

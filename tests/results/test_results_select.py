@@ -1,8 +1,11 @@
 """Selection at equal score: what is accepted, what is refused, and how often by mistake."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,3 +212,72 @@ def test_refuses_what_cannot_be_compared() -> None:
         select(pa.concat_tables([outcomes({("all", "-"): right})] * 2), ACCURACY, EQUALITY)
     with pytest.raises(ResultsError, match="sample q00001 has no picture"):
         select(outcomes({("all", "-"): right}), ACCURACY, EQUALITY, {"q00000": "p"})
+
+
+TWO = {"X": metric("StreetsQA"), "Y": metric("GlimpseQA")}
+
+
+def two(answers: dict[str, tuple[np.ndarray, np.ndarray]], bytes_of: dict[str, tuple[int, int]] | None = None) -> tuple:
+    """Outcomes of pipelines in benchmark X and, in pairs, benchmark Y, with the maps that go with them."""
+    tables = []
+    for pipeline, of_benchmark in answers.items():
+        for letter, right, n_bytes in zip(
+            "XY", of_benchmark, (bytes_of or {}).get(pipeline, (1000, 1000)), strict=True
+        ):
+            samples = [f"{letter}/{i:04}" for i in range(len(right))]
+            columns = {
+                "run": "r", "pipeline": pipeline, "point": "-", "sample": samples, "category": "all",
+                "group": [f"{letter}/g{i // 2 if letter == 'Y' else i}" for i in range(len(right))],
+                "payload_bytes": n_bytes, "visual_tokens": 32, "answer": "A", "truth": "B", "correct": right,
+            }  # fmt: skip
+            tables.append(pa.Table.from_pandas(pd.DataFrame(columns), schema=schema(OutcomeRow), preserve_index=False))
+    table = pa.concat_tables(tables)
+    names = table["sample"].to_pylist()
+    return table, TWO, EQUALITY, None, {name: name[0] for name in names}
+
+
+def test_several_benchmarks_are_averaged_each_over_the_reference() -> None:
+    """The score is 100 times the mean of the benchmarks' own ratios, whatever their sizes and units."""
+    reference = (np.arange(100) < 80, np.arange(40) < 36)
+    scheme = (np.arange(100) < 60, np.arange(40) < 36)
+    found = select(*two({"all": reference, "x": scheme}, {"all": (9000, 1000), "x": (300, 100)}))
+    assert set(found["metric"]) == {"normalised score (%)"}
+    assert row(found, "all")["score"] == pytest.approx(100)
+    assert row(found, "x")["score"] == pytest.approx(100 * (60 / 80 + 1) / 2)
+    assert row(found, "x")["relative_score"] == pytest.approx(0.875)
+    assert row(found, "x")["score_max"] == pytest.approx(100 * (100 / 80 + 200 / 180) / 2)
+    assert row(found, "x")["payload_bytes"] == 200
+    assert row(found, "all")["payload_bytes"] == 5000
+    assert (row(found, "x")["questions"], row(found, "x")["clusters"]) == (140, 120)
+    assert row(found, "all")["difference_low"] == 0
+    assert row(found, "all")["selected"]
+    assert not row(found, "x")["selected"]
+
+
+def test_the_average_is_as_sure_as_its_benchmarks_together() -> None:
+    """Benchmarks are resampled apart: where one is certain, the interval is half of the other's."""
+    rng = np.random.default_rng(5)
+    right = rng.random(300) < 0.7
+    table, _, equality, _, of = two({"all": (right, np.ones(40, bool))})
+    equality = dataclasses.replace(equality, resamples=4000)
+    both = row(select(table, TWO, equality, None, of), "all")
+    own = row(select(table.filter(pc.starts_with(table["sample"], "X")), TWO["X"], equality), "all")
+    half = 100 * (own["score_high"] - own["score_low"]) / own["score"] / 2
+    assert both["score_high"] - both["score_low"] == pytest.approx(half, rel=0.1)
+
+
+def test_one_benchmark_by_name_is_the_benchmark() -> None:
+    """A mapping of one metric changes nothing."""
+    table = outcomes({("all", "-"): np.arange(50) < 40, ("x", "-"): np.arange(50) < 38})
+    pd.testing.assert_frame_equal(select(table, ACCURACY, EQUALITY), select(table, {"StreetsQA": ACCURACY}, EQUALITY))
+
+
+def test_several_benchmarks_that_cannot_be_averaged() -> None:
+    """A benchmark in which the reference scores nothing, or nothing was asked, or a sample of no benchmark."""
+    table, metrics, equality, _, of = two({"all": (np.ones(10, bool), np.zeros(4, bool))})
+    with pytest.raises(ResultsError, match="the reference all scores 0 in Y"):
+        select(table, metrics, equality, None, of)
+    with pytest.raises(ResultsError, match="sample X/0000 is on record as none of the benchmarks X, Y"):
+        select(table, metrics, equality, None, {})
+    with pytest.raises(ResultsError, match="no question of Z was answered"):
+        select(table, {**metrics, "Z": ACCURACY}, equality, None, of)

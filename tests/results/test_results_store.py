@@ -355,5 +355,6 @@ def test_keeps_which_picture_a_sample_shows(
         run.finish(["too few questions"])
     run = Run.read(folder)
     assert run.images == {"s000": "street 1", "s001": "street 1"}
+    assert run.benchmarks == {"s000": "StreetsQA", "s001": "StreetsQA"}
     assert (run.manifest.validity, run.manifest.reasons) == ("INVALID", ("too few questions",))
     assert json.loads((folder / "manifest.json").read_text())["reasons"] == ["too few questions"]

@@ -53,6 +53,17 @@ def test_a_list_stands_for_each_of_its_values(written: Callable[[object], Path])
     assert labels == ["quality=10,merge_to=0.044,subsampling=4:2:0", "quality=50,merge_to=0.044,subsampling=4:2:0"]
 
 
+def test_benchmarks_are_wanted_however_they_are_given(written: Callable[[object], Path]) -> None:
+    """One with the scenario's stand-in, or several each with its own."""
+    one = load(written(GOOD))
+    assert [(w.name, w.stand_in) for w in one.wanted] == [("RealWorldQA", "StreetsQA")]
+    several = [{"name": "MME", "stand_in": "GlimpseQA"}, {"name": "MMStar"}]
+    given = {**GOOD, "benchmarks": several, "stand_in": {"backbone": "mini-onevision"}}
+    del given["benchmark"]
+    wanted = load(written(given)).wanted
+    assert [(w.name, w.stand_in) for w in wanted] == [("MME", "GlimpseQA"), ("MMStar", None)]
+
+
 def test_a_rate_arrives_in_bits_per_second(written: Callable[[object], Path]) -> None:
     """25 KB/s is 200,000 bit/s inside."""
     assert load(written(GOOD)).replay.uplinks[0].rate_bps == 200_000.0
@@ -99,7 +110,7 @@ BROKEN = {
     "unknown stand-in": (_changed(("stand_in", "backbone"), "gpt"), "stand_in: unknown backbone 'gpt'"),
     "unknown scheme": (
         _changed(("pipelines", 0, "scheme"), "gif"),
-        "pipelines.0.scheme: unknown scheme 'gif'; known: elic, hyperprior, jpeg",
+        "pipelines.0.scheme: unknown scheme 'gif'; known: .*elic, hyperprior, jpeg",
     ),
     "quality out of range": (
         _changed(("pipelines", 1, "points", 0, "quality"), [10, 400]),
@@ -132,6 +143,27 @@ BROKEN = {
     "reference with several points": (_changed(("selection",), {"reference": "jpeg"}), "'jpeg' has several points"),
     "confidence of 95": (_changed(("selection",), {"confidence": 95.0}), "selection.confidence: 95.0 is not right"),
     "no repeats": (_changed(("measure",), {"repeats": 0}), "measure.repeats: 0 is not right"),
+    "no benchmark": (_changed(("benchmark",), ...), "benchmark: is missing"),
+    "a benchmark and benchmarks": (
+        _changed(("benchmarks",), [{"name": "MME"}]),
+        "benchmark: is given beside 'benchmarks'",
+    ),
+    "unknown among benchmarks": (
+        {**_changed(("benchmark",), ...), "benchmarks": [{"name": "MME"}, {"name": "VQA"}]},
+        "benchmarks.1.name: unknown benchmark 'VQA'",
+    ),
+    "unknown stand-in of one": (
+        {**_changed(("benchmark",), ...), "benchmarks": [{"name": "MME", "stand_in": "VQA"}]},
+        "benchmarks.0.stand_in: unknown benchmark 'VQA'",
+    ),
+    "a benchmark twice": (
+        {**_changed(("stand_in",), {}), "benchmark": None, "benchmarks": [{"name": "MME"}, {"name": "MME"}]},
+        "benchmarks: MME is given twice",
+    ),
+    "one stand-in for several": (
+        {**_changed(("benchmark",), ...), "benchmarks": [{"name": "MME"}]},
+        "stand_in.benchmark: each of several benchmarks has a 'stand_in:' of its own",
+    ),
     "a list at the top": ("- name: a\n", "holds no mapping"),
     "nothing": ("", "holds no mapping"),
     "not YAML": ("name: [a\n", r":2: is not YAML"),

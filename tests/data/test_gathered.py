@@ -1,0 +1,86 @@
+"""Samples of several benchmarks: chosen by whole images, told apart, read when asked for."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness.data.gathered import gather
+from harness.data.sample import Question, Sample
+from harness.data.tsv import read_tsv
+
+
+def samples(questions_of_images: Sequence[int]) -> list[Sample]:
+    """Samples without pictures: so many questions on each image."""
+    question = Question(text="?", kind="yes_no")
+    return [
+        Sample(
+            id=f"{image}-{q}",
+            image_id=str(image),
+            image_bytes=b"",
+            question=question,
+            truth="Yes",
+            category="c",
+            group=f"g{image}",
+        )
+        for image, count in enumerate(questions_of_images)
+        for q in range(count)
+    ]
+
+
+def test_some_are_whole_images_in_the_files_order() -> None:
+    """Never more than asked for, never half an image, the same for the same seed, and not the file's beginning."""
+    every = samples([2, 3, 2, 4, 2, 3, 2, 2])
+    chosen = list(gather({"x": every}, 9, seed=1))
+    assert len(chosen) <= 9
+    places = [every.index(sample) for sample in chosen]
+    assert places == sorted(places)
+    for image in {sample.image_id for sample in chosen}:
+        assert [s for s in every if s.image_id == image] == [s for s in chosen if s.image_id == image]
+    assert chosen == list(gather({"x": every}, 9, seed=1))
+    assert len({tuple(s.id for s in gather({"x": every}, 9, seed=seed)) for seed in range(8)}) > 1
+
+
+def test_all_where_none_are_left_out() -> None:
+    """No limit, and a limit beyond the benchmark."""
+    every = samples([2, 1])
+    assert list(gather({"x": every})) == every
+    assert list(gather({"x": every}, 50)) == every
+    assert gather({"x": every})[1:] == every[1:]
+
+
+def test_several_benchmarks_are_told_apart() -> None:
+    """Ids, images and groups that two benchmarks share get their benchmark's name; the limit is each one's."""
+    both = gather({"X": samples([2, 2, 2]), "Y": samples([2, 2])}, 4, seed=3)
+    assert [name.benchmark for name in both.names] == ["X"] * 4 + ["Y"] * 4
+    for sample, name in zip(both, both.names, strict=True):
+        assert (sample.id, sample.image_id) == (name.id, name.image_id)
+        assert sample.group == f"{name.benchmark}/g{sample.image_id.removeprefix(name.benchmark + '/')}"
+    assert len({name.id for name in both.names}) == 8
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A TSV of six questions on three pictures, two of them named by path."""
+    picture = io.BytesIO()
+    Image.new("RGB", (9, 7), "red").save(picture, "PNG")
+    image = base64.b64encode(picture.getvalue()).decode()
+    rows = [f"{i}\t{i - 1 if i % 2 else image}\tIs it?\tYes\t{'' if i > 3 else f'p{i // 2}'}\n" for i in range(6)]
+    path = tmp_path / "b.tsv"
+    path.write_text("index\timage\tquestion\tanswer\timage_path\n" + "".join(rows))
+    return path
+
+
+def test_a_files_names_need_no_picture(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names come from the file's index alone, and are those of the samples."""
+    read = read_tsv(file, "RealWorldQA")
+    known = [(sample.id, sample.image_id) for sample in read]
+    with monkeypatch.context() as patched:
+        patched.setattr(Sample, "images", lambda _: pytest.fail("a picture was decoded"))
+        names = gather({"x": read}).names
+    assert [(name.id, name.image_id) for name in names] == known
+    assert [name.image_id for name in names] == ["p0", "p0", "p1", "p1", "4", "4"]
+    assert read[1:4].ids == known[1:4]
