@@ -24,7 +24,7 @@ from harness.zoo.vocabulary import VOCABULARY, make_tokenizer
 
 NAME = "mini-llava15"
 SEED = 15
-TOWER_STEPS = (2200, 800)
+TOWER_STEPS = (1500, 500)
 TILES_A_STEP = 8
 BOOKS = 24
 ANSWERS_STEPS, WHOLE_STEPS = 500, 100
