@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SCENARIO ?= scenarios/realworldqa_lowrate.yaml
+LAMBDAS ?= 0.03 0.1 0.3 1.0
 NIGHTLY := scenarios/realworldqa.yaml scenarios/mme.yaml
 
 .DEFAULT_GOAL := help
@@ -39,7 +40,8 @@ weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/python -m harness.zoo.mini_onevision
 	$(BIN)/python -m harness.zoo.mini_nano
 	$(BIN)/python -m harness.zoo.mini_llava15
-	$(BIN)/python -m harness.zoo.mini_tofc
+	@for weight in $(LAMBDAS); do $(BIN)/harness train training/mini_onevision.yaml --fresh --set lambda=$$weight \
+		--set out=harness/zoo/tofc/mini-onevision/lambda-$$weight || exit 1; done
 	$(BIN)/python -m baselines.training
 
 nightly: .venv/installed  ## Run the long scenarios and draw their figures

@@ -5,6 +5,7 @@ import copy
 import functools
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ TARGETS = (
 """The attention's output is ``out_proj`` in SigLIP and CLIP, ``o_proj`` in Qwen2 and Llama."""
 
 PROJECTOR = "multi_modal_projector"
+_PREFIX = "base_model.model."
 
 _COPIED_BELOW_BYTES = 1 << 30
 
@@ -98,28 +100,31 @@ def adapted(backbone: Backbone, folder: Path) -> Backbone:
 
 
 def _check(backbone: Llava, folder: Path) -> None:
-    """That the files are there, are no pickle, and have the shapes of this model."""
+    """That the files are there, are no pickle, and hold all that an adapter of this model has, in its shapes."""
     try:
         json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: holds no readable adapter: {error}") from None
     weights = {name.replace(".base_layer", ""): p.shape for name, p in backbone.model.named_parameters()}
-    for name, shape in shapes.items():
-        base, side = _base_of(name)
-        wanted = weights.get(base) or weights.get(base.replace(PROJECTOR, f"{PROJECTOR}.original_module"))
-        if wanted is None or (side is None and tuple(shape) != tuple(wanted)) or (side and shape[side] != wanted[side]):
-            fits = "none" if wanted is None else str(tuple(wanted))
+    adapted_to = [name for name, _ in backbone.model.named_modules() if re.fullmatch(TARGETS, name)]
+    wanted = {f"{_PREFIX}{name}.lora_{side}.weight" for name in adapted_to for side in "AB"}
+    if missing := wanted - shapes.keys():
+        raise CheckpointError(f"{folder}: lacks {len(missing)} tensors, {min(missing)} first")
+    for name, shape in sorted(shapes.items()):
+        base, axis = _base_of(name)
+        fits = weights.get(base) or weights.get(base.replace(PROJECTOR, f"{PROJECTOR}.original_module"))
+        if fits is None or (shape != tuple(fits) if axis is None else shape[axis] != fits[axis]):
             raise CheckpointError(
-                f"{folder}: {base} has shape {tuple(shape)} in the adapter and {fits} in {backbone.name}; "
+                f"{folder}: {base} has shape {shape} in the adapter and {fits and tuple(fits)} in {backbone.name}; "
                 "it was trained with another model"
             )
 
 
 def _base_of(name: str) -> tuple[str, int | None]:
     """The weight that a tensor of an adapter is for, and which of its axes the two share (None: all)."""
-    name = name.removeprefix("base_model.model.")
+    name = name.removeprefix(_PREFIX)
     for side, factor in ((1, ".lora_A.weight"), (0, ".lora_B.weight")):
         if name.endswith(factor):
             return name.removesuffix(factor) + ".weight", side

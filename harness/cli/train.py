@@ -43,12 +43,12 @@ def train(
     from harness.training.loop import Training
 
     wanted = load(config, settings or ())
-    if not dry_run and not fresh and result.is_complete(wanted):
-        typer.echo(f"{wanted.out}: is complete; --fresh trains it again")
-        return
     training = Training(wanted, machine=fingerprint(), command=tuple(sys.argv))
     if dry_run:
         typer.echo(training.plan())
+        return
+    if not fresh and training.is_complete:
+        typer.echo(f"{wanted.out}: is complete; --fresh trains it again")
         return
     console = Console(quiet=not training.accelerator.is_main_process, soft_wrap=True)
     with Display(console) as display:

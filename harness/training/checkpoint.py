@@ -22,10 +22,10 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class State:
     """A stage's name and the steps of it that are done; the seconds spent so far; tensors by name.
 
-    ``scaler`` is the state of fp16's loss scaling, empty otherwise.
+    ``identity`` tells the training from others; ``scaler`` is the state of fp16's loss scaling, empty otherwise.
     """
 
-    config_hash: str
+    identity: str
     stage: str
     steps: int
     seconds: float
@@ -35,7 +35,7 @@ class State:
 
 def write(folder: Path, state: State) -> None:
     """Replace the folder's checkpoint, in one step."""
-    facts = {key: getattr(state, key) for key in ("config_hash", "stage", "steps", "seconds", "scaler")}
+    facts = {key: getattr(state, key) for key in ("identity", "stage", "steps", "seconds", "scaler")}
     unfinished = (folder / FILE).with_suffix(".part")
     save_file(dict(state.tensors), unfinished, {"format": _FORMAT, "state": json.dumps(facts)})
     unfinished.replace(folder / FILE)

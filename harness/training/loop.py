@@ -106,7 +106,9 @@ class Training:
         # Text alone leaves codec and tower out of a step, and hard steps the router.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         try:
-            self.accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[unused])
+            # Without being told, accelerate would take the processes of torchrun on a CPU for strangers.
+            on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+            self.accelerator = Accelerator(mixed_precision=config.precision, cpu=on_cpu, kwargs_handlers=[unused])
         except ValueError as error:
             raise ScenarioError(f"precision: {config.precision} does not work on this machine: {error}") from None
         self.share = reading.Share(self.accelerator.process_index, self.accelerator.num_processes)
@@ -117,6 +119,7 @@ class Training:
         self.backbone = open_backbone(config, self.device)
         self.backbone.model.requires_grad_(False)
         self._base = fingerprint(self.backbone.model)
+        self._identity = f"{config_hash(config)} on {self._base}"
         self.data = open_data(config, self.backbone.template)
         self.pool, self.held_out = self._split()
         torch.manual_seed(config.seed)
@@ -156,6 +159,17 @@ class Training:
         kept_back = set(held_out)
         return [index for index in range(len(self.data)) if index not in kept_back], held_out
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the folder holds this training's result; raises ScenarioError where it holds another's."""
+        found = result.identity(self.folder)
+        if found is not None and found != self._identity:
+            raise ScenarioError(
+                f"{self.folder}: holds the result of another configuration or other weights; --fresh replaces it, "
+                "another 'out' keeps both"
+            )
+        return found is not None
+
     def plan(self) -> str:
         """What would be done, in a few lines."""
         config = self.config
@@ -184,10 +198,10 @@ class Training:
                 discard(self.folder / name)
         self.accelerator.wait_for_everyone()
         state = checkpoint.read(self.folder)
-        if state and state.config_hash != config_hash(config):
+        if state and state.identity != self._identity:
             raise ScenarioError(
-                f"{self.folder}: holds an unfinished training of another configuration; --fresh begins anew, "
-                "another 'out' keeps both"
+                f"{self.folder}: holds an unfinished training of another configuration or other weights; "
+                "--fresh begins anew, another 'out' keeps both"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         if state:
@@ -202,6 +216,7 @@ class Training:
         if self.accelerator.is_main_process:
             self._finish()
         self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
         return self.folder
 
     def _prefit(self) -> Stage:
@@ -346,7 +361,7 @@ class Training:
         tensors |= {f"weight:{name}": p.detach().cpu().contiguous() for name, p in named.items() if "adapter." in name}
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
         state = checkpoint.State(
-            config_hash=config_hash(self.config),
+            identity=self._identity,
             stage=stage.name,
             steps=done,
             seconds=self.seconds + spent_s,

@@ -15,7 +15,7 @@ from harness.backbones import adapter
 from harness.backbones.checkpoint import fingerprint
 from harness.backbones.contract import Backbone
 from harness.backbones.llava import Llava
-from harness.errors import CheckpointError, ScenarioError, UnavailableError, unknown_name
+from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.results import provenance
 from harness.results.disk import write_text
 from harness.tofc.codec import CODECS, TofcCodec
@@ -185,14 +185,13 @@ On {config.held_out} pictures kept from training: real streams, written and read
 """
 
 
-def is_complete(config: TrainingConfig) -> bool:
-    """Whether the configuration's folder holds its own result; raises ScenarioError where it holds another's."""
-    path = Path(config.out) / provenance.MANIFEST
+def identity(folder: Path) -> str | None:
+    """Which training a folder is the result of; None where it holds none."""
+    path = folder / provenance.MANIFEST
     if not path.exists():
-        return False
-    if _manifest(path).get("config_hash") != config_hash(config):
-        raise ScenarioError(f"{config.out}: holds the result of another configuration; --fresh replaces it")
-    return True
+        return None
+    manifest = _manifest(path)
+    return f"{manifest.get('config_hash')} on {manifest['backbone_fingerprint']}"
 
 
 def summary(folder: Path) -> str:

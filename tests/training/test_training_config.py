@@ -1,0 +1,82 @@
+"""Configurations: those that are shipped, what --set changes, and the sentence for each mistake."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import ScenarioError
+from harness.training.config import Temperature
+from harness.training.load import as_given, config_hash, load
+from harness.training.schedule import Schedule
+
+SHIPPED = sorted((Path(__file__).parents[2] / "training").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_configuration_is_valid(path: Path) -> None:
+    """It is named after its file, and full size is the paper's setting."""
+    config = load(path)
+    assert config.name == path.stem
+    if "7b" in path.stem:
+        assert (config.lora.rank, config.codec.experts, config.epochs, config.alpha) == (64, 16, 1, 1e-3)
+        assert config.batch == {"llava_onevision_7b": 256, "llava_1.5_7b": 128}[path.stem]
+        assert (config.temperature.start, config.temperature.end) == (10, 0.1)
+        assert 0.003 <= config.rate_weight <= 0.03
+
+
+def test_settings_replace_values(write_config: Callable[..., Path]) -> None:
+    """Dotted keys, values as YAML has them; a bare no is a precision; the folder does not decide the weights."""
+    path = write_config()
+    config = load(path, ["lambda=0.5", "lora.rank=2", "clusters=[4]", "precision=no", "out=elsewhere"])
+    assert (config.rate_weight, config.lora.rank, config.clusters) == (0.5, 2, (4,))
+    assert (config.precision, config.out) == ("no", "elsewhere")
+    assert as_given(config)["lambda"] == 0.5
+    assert config_hash(load(path, ["out=a", "log_every=1"])) == config_hash(load(path))
+    assert config_hash(load(path, ["seed=1"])) != config_hash(load(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"colour": 1}, r"tiny.yaml:\d+: colour: unknown key; known: name, backbone"),
+        ({"lambda": 0}, r"tiny.yaml:\d+: lambda: 0 is not right: input should be greater than 0"),
+        ({"backbone": "llava"}, r"unknown backbone 'llava'; known: "),
+        ({"data": {"kind": "tsv"}}, r"unknown kind of training data 'tsv'; known: bundled, conversations"),
+        ({"data": {"kind": "bundled", "first_book": -1}}, r"data.first_book: -1 is not right"),
+        ({"epochs": 1.0}, "how long to train is given once"),
+        ({"steps": 0}, "lora.rank is above 0, but steps is 0"),
+        ({"steps": 0, "prefit": None}, "steps and prefit.steps are both 0"),
+        ({"micro_batch": 3}, "batch is 4; it must be a multiple of micro_batch, 3"),
+        ({"precision": "fp8"}, r"precision: 'fp8' is not right"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_its_place(
+    write_config: Callable[..., Path], changes: dict[str, Any], sentence: str
+) -> None:
+    """File, line and key, the value, and what would be right."""
+    with pytest.raises(ScenarioError, match=sentence):
+        load(write_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("lambda=-1", "--set lambda=-1: -1 is not right"),
+        ("lora.size=3", "--set lora.size=3: unknown key"),
+        ("lambda", "--set lambda: is not KEY=VALUE"),
+        ("name.x=1", "--set name.x=1: 'name' has no keys inside it"),
+    ],
+)
+def test_a_wrong_setting_is_named(write_config: Callable[..., Path], setting: str, sentence: str) -> None:
+    """The file is not blamed for what the command line said."""
+    with pytest.raises(ScenarioError, match=sentence):
+        load(write_config(), [setting])
+
+
+def test_the_temperature_falls_over_the_soft_steps() -> None:
+    """From start to end exponentially, then hard."""
+    schedule = Schedule(10, Temperature(hard_share=0.5))
+    assert [schedule.temperature(step) for step in (0, 2, 4)] == pytest.approx([10, 1, 0.1])
+    assert [schedule.temperature(step) for step in (5, 9)] == [0, 0]

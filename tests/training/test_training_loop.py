@@ -1,0 +1,177 @@
+"""Training as a whole, on tiny random models: what falls, what is left, what a stop changes, what two processes do."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from harness.backbones.onevision import load as load_onevision
+from harness.data.sample import Question, Sample
+from harness.errors import CheckpointError, ScenarioError
+from harness.pipelines.tofc import Tofc, TofcPoint
+from harness.profile.clock import StageClock
+from harness.tofc.codec import TofcCodec
+from harness.training import result
+from harness.training.load import load
+from harness.training.loop import Training
+
+ROOT = Path(__file__).parents[2]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All that a training's folder learned."""
+    adapter = folder / "adapter" / "adapter_model.safetensors"
+    return {**load_file(folder / "codec.safetensors"), **(load_file(adapter) if adapter.exists() else {})}
+
+
+def test_from_zero_the_loss_falls_and_the_streams_decode(
+    write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path, onevision_folder: Path
+) -> None:
+    """D + lambda R falls; tower, language model, projector and codec all move; the scheme answers with the result."""
+    reporter = train(write_config(steps=24, log_every=6, prefit={"steps": 12, "pictures": 4, "batch": 2}))
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [ast.literal_eval(line) for line in reporter.lines] == log
+    assert [entry["step"] for entry in log] == [6, 12, 18, 24, 30, 36]
+    assert log[-1]["D"] + 0.1 * log[-1]["R"] < 0.9 * (log[0]["D"] + 0.1 * log[0]["R"])
+    assert log[-1]["R"] < log[0]["R"]
+    assert log[0]["loss"] == pytest.approx(log[0]["D"] + 0.1 * log[0]["R"] + log[0]["balance"], abs=1e-4)
+    assert (log[0]["T"], log[-1]["T"]) == (pytest.approx(10 * 0.01 ** (5 / 26), abs=1e-3), 0.0)
+
+    moved = {name: t for name, t in weights(tmp_path / "out").items() if "lora_B" in name}
+    assert any("vision_tower" in name for name in moved)
+    assert all(t.abs().max() > 0 for t in moved.values())
+    assert any("multi_modal_projector" in name for name in weights(tmp_path / "out"))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["steps"] == {"prefit": 12, "joint": 24}
+    assert [row["n_clusters"] for row in manifest["held_out"]["rows"]] == [2, 3]
+    assert "| 3 |" in (tmp_path / "out" / "card.md").read_text()
+    assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+    backbone = load_onevision("mini-onevision", weights=onevision_folder)
+    plain = backbone.model.state_dict()
+    scheme = Tofc(backbone, TofcPoint(codec=str(tmp_path / "out"), merge_to=3 / 16))
+    sample = Sample(
+        id="0",
+        image_id="0",
+        image_bytes=(tmp_path / "images" / "some" / "1.png").read_bytes(),
+        question=Question(text="Is it bright?", kind="yes_no"),
+        truth="Yes",
+        category="",
+        group="0",
+    )
+    payload = scheme.on_device(sample, StageClock())
+    (answer,) = scheme.on_server(payload, [sample.question], StageClock())
+    assert answer.visual_tokens == 3 * len(backbone.preprocess(sample.image()).pixels_PCHW)
+    assert all(torch.equal(t, plain[name]) for name, t in backbone.model.state_dict().items())
+    differs = [not torch.equal(a, b) for a, b in zip(scheme.backbone.model.parameters(), plain.values(), strict=False)]
+    assert any(differs)
+
+
+@pytest.mark.parametrize("stop_after", [3, 11])
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
+    write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path, stop_after: int
+) -> None:
+    """Stopped in the pre-fit or in the joint training, between checkpoints, and taken up: the same weights and log."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    config = write_config()
+    train(config, f"out={whole}")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, f"out={stopped}", stop_after=stop_after)
+    with safe_open(stopped / "checkpoint.safetensors", "pt") as file:
+        state = json.loads(file.metadata()["state"])
+    assert (state["stage"], state["steps"]) == (("prefit", 2) if stop_after == 3 else ("joint", 4))
+    train(config, f"out={stopped}")
+    first, second = weights(whole), weights(stopped)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    steps = [
+        [json.loads(line)["step"] for line in (f / "log.jsonl").read_text().splitlines()] for f in (whole, stopped)
+    ]
+    assert steps[0] == steps[1] == [2, 4, 6, 8, 10, 12]
+
+
+def test_an_unfinished_training_of_another_configuration_is_not_taken_up(
+    write_config: Callable[..., Path], train: Callable[..., Any]
+) -> None:
+    """Another lambda over the same folder is refused; a finished folder says that it is complete."""
+    config = write_config()
+    with pytest.raises(KeyboardInterrupt):
+        train(config, stop_after=3)
+    with pytest.raises(ScenarioError, match="an unfinished training of another configuration"):
+        train(config, "lambda=0.2")
+    train(config)
+    assert Training(load(config), machine={}, command=[]).is_complete
+    with pytest.raises(ScenarioError, match="the result of another configuration"):
+        assert Training(load(config, ["lambda=0.2"]), machine={}, command=[]).is_complete
+
+
+def test_a_frozen_backbone_leaves_a_codec_alone(
+    write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path, onevision_folder: Path
+) -> None:
+    """Rank 0: no adapter; the scheme runs on the backbone itself, but not on other weights than it was made for."""
+    train(write_config(lora={"rank": 0}, steps=0, prefit={"steps": 2, "pictures": 4, "batch": 2}))
+    assert not (tmp_path / "out" / "adapter").exists()
+    backbone = load_onevision("mini-onevision", weights=onevision_folder)
+    path = result.find_codec("mini-onevision", str(tmp_path / "out"))
+    assert result.backbone_of(backbone, path) is backbone
+    assert TofcCodec.load(path).config.n_experts == 3
+    with torch.no_grad():
+        backbone.model.model.image_newline.add_(1.0)
+    with pytest.raises(CheckpointError, match=r"was trained with weights .* of mini-onevision, and these are"):
+        result.backbone_of(backbone, path)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_llava15_trains_by_the_same_code(
+    write_config: Callable[..., Path],
+    train: Callable[..., Any],
+    tmp_path: Path,
+    llava15_folder: Path,
+    precision: str,
+) -> None:
+    """One padded tile, CLIP and Llama, text among the examples; in mixed precision and recomputing activations."""
+    config = write_config(
+        backbone="llava-1.5-7b",
+        weights=str(llava15_folder),
+        precision=precision,
+        gradient_checkpointing=precision == "bf16",
+        steps=None,
+        epochs=2,
+        prefit=None,
+        micro_batch=1,
+    )
+    train(config)
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == round(2 * 7 / 4)
+    names = [name for name, t in weights(tmp_path / "out").items() if "lora_B" in name and t.abs().max() > 0]
+    assert {part for part in ("vision_tower", "language_model") if any(part in name for name in names)} == {
+        "vision_tower",
+        "language_model",
+    }
+
+
+def test_two_processes_share_the_work(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    """Under torchrun on a CPU a step's examples are divided, and the result is that of one process but for rounding."""
+    config = write_config(lora={"rank": 2, "alpha": 4, "dropout": 0.0}, prefit=None, steps=3)
+    arguments = ["-m", "harness", "train", str(config), "--set", f"out={tmp_path / 'two'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'step': 2") == 1
+    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    assert manifest["processes"] == 2

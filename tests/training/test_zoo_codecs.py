@@ -1,0 +1,56 @@
+"""The bundled pages as training data, and codecs by their names in the zoo, on the miniature itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.backbones.onevision import load as load_onevision
+from harness.backbones.prompts import ONEVISION
+from harness.data.asking import samples
+from harness.data.streetsqa import book
+from harness.errors import BitstreamError, UnavailableError
+from harness.pipelines.contract import Payload
+from harness.pipelines.tofc import Tofc, TofcPoint
+from harness.profile.clock import StageClock, Untimed
+from harness.training import result
+from harness.zoo.pages import Bundled
+
+SMOKE = Path(__file__).parents[2] / "training" / "mini_smoke.yaml"
+
+
+def test_bundled_pages_are_asked_anew_in_every_pass() -> None:
+    """The same picture, other questions; a draw gives the same ones again."""
+    data = Bundled(Bundled.Config(kind="bundled", first_book=7, pages=3), ONEVISION)
+    first, again, later = data.example(1, 0), data.example(1, 0), data.example(1, 1)
+    assert (len(data), first.id) == (3, later.id)
+    assert first.dialogues == again.dialogues != later.dialogues
+    assert all(len(dialogue) == 1 for dialogue in first.dialogues)
+    assert first.image is not None
+    assert first.image().tobytes() == later.image().tobytes()
+
+
+def test_a_codec_of_the_zoo_is_a_point_of_the_scheme(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained on bundled pages; every declared stage is timed, and damage to the stream is a BitstreamError."""
+    few = ("data.pages=5", "prefit.steps=2", "prefit.pictures=2", "prefit.batch=1", "batch=1", "steps=1", "held_out=1")
+    folder = tmp_path / "mini-onevision" / "lambda-0.3"
+    train(SMOKE, *few, f"out={folder}")
+    monkeypatch.setattr(result, "CODECS", tmp_path)
+    backbone = load_onevision("mini-onevision")
+    scheme = Tofc(backbone, TofcPoint(codec="lambda-0.3", merge_to=0.021))
+    sample = samples(book("test", 0)[:1], paired=False)[0]
+    clock = StageClock()
+    payload = scheme.on_device(sample, clock)
+    (answer,) = scheme.on_server(payload, [sample.question], clock)
+    assert tuple(clock.seconds) == (*Tofc.device_stages, *Tofc.server_stages)
+    n_h, n_w = backbone.preprocess(sample.image()).grid
+    assert answer.visual_tokens == 3 * (n_h * n_w + 1)
+    damaged = bytearray(payload.body)
+    damaged[len(damaged) // 2] ^= 1
+    with pytest.raises(BitstreamError):
+        scheme.on_server(Payload(payload.kind, bytes(damaged)), [sample.question], Untimed())
+    with pytest.raises(UnavailableError, match=r"unknown codec 'huge'; known: lambda-0.3; or give a folder's path"):
+        Tofc(backbone, TofcPoint(codec="huge", merge_to=0.044))
