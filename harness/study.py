@@ -67,7 +67,10 @@ def run(
         return
     study = prepare(scenario, allow_stand_ins=allow_stand_ins)
     if study.stand_ins:
-        swaps = [f"{ran} runs instead of {wanted}." for wanted, ran in study.stand_ins.items()]
+        wanted_of: dict[str, list[str]] = {}
+        for wanted, ran in study.stand_ins.items():
+            wanted_of.setdefault(ran, []).append(wanted)
+        swaps = [f"{ran} runs instead of {' and '.join(wanted)}." for ran, wanted in wanted_of.items()]
         reporter.warn("\n".join([*study.absent, *swaps, "Every table and figure of this run says so."]))
     manifest = provenance.begin(
         name=folder.name,
@@ -124,17 +127,21 @@ def prepare(scenario: Scenario, *, allow_stand_ins: bool = True) -> Study:
     at_hand = {name: found for name, found in samples.items() if found is not None}
     if len(at_hand) < len(samples) or model is None:
         raise UnavailableError("\n".join(absent))
+    schemes: Schemes = {
+        (spec.name, point.label): catalog.load("scheme", spec.scheme, catalog.SCHEMES)(model, point)
+        for spec in scenario.pipelines
+        for point in spec.operating_points()
+    }
     swaps = {**ran, scenario.backbone: backbone}
+    on_device = catalog.ON_DEVICE.get(backbone)
+    if backbone != scenario.backbone and any(scheme.backbone.name == on_device for scheme in schemes.values()):
+        swaps[catalog.ON_DEVICE.get(scenario.backbone, scenario.backbone)] = str(on_device)
     return Study(
         scenario=scenario,
         benchmarks=tuple(at_hand),
         backbone=model,
         samples=gather(at_hand, scenario.samples, scenario.seed),
-        schemes={
-            (spec.name, point.label): catalog.load("scheme", spec.scheme, catalog.SCHEMES)(model, point)
-            for spec in scenario.pipelines
-            for point in spec.operating_points()
-        },
+        schemes=schemes,
         stand_ins={name: instead for name, instead in swaps.items() if name != instead},
         absent=absent,
     )

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Protocol
 
 from pydantic import Field
 
+from harness.backbones.contract import Backbone
 from harness.data.sample import Question, Sample
 from harness.records import Side
 from harness.scenario.fields import Frozen
@@ -63,6 +64,11 @@ class Pipeline(Protocol):
     Point: ClassVar[type[OperatingPoint]]
     device_stages: ClassVar[tuple[str, ...]]
     server_stages: ClassVar[tuple[str, ...]]
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model that answers."""
+        ...
 
     def on_device(self, sample: Sample, clock: Clock) -> Payload | Answer:
         """The device half: all that happens before the first byte is sent.
