@@ -12,6 +12,7 @@ import argparse
 import copy
 import dataclasses
 import hashlib
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,8 +47,8 @@ from harness.zoo.lessons import answer_loss
 BACKBONE = "mini-onevision"
 CLUSTERS = (6, 3)
 """The n_c of the lessons in turn; Table I's 16 of 729 features are 3 of 144."""
-FIRST_BOOK, BOOKS = 300_000, 6
-"""Training books that neither the backbone nor TOFC's codecs learnt from."""
+FIRST_BOOK, PICTURES = 300_000, 576
+"""Of training books that neither the backbone nor TOFC's codecs learnt from."""
 _HELD_OUT = 24
 
 _LEARNED = ("lambda-0.05", "lambda-0.2", "lambda-0.8")
@@ -63,16 +64,13 @@ POINTS: Mapping[type[Ablation], Sequence[str]] = {
 }
 """The points of each scheme; lambda weighs the rate in bits an element of y, as in Eq. 9."""
 
-FEATURE_WEIGHT = 0.1
-"""A point's lambda against the features' distortion is this times that against the answers'."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """What every point may spend: steps on features alone, steps on answers, and the pictures and questions of each."""
 
     feature_steps: int = 150
-    answer_steps: int = 100
+    answer_steps: int = 200
     pictures: int = 8
     asked: int = 6
     rate: float = 2e-3
@@ -161,7 +159,7 @@ def train_point(
     # Nothing of a codec without parameters can be fitted to features alone.
     if learned is None and any(True for _ in codec.parameters()):
         recipe = Recipe(
-            rate_weight=FEATURE_WEIGHT * weight,
+            rate_weight=weight,
             steps=budget.feature_steps,
             learning_rate=budget.rate,
             step_learning_rate=budget.step_rate,
@@ -227,25 +225,21 @@ features' squared error over their variance, of what each reducer made: it compa
 """
 
 
-def main() -> None:
-    """Make the points that are missing, and the card."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the points that are missing, or were trained around other weights of the backbone, and the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=ZOO / BACKBONE, help="the backbone's folder")
     parser.add_argument("--out", type=Path, default=WEIGHTS / BACKBONE, help="where the points go")
     parser.add_argument("--schemes", nargs="*", choices=[scheme.name for scheme in POINTS], help="these alone")
-    parser.add_argument("--books", type=int, default=BOOKS)
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="to learn from")
     parser.add_argument("--feature-steps", type=int, default=Budget.feature_steps)
     parser.add_argument("--answer-steps", type=int, default=Budget.answer_steps)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     budget = Budget(feature_steps=arguments.feature_steps, answer_steps=arguments.answer_steps)
     around = hashlib.sha256((arguments.weights / "model.safetensors").read_bytes()).hexdigest()
-    wanted = [
-        (scheme, point)
-        for scheme, points in POINTS.items()
-        for point in points
-        if not arguments.schemes or scheme.name in arguments.schemes
-    ]
+    every = [(scheme, point) for scheme, points in POINTS.items() for point in points]
+    wanted = [of_scheme for of_scheme in every if not arguments.schemes or of_scheme[0].name in arguments.schemes]
     missing = [
         (scheme, point) for scheme, point in wanted if trained_around(arguments.out / scheme.name / point) != around
     ]
@@ -253,8 +247,8 @@ def main() -> None:
     backbone = load(BACKBONE, weights=arguments.weights)
     backbone.model.requires_grad_(False)
     if missing:
-        pages = [page for book in range(FIRST_BOOK, FIRST_BOOK + arguments.books) for page in book_of(book)]
-        kept = lessons(backbone, pages, list(dict(missing)))
+        pages = itertools.chain.from_iterable(book_of(book) for book in itertools.count(FIRST_BOOK))
+        kept = lessons(backbone, list(itertools.islice(pages, arguments.pictures)), list(dict(missing)))
     for scheme, point in missing:
         begun = time.monotonic()
         trained = train_point(backbone, kept, scheme, point, budget)
@@ -262,11 +256,13 @@ def main() -> None:
         print(f"{scheme.name} {point}: {time.monotonic() - begun:.0f} s", flush=True)
     images = [backbone.preprocess(page.scene().image) for page in streetsqa.book("test", 0)[:_HELD_OUT]]
     rows = []
-    for scheme, points in POINTS.items():
-        for point in points:
-            if trained_around(arguments.out / scheme.name / point) == around:
-                rows.append(
-                    (scheme.name, point, *measured(backbone, images, scheme, arguments.out / scheme.name / point))
-                )
-                print(*rows[-1], flush=True)
+    for scheme, point in every:
+        folder = arguments.out / scheme.name / point
+        if trained_around(folder) == around:
+            rows.append((scheme.name, point, *measured(backbone, images, scheme, folder)))
+            print(*rows[-1], flush=True)
     (arguments.out / "card.md").write_text(card(rows, budget))
+
+
+if __name__ == "__main__":
+    main()
