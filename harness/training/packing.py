@@ -48,12 +48,13 @@ def answer_loss(
 ) -> tuple[Tensor, Tensor]:
     """D: the mean over dialogues of their answers' mean cross entropy (Eq. 10), and the share of tokens that are right.
 
-    ``pictures`` are projected visual tokens (T, H), or None; ``before`` the template's tokens ahead of them. Computes
-    at the precision of the autocast around it, the cross entropy in float32. Without any answer the loss is zero.
+    Tokens that end an answer are not counted in the share. ``pictures`` are projected visual tokens (T, H), or None;
+    ``before`` the template's tokens ahead of them. Computes at the precision of the autocast around it, the cross
+    entropy in float32. Without any answer the loss is zero.
     """
     embed = model.get_input_embeddings()
     device = embed.weight.device
-    rows, positions, segments, targets, shares = [], [], [], [], []
+    rows, positions, segments, targets, shares, goes_on = [], [], [], [], [], []
     for picture, packed in zip(pictures, scripts, strict=True):
         seen = len(before) + (0 if picture is None else len(picture))
         ids, place, segment, target = list(before), list(range(seen)), [0] * seen, [_IGNORED] * seen
@@ -67,6 +68,8 @@ def answer_loss(
             target += wanted[1:]
             if answers := sum(one.spoken):
                 shares += [1 / answers] * answers
+                following = [*one.spoken[1:], False]
+                goes_on += [after for mine, after in zip(one.spoken, following, strict=True) if mine]
         embedded = embed(torch.tensor(ids, device=device))
         n = len(before)
         parts = (embedded,) if picture is None else (embedded[:n], picture.to(embedded.dtype), embedded[n:])
@@ -90,7 +93,8 @@ def answer_loss(
         return hidden_BLH.sum() * 0, torch.zeros((), device=device)
     share_A = torch.tensor(shares, device=device)
     loss = (cross_entropy(logits_AL, wanted_A, reduction="none") * share_A).sum() / share_A.sum()
-    return loss, (logits_AL.argmax(-1) == wanted_A).float().mean()
+    right_A = logits_AL.detach().argmax(-1) == wanted_A
+    return loss, right_A[torch.tensor(goes_on, device=device)].float().mean()
 
 
 def _mask(segment_BL: Tensor) -> Tensor:
