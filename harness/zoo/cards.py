@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from harness import catalog
+from harness.backbones.llava import Llava
 from harness.data import glimpseqa, streetsqa
 from harness.zoo.scores import table
 
 
-def parameters_m(name: str, folder: Path) -> float:
-    """The millions of parameters in a folder's checkpoint."""
-    backbone = catalog.load("backbone", name, catalog.BACKBONES)(name, weights=folder)
+def parameters_m(backbone: Llava) -> float:
+    """The millions of parameters of a backbone."""
     return float(sum(p.numel() for p in backbone.model.parameters()) / 1e6)
 
 
@@ -27,9 +26,8 @@ def made(seed: int, seconds: float) -> str:
     )
 
 
-def scored(name: str, folder: Path) -> str:
-    """The scores of a folder's checkpoint on the test splits."""
-    backbone = catalog.load("backbone", name, catalog.BACKBONES)(name, weights=folder)
+def scored(backbone: Llava) -> str:
+    """What a backbone scores on the test splits."""
     with tempfile.TemporaryDirectory() as cache:
         benchmarks = {
             "StreetsQA": streetsqa.load("StreetsQA", cache=Path(cache)),
@@ -37,8 +35,8 @@ def scored(name: str, folder: Path) -> str:
         }
         found = table(backbone, benchmarks)
     chance = 100 * (3 / 4 * 1 / 4 + 1 / 4 * 1 / 2)
-    return f"""Scores on the test splits, by `python -m harness.zoo.scores {name}` on the stored half-precision weights.
-Answering at random scores {chance:.2f} % on StreetsQA and 50 % of the answers on GlimpseQA.
+    return f"""Scores on the test splits, by `python -m harness.zoo.scores {backbone.name}` on the stored half-precision
+weights. Answering at random scores {chance:.2f} % on StreetsQA and 50 % of the answers on GlimpseQA.
 
 {found}"""
 

@@ -16,7 +16,7 @@ from rich.progress import track
 from tokenizers import AddedToken, Tokenizer
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD, Llava15
+from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
 from harness.backbones.prompts import LLAVA15
 from harness.zoo import cards, features, language, mini_onevision, tower, training
 from harness.zoo.views import LLAVA15 as SIGHT
@@ -154,9 +154,10 @@ def save(backbone: Llava15, folder: Path) -> None:
 
 def card(folder: Path, seconds: float) -> str:
     """What the checkpoint is, how it was made, and what the saved files score."""
+    backbone = load(NAME, weights=folder)
     return f"""# {NAME}
 
-A `LlavaForConditionalGeneration` of {cards.parameters_m(NAME, folder):.2f} million parameters, trained by this project.
+A `LlavaForConditionalGeneration` of {cards.parameters_m(backbone):.2f} million parameters, trained by this project.
 It stands in for LLaVA-1.5-7B where that is not installed: the same code, in miniature.
 
 - One tile of {SIGHT.tiling.patch} px, padded, in patches of {SIGHT.patch_px} px: {SIGHT.side**2} features of 160. CLIP
@@ -168,7 +169,7 @@ It stands in for LLaVA-1.5-7B where that is not installed: the same code, in min
   {WHOLE_STEPS} steps with {language.WHOLE_PICTURES} pictures' tokens unmerged. The test splits come from another seed
   and other background textures; training never sees them.
 
-{cards.scored(NAME, folder)}
+{cards.scored(backbone)}
 """
 
 

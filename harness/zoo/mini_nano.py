@@ -62,9 +62,10 @@ def train_speech(backbone: OneVision, work: Path, tower: Any, cache: Path, worke
 
 def card(folder: Path, seconds: float) -> str:
     """What the checkpoint is, how it was made, and what the saved files score."""
+    backbone = load(NAME, weights=folder)
     return f"""# {NAME}
 
-A `LlavaOnevisionForConditionalGeneration` of {cards.parameters_m(NAME, folder):.2f} million parameters, trained by this
+A `LlavaOnevisionForConditionalGeneration` of {cards.parameters_m(backbone):.2f} million parameters, trained by this
 project. It answers on the device under `device_only`, where a server would run mini-onevision: it stands in for
 LLaVA-OneVision-0.5B.
 
@@ -74,7 +75,7 @@ LLaVA-OneVision-0.5B.
   steps of {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged; {WHOLE_STEPS} steps with
   {language.WHOLE_PICTURES} pictures' tokens unmerged. Training never sees the test splits.
 
-{cards.scored(NAME, folder)}
+{cards.scored(backbone)}
 """
 
 

@@ -6,10 +6,6 @@ model on what the tower sees, merged and whole. See tower.py and language.py for
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +16,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from harness.backbones.onevision import OneVision, load
 from harness.backbones.tiling import grids_up_to
-from harness.data import glimpseqa, streetsqa
-from harness.zoo import features, language, tower, training
-from harness.zoo.scores import table
+from harness.zoo import cards, features, language, tower, training
 from harness.zoo.views import MAX_GRID, MAX_TILES, PATCH_PX, TILE_PX
 from harness.zoo.vocabulary import IMAGE, STOP, VOCABULARY, make_tokenizer
 
@@ -117,43 +111,24 @@ def save(backbone: OneVision, folder: Path) -> None:
 def card(folder: Path, seconds: float) -> str:
     """What the checkpoint is, how it was made, and what the saved files score."""
     backbone = load(NAME, weights=folder)
-    parameters = sum(p.numel() for p in backbone.model.parameters())
-    with tempfile.TemporaryDirectory() as cache:
-        benchmarks = {
-            "StreetsQA": streetsqa.load("StreetsQA", cache=Path(cache)),
-            "GlimpseQA": glimpseqa.load("GlimpseQA", cache=Path(cache)),
-        }
-        scores = table(backbone, benchmarks)
     vision, text = backbone.model.config.vision_config, backbone.model.config.text_config
     return f"""# {NAME}
 
-A `LlavaOnevisionForConditionalGeneration` of {parameters / 1e6:.2f} million parameters, trained by this project from
-nothing. It stands in for LLaVA-OneVision-7B where that is not installed: the same code, in miniature.
+A `LlavaOnevisionForConditionalGeneration` of {cards.parameters_m(backbone):.2f} million parameters, trained by this
+project from nothing. It stands in for LLaVA-OneVision-7B where that is not installed: the same code, in miniature.
 
 - Tiles of {vision.image_size} px in patches of {vision.patch_size} px: {backbone.n_features} features of
   {backbone.feature_dim} a tile. Tower of {vision.num_hidden_layers} layers; language model of
   {text.num_hidden_layers} layers, width {text.hidden_size}.
-- Command: `python -m harness.zoo.mini_onevision`. Seed {SEED}, commit {_commit()}, {seconds / 60:.0f} minutes of
-  training on {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.
+- Command: `python -m harness.zoo.mini_onevision`. {cards.made(SEED, seconds)}
 - Data: the training splits of StreetsQA and GlimpseQA. {tower.STEPS} + {tower.DETAILS_STEPS} steps of
   {tower.TILES_A_STEP} tiles with dense labels; {language.LOOKUP_STEPS} + {language.WORDS_STEPS} steps of text;
   {language.ANSWERS_STEPS} steps of {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged;
   {language.WHOLE_STEPS} steps with {language.WHOLE_PICTURES} pictures' tokens unmerged. The test splits come from
   another seed and other background textures; training never sees them.
 
-Scores on the test splits, by `python -m harness.zoo.scores {NAME}` on the stored half-precision weights. Answering at
-random scores {100 * (3 / 4 * 1 / 4 + 1 / 4 * 1 / 2):.2f} % on StreetsQA and 50 % of the answers on GlimpseQA.
-
-{scores}
+{cards.scored(backbone)}
 """
-
-
-def _commit() -> str:
-    try:
-        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
 
 
 def main() -> None:
