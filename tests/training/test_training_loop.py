@@ -144,6 +144,7 @@ def test_llava15_trains_by_the_same_code(
         weights=str(llava15_folder),
         precision=precision,
         gradient_checkpointing=precision == "bf16",
+        workers=int(precision == "bf16"),
         steps=None,
         epochs=2,
         prefit=None,

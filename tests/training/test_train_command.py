@@ -1,0 +1,67 @@
+"""``harness train`` as a user meets it: what it prints, and with which status."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.cli import main
+
+
+def harness(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Runs a command as the console script would; its status."""
+    monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 0
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
+    write_config: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Data, backbone, how much is trained, how many steps."""
+    assert harness(monkeypatch, "train", write_config(), "--dry-run", "--set", "lora.rank=2") == 0
+    out = capsys.readouterr().out
+    assert "mix.json" in out
+    assert "7 to train on, 2 held out" in out
+    assert "steps: 6 of 2 pictures on kept features, then 6 of 4 examples, 2 at once on each of 1 processes" in out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["lambda=-1"], "harness: --set lambda=-1: -1 is not right: input should be greater than 0"),
+        (["clusters=[17]"], "harness: clusters: 17 is more than the 16 features of a patch of mini-onevision"),
+        (["held_out=8"], "harness: held_out: 8 of the 8 examples with pictures are to be held out; that leaves none"),
+        (["data.images=nowhere"], "its image some/0.png is not in nowhere"),
+        (["weights=nowhere"], "harness: mini-onevision: nowhere is neither a folder"),
+        pytest.param(
+            ["precision=fp16"],
+            "harness: precision: fp16 does not work on this machine",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="an accelerator has half precision"),
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(
+    write_config: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    settings: list[str],
+    sentence: str,
+) -> None:
+    """Nothing is left half-written."""
+    named = [argument for setting in settings for argument in ("--set", setting)]
+    assert harness(monkeypatch, "train", write_config(), *named) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
