@@ -5,29 +5,42 @@ imports nothing of the harness, so that it starts at once. Each end lives in a n
 refers to: it is gone, with its interface and its queue, as soon as its process is, however that ends.
 
 Stages are emulated by waiting for the durations that were recorded. Both ends read the same monotonic clock.
+
+What is measured is the link, not the machine: where there are two processors each end has one to itself, which does not
+fall asleep, and looks for what must come soon instead of being woken for it.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 PORT = 7077
 ADDRESS = {"device": "10.203.77.1", "server": "10.203.77.2"}
 INTERFACE = {"device": "tofc-device", "server": "tofc-server"}
-HEADER_BYTES = struct.calcsize("<qd")
-"""The smallest payload: its own length and the server's work travel in its first bytes."""
+_HEADER = struct.Struct("<qd?")
+HEADER_BYTES = _HEADER.size
+"""The smallest payload: its own length, the server's work, and whether an answer is wanted, are its first bytes."""
 
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _SPIN_S = 2e-3
+_SOON_S = 0.25
+"""What does not come within this time is slept for: an end that always looked would starve the rest of the machine."""
+_SOON_BYTES = 4096
+"""When so little of a payload is missing, the server begins to look for it."""
+_NOTICE_S = 1e-3
+_NOTICE_WIRE_BYTES = HEADER_BYTES + 66
 
 
 def main(end: str) -> None:
@@ -37,26 +50,50 @@ def main(end: str) -> None:
     if libc.unshare(_CLONE_NEWNET) != 0:
         _say({"error": os.strerror(ctypes.get_errno())})
         return
-    # What is measured is the link, not how long another process keeps the processor.
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     _say({"pid": os.getpid()})
     _hear()
     _tool("ip", "addr", "add", f"{ADDRESS[end]}/24", "dev", INTERFACE[end])
-    _tool("ip", "link", "set", INTERFACE[end], "up")
-    if end == "server":
-        _serve()
-    else:
-        _shape("add", **_hear())
-        with socket.create_connection((ADDRESS["server"], PORT), timeout=600) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _say({"connected": True, "segment": connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)})
-            while order := _hear():
-                if "rate_bps" in order:
-                    _shape("change", **order)
-                    _say({"shaped": True})
-                else:
-                    _say(_request(connection, **order))
+    # Segments go into the bucket one by one, not in bundles that have to wait for the tokens of all.
+    _tool("ip", "link", "set", INTERFACE[end], "up", "gso_max_segs", "1")
+    with _undisturbed(end):
+        if end == "server":
+            _serve()
+        else:
+            _ask()
+
+
+@contextlib.contextmanager
+def _undisturbed(end: str) -> Iterator[None]:
+    """A processor for this end before all others, which stays awake: to wake one takes longer than a small payload.
+
+    Where there is one processor only, or the kernel refuses, the end goes on without, and its latencies scatter more.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        if len(processors) > 1:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, {processors[0 if end == "device" else -1]})
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+                # The kernel keeps to the latency asked for, none, as long as the file is open.
+                latency = stack.enter_context(Path("/dev/cpu_dma_latency").open("wb", buffering=0))
+                latency.write(struct.pack("<i", 0))
+        yield
+
+
+def _ask() -> None:
+    shape = _hear()
+    _shape("add", **shape)
+    with socket.create_connection((ADDRESS["server"], PORT), timeout=600) as connection:
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _say({"connected": True, "segment": connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)})
+        while order := _hear():
+            if "rate_bps" in order:
+                shape = order
+                _shape("change", **shape)
+                _say({"shaped": True})
+            else:
+                _say(_request(connection, rate_bps=shape["rate_bps"], **order))
 
 
 def _serve() -> None:
@@ -64,35 +101,49 @@ def _serve() -> None:
         _say({"listening": True})
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        buffer = bytearray(1 << 20)
-        while head := connection.recv(HEADER_BYTES, socket.MSG_WAITALL):
-            n_bytes, work_s = struct.unpack("<qd", head)
+        buffer, soon = memoryview(bytearray(1 << 20)), False
+        while head := _receive(connection, HEADER_BYTES, soon=soon):
+            n_bytes, work_s, wants_answer = _HEADER.unpack(head)
             left = n_bytes - HEADER_BYTES
             while left:
-                left -= connection.recv_into(buffer, min(left, len(buffer)))
+                left -= _receive_some(connection, buffer[: min(left, len(buffer))], soon=left <= _SOON_BYTES)
             delivered_s = time.monotonic()
-            _work(delivered_s + work_s)
-            connection.sendall(struct.pack("<dd", delivered_s, time.monotonic()))
+            if wants_answer:
+                _work(delivered_s + work_s)
+                connection.sendall(struct.pack("<dd", delivered_s, time.monotonic()))
+            soon = not wants_answer
 
 
 def _request(
-    connection: socket.socket, *, device_s: float, n_bytes: int, server_s: float, idle_s: float, primer_bytes: int
+    connection: socket.socket,
+    *,
+    rate_bps: float,
+    device_s: float,
+    n_bytes: int,
+    server_s: float,
+    idle_s: float,
+    primer_bytes: int,
 ) -> dict[str, Any]:
     """One request: wait, keep the device busy, send, and hear when the server had it and was done.
 
     A primer is another payload that is sent just before: it empties the token bucket, so that a small payload has to
     wait for its bits as it would on a link without one.
     """
-    primer, payload = _payload(primer_bytes, 0.0) if primer_bytes else b"", _payload(n_bytes, server_s)
+    sent = _payload(n_bytes, server_s, wants_answer=True)
+    if primer_bytes:
+        sent = _payload(primer_bytes, 0.0, wants_answer=False) + sent
     time.sleep(idle_s)
-    submitted_s = time.monotonic()
+    # The server is woken a little before; by the time that it counts the bucket is full again.
+    notice_s = _NOTICE_S + 8 * _NOTICE_WIRE_BYTES / rate_bps
+    submitted_s = time.monotonic() + max(0.0, notice_s - device_s)
+    _work(submitted_s + device_s - notice_s)
+    connection.sendall(_payload(HEADER_BYTES, 0.0, wants_answer=False))
     _work(submitted_s + device_s)
     device_done_s = time.monotonic()
-    connection.sendall(primer)
-    connection.sendall(payload)
-    if primer:
-        connection.recv(16, socket.MSG_WAITALL)
-    delivered_s, served_s = struct.unpack("<dd", connection.recv(16, socket.MSG_WAITALL))
+    connection.sendall(sent)
+    # Nothing comes before this; from then on the answer is looked for.
+    select.select([connection], [], [], max(0.0, 8 * n_bytes / rate_bps + server_s - _SOON_S / 2))
+    delivered_s, served_s = struct.unpack("<dd", _receive(connection, 16, soon=True))
     return {
         "submitted_s": submitted_s,
         "device_done_s": device_done_s,
@@ -102,8 +153,29 @@ def _request(
     }
 
 
-def _payload(n_bytes: int, server_s: float) -> bytes:
-    return struct.pack("<qd", n_bytes, server_s) + os.urandom(n_bytes - HEADER_BYTES)
+def _payload(n_bytes: int, server_s: float, *, wants_answer: bool) -> bytes:
+    return _HEADER.pack(n_bytes, server_s, wants_answer) + os.urandom(n_bytes - HEADER_BYTES)
+
+
+def _receive(connection: socket.socket, n_bytes: int, *, soon: bool) -> bytes:
+    """So many bytes, or none if the other end is gone."""
+    buffer = bytearray(n_bytes)
+    missing = memoryview(buffer)
+    while missing:
+        received = _receive_some(connection, missing, soon=soon)
+        if not received:
+            return b""
+        missing = missing[received:]
+    return bytes(buffer)
+
+
+def _receive_some(connection: socket.socket, buffer: memoryview, *, soon: bool) -> int:
+    """How many bytes came into the buffer; if they come soon they are looked for, again and again."""
+    until_s = time.monotonic() + _SOON_S if soon else 0.0
+    while time.monotonic() < until_s:
+        with contextlib.suppress(BlockingIOError):
+            return connection.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+    return connection.recv_into(buffer)
 
 
 def _work(until_s: float) -> None:

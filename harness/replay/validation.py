@@ -2,7 +2,8 @@
 
 The real side waits for the recorded durations and sends real bytes over TCP through a token bucket, which a primer
 empties before each payload. The replayed side is the SimPy system with the wire as it is known beforehand (headers and
-segments) and two latencies of the host, calibrated on payloads of one size, which are no part of the comparison.
+segments) and two latencies of the host, calibrated on payloads of one size at one rate, which are no part of the
+comparison.
 """
 
 import dataclasses
@@ -20,18 +21,19 @@ from harness.replay.testbed import HEADER_BYTES, Testbed
 from harness.replay.workload import Workload
 from harness.scenario.replay import Answer, ClosedLoop, ConstantUplink, Replay, Wire
 
-BURST_BYTES = 1600
-"""The shallowest bucket that lets a full segment with its headers through."""
+PRIMER_BYTES = 2 * 1448
+"""A payload of two full segments."""
 
-PRIMER_BYTES = BURST_BYTES - 2 * HEADER_BYTES
-"""A payload whose two segments, with their headers, empty the bucket to the byte."""
+BURST_BYTES = PRIMER_BYTES + 2 * HEADER_BYTES
+"""A bucket that the primer empties to the byte. It has room for one segment more than has to pass at a time: so much
+later than it should a timer of the kernel may let a segment through, and nothing of the rate is lost."""
 
 LINK_MEDIAN, LINK_P99, STAGE_MEAN = 0.01, 0.03, 0.02
 """The verdict's limits: the median and the 99th percentile of T_link's relative errors, request by request, and the
 relative error of each stage's mean."""
 
-_CALIBRATION_BYTES = 3000
-"""Of three segments: what several cost the host more than one is in its latency."""
+_CALIBRATION_BYTES, _CALIBRATION_BPS = 400, 10e6
+"""A payload that is under way for 0.4 ms: its latency is as those of the small payloads, for which it matters."""
 
 _CLOCK_S = 1e-6
 
@@ -96,7 +98,8 @@ def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0)
     profile = dataclasses.replace(profile, payload_bytes=n_bytes)
     idle_s = refill_s(rate_bps)
     with Testbed.open(rate_bps, BURST_BYTES) as bed:
-        host = calibrate(bed, rate_bps)
+        host = calibrate(bed)
+        bed.shape(rate_bps, BURST_BYTES)
         seen = pd.DataFrame(
             bed.request(
                 profile.device_s[row],
@@ -119,15 +122,18 @@ def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0)
     )
 
 
-def calibrate(bed: Testbed, rate_bps: float, exchanges: int = 60) -> Host:
-    """The host's latencies: medians over one payload at a rate, less what the link itself takes for it."""
-    bed.shape(rate_bps, BURST_BYTES)
+def calibrate(bed: Testbed, exchanges: int = 100) -> Host:
+    """The host's latencies: medians over one payload at one rate, less what the link itself takes for it.
+
+    The link's rate is another afterwards.
+    """
+    bed.shape(_CALIBRATION_BPS, BURST_BYTES)
+    idle_s = refill_s(_CALIBRATION_BPS)
     seen = [
-        bed.request(0.0, _CALIBRATION_BYTES, 0.0, idle_s=refill_s(rate_bps), primer_bytes=PRIMER_BYTES)
-        for _ in range(exchanges)
+        bed.request(0.0, _CALIBRATION_BYTES, 0.0, idle_s=idle_s, primer_bytes=PRIMER_BYTES) for _ in range(exchanges)
     ]
     nothing = Host(up_s=0.0, back_s=0.0)
-    link_s = 8 * wire_bytes(wire_of(bed, nothing), _CALIBRATION_BYTES) / rate_bps
+    link_s = 8 * wire_bytes(wire_of(bed, nothing), _CALIBRATION_BYTES) / _CALIBRATION_BPS
     up_s = statistics.median(s["delivered_s"] - s["device_done_s"] for s in seen) - link_s
     return Host(up_s=max(0.0, up_s), back_s=statistics.median(s["answered_s"] - s["served_s"] for s in seen))
 
@@ -141,7 +147,7 @@ def wire_of(bed: Testbed, host: Host, burst_bytes: int = 0) -> Wire:
 
 def refill_s(rate_bps: float) -> float:
     """A pause after which the bucket is full again."""
-    return 0.005 + 2 * 8 * BURST_BYTES / rate_bps
+    return 0.005 + 1.1 * 8 * BURST_BYTES / rate_bps
 
 
 def _replayed(
