@@ -93,9 +93,8 @@ def check(
         try:
             samples = load(name)
             with _Bar(console, name, sized=False) as bar:
-                for number in range(len(samples)):
-                    samples[number].images()
-                    bar(number + 1, len(samples))
+                for number, _ in enumerate(samples, 1):
+                    bar(number, len(samples))
         except HarnessError as error:
             found.append(str(error))
         try:

@@ -1,7 +1,7 @@
 """The public benchmarks of the paper: where their TSV files come from, and where they are looked for.
 
 The files are VLMEvalKit's. Nothing is downloaded here (:mod:`harness.data.download` does that): what is absent is
-reported with all that is needed to fetch it.
+reported with how to fetch it.
 """
 
 import dataclasses
@@ -81,10 +81,9 @@ def load(name: str, *, cache: Path | None = None) -> Sequence[Sample]:  # noqa: 
     """
     path = locate(name)
     if not path.exists():
-        benchmark = BENCHMARKS[name]
         raise UnavailableError(
-            f"{name} is not on this machine: {path} is absent; 'harness data get {name}' downloads {benchmark.url} "
-            f"(md5 {benchmark.md5}) into that folder; LMUData names another one"
+            f"{name} is not on this machine: {path} is absent (md5 {BENCHMARKS[name].md5}); 'harness data get {name}' "
+            "downloads it"
         )
     return read_tsv(path, name)
 

@@ -32,6 +32,7 @@ MME_PERCEPTION = (
     "posters",
     "scene",
 )
+"""The subtasks whose sum is MME's score of perception; those of cognition are the others."""
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"\b(?i:answer\s+is)\s+([A-Z])\b")
@@ -101,6 +102,14 @@ class Metric(ABC):
     def score(self, category: Words, group: Words, correct: Flags) -> float:
         """The score of a run: ``category``, ``group`` and ``correct`` are (N,), one an answer, N at least 1."""
         return float(self.resampled(category, group, correct, np.ones((1, np.unique(group).size)))[0])
+
+    def by_category(self, category: Words, group: Words, correct: Flags) -> dict[str, tuple[int, float]]:
+        """The number of answers and the score of each category by itself."""
+        found = {}
+        for name in np.unique(category).tolist():
+            mine = category == name
+            found[name] = (int(mine.sum()), self.score(category[mine], group[mine], correct[mine]))
+        return found
 
 
 class Accuracy(Metric):
@@ -184,6 +193,17 @@ class Pairs(Metric):
         score_BC = 100 * (acc_BC + plus_BC)
         seen_BC = np.isfinite(score_BC)
         return len(present) * _ratio(np.where(seen_BC, score_BC, 0.0).sum(axis=1), seen_BC.sum(axis=1))
+
+    def by_category(self, category: Words, group: Words, correct: Flags) -> dict[str, tuple[int, float]]:
+        """The number of answers and the score of each subtask, whether it counts or not; of MME, also the two sums."""
+        if self.subtasks is None:
+            return super().by_category(category, group, correct)
+        found = Pairs(self.name).by_category(category, group, correct)
+        sums = {}
+        for name, counts in (("perception", True), ("cognition", False)):
+            if parts := [part for subtask, part in found.items() if (subtask in self.subtasks) is counts]:
+                sums[name] = (sum(n for n, _ in parts), sum(score for _, score in parts))
+        return {**found, **sums}
 
     def _present(self, category: Words) -> list[str]:
         found = [str(c) for c in np.unique(category) if self.subtasks is None or c in self.subtasks]

@@ -4,16 +4,17 @@ from pathlib import Path
 
 from harness.errors import ResultsError
 from harness.figures import latency_bars, provenance, rate_performance, style
-from harness.results import disk, summary
+from harness.results import breakdown, comparison, disk, summary
 from harness.results.provenance import MANIFEST, read
-from harness.results.select import Equality, select_each, select_run
+from harness.results.select import Equality, select_run
 from harness.results.store import Record, Run
 
 
 def draw_all(path: Path, out: Path | None = None) -> list[Path]:
     """Draws each complete run under ``path``, and writes its table as CSV and Markdown; returns the files.
 
-    A run of several benchmarks also gets ``benchmarks.csv``, every point in each of them by itself.
+    ``categories.csv`` has every point's score in each category; of several benchmarks, ``benchmarks.csv`` has every
+    point in each of them by itself.
 
     They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
     Raises ResultsError where ``path`` holds no complete run, or a damaged one.
@@ -49,7 +50,12 @@ def _draw(run: Record, out: Path) -> list[Path]:
     tables = [out / "table.csv", out / "table.md"]
     for table in tables:
         summary.write(run, table)
-    if several:
-        tables.append(out / "benchmarks.csv")
-        disk.write_text(tables[-1], select_each(run).to_csv(index=False, lineterminator="\n"))
+    tables.append(out / "comparison.md")
+    comparison.write(run, tables[-1])
+    parts = {"categories": breakdown.by_category(run)} | (
+        {"benchmarks": breakdown.by_benchmark(run)} if several else {}
+    )
+    for name, part in parts.items():
+        tables.append(out / f"{name}.csv")
+        disk.write_text(tables[-1], part.to_csv(index=False, lineterminator="\n"))
     return [*files, *tables]

@@ -104,8 +104,8 @@ class Manifest(_Strict):
         wanted_of: dict[str, list[str]] = {}
         for wanted, ran in self.stand_ins.items():
             wanted_of.setdefault(ran, []).append(wanted)
-        swaps = (f"{ran} for {' and '.join(wanted)}" for ran, wanted in wanted_of.items())
-        return f"stand-ins: {', '.join(swaps)}"
+        swaps = (f"{ran} for {', '.join(wanted)}" for ran, wanted in wanted_of.items())
+        return f"stand-ins: {'; '.join(swaps)}"
 
     @property
     def benchmarks(self) -> tuple[str, ...]:

@@ -80,21 +80,11 @@ NORMALISED = "normalised score (%)"
 def select_run(run: Record) -> pd.DataFrame:
     """:func:`select` with what a complete run declares and recorded, its pipelines in the scenario's order."""
     benchmarks = {name: metric(name) for name in run.manifest.benchmarks}
-    return _ordered(run, select(run.outcomes, benchmarks, Equality.of(run.manifest), run.images, run.benchmarks))
+    return in_order(run, select(run.outcomes, benchmarks, Equality.of(run.manifest), run.images, run.benchmarks))
 
 
-def select_each(run: Record) -> pd.DataFrame:
-    """:func:`select` in each of a run's benchmarks by itself, with a column ``benchmark`` before the others."""
-    tables = []
-    for name in run.manifest.benchmarks:
-        own = pa.array([run.benchmarks.get(sample, name) == name for sample in run.outcomes["sample"].to_pylist()])
-        points = select(run.outcomes.filter(own), metric(name), Equality.of(run.manifest), run.images)
-        tables.append(_ordered(run, points).assign(benchmark=name))
-    found = pd.concat(tables, ignore_index=True)
-    return found[["benchmark", *found.columns.drop("benchmark")]]
-
-
-def _ordered(run: Record, points: pd.DataFrame) -> pd.DataFrame:
+def in_order(run: Record, points: pd.DataFrame) -> pd.DataFrame:
+    """Points with the pipelines in the order of the run's scenario."""
     order = [pipeline["name"] for pipeline in run.manifest.scenario_value("pipelines")]
     return points.sort_values("pipeline", key=lambda p: p.map(order.index), kind="stable", ignore_index=True)
 

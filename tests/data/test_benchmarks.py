@@ -55,10 +55,10 @@ def test_lmudata_counts_only_if_it_exists(home, monkeypatch):
 
 
 def test_an_absent_benchmark_says_how_to_get_it(home):
-    """The error holds the path, the address and the md5."""
+    """The error holds the path, the command and the md5."""
     with pytest.raises(UnavailableError) as refusal:
         load("RealWorldQA")
-    for part in (str(home / "LMUData" / "RealWorldQA.tsv"), find("RealWorldQA").url, find("RealWorldQA").md5):
+    for part in (str(home / "LMUData" / "RealWorldQA.tsv"), "harness data get RealWorldQA", find("RealWorldQA").md5):
         assert part in str(refusal.value)
 
 

@@ -25,7 +25,7 @@ def test_reads_what_it_writes(tmp_path: Path, manifest: Callable[..., Manifest])
     assert written.label == "stand-ins: StreetsQA for RealWorldQA"
     assert manifest(stand_ins={}).label == ""
     several = manifest(stand_ins={"RealWorldQA": "StreetsQA", "MME": "GlimpseQA", "MMStar": "StreetsQA"})
-    assert several.label == "stand-ins: StreetsQA for RealWorldQA and MMStar, GlimpseQA for MME"
+    assert several.label == "stand-ins: StreetsQA for RealWorldQA, MMStar; GlimpseQA for MME"
     assert manifest(resolved={"benchmark": "StreetsQA, GlimpseQA"}).benchmarks == ("StreetsQA", "GlimpseQA")
 
 
