@@ -18,11 +18,11 @@ from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Budget, SideInformation, Symbols, Tables
 from harness.tofc.entropy_model import Z_RATIO, EntropyModels
 from harness.tofc.feature_codec import Coded, FeatureCodec, Frozen, scale_of
-from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerSynthesis
+from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
 from harness.tofc.level_order import Levels
 from harness.tofc.router import Router, imbalance
 
-FORMAT = "tofc-codec-1"
+FORMAT = "tofc-codec-2"
 
 CODECS = Path(__file__).parents[1] / "zoo" / "tofc"
 """The project's own codecs: a folder for each backbone, in it a checkpoint for each codec."""
@@ -102,23 +102,19 @@ class TofcCodec(FeatureCodec):
         expert_N = self.router.choose(y_ND)
         used_E = torch.bincount(expert_N, minlength=self.config.n_experts).double().cpu().numpy()
         density = self.models.density
-        median_EZ = (density.medians() * 2**FRACTION_BITS).round().to(torch.int64)
-        masses = density.masses(median_EZ / 2**FRACTION_BITS).cpu().numpy()
+        masses = density.masses(density.medians()).cpu().numpy()
         levels = [laplacian.table(level) for level in range(laplacian.LEVELS)]
-        synthesis = IntegerSynthesis.from_float(self.models.h_s)
         return {
             "step_D": self.log_step_D.detach().exp(),
-            "median_EZ": median_EZ,
             "expert_E": torch.from_numpy(laplacian.frequencies(used_E.astype(np.float64) + 1)),
             "z_EZA": torch.from_numpy(laplacian.frequencies(masses)).to(torch.int32),
             "y": torch.from_numpy(np.concatenate(levels)).to(torch.int32),
-            "shifts": torch.tensor(synthesis.shifts),
-            **synthesis.state_dict(),
+            **IntegerSynthesis.derive(self.models),
         }
 
     def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> "_Frozen":
         """The integer tables and h_s, on the codec's device."""
-        return _Frozen.build(digest, tensors, self.device)
+        return _Frozen.build(digest, tensors, self.models, self.device)
 
     @torch.no_grad()
     def symbols(self, y_PCD: Tensor) -> tuple[Symbols, Levels]:
@@ -129,9 +125,9 @@ class TofcCodec(FeatureCodec):
         if not torch.isfinite(u_ND).all():
             raise ValueError("the merged features hold infinite or undefined values")
         expert_N = self.router.choose(y_ND)
-        z_NZ = self.models.z_symbols(u_ND, expert_N, frozen.median_EZ.to(u_ND.dtype) / 2**FRACTION_BITS)
-        mu_ND, level_ND = frozen.synthesise(expert_N, z_NZ)
-        symbol_ND = (u_ND.double() - mu_ND / 2**FRACTION_BITS).round()
+        z_NZ = frozen.analysis(u_ND, expert_N)
+        mu_ND, level_ND = frozen.synthesis(z_NZ, expert_N)
+        symbol_ND = (u_ND.double() - mu_ND.double() / 2**FRACTION_BITS).round()
         if symbol_ND.abs().max() > bitstream.SYMBOL_LIMIT:
             raise ValueError("a merged feature lies 2**30 steps or more from its mean: it cannot be coded")
         expert_np, z_np, y_np = (tensor.cpu().numpy() for tensor in (expert_N, z_NZ, symbol_ND.to(torch.int64)))
@@ -141,11 +137,10 @@ class TofcCodec(FeatureCodec):
         """The symbols of y under the scales that z gives, and its means, in units of the step."""
         frozen = self.frozen
         device = self.device
-        mu_ND, level_ND = frozen.synthesise(
-            torch.from_numpy(side.expert_N).to(device), torch.from_numpy(side.z_NZ).to(device)
-        )
+        z_NZ, expert_N = torch.from_numpy(side.z_NZ).to(device), torch.from_numpy(side.expert_N).to(device)
+        mu_ND, level_ND = frozen.synthesis(z_NZ, expert_N)
         y_ND, budget = bitstream.read_y(side, frozen.tables, level_ND.cpu().numpy())
-        u_ND = torch.from_numpy(y_ND).to(device).double() + mu_ND / 2**FRACTION_BITS
+        u_ND = torch.from_numpy(y_ND).to(device).double() + mu_ND.double() / 2**FRACTION_BITS
         return (u_ND * frozen.step_D.double() + self.offset_D.detach().double()).float(), budget
 
 
@@ -166,25 +161,20 @@ def find(model: bytes, folder: Path) -> Path | None:
 class _Frozen(Frozen):
     """Integers, and the step that scales the result."""
 
+    analysis: IntegerAnalysis
     synthesis: IntegerSynthesis
-    median_EZ: Tensor
     step_D: Tensor
 
     @classmethod
-    def build(cls, digest: str, frozen: Mapping[str, Tensor], device: torch.device) -> "_Frozen":
+    def build(cls, digest: str, frozen: Mapping[str, Tensor], models: EntropyModels, device: torch.device) -> "_Frozen":
         y_levels = laplacian.split(frozen["frozen.y"].to(torch.int64).numpy())
         tables = Tables(frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels)
-        shifts = frozen["frozen.shifts"].tolist()
-        weights = [frozen[f"frozen.weight_{layer}"] for layer in range(len(shifts))]
-        biases = [frozen[f"frozen.bias_{layer}"] for layer in range(len(shifts))]
+        layers = {name.removeprefix("frozen."): tensor for name, tensor in frozen.items()}
         return cls(
             digest=digest,
             tensors=frozen,
             tables=tables,
-            synthesis=IntegerSynthesis(weights, biases, shifts).to(device),
-            median_EZ=frozen["frozen.median_EZ"].to(device),
+            analysis=IntegerAnalysis(models, device),
+            synthesis=IntegerSynthesis(layers, device),
             step_D=frozen["frozen.step_D"].to(device),
         )
-
-    def synthesise(self, expert_N: Tensor, z_NZ: Tensor) -> tuple[Tensor, Tensor]:
-        return self.synthesis.forward((z_NZ << FRACTION_BITS) + self.median_EZ[expert_N], expert_N)

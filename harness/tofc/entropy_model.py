@@ -58,6 +58,7 @@ class EntropyModels(nn.Module):
     def __init__(self, n_experts: int, dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
         self.n_experts = n_experts
+        self.dim = dim
         n_channels = dim // Z_RATIO
         self.h_a = _stack(n_experts, (dim, *hidden, n_channels), 1.0)
         self.h_s = _stack(n_experts, (n_channels, *reversed(hidden), 2 * dim), 0.1)
@@ -91,18 +92,3 @@ class EntropyModels(nn.Module):
             laplacian.bits(symbol_END, log2_b_END).sum(-1),
             self.density.bits(z_ENZ).sum(-1),
         )
-
-    @torch.no_grad()
-    def z_symbols(self, u_ND: Tensor, expert_N: Tensor, medians_EZ: Tensor) -> Tensor:
-        """round(z - mu_1/2) of each feature under its own model only, (N, Z), int64 in -LIMIT..LIMIT."""
-        symbols_NZ = torch.empty(len(u_ND), medians_EZ.shape[1], dtype=torch.int64, device=u_ND.device)
-        for expert in torch.unique(expert_N).tolist():
-            rows = expert_N == expert
-            hidden = u_ND[rows]
-            for layer in self.h_a:
-                if isinstance(layer, StackedLinear):
-                    hidden = torch.addmm(layer.bias_EO[expert], hidden, layer.weight_EOI[expert].T)
-                else:
-                    hidden = layer(hidden)
-            symbols_NZ[rows] = (hidden - medians_EZ[expert]).round().clamp(-LIMIT, LIMIT).to(torch.int64)
-        return symbols_NZ

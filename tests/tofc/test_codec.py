@@ -50,7 +50,8 @@ def test_the_training_pass_agrees_with_the_stream() -> None:
     coded = codec(y_PCD, temperature=1e-6)
     stream = codec.compress(y_PCD)
     decoded = codec.decompress(stream)
-    same = (coded.y_PCD - decoded.y_PCD).abs() < 1e-2 * codec.frozen.step_D
+    # Weights of 8 bits move a mean by hundredths of a step, and now and then a symbol of z by one.
+    same = (coded.y_PCD - decoded.y_PCD).abs() < 0.1 * codec.frozen.step_D
     assert same.float().mean() > 0.99
     expert_bits = decoded.budget.expert_bits
     assert 8 * len(stream) - expert_bits == pytest.approx(coded.rate.item() * y_PCD.numel(), rel=0.01, abs=160)

@@ -36,11 +36,12 @@ def test_quantised_features_are_a_rounding_away_and_means_apart_by_integers() ->
 
 
 def test_models_side_by_side_are_the_models_one_by_one() -> None:
-    """The symbols of z under one model alone are those of the batched pass."""
+    """Each feature under its own model, in one padded batch, is what the pass over all models gives it."""
     torch.manual_seed(1)
     models, u_ND = EntropyModels(4, 32, (32, 16)), torch.randn(40, 32) * 3
-    expert_N = torch.arange(40) % 4
-    medians_EZ = models.density.medians()
-    z_ENZ = models.h_a(u_ND.expand(4, -1, -1))
-    expected = (z_ENZ - medians_EZ[:, None]).round()[expert_N, torch.arange(40)]
-    assert torch.equal(models.z_symbols(u_ND, expert_N, medians_EZ), expected.to(torch.int64))
+    expert_N = torch.arange(40) % 3
+    each = models(u_ND)
+    own = expert_N, torch.arange(40)
+    u_bar_ND, bits_N = models.chosen(u_ND, expert_N)
+    assert torch.allclose(u_bar_ND, each.u_END[own], atol=1e-4)
+    assert torch.allclose(bits_N, (each.y_bits_EN + each.z_bits_EN)[own], rtol=1e-4)
