@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ResultsError
-from harness.results import disk, latency
+from harness.results import comparison, disk, latency
 from harness.results.latency import PARTS
 from harness.results.provenance import Manifest
 from harness.results.select import Equality, select_run
@@ -127,6 +127,9 @@ def _footnotes(run: Record, numbers: pd.DataFrame) -> Sequence[Text]:
         *_several(run.manifest, equality),
         f"equal score: not below {equality.target:g} of {equality.reference}'s by more than {equality.margin:g} of it "
         f"(paired bootstrap, one-sided, {confidence})",
+        *filter(
+            None, [comparison.leanest(numbers.drop_duplicates("pipeline").rename(columns={"reaches": "selected"}))]
+        ),
         _timing(numbers),
         f"timed on {'; '.join(dict.fromkeys(run.stages['machine'].to_pylist()))}; links replayed",
         f"run {run.manifest.name}, {run.manifest.validity or 'unfinished'}; "
