@@ -24,10 +24,10 @@ from harness.zoo.vocabulary import VOCABULARY, make_tokenizer
 
 NAME = "mini-llava15"
 SEED = 15
-TOWER_STEPS = (1300, 350)
+TOWER_STEPS = (1300, 260)
 TILES_A_STEP = 8
-BOOKS = 16
-ANSWERS_STEPS, WHOLE_STEPS = 400, 60
+BOOKS = 14
+ANSWERS_STEPS, WHOLE_STEPS = 320, 40
 
 MERGED = features.Merged(SIGHT, 36, (9, 14, 18, 27, 54))
 """n_c: the paper's 16 to 64 of 576 features are 9 to 36 of these 324."""
