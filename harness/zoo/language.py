@@ -120,7 +120,9 @@ def train_words(backbone: Llava, folder: Path, steps: int = WORDS_STEPS) -> None
     train("words", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
 
-def train_answers(backbone: Llava, folder: Path, lessons: Lessons, steps: int = ANSWERS_STEPS) -> None:
+def train_answers(
+    backbone: Llava, folder: Path, lessons: Lessons, steps: int = ANSWERS_STEPS, pictures: int = ANSWERS_PICTURES
+) -> None:
     """Train projector and language model in place on cached merged features, and on pictures in words."""
     with torch.no_grad():
         backbone.model.model.multi_modal_projector.linear_1.weight.mul_(_PROJECTOR_GAIN)
@@ -128,7 +130,7 @@ def train_answers(backbone: Llava, folder: Path, lessons: Lessons, steps: int = 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
             dice = Dice("answers", step)
-            seen, score = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES)
+            seen, score = _of_lessons(backbone, lessons, dice, pictures)
             yield seen + _kept_up(backbone, dice), score
 
     rates = {"model.multi_modal_projector": _PROJECTOR_RATE, "model.language_model": _LANGUAGE_RATE}

@@ -27,7 +27,8 @@ SEED = 15
 TOWER_STEPS = (1300, 260)
 TILES_A_STEP = 8
 BOOKS = 14
-ANSWERS_STEPS, WHOLE_STEPS = 320, 40
+ANSWERS_STEPS, WHOLE_STEPS = 300, 40
+PICTURES_A_STEP = 8
 
 MERGED = features.Merged(SIGHT, 36, (9, 14, 18, 27, 54))
 """n_c: the paper's 16 to 64 of 576 features are 9 to 36 of these 324."""
@@ -125,7 +126,7 @@ def train_speech(backbone: Llava15, work: Path, text: Path, workers: int) -> Non
         pass
     begin_with(backbone, teacher.model.model.language_model)
     lessons = features.Lessons(work / "features", BOOKS)
-    language.train_answers(backbone, work, lessons, ANSWERS_STEPS)
+    language.train_answers(backbone, work, lessons, ANSWERS_STEPS, PICTURES_A_STEP)
     language.train_whole(backbone, work, lessons, WHOLE_STEPS)
 
 
@@ -165,7 +166,7 @@ It stands in for LLaVA-1.5-7B where that is not installed: the same code, in min
   mini-onevision's has learnt from text, and learns LLaVA-1.5's prompts.
 - Command: `python -m harness.zoo.mini_llava15`. {cards.made(SEED, seconds)}
 - Data: the training splits of StreetsQA and GlimpseQA. {TOWER_STEPS[0]} + {TOWER_STEPS[1]} steps of {TILES_A_STEP}
-  tiles with dense labels; {ANSWERS_STEPS} steps of {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged;
+  tiles with dense labels; {ANSWERS_STEPS} steps of {PICTURES_A_STEP} pictures of {BOOKS} books, merged;
   {WHOLE_STEPS} steps with {language.WHOLE_PICTURES} pictures' tokens unmerged. The test splits come from another seed
   and other background textures; training never sees them.
 
