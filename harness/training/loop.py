@@ -248,7 +248,9 @@ class Training:
             torch.manual_seed(config.seed)
             self.peft = adapter.attach(self.backbone, config.lora.rank, config.lora.alpha, config.lora.dropout)
         if config.gradient_checkpointing:
-            self.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+            model = self.backbone.model
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         reader = reading.Reader(self.data, self.backbone, config.max_tokens)
 
         def batches(first: int) -> Iterator[Batch]:
@@ -302,15 +304,18 @@ class Training:
         window = _Window(self.device)
         begun = time.monotonic()
         for step in range(first, stage.steps):
-            torch.manual_seed(Dice("dropout", config.seed, stage.offset + step, self.share.rank).below(2**31))
             factor = learning_rate_factor(step, stage.steps, config.warm_up)
             for group in optimiser.param_groups:
                 group["lr"] = stage.rates[group["name"]] * factor
             temperature = self.schedule.temperature(stage.offset + step)
             norm = 0.0
-            for _ in range(stage.micro_batches):
+            for micro in range(stage.micro_batches):
+                batch = next(batches)
+                # After the reading, which may throw dice of its own when it begins.
+                dice = Dice("dropout", config.seed, stage.offset + step, micro, self.share.rank)
+                torch.manual_seed(dice.below(2**31))
                 with accelerator.accumulate(module):
-                    losses = module(next(batches), self._clusters(step), temperature)
+                    losses = module(batch, self._clusters(step), temperature)
                     balance = config.alpha * losses.imbalance
                     loss = losses.distortion + config.rate_weight * losses.rate + balance
                     accelerator.backward(loss)

@@ -160,19 +160,32 @@ def test_llava15_trains_by_the_same_code(
     }
 
 
-def test_two_processes_share_the_work(write_config: Callable[..., Path], tmp_path: Path) -> None:
-    """Under torchrun on a CPU a step's examples are divided, and the result is that of one process but for rounding."""
-    config = write_config(lora={"rank": 2, "alpha": 4, "dropout": 0.0}, prefit=None, steps=3)
+def test_two_processes_share_the_work(
+    write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Under torchrun on a CPU a step's examples are divided: losses and gradients are those of one process."""
+    config = write_config(
+        lora={"rank": 2, "alpha": 4, "dropout": 0.0}, prefit=None, steps=2, log_every=1, alpha=0.0, micro_batch=1
+    )
+    pictures = ("data.entries=4", "held_out=1")
     arguments = ["-m", "harness", "train", str(config), "--set", f"out={tmp_path / 'two'}"]
+    arguments += [argument for setting in pictures for argument in ("--set", setting)]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", *arguments],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("'step': 2") == 1
-    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
-    assert manifest["processes"] == 2
+    assert json.loads((tmp_path / "two" / "manifest.json").read_text())["processes"] == 2
+    train(config, *pictures)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text().splitlines()]
+        for folder in ("out", "two")
+    )
+    for name, tolerance in (("D", 1e-3), ("R", 1e-3), ("grad_norm", 1e-2)):
+        assert [entry[name] for entry in two] == pytest.approx([entry[name] for entry in one], rel=tolerance), name
