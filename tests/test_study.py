@@ -1,5 +1,6 @@
 """The whole flow on the smoke scenario: real models, real bytes, real files."""
 
+import io
 import os
 import random
 import signal
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
+from harness.data.sample import Question, Sample
+from harness.data.tsv import write_tsv
 from harness.results.provenance import MANIFEST, read
 from harness.results.store import Record, Run
 from harness.scenario.load import load
+from harness.scenario.model import Wanted
 from harness.study import run
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +163,71 @@ def test_a_run_killed_at_any_moment_takes_up_and_ends_with_the_same_rows(
     found, wanted = _apart_from_times(Run.read(folder)), _apart_from_times(smoke)
     for kind, frame in wanted.items():
         pd.testing.assert_frame_equal(found[kind], frame, obj=kind)
+
+
+def _write_mmmu(folder: Path) -> None:
+    """Four questions in MMMU's place: a choice and an open one about two pictures, and two about one."""
+    red, blue = (Image.new("RGB", size, colour) for size, colour in (((500, 300), "red"), ((90, 200), "blue")))
+    files = []
+    for picture in (red, blue):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        files.append(file.getvalue())
+    options = {"A": "red", "B": "blue"}
+    asked = [
+        (files, Question(text="What colour is <image 2>?", kind="choice", options=options, marked=True), "B"),
+        (files, Question(text="Name the colour of <image 1>.", kind="open", marked=True), "red"),
+        (files[:1], Question(text="What colour is <image 1>?", kind="choice", options=options, marked=True), "A"),
+        (files[1:], Question(text="What colour is it?", kind="choice", options=options, marked=True), "B"),
+    ]
+    samples = [
+        Sample(
+            id=f"val_{number}",
+            image_id=f"{len(shown)} {shown[0][:40]!r}",
+            image_bytes=shown[0],
+            more_images=tuple(shown[1:]),
+            question=question,
+            truth=truth,
+            category="Art",
+            group=f"val_{number}",
+        )
+        for number, (shown, question, truth) in enumerate(asked)
+    ]
+    write_tsv(folder / "MMMU_DEV_VAL.tsv", samples)
+
+
+def test_several_benchmarks_in_one_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed benchmark and a stand-in for two others, run once: every row says of which it is; one score."""
+    monkeypatch.setenv("LMUData", str(tmp_path))
+    _write_mmmu(tmp_path)
+    smoke = load(SMOKE)
+    wanted = [("MMMU_DEV_VAL", None), ("RealWorldQA", "StreetsQA"), ("MMStar", "StreetsQA")]
+    study = smoke.model_copy(
+        update={
+            "benchmark": None,
+            "benchmarks": tuple(Wanted(name=name, stand_in=stand_in) for name, stand_in in wanted),
+            "samples": 8,
+            "pipelines": tuple(spec for spec in smoke.pipelines if spec.name in ("server_only", "webp")),
+            "measure": smoke.measure.model_copy(update={"timed_samples": 4, "repeats": 1}),
+        }
+    )
+    run(study, tmp_path / "run", reporter=Silent())
+    record = Run.read(tmp_path / "run")
+    assert record.manifest.benchmarks == ("MMMU_DEV_VAL", "StreetsQA")
+    assert record.manifest.stand_ins == {"RealWorldQA": "StreetsQA", "MMStar": "StreetsQA"}
+    outcomes = record.outcomes.to_pandas()
+    assert outcomes["sample"].map(record.benchmarks).value_counts().to_dict() == {
+        "StreetsQA": 2 * 8,
+        "MMMU_DEV_VAL": 2 * 4,
+    }
+    assert all(sample.startswith(f"{record.benchmarks[sample]}/") for sample in outcomes["sample"])
+    timed = record.stages.to_pandas()["sample"].unique()
+    assert sorted(record.benchmarks[sample] for sample in timed) == ["MMMU_DEV_VAL"] * 2 + ["StreetsQA"] * 2
+
+    of_mmmu = outcomes[outcomes["sample"].str.startswith("MMMU") & (outcomes["pipeline"] == "server_only")]
+    payload = of_mmmu.set_index("sample")["payload_bytes"]
+    alone = payload["MMMU_DEV_VAL/val_2"] + payload["MMMU_DEV_VAL/val_3"]
+    assert payload["MMMU_DEV_VAL/val_0"] == payload["MMMU_DEV_VAL/val_1"] == alone + 4 + 1 + 8
 
 
 def _parts(folder: Path) -> int:
