@@ -43,6 +43,7 @@ weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	@for weight in $(LAMBDAS); do $(BIN)/harness train training/mini_onevision.yaml --fresh --set lambda=$$weight \
 		--set out=harness/zoo/tofc/mini-onevision/lambda-$$weight || exit 1; done
 	$(BIN)/python -m baselines.training
+	$(BIN)/python -m baselines.ablations.training
 
 nightly: .venv/installed  ## Run the long scenarios and draw their figures
 	@for file in $(NIGHTLY); do $(BIN)/harness run $$file || exit 1; done

@@ -28,7 +28,6 @@ HIDDEN = (32,)
 class Ablation(Tofc):
     """A scheme whose points are folders of :data:`baselines.ablations.trained.WEIGHTS`; a subclass replaces a part."""
 
-    name: ClassVar[str]
     codec_type: ClassVar[type[FeatureCodec]] = TofcCodec
     reducer_type: ClassVar[type[QFormer] | None] = None
     """A learned reducer's; None where it has no weights."""
@@ -45,7 +44,7 @@ class Ablation(Tofc):
 
     def parts(self, backbone: Backbone, point: TofcPoint) -> tuple[Backbone, Reducer, FeatureCodec]:
         """Those of the point's folder among the bundled ones."""
-        return self.load_parts(backbone, folder_of(backbone.name, self.name, point.codec))
+        return self.load_parts(backbone, folder_of(backbone.name, self.kind, point.codec))
 
     @classmethod
     def load_parts(cls, backbone: Backbone, folder: Path) -> tuple[Backbone, Reducer, FeatureCodec]:
@@ -68,7 +67,7 @@ class Ablation(Tofc):
 class Selective(Ablation):
     """TOFC itself: merging, and sixteen selectable entropy models."""
 
-    name = "tofc_selective"
+    kind = "tofc_selective"
 
     @classmethod
     def new_codec(cls, dim: int, point: str) -> FeatureCodec:  # noqa: ARG003
@@ -79,13 +78,13 @@ class Selective(Ablation):
 class Single(Ablation):
     """One entropy model with hyperprior, and no router: in Fig. 12 an ablation, in Table I's group what all have."""
 
-    name = "tofc_single"
+    kind = "tofc_single"
 
 
 class Heuristic(Ablation):
     """The heuristic Laplacian in the place of the entropy models; a point is named for its bit length: ``bits-3``."""
 
-    name = "tofc_heuristic"
+    kind = "tofc_heuristic"
     codec_type = HeuristicCodec
 
     @classmethod
@@ -97,7 +96,7 @@ class Heuristic(Ablation):
 class Factorized(Ablation):
     """A learned density for each channel in the place of the entropy models, without a hyperprior."""
 
-    name = "tofc_factorized"
+    kind = "tofc_factorized"
     codec_type = FactorizedCodec
 
     @classmethod
@@ -109,7 +108,7 @@ class Factorized(Ablation):
 class Unmerged(Ablation):
     """FMM without merging: the centres alone."""
 
-    name = "tofc_unmerged"
+    kind = "tofc_unmerged"
 
     @classmethod
     def new_reducer(cls, dim: int) -> Reducer:  # noqa: ARG003
@@ -120,7 +119,7 @@ class Unmerged(Ablation):
 class VisionZipDominant(Ablation):
     """VisionZip: a quarter of the features are kept for their attention, the others merged by their keys."""
 
-    name = "visionzip"
+    kind = "visionzip"
 
     @classmethod
     def new_reducer(cls, dim: int) -> Reducer:  # noqa: ARG003
@@ -131,7 +130,7 @@ class VisionZipDominant(Ablation):
 class VisionZipMerging(Ablation):
     """VisionZip's merging for all features."""
 
-    name = "visionzip_merging"
+    kind = "visionzip_merging"
 
     @classmethod
     def new_reducer(cls, dim: int) -> Reducer:  # noqa: ARG003
@@ -142,7 +141,7 @@ class VisionZipMerging(Ablation):
 class QFormerQueries(Ablation):
     """Learned queries in the place of merging."""
 
-    name = "qformer"
+    kind = "qformer"
     reducer_type = QFormer
 
     @classmethod

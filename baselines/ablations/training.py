@@ -56,7 +56,7 @@ POINTS: Mapping[type[Ablation], Sequence[str]] = {
     Selective: _LEARNED,
     Single: _LEARNED,
     Factorized: _LEARNED,
-    Heuristic: ("bits-2", "bits-3", "bits-4"),
+    Heuristic: ("bits-3", "bits-4", "bits-5"),
     Unmerged: _LEARNED[:2],
     VisionZipDominant: _LEARNED[:2],
     VisionZipMerging: _LEARNED[:2],
@@ -93,7 +93,7 @@ class Lesson:
 def lessons(backbone: OneVision, pages: Sequence[Page], schemes: Sequence[type[Ablation]]) -> list[Lesson]:
     """Pages with what each scheme's reducer makes of their pictures."""
     reducers = {
-        scheme.name: None if scheme.reducer_type else scheme.new_reducer(backbone.feature_dim) for scheme in schemes
+        scheme.kind: None if scheme.reducer_type else scheme.new_reducer(backbone.feature_dim) for scheme in schemes
     }
     found = []
     for number, page in enumerate(pages):
@@ -121,11 +121,11 @@ def train_point(
     reducer: Any = scheme.new_reducer(dim)
     learned: LearnedReducer | None = reducer if isinstance(reducer, LearnedReducer) else None
     if learned is not None:
-        learned.fit_scale(torch.cat([lesson.of_scheme[scheme.name].float() for lesson in kept[:40]]))
+        learned.fit_scale(torch.cat([lesson.of_scheme[scheme.kind].float() for lesson in kept[:40]]))
     projector: Any = copy.deepcopy(backbone.projector).float().requires_grad_(True)
 
     def features(lesson: Lesson) -> Tensor:
-        cached = lesson.of_scheme[scheme.name].float()
+        cached = lesson.of_scheme[scheme.kind].float()
         return cached if learned is None else learned(cached, lesson.n_clusters)
 
     def flat(drawn: Sequence[Lesson]) -> Tensor:
@@ -146,7 +146,7 @@ def train_point(
     asking = Dice("ablations", "questions")
 
     def of_answers(y_bar_1ND: Tensor, drawn: Sequence[Lesson]) -> Tensor:
-        sizes = [lesson.n_clusters * lesson.of_scheme[scheme.name].shape[0] for lesson in drawn]
+        sizes = [lesson.n_clusters * lesson.of_scheme[scheme.kind].shape[0] for lesson in drawn]
         asked: list[Sequence[Asked]] = [
             asking.shuffled(questions(lesson.page, asking))[: budget.asked] for lesson in drawn
         ]
@@ -165,7 +165,7 @@ def train_point(
             step_learning_rate=budget.step_rate,
         )
         batches = ((y_1ND, y_1ND) for y_1ND, _ in drawn_lessons("features"))
-        _say(train(codec, batches, feature_distortion, recipe), f"{scheme.name} {point}, features")
+        _say(train(codec, batches, feature_distortion, recipe), f"{scheme.kind} {point}, features")
     # All hard: the router has chosen by now, and another start from equal weights would undo that.
     recipe = Recipe(
         rate_weight=weight,
@@ -174,7 +174,7 @@ def train_point(
         step_learning_rate=budget.step_rate / 2,
         hard_share=1 - 0.4 / budget.answer_steps,
     )
-    _say(train(codec, drawn_lessons("answers"), of_answers, recipe, others), f"{scheme.name} {point}, answers")
+    _say(train(codec, drawn_lessons("answers"), of_answers, recipe, others), f"{scheme.kind} {point}, answers")
     codec.eval()
     with torch.no_grad():
         codec.freeze(flat(kept))
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=ZOO / BACKBONE, help="the backbone's folder")
     parser.add_argument("--out", type=Path, default=WEIGHTS / BACKBONE, help="where the points go")
-    parser.add_argument("--schemes", nargs="*", choices=[scheme.name for scheme in POINTS], help="these alone")
+    parser.add_argument("--schemes", nargs="*", choices=[scheme.kind for scheme in POINTS], help="these alone")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="to learn from")
     parser.add_argument("--feature-steps", type=int, default=Budget.feature_steps)
     parser.add_argument("--answer-steps", type=int, default=Budget.answer_steps)
@@ -239,9 +239,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     budget = Budget(feature_steps=arguments.feature_steps, answer_steps=arguments.answer_steps)
     around = hashlib.sha256((arguments.weights / "model.safetensors").read_bytes()).hexdigest()
     every = [(scheme, point) for scheme, points in POINTS.items() for point in points]
-    wanted = [of_scheme for of_scheme in every if not arguments.schemes or of_scheme[0].name in arguments.schemes]
+    wanted = [of_scheme for of_scheme in every if not arguments.schemes or of_scheme[0].kind in arguments.schemes]
     missing = [
-        (scheme, point) for scheme, point in wanted if trained_around(arguments.out / scheme.name / point) != around
+        (scheme, point) for scheme, point in wanted if trained_around(arguments.out / scheme.kind / point) != around
     ]
     print(f"{len(missing)} of {len(wanted)} points are to be trained", flush=True)
     backbone = load(BACKBONE, weights=arguments.weights)
@@ -252,14 +252,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for scheme, point in missing:
         begun = time.monotonic()
         trained = train_point(backbone, kept, scheme, point, budget)
-        trained.save(arguments.out / scheme.name / point, around)
-        print(f"{scheme.name} {point}: {time.monotonic() - begun:.0f} s", flush=True)
+        trained.save(arguments.out / scheme.kind / point, around)
+        print(f"{scheme.kind} {point}: {time.monotonic() - begun:.0f} s", flush=True)
     images = [backbone.preprocess(page.scene().image) for page in streetsqa.book("test", 0)[:_HELD_OUT]]
     rows = []
     for scheme, point in every:
-        folder = arguments.out / scheme.name / point
+        folder = arguments.out / scheme.kind / point
         if trained_around(folder) == around:
-            rows.append((scheme.name, point, *measured(backbone, images, scheme, folder)))
+            rows.append((scheme.kind, point, *measured(backbone, images, scheme, folder)))
             print(*rows[-1], flush=True)
     (arguments.out / "card.md").write_text(card(rows, budget))
 

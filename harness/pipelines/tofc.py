@@ -30,6 +30,7 @@ class TofcPoint(OperatingPoint):
 class Tofc:
     """The device encodes, merges and codes; the server decodes, projects and answers."""
 
+    kind: ClassVar[str] = "tofc"
     Point: ClassVar[type[OperatingPoint]] = TofcPoint
     device_stages: ClassVar[tuple[str, ...]] = ("preprocess", "vision_encode", "merge", "encode")
     server_stages: ClassVar[tuple[str, ...]] = ("decode", "project", "prefill", "generate")
@@ -45,7 +46,7 @@ class Tofc:
 
     def on_device(self, sample: Sample, clock: Clock) -> Payload:
         """Pixels to a stream."""
-        return Payload("tofc", pictures.pack([self._stream(image, clock) for image in sample.images()]))
+        return Payload(self.kind, pictures.pack([self._stream(image, clock) for image in sample.images()]))
 
     def _stream(self, image: Image, clock: Clock) -> bytes:
         y_PCD, tiles = features_of_image(self.backbone, image, self.reducer, self.point.merge_to, clock)

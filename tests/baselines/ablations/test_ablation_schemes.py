@@ -42,7 +42,7 @@ def weights(backbone: OneVision, kept: list[Lesson], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("weights")
     for scheme, points in POINTS.items():
         point = train_point(backbone, kept, scheme, points[0], TINY)
-        point.save(folder / backbone.name / scheme.name / points[0], "here")
+        point.save(folder / backbone.name / scheme.kind / points[0], "here")
     return folder
 
 
@@ -51,10 +51,10 @@ def _found_there(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained, "WEIGHTS", weights)
 
 
-@pytest.mark.parametrize("scheme", list(POINTS), ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", list(POINTS), ids=lambda scheme: scheme.kind)
 def test_every_ablation_answers_from_its_stream(backbone: OneVision, scheme: type[Ablation]) -> None:
     """Its stages are TOFC's, its tokens as many as are asked for, and damage to its stream is a BitstreamError."""
-    assert catalog.load("scheme", scheme.name, catalog.SCHEMES) is scheme
+    assert catalog.load("scheme", scheme.kind, catalog.SCHEMES) is scheme
     made = scheme(backbone, TofcPoint(codec=POINTS[scheme][0], merge_to=0.02))
     sample = samples(book("test", 0)[:1], paired=False)[0]
     clock = StageClock()
@@ -102,14 +102,14 @@ def test_the_same_seed_gives_the_same_point(backbone: OneVision, kept: list[Less
 
 def test_an_unknown_point_lists_the_known_ones(backbone: OneVision) -> None:
     """A scenario that names a point that nobody trained is told which there are."""
-    with pytest.raises(UnavailableError, match=r"tofc_heuristic: unknown codec 'bits-9'; known: bits-2"):
+    with pytest.raises(UnavailableError, match=r"tofc_heuristic: unknown codec 'bits-9'; known: bits-3"):
         Heuristic(backbone, TofcPoint(codec="bits-9", merge_to=0.02))
 
 
 def test_a_damaged_point_is_refused(backbone: OneVision, weights: Path) -> None:
     """Each of its files in turn, by its name."""
     point = POINTS[QFormerQueries][0]
-    folder = weights / backbone.name / QFormerQueries.name / point
+    folder = weights / backbone.name / QFormerQueries.kind / point
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
