@@ -17,6 +17,8 @@ from harness.errors import ResultsError
 
 _LOOKS: Mapping[str, tuple[str, str]] = {
     "tofc": ("#D55E00", "o"),
+    "tofc_selective": ("#D55E00", "o"),
+    "fmm": ("#D55E00", "o"),
     "jpeg": ("#0072B2", "s"),
     "webp": ("#56B4E9", "D"),
     "hyperprior": ("#009E73", "^"),
