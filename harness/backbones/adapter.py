@@ -53,6 +53,15 @@ def attach(backbone: Llava, rank: int, alpha: int, dropout: float) -> PeftModel:
     return model
 
 
+def size(backbone: Llava, rank: int) -> int:
+    """How many parameters :func:`attach` makes trainable, the projector's among them."""
+    total: int = sum(p.numel() for p in backbone.projector.parameters())
+    for name, module in backbone.model.named_modules():
+        if re.fullmatch(TARGETS, name):
+            total += rank * (module.in_features + module.out_features)
+    return total
+
+
 @contextlib.contextmanager
 def _peft() -> Iterator[None]:
     """Without the warning that peft's use of an old name of transformers gives."""

@@ -5,6 +5,7 @@ P patches   C clusters   D dimension
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -47,8 +48,10 @@ def keep(
         on_picture()
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(found, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        # Trainings for several lambdas may be keeping the same features at once.
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        save_file(found, unfinished)
+        unfinished.replace(path)
     return _grouped(found)
 
 

@@ -5,7 +5,6 @@ was stopped and taken up ends with the weights of one that was not.
 """
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,15 +32,6 @@ from harness.training.model import Batch, SplitModel
 from harness.training.schedule import Schedule, learning_rate_factor
 
 LOG = "log.jsonl"
-
-
-def lora_size(backbone: Llava, rank: int) -> int:
-    """How many parameters an adapter of this rank would train, the projector's among them."""
-    size: int = sum(p.numel() for p in backbone.projector.parameters())
-    for name, module in backbone.model.named_modules():
-        if re.fullmatch(adapter.TARGETS, name):
-            size += rank * (module.in_features + module.out_features)
-    return size
 
 
 class Reporter(Protocol):
@@ -173,7 +163,7 @@ class Training:
     def plan(self) -> str:
         """What would be done, in a few lines."""
         config = self.config
-        lora = config.lora.rank and lora_size(self.backbone, config.lora.rank)
+        lora = config.lora.rank and adapter.size(self.backbone, config.lora.rank)
         codec = sum(p.numel() for p in self.codec.parameters())
         return "\n".join(
             (

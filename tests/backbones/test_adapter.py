@@ -31,6 +31,7 @@ def test_lora_is_where_the_paper_has_it(build) -> None:
     """Every linear map of tower and language model, the projector whole, nothing else; as it begins nothing changes."""
     backbone, plain = build(), build()
     names = adapter.trainable(adapter.attach(backbone, 4, 8, 0.0))
+    assert sum(p.numel() for p in names.values()) == adapter.size(plain, 4)
     assert len(names) == 2 * (6 * 2 + 7 * 2) + 4
     assert {adapter.part_of(name) for name in names} == {"vision", "language", "projector"}
     assert torch.equal(backbone.encode_image(TILES), plain.encode_image(TILES))

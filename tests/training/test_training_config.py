@@ -4,9 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import pytest
+import torch
+from transformers import LlavaOnevisionForConditionalGeneration
 
+from harness.backbones import adapter
+from harness.backbones.onevision import OneVision, full_size_config
+from harness.backbones.pieces import PieceTokenizer
 from harness.errors import ScenarioError
+from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.training.config import Temperature
 from harness.training.load import as_given, config_hash, load
 from harness.training.schedule import Schedule
@@ -24,6 +31,18 @@ def test_a_shipped_configuration_is_valid(path: Path) -> None:
         assert config.batch == {"llava_onevision_7b": 256, "llava_1.5_7b": 128}[path.stem]
         assert (config.temperature.start, config.temperature.end) == (10, 0.1)
         assert 0.003 <= config.rate_weight <= 0.03
+
+
+def test_full_size_has_the_paper_s_budget() -> None:
+    """About 300 million trainable parameters of 8 billion (V-A2), counted without allocating any."""
+    config = load(SHIPPED[0].parent / "llava_onevision_7b.yaml")
+    with torch.device("meta"):
+        model = LlavaOnevisionForConditionalGeneration(full_size_config(config.backbone))
+        codec = TofcCodec(CodecConfig(dim=1152, n_experts=config.codec.experts))
+    backbone = OneVision(config.backbone, model, PieceTokenizer(model.config.text_config.vocab_size))
+    trained = adapter.size(backbone, config.lora.rank) + sum(p.numel() for p in codec.parameters())
+    assert trained == pytest.approx(300e6, rel=0.03)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(8.03e9, rel=0.01)
 
 
 def test_settings_replace_values(write_config: Callable[..., Path]) -> None:
