@@ -15,7 +15,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""List, fetch and check the seven benchmarks of the paper, as VLMEvalKit publishes them.
 
-    They lie in `$LMUData` if that is set and the folder exists, else in `~/LMUData`, where VLMEvalKit looks too.
+    They lie where VLMEvalKit looks for them too: in `$LMUData` if that is set and the folder exists, else in
+    `~/LMUData`.
 
         harness data list
         harness data get RealWorldQA MME
