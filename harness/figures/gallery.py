@@ -13,8 +13,8 @@ from harness.results.store import Record, Run
 def draw_all(path: Path, out: Path | None = None) -> list[Path]:
     """Draws each complete run under ``path``, and writes its table as CSV and Markdown; returns the files.
 
-    ``categories.csv`` has every point's score in each category; of several benchmarks, ``benchmarks.csv`` has every
-    point in each of them by itself.
+    ``comparison.md`` sets the schemes against each other. ``categories.csv`` has every point's score in each category;
+    of several benchmarks, ``benchmarks.csv`` has every point in each of them by itself.
 
     They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
     Raises ResultsError where ``path`` holds no complete run, or a damaged one.

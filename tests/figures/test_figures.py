@@ -221,8 +221,8 @@ def test_draws_all_of_a_run_and_of_a_folder(made_up: Record, tmp_path: Path) -> 
         "latency_bars.svg",
         "table.csv",
         "table.md",
-        "categories.csv",
         "comparison.md",
+        "categories.csv",
     }
     assert {file.name for file in files} == names
     assert all(file.stat().st_size > 0 and file.parent == made_up.folder / "figures" for file in files)
