@@ -53,6 +53,6 @@ def imbalance(w_NE: Tensor) -> Tensor:
     return (w_NE.mean(0) - 1 / w_NE.shape[1]).square().sum()
 
 
-def temperature_at(progress: float) -> float:
-    """The temperature after a share ``progress`` in 0..1 of the training: exponentially from 10 to 0.1."""
-    return HOT * float((COLD / HOT) ** min(max(progress, 0.0), 1.0))
+def temperature_at(progress: float, hot: float = HOT, cold: float = COLD) -> float:
+    """The temperature after a share ``progress`` in 0..1 of the training: exponentially from ``hot`` to ``cold``."""
+    return hot * float((cold / hot) ** min(max(progress, 0.0), 1.0))

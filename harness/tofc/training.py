@@ -8,6 +8,7 @@ The pre-fit is an addition to the paper: it starts the entropy models, router an
 which is far dearer a step, will end.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -52,13 +53,12 @@ class Progress(NamedTuple):
     temperature: float
 
 
-def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """A linear rise over the warm-up, then half a cosine to zero."""
-    warm_up = round(recipe.warm_up * recipe.steps)
-    if step < warm_up:
-        return (step + 1) / (warm_up + 1)
-    share = (step - warm_up) / max(1, recipe.steps - warm_up)
-    return float(0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * share)))
+def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:
+    """A linear rise over the share ``warm_up`` of the steps, then half a cosine to zero; in 0..1."""
+    rising = round(warm_up * steps)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1, steps - rising))
 
 
 def parameter_groups(codec: FeatureCodec, recipe: Recipe) -> list[dict[str, Any]]:
@@ -88,7 +88,9 @@ def train(
     codec.train()
     groups = [*parameter_groups(codec, recipe), *other_groups]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, recipe))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: learning_rate_factor(step, recipe.steps, recipe.warm_up)
+    )
     soft_steps = round((1 - recipe.hard_share) * recipe.steps)
     parameters = [p for group in groups for p in group["params"]]
     for step, (y_PCD, context) in zip(range(recipe.steps), batches, strict=False):

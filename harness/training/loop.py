@@ -24,12 +24,14 @@ from harness.data.drawing.dice import Dice
 from harness.errors import ScenarioError
 from harness.results.disk import discard
 from harness.tofc.codec import CodecConfig, TofcCodec
+from harness.tofc.training import learning_rate_factor
 from harness.training import checkpoint, kept, reading, result
 from harness.training.config import TrainingConfig
 from harness.training.contract import TrainingData
 from harness.training.load import config_hash
 from harness.training.model import Batch, SplitModel
-from harness.training.schedule import Schedule, learning_rate_factor
+from harness.training.schedule import Schedule
+from harness.training.window import Window
 
 LOG = "log.jsonl"
 
@@ -95,12 +97,11 @@ class Training:
         self.folder = Path(config.out)
         # Text alone leaves codec and tower out of a step, and hard steps the router.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        try:
-            # Without being told, accelerate would take the processes of torchrun on a CPU for strangers.
-            on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-            self.accelerator = Accelerator(mixed_precision=config.precision, cpu=on_cpu, kwargs_handlers=[unused])
-        except ValueError as error:
-            raise ScenarioError(f"precision: {config.precision} does not work on this machine: {error}") from None
+        # Without being told, accelerate would take the processes of torchrun on a CPU for strangers.
+        on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+        if on_cpu and config.precision == "fp16":
+            raise ScenarioError("precision: fp16 wants an accelerator, and this machine has none; bf16 runs anywhere")
+        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=on_cpu, kwargs_handlers=[unused])
         self.share = reading.Share(self.accelerator.process_index, self.accelerator.num_processes)
         self._check_batches()
         if config.threads:
@@ -291,7 +292,7 @@ class Training:
         module, stepper = accelerator.prepare(stage.module, optimiser)
         self._reporter.phase(stage.name, stage.steps, first)
         batches = stage.batches(first)
-        window = _Window(self.device)
+        window = Window(self.device)
         begun = time.monotonic()
         for step in range(first, stage.steps):
             factor = learning_rate_factor(step, stage.steps, config.warm_up)
@@ -325,7 +326,7 @@ class Training:
         del module, stepper
         accelerator.free_memory()
 
-    def _log(self, stage: Stage, done: int, window: "_Window", temperature: float, factor: float, norm: float) -> None:
+    def _log(self, stage: Stage, done: int, window: Window, temperature: float, factor: float, norm: float) -> None:
         mean, seconds = window.means(self.accelerator)
         if not all(value == value and abs(value) != float("inf") for value in mean.values()):
             raise ScenarioError(
@@ -406,28 +407,3 @@ class Training:
             command=self._command,
         )
         (self.folder / checkpoint.FILE).unlink(missing_ok=True)
-
-
-class _Window:
-    """Sums of the losses since the last line of the log."""
-
-    NAMES = ("loss", "D", "R", "balance", "right")
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums = torch.zeros(len(self.NAMES), device=self._device)
-        self._count, self._since = 0, time.monotonic()
-
-    def add(self, *losses: Tensor) -> None:
-        self._sums += torch.stack([loss.detach().float() for loss in losses])
-        self._count += 1
-
-    def means(self, accelerator: Accelerator) -> tuple[dict[str, float], float]:
-        """The means over the window and all processes, and the seconds a micro-batch; begins a new window."""
-        total: Any = accelerator.reduce(self._sums / self._count, "mean")
-        seconds = (time.monotonic() - self._since) / self._count
-        self._reset()
-        return {name: round(value, 5) for name, value in zip(self.NAMES, total.tolist(), strict=True)}, seconds

@@ -99,8 +99,7 @@ def test_every_parameter_of_the_codec_is_in_one_group(codec: TofcCodec) -> None:
 
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     """The factor peaks at 1 after the warm-up and ends near 0."""
-    recipe = Recipe(rate_weight=1, steps=100, warm_up=0.1)
-    factors = [learning_rate_factor(step, recipe) for step in range(100)]
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
     assert max(factors) == factors[10] == pytest.approx(1)
     assert factors[:11] == sorted(factors[:11])
     assert factors[10:] == sorted(factors[10:], reverse=True)
