@@ -1,6 +1,5 @@
 """``harness train``: Algorithm 1, in miniature and at full size."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +42,7 @@ def train(
     from harness.training.loop import Training
 
     wanted = load(config, settings or ())
-    training = Training(wanted, machine=fingerprint(), command=tuple(sys.argv))
+    training = Training(wanted, machine=fingerprint())
     if dry_run:
         typer.echo(training.plan())
         return

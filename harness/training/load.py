@@ -58,11 +58,15 @@ def _set(mapping: dict[str, Any], setting: str) -> KeyPath:
 
 
 def as_given(config: TrainingConfig) -> dict[str, Any]:
-    """The configuration as plain data, in the words of its file, every default spelled out."""
-    return config.model_dump(mode="json", by_alias=True)
+    """All that decides the weights, as plain data in the words of the file, every default spelled out.
+
+    Where a training puts its files, and how often, is left out.
+    """
+    given = config.model_dump(mode="json", by_alias=True, exclude=set(_FREE_TO_CHANGE))
+    del given["prefit"]["cache"]
+    return given
 
 
 def config_hash(config: TrainingConfig) -> str:
     """A SHA-256 over all that decides the weights, in 16 hexadecimal digits."""
-    decisive = {key: value for key, value in as_given(config).items() if key not in _FREE_TO_CHANGE}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(as_given(config), sort_keys=True).encode()).hexdigest()[:16]

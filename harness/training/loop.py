@@ -6,7 +6,7 @@ was stopped and taken up ends with the weights of one that was not.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -86,14 +86,14 @@ def open_backbone(config: TrainingConfig, device: torch.device) -> Llava:
 class Training:
     """One training of a configuration, from wherever it is to its end.
 
-    ``machine`` is a plain mapping that describes this machine, for the manifest; ``command`` is how it was started.
+    ``machine`` is a plain mapping that describes this machine, for the manifest.
     """
 
-    def __init__(self, config: TrainingConfig, *, machine: Mapping[str, Any], command: Sequence[str]) -> None:
+    def __init__(self, config: TrainingConfig, *, machine: Mapping[str, Any]) -> None:
         # accelerate keeps one state a process; another training in this one may have had another precision.
         AcceleratorState._reset_state()
         self.config = config
-        self._machine, self._command = machine, command
+        self._machine = machine
         self.folder = Path(config.out)
         # Text alone leaves codec and tower out of a step, and hard steps the router.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -404,6 +404,5 @@ class Training:
             processes=self.share.processes,
             measured=found,
             machine=self._machine,
-            command=self._command,
         )
         (self.folder / checkpoint.FILE).unlink(missing_ok=True)

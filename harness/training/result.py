@@ -115,7 +115,6 @@ def write(
     processes: int,
     measured: Sequence[HeldOut],
     machine: Mapping[str, Any],
-    command: Sequence[str],
 ) -> None:
     """Codec, adapter, card, and last the manifest: a folder that has one is complete."""
     if peft is not None:
@@ -140,7 +139,6 @@ def write(
         "commit": commit,
         "dirty": dirty,
         "finished_utc": provenance.utc_now(),
-        "command": list(command),
         "packages": provenance.package_versions(),
         "machine": dict(machine),
     }

@@ -185,7 +185,7 @@ def train() -> Callable[..., Silent]:
 
     def run(path: Path, *settings: str, stop_after: int | None = None) -> Silent:
         reporter = Silent(stop_after)
-        training = Training(load(path, settings), machine={"name": "test"}, command=["harness", "train"])
+        training = Training(load(path, settings), machine={"name": "test"})
         training.run(reporter)
         return reporter
 

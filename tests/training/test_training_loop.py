@@ -52,6 +52,8 @@ def test_from_zero_the_loss_falls_and_the_streams_decode(
     assert any("multi_modal_projector" in name for name in weights(tmp_path / "out"))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["steps"] == {"prefit": 12, "joint": 24}
+    assert manifest["config"]["lambda"] == 0.1
+    assert str(tmp_path / "out") not in json.dumps(manifest)
     assert [row["n_clusters"] for row in manifest["held_out"]["rows"]] == [2, 3]
     assert "| 3 |" in (tmp_path / "out" / "card.md").read_text()
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
@@ -109,9 +111,9 @@ def test_an_unfinished_training_of_another_configuration_is_not_taken_up(
     with pytest.raises(ScenarioError, match="an unfinished training of another configuration"):
         train(config, "lambda=0.2")
     train(config)
-    assert Training(load(config), machine={}, command=[]).is_complete
+    assert Training(load(config), machine={}).is_complete
     with pytest.raises(ScenarioError, match="the result of another configuration"):
-        assert Training(load(config, ["lambda=0.2"]), machine={}, command=[]).is_complete
+        assert Training(load(config, ["lambda=0.2"]), machine={}).is_complete
 
 
 def test_a_frozen_backbone_leaves_a_codec_alone(
