@@ -1,22 +1,14 @@
-"""Entropy coding beside its entropy and beside compressai; portability and damage at full count.
+"""Entropy coding beside its entropy and beside compressai, and the whole codec beside merging.
 
-coding       92,160 symbols: bytes over the model's entropy, encode and decode times beside compress/decompress
-codec        the device's and the server's stage of the whole codec, miniature and full size
-portability  10,000 requests decoded again with h_s row by row, in other batches, on 1 and 2 threads
-fuzz         100,000 mutated, truncated and random streams
+coding  92,160 symbols: bytes over the model's entropy, encode and decode times beside compress/decompress
+codec   the device's and the server's stage of the whole codec, miniature and full size, by how many models are in use
 """
-
-import argparse
-import resource
-import time
-import zlib
 
 import numpy as np
 import torch
 
 import harness.backbones.torchvision_ops  # noqa: F401
-from benchmarks.bench_merging import interleaved_s
-from harness.errors import BitstreamError
+from benchmarks.timing import interleaved_s, place
 from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Header, Symbols
 from harness.tofc.codec import CodecConfig, TofcCodec
@@ -85,100 +77,49 @@ def coding() -> None:
 
 
 def whole_codec() -> None:
-    """Time the codec's stages beside the merging that precedes them."""
+    """Time the codec's stages beside the merging that precedes them, and the part that reads the models' weights.
+
+    What a stage takes at full size is, but for the coder's share, the reading of h_a and h_s, once for each model that
+    an image uses; hence the rows with one model beside those with sixteen.
+    """
     generator = torch.Generator().manual_seed(1)
-    print("codec:  size       device ms   server ms   merging ms   device/merging")
-    for name, dim, n_features, n_clusters in (("miniature", 128, 144, 4), ("full", 1152, 729, 16)):
-        y_PCD = features(5, n_clusters, dim, generator)
-        x_PVD = torch.randn(5, n_features, dim, generator=generator)
-        codec = codec_for(dim, 16, y_PCD)
-        stream = codec.compress(y_PCD)
-        seconds = interleaved_s(
-            {
-                "device": lambda c=codec, y=y_PCD: c.compress(y),
-                "server": lambda c=codec, s=stream: c.decompress(s),
-                "merging": lambda x=x_PVD, n=n_clusters: merge(x, n),
-            }
-        )
-        device, server, merging = (1e3 * seconds[key] for key in ("device", "server", "merging"))
-        print(f"        {name:<10}{device:>10.2f}{server:>12.2f}{merging:>13.2f}{device / merging:>17.2f}")
-
-
-def portability(n_requests: int) -> None:
-    """Decode requests whose levels come from h_s one row at a time, in another batch, on one thread and on two."""
-    generator = torch.Generator().manual_seed(2)
-    codec = codec_for(128, 16, features(64, 4, 128, generator))
-    mismatches = 0
-    batch: list[tuple[torch.Tensor, torch.Tensor, np.ndarray]] = []
-    for request in range(n_requests):
-        torch.set_num_threads(1 + request % 2)
-        y_PCD = features(5, 4, 128, generator)
-        symbols, level_ND = codec.symbols(y_PCD)
-        stream = bitstream.write(Header(codec.frozen.model, (2, 2), 4), codec.frozen.tables, symbols, level_ND)
-        torch.set_num_threads(2 - request % 2)
-        side = bitstream.read_side_information(stream, codec.frozen.model, codec.frozen.tables)
-        expert_N, z_NZ = torch.from_numpy(side.expert_N), torch.from_numpy(side.z_NZ)
-        rows = [codec.frozen.synthesise(expert_N[n : n + 1], z_NZ[n : n + 1])[1] for n in range(len(z_NZ))]
-        decoded, _ = bitstream.read_y(side, codec.frozen.tables, torch.cat(rows).numpy())
-        mismatches += not np.array_equal(decoded, symbols.y_ND)
-        batch.append((expert_N, z_NZ, level_ND))
-        if len(batch) == 250:
-            together = codec.frozen.synthesise(torch.cat([b[0] for b in batch]), torch.cat([b[1] for b in batch]))[1]
-            expected = np.concatenate([b[2] for b in batch])
-            mismatches += int((together.numpy() != expected).any(1).sum())
-            batch.clear()
-    torch.set_num_threads(1)
-    print(f"portability: {n_requests} requests, row by row and 250 at once, 1 and 2 threads: {mismatches} mismatches")
-
-
-def fuzz(n_streams: int) -> None:
-    """Damage streams at random; a third of them get a valid checksum afterwards, as a hostile sender would."""
-    rng = np.random.default_rng(3)
-    generator = torch.Generator().manual_seed(3)
-    codec = codec_for(64, 4, features(16, 2, 64, generator))
-    whole = [codec.compress(features(p, c, 64, generator)) for p, c in ((1, 1), (2, 1), (5, 2), (10, 1))]
-    refused = decoded = 0
-    start, slowest = time.perf_counter(), 0.0
-    memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(n_streams):
-        stream = bytearray(whole[number % len(whole)])
-        damage = number // len(whole) % 4
-        if damage == 0:
-            stream = bytearray(rng.bytes(int(rng.integers(0, 200))))
-        elif damage == 1:
-            del stream[int(rng.integers(0, len(stream))) :]
-        else:
-            for position in rng.integers(0, len(stream), int(rng.integers(1, 6))):
-                stream[position] ^= int(rng.integers(1, 256))
-        if number % 3 == 0 and len(stream) > 4:
-            stream[:7] = whole[0][:7]
-            stream[-4:] = zlib.crc32(stream[:-4]).to_bytes(4, "little")
-        began = time.perf_counter()
-        try:
-            result = codec.decompress(bytes(stream))
-        except BitstreamError:
-            refused += 1
-        else:
-            decoded += 1
-            assert number % 3 == 0
-            assert result.y_PCD.isfinite().all()
-        slowest = max(slowest, time.perf_counter() - began)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before) / 1024
-    print(f"fuzz: {n_streams} streams in {time.perf_counter() - start:.0f} s: {refused} refused, {decoded} decoded")
-    print(f"  all of those under a forged checksum; slowest {1e3 * slowest:.0f} ms, memory +{grown:.0f} MiB")
+    print("codec:  size    models used   device ms   of it h_a, h_s   coder   server ms   merging ms   device/merging")
+    for name, dim, n_patches, n_features, n_clusters in (("miniature", 160, 7, 144, 6), ("full", 1152, 5, 729, 16)):
+        y_PCD = features(n_patches, n_clusters, dim, generator)
+        x_PVD = torch.randn(n_patches, n_features, dim, generator=generator)
+        for n_experts in (1, 16):
+            codec = codec_for(dim, n_experts, y_PCD)
+            stream = codec.compress(y_PCD)
+            header = bitstream.read_header(stream)
+            symbols, level_ND = codec.symbols(y_PCD)
+            expert_N, z_NZ = torch.from_numpy(symbols.expert_N), torch.from_numpy(symbols.z_NZ)
+            u_ND = torch.randn(y_PCD.flatten(0, 1).shape, generator=generator)
+            seconds = interleaved_s(
+                {
+                    "device": lambda c=codec, y=y_PCD: c.compress(y),
+                    "networks": lambda f=codec.frozen, u=u_ND, z=z_NZ, e=expert_N: (
+                        f.analysis(u, e),
+                        f.synthesis(z, e),
+                    ),
+                    "coder": lambda f=codec.frozen, h=header, s=symbols, n=level_ND: bitstream.write(h, f.tables, s, n),
+                    "server": lambda c=codec, s=stream: c.decompress(s),
+                    "merging": lambda x=x_PVD, n=n_clusters: merge(x, n),
+                }
+            )
+            ms = {key: 1e3 * value for key, value in seconds.items()}
+            own = (f"{ms[key]:.2f}" for key in ("device", "networks", "coder", "server", "merging"))
+            cells = (name, str(len(expert_N.unique())), *own, f"{ms['device'] / ms['merging']:.2f}")
+            print(
+                "".join(cell.rjust(width) for cell, width in zip(cells, (13, 13, 12, 17, 8, 12, 13, 17), strict=True))
+            )
 
 
 def main() -> None:
-    """Run all four parts; ``--requests`` and ``--streams`` shrink the last two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--streams", type=int, default=100_000)
-    arguments = parser.parse_args()
+    """Print both parts."""
     torch.set_num_threads(1)
+    print(place())
     coding()
     whole_codec()
-    portability(arguments.requests)
-    fuzz(arguments.streams)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,12 @@
 """Feature merging beside the product it needs and beside the same equations in plain torch operations."""
 
-import statistics
-import time
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.timing import interleaved_s, place
 from harness.tofc import density_peaks
 from harness.tofc.merging import merge
-
-ROUNDS = 9
 
 
 def plain(x_PVD: Tensor, n_clusters: int, k: int = 5) -> Tensor:
@@ -41,25 +36,13 @@ def own_product(x_PVD: Tensor) -> None:
         density_peaks._lower_triangle(x_VD, triangle_VV)
 
 
-def interleaved_s(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Take the median time of each call, in seconds, over rounds in which every call takes its turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
     """Print one row for each shape: times, and how far from the product and from the plain form.
 
     Run with OMP_NUM_THREADS=1 so that numpy's BLAS, too, has one thread.
     """
     torch.set_num_threads(1)
+    print(place())
     generator = torch.Generator().manual_seed(0)
     print("           shape   n_c   merge ms   syrk ms   own product ms   plain ms   merge/syrk", end="")
     print("   merge/own   plain/merge")

@@ -122,13 +122,13 @@ class TofcCodec(FeatureCodec):
         frozen = self.frozen
         y_ND = self._flat(y_PCD)
         u_ND = (y_ND - self.offset_D) / frozen.step_D
-        if not torch.isfinite(u_ND).all():
-            raise ValueError("the merged features hold infinite or undefined values")
         expert_N = self.router.choose(y_ND)
         z_NZ = frozen.analysis(u_ND, expert_N)
         mu_ND, level_ND = frozen.synthesis(z_NZ, expert_N)
         symbol_ND = (u_ND.double() - mu_ND.double() / 2**FRACTION_BITS).round()
-        if symbol_ND.abs().max() > bitstream.SYMBOL_LIMIT:
+        if not symbol_ND.abs().max() <= bitstream.SYMBOL_LIMIT:
+            if not torch.isfinite(u_ND).all():
+                raise ValueError("the merged features hold infinite or undefined values")
             raise ValueError("a merged feature lies 2**30 steps or more from its mean: it cannot be coded")
         expert_np, z_np, y_np = (tensor.cpu().numpy() for tensor in (expert_N, z_NZ, symbol_ND.to(torch.int64)))
         return Symbols(expert_np, z_np, y_np), level_ND.cpu().numpy()
@@ -169,12 +169,15 @@ class _Frozen(Frozen):
     def build(cls, digest: str, frozen: Mapping[str, Tensor], models: EntropyModels, device: torch.device) -> "_Frozen":
         y_levels = laplacian.split(frozen["frozen.y"].to(torch.int64).numpy())
         tables = Tables(frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels)
-        layers = {name.removeprefix("frozen."): tensor for name, tensor in frozen.items()}
+        synthesis = IntegerSynthesis({name.removeprefix("frozen."): tensor for name, tensor in frozen.items()}, device)
+        shape = (tables.n_experts, tables.n_channels, 2 * models.dim)
+        if synthesis.layers.shape != shape or shape[0] != models.n_experts:
+            raise ValueError(f"h_s of shape {synthesis.layers.shape} does not fit tables and sizes of {shape}")
         return cls(
             digest=digest,
             tensors=frozen,
             tables=tables,
             analysis=IntegerAnalysis(models, device),
-            synthesis=IntegerSynthesis(layers, device),
+            synthesis=synthesis,
             step_D=frozen["frozen.step_D"].to(device),
         )

@@ -38,8 +38,8 @@ def _dots(rows: int) -> Callable[..., None]:
                 context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 4)
             )
             o, n = arguments[1], arguments[3]
-            n_inputs = cgutils.unpack_tuple(builder, weights.shape)[1]
-            n_outputs = cgutils.unpack_tuple(builder, sums.shape)[1]
+            n_inputs = cgutils.unpack_tuple(builder, weights.shape)[1]  # type: ignore[no-untyped-call]
+            n_outputs = cgutils.unpack_tuple(builder, sums.shape)[1]  # type: ignore[no-untyped-call]
             features = [builder.add(n, ir.Constant(_I64, row)) for row in range(rows)]
             weight_row = builder.gep(weights.data, [builder.mul(o, n_inputs)])
             input_rows = [builder.gep(inputs.data, [builder.mul(feature, n_inputs)]) for feature in features]
@@ -68,9 +68,8 @@ def _dots(rows: int) -> Callable[..., None]:
             i.add_incoming(following, body)
             builder.cbranch(builder.icmp_signed("<", following, n_inputs), body, after)
             builder.position_at_end(after)
-            reduce = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(_I32, [_SUMS]), f"llvm.vector.reduce.add.v{BLOCK // 2}i32"
-            )
+            name, kind = f"llvm.vector.reduce.add.v{BLOCK // 2}i32", ir.FunctionType(_I32, [_SUMS])
+            reduce = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
             for total, feature in zip(totals, features, strict=True):
                 place = builder.gep(sums.data, [builder.add(builder.mul(feature, n_outputs), o)])
                 builder.store(builder.call(reduce, [total.incomings[1][0]]), place)

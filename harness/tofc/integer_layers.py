@@ -54,8 +54,8 @@ Array = NDArray[Any]
 class IntegerLayers:
     """E stacks of layers with ReLU between; ``tensors`` are weight_L, multiplier_L and bias_L of each layer L.
 
-    Raises ValueError where a weight, a row's sum, a multiplier or a bias is beyond what is exact; KeyError where a
-    tensor is absent.
+    ``shape`` is (E, inputs, outputs). Raises ValueError where a weight, a row's sum, a multiplier or a bias is beyond
+    what is exact; KeyError where a tensor is absent.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
@@ -66,7 +66,9 @@ class IntegerLayers:
         )
         for layer in range(n_layers):
             _check(layer, self.weights[layer], self.multipliers[layer], self.biases[layer])
-        self.n_outputs = self.weights[-1].shape[1]
+            if layer and self.weights[layer].shape[::2] != self.weights[layer - 1].shape[:2]:
+                raise ValueError(f"layer {layer} of an integer network does not take what the one before it gives")
+        self.shape = (len(self.weights[0]), self.weights[0].shape[2], self.weights[-1].shape[1])
         if torch.device(device).type == "cpu":
             # Padded here, not in the checkpoint: how wide a vector is does not concern the format.
             self.weights = [nn.functional.pad(w_EOI, (0, -w_EOI.shape[2] % BLOCK)) for w_EOI in self.weights]
@@ -83,13 +85,13 @@ class IntegerLayers:
         x_NI = x_NI.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
         if x_NI.device.type != "cpu":
             return self.by_matrix_products(x_NI, expert_N)
-        out_NO = np.empty((len(x_NI), self.n_outputs), np.int32)
-        _run(x_NI.to(torch.int16).numpy(), expert_N.numpy(), *self._arrays, out_NO)
+        out_NO = np.empty((len(x_NI), self.shape[2]), np.int32)
+        _run(x_NI.to(torch.int16).numpy(), expert_N.numpy(), *self._arrays, out_NO)  # type: ignore[call-arg, arg-type]
         return torch.from_numpy(out_NO)
 
     def by_matrix_products(self, x_NI: Tensor, expert_N: Tensor) -> Tensor:
         """The same by float64 matrix products, on any device."""
-        out_NO = torch.empty(len(x_NI), self.n_outputs, dtype=torch.int32, device=x_NI.device)
+        out_NO = torch.empty(len(x_NI), self.shape[2], dtype=torch.int32, device=x_NI.device)
         for expert in torch.unique(expert_N).tolist():
             rows = expert_N == expert
             hidden = x_NI[rows].double()

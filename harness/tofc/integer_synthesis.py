@@ -56,5 +56,10 @@ class IntegerSynthesis:
 
     def __call__(self, z_NZ: Tensor, expert_N: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of each element in units of 2**-12 (int32) and the level of its scale (uint8), (N, D)."""
-        mean_ND, level_ND = self.layers(z_NZ << ACTIVATION_BITS, expert_N).chunk(2, -1)
+        mean_ND, level_ND = self.layers(self.inputs(z_NZ), expert_N).chunk(2, -1)
         return mean_ND, level_ND.clamp(0, laplacian.LEVELS - 1).to(torch.uint8)
+
+    @staticmethod
+    def inputs(z_NZ: Tensor) -> Tensor:
+        """What the layers take for these symbols of z."""
+        return z_NZ << ACTIVATION_BITS

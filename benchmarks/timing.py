@@ -1,0 +1,30 @@
+"""How the benchmarks time: calls in turn, medians over rounds, and a line that says where."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from harness.profile.machine import machine_name
+
+ROUNDS = 9
+
+
+def interleaved_s(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Take the median time of each call, in seconds, over rounds in which every call takes its turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def place() -> str:
+    """Say on what, with how many threads, and of how many rounds the medians are."""
+    threads = torch.get_num_threads()
+    return f"{machine_name()}, {threads} thread{'s' * (threads > 1)}, medians of {ROUNDS} rounds in turn"
