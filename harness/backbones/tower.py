@@ -39,7 +39,8 @@ def attended_features(
     with _queries_and_keys(blocks[-1].self_attn) as caught:
         x_PVD = _run(tower, pixels_PCHW, blocks, drop_cls=drop_cls)
     q_PASK, k_PASK = (
-        caught[name].unflatten(-1, (blocks[-1].self_attn.num_heads, -1)).transpose(1, 2) for name in ("q", "k")
+        caught[name].view(*caught[name].shape[:2], blocks[-1].self_attn.num_heads, -1).transpose(1, 2)
+        for name in ("q", "k")
     )
     n_asking = 1 if drop_cls else q_PASK.shape[2]
     received_PS = _received(q_PASK[:, :, :n_asking], k_PASK)
@@ -84,7 +85,7 @@ def _received(q_PAQK: torch.Tensor, k_PASK: torch.Tensor) -> torch.Tensor:
     """The attention that each position receives, (P, S): the mean over heads and over the Q queries."""
     chunk = max(1, _CHUNK_ELEMENTS // (q_PAQK.shape[1] * q_PAQK.shape[2] * k_PASK.shape[2]))
     parts = []
-    for q_AQK, k_ASK in zip(q_PAQK.split(chunk), k_PASK.split(chunk), strict=True):
+    for q_AQK, k_ASK in zip(torch.split(q_PAQK, chunk), torch.split(k_PASK, chunk), strict=True):
         weight = torch.softmax((q_AQK @ k_ASK.mT).float() * q_AQK.shape[-1] ** -0.5, -1)
         parts.append(weight.mean((1, 2)))
     return torch.cat(parts)
