@@ -52,8 +52,9 @@ def write(run: Record, path: Path) -> None:
     parts = [
         f"# {run.manifest.scenario_value('title')}",
         *([run.manifest.label] if run.manifest.label else []),
+        *(f"INVALID: {reason}" for reason in run.manifest.reasons if run.manifest.validity == "INVALID"),
         "Bytes at equal score, the row's over the column's. A scheme that does not reach the target is not here.",
-        _markdown(ratios, "{:.2f}") if len(ratios) else "None reaches the target.",
+        _markdown(ratios, "{:.3g}") if len(ratios) else "None reaches the target.",
         f"Score over that of {reference}, the best of the points with as many visual tokens on average.",
         _markdown((100 * scores).rename(columns="{:g} tokens".format), "{:.1f} %"),
     ]

@@ -64,3 +64,4 @@ def test_a_run_is_written_as_two_tables(made_up: Record, tmp_path: Path) -> None
     assert [line.split(" | ")[0].strip("| ") for line in first.splitlines()[2:]] == reached
     assert len(second.splitlines()) == 2 + points["pipeline"].nunique()
     assert made_up.manifest.label in text
+    assert "INVALID: throttled" in text
