@@ -58,11 +58,10 @@ def parse_per_second(text: object) -> float:
 
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
-    for scale, unit in steps:
-        if abs(value) >= scale:
-            return f"{value / scale:.3g} {unit}"
-    scale, unit = steps[-1]
-    return f"{value / scale:.3g} {unit}"
+    scale, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
+    number = value / scale
+    # Three digits, and all those before the point: 1840 s, not 1.84e+03 s.
+    return f"{number:.3g} {unit}" if abs(number) < 999.5 else f"{number:.0f} {unit}"
 
 
 def format_rate(rate_bps: float) -> str:

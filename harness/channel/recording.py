@@ -40,14 +40,14 @@ class RateRecording:
             raise TraceError(f"{self.source}: holds no rates; at least one span with a rate is wanted")
         if not np.isfinite(self.at_s).all():
             raise TraceError(f"{self.source}: row {_first(~np.isfinite(self.at_s))} has no finite time")
-        if (backwards := np.diff(self.at_s) <= 0).any():
+        if (backwards := self.at_s[1:] <= self.at_s[:-1]).any():
             row = _first(backwards)
             after, before = self.at_s[row], self.at_s[row - 1]
             raise TraceError(
                 f"{self.source}: times must increase, but {after:.9g} s follows {before:.9g} s (row {row})"
             )
-        if (wrong := (self.rate_bps < 0) | np.isinf(self.rate_bps)).any():
-            row = _first(wrong)
+        if np.fmin.reduce(self.rate_bps) < 0 or np.isinf(np.fmax.reduce(self.rate_bps)):
+            row = _first((self.rate_bps < 0) | np.isinf(self.rate_bps))
             raise TraceError(
                 f"{self.source}: the rate {self.rate_bps[row - 1]:.9g} bit/s in row {row} is not finite and 0 or more"
             )

@@ -28,6 +28,7 @@ def advise(
 
         harness advise results/runs/realworldqa_lowrate --rate "50 KB/s" --deadline 1s --min-score 0.9
     """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -45,20 +46,26 @@ def advise(
     found = answers.advise(
         profiles(path), scores, spec, spec.uplinks[0], deadline_s=deadline, min_score=min_score, min_share=min_share
     )
-    title = f"over {format_rate(rate)}, within {format_seconds(deadline)}"
-    table = Table("scheme", "point", "score", "mean", "p95", "in time", "", title=title, title_justify="left")
+    console = Console()
+    console.print(
+        f"over {format_rate(rate)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
+    )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1)
+    table.add_column("scheme, point", overflow="fold")
+    for column in ("score", "mean", "95 %", "p95", "in time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", min_width=12)
     for advice in found:
         mean, share = advice.mean_s, advice.deadline_share
         table.add_row(
-            advice.pipeline,
-            advice.point,
+            f"{advice.pipeline}\n" + advice.point.replace(",", "\n"),
             f"{advice.score:.1%}",
-            f"{format_seconds(mean.value)} [{format_seconds(mean.low)}, {format_seconds(mean.high)}]",
+            format_seconds(mean.value),
+            f"{format_seconds(mean.low)} to\n{format_seconds(mean.high)}",
             format_seconds(advice.p95_s),
             f"{share.value:.1%}",
             advice.rejected or "will do",
         )
-    console = Console()
     console.print(table)
     best = found[0]
     if best.rejected:
@@ -90,7 +97,7 @@ def crossover(
     found = answers.crossover(one, other, spec, low_bps=low, high_bps=high)
     span = f"between {format_rate(low)} and {format_rate(high)}"
     if found.rate_bps is None:
-        typer.echo(f"{found.faster_throughout} answers first {span}; they do not cross there")
+        typer.echo(f"{found.faster_throughout} answers first at every rate {span}: they do not cross there")
         return
     faster_above = other.pipeline if found.faster_below == one.pipeline else one.pipeline
     rate = found.rate_bps

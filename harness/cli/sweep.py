@@ -1,5 +1,6 @@
 """``harness sweep``: a run's rows replayed in another system, without measuring again."""
 
+import itertools
 import math
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,7 @@ def sweep(
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
     import pyarrow.parquet as pq
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -52,19 +54,32 @@ def sweep(
         out.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, out, compression="zstd")
     summary = answers.summarise(rows, spec.deadline_s)
-    late = "" if spec.deadline_s is None else f"within {format_seconds(spec.deadline_s)}"
-    table = Table("uplink", "users", "scheme", "point", "mean", "p50", "p99", "answered", late)
-    for row in summary:
-        spread = [_shown(estimate) for estimate in (row.mean_s, row.p50_s, row.p99_s)]
-        in_time = "" if row.in_time is None else f"{row.in_time.value:.1%}"
-        table.add_row(row.channel, str(row.users), row.pipeline, row.point, *spread, f"{row.answered:.1%}", in_time)
-    Console().print(table)
+    console = Console()
+    for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
+        table = Table(title=f"{scheme} at {point}", title_justify="left", box=SIMPLE_HEAD)
+        table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
+        table.add_column("uplink", no_wrap=True)
+        for column in ("users", "mean", "p50", "p99", "answered"):
+            table.add_column(column, justify="right", no_wrap=True)
+        if spec.deadline_s is not None:
+            table.add_column(f"in {format_seconds(spec.deadline_s)}", justify="right", no_wrap=True)
+        for cell in cells:
+            spread = [_shown(cell.mean_s), format_seconds(cell.p50_s.value), _shown(cell.p99_s)]
+            in_time = [] if cell.in_time is None else [f"{cell.in_time.value:.1%}"]
+            table.add_row(cell.channel, str(cell.users), *spread, f"{cell.answered:.1%}", *in_time)
+        console.print(table, "")
+    if spec.seeds > 1:
+        console.print(f"±: 95 % over {spec.seeds} seeds; times are of the requests that were answered")
 
 
 def _shown(estimate: "Estimate") -> str:
+    """The middle and the half-width in its unit: ``74.3 ± 0.3 ms``."""
     from harness.units import format_seconds
 
+    middle = format_seconds(estimate.value)
     half_s = estimate.high - estimate.value
-    if not math.isfinite(half_s):
-        return format_seconds(estimate.value)
-    return f"{format_seconds(estimate.value)} ± {format_seconds(half_s) if half_s > 1e-9 else '0'}"
+    if not math.isfinite(half_s) or not math.isfinite(estimate.value) or half_s < 5e-4 * estimate.value:
+        return middle
+    number, unit = middle.split()
+    half = half_s / {"s": 1.0, "ms": 1e-3, "us": 1e-6}[unit]
+    return f"{number} ± {half:.2g} {unit}" if half < 100 else f"{number} ± {half:.0f} {unit}"

@@ -232,7 +232,7 @@ def advise(
         requests = pa.concat_tables(replay(profile, cell) for cell in cells)
         spent, seed = total_s(requests), requests["seed"].to_numpy()
         share, score = deadline_share(requests, deadline_s), scores[profile.pipeline, profile.point]
-        reasons = [f"scores {score:.3g}, below {min_score:.3g}"] if score < min_score else []
+        reasons = [f"scores {score:.1%}, below {min_score:.0%}"] if score < min_score else []
         if share.value < min_share:
             reasons.append(f"answers {share.value:.1%} in time, below {min_share:.0%}")
         advices.append(

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -29,8 +30,9 @@ def sweep(profiles: Sequence[Profile], spec: Replay, *, workers: Workers = 1, en
     """The request rows of every profile in every cell, in that order whoever replays them.
 
     ``workers`` is a number of processes, or ``ray`` for the cluster that Ray is connected to (a local one where there
-    is none). A cell's random streams depend on its seed alone, so the rows do not depend on the workers. Raises
-    UnavailableError where Ray is asked for and not installed.
+    is none); its nodes need the harness, and the files of recorded links under the same paths. A cell's random streams
+    depend on its seed alone, so the rows do not depend on the workers. Raises UnavailableError where Ray is asked for
+    and not installed, and what :func:`replay` raises.
     """
     jobs = [(profile, cell, engine) for profile in profiles for cell in cells(spec)]
     if workers == "ray":
@@ -56,10 +58,19 @@ def _over_ray(jobs: Sequence[Job]) -> list[pa.Table]:
         raise UnavailableError("Ray is not installed; 'pip install tofc-harness[ray]' adds it") from None
     ours = not ray.is_initialized()
     if ours:
-        ray.init(log_to_driver=False, include_dashboard=False)
+        # A cluster of our own tells nobody that it was used; one that is there already has been asked.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(log_to_driver=False, include_dashboard=False)
+        except Exception as error:  # Ray raises no narrower one.
+            reason = str(error).partition("\n")[0]
+            raise UnavailableError(f"a Ray cluster can be neither reached nor started here: {reason}") from None
     try:
         remote = ray.remote(_replayed)
         return list(ray.get([remote.remote(job) for job in jobs]))
+    except ray.exceptions.RayTaskError as error:
+        # What went wrong in a cell is what the caller is told, as by the other engines.
+        raise error.cause from None
     finally:
         if ours:
             ray.shutdown()

@@ -70,7 +70,7 @@ def test_advice_puts_the_fastest_that_will_do_first() -> None:
         ("fast", True),
         ("late", True),
     ]
-    assert "scores 0.2, below 0.7" in found[2].rejected
+    assert "scores 20.0%, below 70%" in found[2].rejected
     assert "0.0% in time" in found[3].rejected
     assert found[0].mean_s.value == pytest.approx(0.36)
 

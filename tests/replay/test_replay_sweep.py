@@ -1,7 +1,11 @@
 """Sweeps: the same rows from any number of workers."""
 
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from replay_systems import drawn_profile, spec_of
 
@@ -48,10 +52,34 @@ def test_seeds_are_different_streams() -> None:
     assert rows.groupby("seed")["submitted_s"].first().nunique() == 2
 
 
+OVER_RAY = """
+import sys, pyarrow.parquet, ray
+from harness.errors import TraceError
+from harness.replay import sweep
+from replay_systems import drawn_profile, spec_of
+from test_replay_sweep import _spec
+
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+pyarrow.parquet.write_table(sweep([drawn_profile(0)], _spec(), workers="ray"), sys.argv[1])
+try:
+    sweep([drawn_profile(0)], spec_of(uplink={"kind": "trace", "path": "none.parquet"}), workers="ray")
+except TraceError as error:
+    print("refused:", error)
+print("still connected:", ray.is_initialized())
+"""
+
+
 @pytest.mark.skipif(not RAY, reason="the extra [ray] is not installed")
-def test_a_ray_cluster_does_not_change_a_number() -> None:
-    """A local Ray cluster gives, row by row, what one process gives."""
-    assert sweep([drawn_profile(0)], _spec(), workers="ray") == sweep([drawn_profile(0)], _spec())
+def test_a_ray_cluster_does_not_change_a_number(tmp_path: Path) -> None:
+    """A local Ray cluster gives, row by row, what one process gives, and raises what one process raises."""
+    command = [sys.executable, "-c", OVER_RAY, str(tmp_path / "rows.parquet")]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    if "timed out during startup" in done.stderr:
+        pytest.skip("this machine is too busy: Ray gives a cluster 30 s to start")
+    assert done.returncode == 0, done.stderr
+    assert pyarrow.parquet.read_table(tmp_path / "rows.parquet") == sweep([drawn_profile(0)], _spec())
+    assert "refused: none.parquet: does not exist" in done.stdout
+    assert "still connected: True" in done.stdout
 
 
 @pytest.mark.skipif(RAY, reason="Ray is installed")
