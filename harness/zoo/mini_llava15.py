@@ -24,10 +24,10 @@ from harness.zoo.vocabulary import VOCABULARY, make_tokenizer
 
 NAME = "mini-llava15"
 SEED = 15
-TOWER_STEPS = (1300, 260)
+TOWER_STEPS = (3000, 1200)
 TILES_A_STEP = 8
-BOOKS = 14
-ANSWERS_STEPS, WHOLE_STEPS = 200, 20
+BOOKS = 24
+ANSWERS_STEPS, WHOLE_STEPS = 600, 120
 PICTURES_A_STEP = 8
 
 MERGED = features.Merged(SIGHT, 36, (9, 14, 18, 27, 54))

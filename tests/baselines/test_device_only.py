@@ -1,0 +1,124 @@
+"""device_only: the smaller model answers on the device, and a run says so in bytes, stages and latency."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from baselines.device_only import DeviceOnly, DeviceOnlyPoint
+from harness import catalog
+from harness.backbones.onevision import load
+from harness.data.asking import samples
+from harness.data.streetsqa import book
+from harness.errors import BitstreamError, ScenarioError, UnavailableError
+from harness.pipelines.contract import Answer, Payload, stage_sides
+from harness.profile.clock import StageClock, Untimed
+from harness.results import summary
+from harness.results.store import Run
+from harness.scenario.load import load as load_scenario
+from harness.study import run
+from harness.zoo import mini_llava15
+
+SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
+
+
+class Silent:
+    """A reporter that shows nothing."""
+
+    def warn(self, text):
+        """Nothing."""
+
+    def phase(self, name, total, done):
+        """Nothing."""
+
+    def advance(self):
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """A question of the test split."""
+    return samples(book("test", 0)[:1], paired=False)[0]
+
+
+@pytest.fixture(scope="module")
+def server_model():
+    """What the server would run."""
+    return load("mini-onevision")
+
+
+def test_the_smaller_model_answers(server_model, sample):
+    """The answer is mini-nano's, from all of its tokens; every stage is the device's."""
+    scheme = DeviceOnly(server_model, DeviceOnlyPoint())
+    assert scheme.backbone.name == "mini-nano"
+    assert set(stage_sides(DeviceOnly).values()) == {"device"}
+    clock = StageClock()
+    answer = scheme.on_device(sample, clock)
+    nano = load("mini-nano")
+    tiles = nano.preprocess(sample.image())
+    tokens_TH = nano.project_all(nano.encode_image(tiles), tiles)
+    assert answer == Answer(nano.generate(nano.prefill(tokens_TH, sample.question)), len(tokens_TH))
+    assert tuple(clock.seconds) == ("preprocess", "vision_encode", "project", "prefill", "generate")
+
+
+def test_it_may_merge_what_it_reads(server_model, sample):
+    """With merge_to the device's own model has fewer tokens to read."""
+    scheme = DeviceOnly(server_model, DeviceOnlyPoint(merge_to=0.044))
+    clock = StageClock()
+    answer = scheme.on_device(sample, clock)
+    n_h, n_w = scheme.backbone.preprocess(sample.image()).grid
+    assert answer.visual_tokens == 6 * (n_h * n_w + 1)
+    assert tuple(clock.seconds) == DeviceOnly.device_stages
+
+
+def test_the_model_on_the_device_may_be_named(server_model):
+    """A point's backbone goes before the catalog's; an unknown one is refused with the known."""
+    assert DeviceOnly(server_model, DeviceOnlyPoint(backbone="mini-onevision")).backbone.name == "mini-onevision"
+    with pytest.raises(ScenarioError, match=r"unknown backbone 'pico'; known: .*mini-nano"):
+        DeviceOnly(server_model, DeviceOnlyPoint(backbone="pico"))
+
+
+def test_a_backbone_without_a_smaller_one_says_so():
+    """LLaVA-1.5 has none, so that a scenario has to name one."""
+    assert set(catalog.ON_DEVICE) | set(catalog.ON_DEVICE.values()) <= set(catalog.BACKBONES)
+    llava15 = mini_llava15.untrained()
+    with pytest.raises(
+        UnavailableError, match=r"no smaller model than mini-llava15 .* name one as the point's backbone"
+    ):
+        DeviceOnly(llava15, DeviceOnlyPoint())
+    assert DeviceOnly(llava15, DeviceOnlyPoint(backbone="mini-nano")).backbone.name == "mini-nano"
+
+
+def test_nothing_reaches_the_server(server_model, sample):
+    """Its server half has nothing to say to any payload."""
+    with pytest.raises(BitstreamError, match="device_only sends nothing, and a payload of 3 bytes arrived"):
+        DeviceOnly(server_model, DeviceOnlyPoint()).on_server(Payload("file", b"abc"), [sample.question], Untimed())
+
+
+def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
+    """From the scenario to the table: 0 bytes an answer, device stages alone, and a latency that no uplink changes."""
+    given = yaml.safe_load(SMOKE.read_text())
+    given["pipelines"] = [{"scheme": "server_only"}, {"scheme": "device_only"}]
+    given["samples"], given["measure"]["timed_samples"] = 8, 2
+    given["selection"] |= {"target": 0.1, "margin": 0.9}
+    (tmp_path / "device_only.yaml").write_text(yaml.safe_dump(given))
+    scenario = load_scenario(tmp_path / "device_only.yaml")
+    run(scenario, tmp_path / "run", reporter=Silent())
+    record = Run.read(tmp_path / "run")
+    outcomes, stages, requests = (t.to_pandas() for t in (record.outcomes, record.stages, record.requests))
+    ours = outcomes[outcomes["pipeline"] == "device_only"]
+    assert len(ours) == scenario.samples
+    assert (ours["payload_bytes"] == 0).all()
+    assert (ours["visual_tokens"] > 0).all()
+    assert set(stages.loc[stages["pipeline"] == "device_only", "side"]) == {"device"}
+    replayed = requests[requests["pipeline"] == "device_only"]
+    for instant in ("sent_s", "delivered_s", "answered_s"):
+        np.testing.assert_array_equal(replayed[instant], replayed["device_done_s"])
+    numbers = summary.frame_run(record)
+    row = numbers[numbers["pipeline"] == "device_only"]
+    assert row["reaches"].all()
+    assert row["total_mean_s"].nunique() == 1
+    assert (row[["link_mean_s", "server_mean_s"]] == 0).all().all()
+    assert (row["device_mean_s"] == row["total_mean_s"]).all()
+    assert not any("no server stage decoded" in reason for reason in record.manifest.reasons)
