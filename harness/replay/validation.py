@@ -35,6 +35,9 @@ relative error of each stage's mean."""
 _CALIBRATION_BYTES, _CALIBRATION_BPS = 400, 10e6
 """A payload that is under way for 0.4 ms: its latency is as those of the small payloads, for which it matters."""
 
+_CALIBRATION_WORK_S = 0.02
+"""An answer takes longer after work than without any: what it needs has left the processor's caches."""
+
 _CLOCK_S = 1e-6
 
 
@@ -130,7 +133,8 @@ def calibrate(bed: Testbed, exchanges: int = 100) -> Host:
     bed.shape(_CALIBRATION_BPS, BURST_BYTES)
     idle_s = refill_s(_CALIBRATION_BPS)
     seen = [
-        bed.request(0.0, _CALIBRATION_BYTES, 0.0, idle_s=idle_s, primer_bytes=PRIMER_BYTES) for _ in range(exchanges)
+        bed.request(0.0, _CALIBRATION_BYTES, _CALIBRATION_WORK_S, idle_s=idle_s, primer_bytes=PRIMER_BYTES)
+        for _ in range(exchanges)
     ]
     nothing = Host(up_s=0.0, back_s=0.0)
     link_s = 8 * wire_bytes(wire_of(bed, nothing), _CALIBRATION_BYTES) / _CALIBRATION_BPS
