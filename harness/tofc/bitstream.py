@@ -36,7 +36,7 @@ from harness.tofc.level_order import Ints, Levels
 
 MAGIC, VERSION = b"TF", 1
 MODEL_BYTES = 4
-MAX_FEATURES = 1 << 13
+MAX_FEATURES = 1 << 12
 """More merged features than any image has: bounds what a header can make a decoder allocate."""
 
 _HEADER = struct.Struct(f"<2sB{MODEL_BYTES}sBBH")
