@@ -77,9 +77,13 @@ def part_of(name: str) -> str:
     return "vision" if "vision_tower" in name else "language"
 
 
-def save(model: PeftModel, folder: Path) -> None:
-    """Adapter and projector in peft's own form: adapter_config.json, adapter_model.safetensors."""
+def save(model: PeftModel, folder: Path, backbone: str) -> None:
+    """Adapter and projector in peft's own form: adapter_config.json, adapter_model.safetensors; ``backbone`` by name."""
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    # peft names the folder that the base was loaded from, which another machine does not have.
+    path = folder / CONFIG_NAME
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "base_model_name_or_path": backbone}, indent=2) + "\n", encoding="utf-8")
     # peft's generated card is a form with nothing filled in; the codec's folder has its own.
     (folder / "README.md").unlink(missing_ok=True)
 

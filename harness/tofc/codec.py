@@ -52,6 +52,7 @@ class TofcCodec(FeatureCodec):
 
     FORMAT: ClassVar[str] = FORMAT
     Config: ClassVar[type[BaseModel]] = CodecConfig
+    HALVED: ClassVar[tuple[str, ...]] = ("models.h_a.", "models.h_s.")
 
     config: CodecConfig
 

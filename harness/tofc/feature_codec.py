@@ -68,6 +68,8 @@ class FeatureCodec(nn.Module, ABC):
 
     FORMAT: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
+    HALVED: ClassVar[tuple[str, ...]] = ()
+    """What the names of those tensors begin with that only training needs: a checkpoint has them in half precision."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -130,7 +132,8 @@ class FeatureCodec(nn.Module, ABC):
         self._frozen = self.thaw(digest, frozen)
 
     def _float_tensors(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        return {name: t.half() if name.startswith(self.HALVED) else t for name, t in tensors.items()}
 
     @property
     def frozen(self) -> Any:

@@ -118,7 +118,7 @@ def write(
 ) -> None:
     """Codec, adapter, card, and last the manifest: a folder that has one is complete."""
     if peft is not None:
-        adapter.save(peft, folder / ADAPTER)
+        adapter.save(peft, folder / ADAPTER, backbone.name)
     unfinished = folder / f"{CODEC}.part"
     codec.save(unfinished)
     unfinished.replace(folder / CODEC)
