@@ -78,7 +78,7 @@ def part_of(name: str) -> str:
 
 
 def save(model: PeftModel, folder: Path, backbone: str) -> None:
-    """Adapter and projector in peft's own form: adapter_config.json, adapter_model.safetensors; ``backbone`` by name."""
+    """Adapter and projector in peft's own form: its config and its weights; ``backbone`` is the base's name."""
     model.save_pretrained(str(folder), save_embedding_layers=False)
     # peft names the folder that the base was loaded from, which another machine does not have.
     path = folder / CONFIG_NAME

@@ -179,7 +179,8 @@ class Llava(ABC):
         pictures = [tokens] if isinstance(tokens, torch.Tensor) else tokens
         parts = self.template.parts(question, len(pictures))
         ids = [self.tokenizer.encode(part, add_special_tokens=False).ids for part in parts if isinstance(part, str)]
-        text_TH = self.model.get_input_embeddings()(torch.tensor(sum(ids, []), device=self.device))
+        text = torch.tensor([token for of_part in ids for token in of_part], device=self.device)
+        text_TH = self.model.get_input_embeddings()(text)
         texts = iter(text_TH.split([len(of_part) for of_part in ids]))
         return torch.cat([next(texts) if isinstance(part, str) else pictures[part].to(text_TH) for part in parts])
 
