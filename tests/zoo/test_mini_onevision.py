@@ -208,7 +208,7 @@ def test_a_line_of_lookups_says_the_truth_about_everything_seen():
         for place, target in enumerate(targets[:-1]):
             assert target in (-100, tokens[place + 1])
         prompt, _, said = tokenizer.decode(tokens, skip_special_tokens=False).partition("assistant\n")
-        pairs = [pair.rsplit(" ", 1) for pair in said.split(STOP)[:-1]]
+        pairs = [pair.strip().rsplit(" ", 1) for pair in said.split(STOP)[:-1]]
         assert len(pairs) == 4
         kinds.add("\nOptions:" in prompt)
         for seen, verdict in pairs:
@@ -218,6 +218,8 @@ def test_a_line_of_lookups_says_the_truth_about_everything_seen():
                 assert (verdict == "Yes") == (glimpseqa.COUNTS[int(seen)] in prompt)
             elif "side of the road" in prompt:
                 assert (verdict == "Yes") == (f"the {seen.rsplit(' ', 1)[1]} side" in prompt)
+            elif "Is there a " in prompt:
+                assert (verdict == "Yes") != seen.endswith(lookup.NOWHERE)
             else:
                 assert (verdict == "Yes") == any(
                     f" {verb}{seen}?" in prompt for verb in ("bus ", "pedestrian ", "show ", "sign ")
