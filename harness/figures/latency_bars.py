@@ -50,7 +50,8 @@ def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
         here = (numbers[list(uplink.index)] == uplink).all(axis=1)
         _bars(bars, numbers[here].set_index("pipeline"), pipelines, limit_s)
         _scores(score, numbers.drop_duplicates("pipeline").set_index("pipeline"), pipelines)
-        users = f", {int(uplink['users'])} users" if uplinks["users"].nunique() > 1 else ""
+        count = int(uplink["users"])
+        users = f", {count} user{'s' * (count > 1)}" if uplinks["users"].nunique() > 1 else ""
         score.set_title(f"{uplink['channel']}{users}", fontsize=9.5, pad=4)
         bars.tick_params(labelleft=column == 0)
         score.tick_params(labelright=column == n_columns - 1)

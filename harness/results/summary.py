@@ -63,23 +63,22 @@ def table(run: Record) -> Group:
     """The closing table of a run for a terminal of 80 columns or more, with its labels above and its sources below."""
     numbers = frame_run(run)
     several_users = numbers["users"].nunique() > 1
-    columns = ("scheme, point", "payload", "score", "uplink", *PARTS)
+    columns = ("scheme, point", "payload, score", "uplink", *PARTS)
     drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
     for column in columns:
-        drawn.add_column(column, justify="right" if column in ("payload", *PARTS) else "left", no_wrap=True)
+        drawn.add_column(column, justify="right" if column in PARTS else "left", no_wrap=True)
     drawn.columns[0].no_wrap, drawn.columns[0].overflow = False, "fold"
     for _, rows in numbers.groupby("pipeline", sort=False):
         first = rows.iloc[0]
-        score = f"{first['score']:.1f}\n{_interval(first['score_low'], first['score_high'])}"
+        interval = _interval(first["score_low"], first["score_high"])
+        got = f"{format_bytes(first['payload_bytes'])}\n{first['score']:.1f}\n{interval}"
         name = f"{first['pipeline']}\n" + first["point"].replace(",", "\n")
         if not first["reaches"]:
-            drawn.add_row(
-                name, format_bytes(first["payload_bytes"]), f"{score}\ndoes not reach", *["-"] * (1 + len(PARTS))
-            )
+            drawn.add_row(name, f"{got}\ndoes not reach", *["-"] * (1 + len(PARTS)))
             continue
         uplinks = [_uplink(row, several_users) for _, row in rows.iterrows()]
         parts = ["\n".join(_seconds(value) for value in rows[f"{part}_mean_s"]) for part in PARTS]
-        drawn.add_row(name, format_bytes(first["payload_bytes"]), score, "\n".join(uplinks), *parts)
+        drawn.add_row(name, got, "\n".join(uplinks), *parts)
     return Group(*_heading(run.manifest), Text(), drawn, Text(), *_footnotes(run, numbers))
 
 
@@ -165,7 +164,8 @@ def _range(counts: "pd.Series[float]") -> str:
 
 
 def _uplink(row: "pd.Series[float]", several_users: bool) -> str:
-    return f"{row['channel']}, {int(row['users'])} users" if several_users else str(row["channel"])
+    users = f"{int(row['users'])} user{'s' * (row['users'] > 1)}"
+    return f"{row['channel']}, {users}" if several_users else str(row["channel"])
 
 
 def _interval(low: float, high: float) -> str:
