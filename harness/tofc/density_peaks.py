@@ -21,16 +21,11 @@ Array = NDArray[Any]
 _BLOCK = 96
 """Columns of the triangle computed by one product: enough to feed the multiplier, few enough to skip the upper half."""
 
-_LANES = 16
-"""Pairs that are compared with their features' bounds at once: as many as fill the processor's widest vector."""
-
 _RANGE = (1e-25, 1e30)
 """Largest squared norm of a patch for which the products of float32 neither vanish nor overflow."""
 
-# Never ninf: infinity marks "no denser feature". A minimum needs nnan to be vectorised, but in the first sums over the
-# input a value that is not a number has to come through, because it reveals bad input.
-_kernel = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
-_kernel_on_input = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+# Not nnan and not ninf: infinity marks "no denser feature", and a sum that is not a number reveals bad input.
+_kernel = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 
 
 def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +67,7 @@ def _lower_triangle(x_VD: Tensor, out_VV: Tensor) -> None:
         torch.mm(x_VD[start:], x_VD[start:stop].T, out=out_VV[start:, start:stop])
 
 
-@_kernel_on_input
+@_kernel
 def _centre(x_VD: Array, centred_VD: Array, norm_V: Array) -> None:
     n_features, dimension = x_VD.shape
     mean_D = np.zeros(dimension, x_VD.dtype)
@@ -141,38 +136,6 @@ def _insert(nearest_K: Array, value: float) -> None:
 
 
 @_kernel
-def _meet(nearest_VK: Array, worst_V: Array, i: int, value: float) -> None:
-    if value <= worst_V[i]:
-        _insert(nearest_VK[i], value)
-        worst_V[i] = min(worst_V[i], nearest_VK[i, -1])
-
-
-@_kernel
-def _neighbour_bounds(square_VV: Array, k: int) -> Array:
-    """Bound the squared distance to the k-th neighbour: the k-th smallest of the minima over groups of features."""
-    n_features = square_VV.shape[0]
-    size = max(1, n_features // (4 * k))
-    n_groups = (n_features + size - 1) // size
-    least_GV = np.full((n_groups, n_features), np.inf, square_VV.dtype)
-    for i in range(n_features):
-        row_V = square_VV[i]
-        column_V = least_GV[i // size]
-        for j in range(i):
-            column_V[j] = min(column_V[j], row_V[j])
-        for group in range(i // size + 1):
-            least = least_GV[group, i]
-            for j in range(group * size, min((group + 1) * size, i)):
-                least = min(least, row_V[j])
-            least_GV[group, i] = least
-    smallest_VK = np.full((n_features, k), np.inf, square_VV.dtype)
-    for i in range(n_features):
-        for group in range(n_groups):
-            if least_GV[group, i] < smallest_VK[i, k - 1]:
-                _insert(smallest_VK[i], least_GV[group, i])
-    return smallest_VK[:, k - 1].copy()
-
-
-@_kernel
 def _scan(
     x_VD: Array,
     square_VV: Array,
@@ -219,19 +182,17 @@ def _log_densities(square_VV: Array, norm_V: Array, twin_V: Array, k: int, error
     """Lower and upper bounds on log rho (Eq. 2); a feature that equals an earlier one is given none at all."""
     n_features = square_VV.shape[0]
     nearest_VK = np.full((n_features, k), np.inf, square_VV.dtype)
-    # No neighbour is farther than this; the bound tightens while neighbours are found.
-    worst_V = _neighbour_bounds(square_VV, k)
+    worst_V = np.full(n_features, np.inf, square_VV.dtype)
     for i in range(n_features):
         row_V = square_VV[i]
-        for start in range(0, i, _LANES):
-            stop = min(start + _LANES, i)
-            hits = 0
-            for j in range(start, stop):
-                hits += row_V[j] <= max(worst_V[i], worst_V[j])
-            if hits:
-                for j in range(start, stop):
-                    _meet(nearest_VK, worst_V, i, row_V[j])
-                    _meet(nearest_VK, worst_V, j, row_V[j])
+        for j in range(i):
+            value = row_V[j]
+            if value < worst_V[i]:
+                _insert(nearest_VK[i], value)
+                worst_V[i] = nearest_VK[i, k - 1]
+            if value < worst_V[j]:
+                _insert(nearest_VK[j], value)
+                worst_V[j] = nearest_VK[j, k - 1]
     largest = norm_V.max()
     least_V = np.full(n_features, -np.inf)
     most_V = np.full(n_features, -np.inf)
@@ -240,7 +201,7 @@ def _log_densities(square_VV: Array, norm_V: Array, twin_V: Array, k: int, error
             total = 0.0
             for slot in range(k):
                 total += nearest_VK[i, slot]
-            doubt = _doubt(error, norm_V[i], largest, nearest_VK[i, k - 1])
+            doubt = _doubt(error, norm_V[i], largest, worst_V[i])
             least_V[i] = -total / k - doubt
             most_V[i] = -total / k + doubt
     return least_V, most_V
@@ -256,18 +217,16 @@ def _scores(
     # Squared distance to the nearest feature that is denser for sure, and to the nearest that may be denser.
     sure_V = np.full(n_features, infinity)
     maybe_V = np.full(n_features, infinity)
-    floor_V = _narrowed(least_V, square_VV.dtype.type(-np.inf))
-    ceiling_V = _narrowed(most_V, infinity)
     for i in range(n_features):
         row_V = square_VV[i]
-        least, most = floor_V[i], ceiling_V[i]
+        least, most = least_V[i], most_V[i]
         sure, maybe = infinity, infinity
         for j in range(i):
             value = row_V[j]
-            sure = min(sure, value if floor_V[j] >= most else infinity)
-            maybe = min(maybe, value if ceiling_V[j] >= least else infinity)
-            sure_V[j] = min(sure_V[j], value if least > ceiling_V[j] else infinity)
-            maybe_V[j] = min(maybe_V[j], value if most > floor_V[j] else infinity)
+            sure = min(sure, value if least_V[j] >= most else infinity)
+            maybe = min(maybe, value if most_V[j] >= least else infinity)
+            sure_V[j] = min(sure_V[j], value if least > most_V[j] else infinity)
+            maybe_V[j] = min(maybe_V[j], value if most > least_V[j] else infinity)
         sure_V[i], maybe_V[i] = sure, maybe
 
     largest = norm_V.max()
@@ -284,16 +243,6 @@ def _scores(
             high_V[i] = most_V[i] + (0.5 * math.log(high) if high > 0.0 else -np.inf)
             low_V[i] = least_V[i] + (0.5 * math.log(low) if low > 0.0 else -np.inf)
     return low_V, high_V
-
-
-@_kernel
-def _narrowed(bound_V: Array, direction: float) -> Array:
-    """Bounds in the type of ``direction``, moved towards it where they had to be rounded: twice as many a vector."""
-    narrow_V = bound_V.astype(np.asarray(direction).dtype)
-    for i in range(narrow_V.shape[0]):
-        if narrow_V[i] != bound_V[i]:
-            narrow_V[i] = np.nextafter(narrow_V[i], direction)
-    return narrow_V
 
 
 @_kernel
