@@ -43,7 +43,7 @@ def test_a_killed_parent_takes_its_workers_with_it():
     script = (
         "import os, time\n"
         "from harness.profile.workers import spread\n"
-        "def work(n):\n    os.write(1, f\"{os.getpid()}\\n\".encode())\n    time.sleep(60)\n"
+        'def work(n):\n    os.write(1, f"{os.getpid()}\\n".encode())\n    time.sleep(60)\n'
         "list(spread(work, [1, 2], 2))\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
