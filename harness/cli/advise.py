@@ -1,5 +1,6 @@
 """``harness advise``, ``crossover`` and ``max-users``: what to choose, from a run's own rows."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,7 +87,7 @@ def crossover(
     Each scheme is taken at its operating point of equal score; the interval at 95 % comes from drawing the timed
     samples again and again.
 
-        harness crossover results/runs/realworldqa_lowrate webp server_only
+        harness crossover results/runs/crossover webp raw_features
     """
     from harness.replay import answers
     from harness.scenario.replay import Replay
@@ -101,10 +102,10 @@ def crossover(
         return
     faster_above = other.pipeline if found.faster_below == one.pipeline else one.pipeline
     rate = found.rate_bps
-    typer.echo(
-        f"{found.faster_below} answers first below {format_rate(rate.value)} "
-        f"[{format_rate(rate.low)}, {format_rate(rate.high)}], {faster_above} above"
-    )
+    lowest = format_rate(rate.low) if rate.low > 0 else f"below {format_rate(low)}"
+    highest = format_rate(rate.high) if math.isfinite(rate.high) else f"beyond {format_rate(high)}"
+    crossing = f"{format_rate(rate.value)} [{lowest}, {highest}]"
+    typer.echo(f"{found.faster_below} answers first below {crossing}, {faster_above} above")
     if found.seeds_without:
         typer.echo(f"{found.seeds_without} of {found.seeds} draws have no crossing {span}")
 

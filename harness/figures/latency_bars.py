@@ -101,7 +101,8 @@ def _bars(axes: Axes, rows: pd.DataFrame, pipelines: list[str], limit_s: float) 
 def _total(axes: Axes, x: int, row: "pd.Series[float]", limit_s: float) -> None:
     """Writes the total on its bar; a bar that passes the limit is cut open below its value."""
     total_s, low_s, high_s = row["total_mean_s"], row["total_mean_low_s"], row["total_mean_high_s"]
-    value = f"{total_s:.3f}" if total_s < 0.0995 else f"{total_s:.2f}" if total_s < 9.995 else f"{total_s:.3g}"
+    digits = 3 if total_s < 0.0995 else 2 if total_s < 9.995 else 1 if total_s < 99.95 else 0
+    value = f"{total_s:.{digits}f}"
     if total_s > limit_s:
         cut = 0.86 * limit_s
         for shift in (0.0, 0.03 * limit_s):
