@@ -45,7 +45,7 @@ class Trained:
         """Write the folder; ``backbone`` is the hash of the weights that it was trained around."""
         folder.mkdir(parents=True, exist_ok=True)
         # The projector last: a folder that has it is whole.
-        self.codec.save(folder / CODEC)
+        self.codec.save(folder / CODEC, networks=False)
         if self.reducer is not None:
             _write(folder / REDUCER, self.reducer, {"config": self.reducer.config.model_dump_json()})
         _write(folder / PROJECTOR, self.projector, {"backbone": backbone})

@@ -15,6 +15,7 @@ import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - peft impor
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from harness.backbones.contract import Backbone
 from harness.backbones.llava import Llava
@@ -77,9 +78,20 @@ def part_of(name: str) -> str:
     return "vision" if "vision_tower" in name else "language"
 
 
+def halve(model: PeftModel) -> None:
+    """Round all that :func:`attach` made trainable to the half precision in which :func:`save` keeps it."""
+    for parameter in trainable(model).values():
+        parameter.data = parameter.data.half().to(parameter.dtype)
+
+
 def save(model: PeftModel, folder: Path, backbone: str) -> None:
-    """Adapter and projector in peft's own form: its config and its weights; ``backbone`` is the base's name."""
+    """Adapter and projector in peft's own form, its config and its weights, in half precision.
+
+    ``backbone`` is the base's name.
+    """
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    weights = folder / SAFETENSORS_WEIGHTS_NAME
+    save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     # peft names the folder that the base was loaded from, which another machine does not have.
     path = folder / CONFIG_NAME
     config = json.loads(path.read_text(encoding="utf-8"))

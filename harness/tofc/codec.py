@@ -22,7 +22,9 @@ from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerAnalysis, Integ
 from harness.tofc.level_order import Levels
 from harness.tofc.router import Router, imbalance
 
-FORMAT = "tofc-codec-2"
+FORMAT = "tofc-codec-3"
+
+_ANALYSIS, _SYNTHESIS = "h_a.", "h_s."
 
 CODECS = Path(__file__).parents[1] / "zoo" / "tofc"
 """The project's own codecs: a folder for each backbone, in it a checkpoint for each codec."""
@@ -52,7 +54,7 @@ class TofcCodec(FeatureCodec):
 
     FORMAT: ClassVar[str] = FORMAT
     Config: ClassVar[type[BaseModel]] = CodecConfig
-    HALVED: ClassVar[tuple[str, ...]] = ("models.h_a.", "models.h_s.")
+    NETWORKS: ClassVar[tuple[str, ...]] = ("models.",)
 
     config: CodecConfig
 
@@ -99,7 +101,7 @@ class TofcCodec(FeatureCodec):
         return Coded(y_bar_ND.view(y_PCD.shape).to(y_PCD.dtype), rate, imbalance(w_NE))
 
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:
-        """The tables of the experts, of z and of y, and h_s in integers."""
+        """The tables of the experts, of z and of y, and h_a and h_s in integers."""
         expert_N = self.router.choose(y_ND)
         used_E = torch.bincount(expert_N, minlength=self.config.n_experts).double().cpu().numpy()
         density = self.models.density
@@ -110,12 +112,13 @@ class TofcCodec(FeatureCodec):
             "expert_E": torch.from_numpy(laplacian.frequencies(used_E.astype(np.float64) + 1)),
             "z_EZA": torch.from_numpy(laplacian.frequencies(masses)).to(torch.int32),
             "y": torch.from_numpy(np.concatenate(levels)).to(torch.int32),
-            **IntegerSynthesis.derive(self.models),
+            **{_ANALYSIS + name: tensor for name, tensor in IntegerAnalysis.derive(self.models).items()},
+            **{_SYNTHESIS + name: tensor for name, tensor in IntegerSynthesis.derive(self.models).items()},
         }
 
     def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> "_Frozen":
-        """The integer tables and h_s, on the codec's device."""
-        return _Frozen.build(digest, tensors, self.models, self.device)
+        """The integer tables, h_a and h_s, on the codec's device."""
+        return _Frozen.build(digest, tensors, self.config, self.device)
 
     @torch.no_grad()
     def symbols(self, y_PCD: Tensor) -> tuple[Symbols, Levels]:
@@ -167,18 +170,25 @@ class _Frozen(Frozen):
     step_D: Tensor
 
     @classmethod
-    def build(cls, digest: str, frozen: Mapping[str, Tensor], models: EntropyModels, device: torch.device) -> "_Frozen":
+    def build(cls, digest: str, frozen: Mapping[str, Tensor], config: CodecConfig, device: torch.device) -> "_Frozen":
         y_levels = laplacian.split(frozen["frozen.y"].to(torch.int64).numpy())
         tables = Tables(frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels)
-        synthesis = IntegerSynthesis({name.removeprefix("frozen."): tensor for name, tensor in frozen.items()}, device)
-        shape = (tables.n_experts, tables.n_channels, 2 * models.dim)
-        if synthesis.layers.shape != shape or shape[0] != models.n_experts:
-            raise ValueError(f"h_s of shape {synthesis.layers.shape} does not fit tables and sizes of {shape}")
+        analysis = IntegerAnalysis(_network(frozen, _ANALYSIS), device)
+        synthesis = IntegerSynthesis(_network(frozen, _SYNTHESIS), device)
+        sizes = (config.n_experts, config.dim, tables.n_channels, 2 * config.dim)
+        found = (*analysis.layers.shape, *synthesis.layers.shape)
+        if tables.n_experts != config.n_experts or found != (*sizes[:3], *sizes[:1], *sizes[2:]):
+            raise ValueError(f"h_a and h_s of shapes {found} do not fit tables and sizes of {sizes}")
         return cls(
             digest=digest,
             tensors=frozen,
             tables=tables,
-            analysis=IntegerAnalysis(models, device),
+            analysis=analysis,
             synthesis=synthesis,
             step_D=frozen["frozen.step_D"].to(device),
         )
+
+
+def _network(frozen: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"frozen.{part}"
+    return {name.removeprefix(prefix): tensor for name, tensor in frozen.items() if name.startswith(prefix)}

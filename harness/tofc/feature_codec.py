@@ -68,8 +68,11 @@ class FeatureCodec(nn.Module, ABC):
 
     FORMAT: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
-    HALVED: ClassVar[tuple[str, ...]] = ()
-    """What the names of those tensors begin with that only training needs: a checkpoint has them in half precision."""
+    NETWORKS: ClassVar[tuple[str, ...]] = ()
+    """What the names of those tensors begin with that only training needs, once the integers are derived.
+
+    They are no part of the hash; a checkpoint has them in half precision, or not at all.
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -124,16 +127,20 @@ class FeatureCodec(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         """Switch to training, and drop the integer tables that training would belie, or to use."""
         if mode:
+            if self._forward_pre_hooks:
+                _untrainable()
             self._frozen = None
         return super().train(mode)
 
     def _install(self, frozen: Mapping[str, Tensor]) -> None:
-        digest = _digest(self.config.model_dump_json(), {**self._float_tensors(), **frozen})
-        self._frozen = self.thaw(digest, frozen)
+        used, _ = self._tensors()
+        self._frozen = self.thaw(_digest(self.config.model_dump_json(), {**used, **frozen}), frozen)
 
-    def _float_tensors(self) -> dict[str, Tensor]:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        return {name: t.half() if name.startswith(self.HALVED) else t for name, t in tensors.items()}
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What coding uses of the weights as they are, and the networks, in half precision."""
+        everything = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        networks = {name: everything.pop(name).half() for name in list(everything) if name.startswith(self.NETWORKS)}
+        return everything, networks
 
     @property
     def frozen(self) -> Any:
@@ -179,15 +186,21 @@ class FeatureCodec(nn.Module, ABC):
     def _flat(self, y_PCD: Tensor) -> Tensor:
         return y_PCD.reshape(-1, self.config.dim).float()
 
-    def save(self, path: Path) -> None:
-        """Write weights, integer tables, sizes and hash as one safetensors file; raises ValueError before freeze."""
+    def save(self, path: Path, *, networks: bool = True) -> None:
+        """Write weights, integer tables, sizes and hash as one safetensors file; raises ValueError before freeze.
+
+        Without ``networks`` it is smaller by what only training needs: it codes the same, and cannot be trained on.
+        """
         frozen = self.frozen
-        metadata = {"format": self.FORMAT, "config": self.config.model_dump_json(), "hash": frozen.digest}
-        save_file({**self._float_tensors(), **frozen.tensors}, path, metadata)
+        used, halves = self._tensors()
+        tensors = {**used, **frozen.tensors, **(halves if networks else {})}
+        config = self.config.model_dump_json()
+        contents = _digest(config, tensors)
+        save_file(tensors, path, {"format": self.FORMAT, "config": config, "hash": frozen.digest, "contents": contents})
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "cpu") -> Self:
-        """The codec of a checkpoint, ready to compress and decompress.
+        """The codec of a checkpoint, ready to compress and decompress; to be trained on where it has its networks.
 
         Raises CheckpointError for a file that is absent, damaged, or not a codec.
         """
@@ -199,17 +212,25 @@ class FeatureCodec(nn.Module, ABC):
             raise CheckpointError(f"{path}: not a readable codec checkpoint: {error}") from None
         if metadata.get("format") != cls.FORMAT:
             raise CheckpointError(f"{path}: its format is {metadata.get('format')!r}, a codec's is {cls.FORMAT!r}")
-        if metadata.get("hash") != _digest(metadata.get("config", ""), tensors):
+        if metadata.get("contents") != _digest(metadata.get("config", ""), tensors):
             raise CheckpointError(f"{path}: its contents do not match its hash: the file is damaged")
         try:
             codec = cls(cls.Config.model_validate_json(metadata["config"]))
             frozen = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_FROZEN)}
-            codec.load_state_dict(tensors)
+            complete = any(name.startswith(cls.NETWORKS) for name in tensors)
+            absent = {} if complete else {n: t for n, t in codec.state_dict().items() if n.startswith(cls.NETWORKS)}
+            codec.load_state_dict({**absent, **tensors})
+            if absent:
+                codec.register_forward_pre_hook(_untrainable)
             codec.to(device)
             codec._install(frozen)
         except (ValidationError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: its tensors are not those of a codec of its sizes: {error}") from None
         return codec.eval()
+
+
+def _untrainable(*_: Any) -> None:
+    raise ValueError("the codec was saved without the networks that training needs: it can only be coded with")
 
 
 def scale_of(y_ND: Tensor, steps_per_deviation: float) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
     E entropy models   N merged features   Z channels of z   D dimension
 
 h_s has to give the same scales to whoever encodes and whoever decodes, so its integers are part of a checkpoint. h_a
-runs in the encoder only: its integers follow from the weights, to be read in a quarter of the time.
+runs in the encoder only; in integers, it is read in a quarter of the time.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,20 @@ FRACTION_BITS = 12
 
 
 class IntegerAnalysis:
-    """h_a and the rounding of z: from features in units of the step to round(z - mu_1/2) (Eq. 8)."""
+    """h_a and the rounding of z: from features in units of the step to round(z - mu_1/2) (Eq. 8).
 
-    def __init__(self, models: EntropyModels, device: str | torch.device = "cpu") -> None:
+    ``tensors`` are derive's; raises ValueError or KeyError for tensors that are not.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
+        self.layers = IntegerLayers(tensors, device)
+
+    @staticmethod
+    @torch.no_grad()
+    def derive(models: EntropyModels) -> dict[str, Tensor]:
+        """The integers of a trained h_a, the medians of z folded in."""
         median_EZ = models.density.medians()
-        self.layers = IntegerLayers(quantised(models.h_a, torch.ones_like(median_EZ), -median_EZ), device)
+        return quantised(models.h_a, torch.ones_like(median_EZ), -median_EZ)
 
     def __call__(self, u_ND: Tensor, expert_N: Tensor) -> Tensor:
         """The symbols of z under each feature's model, (N, Z), int64 in -LIMIT..LIMIT."""

@@ -32,10 +32,14 @@ class Temperature(Frozen):
 
 
 class Codec(Frozen):
-    """The sizes of the codec: n_e, and the hidden widths of h_a ((D, D/2) where they are not given)."""
+    """The sizes of the codec: n_e, and the hidden widths of h_a ((D, D/2) where they are not given).
+
+    ``keep_networks`` keeps in the codec's file what only further training needs, half of the file or more.
+    """
 
     experts: int = Field(default=16, ge=1, le=64)
     hidden: tuple[int, ...] = Field(default=(), max_length=4, strict=False)
+    keep_networks: bool = True
 
 
 class Lora(Frozen):

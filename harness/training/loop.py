@@ -385,6 +385,8 @@ class Training:
 
     def _finish(self) -> None:
         few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
+        if self.peft is not None:
+            adapter.halve(self.peft)
         self._reporter.phase("held out", len(self.held_out), 0)
         module = SplitModel(self.backbone, self.codec, merged=True).eval()
         reader = reading.Reader(self.data, self.backbone, self.config.max_tokens)

@@ -120,7 +120,7 @@ def write(
     if peft is not None:
         adapter.save(peft, folder / ADAPTER, backbone.name)
     unfinished = folder / f"{CODEC}.part"
-    codec.save(unfinished)
+    codec.save(unfinished, networks=config.codec.keep_networks)
     unfinished.replace(folder / CODEC)
     commit, dirty = provenance.checkout(Path(__file__).parents[2])
     manifest = {

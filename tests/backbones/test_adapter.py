@@ -23,6 +23,7 @@ def trained(build, tmp_path: Path) -> tuple[OneVision, Path]:
     for parameter in adapter.trainable(model).values():
         parameter.data += 0.05 * torch.randn_like(parameter)
     model.eval()
+    adapter.halve(model)
     adapter.save(model, tmp_path / "adapter", "mini-onevision")
     return backbone, tmp_path / "adapter"
 

@@ -102,6 +102,24 @@ def test_a_loaded_checkpoint_writes_and_reads_the_same_streams(tmp_path: Path) -
     assert torch.equal(loaded.decompress(stream).y_PCD, codec.decompress(stream).y_PCD)
 
 
+def test_a_codec_saved_without_its_networks_codes_the_same(tmp_path: Path) -> None:
+    """The same streams under the same hash, from a smaller file; it refuses to be trained on."""
+    codec, y_PCD = make_codec(), make_features(5)
+    whole, lean = tmp_path / "whole.safetensors", tmp_path / "lean.safetensors"
+    codec.save(whole)
+    codec.save(lean, networks=False)
+    assert lean.stat().st_size < 0.7 * whole.stat().st_size
+    loaded = TofcCodec.load(lean)
+    stream = codec.compress(y_PCD)
+    assert loaded.compress(y_PCD) == stream
+    assert torch.equal(loaded.decompress(stream).y_PCD, codec.decompress(stream).y_PCD)
+    assert TofcCodec.load(whole).train()(y_PCD, temperature=1.0).rate.isfinite()
+    with pytest.raises(ValueError, match="saved without the networks"):
+        loaded.train()
+    with pytest.raises(ValueError, match="saved without the networks"):
+        loaded(y_PCD, temperature=0.0)
+
+
 def test_another_models_stream_is_refused() -> None:
     """A stream decodes only under the weights that wrote it."""
     stream = make_codec(seed=0).compress(make_features(1))
