@@ -40,7 +40,6 @@ _WHOLE_BOOKS = range(100_000, 100_400)
 _WORD_BOOKS = 400
 
 _PROJECTOR_GAIN = 15.0
-"""The projector's first weights times this: it starts where features as small as the tower's excite it."""
 
 
 def questions(page: Page, dice: Dice) -> tuple[Asked, ...]:
@@ -120,12 +119,16 @@ def train_words(backbone: Llava, folder: Path, steps: int = WORDS_STEPS) -> None
     train("words", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
 
+@torch.no_grad()
+def excite(backbone: Llava) -> None:
+    """Enlarge an untrained projector's first weights until features as small as the tower's excite it."""
+    backbone.model.model.multi_modal_projector.linear_1.weight.mul_(_PROJECTOR_GAIN)
+
+
 def train_answers(
     backbone: Llava, folder: Path, lessons: Lessons, steps: int = ANSWERS_STEPS, pictures: int = ANSWERS_PICTURES
 ) -> None:
     """Train projector and language model in place on cached merged features, and on pictures in words."""
-    with torch.no_grad():
-        backbone.model.model.multi_modal_projector.linear_1.weight.mul_(_PROJECTOR_GAIN)
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):

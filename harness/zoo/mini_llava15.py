@@ -1,8 +1,8 @@
-"""Makes mini-llava15 from seeds: ``python -m harness.zoo.mini_llava15``.
+"""Makes mini-llava15 from mini-onevision: ``python -m harness.zoo.mini_llava15``.
 
-A CLIP tower on dense labels of whole pictures and parts of them; then a language model, beginning with what
-mini-onevision's has learnt from text, learns to answer from what that tower sees, merged and whole. The same stages as
-mini-onevision's (tower.py, language.py), on one padded tile and with LLaVA-1.5's prompts.
+Tower, projector and language model begin with what mini-onevision's have learnt. The tower learns to see whole pictures
+in one padded tile, and parts of them, by their dense labels; then the language model learns to answer from what that
+tower sees, merged and whole, under LLaVA-1.5's prompts. The same stages as mini-onevision's (tower.py, language.py).
 """
 
 import argparse
@@ -14,17 +14,24 @@ import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transforme
 import torch
 from rich.progress import track
 from tokenizers import AddedToken, Tokenizer
+from torch.nn.functional import interpolate
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from harness.backbones import onevision
 from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
+from harness.backbones.onevision import OneVision
 from harness.backbones.prompts import LLAVA15
 from harness.zoo import cards, features, language, mini_onevision, tower, training
 from harness.zoo.views import LLAVA15 as SIGHT
+from harness.zoo.views import TileBatches
 from harness.zoo.vocabulary import VOCABULARY, make_tokenizer
 
 NAME = "mini-llava15"
 SEED = 15
-TOWER_STEPS = (3000, 1200)
+TOWER_STEPS = (2400, 1600)
+TOWER_RATES = (1e-3, 1e-3)
+TEACHER_SCALE = 1 / 80
+"""What mini-onevision's features were scaled by after its training, about."""
 TILES_A_STEP = 8
 BOOKS = 24
 ANSWERS_STEPS, WHOLE_STEPS = 600, 120
@@ -54,6 +61,7 @@ def config() -> LlavaConfig:
             "intermediate_size": 640,
             "num_hidden_layers": 5,
             "num_attention_heads": 5,
+            "hidden_act": "gelu_pytorch_tanh",
             "image_size": SIGHT.tiling.patch,
             "patch_size": SIGHT.patch_px,
             "layer_norm_eps": 1e-7,
@@ -98,33 +106,65 @@ def untrained() -> Llava15:
 
 
 @torch.no_grad()
-def begin_with(backbone: Llava15, qwen2: Any) -> None:
-    """Give the language model a Qwen2's weights: they compute the same, the biases that Qwen2 lacks being zero."""
+def begin_with(backbone: Llava15, teacher: OneVision) -> None:
+    """Give tower, projector and language model what mini-onevision's have learnt.
+
+    A Llama with a Qwen2's weights computes the same, the biases that the Qwen2 lacks being zero; so does the projector.
+    CLIP's blocks are SigLIP's, but what enters them differs: see :func:`_see_as`.
+    """
+    _see_as(backbone.model.model.vision_tower, teacher.model.model.vision_tower)
+    backbone.model.model.multi_modal_projector.load_state_dict(
+        teacher.model.model.multi_modal_projector.state_dict(), strict=True
+    )
     ours = backbone.model.model.language_model
-    missing, unknown = ours.load_state_dict(qwen2.state_dict(), strict=False)
+    missing, unknown = ours.load_state_dict(teacher.model.model.language_model.state_dict(), strict=False)
     assert not unknown
     assert all(name.endswith("o_proj.bias") for name in missing)
     for name in missing:
         ours.get_parameter(name).zero_()
 
 
-def train_sight(backbone: Llava15, work: Path) -> None:
-    """Train the tower in place."""
-    tower.train_tower(backbone.model.model.vision_tower, work, TOWER_STEPS, sight=SIGHT, tiles=TILES_A_STEP)
+def _see_as(clip: Any, siglip: Any) -> None:
+    """Give a CLIP tower a SigLIP tower's blocks, and embeddings that are nearly its own.
 
-
-def train_speech(backbone: Llava15, work: Path, text: Path, workers: int) -> None:
-    """Train projector and language model in place on what the trained tower sees.
-
-    The language model begins with mini-onevision's after its stages on text, which are read in ``text`` or run there.
+    CLIP's colours are normalised otherwise, and its patch embedding has no bias: the positions take it. There are more
+    of these, so they are drawn out. The norm before the blocks, which SigLIP does not have, is made to change as little
+    as it can for patches of the usual contrast.
     """
-    teacher = mini_onevision.untrained()
-    language.train_lookup(teacher, text)
-    language.train_words(teacher, text)
+    found: Any = getattr(siglip, "vision_model", siglip)
+    body: Any = getattr(clip, "vision_model", clip)
+    for ours, theirs in zip(body.encoder.layers, found.encoder.layers, strict=False):
+        ours.load_state_dict(theirs.state_dict())
+    mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+    kernel = found.embeddings.patch_embedding.weight
+    body.embeddings.patch_embedding.weight.copy_(2 * std * kernel)
+    bias = found.embeddings.patch_embedding.bias + ((2 * mean - 1) * kernel).sum((1, 2, 3))
+    place_VD = found.embeddings.position_embedding.weight
+    side = round(len(place_VD) ** 0.5)
+    place_DYX = place_VD.T.reshape(-1, side, side)
+    drawn_out = interpolate(place_DYX[None], (SIGHT.side, SIGHT.side), mode="bicubic")[0].flatten(1).T
+    body.embeddings.position_embedding.weight[1:] = drawn_out + bias
+    body.embeddings.position_embedding.weight[0] = place_VD.mean(0)
+    body.embeddings.class_embedding.copy_(bias)
+
+    pixels, _ = next(iter(TileBatches(TILES_A_STEP, 0, sight=SIGHT)))
+    x_BVD = body.embeddings(pixels)[:, 1:]
+    body.pre_layrnorm.weight.fill_(x_BVD.std(-1).mean())
+    body.pre_layrnorm.bias.fill_(x_BVD.mean())
+
+
+def train_sight(backbone: Llava15, work: Path) -> None:
+    """Train the tower in place, beginning with features as large as training is used to."""
+    vision_tower = backbone.model.model.vision_tower
+    tower.scale(vision_tower, 1 / TEACHER_SCALE)
+    tower.train_tower(vision_tower, work, TOWER_STEPS, sight=SIGHT, tiles=TILES_A_STEP, rates=TOWER_RATES)
+
+
+def train_speech(backbone: Llava15, work: Path, workers: int) -> None:
+    """Train projector and language model in place on what the trained tower sees."""
     cached = features.cache_books(backbone.model.model.vision_tower, work / "features", BOOKS, workers, MERGED)
     for _ in track(cached, "features", total=BOOKS):
         pass
-    begin_with(backbone, teacher.model.model.language_model)
     lessons = features.Lessons(work / "features", BOOKS)
     language.train_answers(backbone, work, lessons, ANSWERS_STEPS, PICTURES_A_STEP)
     language.train_whole(backbone, work, lessons, WHOLE_STEPS)
@@ -179,19 +219,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME, help="the checkpoint's folder")
     parser.add_argument("--work", type=Path, default=Path("build") / NAME, help="where unfinished stages are kept")
-    parser.add_argument(
-        "--text",
-        type=Path,
-        default=Path("build") / mini_onevision.NAME,
-        help="where mini-onevision's stages on text are kept",
-    )
     parser.add_argument("--threads", type=int, default=1, help="of the training; another process draws the pictures")
     parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     backbone = untrained()
+    begin_with(backbone, onevision.load(mini_onevision.NAME))
     train_sight(backbone, arguments.work)
-    train_speech(backbone, arguments.work, arguments.text, arguments.workers)
+    train_speech(backbone, arguments.work, arguments.workers)
     save(backbone, arguments.out)
     (arguments.out / "card.md").write_text(card(arguments.out, training.seconds(arguments.work)))
 

@@ -56,6 +56,7 @@ def train_speech(backbone: OneVision, work: Path, tower: Any, cache: Path, worke
     for _ in track(features.cache_books(tower, cache, BOOKS, workers), "features", total=BOOKS):
         pass
     lessons = features.Lessons(cache, BOOKS)
+    language.excite(backbone)
     language.train_answers(backbone, work, lessons, ANSWERS_STEPS)
     language.train_whole(backbone, work, lessons, WHOLE_STEPS)
 

@@ -81,6 +81,7 @@ def make(folder: Path, work: Path, workers: int) -> None:
     for _ in track(cached, "features", total=BOOKS):
         pass
     lessons = features.Lessons(work / "features", BOOKS)
+    language.excite(backbone)
     language.train_answers(backbone, work, lessons)
     language.train_whole(backbone, work, lessons)
     save(backbone, folder)

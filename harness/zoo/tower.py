@@ -137,6 +137,7 @@ def train_tower(
     *,
     sight: Sight = ONEVISION,
     tiles: int = TILES_A_STEP,
+    rates: tuple[float, float] = (_RATE, _DETAILS_RATE),
 ) -> None:
     """Train the tower in place on training scenes, then scale its features to a spread at which things become centres.
 
@@ -150,8 +151,8 @@ def train_tower(
         for pixels, classes in loader:
             yield stage.loss(encode(tower, pixels, sight), classes)
 
-    train("tower", folder, stage, {"": _RATE}, steps[0], lambda first: losses(first, False))
-    train("details", folder, stage, {"": _DETAILS_RATE}, steps[1], lambda first: losses(first, True))
+    train("tower", folder, stage, {"": rates[0]}, steps[0], lambda first: losses(first, False))
+    train("details", folder, stage, {"": rates[1]}, steps[1], lambda first: losses(first, True))
     pixels, _ = next(iter(TileBatches(8 * tiles, sum(steps), sight=sight)))
     with torch.inference_mode():
         spread = float(encode(tower, pixels, sight).std())

@@ -1,14 +1,16 @@
-"""mini-llava15: it begins as mini-onevision speaks, it is shown whole pictures, and its recipe learns."""
+"""mini-llava15: it begins with what mini-onevision knows, it is shown whole pictures, and its recipe learns."""
 
 import numpy as np
 import pytest
 import torch
 
+from harness.backbones import onevision
+from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD
 from harness.data import streetsqa
 from harness.data.asking import Page
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
-from harness.zoo import features, language, mini_llava15, mini_onevision, tower, training
+from harness.zoo import features, language, mini_llava15, tower, training
 from harness.zoo.lessons import answer_loss
 from harness.zoo.views import CLASS_NAMES, LLAVA15, TileBatches, classes_seen
 
@@ -19,14 +21,42 @@ def fresh():
     return mini_llava15.untrained()
 
 
-def test_it_begins_with_a_qwen2s_language(fresh):
-    """With the biases that Qwen2 lacks at zero, the Llama computes the same, to the bit."""
-    qwen2 = mini_onevision.untrained().model.model.language_model
-    mini_llava15.begin_with(fresh, qwen2)
+@pytest.fixture(scope="module")
+def teacher():
+    """What it begins with."""
+    return onevision.load("mini-onevision")
+
+
+def test_it_speaks_as_its_teacher(fresh, teacher):
+    """With the biases that Qwen2 lacks at zero the Llama computes the same, to the bit; so does the projector."""
+    mini_llava15.begin_with(fresh, teacher)
+    ours, theirs = fresh.model.model, teacher.model.model
     prompt = torch.randn(1, 40, fresh.model.config.text_config.hidden_size) * 0.1
+    x_PVD = 0.03 * torch.randn(1, 9, fresh.feature_dim)
     with torch.no_grad():
-        ours, theirs = (m(inputs_embeds=prompt).last_hidden_state for m in (fresh.model.model.language_model, qwen2))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+        said, wanted = (m.language_model(inputs_embeds=prompt).last_hidden_state for m in (ours, theirs))
+        torch.testing.assert_close(said, wanted, rtol=0, atol=0)
+        torch.testing.assert_close(ours.multi_modal_projector(x_PVD), theirs.multi_modal_projector(x_PVD))
+
+
+def test_it_sees_nearly_as_its_teacher(fresh, teacher):
+    """Where both are shown one tile, each in its own colours, features go together as those of two strangers do not."""
+    mini_llava15.begin_with(fresh, teacher)
+    tiles, _ = next(iter(TileBatches(4, 0, sight=LLAVA15)))
+    rgb = tiles * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
+    with torch.no_grad():
+        ours = tower.encode(fresh.model.model.vision_tower, tiles, LLAVA15)
+        small = teacher.model.model.vision_tower(2 * rgb - 1, interpolate_pos_encoding=True, output_hidden_states=True)
+        stranger = tower.encode(mini_llava15.untrained().model.model.vision_tower, tiles, LLAVA15)
+    theirs = small.hidden_states[-1]
+
+    def likeness(x_BVD):
+        centred = [x - x.mean((0, 1)) for x in (x_BVD, theirs)]
+        return float(torch.nn.functional.cosine_similarity(*centred, dim=-1).mean())
+
+    assert likeness(ours) > 0.5
+    assert abs(likeness(stranger)) < 0.2
+    assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.3)
 
 
 def test_the_prompts_words_are_tokens(fresh):
