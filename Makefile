@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SCENARIO ?= scenarios/realworldqa_lowrate.yaml
-LAMBDAS ?= 0.03 0.1 0.3 1.0
+CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/lambda-0.3 mini-onevision/lambda-1.0 \
+	mini-llava15/lambda-0.1 mini-llava15/lambda-0.5
 NIGHTLY := scenarios/realworldqa.yaml scenarios/mme.yaml
 
 .DEFAULT_GOAL := help
@@ -40,8 +41,9 @@ weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/python -m harness.zoo.mini_onevision
 	$(BIN)/python -m harness.zoo.mini_nano
 	$(BIN)/python -m harness.zoo.mini_llava15
-	@for weight in $(LAMBDAS); do $(BIN)/harness train training/mini_onevision.yaml --fresh --set lambda=$$weight \
-		--set out=harness/zoo/tofc/mini-onevision/lambda-$$weight || exit 1; done
+	@for codec in $(CODECS); do backbone=$${codec%%/*}; \
+		$(BIN)/harness train training/$$(echo $$backbone | tr - _).yaml --fresh --set lambda=$${codec##*-} \
+		--set out=harness/zoo/tofc/$$codec || exit 1; done
 	$(BIN)/python -m baselines.training
 	$(BIN)/python -m baselines.ablations.training
 
