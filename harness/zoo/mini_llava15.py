@@ -202,8 +202,8 @@ A `LlavaForConditionalGeneration` of {cards.parameters_m(backbone):.2f} million 
 It stands in for LLaVA-1.5-7B where that is not installed: the same code, in miniature.
 
 - One tile of {SIGHT.tiling.patch} px, padded, in patches of {SIGHT.patch_px} px: {SIGHT.side**2} features of 160. CLIP
-  tower of 5 layers, of which 4 are run. The language model begins with what
-  mini-onevision's has learnt from text, and learns LLaVA-1.5's prompts.
+  tower of 5 layers, of which 4 are run. Tower, projector and language model begin with
+  what mini-onevision's have learnt.
 - Command: `python -m harness.zoo.mini_llava15`. {cards.made(SEED, seconds)}
 - Data: the training splits of StreetsQA and GlimpseQA. {TOWER_STEPS[0]} + {TOWER_STEPS[1]} steps of {TILES_A_STEP}
   tiles with dense labels; {ANSWERS_STEPS} steps of {PICTURES_A_STEP} pictures of {BOOKS} books, merged;
