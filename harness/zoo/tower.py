@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
