@@ -35,7 +35,7 @@ NETWORKS: Mapping[str, Callable[[], CompressionModel]] = {
 }
 ROUNDS: Mapping[str, Sequence[tuple[float, int, int]]] = {
     "hyperprior": ((0.02, 2400, 300), (0.006, 500, 120), (0.0018, 500, 120)),
-    "elic": ((0.02, 1200, 100), (0.006, 250, 50), (0.0018, 250, 50)),
+    "elic": ((0.02, 1200, 500), (0.006, 250, 160), (0.0018, 250, 160)),
 }
 """In order: lambda, the steps of the entropy model alone on fixed y, and the steps of everything."""
 _ENTROPY_RATE, _RATE = 7e-2, 1e-3
