@@ -80,6 +80,8 @@ class FeatureCodec(nn.Module, ABC):
         # A tensor without a meaning, so that a codec without parameters too knows on which device it is.
         self.register_buffer("_place", torch.empty(0), persistent=False)
         self._frozen: Any = None
+        self._has_networks = True
+        self.register_forward_pre_hook(FeatureCodec._require_networks)
 
     @abstractmethod
     def forward(self, y_PCD: Tensor, temperature: float) -> Coded:
@@ -118,19 +120,26 @@ class FeatureCodec(nn.Module, ABC):
         """Derive the integer tables from the weights, and the experts' table from their use on ``y_PCD``.
 
         To be called after training, on the device on which the codec stays, and before compress, save and decompress;
-        ``train()`` drops the tables.
+        ``train()`` drops the tables. Raises ValueError where there are no networks to derive them from.
         """
+        self._require_networks()
         self._frozen = None
         derived = self.derive(self._flat(y_PCD))
         self._install({_FROZEN + name: tensor.cpu().contiguous() for name, tensor in derived.items()})
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, and drop the integer tables that training would belie, or to use."""
+        """Switch to training, and drop the integer tables that training would belie, or to use.
+
+        Raises ValueError where there are no networks to train.
+        """
         if mode:
-            if self._forward_pre_hooks:
-                _untrainable()
+            self._require_networks()
             self._frozen = None
         return super().train(mode)
+
+    def _require_networks(self, *_: Any) -> None:
+        if not self._has_networks:
+            raise ValueError("the codec was saved without the networks that training needs: it can only be coded with")
 
     def _install(self, frozen: Mapping[str, Tensor]) -> None:
         used, _ = self._tensors()
@@ -189,11 +198,12 @@ class FeatureCodec(nn.Module, ABC):
     def save(self, path: Path, *, networks: bool = True) -> None:
         """Write weights, integer tables, sizes and hash as one safetensors file; raises ValueError before freeze.
 
-        Without ``networks`` it is smaller by what only training needs: it codes the same, and cannot be trained on.
+        Without ``networks``, or where the codec itself was loaded without them, it is smaller by what only training
+        needs: it codes the same, and cannot be trained on.
         """
         frozen = self.frozen
         used, halves = self._tensors()
-        tensors = {**used, **frozen.tensors, **(halves if networks else {})}
+        tensors = {**used, **frozen.tensors, **(halves if networks and self._has_networks else {})}
         config = self.config.model_dump_json()
         contents = _digest(config, tensors)
         save_file(tensors, path, {"format": self.FORMAT, "config": config, "hash": frozen.digest, "contents": contents})
@@ -220,17 +230,12 @@ class FeatureCodec(nn.Module, ABC):
             complete = any(name.startswith(cls.NETWORKS) for name in tensors)
             absent = {} if complete else {n: t for n, t in codec.state_dict().items() if n.startswith(cls.NETWORKS)}
             codec.load_state_dict({**absent, **tensors})
-            if absent:
-                codec.register_forward_pre_hook(_untrainable)
+            codec._has_networks = not absent
             codec.to(device)
             codec._install(frozen)
         except (ValidationError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: its tensors are not those of a codec of its sizes: {error}") from None
         return codec.eval()
-
-
-def _untrainable(*_: Any) -> None:
-    raise ValueError("the codec was saved without the networks that training needs: it can only be coded with")
 
 
 def scale_of(y_ND: Tensor, steps_per_deviation: float) -> tuple[Tensor, Tensor]:

@@ -113,11 +113,16 @@ def test_a_codec_saved_without_its_networks_codes_the_same(tmp_path: Path) -> No
     stream = codec.compress(y_PCD)
     assert loaded.compress(y_PCD) == stream
     assert torch.equal(loaded.decompress(stream).y_PCD, codec.decompress(stream).y_PCD)
+    loaded.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").stat().st_size == lean.stat().st_size
+    assert TofcCodec.load(tmp_path / "again.safetensors").compress(y_PCD) == stream
     assert TofcCodec.load(whole).train()(y_PCD, temperature=1.0).rate.isfinite()
     with pytest.raises(ValueError, match="saved without the networks"):
         loaded.train()
     with pytest.raises(ValueError, match="saved without the networks"):
         loaded(y_PCD, temperature=0.0)
+    with pytest.raises(ValueError, match="saved without the networks"):
+        loaded.freeze(y_PCD)
 
 
 def test_another_models_stream_is_refused() -> None:
