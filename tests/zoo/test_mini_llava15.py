@@ -9,12 +9,10 @@ from harness.backbones.checkpoint import ZOO
 from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD
 from harness.data import streetsqa
 from harness.data.asking import Page
-from harness.data.asking import samples as draw_samples
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
 from harness.zoo import features, language, mini_llava15, tower, training
 from harness.zoo.lessons import answer_loss
-from harness.zoo.scores import all_tokens, blanked, merged, verdicts
 from harness.zoo.views import CLASS_NAMES, LLAVA15, TileBatches, classes_seen
 
 
@@ -149,13 +147,11 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path, monkeypatch):
     assert not torch.equal(before, fresh.model.model.multi_modal_projector.linear_1.weight)
 
 
-def test_the_stored_weights_answer_the_held_out_split():
+def test_the_stored_weights_answer_the_held_out_split(right_of_forty):
     """On forty held-out questions: above chance with all tokens or a ninth of them, at chance without an image."""
     trained = llava15.load("mini-llava15")
     assert sum(file.stat().st_size for file in (ZOO / mini_llava15.NAME).iterdir()) < 10e6
-    samples = draw_samples(streetsqa.book("test", 0)[:10], paired=False)
-    ways = {"all": all_tokens, "merged": merged(36), "blanked": blanked}
-    right = {name: sum(verdicts(trained, samples, way)) for name, way in ways.items()}
+    right = right_of_forty(trained, 36)
     assert right["all"] >= 20
     assert right["merged"] >= 20
     assert right["blanked"] <= 20

@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from harness.backbones.onevision import load
-from harness.data import streetsqa
-from harness.data.asking import samples as draw_samples
 from harness.zoo import language, mini_nano, mini_onevision
-from harness.zoo.scores import all_tokens, blanked, merged, verdicts
 
 FOLDER = Path(mini_nano.__file__).parent / mini_nano.NAME
 
@@ -54,11 +51,9 @@ def test_the_stored_weights_are_small_and_share_the_tower(trained):
         torch.testing.assert_close(tensor, theirs[name], rtol=2e-3, atol=1e-5)
 
 
-def test_the_weights_answer_the_held_out_split(trained):
+def test_the_weights_answer_the_held_out_split(trained, right_of_forty):
     """On forty held-out questions: above chance with all tokens or 4.2 % of them, at chance without an image."""
-    samples = draw_samples(streetsqa.book("test", 0)[:10], paired=False)
-    ways = {"all": all_tokens, "merged": merged(6), "blanked": blanked}
-    right = {name: sum(verdicts(trained, samples, way)) for name, way in ways.items()}
+    right = right_of_forty(trained, 6)
     assert right["all"] >= 18
     assert right["merged"] >= 18
     assert right["blanked"] <= 20
