@@ -8,9 +8,8 @@ from harness.data.sample import Question, Sample
 from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, OperatingPoint, Payload
 from harness.pipelines.image_codec import picture
+from harness.pipelines.picture_file import FORMATS
 from harness.pipelines.server_half import answers, tokens_of_image
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
 
 
 class ServerOnly:
@@ -40,6 +39,6 @@ class ServerOnly:
         tokens = []
         for body in pictures.unpack(payload.body):
             with clock.stage("decode"):
-                image = picture(body, _FORMATS)
+                image = picture(body, FORMATS)
             tokens.append(tokens_of_image(self.backbone, image, None, clock))
         return answers(self.backbone, tokens, questions, clock)

@@ -61,6 +61,27 @@ TRAINING_DATA: Mapping[str, str] = {
     "bundled": "harness.zoo.pages:Bundled",
 }
 
+PAYLOADS: Mapping[str, str] = {
+    "TOFC streams": "harness.pipelines.anatomy:of_stream",
+    "hyperprior's and ELIC's files": "baselines.anatomy:of_neural_file",
+    "raw features": "baselines.anatomy:of_raw_features",
+    "picture files": "harness.pipelines.picture_file:of_picture",
+}
+"""What is sent of a picture, and what shows its parts; see :mod:`harness.pipelines.anatomy`."""
+
+CODECS: Mapping[str, str] = {
+    "tofc-codec-3": "harness.tofc.codec:TofcCodec",
+    "heuristic-codec-1": "baselines.ablations.heuristic:HeuristicCodec",
+    "factorized-codec-1": "baselines.ablations.factorized:FactorizedCodec",
+}
+"""The codecs of features by the format of their checkpoints."""
+
+CODEC_FOLDERS: Mapping[str, str] = {
+    "zoo": "harness.backbones.checkpoint:ZOO",
+    "ablations": "baselines.ablations.trained:WEIGHTS",
+}
+"""Where the bundled checkpoints of codecs are."""
+
 
 def load(what: str, name: str, table: Mapping[str, str]) -> Any:
     """The object behind a name of ``table``; raises ScenarioError, listing the known names, for any other."""

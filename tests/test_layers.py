@@ -35,10 +35,12 @@ def test_every_name_of_the_catalog_exists() -> None:
     """A name that a scenario may use leads to an object."""
     from harness import catalog
 
-    for what in ("SCHEMES", "BACKBONES", "BENCHMARKS"):
+    for what in ("SCHEMES", "BACKBONES", "BENCHMARKS", "PAYLOADS", "CODECS"):
         table = getattr(catalog, what)
         for name in table:
             assert callable(catalog.load(what, name, table)), name
+    for name in catalog.CODEC_FOLDERS:
+        assert catalog.load("folder of codecs", name, catalog.CODEC_FOLDERS).is_dir(), name
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

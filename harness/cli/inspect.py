@@ -1,4 +1,4 @@
-"""``harness inspect``: where the bits of a TOFC stream went."""
+"""``harness inspect``: what a payload is, and where its bits went."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,42 +7,60 @@ import typer
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOFC stream.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A payload: the bytes that one request sends.")],
     codec: Annotated[
         Path | None,
-        typer.Option(help="The checkpoint that wrote it. Default: the one in the zoo that its header names."),
+        typer.Option(
+            help="The checkpoint that wrote a TOFC stream. Default: the bundled one that the stream's header names."
+        ),
     ] = None,
 ) -> None:
-    """Show where the bits of a TOFC stream went: header, experts, z and y.
+    """Show what a payload is and where its bits went.
 
-    harness inspect payload.tofc
+    Every scheme's payload is known by its first bytes, and shown by its parts:
+
+    - **TOFC** and its ablations: header, the experts' indices, z (side information), y (the features).
+
+    - **hyperprior, ELIC**: header, z, y; of ELIC also the bytes of each group of channels.
+
+    - **raw_features**: header, features in half precision.
+
+    - **JPEG**: headers, quantisation and Huffman tables, coefficients; and libjpeg's quality, from the tables.
+
+    - **WebP**: container, frame header, modes, coefficients.
+
+    - **server_only** sends the benchmark's own file: a JPEG or WebP is shown as above, any other by its size alone.
+
+    A payload of several pictures is shown picture by picture. It is `Payload.body` of a scheme's `on_device`; any
+    JPEG or WebP file will do to try it. A file that is none of these exits with status 2.
+
+        harness inspect payload.tofc
+
+        harness inspect photo.jpg
+
+        harness inspect payload.tofc --codec build/mine/codec.safetensors
     """
-    from harness.backbones.checkpoint import ZOO
     from harness.errors import BitstreamError
-    from harness.tofc.bitstream import read_header
-    from harness.tofc.codec import TofcCodec, find
+    from harness.pipelines import anatomy, pictures
 
     try:
-        stream = file.read_bytes()
+        body = file.read_bytes()
     except OSError as error:
         raise BitstreamError(f"{file}: cannot be read: {error.strerror or error}") from None
     try:
-        header = read_header(stream)
-        typer.echo(
-            f"{file}: {len(stream)} bytes of model {header.model.hex()}, grid {header.grid[0]} x {header.grid[1]}: "
-            f"{header.n_patches} patches of {header.n_clusters} features"
-        )
-        path = codec or find(header.model, ZOO)
-        if path is None:
-            typer.echo(f"no checkpoint of model {header.model.hex()} in {ZOO}: give one with --codec to see more")
-            return
-        decoded = TofcCodec.load(path).decompress(stream)
+        bodies = pictures.unpack(body)
+        found = [anatomy.of_body(of_picture, codec) for of_picture in bodies]
     except BitstreamError as error:
         raise BitstreamError(f"{file}: {error}") from None
-    budget = decoded.budget
-    parts = {"header": budget.header_bits, "experts": budget.expert_bits, "z": budget.z_bits, "y": budget.y_bits}
-    for name, bits in parts.items():
-        typer.echo(f"  {name:<8}{bits:>9} bits {bits / 8:>10.1f} bytes {100 * bits / budget.total_bits:>6.1f} %")
-    typer.echo(f"  {budget.y_bits / decoded.y_PCD.numel():.3f} bits for each element of y")
-    use = decoded.expert_PC.flatten().bincount()
-    typer.echo("  features of each expert: " + ", ".join(f"{e}: {n}" for e, n in enumerate(use.tolist()) if n))
+    if len(bodies) > 1:
+        around = len(body) - sum(map(len, bodies))
+        typer.echo(f"{file}: {len(body)} bytes, {len(bodies)} pictures and {around} bytes that say where each ends")
+    for number, (of_picture, parts) in enumerate(zip(bodies, found, strict=True), 1):
+        name = str(file) if len(bodies) == 1 else f"picture {number}"
+        typer.echo(f"{name}: {len(of_picture)} bytes, {parts.what}")
+        width = max(map(len, parts.bits))
+        for part, bits in parts.bits.items():
+            share = bits / (8 * len(of_picture))
+            typer.echo(f"  {part:<{width}}{bits:>9} bits {bits / 8:>10.1f} bytes {share:>7.1%}")
+        for note in parts.notes:
+            typer.echo(f"  {note}")

@@ -149,14 +149,17 @@ class TofcCodec(FeatureCodec):
 
 
 def find(model: bytes, folder: Path) -> Path | None:
-    """The checkpoint below ``folder`` whose hash begins with ``model``, as a stream's header has it; None if none."""
+    """The codec's checkpoint below ``folder`` whose hash begins with ``model``, as a stream's header has it.
+
+    It may be a :class:`TofcCodec`'s or another codec's; None if there is none.
+    """
     for path in sorted(folder.rglob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
         except (OSError, SafetensorError):
             continue
-        if metadata.get("format") == FORMAT and metadata.get("hash", "").startswith(model.hex()):
+        if "-codec-" in metadata.get("format", "") and metadata.get("hash", "").startswith(model.hex()):
             return path
     return None
 

@@ -1,0 +1,82 @@
+"""The anatomy of what the baselines send that is no picture file: neural codecs' files, raw features."""
+
+import contextlib
+import functools
+from pathlib import Path
+
+from baselines import neural_weights
+from baselines.elic import Elic
+from baselines.hyperprior import Hyperprior
+from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, unpack
+from baselines.raw_features import unpack as unpack_features
+from harness.errors import BitstreamError
+from harness.pipelines.anatomy import Anatomy
+
+_MOST_GROUPS = 16
+_RAW_MAGIC = b"RAWF"
+
+
+def of_neural_file(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG001
+    """A file of :mod:`baselines.neural_container`: header, z and y of hyperprior or ELIC."""
+    if not body.startswith(MAGIC):
+        return None
+    model = body[len(MAGIC) : len(MAGIC) + MODEL_BYTES]
+    picture = _picture(body, model)
+    *y, z = picture.strings
+    of_y = sum(map(len, y))
+    header = len(body) - of_y - len(z)
+    kind = "ELIC" if len(y) > 1 else "hyperprior"
+    what = f"a file of {kind}, {_name(model)}, {picture.width_px} x {picture.height_px} px"
+    notes = []
+    if kind == "ELIC":
+        of_group = [sum(map(len, y[2 * group : 2 * group + 2])) for group in range(len(y) // 2)]
+        notes.append("bytes of each group of y's channels: " + ", ".join(map(str, of_group)))
+    return Anatomy(what, {"header": 8 * header, "z": 8 * len(z), "y": 8 * of_y}, notes)
+
+
+def of_raw_features(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG001
+    """A payload of :mod:`baselines.raw_features`: header and half-precision features."""
+    if not body.startswith(_RAW_MAGIC):
+        return None
+    x_PVD, tiles, merged = unpack_features(body)
+    n_patches, n_features, dim = x_PVD.shape
+    features = 16 * x_PVD.numel()
+    height, width = tiles.image_size
+    what = (
+        f"raw features of a picture of {width} x {height} px, grid {tiles.grid[0]} x {tiles.grid[1]}: {n_patches} "
+        f"patches of {n_features} {'merged ' if merged else ''}features in {dim} dimensions"
+    )
+    return Anatomy(what, {"header": 8 * len(body) - features, "features": features})
+
+
+def _picture(body: bytes, model: bytes) -> Picture:
+    """The file's strings, however many: those of y, two for each group of ELIC's channels, then that of z.
+
+    The fewest that fit are right: with fewer than there are, the lengths not read and their strings are left over.
+    """
+    try:
+        return unpack(body, model, 2)
+    except BitstreamError:
+        for n_strings in range(5, 2 * _MOST_GROUPS + 2, 2):
+            with contextlib.suppress(BitstreamError):
+                return unpack(body, model, n_strings)
+        raise
+
+
+def _name(model: bytes) -> str:
+    """A model by what a scenario's ``weights:`` call it, if it is a bundled one."""
+    known = _bundled()
+    return f"bundled weights {known[model]:g} (model {model.hex()})" if model in known else f"model {model.hex()}"
+
+
+@functools.cache
+def _bundled() -> dict[bytes, float]:
+    """The lambda of each bundled model."""
+    found = {}
+    for codec in (Hyperprior, Elic):
+        for rate_weight, path in neural_weights.bundled(codec.kind).items():
+            state = neural_weights.read(path)
+            net = codec.network_of(path, state)
+            neural_weights.load(path, net, state)
+            found[neural_weights.fingerprint(net, MODEL_BYTES)] = rate_weight
+    return found

@@ -1,0 +1,231 @@
+"""``harness inspect`` on what every scheme sends: the parts are the payload's, and other bytes are refused."""
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from baselines import neural_weights
+from baselines.elic import Elic
+from baselines.hyperprior import Hyperprior
+from baselines.neural_codec import NeuralPoint
+from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, pack
+from baselines.raw_features import _HEADER
+from harness import catalog
+from harness.backbones.onevision import OneVision, load
+from harness.cli import main
+from harness.data.asking import samples
+from harness.data.sample import Sample
+from harness.data.streetsqa import book
+from harness.errors import BitstreamError
+from harness.pipelines import image_codec, pictures
+from harness.pipelines.anatomy import of_body
+from harness.pipelines.contract import Payload
+from harness.pipelines.picture_file import FORMATS
+from harness.profile.clock import Untimed
+
+TOFC = {"header", "experts", "z", "y"}
+JPEG = {"headers", "quantisation", "Huffman tables", "coefficients"}
+POINTS = {
+    "tofc": ({"codec": "lambda-0.1", "merge_to": 0.02}, TOFC),
+    "jpeg": ({"quality": 30}, JPEG),
+    "webp": ({"quality": 30}, {"container", "frame header", "modes", "coefficients"}),
+    "hyperprior": ({"weights": 0.006}, {"header", "z", "y"}),
+    "elic": ({"weights": 0.006}, {"header", "z", "y"}),
+    "server_only": ({}, JPEG),
+    "raw_features": ({"merge_to": 0.02}, {"header", "features"}),
+    "tofc_selective": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
+    "tofc_single": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
+    "tofc_heuristic": ({"codec": "bits-4", "merge_to": 0.02}, TOFC),
+    "tofc_factorized": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
+    "tofc_unmerged": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
+    "visionzip": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
+    "visionzip_merging": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
+    "qformer": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
+}
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Iterator[OneVision]:
+    """The zoo's backbone on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield load("mini-onevision")
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def sample() -> Sample:
+    """A question about a street."""
+    return samples(book("test", 0)[:1], paired=False)[0]
+
+
+def picture(width_px: int = 100, height_px: int = 60) -> Image.Image:
+    """Something that compresses."""
+    rows, columns = np.mgrid[:height_px, :width_px]
+    return Image.fromarray(np.stack([rows * 3, columns * 2, rows + columns], -1).astype(np.uint8))
+
+
+def test_every_scheme_that_sends_is_looked_at() -> None:
+    """No scheme of the catalog is forgotten here but the one that sends nothing."""
+    assert set(POINTS) == set(catalog.SCHEMES) - {"device_only"}
+
+
+@pytest.mark.parametrize("scheme", POINTS)
+def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, backbone: OneVision, sample: Sample) -> None:
+    """The bundled checkpoint is found, the parts are the scheme's, and not a bit is lost or counted twice."""
+    point, parts = POINTS[scheme]
+    kind = catalog.load("scheme", scheme, catalog.SCHEMES)
+    sent = kind(backbone, kind.Point(**point)).on_device(sample, Untimed())
+    assert isinstance(sent, Payload)
+    found = of_body(sent.body)
+    assert set(found.bits) == parts
+    assert min(found.bits.values()) >= 0
+    assert sum(found.bits.values()) == 8 * len(sent.body)
+
+
+@pytest.mark.parametrize(("codec", "n_y"), [(Hyperprior, 1), (Elic, 10)])
+def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], n_y: int) -> None:
+    """The last string is z, the others are y; a bundled model is named by its lambda."""
+    (rate_weight, *_) = neural_weights.bundled(codec.kind)
+    made = codec(None, NeuralPoint(weights=rate_weight))
+    body = made.encode(picture())
+    strings = made._net.compress(torch.zeros(1, 3, 64, 128))["strings"]
+    assert len(strings) == n_y + 1
+    found = of_body(body)
+    assert f"bundled weights {rate_weight:g}" in found.what
+    assert "100 x 60 px" in found.what
+    assert found.what.startswith("a file of hyperprior" if n_y == 1 else "a file of ELIC")
+
+
+@pytest.mark.parametrize("n_strings", [2, 5, 7, 11, 33])
+def test_however_many_strings_a_neural_file_has_they_are_told_apart(n_strings: int) -> None:
+    """Strings of any length, empty ones too: no smaller count of strings fits a file of more."""
+    rng = np.random.default_rng(n_strings)
+    for _ in range(50):
+        strings = tuple(rng.bytes(int(n)) for n in rng.integers(0, 300, n_strings))
+        found = of_body(pack(b"none", Picture(9, 7, strings)))
+        assert found.bits["z"] == 8 * len(strings[-1])
+        assert found.bits["y"] == 8 * sum(map(len, strings[:-1]))
+        assert "model 6e6f6e65" in found.what
+        if n_strings > 2:
+            groups = [len(first) + len(second) for first, second in zip(strings[:-1:2], strings[1::2], strict=True)]
+            assert found.notes[0].endswith(": " + ", ".join(map(str, groups)))
+
+
+def test_a_damaged_neural_file_is_refused() -> None:
+    """Its checksum does not hold, whatever the count of its strings."""
+    body = pack(b"none", Picture(9, 7, (b"abc", b"de")))
+    assert body[: len(MAGIC) + MODEL_BYTES].endswith(b"none")
+    with pytest.raises(BitstreamError, match="its checksum does not hold"):
+        of_body(body[:-1] + bytes([body[-1] ^ 1]))
+
+
+def test_raw_features_are_a_header_and_half_precision(backbone: OneVision, sample: Sample) -> None:
+    """Sixteen bits a number, and what the header says of the picture."""
+    kind = catalog.load("scheme", "raw_features", catalog.SCHEMES)
+    body = kind(backbone, kind.Point(merge_to=0.02)).on_device(sample, Untimed()).body
+    found = of_body(body)
+    assert found.bits["header"] == 8 * _HEADER.size
+    assert f"merged features in {backbone.feature_dim} dimensions" in found.what
+    width, height = sample.image().size
+    assert f"{width} x {height} px" in found.what
+
+
+def jpeg(**options: object) -> bytes:
+    """A JPEG file."""
+    file = io.BytesIO()
+    picture().save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("quality", [1, 30, 75, 95])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_a_jpeg_tells_its_quality_and_its_chroma(quality: int, subsampling: str) -> None:
+    """Two tables of 64 bytes, four Huffman tables of the standard, and the rest is the picture."""
+    found = of_body(jpeg(quality=quality, subsampling=subsampling))
+    assert found.what == f"a JPEG file, 100 x 60 px, chroma {subsampling}"
+    assert found.notes == [f"its quantisation tables are libjpeg's at quality {quality}"]
+    assert found.bits["quantisation"] == 8 * 2 * (4 + 1 + 64)
+    assert found.bits["Huffman tables"] == 8 * (2 * (4 + 17 + 12) + 2 * (4 + 17 + 162))
+
+
+def test_an_unusual_jpeg_is_read_to_its_end() -> None:
+    """Progressive scans, restarts among the data, tables of another encoder, and bytes after the picture."""
+    assert sum(of_body(body := jpeg(progressive=True)).bits.values()) == 8 * len(body)
+    assert sum(of_body(body := jpeg(restart_marker_rows=1)).bits.values()) == 8 * len(body)
+    assert of_body(jpeg(qtables=[[7] * 64, [9] * 64])).notes == [
+        "its quantisation tables are not libjpeg's at any quality"
+    ]
+    assert of_body(jpeg() + b"more").bits["after the picture"] == 32
+
+
+def test_webp_without_loss_has_no_modes() -> None:
+    """Its chunk is shown as a whole, and nothing is said of a quality."""
+    file = io.BytesIO()
+    picture().save(file, "WEBP", lossless=True)
+    found = of_body(file.getvalue())
+    assert set(found.bits) == {"container", "VP8L"}
+    assert found.notes == []
+    assert sum(found.bits.values()) == 8 * len(file.getvalue())
+
+
+def test_a_picture_of_another_format_is_shown_as_a_whole() -> None:
+    """A benchmark's own PNG is its size; what is no picture is refused by the scheme that sends such files."""
+    file = io.BytesIO()
+    picture().save(file, "PNG")
+    found = of_body(file.getvalue())
+    assert (found.what, found.bits) == ("a PNG file, 100 x 60 px", {"all": 8 * len(file.getvalue())})
+    with pytest.raises(BitstreamError, match="is not a JPEG or PNG or"):
+        image_codec.picture(b"no picture", FORMATS)
+
+
+def inspected(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """The command's status, output and errors."""
+    monkeypatch.setattr(sys, "argv", ["harness", "inspect", str(path)])
+    status = 0
+    try:
+        main()
+    except SystemExit as left:
+        status = int(left.code or 0)
+    return status, *capsys.readouterr()
+
+
+def test_several_pictures_are_shown_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with its own parts, and the 5 + 4 n bytes around them are said."""
+    bodies = [jpeg(quality=30), jpeg(quality=60)]
+    (tmp_path / "two").write_bytes(pictures.pack(bodies))
+    status, out, err = inspected(tmp_path / "two", monkeypatch, capsys)
+    assert (status, err) == (0, "")
+    assert "2 pictures and 13 bytes that say where each ends" in out
+    for number, (body, quality) in enumerate(zip(bodies, (30, 60), strict=True), 1):
+        assert f"picture {number}: {len(body)} bytes, a JPEG file" in out
+        assert f"at quality {quality}" in out
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"", "0 bytes are no payload of this harness"),
+        (b"%PDF-1.7", "8 bytes that begin with 25 50 44 46 are no payload of this harness; known: TOFC streams, "),
+        (jpeg()[:-200], "cannot be read"),
+        (b"RAWF\x00", "shorter than"),
+    ],
+)
+def test_what_no_scheme_writes_is_one_sentence(
+    body: bytes, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, and the sentence begins with the file's name."""
+    (tmp_path / "file").write_bytes(body)
+    status, out, err = inspected(tmp_path / "file", monkeypatch, capsys)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"harness: {tmp_path / 'file'}: ")
+    assert sentence in err
+    assert len(err.splitlines()) == 1
