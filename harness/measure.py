@@ -17,6 +17,7 @@ from harness.data.sample import Sample
 from harness.data.scoring import judge
 from harness.pipelines.contract import Answer, Payload, Pipeline, stage_sides
 from harness.profile.clock import StageClock, Untimed, synchroniser
+from harness.profile.telemetry import Telemetry
 from harness.profile.workers import spread
 from harness.records import OutcomeRow, StageRow
 from harness.results.store import Run
@@ -81,12 +82,13 @@ def time(
     seed: int,
     machine: str,
     device: str,
+    telemetry: Telemetry,
 ) -> None:
     """Times every scheme on ``plan.timed_samples`` samples, in ``plan.repeats`` rounds, and lands a row for each stage.
 
     In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time,
-    so that drift hits all alike. Whenever the work begins or is taken up, ``plan.warmup`` requests a scheme are run and
-    dropped.
+    so that drift hits all alike; ``telemetry`` watches the clocks meanwhile. Whenever the work begins or is taken up,
+    ``plan.warmup`` requests a scheme are run and dropped.
     """
     timed = _timed_samples(samples, plan.timed_samples)
     units = {
@@ -101,9 +103,11 @@ def time(
             ):
                 _request(scheme, sample, device)
             warm = True
+            ongoing.record_telemetry(telemetry.sources)
         repeat, number, sample = units[unit]
         turns = np.random.default_rng([seed, repeat, number]).permutation(len(schemes))
         rows = []
+        telemetry.begin()
         for pipeline, point in (list(schemes)[turn] for turn in turns):
             scheme = schemes[pipeline, point]
             sides = stage_sides(type(scheme))
@@ -123,8 +127,13 @@ def time(
                 )
                 for stage, seconds in _request(scheme, sample, device).items()
             ]
+            telemetry.look()
+        if lowered := telemetry.end():
+            ongoing.record_telemetry(telemetry.sources, lowered)
         ongoing.add(unit, stages=rows)
         reporter.advance()
+    if warm:
+        ongoing.record_telemetry(telemetry.sources)
 
 
 def _pending(phase: str, units: Mapping[str, object], ongoing: Run, reporter: Reporter) -> Iterator[str]:

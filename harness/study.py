@@ -22,6 +22,7 @@ from harness.data.sample import Sample
 from harness.errors import UnavailableError
 from harness.measure import Reporter, Schemes
 from harness.profile.machine import fingerprint, machine_name
+from harness.profile.telemetry import Telemetry
 from harness.profile.workers import workers_for
 from harness.replay import Profile, sweep
 from harness.results import provenance, validity
@@ -96,6 +97,7 @@ def run(
             seed=scenario.seed,
             machine=machine_name(),
             device=str(study.backbone.device),
+            telemetry=Telemetry(),
         )
         replay(study, ongoing, reporter)
         ongoing.finish(validity.reasons(ongoing))

@@ -6,6 +6,7 @@ once a session, and what must not change between sessions (the scenario, what it
 
 import datetime as dt
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -28,6 +29,9 @@ PACKAGES = (
 )  # fmt: skip
 """The distributions whose version may change a number, in bytes, answers or seconds."""
 
+UNAVAILABLE = "unavailable: "
+"""What begins a session's word on telemetry that its machine does not have; the reason follows."""
+
 _GIT_PATIENCE_S = 5.0
 
 Status = Literal["running", "complete"]
@@ -42,7 +46,9 @@ class Session(_Strict):
     """One stretch of work on a run: from the start of a process to its end, or to its death.
 
     ``commit`` and ``dirty`` are null where the harness does not run from a checkout of its own. ``machine`` is a plain
-    mapping with at least an ``id`` and a ``name``.
+    mapping with at least an ``id`` and a ``name``. ``telemetry`` says of each kind what watched the clocks while stages
+    were timed, or that it is unavailable; it is empty where nothing was timed. ``throttled`` has each sentence of the
+    telemetry on a lowered clock, and in how many units of timed requests it was true.
     """
 
     started_utc: str
@@ -52,6 +58,8 @@ class Session(_Strict):
     dirty: bool | None
     packages: dict[str, str]
     machine: dict[str, Any]
+    telemetry: dict[str, str] = Field(default_factory=dict)
+    throttled: dict[str, int] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _machine_is_named(self) -> Self:
@@ -118,6 +126,23 @@ class Manifest(_Strict):
     def machines(self) -> tuple[str, ...]:
         """The names of the machines that took part, in order of appearance."""
         return tuple(dict.fromkeys(session.machine["name"] for session in self.sessions))
+
+    @property
+    def throttling(self) -> str:
+        """Whether clocks were lowered while stages were timed, in a phrase that says what watched them."""
+        if any(session.throttled for session in self.sessions):
+            return "seen"
+        if not (told := [session.telemetry for session in self.sessions if session.telemetry]):
+            return "not recorded"
+        # A clock alone is no verdict: a governor lowers it too.
+        watched = [
+            [what for kind, what in telemetry.items() if kind != "clocks" and not what.startswith(UNAVAILABLE)]
+            for telemetry in told
+        ]
+        if not any(watched):
+            return "unavailable on this machine"
+        in_part = "" if all(watched) else "; unavailable in some sessions"
+        return f"none seen by {' and '.join(dict.fromkeys(itertools.chain(*watched)))}{in_part}"
 
     @property
     def code(self) -> str:

@@ -133,6 +133,17 @@ class Run:
         }
         disk.write_table(self.folder / _SAMPLES, pa.table(rows, schema=_SAMPLES_SCHEMA))
 
+    def record_telemetry(self, sources: Mapping[str, str], lowered: Sequence[str] = ()) -> None:
+        """Keeps what watches the clocks of this session, and counts what it saw lowered in a unit of timed requests.
+
+        It is on the disk before the unit is, so that no unit lands whose throttling is forgotten.
+        """
+        *earlier, session = self.manifest.sessions
+        counts = {**session.throttled, **{sentence: session.throttled.get(sentence, 0) + 1 for sentence in lowered}}
+        session = session.model_copy(update={"telemetry": dict(sources), "throttled": counts})
+        self.manifest = self.manifest.model_copy(update={"sessions": (*earlier, session)})
+        disk.write_text(self.folder / MANIFEST, provenance.to_json(self.manifest))
+
     def so_far(self) -> Record:
         """All that has landed, as it would be read from the complete run."""
         return Record(

@@ -130,7 +130,8 @@ def _footnotes(run: Record, numbers: pd.DataFrame) -> Sequence[Text]:
             None, [comparison.leanest(numbers.drop_duplicates("pipeline").rename(columns={"reaches": "selected"}))]
         ),
         _timing(numbers),
-        f"timed on {'; '.join(dict.fromkeys(run.stages['machine'].to_pylist()))}; links replayed",
+        f"timed on {'; '.join(dict.fromkeys(run.stages['machine'].to_pylist()))} (throttling: "
+        f"{run.manifest.throttling}); links replayed",
         f"run {run.manifest.name}, {run.manifest.validity or 'unfinished'}; "
         f"scenario {run.manifest.scenario_hash}; code {run.manifest.code}",
     ]

@@ -11,7 +11,8 @@ A run is VALID when every rule holds. Each rule is a function here that gives a 
    certified at all.
 6. **one machine, one code** All device stages were timed on one machine, all server stages on one, by one version of
    the code, whatever the number of sessions.
-7. **no throttling** The telemetry saw no clock lowered for heat or power while stages were timed.
+7. **no throttling** The telemetry saw no clock lowered for heat or power while stages were timed. A machine without
+   telemetry breaks no rule; its manifest says that it was unavailable.
 
 An INVALID run is kept, shown and drawn, and says so wherever it is.
 """
@@ -28,11 +29,8 @@ _POINT = ["pipeline", "point"]
 _REQUEST = [*_POINT, "sample", "repeat"]
 
 
-def reasons(run: Run | Record, *, throttled: Sequence[str] = ()) -> list[str]:
-    """What keeps a run from being VALID, a sentence each; none for a run that may be believed.
-
-    ``throttled`` has the telemetry's sentence on each spell of throttling.
-    """
+def reasons(run: Run | Record) -> list[str]:
+    """What keeps a run from being VALID, a sentence each; none for a run that may be believed."""
     record = run.so_far() if isinstance(run, Run) else run
     stages = record.stages.select([*_REQUEST, "side", "machine", "source"]).to_pandas().drop_duplicates()
     outcomes = record.outcomes.select([*_POINT, "sample", "payload_bytes"]).to_pandas()
@@ -44,7 +42,7 @@ def reasons(run: Run | Record, *, throttled: Sequence[str] = ()) -> list[str]:
         *_questions(record, outcomes),
         *_one_machine(stages),
         *_one_code(record),
-        *(f"throttled: {sentence}" for sentence in throttled),
+        *_throttled(record),
     ]
 
 
@@ -109,6 +107,15 @@ def _one_machine(stages: pd.DataFrame) -> Iterator[str]:
 def _one_code(record: Record) -> Iterator[str]:
     if len({session.software for session in record.manifest.sessions}) > 1:
         yield f"the run was taken up by another version of the code: {record.manifest.code}"
+
+
+def _throttled(record: Record) -> Iterator[str]:
+    counts: dict[str, int] = {}
+    for session in record.manifest.sessions:
+        for sentence, n in session.throttled.items():
+            counts[sentence] = counts.get(sentence, 0) + n
+    for sentence, n in counts.items():
+        yield f"throttled: {sentence} ({n} unit{'s' * (n > 1)} of timed requests)"
 
 
 def _points(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

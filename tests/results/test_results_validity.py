@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from harness.results.provenance import Manifest
+from harness.results.provenance import Manifest, Session
 from harness.results.store import Record, Run
 from harness.results.validity import reasons
 
@@ -92,9 +92,20 @@ def test_a_broken_rule_is_told(made_up: Record, rule: str) -> None:
     assert any(re.search(sentence, reason) for reason in found), found
 
 
-def test_throttling_is_told(made_up: Record) -> None:
-    """What the telemetry saw is a reason as it stands."""
-    assert reasons(made_up, throttled=["GPU at 95 C"]) == ["throttled: GPU at 95 C"]
+def test_throttling_is_told_over_all_sessions(made_up: Record) -> None:
+    """What the telemetry saw in any session is a reason, with the number of units; its absence is none."""
+    (session,) = made_up.manifest.sessions
+    hot = session.model_copy(update={"throttled": {"GPU 0: power cap": 1}})
+    told = {"counters": "unavailable: no thermal_throttle counters"}
+    blind = session.model_copy(update={"telemetry": told})
+
+    def of(*sessions: Session) -> list[str]:
+        manifest = made_up.manifest.model_copy(update={"sessions": sessions})
+        return reasons(dataclasses.replace(made_up, manifest=manifest))
+
+    assert of(session, blind) == []
+    assert of(hot, session) == ["throttled: GPU 0: power cap (1 unit of timed requests)"]
+    assert of(hot, blind, hot) == ["throttled: GPU 0: power cap (2 units of timed requests)"]
 
 
 def test_a_device_that_sends_nothing_needs_no_server(made_up: Record) -> None:
