@@ -11,6 +11,8 @@ from harness.cli.quantities import RATE, SECONDS
 if TYPE_CHECKING:
     from harness.replay import Profile
 
+_NAME_COLUMNS = 24
+
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
 Rate = Annotated[float, typer.Option(help="The uplink's rate.", **RATE)]
 
@@ -51,18 +53,20 @@ def advise(
     console.print(
         f"over {format_rate(rate)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
     )
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, leading=1)
-    table.add_column("scheme, point", overflow="fold")
-    for column in ("score", "mean", "95 %", "p95", "in time"):
+    names = [f"{advice.pipeline}\n" + advice.point.replace(",", "\n") for advice in found]
+    # At 80 columns a name keeps its line, and the verdict is what is broken into several.
+    widest = max(len(line) for name in names for line in name.splitlines())
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
+    table.add_column("scheme, point", overflow="fold", no_wrap=widest <= _NAME_COLUMNS)
+    for column in ("score", "mean, its 95 %", "p95", "in time"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", min_width=12)
-    for advice in found:
+    table.add_column("verdict")
+    for name, advice in zip(names, found, strict=True):
         mean, share = advice.mean_s, advice.deadline_share
         table.add_row(
-            f"{advice.pipeline}\n" + advice.point.replace(",", "\n"),
+            name,
             f"{advice.score:.1%}",
-            format_seconds(mean.value),
-            f"{format_seconds(mean.low)} to\n{format_seconds(mean.high)}",
+            f"{format_seconds(mean.value)}\n{format_seconds(mean.low)} to {format_seconds(mean.high)}",
             format_seconds(advice.p95_s),
             f"{share.value:.1%}",
             advice.rejected or "will do",
