@@ -8,7 +8,7 @@ from harness.backbones.contract import Backbone
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError, UnavailableError
 from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.pipelines.server_half import answers, tokens_of_image
+from harness.pipelines.server_half import FROM_PIXELS, answers, tokens_of_image
 
 
 class DeviceOnlyPoint(OperatingPoint):
@@ -27,14 +27,7 @@ class DeviceOnly:
     """Every stage is the device's; there is no payload, and no link or server to wait for."""
 
     Point: ClassVar[type[OperatingPoint]] = DeviceOnlyPoint
-    device_stages: ClassVar[tuple[str, ...]] = (
-        "preprocess",
-        "vision_encode",
-        "merge",
-        "project",
-        "prefill",
-        "generate",
-    )
+    device_stages: ClassVar[tuple[str, ...]] = FROM_PIXELS
     server_stages: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, backbone: Backbone, point: DeviceOnlyPoint) -> None:

@@ -12,7 +12,7 @@ import dataclasses
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
@@ -79,14 +79,16 @@ def load_parts(
 class Llava(ABC):
     """A Backbone (see :mod:`harness.backbones.contract`) around a loaded model and its tokenizer.
 
-    ``max_new_tokens`` bounds an answer; multiple choice and yes/no need a few.
+    A subclass is of a ``family``. ``max_new_tokens`` bounds an answer; multiple choice and yes/no need a few.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, template: Template, max_new_tokens: int) -> None:
+    family: ClassVar[Family]
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, *, max_new_tokens: int = 16) -> None:
         self.name = name
         self.model = model
         self.tokenizer = tokenizer
-        self.template = template
+        self.template = self.family.template
         self.max_new_tokens = max_new_tokens
         self.device: torch.device = model.device
         self._own_projector: Any = None
@@ -95,7 +97,19 @@ class Llava(ABC):
         vision = model.config.vision_config
         self.n_features: int = (vision.image_size // vision.patch_size) ** 2
         self.feature_dim: int = vision.hidden_size
-        self._stop_ids = stop_ids(model, tokenizer, template)
+        self._stop_ids = stop_ids(model, tokenizer, self.template)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        weights: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """A model of the family by its name; see :func:`load_parts`."""
+        return cls(name, *load_parts(cls.family, name, device, dtype, weights))
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> Tiles:

@@ -15,7 +15,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from harness.backbones import prompts
 from harness.backbones.checkpoint import ZOO
 from harness.backbones.contract import Tiles
-from harness.backbones.llava import Family, Llava, load_parts
+from harness.backbones.llava import Family, Llava
 from harness.backbones.tiling import PaddedTile
 from harness.errors import BitstreamError, CheckpointError, unknown_name
 
@@ -52,34 +52,22 @@ def full_size_config(name: str) -> Any:
     return LlavaConfig(text_config=dict(_TEXT_7B))
 
 
-FAMILY = Family(
-    config_class=LlavaConfig,
-    model_class=LlavaForConditionalGeneration,
-    template=prompts.LLAVA15,
-    sources=SOURCES,
-    full_size=full_size_config,
-)
-
-
-def load(
-    name: str,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: str | torch.dtype | None = None,
-    weights: str | os.PathLike[str] | None = None,
-) -> "Llava15":
-    """A LLaVA-1.5 by its name in :data:`SOURCES`; see :func:`harness.backbones.llava.load_parts`."""
-    return Llava15(name, *load_parts(FAMILY, name, device, dtype, weights))
-
-
 class Llava15(Llava):
     """LLaVA-1.5: the whole image is one patch, padded to a square; its tokens are read in the features' order.
 
     ``tiling`` is how it fits an image.
     """
 
+    family = Family(
+        config_class=LlavaConfig,
+        model_class=LlavaForConditionalGeneration,
+        template=prompts.LLAVA15,
+        sources=SOURCES,
+        full_size=full_size_config,
+    )
+
     def __init__(self, name: str, model: Any, tokenizer: Any, *, max_new_tokens: int = 16) -> None:
-        super().__init__(name, model, tokenizer, prompts.LLAVA15, max_new_tokens)
+        super().__init__(name, model, tokenizer, max_new_tokens=max_new_tokens)
         self.tiling = PaddedTile(patch=model.config.vision_config.image_size, mean=CLIP_MEAN, std=CLIP_STD)
 
     def preprocess(self, image: Image.Image) -> Tiles:
@@ -100,3 +88,6 @@ class Llava15(Llava):
                 f"one patch, {wanted}, which is what {self.name} has"
             )
         return self.arranged(self._projected(x_PVD), tiles)
+
+
+load = Llava15.load

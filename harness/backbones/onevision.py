@@ -17,7 +17,7 @@ from harness.backbones import prompts
 from harness.backbones.arrangement import arrange
 from harness.backbones.checkpoint import ZOO
 from harness.backbones.contract import Tiles
-from harness.backbones.llava import Family, Llava, load_parts
+from harness.backbones.llava import Family, Llava
 from harness.backbones.tiling import Tiling
 from harness.errors import BitstreamError, CheckpointError, unknown_name
 
@@ -66,31 +66,19 @@ def full_size_config(name: str) -> Any:
     return LlavaOnevisionConfig(text_config=dict(texts[name]))
 
 
-FAMILY = Family(
-    config_class=LlavaOnevisionConfig,
-    model_class=LlavaOnevisionForConditionalGeneration,
-    template=prompts.ONEVISION,
-    sources=SOURCES,
-    full_size=full_size_config,
-)
-
-
-def load(
-    name: str,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: str | torch.dtype | None = None,
-    weights: str | os.PathLike[str] | None = None,
-) -> "OneVision":
-    """A LLaVA-OneVision by its name in :data:`SOURCES`; see :func:`harness.backbones.llava.load_parts`."""
-    return OneVision(name, *load_parts(FAMILY, name, device, dtype, weights))
-
-
 class OneVision(Llava):
     """LLaVA-OneVision: SigLIP on any-resolution tiles, and Qwen2. ``tiling`` is how it cuts an image."""
 
+    family = Family(
+        config_class=LlavaOnevisionConfig,
+        model_class=LlavaOnevisionForConditionalGeneration,
+        template=prompts.ONEVISION,
+        sources=SOURCES,
+        full_size=full_size_config,
+    )
+
     def __init__(self, name: str, model: Any, tokenizer: Any, *, max_new_tokens: int = 16) -> None:
-        super().__init__(name, model, tokenizer, prompts.ONEVISION, max_new_tokens)
+        super().__init__(name, model, tokenizer, max_new_tokens=max_new_tokens)
         self.tiling = tiling_of(model.config)
         self._max_tiles = int(model.config.vision_aspect_ratio.removeprefix("anyres_max_"))
 
@@ -124,3 +112,6 @@ def tiling_of(config: Any) -> Tiling:
     patch = config.vision_config.image_size
     grids = tuple((height // patch, width // patch) for height, width in config.image_grid_pinpoints)
     return Tiling(patch=patch, grids=grids)
+
+
+load = OneVision.load

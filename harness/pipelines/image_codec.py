@@ -12,7 +12,7 @@ from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.pipelines import pictures
 from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.pipelines.server_half import answers, tokens_of_image
+from harness.pipelines.server_half import FROM_PIXELS, answers, tokens_of_image
 
 
 class ImagePoint(OperatingPoint):
@@ -30,15 +30,7 @@ class ImageCodec(ABC):
     kind: ClassVar[str]
     Point: ClassVar[type[ImagePoint]]
     device_stages: ClassVar[tuple[str, ...]] = ("encode",)
-    server_stages: ClassVar[tuple[str, ...]] = (
-        "decode",
-        "preprocess",
-        "vision_encode",
-        "merge",
-        "project",
-        "prefill",
-        "generate",
-    )
+    server_stages: ClassVar[tuple[str, ...]] = ("decode", *FROM_PIXELS)
 
     def __init__(self, backbone: Backbone, point: ImagePoint) -> None:
         self.backbone = backbone

@@ -15,6 +15,9 @@ from harness.errors import BitstreamError
 from harness.pipelines.contract import Answer, Clock
 from harness.tofc.merging import merge
 
+FROM_PIXELS = ("preprocess", "vision_encode", "merge", "project", "prefill", "generate")
+"""The stages of :func:`tokens_of_image` with merging, and of :func:`answers`."""
+
 
 def n_clusters(backbone: Backbone, merge_to: float) -> int:
     """n_c for a share of the backbone's V features a patch: round(share * V), at least 1."""

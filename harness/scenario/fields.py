@@ -4,13 +4,14 @@ Each type parses its text, checks its range where it is declared, and tells JSON
 that an editor can complete it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from harness import units
+from harness import catalog, units
+from harness.errors import unknown_name
 
 
 class Frozen(BaseModel):
@@ -41,3 +42,17 @@ SizeBytes = Annotated[int, Field(ge=0), *_quantity(units.parse_bytes, "64 KiB")]
 DurationS = Annotated[float, Field(ge=0), *_quantity(units.parse_seconds, "20 ms")]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 """A name that is also a folder's or a file's: lower-case letters, digits, dot, dash and underscore."""
+
+
+def _known(what: str, table: Mapping[str, str]) -> Any:
+    def check(name: str) -> str:
+        if name not in table:
+            raise ValueError(unknown_name(what, name, table))
+        return name
+
+    return AfterValidator(check)
+
+
+BenchmarkName = Annotated[str, _known("benchmark", catalog.BENCHMARKS)]
+BackboneName = Annotated[str, _known("backbone", catalog.BACKBONES)]
+SchemeName = Annotated[str, _known("scheme", catalog.SCHEMES)]

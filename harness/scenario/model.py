@@ -8,34 +8,27 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness import catalog
 from harness.errors import unknown_name
 from harness.scenario.explain import NestedError
-from harness.scenario.fields import Frozen, Slug
+from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, SchemeName, Slug
 from harness.scenario.replay import Replay
 
 
 class StandIn(Frozen):
     """What runs where the wanted benchmark or backbone is not installed."""
 
-    benchmark: str | None = None
-    backbone: str | None = None
+    benchmark: BenchmarkName | None = None
+    backbone: BackboneName | None = None
 
 
 class Wanted(Frozen):
     """One of several benchmarks, and what runs in its place where it is not installed."""
 
-    name: str
-    stand_in: str | None = None
-
-    @field_validator("name", "stand_in")
-    @classmethod
-    def _is_known(cls, name: str | None) -> str | None:
-        if name is not None and name not in catalog.BENCHMARKS:
-            raise ValueError(unknown_name("benchmark", name, catalog.BENCHMARKS))
-        return name
+    name: BenchmarkName
+    stand_in: BenchmarkName | None = None
 
 
 class PipelineSpec(Frozen):
@@ -45,7 +38,7 @@ class PipelineSpec(Frozen):
     ``{quality: [20, 60], merge_to: 0.044}`` is two points.
     """
 
-    scheme: str
+    scheme: SchemeName
     name: Slug = ""
     points: tuple[dict[str, Any], ...] = Field(default=({},), min_length=1, strict=False)
 
@@ -55,13 +48,6 @@ class PipelineSpec(Frozen):
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("scheme"), str):
             return {**data, "name": data["scheme"]}
         return data
-
-    @field_validator("scheme")
-    @classmethod
-    def _scheme_is_known(cls, scheme: str) -> str:
-        if scheme not in catalog.SCHEMES:
-            raise ValueError(unknown_name("scheme", scheme, catalog.SCHEMES))
-        return scheme
 
     @model_validator(mode="after")
     def _points_are_the_schemes(self) -> Self:
@@ -117,9 +103,9 @@ class Scenario(Frozen):
 
     name: Slug
     title: str = Field(min_length=1, max_length=120)
-    benchmark: str | None = None
+    benchmark: BenchmarkName | None = None
     benchmarks: tuple[Wanted, ...] = Field(default=(), strict=False)
-    backbone: str
+    backbone: BackboneName
     weights: str | None = None
     stand_in: StandIn = StandIn()
     samples: int | None = Field(default=None, ge=1)
@@ -135,29 +121,6 @@ class Scenario(Frozen):
         if self.benchmark is None:
             return self.benchmarks
         return (Wanted(name=self.benchmark, stand_in=self.stand_in.benchmark),)
-
-    @field_validator("benchmark")
-    @classmethod
-    def _benchmark_is_known(cls, name: str | None) -> str | None:
-        if name is not None and name not in catalog.BENCHMARKS:
-            raise ValueError(unknown_name("benchmark", name, catalog.BENCHMARKS))
-        return name
-
-    @field_validator("backbone")
-    @classmethod
-    def _backbone_is_known(cls, name: str) -> str:
-        if name not in catalog.BACKBONES:
-            raise ValueError(unknown_name("backbone", name, catalog.BACKBONES))
-        return name
-
-    @field_validator("stand_in")
-    @classmethod
-    def _stand_ins_are_known(cls, stand_in: StandIn) -> StandIn:
-        if stand_in.benchmark is not None:
-            cls._benchmark_is_known(stand_in.benchmark)
-        if stand_in.backbone is not None:
-            cls._backbone_is_known(stand_in.backbone)
-        return stand_in
 
     @model_validator(mode="after")
     def _benchmarks_are_given_once(self) -> Self:

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from harness import catalog
 from harness.errors import unknown_name
 from harness.scenario.explain import NestedError
-from harness.scenario.fields import Frozen, Slug
+from harness.scenario.fields import BackboneName, Frozen, Slug
 from harness.tofc.router import COLD, HOT
 
 
@@ -84,7 +84,7 @@ class TrainingConfig(Frozen):
     """
 
     name: Slug
-    backbone: str
+    backbone: BackboneName
     weights: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     data: dict[str, Any]
@@ -112,13 +112,6 @@ class TrainingConfig(Frozen):
     threads: int | None = Field(default=None, ge=1)
     workers: int = Field(default=0, ge=0)
     out: str
-
-    @field_validator("backbone")
-    @classmethod
-    def _backbone_is_known(cls, name: str) -> str:
-        if name not in catalog.BACKBONES:
-            raise ValueError(unknown_name("backbone", name, catalog.BACKBONES))
-        return name
 
     @field_validator("data")
     @classmethod

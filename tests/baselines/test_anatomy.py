@@ -1,8 +1,7 @@
 """``harness inspect`` on what every scheme sends: the parts are the payload's, and other bytes are refused."""
 
 import io
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, pack
 from baselines.raw_features import _HEADER
 from harness import catalog
 from harness.backbones.onevision import OneVision, load
-from harness.cli import main
 from harness.data.asking import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
@@ -185,24 +183,11 @@ def test_a_picture_of_another_format_is_shown_as_a_whole() -> None:
         image_codec.picture(b"no picture", FORMATS)
 
 
-def inspected(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """The command's status, output and errors."""
-    monkeypatch.setattr(sys, "argv", ["harness", "inspect", str(path)])
-    status = 0
-    try:
-        main()
-    except SystemExit as left:
-        status = int(left.code or 0)
-    return status, *capsys.readouterr()
-
-
-def test_several_pictures_are_shown_one_by_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_pictures_are_shown_one_by_one(tmp_path: Path, harness: Callable[..., tuple[int, str, str]]) -> None:
     """Each with its own parts, and the 5 + 4 n bytes around them are said."""
     bodies = [jpeg(quality=30), jpeg(quality=60)]
     (tmp_path / "two").write_bytes(pictures.pack(bodies))
-    status, out, err = inspected(tmp_path / "two", monkeypatch, capsys)
+    status, out, err = harness("inspect", tmp_path / "two")
     assert (status, err) == (0, "")
     assert "2 pictures and 13 bytes that say where each ends" in out
     for number, (body, quality) in enumerate(zip(bodies, (30, 60), strict=True), 1):
@@ -220,11 +205,11 @@ def test_several_pictures_are_shown_one_by_one(
     ],
 )
 def test_what_no_scheme_writes_is_one_sentence(
-    body: bytes, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    body: bytes, sentence: str, tmp_path: Path, harness: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Status 2, and the sentence begins with the file's name."""
     (tmp_path / "file").write_bytes(body)
-    status, out, err = inspected(tmp_path / "file", monkeypatch, capsys)
+    status, out, err = harness("inspect", tmp_path / "file")
     assert (status, out) == (2, "")
     assert err.startswith(f"harness: {tmp_path / 'file'}: ")
     assert sentence in err

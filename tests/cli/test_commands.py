@@ -8,32 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ROOT / "scenarios"
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def harness(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in an empty folder, as the console script would: its status, its output, its errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as left:
-            status = int(left.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 def test_a_right_scenario_is_described_in_a_line(harness: Run) -> None:

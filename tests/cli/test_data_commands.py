@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness.cli import main
 from harness.data import benchmarks
 from harness.data.benchmarks import BENCHMARKS, Benchmark
 
@@ -31,22 +30,11 @@ def rows(n: int, picture: bytes | None = None) -> str:
     return HEADER + "".join(f"{i}\t{image if i == 0 else 0}\tWhich?\tcat\tdog\tB\tx\n" for i in range(n))
 
 
-@pytest.fixture
-def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs a command with an empty ``$LMUData``: its status, its output, its errors."""
+@pytest.fixture(autouse=True)
+def _no_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty ``$LMUData``."""
     monkeypatch.setenv("LMUData", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["harness", "data", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as left:
-            status = int(left.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -65,7 +53,7 @@ def test_list_has_a_line_a_benchmark(harness: Run, tmp_path: Path) -> None:
     """Name, questions, state, md5 and place."""
     (tmp_path / "MME.tsv").write_text("")
     (tmp_path / "MMStar.tsv.part").write_text("")
-    status, out, _ = harness("list")
+    status, out, _ = harness("data", "list")
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert (status, list(lines)) == (0, list(BENCHMARKS))
     assert "2374 questions  installed" in lines["MME"]
@@ -88,17 +76,17 @@ def test_get_fetches_from_a_mirror_and_check_reads_it(
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         monkeypatch.setenv("HARNESS_DATA_MIRROR", f"http://127.0.0.1:{server.server_port}")
-        status, out, err = harness("get", "RealWorldQA")
+        status, out, err = harness("data", "get", "RealWorldQA")
         server.shutdown()
         thread.join()
     assert (status, err) == (0, "")
     assert str(tmp_path / "RealWorldQA.tsv") in out
-    assert harness("check") == (0, "RealWorldQA: 3 questions, md5 as published\n", "")
+    assert harness("data", "check") == (0, "RealWorldQA: 3 questions, md5 as published\n", "")
 
 
 def test_without_a_network_one_sentence(harness: Run, tmp_path: Path) -> None:
     """Status 2, one sentence with address, path and md5, and no file under the benchmark's name."""
-    status, _, err = harness("get", "MME", "--mirror", "http://127.0.0.1:9/")
+    status, _, err = harness("data", "get", "MME", "--mirror", "http://127.0.0.1:9/")
     assert (status, len(err.splitlines())) == (2, 1)
     for part in ("http://127.0.0.1:9/VLMEval/MME.tsv", str(tmp_path / "MME.tsv"), BENCHMARKS["MME"].md5):
         assert part in err
@@ -108,7 +96,7 @@ def test_without_a_network_one_sentence(harness: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["get", "check"])
 def test_an_unknown_name_lists_the_known(harness: Run, command: str) -> None:
     """A name is looked up before anything is fetched."""
-    status, _, err = harness(command, "MME2")
+    status, _, err = harness("data", command, "MME2")
     assert status == 2
     assert "unknown benchmark 'MME2'; known: AI2D_TEST" in err
 
@@ -119,22 +107,22 @@ def test_check_says_file_line_column_and_value(harness: Run, tmp_path: Path, pub
     (tmp_path / "RealWorldQA.tsv").write_text(rows(2))
     path = tmp_path / "MMStar.tsv"
     path.write_text(rows(2).replace("\tB\tx\n1", "\tB\tx\nC").replace("dog\tB\tx\nC", "dog\tE\tx\nC"))
-    status, out, err = harness("check")
+    status, out, err = harness("data", "check")
     assert status == 2
     assert out == "RealWorldQA: 2 questions, md5 as published\n"
     row, md5 = err.splitlines()
     assert row == f"harness: {path}: line 2: column 'answer': 'E' is not among the options A, B"
     assert f"{path}: its md5 is" in md5
     path.write_text(rows(2, b"no picture" * 20))
-    _, _, err = harness("check", "MMStar")
+    _, _, err = harness("data", "check", "MMStar")
     assert "line 2: column 'image'" in err
 
 
 def test_check_of_what_is_not_there(harness: Run, tmp_path: Path) -> None:
     """An empty folder and an absent benchmark say how to get one."""
-    status, _, err = harness("check")
+    status, _, err = harness("data", "check")
     assert (status, len(err.splitlines())) == (2, 1)
     assert f"none of the benchmarks is in {tmp_path}" in err
-    status, _, err = harness("check", "MME")
+    status, _, err = harness("data", "check", "MME")
     assert (status, len(err.splitlines())) == (2, 1)
     assert "harness data get MME" in err

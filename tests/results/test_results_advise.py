@@ -1,24 +1,21 @@
 """``harness advise`` on a made-up run: what a terminal of 80 columns shows."""
 
-import sys
+from collections.abc import Callable
 
 import pytest
 
-from harness.cli import main
 from harness.results.store import Record
 
 
 def test_at_80_columns_every_name_keeps_its_line_and_no_word_is_lost(
-    made_up: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made_up: Record, monkeypatch: pytest.MonkeyPatch, harness: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Schemes and parameters are whole, the verdicts are broken between words, the choice is the table's first row."""
     monkeypatch.setenv("COLUMNS", "80")
     asked = ["--rate", "50 KB/s", "--deadline", "0.2s", "--min-score", "0.9"]
-    monkeypatch.setattr(sys, "argv", ["harness", "advise", str(made_up.folder), *asked])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
+    status, out, _ = harness("advise", made_up.folder, *asked)
+    assert status == 0
+    lines = out.splitlines()
     assert max(map(len, lines)) <= 80
     starts = [line.split()[0] for line in lines if line.strip() and not line.startswith(" ")]
     names = set(made_up.outcomes["pipeline"].to_pylist())

@@ -107,7 +107,7 @@ BROKEN = {
     "missing key": (_changed(("backbone",), ...), "backbone: is missing"),
     "unknown benchmark": (_changed(("benchmark",), "VQA"), "unknown benchmark 'VQA'; known: .*RealWorldQA"),
     "unknown backbone": (_changed(("backbone",), "gpt"), "unknown backbone 'gpt'; known: .*mini-onevision"),
-    "unknown stand-in": (_changed(("stand_in", "backbone"), "gpt"), "stand_in: unknown backbone 'gpt'"),
+    "unknown stand-in": (_changed(("stand_in", "backbone"), "gpt"), "7: stand_in.backbone: unknown backbone 'gpt'"),
     "unknown scheme": (
         _changed(("pipelines", 0, "scheme"), "gif"),
         "pipelines.0.scheme: unknown scheme 'gif'; known: .*elic, hyperprior, jpeg",

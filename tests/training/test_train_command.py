@@ -1,34 +1,20 @@
 """``harness train`` as a user meets it: what it prints, and with which status."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from harness.cli import main
-
-
-def harness(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Runs a command as the console script would; its status."""
-    monkeypatch.setattr(sys, "argv", ["harness", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
+Run = Callable[..., tuple[int, str, str]]
 
 
 def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
-    write_config: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    harness: Run, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Data, backbone, how much is trained, how many steps."""
-    assert harness(monkeypatch, "train", write_config(), "--dry-run", "--set", "lora.rank=2") == 0
-    out = capsys.readouterr().out
+    status, out, _ = harness("train", write_config(), "--dry-run", "--set", "lora.rank=2")
+    assert status == 0
     assert "mix.json" in out
     assert "7 to train on, 2 held out" in out
     assert "steps: 6 of 2 pictures on kept features, then 6 of 4 examples, 2 at once on each of 1 processes" in out
@@ -51,17 +37,12 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(
-    write_config: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    settings: list[str],
-    sentence: str,
+    harness: Run, write_config: Callable[..., Path], tmp_path: Path, settings: list[str], sentence: str
 ) -> None:
     """Nothing is left half-written."""
     named = [argument for setting in settings for argument in ("--set", setting)]
-    assert harness(monkeypatch, "train", write_config(), *named) == 2
-    err = capsys.readouterr().err
+    status, _, err = harness("train", write_config(), *named)
+    assert status == 2
     assert sentence in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
