@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from benchmarks.timing import interleaved_s, place
@@ -30,18 +31,16 @@ def product(x_PVD: Tensor) -> list[np.ndarray]:
 
 
 def own_product(x_PVD: Tensor) -> None:
-    """Compute the blocks of the lower triangle as the merging does, and nothing else."""
-    triangle_VV = torch.empty(x_PVD.shape[1], x_PVD.shape[1])
-    for x_VD in x_PVD:
-        density_peaks._lower_triangle(x_VD, triangle_VV)
+    """Compute the lower triangles as the merging does, and nothing else."""
+    triangle_VV = np.empty((x_PVD.shape[1], x_PVD.shape[1]), np.float32)
+    for x_VD in x_PVD.numpy():
+        density_peaks.inner_products(x_VD, triangle_VV)
 
 
 def main() -> None:
-    """Print one row for each shape: times, and how far from the product and from the plain form.
-
-    Run with OMP_NUM_THREADS=1 so that numpy's BLAS, too, has one thread.
-    """
+    """Print one row for each shape: times, and how far from the product and from the plain form."""
     torch.set_num_threads(1)
+    threadpool_limits(1)
     print(place())
     generator = torch.Generator().manual_seed(0)
     print("           shape   n_c   merge ms   syrk ms   own product ms   plain ms   merge/syrk", end="")

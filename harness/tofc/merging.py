@@ -93,7 +93,10 @@ def _cluster_chunk(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tens
 
 
 def _pool(x_PVD: Tensor, labels_PV: Tensor, n_clusters: int) -> Tensor:
+    n_patches, _, dimension = x_PVD.shape
+    bag_PV = labels_PV + n_clusters * torch.arange(n_patches, device=labels_PV.device)[:, None]
+    order = bag_PV.flatten().argsort(stable=True)
+    size = bag_PV.flatten().bincount(minlength=n_patches * n_clusters)
     wide = torch.promote_types(x_PVD.dtype, torch.float32)
-    member_PCV = torch.nn.functional.one_hot(labels_PV, n_clusters).mT.to(wide)
-    mean_PCV = member_PCV / member_PCV.sum(-1, keepdim=True)
-    return torch.bmm(mean_PCV, x_PVD.to(wide)).to(x_PVD.dtype)
+    mean = torch.nn.functional.embedding_bag(order, x_PVD.flatten(0, 1).to(wide), size.cumsum(0) - size, mode="mean")
+    return mean.to(x_PVD.dtype).view(n_patches, n_clusters, dimension)

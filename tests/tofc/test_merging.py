@@ -82,7 +82,7 @@ def test_merging_agrees_with_the_oracle_at_full_size(seed: int) -> None:
 
 
 @given(
-    values=st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=3, max_size=24),
+    values=st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=3, max_size=40),
     data=st.data(),
 )
 @settings(max_examples=150, deadline=None)
