@@ -50,21 +50,17 @@ def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     # BLAS keeps threads of its own, which heed no limit of torch.
     with _blas.limit(limits=torch.get_num_threads()):
         for patch, x_VD in enumerate(x_PVD.contiguous().numpy()):
-            _centre(x_VD, centred_VD, norm_V)
-            largest = float(norm_V.max())
+            twin_V, largest = _centre(x_VD, centred_VD, norm_V)
             if not math.isfinite(largest):
                 raise ValueError(f"patch {patch} holds infinite, undefined or huge values; features must be finite")
-            twin_V = _twins(centred_VD, norm_V, np.argsort(norm_V, kind="stable"))
             found = centres_PC[patch], labels_PV[patch]
             sure = False
             if _RANGE[0] < largest < _RANGE[1]:
                 inner_products(centred_VD, triangle_VV)
-                sure = _scan(x_VD, triangle_VV, norm_V, twin_V, k, math.sqrt(dimension) * precision, *found)
+                sure = scan(x_VD, triangle_VV, norm_V, twin_V, k, math.sqrt(dimension) * precision, *found)
             if not sure:
                 exact_VD = x_VD.astype(np.float64)
-                exact_VV = np.empty((n_features, n_features), np.float64)
-                _differences(exact_VD, exact_VV)
-                _scan(exact_VD, exact_VV, norm_V, twin_V, k, 0.0, *found)
+                scan(exact_VD, _differences(exact_VD), norm_V, twin_V, k, 0.0, *found)
     return torch.from_numpy(centres_PC), torch.from_numpy(labels_PV)
 
 
@@ -76,7 +72,8 @@ def inner_products(x_VD: Array, out_VV: Array) -> None:
 
 
 @_kernel
-def _centre(x_VD: Array, centred_VD: Array, norm_V: Array) -> None:
+def _centre(x_VD: Array, centred_VD: Array, norm_V: Array) -> tuple[Array, float]:
+    """Fill in the centred features and their squared norms; return the twins and the largest of the norms."""
     n_features, dimension = x_VD.shape
     mean_D = np.zeros(dimension, x_VD.dtype)
     for i in range(0, n_features, _SAMPLE):
@@ -92,37 +89,35 @@ def _centre(x_VD: Array, centred_VD: Array, norm_V: Array) -> None:
             centred_VD[i, d] = value
             total += np.float64(value) * np.float64(value)
         norm_V[i] = total
+    return _twins(centred_VD, norm_V), norm_V.max()
 
 
 @_kernel
-def _twins(x_VD: Array, norm_V: Array, order_V: Array) -> Array:
-    """Find the first feature that equals each feature, or the feature itself; ``order_V`` sorts ``norm_V``."""
-    n_features, dimension = x_VD.shape
+def _twins(x_VD: Array, norm_V: Array) -> Array:
+    """Find the first feature that equals each feature, or the feature itself."""
+    n_features = x_VD.shape[0]
     twin_V = np.arange(n_features)
-    for position in range(1, n_features):
-        i = order_V[position]
-        before = position - 1
-        while before >= 0 and norm_V[order_V[before]] == norm_V[i]:
-            j = order_V[before]
-            if twin_V[j] == j:
-                equal = True
-                for d in range(dimension):
-                    if x_VD[i, d] != x_VD[j, d]:
-                        equal = False
-                        break
-                if equal:
+    for i in range(n_features):
+        candidates = 0
+        for j in range(i):
+            candidates += norm_V[j] == norm_V[i]
+        if candidates > 0:
+            for j in range(i):
+                if norm_V[j] == norm_V[i] and twin_V[j] == j and (x_VD[j] == x_VD[i]).all():
                     twin_V[i] = j
                     break
-            before -= 1
     return twin_V
 
 
 @_kernel
-def _differences(x_VD: Array, out_VV: Array) -> None:
+def _differences(x_VD: Array) -> Array:
     """Squared distances, below the diagonal, from differences in float64."""
-    for i in range(x_VD.shape[0]):
+    n_features = x_VD.shape[0]
+    square_VV = np.empty((n_features, n_features), np.float64)
+    for i in range(n_features):
         for j in range(i):
-            out_VV[i, j] = _difference(x_VD, i, j)
+            square_VV[i, j] = _difference(x_VD, i, j)
+    return square_VV
 
 
 @_kernel
@@ -134,7 +129,7 @@ def _difference(x_VD: Array, i: int, j: int) -> np.float64:
     return total
 
 
-def _scan(
+def scan(
     x_VD: Array,
     square_VV: Array,
     norm_V: Array,
@@ -149,47 +144,39 @@ def _scan(
     ``square_VV`` holds inner products below the diagonal where ``error`` (their relative bound) is positive, and then
     becomes squared distances; where ``error`` is 0 it holds exact squared distances.
     """
+    # Numbers that are not negative are in the order of their bits, and minima of integers, which need no care for NaN,
+    # take a fraction of the time.
     bits_VV = square_VV.view(np.int32 if square_VV.dtype == np.float32 else np.int64)
-    low_V, high_V = _scores(square_VV, bits_VV, norm_V, twin_V, k, error)
-    order_V = np.argsort(-low_V, kind="stable")
-    if error > 0.0 and not _certain(order_V, low_V, high_V, twin_V, centres_C.shape[0]):
-        return False
-    centres_C[:] = np.sort(order_V[: centres_C.shape[0]])
-    _assign(x_VD, square_VV, norm_V, error, centres_C, labels_V)
-    return True
+    return bool(_scan(x_VD, square_VV, bits_VV, norm_V, twin_V, k, error, centres_C, labels_V))
 
 
 @_kernel
-def _scores(
-    square_VV: Array, bits_VV: Array, norm_V: Array, twin_V: Array, k: int, error: float
-) -> tuple[Array, Array]:
-    """Lower and upper bounds on log rho + log delta (Eq. 3); a feature that equals an earlier one has none at all.
-
-    ``bits_VV`` is the memory of ``square_VV`` as integers: numbers that are not negative are in the order of their
-    bits, and minima of integers, which need no care for NaN, take a fraction of the time.
-    """
+def _scan(
+    x_VD: Array,
+    square_VV: Array,
+    bits_VV: Array,
+    norm_V: Array,
+    twin_V: Array,
+    k: int,
+    error: float,
+    centres_C: Array,
+    labels_V: Array,
+) -> bool:
     if error > 0.0:
         _to_squared_distances(square_VV, norm_V, twin_V)
-    n_features, dtype = square_VV.shape[0], square_VV.dtype
+    dtype = square_VV.dtype
     infinity = np.full(1, np.inf, dtype).view(bits_VV.dtype)[0]
     nearest_KV = _nearest(bits_VV, k, infinity).view(dtype)
     least_V, most_V = _log_densities(nearest_KV, norm_V, twin_V, error)
-    sure_bits_V, maybe_bits_V = _nearest_denser(bits_VV, least_V, most_V, infinity)
-    sure_V, maybe_V = sure_bits_V.view(dtype), maybe_bits_V.view(dtype)
-    largest = norm_V.max()
-    low_V = np.full(n_features, -np.inf)
-    high_V = np.full(n_features, -np.inf)
-    for i in range(n_features):
-        if twin_V[i] == i:
-            sure2, maybe2 = float(sure_V[i]), float(maybe_V[i])
-            if sure2 == np.inf:
-                sure2 = _row_maximum(square_VV, i)
-                maybe2 = min(maybe2, sure2)
-            high = sure2 + _doubt(error, norm_V[i], largest, sure2)
-            low = maybe2 - _doubt(error, norm_V[i], largest, maybe2)
-            high_V[i] = most_V[i] + (0.5 * math.log(high) if high > 0.0 else -np.inf)
-            low_V[i] = least_V[i] + (0.5 * math.log(low) if low > 0.0 else -np.inf)
-    return low_V, high_V
+    sure_V, maybe_V = _nearest_denser(bits_VV, least_V, most_V, infinity)
+    sure_V, maybe_V = sure_V.view(dtype), maybe_V.view(dtype)
+    low_V, high_V = _scores(square_VV, norm_V, twin_V, error, least_V, most_V, sure_V, maybe_V)
+    _leading(low_V, centres_C)
+    if error > 0.0 and not _certain(centres_C, low_V, high_V, twin_V):
+        return False
+    centres_C.sort()
+    _assign(x_VD, square_VV, norm_V, error, centres_C, labels_V)
+    return True
 
 
 @_kernel
@@ -292,13 +279,65 @@ def _nearest_denser(bits_VV: Array, least_V: Array, most_V: Array, infinity: int
 
 
 @_kernel
-def _certain(order_V: Array, low_V: Array, high_V: Array, twin_V: Array, n_clusters: int) -> bool:
-    """Whether the first ``n_clusters`` in order of their lower bounds are the centres beyond doubt."""
-    threshold = low_V[order_V[n_clusters - 1]]
-    if threshold > -np.inf:
-        return not (high_V[order_V[n_clusters:]] >= threshold).any()
-    # Equal features have to serve as centres: all others must be known to come before them.
-    return not ((twin_V == np.arange(twin_V.shape[0])) & (low_V == -np.inf)).any()
+def _scores(
+    square_VV: Array,
+    norm_V: Array,
+    twin_V: Array,
+    error: float,
+    least_V: Array,
+    most_V: Array,
+    sure_V: Array,
+    maybe_V: Array,
+) -> tuple[Array, Array]:
+    """Lower and upper bounds on log rho + log delta (Eq. 3)."""
+    n_features = square_VV.shape[0]
+    largest = norm_V.max()
+    low_V = np.full(n_features, -np.inf)
+    high_V = np.full(n_features, -np.inf)
+    for i in range(n_features):
+        if twin_V[i] == i:
+            sure2, maybe2 = float(sure_V[i]), float(maybe_V[i])
+            if sure2 == np.inf:
+                sure2 = _row_maximum(square_VV, i)
+                maybe2 = min(maybe2, sure2)
+            high = sure2 + _doubt(error, norm_V[i], largest, sure2)
+            low = maybe2 - _doubt(error, norm_V[i], largest, maybe2)
+            high_V[i] = most_V[i] + (0.5 * math.log(high) if high > 0.0 else -np.inf)
+            low_V[i] = least_V[i] + (0.5 * math.log(low) if low > 0.0 else -np.inf)
+    return low_V, high_V
+
+
+@_kernel
+def _leading(score_V: Array, centres_C: Array) -> None:
+    """Fill in the indices of the largest scores, in their order; of two equals the lower index comes first."""
+    n_clusters = centres_C.shape[0]
+    found = 0
+    for i in range(score_V.shape[0]):
+        if found < n_clusters:
+            found += 1
+        elif not score_V[i] > score_V[centres_C[-1]]:
+            continue
+        slot = found - 1
+        while slot > 0 and score_V[i] > score_V[centres_C[slot - 1]]:
+            centres_C[slot] = centres_C[slot - 1]
+            slot -= 1
+        centres_C[slot] = i
+
+
+@_kernel
+def _certain(leading_C: Array, low_V: Array, high_V: Array, twin_V: Array) -> bool:
+    """Whether the features that lead by their lower bounds are the centres beyond doubt."""
+    threshold = low_V[leading_C[-1]]
+    chosen_V = np.zeros(low_V.shape[0], np.bool_)
+    chosen_V[leading_C] = True
+    for i in range(low_V.shape[0]):
+        if threshold > -np.inf:
+            if high_V[i] >= threshold and not chosen_V[i]:
+                return False
+        elif low_V[i] == -np.inf and twin_V[i] == i:
+            # Equal features have to serve as centres: all others must be known to come before them.
+            return False
+    return True
 
 
 @_kernel

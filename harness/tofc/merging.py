@@ -98,5 +98,5 @@ def _pool(x_PVD: Tensor, labels_PV: Tensor, n_clusters: int) -> Tensor:
     order = bag_PV.flatten().argsort(stable=True)
     size = bag_PV.flatten().bincount(minlength=n_patches * n_clusters)
     wide = torch.promote_types(x_PVD.dtype, torch.float32)
-    mean = torch.nn.functional.embedding_bag(order, x_PVD.flatten(0, 1).to(wide), size.cumsum(0) - size, mode="mean")
-    return mean.to(x_PVD.dtype).view(n_patches, n_clusters, dimension)
+    sums = torch.nn.functional.embedding_bag(order, x_PVD.flatten(0, 1).to(wide), size.cumsum(0) - size, mode="sum")
+    return (sums / size[:, None]).to(x_PVD.dtype).view(n_patches, n_clusters, dimension)

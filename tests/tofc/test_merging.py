@@ -75,7 +75,7 @@ def test_merging_agrees_with_the_oracle_at_full_size(seed: int) -> None:
     exact_VV = square.numpy()
     centres, labels = np.empty(16, np.int64), np.empty(729, np.int64)
     norm_V = x_VD.double().square().sum(-1).numpy()
-    density_peaks._scan(x_VD.double().numpy(), exact_VV, norm_V, np.arange(729), 5, 0.0, centres, labels)
+    density_peaks.scan(x_VD.double().numpy(), exact_VV, norm_V, np.arange(729), 5, 0.0, centres, labels)
     merged = merge(x_VD[None], 16)
     assert merged.centres_PC[0].tolist() == centres.tolist()
     assert merged.labels_PV[0].tolist() == labels.tolist()
