@@ -2,9 +2,10 @@
 
     V features   D dimension   C clusters   K neighbours
 
-A float32 product gives squared distances with a rounding error, so the scan carries bounds on every density and score.
-Where the bounds leave no doubt about the centres they are exact; where they do (or where the squares leave float32's
-range) the patch is scanned again on distances taken as differences in float64, which are exact to float64's last digit.
+A product gives squared distances with a rounding error, so the scan carries bounds on every density and score. Where
+the bounds leave no doubt about the centres they are exact. Where they leave a few features in doubt, the distances of
+those are taken anew, as differences; where that does not settle it, the patch is clustered again on a product in
+float64; and where features tie, on differences alone, which are exact to float64's last digit.
 """
 
 import math
@@ -23,11 +24,14 @@ Array = NDArray[Any]
 _SAMPLE = 8
 """Distances do not depend on the vector that is taken from all features: the mean of every eighth removes an offset."""
 
+_FEW = 1 / 16
+"""Share of the features that may be looked at again before the whole patch is."""
+
 _BLOCK = 16
 """Squared distances of a row that are compared at once with the largest of the K that the row has kept so far."""
 
-_RANGE = (1e-25, 1e30)
-"""Largest squared norm of a patch for which the products of float32 neither vanish nor overflow."""
+_RANGE = {np.dtype(np.float32): (1e-25, 1e30), np.dtype(np.float64): (1e-280, 1e290)}
+"""Largest squared norm of a patch for which the products of a dtype neither vanish nor overflow."""
 
 _blas = ThreadpoolController().select(internal_api="openblas")
 
@@ -41,25 +45,28 @@ def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     Raises ValueError where a squared norm is not finite.
     """
     n_patches, n_features, dimension = x_PVD.shape
-    precision = torch.finfo(x_PVD.dtype).eps
+    x_PVD_np = x_PVD.contiguous().numpy()
     centres_PC = np.empty((n_patches, n_clusters), np.int64)
     labels_PV = np.empty((n_patches, n_features), np.int64)
-    centred_VD = torch.empty((n_features, dimension), dtype=x_PVD.dtype).numpy()
-    triangle_VV = torch.empty((n_features, n_features), dtype=x_PVD.dtype).numpy()
     norm_V = np.empty(n_features, np.float64)
+    dtypes = dict.fromkeys((x_PVD_np.dtype, np.dtype(np.float64)))
+    memory = {dtype: (np.empty(x_PVD.shape[1:], dtype), np.empty((n_features, n_features), dtype)) for dtype in dtypes}
     # BLAS keeps threads of its own, which heed no limit of torch.
     with _blas.limit(limits=torch.get_num_threads()):
-        for patch, x_VD in enumerate(x_PVD.contiguous().numpy()):
-            twin_V, largest = _centre(x_VD, centred_VD, norm_V)
-            if not math.isfinite(largest):
-                raise ValueError(f"patch {patch} holds infinite, undefined or huge values; features must be finite")
+        for patch, x_VD in enumerate(x_PVD_np):
             found = centres_PC[patch], labels_PV[patch]
-            sure = False
-            if _RANGE[0] < largest < _RANGE[1]:
-                inner_products(centred_VD, triangle_VV)
-                sure = scan(x_VD, triangle_VV, norm_V, twin_V, k, math.sqrt(dimension) * precision, *found)
-            if not sure:
-                exact_VD = x_VD.astype(np.float64)
+            for dtype, (centred_VD, square_VV) in memory.items():
+                exact_VD = x_VD.astype(dtype, copy=False)
+                twin_V, largest = _centre(exact_VD, centred_VD, norm_V)
+                if not math.isfinite(largest):
+                    raise ValueError(f"patch {patch} holds infinite, undefined or huge values; features must be finite")
+                least, most = _RANGE[dtype]
+                if least < largest < most:
+                    inner_products(centred_VD, square_VV)
+                    error = math.sqrt(dimension) * float(np.finfo(dtype).eps)
+                    if scan(exact_VD, square_VV, norm_V, twin_V, k, error, *found):
+                        break
+            else:
                 scan(exact_VD, _differences(exact_VD), norm_V, twin_V, k, 0.0, *found)
     return torch.from_numpy(centres_PC), torch.from_numpy(labels_PV)
 
@@ -89,12 +96,12 @@ def _centre(x_VD: Array, centred_VD: Array, norm_V: Array) -> tuple[Array, float
             centred_VD[i, d] = value
             total += np.float64(value) * np.float64(value)
         norm_V[i] = total
-    return _twins(centred_VD, norm_V), norm_V.max()
+    return _twins(x_VD, norm_V), norm_V.max()
 
 
 @_kernel
 def _twins(x_VD: Array, norm_V: Array) -> Array:
-    """Find the first feature that equals each feature, or the feature itself."""
+    """Find the first feature that equals each feature, or the feature itself; equals have equal norms."""
     n_features = x_VD.shape[0]
     twin_V = np.arange(n_features)
     for i in range(n_features):
@@ -147,7 +154,8 @@ def scan(
     # Numbers that are not negative are in the order of their bits, and minima of integers, which need no care for NaN,
     # take a fraction of the time.
     bits_VV = square_VV.view(np.int32 if square_VV.dtype == np.float32 else np.int64)
-    return bool(_scan(x_VD, square_VV, bits_VV, norm_V, twin_V, k, error, centres_C, labels_V))
+    precision = float(np.finfo(square_VV.dtype).eps)
+    return bool(_scan(x_VD, square_VV, bits_VV, norm_V, twin_V, k, error, precision, centres_C, labels_V))
 
 
 @_kernel
@@ -159,21 +167,30 @@ def _scan(
     twin_V: Array,
     k: int,
     error: float,
+    precision: float,
     centres_C: Array,
     labels_V: Array,
 ) -> bool:
     if error > 0.0:
         _to_squared_distances(square_VV, norm_V, twin_V)
-    dtype = square_VV.dtype
-    infinity = np.full(1, np.inf, dtype).view(bits_VV.dtype)[0]
-    nearest_KV = _nearest(bits_VV, k, infinity).view(dtype)
-    least_V, most_V = _log_densities(nearest_KV, norm_V, twin_V, error)
-    sure_V, maybe_V = _nearest_denser(bits_VV, least_V, most_V, infinity)
-    sure_V, maybe_V = sure_V.view(dtype), maybe_V.view(dtype)
-    low_V, high_V = _scores(square_VV, norm_V, twin_V, error, least_V, most_V, sure_V, maybe_V)
-    _leading(low_V, centres_C)
-    if error > 0.0 and not _certain(centres_C, low_V, high_V, twin_V):
-        return False
+    n_features = square_VV.shape[0]
+    error_V = np.full(n_features, error)
+    n_refined = 0
+    while True:
+        low_V, high_V = _scores(square_VV, bits_VV, norm_V, twin_V, k, error_V)
+        _leading(low_V, centres_C)
+        doubtful = _doubtful(centres_C, low_V, high_V, twin_V)
+        if error == 0.0 or doubtful.shape[0] == 0:
+            break
+        coarse = doubtful[error_V[doubtful] > precision]
+        n_refined += coarse.shape[0]
+        if coarse.shape[0] == 0 or n_refined > _FEW * n_features:
+            return False
+        for i in coarse:
+            for j in range(n_features):
+                if j != i:
+                    square_VV[max(i, j), min(i, j)] = _difference(x_VD, i, j)
+            error_V[i] = precision
     centres_C.sort()
     _assign(x_VD, square_VV, norm_V, error, centres_C, labels_V)
     return True
@@ -235,7 +252,7 @@ def _insert(ascending_K: Array, value: int) -> None:
 
 
 @_kernel
-def _log_densities(nearest_KV: Array, norm_V: Array, twin_V: Array, error: float) -> tuple[Array, Array]:
+def _log_densities(nearest_KV: Array, norm_V: Array, twin_V: Array, error_V: Array) -> tuple[Array, Array]:
     """Lower and upper bounds on log rho (Eq. 2); a feature that equals an earlier one is given none at all."""
     k, n_features = nearest_KV.shape
     largest = norm_V.max()
@@ -247,11 +264,11 @@ def _log_densities(nearest_KV: Array, norm_V: Array, twin_V: Array, error: float
             total = 0.0
             for slot in range(k):
                 total += nearest_KV[slot, i]
-            doubt = _doubt(error, norm_V[i], largest, nearest_KV[k - 1, i])
+            doubt = _doubt(error_V[i], norm_V[i], largest, nearest_KV[k - 1, i])
             least_V[i] = -total / k - doubt
             most_V[i] = -total / k + doubt
-    if error > 0.0:
-        least_V, most_V = np.nextafter(least_V, -infinity), np.nextafter(most_V, infinity)
+            if doubt > 0.0:
+                least_V[i], most_V[i] = np.nextafter(least_V[i], -infinity), np.nextafter(most_V[i], infinity)
     return least_V, most_V
 
 
@@ -280,17 +297,15 @@ def _nearest_denser(bits_VV: Array, least_V: Array, most_V: Array, infinity: int
 
 @_kernel
 def _scores(
-    square_VV: Array,
-    norm_V: Array,
-    twin_V: Array,
-    error: float,
-    least_V: Array,
-    most_V: Array,
-    sure_V: Array,
-    maybe_V: Array,
+    square_VV: Array, bits_VV: Array, norm_V: Array, twin_V: Array, k: int, error_V: Array
 ) -> tuple[Array, Array]:
-    """Lower and upper bounds on log rho + log delta (Eq. 3)."""
-    n_features = square_VV.shape[0]
+    """Lower and upper bounds on log rho + log delta (Eq. 3); a feature that equals an earlier one is given none."""
+    n_features, dtype = square_VV.shape[0], square_VV.dtype
+    infinity = np.full(1, np.inf, dtype).view(bits_VV.dtype)[0]
+    nearest_KV = _nearest(bits_VV, k, infinity).view(dtype)
+    least_V, most_V = _log_densities(nearest_KV, norm_V, twin_V, error_V)
+    sure_bits_V, maybe_bits_V = _nearest_denser(bits_VV, least_V, most_V, infinity)
+    sure_V, maybe_V = sure_bits_V.view(dtype), maybe_bits_V.view(dtype)
     largest = norm_V.max()
     low_V = np.full(n_features, -np.inf)
     high_V = np.full(n_features, -np.inf)
@@ -300,8 +315,8 @@ def _scores(
             if sure2 == np.inf:
                 sure2 = _row_maximum(square_VV, i)
                 maybe2 = min(maybe2, sure2)
-            high = sure2 + _doubt(error, norm_V[i], largest, sure2)
-            low = maybe2 - _doubt(error, norm_V[i], largest, maybe2)
+            high = sure2 + _doubt(error_V[i], norm_V[i], largest, sure2)
+            low = maybe2 - _doubt(error_V[i], norm_V[i], largest, maybe2)
             high_V[i] = most_V[i] + (0.5 * math.log(high) if high > 0.0 else -np.inf)
             low_V[i] = least_V[i] + (0.5 * math.log(low) if low > 0.0 else -np.inf)
     return low_V, high_V
@@ -325,19 +340,24 @@ def _leading(score_V: Array, centres_C: Array) -> None:
 
 
 @_kernel
-def _certain(leading_C: Array, low_V: Array, high_V: Array, twin_V: Array) -> bool:
-    """Whether the features that lead by their lower bounds are the centres beyond doubt."""
+def _doubtful(leading_C: Array, low_V: Array, high_V: Array, twin_V: Array) -> Array:
+    """Indices of the features that may or may not be among the centres; none where the leaders by ``low_V`` are."""
+    n_features = low_V.shape[0]
     threshold = low_V[leading_C[-1]]
-    chosen_V = np.zeros(low_V.shape[0], np.bool_)
+    chosen_V = np.zeros(n_features, np.bool_)
     chosen_V[leading_C] = True
-    for i in range(low_V.shape[0]):
+    rival = -np.inf
+    for i in range(n_features):
+        if not chosen_V[i]:
+            rival = max(rival, high_V[i])
+    doubtful_V = np.zeros(n_features, np.bool_)
+    for i in range(n_features):
         if threshold > -np.inf:
-            if high_V[i] >= threshold and not chosen_V[i]:
-                return False
-        elif low_V[i] == -np.inf and twin_V[i] == i:
+            doubtful_V[i] = low_V[i] <= rival if chosen_V[i] else high_V[i] >= threshold
+        else:
             # Equal features have to serve as centres: all others must be known to come before them.
-            return False
-    return True
+            doubtful_V[i] = low_V[i] == -np.inf and twin_V[i] == i
+    return np.flatnonzero(doubtful_V)
 
 
 @_kernel

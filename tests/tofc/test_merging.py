@@ -29,7 +29,7 @@ def oracle(x_VD: torch.Tensor, n_clusters: int, k: int) -> tuple[np.ndarray, np.
 
 
 def features(kind: str, n_features: int = 120, dimension: int = 96, seed: int = 0) -> torch.Tensor:
-    """Features of one hazard each: an offset, a wide spread, padding, outliers, tight clusters, extreme scales."""
+    """Features of one hazard: an offset, a spread, padding, outliers, clusters, near-duplicates, extreme scales."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n_features, dimension, generator=generator)
     if kind == "offset":
@@ -43,6 +43,9 @@ def features(kind: str, n_features: int = 120, dimension: int = 96, seed: int = 
         return x * torch.where(torch.rand(n_features, 1, generator=generator) < 0.05, 30.0, 0.3)
     if kind == "blobs":
         return x * 0.05 + 3 * torch.randn(6, dimension, generator=generator)[torch.arange(n_features) % 6]
+    if kind.startswith("near"):
+        half = x[: n_features // 2]
+        return torch.cat([half, half + float(kind.removeprefix("near")) * x[n_features // 2 :]])
     if kind == "tiny":
         return x * 1e-25
     if kind == "huge":
@@ -50,7 +53,7 @@ def features(kind: str, n_features: int = 120, dimension: int = 96, seed: int = 
     return x
 
 
-KINDS = ("ordinary", "offset", "spread", "padded", "outliers", "blobs", "tiny", "huge")
+KINDS = ("ordinary", "offset", "spread", "padded", "outliers", "blobs", "near1e-3", "near1e-6", "tiny", "huge")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,6 +82,19 @@ def test_merging_agrees_with_the_oracle_at_full_size(seed: int) -> None:
     merged = merge(x_VD[None], 16)
     assert merged.centres_PC[0].tolist() == centres.tolist()
     assert merged.labels_PV[0].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("ordinary", 0), ("near1e-6", 1), ("padded", 0)])
+def test_doubt_is_settled_without_differences_of_all_features(
+    kind: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where float32 leaves doubt, a product in float64 settles it; all differences are for features that tie."""
+    dtypes: list[np.dtype] = []
+    product = density_peaks.inner_products
+    monkeypatch.setattr(density_peaks, "inner_products", lambda x, out: (dtypes.append(x.dtype), product(x, out)))
+    monkeypatch.setattr(density_peaks, "_differences", lambda _: pytest.fail("differences of all features"))
+    merge(features(kind)[None], 8)
+    assert len([dtype for dtype in dtypes if dtype == np.float64]) == expected
 
 
 @given(
