@@ -56,10 +56,10 @@ def keep(
 
 
 def _grouped(found: Mapping[str, Tensor]) -> Kept:
+    """In the order of examples and n_c, whatever a file's: what is summed over them must not depend on the cache."""
     kept: dict[int, dict[int, Tensor]] = {}
-    for name, y_PCD in found.items():
-        index, n_clusters = name.split("/")
-        kept.setdefault(int(index), {})[int(n_clusters)] = y_PCD
+    for index, n_clusters in sorted((int(index), int(n_c)) for index, n_c in (name.split("/") for name in found)):
+        kept.setdefault(index, {})[n_clusters] = found[f"{index}/{n_clusters}"]
     return kept
 
 

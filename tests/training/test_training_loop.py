@@ -101,6 +101,19 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
     assert steps[0] == steps[1] == [2, 4, 6, 8, 10, 12]
 
 
+def test_the_same_seed_trains_the_same_weights(
+    write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Twice the same, bit for bit: the second training reads the pre-fit's features where the first one left them."""
+    prefit = {"steps": 6, "pictures": 4, "batch": 2, "cache": str(tmp_path / "cache")}
+    for name in ("first", "second"):
+        train(write_config(clusters=[3, 2], prefit=prefit, out=str(tmp_path / name)))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert first.keys() == second.keys()
+    assert [name for name, t in first.items() if not torch.equal(t, second[name])] == []
+
+
 def test_an_unfinished_training_of_another_configuration_is_not_taken_up(
     write_config: Callable[..., Path], train: Callable[..., Any]
 ) -> None:
