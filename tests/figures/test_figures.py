@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -162,6 +164,16 @@ def test_a_bar_far_above_the_others_is_cut_and_numbered(numbers: pd.DataFrame) -
     slowest = numbers["total_mean_s"].max()
     assert panel.get_ylim()[1] < slowest
     assert f"{slowest:.2f}" in [text.get_text() for text in panel.texts]
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 100), st.floats(1, 2)), min_size=1, max_size=30))
+def test_every_bar_has_room_for_its_interval_or_is_cut(bars: list[tuple[float, float]]) -> None:
+    """The axis ends above each interval of the bars that it does not cut, and cuts none within thrice the median."""
+    rows = pd.DataFrame({"total_mean_s": [s for s, _ in bars], "total_mean_high_s": [s * wide for s, wide in bars]})
+    limit_s = latency_bars._limit_s(rows)
+    whole = rows[rows["total_mean_s"] <= limit_s]
+    assert (1.1 * whole["total_mean_high_s"] <= limit_s).all()
+    assert (rows["total_mean_s"] <= 3 * rows["total_mean_s"].median()).sum() <= len(whole)
 
 
 def test_curves_are_the_rows(points: pd.DataFrame) -> None:
