@@ -46,6 +46,10 @@ def features(kind: str, n_features: int = 120, dimension: int = 96, seed: int = 
     if kind.startswith("near"):
         half = x[: n_features // 2]
         return torch.cat([half, half + float(kind.removeprefix("near")) * x[n_features // 2 :]])
+    if kind == "coherent":
+        return x[:, :1].expand(-1, dimension).contiguous()
+    if kind == "massive":
+        return x * torch.where(torch.arange(dimension) < 2, 30.0, 0.1)
     if kind == "tiny":
         return x * 1e-25
     if kind == "huge":
@@ -53,7 +57,20 @@ def features(kind: str, n_features: int = 120, dimension: int = 96, seed: int = 
     return x
 
 
-KINDS = ("ordinary", "offset", "spread", "padded", "outliers", "blobs", "near1e-3", "near1e-6", "tiny", "huge")
+KINDS = (
+    "ordinary",
+    "offset",
+    "spread",
+    "padded",
+    "outliers",
+    "blobs",
+    "near1e-3",
+    "near1e-6",
+    "coherent",
+    "massive",
+    "tiny",
+    "huge",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,6 +99,21 @@ def test_merging_agrees_with_the_oracle_at_full_size(seed: int) -> None:
     merged = merge(x_VD[None], 16)
     assert merged.centres_PC[0].tolist() == centres.tolist()
     assert merged.labels_PV[0].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("dimension", [3, 96, 1152])
+@pytest.mark.parametrize("kind", ["ordinary", "outliers", "blobs", "near1e-3", "coherent", "massive"])
+def test_distances_from_a_product_are_within_their_bound(kind: str, dimension: int) -> None:
+    """Also where all terms of a product round alike, or a few dimensions outweigh all others."""
+    x_VD = features(kind, dimension=dimension).numpy()
+    centred_VD, norm_V, square_VV = np.empty_like(x_VD), np.empty(len(x_VD)), np.zeros((len(x_VD),) * 2, np.float32)
+    twin_V, _ = density_peaks._centre(x_VD, centred_VD, norm_V)
+    density_peaks.inner_products(centred_VD, square_VV)
+    density_peaks._to_squared_distances(square_VV, norm_V, twin_V)
+    exact_VV = density_peaks._differences(x_VD.astype(np.float64))
+    i, j = np.tril_indices(len(x_VD), -1)
+    error = np.abs(square_VV[i, j] - exact_VV[i, j]) / (norm_V[i] + norm_V[j])
+    assert error.max() < 0.5 * density_peaks.rounding(dimension, x_VD.dtype)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("ordinary", 0), ("near1e-6", 1), ("padded", 0)])
