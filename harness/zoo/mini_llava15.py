@@ -5,7 +5,6 @@ in one padded tile, and parts of them, by their dense labels; then the language 
 tower sees, merged and whole, under LLaVA-1.5's prompts. The same stages as mini-onevision's (tower.py, language.py).
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from harness.backbones import onevision
 from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
 from harness.backbones.onevision import OneVision
 from harness.backbones.prompts import LLAVA15
-from harness.zoo import cards, features, language, mini_onevision, tower, training
+from harness.zoo import cards, features, language, mini_onevision, recipe, tower
 from harness.zoo.views import LLAVA15 as SIGHT
 from harness.zoo.views import TileBatches
 from harness.zoo.vocabulary import VOCABULARY, make_tokenizer
@@ -193,6 +192,15 @@ def save(backbone: Llava15, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
 
 
+def make(folder: Path, work: Path, workers: int) -> None:
+    """Train in ``work``, where what is done is kept, from mini-onevision on, and save to ``folder``."""
+    backbone = untrained()
+    begin_with(backbone, onevision.load(mini_onevision.NAME))
+    train_sight(backbone, work)
+    train_speech(backbone, work, workers)
+    save(backbone, folder)
+
+
 def card(folder: Path, seconds: float) -> str:
     """What the checkpoint is, how it was made, and what the saved files score."""
     backbone = load(NAME, weights=folder)
@@ -214,22 +222,5 @@ It stands in for LLaVA-1.5-7B where that is not installed: the same code, in min
 """
 
 
-def main() -> None:
-    """Make the checkpoint and its card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME, help="the checkpoint's folder")
-    parser.add_argument("--work", type=Path, default=Path("build") / NAME, help="where unfinished stages are kept")
-    parser.add_argument("--threads", type=int, default=1, help="of the training; another process draws the pictures")
-    parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    backbone = untrained()
-    begin_with(backbone, onevision.load(mini_onevision.NAME))
-    train_sight(backbone, arguments.work)
-    train_speech(backbone, arguments.work, arguments.workers)
-    save(backbone, arguments.out)
-    (arguments.out / "card.md").write_text(card(arguments.out, training.seconds(arguments.work)))
-
-
 if __name__ == "__main__":
-    main()
+    recipe.run(NAME, __doc__, make, card)

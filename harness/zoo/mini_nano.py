@@ -5,7 +5,6 @@ LLaVA-OneVision has the 7B model's, in front of a language model of half the wid
 mini-onevision's stages, with fewer steps.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from harness.backbones.onevision import OneVision, load
-from harness.zoo import cards, features, language, mini_onevision, training
+from harness.zoo import cards, features, language, mini_onevision, recipe
 from harness.zoo.vocabulary import STOP, make_tokenizer
 
 NAME = "mini-nano"
@@ -61,6 +60,15 @@ def train_speech(backbone: OneVision, work: Path, tower: Any, cache: Path, worke
     language.train_whole(backbone, work, lessons, WHOLE_STEPS)
 
 
+def make(folder: Path, work: Path, workers: int) -> None:
+    """Train in ``work``, where what is done is kept, behind mini-onevision's tower, and save to ``folder``."""
+    backbone = untrained()
+    train_text(backbone, work)
+    tower = load(mini_onevision.NAME).model.model.vision_tower
+    train_speech(backbone, work, tower, work / "features", workers)
+    mini_onevision.save(backbone, folder)
+
+
 def card(folder: Path, seconds: float) -> str:
     """What the checkpoint is, how it was made, and what the saved files score."""
     backbone = load(NAME, weights=folder)
@@ -80,22 +88,5 @@ LLaVA-OneVision-0.5B.
 """
 
 
-def main() -> None:
-    """Make the checkpoint and its card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME, help="the checkpoint's folder")
-    parser.add_argument("--work", type=Path, default=Path("build") / NAME, help="where unfinished stages are kept")
-    parser.add_argument("--threads", type=int, default=1, help="of the training")
-    parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    backbone = untrained()
-    train_text(backbone, arguments.work)
-    tower = load(mini_onevision.NAME).model.model.vision_tower
-    train_speech(backbone, arguments.work, tower, arguments.work / "features", arguments.workers)
-    mini_onevision.save(backbone, arguments.out)
-    (arguments.out / "card.md").write_text(card(arguments.out, training.seconds(arguments.work)))
-
-
 if __name__ == "__main__":
-    main()
+    recipe.run(NAME, __doc__, make, card)

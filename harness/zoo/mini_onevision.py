@@ -4,7 +4,6 @@ Three parts, each resumed where it was stopped: a language model on text, a towe
 model on what the tower sees, merged and whole. See tower.py and language.py for what each of them learns.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from harness.backbones.onevision import OneVision, load
 from harness.backbones.tiling import grids_up_to
-from harness.zoo import cards, features, language, tower, training
+from harness.zoo import cards, features, language, recipe, tower
 from harness.zoo.views import MAX_GRID, MAX_TILES, PATCH_PX, TILE_PX
 from harness.zoo.vocabulary import IMAGE, STOP, VOCABULARY, make_tokenizer
 
@@ -71,7 +70,7 @@ def untrained() -> OneVision:
 
 
 def make(folder: Path, work: Path, workers: int) -> None:
-    """Train in ``work``, where what is done is kept, and save the model, its tokenizer and its card to ``folder``."""
+    """Train in ``work``, where what is done is kept, and save the model and its tokenizer to ``folder``."""
     backbone = untrained()
     language.train_lookup(backbone, work)
     language.train_words(backbone, work)
@@ -132,18 +131,5 @@ project from nothing. It stands in for LLaVA-OneVision-7B where that is not inst
 """
 
 
-def main() -> None:
-    """Make the checkpoint and its card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME, help="the checkpoint's folder")
-    parser.add_argument("--work", type=Path, default=Path("build") / NAME, help="where unfinished stages are kept")
-    parser.add_argument("--threads", type=int, default=1, help="of the training; another process draws the pictures")
-    parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    make(arguments.out, arguments.work, arguments.workers)
-    (arguments.out / "card.md").write_text(card(arguments.out, training.seconds(arguments.work)))
-
-
 if __name__ == "__main__":
-    main()
+    recipe.run(NAME, __doc__, make, card)
