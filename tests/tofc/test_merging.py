@@ -1,10 +1,13 @@
 """Feature merging against Eqs. 2-3 evaluated naively in float64."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
 
 from harness.tofc import density_peaks
 from harness.tofc.merging import cluster_on_accelerator, merge
@@ -127,6 +130,22 @@ def test_doubt_is_settled_without_differences_of_all_features(
     monkeypatch.setattr(density_peaks, "_differences", lambda _: pytest.fail("differences of all features"))
     merge(features(kind)[None], 8)
     assert len([dtype for dtype in dtypes if dtype == np.float64]) == expected
+
+
+def test_the_first_patch_in_doubt_finds_its_kernels_compiled() -> None:
+    """One call on ordinary features leaves nothing to be compiled for features that tie, whose request may be timed."""
+    spec = importlib.util.spec_from_file_location("density_peaks_anew", density_peaks.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    kernels = [found for found in vars(anew).values() if isinstance(found, Dispatcher)]
+    anew.cluster(features("ordinary")[None], 8, 5)
+    compiled = [len(kernel.signatures) for kernel in kernels]
+    anew.cluster(torch.arange(40.0).view(1, 40, 1), 8, 5)
+    anew.cluster(features("near1e-6").double()[None], 8, 5)
+    assert [len(kernel.signatures) for kernel in kernels] == compiled
+    assert len(anew._scan.signatures) == 2
 
 
 @given(
