@@ -21,8 +21,10 @@ def validate(
 
     Makes two network namespaces with a link between them whose uplink is a token bucket. The device and server stages
     are waited for as long as they were recorded; the payloads are real bytes. The verdict wants T_link within 1 % in
-    the median and 3 % at the 99th percentile, request by request, and the mean of each stage within 2 %. Whatever
-    happens, nothing of it is left behind. The status is 1 if a limit is missed.
+    the median and 3 % at the 99th percentile, request by request, and the mean of each stage within 2 %. Where T_link's
+    mean is within its limit, requests that are off by no more microseconds than repeats of one exchange scatter at the
+    same percentile, in the same run, are told and do not fail. Whatever happens, nothing of it is left behind. The
+    status is 1 if a limit is missed.
 
         sudo harness validate results/runs/realworldqa_lowrate --rate "100 KB/s" --pipeline jpeg
     """
@@ -51,8 +53,15 @@ def validate(
         link = found.by_stage()["link"]
         median, tail = link["median_request_error"], link["p99_request_error"]
         console.print(f"T_link, request by request: median error {median:.2%}, 99th percentile {tail:.2%}")
-        missed = found.shortfalls()
-        console.print(f"verdict: {'PASS' if not missed else 'FAIL: ' + '; '.join(missed)}\n")
+        host = found.host
+        off, far_off = (f"{1e6 * seconds:.0f} us" for seconds in host.scatter_s)
+        console.print(
+            f"the host itself: {1e6 * host.up_s:.0f} us up and {1e6 * host.back_s:.0f} us back; one exchange, repeated "
+            f"in between, is {off} from its median in the median, {far_off} at the 99th percentile"
+        )
+        missed, excused = found.shortfalls(), found.excused()
+        within = f", within the host's own scatter: {'; '.join(excused)}" if excused else ""
+        console.print(f"verdict: {'FAIL: ' + '; '.join(missed) if missed else 'PASS'}{within}\n")
         failed = failed or bool(missed)
     if failed:
         raise typer.Exit(1)

@@ -3,11 +3,14 @@
 The real side waits for the recorded durations and sends real bytes over TCP through a token bucket, which a primer
 empties before each payload. The replayed side is the SimPy system with the wire as it is known beforehand (headers and
 segments) and two latencies of the host, calibrated on payloads of one size at one rate, which are no part of the
-comparison.
+comparison. How far the host scatters by itself is seen where one exchange is repeated among the requests: no replay can
+be nearer to single requests than that, so T_link's errors within it are not held against this one, if they average out,
+and are told. Repeats are compared with their own median: no error of a replay can hide in their scatter.
 """
 
 import dataclasses
 import statistics
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -37,16 +40,28 @@ _CALIBRATION_BYTES, _CALIBRATION_BPS = 400, 10e6
 
 _CALIBRATION_WORK_S = 0.02
 """An answer takes longer after work than without any: what it needs has left the processor's caches."""
+_MOST_WORK_S = 0.1
+"""For the same reason a calibration has stages as long as the requests', up to this: longer adds but time."""
+_SCATTER_LINK_S = 5e-3
+"""What is on the link for longer is longer exposed to the host. Repeats take as long as a small payload, for which it
+matters, and no longer, so that a large one gets no larger excuse."""
+_REPEATS = 100
+"""The fewest that have a 99th percentile."""
 
 _CLOCK_S = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """What the machine adds to a transfer: seconds from send() to the other end's recv(), with the payload and back."""
+    """What the machine adds to a transfer: seconds from send() to the other end's recv(), with the payload and back.
+
+    ``scatter_s`` are the median and the 99th percentile of how far T_link is from its own median where one exchange is
+    repeated.
+    """
 
     up_s: float
     back_s: float
+    scatter_s: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,18 +91,39 @@ class Validation:
         return stages
 
     def shortfalls(self) -> list[str]:
-        """Every limit that was missed, and by what; none is a pass."""
-        stages = self.by_stage()
+        """Every limit that was missed, and by what; none is a pass. Those in :meth:`excused` are not among them."""
         missed = [
             f"the mean of {stage} is off by {row['mean_error']:+.1%} (limit {STAGE_MEAN:.0%})"
-            for stage, row in stages.items()
+            for stage, row in self.by_stage().items()
             if abs(row["mean_error"]) > STAGE_MEAN and row["replayed_mean_s"] > 0
         ]
-        for name, limit in (("median", LINK_MEDIAN), ("p99", LINK_P99)):
-            error = stages["link"][f"{name}_request_error"]
-            if error > limit:
-                missed.append(f"the {name} error of T_link is {error:.1%} (limit {limit:.0%})")
-        return missed
+        return [*missed, *(sentence for sentence, excused in self._link_misses() if not excused)]
+
+    def excused(self) -> list[str]:
+        """Every limit of T_link that holds without the requests that are off by no more than the host scatters.
+
+        There is none where the mean of T_link misses its own limit: what a host scatters averages out, and what a wrong
+        replay adds does not.
+        """
+        return [sentence for sentence, excused in self._link_misses() if excused]
+
+    def _link_misses(self) -> Iterator[tuple[str, bool]]:
+        link, real_s = self.by_stage()["link"], self.real_s["link"]
+        error_s = np.abs(self.replayed_s["link"] - real_s)
+        errors = error_s / np.maximum(real_s, _CLOCK_S)
+        limits = (("median", 50, LINK_MEDIAN), ("p99", 99, LINK_P99))
+        for (name, q, limit), scatter_s in zip(limits, self.host.scatter_s, strict=True):
+            if (error := link[f"{name}_request_error"]) > limit:
+                beyond = error_s > scatter_s
+                # Not interpolated: between a request that counts and one that does not there is nothing.
+                rest = float(np.percentile(np.where(beyond, errors, 0.0), q, method="higher"))
+                over = errors > limit
+                yield (
+                    f"the {name} error of T_link is {error:.2%} (limit {limit:.0%}): {over.sum()} of {len(over)} "
+                    f"requests are off by more, {(over & beyond).sum()} of these by more than the host's own {name} of "
+                    f"{1e6 * scatter_s:.0f} us",
+                    rest <= limit and abs(link["mean_error"]) <= STAGE_MEAN,
+                )
 
 
 def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0) -> Validation:
@@ -100,23 +136,25 @@ def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0)
     n_bytes = np.maximum(profile.payload_bytes, SMALLEST_BYTES)
     profile = dataclasses.replace(profile, payload_bytes=n_bytes)
     idle_s = refill_s(rate_bps)
+    device_s, server_s = (min(_MOST_WORK_S, float(np.median(s[rows]))) for s in (profile.device_s, profile.server_s))
     with Testbed.open(rate_bps, BURST_BYTES) as bed:
-        host = calibrate(bed)
+        host = calibrate(bed, device_s=device_s, server_s=server_s)
         bed.shape(rate_bps, BURST_BYTES)
-        seen = pd.DataFrame(
-            bed.request(
-                profile.device_s[row],
-                int(n_bytes[row]),
-                profile.server_s[row],
-                idle_s=idle_s,
-                primer_bytes=PRIMER_BYTES,
-            )
-            for row in rows.tolist()
-        )
+        repeated_bytes = max(SMALLEST_BYTES, int(min(np.median(n_bytes[rows]), rate_bps * _SCATTER_LINK_S / 8)))
+        requests_seen, repeats_seen = [], []
+        for row in rows.tolist():
+            work = (profile.device_s[row], int(n_bytes[row]), profile.server_s[row])
+            requests_seen.append(bed.request(*work, idle_s=idle_s, primer_bytes=PRIMER_BYTES))
+            # In between, so that what comes and goes on the host meets both alike.
+            for _ in range(-(-_REPEATS // requests)):
+                work = (device_s, repeated_bytes, server_s)
+                repeats_seen.append(bed.request(*work, idle_s=idle_s, primer_bytes=PRIMER_BYTES))
+        seen = pd.DataFrame(requests_seen)
+        host = dataclasses.replace(host, scatter_s=_scatter_s(pd.DataFrame(repeats_seen)))
         wire = wire_of(bed, host)
     real_s = {
         "device": (seen["device_done_s"] - seen["submitted_s"]).to_numpy(),
-        "link": (seen["delivered_s"] - seen["device_done_s"] + seen["answered_s"] - seen["served_s"]).to_numpy(),
+        "link": _link_s(seen),
         "server": (seen["served_s"] - seen["delivered_s"]).to_numpy(),
         "total": (seen["answered_s"] - seen["submitted_s"]).to_numpy(),
     }
@@ -125,21 +163,35 @@ def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0)
     )
 
 
-def calibrate(bed: Testbed, exchanges: int = 100) -> Host:
+def calibrate(
+    bed: Testbed, exchanges: int = 100, *, device_s: float = 0.0, server_s: float = _CALIBRATION_WORK_S
+) -> Host:
     """The host's latencies: medians over one payload at one rate, less what the link itself takes for it.
 
-    The link's rate is another afterwards.
+    ``device_s`` and ``server_s`` are how long the stages before the payload and before the answer take. The link's rate
+    is another afterwards.
     """
     bed.shape(_CALIBRATION_BPS, BURST_BYTES)
     idle_s = refill_s(_CALIBRATION_BPS)
     seen = [
-        bed.request(0.0, _CALIBRATION_BYTES, _CALIBRATION_WORK_S, idle_s=idle_s, primer_bytes=PRIMER_BYTES)
+        bed.request(device_s, _CALIBRATION_BYTES, server_s, idle_s=idle_s, primer_bytes=PRIMER_BYTES)
         for _ in range(exchanges)
     ]
     nothing = Host(up_s=0.0, back_s=0.0)
     link_s = 8 * wire_bytes(wire_of(bed, nothing), _CALIBRATION_BYTES) / _CALIBRATION_BPS
     up_s = statistics.median(s["delivered_s"] - s["device_done_s"] for s in seen) - link_s
     return Host(up_s=max(0.0, up_s), back_s=statistics.median(s["answered_s"] - s["served_s"] for s in seen))
+
+
+def _scatter_s(repeats: pd.DataFrame) -> tuple[float, float]:
+    link_s = _link_s(repeats)
+    off_s = np.abs(link_s - np.median(link_s))
+    return float(np.median(off_s)), float(np.percentile(off_s, 99))
+
+
+def _link_s(seen: pd.DataFrame) -> Floats:
+    """T_link of requests over a real link: the payload's way there and the answer's way back."""
+    return (seen["delivered_s"] - seen["device_done_s"] + seen["answered_s"] - seen["served_s"]).to_numpy()
 
 
 def wire_of(bed: Testbed, host: Host, burst_bytes: int = 0) -> Wire:
