@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from baselines import neural_weights
 from baselines.neural_container import MAX_PIXELS, MODEL_BYTES, Picture, fits, pack, unpack
+from baselines.rans_decoder import keep_within_strings
 from harness.backbones.contract import Backbone
 from harness.errors import DataError
 from harness.pipelines.image_codec import ImageCodec, ImagePoint
@@ -52,6 +53,7 @@ class NeuralCodec(ImageCodec):
         neural_weights.load(path, self._net, state)
         self._model = neural_weights.fingerprint(self._net, MODEL_BYTES)
         self.make_exact(self._net)
+        keep_within_strings(self._net)
         device = torch.device("cpu") if backbone is None else backbone.device
         for transform in (self._net.g_a, self._net.g_s):
             _move(transform, device)

@@ -54,7 +54,7 @@ def pack(model: bytes, picture: Picture) -> bytes:
 def unpack(body: bytes, model: bytes, n_strings: int) -> Picture:
     """What is in a file; raises BitstreamError unless it is whole, of this model, and of ``n_strings`` strings.
 
-    The checksum comes before anything that it covers: compressai's decoder has no defence against damaged strings.
+    The checksum comes before anything that it covers; whoever forges it is left to :mod:`baselines.rans_decoder`.
     """
     if len(body) < _SHORTEST:
         raise BitstreamError(f"a payload of {len(body)} bytes is too short for a neural codec's file")
