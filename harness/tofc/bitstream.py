@@ -37,7 +37,11 @@ from harness.tofc.level_order import Ints, Levels
 MAGIC, VERSION = b"TF", 1
 MODEL_BYTES = 4
 MAX_FEATURES = 1 << 12
-"""More merged features than any image has: bounds what a header can make a decoder allocate."""
+"""More merged features than any image has: bounds what a header can make a decoder allocate and compute.
+
+Nothing else could: the coder begins with nothing, so the lowest symbols of all tables leave nothing, and a stream
+without a single word may hold as many features as this.
+"""
 
 _HEADER = struct.Struct(f"<2sB{MODEL_BYTES}sBBH")
 _CHECKSUM_BYTES = 4

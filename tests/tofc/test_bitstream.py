@@ -159,6 +159,16 @@ def test_a_stream_longer_than_its_symbols_is_an_error() -> None:
         read(with_checksum(stream[:-4] + bytes(padded) + b"\x01\x02\x03\x04"), level_ND)
 
 
+def test_a_streams_length_says_nothing_of_its_features() -> None:
+    """Symbols at the foot of their tables cost nothing: 4096 features in no word, which no decoder may refuse."""
+    n = bitstream.MAX_FEATURES
+    level_ND = np.random.default_rng(7).integers(0, laplacian.LEVELS, (n, DIM)).astype(np.uint8)
+    symbols = Symbols(np.zeros(n, np.int64), np.full((n, N_CHANNELS), -LIMIT), -TABLES.reach_L[level_ND])
+    stream = bitstream.write(Header(MODEL, (0, 0), n), TABLES, symbols, level_ND)
+    assert len(stream) == 15
+    assert np.array_equal(read(stream, level_ND)[1].y_ND, symbols.y_ND)
+
+
 @pytest.mark.parametrize(("grid", "n_clusters"), [((256, 1), 1), ((91, 91), 1), ((0, 0), 0), ((-1, 1), 1)])
 def test_images_that_no_header_can_hold_are_refused(grid: tuple[int, int], n_clusters: int) -> None:
     """The encoder refuses what the decoder would refuse."""
