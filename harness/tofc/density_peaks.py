@@ -195,10 +195,12 @@ def _scan(
     if error > 0.0:
         _to_squared_distances(square_VV, norm_V, twin_V)
     n_features = square_VV.shape[0]
+    infinity = np.full(1, np.inf, square_VV.dtype).view(bits_VV.dtype)[0]
+    nearest_KV = _nearest(bits_VV, k, infinity)
     error_V = np.full(n_features, error)
     n_refined = 0
     while True:
-        low_V, high_V = _scores(square_VV, bits_VV, norm_V, twin_V, k, error_V)
+        low_V, high_V = _scores(square_VV, bits_VV, nearest_KV, norm_V, twin_V, error_V, infinity)
         _leading(low_V, centres_C)
         doubtful = _doubtful(centres_C, low_V, high_V, twin_V)
         if error == 0.0 or doubtful.shape[0] == 0:
@@ -207,11 +209,8 @@ def _scan(
         n_refined += coarse.shape[0]
         if coarse.shape[0] == 0 or n_refined > _FEW * n_features:
             return False
-        for i in coarse:
-            for j in range(n_features):
-                if j != i:
-                    square_VV[max(i, j), min(i, j)] = _difference(x_VD, i, j)
-            error_V[i] = precision
+        _refine(x_VD, square_VV, bits_VV, nearest_KV, coarse, infinity)
+        error_V[coarse] = precision
     centres_C.sort()
     _assign(x_VD, square_VV, norm_V, error, centres_C, labels_V)
     return True
@@ -273,6 +272,23 @@ def _insert(ascending_K: Array, value: int) -> None:
 
 
 @_kernel
+def _refine(x_VD: Array, square_VV: Array, bits_VV: Array, nearest_KV: Array, chosen: Array, infinity: int) -> None:
+    """Take the distances of the chosen features, and their nearest, anew."""
+    # Feature by feature: each is read once for all that are chosen.
+    for j in range(x_VD.shape[0]):
+        for i in chosen:
+            if i != j:
+                square_VV[max(i, j), min(i, j)] = _difference(x_VD, i, j)
+    own_K = np.empty(nearest_KV.shape[0], nearest_KV.dtype)
+    for i in chosen:
+        own_K[:] = infinity
+        for j in range(x_VD.shape[0]):
+            if i != j and bits_VV[max(i, j), min(i, j)] < own_K[-1]:
+                _insert(own_K, bits_VV[max(i, j), min(i, j)])
+        nearest_KV[:, i] = own_K
+
+
+@_kernel
 def _log_densities(nearest_KV: Array, norm_V: Array, twin_V: Array, error_V: Array) -> tuple[Array, Array]:
     """Lower and upper bounds on log rho (Eq. 2); a feature that equals an earlier one is given none at all."""
     k, n_features = nearest_KV.shape
@@ -318,13 +334,17 @@ def _nearest_denser(bits_VV: Array, least_V: Array, most_V: Array, infinity: int
 
 @_kernel
 def _scores(
-    square_VV: Array, bits_VV: Array, norm_V: Array, twin_V: Array, k: int, error_V: Array
+    square_VV: Array,
+    bits_VV: Array,
+    nearest_KV: Array,
+    norm_V: Array,
+    twin_V: Array,
+    error_V: Array,
+    infinity: int,
 ) -> tuple[Array, Array]:
     """Lower and upper bounds on log rho + log delta (Eq. 3); a feature that equals an earlier one is given none."""
     n_features, dtype = square_VV.shape[0], square_VV.dtype
-    infinity = np.full(1, np.inf, dtype).view(bits_VV.dtype)[0]
-    nearest_KV = _nearest(bits_VV, k, infinity).view(dtype)
-    least_V, most_V = _log_densities(nearest_KV, norm_V, twin_V, error_V)
+    least_V, most_V = _log_densities(nearest_KV.view(dtype), norm_V, twin_V, error_V)
     sure_bits_V, maybe_bits_V = _nearest_denser(bits_VV, least_V, most_V, infinity)
     sure_V, maybe_V = sure_bits_V.view(dtype), maybe_bits_V.view(dtype)
     largest = norm_V.max()
