@@ -31,8 +31,8 @@ _FEW = 1 / 16
 _BLOCK = 16
 """Squared distances of a row that are compared at once with the largest of the K that the row has kept so far."""
 
-_RANGE = {np.dtype(np.float32): (1e-25, 1e30), np.dtype(np.float64): (1e-280, 1e290)}
-"""Largest squared norm of a patch for which the products of a dtype neither vanish nor overflow."""
+RANGE = {4: (1e-25, 1e30), 8: (1e-280, 1e290)}
+"""By the bytes of a number, between which squares neither lose digits nor overflow in a sum."""
 
 _blas = ThreadpoolController().select(internal_api="openblas")
 
@@ -45,13 +45,13 @@ def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError where a squared norm is not finite.
     """
-    _compile()
+    prepare()
     return _cluster(x_PVD, n_clusters, k)
 
 
 @functools.cache
-def _compile() -> None:
-    """Have every kernel ready in every dtype: the first patch in doubt, which may be timed, must not wait for it."""
+def prepare() -> None:
+    """Compile every kernel for every dtype, once a process: a patch in doubt may be timed, and must not wait for it."""
     evenly_spaced = torch.arange(8, dtype=torch.float32).view(1, 8, 1)
     _cluster(evenly_spaced, 3, 1)
 
@@ -73,23 +73,26 @@ def _cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
                 twin_V, largest = _centre(exact_VD, centred_VD, norm_V)
                 if not math.isfinite(largest):
                     raise ValueError(f"patch {patch} holds infinite, undefined or huge values; features must be finite")
-                least, most = _RANGE[dtype]
+                least, most = RANGE[dtype.itemsize]
                 if least < largest < most:
                     inner_products(centred_VD, square_VV)
-                    if scan(exact_VD, square_VV, norm_V, twin_V, k, rounding(dimension, dtype), *found):
+                    error = rounding(dimension, float(np.finfo(dtype).eps))
+                    if scan(exact_VD, square_VV, norm_V, twin_V, k, error, *found):
                         break
             else:
                 scan(exact_VD, _differences(exact_VD), norm_V, twin_V, k, 0.0, *found)
     return torch.from_numpy(centres_PC), torch.from_numpy(labels_PV)
 
 
-def rounding(dimension: int, dtype: "np.dtype[Any]") -> float:
-    """A bound on the error of a squared distance from a product, relative to the sum of both squared norms.
+def rounding(dimension: int, eps: float) -> float:
+    """A bound on the error of a squared distance: relative to the sum of both squared norms if from a product.
+
+    If it is from differences, the bound is relative to itself.
 
     An inner product of D terms is off by more than 8 sqrt(D) u |x| |y|, where u is half of eps, with a probability of
     less than 2 D exp(-32) (Higham and Mary, SIAM J. Sci. Comput. 41, 2019); norms and sums add four roundings.
     """
-    return (4.0 * math.sqrt(dimension) + 2.0) * float(np.finfo(dtype).eps)
+    return (4.0 * math.sqrt(dimension) + 2.0) * eps
 
 
 def inner_products(x_VD: Array, out_VV: Array) -> None:

@@ -19,6 +19,9 @@ from harness.tofc import density_peaks
 _CHUNK_ELEMENTS = 1 << 24
 """Bound on the elements of one chunk's (P, V, V) distances: 64 MiB in float32."""
 
+_RIVALS = 64
+"""Features whose distances to all centres are taken again at a time, in float64."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Merged:
@@ -58,38 +61,76 @@ def merge(x_PVD: Tensor, n_clusters: int, k: int = 5) -> Merged:
 def cluster_on_accelerator(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     """Centres (P, C), ascending, and labels (P, V), both int64, by batched torch operations on any device.
 
-    Raises ValueError for values that are not finite.
+    Patches whose centres the rounding of float32 leaves in doubt are clustered on the CPU. Raises ValueError for values
+    that are not finite.
     """
     if not torch.isfinite(x_PVD).all():
         raise ValueError("the features hold infinite or undefined values; features must be finite")
-    n_features = x_PVD.shape[1]
-    chunk = max(1, _CHUNK_ELEMENTS // n_features**2)
+    density_peaks.prepare()
+    chunk = max(1, _CHUNK_ELEMENTS // x_PVD.shape[1] ** 2)
     parts = [_cluster_chunk(part_PVD, n_clusters, k) for part_PVD in torch.split(x_PVD, chunk)]
-    return torch.cat([centres_PC for centres_PC, _ in parts]), torch.cat([labels_PV for _, labels_PV in parts])
+    centres_PC, labels_PV, sure_P = (torch.cat(part) for part in zip(*parts, strict=True))
+    if not sure_P.all():
+        exact = density_peaks.cluster(x_PVD[~sure_P].cpu(), n_clusters, k)
+        centres_PC[~sure_P], labels_PV[~sure_P] = (found.to(x_PVD.device) for found in exact)
+    return centres_PC, labels_PV
 
 
-def _cluster_chunk(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
-    x_PVD = x_PVD - x_PVD.mean(1, keepdim=True)
-    n_features = x_PVD.shape[1]
-    index_V = torch.arange(n_features, device=x_PVD.device)
-    # Differences, not a Gram matrix: equal features must be at distance zero exactly.
+def _cluster_chunk(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres, labels, and whether the centres are beyond doubt (P,)."""
+    # Differences, not a Gram matrix: an offset takes no digits, and the error is relative to the distance itself.
     distance_PVV = torch.cdist(x_PVD, x_PVD, compute_mode="donot_use_mm_for_euclid_dist")
-    others_PVV = distance_PVV.masked_fill(index_V[:, None] == index_V, torch.inf)
-    nearest_PVK = others_PVV.topk(k, largest=False).values.double()
-    log_rho_PV = -nearest_PVK.square().sum(-1) / k
+    error = density_peaks.rounding(x_PVD.shape[2], torch.finfo(x_PVD.dtype).eps)
+    least, most = (square**0.5 for square in density_peaks.RANGE[x_PVD.dtype.itemsize])
+    is_told_PVV = ((distance_PVV == 0) | (distance_PVV > least)) & (distance_PVV < most)
 
-    own_PV1, other_P1V = log_rho_PV[:, :, None], log_rho_PV[:, None, :]
-    denser_PVV = (other_P1V > own_PV1) | ((other_P1V == own_PV1) & (index_V < index_V[:, None]))
-    delta_PV = distance_PVV.masked_fill(~denser_PVV, torch.inf).amin(-1)
-    delta_PV = torch.where(delta_PV.isinf(), distance_PVV.amax(-1), delta_PV)
+    index_V = torch.arange(x_PVD.shape[1], device=x_PVD.device)
+    first_PV = (distance_PVV == 0).to(torch.uint8).argmax(-1)
+    is_twin_PV = first_PV < index_V
+    is_equal_PV = (x_PVD == x_PVD.gather(1, first_PV[..., None].expand_as(x_PVD))).all(-1)
+    low_PV, high_PV = _scores(distance_PVV, is_twin_PV, k, error)
 
-    score_PV = log_rho_PV + delta_PV.double().log()
-    order_PV = score_PV.argsort(dim=-1, descending=True, stable=True)
+    order_PV = low_PV.argsort(dim=-1, descending=True, stable=True)
     centres_PC = order_PV[:, :n_clusters].sort(-1).values
-    to_centre_PVC = distance_PVV.gather(2, centres_PC[:, None, :].expand(-1, n_features, -1))
+    is_centre_PV = torch.zeros_like(is_twin_PV).scatter(1, centres_PC, True)
+    threshold_P1 = low_PV.gather(1, order_PV[:, n_clusters - 1 : n_clusters])
+    # Where equal features have to serve as centres, all others must be known to come before them.
+    is_doubtful_PV = torch.where(
+        threshold_P1 > -torch.inf, (high_PV >= threshold_P1) & ~is_centre_PV, low_PV.isneginf() & ~is_twin_PV
+    )
+    sure_P = is_told_PVV.flatten(1).all(-1) & (is_equal_PV & ~is_doubtful_PV).all(-1)
+
+    to_centre_PVC = distance_PVV.gather(2, centres_PC[:, None, :].expand(-1, len(index_V), -1))
     labels_PV = to_centre_PVC.argmin(-1)
+    has_rivals_PV = (to_centre_PVC <= to_centre_PVC.amin(-1, keepdim=True) * (1 + error)).sum(-1) > 1
+    for found in torch.split(has_rivals_PV.nonzero(), _RIVALS):
+        patch, feature = found.T
+        x_M1D, x_MCD = x_PVD[patch, feature][:, None].double(), x_PVD[patch[:, None], centres_PC[patch]].double()
+        labels_PV[patch, feature] = (x_M1D - x_MCD).square().sum(-1).argmin(-1)
     numbers_PC = torch.arange(n_clusters, device=x_PVD.device).expand_as(centres_PC)
-    return centres_PC, labels_PV.scatter(1, centres_PC, numbers_PC)
+    return centres_PC, labels_PV.scatter(1, centres_PC, numbers_PC), sure_P
+
+
+def _scores(distance_PVV: Tensor, is_twin_PV: Tensor, k: int, error: float) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds on log rho + log delta (Eqs. 2-3), as density_peaks has them: none for twins."""
+    index_V = torch.arange(distance_PVV.shape[1], device=distance_PVV.device)
+    others_PVV = distance_PVV.masked_fill(index_V[:, None] == index_V, torch.inf)
+    mean_PV = others_PVV.topk(k, largest=False).values.double().square().mean(-1)
+    least_PV = (-mean_PV * (1 + error)).masked_fill(is_twin_PV, -torch.inf)
+    most_PV = (-mean_PV * (1 - error)).masked_fill(is_twin_PV, -torch.inf)
+    sure_PV, maybe_PV = (
+        torch.where(_is_denser(other_PV, own_PV, index_V), others_PVV, torch.inf).amin(-1)
+        for other_PV, own_PV in ((least_PV, most_PV), (most_PV, least_PV))
+    )
+    sure_PV = torch.where(sure_PV.isinf(), distance_PVV.amax(-1), sure_PV)
+    low_PV = least_PV + torch.minimum(maybe_PV, sure_PV).double().log() - error
+    return low_PV, most_PV + sure_PV.double().log() + error
+
+
+def _is_denser(other_PV: Tensor, own_PV: Tensor, index_V: Tensor) -> Tensor:
+    """Whether feature j is denser than i, (P, i, j): of two equals the lower index is."""
+    other_P1V, own_PV1 = other_PV[:, None, :], own_PV[:, :, None]
+    return (other_P1V > own_PV1) | ((other_P1V == own_PV1) & (index_V < index_V[:, None]))
 
 
 def _pool(x_PVD: Tensor, labels_PV: Tensor, n_clusters: int) -> Tensor:

@@ -116,7 +116,7 @@ def test_distances_from_a_product_are_within_their_bound(kind: str, dimension: i
     exact_VV = density_peaks._differences(x_VD.astype(np.float64))
     i, j = np.tril_indices(len(x_VD), -1)
     error = np.abs(square_VV[i, j] - exact_VV[i, j]) / (norm_V[i] + norm_V[j])
-    assert error.max() < 0.5 * density_peaks.rounding(dimension, x_VD.dtype)
+    assert error.max() < 0.5 * density_peaks.rounding(dimension, np.finfo(x_VD.dtype).eps)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("ordinary", 0), ("near1e-6", 1), ("padded", 0)])
@@ -162,17 +162,32 @@ def test_ties_are_broken_by_the_index(values: list[list[int]], data: st.DataObje
     merged = merge(x_VD[None], n_clusters, k)
     assert merged.centres_PC[0].tolist() == centres.tolist()
     assert merged.labels_PV[0].tolist() == labels.tolist()
+    centres_PC, labels_PV = cluster_on_accelerator(x_VD[None], n_clusters, k)
+    assert centres_PC[0].tolist() == centres.tolist()
+    assert labels_PV[0].tolist() == labels.tolist()
 
 
-@pytest.mark.parametrize("kind", ["ordinary", "offset", "spread", "padded", "outliers", "blobs"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_accelerators_path_agrees_with_the_oracle(kind: str) -> None:
     """The batched torch form, run here on the CPU, chooses the oracle's centres and labels."""
     x_VD = features(kind)
-    for n_clusters in (1, 8, 120):
+    for n_clusters in (1, 8, 119, 120):
         centres, labels = oracle(x_VD, n_clusters, 5)
         centres_PC, labels_PV = cluster_on_accelerator(x_VD[None], n_clusters, 5)
         assert centres_PC[0].tolist() == centres.tolist()
         assert labels_PV[0].tolist() == labels.tolist()
+
+
+def test_the_accelerator_leaves_few_patches_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ordinary, offset, spread and padded features none; of features that tie all."""
+    left: list[int] = []
+    cluster = density_peaks.cluster
+    monkeypatch.setattr(density_peaks, "cluster", lambda x, *given: (left.append(len(x)), cluster(x, *given))[1])
+    x_PVD = torch.stack([features(kind) for kind in ("ordinary", "offset", "spread", "padded")])
+    cluster_on_accelerator(x_PVD, 8, 5)
+    assert left == []
+    cluster_on_accelerator(torch.arange(120.0).view(1, 120, 1).expand(3, -1, -1), 8, 5)
+    assert left == [3]
 
 
 @pytest.mark.parametrize("kind", ["ordinary", "padded"])
