@@ -3,10 +3,10 @@
     P patches (tiles)   V features a patch   C clusters   D dimension
 
 Density and distance enter the choice of centres as log rho + log delta: the ranking of rho x delta, without the
-underflow of Eq. 2 on high-dimensional features. Distances are taken between mean-centred features, because an offset
-that all features share would otherwise eat the digits. Of two features of equal density the one with the lower index
-counts as the denser; so of a group of equal features only the first has a positive delta, and the others become centres
-only where nothing else is left.
+underflow of Eq. 2 on high-dimensional features. Distances are differences, or products of features less an offset that
+they share and that would eat the digits; the choice is that of float64 whichever device makes it. Of two features of
+equal density the one with the lower index counts as the denser; so of a group of equal features only the first has a
+positive delta, and the others become centres only where nothing else is left.
 """
 
 import dataclasses
