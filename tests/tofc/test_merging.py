@@ -110,8 +110,8 @@ def test_distances_from_a_product_are_within_their_bound(kind: str, dimension: i
     """Also where all terms of a product round alike, or a few dimensions outweigh all others."""
     x_VD = features(kind, dimension=dimension).numpy()
     centred_VD, norm_V, square_VV = np.empty_like(x_VD), np.empty(len(x_VD)), np.zeros((len(x_VD),) * 2, np.float32)
-    twin_V, _ = density_peaks._centre(x_VD, centred_VD, norm_V)
-    density_peaks.inner_products(centred_VD, square_VV)
+    twin_V, _, is_centred = density_peaks._centre(x_VD, centred_VD, norm_V)
+    density_peaks.inner_products(centred_VD if is_centred else x_VD, square_VV)
     density_peaks._to_squared_distances(square_VV, norm_V, twin_V)
     exact_VV = density_peaks._differences(x_VD.astype(np.float64))
     i, j = np.tril_indices(len(x_VD), -1)
