@@ -50,10 +50,8 @@ def main() -> None:
     ordinary, small = torch.randn(5, 729, 1152, generator=generator), torch.randn(5, 144, 128, generator=generator)
     half = ordinary[:, :365]
     near = torch.cat([half, half + 1e-4 * torch.randn(half.shape, generator=generator)], 1)[:, :729]
-    print(
-        "         features           shape   n_c   merge ms   syrk ms   own product ms   plain ms   merge/syrk", end=""
-    )
-    print("   merge/own   plain/merge")
+    print("         features           shape   n_c   merge ms   syrk ms   own product ms   plain ms", end="")
+    print("   merge/syrk   merge/own   plain/merge")
     for kind, x_PVD, n_clusters in (
         ("ordinary", ordinary, 8),
         ("ordinary", ordinary, 16),

@@ -26,7 +26,7 @@ _SAMPLE = 8
 """Distances do not depend on the vector that is taken from all features: the mean of every eighth removes an offset."""
 
 _OFFSET = 0.5
-"""Share of the features' energy from which on their offset is taken off: a smaller one costs one bit of accuracy at most."""
+"""Share of the features' energy from which on their offset is taken off: a smaller one costs a bit at the most."""
 
 _FEW = 1 / 16
 """Share of the features that may be looked at again before the whole patch is."""
