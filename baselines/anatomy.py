@@ -10,7 +10,7 @@ from baselines.hyperprior import Hyperprior
 from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, unpack
 from baselines.raw_features import unpack as unpack_features
 from harness.errors import BitstreamError
-from harness.pipelines.anatomy import Anatomy
+from harness.schemes.anatomy import Anatomy
 
 _MOST_GROUPS = 16
 _RAW_MAGIC = b"RAWF"

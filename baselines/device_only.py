@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import ClassVar, NoReturn
 
 from harness import catalog
-from harness.backbones.contract import Backbone
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError, UnavailableError
-from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.pipelines.server_half import FROM_PIXELS, answers, tokens_of_image
+from harness.models.contract import Backbone
+from harness.schemes.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
+from harness.schemes.server_half import FROM_PIXELS, answers, tokens_of_image
 
 
 class DeviceOnlyPoint(OperatingPoint):

@@ -5,7 +5,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 from compressai.models import Elic2022Official
 from compressai.models.utils import conv
 from torch import Tensor, nn

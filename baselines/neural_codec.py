@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import numpy as np
 import torch
 from PIL import Image
@@ -21,9 +21,9 @@ from torch.nn.functional import pad
 from baselines import neural_weights
 from baselines.neural_container import MAX_PIXELS, MODEL_BYTES, Picture, fits, pack, unpack
 from baselines.rans_decoder import keep_within_strings
-from harness.backbones.contract import Backbone
 from harness.errors import DataError
-from harness.pipelines.image_codec import ImageCodec, ImagePoint
+from harness.models.contract import Backbone
+from harness.schemes.image_codec import ImageCodec, ImagePoint
 
 MULTIPLE_PX = 64
 """The stride of z: four halvings to y, two more to z."""

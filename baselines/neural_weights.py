@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import safetensors
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
 
-from harness.pipelines.image_codec import ImageCodec
+from harness.schemes.image_codec import ImageCodec
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

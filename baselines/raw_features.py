@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from harness.backbones.contract import Backbone, Tiles
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
-from harness.pipelines import pictures
-from harness.pipelines.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.pipelines.device_half import features_of_image
-from harness.pipelines.server_half import answers
+from harness.models.contract import Backbone, Tiles
+from harness.schemes import pictures
+from harness.schemes.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
+from harness.schemes.device_half import features_of_image
+from harness.schemes.server_half import answers
 from harness.tofc.reducer import Merging
 
 _HEADER = struct.Struct("<4s4B2H2I")

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from harness.backbones.contract import Backbone
 from harness.data.sample import Question, Sample
-from harness.pipelines import pictures
-from harness.pipelines.contract import Answer, Clock, OperatingPoint, Payload
-from harness.pipelines.image_codec import picture
-from harness.pipelines.picture_file import FORMATS
-from harness.pipelines.server_half import answers, tokens_of_image
+from harness.models.contract import Backbone
+from harness.schemes import pictures
+from harness.schemes.contract import Answer, Clock, OperatingPoint, Payload
+from harness.schemes.image_codec import picture
+from harness.schemes.picture_file import FORMATS
+from harness.schemes.server_half import answers, tokens_of_image
 
 
 class ServerOnly:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from compressai.latent_codecs import CheckerboardLatentCodec

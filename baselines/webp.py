@@ -6,7 +6,7 @@ from typing import ClassVar
 from PIL import Image
 from pydantic import Field
 
-from harness.pipelines.image_codec import ImageCodec, ImagePoint, picture
+from harness.schemes.image_codec import ImageCodec, ImagePoint, picture
 
 
 class WebPPoint(ImagePoint):

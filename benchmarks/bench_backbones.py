@@ -6,7 +6,7 @@ Random weights: the times are those of any weights of this size. Both sides of a
 import time
 from collections.abc import Callable
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import numpy as np
 import torch
 from PIL import Image
@@ -15,9 +15,9 @@ from rich.table import Table
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from harness.backbones.onevision import OneVision
-from harness.backbones.pieces import PieceTokenizer
 from harness.data.sample import Question
+from harness.models.onevision import OneVision
+from harness.models.pieces import PieceTokenizer
 
 TILE = 96
 ROUNDS = 15

@@ -7,7 +7,7 @@ codec   the device's and the server's stage of the whole codec, miniature and fu
 import numpy as np
 import torch
 
-import harness.backbones.torchvision_ops  # noqa: F401
+import harness.models.torchvision_ops  # noqa: F401
 from benchmarks.timing import interleaved_s, place
 from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Header, Symbols

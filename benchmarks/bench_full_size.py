@@ -13,13 +13,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from harness.backbones.contract import Backbone
-from harness.backbones.onevision import load
 from harness.data.asking import samples
 from harness.data.streetsqa import book
-from harness.pipelines.contract import stage_sides
-from harness.pipelines.tofc import Tofc, TofcPoint
-from harness.profile.clock import StageClock
+from harness.models.contract import Backbone
+from harness.models.onevision import load
+from harness.profiling.clock import StageClock
+from harness.schemes.contract import stage_sides
+from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.reducer import Merging, Reducer

@@ -19,7 +19,7 @@ from baselines.neural_weights import bundled
 from baselines.rate_distortion import RateDistortion, bd_rate_percent, psnr_db
 from baselines.webp import WebP, WebPPoint
 from harness.data import streetsqa
-from harness.pipelines.image_codec import ImageCodec
+from harness.schemes.image_codec import ImageCodec
 
 STREETS = 8
 KODAK = Path(__file__).parents[2] / "shared" / "data" / "images" / "kodak"

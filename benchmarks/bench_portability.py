@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import torch
 
-import harness.backbones.torchvision_ops  # noqa: F401
+import harness.models.torchvision_ops  # noqa: F401
 from benchmarks.bench_coding import codec_for, features
 from harness.errors import BitstreamError
 from harness.tofc import bitstream

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from harness.profile.machine import machine_name
+from harness.profiling.machine import machine_name
 
 ROUNDS = 9
 

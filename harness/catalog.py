@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import ScenarioError, unknown_name
 
 SCHEMES: Mapping[str, str] = {
-    "tofc": "harness.pipelines.tofc:Tofc",
+    "tofc": "harness.schemes.tofc:Tofc",
     "jpeg": "baselines.jpeg:Jpeg",
     "webp": "baselines.webp:WebP",
     "hyperprior": "baselines.hyperprior:Hyperprior",
@@ -30,12 +30,12 @@ SCHEMES: Mapping[str, str] = {
 }
 
 BACKBONES: Mapping[str, str] = {
-    "llava-onevision-7b": "harness.backbones.onevision:load",
-    "llava-onevision-0.5b": "harness.backbones.onevision:load",
-    "llava-1.5-7b": "harness.backbones.llava15:load",
-    "mini-onevision": "harness.backbones.onevision:load",
-    "mini-nano": "harness.backbones.onevision:load",
-    "mini-llava15": "harness.backbones.llava15:load",
+    "llava-onevision-7b": "harness.models.onevision:load",
+    "llava-onevision-0.5b": "harness.models.onevision:load",
+    "llava-1.5-7b": "harness.models.llava15:load",
+    "mini-onevision": "harness.models.onevision:load",
+    "mini-nano": "harness.models.onevision:load",
+    "mini-llava15": "harness.models.llava15:load",
 }
 
 ON_DEVICE: Mapping[str, str] = {
@@ -62,12 +62,12 @@ TRAINING_DATA: Mapping[str, str] = {
 }
 
 PAYLOADS: Mapping[str, str] = {
-    "TOFC streams": "harness.pipelines.anatomy:of_stream",
+    "TOFC streams": "harness.schemes.anatomy:of_stream",
     "hyperprior's and ELIC's files": "baselines.anatomy:of_neural_file",
     "raw features": "baselines.anatomy:of_raw_features",
-    "picture files": "harness.pipelines.picture_file:of_picture",
+    "picture files": "harness.schemes.picture_file:of_picture",
 }
-"""What is sent of a picture, and what shows its parts; see :mod:`harness.pipelines.anatomy`."""
+"""What is sent of a picture, and what shows its parts; see :mod:`harness.schemes.anatomy`."""
 
 CODECS: Mapping[str, str] = {
     "tofc-codec-3": "harness.tofc.codec:TofcCodec",
@@ -77,7 +77,7 @@ CODECS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.backbones.checkpoint:ZOO",
+    "zoo": "harness.models.checkpoint:ZOO",
     "ablations": "baselines.ablations.trained:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""

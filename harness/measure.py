@@ -15,13 +15,13 @@ import numpy as np
 from harness.data.gathered import Gathered
 from harness.data.sample import Sample
 from harness.data.scoring import judge
-from harness.pipelines.contract import Answer, Payload, Pipeline, stage_sides
-from harness.profile.clock import StageClock, Untimed, synchroniser
-from harness.profile.telemetry import Telemetry
-from harness.profile.workers import spread
+from harness.profiling.clock import StageClock, Untimed, synchroniser
+from harness.profiling.telemetry import Telemetry
+from harness.profiling.workers import spread
 from harness.records import OutcomeRow, StageRow
-from harness.results.store import Run
+from harness.runs.store import Run
 from harness.scenario.model import Measure
+from harness.schemes.contract import Answer, Payload, Pipeline, stage_sides
 
 Schemes = Mapping[tuple[str, str], Pipeline]
 

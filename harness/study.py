@@ -3,7 +3,7 @@
     scenario --prepare--> Study --answer--> outcomes --time--> stages --replay--> requests
 
 Each step reads rows and writes rows (``harness/records.py``); nothing else passes between them. Selecting operating
-points and drawing work on those rows alone, whenever they are wanted (``harness/results``, ``harness/figures``).
+points and drawing work on those rows alone, whenever they are wanted (``harness/results``, ``harness/report/figures``).
 """
 
 import dataclasses
@@ -16,17 +16,18 @@ from typing import TypeVar
 import torch
 
 from harness import catalog, measure
-from harness.backbones.contract import Backbone
+from harness.analysis import validity
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import UnavailableError
 from harness.measure import Reporter, Schemes
-from harness.profile.machine import fingerprint, machine_name
-from harness.profile.telemetry import Telemetry
-from harness.profile.workers import workers_for
+from harness.models.contract import Backbone
+from harness.profiling.machine import fingerprint, machine_name
+from harness.profiling.telemetry import Telemetry
+from harness.profiling.workers import workers_for
 from harness.replay import Profile, sweep
-from harness.results import provenance, validity
-from harness.results.store import Run
+from harness.runs import provenance
+from harness.runs.store import Run
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from study_rows import Unit, units
+
+from harness.runs.provenance import Manifest, begin
 
 # A deadline measures the machine's load; speed is the benchmarks' business.
 hypothesis.settings.register_profile("harness", deadline=None)
@@ -31,3 +34,29 @@ def harness(
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def manifest() -> Callable[..., Manifest]:
+    """A manifest of a run that begins now, with anything in it changed by keyword."""
+
+    def make(**changes: object) -> Manifest:
+        facts: dict[str, object] = {
+            "name": "tonight",
+            "scenario": {"title": "A study", "selection": {"reference": "server_only"}},
+            "scenario_hash": "abc123",
+            "resolved": {"benchmark": "StreetsQA", "backbone": "mini-onevision"},
+            "stand_ins": {"RealWorldQA": "StreetsQA"},
+            "seed": 7,
+            "command": ["harness", "run", "scenario.yaml"],
+            "machine": {"id": "01234567", "name": "a processor, 2 cores", "cores": 2},
+        }
+        return begin(**{**facts, **changes})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def study_units() -> list[Unit]:
+    """The units as a list."""
+    return list(units())

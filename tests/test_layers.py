@@ -23,8 +23,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_replay_results_and_figures_run_without_torch() -> None:
     """A laptop that only replays and draws needs no deep-learning stack: nothing here imports it, even indirectly."""
     code = (
-        "import sys, harness.replay, harness.results.store, harness.results.select\n"
-        "import harness.figures.gallery, harness.scenario.replay\n"
+        "import sys, harness.replay, harness.runs.store, harness.analysis.select\n"
+        "import harness.report.figures.gallery, harness.scenario.replay\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from harness.data.sample import Question, Sample
 from harness.data.tsv import write_tsv
-from harness.results.provenance import MANIFEST, read
-from harness.results.store import Record, Run
+from harness.runs.provenance import MANIFEST, read
+from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.scenario.model import Wanted
 from harness.study import run

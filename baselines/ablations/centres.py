@@ -5,7 +5,7 @@ P patches   V features a patch   C features that are kept   D dimension
 
 from torch import Tensor
 
-from harness.backbones.contract import Attention
+from harness.models.contract import Attention
 from harness.tofc.merging import merge
 
 

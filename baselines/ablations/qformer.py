@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from baselines.ablations.trained import LearnedReducer, read
-from harness.backbones.contract import Attention
 from harness.errors import CheckpointError
+from harness.models.contract import Attention
 
 
 class QFormerConfig(BaseModel):
@@ -39,7 +39,7 @@ class QFormer(LearnedReducer):
 
     def __init__(self, config: QFormerConfig) -> None:
         # Late, because transformers is slow to import and a scenario is checked without it.
-        import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+        import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
         from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
         super().__init__()

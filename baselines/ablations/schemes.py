@@ -14,9 +14,9 @@ from baselines.ablations.heuristic import HeuristicCodec, HeuristicConfig
 from baselines.ablations.qformer import QFormer, QFormerConfig
 from baselines.ablations.trained import CODEC, PROJECTOR, REDUCER, folder_of, read
 from baselines.ablations.visionzip import VisionZip
-from harness.backbones.contract import Backbone
 from harness.errors import CheckpointError
-from harness.pipelines.tofc import Tofc, TofcPoint
+from harness.models.contract import Backbone
+from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.reducer import Merging, Reducer

@@ -33,12 +33,12 @@ from baselines.ablations.schemes import (
     VisionZipMerging,
 )
 from baselines.ablations.trained import WEIGHTS, LearnedReducer, Trained, trained_around
-from harness.backbones.checkpoint import ZOO
-from harness.backbones.contract import Backbone, Tiles
-from harness.backbones.onevision import OneVision, load
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice
+from harness.models.checkpoint import ZOO
+from harness.models.contract import Backbone, Tiles
+from harness.models.onevision import OneVision, load
 from harness.tofc.training import Progress, Recipe, feature_distortion, train
 from harness.zoo.features import book_of
 from harness.zoo.language import questions

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from harness.backbones.contract import Attention
+from harness.models.contract import Attention
 
 
 class VisionZip:

@@ -35,10 +35,10 @@ def advise(
     from rich.console import Console
     from rich.table import Table
 
+    from harness.analysis import whatif
+    from harness.analysis.select import select_run
     from harness.cli.profiles import profiles
-    from harness.replay import answers
-    from harness.results.select import select_run
-    from harness.results.store import Run
+    from harness.runs.store import Run
     from harness.scenario.replay import Replay
     from harness.units import format_rate, format_seconds
 
@@ -46,7 +46,7 @@ def advise(
     keys = zip(points["pipeline"], points["point"], strict=True)
     scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}]})
-    found = answers.advise(
+    found = whatif.advise(
         profiles(path), scores, spec, spec.uplinks[0], deadline_s=deadline, min_score=min_score, min_share=min_share
     )
     console = Console()
@@ -93,13 +93,13 @@ def crossover(
 
         harness crossover results/runs/crossover webp raw_features
     """
-    from harness.replay import answers
+    from harness.analysis import whatif
     from harness.scenario.replay import Replay
     from harness.units import format_rate
 
     one, other = (_selected(path, name) for name in (first, second))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": "1 MB/s"}]})
-    found = answers.crossover(one, other, spec, low_bps=low, high_bps=high)
+    found = whatif.crossover(one, other, spec, low_bps=low, high_bps=high)
     span = f"between {format_rate(low)} and {format_rate(high)}"
     if found.rate_bps is None:
         typer.echo(f"{found.faster_throughout} answers first at every rate {span}: they do not cross there")
@@ -136,8 +136,8 @@ def max_users(
     """
     from pydantic import ValidationError
 
+    from harness.analysis import whatif
     from harness.errors import ScenarioError
-    from harness.replay import answers
     from harness.scenario.explain import sentences
     from harness.scenario.replay import Replay
     from harness.units import format_seconds
@@ -156,7 +156,7 @@ def max_users(
         mistakes = "; ".join(f"{keys[-1]}: {sentence}" for keys, sentence in sentences(error))
         raise ScenarioError(f"harness max-users: {mistakes}") from None
     profile = _selected(path, pipeline)
-    users, seen = answers.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
+    users, seen = whatif.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
     typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]
@@ -166,10 +166,10 @@ def max_users(
 
 def _selected(path: Path, pipeline: str) -> "Profile":
     """The profile of a pipeline at its operating point of equal score."""
+    from harness.analysis.select import select_run
     from harness.cli.profiles import profiles
     from harness.errors import ResultsError
-    from harness.results.select import select_run
-    from harness.results.store import Run
+    from harness.runs.store import Run
 
     of_pipeline = profiles(path, [pipeline])
     points = select_run(Run.read(path))

@@ -41,7 +41,7 @@ def inspect(
         harness inspect payload.tofc --codec build/mine/codec.safetensors
     """
     from harness.errors import BitstreamError
-    from harness.pipelines import anatomy, pictures
+    from harness.schemes import anatomy, pictures
 
     try:
         body = file.read_bytes()

@@ -19,7 +19,7 @@ def plot(
 
         harness plot results/runs/realworldqa_lowrate
     """
-    from harness.figures.gallery import draw_all
+    from harness.report.figures.gallery import draw_all
 
     for file in draw_all(path, out):
         typer.echo(str(file))

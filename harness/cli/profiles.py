@@ -12,7 +12,7 @@ def profiles(path: Path, pipelines: Sequence[str] | None = None) -> "list[Profil
     """The profile of every point of a complete run, or of the pipelines named; raises ResultsError for unknown ones."""
     from harness.errors import ResultsError, unknown_name
     from harness.replay import Profile
-    from harness.results.store import Run
+    from harness.runs.store import Run
 
     record = Run.read(path)
     rows = record.stages.group_by(["pipeline", "point"], use_threads=False).aggregate([]).to_pylist()

@@ -31,8 +31,8 @@ def run(
     from rich.console import Console
 
     from harness.cli.display import Display
-    from harness.results.store import Run
-    from harness.results.summary import table
+    from harness.report.summary import table
+    from harness.runs.store import Run
     from harness.scenario.load import load
     from harness.study import run as run_study
 
@@ -59,8 +59,8 @@ def show(
     """
     from rich.console import Console
 
-    from harness.results.store import Run
-    from harness.results.summary import table, write
+    from harness.report.summary import table, write
+    from harness.runs.store import Run
 
     record = Run.read(path)
     if out is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from harness.replay.answers import Estimate
+    from harness.analysis.whatif import Estimate
 
 
 class Engine(StrEnum):
@@ -41,8 +41,8 @@ def sweep(
     from rich.console import Console
     from rich.table import Table
 
+    from harness.analysis import whatif
     from harness.cli.profiles import profiles
-    from harness.replay import answers
     from harness.replay import sweep as replay_sweep
     from harness.scenario.load import load
     from harness.units import format_seconds
@@ -53,7 +53,7 @@ def sweep(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, out, compression="zstd")
-    summary = answers.summarise(rows, spec.deadline_s)
+    summary = whatif.summarise(rows, spec.deadline_s)
     console = Console()
     for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Table(title=f"{scheme} at {point}", title_justify="left", box=SIMPLE_HEAD)

@@ -36,7 +36,7 @@ def train(
     from rich.console import Console
 
     from harness.cli.display import Display
-    from harness.profile.machine import fingerprint
+    from harness.profiling.machine import fingerprint
     from harness.training import result
     from harness.training.load import load
     from harness.training.loop import Training

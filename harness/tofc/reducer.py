@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from harness.backbones.contract import Attention
+from harness.models.contract import Attention
 from harness.tofc.merging import merge
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from PIL import Image
 
-from harness.backbones.prompts import Template
+from harness.models.prompts import Template
 from harness.scenario.fields import Frozen
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
-from harness.backbones.prompts import Template
 from harness.errors import DataError
+from harness.models.prompts import Template
 from harness.scenario.fields import Frozen
 from harness.training.contract import Dialogue, Example, Turn
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.backbones.llava import Llava
+from harness.models.llava import Llava
 from harness.tofc.merging import merge
 from harness.training.model import Batch
 from harness.training.reading import Reader, Share, keys_of_step

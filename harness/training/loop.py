@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - accelerate may import transformers
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - accelerate may import transformers
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from harness import catalog
-from harness.backbones import adapter
-from harness.backbones.checkpoint import fingerprint
-from harness.backbones.llava import Llava
 from harness.data.drawing.dice import Dice
 from harness.errors import ScenarioError
-from harness.results.disk import discard
+from harness.models import adapter
+from harness.models.checkpoint import fingerprint
+from harness.models.llava import Llava
+from harness.runs.disk import discard
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.tofc.training import learning_rate_factor
 from harness.training import checkpoint, kept, reading, result

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harness.backbones.llava import Llava
+from harness.models.llava import Llava
 from harness.tofc.codec import TofcCodec
 from harness.tofc.merging import merge
 from harness.tofc.training import feature_distortion

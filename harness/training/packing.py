@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from harness.backbones.prompts import Template
+from harness.models.prompts import Template
 from harness.training.contract import Dialogue
 
 _IGNORED = -100

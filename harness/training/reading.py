@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from harness.backbones.llava import Llava
 from harness.data.drawing.dice import Dice
+from harness.models.llava import Llava
 from harness.training.contract import TrainingData
 from harness.training.model import Batch
 from harness.training.packing import Script, script

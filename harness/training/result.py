@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.backbones import adapter
-from harness.backbones.checkpoint import fingerprint
-from harness.backbones.contract import Backbone
-from harness.backbones.llava import Llava
 from harness.errors import CheckpointError, UnavailableError, unknown_name
-from harness.results import provenance
-from harness.results.disk import write_text
+from harness.models import adapter
+from harness.models.checkpoint import fingerprint
+from harness.models.contract import Backbone
+from harness.models.llava import Llava
+from harness.runs import provenance
+from harness.runs.disk import write_text
 from harness.tofc.codec import CODECS, TofcCodec
 from harness.tofc.merging import merge
 from harness.tofc.training import feature_distortion

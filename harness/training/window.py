@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - accelerate may import transformers
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - accelerate may import transformers
 import torch
 from accelerate import Accelerator
 from torch import Tensor

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from harness.backbones.llava import Llava
 from harness.data import glimpseqa, streetsqa
+from harness.models.llava import Llava
 from harness.zoo.scores import table
 
 

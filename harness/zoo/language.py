@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.backbones.llava import Llava
 from harness.data.asking import Asked, Page, is_there, on_side, value_of, yes_no
 from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
 from harness.data.streetsqa import ask_everything
+from harness.models.llava import Llava
 from harness.zoo import symbols
 from harness.zoo.features import Lessons, book_of
 from harness.zoo.lessons import answer_loss

@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from harness.backbones.prompts import ONEVISION, Template
 from harness.data.asking import Asked
+from harness.models.prompts import ONEVISION, Template
 from harness.training import packing
 from harness.training.contract import Turn
 

@@ -12,12 +12,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.backbones.prompts import ONEVISION, Template
 from harness.data import glimpseqa
 from harness.data.asking import CHOICES, LETTERS, choice, is_there, on_side, yes_no
 from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
 from harness.data.sample import Question
+from harness.models.prompts import ONEVISION, Template
 
 NOWHERE = "nowhere"
 """What is seen of a thing that is not there."""

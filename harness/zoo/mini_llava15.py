@@ -9,17 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
 from rich.progress import track
 from tokenizers import AddedToken, Tokenizer
 from torch.nn.functional import interpolate
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from harness.backbones import onevision
-from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
-from harness.backbones.onevision import OneVision
-from harness.backbones.prompts import LLAVA15
+from harness.models import onevision
+from harness.models.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
+from harness.models.onevision import OneVision
+from harness.models.prompts import LLAVA15
 from harness.zoo import cards, features, language, mini_onevision, recipe, tower
 from harness.zoo.views import LLAVA15 as SIGHT
 from harness.zoo.views import TileBatches

@@ -8,12 +8,12 @@ mini-onevision's stages, with fewer steps.
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
 from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from harness.backbones.onevision import OneVision, load
+from harness.models.onevision import OneVision, load
 from harness.zoo import cards, features, language, mini_onevision, recipe
 from harness.zoo.vocabulary import STOP, make_tokenizer
 

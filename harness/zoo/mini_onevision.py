@@ -8,13 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
 from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from harness.backbones.onevision import OneVision, load
-from harness.backbones.tiling import grids_up_to
+from harness.models.onevision import OneVision, load
+from harness.models.tiling import grids_up_to
 from harness.zoo import cards, features, language, recipe, tower
 from harness.zoo.views import MAX_GRID, MAX_TILES, PATCH_PX, TILE_PX
 from harness.zoo.vocabulary import IMAGE, STOP, VOCABULARY, make_tokenizer

@@ -5,9 +5,9 @@ from typing import Literal
 from PIL import Image
 from pydantic import Field
 
-from harness.backbones.prompts import Template
 from harness.data.asking import Page
 from harness.data.drawing.dice import Dice
+from harness.models.prompts import Template
 from harness.scenario.fields import Frozen
 from harness.training.contract import Example, Turn
 from harness.zoo.features import book_of

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from harness import catalog
-from harness.backbones.contract import Backbone
 from harness.data import glimpseqa, streetsqa
 from harness.data.sample import Sample
 from harness.data.scoring import judge, metric
+from harness.models.contract import Backbone
 from harness.tofc.merging import merge
 
 Tokens = Callable[[Backbone, Image.Image], torch.Tensor]

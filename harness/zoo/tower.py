@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import CLIPVisionModel, SiglipVisionModel
 
-from harness.backbones.tower import features
 from harness.data.drawing import things
+from harness.models.tower import features
 from harness.zoo.training import train
 from harness.zoo.views import CLASS_NAMES, ONEVISION, Sight, TileBatches
 

@@ -6,9 +6,9 @@ an option with its letter: a model this small is slow to learn that a letter bel
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from harness.backbones.prompts import ONEVISION
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import CHOICES, LETTERS
+from harness.models.prompts import ONEVISION
 
 END, START, STOP, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
 SPECIAL = (END, START, STOP, IMAGE)

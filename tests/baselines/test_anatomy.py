@@ -16,16 +16,16 @@ from baselines.neural_codec import NeuralPoint
 from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, pack
 from baselines.raw_features import _HEADER
 from harness import catalog
-from harness.backbones.onevision import OneVision, load
 from harness.data.asking import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
-from harness.pipelines import image_codec, pictures
-from harness.pipelines.anatomy import of_body
-from harness.pipelines.contract import Payload
-from harness.pipelines.picture_file import FORMATS
-from harness.profile.clock import Untimed
+from harness.models.onevision import OneVision, load
+from harness.profiling.clock import Untimed
+from harness.schemes import image_codec, pictures
+from harness.schemes.anatomy import of_body
+from harness.schemes.contract import Payload
+from harness.schemes.picture_file import FORMATS
 
 TOFC = {"header", "experts", "z", "y"}
 JPEG = {"headers", "quantisation", "Huffman tables", "coefficients"}

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import pytest
 import torch
 from compressai.models import ScaleHyperprior

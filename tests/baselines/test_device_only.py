@@ -8,15 +8,15 @@ import yaml
 
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
-from harness.backbones.onevision import load
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError, UnavailableError
-from harness.pipelines.contract import Answer, Payload, stage_sides
-from harness.profile.clock import StageClock, Untimed
-from harness.results import summary
-from harness.results.store import Run
+from harness.models.onevision import load
+from harness.profiling.clock import StageClock, Untimed
+from harness.report import summary
+from harness.runs.store import Run
 from harness.scenario.load import load as load_scenario
+from harness.schemes.contract import Answer, Payload, stage_sides
 from harness.study import run
 from harness.zoo import mini_llava15
 

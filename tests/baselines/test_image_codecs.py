@@ -13,7 +13,7 @@ from PIL import Image
 from baselines.jpeg import Jpeg, JpegPoint
 from baselines.webp import WebP, WebPPoint
 from harness.errors import BitstreamError
-from harness.pipelines.image_codec import ImageCodec, picture
+from harness.schemes.image_codec import ImageCodec, picture
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 KODAK = sorted((SHARED / "images" / "kodak").glob("*.png"))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import numpy as np
 import pytest
 import torch

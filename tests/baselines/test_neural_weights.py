@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import pytest
 import torch
 from compressai.models import Elic2022Official, ScaleHyperprior

@@ -2,7 +2,7 @@
 
 import contextlib
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import numpy as np
 import pytest
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional

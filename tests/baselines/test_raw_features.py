@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.raw_features import _HEADER, pack, unpack
-from harness.backbones.contract import Tiles
 from harness.errors import BitstreamError
+from harness.models.contract import Tiles
 
 
 def _tiles(n_h: int, n_w: int) -> Tiles:

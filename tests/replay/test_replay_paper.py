@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_systems import drawn_profile, profile_of, replayed, spec_of
 
+from harness.analysis.whatif import total_s
 from harness.records import RequestRow, schema
-from harness.replay.answers import total_s
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from replay_systems import profile_of, replayed, spec_of
 
+from harness.analysis.whatif import over_seeds
 from harness.replay import Profile
-from harness.replay.answers import over_seeds
 from harness.scenario.replay import Replay
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from replay_systems import drawn_profile, profile_of, replayed, spec_of
 
-from harness.replay.answers import deadline_share, total_s
+from harness.analysis.whatif import deadline_share, total_s
 
 SLOW = {"kind": "constant", "rate": "1 KB/s"}
 

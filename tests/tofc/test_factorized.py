@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import harness.backbones.torchvision_ops  # noqa: F401
+import harness.models.torchvision_ops  # noqa: F401
 from harness.tofc.factorized import LIMIT, FactorizedDensity
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip
+import harness.models.torchvision_ops  # noqa: F401  isort: skip
 import numpy as np
 import pytest
 import torch

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.backbones.prompts import LLAVA15, ONEVISION
 from harness.errors import DataError
+from harness.models.prompts import LLAVA15, ONEVISION
 from harness.training.contract import Turn
 from harness.training.conversations import Conversations
 

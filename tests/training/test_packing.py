@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from harness.backbones.llava import Llava
-from harness.backbones.llava15 import load as load_llava15
-from harness.backbones.onevision import load as load_onevision
 from harness.data.sample import Question
+from harness.models.llava import Llava
+from harness.models.llava15 import load as load_llava15
+from harness.models.onevision import load as load_onevision
 from harness.training.contract import Turn
 from harness.training.packing import answer_loss, script
 

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from harness.backbones import adapter
-from harness.backbones.onevision import OneVision, full_size_config
-from harness.backbones.pieces import PieceTokenizer
 from harness.errors import ScenarioError
+from harness.models import adapter
+from harness.models.onevision import OneVision, full_size_config
+from harness.models.pieces import PieceTokenizer
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.training.config import Temperature
 from harness.training.load import as_given, config_hash, load

@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from harness.backbones.onevision import load as load_onevision
 from harness.data.sample import Question, Sample
 from harness.errors import CheckpointError, ScenarioError
-from harness.pipelines.tofc import Tofc, TofcPoint
-from harness.profile.clock import StageClock
+from harness.models.onevision import load as load_onevision
+from harness.profiling.clock import StageClock
+from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import TofcCodec
 from harness.training import result
 from harness.training.load import load

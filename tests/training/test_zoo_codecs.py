@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from harness.backbones.onevision import load as load_onevision
-from harness.backbones.prompts import ONEVISION
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, UnavailableError
-from harness.pipelines.contract import Payload
-from harness.pipelines.tofc import Tofc, TofcPoint
-from harness.profile.clock import StageClock, Untimed
+from harness.models.onevision import load as load_onevision
+from harness.models.prompts import ONEVISION
+from harness.profiling.clock import StageClock, Untimed
+from harness.schemes.contract import Payload
+from harness.schemes.tofc import Tofc, TofcPoint
 from harness.training import result
 from harness.zoo.pages import Bundled
 

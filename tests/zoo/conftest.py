@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from harness.backbones.contract import Backbone
 from harness.data import streetsqa
 from harness.data.asking import samples
+from harness.models.contract import Backbone
 from harness.zoo.scores import all_tokens, blanked, merged, verdicts
 
 

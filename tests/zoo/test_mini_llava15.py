@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness.backbones import llava15, onevision
-from harness.backbones.checkpoint import ZOO
-from harness.backbones.llava15 import CLIP_MEAN, CLIP_STD
 from harness.data import streetsqa
 from harness.data.asking import Page
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
+from harness.models import llava15, onevision
+from harness.models.checkpoint import ZOO
+from harness.models.llava15 import CLIP_MEAN, CLIP_STD
 from harness.zoo import features, language, mini_llava15, tower, training
 from harness.zoo.lessons import answer_loss
 from harness.zoo.views import CLASS_NAMES, LLAVA15, TileBatches, classes_seen

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.backbones.onevision import load
+from harness.models.onevision import load
 from harness.zoo import language, mini_nano, mini_onevision
 
 FOLDER = Path(mini_nano.__file__).parent / mini_nano.NAME

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness.backbones.onevision import load
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page, camera_file
 from harness.data.asking import samples as draw_samples
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
 from harness.data.scoring import judge
+from harness.models.onevision import load
 from harness.zoo import features, language, lookup, mini_onevision, symbols, tower, training
 from harness.zoo.lessons import answer_loss
 from harness.zoo.scores import all_tokens, blanked, jpeg, merged, verdicts

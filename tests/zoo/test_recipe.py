@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import harness.backbones.torchvision_ops  # noqa: F401  isort: skip
+import harness.models.torchvision_ops  # noqa: F401  isort: skip
 import pytest
 import torch
 

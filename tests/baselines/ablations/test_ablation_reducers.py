@@ -11,8 +11,8 @@ from torch import Tensor
 from baselines.ablations.centres import Centres
 from baselines.ablations.qformer import QFormer, QFormerConfig
 from baselines.ablations.visionzip import VisionZip
-from harness.backbones.contract import Attention
 from harness.errors import CheckpointError
+from harness.models.contract import Attention
 from harness.tofc.merging import merge
 from harness.tofc.reducer import Merging
 

@@ -10,13 +10,13 @@ from baselines.ablations import trained, training
 from baselines.ablations.schemes import Ablation, Heuristic, QFormerQueries, Selective, Single, Unmerged
 from baselines.ablations.training import POINTS, Budget, Lesson, lessons, train_point
 from harness import catalog
-from harness.backbones.onevision import OneVision, load
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
-from harness.pipelines.contract import Payload
-from harness.pipelines.tofc import TofcPoint
-from harness.profile.clock import StageClock, Untimed
+from harness.models.onevision import OneVision, load
+from harness.profiling.clock import StageClock, Untimed
+from harness.schemes.contract import Payload
+from harness.schemes.tofc import TofcPoint
 
 TINY = Budget(feature_steps=2, answer_steps=2, pictures=2, asked=2)
 

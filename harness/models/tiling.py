@@ -1,0 +1,131 @@
+"""How images are cut: the any-resolution tiling of the paper's section III, and a single padded tile.
+
+    P patches   C colour channels   H, W the side of a patch in pixels, both p
+
+An image is enlarged to the smallest grid of n_h x n_w patches that holds it, its aspect ratio kept, and padded around
+with black. In front of the tiles goes a thumbnail: the image padded to a square (the paper's way; transformers'
+processor squashes it) and resized to p x p.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.models.contract import Tiles
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """How a backbone cuts images: ``patch`` is p, ``grids`` the (n_h, n_w) to choose from.
+
+    ``mean`` and ``std`` are of pixels scaled to [0, 1]; SigLIP's are 0.5.
+    """
+
+    patch: int
+    grids: tuple[tuple[int, int], ...]
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(n_h, n_w) of an image; see :func:`best_grid`."""
+        return best_grid(height, width, self.patch, self.grids)
+
+    def __call__(self, image: Image.Image) -> Tiles:
+        """The thumbnail and the tiles of an RGB image, (n_h * n_w + 1, 3, p, p)."""
+        n_h, n_w = self.grid(image.height, image.width)
+        thumbnail_HWC = np.asarray(self._thumbnail(image))
+        canvas_HWC = np.asarray(self._canvas(image, n_h, n_w))
+        p = self.patch
+        pixels_PHWC = np.empty((n_h * n_w + 1, p, p, 3), np.uint8)
+        pixels_PHWC[0] = thumbnail_HWC
+        pixels_PHWC[1:] = canvas_HWC.reshape(n_h, p, n_w, p, 3).transpose(0, 2, 1, 3, 4).reshape(-1, p, p, 3)
+        return Tiles(normalised(pixels_PHWC, self.mean, self.std), (n_h, n_w), (image.height, image.width))
+
+    def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """The grids onto which an image is fitted, in the order of their patches: the thumbnail's, the tiles'."""
+        return (1, 1), self.grid(height, width)
+
+    def _canvas(self, image: Image.Image, n_h: int, n_w: int) -> Image.Image:
+        height, width = n_h * self.patch, n_w * self.patch
+        fitted_h, fitted_w = fitted(image.height, image.width, height, width)
+        canvas = Image.new("RGB", (width, height))
+        resized = image.resize((fitted_w, fitted_h), Image.Resampling.BICUBIC)
+        canvas.paste(resized, ((width - fitted_w) // 2, (height - fitted_h) // 2))
+        return canvas
+
+    def _thumbnail(self, image: Image.Image) -> Image.Image:
+        return squared(image).resize((self.patch, self.patch), Image.Resampling.BICUBIC)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedTile:
+    """The other way: the whole image is one patch of side ``patch``, padded to a square in the colour ``mean``."""
+
+    patch: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tiles:
+        """An RGB image as (1, 3, p, p)."""
+        fill = (int(255 * self.mean[0]), int(255 * self.mean[1]), int(255 * self.mean[2]))
+        tile = squared(image, fill).resize((self.patch, self.patch), Image.Resampling.BICUBIC)
+        return Tiles(normalised(np.array(tile)[None], self.mean, self.std), (1, 1), (image.height, image.width))
+
+    def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:  # noqa: ARG002
+        """The one grid onto which every image is fitted."""
+        return ((1, 1),)
+
+
+def grids_up_to(max_grid: int) -> tuple[tuple[int, int], ...]:
+    """All grids of 1 to ``max_grid`` rows and columns; LLaVA-OneVision has those up to 6."""
+    sides = range(1, max_grid + 1)
+    return tuple((n_h, n_w) for n_h in sides for n_w in sides)
+
+
+@functools.lru_cache(maxsize=4096)
+def best_grid(height: int, width: int, patch: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (n_h, n_w) that keeps most of an image's pixels and, among those, has the smallest canvas.
+
+    Where some grid holds the image this is ceil(height / p) x ceil(width / p); an image larger than every grid is
+    shrunk to the one that keeps most of it, as transformers' processor does.
+    """
+
+    def kept_and_spared(grid: tuple[int, int]) -> tuple[int, int]:
+        canvas_h, canvas_w = grid[0] * patch, grid[1] * patch
+        scale = min(canvas_w / width, canvas_h / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - canvas_h * canvas_w
+
+    return max(grids, key=kept_and_spared)
+
+
+def fitted(height: int, width: int, canvas_h: int, canvas_w: int) -> tuple[int, int]:
+    """The (height, width) of an image resized to fit a canvas, its aspect ratio kept; the shorter side rounds up."""
+    scale_h, scale_w = canvas_h / height, canvas_w / width
+    if scale_w < scale_h:
+        return min(math.ceil(height * scale_w), canvas_h), canvas_w
+    return canvas_h, min(math.ceil(width * scale_h), canvas_w)
+
+
+def squared(image: Image.Image, fill: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
+    """The image centred on a square of its longer side."""
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), fill)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def normalised(pixels_PHWC: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """8-bit pixels as float32 (P, C, H, W): (value / 255 - mean) / std, a channel at a time."""
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, 3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1)
+    pixels_PCHW = torch.from_numpy(pixels_PHWC).permute(0, 3, 1, 2)
+    return pixels_PCHW.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).add_(shift)

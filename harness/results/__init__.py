@@ -1,1 +1,0 @@
-"""Runs: stored, selected from, summarised, and judged valid or not."""

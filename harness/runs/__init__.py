@@ -1,0 +1,1 @@
+"""Where runs are kept: their folder, rows, manifest and lock."""

@@ -1,0 +1,132 @@
+"""The anatomy of picture files: JPEG segment by segment, lossy WebP chunk by chunk, other formats as a whole.
+
+JPEG: ITU-T T.81, annex B. WebP: RFC 9649; its VP8 frame: RFC 6386, section 9.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from harness.errors import BitstreamError
+from harness.schemes.anatomy import Anatomy
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""The formats, in Pillow's names, that a benchmark's pictures come in; its JPEG reads MPO too."""
+
+_TABLES = {0xDB: "quantisation", 0xC4: "Huffman tables"}
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_START, _END, _SCAN = 0xD8, 0xD9, 0xDA
+_RESTARTS = range(0xD0, 0xD8)
+_CHROMA = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0"}
+
+_CHUNK = struct.Struct("<4sI")
+_RIFF_BYTES = 12
+_VP8_HEADER_BYTES = 10
+
+
+def of_picture(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG001
+    """A picture file in one of :data:`FORMATS`; raises BitstreamError for one that ends too soon or is damaged."""
+    try:
+        with Image.open(io.BytesIO(body), formats=FORMATS) as opened:
+            kind, size = opened.format or "", f"{opened.width} x {opened.height} px"
+            tables = getattr(opened, "quantization", {})
+            opened.load()
+    except UnidentifiedImageError:
+        return None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BitstreamError(f"a picture file of {len(body)} bytes cannot be read: {error}") from None
+    match kind:
+        case "JPEG" | "MPO":
+            bits, chroma = _jpeg(body)
+            return Anatomy(f"a JPEG file, {size}{chroma}", bits, [_jpeg_quality(tables)])
+        case "WEBP":
+            bits = _webp(body)
+            lossy = "coefficients" in bits
+            notes = ["it does not say with which quality or method it was made"] if lossy else []
+            return Anatomy(f"a WebP file, {size}", bits, notes)
+    return Anatomy(f"a {kind} file, {size}", {"all": 8 * len(body)})
+
+
+def _jpeg(body: bytes) -> tuple[dict[str, int], str]:
+    """The bits of a whole JPEG file's parts, and how its chroma is sampled, in words."""
+    n_bytes = dict.fromkeys(("headers", *_TABLES.values(), "coefficients"), 0)
+    chroma = ""
+    for marker, start, end, coded in _segments(body):
+        n_bytes[_TABLES.get(marker, "headers")] += end - start
+        n_bytes["coefficients"] += coded
+        if marker in _FRAME_HEADERS:
+            chroma = _chroma(body[start:end])
+    if rest := len(body) - sum(n_bytes.values()):
+        n_bytes["after the picture"] = rest
+    return {part: 8 * n for part, n in n_bytes.items()}, chroma
+
+
+def _segments(body: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Each segment's marker, where it starts and ends, and how many bytes of coded data follow it."""
+    at = 0
+    while at + 2 <= len(body) and body[at] == 0xFF:
+        marker = body[at + 1]
+        end = at + 2
+        if marker not in (_START, _END):
+            end += int.from_bytes(body[end : end + 2], "big")
+        coded_end = _end_of_scan(body, end) if marker == _SCAN else end
+        yield marker, at, end, coded_end - end
+        if marker == _END:
+            return
+        at = coded_end
+
+
+def _end_of_scan(body: bytes, at: int) -> int:
+    """Where the next marker is; an 0xFF of the data is followed by 0, and restarts are among the data."""
+    while (at := body.find(b"\xff", at)) >= 0 and at + 1 < len(body):
+        if body[at + 1] != 0 and body[at + 1] not in _RESTARTS:
+            return at
+        at += 2
+    return len(body)
+
+
+def _chroma(frame: bytes) -> str:
+    """The sampling in a frame header: marker 2, length 2, precision 1, height 2, width 2, n 1, then 3 a component."""
+    factors = [(frame[at + 1] >> 4, frame[at + 1] & 15) for at in range(10, len(frame) - 2, 3)]
+    if len(factors) != 3 or set(factors[1:]) != {(1, 1)} or factors[0] not in _CHROMA:
+        return ""
+    return f", chroma {_CHROMA[factors[0]]}"
+
+
+def _jpeg_quality(tables: dict[int, list[int]]) -> str:
+    """The quality at which libjpeg writes these tables, found by letting it write them."""
+    for quality in range(1, 101):
+        written = io.BytesIO()
+        Image.new("RGB" if len(tables) > 1 else "L", (8, 8)).save(written, "JPEG", quality=quality)
+        with Image.open(written) as opened:
+            if opened.quantization == tables:  # type: ignore[attr-defined]
+                return f"its quantisation tables are libjpeg's at quality {quality}"
+    return "its quantisation tables are not libjpeg's at any quality"
+
+
+def _webp(body: bytes) -> dict[str, int]:
+    """The bits of a WebP file's parts: of a VP8 frame, its modes and its coefficients; of other chunks, their data."""
+    n_bytes = {"container": 0}
+    at = _RIFF_BYTES
+    while at + _CHUNK.size <= len(body):
+        name, size = _CHUNK.unpack_from(body, at)
+        start = at + _CHUNK.size
+        data = body[start : start + size]
+        if name == b"VP8 " and len(data) >= _VP8_HEADER_BYTES:
+            # 19 bits of the frame's tag: the bytes of the partition with the modes of all macroblocks.
+            modes = min(int.from_bytes(data[:3], "little") >> 5, len(data) - _VP8_HEADER_BYTES)
+            parts = {
+                "frame header": _VP8_HEADER_BYTES,
+                "modes": modes,
+                "coefficients": len(data) - _VP8_HEADER_BYTES - modes,
+            }
+        else:
+            parts = {name.decode("latin-1").strip(): len(data)}
+        for part, n in parts.items():
+            n_bytes[part] = n_bytes.get(part, 0) + n
+        at = start + size + size % 2
+    n_bytes["container"] = len(body) - sum(n_bytes.values())
+    return {part: 8 * n for part, n in n_bytes.items()}

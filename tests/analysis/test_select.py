@@ -1,0 +1,283 @@
+"""Selection at equal score: what is accepted, what is refused, and how often by mistake."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from harness.analysis.select import Equality, select
+from harness.data.scoring import Metric, metric
+from harness.errors import ResultsError
+from harness.records import OutcomeRow, schema
+
+ACCURACY = metric("StreetsQA")
+EQUALITY = Equality(reference="all", target=1.0, margin=0.05, resamples=400)
+
+
+def outcomes(correct: dict[tuple[str, str], np.ndarray], n_bytes: dict[tuple[str, str], int] | None = None) -> pa.Table:
+    """Outcome rows of points that answered questions 0, 1, .. right or wrong."""
+    tables = []
+    for index, ((pipeline, point), right) in enumerate(correct.items()):
+        samples = [f"q{i:05}" for i in range(len(right))]
+        columns = {
+            "run": "r", "pipeline": pipeline, "point": point, "sample": samples, "category": "all", "group": samples,
+            "payload_bytes": (n_bytes or {}).get((pipeline, point), 1000 * (index + 1)), "visual_tokens": 32,
+            "answer": "A", "truth": "B", "correct": right,
+        }  # fmt: skip
+        tables.append(pa.Table.from_pandas(pd.DataFrame(columns), schema=schema(OutcomeRow), preserve_index=False))
+    return pa.concat_tables(tables)
+
+
+def row(table: pd.DataFrame, pipeline: str, point: str = "-") -> "pd.Series[float]":
+    """The one row of a point."""
+    return table[(table["pipeline"] == pipeline) & (table["point"] == point)].iloc[0]
+
+
+def paired(n: int, p_reference: float, flips: dict[str, tuple[float, float]], rng: np.random.Generator) -> pa.Table:
+    """A reference, and pipelines that lose and win given shares of all questions against it."""
+    reference = rng.random(n) < p_reference
+    answers = {("all", "-"): reference}
+    for pipeline, (p_lost, p_won) in flips.items():
+        u = rng.random(n)
+        answers[pipeline, "-"] = np.where(reference, u >= p_lost / p_reference, u < p_won / (1 - p_reference))
+    return outcomes(answers)
+
+
+@given(right=st.lists(st.booleans(), min_size=2, max_size=60).filter(any), margin=st.floats(0, 0.5))
+@settings(max_examples=25, deadline=None)
+def test_identical_answers_qualify(right: list[bool], margin: float) -> None:
+    """The reference and whatever answers as it does are never found inferior, and the fewer bytes are selected."""
+    same = np.array(right)
+    table = outcomes({("all", "-"): same, ("x", "big"): same, ("x", "small"): same}, {("x", "small"): 10})
+    found = select(table, ACCURACY, Equality(reference="all", target=1.0, margin=margin, resamples=100))
+    assert found["admissible"].all()
+    assert row(found, "x", "small")["selected"]
+    assert not row(found, "x", "big")["selected"]
+    assert row(found, "all")["difference_low"] == 0
+    assert found["reference"].tolist() == (found["pipeline"] == "all").tolist()
+
+
+@given(seed=st.integers(0, 2**32 - 1), a=st.floats(0, 0.3), b=st.floats(0, 0.3))
+@settings(max_examples=25, deadline=None)
+def test_a_wider_margin_accepts_more(seed: int, a: float, b: float) -> None:
+    """What is admissible within a margin is admissible within a wider one, at fewer bytes or as many."""
+    rng = np.random.default_rng(seed)
+    shares = {("all", "-"): 0.8, **{("x", str(tenths)): tenths / 10 for tenths in range(5, 10)}}
+    table = outcomes({key: rng.random(80) < share for key, share in shares.items()})
+    narrow, wide = (
+        select(table, ACCURACY, Equality(reference="all", target=0.95, margin=margin, resamples=200))
+        for margin in sorted((a, b))
+    )
+    assert (wide["admissible"] | ~narrow["admissible"]).all()
+    if narrow[narrow["pipeline"] == "x"]["selected"].any():
+        chosen = [t[(t["pipeline"] == "x") & t["selected"]]["payload_bytes"].item() for t in (narrow, wide)]
+        assert chosen[1] <= chosen[0]
+
+
+def test_a_planted_deficit_is_refused() -> None:
+    """A scheme ten points below its reference is not selected; its row stays, with its bound."""
+    refused = 0
+    for seed in range(60):
+        found = select(paired(400, 0.8, {"x": (0.12, 0.02)}, np.random.default_rng(seed)), ACCURACY, EQUALITY)
+        refused += not found[found["pipeline"] == "x"]["selected"].any()
+        assert row(found, "x")["difference_low"] < row(found, "x")["relative_score"] - 1
+    assert refused == 60
+
+
+def test_errs_as_often_as_it_says() -> None:
+    """At the margin a point is admitted in 1 - confidence of all studies; at equality as often as theory says."""
+    n, studies, p = 300, 200, 0.8
+    # 0.04 lost of 0.8 is the margin of 0.05.
+    flips = {"at margin": (0.06, 0.02), "equal": (0.03, 0.03)}
+    admitted = dict.fromkeys(flips, 0)
+    for seed in range(studies):
+        found = select(paired(n, p, flips, np.random.default_rng(seed)), ACCURACY, EQUALITY)
+        for pipeline in flips:
+            admitted[pipeline] += row(found, pipeline)["admissible"]
+    # Three standard errors of a binomial share of 200 about 0.05 end at 0.096.
+    assert 0.01 <= admitted["at margin"] / studies <= 0.096
+    standard_error = np.sqrt(0.06 / n) / p
+    power = norm.cdf(EQUALITY.margin / standard_error - norm.ppf(EQUALITY.confidence))
+    assert admitted["equal"] / studies == pytest.approx(power, abs=0.1)
+
+
+def test_interval_is_the_binomial_one() -> None:
+    """On independent questions the percentile interval is the normal one, p +- 1.96 sqrt(p (1 - p) / n)."""
+    right = np.arange(1000) % 10 < 7
+    found = row(select(outcomes({("all", "-"): right}), ACCURACY, EQUALITY), "all")
+    half = 100 * 1.96 * np.sqrt(0.7 * 0.3 / 1000)
+    assert found["score"] == pytest.approx(70)
+    assert found["score_high"] - found["score_low"] == pytest.approx(2 * half, rel=0.15)
+
+
+def test_questions_about_one_picture_are_one_observation() -> None:
+    """Four copies of each question in one picture leave the interval as it was; taken for new ones they halve it."""
+    rng = np.random.default_rng(1)
+    right = rng.random(150) < 0.7
+    once = row(select(outcomes({("all", "-"): right}), ACCURACY, EQUALITY), "all")
+    table = outcomes({("all", "-"): np.repeat(right, 4)})
+    pictures = {f"q{i:05}": f"picture {i // 4}" for i in range(600)}
+    together = row(select(table, ACCURACY, EQUALITY, pictures), "all")
+    apart = row(select(table, ACCURACY, EQUALITY), "all")
+    width = {name: r["score_high"] - r["score_low"] for name, r in (("1", once), ("4", together), ("x", apart))}
+    assert (together["questions"], together["clusters"]) == (600, 150)
+    assert width["4"] == pytest.approx(width["1"], rel=0.15)
+    assert width["x"] == pytest.approx(width["1"] / 2, rel=0.15)
+
+
+def test_a_group_across_pictures_joins_them() -> None:
+    """Questions that share a group are resampled together even when their pictures differ."""
+    table = outcomes({("all", "-"): np.ones(6, bool)})
+    groups = pa.array(["a", "a", "b", "c", "c", "d"])
+    table = table.set_column(table.column_names.index("group"), schema(OutcomeRow).field("group"), groups)
+    pictures = {f"q{i:05}": name for i, name in enumerate(["p", "q", "q", "r", "r", "s"])}
+    assert row(select(table, ACCURACY, EQUALITY, pictures), "all")["clusters"] == 3
+
+
+def test_reproducible_from_its_seed() -> None:
+    """The same rows and seed give the same numbers, in whatever order the rows come; another seed does not."""
+    table = paired(100, 0.8, {"x": (0.05, 0.05)}, np.random.default_rng(3))
+    shuffled = table.take(np.random.default_rng(4).permutation(table.num_rows))
+    pd.testing.assert_frame_equal(select(table, ACCURACY, EQUALITY), select(shuffled, ACCURACY, EQUALITY))
+    other = Equality(reference="all", target=1.0, margin=0.05, resamples=400, seed=1)
+    assert (
+        row(select(table, ACCURACY, other), "x")["score_low"]
+        != row(select(table, ACCURACY, EQUALITY), "x")["score_low"]
+    )
+
+
+@pytest.mark.parametrize("benchmark", ["GlimpseQA", "MMBench_DEV_EN"])
+def test_scores_are_the_benchmarks(benchmark: str) -> None:
+    """A metric over groups is scored by its own rule, whole and resampled, in its own unit."""
+    scoring: Metric = metric(benchmark)
+    rng = np.random.default_rng(2)
+    right = rng.random(200) < 0.8
+    table = outcomes({("all", "-"): right, ("x", "-"): right})
+    pairs = [f"g{i // 2:03}" for i in range(200)] * 2
+    table = table.set_column(
+        table.column_names.index("group"), schema(OutcomeRow).field("group"), pa.array(pairs)
+    )  # fmt: skip
+    found = select(table, scoring, EQUALITY)
+    expected = scoring.score(np.full(200, "all"), np.array(pairs[:200]), right)
+    assert found["score"].tolist() == [expected, expected]
+    assert (found["score_low"] < expected).all()
+    assert (expected < found["score_high"]).all()
+    assert found["clusters"].tolist() == [100, 100]
+    assert (found["score_max"] >= found["score"]).all()
+
+
+def test_a_target_below_one_gives_away_score() -> None:
+    """A scheme at 0.92 of its reference reaches a target of 0.9 and not one of 1."""
+    reference = np.arange(2000) % 10 < 8
+    point = reference & (np.arange(2000) % 100 >= 8)
+    table = outcomes({("all", "-"): reference, ("x", "-"): point})
+    for target, reaches in ((0.9, True), (1.0, False)):
+        found = select(table, ACCURACY, Equality(reference="all", target=target, margin=0.02, resamples=200))
+        assert row(found, "x")["selected"] == reaches
+
+
+def test_one_picture_certifies_nothing() -> None:
+    """With a single cluster there is no interval, and nothing is admissible but by a second observation."""
+    found = select(outcomes({("all", "-"): np.ones(4, bool)}), ACCURACY, EQUALITY, {f"q{i:05}": "p" for i in range(4)})
+    assert found["difference_low"].isna().all()
+    assert not found["admissible"].any()
+
+
+@pytest.mark.parametrize(
+    ("target", "margin", "needed"), [(1.0, 0.05, 59), (1.0, 0.03, 99), (0.92, 0.04, 24), (0.1, 0.1, 1), (1.2, 0.05, 1)]
+)
+def test_questions_needed(target: float, margin: float, needed: int) -> None:
+    """The rule of three: n with 0.95^n <= 0.05 is 59; what the target gives away counts with the margin."""
+    assert Equality(reference="all", target=target, margin=margin).questions_needed() == needed
+
+
+def test_refuses_what_cannot_be_compared() -> None:
+    """Other questions, no reference, several of it, or one that scores nothing: each is said in one sentence."""
+    right = np.ones(10, bool)
+    with pytest.raises(ResultsError, match=r"x at - and the reference all at - were not asked the same .*q00009"):
+        select(outcomes({("all", "-"): right, ("x", "-"): right[:9]}), ACCURACY, EQUALITY)
+    with pytest.raises(ResultsError, match=r"'all' has 0 operating points .* of: x"):
+        select(outcomes({("x", "-"): right}), ACCURACY, EQUALITY)
+    with pytest.raises(ResultsError, match="'all' has 2 operating points"):
+        select(outcomes({("all", "a"): right, ("all", "b"): right}), ACCURACY, EQUALITY)
+    with pytest.raises(ResultsError, match="scores 0"):
+        select(outcomes({("all", "-"): ~right}), ACCURACY, EQUALITY)
+    with pytest.raises(ResultsError, match="answered sample q00000 twice"):
+        select(pa.concat_tables([outcomes({("all", "-"): right})] * 2), ACCURACY, EQUALITY)
+    with pytest.raises(ResultsError, match="sample q00001 has no picture"):
+        select(outcomes({("all", "-"): right}), ACCURACY, EQUALITY, {"q00000": "p"})
+
+
+TWO = {"X": metric("StreetsQA"), "Y": metric("GlimpseQA")}
+
+
+def two(answers: dict[str, tuple[np.ndarray, np.ndarray]], bytes_of: dict[str, tuple[int, int]] | None = None) -> tuple:
+    """Outcomes of pipelines in benchmark X and, in pairs, benchmark Y, with the maps that go with them."""
+    tables = []
+    for pipeline, of_benchmark in answers.items():
+        for letter, right, n_bytes in zip(
+            "XY", of_benchmark, (bytes_of or {}).get(pipeline, (1000, 1000)), strict=True
+        ):
+            samples = [f"{letter}/{i:04}" for i in range(len(right))]
+            columns = {
+                "run": "r", "pipeline": pipeline, "point": "-", "sample": samples, "category": "all",
+                "group": [f"{letter}/g{i // 2 if letter == 'Y' else i}" for i in range(len(right))],
+                "payload_bytes": n_bytes, "visual_tokens": 32, "answer": "A", "truth": "B", "correct": right,
+            }  # fmt: skip
+            tables.append(pa.Table.from_pandas(pd.DataFrame(columns), schema=schema(OutcomeRow), preserve_index=False))
+    table = pa.concat_tables(tables)
+    names = table["sample"].to_pylist()
+    return table, TWO, EQUALITY, None, {name: name[0] for name in names}
+
+
+def test_several_benchmarks_are_averaged_each_over_the_reference() -> None:
+    """The score is 100 times the mean of the benchmarks' own ratios, whatever their sizes and units."""
+    reference = (np.arange(100) < 80, np.arange(40) < 36)
+    scheme = (np.arange(100) < 60, np.arange(40) < 36)
+    found = select(*two({"all": reference, "x": scheme}, {"all": (9000, 1000), "x": (300, 100)}))
+    assert set(found["metric"]) == {"normalised score (%)"}
+    assert row(found, "all")["score"] == pytest.approx(100)
+    assert row(found, "x")["score"] == pytest.approx(100 * (60 / 80 + 1) / 2)
+    assert row(found, "x")["relative_score"] == pytest.approx(0.875)
+    assert row(found, "x")["score_max"] == pytest.approx(100 * (100 / 80 + 200 / 180) / 2)
+    assert row(found, "x")["payload_bytes"] == 200
+    assert row(found, "all")["payload_bytes"] == 5000
+    assert (row(found, "x")["questions"], row(found, "x")["clusters"]) == (140, 120)
+    assert row(found, "all")["difference_low"] == 0
+    assert row(found, "all")["selected"]
+    assert not row(found, "x")["selected"]
+
+
+def test_the_average_is_as_sure_as_its_benchmarks_together() -> None:
+    """Benchmarks are resampled apart: where one is certain, the interval is half of the other's."""
+    rng = np.random.default_rng(5)
+    right = rng.random(300) < 0.7
+    table, _, equality, _, of = two({"all": (right, np.ones(40, bool))})
+    equality = dataclasses.replace(equality, resamples=4000)
+    both = row(select(table, TWO, equality, None, of), "all")
+    own = row(select(table.filter(pc.starts_with(table["sample"], "X")), TWO["X"], equality), "all")
+    half = 100 * (own["score_high"] - own["score_low"]) / own["score"] / 2
+    assert both["score_high"] - both["score_low"] == pytest.approx(half, rel=0.1)
+
+
+def test_one_benchmark_by_name_is_the_benchmark() -> None:
+    """A mapping of one metric changes nothing."""
+    table = outcomes({("all", "-"): np.arange(50) < 40, ("x", "-"): np.arange(50) < 38})
+    pd.testing.assert_frame_equal(select(table, ACCURACY, EQUALITY), select(table, {"StreetsQA": ACCURACY}, EQUALITY))
+
+
+def test_several_benchmarks_that_cannot_be_averaged() -> None:
+    """A benchmark in which the reference scores nothing, or nothing was asked, or a sample of no benchmark."""
+    table, metrics, equality, _, of = two({"all": (np.ones(10, bool), np.zeros(4, bool))})
+    with pytest.raises(ResultsError, match="the reference all scores 0 in Y"):
+        select(table, metrics, equality, None, of)
+    with pytest.raises(ResultsError, match="sample X/0000 is on record as none of the benchmarks X, Y"):
+        select(table, metrics, equality, None, {})
+    with pytest.raises(ResultsError, match="no question of Z was answered"):
+        select(table, {**metrics, "Z": ACCURACY}, equality, None, of)

@@ -1,0 +1,149 @@
+"""A made-up run with the numbers of a real one: what its schemes send, how often they are right, how long they take."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from harness.records import OutcomeRow, RequestRow, StageRow, schema
+from harness.runs.provenance import begin
+from harness.runs.store import Record, Run
+
+MACHINE = "a processor, 2 cores"
+RATES_BPS = {"25 KB/s": 200e3, "50 KB/s": 400e3, "100 KB/s": 800e3}
+
+POINTS = {
+    "server_only": {"-": (88_000, 0.86)},
+    "raw_features": {"merge_to=0.044": (36_900, 0.835)},
+    "jpeg": {
+        f"quality={q},merge_to=0.044": numbers
+        for q, numbers in {
+            2: (1_900, 0.41), 5: (2_900, 0.55), 10: (4_300, 0.68), 20: (6_800, 0.77), 35: (9_700, 0.815),
+            55: (13_400, 0.83), 75: (20_100, 0.836), 90: (38_000, 0.838),
+        }.items()
+    },
+    "webp": {
+        f"quality={q},method=4,merge_to=0.044": numbers
+        for q, numbers in {
+            0: (1_500, 0.47), 5: (2_100, 0.56), 15: (3_200, 0.67), 30: (4_700, 0.765), 50: (6_500, 0.806),
+            70: (9_200, 0.829), 85: (17_600, 0.835), 95: (34_800, 0.837),
+        }.items()
+    },
+    "tofc": {
+        f"n_c={n_c},lambda={lmbda}": numbers
+        for (n_c, lmbda), numbers in {
+            (2, 0.01): (380, 0.62), (4, 0.01): (760, 0.72), (4, 0.003): (1_300, 0.775), (8, 0.003): (2_300, 0.818),
+            (16, 0.001): (4_100, 0.833),
+        }.items()
+    },
+    "device_only": {"-": (0, 0.58)},
+}  # fmt: skip
+"""For each pipeline its points, with their mean payload bytes and share of right answers."""
+
+_UNDERSTAND_S = {"server/vision_encode": 0.021, "server/prefill": 0.009, "server/generate": 0.006}
+STAGES_S = {
+    "server_only": {**_UNDERSTAND_S, "server/prefill": 0.052},
+    "raw_features": {"device/vision_encode": 0.034, "server/prefill": 0.009, "server/generate": 0.006},
+    "jpeg": {"device/encode": 0.004, "server/decode": 0.003, **_UNDERSTAND_S},
+    "webp": {"device/encode": 0.021, "server/decode": 0.004, **_UNDERSTAND_S},
+    "tofc": {"device/vision_encode": 0.034, "device/merge": 0.003, "server/decode": 0.003, "server/prefill": 0.015},
+    "device_only": {"device/vision_encode": 0.034, "device/prefill": 0.071, "device/generate": 0.011},
+}
+"""For each pipeline the mean seconds of its stages, side before stage."""
+
+
+def scenario(**changes: object) -> dict[str, object]:
+    """The scenario of the made-up run as its manifest holds it."""
+    return {
+        "title": "RealWorldQA at low uplink rates",
+        "pipelines": [
+            {"name": name} for name in ("tofc", "jpeg", "webp", "raw_features", "server_only", "device_only")
+        ],
+        "measure": {"warmup": 2, "repeats": 3},
+        "selection": {
+            "reference": "server_only",
+            "target": 0.92,
+            "margin": 0.04,
+            "confidence": 0.95,
+            "resamples": 500,
+        },
+        **changes,
+    }
+
+
+def make(
+    folder: Path, *, reasons: tuple[str, ...] = (), sources: dict[str, str] | None = None, **changes: object
+) -> Record:
+    """Writes the run to ``folder`` and reads it back; ``sources`` gives pipelines whose stages were not measured."""
+    manifest = begin(
+        name=folder.name,
+        scenario=scenario(**changes),
+        scenario_hash="5f0c1d2e3b4a5968",
+        resolved={"benchmark": "StreetsQA", "backbone": "mini-onevision"},
+        stand_ins={"RealWorldQA": "StreetsQA", "llava-onevision-7b": "mini-onevision"},
+        seed=0,
+        command=["harness", "run"],
+        machine={"id": "01234567", "name": MACHINE},
+    )
+    rng = np.random.default_rng(0)
+    samples = [f"q{i:03}" for i in range(240)]
+    scale_N = np.repeat(rng.lognormal(-0.05, 0.3, 60), 4)
+    ease_N = rng.random(240)
+    with Run.open_or_create(folder, manifest) as run:
+        run.record_images({sample: f"street {i // 4}" for i, sample in enumerate(samples)})
+        for pipeline, points in POINTS.items():
+            for point, (mean_bytes, p_right) in points.items():
+                n_bytes = (mean_bytes * scale_N).astype(int)
+                right = ease_N + rng.normal(0, 0.05, 240) < p_right
+                visual_tokens = 32 if "merge" in point or pipeline == "tofc" else 720
+                outcomes = _table(
+                    OutcomeRow, run="r", pipeline=pipeline, point=point, sample=samples, category="street",
+                    group=samples, payload_bytes=n_bytes, visual_tokens=visual_tokens,
+                    answer="A", truth="A", correct=right,
+                )  # fmt: skip
+                stages = _stages(pipeline, point, samples, (sources or {}).get(pipeline, "measured"), rng)
+                requests = _requests(pipeline, point, samples, n_bytes, stages)
+                run.add(f"{pipeline} {point}", outcomes=outcomes, stages=stages, requests=requests)
+        run.finish(reasons)
+    return Run.read(folder)
+
+
+def _stages(pipeline: str, point: str, samples: list[str], source: str, rng: np.random.Generator) -> pa.Table:
+    timed = [
+        (samples[index * 20], repeat, *stage.split("/"), seconds * rng.lognormal(0, 0.1))
+        for index in range(12)
+        for repeat in range(3)
+        for stage, seconds in STAGES_S[pipeline].items()
+    ]
+    columns = dict(zip(("sample", "repeat", "side", "stage", "seconds"), zip(*timed, strict=True), strict=True))
+    constants = {"run": "r", "pipeline": pipeline, "point": point, "energy_j": None, "machine": MACHINE}
+    return _table(StageRow, **columns, **constants, source=source)
+
+
+def _requests(pipeline: str, point: str, samples: list[str], n_bytes: np.ndarray, stages: pa.Table) -> pa.Table:
+    sums = stages.to_pandas().pivot_table(index=["sample", "repeat"], columns="side", values="seconds", aggfunc="sum")
+    sums = sums.reindex(columns=["device", "server"], fill_value=0.0)
+    names = sums.index.get_level_values("sample")
+    bytes_R = n_bytes[[samples.index(name) for name in names]]
+    tables = []
+    for channel, rate_bps in RATES_BPS.items():
+        device_done = sums["device"].to_numpy()
+        delivered = device_done + 8 * bytes_R / rate_bps
+        tables.append(
+            _table(
+                RequestRow, replay="closed_loop, own, 1 server", pipeline=pipeline, point=point, sample=list(names),
+                channel=channel, users=1, seed=0, user=0, submitted_s=0.0, device_done_s=device_done,
+                sent_s=delivered, delivered_s=delivered, answered_s=delivered + sums["server"].to_numpy(),
+            )
+        )  # fmt: skip
+    return pa.concat_tables(tables)
+
+
+def _table(row: type, **columns: object) -> pa.Table:
+    """A table of lists and of constants, which are as long as the lists."""
+    n = max(len(column) for column in columns.values() if not isinstance(column, str) and hasattr(column, "__len__"))
+    lists = {
+        name: list(column) if not isinstance(column, str) and hasattr(column, "__len__") else [column] * n
+        for name, column in columns.items()
+    }
+    return pa.table({name: lists[name] for name in schema(row).names}, schema=schema(row))

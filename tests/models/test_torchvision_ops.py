@@ -1,0 +1,41 @@
+"""Importing torchvision, and what needs it, in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from harness.models import torchvision_ops
+
+
+def in_a_new_process(program):
+    """What a program prints in a Python that has imported nothing yet."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["harness.models.checkpoint", "harness.models.torchvision_ops, torchvision.ops"])
+def test_torchvision_is_importable(module):
+    """After the shim, or any module of the project that needs it, the operator is known to torch."""
+    assert in_a_new_process(f"import {module}, torch; print(hasattr(torch.ops.torchvision, 'nms'))") == "True"
+
+
+def test_the_declarations_are_made_once():
+    """Where the operators are there, declared or compiled, nothing is added."""
+    assert hasattr(torch.ops.torchvision, "nms")
+    assert torchvision_ops.declare_missing() is None
+
+
+def test_without_torchvision_nothing_is_declared():
+    """Where there is no torchvision to mend, no operator is declared."""
+    program = (
+        "import importlib.util, torch\n"
+        "found = importlib.util.find_spec\n"
+        "absent = lambda name, *rest: None if name == 'torchvision' else found(name, *rest)\n"
+        "importlib.util.find_spec = absent\n"
+        "import harness.models.torchvision_ops as shim\n"
+        "print(shim.LIBRARY, hasattr(torch.ops.torchvision, 'nms'))"
+    )
+    assert in_a_new_process(program) == "None False"
