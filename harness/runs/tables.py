@@ -1,4 +1,4 @@
-"""The three tables of a run, checked: what a Parquet file must hold to be believed."""
+"""The tables of a run, checked: what a Parquet file must hold to be believed."""
 
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,22 +11,54 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.errors import ResultsError
-from harness.records import OutcomeRow, RequestRow, Side, Source, StageRow, schema, to_table
+from harness.records import (
+    EnergyRow,
+    OutcomeRow,
+    Quantity,
+    RequestRow,
+    ResourceRow,
+    SampleRow,
+    Side,
+    Source,
+    StageRow,
+    schema,
+    to_table,
+)
+from harness.runs.digests import of_bytes
 
-Kind = Literal["stages", "outcomes", "requests"]
-Rows: TypeAlias = pa.Table | Iterable[StageRow] | Iterable[OutcomeRow] | Iterable[RequestRow]
+Kind = Literal["samples", "stages", "outcomes", "energy", "resources", "requests"]
+Row: TypeAlias = SampleRow | StageRow | OutcomeRow | EnergyRow | ResourceRow | RequestRow
+Rows: TypeAlias = pa.Table | Iterable[Row]
 
-ROWS: Mapping[Kind, type] = {"stages": StageRow, "outcomes": OutcomeRow, "requests": RequestRow}
+ROWS: Mapping[Kind, type] = {
+    "samples": SampleRow,
+    "stages": StageRow,
+    "outcomes": OutcomeRow,
+    "energy": EnergyRow,
+    "resources": ResourceRow,
+    "requests": RequestRow,
+}
 
 KEYS: Mapping[Kind, tuple[str, ...]] = {
+    "samples": ("benchmark", "sample"),
     "stages": ("pipeline", "point", "sample", "repeat", "side"),
     "outcomes": ("pipeline", "point", "sample"),
+    "energy": ("pipeline", "point", "side", "rail", "block"),
+    "resources": ("pipeline", "point", "side", "stage", "quantity"),
     "requests": ("replay", "channel", "users", "seed", "pipeline", "point", "user"),
 }
 """The columns by which a table is sorted. Rows equal in all of them come from one unit of work and keep its order."""
 
-_LABELS: Mapping[str, tuple[str, ...]] = {"side": typing.get_args(Side), "source": typing.get_args(Source)}
-_NEVER_NEGATIVE = ("repeat", "seconds", "energy_j", "payload_bytes", "visual_tokens", "users", "seed", "user")
+_LABELS: Mapping[str, tuple[str, ...]] = {
+    "side": typing.get_args(Side),
+    "source": typing.get_args(Source),
+    "quantity": typing.get_args(Quantity),
+}
+_NEVER_NEGATIVE = (
+    "repeat", "round", "start", "seconds", "cpu_s", "energy_j", "payload_bytes", "visual_tokens", "prompt_tokens",
+    "answer_tokens", "users", "seed", "user", "pictures", "width_px", "height_px", "file_bytes", "text_bytes",
+    "requests", "block", "value", "rate_bps",
+)  # fmt: skip
 
 
 def table_of(kind: Kind, rows: Rows) -> pa.Table:
@@ -34,14 +66,23 @@ def table_of(kind: Kind, rows: Rows) -> pa.Table:
     return check(kind, rows if isinstance(rows, pa.Table) else to_table(ROWS[kind], rows), f"new {kind}")
 
 
-def read(kind: Kind, path: Path) -> pa.Table:
-    """The table in the Parquet file ``path``, checked; raises ResultsError in one sentence for anything else."""
+def read(kind: Kind, path: Path, digest: str | None = None) -> pa.Table:
+    """The table in the Parquet file ``path``, checked; raises ResultsError in one sentence for anything else.
+
+    Where the ``digest`` of its bytes is known it must fit: a flipped bit can leave a file that reads well.
+    """
     try:
-        table = pq.read_table(path, partitioning=None, memory_map=False)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ResultsError(
-            f"{path}: no such file; a finished run has {', '.join(f'{k}.parquet' for k in ROWS)}"
+            f"{path}: no such file; a complete run has {', '.join(f'{k}.parquet' for k in ROWS)}"
         ) from None
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if digest is not None and (found := of_bytes(data)) != digest:
+        raise ResultsError(f"{path}: is damaged or was edited: its digest is {found}, and the run wrote {digest}")
+    try:
+        table = pq.read_table(pa.BufferReader(data), partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{path}: is damaged, or is not Parquet: {str(error).splitlines()[0]}") from None
     return check(kind, table, str(path))
