@@ -22,7 +22,6 @@ from baselines import neural_weights
 from baselines.neural_container import MAX_PIXELS, MODEL_BYTES, Picture, fits, pack, unpack
 from baselines.rans_decoder import keep_within_strings
 from harness.errors import DataError
-from harness.models.contract import Backbone
 from harness.schemes.image_codec import ImageCodec, ImagePoint
 
 MULTIPLE_PX = 64
@@ -44,9 +43,11 @@ class NeuralCodec(ImageCodec):
     Point: ClassVar[type[ImagePoint]] = NeuralPoint
     point: NeuralPoint
 
-    def __init__(self, backbone: Backbone, point: NeuralPoint) -> None:
+    checked: ClassVar[bool] = True
+
+    def __init__(self, point: NeuralPoint, device: str = "cpu") -> None:
         """Raises CheckpointError where the point's weights are absent, damaged or of another architecture."""
-        super().__init__(backbone, point)
+        super().__init__(point, device)
         path = neural_weights.locate(self.kind, point.weights)
         state = neural_weights.read(path)
         self._net = self.network_of(path, state)
@@ -54,9 +55,8 @@ class NeuralCodec(ImageCodec):
         self._model = neural_weights.fingerprint(self._net, MODEL_BYTES)
         self.make_exact(self._net)
         keep_within_strings(self._net)
-        device = torch.device("cpu") if backbone is None else backbone.device
         for transform in (self._net.g_a, self._net.g_s):
-            _move(transform, device)
+            _move(transform, torch.device(device))
 
     @staticmethod
     @abstractmethod

@@ -77,7 +77,7 @@ CODECS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.models.checkpoint:ZOO",
+    "zoo": "harness.models.files:ZOO",
     "ablations": "baselines.ablations.trained:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""
