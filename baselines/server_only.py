@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+from harness.data.pictures import FORMATS
 from harness.data.sample import Question, Sample
 from harness.models.contract import Backbone
 from harness.schemes import pictures
 from harness.schemes.contract import Answer, Clock, OperatingPoint, Payload
 from harness.schemes.image_codec import picture
-from harness.schemes.picture_file import FORMATS
 from harness.schemes.server_half import answers, tokens_of_image
 
 
