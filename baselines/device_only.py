@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar, NoReturn
 
+from harness import catalog
 from harness.data.sample import Sample
 from harness.errors import BitstreamError
 from harness.models.contract import LanguageSide, VisionSide
@@ -39,6 +40,11 @@ class DeviceOnly:
         """Needs nothing, and answers nothing."""
         return _refuse
 
+    @classmethod
+    def other_models(cls, backbone: str, point: DeviceOnlyPoint) -> dict[str, str | None]:
+        """The smaller model and its weights."""
+        return {catalog.smaller(backbone, point.backbone): point.weights}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Device:
@@ -48,9 +54,7 @@ class _Device:
 
     def __call__(self, sample: Sample, clock: Clock) -> Answer:
         """The smaller model's answer to the sample's question."""
-        tokens = [
-            tokens_of_image(self.vision, self.language, image, self.merge_to, clock) for image in sample.images()
-        ]
+        tokens = [tokens_of_image(self.vision, self.language, image, self.merge_to, clock) for image in sample.images()]
         return answers(self.language, tokens, [sample.question], clock)[0]
 
 

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from harness.data.pictures import FORMATS
 from harness.data.sample import Question, Sample
 from harness.models.contract import LanguageSide, VisionSide
 from harness.schemes.contract import Answer, Clock, DeviceHalf, Models, OperatingPoint, Payload, ServerHalf
 from harness.schemes.image_codec import picture
-from harness.schemes.picture_file import FORMATS
 from harness.schemes.steps import answers, tokens_of_image
 
 

@@ -1,4 +1,4 @@
-"""Where files go that are written at run time and can be made again: generated benchmarks, compiled kernels, digests."""
+"""Where files go that are written at run time and can be made again: benchmarks, compiled kernels, digests."""
 
 import os
 import tempfile

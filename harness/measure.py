@@ -102,7 +102,7 @@ def answer(plan: Plan, ongoing: Run, reporter: Reporter, *, workers: int = 1) ->
     parts = [
         part
         for _, of_key in itertools.groupby(pending, key=lambda unit: units[unit][0])
-        for part in itertools.batched(of_key, _PICTURES_A_PART)
+        for part in _batches(list(of_key))
     ]
     run = ongoing.manifest.name
 
@@ -185,6 +185,11 @@ def time(
         reporter.advance()
     if warm:
         ongoing.record_telemetry(telemetry.sources)
+
+
+def _batches(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
+    for start in range(0, len(units), _PICTURES_A_PART):
+        yield units[start : start + _PICTURES_A_PART]
 
 
 def _warm_up(plan: Plan, keys: Sequence[Key], timed: Sequence[int], requests: int, device: str) -> None:

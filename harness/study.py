@@ -181,9 +181,9 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True) -> Stock:
             points[key] = scheme, point
             depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
     swaps = {**ran, scenario.backbone: backbone}
-    if backbone != scenario.backbone and (smaller := catalog.ON_DEVICE.get(backbone)):
-        if any(smaller in name for of_point in depends.values() for name in of_point):
-            swaps[catalog.ON_DEVICE.get(scenario.backbone, scenario.backbone)] = smaller
+    smaller = catalog.ON_DEVICE.get(backbone)
+    if backbone != scenario.backbone and any(f"tower of {smaller}" in of_point for of_point in depends.values()):
+        swaps[catalog.ON_DEVICE.get(scenario.backbone, scenario.backbone)] = str(smaller)
     return Stock(
         scenario=scenario,
         benchmarks=at_hand,
@@ -237,20 +237,19 @@ def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:
 
 def sample_rows(samples: Gathered) -> Iterator[SampleRow]:
     """What each question shows and asks."""
-    for sample, name in zip(samples, samples.names, strict=True):
-        width_px, height_px = sample.size_px
+    for name in samples.names:
         yield SampleRow(
             sample=name.id,
             benchmark=name.benchmark,
-            id=sample.id,
-            picture=sample.image_id,
-            pictures=len(sample.files),
-            category=sample.category,
-            group=sample.group,
-            width_px=width_px,
-            height_px=height_px,
-            file_bytes=sum(map(len, sample.files)),
-            text_bytes=sample.question.text_bytes,
+            id=name.own_id,
+            picture=name.image_id,
+            pictures=len(name.sizes_px),
+            category=name.category,
+            group=name.group,
+            width_px=name.width_px,
+            height_px=name.height_px,
+            file_bytes=name.original_bytes,
+            text_bytes=name.text_bytes,
         )
 
 

@@ -36,8 +36,8 @@ from baselines.ablations.trained import CODEC, WEIGHTS, LearnedReducer, Trained,
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice
-from harness.models.files import ZOO
 from harness.models.contract import Tiles
+from harness.models.files import ZOO
 from harness.models.llava import Llava
 from harness.models.onevision import OneVision, load
 from harness.tofc.training import Progress, Recipe, feature_distortion, train
@@ -93,9 +93,7 @@ class Lesson:
 
 def lessons(backbone: OneVision, pages: Sequence[Page], schemes: Sequence[type[Ablation]]) -> list[Lesson]:
     """Pages with what each scheme's reducer makes of their pictures."""
-    reducers = {
-        scheme.kind: None if scheme.learned else scheme.new_reducer(backbone.feature_dim) for scheme in schemes
-    }
+    reducers = {scheme.kind: None if scheme.learned else scheme.new_reducer(backbone.feature_dim) for scheme in schemes}
     found = []
     for number, page in enumerate(pages):
         n_clusters = CLUSTERS[number % len(CLUSTERS)]

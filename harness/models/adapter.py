@@ -125,10 +125,9 @@ class Lora:
         """
         config = files.read_json(folder / CONFIG_NAME)
         _refuse_more_than_lora(folder, config)
-        found: dict[str, Tensor] = {}
-        for name, tensor in _tensors(folder, part).items():
-            found[name] = tensor.float()
-        layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and _targeted(part, name)]
+        found = {name: tensor.float() for name, tensor in _tensors(folder, part).items()}
+        linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+        layers = [name for name in linear if _targeted(part, name)]
         wanted = {f"{_plain(name)}.lora_{side}.weight": name for name in layers for side in "AB"}
         if missing := sorted(wanted.keys() - found.keys()):
             raise CheckpointError(f"{folder}: lacks {len(missing)} tensors of the {part}, {missing[0]} first")

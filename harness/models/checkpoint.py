@@ -145,9 +145,7 @@ def _plain(name: str) -> str:
     return name.removeprefix("vision_model.")
 
 
-def _places_of(
-    module: nn.Module, known: Mapping[str, files.Place], part: Part, folder: Path
-) -> dict[str, files.Place]:
+def _places_of(module: nn.Module, known: Mapping[str, files.Place], part: Part, folder: Path) -> dict[str, files.Place]:
     """Where each parameter of a module is stored."""
     names = [name for name, _ in module.named_parameters()]
     places = {name: known[_plain(name)] for name in names if _plain(name) in known}
@@ -181,9 +179,7 @@ def _opened(file: Path) -> Any:
         raise CheckpointError(f"{file}: its weights cannot be read: {error}") from None
 
 
-def _read(
-    opened: Any, place: files.Place, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def _read(opened: Any, place: files.Place, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     try:
         tensor: Tensor = opened.get_tensor(place.key)
     except (OSError, SafetensorError) as error:

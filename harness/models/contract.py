@@ -195,9 +195,7 @@ class Models(Protocol):
         """
         ...
 
-    def language(
-        self, adapter: Path | None = None, projector: "Mapping[str, Tensor] | None" = None
-    ) -> LanguageSide:
+    def language(self, adapter: Path | None = None, projector: "Mapping[str, Tensor] | None" = None) -> LanguageSide:
         """The language side, as trained with an adapter, or with another projector; raises as :meth:`vision`."""
         ...
 

@@ -78,9 +78,7 @@ class Language(nn.Module):
 class LlavaVision:
     """A VisionSide (see :mod:`harness.models.contract`) around a tower."""
 
-    def __init__(
-        self, name: str, family: Family, config: Any, vision_tower: Any, lora: Lora | None = None
-    ) -> None:
+    def __init__(self, name: str, family: Family, config: Any, vision_tower: Any, lora: Lora | None = None) -> None:
         self.name = name
         self.config = config
         self.vision_tower = vision_tower
@@ -355,9 +353,7 @@ class LlavaModels:
         """The checkpoint's tokenizer, or one that gives about as many tokens where there is none."""
         if self.folder is None:
             return PieceTokenizer(self.config.text_config.vocab_size)
-        return checkpoint.read_tokenizer(
-            self.folder, self.family.template.special, self.config.text_config.vocab_size
-        )
+        return checkpoint.read_tokenizer(self.folder, self.family.template.special, self.config.text_config.vocab_size)
 
     @property
     def declared_stop(self) -> list[int]:
@@ -417,11 +413,7 @@ class LlavaModels:
 
     def smaller(self, name: str | None = None, weights: str | None = None) -> "LlavaModels":
         """The model that a device runs by itself: the catalog's for this one, or another by its name."""
-        name = name or catalog.ON_DEVICE.get(self.name)
-        if name is None:
-            raise UnavailableError(
-                f"the catalog knows no smaller model than {self.name} for a device; name one as the point's backbone"
-            )
+        name = catalog.smaller(self.name, name)
         key = ("smaller", name, weights)
         if key not in self._parts:
             load = catalog.load("backbone", name, catalog.BACKBONES)

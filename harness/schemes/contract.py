@@ -83,7 +83,9 @@ class Scheme(Protocol):
     """A way to split inference; the class itself is what the catalog names, and its methods are class methods.
 
     Its module imports no torch: a scenario is checked, and a finished run replayed, where there is none. ``kind`` names
-    its payloads.
+    its payloads. A scheme whose points name files besides the model has a class method ``files(backbone, point)`` that
+    gives their paths, by names for people; one that needs further models has ``other_models(backbone, point)``, which
+    gives their weights by name. Both are asked before anything is computed.
     """
 
     kind: ClassVar[str]

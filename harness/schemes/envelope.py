@@ -28,7 +28,7 @@ _MOST_PICTURES = 255
 
 
 def send(half: DeviceHalf, sample: Sample, clock: Clock) -> bytes | Answer:
-    """What a device half sends of a sample, in its envelope, which is the last of the stage ``encode``; or its answer."""
+    """What a device half sends of a sample, in its envelope, whose making ends the stage ``encode``; or its answer."""
     made = half(sample, clock)
     if isinstance(made, Answer):
         return made
@@ -36,9 +36,7 @@ def send(half: DeviceHalf, sample: Sample, clock: Clock) -> bytes | Answer:
         return pack(made)
 
 
-def receive(
-    half: ServerHalf, data: bytes, questions: Sequence[Question], clock: Clock, *, kind: str
-) -> list[Answer]:
+def receive(half: ServerHalf, data: bytes, questions: Sequence[Question], clock: Clock, *, kind: str) -> list[Answer]:
     """What a server half answers to the questions about an envelope, whose opening begins the stage ``decode``.
 
     Raises BitstreamError for what is no whole envelope of this kind with as many pictures as the questions show.
@@ -46,9 +44,7 @@ def receive(
     with clock.stage("decode"):
         payload = unpack(data, kind)
         if wrong := [q.pictures for q in questions if q.pictures != len(payload.bodies)]:
-            raise BitstreamError(
-                f"a payload of {len(payload.bodies)} pictures came with a question about {wrong[0]}"
-            )
+            raise BitstreamError(f"a payload of {len(payload.bodies)} pictures came with a question about {wrong[0]}")
     return half(payload, questions, clock)
 
 

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from harness.data.pictures import PAYLOAD_MAX_PIXELS, decode
 from harness.data.sample import Question, Sample
-from harness.errors import BitstreamError
+from harness.errors import BitstreamError, DataError
 from harness.models.contract import LanguageSide, VisionSide
 from harness.schemes.contract import Answer, Clock, DeviceHalf, MergeTo, Models, OperatingPoint, Payload, ServerHalf
 from harness.schemes.steps import answers, tokens_of_image
@@ -65,7 +66,7 @@ class PictureDevice:
         """The bytes of each picture."""
         bodies = []
         for image in sample.images():
-            with clock.stage("encode"):
+            with sample.at_fault(), clock.stage("encode"):
                 bodies.append(self.codec.encode(image))
         return Payload(self.codec.kind, tuple(bodies), self.codec.checked)
 
@@ -88,14 +89,29 @@ class PictureServer:
         return answers(self.language, tokens, questions, clock)
 
 
-def picture(body: bytes, formats: tuple[str, ...]) -> Image.Image:
-    """The picture in a file's bytes, 8-bit RGB.
+def picture(body: bytes, formats: tuple[str, ...], max_pixels: int = PAYLOAD_MAX_PIXELS) -> Image.Image:
+    """The picture in a file's bytes, as :func:`harness.data.pictures.decode` gives it to the device half too.
 
-    Raises BitstreamError unless it is whole and of one of Pillow's ``formats``.
+    Raises BitstreamError unless it is whole, of one of Pillow's ``formats``, and has at most ``max_pixels`` by its
+    header; a larger one is not decoded.
     """
     try:
-        with Image.open(io.BytesIO(body), formats=formats) as opened:
-            return opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        wanted = " or ".join(formats)
-        raise BitstreamError(f"a payload of {len(body)} bytes is not a {wanted} picture: {error}") from None
+        return decode(body, formats=formats, max_pixels=max_pixels)
+    except DataError as error:
+        raise BitstreamError(f"a payload cannot be read: {error}") from None
+
+
+def written(image: Image.Image, format_name: str, max_side_px: int, **options: object) -> bytes:
+    """The picture as a file of a format of Pillow's.
+
+    Raises DataError for one whose width or height is beyond the format, or that its encoder does not take.
+    """
+    size = f"its picture of {image.width} x {image.height} px cannot be sent as {format_name}"
+    if max(image.size) > max_side_px:
+        raise DataError(f"{size}, whose sides have at most {max_side_px} px")
+    file = io.BytesIO()
+    try:
+        image.save(file, format_name, **options)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{size}: {error}") from None
+    return file.getvalue()

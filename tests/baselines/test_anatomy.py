@@ -17,6 +17,7 @@ from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, pack
 from baselines.raw_features import _HEADER
 from harness import catalog
 from harness.data.asking import samples
+from harness.data.pictures import FORMATS
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
@@ -25,7 +26,6 @@ from harness.profiling.clock import Untimed
 from harness.schemes import image_codec, pictures
 from harness.schemes.anatomy import of_body
 from harness.schemes.contract import Payload
-from harness.schemes.picture_file import FORMATS
 
 TOFC = {"header", "experts", "z", "y"}
 JPEG = {"headers", "quantisation", "Huffman tables", "coefficients"}
