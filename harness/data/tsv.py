@@ -216,6 +216,7 @@ class TsvSamples(Sequence[Sample]):
             self._refuse(line, "question", f"<image {asked.last_picture}>", has)
         return Name(
             id=asked.row["index"],
+            own_id=asked.row["index"],
             image_id=shown.image_id,
             benchmark=self._benchmark,
             category=asked.row.get("category", ""),
