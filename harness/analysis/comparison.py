@@ -28,7 +28,7 @@ def scores_at_tokens(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def leanest(ratios: pd.DataFrame) -> str:
-    """One sentence on :func:`byte_ratios`: how many times the fewest bytes the others need; empty for fewer than two."""
+    """One sentence on :func:`byte_ratios`: how many times the fewest bytes others need; empty for fewer than two."""
     if len(ratios) < 2:
         return ""
     first = ratios.max(axis=0).idxmax()

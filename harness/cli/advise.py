@@ -42,7 +42,13 @@ def advise(
     scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}]})
     found = whatif.advise(
-        analysis.profiles(), scores, spec, spec.uplinks[0], deadline_s=deadline, min_score=min_score, min_share=min_share
+        analysis.profiles(),
+        scores,
+        spec,
+        spec.uplinks[0],
+        deadline_s=deadline,
+        min_score=min_score,
+        min_share=min_share,
     )
     console = Console()
     console.print(

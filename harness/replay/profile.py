@@ -70,7 +70,8 @@ class Profile:
         keys = pd.MultiIndex.from_frame(timed[["sample", "repeat"]].drop_duplicates().sort_values(["sample", "repeat"]))
         payload_bytes = payload.loc[keys.get_level_values("sample")].to_numpy(np.int64)
         device, server = timed[timed["side"] == "device"], timed[timed["side"] == "server"]
-        on_device, on_server = (keys.isin(pd.MultiIndex.from_frame(of[["sample", "repeat"]])) for of in (device, server))
+        sides = (pd.MultiIndex.from_frame(of_side[["sample", "repeat"]]) for of_side in (device, server))
+        on_device, on_server = (keys.isin(side) for side in sides)
         _refuse_one_sided(where, keys, payload_bytes, on_device, on_server)
         names = tuple(dict.fromkeys(server["stage"]))
         by_stage = server.pivot_table(

@@ -81,9 +81,7 @@ class Validation:
             row: dict[str, float] = {}
             for name, values in (("real", real), ("replayed", replayed)):
                 row[f"{name}_mean_s"] = float(values.mean())
-                row |= {
-                    f"{name}_p{q}_s": float(np.percentile(values, q, method="inverted_cdf")) for q in (50, 90, 99)
-                }
+                row |= {f"{name}_p{q}_s": float(np.percentile(values, q, method="inverted_cdf")) for q in (50, 90, 99)}
             # A scheme without device stages has nothing there to be wrong about but the clock's own microsecond.
             errors = np.abs(replayed - real) / np.maximum(real, _CLOCK_S)
             row["mean_error"] = float((replayed.mean() - real.mean()) / max(real.mean(), _CLOCK_S))

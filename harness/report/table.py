@@ -18,29 +18,34 @@ from harness.units import format_bytes, format_seconds
 
 _Form = Callable[[float], str]
 
+_MOST_BESIDE = 5
+
 
 def table(run: Analysis) -> Group:
     """The closing table of a run for a terminal of 80 columns or more, with its labels above and its sources below."""
-    numbers = run.numbers
-    several_users = numbers["users"].nunique() > 1
-    times = _time_columns(run)
+    numbers, times = run.numbers, _time_columns(run)
     drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
-    for column in ("scheme, point", "payload, score", "uplink"):
+    # With more times than these, 80 columns have no room for a column that is not one number.
+    stacked = len(times) > _MOST_BESIDE
+    heads = ["scheme, point,\npayload, score"] if stacked else ["scheme, point", "payload, score"]
+    for column in (*heads, "uplink"):
         drawn.add_column(column, no_wrap=True)
     for column in times:
-        drawn.add_column(column, justify="right", no_wrap=True)
+        drawn.add_column(column.replace(" ", "\n", 1), justify="right", no_wrap=True)
     drawn.columns[0].no_wrap, drawn.columns[0].overflow = False, "fold"
     for _, rows in numbers.groupby("pipeline", sort=False):
         first = rows.iloc[0]
         interval = _interval(first["score_low"], first["score_high"])
         got = f"{format_bytes(first['payload_bytes'])}\n{first['score']:.1f}\n{interval}"
         name = f"{first['pipeline']}\n" + first["point"].replace(",", "\n")
+        got += "" if first["reaches"] else "\ndoes not reach"
+        left = [f"{name}\n{got}"] if stacked else [name, got]
         if not first["reaches"]:
-            drawn.add_row(name, f"{got}\ndoes not reach", *["-"] * (1 + len(times)))
+            drawn.add_row(*left, *["-"] * (1 + len(times)))
             continue
-        uplinks = [_uplink(row, several_users) for _, row in rows.iterrows()]
+        uplinks = [_uplink(row) for _, row in rows.iterrows()]
         cells = ["\n".join(form(value) for value in rows[column]) for column, form in times.values()]
-        drawn.add_row(name, got, "\n".join(uplinks), *cells)
+        drawn.add_row(*left, "\n".join(uplinks), *cells)
     return Group(*_heading(run.manifest), Text(), drawn, Text(), *_footnotes(run))
 
 
@@ -62,15 +67,18 @@ def write_comparison(run: Analysis, path: Path) -> None:
         *(text.plain for text in _heading(run.manifest)[1:]),
         "Bytes at equal score, the row's over the column's. A scheme that does not reach the target is not here.",
         _markdown_of(ratios, "{:.3g}") if len(ratios) else "None reaches the target.",
-        f"Score over that of {run.reference['pipeline']}, the best of the points with as many visual tokens on average.",
+        f"Score over that of {run.equality.reference}, the best of the points with as many visual tokens on average.",
         _markdown_of((100 * scores).rename(columns="{:g} tokens".format), "{:.1f} %"),
     ]
     disk.write_text(path, "\n\n".join(parts) + "\n")
 
 
 def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
-    """What the columns of times are called, of which of the numbers they are, and how these are written."""
-    columns: dict[str, tuple[str, _Form]] = {part: (f"{part}_mean_s", _seconds) for part in run.parts}
+    """What the columns right of the uplink are called, which of the numbers they hold, and how these are written."""
+    columns: dict[str, tuple[str, _Form]] = {}
+    if run.numbers["users"].nunique() > 1:
+        columns["users"] = ("users", _count)
+    columns |= {part: (f"{part}_mean_s", _seconds) for part in run.parts}
     if run.deadline_s is not None:
         columns[f"in {format_seconds(run.deadline_s)}"] = ("in_time", _share)
     return columns
@@ -80,10 +88,9 @@ def _markdown(run: Analysis) -> str:
     numbers, times = run.numbers, _time_columns(run)
     names = ["scheme", "point", "payload", str(numbers["metric"].iloc[0]), "interval", "uplink"]
     header = [*names, *(f"{name} (s)" if form is _seconds else name for name, (_, form) in times.items())]
-    several_users = numbers["users"].nunique() > 1
     lines = []
     for _, row in numbers.iterrows():
-        uplink = _uplink(row, several_users) if row["reaches"] else "does not reach"
+        uplink = _uplink(row) if row["reaches"] else "does not reach"
         score = [f"{row['score']:.1f}", _interval(row["score_low"], row["score_high"])]
         cells = [form(row[column]) for column, form in times.values()]
         lines.append([row["pipeline"], row["point"], format_bytes(row["payload_bytes"]), *score, uplink, *cells])
@@ -163,11 +170,8 @@ def _range(counts: "pd.Series[float]") -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _uplink(row: "pd.Series[float]", several_users: bool) -> str:
-    if pd.isna(row["users"]):
-        return "not replayed"
-    users = f"{int(row['users'])} user{'s' * (row['users'] > 1)}"
-    return f"{row['channel']}, {users}" if several_users else str(row["channel"])
+def _uplink(row: "pd.Series[float]") -> str:
+    return "not replayed" if pd.isna(row["users"]) else str(row["channel"])
 
 
 def _interval(low: float, high: float) -> str:
@@ -182,8 +186,12 @@ def _seconds(seconds: float) -> str:
 
 
 def _share(share: float) -> str:
-    """A share in percent; all and none are said only where they are."""
+    """A share in whole percent; all and none are said only where they are."""
     if math.isnan(share):
         return "-"
-    text = f"{100 * share:.1f} %"
-    return text if (share in (0, 1)) == (text in ("0.0 %", "100.0 %")) else ("> 99.9 %" if share > 0.5 else "< 0.1 %")
+    text = f"{100 * share:.0f} %"
+    return text if share in (0, 1) or text not in ("0 %", "100 %") else ("< 1 %" if share < 0.5 else "> 99 %")
+
+
+def _count(n: float) -> str:
+    return "-" if math.isnan(n) else f"{n:.0f}"

@@ -108,7 +108,8 @@ def _bars(
         _total(axes, x, row, limit_s)
     axes.set_xlim(-0.6, len(pipelines) - 0.4)
     axes.set_ylim(0, limit_s)
-    axes.set_xticks(range(len(pipelines)), list(pipelines), rotation=40, ha="right", rotation_mode="anchor", fontsize=8.5)
+    names = list(pipelines)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8.5)
     axes.tick_params(axis="x", length=0)
 
 
