@@ -49,6 +49,9 @@ KEYS: Mapping[Kind, tuple[str, ...]] = {
 }
 """The columns by which a table is sorted. Rows equal in all of them come from one unit of work and keep its order."""
 
+_PART = "part number"
+"""A column that no row has, for the time of merging."""
+
 _LABELS: Mapping[str, tuple[str, ...]] = {
     "side": typing.get_args(Side),
     "source": typing.get_args(Source),
@@ -102,6 +105,9 @@ def check(kind: Kind, table: pa.Table, where: str) -> pa.Table:
         raise ResultsError(f"{where}: {place}: {str(error).splitlines()[0]}") from None
     for field in wanted:
         _check_column(table[field.name], field, where)
+    if kind == "samples" and pc.count_distinct(table["sample"]).as_py() < table.num_rows:
+        names = table["sample"].to_pylist()
+        raise ResultsError(f"{where}: sample {next(n for n in names if names.count(n) > 1)!r} is there twice")
     return table
 
 
@@ -142,16 +148,16 @@ def merge(kind: Kind, parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
     if not parts:
         return wanted.empty_table()
     keys = list(KEYS[kind])
-    units = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_rows for _, part in parts]))
-    table = pa.concat_tables(part for _, part in parts).append_column("unit", units)
-    spread = table.group_by(keys).aggregate([("unit", "min"), ("unit", "max")])
-    twice = spread.filter(pc.not_equal(spread["unit_min"], spread["unit_max"]))
+    numbers = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_rows for _, part in parts]))
+    table = pa.concat_tables(part for _, part in parts).append_column(_PART, numbers)
+    spread = table.group_by(keys).aggregate([(_PART, "min"), (_PART, "max")])
+    twice = spread.filter(pc.not_equal(spread[f"{_PART}_min"], spread[f"{_PART}_max"]))
     if twice.num_rows:
         row = twice.slice(0, 1).to_pylist()[0]
         request = ", ".join(f"{key} {row[key]}" for key in keys)
-        first, second = parts[row["unit_min"]][0], parts[row["unit_max"]][0]
+        first, second = parts[row[f"{_PART}_min"]][0], parts[row[f"{_PART}_max"]][0]
         raise ResultsError(
             f"the {kind} of {request} are in two units, {first!r} and {second!r}; start again with --fresh"
         )
     order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
-    return table.take(order).drop_columns("unit").combine_chunks().cast(wanted)
+    return table.take(order).drop_columns(_PART).combine_chunks().cast(wanted)
