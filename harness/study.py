@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import catalog, measure
-from harness.analysis import validity
+from harness.analysis import Analysis, validity
 from harness.cache import cache_folder
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
@@ -148,7 +148,7 @@ def run(
             telemetry=Telemetry(),
         )
         replay(study, ongoing, reporter)
-        ongoing.finish(validity.reasons(ongoing))
+        ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
 
 def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True) -> Stock:
