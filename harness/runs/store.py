@@ -14,11 +14,10 @@ removed: whatever the moment of death, the parts or the tables hold every finish
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,6 +33,10 @@ _PARTS, _UNITS = "parts", "units.json"
 
 MEASURED: tuple[Kind, ...] = ("stages", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
+
+
+Facts: TypeAlias = dict[str, dict[str, str]]
+"""Of a part: the names of its ``units`` by their keys, and the digests of its ``tables``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,9 +77,8 @@ class Run:
         self._parts.mkdir(exist_ok=True)
         disk.sweep(folder)
         disk.sweep(self._parts)
-        self._units: dict[str, Path] = {
-            key: part for part in sorted(self._parts.iterdir()) for key in _read_units(part)["units"]
-        }
+        self._facts = {part: _read_facts(part) for part in sorted(self._parts.iterdir())}
+        self._units: dict[str, Path] = {key: part for part, facts in self._facts.items() for key in facts["units"]}
         self._wanted: set[str] = set()
 
     @classmethod
@@ -146,7 +148,7 @@ class Run:
         }
         checked = {kind: tables.table_of(kind, rows) for kind, rows in given.items()}
         part = self._parts / min(keys)
-        _write_part(part, keys, {kind: table for kind, table in checked.items() if table.num_rows})
+        self._facts[part] = _write_part(part, keys, {kind: t for kind, t in checked.items() if t.num_rows})
         self._units |= dict.fromkeys(keys, part)
         self._wanted |= set(keys)
 
@@ -155,7 +157,7 @@ class Run:
         parts = []
         for part in dict.fromkeys(self._units[key] for key in self._units.keys() & self._wanted):
             if (path := part / f"{kind}.parquet").exists():
-                facts = _read_units(part)
+                facts = self._facts[part]
                 try:
                     rows = tables.read(kind, path, facts["tables"].get(kind))
                 except ResultsError as error:
@@ -216,8 +218,8 @@ class Run:
 
     def _remove_parts(self) -> None:
         """Removes the parts whose rows are in the tables; rows that the scenario does not ask for stay."""
-        for part in sorted(self._parts.iterdir()):
-            units = _read_units(part)["units"]
+        for part, facts in self._facts.items():
+            units = facts["units"]
             unwanted = {key: name for key, name in units.items() if key not in self._wanted}
             if unwanted and len(unwanted) < len(units):
                 rows = {}
@@ -301,22 +303,21 @@ def _reopen(folder: Path, manifest: Manifest) -> None:
         part.parent.mkdir(exist_ok=True)
         for stale in part.parent.iterdir():
             # A process that died after completing the run left parts whose rows are in the tables.
-            if set(_read_units(stale)["units"]) <= set(keys):
+            if set(_read_facts(stale)["units"]) <= set(keys):
                 disk.discard(stale)
         _write_part(part, dict.fromkeys(keys, "earlier work"), {k: t for k, t in rows.items() if t.num_rows})
 
 
-def _write_part(part: Path, units: Mapping[str, str], rows: Mapping[Kind, pa.Table]) -> None:
+def _write_part(part: Path, units: Mapping[str, str], rows: Mapping[Kind, pa.Table]) -> Facts:
     data = {f"{kind}.parquet": disk.parquet(table) for kind, table in rows.items()}
-    facts = {"units": dict(units), "tables": {kind: of_bytes(data[f"{kind}.parquet"]) for kind in rows}}
+    facts: Facts = {"units": dict(units), "tables": {kind: of_bytes(data[f"{kind}.parquet"]) for kind in rows}}
     disk.write_folder(part, {**data, _UNITS: json.dumps(facts, indent=1).encode()})
+    return facts
 
 
-@functools.lru_cache(maxsize=65536)
-def _read_units(part: Path) -> dict[str, dict[str, str]]:
-    """The units of a part by their keys, and the digests of its tables."""
+def _read_facts(part: Path) -> Facts:
     try:
-        facts: dict[str, dict[str, str]] = json.loads((part / _UNITS).read_text(encoding="utf-8"))
+        facts: Facts = json.loads((part / _UNITS).read_text(encoding="utf-8"))
         if not all(isinstance(facts[name], dict) for name in ("units", "tables")):
             raise ValueError("it lacks 'units' or 'tables'")
     except (OSError, ValueError, KeyError, TypeError) as error:

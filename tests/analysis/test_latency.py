@@ -156,7 +156,7 @@ def test_a_request_never_answered_counts_as_the_slowest() -> None:
 
 
 def test_cells_are_kept_apart() -> None:
-    """Each uplink, number of users and point has rows of its own, by rate and not by name; a cell's seeds are pooled."""
+    """Each uplink, number of users and point has rows of its own, by rate and not by name; seeds are pooled."""
     one = np.ones(20)
     stages = stage_rows({"encode": ("device", one)})
     tables = [
