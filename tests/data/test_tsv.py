@@ -55,7 +55,6 @@ def test_a_row_becomes_a_sample(tsv):
     (sample,) = read_tsv(tsv(text), "RealWorldQA")
     assert sample == Sample(
         id="7",
-        image_id="7",
         image_bytes=png(),
         question=Question(text="Which?", kind="choice", options={"A": "cat", "B": "dog"}, hint="Look."),
         truth="B",
@@ -193,7 +192,7 @@ def test_it_is_a_sequence(tsv):
 
 ids = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=64)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
-pictures = st.sampled_from([("red", png("red")), ("blue", png("blue")), ("both", png("red"), png("blue"))])
+pictures = st.sampled_from([(png("red"),), (png("blue"),), (png("red"), png("blue"))])
 
 
 @st.composite
@@ -212,12 +211,11 @@ def benchmarks(draw):
                 "open": texts.map(str.strip).filter(lambda text: text and text.lower() not in ("yes", "no")),
             }[kind]
         )
-        image_id, image, *more = draw(pictures)
+        image, *more = draw(pictures)
         text = draw(texts.filter(str.strip))
         samples.append(
             Sample(
                 id=number,
-                image_id=image_id,
                 image_bytes=image,
                 more_images=tuple(more),
                 question=Question(text=text, kind=kind, options=options, hint=draw(st.just("") | texts)),
@@ -242,7 +240,6 @@ def sample(number="1", image=None):
     """A sample of the one picture ``i``."""
     return Sample(
         id=number,
-        image_id="i",
         image_bytes=image or png(),
         question=Question(text="?", kind="yes_no"),
         truth="Yes",

@@ -40,7 +40,6 @@ def sample(*files, question=QUESTION):
     """A question about these files."""
     return Sample(
         id="q",
-        image_id="i",
         image_bytes=files[0],
         more_images=files[1:],
         question=question,

@@ -6,27 +6,25 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness.analysis import latency
-from harness.analysis.select import select_run
+from harness.analysis import Analysis, latency
 from harness.errors import ResultsError
-from harness.report import summary
-from harness.runs.store import Record
+from harness.report import table
 
 
 @pytest.fixture(scope="module")
-def shown(made_up: Record) -> str:
+def shown(made_up: Analysis) -> str:
     """What a terminal of 80 columns shows."""
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
-        console.print(summary.table(made_up))
+        console.print(table.table(made_up))
     return capture.get()
 
 
-def test_rows_are_selected_points_at_each_uplink(made_up: Record) -> None:
+def test_rows_are_selected_points_at_each_uplink(made_up: Analysis) -> None:
     """Each scheme has its selected point's bytes and score, and its own latency at each uplink, rates upwards."""
-    numbers, points = summary.frame_run(made_up), select_run(made_up)
-    assert list(dict.fromkeys(numbers["pipeline"])) == [p["name"] for p in made_up.manifest.scenario["pipelines"]]
-    times = latency.summarise(made_up.requests, made_up.stages)
+    numbers, points = made_up.numbers, made_up.points
+    assert list(dict.fromkeys(numbers["pipeline"])) == list(made_up.manifest.points)
+    times = latency.summarise(made_up.record.requests, made_up.record.stages)
     for pipeline, rows in numbers[numbers["reaches"]].groupby("pipeline"):
         chosen = points[(points["pipeline"] == pipeline) & points["selected"]].iloc[0]
         assert (rows["point"] == chosen["point"]).all()
@@ -47,7 +45,7 @@ def test_fits_a_terminal(shown: str) -> None:
     assert "…" not in shown
 
 
-def test_says_what_must_be_known(made_up: Record, shown: str) -> None:
+def test_says_what_must_be_known(made_up: Analysis, shown: str) -> None:
     """Title, stand-ins, verdict, unmet target, estimated times, sources: each is in the table."""
     words = " ".join(shown.split())
     for fact in (
@@ -58,11 +56,11 @@ def test_says_what_must_be_known(made_up: Record, shown: str) -> None:
         assert fact in words
 
 
-def test_written_tables_hold_the_same_numbers(made_up: Record, tmp_path: Path) -> None:
+def test_written_tables_hold_the_same_numbers(made_up: Analysis, tmp_path: Path) -> None:
     """The CSV holds every number as it is; the Markdown has a line for each scheme and uplink."""
-    numbers = summary.frame_run(made_up)
-    summary.write(made_up, tmp_path / "table.csv")
-    summary.write(made_up, tmp_path / "table.md")
+    numbers = made_up.numbers
+    table.write(made_up, tmp_path / "table.csv")
+    table.write(made_up, tmp_path / "table.md")
     back = pd.read_csv(tmp_path / "table.csv")
     for column in ("payload_bytes", "score", "total_mean_s", "total_mean_low_s"):
         assert back[column].tolist() == pytest.approx(numbers[column].tolist(), nan_ok=True)
@@ -72,7 +70,7 @@ def test_written_tables_hold_the_same_numbers(made_up: Record, tmp_path: Path) -
     assert len({line.count("|") for line in lines}) == 1
     assert "stand-ins: StreetsQA for RealWorldQA" in text
     with pytest.raises(ResultsError, match=r"ends in \.csv or \.md"):
-        summary.write(made_up, tmp_path / "table.xlsx")
+        table.write(made_up, tmp_path / "table.xlsx")
 
 
 @pytest.mark.parametrize(
@@ -81,4 +79,17 @@ def test_written_tables_hold_the_same_numbers(made_up: Record, tmp_path: Path) -
 )
 def test_times_keep_their_width(seconds: float, text: str) -> None:
     """A time is written with the digits that matter, in a width that does not jump."""
-    assert summary._seconds(seconds) == text
+    assert table._seconds(seconds) == text
+
+
+def test_a_run_is_written_as_two_tables(made_up: Analysis, tmp_path: Path) -> None:
+    """Every scheme that reaches is in the first, every scheme in the second, below the run's label."""
+    table.write_comparison(made_up, tmp_path / "comparison.md")
+    text = (tmp_path / "comparison.md").read_text()
+    points = made_up.points
+    reached = list(points.loc[points["selected"] & (points["payload_bytes"] > 0), "pipeline"])
+    first, second = (part for part in text.split("\n\n") if part.startswith("|"))
+    assert [line.split(" | ")[0].strip("| ") for line in first.splitlines()[2:]] == reached
+    assert len(second.splitlines()) == 2 + points["pipeline"].nunique()
+    assert made_up.manifest.label in text
+    assert "INVALID: throttled" in text
