@@ -92,7 +92,7 @@ def warm_up(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def compile_all() -> None:
-    """Compile every kernel of every module imported so far, or read it from the cache; once a process.
+    """Run every warm-up registered by the modules imported so far: kernels are compiled or read from the cache.
 
     To be called before work is forked, so that the processes share what is compiled, and before anything is timed.
     """
