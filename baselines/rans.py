@@ -123,7 +123,7 @@ class Stream:
         index_N = np.asarray(index_N, np.int32).ravel()
         assert not len(index_N) or 0 <= int(index_N.min()) <= int(index_N.max()) < len(self._tables[1])
         symbol_N = np.empty(len(index_N), np.int32)
-        found = _decode(self._words, self._state, index_N, *self._tables, symbol_N)
+        found = _decode(self._words, self._state, index_N, *self._tables, symbol_N)  # type: ignore[call-arg]
         if found != _WHOLE:
             raise BitstreamError(f"an entropy coder's string of {self._string_bytes} bytes {_WRONG[found]}")
         return symbol_N
