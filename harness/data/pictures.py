@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -38,6 +39,7 @@ PAYLOAD_MAX_PIXELS = 16_000_000
 """The largest picture that a server decodes from a payload, in pixels, unless it is told another limit."""
 
 _DIGEST_DIGITS = 20
+_FILTERS = threading.Lock()
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -116,9 +118,7 @@ def decode(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
 def _opened(file: bytes, formats: Sequence[str], max_pixels: int) -> Iterator[Image.Image]:
     """A picture file with its header read; whatever goes wrong until it is closed is a DataError."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of sizes that are refused here, or that the caller allows.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _unwarned():
             picture = Image.open(io.BytesIO(file), formats=list(formats))
         with picture as opened:
             if opened.width * opened.height > max_pixels:
@@ -138,14 +138,26 @@ def _opened(file: bytes, formats: Sequence[str], max_pixels: int) -> Iterator[Im
         raise DataError(f"its {len(file)} bytes are not a whole picture: {said:.160}") from None
 
 
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without Pillow's warnings: of sizes that are refused here or allowed, of metadata that are not used.
+
+    Python's filters belong to the process, so one thread at a time changes them.
+    """
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _orientation(opened: Image.Image, file: bytes) -> int:
     """How a picture is to be turned, from 1 (not at all) to 8, as EXIF numbers it."""
     if opened.format == "PNG" and b"eXIf" in file:
         # The chunk may follow the pixels; Pillow has read it only then.
         opened.load()
     try:
-        # A PNG's own getexif() decodes every picture that has no such chunk.
-        found = Image.Image.getexif(opened).get(_ORIENTATION, 1)
+        with _unwarned():
+            # A PNG's own getexif() decodes every picture that has no such chunk.
+            found = Image.Image.getexif(opened).get(_ORIENTATION, 1)
     except Exception:  # EXIF that cannot be read says nothing; the picture can be read without
         return 1
     return found if isinstance(found, int) else 1
