@@ -83,7 +83,8 @@ def digest(files: Sequence[bytes]) -> str:
 def header(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Header:
     """What a picture file says of itself; no pixel is decoded.
 
-    Raises DataError where it is not of one of ``formats``, is damaged up to there, or has more than ``max_pixels``.
+    Raises DataError where it is not of one of ``formats``, is damaged before its pixels, or has more than
+    ``max_pixels``. A PNG's checksums are verified to its end.
     """
     with _opened(file, formats, max_pixels) as opened:
         width, height = opened.size
@@ -91,6 +92,8 @@ def header(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
             width, height = opened.tag_v2[_TIFF_WIDTH], opened.tag_v2[_TIFF_LENGTH]  # type: ignore[attr-defined]
         if _orientation(opened, file) in _ON_ITS_SIDE:
             width, height = height, width
+        if opened.format == "PNG" and not _says_more_later(file):
+            opened.verify()
         return Header(str(opened.format), width, height)
 
 
@@ -138,6 +141,11 @@ def _opened(file: bytes, formats: Sequence[str], max_pixels: int) -> Iterator[Im
         raise DataError(f"its {len(file)} bytes are not a whole picture: {said:.160}") from None
 
 
+def _says_more_later(file: bytes) -> bool:
+    """Whether a PNG may have its EXIF after its pixels, where Pillow finds it only once they are loaded."""
+    return b"eXIf" in file
+
+
 @contextlib.contextmanager
 def _unwarned() -> Iterator[None]:
     """Without Pillow's warnings: of sizes that are refused here or allowed, of metadata that are not used.
@@ -151,8 +159,7 @@ def _unwarned() -> Iterator[None]:
 
 def _orientation(opened: Image.Image, file: bytes) -> int:
     """How a picture is to be turned, from 1 (not at all) to 8, as EXIF numbers it."""
-    if opened.format == "PNG" and b"eXIf" in file:
-        # The chunk may follow the pixels; Pillow has read it only then.
+    if opened.format == "PNG" and _says_more_later(file):
         opened.load()
     try:
         with _unwarned():

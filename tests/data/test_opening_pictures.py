@@ -193,9 +193,13 @@ def test_a_photograph_is_turned_and_damaged_exif_is_not():
 
 
 def test_a_header_is_read_without_decoding():
-    """Format and size are known from the beginning of a file whose pixels have gone."""
+    """Format and size are known from the beginning of a file whose pixels have gone; a PNG's checksums are verified."""
     noise = Image.fromarray(np.random.default_rng(2).integers(0, 256, (200, 300, 3), dtype=np.uint8))
-    for kind in ("PNG", "JPEG", "BMP"):
+    cut = saved(noise, "PNG")
+    for damaged in (cut[:2000], cut[:9000] + b"?" + cut[9001:]):
+        with pytest.raises(DataError, match="are not a whole picture"):
+            pictures.header(damaged)
+    for kind in ("JPEG", "BMP"):
         file = saved(noise, kind)[:2000]
         assert pictures.header(file) == pictures.Header(kind, 300, 200)
         with pytest.raises(DataError, match="are not a whole picture"):
