@@ -106,9 +106,11 @@ def decode(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
     with _opened(file, formats, max_pixels) as opened:
         if opened.format in ("JPEG", "MPO") and (scans := file.count(b"\xff\xda")) > _MOST_SCANS:
             raise DataError(f"it has {scans} scans; a JPEG file of more than {_MOST_SCANS} is not decoded")
-        # Pillow itself turns a TIFF when it loads it.
-        orientation = 1 if opened.format == "TIFF" else _orientation(opened, file)
-        opened.load()
+        # Pillow itself turns a TIFF when it loads it, and reads its metadata again.
+        is_tiff = opened.format == "TIFF"
+        orientation = 1 if is_tiff else _orientation(opened, file)
+        with _unwarned() if is_tiff else contextlib.nullcontext():
+            opened.load()
         image = _rgb(opened, file)
         if orientation in _TURNS:
             image = image.transpose(_TURNS[orientation])
