@@ -23,7 +23,7 @@ from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
 from harness.models.onevision import OneVision, load
-from harness.profiling.clock import Untimed
+from harness.models.contract import Untimed
 from harness.schemes import image_codec, pictures
 from harness.schemes.anatomy import of_body
 from harness.schemes.contract import Payload
