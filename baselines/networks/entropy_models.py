@@ -1,8 +1,9 @@
 """The distributions that y and z are coded with, and their integer tables, as compressai makes them.
 
-    B batch (1 where strings are made)   C channels   H, W height and width   T tables   A entries of a table
+B batch (1 where strings are made)   C channels   H, W height and width   T tables   A entries of a table
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -96,7 +97,7 @@ class EntropyBottleneck(EntropyModel):
         self.channels = n_channels
         scale = _INIT_SCALE ** (1 / (len(_FILTERS) - 1))
         self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        for n_in, n_out in zip(_FILTERS[:-1], _FILTERS[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(_FILTERS):
             start = float(np.log(np.expm1(1 / scale / n_out)))
             self.matrices.append(nn.Parameter(torch.full((n_channels, n_out, n_in), start)))
             self.biases.append(nn.Parameter(torch.empty(n_channels, n_out, 1).uniform_(-0.5, 0.5)))
@@ -111,7 +112,7 @@ class EntropyBottleneck(EntropyModel):
         return self.quantiles[:, :, 1:2]
 
     def forward(self, z_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """z with noise in training and rounded about the medians otherwise, and the likelihoods of that."""
+        """Z with noise in training and rounded about the medians otherwise, and the likelihoods of that."""
         z_CBHW = z_BCHW.transpose(0, 1).contiguous()
         z_C1N, medians = z_CBHW.reshape(self.channels, 1, -1), self.medians()
         hat = _noisy(z_C1N) if self.training else (z_C1N - medians).round() + medians
@@ -125,7 +126,7 @@ class EntropyBottleneck(EntropyModel):
         return self._encode(symbols, self._index(*symbols.shape[2:])), symbols.float() + self.medians()
 
     def decode(self, string: bytes, height: int, width: int) -> Tensor:
-        """z of a string; raises BitstreamError where the string is not of so many positions."""
+        """Z of a string; raises BitstreamError where the string is not of so many positions."""
         return self._decode(string, self._index(height, width)) + self.medians()
 
     def freeze(self) -> None:
@@ -193,7 +194,7 @@ class GaussianConditional(EntropyModel):
         self.register_buffer("scale_bound", torch.tensor([_SCALE_MIN]))
 
     def forward(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """y with noise in training and rounded about the means otherwise, and the likelihoods of that."""
+        """Y with noise in training and rounded about the means otherwise, and the likelihoods of that."""
         y_hat = _noisy(y) if self.training else self.rounded(y, means)
         distance = (y_hat if means is None else y_hat - means).abs()
         scales = self.lower_bound_scale(scales)
@@ -224,7 +225,7 @@ class GaussianConditional(EntropyModel):
     def update(self, scales_T: Tensor) -> None:
         """Make a table for each scale, all but TAIL_MASS of it."""
         self.scale_table = scales_T
-        centre_T = _length((scales_T * -ndtri(TAIL_MASS / 2)).ceil())
+        centre_T = _length((scales_T * -float(ndtri(TAIL_MASS / 2))).ceil())
         length_T = 2 * centre_T + 1
         distance_TA = (torch.arange(int(length_T.max())).int() - centre_T[:, None]).abs().float()
         upper, lower = (_cumulative((end - distance_TA) / scales_T[:, None]) for end in (0.5, -0.5))

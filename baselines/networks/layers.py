@@ -1,6 +1,6 @@
 """The layers of hyperprior and ELIC, with the parameter names, the draws and the arithmetic of compressai's.
 
-    B batch   C channels   H, W height and width
+B batch   C channels   H, W height and width
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """What the networks of the learned image codecs have in common.
 
-          g_a          entropy models           g_s
-    x ---------> y ---- strings of y, z ---> y_hat ---------> x_hat
+      g_a          entropy models           g_s
+x ---------> y ---- strings of y, z ---> y_hat ---------> x_hat
 
-    B batch (1 where strings are made)   C channels   H, W padded height and width in px
+B batch (1 where strings are made)   C channels   H, W padded height and width in px
 """
 
 from abc import abstractmethod
@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from baselines.networks.exact_convolution import make_exact
 from baselines.networks.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional, scale_table
+from baselines.networks.exact_convolution import make_exact
 from harness.errors import CheckpointError
 
 MULTIPLE_PX = 64
