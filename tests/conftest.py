@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -60,3 +61,11 @@ def manifest() -> Callable[..., Manifest]:
 def study_units() -> list[Unit]:
     """The units as a list."""
     return list(units())
+
+
+@pytest.fixture(scope="session")
+def compressai() -> ModuleType:
+    """The package that hyperprior, ELIC and the density of z are held against, where it is installed."""
+    import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+
+    return pytest.importorskip("compressai", reason="the extra [compressai] is not installed")
