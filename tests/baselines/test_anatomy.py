@@ -22,8 +22,8 @@ from harness.data.pictures import FORMATS
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
-from harness.models.onevision import OneVision, load
 from harness.models.contract import Untimed
+from harness.models.onevision import OneVision, load
 from harness.schemes import image_codec, pictures
 from harness.schemes.anatomy import of_body
 from harness.schemes.contract import Payload
