@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import BitstreamError, CheckpointError
-from harness.kernels import kernel
+from harness.kernels import kernel, warm_up
 
 TABLE_BITS = 16
 TOTAL = 1 << TABLE_BITS
@@ -295,3 +295,11 @@ def _place_of(share: np.int64, cdf_A: NDArray[np.int32], last: np.int64) -> np.i
         else:
             above = middle
     return symbol
+
+
+@warm_up
+def prepare() -> None:
+    """Compile the coder's kernels."""
+    cdf_TA, length_T, offset_T = quantised_cdf([1.0, 0.0, 1.0])[None], np.array([4], np.int32), np.zeros(1, np.int32)
+    coder = Rans(cdf_TA, length_T, offset_T)
+    coder.decode(coder.encode([0, 5], [0, 0]), [0, 0])
