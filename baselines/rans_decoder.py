@@ -13,13 +13,13 @@ frequencies; its last entry escapes to an integer in nibbles, preceded by their 
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from compressai.entropy_models import EntropyModel
 from numpy.typing import NDArray
 from torch import nn
 
 from harness.errors import BitstreamError
+from harness.kernels import kernel
 
 _LOW = np.uint64(1 << 31)
 _TABLE_BITS, _TABLE_MASK = np.uint64(16), np.uint64((1 << 16) - 1)
@@ -73,7 +73,7 @@ class RansDecoder:
         return symbol_N
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _decode(
     words: NDArray[np.uint32],
     index_N: NDArray[np.int32],
@@ -120,7 +120,7 @@ def _decode(
     return _WHOLE if state == _LOW and place == len(words) else _GOES_ON
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _place_of(share: np.int64, cdf_A: NDArray[np.int32], last: np.int64) -> np.int64:
     """The symbol, from 0 to ``last``, whose frequencies hold this share of all."""
     symbol, above = np.int64(0), last + 1

@@ -8,12 +8,12 @@ import heapq
 import math
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from harness.channel import bulk
 from harness.channel.contract import Channel
 from harness.channel.link import Link
+from harness.kernels import kernel
 from harness.replay.profile import Floats, Ints, Profile
 from harness.replay.system import Instants
 from harness.replay.workload import Workload
@@ -88,7 +88,7 @@ def _closed_loop(profile: Profile, load: Workload, spec: Replay, wire: Wire, cha
     return Instants(*seen)
 
 
-@numba.njit(cache=True)
+@kernel
 def _devices(submitted_s: Floats, device_s: Floats, first: Ints) -> Floats:
     """When each request leaves its user's device, which serves them in turn."""
     done_s = np.empty_like(submitted_s)
@@ -100,7 +100,7 @@ def _devices(submitted_s: Floats, device_s: Floats, first: Ints) -> Floats:
     return done_s
 
 
-@numba.njit(cache=True)
+@kernel
 def _servers(delivered_s: Floats, server_s: Floats, servers: int) -> Floats:
     """When each request, delivered in this order, is answered by the first server that is free; NaN ones never are."""
     free_s = [0.0] * servers
