@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import BitstreamError, CheckpointError
+from harness.kernels import kernel
 
 TABLE_BITS = 16
 TOTAL = 1 << TABLE_BITS
