@@ -291,6 +291,11 @@ class Llava(LlavaVision, LlavaLanguage):
         models = LlavaModels(cls.is_of, name, device=device, dtype=dtype, weights=weights)
         return cls(name, models.whole(), models.tokenizer)
 
+    @property
+    def projector(self) -> Any:
+        """What takes visual features to tokens: for training, peft puts a copy in the place of the model's own."""
+        return self.model.model.multi_modal_projector
+
     def fingerprints(self) -> dict[Part, str]:
         """What tells the weights of each part from others; see :func:`harness.models.checkpoint.fingerprint`."""
         return {part: checkpoint.fingerprint(module) for part, module in whole_parts(self.model).items()}
@@ -382,14 +387,12 @@ class LlavaModels:
         key = ("language", adapter, engine)
         if key not in self._parts:
             lora = None
+            # What is small is looked at before gigabytes are read.
+            stop = stop_ids(self.tokenizer, self.family.template, self.declared_stop)
             if engine is None:
                 module, lora = self._adapted("language", adapter)
                 embedding = module.model.embed_tokens
-                runs: Engine = TransformersEngine(
-                    module,
-                    stop=stop_ids(self.tokenizer, self.family.template, self.declared_stop),
-                    max_new_tokens=self._max_new_tokens,
-                )
+                runs: Engine = TransformersEngine(module, stop=stop, max_new_tokens=self._max_new_tokens)
             else:
                 embedding, runs = self._embedding(), engine(self)
             self._parts[key] = LlavaLanguage(
