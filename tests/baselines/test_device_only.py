@@ -13,7 +13,7 @@ from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError, UnavailableError
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock, Untimed
-from harness.report import summary
+from harness.analysis import Analysis
 from harness.runs.store import Run
 from harness.scenario.load import load as load_scenario
 from harness.schemes.contract import Answer, Payload, stage_sides
@@ -115,7 +115,7 @@ def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
     replayed = requests[requests["pipeline"] == "device_only"]
     for instant in ("sent_s", "delivered_s", "answered_s"):
         np.testing.assert_array_equal(replayed[instant], replayed["device_done_s"])
-    numbers = summary.frame_run(record)
+    numbers = Analysis(record).numbers
     row = numbers[numbers["pipeline"] == "device_only"]
     assert row["reaches"].all()
     assert row["total_mean_s"].nunique() == 1
