@@ -8,12 +8,12 @@ import yaml
 
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
+from harness.analysis import Analysis
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError, UnavailableError
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock, Untimed
-from harness.analysis import Analysis
 from harness.runs.store import Run
 from harness.scenario.load import load as load_scenario
 from harness.schemes.contract import Answer, Payload, stage_sides
