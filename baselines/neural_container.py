@@ -21,7 +21,7 @@ MAGIC = b"NIC\x01"
 MODEL_BYTES = 4
 MAX_SIDE_PX = 2**16 - 1
 MAX_PIXELS = 16_000_000
-"""What a header may claim unless a limit is named: nothing larger is encoded, and a claim beyond it allocates nothing."""
+"""What a header may claim unless another limit is named: nothing larger is encoded, or allocated for."""
 
 _CHECKSUM_BYTES = 4
 _SHORTEST = len(MAGIC) + MODEL_BYTES + 2 + _CHECKSUM_BYTES

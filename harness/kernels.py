@@ -45,7 +45,7 @@ def _compiled(options: dict[str, Any], function: Callable[..., Any]) -> Any:
 
 
 class _Cache(FunctionCache):
-    """numba's cache of one function in a folder of ours; a disk that fills up later costs the cache, not the run."""
+    """numba's cache of one function in a folder of ours; a folder that fails later costs the cache, not the run."""
 
     def __init__(self, function: Callable[..., Any], folder: Path) -> None:
         # numba reads this setting here and nowhere else; $NUMBA_CACHE_DIR would set it for every package.
@@ -55,6 +55,12 @@ class _Cache(FunctionCache):
             super().__init__(function)  # type: ignore[no-untyped-call]
         finally:
             settings.CACHE_DIR = before
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """As numba's, where it can."""
+        with contextlib.suppress(OSError):
+            return super().load_overload(signature, target_context)  # type: ignore[no-untyped-call]
+        return None
 
     def save_overload(self, signature: Any, data: Any) -> None:
         """As numba's, where it can."""
@@ -86,7 +92,7 @@ def warm_up(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def compile_all() -> None:
-    """Compile every kernel of every module imported so far, or read it from the cache; once a process.
+    """Run every warm-up registered by the modules imported so far: kernels are compiled or read from the cache.
 
     To be called before work is forked, so that the processes share what is compiled, and before anything is timed.
     """

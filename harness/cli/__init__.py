@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate
+from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate, weights
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ for command in (
     app.command()(command)
 app.add_typer(trace.app, name="trace")
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(wanted: bool) -> None:

@@ -131,6 +131,11 @@ class Lora:
         wanted = {f"{_plain(name)}.lora_{side}.weight": name for name in layers for side in "AB"}
         if missing := sorted(wanted.keys() - found.keys()):
             raise CheckpointError(f"{folder}: lacks {len(missing)} tensors of the {part}, {missing[0]} first")
+        if foreign := sorted(found.keys() - wanted.keys()):
+            raise CheckpointError(
+                f"{folder}: has {len(foreign)} tensors that the {part} of {model} has no place for, {foreign[0]} first; "
+                "it was trained with another model, or is more than a plain LoRA"
+            )
         factors = {}
         for name in layers:
             a, b = (found[f"{_plain(name)}.lora_{side}.weight"] for side in "AB")
@@ -139,6 +144,10 @@ class Lora:
                 raise CheckpointError(
                     f"{folder}: {name} has factors of {tuple(b.shape)} and {tuple(a.shape)} in the adapter, and its "
                     f"weight {shape} in {model}; it was trained with another model"
+                )
+            if a.shape[0] != config["r"]:
+                raise CheckpointError(
+                    f"{folder}: {name} has factors of rank {a.shape[0]}, and {CONFIG_NAME} says r = {config['r']}"
                 )
             factors[name] = a, b
         return cls(str(folder), factors, config["lora_alpha"] / config["r"])
@@ -199,8 +208,10 @@ def _refuse_more_than_lora(folder: Path, config: Mapping[str, Any]) -> None:
     for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias"):
         if config.get(key):
             raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is wanted")
+    if config.get("bias", "none") != "none":
+        raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is wanted")
     for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), int) or config[key] < 1:
+        if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
             raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a whole number from 1 on is wanted")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from harness import catalog
+from harness.data.pictures import PAYLOAD_MAX_PIXELS
 from harness.data.sample import Question
 from harness.errors import BitstreamError, CheckpointError, UnavailableError, unknown_name
 from harness.models import checkpoint, files, tower
@@ -170,6 +171,15 @@ class LlavaLanguage:
         """What takes visual features to tokens."""
         return self._projector.multi_modal_projector
 
+    def max_patches(self, max_pixels: int) -> int:
+        """The most patches that a picture of up to ``max_pixels`` is cut into."""
+        return self._tiling.max_patches(max_pixels)
+
+    def n_clusters(self, merge_to: float) -> int:
+        """n_c for a share of a patch's features."""
+        vision = self.config.vision_config
+        return max(1, round(merge_to * (vision.image_size // vision.patch_size) ** 2))
+
     @torch.inference_mode()
     def project(self, y_PCD: Tensor) -> Tensor:
         """Merged features through the projector, (P * C, H); of any float dtype, on any device."""
@@ -291,6 +301,11 @@ class Llava(LlavaVision, LlavaLanguage):
         models = LlavaModels(cls.is_of, name, device=device, dtype=dtype, weights=weights)
         return cls(name, models.whole(), models.tokenizer)
 
+    @property
+    def projector(self) -> Any:
+        """What takes visual features to tokens: for training, peft puts a copy in the place of the model's own."""
+        return self.model.model.multi_modal_projector
+
     def fingerprints(self) -> dict[Part, str]:
         """What tells the weights of each part from others; see :func:`harness.models.checkpoint.fingerprint`."""
         return {part: checkpoint.fingerprint(module) for part, module in whole_parts(self.model).items()}
@@ -326,8 +341,10 @@ class LlavaModels:
         dtype: str | torch.dtype | None = None,
         weights: str | os.PathLike[str] | None = None,
         max_new_tokens: int = 16,
+        max_pixels: int = PAYLOAD_MAX_PIXELS,
     ) -> None:
         self.name = name
+        self.max_pixels = max_pixels
         self.family = family
         self.device = str(device)
         self._torch_device = torch.device(device)
@@ -382,14 +399,12 @@ class LlavaModels:
         key = ("language", adapter, engine)
         if key not in self._parts:
             lora = None
+            # What is small is looked at before gigabytes are read.
+            stop = stop_ids(self.tokenizer, self.family.template, self.declared_stop)
             if engine is None:
                 module, lora = self._adapted("language", adapter)
                 embedding = module.model.embed_tokens
-                runs: Engine = TransformersEngine(
-                    module,
-                    stop=stop_ids(self.tokenizer, self.family.template, self.declared_stop),
-                    max_new_tokens=self._max_new_tokens,
-                )
+                runs: Engine = TransformersEngine(module, stop=stop, max_new_tokens=self._max_new_tokens)
             else:
                 embedding, runs = self._embedding(), engine(self)
             self._parts[key] = LlavaLanguage(
@@ -417,7 +432,7 @@ class LlavaModels:
         key = ("smaller", name, weights)
         if key not in self._parts:
             load = catalog.load("backbone", name, catalog.BACKBONES)
-            self._parts[key] = load(name, device=self.device, weights=weights)
+            self._parts[key] = load(name, device=self.device, weights=weights, max_pixels=self.max_pixels)
         found: LlavaModels = self._parts[key]
         return found
 

@@ -68,22 +68,26 @@ class Tables:
     """
 
     def __init__(self, counts: Sequence[Ints]) -> None:
-        for table in counts:
-            if not 2 <= len(table) <= MAX_SYMBOLS or table.min() < 1 or table.sum() != TOTAL:
-                raise ValueError("a frequency table has an entry below 1 or does not sum to 2**24")
-        self.first_T = np.cumsum([0, *(len(table) for table in counts)])
+        size_T = np.array([len(table) for table in counts], np.int64)
+        count_S = np.concatenate([np.zeros(0, np.int64), *counts])
+        self.first_T = np.concatenate([[0], np.cumsum(size_T)])
         n_symbols = int(self.first_T[-1])
+        if ((size_T < 2) | (size_T > MAX_SYMBOLS)).any():
+            raise ValueError(f"a frequency table has {size_T.min()} or {size_T.max()} entries, not 2 to {MAX_SYMBOLS}")
+        if (
+            (count_S < 1).any()
+            or (count_S > TOTAL).any()
+            or (np.add.reduceat(count_S, self.first_T[:-1]) != TOTAL).any()
+        ):
+            raise ValueError("a frequency table has an entry below 1 or does not sum to 2**24")
         # A symbol's c, f and own number in one integer: popping reads one place of memory for all three.
         self.entry_S = np.empty(n_symbols, np.uint64)
         self.reciprocal_S = np.empty(n_symbols, np.uint64)
         self.shift_S = np.empty(n_symbols, np.uint8)
         self.increment_S = np.empty(n_symbols, np.uint8)
         self.cell_TC = np.empty((len(counts), 1 << _CELL_BITS), np.uint64)
-        if len(counts):
-            _set_up(
-                np.concatenate(counts).astype(np.int64, copy=False),
-                *(self.first_T, self.entry_S, self.reciprocal_S, self.shift_S, self.increment_S, self.cell_TC),
-            )
+        shares = (self.entry_S, self.reciprocal_S, self.shift_S, self.increment_S, self.cell_TC)
+        _set_up(count_S, self.first_T, *shares)
 
 
 class Encoder:

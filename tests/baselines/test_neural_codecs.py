@@ -162,7 +162,7 @@ def test_scales_do_not_depend_on_how_they_are_computed(kind: type[NeuralCodec]) 
     """Two pictures at once find the scales of each alone, to the bit: no symbol meets another table."""
     scheme = codec(kind, -1)
     net = scheme.coder.net
-    h_s = net.h_s if kind is Hyperprior else net.latent_codec["hyper"].h_s
+    h_s = net.h_s if kind is Hyperprior else net.latent_codec.hyper.h_s
     z_BCHW = torch.randint(-9, 10, (2, 32, 4, 5)).float()
     with torch.inference_mode():
         together = h_s(z_BCHW)
@@ -206,7 +206,7 @@ def test_a_payload_may_ask_for_no_more_than_the_limit(kind: type[NeuralCodec]) -
     scheme = kind(None, NeuralPoint(weights=next(iter(bundled(kind.kind)))))
     body = scheme.encode(streets(1)[0].crop((0, 0, 100, 80)))
     scheme.max_pixels = 7999
-    with pytest.raises(BitstreamError, match="100 x 80 px, which is 8000 px.* at most 7999 px"):
+    with pytest.raises(BitstreamError, match=r"100 x 80 px, which is 8000 px.* at most 7999 px"):
         scheme.decode(body)
     with pytest.raises(DataError, match="at most 7999 px"):
         scheme.encode(streets(1)[0].crop((0, 0, 100, 80)))
@@ -215,13 +215,19 @@ def test_a_payload_may_ask_for_no_more_than_the_limit(kind: type[NeuralCodec]) -
 
 
 @pytest.mark.parametrize("kind", CODECS)
-def test_a_forged_claim_is_refused_before_it_is_computed(
+def test_strings_that_do_not_fit_the_claim_are_refused_before_computing(
     kind: type[NeuralCodec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Strings of 64 x 64 px under a header of 4000 x 4000: z's would have to be longer, and no network runs."""
+    """Too long for 64 x 64 px, or, where z takes bits, too short for 4000 x 4000: no network runs."""
     scheme = codec(kind, 0)
     picture = unpack(scheme.encode(streets(1)[0].crop((0, 0, 64, 64))), scheme.coder.model, scheme.coder.net.n_strings)
     monkeypatch.setattr(type(scheme.coder.net), "decode_y", None)
-    for strings in (picture.strings, (bytes(4) + b"\x00\x00\x00\x80",) * len(picture.strings)):
+    forged = [
+        Picture(64, 64, (*picture.strings[:place], bytes(20_000), *picture.strings[place + 1 :]))
+        for place in range(len(picture.strings))
+    ]
+    if kind is Hyperprior:
+        forged += [Picture(4000, 4000, picture.strings), Picture(4000, 1, picture.strings)]
+    for claim in forged:
         with pytest.raises(BitstreamError, match=r"an entropy coder's string has \d+ bytes; \d+ symbols take"):
-            scheme.decode(pack(scheme.coder.model, Picture(4000, 4000, strings)))
+            scheme.decode(pack(scheme.coder.model, claim))

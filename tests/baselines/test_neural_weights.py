@@ -171,9 +171,7 @@ OLD_KEYS = {
 @pytest.mark.parametrize("layout", OLD_KEYS)
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.module."])
 @pytest.mark.parametrize("kind", [Hyperprior, Elic])
-def test_older_layouts_are_the_same_model(
-    kind: type[NeuralCodec], wrapper: str, layout: str, tmp_path: Path
-) -> None:
+def test_older_layouts_are_the_same_model(kind: type[NeuralCodec], wrapper: str, layout: str, tmp_path: Path) -> None:
     """CompressAI's names of an entropy bottleneck's parameters in 1.0 and from 1.1 to 1.2.5, bare and wrapped."""
     newest, state = read(_small(kind)), {}
     for name, tensor in load_file(_small(kind)).items():
