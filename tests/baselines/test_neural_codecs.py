@@ -186,6 +186,27 @@ def test_a_damaged_payload_is_a_bitstream_error(kind: type[NeuralCodec], data: s
         codec(kind, 0).decode(cut)
 
 
+@settings(max_examples=60)
+@given(kind=st.sampled_from(CODECS), data=st.data())
+def test_forged_strings_under_a_true_checksum_are_refused_or_read(kind: type[NeuralCodec], data: st.DataObject) -> None:
+    """Changed, cut, extended and made up, at any claimed size: a sentence, or a picture of that size."""
+    scheme = codec(kind, 0)
+    coder = scheme.coder
+    picture = unpack(scheme.encode(streets(1)[0].crop((0, 0, 60, 60))), coder.model, coder.net.n_strings)
+    strings = list(picture.strings)
+    for place in data.draw(st.lists(st.integers(0, len(strings) - 1), min_size=1, max_size=3)):
+        start, end = data.draw(st.binary(max_size=12)), data.draw(st.integers(0, 12))
+        strings[place] = start + strings[place][len(start) : len(strings[place]) - end]
+    width, height = data.draw(st.one_of(st.just((60, 60)), st.tuples(st.integers(1, 200), st.integers(1, 200))))
+    body = pack(coder.model, Picture(width, height, tuple(strings)))
+    try:
+        decoded = scheme.decode(body)
+    except BitstreamError as error:
+        assert "an entropy coder's string" in str(error)  # noqa: PT017 - a picture is right as well
+        return
+    assert decoded.size == (width, height)
+
+
 def test_a_payload_of_another_model_is_refused() -> None:
     """Another lambda, and another codec."""
     body = codec(Hyperprior, 0).encode(streets(1)[0].crop((0, 0, 64, 64)))
