@@ -37,12 +37,12 @@ def of_raw_features(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa:
     """A payload of :mod:`baselines.raw_features`: header and half-precision features."""
     if not body.startswith(_RAW_MAGIC):
         return None
-    x_PVD, tiles, merged = unpack_features(body)
-    n_patches, n_features, dim = x_PVD.shape
-    features = 16 * x_PVD.numel()
-    height, width = tiles.image_size
+    seen, merged = unpack_features(body)
+    n_patches, n_features, dim = seen.x_PVD.shape
+    features = 16 * seen.x_PVD.numel()
+    (n_h, n_w), (height, width) = seen.layout.grid, seen.layout.image_size
     what = (
-        f"raw features of a picture of {width} x {height} px, grid {tiles.grid[0]} x {tiles.grid[1]}: {n_patches} "
+        f"raw features of a picture of {width} x {height} px, grid {n_h} x {n_w}: {n_patches} "
         f"patches of {n_features} {'merged ' if merged else ''}features in {dim} dimensions"
     )
     return Anatomy(what, {"header": 8 * len(body) - features, "features": features})
@@ -68,7 +68,8 @@ def _name(model: bytes) -> str:
 @functools.cache
 def _bundled() -> dict[bytes, float]:
     """The lambda of each bundled model."""
-    from baselines.networks.weights import NETWORKS, bundled, fingerprint, ready
+    from baselines.networks.weights import NETWORKS, fingerprint, ready
+    from baselines.neural_codec import bundled
 
     found = {}
     for codec in NETWORKS:

@@ -1,6 +1,7 @@
 """Image models of compressai's zoo, where that package is installed."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -61,10 +62,15 @@ class CompressAI(NeuralCodec):
 
     kind = "compressai"
     Point: ClassVar[type[ImagePoint]] = ZooPoint
-    point: ZooPoint
 
-    def network(self) -> "CodesPictures":
+    @classmethod
+    def network(cls, point: ZooPoint) -> "CodesPictures":
         """The model with its weights; raises UnavailableError where compressai is not installed."""
         from baselines.networks import zoo
 
-        return zoo.network(self.point.model, self.point.quality, self.point.weights)
+        return zoo.network(point.model, point.quality, point.weights)
+
+    @classmethod
+    def files(cls, backbone: str, point: ZooPoint) -> dict[str, Path]:  # noqa: ARG003
+        """The checkpoint, where the weights are not random."""
+        return {} if point.weights == "random" else {f"{point.model} {point.weights}": Path(point.weights)}

@@ -1,16 +1,22 @@
 """Schemes whose payload is a picture from a learned image codec; the networks are in :mod:`baselines.networks`."""
 
+import functools
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
 from baselines.neural_container import MAX_PIXELS
-from harness.models.contract import Backbone
+from harness.errors import CheckpointError
 from harness.schemes.image_codec import ImageCodec, ImagePoint
 
 if TYPE_CHECKING:
-    from baselines.networks.pictures import CodesPictures
+    from baselines.networks.pictures import CodesPictures, PictureCoder
+
+
+BUNDLED = Path(__file__).parent / "weights"
+"""The project's own small models, ``<codec>-<lambda>.safetensors``; card.md beside them says how they were made."""
 
 
 class NeuralPoint(ImagePoint):
@@ -28,18 +34,18 @@ class NeuralCodec(ImageCodec):
     ``max_pixels`` bounds the picture that is encoded, and the one that a payload may ask for.
     """
 
+    checked: ClassVar[bool] = True
     max_pixels: int = MAX_PIXELS
 
-    def __init__(self, backbone: Backbone, point: ImagePoint) -> None:
+    def __init__(self, point: ImagePoint, device: str = "cpu") -> None:
         """Raises CheckpointError where the point's weights are absent, damaged or of another architecture."""
-        from baselines.networks.pictures import PictureCoder
+        super().__init__(point, device)
+        self.coder = _coder(type(self), point, device)
 
-        super().__init__(backbone, point)
-        self.coder = PictureCoder(self.network(), None if backbone is None else backbone.device)
-
+    @classmethod
     @abstractmethod
-    def network(self) -> "CodesPictures":
-        """The network of the point, ready for coding."""
+    def network(cls, point: ImagePoint) -> "CodesPictures":
+        """The network of a point, ready for coding."""
 
     def encode(self, image: Image.Image) -> bytes:
         """The picture as a file of :mod:`baselines.neural_container`; raises DataError for one beyond its limits."""
@@ -53,14 +59,46 @@ class NeuralCodec(ImageCodec):
         return self.coder.decode(body, self.max_pixels)
 
 
+@functools.lru_cache(maxsize=32)
+def _coder(codec: type[NeuralCodec], point: ImagePoint, device: str) -> "PictureCoder":
+    """One for both halves of a point, where they are in one process."""
+    import torch
+
+    from baselines.networks.pictures import PictureCoder
+
+    return PictureCoder(codec.network(point), torch.device(device))
+
+
 class BundledCodec(NeuralCodec):
     """A learned codec of this project's own: hyperprior and ELIC."""
 
     Point: ClassVar[type[ImagePoint]] = NeuralPoint
-    point: NeuralPoint
 
-    def network(self) -> "CodesPictures":
+    @classmethod
+    def network(cls, point: NeuralPoint) -> "CodesPictures":
         """The network of the point's weights."""
         from baselines.networks.weights import ready
 
-        return ready(self.kind, self.point.weights)
+        return ready(cls.kind, point.weights)
+
+    @classmethod
+    def files(cls, backbone: str, point: NeuralPoint) -> dict[str, Path]:  # noqa: ARG003
+        """The checkpoint."""
+        return {f"{cls.kind} {point.weights}": locate(cls.kind, point.weights)}
+
+
+def bundled(codec: str) -> dict[float, Path]:
+    """The project's own models of a codec by their lambda, from the lowest rate to the highest."""
+    found = {float(path.stem.removeprefix(f"{codec}-")): path for path in BUNDLED.glob(f"{codec}-*.safetensors")}
+    return dict(sorted(found.items()))
+
+
+def locate(codec: str, weights: float | str) -> Path:
+    """The file that a point names, by path or by a bundled model's lambda; raises CheckpointError for other lambdas."""
+    if isinstance(weights, str):
+        return Path(weights)
+    models = bundled(codec)
+    if weights not in models:
+        known = ", ".join(map(str, models)) or "none; 'make weights' trains them"
+        raise CheckpointError(f"{codec}: no model was trained at lambda {weights}; known: {known}")
+    return models[weights]

@@ -13,11 +13,11 @@ frequencies; its last entry escapes to an integer in nibbles, preceded by their 
 import math
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import BitstreamError, CheckpointError
+from harness.kernels import kernel, warm_up
 
 TABLE_BITS = 16
 TOTAL = 1 << TABLE_BITS
@@ -171,7 +171,7 @@ def quantised_cdf(pmf_A: ArrayLike) -> NDArray[np.int32]:
     return cdf.astype(np.int32)
 
 
-@numba.njit(cache=True)
+@kernel
 def _steal(cdf: NDArray[np.int64]) -> None:
     for empty in range(len(cdf) - 1):
         if cdf[empty] != cdf[empty + 1]:
@@ -187,7 +187,7 @@ def _steal(cdf: NDArray[np.int64]) -> None:
             cdf[empty + 1 : donor + 1] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _encode(
     symbol_N: NDArray[np.int32],
     index_N: NDArray[np.int32],
@@ -236,7 +236,7 @@ def _encode(
     return words, place
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _decode(
     words: NDArray[np.uint32],
     state_and_place: NDArray[np.uint64],
@@ -284,7 +284,7 @@ def _decode(
     return _WHOLE
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _place_of(share: np.int64, cdf_A: NDArray[np.int32], last: np.int64) -> np.int64:
     """The symbol, from 0 to ``last``, whose frequencies hold this share of all."""
     symbol, above = np.int64(0), last + 1
@@ -295,3 +295,11 @@ def _place_of(share: np.int64, cdf_A: NDArray[np.int32], last: np.int64) -> np.i
         else:
             above = middle
     return symbol
+
+
+@warm_up
+def prepare() -> None:
+    """Compile the coder's kernels."""
+    cdf_TA, length_T, offset_T = quantised_cdf([1.0, 0.0, 1.0])[None], np.array([4], np.int32), np.zeros(1, np.int32)
+    coder = Rans(cdf_TA, length_T, offset_T)
+    coder.decode(coder.encode([0, 5], [0, 0]), [0, 0])

@@ -20,7 +20,8 @@ from baselines.networks.elic import Elic2022Official
 from baselines.networks.entropy_models import EntropyBottleneck
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Y_STRIDE, Network
-from baselines.networks.weights import BUNDLED, save
+from baselines.networks.weights import save
+from baselines.neural_codec import BUNDLED
 from baselines.training_pictures import Picture, batch, pictures
 from harness.zoo.training import train
 

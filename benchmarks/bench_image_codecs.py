@@ -20,8 +20,8 @@ from baselines.jpeg import Jpeg, JpegPoint
 from baselines.networks.elic import Elic2022Official
 from baselines.networks.network import Network
 from baselines.networks.pictures import padded
-from baselines.networks.weights import bundled, load, ready
-from baselines.neural_codec import NeuralPoint
+from baselines.networks.weights import load, ready
+from baselines.neural_codec import NeuralPoint, bundled
 from baselines.rate_distortion import RateDistortion, bd_rate_percent, psnr_db
 from baselines.webp import WebP, WebPPoint
 from benchmarks.timing import interleaved_s, place

@@ -15,10 +15,9 @@ from baselines.networks.elic import Elic2022Official
 from baselines.networks.entropy_models import EntropyBottleneck, EntropyModel, scale_table
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Network
+from baselines.neural_codec import locate
 from harness.errors import CheckpointError
 
-BUNDLED = Path(__file__).parents[1] / "weights"
-"""The project's own small models, ``<codec>-<lambda>.safetensors``; card.md beside them says how they were made."""
 NETWORKS: Mapping[str, type[Network]] = {"hyperprior": ScaleHyperprior, "elic": Elic2022Official}
 
 _TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
@@ -48,23 +47,6 @@ _OTHERS = (
     ("entropy_bottleneck.", "bmshj2018-factorized"),
 )
 """What a state dict with such a key belongs to, the most telling first."""
-
-
-def bundled(codec: str) -> dict[float, Path]:
-    """The project's own models of a codec by their lambda, from the lowest rate to the highest."""
-    found = {float(path.stem.removeprefix(f"{codec}-")): path for path in BUNDLED.glob(f"{codec}-*.safetensors")}
-    return dict(sorted(found.items()))
-
-
-def locate(codec: str, weights: float | str) -> Path:
-    """The file that a point names, by path or by a bundled model's lambda; raises CheckpointError for other lambdas."""
-    if isinstance(weights, str):
-        return Path(weights)
-    models = bundled(codec)
-    if weights not in models:
-        known = ", ".join(map(str, models)) or "none; 'make weights' trains them"
-        raise CheckpointError(f"{codec}: no model was trained at lambda {weights}; known: {known}")
-    return models[weights]
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from baselines.compressai_zoo import MODELS, CompressAI, ZooPoint
 from baselines.networks import zoo
 from baselines.networks.pictures import padded
-from baselines.networks.weights import bundled, make_ready
+from baselines.networks.weights import make_ready
+from baselines.neural_codec import bundled
 from baselines.neural_container import Picture, pack, unpack
 from harness import catalog
 from harness.errors import BitstreamError, CheckpointError, UnavailableError

@@ -13,7 +13,8 @@ from baselines.networks.elic import Elic2022Official
 from baselines.networks.entropy_models import EntropyBottleneck
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Network
-from baselines.networks.weights import bundled, load, make_ready, ready
+from baselines.networks.weights import load, make_ready, ready
+from baselines.neural_codec import bundled
 from baselines.rans import Rans
 from baselines.training_pictures import collage
 from harness.data.drawing.dice import Dice

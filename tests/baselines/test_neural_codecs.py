@@ -18,8 +18,7 @@ from baselines.hyperprior import Hyperprior
 from baselines.jpeg import Jpeg, JpegPoint
 from baselines.networks.network import MULTIPLE_PX
 from baselines.networks.pictures import padded
-from baselines.networks.weights import bundled
-from baselines.neural_codec import NeuralCodec, NeuralPoint
+from baselines.neural_codec import NeuralCodec, NeuralPoint, bundled
 from baselines.neural_container import Picture, pack, unpack
 from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db
 from harness.data import streetsqa
@@ -145,7 +144,7 @@ def test_another_process_decodes_to_the_same_picture(tmp_path: Path) -> None:
         torch.set_num_threads(threads)
     program = (
         "import sys, torch, importlib; from pathlib import Path; torch.set_num_threads(2)\n"
-        "from baselines.neural_codec import NeuralPoint; from baselines.networks.weights import bundled\n"
+        "from baselines.neural_codec import NeuralPoint, bundled\n"
         "for name, kind in (('hyperprior', 'Hyperprior'), ('elic', 'Elic')):\n"
         "    codec = getattr(importlib.import_module('baselines.' + name), kind)\n"
         "    scheme = codec(None, NeuralPoint(weights=list(bundled(name))[-1]))\n"

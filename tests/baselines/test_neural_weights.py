@@ -13,8 +13,8 @@ from baselines.hyperprior import Hyperprior
 from baselines.networks.elic import Elic2022Official
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Network
-from baselines.networks.weights import BUNDLED, build, bundled, fingerprint, load, read
-from baselines.neural_codec import NeuralCodec, NeuralPoint
+from baselines.networks.weights import build, fingerprint, load, read
+from baselines.neural_codec import BUNDLED, NeuralCodec, NeuralPoint, bundled
 from harness.errors import CheckpointError
 
 State = dict[str, torch.Tensor]
