@@ -15,12 +15,13 @@ import dataclasses
 import zlib
 from collections.abc import Iterable, Sequence
 
+from harness.data.pictures import PAYLOAD_MAX_PIXELS
 from harness.errors import BitstreamError
 
 MAGIC = b"NIC\x01"
 MODEL_BYTES = 4
 MAX_SIDE_PX = 2**16 - 1
-MAX_PIXELS = 16_000_000
+MAX_PIXELS = PAYLOAD_MAX_PIXELS
 """What a header may claim unless another limit is named: nothing larger is encoded, or allocated for."""
 
 _CHECKSUM_BYTES = 4

@@ -37,13 +37,13 @@ WEBP_QUALITIES = (1, 10, 30, 50, 75)
 def codecs() -> Mapping[str, Sequence[tuple[str, ImageCodec]]]:
     """The points of every curve, the reference first."""
     return {
-        "jpeg": [(f"q{q}", Jpeg(None, JpegPoint(quality=q))) for q in QUALITIES],
+        "jpeg": [(f"q{q}", Jpeg(JpegPoint(quality=q))) for q in QUALITIES],
         **{
-            f"webp m{method}": [(f"q{q}", WebP(None, WebPPoint(quality=q, method=method))) for q in WEBP_QUALITIES]
+            f"webp m{method}": [(f"q{q}", WebP(WebPPoint(quality=q, method=method))) for q in WEBP_QUALITIES]
             for method in (0, 4, 6)
         },
-        "hyperprior": [(f"{at:g}", Hyperprior(None, NeuralPoint(weights=at))) for at in bundled("hyperprior")],
-        "elic": [(f"{at:g}", Elic(None, NeuralPoint(weights=at))) for at in bundled("elic")],
+        "hyperprior": [(f"{at:g}", Hyperprior(NeuralPoint(weights=at))) for at in bundled("hyperprior")],
+        "elic": [(f"{at:g}", Elic(NeuralPoint(weights=at))) for at in bundled("elic")],
     }
 
 
@@ -112,7 +112,7 @@ def beside_compressai(image: Image.Image) -> None:
     print(f"{'codec':<12}{'':>8}{'ours ms':>10}{'compressai ms':>15}{'ratio':>8}{'exact ms':>10}")
     for codec, scheme in (("hyperprior", Hyperprior), ("elic", Elic)):
         at = list(bundled(codec))[1]
-        net, exact = ready(codec, at), scheme(None, NeuralPoint(weights=at))
+        net, exact = ready(codec, at), scheme(NeuralPoint(weights=at))
         peer = peer_of(net)
         strings, out = net.compress(x_13HW), peer.compress(x_13HW)
         assert [[string] for string in strings] == out["strings"]

@@ -92,7 +92,7 @@ def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, backbone: One
 def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], n_y: int) -> None:
     """The last string is z, the others are y; a bundled model is named by its lambda."""
     (rate_weight, *_) = bundled(codec.kind)
-    made = codec(None, NeuralPoint(weights=rate_weight))
+    made = codec(NeuralPoint(weights=rate_weight))
     body = made.encode(picture())
     strings = made.coder.net.compress(torch.zeros(1, 3, 64, 128))
     assert len(strings) == n_y + 1

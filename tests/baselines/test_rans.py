@@ -221,7 +221,7 @@ def test_a_string_is_read_piece_by_piece() -> None:
 @pytest.mark.parametrize("kind", [Hyperprior, Elic])
 def test_a_forged_picture_is_refused(kind: type[NeuralCodec]) -> None:
     """The checksum holds. With compressai's own decoder some of these end the process."""
-    codec = kind(None, NeuralPoint(weights=next(iter(bundled(kind.kind)))))
+    codec = kind(NeuralPoint(weights=next(iter(bundled(kind.kind)))))
     model, n_strings = codec.coder.model, codec.coder.net.n_strings
     noise = np.random.default_rng(0)
     image = Image.fromarray(noise.integers(0, 256, (64, 64, 3), np.uint8))

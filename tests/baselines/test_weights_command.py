@@ -53,7 +53,7 @@ def test_a_checkpoint_becomes_the_codec_that_it_was(holder: str, tmp_path: Path)
     found = load_file(out)
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    Hyperprior(None, NeuralPoint(weights=str(out)))
+    Hyperprior(NeuralPoint(weights=str(out)))
     assert sorted(tmp_path.iterdir()) == [path, out]
 
 
