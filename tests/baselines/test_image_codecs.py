@@ -46,7 +46,7 @@ def _measured(codec: ImageCodec) -> tuple[float, float]:
 @pytest.mark.parametrize("quality", [5, 50, 95])
 def test_webp_reproduces_the_published_curve_to_three_digits(quality: int) -> None:
     """Method 4 is the setting of the published curve."""
-    bpp, psnr = _measured(WebP(None, WebPPoint(quality=quality, method=4)))
+    bpp, psnr = _measured(WebP(WebPPoint(quality=quality, method=4)))
     published_bpp, published_psnr = _published("webp.json", quality)
     assert bpp == pytest.approx(published_bpp, rel=5e-4)
     assert psnr == pytest.approx(published_psnr, abs=5e-3)
@@ -56,7 +56,7 @@ def test_webp_reproduces_the_published_curve_to_three_digits(quality: int) -> No
 @pytest.mark.parametrize("quality", [5, 50, 95])
 def test_jpeg_reproduces_the_published_curve_within_a_percent(quality: int) -> None:
     """Bits per pixel within 1 %; the decoders' rounding differs by up to 0.13 dB."""
-    bpp, psnr = _measured(Jpeg(None, JpegPoint(quality=quality, subsampling="4:2:0")))
+    bpp, psnr = _measured(Jpeg(JpegPoint(quality=quality, subsampling="4:2:0")))
     published_bpp, published_psnr = _published("jpeg.json", quality)
     assert bpp == pytest.approx(published_bpp, rel=0.01)
     assert psnr == pytest.approx(published_psnr, abs=0.15)
@@ -71,7 +71,7 @@ def _picture(height: int, width: int, seed: int) -> Image.Image:
 def test_a_picture_of_any_size_comes_back_at_its_own_size(height: int, width: int, seed: int) -> None:
     """One pixel and odd sides included."""
     original = _picture(height, width, seed)
-    for codec in (Jpeg(None, JpegPoint(quality=50)), WebP(None, WebPPoint(quality=50))):
+    for codec in (Jpeg(JpegPoint(quality=50)), WebP(WebPPoint(quality=50))):
         decoded = codec.decode(codec.encode(original))
         assert decoded.size == original.size
         assert decoded.mode == "RGB"
@@ -80,9 +80,7 @@ def test_a_picture_of_any_size_comes_back_at_its_own_size(height: int, width: in
 def test_full_chroma_costs_bytes() -> None:
     """The subsampling that a point declares reaches the encoder."""
     original = _picture(64, 64, 0)
-    sizes = [
-        len(Jpeg(None, JpegPoint(quality=50, subsampling=s)).encode(original)) for s in ("4:2:0", "4:2:2", "4:4:4")
-    ]
+    sizes = [len(Jpeg(JpegPoint(quality=50, subsampling=s)).encode(original)) for s in ("4:2:0", "4:2:2", "4:4:4")]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == 3
 
@@ -90,7 +88,7 @@ def test_full_chroma_costs_bytes() -> None:
 @given(st.data())
 def test_a_damaged_payload_is_a_bitstream_error_or_a_picture(data: st.DataObject) -> None:
     """Cut or overwritten anywhere, a payload never raises anything else."""
-    codec = data.draw(st.sampled_from([Jpeg(None, JpegPoint(quality=30)), WebP(None, WebPPoint(quality=30))]))
+    codec = data.draw(st.sampled_from([Jpeg(JpegPoint(quality=30)), WebP(WebPPoint(quality=30))]))
     body = bytearray(codec.encode(_picture(24, 24, 1)))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))

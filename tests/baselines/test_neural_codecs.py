@@ -33,7 +33,7 @@ CODECS = (Hyperprior, Elic)
 @functools.cache
 def codec(kind: type[NeuralCodec], place: int) -> NeuralCodec:
     """A bundled model, from the lowest rate (0) to the highest (-1)."""
-    return kind(None, NeuralPoint(weights=list(bundled(kind.kind))[place]))
+    return kind(NeuralPoint(weights=list(bundled(kind.kind))[place]))
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def test_a_larger_lambda_buys_quality_with_bytes(kind: type[NeuralCodec]) -> Non
 @pytest.mark.parametrize("kind", CODECS)
 def test_it_needs_fewer_bytes_than_jpeg(kind: type[NeuralCodec]) -> None:
     """A tenth less at equal PSNR on held-out streets, at the least."""
-    jpeg = [measure(Jpeg(None, JpegPoint(quality=q)), streets(5)) for q in (5, 10, 20, 30, 50, 70)]
+    jpeg = [measure(Jpeg(JpegPoint(quality=q)), streets(5)) for q in (5, 10, 20, 30, 50, 70)]
     difference = bd_rate_percent(curve(kind), jpeg)
     assert difference is not None
     assert difference < -10
@@ -148,7 +148,7 @@ def test_another_process_decodes_to_the_same_picture(tmp_path: Path) -> None:
         "from baselines.neural_codec import NeuralPoint; from baselines.neural_weights import bundled\n"
         "for name, kind in (('hyperprior', 'Hyperprior'), ('elic', 'Elic')):\n"
         "    codec = getattr(importlib.import_module('baselines.' + name), kind)\n"
-        "    scheme = codec(None, NeuralPoint(weights=list(bundled(name))[-1]))\n"
+        "    scheme = codec(NeuralPoint(weights=list(bundled(name))[-1]))\n"
         "    scheme.decode((Path(sys.argv[1]) / name).read_bytes()).save(Path(sys.argv[1]) / f'{name}.png')\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}

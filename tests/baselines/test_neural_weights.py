@@ -39,7 +39,7 @@ def test_bundled_models_are_found_by_their_lambda(kind: type[NeuralCodec]) -> No
 def test_an_unknown_lambda_lists_the_known_ones() -> None:
     """A point names what there is."""
     with pytest.raises(CheckpointError, match=f"known: {next(iter(bundled('elic')))}, "):
-        Elic(None, NeuralPoint(weights=0.5))
+        Elic(NeuralPoint(weights=0.5))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_checkpoint_without_tables_gets_them(kind: type[NeuralCodec], tmp_path
     state = {name: t for name, t in load_file(_small(kind)).items() if not name.endswith(TABLES)}
     path = tmp_path / "mine.safetensors"
     save_file(state, path)
-    codec = kind(None, NeuralPoint(weights=str(path)))
+    codec = kind(NeuralPoint(weights=str(path)))
     assert codec.decode(codec.encode(Image.new("RGB", (70, 30), (90, 120, 40)))).size == (70, 30)
 
 
@@ -133,7 +133,7 @@ def test_what_is_not_a_hyperprior_is_refused(how: str, sentence: str, tmp_path: 
     path = tmp_path / "mine.safetensors"
     save_file({k: t.contiguous() for k, t in _broken(load_file(_small(Hyperprior)), how).items()}, path)
     with pytest.raises(CheckpointError, match=sentence) as caught:
-        Hyperprior(None, NeuralPoint(weights=str(path)))
+        Hyperprior(NeuralPoint(weights=str(path)))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -142,7 +142,7 @@ def test_one_codecs_checkpoint_is_not_the_others() -> None:
     """Both directions."""
     for kind, other in ((Hyperprior, Elic), (Elic, Hyperprior)):
         with pytest.raises(CheckpointError):
-            kind(None, NeuralPoint(weights=str(_small(other))))
+            kind(NeuralPoint(weights=str(_small(other))))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 a zip", bytes(100)])

@@ -97,7 +97,7 @@ def test_a_run_of_nibbles_is_not_followed() -> None:
 @pytest.mark.parametrize("kind", [Hyperprior, Elic])
 def test_a_forged_picture_is_refused(kind: type[NeuralCodec]) -> None:
     """The checksum holds. With compressai's own decoder some of these end the process."""
-    codec = kind(None, NeuralPoint(weights=next(iter(bundled(kind.kind)))))
+    codec = kind(NeuralPoint(weights=next(iter(bundled(kind.kind)))))
     noise = np.random.default_rng(0)
     image = Image.fromarray(noise.integers(0, 256, (64, 64, 3), np.uint8))
     picture = unpack(codec.encode(image), codec._model, codec.n_strings)
