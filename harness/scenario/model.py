@@ -7,7 +7,7 @@ the catalog, so that a mistake is found before the first second of computing.
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -118,6 +118,8 @@ class Scenario(Frozen):
 
     It has one ``benchmark`` (its stand-in is in ``stand_in``) or several ``benchmarks``, each with its own; the score
     is then their normalised average (``docs/metrics.md``). ``samples`` are at most taken of each benchmark.
+    ``scoring`` is the state of VLMEvalKit that answers are judged by; ``max_pixels`` the largest picture that a server
+    takes from a payload.
     """
 
     name: Slug
@@ -128,6 +130,8 @@ class Scenario(Frozen):
     weights: Line | None = None
     stand_in: StandIn = StandIn()
     samples: int | None = Field(default=None, ge=1, le=100_000_000)
+    scoring: Literal["vlmevalkit-2025-08", "vlmevalkit-2024"] = "vlmevalkit-2025-08"
+    max_pixels: int = Field(default=16_000_000, ge=1, le=2**30)
     seed: int = Field(default=0, ge=0, lt=2**32)
     pipelines: tuple[PipelineSpec, ...] = Field(min_length=1, strict=False)
     measure: Measure = Measure()
