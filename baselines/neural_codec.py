@@ -3,7 +3,7 @@
 import functools
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
@@ -43,7 +43,7 @@ class NeuralCodec(ImageCodec):
 
     @classmethod
     @abstractmethod
-    def network(cls, point: ImagePoint) -> "CodesPictures":
+    def network(cls, point: Any) -> "CodesPictures":
         """The network of a point, ready for coding."""
 
     def encode(self, image: Image.Image) -> bytes:
