@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from harness.errors import ScenarioError, unknown_name
+from harness.errors import ScenarioError, UnavailableError, unknown_name
 
 SCHEMES: Mapping[str, str] = {
     "tofc": "harness.schemes.tofc:Tofc",
@@ -16,6 +16,7 @@ SCHEMES: Mapping[str, str] = {
     "webp": "baselines.webp:WebP",
     "hyperprior": "baselines.hyperprior:Hyperprior",
     "elic": "baselines.elic:Elic",
+    "compressai": "baselines.compressai_zoo:CompressAI",
     "server_only": "baselines.server_only:ServerOnly",
     "device_only": "baselines.device_only:DeviceOnly",
     "raw_features": "baselines.raw_features:RawFeatures",
@@ -63,11 +64,14 @@ TRAINING_DATA: Mapping[str, str] = {
 
 PAYLOADS: Mapping[str, str] = {
     "TOFC streams": "harness.schemes.anatomy:of_stream",
-    "hyperprior's and ELIC's files": "baselines.anatomy:of_neural_file",
+    "learned image codecs' files": "baselines.anatomy:of_neural_file",
     "raw features": "baselines.anatomy:of_raw_features",
     "picture files": "harness.schemes.picture_file:of_picture",
 }
 """What is sent of a picture, and what shows its parts; see :mod:`harness.schemes.anatomy`."""
+
+WEIGHTS_CONVERTER = "baselines.networks.convert"
+"""What is run as a program to make safetensors of a pickle."""
 
 CODECS: Mapping[str, str] = {
     "tofc-codec-3": "harness.tofc.codec:TofcCodec",
@@ -77,10 +81,22 @@ CODECS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.models.checkpoint:ZOO",
+    "zoo": "harness.models.files:ZOO",
     "ablations": "baselines.ablations.trained:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""
+
+
+def smaller(backbone: str, name: str | None = None) -> str:
+    """The model that a device runs by itself: ``name``, or else the smaller one of the backbone's family.
+
+    Raises UnavailableError where there is none.
+    """
+    if found := name or ON_DEVICE.get(backbone):
+        return found
+    raise UnavailableError(
+        f"the catalog knows no smaller model than {backbone} for a device; name one as the point's backbone"
+    )
 
 
 def load(what: str, name: str, table: Mapping[str, str]) -> Any:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import scipy.optimize
 import scipy.stats
 
+from harness.analysis import latency
+from harness.analysis.latency import share_in_time, total_s
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Floats, Profile
 from harness.scenario.replay import ConstantUplink, Replay, Uplink, Wire
@@ -43,21 +44,18 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def total_s(requests: pa.Table) -> Floats:
-    """T of every request: from its submission to its answer; infinity where there was none."""
-    spent = pc.subtract(requests["answered_s"], requests["submitted_s"])
-    return np.asarray(pc.fill_null(spent, math.inf).to_numpy())
-
-
 def deadline_share(requests: pa.Table, deadline_s: float, confidence: float = 0.95) -> Estimate:
     """The share of requests answered within ``deadline_s``; those never answered have missed it."""
-    met, seeds = total_s(requests) <= deadline_s, requests["seed"].to_numpy()
-    return over_seeds([float(met[seeds == seed].mean()) for seed in np.unique(seeds)], confidence)
+    spent, seeds = total_s(requests), requests["seed"].to_numpy()
+    return over_seeds([share_in_time(spent[seeds == seed], deadline_s) for seed in np.unique(seeds)], confidence)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CellSummary:
-    """One scheme in one cell of a sweep, its intervals over the seeds; times are of the requests that were answered."""
+    """One scheme in one cell of a sweep, its intervals over the seeds.
+
+    The mean is of the requests that were answered; to a percentile one never answered counts as the slowest.
+    """
 
     channel: str
     users: int
@@ -76,23 +74,20 @@ def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellS
     frame["spent_s"] = total_s(requests)
     found = []
     for (channel, users, pipeline, point), rows in frame.groupby(["channel", "users", "pipeline", "point"], sort=False):
-        done = rows[np.isfinite(rows["spent_s"])]
-        by_seed = [seed["spent_s"].to_numpy(float) for _, seed in done.groupby("seed")]
+        by_seed = [seed["spent_s"].to_numpy(float) for _, seed in rows.groupby("seed")]
+        answered = [done for spent in by_seed if len(done := spent[np.isfinite(spent)])]
         in_time = None
         if deadline_s is not None:
-            met = (rows["spent_s"] <= deadline_s).groupby(rows["seed"]).mean()
-            in_time = over_seeds(met.tolist())
-        mean_s, p50_s, p99_s = (
-            over_seeds([statistic(spent) for spent in by_seed] or [math.inf])
-            for statistic in (mean, percentile(50), percentile(99))
-        )
+            in_time = over_seeds([share_in_time(spent, deadline_s) for spent in by_seed])
+        mean_s = over_seeds([mean(done) for done in answered] or [math.inf])
+        p50_s, p99_s = (over_seeds([percentile(q)(spent) for spent in by_seed]) for q in (50, 99))
         found.append(
             CellSummary(
                 channel=str(channel),
                 users=int(users),
                 pipeline=str(pipeline),
                 point=str(point),
-                answered=len(done) / len(rows),
+                answered=sum(map(len, answered)) / len(rows),
                 mean_s=mean_s,
                 p50_s=p50_s,
                 p99_s=p99_s,
@@ -103,8 +98,8 @@ def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellS
 
 
 def percentile(q: float) -> Statistic:
-    """The statistic that is the q-th percentile, q from 0 to 100; the value of an actual request."""
-    return lambda values: float(np.percentile(values, q, method="inverted_cdf"))
+    """The statistic that is :func:`harness.analysis.latency.percentile`, q above 0 and at most 100."""
+    return lambda values: latency.percentile(values, q / 100)
 
 
 def mean(values: Floats) -> float:

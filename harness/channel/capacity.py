@@ -17,9 +17,10 @@ One function serves the SimPy system, call by call, and the vectorised path, in 
 import heapq
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from harness.kernels import kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -28,7 +29,7 @@ LAST_S = 4e9
 """More than a century: nanoseconds up to twice this are whole numbers of 64 bits."""
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_finish(start_s: float, n_bits: float, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool) -> float:
     """When ``n_bits`` that start at ``start_s`` have been carried; infinity if never."""
     if n_bits <= 0:
@@ -54,7 +55,7 @@ def pieces_finish(start_s: float, n_bits: float, at_s: Floats, rate_bps: Floats,
     return float(max(start_s, lap * period_s + at_s[end] + beyond_edge_s))
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_carried(at_instant_s: float, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool) -> float:
     """How many bits can have been carried by ``at_instant_s``."""
     period_s = at_s[-1]
@@ -67,7 +68,7 @@ def pieces_carried(at_instant_s: float, at_s: Floats, rate_bps: Floats, sum_bits
     return float(earlier_bits + sum_bits[piece] + rate_bps[piece] * (inside_s - at_s[piece]))
 
 
-@numba.njit(cache=True)
+@kernel
 def nanoseconds(at_instant_s: float) -> int:
     """The first whole nanosecond whose number of seconds, as a double, is not below ``at_instant_s``."""
     at_ns = math.ceil(at_instant_s * 1e9)
@@ -79,7 +80,7 @@ def nanoseconds(at_instant_s: float) -> int:
     return at_ns
 
 
-@numba.njit(cache=True)
+@kernel
 def packets_finish(
     start_s: float, n_bits: float, at_ns: Ints, period_ns: int, offset_ns: int, packet_bits: float, loop: bool
 ) -> float:
@@ -103,7 +104,7 @@ def packets_finish(
     return float(max(start_s, (lap * period_ns + at_ns[chance] - offset_ns) / 1e9))
 
 
-@numba.njit(cache=True)
+@kernel
 def packets_carried(
     at_instant_s: float, at_ns: Ints, period_ns: int, offset_ns: int, packet_bits: float, loop: bool
 ) -> float:
@@ -117,7 +118,7 @@ def packets_carried(
     return float(chances * packet_bits)
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_fifo(
     ready_s: Floats,
     n_bytes: Ints,
@@ -146,7 +147,7 @@ def pieces_fifo(
     return finish_s
 
 
-@numba.njit(cache=True)
+@kernel
 def packets_fifo(
     ready_s: Floats, n_bytes: Ints, at_ns: Ints, period_ns: int, offset_ns: int, packet_bits: float, loop: bool
 ) -> Floats:
@@ -162,7 +163,7 @@ def packets_fifo(
     return finish_s
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_shared(
     ready_s: Floats, n_bytes: Ints, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool
 ) -> Floats:

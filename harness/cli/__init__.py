@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate
+from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate, weights
 from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
@@ -49,6 +49,7 @@ for command in (
     app.command(cls=Command)(command)
 app.add_typer(trace.app, name="trace")
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(wanted: bool) -> None:

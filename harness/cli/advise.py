@@ -3,15 +3,12 @@
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from harness.cli.quantities import PER_SECOND, RATE, SECONDS
 from harness.errors import ExitCode
-
-if TYPE_CHECKING:
-    from harness.replay import Profile
 
 _NAME_COLUMNS = 24
 
@@ -45,20 +42,24 @@ def advise(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from harness.analysis import whatif
-    from harness.analysis.select import select_run
+    from harness.analysis import Analysis, whatif
     from harness.cli.display import terminal
-    from harness.cli.profiles import profiles
-    from harness.runs.store import Run
     from harness.scenario.replay import Replay
     from harness.units import format_rate, format_seconds
 
-    points = select_run(Run.read(path))
+    analysis = Analysis.read(path)
+    points = analysis.points
     keys = zip(points["pipeline"], points["point"], strict=True)
     scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}]})
     found = whatif.advise(
-        profiles(path), scores, spec, spec.uplinks[0], deadline_s=deadline, min_score=min_score, min_share=min_share
+        analysis.profiles(),
+        scores,
+        spec,
+        spec.uplinks[0],
+        deadline_s=deadline,
+        min_score=min_score,
+        min_share=min_share,
     )
     console = terminal()
     console.print(
@@ -104,11 +105,12 @@ def crossover(
 
         harness crossover results/runs/crossover webp raw_features
     """
-    from harness.analysis import whatif
+    from harness.analysis import Analysis, whatif
     from harness.scenario.replay import Replay
     from harness.units import format_rate
 
-    one, other = (_selected(path, name) for name in (first, second))
+    analysis = Analysis.read(path)
+    one, other = (analysis.selected_profile(name) for name in (first, second))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": "1 MB/s"}]})
     found = whatif.crossover(one, other, spec, low_bps=low, high_bps=high)
     span = f"between {format_rate(low)} and {format_rate(high)}"
@@ -147,7 +149,7 @@ def max_users(
 
         harness max-users results/runs/realworldqa_lowrate jpeg --rate "1 MB/s" --limit 2s --servers 2
     """
-    from harness.analysis import whatif
+    from harness.analysis import Analysis, whatif
     from harness.scenario.replay import Replay
     from harness.units import format_seconds
 
@@ -160,26 +162,10 @@ def max_users(
         "seeds": seeds,
     }
     spec = Replay.model_validate(parts)
-    profile = _selected(path, pipeline)
+    profile = Analysis.read(path).selected_profile(pipeline)
     users, seen = whatif.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
     typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]
         low, high = format_seconds(max(0.0, tail.low)), format_seconds(tail.high)
         typer.echo(f"  {asked:5} users: p{percentile:g} {format_seconds(tail.value)} [{low}, {high}]")
-
-
-def _selected(path: Path, pipeline: str) -> "Profile":
-    """The profile of a pipeline at its operating point of equal score."""
-    from harness.analysis.select import select_run
-    from harness.cli.profiles import profiles
-    from harness.errors import ResultsError
-    from harness.runs.store import Run
-
-    of_pipeline = profiles(path, [pipeline])
-    points = select_run(Run.read(path))
-    chosen = points[(points["pipeline"] == pipeline) & points["selected"].astype(bool)]["point"].tolist()
-    for profile in of_pipeline:
-        if profile.point in chosen:
-            return profile
-    raise ResultsError(f"{path}: {pipeline} has no operating point that reaches the target score")

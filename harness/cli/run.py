@@ -28,9 +28,9 @@ def run(
 
         harness run scenarios/realworldqa_lowrate.yaml
     """
+    from harness.analysis import Analysis
     from harness.cli.display import Display, terminal
-    from harness.report.summary import table
-    from harness.runs.store import Run
+    from harness.report.table import table
     from harness.scenario.load import load
     from harness.study import run as run_study
 
@@ -41,7 +41,7 @@ def run(
         run_study(
             wanted, folder, reporter=display, allow_stand_ins=not no_stand_in, fresh=fresh, command=tuple(sys.argv)
         )
-    console.print(table(Run.read(folder)))
+    console.print(table(Analysis.read(folder)))
     console.print(f"Figures: harness plot {folder}")
 
 
@@ -55,12 +55,12 @@ def show(
 
     harness show results/runs/realworldqa_lowrate --out table.csv
     """
+    from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.report.summary import table, write
-    from harness.runs.store import Run
+    from harness.report.table import table, write
 
-    record = Run.read(path)
+    found = Analysis.read(path)
     if out is None:
-        terminal().print(table(record))
+        terminal().print(table(found))
     else:
-        write(record, out)
+        write(found, out)

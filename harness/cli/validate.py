@@ -31,8 +31,8 @@ def validate(
     """
     from rich.table import Table
 
+    from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.cli.profiles import profiles
     from harness.errors import UnavailableError
     from harness.replay import validation
     from harness.replay.testbed import why_not
@@ -41,7 +41,7 @@ def validate(
     if reason := why_not():
         raise UnavailableError(f"a real link cannot be made here: {reason}")
     console, failed = terminal(), False
-    for profile in profiles(path, pipeline):
+    for profile in Analysis.read(path).profiles(pipeline):
         found = validation.validate(profile, rate_bps=rate, requests=requests, seed=seed)
         title = f"{profile.pipeline} at {profile.point}, {requests} requests at {format_rate(rate)}"
         table = Table("stage", "", "mean", "p50", "p90", "p99", "error of the mean", title=title, title_justify="left")

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 from harness.data.tsv import read_tsv, write_tsv
 from harness.errors import DataError
@@ -13,25 +14,33 @@ from harness.errors import DataError
 def checksum(samples: Sequence[Sample]) -> str:
     """SHA-256 over every sample's texts and every picture's decoded pixels, in order.
 
-    Pixels, not files: two builds of a JPEG encoder may write different bytes for the same picture.
+    Pixels, not files: two builds of a JPEG encoder may write different bytes for the same picture. A picture's name
+    here is therefore the id of the first sample that shows it.
     """
     digest = hashlib.sha256()
-    seen: set[str] = set()
+    first: dict[str, str] = {}
     for sample in samples:
         question = sample.question
+        new = sample.image_id not in first
         texts = [
-            sample.id, sample.image_id, sample.truth, sample.category, sample.group,
+            sample.id, first.setdefault(sample.image_id, sample.id), sample.truth, sample.category, sample.group,
             question.text, question.kind, dict(question.options), question.hint,
         ]  # fmt: skip
         digest.update(json.dumps(texts).encode())
-        if sample.image_id not in seen:
-            seen.add(sample.image_id)
+        if new:
             picture = sample.image()
             digest.update(json.dumps(picture.size).encode() + picture.tobytes())
     return digest.hexdigest()
 
 
-def load_bundled(name: str, cache: Path, expected: str, build: Callable[[], Sequence[Sample]]) -> list[Sample]:
+def load_bundled(
+    name: str,
+    cache: Path,
+    expected: str,
+    build: Callable[[], Sequence[Sample]],
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> list[Sample]:
     """The samples of ``cache/<name>-<checksum>.tsv``, built first where it is absent.
 
     Raises DataError where they are not the samples that ``expected`` pins.
@@ -40,7 +49,7 @@ def load_bundled(name: str, cache: Path, expected: str, build: Callable[[], Sequ
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         write_tsv(path, build())
-    samples = list(read_tsv(path, name))
+    samples = list(read_tsv(path, name, max_pixels=max_pixels))
     found = checksum(samples)
     if found != expected:
         raise DataError(

@@ -13,8 +13,9 @@ from harness import catalog
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
+from harness.models.contract import Untimed
 from harness.models.onevision import OneVision, load
-from harness.profiling.clock import StageClock, Untimed
+from harness.profiling.clock import StageClock
 from harness.schemes.contract import Payload
 from harness.schemes.tofc import TofcPoint
 
