@@ -1,6 +1,7 @@
 """Schemes at equal score by their curves: bytes, latency, and the differences that Bjontegaard averages.
 
-A ladder's curve is smooth and increasing in u, the log of the bytes scaled to 0 at its smallest point and 1 at its largest:
+A ladder's curve is smooth and increasing in u, the log of the bytes scaled to 0 at its smallest point and 1 at its
+largest:
 
     s(u) = c + A (1 - exp(-k u)) / (1 - exp(-k)),        A >= 0,
 
@@ -57,7 +58,7 @@ class Curves:
         return self.floor_B[:, None] + self.gain_B[:, None] * _shape(np.asarray(u, np.float64), self.bend_B[:, None])
 
     def solved(self, score_BU: Floats) -> Floats:
-        """u where the curves have these scores (B, U): -inf below what a curve ever has, +inf above it."""
+        """Where (u) the curves have these scores (B, U): -inf below what a curve ever has, +inf above it."""
         with np.errstate(divide="ignore", invalid="ignore"):
             share_BU = (score_BU - self.floor_B[:, None]) / self.gain_B[:, None]
             k = self.bend_B[:, None]
@@ -68,9 +69,9 @@ class Curves:
         flat = np.broadcast_to(self.gain_B[:, None] <= 0, u_BU.shape)
         return np.where(flat, np.where(score_BU > self.floor_B[:, None], np.inf, -np.inf), u_BU)
 
-    def log_bytes(self, u: Floats) -> Floats:
+    def log_bytes(self, u: Floats | float) -> Floats:
         """The natural log of the bytes at u."""
-        return self.low + self.span * u
+        return np.asarray(self.low + self.span * u)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,7 +156,7 @@ def equal_score(
                 target=target, anchor_bytes=nothing, test_bytes=nothing, ratio=nothing, undefined=1.0, reason=reason
             )
         logs.append(ladder.curves.log_bytes(u_B))
-        values.append(math.exp(ladder.curve.log_bytes(np.float64(u))))
+        values.append(math.exp(ladder.curve.log_bytes(u)))
     with np.errstate(invalid="ignore"):
         ratio_B = logs[1] - logs[0]
     return EqualScore(
@@ -192,7 +193,9 @@ def latency_at_equal_score(
     targets = np.full(anchor.score_B.shape[0], target) if target_B is None else np.asarray(target_B, np.float64)
     timed = [np.asarray(t, dtype=np.float64) for t in (anchor_timed_SP, test_timed_SP)]
     n_pictures, n_B = timed[0].shape[0], targets.size
-    if timed[1].shape[0] != n_pictures or any(t.shape[1] != x.score.size for t, x in zip(timed, (anchor, test), strict=True)):
+    if timed[1].shape[0] != n_pictures or any(
+        t.shape[1] != x.score.size for t, x in zip(timed, (anchor, test), strict=True)
+    ):
         raise ValueError(f"times of shapes {timed[0].shape} and {timed[1].shape} do not go with the two ladders")
     rng = np.random.default_rng(seed)
     freedom = max(n_pictures - 1, 1)
@@ -216,7 +219,7 @@ def latency_at_equal_score(
             total_B = timed_B + 8 * np.exp(ladder.curves.log_bytes(within_B)) / rate_bps
         # Beyond the range a payload is endless or as good as nothing: the time is unbounded on that side.
         drawn.append(np.where(np.isinf(u_B), u_B, np.log(np.maximum(total_B, 1e-12))))
-        link = 8 * math.exp(ladder.curve.log_bytes(np.float64(u))) / rate_bps
+        link = 8 * math.exp(ladder.curve.log_bytes(u)) / rate_bps
         values.append(float(np.interp(u, at_P, mean_P)) + link)
     with np.errstate(invalid="ignore"):
         ratio_B = drawn[1] - drawn[0]
@@ -238,11 +241,11 @@ def bd_score(anchor: Ladder, test: Ladder, *, confidence: float = 0.95) -> Estim
         return Estimate(math.nan, math.nan, math.nan, f"{anchor.name} and {test.name} have no bytes in common")
     at = low + (high - low) * (np.arange(64) + 0.5) / 64
 
-    def mean_B(ladder: Ladder, curves: Curves) -> Floats:
+    def averaged(ladder: Ladder, curves: Curves) -> Floats:
         return np.asarray(curves.at((at - ladder.curve.low) / ladder.curve.span).mean(axis=1))
 
-    value = float((mean_B(test, test.curve) - mean_B(anchor, anchor.curve))[0])
-    gain_B = mean_B(test, test.curves) - mean_B(anchor, anchor.curves)
+    value = float((averaged(test, test.curve) - averaged(anchor, anchor.curve))[0])
+    gain_B = averaged(test, test.curves) - averaged(anchor, anchor.curves)
     tail = (1 - confidence) / 2
     return Estimate(value, float(_quantile(gain_B, tail)), float(_quantile(gain_B, 1 - tail)))
 
@@ -270,13 +273,13 @@ def bd_rate(
         return Estimate(math.nan, math.nan, math.nan, reason), 1.0
     scores = (low + (high - low) * _BAND)[None]
 
-    def log_bytes_B(ladder: Ladder, curves: Curves) -> Floats:
+    def averaged(ladder: Ladder, curves: Curves) -> Floats:
         u_BU = curves.solved(np.broadcast_to(scores, (curves.gain_B.size, _BAND.size)))
         u_BU = np.where((u_BU >= -1) & (u_BU <= 2), u_BU, np.nan)
-        return ladder.curve.log_bytes(u_BU).mean(axis=1)
+        return np.asarray(ladder.curve.log_bytes(u_BU).mean(axis=1))
 
-    value = float((log_bytes_B(test, test.curve) - log_bytes_B(anchor, anchor.curve))[0])
-    log_B = log_bytes_B(test, test.curves) - log_bytes_B(anchor, anchor.curves)
+    value = float((averaged(test, test.curve) - averaged(anchor, anchor.curve))[0])
+    log_B = averaged(test, test.curves) - averaged(anchor, anchor.curves)
     undefined = float(np.isnan(log_B).mean())
     if undefined > UNDEFINED_SHARE or math.isnan(value):
         reason = f"undefined in {undefined:.1%} of the resamples, above {UNDEFINED_SHARE:.1%}"
@@ -338,9 +341,7 @@ def _fit(log_bytes_P: Floats, score_BP: Floats, weight_P: Floats) -> Curves:
     # The least squares for each k: what a gain above 0 takes off the scores' own scatter is through^2 / spread.
     best_B = (np.maximum(through_BK, 0) ** 2 / spread_K).argmax(axis=1)
     gain_B = np.maximum(through_BK[np.arange(best_B.size), best_B], 0) / spread_K[best_B]
-    return Curves(
-        low=low, span=span, floor_B=mean_B - gain_B * centre_K[best_B], gain_B=gain_B, bend_B=k_K[best_B]
-    )
+    return Curves(low=low, span=span, floor_B=mean_B - gain_B * centre_K[best_B], gain_B=gain_B, bend_B=k_K[best_B])
 
 
 def _shape(u: Floats, k: Floats) -> Floats:

@@ -15,9 +15,10 @@ X holding what is known of the timed pictures, a row each, and xbar its mean ove
 The mean is that of the levels. What is unknown about it, relative to it, has two parts:
 
 - v_1, of the pictures: with z_s = mean_r y_sr / y_r and its residuals e_s, sum(c^2) sum(e^2) / (S - p) for groups, and
-  sum_s c_s^2 e_s^2 / (1 - h_s)^2, h_s the leverages, for the line, whose scatter grows with the time (HC3 of MacKinnon
-  and White, Journal of Econometrics 29, 1985); S - p degrees of freedom, p the rank of X. What hits a whole round
-  divides out of z_s; repeats of a picture are averaged and never counted as pictures.
+  sum_s c_s^2 e_s^2 / (1 - h_s)^1.5, h_s the leverages, for the line, whose scatter grows with the time: between HC2 and
+  HC3 of MacKinnon and White (Journal of Econometrics 29, 1985), which cover 93 and 98 % with twelve pictures. There
+  are S - p degrees of freedom, p the rank of X. What hits a whole round divides out of z_s; repeats of a picture are
+  averaged and never counted as pictures.
 - v_2 = sigma_b^2 / R, of the drift between rounds: the variance of log y_r less what the scatter of single requests
   explains, never below 0, with R - 1 degrees of freedom; only from three rounds on. Where the rounds come from three
   process starts or more, the starts are what is drawn, and the variance is that of their levels.
@@ -58,6 +59,8 @@ LINE_PICTURES = 12
 """From these on a line of time on tiles takes the place of groups: its interval covers as well and is narrower."""
 
 SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
+
+_LEVERAGE = 1.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ def mean_latency(
     study = _Study(seconds_SR, stratum_S, population_N, method)
     level_R = study.levels(study.seconds_SR)
     value = float(level_R.mean())
-    return study.interval(value, np.log(level_R), study.seconds_SR / level_R, start_R, confidence, of_ratio=False)
+    return study.interval(value, np.log(level_R), study.seconds_SR / level_R, start_R, confidence, scale="mean")
 
 
 def ratio_within_rounds(
@@ -162,7 +165,27 @@ def ratio_within_rounds(
     a_R, b_R = study.levels(study.seconds_SR) + a_known, study.levels(other.seconds_SR) + b_known
     log_R = np.log(a_R) - np.log(b_R)
     relative_SR = (study.seconds_SR + a_known) / a_R - (other.seconds_SR + b_known) / b_R
-    return study.interval(math.exp(log_R.mean()), log_R, relative_SR, start_R, confidence, of_ratio=True)
+    return study.interval(math.exp(log_R.mean()), log_R, relative_SR, start_R, confidence, scale="ratio")
+
+
+def difference_within_rounds(
+    a_SR: ArrayLike,
+    b_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    a_known: float = 0.0,
+    b_known: float = 0.0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Scheme A's mean time less scheme B's, over the same pictures in the same rounds; times may be 0.
+
+    As :func:`ratio_within_rounds`, with y_sr^A - y_sr^B in the place of the relative times, and mean +- half.
+    """
+    gain_SR = np.asarray(a_SR, np.float64) - np.asarray(b_SR, np.float64)
+    study = _Study(np.ones_like(gain_SR), stratum_S, population_N, "auto")
+    level_R = study.levels(gain_SR) + a_known - b_known
+    return study.interval(float(level_R.mean()), level_R, gain_SR, None, confidence, scale="difference")
 
 
 def components(
@@ -214,7 +237,7 @@ def drift_between_rounds(
 
 
 def session_label(rounds: int, starts: int) -> str:
-    """``this session only`` for absolute means from fewer than eight rounds over three process starts, else empty."""
+    """What absolute means are: ``this session only`` below eight rounds over three process starts, else empty."""
     return "" if rounds >= SETTLED_ROUNDS and starts >= SETTLED_STARTS else "this session only"
 
 
@@ -245,11 +268,11 @@ def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> s
 
 
 def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
-    """``n`` different pictures of N to time, (n,) places in rising order, each stratum as often as it occurs.
+    """``n`` different pictures of N to time, (n,) places in the order in which to take them.
 
-    Pictures are ranked by stratum, at random within one, and one is drawn from each of n equal parts of the ranks
-    (Cochran, Sampling Techniques, 8.3): the draw has the benchmark's tile counts, up to one picture each. Raises
-    ValueError for n above N or below 1.
+    Pictures are ranked by stratum, at random within one, and the ranks are visited by steps of the golden section from
+    a random one on: the first pictures of any number are spread evenly over the strata, so that a run may stop early
+    or go on, and a larger ``n`` begins with the same pictures. Raises ValueError for n above N or below 1.
     """
     stratum_N = np.asarray(stratum_N, dtype=np.float64)
     n_all = stratum_N.size
@@ -257,8 +280,8 @@ def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
         raise ValueError(f"{n} pictures cannot be drawn from {n_all}; the number is from 1 to that")
     rng = np.random.default_rng(seed)
     ranked_N = np.lexsort((rng.random(n_all), stratum_N))
-    edges = np.arange(n + 1) * n_all // n
-    return np.sort(ranked_N[rng.integers(edges[:-1], edges[1:])]).astype(np.int64)
+    at_N = (rng.random() + np.arange(n_all) * (math.sqrt(5) - 1) / 2) % 1.0
+    return np.asarray(ranked_N[np.argsort(np.argsort(at_N))][:n], dtype=np.int64)
 
 
 class _Study:
@@ -302,7 +325,7 @@ class _Study:
         if not self.line:
             return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
         kept_S = np.maximum(1 - np.einsum("sp,ps->s", self.x_SP, self.inverse_PS), 1e-6)
-        return float(((self.weight_S * residual_S) ** 2 / kept_S ** 1.5).sum())
+        return float(((self.weight_S * residual_S) ** 2 / kept_S**_LEVERAGE).sum())
 
     def of_requests(self, relative_SR: Floats) -> float:
         """The variance of single requests about their picture's mean; 0 of a single round."""
@@ -337,7 +360,7 @@ class _Study:
         start_R: ArrayLike | None,
         confidence: float,
         *,
-        of_ratio: bool,
+        scale: Literal["mean", "ratio", "difference"],
     ) -> Estimate:
         n_pictures, n_rounds = relative_SR.shape
         if n_pictures < MIN_PICTURES:
@@ -347,8 +370,13 @@ class _Study:
         parts = np.array([self.of_pictures(relative_SR), between / n_rounds])
         quantiles = scipy.stats.t.ppf((1 + confidence) / 2, [self.freedom, freedom])
         half = math.sqrt(float(parts @ quantiles**2))
-        low = value * math.exp(-half) if of_ratio else value * (1 - half)
-        return Estimate(value, low, value * math.exp(half))
+        match scale:
+            case "difference":
+                return Estimate(value, value - half, value + half)
+            case "ratio":
+                return Estimate(value, value * math.exp(-half), value * math.exp(half))
+            case _:
+                return Estimate(value, value * max(0.0, 1 - half), value * math.exp(half))
 
 
 def _times(seconds_SR: ArrayLike) -> Floats:

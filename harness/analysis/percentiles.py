@@ -9,10 +9,10 @@ and a share is known as well as n independent requests would know it (Kish's des
     n = S R / deff,        deff = (sum_s (x_s - F)^2 / (S (S - 1))) / (F (1 - F) / (S R)),        S <= n <= S R,
 
 S where all pictures agree and nothing can be estimated. The interval of a share is Clopper and Pearson's with
-n (t_{n - 1} / t_{S - 1})^2 requests in place of n, as Korn and Graubard have it (Survey Methodology 24, 1998), since the
-design effect of few pictures is itself uncertain. A percentile's interval is that of the share p, read back through F
-(Woodruff, Journal of the American Statistical Association 47, 1952). A percentile is claimed only where n certifies it
-(:func:`harness.analysis.latency.required_samples`).
+n (t_{n - 1} / t_{S - 1})^2 requests in place of n, as Korn and Graubard have it (Survey Methodology 24, 1998), since
+the design effect of few pictures is itself uncertain. A percentile's interval is that of the share p, read back
+through F (Woodruff, Journal of the American Statistical Association 47, 1952). A percentile is claimed only where n
+certifies it (:func:`harness.analysis.latency.required_samples`).
 
     S pictures   R requests of each   K replications
 """
@@ -38,27 +38,33 @@ class Sized:
     effective: float
 
 
-def effective_size(inside_SR: ArrayLike) -> float:
-    """n of a share, from S to S R; ``inside_SR`` (S, R) says of each request whether it is inside."""
+def effective_size(inside_SR: ArrayLike, at_most: int | None = None) -> float:
+    """The effective size n of a share, from S to S R; ``inside_SR`` (S, R) says of each request whether it is inside.
+
+    A column may also hold pictures' own shares (S, 1), from 0 to 1; n then goes up to ``at_most``, how many requests
+    were timed, since replaying one of them again tells nothing new.
+    """
     inside_SR = _pictures_by_requests(inside_SR)
-    n_pictures, n_requests = inside_SR.shape
+    n_pictures = inside_SR.shape[0]
     share_S = inside_SR.mean(axis=1)
     share = float(share_S.mean())
     between = float(share_S.var(ddof=1)) / n_pictures if n_pictures > 1 else 0.0
     if not 0 < share < 1:
         return float(n_pictures)
+    most = max(at_most or inside_SR.size, n_pictures)
     if between == 0.0:
-        return float(inside_SR.size)
-    return float(np.clip(share * (1 - share) / between, n_pictures, n_pictures * n_requests))
+        return float(most)
+    return float(np.clip(share * (1 - share) / between, n_pictures, most))
 
 
-def share(inside_SR: ArrayLike, *, confidence: float = 0.95) -> Sized:
+def share(inside_SR: ArrayLike, *, at_most: int | None = None, confidence: float = 0.95) -> Sized:
     """The share of requests that are inside, such as those within a deadline, from 0 to 1.
 
-    Never answered is not inside. Fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures promise no interval.
+    ``inside_SR`` and ``at_most`` as of :func:`effective_size`; what was never answered is not inside. Fewer than
+    :data:`harness.analysis.means.MIN_PICTURES` pictures promise no interval.
     """
     inside_SR = _pictures_by_requests(inside_SR)
-    value, effective = float(inside_SR.mean()), effective_size(inside_SR)
+    value, effective = float(inside_SR.mean()), effective_size(inside_SR, at_most)
     if reason := _too_few(inside_SR.shape[0]):
         return Sized(estimate=Estimate(value, math.nan, math.nan, reason), effective=effective)
     low, high = _clopper_pearson(value, effective, inside_SR.shape[0], confidence)
@@ -79,16 +85,27 @@ def percentile(seconds_SR: ArrayLike, p: float, *, confidence: float = 0.95) -> 
         raise ValueError("a time is NaN; a request that was never answered is infinite")
     ranked = np.sort(seconds_SR, axis=None)
     value = _at_share(ranked, p)
-    effective = effective_size(seconds_SR <= value)
-    name, needed = f"p{100 * p:g}", required_samples(p)
-    reason = _too_few(seconds_SR.shape[0])
-    if not reason and effective < needed:
-        reason = f"{name} needs {needed} independent requests; these are worth {effective:.0f}"
-    if reason:
-        return Sized(estimate=Estimate(math.nan, math.nan, math.nan, reason), effective=effective)
-    low, high = _clopper_pearson(p, effective, seconds_SR.shape[0], confidence)
+    inside_SR = seconds_SR <= value
+    effective, ends = effective_size(inside_SR), ends_of_percentile(inside_SR, p, confidence=confidence)
+    if isinstance(ends, str):
+        return Sized(estimate=Estimate(math.nan, math.nan, math.nan, ends), effective=effective)
+    low, high = ends
     top = _at_share(ranked, high) if high < 1 else math.inf
     return Sized(estimate=Estimate(value, _at_share(ranked, low), top), effective=effective)
+
+
+def ends_of_percentile(inside_SR: ArrayLike, p: float, *, confidence: float = 0.95) -> tuple[float, float] | str:
+    """The shares between which the interval of a percentile is read, or why there is none.
+
+    ``inside_SR`` says which requests the percentile is not exceeded by, or holds pictures' shares of them (S, 1).
+    """
+    inside_SR = _pictures_by_requests(inside_SR)
+    effective, needed = effective_size(inside_SR), required_samples(p)
+    if reason := _too_few(inside_SR.shape[0]):
+        return reason
+    if effective < needed:
+        return f"p{100 * p:g} needs {needed} independent requests; these are worth {effective:.0f}"
+    return _clopper_pearson(p, effective, inside_SR.shape[0], confidence)
 
 
 def over_replications(value_K: ArrayLike, *, confidence: float = 0.95) -> Estimate:
@@ -108,7 +125,7 @@ def over_replications(value_K: ArrayLike, *, confidence: float = 0.95) -> Estima
 
 
 def utilisation(requests_hz: float, service_s: float, servers: int) -> float:
-    """rho = lambda E[S] / c: how much work comes in for each second that the servers have; above 0, without a unit."""
+    """The load rho = lambda E[S] / c: the work that comes in a second, over what the servers can do."""
     return requests_hz * service_s / servers
 
 

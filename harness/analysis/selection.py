@@ -1,7 +1,7 @@
 """Which operating points are admitted, without reward for having many of them.
 
-A point p scores what is wanted of it where s_p - theta s_0 >= 0, with theta = t - m, the target less the margin: theta is
-what is certified, and nothing closer to the reference is. Over pictures (clusters of questions that share one, or a
+A point p scores what is wanted of it where s_p - theta s_0 >= 0, with theta = t - m, the target less the margin: theta
+is what is certified, and nothing closer to the reference is. Over pictures (clusters of questions that share one, or a
 metric's group) the contrast is
 
     d_c = a_c - theta b_c,        a_c, b_c the picture's parts of s_p and s_0:  s = mean_c,
@@ -10,18 +10,18 @@ and the null hypothesis is that its mean is below 0. The test is a score test: t
 the null hypothesis, from the distribution on the pictures seen, and on the worst one that could have been, that is most
 likely among those whose contrast has mean 0,
 
-    weight_c = 1 / (n (1 + lambda d_c)),    sum_c weight_c d_c + weight_* w = 0,    w = min(min_c d_c, -theta max_c b_c),
+    weight_c = 1 / (n (1 + lambda d_c)),   sum_c weight_c d_c + weight_* w = 0,   w = min(min_c d_c, -theta max_c b_c),
 
     z = n mean(d) / sqrt(n V),    V = sum_c weight_c d_c^2 + weight_* w^2,    against Student's with n - 1 degrees.
 
-Of questions one a picture it is Nam and Blackwelder's test of the ratio of paired proportions (Statistics in Medicine 21,
-2002). Where no picture is lost, V is still what losses just frequent enough would make it: as with the rule of three,
-a few pictures that agree certify nothing. Owen (Empirical Likelihood, 2001, chapter 3) has the weights.
+Of questions one a picture it is Nam and Blackwelder's test of the ratio of paired proportions (Statistics in Medicine
+21, 2002). Where no picture is lost, V is still what losses just frequent enough would make it: as with the rule of
+three, a few pictures that agree certify nothing. Owen (Empirical Likelihood, 2001, chapter 3) has the weights.
 
 The points of a scheme form ladders (one for each n_c), each in an order that is declared before any score is seen: most
-bytes first. Down a ladder each point is tested at alpha / L, L the scheme's number of ladders, until one is not admitted;
-those below it are not tested (fixed-sequence testing: Maurer, Hothorn and Lehmacher, 1995). The chance that any point
-of the scheme is admitted that scores less than theta s_0 is at most alpha, however many points it has.
+bytes first. Down a ladder each point is tested at alpha / L, L the scheme's number of ladders, until one is not
+admitted; those below it are not tested (fixed-sequence testing: Maurer, Hothorn and Lehmacher, 1995). The chance that
+any point of the scheme is admitted that scores less than theta s_0 is at most alpha, however many points it has.
 
     C pictures   G groups of a metric
 """
@@ -52,9 +52,7 @@ class Decision:
         return not np.isnan(self.p_value)
 
 
-def contributions(
-    resampled: Callable[[Floats], Floats], cluster_G: ArrayLike, *, step: float = 1e-3
-) -> Floats:
+def contributions(resampled: Callable[[Floats], Floats], cluster_G: ArrayLike, *, step: float = 1e-3) -> Floats:
     """Each cluster's part of a score, (C,), so that their mean is the score and their scatter its standard error.
 
         part_c = s + C ds / dweight_c

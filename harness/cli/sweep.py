@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from harness.analysis.whatif import Estimate
+    from harness.analysis.means import Estimate
 
 
 class Engine(StrEnum):
@@ -31,7 +31,7 @@ def sweep(
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
-    Nothing is measured again: the stage rows are the run's. The intervals are over the section's seeds. The numbers do
+    Nothing is measured again: the stage rows are the run's. The intervals are over the timed pictures. The numbers do
     not depend on the engine or the number of workers.
 
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
@@ -68,8 +68,10 @@ def sweep(
             in_time = [] if cell.in_time is None else [f"{cell.in_time.value:.1%}"]
             table.add_row(cell.channel, str(cell.users), *spread, f"{cell.answered:.1%}", *in_time)
         console.print(table, "")
-    if spec.seeds > 1:
-        console.print(f"±: 95 % over {spec.seeds} seeds; times are of the requests that were answered")
+    console.print("±: 95 % over the timed pictures; times are of the requests that were answered")
+    for reason in dict.fromkeys(part.reason for cell in summary for part in (cell.mean_s, cell.p50_s, cell.p99_s)):
+        if reason:
+            console.print(f"no interval: {reason}")
 
 
 def _shown(estimate: "Estimate") -> str:
