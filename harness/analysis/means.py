@@ -284,6 +284,14 @@ def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
     return np.asarray(ranked_N[np.argsort(np.argsort(at_N))][:n], dtype=np.int64)
 
 
+def too_few(pictures: int) -> str:
+    """Why so few pictures promise no interval; empty from :data:`MIN_PICTURES` on."""
+    if pictures >= MIN_PICTURES:
+        return ""
+    counted = "1 picture promises" if pictures == 1 else f"{pictures} pictures promise"
+    return f"{counted} no interval: {MIN_PICTURES} are needed"
+
+
 class _Study:
     """Times and the weights c that make of them a mean over the benchmark: what every interval here rests on."""
 
@@ -363,9 +371,8 @@ class _Study:
         scale: Literal["mean", "ratio", "difference"],
     ) -> Estimate:
         n_pictures, n_rounds = relative_SR.shape
-        if n_pictures < MIN_PICTURES:
-            few = f"{n_pictures} picture{'s' * (n_pictures != 1)}"
-            return Estimate(value, math.nan, math.nan, f"{few} promise no interval: {MIN_PICTURES} are needed")
+        if reason := too_few(n_pictures):
+            return Estimate(value, math.nan, math.nan, reason)
         between, freedom = self.drift(log_R, self.of_requests(relative_SR), start_R)
         parts = np.array([self.of_pictures(relative_SR), between / n_rounds])
         quantiles = scipy.stats.t.ppf((1 + confidence) / 2, [self.freedom, freedom])

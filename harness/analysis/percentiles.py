@@ -25,7 +25,7 @@ import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from harness.analysis.latency import required_samples
-from harness.analysis.means import MIN_PICTURES, Estimate
+from harness.analysis.means import Estimate, too_few
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def share(inside_SR: ArrayLike, *, at_most: int | None = None, confidence: float
     """
     inside_SR = _pictures_by_requests(inside_SR)
     value, effective = float(inside_SR.mean()), effective_size(inside_SR, at_most)
-    if reason := _too_few(inside_SR.shape[0]):
+    if reason := too_few(inside_SR.shape[0]):
         return Sized(estimate=Estimate(value, math.nan, math.nan, reason), effective=effective)
     low, high = _clopper_pearson(value, effective, inside_SR.shape[0], confidence)
     return Sized(estimate=Estimate(value, low, high), effective=effective)
@@ -101,7 +101,7 @@ def ends_of_percentile(inside_SR: ArrayLike, p: float, *, confidence: float = 0.
     """
     inside_SR = _pictures_by_requests(inside_SR)
     effective, needed = effective_size(inside_SR), required_samples(p)
-    if reason := _too_few(inside_SR.shape[0]):
+    if reason := too_few(inside_SR.shape[0]):
         return reason
     if effective < needed:
         return f"p{100 * p:g} needs {needed} independent requests; these are worth {effective:.0f}"
@@ -151,12 +151,6 @@ def _clopper_pearson(share_: float, effective: float, n_pictures: int, confidenc
 def _at_share(ranked: Floats, share_: float) -> float:
     """The least value that the share of all does not exceed; ``ranked`` are in rising order."""
     return float(ranked[max(math.ceil(share_ * ranked.size * (1 - 1e-12)) - 1, 0)])
-
-
-def _too_few(n_pictures: int) -> str:
-    if n_pictures >= MIN_PICTURES:
-        return ""
-    return f"{n_pictures} picture{'s' * (n_pictures != 1)} promise no interval: {MIN_PICTURES} are needed"
 
 
 def _pictures_by_requests(values_SR: ArrayLike) -> Floats:

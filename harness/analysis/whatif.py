@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 
 from harness.analysis import percentiles
 from harness.analysis.latency import required_samples
-from harness.analysis.means import MIN_PICTURES, Estimate, difference_within_rounds, mean_latency
+from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Floats, Profile
@@ -141,8 +141,7 @@ def replicated(
     cells = [dataclasses.replace(cell, seed=cell.seed + b) for b in range(resamples)]
     value = float(np.mean([statistic(total_s(replay(profile, own))) for own in cells]))
     n_pictures = len(set(profile.samples))
-    if n_pictures < MIN_PICTURES:
-        few = f"{n_pictures} picture{'s' * (n_pictures != 1)} promise no interval: {MIN_PICTURES} are needed"
+    if few := too_few(n_pictures):
         return Estimate(value, math.nan, math.nan, few)
     drawn = [statistic(total_s(replay(_resampled(profile, own.seed), own))) for own in cells]
     if not np.isfinite([value, *drawn]).all():
