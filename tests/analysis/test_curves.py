@@ -1,6 +1,7 @@
 """Curves, equal score and Bjontegaard's differences: closed forms, a public implementation's numbers, calibration."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_bd_rate_that_resamples_do_not_define_is_refused() -> None:
     ],
 )
 def test_classic_differences_are_a_public_implementations(
-    kind: curves.Literal["pchip", "akima"], anchor: str, test: str, rate: float, gain: float
+    kind: Literal["pchip", "akima"], anchor: str, test: str, rate: float, gain: float
 ) -> None:
     """BD-rate in percent and BD-PSNR in dB agree to nine digits."""
     points = {
