@@ -1,14 +1,14 @@
 """Device-only inference: the smaller language model of the family answers where the picture is, and nothing is sent."""
 
-from collections.abc import Sequence
+import dataclasses
 from typing import ClassVar, NoReturn
 
 from harness import catalog
-from harness.data.sample import Question, Sample
-from harness.errors import BitstreamError, UnavailableError
-from harness.models.contract import Backbone
-from harness.schemes.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.schemes.server_half import FROM_PIXELS, answers, tokens_of_image
+from harness.data.sample import Sample
+from harness.errors import BitstreamError
+from harness.models.contract import LanguageSide, VisionSide
+from harness.schemes.contract import Answer, Clock, DeviceHalf, MergeTo, Models, OperatingPoint, ServerHalf
+from harness.schemes.steps import answers, tokens_of_image
 
 
 class DeviceOnlyPoint(OperatingPoint):
@@ -26,26 +26,38 @@ class DeviceOnlyPoint(OperatingPoint):
 class DeviceOnly:
     """Every stage is the device's; there is no payload, and no link or server to wait for."""
 
+    kind: ClassVar[str] = "nothing"
     Point: ClassVar[type[OperatingPoint]] = DeviceOnlyPoint
-    device_stages: ClassVar[tuple[str, ...]] = FROM_PIXELS
-    server_stages: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, backbone: Backbone, point: DeviceOnlyPoint) -> None:
-        name = point.backbone or catalog.ON_DEVICE.get(backbone.name)
-        if name is None:
-            raise UnavailableError(
-                f"device_only: the catalog knows no smaller model than {backbone.name} for a device; name one as the "
-                "point's backbone"
-            )
-        load = catalog.load("backbone", name, catalog.BACKBONES)
-        self.backbone: Backbone = load(name, device=backbone.device, weights=point.weights)
-        self.point = point
+    @classmethod
+    def device_half(cls, models: Models, point: DeviceOnlyPoint) -> DeviceHalf:
+        """The whole of a smaller model."""
+        smaller = models.smaller(point.backbone, point.weights)
+        return _Device(smaller.vision(), smaller.language(), point.merge_to)
 
-    def on_device(self, sample: Sample, clock: Clock) -> Answer:
+    @classmethod
+    def server_half(cls, models: Models, point: DeviceOnlyPoint) -> ServerHalf:  # noqa: ARG003
+        """Needs nothing, and answers nothing."""
+        return _refuse
+
+    @classmethod
+    def other_models(cls, backbone: str, point: DeviceOnlyPoint) -> dict[str, str | None]:
+        """The smaller model and its weights."""
+        return {catalog.smaller(backbone, point.backbone): point.weights}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    vision: VisionSide
+    language: LanguageSide
+    merge_to: float | None
+
+    def __call__(self, sample: Sample, clock: Clock) -> Answer:
         """The smaller model's answer to the sample's question."""
-        tokens = [tokens_of_image(self.backbone, image, self.point.merge_to, clock) for image in sample.images()]
-        return answers(self.backbone, tokens, [sample.question], clock)[0]
+        tokens = [tokens_of_image(self.vision, self.language, image, self.merge_to, clock) for image in sample.images()]
+        return answers(self.language, tokens, [sample.question], clock)[0]
 
-    def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> NoReturn:  # noqa: ARG002
-        """Raises BitstreamError: whatever this is, the device half did not send it."""
-        raise BitstreamError(f"device_only sends nothing, and a payload of {len(payload.body)} bytes arrived")
+
+def _refuse(*_: object) -> NoReturn:
+    """Raises BitstreamError: whatever has arrived, the device half did not send it."""
+    raise BitstreamError("device_only sends nothing, and a payload arrived")

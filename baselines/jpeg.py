@@ -1,12 +1,14 @@
 """JPEG through Pillow (libjpeg-turbo)."""
 
-import io
 from typing import ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field
 
-from harness.schemes.image_codec import ImageCodec, ImagePoint, picture
+from harness.schemes.image_codec import ImageCodec, ImagePoint, picture, written
+
+MAX_SIDE_PX = 65_500
+"""libjpeg's limit; the format itself has room for 65,535."""
 
 
 class JpegPoint(ImagePoint):
@@ -24,10 +26,10 @@ class Jpeg(ImageCodec):
     point: JpegPoint
 
     def encode(self, image: Image.Image) -> bytes:
-        """The picture as a JPEG file."""
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=self.point.quality, subsampling=self.point.subsampling)
-        return file.getvalue()
+        """The picture as a JPEG file, nothing of the original file's metadata; raises DataError for one too large."""
+        # Pillow takes the comment from the picture where none is given.
+        options = {"quality": self.point.quality, "subsampling": self.point.subsampling, "comment": b""}
+        return written(image, "JPEG", MAX_SIDE_PX, **options)
 
     def decode(self, body: bytes) -> Image.Image:
         """The picture in a JPEG file; raises BitstreamError where there is none."""

@@ -11,13 +11,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import torch
-from compressai.layers import AttentionBlock
-from compressai.models import ScaleHyperprior
-from compressai.models.sensetime import ResidualBottleneckBlock
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pixel_unshuffle
+
+from baselines.networks.hyperprior import ScaleHyperprior
+from baselines.networks.layers import AttentionBlock, ResidualBottleneckBlock
 
 GAIN = 0.5
 """Of every layer but the last, which keeps activations where GDN is nearly linear."""
@@ -36,7 +35,7 @@ def steps_per_unit(lambda_: float) -> float:
 
 @torch.no_grad()
 def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
-    """Set a ScaleHyperprior or Elic2022Official in place, from pictures; the rest stays as compressai drew it."""
+    """Set a ScaleHyperprior or Elic2022Official in place, from pictures; the rest stays as it was drawn."""
     down: list[Any] = [layer for layer in net.g_a if isinstance(layer, nn.Conv2d)]
     up: list[Any] = [layer for layer in net.g_s if isinstance(layer, nn.ConvTranspose2d)][::-1]
     last_gain = steps_per_unit(lambda_) / GAIN ** (len(down) - 1)
@@ -105,7 +104,7 @@ def _principal_components(x_BCHW: Tensor, most: int) -> Tensor:
 
 
 def _keep_signals_alive(entropy_model: nn.Module) -> None:
-    """Draw weights by He's rule: compressai's own draws fade to nothing on the nine layers from y to its scales."""
+    """Draw weights by He's rule: torch's own draws fade to nothing on the nine layers from y to its scales."""
     for layer in entropy_model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             strides = layer.stride[0] * layer.stride[1] if isinstance(layer, nn.ConvTranspose2d) else 1

@@ -8,22 +8,21 @@ The payload is a header and the features, all little-endian::
     P x V x D float16, in the order of the array
 """
 
+import dataclasses
 import struct
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from PIL.Image import Image
 
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
-from harness.models.contract import Backbone, Tiles
-from harness.schemes import pictures
-from harness.schemes.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.schemes.device_half import features_of_image
-from harness.schemes.server_half import answers
-from harness.tofc.reducer import Merging
+from harness.models.contract import Features, LanguageSide, Layout, VisionSide
+from harness.schemes.contract import Answer, Clock, DeviceHalf, MergeTo, Models, OperatingPoint, Payload, ServerHalf
+from harness.schemes.steps import answers, reduced
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HEADER = struct.Struct("<4s4B2H2I")
 _MAGIC = b"RAWF"
@@ -39,51 +38,72 @@ class RawFeaturesPoint(OperatingPoint):
 class RawFeatures:
     """The device runs the vision tower, and merges if the point says so; nothing is quantised beyond half precision."""
 
+    kind: ClassVar[str] = "features"
     Point: ClassVar[type[OperatingPoint]] = RawFeaturesPoint
-    device_stages: ClassVar[tuple[str, ...]] = ("preprocess", "vision_encode", "merge", "encode")
-    server_stages: ClassVar[tuple[str, ...]] = ("decode", "project", "prefill", "generate")
 
-    def __init__(self, backbone: Backbone, point: RawFeaturesPoint) -> None:
-        self.backbone = backbone
-        self.point = point
+    @classmethod
+    def device_half(cls, models: Models, point: RawFeaturesPoint) -> DeviceHalf:
+        """The vision tower."""
+        return _Device(models.vision(), point.merge_to)
 
-    def on_device(self, sample: Sample, clock: Clock) -> Payload:
+    @classmethod
+    def server_half(cls, models: Models, point: RawFeaturesPoint) -> ServerHalf:  # noqa: ARG003
+        """The projector and the language model."""
+        return _Server(models.language())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    vision: VisionSide
+    merge_to: float | None
+
+    def __call__(self, sample: Sample, clock: Clock) -> Payload:
         """Encodes the pictures into features and packs those."""
-        return Payload("features", pictures.pack([self._encoded(image, clock) for image in sample.images()]))
+        from harness.tofc.reducer import Merging
 
-    def _encoded(self, image: Image, clock: Clock) -> bytes:
-        x_PVD, tiles = features_of_image(self.backbone, image, Merging(), self.point.merge_to, clock)
-        with clock.stage("encode"):
-            return pack(x_PVD, tiles, merged=self.point.merge_to is not None)
+        bodies = []
+        for image in sample.images():
+            if self.merge_to is None:
+                seen = self.vision.see(image, clock)
+            else:
+                seen = reduced(self.vision, image, Merging(), self.merge_to, clock)
+            with clock.stage("encode"):
+                bodies.append(pack(seen, merged=self.merge_to is not None))
+        return Payload(RawFeatures.kind, tuple(bodies))
 
-    def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+
+@dataclasses.dataclass(frozen=True)
+class _Server:
+    language: LanguageSide
+
+    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """Unpacks the features and answers from them."""
-        tokens = [self._tokens(body, clock) for body in pictures.unpack(payload.body)]
-        return answers(self.backbone, tokens, questions, clock)
+        tokens = [self._tokens(body, clock) for body in payload.bodies]
+        return answers(self.language, tokens, questions, clock)
 
-    def _tokens(self, body: bytes, clock: Clock) -> torch.Tensor:
+    def _tokens(self, body: bytes, clock: Clock) -> "Tensor":
         with clock.stage("decode"):
-            x_PVD, tiles, merged = unpack(body)
-            if x_PVD.shape[2] != self.backbone.feature_dim:
+            sent, merged = unpack(body)
+            if sent.x_PVD.shape[2] != self.language.feature_dim:
                 raise BitstreamError(
-                    f"the payload's features have {x_PVD.shape[2]} dimensions; "
-                    f"{self.backbone.name} has {self.backbone.feature_dim}"
+                    f"the payload's features have {sent.x_PVD.shape[2]} dimensions; "
+                    f"{self.language.name} has {self.language.feature_dim}"
                 )
-            x_PVD = x_PVD.to(self.backbone.device)
+            x_PVD = sent.x_PVD.to(self.language.device)
         with clock.stage("project"):
-            return self.backbone.project(x_PVD) if merged else self.backbone.project_all(x_PVD, tiles)
+            return self.language.project(x_PVD) if merged else self.language.project_all(x_PVD, sent.layout)
 
 
-def pack(x_PVD: torch.Tensor, tiles: Tiles, *, merged: bool) -> bytes:
+def pack(seen: Features, *, merged: bool) -> bytes:
     """Features (P, V, D) of any floating dtype as a payload; values beyond half precision's range are clipped to it."""
     limit = float(np.finfo(np.float16).max)
-    body = x_PVD.float().clamp(-limit, limit).cpu().numpy().astype("<f2").tobytes()
-    n_patches, n_features, dim = x_PVD.shape
-    return _HEADER.pack(_MAGIC, _MERGED * merged, *tiles.grid, n_patches, n_features, dim, *tiles.image_size) + body
+    body = seen.x_PVD.float().clamp(-limit, limit).cpu().numpy().astype("<f2").tobytes()
+    layout = seen.layout
+    return _HEADER.pack(_MAGIC, _MERGED * merged, *layout.grid, *seen.x_PVD.shape, *layout.image_size) + body
 
 
-def unpack(body: bytes) -> tuple[torch.Tensor, Tiles, bool]:
-    """The features (P, V, D) in float32, what is known of the picture, and whether they are merged.
+def unpack(body: bytes) -> tuple[Features, bool]:
+    """The features (P, V, D) in float32 with their layout, and whether they are merged.
 
     Raises BitstreamError for bytes that :func:`pack` did not make.
     """
@@ -102,5 +122,6 @@ def unpack(body: bytes) -> tuple[torch.Tensor, Tiles, bool]:
     x_PVD = np.frombuffer(body, "<f2", offset=_HEADER.size).astype(np.float32).reshape(n_patches, n_features, dim)
     if not np.isfinite(x_PVD).all():
         raise BitstreamError("a payload holds features that are infinite or undefined")
-    tiles = Tiles(pixels_PCHW=torch.empty(0), grid=(n_h, n_w), image_size=(height, width))
-    return torch.from_numpy(x_PVD), tiles, bool(flags)
+    import torch
+
+    return Features(torch.from_numpy(x_PVD), Layout((n_h, n_w), (height, width))), bool(flags)

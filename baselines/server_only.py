@@ -1,44 +1,49 @@
 """Server-only inference: the original file is sent as it is, and the server keeps all visual tokens."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from harness.data.pictures import FORMATS
 from harness.data.sample import Question, Sample
-from harness.models.contract import Backbone
-from harness.schemes import pictures
-from harness.schemes.contract import Answer, Clock, OperatingPoint, Payload
+from harness.models.contract import LanguageSide, VisionSide
+from harness.schemes.contract import Answer, Clock, DeviceHalf, Models, OperatingPoint, Payload, ServerHalf
 from harness.schemes.image_codec import picture
-from harness.schemes.picture_file import FORMATS
-from harness.schemes.server_half import answers, tokens_of_image
+from harness.schemes.steps import answers, tokens_of_image
 
 
 class ServerOnly:
     """The prevailing way: nothing is computed on the device, nothing is merged, every byte of the file is sent."""
 
+    kind: ClassVar[str] = "file"
     Point: ClassVar[type[OperatingPoint]] = OperatingPoint
-    device_stages: ClassVar[tuple[str, ...]] = ()
-    server_stages: ClassVar[tuple[str, ...]] = (
-        "decode",
-        "preprocess",
-        "vision_encode",
-        "project",
-        "prefill",
-        "generate",
-    )
 
-    def __init__(self, backbone: Backbone, point: OperatingPoint) -> None:
-        self.backbone = backbone
-        self.point = point
+    @classmethod
+    def device_half(cls, models: Models, point: OperatingPoint) -> DeviceHalf:  # noqa: ARG003
+        """Needs nothing of the model."""
+        return _files
 
-    def on_device(self, sample: Sample, clock: Clock) -> Payload:  # noqa: ARG002
-        """The files that the sample came in."""
-        return Payload("file", pictures.pack(sample.files))
+    @classmethod
+    def server_half(cls, models: Models, point: OperatingPoint) -> ServerHalf:  # noqa: ARG003
+        """The whole model."""
+        return _Server(models.vision(), models.language())
 
-    def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+
+def _files(sample: Sample, clock: Clock) -> Payload:  # noqa: ARG001
+    """The files that the sample came in."""
+    return Payload(ServerOnly.kind, sample.files)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Server:
+    vision: VisionSide
+    language: LanguageSide
+
+    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """Answers from the pictures in the files, with every visual token."""
         tokens = []
-        for body in pictures.unpack(payload.body):
+        for body in payload.bodies:
             with clock.stage("decode"):
                 image = picture(body, FORMATS)
-            tokens.append(tokens_of_image(self.backbone, image, None, clock))
-        return answers(self.backbone, tokens, questions, clock)
+            tokens.append(tokens_of_image(self.vision, self.language, image, None, clock))
+        return answers(self.language, tokens, questions, clock)

@@ -1,12 +1,14 @@
 """Lossy WebP through Pillow (libwebp)."""
 
-import io
 from typing import ClassVar
 
 from PIL import Image
 from pydantic import Field
 
-from harness.schemes.image_codec import ImageCodec, ImagePoint, picture
+from harness.schemes.image_codec import ImageCodec, ImagePoint, picture, written
+
+MAX_SIDE_PX = 16_383
+"""The format's limit: 14 bits a side."""
 
 
 class WebPPoint(ImagePoint):
@@ -27,10 +29,10 @@ class WebP(ImageCodec):
     point: WebPPoint
 
     def encode(self, image: Image.Image) -> bytes:
-        """The picture as a WebP file."""
-        file = io.BytesIO()
-        image.save(file, "WEBP", quality=self.point.quality, method=self.point.method)
-        return file.getvalue()
+        """The picture as a WebP file, nothing of the original file's metadata; raises DataError for one too large."""
+        # Some versions of Pillow take metadata from the picture where none is given.
+        bare = {"icc_profile": b"", "exif": b"", "xmp": b""}
+        return written(image, "WEBP", MAX_SIDE_PX, quality=self.point.quality, method=self.point.method, **bare)
 
     def decode(self, body: bytes) -> Image.Image:
         """The picture in a WebP file; raises BitstreamError where there is none."""

@@ -16,6 +16,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from harness.data.sample import Question
+from harness.models.contract import Request, Untimed
 from harness.models.onevision import OneVision
 from harness.models.pieces import PieceTokenizer
 
@@ -83,15 +84,15 @@ def main() -> None:
         image_std=[0.5] * 3,
     )
     tiles = backbone.preprocess(image)
-    x_PVD = backbone.encode_image(tiles)
-    sizes = torch.tensor([tiles.image_size])
+    x_PVD = backbone.encode(tiles)
+    sizes = torch.tensor([tiles.layout.image_size])
     with torch.inference_mode():
         tokens_TH = backbone.project(x_PVD[:, :6])
-        prompt_1TH = backbone.prompt(tokens_TH, QUESTION)[None]
+        prompt_1TH = backbone.prompt([tokens_TH], QUESTION)[None]
         mask_1T = torch.ones(prompt_1TH.shape[:2], dtype=torch.long)
 
         def features_and_tokens() -> object:
-            return backbone.project_all(backbone.encode_image(tiles), tiles)
+            return backbone.project_all(backbone.encode(tiles), tiles.layout)
 
         def generated() -> object:
             return model.generate(
@@ -104,9 +105,9 @@ def main() -> None:
                 features_and_tokens,
                 lambda: model.model.get_image_features(tiles.pixels_PCHW, sizes),
             ),
-            "prefill, 2 tokens": (lambda: backbone.generate(backbone.prefill(tokens_TH, QUESTION)), generated),
+            "prefill, 2 tokens": (lambda: backbone.answer([Request([tokens_TH], QUESTION)], [Untimed()]), generated),
         }
-        n_h, n_w = tiles.grid
+        n_h, n_w = tiles.layout.grid
         table = Table(title=f"{image.width} x {image.height} image, {n_h} x {n_w} tiles, one thread, {ROUNDS} rounds")
         for heading in ("stage", "ours, ms", "transformers, ms", "ratio"):
             table.add_column(heading, justify="left" if heading == "stage" else "right")

@@ -20,8 +20,9 @@ import scipy.special
 import scipy.stats
 
 from harness.analysis import curves, means, percentiles, precision, selection
+from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate
-from harness.analysis.whatif import mean, replicated, total_s
+from harness.analysis.whatif import mean, replicated
 from harness.replay import Cell, Profile, replay
 from harness.scenario.replay import Replay
 

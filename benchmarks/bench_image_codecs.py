@@ -15,7 +15,7 @@ from baselines.elic import Elic
 from baselines.hyperprior import Hyperprior
 from baselines.jpeg import Jpeg, JpegPoint
 from baselines.neural_codec import NeuralPoint
-from baselines.neural_weights import bundled
+from baselines.neural_codec import bundled
 from baselines.rate_distortion import RateDistortion, bd_rate_percent, psnr_db
 from baselines.webp import WebP, WebPPoint
 from harness.data import streetsqa

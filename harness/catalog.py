@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from harness.errors import ScenarioError, unknown_name
+from harness.errors import ScenarioError, UnavailableError, unknown_name
 
 SCHEMES: Mapping[str, str] = {
     "tofc": "harness.schemes.tofc:Tofc",
@@ -77,10 +77,22 @@ CODECS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.models.checkpoint:ZOO",
+    "zoo": "harness.models.files:ZOO",
     "ablations": "baselines.ablations.trained:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""
+
+
+def smaller(backbone: str, name: str | None = None) -> str:
+    """The model that a device runs by itself: ``name``, or else the smaller one of the backbone's family.
+
+    Raises UnavailableError where there is none.
+    """
+    if found := name or ON_DEVICE.get(backbone):
+        return found
+    raise UnavailableError(
+        f"the catalog knows no smaller model than {backbone} for a device; name one as the point's backbone"
+    )
 
 
 def load(what: str, name: str, table: Mapping[str, str]) -> Any:

@@ -2,10 +2,10 @@
 
 Two passes, because they want opposite things. Answers want every sample and no waste: the questions about one picture
 share its payload, which changes no answer. Times want one request after the other, as a user would send them.
-
-    schemes maps (pipeline, point) to the scheme at that operating point
 """
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -15,18 +15,64 @@ import numpy as np
 from harness.data.gathered import Gathered
 from harness.data.sample import Sample
 from harness.data.scoring import judge
-from harness.profiling.clock import StageClock, Untimed, synchroniser
+from harness.models.contract import Answer, Untimed
+from harness.profiling.clock import StageClock, synchroniser
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
-from harness.records import OutcomeRow, StageRow
-from harness.runs.store import Run
+from harness.records import OutcomeRow, Side, StageRow
+from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
-from harness.schemes.contract import Answer, Payload, Pipeline, stage_sides
+from harness.schemes.contract import DeviceHalf, ServerHalf
+from harness.schemes.envelope import receive, send
 
-Schemes = Mapping[tuple[str, str], Pipeline]
+_PICTURES_A_PART = 10
+"""Pictures whose answers are committed together: a killed run loses the work on fewer than these."""
 
-_IMAGES_A_UNIT = 10
-"""Images whose answers land together: a killed run loses the work on fewer than these."""
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A scheme at one point: its two halves, and the kind of payload that passes between them."""
+
+    kind: str
+    device: DeviceHalf
+    server: ServerHalf
+
+
+Key = tuple[str, str]
+Halves = Mapping[Key, Split]
+"""By pipeline and point."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured: halves and samples, with the digests of what their rows depend on."""
+
+    halves: Halves
+    samples: Gathered
+    sample_digests: Sequence[str]
+    depends: Mapping[Key, Mapping[str, str]]
+
+    @functools.cached_property
+    def pictures(self) -> Sequence[Sequence[int]]:
+        """The places of the samples that show the same pictures, benchmark by benchmark."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for place, name in enumerate(self.samples.names):
+            found.setdefault((name.benchmark, name.image_id), []).append(place)
+        return list(found.values())
+
+    def answering(self, key: Key, places: Sequence[int]) -> Unit:
+        """The answers of a scheme to all questions about one picture."""
+        name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
+        return Unit(name, {**self.depends[key], **self._questions(places)})
+
+    def timing(self, key: Key, repeat: int, place: int, schedule: Measure) -> Unit:
+        """The times of one request of a scheme."""
+        name = f"times {' '.join(key)}, {self.samples.names[place].id}, repeat {repeat}"
+        how = {"threads": str(schedule.threads), "warmup": str(schedule.warmup)}
+        return Unit(name, {**self.depends[key], **self._questions([place]), **how})
+
+    def _questions(self, places: Sequence[int]) -> dict[str, str]:
+        return {self.samples.names[place].id: self.sample_digests[place] for place in places}
 
 
 class Reporter(Protocol):
@@ -45,158 +91,163 @@ class Reporter(Protocol):
         ...
 
 
-def answer(schemes: Schemes, samples: Gathered, ongoing: Run, reporter: Reporter, *, workers: int = 1) -> None:
-    """Lets every scheme answer every sample, in ``workers`` processes, and lands an outcome row for each.
+def answer(plan: Plan, ongoing: Run, reporter: Reporter, *, workers: int = 1) -> None:
+    """Lets every scheme answer every sample, in ``workers`` processes, and commits an outcome row for each.
 
     Units that an earlier process finished are left as they are.
     """
-    images = list(_by_image(samples).values())
-    chunks = [images[start : start + _IMAGES_A_UNIT] for start in range(0, len(images), _IMAGES_A_UNIT)]
-    units = {
-        f"answers {pipeline} {point} {number:04d}": (pipeline, point, chunk)
-        for (pipeline, point), (number, chunk) in itertools.product(schemes, enumerate(chunks))
-    }
-    name = ongoing.manifest.name
+    units = {plan.answering(key, places): (key, places) for key in plan.halves for places in plan.pictures}
+    pending = ongoing.expect(units)
+    reporter.phase("answers", total=len(units), done=len(units) - len(pending))
+    parts = [
+        part
+        for _, of_key in itertools.groupby(pending, key=lambda unit: units[unit][0])
+        for part in _batches(list(of_key))
+    ]
+    run = ongoing.manifest.name
 
-    def outcomes(unit: str) -> list[OutcomeRow]:
-        pipeline, point, chunk = units[unit]
-        scheme = schemes[pipeline, point]
-        return [
-            row
-            for places in chunk
-            for row in _outcomes(scheme, [samples[p] for p in places], run=name, pipeline=pipeline, point=point)
-        ]
+    def outcomes(part: Sequence[Unit]) -> list[OutcomeRow]:
+        return [row for unit in part for row in _outcomes(plan, *units[unit], run=run, unit=unit.key)]
 
-    for unit, rows in spread(outcomes, list(_pending("answers", units, ongoing, reporter)), workers):
-        ongoing.add(unit, outcomes=rows)
-        reporter.advance()
+    for part, rows in spread(outcomes, parts, workers):
+        ongoing.add(part, outcomes=rows)
+        for _ in part:
+            reporter.advance()
 
 
 def time(
-    schemes: Schemes,
-    samples: Gathered,
+    plan: Plan,
     ongoing: Run,
     reporter: Reporter,
     *,
-    plan: Measure,
+    schedule: Measure,
     seed: int,
     machine: str,
     device: str,
     telemetry: Telemetry,
 ) -> None:
-    """Times every scheme on ``plan.timed_samples`` samples, in ``plan.repeats`` rounds, and lands a row for each stage.
+    """Times every scheme on ``schedule.timed_samples`` samples, in ``schedule.repeats`` rounds.
 
     In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time,
-    so that drift hits all alike; ``telemetry`` watches the clocks meanwhile. Whenever the work begins or is taken up,
-    ``plan.warmup`` requests a scheme are run and dropped.
+    so that drift hits all alike; ``telemetry`` watches the clocks meanwhile. A row is committed for each stage, all of
+    a turn together. Whenever a process begins to time, ``schedule.warmup`` requests of each scheme that it times are
+    run and dropped.
     """
-    timed = _timed_samples(samples, plan.timed_samples)
-    units = {
-        f"times {repeat:03d} {number:04d}": (repeat, number, sample)
-        for repeat, (number, sample) in itertools.product(range(plan.repeats), enumerate(timed))
-    }
+    timed = _timed_places(plan, schedule.timed_samples)
+    turns = [
+        {plan.timing(key, repeat, place, schedule): key for key in plan.halves}
+        for repeat, place in itertools.product(range(schedule.repeats), timed)
+    ]
+    pending = set(ongoing.expect(unit for turn in turns for unit in turn))
+    reporter.phase("times", total=len(turns), done=sum(not pending & turn.keys() for turn in turns))
     warm = False
-    for unit in _pending("times", units, ongoing, reporter):
+    for (repeat, (number, place)), turn in zip(
+        itertools.product(range(schedule.repeats), enumerate(timed)), turns, strict=True
+    ):
+        order = np.random.default_rng([seed, repeat, number]).permutation(len(turn))
+        left = [unit for unit in (list(turn)[index] for index in order) if unit in pending]
+        if not left:
+            continue
+        sample = plan.samples[place]
         if not warm:
-            for scheme, sample in itertools.product(
-                schemes.values(), itertools.islice(itertools.cycle(timed), plan.warmup)
-            ):
-                _request(scheme, sample, device)
+            _warm_up(plan, [turn[unit] for unit in left], timed, schedule.warmup, device)
             warm = True
             ongoing.record_telemetry(telemetry.sources)
-        repeat, number, sample = units[unit]
-        turns = np.random.default_rng([seed, repeat, number]).permutation(len(schemes))
-        rows = []
+        rows: list[StageRow] = []
         telemetry.begin()
-        for pipeline, point in (list(schemes)[turn] for turn in turns):
-            scheme = schemes[pipeline, point]
-            sides = stage_sides(type(scheme))
+        for unit in left:
+            pipeline, point = turn[unit]
+            clocks = _request(plan.halves[pipeline, point], sample, device)
             rows += [
                 StageRow(
                     run=ongoing.manifest.name,
+                    unit=unit.key,
                     pipeline=pipeline,
                     point=point,
                     sample=sample.id,
                     repeat=repeat,
-                    side=sides[stage],
+                    round=repeat,
+                    start=ongoing.start,
+                    side=side,
                     stage=stage,
                     seconds=seconds,
-                    energy_j=None,
+                    cpu_s=clock.cpu_s[stage],
                     machine=machine,
                     source="measured",
                 )
-                for stage, seconds in _request(scheme, sample, device).items()
+                for side, clock in clocks.items()
+                for stage, seconds in clock.seconds.items()
             ]
             telemetry.look()
         if lowered := telemetry.end():
             ongoing.record_telemetry(telemetry.sources, lowered)
-        ongoing.add(unit, stages=rows)
+        ongoing.add(left, stages=rows)
         reporter.advance()
     if warm:
         ongoing.record_telemetry(telemetry.sources)
 
 
-def _pending(phase: str, units: Mapping[str, object], ongoing: Run, reporter: Reporter) -> Iterator[str]:
-    """The units that are still to be worked; tells the reporter how many are not."""
-    pending = [unit for unit in units if not ongoing.done(unit)]
-    reporter.phase(phase, total=len(units), done=len(units) - len(pending))
-    return iter(pending)
+def _batches(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
+    for start in range(0, len(units), _PICTURES_A_PART):
+        yield units[start : start + _PICTURES_A_PART]
 
 
-def _by_image(samples: Gathered) -> dict[tuple[str, str], list[int]]:
-    """The places of the samples of each benchmark and image."""
-    images: dict[tuple[str, str], list[int]] = {}
-    for place, name in enumerate(samples.names):
-        images.setdefault((name.benchmark, name.image_id), []).append(place)
-    return images
+def _warm_up(plan: Plan, keys: Sequence[Key], timed: Sequence[int], requests: int, device: str) -> None:
+    for place in itertools.islice(itertools.cycle(timed), requests):
+        for key in keys:
+            _request(plan.halves[key], plan.samples[place], device)
 
 
-def _timed_samples(samples: Gathered, wanted: int) -> list[Sample]:
-    """One sample from each of ``wanted`` images spread evenly over a benchmark, its questions taking turns.
+def _timed_places(plan: Plan, wanted: int) -> list[int]:
+    """One sample of each of ``wanted`` pictures spread evenly over a benchmark, its questions taking turns.
 
     Of several benchmarks each gives the same number, rounded up.
     """
-    of_benchmark: dict[str, list[list[int]]] = {}
-    for (benchmark, _), places in _by_image(samples).items():
-        of_benchmark.setdefault(benchmark, []).append(places)
-    timed: list[Sample] = []
-    for images in of_benchmark.values():
-        n = min(-(-wanted // len(of_benchmark)), len(images))
-        chosen = np.linspace(0, len(images) - 1, n).round().astype(int)
-        timed += [samples[images[image][turn % len(images[image])]] for turn, image in enumerate(chosen)]
+    of_benchmark: dict[str, list[Sequence[int]]] = {}
+    for places in plan.pictures:
+        of_benchmark.setdefault(plan.samples.names[places[0]].benchmark, []).append(places)
+    timed: list[int] = []
+    for pictures in of_benchmark.values():
+        n = min(-(-wanted // len(of_benchmark)), len(pictures))
+        chosen = np.linspace(0, len(pictures) - 1, n).round().astype(int)
+        timed += [pictures[picture][turn % len(pictures[picture])] for turn, picture in enumerate(chosen)]
     return timed
 
 
-def _outcomes(
-    scheme: Pipeline, of_image: Sequence[Sample], *, run: str, pipeline: str, point: str
-) -> Iterator[OutcomeRow]:
-    """The outcomes of all questions about one image."""
-    sent = scheme.on_device(of_image[0], Untimed())
-    if isinstance(sent, Payload):
-        n_bytes, answers = len(sent.body), scheme.on_server(sent, [sample.question for sample in of_image], Untimed())
-    else:
-        others = (scheme.on_device(sample, Untimed()) for sample in of_image[1:])
+def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: str) -> Iterator[OutcomeRow]:
+    """The outcomes of all questions about one picture."""
+    split, samples = plan.halves[key], [plan.samples[place] for place in places]
+    sent = send(split.device, samples[0], Untimed())
+    if isinstance(sent, Answer):
+        others = (send(split.device, sample, Untimed()) for sample in samples[1:])
         n_bytes, answers = 0, [sent, *(answer for answer in others if isinstance(answer, Answer))]
-    for sample, answer in zip(of_image, answers, strict=True):
+    else:
+        questions = [sample.question for sample in samples]
+        n_bytes, answers = len(sent), receive(split.server, sent, questions, Untimed(), kind=split.kind)
+    for sample, answer in zip(samples, answers, strict=True):
         yield OutcomeRow(
             run=run,
-            pipeline=pipeline,
-            point=point,
+            unit=unit,
+            pipeline=key[0],
+            point=key[1],
             sample=sample.id,
-            category=sample.category,
-            group=sample.group,
             payload_bytes=n_bytes,
             visual_tokens=answer.visual_tokens,
+            prompt_tokens=answer.prompt_tokens,
+            answer_tokens=answer.answer_tokens,
             answer=answer.text,
             truth=sample.truth,
             correct=judge(sample.question, sample.truth, answer.text),
         )
 
 
-def _request(scheme: Pipeline, sample: Sample, device: str) -> dict[str, float]:
-    """One request through both halves: the seconds of each of its stages."""
-    clock = StageClock(synchroniser(device))
-    sent = scheme.on_device(sample, clock)
-    if isinstance(sent, Payload):
-        scheme.on_server(sent, [sample.question], clock)
-    return clock.seconds
+def _request(split: Split, sample: Sample, device: str) -> dict[Side, StageClock]:
+    """One request through both halves, each with its own clock."""
+    clocks: dict[Side, StageClock] = {
+        "device": StageClock(synchroniser(device)),
+        "server": StageClock(synchroniser(device)),
+    }
+    sent = send(split.device, sample, clocks["device"])
+    if not isinstance(sent, Answer):
+        receive(split.server, sent, [sample.question], clocks["server"], kind=split.kind)
+    return clocks

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of a row's fields or of their meaning; runs of different versions are not compared."""
 
 Side = Literal["device", "server"]
@@ -21,20 +21,55 @@ Source = Literal["measured", "recorded", "estimated", "reported"]
 """measured: timed in this run. recorded: timed earlier, on the machine named. estimated: by roofline.
 reported: copied from a publication, cited."""
 
+Quantity = Literal["peak_memory_bytes", "operations"]
+"""What a :class:`ResourceRow` is about: the most memory that a half held, the floating-point operations of a stage."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRow:
+    """What one question of a run shows and asks.
+
+    ``sample`` is its key in all other tables, unique in the run; ``id`` is what its benchmark calls it. ``picture`` is
+    a digest of the picture files' bytes: questions that share it are not independent. ``category`` and ``group`` come
+    from the benchmark: a metric that is more than the share of right answers (MME's pairs, MMBench's rotations) needs
+    them. ``width_px`` and ``height_px`` are of the first of ``pictures`` pictures; ``file_bytes`` is the size of all
+    their original files, ``text_bytes`` that of the question's text in UTF-8.
+    """
+
+    sample: str
+    benchmark: str
+    id: str
+    picture: str
+    pictures: int
+    category: str
+    group: str
+    width_px: int
+    height_px: int
+    file_bytes: int
+    text_bytes: int
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageRow:
-    """How long one stage of one request took, once."""
+    """How long one stage of one request took, once.
+
+    ``seconds`` is wall time and ``cpu_s`` the process's processor time, null where it is not known. ``round`` says in
+    which round of the schedule the request was timed, ``start`` by which start of the process (from 0): times drift
+    between rounds, and more between starts. ``unit`` is the key of the unit of work that the row comes from.
+    """
 
     run: str
+    unit: str
     pipeline: str
     point: str
     sample: str
     repeat: int
+    round: int
+    start: int
     side: str
     stage: str
     seconds: float
-    energy_j: float | None
+    cpu_s: float | None
     machine: str
     source: str
 
@@ -43,28 +78,79 @@ class StageRow:
 class OutcomeRow:
     """What one request carried over the link and what was answered.
 
-    ``category`` and ``group`` come from the benchmark: a metric that is more than the share of right answers
-    (MME's pairs, MMBench's rotations) needs them. ``correct`` is this one question's 0 or 1.
+    ``payload_bytes`` counts the envelope. ``prompt_tokens`` are those that the language model read, the
+    ``visual_tokens`` among them; ``answer_tokens`` those that it wrote. ``truth`` is what the answer was judged
+    against, ``correct`` the verdict on this one question. ``unit`` is as in :class:`StageRow`.
     """
 
     run: str
+    unit: str
     pipeline: str
     point: str
     sample: str
-    category: str
-    group: str
     payload_bytes: int
     visual_tokens: int
+    prompt_tokens: int
+    answer_tokens: int
     answer: str
     truth: str
     correct: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyRow:
+    """The energy of one rail of one side over a block of requests, or over one request.
+
+    ``sample`` is null for a block of several. ``energy_j`` is what the ``sensor`` counted in ``seconds``; ``idle_j`` is
+    what an idle block of equal length took, null where none was measured.
+    """
+
+    run: str
+    unit: str
+    pipeline: str
+    point: str
+    sample: str | None
+    block: int
+    requests: int
+    side: str
+    rail: str
+    sensor: str
+    seconds: float
+    energy_j: float
+    idle_j: float | None
+    machine: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceRow:
+    """What a half or one of its stages needs besides time: a :data:`Quantity` and its value.
+
+    ``stage`` is empty for a half as a whole, ``sample`` null for what does not belong to one request.
+    """
+
+    run: str
+    unit: str
+    pipeline: str
+    point: str
+    sample: str | None
+    side: str
+    stage: str
+    quantity: str
+    value: float
+    machine: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRow:
     """One replayed request. An instant is null when the request never reached it (a timeout).
 
-    ``replay`` names the cell of the sweep (system, arrivals); ``channel`` the uplink; ``seed`` its random stream.
+    ``replay`` names the cell of the sweep (system, arrivals); ``channel`` the uplink, and ``rate_bps`` its rate if it
+    has one; ``seed`` its random stream. The instants, in their order: ``submitted``; ``device_begun`` and
+    ``device_done``, between which the device works on this request; ``sent``, the last byte has left; ``delivered``, it
+    has arrived; ``server_begun`` and ``server_done``, between which a server works on it; ``answered``, the answer is
+    back. A request that the device answers alone has all from ``sent`` on equal to ``device_done``.
     """
 
     replay: str
@@ -72,13 +158,17 @@ class RequestRow:
     point: str
     sample: str
     channel: str
+    rate_bps: float | None
     users: int
     seed: int
     user: int
     submitted_s: float
+    device_begun_s: float | None
     device_done_s: float | None
     sent_s: float | None
     delivered_s: float | None
+    server_begun_s: float | None
+    server_done_s: float | None
     answered_s: float | None
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from study_rows import Unit, units
+from made_up_run import make
+from study_rows import Work, units
 
+from harness.analysis import Analysis
 from harness.runs.provenance import Manifest, begin
 
 # A deadline measures the machine's load; speed is the benchmarks' business.
@@ -43,9 +45,12 @@ def manifest() -> Callable[..., Manifest]:
     def make(**changes: object) -> Manifest:
         facts: dict[str, object] = {
             "name": "tonight",
-            "scenario": {"title": "A study", "selection": {"reference": "server_only"}},
+            "scenario": {"name": "study", "title": "A study", "selection": {"reference": "server_only"}},
             "scenario_hash": "abc123",
-            "resolved": {"benchmark": "StreetsQA", "backbone": "mini-onevision"},
+            "benchmarks": ["StreetsQA"],
+            "backbone": "mini-onevision",
+            "points": {name: {"quality=10": {"quality": 10}} for name in ("webp", "jpeg")},
+            "digests": {"benchmark StreetsQA": "0123456789abcdef", "codec": "fedcba9876543210"},
             "stand_ins": {"RealWorldQA": "StreetsQA"},
             "seed": 7,
             "command": ["harness", "run", "scenario.yaml"],
@@ -57,6 +62,13 @@ def manifest() -> Callable[..., Manifest]:
 
 
 @pytest.fixture
-def study_units() -> list[Unit]:
+def study_units() -> list[Work]:
     """The units as a list."""
     return list(units())
+
+
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """A complete run with an estimated scheme, one that does not reach, and a reason of the telemetry's against it."""
+    folder = tmp_path_factory.mktemp("runs") / "tonight"
+    return Analysis(make(folder, reasons=("throttled: GPU at 95 C",), sources={"server_only": "estimated"}))

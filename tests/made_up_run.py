@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from harness.records import OutcomeRow, RequestRow, StageRow, schema
+from harness.records import OutcomeRow, RequestRow, SampleRow, StageRow, schema
 from harness.runs.provenance import begin
-from harness.runs.store import Record, Run
+from harness.runs.store import Record, Run, Unit
 
 MACHINE = "a processor, 2 cores"
 RATES_BPS = {"25 KB/s": 200e3, "50 KB/s": 400e3, "100 KB/s": 800e3}
@@ -56,9 +56,6 @@ def scenario(**changes: object) -> dict[str, object]:
     """The scenario of the made-up run as its manifest holds it."""
     return {
         "title": "RealWorldQA at low uplink rates",
-        "pipelines": [
-            {"name": name} for name in ("tofc", "jpeg", "webp", "raw_features", "server_only", "device_only")
-        ],
         "measure": {"warmup": 2, "repeats": 3},
         "selection": {
             "reference": "server_only",
@@ -67,19 +64,36 @@ def scenario(**changes: object) -> dict[str, object]:
             "confidence": 0.95,
             "resamples": 500,
         },
+        "replay": {"deadline_s": None},
         **changes,
     }
 
 
+ORDER = ("tofc", "jpeg", "webp", "raw_features", "server_only", "device_only")
+"""The pipelines as the scenario has them."""
+
+
 def make(
-    folder: Path, *, reasons: tuple[str, ...] = (), sources: dict[str, str] | None = None, **changes: object
+    folder: Path,
+    *,
+    reasons: tuple[str, ...] = (),
+    sources: dict[str, str] | None = None,
+    wait_s: float = 0.0,
+    back_s: float = 0.0,
+    **changes: object,
 ) -> Record:
-    """Writes the run to ``folder`` and reads it back; ``sources`` gives pipelines whose stages were not measured."""
+    """Writes the run to ``folder`` and reads it back; ``sources`` gives pipelines whose stages were not measured.
+
+    Every request waits ``wait_s`` for its server, if it has one, and its answer is ``back_s`` under way.
+    """
     manifest = begin(
         name=folder.name,
         scenario=scenario(**changes),
         scenario_hash="5f0c1d2e3b4a5968",
-        resolved={"benchmark": "StreetsQA", "backbone": "mini-onevision"},
+        benchmarks=["StreetsQA"],
+        backbone="mini-onevision",
+        points={name: {point: _parameters(point) for point in POINTS[name]} for name in ORDER},
+        digests={"benchmark StreetsQA": "0123456789abcdef"},
         stand_ins={"RealWorldQA": "StreetsQA", "llava-onevision-7b": "mini-onevision"},
         seed=0,
         command=["harness", "run"],
@@ -90,25 +104,39 @@ def make(
     scale_N = np.repeat(rng.lognormal(-0.05, 0.3, 60), 4)
     ease_N = rng.random(240)
     with Run.open_or_create(folder, manifest) as run:
-        run.record_images({sample: f"street {i // 4}" for i, sample in enumerate(samples)})
+        run.record_samples(
+            _table(
+                SampleRow, sample=samples, benchmark="StreetsQA", id=samples, category="street", group=samples,
+                picture=[f"street {i // 4}" for i in range(240)], pictures=1, width_px=640, height_px=480,
+                file_bytes=88_000, text_bytes=60,
+            )
+        )  # fmt: skip
         for pipeline, points in POINTS.items():
             for point, (mean_bytes, p_right) in points.items():
                 n_bytes = (mean_bytes * scale_N).astype(int)
                 right = ease_N + rng.normal(0, 0.05, 240) < p_right
                 visual_tokens = 32 if "merge" in point or pipeline == "tofc" else 720
+                unit = Unit(f"{pipeline} {point}")
                 outcomes = _table(
-                    OutcomeRow, run="r", pipeline=pipeline, point=point, sample=samples, category="street",
-                    group=samples, payload_bytes=n_bytes, visual_tokens=visual_tokens,
-                    answer="A", truth="A", correct=right,
+                    OutcomeRow, run="r", unit=unit.key, pipeline=pipeline, point=point, sample=samples,
+                    payload_bytes=n_bytes, visual_tokens=visual_tokens, prompt_tokens=visual_tokens + 40,
+                    answer_tokens=2, answer="A", truth="A", correct=right,
                 )  # fmt: skip
-                stages = _stages(pipeline, point, samples, (sources or {}).get(pipeline, "measured"), rng)
-                requests = _requests(pipeline, point, samples, n_bytes, stages)
-                run.add(f"{pipeline} {point}", outcomes=outcomes, stages=stages, requests=requests)
+                source = (sources or {}).get(pipeline, "measured")
+                stages = _stages(unit, pipeline, point, samples, source, rng)
+                requests = _requests(pipeline, point, samples, n_bytes, stages, wait_s, back_s)
+                run.add(unit, outcomes=outcomes, stages=stages, requests=requests)
         run.finish(reasons)
     return Run.read(folder)
 
 
-def _stages(pipeline: str, point: str, samples: list[str], source: str, rng: np.random.Generator) -> pa.Table:
+def _parameters(label: str) -> dict[str, float]:
+    return {name: float(value) for name, _, value in (part.partition("=") for part in label.split(",")) if value}
+
+
+def _stages(
+    unit: Unit, pipeline: str, point: str, samples: list[str], source: str, rng: np.random.Generator
+) -> pa.Table:
     timed = [
         (samples[index * 20], repeat, *stage.split("/"), seconds * rng.lognormal(0, 0.1))
         for index in range(12)
@@ -116,11 +144,20 @@ def _stages(pipeline: str, point: str, samples: list[str], source: str, rng: np.
         for stage, seconds in STAGES_S[pipeline].items()
     ]
     columns = dict(zip(("sample", "repeat", "side", "stage", "seconds"), zip(*timed, strict=True), strict=True))
-    constants = {"run": "r", "pipeline": pipeline, "point": point, "energy_j": None, "machine": MACHINE}
-    return _table(StageRow, **columns, **constants, source=source)
+    constants = {"run": "r", "unit": unit.key, "pipeline": pipeline, "point": point, "start": 0, "machine": MACHINE}
+    cpu_s = [0.9 * seconds for seconds in columns["seconds"]]
+    return _table(StageRow, **columns, **constants, round=columns["repeat"], cpu_s=cpu_s, source=source)
 
 
-def _requests(pipeline: str, point: str, samples: list[str], n_bytes: np.ndarray, stages: pa.Table) -> pa.Table:
+def _requests(
+    pipeline: str,
+    point: str,
+    samples: list[str],
+    n_bytes: np.ndarray,
+    stages: pa.Table,
+    wait_s: float,
+    back_s: float,
+) -> pa.Table:
     sums = stages.to_pandas().pivot_table(index=["sample", "repeat"], columns="side", values="seconds", aggfunc="sum")
     sums = sums.reindex(columns=["device", "server"], fill_value=0.0)
     names = sums.index.get_level_values("sample")
@@ -129,11 +166,15 @@ def _requests(pipeline: str, point: str, samples: list[str], n_bytes: np.ndarray
     for channel, rate_bps in RATES_BPS.items():
         device_done = sums["device"].to_numpy()
         delivered = device_done + 8 * bytes_R / rate_bps
+        served = sums["server"].to_numpy() > 0
+        begun = delivered + wait_s * served
+        done = begun + sums["server"].to_numpy()
         tables.append(
             _table(
                 RequestRow, replay="closed_loop, own, 1 server", pipeline=pipeline, point=point, sample=list(names),
-                channel=channel, users=1, seed=0, user=0, submitted_s=0.0, device_done_s=device_done,
-                sent_s=delivered, delivered_s=delivered, answered_s=delivered + sums["server"].to_numpy(),
+                channel=channel, rate_bps=rate_bps, users=1, seed=0, user=0, submitted_s=0.0, device_begun_s=0.0,
+                device_done_s=device_done, sent_s=delivered, delivered_s=delivered, server_begun_s=begun,
+                server_done_s=done, answered_s=done + back_s * served,
             )
         )  # fmt: skip
     return pa.concat_tables(tables)

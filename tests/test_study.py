@@ -183,7 +183,6 @@ def _write_mmmu(folder: Path) -> None:
     samples = [
         Sample(
             id=f"val_{number}",
-            image_id=f"{len(shown)} {shown[0][:40]!r}",
             image_bytes=shown[0],
             more_images=tuple(shown[1:]),
             question=question,

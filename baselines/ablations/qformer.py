@@ -88,7 +88,7 @@ class QFormer(LearnedReducer):
         return y_PCD.to(x_PVD.dtype)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> Self:
+    def load(cls, path: Path, device: str | torch.device) -> Self:
         """The Q-Former of a file; raises CheckpointError where it is absent, damaged or of other sizes."""
         weights, config = read(path)
         try:

@@ -6,62 +6,89 @@ Fig. 12 replaces the entropy coding of merged features. The TOFC of each group i
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from baselines.ablations.centres import Centres
-from baselines.ablations.factorized import FactorizedCodec, FactorizedConfig
-from baselines.ablations.heuristic import HeuristicCodec, HeuristicConfig
-from baselines.ablations.qformer import QFormer, QFormerConfig
-from baselines.ablations.trained import CODEC, PROJECTOR, REDUCER, folder_of, read
-from baselines.ablations.visionzip import VisionZip
-from harness.errors import CheckpointError
-from harness.models.contract import Backbone
+from harness.schemes.contract import DeviceHalf, Models, ServerHalf
 from harness.schemes.tofc import Tofc, TofcPoint
-from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.feature_codec import FeatureCodec
-from harness.tofc.reducer import Merging, Reducer
+
+if TYPE_CHECKING:
+    from harness.tofc.feature_codec import FeatureCodec
+    from harness.tofc.reducer import Reducer
 
 HIDDEN = (32,)
 """The hidden width of every entropy model here: one layer, so that the trained points stay small."""
 
 
 class Ablation(Tofc):
-    """A scheme whose points are folders of :data:`baselines.ablations.trained.WEIGHTS`; a subclass replaces a part."""
+    """A scheme whose points are folders of :data:`baselines.ablations.trained.WEIGHTS`; a subclass replaces a part.
 
-    codec_type: ClassVar[type[FeatureCodec]] = TofcCodec
-    reducer_type: ClassVar[type[QFormer] | None] = None
-    """A learned reducer's; None where it has no weights."""
+    ``learned`` says that its reducer has weights.
+    """
+
+    learned: ClassVar[bool] = False
 
     @classmethod
-    def new_codec(cls, dim: int, point: str) -> FeatureCodec:  # noqa: ARG003
+    def codec_type(cls) -> "type[FeatureCodec]":
+        """What codes the features."""
+        from harness.tofc.codec import TofcCodec
+
+        return TofcCodec
+
+    @classmethod
+    def new_codec(cls, dim: int, point: str) -> "FeatureCodec":  # noqa: ARG003
         """An untrained codec for the point of that name."""
+        from harness.tofc.codec import CodecConfig, TofcCodec
+
         return TofcCodec(CodecConfig(dim=dim, n_experts=1, hidden=HIDDEN))
 
     @classmethod
-    def new_reducer(cls, dim: int) -> Reducer:  # noqa: ARG003
+    def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
         """The reducer, untrained where it is learned."""
+        from harness.tofc.reducer import Merging
+
         return Merging()
 
-    def parts(self, backbone: Backbone, point: TofcPoint) -> tuple[Backbone, Reducer, FeatureCodec]:
-        """Those of the point's folder among the bundled ones."""
-        return self.load_parts(backbone, folder_of(backbone.name, self.kind, point.codec))
+    @classmethod
+    def reducer(cls, folder: Path, dim: int, device: str) -> "Reducer":  # noqa: ARG003
+        """The reducer of a point's folder, for features of ``dim`` dimensions."""
+        return cls.new_reducer(dim)
 
     @classmethod
-    def load_parts(cls, backbone: Backbone, folder: Path) -> tuple[Backbone, Reducer, FeatureCodec]:
-        """The backbone with the projector that was trained for a point, and the point's reducer and codec.
+    def device_half(cls, models: Models, point: TofcPoint) -> DeviceHalf:
+        """The vision tower as it is, the point's reducer and codec."""
+        from baselines.ablations.trained import CODEC, folder_of
+        from harness.schemes.features import FeatureDevice, load_codec
+
+        folder, vision = folder_of(models.name, cls.kind, point.codec), models.vision()
+        reducer = cls.reducer(folder, vision.feature_dim, models.device)
+        codec = load_codec(cls.codec_type(), folder / CODEC, models.device)
+        return FeatureDevice(cls.kind, vision, reducer, codec, point.merge_to)
+
+    @classmethod
+    def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:
+        """The language model as it is, the point's projector and codec.
 
         Raises CheckpointError for a file that is absent, damaged or of other sizes.
         """
+        from baselines.ablations.trained import CODEC, PROJECTOR, folder_of, read
+        from harness.errors import CheckpointError
+        from harness.schemes.features import FeatureServer, load_codec
+
+        folder = folder_of(models.name, cls.kind, point.codec)
         projector, _ = read(folder / PROJECTOR)
         try:
-            backbone = backbone.with_projector(projector)
+            language = models.language(projector=projector)
         except CheckpointError as error:
             raise CheckpointError(f"{folder / PROJECTOR}: {error}") from None
-        if cls.reducer_type is None:
-            reducer = cls.new_reducer(backbone.feature_dim)
-        else:
-            reducer = cls.reducer_type.load(folder / REDUCER, backbone.device)
-        return backbone, reducer, cls.codec_type.load(folder / CODEC, backbone.device)
+        return FeatureServer(language, load_codec(cls.codec_type(), folder / CODEC, models.device))
+
+    @classmethod
+    def files(cls, backbone: str, point: TofcPoint) -> dict[str, Path]:
+        """The files of the point's folder."""
+        from baselines.ablations.trained import folder_of
+
+        folder = folder_of(backbone, cls.kind, point.codec)
+        return {f"{cls.kind} {point.codec}, {file.name}": file for file in sorted(folder.glob("*.safetensors"))}
 
 
 class Selective(Ablation):
@@ -70,8 +97,10 @@ class Selective(Ablation):
     kind = "tofc_selective"
 
     @classmethod
-    def new_codec(cls, dim: int, point: str) -> FeatureCodec:  # noqa: ARG003
+    def new_codec(cls, dim: int, point: str) -> "FeatureCodec":  # noqa: ARG003
         """The paper's n_e."""
+        from harness.tofc.codec import CodecConfig, TofcCodec
+
         return TofcCodec(CodecConfig(dim=dim, n_experts=16, hidden=HIDDEN))
 
 
@@ -85,11 +114,19 @@ class Heuristic(Ablation):
     """The heuristic Laplacian in the place of the entropy models; a point is named for its bit length: ``bits-3``."""
 
     kind = "tofc_heuristic"
-    codec_type = HeuristicCodec
 
     @classmethod
-    def new_codec(cls, dim: int, point: str) -> FeatureCodec:
+    def codec_type(cls) -> "type[FeatureCodec]":
+        """The heuristic's."""
+        from baselines.ablations.heuristic import HeuristicCodec
+
+        return HeuristicCodec
+
+    @classmethod
+    def new_codec(cls, dim: int, point: str) -> "FeatureCodec":
         """A codec of the point's bit length."""
+        from baselines.ablations.heuristic import HeuristicCodec, HeuristicConfig
+
         return HeuristicCodec(HeuristicConfig(dim=dim, bits=int(point.removeprefix("bits-"))))
 
 
@@ -97,11 +134,19 @@ class Factorized(Ablation):
     """A learned density for each channel in the place of the entropy models, without a hyperprior."""
 
     kind = "tofc_factorized"
-    codec_type = FactorizedCodec
 
     @classmethod
-    def new_codec(cls, dim: int, point: str) -> FeatureCodec:  # noqa: ARG003
+    def codec_type(cls) -> "type[FeatureCodec]":
+        """The densities'."""
+        from baselines.ablations.factorized import FactorizedCodec
+
+        return FactorizedCodec
+
+    @classmethod
+    def new_codec(cls, dim: int, point: str) -> "FeatureCodec":  # noqa: ARG003
         """The densities of ``dim`` channels."""
+        from baselines.ablations.factorized import FactorizedCodec, FactorizedConfig
+
         return FactorizedCodec(FactorizedConfig(dim=dim))
 
 
@@ -111,8 +156,10 @@ class Unmerged(Ablation):
     kind = "tofc_unmerged"
 
     @classmethod
-    def new_reducer(cls, dim: int) -> Reducer:  # noqa: ARG003
+    def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
         """The cluster centres."""
+        from baselines.ablations.centres import Centres
+
         return Centres()
 
 
@@ -122,8 +169,10 @@ class VisionZipDominant(Ablation):
     kind = "visionzip"
 
     @classmethod
-    def new_reducer(cls, dim: int) -> Reducer:  # noqa: ARG003
+    def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
         """The paper's 4 of 16."""
+        from baselines.ablations.visionzip import VisionZip
+
         return VisionZip(one_in=4)
 
 
@@ -133,8 +182,10 @@ class VisionZipMerging(Ablation):
     kind = "visionzip_merging"
 
     @classmethod
-    def new_reducer(cls, dim: int) -> Reducer:  # noqa: ARG003
+    def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
         """No dominant features."""
+        from baselines.ablations.visionzip import VisionZip
+
         return VisionZip(one_in=None)
 
 
@@ -142,9 +193,19 @@ class QFormerQueries(Ablation):
     """Learned queries in the place of merging."""
 
     kind = "qformer"
-    reducer_type = QFormer
+    learned = True
 
     @classmethod
-    def new_reducer(cls, dim: int) -> Reducer:
+    def reducer(cls, folder: Path, dim: int, device: str) -> "Reducer":  # noqa: ARG003
+        """The trained queries."""
+        from baselines.ablations.qformer import QFormer
+        from baselines.ablations.trained import REDUCER
+
+        return QFormer.load(folder / REDUCER, device)
+
+    @classmethod
+    def new_reducer(cls, dim: int) -> "Reducer":
         """The miniature's: two layers of 96, six queries."""
+        from baselines.ablations.qformer import QFormer, QFormerConfig
+
         return QFormer(QFormerConfig(dim=dim, queries=6, width=96, layers=2, heads=4))

@@ -32,12 +32,13 @@ from baselines.ablations.schemes import (
     VisionZipDominant,
     VisionZipMerging,
 )
-from baselines.ablations.trained import WEIGHTS, LearnedReducer, Trained, trained_around
+from baselines.ablations.trained import CODEC, WEIGHTS, LearnedReducer, Trained, trained_around
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice
-from harness.models.checkpoint import ZOO
-from harness.models.contract import Backbone, Tiles
+from harness.models.contract import Tiles
+from harness.models.files import ZOO
+from harness.models.llava import Llava
 from harness.models.onevision import OneVision, load
 from harness.tofc.training import Progress, Recipe, feature_distortion, train
 from harness.zoo.features import book_of
@@ -92,9 +93,7 @@ class Lesson:
 
 def lessons(backbone: OneVision, pages: Sequence[Page], schemes: Sequence[type[Ablation]]) -> list[Lesson]:
     """Pages with what each scheme's reducer makes of their pictures."""
-    reducers = {
-        scheme.kind: None if scheme.reducer_type else scheme.new_reducer(backbone.feature_dim) for scheme in schemes
-    }
+    reducers = {scheme.kind: None if scheme.learned else scheme.new_reducer(backbone.feature_dim) for scheme in schemes}
     found = []
     for number, page in enumerate(pages):
         n_clusters = CLUSTERS[number % len(CLUSTERS)]
@@ -192,14 +191,15 @@ def _say(progress: Iterator[Progress], what: str, every: int = 50) -> None:
             print(f"{what}, step {state.step + 1}: D {state.distortion:.3f}, R {state.rate:.3f} bit", flush=True)
 
 
-def measured(backbone: Backbone, images: Sequence[Tiles], scheme: type[Ablation], folder: Path) -> tuple[float, float]:
+def measured(backbone: Llava, images: Sequence[Tiles], scheme: type[Ablation], folder: Path) -> tuple[float, float]:
     """Mean bytes of a picture's stream at the larger n_c, and the distortion of its features, decoded."""
-    backbone, reducer, codec = scheme.load_parts(backbone, folder)
+    reducer = scheme.reducer(folder, backbone.feature_dim, str(backbone.device))
+    codec = scheme.codec_type().load(folder / CODEC)
     kept, returned, n_bytes = [], [], 0
     for tiles in images:
         x_PVD, attention = backbone.encode_attended(tiles)
         y_PCD = reducer(x_PVD, CLUSTERS[0], attention)
-        stream = codec.compress(y_PCD, tiles.grid)
+        stream = codec.compress(y_PCD, tiles.layout.grid)
         n_bytes += len(stream)
         kept.append(y_PCD)
         returned.append(codec.decompress(stream).y_PCD)
@@ -244,7 +244,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         (scheme, point) for scheme, point in wanted if trained_around(arguments.out / scheme.kind / point) != around
     ]
     print(f"{len(missing)} of {len(wanted)} points are to be trained", flush=True)
-    backbone = load(BACKBONE, weights=arguments.weights)
+    models = load(BACKBONE, weights=arguments.weights)
+    backbone = models.backbone()
     backbone.model.requires_grad_(False)
     if missing:
         pages = itertools.chain.from_iterable(book_of(book) for book in itertools.count(FIRST_BOOK))

@@ -1,1 +1,5 @@
-"""What is computed from a run's rows: each quantity in one place."""
+"""What is computed from a run's rows: each quantity in one place, and all of a run's in one :class:`Analysis`."""
+
+from harness.analysis.analysis import Analysis
+
+__all__ = ["Analysis"]

@@ -3,13 +3,7 @@
 The second is the paper's Table I: what merging keeps of the backbone's score where all keep the same number of tokens.
 """
 
-from pathlib import Path
-
 import pandas as pd
-
-from harness.analysis.select import select_run
-from harness.runs import disk
-from harness.runs.store import Record
 
 
 def byte_ratios(points: pd.DataFrame) -> pd.DataFrame:
@@ -33,37 +27,11 @@ def scores_at_tokens(points: pd.DataFrame) -> pd.DataFrame:
     return best.reindex(points["pipeline"].drop_duplicates()).sort_index(axis=1, ascending=False)
 
 
-def leanest(points: pd.DataFrame) -> str:
-    """One sentence: how many times the fewest bytes at equal score the others need; empty for fewer than two."""
-    ratios = byte_ratios(points)
+def leanest(ratios: pd.DataFrame) -> str:
+    """One sentence on :func:`byte_ratios`: how many times the fewest bytes others need; empty for fewer than two."""
     if len(ratios) < 2:
         return ""
     first = ratios.max(axis=0).idxmax()
     others = ratios[first].drop(first).sort_values()
     listed = ", ".join(f"{name} {ratio:.2f} times as many" for name, ratio in others.items())
     return f"bytes at equal score: {first} has the fewest; {listed}"
-
-
-def write(run: Record, path: Path) -> None:
-    """Both tables of a run as Markdown."""
-    points = select_run(run)
-    ratios, scores = byte_ratios(points), scores_at_tokens(points)
-    reference = points.loc[points["reference"], "pipeline"].iloc[0]
-    parts = [
-        f"# {run.manifest.scenario_value('title')}",
-        *([run.manifest.label] if run.manifest.label else []),
-        *(f"INVALID: {reason}" for reason in run.manifest.reasons if run.manifest.validity == "INVALID"),
-        "Bytes at equal score, the row's over the column's. A scheme that does not reach the target is not here.",
-        _markdown(ratios, "{:.3g}") if len(ratios) else "None reaches the target.",
-        f"Score over that of {reference}, the best of the points with as many visual tokens on average.",
-        _markdown((100 * scores).rename(columns="{:g} tokens".format), "{:.1f} %"),
-    ]
-    disk.write_text(path, "\n\n".join(parts) + "\n")
-
-
-def _markdown(table: pd.DataFrame, form: str) -> str:
-    lines = [["scheme", *(str(name) for name in table.columns)]]
-    lines.append(["---"] * len(lines[0]))
-    for name, row in table.iterrows():
-        lines.append([str(name), *("" if pd.isna(value) else form.format(value) for value in row)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,7 +1,11 @@
 """How long requests took: at each uplink from the replay's rows, and stage by stage from the timed ones.
 
-    device = device_done - submitted     link = delivered - device_done     server = answered - delivered
-    total = answered - submitted         all waiting included, each where it happens
+    device = device_done - device_begun     link = (delivered - device_done) + (answered - server_done)
+    server = server_done - server_begun     wait = (device_begun - submitted) + (server_begun - delivered)
+    total = answered - submitted = device + link + wait + server
+
+The answer's way back is link time, and so is waiting for the uplink; ``wait`` is waiting for the device and for a
+server, zero with one user.
 
 Intervals are percentile bootstraps that draw whole samples, since the repeats and replays of one sample are not
 independent: a million requests replayed from twelve samples are known as well as twelve samples are. A percentile is
@@ -21,7 +25,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from harness.errors import ResultsError
-from harness.units import parse_rate_bps
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,16 +33,23 @@ CELL = ("replay", "channel", "users", "pipeline", "point")
 """What is kept apart when requests are summed up; seeds and users are not."""
 
 PARTS = {
-    "device": ("submitted_s", "device_done_s"),
-    "link": ("device_done_s", "delivered_s"),
-    "server": ("delivered_s", "answered_s"),
-    "total": ("submitted_s", "answered_s"),
+    "device": (("device_begun_s", "device_done_s"),),
+    "link": (("device_done_s", "delivered_s"), ("server_done_s", "answered_s")),
+    "wait": (("submitted_s", "device_begun_s"), ("delivered_s", "server_begun_s")),
+    "server": (("server_begun_s", "server_done_s"),),
+    "total": (("submitted_s", "answered_s"),),
 }
+"""The stretches, from one instant to another, that each part of the latency consists of."""
 
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 
 SOURCES = ("measured", "recorded", "estimated", "reported")
 """From the firmest to the least firm; what is summed from several sources is as firm as the least firm of them."""
+
+_COLUMNS = (
+    *CELL, "part", "requests", "done", "timed",
+    *(f"{statistic}{end}_s" for statistic in ("mean", *PERCENTILES) for end in ("", "_low", "_high")), "source",
+)  # fmt: skip
 
 _RESAMPLES = 400
 _BINS = 1024
@@ -60,13 +70,14 @@ def required_samples(percentile: float, confidence: float = 0.99) -> int:
 def summarise(requests: pa.Table, stages: pa.Table, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """The parts of the latency in each cell of a replay, from request rows and the stage rows they were drawn from.
 
-    One row for each of :data:`CELL` and part (device, link, server, total), by uplink (rates upwards) and in the order
-    of the rows:
+    One row for each of :data:`CELL` and part (device, link, wait, server, total), by uplink (rates upwards, then those
+    without one rate, by name) and in the order of the rows:
 
     - ``requests``; ``done``, how many of them finished the part; ``timed``, how many timed ones they were drawn from
-    - ``mean_s`` over those done, and ``p50_s``, ``p90_s``, ``p99_s`` over all, one not done counting as the slowest
+    - ``mean_s`` over the requests that were answered, so that the parts' means add up to the total's; ``p50_s``,
+      ``p90_s``, ``p99_s`` over all, one that did not finish the part counting as the slowest
     - with each its interval at ``confidence`` (``mean_low_s``, ``mean_high_s``); null for fewer than two samples
-    - ``source``: the least firm of the part's stages'; null where it has none, as the link, which is replayed
+    - ``source``: the least firm of the part's stages'; null where it has none, as link and wait, which are replayed
 
     Raises ResultsError for requests of a point that has no stage rows.
     """
@@ -81,8 +92,9 @@ def summarise(requests: pa.Table, stages: pa.Table, *, confidence: float = 0.95,
             )
         names, sample_R = _codes(rows["sample"])
         weights_BS = _weights(len(names), seed)
-        for part, (start, end) in PARTS.items():
-            seconds_R = _column(rows, end) - _column(rows, start)
+        answered_R = np.isfinite(part_s(rows, "total"))
+        for part in PARTS:
+            seconds_R = part_s(rows, part)
             found.append(
                 {
                     **cell,
@@ -90,20 +102,51 @@ def summarise(requests: pa.Table, stages: pa.Table, *, confidence: float = 0.95,
                     "requests": rows.num_rows,
                     "done": int(np.isfinite(seconds_R).sum()),
                     "timed": timed[key],
-                    **_mean(seconds_R, sample_R, weights_BS, confidence),
+                    **_mean(np.where(answered_R, seconds_R, np.nan), sample_R, weights_BS, confidence),
                     **_percentiles(seconds_R, sample_R, weights_BS, confidence, timed[key]),
                     "source": _part_source(firmness, key, part),
                 }
             )
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=list(_COLUMNS))
+
+
+def part_s(requests: pa.Table, part: str) -> Floats:
+    """How long one of :data:`PARTS` of every request took, in seconds; NaN where it was not finished."""
+    return np.asarray(sum(_column(requests, end) - _column(requests, start) for start, end in PARTS[part]))
+
+
+def total_s(requests: pa.Table) -> Floats:
+    """T of every request: from its submission to its answer; infinity where there was none."""
+    return np.nan_to_num(part_s(requests, "total"), nan=np.inf)
+
+
+def share_in_time(seconds_R: Floats, deadline_s: float) -> float:
+    """The share of requests answered within a deadline, from their T; one never answered (infinity) has missed it."""
+    return float((seconds_R <= deadline_s).mean())
+
+
+def in_time(requests: pa.Table, deadline_s: float) -> pd.DataFrame:
+    """:func:`share_in_time` in each cell of a replay, in the order of :func:`summarise`: :data:`CELL` and a share."""
+    found = [{**cell, "in_time": share_in_time(total_s(rows), deadline_s)} for cell, rows in _cells(requests)]
+    return pd.DataFrame(found, columns=[*CELL, "in_time"])
+
+
+def percentile(seconds_R: Floats, share: float) -> float:
+    """The fastest time that a share of all requests does not exceed (nearest rank), ``share`` above 0 and at most 1.
+
+    It is the time of an actual request: infinity where that was never done (NaN or infinity), which counts as the
+    slowest.
+    """
+    rank = _rank(share, len(seconds_R))
+    return float(np.partition(np.where(np.isnan(seconds_R), np.inf, seconds_R), rank)[rank])
 
 
 def stage_times(stages: pa.Table, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """How long each stage of each point takes, a row a stage in the order in which they happen.
 
     ``mean_s`` over the point's timed requests (``timed``; one without the stage counts as zero, so that the means add
-    up to T_device and T_server), its interval, ``energy_j`` (null where a row has none), ``source`` (the least firm)
-    and ``machine`` (all of them).
+    up to T_device and T_server), its interval, ``cpu_s``, the mean processor time (null where a row has none),
+    ``source`` (the least firm) and ``machine`` (all of them).
     """
     rows = stages.to_pandas()
     found = []
@@ -116,7 +159,7 @@ def stage_times(stages: pa.Table, *, confidence: float = 0.95, seed: int = 0) ->
             seconds_R = (
                 of_stage.groupby(["sample", "repeat"])["seconds"].sum().reindex(index, fill_value=0.0).to_numpy()
             )
-            complete = bool(of_stage["energy_j"].notna().all())
+            complete = bool(of_stage["cpu_s"].notna().all())
             found.append(
                 {
                     "pipeline": pipeline,
@@ -125,7 +168,7 @@ def stage_times(stages: pa.Table, *, confidence: float = 0.95, seed: int = 0) ->
                     "stage": stage,
                     "timed": len(requests),
                     **_mean(seconds_R, sample_R.astype(np.int64), weights_BS, confidence),
-                    "energy_j": of_stage["energy_j"].sum() / len(requests) if complete else np.nan,
+                    "cpu_s": of_stage["cpu_s"].sum() / len(requests) if complete else np.nan,
                     "source": _least_firm(of_stage["source"]),
                     "machine": ", ".join(dict.fromkeys(of_stage["machine"])),
                 }
@@ -147,7 +190,7 @@ def side_times(stages: pa.Table) -> pd.DataFrame:
 
 
 def _cells(requests: pa.Table) -> Iterator[tuple[dict[str, object], pa.Table]]:
-    """The rows of each cell."""
+    """The rows of each cell: by uplink, rates upwards, then those without one rate; else in the order of the rows."""
     code_R = np.zeros(requests.num_rows, dtype=np.int64)
     for name in CELL:
         values, code = _codes(requests[name])
@@ -156,16 +199,9 @@ def _cells(requests: pa.Table) -> Iterator[tuple[dict[str, object], pa.Table]]:
     order = pa.array(np.argsort(code_R, kind="stable"))
     bounds = np.r_[0, np.cumsum(np.bincount(code_R, minlength=len(cells)))]
     keys = requests.select(CELL).take(pa.array(first)).to_pylist()
-    for cell in sorted(range(len(cells)), key=lambda cell: (_uplink_rank(keys[cell]["channel"]), first[cell])):
+    rate_bps = np.nan_to_num(_column(requests, "rate_bps")[first], nan=np.inf)
+    for cell in sorted(range(len(cells)), key=lambda cell: (rate_bps[cell], keys[cell]["channel"], first[cell])):
         yield keys[cell], requests.take(order[bounds[cell] : bounds[cell + 1]])
-
-
-def _uplink_rank(channel: str) -> tuple[float, str]:
-    """Rates upwards, then the uplinks that are named otherwise."""
-    try:
-        return parse_rate_bps(channel), channel
-    except ValueError:
-        return math.inf, channel
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Sequence[object], Ints]:
@@ -202,7 +238,7 @@ def _mean(seconds_R: Floats, sample_R: Ints, weights_BS: Floats, confidence: flo
 def _percentiles(
     seconds_R: Floats, sample_R: Ints, weights_BS: Floats, confidence: float, n_timed: int
 ) -> dict[str, float]:
-    """Percentiles by nearest rank: the fastest time that the share p of all requests does not exceed."""
+    """Those of :func:`percentile` that are claimed, with their intervals."""
     n = len(seconds_R)
     claimed = {name: p for name, p in PERCENTILES.items() if min(n, n_timed) >= required_samples(p)}
     found = {f"{name}{end}": np.nan for name in PERCENTILES for end in ("_s", "_low_s", "_high_s")}
@@ -220,9 +256,13 @@ def _percentiles(
     for name, p in claimed.items():
         bin_B = (below_BM < p * below_BM[:, -1:] * (1 - 1e-12)).sum(axis=1)
         low, high = _interval(ranked_R[last_of_bin[bin_B]], n_samples, confidence)
-        rank = int(np.ceil(p * n * (1 - 1e-12))) - 1
-        found |= {f"{name}_s": _finite(ranked_R[rank]), f"{name}_low_s": low, f"{name}_high_s": high}
+        found |= {f"{name}_s": _finite(ranked_R[_rank(p, n)]), f"{name}_low_s": low, f"{name}_high_s": high}
     return found
+
+
+def _rank(share: float, n: int) -> int:
+    """The place, from 0, of a percentile among n ordered times; p n is not moved a rank by its rounding."""
+    return max(math.ceil(share * n * (1 - 1e-12)), 1) - 1
 
 
 def _interval(statistic_B: Floats, n_samples: int, confidence: float) -> tuple[float, float]:

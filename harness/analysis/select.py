@@ -20,7 +20,7 @@ each resampled by itself; a scheme's bytes and tokens are then the mean of its m
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -33,7 +33,6 @@ from scipy.sparse.csgraph import connected_components
 from harness.data.scoring import Metric, metric
 from harness.errors import ResultsError
 from harness.runs.provenance import Manifest
-from harness.runs.store import Record
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.str_]
@@ -77,31 +76,11 @@ NORMALISED = "normalised score (%)"
 """What the score of several benchmarks is called."""
 
 
-def select_run(run: Record) -> pd.DataFrame:
-    """:func:`select` with what a complete run declares and recorded, its pipelines in the scenario's order."""
-    benchmarks = {name: metric(name) for name in run.manifest.benchmarks}
-    return in_order(run, select(run.outcomes, benchmarks, Equality.of(run.manifest), run.images, run.benchmarks))
-
-
-def in_order(run: Record, points: pd.DataFrame) -> pd.DataFrame:
-    """Points with the pipelines in the order of the run's scenario."""
-    order = [pipeline["name"] for pipeline in run.manifest.scenario_value("pipelines")]
-    return points.sort_values("pipeline", key=lambda p: p.map(order.index), kind="stable", ignore_index=True)
-
-
-def select(
-    outcomes: pa.Table,
-    benchmark: Metric | Mapping[str, Metric],
-    equality: Equality,
-    image_of: Mapping[str, str] | None = None,
-    benchmark_of: Mapping[str, str] | None = None,
-) -> pd.DataFrame:
+def select(outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmarks: Sequence[str]) -> pd.DataFrame:
     """Every point with its bytes and score, whether it is admissible, and each pipeline's selected one.
 
-    ``outcomes`` are the outcome rows (:class:`harness.records.OutcomeRow`) of one run; ``image_of`` maps samples to
-    pictures, and without it questions are clustered by their metric's group alone. ``benchmark`` is the metric, or
-    several benchmarks' metrics by name, and then ``benchmark_of`` says of which of them each sample is. A row each, by
-    pipeline and bytes:
+    ``outcomes`` are the outcome rows (:class:`harness.records.OutcomeRow`) of one run, ``samples`` the sample rows of
+    all their questions; ``benchmarks`` names the benchmarks that these are of. A row each, by pipeline and bytes:
 
     - ``pipeline``, ``point``, ``metric``, ``questions`` (N), ``clusters`` (K), and the means of ``payload_bytes`` and
       ``visual_tokens``
@@ -110,17 +89,17 @@ def select(
       there are fewer than two clusters
     - ``reference``, ``admissible``, ``selected``: a pipeline with no selected point does not reach the target
 
-    Raises ResultsError where points were not asked the same questions, or the reference is not one point, or scores 0.
+    Raises ResultsError where points were not asked the same questions, or the reference is not one point, or scores 0,
+    or where a question has no sample row or is of another benchmark; DataError for a benchmark without a metric.
     """
-    rows = outcomes.to_pandas()
+    rows = with_samples(outcomes, samples)
     points = {key: p.sort_values("sample") for key, p in rows.groupby(["pipeline", "point"], sort=True)}
     reference_key = _reference(list(points), equality.reference)
     asked = points[reference_key]
     for key, answers in points.items():
         _refuse_other_questions(key, answers, reference_key, asked)
 
-    metrics = benchmark if isinstance(benchmark, Mapping) else {"": benchmark}
-    parts = _parts(asked, metrics, equality, image_of, benchmark_of)
+    parts = _parts(asked, benchmarks, equality)
     correct = {key: answers["correct"].to_numpy(dtype=np.bool_) for key, answers in points.items()}
     units = [part.score(correct[reference_key]) for part in parts]
     for part, unit in zip(parts, units, strict=True):
@@ -189,34 +168,38 @@ class _Part:
         return self.metric.resampled(self.category, self.group, correct[self.mine], self.weights_BG)
 
 
-def _parts(
-    asked: pd.DataFrame,
-    metrics: Mapping[str, Metric],
-    equality: Equality,
-    image_of: Mapping[str, str] | None,
-    benchmark_of: Mapping[str, str] | None,
-) -> list[_Part]:
-    """The benchmarks of all questions, in the order of ``metrics``; each draws from a random stream of its own."""
-    if len(metrics) == 1:
-        of_sample = np.full(len(asked), next(iter(metrics)))
-    else:
-        of_sample = np.array([(benchmark_of or {}).get(sample, "") for sample in asked["sample"]])
-    if (strange := ~np.isin(of_sample, list(metrics))).any():
-        sample = asked["sample"][strange].iloc[0]
-        raise ResultsError(f"sample {sample} is on record as none of the benchmarks {', '.join(metrics)}")
+def with_samples(outcomes: pa.Table, samples: pa.Table) -> pd.DataFrame:
+    """Outcome rows, each with the columns of its sample row; ResultsError where one has none."""
+    rows = outcomes.to_pandas().merge(samples.to_pandas(), on="sample", how="left", validate="many_to_one")
+    if (unknown := rows["benchmark"].isna()).any():
+        raise ResultsError(
+            f"sample {rows['sample'][unknown].iloc[0]} was answered and is not among the {samples.num_rows} of the "
+            "samples table"
+        )
+    return rows
+
+
+def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -> list[_Part]:
+    """The benchmarks of all questions, in the order given; each draws from a random stream of its own."""
+    if (strange := ~asked["benchmark"].isin(benchmarks)).any():
+        first = asked[strange].iloc[0]
+        raise ResultsError(
+            f"sample {first['sample']} is of the benchmark {first['benchmark']!r}; this run is of "
+            f"{', '.join(benchmarks)}"
+        )
     parts = []
-    for index, (name, its_metric) in enumerate(metrics.items()):
-        mine = of_sample == name
+    for index, name in enumerate(benchmarks):
+        mine = asked["benchmark"].to_numpy() == name
         if not mine.any():
-            raise ResultsError(f"no question of {name} was answered; a score of several benchmarks needs each of them")
+            raise ResultsError(f"no question of {name} was answered; the score needs each of: {', '.join(benchmarks)}")
         questions = asked[mine]
         group = _words(questions["group"])
-        seed = equality.seed if len(metrics) == 1 else [equality.seed, index]
-        weights_BG, n_clusters = _resampled_weights(group, _pictures(questions, image_of), equality.resamples, seed)
+        seed = equality.seed if len(benchmarks) == 1 else [equality.seed, index]
+        weights_BG, n_clusters = _resampled_weights(group, _words(questions["picture"]), equality.resamples, seed)
         parts.append(
             _Part(
                 name=name,
-                metric=its_metric,
+                metric=metric(name),
                 mine=mine,
                 category=_words(questions["category"]),
                 group=group,
@@ -251,13 +234,13 @@ def _refuse_other_questions(
     key: tuple[str, str], answers: pd.DataFrame, reference_key: tuple[str, str], asked: pd.DataFrame
 ) -> None:
     """Raises ResultsError unless both answered the same samples, once each; both are sorted by sample."""
-    columns = ["sample", "category", "group", "truth"]
+    columns = ["sample", "truth"]
     if len(answers) == len(asked) and (answers[columns].to_numpy() == asked[columns].to_numpy()).all():
         if (repeated := answers["sample"].duplicated()).any():
             raise ResultsError(f"{_name(key)} answered sample {answers['sample'][repeated].iloc[0]} twice")
         return
     other = sorted(set(answers["sample"]) ^ set(asked["sample"]))
-    example = f"sample {other[0]} is in one of them only" if other else "a sample differs in category, group or truth"
+    example = f"sample {other[0]} is in one of them only" if other else "the truth of a sample differs"
     raise ResultsError(
         f"{_name(key)} and the reference {_name(reference_key)} were not asked the same questions "
         f"({len(answers)} and {len(asked)}; {example}); scores are compared on the same ones"
@@ -272,30 +255,18 @@ def _words(column: "pd.Series[str]") -> Words:
     return column.to_numpy().astype(np.str_)
 
 
-def _pictures(asked: pd.DataFrame, image_of: Mapping[str, str] | None) -> Words | None:
-    if not image_of:
-        return None
-    if unknown := [sample for sample in asked["sample"] if sample not in image_of]:
-        raise ResultsError(f"sample {unknown[0]} has no picture on record, though {len(image_of)} others have")
-    return np.array([image_of[sample] for sample in asked["sample"]], dtype=np.str_)
-
-
-def _resampled_weights(group: Words, picture: Words | None, n_B: int, seed: int | Sequence[int]) -> tuple[Floats, int]:
+def _resampled_weights(group: Words, picture: Words, n_B: int, seed: int | Sequence[int]) -> tuple[Floats, int]:
     """How often each group counts in each resample, (B, G) in the order of ``numpy.unique(group)``; and K.
 
     The clusters are the connected components of questions that share a group or a picture. Each resample draws K of
     them with replacement.
     """
     groups, group_N = np.unique(group, return_inverse=True)
-    n_groups = groups.size
-    if picture is None:
-        cluster_G, n_clusters = np.arange(n_groups), n_groups
-    else:
-        pictures, picture_N = np.unique(picture, return_inverse=True)
-        n_nodes = n_groups + pictures.size
-        shares = coo_array((np.ones(group_N.size), (group_N, n_groups + picture_N)), shape=(n_nodes, n_nodes))
-        n_clusters, component = connected_components(shares, directed=False)
-        cluster_G = component[:n_groups]
+    pictures, picture_N = np.unique(picture, return_inverse=True)
+    n_groups, n_nodes = groups.size, groups.size + pictures.size
+    shares = coo_array((np.ones(group_N.size), (group_N, n_groups + picture_N)), shape=(n_nodes, n_nodes))
+    n_clusters, component = connected_components(shares, directed=False)
+    cluster_G = component[:n_groups]
     rng = np.random.default_rng(seed)
     drawn_BK = rng.integers(n_clusters, size=(n_B, n_clusters)) + n_clusters * np.arange(n_B)[:, None]
     weights_BK = np.bincount(drawn_BK.ravel(), minlength=n_B * n_clusters).reshape(n_B, n_clusters)

@@ -9,8 +9,8 @@ A run is VALID when every rule holds. Each rule is a function here that gives a 
 4. **same questions** Every point answered the same questions.
 5. **questions** There are enough independent questions, in each benchmark, for the declared target and margin to be
    certified at all.
-6. **one machine, one code** All device stages were timed on one machine, all server stages on one, by one version of
-   the code, whatever the number of sessions.
+6. **one machine** All device stages were timed on one machine, and all server stages on one, whatever the number of
+   sessions. (That the code and the packages were the same throughout is no rule: a run of two versions cannot be made.)
 7. **no throttling** The telemetry saw no clock lowered for heat or power while stages were timed. A machine without
    telemetry breaks no rule; its manifest says that it was unavailable.
 
@@ -20,28 +20,28 @@ An INVALID run is kept, shown and drawn, and says so wherever it is.
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
+import pyarrow.compute as pc
 
+from harness.analysis.analysis import Analysis
 from harness.analysis.latency import required_samples
-from harness.analysis.select import Equality
-from harness.runs.store import Record, Run
+from harness.runs.store import Record
 
 _POINT = ["pipeline", "point"]
 _REQUEST = [*_POINT, "sample", "repeat"]
 
 
-def reasons(run: Run | Record) -> list[str]:
-    """What keeps a run from being VALID, a sentence each; none for a run that may be believed."""
-    record = run.so_far() if isinstance(run, Run) else run
-    stages = record.stages.select([*_REQUEST, "side", "machine", "source"]).to_pandas().drop_duplicates()
+def reasons(run: Analysis) -> list[str]:
+    """What keeps a run, complete or not yet, from being VALID, a sentence each; none for one that may be believed."""
+    record = run.record
+    stages = record.stages.select([*_REQUEST, "side", "machine", "start", "source"]).to_pandas().drop_duplicates()
     outcomes = record.outcomes.select([*_POINT, "sample", "payload_bytes"]).to_pandas()
     return [
         *_warmup(record),
         *_timed_samples(stages, outcomes),
         *_both_halves(stages, outcomes),
         *_same_questions(outcomes),
-        *_questions(record, outcomes),
-        *_one_machine(stages),
-        *_one_code(record),
+        *_questions(run),
+        *_one_machine(record, stages),
         *_throttled(record),
     ]
 
@@ -80,16 +80,14 @@ def _same_questions(outcomes: pd.DataFrame) -> Iterator[str]:
         yield f"did not answer all of the {len(everything)} questions: {_first(other)}"
 
 
-def _questions(record: Record, outcomes: pd.DataFrame) -> Iterator[str]:
-    pictures: dict[str, list[str]] = {}
-    for sample in set(outcomes["sample"]):
-        pictures.setdefault(record.benchmarks.get(sample, ""), []).append(record.images.get(sample, sample))
-    equality = Equality.of(record.manifest)
+def _questions(run: Analysis) -> Iterator[str]:
+    samples, equality = run.record.samples.to_pandas(), run.equality
+    asked = samples[samples["sample"].isin(pc.unique(run.record.outcomes["sample"]).to_pylist())]
     needed = equality.questions_needed()
-    for benchmark, of_questions in pictures.items():
-        if (independent := len(set(of_questions))) >= needed:
+    for benchmark, of_questions in asked.groupby("benchmark"):
+        if (independent := of_questions["picture"].nunique()) >= needed:
             continue
-        which = f" of {benchmark}" if len(pictures) > 1 else ""
+        which = f" of {benchmark}" if asked["benchmark"].nunique() > 1 else ""
         yield (
             f"{len(of_questions)} questions{which} on {independent} pictures cannot certify a score of "
             f"{equality.target:g} within {equality.margin:g} at a confidence of {equality.confidence:g}: {needed} "
@@ -97,16 +95,17 @@ def _questions(record: Record, outcomes: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _one_machine(stages: pd.DataFrame) -> Iterator[str]:
+def _one_machine(record: Record, stages: pd.DataFrame) -> Iterator[str]:
+    # Machines of one name may differ in what decides speed: their ids, which the sessions have, do then.
+    ids = {start: session.machine["id"] for start, session in enumerate(record.manifest.sessions)}
     measured = stages[stages["source"] == "measured"]
-    for side, machines in measured.groupby("side")["machine"].unique().items():
+    measured = measured.assign(id=measured["start"].map(ids).fillna(""))
+    for side, of_side in measured.groupby("side"):
+        machines = of_side[["machine", "id"]].drop_duplicates()
         if len(machines) > 1:
-            yield f"the {side} stages were timed on {len(machines)} machines: {'; '.join(sorted(machines))}"
-
-
-def _one_code(record: Record) -> Iterator[str]:
-    if len({session.software for session in record.manifest.sessions}) > 1:
-        yield f"the run was taken up by another version of the code: {record.manifest.code}"
+            names = machines["machine"].drop_duplicates().sort_values()
+            listed = names if len(names) == len(machines) else machines["machine"] + " (" + machines["id"] + ")"
+            yield f"the {side} stages were timed on {len(machines)} machines: {'; '.join(listed)}"
 
 
 def _throttled(record: Record) -> Iterator[str]:

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import scipy.optimize
 import scipy.special
 from numpy.typing import ArrayLike
 
-from harness.analysis import percentiles
-from harness.analysis.latency import required_samples
+from harness.analysis import latency, percentiles
+from harness.analysis.latency import required_samples, share_in_time, total_s
 from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, replay
@@ -57,15 +56,9 @@ class Population:
     payload_bytes: Mapping[tuple[str, str], ArrayLike]
 
 
-def total_s(requests: pa.Table) -> Floats:
-    """T of every request: from its submission to its answer; infinity where there was none."""
-    spent = pc.subtract(requests["answered_s"], requests["submitted_s"])
-    return np.asarray(pc.fill_null(spent, math.inf).to_numpy())
-
-
 def percentile(q: float) -> Statistic:
-    """The statistic that is the q-th percentile, q from 0 to 100; the value of an actual request."""
-    return lambda values: float(np.percentile(values, q, method="inverted_cdf"))
+    """The statistic that is :func:`harness.analysis.latency.percentile`, q above 0 and at most 100."""
+    return lambda values: latency.percentile(values, q / 100)
 
 
 def mean(values: Floats) -> float:
@@ -81,7 +74,10 @@ def deadline_share(requests: pa.Table, deadline_s: float, confidence: float = 0.
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CellSummary:
-    """One scheme in one cell of a sweep, its intervals over the pictures; times are of the answered requests."""
+    """One scheme in one cell of a sweep, its intervals over the pictures.
+
+    The mean is of the requests that were answered; to a percentile one never answered counts as the slowest.
+    """
 
     channel: str
     users: int
@@ -119,8 +115,8 @@ def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellS
                 point=str(point),
                 answered=len(done) / len(rows),
                 mean_s=_mean_of_rows(done),
-                p50_s=_percentile_of_rows(done, 0.5),
-                p99_s=_percentile_of_rows(done, 0.99),
+                p50_s=_percentile_of_rows(rows, 0.5),
+                p99_s=_percentile_of_rows(rows, 0.99),
                 in_time=in_time,
             )
         )
@@ -324,7 +320,7 @@ def advise(
         if requests_meet(cell):
             mean_s = replicated(profile, cell, mean, resamples=resamples)
             p95_s = replicated(profile, cell, percentile(95), resamples=resamples)
-            in_time = replicated(profile, cell, lambda spent: float((spent <= deadline_s).mean()), resamples=resamples)
+            in_time = replicated(profile, cell, lambda spent: share_in_time(spent, deadline_s), resamples=resamples)
             if mean_s.reason.startswith("unstable"):
                 in_time = dataclasses.replace(in_time, value=0.0)
             elif in_time.high > 1:
@@ -437,15 +433,13 @@ def _mean_of_rows(done: "pd.DataFrame") -> Estimate:
     return Estimate(value, max(0.0, value - low), value + high, of_pictures.reason)
 
 
-def _percentile_of_rows(done: "pd.DataFrame", p: float) -> Estimate:
-    """A percentile of answered requests, its interval by pictures (Woodruff) where they certify it."""
-    if done.empty:
-        return Estimate(math.inf, math.nan, math.nan, "no request was answered")
-    spent = np.sort(done["spent_s"].to_numpy(float))
-    value = percentile(100 * p)(spent)
-    inside_S = (done["spent_s"] <= value).groupby(done["sample"]).mean().to_numpy(float)
+def _percentile_of_rows(rows: "pd.DataFrame", p: float) -> Estimate:
+    """A percentile of requests, its interval by pictures (Woodruff) where they certify it."""
+    spent_s = rows["spent_s"].to_numpy(float)
+    value = latency.percentile(spent_s, p)
+    inside_S = (rows["spent_s"] <= value).groupby(rows["sample"]).mean().to_numpy(float)
     ends = percentiles.ends_of_percentile(inside_S[:, None], p)
     if isinstance(ends, str):
         return Estimate(value, math.nan, math.nan, ends)
-    low, high = (float(np.quantile(spent, end, method="inverted_cdf")) for end in ends)
+    low, high = (latency.percentile(spent_s, max(end, 1e-12)) for end in ends)
     return Estimate(value, low, high)

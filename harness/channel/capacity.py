@@ -12,15 +12,16 @@ One function serves the SimPy system, call by call, and the vectorised path, in 
 import heapq
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from harness.kernels import kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_finish(start_s: float, n_bits: float, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool) -> float:
     """When ``n_bits`` that start at ``start_s`` have been carried; infinity if never."""
     if n_bits <= 0:
@@ -46,7 +47,7 @@ def pieces_finish(start_s: float, n_bits: float, at_s: Floats, rate_bps: Floats,
     return float(max(start_s, lap * period_s + at_s[end] + beyond_edge_s))
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_carried(at_instant_s: float, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool) -> float:
     """How many bits can have been carried by ``at_instant_s``."""
     period_s = at_s[-1]
@@ -59,7 +60,7 @@ def pieces_carried(at_instant_s: float, at_s: Floats, rate_bps: Floats, sum_bits
     return float(earlier_bits + sum_bits[piece] + rate_bps[piece] * (inside_s - at_s[piece]))
 
 
-@numba.njit(cache=True)
+@kernel
 def packets_finish(
     start_s: float, n_bits: float, at_s: Floats, period_s: float, packet_bits: float, loop: bool
 ) -> float:
@@ -77,7 +78,7 @@ def packets_finish(
     return float(max(start_s, lap * period_s + at_s[chance]))
 
 
-@numba.njit(cache=True)
+@kernel
 def packets_carried(at_instant_s: float, at_s: Floats, period_s: float, packet_bits: float, loop: bool) -> float:
     """How many bits can have been carried by ``at_instant_s``, its own chances included."""
     lap = math.floor(at_instant_s / period_s) if loop else 0
@@ -85,7 +86,7 @@ def packets_carried(at_instant_s: float, at_s: Floats, period_s: float, packet_b
     return float(chances * packet_bits)
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_fifo(
     ready_s: Floats,
     n_bytes: Ints,
@@ -114,7 +115,7 @@ def pieces_fifo(
     return finish_s
 
 
-@numba.njit(cache=True)
+@kernel
 def packets_fifo(
     ready_s: Floats, n_bytes: Ints, at_s: Floats, period_s: float, packet_bits: float, loop: bool
 ) -> Floats:
@@ -130,7 +131,7 @@ def packets_fifo(
     return finish_s
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_shared(
     ready_s: Floats, n_bytes: Ints, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool
 ) -> Floats:

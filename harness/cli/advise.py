@@ -10,7 +10,6 @@ from harness.cli.quantities import RATE, SECONDS
 
 if TYPE_CHECKING:
     from harness.analysis.means import Estimate
-    from harness.replay import Profile
 
 _NAME_COLUMNS = 24
 
@@ -36,19 +35,23 @@ def advise(
     from rich.console import Console
     from rich.table import Table
 
-    from harness.analysis import whatif
-    from harness.analysis.select import select_run
-    from harness.cli.profiles import profiles
-    from harness.runs.store import Run
+    from harness.analysis import Analysis, whatif
     from harness.scenario.replay import Replay
     from harness.units import format_rate, format_seconds
 
-    points = select_run(Run.read(path))
+    analysis = Analysis.read(path)
+    points = analysis.points
     keys = zip(points["pipeline"], points["point"], strict=True)
     scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}]})
     found = whatif.advise(
-        profiles(path), scores, spec, spec.uplinks[0], deadline_s=deadline, min_score=min_score, min_share=min_share
+        analysis.profiles(),
+        scores,
+        spec,
+        spec.uplinks[0],
+        deadline_s=deadline,
+        min_score=min_score,
+        min_share=min_share,
     )
     console = Console()
     console.print(
@@ -97,11 +100,12 @@ def crossover(
 
         harness crossover results/runs/crossover webp raw_features
     """
-    from harness.analysis import whatif
+    from harness.analysis import Analysis, whatif
     from harness.scenario.replay import Replay
     from harness.units import format_rate
 
-    one, other = (_selected(path, name) for name in (first, second))
+    analysis = Analysis.read(path)
+    one, other = (analysis.selected_profile(name) for name in (first, second))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": "1 MB/s"}]})
     found = whatif.crossover(one, other, spec, low_bps=low, high_bps=high)
     span = f"between {format_rate(low)} and {format_rate(high)}"
@@ -142,7 +146,7 @@ def max_users(
     """
     from pydantic import ValidationError
 
-    from harness.analysis import whatif
+    from harness.analysis import Analysis, whatif
     from harness.errors import ScenarioError
     from harness.scenario.explain import sentences
     from harness.scenario.replay import Replay
@@ -161,7 +165,7 @@ def max_users(
     except ValidationError as error:
         mistakes = "; ".join(f"{keys[-1]}: {sentence}" for keys, sentence in sentences(error))
         raise ScenarioError(f"harness max-users: {mistakes}") from None
-    profile = _selected(path, pipeline)
+    profile = Analysis.read(path).selected_profile(pipeline)
     users, seen = whatif.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
     typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")
     for asked in sorted(seen):
@@ -178,19 +182,3 @@ def _span(estimate: "Estimate") -> str:
     if math.isnan(estimate.low):
         return "no interval"
     return f"{format_seconds(max(0.0, estimate.low))} to {format_seconds(estimate.high)}"
-
-
-def _selected(path: Path, pipeline: str) -> "Profile":
-    """The profile of a pipeline at its operating point of equal score."""
-    from harness.analysis.select import select_run
-    from harness.cli.profiles import profiles
-    from harness.errors import ResultsError
-    from harness.runs.store import Run
-
-    of_pipeline = profiles(path, [pipeline])
-    points = select_run(Run.read(path))
-    chosen = points[(points["pipeline"] == pipeline) & points["selected"].astype(bool)]["point"].tolist()
-    for profile in of_pipeline:
-        if profile.point in chosen:
-            return profile
-    raise ResultsError(f"{path}: {pipeline} has no operating point that reaches the target score")

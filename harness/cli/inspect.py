@@ -31,8 +31,8 @@ def inspect(
 
     - **server_only** sends the benchmark's own file: a JPEG or WebP is shown as above, any other by its size alone.
 
-    A payload of several pictures is shown picture by picture. It is `Payload.body` of a scheme's `on_device`; any
-    JPEG or WebP file will do to try it. A file that is none of these exits with status 2.
+    The payload is shown picture by picture, with or without its envelope; any JPEG or WebP file will do to try it. A
+    file that is none of these exits with status 2.
 
         harness inspect payload.tofc
 
@@ -41,20 +41,20 @@ def inspect(
         harness inspect payload.tofc --codec build/mine/codec.safetensors
     """
     from harness.errors import BitstreamError
-    from harness.schemes import anatomy, pictures
+    from harness.schemes import anatomy, envelope
 
     try:
         body = file.read_bytes()
     except OSError as error:
         raise BitstreamError(f"{file}: cannot be read: {error.strerror or error}") from None
     try:
-        bodies = pictures.unpack(body)
+        bodies = envelope.opened(body)[1] if envelope.is_one(body) else (body,)
         found = [anatomy.of_body(of_picture, codec) for of_picture in bodies]
     except BitstreamError as error:
         raise BitstreamError(f"{file}: {error}") from None
-    if len(bodies) > 1:
-        around = len(body) - sum(map(len, bodies))
-        typer.echo(f"{file}: {len(body)} bytes, {len(bodies)} pictures and {around} bytes that say where each ends")
+    if around := len(body) - sum(map(len, bodies)):
+        pictures = f"{len(bodies)} picture{'s' * (len(bodies) > 1)}"
+        typer.echo(f"{file}: {len(body)} bytes, {pictures} in an envelope of {around} bytes")
     for number, (of_picture, parts) in enumerate(zip(bodies, found, strict=True), 1):
         name = str(file) if len(bodies) == 1 else f"picture {number}"
         typer.echo(f"{name}: {len(of_picture)} bytes, {parts.what}")

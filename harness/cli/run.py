@@ -30,9 +30,9 @@ def run(
     """
     from rich.console import Console
 
+    from harness.analysis import Analysis
     from harness.cli.display import Display
-    from harness.report.summary import table
-    from harness.runs.store import Run
+    from harness.report.table import table
     from harness.scenario.load import load
     from harness.study import run as run_study
 
@@ -43,7 +43,7 @@ def run(
         run_study(
             wanted, folder, reporter=display, allow_stand_ins=not no_stand_in, fresh=fresh, command=tuple(sys.argv)
         )
-    console.print(table(Run.read(folder)))
+    console.print(table(Analysis.read(folder)))
     console.print(f"Figures: harness plot {folder}")
 
 
@@ -59,11 +59,11 @@ def show(
     """
     from rich.console import Console
 
-    from harness.report.summary import table, write
-    from harness.runs.store import Run
+    from harness.analysis import Analysis
+    from harness.report.table import table, write
 
-    record = Run.read(path)
+    found = Analysis.read(path)
     if out is None:
-        Console().print(table(record))
+        Console().print(table(found))
     else:
-        write(record, out)
+        write(found, out)

@@ -41,14 +41,13 @@ def sweep(
     from rich.console import Console
     from rich.table import Table
 
-    from harness.analysis import whatif
-    from harness.cli.profiles import profiles
+    from harness.analysis import Analysis, whatif
     from harness.replay import sweep as replay_sweep
     from harness.scenario.load import load
     from harness.units import format_seconds
 
     spec = load(scenario).replay
-    found = profiles(path, pipeline)
+    found = Analysis.read(path).profiles(pipeline)
     rows = replay_sweep(found, spec, workers="ray" if engine is Engine.ray else workers)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,24 +63,30 @@ def sweep(
         if spec.deadline_s is not None:
             table.add_column(f"in {format_seconds(spec.deadline_s)}", justify="right", no_wrap=True)
         for cell in cells:
-            spread = [_shown(cell.mean_s), format_seconds(cell.p50_s.value), _shown(cell.p99_s)]
+            spread = [_shown(cell.mean_s), _middle(cell.p50_s), _shown(cell.p99_s)]
             in_time = [] if cell.in_time is None else [f"{cell.in_time.value:.1%}"]
             table.add_row(cell.channel, str(cell.users), *spread, f"{cell.answered:.1%}", *in_time)
         console.print(table, "")
-    console.print("±: 95 % over the timed pictures; times are of the requests that were answered")
+    console.print("±: 95 % over the timed pictures")
     for reason in dict.fromkeys(part.reason for cell in summary for part in (cell.mean_s, cell.p50_s, cell.p99_s)):
         if reason:
             console.print(f"no interval: {reason}")
+    if any(cell.answered < 1 for cell in summary):
+        console.print("means are of the requests that were answered; to p50 and p99 one never answered is the slowest")
 
 
 def _shown(estimate: "Estimate") -> str:
     """The middle and the half-width in its unit: ``74.3 ± 0.3 ms``."""
-    from harness.units import format_seconds
-
-    middle = format_seconds(estimate.value)
+    middle = _middle(estimate)
     half_s = estimate.high - estimate.value
     if not math.isfinite(half_s) or not math.isfinite(estimate.value) or half_s < 5e-4 * estimate.value:
         return middle
     number, unit = middle.split()
     half = half_s / {"s": 1.0, "ms": 1e-3, "us": 1e-6}[unit]
     return f"{number} ± {half:.2g} {unit}" if half < 100 else f"{number} ± {half:.0f} {unit}"
+
+
+def _middle(estimate: "Estimate") -> str:
+    from harness.units import format_seconds
+
+    return format_seconds(estimate.value) if math.isfinite(estimate.value) else "never"

@@ -31,7 +31,7 @@ def validate(
     from rich.console import Console
     from rich.table import Table
 
-    from harness.cli.profiles import profiles
+    from harness.analysis import Analysis
     from harness.errors import UnavailableError
     from harness.replay import validation
     from harness.replay.testbed import why_not
@@ -40,7 +40,7 @@ def validate(
     if reason := why_not():
         raise UnavailableError(f"a real link cannot be made here: {reason}")
     console, failed = Console(), False
-    for profile in profiles(path, pipeline):
+    for profile in Analysis.read(path).profiles(pipeline):
         found = validation.validate(profile, rate_bps=rate, requests=requests, seed=seed)
         title = f"{profile.pipeline} at {profile.point}, {requests} requests at {format_rate(rate)}"
         table = Table("stage", "", "mean", "p50", "p90", "p99", "error of the mean", title=title, title_justify="left")

@@ -123,7 +123,6 @@ def samples(pages: Sequence[Page], *, paired: bool) -> list[Sample]:
             out.append(
                 Sample(
                     id=index,
-                    image_id=first,
                     image_bytes=file,
                     question=asked.question,
                     truth=asked.truth,

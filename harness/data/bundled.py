@@ -13,19 +13,20 @@ from harness.errors import DataError
 def checksum(samples: Sequence[Sample]) -> str:
     """SHA-256 over every sample's texts and every picture's decoded pixels, in order.
 
-    Pixels, not files: two builds of a JPEG encoder may write different bytes for the same picture.
+    Pixels, not files: two builds of a JPEG encoder may write different bytes for the same picture. A picture's name
+    here is therefore the id of the first sample that shows it.
     """
     digest = hashlib.sha256()
-    seen: set[str] = set()
+    first: dict[str, str] = {}
     for sample in samples:
         question = sample.question
+        new = sample.image_id not in first
         texts = [
-            sample.id, sample.image_id, sample.truth, sample.category, sample.group,
+            sample.id, first.setdefault(sample.image_id, sample.id), sample.truth, sample.category, sample.group,
             question.text, question.kind, dict(question.options), question.hint,
         ]  # fmt: skip
         digest.update(json.dumps(texts).encode())
-        if sample.image_id not in seen:
-            seen.add(sample.image_id)
+        if new:
             picture = sample.image()
             digest.update(json.dumps(picture.size).encode() + picture.tobytes())
     return digest.hexdigest()

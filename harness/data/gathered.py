@@ -2,42 +2,34 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 
-from harness.data.sample import Sample
+from harness.data.sample import Name, Sample
 from harness.data.tsv import TsvSamples
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Name:
-    """What is known of a sample without reading it: its id, what it shows, and which benchmark it is of."""
-
-    id: str
-    image_id: str
-    benchmark: str
+Named = TypeVar("Named", Name, Sample)
 
 
 class Gathered(Sequence[Sample]):
     """A study's samples, benchmark after benchmark; ``names`` has one entry each, in the same order.
 
-    Where there are several benchmarks, an id, an image_id and a group begin with the benchmark's name and a slash, so
-    that each stays one of its own.
+    Where there are several benchmarks, an id begins with the benchmark's name and a slash, so that each stays one of
+    its own; a name's ``own_id`` does not.
     """
 
     def __init__(self, benchmarks: Mapping[str, Sequence[Sample]], places: Mapping[str, Sequence[int]]) -> None:
         self._benchmarks = benchmarks
         self._places = [(benchmark, place) for benchmark in benchmarks for place in places[benchmark]]
-        known = {benchmark: _ids(samples) for benchmark, samples in benchmarks.items()}
-        self.names = [
-            Name(prefix + known[benchmark][place][0], prefix + known[benchmark][place][1], benchmark)
-            for benchmark, place in self._places
-            for prefix in (self._prefix(benchmark),)
-        ]
+        known = {benchmark: _names(samples, benchmark) for benchmark, samples in benchmarks.items()}
+        self.names = [self._its_own(known[benchmark][place], benchmark) for benchmark, place in self._places]
 
-    def _prefix(self, benchmark: str) -> str:
-        return f"{benchmark}/" if len(self._benchmarks) > 1 else ""
+    def _its_own(self, thing: Named, benchmark: str) -> Named:
+        """A sample or a name, told apart from those of other benchmarks."""
+        if len(self._benchmarks) == 1:
+            return thing
+        return dataclasses.replace(thing, id=f"{benchmark}/{thing.id}")
 
     def __len__(self) -> int:
         return len(self._places)
@@ -50,11 +42,7 @@ class Gathered(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         benchmark, place = self._places[index]
-        sample = self._benchmarks[benchmark][place]
-        if not (prefix := self._prefix(benchmark)):
-            return sample
-        ids = {name: prefix + getattr(sample, name) for name in ("id", "image_id", "group")}
-        return dataclasses.replace(sample, **ids)
+        return self._its_own(self._benchmarks[benchmark][place], benchmark)
 
 
 def gather(benchmarks: Mapping[str, Sequence[Sample]], wanted: int | None = None, seed: int = 0) -> Gathered:
@@ -63,7 +51,8 @@ def gather(benchmarks: Mapping[str, Sequence[Sample]], wanted: int | None = None
     They are kept in the file's order. A prefix of a file would not do: benchmarks are sorted by category.
     """
     places = {
-        name: _some([image_id for _, image_id in _ids(samples)], wanted, seed) for name, samples in benchmarks.items()
+        name: _some([known.image_id for known in _names(samples, name)], wanted, seed)
+        for name, samples in benchmarks.items()
     }
     return Gathered(benchmarks, places)
 
@@ -82,6 +71,6 @@ def _some(image_ids: Sequence[str], wanted: int | None, seed: int) -> Sequence[i
     return sorted(chosen)
 
 
-def _ids(samples: Sequence[Sample]) -> Sequence[tuple[str, str]]:
-    """Id and image_id of every sample; a file's index has them, so that no picture is decoded for them."""
-    return samples.ids if isinstance(samples, TsvSamples) else [(sample.id, sample.image_id) for sample in samples]
+def _names(samples: Sequence[Sample], benchmark: str) -> Sequence[Name]:
+    """The name of every sample; a file's index has them, so that no row is read again for them."""
+    return samples.names if isinstance(samples, TsvSamples) else [Name.of(sample, benchmark) for sample in samples]

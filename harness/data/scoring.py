@@ -1,11 +1,13 @@
-"""Exact-match judging, and the benchmarks' metrics.
+"""Judging by exact match, and the benchmarks' metrics.
 
-The rules are VLMEvalKit's exact matching and MME's own scoring. A metric is a ratio of sums over groups (questions,
-MME's pairs, MMBench's rotations), so that a bootstrap over groups is a product of a weight matrix and per-group counts.
+Answers are judged as VLMEvalKit judges them without a judge model; ``docs/metrics.md`` lists every departure. A metric
+is a ratio of sums over groups (questions, MME's pairs, MMBench's rotations), so that a bootstrap over groups is a
+product of a weight matrix and per-group counts.
 
     N answers   G groups   C categories   B resamples
 """
 
+import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.sample import Question
-from harness.errors import DataError, unknown_name
+from harness.errors import DataError, ScenarioError, unknown_name
 
 Words = NDArray[np.str_]
 Flags = NDArray[np.bool_]
@@ -34,47 +36,107 @@ MME_PERCEPTION = (
 )
 """The subtasks whose sum is MME's score of perception; those of cognition are the others."""
 
-_PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
-_ANSWER_IS = re.compile(r"\b(?i:answer\s+is)\s+([A-Z])\b")
-_WORD = re.compile(r"[^\W_]+")
-_TAIL_WORDS = 5
+_AS_SPACES = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_NO_ANSWER = "Failed to obtain answer via API"
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+_REFUSED = "Z"
 _OTHER = "Other Answers"
+_OFF_WORDS = ';/[]"{}()=+\\_-><@`,?!'
+_THOUSANDS = re.compile(r"\d,\d")
+_MOST_STOPS = 32
 
 
-def judge(question: Question, truth: str, answer_text: str) -> bool:
-    """Whether a generated answer is right, by exact match alone.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """How an answer is judged: the exact matching of one state of VLMEvalKit, without a judge model.
 
-    A choice is the letter that :func:`chosen_letter` reads; a yes/no answer holds ``yes`` or ``no`` as a word, whatever
-    its case, and not both; an open question is judged as the choice between its truth and ``Other Answers``, as
-    VLMEvalKit does with MMMU's.
+    ``tail_words``: a letter counts where it first stands among the last so many words; None: anywhere.
+    ``text_factor``: an option's text counts in an answer of at most so many times the options' length; None: in any.
+    ``full_stop``: those that are taken off words before yes and no are looked for.
     """
-    if question.kind == "choice":
-        return chosen_letter(question.options, answer_text) == truth
-    if question.kind == "yes_no":
-        said = {word for word in _WORD.findall(answer_text.lower()) if word in ("yes", "no")}
-        return said == {truth.lower()}
-    return chosen_letter({"A": truth, "B": _OTHER}, answer_text) == "A"
+
+    name: str
+    tail_words: int | None
+    text_factor: int | None
+    full_stop: re.Pattern[str]
+
+    def letter(self, options: Mapping[str, str], answer_text: str) -> str | None:
+        """The letter of the option that an answer means, ``Z`` for a refusal, or None where the rules find none.
+
+        With ``.()[],:;!*#{}`` read as spaces: the one option letter among the words, where it stands as
+        ``tail_words`` wants; ``Z`` where there is no option letter and a word ``Z``; else the one option whose text, in
+        lower case, is contained in the answer, if that is as short as ``text_factor`` wants.
+        """
+        if _NO_ANSWER not in answer_text:
+            if any(refusal in answer_text for refusal in _REFUSALS):
+                return _REFUSED
+            words = answer_text.translate(_AS_SPACES).split()
+            named = [letter for letter in options if letter in words]
+            if len(named) == 1 and (self.tail_words is None or words.index(named[0]) >= len(words) - self.tail_words):
+                return named[0]
+            if not named and _REFUSED in words:
+                return _REFUSED
+        lowered = answer_text.lower()
+        if self.text_factor is not None and len(lowered) > self.text_factor * sum(map(len, options.values())):
+            return None
+        contained = [letter for letter, text in options.items() if text.lower() in lowered]
+        return contained[0] if len(contained) == 1 else None
+
+    def yes_or_no(self, answer_text: str) -> str | None:
+        """``Yes`` or ``No``, whichever of the two stands in an answer as a word of its own; None for both or neither.
+
+        Of the marks between words, ``:``, ``*`` and ``'`` stay on a word: ``Yes:`` is none. A mark that has a space on
+        either side somewhere in the answer is taken out, any other becomes a space; where a number has a comma, all
+        are taken out. Then full stops are taken out, 32 at most.
+        """
+        answer = words = answer_text.lower()
+        for mark in _OFF_WORDS:
+            out = f"{mark} " in answer or f" {mark}" in answer or _THOUSANDS.search(answer)
+            words = words.replace(mark, "" if out else " ")
+        said = set(self.full_stop.sub("", words, count=_MOST_STOPS).split()) & {"yes", "no"}
+        return said.pop().capitalize() if len(said) == 1 else None
+
+    def right(self, question: Question, truth: str, answer_text: str) -> bool:
+        """Whether an answer is right.
+
+        An open question is the choice between A, its truth, and B, ``Other Answers``; where its truth is a capital
+        letter, that letter is the right one, as in VLMEvalKit's scoring of MMMU.
+        """
+        if question.kind == "choice":
+            return self.letter(question.options, answer_text) == truth
+        if question.kind == "yes_no":
+            return self.yes_or_no(answer_text) == truth
+        right = truth if len(truth) == 1 and "A" <= truth <= "Z" else "A"
+        return self.letter({"A": truth, "B": _OTHER}, answer_text) == right
 
 
-def chosen_letter(options: Mapping[str, str], answer_text: str) -> str | None:
-    """The letter of the option that a generated answer means, or None where the rules find none.
+SCORINGS: Mapping[str, Scoring] = {
+    scoring.name: scoring
+    for scoring in (
+        Scoring(name="vlmevalkit-2025-08", tail_words=4, text_factor=2, full_stop=re.compile(r"(?<!\d)\.(?!\d)")),
+        Scoring(name="vlmevalkit-2024", tail_words=None, text_factor=None, full_stop=re.compile(r"\.(?!\d)")),
+    )
+}
+"""The states of VLMEvalKit that answers can be judged by: of 4 August 2025, and of 2024 (up to April 2025)."""
 
-    With ``.()[],:;!*#{}`` read as spaces: the one option letter among the words, if it is within the last five; else
-    the X of ``answer is X``; else the one option whose text, in lower case, is contained in the answer, provided that
-    the answer is at most twice as long as all the options' texts together.
-    """
-    plain = answer_text.translate(_PUNCTUATION)
-    words = plain.split()
-    letters = [letter for letter in options if letter in words]
-    if len(letters) == 1 and letters[0] in words[-_TAIL_WORDS:]:
-        return letters[0]
-    if (named := _ANSWER_IS.search(plain)) and named[1] in options:
-        return named[1]
-    lowered = answer_text.lower()
-    if len(lowered) > 2 * sum(map(len, options.values())):
-        return None
-    contained = [letter for letter, text in options.items() if text.lower() in lowered]
-    return contained[0] if len(contained) == 1 else None
+DEFAULT_SCORING = "vlmevalkit-2025-08"
+
+
+def scoring(name: str) -> Scoring:
+    """The scoring of this name; raises ScenarioError, listing the known names, for any other."""
+    if name not in SCORINGS:
+        raise ScenarioError(unknown_name("scoring", name, SCORINGS))
+    return SCORINGS[name]
+
+
+def judge(question: Question, truth: str, answer_text: str, scored_by: str = DEFAULT_SCORING) -> bool:
+    """Whether an answer is right by the scoring of this name; see :class:`Scoring`."""
+    return scoring(scored_by).right(question, truth, answer_text)
 
 
 class Metric(ABC):

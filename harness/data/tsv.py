@@ -4,12 +4,13 @@
 
 ``image`` is the file in base64, a list of several (``['..', '..']``), or (64 characters at most) the index of the row
 that holds them. A row without options is a yes/no question where its answer is yes or no, and an open one otherwise; in
-MMMU, whose texts say with ``<image k>`` where a picture stands, it is always open. ``image_path`` names the picture;
-``group`` is this project's own column, for benchmarks whose groups the metric cannot derive. Fields may be quoted, and
-then hold tabs and line ends.
+MMMU, whose texts say with ``<image k>`` where a picture stands, it is always open. Pictures are told apart by their
+bytes; ``image_path`` only tells MME's pairs apart that show the same bytes under two names. ``group`` is this project's
+own column, for benchmarks whose groups the metric cannot derive. Fields may be quoted; they then hold tabs and line
+ends.
 
-A file is read in two ways: once from end to end, a row at a time, to find where rows begin and whether they are sound;
-then a row whenever its sample is asked for. Neither holds more than a row or two in memory.
+A file is read in two ways: once from end to end, a row at a time, to find where rows begin and whether they are sound,
+picture headers included; then a row whenever its sample is asked for. Neither holds more than a row or two in memory.
 """
 
 import array
@@ -23,10 +24,11 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, overload
+from typing import NamedTuple, NoReturn, overload
 
-from harness.data.sample import Kind, Question, Sample
-from harness.data.scoring import Metric, metric
+from harness.data import pictures
+from harness.data.sample import Kind, Name, Question, Sample
+from harness.data.scoring import metric
 from harness.errors import DataError
 
 _REQUIRED = ("index", "image", "question", "answer")
@@ -43,25 +45,25 @@ class _Dialect(csv.excel_tab):
     quoting = csv.QUOTE_ALL
 
 
-def read_tsv(path: str | os.PathLike[str], benchmark: str) -> "TsvSamples":
+def read_tsv(path: str | os.PathLike[str], benchmark: str, *, max_pixels: int = pictures.MAX_PIXELS) -> "TsvSamples":
     """The samples of a TSV file, read from the disk one at a time as they are asked for.
 
     The whole file is checked first: raises DataError, naming file, line, column, value and what would be right, for
-    anything that is not a benchmark in this form. Whether a picture can be decoded is found when its sample is first
-    asked for.
+    anything that is not a benchmark in this form, and for a picture of another format or more than ``max_pixels``.
+    Whether a picture can be decoded to its end is found when its sample is first asked for.
     """
-    return TsvSamples(Path(path), metric(benchmark), marked=benchmark in _MARKED)
+    return TsvSamples(Path(path), benchmark, max_pixels)
 
 
 def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
     """Writes samples so that :func:`read_tsv` gives them back; the file appears whole or not at all.
 
-    A picture is written once, with the first sample of its ``image_id``; the others refer to it. Raises DataError for
-    samples that the form cannot hold.
+    A picture is written once, with the first sample that shows it; the others refer to it. Raises DataError for samples
+    that the form cannot hold.
     """
     path = Path(path)
     letters = sorted({letter for sample in samples for letter in sample.question.options})
-    columns = ["index", "image", "image_path", "question", "hint", *letters, "answer", "category", "group"]
+    columns = ["index", "image", "question", "hint", *letters, "answer", "category", "group"]
     holders: dict[str, Sample] = {}
     written: set[str] = set()
     with tempfile.NamedTemporaryFile(
@@ -103,15 +105,9 @@ def _row_of(sample: Sample, holder: Sample) -> dict[str, str]:
                 f"sample {sample.id!r}: its image has {len(image)} characters in base64; up to {_LONGEST_REFERENCE} it "
                 "would be taken for another row's index"
             )
-    elif holder.files != sample.files:
-        raise DataError(
-            f"samples {holder.id!r} and {sample.id!r} show different pictures by the name {sample.image_id!r}; "
-            "an image_id names one picture"
-        )
     return {
         "index": sample.id,
         "image": image,
-        "image_path": sample.image_id,
         "question": sample.question.text,
         "hint": sample.question.hint,
         **sample.question.options,
@@ -124,15 +120,16 @@ def _row_of(sample: Sample, holder: Sample) -> dict[str, str]:
 class TsvSamples(Sequence[Sample]):
     """The samples of one TSV file (see :func:`read_tsv`), or a slice of them, which is as lazy as the whole."""
 
-    def __init__(self, path: Path, metric: Metric, *, marked: bool) -> None:
+    def __init__(self, path: Path, benchmark: str, max_pixels: int) -> None:
         self.path = path
-        self._marked = marked
-        self._metric = metric
+        self._benchmark = benchmark
+        self._marked = benchmark in _MARKED
+        self._metric = metric(benchmark)
+        self._max_pixels = max_pixels
         self._offsets = array.array("q")
         self._lines = array.array("q")
         self._images = array.array("q")
-        self._ids: list[str] = []
-        self._image_paths: list[str] = []
+        self._names: list[Name] = []
         self._sound: set[int] = set()
         with _fields_of_any_size():
             self._index()
@@ -153,16 +150,16 @@ class TsvSamples(Sequence[Sample]):
         return self._sample(self._chosen[index])
 
     @property
-    def ids(self) -> list[tuple[str, str]]:
-        """Each sample's ``id`` and ``image_id``, known without reading its row again."""
-        return [(self._ids[n], self._image_paths[n] or self._ids[self._images[n]]) for n in self._chosen]
+    def names(self) -> list[Name]:
+        """What is known of each sample without reading its row again."""
+        return [self._names[n] for n in self._chosen]
 
     def _index(self) -> None:
-        """Finds where each row begins and which row holds its image; refuses the file at the first thing wrong."""
+        """Finds where each row begins and what it shows; refuses the file at the first thing wrong."""
         holders: dict[str, int] = {}
         references: dict[int, str] = {}
-        counts: dict[int, int] = {}
-        named: dict[int, int] = {}
+        shown: dict[int, _Shown] = {}
+        asked: list[_Asked] = []
         rows = self._rows()
         self._header = next(rows, (0, 1, []))[2]
         self._options = [name for name in self._header if len(name) == 1 and "A" <= name <= "Z"]
@@ -179,13 +176,11 @@ class TsvSamples(Sequence[Sample]):
             if len(row["image"]) <= _LONGEST_REFERENCE:
                 references[number] = row["image"]
             else:
-                counts[number] = len(self._files(row["image"], line))
-            if pictures := question.pictures_named():
-                named[number] = max(pictures)
-                if min(pictures) < 1:
-                    self._refuse(line, "question", "<image 0>", "is shown, but pictures are counted from 1")
-            self._ids.append(row["index"])
-            self._image_paths.append(row.get("image_path", ""))
+                shown[number] = self._shown(row, line)
+            if (named := question.pictures_named()) and min(named) < 1:
+                self._refuse(line, "question", "<image 0>", "is shown, but pictures are counted from 1")
+            row.pop("image")
+            asked.append(_Asked(row, question.text_bytes, max(named, default=0)))
             self._offsets.append(offset)
             self._lines.append(line)
             self._images.append(number)
@@ -200,10 +195,37 @@ class TsvSamples(Sequence[Sample]):
                     f"is not the index of a row with an image (at most {_LONGEST_REFERENCE} characters refer to one)",
                 )
             self._images[number] = holder
-        for number, most in named.items():
-            if most > (count := counts[self._images[number]]):
-                has = f"is shown, but the row has {count} image{'s' * (count != 1)}"
-                self._refuse(self._lines[number], "question", f"<image {most}>", has)
+        for number, one in enumerate(asked):
+            self._names.append(self._name(one, shown[self._images[number]], self._lines[number]))
+
+    def _shown(self, row: dict[str, str], line: int) -> "_Shown":
+        files = self._files(row["image"], line)
+        sizes = []
+        for number, file in enumerate(files, 1):
+            try:
+                found = pictures.header(file, max_pixels=self._max_pixels)
+            except DataError as error:
+                which = f"picture {number} of {len(files)}" if len(files) > 1 else "its picture"
+                where = f"{self.path}: line {line}: column 'image': sample {row['index']}"
+                raise DataError(f"{where}: {which} cannot be decoded: {error}") from None
+            sizes.append((found.width_px, found.height_px))
+        return _Shown(pictures.digest(files), tuple(sizes), sum(map(len, files)))
+
+    def _name(self, asked: "_Asked", shown: "_Shown", line: int) -> Name:
+        if asked.last_picture > (count := len(shown.sizes_px)):
+            has = f"is shown, but the row has {count} image{'s' * (count != 1)}"
+            self._refuse(line, "question", f"<image {asked.last_picture}>", has)
+        return Name(
+            id=asked.row["index"],
+            own_id=asked.row["index"],
+            image_id=shown.image_id,
+            benchmark=self._benchmark,
+            category=asked.row.get("category", ""),
+            group=self._group(asked.row, shown.image_id, line),
+            sizes_px=shown.sizes_px,
+            original_bytes=shown.n_bytes,
+            text_bytes=asked.text_bytes,
+        )
 
     def _rows(self, offset: int = 0, line: int = 1) -> Iterator[tuple[int, int, list[str]]]:
         """Offset in bytes, line and fields of each row from ``offset`` on."""
@@ -271,24 +293,24 @@ class TsvSamples(Sequence[Sample]):
         return Question(text=text, kind=kind, options=options, hint=hint, marked=self._marked), truth
 
     def _sample(self, number: int) -> Sample:
-        holder = self._images[number]
+        holder, name = self._images[number], self._names[number]
         with _fields_of_any_size():
             row = self._row(number)
             image = row if holder == number else self._row(holder)
-        line = self._lines[number]
-        question, truth = self._question(row, line)
-        image_id = row.get("image_path") or image["index"]
+        question, truth = self._question(row, self._lines[number])
         first, *others = self._files(image["image"], self._lines[holder])
         sample = Sample(
             id=row["index"],
-            image_id=image_id,
             image_bytes=first,
             more_images=tuple(others),
             question=question,
             truth=truth,
-            category=row.get("category", ""),
-            group=self._group(row, image_id, line),
+            category=name.category,
+            group=name.group,
+            max_pixels=self._max_pixels,
         )
+        if (sample.id, sample.image_id) != (name.id, name.image_id):
+            raise DataError(f"{self.path}: line {self._lines[number]} is another; the file changed while it was in use")
         if holder not in self._sound:
             try:
                 sample.images()
@@ -298,8 +320,11 @@ class TsvSamples(Sequence[Sample]):
         return sample
 
     def _group(self, row: dict[str, str], image_id: str, line: int) -> str:
+        """The group of a row: its own, or the metric's, by the picture's bytes and the name that the row gives them."""
+        path = row.get("image_path", "")
+        shown = f"{path}/{image_id}" if path else image_id
         try:
-            return row.get("group") or self._metric.group_of(row["index"], image_id, row.get("category", ""))
+            return row.get("group") or self._metric.group_of(row["index"], shown, row.get("category", ""))
         except DataError as error:
             raise DataError(f"{self.path}: line {line}: column 'index': {error}") from None
 
@@ -323,6 +348,22 @@ class TsvSamples(Sequence[Sample]):
 
     def _refuse(self, line: int, column: str, value: str, why: str) -> NoReturn:
         raise DataError(f"{self.path}: line {line}: column {column!r}: {_short(value)} {why}")
+
+
+class _Shown(NamedTuple):
+    """The picture or pictures of a row that holds them."""
+
+    image_id: str
+    sizes_px: tuple[tuple[int, int], ...]
+    n_bytes: int
+
+
+class _Asked(NamedTuple):
+    """A row without its image, and of its question the bytes of the text and the highest k of an ``<image k>``."""
+
+    row: dict[str, str]
+    text_bytes: int
+    last_picture: int
 
 
 class _Lines(Iterator[str]):

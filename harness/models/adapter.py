@@ -1,25 +1,31 @@
-"""LoRA on a backbone: put on for training, saved as peft saves it, and taken up again where a trained one is used."""
+"""LoRA: put on a whole model for training, saved as peft saves it, and applied part by part at inference."""
 
 import contextlib
 import copy
-import functools
-import inspect
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - peft imports transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from harness.errors import CheckpointError
-from harness.models.contract import Backbone
-from harness.models.llava import Llava
+from harness.models import files
+from harness.models.contract import Part
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from harness.models.llava import Llava
+
+CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+"""As peft names them."""
 
 TARGETS = (
     r".*(vision_tower\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
@@ -33,11 +39,13 @@ _PREFIX = "base_model.model."
 _COPIED_BELOW_BYTES = 1 << 30
 
 
-def attach(backbone: Llava, rank: int, alpha: int, dropout: float) -> PeftModel:
+def attach(backbone: "Llava", rank: int, alpha: int, dropout: float) -> "PeftModel":
     """LoRA in vision tower and language model, and a trainable copy of the projector, put into ``backbone.model``.
 
     What is trainable is float32; all else is frozen. As LoRA begins, the model computes what it did before.
     """
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -54,7 +62,7 @@ def attach(backbone: Llava, rank: int, alpha: int, dropout: float) -> PeftModel:
     return model
 
 
-def size(backbone: Llava, rank: int) -> int:
+def size(backbone: "Llava", rank: int) -> int:
     """How many parameters :func:`attach` makes trainable, the projector's among them."""
     total: int = sum(p.numel() for p in backbone.projector.parameters())
     for name, module in backbone.model.named_modules():
@@ -78,13 +86,13 @@ def part_of(name: str) -> str:
     return "vision" if "vision_tower" in name else "language"
 
 
-def halve(model: PeftModel) -> None:
+def halve(model: "PeftModel") -> None:
     """Round all that :func:`attach` made trainable to the half precision in which :func:`save` keeps it."""
     for parameter in trainable(model).values():
         parameter.data = parameter.data.half().to(parameter.dtype)
 
 
-def save(model: PeftModel, folder: Path, backbone: str) -> None:
+def save(model: "PeftModel", folder: Path, backbone: str) -> None:
     """Adapter and projector in peft's own form, its config and its weights, in half precision.
 
     ``backbone`` is the base's name.
@@ -100,99 +108,135 @@ def save(model: PeftModel, folder: Path, backbone: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def adapted(backbone: Backbone, folder: Path) -> Backbone:
-    """The backbone as trained with a codec: with the adapter in ``folder``.
+class Lora:
+    """The adapter of one part, as a training left it: the factors of W + scale * B A for each of its linear layers."""
 
-    A miniature is copied and the adapter merged into the copy, so that it costs nothing in use. Of a full-size model
-    there is room for one: there the adapter lies beside the shared weights and is on inside the calls of what is
-    returned, off for all others. Raises CheckpointError where the adapter is absent, damaged or of another model.
-    """
-    if not isinstance(backbone, Llava):
-        raise CheckpointError(f"{folder}: {backbone.name} is no LLaVA; adapters are LoRA on one")
-    _check(backbone, folder)
-    size_bytes = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
-    try:
-        if size_bytes < _COPIED_BELOW_BYTES and backbone.adapters is None:
-            with _peft():
-                model = PeftModel.from_pretrained(copy.deepcopy(backbone.model), folder)
-            merged = model.merge_and_unload().requires_grad_(False).eval()
-            other = copy.copy(backbone)
-            other.model = merged
-            return other
-        return _sharing(backbone, folder)
-    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: is not an adapter of {backbone.name}: {str(error).splitlines()[0]}") from None
+    def __init__(self, name: str, factors: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
+        self.name = name
+        self._factors = factors
+        self._scale = scale
+        self._is_on = False
 
+    @classmethod
+    def read(cls, folder: Path, part: Part, module: nn.Module, model: str) -> Self:
+        """The adapter in ``folder`` of a part of the ``model`` of that name.
 
-def _check(backbone: Llava, folder: Path) -> None:
-    """That the files are there, are no pickle, and hold all that an adapter of this model has, in its shapes."""
-    try:
-        json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: holds no readable adapter: {error}") from None
-    weights = {name.replace(".base_layer", ""): p.shape for name, p in backbone.model.named_parameters()}
-    adapted_to = [name for name, _ in backbone.model.named_modules() if re.fullmatch(TARGETS, name)]
-    wanted = {f"{_PREFIX}{name}.lora_{side}.weight" for name in adapted_to for side in "AB"}
-    if missing := wanted - shapes.keys():
-        raise CheckpointError(f"{folder}: lacks {len(missing)} tensors, {min(missing)} first")
-    for name, shape in sorted(shapes.items()):
-        base, axis = _base_of(name)
-        fits = weights.get(base) or weights.get(base.replace(PROJECTOR, f"{PROJECTOR}.original_module"))
-        if fits is None or (shape != tuple(fits) if axis is None else shape[axis] != fits[axis]):
+        Raises CheckpointError where it is absent, damaged or of another model, or more than a plain LoRA.
+        """
+        config = files.read_json(folder / CONFIG_NAME)
+        _refuse_more_than_lora(folder, config)
+        found = {name: tensor.float() for name, tensor in _tensors(folder, part).items()}
+        linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+        layers = [name for name in linear if _targeted(part, name)]
+        wanted = {f"{_plain(name)}.lora_{side}.weight": name for name in layers for side in "AB"}
+        if missing := sorted(wanted.keys() - found.keys()):
+            raise CheckpointError(f"{folder}: lacks {len(missing)} tensors of the {part}, {missing[0]} first")
+        if foreign := sorted(found.keys() - wanted.keys()):
             raise CheckpointError(
-                f"{folder}: {base} has shape {shape} in the adapter and {fits and tuple(fits)} in {backbone.name}; "
-                "it was trained with another model"
+                f"{folder}: has {len(foreign)} tensors that the {part} of {model} has no place for, {foreign[0]} first; "
+                "it was trained with another model, or is more than a plain LoRA"
             )
+        factors = {}
+        for name in layers:
+            a, b = (found[f"{_plain(name)}.lora_{side}.weight"] for side in "AB")
+            shape = tuple(module.get_submodule(name).weight.shape)  # type: ignore[union-attr,arg-type]
+            if a.ndim != 2 or b.ndim != 2 or (b.shape[0], a.shape[1]) != shape or b.shape[1] != a.shape[0]:
+                raise CheckpointError(
+                    f"{folder}: {name} has factors of {tuple(b.shape)} and {tuple(a.shape)} in the adapter, and its "
+                    f"weight {shape} in {model}; it was trained with another model"
+                )
+            if a.shape[0] != config["r"]:
+                raise CheckpointError(
+                    f"{folder}: {name} has factors of rank {a.shape[0]}, and {CONFIG_NAME} says r = {config['r']}"
+                )
+            factors[name] = a, b
+        return cls(str(folder), factors, config["lora_alpha"] / config["r"])
+
+    @staticmethod
+    def read_projector(folder: Path, projector: nn.Module, model: str) -> dict[str, Tensor]:
+        """The projector that was trained with the adapter in ``folder``; raises as :meth:`read`."""
+        found = {name.removeprefix(f"{PROJECTOR}."): t for name, t in _tensors(folder, "projector").items()}
+        weights = projector.state_dict()
+        for name in weights:
+            if name not in found or found[name].shape != weights[name].shape:
+                shape = tuple(found[name].shape) if name in found else None
+                raise CheckpointError(
+                    f"{folder}: {PROJECTOR}.{name} has shape {shape} in the adapter and {tuple(weights[name].shape)} "
+                    f"in {model}; it was trained with another model"
+                )
+        return {name: found[name].to(weights[name]) for name in weights}
+
+    def is_worth_a_copy(self, module: nn.Module) -> bool:
+        """Whether a part is so small that a copy with the adapter merged into it is better than both side by side."""
+        return sum(p.numel() * p.element_size() for p in module.parameters()) < _COPIED_BELOW_BYTES
+
+    @torch.no_grad()
+    def merged(self, module: nn.Module) -> nn.Module:
+        """A copy of the part with the adapter merged into its weights: it costs nothing at inference."""
+        module = copy.deepcopy(module)
+        for name, (a, b) in self._factors.items():
+            weight = module.get_submodule(name).weight
+            weight += ((b @ a) * self._scale).to(weight)  # type: ignore[operator,arg-type]
+        return module
+
+    def beside(self, module: nn.Module) -> Self:
+        """The adapter beside the weights of a part, which are shared with whoever has them; see :meth:`on`."""
+        for name, factors in self._factors.items():
+            layer = module.get_submodule(name)
+            a, b = (factor.to(layer.weight) for factor in factors)  # type: ignore[arg-type]
+
+            def changed(_: nn.Module, inputs: Any, output: Tensor, a: Tensor = a, b: Tensor = b) -> Tensor | None:
+                return output + (inputs[0] @ a.mT @ b.mT) * self._scale if self._is_on else None
+
+            layer.register_forward_hook(changed)
+        return self
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """The part computes as it was trained with the adapter for as long as the body runs."""
+        self._is_on = True
+        try:
+            yield
+        finally:
+            self._is_on = False
 
 
-def _base_of(name: str) -> tuple[str, int | None]:
-    """The weight that a tensor of an adapter is for, and which of its axes the two share (None: all)."""
-    name = name.removeprefix(_PREFIX)
-    for side, factor in ((1, ".lora_A.weight"), (0, ".lora_B.weight")):
-        if name.endswith(factor):
-            return name.removesuffix(factor) + ".weight", side
-    return name, None
+def _refuse_more_than_lora(folder: Path, config: Mapping[str, Any]) -> None:
+    path = folder / CONFIG_NAME
+    if config.get("peft_type") != "LORA":
+        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; LORA is wanted")
+    for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias"):
+        if config.get(key):
+            raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is wanted")
+    if config.get("bias", "none") != "none":
+        raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is wanted")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
+            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a whole number from 1 on is wanted")
 
 
-class _Sharing:
-    """A backbone whose adapter is on inside its calls alone; the weights under it are shared with whoever has them."""
-
-    def __init__(self, backbone: Llava, adapters: Any, adapter: str) -> None:
-        self._backbone, self._adapters, self._adapter = backbone, adapters, adapter
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._backbone, name)
-        if not inspect.ismethod(found):
-            return found
-
-        @functools.wraps(found)
-        def called(*arguments: Any, **named: Any) -> Any:
-            self._adapters.set_adapter(self._adapter, inference_mode=True)
-            self._adapters.base_model.enable_adapter_layers()
-            try:
-                answer = found(*arguments, **named)
-            finally:
-                self._adapters.base_model.disable_adapter_layers()
-            return _Sharing(answer, self._adapters, self._adapter) if isinstance(answer, Llava) else answer
-
-        return called
+def _tensors(folder: Path, part: Part) -> dict[str, Tensor]:
+    """The adapter's tensors of a part, by their names in it."""
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    found: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                place = files.place_of(key.removeprefix(_PREFIX))
+                if place is not None and place[0] == part:
+                    found[place[1]] = file.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: holds no readable adapter: {error}") from None
+    return found
 
 
-def _sharing(backbone: Llava, folder: Path) -> Backbone:
-    """The backbone with an adapter beside its weights, read once however often it is asked for."""
-    name = str(folder.resolve()).replace(".", "_")
-    if backbone.adapters is None:
-        with _peft():
-            backbone.adapters = PeftModel.from_pretrained(
-                backbone.model, folder, adapter_name=name, autocast_adapter_dtype=False
-            )
-    elif name not in backbone.adapters.peft_config:
-        backbone.adapters.load_adapter(str(folder), adapter_name=name, autocast_adapter_dtype=False)
-    backbone.adapters.requires_grad_(False).eval()
-    backbone.adapters.base_model.disable_adapter_layers()
-    return cast("Backbone", _Sharing(backbone, backbone.adapters, name))
+def _targeted(part: Part, name: str) -> bool:
+    above = {"tower": "vision_tower.", "language": "language_model."}[part]
+    return re.fullmatch(TARGETS, above + name) is not None
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("vision_model.")
 
 
 def trainable(model: Any) -> dict[str, Any]:

@@ -1,65 +1,40 @@
-"""Finding, reading and checking a checkpoint; or building its architecture with random weights.
+"""Reads the parts of a checkpoint into transformers' modules, or builds these with random weights.
 
-A checkpoint is a folder as transformers saves it: config.json, model*.safetensors, tokenizer.json. Nothing is fetched
-from a network, and no pickle is read.
+A part is read by itself: a device that runs the vision tower of an 8-billion-parameter model reads the tower's tensors
+and no others, one after the other, each at the precision it is computed in.
 """
 
-import contextlib
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
-import safetensors
 import torch
 import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 
-from harness.errors import CheckpointError, UnavailableError
+from harness.errors import CheckpointError
+from harness.models import files
+from harness.models.contract import Part
 
-ZOO = Path(__file__).parents[1] / "zoo"
-"""The project's own trained weights."""
-
-_PATTERNS = ["*.json", "*.safetensors"]
-
-
-def locate(name: str, source: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint: ``source`` itself, or a hub id's snapshot in the local cache (``HF_HOME``).
-
-    Raises UnavailableError, saying how to get it, where it is neither.
-    """
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if folder.is_relative_to(ZOO):
-        raise UnavailableError(f"{name}: its weights are not in {folder}; 'make weights' trains them")
-    try:
-        return Path(snapshot_download(str(source), local_files_only=True, allow_patterns=_PATTERNS))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        raise UnavailableError(
-            f"{name}: {source} is neither a folder nor in the local cache of the Hugging Face hub; run "
-            f"'hf download {source}' on a machine with a network (HF_HOME says where the cache is), or give the path "
-            "of a folder with its config.json, tokenizer.json and safetensors as weights"
-        ) from None
+_REOPENED_AFTER_BYTES = 256 << 20
+"""Tensors are mapped from a file that stays in memory while it is open."""
 
 
 def read_config(folder: Path, config_class: type[transformers.PretrainedConfig]) -> Any:
     """The architecture in a config.json; raises CheckpointError where it is absent, damaged or of another model."""
     path = folder / "config.json"
-    try:
-        declared = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON: {error}") from None
-    found = declared.get("model_type") if isinstance(declared, dict) else None
+    declared = files.read_json(path)
+    found = declared.get("model_type")
     if found != config_class.model_type:
         raise CheckpointError(f"{path}: model_type is {found!r}; {config_class.model_type!r} is wanted")
+    if "quantization_config" in declared:
+        kind = (declared["quantization_config"] or {}).get("quant_method", "an unnamed method")
+        raise CheckpointError(f"{path}: its weights are quantised ({kind}); weights in 16 or 32 bits are wanted")
     try:
         return config_class.from_dict(declared)
     except Exception as error:  # its strict dataclasses raise many kinds, all of them about this file
@@ -90,44 +65,64 @@ def read_tokenizer(folder: Path, special: Sequence[str], vocabulary: int) -> Tok
     return tokenizer
 
 
-def read_model(folder: Path, model_class: Any, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A model with a checkpoint's weights, at ``dtype`` on ``device`` whatever they are stored as, ready for inference.
+def stop_tokens(folder: Path, config: Any) -> list[int]:
+    """The tokens that a checkpoint declares to end an answer; raises CheckpointError for a damaged declaration."""
+    path = folder / "generation_config.json"
+    declared = files.read_json(path).get("eos_token_id") if path.is_file() else config.text_config.eos_token_id
+    found = [] if declared is None else [declared] if isinstance(declared, int) else declared
+    if not isinstance(found, list) or not all(isinstance(token, int) for token in found):
+        raise CheckpointError(f"{path}: eos_token_id is {declared!r}; a token's number or a list of such is wanted")
+    return found
 
-    Raises CheckpointError where the weights are absent, damaged, or not those of ``config``.
+
+def empty() -> Any:
+    """A context in which modules are built without weights, for :func:`fill`; their buffers are real."""
+    return init_empty_weights(include_buffers=False)
+
+
+def fill(folder: Path, part: Part, module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A module that was built :func:`empty`, with the weights of a part of a checkpoint, ready for inference.
+
+    Weights are at ``dtype`` on ``device`` whatever they are stored as. Raises CheckpointError where they are absent,
+    damaged, or not those of the module.
     """
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder}: there are no weights (*.safetensors); pickled ones are not read")
+    places = _places_of(module, files.tensors(folder)[part], part, folder)
+    state: dict[str, Tensor] = {}
+    for names in _batches(places, module):
+        with _opened(places[names[0]].file) as opened:
+            for name in names:
+                state[name] = _read(opened, places[name], tuple(module.get_parameter(name).shape), device, dtype)
+    module.load_state_dict(state, strict=False, assign=True)
+    tie(module)
+    return module.to(device).eval()
+
+
+def with_random_weights(build: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The module that ``build`` makes, built in place with random weights: never a second copy."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
     try:
-        with _quiet():
-            model, report = model_class.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
-    except (OSError, RuntimeError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder}: its weights cannot be read: {_first_line(error)}") from None
-    if mismatched := report["mismatched_keys"]:
-        key, found, wanted = sorted(mismatched)[0]
-        raise CheckpointError(
-            f"{folder}: {key} has shape {tuple(found)} and the config wants {tuple(wanted)}; "
-            "the weights belong to another model"
-        )
-    if missing := report["missing_keys"]:
-        raise CheckpointError(
-            f"{folder}: {len(missing)} weights are missing, {min(missing)} first; they belong to another model"
-        )
-    return model.to(device).eval()
+        with device:
+            module = build()
+    finally:
+        torch.set_default_dtype(before)
+    tie(module)
+    return module.eval()
 
 
-def random_model(model_class: Any, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A model of ``config`` with random weights, built in place on ``device`` at ``dtype``: never a second copy."""
-    with device:
-        return model_class._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+def tie(module: nn.Module) -> None:
+    """Lets the head of a ``tied`` language part share the embedding's weights."""
+    if getattr(module, "tied", False):
+        module.lm_head.weight = module.model.embed_tokens.weight  # type: ignore[union-attr,assignment]
+
+
+def fingerprint(module: nn.Module) -> str:
+    """:func:`harness.models.files.fingerprint` of a part that is loaded, at whatever precision."""
+    few = {}
+    for name, tensor in module.named_parameters():
+        values = tensor.detach().flatten()[:256].to("cpu", torch.bfloat16)
+        few[_plain(name)] = tuple(tensor.shape), values.view(torch.int16).numpy().view("<u2")
+    return files.of_tensors(few)
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
@@ -145,33 +140,62 @@ def dtype_of(name: str | torch.dtype | None, device: torch.device) -> torch.dtyp
     return found
 
 
-def fingerprint(model: Any) -> str:
-    """What tells a model's weights from others, in 16 hexadecimal digits, at whatever dtype they were loaded.
-
-    It is a digest of every tensor's name, shape and first values, so that eight billion weights take no time.
-    """
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.named_parameters()):
-        total.update(f"{name} {tuple(tensor.shape)}".encode())
-        # Weights are stored in 16 bits: rounded to bfloat16 they are the same however they were read.
-        few = tensor.detach().flatten()[:256].to("cpu", torch.bfloat16)
-        total.update(few.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
+def _plain(name: str) -> str:
+    """A parameter's name as in :func:`harness.models.files.tensors`, whatever the version of transformers."""
+    return name.removeprefix("vision_model.")
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar and load report: what they would say is raised as an error."""
-    logging = transformers.utils.logging
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+def _places_of(module: nn.Module, known: Mapping[str, files.Place], part: Part, folder: Path) -> dict[str, files.Place]:
+    """Where each parameter of a module is stored."""
+    names = [name for name, _ in module.named_parameters()]
+    places = {name: known[_plain(name)] for name in names if _plain(name) in known}
+    tied = {name for name in names if name.endswith("lm_head.weight")} if getattr(module, "tied", False) else set()
+    if missing := sorted(set(names) - places.keys() - tied):
+        raise CheckpointError(
+            f"{folder}: {len(missing)} weights of the {part} are missing, {missing[0]} first; they belong to another "
+            "model"
+        )
+    return places
+
+
+def _batches(places: Mapping[str, files.Place], module: nn.Module) -> list[list[str]]:
+    """Names that are read while a file is open: of one file, and not too many."""
+    batches: list[list[str]] = []
+    for _, group in itertools.groupby(sorted(places, key=lambda n: (places[n].file, n)), lambda n: places[n].file):
+        n_bytes = 0
+        for name in group:
+            if not n_bytes or n_bytes > _REOPENED_AFTER_BYTES:
+                batches.append([])
+                n_bytes = 0
+            batches[-1].append(name)
+            n_bytes += 1 + 4 * module.get_parameter(name).numel()
+    return batches
+
+
+def _opened(file: Path) -> Any:
     try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: its weights cannot be read: {error}") from None
+
+
+def _read(opened: Any, place: files.Place, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    try:
+        tensor: Tensor = opened.get_tensor(place.key)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{place.file}: its weights cannot be read: {error}") from None
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{place.file}: {place.key} is stored as {tensor.dtype}; quantised weights are not read, 16 or 32 bits are"
+        )
+    if tuple(tensor.shape) != shape:
+        raise CheckpointError(
+            f"{place.file}: {place.key} has shape {tuple(tensor.shape)} and the config wants {shape}; the weights "
+            "belong to another model"
+        )
+    found = tensor.to(device, dtype)
+    # What needs no conversion is a view of the mapped file, which would keep all of it in memory.
+    return found.clone() if found.data_ptr() == tensor.data_ptr() else found
 
 
 def _first_line(error: BaseException) -> str:

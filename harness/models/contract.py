@@ -1,31 +1,67 @@
-"""What the harness asks of a backbone, whatever its size.
+"""What the harness asks of a model, in the parts between which a scheme may cut.
 
-P patches (the thumbnail first)   V features a patch   C merged features a patch   D feature dimension
-K dimension of an attention head   T visual tokens   H width of the language model
+    P patches (the thumbnail first)   V features a patch   C merged features a patch   D feature dimension
+    K dimension of an attention head   T visual tokens   H width of the language model
+
+A *vision side* takes pixels to features, a *language side* features to answers. Each is loaded by itself, so that a
+device reads no tensor of the language model. Nothing here imports torch: a half that needs no model runs without it.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
 from PIL import Image
 
 from harness.data.sample import Question
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Part = Literal["tower", "projector", "language"]
+"""The parts of a checkpoint: vision tower; projector with the newline token; language model with its head."""
+
+
+class Clock(Protocol):
+    """Times the stages of one half; synchronises the accelerator on both edges of a stage."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Times what its body does."""
+        ...
+
+
+class Untimed:
+    """The clock of a request whose answer alone is wanted."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:  # noqa: ARG002
+        """Runs its body."""
+        yield
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the features of an image belong.
+
+    ``grid`` is (n_h, n_w), so that P = n_h * n_w + 1 where the model tiles at all, and P = 1, grid (1, 1), where it
+    does not. ``image_size`` is the original (height, width) in pixels.
+    """
+
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tiles:
-    """An image as the vision tower wants it.
-
-    ``pixels_PCHW`` is float32 and normalised, the thumbnail first and then the tiles row by row; ``grid`` is (n_h,
-    n_w), so that P = n_h * n_w + 1 where the backbone tiles at all and P = 1, grid (1, 1), where it does not.
-    ``image_size`` is the original (height, width) in pixels. Who holds features and no pixels gives an empty tensor.
+    """An image as a vision tower wants it: float32 normalised pixels (P, C, H, W), the thumbnail first and then the
+    tiles row by row, and their layout.
     """
 
-    pixels_PCHW: torch.Tensor
-    grid: tuple[int, int]
-    image_size: tuple[int, int]
+    pixels_PCHW: "Tensor"
+    layout: Layout
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,43 +72,57 @@ class Attention:
     over all features where there is none. ``keys_PVK`` are the features' keys, averaged over heads.
     """
 
-    received_PV: torch.Tensor
-    keys_PVK: torch.Tensor
+    received_PV: "Tensor"
+    keys_PVK: "Tensor"
 
 
-@dataclasses.dataclass(slots=True)
-class Prefilled:
-    """A prompt that the language model has read.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Features:
+    """The visual features of one picture after the tower's own reduction, x (P, V, D) of Eq. 1.
 
-    ``first_token`` is the arg max of its last position, (1, 1) int64 and still on the device; ``cache`` are keys and
-    values of ``length`` positions. :meth:`Backbone.generate` extends the cache, so a prefilled prompt is generated from
-    once.
+    V may differ from picture to picture. ``attention`` is there where it was asked for. ``positions_PVA`` are the
+    features' coordinates on the axes of the language model's rotary embedding, int64, for models that want them.
     """
 
-    first_token: torch.Tensor
-    cache: Any
-    length: int
+    x_PVD: "Tensor"
+    layout: Layout
+    attention: Attention | None = None
+    positions_PVA: "Tensor | None" = None
 
 
-class Backbone(Protocol):
-    """A large multimodal model in the parts between which a scheme may cut.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """One question with the visual tokens (T, H) of each of its pictures."""
 
-    All methods run without gradients and return tensors on ``device``.
+    pictures: "Sequence[Tensor]"
+    question: Question
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model wrote, and how much was read and written for it.
+
+    ``prompt_tokens`` counts all that the language model read, the ``visual_tokens`` among it; ``answer_tokens`` all
+    that it wrote, the token that ends the answer included.
     """
+
+    text: str
+    visual_tokens: int
+    prompt_tokens: int
+    answer_tokens: int
+
+
+class VisionSide(Protocol):
+    """Pixels to features; adapters included. Runs without gradients."""
 
     @property
     def name(self) -> str:
-        """The name in the catalog."""
+        """The model's name in the catalog."""
         ...
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Where the weights are."""
-        ...
-
-    @property
-    def n_features(self) -> int:
-        """V, the visual features of one patch."""
         ...
 
     @property
@@ -80,40 +130,82 @@ class Backbone(Protocol):
         """D, the dimension of a visual feature."""
         ...
 
-    def preprocess(self, image: Image.Image) -> Tiles:
-        """An RGB image, resized, padded, cut into patches and normalised; the tensor stays on the CPU."""
-        ...
+    def see(self, image: Image.Image, clock: Clock, *, attended: bool = False) -> Features:
+        """The features of an RGB image; times ``preprocess`` and ``vision_encode``.
 
-    def encode_image(self, tiles: Tiles) -> torch.Tensor:
-        """The visual features x (P, V, D) of Eq. 1."""
-        ...
-
-    def encode_attended(self, tiles: Tiles) -> tuple[torch.Tensor, Attention]:
-        """The visual features, and how the tower attended to them, from one pass."""
-        ...
-
-    def with_projector(self, weights: Mapping[str, torch.Tensor]) -> Self:
-        """The same backbone with another projector; all else is shared.
-
-        Raises CheckpointError for weights of another projector.
+        ``attended`` asks for how the tower attended to them too, from the same pass.
         """
         ...
 
-    def project(self, y_PCD: torch.Tensor) -> torch.Tensor:
-        """Merged features through the projector: (P * C, H), patch after patch."""
+
+class LanguageSide(Protocol):
+    """Features to answers: the projector, the language model, and what both were trained to be given."""
+
+    @property
+    def name(self) -> str:
+        """The model's name in the catalog."""
         ...
 
-    def project_all(self, x_PVD: torch.Tensor, tiles: Tiles) -> torch.Tensor:
-        """All features through the projector, (T, H), arranged as the backbone was trained to see them."""
+    @property
+    def device(self) -> "torch.device":
+        """Where the weights are."""
         ...
 
-    def prefill(self, tokens: torch.Tensor | Sequence[torch.Tensor], question: Question) -> Prefilled:
-        """Reads the prompt: the template, the visual tokens in it, and the question.
+    @property
+    def feature_dim(self) -> int:
+        """D, the dimension of a visual feature."""
+        ...
 
-        ``tokens`` are those of the only picture, (T, H), or one such tensor a picture.
+    def project(self, y_PCD: "Tensor") -> "Tensor":
+        """Merged features through the projector: visual tokens (P * C, H), patch after patch."""
+        ...
+
+    def project_all(self, x_PVD: "Tensor", layout: Layout) -> "Tensor":
+        """All features through the projector, (T, H), arranged as the model was trained to see them.
+
+        Raises BitstreamError for features that are not those of an image of this layout.
         """
         ...
 
-    def generate(self, prefilled: Prefilled) -> str:
-        """The answer's text, decoded greedily after :meth:`prefill`."""
+    def answer(self, requests: Sequence[Request], clocks: Sequence[Clock]) -> list[Answer]:
+        """The greedy answer to each request; times ``prefill`` and ``generate`` on the request's clock.
+
+        Raises BitstreamError for a question that shows a picture which the request does not have.
+        """
+        ...
+
+
+class Models(Protocol):
+    """The parts of one model, each read when it is first asked for."""
+
+    @property
+    def name(self) -> str:
+        """The name in the catalog."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where the parts are loaded to."""
+        ...
+
+    def vision(self, adapter: Path | None = None) -> VisionSide:
+        """The vision side, as trained with the adapter in a folder if one is given.
+
+        Raises CheckpointError where weights are absent, damaged or of another model.
+        """
+        ...
+
+    def language(self, adapter: Path | None = None, projector: "Mapping[str, Tensor] | None" = None) -> LanguageSide:
+        """The language side, as trained with an adapter, or with another projector; raises as :meth:`vision`."""
+        ...
+
+    def fingerprint(self, part: Part) -> str:
+        """What tells a part's weights from others, in 16 hexadecimal digits; reads that part alone."""
+        ...
+
+    def smaller(self, name: str | None = None, weights: str | None = None) -> "Models":
+        """The model that a device runs by itself: the catalog's for this one, or another by its name.
+
+        Raises UnavailableError where there is none.
+        """
         ...

@@ -3,31 +3,23 @@
 P = 1 patch   V features   D feature dimension   T visual tokens   H width of the language model
 """
 
-import os
-from collections.abc import Mapping
+import functools
 from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
-import torch
-from PIL import Image
+from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from harness.errors import BitstreamError, CheckpointError, unknown_name
+from harness.errors import CheckpointError, unknown_name
 from harness.models import prompts
-from harness.models.checkpoint import ZOO
-from harness.models.contract import Tiles
-from harness.models.llava import Family, Llava
+from harness.models.contract import Layout
+from harness.models.llava import Family, Llava, LlavaModels
 from harness.models.tiling import PaddedTile
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Of RGB in [0, 1] over CLIP's training pictures; padding has the mean colour."""
-
-SOURCES: Mapping[str, str | os.PathLike[str]] = {
-    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
-    "mini-llava15": ZOO / "mini-llava15",
-}
-"""Where the weights of each name are: a hub id, or a folder of the zoo."""
 
 _TEXT_7B = {
     "model_type": "llama",
@@ -52,42 +44,30 @@ def full_size_config(name: str) -> Any:
     return LlavaConfig(text_config=dict(_TEXT_7B))
 
 
+def tiling_of(config: Any) -> PaddedTile:
+    """The one tile of an image: centred on a square of CLIP's mean colour, resized and normalised."""
+    return PaddedTile(patch=config.vision_config.image_size, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+def arranged(config: Any, tokens_PVH: Tensor, newline_H: Tensor | None, layout: Layout) -> Tensor:  # noqa: ARG001
+    """Projected tokens as they are: (V, H)."""
+    return tokens_PVH.flatten(0, 1)
+
+
 class Llava15(Llava):
-    """LLaVA-1.5: the whole image is one patch, padded to a square; its tokens are read in the features' order.
+    """LLaVA-1.5: the whole image is one patch, padded to a square; its tokens are read in the features' order."""
 
-    ``tiling`` is how it fits an image.
-    """
-
-    family = Family(
+    is_of = Family(
         config_class=LlavaConfig,
         model_class=LlavaForConditionalGeneration,
         template=prompts.LLAVA15,
-        sources=SOURCES,
+        projector=LlavaMultiModalProjector,
+        has_newline=False,
         full_size=full_size_config,
+        tiling=tiling_of,
+        arranged=arranged,
     )
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, max_new_tokens: int = 16) -> None:
-        super().__init__(name, model, tokenizer, max_new_tokens=max_new_tokens)
-        self.tiling = PaddedTile(patch=model.config.vision_config.image_size, mean=CLIP_MEAN, std=CLIP_STD)
 
-    def preprocess(self, image: Image.Image) -> Tiles:
-        """An RGB image centred on a square of CLIP's mean colour, resized and normalised: (1, 3, side, side)."""
-        return self.tiling(image)
-
-    def arranged(self, tokens_PVH: torch.Tensor, tiles: Tiles) -> torch.Tensor:  # noqa: ARG002
-        """Projected tokens as they are: (V, H)."""
-        return tokens_PVH.flatten(0, 1)
-
-    @torch.inference_mode()
-    def project_all(self, x_PVD: torch.Tensor, tiles: Tiles) -> torch.Tensor:
-        """All features through the projector, (V, H); raises BitstreamError unless they are those of one patch."""
-        wanted = (1, self.n_features, self.feature_dim)
-        if x_PVD.shape != wanted or tiles.grid != (1, 1):
-            raise BitstreamError(
-                f"features of shape {tuple(x_PVD.shape)} on a {tiles.grid[0]} x {tiles.grid[1]} grid are not those of "
-                f"one patch, {wanted}, which is what {self.name} has"
-            )
-        return self.arranged(self._projected(x_PVD), tiles)
-
-
-load = Llava15.load
+load = functools.partial(LlavaModels, Llava15.is_of)
+"""The :class:`harness.models.llava.LlavaModels` of a name."""

@@ -4,30 +4,22 @@ P patches (the thumbnail first)   V features a patch   D feature dimension   T v
 H width of the language model
 """
 
-import os
+import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
-import torch
-from PIL import Image
+from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionMultiModalProjector
 
-from harness.errors import BitstreamError, CheckpointError, unknown_name
+from harness.errors import CheckpointError, unknown_name
 from harness.models import prompts
 from harness.models.arrangement import arrange
-from harness.models.checkpoint import ZOO
-from harness.models.contract import Tiles
-from harness.models.llava import Family, Llava
+from harness.models.contract import Layout
+from harness.models.llava import Family, Llava, LlavaModels
 from harness.models.tiling import Tiling
-
-SOURCES: Mapping[str, str | os.PathLike[str]] = {
-    "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-    "llava-onevision-0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-    "mini-onevision": ZOO / "mini-onevision",
-    "mini-nano": ZOO / "mini-nano",
-}
-"""Where the weights of each name are: a hub id, or a folder of the zoo."""
 
 _TEXT_7B: Mapping[str, Any] = {
     "model_type": "qwen2",
@@ -66,52 +58,45 @@ def full_size_config(name: str) -> Any:
     return LlavaOnevisionConfig(text_config=dict(texts[name]))
 
 
-class OneVision(Llava):
-    """LLaVA-OneVision: SigLIP on any-resolution tiles, and Qwen2. ``tiling`` is how it cuts an image."""
-
-    family = Family(
-        config_class=LlavaOnevisionConfig,
-        model_class=LlavaOnevisionForConditionalGeneration,
-        template=prompts.ONEVISION,
-        sources=SOURCES,
-        full_size=full_size_config,
-    )
-
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, max_new_tokens: int = 16) -> None:
-        super().__init__(name, model, tokenizer, max_new_tokens=max_new_tokens)
-        self.tiling = tiling_of(model.config)
-        self._max_tiles = int(model.config.vision_aspect_ratio.removeprefix("anyres_max_"))
-
-    def preprocess(self, image: Image.Image) -> Tiles:
-        """Thumbnail and tiles of an RGB image, on the CPU (see :mod:`harness.models.tiling`)."""
-        return self.tiling(image)
-
-    @torch.inference_mode()
-    def project_all(self, x_PVD: torch.Tensor, tiles: Tiles) -> torch.Tensor:
-        """All features, (T, H), in the model's own arrangement (see :mod:`harness.models.arrangement`).
-
-        Raises BitstreamError for features that are not those of an image of ``tiles.image_size``.
-        """
-        n_h, n_w = tiles.grid
-        wanted = (n_h * n_w + 1, self.n_features, self.feature_dim)
-        if x_PVD.shape != wanted or tiles.grid != self.tiling.grid(*tiles.image_size):
-            height, width = tiles.image_size
-            raise BitstreamError(
-                f"features of shape {tuple(x_PVD.shape)} on a {n_h} x {n_w} grid are not those that {self.name} has "
-                f"of a {width} x {height} image"
-            )
-        return self.arranged(self._projected(x_PVD), tiles)
-
-    def arranged(self, tokens_PVH: torch.Tensor, tiles: Tiles) -> torch.Tensor:
-        """Projected tokens as (T, H), rows closed by the newline token; differentiable."""
-        return arrange(tokens_PVH, self.model.model.image_newline, tiles.grid, tiles.image_size, self._max_tiles)
-
-
 def tiling_of(config: Any) -> Tiling:
     """The tiling that a LlavaOnevisionConfig's tile size and grid pinpoints describe."""
+    max_tiles(config)
     patch = config.vision_config.image_size
     grids = tuple((height // patch, width // patch) for height, width in config.image_grid_pinpoints)
     return Tiling(patch=patch, grids=grids)
 
 
-load = OneVision.load
+def arranged(config: Any, tokens_PVH: Tensor, newline_H: Tensor | None, layout: Layout) -> Tensor:
+    """Projected tokens as (T, H), rows closed by the newline token (see :mod:`harness.models.arrangement`)."""
+    assert newline_H is not None
+    return arrange(tokens_PVH, newline_H, layout.grid, layout.image_size, max_tiles(config))
+
+
+def max_tiles(config: Any) -> int:
+    """The N of ``anyres_max_N``; raises CheckpointError for another way to treat an aspect ratio."""
+    declared = config.vision_aspect_ratio
+    if match := re.fullmatch(r"anyres_max_(\d+)", str(declared)):
+        return int(match[1])
+    raise CheckpointError(
+        f"vision_aspect_ratio is {declared!r} in the model's config.json; 'anyres_max_9' or another anyres_max_N is "
+        "wanted: the plain 'anyres' and 'square' arrange features otherwise and are not supported"
+    )
+
+
+class OneVision(Llava):
+    """LLaVA-OneVision: SigLIP on any-resolution tiles, and Qwen2."""
+
+    is_of = Family(
+        config_class=LlavaOnevisionConfig,
+        model_class=LlavaOnevisionForConditionalGeneration,
+        template=prompts.ONEVISION,
+        projector=LlavaOnevisionMultiModalProjector,
+        has_newline=True,
+        full_size=full_size_config,
+        tiling=tiling_of,
+        arranged=arranged,
+    )
+
+
+load = functools.partial(LlavaModels, OneVision.is_of)
+"""The :class:`harness.models.llava.LlavaModels` of a name."""

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.models.contract import Tiles
+from harness.models.contract import Layout, Tiles
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,10 @@ class Tiling:
         """(n_h, n_w) of an image; see :func:`best_grid`."""
         return best_grid(height, width, self.patch, self.grids)
 
+    def n_patches(self, n_h: int, n_w: int) -> int:
+        """P of a grid: its tiles and the thumbnail."""
+        return n_h * n_w + 1
+
     def __call__(self, image: Image.Image) -> Tiles:
         """The thumbnail and the tiles of an RGB image, (n_h * n_w + 1, 3, p, p)."""
         n_h, n_w = self.grid(image.height, image.width)
@@ -45,7 +49,8 @@ class Tiling:
         pixels_PHWC = np.empty((n_h * n_w + 1, p, p, 3), np.uint8)
         pixels_PHWC[0] = thumbnail_HWC
         pixels_PHWC[1:] = canvas_HWC.reshape(n_h, p, n_w, p, 3).transpose(0, 2, 1, 3, 4).reshape(-1, p, p, 3)
-        return Tiles(normalised(pixels_PHWC, self.mean, self.std), (n_h, n_w), (image.height, image.width))
+        layout = Layout((n_h, n_w), (image.height, image.width))
+        return Tiles(normalised(pixels_PHWC, self.mean, self.std), layout)
 
     def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """The grids onto which an image is fitted, in the order of their patches: the thumbnail's, the tiles'."""
@@ -71,11 +76,20 @@ class PaddedTile:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:  # noqa: ARG002
+        """The grid of every image."""
+        return 1, 1
+
+    def n_patches(self, n_h: int, n_w: int) -> int:  # noqa: ARG002
+        """P: the one patch."""
+        return 1
+
     def __call__(self, image: Image.Image) -> Tiles:
         """An RGB image as (1, 3, p, p)."""
         fill = (int(255 * self.mean[0]), int(255 * self.mean[1]), int(255 * self.mean[2]))
         tile = squared(image, fill).resize((self.patch, self.patch), Image.Resampling.BICUBIC)
-        return Tiles(normalised(np.array(tile)[None], self.mean, self.std), (1, 1), (image.height, image.width))
+        layout = Layout((1, 1), (image.height, image.width))
+        return Tiles(normalised(np.array(tile)[None], self.mean, self.std), layout)
 
     def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:  # noqa: ARG002
         """The one grid onto which every image is fitted."""

@@ -10,33 +10,28 @@ from contextlib import contextmanager
 
 
 class StageClock:
-    """Collects how long each stage took, in the order in which they ended.
+    """Collects how long each stage of one half took, in the order in which they began.
 
-    ``synchronise`` waits until the accelerator is idle; on a CPU there is nothing to wait for. A stage that is entered
-    twice in one request (two questions about one image) counts once, with its times added.
+    ``seconds`` is wall time, ``cpu_s`` the processor time of all of the process's threads. ``synchronise`` waits until
+    the accelerator is idle; on a CPU there is nothing to wait for. A stage that is entered twice in one request counts
+    once, with its times added.
     """
 
     def __init__(self, synchronise: Callable[[], None] | None = None) -> None:
         self._synchronise = synchronise or (lambda: None)
         self.seconds: dict[str, float] = {}
+        self.cpu_s: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times its body; a stage whose body raises leaves no time behind."""
         self._synchronise()
-        start_ns = time.perf_counter_ns()
+        cpu_ns, start_ns = time.process_time_ns(), time.perf_counter_ns()
         yield
         self._synchronise()
-        self.seconds[name] = self.seconds.get(name, 0.0) + (time.perf_counter_ns() - start_ns) * 1e-9
-
-
-class Untimed:
-    """The clock of a request whose answer alone is wanted."""
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:  # noqa: ARG002
-        """Runs its body."""
-        yield
+        end_ns, cpu_end_ns = time.perf_counter_ns(), time.process_time_ns()
+        self.seconds[name] = self.seconds.get(name, 0.0) + (end_ns - start_ns) * 1e-9
+        self.cpu_s[name] = self.cpu_s.get(name, 0.0) + (cpu_end_ns - cpu_ns) * 1e-9
 
 
 def synchroniser(device: str) -> Callable[[], None] | None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
+from harness.kernels import compile_all
+
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 
@@ -37,6 +39,7 @@ def spread(work: Callable[[Task], Done], tasks: Sequence[Task], workers: int) ->
         for task in tasks:
             yield task, work(task)
         return
+    compile_all()
     global _shared
     _shared = work  # type: ignore[assignment]
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=_follow_parent)

@@ -13,7 +13,7 @@ from harness.records import RequestRow, schema
 from harness.replay.profile import Profile
 from harness.replay.system import Instants, System
 from harness.replay.workload import Stream, Workload, stream, workload
-from harness.scenario.replay import Replay, TraceUplink, Uplink
+from harness.scenario.replay import ConstantUplink, Replay, TraceUplink, Uplink
 
 Engine = Literal["auto", "simpy", "vector"]
 
@@ -73,7 +73,7 @@ def channels(cell: Cell) -> list[Channel]:
 
 
 def request_rows(profile: Profile, cell: Cell, load: Workload, instants: Instants) -> pa.Table:
-    """The rows of the requests that were made."""
+    """The rows of the requests that were made; only an uplink of one rate has a rate in its rows."""
     made = np.flatnonzero(~np.isnan(instants.submitted_s))
     constants = {
         "replay": cell.spec.label,
@@ -81,7 +81,8 @@ def request_rows(profile: Profile, cell: Cell, load: Workload, instants: Instant
         "point": profile.point,
         "channel": cell.uplink.label,
     }
-    numbers = {"users": cell.users, "seed": cell.seed}
+    rate_bps = cell.uplink.rate_bps if isinstance(cell.uplink, ConstantUplink) else None
+    numbers = {"users": cell.users, "seed": cell.seed, "rate_bps": rate_bps}
     wanted = schema(RequestRow)
     columns = []
     for field in wanted:

@@ -52,19 +52,27 @@ class Profile:
 
     @classmethod
     def from_tables(cls, stages: pa.Table, outcomes: pa.Table, pipeline: str, point: str) -> Self:
-        """The profile in stage rows and outcome rows; raises ResultsError where a timed sample has no outcome.
+        """The profile in stage rows and outcome rows.
 
         Samples that were answered but not timed are left out: a request draws among the timed ones, with their bytes.
+        Raises ResultsError for a point without stage rows, where a timed sample has no outcome, and where a request was
+        timed on one side only: no stage on a side is believed of a scheme that has none there in any request, and of
+        the server where nothing was sent.
         """
         timed = _rows_of(stages, pipeline, point).select(["sample", "repeat", "side", "stage", "seconds"]).to_pandas()
         answered = _rows_of(outcomes, pipeline, point).select(["sample", "payload_bytes"]).to_pandas()
+        where = f"{pipeline} at {point!r}"
         if timed.empty:
-            raise ResultsError(f"{pipeline} at {point!r} has no stage rows; measure it before it is replayed")
+            raise ResultsError(f"{where} has no stage rows; measure it before it is replayed")
         payload = answered.drop_duplicates("sample").set_index("sample")["payload_bytes"]
         if missing := sorted(set(timed["sample"]) - set(payload.index)):
-            raise ResultsError(f"{pipeline} at {point!r}: sample {missing[0]!r} was timed but has no outcome row")
+            raise ResultsError(f"{where}: sample {missing[0]!r} was timed but has no outcome row")
         keys = pd.MultiIndex.from_frame(timed[["sample", "repeat"]].drop_duplicates().sort_values(["sample", "repeat"]))
+        payload_bytes = payload.loc[keys.get_level_values("sample")].to_numpy(np.int64)
         device, server = timed[timed["side"] == "device"], timed[timed["side"] == "server"]
+        sides = (pd.MultiIndex.from_frame(of_side[["sample", "repeat"]]) for of_side in (device, server))
+        on_device, on_server = (keys.isin(side) for side in sides)
+        _refuse_one_sided(where, keys, payload_bytes, on_device, on_server)
         names = tuple(dict.fromkeys(server["stage"]))
         by_stage = server.pivot_table(
             index=["sample", "repeat"], columns="stage", values="seconds", aggfunc="sum", fill_value=0.0
@@ -73,7 +81,7 @@ class Profile:
             pipeline=pipeline,
             point=point,
             samples=tuple(keys.get_level_values("sample")),
-            payload_bytes=payload.loc[keys.get_level_values("sample")].to_numpy(np.int64),
+            payload_bytes=payload_bytes,
             device_s=device.groupby(["sample", "repeat"])["seconds"]
             .sum()
             .reindex(keys, fill_value=0.0)
@@ -98,3 +106,22 @@ class Profile:
 
 def _rows_of(table: pa.Table, pipeline: str, point: str) -> pa.Table:
     return table.filter(pc.and_(pc.equal(table["pipeline"], pipeline), pc.equal(table["point"], point)))
+
+
+def _refuse_one_sided(where: str, keys: pd.MultiIndex, payload_bytes: Ints, on_device: Bools, on_server: Bools) -> None:
+    """Raises ResultsError for a timed request without the stages of a side that it must have had."""
+    served = set(keys.get_level_values("sample")[on_server])
+    other_repeat = np.array([sample in served for sample in keys.get_level_values("sample")])
+    for side, lacks, why in (
+        ("device", ~on_device & on_device.any(), "others of this point have some"),
+        ("server", ~on_server & (payload_bytes > 0), "it sent {n_bytes} bytes"),
+        ("server", ~on_server & other_repeat, "its other repeats have some"),
+    ):
+        if lacks.any():
+            row = int(np.argmax(lacks))
+            sample, repeat = keys[row]
+            raise ResultsError(
+                f"{where}: sample {sample!r}, repeat {repeat}, has no {side} stage, though "
+                f"{why.format(n_bytes=payload_bytes[row])}: the {side} side of that request is missing; a request "
+                "timed on one side only cannot be replayed"
+            )

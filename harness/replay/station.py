@@ -6,6 +6,7 @@ which SimPy happened to process simultaneous events.
 """
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -39,14 +40,17 @@ class Calendar(simpy.Environment):
 
 
 class Job(simpy.Event):
-    """A request at a station; the event happens when it has been served."""
+    """A request at a station; the event happens when it has been served.
+
+    ``begun_s`` is when the station began to serve it, NaN where it has not; a shared link has no such instant.
+    """
 
     def __init__(self, env: Calendar, index: int, work: Any) -> None:
         super().__init__(env)
         self.ready_s = env.now
         self.index = index
         self.work = work
-        self.started = False
+        self.begun_s = math.nan
         self.gave_up = False
 
     def __lt__(self, other: "Job") -> bool:
@@ -90,7 +94,7 @@ class Station:
                 self._start(job)
 
     def _start(self, job: Job) -> None:
-        job.started = True
+        job.begun_s = self.env.now
         job.callbacks.insert(0, self._done)
         if (at_s := self.finish(job)) < float("inf"):
             self.env.put(job, at_s)
@@ -116,7 +120,7 @@ class Abortable(Station):
 
     def leave(self, job: Job) -> None:
         """Take a job out of the queue, or stop it."""
-        if job.started and not job.gave_up:
+        if not math.isnan(job.begun_s) and not job.gave_up:
             self._stop(self.env.now)
             super()._done(job)
         job.gave_up = True
@@ -153,7 +157,7 @@ class Batches(Station):
             batch[0].callbacks.insert(0, self._done)
             at_s = self._finish_batch(batch)
             for job in batch:
-                job.started = True
+                job.begun_s = self.env.now
                 self.env.put(job, at_s)
 
 

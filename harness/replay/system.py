@@ -25,15 +25,18 @@ class Instants:
     """When each of N requests got how far, in seconds; NaN where it never did."""
 
     submitted_s: Floats
+    device_begun_s: Floats
     device_done_s: Floats
     sent_s: Floats
     delivered_s: Floats
+    server_begun_s: Floats
+    server_done_s: Floats
     answered_s: Floats
 
     @classmethod
     def unknown(cls, n: int) -> "Instants":
         """N requests of which nothing has happened yet."""
-        return cls(*np.full((5, n), np.nan))
+        return cls(*np.full((len(dataclasses.fields(cls)), n), np.nan))
 
 
 class System:
@@ -115,10 +118,11 @@ class System:
 
     def _road(self, user: int, index: int) -> Steps:
         seen, env, row = self.instants, self.env, self.load.row[index]
-        yield from self._through(self._devices[user], index, self._device_s[row])
+        yield from self._through(self._devices[user], index, self._device_s[row], seen.device_begun_s)
         seen.device_done_s[index] = env.now
         if self._stays[row]:
-            seen.sent_s[index] = seen.delivered_s[index] = seen.answered_s[index] = env.now
+            for instants in (seen.sent_s, seen.delivered_s, seen.server_begun_s, seen.server_done_s, seen.answered_s):
+                instants[index] = env.now
             return
         if self.wire.handshake:
             yield env.at(env.now + 2 * self.wire.propagation_s)
@@ -128,15 +132,21 @@ class System:
         if self.wire.propagation_s:
             yield env.at(env.now + self.wire.propagation_s)
         seen.delivered_s[index] = env.now
-        yield from self._through(self._server, index, self._server_s[row])
+        yield from self._through(self._server, index, self._server_s[row], seen.server_begun_s)
+        seen.server_done_s[index] = env.now
         if self.spec.answer.seconds:
             yield env.at(env.now + self.spec.answer.seconds)
         seen.answered_s[index] = env.now
 
-    def _through(self, station: Station | SharedUplink, index: int, work: float) -> Steps:
+    def _through(
+        self, station: Station | SharedUplink, index: int, work: float, begun_s: Floats | None = None
+    ) -> Steps:
         job = station.serve(index, work)
         try:
             yield job
         except simpy.Interrupt:
             station.leave(job)
             raise
+        finally:
+            if begun_s is not None:
+                begun_s[index] = job.begun_s

@@ -3,11 +3,12 @@
 A file or a folder is written under a name that no reader looks at, flushed to the disk, and renamed: that is one step.
 """
 
+import contextlib
+import io
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,26 +21,41 @@ UNFINISHED = ".unfinished-"
 
 def write_text(path: Path, text: str) -> None:
     """``text`` as the UTF-8 file ``path``, in place of what was there; ResultsError when the disk refuses."""
-    _land_file(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """``table`` as the Parquet file ``path``, in place of what was there; ResultsError when the disk refuses."""
-    _land_file(path, lambda file: pq.write_table(table, file))
+def write_bytes(path: Path, data: bytes) -> None:
+    """``data`` as the file ``path``, in place of what was there; ResultsError when the disk refuses."""
+    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{hash(path.name) & 0xFFFFFF:x}")
+    try:
+        _write(unfinished, data)
+        _rename(unfinished, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
-    """The new folder ``folder`` with a Parquet file for each of ``tables``; ResultsError when the disk refuses."""
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """The new folder ``folder`` with these files; ResultsError when the disk refuses."""
     unfinished = folder.with_name(f"{UNFINISHED}{os.getpid()}")
     try:
         unfinished.mkdir()
-        for name, table in tables.items():
-            _write(unfinished / f"{name}.parquet", lambda file, table=table: pq.write_table(table, file))  # type: ignore[misc]
+        for name, data in files.items():
+            _write(unfinished / name, data)
         _flush_folder(unfinished)
         _rename(unfinished, folder)
         _flush_folder(folder.parent)
     except OSError as error:
-        raise ResultsError(f"{folder}: cannot be written: {error}") from None
+        raise ResultsError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file."""
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
 
 
 def sweep(folder: Path) -> None:
@@ -61,19 +77,9 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _land_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
-    try:
-        _write(unfinished, write)
-        _rename(unfinished, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot be written: {error}") from None
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def _write(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
-        write(file)
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 

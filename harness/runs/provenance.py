@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness import __version__
 from harness.errors import ResultsError
 from harness.records import SCHEMA_VERSION
+from harness.runs.digests import changed, of_code, of_data
 
 MANIFEST = "manifest.json"
 
@@ -33,6 +34,7 @@ UNAVAILABLE = "unavailable: "
 """What begins a session's word on telemetry that its machine does not have; the reason follows."""
 
 _GIT_PATIENCE_S = 5.0
+_SEAL = "seal"
 
 Status = Literal["running", "complete"]
 Validity = Literal["VALID", "INVALID"]
@@ -45,10 +47,11 @@ class _Strict(BaseModel):
 class Session(_Strict):
     """One stretch of work on a run: from the start of a process to its end, or to its death.
 
-    ``commit`` and ``dirty`` are null where the harness does not run from a checkout of its own. ``machine`` is a plain
-    mapping with at least an ``id`` and a ``name``. ``telemetry`` says of each kind what watched the clocks while stages
-    were timed, or that it is unavailable; it is empty where nothing was timed. ``throttled`` has each sentence of the
-    telemetry on a lowered clock, and in how many units of timed requests it was true.
+    ``commit`` and ``dirty`` are null where the harness does not run from a checkout of its own; ``code`` is the digest
+    of its Python files. ``machine`` is a plain mapping with at least an ``id`` and a ``name``. ``telemetry`` says of
+    each kind what watched the clocks while stages were timed, or that it is unavailable; it is empty where nothing was
+    timed. ``throttled`` has each sentence of the telemetry on a lowered clock, and in how many units of timed requests
+    it was true.
     """
 
     started_utc: str
@@ -56,6 +59,7 @@ class Session(_Strict):
     harness_version: str
     commit: str | None
     dirty: bool | None
+    code: str
     packages: dict[str, str]
     machine: dict[str, Any]
     telemetry: dict[str, str] = Field(default_factory=dict)
@@ -67,32 +71,32 @@ class Session(_Strict):
             raise ValueError("a machine has an 'id' and a 'name', both text")
         return self
 
-    @property
-    def software(self) -> tuple[str, str | None, bool | None]:
-        """What the code's identity is compared by."""
-        return self.harness_version, self.commit, self.dirty
-
 
 class Manifest(_Strict):
     """What a run is, where its numbers come from, and whether they may be believed.
 
-    ``scenario`` is the scenario as given, with SI numbers; ``resolved`` maps what a scenario names (``benchmark``,
-    ``backbone``) to what ran, several benchmarks joined by a comma, and ``stand_ins`` holds those of them that are not
-    what was wanted, wanted name to name that ran. ``validity`` is null while the run is going on; ``reasons`` says why
-    a run is INVALID.
+    ``scenario`` is the scenario as given, with SI numbers. ``benchmarks`` and ``backbone`` are what ran; ``stand_ins``
+    maps what was wanted to what ran instead. ``points`` are the parameters of every operating point, by pipeline and
+    label. ``digests`` has that of everything that rows depend on, by a name for people: files, parts of models.
+    ``tables`` has the digest of each of the run's files. ``validity`` is null while the run is going on; ``reasons``
+    says why a run is INVALID.
     """
 
     schema_version: int
     name: str
     scenario: dict[str, Any]
     scenario_hash: str
-    resolved: dict[str, str]
+    benchmarks: tuple[str, ...] = Field(strict=False)
+    backbone: str
     stand_ins: dict[str, str]
+    points: dict[str, dict[str, dict[str, Any]]]
+    digests: dict[str, str]
     seed: int
     status: Status
     validity: Validity | None
     reasons: tuple[str, ...] = Field(strict=False)
     finished_utc: str | None
+    tables: dict[str, str] = Field(default_factory=dict)
     sessions: tuple[Session, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")
@@ -114,13 +118,6 @@ class Manifest(_Strict):
             wanted_of.setdefault(ran, []).append(wanted)
         swaps = (f"{ran} for {', '.join(wanted)}" for ran, wanted in wanted_of.items())
         return f"stand-ins: {'; '.join(swaps)}"
-
-    @property
-    def benchmarks(self) -> tuple[str, ...]:
-        """The benchmarks that ran; raises ResultsError where the manifest does not say."""
-        if "benchmark" not in self.resolved:
-            raise ResultsError(f"run {self.name}: its manifest does not say in 'resolved' which 'benchmark' ran")
-        return tuple(self.resolved["benchmark"].split(", "))
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -145,9 +142,9 @@ class Manifest(_Strict):
         return f"none seen by {' and '.join(dict.fromkeys(itertools.chain(*watched)))}{in_part}"
 
     @property
-    def code(self) -> str:
+    def commits(self) -> str:
         """The code's identity for people: each session's commit, marked where the checkout differed from it."""
-        seen = (_code(session) for session in self.sessions)
+        seen = (_commit(session) for session in self.sessions)
         return ", ".join(dict.fromkeys(seen))
 
     def scenario_value(self, *keys: str) -> Any:
@@ -162,7 +159,7 @@ class Manifest(_Strict):
         return value
 
 
-def _code(session: Session) -> str:
+def _commit(session: Session) -> str:
     if session.commit is None:
         return f"version {session.harness_version}"
     return session.commit[:9] + ("+changes" if session.dirty else "")
@@ -173,8 +170,11 @@ def begin(
     name: str,
     scenario: Mapping[str, Any],
     scenario_hash: str,
-    resolved: Mapping[str, str],
+    benchmarks: Sequence[str],
+    backbone: str,
     stand_ins: Mapping[str, str],
+    points: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    digests: Mapping[str, str],
     seed: int,
     command: Sequence[str],
     machine: Mapping[str, Any],
@@ -187,6 +187,7 @@ def begin(
         harness_version=__version__,
         commit=commit,
         dirty=dirty,
+        code=of_code(),
         packages=package_versions(),
         machine=dict(machine),
     )
@@ -195,8 +196,11 @@ def begin(
         name=name,
         scenario=dict(scenario),
         scenario_hash=scenario_hash,
-        resolved=dict(resolved),
+        benchmarks=tuple(benchmarks),
+        backbone=backbone,
         stand_ins=dict(stand_ins),
+        points={pipeline: {label: dict(point) for label, point in of.items()} for pipeline, of in points.items()},
+        digests=dict(digests),
         seed=seed,
         status="running",
         validity=None,
@@ -204,6 +208,34 @@ def begin(
         finished_utc=None,
         sessions=(session,),
     )
+
+
+def changes(old: Manifest, new: Manifest) -> list[str]:
+    """What is not as it was when a run was last worked on, a phrase each: files, weights, code, packages, scenario.
+
+    The machine is not among them: it decides how fast something was, which the rows say.
+    """
+    found = [
+        *(["the scenario"] if old.scenario_hash != new.scenario_hash else []),
+        *changed(old.digests, new.digests),
+        *software_changes(old, new),
+    ]
+    if (old.benchmarks, old.backbone) != (new.benchmarks, new.backbone):
+        found.append(
+            f"what runs ({', '.join((*old.benchmarks, old.backbone))} before, "
+            f"{', '.join((*new.benchmarks, new.backbone))} now)"
+        )
+    return found
+
+
+def software_changes(old: Manifest, new: Manifest) -> list[str]:
+    """What of the code and the packages is not as it was, a phrase each; rows of two versions are not mixed."""
+    before, now = old.sessions[-1], new.sessions[-1]
+    packages = [
+        f"{name} ({before.packages.get(name, 'absent')} before, {now.packages.get(name, 'absent')} now)"
+        for name in changed(before.packages, now.packages)
+    ]
+    return [*(["the harness's own code"] if before.code != now.code else []), *packages]
 
 
 def utc_now() -> str:
@@ -253,12 +285,16 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def to_json(manifest: Manifest) -> str:
-    """The manifest as it is written: indented JSON, keys in the order of the class."""
-    return json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """The manifest as it is written: indented JSON, keys in the order of the class, and a seal over all of it."""
+    data = manifest.model_dump(mode="json")
+    return json.dumps({**data, _SEAL: of_data(data)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read(path: Path) -> Manifest:
-    """The manifest at ``path``; raises ResultsError, naming the key and the value, for anything that is not one."""
+    """The manifest at ``path``.
+
+    Raises ResultsError, naming the key and the value, for anything that is not one, or was edited after it was written.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -275,10 +311,17 @@ def read(path: Path) -> Manifest:
             f"{path}: schema_version is {version} and this harness reads {SCHEMA_VERSION}; "
             "read it with the harness version it was written by, or run the scenario again"
         )
+    seal = data.pop(_SEAL, None)
     try:
-        return Manifest.model_validate(data)
+        manifest = Manifest.model_validate(data)
     except ValidationError as error:
         raise ResultsError(f"{path}: {_first_mistake(error)}") from None
+    if seal != (found := of_data(manifest.model_dump(mode="json"))):
+        raise ResultsError(
+            f"{path}: was edited after the run wrote it (its seal is {seal}, its content's {found}); a manifest is "
+            "evidence: run the scenario again instead"
+        )
+    return manifest
 
 
 def _first_mistake(error: ValidationError) -> str:

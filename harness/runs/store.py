@@ -1,48 +1,69 @@
 """The folder of a run, written so that a killed process loses nothing that was finished.
 
     <run>/manifest.json      always there and always whole
-    <run>/parts/<unit>/      the rows of one finished unit of work; here only while the run is unfinished
-    <run>/samples.parquet    which picture each sample shows, and which benchmark it is of
-    <run>/{stages,outcomes,requests}.parquet    every row, sorted; here only when the run is complete
+    <run>/samples.parquet    what each question of the run shows and asks
+    <run>/parts/<key>/       the rows of finished units of work, while the run is unfinished
+    <run>/{stages,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
 
-A run is complete when its manifest says so, which it does after the three tables have landed and before the parts go.
-So whatever the moment of death, either the parts or the tables hold every finished unit. A unit is the most that is
-lost: named work whose rows land together or not at all.
+A unit is named work whose rows are committed together or not at all. Its key is a digest of its name and of all that
+its rows depend on, so that after an edit of the scenario, or of a file that it names, the units whose rows would be the
+same are not worked again. Rows of units that a scenario no longer asks for stay in ``parts`` until it asks again.
+
+A run is complete when its manifest says so, which it does after its tables are written and before their parts are
+removed: whatever the moment of death, the parts or the tables hold every finished unit.
 """
 
 import dataclasses
-import urllib.parse
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from harness.errors import ResultsError
 from harness.runs import disk, provenance, tables
+from harness.runs.digests import of_bytes, of_data
 from harness.runs.lock import Lock
 from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.tables import Kind, Rows
 
-_PARTS = "parts"
-_SAMPLES = "samples.parquet"
-_SAMPLES_SCHEMA = pa.schema([pa.field(name, pa.string(), False) for name in ("sample", "image", "benchmark")])
+_PARTS, _UNITS = "parts", "units.json"
+
+MEASURED: tuple[Kind, ...] = ("stages", "outcomes", "energy", "resources")
+"""The tables whose rows say which unit they come from; requests are replayed from these."""
+
+
+Facts: TypeAlias = dict[str, dict[str, str]]
+"""Of a part: the names of its ``units`` by their keys, and the digests of its ``tables``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unit:
+    """Named work, and the digests of what its rows depend on, by names for people."""
+
+    name: str
+    depends: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> str:
+        """What the unit is known by in a run's folder."""
+        return of_data([self.name, dict(self.depends)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a run holds: its manifest and tables (:mod:`harness.records`); if recorded, the samples' pictures and
-    benchmarks.
-    """
+    """What a run holds: its manifest and its tables, as :mod:`harness.records` defines their rows."""
 
     folder: Path
     manifest: Manifest
+    samples: pa.Table
     stages: pa.Table
     outcomes: pa.Table
+    energy: pa.Table
+    resources: pa.Table
     requests: pa.Table
-    images: Mapping[str, str]
-    benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Run:
@@ -54,23 +75,24 @@ class Run:
         self._lock = lock
         self._parts = folder / _PARTS
         self._parts.mkdir(exist_ok=True)
-        disk.sweep(folder)
-        disk.sweep(self._parts)
-        self._done = {_unit_name(part) for part in self._parts.iterdir()}
-        self._image_of, self._benchmark_of = _read_samples(folder / _SAMPLES)
+        self._facts = {part: _read_facts(part) for part in sorted(self._parts.iterdir())}
+        # A process that died while it parted a part's units left some of them in two; the smaller part is the later.
+        by_size = sorted(self._facts, key=lambda part: -len(self._facts[part]["units"]))
+        self._units: dict[str, Path] = {key: part for part in by_size for key in self._facts[part]["units"]}
+        self._wanted: set[str] = set()
 
     @classmethod
     def open_or_create(cls, folder: Path, manifest: Manifest, *, fresh: bool = False) -> Self:
-        """The run in ``folder``: a new one, or an unfinished one of the same scenario, taken up where it stopped.
+        """The run in ``folder``: a new one, or the one that is there, to be completed.
 
-        ``manifest`` describes the run as this process would begin it; in a run that is taken up, its session joins the
-        earlier ones. ``fresh`` discards a run that is there. Raises ResultsError where another process writes the run,
-        and where the folder holds a complete run, a run of another scenario, or something else.
+        ``manifest`` describes the run as this process would begin it; a run that is there keeps its earlier sessions.
+        ``fresh`` discards it. Raises ResultsError where another process writes the run, where the folder holds a run of
+        a scenario of another name, or something else, and where code or packages have changed since.
         """
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ResultsError(f"{folder}: its parent folder cannot be made: {error}") from None
+            raise ResultsError(f"{folder}: its parent folder cannot be made: {error.strerror or error}") from None
         lock = Lock(folder)
         try:
             _refuse_foreign(folder)
@@ -79,97 +101,148 @@ class Run:
             try:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
-                raise ResultsError(f"{folder}: cannot be made: {error}") from None
+                raise ResultsError(f"{folder}: cannot be made: {error.strerror or error}") from None
+            disk.sweep(folder)
+            disk.sweep(folder / _PARTS)
             if (folder / MANIFEST).exists():
-                manifest = _take_up(folder, manifest)
+                manifest = _resume(folder, manifest)
             disk.write_text(folder / MANIFEST, provenance.to_json(manifest))
             return cls(folder, manifest, lock)
         except BaseException:
             lock.release()
             raise
 
-    def done(self, unit: str) -> bool:
-        """Whether the rows of ``unit`` have landed, in this process or an earlier one."""
-        return unit in self._done
+    @property
+    def start(self) -> int:
+        """Which start of the process this is, from 0."""
+        return len(self.manifest.sessions) - 1
 
-    def add(self, unit: str, *, stages: Rows = (), outcomes: Rows = (), requests: Rows = ()) -> None:
-        """Lands the rows of one finished unit, all of them or none; it is on the disk when this returns.
+    def expect(self, units: Iterable[Unit]) -> list[Unit]:
+        """Says that the run consists of these units too; returns those whose rows are not there yet."""
+        units = list(units)
+        self._wanted |= {unit.key for unit in units}
+        return [unit for unit in units if unit.key not in self._units]
+
+    def add(
+        self,
+        units: Unit | Sequence[Unit],
+        *,
+        stages: Rows = (),
+        outcomes: Rows = (),
+        energy: Rows = (),
+        resources: Rows = (),
+        requests: Rows = (),
+    ) -> None:
+        """Commits the rows of finished units, all of them or none; they are on the disk when this returns.
 
         Raises ResultsError for a row that breaks the schema, ValueError for a unit that is already done.
         """
-        if unit in self._done:
-            raise ValueError(f"unit {unit!r} is done")
-        given: Mapping[Kind, Rows] = {"stages": stages, "outcomes": outcomes, "requests": requests}
+        units = [units] if isinstance(units, Unit) else list(units)
+        keys = {unit.key: unit.name for unit in units}
+        if done := [name for key, name in keys.items() if key in self._units]:
+            raise ValueError(f"unit {done[0]!r} is done")
+        given: Mapping[Kind, Rows] = {
+            "stages": stages,
+            "outcomes": outcomes,
+            "energy": energy,
+            "resources": resources,
+            "requests": requests,
+        }
         checked = {kind: tables.table_of(kind, rows) for kind, rows in given.items()}
-        disk.write_tables(
-            self._parts / _folder_name(unit), {k: table for k, table in checked.items() if table.num_rows}
-        )
-        self._done.add(unit)
+        part = self._parts / min(keys)
+        self._facts[part] = _write_part(part, keys, {kind: t for kind, t in checked.items() if t.num_rows})
+        self._units |= dict.fromkeys(keys, part)
+        self._wanted |= set(keys)
 
     def table(self, kind: Kind) -> pa.Table:
-        """All rows of a kind that have landed so far, in the order of the complete run."""
-        parts = []
-        for part in self._parts.iterdir():
-            path = part / f"{kind}.parquet"
-            if path.exists():
-                try:
-                    parts.append((_unit_name(part), tables.read(kind, path)))
-                except ResultsError as error:
-                    raise ResultsError(f"{error}; remove the folder {part} and that unit is worked again") from None
+        """All rows of a kind that are committed so far and belong to the run, in the order of the complete run."""
+        wanted = {part: [key for key in self._own(part) if key in self._wanted] for part in self._facts}
+        parts = [
+            (part.name, self._rows(kind, part, keys))
+            for part, keys in wanted.items()
+            if keys and (part / f"{kind}.parquet").exists()
+        ]
         return tables.merge(kind, parts)
 
-    def record_images(self, image_of: Mapping[str, str], benchmark_of: Mapping[str, str] | None = None) -> None:
-        """Keeps which picture each sample shows, by its image id: what is not independent in a benchmark.
-
-        ``benchmark_of`` says which benchmark each is of; without it they are all of the one that ran.
-        """
-        only = self.manifest.resolved.get("benchmark", "")
-        self._image_of = dict(image_of)
-        self._benchmark_of = {sample: benchmark_of[sample] if benchmark_of else only for sample in image_of}
-        rows = {
-            "sample": list(image_of),
-            "image": list(image_of.values()),
-            "benchmark": list(self._benchmark_of.values()),
-        }
-        disk.write_table(self.folder / _SAMPLES, pa.table(rows, schema=_SAMPLES_SCHEMA))
+    def record_samples(self, rows: Rows) -> None:
+        """Commits what each question of the run shows and asks."""
+        table = tables.merge("samples", [("samples", tables.table_of("samples", rows))])
+        data = disk.parquet(table)
+        disk.write_bytes(self.folder / "samples.parquet", data)
+        self._update(tables={**self.manifest.tables, "samples": of_bytes(data)})
 
     def record_telemetry(self, sources: Mapping[str, str], lowered: Sequence[str] = ()) -> None:
-        """Keeps what watches the clocks of this session, and counts what it saw lowered in a unit of timed requests.
+        """Commits what watches the clocks of this session, and counts what it saw lowered in a unit of timed requests.
 
-        It is on the disk before the unit is, so that no unit lands whose throttling is forgotten.
+        It is on the disk before the unit is, so that no unit is committed whose throttling is forgotten.
         """
         *earlier, session = self.manifest.sessions
         counts = {**session.throttled, **{sentence: session.throttled.get(sentence, 0) + 1 for sentence in lowered}}
         session = session.model_copy(update={"telemetry": dict(sources), "throttled": counts})
-        self.manifest = self.manifest.model_copy(update={"sessions": (*earlier, session)})
-        disk.write_text(self.folder / MANIFEST, provenance.to_json(self.manifest))
+        self._update(sessions=(*earlier, session))
 
     def so_far(self) -> Record:
-        """All that has landed, as it would be read from the complete run."""
+        """All that is committed, as it would be read from the complete run."""
         return Record(
             folder=self.folder,
             manifest=self.manifest,
-            stages=self.table("stages"),
-            outcomes=self.table("outcomes"),
-            requests=self.table("requests"),
-            images=self._image_of,
-            benchmarks=self._benchmark_of,
+            samples=tables.read("samples", self.folder / "samples.parquet", self.manifest.tables.get("samples")),
+            **{kind: self.table(kind) for kind in tables.ROWS if kind != "samples"},
         )
 
     def finish(self, reasons: Sequence[str] = ()) -> None:
-        """Completes the run: VALID without ``reasons``, INVALID for these otherwise; the parts go, and the lock."""
+        """Completes the run: VALID without ``reasons``, INVALID for these otherwise; gives up the lock."""
+        digests = {name: digest for name, digest in self.manifest.tables.items() if name == "samples"}
         for kind in tables.ROWS:
-            disk.write_table(self.folder / f"{kind}.parquet", self.table(kind))
+            if kind != "samples":
+                data = disk.parquet(self.table(kind))
+                disk.write_bytes(self.folder / f"{kind}.parquet", data)
+                digests[kind] = of_bytes(data)
         verdict = {
             "status": "complete",
             "validity": "INVALID" if reasons else "VALID",
             "reasons": tuple(reasons),
             "finished_utc": provenance.utc_now(),
+            "tables": digests,
         }
         self.manifest = Manifest.model_validate({**dict(self.manifest), **verdict})
         disk.write_text(self.folder / MANIFEST, provenance.to_json(self.manifest))
-        disk.discard(self._parts)
+        self._remove_parts()
         self.close()
+
+    def _remove_parts(self) -> None:
+        """Removes the parts whose rows are in the tables; measured rows that the scenario does not ask for stay."""
+        for part, facts in self._facts.items():
+            units, replayed = facts["units"], (part / "requests.parquet").exists()
+            unwanted = {key: units[key] for key in self._own(part) if key not in self._wanted}
+            if len(unwanted) == len(units) and not replayed:
+                continue
+            rows = {kind: self._rows(kind, part, unwanted) for kind in MEASURED if (part / f"{kind}.parquet").exists()}
+            if rows := {kind: table for kind, table in rows.items() if table.num_rows}:
+                _write_part(self._parts / of_data(sorted(unwanted)), unwanted, rows)
+            disk.discard(part)
+        if not any(self._parts.iterdir()):
+            disk.discard(self._parts)
+
+    def _own(self, part: Path) -> list[str]:
+        """The keys of the units whose rows are taken from a part, and from no other that holds them too."""
+        return [key for key in self._facts[part]["units"] if self._units[key] == part]
+
+    def _rows(self, kind: Kind, part: Path, keys: Iterable[str]) -> pa.Table:
+        """The rows of some units in a part."""
+        facts = self._facts[part]
+        try:
+            rows = tables.read(kind, part / f"{kind}.parquet", facts["tables"].get(kind))
+        except ResultsError as error:
+            raise ResultsError(
+                f"{error}; remove the folder {part}, and its units are worked again: "
+                f"{', '.join(facts['units'].values())}"
+            ) from None
+        return rows.filter(pc.is_in(rows["unit"], pa.array(sorted(keys), pa.string()))) if kind in MEASURED else rows
+
+    def _update(self, **changes: object) -> None:
+        self.manifest = self.manifest.model_copy(update=changes)
+        disk.write_text(self.folder / MANIFEST, provenance.to_json(self.manifest))
 
     def close(self) -> None:
         """Gives the run up, finished or not; what was added stays."""
@@ -188,21 +261,18 @@ class Run:
             raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
         manifest = provenance.read(folder / MANIFEST)
         if manifest.status != "complete":
-            raise ResultsError(f"{folder}: the run is unfinished; 'harness run' with the same scenario takes it up")
-        images, benchmarks = _read_samples(folder / _SAMPLES)
+            raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness run' to complete it")
         return Record(
             folder=folder,
             manifest=manifest,
-            stages=tables.read("stages", folder / "stages.parquet"),
-            outcomes=tables.read("outcomes", folder / "outcomes.parquet"),
-            requests=tables.read("requests", folder / "requests.parquet"),
-            images=images,
-            benchmarks=benchmarks,
+            **{kind: tables.read(kind, folder / f"{kind}.parquet", manifest.tables.get(kind)) for kind in tables.ROWS},
         )
 
 
 def _refuse_foreign(folder: Path) -> None:
     """Raises ResultsError unless ``folder`` is absent, empty, or a run: nothing else is ever written to."""
+    if folder.is_symlink():
+        raise ResultsError(f"{folder}: is a symbolic link; name the folder that it leads to")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -214,41 +284,51 @@ def _refuse_foreign(folder: Path) -> None:
         raise ResultsError(f"{folder}: holds {strange!r} and no {MANIFEST}, so it is not a run; choose another name")
 
 
-def _take_up(folder: Path, new: Manifest) -> Manifest:
+def _resume(folder: Path, new: Manifest) -> Manifest:
+    """The manifest of the run in ``folder`` as this process goes on with it."""
     old = provenance.read(folder / MANIFEST)
-    choose = "choose another name, or start again with --fresh"
-    if old.scenario_hash != new.scenario_hash:
+    choose = "choose another name with --name, or measure everything again with --fresh"
+    if (was := old.scenario.get("name")) != (now := new.scenario.get("name")):
+        raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {choose}")
+    if differs := provenance.software_changes(old, new):
         raise ResultsError(
-            f"{folder}: holds a {old.status} run of another scenario "
-            f"(hash {old.scenario_hash}, this one's is {new.scenario_hash}); {choose}"
+            f"{folder}: its rows were measured with other software, and rows of two versions are not mixed: "
+            f"{', '.join(differs)} changed; {choose}"
         )
     if old.status == "complete":
-        disk.discard(folder / _PARTS)
-        raise ResultsError(f"{folder}: the run is complete (finished {old.finished_utc}); plot it, {choose}")
-    for what, was, is_ in (("seed", old.seed, new.seed), ("resolved names", old.resolved, new.resolved)):
-        if was != is_:
-            raise ResultsError(f"{folder}: was begun with {what} {was}, and now would be {is_}; {choose}")
-    return old.model_copy(update={"sessions": (*old.sessions, *new.sessions)})
+        _reopen(folder, old)
+    samples = {name: digest for name, digest in old.tables.items() if name == "samples"}
+    return new.model_copy(update={"sessions": (*old.sessions, *new.sessions), "tables": samples})
 
 
-def _read_samples(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Which picture each sample shows, and which benchmark it is of; nothing where that was not recorded."""
-    if not path.exists():
-        return {}, {}
+def _reopen(folder: Path, manifest: Manifest) -> None:
+    """The measured rows of a complete run as a part, as they were before it was complete."""
+    rows = {kind: tables.read(kind, folder / f"{kind}.parquet", manifest.tables.get(kind)) for kind in MEASURED}
+    keys = sorted({key for table in rows.values() for key in pc.unique(table["unit"]).to_pylist()})
+    part = folder / _PARTS / of_data(keys)
+    if keys and not part.exists():
+        part.parent.mkdir(exist_ok=True)
+        for stale in part.parent.iterdir():
+            # A process that died after completing the run left parts whose rows are in the tables.
+            if set(_read_facts(stale)["units"]) <= set(keys):
+                disk.discard(stale)
+        _write_part(part, dict.fromkeys(keys, "earlier work"), {k: t for k, t in rows.items() if t.num_rows})
+
+
+def _write_part(part: Path, units: Mapping[str, str], rows: Mapping[Kind, pa.Table]) -> Facts:
+    data = {f"{kind}.parquet": disk.parquet(table) for kind, table in rows.items()}
+    facts: Facts = {"units": dict(units), "tables": {kind: of_bytes(data[f"{kind}.parquet"]) for kind in rows}}
+    disk.write_folder(part, {**data, _UNITS: json.dumps(facts, indent=1).encode()})
+    return facts
+
+
+def _read_facts(part: Path) -> Facts:
     try:
-        table = pq.read_table(path, partitioning=None).cast(_SAMPLES_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path}: is damaged, or is not Parquet: {str(error).splitlines()[0]}") from None
-    samples, images, benchmarks = (table[name].to_pylist() for name in _SAMPLES_SCHEMA.names)
-    return dict(zip(samples, images, strict=True)), dict(zip(samples, benchmarks, strict=True))
-
-
-def _folder_name(unit: str) -> str:
-    name = urllib.parse.quote(unit, safe=" =,+").replace(".", "%2E")
-    if not unit or len(name) > 200:
-        raise ValueError(f"a unit's name has 1 to 200 characters as a folder: {unit!r}")
-    return name
-
-
-def _unit_name(part: Path) -> str:
-    return urllib.parse.unquote(part.name)
+        facts: Facts = json.loads((part / _UNITS).read_text(encoding="utf-8"))
+        if not all(isinstance(facts[name], dict) for name in ("units", "tables")):
+            raise ValueError("it lacks 'units' or 'tables'")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are worked again"
+        ) from None
+    return facts

@@ -1,4 +1,4 @@
-"""The three tables of a run, checked: what a Parquet file must hold to be believed."""
+"""The tables of a run, checked: what a Parquet file must hold to be believed."""
 
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,22 +11,57 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.errors import ResultsError
-from harness.records import OutcomeRow, RequestRow, Side, Source, StageRow, schema, to_table
+from harness.records import (
+    EnergyRow,
+    OutcomeRow,
+    Quantity,
+    RequestRow,
+    ResourceRow,
+    SampleRow,
+    Side,
+    Source,
+    StageRow,
+    schema,
+    to_table,
+)
+from harness.runs.digests import of_bytes
 
-Kind = Literal["stages", "outcomes", "requests"]
-Rows: TypeAlias = pa.Table | Iterable[StageRow] | Iterable[OutcomeRow] | Iterable[RequestRow]
+Kind = Literal["samples", "stages", "outcomes", "energy", "resources", "requests"]
+Row: TypeAlias = SampleRow | StageRow | OutcomeRow | EnergyRow | ResourceRow | RequestRow
+Rows: TypeAlias = pa.Table | Iterable[Row]
 
-ROWS: Mapping[Kind, type] = {"stages": StageRow, "outcomes": OutcomeRow, "requests": RequestRow}
+ROWS: Mapping[Kind, type] = {
+    "samples": SampleRow,
+    "stages": StageRow,
+    "outcomes": OutcomeRow,
+    "energy": EnergyRow,
+    "resources": ResourceRow,
+    "requests": RequestRow,
+}
 
 KEYS: Mapping[Kind, tuple[str, ...]] = {
+    "samples": ("benchmark", "sample"),
     "stages": ("pipeline", "point", "sample", "repeat", "side"),
     "outcomes": ("pipeline", "point", "sample"),
+    "energy": ("pipeline", "point", "side", "rail", "block"),
+    "resources": ("pipeline", "point", "side", "stage", "quantity"),
     "requests": ("replay", "channel", "users", "seed", "pipeline", "point", "user"),
 }
 """The columns by which a table is sorted. Rows equal in all of them come from one unit of work and keep its order."""
 
-_LABELS: Mapping[str, tuple[str, ...]] = {"side": typing.get_args(Side), "source": typing.get_args(Source)}
-_NEVER_NEGATIVE = ("repeat", "seconds", "energy_j", "payload_bytes", "visual_tokens", "users", "seed", "user")
+_PART = "part number"
+"""A column that no row has, for the time of merging."""
+
+_LABELS: Mapping[str, tuple[str, ...]] = {
+    "side": typing.get_args(Side),
+    "source": typing.get_args(Source),
+    "quantity": typing.get_args(Quantity),
+}
+_NEVER_NEGATIVE = (
+    "repeat", "round", "start", "seconds", "cpu_s", "energy_j", "payload_bytes", "visual_tokens", "prompt_tokens",
+    "answer_tokens", "users", "seed", "user", "pictures", "width_px", "height_px", "file_bytes", "text_bytes",
+    "requests", "block", "value", "rate_bps",
+)  # fmt: skip
 
 
 def table_of(kind: Kind, rows: Rows) -> pa.Table:
@@ -34,14 +69,23 @@ def table_of(kind: Kind, rows: Rows) -> pa.Table:
     return check(kind, rows if isinstance(rows, pa.Table) else to_table(ROWS[kind], rows), f"new {kind}")
 
 
-def read(kind: Kind, path: Path) -> pa.Table:
-    """The table in the Parquet file ``path``, checked; raises ResultsError in one sentence for anything else."""
+def read(kind: Kind, path: Path, digest: str | None = None) -> pa.Table:
+    """The table in the Parquet file ``path``, checked; raises ResultsError in one sentence for anything else.
+
+    Where the ``digest`` of its bytes is known it must fit: a flipped bit can leave a file that reads well.
+    """
     try:
-        table = pq.read_table(path, partitioning=None, memory_map=False)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ResultsError(
-            f"{path}: no such file; a finished run has {', '.join(f'{k}.parquet' for k in ROWS)}"
+            f"{path}: no such file; a complete run has {', '.join(f'{k}.parquet' for k in ROWS)}"
         ) from None
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if digest is not None and (found := of_bytes(data)) != digest:
+        raise ResultsError(f"{path}: is damaged or was edited: its digest is {found}, and the run wrote {digest}")
+    try:
+        table = pq.read_table(pa.BufferReader(data), partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise ResultsError(f"{path}: is damaged, or is not Parquet: {str(error).splitlines()[0]}") from None
     return check(kind, table, str(path))
@@ -61,6 +105,9 @@ def check(kind: Kind, table: pa.Table, where: str) -> pa.Table:
         raise ResultsError(f"{where}: {place}: {str(error).splitlines()[0]}") from None
     for field in wanted:
         _check_column(table[field.name], field, where)
+    if kind == "samples" and pc.count_distinct(table["sample"]).as_py() < table.num_rows:
+        names = table["sample"].to_pylist()
+        raise ResultsError(f"{where}: sample {next(n for n in names if names.count(n) > 1)!r} is there twice")
     return table
 
 
@@ -101,16 +148,16 @@ def merge(kind: Kind, parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
     if not parts:
         return wanted.empty_table()
     keys = list(KEYS[kind])
-    units = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_rows for _, part in parts]))
-    table = pa.concat_tables(part for _, part in parts).append_column("unit", units)
-    spread = table.group_by(keys).aggregate([("unit", "min"), ("unit", "max")])
-    twice = spread.filter(pc.not_equal(spread["unit_min"], spread["unit_max"]))
+    numbers = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_rows for _, part in parts]))
+    table = pa.concat_tables(part for _, part in parts).append_column(_PART, numbers)
+    spread = table.group_by(keys).aggregate([(_PART, "min"), (_PART, "max")])
+    twice = spread.filter(pc.not_equal(spread[f"{_PART}_min"], spread[f"{_PART}_max"]))
     if twice.num_rows:
         row = twice.slice(0, 1).to_pylist()[0]
         request = ", ".join(f"{key} {row[key]}" for key in keys)
-        first, second = parts[row["unit_min"]][0], parts[row["unit_max"]][0]
+        first, second = parts[row[f"{_PART}_min"]][0], parts[row[f"{_PART}_max"]][0]
         raise ResultsError(
             f"the {kind} of {request} are in two units, {first!r} and {second!r}; start again with --fresh"
         )
     order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in keys])
-    return table.take(order).drop_columns("unit").combine_chunks().cast(wanted)
+    return table.take(order).drop_columns(_PART).combine_chunks().cast(wanted)

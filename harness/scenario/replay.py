@@ -259,6 +259,12 @@ class Replay(Frozen):
         return self
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of recorded links and arrivals that the section names."""
+        named = [*self.uplinks, self.arrivals]
+        return tuple(dict.fromkeys(Path(part.file) for part in named if isinstance(part, _File)))
+
+    @property
     def label(self) -> str:
         """The system's name in rows: arrivals, link sharing, servers, and what else is not as in the paper."""
         parts = [self.arrivals.kind, self.sharing, f"{self.servers} server{'s' * (self.servers > 1)}"]

@@ -54,7 +54,7 @@ def of_stream(body: bytes, codec: Path | None) -> Anatomy | None:
         note = f"no checkpoint of model {header.model.hex()} is bundled: give one with --codec to see the parts"
         return Anatomy(what, {"all": 8 * len(body)}, [note])
     codec_type = catalog.load("codec of features", kind, catalog.CODECS) if (kind := _format(path)) else TofcCodec
-    decoded = codec_type.load(path).decompress(body)
+    decoded = codec_type.load(path).decompress(body, limits=None)
     budget = decoded.budget
     use = decoded.expert_PC.flatten().bincount().tolist()
     return Anatomy(

@@ -1,20 +1,22 @@
 """The contract between a scheme and the harness.
 
-A scheme is two halves that share nothing but bytes: the device half turns a sample's image into a payload, the server
-half turns the payload and a question into an answer. Each half times its own stages with the clock that it is handed.
+A scheme makes two halves that share nothing but bytes. The device half turns a sample's pictures into a payload, the
+server half turns the payload and questions into answers. Each half is made by itself, of the parts of the model that it
+asks for: a vision side, a language side, a smaller model, or nothing. Each times its stages on its own clock.
+Nothing here imports torch.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Annotated, ClassVar, Protocol
 
 from pydantic import Field
 
 from harness.data.sample import Question, Sample
-from harness.models.contract import Backbone
-from harness.records import Side
+from harness.models.contract import Answer, Clock, Models
 from harness.scenario.fields import Frozen
+
+__all__ = ["Answer", "Clock", "DeviceHalf", "MergeTo", "Models", "OperatingPoint", "Payload", "Scheme", "ServerHalf"]
 
 MergeTo = Annotated[float, Field(gt=0, le=1)]
 """The share of a patch's visual features that merging keeps: n_c = round(share * V). The paper uses 0.011 to 0.044."""
@@ -28,64 +30,73 @@ class OperatingPoint(Frozen):
 
     @property
     def label(self) -> str:
-        """The point's name in rows and figures: its parameters, those without a default first; ``-`` if it has none."""
+        """The point's name in rows and figures: its parameters, required ones first; ``-`` if it has none.
+
+        A parameter at its default is left out, so that a scheme may get another with a default and every earlier point
+        keeps its name.
+        """
         fields = sorted(type(self).model_fields.items(), key=lambda item: not item[1].is_required())
-        given = {name: getattr(self, name) for name, _ in fields}
-        return ",".join(f"{name}={value}" for name, value in given.items() if value is not None) or "-"
+        given = {
+            name: getattr(self, name)
+            for name, field in fields
+            if field.is_required() or getattr(self, name) != field.default
+        }
+        return ",".join(f"{name}={value}" for name, value in given.items()) or "-"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Payload:
-    """What crosses the link for one image: ``kind`` says who can read it, ``body`` is every byte that is sent."""
+    """What crosses the link: the body of each picture, in order, and the ``kind`` that says who can read them.
+
+    ``checked`` says that every body carries a checksum of its own; see :mod:`harness.schemes.envelope`.
+    """
 
     kind: str
-    body: bytes
+    bodies: tuple[bytes, ...]
+    checked: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
-    """The text that the model generated, and the number of visual tokens that its prompt held."""
+class DeviceHalf(Protocol):
+    """All that happens before the first byte is sent."""
 
-    text: str
-    visual_tokens: int
-
-
-class Clock(Protocol):
-    """Times the stages of one half; synchronises the accelerator on both edges of a stage."""
-
-    def stage(self, name: str) -> AbstractContextManager[None]:
-        """Times what its body does."""
-        ...
-
-
-class Pipeline(Protocol):
-    """One scheme at one operating point; made of a backbone and a :class:`OperatingPoint`."""
-
-    Point: ClassVar[type[OperatingPoint]]
-    device_stages: ClassVar[tuple[str, ...]]
-    server_stages: ClassVar[tuple[str, ...]]
-
-    @property
-    def backbone(self) -> Backbone:
-        """The model that answers."""
-        ...
-
-    def on_device(self, sample: Sample, clock: Clock) -> Payload | Answer:
-        """The device half: all that happens before the first byte is sent.
+    def __call__(self, sample: Sample, clock: Clock) -> Payload | Answer:
+        """The payload of a sample's pictures.
 
         A scheme that sends nothing returns the answer itself, to this sample's question; its payload is 0 bytes long.
         """
         ...
 
-    def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
-        """The server half, for one or several questions about the same image.
 
-        A timed request asks one question; when only the answers are wanted, all the questions about an image share one
+class ServerHalf(Protocol):
+    """All that happens after the last byte has arrived."""
+
+    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+        """The answers to one or several questions about the same pictures.
+
+        A timed request asks one question; when only the answers are wanted, all the questions about a picture share one
         payload. Raises BitstreamError for a payload that the device half did not make.
         """
         ...
 
 
-def stage_sides(pipeline: type[Pipeline]) -> dict[str, Side]:
-    """The stages of a scheme in the order in which they happen, each with its side."""
-    return {**dict.fromkeys(pipeline.device_stages, "device"), **dict.fromkeys(pipeline.server_stages, "server")}
+class Scheme(Protocol):
+    """A way to split inference; the class itself is what the catalog names, and its methods are class methods.
+
+    Its module imports no torch: a scenario is checked, and a finished run replayed, where there is none. ``kind`` names
+    its payloads. A scheme whose points name files besides the model has a class method ``files(backbone, point)`` that
+    gives their paths, by names for people; one that needs further models has ``other_models(backbone, point)``, which
+    gives their weights by name. Both are asked before anything is computed.
+    """
+
+    kind: ClassVar[str]
+    Point: ClassVar[type[OperatingPoint]]
+
+    @classmethod
+    def device_half(cls, models: Models, point: OperatingPoint) -> DeviceHalf:
+        """The device half at an operating point; raises CheckpointError or UnavailableError where it cannot be made."""
+        ...
+
+    @classmethod
+    def server_half(cls, models: Models, point: OperatingPoint) -> ServerHalf:
+        """The server half at an operating point; raises as :meth:`device_half`."""
+        ...

@@ -8,18 +8,18 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from harness.errors import BitstreamError
+from harness.data.pictures import NotAPictureError, decode, header
+from harness.errors import BitstreamError, DataError
 from harness.schemes.anatomy import Anatomy
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""The formats, in Pillow's names, that a benchmark's pictures come in; its JPEG reads MPO too."""
 
 _TABLES = {0xDB: "quantisation", 0xC4: "Huffman tables"}
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
 _RESTARTS = range(0xD0, 0xD8)
+_ALONE = frozenset({0x01, *_RESTARTS, _START, _END})
+"""The markers that no length follows."""
 _CHROMA = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0"}
 
 _CHUNK = struct.Struct("<4sI")
@@ -28,20 +28,19 @@ _VP8_HEADER_BYTES = 10
 
 
 def of_picture(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG001
-    """A picture file in one of :data:`FORMATS`; raises BitstreamError for one that ends too soon or is damaged."""
+    """A picture file of :data:`harness.data.pictures.FORMATS`; raises BitstreamError for one that is not whole."""
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as opened:
-            kind, size = opened.format or "", f"{opened.width} x {opened.height} px"
-            tables = getattr(opened, "quantization", {})
-            opened.load()
-    except UnidentifiedImageError:
+        found = header(body)
+        decode(body)
+    except NotAPictureError:
         return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BitstreamError(f"a picture file of {len(body)} bytes cannot be read: {error}") from None
+    except DataError as error:
+        raise BitstreamError(f"a picture file cannot be read: {error}") from None
+    kind, size = found.format, f"{found.width_px} x {found.height_px} px"
     match kind:
         case "JPEG" | "MPO":
             bits, chroma = _jpeg(body)
-            return Anatomy(f"a JPEG file, {size}{chroma}", bits, [_jpeg_quality(tables)])
+            return Anatomy(f"a JPEG file, {size}{chroma}", bits, [_jpeg_quality(body)])
         case "WEBP":
             bits = _webp(body)
             lossy = "coefficients" in bits
@@ -53,38 +52,53 @@ def of_picture(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG0
 def _jpeg(body: bytes) -> tuple[dict[str, int], str]:
     """The bits of a whole JPEG file's parts, and how its chroma is sampled, in words."""
     n_bytes = dict.fromkeys(("headers", *_TABLES.values(), "coefficients"), 0)
-    chroma = ""
-    for marker, start, end, coded in _segments(body):
+    chroma, fill = "", 0
+    for marker, before, start, end, coded in _segments(body):
+        fill += start - before
         n_bytes[_TABLES.get(marker, "headers")] += end - start
         n_bytes["coefficients"] += coded
         if marker in _FRAME_HEADERS:
             chroma = _chroma(body[start:end])
-    if rest := len(body) - sum(n_bytes.values()):
-        n_bytes["after the picture"] = rest
+    rest = len(body) - sum(n_bytes.values()) - fill
+    n_bytes |= {part: n for part, n in (("fill", fill), ("after the picture", rest)) if n}
     return {part: 8 * n for part, n in n_bytes.items()}, chroma
 
 
-def _segments(body: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Each segment's marker, where it starts and ends, and how many bytes of coded data follow it."""
+def _segments(body: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Each segment's marker, where what fills up to it and where it starts, where it ends, and how much is coded then.
+
+    Any number of bytes 0xFF may stand before a marker (B.1.1.2), and decoders pass over other bytes too.
+    """
     at = 0
-    while at + 2 <= len(body) and body[at] == 0xFF:
-        marker = body[at + 1]
-        end = at + 2
-        if marker not in (_START, _END):
-            end += int.from_bytes(body[end : end + 2], "big")
+    while (start := _marker(body, at)) < len(body):
+        marker = body[start + 1]
+        end = start + 2
+        if marker not in _ALONE:
+            end = min(end + max(2, int.from_bytes(body[end : end + 2], "big")), len(body))
         coded_end = _end_of_scan(body, end) if marker == _SCAN else end
-        yield marker, at, end, coded_end - end
+        yield marker, at, start, end, coded_end - end
         if marker == _END:
             return
         at = coded_end
 
 
-def _end_of_scan(body: bytes, at: int) -> int:
-    """Where the next marker is; an 0xFF of the data is followed by 0, and restarts are among the data."""
+def _marker(body: bytes, at: int) -> int:
+    """Where the next marker's last 0xFF is: before a byte that is neither 0 nor 0xFF."""
     while (at := body.find(b"\xff", at)) >= 0 and at + 1 < len(body):
-        if body[at + 1] != 0 and body[at + 1] not in _RESTARTS:
+        if body[at + 1] not in (0, 0xFF):
             return at
-        at += 2
+        at += 1
+    return len(body)
+
+
+def _end_of_scan(body: bytes, at: int) -> int:
+    """Where what follows the coded data starts, 0xFF that fill up included; restarts are among the data."""
+    while (marker := _marker(body, at)) < len(body):
+        if body[marker + 1] not in _RESTARTS:
+            while body[marker - 1] == 0xFF and marker > at:
+                marker -= 1
+            return marker
+        at = marker + 2
     return len(body)
 
 
@@ -96,15 +110,21 @@ def _chroma(frame: bytes) -> str:
     return f", chroma {_CHROMA[factors[0]]}"
 
 
-def _jpeg_quality(tables: dict[int, list[int]]) -> str:
-    """The quality at which libjpeg writes these tables, found by letting it write them."""
+def _jpeg_quality(body: bytes) -> str:
+    """The quality at which libjpeg writes a file's tables, found by letting it write them."""
+    tables = _jpeg_tables(body)
     for quality in range(1, 101):
         written = io.BytesIO()
         Image.new("RGB" if len(tables) > 1 else "L", (8, 8)).save(written, "JPEG", quality=quality)
-        with Image.open(written) as opened:
-            if opened.quantization == tables:  # type: ignore[attr-defined]
-                return f"its quantisation tables are libjpeg's at quality {quality}"
+        if _jpeg_tables(written.getvalue()) == tables:
+            return f"its quantisation tables are libjpeg's at quality {quality}"
     return "its quantisation tables are not libjpeg's at any quality"
+
+
+def _jpeg_tables(body: bytes) -> dict[int, list[int]]:
+    with Image.open(io.BytesIO(body), formats=("JPEG",)) as opened:
+        tables: dict[int, list[int]] = opened.quantization  # type: ignore[attr-defined]
+        return tables
 
 
 def _webp(body: bytes) -> dict[str, int]:

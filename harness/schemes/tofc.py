@@ -3,21 +3,11 @@
 Its ablations are the same scheme with another reducer in the place of merging, or another codec.
 """
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
-from PIL.Image import Image
-
-from harness.data.sample import Question, Sample
-from harness.models.contract import Backbone
-from harness.schemes import pictures
-from harness.schemes.contract import Answer, Clock, MergeTo, OperatingPoint, Payload
-from harness.schemes.device_half import features_of_image
-from harness.schemes.server_half import answers
-from harness.tofc.codec import TofcCodec
-from harness.tofc.feature_codec import FeatureCodec
-from harness.tofc.reducer import Merging, Reducer
-from harness.training.result import backbone_of, find_codec
+from harness.schemes.contract import DeviceHalf, MergeTo, Models, OperatingPoint, ServerHalf
+from harness.tofc.trained import ADAPTER, adapter_beside, find_codec
 
 
 class TofcPoint(OperatingPoint):
@@ -32,33 +22,34 @@ class Tofc:
 
     kind: ClassVar[str] = "tofc"
     Point: ClassVar[type[OperatingPoint]] = TofcPoint
-    device_stages: ClassVar[tuple[str, ...]] = ("preprocess", "vision_encode", "merge", "encode")
-    server_stages: ClassVar[tuple[str, ...]] = ("decode", "project", "prefill", "generate")
 
-    def __init__(self, backbone: Backbone, point: TofcPoint) -> None:
-        self.point = point
-        self.backbone, self.reducer, self.codec = self.parts(backbone, point)
+    @classmethod
+    def device_half(cls, models: Models, point: TofcPoint) -> DeviceHalf:
+        """Loads the vision tower as it was trained with the codec, and the codec."""
+        from harness.schemes.features import FeatureDevice, load_codec
+        from harness.tofc.codec import TofcCodec
+        from harness.tofc.reducer import Merging
 
-    def parts(self, backbone: Backbone, point: TofcPoint) -> tuple[Backbone, Reducer, FeatureCodec]:
-        """The backbone as it is used, what makes few features of many, and what codes these."""
-        path = find_codec(backbone.name, point.codec)
-        return backbone_of(backbone, path), Merging(), TofcCodec.load(path, backbone.device)
+        path = find_codec(models.name, point.codec)
+        vision = models.vision(adapter_beside(path, models, ("tower",)))
+        codec = load_codec(TofcCodec, path, models.device)
+        return FeatureDevice(cls.kind, vision, Merging(), codec, point.merge_to)
 
-    def on_device(self, sample: Sample, clock: Clock) -> Payload:
-        """Pixels to a stream."""
-        return Payload(self.kind, pictures.pack([self._stream(image, clock) for image in sample.images()]))
+    @classmethod
+    def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:
+        """Loads the projector and the language model as they were trained with the codec, and the codec."""
+        from harness.schemes.features import FeatureServer, load_codec
+        from harness.tofc.codec import TofcCodec
 
-    def _stream(self, image: Image, clock: Clock) -> bytes:
-        y_PCD, tiles = features_of_image(self.backbone, image, self.reducer, self.point.merge_to, clock)
-        with clock.stage("encode"):
-            return self.codec.compress(y_PCD, tiles.grid)
+        path = find_codec(models.name, point.codec)
+        language = models.language(adapter_beside(path, models, ("projector", "language")))
+        return FeatureServer(language, load_codec(TofcCodec, path, models.device))
 
-    def on_server(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
-        """A stream to answers; raises BitstreamError for anything but a stream of this codec."""
-        tokens = []
-        for body in pictures.unpack(payload.body):
-            with clock.stage("decode"):
-                y_PCD = self.codec.decompress(body).y_PCD
-            with clock.stage("project"):
-                tokens.append(self.backbone.project(y_PCD))
-        return answers(self.backbone, tokens, questions, clock)
+    @classmethod
+    def files(cls, backbone: str, point: TofcPoint) -> dict[str, Path]:
+        """The files that the point names besides the model, by names for people; raises as the halves do."""
+        path = find_codec(backbone, point.codec)
+        found = {f"codec {point.codec}": path}
+        if (adapter := path.parent / ADAPTER).is_dir():
+            found |= {f"adapter of {point.codec}, {file.name}": file for file in sorted(adapter.iterdir())}
+        return found

@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import Field
 
+from harness.data import pictures
 from harness.errors import DataError
 from harness.models.prompts import Template
 from harness.scenario.fields import Frozen
@@ -64,12 +65,12 @@ class Conversations:
     def _open(self, index: int, name: str, image: str) -> Image.Image:
         path = self._images / image
         try:
-            with Image.open(path) as picture:
-                return picture.convert("RGB")
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{self._file}: entry {index} (id {name}): its image {path} cannot be decoded: {error}"
-            ) from None
+            return pictures.decode(path.read_bytes())
+        except OSError as error:
+            why = error.strerror or str(error)
+        except DataError as error:
+            why = str(error)
+        raise DataError(f"{self._file}: entry {index} (id {name}): its image {path} cannot be decoded: {why}")
 
 
 ConversationEntry = tuple[str, str | None, Dialogue]

@@ -42,7 +42,7 @@ def keep(
     for index in indices:
         read = reader.data.example(index, 0).image
         assert read is not None
-        x_PVD = backbone.encode_image(backbone.preprocess(read()))
+        x_PVD = backbone.encode(backbone.preprocess(read()))
         for n_clusters in clusters:
             found[f"{index}/{n_clusters}"] = merge(x_PVD.float(), n_clusters).y_PCD.cpu().clone()
         on_picture()

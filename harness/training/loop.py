@@ -20,7 +20,6 @@ from harness import catalog
 from harness.data.drawing.dice import Dice
 from harness.errors import ScenarioError
 from harness.models import adapter
-from harness.models.checkpoint import fingerprint
 from harness.models.llava import Llava
 from harness.runs.disk import discard
 from harness.tofc.codec import CodecConfig, TofcCodec
@@ -75,7 +74,7 @@ def open_data(config: TrainingConfig, template: Any) -> TrainingData:
 def open_backbone(config: TrainingConfig, device: torch.device) -> Llava:
     """The backbone that a configuration names; raises as its loader does, and ScenarioError for n_c it cannot merge."""
     load = catalog.load("backbone", config.backbone, catalog.BACKBONES)
-    backbone: Llava = load(config.backbone, device=device, dtype=config.dtype, weights=config.weights)
+    backbone: Llava = load(config.backbone, device=device, dtype=config.dtype, weights=config.weights).backbone()
     if (largest := max(config.clusters)) > backbone.n_features:
         raise ScenarioError(
             f"clusters: {largest} is more than the {backbone.n_features} features of a patch of {config.backbone}"
@@ -109,8 +108,8 @@ class Training:
         self.device: torch.device = self.accelerator.device
         self.backbone = open_backbone(config, self.device)
         self.backbone.model.requires_grad_(False)
-        self._base = fingerprint(self.backbone.model)
-        self._identity = f"{config_hash(config)} on {self._base}"
+        self._base = self.backbone.fingerprints()
+        self._identity = result.identity_of(config_hash(config), self._base)
         self.data = open_data(config, self.backbone.template)
         self.pool, self.held_out = self._split()
         torch.manual_seed(config.seed)
@@ -170,7 +169,7 @@ class Training:
             (
                 f"{config.name}: {self.data.identity}; {len(self.pool)} to train on, {len(self.held_out)} held out",
                 f"backbone {config.backbone}: {sum(p.numel() for p in self.backbone.model.parameters()) / 1e6:.1f} M "
-                f"parameters on {self.device}, weights {self._base}",
+                f"parameters on {self.device}, weights {' '.join(self._base.values())}",
                 f"trained: {codec / 1e6:.1f} M parameters of the codec, {lora / 1e6:.1f} M of LoRA and projector",
                 f"steps: {config.prefit.steps} of {config.prefit.batch} pictures on kept features, then "
                 f"{self.joint_steps} of {config.batch} examples, {config.micro_batch} at once on each of "

@@ -1,4 +1,4 @@
-"""What a training leaves: a folder with the codec, the adapter, and what they are; and how a scheme takes them up.
+"""What a training leaves: a folder with the codec, the adapter, and what they are; for the scheme that uses them.
 
 P patches   C clusters   D dimension
 """
@@ -11,24 +11,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.models import adapter
-from harness.models.checkpoint import fingerprint
-from harness.models.contract import Backbone
+from harness.models.files import PARTS
 from harness.models.llava import Llava
 from harness.runs import provenance
 from harness.runs.disk import write_text
-from harness.tofc.codec import CODECS, TofcCodec
+from harness.tofc.codec import TofcCodec
 from harness.tofc.merging import merge
+from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, manifest
 from harness.tofc.training import feature_distortion
 from harness.training.config import TrainingConfig
 from harness.training.load import as_given, config_hash
 from harness.training.model import Batch, SplitModel
 from harness.training.reading import Key, Reader
 
-CODEC, ADAPTER, CARD = "codec.safetensors", "adapter", "card.md"
-
-FILES = (CODEC, ADAPTER, CARD, provenance.MANIFEST)
+FILES = (CODEC, ADAPTER, CARD, MANIFEST)
 
 
 class HeldOut(NamedTuple):
@@ -66,7 +63,7 @@ def measure(
         read = reader.data.example(index, 0).image
         assert read is not None
         tiles = backbone.preprocess(read())
-        return backbone.encode_image(tiles).float(), tiles.grid
+        return backbone.encode(tiles).float(), tiles.layout.grid
 
     everything = []
     for index in seen:
@@ -108,7 +105,7 @@ def write(
     codec: TofcCodec,
     peft: Any,
     backbone: Llava,
-    base: str,
+    base: Mapping[str, str],
     data: str,
     steps: tuple[int, int],
     seconds: float,
@@ -123,12 +120,12 @@ def write(
     codec.save(unfinished, networks=config.codec.keep_networks)
     unfinished.replace(folder / CODEC)
     commit, dirty = provenance.checkout(Path(__file__).parents[2])
-    manifest = {
+    facts = {
         "name": config.name,
         "config": as_given(config),
         "config_hash": config_hash(config),
         "backbone": backbone.name,
-        "backbone_fingerprint": base,
+        "fingerprints": dict(base),
         "codec_hash": codec.frozen.digest,
         "data": data,
         "seed": config.seed,
@@ -142,11 +139,11 @@ def write(
         "packages": provenance.package_versions(),
         "machine": dict(machine),
     }
-    write_text(folder / CARD, card(config, manifest, measured))
-    write_text(folder / provenance.MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_text(folder / CARD, card(config, facts, measured))
+    write_text(folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
-def card(config: TrainingConfig, manifest: Mapping[str, Any], measured: Sequence[HeldOut]) -> str:
+def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[HeldOut]) -> str:
     """The folder's contents for a reader."""
     table = "\n".join(
         f"| {row.n_clusters} | {row.bytes_per_image:.0f} | {row.rate:.3f} | {row.distortion:.3f} "
@@ -160,19 +157,20 @@ def card(config: TrainingConfig, manifest: Mapping[str, Any], measured: Sequence
         if config.lora.rank
         else "the backbone is frozen, where the paper adapts it too"
     )
-    commit = manifest["commit"]
-    code = "unknown" if commit is None else commit[:9] + ("+changes" if manifest["dirty"] else "")
-    steps = manifest["steps"]
+    commit = facts["commit"]
+    code = "unknown" if commit is None else commit[:9] + ("+changes" if facts["dirty"] else "")
+    steps = facts["steps"]
+    fingerprints = ", ".join(f"{part} {facts['fingerprints'][part]}" for part in PARTS)
     return f"""# {config.name}: a TOFC codec of {config.backbone}
 
 {config.codec.experts} selectable entropy models and their router in `{CODEC}`; {tuned}. Trained by `harness train`
 (Algorithm 1) with lambda = {config.rate_weight:g}: {steps["prefit"]} steps of {config.prefit.batch} pictures on kept
 features with the backbone frozen, then {steps["joint"]} steps of {config.batch} examples.
 
-- Data: {manifest["data"]}.
-- Backbone's weights: fingerprint {manifest["backbone_fingerprint"]}.
-- Seed {config.seed}, commit {code}; {manifest["seconds"] / 60:.1f} minutes of training in processes:
-  {manifest["processes"]}, on {manifest["machine"].get("name", "unknown machine")}, torch {torch.__version__}.
+- Data: {facts["data"]}.
+- Backbone's weights: fingerprints {fingerprints}.
+- Seed {config.seed}, commit {code}; {facts["seconds"] / 60:.1f} minutes of training in processes:
+  {facts["processes"]}, on {facts["machine"].get("name", "unknown machine")}, torch {torch.__version__}.
 
 On {config.held_out} pictures kept from training: real streams, written and read back. D is the answers' cross entropy
 (Eq. 10); R the stream's bits per element of y, headers included; error is the features', squared.
@@ -183,64 +181,25 @@ On {config.held_out} pictures kept from training: real streams, written and read
 """
 
 
+def identity_of(config_hash: str, fingerprints: Mapping[str, str]) -> str:
+    """Which training a configuration is, around a backbone's weights."""
+    return f"{config_hash} on {' '.join(fingerprints[part] for part in PARTS)}"
+
+
 def identity(folder: Path) -> str | None:
     """Which training a folder is the result of; None where it holds none."""
-    path = folder / provenance.MANIFEST
+    path = folder / MANIFEST
     if not path.exists():
         return None
-    manifest = _manifest(path)
-    return f"{manifest.get('config_hash')} on {manifest['backbone_fingerprint']}"
+    found = manifest(path)
+    return identity_of(str(found.get("config_hash")), found["fingerprints"])
 
 
 def summary(folder: Path) -> str:
     """What a complete folder's codec costs and loses, in a sentence a n_c."""
-    rows = _manifest(folder / provenance.MANIFEST)["held_out"]["rows"]
+    rows = manifest(folder / MANIFEST)["held_out"]["rows"]
     return "; ".join(
         f"n_c {row['n_clusters']}: {row['bytes_per_image']:.0f} bytes an image, R {row['rate']:.3f}, "
         f"D {row['distortion']:.3f} ({row['merged_distortion']:.3f} uncoded)"
         for row in rows
     )
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or "backbone_fingerprint" not in manifest:
-            raise ValueError("it has no key 'backbone_fingerprint'")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: is not a training's manifest: {error}") from None
-    return manifest
-
-
-def find_codec(backbone: str, codec: str) -> Path:
-    """The codec's file: of a folder or a file given as a path, or by its name among the zoo's for this backbone.
-
-    Raises UnavailableError, listing the known names, where there is none.
-    """
-    zoo = CODECS / backbone
-    places = [zoo / f"{codec}.safetensors", zoo / codec / CODEC]
-    if "/" in codec or codec.startswith("."):
-        places = [Path(codec), Path(codec) / CODEC]
-    for place in places:
-        if place.is_file():
-            return place
-    known = {path.stem for path in zoo.glob("*.safetensors")} | {path.parent.name for path in zoo.glob(f"*/{CODEC}")}
-    raise UnavailableError(f"{zoo}: {unknown_name('codec', codec, known or ['none'])}; or give a folder's path")
-
-
-def backbone_of(backbone: Backbone, codec: Path) -> Backbone:
-    """The backbone as it was trained with a codec: itself, or with the adapter that lies beside the codec.
-
-    Raises CheckpointError for a codec that was trained with other weights.
-    """
-    manifest = codec.parent / provenance.MANIFEST
-    if codec.name != CODEC or not manifest.exists():
-        return backbone
-    wanted = _manifest(manifest)["backbone_fingerprint"]
-    if isinstance(backbone, Llava) and backbone.adapters is None and (found := fingerprint(backbone.model)) != wanted:
-        raise CheckpointError(
-            f"{codec.parent}: was trained with weights {wanted} of {backbone.name}, and these are {found}; "
-            "'harness train' makes it again"
-        )
-    folder = codec.parent / ADAPTER
-    return adapter.adapted(backbone, folder) if folder.is_dir() else backbone

@@ -189,5 +189,5 @@ def _all_tokens(backbone: Llava, page: Page) -> Tensor:
     tiles = backbone.preprocess(page.scene().image)
     with torch.autocast("cpu", torch.bfloat16):
         # A clone is no inference tensor: the projector's gradient may be taken from it.
-        x_PVD = backbone.encode_image(tiles).clone().float()
-    return backbone.arranged(backbone.model.model.multi_modal_projector(x_PVD), tiles)
+        x_PVD = backbone.encode(tiles).clone().float()
+    return backbone.arranged(backbone.model.model.multi_modal_projector(x_PVD), tiles.layout)

@@ -195,7 +195,7 @@ def save(backbone: Llava15, folder: Path) -> None:
 def make(folder: Path, work: Path, workers: int) -> None:
     """Train in ``work``, where what is done is kept, from mini-onevision on, and save to ``folder``."""
     backbone = untrained()
-    begin_with(backbone, onevision.load(mini_onevision.NAME))
+    begin_with(backbone, onevision.load(mini_onevision.NAME).backbone())
     train_sight(backbone, work)
     train_speech(backbone, work, workers)
     save(backbone, folder)
@@ -203,7 +203,7 @@ def make(folder: Path, work: Path, workers: int) -> None:
 
 def card(folder: Path, seconds: float) -> str:
     """What the checkpoint is, how it was made, and what the saved files score."""
-    backbone = load(NAME, weights=folder)
+    backbone = load(NAME, weights=folder).backbone()
     return f"""# {NAME}
 
 A `LlavaForConditionalGeneration` of {cards.parameters_m(backbone):.2f} million parameters, trained by this project.

@@ -71,7 +71,7 @@ def make(folder: Path, work: Path, workers: int) -> None:
 
 def card(folder: Path, seconds: float) -> str:
     """What the checkpoint is, how it was made, and what the saved files score."""
-    backbone = load(NAME, weights=folder)
+    backbone = load(NAME, weights=folder).backbone()
     return f"""# {NAME}
 
 A `LlavaOnevisionForConditionalGeneration` of {cards.parameters_m(backbone):.2f} million parameters, trained by this

@@ -110,7 +110,7 @@ def save(backbone: OneVision, folder: Path) -> None:
 
 def card(folder: Path, seconds: float) -> str:
     """What the checkpoint is, how it was made, and what the saved files score."""
-    backbone = load(NAME, weights=folder)
+    backbone = load(NAME, weights=folder).backbone()
     vision, text = backbone.model.config.vision_config, backbone.model.config.text_config
     return f"""# {NAME}
 

@@ -4,22 +4,22 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.runs.store import Record
+from harness.analysis import Analysis
 
 
 def test_at_80_columns_every_name_keeps_its_line_and_no_word_is_lost(
-    made_up: Record, monkeypatch: pytest.MonkeyPatch, harness: Callable[..., tuple[int, str, str]]
+    made_up: Analysis, monkeypatch: pytest.MonkeyPatch, harness: Callable[..., tuple[int, str, str]]
 ) -> None:
     """Schemes and parameters are whole, the verdicts are broken between words, the choice is the table's first row."""
     monkeypatch.setenv("COLUMNS", "80")
     asked = ["--rate", "50 KB/s", "--deadline", "0.2s", "--min-score", "0.9"]
-    status, out, _ = harness("advise", made_up.folder, *asked)
+    status, out, _ = harness("advise", made_up.record.folder, *asked)
     assert status == 0
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
     starts = [line.split()[0] for line in lines if line.strip() and not line.startswith(" ")]
-    names = set(made_up.outcomes["pipeline"].to_pylist())
-    parameters = {part for point in set(made_up.outcomes["point"].to_pylist()) for part in point.split(",")}
+    names = set(made_up.record.outcomes["pipeline"].to_pylist())
+    parameters = {part for point in set(made_up.record.outcomes["point"].to_pylist()) for part in point.split(",")}
     assert names | parameters <= set(starts)
     head, _, *rows, choice = [line for line in lines[1:] if not line.startswith("none: ")]
     column = head.index("verdict")

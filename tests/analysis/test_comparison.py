@@ -1,13 +1,9 @@
 """Schemes against each other: ratios of bytes at equal score, and scores at equal tokens."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
 from harness.analysis import comparison
-from harness.analysis.select import select_run
-from harness.runs.store import Record
 
 
 @pytest.fixture
@@ -47,21 +43,8 @@ def test_scores_are_the_best_at_as_many_tokens(points: pd.DataFrame) -> None:
 
 def test_the_sentence_names_the_leanest_first(points: pd.DataFrame) -> None:
     """And says nothing where there is nothing to compare."""
-    assert comparison.leanest(points) == (
+    assert comparison.leanest(comparison.byte_ratios(points)) == (
         "bytes at equal score: tofc has the fewest; single 1.20 times as many, server_only 100.00 times as many"
     )
-    assert comparison.leanest(points[points["pipeline"] == "tofc"]) == ""
-    assert comparison.leanest(points.assign(selected=False)) == ""
-
-
-def test_a_run_is_written_as_two_tables(made_up: Record, tmp_path: Path) -> None:
-    """Every scheme that reaches is in the first, every scheme in the second, below the run's label."""
-    comparison.write(made_up, tmp_path / "comparison.md")
-    text = (tmp_path / "comparison.md").read_text()
-    points = select_run(made_up)
-    reached = list(points.loc[points["selected"] & (points["payload_bytes"] > 0), "pipeline"])
-    first, second = (part for part in text.split("\n\n") if part.startswith("|"))
-    assert [line.split(" | ")[0].strip("| ") for line in first.splitlines()[2:]] == reached
-    assert len(second.splitlines()) == 2 + points["pipeline"].nunique()
-    assert made_up.manifest.label in text
-    assert "INVALID: throttled" in text
+    assert comparison.leanest(comparison.byte_ratios(points[points["pipeline"] == "tofc"])) == ""
+    assert comparison.leanest(comparison.byte_ratios(points.assign(selected=False))) == ""

@@ -1,5 +1,7 @@
 """The parts of a latency: sums that must hold, percentiles that must be earned."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -8,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from harness.analysis.latency import required_samples, side_times, stage_times, summarise
+from harness.analysis.latency import (
+    PARTS,
+    in_time,
+    part_s,
+    percentile,
+    required_samples,
+    side_times,
+    stage_times,
+    summarise,
+    total_s,
+)
 from harness.errors import ResultsError
 from harness.records import RequestRow, StageRow, schema
 
@@ -19,25 +31,32 @@ def stage_rows(seconds: dict[str, tuple[str, np.ndarray]], repeats: int = 1, **c
     for stage, (side, times) in seconds.items():
         n = len(times)
         frame = {
-            "run": "r", "pipeline": "jpeg", "point": "q", "sample": [f"s{i // repeats:04}" for i in range(n)],
-            "repeat": np.arange(n) % repeats, "side": side, "stage": stage, "seconds": times,
-            "energy_j": np.nan, "machine": "m", "source": "measured",
+            "run": "r", "unit": "u", "pipeline": "jpeg", "point": "q",
+            "sample": [f"s{i // repeats:04}" for i in range(n)], "repeat": np.arange(n) % repeats,
+            "round": np.arange(n) % repeats, "start": 0, "side": side, "stage": stage, "seconds": times,
+            "cpu_s": np.nan, "machine": "m", "source": "measured",
         }  # fmt: skip
         frames.append(pd.DataFrame({**frame, **constants}))
     return pa.Table.from_pandas(pd.concat(frames), schema=schema(StageRow), preserve_index=False)
 
 
 def request_rows(
-    device: np.ndarray, link: np.ndarray, server: np.ndarray, n_samples: int, **constants: object
+    device: np.ndarray, link: np.ndarray, server: np.ndarray, n_samples: int, wait: Any = 0.0, **constants: object
 ) -> pa.Table:
-    """Request rows of one cell, whose parts take the given seconds; request i shows sample i modulo ``n_samples``."""
+    """Request rows of one cell, whose parts take the given seconds; request i shows sample i modulo ``n_samples``.
+
+    A third of the wait is for the device, and a quarter of the link's time is the answer's way back.
+    """
     n = len(device)
     start = np.arange(n) * 10.0
+    begun = start + wait / 3
+    delivered = begun + device + 0.75 * link
+    served = delivered + 2 * wait / 3 + server
     frame = {
         "replay": "closed_loop", "pipeline": "jpeg", "point": "q", "sample": [f"s{i % n_samples:04}" for i in range(n)],
-        "channel": "25 KB/s", "users": 1, "seed": 0, "user": 0, "submitted_s": start, "device_done_s": start + device,
-        "sent_s": start + device + link, "delivered_s": start + device + link,
-        "answered_s": start + device + link + server,
+        "channel": "25 KB/s", "rate_bps": 200e3, "users": 1, "seed": 0, "user": 0, "submitted_s": start,
+        "device_begun_s": begun, "device_done_s": begun + device, "sent_s": delivered, "delivered_s": delivered,
+        "server_begun_s": delivered + 2 * wait / 3, "server_done_s": served, "answered_s": served + 0.25 * link,
     }  # fmt: skip
     return pa.Table.from_pandas(pd.DataFrame({**frame, **constants}), schema=schema(RequestRow), preserve_index=False)
 
@@ -57,14 +76,20 @@ def test_required_samples_are_loadgens(percentile: float, needed: int) -> None:
 @given(n=st.integers(1, 40), seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_parts_add_up_to_the_total(n: int, seed: int) -> None:
-    """The means of device, link and server add up to the total's, and are the plain means of what went in."""
+    """The means of device, link, wait and server add up to the total's, and are the plain means of what went in."""
     rng = np.random.default_rng(seed)
-    device, link, server = rng.exponential(size=(3, n))
+    device, link, server, wait = rng.exponential(size=(4, n))
     stages = stage_rows({"encode": ("device", device), "prefill": ("server", server)})
-    table = summarise(request_rows(device, link, server, n_samples=n), stages)
+    rows = request_rows(device, link, server, n_samples=n, wait=wait)
+    table = summarise(rows, stages)
     means = table.set_index("part")["mean_s"]
-    assert means["total"] == pytest.approx(means["device"] + means["link"] + means["server"])
-    assert means["link"] == pytest.approx(link.mean())
+    wanted = {"device": device, "link": link, "wait": wait, "server": server}
+    assert list(PARTS) == [*wanted, "total"]
+    for name, seconds in wanted.items():
+        np.testing.assert_allclose(part_s(rows, name), seconds, atol=1e-9)
+        assert means[name] == pytest.approx(seconds.mean())
+    np.testing.assert_allclose(sum(part_s(rows, name) for name in wanted), total_s(rows), atol=1e-9)
+    assert means["total"] == pytest.approx(sum(means[name] for name in wanted))
     assert (table["requests"] == n).all()
     assert table["mean_low_s"].isna().all() == (n == 1)
     known = table.dropna(subset="mean_low_s")
@@ -116,8 +141,14 @@ def test_a_request_never_answered_counts_as_the_slowest() -> None:
     times = np.ones(n)
     table = request_rows(times, times, times, n_samples=n)
     answered = np.where(np.arange(n) % 50 == 0, np.nan, table["answered_s"].to_numpy())
-    table = table.set_column(12, schema(RequestRow).field("answered_s"), pa.array(answered, from_pandas=True))
-    total = part(summarise(table, stage_rows({"encode": ("device", times)})), "total")
+    place = table.column_names.index("answered_s")
+    table = table.set_column(place, schema(RequestRow).field("answered_s"), pa.array(answered, from_pandas=True))
+    summed = summarise(table, stage_rows({"encode": ("device", times)}))
+    assert summed.set_index("part")["done"].to_dict() == {
+        "device": 800, "link": 784, "wait": 800, "server": 800, "total": 784
+    }  # fmt: skip
+    total = part(summed, "total")
+    assert summed[summed["part"] != "total"]["mean_s"].sum() == pytest.approx(total["mean_s"])
     assert (total["requests"], total["done"]) == (800, 784)
     assert total["mean_s"] == pytest.approx(3)
     assert total["p90_s"] == pytest.approx(3)
@@ -125,23 +156,47 @@ def test_a_request_never_answered_counts_as_the_slowest() -> None:
 
 
 def test_cells_are_kept_apart() -> None:
-    """Each uplink, number of users and point has rows of its own; seeds of one cell are pooled."""
+    """Each uplink, number of users and point has rows of its own, by rate and not by name; seeds are pooled."""
     one = np.ones(20)
     stages = stage_rows({"encode": ("device", one)})
     tables = [
-        request_rows(one, one * link, one, n_samples=20, channel=channel, users=users, seed=seed)
-        for channel, link in (("25 KB/s", 4.0), ("100 KB/s", 1.0))
+        request_rows(one, one * link, one, n_samples=20, channel=channel, rate_bps=rate_bps, users=users, seed=seed)
+        for channel, rate_bps, link in (("wifi", None, 2.0), ("slow", 200e3, 4.0), ("a fast one", 800e3, 1.0))
         for users in (1, 5)
         for seed in (0, 1)
     ]
     links = summarise(pa.concat_tables(tables), stages).query("part == 'link'")
     assert links[["channel", "users", "requests"]].values.tolist() == [
-        ["25 KB/s", 1, 40],
-        ["25 KB/s", 5, 40],
-        ["100 KB/s", 1, 40],
-        ["100 KB/s", 5, 40],
+        ["slow", 1, 40],
+        ["slow", 5, 40],
+        ["a fast one", 1, 40],
+        ["a fast one", 5, 40],
+        ["wifi", 1, 40],
+        ["wifi", 5, 40],
     ]
-    assert links["mean_s"].tolist() == pytest.approx([4, 4, 1, 1])
+    assert links["mean_s"].tolist() == pytest.approx([4, 4, 1, 1, 2, 2])
+
+
+@given(st.lists(st.floats(0, 10) | st.sampled_from([np.nan, np.inf]), min_size=1, max_size=50), st.floats(0.01, 1))
+def test_a_percentile_is_the_time_of_a_request(seconds: list[float], share: float) -> None:
+    """At least the share of all requests is that fast, fewer are faster; one never done is the slowest."""
+    times = np.array([np.inf if np.isnan(s) else s for s in seconds])
+    found = percentile(np.array(seconds), share)
+    assert found in times
+    assert (times <= found).mean() >= share - 1e-9
+    assert (times < found).mean() < share
+
+
+def test_a_deadline_is_missed_by_what_never_comes() -> None:
+    """The share answered in time is of all requests of a cell, in the order of the latencies."""
+    one = np.ones(20)
+    fast = request_rows(one, one, np.linspace(0, 19, 20), n_samples=20, channel="fast", rate_bps=8e5)
+    place = fast.column_names.index("answered_s")
+    answered = np.where(np.arange(20) < 4, np.nan, fast["answered_s"].to_numpy())
+    fast = fast.set_column(place, schema(RequestRow).field("answered_s"), pa.array(answered, from_pandas=True))
+    slow = request_rows(one, one, 100 * one, n_samples=20)
+    found = in_time(pa.concat_tables([fast, slow]), 11.5)
+    assert found[["channel", "in_time"]].values.tolist() == [["25 KB/s", 0.0], ["fast", 0.3]]
 
 
 def test_stage_means_add_up_to_each_side() -> None:
@@ -185,5 +240,9 @@ def test_refuses_requests_without_stages() -> None:
 
 
 def test_no_requests_no_rows() -> None:
-    """An empty replay is summed up as an empty table."""
-    assert summarise(schema(RequestRow).empty_table(), schema(StageRow).empty_table()).empty
+    """An empty replay is summed up as an empty table, with the columns that any other has."""
+    found = summarise(schema(RequestRow).empty_table(), schema(StageRow).empty_table())
+    assert found.empty
+    one = np.ones(3)
+    stages = stage_rows({"encode": ("device", one)})
+    assert list(found.columns) == list(summarise(request_rows(one, one, one, n_samples=3), stages).columns)

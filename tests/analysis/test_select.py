@@ -14,9 +14,9 @@ from scipy.stats import norm
 from harness.analysis.select import Equality, select
 from harness.data.scoring import Metric, metric
 from harness.errors import ResultsError
-from harness.records import OutcomeRow, schema
+from harness.records import OutcomeRow, SampleRow, schema
 
-ACCURACY = metric("StreetsQA")
+STREETS = ["StreetsQA"]
 EQUALITY = Equality(reference="all", target=1.0, margin=0.05, resamples=400)
 
 
@@ -26,12 +26,27 @@ def outcomes(correct: dict[tuple[str, str], np.ndarray], n_bytes: dict[tuple[str
     for index, ((pipeline, point), right) in enumerate(correct.items()):
         samples = [f"q{i:05}" for i in range(len(right))]
         columns = {
-            "run": "r", "pipeline": pipeline, "point": point, "sample": samples, "category": "all", "group": samples,
+            "run": "r", "unit": "u", "pipeline": pipeline, "point": point, "sample": samples,
             "payload_bytes": (n_bytes or {}).get((pipeline, point), 1000 * (index + 1)), "visual_tokens": 32,
-            "answer": "A", "truth": "B", "correct": right,
+            "prompt_tokens": 60, "answer_tokens": 1, "answer": "A", "truth": "B", "correct": right,
         }  # fmt: skip
         tables.append(pa.Table.from_pandas(pd.DataFrame(columns), schema=schema(OutcomeRow), preserve_index=False))
     return pa.concat_tables(tables)
+
+
+def questions(table: pa.Table, **columns: list[str]) -> pa.Table:
+    """A sample row for each question of outcome rows: of StreetsQA, alone in its group and in its picture."""
+    samples = pc.unique(table["sample"]).to_pylist()
+    facts = {
+        "sample": samples, "benchmark": "StreetsQA", "id": samples, "picture": samples, "pictures": 1,
+        "category": "all", "group": samples, "width_px": 64, "height_px": 48, "file_bytes": 900, "text_bytes": 20,
+    }  # fmt: skip
+    return pa.Table.from_pandas(pd.DataFrame({**facts, **columns}), schema=schema(SampleRow), preserve_index=False)
+
+
+def picked(table: pa.Table, equality: Equality | None = None, **columns: list[str]) -> pd.DataFrame:
+    """The selection among outcome rows of StreetsQA's."""
+    return select(table, questions(table, **columns), equality or EQUALITY, STREETS)
 
 
 def row(table: pd.DataFrame, pipeline: str, point: str = "-") -> "pd.Series[float]":
@@ -55,7 +70,7 @@ def test_identical_answers_qualify(right: list[bool], margin: float) -> None:
     """The reference and whatever answers as it does are never found inferior, and the fewer bytes are selected."""
     same = np.array(right)
     table = outcomes({("all", "-"): same, ("x", "big"): same, ("x", "small"): same}, {("x", "small"): 10})
-    found = select(table, ACCURACY, Equality(reference="all", target=1.0, margin=margin, resamples=100))
+    found = picked(table, Equality(reference="all", target=1.0, margin=margin, resamples=100))
     assert found["admissible"].all()
     assert row(found, "x", "small")["selected"]
     assert not row(found, "x", "big")["selected"]
@@ -71,8 +86,7 @@ def test_a_wider_margin_accepts_more(seed: int, a: float, b: float) -> None:
     shares = {("all", "-"): 0.8, **{("x", str(tenths)): tenths / 10 for tenths in range(5, 10)}}
     table = outcomes({key: rng.random(80) < share for key, share in shares.items()})
     narrow, wide = (
-        select(table, ACCURACY, Equality(reference="all", target=0.95, margin=margin, resamples=200))
-        for margin in sorted((a, b))
+        picked(table, Equality(reference="all", target=0.95, margin=margin, resamples=200)) for margin in sorted((a, b))
     )
     assert (wide["admissible"] | ~narrow["admissible"]).all()
     if narrow[narrow["pipeline"] == "x"]["selected"].any():
@@ -84,7 +98,7 @@ def test_a_planted_deficit_is_refused() -> None:
     """A scheme ten points below its reference is not selected; its row stays, with its bound."""
     refused = 0
     for seed in range(60):
-        found = select(paired(400, 0.8, {"x": (0.12, 0.02)}, np.random.default_rng(seed)), ACCURACY, EQUALITY)
+        found = picked(paired(400, 0.8, {"x": (0.12, 0.02)}, np.random.default_rng(seed)))
         refused += not found[found["pipeline"] == "x"]["selected"].any()
         assert row(found, "x")["difference_low"] < row(found, "x")["relative_score"] - 1
     assert refused == 60
@@ -97,7 +111,7 @@ def test_errs_as_often_as_it_says() -> None:
     flips = {"at margin": (0.06, 0.02), "equal": (0.03, 0.03)}
     admitted = dict.fromkeys(flips, 0)
     for seed in range(studies):
-        found = select(paired(n, p, flips, np.random.default_rng(seed)), ACCURACY, EQUALITY)
+        found = picked(paired(n, p, flips, np.random.default_rng(seed)))
         for pipeline in flips:
             admitted[pipeline] += row(found, pipeline)["admissible"]
     # Three standard errors of a binomial share of 200 about 0.05 end at 0.096.
@@ -110,7 +124,7 @@ def test_errs_as_often_as_it_says() -> None:
 def test_interval_is_the_binomial_one() -> None:
     """On independent questions the percentile interval is the normal one, p +- 1.96 sqrt(p (1 - p) / n)."""
     right = np.arange(1000) % 10 < 7
-    found = row(select(outcomes({("all", "-"): right}), ACCURACY, EQUALITY), "all")
+    found = row(picked(outcomes({("all", "-"): right})), "all")
     half = 100 * 1.96 * np.sqrt(0.7 * 0.3 / 1000)
     assert found["score"] == pytest.approx(70)
     assert found["score_high"] - found["score_low"] == pytest.approx(2 * half, rel=0.15)
@@ -120,11 +134,10 @@ def test_questions_about_one_picture_are_one_observation() -> None:
     """Four copies of each question in one picture leave the interval as it was; taken for new ones they halve it."""
     rng = np.random.default_rng(1)
     right = rng.random(150) < 0.7
-    once = row(select(outcomes({("all", "-"): right}), ACCURACY, EQUALITY), "all")
+    once = row(picked(outcomes({("all", "-"): right})), "all")
     table = outcomes({("all", "-"): np.repeat(right, 4)})
-    pictures = {f"q{i:05}": f"picture {i // 4}" for i in range(600)}
-    together = row(select(table, ACCURACY, EQUALITY, pictures), "all")
-    apart = row(select(table, ACCURACY, EQUALITY), "all")
+    together = row(picked(table, picture=[f"picture {i // 4}" for i in range(600)]), "all")
+    apart = row(picked(table), "all")
     width = {name: r["score_high"] - r["score_low"] for name, r in (("1", once), ("4", together), ("x", apart))}
     assert (together["questions"], together["clusters"]) == (600, 150)
     assert width["4"] == pytest.approx(width["1"], rel=0.15)
@@ -134,22 +147,17 @@ def test_questions_about_one_picture_are_one_observation() -> None:
 def test_a_group_across_pictures_joins_them() -> None:
     """Questions that share a group are resampled together even when their pictures differ."""
     table = outcomes({("all", "-"): np.ones(6, bool)})
-    groups = pa.array(["a", "a", "b", "c", "c", "d"])
-    table = table.set_column(table.column_names.index("group"), schema(OutcomeRow).field("group"), groups)
-    pictures = {f"q{i:05}": name for i, name in enumerate(["p", "q", "q", "r", "r", "s"])}
-    assert row(select(table, ACCURACY, EQUALITY, pictures), "all")["clusters"] == 3
+    found = picked(table, group=["a", "a", "b", "c", "c", "d"], picture=["p", "q", "q", "r", "r", "s"])
+    assert row(found, "all")["clusters"] == 3
 
 
 def test_reproducible_from_its_seed() -> None:
     """The same rows and seed give the same numbers, in whatever order the rows come; another seed does not."""
     table = paired(100, 0.8, {"x": (0.05, 0.05)}, np.random.default_rng(3))
     shuffled = table.take(np.random.default_rng(4).permutation(table.num_rows))
-    pd.testing.assert_frame_equal(select(table, ACCURACY, EQUALITY), select(shuffled, ACCURACY, EQUALITY))
+    pd.testing.assert_frame_equal(picked(table), picked(shuffled))
     other = Equality(reference="all", target=1.0, margin=0.05, resamples=400, seed=1)
-    assert (
-        row(select(table, ACCURACY, other), "x")["score_low"]
-        != row(select(table, ACCURACY, EQUALITY), "x")["score_low"]
-    )
+    assert row(picked(table, other), "x")["score_low"] != row(picked(table), "x")["score_low"]
 
 
 @pytest.mark.parametrize("benchmark", ["GlimpseQA", "MMBench_DEV_EN"])
@@ -159,12 +167,10 @@ def test_scores_are_the_benchmarks(benchmark: str) -> None:
     rng = np.random.default_rng(2)
     right = rng.random(200) < 0.8
     table = outcomes({("all", "-"): right, ("x", "-"): right})
-    pairs = [f"g{i // 2:03}" for i in range(200)] * 2
-    table = table.set_column(
-        table.column_names.index("group"), schema(OutcomeRow).field("group"), pa.array(pairs)
-    )  # fmt: skip
-    found = select(table, scoring, EQUALITY)
-    expected = scoring.score(np.full(200, "all"), np.array(pairs[:200]), right)
+    pairs = [f"g{i // 2:03}" for i in range(200)]
+    asked = questions(table, benchmark=[benchmark] * 200, group=pairs)
+    found = select(table, asked, EQUALITY, [benchmark])
+    expected = scoring.score(np.full(200, "all"), np.array(pairs), right)
     assert found["score"].tolist() == [expected, expected]
     assert (found["score_low"] < expected).all()
     assert (expected < found["score_high"]).all()
@@ -178,13 +184,13 @@ def test_a_target_below_one_gives_away_score() -> None:
     point = reference & (np.arange(2000) % 100 >= 8)
     table = outcomes({("all", "-"): reference, ("x", "-"): point})
     for target, reaches in ((0.9, True), (1.0, False)):
-        found = select(table, ACCURACY, Equality(reference="all", target=target, margin=0.02, resamples=200))
+        found = picked(table, Equality(reference="all", target=target, margin=0.02, resamples=200))
         assert row(found, "x")["selected"] == reaches
 
 
 def test_one_picture_certifies_nothing() -> None:
     """With a single cluster there is no interval, and nothing is admissible but by a second observation."""
-    found = select(outcomes({("all", "-"): np.ones(4, bool)}), ACCURACY, EQUALITY, {f"q{i:05}": "p" for i in range(4)})
+    found = picked(outcomes({("all", "-"): np.ones(4, bool)}), picture=["p"] * 4)
     assert found["difference_low"].isna().all()
     assert not found["admissible"].any()
 
@@ -201,24 +207,25 @@ def test_refuses_what_cannot_be_compared() -> None:
     """Other questions, no reference, several of it, or one that scores nothing: each is said in one sentence."""
     right = np.ones(10, bool)
     with pytest.raises(ResultsError, match=r"x at - and the reference all at - were not asked the same .*q00009"):
-        select(outcomes({("all", "-"): right, ("x", "-"): right[:9]}), ACCURACY, EQUALITY)
+        picked(outcomes({("all", "-"): right, ("x", "-"): right[:9]}))
     with pytest.raises(ResultsError, match=r"'all' has 0 operating points .* of: x"):
-        select(outcomes({("x", "-"): right}), ACCURACY, EQUALITY)
+        picked(outcomes({("x", "-"): right}))
     with pytest.raises(ResultsError, match="'all' has 2 operating points"):
-        select(outcomes({("all", "a"): right, ("all", "b"): right}), ACCURACY, EQUALITY)
+        picked(outcomes({("all", "a"): right, ("all", "b"): right}))
     with pytest.raises(ResultsError, match="scores 0"):
-        select(outcomes({("all", "-"): ~right}), ACCURACY, EQUALITY)
+        picked(outcomes({("all", "-"): ~right}))
     with pytest.raises(ResultsError, match="answered sample q00000 twice"):
-        select(pa.concat_tables([outcomes({("all", "-"): right})] * 2), ACCURACY, EQUALITY)
-    with pytest.raises(ResultsError, match="sample q00001 has no picture"):
-        select(outcomes({("all", "-"): right}), ACCURACY, EQUALITY, {"q00000": "p"})
+        picked(pa.concat_tables([outcomes({("all", "-"): right})] * 2))
+    table = outcomes({("all", "-"): right})
+    with pytest.raises(ResultsError, match="sample q00004 was answered and is not among the 4 of the samples table"):
+        select(table, questions(table).slice(0, 4), EQUALITY, STREETS)
 
 
-TWO = {"X": metric("StreetsQA"), "Y": metric("GlimpseQA")}
+TWO = ["StreetsQA", "GlimpseQA"]
 
 
 def two(answers: dict[str, tuple[np.ndarray, np.ndarray]], bytes_of: dict[str, tuple[int, int]] | None = None) -> tuple:
-    """Outcomes of pipelines in benchmark X and, in pairs, benchmark Y, with the maps that go with them."""
+    """Outcomes of pipelines in StreetsQA and, in pairs, in GlimpseQA, and all that a selection among them takes."""
     tables = []
     for pipeline, of_benchmark in answers.items():
         for letter, right, n_bytes in zip(
@@ -226,14 +233,17 @@ def two(answers: dict[str, tuple[np.ndarray, np.ndarray]], bytes_of: dict[str, t
         ):
             samples = [f"{letter}/{i:04}" for i in range(len(right))]
             columns = {
-                "run": "r", "pipeline": pipeline, "point": "-", "sample": samples, "category": "all",
-                "group": [f"{letter}/g{i // 2 if letter == 'Y' else i}" for i in range(len(right))],
-                "payload_bytes": n_bytes, "visual_tokens": 32, "answer": "A", "truth": "B", "correct": right,
+                "run": "r", "unit": "u", "pipeline": pipeline, "point": "-", "sample": samples,
+                "payload_bytes": n_bytes, "visual_tokens": 32, "prompt_tokens": 60, "answer_tokens": 1, "answer": "A",
+                "truth": "B", "correct": right,
             }  # fmt: skip
             tables.append(pa.Table.from_pandas(pd.DataFrame(columns), schema=schema(OutcomeRow), preserve_index=False))
     table = pa.concat_tables(tables)
-    names = table["sample"].to_pylist()
-    return table, TWO, EQUALITY, None, {name: name[0] for name in names}
+    names = pc.unique(table["sample"]).to_pylist()
+    # Groups are a benchmark's own: two of them may call theirs alike.
+    group = [f"g{int(name[2:]) // 2 if name[0] == 'Y' else int(name[2:])}" for name in names]
+    asked = questions(table, benchmark=[TWO["XY".index(name[0])] for name in names], group=group)
+    return table, asked, EQUALITY, TWO
 
 
 def test_several_benchmarks_are_averaged_each_over_the_reference() -> None:
@@ -258,26 +268,20 @@ def test_the_average_is_as_sure_as_its_benchmarks_together() -> None:
     """Benchmarks are resampled apart: where one is certain, the interval is half of the other's."""
     rng = np.random.default_rng(5)
     right = rng.random(300) < 0.7
-    table, _, equality, _, of = two({"all": (right, np.ones(40, bool))})
+    table, asked, equality, _ = two({"all": (right, np.ones(40, bool))})
     equality = dataclasses.replace(equality, resamples=4000)
-    both = row(select(table, TWO, equality, None, of), "all")
-    own = row(select(table.filter(pc.starts_with(table["sample"], "X")), TWO["X"], equality), "all")
+    both = row(select(table, asked, equality, TWO), "all")
+    own = row(select(table.filter(pc.starts_with(table["sample"], "X")), asked, equality, STREETS), "all")
     half = 100 * (own["score_high"] - own["score_low"]) / own["score"] / 2
     assert both["score_high"] - both["score_low"] == pytest.approx(half, rel=0.1)
 
 
-def test_one_benchmark_by_name_is_the_benchmark() -> None:
-    """A mapping of one metric changes nothing."""
-    table = outcomes({("all", "-"): np.arange(50) < 40, ("x", "-"): np.arange(50) < 38})
-    pd.testing.assert_frame_equal(select(table, ACCURACY, EQUALITY), select(table, {"StreetsQA": ACCURACY}, EQUALITY))
-
-
 def test_several_benchmarks_that_cannot_be_averaged() -> None:
     """A benchmark in which the reference scores nothing, or nothing was asked, or a sample of no benchmark."""
-    table, metrics, equality, _, of = two({"all": (np.ones(10, bool), np.zeros(4, bool))})
-    with pytest.raises(ResultsError, match="the reference all scores 0 in Y"):
-        select(table, metrics, equality, None, of)
-    with pytest.raises(ResultsError, match="sample X/0000 is on record as none of the benchmarks X, Y"):
-        select(table, metrics, equality, None, {})
-    with pytest.raises(ResultsError, match="no question of Z was answered"):
-        select(table, {**metrics, "Z": ACCURACY}, equality, None, of)
+    table, asked, equality, names = two({"all": (np.ones(10, bool), np.zeros(4, bool))})
+    with pytest.raises(ResultsError, match="the reference all scores 0 in GlimpseQA"):
+        select(table, asked, equality, names)
+    with pytest.raises(ResultsError, match="sample Y/0000 is of the benchmark 'GlimpseQA'; this run is of StreetsQA"):
+        select(table, asked, equality, STREETS)
+    with pytest.raises(ResultsError, match="no question of MMStar was answered"):
+        select(table, asked, equality, [*names, "MMStar"])

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from harness.analysis import Analysis
 from harness.analysis.validity import reasons
 from harness.runs.provenance import Manifest, Session
-from harness.runs.store import Record, Run
+from harness.runs.store import Record, Run, Unit
 
 
 def _where(table: pa.Table, **values: object) -> pa.ChunkedArray:
@@ -38,13 +39,22 @@ def scenario(manifest: Manifest, section: str, **changes: object) -> Manifest:
     return manifest.model_copy(update={"scenario": changed})
 
 
-def taken_up(manifest: Manifest) -> Manifest:
-    """The manifest of a run that another commit went on with."""
-    other = manifest.sessions[0].model_copy(update={"commit": "0" * 40, "dirty": False})
-    return manifest.model_copy(update={"sessions": (*manifest.sessions, other)})
+def elsewhere(record: Record) -> dict[str, object]:
+    """A run whose last round a machine of the same name, with other clocks, went on with."""
+    machine = {**record.manifest.sessions[0].machine, "id": "89abcdef"}
+    other = record.manifest.sessions[0].model_copy(update={"machine": machine})
+    start = pc.if_else(pc.equal(record.stages["round"], 2), 1, record.stages["start"])
+    stages = record.stages.set_column(record.stages.column_names.index("start"), "start", start)
+    sessions = (*record.manifest.sessions, other)
+    return {"manifest": record.manifest.model_copy(update={"sessions": sessions}), "stages": stages}
 
 
-def test_a_run_that_keeps_every_rule_is_valid(made_up: Record) -> None:
+def judged(record: Record, **changes: object) -> list[str]:
+    """What keeps a changed run from being VALID."""
+    return reasons(Analysis(dataclasses.replace(record, **changes)))
+
+
+def test_a_run_that_keeps_every_rule_is_valid(made_up: Analysis) -> None:
     """A run that keeps every rule has no reason against it."""
     assert reasons(made_up) == []
 
@@ -80,19 +90,22 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
         lambda r: {"stages": with_machine(r.stages, "another", side="server", pipeline="jpeg")},
         "the server stages were timed on 2 machines: a processor, 2 cores; another",
     ),
-    "two codes": (lambda r: {"manifest": taken_up(r.manifest)}, "another version of the code: .*, 000000000$"),
+    "two machines of one name": (
+        elsewhere,
+        r"the device stages were timed on 2 machines: a processor, 2 cores \(01234567\); .*\(89abcdef\)$",
+    ),
 }
 
 
 @pytest.mark.parametrize("rule", BROKEN)
-def test_a_broken_rule_is_told(made_up: Record, rule: str) -> None:
+def test_a_broken_rule_is_told(made_up: Analysis, rule: str) -> None:
     """The rule that was broken is told in a sentence, with where."""
     change, sentence = BROKEN[rule]
-    found = reasons(dataclasses.replace(made_up, **change(made_up)))
+    found = judged(made_up.record, **change(made_up.record))
     assert any(re.search(sentence, reason) for reason in found), found
 
 
-def test_throttling_is_told_over_all_sessions(made_up: Record) -> None:
+def test_throttling_is_told_over_all_sessions(made_up: Analysis) -> None:
     """What the telemetry saw in any session is a reason, with the number of units; its absence is none."""
     (session,) = made_up.manifest.sessions
     hot = session.model_copy(update={"throttled": {"GPU 0: power cap": 1}})
@@ -101,28 +114,38 @@ def test_throttling_is_told_over_all_sessions(made_up: Record) -> None:
 
     def of(*sessions: Session) -> list[str]:
         manifest = made_up.manifest.model_copy(update={"sessions": sessions})
-        return reasons(dataclasses.replace(made_up, manifest=manifest))
+        return judged(made_up.record, manifest=manifest)
 
     assert of(session, blind) == []
     assert of(hot, session) == ["throttled: GPU 0: power cap (1 unit of timed requests)"]
     assert of(hot, blind, hot) == ["throttled: GPU 0: power cap (2 units of timed requests)"]
 
 
-def test_a_device_that_sends_nothing_needs_no_server(made_up: Record) -> None:
+def test_a_device_that_sends_nothing_needs_no_server(made_up: Analysis) -> None:
     """A scheme whose payload is empty has no server stages, and breaks no rule by it."""
-    sides = made_up.stages.filter(_where(made_up.stages, pipeline="device_only"))["side"].unique().to_pylist()
+    stages = made_up.record.stages
+    sides = stages.filter(_where(stages, pipeline="device_only"))["side"].unique().to_pylist()
     assert sides == ["device"]
     assert not any("device_only" in reason for reason in reasons(made_up))
 
 
 def test_a_run_is_judged_before_it_is_finished(
-    tmp_path: Path, manifest: Callable[..., Manifest], made_up: Record
+    tmp_path: Path, manifest: Callable[..., Manifest], made_up: Analysis
 ) -> None:
     """The rules read an ongoing run as they would the complete one."""
-    begun = manifest(scenario=made_up.manifest.scenario)
+    done = made_up.record
+    begun = manifest(scenario=done.manifest.scenario, points=done.manifest.points, seed=0)
+    unit = Unit("everything")
+    own = {
+        kind: (table := getattr(done, kind)).set_column(
+            table.column_names.index("unit"), "unit", pa.repeat(unit.key, table.num_rows)
+        )
+        for kind in ("stages", "outcomes")
+    }
     with Run.open_or_create(tmp_path / "ongoing", begun) as run:
-        run.record_images(made_up.images)
-        run.add("everything", stages=made_up.stages, outcomes=made_up.outcomes, requests=made_up.requests)
-        assert reasons(run) == []
-        run.finish(reasons(run))
-    assert Run.read(tmp_path / "ongoing").stages.equals(made_up.stages)
+        run.record_samples(done.samples)
+        run.add(unit, **own, requests=done.requests)
+        ongoing = Analysis(run.so_far())
+        assert ongoing.points.equals(made_up.points)
+        run.finish(reasons(ongoing))
+    assert Run.read(tmp_path / "ongoing").manifest.validity == "VALID"

@@ -12,7 +12,8 @@ from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError, UnavailableError
 from harness.models.onevision import load
-from harness.profiling.clock import StageClock, Untimed
+from harness.models.contract import Untimed
+from harness.profiling.clock import StageClock
 from harness.report import summary
 from harness.runs.store import Run
 from harness.scenario.load import load as load_scenario
@@ -57,8 +58,8 @@ def test_the_smaller_model_answers(server_model, sample):
     answer = scheme.on_device(sample, clock)
     nano = load("mini-nano")
     tiles = nano.preprocess(sample.image())
-    tokens_TH = nano.project_all(nano.encode_image(tiles), tiles)
-    assert answer == Answer(nano.generate(nano.prefill(tokens_TH, sample.question)), len(tokens_TH))
+    tokens_TH = nano.project_all(nano.encode(tiles), tiles.layout)
+    assert answer == Answer(said(nano, tokens_TH, sample.question)), len(tokens_TH))
     assert tuple(clock.seconds) == ("preprocess", "vision_encode", "project", "prefill", "generate")
 
 

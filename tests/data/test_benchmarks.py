@@ -31,7 +31,7 @@ def write_realworldqa(folder):
     question = Question(text="What is it?", kind="choice", options={"A": "a", "B": "b"})
     write_tsv(
         folder / "RealWorldQA.tsv",
-        [Sample(id="0", image_id="0", image_bytes=BMP, question=question, truth="A", category="", group="0")],
+        [Sample(id="0", image_bytes=BMP, question=question, truth="A", category="", group="0")],
     )
 
 

@@ -1,5 +1,8 @@
 """Judging by exact match, and the metrics in closed form."""
 
+import itertools
+import re
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from harness.data.sample import Question
-from harness.data.scoring import MME_PERCEPTION, chosen_letter, judge, metric
-from harness.errors import DataError
+from harness.data.scoring import DEFAULT_SCORING, MME_PERCEPTION, SCORINGS, judge, metric, scoring
+from harness.errors import DataError, ScenarioError
 
 patient = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no reason to fail."""
@@ -39,6 +42,9 @@ CHOICES = [
     (ANIMALS, "I would choose D", "D"),
     (ANIMALS, "D, because of this.", "D"),
     (ANIMALS, "B because it has four legs", None),
+    (ANIMALS, "B is the correct answer", None),
+    (ANIMALS, "A dog sits on it", "B"),
+    (ANIMALS, "It is B, a dog", "B"),
     (ANIMALS, "A A A", "A"),
     # A letter that is no option, or no word of its own, is not read.
     (ANIMALS, "E", None),
@@ -52,17 +58,23 @@ CHOICES = [
     (ANIMALS, "A or B", None),
     (ANIMALS, "A, B, C", None),
     (ANIMALS, "A and D are both possible", None),
-    # Two letters, or one too far from the end: "answer is X" decides.
-    (ANIMALS, "Not A. The answer is B.", "B"),
-    (ANIMALS, "The answer is C and surely not one of the other three", "C"),
-    (ANIMALS, "The Answer is D rather than A, I would say at once", "D"),
-    (ANIMALS, "the answer is: B, not A", "B"),
+    # "answer is X" is no rule of its own.
+    (ANIMALS, "Not A. The answer is B.", None),
+    (ANIMALS, "The answer is C and surely not one of the other three", None),
     (ANIMALS, "answer is cat or B or C", "A"),
-    (ANIMALS, "The answer is E, not A or B", None),
-    # The last five words, and the sixth.
-    (ANIMALS, "C one two three four", "C"),
-    (ANIMALS, "C one two three four five", None),
-    (ANIMALS, "C one two three four C", "C"),
+    # The last four words, and the fifth; where a letter stands twice, its first place counts.
+    (ANIMALS, "C one two three", "C"),
+    (ANIMALS, "C one two three four", None),
+    (ANIMALS, "C one two three C", None),
+    (ANIMALS, "C one C two", "C"),
+    # Refusals, and a word Z without an option letter.
+    (ANIMALS, "I can't process this file. dog", "Z"),
+    (ANIMALS, "Cannot determine the answer", "Z"),
+    (ANIMALS, "Z", "Z"),
+    (ANIMALS, "Z is not a dog, nor is it one of the others", "Z"),
+    (ANIMALS, "Z or B", "B"),
+    (ANIMALS, "Failed to obtain answer via API: B", None),
+    (ANIMALS, "Failed to obtain answer via API, dog", "B"),
     # An option's text.
     (ANIMALS, "cat", "A"),
     (ANIMALS, "Dog", "B"),
@@ -110,6 +122,18 @@ YES_NO = [
     ("No", "none", False),
     ("Yes", "", False),
     ("Yes", "yes_no", False),
+    # A colon, an asterisk and an apostrophe stay on a word.
+    ("Yes", "Yes: there is", False),
+    ("Yes", "*Yes*", False),
+    ("Yes", "'yes'", False),
+    ("Yes", '"yes"', True),
+    # A mark with a space beside it anywhere is taken out, and joins its neighbours; another one becomes a space.
+    ("Yes", "yes-there is", True),
+    ("Yes", "yes-there - is", False),
+    ("Yes", "yes/1,000", False),
+    # A full stop is taken out, unless a digit stands beside it.
+    ("Yes", "yes.no", False),
+    ("Yes", "yes. 5.", True),
 ]
 
 # An open question is the choice between A, its truth, and B, "Other Answers" (13 characters).
@@ -126,7 +150,12 @@ OPEN = [
     ("kerb", "kerb, or other answers", False),
     ("kerb", "A", True),
     ("kerb", "B", False),
-    ("kerb", "The answer is A, not B", True),
+    ("kerb", "The answer is A, not B", False),
+    # Where the truth is a capital letter, that letter is the right one.
+    ("B", "B", True),
+    ("B", "A", False),
+    ("C", "C", False),
+    ("C", "A", False),
     ("kerb", "kerb" + " x" * 15, True),
     ("kerb", "kerb" + " x" * 16, False),
 ]
@@ -135,7 +164,7 @@ OPEN = [
 @pytest.mark.parametrize(("options", "answer", "letter"), CHOICES)
 def test_letter_that_the_rules_read(options, answer, letter):
     """Each golden answer means the letter that the written rules give."""
-    assert chosen_letter(options, answer) == letter
+    assert scoring(DEFAULT_SCORING).letter(options, answer) == letter
     for truth in options:
         assert judge(Question(text="?", kind="choice", options=options), truth, answer) == (letter == truth)
 
@@ -156,7 +185,129 @@ def test_open_answers(truth, answer, right):
 @given(st.sampled_from("ABCD"), st.text(st.sampled_from(".()[],:;!*#{} \n"), max_size=12))
 def test_punctuation_never_hides_a_letter(letter, marks):
     """A letter wrapped in any of the listed marks is still read."""
-    assert chosen_letter(PHRASES, marks + letter + marks) == letter
+    assert scoring(DEFAULT_SCORING).letter(PHRASES, marks + letter + marks) == letter
+
+
+def said_letter(options, answer, tail, factor):
+    """The letter by the rules as they are written, one after the other: another reading than the package's."""
+    api_failed = "Failed to obtain answer via API" in answer
+    refused = [
+        "Sorry, I can't help with images of people yet.",
+        "I can't process this file.",
+        "I'm sorry, but without the image provided",
+        "Cannot determine the answer",
+    ]
+    if not api_failed:
+        for text in refused:
+            if answer.find(text) >= 0:
+                return "Z"
+        words = [word for word in re.split(r"[\s.()\[\],:;!*#{}]+", answer) if word]
+        of_options = sorted(set(words) & set(options))
+        if len(of_options) == 1:
+            places = [place for place, word in enumerate(words, 1) if word == of_options[0]]
+            words_after = len(words) - places[0]
+            if tail is None or words_after < tail:
+                return of_options[0]
+        if not of_options and words.count("Z") > 0:
+            return "Z"
+    if factor is not None and len(answer.lower()) > factor * len("".join(options.values())):
+        return None
+    found = []
+    for option in options.items():
+        if answer.lower().count(option[1].lower()):
+            found += option[0]
+    return found[0] if len(found) == 1 else None
+
+
+def said_word(answer):
+    """Yes, No or None by the rules as they are written, a mark at a time."""
+    lowered = answer.lower()
+    out = lowered
+    for mark in r""";/[]"{}()=+\_-><@`,?!""":
+        joins = re.search(r"[0-9],[0-9]", lowered) or re.search(rf"{re.escape(mark)} | {re.escape(mark)}", lowered)
+        out = ("" if joins else " ").join(out.split(mark))
+    out = re.sub(r"(^|[^0-9])\.(?![0-9])", r"\1", re.sub(r"(^|[^0-9])\.(?![0-9])", r"\1", out))
+    yes, no = (word in out.split() for word in ("yes", "no"))
+    return {(True, False): "Yes", (False, True): "No"}.get((yes, no))
+
+
+TAILS = {"vlmevalkit-2025-08": (4, 2), "vlmevalkit-2024": (None, None)}
+FORMS = [
+    *("{L}", "{L}.", "({L})", "**{L}**", "{L}: {t}", "{L}, {t}", "Answer: {L}", "The answer is {L}.", "I choose {L}"),
+    *(
+        "{L} one two",
+        "{L} one two three",
+        "{L} one two three four",
+        "{L} one two three {L}",
+        "{L} is the correct answer",
+    ),
+    *("{L} or {M}", "not {M} but {L}", "{L}-{M}", "{L}/{M}", "{M}. The answer is {L}", "'{L}'", "{L}\n{t}"),
+    *("{t}", "It is {t}.", "{t} and {u}", "A {t} sits on it", "{t}" + " x" * 40, "Z", "Z {t}", "no {L}etter"),
+    *("I can't process this file. {L}", "Cannot determine the answer: {t}", "Failed to obtain answer via API {L} {t}"),
+]
+GOLDEN = [
+    (options, form.format(L=letter, M=other, t=options[letter], u=options[other]))
+    for options in (ANIMALS, NUMBERS, PHRASES, {"A": "Yes", "C": "no"})
+    for letter, other in itertools.pairwise([*options, next(iter(options))])
+    for form in FORMS
+]
+
+
+@pytest.mark.parametrize("name", SCORINGS)
+def test_hundreds_of_answers_are_read_as_the_rules_are_written(name):
+    """Every form of answer, about every option of every set, means what a plain reading of the rules gives."""
+    assert len(GOLDEN) > 300
+    rules = scoring(name)
+    expected = [said_letter(options, answer, *TAILS[name]) for options, answer in GOLDEN]
+    assert [rules.letter(options, answer) for options, answer in GOLDEN] == expected
+    assert len(set(expected)) == 6
+
+
+WORDS = ["yes", "No", "NO.", "yes:", "'no'", "cat", "Dog", "a red bird", "12", "none", "1,000", "3.5", "5."]
+TEXTS = ["the answer is", "Cannot determine the answer", "word " * 12]
+PIECES = st.sampled_from([*"ABCDEZab", *WORDS, *TEXTS, *".,:;!*#-/_'\"()[]{}=?\n  "])
+
+
+@patient
+@given(st.lists(PIECES, max_size=9).map("".join) | st.lists(PIECES, max_size=9).map(" ".join), st.data())
+def test_any_answer_is_read_as_the_rules_are_written(answer, data):
+    """Letters and yes or no are those of the plain reading, whatever is answered and whichever the scoring."""
+    options = data.draw(st.sampled_from([ANIMALS, NUMBERS, PHRASES, {"A": "one", "C": "two"}]))
+    for name, rules in SCORINGS.items():
+        assert rules.letter(options, answer) == said_letter(options, answer, *TAILS[name])
+        assert rules.yes_or_no(answer) == said_word(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "now", "then"),
+    [
+        ("B is the correct answer", None, "B"),
+        ("A dog sits on it", "B", "A"),
+        ("it is a horse " + "x" * 40, None, "C"),
+        ("B", "B", "B"),
+    ],
+)
+def test_what_the_kit_of_2024_reads_otherwise(answer, now, then):
+    """It took a letter anywhere and a text in an answer of any length; everything goes by the scoring's name."""
+    question = Question(text="?", kind="choice", options=ANIMALS)
+    for name, letter in (("vlmevalkit-2025-08", now), ("vlmevalkit-2024", then)):
+        assert scoring(name).letter(ANIMALS, answer) == letter
+        assert [truth for truth in ANIMALS if judge(question, truth, answer, name)] == ([letter] if letter else [])
+    assert DEFAULT_SCORING == "vlmevalkit-2025-08"
+
+
+def test_more_than_32_full_stops_are_not_taken_out():
+    """The kit passes a flag where a count is expected: the thirty-third full stop stays on its word."""
+    assert [scoring(name).yes_or_no("." * 31 + " yes.") for name in SCORINGS] == ["Yes", "Yes"]
+    assert [scoring(name).yes_or_no("." * 32 + " yes.") for name in SCORINGS] == [None, None]
+    # A full stop after a digit counted in 2024 alone.
+    assert [scoring(name).yes_or_no("1. " * 32 + "yes.") for name in SCORINGS] == ["Yes", None]
+
+
+def test_an_unknown_scoring_lists_the_known():
+    """A name that is not in the table is refused."""
+    with pytest.raises(ScenarioError, match="unknown scoring 'kit'; known: vlmevalkit-2024, vlmevalkit-2025-08"):
+        judge(Question(text="?", kind="open"), "x", "x", "kit")
 
 
 def rows(*answers):

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_models import said, save
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from harness.data.sample import Question
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
-from harness.models import decoding, llava, onevision, tower
-from harness.models.checkpoint import ZOO
-from harness.models.contract import Backbone, Tiles
-from harness.models.onevision import OneVision, full_size_config, load
+from harness.models import files, llava, onevision, tower
+from harness.models.contract import LanguageSide, Layout, Request, Untimed, VisionSide
+from harness.models.engine import TransformersEngine
+from harness.models.onevision import full_size_config, load
 
 CHOICE = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
 YES_NO = Question(text="Is it red?", kind="yes_no")
@@ -33,21 +34,22 @@ def theirs(backbone, prompt_TH, **options):
         inputs_embeds=prompt_TH[None],
         attention_mask=torch.ones(1, len(prompt_TH), dtype=torch.long),
         do_sample=False,
-        max_new_tokens=backbone.max_new_tokens,
-        eos_token_id=list(backbone._stop_ids),
+        max_new_tokens=backbone._engine.max_new_tokens,
+        eos_token_id=list(backbone._engine.stop),
         pad_token_id=0,
         **options,
     )
     return backbone.tokenizer.decode(ids[0].tolist(), skip_special_tokens=True)
 
 
-def test_it_is_a_backbone(tiny):
+def test_it_is_both_sides_of_a_model(tiny):
     """The class has every part that the contract names, and says its geometry."""
-    backbone: Backbone = tiny
-    assert backbone.name == "tiny"
-    assert backbone.device == torch.device("cpu")
-    assert (backbone.n_features, backbone.feature_dim) == (16, 32)
-    assert backbone.tiling.grids[-1] == (6, 6)
+    for side in (VisionSide, LanguageSide):
+        assert all(hasattr(tiny, name) for name in vars(side) if not name.startswith("_"))
+    assert tiny.name == "tiny"
+    assert tiny.device == torch.device("cpu")
+    assert (tiny.n_features, tiny.feature_dim) == (16, 32)
+    assert tiny.tiling.grids[-1] == (6, 6)
 
 
 @pytest.mark.parametrize("layer", [-1, -2, 1])
@@ -62,9 +64,9 @@ def test_features_are_the_towers_hidden_states(tiny, layer):
 def test_all_tokens_are_get_image_features(real_grid):
     """The parts up to the tokens are transformers' get_image_features, at 27 x 27 features a tile."""
     tiles = real_grid.preprocess(picture(500, 300))
-    tokens_TH = real_grid.project_all(real_grid.encode_image(tiles), tiles)
+    tokens_TH = real_grid.project_all(real_grid.encode(tiles), tiles.layout)
     with torch.inference_mode():
-        wanted = real_grid.model.model.get_image_features(tiles.pixels_PCHW, torch.tensor([tiles.image_size]))
+        wanted = real_grid.model.model.get_image_features(tiles.pixels_PCHW, torch.tensor([tiles.layout.image_size]))
     torch.testing.assert_close(tokens_TH, wanted.pooler_output[0])
 
 
@@ -82,7 +84,7 @@ def test_the_whole_answer_is_transformers_own(build):
     """From pixels and token ids, with transformers placing the image: the same text as from the parts."""
     backbone = build(seed=3)
     tiles = backbone.preprocess(picture(90, 60))
-    tokens_TH = backbone.project_all(backbone.encode_image(tiles), tiles)
+    tokens_TH = backbone.project_all(backbone.encode(tiles), tiles.layout)
     image_id = backbone.model.config.image_token_index
     encode = backbone.tokenizer.encode
     ids = [
@@ -95,28 +97,33 @@ def test_the_whole_answer_is_transformers_own(build):
             input_ids=torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),
             pixel_values=tiles.pixels_PCHW[None],
-            image_sizes=torch.tensor([tiles.image_size]),
+            image_sizes=torch.tensor([tiles.layout.image_size]),
             do_sample=False,
-            max_new_tokens=backbone.max_new_tokens,
-            eos_token_id=list(backbone._stop_ids),
+            max_new_tokens=backbone._engine.max_new_tokens,
+            eos_token_id=list(backbone._engine.stop),
             pad_token_id=0,
         )
     wanted = backbone.tokenizer.decode(generated[0, len(ids) :].tolist(), skip_special_tokens=True)
-    assert backbone.generate(backbone.prefill(tokens_TH, CHOICE)) == wanted
+    assert said(backbone, tokens_TH, CHOICE) == wanted
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("question", [CHOICE, YES_NO])
 def test_prefill_and_generate_are_greedy_generation(build, seed, question):
-    """Split in two, decoding gives what generate(inputs_embeds=...) gives in one."""
+    """Split in two, decoding gives what generate(inputs_embeds=...) gives in one, and counts what it read and wrote."""
     backbone = build(seed)
     tokens_TH = backbone.project(torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(seed)))
     with torch.inference_mode():
-        prompt_TH = backbone.prompt(tokens_TH, question)
+        prompt_TH = backbone.prompt([tokens_TH], question)
         wanted = theirs(backbone, prompt_TH)
-    prefilled = backbone.prefill(tokens_TH, question)
-    assert prefilled.length == len(prompt_TH)
-    assert backbone.generate(prefilled) == wanted
+    (answer,) = backbone.answer([Request([tokens_TH], question)], [Untimed()])
+    assert answer.text == wanted
+    assert answer.prompt_tokens == len(prompt_TH)
+    assert answer.visual_tokens == 12
+    limit = backbone._engine.max_new_tokens
+    n_said = len(backbone.tokenizer.encode(wanted).ids)
+    assert 0 < answer.answer_tokens <= limit
+    assert answer.answer_tokens == limit or n_said <= answer.answer_tokens
 
 
 def test_where_an_answer_ends(build):
@@ -124,33 +131,43 @@ def test_where_an_answer_ends(build):
     backbone = build(1)
     tokens_TH = backbone.project(torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0)))
 
-    def tokens(stop, limit):
-        prefilled = backbone.prefill(tokens_TH, CHOICE)
-        with torch.inference_mode():
-            return decoding.continued(backbone.model, prefilled, stop, limit)
+    def written(stop, limit):
+        engine = TransformersEngine(backbone._engine.language, stop=stop, max_new_tokens=limit)
+        (found,) = engine.answer([lambda: backbone.prompt([tokens_TH], CHOICE)], [Untimed()])
+        return found
 
-    free = tokens((), 8)
-    assert len(free) == 8
-    assert tokens((), 3) == free[:3]
-    for stop in set(free):
-        assert tokens((stop,), 8) == free[: free.index(stop)]
+    free = written((), 8)
+    assert (len(free.answer_ids), free.n_written) == (8, 8)
+    assert written((), 3).answer_ids == free.answer_ids[:3]
+    for stop in set(free.answer_ids):
+        before = free.answer_ids[: free.answer_ids.index(stop)]
+        stopped = written((stop,), 8)
+        assert (stopped.answer_ids, stopped.n_written) == (before, len(before) + 1)
 
 
-def test_stop_tokens_are_the_templates_and_the_checkpoints(tiny):
-    """Whatever end the checkpoint declares counts beside the template's."""
-    stop = tiny.tokenizer.token_to_id("<|im_end|>")
-    assert llava.stop_ids(tiny.model, tiny.tokenizer, tiny.template) == {stop}
-    before = tiny.model.generation_config.eos_token_id
-    for declared, wanted in ((7, {7, stop}), ([7, 8], {7, 8, stop}), (None, {stop})):
-        tiny.model.generation_config.eos_token_id = declared
-        assert llava.stop_ids(tiny.model, tiny.tokenizer, tiny.template) == wanted
-    tiny.model.generation_config.eos_token_id = before
+@pytest.mark.parametrize(("declared", "ids"), [(7, {7}), ([7, 8], {7, 8}), (None, set())])
+def test_stop_tokens_are_the_templates_and_the_checkpoints(folder, declared, ids):
+    """Whatever end the checkpoint declares counts beside the template's, for a language side and for a whole model."""
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
+    models = load("llava-onevision-7b", weights=folder)
+    stop = models.tokenizer.token_to_id("<|im_end|>")
+    assert models.language()._engine.stop == ids | {stop}
+    assert models.backbone()._engine.stop == ids | {stop}
+    assert llava.stop_ids(models.tokenizer, models.family.template, ()) == {stop}
+
+
+@pytest.mark.parametrize("declared", ["end", [7, "end"], 1.5])
+def test_damaged_stop_tokens_are_refused(folder, declared):
+    """What is no token's number is told with the file."""
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
+    with pytest.raises(CheckpointError, match="generation_config.json: eos_token_id is .* a token's number"):
+        load("llava-onevision-7b", weights=folder).language()
 
 
 def test_the_prompt_can_be_trained_through(tiny):
     """Gradients reach the visual tokens and the embeddings."""
     tokens_TH = torch.randn(3, 32, requires_grad=True)
-    tiny.prompt(tokens_TH, CHOICE).square().sum().backward()
+    tiny.prompt([tokens_TH], CHOICE).square().sum().backward()
     assert tokens_TH.grad.abs().sum() > 0
     tiny.model.zero_grad()
 
@@ -158,18 +175,17 @@ def test_the_prompt_can_be_trained_through(tiny):
 def test_features_of_another_image_are_refused(tiny):
     """project_all says what does not fit, because features may have come over a link."""
     tiles = tiny.preprocess(picture())
-    x_PVD = tiny.encode_image(tiles)
+    x_PVD = tiny.encode(tiles)
     with pytest.raises(BitstreamError, match=r"features of shape \(7, 15, 32\) on a 2 x 3 grid"):
-        tiny.project_all(x_PVD[:, :15], tiles)
+        tiny.project_all(x_PVD[:, :15], tiles.layout)
     with pytest.raises(BitstreamError, match="are not those that tiny has of a 30 x 900 image"):
-        tiny.project_all(x_PVD, Tiles(torch.empty(0), tiles.grid, (900, 30)))
+        tiny.project_all(x_PVD, Layout(tiles.layout.grid, (900, 30)))
 
 
 @pytest.fixture
 def folder(tmp_path, tiny):
     """A checkpoint of the tiny model as transformers writes it, its weights in half precision."""
-    tiny.model.save_pretrained(tmp_path)
-    tiny.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    save(tiny, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file({name: value.half() for name, value in weights.items()}, tmp_path / "model.safetensors", {"format": "pt"})
     return tmp_path
@@ -177,26 +193,26 @@ def folder(tmp_path, tiny):
 
 def test_a_checkpoint_is_loaded(folder, tiny, capfd):
     """Half-precision weights run in float32 on a CPU, answer as the model that was saved, and load in silence."""
-    loaded = load("llava-onevision-0.5b", weights=folder)
+    loaded = load("llava-onevision-0.5b", weights=folder).backbone()
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     assert not loaded.model.training
     tiles = tiny.preprocess(picture())
-    torch.testing.assert_close(loaded.encode_image(tiles), tiny.encode_image(tiles), atol=2e-2, rtol=2e-2)
-    assert isinstance(loaded.generate(loaded.prefill(loaded.project(torch.randn(1, 2, 32)), CHOICE)), str)
-    assert load("llava-onevision-0.5b", weights=folder, dtype="bfloat16").model.dtype == torch.bfloat16
+    torch.testing.assert_close(loaded.encode(tiles), tiny.encode(tiles), atol=2e-2, rtol=2e-2)
+    assert isinstance(said(loaded, loaded.project(torch.randn(1, 2, 32)), CHOICE), str)
+    assert load("llava-onevision-0.5b", weights=folder, dtype="bfloat16").whole().dtype == torch.bfloat16
     assert capfd.readouterr() == ("", "")
 
 
 def test_random_weights_take_the_checkpoints_own_config(folder, monkeypatch):
     """Random weights of a name whose checkpoint is here have its architecture and tokenizer."""
-    monkeypatch.setitem(onevision.SOURCES, "mini-onevision", folder)
-    backbone = load("mini-onevision", weights="random", dtype=torch.bfloat16)
+    monkeypatch.setitem(files.SOURCES, "mini-onevision", folder)
+    backbone = load("mini-onevision", weights="random", dtype=torch.bfloat16).backbone()
     assert backbone.feature_dim == 32
     assert {p.dtype for p in backbone.model.parameters()} == {torch.bfloat16}
     tiles = backbone.preprocess(picture())
-    tokens_TH = backbone.project_all(backbone.encode_image(tiles), tiles)
+    tokens_TH = backbone.project_all(backbone.encode(tiles), tiles.layout)
     assert torch.isfinite(tokens_TH.float()).all()
-    assert isinstance(backbone.generate(backbone.prefill(tokens_TH, CHOICE)), str)
+    assert isinstance(said(backbone, tokens_TH, CHOICE), str)
 
 
 def damage_config(path):
@@ -270,8 +286,8 @@ DAMAGE = [
     (foreign_config, "config.json: model_type is 'llava'; 'llava_onevision' is wanted"),
     (impossible_config, "config.json: does not describe a llava_onevision model"),
     (cut_weights, "its weights cannot be read: "),
-    (lose_a_weight, "1 weights are missing, model.image_newline first"),
-    (reshape_a_weight, r"model.image_newline has shape \(33,\) and the config wants \(32,\)"),
+    (lose_a_weight, "1 weights of the projector are missing, image_newline first"),
+    (reshape_a_weight, r"image_newline has shape \(33,\) and the config wants \(32,\)"),
     (lose_the_weights, "there are no weights"),
     (lose_the_tokenizer, "tokenizer.json: is absent"),
     (damage_the_tokenizer, "tokenizer.json: is not a tokenizer"),
@@ -285,7 +301,8 @@ def test_damaged_and_foreign_checkpoints(folder, damage, sentence):
     """Each is refused in one sentence that names the file."""
     damage(folder)
     with pytest.raises(CheckpointError, match=sentence.replace("|", r"\|")) as refusal:
-        load("llava-onevision-7b", weights=folder)
+        models = load("llava-onevision-7b", weights=folder)
+        models.vision(), models.language()
     assert str(folder) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -297,14 +314,14 @@ def test_absent_checkpoints_say_how_to_get_them(tmp_path, monkeypatch):
         load("llava-onevision-7b")
     with pytest.raises(UnavailableError, match="/nowhere/at/all is neither a folder nor in the local cache"):
         load("llava-onevision-7b", weights="/nowhere/at/all")
-    monkeypatch.setitem(onevision.SOURCES, "mini-nano", ZOO / "untrained")
+    monkeypatch.setitem(files.SOURCES, "mini-nano", files.ZOO / "untrained")
     with pytest.raises(UnavailableError, match="'make weights' trains them"):
         load("mini-nano")
 
 
 def test_unknown_names_and_dtypes():
     """Names and dtypes that are not there are refused with those that are."""
-    with pytest.raises(CheckpointError, match=r"unknown llava_onevision model 'gpt'; known: .*llava-onevision-7b"):
+    with pytest.raises(CheckpointError, match=r"unknown model 'gpt'; known: .*llava-onevision-7b"):
         load("gpt")
     with pytest.raises(CheckpointError, match="unknown dtype 'int8'; float32"):
         load("llava-onevision-7b", dtype="int8", weights="random")
@@ -337,6 +354,6 @@ def test_copies_of_a_checkpoint_agree(folder, tmp_path_factory):
     tokens = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
     found = []
     for path in (folder, elsewhere):
-        backbone: OneVision = load("llava-onevision-7b", weights=path)
-        found.append(backbone.generate(backbone.prefill(backbone.project(tokens), CHOICE)))
+        backbone = load("llava-onevision-7b", weights=path).language()
+        found.append(said(backbone, backbone.project(tokens), CHOICE))
     assert found[0] == found[1]

@@ -63,7 +63,7 @@ def test_tiles_are_the_processors(width, height):
     image = noise(width, height)
     theirs_PCHW = PROCESSOR(image, return_tensors="pt")["pixel_values"][0]
     ours = FULL(image)
-    assert ours.image_size == (height, width)
+    assert ours.layout.image_size == (height, width)
     assert ours.pixels_PCHW.dtype == torch.float32
     assert ours.pixels_PCHW.is_contiguous()
     torch.testing.assert_close(ours.pixels_PCHW[1:], theirs_PCHW[1:], atol=5e-7, rtol=0)

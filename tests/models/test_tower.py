@@ -7,7 +7,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, 
 
 from harness.errors import CheckpointError
 from harness.models import tower
-from harness.models.contract import Tiles
+from harness.models.contract import Layout, Tiles
 
 SIZES = {
     "hidden_size": 32,
@@ -55,9 +55,9 @@ def test_attention_is_that_of_the_eager_tower(kind, config_class, has_cls, layer
 
 def test_keys_are_the_layers_averaged_over_heads(tiny):
     """The key projection of the last layer, of what that layer's norm gives it."""
-    tiles = Tiles(torch.randn(2, 3, 32, 32), (1, 1), (32, 32))
+    tiles = Tiles(torch.randn(2, 3, 32, 32), Layout((1, 1), (32, 32)))
     x_PVD, attention = tiny.encode_attended(tiles)
-    assert torch.equal(x_PVD, tiny.encode_image(tiles))
+    assert torch.equal(x_PVD, tiny.encode(tiles))
     vision = tiny.model.model.vision_tower
     last = getattr(vision, "vision_model", vision).encoder.layers[-1]
     with torch.inference_mode():
@@ -73,17 +73,5 @@ def test_no_hook_stays_behind(tiny):
         return [len(module._forward_hooks) for module in tiny.model.modules()]
 
     before = hooks()
-    tiny.encode_attended(Tiles(torch.randn(1, 3, 32, 32), (1, 1), (32, 32)))
+    tiny.encode_attended(Tiles(torch.randn(1, 3, 32, 32), Layout((1, 1), (32, 32))))
     assert hooks() == before
-
-
-def test_another_projector_leaves_the_backbone_as_it_was(tiny):
-    """The copy projects with its own weights, shares all others, and refuses a foreign projector's."""
-    y_PCD = torch.randn(2, 3, tiny.feature_dim)
-    before = tiny.project(y_PCD)
-    other = tiny.with_projector({name: 0 * tensor for name, tensor in tiny.projector.state_dict().items()})
-    assert other.project(y_PCD).abs().max() == 0
-    assert other.model is tiny.model
-    assert torch.equal(tiny.project(y_PCD), before)
-    with pytest.raises(CheckpointError, match="not the projector of tiny"):
-        tiny.with_projector({"weight": torch.zeros(1)})

@@ -13,9 +13,10 @@ from replay_systems import drawn_profile, profile_of, replayed, spec_of
 
 from harness.channel.recording import PacketRecording, RateRecording, save
 from harness.errors import ScenarioError, TraceError
+from harness.records import RequestRow, schema
 from harness.replay import vector
 
-INSTANTS = ("submitted_s", "device_done_s", "sent_s", "delivered_s", "answered_s")
+INSTANTS = [name for name in schema(RequestRow).names if name.endswith("_s")]
 ARRIVALS: dict[str, dict[str, Any]] = {
     "poisson": {"kind": "poisson", "rate": "1 /s"},
     "periodic": {"kind": "periodic", "every": "700 ms"},
@@ -121,7 +122,7 @@ def test_what_is_answered_on_the_device_waits_for_nothing(engine: str, sharing: 
         **users,
     )
     alone = replayed(profile_of([0] * 6, [0.25] * 6, [0.0] * 6), spec, engine=engine)
-    for name in INSTANTS[2:]:
+    for name in INSTANTS[INSTANTS.index("sent_s") :]:
         assert alone[name] == alone["device_done_s"]
     mixed = profile_of([0, 4000] * 6, [0.25] * 12, [0.0, 0.5] * 6)
     rows = [replayed(mixed, spec, engine=which) for which in ("simpy", "vector")]

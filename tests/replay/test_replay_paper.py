@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_systems import drawn_profile, profile_of, replayed, spec_of
 
-from harness.analysis.whatif import total_s
+from harness.analysis.latency import part_s, total_s
 from harness.records import RequestRow, schema
 
 
@@ -23,6 +23,9 @@ def test_latency_is_the_papers_sum(rows: list[tuple[int, float, float]], rate_kb
     assert requests["sample"].to_pylist() == list(profile.samples)
     expected = np.array(device_s) + np.array(payload) / (1000 * rate_kb) + np.array(server_s)
     np.testing.assert_allclose(total_s(requests), expected, rtol=1e-12, atol=1e-12 * expected.sum())
+    assert not part_s(requests, "wait").any()
+    np.testing.assert_allclose(part_s(requests, "device"), device_s, atol=1e-12 * expected.sum())
+    np.testing.assert_allclose(part_s(requests, "server"), server_s, atol=1e-12 * expected.sum())
 
 
 def test_rows_say_what_they_are() -> None:
@@ -32,6 +35,11 @@ def test_rows_say_what_they_are() -> None:
     first = requests.slice(0, 1).to_pylist()[0]
     assert first["replay"] == "closed_loop, own, 1 server"
     assert (first["channel"], first["users"], first["seed"], first["user"]) == ("25 KB/s", 1, 3, 0)
+    assert first["rate_bps"] == 200e3
+    named = spec_of(uplink={"kind": "constant", "rate": "25 KB/s", "name": "the garage"})
+    assert set(replayed(drawn_profile(0), named)["rate_bps"].to_pylist()) == {200e3}
+    chain = {"kind": "gilbert_elliott", "good": "9 KB/s", "bad": "1 KB/s", "good_for": "3 s", "bad_for": "1 s"}
+    assert set(replayed(drawn_profile(0), spec_of(uplink=chain))["rate_bps"].to_pylist()) == {None}
     assert first["submitted_s"] == 0.0
 
 
@@ -46,6 +54,9 @@ def test_the_wire_and_the_way_back_are_added() -> None:
     requests = replayed(profile_of([14_480], [0.1], [0.2]), spec_of(uplink=uplink, answer=answer))
     expected = 0.1 + 2 * 0.03 + 8 * (14_480 + 660) / 1e6 + 0.03 + 0.2 + 0.008 + 0.03
     assert total_s(requests)[0] == pytest.approx(expected, abs=1e-12)
+    parts = {part: part_s(requests, part)[0] for part in ("device", "link", "wait", "server")}
+    link_s = 2 * 0.03 + 8 * (14_480 + 660) / 1e6 + 0.03 + 0.008 + 0.03
+    assert parts == pytest.approx({"device": 0.1, "link": link_s, "wait": 0.0, "server": 0.2}, abs=1e-12)
 
 
 def test_several_users_each_replay_every_row() -> None:

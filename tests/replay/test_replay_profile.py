@@ -1,6 +1,8 @@
 """Profiles: what is drawn was measured together."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from harness.errors import ResultsError
@@ -11,14 +13,17 @@ from harness.replay import Profile
 def _stage(sample: str, repeat: int, side: str, stage: str, seconds: float, pipeline: str = "a") -> StageRow:
     return StageRow(
         run="r",
+        unit="u",
         pipeline=pipeline,
         point="-",
         sample=sample,
         repeat=repeat,
+        round=repeat,
+        start=0,
         side=side,
         stage=stage,
         seconds=seconds,
-        energy_j=None,
+        cpu_s=None,
         machine="m",
         source="measured",
     )
@@ -27,13 +32,14 @@ def _stage(sample: str, repeat: int, side: str, stage: str, seconds: float, pipe
 def _outcome(sample: str, payload_bytes: int, pipeline: str = "a") -> OutcomeRow:
     return OutcomeRow(
         run="r",
+        unit="u",
         pipeline=pipeline,
         point="-",
         sample=sample,
-        category="",
-        group=sample,
         payload_bytes=payload_bytes,
         visual_tokens=1,
+        prompt_tokens=1,
+        answer_tokens=1,
         answer="A",
         truth="A",
         correct=True,
@@ -44,6 +50,7 @@ STAGES = to_table(
     StageRow,
     [
         _stage("y", 0, "server", "decode", 4.0),
+        _stage("y", 0, "device", "upscale", 0.125),
         _stage("y", 0, "server", "prefill", 0.5),
         _stage("x", 1, "device", "encode", 2.0),
         _stage("x", 0, "device", "encode", 1.0),
@@ -54,7 +61,7 @@ STAGES = to_table(
     ],
 )
 OUTCOMES = to_table(
-    OutcomeRow, [_outcome("x", 10), _outcome("y", 20), _outcome("untimed", 9999), _outcome("x", 7, "b")]
+    OutcomeRow, [_outcome("x", 10), _outcome("y", 20), _outcome("untimed", 9999), _outcome("x", 0, "b")]
 )
 
 
@@ -63,7 +70,7 @@ def test_stages_are_summed_by_side_for_each_repeat() -> None:
     profile = Profile.from_tables(STAGES, OUTCOMES, "a", "-")
     assert profile.samples == ("x", "x", "y")
     assert profile.payload_bytes.tolist() == [10, 10, 20]
-    assert profile.device_s.tolist() == [1.25, 2.0, 0.0]
+    assert profile.device_s.tolist() == [1.25, 2.0, 0.125]
     assert profile.server_stages == ("decode", "prefill")
     assert profile.server_stage_s.tolist() == [[0, 3.0], [0, 3.5], [4.0, 0.5]]
     assert profile.server_s.tolist() == [3.0, 3.5, 4.5]
@@ -82,6 +89,50 @@ def test_what_was_not_measured_is_refused() -> None:
         Profile.from_tables(STAGES, OUTCOMES, "c", "-")
     with pytest.raises(ResultsError, match="'x' was timed but has no outcome"):
         Profile.from_tables(STAGES, OUTCOMES.slice(1, 2), "a", "-")
+
+
+def _without(side: str, sample: str, repeat: int, stages: pa.Table = STAGES) -> pa.Table:
+    theirs = zip(*(stages[name].to_pylist() for name in ("side", "sample", "repeat")), strict=True)
+    return stages.filter(pa.array([row != (side, sample, repeat) for row in theirs]))
+
+
+@pytest.mark.parametrize("sample", ["x", "y"])
+@pytest.mark.parametrize("side", ["device", "server"])
+def test_a_request_timed_on_one_side_only_is_refused(side: str, sample: str) -> None:
+    """The side that is missing is named, with the request, and it is not replayed as 0 s."""
+    with pytest.raises(ResultsError, match=f"sample '{sample}', repeat 0, has no {side} stage.*the {side} side"):
+        Profile.from_tables(_without(side, sample, 0), OUTCOMES, "a", "-")
+
+
+def test_a_scheme_that_sends_and_is_never_served_is_refused() -> None:
+    """A run of the device half alone, with payloads, is no run of a scheme that the device answers."""
+    stages = STAGES.filter(pc.equal(STAGES["side"], "device"))
+    with pytest.raises(ResultsError, match="it sent 10 bytes: the server side of that request is missing"):
+        Profile.from_tables(stages, OUTCOMES, "a", "-")
+
+
+def test_what_a_scheme_has_nowhere_is_not_missing() -> None:
+    """A scheme may have no device stage at all, and may answer some of its requests on the device."""
+    served = STAGES.filter(pc.equal(STAGES["side"], "server"))
+    assert Profile.from_tables(served, OUTCOMES, "a", "-").device_s.tolist() == [0.0, 0.0, 0.0]
+    silent = to_table(OutcomeRow, [_outcome("x", 10), _outcome("y", 0)])
+    some = Profile.from_tables(_without("server", "y", 0), silent, "a", "-")
+    assert some.stays.tolist() == [False, False, True]
+
+
+def test_a_repeat_without_the_side_that_others_have_is_refused() -> None:
+    """Even where nothing was sent: one repeat of a question is answered where the others are."""
+    stages = to_table(
+        StageRow,
+        [
+            _stage("x", r, side, "prefill", 1.0)
+            for r in range(2)
+            for side in ("device", "server")
+            if r or side != "server"
+        ],
+    )
+    with pytest.raises(ResultsError, match="repeat 0, has no server stage, though its other repeats have some"):
+        Profile.from_tables(stages, to_table(OutcomeRow, [_outcome("x", 0)]), "a", "-")
 
 
 def test_samples_are_drawn_evenly_whatever_their_repeats() -> None:

@@ -72,6 +72,7 @@ def test_mg1_wait_at_the_server(service_s: np.ndarray) -> None:
     profile, spec = _server_system(service_s, rho)
     expected_s = rho / service_s.mean() * (service_s**2).mean() / (2 * (1 - rho))
     _within(profile, spec, "delivered_s", "answered_s", float(service_s.mean()), float(expected_s))
+    _within(profile, spec, "delivered_s", "server_begun_s", 0.0, float(expected_s))
 
 
 def test_mm1_wait_at_the_device() -> None:
@@ -82,6 +83,7 @@ def test_mm1_wait_at_the_device() -> None:
     second_moment = float((EXPONENTIAL_S**2).mean())
     assert second_moment == pytest.approx(2.0, rel=0.1)
     _within(profile, spec, "submitted_s", "device_done_s", 1.0, rho * second_moment / 2 / (1 - rho))
+    _within(profile, spec, "submitted_s", "device_begun_s", 0.0, rho * second_moment / 2 / (1 - rho))
 
 
 @pytest.mark.parametrize("servers", [2, 5])

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from replay_systems import drawn_profile, profile_of, replayed, spec_of
 
-from harness.analysis.whatif import deadline_share, total_s
+from harness.analysis.latency import PARTS, part_s, total_s
+from harness.analysis.whatif import deadline_share
+from harness.records import RequestRow, schema
 
 SLOW = {"kind": "constant", "rate": "1 KB/s"}
 
@@ -15,8 +17,10 @@ def test_a_request_is_given_up_wherever_it_is() -> None:
     """Three requests time out on the device, on the link and at the server: later instants are missing."""
     profile = profile_of([1000, 5000, 1000], [9.0, 0.5, 0.5], [0.1, 0.1, 9.0])
     rows = replayed(profile, spec_of(uplink=SLOW, timeout="3 s")).to_pylist()
-    reached = [[name for name in ("device_done_s", "sent_s", "answered_s") if row[name] is not None] for row in rows]
-    assert reached == [[], ["device_done_s"], ["device_done_s", "sent_s"]]
+    instants = [name for name in schema(RequestRow).names if name.endswith("_s")]
+    reached = [[name for name in instants if row[name] is not None] for row in rows]
+    assert reached == [instants[:2], instants[:3], instants[:6]]
+    assert rows[2]["server_begun_s"] == pytest.approx(7.5)
     assert [row["submitted_s"] for row in rows] == [0.0, 3.0, 6.0]
 
 
@@ -69,8 +73,11 @@ def test_a_batch_waits_for_its_window_and_no_longer() -> None:
     """Two requests of three wait 100 ms for the third, then go; a fourth that is too many goes in the next batch."""
     rows = replayed(profile_of([0], [0.0], [2.0]), spec_of(batching=BATCH, users=2, arrivals=AT_ONCE))
     assert rows["answered_s"].to_pylist() == pytest.approx([0.1 + 2.5] * 2)
+    assert rows["server_begun_s"].to_pylist() == pytest.approx([0.1] * 2)
+    assert part_s(rows, "wait") == pytest.approx([0.1] * 2), "a batch that is being filled is waited for"
     rows = replayed(profile_of([0], [0.0], [2.0]), spec_of(batching=BATCH, users=4, arrivals=AT_ONCE))
     assert rows["answered_s"].to_pylist() == pytest.approx([3.0, 3.0, 3.0, 5.0])
+    assert rows["server_begun_s"].to_pylist() == pytest.approx([0.0, 0.0, 0.0, 3.0])
 
 
 def test_stages_that_do_not_run_together_run_in_turn() -> None:
@@ -90,3 +97,23 @@ def test_batches_of_one_are_the_pool_without_batching() -> None:
         replayed(drawn_profile(3), spec).column("answered_s").to_pylist() for spec in (batched, spec_of(**parts))
     ]
     assert instants[0] == pytest.approx(instants[1], abs=1e-9)
+
+
+@pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
+@pytest.mark.parametrize("batching", [None, BATCH])
+def test_the_parts_of_every_request_add_up(sharing: str, batching: dict[str, object] | None) -> None:
+    """Device, link, wait and server are none negative and together the total; nothing overlaps in one device."""
+    parts = {"arrivals": {"kind": "poisson", "rate": "3 /s"}, "users": 4, "servers": 2, "requests": 40}
+    wire = {"header": "66 B", "propagation": "20 ms", "handshake": True}
+    uplink = {"kind": "constant", "rate": "200 KB/s", "wire": wire}
+    answer = {"size": "100 B", "rate": "1 MB/s", "propagation": "5 ms"}
+    rows = replayed(
+        drawn_profile(4), spec_of(**parts, sharing=sharing, batching=batching, uplink=uplink, answer=answer)
+    )
+    spent = {part: part_s(rows, part) for part in PARTS}
+    total = spent.pop("total")
+    assert all((seconds >= 0).all() for seconds in spent.values())
+    assert spent["wait"].max() > 0.01
+    np.testing.assert_allclose(sum(spent.values()), total, atol=1e-9)
+    for _, own in rows.to_pandas().groupby("user"):
+        assert (own["device_begun_s"].to_numpy()[1:] >= own["device_done_s"].to_numpy()[:-1]).all()

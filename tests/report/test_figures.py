@@ -11,18 +11,17 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_run import make
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from harness.analysis.select import select_run
+from harness.analysis import Analysis
 from harness.errors import ResultsError
 from harness.report.figures import latency_bars, rate_performance, style
 from harness.report.figures.gallery import draw_all
 from harness.report.figures.provenance import Provenance, of
-from harness.report.summary import frame_run
-from harness.runs.store import Record
 
 ABOUT = Provenance(
     title="A study: of something",
@@ -32,16 +31,19 @@ ABOUT = Provenance(
 )
 
 
+PARTS = ("device", "link", "server", "total")
+
+
 @pytest.fixture(scope="module")
-def points(made_up: Record) -> pd.DataFrame:
+def points(made_up: Analysis) -> pd.DataFrame:
     """The made-up run's points."""
-    return select_run(made_up)
+    return made_up.points
 
 
 @pytest.fixture(scope="module")
-def numbers(made_up: Record) -> pd.DataFrame:
+def numbers(made_up: Analysis) -> pd.DataFrame:
     """The made-up run's closing table."""
-    return frame_run(made_up)
+    return made_up.numbers
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +106,7 @@ def with_uplinks(numbers: pd.DataFrame, n: int) -> pd.DataFrame:
 @pytest.mark.parametrize("n_uplinks", [1, 3, 5])
 def test_latency_bars_can_be_read(numbers: pd.DataFrame, n_uplinks: int) -> None:
     """With few uplinks and many, everything written is on the page and apart from everything else."""
-    assert_readable(latency_bars.draw(with_uplinks(numbers, n_uplinks), ABOUT))
+    assert_readable(latency_bars.draw(with_uplinks(numbers, n_uplinks), PARTS, ABOUT))
 
 
 def test_long_names_can_be_read(points: pd.DataFrame, numbers: pd.DataFrame) -> None:
@@ -112,7 +114,7 @@ def test_long_names_can_be_read(points: pd.DataFrame, numbers: pd.DataFrame) -> 
     long = {"tofc": "tofc-with-a-single-entropy-model-and-no-hyperprior", "jpeg": "jpeg-of-the-whole-uncropped-picture"}
     about = Provenance(title="T" * 20 + " word" * 20, stand_ins="", warnings=[], sources=ABOUT.sources)
     assert_readable(rate_performance.draw(points.replace({"pipeline": long}), about))
-    assert_readable(latency_bars.draw(numbers.replace({"pipeline": long}), about))
+    assert_readable(latency_bars.draw(numbers.replace({"pipeline": long}), PARTS, about))
 
 
 def bars_axes(figure: Figure) -> list[Axes]:
@@ -122,7 +124,7 @@ def bars_axes(figure: Figure) -> list[Axes]:
 
 def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
     """The heights drawn at each uplink are the mean seconds of device, link and server, stacked to the total."""
-    panels = bars_axes(latency_bars.draw(numbers, ABOUT))
+    panels = bars_axes(latency_bars.draw(numbers, PARTS, ABOUT))
     uplinks = list(dict.fromkeys(numbers["channel"].dropna()))
     assert len(panels) == len(uplinks) == 3
     for axes, uplink in zip(panels, uplinks, strict=True):
@@ -135,32 +137,32 @@ def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
 
 def test_what_was_not_timed_is_hatched(numbers: pd.DataFrame) -> None:
     """Only the estimated parts are hatched, and the legend says what the hatch means; recorded ones are plain."""
-    figure = latency_bars.draw(numbers, ABOUT)
+    figure = latency_bars.draw(numbers, PARTS, ABOUT)
     rows = numbers[numbers["channel"] == "25 KB/s"].reset_index(drop=True)
     hatched = np.array([bool(patch.get_hatch()) for patch in bars_axes(figure)[0].patches]).reshape(-1, 3)
     expected = rows["pipeline"].eq("server_only").to_numpy()
     assert (hatched[:, 2] == expected).all()
     assert not hatched[:, :2].any()
     assert "not measured" in [text.get_text() for text in figure.legends[0].get_texts()]
-    recorded = latency_bars.draw(numbers.replace({"server_source": {"estimated": "recorded"}}), ABOUT)
+    recorded = latency_bars.draw(numbers.replace({"server_source": {"estimated": "recorded"}}), PARTS, ABOUT)
     assert not any(patch.get_hatch() for patch in bars_axes(recorded)[0].patches)
 
 
 def test_what_does_not_reach_is_said(points: pd.DataFrame, numbers: pd.DataFrame) -> None:
     """A scheme without a point at equal score has no bar, but the words, in every panel and in the curves' legend."""
-    words = [text.get_text() for text in texts(latency_bars.draw(numbers, ABOUT))]
+    words = [text.get_text() for text in texts(latency_bars.draw(numbers, PARTS, ABOUT))]
     assert words.count("does not reach") == 3
     curves = [text.get_text() for text in texts(rate_performance.draw(points, ABOUT))]
     assert "device_only\n(does not reach)\n(sends nothing)" in curves
     nothing = numbers[~numbers["reaches"]]
-    figure = latency_bars.draw(nothing, ABOUT)
+    figure = latency_bars.draw(nothing, PARTS, ABOUT)
     assert "no scheme reaches the target" in [text.get_text() for text in texts(figure)]
     assert_readable(figure)
 
 
 def test_a_bar_far_above_the_others_is_cut_and_numbered(numbers: pd.DataFrame) -> None:
     """The axis ends above the ordinary bars; the one that is cut has its value written."""
-    panel = bars_axes(latency_bars.draw(numbers, ABOUT))[0]
+    panel = bars_axes(latency_bars.draw(numbers, PARTS, ABOUT))[0]
     slowest = numbers["total_mean_s"].max()
     assert panel.get_ylim()[1] < slowest
     assert f"{slowest:.2f}" in [text.get_text() for text in panel.texts]
@@ -194,10 +196,14 @@ def test_curves_are_the_rows(points: pd.DataFrame) -> None:
 
 def test_the_same_rows_give_the_same_files(points: pd.DataFrame, numbers: pd.DataFrame, tmp_path: Path) -> None:
     """PNG and SVG do not depend on when or how often they are drawn."""
-    for module, rows in ((rate_performance, points), (latency_bars, numbers)):
-        stem = module.__name__
-        first = [file.read_bytes() for file in style.save(module.draw(rows, ABOUT), tmp_path / "a", stem)]
-        again = [file.read_bytes() for file in style.save(module.draw(rows, ABOUT), tmp_path / "b", stem)]
+    drawn = (
+        ("curves", points, lambda rows: rate_performance.draw(rows, ABOUT)),
+        ("bars", numbers, lambda rows: latency_bars.draw(rows, PARTS, ABOUT)),
+    )
+    for stem, rows, draw in drawn:
+        first, again = (
+            [file.read_bytes() for file in style.save(draw(rows), tmp_path / folder, stem)] for folder in "ab"
+        )
         assert first == again
 
 
@@ -211,21 +217,21 @@ def test_every_scheme_has_a_look() -> None:
     assert elsewhere == str(style.look("my-codec"))
 
 
-def test_provenance_is_on_the_figure(made_up: Record, points: pd.DataFrame) -> None:
+def test_provenance_is_on_the_figure(made_up: Analysis, points: pd.DataFrame) -> None:
     """Title, stand-ins, machine, run, verdict, scenario and commit stand on the figure."""
-    about = of(made_up.manifest, "a subtitle", ["a processor, 2 cores"], ["A note"])
+    about = of(made_up, "a subtitle", ["A note"])
     written = " ".join(text.get_text() for text in texts(rate_performance.draw(points, about)))
     manifest = made_up.manifest
     for fact in (
         "RealWorldQA at low uplink rates: a subtitle", "stand-ins: StreetsQA for RealWorldQA", "A note",
-        "a processor, 2 cores", "tonight, VALID", manifest.scenario_hash, manifest.code,
+        "a processor, 2 cores", "tonight, INVALID", manifest.scenario_hash, manifest.commits,
     ):  # fmt: skip
         assert fact in written
 
 
-def test_draws_all_of_a_run_and_of_a_folder(made_up: Record, tmp_path: Path) -> None:
+def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -> None:
     """A run's folder, or a folder above it, gives two figures as PNG and SVG and the table; an empty one is refused."""
-    files = draw_all(made_up.folder)
+    files = draw_all(made_up.record.folder)
     names = {
         "rate_performance.png",
         "rate_performance.svg",
@@ -237,19 +243,57 @@ def test_draws_all_of_a_run_and_of_a_folder(made_up: Record, tmp_path: Path) -> 
         "categories.csv",
     }
     assert {file.name for file in files} == names
-    assert all(file.stat().st_size > 0 and file.parent == made_up.folder / "figures" for file in files)
+    assert all(file.stat().st_size > 0 and file.parent == made_up.record.folder / "figures" for file in files)
     assert files[0].read_bytes().startswith(b"\x89PNG")
-    above = draw_all(made_up.folder.parent, tmp_path / "out")
+    above = draw_all(made_up.record.folder.parent, tmp_path / "out")
     assert {file.parent for file in above} == {tmp_path / "out" / "tonight"}
     with pytest.raises(ResultsError, match="neither a complete run nor a folder of runs"):
         draw_all(tmp_path / "nowhere")
     (tmp_path / "taken").write_text("")
     with pytest.raises(ResultsError, match="cannot be written"):
-        draw_all(made_up.folder, tmp_path / "taken")
+        draw_all(made_up.record.folder, tmp_path / "taken")
 
 
 def test_results_do_not_wait_for_matplotlib() -> None:
     """Importing the results, which every run does, imports neither matplotlib nor torch."""
-    code = "import sys, harness.report.summary as _; print({'matplotlib', 'torch'} & set(sys.modules))"
+    code = "import sys, harness.report.table as _; print({'matplotlib', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
+    """A run in which something waits has a part more in every bar, in a colour of its own, and the sum is the total."""
+    run = Analysis(make(tmp_path / "run", wait_s=0.05))
+    panel = bars_axes(latency_bars.draw(run.numbers, run.parts, ABOUT))[0]
+    heights = np.array([patch.get_height() for patch in panel.patches]).reshape(-1, 4)
+    rows = run.numbers[run.numbers["channel"] == "25 KB/s"]
+    wanted = rows[["device_mean_s", "link_mean_s", "wait_mean_s", "server_mean_s"]].to_numpy(float)
+    assert heights == pytest.approx(wanted)
+    assert heights.sum(axis=1) == pytest.approx(rows["total_mean_s"].tolist())
+    assert len(set(style.PARTS.values())) == 4
+
+
+def test_a_run_in_which_nothing_reaches_is_drawn(tmp_path: Path) -> None:
+    """All files are there, and the figure of latencies says why it has no bars."""
+    selection = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}
+    run = make(tmp_path / "run", selection=selection)
+    assert len(draw_all(run.folder)) == 8
+    found = Analysis(run)
+    words = [text.get_text() for text in texts(latency_bars.draw(found.numbers, found.parts, ABOUT))]
+    assert "no scheme reaches the target" in words
+
+
+def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> None:
+    """A scheme whose point was not replayed, and one none of whose requests were answered, have words for a bar."""
+    jpeg, webp = numbers["pipeline"] == "jpeg", numbers["pipeline"] == "webp"
+    times = [name for name in numbers if name.endswith("_s")]
+    changed = numbers.copy()
+    changed.loc[webp, "total_done"] = 0
+    changed.loc[webp, times] = np.nan
+    changed = changed[~jpeg | (changed["channel"] == "25 KB/s")]
+    changed.loc[changed["pipeline"] == "jpeg", ["replay", "channel", "users", "requests", *times]] = None
+    figure = latency_bars.draw(changed, PARTS, ABOUT)
+    words = [text.get_text() for text in texts(figure)]
+    assert words.count("not replayed") == 3
+    assert words.count("none answered") == 3
+    assert_readable(figure)

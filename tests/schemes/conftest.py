@@ -1,17 +1,12 @@
-"""The small backbones that the tests of backbones have."""
-
-import importlib.util
-from pathlib import Path
+"""The small models that the tests of models have, in parts as schemes ask for them."""
 
 import pytest
+from small_models import make_backbone, save
 
-_FILE = Path(__file__).parents[1] / "models" / "conftest.py"
+from harness.models.onevision import load
 
 
 @pytest.fixture(scope="session")
-def backbone():
-    """A OneVision of random weights with 4 x 4 features a tile."""
-    spec = importlib.util.spec_from_file_location("small_backbones", _FILE)
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
-    return builders.make_backbone()
+def models(tmp_path_factory):
+    """The parts of a OneVision of random weights with 4 x 4 features a tile."""
+    return load("mini-onevision", weights=save(make_backbone(), tmp_path_factory.mktemp("tiny")))

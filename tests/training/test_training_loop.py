@@ -63,7 +63,6 @@ def test_from_zero_the_loss_falls_and_the_streams_decode(
     scheme = Tofc(backbone, TofcPoint(codec=str(tmp_path / "out"), merge_to=3 / 16))
     sample = Sample(
         id="0",
-        image_id="0",
         image_bytes=(tmp_path / "images" / "some" / "1.png").read_bytes(),
         question=Question(text="Is it bright?", kind="yes_no"),
         truth="Yes",

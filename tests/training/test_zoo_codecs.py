@@ -11,7 +11,8 @@ from harness.data.streetsqa import book
 from harness.errors import BitstreamError, UnavailableError
 from harness.models.onevision import load as load_onevision
 from harness.models.prompts import ONEVISION
-from harness.profiling.clock import StageClock, Untimed
+from harness.models.contract import Untimed
+from harness.profiling.clock import StageClock
 from harness.schemes.contract import Payload
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.training import result

@@ -1,6 +1,7 @@
-"""Latency at each uplink (the paper's Fig. 8): device, link and server stacked for every scheme, its score above."""
+"""Latency at each uplink (the paper's Fig. 8): its parts stacked for every scheme, the score above."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,19 @@ _BARS_IN, _SCORE_IN, _CAPTION_IN, _LEGEND_IN = 2.3, 0.75, 0.32, 0.3
 _BAR_IN, _LETTER_IN, _NARROWEST_IN = 0.42, 0.068, 6.5
 
 
-def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
-    """A panel an uplink from the rows of :func:`harness.report.summary.frame`.
+def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance) -> Figure:
+    """A panel an uplink from :attr:`harness.analysis.Analysis.numbers`; ``parts`` are those to show, with the total.
 
     Below, the mean seconds of the parts, stacked, with the interval of the total and its value; a bar much longer than
     the others is cut, and its value stands at the cut. A part whose source is neither measured nor recorded is hatched.
     Above, on the right axis, the score of the selected point with its interval. Where a scheme has no such point,
     ``does not reach`` is written in the bar's place. To be called inside :func:`harness.report.figures.style.styled`.
     """
-    pipelines = list(dict.fromkeys(numbers["pipeline"]))
-    uplinks = numbers.loc[numbers["reaches"], ["replay", "channel", "users"]].drop_duplicates(ignore_index=True)
+    pipelines = _names(numbers)
+    # A scheme whose selected point was not replayed has no uplink.
+    replayed = numbers[numbers["requests"] > 0]
+    colours = {part: colour for part, colour in style.PARTS.items() if part in parts}
+    uplinks = replayed[["replay", "channel", "users"]].drop_duplicates(ignore_index=True)
     n_columns = min(_PANELS_A_ROW, max(len(uplinks), 1))
     n_rows = max(math.ceil(len(uplinks) / n_columns), 1)
 
@@ -40,7 +44,7 @@ def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
     height_in = head_in + _LEGEND_IN + n_rows * row_in + foot_in
     figure = style.page(width_in, height_in)
 
-    limit_s = _limit_s(numbers[numbers["reaches"]])
+    limit_s = _limit_s(replayed)
     for index, uplink in uplinks.iterrows():
         row, column = divmod(int(str(index)), n_columns)
         x = (left_in + column * (panel_in + _GAP_IN)) / width_in
@@ -48,7 +52,7 @@ def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
         bars = figure.add_axes((x, y_in / height_in, panel_in / width_in, _BARS_IN / height_in))
         score = figure.add_axes((x, (y_in + _BARS_IN) / height_in, panel_in / width_in, _SCORE_IN / height_in))
         here = (numbers[list(uplink.index)] == uplink).all(axis=1)
-        _bars(bars, numbers[here].set_index("pipeline"), pipelines, limit_s)
+        _bars(bars, numbers[here].set_index("pipeline"), pipelines, colours, limit_s)
         _scores(score, numbers.drop_duplicates("pipeline").set_index("pipeline"), pipelines)
         count = int(uplink["users"])
         users = f", {count} user{'s' * (count > 1)}" if uplinks["users"].nunique() > 1 else ""
@@ -62,9 +66,10 @@ def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
 
     if uplinks.empty:
         middle = (head_in + _LEGEND_IN + 0.4 * row_in) / height_in
-        figure.text(0.5, 1 - middle, "no scheme reaches the target", ha="center", color="#666666")
-    handles = [Patch(facecolor=colour, label=part) for part, colour in style.PARTS.items()]
-    if any(not _is_timed(source) for part in style.PARTS for source in numbers[f"{part}_source"].dropna()):
+        why = "nothing was replayed" if numbers["reaches"].any() else "no scheme reaches the target"
+        figure.text(0.5, 1 - middle, why, ha="center", color="#666666")
+    handles = [Patch(facecolor=colour, label=part) for part, colour in colours.items()]
+    if any(not _is_timed(source) for part in colours for source in numbers[f"{part}_source"].dropna()):
         unfirm = Patch(facecolor="white", edgecolor="#333333", hatch=style.NOT_MEASURED_HATCH, label="not measured")
         handles.append(unfirm)
     figure.legend(
@@ -75,16 +80,25 @@ def draw(numbers: pd.DataFrame, provenance: Provenance) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, rows: pd.DataFrame, pipelines: list[str], limit_s: float) -> None:
+def _names(numbers: pd.DataFrame) -> dict[str, str]:
+    """Each pipeline, and what is written in the place of a bar that it does not have."""
+    reaches = numbers.drop_duplicates("pipeline").set_index("pipeline")["reaches"]
+    return {name: "not replayed" if reached else "does not reach" for name, reached in reaches.items()}
+
+
+def _bars(
+    axes: Axes, rows: pd.DataFrame, pipelines: Mapping[str, str], colours: Mapping[str, str], limit_s: float
+) -> None:
     axes.spines["right"].set_visible(False)
-    for x, pipeline in enumerate(pipelines):
+    for x, (pipeline, instead) in enumerate(pipelines.items()):
         if pipeline not in rows.index:
-            axes.text(
-                x, 0.03 * limit_s, "does not reach", rotation=90, ha="center", va="bottom", fontsize=8, color="#666666"
-            )
+            _instead(axes, x, instead, limit_s)
             continue
         row, bottom_s = rows[rows.index == pipeline].iloc[0], 0.0
-        for part, colour in style.PARTS.items():
+        if not row["total_done"]:
+            _instead(axes, x, "none answered", limit_s)
+            continue
+        for part, colour in colours.items():
             seconds = float(row[f"{part}_mean_s"])
             hatch = None if _is_timed(row[f"{part}_source"]) else style.NOT_MEASURED_HATCH
             axes.bar(
@@ -94,8 +108,14 @@ def _bars(axes: Axes, rows: pd.DataFrame, pipelines: list[str], limit_s: float) 
         _total(axes, x, row, limit_s)
     axes.set_xlim(-0.6, len(pipelines) - 0.4)
     axes.set_ylim(0, limit_s)
-    axes.set_xticks(range(len(pipelines)), pipelines, rotation=40, ha="right", rotation_mode="anchor", fontsize=8.5)
+    names = list(pipelines)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8.5)
     axes.tick_params(axis="x", length=0)
+
+
+def _instead(axes: Axes, x: int, words: str, limit_s: float) -> None:
+    """Writes why there is no bar in its place."""
+    axes.text(x, 0.03 * limit_s, words, rotation=90, ha="center", va="bottom", fontsize=8, color="#666666")
 
 
 def _total(axes: Axes, x: int, row: "pd.Series[float]", limit_s: float) -> None:
@@ -125,14 +145,14 @@ def _total(axes: Axes, x: int, row: "pd.Series[float]", limit_s: float) -> None:
     axes.text(x, top_s + 0.015 * limit_s, value, ha="center", va="bottom", fontsize=7.5)
 
 
-def _scores(axes: Axes, rows: pd.DataFrame, pipelines: list[str]) -> None:
+def _scores(axes: Axes, rows: pd.DataFrame, pipelines: Mapping[str, str]) -> None:
     """The score line; a scheme that does not reach is shown hollow, with its best score, and off the line."""
     axes.yaxis.tick_right()
     axes.yaxis.set_label_position("right")
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_color("#CCCCCC")
     x = np.arange(len(pipelines))
-    table = rows.loc[pipelines]
+    table = rows.loc[list(pipelines)]
     score, reaches = table["score"].to_numpy(), table["reaches"].to_numpy(dtype=bool)
     low, high = table["score_low"].to_numpy(), table["score_high"].to_numpy()
     spread = np.nan_to_num([np.clip(score - low, 0, None), np.clip(high - score, 0, None)])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from harness.runs.provenance import Manifest
+from harness.analysis import Analysis
 
 _TITLE_IN, _LINE_IN, _FOOT_IN, _EDGE_IN = 0.24, 0.19, 0.135, 0.08
 _TITLE_CHARS_AN_INCH, _LABEL_CHARS_AN_INCH, _FOOT_CHARS_AN_INCH = 9.5, 13, 19
@@ -60,14 +60,15 @@ def _wrapped(text: str, chars: float) -> list[str]:
     return textwrap.wrap(text, int(chars), break_on_hyphens=False)
 
 
-def of(manifest: Manifest, subtitle: str, machines: Sequence[str], notes: Sequence[str]) -> Provenance:
+def of(run: Analysis, subtitle: str, notes: Sequence[str]) -> Provenance:
     """What a run's manifest, the machines that it was timed on, and a figure's own title and notes say."""
-    run = f"Run {manifest.name}, {manifest.validity or 'unfinished'}"
-    what = f"scenario {manifest.scenario_hash}, code {manifest.code}"
-    timed = f"Timed on {' and '.join(machines)}" if machines else "Not timed"
+    manifest = run.manifest
+    which = f"Run {manifest.name}, {manifest.validity or 'unfinished'}"
+    what = f"scenario {manifest.scenario_hash}, code {manifest.commits}"
+    timed = f"Timed on {' and '.join(run.machines)}" if run.machines else "Not timed"
     return Provenance(
         title=f"{manifest.scenario_value('title')}: {subtitle}",
         stand_ins=manifest.label,
         warnings=[f"INVALID: {reason}" for reason in manifest.reasons],
-        sources=". ".join([*notes, timed, f"{run}, {what}", f"Finished {manifest.finished_utc or 'not yet'}"]) + ".",
+        sources=". ".join([*notes, timed, f"{which}, {what}", f"Finished {manifest.finished_utc or 'not yet'}"]) + ".",
     )

@@ -30,8 +30,8 @@ _LOOKS: Mapping[str, tuple[str, str]] = {
 _OTHER_COLOURS = ("#882255", "#117733", "#332288", "#AA4499", "#999933", "#661100", "#44AA99")
 _OTHER_MARKERS = ("p", "h", "<", ">", "d", "8")
 
-PARTS: Mapping[str, str] = {"device": "#1B4965", "link": "#B9C4CC", "server": "#E3A008"}
-"""The colours of a latency's parts."""
+PARTS: Mapping[str, str] = {"device": "#1B4965", "link": "#B9C4CC", "wait": "#9A6FB0", "server": "#E3A008"}
+"""The colours of a latency's parts, in the order in which they are stacked."""
 
 SCORE = "#9B2226"
 NOT_MEASURED_HATCH = "/////"

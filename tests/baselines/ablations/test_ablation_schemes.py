@@ -14,7 +14,8 @@ from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
 from harness.models.onevision import OneVision, load
-from harness.profiling.clock import StageClock, Untimed
+from harness.models.contract import Untimed
+from harness.profiling.clock import StageClock
 from harness.schemes.contract import Payload
 from harness.schemes.tofc import TofcPoint
 

@@ -7,7 +7,7 @@ import pytest
 
 from baselines.ablations.trained import PROJECTOR, WEIGHTS, trained_around
 from baselines.ablations.training import POINTS
-from harness.models.checkpoint import ZOO
+from harness.models.files import ZOO
 from harness.scenario.load import load
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios"

@@ -1,0 +1,208 @@
+"""One run's analysis: each quantity that is computed from its rows, once, for whoever shows it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.analysis import breakdown, comparison, latency
+from harness.analysis.select import Equality, select
+from harness.errors import ResultsError, unknown_name
+from harness.replay.profile import Profile
+from harness.runs.provenance import Manifest
+from harness.runs.store import Record, Run
+
+_UPLINK = ["replay", "channel", "users"]
+
+
+class Analysis:
+    """What the rows of a run say; a property is computed when it is first asked for, and then the same object.
+
+    Tables are in the order of the scenario's pipelines. What takes points takes the run's declared
+    :class:`harness.analysis.select.Equality`; all times are in seconds. A quantity raises ResultsError where the rows
+    that it needs contradict each other.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._profiles: dict[tuple[str, str], Profile] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The analysis of a complete run; raises what :meth:`harness.runs.store.Run.read` raises."""
+        return cls(Run.read(folder))
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the run is and where it comes from."""
+        return self.record.manifest
+
+    @cached_property
+    def equality(self) -> Equality:
+        """What equal score means in this run."""
+        return Equality.of(self.manifest)
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """Every operating point with its bytes and score: :func:`harness.analysis.select.select`."""
+        found = select(self.record.outcomes, self.record.samples, self.equality, self.manifest.benchmarks)
+        return self._in_order(found)
+
+    @cached_property
+    def reference(self) -> "pd.Series[float]":
+        """The reference's row of :attr:`points`."""
+        return self.points[self.points["reference"]].iloc[0]
+
+    @cached_property
+    def benchmarks(self) -> pd.DataFrame:
+        """:attr:`points` in each benchmark by itself: :func:`harness.analysis.breakdown.by_benchmark`."""
+        record, names = self.record, self.manifest.benchmarks
+        if len(names) == 1:
+            return pd.concat([pd.DataFrame({"benchmark": names[0]}, index=self.points.index), self.points], axis=1)
+        return self._in_order(breakdown.by_benchmark(record.outcomes, record.samples, self.equality, names))
+
+    @cached_property
+    def categories(self) -> pd.DataFrame:
+        """Every point's score in each category: :func:`harness.analysis.breakdown.by_category`."""
+        record = self.record
+        return self._in_order(breakdown.by_category(record.outcomes, record.samples, self.manifest.benchmarks))
+
+    @cached_property
+    def times(self) -> pd.DataFrame:
+        """The latency of the selected points at each uplink, by part: :func:`harness.analysis.latency.summarise`."""
+        return latency.summarise(self._selected_requests, self.record.stages, confidence=self.equality.confidence)
+
+    @cached_property
+    def stage_times(self) -> pd.DataFrame:
+        """How long each stage of each point takes: :func:`harness.analysis.latency.stage_times`."""
+        return latency.stage_times(self.record.stages, confidence=self.equality.confidence)
+
+    @cached_property
+    def side_times(self) -> pd.DataFrame:
+        """T_device and T_server of each timed request: :func:`harness.analysis.latency.side_times`."""
+        return latency.side_times(self.record.stages)
+
+    @cached_property
+    def deadline_s(self) -> float | None:
+        """When an answer is wanted, as the scenario's replay declares it; null where it does not."""
+        found = self.manifest.scenario_value("replay", "deadline_s")
+        if found is not None and type(found) not in (int, float):
+            where = f"run {self.manifest.name}: scenario.replay.deadline_s"
+            raise ResultsError(f"{where} is {found!r}; it must be a number of seconds or null")
+        return found
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """The closing table's numbers, a row for each pipeline's selected point and uplink, in SI units.
+
+        The columns of :attr:`points`, then those of :attr:`times` with the part before them (``link_mean_s``), then
+        ``in_time``, the share of requests answered within the scenario's deadline (null where it has none). A pipeline
+        that does not reach the target has one row, of its best point, ``reaches`` false and without times; one whose
+        selected point was not replayed has one row without times too.
+        """
+        return at_uplinks(self.points, self.times, self._in_time)
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the latency that are shown: all, but waiting only where something waited."""
+        waited = bool((self.numbers["wait_mean_s"] > 0).any())
+        return tuple(part for part in latency.PARTS if part != "wait" or waited)
+
+    @cached_property
+    def byte_ratios(self) -> pd.DataFrame:
+        """Bytes at equal score over each other's: :func:`harness.analysis.comparison.byte_ratios`."""
+        return comparison.byte_ratios(self.points)
+
+    @cached_property
+    def scores_at_tokens(self) -> pd.DataFrame:
+        """Scores at as many visual tokens: :func:`harness.analysis.comparison.scores_at_tokens`."""
+        return comparison.scores_at_tokens(self.points)
+
+    @cached_property
+    def machines(self) -> tuple[str, ...]:
+        """The machines that stages were timed on, by name, in the order of the rows."""
+        return tuple(pc.unique(self.record.stages["machine"]).to_pylist())
+
+    @cached_property
+    def timed_points(self) -> tuple[tuple[str, str], ...]:
+        """(pipeline, point) of every point that has stage rows, in the order of the rows."""
+        rows = self.record.stages.group_by(["pipeline", "point"], use_threads=False).aggregate([]).to_pylist()
+        return tuple((row["pipeline"], row["point"]) for row in rows)
+
+    def profile(self, pipeline: str, point: str) -> Profile:
+        """The timed requests of one point; raises what :meth:`harness.replay.profile.Profile.from_tables` raises."""
+        key = pipeline, point
+        if key not in self._profiles:
+            self._profiles[key] = Profile.from_tables(self.record.stages, self.record.outcomes, pipeline, point)
+        return self._profiles[key]
+
+    def profiles(self, pipelines: Sequence[str] | None = None) -> list[Profile]:
+        """The profile of every timed point, or of those of the pipelines named; ResultsError for an unknown one."""
+        self._refuse_unknown(pipelines or ())
+        return [self.profile(*key) for key in self.timed_points if not pipelines or key[0] in pipelines]
+
+    def selected_profile(self, pipeline: str) -> Profile:
+        """The profile of a pipeline at its selected point; raises ResultsError where it has none."""
+        self._refuse_unknown([pipeline])
+        mine = self.points[(self.points["pipeline"] == pipeline) & self.points["selected"]]
+        if mine.empty:
+            raise ResultsError(f"{self.record.folder}: {pipeline} has no operating point that reaches the target score")
+        return self.profile(pipeline, mine["point"].iloc[0])
+
+    def _refuse_unknown(self, pipelines: Sequence[str]) -> None:
+        known = list(dict.fromkeys(pipeline for pipeline, _ in self.timed_points))
+        if unknown := [name for name in pipelines if name not in known]:
+            raise ResultsError(f"{self.record.folder}: {unknown_name('pipeline', unknown[0], known)}")
+
+    def _in_order(self, points: pd.DataFrame) -> pd.DataFrame:
+        """Rows of points with the pipelines in the scenario's order."""
+        place = {pipeline: index for index, pipeline in enumerate(self.manifest.points)}
+        if strange := sorted(set(points["pipeline"]) - set(place)):
+            raise ResultsError(
+                f"{self.record.folder}: {strange[0]} has outcomes, and the manifest's points are of: {', '.join(place)}"
+            )
+        return points.sort_values("pipeline", key=lambda column: column.map(place), kind="stable", ignore_index=True)
+
+    @cached_property
+    def _selected_requests(self) -> pa.Table:
+        """The request rows of the selected points."""
+        requests = self.record.requests
+        chosen = self.points.loc[self.points["selected"], ["pipeline", "point"]]
+        keys = pa.array([f"{pipeline}\n{point}" for pipeline, point in chosen.to_numpy()], pa.string())
+        of_row = pc.binary_join_element_wise(requests["pipeline"], requests["point"], "\n")
+        return requests.filter(pc.is_in(of_row, keys))
+
+    @cached_property
+    def _in_time(self) -> pd.DataFrame | None:
+        return None if self.deadline_s is None else latency.in_time(self._selected_requests, self.deadline_s)
+
+
+def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, in_time: pd.DataFrame | None) -> pd.DataFrame:
+    """:attr:`Analysis.numbers` of points, latencies, and shares answered in time (None for no deadline)."""
+    statistics = [name for name in times.columns if name.endswith("_s")]
+    of_part = [*statistics, "done", "source"]
+    index = [*_UPLINK, "pipeline", "point", "requests", "timed"]
+    wide = times.pivot(index=index, columns="part", values=of_part)
+    wide.columns = pd.Index([f"{part}_{name}" for name, part in wide.columns.to_list()])
+    # No request at all has no part; its columns are there all the same.
+    wide = wide.reindex(columns=[f"{part}_{name}" for name in of_part for part in latency.PARTS])
+    wide = times[_UPLINK].drop_duplicates(ignore_index=True).merge(wide.infer_objects().reset_index(), on=_UPLINK)
+    if in_time is None:
+        wide["in_time"] = float("nan")
+    else:
+        wide = wide.merge(in_time, on=list(latency.CELL), how="left")
+    rows = []
+    for pipeline, of_pipeline in points.groupby("pipeline", sort=False):
+        selected = of_pipeline[of_pipeline["selected"]]
+        reaches = len(selected) == 1
+        point = selected if reaches else of_pipeline.nlargest(1, "score")
+        point = point.drop(columns=["selected", "admissible"]).assign(reaches=reaches)
+        timed = wide[wide["pipeline"] == pipeline] if reaches else wide.iloc[:0]
+        rows.append(point.merge(timed, on=["pipeline", "point"], how="left"))
+    found = pd.concat(rows, ignore_index=True)
+    numeric = [f"{part}_{name}" for name in (*statistics, "done") for part in latency.PARTS]
+    return found.astype(dict.fromkeys([*numeric, "in_time", "users", "requests", "timed"], float))

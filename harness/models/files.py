@@ -1,0 +1,207 @@
+"""A checkpoint's files: where they are, which part each tensor belongs to, and what tells its weights from others.
+
+A checkpoint is a folder as transformers saves it: config.json, model*.safetensors, tokenizer.json. Nothing is fetched
+from a network, no pickle is read, and no file outside the folder is opened. Nothing here imports torch.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from harness.errors import CheckpointError, UnavailableError
+from harness.models.contract import Part
+
+ZOO = Path(__file__).parents[1] / "zoo"
+"""The project's own trained weights."""
+
+SOURCES: Mapping[str, str | Path] = {
+    "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "llava-onevision-0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "mini-onevision": ZOO / "mini-onevision",
+    "mini-nano": ZOO / "mini-nano",
+    "mini-llava15": ZOO / "mini-llava15",
+}
+"""Where the weights of each name are: a hub id, or a folder of the zoo."""
+
+PARTS: tuple[Part, ...] = ("tower", "projector", "language")
+
+_PATTERNS = ["*.json", "*.safetensors"]
+_INDEX = "model.safetensors.index.json"
+_PLACES: tuple[tuple[re.Pattern[str], Part, str], ...] = tuple(
+    (re.compile(pattern), part, prefix)
+    for pattern, part, prefix in (
+        (r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "tower", ""),
+        (r"(?:model\.)?multi_modal_projector\.", "projector", "multi_modal_projector."),
+        (r"(?:model\.)?image_newline$", "projector", "image_newline"),
+        (r"language_model\.model\.|model\.language_model\.", "language", "model."),
+        (r"language_model\.lm_head\.|lm_head\.", "language", "lm_head."),
+    )
+)
+"""How tensors are called in checkpoints of transformers before 5.0 and after, and in their part."""
+
+_FEW = 256
+
+
+class Place(NamedTuple):
+    """Where a tensor is: a file and its key there."""
+
+    file: Path
+    key: str
+
+
+def place_of(key: str) -> tuple[Part, str] | None:
+    """The part that a checkpoint's tensor belongs to, and its name there; None for one that no part has."""
+    for pattern, part, prefix in _PLACES:
+        if match := pattern.match(key):
+            return part, prefix + key[match.end() :]
+    return None
+
+
+def locate(name: str, source: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint: ``source`` itself, or a hub id's snapshot in the local cache (``HF_HOME``).
+
+    Raises UnavailableError, saying how to get it, where it is neither.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.is_relative_to(ZOO):
+        raise UnavailableError(f"{name}: its weights are not in {folder}; 'make weights' trains them")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), local_files_only=True, allow_patterns=_PATTERNS))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        raise UnavailableError(
+            f"{name}: {source} is neither a folder nor in the local cache of the Hugging Face hub; run "
+            f"'hf download {source}' on a machine with a network (HF_HOME says where the cache is), or give the path "
+            "of a folder with its config.json, tokenizer.json and safetensors as weights"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises CheckpointError where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds a {type(found).__name__}; a JSON object is wanted")
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def tensors(folder: Path) -> Mapping[Part, Mapping[str, Place]]:
+    """The tensors of each part by their names in it; opens no file whose tensors an index lists.
+
+    Raises CheckpointError where there are no weights, or the index names what is no safetensors file in the folder.
+    """
+    parts: dict[Part, dict[str, Place]] = {part: {} for part in PARTS}
+    for key, file in _listed(folder):
+        if place := place_of(key):
+            part, name = place
+            parts[part][name] = Place(file, key)
+    return parts
+
+
+def _listed(folder: Path) -> Iterator[tuple[str, Path]]:
+    index = folder / _INDEX
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{index}: its 'weight_map' is no object of tensors and files")
+        for key, name in weight_map.items():
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise CheckpointError(
+                    f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is wanted, others are not "
+                    "opened"
+                )
+            yield key, folder / name
+        return
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder}: there are no weights (*.safetensors); pickled ones are not read")
+    for file in files:
+        try:
+            with safe_open(file, framework="np") as opened:
+                keys = list(opened.keys())
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file}: its weights cannot be read: {error}") from None
+        yield from ((key, file) for key in keys)
+
+
+def fingerprint(folder: Path, part: Part) -> str:
+    """What tells the weights of a part from others: :func:`of_tensors` of its tensors, from a few values of each.
+
+    Raises CheckpointError where they cannot be read.
+    """
+    by_file: dict[Path, list[tuple[str, str]]] = {}
+    for name, place in tensors(folder)[part].items():
+        by_file.setdefault(place.file, []).append((name, place.key))
+    few: dict[str, tuple[tuple[int, ...], NDArray[np.uint16]]] = {}
+    for file, names in by_file.items():
+        header, start = _header(file)
+        with file.open("rb") as opened:
+            for name, key in names:
+                facts = header[key]
+                dtype, shape = facts["dtype"], tuple(facts["shape"])
+                if dtype not in _VALUES:
+                    raise CheckpointError(
+                        f"{file}: {key} is stored as {dtype}; float32, float16 and bfloat16 are read, quantised "
+                        "weights are not"
+                    )
+                opened.seek(start + facts["data_offsets"][0])
+                n = min(_FEW, int(np.prod(shape)))
+                few[name] = shape, _VALUES[dtype](opened.read(n * (4 if dtype == "F32" else 2)))
+    return of_tensors(few)
+
+
+def of_tensors(few: Mapping[str, tuple[tuple[int, ...], NDArray[np.uint16]]]) -> str:
+    """A digest of tensors by name: of each its shape and its first 256 values as bfloat16, in bits.
+
+    Weights are stored in 16 bits: rounded to bfloat16 they are the same however they were read. A head that shares the
+    embedding's weights counts once.
+    """
+    total = hashlib.sha256()
+    for name, (shape, values) in sorted(few.items()):
+        total.update(f"{name} {shape}".encode())
+        total.update(values.astype("<u2").tobytes())
+    return total.hexdigest()[:16]
+
+
+def _bfloat16_of(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Rounded to the nearest, ties to even."""
+    bits = values.view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+_VALUES = {
+    "F32": lambda data: _bfloat16_of(np.frombuffer(data, "<f4")),
+    "F16": lambda data: _bfloat16_of(np.frombuffer(data, "<f2").astype(np.float32)),
+    "BF16": lambda data: np.frombuffer(data, "<u2"),
+}
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where its data begins."""
+    try:
+        with file.open("rb") as opened:
+            n = int.from_bytes(opened.read(8), "little")
+            if n > 100_000_000:
+                raise ValueError(f"its header claims {n} bytes")
+            return json.loads(opened.read(n)), 8 + n
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: its weights cannot be read: {error}") from None

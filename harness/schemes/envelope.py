@@ -1,0 +1,99 @@
+"""The envelope in which every payload crosses the link, whatever the scheme.
+
+All numbers are little-endian:
+
+    version u8: 1, and 0x80 more where a checksum ends the envelope
+    kind    u16: the low bits of CRC-32 of the kind's name
+    n       u8: how many pictures, 1 to 255
+    length  u32, n times: the bytes of each picture's body
+    bodies
+    checksum u32: CRC-32 of all bytes before it; absent where each body carries a checksum of its own
+
+So a picture's envelope adds 8 bytes, or 12 with the checksum, and 4 for each further picture.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+
+from harness.data.sample import Question, Sample
+from harness.errors import BitstreamError
+from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload, ServerHalf
+
+VERSION = 1
+_CHECKSUM_FOLLOWS = 0x80
+_HEAD = struct.Struct("<BHB")
+_LENGTH, _CHECKSUM = struct.Struct("<I"), struct.Struct("<I")
+_MOST_PICTURES = 255
+
+
+def send(half: DeviceHalf, sample: Sample, clock: Clock) -> bytes | Answer:
+    """What a device half sends of a sample, in its envelope, whose making ends the stage ``encode``; or its answer."""
+    made = half(sample, clock)
+    if isinstance(made, Answer):
+        return made
+    with clock.stage("encode"):
+        return pack(made)
+
+
+def receive(half: ServerHalf, data: bytes, questions: Sequence[Question], clock: Clock, *, kind: str) -> list[Answer]:
+    """What a server half answers to the questions about an envelope, whose opening begins the stage ``decode``.
+
+    Raises BitstreamError for what is no whole envelope of this kind with as many pictures as the questions show.
+    """
+    with clock.stage("decode"):
+        payload = unpack(data, kind)
+        if wrong := [q.pictures for q in questions if q.pictures != len(payload.bodies)]:
+            raise BitstreamError(f"a payload of {len(payload.bodies)} pictures came with a question about {wrong[0]}")
+    return half(payload, questions, clock)
+
+
+def pack(payload: Payload) -> bytes:
+    """A payload in its envelope."""
+    n = len(payload.bodies)
+    assert 1 <= n <= _MOST_PICTURES, f"{n} pictures are not sent at once"
+    head = _HEAD.pack(VERSION | (0 if payload.checked else _CHECKSUM_FOLLOWS), tag(payload.kind), n)
+    data = head + b"".join(_LENGTH.pack(len(body)) for body in payload.bodies) + b"".join(payload.bodies)
+    return data if payload.checked else data + _CHECKSUM.pack(zlib.crc32(data))
+
+
+def unpack(data: bytes, kind: str) -> Payload:
+    """The payload of this kind in an envelope; raises BitstreamError for anything else."""
+    found_tag, bodies, checked = opened(data)
+    if found_tag != tag(kind):
+        raise BitstreamError(f"a payload's kind is {found_tag:#06x}; {kind} has {tag(kind):#06x}")
+    return Payload(kind, bodies, checked)
+
+
+def opened(data: bytes) -> tuple[int, tuple[bytes, ...], bool]:
+    """Any envelope's kind as a number, its bodies, and whether they carry checksums; raises BitstreamError."""
+    if len(data) < _HEAD.size:
+        raise BitstreamError(f"a payload of {len(data)} bytes is shorter than the {_HEAD.size} of its envelope's head")
+    version, found_tag, n = _HEAD.unpack_from(data)
+    if version & ~_CHECKSUM_FOLLOWS != VERSION:
+        raise BitstreamError(f"a payload's envelope has version {version & 0x7F}; this harness reads {VERSION}")
+    begin = _HEAD.size + n * _LENGTH.size
+    end = len(data) - (_CHECKSUM.size if version & _CHECKSUM_FOLLOWS else 0)
+    lengths = struct.unpack_from(f"<{n}I", data, _HEAD.size) if begin <= end else ()
+    if not n or begin + sum(lengths) != end or len(lengths) != n:
+        raise BitstreamError(
+            f"a payload of {len(data)} bytes announces {n} pictures of {sum(lengths)} bytes in its envelope; it is cut "
+            "or damaged"
+        )
+    if version & _CHECKSUM_FOLLOWS and zlib.crc32(data[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
+        raise BitstreamError(f"a payload of {len(data)} bytes does not fit the checksum of its envelope; it is damaged")
+    bodies = []
+    for length in lengths:
+        bodies.append(data[begin : begin + length])
+        begin += length
+    return found_tag, tuple(bodies), not version & _CHECKSUM_FOLLOWS
+
+
+def is_one(data: bytes) -> bool:
+    """Whether some bytes begin as an envelope does; no scheme's body does."""
+    return bool(data) and data[0] & ~_CHECKSUM_FOLLOWS == VERSION
+
+
+def tag(kind: str) -> int:
+    """A kind's number in the envelope."""
+    return zlib.crc32(kind.encode()) & 0xFFFF

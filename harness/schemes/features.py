@@ -1,0 +1,68 @@
+"""The halves of every scheme that sends coded features: TOFC's and those of its ablations.
+
+P patches   C features a patch that are kept   D feature dimension
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from harness.data.sample import Question, Sample
+from harness.models.contract import LanguageSide, VisionSide
+from harness.schemes.contract import Answer, Clock, Payload
+from harness.schemes.steps import answers, reduced
+from harness.tofc.feature_codec import FeatureCodec
+from harness.tofc.reducer import Reducer
+
+Codec = TypeVar("Codec", bound=FeatureCodec)
+
+
+def load_codec(codec: type[Codec], path: Path, device: str) -> Codec:
+    """A codec's checkpoint; read once for both halves and all points of a process, as long as the file is the same."""
+    facts = path.stat()
+    return _loaded(codec, path, device, (facts.st_mtime_ns, facts.st_size))  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(codec: type[FeatureCodec], path: Path, device: str, stamp: tuple[int, int]) -> FeatureCodec:  # noqa: ARG001
+    return codec.load(path, device)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureDevice:
+    """Pixels to streams: the vision tower, what makes few features of many, and what codes these."""
+
+    kind: str
+    vision: VisionSide
+    reducer: Reducer
+    codec: FeatureCodec
+    merge_to: float
+
+    def __call__(self, sample: Sample, clock: Clock) -> Payload:
+        """A stream of each picture."""
+        streams = []
+        for image in sample.images():
+            kept = reduced(self.vision, image, self.reducer, self.merge_to, clock)
+            with clock.stage("encode"):
+                streams.append(self.codec.compress(kept.x_PVD, kept.layout.grid))
+        return Payload(self.kind, tuple(streams), checked=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureServer:
+    """Streams to answers: the codec, the projector and the language model."""
+
+    language: LanguageSide
+    codec: FeatureCodec
+
+    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+        """Raises BitstreamError for anything but streams of this codec."""
+        tokens = []
+        for body in payload.bodies:
+            with clock.stage("decode"):
+                y_PCD = self.codec.decompress(body).y_PCD
+            with clock.stage("project"):
+                tokens.append(self.language.project(y_PCD))
+        return answers(self.language, tokens, questions, clock)

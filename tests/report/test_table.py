@@ -1,0 +1,150 @@
+"""The closing table: on a terminal, as CSV and as Markdown, it says the same."""
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_up_run import make
+from rich.console import Console
+
+from harness.analysis import Analysis, latency
+from harness.errors import ResultsError
+from harness.report import table
+
+
+@pytest.fixture(scope="module")
+def shown(made_up: Analysis) -> str:
+    """What a terminal of 80 columns shows."""
+    return _shown(made_up)
+
+
+def test_rows_are_selected_points_at_each_uplink(made_up: Analysis) -> None:
+    """Each scheme has its selected point's bytes and score, and its own latency at each uplink, rates upwards."""
+    numbers, points = made_up.numbers, made_up.points
+    assert list(dict.fromkeys(numbers["pipeline"])) == list(made_up.manifest.points)
+    times = latency.summarise(made_up.record.requests, made_up.record.stages)
+    for pipeline, rows in numbers[numbers["reaches"]].groupby("pipeline"):
+        chosen = points[(points["pipeline"] == pipeline) & points["selected"]].iloc[0]
+        assert (rows["point"] == chosen["point"]).all()
+        assert (rows["payload_bytes"] == chosen["payload_bytes"]).all()
+        assert rows["channel"].tolist() == ["25 KB/s", "50 KB/s", "100 KB/s"]
+        own = times[(times["pipeline"] == pipeline) & (times["point"] == chosen["point"])]
+        for part in latency.PARTS:
+            expected = own[own["part"] == part].set_index("channel")["mean_s"]
+            assert rows.set_index("channel")[f"{part}_mean_s"].to_dict() == pytest.approx(expected.to_dict())
+    silent = numbers[~numbers["reaches"]]
+    assert silent["pipeline"].tolist() == ["device_only"]
+    assert silent["total_mean_s"].isna().all()
+
+
+def test_fits_a_terminal(shown: str) -> None:
+    """Nothing is cut off at 80 columns."""
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert "…" not in shown
+
+
+def test_says_what_must_be_known(made_up: Analysis, shown: str) -> None:
+    """Title, stand-ins, verdict, unmet target, estimated times, sources: each is in the table."""
+    words = " ".join(shown.split())
+    for fact in (
+        "RealWorldQA at low uplink rates", "stand-ins: StreetsQA for RealWorldQA", "INVALID: throttled: GPU at 95 C",
+        "does not reach", "some are estimated", "240 questions in 60 independent groups", "36 requests",
+        "a processor, 2 cores", made_up.manifest.scenario_hash, "not below 0.92 of server_only's",
+    ):  # fmt: skip
+        assert fact in words
+
+
+def _shown(run: Analysis) -> str:
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(table.table(run))
+    return capture.get()
+
+
+def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
+    """With every column that there can be no line is longer than 80 and no name or number is broken."""
+    run = Analysis(make(tmp_path / "run", wait_s=0.05, replay={"deadline_s": 0.2}))
+    shown = _shown(run)
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    head = " ".join(shown.split("─")[0].split())
+    assert head.endswith("uplink device link wait server total 200 ms")
+    assert "in 200 ms: the share answered by then" in " ".join(shown.split())
+    first = next(line for line in shown.splitlines() if line.startswith("tofc "))
+    row = run.numbers.iloc[0]
+    assert first.split()[-2:] == [f"{100 * row['in_time']:.0f}", "%"]
+    assert f"{row['wait_mean_s']:.3f}" in first
+    assert {"n_c=8", "lambda=0.003", "server_only", "quality=35"} <= set(shown.split())
+    table.write(run, tmp_path / "table.md")
+    assert "| wait (s) | server (s) | total (s) | in 200 ms |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_run_in_which_nothing_reaches_is_shown(tmp_path: Path) -> None:
+    """The table says so of every scheme, on the terminal, as CSV and as Markdown, and so does the comparison."""
+    selection = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}
+    run = Analysis(make(tmp_path / "run", selection=selection))
+    shown = _shown(run)
+    assert shown.count("does not reach") == 6
+    assert "times: none, for no scheme reaches the target" in shown
+    table.write(run, tmp_path / "table.csv")
+    assert not pd.read_csv(tmp_path / "table.csv")["reaches"].any()
+    table.write(run, tmp_path / "table.md")
+    assert (tmp_path / "table.md").read_text().count("does not reach") == 6
+    table.write_comparison(run, tmp_path / "comparison.md")
+    assert "None reaches the target." in (tmp_path / "comparison.md").read_text()
+
+
+def test_a_scheme_that_was_not_replayed_is_not_said_to_fail(made_up: Analysis) -> None:
+    """Its score stands, and its times are missing."""
+    run = Analysis(dataclasses.replace(made_up.record, requests=made_up.record.requests.slice(0, 0)))
+    words = " ".join(_shown(run).split())
+    assert words.count("not replayed") == 5
+    assert "times: none, for nothing was replayed" in words
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.001, "< 1 %"), (0.999, "> 99 %"), (0.306, "31 %"), (float("nan"), "-")],
+)
+def test_none_and_all_are_said_only_where_they_are(share: float, text: str) -> None:
+    """A share is not rounded to a certainty."""
+    assert table._share(share) == text
+
+
+def test_written_tables_hold_the_same_numbers(made_up: Analysis, tmp_path: Path) -> None:
+    """The CSV holds every number as it is; the Markdown has a line for each scheme and uplink."""
+    numbers = made_up.numbers
+    table.write(made_up, tmp_path / "table.csv")
+    table.write(made_up, tmp_path / "table.md")
+    back = pd.read_csv(tmp_path / "table.csv")
+    for column in ("payload_bytes", "score", "total_mean_s", "total_mean_low_s"):
+        assert back[column].tolist() == pytest.approx(numbers[column].tolist(), nan_ok=True)
+    text = (tmp_path / "table.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(numbers)
+    assert len({line.count("|") for line in lines}) == 1
+    assert "stand-ins: StreetsQA for RealWorldQA" in text
+    with pytest.raises(ResultsError, match=r"ends in \.csv or \.md"):
+        table.write(made_up, tmp_path / "table.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0834, "0.083"), (1.2345, "1.234"), (35.416, "35.42"), (123.4, "123"), (float("nan"), "-")],
+)
+def test_times_keep_their_width(seconds: float, text: str) -> None:
+    """A time is written with the digits that matter, in a width that does not jump."""
+    assert table._seconds(seconds) == text
+
+
+def test_a_run_is_written_as_two_tables(made_up: Analysis, tmp_path: Path) -> None:
+    """Every scheme that reaches is in the first, every scheme in the second, below the run's label."""
+    table.write_comparison(made_up, tmp_path / "comparison.md")
+    text = (tmp_path / "comparison.md").read_text()
+    points = made_up.points
+    reached = list(points.loc[points["selected"] & (points["payload_bytes"] > 0), "pipeline"])
+    first, second = (part for part in text.split("\n\n") if part.startswith("|"))
+    assert [line.split(" | ")[0].strip("| ") for line in first.splitlines()[2:]] == reached
+    assert len(second.splitlines()) == 2 + points["pipeline"].nunique()
+    assert made_up.manifest.label in text
+    assert "INVALID: throttled" in text
