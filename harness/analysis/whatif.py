@@ -10,7 +10,7 @@ Every interval is over the timed pictures, never over resamples of the simulator
 
       error^2 = S / (S - 1) var_B(statistic),        1 / nu = 1 / (S - 1) + 1 / (B - 1),
 
-  with Student's quantile at nu (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 6.5).
+  with Student's quantile at nu (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 6.5), above on the log.
 
 A system in which more work comes in than can be done has no mean: its utilisation is said instead.
 """
@@ -145,7 +145,8 @@ def replicated(
     error = math.sqrt(n_pictures / (n_pictures - 1) * float(np.var(drawn, ddof=1)))
     freedom = 1 / (1 / (n_pictures - 1) + 1 / (resamples - 1))
     half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
-    return Estimate(value, max(0.0, value - half), value + half)
+    high = value * math.exp(half / value) if value > 0 else half
+    return Estimate(value, max(0.0, value - half), high)
 
 
 def instability(profile: Profile, cell: Cell) -> str:
