@@ -169,6 +169,19 @@ def equal_score(
     )
 
 
+def over_targets(anchor: Ladder, test: Ladder, *, targets: int = 9, confidence: float = 0.95) -> list[EqualScore]:
+    """:func:`equal_score` at targets evenly spread over :func:`score_band`, lowest first; empty where there is no band.
+
+    The least and the largest of the ratios are the range that a saving "across various targets" has.
+    """
+    low, high = score_band(anchor, test)
+    if high <= low:
+        return []
+    # The ends themselves are where a curve's own range ends: half of the resamples do not reach them.
+    wanted = low + (high - low) * (np.arange(targets) + 0.5) / targets
+    return [equal_score(anchor, test, target, confidence=confidence) for target in wanted.tolist()]
+
+
 def latency_at_equal_score(
     anchor: Ladder,
     test: Ladder,

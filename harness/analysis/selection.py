@@ -30,6 +30,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
+import scipy.optimize
 import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
@@ -152,11 +153,10 @@ def _null(difference_C: Floats, worst: float) -> tuple[Floats, float]:
     weight_C = 1 / (n * (1 + highest * difference_C)) if difference_C.min() > worst else None
     if weight_C is not None and weight_C.sum() <= 1:
         return weight_C, 1 - float(weight_C.sum())
-    low, high = 0.0, highest
-    for _ in range(60):
-        middle = (low + high) / 2
-        if float((difference_C / (1 + middle * difference_C)).sum()) > 0:
-            low = middle
-        else:
-            high = middle
-    return 1 / (n * (1 + low * difference_C)), 0.0
+
+    def mean_of(lambda_: float) -> float:
+        return float((difference_C / (1 + lambda_ * difference_C)).sum())
+
+    # Where the worst is among those seen the sum falls without end towards the upper limit.
+    found = scipy.optimize.brentq(mean_of, 0.0, highest * (1 - 1e-12), xtol=1e-14, rtol=1e-10)
+    return 1 / (n * (1 + found * difference_C)), 0.0

@@ -94,8 +94,9 @@ def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellS
     """What a sweep's rows say, a row for each uplink, number of users, pipeline and point, in the rows' order.
 
     A picture's requests are one observation: its mean, and of a percentile the share that is not slower. What the
-    streams of different seeds add is in the mean's interval too. Percentiles have no interval but where the pictures
-    certify them.
+    streams of different seeds add is in the mean's interval too; what other pictures would change of the waiting in a
+    queue is not, for which :func:`replicated` replays anew. Percentiles have no interval but where the pictures certify
+    them.
     """
     names = ["channel", "users", "pipeline", "point", "seed", "sample"]
     frame = requests.select(names).to_pandas()

@@ -53,6 +53,18 @@ def test_bytes_at_equal_score_of_shifted_curves_are_their_shift() -> None:
     assert (rate.value, undefined) == (pytest.approx(0.8), 0.0)
 
 
+def test_a_saving_is_a_range_over_targets() -> None:
+    """A ladder that needs the same bytes at its low end and twice as many at its high end has all ratios in between."""
+    score = np.array([0.5, 0.6, 0.66, 0.7])
+    a, b = ladder("a", BYTES, score, 1e-6), ladder("b", BYTES * np.geomspace(1, 2, 4), score, 1e-6)
+    ratios = [found.ratio.value for found in curves.over_targets(a, b)]
+    assert len(ratios) == 9
+    assert ratios == sorted(ratios)
+    assert 1.0 < ratios[0] < 1.2
+    assert 1.8 < ratios[-1] < 2.0
+    assert curves.over_targets(a, ladder("c", BYTES, score + 0.5, 1e-6)) == []
+
+
 def test_a_target_that_was_not_measured_is_refused() -> None:
     """No curve is used beyond its points."""
     a = ladder("a", BYTES, np.array([0.5, 0.6, 0.66, 0.7]), 0.001)
