@@ -52,11 +52,12 @@ def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
         x_BCHW = conv2d(x_BCHW, gain * basis_OC22, stride=2)
     for module in (*net.g_a.modules(), *net.g_s.modules()):
         if isinstance(module, ResidualBottleneckBlock):
-            module.conv3.weight.zero_()
-            module.conv3.bias.zero_()
+            for parameter in module.conv3.parameters():
+                parameter.zero_()
         if isinstance(module, AttentionBlock):
-            module.conv_b[-1].weight.mul_(_FAINT)
-            module.conv_b[-1].bias.fill_(_SHUT)
+            gate: Any = module.conv_b[-1]
+            gate.weight.mul_(_FAINT)
+            gate.bias.fill_(_SHUT)
     if not isinstance(net, ScaleHyperprior):
         _keep_signals_alive(net.latent_codec)
     y_BMHW = net.g_a(x_B3HW)
@@ -78,20 +79,20 @@ def rescale(net: Any, factor: float) -> None:
         layer.bias.mul_(factor)
 
 
-def _reading_layers(net: Any) -> list[tuple[nn.Conv2d, int]]:
+def _reading_layers(net: Any) -> list[tuple[Any, int]]:
     """The layers of the entropy model that read y, each with the first channel that it reads."""
     if isinstance(net, ScaleHyperprior):
         return [(net.h_a[0], 0)]
-    model = net.latent_codec["y"]
+    model = net.latent_codec.y
     spatial = [(model.latent_codec[f"y{k}"].context_prediction, sum(net.groups[:k])) for k in range(len(net.groups))]
-    return [(net.latent_codec["hyper"].h_a[0], 0), *((c[0], 0) for c in model.channel_context.values()), *spatial]
+    return [(net.latent_codec.hyper.h_a[0], 0), *((c[0], 0) for c in model.channel_context.values()), *spatial]
 
 
 def _parameter_layers(net: Any) -> list[Any]:
     """The layers that end in the scales of y's channels, and in their means where they have twice as many channels."""
     if isinstance(net, ScaleHyperprior):
         return [net.h_s[-2]]
-    return [net.latent_codec["y"].latent_codec[f"y{k}"].entropy_parameters[-1] for k in range(len(net.groups))]
+    return [net.latent_codec.y.latent_codec[f"y{k}"].entropy_parameters[-1] for k in range(len(net.groups))]
 
 
 def _principal_components(x_BCHW: Tensor, most: int) -> Tensor:

@@ -35,11 +35,10 @@ class NeuralCodec(ImageCodec):
     """
 
     checked: ClassVar[bool] = True
-    max_pixels: int = MAX_PIXELS
 
-    def __init__(self, point: ImagePoint, device: str = "cpu") -> None:
+    def __init__(self, point: ImagePoint, device: str = "cpu", max_pixels: int = MAX_PIXELS) -> None:
         """Raises CheckpointError where the point's weights are absent, damaged or of another architecture."""
-        super().__init__(point, device)
+        super().__init__(point, device, max_pixels)
         self.coder = _coder(type(self), point, device)
 
     @classmethod

@@ -15,13 +15,14 @@ import dataclasses
 import zlib
 from collections.abc import Iterable, Sequence
 
+from harness.data.pictures import PAYLOAD_MAX_PIXELS
 from harness.errors import BitstreamError
 
 MAGIC = b"NIC\x01"
 MODEL_BYTES = 4
 MAX_SIDE_PX = 2**16 - 1
-MAX_PIXELS = 16_000_000
-"""What a header may claim unless a limit is named: nothing larger is encoded, and a claim beyond it allocates nothing."""
+MAX_PIXELS = PAYLOAD_MAX_PIXELS
+"""What a header may claim unless another limit is named: nothing larger is encoded, or allocated for."""
 
 _CHECKSUM_BYTES = 4
 _SHORTEST = len(MAGIC) + MODEL_BYTES + 2 + _CHECKSUM_BYTES

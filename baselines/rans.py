@@ -123,7 +123,7 @@ class Stream:
         index_N = np.asarray(index_N, np.int32).ravel()
         assert not len(index_N) or 0 <= int(index_N.min()) <= int(index_N.max()) < len(self._tables[1])
         symbol_N = np.empty(len(index_N), np.int32)
-        found = _decode(self._words, self._state, index_N, *self._tables, symbol_N)  # type: ignore[call-arg]
+        found = _decode(self._words, self._state, index_N, symbol_N, *self._tables)
         if found != _WHOLE:
             raise BitstreamError(f"an entropy coder's string of {self._string_bytes} bytes {_WRONG[found]}")
         return symbol_N
@@ -241,10 +241,10 @@ def _decode(
     words: NDArray[np.uint32],
     state_and_place: NDArray[np.uint64],
     index_N: NDArray[np.int32],
+    symbol_N: NDArray[np.int32],
     cdf_TA: NDArray[np.int32],
     length_T: NDArray[np.int32],
     offset_T: NDArray[np.int32],
-    symbol_N: NDArray[np.int32],
 ) -> int:
     state, place = state_and_place[0], np.int64(state_and_place[1])
     for n in range(len(index_N)):

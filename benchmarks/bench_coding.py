@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import harness.models.torchvision_ops  # noqa: F401
 from benchmarks.timing import interleaved_s, place
 from harness.tofc import bitstream, laplacian, level_order, rans
 from harness.tofc.codec import CodecConfig, TofcCodec
@@ -162,8 +163,6 @@ def add_compressai(alone: Peers, ordered: Peers, y_ND: Ints, log2_b: NDArray[np.
     try:
         from compressai.ans import RansDecoder, RansEncoder
         from compressai.entropy_models import GaussianConditional
-
-        import harness.models.torchvision_ops  # noqa: F401
     except ImportError:
         print("  compressai is not installed")
         return

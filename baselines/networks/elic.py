@@ -1,8 +1,8 @@
 """ELIC (He et al., arXiv 2203.10886): y in groups of channels, each in two passes given z and what went before.
 
-h_a       entropy bottleneck     h_s
+         h_a       entropy bottleneck     h_s
 y ----------> z --------------------> z_hat ---> side parameters
-|
+                                                      |
 groups before this one --- channel context ----------+--> scales, means: first pass, then second
 this group's first pass -- spatial context ----------+
 
@@ -123,10 +123,10 @@ class _Group(nn.Module):
 class _Groups(nn.Module):
     """y group by group, each given all before it."""
 
-    def __init__(self, channel_context: dict[str, nn.Module], groups: dict[str, nn.Module]) -> None:
+    def __init__(self, channel_context: Mapping[str, nn.Module], groups: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.channel_context = nn.ModuleDict(channel_context)
-        self.latent_codec = nn.ModuleDict(groups)
+        self.channel_context = nn.ModuleDict(dict(channel_context))
+        self.latent_codec = nn.ModuleDict(dict(groups))
 
     def __iter__(self) -> Iterator[Any]:
         """The groups in their order."""
@@ -146,8 +146,16 @@ class _Hyper(nn.Module):
         self.h_a, self.h_s = h_a, h_s
 
 
+class _Latents(nn.Module):
+    """Both entropy models, of y and of z."""
+
+    def __init__(self, y: _Groups, hyper: _Hyper) -> None:
+        super().__init__()
+        self.y, self.hyper = y, hyper
+
+
 def _aggregation(n_in: int, n_out: int, fewest: int) -> nn.Sequential:
-    """Three 1 x 1 convolutions whose channels go from one number to the other in equal steps, inside at least ``fewest``."""
+    """Three 1 x 1 convolutions whose channels go from one number to the other in equal steps, by way of ``fewest``."""
     first, *inner, last = torch.linspace(n_in, n_out, 4, device="cpu").floor().int().tolist()
     a, b = (max(fewest, n) for n in inner)
     return nn.Sequential(conv(first, a, 1, 1), nn.ReLU(), conv(a, b, 1, 1), nn.ReLU(), conv(b, last, 1, 1))
@@ -195,7 +203,7 @@ class Elic2022Official(Network):
         hyper = _Hyper(N, h_a, h_s)
         if contexts is not None and list(contexts) != published:
             channel_context = self._channel_context(contexts)
-        self.latent_codec = nn.ModuleDict({"y": _Groups(channel_context, coded), "hyper": hyper})
+        self.latent_codec = _Latents(_Groups(channel_context, coded), hyper)
 
     @staticmethod
     def sizes(state: Mapping[str, Tensor]) -> tuple[int, int, list[int], list[tuple[int, int]]]:
@@ -207,8 +215,8 @@ class Elic2022Official(Network):
         if sum(groups) != M or len(groups) < 2:
             raise CheckpointError(f"its groups of channels {groups} do not make up the {M} channels of y")
         inside = [
-            tuple(size(state, f"{of_y}.channel_context.y{k}.{layer}.weight", 0) for layer in (0, 2))
-            for k in range(1, len(groups))
+            (size(state, f"{context}.0.weight", 0), size(state, f"{context}.2.weight", 0))
+            for context in (f"{of_y}.channel_context.y{k}" for k in range(1, len(groups)))
         ]
         return N, M, groups, inside
 
@@ -226,13 +234,13 @@ class Elic2022Official(Network):
 
     def likelihoods(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """y_hat, and the likelihoods of ``y`` and ``z``."""
-        hyper, y_model = self.latent_codec["hyper"], self.latent_codec["y"]
+        hyper, y_model = self.latent_codec.hyper, self.latent_codec.y
         z, medians = hyper.h_a(y), hyper.entropy_bottleneck.medians()
         _, of_z = hyper.entropy_bottleneck(z)
         side = hyper.h_s(round_straight_through(z - medians) + medians)
         hats: list[Tensor] = []
         of_y = []
-        for k, (group, part) in enumerate(zip(y_model, y.split(self.groups, 1), strict=True)):
+        for k, (group, part) in enumerate(zip(y_model, torch.split(y, self.groups, 1), strict=True)):
             hat, of_part = group.likelihoods(part, y_model.parameters_of(k, side, hats))
             hats.append(hat)
             of_y.append(of_part)
@@ -240,12 +248,12 @@ class Elic2022Official(Network):
 
     def encode_y(self, y: Tensor) -> list[bytes]:
         """Two strings for each group, and that of z."""
-        hyper, y_model = self.latent_codec["hyper"], self.latent_codec["y"]
+        hyper, y_model = self.latent_codec.hyper, self.latent_codec.y
         of_z, z_hat = hyper.entropy_bottleneck.encode(hyper.h_a(y))
         side = hyper.h_s(z_hat)
         hats: list[Tensor] = []
         strings: list[bytes] = []
-        for k, (group, part) in enumerate(zip(y_model, y.split(self.groups, 1), strict=True)):
+        for k, (group, part) in enumerate(zip(y_model, torch.split(y, self.groups, 1), strict=True)):
             of_group, hat = group.encode(part, y_model.parameters_of(k, side, hats))
             strings += of_group
             hats.append(hat)
@@ -253,7 +261,7 @@ class Elic2022Official(Network):
 
     def decode_y(self, strings: Sequence[bytes], height: int, width: int) -> Tensor:
         """y_hat of all strings."""
-        hyper, y_model = self.latent_codec["hyper"], self.latent_codec["y"]
+        hyper, y_model = self.latent_codec.hyper, self.latent_codec.y
         side = hyper.h_s(hyper.entropy_bottleneck.decode(strings[-1], height, width))
         hats: list[Tensor] = []
         for k, group in enumerate(y_model):
@@ -263,6 +271,6 @@ class Elic2022Official(Network):
     def parts(self, height: int, width: int) -> list[tuple[EntropyModel, int]]:
         """Half of the positions of y for each of a group's strings, and all of z's."""
         half = _Y_OF_Z**2 * height * width // 2
-        of_y = [(group.gaussian, n * half) for group, n in zip(self.latent_codec["y"], self.groups, strict=True)]
-        bottleneck = self.latent_codec["hyper"].entropy_bottleneck
+        of_y = [(group.gaussian, n * half) for group, n in zip(self.latent_codec.y, self.groups, strict=True)]
+        bottleneck = self.latent_codec.hyper.entropy_bottleneck
         return [*(part for part in of_y for _ in range(2)), (bottleneck, bottleneck.channels * height * width)]

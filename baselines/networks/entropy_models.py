@@ -3,6 +3,7 @@
 B batch (1 where strings are made)   C channels   H, W height and width   T tables   A entries of a table
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -96,7 +97,7 @@ class EntropyBottleneck(EntropyModel):
         self.channels = n_channels
         scale = _INIT_SCALE ** (1 / (len(_FILTERS) - 1))
         self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        for n_in, n_out in zip(_FILTERS[:-1], _FILTERS[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(_FILTERS):
             start = float(np.log(np.expm1(1 / scale / n_out)))
             self.matrices.append(nn.Parameter(torch.full((n_channels, n_out, n_in), start)))
             self.biases.append(nn.Parameter(torch.empty(n_channels, n_out, 1).uniform_(-0.5, 0.5)))
@@ -224,7 +225,7 @@ class GaussianConditional(EntropyModel):
     def update(self, scales_T: Tensor) -> None:
         """Make a table for each scale, all but TAIL_MASS of it."""
         self.scale_table = scales_T
-        centre_T = _length((scales_T * -ndtri(TAIL_MASS / 2)).ceil())
+        centre_T = _length((scales_T * -float(ndtri(TAIL_MASS / 2))).ceil())
         length_T = 2 * centre_T + 1
         distance_TA = (torch.arange(int(length_T.max())).int() - centre_T[:, None]).abs().float()
         upper, lower = (_cumulative((end - distance_TA) / scales_T[:, None]) for end in (0.5, -0.5))

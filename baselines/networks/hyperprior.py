@@ -1,6 +1,6 @@
 """The scale hyperprior (Balle et al., arXiv 1802.01436).
 
-h_a       entropy bottleneck      h_s
+          h_a       entropy bottleneck      h_s
 |y| ---------> z ---------------------> z_hat ------> scales of y's zero-mean Gaussians
 """
 

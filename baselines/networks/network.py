@@ -1,6 +1,6 @@
 """What the networks of the learned image codecs have in common.
 
-g_a          entropy models           g_s
+      g_a          entropy models           g_s
 x ---------> y ---- strings of y, z ---> y_hat ---------> x_hat
 
 B batch (1 where strings are made)   C channels   H, W padded height and width in px

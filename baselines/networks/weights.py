@@ -35,7 +35,7 @@ _OLD_KEYS = (
     (re.compile(r"<factor>"), "factors"),
     (re.compile(r"\.downsample\."), ".skip."),
 )
-"""Older layouts of CompressAI: an entropy bottleneck's ``_matrices.0`` and ``_matrix0``, and skips of residual blocks."""
+"""Older layouts of CompressAI: an entropy bottleneck's ``_matrices.0`` and ``_matrix0``, and residual blocks' skips."""
 _OTHERS = (
     ("ParamAggregation.", "the ELIC of another code base than CompressAI"),
     ("cc_mean_transforms.", "a channel-wise autoregressive model of another code base than CompressAI"),
@@ -118,10 +118,15 @@ def build(path: Path, codec: str, state: Mapping[str, Tensor]) -> Network:
 
 def _instead(state: Mapping[str, Tensor], codec: str) -> str:
     """What a state dict is that is not the codec's."""
-    for start, what in _OTHERS:
-        if any(name.startswith(start) for name in state):
-            return f"it is not a {NETWORKS[codec].__name__}: its keys are those of {what}"
-    return "it belongs to another model"
+    what = what_it_is(state)
+    if what is None:
+        return "it belongs to another model"
+    return f"it is not a {NETWORKS[codec].__name__}: its keys are those of {what}"
+
+
+def what_it_is(state: Mapping[str, Tensor]) -> str | None:
+    """The models that a state dict's keys belong to, in words."""
+    return next((what for start, what in _OTHERS if any(name.startswith(start) for name in state)), None)
 
 
 def load(path: Path, net: nn.Module, state: Mapping[str, Tensor]) -> None:

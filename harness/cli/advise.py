@@ -1,17 +1,28 @@
 """``harness advise``, ``crossover`` and ``max-users``: what to choose, from a run's own rows."""
 
 import math
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.quantities import RATE, SECONDS
+from harness.cli.quantities import PER_SECOND, RATE, SECONDS
+from harness.errors import ExitCode
 
 if TYPE_CHECKING:
     from harness.analysis.means import Estimate
 
 _NAME_COLUMNS = 24
+
+
+class Sharing(StrEnum):
+    """How users share uplinks."""
+
+    own = "own"
+    fifo = "fifo"
+    processor = "processor"
+
 
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
 Rate = Annotated[float, typer.Option(help="The uplink's rate.", **RATE)]
@@ -32,10 +43,10 @@ def advise(
         harness advise results/runs/realworldqa_lowrate --rate "50 KB/s" --deadline 1s --min-score 0.9
     """
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from harness.analysis import Analysis, whatif
+    from harness.cli.display import terminal
     from harness.scenario.replay import Replay
     from harness.units import format_rate, format_seconds
 
@@ -53,7 +64,7 @@ def advise(
         min_score=min_score,
         min_share=min_share,
     )
-    console = Console()
+    console = terminal()
     console.print(
         f"over {format_rate(rate)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
     )
@@ -82,7 +93,7 @@ def advise(
     best = found[0]
     if best.rejected:
         console.print("No point of this run will do.")
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.NEGATIVE)
     console.print(f"Use {best.pipeline} at {best.point}.")
 
 
@@ -129,13 +140,15 @@ def max_users(
     rate: Rate,
     limit: Annotated[float, typer.Option(help="What the percentile of T must not exceed.", **SECONDS)],
     per_user: Annotated[
-        str, typer.Option(help="How often each user asks, such as '0.2 /s'.", metavar="RATE")
-    ] = "0.2 /s",
-    servers: Annotated[int, typer.Option(min=1, help="How many servers answer.")] = 1,
-    sharing: Annotated[str, typer.Option(help="own, fifo or processor: each its link, or one for all.")] = "own",
+        float, typer.Option(help="How often each user asks, such as '0.2 /s'.", **PER_SECOND)
+    ] = "0.2 /s",  # type: ignore[assignment]
+    servers: Annotated[int, typer.Option(min=1, max=10_000, help="How many servers answer.")] = 1,
+    sharing: Annotated[
+        Sharing, typer.Option(help="Each user a link, or one for all in turn, or evenly.")
+    ] = Sharing.own,
     percentile: Annotated[float, typer.Option(min=1, max=100, help="Which percentile of T.")] = 99.0,
-    requests: Annotated[int, typer.Option(min=10, help="How many requests each user makes.")] = 500,
-    seeds: Annotated[int, typer.Option(min=2, help="How many random streams, at least 20 are taken.")] = 20,
+    requests: Annotated[int, typer.Option(min=10, max=10_000_000, help="How many requests each user makes.")] = 500,
+    seeds: Annotated[int, typer.Option(min=2, max=10_000, help="Random streams; at least 20 are taken.")] = 20,
 ) -> None:
     """Say how many users the servers carry within a limit on the tail of the latency.
 
@@ -144,27 +157,19 @@ def max_users(
 
         harness max-users results/runs/realworldqa_lowrate jpeg --rate "1 MB/s" --limit 2s --servers 2
     """
-    from pydantic import ValidationError
-
     from harness.analysis import Analysis, whatif
-    from harness.errors import ScenarioError
-    from harness.scenario.explain import sentences
     from harness.scenario.replay import Replay
     from harness.units import format_seconds
 
     parts = {
         "uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}],
-        "arrivals": {"kind": "poisson", "rate": per_user},
+        "arrivals": {"kind": "poisson", "rate": f"{per_user} /s"},
         "servers": servers,
-        "sharing": sharing,
+        "sharing": sharing.value,
         "requests": requests,
         "seeds": seeds,
     }
-    try:
-        spec = Replay.model_validate(parts)
-    except ValidationError as error:
-        mistakes = "; ".join(f"{keys[-1]}: {sentence}" for keys, sentence in sentences(error))
-        raise ScenarioError(f"harness max-users: {mistakes}") from None
+    spec = Replay.model_validate(parts)
     profile = Analysis.read(path).selected_profile(pipeline)
     users, seen = whatif.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
     typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")

@@ -13,9 +13,11 @@ def check(
     """Validate scenarios without running them.
 
     Every mistake is a line with the file, the line, the key path and the value; the status is 2 if there is one.
+    Recorded links and arrivals that a scenario names are opened.
 
         harness check scenarios/*.yaml
     """
+    from harness.channel.opening import unreadable_files
     from harness.errors import ScenarioError
     from harness.scenario.load import load, scenario_hash
 
@@ -25,6 +27,9 @@ def check(
             scenario = load(file)
         except ScenarioError as error:
             mistakes.append(str(error))
+            continue
+        if wrong := unreadable_files(scenario.replay):
+            mistakes += [f"{file}: {sentence}" for sentence in wrong]
             continue
         points = sum(1 for pipeline in scenario.pipelines for _ in pipeline.operating_points())
         typer.echo(

@@ -53,6 +53,7 @@ _TURNS = {
 _ON_ITS_SIDE = frozenset({5, 6, 7, 8})
 _TIFF_WIDTH, _TIFF_LENGTH, _TIFF_BITS, _TIFF_PHOTOMETRIC = 256, 257, 258, 262
 _WHITE_IS_ZERO = 0
+_SCAN = b"\xff\xda"
 _MOST_SCANS = 100
 _PNG_DEPTH_AT = 24
 
@@ -104,7 +105,8 @@ def decode(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
     the file is not a whole picture of one of ``formats`` with at most ``max_pixels``.
     """
     with _opened(file, formats, max_pixels) as opened:
-        if opened.format in ("JPEG", "MPO") and (scans := file.count(b"\xff\xda")) > _MOST_SCANS:
+        if "progressive" in opened.info and (scans := file.count(_SCAN)) > _MOST_SCANS:
+            # A few bytes make the decoder go over the whole picture once more.
             raise DataError(f"it has {scans} scans; a JPEG file of more than {_MOST_SCANS} is not decoded")
         # Pillow itself turns a TIFF when it loads it, and reads its metadata again.
         is_tiff = opened.format == "TIFF"

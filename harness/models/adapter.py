@@ -133,8 +133,8 @@ class Lora:
             raise CheckpointError(f"{folder}: lacks {len(missing)} tensors of the {part}, {missing[0]} first")
         if foreign := sorted(found.keys() - wanted.keys()):
             raise CheckpointError(
-                f"{folder}: has {len(foreign)} tensors that the {part} of {model} has no place for, {foreign[0]} first; "
-                "it was trained with another model, or is more than a plain LoRA"
+                f"{folder}: has {len(foreign)} tensors that the {part} of {model} has no place for, {foreign[0]} "
+                "first; it was trained with another model, or is more than a plain LoRA"
             )
         factors = {}
         for name in layers:

@@ -21,6 +21,7 @@ from harness.errors import CheckpointError
 from harness.models import files
 from harness.models.contract import Part
 
+_STORED = (torch.float32, torch.float16, torch.bfloat16)
 _REOPENED_AFTER_BYTES = 256 << 20
 """Tensors are mapped from a file that stays in memory while it is open."""
 
@@ -33,8 +34,11 @@ def read_config(folder: Path, config_class: type[transformers.PretrainedConfig])
     if found != config_class.model_type:
         raise CheckpointError(f"{path}: model_type is {found!r}; {config_class.model_type!r} is wanted")
     if "quantization_config" in declared:
-        kind = (declared["quantization_config"] or {}).get("quant_method", "an unnamed method")
-        raise CheckpointError(f"{path}: its weights are quantised ({kind}); weights in 16 or 32 bits are wanted")
+        quantised = declared["quantization_config"]
+        kind = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise CheckpointError(
+            f"{path}: its weights are quantised ({kind or 'an unnamed method'}); weights in 16 or 32 bits are wanted"
+        )
     try:
         return config_class.from_dict(declared)
     except Exception as error:  # its strict dataclasses raise many kinds, all of them about this file
@@ -184,9 +188,10 @@ def _read(opened: Any, place: files.Place, shape: tuple[int, ...], device: torch
         tensor: Tensor = opened.get_tensor(place.key)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{place.file}: its weights cannot be read: {error}") from None
-    if not tensor.is_floating_point():
+    if tensor.dtype not in _STORED:
         raise CheckpointError(
-            f"{place.file}: {place.key} is stored as {tensor.dtype}; quantised weights are not read, 16 or 32 bits are"
+            f"{place.file}: {place.key} is stored as {tensor.dtype}; float32, float16 and bfloat16 are read, quantised "
+            "weights are not"
         )
     if tuple(tensor.shape) != shape:
         raise CheckpointError(

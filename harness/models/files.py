@@ -156,16 +156,18 @@ def fingerprint(folder: Path, part: Part) -> str:
         header, start = _header(file)
         with file.open("rb") as opened:
             for name, key in names:
-                facts = header[key]
-                dtype, shape = facts["dtype"], tuple(facts["shape"])
+                dtype, shape, begin = _facts(header, key, file)
                 if dtype not in _VALUES:
                     raise CheckpointError(
                         f"{file}: {key} is stored as {dtype}; float32, float16 and bfloat16 are read, quantised "
                         "weights are not"
                     )
-                opened.seek(start + facts["data_offsets"][0])
+                opened.seek(start + begin)
                 n = min(_FEW, int(np.prod(shape)))
-                few[name] = shape, _VALUES[dtype](opened.read(n * (4 if dtype == "F32" else 2)))
+                data = opened.read(n_bytes := n * (4 if dtype == "F32" else 2))
+                if len(data) < n_bytes:
+                    raise CheckpointError(f"{file}: its weights cannot be read: {key} lies beyond its end")
+                few[name] = shape, _VALUES[dtype](data)
     return of_tensors(few)
 
 
@@ -195,6 +197,15 @@ _VALUES = {
 }
 
 
+def _facts(header: Mapping[str, Any], key: str, file: Path) -> tuple[str, tuple[int, ...], int]:
+    """What a header says of a tensor: how it is stored, its shape, and where it begins in the data."""
+    try:
+        facts = header[key]
+        return str(facts["dtype"]), tuple(int(side) for side in facts["shape"]), int(facts["data_offsets"][0])
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise CheckpointError(f"{file}: its weights cannot be read: its header does not describe {key}") from None
+
+
 def _header(file: Path) -> tuple[dict[str, Any], int]:
     """A safetensors file's header, and where its data begins."""
     try:
@@ -202,6 +213,9 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
             n = int.from_bytes(opened.read(8), "little")
             if n > 100_000_000:
                 raise ValueError(f"its header claims {n} bytes")
-            return json.loads(opened.read(n)), 8 + n
-    except (OSError, ValueError) as error:
+            header = json.loads(opened.read(n))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no JSON object")
+            return header, 8 + n
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: its weights cannot be read: {error}") from None

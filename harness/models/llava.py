@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from harness import catalog
+from harness.data.pictures import PAYLOAD_MAX_PIXELS
 from harness.data.sample import Question
 from harness.errors import BitstreamError, CheckpointError, UnavailableError, unknown_name
 from harness.models import checkpoint, files, tower
@@ -169,6 +170,15 @@ class LlavaLanguage:
     def projector(self) -> Any:
         """What takes visual features to tokens."""
         return self._projector.multi_modal_projector
+
+    def max_patches(self, max_pixels: int) -> int:
+        """The most patches that a picture of up to ``max_pixels`` is cut into."""
+        return self._tiling.max_patches(max_pixels)
+
+    def n_clusters(self, merge_to: float) -> int:
+        """n_c for a share of a patch's features."""
+        vision = self.config.vision_config
+        return max(1, round(merge_to * (vision.image_size // vision.patch_size) ** 2))
 
     @torch.inference_mode()
     def project(self, y_PCD: Tensor) -> Tensor:
@@ -331,8 +341,10 @@ class LlavaModels:
         dtype: str | torch.dtype | None = None,
         weights: str | os.PathLike[str] | None = None,
         max_new_tokens: int = 16,
+        max_pixels: int = PAYLOAD_MAX_PIXELS,
     ) -> None:
         self.name = name
+        self.max_pixels = max_pixels
         self.family = family
         self.device = str(device)
         self._torch_device = torch.device(device)
@@ -346,7 +358,7 @@ class LlavaModels:
             source = files.SOURCES[name] if self._random or weights is None else weights
             self.folder = files.locate(name, source)
             self.config = checkpoint.read_config(self.folder, family.config_class)
-            _check_config(self.folder, self.config)
+            _check_config(self.folder, family, self.config)
         except UnavailableError:
             if not self._random:
                 raise
@@ -420,7 +432,7 @@ class LlavaModels:
         key = ("smaller", name, weights)
         if key not in self._parts:
             load = catalog.load("backbone", name, catalog.BACKBONES)
-            self._parts[key] = load(name, device=self.device, weights=weights)
+            self._parts[key] = load(name, device=self.device, weights=weights, max_pixels=self.max_pixels)
         found: LlavaModels = self._parts[key]
         return found
 
@@ -526,9 +538,14 @@ def _replaced(module: Projector, weights: Mapping[str, Tensor], name: str) -> Pr
     return Projector(projector.requires_grad_(False), module.image_newline)
 
 
-def _check_config(folder: Path, config: Any) -> None:
+def _check_config(folder: Path, family: Family, config: Any) -> None:
     """Refuses what a config.json may say and this harness does not run."""
-    vision, path = config.vision_config, folder / "config.json"
+    vision, text, path = config.vision_config, config.text_config, folder / "config.json"
+    for name in _SIZES:
+        part, _, key = name.rpartition(".")
+        value = getattr(getattr(config, part), key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(f"{path}: {name} is {value!r}; a whole number from 1 on is wanted")
     layer, n_layers = config.vision_feature_layer, vision.num_hidden_layers
     if not isinstance(layer, int) or isinstance(layer, bool):
         raise CheckpointError(f"{path}: vision_feature_layer is {layer!r}; the number of one layer is wanted")
@@ -536,25 +553,38 @@ def _check_config(folder: Path, config: Any) -> None:
         raise CheckpointError(
             f"{path}: vision_feature_layer is {layer}; a tower of {n_layers} layers has {-n_layers - 1} to {n_layers}"
         )
-    if config.vision_feature_select_strategy not in ("default", "full"):
-        raise CheckpointError(
-            f"{path}: vision_feature_select_strategy is {config.vision_feature_select_strategy!r}; it is default or "
-            "full"
-        )
-    for name, value in (
-        ("vision_config.patch_size", vision.patch_size),
-        ("vision_config.image_size", vision.image_size),
-        ("vision_config.num_attention_heads", vision.num_attention_heads),
-        ("text_config.num_attention_heads", config.text_config.num_attention_heads),
-        ("text_config.num_hidden_layers", config.text_config.num_hidden_layers),
+    strategy = config.vision_feature_select_strategy
+    if strategy not in ("default", "full"):
+        raise CheckpointError(f"{path}: vision_feature_select_strategy is {strategy!r}; it is default or full")
+    for name, of, heads in (
+        ("vision_config.hidden_size", vision.hidden_size, vision.num_attention_heads),
+        ("text_config.hidden_size", text.hidden_size, text.num_attention_heads),
+        ("text_config.num_attention_heads", text.num_attention_heads, text.num_key_value_heads),
     ):
-        if not isinstance(value, int) or value < 1:
-            raise CheckpointError(f"{path}: {name} is {value!r}; a whole number from 1 on is wanted")
-    if vision.hidden_size % vision.num_attention_heads or vision.image_size < vision.patch_size:
+        if of % heads:
+            raise CheckpointError(f"{path}: {name} is {of}; a multiple of the {heads} {_HEADS[name]} is wanted")
+    if vision.image_size < vision.patch_size:
         raise CheckpointError(
-            f"{path}: vision_config does not fit together: hidden_size {vision.hidden_size}, num_attention_heads "
-            f"{vision.num_attention_heads}, image_size {vision.image_size}, patch_size {vision.patch_size}"
+            f"{path}: vision_config has image_size {vision.image_size} and patch_size {vision.patch_size}; a patch is "
+            "no larger than an image"
         )
+    try:
+        family.tiling(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+_SIZES = (
+    *(f"vision_config.{key}" for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")),
+    *(f"vision_config.{key}" for key in ("image_size", "patch_size", "intermediate_size")),
+    *(f"text_config.{key}" for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")),
+    *(f"text_config.{key}" for key in ("num_key_value_heads", "vocab_size", "intermediate_size")),
+)
+_HEADS = {
+    "vision_config.hidden_size": "num_attention_heads",
+    "text_config.hidden_size": "num_attention_heads",
+    "text_config.num_attention_heads": "num_key_value_heads",
+}
 
 
 def stop_ids(tokenizer: Any, template: Template, declared: Sequence[int]) -> frozenset[int]:

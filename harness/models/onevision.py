@@ -62,6 +62,16 @@ def tiling_of(config: Any) -> Tiling:
     """The tiling that a LlavaOnevisionConfig's tile size and grid pinpoints describe."""
     max_tiles(config)
     patch = config.vision_config.image_size
+    declared = config.image_grid_pinpoints
+    if (
+        not isinstance(declared, (list, tuple))
+        or not declared
+        or not all(_is_pinpoint(pair, patch) for pair in declared)
+    ):
+        raise CheckpointError(
+            f"image_grid_pinpoints are {str(declared)[:80]}; pairs of a height and a width of whole tiles of {patch} px "
+            "are wanted"
+        )
     grids = tuple((height // patch, width // patch) for height, width in config.image_grid_pinpoints)
     return Tiling(patch=patch, grids=grids)
 
@@ -72,14 +82,22 @@ def arranged(config: Any, tokens_PVH: Tensor, newline_H: Tensor | None, layout: 
     return arrange(tokens_PVH, newline_H, layout.grid, layout.image_size, max_tiles(config))
 
 
+def _is_pinpoint(pair: Any, patch: int) -> bool:
+    return (
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and all(isinstance(side, int) and side >= patch and side % patch == 0 for side in pair)
+    )
+
+
 def max_tiles(config: Any) -> int:
     """The N of ``anyres_max_N``; raises CheckpointError for another way to treat an aspect ratio."""
     declared = config.vision_aspect_ratio
-    if match := re.fullmatch(r"anyres_max_(\d+)", str(declared)):
+    if match := re.fullmatch(r"anyres_max_([1-9]\d*)", str(declared)):
         return int(match[1])
     raise CheckpointError(
-        f"vision_aspect_ratio is {declared!r} in the model's config.json; 'anyres_max_9' or another anyres_max_N is "
-        "wanted: the plain 'anyres' and 'square' arrange features otherwise and are not supported"
+        f"vision_aspect_ratio is {declared!r}; 'anyres_max_9' or another anyres_max_N is wanted: the plain 'anyres' and "
+        "'square' arrange features otherwise and are not supported"
     )
 
 

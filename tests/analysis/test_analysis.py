@@ -82,7 +82,9 @@ def test_a_deadline_and_waiting_are_numbers_of_the_run(tmp_path: Path) -> None:
         assert row.in_time == (of_cell["answered_s"].to_numpy() <= 0.2).mean()
     assert run.numbers["in_time"].nunique() > 2
     wrong = run.manifest.model_copy(update={"scenario": {**run.manifest.scenario, "replay": {"deadline_s": "soon"}}})
-    with pytest.raises(ResultsError, match=r"scenario\.replay\.deadline_s is 'soon'; it must be a number of seconds"):
+    with pytest.raises(
+        ResultsError, match=r"scenario\.replay\.deadline_s is 'soon'; it must be a number of seconds above 0"
+    ):
         Analysis(dataclasses.replace(run.record, manifest=wrong)).numbers  # noqa: B018
 
 

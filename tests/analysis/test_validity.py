@@ -109,7 +109,7 @@ def test_throttling_is_told_over_all_sessions(made_up: Analysis) -> None:
     """What the telemetry saw in any session is a reason, with the number of units; its absence is none."""
     (session,) = made_up.manifest.sessions
     hot = session.model_copy(update={"throttled": {"GPU 0: power cap": 1}})
-    told = {"counters": "unavailable: no thermal_throttle counters"}
+    told = {"counters": "unavailable: no throttling counters"}
     blind = session.model_copy(update={"telemetry": told})
 
     def of(*sessions: Session) -> list[str]:

@@ -22,11 +22,13 @@ from harness.data.pictures import FORMATS
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
-from harness.models.onevision import OneVision, load
 from harness.models.contract import Untimed
-from harness.schemes import image_codec, pictures
+from harness.models.llava import LlavaModels
+from harness.models.onevision import load
+from harness.schemes import image_codec
 from harness.schemes.anatomy import of_body
 from harness.schemes.contract import Payload
+from harness.schemes.envelope import pack as enveloped
 
 TOFC = {"header", "experts", "z", "y"}
 JPEG = {"headers", "quantisation", "Huffman tables", "coefficients"}
@@ -50,7 +52,7 @@ POINTS = {
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Iterator[OneVision]:
+def models() -> Iterator[LlavaModels]:
     """The zoo's backbone on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -76,23 +78,24 @@ def test_every_scheme_that_sends_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("scheme", POINTS)
-def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, backbone: OneVision, sample: Sample) -> None:
+def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, models: LlavaModels, sample: Sample) -> None:
     """The bundled checkpoint is found, the parts are the scheme's, and not a bit is lost or counted twice."""
     point, parts = POINTS[scheme]
     kind = catalog.load("scheme", scheme, catalog.SCHEMES)
-    sent = kind(backbone, kind.Point(**point)).on_device(sample, Untimed())
+    sent = kind.device_half(models, kind.Point(**point))(sample, Untimed())
     assert isinstance(sent, Payload)
-    found = of_body(sent.body)
+    (body,) = sent.bodies
+    found = of_body(body)
     assert set(found.bits) == parts
     assert min(found.bits.values()) >= 0
-    assert sum(found.bits.values()) == 8 * len(sent.body)
+    assert sum(found.bits.values()) == 8 * len(body)
 
 
 @pytest.mark.parametrize(("codec", "n_y"), [(Hyperprior, 1), (Elic, 10)])
 def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], n_y: int) -> None:
     """The last string is z, the others are y; a bundled model is named by its lambda."""
     (rate_weight, *_) = bundled(codec.kind)
-    made = codec(None, NeuralPoint(weights=rate_weight))
+    made = codec(NeuralPoint(weights=rate_weight))
     body = made.encode(picture())
     strings = made.coder.net.compress(torch.zeros(1, 3, 64, 128))
     assert len(strings) == n_y + 1
@@ -126,13 +129,13 @@ def test_a_damaged_neural_file_is_refused() -> None:
         of_body(body[:-1] + bytes([body[-1] ^ 1]))
 
 
-def test_raw_features_are_a_header_and_half_precision(backbone: OneVision, sample: Sample) -> None:
+def test_raw_features_are_a_header_and_half_precision(models: LlavaModels, sample: Sample) -> None:
     """Sixteen bits a number, and what the header says of the picture."""
     kind = catalog.load("scheme", "raw_features", catalog.SCHEMES)
-    body = kind(backbone, kind.Point(merge_to=0.02)).on_device(sample, Untimed()).body
+    (body,) = kind.device_half(models, kind.Point(merge_to=0.02))(sample, Untimed()).bodies
     found = of_body(body)
     assert found.bits["header"] == 8 * _HEADER.size
-    assert f"merged features in {backbone.feature_dim} dimensions" in found.what
+    assert f"merged features in {models.vision().feature_dim} dimensions" in found.what
     width, height = sample.image().size
     assert f"{width} x {height} px" in found.what
 
@@ -230,12 +233,12 @@ def test_a_picture_of_another_format_is_shown_as_a_whole() -> None:
 
 
 def test_several_pictures_are_shown_one_by_one(tmp_path: Path, harness: Callable[..., tuple[int, str, str]]) -> None:
-    """Each with its own parts, and the 5 + 4 n bytes around them are said."""
+    """Each with its own parts, and the bytes of the envelope around them are said."""
     bodies = [jpeg(quality=30), jpeg(quality=60)]
-    (tmp_path / "two").write_bytes(pictures.pack(bodies))
+    (tmp_path / "two").write_bytes(enveloped(Payload("jpeg", tuple(bodies))))
     status, out, err = harness("inspect", tmp_path / "two")
     assert (status, err) == (0, "")
-    assert "2 pictures and 13 bytes that say where each ends" in out
+    assert "2 pictures in an envelope of 16 bytes" in out
     for number, (body, quality) in enumerate(zip(bodies, (30, 60), strict=True), 1):
         assert f"picture {number}: {len(body)} bytes, a JPEG file" in out
         assert f"at quality {quality}" in out

@@ -98,7 +98,7 @@ def test_training_reduces_the_loss_and_seeds_decide_it(
     for lambda_ in (0.02, 0.005):
         one, two = (tmp_path / name / f"hyperprior-{lambda_}.safetensors" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
-    codec = Hyperprior(None, NeuralPoint(weights=str(one)))
+    codec = Hyperprior(NeuralPoint(weights=str(one)))
     original = Image.fromarray(collages()[0])
     assert psnr_db(original, codec.decode(codec.encode(original))) > 15
 

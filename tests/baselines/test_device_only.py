@@ -8,18 +8,18 @@ import yaml
 
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
+from harness.analysis import Analysis
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError, UnavailableError
+from harness.models.contract import Request, Untimed
+from harness.models.llava15 import load as load_llava15
 from harness.models.onevision import load
-from harness.models.contract import Untimed
 from harness.profiling.clock import StageClock
-from harness.report import summary
-from harness.runs.store import Run
 from harness.scenario.load import load as load_scenario
-from harness.schemes.contract import Answer, Payload, stage_sides
+from harness.schemes.contract import Answer, Payload
+from harness.schemes.envelope import pack, receive, send
 from harness.study import run
-from harness.zoo import mini_llava15
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
 
@@ -51,50 +51,56 @@ def server_model():
 
 def test_the_smaller_model_answers(server_model, sample):
     """The answer is mini-nano's, from all of its tokens; every stage is the device's."""
-    scheme = DeviceOnly(server_model, DeviceOnlyPoint())
-    assert scheme.backbone.name == "mini-nano"
-    assert set(stage_sides(DeviceOnly).values()) == {"device"}
+    half = DeviceOnly.device_half(server_model, DeviceOnlyPoint())
+    assert (half.vision.name, half.language.name) == ("mini-nano", "mini-nano")
     clock = StageClock()
-    answer = scheme.on_device(sample, clock)
-    nano = load("mini-nano")
+    answer = send(half, sample, clock)
+    nano = load("mini-nano").backbone()
     tiles = nano.preprocess(sample.image())
     tokens_TH = nano.project_all(nano.encode(tiles), tiles.layout)
-    assert answer == Answer(said(nano, tokens_TH, sample.question)), len(tokens_TH))
+    (wanted,) = nano.answer([Request([tokens_TH], sample.question)], [Untimed()])
+    assert answer == wanted
+    assert isinstance(answer, Answer)
+    assert answer.visual_tokens == len(tokens_TH)
     assert tuple(clock.seconds) == ("preprocess", "vision_encode", "project", "prefill", "generate")
 
 
 def test_it_may_merge_what_it_reads(server_model, sample):
     """With merge_to the device's own model has fewer tokens to read."""
-    scheme = DeviceOnly(server_model, DeviceOnlyPoint(merge_to=0.044))
+    half = DeviceOnly.device_half(server_model, DeviceOnlyPoint(merge_to=0.044))
     clock = StageClock()
-    answer = scheme.on_device(sample, clock)
-    n_h, n_w = scheme.backbone.preprocess(sample.image()).grid
+    answer = half(sample, clock)
+    n_h, n_w = half.vision.preprocess(sample.image()).layout.grid
     assert answer.visual_tokens == 6 * (n_h * n_w + 1)
-    assert tuple(clock.seconds) == DeviceOnly.device_stages
+    assert tuple(clock.seconds) == ("preprocess", "vision_encode", "merge", "project", "prefill", "generate")
 
 
 def test_the_model_on_the_device_may_be_named(server_model):
     """A point's backbone goes before the catalog's; an unknown one is refused with the known."""
-    assert DeviceOnly(server_model, DeviceOnlyPoint(backbone="mini-onevision")).backbone.name == "mini-onevision"
+    half = DeviceOnly.device_half(server_model, DeviceOnlyPoint(backbone="mini-onevision"))
+    assert half.language.name == "mini-onevision"
     with pytest.raises(ScenarioError, match=r"unknown backbone 'pico'; known: .*mini-nano"):
-        DeviceOnly(server_model, DeviceOnlyPoint(backbone="pico"))
+        DeviceOnly.device_half(server_model, DeviceOnlyPoint(backbone="pico"))
 
 
 def test_a_backbone_without_a_smaller_one_says_so():
     """LLaVA-1.5 has none, so that a scenario has to name one."""
     assert set(catalog.ON_DEVICE) | set(catalog.ON_DEVICE.values()) <= set(catalog.BACKBONES)
-    llava15 = mini_llava15.untrained()
+    llava15 = load_llava15("mini-llava15")
     with pytest.raises(
         UnavailableError, match=r"no smaller model than mini-llava15 .* name one as the point's backbone"
     ):
-        DeviceOnly(llava15, DeviceOnlyPoint())
-    assert DeviceOnly(llava15, DeviceOnlyPoint(backbone="mini-nano")).backbone.name == "mini-nano"
+        DeviceOnly.device_half(llava15, DeviceOnlyPoint())
+    half = DeviceOnly.device_half(llava15, DeviceOnlyPoint(backbone="mini-nano"))
+    assert half.language.name == "mini-nano"
 
 
 def test_nothing_reaches_the_server(server_model, sample):
     """Its server half has nothing to say to any payload."""
-    with pytest.raises(BitstreamError, match="device_only sends nothing, and a payload of 3 bytes arrived"):
-        DeviceOnly(server_model, DeviceOnlyPoint()).on_server(Payload("file", b"abc"), [sample.question], Untimed())
+    server = DeviceOnly.server_half(server_model, DeviceOnlyPoint())
+    data = pack(Payload(DeviceOnly.kind, (b"abc",)))
+    with pytest.raises(BitstreamError, match="device_only sends nothing, and a payload arrived"):
+        receive(server, data, [sample.question], Untimed(), kind=DeviceOnly.kind)
 
 
 def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
@@ -106,7 +112,8 @@ def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
     (tmp_path / "device_only.yaml").write_text(yaml.safe_dump(given))
     scenario = load_scenario(tmp_path / "device_only.yaml")
     run(scenario, tmp_path / "run", reporter=Silent())
-    record = Run.read(tmp_path / "run")
+    analysis = Analysis(tmp_path / "run")
+    record = analysis.record
     outcomes, stages, requests = (t.to_pandas() for t in (record.outcomes, record.stages, record.requests))
     ours = outcomes[outcomes["pipeline"] == "device_only"]
     assert len(ours) == scenario.samples
@@ -116,7 +123,7 @@ def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
     replayed = requests[requests["pipeline"] == "device_only"]
     for instant in ("sent_s", "delivered_s", "answered_s"):
         np.testing.assert_array_equal(replayed[instant], replayed["device_done_s"])
-    numbers = summary.frame_run(record)
+    numbers = analysis.numbers
     row = numbers[numbers["pipeline"] == "device_only"]
     assert row["reaches"].all()
     assert row["total_mean_s"].nunique() == 1

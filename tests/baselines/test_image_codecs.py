@@ -48,7 +48,7 @@ def _measured(codec: ImageCodec) -> tuple[float, float]:
 @pytest.mark.parametrize("quality", [5, 50, 95])
 def test_webp_reproduces_the_published_curve_to_three_digits(quality: int) -> None:
     """Method 4 is the setting of the published curve."""
-    bpp, psnr = _measured(WebP(None, WebPPoint(quality=quality, method=4)))
+    bpp, psnr = _measured(WebP(WebPPoint(quality=quality, method=4)))
     published_bpp, published_psnr = _published("webp.json", quality)
     assert bpp == pytest.approx(published_bpp, rel=5e-4)
     assert psnr == pytest.approx(published_psnr, abs=5e-3)
@@ -58,7 +58,7 @@ def test_webp_reproduces_the_published_curve_to_three_digits(quality: int) -> No
 @pytest.mark.parametrize("quality", [5, 50, 95])
 def test_jpeg_reproduces_the_published_curve_within_a_percent(quality: int) -> None:
     """Bits per pixel within 1 %; the decoders' rounding differs by up to 0.13 dB."""
-    bpp, psnr = _measured(Jpeg(None, JpegPoint(quality=quality, subsampling="4:2:0")))
+    bpp, psnr = _measured(Jpeg(JpegPoint(quality=quality, subsampling="4:2:0")))
     published_bpp, published_psnr = _published("jpeg.json", quality)
     assert bpp == pytest.approx(published_bpp, rel=0.01)
     assert psnr == pytest.approx(published_psnr, abs=0.15)
@@ -73,7 +73,7 @@ def _picture(height: int, width: int, seed: int) -> Image.Image:
 def test_a_picture_of_any_size_comes_back_at_its_own_size(height: int, width: int, seed: int) -> None:
     """One pixel and odd sides included."""
     original = _picture(height, width, seed)
-    for codec in (Jpeg(None, JpegPoint(quality=50)), WebP(None, WebPPoint(quality=50))):
+    for codec in (Jpeg(JpegPoint(quality=50)), WebP(WebPPoint(quality=50))):
         decoded = codec.decode(codec.encode(original))
         assert decoded.size == original.size
         assert decoded.mode == "RGB"
@@ -82,9 +82,7 @@ def test_a_picture_of_any_size_comes_back_at_its_own_size(height: int, width: in
 def test_full_chroma_costs_bytes() -> None:
     """The subsampling that a point declares reaches the encoder."""
     original = _picture(64, 64, 0)
-    sizes = [
-        len(Jpeg(None, JpegPoint(quality=50, subsampling=s)).encode(original)) for s in ("4:2:0", "4:2:2", "4:4:4")
-    ]
+    sizes = [len(Jpeg(JpegPoint(quality=50, subsampling=s)).encode(original)) for s in ("4:2:0", "4:2:2", "4:4:4")]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == 3
 
@@ -116,10 +114,10 @@ METADATA = {
 @pytest.mark.parametrize(
     "codec",
     [
-        Jpeg(None, JpegPoint(quality=50)),
-        Jpeg(None, JpegPoint(quality=90, subsampling="4:4:4")),
-        WebP(None, WebPPoint(quality=50)),
-        WebP(None, WebPPoint(quality=50, method=0)),
+        Jpeg(JpegPoint(quality=50)),
+        Jpeg(JpegPoint(quality=90, subsampling="4:4:4")),
+        WebP(WebPPoint(quality=50)),
+        WebP(WebPPoint(quality=50, method=0)),
     ],
 )
 def test_only_pixels_are_sent(codec: ImageCodec) -> None:
@@ -139,7 +137,7 @@ def test_the_payload_of_a_file_is_that_of_its_pixels(kind: str) -> None:
     _picture(40, 30, 3).save(dressed, kind, icc_profile=profile, dpi=(300, 300), **options, **more)
     _picture(40, 30, 3).save(plain, kind, **options)
     assert len(dressed.getvalue()) > len(plain.getvalue()) + 400
-    for codec in (Jpeg(None, JpegPoint(quality=50)), WebP(None, WebPPoint(quality=50))):
+    for codec in (Jpeg(JpegPoint(quality=50)), WebP(WebPPoint(quality=50))):
         bodies = [codec.on_device(_sample(file.getvalue()), Untimed()) for file in (dressed, plain)]
         assert bodies[0] == bodies[1]
 
@@ -151,7 +149,7 @@ def _sample(file: bytes) -> Sample:
 
 @pytest.mark.parametrize(
     ("codec", "side"),
-    [(Jpeg(None, JpegPoint(quality=5)), 65_500), (WebP(None, WebPPoint(quality=5, method=0)), 16_383)],
+    [(Jpeg(JpegPoint(quality=5)), 65_500), (WebP(WebPPoint(quality=5, method=0)), 16_383)],
 )
 def test_a_picture_beyond_the_encoder_names_the_sample(codec: ImageCodec, side: int) -> None:
     """The largest side that a format has is sent; one pixel more is one sentence with sample, size and limit."""
@@ -170,19 +168,19 @@ def test_a_picture_beyond_the_encoder_names_the_sample(codec: ImageCodec, side: 
 
 def test_a_payload_that_claims_a_large_picture_is_not_decoded() -> None:
     """A few hundred bytes that would become hundreds of megabytes; the limit is the server's, or 16 megapixels."""
-    body = bytearray(Jpeg(None, JpegPoint(quality=50)).encode(Image.new("RGB", (16, 16))))
+    body = bytearray(Jpeg(JpegPoint(quality=50)).encode(Image.new("RGB", (16, 16))))
     at = body.index(b"\xff\xc0") + 5
     body[at : at + 4] = (4001).to_bytes(2, "big") * 2
     with pytest.raises(BitstreamError, match="it has 4001 x 4001 px, more than the 16000000 px"):
         picture(bytes(body), ("JPEG",))
     with pytest.raises(BitstreamError, match="it has 16 x 16 px, more than the 255 px"):
-        picture(Jpeg(None, JpegPoint(quality=50)).encode(Image.new("RGB", (16, 16))), ("JPEG",), max_pixels=255)
+        picture(Jpeg(JpegPoint(quality=50)).encode(Image.new("RGB", (16, 16))), ("JPEG",), max_pixels=255)
 
 
 @given(st.data())
 def test_a_damaged_payload_is_a_bitstream_error_or_a_picture(data: st.DataObject) -> None:
     """Cut or overwritten anywhere, a payload never raises anything else."""
-    codec = data.draw(st.sampled_from([Jpeg(None, JpegPoint(quality=30)), WebP(None, WebPPoint(quality=30))]))
+    codec = data.draw(st.sampled_from([Jpeg(JpegPoint(quality=30)), WebP(WebPPoint(quality=30))]))
     body = bytearray(codec.encode(_picture(24, 24, 1)))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))

@@ -103,5 +103,5 @@ def test_a_limit_is_held_and_named() -> None:
     """The same file is within one limit and beyond another."""
     body = _sealed(100, 80, 0, 0)
     assert unpack(body, MODEL, 2, max_pixels=8000).width_px == 100
-    with pytest.raises(BitstreamError, match="100 x 80 px, which is 8000 px.*at most 7999 px"):
+    with pytest.raises(BitstreamError, match=r"100 x 80 px, which is 8000 px.*at most 7999 px"):
         unpack(body, MODEL, 2, max_pixels=7999)

@@ -40,7 +40,7 @@ def test_bundled_models_are_found_by_their_lambda(kind: type[NeuralCodec]) -> No
 def test_an_unknown_lambda_lists_the_known_ones() -> None:
     """A point names what there is."""
     with pytest.raises(CheckpointError, match=f"known: {next(iter(bundled('elic')))}, "):
-        Elic(None, NeuralPoint(weights=0.5))
+        Elic(NeuralPoint(weights=0.5))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_claim_of_terabytes_is_refused_before_they_are_asked_for(tmp_path: Pat
     path = tmp_path / "huge.safetensors"
     save_file(state, path)
     with pytest.raises(CheckpointError, match=r"huge\.safetensors: (Missing key|size mismatch)"):
-        Hyperprior(None, NeuralPoint(weights=str(path)))
+        Hyperprior(NeuralPoint(weights=str(path)))
 
 
 @pytest.mark.parametrize("kind", [Hyperprior, Elic])
@@ -74,7 +74,7 @@ def test_a_checkpoint_without_tables_gets_them(kind: type[NeuralCodec], tmp_path
     state = {name: t for name, t in load_file(_small(kind)).items() if not name.endswith(TABLES)}
     path = tmp_path / "mine.safetensors"
     save_file(state, path)
-    codec = kind(None, NeuralPoint(weights=str(path)))
+    codec = kind(NeuralPoint(weights=str(path)))
     assert codec.decode(codec.encode(Image.new("RGB", (70, 30), (90, 120, 40)))).size == (70, 30)
 
 
@@ -150,7 +150,7 @@ def test_what_is_not_a_hyperprior_is_refused(how: str, sentence: str, tmp_path: 
     path = tmp_path / "mine.safetensors"
     save_file({k: t.contiguous() for k, t in _broken(load_file(_small(Hyperprior)), how).items()}, path)
     with pytest.raises(CheckpointError, match=sentence) as caught:
-        Hyperprior(None, NeuralPoint(weights=str(path)))
+        Hyperprior(NeuralPoint(weights=str(path)))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -159,7 +159,7 @@ def test_one_codecs_checkpoint_is_not_the_others() -> None:
     """Both directions; the sentence says what the file is."""
     for kind, other, what in ((Hyperprior, Elic, "an ELIC"), (Elic, Hyperprior, "bmshj2018-hyperprior")):
         with pytest.raises(CheckpointError, match=f"its keys are those of {what}"):
-            kind(None, NeuralPoint(weights=str(_small(other))))
+            kind(NeuralPoint(weights=str(_small(other))))
 
 
 OLD_KEYS = {
@@ -171,9 +171,7 @@ OLD_KEYS = {
 @pytest.mark.parametrize("layout", OLD_KEYS)
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.module."])
 @pytest.mark.parametrize("kind", [Hyperprior, Elic])
-def test_older_layouts_are_the_same_model(
-    kind: type[NeuralCodec], wrapper: str, layout: str, tmp_path: Path
-) -> None:
+def test_older_layouts_are_the_same_model(kind: type[NeuralCodec], wrapper: str, layout: str, tmp_path: Path) -> None:
     """CompressAI's names of an entropy bottleneck's parameters in 1.0 and from 1.1 to 1.2.5, bare and wrapped."""
     newest, state = read(_small(kind)), {}
     for name, tensor in load_file(_small(kind)).items():
@@ -200,7 +198,7 @@ def test_another_code_bases_elic_is_called_what_it_is(tmp_path: Path) -> None:
     state = {"g_a.0.weight": torch.zeros(192, 3, 5, 5), "ParamAggregation.0.0.weight": torch.zeros(640, 672, 1, 1)}
     save_file(state, path := tmp_path / "elic.safetensors")
     with pytest.raises(CheckpointError, match="those of the ELIC of another code base than CompressAI"):
-        Elic(None, NeuralPoint(weights=str(path)))
+        Elic(NeuralPoint(weights=str(path)))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 a zip", b"\x80\x02}q.", bytes(100)])

@@ -44,6 +44,6 @@ def test_rate_is_what_is_sent() -> None:
     """Bits a pixel are the file's own, averaged over pictures and not over pixels."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     images = [Image.fromarray(noise), Image.fromarray(noise[:8, :8])]
-    codec = Jpeg(None, JpegPoint(quality=50))
+    codec = Jpeg(JpegPoint(quality=50))
     expected = np.mean([8 * len(codec.encode(image)) / (image.width * image.height) for image in images])
     assert measure(codec, images).bpp == pytest.approx(expected)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from harness.data import pictures
 from harness.errors import DataError
@@ -242,9 +242,11 @@ def test_a_jpeg_of_endless_scans_is_refused():
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
 
 
-@pytest.mark.parametrize(
-    "file", [EPS, b"", b"no picture", saved(Image.new("RGB", (8, 8)), "PPM"), saved(Image.new("RGB", (8, 8)), "ICO")]
-)
+OTHERS = [EPS, b"", b"no picture"]
+OTHERS += [saved(Image.new("RGB", (8, 8)), kind) for kind in ("PPM", "ICO", *["AVIF"] * features.check("avif"))]
+
+
+@pytest.mark.parametrize("file", OTHERS)
 def test_other_formats_are_not_read(file, monkeypatch):
     """PostScript above all: no program is started, and the formats that are read are named."""
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))

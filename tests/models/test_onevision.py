@@ -160,7 +160,7 @@ def test_stop_tokens_are_the_templates_and_the_checkpoints(folder, declared, ids
 def test_damaged_stop_tokens_are_refused(folder, declared):
     """What is no token's number is told with the file."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
-    with pytest.raises(CheckpointError, match="generation_config.json: eos_token_id is .* a token's number"):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id is .* a token's number"):
         load("llava-onevision-7b", weights=folder).language()
 
 
@@ -281,6 +281,12 @@ def larger_tokenizer(path):
     (path / "config.json").write_text(json.dumps(config))
 
 
+def both_sides(path):
+    """Loads the parts of a folder, one by one."""
+    models = load("llava-onevision-7b", weights=path)
+    return models.vision(), models.language()
+
+
 DAMAGE = [
     (damage_config, "config.json: is not JSON"),
     (foreign_config, "config.json: model_type is 'llava'; 'llava_onevision' is wanted"),
@@ -301,8 +307,7 @@ def test_damaged_and_foreign_checkpoints(folder, damage, sentence):
     """Each is refused in one sentence that names the file."""
     damage(folder)
     with pytest.raises(CheckpointError, match=sentence.replace("|", r"\|")) as refusal:
-        models = load("llava-onevision-7b", weights=folder)
-        models.vision(), models.language()
+        both_sides(folder)
     assert str(folder) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

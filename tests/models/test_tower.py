@@ -5,7 +5,6 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-from harness.errors import CheckpointError
 from harness.models import tower
 from harness.models.contract import Layout, Tiles
 

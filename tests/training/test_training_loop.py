@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,15 +13,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from harness.data.sample import Question, Sample
 from harness.errors import CheckpointError, ScenarioError
+from harness.models.contract import Untimed
+from harness.models.files import PARTS
 from harness.models.onevision import load as load_onevision
-from harness.profiling.clock import StageClock
+from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import TofcCodec
-from harness.training import result
+from harness.tofc.trained import adapter_beside, find_codec
 from harness.training.load import load
 from harness.training.loop import Training
 
@@ -58,9 +61,11 @@ def test_from_zero_the_loss_falls_and_the_streams_decode(
     assert "| 3 |" in (tmp_path / "out" / "card.md").read_text()
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
 
-    backbone = load_onevision("mini-onevision", weights=onevision_folder)
-    plain = backbone.model.state_dict()
-    scheme = Tofc(backbone, TofcPoint(codec=str(tmp_path / "out"), merge_to=3 / 16))
+    models = load_onevision("mini-onevision", weights=onevision_folder)
+    sides = (models.vision().vision_tower, models.language()._engine.language)
+    plain = [{name: t.clone() for name, t in side.state_dict().items()} for side in sides]
+    point = TofcPoint(codec=str(tmp_path / "out"), merge_to=3 / 16)
+    device, server = Tofc.device_half(models, point), Tofc.server_half(models, point)
     sample = Sample(
         id="0",
         image_bytes=(tmp_path / "images" / "some" / "1.png").read_bytes(),
@@ -69,12 +74,16 @@ def test_from_zero_the_loss_falls_and_the_streams_decode(
         category="",
         group="0",
     )
-    payload = scheme.on_device(sample, StageClock())
-    (answer,) = scheme.on_server(payload, [sample.question], StageClock())
-    assert answer.visual_tokens == 3 * len(backbone.preprocess(sample.image()).pixels_PCHW)
-    assert all(torch.equal(t, plain[name]) for name, t in backbone.model.state_dict().items())
-    differs = [not torch.equal(a, b) for a, b in zip(scheme.backbone.model.parameters(), plain.values(), strict=False)]
-    assert any(differs)
+    data = send(device, sample, Untimed())
+    assert isinstance(data, bytes)
+    (answer,) = receive(server, data, [sample.question], Untimed(), kind=Tofc.kind)
+    assert answer.visual_tokens == 3 * len(models.vision().preprocess(sample.image()).pixels_PCHW)
+    for side, before in zip((models.vision().vision_tower, models.language()._engine.language), plain, strict=True):
+        assert all(torch.equal(t, before[name]) for name, t in side.state_dict().items())
+    for side, before in zip((device.vision.vision_tower, server.language._engine.language), plain, strict=True):
+        assert all(not torch.equal(t, before[n]) for n, t in side.state_dict().items() if n.endswith("q_proj.weight"))
+    pairs = (server.language, models.language())
+    assert not torch.equal(*(side.projector.linear_1.weight for side in pairs))
 
 
 @pytest.mark.parametrize("stop_after", [3, 11])
@@ -87,6 +96,8 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
     train(config, f"out={whole}")
     with pytest.raises(KeyboardInterrupt):
         train(config, f"out={stopped}", stop_after=stop_after)
+    with (stopped / "log.jsonl").open("ab") as log:
+        log.write(b'{"step": 4, "loss": 0.')  # What a kill leaves of a line.
     with safe_open(stopped / "checkpoint.safetensors", "pt") as file:
         state = json.loads(file.metadata()["state"])
     assert (state["stage"], state["steps"]) == (("prefit", 2) if stop_after == 3 else ("joint", 4))
@@ -134,14 +145,19 @@ def test_a_frozen_backbone_leaves_a_codec_alone(
     """Rank 0: no adapter; the scheme runs on the backbone itself, but not on other weights than it was made for."""
     train(write_config(lora={"rank": 0}, steps=0, prefit={"steps": 2, "pictures": 4, "batch": 2}))
     assert not (tmp_path / "out" / "adapter").exists()
-    backbone = load_onevision("mini-onevision", weights=onevision_folder)
-    path = result.find_codec("mini-onevision", str(tmp_path / "out"))
-    assert result.backbone_of(backbone, path) is backbone
+    models = load_onevision("mini-onevision", weights=onevision_folder)
+    path = find_codec("mini-onevision", str(tmp_path / "out"))
+    assert adapter_beside(path, models, PARTS) is None
     assert TofcCodec.load(path).config.n_experts == 3
-    with torch.no_grad():
-        backbone.model.model.image_newline.add_(1.0)
-    with pytest.raises(CheckpointError, match=r"was trained with weights .* of mini-onevision, and these are"):
-        result.backbone_of(backbone, path)
+    changed = shutil.copytree(onevision_folder, tmp_path / "changed")
+    tensors = load_file(onevision_folder / "model.safetensors")
+    (newline,) = (name for name in tensors if name.endswith("image_newline"))
+    save_file({**tensors, newline: tensors[newline] + 1}, changed / "model.safetensors", {"format": "pt"})
+    models = load_onevision("mini-onevision", weights=changed)
+    point = TofcPoint(codec=str(tmp_path / "out"), merge_to=3 / 16)
+    assert Tofc.device_half(models, point)
+    with pytest.raises(CheckpointError, match=r"was trained with weights .* of the projector of mini-onevision, and"):
+        Tofc.server_half(models, point)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

@@ -9,13 +9,13 @@ import pytest
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, UnavailableError
+from harness.models.contract import Untimed
 from harness.models.onevision import load as load_onevision
 from harness.models.prompts import ONEVISION
-from harness.models.contract import Untimed
 from harness.profiling.clock import StageClock
-from harness.schemes.contract import Payload
+from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import Tofc, TofcPoint
-from harness.training import result
+from harness.tofc import trained
 from harness.zoo.pages import Bundled
 
 SMOKE = Path(__file__).parents[2] / "training" / "mini_smoke.yaml"
@@ -35,23 +35,27 @@ def test_bundled_pages_are_asked_anew_in_every_pass() -> None:
 def test_a_codec_of_the_zoo_is_a_point_of_the_scheme(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trained on bundled pages; every declared stage is timed, and damage to the stream is a BitstreamError."""
+    """Trained on bundled pages; every stage is timed on its side, and damage to the stream is a BitstreamError."""
     few = ("data.pages=5", "prefit.steps=2", "prefit.pictures=2", "prefit.batch=1", "batch=1", "steps=1", "held_out=1")
     folder = tmp_path / "mini-onevision" / "lambda-0.3"
     train(SMOKE, *few, f"out={folder}")
-    monkeypatch.setattr(result, "CODECS", tmp_path)
-    backbone = load_onevision("mini-onevision")
-    scheme = Tofc(backbone, TofcPoint(codec="lambda-0.3", merge_to=0.021))
+    monkeypatch.setattr(trained, "CODECS", tmp_path)
+    models = load_onevision("mini-onevision")
+    point = TofcPoint(codec="lambda-0.3", merge_to=0.021)
+    device, server = Tofc.device_half(models, point), Tofc.server_half(models, point)
     sample = samples(book("test", 0)[:1], paired=False)[0]
-    clock = StageClock()
-    payload = scheme.on_device(sample, clock)
-    (answer,) = scheme.on_server(payload, [sample.question], clock)
-    assert tuple(clock.seconds) == (*Tofc.device_stages, *Tofc.server_stages)
-    n_h, n_w = backbone.preprocess(sample.image()).grid
+    clocks = StageClock(), StageClock()
+    data = send(device, sample, clocks[0])
+    assert isinstance(data, bytes)
+    (answer,) = receive(server, data, [sample.question], clocks[1], kind=Tofc.kind)
+    assert tuple(clocks[0].seconds) == ("preprocess", "vision_encode", "merge", "encode")
+    assert tuple(clocks[1].seconds) == ("decode", "project", "prefill", "generate")
+    n_h, n_w = models.vision().preprocess(sample.image()).layout.grid
     assert answer.visual_tokens == 3 * (n_h * n_w + 1)
-    damaged = bytearray(payload.body)
+    damaged = bytearray(data)
     damaged[len(damaged) // 2] ^= 1
     with pytest.raises(BitstreamError):
-        scheme.on_server(Payload(payload.kind, bytes(damaged)), [sample.question], Untimed())
-    with pytest.raises(UnavailableError, match=r"unknown codec 'huge'; known: lambda-0.3; or give a folder's path"):
-        Tofc(backbone, TofcPoint(codec="huge", merge_to=0.044))
+        receive(server, bytes(damaged), [sample.question], Untimed(), kind=Tofc.kind)
+    for half in (Tofc.device_half, Tofc.server_half):
+        with pytest.raises(UnavailableError, match=r"unknown codec of mini-onevision 'huge'; known: lambda-0.3; or"):
+            half(models, TofcPoint(codec="huge", merge_to=0.044))

@@ -25,7 +25,7 @@ def fresh():
 @pytest.fixture(scope="module")
 def teacher():
     """What it begins with."""
-    return onevision.load("mini-onevision")
+    return onevision.load("mini-onevision").backbone()
 
 
 def test_it_speaks_as_its_teacher(fresh, teacher):
@@ -113,7 +113,7 @@ def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
     answer = fresh.tokenizer.encode(asked.truth + fresh.template.stop).ids
     with torch.no_grad():
         loss, _ = answer_loss(fresh.model, fresh.tokenizer, [picture], [[asked]], fresh.template)
-        prompt = fresh.prompt(picture, asked.question)
+        prompt = fresh.prompt([picture], asked.question)
         read = torch.cat((prompt, fresh.model.get_input_embeddings()(torch.tensor(answer[:1]))))
         logits = fresh.model(inputs_embeds=read[None]).logits[0, -2:]
     wanted = torch.nn.functional.cross_entropy(logits, torch.tensor(answer))
@@ -149,7 +149,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path, monkeypatch):
 
 def test_the_stored_weights_answer_the_held_out_split(right_of_forty):
     """On forty held-out questions: above chance with all tokens or a ninth of them, at chance without an image."""
-    trained = llava15.load("mini-llava15")
+    trained = llava15.load("mini-llava15").backbone()
     assert sum(file.stat().st_size for file in (ZOO / mini_llava15.NAME).iterdir()) < 10e6
     right = right_of_forty(trained, 36)
     assert right["all"] >= 20

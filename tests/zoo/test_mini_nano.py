@@ -14,7 +14,7 @@ FOLDER = Path(mini_nano.__file__).parent / mini_nano.NAME
 @pytest.fixture(scope="module")
 def trained():
     """The backbone with the zoo's weights."""
-    return load(mini_nano.NAME)
+    return load(mini_nano.NAME).backbone()
 
 
 def test_its_language_model_is_a_fraction_of_the_larger_ones():
@@ -46,7 +46,7 @@ def test_the_text_stages_teach_it(tmp_path, monkeypatch):
 def test_the_stored_weights_are_small_and_share_the_tower(trained):
     """The file has its place in the repository; what it sees is what mini-onevision sees, up to half precision."""
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 6e6
-    theirs = load(mini_onevision.NAME).model.model.vision_tower.state_dict()
+    theirs = load(mini_onevision.NAME).vision().vision_tower.state_dict()
     for name, tensor in trained.model.model.vision_tower.state_dict().items():
         torch.testing.assert_close(tensor, theirs[name], rtol=2e-3, atol=1e-5)
 

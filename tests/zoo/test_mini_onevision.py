@@ -23,7 +23,7 @@ from harness.zoo.vocabulary import STOP, make_tokenizer
 @pytest.fixture(scope="module")
 def trained():
     """The backbone with the zoo's weights."""
-    return load("mini-onevision")
+    return load("mini-onevision").backbone()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
     answer = fresh.tokenizer.encode(asked.truth + STOP).ids
     with torch.no_grad():
         loss, _ = answer_loss(fresh.model, fresh.tokenizer, [picture], [[asked]])
-        prompt = fresh.prompt(picture, asked.question)
+        prompt = fresh.prompt([picture], asked.question)
         read = torch.cat((prompt, fresh.model.get_input_embeddings()(torch.tensor(answer[:1]))))
         logits = fresh.model(inputs_embeds=read[None]).logits[0, -2:]
     assert float(loss) == pytest.approx(

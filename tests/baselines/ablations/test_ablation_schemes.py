@@ -13,18 +13,19 @@ from harness import catalog
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
-from harness.models.onevision import OneVision, load
 from harness.models.contract import Untimed
+from harness.models.llava import Llava, LlavaModels
+from harness.models.onevision import load
 from harness.profiling.clock import StageClock
-from harness.schemes.contract import Payload
+from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import TofcPoint
 
 TINY = Budget(feature_steps=2, answer_steps=2, pictures=2, asked=2)
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Iterator[OneVision]:
-    """The zoo's backbone on one thread."""
+def models() -> Iterator[LlavaModels]:
+    """The parts of the zoo's backbone on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield load("mini-onevision")
@@ -32,13 +33,19 @@ def backbone() -> Iterator[OneVision]:
 
 
 @pytest.fixture(scope="module")
-def kept(backbone: OneVision) -> list[Lesson]:
+def backbone(models: LlavaModels) -> Llava:
+    """The whole of it."""
+    return models.backbone()
+
+
+@pytest.fixture(scope="module")
+def kept(backbone: Llava) -> list[Lesson]:
     """Four pages, reduced by every scheme."""
     return lessons(backbone, book("train", 900_000)[:4], list(POINTS))
 
 
 @pytest.fixture(scope="module")
-def weights(backbone: OneVision, kept: list[Lesson], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(backbone: Llava, kept: list[Lesson], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the bundled one, with the first point of every scheme."""
     folder = tmp_path_factory.mktemp("weights")
     for scheme, points in POINTS.items():
@@ -53,21 +60,24 @@ def _found_there(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("scheme", list(POINTS), ids=lambda scheme: scheme.kind)
-def test_every_ablation_answers_from_its_stream(backbone: OneVision, scheme: type[Ablation]) -> None:
+def test_every_ablation_answers_from_its_stream(models: LlavaModels, scheme: type[Ablation]) -> None:
     """Its stages are TOFC's, its tokens as many as are asked for, and damage to its stream is a BitstreamError."""
     assert catalog.load("scheme", scheme.kind, catalog.SCHEMES) is scheme
-    made = scheme(backbone, TofcPoint(codec=POINTS[scheme][0], merge_to=0.02))
+    point = TofcPoint(codec=POINTS[scheme][0], merge_to=0.02)
+    device, server = scheme.device_half(models, point), scheme.server_half(models, point)
     sample = samples(book("test", 0)[:1], paired=False)[0]
-    clock = StageClock()
-    payload = made.on_device(sample, clock)
-    (answer,) = made.on_server(payload, [sample.question], clock)
-    assert tuple(clock.seconds) == (*scheme.device_stages, *scheme.server_stages)
-    n_h, n_w = backbone.preprocess(sample.image()).grid
+    clocks = StageClock(), StageClock()
+    data = send(device, sample, clocks[0])
+    assert isinstance(data, bytes)
+    (answer,) = receive(server, data, [sample.question], clocks[1], kind=scheme.kind)
+    assert tuple(clocks[0].seconds) == ("preprocess", "vision_encode", "merge", "encode")
+    assert tuple(clocks[1].seconds) == ("decode", "project", "prefill", "generate")
+    n_h, n_w = models.vision().preprocess(sample.image()).layout.grid
     assert answer.visual_tokens == 3 * (n_h * n_w + 1)
-    damaged = bytearray(payload.body)
+    damaged = bytearray(data)
     damaged[len(damaged) // 2] ^= 1
     with pytest.raises(BitstreamError):
-        made.on_server(Payload(payload.kind, bytes(damaged)), [sample.question], Untimed())
+        receive(server, bytes(damaged), [sample.question], Untimed(), kind=scheme.kind)
 
 
 def test_each_is_asked_the_same_and_sees_its_own(kept: list[Lesson]) -> None:
@@ -82,7 +92,7 @@ def test_each_is_asked_the_same_and_sees_its_own(kept: list[Lesson]) -> None:
     assert all(not torch.equal(one, other) for n, one in enumerate(merged) for other in merged[:n])
 
 
-def test_training_moves_projector_and_qformer_and_leaves_the_backbone(backbone: OneVision, kept: list[Lesson]) -> None:
+def test_training_moves_projector_and_qformer_and_leaves_the_backbone(backbone: Llava, kept: list[Lesson]) -> None:
     """What the paper trains besides the codec is trained; the frozen rest, and the backbone's projector, stay."""
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     torch.manual_seed(0)
@@ -95,32 +105,39 @@ def test_training_moves_projector_and_qformer_and_leaves_the_backbone(backbone: 
     assert not torch.equal(found.reducer.get_parameter("queries_CH"), start.get_parameter("queries_CH"))
 
 
-def test_the_same_seed_gives_the_same_point(backbone: OneVision, kept: list[Lesson]) -> None:
+def test_the_same_seed_gives_the_same_point(backbone: Llava, kept: list[Lesson]) -> None:
     """Whatever was trained before it."""
     first, again = (train_point(backbone, kept, Unmerged, "lambda-0.2", TINY) for _ in range(2))
     assert first.codec.frozen.digest == again.codec.frozen.digest
 
 
-def test_an_unknown_point_lists_the_known_ones(backbone: OneVision) -> None:
+def test_an_unknown_point_lists_the_known_ones(models: LlavaModels) -> None:
     """A scenario that names a point that nobody trained is told which there are."""
-    with pytest.raises(UnavailableError, match=r"tofc_heuristic: unknown codec 'bits-9'; known: bits-3"):
-        Heuristic(backbone, TofcPoint(codec="bits-9", merge_to=0.02))
+    for half in (Heuristic.device_half, Heuristic.server_half):
+        with pytest.raises(UnavailableError, match=r"tofc_heuristic: unknown codec 'bits-9'; known: bits-3"):
+            half(models, TofcPoint(codec="bits-9", merge_to=0.02))
 
 
-def test_a_damaged_point_is_refused(backbone: OneVision, weights: Path) -> None:
+def both_halves(models: LlavaModels, point: TofcPoint) -> None:
+    """Makes those of the learned queries."""
+    QFormerQueries.device_half(models, point)
+    QFormerQueries.server_half(models, point)
+
+
+def test_a_damaged_point_is_refused(models: LlavaModels, weights: Path) -> None:
     """Each of its files in turn, by its name."""
     point = POINTS[QFormerQueries][0]
-    folder = weights / backbone.name / QFormerQueries.kind / point
+    folder = weights / models.name / QFormerQueries.kind / point
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(CheckpointError, match=path.name):
-            QFormerQueries(backbone, TofcPoint(codec=point, merge_to=0.02))
+            both_halves(models, TofcPoint(codec=point, merge_to=0.02))
         path.write_bytes(whole)
 
 
 def test_the_recipe_makes_what_is_missing_and_nothing_twice(
-    backbone: OneVision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    backbone: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Points land one by one; a second run finds them, and its card has their bytes."""
     monkeypatch.setattr(
