@@ -117,6 +117,21 @@ def test_long_names_can_be_read(points: pd.DataFrame, numbers: pd.DataFrame) -> 
     assert_readable(latency_bars.draw(numbers.replace({"pipeline": long}), PARTS, about))
 
 
+@pytest.mark.parametrize("name", ["Ba$$in: ($5) and ($_10)", "plan $5_$ a month", "from $5 to $10", r"\frac{1}{2}$^$"])
+def test_a_dollar_in_a_name_is_a_dollar(points: pd.DataFrame, numbers: pd.DataFrame, tmp_path: Path, name: str) -> None:
+    """Titles, uplinks and schemes are drawn letter by letter; none is read as a formula, and none ends the drawing."""
+    about = Provenance(title=name, stand_ins=name, warnings=[name], sources=name)
+    channels = dict.fromkeys(numbers["channel"].dropna().unique()[:1], name)
+    with style.styled():
+        bars = latency_bars.draw(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), about)
+        curves = rate_performance.draw(points.replace({"pipeline": {"jpeg": name}}), about)
+        style.save(bars, tmp_path, "bars")
+        style.save(curves, tmp_path, "curves")
+    for figure in (bars, curves):
+        assert any(name in text.get_text().replace("\n", " ") for text in figure.findobj(Text))
+        assert not any(text.get_parse_math() for text in figure.findobj(Text))
+
+
 def bars_axes(figure: Figure) -> list[Axes]:
     """The axes that hold bars."""
     return [axes for axes in figure.axes if any(isinstance(patch, Rectangle) for patch in axes.patches)]

@@ -1,0 +1,183 @@
+"""What people who write schemes are given: the recipe in CONTRIBUTING.md, and a scheme and a model that need nothing."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from harness import measure
+from harness.data.asking import samples
+from harness.data.gathered import gather
+from harness.data.streetsqa import book
+from harness.errors import BitstreamError
+from harness.models.contract import Answer, Untimed
+from harness.models.onevision import load
+from harness.profiling.clock import StageClock
+from harness.profiling.telemetry import Telemetry
+from harness.runs.store import Run
+from harness.scenario.model import Measure
+from harness.schemes.envelope import pack, receive, send
+from harness.schemes.contract import Payload
+from harness.schemes.fake import Fake, FakeModels, FakePoint
+
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
+PAGES = samples(book("test", 0)[:3], paired=False)
+
+
+class Silent:
+    """A reporter that shows nothing."""
+
+    def warn(self, text):
+        """Nothing."""
+
+    def phase(self, name, total, done):
+        """Nothing."""
+
+    def advance(self):
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """The recipe's code, word for word, as a module."""
+    section = CONTRIBUTING.read_text(encoding="utf-8").partition("## Adding a scheme\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    module = types.ModuleType("recipe")
+    sys.modules["recipe"] = module
+    exec(compile(code, str(CONTRIBUTING), "exec"), module.__dict__)
+    yield module
+    del sys.modules["recipe"]
+
+
+@pytest.mark.parametrize("make_models", [FakeModels, lambda: load("mini-onevision")], ids=["fake", "mini-onevision"])
+def test_the_recipe_is_a_scheme(recipe, make_models) -> None:
+    """Its halves, made apart, answer a sample; parameters change bytes' values, damage is told, stages are timed."""
+    models, sample = make_models(), PAGES[0]
+    answered = []
+    for bits in (16, 9):
+        point = recipe.MeanPoint(bits=bits)
+        clocks = StageClock(), StageClock()
+        data = send(recipe.Mean.device_half(models, point), sample, clocks[0])
+        server = recipe.Mean.server_half(make_models(), point)
+        (answer,) = receive(server, data, [sample.question], clocks[1], kind=recipe.Mean.kind)
+        assert isinstance(answer, Answer)
+        assert tuple(clocks[0].seconds) == ("preprocess", "vision_encode", "merge", "encode")
+        assert tuple(clocks[1].seconds) == ("decode", "project", "prefill", "generate")
+        patches = len(data[8:-4]) // (2 * models.language().feature_dim)
+        assert answer.visual_tokens == patches
+        answered.append(data)
+    assert len(answered[0]) == len(answered[1])
+    assert answered[0] != answered[1]
+    with pytest.raises(BitstreamError, match="no whole number of features"):
+        receive(server, pack(Payload("mean", (b"abc",))), [sample.question], Untimed(), kind="mean")
+    with pytest.raises(BitstreamError):
+        receive(server, answered[0][:-1], [sample.question], Untimed(), kind="mean")
+
+
+def plan_of(scheme, *points) -> measure.Plan:
+    """What is measured of a scheme with the fake model."""
+    halves = {
+        (scheme.kind, point.label): measure.Split(
+            kind=scheme.kind,
+            device=scheme.device_half(FakeModels(), point),
+            server=scheme.server_half(FakeModels(), point),
+        )
+        for point in points
+    }
+    gathered = gather({"StreetsQA": PAGES}, len(PAGES), 0)
+    return measure.Plan(
+        halves=halves,
+        samples=gathered,
+        sample_digests=[sample.image_id + sample.id for sample in gathered],
+        depends={key: {"scheme": "fake"} for key in halves},
+    )
+
+
+def test_a_scheme_is_measured_into_a_run(tmp_path: Path, manifest) -> None:
+    """Answers and times of the fake scheme are rows: each sample's, each round's, with processor time and its side."""
+    plan = plan_of(Fake, FakePoint(), FakePoint(levels=4))
+    schedule = Measure(timed_samples=2, repeats=3, warmup=1)
+    with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
+        measure.answer(plan, ongoing, Silent())
+        measure.time(
+            plan,
+            ongoing,
+            Silent(),
+            schedule=schedule,
+            seed=7,
+            machine="here",
+            device="cpu",
+            telemetry=Telemetry(),
+        )
+        outcomes = ongoing.table("outcomes").to_pandas()
+        stages = ongoing.table("stages").to_pandas()
+    assert len(outcomes) == 2 * len(plan.samples)
+    assert set(outcomes["payload_bytes"]) == {64 + 12}
+    assert set(outcomes["visual_tokens"]) == {16}
+    assert set(outcomes["answer_tokens"]) == {2}
+    assert (outcomes["prompt_tokens"] > 16).all()
+    assert outcomes.groupby("point")["sample"].nunique().eq(len(plan.samples)).all()
+    sides = {side: set(of_side["stage"]) for side, of_side in stages.groupby("side")}
+    assert sides == {
+        "device": {"preprocess", "vision_encode", "encode"},
+        "server": {"decode", "project", "prefill", "generate"},
+    }
+    assert stages.groupby(["point", "side", "stage"]).size().eq(2 * 3).all()
+    assert (stages["seconds"] >= 0).all()
+    assert (stages["cpu_s"] >= 0).all()
+    assert stages["cpu_s"].sum() > 0
+    assert set(stages["round"]) == {0, 1, 2}
+
+
+class Mirrored(Fake):
+    """A scheme that names a stage of its server half as one of its device half is named."""
+
+    kind = "mirrored"
+
+    @classmethod
+    def server_half(cls, models, point):
+        """The fake's, under a stage called encode."""
+        inner = Fake.server_half(models, point)
+
+        def half(payload, questions, clock):
+            with clock.stage("encode"):
+                sum(range(200_000))
+            return inner(payload, questions, clock)
+
+        return half
+
+    @classmethod
+    def device_half(cls, models, point):
+        """The fake's, as a payload of its own kind."""
+        inner = Fake.device_half(models, point)
+        return lambda sample, clock: Payload(cls.kind, inner(sample, clock).bodies)
+
+
+def test_one_stage_name_on_both_sides_is_two_stages(tmp_path: Path, manifest) -> None:
+    """A stage's side is where it was timed: rows of the same name on two sides are kept apart."""
+    plan = plan_of(Mirrored, FakePoint())
+    with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
+        measure.time(
+            plan,
+            ongoing,
+            Silent(),
+            schedule=Measure(timed_samples=1, repeats=4, warmup=1),
+            seed=7,
+            machine="here",
+            device="cpu",
+            telemetry=Telemetry(),
+        )
+        stages = ongoing.table("stages").to_pandas()
+    encode = stages[stages["stage"] == "encode"].groupby("side")
+    assert encode.size().to_dict() == {"device": 4, "server": 4}
+    assert encode["cpu_s"].median()["server"] > encode["cpu_s"].median()["device"]
+
+
+def test_the_fake_halves_ask_for_what_they_need() -> None:
+    """The device half asks for the vision side, the server half for the language side."""
+    for half, asked in (("device_half", ["vision"]), ("server_half", ["language"])):
+        models = FakeModels()
+        getattr(Fake, half)(models, FakePoint())
+        assert models.asked == asked
