@@ -8,6 +8,7 @@ import yaml
 
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
+from harness.analysis import Analysis
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError, UnavailableError
@@ -15,7 +16,6 @@ from harness.models.contract import Request, Untimed
 from harness.models.llava15 import load as load_llava15
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock
-from harness.analysis import Analysis
 from harness.scenario.load import load as load_scenario
 from harness.schemes.contract import Answer, Payload
 from harness.schemes.envelope import pack, receive, send

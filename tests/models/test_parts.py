@@ -298,7 +298,10 @@ CONFIGS = [
     (change("vision_feature_layer", to=3), "vision_feature_layer is 3; a tower of 2 layers has -3 to 2"),
     (change("vision_feature_layer", to=-4), "vision_feature_layer is -4; a tower of 2 layers"),
     (change("vision_feature_layer", to=[-1, -2]), r"vision_feature_layer is \[-1, -2\]; the number of one layer"),
-    (change("vision_feature_select_strategy", to="cls"), "vision_feature_select_strategy.* cls|vision_feature_select_strategy is 'cls'"),
+    (
+        change("vision_feature_select_strategy", to="cls"),
+        "vision_feature_select_strategy.* cls|vision_feature_select_strategy is 'cls'",
+    ),
     (change("vision_aspect_ratio", to="anyres"), "vision_aspect_ratio is 'anyres'"),
     (change("vision_aspect_ratio", to="square"), "vision_aspect_ratio is 'square'"),
     (change("vision_aspect_ratio", to="anyres_max_0"), "vision_aspect_ratio is 'anyres_max_0'"),

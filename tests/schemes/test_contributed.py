@@ -18,8 +18,8 @@ from harness.profiling.clock import StageClock
 from harness.profiling.telemetry import Telemetry
 from harness.runs.store import Run
 from harness.scenario.model import Measure
-from harness.schemes.envelope import pack, receive, send
 from harness.schemes.contract import Payload
+from harness.schemes.envelope import pack, receive, send
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
