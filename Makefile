@@ -1,5 +1,7 @@
 # Every target does all of its own set-up, in a virtual environment of the project's.
 PYTHON ?= python3
+# Another release of torch than the pinned one, such as a smaller one: see the README.
+TORCH ?=
 BIN := .venv/bin
 SCENARIO ?= scenarios/realworldqa_lowrate.yaml
 CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/lambda-0.3 mini-onevision/lambda-1.0 \
@@ -7,18 +9,19 @@ CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/la
 NIGHTLY := scenarios/realworldqa.yaml scenarios/mme.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench weights nightly clean
+.PHONY: help run test lint bench wheels weights nightly clean
 
 help:  ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	sed -e '' $(if $(TORCH),-e 's/^torch==.*/torch==$(TORCH)/' -e '/^torchvision==/d') constraints.txt > .venv/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[test]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt --editable '.[dev]'
 	@touch $@
 
 run: .venv/installed  ## Run the main job (SCENARIO=...) to its table and figures
@@ -36,6 +39,9 @@ lint: .venv/installed-dev  ## Check style, types and layers
 
 bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
+
+wheels: .venv/installed  ## Ask the package index for a wheel of every package, on each machine and Python
+	$(BIN)/python -m tools.wheels --extra test
 
 weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/python -m harness.zoo.mini_onevision

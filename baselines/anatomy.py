@@ -4,28 +4,27 @@ import contextlib
 import functools
 from pathlib import Path
 
-from baselines import neural_weights
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
-from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, unpack
+from baselines.neural_container import MAGIC, MAX_SIDE_PX, MODEL_BYTES, Picture, unpack
 from baselines.raw_features import unpack as unpack_features
 from harness.errors import BitstreamError
 from harness.schemes.anatomy import Anatomy
 
 _MOST_GROUPS = 16
+_KINDS = {1: "a factorized prior", 2: "hyperprior", 3: "a checkerboard model"}
+"""What has so few strings."""
 _RAW_MAGIC = b"RAWF"
 
 
 def of_neural_file(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG001
-    """A file of :mod:`baselines.neural_container`: header, z and y of hyperprior or ELIC."""
+    """A file of :mod:`baselines.neural_container`: header, z and y of a learned image codec."""
     if not body.startswith(MAGIC):
         return None
     model = body[len(MAGIC) : len(MAGIC) + MODEL_BYTES]
     picture = _picture(body, model)
-    *y, z = picture.strings
+    *y, z = picture.strings if len(picture.strings) > 1 else (*picture.strings, b"")
     of_y = sum(map(len, y))
     header = len(body) - of_y - len(z)
-    kind = "ELIC" if len(y) > 1 else "hyperprior"
+    kind = _KINDS.get(len(picture.strings), "ELIC")
     what = f"a file of {kind}, {_name(model)}, {picture.width_px} x {picture.height_px} px"
     notes = []
     if kind == "ELIC":
@@ -54,13 +53,10 @@ def _picture(body: bytes, model: bytes) -> Picture:
 
     The fewest that fit are right: with fewer than there are, the lengths not read and their strings are left over.
     """
-    try:
-        return unpack(body, model, 2)
-    except BitstreamError:
-        for n_strings in range(5, 2 * _MOST_GROUPS + 2, 2):
-            with contextlib.suppress(BitstreamError):
-                return unpack(body, model, n_strings)
-        raise
+    for n_strings in range(1, 2 * _MOST_GROUPS + 1):
+        with contextlib.suppress(BitstreamError):
+            return unpack(body, model, n_strings, MAX_SIDE_PX**2)
+    return unpack(body, model, 2 * _MOST_GROUPS + 1, MAX_SIDE_PX**2)
 
 
 def _name(model: bytes) -> str:
@@ -72,11 +68,11 @@ def _name(model: bytes) -> str:
 @functools.cache
 def _bundled() -> dict[bytes, float]:
     """The lambda of each bundled model."""
+    from baselines.networks.weights import NETWORKS, fingerprint, ready
+    from baselines.neural_codec import bundled
+
     found = {}
-    for codec in (Hyperprior, Elic):
-        for rate_weight, path in neural_weights.bundled(codec.kind).items():
-            state = neural_weights.read(path)
-            net = codec.network_of(path, state)
-            neural_weights.load(path, net, state)
-            found[neural_weights.fingerprint(net, MODEL_BYTES)] = rate_weight
+    for codec in NETWORKS:
+        for rate_weight in bundled(codec):
+            found[fingerprint(ready(codec, rate_weight).state_dict(), MODEL_BYTES)] = rate_weight
     return found

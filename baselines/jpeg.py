@@ -33,4 +33,4 @@ class Jpeg(ImageCodec):
 
     def decode(self, body: bytes) -> Image.Image:
         """The picture in a JPEG file; raises BitstreamError where there is none."""
-        return picture(body, ("JPEG",))
+        return picture(body, ("JPEG",), self.max_pixels)

@@ -11,13 +11,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import torch
-from compressai.layers import AttentionBlock
-from compressai.models import ScaleHyperprior
-from compressai.models.sensetime import ResidualBottleneckBlock
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pixel_unshuffle
+
+from baselines.networks.hyperprior import ScaleHyperprior
+from baselines.networks.layers import AttentionBlock, ResidualBottleneckBlock
 
 GAIN = 0.5
 """Of every layer but the last, which keeps activations where GDN is nearly linear."""
@@ -36,7 +35,7 @@ def steps_per_unit(lambda_: float) -> float:
 
 @torch.no_grad()
 def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
-    """Set a ScaleHyperprior or Elic2022Official in place, from pictures; the rest stays as compressai drew it."""
+    """Set a ScaleHyperprior or Elic2022Official in place, from pictures; the rest stays as it was drawn."""
     down: list[Any] = [layer for layer in net.g_a if isinstance(layer, nn.Conv2d)]
     up: list[Any] = [layer for layer in net.g_s if isinstance(layer, nn.ConvTranspose2d)][::-1]
     last_gain = steps_per_unit(lambda_) / GAIN ** (len(down) - 1)
@@ -53,11 +52,12 @@ def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
         x_BCHW = conv2d(x_BCHW, gain * basis_OC22, stride=2)
     for module in (*net.g_a.modules(), *net.g_s.modules()):
         if isinstance(module, ResidualBottleneckBlock):
-            module.conv3.weight.zero_()
-            module.conv3.bias.zero_()
+            for parameter in module.conv3.parameters():
+                parameter.zero_()
         if isinstance(module, AttentionBlock):
-            module.conv_b[-1].weight.mul_(_FAINT)
-            module.conv_b[-1].bias.fill_(_SHUT)
+            gate: Any = module.conv_b[-1]
+            gate.weight.mul_(_FAINT)
+            gate.bias.fill_(_SHUT)
     if not isinstance(net, ScaleHyperprior):
         _keep_signals_alive(net.latent_codec)
     y_BMHW = net.g_a(x_B3HW)
@@ -79,20 +79,20 @@ def rescale(net: Any, factor: float) -> None:
         layer.bias.mul_(factor)
 
 
-def _reading_layers(net: Any) -> list[tuple[nn.Conv2d, int]]:
+def _reading_layers(net: Any) -> list[tuple[Any, int]]:
     """The layers of the entropy model that read y, each with the first channel that it reads."""
     if isinstance(net, ScaleHyperprior):
         return [(net.h_a[0], 0)]
-    model = net.latent_codec["y"]
+    model = net.latent_codec.y
     spatial = [(model.latent_codec[f"y{k}"].context_prediction, sum(net.groups[:k])) for k in range(len(net.groups))]
-    return [(net.latent_codec["hyper"].h_a[0], 0), *((c[0], 0) for c in model.channel_context.values()), *spatial]
+    return [(net.latent_codec.hyper.h_a[0], 0), *((c[0], 0) for c in model.channel_context.values()), *spatial]
 
 
 def _parameter_layers(net: Any) -> list[Any]:
     """The layers that end in the scales of y's channels, and in their means where they have twice as many channels."""
     if isinstance(net, ScaleHyperprior):
         return [net.h_s[-2]]
-    return [net.latent_codec["y"].latent_codec[f"y{k}"].entropy_parameters[-1] for k in range(len(net.groups))]
+    return [net.latent_codec.y.latent_codec[f"y{k}"].entropy_parameters[-1] for k in range(len(net.groups))]
 
 
 def _principal_components(x_BCHW: Tensor, most: int) -> Tensor:
@@ -105,7 +105,7 @@ def _principal_components(x_BCHW: Tensor, most: int) -> Tensor:
 
 
 def _keep_signals_alive(entropy_model: nn.Module) -> None:
-    """Draw weights by He's rule: compressai's own draws fade to nothing on the nine layers from y to its scales."""
+    """Draw weights by He's rule: torch's own draws fade to nothing on the nine layers from y to its scales."""
     for layer in entropy_model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             strides = layer.stride[0] * layer.stride[1] if isinstance(layer, nn.ConvTranspose2d) else 1

@@ -15,13 +15,14 @@ import dataclasses
 import zlib
 from collections.abc import Iterable, Sequence
 
+from harness.data.pictures import PAYLOAD_MAX_PIXELS
 from harness.errors import BitstreamError
 
 MAGIC = b"NIC\x01"
 MODEL_BYTES = 4
 MAX_SIDE_PX = 2**16 - 1
-MAX_PIXELS = 2**25
-"""What a header may claim: nothing larger is encoded, and a claim beyond it allocates nothing."""
+MAX_PIXELS = PAYLOAD_MAX_PIXELS
+"""What a header may claim unless another limit is named: nothing larger is encoded, or allocated for."""
 
 _CHECKSUM_BYTES = 4
 _SHORTEST = len(MAGIC) + MODEL_BYTES + 2 + _CHECKSUM_BYTES
@@ -37,24 +38,25 @@ class Picture:
     strings: tuple[bytes, ...]
 
 
-def fits(width_px: int, height_px: int) -> bool:
+def fits(width_px: int, height_px: int, max_pixels: int = MAX_PIXELS) -> bool:
     """Whether a picture of this size can be put into a file."""
-    return 0 < width_px <= MAX_SIDE_PX and 0 < height_px <= MAX_SIDE_PX and width_px * height_px <= MAX_PIXELS
+    return 0 < width_px <= MAX_SIDE_PX and 0 < height_px <= MAX_SIDE_PX and width_px * height_px <= max_pixels
 
 
 def pack(model: bytes, picture: Picture) -> bytes:
     """The file; ``model`` are MODEL_BYTES bytes that name the weights."""
     assert len(model) == MODEL_BYTES
-    assert fits(picture.width_px, picture.height_px)
+    assert fits(picture.width_px, picture.height_px, MAX_SIDE_PX**2)
     numbers = (picture.width_px, picture.height_px, *map(len, picture.strings))
     body = b"".join((MAGIC, model, *map(_varint, numbers), *picture.strings))
     return body + zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def unpack(body: bytes, model: bytes, n_strings: int) -> Picture:
+def unpack(body: bytes, model: bytes, n_strings: int, max_pixels: int = MAX_PIXELS) -> Picture:
     """What is in a file; raises BitstreamError unless it is whole, of this model, and of ``n_strings`` strings.
 
-    The checksum comes before anything that it covers; whoever forges it is left to :mod:`baselines.rans_decoder`.
+    So does a claim of more than ``max_pixels``. The checksum comes before anything that it covers; whoever forges it
+    is left to :mod:`baselines.rans`.
     """
     if len(body) < _SHORTEST:
         raise BitstreamError(f"a payload of {len(body)} bytes is too short for a neural codec's file")
@@ -67,9 +69,10 @@ def unpack(body: bytes, model: bytes, n_strings: int) -> Picture:
     if (found := content[len(MAGIC) : start]) != model:
         raise BitstreamError(f"a payload was made with the model {found.hex()}, and this side has {model.hex()}")
     (width_px, height_px, *lengths), start = _varints(content, start, 2 + n_strings)
-    if not fits(width_px, height_px):
+    if not fits(width_px, height_px, max_pixels):
         raise BitstreamError(
-            f"a payload claims a picture of {width_px} x {height_px} px; it has at most {MAX_PIXELS} px"
+            f"a payload claims a picture of {width_px} x {height_px} px, which is {width_px * height_px} px; its sides "
+            f"are 1 to {MAX_SIDE_PX} px, and it has at most {max_pixels} px"
         )
     if sum(lengths) != len(content) - start:
         raise BitstreamError(f"a payload claims strings of {sum(lengths)} bytes and has {len(content) - start}")

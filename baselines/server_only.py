@@ -26,7 +26,7 @@ class ServerOnly:
     @classmethod
     def server_half(cls, models: Models, point: OperatingPoint) -> ServerHalf:  # noqa: ARG003
         """The whole model."""
-        return _Server(models.vision(), models.language())
+        return _Server(models.vision(), models.language(), models.max_pixels)
 
 
 def _files(sample: Sample, clock: Clock) -> Payload:  # noqa: ARG001
@@ -38,12 +38,13 @@ def _files(sample: Sample, clock: Clock) -> Payload:  # noqa: ARG001
 class _Server:
     vision: VisionSide
     language: LanguageSide
+    max_pixels: int
 
     def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """Answers from the pictures in the files, with every visual token."""
         tokens = []
         for body in payload.bodies:
             with clock.stage("decode"):
-                image = picture(body, FORMATS)
+                image = picture(body, FORMATS, self.max_pixels)
             tokens.append(tokens_of_image(self.vision, self.language, image, None, clock))
         return answers(self.language, tokens, questions, clock)

@@ -1,7 +1,7 @@
 """Makes the small codecs' weights again: ``python -m baselines.training``.
 
 Training starts from a transform coder, at the highest rate; each lower rate starts from the one above it. Rate and
-distortion are weighed as in compressai: bits a pixel + lambda * 255^2 * mean squared error.
+distortion are weighed as CompressAI does: bits a pixel + lambda * 255^2 * mean squared error.
 """
 
 import argparse
@@ -11,27 +11,26 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import torch
-from compressai.entropy_models import EntropyBottleneck
-from compressai.latent_codecs import CheckerboardLatentCodec
-from compressai.models import CompressionModel, ScaleHyperprior
 from torch import Tensor, nn
 
-from baselines import elic
 from baselines.linear_start import rescale, start
-from baselines.neural_weights import BUNDLED, save
+from baselines.networks.elic import Elic2022Official
+from baselines.networks.entropy_models import EntropyBottleneck
+from baselines.networks.hyperprior import ScaleHyperprior
+from baselines.networks.network import Y_STRIDE, Network
+from baselines.networks.weights import save
+from baselines.neural_codec import BUNDLED
 from baselines.training_pictures import Picture, batch, pictures
 from harness.zoo.training import train
 
 BOOKS = 1
 SEED = 20
 
-NETWORKS: Mapping[str, Callable[[], CompressionModel]] = {
+NETWORKS: Mapping[str, Callable[[], Network]] = {
     "hyperprior": lambda: ScaleHyperprior(32, 96),
-    "elic": lambda: elic.network(32, 96, (8, 8, 16, 32, 32), (32, 24)),
+    "elic": lambda: Elic2022Official(32, 96, (8, 8, 16, 32, 32), [(32, 24)] * 4),
 }
 ROUNDS: Mapping[str, Sequence[tuple[float, int, int]]] = {
     "hyperprior": ((0.02, 2400, 300), (0.006, 500, 120), (0.0018, 500, 120)),
@@ -43,7 +42,6 @@ _ENTROPY_RATE, _RATE = 7e-2, 1e-3
 _RMS_FROM, _RMS_TO = 0.01, 0.1
 _START_BATCHES, _POOL_BATCHES, _POOL_BATCHES_A_STEP = 8, 160, 2
 _MEDIANS_EVERY_STEPS = 50
-_STRIDE = 16
 
 
 def rate_distortion(net: nn.Module, x_B3PP: Tensor, lambda_: float) -> tuple[Tensor, float]:
@@ -67,16 +65,12 @@ def _in_bfloat16(transform: nn.Module) -> None:
     transform.forward = forward
 
 
-def rate(net: Any, y_BMHW: Tensor) -> Tensor:
+def rate(net: Network, y_BMHW: Tensor) -> Tensor:
     """The bits a pixel that y costs, side information included."""
-    if isinstance(net, ScaleHyperprior):
-        z_hat, z_likelihoods = net.entropy_bottleneck(net.h_a(y_BMHW.abs()))
-        _, y_likelihoods = net.gaussian_conditional(y_BMHW, net.h_s(z_hat))
-        all_likelihoods = [y_likelihoods, z_likelihoods]
-    else:
-        all_likelihoods = list(net.latent_codec(y_BMHW)["likelihoods"].values())
-    n_pixels = len(y_BMHW) * y_BMHW.shape[2] * y_BMHW.shape[3] * _STRIDE**2
-    return sum((-likelihoods.log2().sum() for likelihoods in all_likelihoods), torch.zeros(())) / n_pixels
+    _, of_all = net.likelihoods(y_BMHW)
+    n_pixels = len(y_BMHW) * y_BMHW.shape[2] * y_BMHW.shape[3] * Y_STRIDE**2
+    bits = sum((-likelihoods.log2().sum() for likelihoods in of_all.values()), torch.zeros(()))
+    return bits / n_pixels
 
 
 def _steps(net: nn.Module, seed: int, first: int) -> Iterator[int]:
@@ -85,12 +79,12 @@ def _steps(net: nn.Module, seed: int, first: int) -> Iterator[int]:
     for step in itertools.count(first):
         if step % _MEDIANS_EVERY_STEPS == 0:
             for bottleneck in bottlenecks:
-                bottleneck._update_quantiles()
+                bottleneck.update_quantiles()
         torch.manual_seed(seed + step)
         yield step
 
 
-def _entropy_losses(net: Any, drawn: Sequence[Picture], seed: int, first: int) -> Iterator[tuple[Tensor, float]]:
+def _entropy_losses(net: Network, drawn: Sequence[Picture], seed: int, first: int) -> Iterator[tuple[Tensor, float]]:
     """The rate of batches from a pool of y that is made once: g_a stands still, and g_s is not asked."""
     with torch.no_grad():
         pool = [net.g_a(batch(drawn, seed - 1 - index, 0)) for index in range(_POOL_BATCHES)]
@@ -124,9 +118,6 @@ def make(codec: str, work: Path, folder: Path) -> None:
     """
     torch.manual_seed(SEED)
     net = NETWORKS[codec]()
-    for module in net.modules():
-        if isinstance(module, CheckerboardLatentCodec):
-            module.forward_method = "twopass_faster"
     drawn = pictures(BOOKS)
     lambda_before = ROUNDS[codec][0][0]
     start(net, torch.cat([batch(drawn, SEED, step) for step in range(_START_BATCHES)]), lambda_before)

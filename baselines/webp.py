@@ -36,4 +36,4 @@ class WebP(ImageCodec):
 
     def decode(self, body: bytes) -> Image.Image:
         """The picture in a WebP file; raises BitstreamError where there is none."""
-        return picture(body, ("WEBP",))
+        return picture(body, ("WEBP",), self.max_pixels)

@@ -133,11 +133,12 @@ def damaged(original: bytes, kind: int, rng: np.random.Generator) -> bytearray:
 
 
 def largest_claims() -> None:
-    """Decode forged headers that claim as many features as a header may, with nothing behind them."""
-    for dim in (64, 1152):
+    """Decode forged headers that claim all that the format allows, and all that the limits do, with nothing behind."""
+    claims = [(dim, n) for dim in (64, 1152) for n in (bitstream.MAX_FEATURES, bitstream.LIMITS.max_features)]
+    for dim, n_features in claims:
         codec = codec_for(dim, 1, features(2, 2, dim, torch.Generator().manual_seed(4)))
         stream = bytearray(codec.compress(torch.zeros(1, 1, dim)))[:11] + b"\x01\x02\x03\x04"
-        stream[7:11] = bytes((127, 1)) + (bitstream.MAX_FEATURES // 128).to_bytes(2, "little")
+        stream[7:11] = bytes((127, 1)) + (n_features // 128).to_bytes(2, "little")
         stream += zlib.crc32(stream).to_bytes(4, "little")
         began, memory_before, outcome = time.perf_counter(), _peak_mib(), "read"
         try:
@@ -145,7 +146,7 @@ def largest_claims() -> None:
         except BitstreamError:
             outcome = "refused"
         seconds, grown = time.perf_counter() - began, _peak_mib() - memory_before
-        print(f"  {len(stream)} bytes that claim {bitstream.MAX_FEATURES} features of D = {dim}: {outcome} ", end="")
+        print(f"  {len(stream)} bytes that claim {n_features} features of D = {dim}: {outcome} ", end="")
         print(f"after {1e3 * seconds:.0f} ms, memory {grown:+.0f} MiB", flush=True)
 
 

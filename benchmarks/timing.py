@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 
@@ -10,10 +11,12 @@ from harness.profiling.machine import machine_name
 
 ROUNDS = 9
 
+Name = TypeVar("Name", bound=Hashable)
 
-def interleaved_s(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+
+def interleaved_s(calls: Mapping[Name, Callable[[], object]]) -> dict[Name, float]:
     """Take the median time of each call, in seconds, over rounds in which every call takes its turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Name, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     for _ in range(ROUNDS):

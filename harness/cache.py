@@ -1,32 +1,32 @@
-"""Where files go that are written at run time and can be made again: benchmarks, compiled kernels, digests."""
+"""Where files that a run writes and anybody may delete go: compiled kernels, generated benchmarks."""
 
 import os
 import tempfile
-from functools import cache
 from pathlib import Path
 
+VARIABLE = "TOFC_HARNESS_CACHE"
 
-@cache
+
 def cache_folder() -> Path | None:
-    """The folder, made if it is absent; None where none can be written.
+    """The cache folder, made where it is absent; None where it cannot be written.
 
-    ``$TOFC_HARNESS_CACHE``, or else ``tofc-harness`` under ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    It is $TOFC_HARNESS_CACHE, else $XDG_CACHE_HOME/tofc-harness, else ~/.cache/tofc-harness: the first that is set, and
+    no other. So $TOFC_HARNESS_CACHE=/dev/null turns caching off.
     """
-    for folder in _candidates():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError:
-            continue
-    return None
-
-
-def _candidates() -> list[Path]:
-    if chosen := os.environ.get("TOFC_HARNESS_CACHE"):
-        return [Path(chosen)]
-    found = [Path(xdg) / "tofc-harness"] if (xdg := os.environ.get("XDG_CACHE_HOME")) else []
     try:
-        return [*found, Path.home() / ".cache" / "tofc-harness"]
-    except RuntimeError:
-        return found
+        folder = _named()
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permissions do not tell: a file system may be read-only or full, and root may do what others may not.
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError):
+        # RuntimeError: there is no home folder at all.
+        return None
+    return folder
+
+
+def _named() -> Path:
+    if own := os.environ.get(VARIABLE):
+        return Path(own).expanduser().absolute()
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification: a path that is not absolute is to be ignored.
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "tofc-harness"

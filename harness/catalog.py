@@ -16,6 +16,7 @@ SCHEMES: Mapping[str, str] = {
     "webp": "baselines.webp:WebP",
     "hyperprior": "baselines.hyperprior:Hyperprior",
     "elic": "baselines.elic:Elic",
+    "compressai": "baselines.compressai_zoo:CompressAI",
     "server_only": "baselines.server_only:ServerOnly",
     "device_only": "baselines.device_only:DeviceOnly",
     "raw_features": "baselines.raw_features:RawFeatures",
@@ -63,11 +64,14 @@ TRAINING_DATA: Mapping[str, str] = {
 
 PAYLOADS: Mapping[str, str] = {
     "TOFC streams": "harness.schemes.anatomy:of_stream",
-    "hyperprior's and ELIC's files": "baselines.anatomy:of_neural_file",
+    "learned image codecs' files": "baselines.anatomy:of_neural_file",
     "raw features": "baselines.anatomy:of_raw_features",
     "picture files": "harness.schemes.picture_file:of_picture",
 }
 """What is sent of a picture, and what shows its parts; see :mod:`harness.schemes.anatomy`."""
+
+WEIGHTS_CONVERTER = "baselines.networks.convert"
+"""What is run as a program to make safetensors of a pickle."""
 
 CODECS: Mapping[str, str] = {
     "tofc-codec-3": "harness.tofc.codec:TofcCodec",

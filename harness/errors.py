@@ -14,7 +14,23 @@ Every one of them is the user's to mend: the command line prints its sentence an
 A sentence names the file, the place in it, the value found, and what would be right.
 """
 
+import difflib
+import enum
+import sys
 from collections.abc import Iterable
+
+
+class ExitCode(enum.IntEnum):
+    """What the status of every command means."""
+
+    FINE = 0
+    NEGATIVE = 1
+    """A verdict that is a no: no point will do, a limit is missed."""
+    BAD_INPUT = 2
+    """An input that is wrong, or two that cannot be compared."""
+    NOTHING_MEASURED = 3
+    INTERRUPTED = 130
+    """128 + SIGINT, as shells count."""
 
 
 class HarnessError(Exception):
@@ -54,5 +70,27 @@ class UnavailableError(HarnessError):
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not in a table: it lists the names that are."""
-    return f"unknown {what} {name!r}; known: {', '.join(sorted(known))}"
+    """The sentence for a name that is not in a table: the name that may be meant, and those that there are."""
+    names = sorted(known)
+    return f"unknown {what} {shown(name)}; {meant(name, names)}known: {', '.join(names)}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'jpeg'? `` where a known name is close to ``name``; nothing where none is."""
+    # Names are short, and the comparison is quadratic in their length.
+    close = difflib.get_close_matches(name[:100], list(known), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def shown(value: object) -> str:
+    """A value as a sentence quotes it: on one line, 60 characters at most."""
+    try:
+        text = repr(value)
+    except ValueError:  # An integer of more digits than Python writes.
+        return f"a number of more than {sys.get_int_max_str_digits()} digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes for what a terminal would act on or cannot show: control characters, half surrogates."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

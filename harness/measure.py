@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.data.gathered import Gathered
 from harness.data.sample import Sample
-from harness.data.scoring import judge
+from harness.data.scoring import DEFAULT_SCORING, judge
 from harness.models.contract import Answer, Untimed
 from harness.profiling.clock import StageClock, synchroniser
 from harness.profiling.telemetry import Telemetry
@@ -51,6 +51,7 @@ class Plan:
     samples: Gathered
     sample_digests: Sequence[str]
     depends: Mapping[Key, Mapping[str, str]]
+    scoring: str = DEFAULT_SCORING
 
     @functools.cached_property
     def pictures(self) -> Sequence[Sequence[int]]:
@@ -63,7 +64,7 @@ class Plan:
     def answering(self, key: Key, places: Sequence[int]) -> Unit:
         """The answers of a scheme to all questions about one picture."""
         name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
-        return Unit(name, {**self.depends[key], **self._questions(places)})
+        return Unit(name, {**self.depends[key], **self._questions(places), "scoring": self.scoring})
 
     def timing(self, key: Key, repeat: int, place: int, schedule: Measure) -> Unit:
         """The times of one request of a scheme."""
@@ -237,7 +238,7 @@ def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: st
             answer_tokens=answer.answer_tokens,
             answer=answer.text,
             truth=sample.truth,
-            correct=judge(sample.question, sample.truth, answer.text),
+            correct=judge(sample.question, sample.truth, answer.text, plan.scoring),
         )
 
 

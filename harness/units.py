@@ -2,20 +2,29 @@
 
 Inside the harness a rate is in bit/s, a size in bytes, a time in seconds. A quantity in a scenario or on the
 command line carries its unit (``25 KB/s``, ``1.5 Mbit/s``, ``20 ms``): a bare number is refused, because
-network rates are off by a factor of eight too easily. ``k`` is 1000; ``Ki`` is 1024.
+network rates are off by a factor of eight too easily. ``k`` is 1000; ``Ki`` is 1024. What no link, file or study
+comes near is refused too: rates above 10^20 bit/s, sizes above 1 PB, times above 30 years.
 """
 
-import math
 import re
 from collections.abc import Mapping
 
+from harness.errors import shown
+
 _PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "Ki": 1024.0, "Mi": 1024.0**2, "Gi": 1024.0**3}
 
-_RATES_BPS = {
-    f"{prefix}{unit}": scale * bits
-    for prefix, scale in _PREFIXES.items()
-    for unit, bits in (("bit/s", 1), ("bps", 1), ("B/s", 8))
+RATES_BPS: Mapping[str, float] = {
+    **{
+        f"{prefix}{unit}": scale * bits
+        for prefix, scale in _PREFIXES.items()
+        for unit, bits in (("bit/s", 1), ("bps", 1), ("B/s", 8), ("Bps", 8))
+    },
+    # Small letters throughout are how recorders write bits; no rate is in thousandths of them.
+    **{f"{prefix.lower()}{unit}": _PREFIXES[prefix] for prefix in "MG" for unit in ("bit/s", "bps")},
 }
+"""The units of a rate. A capital B is bytes; ``MBPS`` is neither, for it may be either."""
+KNOWN_RATES = "bit/s, B/s, kbit/s, KB/s, Mbit/s, MB/s, Gbit/s, GB/s, KiB/s, MiB/s"
+
 _SIZES_BYTES = {f"{prefix}B": scale for prefix, scale in _PREFIXES.items()}
 _TIMES_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0, "h": 3600.0}
 
@@ -24,37 +33,38 @@ _FREQUENCIES_HZ = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]+)\s*")
 
 
-def _parse(text: object, scales: Mapping[str, float], example: str) -> float:
+def _parse(text: object, scales: Mapping[str, float], example: str, most: float) -> float:
     match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
     if match is None or match[2] not in scales:
-        raise ValueError(f"{text!r} is not a number with one of the units {', '.join(scales)} (such as {example!r})")
+        known = KNOWN_RATES if scales is RATES_BPS else ", ".join(scales)
+        raise ValueError(f"{shown(text)} is not a number with one of the units {known} (such as {example!r})")
     value = float(match[1]) * scales[match[2]]
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{text!r} is negative or too large; a finite value such as {example!r} is wanted")
+    if not 0 <= value <= most:
+        raise ValueError(f"{shown(text)} is negative or too large; a value such as {example!r} is wanted")
     return value
 
 
 def parse_rate_bps(text: object) -> float:
     """A rate such as ``25 KB/s`` or ``1.5 Mbit/s``, in bit/s; raises ValueError for anything else."""
-    return _parse(text, _RATES_BPS, "25 KB/s")
+    return _parse(text, RATES_BPS, "25 KB/s", 1e20)
 
 
 def parse_bytes(text: object) -> int:
     """A size such as ``3000 B`` or ``64 KiB``, in whole bytes; raises ValueError for anything else."""
-    value = _parse(text, _SIZES_BYTES, "64 KiB")
+    value = _parse(text, _SIZES_BYTES, "64 KiB", 1e15)
     if value != int(value):
-        raise ValueError(f"{text!r} is not a whole number of bytes")
+        raise ValueError(f"{shown(text)} is not a whole number of bytes")
     return int(value)
 
 
 def parse_seconds(text: object) -> float:
     """A time such as ``20 ms`` or ``1.5 s``, in seconds; raises ValueError for anything else."""
-    return _parse(text, _TIMES_S, "20 ms")
+    return _parse(text, _TIMES_S, "20 ms", 1e9)
 
 
 def parse_per_second(text: object) -> float:
     """How often something happens, such as ``2 /s`` or ``30 /min``, in 1/s; raises ValueError for anything else."""
-    return _parse(text, _FREQUENCIES_HZ, "2 /s")
+    return _parse(text, _FREQUENCIES_HZ, "2 /s", 1e9)
 
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:

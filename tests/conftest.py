@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -72,3 +73,11 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     """A complete run with an estimated scheme, one that does not reach, and a reason of the telemetry's against it."""
     folder = tmp_path_factory.mktemp("runs") / "tonight"
     return Analysis(make(folder, reasons=("throttled: GPU at 95 C",), sources={"server_only": "estimated"}))
+
+
+@pytest.fixture(scope="session")
+def compressai() -> ModuleType:
+    """The package that hyperprior, ELIC and the density of z are held against, where it is installed."""
+    import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
+
+    return pytest.importorskip("compressai", reason="the extra [compressai] is not installed")

@@ -57,7 +57,7 @@ def units(
         for pipeline in pipelines
         for i in range(3)
     ]  # fmt: skip
-    yield Unit("replay 25 KB/s", dict(depends)), [], [], requests
+    yield Unit("replay 25 KB/s", {"pipelines": ", ".join(pipelines), **depends}), [], [], requests
 
 
 def work_on(run: Run, study: Sequence[Work]) -> list[str]:

@@ -18,6 +18,9 @@ from harness import units
         ("200kbps", 200e3),
         ("3 B/s", 24.0),
         ("1e3 bit/s", 1e3),
+        ("5 MBps", 40e6),
+        ("5mbps", 5e6),
+        ("2 gbit/s", 2e9),
     ],
 )
 def test_a_rate_is_in_bits_per_second(text: str, rate_bps: float) -> None:
@@ -26,7 +29,22 @@ def test_a_rate_is_in_bits_per_second(text: str, rate_bps: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["25", 25, None, "25 KB", "25 kg/s", "-1 KB/s", "nan KB/s", "1e999 B/s", "KB/s", "", "1 2 B/s"]
+    "text",
+    [
+        "25",
+        25,
+        None,
+        "25 KB",
+        "25 kg/s",
+        "-1 KB/s",
+        "nan KB/s",
+        "1e999 B/s",
+        "1e30 B/s",
+        "5 MBPS",
+        "KB/s",
+        "",
+        "1 2 B/s",
+    ],
 )
 def test_what_is_not_a_rate_is_refused_with_an_example(text: object) -> None:
     """A bare number, another unit, a negative or infinite value: the message shows it and what would be right."""

@@ -72,7 +72,7 @@ class Ablation(Tofc):
         """
         from baselines.ablations.trained import CODEC, PROJECTOR, folder_of, read
         from harness.errors import CheckpointError
-        from harness.schemes.features import FeatureServer, load_codec
+        from harness.schemes.features import FeatureServer, limits_of, load_codec
 
         folder = folder_of(models.name, cls.kind, point.codec)
         projector, _ = read(folder / PROJECTOR)
@@ -80,7 +80,8 @@ class Ablation(Tofc):
             language = models.language(projector=projector)
         except CheckpointError as error:
             raise CheckpointError(f"{folder / PROJECTOR}: {error}") from None
-        return FeatureServer(language, load_codec(cls.codec_type(), folder / CODEC, models.device))
+        limits = limits_of(models, language, point.merge_to)
+        return FeatureServer(language, load_codec(cls.codec_type(), folder / CODEC, models.device), limits)
 
     @classmethod
     def files(cls, backbone: str, point: TofcPoint) -> dict[str, Path]:

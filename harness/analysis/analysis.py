@@ -90,10 +90,12 @@ class Analysis:
     def deadline_s(self) -> float | None:
         """When an answer is wanted, as the scenario's replay declares it; null where it does not."""
         found = self.manifest.scenario_value("replay", "deadline_s")
-        if found is not None and type(found) not in (int, float):
+        if found is None:
+            return None
+        if type(found) not in (int, float) or not found > 0:
             where = f"run {self.manifest.name}: scenario.replay.deadline_s"
-            raise ResultsError(f"{where} is {found!r}; it must be a number of seconds or null")
-        return found
+            raise ResultsError(f"{where} is {found!r}; it must be a number of seconds above 0, or null")
+        return float(found)
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
@@ -187,7 +189,7 @@ def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, in_time: pd.DataFrame 
     of_part = [*statistics, "done", "source"]
     index = [*_UPLINK, "pipeline", "point", "requests", "timed"]
     wide = times.pivot(index=index, columns="part", values=of_part)
-    wide.columns = pd.Index([f"{part}_{name}" for name, part in wide.columns.to_list()])
+    wide.columns = pd.Index([f"{column[1]}_{column[0]}" for column in wide.columns.to_list()])
     # No request at all has no part; its columns are there all the same.
     wide = wide.reindex(columns=[f"{part}_{name}" for name in of_part for part in latency.PARTS])
     wide = times[_UPLINK].drop_duplicates(ignore_index=True).merge(wide.infer_objects().reset_index(), on=_UPLINK)

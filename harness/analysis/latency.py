@@ -138,7 +138,7 @@ def percentile(seconds_R: Floats, share: float) -> float:
     slowest.
     """
     rank = _rank(share, len(seconds_R))
-    return float(np.partition(np.nan_to_num(seconds_R, nan=np.inf), rank)[rank])
+    return float(np.partition(np.where(np.isnan(seconds_R), np.inf, seconds_R), rank)[rank])
 
 
 def stage_times(stages: pa.Table, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:

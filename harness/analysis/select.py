@@ -93,7 +93,10 @@ def select(outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmarks
     or where a question has no sample row or is of another benchmark; DataError for a benchmark without a metric.
     """
     rows = with_samples(outcomes, samples)
-    points = {key: p.sort_values("sample") for key, p in rows.groupby(["pipeline", "point"], sort=True)}
+    points = {
+        (str(pipeline), str(point)): p.sort_values("sample")
+        for (pipeline, point), p in rows.groupby(["pipeline", "point"], sort=True)
+    }
     reference_key = _reference(list(points), equality.reference)
     asked = points[reference_key]
     for key, answers in points.items():
@@ -170,7 +173,7 @@ class _Part:
 
 def with_samples(outcomes: pa.Table, samples: pa.Table) -> pd.DataFrame:
     """Outcome rows, each with the columns of its sample row; ResultsError where one has none."""
-    rows = outcomes.to_pandas().merge(samples.to_pandas(), on="sample", how="left", validate="many_to_one")
+    rows: pd.DataFrame = outcomes.to_pandas().merge(samples.to_pandas(), on="sample", how="left")
     if (unknown := rows["benchmark"].isna()).any():
         raise ResultsError(
             f"sample {rows['sample'][unknown].iloc[0]} was answered and is not among the {samples.num_rows} of the "

@@ -19,9 +19,7 @@ def fifo(channel: Channel, wire: Wire, ready_s: Floats, n_bytes: Ints) -> Floats
         return np.array([link.send(ready, n) for ready, n in zip(ready_s.tolist(), n_bytes.tolist(), strict=True)])
     on_wire = wire_bytes(wire, n_bytes)
     if isinstance(channel, Packets):
-        return (
-            np.asarray(capacity.packets_fifo(ready_s + channel.offset_s, on_wire, *channel.arrays)) - channel.offset_s
-        )
+        return np.asarray(capacity.packets_fifo(ready_s, on_wire, *channel.arrays))
     pieces = _as_pieces(channel, ready_s, on_wire)
     left_s = capacity.pieces_fifo(ready_s + pieces.offset_s, on_wire, float(wire.burst_bytes), *pieces.arrays)
     return np.asarray(left_s) - pieces.offset_s

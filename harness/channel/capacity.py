@@ -4,7 +4,12 @@ Two kinds of capacity, both from 0 s on and, if looped, repeated for ever:
 
 pieces    S spans of constant rate; ``at_s`` (S + 1,) their edges from 0, ``rate_bps`` (S,), ``sum_bits`` (S + 1,) what
           was carried by each edge
-packets   K chances to send ``packet_bits`` at once, at ``at_s`` (K,), non-decreasing; looped with period ``period_s``
+packets   K chances to send ``packet_bits`` at once, at ``at_ns`` (K,), non-decreasing whole nanoseconds from 0; looped
+          with period ``period_ns``; what uses them begins ``offset_ns`` into them
+
+Instants of packets are compared as integers: a chance is a point in time, and a start that rounding puts after its own
+chance would wait for the next, however late that is. An instant in seconds is the first whole nanosecond that is not
+before it, so that k / 1000 is exactly k milliseconds.
 
 One function serves the SimPy system, call by call, and the vectorised path, in a loop: both give the same instants.
 """
@@ -12,15 +17,19 @@ One function serves the SimPy system, call by call, and the vectorised path, in 
 import heapq
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from harness.kernels import kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+LAST_S = 4e9
+"""More than a century: nanoseconds up to twice this are whole numbers of 64 bits."""
 
-@numba.njit(cache=True)
+
+@kernel
 def pieces_finish(start_s: float, n_bits: float, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool) -> float:
     """When ``n_bits`` that start at ``start_s`` have been carried; infinity if never."""
     if n_bits <= 0:
@@ -46,7 +55,7 @@ def pieces_finish(start_s: float, n_bits: float, at_s: Floats, rate_bps: Floats,
     return float(max(start_s, lap * period_s + at_s[end] + beyond_edge_s))
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_carried(at_instant_s: float, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool) -> float:
     """How many bits can have been carried by ``at_instant_s``."""
     period_s = at_s[-1]
@@ -59,33 +68,57 @@ def pieces_carried(at_instant_s: float, at_s: Floats, rate_bps: Floats, sum_bits
     return float(earlier_bits + sum_bits[piece] + rate_bps[piece] * (inside_s - at_s[piece]))
 
 
-@numba.njit(cache=True)
+@kernel
+def nanoseconds(at_instant_s: float) -> int:
+    """The first whole nanosecond whose number of seconds, as a double, is not below ``at_instant_s``."""
+    at_ns = math.ceil(at_instant_s * 1e9)
+    # The product is rounded, by a few nanoseconds at most where doubles are that fine.
+    while (at_ns - 1) / 1e9 >= at_instant_s:
+        at_ns -= 1
+    while at_ns / 1e9 < at_instant_s:
+        at_ns += 1
+    return at_ns
+
+
+@kernel
 def packets_finish(
-    start_s: float, n_bits: float, at_s: Floats, period_s: float, packet_bits: float, loop: bool
+    start_s: float, n_bits: float, at_ns: Ints, period_ns: int, offset_ns: int, packet_bits: float, loop: bool
 ) -> float:
     """When the chance comes that carries the last of ``n_bits``; chances at ``start_s`` itself count."""
     if n_bits <= 0:
         return start_s
-    lap = math.floor(start_s / period_s) if loop else 0
-    first = int(np.searchsorted(at_s, start_s - lap * period_s, side="left"))
+    if not start_s < LAST_S:
+        return math.inf
+    start_ns = nanoseconds(start_s) + offset_ns
+    # The end of a lap belongs to it: its last chances are still to come, and so are those at 0 of the next.
+    lap = max(0, (start_ns - 1) // period_ns) if loop else 0
+    first = int(np.searchsorted(at_ns, start_ns - lap * period_ns, side="left"))
     chance = first + math.ceil(n_bits / packet_bits) - 1
-    if chance >= len(at_s):
+    if chance >= len(at_ns):
         if not loop:
             return math.inf
-        lap += chance // len(at_s)
-        chance %= len(at_s)
-    return float(max(start_s, lap * period_s + at_s[chance]))
+        lap += chance // len(at_ns)
+        chance %= len(at_ns)
+    if lap * (period_ns / 1e9) > LAST_S:
+        return math.inf
+    return float(max(start_s, (lap * period_ns + at_ns[chance] - offset_ns) / 1e9))
 
 
-@numba.njit(cache=True)
-def packets_carried(at_instant_s: float, at_s: Floats, period_s: float, packet_bits: float, loop: bool) -> float:
+@kernel
+def packets_carried(
+    at_instant_s: float, at_ns: Ints, period_ns: int, offset_ns: int, packet_bits: float, loop: bool
+) -> float:
     """How many bits can have been carried by ``at_instant_s``, its own chances included."""
-    lap = math.floor(at_instant_s / period_s) if loop else 0
-    chances = lap * len(at_s) + int(np.searchsorted(at_s, at_instant_s - lap * period_s, side="right"))
+    instant_ns = nanoseconds(min(at_instant_s, LAST_S))
+    if instant_ns / 1e9 > at_instant_s:
+        instant_ns -= 1
+    instant_ns += offset_ns
+    lap = instant_ns // period_ns if loop else 0
+    chances = lap * len(at_ns) + int(np.searchsorted(at_ns, instant_ns - lap * period_ns, side="right"))
     return float(chances * packet_bits)
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_fifo(
     ready_s: Floats,
     n_bytes: Ints,
@@ -114,9 +147,9 @@ def pieces_fifo(
     return finish_s
 
 
-@numba.njit(cache=True)
+@kernel
 def packets_fifo(
-    ready_s: Floats, n_bytes: Ints, at_s: Floats, period_s: float, packet_bits: float, loop: bool
+    ready_s: Floats, n_bytes: Ints, at_ns: Ints, period_ns: int, offset_ns: int, packet_bits: float, loop: bool
 ) -> Floats:
     """When each of the transfers, ready in this order, leaves a link of whole packets."""
     finish_s = np.empty(len(ready_s))
@@ -125,12 +158,12 @@ def packets_fifo(
         if ready_s[i] > free_s or sent == 0:
             since_s, sent = max(ready_s[i], free_s), 0
         sent += n_bytes[i]
-        free_s = packets_finish(since_s, 8.0 * sent, at_s, period_s, packet_bits, loop)
+        free_s = packets_finish(since_s, 8.0 * sent, at_ns, period_ns, offset_ns, packet_bits, loop)
         finish_s[i] = free_s
     return finish_s
 
 
-@numba.njit(cache=True)
+@kernel
 def pieces_shared(
     ready_s: Floats, n_bytes: Ints, at_s: Floats, rate_bps: Floats, sum_bits: Floats, loop: bool
 ) -> Floats:

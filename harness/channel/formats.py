@@ -1,15 +1,20 @@
-"""Readers of what other tools record: Mahimahi, iperf3, and CSV files of several layouts.
+"""Readers of what other tools record: Mahimahi, and CSV files of several layouts; iperf3 has a module of its own.
 
 Each returns a recording, or raises TraceError with one sentence: the file, the place in it, what stands there, and what
-would be right. Only uplinks are read.
+would be right. Only uplinks are read. Where a unit cannot be known, a file is refused and the option that says it is
+named: a rate is off by eight, and a time by a thousand, too easily.
 """
 
+import codecs
 import contextlib
+import csv
 import dataclasses
-import json
+import io
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,33 +22,40 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from harness import files, units
 from harness.channel.capacity import Floats
 from harness.channel.recording import PacketRecording, RateRecording
-from harness.errors import TraceError
+from harness.errors import TraceError, shown
 
 MAHIMAHI_PACKET_BYTES = 1500
 """What one line of a Mahimahi trace delivers, by Mahimahi's definition."""
 
-UNITS_BPS = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9, "B/s": 8.0, "KB/s": 8e3, "MB/s": 8e6}
-_SUFFIXES = {"bps": "bit/s", "kbps": "kbit/s", "mbps": "Mbit/s", "gbps": "Gbit/s"}
+TIMES_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_UNIT_AT_END = re.compile(r"(?:^|[_ (\[])([A-Za-z/]+)[)\]]?\s*$")
+"""Of a column's name: ``up_mbps``, ``up (MB/s)``, ``time_ms``."""
 _DOWNLINK = re.compile(r"(^|[^a-z])(dl|down|rx)|download|downlink", re.IGNORECASE)
 _BLOCK_BYTES = 1 << 24
+MOST_BYTES = 1 << 30
 _ROUNDING_S = 2e-3
 """Spans whose edges are apart by less are adjacent: recorders round their clocks."""
+_EPOCH_S = (946_684_800.0, 4_102_444_800.0)
+"""The years 2000 to 2100: a count of seconds, or of parts of them, that lies there is one since 1970."""
+_DAY_MS = 86_400_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Which columns of a CSV hold what.
 
-    ``time`` is when a row's rate begins, in seconds or as a date and time; ``end`` is when it ends, where the file says
-    so. Without it a row lasts until the next begins, but no longer than ``hold_s``: what follows is a gap. The last row
-    lasts as long as the one before it.
+    ``time`` is when a row's rate begins, in ``time_unit`` or as a date and time; ``end`` is when it ends, where the
+    file says so. Without it a row lasts until the next begins, but no longer than ``hold_s``: what follows is a gap.
+    The last row lasts as long as the one before it. Units that are not given are those in the columns' names.
     """
 
     time: str = "time_s"
     rate: str = "rate_bps"
     unit: str | None = None
+    time_unit: str | None = None
     end: str | None = None
     hold_s: float | None = None
 
@@ -52,46 +64,65 @@ STARLINK = Layout(time="timestamp_start_ul", end="timestamp_end_ul", rate="uploa
 
 
 def read_mahimahi(path: Path) -> PacketRecording:
-    """A Mahimahi trace: a whole number of milliseconds a line, each a chance to send 1500 bytes."""
+    """A Mahimahi trace: a whole number of milliseconds a line, each a chance to send 1500 bytes.
+
+    Stamps in milliseconds since 1970 count from the first of them; the recording says so.
+    """
+    wanted = "one whole number of milliseconds a line"
     options = pyarrow.csv.ReadOptions(column_names=["at_ms"])
     kinds = pyarrow.csv.ConvertOptions(column_types={"at_ms": pa.int64()})
-    table = _csv(path, "one whole number of milliseconds a line", options, kinds)
-    return PacketRecording(table["at_ms"].to_numpy(), MAHIMAHI_PACKET_BYTES, str(path))
+    with contextlib.suppress(pa.ArrowInvalid), _opened(path) as file:
+        table = pyarrow.csv.read_csv(file, read_options=options, convert_options=kinds)
+        if len(table) and not table["at_ms"].null_count:
+            return _counted_from_zero(path, table["at_ms"].to_numpy())
+    # Only what is wrong with a file is looked for line by line.
+    with _opened(path) as file:
+        lines = ((number, line.strip()) for number, line in enumerate(file, 1))
+        for number, line in lines:
+            if line and not re.fullmatch(rb"[+-]?\d{1,18}", line.removeprefix(b"\xef\xbb\xbf")):
+                found = shown(line[:100].decode(errors="replace"))
+                raise TraceError(f"{path}: line {number} has {found}; {wanted} is Mahimahi's form")
+    raise TraceError(f"{path}: is empty; {wanted} is wanted")
 
 
-def read_iperf3(path: Path) -> RateRecording:
-    """An iperf3 log (-J) of a client that sends; rates are the sender's, per interval."""
-    try:
-        log = json.loads(path.read_bytes())
-        sums = [interval["sum"] for interval in log["intervals"] if not interval["sum"].get("omitted")]
-        rows = [(float(s["start"]), float(s["end"]), 8.0 * s["bytes"] / (s["end"] - s["start"])) for s in sums]
-        reverse = log["start"]["test_start"]["reverse"]
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise TraceError(f"{path}: is not a log of iperf3 -J with intervals: {type(error).__name__} {error}") from None
-    if reverse:
-        raise TraceError(f"{path}: was recorded with iperf3 -R, from server to client; an uplink is wanted")
-    if not rows:
-        raise TraceError(f"{path}: its test has no intervals")
-    start_s, end_s, rate_bps = np.array(rows).T
-    return _spans(path, str(path), start_s, end_s, rate_bps)
+def _counted_from_zero(path: Path, at_ms: npt.NDArray[np.int64]) -> PacketRecording:
+    first = int(at_ms[0])
+    notes: tuple[str, ...] = ()
+    if _EPOCH_S[0] <= first / 1000 <= _EPOCH_S[1]:
+        at_ms = at_ms - first
+        notes = (f"its stamps are milliseconds since 1970; they count from the first, {first}",)
+    elif first > _DAY_MS:
+        raise TraceError(
+            f"{path}: line 1 has {first}, and nothing is sent before; Mahimahi's stamps are milliseconds from the "
+            "beginning of the recording: subtract the first from all"
+        )
+    if at_ms[-1] == 0:
+        raise TraceError(f"{path}: ends at 0 ms, so it lasts no time; Mahimahi repeats a trace at its last stamp")
+    return PacketRecording(at_ms, MAHIMAHI_PACKET_BYTES, str(path), notes)
+
+
+def head(path: Path) -> str:
+    """The first 64 KiB of a file of text; what is not UTF-8 is replaced."""
+    with _opened(path) as file:
+        return file.read(1 << 16).decode("utf-8-sig", errors="replace")
 
 
 def read_rates(path: Path, layout: Layout) -> RateRecording:
     """A CSV with a column of times and one of rates."""
     if _DOWNLINK.search(layout.rate):
         raise TraceError(f"{path}: the column {layout.rate!r} is a downlink by its name; an uplink's is wanted")
+    unit_bps = _unit_bps(path, layout)
     table = _columns(path, [layout.time, layout.rate, *([layout.end] if layout.end else [])])
-    start_s, zero = _seconds(path, table, layout.time, None)
-    rate_bps = _numbers(path, table, layout.rate) * UNITS_BPS[_unit(path, layout)]
+    start_s, zero_s = _seconds(path, table, layout.time, layout.time_unit, None)
+    rate_bps = _numbers(path, table, layout.rate) * unit_bps
     source = f"{path} ({layout.rate})"
     if layout.end:
-        rows = np.stack([start_s, _seconds(path, table, layout.end, zero)[0], rate_bps])
+        end_s, _ = _seconds(path, table, layout.end, layout.time_unit, zero_s)
+        rows = np.stack([start_s, end_s, rate_bps])
         # A recorder that writes a row twice says the same thing twice.
         start_s, end_s, rate_bps = rows[:, np.append(True, (rows[:, 1:] != rows[:, :-1]).any(axis=0))]
         _check_increasing(path, start_s, layout.time)
-        return _spans(path, source, start_s, end_s, rate_bps)
+        return spans(path, source, start_s, end_s, rate_bps)
     _check_increasing(path, start_s, layout.time)
     if len(start_s) < 2:
         raise TraceError(
@@ -101,7 +132,7 @@ def read_rates(path: Path, layout: Layout) -> RateRecording:
     if layout.hold_s is None:
         edges_s -= start_s[0]
         return RateRecording(edges_s, rate_bps, source)
-    return _spans(path, source, start_s, np.minimum(edges_s[1:], start_s + layout.hold_s), rate_bps)
+    return spans(path, source, start_s, np.minimum(edges_s[1:], start_s + layout.hold_s), rate_bps)
 
 
 def read_cellular(path: Path, column: str, *, hold_s: float = 2.0, handover: str = "measured") -> RateRecording:
@@ -124,7 +155,7 @@ def read_cellular(path: Path, column: str, *, hold_s: float = 2.0, handover: str
         raise TraceError(f"{path}: the column {column!r} holds {len(reports)} timed rates; at least two are wanted")
     at_s, rate_bps = reports["at_s"].to_numpy(float), reports["mbps"].to_numpy(float) * 1e6
     end_s = np.minimum(np.append(at_s[1:], 2 * at_s[-1] - at_s[-2]), at_s + hold_s)
-    recording = _spans(path, f"{path} ({column})", at_s - at_s[0], end_s - at_s[0], rate_bps)
+    recording = spans(path, f"{path} ({column})", at_s - at_s[0], end_s - at_s[0], rate_bps)
     if handover == "measured":
         return recording
     starts = timed.loc[timed["handover"] == "Start", "at_s"].drop_duplicates().to_numpy(float) - at_s[0]
@@ -134,8 +165,23 @@ def read_cellular(path: Path, column: str, *, hold_s: float = 2.0, handover: str
 
 def unreadable(path: Path, error: OSError) -> TraceError:
     """The sentence for a path that cannot be read as a file."""
-    what = "is a folder" if path.is_dir() else f"cannot be read: {error.strerror or error}"
+    what = "is a folder" if isinstance(error, IsADirectoryError) else f"cannot be read: {files.why(error)}"
     return TraceError(f"{path}: {what}; a trace is a file")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file of text, in UTF-8 also where it is in UTF-16, as spreadsheets write it."""
+    try:
+        with files.opened(path) as file:
+            if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                yield io.BytesIO(files.read(path, MOST_BYTES).decode("utf-16").encode())
+            else:
+                yield file
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path}: begins as UTF-16, but its byte {error.start} is not") from None
 
 
 def _interrupted(recording: RateRecording, outages: list[tuple[float, float]]) -> RateRecording:
@@ -145,13 +191,18 @@ def _interrupted(recording: RateRecording, outages: list[tuple[float, float]]) -
     for start_s, end_s in outages:
         inside = (edges[:-1] >= start_s) & (edges[:-1] < end_s)
         rate_bps = np.where(inside & ~np.isnan(rate_bps), 0.0, rate_bps)
-    return RateRecording(edges, rate_bps, recording.source)
+    return RateRecording(edges, rate_bps, recording.source, recording.notes)
 
 
-def _spans(path: Path, source: str, start_s: Floats, end_s: Floats, rate_bps: Floats) -> RateRecording:
-    """Adjacent spans; where one begins later than the last ended, a gap."""
-    if (empty := end_s <= start_s).any():
+def check_spans(path: Path, start_s: Floats, end_s: Floats) -> None:
+    """Raises TraceError for the first row that ends before it begins."""
+    if (empty := ~(end_s > start_s)).any():
         raise TraceError(f"{path}: row {int(empty.argmax()) + 1} ends before it begins")
+
+
+def spans(path: Path, source: str, start_s: Floats, end_s: Floats, rate_bps: Floats) -> RateRecording:
+    """Adjacent spans; where one begins later than the last ended, a gap."""
+    check_spans(path, start_s, end_s)
     overlap_s = end_s[:-1] - start_s[1:]
     if (overlaps := overlap_s > _ROUNDING_S).any():
         row = int(overlaps.argmax()) + 1
@@ -164,49 +215,106 @@ def _spans(path: Path, source: str, start_s: Floats, end_s: Floats, rate_bps: Fl
 
 
 def _columns(path: Path, names: list[str]) -> pa.Table:
+    written, delimiter = _header(path, names)
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
     # Most files hold plain numbers, and are read several times as fast by what knows it.
-    with contextlib.suppress(OSError, pa.ArrowInvalid, pa.ArrowKeyError):
+    with contextlib.suppress(pa.ArrowInvalid, pa.ArrowKeyError), _opened(path) as file:
         table = pyarrow.csv.read_csv(
-            path,
+            file,
             read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(quote_char=False),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, quote_char=False),
             convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=names, column_types=dict.fromkeys(names, pa.float64()), null_values=[]
+                include_columns=written, column_types=dict.fromkeys(written, pa.float64()), null_values=[]
             ),
         )
         if len(table):
-            return table
-    return _any_columns(path, names)
-
-
-def _any_columns(path: Path, names: list[str]) -> pa.Table:
-    """The columns whatever they hold, or what is wrong with the file."""
-    kinds = pyarrow.csv.ConvertOptions(include_columns=names, strings_can_be_null=True)
-    return _csv(path, f"a CSV with the columns {', '.join(names)}", pyarrow.csv.ReadOptions(), kinds)
-
-
-def _csv(path: Path, wanted: str, options: pyarrow.csv.ReadOptions, kinds: pyarrow.csv.ConvertOptions) -> pa.Table:
+            return table.rename_columns(names)
+    kinds = pyarrow.csv.ConvertOptions(include_columns=written, strings_can_be_null=True)
+    wanted = f"a CSV with the columns {', '.join(names)}"
     try:
-        table = pyarrow.csv.read_csv(path, read_options=options, convert_options=kinds)
-    except OSError as error:
-        raise unreadable(path, error) from None
+        with _opened(path) as file:
+            table = pyarrow.csv.read_csv(file, parse_options=parse, convert_options=kinds)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        if "Empty CSV" in str(error):
-            raise TraceError(f"{path}: is empty; {wanted} is wanted") from None
         raise TraceError(f"{path}: is not {wanted}: {str(error).splitlines()[0]}") from None
     if not len(table):
         raise TraceError(f"{path}: is empty; {wanted} is wanted")
-    return table
+    return table.rename_columns(names)
 
 
-def _seconds(path: Path, table: pa.Table, name: str, zero: int | None) -> tuple[Floats, int | None]:
-    """A column of instants in seconds since the first (or since ``zero``, for dates), and the zero."""
+def _header(path: Path, names: list[str]) -> tuple[list[str], str]:
+    """The columns' names as the file writes them, with any spaces around, and what stands between two columns."""
+    with _opened(path) as file:
+        line = file.readline(1 << 20)
+    try:
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise TraceError(f"{path}: is not text in UTF-8; a CSV with the columns {', '.join(names)} is wanted") from None
+    if not text.rstrip("\r\n").replace("\t", "").isprintable():
+        raise TraceError(f"{path}: is not text; a CSV with the columns {', '.join(names)} is wanted")
+    if not text.strip():
+        raise TraceError(f"{path}: is empty; a CSV with the columns {', '.join(names)} is wanted")
+    delimiter = "\t" if "\t" in text and "," not in text else ","
+    if ";" in text and "," not in text:
+        raise TraceError(f"{path}: has semicolons between its columns; write commas there, and points in its numbers")
+    try:
+        columns = next(csv.reader(io.StringIO(text), delimiter=delimiter), [])
+    except csv.Error as error:
+        raise TraceError(f"{path}: line 1 is not a CSV's header: {error}") from None
+    written = []
+    for name in names:
+        like = [column for column in columns if column.strip() == name.strip()]
+        if len(like) != 1:
+            have = f"{len(like)} columns {name!r}" if like else f"no column {name!r}"
+            raise TraceError(
+                f"{path}: has {have}; its columns are {shown(', '.join(column.strip() for column in columns))}. "
+                "--time and --rate name those of the time and the uplink's rate"
+            )
+        written.append(like[0])
+    return written, delimiter
+
+
+def _seconds(path: Path, table: pa.Table, name: str, unit: str | None, zero_s: float | None) -> tuple[Floats, float]:
+    """A column of instants in seconds since ``zero_s``, and that: the first instant, where they count since 1970."""
     column = table[name]
     if pa.types.is_timestamp(column.type) and not column.null_count:
-        at_ns = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy()
-        zero = int(at_ns[0]) if zero is None else zero
-        return (at_ns - zero) * 1e-9, zero
-    return _numbers(path, table, name), None
+        try:
+            at_ns = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy()
+        except pa.ArrowInvalid:
+            raise TraceError(f"{path}: {name} holds dates beyond the years 1678 to 2261") from None
+        zero_ns = at_ns[0] if zero_s is None else np.int64(round(zero_s * 1e9))
+        return (at_ns - zero_ns) * 1e-9, float(zero_ns) * 1e-9
+    found = _numbers(path, table, name)
+    scale = _time_scale(path, name, unit, found)
+    first_s = float(found[0]) * scale
+    if abs(first_s) > _EPOCH_S[1]:
+        raise TraceError(
+            f"{path}: row 1 has {found[0]:.15g} as {name}, which is {first_s:.3g} s; "
+            f"say with --time-unit which of {', '.join(TIMES_S)} it is in"
+        )
+    if zero_s is None:
+        zero_s = first_s if _is_since_1970(first_s) else 0.0
+    return (found - zero_s / scale) * scale, zero_s
+
+
+def _time_scale(path: Path, name: str, unit: str | None, found: Floats) -> float:
+    """How many seconds a column's unit is: as given, by its name, or as what counts time since 1970 tells by itself."""
+    if unit is not None:
+        if unit not in TIMES_S:
+            raise TraceError(f"{path}: {unit!r} is no unit of a column of times; known: {', '.join(TIMES_S)}")
+        return TIMES_S[unit]
+    named = _UNIT_AT_END.search(name)
+    if named and named[1] in TIMES_S:
+        return TIMES_S[named[1]]
+    for scale in TIMES_S.values():
+        if _is_since_1970(found[0] * scale):
+            return scale
+    raise TraceError(
+        f"{path}: the column {name!r} does not say its unit; give --time-unit, one of {', '.join(TIMES_S)}"
+    )
+
+
+def _is_since_1970(at_s: float) -> bool:
+    return _EPOCH_S[0] <= at_s <= _EPOCH_S[1]
 
 
 def _numbers(path: Path, table: pa.Table, name: str) -> Floats:
@@ -233,17 +341,18 @@ def _check_increasing(path: Path, start_s: Floats, name: str) -> None:
         )
 
 
-def _unit(path: Path, layout: Layout) -> str:
+def _unit_bps(path: Path, layout: Layout) -> float:
+    """How many bit/s the unit of the rates is."""
     if layout.unit is not None:
-        if layout.unit not in UNITS_BPS:
-            raise TraceError(f"{path}: {layout.unit!r} is no unit of a rate; known: {', '.join(UNITS_BPS)}")
-        return layout.unit
-    suffix = layout.rate.rsplit("_", 1)[-1].lower()
-    if suffix not in _SUFFIXES:
+        if layout.unit not in units.RATES_BPS:
+            raise TraceError(f"{path}: {layout.unit!r} is no unit of a rate; known: {units.KNOWN_RATES}")
+        return units.RATES_BPS[layout.unit]
+    named = _UNIT_AT_END.search(layout.rate)
+    if named is None or named[1] not in units.RATES_BPS:
         raise TraceError(
-            f"{path}: the column {layout.rate!r} does not say its unit; give one of {', '.join(UNITS_BPS)}"
+            f"{path}: the column {layout.rate!r} does not say its unit; give --unit, one of {units.KNOWN_RATES}"
         )
-    return _SUFFIXES[suffix]
+    return units.RATES_BPS[named[1]]
 
 
 def _first(where: npt.NDArray[np.bool_]) -> int:

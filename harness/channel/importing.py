@@ -1,14 +1,18 @@
 """From any recorder's file to recordings on disk."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from harness.channel import formats, recording
+from harness import files
+from harness.channel import formats, iperf3, recording
 from harness.channel.recording import PacketRecording, RateRecording, Recording
-from harness.errors import TraceError, unknown_name
+from harness.errors import TraceError, shown, unknown_name
+
+_MOST_BINS = 10_000_000
 
 Format = Literal["auto", "mahimahi", "iperf3", "csv", "cellular", "starlink"]
 
@@ -43,13 +47,19 @@ def import_trace(
     """
     if out.suffix != ".parquet":
         raise TraceError(f"{out}: a recording is written as Parquet; give a name that ends in .parquet")
+    try:
+        files.check_writable(out)
+    except OSError as error:
+        raise TraceError(f"{out}: cannot be written: {files.why(error)}") from None
     found = read(source, kind=kind, column=column, layout=layout, handover=handover)
     parts = treated(found, treatment or Treatment())
     paths = [out] if len(parts) == 1 else [out.with_stem(f"{out.stem}-{i:02}") for i in range(len(parts))]
-    for part, path in zip(parts, paths, strict=True):
-        # The folder in which a recording happened to lie is nobody's business later.
-        named = dataclasses.replace(part, source=part.source.replace(str(source), source.name))
-        recording.save(named, path)
+    for part in parts:
+        # A recording that no scenario could replay is not written.
+        part.channel(loop=False, gaps="outage")
+    # The folder in which a recording happened to lie is nobody's business later.
+    named = [dataclasses.replace(part, source=part.source.replace(str(source), source.name)) for part in parts]
+    recording.save_all(dict(zip(paths, named, strict=True)))
     return paths
 
 
@@ -68,7 +78,7 @@ def read(
         case "mahimahi":
             return formats.read_mahimahi(source)
         case "iperf3":
-            return formats.read_iperf3(source)
+            return iperf3.read(source)
         case "starlink":
             return formats.read_rates(source, formats.STARLINK)
         case "cellular":
@@ -82,22 +92,28 @@ def read(
 
 
 def detect(source: Path) -> Format:
-    """The format of a file, from its first kilobyte."""
-    try:
-        with source.open("rb") as file:
-            head = file.read(1024).decode("utf-8-sig", errors="replace").strip()
-    except OSError as error:
-        raise formats.unreadable(source, error) from None
-    if head.startswith("{"):
+    """The format of a file, from its beginning."""
+    head = formats.head(source)
+    if re.search(r"^\s*\{", head, re.MULTILINE):
         return "iperf3"
-    first = head.splitlines()[0] if head else ""
+    first = head.lstrip().partition("\n")[0]
     if "ULtput_x" in first:
         return "cellular"
     if formats.STARLINK.time in first:
         return "starlink"
-    if first and not first.replace(".", "").replace("-", "").strip().isdigit():
+    if any(delimiter in first for delimiter in ",;\t"):
         return "csv"
-    return "mahimahi"
+    if not first.strip() or first.strip().lstrip("+-").replace(".", "", 1).isdigit():
+        return "mahimahi"
+    if re.search(r"^\[ *ID\] Interval|^Connecting to host|^iperf3?: ", head, re.MULTILINE):
+        said = next((line.strip() for line in head.splitlines() if line.startswith("iperf")), "")
+        raise TraceError(
+            f"{source}: is what iperf3 prints for people; record with -J{f'. It says {said!r}' * bool(said)}"
+        )
+    known = ", ".join(get_args(Format)[1:])
+    raise TraceError(
+        f"{source}: line 1 has {shown(first.strip())}, which no known trace has; --format says what it is, of {known}"
+    )
 
 
 def treated(found: Recording, treatment: Treatment) -> list[Recording]:
@@ -118,11 +134,18 @@ def treated(found: Recording, treatment: Treatment) -> list[Recording]:
 
 def binned(packets: PacketRecording, bin_s: float) -> RateRecording:
     """Packets as the mean rates of bins, so that a link can be divided among several transfers."""
+    if not bin_s >= 1e-3:
+        raise TraceError(f"{packets.source}: is stamped in milliseconds; a bin of {bin_s:g} s is shorter than one")
+    if packets.duration_s / bin_s > _MOST_BINS:
+        raise TraceError(
+            f"{packets.source}: lasts {packets.duration_s:g} s, {packets.duration_s / bin_s:.3g} bins of {bin_s:g} s; "
+            f"{_MOST_BINS} are the most"
+        )
     n = max(1, int(np.ceil(packets.duration_s / bin_s - 1e-9)))
     at_s = np.append(np.arange(n) * bin_s, packets.duration_s)
     # A chance at the very end of a bin belongs to it: it is carried by then.
     counts = np.bincount(np.clip(np.searchsorted(at_s, packets.at_ms / 1000, side="left") - 1, 0, n - 1), minlength=n)
-    return RateRecording(at_s, 8.0 * packets.packet_bytes * counts / np.diff(at_s), packets.source)
+    return RateRecording(at_s, 8.0 * packets.packet_bytes * counts / np.diff(at_s), packets.source, packets.notes)
 
 
 def _between(rates: RateRecording, start_s: float, end_s: float) -> RateRecording:
@@ -131,7 +154,7 @@ def _between(rates: RateRecording, start_s: float, end_s: float) -> RateRecordin
     inside = (rates.at_s > start_s) & (rates.at_s < end_s)
     edges = np.concatenate([[start_s], rates.at_s[inside], [end_s]])
     first = int(np.searchsorted(rates.at_s, start_s, side="right")) - 1
-    return RateRecording(edges - start_s, rates.rate_bps[first : first + len(edges) - 1], rates.source)
+    return RateRecording(edges - start_s, rates.rate_bps[first : first + len(edges) - 1], rates.source, rates.notes)
 
 
 def _split(rates: RateRecording, gap_s: float) -> list[Recording]:
@@ -139,4 +162,6 @@ def _split(rates: RateRecording, gap_s: float) -> list[Recording]:
     edges = np.flatnonzero(long_gap)
     starts, ends = np.append(0, edges + 1), np.append(edges, len(rates.rate_bps))
     parts = [_between(rates, rates.at_s[a], rates.at_s[b]) for a, b in zip(starts, ends, strict=True) if b > a]
+    if not parts:
+        raise TraceError(f"{rates.source}: is one gap; nothing lies between gaps of {gap_s:g} s")
     return list(parts)

@@ -15,10 +15,14 @@ import numpy.typing as npt
 import scipy.sparse.csgraph
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from harness import files
 from harness.channel.capacity import Floats, Ints
 from harness.channel.recording import RateRecording
 from harness.channel.varying import Pieces
-from harness.errors import TraceError
+from harness.errors import TraceError, printable
+
+_MOST_BYTES = 1 << 24
+_MOST_STEPS = 10_000_000
 
 _HORIZON_S = 1e9
 """A transfer that is not through after 30 years never will be."""
@@ -57,10 +61,10 @@ class Chain(BaseModel):
     def load(cls, path: Path) -> Self:
         """The chain in a JSON file; raises TraceError, naming the file, for anything else."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(files.read(path, _MOST_BYTES))
         except OSError as error:
             raise TraceError(
-                f"{path}: cannot be read: {error.strerror}; 'harness trace fit' writes such a file"
+                f"{path}: cannot be read: {files.why(error)}; 'harness trace fit' writes such a file"
             ) from None
         except ValidationError as error:
             first = error.errors()[0]
@@ -70,9 +74,13 @@ class Chain(BaseModel):
             ) from None
 
     def save(self, path: Path) -> None:
-        """Write the chain as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.model_dump(), indent=1) + "\n", encoding="utf-8")
+        """Write the chain as JSON, whole or not at all; TraceError when the disk refuses."""
+        # A file's name need not be text; what is stored of it is.
+        text = json.dumps({**self.model_dump(), "source": printable(self.source)}, indent=1) + "\n"
+        try:
+            files.write_whole(path, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise TraceError(f"{path}: cannot be written: {files.why(error)}") from None
 
     def share_of_time(self) -> Floats:
         """(K,), how much of the time each state takes: pi_i hold_i, normalised, with pi = pi jump."""
@@ -146,6 +154,10 @@ def fit(recordings: Sequence[RateRecording], *, n_states: int = 8, step_s: float
     often as it is entered, and the chain's shares of time and mean rate are the recordings'. Raises TraceError where
     the recordings are too short or do not vary.
     """
+    if not step_s > 0 or max(recording.duration_s for recording in recordings) / step_s > _MOST_STEPS:
+        raise TraceError(
+            f"{source}: cannot be looked at every {step_s:g} s; {_MOST_STEPS} steps a recording are the most"
+        )
     series = [run for recording in recordings for run in _steps(recording, step_s)]
     rates = np.concatenate(series) if series else np.empty(0)
     if len(rates) < 10 * n_states:

@@ -1,6 +1,7 @@
 """From an uplink as a scenario declares it to a channel that a transfer can be computed on."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -8,7 +9,16 @@ import numpy as np
 
 from harness.channel.constant import Constant
 from harness.channel.contract import Channel
-from harness.scenario.replay import ConstantUplink, GilbertElliottUplink, MarkovUplink, TraceUplink, Uplink
+from harness.errors import HarnessError
+from harness.scenario.replay import (
+    ConstantUplink,
+    GilbertElliottUplink,
+    MarkovUplink,
+    Recorded,
+    Replay,
+    TraceUplink,
+    Uplink,
+)
 
 if TYPE_CHECKING:
     from harness.channel.varying import Packets, Pieces
@@ -25,13 +35,39 @@ def open_channel(uplink: Uplink, seed: np.random.SeedSequence) -> Channel:
     from harness.channel.markov import Chain, Markov
 
     if isinstance(uplink, TraceUplink):
-        link = _recorded(uplink.file, uplink.file.stat().st_mtime_ns if uplink.file.exists() else 0, uplink)
+        link = _recorded(uplink.file, _modified_ns(uplink.file), uplink)
         return link.from_offset(np.random.default_rng(seed).random() * link.period_s) if uplink.random_start else link
     if isinstance(uplink, MarkovUplink):
         return Markov(Chain.load(uplink.file), seed)
     assert isinstance(uplink, GilbertElliottUplink)
     chain = Chain.gilbert_elliott(uplink.good_bps, uplink.bad_bps, uplink.good_for_s, uplink.bad_for_s)
     return Markov(chain, seed)
+
+
+def unreadable_files(spec: Replay) -> list[str]:
+    """The sentences on the files that a replay section names and that cannot be replayed; every file is opened."""
+    found = [_refused(open_channel, uplink, np.random.SeedSequence(0)) for uplink in spec.uplinks]
+    if isinstance(spec.arrivals, Recorded):
+        from harness.scenario.arrivals import instants
+
+        # With fewer users, a user of the file may be one too many: each number is a system of its own.
+        found += [_refused(instants, spec.arrivals, users) for users in spec.users]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _refused(open_: Callable[..., object], *arguments: object) -> str:
+    try:
+        open_(*arguments)
+    except HarnessError as error:
+        return str(error)
+    return ""
+
+
+def _modified_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0  # What is wrong with it, reading says.
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,25 +6,44 @@ nothing. A rate of null is a gap: nothing was recorded. A recording of packets h
 non-decreasing): each row is a chance to send ``packet_bytes``; it lasts until its last row, or 1 ms.
 
 The Parquet metadata hold ``tofc_harness.trace``, a JSON object: version, kind (rates or packets), source (the file and
-column it came from), end_s or packet_bytes.
+column it came from), end_s or packet_bytes, and notes, what a reader of the recording must know.
 """
 
 import dataclasses
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness import files
 from harness.channel.capacity import Floats
 from harness.channel.varying import Packets, Pieces
-from harness.errors import TraceError
+from harness.errors import TraceError, printable
 
 VERSION = 1
 _KEY = b"tofc_harness.trace"
+_MOST_ROWS = 50_000_000
+_MOST_BPS = 1e15
+_MOST_S = 1e9
+"""Thirty years; longer, a clock is wrong or a unit is."""
+
+
+class _About(BaseModel):
+    """What a recording's file says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: int
+    source: str
+    notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    kind: Literal["rates", "packets"]
+    end_s: float | None = Field(default=None, allow_inf_nan=False)
+    packet_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +53,7 @@ class RateRecording:
     at_s: Floats
     rate_bps: Floats
     source: str
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.rate_bps) == 0:
@@ -46,10 +66,16 @@ class RateRecording:
             raise TraceError(
                 f"{self.source}: times must increase, but {after:.9g} s follows {before:.9g} s (row {row})"
             )
-        if np.fmin.reduce(self.rate_bps) < 0 or np.isinf(np.fmax.reduce(self.rate_bps)):
-            row = _first((self.rate_bps < 0) | np.isinf(self.rate_bps))
+        if self.at_s[0] != 0 or self.at_s[-1] > _MOST_S:
             raise TraceError(
-                f"{self.source}: the rate {self.rate_bps[row - 1]:.9g} bit/s in row {row} is not finite and 0 or more"
+                f"{self.source}: lasts from {self.at_s[0]:.9g} s to {self.at_s[-1]:.9g} s; a recording begins at 0 s "
+                f"and ends by {_MOST_S:g} s"
+            )
+        if np.fmin.reduce(self.rate_bps) < 0 or np.fmax.reduce(self.rate_bps) > _MOST_BPS:
+            row = _first((self.rate_bps < 0) | (self.rate_bps > _MOST_BPS))
+            raise TraceError(
+                f"{self.source}: the rate {self.rate_bps[row - 1]:.9g} bit/s in row {row} is not one from 0 to "
+                f"{_MOST_BPS:g} bit/s"
             )
 
     @property
@@ -76,8 +102,11 @@ class PacketRecording:
     at_ms: npt.NDArray[np.int64]
     packet_bytes: int
     source: str
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 1 <= self.packet_bytes <= 1 << 24:
+            raise TraceError(f"{self.source}: has packets of {self.packet_bytes} bytes; 1 to {1 << 24} are right")
         if len(self.at_ms) == 0:
             raise TraceError(f"{self.source}: holds no packets; one whole millisecond a line is wanted")
         if self.at_ms[0] < 0:
@@ -86,6 +115,8 @@ class PacketRecording:
             row = _first(backwards) + 1
             after, before = self.at_ms[row - 1], self.at_ms[row - 2]
             raise TraceError(f"{self.source}: times must not decrease, but {after} ms follows {before} ms (row {row})")
+        if self.at_ms[-1] > 1000 * _MOST_S:
+            raise TraceError(f"{self.source}: ends at {self.at_ms[-1]} ms; a recording ends by {1000 * _MOST_S:.0f} ms")
 
     @property
     def duration_s(self) -> float:
@@ -94,15 +125,30 @@ class PacketRecording:
 
     def channel(self, *, loop: bool, gaps: str = "outage") -> Packets:  # noqa: ARG002 - chances have no gaps
         """The link as it was."""
-        return Packets(self.at_ms / 1000, self.duration_s, self.packet_bytes, loop)
+        return Packets(self.at_ms, self.packet_bytes, loop)
 
 
 Recording = RateRecording | PacketRecording
 
 
 def save(recording: Recording, path: Path) -> None:
-    """Write a recording as Parquet."""
-    about: dict[str, Any] = {"version": VERSION, "source": recording.source}
+    """Write a recording as Parquet, whole or not at all; TraceError when the disk refuses."""
+    save_all({path: recording})
+
+
+def save_all(recordings: Mapping[Path, Recording]) -> None:
+    """Write recordings as Parquet, all of them or none; TraceError when the disk refuses."""
+    try:
+        files.write_all_whole({path: _writer(recording) for path, recording in recordings.items()})
+    except OSError as error:
+        raise TraceError(f"{next(iter(recordings))}: cannot be written: {files.why(error)}") from None
+
+
+def _writer(recording: Recording) -> files.Write:
+    # A file's name need not be text; what is stored of it is.
+    about: dict[str, Any] = {
+        "version": VERSION, "source": printable(recording.source), "notes": tuple(map(printable, recording.notes)),
+    }  # fmt: skip
     if isinstance(recording, RateRecording):
         about |= {"kind": "rates", "end_s": recording.duration_s}
         columns = {"start_s": recording.at_s[:-1], "rate_bps": pa.array(recording.rate_bps, from_pandas=True)}
@@ -110,28 +156,52 @@ def save(recording: Recording, path: Path) -> None:
     else:
         about |= {"kind": "packets", "packet_bytes": recording.packet_bytes}
         columns, encoding = {"at_ms": recording.at_ms}, {"at_ms": "DELTA_BINARY_PACKED"}
-    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd", use_dictionary=False, column_encoding=encoding)
+    said = _About(**about).model_dump_json(exclude_none=True)
+    table = pa.table(columns).replace_schema_metadata({_KEY: said.encode()})
+
+    def write(file: BinaryIO) -> None:
+        pq.write_table(table, file, compression="zstd", use_dictionary=False, column_encoding=encoding)
+
+    return write
 
 
 def load(path: Path) -> Recording:
     """Read a recording; raises TraceError, naming the file, for anything else."""
+    again = f"make one from any trace with 'harness trace import FILE {path}'"
     try:
-        table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[_KEY])
+        with files.opened(path) as file:
+            parquet = pq.ParquetFile(file)
+            if parquet.metadata.num_rows > _MOST_ROWS:
+                raise TraceError(f"{path}: claims {parquet.metadata.num_rows} rows; {_MOST_ROWS} are the most")
+            about = _About.model_validate_json((parquet.schema_arrow.metadata or {})[_KEY])
+            table = parquet.read()
     except FileNotFoundError:
         raise TraceError(f"{path}: does not exist; write it with 'harness trace import FILE {path}'") from None
-    except (OSError, pa.ArrowException, KeyError, ValueError):
-        what = "is a folder" if path.is_dir() else "is not a recording"
-        raise TraceError(f"{path}: {what}; make one from any trace with 'harness trace import FILE OUT'") from None
-    if about.get("version") != VERSION:
-        raise TraceError(f"{path}: has version {about.get('version')}, this harness reads {VERSION}; import it again")
-    source = f"{path} ({about['source']})"
-    if about["kind"] == "packets":
-        return PacketRecording(table["at_ms"].to_numpy(), int(about["packet_bytes"]), source)
+    except IsADirectoryError:
+        raise TraceError(f"{path}: is a folder; {again}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise TraceError(
+            f"{path}: is not a recording: {where + ': ' if where else ''}{first['msg']}; {again}"
+        ) from None
+    except (PermissionError, pa.ArrowException, KeyError, OSError) as error:
+        why = f"cannot be read: {error.strerror}" if isinstance(error, PermissionError) else "is not a recording"
+        raise TraceError(f"{path}: {why}; {again}") from None
+    if about.version != VERSION:
+        raise TraceError(f"{path}: has version {about.version}, this harness reads {VERSION}; import it again")
+    wanted = {"at_ms": pa.int64()} if about.kind == "packets" else {"start_s": pa.float64(), "rate_bps": pa.float64()}
+    found = dict(zip(table.column_names, table.schema.types, strict=True))
+    timed = table.column(0).null_count == 0 if found == wanted else False
+    if not timed or (about.packet_bytes if about.kind == "packets" else about.end_s) is None:
+        raise TraceError(f"{path}: is not a recording: its columns are not those of {about.kind}; {again}")
+    source = f"{path} ({about.source})"
+    if about.kind == "packets":
+        assert about.packet_bytes is not None
+        return PacketRecording(table["at_ms"].to_numpy(), about.packet_bytes, source, about.notes)
+    assert about.end_s is not None
     start_s, rate_bps = table["start_s"].to_numpy(), table["rate_bps"].to_numpy(zero_copy_only=False)
-    return RateRecording(np.append(start_s, float(about["end_s"])), rate_bps.astype(float), source)
+    return RateRecording(np.append(start_s, about.end_s), rate_bps.astype(float), source, about.notes)
 
 
 def _first(where: npt.NDArray[np.bool_]) -> int:

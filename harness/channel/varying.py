@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from harness.channel import capacity
-from harness.channel.capacity import Floats
+from harness.channel.capacity import Floats, Ints
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -60,30 +60,44 @@ class Pieces:
 class Packets:
     """A link of K chances, each to send ``packet_bytes`` at once, that begins ``offset_s`` into them.
 
-    ``at_s`` (K,) is non-decreasing and repeats after ``period_s`` if looped. A chance that finds nothing to send is
-    lost, as in Mahimahi; what a transfer leaves of a chance serves the one that waits behind it.
+    ``at_ms`` (K,) are whole milliseconds, non-decreasing; looped, they repeat after the last of them, or after 1 ms. A
+    chance that finds nothing to send is lost, as in Mahimahi; what a transfer leaves of a chance serves the one that
+    waits behind it.
     """
 
-    at_s: Floats
-    period_s: float
+    at_ms: Ints
     packet_bytes: int
     loop: bool
     offset_s: float = 0.0
+    at_ns: Ints = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at_ns", np.asarray(self.at_ms, np.int64) * 1_000_000)
 
     @property
-    def arrays(self) -> tuple[Floats, float, float, bool]:
+    def period_s(self) -> float:
+        """When the last chance comes; 1 ms at least."""
+        return max(1, int(self.at_ms[-1])) / 1000
+
+    @property
+    def arrays(self) -> tuple[Ints, int, int, float, bool]:
         """What the compiled functions take."""
-        return self.at_s, self.period_s, 8.0 * self.packet_bytes, self.loop
+        return (
+            self.at_ns,
+            max(1, int(self.at_ms[-1])) * 1_000_000,
+            round(self.offset_s * 1e9),
+            8.0 * self.packet_bytes,
+            self.loop,
+        )
 
     def from_offset(self, offset_s: float) -> Self:
-        """The same link, begun elsewhere; the array is shared."""
+        """The same link, begun elsewhere."""
         return dataclasses.replace(self, offset_s=offset_s)
 
     def finish(self, start_s: float, n_bytes: float) -> float:
         """When the chance comes that carries the last of ``n_bytes``; infinity if never."""
-        return capacity.packets_finish(start_s + self.offset_s, 8.0 * math.ceil(n_bytes), *self.arrays) - self.offset_s
+        return capacity.packets_finish(start_s, 8.0 * math.ceil(n_bytes), *self.arrays)
 
     def bits(self, start_s: float, end_s: float) -> float:
         """The chances after ``start_s`` and up to ``end_s``, in bits."""
-        by_end = capacity.packets_carried(end_s + self.offset_s, *self.arrays)
-        return by_end - capacity.packets_carried(start_s + self.offset_s, *self.arrays)
+        return capacity.packets_carried(end_s, *self.arrays) - capacity.packets_carried(start_s, *self.arrays)

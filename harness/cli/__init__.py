@@ -1,21 +1,27 @@
 """The commands. Each imports what it needs when it is called, so that ``harness --help`` answers at once."""
 
+import errno
+import io
 import sys
 from typing import Annotated
 
 import typer
 
 from harness import __version__
-from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate
-from harness.errors import HarnessError
+from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate, weights
+from harness.cli.app import Command, Interrupted, group
+from harness.errors import ExitCode, HarnessError, printable
+from harness.files import why
 
-app = typer.Typer(
-    name="harness",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Latency studies of multimodal inference that is split between a device and an edge server.
+_RESUMED = (["run"], ["train"], ["data", "get"])
+"""The commands that go on where they were stopped."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says of no file in particular."""
+
+app = group(
+    "harness",
+    """Latency studies of multimodal inference that is split between a device and an edge server.
 
     A scenario names a benchmark, a backbone, the schemes to compare and the uplinks to replay them over. `run`
     measures, selects operating points at equal score and replays; `plot` draws what `run` found.
@@ -40,9 +46,10 @@ for command in (
     inspect.inspect,
     train.train,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(trace.app, name="trace")
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,13 +67,26 @@ def _options(
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one sentence on standard error and status 2, never a traceback."""
+    """The entry point: a user's mistake is one sentence on standard error and a status, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows few characters, and a path that is no text, are shown in escapes.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except HarnessError as error:
-        for sentence in str(error).splitlines():
-            print(f"harness: {sentence}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("harness: stopped; what was finished is kept, and the same command takes up from there", file=sys.stderr)
-        sys.exit(130)
+        _leave(str(error), ExitCode.BAD_INPUT)
+    except OSError as error:
+        # Where a command does not expect it, what the system refuses is still the user's to mend.
+        if error.filename is None and error.errno not in _FULL:
+            raise
+        _leave(f"{error.filename}: {why(error)}" if error.filename else why(error), ExitCode.BAD_INPUT)
+    except (Interrupted, KeyboardInterrupt):
+        resumed = any(sys.argv[1 : 1 + len(words)] == words for words in _RESUMED)
+        _leave("interrupted" + ("; repeat the command to resume" if resumed else ""), ExitCode.INTERRUPTED)
+
+
+def _leave(sentences: str, code: ExitCode) -> None:
+    for sentence in sentences.split("\n"):
+        print(f"harness: {printable(sentence)}", file=sys.stderr)
+    sys.exit(code)

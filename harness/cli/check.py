@@ -13,11 +13,14 @@ def check(
     """Validate scenarios without running them.
 
     Every mistake is a line with the file, the line, the key path and the value; the status is 2 if there is one.
+    What a scenario names is opened: recorded links and arrivals, codecs, weights. Of a backbone that is not installed
+    the stand-in's are looked for; benchmarks are read by 'harness data check'.
 
         harness check scenarios/*.yaml
     """
     from harness.errors import ScenarioError
     from harness.scenario.load import load, scenario_hash
+    from harness.stock import missing
 
     mistakes = []
     for file in files:
@@ -25,6 +28,9 @@ def check(
             scenario = load(file)
         except ScenarioError as error:
             mistakes.append(str(error))
+            continue
+        if wrong := missing(scenario):
+            mistakes += [f"{file}: {sentence}" for sentence in wrong]
             continue
         points = sum(1 for pipeline in scenario.pipelines for _ in pipeline.operating_points())
         typer.echo(

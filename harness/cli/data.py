@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.app import Command, group
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import Console
 
-app = typer.Typer(
-    name="data",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="""List, fetch and check the seven benchmarks of the paper, as VLMEvalKit publishes them.
+app = group(
+    "data",
+    """List, fetch and check the seven benchmarks of the paper, as VLMEvalKit publishes them.
 
     They lie where VLMEvalKit looks for them too: in `$LMUData` if that is set and the folder exists, else in
     `~/LMUData`.
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_() -> None:
     """Show every benchmark: its questions, whether it is here, its published md5, and where it lies or would lie."""
     from harness.data.benchmarks import BENCHMARKS, locate
@@ -39,7 +39,7 @@ def list_() -> None:
         typer.echo(f"{benchmark.name:<15}{benchmark.questions:>5} questions  {state:<9}  md5 {benchmark.md5}  {path}")
 
 
-@app.command()
+@app.command(cls=Command)
 def get(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Benchmarks, as 'harness data list' has them.")],
     mirror: Annotated[
@@ -55,19 +55,18 @@ def get(
 
     harness data get RealWorldQA MME
     """
-    from rich.console import Console
-
+    from harness.cli.display import terminal
     from harness.data.benchmarks import PREFIX, find, folder
     from harness.data.download import download
 
-    console = Console()
+    console = terminal()
     for benchmark in [find(name) for name in names]:
         with _Bar(console, benchmark.name, sized=True) as bar:
             path = download(benchmark, folder(), mirror=mirror or PREFIX, progress=bar)
         console.print(f"{benchmark.name}: {path}, md5 {benchmark.md5}", soft_wrap=True, highlight=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME...]", help="Benchmarks; without any, those that are here.")
@@ -79,12 +78,11 @@ def check(
 
         harness data check RealWorldQA
     """
-    from rich.console import Console
-
+    from harness.cli.display import terminal
     from harness.data.benchmarks import BENCHMARKS, check_md5, find, folder, load, locate
     from harness.errors import DataError, HarnessError, UnavailableError
 
-    console = Console()
+    console = terminal()
     wanted = names or [name for name in BENCHMARKS if locate(name).exists()]
     if not wanted:
         raise UnavailableError(f"none of the benchmarks is in {folder()}; 'harness data get NAME' downloads one")
@@ -125,7 +123,7 @@ class _Bar:
         )
 
         amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)
-        columns = (TextColumn("{task.description:<15}"), BarColumn(), *amount, TimeRemainingColumn())
+        columns = (TextColumn("{task.description:<15}", markup=False), BarColumn(), *amount, TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task(name, total=None)
 

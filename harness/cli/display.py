@@ -1,7 +1,7 @@
 """What a running study shows: one bar a phase, with the time left, and the sentences that a reader must not miss."""
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.panel import Panel
@@ -16,13 +16,18 @@ from rich.progress import (
 )
 
 
+def terminal(**how: Any) -> Console:
+    """A console that prints names as they are: ``[lte]`` in one is no markup, ``:up:`` no picture."""
+    return Console(markup=False, emoji=False, **how)
+
+
 class Display:
     """A study's reporter on a terminal; where output goes to a file, the sentences alone."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.description:<24}"),
+            TextColumn("{task.description:<24}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -52,8 +57,8 @@ class Display:
     def phase(self, name: str, total: int, done: int) -> None:
         """Begins a bar of ``total`` steps, ``done`` of which an earlier session did."""
         if not self._console.is_terminal:
-            kept = f", {done} of them kept from before" if done else ""
-            self._console.print(f"{name}: {total} steps{kept}")
+            before = f", {done} of them done before" if done else ""
+            self._console.print(f"{name}: {total} steps{before}")
         self._task = self._progress.add_task(name, total=total, completed=done)
 
     def advance(self) -> None:

@@ -1,9 +1,14 @@
 """``harness plot``: a run's rows as figures."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_NO_GLYPH = re.compile(r"Glyph (\d+) ")
+"""matplotlib's warning, one for every character that no font has."""
 
 
 def plot(
@@ -21,5 +26,12 @@ def plot(
     """
     from harness.report.figures.gallery import draw_all
 
-    for file in draw_all(path, out):
+    with warnings.catch_warnings(record=True) as caught:
+        files = draw_all(path, out)
+    for file in files:
         typer.echo(str(file))
+    if unseen := sorted({chr(int(found[1])) for w in caught if (found := _NO_GLYPH.match(str(w.message)))}):
+        some = "".join(unseen[:40])
+        typer.echo(
+            f"no font on this machine has {some}: the figures show boxes there; Noto Sans CJK has many", err=True
+        )

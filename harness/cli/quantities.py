@@ -20,5 +20,18 @@ def quantity(parse: Callable[[object], float]) -> Callable[[str], Any]:
     return parsed
 
 
-RATE = {"parser": quantity(units.parse_rate_bps), "metavar": "RATE"}
+def above_0(parse: Callable[[object], float]) -> Callable[[object], float]:
+    """``parse`` for what nothing can be of length 0: a bin, a gap, a step."""
+
+    def parsed(text: object) -> float:
+        if (value := parse(text)) == 0:
+            raise ValueError(f"{text!r} is not above 0")
+        return value
+
+    return parsed
+
+
+RATE = {"parser": quantity(above_0(units.parse_rate_bps)), "metavar": "RATE"}
 SECONDS = {"parser": quantity(units.parse_seconds), "metavar": "TIME"}
+SOME_SECONDS = {"parser": quantity(above_0(units.parse_seconds)), "metavar": "TIME"}
+PER_SECOND = {"parser": quantity(above_0(units.parse_per_second)), "metavar": "RATE"}

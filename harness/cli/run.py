@@ -28,15 +28,13 @@ def run(
 
         harness run scenarios/realworldqa_lowrate.yaml
     """
-    from rich.console import Console
-
     from harness.analysis import Analysis
-    from harness.cli.display import Display
+    from harness.cli.display import Display, terminal
     from harness.report.table import table
     from harness.scenario.load import load
     from harness.study import run as run_study
 
-    console = Console()
+    console = terminal()
     wanted = load(scenario)
     folder = results / (name or wanted.name)
     with Display(console) as display:
@@ -57,13 +55,12 @@ def show(
 
     harness show results/runs/realworldqa_lowrate --out table.csv
     """
-    from rich.console import Console
-
     from harness.analysis import Analysis
+    from harness.cli.display import terminal
     from harness.report.table import table, write
 
     found = Analysis.read(path)
     if out is None:
-        Console().print(table(found))
+        terminal().print(table(found))
     else:
         write(found, out)

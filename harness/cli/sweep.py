@@ -1,5 +1,6 @@
 """``harness sweep``: a run's rows replayed in another system, without measuring again."""
 
+import functools
 import itertools
 import math
 from enum import StrEnum
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from harness.analysis.whatif import Estimate
+    import pyarrow as pa
+
+    from harness.analysis.means import Estimate
 
 
 class Engine(StrEnum):
@@ -22,7 +25,9 @@ class Engine(StrEnum):
 def sweep(
     path: Annotated[Path, typer.Argument(help="A run's folder.")],
     scenario: Annotated[Path, typer.Argument(help="A scenario; its replay section is what is replayed.")],
-    out: Annotated[Path | None, typer.Option(help="Write the request rows here, as .parquet.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the request rows here, as .parquet or .csv by the file's ending.")
+    ] = None,
     pipeline: Annotated[
         list[str] | None, typer.Option(help="Only this pipeline; may be repeated.", show_default="all of the run")
     ] = None,
@@ -31,29 +36,33 @@ def sweep(
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
-    Nothing is measured again: the stage rows are the run's. The intervals are over the section's seeds. The numbers do
+    Nothing is measured again: the stage rows are the run's. The intervals are over the timed pictures. The numbers do
     not depend on the engine or the number of workers.
 
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
-    import pyarrow.parquet as pq
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from harness.analysis import Analysis, whatif
+    from harness.channel.opening import unreadable_files
+    from harness.cli.display import terminal
+    from harness.errors import ScenarioError
     from harness.replay import sweep as replay_sweep
     from harness.scenario.load import load
     from harness.units import format_seconds
 
     spec = load(scenario).replay
+    if wrong := unreadable_files(spec):
+        raise ScenarioError("\n".join(f"{scenario}: {sentence}" for sentence in wrong))
+    if out is not None:
+        _check(out)
     found = Analysis.read(path).profiles(pipeline)
     rows = replay_sweep(found, spec, workers="ray" if engine is Engine.ray else workers)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, out, compression="zstd")
+        _write(rows, out)
     summary = whatif.summarise(rows, spec.deadline_s)
-    console = Console()
+    console = terminal()
     for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Table(title=f"{scheme} at {point}", title_justify="left", box=SIMPLE_HEAD)
         table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
@@ -67,10 +76,39 @@ def sweep(
             in_time = [] if cell.in_time is None else [f"{cell.in_time.value:.1%}"]
             table.add_row(cell.channel, str(cell.users), *spread, f"{cell.answered:.1%}", *in_time)
         console.print(table, "")
-    if spec.seeds > 1:
-        console.print(f"±: 95 % over {spec.seeds} seeds")
+    console.print("±: 95 % over the timed pictures")
+    for reason in dict.fromkeys(part.reason for cell in summary for part in (cell.mean_s, cell.p50_s, cell.p99_s)):
+        if reason:
+            console.print(f"no interval: {reason}")
     if any(cell.answered < 1 for cell in summary):
         console.print("means are of the requests that were answered; to p50 and p99 one never answered is the slowest")
+
+
+def _check(out: Path) -> None:
+    """Raises ResultsError where rows could not be written, before they are made."""
+    from harness import files
+    from harness.errors import ResultsError
+
+    if out.suffix not in (".parquet", ".csv"):
+        raise ResultsError(f"{out}: rows are written to a file whose name ends in .parquet or .csv")
+    try:
+        files.check_writable(out)
+    except OSError as error:
+        raise ResultsError(f"{out}: cannot be written: {files.why(error)}") from None
+
+
+def _write(rows: "pa.Table", out: Path) -> None:
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    from harness import files
+    from harness.errors import ResultsError
+
+    write = pyarrow.csv.write_csv if out.suffix == ".csv" else functools.partial(pq.write_table, compression="zstd")
+    try:
+        files.write_whole(out, lambda file: write(rows, file))
+    except OSError as error:
+        raise ResultsError(f"{out}: cannot be written: {files.why(error)}") from None
 
 
 def _shown(estimate: "Estimate") -> str:

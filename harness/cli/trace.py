@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.quantities import SECONDS
+from harness.cli.app import Command, group
+from harness.cli.quantities import SECONDS, SOME_SECONDS
 
-app = typer.Typer(
-    name="trace",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="""Import, fit and look at recorded uplinks.
+app = group(
+    "trace",
+    """Import, fit and look at recorded uplinks.
 
     A scenario replays a recording in the harness's own form (`kind: trace`) or a Markov chain fitted to some
     (`kind: markov`).
@@ -41,7 +40,7 @@ class Handover(StrEnum):
     outage = "outage"
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def import_(
     source: Annotated[Path, typer.Argument(help="A recorder's file.")],
     out: Annotated[Path, typer.Argument(help="The recording to write, as .parquet.")],
@@ -49,20 +48,26 @@ def import_(
     column: Annotated[
         str | None, typer.Option(help="Which uplink of a cellular file: ULtput_x (AT&T) or ULtput_y (Verizon).")
     ] = None,
-    time: Annotated[str | None, typer.Option(help="A CSV's column of times (seconds, or date and time).")] = None,
+    time: Annotated[str | None, typer.Option(help="A CSV's column of times, or of dates and times.")] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="The times' unit, s, ms, us or ns, where the column's name does not say it.")
+    ] = None,
     rate: Annotated[str | None, typer.Option(help="A CSV's column of uplink rates.")] = None,
-    unit: Annotated[str | None, typer.Option(help="The rates' unit, such as Mbit/s or KB/s.")] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(help="The rates' unit, such as Mbit/s or KB/s, where the column's name does not say it."),
+    ] = None,
     end: Annotated[str | None, typer.Option(help="A CSV's column of when a row ends, if it has one.")] = None,
-    hold: Annotated[float | None, typer.Option(help="A CSV's row lasts no longer; then a gap.", **SECONDS)] = None,
+    hold: Annotated[float | None, typer.Option(help="A CSV's row lasts no longer; then a gap.", **SOME_SECONDS)] = None,
     handover: Annotated[
         Handover, typer.Option(help="In a cellular file: as measured across it, or an outage.")
     ] = Handover.measured,
     skip: Annotated[float, typer.Option(help="Drop this much of the beginning.", **SECONDS)] = "0 s",  # type: ignore[assignment]
     split: Annotated[
-        float | None, typer.Option(help="Write what lies between gaps of this length apart.", **SECONDS)
+        float | None, typer.Option(help="Write what lies between gaps of this length apart.", **SOME_SECONDS)
     ] = None,
     bin_: Annotated[
-        float | None, typer.Option("--bin", help="Turn packets into mean rates of bins this long.", **SECONDS)
+        float | None, typer.Option("--bin", help="Turn packets into mean rates of bins this long.", **SOME_SECONDS)
     ] = None,
 ) -> None:
     """Write a recorded uplink in the harness's own form.
@@ -75,12 +80,12 @@ def import_(
 
         harness trace import run.csv traces/run.parquet --column ULtput_x --skip 2s
 
-        harness trace import link.csv traces/link.parquet --time t --rate up_mbps --hold 5s
+        harness trace import link.csv traces/link.parquet --time t --time-unit s --rate up_mbps --hold 5s
     """
     from harness.channel.formats import Layout
     from harness.channel.importing import Treatment, import_trace
 
-    chosen = {"time": time, "rate": rate, "unit": unit, "end": end, "hold_s": hold}
+    chosen = {"time": time, "time_unit": time_unit, "rate": rate, "unit": unit, "end": end, "hold_s": hold}
     given = {name: value for name, value in chosen.items() if value is not None}
     paths = import_trace(
         source,
@@ -94,19 +99,21 @@ def import_(
     show(paths)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings.")]) -> None:
     """Print what recordings hold: duration, rates, outages and gaps.
 
     harness trace show traces/*.parquet
     """
     import numpy as np
-    from rich.console import Console
     from rich.table import Table
 
     from harness.channel.recording import RateRecording, load
+    from harness.cli.display import terminal
+    from harness.errors import printable
     from harness.units import format_rate
 
+    notes = []
     table = Table("recording", "duration", "mean", "5 % / 50 % / 95 %", "outages", "gaps")
     for file in files:
         found = load(file)
@@ -122,16 +129,20 @@ def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Re
             outages, gaps = (f"{width_s[where].sum():.1f} s" for where in (rate_bps == 0, ~known))
         else:
             spread, outages, gaps = f"{len(found.at_ms)} packets", "", ""
-        table.add_row(str(file), f"{found.duration_s:.1f} s", mean, spread, outages, gaps)
-    Console().print(table)
+        notes += [f"{file}: {note}" for note in found.notes]
+        table.add_row(printable(str(file)), f"{found.duration_s:.1f} s", mean, spread, outages, gaps)
+    console = terminal(soft_wrap=True)
+    console.print(table, soft_wrap=False)
+    for note in notes:
+        console.print(printable(note))
 
 
-@app.command()
+@app.command(cls=Command)
 def fit(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of rates.")],
     out: Annotated[Path, typer.Option(help="The chain to write, as .json.")],
     states: Annotated[int, typer.Option(min=2, max=64, help="How many rates the chain has.")] = 8,
-    step: Annotated[float, typer.Option(help="How often the recordings are looked at.", **SECONDS)] = "500 ms",  # type: ignore[assignment]
+    step: Annotated[float, typer.Option(help="How often the recordings are looked at.", **SOME_SECONDS)] = "500 ms",  # type: ignore[assignment]
     source: Annotated[str | None, typer.Option(help="Where the recordings come from, kept in the file.")] = None,
 ) -> None:
     """Fit a Markov chain of rates to recordings, and compare its rates with theirs.
@@ -143,11 +154,18 @@ def fit(
     """
     import numpy as np
 
+    from harness import files as disk
     from harness.channel import markov
     from harness.channel.recording import RateRecording, load
     from harness.errors import TraceError
     from harness.units import format_rate
 
+    if out.suffix != ".json":
+        raise TraceError(f"{out}: a chain is written as JSON; give a name that ends in .json")
+    try:
+        disk.check_writable(out)
+    except OSError as error:
+        raise TraceError(f"{out}: cannot be written: {disk.why(error)}") from None
     recordings = []
     for file in files:
         found = load(file)

@@ -33,9 +33,7 @@ def train(
     `log.jsonl` with a line for every `log_every` steps. The scheme `tofc` takes the folder as its point's `codec:`. A
     training that was stopped, or killed, takes up from its last checkpoint (`save_every`): the same command again.
     """
-    from rich.console import Console
-
-    from harness.cli.display import Display
+    from harness.cli.display import Display, terminal
     from harness.profiling.machine import fingerprint
     from harness.training import result
     from harness.training.load import load
@@ -49,7 +47,7 @@ def train(
     if not fresh and training.is_complete:
         typer.echo(f"{wanted.out}: is complete; --fresh trains it again")
         return
-    console = Console(quiet=not training.accelerator.is_main_process, soft_wrap=True)
+    console = terminal(quiet=not training.accelerator.is_main_process, soft_wrap=True)
     with Display(console) as display:
         folder = training.run(display, fresh=fresh)
     console.print(f"{folder}: {result.summary(folder)}")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.quantities import RATE
+from harness.errors import ExitCode
 
 
 def validate(
@@ -28,10 +29,10 @@ def validate(
 
         sudo harness validate results/runs/realworldqa_lowrate --rate "100 KB/s" --pipeline jpeg
     """
-    from rich.console import Console
     from rich.table import Table
 
     from harness.analysis import Analysis
+    from harness.cli.display import terminal
     from harness.errors import UnavailableError
     from harness.replay import validation
     from harness.replay.testbed import why_not
@@ -39,7 +40,7 @@ def validate(
 
     if reason := why_not():
         raise UnavailableError(f"a real link cannot be made here: {reason}")
-    console, failed = Console(), False
+    console, failed = terminal(), False
     for profile in Analysis.read(path).profiles(pipeline):
         found = validation.validate(profile, rate_bps=rate, requests=requests, seed=seed)
         title = f"{profile.pipeline} at {profile.point}, {requests} requests at {format_rate(rate)}"
@@ -64,4 +65,4 @@ def validate(
         console.print(f"verdict: {'FAIL: ' + '; '.join(missed) if missed else 'PASS'}{within}\n")
         failed = failed or bool(missed)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.NEGATIVE)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 from harness.data.tsv import read_tsv
 from harness.errors import DataError, UnavailableError, unknown_name
@@ -74,8 +75,13 @@ def locate(name: str) -> Path:
     return folder() / f"{find(name).name}.tsv"
 
 
-def load(name: str, *, cache: Path | None = None) -> Sequence[Sample]:  # noqa: ARG001
-    """The samples of a benchmark of the table, lazily (see :func:`harness.data.tsv.read_tsv`).
+def load(
+    name: str,
+    *,
+    cache: Path | None = None,  # noqa: ARG001
+    max_pixels: int = MAX_PIXELS,
+) -> Sequence[Sample]:
+    """The samples of a benchmark of the table, lazily; ``max_pixels`` as in :func:`harness.data.tsv.read_tsv`.
 
     Raises UnavailableError, saying how to get it, where the file is absent, and DataError where it is damaged.
     """
@@ -85,7 +91,7 @@ def load(name: str, *, cache: Path | None = None) -> Sequence[Sample]:  # noqa: 
             f"{name} is not on this machine: {path} is absent (md5 {BENCHMARKS[name].md5}); 'harness data get {name}' "
             "downloads it"
         )
-    return read_tsv(path, name)
+    return read_tsv(path, name, max_pixels=max_pixels)
 
 
 def check_md5(benchmark: Benchmark, path: Path) -> None:
@@ -100,10 +106,12 @@ def check_md5(benchmark: Benchmark, path: Path) -> None:
         )
 
 
-def md5_of(path: Path) -> str:
-    """The md5 of a file in hexadecimal digits; raises OSError where it cannot be read."""
+def md5_of(path: Path, n_bytes: int | None = None) -> str:
+    """The md5 of a file, or of its first bytes, in hexadecimal digits; raises OSError where it cannot be read."""
     digest = hashlib.md5(usedforsecurity=False)
+    left = path.stat().st_size if n_bytes is None else n_bytes
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(min(left, _CHUNK_BYTES)):
             digest.update(chunk)
+            left -= len(chunk)
     return digest.hexdigest()

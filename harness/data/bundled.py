@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 from harness.data.tsv import read_tsv, write_tsv
 from harness.errors import DataError
@@ -32,7 +33,14 @@ def checksum(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def load_bundled(name: str, cache: Path, expected: str, build: Callable[[], Sequence[Sample]]) -> list[Sample]:
+def load_bundled(
+    name: str,
+    cache: Path,
+    expected: str,
+    build: Callable[[], Sequence[Sample]],
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> list[Sample]:
     """The samples of ``cache/<name>-<checksum>.tsv``, built first where it is absent.
 
     Raises DataError where they are not the samples that ``expected`` pins.
@@ -41,7 +49,7 @@ def load_bundled(name: str, cache: Path, expected: str, build: Callable[[], Sequ
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         write_tsv(path, build())
-    samples = list(read_tsv(path, name))
+    samples = list(read_tsv(path, name, max_pixels=max_pixels))
     found = checksum(samples)
     if found != expected:
         raise DataError(

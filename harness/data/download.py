@@ -2,9 +2,15 @@
 
 <folder>/<name>.tsv.part    what has come so far; the same command goes on from its end (HTTP Range)
 <folder>/<name>.tsv         the whole file, with the published md5
+
+Nothing that a server answers takes bytes away from a part. A server that sends the file from its beginning is compared
+with the part, byte by byte, until it reaches the part's end.
 """
 
 import fcntl
+import itertools
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +25,15 @@ from harness.errors import DataError, UnavailableError
 Progress = Callable[[int, int | None], None]
 """Told how many bytes of a file are here, and how many it has, or None where the server does not say."""
 
+MAX_BYTES = 4 * 2**30
+"""What a benchmark's file may have at most: an answer that does not end is cut off here."""
+
 _TIMEOUT_S = 30.0
 _RETRIES = 4
 _PAUSE_S = 1.0
-_OTHER_RANGE = (httpx.codes.PARTIAL_CONTENT, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE)
+_SPARE_BYTES = 2**26
+_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_BOM = b"\xef\xbb\xbf"
 
 
 def download(
@@ -32,31 +43,45 @@ def download(
     mirror: str = PREFIX,
     progress: Progress = lambda *_: None,
     pause_s: float = _PAUSE_S,
+    max_bytes: int = MAX_BYTES,
 ) -> Path:
     """The benchmark's TSV in ``folder``, fetched unless it is there; its md5 is the published one when this returns.
 
     ``mirror`` is a URL under which the files lie as they do under VLMEvalKit's own prefix. A connection that is lost is
     taken up again from where it was, after ``pause_s``, as long as bytes keep coming.
 
-    Raises UnavailableError where the file cannot be had or written, and DataError where what lies there, or what came,
-    is not the published file; what came is then deleted.
+    Raises UnavailableError where the file cannot be had or written, or would have more than ``max_bytes``, and
+    DataError where what lies there, or what came, is not the published file. What had come before this call is kept.
     """
     path = folder / f"{benchmark.name}.tsv"
     if path.exists():
         check_md5(benchmark, path)
         return path
     part = path.with_name(f"{path.name}.part")
+    url = f"{mirror.rstrip('/')}/{benchmark.url_path}"
     with _opened(part) as file:
-        _fetch(benchmark, file, f"{mirror.rstrip('/')}/{benchmark.url_path}", progress, pause_s)
+        begun = file.tell()
+        total = _fetch(benchmark, file, url, progress, pause_s, max_bytes)
         file.flush()
-        if (found := md5_of(part)) != benchmark.md5:
-            part.unlink()
+        came = file.tell() if total is None else total
+        if (found := md5_of(part, came)) != benchmark.md5:
+            # An answer that does not say how long it is may have been cut off anywhere.
+            left = file.tell() if total is None else begun
+            file.truncate(left)
             raise DataError(
-                f"{benchmark.name}: what came from {mirror} has the md5 {found}, and {benchmark.md5} is published; it "
-                "was deleted, and can be fetched again"
+                f"{benchmark.name}: what came from {url}, {came} bytes, has the md5 {found}, and {benchmark.md5} is "
+                f"published; {_what_now(part, left, cut=total is None)}"
             )
+        file.truncate(came)
         part.replace(path)
     return path
+
+
+def _what_now(part: Path, n_bytes: int, *, cut: bool) -> str:
+    if not n_bytes:
+        return "it was deleted, and can be fetched again"
+    kept = f"{part} is kept with {n_bytes} bytes"
+    return f"{kept}: {'repeat the command to resume' if cut else 'another mirror may complete it'}, or delete it"
 
 
 @contextmanager
@@ -64,7 +89,7 @@ def _opened(part: Path) -> Iterator[BinaryIO]:
     """The file of what has come so far, open at its end and locked for this process."""
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file:
+        with part.open("a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -78,21 +103,25 @@ def _opened(part: Path) -> Iterator[BinaryIO]:
         raise UnavailableError(f"{part}: cannot be written: {error.strerror or error}") from None
 
 
-def _fetch(benchmark: Benchmark, file: BinaryIO, url: str, progress: Progress, pause_s: float) -> None:
-    """Appends to ``file`` what it lacks; gives up after a few attempts in a row that brought nothing."""
+def _fetch(
+    benchmark: Benchmark, file: BinaryIO, url: str, progress: Progress, pause_s: float, max_bytes: int
+) -> int | None:
+    """Appends to ``file`` what it lacks, and returns how many bytes the server says the whole has, if it does.
+
+    Gives up after a few attempts in a row that brought nothing.
+    """
     idle = 0
     with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client:
         while True:
             had = file.tell()
             try:
-                _attempt(client, file, url, progress)
-                return
+                return _attempt(client, file, url, progress, max_bytes)
             except httpx.HTTPStatusError as error:
                 answer = f"{error.response.status_code} {error.response.reason_phrase}".strip()
                 raise UnavailableError(f"{benchmark.name}: {url} answers {answer}; is the address right?") from None
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
                 raise UnavailableError(_out_of_reach(benchmark, file, url, error)) from None
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, _LostError) as error:
                 idle = 0 if file.tell() > had else idle + 1
                 if idle > _RETRIES:
                     raise UnavailableError(
@@ -100,33 +129,103 @@ def _fetch(benchmark: Benchmark, file: BinaryIO, url: str, progress: Progress, p
                         "the same command goes on from there"
                     ) from None
                 time.sleep(pause_s)
+            except _WrongError as error:
+                raise UnavailableError(f"{benchmark.name}: {url} {error}") from None
 
 
-def _attempt(client: httpx.Client, file: BinaryIO, url: str, progress: Progress) -> None:
-    """One request for what is missing; returns when the server has nothing more to send."""
-    start = file.tell()
-    with client.stream("GET", url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
-        goes_on = _goes_on(response, start)
-        if start and not goes_on:
-            if response.headers.get("Content-Range") == f"bytes */{start}":
-                return
-            file.truncate(0)
-            start = file.seek(0)
-            if response.status_code in _OTHER_RANGE:
-                raise httpx.RemoteProtocolError("it has another file than the one begun")
+class _LostError(Exception):
+    """An answer that ended before the file did."""
+
+
+class _WrongError(Exception):
+    """An answer that is not the file: what is said of it, after the address."""
+
+
+def _attempt(client: httpx.Client, file: BinaryIO, url: str, progress: Progress, max_bytes: int) -> int | None:
+    """One request for what is missing; returns when the file has all that the server has, or says that it has."""
+    begun = file.tell()
+    with client.stream("GET", url, headers={"Range": f"bytes={begun}-"} if begun else {}) as response:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and begun:
+            if _range(response)[1] == begun:
+                return begun
+        else:
+            response.raise_for_status()
+            start, total = _range(response)
+            if start is not None and start in (0, begun):
+                _receive(response, file, start, total, progress, max_bytes)
+                return total
+    # The server has less than the part, or sends another piece than was asked for: once more, from the beginning.
+    with client.stream("GET", url) as response:
         response.raise_for_status()
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        progress(start, total)
-        for chunk in response.iter_raw():
-            file.write(chunk)
-            progress(file.tell(), total)
+        start, total = _range(response)
+        if start != 0:
+            raise _WrongError("sends a part of the file, where all of it was asked for")
+        _receive(response, file, 0, total, progress, max_bytes)
+        return total
 
 
-def _goes_on(response: httpx.Response, start: int) -> bool:
-    """Whether an answer holds the file from ``start`` on; a server without ranges sends it from its beginning."""
-    found = response.headers.get("Content-Range", "")
-    return response.status_code == httpx.codes.PARTIAL_CONTENT and found.startswith(f"bytes {start}-")
+def _receive(
+    response: httpx.Response, file: BinaryIO, start: int, total: int | None, progress: Progress, max_bytes: int
+) -> None:
+    """Compares an answer that has the file from ``start`` on with what is there, and appends the rest of it."""
+    end = file.tell()
+    if total is not None:
+        _check_room(file, total, end, max_bytes)
+    progress(end, total)
+    at = start
+    chunks = response.iter_raw()
+    if not start:
+        first = next(chunks, b"")
+        if first.removeprefix(_BOM).lstrip().startswith(b"<"):
+            raise _WrongError("answers with a web page instead of the file; does the network ask for a login?")
+        chunks = itertools.chain([first], chunks)
+    for chunk in chunks:
+        known = chunk[: max(0, end - at)]
+        if known:
+            file.seek(at)
+            if (differs := _first_difference(known, file.read(len(known)))) is not None:
+                file.seek(end)
+                raise _WrongError(
+                    f"sends another file than the one begun: byte {at + differs} differs from {Path(file.name)}, which "
+                    "is kept; delete it to fetch the file anew"
+                )
+            file.seek(end)
+        at += len(chunk)
+        if at > (max_bytes if total is None else min(total, max_bytes)):
+            raise _WrongError(
+                f"sends more than {total if total is not None else max_bytes} bytes; the rest is not read"
+            )
+        if new := chunk[len(known) :]:
+            file.write(new)
+            progress(at, total)
+    if total is not None and at < total:
+        raise _LostError(f"the answer ends after {at} of {total} bytes")
+
+
+def _check_room(file: BinaryIO, total: int, end: int, max_bytes: int) -> None:
+    if total > max_bytes:
+        raise _WrongError(f"has a file of {total} bytes; at most {max_bytes} are fetched")
+    free = shutil.disk_usage(Path(file.name).parent).free
+    if total - end + _SPARE_BYTES > free:
+        raise _WrongError(f"has {total - end} bytes to come, and {Path(file.name).parent} has room for {free}")
+
+
+def _range(response: httpx.Response) -> tuple[int | None, int | None]:
+    """Where in the file an answer starts, and how many bytes the file has; None for what it does not say."""
+    if response.status_code in (httpx.codes.PARTIAL_CONTENT, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
+        if (found := _RANGE.fullmatch(response.headers.get("Content-Range", ""))) is None:
+            return None, None
+        start, total = found.groups()
+        return int(start) if start else None, int(total) if total != "*" else None
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdecimal() else None
+
+
+def _first_difference(one: bytes, other: bytes) -> int | None:
+    """The place of the first byte in which two pieces of the same length differ."""
+    if one == other:
+        return None
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _out_of_reach(benchmark: Benchmark, file: BinaryIO, url: str, error: Exception) -> str:

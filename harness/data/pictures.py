@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -38,6 +39,7 @@ PAYLOAD_MAX_PIXELS = 16_000_000
 """The largest picture that a server decodes from a payload, in pixels, unless it is told another limit."""
 
 _DIGEST_DIGITS = 20
+_FILTERS = threading.Lock()
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,6 +53,7 @@ _TURNS = {
 _ON_ITS_SIDE = frozenset({5, 6, 7, 8})
 _TIFF_WIDTH, _TIFF_LENGTH, _TIFF_BITS, _TIFF_PHOTOMETRIC = 256, 257, 258, 262
 _WHITE_IS_ZERO = 0
+_SCAN = b"\xff\xda"
 _MOST_SCANS = 100
 _PNG_DEPTH_AT = 24
 
@@ -81,7 +84,8 @@ def digest(files: Sequence[bytes]) -> str:
 def header(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Header:
     """What a picture file says of itself; no pixel is decoded.
 
-    Raises DataError where it is not of one of ``formats``, is damaged up to there, or has more than ``max_pixels``.
+    Raises DataError where it is not of one of ``formats``, is damaged before its pixels, or has more than
+    ``max_pixels``. A PNG's checksums are verified to its end.
     """
     with _opened(file, formats, max_pixels) as opened:
         width, height = opened.size
@@ -89,6 +93,8 @@ def header(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
             width, height = opened.tag_v2[_TIFF_WIDTH], opened.tag_v2[_TIFF_LENGTH]  # type: ignore[attr-defined]
         if _orientation(opened, file) in _ON_ITS_SIDE:
             width, height = height, width
+        if opened.format == "PNG" and not _says_more_later(file):
+            opened.verify()
         return Header(str(opened.format), width, height)
 
 
@@ -99,11 +105,14 @@ def decode(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
     the file is not a whole picture of one of ``formats`` with at most ``max_pixels``.
     """
     with _opened(file, formats, max_pixels) as opened:
-        if opened.format in ("JPEG", "MPO") and (scans := file.count(b"\xff\xda")) > _MOST_SCANS:
+        if "progressive" in opened.info and (scans := file.count(_SCAN)) > _MOST_SCANS:
+            # A few bytes make the decoder go over the whole picture once more.
             raise DataError(f"it has {scans} scans; a JPEG file of more than {_MOST_SCANS} is not decoded")
-        # Pillow itself turns a TIFF when it loads it.
-        orientation = 1 if opened.format == "TIFF" else _orientation(opened, file)
-        opened.load()
+        # Pillow itself turns a TIFF when it loads it, and reads its metadata again.
+        is_tiff = opened.format == "TIFF"
+        orientation = 1 if is_tiff else _orientation(opened, file)
+        with _unwarned() if is_tiff else contextlib.nullcontext():
+            opened.load()
         image = _rgb(opened, file)
         if orientation in _TURNS:
             image = image.transpose(_TURNS[orientation])
@@ -116,9 +125,7 @@ def decode(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
 def _opened(file: bytes, formats: Sequence[str], max_pixels: int) -> Iterator[Image.Image]:
     """A picture file with its header read; whatever goes wrong until it is closed is a DataError."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of sizes that are refused here, or that the caller allows.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _unwarned():
             picture = Image.open(io.BytesIO(file), formats=list(formats))
         with picture as opened:
             if opened.width * opened.height > max_pixels:
@@ -138,14 +145,30 @@ def _opened(file: bytes, formats: Sequence[str], max_pixels: int) -> Iterator[Im
         raise DataError(f"its {len(file)} bytes are not a whole picture: {said:.160}") from None
 
 
+def _says_more_later(file: bytes) -> bool:
+    """Whether a PNG may have its EXIF after its pixels, where Pillow finds it only once they are loaded."""
+    return b"eXIf" in file
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without Pillow's warnings: of sizes that are refused here or allowed, of metadata that are not used.
+
+    Python's filters belong to the process, so one thread at a time changes them.
+    """
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _orientation(opened: Image.Image, file: bytes) -> int:
     """How a picture is to be turned, from 1 (not at all) to 8, as EXIF numbers it."""
-    if opened.format == "PNG" and b"eXIf" in file:
-        # The chunk may follow the pixels; Pillow has read it only then.
+    if opened.format == "PNG" and _says_more_later(file):
         opened.load()
     try:
-        # A PNG's own getexif() decodes every picture that has no such chunk.
-        found = Image.Image.getexif(opened).get(_ORIENTATION, 1)
+        with _unwarned():
+            # A PNG's own getexif() decodes every picture that has no such chunk.
+            found = Image.Image.getexif(opened).get(_ORIENTATION, 1)
     except Exception:  # EXIF that cannot be read says nothing; the picture can be read without
         return 1
     return found if isinstance(found, int) else 1

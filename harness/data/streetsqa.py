@@ -25,6 +25,7 @@ from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Side, Street
 from harness.data.drawing.textures import Split
+from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 
 PAGES = 96
@@ -119,12 +120,12 @@ def ask_everything(street: Street, dice: Dice) -> tuple[Asked, ...]:
     return tuple(asked)
 
 
-def load(name: str, *, cache: Path) -> list[Sample]:
+def load(name: str, *, cache: Path, max_pixels: int = MAX_PIXELS) -> list[Sample]:
     """The test split: 384 questions about 96 images, built on first use as a VLMEvalKit TSV in ``cache``.
 
     Raises DataError where the file there does not hold the samples that the checksum pins.
     """
-    return load_bundled(name, cache, CHECKSUM, test_samples)
+    return load_bundled(name, cache, CHECKSUM, test_samples, max_pixels=max_pixels)
 
 
 def test_samples() -> list[Sample]:

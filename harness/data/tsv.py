@@ -176,7 +176,7 @@ class TsvSamples(Sequence[Sample]):
             if len(row["image"]) <= _LONGEST_REFERENCE:
                 references[number] = row["image"]
             else:
-                shown[number] = self._shown(row["image"], line)
+                shown[number] = self._shown(row, line)
             if (named := question.pictures_named()) and min(named) < 1:
                 self._refuse(line, "question", "<image 0>", "is shown, but pictures are counted from 1")
             row.pop("image")
@@ -198,15 +198,16 @@ class TsvSamples(Sequence[Sample]):
         for number, one in enumerate(asked):
             self._names.append(self._name(one, shown[self._images[number]], self._lines[number]))
 
-    def _shown(self, text: str, line: int) -> "_Shown":
-        files = self._files(text, line)
+    def _shown(self, row: dict[str, str], line: int) -> "_Shown":
+        files = self._files(row["image"], line)
         sizes = []
         for number, file in enumerate(files, 1):
             try:
                 found = pictures.header(file, max_pixels=self._max_pixels)
             except DataError as error:
-                which = f"picture {number} of {len(files)}: " if len(files) > 1 else ""
-                raise DataError(f"{self.path}: line {line}: column 'image': {which}{error}") from None
+                which = f"picture {number} of {len(files)}" if len(files) > 1 else "its picture"
+                where = f"{self.path}: line {line}: column 'image': sample {row['index']}"
+                raise DataError(f"{where}: {which} cannot be decoded: {error}") from None
             sizes.append((found.width_px, found.height_px))
         return _Shown(pictures.digest(files), tuple(sizes), sum(map(len, files)))
 

@@ -156,6 +156,14 @@ class LanguageSide(Protocol):
         """D, the dimension of a visual feature."""
         ...
 
+    def max_patches(self, max_pixels: int) -> int:
+        """The most patches that a picture of up to ``max_pixels`` is cut into."""
+        ...
+
+    def n_clusters(self, merge_to: float) -> int:
+        """n_c for a share of a patch's features, for the largest V that a patch may have."""
+        ...
+
     def project(self, y_PCD: "Tensor") -> "Tensor":
         """Merged features through the projector: visual tokens (P * C, H), patch after patch."""
         ...
@@ -186,6 +194,11 @@ class Models(Protocol):
     @property
     def device(self) -> str:
         """Where the parts are loaded to."""
+        ...
+
+    @property
+    def max_pixels(self) -> int:
+        """The largest picture that a payload may ask a server half for; checked before anything is decoded."""
         ...
 
     def vision(self, adapter: Path | None = None) -> VisionSide:

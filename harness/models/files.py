@@ -35,7 +35,6 @@ SOURCES: Mapping[str, str | Path] = {
 
 PARTS: tuple[Part, ...] = ("tower", "projector", "language")
 
-_PATTERNS = ["*.json", "*.safetensors"]
 _INDEX = "model.safetensors.index.json"
 _PLACES: tuple[tuple[re.Pattern[str], Part, str], ...] = tuple(
     (re.compile(pattern), part, prefix)
@@ -77,17 +76,28 @@ def locate(name: str, source: str | os.PathLike[str]) -> Path:
         return folder
     if folder.is_relative_to(ZOO):
         raise UnavailableError(f"{name}: its weights are not in {folder}; 'make weights' trains them")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    snapshot = _snapshot(str(source))
+    if snapshot is not None:
+        return snapshot
+    raise UnavailableError(
+        f"{name}: {source} is neither a folder nor in the local cache of the Hugging Face hub; run "
+        f"'hf download {source}' on a machine with a network (HF_HOME says where the cache is), or give the path "
+        "of a folder with its config.json, tokenizer.json and safetensors as weights"
+    )
 
+
+def _snapshot(hub_id: str) -> Path | None:
+    """The newest snapshot of a repository in the hub's cache, as its clients lay it out; None where there is none."""
+    named = os.environ.get("HF_HUB_CACHE")
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     try:
-        return Path(snapshot_download(str(source), local_files_only=True, allow_patterns=_PATTERNS))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        raise UnavailableError(
-            f"{name}: {source} is neither a folder nor in the local cache of the Hugging Face hub; run "
-            f"'hf download {source}' on a machine with a network (HF_HOME says where the cache is), or give the path "
-            "of a folder with its config.json, tokenizer.json and safetensors as weights"
-        ) from None
+        hub = Path(named or Path(home) / "hub").expanduser()
+        repository = hub / f"models--{hub_id.replace('/', '--')}"
+        revision = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+        folder = repository / "snapshots" / revision
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

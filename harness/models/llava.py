@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from harness import catalog
+from harness.data.pictures import PAYLOAD_MAX_PIXELS
 from harness.data.sample import Question
 from harness.errors import BitstreamError, CheckpointError, UnavailableError, unknown_name
 from harness.models import checkpoint, files, tower
@@ -169,6 +170,15 @@ class LlavaLanguage:
     def projector(self) -> Any:
         """What takes visual features to tokens."""
         return self._projector.multi_modal_projector
+
+    def max_patches(self, max_pixels: int) -> int:
+        """The most patches that a picture of up to ``max_pixels`` is cut into."""
+        return self._tiling.max_patches(max_pixels)
+
+    def n_clusters(self, merge_to: float) -> int:
+        """n_c for a share of a patch's features."""
+        vision = self.config.vision_config
+        return max(1, round(merge_to * (vision.image_size // vision.patch_size) ** 2))
 
     @torch.inference_mode()
     def project(self, y_PCD: Tensor) -> Tensor:
@@ -331,8 +341,10 @@ class LlavaModels:
         dtype: str | torch.dtype | None = None,
         weights: str | os.PathLike[str] | None = None,
         max_new_tokens: int = 16,
+        max_pixels: int = PAYLOAD_MAX_PIXELS,
     ) -> None:
         self.name = name
+        self.max_pixels = max_pixels
         self.family = family
         self.device = str(device)
         self._torch_device = torch.device(device)
@@ -420,7 +432,7 @@ class LlavaModels:
         key = ("smaller", name, weights)
         if key not in self._parts:
             load = catalog.load("backbone", name, catalog.BACKBONES)
-            self._parts[key] = load(name, device=self.device, weights=weights)
+            self._parts[key] = load(name, device=self.device, weights=weights, max_pixels=self.max_pixels)
         found: LlavaModels = self._parts[key]
         return found
 

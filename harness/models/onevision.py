@@ -69,8 +69,8 @@ def tiling_of(config: Any) -> Tiling:
         or not all(_is_pinpoint(pair, patch) for pair in declared)
     ):
         raise CheckpointError(
-            f"image_grid_pinpoints are {str(declared)[:80]}; pairs of a height and a width of whole tiles of {patch} px "
-            "are wanted"
+            f"image_grid_pinpoints are {str(declared)[:80]}; pairs of a height and a width of whole tiles of {patch} "
+            "px are wanted"
         )
     grids = tuple((height // patch, width // patch) for height, width in config.image_grid_pinpoints)
     return Tiling(patch=patch, grids=grids)
@@ -96,8 +96,8 @@ def max_tiles(config: Any) -> int:
     if match := re.fullmatch(r"anyres_max_([1-9]\d*)", str(declared)):
         return int(match[1])
     raise CheckpointError(
-        f"vision_aspect_ratio is {declared!r}; 'anyres_max_9' or another anyres_max_N is wanted: the plain 'anyres' and "
-        "'square' arrange features otherwise and are not supported"
+        f"vision_aspect_ratio is {declared!r}; 'anyres_max_9' or another anyres_max_N is wanted: the plain 'anyres' "
+        "and 'square' arrange features otherwise and are not supported"
     )
 
 

@@ -40,6 +40,12 @@ class Tiling:
         """P of a grid: its tiles and the thumbnail."""
         return n_h * n_w + 1
 
+    def max_patches(self, max_pixels: int) -> int:
+        """The most patches of a picture of up to ``max_pixels``: a canvas has at most a row and a column to spare."""
+        longest = max(max(grid) for grid in self.grids)
+        needed = max_pixels / self.patch**2 + 2 * longest
+        return int(min(needed, max(n_h * n_w for n_h, n_w in self.grids))) + 1
+
     def __call__(self, image: Image.Image) -> Tiles:
         """The thumbnail and the tiles of an RGB image, (n_h * n_w + 1, 3, p, p)."""
         n_h, n_w = self.grid(image.height, image.width)
@@ -82,6 +88,10 @@ class PaddedTile:
 
     def n_patches(self, n_h: int, n_w: int) -> int:  # noqa: ARG002
         """P: the one patch."""
+        return 1
+
+    def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
+        """P of every picture."""
         return 1
 
     def __call__(self, image: Image.Image) -> Tiles:

@@ -2,7 +2,8 @@
 
 Four things are watched where they are there; one that is not is recorded as unavailable, which proves nothing:
 
-- ``counters``: Linux on x86 counts each core's and package's thermal throttling (``cpu*/thermal_throttle``);
+- ``counters``: Linux on x86 counts each core's and package's thermal throttling (``cpu*/thermal_throttle``), Linux for
+  Tegra the events of over-current, at which clocks are lowered (``hwmon*/oc*_event_cnt``);
 - ``cooling``: Linux's cooling devices that slow a processor or a GPU are above their state 0 (``class/thermal``);
 - ``clocks``: the processor's frequencies (``cpu*/cpufreq``), recorded without a verdict: a governor lowers them too;
 - ``gpu``: NVML's reasons for a lower clock, for heat or power, of each NVIDIA GPU.
@@ -10,17 +11,21 @@ Four things are watched where they are there; one that is not is recorded as una
 A counter is compared over a unit of work, so nothing in between is missed; a state is looked at after each request.
 """
 
-import contextlib
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from harness.profiling import nvml
 from harness.runs.provenance import UNAVAILABLE
 
-_COUNTERS = ("core_throttle_count", "package_throttle_count")
+_COUNTERS = (
+    "devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count",
+    "devices/system/cpu/cpu[0-9]*/thermal_throttle/package_throttle_count",
+    "class/hwmon/hwmon*/oc[0-9]_event_cnt",
+)
 _SLOWS = ("cpufreq-", "devfreq-", "thermal-cpufreq-", "thermal-devfreq-", "Processor")
 """What the types of cooling devices begin with that slow something down; others turn fans."""
+
+_REASONS = "CurrentClocksEventReasons"
 
 _NVML_REASONS = {
     0x04: "power cap",
@@ -35,26 +40,24 @@ _NVML_REASONS = {
 class Telemetry:
     """Watches a machine: :meth:`begin` a unit of work, :meth:`look` now and then, :meth:`end` it.
 
-    ``system`` is where sysfs is; ``nvml`` the module pynvml, None to import it where it is installed.
+    ``system`` is where sysfs is.
     """
 
-    def __init__(self, system: Path = Path("/sys"), nvml: Any = None) -> None:
+    def __init__(self, system: Path = Path("/sys")) -> None:
         processors = system / "devices" / "system" / "cpu"
-        self._counters = [
-            path for name in _COUNTERS for path in _readable(processors, f"cpu[0-9]*/thermal_throttle/{name}")
-        ]
+        self._counters = [path for pattern in _COUNTERS for path in _readable(system, pattern)]
         self._cooling = {
             path: kind
             for path in _readable(system / "class" / "thermal", "cooling_device*/cur_state")
             if (kind := _text(path.with_name("type")) or "").startswith(_SLOWS)
         }
         self._clocks = _readable(processors, "cpu[0-9]*/cpufreq/scaling_cur_freq")
-        self._gpus, no_gpu = _gpus(nvml)
+        self._gpus, not_watched = _gpus()
         self._sources = {
-            "counters": _watched(len(self._counters), "thermal_throttle counters", "no thermal_throttle counters"),
+            "counters": _watched(len(self._counters), "throttling counters", "no throttling counters"),
             "cooling": _watched(len(self._cooling), "cooling devices", "no cooling device that slows a processor"),
             "clocks": _watched(len(self._clocks), "processor clocks", "no cpufreq"),
-            "gpu": _watched(len(self._gpus), "GPUs by NVML", no_gpu),
+            "gpu": _watched(len(self._gpus), f"GPUs by NVML; {not_watched}".removesuffix("; "), not_watched),
         }
         self._mhz: list[float] = []
         self._before: dict[Path, int] = {}
@@ -77,48 +80,30 @@ class Telemetry:
         for path, kind in self._cooling.items():
             if (state := _number(path)) is not None and state > 0:
                 self._seen[f"the cooling device {kind} was on"] = None
-        for name, reasons in self._gpus.items():
-            bits = reasons()
+        for gpu in self._gpus:
+            bits = gpu.ask(_REASONS) or 0
             for bit, reason in _NVML_REASONS.items():
                 if bits & bit:
-                    self._seen[f"{name}: {reason}"] = None
+                    self._seen[f"{gpu}: {reason}"] = None
 
     def end(self) -> list[str]:
         """What was lowered since :meth:`begin`, a sentence each."""
         self.look()
         for path, before in self._before.items():
             if (after := _number(path)) is not None and after > before:
-                self._seen[f"the processor's {path.name} rose"] = None
+                self._seen[f"the counter {path.name} rose"] = None
         if clocks := [khz / 1000 for path in self._clocks if (khz := _number(path)) is not None]:
             self._mhz.append(sum(clocks) / len(clocks))
         return list(self._seen)
 
 
-def _gpus(nvml: Any) -> tuple[dict[str, Callable[[], int]], str]:
-    """For each GPU's name what asks NVML for the bits of its reasons; or why there is none."""
-    try:
-        nvml = nvml or importlib.import_module("pynvml")
-    except ImportError:
-        return {}, "pynvml is not installed (pip install 'tofc-harness[nvidia]')"
-    try:
-        nvml.nvmlInit()
-        found: dict[str, Callable[[], int]] = {}
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-            found[f"GPU {index} ({nvml.nvmlDeviceGetName(handle)})"] = _asking(nvml, handle)
-    except nvml.NVMLError as error:
-        return {}, f"NVML: {error}"
-    return found, "no NVIDIA GPU"
-
-
-def _asking(nvml: Any, handle: Any) -> Callable[[], int]:
-    def reasons() -> int:
-        with contextlib.suppress(nvml.NVMLError):
-            return int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
-        return 0
-
-    return reasons
+def _gpus() -> tuple[list[nvml.Gpu], str]:
+    """The GPUs that give their reasons for a lower clock, and a word on those that do not or are not there."""
+    found, absent = nvml.gpus()
+    watched = [gpu for gpu in found if gpu.ask(_REASONS) is not None]
+    if silent := [str(gpu) for gpu in found if gpu not in watched]:
+        absent = f"NVML does not support the reasons for a lower clock on {' and '.join(silent)}"
+    return watched, absent
 
 
 def _watched(n: int, what: str, absent: str) -> str:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -47,8 +48,14 @@ def sweep(profiles: Sequence[Profile], spec: Replay, *, workers: Workers = 1, en
 def _over_processes(jobs: Sequence[Job], workers: int) -> list[pa.Table]:
     # Spawned, not forked: the caller may hold threads and locks of torch's or Arrow's.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
         return list(pool.map(_replayed, jobs))
+    finally:
+        # Ctrl-C is the parent's to handle; it does not wait for cells that are not begun.
+        pool.shutdown(cancel_futures=True)
 
 
 def _over_ray(jobs: Sequence[Job]) -> list[pa.Table]:

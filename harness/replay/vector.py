@@ -9,12 +9,12 @@ import heapq
 import math
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from harness.channel import bulk
 from harness.channel.contract import Channel
 from harness.channel.link import Link
+from harness.kernels import kernel
 from harness.replay.profile import Floats, Ints, Profile
 from harness.replay.system import Instants
 from harness.replay.workload import Workload
@@ -99,7 +99,7 @@ def _closed_loop(profile: Profile, load: Workload, spec: Replay, wire: Wire, cha
     return Instants(*seen)
 
 
-@numba.njit(cache=True)
+@kernel
 def _devices(submitted_s: Floats, device_s: Floats, first: Ints) -> tuple[Floats, Floats]:
     """When each user's device, which serves requests in turn, begins each request, and when it is done with it."""
     begun_s, done_s = np.empty_like(submitted_s), np.empty_like(submitted_s)
@@ -112,7 +112,7 @@ def _devices(submitted_s: Floats, device_s: Floats, first: Ints) -> tuple[Floats
     return begun_s, done_s
 
 
-@numba.njit(cache=True)
+@kernel
 def _servers(delivered_s: Floats, server_s: Floats, servers: int) -> tuple[Floats, Floats]:
     """When the first server that is free begins each request, delivered in this order, and when it is done with it.
 

@@ -8,11 +8,9 @@ import dataclasses
 import enum
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
-from harness.errors import ScenarioError
 from harness.replay.profile import Floats, Ints, Profile
+from harness.scenario.arrivals import instants
 from harness.scenario.replay import ClosedLoop, Periodic, Poisson, Recorded, Replay
 
 
@@ -58,15 +56,15 @@ class Workload:
 def workload(profile: Profile, spec: Replay, users: int, seed: int) -> Workload:
     """The requests of ``users`` users; raises ScenarioError for recorded arrivals that cannot be read."""
     if isinstance(spec.arrivals, Recorded):
-        instants = _recorded(spec.arrivals, users)
+        times_s = instants(spec.arrivals, users)
     else:
         n = spec.requests or len(profile.samples)
-        instants = [_instants(spec, n, seed, user) for user in range(users)]
-    rows = [_rows(profile, spec, len(times), users, seed, user) for user, times in enumerate(instants)]
+        times_s = [_instants(spec, n, seed, user) for user in range(users)]
+    rows = [_rows(profile, spec, len(times), users, seed, user) for user, times in enumerate(times_s)]
     return Workload(
-        first=np.cumsum([0, *(len(times) for times in instants)]),
+        first=np.cumsum([0, *(len(times) for times in times_s)]),
         row=np.concatenate(rows),
-        submitted_s=None if isinstance(spec.arrivals, ClosedLoop) else np.concatenate(instants),
+        submitted_s=None if isinstance(spec.arrivals, ClosedLoop) else np.concatenate(times_s),
     )
 
 
@@ -87,23 +85,3 @@ def _instants(spec: Replay, n: int, seed: int, user: int) -> Floats:
             return every_s * (np.arange(n) + (rng.random() if phase == "random" else 0.0))
         case _:
             return np.zeros(n)
-
-
-def _recorded(arrivals: Recorded, users: int) -> list[Floats]:
-    try:
-        table = pyarrow.csv.read_csv(arrivals.file)
-        at_s = table["at_s"].cast(pa.float64()).to_numpy()
-        named = "user" in table.column_names
-        user = table["user"].cast(pa.int64()).to_numpy() if named else np.arange(len(at_s)) % users
-    except OSError as error:
-        raise ScenarioError(f"{arrivals.file}: cannot be read: {error}") from None
-    except (KeyError, pa.ArrowInvalid) as error:
-        raise ScenarioError(f"{arrivals.file}: is not a CSV with the column at_s (seconds): {error}") from None
-    if not len(at_s) or not np.isfinite(at_s).all() or at_s.min() < 0:
-        raise ScenarioError(f"{arrivals.file}: the column at_s must hold instants from 0 s on, and at least one")
-    if user.min() < 0 or user.max() >= users:
-        found = f"{user.min()} to {user.max()}"
-        raise ScenarioError(
-            f"{arrivals.file}: the column user holds {found}; with {users} users it is 0 to {users - 1}"
-        )
-    return [np.sort(at_s[user == u]) for u in range(users)]

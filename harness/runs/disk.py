@@ -3,7 +3,6 @@
 A file or a folder is written under a name that no reader looks at, flushed to the disk, and renamed: that is one step.
 """
 
-import contextlib
 import io
 import os
 import shutil
@@ -13,10 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness import files
 from harness.errors import ResultsError
-
-UNFINISHED = ".unfinished-"
-"""The beginning of every name that is not yet, or no longer, part of a run."""
+from harness.files import UNFINISHED
 
 
 def write_text(path: Path, text: str) -> None:
@@ -26,29 +24,24 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """``data`` as the file ``path``, in place of what was there; ResultsError when the disk refuses."""
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{hash(path.name) & 0xFFFFFF:x}")
     try:
-        _write(unfinished, data)
-        _rename(unfinished, path)
-        _flush_folder(path.parent)
+        files.write_whole(path, lambda file: file.write(data))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise ResultsError(f"{path}: cannot be written: {files.why(error)}") from None
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """The new folder ``folder`` with these files; ResultsError when the disk refuses."""
+def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
+    """The new folder ``folder`` with files of this content, by name; ResultsError when the disk refuses."""
     unfinished = folder.with_name(f"{UNFINISHED}{os.getpid()}")
     try:
         unfinished.mkdir()
-        for name, data in files.items():
+        for name, data in content.items():
             _write(unfinished / name, data)
-        _flush_folder(unfinished)
+        files.flush_folder(unfinished)
         _rename(unfinished, folder)
-        _flush_folder(folder.parent)
+        files.flush_folder(folder.parent)
     except OSError as error:
-        raise ResultsError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise ResultsError(f"{folder}: cannot be written: {files.why(error)}") from None
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -86,12 +79,3 @@ def _write(path: Path, data: bytes) -> None:
 
 def _rename(old: Path, new: Path) -> None:
     old.replace(new)
-
-
-def _flush_folder(folder: Path) -> None:
-    # A rename is on the disk only when the folder that holds the name is.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

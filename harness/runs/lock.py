@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from harness.errors import ResultsError
+from harness.files import why
 
 
 class Lock:
@@ -21,14 +22,20 @@ class Lock:
             try:
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             except OSError as error:
-                raise ResultsError(f"{self.path}: the lock of {folder} cannot be made: {error}") from None
+                raise ResultsError(f"{self.path}: the lock of {folder} cannot be made: {why(error)}") from None
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
                 os.close(self._descriptor)
                 raise ResultsError(
                     f"{folder}: process {holder} is writing this run; wait for it to end, or run under another name"
+                ) from None
+            except OSError as error:
+                os.close(self._descriptor)
+                raise ResultsError(
+                    f"{folder}: its file system gives no locks ({why(error)}), so that two processes could write one "
+                    "run; choose a folder on another with --results"
                 ) from None
             if self._is_current():
                 break

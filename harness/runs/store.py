@@ -14,15 +14,15 @@ removed: whatever the moment of death, the parts or the tables hold every finish
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness import files
 from harness.errors import ResultsError
 from harness.runs import disk, provenance, tables
 from harness.runs.digests import of_bytes, of_data
@@ -34,6 +34,10 @@ _PARTS, _UNITS = "parts", "units.json"
 
 MEASURED: tuple[Kind, ...] = ("stages", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
+
+
+Facts: TypeAlias = dict[str, dict[str, str]]
+"""Of a part: the names of its ``units`` by their keys, and the digests of its ``tables``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,11 +76,10 @@ class Run:
         self._lock = lock
         self._parts = folder / _PARTS
         self._parts.mkdir(exist_ok=True)
-        disk.sweep(folder)
-        disk.sweep(self._parts)
-        self._units: dict[str, Path] = {
-            key: part for part in sorted(self._parts.iterdir()) for key in _read_units(part)["units"]
-        }
+        self._facts = {part: _read_facts(part) for part in sorted(self._parts.iterdir())}
+        # A process that died while it parted a part's units left some of them in two; the smaller part is the later.
+        by_size = sorted(self._facts, key=lambda part: -len(self._facts[part]["units"]))
+        self._units: dict[str, Path] = {key: part for part in by_size for key in self._facts[part]["units"]}
         self._wanted: set[str] = set()
 
     @classmethod
@@ -100,6 +103,8 @@ class Run:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
                 raise ResultsError(f"{folder}: cannot be made: {error.strerror or error}") from None
+            disk.sweep(folder)
+            disk.sweep(folder / _PARTS)
             if (folder / MANIFEST).exists():
                 manifest = _resume(folder, manifest)
             disk.write_text(folder / MANIFEST, provenance.to_json(manifest))
@@ -146,26 +151,18 @@ class Run:
         }
         checked = {kind: tables.table_of(kind, rows) for kind, rows in given.items()}
         part = self._parts / min(keys)
-        _write_part(part, keys, {kind: table for kind, table in checked.items() if table.num_rows})
+        self._facts[part] = _write_part(part, keys, {kind: t for kind, t in checked.items() if t.num_rows})
         self._units |= dict.fromkeys(keys, part)
         self._wanted |= set(keys)
 
     def table(self, kind: Kind) -> pa.Table:
         """All rows of a kind that are committed so far and belong to the run, in the order of the complete run."""
-        parts = []
-        for part in dict.fromkeys(self._units[key] for key in self._units.keys() & self._wanted):
-            if (path := part / f"{kind}.parquet").exists():
-                facts = _read_units(part)
-                try:
-                    rows = tables.read(kind, path, facts["tables"].get(kind))
-                except ResultsError as error:
-                    raise ResultsError(
-                        f"{error}; remove the folder {part}, and its units are worked again: "
-                        f"{', '.join(facts['units'].values())}"
-                    ) from None
-                if kind in MEASURED:
-                    rows = rows.filter(pc.is_in(rows["unit"], pa.array(sorted(self._wanted))))
-                parts.append((part.name, rows))
+        wanted = {part: [key for key in self._own(part) if key in self._wanted] for part in self._facts}
+        parts = [
+            (part.name, self._rows(kind, part, keys))
+            for part, keys in wanted.items()
+            if keys and (part / f"{kind}.parquet").exists()
+        ]
         return tables.merge(kind, parts)
 
     def record_samples(self, rows: Rows) -> None:
@@ -215,21 +212,34 @@ class Run:
         self.close()
 
     def _remove_parts(self) -> None:
-        """Removes the parts whose rows are in the tables; rows that the scenario does not ask for stay."""
-        for part in sorted(self._parts.iterdir()):
-            units = _read_units(part)["units"]
-            unwanted = {key: name for key, name in units.items() if key not in self._wanted}
-            if unwanted and len(unwanted) < len(units):
-                rows = {}
-                for kind in MEASURED:
-                    if (path := part / f"{kind}.parquet").exists():
-                        table = tables.read(kind, path)
-                        rows[kind] = table.filter(pc.is_in(table["unit"], pa.array(sorted(unwanted))))
+        """Removes the parts whose rows are in the tables; measured rows that the scenario does not ask for stay."""
+        for part, facts in self._facts.items():
+            units, replayed = facts["units"], (part / "requests.parquet").exists()
+            unwanted = {key: units[key] for key in self._own(part) if key not in self._wanted}
+            if len(unwanted) == len(units) and not replayed:
+                continue
+            rows = {kind: self._rows(kind, part, unwanted) for kind in MEASURED if (part / f"{kind}.parquet").exists()}
+            if rows := {kind: table for kind, table in rows.items() if table.num_rows}:
                 _write_part(self._parts / of_data(sorted(unwanted)), unwanted, rows)
-            if not unwanted or len(unwanted) < len(units) or (part / "requests.parquet").exists():
-                disk.discard(part)
+            disk.discard(part)
         if not any(self._parts.iterdir()):
             disk.discard(self._parts)
+
+    def _own(self, part: Path) -> list[str]:
+        """The keys of the units whose rows are taken from a part, and from no other that holds them too."""
+        return [key for key in self._facts[part]["units"] if self._units[key] == part]
+
+    def _rows(self, kind: Kind, part: Path, keys: Iterable[str]) -> pa.Table:
+        """The rows of some units in a part."""
+        facts = self._facts[part]
+        try:
+            rows = tables.read(kind, part / f"{kind}.parquet", facts["tables"].get(kind))
+        except ResultsError as error:
+            raise ResultsError(
+                f"{error}; remove the folder {part}, and its units are worked again: "
+                f"{', '.join(facts['units'].values())}"
+            ) from None
+        return rows.filter(pc.is_in(rows["unit"], pa.array(sorted(keys), pa.string()))) if kind in MEASURED else rows
 
     def _update(self, **changes: object) -> None:
         self.manifest = self.manifest.model_copy(update=changes)
@@ -270,7 +280,7 @@ def _refuse_foreign(folder: Path) -> None:
         raise ResultsError(f"{folder}: is a file; a run is a folder")
     if (folder / MANIFEST).exists():
         return
-    strange = next((path.name for path in folder.iterdir() if not path.name.startswith(disk.UNFINISHED)), None)
+    strange = next((path.name for path in folder.iterdir() if not path.name.startswith(files.UNFINISHED)), None)
     if strange is not None:
         raise ResultsError(f"{folder}: holds {strange!r} and no {MANIFEST}, so it is not a run; choose another name")
 
@@ -301,22 +311,21 @@ def _reopen(folder: Path, manifest: Manifest) -> None:
         part.parent.mkdir(exist_ok=True)
         for stale in part.parent.iterdir():
             # A process that died after completing the run left parts whose rows are in the tables.
-            if set(_read_units(stale)["units"]) <= set(keys):
+            if set(_read_facts(stale)["units"]) <= set(keys):
                 disk.discard(stale)
         _write_part(part, dict.fromkeys(keys, "earlier work"), {k: t for k, t in rows.items() if t.num_rows})
 
 
-def _write_part(part: Path, units: Mapping[str, str], rows: Mapping[Kind, pa.Table]) -> None:
+def _write_part(part: Path, units: Mapping[str, str], rows: Mapping[Kind, pa.Table]) -> Facts:
     data = {f"{kind}.parquet": disk.parquet(table) for kind, table in rows.items()}
-    facts = {"units": dict(units), "tables": {kind: of_bytes(data[f"{kind}.parquet"]) for kind in rows}}
+    facts: Facts = {"units": dict(units), "tables": {kind: of_bytes(data[f"{kind}.parquet"]) for kind in rows}}
     disk.write_folder(part, {**data, _UNITS: json.dumps(facts, indent=1).encode()})
+    return facts
 
 
-@functools.lru_cache(maxsize=65536)
-def _read_units(part: Path) -> dict[str, dict[str, str]]:
-    """The units of a part by their keys, and the digests of its tables."""
+def _read_facts(part: Path) -> Facts:
     try:
-        facts: dict[str, dict[str, str]] = json.loads((part / _UNITS).read_text(encoding="utf-8"))
+        facts: Facts = json.loads((part / _UNITS).read_text(encoding="utf-8"))
         if not all(isinstance(facts[name], dict) for name in ("units", "tables")):
             raise ValueError("it lacks 'units' or 'tables'")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,28 +1,25 @@
 """Turns a validation error into sentences: where, what was found, what would be right."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.scenario.source import KeyPath
+from harness.errors import ScenarioError, meant, shown
+from harness.scenario.source import Document, KeyPath
+
+_MOST = 100
+"""More sentences at once are read by nobody."""
 
 
-def sentences(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
-    """The key path and the sentence of every mistake that a validation found."""
-    details = error.errors()
-    for detail in details:
-        if detail["type"] == "too_short" and any(_is_inside(other, detail) for other in details):
-            continue
-        inner = detail.get("ctx", {}).get("error")
-        if isinstance(inner, NestedError):
-            for key_path, sentence in sentences(inner.cause):
-                yield (*_keys(detail), *inner.under, *key_path), sentence
-        elif detail["type"] == "unknown_key":
-            yield (*_keys(detail), detail["ctx"]["key"]), detail["msg"]
-        else:
-            yield _keys(detail), _sentence(detail)
+class UnknownKey:
+    """Stands in for the value of a key that a part does not have, so that the other keys are still looked at."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = known
 
 
 class NestedError(ValueError):
@@ -32,6 +29,59 @@ class NestedError(ValueError):
         super().__init__(str(cause))
         self.under = under
         self.cause = cause
+
+
+class SeveralNestedError(ValueError):
+    """The validation errors of several such parts."""
+
+    def __init__(self, parts: Sequence[NestedError]) -> None:
+        super().__init__(f"{len(parts)} parts are wrong")
+        self.parts = parts
+
+
+def mistakes(path: Path, document: Document, found: Iterator[tuple[KeyPath, str]]) -> ScenarioError:
+    """The error that says all that is wrong with a file, each mistake once and at its line, the first lines first.
+
+    ``found`` are the mistakes of a validation, by key path; what reading has found out about a line is not said again.
+    """
+    at_line = list(document.mistakes)
+    read = {line for line, _ in at_line}
+    # Many mistakes are often one, made many times: the sentences are made only for as many as are shown.
+    first, rest = list(itertools.islice(found, _MOST)), sum(1 for _ in found)
+    for key_path, sentence in first:
+        line, where = _place(document, key_path)
+        if line not in read:
+            at_line.append((line, f"{where + ': ' if where else ''}{sentence}"))
+    told = list(dict.fromkeys(sorted(at_line, key=lambda mistake: mistake[0])))
+    rest += max(0, len(told) - _MOST)
+    sentences_ = [f"{path}:{line}: {sentence}" for line, sentence in told[:_MOST]]
+    return ScenarioError("\n".join([*sentences_, *([f"{path}: and {rest} more mistakes"] if rest else [])]))
+
+
+def sentences(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+    """The key path and the sentence of every mistake that a validation found."""
+    details = error.errors(include_url=False)
+    for detail in details:
+        if detail["type"] == "too_short" and any(_is_inside(other, detail) for other in details):
+            continue
+        inner = detail.get("ctx", {}).get("error")
+        nested = (
+            inner.parts if isinstance(inner, SeveralNestedError) else [inner] if isinstance(inner, NestedError) else []
+        )
+        for part in nested:
+            for key_path, sentence in sentences(part.cause):
+                yield (*_keys(detail), *part.under, *key_path), sentence
+        if not nested:
+            yield _keys(detail), _sentence(detail)
+
+
+def _place(document: Document, key_path: KeyPath) -> tuple[int, str]:
+    """The line of a key path and its name; pydantic's own steps (the tag of a union) are not in the file."""
+    known: KeyPath = ()
+    for key in key_path[:-1]:
+        known = (*known, key) if (*known, key) in document.lines else known
+    full = (*known, *key_path[-1:])
+    return document.lines.get(full, document.lines[known]), ".".join(str(key) for key in full)
 
 
 def _is_inside(detail: ErrorDetails, whole: ErrorDetails) -> bool:
@@ -48,11 +98,13 @@ def _sentence(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "missing":
         return "is missing"
+    if isinstance(unknown := detail["input"], UnknownKey):
+        name = str(detail["loc"][-1])
+        return f"unknown key; {meant(name, unknown.known)}known: {', '.join(unknown.known) or 'none'}"
     if detail["type"] in ("value_error", "assertion_error"):
         return message
     return f"{_shown(detail['input'])} is not right: {message[0].lower()}{message[1:]}"
 
 
 def _shown(value: Any) -> str:
-    text = type(value).__name__ if isinstance(value, BaseModel) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return type(value).__name__ if isinstance(value, BaseModel) else shown(value)

@@ -4,14 +4,16 @@ Each type parses its text, checks its range where it is declared, and tells JSON
 that an editor can complete it.
 """
 
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
 
 from harness import catalog, units
-from harness.errors import unknown_name
+from harness.errors import shown, unknown_name
+from harness.scenario.explain import UnknownKey
 
 
 class Frozen(BaseModel):
@@ -21,16 +23,12 @@ class Frozen(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _only_known_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            known = [field.alias or name for name, field in cls.model_fields.items()]
-            for key in data:
-                if key not in known:
-                    listed = ", ".join(known) or "none"
-                    raise PydanticCustomError(
-                        "unknown_key", "unknown key; known: {known}", {"key": key, "known": listed}
-                    )
-        return data
+    def _unknown_keys_know_the_known(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = {field.alias or name: None for name, field in cls.model_fields.items()}
+        unknown = UnknownKey(tuple(known))
+        return {key: value if key in known else unknown for key, value in data.items()}
 
 
 def _quantity(parse: Callable[[object], float], example: str) -> tuple[Any, Any]:
@@ -42,6 +40,24 @@ SizeBytes = Annotated[int, Field(ge=0), *_quantity(units.parse_bytes, "64 KiB")]
 DurationS = Annotated[float, Field(ge=0), *_quantity(units.parse_seconds, "20 ms")]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 """A name that is also a folder's or a file's: lower-case letters, digits, dot, dash and underscore."""
+
+
+def _shows_on_a_line(text: str) -> str:
+    """Refuses what would move a terminal's cursor, turn a line around, or is no character at all."""
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _TURNS:
+            raise ValueError(f"{shown(text)} holds {character!a}, which no line of text can show; leave it out")
+    return text
+
+
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+Line = Annotated[str, AfterValidator(_shows_on_a_line)]
+"""Text that is printed and drawn as it is: one line, without control characters."""
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first of the names that is there twice."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def _known(what: str, table: Mapping[str, str]) -> Any:

@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import ScenarioError
-from harness.scenario.explain import sentences
+from harness.scenario.explain import mistakes, sentences
 from harness.scenario.model import Scenario
-from harness.scenario.source import KeyPath, read
+from harness.scenario.source import read
 
 
 def load(path: Path) -> Scenario:
@@ -19,22 +17,14 @@ def load(path: Path) -> Scenario:
 
     Raises ScenarioError with a sentence for every mistake, each naming the file, the line, the key path and the value.
     """
-    mapping, lines = read(path)
+    document = read(path)
     try:
-        return Scenario.model_validate(mapping, context={"folder": path.parent})
+        scenario = Scenario.model_validate(document.mapping, context={"folder": path.parent})
     except ValidationError as error:
-        found = [placed(path, lines, key_path, sentence) for key_path, sentence in sentences(error)]
-        raise ScenarioError("\n".join(found)) from None
-
-
-def placed(path: Path, lines: Mapping[KeyPath, int], key_path: KeyPath, sentence: str) -> str:
-    """A sentence behind its file, line and key path; pydantic's own steps (the tag of a union) are not in the file."""
-    known: KeyPath = ()
-    for key in key_path[:-1]:
-        known = (*known, key) if (*known, key) in lines else known
-    full = (*known, *key_path[-1:])
-    where = ".".join(str(key) for key in full)
-    return f"{path}:{lines.get(full, lines[known])}: {where + ': ' if where else ''}{sentence}"
+        raise mistakes(path, document, sentences(error)) from None
+    if document.mistakes:
+        raise mistakes(path, document, iter(()))
+    return scenario
 
 
 def as_given(scenario: Scenario) -> dict[str, Any]:

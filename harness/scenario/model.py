@@ -5,16 +5,20 @@ the catalog, so that a mistake is found before the first second of computing.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from harness import catalog
 from harness.errors import unknown_name
-from harness.scenario.explain import NestedError
-from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, SchemeName, Slug
+from harness.scenario.explain import NestedError, SeveralNestedError
+from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, Line, SchemeName, Slug, repeated
 from harness.scenario.replay import Replay
+
+_MOST_POINTS = 1000
+"""Of a pipeline; each is measured on every sample."""
 
 
 class StandIn(Frozen):
@@ -51,21 +55,36 @@ class PipelineSpec(Frozen):
 
     @model_validator(mode="after")
     def _points_are_the_schemes(self) -> Self:
-        labels = [point.label for point in self.operating_points()]
-        if repeated := {label for label in labels if labels.count(label) > 1}:
-            raise ValueError(f"the operating point {min(repeated)} is given twice")
+        count = sum(math.prod(len(v) if isinstance(v, list) else 1 for v in grid.values()) for grid in self.points)
+        if count > _MOST_POINTS:
+            raise ValueError(f"points: stand for {count} operating points; {_MOST_POINTS} are the most")
+        wrong, labels = [], []
+        for index in range(len(self.points)):
+            try:
+                labels += [point.label for point in self._at(index)]
+            except NestedError as error:
+                wrong.append(error)
+        if wrong:
+            raise SeveralNestedError(wrong)
+        if (twice := repeated(labels)) is not None:
+            raise ValueError(f"the operating point {twice} is given twice")
         return self
 
     def operating_points(self) -> Iterator[Any]:
         """Every operating point as the scheme's own Point, in the order written; raises NestedError for a wrong one."""
+        for index in range(len(self.points)):
+            yield from self._at(index)
+
+    def _at(self, index: int) -> Iterator[Any]:
+        """The operating points of one item of ``points``."""
         point_type = catalog.load("scheme", self.scheme, catalog.SCHEMES).Point
-        for index, grid in enumerate(self.points):
-            axes = [value if isinstance(value, list) else [value] for value in grid.values()]
-            for values in itertools.product(*axes):
-                try:
-                    yield point_type.model_validate(dict(zip(grid, values, strict=True)))
-                except ValidationError as error:
-                    raise NestedError(("points", index), error) from None
+        grid = self.points[index]
+        axes = [value if isinstance(value, list) else [value] for value in grid.values()]
+        for values in itertools.product(*axes):
+            try:
+                yield point_type.model_validate(dict(zip(grid, values, strict=True)))
+            except ValidationError as error:
+                raise NestedError(("points", index), error) from None
 
 
 class Measure(Frozen):
@@ -75,10 +94,10 @@ class Measure(Frozen):
     threads that the networks may use; without it, all.
     """
 
-    timed_samples: int = Field(default=16, ge=1)
-    warmup: int = Field(default=2, ge=0)
-    repeats: int = Field(default=3, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    timed_samples: int = Field(default=16, ge=1, le=1_000_000)
+    warmup: int = Field(default=2, ge=0, le=10_000)
+    repeats: int = Field(default=3, ge=1, le=10_000)
+    threads: int | None = Field(default=None, ge=1, le=4096)
 
 
 class Selection(Frozen):
@@ -99,16 +118,20 @@ class Scenario(Frozen):
 
     It has one ``benchmark`` (its stand-in is in ``stand_in``) or several ``benchmarks``, each with its own; the score
     is then their normalised average (``docs/metrics.md``). ``samples`` are at most taken of each benchmark.
+    ``scoring`` is the state of VLMEvalKit that answers are judged by; ``max_pixels`` the largest picture that a server
+    takes from a payload.
     """
 
     name: Slug
-    title: str = Field(min_length=1, max_length=120)
+    title: Line = Field(min_length=1, max_length=120)
     benchmark: BenchmarkName | None = None
     benchmarks: tuple[Wanted, ...] = Field(default=(), strict=False)
     backbone: BackboneName
-    weights: str | None = None
+    weights: Line | None = None
     stand_in: StandIn = StandIn()
-    samples: int | None = Field(default=None, ge=1)
+    samples: int | None = Field(default=None, ge=1, le=100_000_000)
+    scoring: Literal["vlmevalkit-2025-08", "vlmevalkit-2024"] = "vlmevalkit-2025-08"
+    max_pixels: int = Field(default=16_000_000, ge=1, le=2**30)
     seed: int = Field(default=0, ge=0, lt=2**32)
     pipelines: tuple[PipelineSpec, ...] = Field(min_length=1, strict=False)
     measure: Measure = Measure()
@@ -129,15 +152,15 @@ class Scenario(Frozen):
             raise ValueError("benchmark: is given beside 'benchmarks'" if names else "benchmark: is missing")
         if names and self.stand_in.benchmark is not None:
             raise ValueError("stand_in.benchmark: each of several benchmarks has a 'stand_in:' of its own")
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"benchmarks: {min(repeated)} is given twice")
+        if (twice := repeated(names)) is not None:
+            raise ValueError(f"benchmarks: {twice} is given twice")
         return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         names = [pipeline.name for pipeline in self.pipelines]
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two pipelines are named {min(repeated)!r}; give one of them a 'name:' of its own")
+        if (twice := repeated(names)) is not None:
+            raise ValueError(f"two pipelines are named {twice!r}; give one of them a 'name:' of its own")
         if self.selection.reference not in names:
             raise ValueError(f"selection.reference: {unknown_name('pipeline', self.selection.reference, names)}")
         reference = next(p for p in self.pipelines if p.name == self.selection.reference)

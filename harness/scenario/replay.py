@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
 from harness import units
-from harness.scenario.fields import DurationS, Frozen, RateBps, SizeBytes
+from harness.scenario.fields import DurationS, Frozen, Line, RateBps, SizeBytes, repeated
 
 PerSecond = Annotated[
     float,
@@ -24,7 +24,7 @@ SomeS = Annotated[DurationS, Field(gt=0)]
 class _File(Frozen):
     """A part that names a file; a relative path counts from the scenario's own folder."""
 
-    path: str = Field(min_length=1)
+    path: Line = Field(min_length=1)
     _folder: Path = PrivateAttr(default=Path())
 
     def model_post_init(self, context: Any) -> None:
@@ -51,7 +51,7 @@ class Wire(Frozen):
     propagation_s: DurationS = Field(default=0.0, alias="propagation")
     handshake: bool = False
     slow_start: bool = False
-    initial_window: int = Field(default=10, ge=1)
+    initial_window: int = Field(default=10, ge=1, le=1_000_000)
     burst_bytes: SizeBytes = Field(default=0, alias="burst")
 
     @model_validator(mode="before")
@@ -73,7 +73,7 @@ class ConstantUplink(Frozen):
 
     kind: Literal["constant"]
     rate_bps: RateBps = Field(alias="rate")
-    name: str = ""
+    name: Line = ""
     wire: Wire = Wire()
 
     @property
@@ -94,7 +94,7 @@ class TraceUplink(_File):
     at_end: Literal["loop", "stop"] = "loop"
     gaps: Literal["outage", "hold"] = "outage"
     start: Literal["random", "beginning"] | None = None
-    name: str = ""
+    name: Line = ""
     wire: Wire = Wire()
 
     @model_validator(mode="after")
@@ -118,7 +118,7 @@ class MarkovUplink(_File):
     """A seeded Markov chain of rates with the parameters that ``harness trace fit`` writes."""
 
     kind: Literal["markov"]
-    name: str = ""
+    name: Line = ""
     wire: Wire = Wire()
 
     @property
@@ -135,7 +135,7 @@ class GilbertElliottUplink(Frozen):
     bad_bps: Annotated[float, Field(ge=0), *RateBps.__metadata__[1:]] = Field(alias="bad")
     good_for_s: SomeS = Field(alias="good_for")
     bad_for_s: SomeS = Field(alias="bad_for")
-    name: str = ""
+    name: Line = ""
     wire: Wire = Wire()
 
     @property
@@ -248,8 +248,8 @@ class Replay(Frozen):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         labels = [uplink.label for uplink in self.uplinks]
-        if repeated := {label for label in labels if labels.count(label) > 1}:
-            raise ValueError(f"two uplinks are named {min(repeated)!r}; give one of them a 'name:' of its own")
+        if (twice := repeated(labels)) is not None:
+            raise ValueError(f"two uplinks are named {twice!r}; give one of them a 'name:' of its own")
         if len(set(self.users)) < len(self.users):
             raise ValueError(f"users {list(self.users)} names a number twice")
         if self.sharing == "processor" and any(u.wire.slow_start or u.wire.burst_bytes for u in self.uplinks):

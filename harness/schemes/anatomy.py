@@ -14,6 +14,7 @@ from harness import catalog
 from harness.errors import BitstreamError
 from harness.tofc import bitstream
 from harness.tofc.codec import TofcCodec, find
+from harness.tofc.feature_codec import FeatureCodec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,8 +54,7 @@ def of_stream(body: bytes, codec: Path | None) -> Anatomy | None:
     if (path := codec or _checkpoint(header.model)) is None:
         note = f"no checkpoint of model {header.model.hex()} is bundled: give one with --codec to see the parts"
         return Anatomy(what, {"all": 8 * len(body)}, [note])
-    codec_type = catalog.load("codec of features", kind, catalog.CODECS) if (kind := _format(path)) else TofcCodec
-    decoded = codec_type.load(path).decompress(body)
+    decoded = codec_of(path).load(path).decompress(body, limits=None)
     budget = decoded.budget
     use = decoded.expert_PC.flatten().bincount().tolist()
     return Anatomy(
@@ -71,6 +71,13 @@ def _checkpoint(model: bytes) -> Path | None:
     """The bundled checkpoint of a model, if there is one."""
     folders = [catalog.load("folder of codecs", name, catalog.CODEC_FOLDERS) for name in catalog.CODEC_FOLDERS]
     return next((path for folder in folders if (path := find(model, folder)) is not None), None)
+
+
+def codec_of(path: Path) -> type[FeatureCodec]:
+    """The class of the codec whose checkpoint is at ``path``: TOFC's for a file that does not say, or is none."""
+    name = _format(path)
+    found: type[FeatureCodec] = TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODECS)
+    return found
 
 
 def _format(path: Path) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from harness.data.pictures import PAYLOAD_MAX_PIXELS
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.models.contract import Answer, Attention, Clock, Features, Layout, Part, Request
@@ -48,6 +49,14 @@ class FakeLanguage:
     device: Any = "cpu"
     feature_dim = 4
 
+    def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
+        """One."""
+        return 1
+
+    def n_clusters(self, merge_to: float) -> int:
+        """Of 16 features."""
+        return max(1, round(16 * merge_to))
+
     def project(self, y_PCD: Any) -> Any:
         """(P * C, 8) of (P, C, 4)."""
         return np.tile(np.asarray(y_PCD).reshape(-1, self.feature_dim), 2)
@@ -80,6 +89,7 @@ class FakeModels:
 
     name = "fake"
     device = "cpu"
+    max_pixels = PAYLOAD_MAX_PIXELS
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.data.sample import Question, Sample
-from harness.models.contract import LanguageSide, VisionSide
+from harness.models.contract import LanguageSide, Models, VisionSide
 from harness.schemes.contract import Answer, Clock, Payload
 from harness.schemes.steps import answers, reduced
+from harness.tofc.bitstream import Limits
 from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.reducer import Reducer
 
 Codec = TypeVar("Codec", bound=FeatureCodec)
+
+
+def limits_of(models: Models, language: LanguageSide, merge_to: float) -> Limits:
+    """What a stream may ask for: the patches of the largest picture that the server is told to expect, merged so."""
+    return Limits(language.max_patches(models.max_pixels), language.n_clusters(merge_to))
 
 
 def load_codec(codec: type[Codec], path: Path, device: str) -> Codec:
@@ -52,17 +58,18 @@ class FeatureDevice:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureServer:
-    """Streams to answers: the codec, the projector and the language model."""
+    """Streams to answers: the codec, the projector and the language model; ``limits`` bound what a stream asks for."""
 
     language: LanguageSide
     codec: FeatureCodec
+    limits: Limits
 
     def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """Raises BitstreamError for anything but streams of this codec."""
         tokens = []
         for body in payload.bodies:
             with clock.stage("decode"):
-                y_PCD = self.codec.decompress(body).y_PCD
+                y_PCD = self.codec.decompress(body, self.limits).y_PCD
             with clock.stage("project"):
                 tokens.append(self.language.project(y_PCD))
         return answers(self.language, tokens, questions, clock)

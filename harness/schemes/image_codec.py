@@ -26,16 +26,18 @@ class ImageCodec(ABC):
     """A scheme whose payload is a picture; a codec overrides :meth:`encode` and :meth:`decode`.
 
     An instance is the codec at a point, with its networks, if it has any, on ``device``; ``checked`` says that its
-    bytes carry a checksum. The paper gives every image codec the same feature merging as TOFC (V-B1), on the server.
+    bytes carry a checksum. A body that asks for more than ``max_pixels`` is refused before it is decoded. The paper
+    gives every image codec the same feature merging as TOFC (V-B1), on the server.
     """
 
     kind: ClassVar[str]
     Point: ClassVar[type[ImagePoint]]
     checked: ClassVar[bool] = False
 
-    def __init__(self, point: ImagePoint, device: str = "cpu") -> None:
+    def __init__(self, point: ImagePoint, device: str = "cpu", max_pixels: int = PAYLOAD_MAX_PIXELS) -> None:
         self.point = point
         self.device = device
+        self.max_pixels = max_pixels
 
     @abstractmethod
     def encode(self, image: Image.Image) -> bytes:
@@ -48,12 +50,12 @@ class ImageCodec(ABC):
     @classmethod
     def device_half(cls, models: Models, point: ImagePoint) -> DeviceHalf:
         """The encoder; it needs nothing of the model."""
-        return PictureDevice(cls(point, models.device))
+        return PictureDevice(cls(point, models.device, models.max_pixels))
 
     @classmethod
     def server_half(cls, models: Models, point: ImagePoint) -> ServerHalf:
         """The decoder, and the whole model."""
-        return PictureServer(cls(point, models.device), models.vision(), models.language())
+        return PictureServer(cls(point, models.device, models.max_pixels), models.vision(), models.language())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,12 +38,13 @@ class Tofc:
     @classmethod
     def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:
         """Loads the projector and the language model as they were trained with the codec, and the codec."""
-        from harness.schemes.features import FeatureServer, load_codec
+        from harness.schemes.features import FeatureServer, limits_of, load_codec
         from harness.tofc.codec import TofcCodec
 
         path = find_codec(models.name, point.codec)
         language = models.language(adapter_beside(path, models, ("projector", "language")))
-        return FeatureServer(language, load_codec(TofcCodec, path, models.device))
+        limits = limits_of(models, language, point.merge_to)
+        return FeatureServer(language, load_codec(TofcCodec, path, models.device), limits)
 
     @classmethod
     def files(cls, backbone: str, point: TofcPoint) -> dict[str, Path]:

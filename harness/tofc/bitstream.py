@@ -13,42 +13,73 @@
     -4      4      CRC-32 of all before
 
 The coder's symbols, in decoding order: the model of each feature; z, feature by feature; y, level by level of its scale
-and in the order of the features within a level; the magnitudes of y that escaped. Every probability is an integer over
-2**24 that the model ships, and every choice of a table is made in integer arithmetic, so a stream decodes anywhere. A
+and in the order of the features within a level; the magnitudes of y that escaped. A model ships integer counts that sum
+to 2**24; symbol i of a table of n, with C the counts before it, has the share of 2**24 that begins at
+floor(C (2**24 - n) / 2**24) + i. Every choice of a table is made in integer arithmetic, so a stream decodes anywhere. A
 codec without a hyperprior has Z = 0, and one without selection a single model: neither costs a bit.
+
+docs/bitstream.md says all that a decoder needs.
 """
 
 import dataclasses
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
-import constriction
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.errors import BitstreamError
-from harness.tofc import level_order
+from harness.tofc import level_order, rans
 from harness.tofc.factorized import LIMIT
-from harness.tofc.laplacian import TABLE_TOTAL
 from harness.tofc.level_order import Ints, Levels
+from harness.tofc.rans import Decoder, Encoder
 
 MAGIC, VERSION = b"TF", 1
 MODEL_BYTES = 4
 MAX_FEATURES = 1 << 12
-"""More merged features than any image has: bounds what a header can make a decoder allocate and compute.
-
-Nothing else could: the coder begins with nothing, so the lowest symbols of all tables leave nothing, and a stream
-without a single word may hold as many features as this.
-"""
+"""Of a stream, by the format; what a decoder is ready to decode is a matter of its :class:`Limits`."""
 
 _HEADER = struct.Struct(f"<2sB{MODEL_BYTES}sBBH")
 _CHECKSUM_BYTES = 4
-_SPLIT_BITS = 15
-"""An escaped magnitude is its bit length and two parts of at most 15 bits: the coder's uniform ends at 2**24."""
+_LENGTH_BITS, _SPLIT_BITS = 5, 15
+"""An escaped magnitude is its bit length and two parts of at most 15 bits: the coder holds 24 bits at a time."""
 
 SYMBOL_LIMIT = (1 << 30) - 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """The most patches n_p, the thumbnail included, and the most features n_c of each that a decoder expects.
+
+    A stream that claims more than their product is refused before anything is computed. Its length cannot bound what
+    it asks for: the coder begins with nothing, so the lowest symbols of all tables leave nothing, and a stream without
+    a single word may hold MAX_FEATURES features. Where the picture is known, its own n_p and n_c are the best limits.
+    """
+
+    max_patches: int
+    max_clusters: int
+
+    def __post_init__(self) -> None:
+        if self.max_patches < 1 or self.max_clusters < 1:
+            raise ValueError(f"{self.max_clusters} features for each of {self.max_patches} patches limit nothing")
+
+    @classmethod
+    def of_pixels(cls, max_pixels: int = 16_000_000, patch_px: int = 384, max_clusters: int = 16) -> "Limits":
+        """Limits for pictures of up to ``max_pixels``, no longer than four times as wide, cut into patches of side p.
+
+        With w h <= M and a ratio of at most 4, ceil(w/p) ceil(h/p) <= (w/p + 1) (h/p + 1) <= M/p^2 + 5/2 sqrt(M)/p + 1.
+        The paper's n_c is 16.
+        """
+        return cls(int(max_pixels / patch_px**2 + 2.5 * max_pixels**0.5 / patch_px + 1) + 1, max_clusters)
+
+    @property
+    def max_features(self) -> int:
+        """Of a stream: the product, and never more than the format's own limit."""
+        return min(self.max_patches * self.max_clusters, MAX_FEATURES)
+
+
+LIMITS = Limits.of_pixels()
+"""Of a decoder that knows nothing of the pictures: those of up to 16 megapixels, 136 patches of 16 features."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,37 +127,38 @@ class Budget:
 
 
 class Tables:
-    """The integer frequencies, over 2**24, that a model ships: of its experts, of z, and of y for each level of scale.
+    """The integer counts, over 2**24, that a model ships: of its experts, of z, and of y for each level of scale.
 
     ``side_bytes`` is the length of the side information that its streams hold after their header. Raises ValueError
     unless every entry is positive and every table sums to 2**24.
     """
 
     def __init__(self, expert_E: Ints, z_EZA: Ints, y_levels: Sequence[Ints], side_bytes: int = 0) -> None:
-        for table in (expert_E, z_EZA, *y_levels):
-            if (table < 1).any() or not (table.sum(-1) == TABLE_TOTAL).all():
-                raise ValueError("a frequency table has an entry below 1 or does not sum to 2**24")
         self.side_bytes = side_bytes
-        self.n_experts = len(expert_E)
-        self.n_channels = z_EZA.shape[1]
+        if len(expert_E) != len(z_EZA):
+            raise ValueError(f"{len(expert_E)} entropy models have tables of z for {len(z_EZA)}")
+        self.n_experts, self.n_channels = z_EZA.shape[:2]
         self.reach_L = np.array([len(table) // 2 - 1 for table in y_levels])
-        family = constriction.stream.model.Categorical
-        # One expert needs no symbols; a coder has no model of a sure thing.
-        self.expert = family(expert_E / TABLE_TOTAL, perfect=False) if self.n_experts > 1 else None
-        self.z_each = family(perfect=False)
-        self.z_EZA = z_EZA / TABLE_TOTAL
-        self.y = [family(table / TABLE_TOTAL, perfect=False) for table in y_levels]
+        # One expert needs no symbols.
+        self.expert = rans.Tables([expert_E] if self.n_experts > 1 else [])
+        self.z = rans.Tables(list(z_EZA.reshape(-1, z_EZA.shape[-1])))
+        self.y = rans.Tables(y_levels)
+
+    def z_runs(self, expert_N: Ints) -> tuple[Ints, Ints]:
+        """The tables of z's runs, of one symbol each, feature by feature, and where they start."""
+        table_NZ = expert_N[:, None] * self.n_channels + np.arange(self.n_channels)
+        return table_NZ.ravel(), np.arange(table_NZ.size + 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SideInformation:
-    """A stream read as far as y: what is needed to find the scales of y, and the coder that goes on from there."""
+    """A stream read as far as y: what is needed to find the scales of y, and the decoder that goes on from there."""
 
     header: Header
     side: bytes
     expert_N: Ints
     z_NZ: Ints
-    coder: Any
+    decoder: Decoder
     bits: tuple[int, int, int]
     """Of the header and its like, of the experts, of z."""
 
@@ -139,22 +171,18 @@ def write(header: Header, tables: Tables, symbols: Symbols, level_ND: Levels) ->
     n_h, n_w = header.grid
     if max(n_h, n_w) > 255 or header.n_features > MAX_FEATURES or min(n_h, n_w) < 0 or header.n_clusters < 1:
         raise ValueError(f"{header.n_clusters} features for each patch of a {n_h} x {n_w} grid cannot be coded")
-    coder = constriction.stream.stack.AnsCoder()
+    encoder = Encoder()
     level_M, y_M = level_ND.ravel(), symbols.y_ND.ravel()
     index_M, start_L, escaped = level_order.to_runs(y_M, level_M, tables.reach_L)
-    if len(escaped):
-        _push_escapes(coder, y_M[escaped], tables.reach_L[level_M[escaped]])
     # A stack: what is decoded first is pushed last.
-    for level in np.flatnonzero(np.diff(start_L))[::-1]:
-        coder.encode_reverse(index_M[start_L[level] : start_L[level + 1]], tables.y[level])
-    if tables.n_channels:
-        z_tables = tables.z_EZA[symbols.expert_N].reshape(-1, tables.z_EZA.shape[-1])
-        coder.encode_reverse((symbols.z_NZ + LIMIT).ravel().astype(np.int32), tables.z_each, z_tables)
-    if tables.expert is not None:
-        coder.encode_reverse(symbols.expert_N.astype(np.int32), tables.expert)
+    if len(escaped):
+        _push_escapes(encoder, y_M[escaped], tables.reach_L[level_M[escaped]])
+    encoder.push(tables.y, index_M, np.arange(len(tables.reach_L)), start_L)
+    encoder.push(tables.z, (symbols.z_NZ + LIMIT).ravel().astype(np.int32), *tables.z_runs(symbols.expert_N))
+    if tables.n_experts > 1:
+        encoder.push(tables.expert, symbols.expert_N.astype(np.int32), *_one_run(header.n_features))
     head = _HEADER.pack(MAGIC, VERSION, header.model, n_h, n_w, header.n_clusters)
-    words: bytes = coder.get_compressed().astype("<u4").tobytes()
-    body = head + symbols.side + words.rstrip(b"\0")
+    body = head + symbols.side + encoder.to_bytes()
     return body + zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little")
 
 
@@ -180,99 +208,88 @@ def read_header(stream: bytes) -> Header:
     return header
 
 
-def read_side_information(stream: bytes, model: bytes, tables: Tables) -> SideInformation:
-    """The header, experts and z of a stream that ``model`` wrote.
+def read_side_information(
+    stream: bytes, model: bytes, tables: Tables, limits: Limits | None = LIMITS
+) -> SideInformation:
+    """The header, experts and z of a stream that ``model`` wrote; without ``limits``, only the format's own holds.
 
-    Raises BitstreamError for a stream that is damaged or of another model.
+    Raises BitstreamError for a stream that is damaged, of another model, or beyond the limits.
     """
     header = read_header(stream)
     if header.model != model:
         raise BitstreamError(f"the stream was written by model {header.model.hex()}, this decoder is {model.hex()}")
+    if limits is not None and (header.n_patches > limits.max_patches or header.n_features > limits.max_features):
+        raise BitstreamError(
+            f"the stream claims {header.n_clusters} features for each of {header.n_patches} patches, "
+            f"{header.n_features} in all; this decoder takes up to {limits.max_patches} patches and "
+            f"{limits.max_features} features in all"
+        )
     start = _HEADER.size + tables.side_bytes
     if len(stream) < start + _CHECKSUM_BYTES:
         raise BitstreamError(f"a stream of {len(stream)} bytes ends before its {tables.side_bytes} bytes of statistics")
-    coder = _open(stream[start:-_CHECKSUM_BYTES])
-    n_features = header.n_features
-    left = [coder.num_valid_bits()]
-    if tables.expert is None:
-        expert_N = np.zeros(n_features, np.int64)
-    else:
-        expert_N = coder.decode(tables.expert, n_features).astype(np.int64)
-    left.append(coder.num_valid_bits())
-    z_NZ = np.zeros((n_features, tables.n_channels), np.int64)
-    if tables.n_channels:
-        z_tables = tables.z_EZA[expert_N].reshape(-1, tables.z_EZA.shape[-1])
-        z_NZ += coder.decode(tables.z_each, z_tables).reshape(z_NZ.shape) - LIMIT
-    left.append(coder.num_valid_bits())
+    body = stream[start:-_CHECKSUM_BYTES]
+    if body.endswith(b"\0"):
+        raise BitstreamError("the stream ends in zeros that its coder does not write")
+    decoder = Decoder(body)
+    left = [decoder.bits_left]
+    expert_N = np.zeros(header.n_features, np.int64)
+    if tables.n_experts > 1:
+        expert_N += decoder.pop(tables.expert, *_one_run(header.n_features))
+    left.append(decoder.bits_left)
+    z_NZ = np.full((header.n_features, tables.n_channels), -LIMIT, np.int64)
+    z_NZ += decoder.pop(tables.z, *tables.z_runs(expert_N)).reshape(z_NZ.shape)
+    left.append(decoder.bits_left)
     bits = (8 * len(stream) - left[0], left[0] - left[1], left[1] - left[2])
-    return SideInformation(header, stream[_HEADER.size : start], expert_N, z_NZ, coder, bits)
+    return SideInformation(header, stream[_HEADER.size : start], expert_N, z_NZ, decoder, bits)
 
 
 def read_y(side: SideInformation, tables: Tables, level_ND: Levels) -> tuple[Ints, Budget]:
     """The symbols of y (N, D), under the tables of ``level_ND``, and where the stream's bits went.
 
-    Once only: it uses up the coder. Raises BitstreamError for a stream longer than its symbols.
+    Once only: it uses up the decoder. Raises BitstreamError for a stream longer than its symbols.
     """
-    y_bits = side.coder.num_valid_bits()
+    y_bits = side.decoder.bits_left
     level_M = level_ND.ravel()
-    start_L = level_order.starts(level_M, len(tables.y))
-    index_M = np.empty(level_M.size, np.int32)
-    for level in np.flatnonzero(np.diff(start_L)):
-        start, end = start_L[level], start_L[level + 1]
-        index_M[start:end] = side.coder.decode(tables.y[level], int(end - start))
-    y_M, escaped = level_order.from_runs(index_M, level_M, tables.reach_L)
+    start_L = level_order.starts(level_M, len(tables.reach_L))
+    index_M = side.decoder.pop(tables.y, np.arange(len(tables.reach_L)), start_L)
+    y_M, escaped = level_order.from_runs(index_M, level_M, tables.reach_L, start_L)
     if len(escaped):
-        y_M[escaped] = _pop_escapes(side.coder, tables.reach_L[level_M[escaped]])
-    if not side.coder.is_empty():
+        y_M[escaped] = _pop_escapes(side.decoder, tables.reach_L[level_M[escaped]])
+    if not side.decoder.is_empty:
         raise BitstreamError("the stream goes on after its last symbol")
     return y_M.reshape(level_ND.shape), Budget(*side.bits, y_bits)
 
 
-def _open(body: bytes) -> Any:
-    if body.endswith(b"\0"):
-        raise BitstreamError("the stream ends in zeros that its coder does not write")
-    words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
-    return constriction.stream.stack.AnsCoder(words)
+def _one_run(n_symbols: int) -> tuple[Ints, Ints]:
+    return np.zeros(1, np.int64), np.array([0, n_symbols])
 
 
-def _push_escapes(coder: Any, y: Ints, reach: Ints) -> None:
+def _push_escapes(encoder: Encoder, y: Ints, reach: Ints) -> None:
     """Push escaped symbols: sign, then bit length and bits of the excess over the reach (Elias gamma, split in two)."""
     excess = np.abs(y) - reach
     if np.abs(y).max() > SYMBOL_LIMIT:
         raise ValueError(f"a symbol of magnitude {np.abs(y).max()} is out of the range that a stream can hold")
-    length = np.frexp(excess.astype(np.float64))[1].astype(np.int32)
-    uniform = constriction.stream.model.Uniform
-    for bits, part in reversed(_split(length, excess)):
-        some = bits > 0
-        if some.any():
-            coder.encode_reverse(part[some].astype(np.int32), uniform(), (1 << bits[some]).astype(np.int32))
-    coder.encode_reverse(length, uniform(32))
-    coder.encode_reverse((y < 0).astype(np.int32), uniform(2))
+    length = np.frexp(excess.astype(np.float64))[1].astype(np.int64)
+    low_bits, high_bits = _split(length)
+    encoder.push_bits(excess >> _SPLIT_BITS & (1 << high_bits) - 1, high_bits)
+    encoder.push_bits(excess & (1 << low_bits) - 1, low_bits)
+    encoder.push_bits(length, np.full_like(length, _LENGTH_BITS))
+    encoder.push_bits((y < 0).astype(np.int64), np.ones_like(length))
 
 
-def _split(length: NDArray[np.int32], excess: Ints) -> list[tuple[NDArray[np.int32], Ints]]:
-    """The bits below the leading one as a low and a high part: (how many bits, their value) of each."""
-    low_bits = np.clip(length - 1, 0, _SPLIT_BITS)
-    high_bits = np.clip(length - 1 - _SPLIT_BITS, 0, _SPLIT_BITS)
-    low = excess & ((1 << low_bits.astype(np.int64)) - 1)
-    high = (excess >> _SPLIT_BITS) & ((1 << high_bits.astype(np.int64)) - 1)
-    return [(low_bits, low), (high_bits, high)]
+def _split(length: Ints) -> tuple[Ints, Ints]:
+    """How many of the bits below the leading one are in the low part, and in the high part."""
+    return np.clip(length - 1, 0, _SPLIT_BITS), np.clip(length - 1 - _SPLIT_BITS, 0, _SPLIT_BITS)
 
 
-def _pop_escapes(coder: Any, reach: Ints) -> Ints:
-    uniform = constriction.stream.model.Uniform
-    negative = coder.decode(uniform(2), len(reach))
-    length = coder.decode(uniform(32), len(reach))
+def _pop_escapes(decoder: Decoder, reach: Ints) -> Ints:
+    negative = decoder.pop_bits(np.ones_like(reach))
+    length = decoder.pop_bits(np.full_like(reach, _LENGTH_BITS))
     if length.min() < 1 or length.max() > 2 * _SPLIT_BITS + 1:
         raise BitstreamError("an escaped symbol has no possible length")
-    excess = np.int64(1) << (length.astype(np.int64) - 1)
-    offset = 0
-    for bits, _ in _split(length, np.zeros(len(reach), np.int64)):
-        some = bits > 0
-        if some.any():
-            part = coder.decode(uniform(), (1 << bits[some]).astype(np.int32)).astype(np.int64)
-            excess[some] += part << offset
-        offset = _SPLIT_BITS
+    low_bits, high_bits = _split(length)
+    excess = (np.int64(1) << (length - 1)) + decoder.pop_bits(low_bits)
+    excess += decoder.pop_bits(high_bits) << _SPLIT_BITS
     magnitude = excess + reach
     if magnitude.max() > SYMBOL_LIMIT:
         raise BitstreamError("an escaped symbol is out of range")

@@ -8,17 +8,17 @@ those are taken anew, as differences; where that does not settle it, the patch i
 float64; and where features tie, on differences alone, which are exact to float64's last digit.
 """
 
-import functools
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import blas
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+from harness.kernels import kernel, warm_up
 
 Array = NDArray[Any]
 
@@ -40,7 +40,7 @@ RANGE = {4: (1e-25, 1e30), 8: (1e-280, 1e290)}
 _blas = ThreadpoolController().select(internal_api="openblas")
 
 # Not nnan and not ninf: infinity marks "no denser feature", and a sum that is not a number reveals bad input.
-_kernel = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+_kernel = kernel(fastmath={"reassoc", "contract", "nsz"})
 
 
 def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     return _cluster(x_PVD, n_clusters, k)
 
 
-@functools.cache
+@warm_up
 def prepare() -> None:
     """Compile every kernel for every dtype, once a process: a patch in doubt may be timed, and must not wait for it."""
     evenly_spaced = torch.arange(8, dtype=torch.float32).view(1, 8, 1)

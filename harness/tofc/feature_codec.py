@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from harness.errors import CheckpointError
 from harness.tofc import bitstream
-from harness.tofc.bitstream import Budget, Header, SideInformation, Symbols, Tables
+from harness.tofc.bitstream import LIMITS, Budget, Header, Limits, SideInformation, Symbols, Tables
 from harness.tofc.level_order import Levels
 
 _FROZEN = "frozen."
@@ -181,12 +181,13 @@ class FeatureCodec(nn.Module, ABC):
         symbols, level_ND = self.symbols(y_PCD)
         return bitstream.write(header, self.frozen.tables, symbols, level_ND)
 
-    def decompress(self, stream: bytes) -> Decoded:
+    def decompress(self, stream: bytes, limits: Limits | None = LIMITS) -> Decoded:
         """The features of a stream, float32, the same to the last bit on every machine.
 
-        Raises BitstreamError for anything but a stream of this model.
+        ``limits`` bound what a stream from elsewhere may claim; None is for streams of one's own. Raises BitstreamError
+        for anything but a stream of this model within the limits.
         """
-        side = bitstream.read_side_information(stream, self.frozen.model, self.frozen.tables)
+        side = bitstream.read_side_information(stream, self.frozen.model, self.frozen.tables, limits)
         y_ND, budget = self.features(side)
         shape = (side.header.n_patches, side.header.n_clusters)
         expert_PC = torch.from_numpy(side.expert_N).view(shape)

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.ir as ir
-import numba
 import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from harness.kernels import kernel
 
 BLOCK = 32
 """Inputs multiplied at a time; rows of weights and activations are padded with zeros to a multiple of it."""
@@ -84,7 +85,7 @@ def _dots(rows: int) -> Callable[..., None]:
 _dots_8, _dots_4, _dots_2, _dots_1 = (_dots(rows) for rows in (8, 4, 2, 1))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def products(w_OI: NDArray[np.int8], x_NI: NDArray[np.int16], sum_NO: NDArray[np.int32]) -> None:
     """sum_NO = x_NI w_OI^T; contiguous, I a positive multiple of BLOCK, and no sum of |w x| may reach 2**31."""
     n_features = x_NI.shape[0]

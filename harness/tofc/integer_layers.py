@@ -22,12 +22,12 @@ its time is that of reading the weights.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.kernels import kernel, warm_up
 from harness.tofc.entropy_model import StackedLinear
 from harness.tofc.integer_dot import BLOCK, products
 
@@ -148,7 +148,7 @@ def _check(layer: int, weight_EOI: Tensor, multiplier_EO: Tensor, bias_EO: Tenso
         raise ValueError(f"layer {layer} of an integer network can exceed the range in which its sums are exact")
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _run(
     x_NI: NDArray[np.int16],
     expert_N: NDArray[np.int64],
@@ -187,3 +187,12 @@ def _run(
                         whole = (np.int64(sum_NO[n, o]) * multiplier_O[o] + bias_O[o] + _HALF) >> _SHIFT
                         hidden[n, o] = min(max(whole, 0), ACTIVATION_LIMIT)
         start = end
+
+
+@warm_up
+def prepare() -> None:
+    """Compile the kernel of networks of three layers, which those of the paper's size have."""
+    one, row = torch.ones(1, 1, 1, dtype=torch.int8), torch.ones(1, 1, dtype=torch.int32)
+    tensors = {f"weight_{layer}": one for layer in range(3)} | {f"multiplier_{layer}": row for layer in range(3)}
+    tensors |= {f"bias_{layer}": row.long() for layer in range(3)}
+    IntegerLayers(tensors)(torch.ones(1, 1), torch.zeros(1, dtype=torch.int64))

@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.tofc import rans
+
 LEVELS = 128
 LEVELS_PER_OCTAVE = 12
 LOG2_B_MIN = math.log2(0.04)
 LOG2_B_MAX = LOG2_B_MIN + (LEVELS - 1) / LEVELS_PER_OCTAVE
 
-TABLE_TOTAL = 1 << 24
+TABLE_TOTAL = rans.TOTAL
 """What the entries of every integer table sum to: the precision of the entropy coder."""
 
 _TAIL = 14.0

@@ -5,25 +5,30 @@
 A counting sort, fused with the shift of each symbol into its table: the numpy form takes as long as the coder itself.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.kernels import kernel, warm_up
 
 Ints = NDArray[np.int64]
 Levels = NDArray[np.uint8]
 Indices = NDArray[np.int32]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def starts(level_M: Levels, n_levels: int) -> Ints:
-    """Where each level's run starts and, last, where all end: L + 1 positions."""
+    """Where each level's run starts and, last, where all end: L + 1 positions. Raises ValueError for another level."""
     start_L = np.zeros(n_levels + 1, np.int64)
     for level in level_M:
+        if level < 0 or level >= n_levels:
+            raise ValueError("an element's level of scale has no table")
         start_L[level + 1] += 1
-    return np.cumsum(start_L)
+    for level in range(n_levels):
+        start_L[level + 1] += start_L[level]
+    return start_L
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def to_runs(y_M: Ints, level_M: Levels, reach_L: Ints) -> tuple[Indices, Ints, Ints]:
     """Indices into the levels' tables, run after run; where the runs start; the positions in y of what escaped.
 
@@ -33,7 +38,6 @@ def to_runs(y_M: Ints, level_M: Levels, reach_L: Ints) -> tuple[Indices, Ints, I
     start_L = starts(level_M, len(reach_L))
     next_L = start_L.copy()
     index_M = np.empty(len(y_M), np.int32)
-    source = np.empty(len(y_M), np.int32)
     n_escaped = 0
     for m in range(len(y_M)):
         level = level_M[m]
@@ -42,17 +46,21 @@ def to_runs(y_M: Ints, level_M: Levels, reach_L: Ints) -> tuple[Indices, Ints, I
         if index < 0 or index > 2 * reach:
             index = 2 * reach + 1
             n_escaped += 1
-        slot = next_L[level]
+        index_M[next_L[level]] = index
         next_L[level] += 1
-        index_M[slot] = index
-        source[slot] = m
-    return index_M, start_L, _escapes(index_M, source, level_M, reach_L, n_escaped)
+    return index_M, start_L, _escapes(index_M, level_M, reach_L, start_L, n_escaped)
 
 
-@numba.njit(cache=True, nogil=True)
-def _escapes(index_M: Indices, source: Indices, level_M: Levels, reach_L: Ints, n_escaped: int) -> Ints:
+@kernel
+def _escapes(index_M: Indices, level_M: Levels, reach_L: Ints, start_L: Ints, n_escaped: int) -> Ints:
     escaped = np.empty(n_escaped, np.int64)
     if n_escaped > 0:
+        next_L = start_L.copy()
+        # The position in y of each place in the runs; most images have no escape and do not need it.
+        source = np.empty(len(index_M), np.int64)
+        for m in range(len(level_M)):
+            source[next_L[level_M[m]]] = m
+            next_L[level_M[m]] += 1
         found = 0
         for slot in range(len(index_M)):
             if index_M[slot] > 2 * reach_L[level_M[source[slot]]]:
@@ -61,21 +69,27 @@ def _escapes(index_M: Indices, source: Indices, level_M: Levels, reach_L: Ints, 
     return escaped
 
 
-@numba.njit(cache=True, nogil=True)
-def from_runs(index_M: Indices, level_M: Levels, reach_L: Ints) -> tuple[Ints, Ints]:
+@kernel
+def from_runs(index_M: Indices, level_M: Levels, reach_L: Ints, start_L: Ints) -> tuple[Ints, Ints]:
     """The inverse of :func:`to_runs`: y, with zeros at the escaped positions, which come second."""
-    next_L = starts(level_M, len(reach_L))
+    next_L = start_L.copy()
     y_M = np.empty(len(level_M), np.int64)
-    source = np.empty(len(level_M), np.int32)
     n_escaped = 0
     for m in range(len(level_M)):
         level = level_M[m]
-        slot = next_L[level]
+        symbol = index_M[next_L[level]] - reach_L[level]
         next_L[level] += 1
-        source[slot] = m
-        symbol = index_M[slot] - reach_L[level]
         if symbol > reach_L[level]:
             symbol = 0
             n_escaped += 1
         y_M[m] = symbol
-    return y_M, _escapes(index_M, source, level_M, reach_L, n_escaped)
+    return y_M, _escapes(index_M, level_M, reach_L, start_L, n_escaped)
+
+
+@warm_up
+def prepare() -> None:
+    """Compile the sorting's kernels."""
+    level_M, reach_L = np.zeros(1, np.uint8), np.ones(1, np.int64)
+    index_M, start_L, _ = to_runs(np.zeros(1, np.int64), level_M, reach_L)
+    from_runs(index_M, level_M, reach_L, start_L)
+    starts(level_M, 1)

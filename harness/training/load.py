@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from harness.errors import ScenarioError
-from harness.scenario.explain import sentences
-from harness.scenario.load import placed
-from harness.scenario.source import KeyPath, read
+from harness.scenario.explain import mistakes, sentences
+from harness.scenario.source import KeyPath, read, value
 from harness.training.config import TrainingConfig
 
 _FREE_TO_CHANGE = ("out", "log_every", "save_every", "threads", "workers")
@@ -24,18 +22,26 @@ def load(path: Path, settings: Sequence[str] = ()) -> TrainingConfig:
 
     Raises ScenarioError with a sentence for every mistake, each naming the file and line, or the setting.
     """
-    mapping, lines = read(path, what="configuration", keys="'name:' and 'backbone:'")
+    document = read(path, what="configuration", keys="'name:' and 'backbone:'")
     given: dict[KeyPath, str] = {}
     for setting in settings:
-        given[_set(mapping, setting)] = setting
+        given[_set(document.mapping, setting)] = setting
     try:
-        return TrainingConfig.model_validate(mapping)
+        config = TrainingConfig.model_validate(document.mapping)
     except ValidationError as error:
-        found = []
+        of_file, of_settings = [], []
         for key_path, sentence in sentences(error):
             mine = [setting for under, setting in given.items() if key_path[: len(under)] == under]
-            found.append(f"--set {mine[0]}: {sentence}" if mine else placed(path, lines, key_path, sentence))
-        raise ScenarioError("\n".join(found)) from None
+            if mine:
+                of_settings.append(f"--set {mine[0]}: {sentence}")
+            else:
+                of_file.append((key_path, sentence))
+        if of_file or document.mistakes:
+            of_settings.append(str(mistakes(path, document, iter(of_file))))
+        raise ScenarioError("\n".join(of_settings)) from None
+    if document.mistakes:
+        raise mistakes(path, document, iter(()))
+    return config
 
 
 def _set(mapping: dict[str, Any], setting: str) -> KeyPath:
@@ -43,8 +49,8 @@ def _set(mapping: dict[str, Any], setting: str) -> KeyPath:
     dotted, equals, text = setting.partition("=")
     *parents, last = dotted.split(".")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        replaced = value(text)
+    except ValueError:
         equals = ""
     if not equals or not last:
         raise ScenarioError(f"--set {setting}: is not KEY=VALUE, such as lambda=0.1 or lora.rank=8")
@@ -53,7 +59,7 @@ def _set(mapping: dict[str, Any], setting: str) -> KeyPath:
         if not isinstance(inner, dict):
             raise ScenarioError(f"--set {setting}: {key!r} has no keys inside it")
         mapping = inner
-    mapping[last] = value
+    mapping[last] = replaced
     return (*parents, last)
 
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from harness import catalog
+from harness import catalog, files
 from harness.data.drawing.dice import Dice
 from harness.errors import ScenarioError
 from harness.models import adapter
@@ -196,6 +196,8 @@ class Training:
         self.folder.mkdir(parents=True, exist_ok=True)
         if state:
             self.seconds = state.seconds
+        elif self.accelerator.is_main_process:
+            cut_log(self.folder / LOG, 0)
         if config.prefit.steps and (state is None or state.stage == "prefit"):
             self._train(self._prefit(), state)
             state = None
@@ -376,11 +378,8 @@ class Training:
         checkpoint.restore_moments(optimiser, named, state.tensors)
         if self.accelerator.scaler is not None and state.scaler:
             self.accelerator.scaler.load_state_dict(dict(state.scaler))
-        log = self.folder / LOG
-        if self.accelerator.is_main_process and log.exists():
-            done = state.steps + (self.config.prefit.steps if state.stage == "joint" else 0)
-            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= done), encoding="utf-8")
+        if self.accelerator.is_main_process:
+            cut_log(self.folder / LOG, state.steps + (self.config.prefit.steps if state.stage == "joint" else 0))
 
     def _finish(self) -> None:
         few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
@@ -407,3 +406,20 @@ class Training:
             machine=self._machine,
         )
         (self.folder / checkpoint.FILE).unlink(missing_ok=True)
+
+
+def cut_log(log: Path, done: int) -> None:
+    """Take out of a log what follows step ``done``, and a line that a kill has torn; a log that is absent stays so."""
+    try:
+        lines = log.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    files.write_whole(log, lambda file: file.write(b"".join(line for line in lines if 0 <= _step(line) <= done)))
+
+
+def _step(line: bytes) -> int:
+    """The step of a log's line; -1 for one that is not whole."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else -1
+    except (ValueError, KeyError, TypeError):
+        return -1

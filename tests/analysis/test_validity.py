@@ -109,7 +109,7 @@ def test_throttling_is_told_over_all_sessions(made_up: Analysis) -> None:
     """What the telemetry saw in any session is a reason, with the number of units; its absence is none."""
     (session,) = made_up.manifest.sessions
     hot = session.model_copy(update={"throttled": {"GPU 0: power cap": 1}})
-    told = {"counters": "unavailable: no thermal_throttle counters"}
+    told = {"counters": "unavailable: no throttling counters"}
     blind = session.model_copy(update={"telemetry": told})
 
     def of(*sessions: Session) -> list[str]:
@@ -134,7 +134,7 @@ def test_a_run_is_judged_before_it_is_finished(
 ) -> None:
     """The rules read an ongoing run as they would the complete one."""
     done = made_up.record
-    begun = manifest(scenario=done.manifest.scenario, points=done.manifest.points)
+    begun = manifest(scenario=done.manifest.scenario, points=done.manifest.points, seed=0)
     unit = Unit("everything")
     own = {
         kind: (table := getattr(done, kind)).set_column(

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from baselines import neural_weights
 from baselines.elic import Elic
 from baselines.hyperprior import Hyperprior
-from baselines.neural_codec import NeuralPoint
+from baselines.neural_codec import NeuralPoint, bundled
 from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, pack
 from baselines.raw_features import _HEADER
 from harness import catalog
@@ -93,10 +94,10 @@ def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, models: Llava
 @pytest.mark.parametrize(("codec", "n_y"), [(Hyperprior, 1), (Elic, 10)])
 def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], n_y: int) -> None:
     """The last string is z, the others are y; a bundled model is named by its lambda."""
-    (rate_weight, *_) = neural_weights.bundled(codec.kind)
+    (rate_weight, *_) = bundled(codec.kind)
     made = codec(NeuralPoint(weights=rate_weight))
     body = made.encode(picture())
-    strings = made._net.compress(torch.zeros(1, 3, 64, 128))["strings"]
+    strings = made.coder.net.compress(torch.zeros(1, 3, 64, 128))
     assert len(strings) == n_y + 1
     found = of_body(body)
     assert f"bundled weights {rate_weight:g}" in found.what
@@ -104,17 +105,18 @@ def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], 
     assert found.what.startswith("a file of hyperprior" if n_y == 1 else "a file of ELIC")
 
 
-@pytest.mark.parametrize("n_strings", [2, 5, 7, 11, 33])
+@pytest.mark.parametrize("n_strings", [1, 2, 3, 5, 7, 11, 33])
 def test_however_many_strings_a_neural_file_has_they_are_told_apart(n_strings: int) -> None:
     """Strings of any length, empty ones too: no smaller count of strings fits a file of more."""
     rng = np.random.default_rng(n_strings)
     for _ in range(50):
         strings = tuple(rng.bytes(int(n)) for n in rng.integers(0, 300, n_strings))
         found = of_body(pack(b"none", Picture(9, 7, strings)))
-        assert found.bits["z"] == 8 * len(strings[-1])
-        assert found.bits["y"] == 8 * sum(map(len, strings[:-1]))
+        z = strings[-1] if n_strings > 1 else b""
+        assert found.bits["z"] == 8 * len(z)
+        assert found.bits["y"] == 8 * (sum(map(len, strings)) - len(z))
         assert "model 6e6f6e65" in found.what
-        if n_strings > 2:
+        if n_strings > 3:
             groups = [len(first) + len(second) for first, second in zip(strings[:-1:2], strings[1::2], strict=True)]
             assert found.notes[0].endswith(": " + ", ".join(map(str, groups)))
 
@@ -166,6 +168,50 @@ def test_an_unusual_jpeg_is_read_to_its_end() -> None:
     assert of_body(jpeg() + b"more").bits["after the picture"] == 32
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_with_fill_bytes_is_read_exactly(options: dict[str, object]) -> None:
+    """0xFF before any marker is shown apart, and every other part is what it is without."""
+    body = jpeg(**options)
+    whole = of_body(body).bits
+    filled, at = b"", 0
+    for marker in (b"\xff\xdb", b"\xff\xc4", b"\xff\xda", b"\xff\xd1", b"\xff\xd9"):
+        if (found := body.find(marker, max(at, 2))) >= 0:
+            filled, at = filled + body[at:found] + b"\xff" * 7, found
+    filled += body[at:]
+    fill = len(filled) - len(body)
+    inside = 7 if b"\xff\xd1" in body else 0  # Before a restart they are among the coded data.
+    bits = dict(of_body(filled).bits)
+    assert sum(bits.values()) == 8 * len(filled)
+    assert bits.pop("fill") == 8 * (fill - inside)
+    assert bits == {**whole, "coefficients": whole["coefficients"] + 8 * inside}
+
+
+def test_bytes_between_the_segments_of_a_jpeg_are_shown_as_fill() -> None:
+    """Decoders pass over them; a segment's parts stay what they are."""
+    body = jpeg()
+    at = body.index(b"\xff\xdb")
+    bits = dict(of_body(body[:at] + b"junk" + body[at:]).bits)
+    assert bits.pop("fill") == 32
+    assert bits == of_body(body).bits
+
+
+@given(st.data())
+def test_no_damaged_picture_file_has_parts_that_do_not_sum(data: st.DataObject) -> None:
+    """Whatever bytes are overwritten or put in: no negative part, and all parts are the file, or one sentence."""
+    body = bytearray(jpeg(progressive=data.draw(st.booleans())))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(2, len(body) - 1))
+        body[at : at + data.draw(st.integers(0, 2))] = data.draw(
+            st.sampled_from([b"\xff", b"\xff\xff", b"\0", b"\xff\x01"])
+        )
+    try:
+        found = of_body(bytes(body))
+    except BitstreamError:
+        return
+    assert min(found.bits.values()) >= 0
+    assert sum(found.bits.values()) == 8 * len(body)
+
+
 def test_webp_without_loss_has_no_modes() -> None:
     """Its chunk is shown as a whole, and nothing is said of a quality."""
     file = io.BytesIO()
@@ -182,7 +228,7 @@ def test_a_picture_of_another_format_is_shown_as_a_whole() -> None:
     picture().save(file, "PNG")
     found = of_body(file.getvalue())
     assert (found.what, found.bits) == ("a PNG file, 100 x 60 px", {"all": 8 * len(file.getvalue())})
-    with pytest.raises(BitstreamError, match="is not a JPEG or PNG or"):
+    with pytest.raises(BitstreamError, match="are not a JPEG, PNG, "):
         image_codec.picture(b"no picture", FORMATS)
 
 

@@ -5,24 +5,27 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import pytest
 import torch
-from compressai.models import ScaleHyperprior
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines import elic, training
+from baselines import training
 from baselines.hyperprior import Hyperprior
 from baselines.linear_start import rescale, start, steps_per_unit
+from baselines.networks.elic import Elic2022Official
+from baselines.networks.hyperprior import ScaleHyperprior
+from baselines.networks.weights import load, read
 from baselines.neural_codec import NeuralPoint
-from baselines.neural_weights import load, read
 from baselines.rate_distortion import psnr_db
 from baselines.training_pictures import BATCH, PATCH_PX, Picture, batch, collage
 from harness.data.drawing.dice import Dice
 
-NETWORKS = {"hyperprior": lambda: ScaleHyperprior(16, 24), "elic": lambda: elic.network(16, 24, (4, 4, 16), (12, 8))}
+NETWORKS = {
+    "hyperprior": lambda: ScaleHyperprior(16, 24),
+    "elic": lambda: Elic2022Official(16, 24, (4, 4, 16), [(12, 8)] * 2),
+}
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from baselines.exact_convolution import LIMIT, STEP, WEIGHT_BITS, ExactConvolution, make_exact
+from baselines.networks.exact_convolution import LIMIT, STEP, WEIGHT_BITS, ExactConvolution, make_exact
 
 
 def _layer(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], n_in: int, n_out: int, stride: int) -> nn.Module:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from baselines.jpeg import Jpeg, JpegPoint
 from baselines.webp import WebP, WebPPoint
-from harness.errors import BitstreamError
+from harness.data.sample import Question, Sample
+from harness.errors import BitstreamError, DataError
+from harness.profiling.clock import Untimed
 from harness.schemes.image_codec import ImageCodec, picture
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -85,6 +87,96 @@ def test_full_chroma_costs_bytes() -> None:
     assert len(set(sizes)) == 3
 
 
+METADATA = {
+    "comment": b"a comment of the original file" * 99,
+    "exif": b"Exif\0\0II*\0" + bytes(3000),
+    "icc_profile": bytes(3000),
+    "xmp": bytes(3000),
+    "XML:com.adobe.xmp": "x" * 3000,
+    "photoshop": {1: bytes(3000)},
+    "dpi": (300, 300),
+    "jfif_density": (300, 300),
+    "jfif_unit": 1,
+    "adobe": 100,
+    "adobe_transform": 1,
+    "progressive": 1,
+    "quality": 1,
+    "gamma": 0.5,
+    "transparency": (1, 2, 3),
+    "background": (1, 2, 3, 4),
+    "loop": 7,
+    "duration": 7,
+    "mp": {1: 2},
+    "mpoffset": 9,
+}
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        Jpeg(JpegPoint(quality=50)),
+        Jpeg(JpegPoint(quality=90, subsampling="4:4:4")),
+        WebP(WebPPoint(quality=50)),
+        WebP(WebPPoint(quality=50, method=0)),
+    ],
+)
+def test_only_pixels_are_sent(codec: ImageCodec) -> None:
+    """Whatever Pillow knows of the original file, the payload is that of its pixels alone, byte for byte."""
+    plain, dressed = _picture(40, 30, 3), _picture(40, 30, 3)
+    dressed.info = dict(METADATA)
+    assert codec.encode(dressed) == codec.encode(plain)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_payload_of_a_file_is_that_of_its_pixels(kind: str) -> None:
+    """A comment, a profile and a resolution in the file add not a byte to what a device sends."""
+    dressed, plain = io.BytesIO(), io.BytesIO()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    more = {"comment": METADATA["comment"]} if kind == "JPEG" else {}
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    _picture(40, 30, 3).save(dressed, kind, icc_profile=profile, dpi=(300, 300), **options, **more)
+    _picture(40, 30, 3).save(plain, kind, **options)
+    assert len(dressed.getvalue()) > len(plain.getvalue()) + 400
+    for codec in (Jpeg(JpegPoint(quality=50)), WebP(WebPPoint(quality=50))):
+        bodies = [codec.on_device(_sample(file.getvalue()), Untimed()) for file in (dressed, plain)]
+        assert bodies[0] == bodies[1]
+
+
+def _sample(file: bytes) -> Sample:
+    question = Question(text="?", kind="yes_no")
+    return Sample(id="17", image_bytes=file, question=question, truth="Yes", category="", group="17")
+
+
+@pytest.mark.parametrize(
+    ("codec", "side"),
+    [(Jpeg(JpegPoint(quality=5)), 65_500), (WebP(WebPPoint(quality=5, method=0)), 16_383)],
+)
+def test_a_picture_beyond_the_encoder_names_the_sample(codec: ImageCodec, side: int) -> None:
+    """The largest side that a format has is sent; one pixel more is one sentence with sample, size and limit."""
+    for size, fits in (((side, 1), True), ((1, side), True), ((side + 1, 1), False)):
+        file = io.BytesIO()
+        Image.new("RGB", size).save(file, "PNG")
+        if fits:
+            assert codec.on_device(_sample(file.getvalue()), Untimed()).body
+            continue
+        sentence = (
+            f"sample 17: its picture of {side + 1} x 1 px cannot be sent as .*, whose sides have at most {side} px"
+        )
+        with pytest.raises(DataError, match=sentence):
+            codec.on_device(_sample(file.getvalue()), Untimed())
+
+
+def test_a_payload_that_claims_a_large_picture_is_not_decoded() -> None:
+    """A few hundred bytes that would become hundreds of megabytes; the limit is the server's, or 16 megapixels."""
+    body = bytearray(Jpeg(JpegPoint(quality=50)).encode(Image.new("RGB", (16, 16))))
+    at = body.index(b"\xff\xc0") + 5
+    body[at : at + 4] = (4001).to_bytes(2, "big") * 2
+    with pytest.raises(BitstreamError, match="it has 4001 x 4001 px, more than the 16000000 px"):
+        picture(bytes(body), ("JPEG",))
+    with pytest.raises(BitstreamError, match="it has 16 x 16 px, more than the 255 px"):
+        picture(Jpeg(JpegPoint(quality=50)).encode(Image.new("RGB", (16, 16))), ("JPEG",), max_pixels=255)
+
+
 @given(st.data())
 def test_a_damaged_payload_is_a_bitstream_error_or_a_picture(data: st.DataObject) -> None:
     """Cut or overwritten anywhere, a payload never raises anything else."""
@@ -104,5 +196,5 @@ def test_a_picture_of_another_format_is_refused() -> None:
     """A WebP decoder does not quietly read PNG."""
     file = io.BytesIO()
     _picture(8, 8, 0).save(file, "PNG")
-    with pytest.raises(BitstreamError, match="is not a WEBP picture"):
+    with pytest.raises(BitstreamError, match="are not a WEBP picture"):
         picture(file.getvalue(), ("WEBP",))

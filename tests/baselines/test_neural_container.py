@@ -12,8 +12,8 @@ from harness.errors import BitstreamError
 MODEL = b"\x01\x02\x03\x04"
 pictures = st.builds(
     Picture,
-    width_px=st.integers(1, 5000),
-    height_px=st.integers(1, 5000),
+    width_px=st.integers(1, 4000),
+    height_px=st.integers(1, 4000),
     strings=st.lists(st.binary(max_size=300), min_size=1, max_size=12).map(tuple),
 )
 
@@ -89,9 +89,19 @@ def test_the_other_models_payload_is_refused() -> None:
 
 
 def test_the_limits() -> None:
-    """Sides below 65536, and 2^25 pixels."""
+    """Sides below 65536, and 16 megapixels unless another limit is named."""
+    assert MAX_PIXELS == 16_000_000
     assert fits(1, 1)
-    assert fits(65535, 512)
+    assert fits(4000, 4000)
+    assert not fits(4001, 4000)
+    assert fits(4001, 4000, max_pixels=4001 * 4000)
     assert not fits(65536, 1)
-    assert not fits(65535, 513)
-    assert MAX_PIXELS == 33_554_432
+    assert not fits(65536, 1, max_pixels=2**40)
+
+
+def test_a_limit_is_held_and_named() -> None:
+    """The same file is within one limit and beyond another."""
+    body = _sealed(100, 80, 0, 0)
+    assert unpack(body, MODEL, 2, max_pixels=8000).width_px == 100
+    with pytest.raises(BitstreamError, match=r"100 x 80 px, which is 8000 px.*at most 7999 px"):
+        unpack(body, MODEL, 2, max_pixels=7999)

@@ -3,17 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 import pytest
 import torch
-from compressai.models import Elic2022Official, ScaleHyperprior
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from baselines.elic import Elic
 from baselines.hyperprior import Hyperprior
-from baselines.neural_codec import NeuralCodec, NeuralPoint
-from baselines.neural_weights import BUNDLED, bundled, fingerprint, load, read
+from baselines.networks.elic import Elic2022Official
+from baselines.networks.hyperprior import ScaleHyperprior
+from baselines.networks.network import Network
+from baselines.networks.weights import build, fingerprint, load, read
+from baselines.neural_codec import BUNDLED, NeuralCodec, NeuralPoint, bundled
 from harness.errors import CheckpointError
 
 State = dict[str, torch.Tensor]
@@ -43,21 +44,28 @@ def test_an_unknown_lambda_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "published", "sizes"),
+    ("codec", "published"),
     [
-        (Hyperprior, lambda: ScaleHyperprior(128, 192), {"N": 128, "M": 192}),
-        (Elic, Elic2022Official, {"groups": [16, 16, 32, 64, 192]}),
-        (Elic, lambda: Elic2022Official(96, 128, groups=[32, 96]), {"groups": [32, 96]}),
+        ("hyperprior", lambda: ScaleHyperprior(128, 192)),
+        ("elic", Elic2022Official),
+        ("elic", lambda: Elic2022Official(96, 128, (32, 96))),
+        ("elic", lambda: Elic2022Official(32, 64, (8, 24, 32), [(40, 36), (44, 48)])),
     ],
 )
-def test_channels_are_read_from_the_shapes(
-    kind: type[NeuralCodec], published: Callable[[], torch.nn.Module], sizes: dict[str, object]
-) -> None:
-    """The published sizes and others: the network that is built has every tensor of the state dict, at its shape."""
+def test_channels_are_read_from_the_shapes(codec: str, published: Callable[[], Network]) -> None:
+    """The published sizes and others, contexts that differ by group too: every tensor is there, at its shape."""
     state = published().state_dict()
-    net = kind.network_of(Path("x"), state)
+    net = build(Path("x"), codec, state)
     assert {name: t.shape for name, t in net.state_dict().items()} == {name: t.shape for name, t in state.items()}
-    assert {name: getattr(net, name) for name in sizes} == sizes
+
+
+def test_a_claim_of_terabytes_is_refused_before_they_are_asked_for(tmp_path: Path) -> None:
+    """Two tensors of a few megabytes, whose network would have a hundred thousand channels throughout."""
+    state = {"g_a.0.weight": torch.zeros(100_000, 3, 5, 5), "g_a.6.weight": torch.zeros(100_000, 1, 5, 5)}
+    path = tmp_path / "huge.safetensors"
+    save_file(state, path)
+    with pytest.raises(CheckpointError, match=r"huge\.safetensors: (Missing key|size mismatch)"):
+        Hyperprior(NeuralPoint(weights=str(path)))
 
 
 @pytest.mark.parametrize("kind", [Hyperprior, Elic])
@@ -74,18 +82,18 @@ def test_a_gaussian_without_tables_shares_those_of_another(tmp_path: Path) -> No
     """The bundled ELIC keeps them once; with a copy for every group of channels it is the same model."""
     path = _small(Elic)
     state = read(path)
-    nets = [Elic.network_of(path, state) for _ in range(2)]
+    nets = [build(path, "elic", state) for _ in range(2)]
     load(path, nets[0], state)
     whole = {name: tensor.contiguous() for name, tensor in nets[0].state_dict().items()}
     assert len(whole) > len(state)
     load(path, nets[1], whole)
-    assert fingerprint(nets[0], 4) == fingerprint(nets[1], 4)
+    assert fingerprint(nets[0].state_dict(), 4) == fingerprint(nets[1].state_dict(), 4)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".pt"])
 def test_a_pickle_is_refused_with_the_way_out(suffix: str, tmp_path: Path) -> None:
     """Unread: the file does not even exist."""
-    with pytest.raises(CheckpointError, match=r"pickles are not read; convert it .*safetensors\.torch\.save_file"):
+    with pytest.raises(CheckpointError, match=r"pickles are not read.* harness weights convert .* model\.safetensors"):
         read(tmp_path / f"model{suffix}")
 
 
@@ -109,6 +117,13 @@ def _broken(state: State, how: str) -> State:
             }
         case "long table":
             return {**state, "gaussian_conditional._cdf_length": state["gaussian_conditional._cdf_length"] + 9999}
+        case "falling scales":
+            return {**state, "gaussian_conditional.scale_table": state["gaussian_conditional.scale_table"].flip(0)}
+        case "wide density":
+            quantiles = state["entropy_bottleneck.quantiles"].float() * 1e7
+            return {k: t for k, t in state.items() if not k.endswith(TABLES)} | {
+                "entropy_bottleneck.quantiles": quantiles
+            }
         case "few rows":
             return {**state, "gaussian_conditional._offset": state["gaussian_conditional._offset"][:3]}
         case _:
@@ -121,11 +136,13 @@ def _broken(state: State, how: str) -> State:
         ("missing", "Missing key"),
         ("unknown", "Unexpected key"),
         ("shape", "size mismatch for h_a.2.weight"),
-        ("foreign", "has no convolution g_a.0.weight"),
+        ("foreign", "has no convolution g_a.0.weight; it belongs to another model"),
         ("infinite", "g_a.0.weight is not finite"),
         ("falling table", "does not rise from 0 to 65536"),
         ("long table", "more than there are"),
         ("few rows", "are not of 30 rows each"),
+        ("falling scales", "scales are not above 0 and rising"),
+        ("wide density", "is .* wide; no table holds"),
     ],
 )
 def test_what_is_not_a_hyperprior_is_refused(how: str, sentence: str, tmp_path: Path) -> None:
@@ -139,15 +156,54 @@ def test_what_is_not_a_hyperprior_is_refused(how: str, sentence: str, tmp_path: 
 
 
 def test_one_codecs_checkpoint_is_not_the_others() -> None:
-    """Both directions."""
-    for kind, other in ((Hyperprior, Elic), (Elic, Hyperprior)):
-        with pytest.raises(CheckpointError):
+    """Both directions; the sentence says what the file is."""
+    for kind, other, what in ((Hyperprior, Elic, "an ELIC"), (Elic, Hyperprior, "bmshj2018-hyperprior")):
+        with pytest.raises(CheckpointError, match=f"its keys are those of {what}"):
             kind(NeuralPoint(weights=str(_small(other))))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 a zip", bytes(100)])
+OLD_KEYS = {
+    "1.0": {"matrices.": "_matrices.", "biases.": "_biases.", "factors.": "_factors."},
+    "1.1": {"matrices.": "_matrix", "biases.": "_bias", "factors.": "_factor"},
+}
+
+
+@pytest.mark.parametrize("layout", OLD_KEYS)
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.module."])
+@pytest.mark.parametrize("kind", [Hyperprior, Elic])
+def test_older_layouts_are_the_same_model(kind: type[NeuralCodec], wrapper: str, layout: str, tmp_path: Path) -> None:
+    """CompressAI's names of an entropy bottleneck's parameters in 1.0 and from 1.1 to 1.2.5, bare and wrapped."""
+    newest, state = read(_small(kind)), {}
+    for name, tensor in load_file(_small(kind)).items():
+        for new, old in OLD_KEYS[layout].items():
+            name = name.replace(f"entropy_bottleneck.{new}", f"entropy_bottleneck.{old}")
+        state[wrapper + name] = tensor
+    assert not set(state) & set(newest) or not wrapper
+    save_file(state, path := tmp_path / "old.safetensors")
+    found = read(path)
+    assert found.keys() == newest.keys()
+    assert all(torch.equal(found[name], newest[name]) for name in newest)
+
+
+def test_a_key_in_two_layouts_is_refused(tmp_path: Path) -> None:
+    """One of them would be dropped without a word."""
+    state = {"entropy_bottleneck.matrices.0": torch.zeros(1), "entropy_bottleneck._matrix0": torch.ones(1)}
+    save_file(state, path := tmp_path / "both.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds entropy_bottleneck\.matrices\.0 twice"):
+        read(path)
+
+
+def test_another_code_bases_elic_is_called_what_it_is(tmp_path: Path) -> None:
+    """Its context model has other parts than CompressAI's, so that renaming would not do."""
+    state = {"g_a.0.weight": torch.zeros(192, 3, 5, 5), "ParamAggregation.0.0.weight": torch.zeros(640, 672, 1, 1)}
+    save_file(state, path := tmp_path / "elic.safetensors")
+    with pytest.raises(CheckpointError, match="those of the ELIC of another code base than CompressAI"):
+        Elic(NeuralPoint(weights=str(path)))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 a zip", b"\x80\x02}q.", bytes(100)])
 def test_what_is_no_safetensors_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    """Absent, empty, a renamed pickle, and noise."""
+    """Absent, empty, renamed pickles, and noise."""
     path = tmp_path / "model.safetensors"
     if content is not None:
         path.write_bytes(content)
@@ -161,8 +217,8 @@ def test_a_fingerprint_sees_every_weight() -> None:
     nets = []
     for _ in range(2):
         state = read(path)
-        nets.append(Hyperprior.network_of(path, state))
+        nets.append(build(path, "hyperprior", state))
         load(path, nets[-1], state)
-    assert fingerprint(nets[0], 4) == fingerprint(nets[1], 4)
+    assert fingerprint(nets[0].state_dict(), 4) == fingerprint(nets[1].state_dict(), 4)
     nets[1].g_s[6].bias.data[0] = torch.nextafter(nets[1].g_s[6].bias.data[0], torch.tensor(9.0))
-    assert fingerprint(nets[0], 4) != fingerprint(nets[1], 4)
+    assert fingerprint(nets[0].state_dict(), 4) != fingerprint(nets[1].state_dict(), 4)

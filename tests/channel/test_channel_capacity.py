@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.channel import capacity
 from harness.channel.constant import Constant
 from harness.channel.recording import PacketRecording, RateRecording
 from harness.channel.varying import Packets, Pieces
@@ -128,17 +129,40 @@ def test_one_line_of_mahimahi_is_twelve_megabits() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(0, 3000), st.integers(1, 200_000))
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(1, 3000), st.integers(1, 200_000))
 def test_packets_leave_at_the_chance_that_carries_them(times_ms: list[int], start_ms: int, n_bytes: int) -> None:
-    """The finish is the k-th chance after the start, counted one by one; the start is between two milliseconds."""
-    start_s = (start_ms + 0.5) / 1000
-    recording = PacketRecording(np.sort(np.array(times_ms)), 1500, "drawn")
-    link = recording.channel(loop=True)
-    needed = math.ceil(n_bytes / 1500)
-    laps = int(start_s / recording.duration_s)
-    chances = (lap * recording.duration_s + at for lap in itertools.count(laps) for at in link.at_s)
-    expected = next(itertools.islice((t for t in chances if t >= start_s), needed - 1, None))
-    assert link.finish(start_s, n_bytes) == pytest.approx(expected, abs=1e-9)
+    """The finish is the k-th chance from the start on, counted one by one in whole milliseconds, in whichever lap.
+
+    A chance at the start itself counts, also where it is the last of a lap.
+    """
+    link = PacketRecording(np.sort(np.array(times_ms)), 1500, "drawn").channel(loop=True)
+    period_ms = max(1, *times_ms, 0)
+    laps = itertools.count(max(0, start_ms // period_ms - 1))
+    chances = (lap * period_ms + at for lap in laps for at in sorted(times_ms))
+    expected_ms = next(itertools.islice((at for at in chances if at >= start_ms), math.ceil(n_bytes / 1500) - 1, None))
+    assert link.finish(start_ms / 1000, n_bytes) == expected_ms / 1000
+    assert link.finish((start_ms - 0.5) / 1000, n_bytes) == expected_ms / 1000
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(0, 10**9), st.integers(1, 200_000))
+def test_a_later_lap_is_the_first_one_later(times_ms: list[int], laps: int, n_bytes: int) -> None:
+    """A start on a whole millisecond meets the chances that it met in the second lap, however many laps on."""
+    link = PacketRecording(np.sort(np.array(times_ms)), 1500, "drawn").channel(loop=True)
+    period_ms = max(1, *times_ms, 0)
+    for start_ms in times_ms:
+        first_ms = round(1000 * link.finish((period_ms + start_ms) / 1000, n_bytes))
+        later_s = link.finish(((1 + laps) * period_ms + start_ms) / 1000, n_bytes)
+        assert later_s == (first_ms + laps * period_ms) / 1000
+
+
+@given(st.floats(0, 1e6))
+def test_an_instant_is_the_first_nanosecond_that_is_not_before_it(at_s: float) -> None:
+    """No nanosecond below it will do, and a whole millisecond is its own."""
+    at_ns = capacity.nanoseconds(at_s)
+    assert (at_ns - 1) / 1e9 < at_s <= at_ns / 1e9
+    whole_ms = math.floor(1000 * at_s)
+    assert capacity.nanoseconds(whole_ms / 1000) == whole_ms * 1_000_000
 
 
 def test_gaps_are_outages_or_hold_the_rate_before() -> None:
@@ -150,6 +174,6 @@ def test_gaps_are_outages_or_hold_the_rate_before() -> None:
 
 def test_packets_carry_nothing_after_a_stop() -> None:
     """Without a loop the last chance is the last."""
-    link = Packets(np.array([0.1, 0.2]), 0.2, 1500, loop=False)
+    link = Packets(np.array([100, 200]), 1500, loop=False)
     assert link.finish(0.0, 3000) == 0.2
     assert math.isinf(link.finish(0.0, 3001))

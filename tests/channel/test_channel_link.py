@@ -29,7 +29,7 @@ def _drawn(seed: int, kind: str) -> Channel:
             rates = np.where(rng.random(30) < 0.2, 0.0, rng.exponential(2e6, 30))
             return Pieces(at_s, rates, loop=True, offset_s=float(rng.random()))
         case "packets":
-            return Packets(np.sort(rng.integers(0, 2000, 400)) / 1000, 2.0, 1500, loop=True)
+            return Packets(np.sort(rng.integers(0, 2000, 400)), 1500, loop=True)
         case _:
             return Markov(Chain.gilbert_elliott(2e6, 1e5, 1.0, 0.3), np.random.SeedSequence(seed))
 

@@ -4,10 +4,13 @@ import contextlib
 import fcntl
 import hashlib
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -32,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.has_ranges = True
         self.cut_after: int | None = None
         self.asked: list[str | None] = []
+        self.answer: dict[str, Any] | None = None
 
     @property
     def url(self) -> str:
@@ -46,6 +50,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers.get("Range")
         server.asked.append(wanted)
+        if server.answer is not None:
+            self._other(**server.answer)
+            return
         if self.path != "/mirror/VLMEval/RealWorldQA.tsv":
             self.send_error(404)
             return
@@ -67,6 +74,27 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.wfile.write(body[: server.cut_after])
+
+    def _other(
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        sized: bool = True,
+        start: int | None = 1000,
+        total: int | None = None,
+        length: int | None = None,
+    ) -> None:
+        """Some other answer than the file; without its length it ends when the connection does."""
+        self.send_response(status)
+        if status == 206 and start is not None:
+            whole = start + len(body) if total is None else total
+            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+        if sized:
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -155,18 +183,74 @@ def test_a_part_of_a_longer_file_is_begun_anew(server: Server, tmp_path: Path) -
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("begun", [b"", b"other beginning"])
-def test_another_file_never_takes_the_name(server: Server, tmp_path: Path, begun: bytes) -> None:
+def test_another_file_never_takes_the_name(server: Server, tmp_path: Path) -> None:
     """With a wrong md5 what came is deleted, and both sums are named; the next attempt starts clean."""
-    if begun:
-        (tmp_path / "RealWorldQA.tsv.part").write_bytes(begun)
-    else:
-        server.content = CONTENT[:-1] + b"x"
-    with pytest.raises(DataError, match=f"has the md5 [0-9a-f]{{32}}, and {BENCHMARK.md5} is published"):
+    server.content = CONTENT[:-1] + b"x"
+    sentence = f"has the md5 [0-9a-f]{{32}}, and {BENCHMARK.md5} is published; it was deleted"
+    with pytest.raises(DataError, match=sentence):
         fetch(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
     server.content = CONTENT
     assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+BEGUN = CONTENT[:1000]
+PAGE = b"\n<!DOCTYPE html><html>log in</html>"
+ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
+    "a status": ({"status": 404}, "answers 404 Not Found"),
+    "a server that is down": ({"status": 503}, "answers 503"),
+    "a web page": ({"status": 200, "body": PAGE}, "answers with a web page instead of the file"),
+    "a web page without a length": ({"status": 200, "body": PAGE, "sized": False}, "answers with a web page"),
+    "another file": ({"status": 200, "body": CONTENT[:500] + b"?" * 900}, "byte 500 differs from .*delete it to fetch"),
+    "a shorter file": ({"status": 200, "body": CONTENT[:500]}, "500 bytes, has the md5 .* kept with 1000 bytes"),
+    "nothing": ({"status": 200}, "0 bytes, has the md5 .* kept with 1000 bytes"),
+    "nothing, without a length": ({"status": 200, "sized": False}, "has the md5 .* kept with 1000 bytes"),
+    "other bytes after the part": ({"status": 206, "body": b"?" * 100}, "1100 bytes, has the md5 .* kept with 1000"),
+    "another piece": ({"status": 206, "body": b"?" * 100, "start": 7}, "sends a part of the file, where all of it"),
+    "a piece without its place": ({"status": 206, "body": b"?" * 100, "start": None}, "sends a part of the file"),
+    "a file that is too large": ({"status": 200, "body": b"?", "length": 10**10}, "has a file of 10000000000 bytes"),
+    "more than it says": ({"status": 206, "body": b"?" * 500, "total": 1200, "sized": False}, "more than 1200 bytes"),
+    "no end": ({"status": 200, "body": CONTENT + b"?" * 2_000_000, "sized": False}, "sends more than 2000000 bytes"),
+    "less than it says": ({"status": 206, "total": 1200, "sized": False}, "lost after 1000 bytes"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_a_server_answers_takes_nothing_away(server: Server, tmp_path: Path, answer: str) -> None:
+    """Whatever else than the file comes is one sentence; the part keeps what it had."""
+    server.answer, sentence = ANSWERS[answer]
+    part = tmp_path / "RealWorldQA.tsv.part"
+    part.write_bytes(BEGUN)
+    with pytest.raises((DataError, UnavailableError), match=sentence) as told:
+        fetch(server, tmp_path, max_bytes=2_000_000)
+    assert "\n" not in str(told.value)
+    assert part.read_bytes()[:1000] == BEGUN
+    assert part.stat().st_size <= 2_000_000
+    part.write_bytes(BEGUN)
+    server.answer = None
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_an_answer_of_unknown_length_that_is_cut_is_resumed(server: Server, tmp_path: Path) -> None:
+    """Its md5 is wrong, and what came is kept: the next command goes on from there."""
+    server.answer = {"status": 200, "body": CONTENT[:5000], "sized": False}
+    with pytest.raises(
+        DataError, match=r"5000 bytes, has the md5 .* kept with 5000 bytes: repeat the command to resume"
+    ):
+        fetch(server, tmp_path)
+    server.answer, server.asked = None, []
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == ["bytes=5000-"]
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server says it has must fit."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(UnavailableError, match=r"has 1024000 bytes to come, and .* has room for 1000000"):
+        fetch(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_out_of_reach_is_one_sentence(server: Server, tmp_path: Path) -> None:

@@ -9,18 +9,25 @@ import pytest
 from PIL import Image
 
 from harness.data.gathered import gather
-from harness.data.sample import Question, Sample
+from harness.data.pictures import digest
+from harness.data.sample import Name, Question, Sample
 from harness.data.tsv import read_tsv
 
 
+def picture(number: int) -> bytes:
+    """A small picture as a file, a different one for each number."""
+    file = io.BytesIO()
+    Image.new("L", (9, 7), number).save(file, "PNG")
+    return file.getvalue()
+
+
 def samples(questions_of_images: Sequence[int]) -> list[Sample]:
-    """Samples without pictures: so many questions on each image."""
+    """So many questions on each image."""
     question = Question(text="?", kind="yes_no")
     return [
         Sample(
             id=f"{image}-{q}",
-            image_id=str(image),
-            image_bytes=b"",
+            image_bytes=picture(image),
             question=question,
             truth="Yes",
             category="c",
@@ -53,18 +60,19 @@ def test_all_where_none_are_left_out() -> None:
 
 
 def test_several_benchmarks_are_told_apart() -> None:
-    """Ids, images and groups that two benchmarks share get their benchmark's name; the limit is each one's."""
+    """Ids and groups get their benchmark's name; a picture keeps its own; the limit is each benchmark's."""
     both = gather({"X": samples([2, 2, 2]), "Y": samples([2, 2])}, 4, seed=3)
     assert [name.benchmark for name in both.names] == ["X"] * 4 + ["Y"] * 4
     for sample, name in zip(both, both.names, strict=True):
-        assert (sample.id, sample.image_id) == (name.id, name.image_id)
-        assert sample.group == f"{name.benchmark}/g{sample.image_id.removeprefix(name.benchmark + '/')}"
+        assert name == Name.of(sample, name.benchmark)
+        assert sample.group.startswith(f"{name.benchmark}/g")
     assert len({name.id for name in both.names}) == 8
+    assert {name.image_id for name in both.names} <= {digest([picture(image)]) for image in range(3)}
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A TSV of six questions on three pictures, two of them named by path."""
+    """A TSV of six questions on one picture under three names, one of them its row's."""
     picture = io.BytesIO()
     Image.new("RGB", (9, 7), "red").save(picture, "PNG")
     image = base64.b64encode(picture.getvalue()).decode()
@@ -77,10 +85,10 @@ def file(tmp_path: Path) -> Path:
 def test_a_files_names_need_no_picture(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names come from the file's index alone, and are those of the samples."""
     read = read_tsv(file, "RealWorldQA")
-    known = [(sample.id, sample.image_id) for sample in read]
+    known = [Name.of(sample, "RealWorldQA") for sample in read]
     with monkeypatch.context() as patched:
         patched.setattr(Sample, "images", lambda _: pytest.fail("a picture was decoded"))
         names = gather({"x": read}).names
-    assert [(name.id, name.image_id) for name in names] == known
-    assert [name.image_id for name in names] == ["p0", "p0", "p1", "p1", "4", "4"]
-    assert read[1:4].ids == known[1:4]
+    assert names == known
+    assert len({name.image_id for name in names}) == 1
+    assert read[1:4].names == known[1:4]

@@ -25,7 +25,7 @@ def test_every_picture_has_one_question_to_affirm_and_one_to_deny(samples):
     assert len(groups) == 100
     for first, second in groups.values():
         assert {first.truth, second.truth} == {"Yes", "No"}
-        assert first.image_id == second.image_id == first.group
+        assert (first.image_id, first.group) == (second.image_id, second.group)
         assert first.image_bytes == second.image_bytes
         assert first.category == second.category
         assert first.question.text != second.question.text

@@ -40,10 +40,10 @@ RUNS = {
             ("2", "b", "parts", LABELS, "D", "D", 1),
             ("3", "b", "webs", choice("1", "2", "3", "4"), "A", "1", 1),
             ("4", "b", "webs", choice("1", "2", "3", "4"), "A", "1 or 2", 0),
-            ("5", "b", "webs", choice("1", "2", "3", "4"), "B", "The answer is B, though 1 and 3 are near", 1),
+            ("5", "b", "webs", choice("1", "2", "3", "4"), "B", "The answer is B, though 1 and 3 are near", 0),
         ],
-        100 * 5 / 6,
-        {"parts": (3, 100.0), "webs": (3, 200 / 3)},
+        100 * 4 / 6,
+        {"parts": (3, 100.0), "webs": (3, 100 / 3)},
     ),
     "ScienceQA_TEST": (
         [

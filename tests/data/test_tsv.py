@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.data.sample import Question, Sample
+from harness.data.pictures import digest
+from harness.data.sample import Name, Question, Sample
 from harness.data.tsv import read_tsv, write_tsv
 from harness.errors import DataError
 
@@ -62,24 +63,65 @@ def test_a_row_becomes_a_sample(tsv):
         group="7",
     )
     assert sample.image().size == (9, 7)
+    assert sample.image_id == digest([png()])
 
 
 def test_short_image_values_refer_to_rows(tsv):
     """A row may show another row's image, whichever of the two comes first."""
     samples = read_tsv(tsv(HEADER + "1\t2\tWhich?\tcat\tdog\tA\tx\n2" + FIRST[1:]), "RealWorldQA")
-    assert [s.image_id for s in samples] == ["2", "2"]
+    assert [s.image_id for s in samples] == [digest([png()])] * 2
     assert samples[0].image_bytes == samples[1].image_bytes == png()
 
 
 def test_mme_pairs_share_a_picture(tsv):
-    """MME's rows are yes/no questions, grouped by subtask and image_path."""
+    """MME's rows are yes/no questions, grouped by subtask, image_path and what is shown."""
     rows = "".join(
         f"{i}\t{RED}\tIs it?\t{a}\tcount\tp/{i // 2}.jpg\n" for i, a in enumerate(("Yes", "No", "YES", "no"))
     )
+    name = digest([png()])
     samples = read_tsv(tsv("index\timage\tquestion\tanswer\tcategory\timage_path\n" + rows), "MME")
     assert [s.truth for s in samples] == ["Yes", "No", "Yes", "No"]
     assert {s.question.kind for s in samples} == {"yes_no"}
-    assert [s.group for s in samples] == ["count/p/0.jpg"] * 2 + ["count/p/1.jpg"] * 2
+    assert [s.group for s in samples] == [f"count/p/0.jpg/{name}"] * 2 + [f"count/p/1.jpg/{name}"] * 2
+    assert {s.image_id for s in samples} == {name}
+
+
+@pytest.mark.parametrize("benchmark", ["RealWorldQA", "MME"])
+def test_an_image_path_does_not_make_two_pictures_one(tsv, benchmark):
+    """Rows that share an image_path and show different pictures are told apart in identity and in MME's pairs."""
+    blue = base64.b64encode(png("blue")).decode()
+    shown = [RED, blue, RED, "1", blue]
+    rows = "".join(f"{i}\t{image}\tIs it?\tYes\tcount\tsame.jpg\n" for i, image in enumerate(shown))
+    samples = read_tsv(tsv("index\timage\tquestion\tanswer\tcategory\timage_path\n" + rows), benchmark)
+    red, other = digest([png()]), digest([png("blue")])
+    expected = [red, other, red, other, other]
+    assert [s.image_id for s in samples] == expected
+    assert [s.image().getpixel((0, 0)) for s in samples] == [(255, 0, 0) if i == red else (0, 0, 255) for i in expected]
+    if benchmark == "MME":
+        assert [s.group for s in samples] == [f"count/same.jpg/{image_id}" for image_id in expected]
+    else:
+        assert [s.group for s in samples] == list("01234")
+
+
+def test_a_name_is_what_its_sample_is(tsv):
+    """Identity, sizes as shown, bytes and texts are known from the index alone, and are those of the sample."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(file, "JPEG", exif=exif)
+    turned = base64.b64encode(file.getvalue()).decode()
+    header = "index\timage\tquestion\thint\tA\tB\tanswer\tcategory\n"
+    rows = f"1\t['{RED}','{turned}']\tWhich?\tLóok.\tcat\tdog\tB\tanimals\n2\t1\tWhy?\t\t\t\tno\tx\n"
+    samples = read_tsv(tsv(header + rows), "MMStar")
+    assert samples.names == [Name.of(sample, "MMStar") for sample in samples]
+    first, second = samples.names
+    assert first.sizes_px == second.sizes_px == ((9, 7), (20, 30))
+    assert (first.width_px, first.height_px) == samples[0].images()[0].size
+    assert first.original_bytes == len(png()) + len(file.getvalue())
+    assert first.text_bytes == len("Lóok.\nWhich?\nA. cat\nB. dog".encode())
+    assert (second.text_bytes, second.category, second.group) == (4, "x", "2")
+    assert first.image_id == digest([png(), file.getvalue()])
+    assert samples[1:].names == [second]
 
 
 def test_quoted_fields_hold_tabs_line_ends_and_quotes(tsv):
@@ -151,13 +193,48 @@ def test_damage_is_named_with_its_place(tsv, text, sentence):
 
 
 @pytest.mark.parametrize(
-    "content", [b"no picture" * 20, png(size=(900, 700))[:-900], b"\x89PNG\r\n\x1a\n" + bytes(100)]
+    "content",
+    [b"no picture" * 20, b"\x89PNG\r\n\x1a\n" + bytes(100), b"%!PS-Adobe-3.0 EPSF-3.0\n" + bytes(100), png()[:30] * 3],
 )
-def test_an_image_that_does_not_decode(tsv, content):
-    """A picture is checked when its sample is asked for, and the error names file, line and column."""
+def test_what_is_no_picture_is_refused_with_the_file(tsv, content):
+    """Headers are read when the file is opened: another format or a broken one has file, line and column."""
     path = tsv(HEADER + FIRST.replace(RED, base64.b64encode(content).decode()))
+    with pytest.raises(
+        DataError, match=r"RealWorldQA.tsv: line 2: column 'image': sample 1: its picture .*"
+    ) as refusal:
+        read_tsv(path, "RealWorldQA")
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_image_that_does_not_decode(tsv):
+    """Pixels are read when a sample is asked for: the error names file, line, column, sample and which picture."""
+    file = io.BytesIO()
+    Image.effect_noise((90, 70), 80).save(file, "JPEG")
+    cut = base64.b64encode(file.getvalue()[:-900]).decode()
+    samples = read_tsv(tsv(HEADER + FIRST.replace(RED, f"['{RED}','{cut}']")), "RealWorldQA")
+    sentence = r"tsv: line 2: column 'image': sample 1: picture 2 of 2 cannot be decoded: its \d+ bytes are not a whole"
+    with pytest.raises(DataError, match=sentence):
+        samples[0]
+
+
+def test_a_picture_beyond_the_limit_is_refused_with_the_file(tsv):
+    """The limit is the caller's, checked by the header, and stays with the sample."""
+    path = tsv(HEADER + FIRST)
+    with pytest.raises(DataError, match=r"line 2: column 'image': sample 1: .*: it has 9 x 7 px, more than the 62 px"):
+        read_tsv(path, "RealWorldQA", max_pixels=62)
+    (sample,) = read_tsv(path, "RealWorldQA", max_pixels=63)
+    with pytest.raises(
+        DataError, match="sample 1: its picture cannot be decoded: it has 9 x 7 px, more than the 62 px"
+    ):
+        dataclasses.replace(sample, max_pixels=62).images()
+
+
+def test_a_row_exchanged_while_in_use(tsv):
+    """A picture that has changed since the file was opened is an error, not another picture."""
+    path = tsv(HEADER + FIRST)
     samples = read_tsv(path, "RealWorldQA")
-    with pytest.raises(DataError, match=r"RealWorldQA.tsv: line 2: column 'image': .*cannot be decoded"):
+    tsv(HEADER + FIRST.replace(RED, base64.b64encode(png("blue")).decode()))
+    with pytest.raises(DataError, match="line 2 is another; the file changed while it was in use"):
         samples[0]
 
 
@@ -237,7 +314,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, samples):
 
 
 def sample(number="1", image=None):
-    """A sample of the one picture ``i``."""
+    """A sample of one picture."""
     return Sample(
         id=number,
         image_bytes=image or png(),
@@ -253,7 +330,6 @@ UNWRITABLE = [
     ([sample("")], "an id has 1 to 64 characters"),
     ([sample(), sample()], "its id is that of another sample"),
     ([sample(image=b"GIF89a")], "its image has 8 characters in base64"),
-    ([sample("1"), sample("2", png("blue"))], "samples '1' and '2' show different pictures by the name 'i'"),
     (
         [dataclasses.replace(sample(), question=Question(text="?", kind="choice", options={"A": ""}))],
         "option A has no text",
@@ -289,7 +365,7 @@ def test_several_pictures_and_open_questions(tsv):
     assert first.files == (png(), png("blue"))
     assert [picture.getpixel((0, 0)) for picture in first.images()] == [(255, 0, 0), (0, 0, 255)]
     assert second.files == first.files
-    assert second.image_id == first.image_id == "dev_1"
+    assert second.image_id == first.image_id == digest([png(), png("blue")])
     assert [s.question.kind for s in samples] == ["choice", "open", "open"]
     assert [s.truth for s in samples] == ["B", "Yes", "3.5"]
     assert [s.question.pictures_named() for s in samples] == [[1, 2], [2], [1]]

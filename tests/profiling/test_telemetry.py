@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_nvml import FakeGpu, driver
 
 from harness.analysis.validity import reasons
 from harness.profiling.telemetry import Telemetry
@@ -46,7 +47,7 @@ def core_count(system: Path, core: int, kind: str = "core") -> Path:
 def test_what_is_there_is_watched_and_nothing_is_seen(system: Path) -> None:
     """Counters that stand still, however high, and a fan that turns are no throttling; the clocks are recorded."""
     telemetry = Telemetry(system)
-    assert telemetry.sources["counters"] == "4 thermal_throttle counters"
+    assert telemetry.sources["counters"] == "4 throttling counters"
     assert telemetry.sources["cooling"] == "3 cooling devices"
     assert telemetry.sources["clocks"] == "2 processor clocks"
     telemetry.begin()
@@ -65,7 +66,7 @@ def test_a_counter_that_rises_between_two_looks_is_seen_once(system: Path, kind:
     telemetry = Telemetry(system)
     telemetry.begin()
     write(core_count(system, 1, kind), 1000)
-    assert telemetry.end() == [f"the processor's {kind}_throttle_count rose"]
+    assert telemetry.end() == [f"the counter {kind}_throttle_count rose"]
     telemetry.begin()
     assert telemetry.end() == []
 
@@ -95,62 +96,63 @@ def test_files_that_go_away_or_hold_no_number_are_passed_over(system: Path) -> N
     """A core that is taken offline in the middle; a counter that the kernel does not let be read."""
     write(core_count(system, 0), "no number")
     telemetry = Telemetry(system)
-    assert telemetry.sources["counters"] == "3 thermal_throttle counters"
+    assert telemetry.sources["counters"] == "3 throttling counters"
     telemetry.begin()
     core_count(system, 1).unlink()
     assert telemetry.end() == []
 
 
-class FakeNvml:
-    """The functions of pynvml that are used, of two GPUs whose reasons are ``bits``."""
-
-    class NVMLError(Exception):
-        """NVML's."""
-
-    def __init__(self, *bits: int, broken: bool = False) -> None:
-        self.bits = list(bits)
-        self.broken = broken
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if self.broken:
-            raise self.NVMLError("Driver Not Loaded")
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self.bits)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
-        return "NVIDIA H200"
-
-    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:  # noqa: N802
-        if self.bits[handle] < 0:
-            raise self.NVMLError("GPU is lost")
-        return self.bits[handle]
+def h200(reasons: int | None) -> FakeGpu:
+    """A GPU with these bits of reasons for a lower clock; it is lost where they are None."""
+    return FakeGpu("NVIDIA H200", reasons=reasons)
 
 
 def test_a_gpu_gives_its_reasons(tmp_path: Path) -> None:
     """Idle, set clocks and sync boost are no throttling; heat and power are, by the name of the GPU."""
-    nvml = FakeNvml(0x01 | 0x02 | 0x10 | 0x100, 0)
-    telemetry = Telemetry(tmp_path, nvml)
-    assert telemetry.sources["gpu"] == "2 GPUs by NVML"
-    telemetry.begin()
-    assert telemetry.end() == []
-    nvml.bits = [0x04, 0x20 | 0x08]
-    telemetry.begin()
-    nvml.bits = [0, -1]
-    assert telemetry.end() == [
-        "GPU 0 (NVIDIA H200): power cap",
-        "GPU 1 (NVIDIA H200): hardware slowdown",
-        "GPU 1 (NVIDIA H200): thermal slowdown by software",
-    ]
+    gpus = h200(0x01 | 0x02 | 0x10 | 0x100), h200(0)
+    with driver(*gpus):
+        telemetry = Telemetry(tmp_path)
+        assert telemetry.sources["gpu"] == "2 GPUs by NVML"
+        telemetry.begin()
+        assert telemetry.end() == []
+        gpus[0].reasons, gpus[1].reasons = 0x04, 0x20 | 0x08
+        telemetry.begin()
+        gpus[0].reasons, gpus[1].reasons = 0, None
+        assert telemetry.end() == [
+            "GPU 0 (NVIDIA H200): power cap",
+            "GPU 1 (NVIDIA H200): hardware slowdown",
+            "GPU 1 (NVIDIA H200): thermal slowdown by software",
+        ]
 
 
 def test_a_gpu_that_cannot_be_asked_is_unavailable(tmp_path: Path) -> None:
     """With NVML's own reason, or because there is none."""
-    assert Telemetry(tmp_path, FakeNvml(broken=True)).sources["gpu"] == "unavailable: NVML: Driver Not Loaded"
-    assert Telemetry(tmp_path, FakeNvml()).sources["gpu"] == "unavailable: no NVIDIA GPU"
+    for init, reason in ((9, "NVML: Driver Not Loaded"), (12, "NVML: NVML Shared Library Not Found")):
+        with driver(init=init):
+            assert Telemetry(tmp_path).sources["gpu"] == f"unavailable: {reason}"
+    with driver():
+        assert Telemetry(tmp_path).sources["gpu"] == "unavailable: no NVIDIA GPU"
+
+
+def test_of_two_gpus_the_one_that_gives_reasons_is_watched(tmp_path: Path) -> None:
+    """The other is named: what nobody watched is not taken for quiet."""
+    with driver(h200(None), h200(0x40)):
+        telemetry = Telemetry(tmp_path)
+        told = "1 GPUs by NVML; NVML does not support the reasons for a lower clock on GPU 0 (NVIDIA H200)"
+        assert telemetry.sources["gpu"] == told
+        telemetry.begin()
+        assert telemetry.end() == ["GPU 1 (NVIDIA H200): thermal slowdown by hardware"]
+
+
+def test_the_over_current_counters_of_a_jetson_are_watched(tmp_path: Path) -> None:
+    """Linux for Tegra counts the events at which it lowered clocks because the board drew too much."""
+    counter = write(tmp_path / "class" / "hwmon" / "hwmon2" / "oc3_event_cnt", 4)
+    write(counter.with_name("oc3_throt_en"), 1)
+    telemetry = Telemetry(tmp_path)
+    assert telemetry.sources["counters"] == "1 throttling counters"
+    telemetry.begin()
+    write(counter, 5)
+    assert telemetry.end() == ["the counter oc3_event_cnt rose"]
 
 
 class Meddling:
@@ -182,7 +184,7 @@ def test_a_throttled_run_is_invalid_and_another_is_not(
     run(load(SMOKE), folder, reporter=Meddling(lambda: write(state, int(hot))))
     manifest = read(folder / MANIFEST)
     (session,) = manifest.sessions
-    assert session.telemetry["counters"] == "4 thermal_throttle counters"
+    assert session.telemetry["counters"] == "4 throttling counters"
     assert session.telemetry["clocks"] == "2250 to 2250 MHz"
     found = [reason for reason in manifest.reasons if reason.startswith("throttled")]
     if hot:
@@ -192,7 +194,7 @@ def test_a_throttled_run_is_invalid_and_another_is_not(
         assert manifest.throttling == "seen"
     else:
         assert found == []
-        assert manifest.throttling == "none seen by 4 thermal_throttle counters and 3 cooling devices"
+        assert manifest.throttling == "none seen by 4 throttling counters and 3 cooling devices"
     assert reasons(Run.read(folder)) == list(manifest.reasons)
 
 

@@ -196,7 +196,7 @@ def test_recorded_arrivals_are_replayed_as_recorded(tmp_path: Path) -> None:
         (1, 0.5),
         (1, 3.0),
     ]
-    for content, said in (("at_s\n-1\n", "from 0 s on"), ("when\n1\n", "at_s"), ("at_s,user\n1,7\n", "it is 0 to 1")):
+    for content, said in (("at_s\n-1\n", "has -1 as at_s"), ("when\n1\n", "at_s"), ("at_s,user\n1,7\n", "from 0 to 1")):
         path.write_text(content)
         with pytest.raises(ScenarioError, match=said) as caught:
             replayed(profile_of([0], [0], [0]), spec)

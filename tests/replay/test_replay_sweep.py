@@ -73,7 +73,7 @@ print("still connected:", ray.is_initialized())
 def test_a_ray_cluster_does_not_change_a_number(tmp_path: Path) -> None:
     """A local Ray cluster gives, row by row, what one process gives, and raises what one process raises."""
     command = [sys.executable, "-c", OVER_RAY, str(tmp_path / "rows.parquet")]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     if "timed out during startup" in done.stderr:
         pytest.skip("this machine is too busy: Ray gives a cluster 30 s to start")
     assert done.returncode == 0, done.stderr

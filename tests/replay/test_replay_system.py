@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from replay_systems import drawn_profile, profile_of, replayed, spec_of
 
-from harness.analysis.latency import PARTS, part_s
-from harness.analysis.whatif import deadline_share, total_s
+from harness.analysis.latency import PARTS, part_s, total_s
+from harness.analysis.whatif import deadline_share
 from harness.records import RequestRow, schema
 
 SLOW = {"kind": "constant", "rate": "1 KB/s"}

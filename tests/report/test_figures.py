@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_run import make
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -114,6 +115,21 @@ def test_long_names_can_be_read(points: pd.DataFrame, numbers: pd.DataFrame) -> 
     about = Provenance(title="T" * 20 + " word" * 20, stand_ins="", warnings=[], sources=ABOUT.sources)
     assert_readable(rate_performance.draw(points.replace({"pipeline": long}), about))
     assert_readable(latency_bars.draw(numbers.replace({"pipeline": long}), PARTS, about))
+
+
+@pytest.mark.parametrize("name", ["Ba$$in: ($5) and ($_10)", "plan $5_$ a month", "from $5 to $10", r"\frac{1}{2}$^$"])
+def test_a_dollar_in_a_name_is_a_dollar(points: pd.DataFrame, numbers: pd.DataFrame, tmp_path: Path, name: str) -> None:
+    """Titles, uplinks and schemes are drawn letter by letter; none is read as a formula, and none ends the drawing."""
+    about = Provenance(title=name, stand_ins=name, warnings=[name], sources=name)
+    channels = dict.fromkeys(numbers["channel"].dropna().unique()[:1], name)
+    with style.styled():
+        bars = latency_bars.draw(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), about)
+        curves = rate_performance.draw(points.replace({"pipeline": {"jpeg": name}}), about)
+        style.save(bars, tmp_path, "bars")
+        style.save(curves, tmp_path, "curves")
+    for figure in (bars, curves):
+        assert any(name in text.get_text().replace("\n", " ") for text in figure.findobj(Text))
+        assert not any(text.get_parse_math() for text in figure.findobj(Text))
 
 
 def bars_axes(figure: Figure) -> list[Axes]:
@@ -258,3 +274,41 @@ def test_results_do_not_wait_for_matplotlib() -> None:
     code = "import sys, harness.report.table as _; print({'matplotlib', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
+    """A run in which something waits has a part more in every bar, in a colour of its own, and the sum is the total."""
+    run = Analysis(make(tmp_path / "run", wait_s=0.05))
+    panel = bars_axes(latency_bars.draw(run.numbers, run.parts, ABOUT))[0]
+    heights = np.array([patch.get_height() for patch in panel.patches]).reshape(-1, 4)
+    rows = run.numbers[run.numbers["channel"] == "25 KB/s"]
+    wanted = rows[["device_mean_s", "link_mean_s", "wait_mean_s", "server_mean_s"]].to_numpy(float)
+    assert heights == pytest.approx(wanted)
+    assert heights.sum(axis=1) == pytest.approx(rows["total_mean_s"].tolist())
+    assert len(set(style.PARTS.values())) == 4
+
+
+def test_a_run_in_which_nothing_reaches_is_drawn(tmp_path: Path) -> None:
+    """All files are there, and the figure of latencies says why it has no bars."""
+    selection = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}
+    run = make(tmp_path / "run", selection=selection)
+    assert len(draw_all(run.folder)) == 8
+    found = Analysis(run)
+    words = [text.get_text() for text in texts(latency_bars.draw(found.numbers, found.parts, ABOUT))]
+    assert "no scheme reaches the target" in words
+
+
+def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> None:
+    """A scheme whose point was not replayed, and one none of whose requests were answered, have words for a bar."""
+    jpeg, webp = numbers["pipeline"] == "jpeg", numbers["pipeline"] == "webp"
+    times = [name for name in numbers if name.endswith("_s")]
+    changed = numbers.copy()
+    changed.loc[webp, "total_done"] = 0
+    changed.loc[webp, times] = np.nan
+    changed = changed[~jpeg | (changed["channel"] == "25 KB/s")]
+    changed.loc[changed["pipeline"] == "jpeg", ["replay", "channel", "users", "requests", *times]] = None
+    figure = latency_bars.draw(changed, PARTS, ABOUT)
+    words = [text.get_text() for text in texts(figure)]
+    assert words.count("not replayed") == 3
+    assert words.count("none answered") == 3
+    assert_readable(figure)

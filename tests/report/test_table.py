@@ -1,9 +1,11 @@
 """The closing table: on a terminal, as CSV and as Markdown, it says the same."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_up_run import make
 from rich.console import Console
 
 from harness.analysis import Analysis, latency
@@ -14,10 +16,7 @@ from harness.report import table
 @pytest.fixture(scope="module")
 def shown(made_up: Analysis) -> str:
     """What a terminal of 80 columns shows."""
-    console = Console(width=80, color_system=None)
-    with console.capture() as capture:
-        console.print(table.table(made_up))
-    return capture.get()
+    return _shown(made_up)
 
 
 def test_rows_are_selected_points_at_each_uplink(made_up: Analysis) -> None:
@@ -54,6 +53,62 @@ def test_says_what_must_be_known(made_up: Analysis, shown: str) -> None:
         "a processor, 2 cores", made_up.manifest.scenario_hash, "not below 0.92 of server_only's",
     ):  # fmt: skip
         assert fact in words
+
+
+def _shown(run: Analysis) -> str:
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(table.table(run))
+    return capture.get()
+
+
+def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
+    """With every column that there can be no line is longer than 80 and no name or number is broken."""
+    run = Analysis(make(tmp_path / "run", wait_s=0.05, replay={"deadline_s": 0.2}))
+    shown = _shown(run)
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    head = " ".join(shown.split("─")[0].split())
+    assert head.endswith("uplink device link wait server total 200 ms")
+    assert "in 200 ms: the share answered by then" in " ".join(shown.split())
+    first = next(line for line in shown.splitlines() if line.startswith("tofc "))
+    row = run.numbers.iloc[0]
+    assert first.split()[-2:] == [f"{100 * row['in_time']:.0f}", "%"]
+    assert f"{row['wait_mean_s']:.3f}" in first
+    assert {"n_c=8", "lambda=0.003", "server_only", "quality=35"} <= set(shown.split())
+    table.write(run, tmp_path / "table.md")
+    assert "| wait (s) | server (s) | total (s) | in 200 ms |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_run_in_which_nothing_reaches_is_shown(tmp_path: Path) -> None:
+    """The table says so of every scheme, on the terminal, as CSV and as Markdown, and so does the comparison."""
+    selection = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}
+    run = Analysis(make(tmp_path / "run", selection=selection))
+    shown = _shown(run)
+    assert shown.count("does not reach") == 6
+    assert "times: none, for no scheme reaches the target" in shown
+    table.write(run, tmp_path / "table.csv")
+    assert not pd.read_csv(tmp_path / "table.csv")["reaches"].any()
+    table.write(run, tmp_path / "table.md")
+    assert (tmp_path / "table.md").read_text().count("does not reach") == 6
+    table.write_comparison(run, tmp_path / "comparison.md")
+    assert "None reaches the target." in (tmp_path / "comparison.md").read_text()
+
+
+def test_a_scheme_that_was_not_replayed_is_not_said_to_fail(made_up: Analysis) -> None:
+    """Its score stands, and its times are missing."""
+    run = Analysis(dataclasses.replace(made_up.record, requests=made_up.record.requests.slice(0, 0)))
+    words = " ".join(_shown(run).split())
+    assert words.count("not replayed") == 5
+    assert "times: none, for nothing was replayed" in words
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.001, "< 1 %"), (0.999, "> 99 %"), (0.306, "31 %"), (float("nan"), "-")],
+)
+def test_none_and_all_are_said_only_where_they_are(share: float, text: str) -> None:
+    """A share is not rounded to a certainty."""
+    assert table._share(share) == text
 
 
 def test_written_tables_hold_the_same_numbers(made_up: Analysis, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_reads_what_it_writes(tmp_path: Path, manifest: Callable[..., Manifest])
     assert manifest(stand_ins={}).label == ""
     several = manifest(stand_ins={"RealWorldQA": "StreetsQA", "MME": "GlimpseQA", "MMStar": "StreetsQA"})
     assert several.label == "stand-ins: StreetsQA for RealWorldQA, MMStar; GlimpseQA for MME"
-    assert manifest(resolved={"benchmark": "StreetsQA, GlimpseQA"}).benchmarks == ("StreetsQA", "GlimpseQA")
+    assert manifest(benchmarks=["StreetsQA", "a, b"]).benchmarks == ("StreetsQA", "a, b")
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -88,6 +88,41 @@ def test_refuses_a_manifest_that_is_not_one(
     with pytest.raises(ResultsError, match=sentence) as refusal:
         read(path)
     assert str(refusal.value).startswith(str(path))
+
+
+def test_an_edited_manifest_is_noticed(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+    """Whatever value is changed by hand, deep inside or at the top, the seal no longer fits; space is no content."""
+    path, data = tmp_path / "manifest.json", json.loads(to_json(manifest()))
+    path.write_text(json.dumps(data))
+    assert read(path) == manifest().model_copy(update={"sessions": read(path).sessions})
+    scenario = {**data["scenario"], "title": "Another"}
+    for change in (
+        {"seed": data["seed"] + 1},
+        {"scenario": scenario},
+        {"points": {"webp": {}, "jpeg": {"quality=10": {"quality": 11}}}},
+        {"sessions": [{**data["sessions"][0], "machine": {"id": "0", "name": "a faster one"}}]},
+        {"seal": "0" * 16},
+        {"seal": None},
+    ):
+        path.write_text(json.dumps({**data, **change}))
+        with pytest.raises(ResultsError, match="was edited after the run wrote it") as refusal:
+            read(path)
+        assert str(refusal.value).startswith(str(path))
+
+
+def test_says_what_changed(manifest: Callable[..., Manifest]) -> None:
+    """Between two manifests each thing that decides a number is named; that another machine went on is not."""
+    old = manifest()
+    assert provenance.changes(old, manifest(machine={"id": "1", "name": "another"}, command=["x"])) == []
+    digests = {"benchmark StreetsQA": "0123456789abcdef", "codec": "0000000000000000", "trace": "1111111111111111"}
+    assert provenance.changes(old, manifest(scenario_hash="x", digests=digests)) == ["the scenario", "codec", "trace"]
+    session = old.sessions[0]
+    packages = {**session.packages, "numpy": "0.1"}
+    other = session.model_copy(update={"code": "0" * 16, "packages": packages})
+    found = provenance.changes(old, old.model_copy(update={"sessions": (other,)}))
+    assert found == ["the harness's own code", f"numpy ({session.packages['numpy']} before, 0.1 now)"]
+    (what,) = provenance.changes(old, manifest(benchmarks=["MME"]))
+    assert what == "what runs (StreetsQA, mini-onevision before, MME, mini-onevision now)"
 
 
 @pytest.mark.parametrize(

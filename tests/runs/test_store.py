@@ -1,37 +1,39 @@
 """A run's folder: nothing finished is lost, nothing unfinished is seen, nothing else is touched."""
 
+import dataclasses
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from study_rows import units
+from study_rows import Work, samples, units, work_on
 
 from harness.errors import ResultsError
 from harness.records import SCHEMA_VERSION
-from harness.runs import disk
+from harness.runs import disk, provenance, tables
 from harness.runs.provenance import Manifest
-from harness.runs.store import Record, Run
+from harness.runs.store import MEASURED, Record, Run, Unit
+from harness.runs.tables import ROWS, Kind
 
-KINDS = ("stages", "outcomes", "requests")
+KINDS = tuple(ROWS)
+WORKED = ("stages", "outcomes", "requests")
+Made = Callable[..., Manifest]
 
 
-def work(folder: Path, manifest: Manifest, units: list, **options: bool) -> list[str]:
-    """Does what a study does: every unit that is not done, then the end; returns the units worked."""
-    worked = []
-    with Run.open_or_create(folder, manifest, **options) as run:
-        for name, stages, outcomes, requests in units:
-            if not run.done(name):
-                run.add(name, stages=stages, outcomes=outcomes, requests=requests)
-                worked.append(name)
+def work(folder: Path, manifest: Manifest, study: Sequence[Work], *, fresh: bool = False) -> list[str]:
+    """Does what a study does: every unit that is not done, then the end; returns the names of the units worked."""
+    with Run.open_or_create(folder, manifest, fresh=fresh) as run:
+        worked = work_on(run, study)
         run.finish()
     return worked
 
@@ -41,23 +43,32 @@ def same_rows(a: Record, b: Record) -> bool:
     return all(getattr(a, kind).equals(getattr(b, kind)) for kind in KINDS)
 
 
-def test_reads_what_was_added(tmp_path: Path, manifest: Callable[..., Manifest], study_units: list) -> None:
+@pytest.fixture(autouse=True)
+def _unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here cuts the power: what a process has written is there without waiting for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def parts(folder: Path) -> list[Path]:
+    """The parts in a run's folder."""
+    return [p for p in (folder / "parts").glob("*") if not p.name.startswith(".")]
+
+
+def test_reads_what_was_added(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """Every row that went in comes out, sorted by its keys, and only the tables and the manifest remain."""
     folder = tmp_path / "runs" / "tonight"
     work(folder, manifest(), study_units)
     run = Run.read(folder)
-    assert run.outcomes.num_rows == 6
-    assert run.stages.num_rows == 12
-    assert run.requests.num_rows == 6
+    assert [getattr(run, kind).num_rows for kind in ("samples", *WORKED)] == [3, 12, 6, 6]
     assert run.outcomes["pipeline"].to_pylist() == ["jpeg"] * 3 + ["webp"] * 3
     assert run.stages["stage"].to_pylist()[:3] == ["preprocess", "encode", "decode"], "the order in which they happened"
     assert (run.manifest.status, run.manifest.validity) == ("complete", "VALID")
-    wanted = {"manifest.json", "stages.parquet", "outcomes.parquet", "requests.parquet"}
-    assert {path.name for path in folder.iterdir()} == wanted
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *(f"{kind}.parquet" for kind in KINDS)}
+    assert set(run.manifest.tables) == set(KINDS)
     assert [path.name for path in folder.parent.iterdir()] == ["tonight"], "neither lock nor leftovers"
 
 
-def test_order_of_work_does_not_matter(tmp_path: Path, manifest: Callable[..., Manifest], study_units: list) -> None:
+def test_order_of_work_does_not_matter(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """The consolidated files are the same, byte for byte, whatever the order in which the units were worked."""
     work(tmp_path / "a", manifest(), study_units)
     work(tmp_path / "b", manifest(), random.Random(5).sample(study_units, len(study_units)))
@@ -65,19 +76,56 @@ def test_order_of_work_does_not_matter(tmp_path: Path, manifest: Callable[..., M
         assert (tmp_path / "a" / f"{kind}.parquet").read_bytes() == (tmp_path / "b" / f"{kind}.parquet").read_bytes()
 
 
-def test_takes_up_an_unfinished_run(tmp_path: Path, manifest: Callable[..., Manifest], study_units: list) -> None:
+def test_takes_up_an_unfinished_run(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """A run that was given up goes on with the units that are missing, and both sessions are on record."""
     folder = tmp_path / "tonight"
     with Run.open_or_create(folder, manifest()) as run:
-        for name, stages, outcomes, requests in study_units[:4]:
-            run.add(name, stages=stages, outcomes=outcomes, requests=requests)
-        so_far = run.table("outcomes")
-    assert so_far.num_rows == 4
+        work_on(run, study_units[:4])
+        assert run.start == 0
+        assert run.table("outcomes").num_rows == 4
     elsewhere = {"id": "89abcdef", "name": "another processor", "cores": 64}
-    assert work(folder, manifest(machine=elsewhere), study_units) == [unit[0] for unit in study_units[4:]]
+    assert work(folder, manifest(machine=elsewhere), study_units) == [unit.name for unit, *_ in study_units[4:]]
     assert Run.read(folder).manifest.machines == ("a processor, 2 cores", "another processor")
     work(tmp_path / "whole", manifest(), study_units)
     assert same_rows(Run.read(folder), Run.read(tmp_path / "whole"))
+
+
+def test_what_a_unit_depends_on_decides_whether_it_is_worked_again(tmp_path: Path, manifest: Made) -> None:
+    """After one codec's file changed its pipeline's units are worked again, and the replay; the other's are not."""
+    folder = tmp_path / "tonight"
+    first = list(units(depends={"webp": "1" * 16, "jpeg": "2" * 16}))
+    assert len(work(folder, manifest(), first)) == len(first)
+    second = list(units(depends={"webp": "3" * 16, "jpeg": "2" * 16}))
+    worked = work(folder, manifest(digests={"codec": "3" * 16}), second)
+    assert worked == [unit.name for unit, *_ in second if "jpeg" not in unit.name]
+    work(tmp_path / "whole", manifest(), second)
+    assert same_rows(Run.read(folder), Run.read(tmp_path / "whole")), "no row of the old codec is in the tables"
+    back = work(folder, manifest(), first)
+    assert back == ["replay 25 KB/s"], "rows that were not asked for for a while are there again, replays are not"
+    work(tmp_path / "before", manifest(), first)
+    assert same_rows(Run.read(folder), Run.read(tmp_path / "before"))
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["complete", "unfinished"])
+def test_an_edited_scenario_measures_only_what_is_new(tmp_path: Path, manifest: Made, interrupted: bool) -> None:
+    """A pipeline more, or one less, and back: rows of units that are still wanted, or wanted again, are not lost."""
+    folder = tmp_path / "tonight"
+    one, both = list(units(("webp",))), list(units(("webp", "jpeg")))
+    if interrupted:
+        with Run.open_or_create(folder, manifest()) as run:
+            work_on(run, one)
+    else:
+        work(folder, manifest(), one)
+    measured = [unit.name for unit, *_ in both if "jpeg" in unit.name]
+    assert [name for name in work(folder, manifest(scenario_hash="b"), both) if "replay" not in name] == measured
+    whole = Run.read(folder)
+    assert set(whole.outcomes["pipeline"].to_pylist()) == {"webp", "jpeg"}
+    fewer = [name for name in work(folder, manifest(scenario_hash="c"), one) if "replay" not in name]
+    assert fewer == []
+    assert set(Run.read(folder).outcomes["pipeline"].to_pylist()) == {"webp"}
+    again = [name for name in work(folder, manifest(scenario_hash="b"), both) if "replay" not in name]
+    assert again == []
+    assert all(getattr(Run.read(folder), kind).equals(getattr(whole, kind)) for kind in MEASURED)
 
 
 class _CrashError(BaseException):
@@ -85,20 +133,26 @@ class _CrashError(BaseException):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("begun", ["new", "smaller", "larger"])
 def test_survives_a_crash_at_every_rename(
-    tmp_path: Path,
-    manifest: Callable[..., Manifest],
-    study_units: list,
-    monkeypatch: pytest.MonkeyPatch,
-    after: bool,
+    tmp_path: Path, manifest: Made, monkeypatch: pytest.MonkeyPatch, after: bool, begun: str
 ) -> None:
-    """Dying right before or right after any one rename, and running again, gives the uninterrupted run's rows."""
-    work(tmp_path / "whole", manifest(), study_units)
+    """Dying right before or right after any one rename, and running again, gives the uninterrupted run's rows.
+
+    So it does in a new run and in one that is complete with another scenario, which asked for less or for more. The
+    rows that are not asked for are there when they are.
+    """
+    study, more = list(units(("webp", "jpeg"), samples=1)), list(units(("webp", "jpeg", "tofc"), samples=1))
+    earlier = {"new": [], "smaller": list(units(("webp",), samples=1)), "larger": more}[begun]
+    work(tmp_path / "whole", manifest(), study)
     whole = Run.read(tmp_path / "whole")
+    if earlier:
+        work(tmp_path / "earlier", manifest(scenario_hash="a"), earlier)
     rename = disk._rename
-    crash_at, crashed = 0, True
-    while crashed:
+    for crash_at in itertools.count():
         folder, renames, crashed = tmp_path / f"run{crash_at}", 0, False
+        if earlier:
+            shutil.copytree(tmp_path / "earlier", folder)
 
         def crashing(old: Path, new: Path, crash_at: int = crash_at) -> None:
             nonlocal renames
@@ -111,41 +165,59 @@ def test_survives_a_crash_at_every_rename(
 
         monkeypatch.setattr(disk, "_rename", crashing)
         try:
-            work(folder, manifest(), study_units)
+            work(folder, manifest(), study)
         except _CrashError:
             crashed = True
         monkeypatch.setattr(disk, "_rename", rename)
-        if (folder / "manifest.json").exists() and "complete" in (folder / "manifest.json").read_text():
-            assert same_rows(Run.read(folder), whole)
-        else:
+        work(folder, manifest(), study)
+        assert same_rows(Run.read(folder), whole)
+        if begun == "larger":
+            assert [name for name in work(folder, manifest(scenario_hash="a"), more) if "replay" not in name] == []
+        assert not (folder / "parts").exists()
+        if not crashed:
+            break
+    assert crash_at > len(KINDS) + 3, "a manifest, the tables, the replay's part, a manifest, the parts' going"
+
+
+def test_a_kill_before_the_parts_are_gone_leaves_none_for_ever(
+    tmp_path: Path, manifest: Made, study_units: list[Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is complete and can be read; the next process that opens it puts the parts away."""
+    folder = tmp_path / "tonight"
+
+    def killed(run: Run) -> None:
+        raise _CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_remove_parts", killed)
+        with pytest.raises(_CrashError):
             work(folder, manifest(), study_units)
-            assert same_rows(Run.read(folder), whole)
-            assert not list(folder.glob(".*")), "leftovers are swept"
-        crash_at += 1
-    # A manifest at the start, one part a unit, three tables, a manifest and the parts' going at the end.
-    assert crash_at == len(study_units) + 6 + 1
+    assert len(parts(folder)) == len(study_units)
+    complete = Run.read(folder)
+    worked = work(folder, manifest(), study_units)
+    assert [name for name in worked if not name.startswith("replay")] == []
+    assert not (folder / "parts").exists()
+    assert same_rows(Run.read(folder), complete)
 
 
 _KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from study_rows import units
+from study_rows import units, work_on
 from harness.runs.provenance import begin
 from harness.runs.store import Run
-manifest = begin(name="tonight", scenario={{}}, scenario_hash="h", resolved={{}}, stand_ins={{}}, seed=0, command=[],
-                 machine={{"id": "0", "name": "m"}})
+manifest = begin(name="tonight", scenario={{"name": "study"}}, scenario_hash="h", benchmarks=[], backbone="b",
+                 stand_ins={{}}, points={{}}, digests={{}}, seed=0, command=[], machine={{"id": "0", "name": "m"}})
 with Run.open_or_create(Path({folder!r}), manifest) as run:
     print("open", flush=True)
-    for name, stages, outcomes, requests in units(samples=40):
-        if not run.done(name):
-            run.add(name, stages=stages, outcomes=outcomes, requests=requests)
+    work_on(run, list(units(samples=40)))
     run.finish()
 print("finished", flush=True)
 """
 
 
-def test_survives_being_killed(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
     """A process killed with SIGKILL at random moments, again and again, ends with the rows of one left in peace."""
     code = _KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "killed"))
     rng, kills, units_seen = random.Random(11), 0, [0]
@@ -162,14 +234,15 @@ def test_survives_being_killed(tmp_path: Path, manifest: Callable[..., Manifest]
             break
         assert status == -signal.SIGKILL
         kills += 1
-        units_seen.append(len([p for p in (tmp_path / "killed" / "parts").glob("*") if not p.name.startswith(".")]))
+        if provenance.read(tmp_path / "killed" / "manifest.json").status == "running":
+            units_seen.append(len(parts(tmp_path / "killed")))
     assert kills >= 2
     assert units_seen == sorted(units_seen), "nothing that was finished is lost"
     work(tmp_path / "peace", manifest(), list(units(samples=40)))
     assert same_rows(Run.read(tmp_path / "killed"), Run.read(tmp_path / "peace"))
 
 
-def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Made) -> None:
     """The second one is told which process holds the run; the lock goes with its holder, even one that is killed."""
     folder = tmp_path / "tonight"
     code = _KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(folder)).replace(
@@ -180,37 +253,36 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Callable[.
     try:
         assert child.stdout.readline() == "open\n"
         with pytest.raises(ResultsError, match=f"process {child.pid} is writing this run"):
-            Run.open_or_create(folder, manifest(scenario_hash="h"))
+            Run.open_or_create(folder, manifest())
     finally:
         child.kill()
         child.wait()
         child.stdout.close()
-    same = {"scenario_hash": "h", "resolved": {}, "stand_ins": {}, "seed": 0}
     with (
-        Run.open_or_create(folder, manifest(**same)),
+        Run.open_or_create(folder, manifest()),
         pytest.raises(ResultsError, match=f"process {os.getpid()} is writing"),
     ):
-        Run.open_or_create(folder, manifest(**same))
-
-
-def test_does_not_mix_runs(tmp_path: Path, manifest: Callable[..., Manifest], study_units: list) -> None:
-    """A folder of another scenario, seed or stand-in, or a complete run, is left alone, with a word on what to do."""
-    folder = tmp_path / "tonight"
-    Run.open_or_create(folder, manifest()).close()
-    with pytest.raises(ResultsError, match=r"another scenario \(hash abc123, this one's is zzz\); choose another name"):
-        Run.open_or_create(folder, manifest(scenario_hash="zzz"))
-    with pytest.raises(ResultsError, match="begun with seed 7, and now would be 8"):
-        Run.open_or_create(folder, manifest(seed=8))
-    with pytest.raises(ResultsError, match=r"begun with resolved names .*mini-onevision"):
-        Run.open_or_create(folder, manifest(resolved={"backbone": "llava-onevision-7b"}))
-    work(folder, manifest(), study_units)
-    with pytest.raises(ResultsError, match=r"is complete .* --fresh"):
         Run.open_or_create(folder, manifest())
 
 
-def test_fresh_discards_a_run_and_nothing_else(
-    tmp_path: Path, manifest: Callable[..., Manifest], study_units: list
-) -> None:
+def test_does_not_mix_runs(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
+    """A folder of another scenario, or of other code or packages, is left alone, with a word on what to do."""
+    folder = tmp_path / "tonight"
+    work(folder, manifest(), study_units)
+    with pytest.raises(ResultsError, match=r"the scenario 'study', and this one is 'other'; choose another name"):
+        Run.open_or_create(folder, manifest(scenario={"name": "other"}))
+    session = manifest().sessions[0]
+    for change, said in (
+        ({"code": "0" * 16}, "the harness's own code changed"),
+        ({"packages": {**session.packages, "numpy": "0.1"}}, r"numpy \(.* before, 0\.1 now\) changed"),
+    ):
+        other = manifest().model_copy(update={"sessions": (session.model_copy(update=change),)})
+        with pytest.raises(ResultsError, match=f"rows of two versions are not mixed: {said}; .* --fresh"):
+            Run.open_or_create(folder, other)
+    assert Run.read(folder).outcomes.num_rows == 6, "nothing of it was touched"
+
+
+def test_fresh_discards_a_run_and_nothing_else(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """``fresh`` begins again where a run was, complete or damaged, and refuses a folder that is not a run."""
     folder = tmp_path / "tonight"
     work(folder, manifest(), study_units)
@@ -218,7 +290,7 @@ def test_fresh_discards_a_run_and_nothing_else(
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ResultsError, match="is not JSON"):
         Run.open_or_create(folder, manifest())
-    assert work(folder, manifest(), study_units[:1], fresh=True) == [study_units[0][0]]
+    assert work(folder, manifest(), study_units[:1], fresh=True) == [study_units[0][0].name]
     letters = tmp_path / "letters"
     letters.mkdir()
     (letters / "dear.txt").write_text("dear")
@@ -227,44 +299,67 @@ def test_fresh_discards_a_run_and_nothing_else(
     assert (letters / "dear.txt").read_text() == "dear"
 
 
-def test_a_unit_lands_once(tmp_path: Path, manifest: Callable[..., Manifest], study_units: list) -> None:
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_link_to_a_run_is_not_written_through(
+    tmp_path: Path, manifest: Made, study_units: list[Work], fresh: bool
+) -> None:
+    """Neither the link nor what it leads to is touched, dangling or not; the sentence says what to name instead."""
+    folder, link = tmp_path / "tonight", tmp_path / "link"
+    work(folder, manifest(), study_units)
+    for target in (folder, tmp_path / "nowhere"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        with pytest.raises(ResultsError, match="is a symbolic link; name the folder that it leads to"):
+            Run.open_or_create(link, manifest(), fresh=fresh)
+        assert link.is_symlink()
+    assert Run.read(folder).outcomes.num_rows == 6
+    assert {path.name for path in tmp_path.iterdir()} == {"tonight", "link"}, "no lock is left either"
+
+
+def test_a_unit_is_committed_once(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """A unit is added once, and a request that two units hold is refused rather than counted twice."""
-    name, stages, outcomes, requests = study_units[0]
+    unit, _, outcomes, _ = study_units[0]
     with Run.open_or_create(tmp_path / "tonight", manifest()) as run:
-        run.add(name, stages=stages, outcomes=outcomes, requests=requests)
+        run.add(unit, outcomes=outcomes)
         with pytest.raises(ValueError, match="is done"):
-            run.add(name, outcomes=outcomes)
-        run.add("the same under another name", outcomes=outcomes)
+            run.add(unit, outcomes=outcomes)
+        other = Unit("the same under another name")
+        run.add(other, outcomes=[dataclasses.replace(outcomes[0], unit=other.key)])
         with pytest.raises(ResultsError, match="sample s000 are in two units"):
             run.finish()
 
 
-@pytest.mark.parametrize("unit", ["../escape", "a/b", ".hidden", "..", "100 % é", "quality=10,merge=0.044"])
-def test_any_name_is_a_unit(tmp_path: Path, manifest: Callable[..., Manifest], study_units: list, unit: str) -> None:
-    """A unit's name may hold what a path may not; it stays inside the run, and is known again after a restart."""
-    folder = tmp_path / "tonight"
+@pytest.mark.parametrize(
+    "name", ["../escape", "a/b", ".hidden", "..", "100 % é", "quality=10,merge=0.044", "n" * 5000, "\u0000"]
+)
+def test_any_name_is_a_unit(tmp_path: Path, manifest: Made, study_units: list[Work], name: str) -> None:
+    """A unit's name may hold what a path may not, at any length; it is known again after a restart."""
+    folder, unit = tmp_path / "tonight", Unit(name, {"file " + name: "0" * 16})
+    row = dataclasses.replace(study_units[0][2][0], unit=unit.key)
     with Run.open_or_create(folder, manifest()) as run:
-        run.add(unit, outcomes=study_units[0][2])
+        assert run.expect([unit]) == [unit]
+        run.add(unit, outcomes=[row])
     with Run.open_or_create(folder, manifest()) as run:
-        assert run.done(unit)
+        assert run.expect([unit]) == []
         assert run.table("outcomes").num_rows == 1
     assert [path.name for path in tmp_path.iterdir()] == ["tonight"]
 
 
-def test_refuses_rows_that_break_the_schema(
-    tmp_path: Path, manifest: Callable[..., Manifest], study_units: list
-) -> None:
-    """What could not be read back is refused when it is added, and nothing of its unit lands."""
+def test_refuses_rows_that_break_the_schema(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
+    """What could not be read back is refused when it is added, and nothing of its unit is committed."""
     table = pa.Table.from_pylist([{"pipeline": "jpeg"}])
     good = study_units[6][1]
     broken = [{**{f: getattr(good[0], f) for f in type(good[0]).__dataclass_fields__}, "seconds": float("nan")}]
+    unit = Unit("a")
     with Run.open_or_create(tmp_path / "tonight", manifest()) as run:
         with pytest.raises(ResultsError, match="the column 'run' is missing"):
-            run.add("a", outcomes=table)
+            run.add(unit, outcomes=table)
         with pytest.raises(ResultsError, match="seconds is nan in row 0; it must be a finite number"):
-            run.add("a", outcomes=study_units[0][2], stages=pa.Table.from_pylist(broken))
-        assert not run.done("a")
+            run.add(unit, outcomes=study_units[0][2], stages=pa.Table.from_pylist(broken))
+        assert run.expect([unit]) == [unit]
         assert run.table("outcomes").num_rows == 0
+        with pytest.raises(ResultsError, match="sample 's000' is there twice"):
+            run.record_samples([*samples(), *samples(1)])
 
 
 def _edit(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -279,24 +374,65 @@ def _with(name: str, value: object, kind: pa.DataType) -> Callable[[pa.Table], p
     return change
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_is_noticed(tmp_path: Path, manifest: Made, study_units: list[Work], kind: str) -> None:
+    """One bit anywhere in a table, complete or in a part, is refused, naming the file; many of them would be read."""
+    folder = tmp_path / "tonight"
+    work(folder, manifest(), study_units)
+    path, rng = folder / f"{kind}.parquet", random.Random(3)
+    whole = path.read_bytes()
+    for place in (rng.randrange(len(whole)) for _ in range(25)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(ResultsError, match="is damaged or was edited") as refusal:
+            Run.read(folder)
+        assert str(refusal.value).startswith(f"{path}: ")
+        if kind in MEASURED:
+            with pytest.raises(ResultsError, match="is damaged or was edited"):
+                Run.open_or_create(folder, manifest())
+    path.write_bytes(whole)
+    assert Run.read(folder).manifest.tables[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "sentence"),
+    [
+        ("outcomes", lambda t: t.drop_columns("truth"), "the column 'truth' is missing"),
+        ("stages", lambda t: t.append_column("colour", t["stage"]), "unknown column 'colour'"),
+        ("stages", lambda t: _with("stage", None, pa.string())(t), "stage"),
+        ("stages", lambda t: _with("seconds", -1.0, pa.float64())(t), "seconds is -1.0 in row 0"),
+        ("stages", lambda t: _with("source", "guessed", pa.string())(t), "source is 'guessed' in row 0"),
+        ("outcomes", lambda t: _with("payload_bytes", 1.5, pa.float64())(t), "payload_bytes"),
+        ("samples", lambda t: _with("sample", "s001", pa.string())(t), "sample 's001' is there twice"),
+    ],
+)
+def test_refuses_a_table_that_is_not_one(
+    tmp_path: Path,
+    manifest: Made,
+    study_units: list[Work],
+    kind: Kind,
+    change: Callable[[pa.Table], pa.Table],
+    sentence: str,
+) -> None:
+    """Whoever writes tables of a run, and digests them, has them checked all the same."""
+    folder = tmp_path / "tonight"
+    work(folder, manifest(), study_units)
+    _edit(folder / f"{kind}.parquet", change)
+    with pytest.raises(ResultsError, match=sentence):
+        tables.read(kind, folder / f"{kind}.parquet")
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
         (lambda f: (f / "stages.parquet").unlink(), r"stages\.parquet: no such file"),
         (lambda f: (f / "stages.parquet").write_bytes(b"PAR1 not quite"), r"stages\.parquet: is damaged"),
         (lambda f: os.truncate(f / "outcomes.parquet", 300), r"outcomes\.parquet: is damaged"),
-        (lambda f: _edit(f / "outcomes.parquet", lambda t: t.drop_columns("truth")), "the column 'truth' is missing"),
         (
-            lambda f: _edit(f / "stages.parquet", lambda t: t.append_column("colour", t["stage"])),
-            "unknown column 'colour'",
+            lambda f: _edit(f / "stages.parquet", _with("seconds", 1e-9, pa.float64())),
+            r"stages\.parquet: is damaged or was edited: its digest is .* and the run wrote",
         ),
-        (lambda f: _edit(f / "stages.parquet", _with("stage", None, pa.string())), "stage"),
-        (lambda f: _edit(f / "stages.parquet", _with("seconds", -1.0, pa.float64())), "seconds is -1.0 in row 0"),
-        (
-            lambda f: _edit(f / "stages.parquet", _with("source", "guessed", pa.string())),
-            "source is 'guessed' in row 0",
-        ),
-        (lambda f: _edit(f / "outcomes.parquet", _with("payload_bytes", 1.5, pa.float64())), "payload_bytes"),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: no such file"),
         (
             lambda f: (f / "manifest.json").write_text(
@@ -308,8 +444,8 @@ def _with(name: str, value: object, kind: pa.DataType) -> Callable[[pa.Table], p
 )
 def test_refuses_a_damaged_run(
     tmp_path: Path,
-    manifest: Callable[..., Manifest],
-    study_units: list,
+    manifest: Made,
+    study_units: list[Work],
     damage: Callable[[Path], object],
     sentence: str,
 ) -> None:
@@ -323,7 +459,7 @@ def test_refuses_a_damaged_run(
     assert "\n" not in str(refusal.value)
 
 
-def test_refuses_what_is_not_a_finished_run(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+def test_refuses_what_is_not_a_finished_run(tmp_path: Path, manifest: Made) -> None:
     """A folder that is absent, a file in its place, and a run still going on are each said to be that."""
     with pytest.raises(ResultsError, match="no such folder"):
         Run.read(tmp_path / "nowhere")
@@ -335,26 +471,32 @@ def test_refuses_what_is_not_a_finished_run(tmp_path: Path, manifest: Callable[.
         Run.read(tmp_path / "tonight")
 
 
-def test_a_damaged_part_is_named(tmp_path: Path, manifest: Callable[..., Manifest], study_units: list) -> None:
-    """A part that the disk has spoilt is named, with what to do, rather than dropped."""
-    folder = tmp_path / "tonight"
+def test_a_damaged_part_is_named(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
+    """A part that the disk has spoilt is named, with what to do and which units that costs, rather than dropped."""
+    folder, unit = tmp_path / "tonight", study_units[0][0]
     with Run.open_or_create(folder, manifest()) as run:
-        run.add("answers", outcomes=study_units[0][2])
-        os.truncate(folder / "parts" / "answers" / "outcomes.parquet", 100)
-        with pytest.raises(ResultsError, match=r"is damaged.*remove the folder .*parts/answers"):
+        work_on(run, study_units[:2])
+        path = folder / "parts" / unit.key / "outcomes.parquet"
+        flipped = bytearray(path.read_bytes())
+        flipped[len(flipped) // 2] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(ResultsError, match=f"is damaged.*remove the folder .*{unit.key}.* again: {unit.name}$"):
             run.table("outcomes")
+    disk.discard(path.parent)
+    assert work(folder, manifest(), study_units) == [unit.name, *(w[0].name for w in study_units[2:])]
 
 
-def test_keeps_which_picture_a_sample_shows(
-    tmp_path: Path, manifest: Callable[..., Manifest], study_units: list
-) -> None:
-    """The pictures recorded with a run are read back with it; a run without them has none."""
+def test_reasons_make_a_run_invalid(tmp_path: Path, manifest: Made) -> None:
+    """The samples of an ongoing run are read with it; what a run is finished with stands in its manifest."""
     folder = tmp_path / "tonight"
     with Run.open_or_create(folder, manifest()) as run:
-        run.record_images({"s000": "street 1", "s001": "street 1"})
+        run.record_samples(samples())
+        assert run.so_far().samples.to_pylist() == [
+            {name: getattr(row, name) for name in row.__slots__} for row in samples()
+        ]
         run.finish(["too few questions"])
-    run = Run.read(folder)
-    assert run.images == {"s000": "street 1", "s001": "street 1"}
-    assert run.benchmarks == {"s000": "StreetsQA", "s001": "StreetsQA"}
-    assert (run.manifest.validity, run.manifest.reasons) == ("INVALID", ("too few questions",))
+    assert (Run.read(folder).manifest.validity, Run.read(folder).manifest.reasons) == (
+        "INVALID",
+        ("too few questions",),
+    )
     assert json.loads((folder / "manifest.json").read_text())["reasons"] == ["too few questions"]

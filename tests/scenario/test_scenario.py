@@ -102,7 +102,10 @@ def _changed(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
 
 
 BROKEN = {
-    "unknown key": (_changed(("benchmrk",), "x"), r":\d+: benchmrk: unknown key; known: name, title"),
+    "unknown key": (
+        _changed(("benchmrk",), "x"),
+        r":\d+: benchmrk: unknown key; did you mean 'benchmark'\? known: name, title",
+    ),
     "unknown nested key": (_changed(("replay", "uplinks", 0, "rte"), 1), r"uplinks.*rte"),
     "missing key": (_changed(("backbone",), ...), "backbone: is missing"),
     "unknown benchmark": (_changed(("benchmark",), "VQA"), "unknown benchmark 'VQA'; known: .*RealWorldQA"),
@@ -128,7 +131,7 @@ BROKEN = {
     "point given twice": (_changed(("pipelines", 1, "points", 0, "quality"), [10, 10]), "quality=10.* is given twice"),
     "share above one": (_changed(("pipelines", 1, "points", 0, "merge_to"), 4.4), "merge_to: 4.4 is not right"),
     "no pipelines": (_changed(("pipelines",), []), "pipelines: .*at least 1"),
-    "pipelines of one name": (_changed(("pipelines", 1, "scheme"), "server_only") | {}, "pipelines"),
+    "pipelines of one name": (_changed(("pipelines", 1), {"scheme": "server_only"}), "are named 'server_only'; give"),
     "bare rate": (_changed(("replay", "uplinks", 0, "rate"), 25), "rate: 25 is not a number with one of the units"),
     "rate in kilograms": (_changed(("replay", "uplinks", 0, "rate"), "25 kg"), "'25 kg'"),
     "rate of zero": (_changed(("replay", "uplinks", 0, "rate"), "0 KB/s"), "rate"),
@@ -167,11 +170,17 @@ BROKEN = {
     "a list at the top": ("- name: a\n", "holds no mapping"),
     "nothing": ("", "holds no mapping"),
     "not YAML": ("name: [a\n", r":2: is not YAML"),
-    "a key twice": ("name: a\nname: b\n", r":2: the key 'name' is given twice; the first is on line 1"),
-    "a key that is a number": ("1: a\n", "a key is not text"),
-    "an alias": ("name: &a x\ntitle: *a\n", "aliases are not used"),
-    "a tag that builds an object": ("name: !!python/object:os.system {}\n", "is not YAML"),
-    "two documents": ("name: a\n---\nname: b\n", "is not YAML"),
+    "a key twice": (yaml.dump(GOOD) + "name: b\n", r":\d+: the key 'name' is given twice; the first is on line \d+"),
+    "a key that is a number": (yaml.dump(GOOD) + "1: a\n", "the key 1 is not text"),
+    "an alias": (
+        yaml.dump({**GOOD, "title": 1}).replace("title: 1", "title: *a"),
+        "aliases are not used here; write out",
+    ),
+    "a tag that builds an object": (
+        yaml.dump(GOOD) + "weights: !!python/object:os.system {}\n",
+        "tags are not used here; leave",
+    ),
+    "two documents": ("name: a\n---\nname: b\n", ":2: a second document begins"),
 }
 
 
@@ -193,6 +202,86 @@ def test_every_mistake_is_reported_at_once(written: Callable[[object], Path]) ->
     with pytest.raises(ScenarioError) as caught:
         load(written({**GOOD, "seed": -1, "benchmark": "VQA"}))
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_no_mistake_hides_another(written: Callable[[object], Path]) -> None:
+    """Unknown keys, wrong values, wrong points of several schemes and a tag are told together, by line."""
+    text = yaml.dump(
+        {
+            **GOOD,
+            "benchmrk": "x",
+            "seed": -1,
+            "measure": {"repeat": 3, "warmup": -1},
+            "pipelines": [
+                {"scheme": "server_only", "nmae": "a"},
+                {"scheme": "jpeg", "points": [{"quality": 400, "merge_to": 0.5}, {"quallity": 5, "merge_to": 2.0}]},
+            ],
+        }
+    )
+    with pytest.raises(ScenarioError) as caught:
+        load(written(text + "weights: !!int x\n"))
+    told = str(caught.value)
+    for said in (
+        "benchmrk: unknown key; did you mean 'benchmark'?",
+        "seed: -1 is not right",
+        "measure.repeat: unknown key; did you mean 'repeats'?",
+        "measure.warmup: -1 is not right",
+        "pipelines.0.nmae: unknown key; did you mean 'name'?",
+        "points.0.quality: 400 is not right",
+        "points.1.quallity: unknown key; did you mean 'quality'?",
+        "points.1.merge_to: 2.0 is not right",
+        "tags are not used here",
+    ):
+        assert said in told
+    lines = [int(sentence.split(":")[1]) for sentence in told.splitlines()]
+    assert lines == sorted(lines)
+
+
+def test_many_mistakes_are_counted_and_not_all_told(written: Callable[[object], Path]) -> None:
+    """The first hundred are sentences; the rest is a number."""
+    with pytest.raises(ScenarioError, match="and 400 more mistakes") as caught:
+        load(written({**GOOD, **{f"key{i}": i for i in range(500)}}))
+    assert len(str(caught.value).splitlines()) == 101
+
+
+def test_numbers_with_exponents_are_numbers(written: Callable[[object], Path]) -> None:
+    """1e-3 is a target, and 010 is ten samples."""
+    text = yaml.dump({**GOOD, "selection": {"reference": "server_only", "target": "T"}, "samples": "S"})
+    scenario = load(written(text.replace("target: T", "target: 5e-1").replace("samples: S", "samples: 010")))
+    assert (scenario.selection.target, scenario.samples) == (0.5, 10)
+
+
+@pytest.mark.parametrize("key", ["timed_samples", "warmup", "repeats", "threads"])
+def test_what_is_timed_has_an_end(written: Callable[[object], Path], key: str) -> None:
+    """No count is so large that a run could not end."""
+    with pytest.raises(ScenarioError, match=f"measure.{key}: {10**12} is not right"):
+        load(written({**GOOD, "measure": {key: 10**12}}))
+
+
+def test_points_without_number_are_refused_before_they_are_made(written: Callable[[object], Path]) -> None:
+    """Lists multiply: a short file can stand for more points than anybody measures."""
+    qualities = [1 + i % 95 for i in range(1000)]
+    grid = {"quality": qualities, "merge_to": [0.5] * 1000}
+    with pytest.raises(ScenarioError, match="stand for 1000000 operating points; 1000 are the most"):
+        load(written({**GOOD, "pipelines": [{"scheme": "server_only"}, {"scheme": "jpeg", "points": [grid]}]}))
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x00", "\n", "\u2028", "\u202e", "\x9b"])
+def test_names_that_are_printed_are_lines_of_text(written: Callable[[object], Path], character: str) -> None:
+    """A title, an uplink's name or a path cannot move the cursor of the terminal that it is printed on."""
+    uplink = {"kind": "trace", "path": f"a{character}b", "name": f"LTE{character}"}
+    with pytest.raises(ScenarioError) as caught:
+        load(written({**GOOD, "title": f"A{character}study", "replay": {"uplinks": [uplink]}}))
+    told = str(caught.value)
+    assert len(told.splitlines()) == 3
+    assert told.count("which no line of text can show") == 3
+    assert told.replace("\n", "").isprintable()
+
+
+def test_names_in_any_script_are_taken_as_they_are(written: Callable[[object], Path]) -> None:
+    """Markup, formulas and other alphabets are names."""
+    title = "[bold] $x_1$ größe Ελληνικά 東京 🚇 [/lte] :up:"
+    assert load(written({**GOOD, "title": title})).title == title
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"name: \xc3\x28"])

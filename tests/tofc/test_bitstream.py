@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from harness.errors import BitstreamError
 from harness.tofc import bitstream, laplacian
-from harness.tofc.bitstream import Header, Symbols, Tables
+from harness.tofc.bitstream import Header, Limits, Symbols, Tables
 from harness.tofc.factorized import LIMIT
 from harness.tofc.level_order import Levels
 
@@ -32,7 +32,7 @@ TABLES = make_tables()
 
 def read(stream: bytes, level_ND: Levels, tables: Tables = TABLES) -> tuple[Header, Symbols]:
     """Decode with known levels."""
-    side = bitstream.read_side_information(stream, MODEL, tables)
+    side = bitstream.read_side_information(stream, MODEL, tables, limits=None)
     y_ND, budget = bitstream.read_y(side, tables, level_ND)
     assert budget.total_bits == 8 * len(stream)
     return side.header, Symbols(side.expert_N, side.z_NZ, y_ND)
@@ -180,4 +180,67 @@ def test_images_that_no_header_can_hold_are_refused(grid: tuple[int, int], n_clu
 def test_tables_must_be_positive_and_sum_to_the_coders_total() -> None:
     """A table that does not sum to 2**24 is refused when a model is loaded."""
     with pytest.raises(ValueError, match="does not sum"):
-        Tables(np.array([1, 2]), TABLES.z_EZA.astype(np.int64), [])
+        Tables(np.array([1, 2]), np.zeros((2, 0, 2 * LIMIT + 1), np.int64), [])
+
+
+def claim(grid: tuple[int, int], n_clusters: int) -> bytes:
+    """A forged stream without a word that claims so much."""
+    return with_checksum(b"TF\x01" + MODEL + bytes(grid) + n_clusters.to_bytes(2, "little"))
+
+
+@pytest.mark.parametrize(
+    ("grid", "n_clusters", "limits", "found", "limit"),
+    [
+        ((127, 1), 32, bitstream.LIMITS, "32 features for each of 128 patches, 4096 in all", "136 patches and 2176 f"),
+        ((0, 0), 2177, bitstream.LIMITS, "2177 features for each of 1 patches", "2176 features in all"),
+        ((12, 12), 1, bitstream.LIMITS, "1 features for each of 145 patches", "up to 136 patches"),
+        ((2, 2), 7, Limits(5, 6), "35 in all", "up to 5 patches and 30 features"),
+        ((3, 2), 4, Limits(5, 6), "4 features for each of 7 patches", "up to 5 patches"),
+    ],
+)
+def test_a_claim_beyond_the_limits_is_refused_before_anything_is_decoded(
+    grid: tuple[int, int], n_clusters: int, limits: Limits, found: str, limit: str
+) -> None:
+    """The sentence has the claim and the limit; within limits of its own size, the same stream is decoded."""
+    stream = claim(grid, n_clusters)
+    with pytest.raises(BitstreamError, match=f"{found}.*{limit}"):
+        bitstream.read_side_information(stream, MODEL, TABLES, limits)
+    n_patches = grid[0] * grid[1] + 1
+    side = bitstream.read_side_information(stream, MODEL, TABLES, Limits(n_patches, n_clusters))
+    assert side.header.n_features == n_patches * n_clusters
+
+
+@given(
+    patch_px=st.integers(64, 1024),
+    megapixels=st.floats(0.1, 100),
+    ratio=st.floats(0.25, 4),
+    share=st.floats(0.1, 1),
+)
+def test_a_picture_within_the_pixels_is_within_the_patches(
+    patch_px: int, megapixels: float, ratio: float, share: float
+) -> None:
+    """No picture of at most so many pixels, up to four times as wide or high, has more patches than the limit."""
+    max_pixels = int(1e6 * megapixels)
+    width = max(1, int((share * max_pixels * ratio) ** 0.5))
+    height = max(1, int((share * max_pixels / ratio) ** 0.5))
+    n_patches = -(-width // patch_px) * -(-height // patch_px) + 1
+    assert n_patches <= Limits.of_pixels(max_pixels, patch_px).max_patches
+
+
+@pytest.mark.parametrize(("max_patches", "max_clusters"), [(0, 1), (1, 0), (-3, 4)])
+def test_limits_of_nothing_are_refused(max_patches: int, max_clusters: int) -> None:
+    """A decoder that takes no stream at all is a mistake."""
+    with pytest.raises(ValueError, match="limit nothing"):
+        Limits(max_patches, max_clusters)
+
+
+def test_a_level_without_a_table_is_refused() -> None:
+    """Levels that no table belongs to are refused by both sides; nothing is read behind the tables."""
+    symbols, level_ND = draw(8, 1)
+    header = Header(MODEL, (0, 0), 1)
+    stream = bitstream.write(header, TABLES, symbols, level_ND)
+    level_ND[0, 0] = laplacian.LEVELS
+    with pytest.raises(ValueError, match="has no table"):
+        bitstream.write(header, TABLES, symbols, level_ND)
+    with pytest.raises(ValueError, match="has no table"):
+        read(stream, level_ND)

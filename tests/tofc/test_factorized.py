@@ -1,9 +1,10 @@
 """The factorized density of z against compressai's, its own integral and its median."""
 
+from types import ModuleType
+
 import pytest
 import torch
 
-import harness.models.torchvision_ops  # noqa: F401
 from harness.tofc.factorized import LIMIT, FactorizedDensity
 
 
@@ -18,7 +19,7 @@ def density() -> FactorizedDensity:
     return density
 
 
-def test_bits_are_those_of_compressai(density: FactorizedDensity) -> None:
+def test_bits_are_those_of_compressai(compressai: ModuleType, density: FactorizedDensity) -> None:
     """With the same parameters compressai's EntropyBottleneck, the paper's [56], gives the same likelihoods."""
     from compressai.entropy_models import EntropyBottleneck
 

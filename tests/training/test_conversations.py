@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from harness.data.sample import Question, Sample
 from harness.errors import DataError
 from harness.models.prompts import LLAVA15, ONEVISION
 from harness.training.contract import Turn
@@ -34,6 +36,38 @@ def test_entries_are_read_in_order_and_images_when_they_are_wanted(conversations
     (conversations.parent / "images" / "some" / "0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"mix.json: entry 0 \(id 000000\): its image .*0.png cannot be decoded"):
         first.image()
+
+
+def test_training_sees_the_pixels_that_a_benchmark_shows(conversations: Path) -> None:
+    """Transparency, 16 bits and orientation are read as a sample's are; a picture cut off is one sentence."""
+    image = read(conversations).example(0, 0).image
+    assert image is not None
+    place = conversations.parent / "images" / "some" / "0.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for picture in (
+        Image.new("RGBA", (9, 7), (0, 0, 0, 0)),
+        Image.new("I;16", (9, 7), 32768),
+        Image.new("L", (9, 7), 5),
+    ):
+        picture.save(place, exif=exif)
+        sample = Sample(
+            id="0",
+            image_bytes=place.read_bytes(),
+            question=Question(text="?", kind="open"),
+            truth="x",
+            category="",
+            group="0",
+        )
+        assert image() == sample.image()
+        assert image().size == (7, 9)
+    Image.effect_noise((90, 70), 80).save(place)
+    place.write_bytes(place.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"entry 0 .*0.png cannot be decoded: its \d+ bytes are not a whole picture"):
+        image()
+    place.unlink()
+    with pytest.raises(DataError, match=r"entry 0 .*0.png cannot be decoded: No such file"):
+        image()
 
 
 def test_the_published_file_s_quirks_are_passed_over(conversations: Path) -> None:

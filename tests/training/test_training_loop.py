@@ -96,6 +96,8 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
     train(config, f"out={whole}")
     with pytest.raises(KeyboardInterrupt):
         train(config, f"out={stopped}", stop_after=stop_after)
+    with (stopped / "log.jsonl").open("ab") as log:
+        log.write(b'{"step": 4, "loss": 0.')  # What a kill leaves of a line.
     with safe_open(stopped / "checkpoint.safetensors", "pt") as file:
         state = json.loads(file.metadata()["state"])
     assert (state["stage"], state["steps"]) == (("prefit", 2) if stop_after == 3 else ("joint", 4))

@@ -83,7 +83,7 @@ def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance) ->
 def _names(numbers: pd.DataFrame) -> dict[str, str]:
     """Each pipeline, and what is written in the place of a bar that it does not have."""
     reaches = numbers.drop_duplicates("pipeline").set_index("pipeline")["reaches"]
-    return {name: "not replayed" if reached else "does not reach" for name, reached in reaches.items()}
+    return {str(name): "not replayed" if reached else "does not reach" for name, reached in reaches.items()}
 
 
 def _bars(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -36,8 +37,13 @@ PARTS: Mapping[str, str] = {"device": "#1B4965", "link": "#B9C4CC", "wait": "#9A
 SCORE = "#9B2226"
 NOT_MEASURED_HATCH = "/////"
 
+_FAMILIES = (
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Source Han Sans SC",
+    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "IPAexGothic", "IPAGothic", "Droid Sans Fallback", "Unifont",
+)  # fmt: skip
+"""Those after the first, where they are installed, draw what it cannot: a name in Chinese or Japanese."""
+
 _RC = {
-    "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.grid": True,
@@ -49,6 +55,8 @@ _RC = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
+    # Titles and names are the user's: a dollar in one is a dollar, not mathematics.
+    "text.parse_math": False,
     "svg.hashsalt": "tofc-harness",
 }
 
@@ -75,6 +83,8 @@ def styled() -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)  # type: ignore[arg-type]
+        installed = font_manager.fontManager.get_font_names()
+        mpl.rcParams["font.family"] = [family for family in _FAMILIES if family in installed]
         yield
 
 

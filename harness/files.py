@@ -1,0 +1,111 @@
+"""Files: read with a limit, and written so that they are there whole or not at all.
+
+A file is written under a name that no reader looks at, flushed to the disk, and renamed: that is one step, whenever the
+process dies or the power goes. What fails is an OSError, for the caller to put into a sentence.
+"""
+
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".unfinished-"
+"""The beginning of every name that is not yet, or no longer, part of anything."""
+
+Write = Callable[[BinaryIO], object]
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """A file open for reading; OSError for a folder, or for a device, whose end may never come."""
+    file = path.open("rb")
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is a device, not a file", str(path))
+
+
+def read(path: Path, at_most: int) -> bytes:
+    """The bytes of a file; OSError where it cannot be read, or holds more than ``at_most``."""
+    with opened(path) as file:
+        content = file.read(at_most + 1)
+    if len(content) > at_most:
+        raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", str(path))
+    return content
+
+
+def write_whole(path: Path, write: Write) -> None:
+    """``path`` with what ``write`` writes, in place of what was there; OSError when the disk refuses."""
+    write_all_whole({path: write})
+
+
+def write_all_whole(files: Mapping[Path, Write]) -> None:
+    """All ``files``, none of which takes its name before every one is written; OSError when the disk refuses.
+
+    Folders that are absent are made.
+    """
+    unfinished: dict[Path, Path] = {}
+    try:
+        for path, write in files.items():
+            _make_folder(path.parent)
+            unfinished[path] = hidden = _unfinished(path)
+            with hidden.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, hidden in unfinished.items():
+            hidden.replace(path)
+        for folder in {path.parent for path in files}:
+            flush_folder(folder)
+    finally:
+        for hidden in unfinished.values():
+            hidden.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """OSError where ``path`` could not be written now: asked before computing, not after.
+
+    Folders that are absent are made.
+    """
+    _make_folder(path.parent)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    hidden = _unfinished(path)
+    # A file without content can be made on a full disk: it is the block that is wanted.
+    with hidden.open("xb") as file:
+        try:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+        finally:
+            hidden.unlink()
+
+
+def flush_folder(folder: Path) -> None:
+    """Waits until renames in ``folder`` are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def why(error: OSError) -> str:
+    """What went wrong, without the number and the path that Python puts around it."""
+    return error.strerror or str(error)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+
+
+def _unfinished(path: Path) -> Path:
+    # Of one short length: a path may use up all that its file system allows, 255 bytes, by itself.
+    return path.with_name(f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")

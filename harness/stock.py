@@ -1,0 +1,222 @@
+"""What a scenario names, as far as it is here, with the digests of what its rows depend on.
+
+Nothing is loaded and torch is not imported: a scenario is checked, and a complete run recognised, in a second.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from harness import catalog
+from harness.cache import cache_folder
+from harness.channel.opening import unreadable_files
+from harness.data.gathered import Gathered, gather
+from harness.data.sample import Sample
+from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
+from harness.models import files
+from harness.records import SampleRow
+from harness.runs import digests, provenance
+from harness.scenario.load import as_given, scenario_hash
+from harness.scenario.model import Scenario
+from harness.schemes.contract import OperatingPoint, Scheme
+
+Thing = TypeVar("Thing")
+Key = tuple[str, str]
+"""A pipeline and the label of one of its points."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stock:
+    """What a scenario names, as far as it is here.
+
+    ``benchmarks`` are those that run: a stand-in for several that are wanted runs once. ``stand_ins`` maps what was
+    wanted to what runs instead; ``absent`` has the sentence on each thing that is not here. ``points`` are the schemes
+    with their operating points, ``depends`` the digests of what the rows of each depend on besides the samples, and
+    ``links`` those of recorded links and arrivals.
+    """
+
+    scenario: Scenario
+    benchmarks: Mapping[str, Sequence[Sample]]
+    backbone: str
+    stand_ins: Mapping[str, str]
+    absent: Sequence[str]
+    points: Mapping[Key, tuple[type[Scheme], OperatingPoint]]
+    depends: Mapping[Key, Mapping[str, str]]
+    links: Mapping[str, str]
+
+    @functools.cached_property
+    def samples(self) -> Gathered:
+        """The questions that are asked, in all benchmarks."""
+        return gather(self.benchmarks, self.scenario.samples, self.scenario.seed)
+
+    @functools.cached_property
+    def sample_digests(self) -> Sequence[str]:
+        """A digest of each question: its pictures, its words, its truth."""
+        return [_sample_digest(sample) for sample in self.samples]
+
+    def refuse_pictures(self) -> None:
+        """Raises DataError for a picture that cannot be decoded, or is larger than the scenario's server takes."""
+        most, seen = self.scenario.max_pixels, set()
+        for place, name in enumerate(self.samples.names):
+            if name.image_id in seen:
+                continue
+            seen.add(name.image_id)
+            for width_px, height_px in name.sizes_px:
+                if width_px * height_px > most:
+                    raise DataError(
+                        f"sample {name.id}: its picture has {width_px} x {height_px} px, and the server takes {most} "
+                        "from a payload; give the scenario a larger max_pixels"
+                    )
+            self.samples[place].images()
+
+    def manifest(self, name: str, machine: Mapping[str, Any], command: Sequence[str]) -> provenance.Manifest:
+        """The manifest of a run of all this that begins now."""
+        points: dict[str, dict[str, dict[str, Any]]] = {}
+        for (pipeline, label), (_, point) in self.points.items():
+            points.setdefault(pipeline, {})[label] = point.model_dump(mode="json")
+        of_points = {name: digest for depends in self.depends.values() for name, digest in depends.items()}
+        return provenance.begin(
+            name=name,
+            scenario=as_given(self.scenario),
+            scenario_hash=scenario_hash(self.scenario),
+            benchmarks=tuple(self.benchmarks),
+            backbone=self.backbone,
+            stand_ins=self.stand_ins,
+            points=points,
+            digests={**of_points, **self.links, "questions": digests.of_data(self.sample_digests)},
+            seed=self.scenario.seed,
+            command=command,
+            machine=machine,
+        )
+
+
+def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True) -> Stock:
+    """Finds what a scenario names, or its stand-ins, with the digests of what its rows depend on. Imports no torch.
+
+    Raises UnavailableError with a sentence for each thing that is absent and has no stand-in, ScenarioError for
+    recorded links and arrivals that cannot be replayed, and what reading a file that a point names raises.
+    """
+    if wrong := unreadable_files(scenario.replay):
+        raise ScenarioError("\n".join(wrong))
+    stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
+    absent: list[str] = []
+    load_benchmark = functools.cache(_load_benchmark)
+    ran: dict[str, str] = {}
+    samples: dict[str, Sequence[Sample] | None] = {}
+    for wanted in scenario.wanted:
+        instead = wanted.stand_in if allow_stand_ins else None
+        ran[wanted.name], found = _first_at_hand(wanted.name, instead, load_benchmark, absent)
+        samples[ran[wanted.name]] = found
+    backbone, model = _first_at_hand(
+        scenario.backbone, stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
+    )
+    at_hand = {name: found for name, found in samples.items() if found is not None}
+    if len(at_hand) < len(samples) or model is None:
+        raise UnavailableError("\n".join(absent))
+    points: dict[Key, tuple[type[Scheme], OperatingPoint]] = {}
+    depends: dict[Key, dict[str, str]] = {}
+    for spec in scenario.pipelines:
+        scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
+        for point in spec.operating_points():
+            key = spec.name, point.label
+            points[key] = scheme, point
+            depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
+    swaps = {**ran, scenario.backbone: backbone}
+    smaller = catalog.ON_DEVICE.get(backbone)
+    if backbone != scenario.backbone and any(f"tower of {smaller}" in of_point for of_point in depends.values()):
+        swaps[catalog.ON_DEVICE.get(scenario.backbone, scenario.backbone)] = str(smaller)
+    return Stock(
+        scenario=scenario,
+        benchmarks=at_hand,
+        backbone=backbone,
+        stand_ins={name: instead for name, instead in swaps.items() if name != instead},
+        absent=absent,
+        points=points,
+        depends=depends,
+        links={f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
+    )
+
+
+def missing(scenario: Scenario) -> list[str]:
+    """The sentences on what a scenario names and its run would not find, apart from benchmarks.
+
+    Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
+    """
+    found = unreadable_files(scenario.replay)
+    absent: list[str] = []
+    backbone, model = _first_at_hand(
+        scenario.backbone, scenario.stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
+    )
+    if model is None:
+        return [*found, *absent]
+    for spec in scenario.pipelines:
+        scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
+        for point in spec.operating_points():
+            try:
+                _scheme_digests(scheme, backbone, point)
+            except HarnessError as error:
+                found.append(f"{spec.name} at {point.label}: {error}")
+    return list(dict.fromkeys(found))
+
+
+def sample_rows(samples: Gathered) -> Iterator[SampleRow]:
+    """What each question shows and asks."""
+    for name in samples.names:
+        yield SampleRow(
+            sample=name.id,
+            benchmark=name.benchmark,
+            id=name.own_id,
+            picture=name.image_id,
+            pictures=len(name.sizes_px),
+            category=name.category,
+            group=name.group,
+            width_px=name.width_px,
+            height_px=name.height_px,
+            file_bytes=name.original_bytes,
+            text_bytes=name.text_bytes,
+        )
+
+
+def _sample_digest(sample: Sample) -> str:
+    question = dataclasses.asdict(sample.question)
+    return digests.of_data([sample.image_id, question, sample.truth, sample.category, sample.group])
+
+
+def _scheme_digests(scheme: type[Scheme], backbone: str, point: OperatingPoint) -> dict[str, str]:
+    """Those of a point: the scheme and its parameters, the files and further models that it names."""
+    found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
+    if named := getattr(scheme, "files", None):
+        found |= {name: digests.of_file(path) for name, path in named(backbone, point).items()}
+    if others := getattr(scheme, "other_models", None):
+        for name, weights in others(backbone, point).items():
+            found |= _model_digests(name, weights)
+    return found
+
+
+def _model_digests(name: str, weights: str | None) -> dict[str, str]:
+    """The fingerprint of each part of a model; raises UnavailableError where it is not here."""
+    if weights == "random":
+        return {f"model {name}": weights}
+    folder = files.locate(name, files.SOURCES[name] if weights is None else weights)
+    return {f"{part} of {name}": files.fingerprint(folder, part) for part in files.PARTS}
+
+
+def _first_at_hand(
+    wanted: str, stand_in: str | None, load: Callable[[str], Thing], absent: list[str]
+) -> tuple[str, Thing | None]:
+    """What was wanted or else its stand-in; the sentences on what is absent are added to ``absent``."""
+    for name in (wanted, stand_in):
+        if name is not None:
+            try:
+                return name, load(name)
+            except UnavailableError as error:
+                absent.append(str(error))
+    return wanted, None
+
+
+def _load_benchmark(name: str) -> Sequence[Sample]:
+    if (cache := cache_folder()) is None:
+        raise UnavailableError(f"{name}: no cache folder can be written; name one in TOFC_HARNESS_CACHE")
+    samples: Sequence[Sample] = catalog.load("benchmark", name, catalog.BENCHMARKS)(name, cache=cache)
+    return samples

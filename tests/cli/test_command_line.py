@@ -1,0 +1,205 @@
+"""The command line itself: names are shown as they are, what it writes is asked first, and Ctrl-C says so."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from made_up_run import make
+from rich.panel import Panel
+from rich.table import Table
+
+from harness.channel import recording
+from harness.cli.display import Display, terminal
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[int, str, str]]
+
+NAME = "LTE [urban] [/lte] :up: $5_$ größe 東京"
+
+
+def _scenario(path: Path, **replay: object) -> Path:
+    scenario = yaml.safe_load((ROOT / "scenarios" / "smoke.yaml").read_text())
+    path.write_text(yaml.safe_dump({**scenario, "replay": {**scenario["replay"], **replay}}, allow_unicode=True))
+    return path
+
+
+def test_a_console_prints_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a line, a table's title and cells, a panel, and a bar, brackets are brackets and colons colons."""
+    console = terminal(width=200)
+    table = Table("uplink", title=NAME)
+    table.add_row(NAME)
+    console.print(NAME, table, Panel(NAME))
+    with Display(console) as display:
+        display.warn(NAME)
+        display.line(NAME)
+        display.phase(NAME, total=1, done=0)
+    assert capsys.readouterr().out.count(NAME) == 7
+
+
+def test_a_sweep_shows_an_uplinks_name_as_it_is(harness: Run, tmp_path: Path) -> None:
+    """The name that the scenario gives is the one in the table."""
+    make(tmp_path / "run")
+    scenario = _scenario(tmp_path / "s.yaml", uplinks=[{"kind": "constant", "rate": "25 KB/s", "name": NAME}])
+    status, out, _ = harness("sweep", tmp_path / "run", scenario, "--pipeline", "jpeg")
+    assert status == 0
+    assert NAME in out
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_sweep_writes_what_the_files_ending_says(harness: Run, tmp_path: Path, name: str) -> None:
+    """CSV under .csv, Parquet under .parquet; the same rows."""
+    make(tmp_path / "run")
+    scenario = _scenario(tmp_path / "s.yaml")
+    assert harness("sweep", tmp_path / "run", scenario, "--pipeline", "tofc", "--out", tmp_path / "new" / name)[0] == 0
+    content = (tmp_path / "new" / name).read_bytes()
+    assert content.startswith(b"PAR1" if name.endswith(".parquet") else b'"replay","pipeline","point"')
+    assert [file.name for file in (tmp_path / "new").iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sweep", "none", "s.yaml", "--out", "rows.txt"], "rows.txt: rows are written to a file whose name ends in"),
+        (["sweep", "none", "s.yaml", "--out", "file/rows.csv"], "file/rows.csv: cannot be written: Not a directory"),
+        (["trace", "import", "none.up", "file/x.parquet"], "file/x.parquet: cannot be written: Not a directory"),
+        (["trace", "import", "none.up", "x.csv"], "x.csv: a recording is written as Parquet"),
+        (["trace", "fit", "none.parquet", "--out", "file/x.json"], "file/x.json: cannot be written: Not a directory"),
+        (["trace", "fit", "none.parquet", "--out", "x.parquet"], "x.parquet: a chain is written as JSON"),
+    ],
+)
+def test_where_results_cannot_go_is_said_before_they_are_made(
+    harness: Run, tmp_path: Path, arguments: Sequence[str], said: str
+) -> None:
+    """Before the inputs are even looked at: none of these is there."""
+    (tmp_path / "file").write_text("")
+    _scenario(tmp_path / "s.yaml")
+    status, _, err = harness(*arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert said in err
+
+
+@pytest.mark.parametrize("seconds", ["0s", "0 ms", "-1 s", "nan s", "1e99 s"])
+def test_a_length_of_nothing_is_refused(harness: Run, tmp_path: Path, seconds: str) -> None:
+    """A bin, a hold, a gap and a step are longer than 0."""
+    (tmp_path / "a.up").write_text("0\n12\n")
+    for option in ("--bin", "--hold", "--split"):
+        status, _, err = harness("trace", "import", "a.up", "a.parquet", option, seconds)
+        assert status == 2
+        assert option in err
+    assert harness("trace", "fit", "a.parquet", "--out", "a.json", "--step", seconds)[0] == 2
+
+
+def test_an_option_is_named_as_it_is_written(harness: Run) -> None:
+    """A mistake in --per-user is one in --per-user."""
+    common = ["max-users", "none", "a", "--rate", "1 MB/s", "--limit", "1 s"]
+    for option, value in (("--per-user", "3"), ("--per-user", "0 /s"), ("--sharing", "half")):
+        status, _, err = harness(*common, option, value)
+        assert status == 2
+        assert f"'{option}'" in err
+
+
+def test_units_are_the_same_everywhere(harness: Run, tmp_path: Path) -> None:
+    """What --rate takes, --unit takes."""
+    (tmp_path / "a.csv").write_text("time_s,up\n0,5\n1,5\n")
+    for unit in ("mbps", "Mbps", "Mbit/s"):
+        assert harness("trace", "import", "a.csv", "a.parquet", "--rate", "up", "--unit", unit)[0] == 0
+        assert recording.load(tmp_path / "a.parquet").rate_bps[0] == 5e6  # type: ignore[union-attr]
+        assert "no such folder" in harness("advise", "none", "--rate", f"5 {unit}", "--deadline", "1s")[2]
+
+
+def test_what_was_done_to_a_trace_is_told(harness: Run, tmp_path: Path) -> None:
+    """At the import, and whenever the recording is shown."""
+    (tmp_path / "a.up").write_text("1700000000000\n1700000000012\n")
+    for arguments in (["trace", "import", "a.up", "a.parquet"], ["trace", "show", "a.parquet"]):
+        status, out, _ = harness(*arguments)
+        assert status == 0
+        assert "a.parquet: its stamps are milliseconds since 1970" in out
+
+
+def test_check_opens_what_a_scenario_names(harness: Run, tmp_path: Path) -> None:
+    """A trace, a chain and arrivals that are missing or wrong are all told, with the scenario; a right one is not."""
+    recording.save(recording.PacketRecording([0, 12], 1500, "p"), tmp_path / "good.parquet")  # type: ignore[arg-type]
+    (tmp_path / "chain.json").write_text("{}")
+    (tmp_path / "asked.csv").write_text("at_s,user\n0,\n")
+    uplinks = [
+        {"kind": "trace", "path": "good.parquet"},
+        {"kind": "trace", "path": "none.parquet"},
+        {"kind": "markov", "path": "chain.json"},
+    ]
+    wrong = _scenario(tmp_path / "s.yaml", uplinks=uplinks, arrivals={"kind": "recorded", "path": "asked.csv"})
+    status, out, err = harness("check", wrong)
+    assert (status, out, err.count("\n")) == (2, "", 3)
+    for name in (
+        "none.parquet: does not exist",
+        "chain.json: rate_bps: Field required",
+        "asked.csv: row 1 has nothing",
+    ):
+        assert f"{wrong}: {tmp_path / name}" in err
+    assert harness("check", _scenario(tmp_path / "s.yaml", uplinks=uplinks[:1]))[0] == 0
+
+
+def test_flags_have_no_type(harness: Run) -> None:
+    """A flag takes no value, so none is named beside it."""
+    status, out, _ = harness("run", "--help")
+    assert status == 0
+    assert "--fresh" in out
+    assert "bool" not in out.lower()
+
+
+def _process(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="ascii",
+        errors="strict",
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["check"], "harness: interrupted\n"),
+        (["train"], "harness: interrupted; repeat the command to resume\n"),
+        (["trace", "import"], "harness: interrupted\n"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_ctrl_c_is_a_sentence_and_status_130(tmp_path: Path, command: list[str], said: str) -> None:
+    """Whatever a command waits for; those that go on where they were say how."""
+    os.mkfifo(pipe := tmp_path / "pipe.yaml")
+    process = _process(*command, pipe, *([tmp_path / "out.parquet"] if "import" in command else []))
+    # The command is there when it has opened the pipe: only then does opening it to write not wait.
+    with pipe.open("wb", buffering=0):
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", said)
+
+
+def test_a_terminal_that_knows_ascii_alone_is_told_in_escapes(tmp_path: Path) -> None:
+    """Names of other characters, and paths of no characters, are shown as far as they can be."""
+    path = tmp_path / os.fsdecode("größe-".encode() + b"\xff.yaml")
+    path.write_text("name: a\ntitel: x\n")
+    process = _process("check", path, PYTHONIOENCODING="ascii", PYTHONUTF8="1")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert r"gr\xf6\xdfe-\udcff.yaml:2: titel: unknown key; did you mean 'title'?" in err
+
+
+@pytest.mark.parametrize("command", ["check", "show", "plot", "inspect", "train"])
+def test_a_name_that_no_file_system_has_is_a_sentence(harness: Run, command: str) -> None:
+    """Looking whether a path exists may fail, too."""
+    status, _, err = harness(command, "n" * 300)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "File name too long" in err

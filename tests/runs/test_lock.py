@@ -1,0 +1,32 @@
+"""One process writes a run, where its file system can say so."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ResultsError
+from harness.runs.lock import Lock
+
+
+def test_a_run_that_is_being_written_names_its_writer(tmp_path: Path) -> None:
+    """The second is refused with the first's process, and let in when that is done."""
+    with Lock(tmp_path / "run"), pytest.raises(ResultsError, match=f"process {os.getpid()} is writing this run"):
+        Lock(tmp_path / "run")
+    Lock(tmp_path / "run").release()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_to_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Nobody is writing: it is the file system that cannot tell."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ResultsError, match=f"gives no locks .{os.strerror(code)}.* --results"):
+        Lock(tmp_path / "run")

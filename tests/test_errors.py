@@ -1,0 +1,40 @@
+"""Sentences: what a name may have meant, and what a terminal may be shown."""
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import ExitCode, printable, shown, unknown_name
+
+
+def test_a_misspelt_name_is_told_what_may_be_meant() -> None:
+    """The closest known name is named, where one is close; all are listed."""
+    assert unknown_name("scheme", "jpge", ["webp", "jpeg"]) == (
+        "unknown scheme 'jpge'; did you mean 'jpeg'? known: jpeg, webp"
+    )
+    assert unknown_name("scheme", "gif", ["webp", "jpeg"]) == "unknown scheme 'gif'; known: jpeg, webp"
+
+
+@given(st.lists(st.integers(0, 0x10FFFF).map(chr)).map("".join))
+def test_what_is_printed_moves_no_cursor_and_can_be_encoded(text: str) -> None:
+    """Control characters and half surrogates become escapes; what a terminal shows stays as it is."""
+    safe = printable(text)
+    safe.encode()
+    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Cf") for c in safe)
+    if text.isprintable():
+        assert safe == text
+
+
+def test_a_value_is_quoted_on_a_line() -> None:
+    """However long it is, and also where Python refuses to write it."""
+    assert len(shown("x" * 10**6)) == 60
+    assert shown(10**5000) == "a number of more than 4300 digits"
+    assert shown("a\nb") == r"'a\nb'"
+
+
+def test_the_statuses_are_those_that_the_shell_expects() -> None:
+    """They are a contract with every script that calls the harness."""
+    assert [(code.name, code.value) for code in ExitCode] == [
+        ("FINE", 0), ("NEGATIVE", 1), ("BAD_INPUT", 2), ("NOTHING_MEASURED", 3), ("INTERRUPTED", 130),
+    ]  # fmt: skip
