@@ -34,6 +34,7 @@ from harness.models.pieces import PieceTokenizer
 from harness.models.prompts import Template
 from harness.models.tiling import PaddedTile, Tiling
 
+_auto: Any = AutoModel
 RANDOM = "random"
 """The weights of a scenario that is about latency alone."""
 
@@ -91,7 +92,8 @@ class LlavaVision:
     @property
     def device(self) -> torch.device:
         """Where the tower's weights are."""
-        return next(self.vision_tower.parameters()).device
+        found: torch.device = next(self.vision_tower.parameters()).device
+        return found
 
     def preprocess(self, image: Image.Image) -> Tiles:
         """The patches of an RGB image, on the CPU (see :mod:`harness.models.tiling`)."""
@@ -515,7 +517,7 @@ class LlavaModels:
 def _build(family: Family, config: Any, part: Part) -> nn.Module:
     """A part's module, on whatever device and at whatever dtype are the default."""
     if part == "tower":
-        module: nn.Module = AutoModel.from_config(
+        module: nn.Module = _auto.from_config(
             config.vision_config, attn_implementation="sdpa", dtype=torch.get_default_dtype()
         )
         return module
@@ -523,7 +525,7 @@ def _build(family: Family, config: Any, part: Part) -> nn.Module:
     if part == "projector":
         newline = nn.Parameter(torch.randn(width) * width**-0.5) if family.has_newline else None
         return Projector(family.projector(config), newline)
-    layers = AutoModel.from_config(config.text_config, attn_implementation="sdpa", dtype=torch.get_default_dtype())
+    layers = _auto.from_config(config.text_config, attn_implementation="sdpa", dtype=torch.get_default_dtype())
     head = nn.Linear(width, config.text_config.vocab_size, bias=False)
     return Language(layers, head, tied=bool(config.tie_word_embeddings))
 
