@@ -134,7 +134,7 @@ def measure(folder: Path, name: str, scheme: str, side: str) -> dict[str, Any]:
         """Loads the model's parts when one of them is asked for."""
 
         def __init__(self) -> None:
-            self.name, self.device = name, "cpu"
+            self.name, self.device, self.max_pixels = name, "cpu", 16_000_000
             self._models: Any = None
 
         def __getattr__(self, attribute: str) -> Any:

@@ -180,7 +180,8 @@ class LlavaLanguage:
     def n_clusters(self, merge_to: float) -> int:
         """n_c for a share of a patch's features."""
         vision = self.config.vision_config
-        return max(1, round(merge_to * (vision.image_size // vision.patch_size) ** 2))
+        n_features: int = (vision.image_size // vision.patch_size) ** 2
+        return max(1, round(merge_to * n_features))
 
     @torch.inference_mode()
     def project(self, y_PCD: Tensor) -> Tensor:
@@ -275,7 +276,7 @@ class Llava(LlavaVision, LlavaLanguage):
         LlavaVision.__init__(self, name, family, config, body.vision_tower)
         parts = whole_parts(model)
         engine = TransformersEngine(
-            parts["language"],  # type: ignore[arg-type]
+            parts["language"],
             stop=stop_ids(tokenizer, family.template, stop),
             max_new_tokens=max_new_tokens,
         )
