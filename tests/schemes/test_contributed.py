@@ -1,4 +1,4 @@
-"""What people who write schemes are given: the recipe in CONTRIBUTING.md, and a scheme and a model that need nothing."""
+"""What people who write schemes are given: CONTRIBUTING.md's recipe, and a scheme and a model that need nothing."""
 
 import re
 import sys
@@ -18,8 +18,8 @@ from harness.profiling.clock import StageClock
 from harness.profiling.telemetry import Telemetry
 from harness.runs.store import Run
 from harness.scenario.model import Measure
-from harness.schemes.envelope import pack, receive, send
 from harness.schemes.contract import Payload
+from harness.schemes.envelope import pack, receive, send
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
