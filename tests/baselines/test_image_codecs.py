@@ -14,7 +14,7 @@ from baselines.jpeg import Jpeg, JpegPoint
 from baselines.webp import WebP, WebPPoint
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError, DataError
-from harness.profiling.clock import Untimed
+from harness.models.contract import Untimed
 from harness.schemes.image_codec import ImageCodec, picture
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
