@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from harness.analysis import breakdown, comparison, latency
 from harness.analysis.select import Equality, select
 from harness.errors import ResultsError, unknown_name
+from harness.records import Quantity, Side
 from harness.replay.profile import Profile
 from harness.runs.provenance import Manifest
 from harness.runs.store import Record, Run
@@ -40,6 +41,21 @@ class Analysis:
     def manifest(self) -> Manifest:
         """What the run is and where it comes from."""
         return self.record.manifest
+
+    @cached_property
+    def reasons(self) -> tuple[str, ...]:
+        """What keeps the run from being VALID: the manifest's reasons, and those that its rows and facts give now.
+
+        A manifest's VALID is never believed: every rule of :mod:`harness.analysis.validity` is judged again.
+        """
+        from harness.analysis import validity
+
+        return tuple(dict.fromkeys((*self.manifest.reasons, *validity.reasons(self))))
+
+    @property
+    def validity(self) -> str:
+        """``VALID`` or ``INVALID``, as judged now."""
+        return "INVALID" if self.reasons else "VALID"
 
     @cached_property
     def equality(self) -> Equality:
@@ -125,6 +141,18 @@ class Analysis:
         return comparison.scores_at_tokens(self.points)
 
     @cached_property
+    def resources(self) -> pd.DataFrame:
+        """What each half of each point needs besides time, a row a point: columns ``side/quantity``, NaN where unknown.
+
+        ``operations`` are those of all stages of the side together.
+        """
+        rows = self.record.resources.to_pandas()
+        rows["column"] = rows["side"] + "/" + rows["quantity"]
+        wide = rows.pivot_table(index=["pipeline", "point"], columns="column", values="value", aggfunc="sum")
+        columns = [f"{side}/{quantity}" for side in get_args(Side) for quantity in get_args(Quantity)]
+        return self._in_order(wide.reindex(columns=columns).rename_axis(columns=None).reset_index())
+
+    @cached_property
     def machines(self) -> tuple[str, ...]:
         """The machines that stages were timed on, by name, in the order of the rows."""
         return tuple(pc.unique(self.record.stages["machine"]).to_pylist())
@@ -139,7 +167,10 @@ class Analysis:
         """The timed requests of one point; raises what :meth:`harness.replay.profile.Profile.from_tables` raises."""
         key = pipeline, point
         if key not in self._profiles:
-            self._profiles[key] = Profile.from_tables(self.record.stages, self.record.outcomes, pipeline, point)
+            samples = self.record.samples if self.manifest.scenario_value("replay").get("question_text") else None
+            self._profiles[key] = Profile.from_tables(
+                self.record.stages, self.record.outcomes, pipeline, point, samples=samples
+            )
         return self._profiles[key]
 
     def profiles(self, pipelines: Sequence[str] | None = None) -> list[Profile]:

@@ -92,6 +92,7 @@ def plan_of(scheme, *points) -> measure.Plan:
         samples=gathered,
         sample_digests=[sample.image_id + sample.id for sample in gathered],
         depends={key: {"scheme": "fake"} for key in halves},
+        patches=[1] * len(gathered),
     )
 
 
