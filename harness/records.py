@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a row's fields or of their meaning; runs of different versions are not compared."""
 
 Side = Literal["device", "server"]
@@ -33,7 +33,8 @@ class SampleRow:
     a digest of the picture files' bytes: questions that share it are not independent. ``category`` and ``group`` come
     from the benchmark: a metric that is more than the share of right answers (MME's pairs, MMBench's rotations) needs
     them. ``width_px`` and ``height_px`` are of the first of ``pictures`` pictures; ``file_bytes`` is the size of all
-    their original files, ``text_bytes`` that of the question's text in UTF-8.
+    their original files, ``text_bytes`` that of the question's text in UTF-8. ``patches`` is what the run's backbone
+    cuts all its pictures into.
     """
 
     sample: str
@@ -45,6 +46,7 @@ class SampleRow:
     group: str
     width_px: int
     height_px: int
+    patches: int
     file_bytes: int
     text_bytes: int
 

@@ -70,7 +70,7 @@ def run(
 
     machine = {**fingerprint(), "torch_threads": torch.get_num_threads()}
     with Run.open_or_create(folder, stock.manifest(folder.name, machine, command), fresh=fresh) as ongoing:
-        ongoing.record_samples(sample_rows(stock.samples))
+        ongoing.record_samples(sample_rows(stock))
         plan = measure.Plan(
             halves=study.halves,
             samples=stock.samples,

@@ -108,7 +108,7 @@ def make(
             _table(
                 SampleRow, sample=samples, benchmark="StreetsQA", id=samples, category="street", group=samples,
                 picture=[f"street {i // 4}" for i in range(240)], pictures=1, width_px=640, height_px=480,
-                file_bytes=88_000, text_bytes=60,
+                patches=13, file_bytes=88_000, text_bytes=60,
             )
         )  # fmt: skip
         for pipeline, points in POINTS.items():

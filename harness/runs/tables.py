@@ -59,8 +59,8 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
 }
 _NEVER_NEGATIVE = (
     "repeat", "round", "start", "seconds", "cpu_s", "energy_j", "payload_bytes", "visual_tokens", "prompt_tokens",
-    "answer_tokens", "users", "seed", "user", "pictures", "width_px", "height_px", "file_bytes", "text_bytes",
-    "requests", "block", "value", "rate_bps",
+    "answer_tokens", "users", "seed", "user", "pictures", "width_px", "height_px", "patches", "file_bytes",
+    "text_bytes", "requests", "block", "value", "rate_bps",
 )  # fmt: skip
 
 
