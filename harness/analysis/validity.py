@@ -94,7 +94,8 @@ def timed_requests(stages: pa.Table) -> pd.DataFrame:
     rows = stages.select(columns).to_pandas()
     of_request = rows[rows["source"] == "measured"].groupby(_REQUEST, sort=False)
     sums = of_request[["seconds", "cpu_s", "waited_s"]].sum(min_count=1)
-    return sums.assign(load=of_request["load"].max()).reset_index()
+    found: pd.DataFrame = sums.assign(load=of_request["load"].max()).reset_index()
+    return found
 
 
 def looked_at(stages: pa.Table, samples: pa.Table, *, precision: float, at_most: int) -> Mapping[tuple[str, str], Look]:
@@ -104,12 +105,14 @@ def looked_at(stages: pa.Table, samples: pa.Table, *, precision: float, at_most:
     """
     known = samples.to_pandas().set_index("sample")
     population_N = known.drop_duplicates("picture")["patches"].to_numpy(float)
-    found = {}
-    for key, of_point in timed_requests(stages).groupby(_POINT):
+    found: dict[tuple[str, str], Look] = {}
+    for (pipeline, point), of_point in timed_requests(stages).groupby(_POINT):
         seconds_SR = of_point.pivot(index="sample", columns="repeat", values="seconds").dropna()
         stratum_S = known.loc[seconds_SR.index, "patches"].to_numpy(float)
         most = min(at_most, len(population_N))
-        found[key] = look(seconds_SR.to_numpy(), stratum_S, population_N, precision=precision, at_most=most)
+        found[str(pipeline), str(point)] = look(
+            seconds_SR.to_numpy(), stratum_S, population_N, precision=precision, at_most=most
+        )
     return found
 
 

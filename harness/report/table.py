@@ -13,7 +13,6 @@ from rich.text import Text
 from harness.analysis import Analysis, comparison
 from harness.errors import ResultsError
 from harness.runs import disk
-from harness.runs.provenance import Manifest
 from harness.units import format_bytes, format_seconds
 
 _Form = Callable[[float], str]
@@ -46,7 +45,7 @@ def table(run: Analysis) -> Group:
         uplinks = [_uplink(row) for _, row in rows.iterrows()]
         cells = ["\n".join(form(value) for value in rows[column]) for column, form in times.values()]
         drawn.add_row(*left, "\n".join(uplinks), *cells)
-    return Group(*_heading(run.manifest), Text(), drawn, Text(), *_footnotes(run))
+    return Group(*_heading(run), Text(), drawn, Text(), *_footnotes(run))
 
 
 def write(run: Analysis, path: Path) -> None:
@@ -64,7 +63,7 @@ def write_comparison(run: Analysis, path: Path) -> None:
     ratios, scores = run.byte_ratios, run.scores_at_tokens
     parts = [
         f"# {run.manifest.scenario_value('title')}",
-        *(text.plain for text in _heading(run.manifest)[1:]),
+        *(text.plain for text in _heading(run)[1:]),
         "Bytes at equal score, the row's over the column's. A scheme that does not reach the target is not here.",
         _markdown_of(ratios, "{:.3g}") if len(ratios) else "None reaches the target.",
         f"Score over that of {run.equality.reference}, the best of the points with as many visual tokens on average.",
@@ -94,7 +93,7 @@ def _markdown(run: Analysis) -> str:
         score = [f"{row['score']:.1f}", _interval(row["score_low"], row["score_high"])]
         cells = [form(row[column]) for column, form in times.values()]
         lines.append([row["pipeline"], row["point"], format_bytes(row["payload_bytes"]), *score, uplink, *cells])
-    heading = "\n\n".join(text.plain for text in _heading(run.manifest))
+    heading = "\n\n".join(text.plain for text in _heading(run))
     notes = "\n".join(f"- {text.plain}" for text in _footnotes(run))
     return f"{heading}\n\n{_lines(header, lines)}\n\n{notes}\n"
 
@@ -113,13 +112,11 @@ def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _heading(manifest: Manifest) -> Sequence[Text]:
-    lines = [Text(str(manifest.scenario_value("title")), style="bold")]
-    if manifest.label:
-        lines.append(Text(manifest.label, style="yellow"))
-    if manifest.validity == "INVALID":
-        lines += [Text(f"INVALID: {reason}", style="bold red") for reason in manifest.reasons]
-    return lines
+def _heading(run: Analysis) -> Sequence[Text]:
+    lines = [Text(str(run.manifest.scenario_value("title")), style="bold")]
+    if run.manifest.label:
+        lines.append(Text(run.manifest.label, style="yellow"))
+    return [*lines, *(Text(f"INVALID: {reason}", style="bold red") for reason in run.reasons)]
 
 
 def _footnotes(run: Analysis) -> Sequence[Text]:
@@ -134,7 +131,7 @@ def _footnotes(run: Analysis) -> Sequence[Text]:
         comparison.leanest(run.byte_ratios),
         _timing(run),
         f"timed on {'; '.join(run.machines) or 'no machine'} (throttling: {manifest.throttling}); links replayed",
-        f"run {manifest.name}, {manifest.validity or 'unfinished'}; "
+        f"run {manifest.name}, {run.validity if manifest.validity else 'unfinished'}; "
         f"scenario {manifest.scenario_hash}; code {manifest.commits}",
     ]
     return [Text(note, style="dim") for note in notes if note]

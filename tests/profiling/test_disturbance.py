@@ -96,7 +96,7 @@ def instants(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 def test_load_is_what_others_kept_busy(tmp_path: Path, instants: dict[str, float]) -> None:
-    """Busy time of all processors less one's own, over the processors' time, two ticks spared; over a second at least."""
+    """Busy time of all processors less one's own, over the processors' time; two ticks are spared."""
     _machine(tmp_path, 50.0, 0.0)
     watch = Watch(tmp_path)
     watch.begin()
