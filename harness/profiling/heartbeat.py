@@ -5,7 +5,8 @@ nothing of the harness, so that it starts at once and stays small.
 
 Every five milliseconds it writes the instant of its beat. A beat that comes late by as much again says that the machine
 stood still: a virtual machine that was paused, a hypervisor that ran others. A parent that is found stopped (by a
-signal, by a debugger) stood still since the beat before. Both are written as stretches into a ring that the parent reads.
+signal, by a debugger) stood still since the beat before. Both are written as stretches into a ring that the parent
+reads.
 
     beat u64: the instant of the last beat, ns of the monotonic clock    count u64: stretches so far
     a ring of 64 stretches: from u64, to u64, lost u64
