@@ -1,12 +1,13 @@
 """Device-only inference: the smaller language model of the family answers where the picture is, and nothing is sent."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, NoReturn
 
 from pydantic import model_validator
 
 from harness import catalog
-from harness.data.sample import Sample
+from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.models.contract import LanguageSide, VisionSide
 from harness.schemes.contract import (
@@ -18,9 +19,10 @@ from harness.schemes.contract import (
     Models,
     Neighbours,
     OperatingPoint,
+    Payload,
     ServerHalf,
     neighbours_of_merging,
-)  # fmt: skip
+)
 from harness.schemes.steps import answers, tokens_of_image
 
 
@@ -76,6 +78,6 @@ class _Device:
         return answers(self.language, tokens, [sample.question], clock)[0]
 
 
-def _refuse(*_: object) -> NoReturn:
+def _refuse(payload: Payload, questions: Sequence[Question], clock: Clock) -> NoReturn:  # noqa: ARG001
     """Raises BitstreamError: whatever has arrived, the device half did not send it."""
     raise BitstreamError("device_only sends nothing, and a payload arrived")

@@ -31,7 +31,7 @@ from harness.schemes.contract import (
     Payload,
     ServerHalf,
     neighbours_of_merging,
-)  # fmt: skip
+)
 from harness.schemes.steps import answers, reduced
 
 if TYPE_CHECKING:

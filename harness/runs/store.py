@@ -23,6 +23,7 @@ from typing import Self, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness import files
 from harness.errors import ResultsError
 from harness.runs import disk, provenance, tables
 from harness.runs.digests import of_bytes, of_data
@@ -295,7 +296,7 @@ def _refuse_foreign(folder: Path) -> None:
         raise ResultsError(f"{folder}: is a file; a run is a folder")
     if (folder / MANIFEST).exists():
         return
-    strange = next((path.name for path in folder.iterdir() if not path.name.startswith(disk.UNFINISHED)), None)
+    strange = next((path.name for path in folder.iterdir() if not path.name.startswith(files.UNFINISHED)), None)
     if strange is not None:
         raise ResultsError(f"{folder}: holds {strange!r} and no {MANIFEST}, so it is not a run; choose another name")
 

@@ -25,7 +25,7 @@ from harness.schemes.contract import (
     Payload,
     ServerHalf,
     neighbours_of_merging,
-)  # fmt: skip
+)
 from harness.schemes.steps import answers, tokens_of_image
 
 

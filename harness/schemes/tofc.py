@@ -14,7 +14,7 @@ from harness.schemes.contract import (
     Neighbours,
     OperatingPoint,
     ServerHalf,
-)  # fmt: skip
+)
 from harness.tofc.trained import ADAPTER, adapter_beside, find_codec
 
 

@@ -145,6 +145,7 @@ def test_the_catalog_knows_it_and_the_label_says_that_weights_are_random() -> No
     """Rows and figures show that bytes are an untrained network's."""
     assert catalog.load("scheme", "compressai", catalog.SCHEMES) is CompressAI
     assert ZooPoint(model="mbt2018-mean", quality=3).label == "model=mbt2018-mean,quality=3,weights=random"
+    assert ZooPoint(model="mbt2018-mean", quality=3, weights="m.safetensors").label.endswith("weights=m.safetensors")
 
 
 def test_qualities_are_compressais(compressai: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""What people who write schemes are given: the recipe in CONTRIBUTING.md, a scheme and a model that need nothing."""
+"""What people who write schemes are given: CONTRIBUTING.md's recipe, and a scheme and a model that need nothing."""
 
 import re
 import sys

@@ -19,7 +19,7 @@ from harness.schemes.envelope import send
 from harness.schemes.fake import FakeModels
 
 class Nothing:
-    name, device = "mini-onevision", "cpu"
+    name, device, max_pixels = "mini-onevision", "cpu", 16_000_000
 
 scheme = catalog.load("scheme", {name!r}, catalog.SCHEMES)
 half = scheme.device_half(Nothing(), scheme.Point(**{point!r}))
