@@ -297,7 +297,7 @@ class _Timing:
             lowered = self.telemetry.end()
             if lowered or self.again:
                 self.record(lowered)
-            when = {"repeat": repeat, "round": block * schedule.repeats + repeat, "start": self.ongoing.start}
+            when = {"repeat": repeat, "round": repeat, "start": self.ongoing.start}
             rows = [self._rows(unit, left[unit], place, request, when) for unit, request in taken.items()]
             self.ongoing.add(list(left), stages=itertools.chain.from_iterable(rows))
             self.reporter.advance()

@@ -1,6 +1,7 @@
 """A made-up run with the numbers of a real one: what its schemes send, how often they are right, how long they take."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,24 @@ STAGES_S = {
 """For each pipeline the mean seconds of its stages, side before stage."""
 
 
-def scenario(**changes: object) -> dict[str, object]:
+REPLAY = {
+    "uplinks": [{"kind": "constant", "rate_bps": rate_bps, "name": name} for name, rate_bps in RATES_BPS.items()],
+    "users": [1],
+    "sharing": "own",
+    "servers": 1,
+    "batching": None,
+    "arrivals": {"kind": "closed_loop", "think_s": 0.0},
+    "requests": None,
+    "question_text": False,
+    "seeds": 1,
+    "deadline_s": None,
+    "timeout_s": None,
+    "answer": {"size_bytes": 0, "rate_bps": None, "propagation_s": 0.0},
+}
+"""The replay section as a manifest holds it."""
+
+
+def scenario(**changes: Any) -> dict[str, object]:
     """The scenario of the made-up run as its manifest holds it."""
     return {
         "title": "RealWorldQA at low uplink rates",
@@ -65,8 +83,8 @@ def scenario(**changes: object) -> dict[str, object]:
             "confidence": 0.95,
             "resamples": 500,
         },
-        "replay": {"deadline_s": None, "question_text": False},
         **changes,
+        "replay": {**REPLAY, **changes.get("replay", {})},
     }
 
 
