@@ -8,8 +8,8 @@ Fig. 12 replaces the entropy coding of merged features. The TOFC of each group i
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.schemes.contract import DeviceHalf, Models, ServerHalf
-from harness.schemes.tofc import Tofc, TofcPoint
+from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
+from harness.schemes.tofc import FeaturePoint, Tofc
 
 if TYPE_CHECKING:
     from harness.tofc.feature_codec import FeatureCodec
@@ -25,6 +25,7 @@ class Ablation(Tofc):
     ``learned`` says that its reducer has weights.
     """
 
+    Point: ClassVar[type[OperatingPoint]] = FeaturePoint
     learned: ClassVar[bool] = False
 
     @classmethod
@@ -54,7 +55,7 @@ class Ablation(Tofc):
         return cls.new_reducer(dim)
 
     @classmethod
-    def device_half(cls, models: Models, point: TofcPoint) -> DeviceHalf:
+    def device_half(cls, models: Models, point: FeaturePoint) -> DeviceHalf:
         """The vision tower as it is, the point's reducer and codec."""
         from baselines.ablations.trained import CODEC, folder_of
         from harness.schemes.features import FeatureDevice, load_codec
@@ -65,7 +66,7 @@ class Ablation(Tofc):
         return FeatureDevice(cls.kind, vision, reducer, codec, point.merge_to)
 
     @classmethod
-    def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:
+    def server_half(cls, models: Models, point: FeaturePoint) -> ServerHalf:
         """The language model as it is, the point's projector and codec.
 
         Raises CheckpointError for a file that is absent, damaged or of other sizes.
@@ -84,7 +85,7 @@ class Ablation(Tofc):
         return FeatureServer(language, load_codec(cls.codec_type(), folder / CODEC, models.device), limits)
 
     @classmethod
-    def files(cls, backbone: str, point: TofcPoint) -> dict[str, Path]:
+    def files(cls, backbone: str, point: FeaturePoint) -> dict[str, Path]:
         """The files of the point's folder."""
         from baselines.ablations.trained import folder_of
 
