@@ -72,8 +72,8 @@ def write_comparison(run: Analysis, path: Path) -> None:
             "## Equal score",
             f"Where both curves have {equality.target:g} of {equality.reference}'s score. A ratio is the scheme's "
             "over the other's; its range is that over all scores that both reach. Intervals are over pictures; an end "
-            "may be unbounded. BD-rate is the mean difference of bytes at equal score, BD-score that of scores at equal "
-            "bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
+            "may be unbounded. BD-rate is the mean difference of bytes at equal score, BD-score that of scores at "
+            "equal bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
             _equal_scores(run) or "No two schemes have two or more points each that send something.",
         ]
         if len(run.latencies_at_equal_score):
