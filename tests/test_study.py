@@ -55,7 +55,7 @@ def _apart_from_times(record: Record) -> dict[str, pd.DataFrame]:
     """A run's rows without seconds and instants, and without the folder's name."""
     # Which start of the process timed a request is another when one is killed.
     stages = record.stages.to_pandas().drop(
-        columns=["seconds", "cpu_s", "run", "start", "disturbed_s"], errors="ignore"
+        columns=["seconds", "cpu_s", "waited_s", "load", "run", "start"], errors="ignore"
     )
     requests = record.requests.to_pandas()
     return {
