@@ -72,8 +72,8 @@ def write_comparison(run: Analysis, path: Path) -> None:
             "## Equal score",
             f"Where both curves have {equality.target:g} of {equality.reference}'s score. A ratio is the scheme's "
             "over the other's; its range is that over all scores that both reach. Intervals are over pictures; an end "
-            "may be unbounded. BD-rate is the mean difference of bytes at equal score, BD-score that of scores at equal "
-            "bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
+            "may be unbounded. BD-rate is the mean difference of bytes at equal score, BD-score that of scores at "
+            "equal bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
             _equal_scores(run) or "No two schemes have two or more points each that send something.",
         ]
         if len(run.latencies_at_equal_score):
@@ -89,13 +89,14 @@ def write_comparison(run: Analysis, path: Path) -> None:
 def _first_answers(run: Analysis) -> str:
     if run.first.empty:
         return "Nothing was timed."
+    several_users = run.first["users"].nunique() > 1
     rows = [
-        [str(row.channel), *([f"{row.users:.0f}"] if run.first["users"].nunique() > 1 else []), row.pipeline,
-         _seconds(row.total_mean_s), f"{row.ratio:.2f}", comparison.between(row.ratio_low, row.ratio_high, _plain),
-         row.reason]
-        for row in run.first.itertuples()
+        [row["channel"], *([f"{row['users']:.0f}"] if several_users else []), row["pipeline"],
+         _seconds(row["total_mean_s"]), f"{row['ratio']:.2f}",
+         comparison.between(row["ratio_low"], row["ratio_high"], _plain), row["reason"]]
+        for row in run.first.to_dict("records")
     ]  # fmt: skip
-    users = ["users"] if run.first["users"].nunique() > 1 else []
+    users = ["users"] if several_users else []
     return _lines(["uplink", *users, "scheme", "mean (s)", "times", "interval", "no interval because"], rows)
 
 
