@@ -66,7 +66,7 @@ def sweep(
     for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Table(title=f"{scheme} at {point}", title_justify="left", box=SIMPLE_HEAD)
         table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
-        table.add_column("uplink", no_wrap=True)
+        table.add_column("uplink", overflow="fold")  # A long name goes on below; numbers are never cut.
         for column in ("users", "mean", "p50", "p99", "answered"):
             table.add_column(column, justify="right", no_wrap=True)
         if spec.deadline_s is not None:
