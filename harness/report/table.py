@@ -18,7 +18,7 @@ from harness.units import format_bytes, format_seconds
 
 _Form = Callable[[float], str]
 
-_MOST_BESIDE = 5
+_MOST_BESIDE = 6
 
 
 def table(run: Analysis) -> Group:
@@ -73,11 +73,11 @@ def write_comparison(run: Analysis, path: Path) -> None:
             "## Equal score",
             f"Where both curves have {equality.target:g} of {equality.reference}'s score. A ratio is the scheme's "
             "over the other's; its range is that over all scores that both reach. Intervals are over pictures; an end "
-            "may be unbounded. BD-rate is the mean difference of bytes at equal score, BD-score that of scores at equal "
-            "bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
+            "may be unbounded. BD-rate is the mean difference of bytes at equal score, BD-score that of scores at "
+            "equal bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
             _equal_scores(run) or "No two schemes have two or more points each that send something.",
         ]
-        if len(run.latencies_at_equal_score):
+        if run.latencies_at_equal_score["ratio"].notna().any():
             parts += ["## Latency at equal score", _equal_latencies(run)]
         parts += [
             "## Equal tokens",
@@ -122,13 +122,11 @@ def _equal_scores(run: Analysis) -> str:
 
 def _equal_latencies(run: Analysis) -> str:
     rows = []
-    for row in run.latencies_at_equal_score.to_dict("records"):
-        ratio = "-"
-        if not math.isnan(row["ratio"]):
-            ratio = f"{row['ratio']:.2f} {comparison.between(row['ratio_low'], row['ratio_high'], _plain)}"
+    for row in run.latencies_at_equal_score.dropna(subset="ratio").to_dict("records"):
+        ratio = f"{row['ratio']:.2f} {comparison.between(row['ratio_low'], row['ratio_high'], _plain)}"
         times = [_seconds(row["test_s"]), _seconds(row["anchor_s"])]
-        rows.append([row["channel"], row["test"], row["anchor"], *times, ratio, row["reason"]])
-    return _lines(["uplink", "scheme", "other", "T (s)", "other's (s)", "ratio", "refused"], rows)
+        rows.append([row["channel"], row["test"], row["anchor"], *times, ratio])
+    return _lines(["uplink", "scheme", "other", "T (s)", "other's (s)", "ratio"], rows)
 
 
 def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
@@ -137,8 +135,7 @@ def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
     if run.numbers["users"].nunique() > 1:
         columns["users"] = ("users", _count)
     columns |= {part: (f"{part}_mean_s", _seconds) for part in run.parts}
-    if len(run.parts) == _MOST_BESIDE - 1 and run.deadline_s is None:
-        columns[f"at {100 * run.equality.confidence:g}\N{NO-BREAK SPACE}%"] = ("total_interval", str)
+    columns["±"] = ("total_half", _wide)
     if run.deadline_s is not None:
         columns[f"in {format_seconds(run.deadline_s)}"] = ("in_time", _share)
     return columns
@@ -237,6 +234,7 @@ def _timing(run: Analysis) -> str:
     return (
         f"times: mean seconds over the whole benchmark from {_range(replayed['timed'])} timed requests, link times "
         "from the bytes of all questions"
+        + f"; ±: the longer side of the mean's {100 * run.equality.confidence:g} % interval"
         + (f"; {run.session}" if run.session else "")
         + (f"; some are {' and '.join(unfirm)}" if unfirm else "")
         + (f"; {lost} never answered and not in the means" if lost else "")
@@ -250,14 +248,19 @@ def _range(counts: "pd.Series[float]") -> str:
 
 
 def _numbers(run: Analysis) -> pd.DataFrame:
-    """The run's numbers with the total's interval as it is written."""
-    low, high = run.numbers["total_mean_low_s"], run.numbers["total_mean_high_s"]
-    spans = ["none" if math.isnan(a) else f"{_seconds(a)}-{_seconds(b)}" for a, b in zip(low, high, strict=True)]
-    return run.numbers.assign(total_interval=spans)
+    """The run's numbers with the longer side of the total's interval, over the total."""
+    numbers = run.numbers
+    mean_s, low_s, high_s = (numbers[f"total_mean{end}_s"] for end in ("", "_low", "_high"))
+    return numbers.assign(total_half=pd.concat([mean_s - low_s, high_s - mean_s], axis=1).max(axis=1) / mean_s)
 
 
 def _score(row: "pd.Series[float]") -> str:
     return f"{row['score']:.1f}\n{_interval(row['score_low'], row['score_high'])}"
+
+
+def _wide(half: float) -> str:
+    """A relative half-width in percent, rounded up; ``none`` where no interval is promised."""
+    return "none" if math.isnan(half) else f"{math.ceil(100 * half)} %"
 
 
 def _plain(ratio: float) -> str:
