@@ -254,12 +254,19 @@ class Analysis:
         for pipeline, point in self._selected_keys:
             timed = self.setting.timed((pipeline, point))
             strata = cells.strata(self.profile(pipeline, point), self.population)
-            planned = precision.plan_latency(
-                means.components(timed.total_SR, *strata), latency, confidence=self.equality.confidence
-            )
+            if few := means.too_few(len(timed.samples)):
+                planned = precision.LatencyPlan(pictures=0, rounds=0, half_width=np.nan, reason=few)
+            else:
+                planned = precision.plan_latency(
+                    means.components(timed.total_SR, *strata),
+                    latency,
+                    at_least_rounds=means.MIN_ROUNDS,
+                    confidence=self.equality.confidence,
+                )
             bytes_pictures, bytes_reason = self._for_bytes(pipeline, payload)
             score_pictures = np.nan
-            if self.scored and (pipeline, point) != self.answers.reference:
+            enough = self.answers.n_clusters >= means.MIN_PICTURES
+            if self.scored and enough and (pipeline, point) != self.answers.reference:
                 own_C, reference_C = (
                     self.answers.contributions(key) for key in ((pipeline, point), self.answers.reference)
                 )
@@ -272,7 +279,7 @@ class Analysis:
                     "point": point,
                     "pictures": planned.pictures,
                     "rounds": planned.rounds,
-                    "latency_reason": f"{pipeline}: {planned.reason}" if planned.reason else "",
+                    "latency_reason": f"{pipeline}: {planned.reason}" if planned.reason and not few else planned.reason,
                     "bytes_pictures": bytes_pictures,
                     "bytes_reason": bytes_reason,
                     "score_pictures": score_pictures,

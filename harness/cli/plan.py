@@ -44,12 +44,12 @@ def plan(
     heads = (f"{latency:g} % of the latency", f"{payload:g} % of the bytes", f"{score:g} points of score")
     for head in heads:
         table.add_column(head, justify="right")
-    for row in found.itertuples():
-        timed = f"{row.pictures:.0f} pictures x {row.rounds:.0f} rounds" if row.pictures else "-"
-        table.add_row(str(row.pipeline), timed, _questions(row.bytes_pictures), _questions(row.score_pictures))
+    for row in found.to_dict("records"):
+        timed = f"{row['pictures']} pictures x {row['rounds']} rounds" if row["pictures"] else "-"
+        table.add_row(row["pipeline"], timed, _questions(row["bytes_pictures"]), _questions(row["score_pictures"]))
     console.print(table)
-    timed, answered = run.timed_pictures, int(run.points["clusters"].iloc[0])
-    console.print(f"now: {timed} timed pictures x {run.rounds} rounds; {answered} pictures with questions")
+    answered = int(run.points["clusters"].iloc[0])
+    console.print(f"now: {run.timed_pictures} timed pictures x {run.rounds} rounds; {answered} pictures with questions")
     if run.equality.reference in set(found["pipeline"]):
         console.print(
             f"bytes: over the next scheme's at equal score; score: the difference from {run.equality.reference}"

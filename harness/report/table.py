@@ -90,13 +90,20 @@ def write_comparison(run: Analysis, path: Path) -> None:
 def _first_answers(run: Analysis) -> str:
     if run.first.empty:
         return "Nothing was timed."
+    several_users = run.first["users"].nunique() > 1
     rows = [
-        [str(row.channel), *([f"{row.users:.0f}"] if run.first["users"].nunique() > 1 else []), row.pipeline,
-         _seconds(row.total_mean_s), f"{row.ratio:.2f}", comparison.between(row.ratio_low, row.ratio_high, _plain),
-         row.reason]
-        for row in run.first.itertuples()
-    ]  # fmt: skip
-    users = ["users"] if run.first["users"].nunique() > 1 else []
+        [
+            row["channel"],
+            *([f"{row['users']:.0f}"] if several_users else []),
+            row["pipeline"],
+            _seconds(row["total_mean_s"]),
+            f"{row['ratio']:.2f}",
+            comparison.between(row["ratio_low"], row["ratio_high"], _plain),
+            row["reason"],
+        ]
+        for row in run.first.to_dict("records")
+    ]
+    users = ["users"] if several_users else []
     return _lines(["uplink", *users, "scheme", "mean (s)", "times", "interval", "no interval because"], rows)
 
 
