@@ -208,7 +208,7 @@ def test_a_clock_that_stands_still_is_found(
 def test_truths_exchanged_before_a_resumption_are_not_mixed(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
 ) -> None:
-    """A sample's digest changes with its truth, so that it is answered anew; every point is judged against one truth."""
+    """A sample's digest changes with its truth, so that it is answered anew: no point keeps another truth."""
     schedule = Measure(timed_samples=6, repeats=1)
     with pytest.raises(KeyboardInterrupt):
         time(tmp_path / "run", begin(manifest, schedule), _judged(asked, 16), schedule, Told(stop_at=1))
