@@ -9,7 +9,6 @@ import torch
 
 from harness.models import torchvision_ops
 
-
 with_torchvision = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None, reason="torchvision, which comes with compressai, is not installed"
 )
