@@ -348,6 +348,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except HarnessError as error:
             print(error, file=sys.stderr)
             return 2
+        except KeyError as error:
+            print(f"{options.folder}: lacks {error}; code the streams again", file=sys.stderr)
+            return 2
     print("\n".join(told))
     return 1 if wrong else 0
 
