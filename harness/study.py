@@ -18,6 +18,7 @@ from harness.measure import Halves, Reporter
 from harness.profiling.machine import fingerprint, machine_name
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
+from harness.records import SampleRow, to_table
 from harness.replay import Profile, sweep
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
@@ -70,12 +71,14 @@ def run(
 
     machine = {**fingerprint(), "torch_threads": torch.get_num_threads()}
     with Run.open_or_create(folder, stock.manifest(folder.name, machine, command), fresh=fresh) as ongoing:
-        ongoing.record_samples(sample_rows(stock.samples))
+        shown = list(sample_rows(stock))
+        ongoing.record_samples(shown)
         plan = measure.Plan(
             halves=study.halves,
             samples=stock.samples,
             sample_digests=stock.sample_digests,
             depends=stock.depends,
+            patches=[row.patches for row in shown],
             scoring=scenario.scoring,
         )
         workers = workers_for(study.device, torch.get_num_threads())
@@ -90,6 +93,7 @@ def run(
             device=study.device,
             telemetry=Telemetry(),
         )
+        measure.weigh(plan, ongoing, reporter, seed=scenario.seed, machine=machine_name(), device=study.device)
         replay(study, ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
@@ -125,10 +129,11 @@ def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:
         )
         for pipeline, point in study.halves
     }
+    samples = to_table(SampleRow, sample_rows(study.stock)) if spec.question_text else None
     pending = ongoing.expect(units)
     reporter.phase("replay", total=len(units), done=len(units) - len(pending))
     for unit in pending:
-        profile = Profile.from_tables(stages, outcomes, *units[unit])
+        profile = Profile.from_tables(stages, outcomes, *units[unit], samples=samples)
         ongoing.add(unit, requests=sweep([profile], spec))
         reporter.advance()
 

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from baselines.ablations.schemes import (
+    CODEC,
+    WEIGHTS,
     Ablation,
     Factorized,
     Heuristic,
@@ -32,7 +34,7 @@ from baselines.ablations.schemes import (
     VisionZipDominant,
     VisionZipMerging,
 )
-from baselines.ablations.trained import CODEC, WEIGHTS, LearnedReducer, Trained, trained_around
+from baselines.ablations.trained import LearnedReducer, Trained, trained_around
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice

@@ -36,6 +36,7 @@ log q_r = log y_r^A - log y_r^B, z_s = mean_r (y_sr^A / y_r^A - y_sr^B / y_r^B),
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -141,6 +142,17 @@ def mean_latency(
     level_R = study.levels(study.seconds_SR)
     value = float(level_R.mean())
     return study.interval(value, np.log(level_R), study.seconds_SR / level_R, start_R, confidence, scale="mean")
+
+
+def split_mean(
+    total_SR: ArrayLike,
+    parts: Sequence[ArrayLike],
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+) -> list[float]:
+    """The means of parts that add up to a total, by the weights of :func:`mean_latency` of that: they add up too."""
+    study = _Study(total_SR, stratum_S, population_N, "auto")
+    return [float(study.levels(np.asarray(part, dtype=np.float64)).mean()) for part in parts]
 
 
 def ratio_within_rounds(

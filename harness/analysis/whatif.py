@@ -18,42 +18,34 @@ A system in which more work comes in than can be done has no mean: its utilisati
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import scipy.optimize
 import scipy.special
-from numpy.typing import ArrayLike
 
 from harness.analysis import latency, percentiles
+from harness.analysis.cells import (
+    Population,
+    instability,
+    mean_of_rows,
+    of_pictures,
+    percentile_of_rows,
+    requests_meet,
+    strata,
+    times_and_known,
+)
 from harness.analysis.latency import required_samples, share_in_time, total_s
 from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Floats, Profile
-from harness.scenario.replay import ClosedLoop, ConstantUplink, Periodic, Poisson, Replay, Uplink, Wire
-
-if TYPE_CHECKING:
-    import pandas as pd
+from harness.scenario.replay import ClosedLoop, ConstantUplink, Replay, Uplink, Wire
 
 Statistic = Callable[[Floats], float]
 
 _RATES = 64
 """How many rates a crossing is looked for at before it is solved for."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Population:
-    """What is known of all questions of a benchmark, of which a few pictures were timed.
-
-    ``stratum_of`` maps the timed samples to their strata (counts of tiles) and ``stratum_N`` (N,) holds those of all;
-    ``payload_bytes`` maps (pipeline, point) to the payloads of all questions, from which link times are taken.
-    """
-
-    stratum_of: Mapping[str, float]
-    stratum_N: ArrayLike
-    payload_bytes: Mapping[tuple[str, str], ArrayLike]
 
 
 def percentile(q: float) -> Statistic:
@@ -69,7 +61,7 @@ def mean(values: Floats) -> float:
 def deadline_share(requests: pa.Table, deadline_s: float, confidence: float = 0.95) -> Estimate:
     """The share of requests answered within ``deadline_s``, by pictures; those never answered have missed it."""
     met = total_s(requests) <= deadline_s
-    return percentiles.share(_of_pictures(requests, met)[:, None], confidence=confidence).estimate
+    return percentiles.share(of_pictures(requests, met)[:, None], confidence=confidence).estimate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +107,9 @@ def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellS
                 pipeline=str(pipeline),
                 point=str(point),
                 answered=len(done) / len(rows),
-                mean_s=_mean_of_rows(done),
-                p50_s=_percentile_of_rows(rows, 0.5),
-                p99_s=_percentile_of_rows(rows, 0.99),
+                mean_s=mean_of_rows(done),
+                p50_s=percentile_of_rows(rows, 0.5),
+                p99_s=percentile_of_rows(rows, 0.99),
                 in_time=in_time,
             )
         )
@@ -148,31 +140,6 @@ def replicated(
     half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
     high = value * math.exp(half / value) if value > 0 else half
     return Estimate(value, max(0.0, value - half), high)
-
-
-def instability(profile: Profile, cell: Cell) -> str:
-    """``unstable: utilisation 1.3 of the servers`` where queues grow without end, else empty.
-
-    Users of a closed loop wait for their answers, so that it is never unstable; batches, and links whose rate varies,
-    are not judged.
-    """
-    spec, uplink = cell.spec, cell.uplink
-    match spec.arrivals:
-        case Poisson(rate_hz=rate_hz):
-            each_hz = rate_hz
-        case Periodic(every_s=every_s):
-            each_hz = 1 / every_s
-        case _:
-            return ""
-    if spec.batching is None:
-        rho = percentiles.utilisation(cell.users * each_hz, float(profile.server_s.mean()), spec.servers)
-        if reason := percentiles.unstable(rho, "servers"):
-            return reason
-    if isinstance(uplink, ConstantUplink):
-        senders = 1 if spec.sharing == "own" else cell.users
-        link_s = 8 * float(profile.payload_bytes.mean()) / uplink.rate_bps
-        return percentiles.unstable(percentiles.utilisation(senders * each_hz, link_s, 1), "uplink")
-    return ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,8 +182,8 @@ def crossover(
         uplink = ConstantUplink.model_construct(
             kind="constant", rate_bps=math.exp(log_rate), name="", wire=wire or Wire()
         )
-        times, known = zip(*(_times_and_known(p, once, uplink, population) for p in (a, b)), strict=True)
-        stratum_S, stratum_N = _strata(a, population)
+        times, known = zip(*(times_and_known(p, once, uplink, population) for p in (a, b)), strict=True)
+        stratum_S, stratum_N = strata(a, population)
         return difference_within_rounds(
             times[0], times[1], stratum_S, stratum_N, a_known=known[0], b_known=known[1], confidence=confidence
         )
@@ -328,9 +295,9 @@ def advise(
             elif in_time.high > 1:
                 in_time = dataclasses.replace(in_time, high=1.0)
         else:
-            times_SR, known_s = _times_and_known(profile, spec, uplink, population)
-            mean_s = mean_latency(np.maximum(times_SR, 1e-12), *_strata(profile, population)).plus(known_s)
-            spent_SR = _times_and_known(profile, spec, uplink, None)[0]
+            times_SR, known_s = times_and_known(profile, spec, uplink, population)
+            mean_s = mean_latency(np.maximum(times_SR, 1e-12), *strata(profile, population)).plus(known_s)
+            spent_SR = times_and_known(profile, spec, uplink, None)[0]
             p95_s = percentiles.percentile(spent_SR, 0.95).estimate
             in_time = percentiles.share(spent_SR <= deadline_s).estimate
         score = scores[profile.pipeline, profile.point]
@@ -353,49 +320,6 @@ def advise(
     return sorted(advices, key=lambda advice: (bool(advice.rejected), advice.mean_s.value))
 
 
-def requests_meet(cell: Cell) -> bool:
-    """Whether a request may wait for another, or meet a link of another rate: then replays differ from each other."""
-    alone = cell.users == 1 and isinstance(cell.spec.arrivals, ClosedLoop)
-    return not (alone and isinstance(cell.uplink, ConstantUplink) and not cell.uplink.wire.burst_bytes)
-
-
-def _times_and_known(
-    profile: Profile, spec: Replay, uplink: Uplink, population: Population | None
-) -> tuple[Floats, float]:
-    """T by picture and round; with a population, T less the link's part, and the mean of that over all questions."""
-    once = Cell(spec=spec.model_copy(update={"requests": None}), uplink=uplink, users=1, seed=0)
-    key = (profile.pipeline, profile.point)
-    if population is None or key not in population.payload_bytes:
-        return _matrix(profile, total_s(replay(profile, once))), 0.0
-    n_bytes = np.asarray(population.payload_bytes[key], dtype=np.int64)
-    nothing = np.zeros(n_bytes.size)
-    links = Profile(
-        pipeline=profile.pipeline,
-        point=profile.point,
-        samples=tuple(str(place) for place in range(n_bytes.size)),
-        payload_bytes=n_bytes,
-        device_s=nothing,
-        server_stages=("none",),
-        server_stage_s=nothing[:, None],
-    )
-    return _matrix(profile, profile.device_s + profile.server_s), float(total_s(replay(links, once)).mean())
-
-
-def _strata(profile: Profile, population: Population | None) -> tuple[Floats | None, ArrayLike | None]:
-    if population is None:
-        return None, None
-    names = dict.fromkeys(profile.samples)
-    return np.array([population.stratum_of[name] for name in names], dtype=np.float64), population.stratum_N
-
-
-def _matrix(profile: Profile, values: Floats) -> Floats:
-    """Values of timed requests as pictures by rounds (S, R); raises ResultsError for unequal repeats."""
-    n_pictures = len(set(profile.samples))
-    if len(values) % n_pictures or len(set(map(profile.samples.count, set(profile.samples)))) > 1:
-        raise ResultsError(f"{profile.pipeline} at {profile.point}: its pictures were not timed equally often")
-    return np.asarray(values, dtype=np.float64).reshape(n_pictures, -1)
-
-
 def _resampled(profile: Profile, seed: int) -> Profile:
     """The profile of as many pictures drawn with replacement; one drawn twice is two pictures."""
     rng = np.random.default_rng([seed, 1])
@@ -412,36 +336,3 @@ def _resampled(profile: Profile, seed: int) -> Profile:
         device_s=profile.device_s[rows],
         server_stage_s=profile.server_stage_s[rows],
     )
-
-
-def _of_pictures(requests: pa.Table, values: ArrayLike) -> Floats:
-    """The mean of each sample's values, (S,)."""
-    sample = requests["sample"].to_numpy(zero_copy_only=False).astype(np.str_)
-    _, place = np.unique(sample, return_inverse=True)
-    return np.bincount(place, np.asarray(values, np.float64)) / np.bincount(place)
-
-
-def _mean_of_rows(done: "pd.DataFrame") -> Estimate:
-    """The mean of answered requests: pictures' means, with what the seeds scatter beyond the pictures added."""
-    if done.empty:
-        return Estimate(math.inf, math.nan, math.nan, "no request was answered")
-    of_pictures = mean_latency(np.maximum(done.groupby("sample")["spent_s"].mean().to_numpy(float), 1e-12)[:, None])
-    value = float(done["spent_s"].mean())
-    by_seed = done.groupby("seed")["spent_s"].mean().to_numpy(float)
-    streams = percentiles.over_replications(by_seed)
-    over_streams = 0.0 if math.isnan(streams.low) else streams.high - streams.value
-    low = math.hypot(of_pictures.value - of_pictures.low, over_streams)
-    high = math.hypot(of_pictures.high - of_pictures.value, over_streams)
-    return Estimate(value, max(0.0, value - low), value + high, of_pictures.reason)
-
-
-def _percentile_of_rows(rows: "pd.DataFrame", p: float) -> Estimate:
-    """A percentile of requests, its interval by pictures (Woodruff) where they certify it."""
-    spent_s = rows["spent_s"].to_numpy(float)
-    value = latency.percentile(spent_s, p)
-    inside_S = (rows["spent_s"] <= value).groupby(rows["sample"]).mean().to_numpy(float)
-    ends = percentiles.ends_of_percentile(inside_S[:, None], p)
-    if isinstance(ends, str):
-        return Estimate(value, math.nan, math.nan, ends)
-    low, high = (latency.percentile(spent_s, max(end, 1e-12)) for end in ends)
-    return Estimate(value, low, high)

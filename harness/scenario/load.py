@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ def as_given(scenario: Scenario) -> dict[str, Any]:
 
 def scenario_hash(scenario: Scenario) -> str:
     """A SHA-256 over all that the scenario decides (its title does not), in 16 hexadecimal digits."""
-    decisive = {key: value for key, value in as_given(scenario).items() if key != "title"}
+    return hash_of(as_given(scenario))
+
+
+def hash_of(given: Mapping[str, Any]) -> str:
+    """:func:`scenario_hash` of the plain data that :func:`as_given` makes of a scenario."""
+    decisive = {key: value for key, value in given.items() if key != "title"}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
