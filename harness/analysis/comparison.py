@@ -4,11 +4,12 @@ The last is the paper's Table I: what merging keeps of the backbone's score wher
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from harness.analysis import curves, means
 from harness.analysis.cells import Key, Setting, strata, times_and_known
@@ -75,9 +76,10 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
     """:func:`first_answers` as a sentence for each uplink; none where nothing was timed."""
     sentences = []
     several_users = first["users"].nunique() > 1
-    for (_, channel, users), rows in first.groupby(_UPLINK, sort=False):
+    for _, rows in first.groupby(_UPLINK, sort=False):
         leader, others = rows.iloc[0], rows.iloc[1:]
-        where = f"{channel}, {users:.0f} user{'s' * (users > 1)}" if several_users else str(channel)
+        users = int(leader["users"])
+        where = f"{leader['channel']}, {users} user{'s' * (users > 1)}" if several_users else str(leader["channel"])
         mean = format_seconds(leader["total_mean_s"])
         if others.empty:
             sentences.append(f"{where}: {leader['pipeline']} alone was timed, {mean}")
@@ -85,8 +87,8 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
         open_ = others[(others["ratio_low"] <= 1) & (others["ratio_high"] >= 1)]["pipeline"].tolist()
         names = " or ".join([str(leader["pipeline"]), *open_])
         listed = ", ".join(
-            f"{row.pipeline} {_times(row.ratio)} {between(row.ratio_low, row.ratio_high, _times)}"
-            for row in others.itertuples()
+            f"{row['pipeline']} {_times(row['ratio'])} {between(row['ratio_low'], row['ratio_high'], _times)}"
+            for row in others.to_dict("records")
         )
         leads = f"{names} answers first, {mean}"
         if open_:
@@ -108,14 +110,14 @@ def ladders(points: pd.DataFrame, answers: Answers) -> dict[tuple[str, str], Lad
         if len(rungs) < 2:
             continue
         keys = [(str(pipeline), str(point)) for point in rungs["point"]]
-        name = f"{pipeline} ({ladder})" if several[pipeline] > 1 else str(pipeline)
+        name = f"{pipeline} ({ladder})" if several[str(pipeline)] > 1 else str(pipeline)
         score_BP = np.column_stack([answers.resampled(key) for key in keys])
         found[str(pipeline), str(ladder)] = Ladder.fit(name, rungs["payload_bytes"], rungs["score"], score_BP)
     return found
 
 
 def equal_scores(
-    found: Mapping[tuple[str, str], Ladder], target: float, target_B: Sequence[float], confidence: float
+    found: Mapping[tuple[str, str], Ladder], target: float, target_B: ArrayLike, confidence: float
 ) -> pd.DataFrame:
     """Each ladder against each later one of another scheme, at equal score and over all that both measured.
 
@@ -173,7 +175,7 @@ def latencies_at_equal_score(
     points: pd.DataFrame,
     setting: Setting,
     target: float,
-    target_B: Sequence[float],
+    target_B: ArrayLike,
 ) -> pd.DataFrame:
     """T of each pair of ladders where both have the score ``target``, at each constant uplink without a wire model.
 

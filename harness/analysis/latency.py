@@ -13,7 +13,7 @@ Intervals are those of :mod:`harness.analysis.means`, over pictures; latencies a
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -183,7 +183,7 @@ def _least_firm(named: "pd.Series[str]") -> str:
     return max(named, key=SOURCES.index)
 
 
-def part_source(firmness: dict[tuple[str, str, str], str], key: tuple[str, str], part: str) -> str | None:
+def part_source(firmness: Mapping[tuple[str, str, str], str], key: tuple[str, str], part: str) -> str | None:
     """The least firm source of a part of a point's latency; None where it has none."""
     sides = ("device", "server") if part == "total" else (part,)
     named = [firmness[*key, side] for side in sides if (*key, side) in firmness]

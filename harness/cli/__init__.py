@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate, weights
+from harness.cli import advise, check, data, inspect, plan, plot, run, sweep, trace, train, validate, weights
 from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
@@ -36,6 +36,7 @@ for command in (
     run.run,
     run.show,
     plot.plot,
+    plan.plan,
     check.check,
     check.schema,
     sweep.sweep,

@@ -11,6 +11,7 @@ from numba.core.dispatcher import Dispatcher
 
 from harness.tofc import density_peaks
 from harness.tofc.merging import cluster_on_accelerator, merge
+from harness.tofc.reducer import Merging
 
 
 def oracle(x_VD: torch.Tensor, n_clusters: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -265,6 +266,14 @@ def test_pooling_spreads_the_gradient_over_the_cluster() -> None:
     sizes_C = torch.bincount(merged.labels_PV[0])
     assert x_PVD.grad is not None
     assert torch.allclose(x_PVD.grad[0, :, 0], 1 / sizes_C[merged.labels_PV[0]])
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_a_reducer_merges_over_its_neighbours(k: int) -> None:
+    """K is that of the point, and 5 where none is given."""
+    x_PVD = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(k))
+    assert torch.equal(Merging(k)(x_PVD, 7), merge(x_PVD, 7, k).y_PCD)
+    assert torch.equal(Merging()(x_PVD, 7), merge(x_PVD, 7, 5).y_PCD)
 
 
 def test_half_precision_features_keep_their_dtype() -> None:
