@@ -8,18 +8,19 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from harness.data.gathered import Gathered
-from harness.data.sample import Sample
+from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
-from harness.models.contract import Answer, Untimed
+from harness.edge.client import Transfer
+from harness.models.contract import Answer, Clock, Untimed
 from harness.profiling.clock import StageClock, synchroniser
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
-from harness.records import OutcomeRow, Side, StageRow
+from harness.records import LinkRow, OutcomeRow, Side, StageRow
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
@@ -37,9 +38,26 @@ class Split:
     device: DeviceHalf
     server: ServerHalf
 
+    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:
+        """What the server half answers about an envelope; nothing is under way."""
+        return receive(self.server, data, questions, clock, kind=self.kind), None
+
+
+class Parted(Protocol):
+    """A scheme at one point, wherever its server half is: a :class:`Split`, or one of :mod:`harness.edge.client`."""
+
+    @property
+    def device(self) -> DeviceHalf:
+        """The device half."""
+        ...
+
+    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], Transfer | None]:
+        """The answers about an envelope, and how long it was under way where there was a way."""
+        ...
+
 
 Key = tuple[str, str]
-Halves = Mapping[Key, Split]
+Halves = Mapping[Key, Parted]
 """By pipeline and point."""
 
 
@@ -126,13 +144,15 @@ def time(
     machine: str,
     device: str,
     telemetry: Telemetry,
+    server: str | None = None,
 ) -> None:
     """Times every scheme on ``schedule.timed_samples`` samples, in ``schedule.repeats`` rounds.
 
     In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time,
     so that drift hits all alike; ``telemetry`` watches the clocks meanwhile. A row is committed for each stage, all of
-    a turn together. Whenever a process begins to time, ``schedule.warmup`` requests of each scheme that it times are
-    run and dropped.
+    a turn together, and one for the way of each request over a network. ``machine`` runs the device halves, ``server``
+    the server halves, without it the same. Whenever a process begins to time, ``schedule.warmup`` requests of each
+    scheme that it times are run and dropped.
     """
     timed = _timed_places(plan, schedule.timed_samples)
     turns = [
@@ -155,26 +175,34 @@ def time(
             warm = True
             ongoing.record_telemetry(telemetry.sources)
         rows: list[StageRow] = []
+        links: list[LinkRow] = []
         telemetry.begin()
         for unit in left:
             pipeline, point = turn[unit]
-            clocks = _request(plan.halves[pipeline, point], sample, device)
+            clocks, transfer = _request(plan.halves[pipeline, point], sample, device)
+            machines: dict[Side, str] = {"device": machine, "server": server or machine}
+            facts: dict[str, Any] = {
+                "run": ongoing.manifest.name,
+                "unit": unit.key,
+                "pipeline": pipeline,
+                "point": point,
+                "sample": sample.id,
+                "repeat": repeat,
+                "start": ongoing.start,
+                "source": "measured",
+            }
+            if transfer is not None:
+                way = dataclasses.asdict(transfer)
+                links.append(LinkRow(**facts, **way, machine=machine, server=machines["server"]))
             rows += [
                 StageRow(
-                    run=ongoing.manifest.name,
-                    unit=unit.key,
-                    pipeline=pipeline,
-                    point=point,
-                    sample=sample.id,
-                    repeat=repeat,
+                    **facts,
                     round=repeat,
-                    start=ongoing.start,
                     side=side,
                     stage=stage,
                     seconds=seconds,
                     cpu_s=clock.cpu_s[stage],
-                    machine=machine,
-                    source="measured",
+                    machine=machines[side],
                 )
                 for side, clock in clocks.items()
                 for stage, seconds in clock.seconds.items()
@@ -182,7 +210,7 @@ def time(
             telemetry.look()
         if lowered := telemetry.end():
             ongoing.record_telemetry(telemetry.sources, lowered)
-        ongoing.add(left, stages=rows)
+        ongoing.add(left, stages=rows, links=links)
         reporter.advance()
     if warm:
         ongoing.record_telemetry(telemetry.sources)
@@ -224,7 +252,7 @@ def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: st
         n_bytes, answers = 0, [sent, *(answer for answer in others if isinstance(answer, Answer))]
     else:
         questions = [sample.question for sample in samples]
-        n_bytes, answers = len(sent), receive(split.server, sent, questions, Untimed(), kind=split.kind)
+        n_bytes, (answers, _) = len(sent), split.serve(sent, questions, Untimed())
     for sample, answer in zip(samples, answers, strict=True):
         yield OutcomeRow(
             run=run,
@@ -242,13 +270,12 @@ def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: st
         )
 
 
-def _request(split: Split, sample: Sample, device: str) -> dict[Side, StageClock]:
-    """One request through both halves, each with its own clock."""
+def _request(split: Parted, sample: Sample, device: str) -> tuple[dict[Side, StageClock], Transfer | None]:
+    """One request through both halves, each with its own clock, and its way between them."""
     clocks: dict[Side, StageClock] = {
         "device": StageClock(synchroniser(device)),
         "server": StageClock(synchroniser(device)),
     }
     sent = send(split.device, sample, clocks["device"])
-    if not isinstance(sent, Answer):
-        receive(split.server, sent, [sample.question], clocks["server"], kind=split.kind)
-    return clocks
+    transfer = None if isinstance(sent, Answer) else split.serve(sent, [sample.question], clocks["server"])[1]
+    return clocks, transfer

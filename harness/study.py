@@ -7,6 +7,7 @@ later step reads rows and writes rows (``harness/records.py``); nothing else pas
 points and drawing work on those rows alone, whenever they are wanted (``harness/analysis``, ``harness/report``).
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,11 @@ from typing import Any
 
 from harness import catalog, measure
 from harness.analysis import Analysis, validity
-from harness.measure import Halves, Reporter
+from harness.edge.client import Peer, PeerTelemetry, Remote, RemoteSplit
+from harness.edge.protocol import VERSION, Info
+from harness.edge.server import Limits, Service
+from harness.measure import Halves, Key, Parted, Reporter
+from harness.models.contract import Models
 from harness.profiling.machine import fingerprint, machine_name
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
@@ -42,12 +47,14 @@ def run(
     allow_stand_ins: bool = True,
     fresh: bool = False,
     command: Sequence[str] = (),
+    remote: Remote | None = None,
 ) -> None:
     """Runs a scenario into ``folder``, or completes the run that is there.
 
     A complete run of which nothing has changed is left alone; of another, what depends on a change is worked again.
-    Raises UnavailableError where something that the scenario names is not installed and has no stand-in, and
-    ResultsError where the folder holds another study.
+    With a ``remote`` its server runs the server halves. Raises UnavailableError where something that the scenario names
+    is not installed and has no stand-in, ResultsError where the folder holds another study, and PeerError where the
+    server is absent or another than it must be.
     """
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
@@ -64,12 +71,22 @@ def run(
         swaps = [f"{ran} runs instead of {' and '.join(wanted)}." for ran, wanted in wanted_of.items()]
         reporter.warn("\n".join([*stock.absent, *swaps, "Every table and figure of this run says so."]))
     stock.refuse_pictures()
-    study = prepare(stock)
+    with contextlib.ExitStack() as leaving:
+        peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock)))
+        _work(prepare(stock, peer), folder, peer, reporter=reporter, fresh=fresh, command=command)
 
+
+def _work(
+    study: Study, folder: Path, peer: Peer | None, *, reporter: Reporter, fresh: bool, command: Sequence[str]
+) -> None:
+    """Measures and replays what is left to do, and completes the run."""
     import torch
 
+    stock, scenario = study.stock, study.stock.scenario
     machine = {**fingerprint(), "torch_threads": torch.get_num_threads()}
-    with Run.open_or_create(folder, stock.manifest(folder.name, machine, command), fresh=fresh) as ongoing:
+    server = None if peer is None else peer.info.provenance()
+    manifest = stock.manifest(folder.name, machine, command, server)
+    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
         ongoing.record_samples(sample_rows(stock.samples))
         plan = measure.Plan(
             halves=study.halves,
@@ -78,7 +95,8 @@ def run(
             depends=stock.depends,
             scoring=scenario.scoring,
         )
-        workers = workers_for(study.device, torch.get_num_threads())
+        # A connection is one process's, and a server answers one request at a time.
+        workers = 1 if peer is not None else workers_for(study.device, torch.get_num_threads())
         measure.answer(plan, ongoing, reporter, workers=workers)
         measure.time(
             plan,
@@ -88,14 +106,53 @@ def run(
             seed=scenario.seed,
             machine=machine_name(),
             device=study.device,
-            telemetry=Telemetry(),
+            telemetry=Telemetry() if peer is None else PeerTelemetry(peer),
+            server=None if server is None else server.machine["name"],
         )
         replay(study, ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
 
-def prepare(stock: Stock) -> Study:
-    """Makes both halves of every scheme at every point."""
+def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Info:
+    """What decides the answers and times of this side, for the other side to compare itself with. Imports no torch."""
+    scenario = stock.scenario
+    here = stock.manifest("", fingerprint(), ()).sessions[-1]
+    depends: dict[str, dict[str, dict[str, str]]] = {}
+    for (pipeline, label), of_point in stock.depends.items():
+        depends.setdefault(pipeline, {})[label] = dict(of_point)
+    return Info(
+        protocol=VERSION,
+        version=here.harness_version,
+        code=here.code,
+        commit=here.commit,
+        dirty=here.dirty,
+        packages=here.packages,
+        machine=here.machine,
+        telemetry=dict(telemetry or {}),
+        backbone=stock.backbone,
+        max_pixels=scenario.max_pixels,
+        threads=scenario.measure.threads,
+        kinds={pipeline: scheme.kind for (pipeline, _), (scheme, _) in stock.points.items()},
+        points=stock.parameters,
+        depends=depends,
+    )
+
+
+def prepare(stock: Stock, peer: Peer | None = None) -> Study:
+    """Makes both halves of every scheme at every point, or the device halves alone where a server has the others."""
+    models, device = load_models(stock)
+    halves: dict[Key, Parted] = {}
+    for key, (scheme, point) in stock.points.items():
+        here = scheme.device_half(models, point)
+        if peer is None:
+            halves[key] = measure.Split(kind=scheme.kind, device=here, server=scheme.server_half(models, point))
+        else:
+            halves[key] = RemoteSplit(here, peer, key)
+    return Study(stock=stock, halves=halves, device=device)
+
+
+def load_models(stock: Stock) -> tuple[Models, str]:
+    """The parts of the scenario's model, none of which is read yet, and the device on which they are to compute."""
     import torch
 
     scenario = stock.scenario
@@ -103,14 +160,14 @@ def prepare(stock: Stock) -> Study:
         torch.set_num_threads(scenario.measure.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     load = catalog.load("backbone", stock.backbone, catalog.BACKBONES)
-    models = load(stock.backbone, device=device, weights=scenario.weights, max_pixels=scenario.max_pixels)
-    halves: Halves = {
-        key: measure.Split(
-            kind=scheme.kind, device=scheme.device_half(models, point), server=scheme.server_half(models, point)
-        )
-        for key, (scheme, point) in stock.points.items()
-    }
-    return Study(stock=stock, halves=halves, device=device)
+    return load(stock.backbone, device=device, weights=scenario.weights, max_pixels=scenario.max_pixels), device
+
+
+def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
+    """The server halves of every scheme at every point, loaded and ready to be served."""
+    models, device = load_models(stock)
+    halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
+    return Service(halves, describe(stock, telemetry=Telemetry().sources), device=device, token=token, limits=limits)
 
 
 def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:

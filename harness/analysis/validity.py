@@ -97,10 +97,14 @@ def _questions(run: Analysis) -> Iterator[str]:
 
 def _one_machine(record: Record, stages: pd.DataFrame) -> Iterator[str]:
     # Machines of one name may differ in what decides speed: their ids, which the sessions have, do then.
-    ids = {start: session.machine["id"] for start, session in enumerate(record.manifest.sessions)}
+    sessions = record.manifest.sessions
+    ids = {
+        "device": {start: session.machine["id"] for start, session in enumerate(sessions)},
+        "server": {start: (session.server or session).machine["id"] for start, session in enumerate(sessions)},
+    }
     measured = stages[stages["source"] == "measured"]
-    measured = measured.assign(id=measured["start"].map(ids).fillna(""))
     for side, of_side in measured.groupby("side"):
+        of_side = of_side.assign(id=of_side["start"].map(ids[str(side)]).fillna(""))
         machines = of_side[["machine", "id"]].drop_duplicates()
         if len(machines) > 1:
             names = machines["machine"].drop_duplicates().sort_values()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import advise, check, data, inspect, plot, run, sweep, trace, train, validate, weights
+from harness.cli import advise, check, data, inspect, plot, run, serve, sweep, trace, train, validate, weights
 from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
@@ -35,6 +35,7 @@ app = group(
 for command in (
     run.run,
     run.show,
+    serve.serve,
     plot.plot,
     check.check,
     check.schema,

@@ -44,6 +44,27 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _refuse_nameless(machine: Mapping[str, Any]) -> None:
+    if not all(isinstance(machine.get(key), str) for key in ("id", "name")):
+        raise ValueError("a machine has an 'id' and a 'name', both text")
+
+
+class Server(_Strict):
+    """Where a session's server halves ran, if on another machine than its device halves; fields as in Session."""
+
+    harness_version: str
+    commit: str | None
+    dirty: bool | None
+    code: str
+    packages: dict[str, str]
+    machine: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _machine_is_named(self) -> Self:
+        _refuse_nameless(self.machine)
+        return self
+
+
 class Session(_Strict):
     """One stretch of work on a run: from the start of a process to its end, or to its death.
 
@@ -51,7 +72,7 @@ class Session(_Strict):
     of its Python files. ``machine`` is a plain mapping with at least an ``id`` and a ``name``. ``telemetry`` says of
     each kind what watched the clocks while stages were timed, or that it is unavailable; it is empty where nothing was
     timed. ``throttled`` has each sentence of the telemetry on a lowered clock, and in how many units of timed requests
-    it was true.
+    it was true. ``server`` is null where both halves ran in this process.
     """
 
     started_utc: str
@@ -64,11 +85,11 @@ class Session(_Strict):
     machine: dict[str, Any]
     telemetry: dict[str, str] = Field(default_factory=dict)
     throttled: dict[str, int] = Field(default_factory=dict)
+    server: Server | None = None
 
     @model_validator(mode="after")
     def _machine_is_named(self) -> Self:
-        if not all(isinstance(self.machine.get(key), str) for key in ("id", "name")):
-            raise ValueError("a machine has an 'id' and a 'name', both text")
+        _refuse_nameless(self.machine)
         return self
 
 
@@ -122,7 +143,8 @@ class Manifest(_Strict):
     @property
     def machines(self) -> tuple[str, ...]:
         """The names of the machines that took part, in order of appearance."""
-        return tuple(dict.fromkeys(session.machine["name"] for session in self.sessions))
+        sides = (side for session in self.sessions for side in (session, session.server) if side is not None)
+        return tuple(dict.fromkeys(side.machine["name"] for side in sides))
 
     @property
     def throttling(self) -> str:
@@ -133,7 +155,11 @@ class Manifest(_Strict):
             return "not recorded"
         # A clock alone is no verdict: a governor lowers it too.
         watched = [
-            [what for kind, what in telemetry.items() if kind != "clocks" and not what.startswith(UNAVAILABLE)]
+            [
+                what
+                for kind, what in telemetry.items()
+                if not kind.endswith("clocks") and not what.startswith(UNAVAILABLE)
+            ]
             for telemetry in told
         ]
         if not any(watched):
@@ -178,6 +204,7 @@ def begin(
     seed: int,
     command: Sequence[str],
     machine: Mapping[str, Any],
+    server: Server | None = None,
 ) -> Manifest:
     """The manifest of a run that starts now, in this process, from this checkout of the harness."""
     commit, dirty = checkout(Path(__file__).parents[2])
@@ -190,6 +217,7 @@ def begin(
         code=of_code(),
         packages=package_versions(),
         machine=dict(machine),
+        server=server,
     )
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -235,7 +263,19 @@ def software_changes(old: Manifest, new: Manifest) -> list[str]:
         f"{name} ({before.packages.get(name, 'absent')} before, {now.packages.get(name, 'absent')} now)"
         for name in changed(before.packages, now.packages)
     ]
+    if (before.server is None) != (now.server is None):
+        packages.append(f"where the server halves run ({_where(before)} before, {_where(now)} now)")
+    elif before.server is not None and now.server is not None:
+        packages += [
+            f"the server's {name} ({before.server.packages.get(name, 'absent')} before, "
+            f"{now.server.packages.get(name, 'absent')} now)"
+            for name in changed(before.server.packages, now.server.packages)
+        ]
     return [*(["the harness's own code"] if before.code != now.code else []), *packages]
+
+
+def _where(session: Session) -> str:
+    return "in the same process" if session.server is None else f"on {session.server.machine['name']}"
 
 
 def utc_now() -> str:

@@ -3,7 +3,7 @@
     <run>/manifest.json      always there and always whole
     <run>/samples.parquet    what each question of the run shows and asks
     <run>/parts/<key>/       the rows of finished units of work, while the run is unfinished
-    <run>/{stages,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
+    <run>/{stages,links,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
 
 A unit is named work whose rows are committed together or not at all. Its key is a digest of its name and of all that
 its rows depend on, so that after an edit of the scenario, or of a file that it names, the units whose rows would be the
@@ -31,7 +31,7 @@ from harness.runs.tables import Kind, Rows
 
 _PARTS, _UNITS = "parts", "units.json"
 
-MEASURED: tuple[Kind, ...] = ("stages", "outcomes", "energy", "resources")
+MEASURED: tuple[Kind, ...] = ("stages", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
 
 
@@ -60,6 +60,7 @@ class Record:
     manifest: Manifest
     samples: pa.Table
     stages: pa.Table
+    links: pa.Table
     outcomes: pa.Table
     energy: pa.Table
     resources: pa.Table
@@ -128,6 +129,7 @@ class Run:
         units: Unit | Sequence[Unit],
         *,
         stages: Rows = (),
+        links: Rows = (),
         outcomes: Rows = (),
         energy: Rows = (),
         resources: Rows = (),
@@ -143,6 +145,7 @@ class Run:
             raise ValueError(f"unit {done[0]!r} is done")
         given: Mapping[Kind, Rows] = {
             "stages": stages,
+            "links": links,
             "outcomes": outcomes,
             "energy": energy,
             "resources": resources,
