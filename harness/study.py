@@ -32,11 +32,15 @@ from harness.stock import Stock, sample_rows, take_stock
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """A scenario with everything that it names loaded: both halves of each scheme at each point."""
+    """A scenario with everything that it names loaded: both halves of each scheme at each point.
+
+    ``device`` is torch's name of what computes, ``threads`` how many processor threads its networks may use.
+    """
 
     stock: Stock
     halves: Halves
     device: str
+    threads: int
 
 
 def run(
@@ -80,10 +84,8 @@ def _work(
     study: Study, folder: Path, peer: Peer | None, *, reporter: Reporter, fresh: bool, command: Sequence[str]
 ) -> None:
     """Measures and replays what is left to do, and completes the run."""
-    import torch
-
     stock, scenario = study.stock, study.stock.scenario
-    machine = {**fingerprint(), "torch_threads": torch.get_num_threads()}
+    machine = {**fingerprint(), "torch_threads": study.threads}
     server = None if peer is None else peer.info.provenance()
     manifest = stock.manifest(folder.name, machine, command, server)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
@@ -96,7 +98,7 @@ def _work(
             scoring=scenario.scoring,
         )
         # A connection is one process's, and a server answers one request at a time.
-        workers = 1 if peer is not None else workers_for(study.device, torch.get_num_threads())
+        workers = 1 if peer is not None else workers_for(study.device, study.threads)
         measure.answer(plan, ongoing, reporter, workers=workers)
         measure.time(
             plan,
@@ -140,7 +142,7 @@ def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Inf
 
 def prepare(stock: Stock, peer: Peer | None = None) -> Study:
     """Makes both halves of every scheme at every point, or the device halves alone where a server has the others."""
-    models, device = load_models(stock)
+    models, device, threads = load_models(stock)
     halves: dict[Key, Parted] = {}
     for key, (scheme, point) in stock.points.items():
         here = scheme.device_half(models, point)
@@ -148,11 +150,11 @@ def prepare(stock: Stock, peer: Peer | None = None) -> Study:
             halves[key] = measure.Split(kind=scheme.kind, device=here, server=scheme.server_half(models, point))
         else:
             halves[key] = RemoteSplit(here, peer, key)
-    return Study(stock=stock, halves=halves, device=device)
+    return Study(stock=stock, halves=halves, device=device, threads=threads)
 
 
-def load_models(stock: Stock) -> tuple[Models, str]:
-    """The parts of the scenario's model, none of which is read yet, and the device on which they are to compute."""
+def load_models(stock: Stock) -> tuple[Models, str, int]:
+    """The parts of the scenario's model, none of which is read yet; what computes them, in how many threads."""
     import torch
 
     scenario = stock.scenario
@@ -160,12 +162,13 @@ def load_models(stock: Stock) -> tuple[Models, str]:
         torch.set_num_threads(scenario.measure.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     load = catalog.load("backbone", stock.backbone, catalog.BACKBONES)
-    return load(stock.backbone, device=device, weights=scenario.weights, max_pixels=scenario.max_pixels), device
+    models = load(stock.backbone, device=device, weights=scenario.weights, max_pixels=scenario.max_pixels)
+    return models, device, torch.get_num_threads()
 
 
 def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
     """The server halves of every scheme at every point, loaded and ready to be served."""
-    models, device = load_models(stock)
+    models, device, _ = load_models(stock)
     halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
     return Service(halves, describe(stock, telemetry=Telemetry().sources), device=device, token=token, limits=limits)
 

@@ -56,13 +56,12 @@ class Peer:
     def __init__(self, url: str, device: Info, *, token: str | None = None, pace: Pace | None = None) -> None:
         self.url = _checked(url)
         self._pace = pace
-        headers = {"User-Agent": f"tofc-harness/{device.version}"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         timeout = httpx.Timeout(30.0, read=_ANSWER_S, write=_ANSWER_S)
         # An environment's proxy would be measured too.
-        self._http = httpx.Client(base_url=self.url, headers=headers, limits=limits, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(base_url=self.url, limits=limits, timeout=timeout, trust_env=False)
+        # What says nothing here would be under way with every payload.
+        self._http.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.lowered: dict[str, None] = {}
         self.info = self._compared(device)
         self._identity = self.info.identity
@@ -184,7 +183,6 @@ class _Exchange:
     def __init__(self, http: httpx.Client, body: bytes, identity: str, pace: Pace | None) -> None:
         self._http, self._body, self._pace = http, body, pace
         self._headers = {
-            "Content-Type": "application/octet-stream",
             "Content-Length": str(len(body)),
             protocol.IDENTITY: identity,
         }

@@ -6,14 +6,15 @@ from typing import Any, ClassVar
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S = 10.0
-"""How long a connection may take to send a request's head: uvicorn itself waits for ever."""
 MOST_CONNECTIONS = 256
 """Open at once. When there are more, those that have waited longest without a whole head are closed first."""
 
 
 class Guarded(H11Protocol):
-    """uvicorn's protocol with a time limit on heads and a limit on connections."""
+    """uvicorn's protocol with a time limit on heads, where uvicorn waits for ever, and a limit on connections."""
+
+    head_s: ClassVar[float] = 10.0
+    """How long a connection may take to send a request's head."""
 
     _waiting: ClassVar[dict["Guarded", asyncio.TimerHandle]] = {}
     """The connections that have not sent a head, in the order in which they began to wait."""
@@ -40,7 +41,7 @@ class Guarded(H11Protocol):
         super().connection_lost(exc)
 
     def _wait(self) -> None:
-        self._waiting[self] = self.loop.call_later(HEAD_S, self._give_up)
+        self._waiting[self] = self.loop.call_later(self.head_s, self._give_up)
 
     def _stop_waiting(self) -> None:
         if (timer := self._waiting.pop(self, None)) is not None:

@@ -182,7 +182,7 @@ def _code(info: Info) -> str:
 
 def pack(ask: Ask, payload: bytes) -> bytes:
     """The body of a request."""
-    head = ask.model_dump_json().encode()
+    head = ask.model_dump_json(exclude_defaults=True).encode()
     return _LENGTH.pack(len(head)) + head + payload
 
 

@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 _RETRY_AFTER = {"Retry-After": "1"}
 _CLOSE = {"Connection": "close"}
 """After a refusal whose body was not read: nothing that follows on the connection is looked at."""
+_BACKLOG = 1024
 _KEEP_ALIVE_S = 300
 """A device may compute for minutes between two requests; its connection stays open so long."""
 
@@ -70,7 +71,7 @@ class Service:
     def __init__(
         self, halves: Mapping[Key, ServerHalf], info: Info, *, device: str, token: str | None, limits: Limits
     ) -> None:
-        self._halves, self._info, self._device, self._limits = halves, info, device, limits
+        self._halves, self._info, self._device, self.limits = halves, info, device, limits
         self._identity = info.identity
         self._token = token
         self._telemetry = Telemetry()
@@ -109,7 +110,7 @@ class Service:
                 body = await self._body(request, kept=admitted)
                 arrived_s = time.perf_counter()
                 if not admitted:
-                    busy = f"{self._limits.waiting} requests wait already; send it again later"
+                    busy = f"{self.limits.waiting} requests wait already; send it again later"
                     raise RefusedError(
                         503 if self.stopping else 429, "stopping" if self.stopping else busy, _RETRY_AFTER
                     )
@@ -146,13 +147,13 @@ class Service:
         if not announced.isascii() or not announced.isdecimal() or "transfer-encoding" in request.headers:
             raise RefusedError(400, "a request announces the bytes of its body in Content-Length", _CLOSE)
         # A number of thousands of digits is not converted: int() would refuse it, or be slow.
-        if len(announced) > 15 or int(announced) > self._limits.most_bytes:
-            raise RefusedError(413, f"a body may have {self._limits.most_bytes} bytes", _CLOSE)
+        if len(announced) > 15 or int(announced) > self.limits.most_bytes:
+            raise RefusedError(413, f"a body may have {self.limits.most_bytes} bytes", _CLOSE)
 
     @contextlib.contextmanager
     def _admission(self) -> Iterator[bool]:
         """Whether there is room for one request more; it takes the room while the context lasts."""
-        admitted = self._admitted < self._limits.waiting and not self.stopping
+        admitted = self._admitted < self.limits.waiting and not self.stopping
         self._admitted += admitted
         self._metrics.waiting.set(self._admitted)
         try:
@@ -165,12 +166,12 @@ class Service:
         """The body; read and dropped where there is no room, so that the refusal reaches a device that is sending."""
         body = bytearray()
         try:
-            async with asyncio.timeout(self._limits.body_s):
+            async with asyncio.timeout(self.limits.body_s):
                 async for chunk in request.stream():
                     if kept:
                         body += chunk
         except TimeoutError:
-            raise RefusedError(408, f"the request did not arrive in {self._limits.body_s:g} s", _CLOSE) from None
+            raise RefusedError(408, f"the request did not arrive in {self.limits.body_s:g} s", _CLOSE) from None
         except ClientDisconnect:
             raise RefusedError(400, "the request ended before its body did", _CLOSE) from None
         return bytes(body)
@@ -247,7 +248,13 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens, on any free port for port 0; raises PeerError where it cannot be had."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return socket.create_server((host, port), family=found[0][0], backlog=1024)
+        # asyncio sends small writes at once only where a socket names its protocol: the answer's second write would
+        # wait for the acknowledgement of its first, 40 ms long.
+        listener = socket.socket(found[0][0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[0][4])
+        listener.listen(_BACKLOG)
+        return listener
     except (OSError, OverflowError, UnicodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise PeerError(f"{host}:{port}: cannot be listened on: {reason}") from None
@@ -258,8 +265,9 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], None]
 
     A second signal ends it at once.
     """
+    guarded = type("Guarded", (Guarded,), {"head_s": min(Guarded.head_s, service.limits.body_s)})
     config = uvicorn.Config(
-        service.app, http=Guarded, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
+        service.app, http=guarded, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
         server_header=False, timeout_keep_alive=_KEEP_ALIVE_S,
     )  # fmt: skip
     asyncio.run(_serve(service, _Server(config), listener, started))
