@@ -24,7 +24,7 @@ _PATIENCE_S = 60.0
 """How long a server may be gone, or busy, before the device gives up: long enough to start it again."""
 _ANSWER_S = 600.0
 """How long the server may take; what it may still answer is not sent again."""
-_PAUSES_S = (0.1, 0.2, 0.5, 1.0)
+_PAUSES_S = (0.1, 0.2, 0.5)
 _MOST_SHOWN = 8
 
 _NOT_BEGUN = (429, 503)
@@ -238,9 +238,10 @@ def _headers_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
 def _checked(url: str) -> str:
     try:
         found = httpx.URL(url)
-        if found.scheme in ("http", "https") and found.host and not found.query:
+        # Port 0, and what is above the largest, is an address that no connection is made to.
+        if found.scheme in ("http", "https") and found.host and not found.query and 0 < (found.port or 80) < 1 << 16:
             return str(found).rstrip("/")
-        reason = "it needs a scheme, http or https, and a host"
+        reason = "it needs a scheme, http or https, a host, and a port up to 65535"
     except httpx.InvalidURL as error:
         reason = str(error)
     raise PeerError(f"{url!r} is no server's address: {reason}; such as http://192.168.1.20:8000")

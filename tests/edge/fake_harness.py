@@ -15,7 +15,7 @@ weights: random
 samples: {samples}
 pipelines:
   - {{ scheme: fake, name: reference }}
-  - {{ scheme: fake, points: [{{ levels: [4, 16] }}] }}
+  - {{ scheme: fake, points: [{{ levels: [4, 32] }}] }}
 measure: {{ timed_samples: {timed}, warmup: 1, repeats: {repeats} }}
 selection: {{ reference: reference, target: 0.5, margin: 0.4, confidence: 0.8, resamples: 200 }}
 replay:
@@ -32,7 +32,10 @@ def patch() -> None:
 
 
 def _load_models(stock: Any) -> tuple[Any, str, int]:
-    return FakeModels(), "cpu", 1
+    return (FakeModels(), "cpu", 1) if stock.backbone == "fake" else _LOAD_REAL(stock)
+
+
+_LOAD_REAL = study.load_models
 
 
 if __name__ == "__main__":
