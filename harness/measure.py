@@ -145,14 +145,15 @@ def time(
     device: str,
     telemetry: Telemetry,
     server: str | None = None,
+    sides: Sequence[Side] = ("device", "server"),
 ) -> None:
     """Times every scheme on ``schedule.timed_samples`` samples, in ``schedule.repeats`` rounds.
 
     In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time,
     so that drift hits all alike; ``telemetry`` watches the clocks meanwhile. A row is committed for each stage, all of
     a turn together, and one for the way of each request over a network. ``machine`` runs the device halves, ``server``
-    the server halves, without it the same. Whenever a process begins to time, ``schedule.warmup`` requests of each
-    scheme that it times are run and dropped.
+    the server halves, without it the same; rows of ``sides`` are kept. Whenever a process begins to time,
+    ``schedule.warmup`` requests of each scheme that it times are run and dropped.
     """
     timed = _timed_places(plan, schedule.timed_samples)
     turns = [
@@ -205,6 +206,7 @@ def time(
                     machine=machines[side],
                 )
                 for side, clock in clocks.items()
+                if side in sides
                 for stage, seconds in clock.seconds.items()
             ]
             telemetry.look()

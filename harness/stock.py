@@ -79,9 +79,14 @@ class Stock:
             self.samples[place].images()
 
     def manifest(
-        self, name: str, machine: Mapping[str, Any], command: Sequence[str], server: provenance.Server | None = None
+        self,
+        name: str,
+        machine: Mapping[str, Any],
+        command: Sequence[str],
+        server: provenance.Server | None = None,
+        **facts: Any,
     ) -> provenance.Manifest:
-        """The manifest of a run of all this that begins now."""
+        """The manifest of a run of all this that begins now, with further ``facts`` of :func:`provenance.begin`."""
         of_points = {name: digest for depends in self.depends.values() for name, digest in depends.items()}
         return provenance.begin(
             name=name,
@@ -96,6 +101,7 @@ class Stock:
             command=command,
             machine=machine,
             server=server,
+            **facts,
         )
 
 

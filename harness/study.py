@@ -9,7 +9,7 @@ points and drawing work on those rows alone, whenever they are wanted (``harness
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from harness.replay import Profile, sweep
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Scenario
+from harness.scenario.replay import Replay
 from harness.stock import Stock, sample_rows, take_stock
 
 
@@ -63,21 +64,29 @@ def run(
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)
-        differs = provenance.changes(earlier, stock.manifest(folder.name, {"id": "", "name": ""}, command))
+        # Which server it is now is seen when it is asked, if there is anything to do.
+        server = earlier.sessions[-1].server if remote is not None else None
+        now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server)
+        differs = provenance.changes(earlier, now)
         if earlier.status == "complete" and not differs:
             return
         if differs:
             reporter.warn(f"Since this run was last worked on, these changed: {', '.join(differs)}.")
+    announce(stock, reporter)
+    stock.refuse_pictures()
+    with contextlib.ExitStack() as leaving:
+        peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock)))
+        _work(prepare(stock, peer), folder, peer, reporter=reporter, fresh=fresh, command=command)
+
+
+def announce(stock: Stock, reporter: Reporter) -> None:
+    """Says what runs instead of what was wanted, and why, if anything does."""
     if stock.stand_ins:
         wanted_of: dict[str, list[str]] = {}
         for wanted, ran in stock.stand_ins.items():
             wanted_of.setdefault(ran, []).append(wanted)
         swaps = [f"{ran} runs instead of {' and '.join(wanted)}." for ran, wanted in wanted_of.items()]
         reporter.warn("\n".join([*stock.absent, *swaps, "Every table and figure of this run says so."]))
-    stock.refuse_pictures()
-    with contextlib.ExitStack() as leaving:
-        peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock)))
-        _work(prepare(stock, peer), folder, peer, reporter=reporter, fresh=fresh, command=command)
 
 
 def _work(
@@ -90,13 +99,7 @@ def _work(
     manifest = stock.manifest(folder.name, machine, command, server)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
         ongoing.record_samples(sample_rows(stock.samples))
-        plan = measure.Plan(
-            halves=study.halves,
-            samples=stock.samples,
-            sample_digests=stock.sample_digests,
-            depends=stock.depends,
-            scoring=scenario.scoring,
-        )
+        plan = plan_of(stock, study.halves)
         # A connection is one process's, and a server answers one request at a time.
         workers = 1 if peer is not None else workers_for(study.device, study.threads)
         measure.answer(plan, ongoing, reporter, workers=workers)
@@ -111,8 +114,19 @@ def _work(
             telemetry=Telemetry() if peer is None else PeerTelemetry(peer),
             server=None if server is None else server.machine["name"],
         )
-        replay(study, ongoing, reporter)
+        replay(study.halves, scenario.replay, stock.links, ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
+
+
+def plan_of(stock: Stock, halves: Halves) -> measure.Plan:
+    """What is measured of some halves."""
+    return measure.Plan(
+        halves=halves,
+        samples=stock.samples,
+        sample_digests=stock.sample_digests,
+        depends=stock.depends,
+        scoring=stock.scenario.scoring,
+    )
 
 
 def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Info:
@@ -173,17 +187,19 @@ def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
     return Service(halves, describe(stock, telemetry=Telemetry().sources), device=device, token=token, limits=limits)
 
 
-def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:
-    """Replays every scheme at every operating point over the scenario's uplinks, from the rows that are committed."""
-    spec = study.stock.scenario.replay
-    system = {**study.stock.links, "replay": digests.of_data(spec.model_dump(mode="json"))}
+def replay(keys: Iterable[Key], spec: Replay, links: Mapping[str, str], ongoing: Run, reporter: Reporter) -> None:
+    """Replays schemes at operating points over a section's uplinks, from the rows that are committed.
+
+    ``links`` are the digests of the files that the section names.
+    """
+    system = {**links, "replay": digests.of_data(spec.model_dump(mode="json"))}
     stages, outcomes = ongoing.table("stages"), ongoing.table("outcomes")
     units = {
         Unit(f"replay {pipeline} {point}", {**system, **_rows_digest(stages, outcomes, pipeline, point)}): (
             pipeline,
             point,
         )
-        for pipeline, point in study.halves
+        for pipeline, point in keys
     }
     pending = ongoing.expect(units)
     reporter.phase("replay", total=len(units), done=len(units) - len(pending))

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import advise, check, data, inspect, plot, run, serve, sweep, trace, train, validate, weights
+from harness.cli import advise, apart, check, data, inspect, plot, run, serve, sweep, trace, train, validate, weights
 from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
 
-_RESUMED = (["run"], ["train"], ["data", "get"])
+_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"])
 """The commands that go on where they were stopped."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -36,6 +36,9 @@ for command in (
     run.run,
     run.show,
     serve.serve,
+    apart.measure,
+    apart.join,
+    apart.replay,
     plot.plot,
     check.check,
     check.schema,

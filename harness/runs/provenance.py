@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from harness import __version__
 from harness.errors import ResultsError
-from harness.records import SCHEMA_VERSION
+from harness.records import SCHEMA_VERSION, Side
 from harness.runs.digests import changed, of_code, of_data
 
 MANIFEST = "manifest.json"
@@ -100,7 +100,7 @@ class Manifest(_Strict):
     maps what was wanted to what ran instead. ``points`` are the parameters of every operating point, by pipeline and
     label. ``digests`` has that of everything that rows depend on, by a name for people: files, parts of models.
     ``tables`` has the digest of each of the run's files. ``validity`` is null while the run is going on; ``reasons``
-    says why a run is INVALID.
+    says why a run is INVALID. ``half`` is the side whose halves alone were measured, null for a run of both.
     """
 
     schema_version: int
@@ -118,6 +118,7 @@ class Manifest(_Strict):
     reasons: tuple[str, ...] = Field(strict=False)
     finished_utc: str | None
     tables: dict[str, str] = Field(default_factory=dict)
+    half: Side | None = None
     sessions: tuple[Session, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")
@@ -205,20 +206,9 @@ def begin(
     command: Sequence[str],
     machine: Mapping[str, Any],
     server: Server | None = None,
+    half: Side | None = None,
 ) -> Manifest:
     """The manifest of a run that starts now, in this process, from this checkout of the harness."""
-    commit, dirty = checkout(Path(__file__).parents[2])
-    session = Session(
-        started_utc=utc_now(),
-        command=tuple(command),
-        harness_version=__version__,
-        commit=commit,
-        dirty=dirty,
-        code=of_code(),
-        packages=package_versions(),
-        machine=dict(machine),
-        server=server,
-    )
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
@@ -234,7 +224,24 @@ def begin(
         validity=None,
         reasons=(),
         finished_utc=None,
-        sessions=(session,),
+        half=half,
+        sessions=(session(command=command, machine=machine, server=server),),
+    )
+
+
+def session(*, command: Sequence[str], machine: Mapping[str, Any], server: Server | None = None) -> Session:
+    """A session that starts now, in this process, from this checkout of the harness."""
+    commit, dirty = checkout(Path(__file__).parents[2])
+    return Session(
+        started_utc=utc_now(),
+        command=tuple(command),
+        harness_version=__version__,
+        commit=commit,
+        dirty=dirty,
+        code=of_code(),
+        packages=package_versions(),
+        machine=dict(machine),
+        server=server,
     )
 
 

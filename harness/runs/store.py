@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.errors import ResultsError
+from harness.records import Side
 from harness.runs import disk, provenance, tables
 from harness.runs.digests import of_bytes, of_data
 from harness.runs.lock import Lock
@@ -258,13 +259,21 @@ class Run:
         self.close()
 
     @staticmethod
-    def read(folder: Path) -> Record:
-        """A complete run; raises ResultsError for one that is absent, unfinished, damaged or of another schema."""
+    def read(folder: Path, half: Side | None = None) -> Record:
+        """A complete run, or one ``half`` of one.
+
+        Raises ResultsError for one that is absent, unfinished, damaged, of another schema, or the other half.
+        """
         if not folder.is_dir():
             raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
         manifest = provenance.read(folder / MANIFEST)
         if manifest.status != "complete":
-            raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness run' to complete it")
+            command = "run" if manifest.half is None else "measure"
+            raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness {command}' to complete it")
+        if manifest.half != half:
+            is_ = "a run of both halves" if manifest.half is None else f"the {manifest.half} half of a run alone"
+            wanted = "'harness join' makes a run of two halves" if half is None else f"the {half} half is wanted"
+            raise ResultsError(f"{folder}: is {is_}; {wanted}")
         return Record(
             folder=folder,
             manifest=manifest,
@@ -293,6 +302,8 @@ def _resume(folder: Path, new: Manifest) -> Manifest:
     choose = "choose another name with --name, or measure everything again with --fresh"
     if (was := old.scenario.get("name")) != (now := new.scenario.get("name")):
         raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {choose}")
+    if old.half != new.half:
+        raise ResultsError(f"{folder}: holds {old.half or 'both'}'s halves, and this is {new.half or 'both'}; {choose}")
     if differs := provenance.software_changes(old, new):
         raise ResultsError(
             f"{folder}: its rows were measured with other software, and rows of two versions are not mixed: "

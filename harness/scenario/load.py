@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.model import Scenario
 from harness.scenario.source import read
+
+_UNITS = {"_bps": "bit/s", "_bytes": "B", "_hz": "/s", "_s": "s"}
+"""How a quantity's field ends, and the unit of its number."""
 
 
 def load(path: Path) -> Scenario:
@@ -32,9 +37,41 @@ def as_given(scenario: Scenario) -> dict[str, Any]:
     return scenario.model_dump(mode="json")
 
 
+def from_given(given: Mapping[str, Any], folder: Path) -> Scenario:
+    """The scenario that :func:`as_given` made plain data of; relative paths in it count from ``folder``.
+
+    Raises ScenarioError for what is no such data, as after a change of the scenario's fields.
+    """
+    try:
+        return Scenario.model_validate({**given, "replay": _with_units(given["replay"])}, context={"folder": folder})
+    except (ValidationError, KeyError) as error:
+        raise ScenarioError(f"a run's scenario cannot be read again: {' '.join(str(error).split())[:300]}") from None
+
+
+def _with_units(data: Any) -> Any:
+    """A replay section's plain data as it is written: quantities as text, under their names without a unit."""
+    if isinstance(data, list):
+        return [_with_units(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    written = {}
+    for name, value in data.items():
+        suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), None)
+        if suffix is None:
+            written[name] = _with_units(value)
+        else:
+            written[name.removesuffix(suffix)] = None if value is None else f"{value!r} {_UNITS[suffix]}"
+    return written
+
+
 def scenario_hash(scenario: Scenario) -> str:
     """A SHA-256 over all that the scenario decides (its title does not), in 16 hexadecimal digits."""
-    decisive = {key: value for key, value in as_given(scenario).items() if key != "title"}
+    return hash_of_given(as_given(scenario))
+
+
+def hash_of_given(given: Mapping[str, Any]) -> str:
+    """:func:`scenario_hash` of what :func:`as_given` made of a scenario."""
+    decisive = {key: value for key, value in given.items() if key != "title"}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
