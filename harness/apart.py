@@ -72,7 +72,7 @@ def measure_half(
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
         ongoing.record_samples(sample_rows(stock.samples))
         answering = (
-            plan if sent is not None else dataclasses.replace(plan, halves=_write_payloads(plan, folder, reporter))
+            plan if sent is not None else study.plan_of(stock, _write_payloads(plan, folder, reporter))
         )
         measure.answer(answering, ongoing, reporter, workers=workers_for(device, threads))
         measure.time(
@@ -170,12 +170,14 @@ class _Sent:
         """What is in the folder of a device half; raises ResultsError for that of another scenario or model."""
         record = Run.read(folder, "device")
         here = stock.manifest("", {"id": "", "name": ""}, ())
-        found = [*(["the scenario"] if record.manifest.scenario_hash != here.scenario_hash else [])]
+        found = [*(["scenario"] if record.manifest.scenario_hash != here.scenario_hash else [])]
         found += [
             f"{name} ({record.manifest.digests.get(name, 'absent')} there, {here.digests.get(name, 'absent')} here)"
             for name in changed(record.manifest.digests, here.digests)
         ]
-        found += ["the harness's code"] if record.manifest.sessions[-1].code != here.sessions[-1].code else []
+        found += (
+            ["version of the harness's code"] if record.manifest.sessions[-1].code != here.sessions[-1].code else []
+        )
         if found:
             raise ResultsError(f"{folder}: was measured with another {', '.join(found)}; give both sides the same")
         by_itself = {

@@ -21,11 +21,12 @@ from harness.profiling.machine import fingerprint
 from harness.runs import digests, provenance
 from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit
+from harness.runs.tables import Kind
 from harness.scenario.load import as_given, from_given, hash_of_given
 from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
 
-Tables = Mapping[str, pa.Table]
+Tables = Mapping[Kind, pa.Table]
 
 
 def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Reporter, fresh: bool) -> None:
@@ -40,7 +41,9 @@ def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Rep
     _refuse_links(spec)
     # Sessions are known by their number, and the server's come after the device's.
     offset = len(ours.manifest.sessions)
-    rows = {kind: pa.concat_tables([getattr(ours, kind), _later(getattr(theirs, kind), offset)]) for kind in MEASURED}
+    rows: Tables = {
+        kind: pa.concat_tables([getattr(ours, kind), _later(getattr(theirs, kind), offset)]) for kind in MEASURED
+    }
     sessions = (*ours.manifest.sessions, *theirs.manifest.sessions)
     manifest = _begun(ours.manifest, folder, sessions=sessions, digests=_digests(ours.manifest, spec), half=None)
     unit = Unit("joined", {"device": _digest(ours), "server": _digest(theirs)})
@@ -69,7 +72,7 @@ def replay(
         digests=_digests(record.manifest, spec),
         sessions=(*record.manifest.sessions, session),
     )
-    rows = {kind: _recorded(getattr(record, kind)) for kind in MEASURED}
+    rows: Tables = {kind: _recorded(getattr(record, kind)) for kind in MEASURED}
     unit = Unit(f"rows of {record.manifest.name}", {"run": _digest(record)})
     _write(folder, manifest, record.samples, rows, unit, spec, reporter=reporter, fresh=fresh)
 
@@ -87,12 +90,10 @@ def _write(
 ) -> None:
     """Writes the run; what an earlier attempt left unfinished is made again, for nothing in it was measured."""
     if not fresh and (folder / MANIFEST).exists() and provenance.read(folder / MANIFEST).status == "complete":
-        raise ResultsError(
-            f"{folder}: holds a complete run; choose another name with --name, or replace it with --fresh"
-        )
+        raise ResultsError(f"{folder}: holds a complete run; choose another --name, or replace it with --fresh")
     with Run.open_or_create(folder, manifest, fresh=(folder / MANIFEST).exists()) as ongoing:
         ongoing.record_samples(samples)
-        ongoing.add(unit, **{kind: _of_unit(table, unit, folder.name) for kind, table in rows.items()})
+        ongoing.add(unit, **{str(kind): _of_unit(table, unit, folder.name) for kind, table in rows.items()})
         stages = ongoing.table("stages")
         pairs = stages.group_by(["pipeline", "point"], use_threads=False).aggregate([]).to_pylist()
         timed = {(pair["pipeline"], pair["point"]) for pair in pairs}

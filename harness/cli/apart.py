@@ -57,10 +57,9 @@ def measure(
 
     if (half is Half.server) != (payloads is not None):
         raise typer.BadParameter("goes with --half server, and is needed there", param_hint="--payloads")
-    console = terminal()
     wanted = load(scenario)
     folder = results / (name or f"{wanted.name}-{half.value}")
-    with Display(console) as display:
+    with Display(terminal()) as display:
         measure_half(
             wanted,
             folder,
@@ -71,7 +70,7 @@ def measure(
             fresh=fresh,
             command=tuple(sys.argv),
         )
-    console.print(f"{folder}: the {half.value} half is complete")
+    typer.echo(f"{folder}: the {half.value} half is complete")
 
 
 def join(
@@ -94,9 +93,8 @@ def join(
     from harness.derived import join as join_halves
     from harness.runs.provenance import MANIFEST, read
 
-    console = terminal()
     folder = results / (name or str(read(device / MANIFEST).scenario_value("name")))
-    with Display(console) as display:
+    with Display(terminal()) as display:
         join_halves(device, server, folder, links=links, reporter=display, fresh=fresh)
     _print_table(folder)
 

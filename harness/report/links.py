@@ -31,7 +31,8 @@ def link_times(links: pa.Table) -> pd.DataFrame:
     # A mean over other requests than those of link_s would be compared with it in vain.
     found["channel_s"] = found["channel_s"].where(found.pop("paced") == found["requests"])
     found["error"] = found["channel_s"] / found["link_s"] - 1
-    return found.reset_index()
+    means: pd.DataFrame = found.reset_index()
+    return means
 
 
 def links_table(links: pa.Table) -> Table:

@@ -4,7 +4,10 @@ from typing import Any
 
 from harness import catalog, study
 from harness.cli import main
-from harness.schemes.fake import FakeModels
+from harness.data.sample import Sample
+from harness.models.contract import Answer, Clock, Models, Request
+from harness.schemes.contract import DeviceHalf
+from harness.schemes.fake import Fake, FakeModels, FakePoint
 
 SCENARIO = """
 name: fake
@@ -16,6 +19,7 @@ samples: {samples}
 pipelines:
   - {{ scheme: fake, name: reference }}
   - {{ scheme: fake, points: [{{ levels: [4, 32] }}] }}
+  - {{ scheme: fake_alone, name: alone }}
 measure: {{ timed_samples: {timed}, warmup: 1, repeats: {repeats} }}
 selection: {{ reference: reference, target: 0.5, margin: 0.4, confidence: 0.8, resamples: 200 }}
 replay:
@@ -23,10 +27,28 @@ replay:
 """
 
 
+class FakeAlone(Fake):
+    """The fake model on the device: nothing is sent."""
+
+    kind = "nothing"
+
+    @classmethod
+    def device_half(cls, models: Models, point: FakePoint) -> DeviceHalf:  # noqa: ARG003
+        """The whole of the model."""
+        vision, language = models.vision(), models.language()
+
+        def half(sample: Sample, clock: Clock) -> Answer:
+            tokens = [language.project(vision.see(image, clock).x_PVD) for image in sample.images()]
+            return language.answer([Request(tokens, sample.question)], [clock])[0]
+
+        return half
+
+
 def patch() -> None:
     """Adds the fakes to the catalog, and leaves torch out."""
     # The tables are data that the scenario's models hold already: they are added to, not replaced.
-    dict.update(catalog.SCHEMES, fake="harness.schemes.fake:Fake")  # type: ignore[arg-type]
+    added = {"fake": "harness.schemes.fake:Fake", "fake_alone": "fake_harness:FakeAlone"}
+    dict.update(catalog.SCHEMES, **added)  # type: ignore[arg-type]
     dict.update(catalog.BACKBONES, fake="harness.schemes.fake:FakeModels")  # type: ignore[arg-type]
     study.load_models = _load_models
 

@@ -44,5 +44,5 @@ def test_what_is_no_pace_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"100: is neither a rate with one of the units .* nor a recorded link's file"):
         Pace.of("100")
     (tmp_path / "notes.parquet").write_text("no link")
-    with pytest.raises(TraceError, match="notes.parquet"):
+    with pytest.raises(TraceError, match=r"notes\.parquet"):
         Pace.of(str(tmp_path / "notes.parquet"))

@@ -217,6 +217,7 @@ def test_who_asks_for_less_than_an_answer_is_told(server: str) -> None:
     assert card["points"] == {
         "reference": {"-": {"levels": 16}},
         "fake": {"levels=4": {"levels": 4}, "levels=32": {"levels": 32}},
+        "alone": {"-": {"levels": 16}},
     }
     assert card["machine"]["name"]
     metrics = httpx.get(f"{server}/metrics", headers=own).text
