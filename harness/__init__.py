@@ -1,3 +1,19 @@
 """Latency studies of multimodal inference that is split between a device and an edge server."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.profiling.logger import Recorder
+
 __version__ = "0.1.0"
+
+
+def record(
+    path: Path | str, *, machine: str | None = None, synchronise: Callable[[], None] | None = None
+) -> "Recorder":
+    """A recorder of one's own code's stages, into a Parquet file of rows; see :mod:`harness.profiling.logger`."""
+    from harness.profiling.logger import Recorder
+
+    return Recorder(path, machine=machine, synchronise=synchronise)

@@ -71,9 +71,7 @@ def measure_half(
     plan = study.plan_of(stock, halves)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
         ongoing.record_samples(sample_rows(stock.samples))
-        answering = (
-            plan if sent is not None else study.plan_of(stock, _write_payloads(plan, folder, reporter))
-        )
+        answering = plan if sent is not None else study.plan_of(stock, _write_payloads(plan, folder, reporter))
         measure.answer(answering, ongoing, reporter, workers=workers_for(device, threads))
         measure.time(
             plan,

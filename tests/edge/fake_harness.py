@@ -1,10 +1,14 @@
 """The command line with the scheme and the model that need nothing, so that a process of it starts in a second."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from harness import catalog, study
 from harness.cli import main
+from harness.data.asking import samples
 from harness.data.sample import Sample
+from harness.data.streetsqa import book
 from harness.models.contract import Answer, Clock, Models, Request
 from harness.schemes.contract import DeviceHalf
 from harness.schemes.fake import Fake, FakeModels, FakePoint
@@ -12,7 +16,7 @@ from harness.schemes.fake import Fake, FakeModels, FakePoint
 SCENARIO = """
 name: fake
 title: Fake
-benchmark: StreetsQA
+benchmark: three_pages
 backbone: fake
 weights: random
 samples: {samples}
@@ -25,6 +29,11 @@ selection: {{ reference: reference, target: 0.5, margin: 0.4, confidence: 0.8, r
 replay:
   uplinks: [{{ kind: constant, rate: 25 KB/s }}]
 """
+
+
+def three_pages(name: str, cache: Path) -> Sequence[Sample]:
+    """The questions on three of StreetsQA's pages."""
+    return samples(book("test", 0)[:3], paired=False)
 
 
 class FakeAlone(Fake):
@@ -49,6 +58,7 @@ def patch() -> None:
     # The tables are data that the scenario's models hold already: they are added to, not replaced.
     added = {"fake": "harness.schemes.fake:Fake", "fake_alone": "fake_harness:FakeAlone"}
     dict.update(catalog.SCHEMES, **added)  # type: ignore[arg-type]
+    dict.update(catalog.BENCHMARKS, three_pages="fake_harness:three_pages")  # type: ignore[arg-type]
     dict.update(catalog.BACKBONES, fake="harness.schemes.fake:FakeModels")  # type: ignore[arg-type]
     study.load_models = _load_models
 
