@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import advise, apart, check, data, inspect, plot, run, serve, sweep, trace, train, validate, weights
+from harness.cli import (
+    advise,
+    apart,
+    check,
+    data,
+    doctor,
+    inspect,
+    plot,
+    run,
+    serve,
+    sweep,
+    trace,
+    train,
+    validate,
+    weights,
+)
 from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
@@ -42,6 +57,7 @@ for command in (
     plot.plot,
     check.check,
     check.schema,
+    doctor.doctor,
     sweep.sweep,
     advise.advise,
     advise.crossover,

@@ -1,5 +1,6 @@
 """The scenario of the fakes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import fake_harness
@@ -14,6 +15,8 @@ def fake_scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _fakes() -> None:
+@pytest.fixture(scope="package", autouse=True)
+def _fakes() -> Iterator[None]:
     fake_harness.patch()
+    yield
+    fake_harness.restore()

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness import catalog, study
 from harness.cli import main
+from harness.data import scoring
 from harness.data.asking import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
@@ -53,14 +54,28 @@ class FakeAlone(Fake):
         return half
 
 
+_ADDED: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (catalog.SCHEMES, {"fake": "harness.schemes.fake:Fake", "fake_alone": "fake_harness:FakeAlone"}),
+    (catalog.BENCHMARKS, {"three_pages": "fake_harness:three_pages"}),
+    (catalog.BACKBONES, {"fake": "harness.schemes.fake:FakeModels"}),
+    (scoring._METRICS, {"three_pages": scoring._METRICS["StreetsQA"]}),
+)
+"""The tables of names are added to, not replaced: the scenario's fields hold them already."""
+
+
 def patch() -> None:
-    """Adds the fakes to the catalog, and leaves torch out."""
-    # The tables are data that the scenario's models hold already: they are added to, not replaced.
-    added = {"fake": "harness.schemes.fake:Fake", "fake_alone": "fake_harness:FakeAlone"}
-    dict.update(catalog.SCHEMES, **added)  # type: ignore[arg-type]
-    dict.update(catalog.BENCHMARKS, three_pages="fake_harness:three_pages")  # type: ignore[arg-type]
-    dict.update(catalog.BACKBONES, fake="harness.schemes.fake:FakeModels")  # type: ignore[arg-type]
+    """Adds the fakes to the tables of names, and leaves torch out where they run."""
+    for table, added in _ADDED:
+        table.update(added)
     study.load_models = _load_models
+
+
+def restore() -> None:
+    """Takes the fakes away."""
+    for table, added in _ADDED:
+        for name in added:
+            table.pop(name, None)
+    study.load_models = _LOAD_REAL
 
 
 def _load_models(stock: Any) -> tuple[Any, str, int]:
