@@ -63,7 +63,11 @@ class Peer:
         # What says nothing here would be under way with every payload.
         self._http.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.lowered: dict[str, None] = {}
-        self.info = self._compared(device)
+        try:
+            self.info = self._compared(device)
+        except BaseException:
+            self.close()
+            raise
         self._identity = self.info.identity
 
     def close(self) -> None:
