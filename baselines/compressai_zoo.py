@@ -27,6 +27,9 @@ MODELS: Mapping[str, int | None] = {
 }
 """The highest quality of each model, or None for those that have one size."""
 
+RANDOM = "random"
+"""What a point calls untrained weights."""
+
 
 class ZooPoint(ImagePoint):
     """A model in compressai's own name, its quality, and its weights.
@@ -38,7 +41,12 @@ class ZooPoint(ImagePoint):
 
     model: str = Field(json_schema_extra={"enum": list(MODELS)})
     quality: int | None = Field(default=None, ge=1)
-    weights: str = "random"
+    weights: str = RANDOM
+
+    @property
+    def label(self) -> str:
+        """The model and its parameters; that weights are random is said, though it is the default."""
+        return f"{super().label},weights={RANDOM}" if self.weights == RANDOM else super().label
 
     @field_validator("model")
     @classmethod
@@ -73,4 +81,4 @@ class CompressAI(NeuralCodec):
     @classmethod
     def files(cls, backbone: str, point: ZooPoint) -> dict[str, Path]:  # noqa: ARG003
         """The checkpoint, where the weights are not random."""
-        return {} if point.weights == "random" else {f"{point.model} {point.weights}": Path(point.weights)}
+        return {} if point.weights == RANDOM else {f"{point.model} {point.weights}": Path(point.weights)}

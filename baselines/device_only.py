@@ -1,13 +1,28 @@
 """Device-only inference: the smaller language model of the family answers where the picture is, and nothing is sent."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, NoReturn
 
+from pydantic import model_validator
+
 from harness import catalog
-from harness.data.sample import Sample
+from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.models.contract import LanguageSide, VisionSide
-from harness.schemes.contract import Answer, Clock, DeviceHalf, MergeTo, Models, OperatingPoint, ServerHalf
+from harness.schemes.contract import (
+    NEIGHBOURS,
+    Answer,
+    Clock,
+    DeviceHalf,
+    MergeTo,
+    Models,
+    Neighbours,
+    OperatingPoint,
+    Payload,
+    ServerHalf,
+    neighbours_of_merging,
+)
 from harness.schemes.steps import answers, tokens_of_image
 
 
@@ -15,12 +30,15 @@ class DeviceOnlyPoint(OperatingPoint):
     """``backbone``: the model on the device, null for the catalog's (:data:`harness.catalog.ON_DEVICE`).
 
     ``weights`` are that model's, as a scenario's are the server's; ``merge_to`` is the share of a patch's features that
-    it reads, null for all of them.
+    it reads, null for all of them, and ``neighbours`` K of Eq. 2.
     """
 
     backbone: str | None = None
     weights: str | None = None
     merge_to: MergeTo | None = None
+    neighbours: Neighbours = NEIGHBOURS
+
+    _merging = model_validator(mode="after")(neighbours_of_merging)
 
 
 class DeviceOnly:
@@ -33,7 +51,7 @@ class DeviceOnly:
     def device_half(cls, models: Models, point: DeviceOnlyPoint) -> DeviceHalf:
         """The whole of a smaller model."""
         smaller = models.smaller(point.backbone, point.weights)
-        return _Device(smaller.vision(), smaller.language(), point.merge_to)
+        return _Device(smaller.vision(), smaller.language(), point.merge_to, point.neighbours)
 
     @classmethod
     def server_half(cls, models: Models, point: DeviceOnlyPoint) -> ServerHalf:  # noqa: ARG003
@@ -51,13 +69,15 @@ class _Device:
     vision: VisionSide
     language: LanguageSide
     merge_to: float | None
+    neighbours: int
 
     def __call__(self, sample: Sample, clock: Clock) -> Answer:
         """The smaller model's answer to the sample's question."""
-        tokens = [tokens_of_image(self.vision, self.language, image, self.merge_to, clock) for image in sample.images()]
+        how = self.merge_to, clock, self.neighbours
+        tokens = [tokens_of_image(self.vision, self.language, image, *how) for image in sample.images()]
         return answers(self.language, tokens, [sample.question], clock)[0]
 
 
-def _refuse(*_: object) -> NoReturn:
+def _refuse(payload: Payload, questions: Sequence[Question], clock: Clock) -> NoReturn:  # noqa: ARG001
     """Raises BitstreamError: whatever has arrived, the device half did not send it."""
     raise BitstreamError("device_only sends nothing, and a payload arrived")

@@ -14,11 +14,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from pydantic import model_validator
 
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.models.contract import Features, LanguageSide, Layout, VisionSide
-from harness.schemes.contract import Answer, Clock, DeviceHalf, MergeTo, Models, OperatingPoint, Payload, ServerHalf
+from harness.schemes.contract import (
+    NEIGHBOURS,
+    Answer,
+    Clock,
+    DeviceHalf,
+    MergeTo,
+    Models,
+    Neighbours,
+    OperatingPoint,
+    Payload,
+    ServerHalf,
+    neighbours_of_merging,
+)
 from harness.schemes.steps import answers, reduced
 
 if TYPE_CHECKING:
@@ -30,9 +43,15 @@ _MERGED = 1
 
 
 class RawFeaturesPoint(OperatingPoint):
-    """``merge_to``: the share of a patch's features that the device keeps and sends; null sends them all."""
+    """``merge_to``: the share of a patch's features that the device keeps and sends; null sends them all.
+
+    ``neighbours`` is K of Eq. 2.
+    """
 
     merge_to: MergeTo | None = None
+    neighbours: Neighbours = NEIGHBOURS
+
+    _merging = model_validator(mode="after")(neighbours_of_merging)
 
 
 class RawFeatures:
@@ -44,7 +63,7 @@ class RawFeatures:
     @classmethod
     def device_half(cls, models: Models, point: RawFeaturesPoint) -> DeviceHalf:
         """The vision tower."""
-        return _Device(models.vision(), point.merge_to)
+        return _Device(models.vision(), point.merge_to, point.neighbours)
 
     @classmethod
     def server_half(cls, models: Models, point: RawFeaturesPoint) -> ServerHalf:  # noqa: ARG003
@@ -56,6 +75,7 @@ class RawFeatures:
 class _Device:
     vision: VisionSide
     merge_to: float | None
+    neighbours: int
 
     def __call__(self, sample: Sample, clock: Clock) -> Payload:
         """Encodes the pictures into features and packs those."""
@@ -66,7 +86,7 @@ class _Device:
             if self.merge_to is None:
                 seen = self.vision.see(image, clock)
             else:
-                seen = reduced(self.vision, image, Merging(), self.merge_to, clock)
+                seen = reduced(self.vision, image, Merging(self.neighbours), self.merge_to, clock)
             with clock.stage("encode"):
                 bodies.append(pack(seen, merged=self.merge_to is not None))
         return Payload(RawFeatures.kind, tuple(bodies))

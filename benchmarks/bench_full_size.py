@@ -15,14 +15,14 @@ from rich.table import Table
 
 from harness.data.asking import samples
 from harness.data.streetsqa import book
-from harness.models.contract import Backbone
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock
-from harness.schemes.contract import stage_sides
-from harness.schemes.tofc import Tofc, TofcPoint
+from harness.profiling.resources import weights_bytes
+from harness.schemes.envelope import receive, send
+from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
+from harness.schemes.tofc import Tofc
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.feature_codec import FeatureCodec
-from harness.tofc.reducer import Merging, Reducer
+from harness.tofc.reducer import Merging
 
 NAME = "llava-onevision-0.5b"
 CLUSTERS = 16
@@ -30,17 +30,14 @@ EXPERTS = 16
 LIMIT_GIB = 10
 
 
-class RandomlyCoded(Tofc):
-    """TOFC with a codec that nobody has trained: its rate means nothing, its work and its losslessness do."""
-
-    def parts(self, backbone: Backbone, point: TofcPoint) -> tuple[Backbone, Reducer, FeatureCodec]:  # noqa: ARG002
-        """A codec of the backbone's width, its scale fitted to noise."""
-        torch.manual_seed(0)
-        codec = TofcCodec(CodecConfig(dim=backbone.feature_dim, n_experts=EXPERTS)).eval()
-        noise_PCD = torch.randn(4, 64, backbone.feature_dim)
-        codec.fit_scale(noise_PCD)
-        codec.freeze(noise_PCD)
-        return backbone, Merging(), codec
+def untrained(dim: int) -> TofcCodec:
+    """A codec of a width, its scale fitted to noise: its rate means nothing, its work and its losslessness do."""
+    torch.manual_seed(0)
+    codec = TofcCodec(CodecConfig(dim=dim, n_experts=EXPERTS)).eval()
+    noise_PCD = torch.randn(4, 64, dim)
+    codec.fit_scale(noise_PCD)
+    codec.freeze(noise_PCD)
+    return codec
 
 
 def resident_gib() -> float:
@@ -57,35 +54,38 @@ def main() -> None:
     """Print what was built, a row a stage, and the peak of memory; fails above the limit."""
     before_gib = resident_gib()
     start = time.perf_counter()
-    backbone = load(NAME, weights="random", dtype="bfloat16")
+    models = load(NAME, weights="random", dtype="bfloat16")
+    vision, language = models.vision(), models.language()
     built_s = time.perf_counter() - start
-    parameters = list(backbone.model.parameters())
-    held_gib = sum(p.numel() * p.element_size() for p in parameters) / 2**30
+    held_gib = weights_bytes([vision, language]) / 2**30
     grown_gib = peak_gib() - before_gib
-    scheme = RandomlyCoded(backbone, TofcPoint(codec="random", merge_to=CLUSTERS / backbone.n_features))
-    coded_m = sum(p.numel() for p in scheme.codec.parameters()) / 1e6
+    codec, merge_to = untrained(vision.feature_dim), CLUSTERS / vision.n_features
+    coded_m = sum(p.numel() for p in codec.parameters()) / 1e6
+    device = FeatureDevice(Tofc.kind, vision, Merging(), codec, merge_to)
+    server = FeatureServer(language, codec, limits_of(models, language, merge_to))
     (sample, *_) = samples(book("test", 0)[:1], paired=False)
     for _ in range(2):
         # The first request compiles the merging, and is dropped.
-        clock = StageClock()
-        payload = scheme.on_device(sample, clock)
-        (answer,) = scheme.on_server(payload, [sample.question], clock)
+        clocks = {"device": StageClock(), "server": StageClock()}
+        payload = send(device, sample, clocks["device"])
+        assert isinstance(payload, bytes)
+        (answer,) = receive(server, payload, [sample.question], clocks["server"], kind=Tofc.kind)
 
     table = Table(title=f"{NAME}, random weights, bfloat16, {torch.get_num_threads()} thread(s)")
     for heading in ("side", "stage", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
-    for stage, side in stage_sides(type(scheme)).items():
-        table.add_row(side, stage, f"{clock.seconds[stage]:.3f}")
+    for side, clock in clocks.items():
+        for stage, seconds in clock.seconds.items():
+            table.add_row(side, stage, f"{seconds:.3f}")
     console = Console()
     console.print(
-        f"{sum(p.numel() for p in parameters) / 1e6:.1f} million parameters, {held_gib:.2f} GiB, "
-        f"built in {built_s:.1f} s; building took {grown_gib:.2f} GiB at its peak"
+        f"weights: {held_gib:.2f} GiB, built in {built_s:.1f} s; building took {grown_gib:.2f} GiB at its peak"
     )
     console.print(f"codec: {EXPERTS} entropy models, {coded_m:.1f} million parameters")
     console.print(table)
     width, height = sample.image().size
     console.print(
-        f"{width} x {height} picture, {answer.visual_tokens} visual tokens, {len(payload.body)} payload bytes; "
+        f"{width} x {height} picture, {answer.visual_tokens} visual tokens, {len(payload)} payload bytes; "
         f"peak memory {peak_gib():.2f} GiB"
     )
     assert grown_gib < 1.25 * held_gib, "random weights were in memory twice"

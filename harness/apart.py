@@ -68,10 +68,13 @@ def measure_half(
     manifest = stock.manifest(folder.name, machine, command, half=half)
     if sent is not None:
         manifest = manifest.model_copy(update={"digests": {**manifest.digests, PAYLOADS: sent.digest}})
-    plan = study.plan_of(stock, halves)
+    shown = list(sample_rows(stock))
+    plan = study.plan_of(stock, halves, shown)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
-        ongoing.record_samples(sample_rows(stock.samples))
-        answering = plan if sent is not None else study.plan_of(stock, _write_payloads(plan, folder, reporter))
+        ongoing.record_samples(shown)
+        answering = (
+            plan if sent is not None else dataclasses.replace(plan, halves=_write_payloads(plan, folder, reporter))
+        )
         measure.answer(answering, ongoing, reporter, workers=workers_for(device, threads))
         measure.time(
             plan,
@@ -82,6 +85,15 @@ def measure_half(
             machine=machine_name(),
             device=device,
             telemetry=Telemetry(),
+            sides=(half,),
+        )
+        measure.weigh(
+            plan,
+            ongoing,
+            reporter,
+            seed=scenario.seed,
+            machine=machine_name(),
+            device=device,
             sides=(half,),
         )
         ongoing.finish([f"holds the {half} half alone; 'harness join' makes a run of two"])
@@ -181,7 +193,7 @@ class _Sent:
         by_itself = {
             (row["pipeline"], row["point"]) for row in record.outcomes.select(["pipeline", "point"]).to_pylist()
         }
-        plan = study.plan_of(stock, {})
+        plan = study.plan_of(stock, {}, list(sample_rows(stock)))
         paths: dict[Key, dict[str, Path]] = {}
         for key in stock.points:
             if key in by_itself:

@@ -82,7 +82,7 @@ CODECS: Mapping[str, str] = {
 
 CODEC_FOLDERS: Mapping[str, str] = {
     "zoo": "harness.models.files:ZOO",
-    "ablations": "baselines.ablations.trained:WEIGHTS",
+    "ablations": "baselines.ablations.schemes:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""
 

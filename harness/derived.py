@@ -22,7 +22,7 @@ from harness.runs import digests, provenance
 from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit
 from harness.runs.tables import Kind
-from harness.scenario.load import as_given, from_given, hash_of_given
+from harness.scenario.load import as_given, from_given, hash_of
 from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
 
@@ -68,7 +68,7 @@ def replay(
         record.manifest,
         folder,
         scenario=of_run,
-        scenario_hash=hash_of_given(of_run),
+        scenario_hash=hash_of(of_run),
         digests=_digests(record.manifest, spec),
         sessions=(*record.manifest.sessions, session),
     )
@@ -99,7 +99,7 @@ def _write(
         timed = {(pair["pipeline"], pair["point"]) for pair in pairs}
         keys = [(name, point) for name, points in manifest.points.items() for point in points if (name, point) in timed]
         links = {name: value for name, value in manifest.digests.items() if name.startswith("link ")}
-        study.replay(keys, spec, links, ongoing, reporter)
+        study.replay(keys, spec, links, samples, ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
 

@@ -58,7 +58,7 @@ def write_all_whole(files: Mapping[Path, Write]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         for path, hidden in unfinished.items():
-            hidden.replace(path)
+            rename(hidden, path)
         for folder in {path.parent for path in files}:
             flush_folder(folder)
     finally:
@@ -83,6 +83,11 @@ def check_writable(path: Path) -> None:
             os.fsync(file.fileno())
         finally:
             hidden.unlink()
+
+
+def rename(old: Path, new: Path) -> None:
+    """Gives a file or folder its name, in one step, in place of a file that had it."""
+    old.replace(new)
 
 
 def flush_folder(folder: Path) -> None:

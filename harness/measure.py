@@ -7,20 +7,26 @@ share its payload, which changes no answer. Times want one request after the oth
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
+from harness.analysis.means import draw_by_strata
+from harness.analysis.precision import looks
+from harness.analysis.validity import MOST_DISTURBED, disturbance, looked_at
 from harness.data.gathered import Gathered
 from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
 from harness.edge.client import Transfer
 from harness.models.contract import Answer, Clock, Untimed
-from harness.profiling.clock import StageClock, synchroniser
+from harness.profiling.clock import Delays, StageClock, synchroniser
+from harness.profiling.disturbance import Watch
+from harness.profiling.resources import OperationsClock, memory_taken_bytes, weights_bytes
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
-from harness.records import LinkRow, OutcomeRow, Side, StageRow
+from harness.records import LinkRow, OutcomeRow, Quantity, ResourceRow, Side, StageRow
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
@@ -56,6 +62,9 @@ class Parted(Protocol):
         ...
 
 
+_ATTEMPTS = 3
+"""How often a request is run that is disturbed each time."""
+
 Key = tuple[str, str]
 Halves = Mapping[Key, Parted]
 """By pipeline and point."""
@@ -69,6 +78,8 @@ class Plan:
     samples: Gathered
     sample_digests: Sequence[str]
     depends: Mapping[Key, Mapping[str, str]]
+    patches: Sequence[int]
+    """Into how many patches each sample's pictures are cut: the strata from which timed pictures are drawn."""
     scoring: str = DEFAULT_SCORING
 
     @functools.cached_property
@@ -78,6 +89,22 @@ class Plan:
         for place, name in enumerate(self.samples.names):
             found.setdefault((name.benchmark, name.image_id), []).append(place)
         return list(found.values())
+
+    def to_time(self, seed: int) -> list[tuple[int, ...]]:
+        """The places of samples to time, one of each picture, in the order in which they are taken.
+
+        Of every benchmark its next picture, drawn by strata of patches (:func:`harness.analysis.means.draw_by_strata`);
+        the questions about pictures take turns.
+        """
+        of_benchmark: dict[str, list[Sequence[int]]] = {}
+        for places in self.pictures:
+            of_benchmark.setdefault(self.samples.names[places[0]].benchmark, []).append(places)
+        drawn = []
+        for pictures in of_benchmark.values():
+            order = draw_by_strata([self.patches[places[0]] for places in pictures], len(pictures), seed)
+            drawn.append([pictures[picture][turn % len(pictures[picture])] for turn, picture in enumerate(order)])
+        taken = itertools.zip_longest(*drawn)
+        return [tuple(place for place in places if place is not None) for places in taken]
 
     def answering(self, key: Key, places: Sequence[int]) -> Unit:
         """The answers of a scheme to all questions about one picture."""
@@ -89,6 +116,11 @@ class Plan:
         name = f"times {' '.join(key)}, {self.samples.names[place].id}, repeat {repeat}"
         how = {"threads": str(schedule.threads), "warmup": str(schedule.warmup)}
         return Unit(name, {**self.depends[key], **self._questions([place]), **how})
+
+    def weighing(self, key: Key, place: int, device: str) -> Unit:
+        """What a scheme needs besides time, for one request."""
+        name = f"resources {' '.join(key)}, {self.samples.names[place].id}"
+        return Unit(name, {**self.depends[key], **self._questions([place]), "device": device})
 
     def _questions(self, places: Sequence[int]) -> dict[str, str]:
         return {self.samples.names[place].id: self.sample_digests[place] for place in places}
@@ -153,69 +185,254 @@ def time(
     so that drift hits all alike; ``telemetry`` watches the clocks meanwhile. A row is committed for each stage, all of
     a turn together, and one for the way of each request over a network. ``machine`` runs the device halves, ``server``
     the server halves, without it the same; rows of ``sides`` are kept. Whenever a process begins to time,
-    ``schedule.warmup`` requests of each scheme that it times are run and dropped.
+    ``schedule.warmup`` requests of each scheme that it times are run and dropped. Of several benchmarks each gives the
+    same number of samples, rounded up.
+
+    A request that was disturbed (:func:`harness.analysis.validity.disturbance`) is run again at the end of its turn, at
+    most twice, and counted in the session; what is committed is its last run, with what disturbed that. With
+    ``schedule.precision`` pictures are timed block by block (:func:`harness.analysis.precision.looks`) until the mean
+    of every point is that precise.
     """
-    timed = _timed_places(plan, schedule.timed_samples)
-    turns = [
-        {plan.timing(key, repeat, place, schedule): key for key in plan.halves}
-        for repeat, place in itertools.product(range(schedule.repeats), timed)
-    ]
-    pending = set(ongoing.expect(unit for turn in turns for unit in turn))
-    reporter.phase("times", total=len(turns), done=sum(not pending & turn.keys() for turn in turns))
-    warm = False
-    for (repeat, (number, place)), turn in zip(
-        itertools.product(range(schedule.repeats), enumerate(timed)), turns, strict=True
-    ):
-        order = np.random.default_rng([seed, repeat, number]).permutation(len(turn))
-        left = [unit for unit in (list(turn)[index] for index in order) if unit in pending]
-        if not left:
-            continue
-        sample = plan.samples[place]
-        if not warm:
-            _warm_up(plan, [turn[unit] for unit in left], timed, schedule.warmup, device)
-            warm = True
-            ongoing.record_telemetry(telemetry.sources)
-        rows: list[StageRow] = []
-        links: list[LinkRow] = []
-        telemetry.begin()
-        for unit in left:
-            pipeline, point = turn[unit]
-            clocks, transfer = _request(plan.halves[pipeline, point], sample, device)
-            machines: dict[Side, str] = {"device": machine, "server": server or machine}
-            facts: dict[str, Any] = {
-                "run": ongoing.manifest.name,
-                "unit": unit.key,
-                "pipeline": pipeline,
-                "point": point,
-                "sample": sample.id,
-                "repeat": repeat,
-                "start": ongoing.start,
-                "source": "measured",
-            }
-            if transfer is not None:
-                way = dataclasses.asdict(transfer)
-                links.append(LinkRow(**facts, **way, machine=machine, server=machines["server"]))
-            rows += [
-                StageRow(
-                    **facts,
-                    round=repeat,
+    order = plan.to_time(seed)
+    if schedule.precision is None:
+        n_benchmarks = len(order[0])
+        blocks = [[place for places in order[: -(-schedule.timed_samples // n_benchmarks)] for place in places]]
+    else:
+        places = [place for of_each in order for place in of_each]
+        ends = looks(min(schedule.at_most, len(places)))
+        blocks = [places[begin:end] for begin, end in itertools.pairwise([0, *ends])]
+    with Watch() as watch:
+        timing = _Timing(
+            plan, ongoing, reporter, schedule, seed, machine, device, telemetry, watch, server or machine, sides
+        )
+        timing.most_spoilt = MOST_DISTURBED * sum(map(len, blocks)) * schedule.repeats * len(plan.halves)
+        for number, block in enumerate(blocks):
+            timing.time(block, number)
+            if schedule.precision is not None and (sentence := _precise(ongoing, schedule)) is not None:
+                if sentence:
+                    reporter.warn(sentence)
+                break
+        timing.record()
+
+
+def weigh(
+    plan: Plan,
+    ongoing: Run,
+    reporter: Reporter,
+    *,
+    seed: int,
+    machine: str,
+    device: str,
+    sides: Sequence[Side] = ("device", "server"),
+) -> None:
+    """Commits what each half of every scheme needs besides time, on the first of the timed samples.
+
+    Of ``sides`` alone; what a server half on another machine needs is not known here.
+
+    Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
+    its operations.
+    """
+    place = plan.to_time(seed)[0][0]
+    units = {plan.weighing(key, place, device): key for key in plan.halves}
+    pending = ongoing.expect(units)
+    reporter.phase("memory and operations", total=len(units), done=len(units) - len(pending))
+    for unit in pending:
+        needs = _needs(plan.halves[units[unit]], plan.samples[place], device)
+        rows = [
+            ResourceRow(
+                run=ongoing.manifest.name,
+                unit=unit.key,
+                pipeline=units[unit][0],
+                point=units[unit][1],
+                sample=plan.samples.names[place].id,
+                side=side,
+                stage=stage,
+                quantity=quantity,
+                value=float(value),
+                machine=machine,
+                source="measured",
+            )
+            for side, stage, quantity, value in needs
+            if side in sides
+        ]
+        ongoing.add(unit, resources=rows)
+        reporter.advance()
+
+
+def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, str, Quantity, int]]:
+    """Side, stage, quantity and value of all that the halves need for a request."""
+    sent = send(split.device, sample, Untimed())
+    works: dict[Side, Callable[[Clock], object]] = {"device": lambda clock: send(split.device, sample, clock)}
+    halves: dict[Side, object] = {"device": split.device}
+    server = getattr(split, "server", None)
+    if not isinstance(sent, Answer) and server is not None:
+        works["server"] = lambda clock: split.serve(sent, [sample.question], clock)
+        halves["server"] = server
+    for side, work in works.items():
+        work(Untimed())
+        weights = weights_bytes(halves[side])
+        yield side, "", "weights_bytes", weights
+        if (taken := memory_taken_bytes(functools.partial(work, Untimed()), device)) is not None:
+            yield side, "", "peak_memory_bytes", weights + taken
+        counter = OperationsClock(device)
+        work(counter)
+        for stage, operations in counter.operations.items():
+            yield side, stage, "operations", operations
+
+
+def _precise(ongoing: Run, schedule: Measure) -> str | None:
+    """None where more pictures are to be timed; else empty, or which precision was not reached."""
+    assert schedule.precision is not None
+    record = ongoing.so_far()
+    found = looked_at(record.stages, record.samples, precision=schedule.precision, at_most=schedule.at_most)
+    if any(look.go_on_to for look in found.values()):
+        return None
+    return "; ".join(f"{' at '.join(key)}: {look.sentence}" for key, look in found.items() if not look.precise)
+
+
+@dataclasses.dataclass
+class _Timing:
+    """Timing in progress."""
+
+    plan: Plan
+    ongoing: Run
+    reporter: Reporter
+    schedule: Measure
+    seed: int
+    machines: Mapping[Side, str]
+    device: str
+    telemetry: Telemetry
+    watch: Watch
+    sides: Sequence[Side]
+    most_spoilt: float = 0.0
+    """Once more requests than these stay disturbed the run is INVALID, and to run them again is of no use."""
+    spoilt: int = 0
+    warm: bool = False
+    again: "Counter[str]" = dataclasses.field(default_factory=Counter)
+
+    def time(self, timed: Sequence[int], block: int) -> None:
+        """The rounds over a block of samples that are not timed yet."""
+        plan, schedule = self.plan, self.schedule
+        rounds = list(itertools.product(range(schedule.repeats), enumerate(timed)))
+        turns = [
+            {plan.timing(key, repeat, place, schedule): key for key in plan.halves} for repeat, (_, place) in rounds
+        ]
+        pending = set(self.ongoing.expect(unit for turn in turns for unit in turn))
+        self.reporter.phase("times", total=len(turns), done=sum(not pending & turn.keys() for turn in turns))
+        for (repeat, (number, place)), turn in zip(rounds, turns, strict=True):
+            draw = [self.seed, repeat, number] if block == 0 else [self.seed, repeat, number, block]
+            shuffled = np.random.default_rng(draw).permutation(len(turn))
+            left = {unit: turn[unit] for unit in (list(turn)[index] for index in shuffled) if unit in pending}
+            if not left:
+                continue
+            if not self.warm:
+                self.watch.begin()
+                _warm_up(plan, list(left.values()), timed, schedule.warmup, self.device)
+                self.warm = True
+                self.record()
+            self.telemetry.begin()
+            taken = self._turn(left, plan.samples[place])
+            lowered = self.telemetry.end()
+            if lowered or self.again:
+                self.record(lowered)
+            when = {"repeat": repeat, "round": repeat, "start": self.ongoing.start}
+            rows = [self._rows(unit, left[unit], place, request, when) for unit, request in taken.items()]
+            links = [
+                self._link(unit, left[unit], place, request.transfer, repeat)
+                for unit, request in taken.items()
+                if request.transfer is not None
+            ]
+            self.ongoing.add(list(left), stages=itertools.chain.from_iterable(rows), links=links)
+            self.reporter.advance()
+
+    def record(self, lowered: Sequence[str] = ()) -> None:
+        """Commits what was seen of the machine; nothing where this process timed nothing."""
+        if self.warm:
+            self.ongoing.record_telemetry(
+                self.telemetry.sources,
+                lowered,
+                watched=self.watch.sources,
+                disturbed=self.again,
+                pressure=self.watch.pressure(),
+            )
+            self.again = Counter()
+
+    def _turn(self, left: Mapping[Unit, Key], sample: Sample) -> dict[Unit, "_Request"]:
+        """Each scheme's request once, and those that were disturbed again, at most twice."""
+        taken: dict[Unit, _Request] = {}
+        waiting, seen = list(left), list[str]()
+        for attempt in range(_ATTEMPTS):
+            self.watch.begin(anew=attempt > 0)
+            for unit in waiting:
+                taken[unit] = _request(self.plan.halves[left[unit]], sample, self.device, self.watch)
+                self.telemetry.look()
+            load = self.watch.load()
+            for unit in waiting:
+                taken[unit] = dataclasses.replace(taken[unit], load=load)
+            why = {unit: taken[unit].disturbance for unit in waiting}
+            waiting = [unit for unit in waiting if why[unit]]
+            if not waiting or attempt == _ATTEMPTS - 1 or self.spoilt > self.most_spoilt:
+                break
+            seen += [why[unit] for unit in waiting]
+        self.spoilt += len(waiting)
+        self.again.update(seen)
+        return taken
+
+    def _rows(
+        self, unit: Unit, key: Key, place: int, request: "_Request", when: Mapping[str, int]
+    ) -> Iterator[StageRow]:
+        for side in self.sides:
+            clock = request.clocks[side]
+            for stage, seconds in clock.seconds.items():
+                yield StageRow(
+                    run=self.ongoing.manifest.name,
+                    unit=unit.key,
+                    pipeline=key[0],
+                    point=key[1],
+                    sample=self.plan.samples.names[place].id,
+                    **when,
                     side=side,
                     stage=stage,
                     seconds=seconds,
                     cpu_s=clock.cpu_s[stage],
-                    machine=machines[side],
+                    # What another machine's stages waited for, this one does not see.
+                    waited_s=request.waited_s[side].get(stage) if self.watch.tells else None,
+                    load=request.load,
+                    machine=self.machines[side],
+                    source="measured",
                 )
-                for side, clock in clocks.items()
-                if side in sides
-                for stage, seconds in clock.seconds.items()
-            ]
-            telemetry.look()
-        if lowered := telemetry.end():
-            ongoing.record_telemetry(telemetry.sources, lowered)
-        ongoing.add(left, stages=rows, links=links)
-        reporter.advance()
-    if warm:
-        ongoing.record_telemetry(telemetry.sources)
+
+    def _link(self, unit: Unit, key: Key, place: int, transfer: Transfer, repeat: int) -> LinkRow:
+        return LinkRow(
+            run=self.ongoing.manifest.name,
+            unit=unit.key,
+            pipeline=key[0],
+            point=key[1],
+            sample=self.plan.samples.names[place].id,
+            repeat=repeat,
+            start=self.ongoing.start,
+            **dataclasses.asdict(transfer),
+            machine=self.machines["device"],
+            server=self.machines["server"],
+            source="measured",
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Request:
+    """A timed request: its clocks, and what is known of its disturbance."""
+
+    clocks: Mapping[Side, StageClock]
+    waited_s: Mapping[Side, Mapping[str, float]]
+    transfer: Transfer | None = None
+    load: float | None = None
+
+    @property
+    def disturbance(self) -> str:
+        """Why it was disturbed; empty where it was not."""
+        seconds = sum(sum(clock.seconds.values()) for clock in self.clocks.values())
+        waited_s = sum(sum(of_side.values()) for of_side in self.waited_s.values())
+        return disturbance(seconds, waited_s, self.load)
 
 
 def _batches(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
@@ -227,22 +444,6 @@ def _warm_up(plan: Plan, keys: Sequence[Key], timed: Sequence[int], requests: in
     for place in itertools.islice(itertools.cycle(timed), requests):
         for key in keys:
             _request(plan.halves[key], plan.samples[place], device)
-
-
-def _timed_places(plan: Plan, wanted: int) -> list[int]:
-    """One sample of each of ``wanted`` pictures spread evenly over a benchmark, its questions taking turns.
-
-    Of several benchmarks each gives the same number, rounded up.
-    """
-    of_benchmark: dict[str, list[Sequence[int]]] = {}
-    for places in plan.pictures:
-        of_benchmark.setdefault(plan.samples.names[places[0]].benchmark, []).append(places)
-    timed: list[int] = []
-    for pictures in of_benchmark.values():
-        n = min(-(-wanted // len(of_benchmark)), len(pictures))
-        chosen = np.linspace(0, len(pictures) - 1, n).round().astype(int)
-        timed += [pictures[picture][turn % len(pictures[picture])] for turn, picture in enumerate(chosen)]
-    return timed
 
 
 def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: str) -> Iterator[OutcomeRow]:
@@ -272,12 +473,12 @@ def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: st
         )
 
 
-def _request(split: Parted, sample: Sample, device: str) -> tuple[dict[Side, StageClock], Transfer | None]:
+def _request(split: Parted, sample: Sample, device: str, delays: Delays | None = None) -> _Request:
     """One request through both halves, each with its own clock, and its way between them."""
     clocks: dict[Side, StageClock] = {
-        "device": StageClock(synchroniser(device)),
-        "server": StageClock(synchroniser(device)),
+        "device": StageClock(synchroniser(device), delays),
+        "server": StageClock(synchroniser(device), delays),
     }
     sent = send(split.device, sample, clocks["device"])
     transfer = None if isinstance(sent, Answer) else split.serve(sent, [sample.question], clocks["server"])[1]
-    return clocks, transfer
+    return _Request(clocks, {side: clock.waited_s() for side, clock in clocks.items()}, transfer)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a row's fields or of their meaning; runs of different versions are not compared."""
 
 Side = Literal["device", "server"]
@@ -21,8 +21,9 @@ Source = Literal["measured", "recorded", "estimated", "reported"]
 """measured: timed in this run. recorded: timed earlier, on the machine named. estimated: by roofline.
 reported: copied from a publication, cited."""
 
-Quantity = Literal["peak_memory_bytes", "operations"]
-"""What a :class:`ResourceRow` is about: the most memory that a half held, the floating-point operations of a stage."""
+Quantity = Literal["weights_bytes", "peak_memory_bytes", "operations"]
+"""What a :class:`ResourceRow` is about: the weights that a half holds, the most memory that it needs while it works
+(weights included), the floating-point operations of a stage."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,8 @@ class SampleRow:
     a digest of the picture files' bytes: questions that share it are not independent. ``category`` and ``group`` come
     from the benchmark: a metric that is more than the share of right answers (MME's pairs, MMBench's rotations) needs
     them. ``width_px`` and ``height_px`` are of the first of ``pictures`` pictures; ``file_bytes`` is the size of all
-    their original files, ``text_bytes`` that of the question's text in UTF-8.
+    their original files, ``text_bytes`` that of the question's text in UTF-8. ``patches`` is what the run's backbone
+    cuts all its pictures into.
     """
 
     sample: str
@@ -45,6 +47,7 @@ class SampleRow:
     group: str
     width_px: int
     height_px: int
+    patches: int
     file_bytes: int
     text_bytes: int
 
@@ -53,9 +56,12 @@ class SampleRow:
 class StageRow:
     """How long one stage of one request took, once.
 
-    ``seconds`` is wall time and ``cpu_s`` the process's processor time, null where it is not known. ``round`` says in
-    which round of the schedule the request was timed, ``start`` by which start of the process (from 0): times drift
-    between rounds, and more between starts. ``unit`` is the key of the unit of work that the row comes from.
+    ``seconds`` is wall time and ``cpu_s`` the process's processor time, null where it is not known. ``waited_s`` is how
+    long of it the process was kept from running: by others that had the processor, or because it or the machine stood
+    still. ``load`` is the share of all the machine's processors that others kept busy around the request, from 0 to 1.
+    Both are null where the system does not tell. ``round`` says in which round of the schedule the request was timed,
+    ``start`` by which start of the process (from 0): times drift between rounds, and more between starts. ``unit`` is
+    the key of the unit of work that the row comes from.
     """
 
     run: str
@@ -70,6 +76,8 @@ class StageRow:
     stage: str
     seconds: float
     cpu_s: float | None
+    waited_s: float | None = None
+    load: float | None = None
     machine: str
     source: str
 

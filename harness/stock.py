@@ -15,6 +15,7 @@ from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
 from harness.models import files
+from harness.models.patches import patches_of_all
 from harness.records import SampleRow
 from harness.runs import digests, provenance
 from harness.scenario.load import as_given, scenario_hash
@@ -176,9 +177,9 @@ def missing(scenario: Scenario) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def sample_rows(samples: Gathered) -> Iterator[SampleRow]:
-    """What each question shows and asks."""
-    for name in samples.names:
+def sample_rows(stock: Stock) -> Iterator[SampleRow]:
+    """What each question shows and asks, and into how many patches the backbone that runs cuts its pictures."""
+    for name in stock.samples.names:
         yield SampleRow(
             sample=name.id,
             benchmark=name.benchmark,
@@ -189,6 +190,7 @@ def sample_rows(samples: Gathered) -> Iterator[SampleRow]:
             group=name.group,
             width_px=name.width_px,
             height_px=name.height_px,
+            patches=patches_of_all(name.sizes_px, stock.backbone, stock.scenario.weights),
             file_bytes=name.original_bytes,
             text_bytes=name.text_bytes,
         )

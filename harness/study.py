@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from harness import catalog, measure
 from harness.analysis import Analysis, validity
 from harness.edge.client import Peer, PeerTelemetry, Remote, RemoteSplit
@@ -23,6 +25,7 @@ from harness.models.contract import Models
 from harness.profiling.machine import fingerprint, machine_name
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
+from harness.records import SampleRow, to_table
 from harness.replay import Profile, sweep
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
@@ -98,8 +101,9 @@ def _work(
     server = None if peer is None else peer.info.provenance()
     manifest = stock.manifest(folder.name, machine, command, server)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
-        ongoing.record_samples(sample_rows(stock.samples))
-        plan = plan_of(stock, study.halves)
+        shown = list(sample_rows(stock))
+        ongoing.record_samples(shown)
+        plan = plan_of(stock, study.halves, shown)
         # A connection is one process's, and a server answers one request at a time.
         workers = 1 if peer is not None else workers_for(study.device, study.threads)
         measure.answer(plan, ongoing, reporter, workers=workers)
@@ -114,17 +118,19 @@ def _work(
             telemetry=Telemetry() if peer is None else PeerTelemetry(peer),
             server=None if server is None else server.machine["name"],
         )
-        replay(study.halves, scenario.replay, stock.links, ongoing, reporter)
+        measure.weigh(plan, ongoing, reporter, seed=scenario.seed, machine=machine_name(), device=study.device)
+        replay(study.halves, scenario.replay, stock.links, to_table(SampleRow, shown), ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
 
-def plan_of(stock: Stock, halves: Halves) -> measure.Plan:
-    """What is measured of some halves."""
+def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure.Plan:
+    """What is measured of some halves; ``shown`` are the rows of the samples."""
     return measure.Plan(
         halves=halves,
         samples=stock.samples,
         sample_digests=stock.sample_digests,
         depends=stock.depends,
+        patches=[row.patches for row in shown],
         scoring=stock.scenario.scoring,
     )
 
@@ -187,10 +193,12 @@ def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
     return Service(halves, describe(stock, telemetry=Telemetry().sources), device=device, token=token, limits=limits)
 
 
-def replay(keys: Iterable[Key], spec: Replay, links: Mapping[str, str], ongoing: Run, reporter: Reporter) -> None:
+def replay(
+    keys: Iterable[Key], spec: Replay, links: Mapping[str, str], samples: pa.Table, ongoing: Run, reporter: Reporter
+) -> None:
     """Replays schemes at operating points over a section's uplinks, from the rows that are committed.
 
-    ``links`` are the digests of the files that the section names.
+    ``links`` are the digests of the files that the section names, ``samples`` what the questions show and ask.
     """
     system = {**links, "replay": digests.of_data(spec.model_dump(mode="json"))}
     stages, outcomes = ongoing.table("stages"), ongoing.table("outcomes")
@@ -204,7 +212,7 @@ def replay(keys: Iterable[Key], spec: Replay, links: Mapping[str, str], ongoing:
     pending = ongoing.expect(units)
     reporter.phase("replay", total=len(units), done=len(units) - len(pending))
     for unit in pending:
-        profile = Profile.from_tables(stages, outcomes, *units[unit])
+        profile = Profile.from_tables(stages, outcomes, *units[unit], samples=samples if spec.question_text else None)
         ongoing.add(unit, requests=sweep([profile], spec))
         reporter.advance()
 

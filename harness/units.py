@@ -30,6 +30,7 @@ _TIMES_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0, "h": 3600.0}
 
 _FREQUENCIES_HZ = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
 
+_SHARE = re.compile(r"\s*((?:\d+\.?\d*|\.\d+))\s*%\s*")
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]+)\s*")
 
 
@@ -65,6 +66,15 @@ def parse_seconds(text: object) -> float:
 def parse_per_second(text: object) -> float:
     """How often something happens, such as ``2 /s`` or ``30 /min``, in 1/s; raises ValueError for anything else."""
     return _parse(text, _FREQUENCIES_HZ, "2 /s", 1e9)
+
+
+def parse_share(text: object) -> float:
+    """A share such as ``5 %``, or a plain number from 0 to 1, as that number; raises ValueError for anything else."""
+    match = _SHARE.fullmatch(text) if isinstance(text, str) else None
+    value = float(match[1]) / 100 if match else text
+    if type(value) not in (int, float) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError(f"{shown(text)} is not a share such as '5 %', from 0 to 100 %")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:

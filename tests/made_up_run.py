@@ -1,6 +1,7 @@
 """A made-up run with the numbers of a real one: what its schemes send, how often they are right, how long they take."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow as pa
 from harness.records import OutcomeRow, RequestRow, SampleRow, StageRow, schema
 from harness.runs.provenance import begin
 from harness.runs.store import Record, Run, Unit
+from harness.scenario.load import hash_of
 
 MACHINE = "a processor, 2 cores"
 RATES_BPS = {"25 KB/s": 200e3, "50 KB/s": 400e3, "100 KB/s": 800e3}
@@ -52,11 +54,28 @@ STAGES_S = {
 """For each pipeline the mean seconds of its stages, side before stage."""
 
 
-def scenario(**changes: object) -> dict[str, object]:
+REPLAY = {
+    "uplinks": [{"kind": "constant", "rate_bps": rate_bps, "name": name} for name, rate_bps in RATES_BPS.items()],
+    "users": [1],
+    "sharing": "own",
+    "servers": 1,
+    "batching": None,
+    "arrivals": {"kind": "closed_loop", "think_s": 0.0},
+    "requests": None,
+    "question_text": False,
+    "seeds": 1,
+    "deadline_s": None,
+    "timeout_s": None,
+    "answer": {"size_bytes": 0, "rate_bps": None, "propagation_s": 0.0},
+}
+"""The replay section as a manifest holds it."""
+
+
+def scenario(**changes: Any) -> dict[str, object]:
     """The scenario of the made-up run as its manifest holds it."""
     return {
         "title": "RealWorldQA at low uplink rates",
-        "measure": {"warmup": 2, "repeats": 3},
+        "measure": {"warmup": 2, "repeats": 3, "precision": None},
         "selection": {
             "reference": "server_only",
             "target": 0.92,
@@ -64,8 +83,8 @@ def scenario(**changes: object) -> dict[str, object]:
             "confidence": 0.95,
             "resamples": 500,
         },
-        "replay": {"deadline_s": None},
         **changes,
+        "replay": {**REPLAY, **changes.get("replay", {})},
     }
 
 
@@ -89,7 +108,7 @@ def make(
     manifest = begin(
         name=folder.name,
         scenario=scenario(**changes),
-        scenario_hash="5f0c1d2e3b4a5968",
+        scenario_hash=hash_of(scenario(**changes)),
         benchmarks=["StreetsQA"],
         backbone="mini-onevision",
         points={name: {point: _parameters(point) for point in POINTS[name]} for name in ORDER},
@@ -99,6 +118,10 @@ def make(
         command=["harness", "run"],
         machine={"id": "01234567", "name": MACHINE},
     )
+    # Whatever the state of the checkout that makes it.
+    (session,) = manifest.sessions
+    session = session.model_copy(update={"commit": "0123456789abcdef" * 2 + "01234567", "dirty": False})
+    manifest = manifest.model_copy(update={"sessions": (session,)})
     rng = np.random.default_rng(0)
     samples = [f"q{i:03}" for i in range(240)]
     scale_N = np.repeat(rng.lognormal(-0.05, 0.3, 60), 4)
@@ -108,7 +131,7 @@ def make(
             _table(
                 SampleRow, sample=samples, benchmark="StreetsQA", id=samples, category="street", group=samples,
                 picture=[f"street {i // 4}" for i in range(240)], pictures=1, width_px=640, height_px=480,
-                file_bytes=88_000, text_bytes=60,
+                patches=13, file_bytes=88_000, text_bytes=60,
             )
         )  # fmt: skip
         for pipeline, points in POINTS.items():
@@ -146,7 +169,8 @@ def _stages(
     columns = dict(zip(("sample", "repeat", "side", "stage", "seconds"), zip(*timed, strict=True), strict=True))
     constants = {"run": "r", "unit": unit.key, "pipeline": pipeline, "point": point, "start": 0, "machine": MACHINE}
     cpu_s = [0.9 * seconds for seconds in columns["seconds"]]
-    return _table(StageRow, **columns, **constants, round=columns["repeat"], cpu_s=cpu_s, source=source)
+    quiet = {"waited_s": [0.0 * seconds for seconds in cpu_s], "load": 0.01}
+    return _table(StageRow, **columns, **constants, round=columns["repeat"], cpu_s=cpu_s, **quiet, source=source)
 
 
 def _requests(

@@ -13,7 +13,7 @@ def samples(n: int = 3) -> list[SampleRow]:
     return [
         SampleRow(
             sample=f"s{i:03}", benchmark="StreetsQA", id=f"s{i:03}", picture=f"p{i // 2}", pictures=1, category="all",
-            group=f"s{i:03}", width_px=64, height_px=48, file_bytes=900, text_bytes=20,
+            group=f"s{i:03}", width_px=64, height_px=48, patches=2, file_bytes=900, text_bytes=20,
         )
         for i in range(n)
     ]  # fmt: skip

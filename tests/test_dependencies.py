@@ -116,7 +116,7 @@ def test_a_trace_that_was_imported_again_is_replayed_again(tmp_path: Path) -> No
     folder, trace = tmp_path / "run", tmp_path / "link.parquet"
     uplink = f"{{ kind: trace, path: {trace}, start: beginning }}"
     for rate, name in ((10_000, "slow.csv"), (80_000, "fast.csv")):
-        (tmp_path / name).write_text("at_s,rate_bps\n" + "".join(f"{second},{rate}\n" for second in range(200)))
+        (tmp_path / name).write_text("time_s,rate_bps\n" + "".join(f"{second},{rate}\n" for second in range(200)))
     import_trace(tmp_path / "slow.csv", trace)
     _run(folder, uplink=uplink)
     slow = Run.read(folder).requests.to_pandas()["answered_s"].max()

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from baselines.networks import weights
 from baselines.networks.pictures import PictureCoder
+from baselines.neural_codec import bundled
 from baselines.neural_container import MAX_PIXELS, unpack
 from harness import catalog
 from harness.data import streetsqa
 from harness.errors import BitstreamError, HarnessError, ResultsError
-from harness.models.contract import Backbone
+from harness.models.contract import Models, Untimed
 from harness.profiling.machine import fingerprint
 from harness.runs.provenance import package_versions
 from harness.schemes.anatomy import codec_of
@@ -75,9 +76,9 @@ def network(name: str) -> PictureCoder:
 
 
 @cache
-def backbone_named(name: str) -> Backbone:
-    """A bundled backbone, on the CPU."""
-    found: Backbone = catalog.load("backbone", name, catalog.BACKBONES)(name, device="cpu", weights=None)
+def models_named(name: str) -> Models:
+    """The parts of a bundled backbone, on the CPU."""
+    found: Models = catalog.load("backbone", name, catalog.BACKBONES)(name, device="cpu", weights=None)
     return found
 
 
@@ -113,7 +114,7 @@ def code(folder: Path, n_pictures: int, n_whole: int, show: Callable[[str], None
                     add("features", name, number, stream, opened(path).decompress(stream).y_PCD)
             show(f"{backbone}: {number + 1} of {n_pictures} pictures")
     for codec in NETWORKS:
-        for point in sorted(weights.bundled(codec)):
+        for point in bundled(codec):
             for number in range(0, n_pictures, NEURAL_EVERY):
                 name = f"{codec}/{point}"
                 body = network(name).encode(picture(number), MAX_PIXELS)
@@ -133,13 +134,12 @@ def code(folder: Path, n_pictures: int, n_whole: int, show: Callable[[str], None
 
 def _merged(backbone: str, number: int, kept: dict[str, Tensor]) -> tuple[list[Tensor], tuple[int, int]]:
     """The features of a picture, merged to each of CLUSTERS, and its grid; features and labels go to ``kept``."""
-    model = backbone_named(backbone)
-    tiles = model.preprocess(picture(number))
-    x_PVD = model.encode_image(tiles).float()
+    seen = models_named(backbone).vision().see(picture(number), Untimed())
+    x_PVD = seen.x_PVD.float()
     merged = [merge(x_PVD, n_clusters) for n_clusters in CLUSTERS]
     kept[f"x/{backbone}/{number:03d}"] = x_PVD.contiguous()
     kept[f"labels/{backbone}/{number:03d}"] = torch.stack([each.labels_PV for each in merged], 1).to(torch.int16)
-    return [each.y_PCD for each in merged], tiles.grid
+    return [each.y_PCD for each in merged], seen.layout.grid
 
 
 def latents(coder: PictureCoder, body: bytes) -> Tensor:

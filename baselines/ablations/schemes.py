@@ -8,15 +8,30 @@ Fig. 12 replaces the entropy coding of merged features. The TOFC of each group i
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.schemes.contract import DeviceHalf, Models, ServerHalf
-from harness.schemes.tofc import Tofc, TofcPoint
+from harness.errors import CheckpointError, UnavailableError, unknown_name
+from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
+from harness.schemes.tofc import FeaturePoint, Tofc
 
 if TYPE_CHECKING:
     from harness.tofc.feature_codec import FeatureCodec
     from harness.tofc.reducer import Reducer
 
+WEIGHTS = Path(__file__).parent / "weights"
+"""The bundled ones: a folder for each backbone, in it one for each scheme, in it one for each trained point."""
+
+CODEC, PROJECTOR, REDUCER = "codec.safetensors", "projector.safetensors", "reducer.safetensors"
+
 HIDDEN = (32,)
 """The hidden width of every entropy model here: one layer, so that the trained points stay small."""
+
+
+def folder_of(backbone: str, scheme: str, point: str) -> Path:
+    """The folder of a bundled point; raises UnavailableError, listing the known ones, where there is none."""
+    among = WEIGHTS / backbone / scheme
+    known = [path.parent.name for path in sorted(among.glob(f"*/{PROJECTOR}"))]
+    if point not in known:
+        raise UnavailableError(f"{among}: {unknown_name('codec', point, known or ['none'])}")
+    return among / point
 
 
 class Ablation(Tofc):
@@ -25,6 +40,7 @@ class Ablation(Tofc):
     ``learned`` says that its reducer has weights.
     """
 
+    Point: ClassVar[type[OperatingPoint]] = FeaturePoint
     learned: ClassVar[bool] = False
 
     @classmethod
@@ -54,9 +70,8 @@ class Ablation(Tofc):
         return cls.new_reducer(dim)
 
     @classmethod
-    def device_half(cls, models: Models, point: TofcPoint) -> DeviceHalf:
+    def device_half(cls, models: Models, point: FeaturePoint) -> DeviceHalf:
         """The vision tower as it is, the point's reducer and codec."""
-        from baselines.ablations.trained import CODEC, folder_of
         from harness.schemes.features import FeatureDevice, load_codec
 
         folder, vision = folder_of(models.name, cls.kind, point.codec), models.vision()
@@ -65,13 +80,12 @@ class Ablation(Tofc):
         return FeatureDevice(cls.kind, vision, reducer, codec, point.merge_to)
 
     @classmethod
-    def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:
+    def server_half(cls, models: Models, point: FeaturePoint) -> ServerHalf:
         """The language model as it is, the point's projector and codec.
 
         Raises CheckpointError for a file that is absent, damaged or of other sizes.
         """
-        from baselines.ablations.trained import CODEC, PROJECTOR, folder_of, read
-        from harness.errors import CheckpointError
+        from baselines.ablations.trained import read
         from harness.schemes.features import FeatureServer, limits_of, load_codec
 
         folder = folder_of(models.name, cls.kind, point.codec)
@@ -84,10 +98,8 @@ class Ablation(Tofc):
         return FeatureServer(language, load_codec(cls.codec_type(), folder / CODEC, models.device), limits)
 
     @classmethod
-    def files(cls, backbone: str, point: TofcPoint) -> dict[str, Path]:
+    def files(cls, backbone: str, point: FeaturePoint) -> dict[str, Path]:
         """The files of the point's folder."""
-        from baselines.ablations.trained import folder_of
-
         folder = folder_of(backbone, cls.kind, point.codec)
         return {f"{cls.kind} {point.codec}, {file.name}": file for file in sorted(folder.glob("*.safetensors"))}
 
@@ -200,7 +212,6 @@ class QFormerQueries(Ablation):
     def reducer(cls, folder: Path, dim: int, device: str) -> "Reducer":  # noqa: ARG003
         """The trained queries."""
         from baselines.ablations.qformer import QFormer
-        from baselines.ablations.trained import REDUCER
 
         return QFormer.load(folder / REDUCER, device)
 

@@ -14,13 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.errors import CheckpointError, UnavailableError, unknown_name
+from baselines.ablations.schemes import CODEC, PROJECTOR, REDUCER
+from harness.errors import CheckpointError
 from harness.tofc.feature_codec import FeatureCodec
-
-WEIGHTS = Path(__file__).parent / "weights"
-"""The bundled ones: a folder for each backbone, in it one for each scheme, in it one for each trained point."""
-
-CODEC, PROJECTOR, REDUCER = "codec.safetensors", "projector.safetensors", "reducer.safetensors"
 
 
 class LearnedReducer(nn.Module, ABC):
@@ -49,15 +45,6 @@ class Trained:
         if self.reducer is not None:
             _write(folder / REDUCER, self.reducer, {"config": self.reducer.config.model_dump_json()})
         _write(folder / PROJECTOR, self.projector, {"backbone": backbone})
-
-
-def folder_of(backbone: str, scheme: str, point: str) -> Path:
-    """The folder of a bundled point; raises UnavailableError, listing the known ones, where there is none."""
-    among = WEIGHTS / backbone / scheme
-    known = [path.parent.name for path in sorted(among.glob(f"*/{PROJECTOR}"))]
-    if point not in known:
-        raise UnavailableError(f"{among}: {unknown_name('codec', point, known or ['none'])}")
-    return among / point
 
 
 def read(path: Path) -> tuple[Mapping[str, Tensor], str]:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from baselines.ablations.schemes import (
+    CODEC,
+    WEIGHTS,
     Ablation,
     Factorized,
     Heuristic,
@@ -32,14 +34,14 @@ from baselines.ablations.schemes import (
     VisionZipDominant,
     VisionZipMerging,
 )
-from baselines.ablations.trained import CODEC, WEIGHTS, LearnedReducer, Trained, trained_around
+from baselines.ablations.trained import LearnedReducer, Trained, trained_around
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice
 from harness.models.contract import Tiles
 from harness.models.files import ZOO
 from harness.models.llava import Llava
-from harness.models.onevision import OneVision, load
+from harness.models.onevision import load
 from harness.tofc.training import Progress, Recipe, feature_distortion, train
 from harness.zoo.features import book_of
 from harness.zoo.language import questions
@@ -91,7 +93,7 @@ class Lesson:
     of_scheme: Mapping[str, Tensor]
 
 
-def lessons(backbone: OneVision, pages: Sequence[Page], schemes: Sequence[type[Ablation]]) -> list[Lesson]:
+def lessons(backbone: Llava, pages: Sequence[Page], schemes: Sequence[type[Ablation]]) -> list[Lesson]:
     """Pages with what each scheme's reducer makes of their pictures."""
     reducers = {scheme.kind: None if scheme.learned else scheme.new_reducer(backbone.feature_dim) for scheme in schemes}
     found = []
@@ -112,7 +114,7 @@ def lessons(backbone: OneVision, pages: Sequence[Page], schemes: Sequence[type[A
 
 
 def train_point(
-    backbone: OneVision, kept: Sequence[Lesson], scheme: type[Ablation], point: str, budget: Budget = Budget()
+    backbone: Llava, kept: Sequence[Lesson], scheme: type[Ablation], point: str, budget: Budget = Budget()
 ) -> Trained:
     """One point of a scheme, frozen for use."""
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from baselines.compressai_zoo import RANDOM
 from baselines.networks.exact_convolution import ExactConvolution, make_exact
 from baselines.networks.network import MULTIPLE_PX, Y_STRIDE
 from baselines.networks.weights import load, make_ready, read
@@ -44,7 +45,7 @@ def network(model: str, quality: int | None, weights: str) -> "ZooNetwork":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(f"{model} {quality}".encode()))
         net = kinds[model](*sizes)
-    if weights == "random":
+    if weights == RANDOM:
         make_ready(f"{model} with random weights", net)
     else:
         path = Path(weights)

@@ -1,18 +1,22 @@
 """One run's analysis: each quantity that is computed from its rows, once, for whoever shows it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, get_args
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import breakdown, comparison, latency
-from harness.analysis.select import Equality, select
+from harness.analysis import breakdown, cells, comparison, latency, means
+from harness.analysis.cells import Population, Setting
+from harness.analysis.curves import Ladder
+from harness.analysis.select import Answers, Equality, Key, ladders_of, select
 from harness.errors import ResultsError, unknown_name
-from harness.replay.profile import Profile
+from harness.records import Quantity, Side
+from harness.replay.profile import Profile, sent_bytes
 from harness.runs.provenance import Manifest
 from harness.runs.store import Record, Run
 
@@ -42,15 +46,47 @@ class Analysis:
         return self.record.manifest
 
     @cached_property
+    def reasons(self) -> tuple[str, ...]:
+        """What keeps the run from being VALID: the manifest's reasons, and those that its rows and facts give now.
+
+        A manifest's VALID is never believed: every rule of :mod:`harness.analysis.validity` is judged again.
+        """
+        from harness.analysis import validity
+
+        return tuple(dict.fromkeys((*self.manifest.reasons, *validity.reasons(self))))
+
+    @property
+    def validity(self) -> str:
+        """``VALID`` or ``INVALID``, as judged now."""
+        return "INVALID" if self.reasons else "VALID"
+
+    @cached_property
     def equality(self) -> Equality:
         """What equal score means in this run."""
         return Equality.of(self.manifest)
 
     @cached_property
+    def answers(self) -> Answers:
+        """The verdicts of every point: :class:`harness.analysis.select.Answers`."""
+        return Answers(self.record.outcomes, self.record.samples, self.equality, self.manifest.benchmarks)
+
+    @cached_property
     def points(self) -> pd.DataFrame:
-        """Every operating point with its bytes and score: :func:`harness.analysis.select.select`."""
-        found = select(self.record.outcomes, self.record.samples, self.equality, self.manifest.benchmarks)
-        return self._in_order(found)
+        """Every operating point with its bytes and score: :func:`harness.analysis.select.select`.
+
+        Where no score is claimed (:attr:`scored`) the first point that the scenario declares of each pipeline stands
+        for it, as selected.
+        """
+        found = self._in_order(select(self.answers, ladders_of(self.manifest.points)))
+        if not self.scored:
+            first = {pipeline: next(iter(labels), "") for pipeline, labels in self.manifest.points.items()}
+            found["selected"] = found["point"] == found["pipeline"].map(first)
+        return found
+
+    @property
+    def scored(self) -> bool:
+        """Whether scores are claimed: the reference scores more than 0 in every benchmark."""
+        return self.answers.scored
 
     @cached_property
     def reference(self) -> "pd.Series[float]":
@@ -63,7 +99,10 @@ class Analysis:
         record, names = self.record, self.manifest.benchmarks
         if len(names) == 1:
             return pd.concat([pd.DataFrame({"benchmark": names[0]}, index=self.points.index), self.points], axis=1)
-        return self._in_order(breakdown.by_benchmark(record.outcomes, record.samples, self.equality, names))
+        found = breakdown.by_benchmark(
+            record.outcomes, record.samples, self.equality, names, ladders_of(self.manifest.points)
+        )
+        return self._in_order(found)
 
     @cached_property
     def categories(self) -> pd.DataFrame:
@@ -73,8 +112,78 @@ class Analysis:
 
     @cached_property
     def times(self) -> pd.DataFrame:
-        """The latency of the selected points at each uplink, by part: :func:`harness.analysis.latency.summarise`."""
-        return latency.summarise(self._selected_requests, self.record.stages, confidence=self.equality.confidence)
+        """The latency of the selected points at each uplink, by part: :func:`harness.analysis.cells.summarise`."""
+        return cells.summarise(self._selected_requests, self.setting, self.deadline_s)
+
+    @cached_property
+    def population(self) -> Population:
+        """The patches and payloads of all questions, of which the timed ones are a few.
+
+        Of several benchmarks each counts alike, whatever its size.
+        """
+        samples = self.record.samples.select(["sample", "benchmark", "patches"]).to_pandas().set_index("sample")
+        asked = samples.loc[sorted(set(pc.unique(self.record.outcomes["sample"]).to_pylist()) & set(samples.index))]
+        sizes = asked.groupby("benchmark").size()
+        weight = 1 / (len(sizes) * asked["benchmark"].map(sizes).to_numpy(float))
+        payloads = {
+            (str(pipeline), str(point)): rows.set_index("sample")["payload_bytes"].reindex(asked.index, fill_value=0)
+            for (pipeline, point), rows in self.record.outcomes.select(["pipeline", "point", "sample", "payload_bytes"])
+            .to_pandas()
+            .groupby(["pipeline", "point"], sort=False)
+        }
+        strata = [
+            np.sort(of_one.to_numpy(float))[np.arange(sizes.max()) * len(of_one) // sizes.max()]
+            for _, of_one in asked.groupby("benchmark", sort=False)["patches"]
+        ]
+        return Population(
+            stratum_of={str(name): float(n) for name, n in samples["patches"].items()},
+            stratum_N=np.concatenate(strata),
+            payload_bytes={
+                key: sent_bytes(asked.index, n_bytes.to_numpy(np.int64), self._texts)
+                for key, n_bytes in payloads.items()
+            },
+            weight_N=weight if len(sizes) > 1 else None,
+        )
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What the latencies rest on besides the request rows: :class:`harness.analysis.cells.Setting`."""
+        starts: dict[Key, dict[int, int]] = {}
+        keys = ["pipeline", "point", "repeat"]
+        for row in self.record.stages.group_by(keys).aggregate([("start", "min")]).to_pylist():
+            starts.setdefault((row["pipeline"], row["point"]), {})[row["repeat"]] = row["start_min"]
+        return Setting(
+            system=cells.system_of(self.manifest.scenario_value("replay")),
+            population=self.population,
+            profiles={key: self.profile(*key) for key in self.timed_points},
+            starts=starts,
+            sources=latency.sources(self.record.stages),
+            confidence=self.equality.confidence,
+        )
+
+    @cached_property
+    def first(self) -> pd.DataFrame:
+        """Who answers first at each uplink, by how much: :func:`harness.analysis.comparison.first_answers`."""
+        return comparison.first_answers(self.numbers, self.setting)
+
+    @cached_property
+    def session(self) -> str:
+        """What absolute means are of: :func:`harness.analysis.means.session_label` of the rounds and starts."""
+        rounds = {(row["start"], row["round"]) for row in self._rounds}
+        return means.session_label(len({round_ for _, round_ in rounds}), len({start for start, _ in rounds}))
+
+    @cached_property
+    def timing_warnings(self) -> tuple[str, ...]:
+        """What makes the selected points' times doubtful: too few pictures, drift between rounds, skewed times."""
+        found = []
+        for pipeline, point in self._selected_keys:
+            timed, profile = self.setting.timed((pipeline, point)), self.profile(pipeline, point)
+            strata = cells.strata(profile, self.population)
+            drift = means.drift_between_rounds(timed.total_SR, *strata)
+            skew = means.skew_warning(timed.total_SR, strata[0])
+            found += [f"{pipeline}: {sentence}" for sentence in (drift.sentence, skew) if sentence]
+            found.insert(0, means.too_few(len(timed.samples)))
+        return tuple(sentence for sentence in dict.fromkeys(found) if sentence)
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:
@@ -104,9 +213,10 @@ class Analysis:
         The columns of :attr:`points`, then those of :attr:`times` with the part before them (``link_mean_s``), then
         ``in_time``, the share of requests answered within the scenario's deadline (null where it has none). A pipeline
         that does not reach the target has one row, of its best point, ``reaches`` false and without times; one whose
-        selected point was not replayed has one row without times too.
+        selected point was not replayed has one row without times too. Where no score is claimed ``reaches`` is false
+        throughout and the times are of each pipeline's first point; ``shown`` says whether a row may have times.
         """
-        return at_uplinks(self.points, self.times, self._in_time)
+        return at_uplinks(self.points, self.times, reaching=self.scored)
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
@@ -115,14 +225,42 @@ class Analysis:
         return tuple(part for part in latency.PARTS if part != "wait" or waited)
 
     @cached_property
-    def byte_ratios(self) -> pd.DataFrame:
-        """Bytes at equal score over each other's: :func:`harness.analysis.comparison.byte_ratios`."""
-        return comparison.byte_ratios(self.points)
+    def ladders(self) -> Mapping[Key, Ladder]:
+        """The curves of score over bytes: :func:`harness.analysis.comparison.ladders`; none where none is claimed."""
+        return comparison.ladders(self.points, self.answers) if self.scored else {}
+
+    @cached_property
+    def equal_scores(self) -> pd.DataFrame:
+        """Bytes at equal score and BD values: :func:`harness.analysis.comparison.equal_scores`."""
+        return comparison.equal_scores(self.ladders, *self._target, self.equality.confidence)
+
+    @cached_property
+    def latencies_at_equal_score(self) -> pd.DataFrame:
+        """:func:`harness.analysis.comparison.latencies_at_equal_score`."""
+        return comparison.latencies_at_equal_score(self.ladders, self.points, self.setting, *self._target)
+
+    @cached_property
+    def _target(self) -> tuple[float, "np.ndarray[Any, np.dtype[np.float64]]"]:
+        """The target score, on all questions and in every resample."""
+        key = self.answers.reference
+        return self.equality.target * self.answers.score(key), self.equality.target * self.answers.resampled(key)
 
     @cached_property
     def scores_at_tokens(self) -> pd.DataFrame:
         """Scores at as many visual tokens: :func:`harness.analysis.comparison.scores_at_tokens`."""
         return comparison.scores_at_tokens(self.points)
+
+    @cached_property
+    def resources(self) -> pd.DataFrame:
+        """What each half of each point needs besides time, a row a point: columns ``side/quantity``, NaN where unknown.
+
+        ``operations`` are those of all stages of the side together.
+        """
+        rows = self.record.resources.to_pandas()
+        rows["column"] = rows["side"] + "/" + rows["quantity"]
+        wide = rows.pivot_table(index=["pipeline", "point"], columns="column", values="value", aggfunc="sum")
+        columns = [f"{side}/{quantity}" for side in get_args(Side) for quantity in get_args(Quantity)]
+        return self._in_order(wide.reindex(columns=columns).rename_axis(columns=None).reset_index())
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
@@ -139,7 +277,9 @@ class Analysis:
         """The timed requests of one point; raises what :meth:`harness.replay.profile.Profile.from_tables` raises."""
         key = pipeline, point
         if key not in self._profiles:
-            self._profiles[key] = Profile.from_tables(self.record.stages, self.record.outcomes, pipeline, point)
+            self._profiles[key] = Profile.from_tables(
+                self.record.stages, self.record.outcomes, pipeline, point, samples=self._texts
+            )
         return self._profiles[key]
 
     def profiles(self, pipelines: Sequence[str] | None = None) -> list[Profile]:
@@ -154,6 +294,11 @@ class Analysis:
         if mine.empty:
             raise ResultsError(f"{self.record.folder}: {pipeline} has no operating point that reaches the target score")
         return self.profile(pipeline, mine["point"].iloc[0])
+
+    @property
+    def _texts(self) -> pa.Table | None:
+        """The samples where the scenario counts the questions' text as sent; else nothing."""
+        return self.record.samples if self.manifest.scenario_value("replay").get("question_text") else None
 
     def _refuse_unknown(self, pipelines: Sequence[str]) -> None:
         known = list(dict.fromkeys(pipeline for pipeline, _ in self.timed_points))
@@ -179,32 +324,39 @@ class Analysis:
         return requests.filter(pc.is_in(of_row, keys))
 
     @cached_property
-    def _in_time(self) -> pd.DataFrame | None:
-        return None if self.deadline_s is None else latency.in_time(self._selected_requests, self.deadline_s)
+    def _selected_keys(self) -> tuple[Key, ...]:
+        """The selected points that were timed."""
+        chosen = self.points.loc[self.points["selected"], ["pipeline", "point"]].to_numpy().tolist()
+        return tuple((p, q) for p, q in chosen if (p, q) in self.timed_points)
+
+    @cached_property
+    def _rounds(self) -> list[dict[str, int]]:
+        rows: list[dict[str, int]] = self.record.stages.group_by(["round", "start"]).aggregate([]).to_pylist()
+        return rows
 
 
-def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, in_time: pd.DataFrame | None) -> pd.DataFrame:
-    """:attr:`Analysis.numbers` of points, latencies, and shares answered in time (None for no deadline)."""
+def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, *, reaching: bool = True) -> pd.DataFrame:
+    """:attr:`Analysis.numbers` of points and latencies; ``reaching`` is false where no score is claimed."""
     statistics = [name for name in times.columns if name.endswith("_s")]
-    of_part = [*statistics, "done", "source"]
+    of_part = [*statistics, "done", "source", "reason"]
     index = [*_UPLINK, "pipeline", "point", "requests", "timed"]
     wide = times.pivot(index=index, columns="part", values=of_part)
     wide.columns = pd.Index([f"{column[1]}_{column[0]}" for column in wide.columns.to_list()])
     # No request at all has no part; its columns are there all the same.
     wide = wide.reindex(columns=[f"{part}_{name}" for name in of_part for part in latency.PARTS])
     wide = times[_UPLINK].drop_duplicates(ignore_index=True).merge(wide.infer_objects().reset_index(), on=_UPLINK)
-    if in_time is None:
-        wide["in_time"] = float("nan")
-    else:
-        wide = wide.merge(in_time, on=list(latency.CELL), how="left")
+    shares = times.loc[times["part"] == "total", [*latency.CELL, "share", "share_low", "share_high"]]
+    shares = shares.rename(columns=lambda name: name.replace("share", "in_time"))
+    wide = wide.merge(shares, on=list(latency.CELL), how="left")
     rows = []
     for pipeline, of_pipeline in points.groupby("pipeline", sort=False):
         selected = of_pipeline[of_pipeline["selected"]]
-        reaches = len(selected) == 1
-        point = selected if reaches else of_pipeline.nlargest(1, "score")
-        point = point.drop(columns=["selected", "admissible"]).assign(reaches=reaches)
-        timed = wide[wide["pipeline"] == pipeline] if reaches else wide.iloc[:0]
+        shown = len(selected) == 1
+        point = selected if shown else of_pipeline.nlargest(1, "score")
+        point = point.drop(columns=["selected", "admissible"]).assign(reaches=shown and reaching, shown=shown)
+        timed = wide[wide["pipeline"] == pipeline] if shown else wide.iloc[:0]
         rows.append(point.merge(timed, on=["pipeline", "point"], how="left"))
     found = pd.concat(rows, ignore_index=True)
     numeric = [f"{part}_{name}" for name in (*statistics, "done") for part in latency.PARTS]
-    return found.astype(dict.fromkeys([*numeric, "in_time", "users", "requests", "timed"], float))
+    numeric += ["in_time", "in_time_low", "in_time_high", "requests", "timed"]
+    return found.astype(dict.fromkeys(numeric, float) | {"users": float})

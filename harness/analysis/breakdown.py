@@ -1,25 +1,31 @@
 """A score taken apart: each of a run's benchmarks by itself, and each category of a benchmark."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis.select import Equality, select, with_samples
+from harness.analysis.select import Answers, Equality, Key, select, with_samples
 from harness.data.scoring import metric
 
 _CATEGORY_COLUMNS = ("benchmark", "pipeline", "point", "category", "questions", "score")
 
 
-def by_benchmark(outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmarks: Sequence[str]) -> pd.DataFrame:
+def by_benchmark(
+    outcomes: pa.Table,
+    samples: pa.Table,
+    equality: Equality,
+    benchmarks: Sequence[str],
+    ladders: Mapping[Key, Hashable] | None = None,
+) -> pd.DataFrame:
     """:func:`harness.analysis.select.select` in each benchmark by itself, with a column ``benchmark`` before all."""
     tables = []
     for name in benchmarks:
         mine = samples.filter(pc.equal(samples["benchmark"], name))
         answered = outcomes.filter(pc.is_in(outcomes["sample"], mine["sample"].combine_chunks()))
-        tables.append(select(answered, mine, equality, [name]).assign(benchmark=name))
+        tables.append(select(Answers(answered, mine, equality, [name]), ladders).assign(benchmark=name))
     found = pd.concat(tables, ignore_index=True)
     return found[["benchmark", *found.columns.drop("benchmark")]]
 

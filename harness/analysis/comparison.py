@@ -1,19 +1,280 @@
-"""Schemes against each other: the bytes of each over those of each other at equal score, and scores at equal tokens.
+"""Schemes against each other: who answers first at each uplink, bytes and latency at equal score, scores at tokens.
 
-The second is the paper's Table I: what merging keeps of the backbone's score where all keep the same number of tokens.
+The last is the paper's Table I: what merging keeps of the backbone's score where all keep the same number of tokens.
 """
 
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
 import pandas as pd
 
+from harness.analysis import curves, means
+from harness.analysis.cells import Key, Setting, strata, times_and_known
+from harness.analysis.curves import Floats, Ladder
+from harness.analysis.means import Estimate
+from harness.analysis.select import Answers
+from harness.errors import ResultsError
+from harness.units import format_bytes, format_seconds
 
-def byte_ratios(points: pd.DataFrame) -> pd.DataFrame:
-    """Bytes at equal score of the row's pipeline over those of the column's.
+_UPLINK = ["replay", "channel", "users"]
 
-    ``points`` are :func:`harness.analysis.select.select`'s. A pipeline that does not reach the target, and one that
-    sends nothing, is left out.
+
+def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Who answers first at each uplink, and how many times as long each other scheme takes.
+
+    ``numbers`` are :attr:`harness.analysis.Analysis.numbers`; every scheme that was replayed at its selected point
+    takes part, one that sends nothing as well. A row each, by uplink and mean: the uplink's columns, ``pipeline``,
+    ``point``, ``total_mean_s``, ``first``, the pipeline of the least mean, and ``ratio``, ``ratio_low``,
+    ``ratio_high``, the scheme's mean over that one's, within rounds
+    (:func:`harness.analysis.means.ratio_within_rounds`). The interval is null, and ``reason`` says why, where requests
+    meet or the two were not timed on the same pictures.
     """
-    selected = points[points["selected"] & (points["payload_bytes"] > 0)].set_index("pipeline")["payload_bytes"]
-    return pd.DataFrame({name: selected / selected[name] for name in selected.index})
+    columns = [*_UPLINK, "pipeline", "point", "total_mean_s"]
+    found = []
+    timed = numbers[numbers["total_mean_s"].notna()]
+    for _, rows in timed.groupby(_UPLINK, sort=False):
+        ranked = rows.sort_values("total_mean_s", kind="stable")
+        first = ranked.iloc[0]
+        for _, row in ranked.iterrows():
+            own = row["pipeline"] == first["pipeline"]
+            ratio = Estimate(1.0, 1.0, 1.0) if own else _ratio(row, first, setting)
+            ends = dict(zip(("ratio", "ratio_low", "ratio_high"), (ratio.value, ratio.low, ratio.high), strict=True))
+            found.append({**row[columns], "first": first["pipeline"], **ends, "reason": ratio.reason})
+    return pd.DataFrame(found, columns=[*columns, "first", "ratio", "ratio_low", "ratio_high", "reason"])
+
+
+def _ratio(row: "pd.Series[Any]", first: "pd.Series[Any]", setting: Setting) -> Estimate:
+    plain = float(row["total_mean_s"] / first["total_mean_s"])
+    cell = {"channel": row["channel"], "users": row["users"]}
+    if not setting.alone(cell):
+        return Estimate(plain, math.nan, math.nan, "requests meet, or the link's rate varies")
+    keys: list[Key] = [(str(r["pipeline"]), str(r["point"])) for r in (row, first)]
+    profiles = [setting.profiles[key] for key in keys]
+    if profiles[0].samples != profiles[1].samples:
+        return Estimate(plain, math.nan, math.nan, "not timed on the same samples and repeats")
+    uplink = setting.uplink(str(row["channel"]))
+    assert uplink is not None
+    known_s = [times_and_known(p, setting.system, uplink, setting.population)[1] for p in profiles]
+    timed = [setting.timed(key) for key in keys]
+    stratum_S, stratum_N = strata(profiles[0], setting.population)
+    return means.ratio_within_rounds(
+        timed[0].total_SR,
+        timed[1].total_SR,
+        stratum_S,
+        stratum_N,
+        a_known=known_s[0],
+        b_known=known_s[1],
+        start_R=timed[0].start_R,
+        confidence=setting.confidence,
+    )
+
+
+def first_sentences(first: pd.DataFrame) -> list[str]:
+    """:func:`first_answers` as a sentence for each uplink; none where nothing was timed."""
+    sentences = []
+    several_users = first["users"].nunique() > 1
+    for _, rows in first.groupby(_UPLINK, sort=False):
+        leader, others = rows.iloc[0], rows.iloc[1:]
+        users = int(leader["users"])
+        where = f"{leader['channel']}, {users} user{'s' * (users > 1)}" if several_users else str(leader["channel"])
+        mean = format_seconds(leader["total_mean_s"])
+        if others.empty:
+            sentences.append(f"{where}: {leader['pipeline']} alone was timed, {mean}")
+            continue
+        open_ = others[(others["ratio_low"] <= 1) & (others["ratio_high"] >= 1)]["pipeline"].tolist()
+        names = " or ".join([str(leader["pipeline"]), *open_])
+        listed = ", ".join(
+            f"{row['pipeline']} {_times(row['ratio'])} {between(row['ratio_low'], row['ratio_high'], _times)}"
+            for row in others.to_dict("records")
+        )
+        leads = f"{names} answers first, {mean}"
+        if open_:
+            leads = f"{names} answers first, which of them is left open ({leader['pipeline']} {mean})"
+        sentences.append(f"{where}: {leads}; times as long: {listed}")
+    return sentences
+
+
+def ladders(points: pd.DataFrame, answers: Answers) -> dict[tuple[str, str], Ladder]:
+    """The curve of every ladder of two or more points that send something, by pipeline and ladder.
+
+    ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first.
+    """
+    found = {}
+    sent = points[points["payload_bytes"] > 0]
+    several = sent.groupby("pipeline")["ladder"].nunique()
+    for (pipeline, ladder), rungs in sent.groupby(["pipeline", "ladder"], sort=False):
+        rungs = rungs.drop_duplicates("payload_bytes")
+        if len(rungs) < 2:
+            continue
+        keys = [(str(pipeline), str(point)) for point in rungs["point"]]
+        name = f"{pipeline} ({ladder})" if several[str(pipeline)] > 1 else str(pipeline)
+        score_BP = np.column_stack([answers.resampled(key) for key in keys])
+        found[str(pipeline), str(ladder)] = Ladder.fit(name, rungs["payload_bytes"], rungs["score"], score_BP)
+    return found
+
+
+def equal_scores(
+    found: Mapping[tuple[str, str], Ladder], target: float, target_B: Floats, confidence: float
+) -> pd.DataFrame:
+    """Each ladder against each later one of another scheme, at equal score and over all that both measured.
+
+    A row a pair, ``test`` over ``anchor``: ``target``; ``test_bytes``, ``anchor_bytes`` and their ``ratio`` where both
+    have that score (:func:`harness.analysis.curves.equal_score`), with ``_low`` and ``_high``; ``least`` and ``most``,
+    the range of ratios over the scores that both reach (:func:`harness.analysis.curves.over_targets`); ``bd_score``,
+    ``bd_rate`` with their ends and ``bd_rate_undefined``, the share of resamples; the classic ``bd_rate_pchip``,
+    ``bd_score_pchip`` and those of Akima. Unbounded ends are infinite; what is refused is null with its ``reason``.
+    """
+    rows = []
+    for (test_key, test), (anchor_key, anchor) in _pairs(found):
+        at = curves.equal_score(anchor, test, target, target_B, confidence=confidence)
+        ratios = [one.ratio.value for one in curves.over_targets(anchor, test, confidence=confidence) if not one.reason]
+        rate, undefined = curves.bd_rate(anchor, test, confidence=confidence)
+        gain = curves.bd_score(anchor, test, confidence=confidence)
+        row: dict[str, Any] = {
+            "test": test.name,
+            "anchor": anchor.name,
+            "test_pipeline": test_key[0],
+            "anchor_pipeline": anchor_key[0],
+            "target": target,
+        }
+        for name, estimate in (
+            ("test_bytes", at.test_bytes),
+            ("anchor_bytes", at.anchor_bytes),
+            ("ratio", at.ratio),
+            ("bd_score", gain),
+            ("bd_rate", rate),
+        ):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), _ends(estimate), strict=True))
+        row |= {
+            "least": min(ratios, default=math.nan),
+            "most": max(ratios, default=math.nan),
+            "bd_rate_undefined": undefined,
+        }
+        kinds: tuple[Literal["pchip", "akima"], ...] = ("pchip", "akima")
+        for kind in kinds:
+            classic = curves.bd_classic(anchor.payload_bytes, anchor.score, test.payload_bytes, test.score, kind=kind)
+            row |= dict(zip((f"bd_rate_{kind}", f"bd_score_{kind}"), classic, strict=True))
+        rows.append({**row, "reason": at.reason, "bd_rate_reason": rate.reason})
+    return pd.DataFrame(rows, columns=_EQUAL_COLUMNS)
+
+
+_EQUAL_COLUMNS = [
+    "test", "anchor", "test_pipeline", "anchor_pipeline", "target",
+    *(f"{name}{end}" for name in ("test_bytes", "anchor_bytes", "ratio", "bd_score", "bd_rate")
+      for end in ("", "_low", "_high")),
+    "least", "most", "bd_rate_undefined", "bd_rate_pchip", "bd_score_pchip", "bd_rate_akima", "bd_score_akima",
+    "reason", "bd_rate_reason",
+]  # fmt: skip
+
+
+def latencies_at_equal_score(
+    found: Mapping[tuple[str, str], Ladder],
+    points: pd.DataFrame,
+    setting: Setting,
+    target: float,
+    target_B: Floats,
+) -> pd.DataFrame:
+    """T of each pair of ladders where both have the score ``target``, at each constant uplink without a wire model.
+
+    A row a pair and uplink: ``channel``, ``test``, ``anchor``, ``test_s``, ``anchor_s``, ``ratio`` with their ends, and
+    ``reason`` (:func:`harness.analysis.curves.latency_at_equal_score`).
+    """
+    rows = []
+    for uplink in setting.system.uplinks:
+        if not setting.alone({"channel": uplink.label, "users": 1}) or 1 not in setting.system.users:
+            continue
+        for (test_key, test), (anchor_key, anchor) in _pairs(found):
+            timed = [_timed(key, one, points, setting) for key, one in ((anchor_key, anchor), (test_key, test))]
+            if timed[0] is None or timed[1] is None or timed[0].shape[0] != timed[1].shape[0]:
+                refused = Estimate(math.nan, math.nan, math.nan, "not timed on the same samples and repeats")
+                estimates = (refused, refused, refused)
+            elif reason := means.too_few(timed[0].shape[0]):
+                refused = Estimate(math.nan, math.nan, math.nan, reason)
+                estimates = (refused, refused, refused)
+            else:
+                estimates = curves.latency_at_equal_score(
+                    anchor,
+                    test,
+                    target,
+                    target_B,
+                    rate_bps=uplink.rate_bps,  # type: ignore[union-attr]
+                    anchor_timed_SP=timed[0],
+                    test_timed_SP=timed[1],
+                    confidence=setting.confidence,
+                )
+            row: dict[str, Any] = {"channel": uplink.label, "test": test.name, "anchor": anchor.name}
+            for name, estimate in zip(("anchor_s", "test_s", "ratio"), estimates, strict=True):
+                row |= dict(zip((name, f"{name}_low", f"{name}_high"), _ends(estimate), strict=True))
+            rows.append({**row, "reason": estimates[2].reason})
+    ends = [f"{name}{end}" for name in ("test_s", "anchor_s", "ratio") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["channel", "test", "anchor", *ends, "reason"])
+
+
+def _timed(
+    key: tuple[str, str], ladder: Ladder, points: pd.DataFrame, setting: Setting
+) -> "np.ndarray[Any, np.dtype[np.float64]] | None":
+    """The pictures' mean times at each point of a ladder, by its bytes upwards; None where some point was not timed."""
+    pipeline, name = key
+    rungs = points[(points["pipeline"] == pipeline) & (points["ladder"] == name) & (points["payload_bytes"] > 0)]
+    rungs = rungs.drop_duplicates("payload_bytes").sort_values("payload_bytes")
+    keys = [(pipeline, str(point)) for point in rungs["point"]]
+    if any(key not in setting.profiles for key in keys) or len(keys) != ladder.score.size:
+        return None
+    try:
+        timed = [setting.timed(key) for key in keys]
+    except ResultsError:
+        return None
+    if any(one.samples != timed[0].samples for one in timed):
+        return None
+    stratum_S, stratum_N = strata(setting.profiles[keys[0]], setting.population)
+    # Every picture counts as much as the benchmark has of its like, so that the mean is the benchmark's.
+    moved = [
+        one.total_SR.mean(axis=1)
+        - one.total_SR.mean()
+        + means.split_mean(one.total_SR, [one.total_SR], stratum_S, stratum_N)[0]
+        for one in timed
+    ]
+    return np.column_stack(moved)
+
+
+def _pairs(
+    found: Mapping[tuple[str, str], Ladder],
+) -> Iterable[tuple[tuple[tuple[str, str], Ladder], tuple[tuple[str, str], Ladder]]]:
+    """Every two ladders of different schemes, the scenario's earlier one first."""
+    listed = list(found.items())
+    return [
+        (one, other) for place, one in enumerate(listed) for other in listed[place + 1 :] if one[0][0] != other[0][0]
+    ]
+
+
+def bytes_sentence(pairs: pd.DataFrame, share: float, reference: str) -> str:
+    """Bytes at equal score of the first scheme over the others', with intervals, from :func:`equal_scores`.
+
+    Of a scheme with several ladders the one with the fewest bytes there. Empty where there is no pair.
+    """
+    if pairs.empty:
+        return ""
+    head = f"bytes at {share:.0%} of {reference}'s score, by curves"
+    first = pairs["test_pipeline"].iloc[0]
+    mine = pairs[pairs["test_pipeline"] == first]
+    said = mine[mine["reason"] == ""]
+    if said.empty:
+        return f"{head}: refused; {mine['reason'].iloc[0]}"
+    best = said.loc[said["test_bytes"].idxmin(), "test"]
+    said = said[said["test"] == best]
+    said = said.loc[said.groupby("anchor_pipeline", sort=False)["anchor_bytes"].idxmin()]
+    listed = ", ".join(
+        f"{row.ratio:.2f} {between(row.ratio_low, row.ratio_high, '{:.2f}'.format)} of {row.anchor}'s"
+        for row in said.itertuples()
+    )
+    lead = said.iloc[0]
+    ends = between(lead["test_bytes_low"], lead["test_bytes_high"], format_bytes)
+    spans = f"{format_bytes(lead['test_bytes'])} {ends}"
+    others = sorted(set(mine["anchor_pipeline"]) - set(said["anchor_pipeline"]))
+    refused = f"; nothing of {', '.join(others)} (see comparison.md)" if others else ""
+    return f"{head}: {best} sends {spans}, {listed}{refused}"
 
 
 def scores_at_tokens(points: pd.DataFrame) -> pd.DataFrame:
@@ -27,11 +288,16 @@ def scores_at_tokens(points: pd.DataFrame) -> pd.DataFrame:
     return best.reindex(points["pipeline"].drop_duplicates()).sort_index(axis=1, ascending=False)
 
 
-def leanest(ratios: pd.DataFrame) -> str:
-    """One sentence on :func:`byte_ratios`: how many times the fewest bytes others need; empty for fewer than two."""
-    if len(ratios) < 2:
-        return ""
-    first = ratios.max(axis=0).idxmax()
-    others = ratios[first].drop(first).sort_values()
-    listed = ", ".join(f"{name} {ratio:.2f} times as many" for name, ratio in others.items())
-    return f"bytes at equal score: {first} has the fewest; {listed}"
+def _ends(estimate: Estimate) -> tuple[float, float, float]:
+    return estimate.value, estimate.low, estimate.high
+
+
+def between(low: float, high: float, form: Callable[[float], str]) -> str:
+    """``[1.2, 1.5]``; an end that is unbounded says so."""
+    if math.isnan(low):
+        return "(no interval)"
+    return f"[{form(low) if math.isfinite(low) else 'unbounded'}, {form(high) if math.isfinite(high) else 'unbounded'}]"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"

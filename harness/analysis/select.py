@@ -1,26 +1,29 @@
-"""Operating points at equal score: for each scheme the point with the fewest bytes that is not inferior to the target.
+"""Operating points at equal score: for each scheme the point with the fewest bytes that is certified to be good enough.
 
-A point p is *admissible* when a paired bootstrap leaves little doubt that it scores what is wanted of it,
+A point p is *admissible* when the score test of :mod:`harness.analysis.selection` certifies
 
-    d_p = (score_p - target * score_ref) / score_ref,        lower bound of d_p >= -margin,
+    score_p >= (target - margin) * score_ref
 
-the lower bound being the (1 - confidence) quantile of d_p over the resamples. Both scores are taken on the same
-questions and over the same resamples; the denominator is the reference's score on all questions, so that d_p and the
-margin are in units of the reference's own score. Questions that share a picture or a metric's group are not
-independent: they are resampled together. The confidence is that of one point's bound, not of all points' at once.
+on the same questions. A scheme's points form ladders, one for all parameters that are not its rate's
+(:data:`RATES`): each is tested from the most bytes down until a point is not certified, at (1 - confidence) over the
+number of ladders, so that a scheme gains nothing by having many points. The reference is at its own score without a
+test. Questions that share a picture or a metric's group are not independent: they count as one cluster.
 
 Several benchmarks are joined by their normalised average, in percent of the reference,
 
     score_p = 100 * mean over benchmarks b of score_p,b / score_ref,b,
 
-each resampled by itself; a scheme's bytes and tokens are then the mean of its means over each of them.
+a scheme's bytes and tokens are then the mean of its means over each of them. Where the reference scores 0 (random
+weights) nothing can be said in units of its score: no point is admissible, and each scheme's first one stands for it.
 
-    N questions   G groups of the metric   K clusters, drawn whole   B resamples
+    N questions   G groups of the metric   C clusters   B resamples
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +33,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from harness.analysis import percentiles, selection
 from harness.data.scoring import Metric, metric
 from harness.errors import ResultsError
 from harness.runs.provenance import Manifest
@@ -58,6 +62,11 @@ class Equality:
             raise ResultsError(f"run {manifest.name}: scenario.selection.{wrong[0]} is {found!r}; it must be a number")
         return cls(**declared, seed=manifest.seed)
 
+    @property
+    def certified(self) -> float:
+        """The share t - m of the reference's score that a selected point is certified to have at least."""
+        return self.target - self.margin
+
     def questions_needed(self) -> int:
         """How many independent questions a point that answers all as the reference does needs to be certified by.
 
@@ -76,78 +85,182 @@ NORMALISED = "normalised score (%)"
 """What the score of several benchmarks is called."""
 
 
-def select(outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmarks: Sequence[str]) -> pd.DataFrame:
-    """Every point with its bytes and score, whether it is admissible, and each pipeline's selected one.
+RATES = ("quality", "codec", "weights", "lambda", "lmbda")
+"""The parameters by which a scheme trades score for bytes; any other that differs begins another ladder."""
+
+Key = tuple[str, str]
+"""A pipeline and the label of one of its points."""
+
+
+def ladders_of(points: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[Key, Hashable]:
+    """The ladder of every point, from a manifest's parameters of each: those that are not :data:`RATES`.
+
+    Parameters that all points of a scheme share do not tell its ladders apart and are left out.
+    """
+    found: dict[Key, Hashable] = {}
+    for pipeline, labels in points.items():
+        values: dict[str, set[str]] = {}
+        for own in labels.values():
+            for name in {name for others in labels.values() for name in others}:
+                values.setdefault(name, set()).add(repr(own.get(name)))
+        telling = [name for name, seen in values.items() if name not in RATES and len(seen) > 1]
+        for label, own in labels.items():
+            found[pipeline, label] = ", ".join(f"{name}={own.get(name)}" for name in sorted(telling))
+    return found
+
+
+class Answers:
+    """The verdicts of every point on the same questions, and what its score is made of.
 
     ``outcomes`` are the outcome rows (:class:`harness.records.OutcomeRow`) of one run, ``samples`` the sample rows of
-    all their questions; ``benchmarks`` names the benchmarks that these are of. A row each, by pipeline and bytes:
-
-    - ``pipeline``, ``point``, ``metric``, ``questions`` (N), ``clusters`` (K), and the means of ``payload_bytes`` and
-      ``visual_tokens``
-    - ``score``, ``score_low`` and ``score_high`` (a two-sided percentile interval), ``score_max``, in the metric's unit
-    - ``relative_score`` and ``difference_low``, the lower bound of d_p, in units of the reference's score; null where
-      there are fewer than two clusters
-    - ``reference``, ``admissible``, ``selected``: a pipeline with no selected point does not reach the target
-
-    Raises ResultsError where points were not asked the same questions, or the reference is not one point, or scores 0,
-    or where a question has no sample row or is of another benchmark; DataError for a benchmark without a metric.
+    all their questions; ``benchmarks`` names the benchmarks that these are of. Raises ResultsError where points were
+    not asked the same questions, or the reference is not one point, or a question has no sample row or is of another
+    benchmark; DataError for a benchmark without a metric.
     """
-    rows = with_samples(outcomes, samples)
-    points = {
-        (str(pipeline), str(point)): p.sort_values("sample")
-        for (pipeline, point), p in rows.groupby(["pipeline", "point"], sort=True)
-    }
-    reference_key = _reference(list(points), equality.reference)
-    asked = points[reference_key]
-    for key, answers in points.items():
-        _refuse_other_questions(key, answers, reference_key, asked)
 
-    parts = _parts(asked, benchmarks, equality)
-    correct = {key: answers["correct"].to_numpy(dtype=np.bool_) for key, answers in points.items()}
-    units = [part.score(correct[reference_key]) for part in parts]
-    for part, unit in zip(parts, units, strict=True):
-        if not unit > 0:
-            where = f" in {part.name}" if len(parts) > 1 else ""
-            raise ResultsError(
-                f"the reference {equality.reference} scores {unit:g}{where}; nothing can be measured in units of that"
-            )
-    alone = len(parts) == 1
-    scale = [1.0] if alone else [100 / (len(parts) * unit) for unit in units]
-    score = {key: _sum(scale, [part.score(right) for part in parts]) for key, right in correct.items()}
-    score_B = {key: _sum(scale, [part.resampled(right) for part in parts]) for key, right in correct.items()}
-    unit = score[reference_key]
-    n_clusters = sum(part.n_clusters for part in parts)
-    spread = all(part.n_clusters > 1 for part in parts)
-    tail = (1 - equality.confidence) / 2
+    def __init__(self, outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmarks: Sequence[str]) -> None:
+        rows = with_samples(outcomes, samples)
+        self.equality = equality
+        self.points: dict[Key, pd.DataFrame] = {
+            (str(pipeline), str(point)): p.sort_values("sample")
+            for (pipeline, point), p in rows.groupby(["pipeline", "point"], sort=True)
+        }
+        self.reference = _reference(list(self.points), equality.reference)
+        asked = self.points[self.reference]
+        for key, answers in self.points.items():
+            _refuse_other_questions(key, answers, self.reference, asked)
+        self.parts = _parts(asked, benchmarks, equality)
+        self._correct = {key: answers["correct"].to_numpy(dtype=np.bool_) for key, answers in self.points.items()}
+        self.units = [part.score(self._correct[self.reference]) for part in self.parts]
+        self._contributions: dict[Key, Floats] = {}
+        self._resampled: dict[Key, Floats] = {}
+
+    @property
+    def scored(self) -> bool:
+        """Whether anything can be said in units of the reference's score: it is above 0 in every benchmark."""
+        return all(unit > 0 for unit in self.units)
+
+    @property
+    def metric_name(self) -> str:
+        """What the score is called, with its unit."""
+        return self.parts[0].metric.name if len(self.parts) == 1 else NORMALISED
+
+    @property
+    def score_max(self) -> float:
+        """The highest score that there can be."""
+        return float(_sum(self._scale, [part.metric.max(part.category) for part in self.parts]))
+
+    @property
+    def n_clusters(self) -> int:
+        """C."""
+        return sum(part.n_clusters for part in self.parts)
+
+    def score(self, key: Key) -> float:
+        """A point's score on all questions."""
+        return float(_sum(self._scale, [part.score(self._correct[key]) for part in self.parts]))
+
+    def resampled(self, key: Key) -> Floats:
+        """Its score in every resample, (B,); the same resamples for every point, each benchmark by itself."""
+        if key not in self._resampled:
+            drawn = [part.resampled(self._correct[key]) for part in self.parts]
+            self._resampled[key] = np.asarray(_sum(self._scale, drawn))
+        return self._resampled[key]
+
+    def contributions(self, key: Key) -> Floats:
+        """The clusters' parts of its score, (C,): :func:`harness.analysis.selection.contributions`."""
+        if key not in self._contributions:
+            found = [part.contributions(self._correct[key]) for part in self.parts]
+            self._contributions[key] = found[0] if len(found) == 1 else selection.joined(found, self.units)
+        return self._contributions[key]
+
+    def mean_of_means(self, key: Key, column: str) -> float:
+        """A column's mean over each benchmark's questions, averaged over the benchmarks."""
+        values = self.points[key][column].to_numpy()
+        return float(np.mean([values[part.mine].mean() for part in self.parts]))
+
+    @cached_property
+    def _scale(self) -> Sequence[float]:
+        if len(self.parts) == 1:
+            return [1.0]
+        return [100 / (len(self.parts) * unit) if unit > 0 else np.nan for unit in self.units]
+
+
+def select(answers: Answers, ladders: Mapping[Key, Hashable] | None = None) -> pd.DataFrame:
+    """Every point with its bytes and score, whether it is admissible, and each pipeline's selected one.
+
+    ``ladders`` names the ladder of each point (:func:`ladders_of`); without it a pipeline's points are one. A row each,
+    by pipeline and bytes:
+
+    - ``pipeline``, ``point``, ``ladder``, ``metric``, ``questions`` (N), ``clusters`` (C), and the means of
+      ``payload_bytes`` and ``visual_tokens``
+    - ``score``, ``score_low`` and ``score_high`` (Clopper and Pearson's interval for the clusters' effective number,
+      null below six of them), ``score_max``, in the metric's unit
+    - ``relative_score``, over the reference's, null where that is 0; ``p_value`` of the test, null where the ladder
+      ended above the point
+    - ``reference``, ``admissible``, ``selected``: a pipeline with no selected point does not reach the target
+    """
+    equality, scored = answers.equality, answers.scored
+    theta, unit = equality.certified, answers.score(answers.reference)
     found = []
-    for key, answers in points.items():
-        difference_B = (score_B[key] - equality.target * score_B[reference_key]) / unit
-        low, high = np.nanquantile(score_B[key], [tail, 1 - tail]) if spread else (np.nan, np.nan)
+    for key, rows in answers.points.items():
+        score, low, high = answers.score(key), np.nan, np.nan
+        if scored:
+            low, high = _interval(answers, key)
         found.append(
             {
                 "pipeline": key[0],
                 "point": key[1],
-                "metric": parts[0].metric.name if alone else NORMALISED,
-                "questions": len(answers),
-                "clusters": n_clusters,
-                **{name: _mean_of_means(parts, answers[name]) for name in ("payload_bytes", "visual_tokens")},
-                "score": score[key],
+                "ladder": str((ladders or {}).get(key, "")),
+                "metric": answers.metric_name,
+                "questions": len(rows),
+                "clusters": answers.n_clusters,
+                **{name: answers.mean_of_means(key, name) for name in ("payload_bytes", "visual_tokens")},
+                "score": score,
                 "score_low": low,
                 "score_high": high,
-                "score_max": _sum(scale, [part.metric.max(part.category) for part in parts]),
-                "relative_score": score[key] / unit,
-                "difference_low": np.nanquantile(difference_B, 1 - equality.confidence) if spread else np.nan,
-                "reference": key == reference_key,
+                "score_max": answers.score_max,
+                "relative_score": score / unit if scored else np.nan,
+                "reference": key == answers.reference,
             }
         )
     table = pd.DataFrame(found)
-    table["admissible"] = table["difference_low"] >= -equality.margin
     table = table.sort_values(
         ["pipeline", "payload_bytes", "score", "point"], ascending=[True, True, False, True], ignore_index=True
     )
+    decided = _decided(answers, table, theta) if scored else {}
+    keys = list(zip(table["pipeline"], table["point"], strict=True))
+    table["p_value"] = [decided[key][0] if key in decided else np.nan for key in keys]
+    table["admissible"] = [key in decided and decided[key][1] for key in keys]
     table["selected"] = False
-    table.loc[table[table["admissible"]].drop_duplicates("pipeline").index, "selected"] = True
+    if scored:
+        table.loc[table[table["admissible"]].drop_duplicates("pipeline").index, "selected"] = True
     return table
+
+
+def _decided(answers: Answers, table: pd.DataFrame, theta: float) -> dict[Key, tuple[float, bool]]:
+    """The p-value of every point and whether it is admitted; the reference is, wherever theta is at most 1."""
+    reference_C = answers.contributions(answers.reference)
+    decided: dict[Key, tuple[float, bool]] = {answers.reference: (np.nan, theta <= 1)}
+    for pipeline, points in table.groupby("pipeline", sort=False):
+        if pipeline == answers.reference[0]:
+            continue
+        ladders: dict[Hashable, list[tuple[Hashable, Any]]] = {}
+        for ladder, rungs in points.groupby("ladder", sort=False):
+            order = selection.descending(rungs["point"].tolist(), rungs["payload_bytes"].tolist())
+            ladders[ladder] = [(point, answers.contributions((str(pipeline), str(point)))) for point in order]
+        alpha = 1 - answers.equality.confidence
+        for decision in selection.admit(ladders, reference_C, theta=theta, alpha=alpha):
+            decided[str(pipeline), str(decision.point)] = decision.p_value, decision.admitted
+    return decided
+
+
+def _interval(answers: Answers, key: Key) -> tuple[float, float]:
+    """The interval of a score from its clusters, as that of a share of the highest score."""
+    top = answers.score_max
+    share_C = answers.contributions(key) / top
+    n_questions = len(answers.points[key])
+    found = percentiles.share(share_C[:, None], at_most=n_questions, confidence=answers.equality.confidence).estimate
+    return top * found.low, top * found.high
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +272,14 @@ class _Part:
     mine: NDArray[np.bool_]
     category: Words
     group: Words
-    weights_BG: Floats
-    n_clusters: int
+    cluster_G: NDArray[np.int64]
+    n_resamples: int
+    seed: int | Sequence[int]
+
+    @property
+    def n_clusters(self) -> int:
+        """Clusters of questions that share a picture or a group."""
+        return int(self.cluster_G.max()) + 1
 
     def score(self, correct: NDArray[np.bool_]) -> float:
         """The benchmark's own score of verdicts on all questions."""
@@ -168,7 +287,15 @@ class _Part:
 
     def resampled(self, correct: NDArray[np.bool_]) -> Floats:
         """The same under each resample, (B,)."""
-        return self.metric.resampled(self.category, self.group, correct[self.mine], self.weights_BG)
+        weights_BG = _resampled_weights(self.cluster_G, self.n_resamples, self.seed)
+        return self.metric.resampled(self.category, self.group, correct[self.mine], weights_BG)
+
+    def contributions(self, correct: NDArray[np.bool_]) -> Floats:
+        """Each cluster's part of the score."""
+        right = correct[self.mine]
+        return selection.contributions(
+            lambda weights_BG: self.metric.resampled(self.category, self.group, right, weights_BG), self.cluster_G
+        )
 
 
 def with_samples(outcomes: pa.Table, samples: pa.Table) -> pd.DataFrame:
@@ -198,7 +325,6 @@ def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -
         questions = asked[mine]
         group = _words(questions["group"])
         seed = equality.seed if len(benchmarks) == 1 else [equality.seed, index]
-        weights_BG, n_clusters = _resampled_weights(group, _words(questions["picture"]), equality.resamples, seed)
         parts.append(
             _Part(
                 name=name,
@@ -206,8 +332,9 @@ def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -
                 mine=mine,
                 category=_words(questions["category"]),
                 group=group,
-                weights_BG=weights_BG,
-                n_clusters=n_clusters,
+                cluster_G=_clusters(group, _words(questions["picture"])),
+                n_resamples=equality.resamples,
+                seed=seed if isinstance(seed, int) else tuple(seed),
             )
         )
     return parts
@@ -216,10 +343,6 @@ def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -
 def _sum(scale: Sequence[float], of_parts: Sequence[Any]) -> Any:
     """The scores of the parts, each times its scale, added up."""
     return sum(factor * value for factor, value in zip(scale, of_parts, strict=True))
-
-
-def _mean_of_means(parts: Sequence[_Part], values: "pd.Series[float]") -> float:
-    return float(np.mean([values.to_numpy()[part.mine].mean() for part in parts]))
 
 
 def _reference(points: list[tuple[str, str]], reference: str) -> tuple[str, str]:
@@ -258,19 +381,28 @@ def _words(column: "pd.Series[str]") -> Words:
     return column.to_numpy().astype(np.str_)
 
 
-def _resampled_weights(group: Words, picture: Words, n_B: int, seed: int | Sequence[int]) -> tuple[Floats, int]:
-    """How often each group counts in each resample, (B, G) in the order of ``numpy.unique(group)``; and K.
+def _clusters(group: Words, picture: Words) -> NDArray[np.int64]:
+    """The cluster of each group, (G,) in the order of ``numpy.unique(group)``, from 0 on.
 
-    The clusters are the connected components of questions that share a group or a picture. Each resample draws K of
-    them with replacement.
+    The clusters are the connected components of questions that share a group or a picture.
     """
     groups, group_N = np.unique(group, return_inverse=True)
     pictures, picture_N = np.unique(picture, return_inverse=True)
     n_groups, n_nodes = groups.size, groups.size + pictures.size
     shares = coo_array((np.ones(group_N.size), (group_N, n_groups + picture_N)), shape=(n_nodes, n_nodes))
-    n_clusters, component = connected_components(shares, directed=False)
-    cluster_G = component[:n_groups]
+    _, component = connected_components(shares, directed=False)
+    return np.asarray(component[:n_groups], dtype=np.int64)
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn(n_clusters: int, n_B: int, seed: int | tuple[int, ...]) -> Floats:
+    """How often each of C clusters is drawn in each resample, (B, C): C times with replacement."""
     rng = np.random.default_rng(seed)
-    drawn_BK = rng.integers(n_clusters, size=(n_B, n_clusters)) + n_clusters * np.arange(n_B)[:, None]
-    weights_BK = np.bincount(drawn_BK.ravel(), minlength=n_B * n_clusters).reshape(n_B, n_clusters)
-    return weights_BK[:, cluster_G].astype(np.float64), int(n_clusters)
+    drawn_BC = rng.integers(n_clusters, size=(n_B, n_clusters)) + n_clusters * np.arange(n_B)[:, None]
+    return np.bincount(drawn_BC.ravel(), minlength=n_B * n_clusters).reshape(n_B, n_clusters).astype(np.float64)
+
+
+def _resampled_weights(cluster_G: NDArray[np.int64], n_B: int, seed: int | Sequence[int]) -> Floats:
+    """How often each group counts in each resample, (B, G)."""
+    of_seed = seed if isinstance(seed, int) else tuple(seed)
+    return _drawn(int(cluster_G.max()) + 1, n_B, of_seed)[:, cluster_G]

@@ -1,30 +1,60 @@
 """When a run may be believed: the written rules, and the reason for each that is broken.
 
-A run is VALID when every rule holds. Each rule is a function here that gives a sentence for what breaks it:
+A run is VALID when every rule holds. Each rule is a function here that gives a sentence for what breaks it, from the
+rows and from facts that the run recorded; the manifest's own verdict is not asked:
 
-1. **warm-up** Every scheme ran at least one request that was dropped before it was timed.
-2. **timed samples** Every point was timed often enough to certify its median (11 requests: MLPerf LoadGen's rule), on
-   the same samples and repeats as every other point.
+1. **warm-up** Every scheme ran at least one request that was dropped before it was timed, and the scenario that says so
+   is the one whose hash the manifest holds.
+2. **timed pictures** Every point was timed on at least six pictures, fewer than which promise no interval of a mean,
+   and in at least 11 requests (MLPerf LoadGen's rule for a median), on the same samples and repeats as every other
+   point. Repeats of a picture are no pictures. A median is certified by pictures where it is shown
+   (:mod:`harness.analysis.percentiles`).
 3. **both halves** Every timed request has its answer, and every payload that was sent was decoded by the server half.
-4. **same questions** Every point answered the same questions.
+4. **same questions** Every point answered the same questions, and its answers were judged against the same truths.
 5. **questions** There are enough independent questions, in each benchmark, for the declared target and margin to be
    certified at all.
 6. **one machine** All device stages were timed on one machine, and all server stages on one, whatever the number of
-   sessions. (That the code and the packages were the same throughout is no rule: a run of two versions cannot be made.)
-7. **no throttling** The telemetry saw no clock lowered for heat or power while stages were timed. A machine without
+   sessions: the same kind of machine, the same computer and system, the same number of threads.
+7. **one software** All sessions ran the same code with the same packages, and that code is a commit's, without changes,
+   or that of an installed release.
+8. **no throttling** The telemetry saw no clock lowered for heat or power while stages were timed. A machine without
    telemetry breaks no rule; its manifest says that it was unavailable.
+9. **undisturbed** At most 2 % of the timed requests were disturbed, after they were run again, and all requests
+   together were kept from running for at most 2 % of their time. A request is disturbed if it was kept from running for
+   more than 5 % of its time, and more than 0.25 ms, or if others kept more than 10 % of the machine's processors busy
+   around it. In no session did tasks wait for a processor for more than half of the time.
+10. **a clock that runs** No timed request took 0 s, and none had more processor time than the machine's processors
+    give in its wall time.
+11. **precision** Where the scenario asks for a precision of the mean times, it was reached.
 
 An INVALID run is kept, shown and drawn, and says so wherever it is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.analysis.analysis import Analysis
 from harness.analysis.latency import required_samples
+from harness.analysis.means import MIN_PICTURES
+from harness.analysis.precision import Look, look
 from harness.runs.store import Record
+from harness.scenario.load import hash_of
+
+MOST_WAITED, LEAST_WAITED_S = 0.05, 0.25e-3
+"""A request is disturbed that was kept from running for a larger share of its time, and for longer than that: the
+scheduler's own work takes a part of a millisecond from time to time on a machine where nothing else runs."""
+
+MOST_LOAD = 0.10
+"""A request is disturbed around which others kept a larger share of the machine's processors busy."""
+
+MOST_DISTURBED, MOST_WAITED_IN_ALL = 0.02, 0.02
+"""The share of the requests that may have been disturbed, and that of all requests' time which may have been lost."""
+
+MOST_PRESSURE = 0.5
 
 _POINT = ["pipeline", "point"]
 _REQUEST = [*_POINT, "sample", "repeat"]
@@ -34,31 +64,80 @@ def reasons(run: Analysis) -> list[str]:
     """What keeps a run, complete or not yet, from being VALID, a sentence each; none for one that may be believed."""
     record = run.record
     stages = record.stages.select([*_REQUEST, "side", "machine", "start", "source"]).to_pandas().drop_duplicates()
-    outcomes = record.outcomes.select([*_POINT, "sample", "payload_bytes"]).to_pandas()
+    outcomes = record.outcomes.select([*_POINT, "sample", "payload_bytes", "truth"]).to_pandas()
+    requests = timed_requests(record.stages)
     return [
         *_warmup(record),
-        *_timed_samples(stages, outcomes),
+        *_timed_samples(record, stages, outcomes),
         *_both_halves(stages, outcomes),
         *_same_questions(outcomes),
         *_questions(run),
         *_one_machine(record, stages),
+        *_one_software(record),
         *_throttled(record),
+        *_disturbed(record, requests),
+        *_clock(record, requests),
+        *_precision(record),
     ]
 
 
+def disturbance(seconds: float, waited_s: float | None, load: float | None) -> str:
+    """Why a request of so many seconds was disturbed, in a phrase; empty where it was not, or nothing tells of it."""
+    if waited_s is not None and waited_s > max(LEAST_WAITED_S, MOST_WAITED * seconds):
+        return "kept from running"
+    return "others kept processors busy" if load is not None and load > MOST_LOAD else ""
+
+
+def timed_requests(stages: pa.Table) -> pd.DataFrame:
+    """The measured requests of stage rows: ``seconds``, ``cpu_s``, ``waited_s`` and ``load``, NaN where not known."""
+    columns = [*_REQUEST, "source", "seconds", "cpu_s", "waited_s", "load"]
+    rows = stages.select(columns).to_pandas()
+    of_request = rows[rows["source"] == "measured"].groupby(_REQUEST, sort=False)
+    sums = of_request[["seconds", "cpu_s", "waited_s"]].sum(min_count=1)
+    found: pd.DataFrame = sums.assign(load=of_request["load"].max()).reset_index()
+    return found
+
+
+def looked_at(stages: pa.Table, samples: pa.Table, *, precision: float, at_most: int) -> Mapping[tuple[str, str], Look]:
+    """By point, whether its mean time is known to within ``precision``: :func:`harness.analysis.precision.look`.
+
+    Pictures whose repeats are not all there are left out.
+    """
+    known = samples.to_pandas().set_index("sample")
+    population_N = known.drop_duplicates("picture")["patches"].to_numpy(float)
+    found: dict[tuple[str, str], Look] = {}
+    for (pipeline, point), of_point in timed_requests(stages).groupby(_POINT):
+        seconds_SR = of_point.pivot(index="sample", columns="repeat", values="seconds").dropna()
+        stratum_S = known.loc[seconds_SR.index, "patches"].to_numpy(float)
+        most = min(at_most, len(population_N))
+        found[str(pipeline), str(point)] = look(
+            seconds_SR.to_numpy(), stratum_S, population_N, precision=precision, at_most=most
+        )
+    return found
+
+
 def _warmup(record: Record) -> Iterator[str]:
-    if record.manifest.scenario_value("measure", "warmup") < 1:
+    manifest = record.manifest
+    if manifest.scenario_value("measure", "warmup") < 1:
         yield "no warm-up request was dropped before timing (measure.warmup is 0)"
+    if (found := hash_of(manifest.scenario)) != manifest.scenario_hash:
+        yield f"the manifest's scenario has the hash {found}, and the run was made with {manifest.scenario_hash}"
 
 
-def _timed_samples(stages: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[str]:
+def _timed_samples(record: Record, stages: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[str]:
     timed = {key: set(zip(p["sample"], p["repeat"], strict=True)) for key, p in _points(stages).items()}
     if untimed := [key for key in _points(outcomes) if key not in timed]:
         yield f"answered but never timed: {_first(untimed)}"
     needed = required_samples(0.5)
     if few := [key for key, requests in timed.items() if len(requests) < needed]:
         least = min(len(timed[key]) for key in few)
-        yield f"timed on {least} requests, where {needed} certify a median: {_first(few)}"
+        yield f"timed in {least} requests, where {needed} are needed: {_first(few)}"
+    picture = dict(zip(*(record.samples[name].to_pylist() for name in ("sample", "picture")), strict=True))
+    pictures = {key: len({picture.get(sample, sample) for sample, _ in requests}) for key, requests in timed.items()}
+    if few := [key for key, n in pictures.items() if n < MIN_PICTURES]:
+        least = min(pictures[key] for key in few)
+        shown = f"{least} picture{'s' * (least > 1)}"
+        yield f"timed on {shown}, where {MIN_PICTURES} are needed, however often each is repeated: {_first(few)}"
     everything: set[tuple[str, int]] = set().union(*timed.values())
     if other := [key for key, requests in timed.items() if requests != everything]:
         yield f"not timed on the same samples and repeats as the others: {_first(other)}"
@@ -78,6 +157,9 @@ def _same_questions(outcomes: pd.DataFrame) -> Iterator[str]:
     everything: set[str] = set().union(*asked.values())
     if other := [key for key, samples in asked.items() if samples != everything]:
         yield f"did not answer all of the {len(everything)} questions: {_first(other)}"
+    truths = outcomes.groupby("sample")["truth"].nunique()
+    if several := truths.index[truths > 1].tolist():
+        yield f"different points were judged against different truths: sample {_first(several)}"
 
 
 def _questions(run: Analysis) -> Iterator[str]:
@@ -96,11 +178,16 @@ def _questions(run: Analysis) -> Iterator[str]:
 
 
 def _one_machine(record: Record, stages: pd.DataFrame) -> Iterator[str]:
-    # Machines of one name may differ in what decides speed: their ids, which the sessions have, do then.
+    # Machines of one name may differ in what decides speed, and be two computers: their ids, which sessions have, do.
+    told = ("id", "instance_id", "torch_threads")
+
+    def named(machine: Mapping[str, object]) -> str:
+        return ", ".join(str(machine[key]) for key in told if key in machine)
+
     sessions = record.manifest.sessions
     ids = {
-        "device": {start: session.machine["id"] for start, session in enumerate(sessions)},
-        "server": {start: (session.server or session).machine["id"] for start, session in enumerate(sessions)},
+        "device": {start: named(session.machine) for start, session in enumerate(sessions)},
+        "server": {start: named((session.server or session).machine) for start, session in enumerate(sessions)},
     }
     measured = stages[stages["source"] == "measured"]
     for side, of_side in measured.groupby("side"):
@@ -112,6 +199,22 @@ def _one_machine(record: Record, stages: pd.DataFrame) -> Iterator[str]:
             yield f"the {side} stages were timed on {len(machines)} machines: {'; '.join(listed)}"
 
 
+def _one_software(record: Record) -> Iterator[str]:
+    sessions = record.manifest.sessions
+    if len({session.code for session in sessions}) > 1:
+        yield f"the sessions ran {len({session.code for session in sessions})} versions of the harness's code"
+    names = sorted({name for session in sessions for name in session.packages})
+    for name in names:
+        if len(versions := list(dict.fromkeys(session.packages.get(name, "none") for session in sessions))) > 1:
+            yield f"the sessions ran different versions of {name}: {', '.join(versions)}"
+    if dirty := [session for session in sessions if session.commit is not None and session.dirty]:
+        yield f"the code had changes that are in no commit (commit {(dirty[0].commit or '')[:9]} and changes)"
+    if any(session.commit is not None and session.dirty is None for session in sessions):
+        yield "whether the code had changes that are in no commit could not be told"
+    if any(session.commit is None and not session.released for session in sessions):
+        yield "the code is neither a commit's nor an installed release's: it cannot be had again"
+
+
 def _throttled(record: Record) -> Iterator[str]:
     counts: dict[str, int] = {}
     for session in record.manifest.sessions:
@@ -119,6 +222,50 @@ def _throttled(record: Record) -> Iterator[str]:
             counts[sentence] = counts.get(sentence, 0) + n
     for sentence, n in counts.items():
         yield f"throttled: {sentence} ({n} unit{'s' * (n > 1)} of timed requests)"
+
+
+def _disturbed(record: Record, requests: pd.DataFrame) -> Iterator[str]:
+    known = requests[requests["waited_s"].notna()]
+    lost = known["waited_s"].sum() / known["seconds"].sum() if known["seconds"].sum() > 0 else 0.0
+    waited = requests["waited_s"] > np.maximum(LEAST_WAITED_S, MOST_WAITED * requests["seconds"])
+    loaded = requests["load"] > MOST_LOAD
+    n = int((waited | loaded).sum())
+    again = sum(count for session in record.manifest.sessions for count in session.disturbed.values())
+    if n > MOST_DISTURBED * len(requests):
+        yield (
+            f"{n} of {len(requests)} timed requests were disturbed ({int(waited.sum())} kept from running, around "
+            f"{int(loaded.sum())} others kept processors busy), after {again} disturbed ones were run again"
+        )
+    if lost > MOST_WAITED_IN_ALL:
+        yield f"the timed requests were kept from running for {lost:.1%} of their time"
+    pressures = [session.pressure for session in record.manifest.sessions if session.pressure is not None]
+    if max(pressures, default=0.0) > MOST_PRESSURE:
+        yield f"some task waited for a processor in {max(pressures):.0%} of the time in which requests were timed"
+
+
+def _clock(record: Record, requests: pd.DataFrame) -> Iterator[str]:
+    if n := int((requests["seconds"] <= 0).sum()):
+        yield f"the clock stood still: {n} of {len(requests)} timed requests took 0 s"
+        return
+    threads = [session.machine["threads"] for session in record.manifest.sessions if session.machine.get("threads")]
+    most = max(threads, default=0)
+    # Processor time is counted in ticks on some systems.
+    if most and (n := int((requests["cpu_s"] > 1.05 * most * requests["seconds"] + 0.02).sum())):
+        yield (
+            f"the clock ran slow: {n} of {len(requests)} timed requests had more processor time than {most} processors "
+            "give in their wall time"
+        )
+
+
+def _precision(record: Record) -> Iterator[str]:
+    wanted = record.manifest.scenario_value("measure")
+    if wanted.get("precision") is None or not record.stages.num_rows:
+        return
+    found = looked_at(record.stages, record.samples, precision=wanted["precision"], at_most=wanted["at_most"])
+    if short := {f"{pipeline} at {point}": of for (pipeline, point), of in found.items() if not of.precise}:
+        worst = max(short, key=lambda key: short[key].estimate.half_width / short[key].estimate.value)
+        said = short[worst].sentence or f"{wanted['precision']:.1%} was not reached"
+        yield f"a precision of {said}: {_first([worst, *(short.keys() - {worst})])}"
 
 
 def _points(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -1,58 +1,72 @@
 """Questions that only a replay answers: deadlines, the users a server carries, where one scheme overtakes another.
 
-Every interval is over seeds. Where a scenario replays each timed request once and nothing is random, a seed draws the
-timed samples with replacement instead, so that the interval is a bootstrap one over the samples.
+Every interval is over the timed pictures, never over resamples of the simulator, which could be had in any number:
+
+- Where requests do not meet (one user, who asks again when answered, over a constant link) each timed request is
+  replayed once, and the times by picture and round are what :mod:`harness.analysis.means` and
+  :mod:`harness.analysis.percentiles` rest on.
+- Where they queue, a statistic is replayed on B resamples of the pictures, each with a random stream of its own. Their
+  scatter holds both the pictures and the streams, and is *not* divided by B:
+
+      error^2 = S / (S - 1) var_B(statistic),        1 / nu = 1 / (S - 1) + 1 / (B - 1),
+
+  with Student's quantile at nu (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 6.5), above on the log.
+
+A system in which more work comes in than can be done has no mean: its utilisation is said instead.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import scipy.optimize
-import scipy.stats
+import scipy.special
 
-from harness.analysis import latency
-from harness.analysis.latency import share_in_time, total_s
+from harness.analysis import latency, percentiles
+from harness.analysis.cells import (
+    Population,
+    instability,
+    mean_of_rows,
+    of_pictures,
+    percentile_of_rows,
+    requests_meet,
+    strata,
+    times_and_known,
+)
+from harness.analysis.latency import required_samples, share_in_time, total_s
+from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
+from harness.errors import ResultsError
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Floats, Profile
-from harness.scenario.replay import ConstantUplink, Replay, Uplink, Wire
+from harness.scenario.replay import ClosedLoop, ConstantUplink, Replay, Uplink, Wire
 
 Statistic = Callable[[Floats], float]
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number and the interval in which it lies with the confidence asked for."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+_RATES = 64
+"""How many rates a crossing is looked for at before it is solved for."""
 
 
-def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """The mean over seeds with Student's interval; of one seed, an interval without end."""
-    mean = float(np.mean(values))
-    if len(values) < 2 or not math.isfinite(mean):
-        return Estimate(mean, -math.inf, math.inf)
-    half = float(scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1) * scipy.stats.sem(values))
-    return Estimate(mean, mean - half, mean + half)
+def percentile(q: float) -> Statistic:
+    """The statistic that is :func:`harness.analysis.latency.percentile`, q above 0 and at most 100."""
+    return lambda values: latency.percentile(values, q / 100)
+
+
+def mean(values: Floats) -> float:
+    """The statistic that the paper shows."""
+    return float(values.mean())
 
 
 def deadline_share(requests: pa.Table, deadline_s: float, confidence: float = 0.95) -> Estimate:
-    """The share of requests answered within ``deadline_s``; those never answered have missed it."""
-    spent, seeds = total_s(requests), requests["seed"].to_numpy()
-    return over_seeds([share_in_time(spent[seeds == seed], deadline_s) for seed in np.unique(seeds)], confidence)
+    """The share of requests answered within ``deadline_s``, by pictures; those never answered have missed it."""
+    met = total_s(requests) <= deadline_s
+    return percentiles.share(of_pictures(requests, met)[:, None], confidence=confidence).estimate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CellSummary:
-    """One scheme in one cell of a sweep, its intervals over the seeds.
+    """One scheme in one cell of a sweep, its intervals over the pictures.
 
     The mean is of the requests that were answered; to a percentile one never answered counts as the slowest.
     """
@@ -69,57 +83,77 @@ class CellSummary:
 
 
 def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellSummary]:
-    """What a sweep's rows say, a row for each uplink, number of users, pipeline and point, in the rows' order."""
-    frame = requests.select(["channel", "users", "pipeline", "point", "seed"]).to_pandas()
+    """What a sweep's rows say, a row for each uplink, number of users, pipeline and point, in the rows' order.
+
+    A picture's requests are one observation: its mean, and of a percentile the share that is not slower. What the
+    streams of different seeds add is in the mean's interval too; what other pictures would change of the waiting in a
+    queue is not, for which :func:`replicated` replays anew. Percentiles have no interval but where the pictures certify
+    them.
+    """
+    names = ["channel", "users", "pipeline", "point", "seed", "sample"]
+    frame = requests.select(names).to_pandas()
     frame["spent_s"] = total_s(requests)
     found = []
     for (channel, users, pipeline, point), rows in frame.groupby(["channel", "users", "pipeline", "point"], sort=False):
-        by_seed = [seed["spent_s"].to_numpy(float) for _, seed in rows.groupby("seed")]
-        answered = [done for spent in by_seed if len(done := spent[np.isfinite(spent)])]
+        done = rows[np.isfinite(rows["spent_s"])]
         in_time = None
         if deadline_s is not None:
-            in_time = over_seeds([share_in_time(spent, deadline_s) for spent in by_seed])
-        mean_s = over_seeds([mean(done) for done in answered] or [math.inf])
-        p50_s, p99_s = (over_seeds([percentile(q)(spent) for spent in by_seed]) for q in (50, 99))
+            met_S = (rows["spent_s"] <= deadline_s).groupby(rows["sample"]).mean().to_numpy(float)
+            in_time = percentiles.share(met_S[:, None]).estimate
         found.append(
             CellSummary(
                 channel=str(channel),
                 users=int(users),
                 pipeline=str(pipeline),
                 point=str(point),
-                answered=sum(map(len, answered)) / len(rows),
-                mean_s=mean_s,
-                p50_s=p50_s,
-                p99_s=p99_s,
+                answered=len(done) / len(rows),
+                mean_s=mean_of_rows(done),
+                p50_s=percentile_of_rows(rows, 0.5),
+                p99_s=percentile_of_rows(rows, 0.99),
                 in_time=in_time,
             )
         )
     return found
 
 
-def percentile(q: float) -> Statistic:
-    """The statistic that is :func:`harness.analysis.latency.percentile`, q above 0 and at most 100."""
-    return lambda values: latency.percentile(values, q / 100)
+def replicated(
+    profile: Profile, cell: Cell, statistic: Statistic, *, resamples: int = 20, confidence: float = 0.95
+) -> Estimate:
+    """A statistic of T in a system with queues, its interval over pictures and random streams together.
 
-
-def mean(values: Floats) -> float:
-    """The statistic that the paper shows."""
-    return float(values.mean())
+    The value is the mean of ``resamples`` replications on the timed pictures; the interval comes from as many, each on
+    pictures drawn anew. An unstable system, and fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures,
+    promise none; the unstable one has no value either.
+    """
+    if reason := instability(profile, cell):
+        return Estimate(math.inf, math.nan, math.nan, reason)
+    cells = [dataclasses.replace(cell, seed=cell.seed + b) for b in range(resamples)]
+    value = float(np.mean([statistic(total_s(replay(profile, own))) for own in cells]))
+    n_pictures = len(set(profile.samples))
+    if few := too_few(n_pictures):
+        return Estimate(value, math.nan, math.nan, few)
+    drawn = [statistic(total_s(replay(_resampled(profile, own.seed), own))) for own in cells]
+    if not np.isfinite([value, *drawn]).all():
+        return Estimate(value, math.nan, math.nan, "some replications leave requests without an answer")
+    error = math.sqrt(n_pictures / (n_pictures - 1) * float(np.var(drawn, ddof=1)))
+    freedom = 1 / (1 / (n_pictures - 1) + 1 / (resamples - 1))
+    half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
+    high = value * math.exp(half / value) if value > 0 else half
+    return Estimate(value, max(0.0, value - half), high)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Crossover:
     """Where two schemes are equally fast; below ``rate_bps`` the one with fewer bytes answers first.
 
-    ``rate_bps`` is None where one of them, ``faster_throughout``, is faster at every rate looked at. ``seeds_without``
-    of the ``seeds`` streams had no crossing in the range.
+    ``rate_bps`` is None where one of them, ``faster_throughout``, is faster at every rate looked at; ``sure`` says
+    whether the pictures leave no doubt of it at either end.
     """
 
     rate_bps: Estimate | None
     faster_below: str | None
     faster_throughout: str | None
-    seeds: int
-    seeds_without: int
+    sure: bool
 
 
 def crossover(
@@ -129,57 +163,84 @@ def crossover(
     *,
     low_bps: float,
     high_bps: float,
-    statistic: Statistic = mean,
-    seeds: int = 40,
     confidence: float = 0.95,
     wire: Wire | None = None,
+    population: Population | None = None,
 ) -> Crossover:
     """The uplink rate from which on the other of two schemes answers first, with its interval.
 
-    The middle is the median over seeds and the interval their central ``confidence`` share; both schemes meet the same
-    arrivals and questions. Where a seed has no crossing between ``low_bps`` and ``high_bps``, its crossing counts as
-    lying beyond the end towards which the two come closer.
+    The interval holds the rates at which the interval of the difference of the two means, over the same pictures in
+    the same rounds, holds 0 (Fieller, Journal of the Royal Statistical Society B 16, 1954). It ends at 0 or at infinity
+    where it goes beyond the rates looked at. Both profiles hold the same samples and repeats; raises ResultsError
+    otherwise.
     """
-    drawn = spec.model_copy(update={"requests": spec.requests or max(len(a.samples), len(b.samples))})
+    if a.samples != b.samples:
+        raise ResultsError(f"{a.pipeline} and {b.pipeline} were not timed on the same samples and repeats")
+    once = spec.model_copy(update={"requests": None, "arrivals": ClosedLoop(kind="closed_loop"), "users": (1,)})
 
-    def difference(log_rate: float, seed: int) -> float:
-        rate_bps = math.exp(log_rate)
-        uplink = ConstantUplink.model_construct(kind="constant", rate_bps=rate_bps, name="", wire=wire or Wire())
-        cell = Cell(spec=drawn, uplink=uplink, users=drawn.users[0], seed=seed)
-        return statistic(total_s(replay(a, cell))) - statistic(total_s(replay(b, cell)))
+    def difference(log_rate: float) -> Estimate:
+        uplink = ConstantUplink.model_construct(
+            kind="constant", rate_bps=math.exp(log_rate), name="", wire=wire or Wire()
+        )
+        times, known = zip(*(times_and_known(p, once, uplink, population) for p in (a, b)), strict=True)
+        stratum_S, stratum_N = strata(a, population)
+        return difference_within_rounds(
+            times[0], times[1], stratum_S, stratum_N, a_known=known[0], b_known=known[1], confidence=confidence
+        )
 
-    slowest, fastest = math.log(low_bps), math.log(high_bps)
-    at_low = np.array([difference(slowest, seed) for seed in range(seeds)])
-    at_high = np.array([difference(fastest, seed) for seed in range(seeds)])
-    crosses = np.sign(at_low) * np.sign(at_high) < 0
-    if crosses.mean() < 0.5:
-        faster = a.pipeline if np.median(at_low + at_high) < 0 else b.pipeline
-        return Crossover(None, None, faster, seeds, int((~crosses).sum()))
-    found = np.where(np.abs(at_low) < np.abs(at_high), 0.0, math.inf)
-    for seed in np.flatnonzero(crosses).tolist():
-        root = scipy.optimize.brentq(functools.partial(difference, seed=seed), slowest, fastest, xtol=1e-4)
-        found[seed] = math.exp(root)
-    tail = 100 * (1 - confidence) / 2
-    low, middle, high = (float(np.percentile(found, q, method="inverted_cdf")) for q in (tail, 50, 100 - tail))
-    below = a.pipeline if np.median(at_low) < 0 else b.pipeline
-    return Crossover(Estimate(middle, low, high), below, None, seeds, int((~crosses).sum()))
+    grid = np.linspace(math.log(low_bps), math.log(high_bps), _RATES)
+    found = [difference(log_rate) for log_rate in grid.tolist()]
+    value = np.array([estimate.value for estimate in found])
+    low, high = (np.array([getattr(estimate, end) for estimate in found]) for end in ("low", "high"))
+    if value[0] * value[-1] >= 0:
+        faster = a.pipeline if value[0] + value[-1] < 0 else b.pipeline
+        sure = bool((low[[0, -1]] > 0).all() or (high[[0, -1]] < 0).all())
+        return Crossover(None, None, faster, sure)
+
+    def solved(end: str, values: Floats) -> list[float]:
+        crossing = np.flatnonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0)
+        return [
+            math.exp(scipy.optimize.brentq(lambda x: getattr(difference(x), end), grid[i], grid[i + 1], xtol=1e-5))
+            for i in crossing.tolist()
+        ]
+
+    rate = solved("value", value)[0]
+    below = a.pipeline if value[0] < 0 else b.pipeline
+    if np.isnan(low).any():
+        return Crossover(Estimate(rate, math.nan, math.nan, found[0].reason), below, None, False)
+    ends = sorted(solved("low", low) + solved("high", high))
+    slowest = 0.0 if low[0] <= 0 <= high[0] else min(ends, default=rate)
+    fastest = math.inf if low[-1] <= 0 <= high[-1] else max(ends, default=rate)
+    return Crossover(Estimate(rate, min(slowest, rate), max(fastest, rate)), below, None, False)
 
 
 def max_users(
-    profile: Profile, spec: Replay, uplink: Uplink, *, limit_s: float, q: float = 99.0, at_most: int = 1024
+    profile: Profile,
+    spec: Replay,
+    uplink: Uplink,
+    *,
+    limit_s: float,
+    q: float = 99.0,
+    at_most: int = 1024,
+    resamples: int = 20,
 ) -> tuple[int, dict[int, Estimate]]:
     """The most users with whom the q-th percentile of T stays within ``limit_s``, and the percentiles looked at.
 
-    The upper end of the percentile's interval over the spec's seeds must be within the limit; with one seed, the
-    percentile itself. It looks at doubled numbers and then bisects: the percentile is taken to grow with the users.
+    The upper end of the percentile's interval (:func:`replicated`) must be within the limit. Where the timed requests
+    do not certify the percentile, or are too few for an interval, the percentile itself must be, and its reason says
+    so. It looks at doubled numbers and then bisects: the percentile is taken to grow with the users.
     """
     seen: dict[int, Estimate] = {}
+    worth, needed = float(len(profile.samples)), required_samples(q / 100) if q < 100 else math.inf
+    doubt = f"p{q:g} needs {needed:g} independent requests; {worth:.0f} were timed" if worth < needed else ""
 
     def carries(users: int) -> bool:
-        cells = [Cell(spec=spec, uplink=uplink, users=users, seed=seed) for seed in range(spec.seeds)]
-        tails = [percentile(q)(total_s(replay(profile, cell))) for cell in cells]
-        seen[users] = over_seeds(tails)
-        return (seen[users].high if spec.seeds > 1 else seen[users].value) <= limit_s
+        cell = Cell(spec=spec, uplink=uplink, users=users, seed=0)
+        tail = replicated(profile, cell, percentile(q), resamples=max(resamples, spec.seeds))
+        if doubt and not tail.reason:
+            tail = Estimate(tail.value, math.nan, math.nan, doubt)
+        seen[users] = tail
+        return (tail.value if math.isnan(tail.high) else tail.high) <= limit_s
 
     too_many = 1
     while too_many <= at_most and carries(too_many):
@@ -199,7 +260,7 @@ class Advice:
     point: str
     score: float
     mean_s: Estimate
-    p95_s: float
+    p95_s: Estimate
     deadline_share: Estimate
     rejected: str
 
@@ -213,32 +274,65 @@ def advise(
     deadline_s: float,
     min_score: float,
     min_share: float = 0.95,
-    seeds: int = 20,
+    resamples: int = 20,
+    population: Population | None = None,
 ) -> list[Advice]:
     """Every profile replayed over ``uplink``; those that will do come first, the fastest of them at the top.
 
     A profile will do if its score is at least ``min_score`` and at least ``min_share`` of its requests are answered
-    within ``deadline_s``; ``rejected`` says why another will not.
+    within ``deadline_s``; ``rejected`` says why another will not. ``population`` brings the strata and payloads of the
+    whole benchmark into the means of a system without queues.
     """
     advices = []
     for profile in profiles:
-        drawn = spec.model_copy(update={"requests": spec.requests or len(profile.samples)})
-        cells = [Cell(spec=drawn, uplink=uplink, users=drawn.users[0], seed=seed) for seed in range(seeds)]
-        requests = pa.concat_tables(replay(profile, cell) for cell in cells)
-        spent, seed = total_s(requests), requests["seed"].to_numpy()
-        share, score = deadline_share(requests, deadline_s), scores[profile.pipeline, profile.point]
+        cell = Cell(spec=spec, uplink=uplink, users=spec.users[0], seed=0)
+        if requests_meet(cell):
+            mean_s = replicated(profile, cell, mean, resamples=resamples)
+            p95_s = replicated(profile, cell, percentile(95), resamples=resamples)
+            in_time = replicated(profile, cell, lambda spent: share_in_time(spent, deadline_s), resamples=resamples)
+            if mean_s.reason.startswith("unstable"):
+                in_time = dataclasses.replace(in_time, value=0.0)
+            elif in_time.high > 1:
+                in_time = dataclasses.replace(in_time, high=1.0)
+        else:
+            times_SR, known_s = times_and_known(profile, spec, uplink, population)
+            mean_s = mean_latency(np.maximum(times_SR, 1e-12), *strata(profile, population)).plus(known_s)
+            spent_SR = times_and_known(profile, spec, uplink, None)[0]
+            p95_s = percentiles.percentile(spent_SR, 0.95).estimate
+            in_time = percentiles.share(spent_SR <= deadline_s).estimate
+        score = scores[profile.pipeline, profile.point]
         reasons = [f"scores {score:.1%}, below {min_score:.0%}"] if score < min_score else []
-        if share.value < min_share:
-            reasons.append(f"answers {share.value:.1%} in time, below {min_share:.0%}")
+        if mean_s.reason.startswith("unstable"):
+            reasons.append(mean_s.reason)
+        elif in_time.value < min_share:
+            reasons.append(f"answers {in_time.value:.1%} in time, below {min_share:.0%}")
         advices.append(
             Advice(
                 pipeline=profile.pipeline,
                 point=profile.point,
                 score=score,
-                mean_s=over_seeds([mean(spent[seed == s]) for s in range(seeds)]),
-                p95_s=percentile(95)(spent),
-                deadline_share=share,
+                mean_s=mean_s,
+                p95_s=p95_s,
+                deadline_share=in_time,
                 rejected=" and ".join(reasons),
             )
         )
     return sorted(advices, key=lambda advice: (bool(advice.rejected), advice.mean_s.value))
+
+
+def _resampled(profile: Profile, seed: int) -> Profile:
+    """The profile of as many pictures drawn with replacement; one drawn twice is two pictures."""
+    rng = np.random.default_rng([seed, 1])
+    names = np.asarray(profile.samples)
+    first = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    last = np.r_[first[1:], len(names)]
+    drawn = rng.integers(len(first), size=len(first)).tolist()
+    rows = np.concatenate([np.arange(first[s], last[s]) for s in drawn])
+    renamed = tuple(f"{place}/{names[first[s]]}" for place, s in enumerate(drawn) for _ in range(last[s] - first[s]))
+    return dataclasses.replace(
+        profile,
+        samples=renamed,
+        payload_bytes=profile.payload_bytes[rows],
+        device_s=profile.device_s[rows],
+        server_stage_s=profile.server_stage_s[rows],
+    )

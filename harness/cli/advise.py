@@ -3,12 +3,15 @@
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.quantities import PER_SECOND, RATE, SECONDS
 from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.analysis.means import Estimate
 
 _NAME_COLUMNS = 24
 
@@ -78,12 +81,15 @@ def advise(
         table.add_row(
             name,
             f"{advice.score:.1%}",
-            f"{format_seconds(mean.value)}\n{format_seconds(mean.low)} to {format_seconds(mean.high)}",
-            format_seconds(advice.p95_s),
+            f"{format_seconds(mean.value)}\n{_span(mean)}" if math.isfinite(mean.value) else "none",
+            format_seconds(advice.p95_s.value) if math.isfinite(advice.p95_s.value) else "none",
             f"{share.value:.1%}",
             advice.rejected or "will do",
         )
     console.print(table)
+    for reason in dict.fromkeys(part.reason for advice in found for part in (advice.mean_s, advice.p95_s)):
+        if reason:
+            console.print(f"none: {reason}")
     best = found[0]
     if best.rejected:
         console.print("No point of this run will do.")
@@ -100,8 +106,8 @@ def crossover(
 ) -> None:
     """Say from which uplink rate on one scheme answers before the other.
 
-    Each scheme is taken at its operating point of equal score; the interval at 95 % comes from drawing the timed
-    samples again and again.
+    Each scheme is taken at its operating point of equal score; the interval at 95 % holds the rates at which the timed
+    pictures leave open which scheme is faster.
 
         harness crossover results/runs/crossover webp raw_features
     """
@@ -115,16 +121,17 @@ def crossover(
     found = whatif.crossover(one, other, spec, low_bps=low, high_bps=high)
     span = f"between {format_rate(low)} and {format_rate(high)}"
     if found.rate_bps is None:
-        typer.echo(f"{found.faster_throughout} answers first at every rate {span}: they do not cross there")
+        doubt = "" if found.sure else "; the timed pictures leave open whether they do"
+        typer.echo(f"{found.faster_throughout} answers first at every rate {span}: they do not cross there{doubt}")
         return
     faster_above = other.pipeline if found.faster_below == one.pipeline else one.pipeline
     rate = found.rate_bps
     lowest = format_rate(rate.low) if rate.low > 0 else f"below {format_rate(low)}"
     highest = format_rate(rate.high) if math.isfinite(rate.high) else f"beyond {format_rate(high)}"
-    crossing = f"{format_rate(rate.value)} [{lowest}, {highest}]"
-    typer.echo(f"{found.faster_below} answers first below {crossing}, {faster_above} above")
-    if found.seeds_without:
-        typer.echo(f"{found.seeds_without} of {found.seeds} draws have no crossing {span}")
+    interval = "no interval" if rate.reason else f"[{lowest}, {highest}]"
+    typer.echo(f"{found.faster_below} answers first below {format_rate(rate.value)} {interval}, {faster_above} above")
+    if rate.reason:
+        typer.echo(f"no interval: {rate.reason}")
 
 
 def max_users(
@@ -141,11 +148,12 @@ def max_users(
     ] = Sharing.own,
     percentile: Annotated[float, typer.Option(min=1, max=100, help="Which percentile of T.")] = 99.0,
     requests: Annotated[int, typer.Option(min=10, max=10_000_000, help="How many requests each user makes.")] = 500,
-    seeds: Annotated[int, typer.Option(min=2, max=10_000, help="How many random streams the interval rests on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, max=10_000, help="Random streams; at least 20 are taken.")] = 20,
 ) -> None:
     """Say how many users the servers carry within a limit on the tail of the latency.
 
-    Users ask at random. The upper end of the percentile's interval over the seeds must stay within the limit.
+    Users ask at random. The upper end of the percentile's interval over the timed pictures must stay within the limit;
+    where they certify none, the percentile itself must, and the answer says so.
 
         harness max-users results/runs/realworldqa_lowrate jpeg --rate "1 MB/s" --limit 2s --servers 2
     """
@@ -167,5 +175,15 @@ def max_users(
     typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]
-        low, high = format_seconds(max(0.0, tail.low)), format_seconds(tail.high)
-        typer.echo(f"  {asked:5} users: p{percentile:g} {format_seconds(tail.value)} [{low}, {high}]")
+        shown = format_seconds(tail.value) if math.isfinite(tail.value) else "none"
+        interval = f"({tail.reason})" if tail.reason else f"[{_span(tail)}]"
+        typer.echo(f"  {asked:5} users: p{percentile:g} {shown} {interval}")
+
+
+def _span(estimate: "Estimate") -> str:
+    """``1.2 s to 1.4 s``, or that there is no interval."""
+    from harness.units import format_seconds
+
+    if math.isnan(estimate.low):
+        return "no interval"
+    return f"{format_seconds(max(0.0, estimate.low))} to {format_seconds(estimate.high)}"

@@ -93,6 +93,9 @@ def show(
     out: Annotated[
         Path | None, typer.Option(help="Write the table's numbers here instead, as .csv or .md by the file's ending.")
     ] = None,
+    resources: Annotated[
+        bool, typer.Option("--resources", help="Print what each half needs besides time instead: memory, operations.")
+    ] = False,
 ) -> None:
     """Print the closing table of a complete run again.
 
@@ -101,13 +104,14 @@ def show(
     from harness.analysis import Analysis
     from harness.cli.display import terminal
     from harness.report.links import links_table
+    from harness.report.resources import resources_table
     from harness.report.table import table, write
 
     found = Analysis.read(path)
     if out is None:
         console = terminal()
-        console.print(table(found))
-        if found.record.links.num_rows:
+        console.print(resources_table(found) if resources else table(found))
+        if not resources and found.record.links.num_rows:
             console.print(links_table(found.record.links))
     else:
         write(found, out)

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harness.analysis.whatif import Estimate
+    from harness.analysis.means import Estimate
 
 
 class Engine(StrEnum):
@@ -36,7 +36,7 @@ def sweep(
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
-    Nothing is measured again: the stage rows are the run's. The intervals are over the section's seeds. The numbers do
+    Nothing is measured again: the stage rows are the run's. The intervals are over the timed pictures. The numbers do
     not depend on the engine or the number of workers.
 
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
@@ -66,7 +66,7 @@ def sweep(
     for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Table(title=f"{scheme} at {point}", title_justify="left", box=SIMPLE_HEAD)
         table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
-        table.add_column("uplink", no_wrap=True)
+        table.add_column("uplink", overflow="fold")  # A long name goes on below; numbers are never cut.
         for column in ("users", "mean", "p50", "p99", "answered"):
             table.add_column(column, justify="right", no_wrap=True)
         if spec.deadline_s is not None:
@@ -76,8 +76,10 @@ def sweep(
             in_time = [] if cell.in_time is None else [f"{cell.in_time.value:.1%}"]
             table.add_row(cell.channel, str(cell.users), *spread, f"{cell.answered:.1%}", *in_time)
         console.print(table, "")
-    if spec.seeds > 1:
-        console.print(f"±: 95 % over {spec.seeds} seeds")
+    console.print("±: 95 % over the timed pictures")
+    for reason in dict.fromkeys(part.reason for cell in summary for part in (cell.mean_s, cell.p50_s, cell.p99_s)):
+        if reason:
+            console.print(f"no interval: {reason}")
     if any(cell.answered < 1 for cell in summary):
         console.print("means are of the requests that were answered; to p50 and p99 one never answered is the slowest")
 

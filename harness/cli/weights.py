@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Weights of learned image codecs.")
+from harness.cli.app import Command, group
+
+app = group("weights", "Weights of learned image codecs.")
 
 _TIMEOUT_S = 600
 
@@ -17,7 +19,7 @@ _TIMEOUT_S = 600
 def _weights() -> None: ...
 
 
-@app.command()
+@app.command(cls=Command)
 def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint as torch.save writes it: .pth.tar, .pt.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write; it must not exist yet.")],

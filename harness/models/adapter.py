@@ -139,7 +139,7 @@ class Lora:
         factors = {}
         for name in layers:
             a, b = (found[f"{_plain(name)}.lora_{side}.weight"] for side in "AB")
-            shape = tuple(module.get_submodule(name).weight.shape)  # type: ignore[union-attr,arg-type]
+            shape = tuple(module.get_submodule(name).weight.shape)  # type: ignore[arg-type]
             if a.ndim != 2 or b.ndim != 2 or (b.shape[0], a.shape[1]) != shape or b.shape[1] != a.shape[0]:
                 raise CheckpointError(
                     f"{folder}: {name} has factors of {tuple(b.shape)} and {tuple(a.shape)} in the adapter, and its "

@@ -117,7 +117,7 @@ def with_random_weights(build: Callable[[], nn.Module], device: torch.device, dt
 def tie(module: nn.Module) -> None:
     """Lets the head of a ``tied`` language part share the embedding's weights."""
     if getattr(module, "tied", False):
-        module.lm_head.weight = module.model.embed_tokens.weight  # type: ignore[union-attr,assignment]
+        module.lm_head.weight = module.model.embed_tokens.weight  # type: ignore[union-attr]
 
 
 def fingerprint(module: nn.Module) -> str:

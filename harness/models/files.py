@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,17 +36,15 @@ SOURCES: Mapping[str, str | Path] = {
 PARTS: tuple[Part, ...] = ("tower", "projector", "language")
 
 _INDEX = "model.safetensors.index.json"
-_PLACES: tuple[tuple[re.Pattern[str], Part, str], ...] = tuple(
-    (re.compile(pattern), part, prefix)
-    for pattern, part, prefix in (
-        (r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "tower", ""),
-        (r"(?:model\.)?multi_modal_projector\.", "projector", "multi_modal_projector."),
-        (r"(?:model\.)?image_newline$", "projector", "image_newline"),
-        (r"language_model\.model\.|model\.language_model\.", "language", "model."),
-        (r"language_model\.lm_head\.|lm_head\.", "language", "lm_head."),
-    )
+_NAMES: tuple[tuple[str, Part, str], ...] = (
+    (r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "tower", ""),
+    (r"(?:model\.)?multi_modal_projector\.", "projector", "multi_modal_projector."),
+    (r"(?:model\.)?image_newline$", "projector", "image_newline"),
+    (r"language_model\.model\.|model\.language_model\.", "language", "model."),
+    (r"language_model\.lm_head\.|lm_head\.", "language", "lm_head."),
 )
 """How tensors are called in checkpoints of transformers before 5.0 and after, and in their part."""
+_PLACES = tuple((re.compile(pattern), part, prefix) for pattern, part, prefix in _NAMES)
 
 _FEW = 256
 
@@ -214,7 +212,7 @@ def _bfloat16_of(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-_VALUES = {
+_VALUES: Mapping[str, Callable[[bytes], NDArray[np.uint16]]] = {
     "F32": lambda data: _bfloat16_of(np.frombuffer(data, "<f4")),
     "F16": lambda data: _bfloat16_of(np.frombuffer(data, "<f2").astype(np.float32)),
     "BF16": lambda data: np.frombuffer(data, "<u2"),

@@ -34,6 +34,7 @@ from harness.models.pieces import PieceTokenizer
 from harness.models.prompts import Template
 from harness.models.tiling import PaddedTile, Tiling
 
+_auto: Any = AutoModel
 RANDOM = "random"
 """The weights of a scenario that is about latency alone."""
 
@@ -91,7 +92,8 @@ class LlavaVision:
     @property
     def device(self) -> torch.device:
         """Where the tower's weights are."""
-        return next(self.vision_tower.parameters()).device
+        found: torch.device = next(self.vision_tower.parameters()).device
+        return found
 
     def preprocess(self, image: Image.Image) -> Tiles:
         """The patches of an RGB image, on the CPU (see :mod:`harness.models.tiling`)."""
@@ -178,7 +180,8 @@ class LlavaLanguage:
     def n_clusters(self, merge_to: float) -> int:
         """n_c for a share of a patch's features."""
         vision = self.config.vision_config
-        return max(1, round(merge_to * (vision.image_size // vision.patch_size) ** 2))
+        n_features: int = (vision.image_size // vision.patch_size) ** 2
+        return max(1, round(merge_to * n_features))
 
     @torch.inference_mode()
     def project(self, y_PCD: Tensor) -> Tensor:
@@ -273,7 +276,7 @@ class Llava(LlavaVision, LlavaLanguage):
         LlavaVision.__init__(self, name, family, config, body.vision_tower)
         parts = whole_parts(model)
         engine = TransformersEngine(
-            parts["language"],  # type: ignore[arg-type]
+            parts["language"],
             stop=stop_ids(tokenizer, family.template, stop),
             max_new_tokens=max_new_tokens,
         )
@@ -515,7 +518,7 @@ class LlavaModels:
 def _build(family: Family, config: Any, part: Part) -> nn.Module:
     """A part's module, on whatever device and at whatever dtype are the default."""
     if part == "tower":
-        module: nn.Module = AutoModel.from_config(
+        module: nn.Module = _auto.from_config(
             config.vision_config, attn_implementation="sdpa", dtype=torch.get_default_dtype()
         )
         return module
@@ -523,7 +526,7 @@ def _build(family: Family, config: Any, part: Part) -> nn.Module:
     if part == "projector":
         newline = nn.Parameter(torch.randn(width) * width**-0.5) if family.has_newline else None
         return Projector(family.projector(config), newline)
-    layers = AutoModel.from_config(config.text_config, attn_implementation="sdpa", dtype=torch.get_default_dtype())
+    layers = _auto.from_config(config.text_config, attn_implementation="sdpa", dtype=torch.get_default_dtype())
     head = nn.Linear(width, config.text_config.vocab_size, bias=False)
     return Language(layers, head, tied=bool(config.tie_word_embeddings))
 

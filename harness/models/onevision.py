@@ -19,6 +19,7 @@ from harness.models import prompts
 from harness.models.arrangement import arrange
 from harness.models.contract import Layout
 from harness.models.llava import Family, Llava, LlavaModels
+from harness.models.patches import grids_of
 from harness.models.tiling import Tiling
 
 _TEXT_7B: Mapping[str, Any] = {
@@ -62,32 +63,13 @@ def tiling_of(config: Any) -> Tiling:
     """The tiling that a LlavaOnevisionConfig's tile size and grid pinpoints describe."""
     max_tiles(config)
     patch = config.vision_config.image_size
-    declared = config.image_grid_pinpoints
-    if (
-        not isinstance(declared, (list, tuple))
-        or not declared
-        or not all(_is_pinpoint(pair, patch) for pair in declared)
-    ):
-        raise CheckpointError(
-            f"image_grid_pinpoints are {str(declared)[:80]}; pairs of a height and a width of whole tiles of {patch} "
-            "px are wanted"
-        )
-    grids = tuple((height // patch, width // patch) for height, width in config.image_grid_pinpoints)
-    return Tiling(patch=patch, grids=grids)
+    return Tiling(patch=patch, grids=grids_of(config.image_grid_pinpoints, patch))
 
 
 def arranged(config: Any, tokens_PVH: Tensor, newline_H: Tensor | None, layout: Layout) -> Tensor:
     """Projected tokens as (T, H), rows closed by the newline token (see :mod:`harness.models.arrangement`)."""
     assert newline_H is not None
     return arrange(tokens_PVH, newline_H, layout.grid, layout.image_size, max_tiles(config))
-
-
-def _is_pinpoint(pair: Any, patch: int) -> bool:
-    return (
-        isinstance(pair, (list, tuple))
-        and len(pair) == 2
-        and all(isinstance(side, int) and side >= patch and side % patch == 0 for side in pair)
-    )
 
 
 def max_tiles(config: Any) -> int:

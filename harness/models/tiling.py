@@ -8,7 +8,6 @@ processor squashes it) and resized to p x p.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.models.contract import Layout, Tiles
+from harness.models.patches import best_grid
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Tiling:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """(n_h, n_w) of an image; see :func:`best_grid`."""
+        """(n_h, n_w) of an image; see :func:`harness.models.patches.best_grid`."""
         return best_grid(height, width, self.patch, self.grids)
 
     def n_patches(self, n_h: int, n_w: int) -> int:
@@ -104,29 +104,6 @@ class PaddedTile:
     def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:  # noqa: ARG002
         """The one grid onto which every image is fitted."""
         return ((1, 1),)
-
-
-def grids_up_to(max_grid: int) -> tuple[tuple[int, int], ...]:
-    """All grids of 1 to ``max_grid`` rows and columns; LLaVA-OneVision has those up to 6."""
-    sides = range(1, max_grid + 1)
-    return tuple((n_h, n_w) for n_h in sides for n_w in sides)
-
-
-@functools.lru_cache(maxsize=4096)
-def best_grid(height: int, width: int, patch: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The (n_h, n_w) that keeps most of an image's pixels and, among those, has the smallest canvas.
-
-    Where some grid holds the image this is ceil(height / p) x ceil(width / p); an image larger than every grid is
-    shrunk to the one that keeps most of it, as transformers' processor does.
-    """
-
-    def kept_and_spared(grid: tuple[int, int]) -> tuple[int, int]:
-        canvas_h, canvas_w = grid[0] * patch, grid[1] * patch
-        scale = min(canvas_w / width, canvas_h / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - canvas_h * canvas_w
-
-    return max(grids, key=kept_and_spared)
 
 
 def fitted(height: int, width: int, canvas_h: int, canvas_w: int) -> tuple[int, int]:

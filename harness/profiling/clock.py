@@ -5,20 +5,36 @@ off by a factor of two to five.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
+
+
+class Delays(Protocol):
+    """What knows how long this process was kept from running; see :class:`harness.profiling.disturbance.Watch`."""
+
+    def delays_ns(self) -> Mapping[str, int]:
+        """How long each thread has waited for a processor; to be compared with an earlier look."""
+        ...
+
+    def stood_still_ns(self, begin_ns: int, end_ns: int) -> int:
+        """How long of a stretch of the monotonic clock the machine or the process stood still."""
+        ...
 
 
 class StageClock:
     """Collects how long each stage of one half took, in the order in which they began.
 
     ``seconds`` is wall time, ``cpu_s`` the processor time of all of the process's threads. ``synchronise`` waits until
-    the accelerator is idle; on a CPU there is nothing to wait for. A stage that is entered twice in one request counts
-    once, with its times added.
+    the accelerator is idle; on a CPU there is nothing to wait for. ``delays`` is asked, outside of what is timed, how
+    long each stage was kept from running. A stage that is entered twice in one request counts once, with its times
+    added.
     """
 
-    def __init__(self, synchronise: Callable[[], None] | None = None) -> None:
+    def __init__(self, synchronise: Callable[[], None] | None = None, delays: Delays | None = None) -> None:
         self._synchronise = synchronise or (lambda: None)
+        self._delays = delays
+        self._stretches: list[tuple[str, int, int, int]] = []
         self.seconds: dict[str, float] = {}
         self.cpu_s: dict[str, float] = {}
 
@@ -26,12 +42,28 @@ class StageClock:
     def stage(self, name: str) -> Iterator[None]:
         """Times its body; a stage whose body raises leaves no time behind."""
         self._synchronise()
+        before_ns = self._delays.delays_ns() if self._delays else {}
         cpu_ns, start_ns = time.process_time_ns(), time.perf_counter_ns()
         yield
         self._synchronise()
         end_ns, cpu_end_ns = time.perf_counter_ns(), time.process_time_ns()
         self.seconds[name] = self.seconds.get(name, 0.0) + (end_ns - start_ns) * 1e-9
         self.cpu_s[name] = self.cpu_s.get(name, 0.0) + (cpu_end_ns - cpu_ns) * 1e-9
+        if self._delays:
+            waits_ns = (now_ns - before_ns.get(thread, now_ns) for thread, now_ns in self._delays.delays_ns().items())
+            self._stretches.append((name, start_ns, end_ns, max(waits_ns, default=0)))
+
+    def waited_s(self) -> dict[str, float]:
+        """How long each stage was kept from running, as far as ``delays`` knows; to be asked after the request.
+
+        Waiting for a processor and standing still may be one and the same: the longer of the two counts.
+        """
+        found: dict[str, float] = {}
+        if self._delays:
+            for name, start_ns, end_ns, delay_ns in self._stretches:
+                lost_ns = max(delay_ns, self._delays.stood_still_ns(start_ns, end_ns))
+                found[name] = found.get(name, 0.0) + min(lost_ns, end_ns - start_ns) * 1e-9
+        return found
 
 
 def synchroniser(device: str) -> Callable[[], None] | None:

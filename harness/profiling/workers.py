@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -44,7 +45,10 @@ def spread(work: Callable[[Task], Done], tasks: Sequence[Task], workers: int) ->
     _shared = work  # type: ignore[assignment]
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=_follow_parent)
     try:
-        futures = {pool.submit(_run, task): task for task in tasks}
+        with warnings.catch_warnings():
+            # Python 3.12 warns of any thread in the parent. A progress display's holds no lock that a worker asks for.
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            futures = {pool.submit(_run, task): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()  # type: ignore[misc]
     finally:

@@ -4,6 +4,7 @@ Shapes: R timed requests (a sample and a repeat each), G server stages.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Self
 
 import numpy as np
@@ -32,7 +33,7 @@ class Profile:
     samples: tuple[str, ...]
     """R names; the repeats of a sample are adjacent."""
     payload_bytes: Ints
-    """(R,)"""
+    """(R,), what crosses the link: with the question's text where that is counted."""
     device_s: Floats
     """(R,), the sum of the device stages."""
     server_stages: tuple[str, ...]
@@ -51,10 +52,13 @@ class Profile:
         return np.asarray((self.payload_bytes == 0) & (self.server_s == 0))
 
     @classmethod
-    def from_tables(cls, stages: pa.Table, outcomes: pa.Table, pipeline: str, point: str) -> Self:
+    def from_tables(
+        cls, stages: pa.Table, outcomes: pa.Table, pipeline: str, point: str, *, samples: pa.Table | None = None
+    ) -> Self:
         """The profile in stage rows and outcome rows.
 
         Samples that were answered but not timed are left out: a request draws among the timed ones, with their bytes.
+        With ``samples`` the text of each question is sent too (:func:`sent_bytes`).
         Raises ResultsError for a point without stage rows, where a timed sample has no outcome, and where a request was
         timed on one side only: no stage on a side is believed of a scheme that has none there in any request, and of
         the server where nothing was sent.
@@ -68,7 +72,8 @@ class Profile:
         if missing := sorted(set(timed["sample"]) - set(payload.index)):
             raise ResultsError(f"{where}: sample {missing[0]!r} was timed but has no outcome row")
         keys = pd.MultiIndex.from_frame(timed[["sample", "repeat"]].drop_duplicates().sort_values(["sample", "repeat"]))
-        payload_bytes = payload.loc[keys.get_level_values("sample")].to_numpy(np.int64)
+        asked = keys.get_level_values("sample")
+        payload_bytes = sent_bytes(asked, payload.loc[asked].to_numpy(np.int64), samples)
         device, server = timed[timed["side"] == "device"], timed[timed["side"] == "server"]
         sides = (pd.MultiIndex.from_frame(of_side[["sample", "repeat"]]) for of_side in (device, server))
         on_device, on_server = (keys.isin(side) for side in sides)
@@ -102,6 +107,20 @@ class Profile:
         u, v = rng.random((2, n))
         sample = (u * len(first)).astype(np.int64)
         return np.asarray(first[sample] + (v * repeats[sample]).astype(np.int64))
+
+
+def sent_bytes(asked: Iterable[str], payload_bytes: Ints, samples: pa.Table | None) -> Ints:
+    """What each request sends: its payload, and with ``samples`` the text of its question, where it sends anything.
+
+    ``asked`` names the requests' samples. Raises ResultsError for a sample that ``samples`` lacks.
+    """
+    if samples is None:
+        return payload_bytes
+    text_bytes = dict(zip(samples["sample"].to_pylist(), samples["text_bytes"].to_pylist(), strict=True))
+    if missing := [sample for sample in asked if sample not in text_bytes]:
+        raise ResultsError(f"sample {missing[0]!r} was asked and is not among the samples of the run")
+    text_R = np.array([text_bytes[sample] for sample in asked], np.int64)
+    return np.where(payload_bytes > 0, payload_bytes + text_R, 0)
 
 
 def _rows_of(table: pa.Table, pipeline: str, point: str) -> pa.Table:

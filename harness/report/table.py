@@ -13,7 +13,6 @@ from rich.text import Text
 from harness.analysis import Analysis, comparison
 from harness.errors import ResultsError
 from harness.runs import disk
-from harness.runs.provenance import Manifest
 from harness.units import format_bytes, format_seconds
 
 _Form = Callable[[float], str]
@@ -23,7 +22,7 @@ _MOST_BESIDE = 5
 
 def table(run: Analysis) -> Group:
     """The closing table of a run for a terminal of 80 columns or more, with its labels above and its sources below."""
-    numbers, times = run.numbers, _time_columns(run)
+    numbers, times = _numbers(run), _time_columns(run)
     drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
     # With more times than these, 80 columns have no room for a column that is not one number.
     stacked = len(times) > _MOST_BESIDE
@@ -35,18 +34,17 @@ def table(run: Analysis) -> Group:
     drawn.columns[0].no_wrap, drawn.columns[0].overflow = False, "fold"
     for _, rows in numbers.groupby("pipeline", sort=False):
         first = rows.iloc[0]
-        interval = _interval(first["score_low"], first["score_high"])
-        got = f"{format_bytes(first['payload_bytes'])}\n{first['score']:.1f}\n{interval}"
+        got = f"{format_bytes(first['payload_bytes'])}\n{'no score' if not run.scored else _score(first)}"
         name = f"{first['pipeline']}\n" + first["point"].replace(",", "\n")
-        got += "" if first["reaches"] else "\ndoes not reach"
+        got += "" if first["shown"] else "\ndoes not reach"
         left = [f"{name}\n{got}"] if stacked else [name, got]
-        if not first["reaches"]:
+        if not first["shown"]:
             drawn.add_row(*left, *["-"] * (1 + len(times)))
             continue
         uplinks = [_uplink(row) for _, row in rows.iterrows()]
         cells = ["\n".join(form(value) for value in rows[column]) for column, form in times.values()]
         drawn.add_row(*left, "\n".join(uplinks), *cells)
-    return Group(*_heading(run.manifest), Text(), drawn, Text(), *_footnotes(run))
+    return Group(*_heading(run), Text(), drawn, Text(), *_footnotes(run))
 
 
 def write(run: Analysis, path: Path) -> None:
@@ -60,17 +58,77 @@ def write(run: Analysis, path: Path) -> None:
 
 
 def write_comparison(run: Analysis, path: Path) -> None:
-    """The schemes against each other, bytes at equal score and scores at equal tokens, as Markdown."""
-    ratios, scores = run.byte_ratios, run.scores_at_tokens
+    """The schemes against each other, who answers first, at equal score and at equal tokens, as Markdown."""
     parts = [
         f"# {run.manifest.scenario_value('title')}",
-        *(text.plain for text in _heading(run.manifest)[1:]),
-        "Bytes at equal score, the row's over the column's. A scheme that does not reach the target is not here.",
-        _markdown_of(ratios, "{:.3g}") if len(ratios) else "None reaches the target.",
-        f"Score over that of {run.equality.reference}, the best of the points with as many visual tokens on average.",
-        _markdown_of((100 * scores).rename(columns="{:g} tokens".format), "{:.1f} %"),
+        *(text.plain for text in _heading(run)[1:]),
+        "## Who answers first",
+        "How many times as long as the first each scheme takes, within rounds, with the interval.",
+        _first_answers(run),
     ]
+    if run.scored:
+        equality = run.equality
+        parts += [
+            "## Equal score",
+            f"Where both curves have {equality.target:g} of {equality.reference}'s score. A ratio is the scheme's "
+            "over the other's; its range is that over all scores that both reach. Intervals are over pictures; an end "
+            "may be unbounded. BD-rate is the mean difference of bytes at equal score, BD-score that of scores at "
+            "equal bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
+            _equal_scores(run) or "No two schemes have two or more points each that send something.",
+        ]
+        if len(run.latencies_at_equal_score):
+            parts += ["## Latency at equal score", _equal_latencies(run)]
+        parts += [
+            "## Equal tokens",
+            f"Score over that of {equality.reference}, the best of the points with as many visual tokens on average.",
+            _markdown_of((100 * run.scores_at_tokens).rename(columns="{:g} tokens".format), "{:.1f} %"),
+        ]
     disk.write_text(path, "\n\n".join(parts) + "\n")
+
+
+def _first_answers(run: Analysis) -> str:
+    if run.first.empty:
+        return "Nothing was timed."
+    several_users = run.first["users"].nunique() > 1
+    rows = [
+        [row["channel"], *([f"{row['users']:.0f}"] if several_users else []), row["pipeline"],
+         _seconds(row["total_mean_s"]), f"{row['ratio']:.2f}",
+         comparison.between(row["ratio_low"], row["ratio_high"], _plain), row["reason"]]
+        for row in run.first.to_dict("records")
+    ]  # fmt: skip
+    users = ["users"] if several_users else []
+    return _lines(["uplink", *users, "scheme", "mean (s)", "times", "interval", "no interval because"], rows)
+
+
+def _equal_scores(run: Analysis) -> str:
+    found = run.equal_scores
+    if found.empty:
+        return ""
+    header = ["scheme", "other", "bytes", "other's", "ratio", "range", "BD-rate", "BD-score", "classic", "refused"]
+    rows = []
+    for row in found.to_dict("records"):
+        ratio, rate, gain = (
+            "-" if math.isnan(row[name]) else
+            f"{form(row[name])} {comparison.between(row[f'{name}_low'], row[f'{name}_high'], form)}"
+            for name, form in (("ratio", _plain), ("bd_rate", _percent), ("bd_score", "{:+.1f}".format))
+        )  # fmt: skip
+        classic = " / ".join(_percent(row[f"bd_rate_{kind}"]) for kind in ("pchip", "akima"))
+        span = "-" if math.isnan(row["least"]) else f"{row['least']:.2f} to {row['most']:.2f}"
+        sizes = ["-" if math.isnan(row[name]) else format_bytes(row[name]) for name in ("test_bytes", "anchor_bytes")]
+        why = "; ".join(dict.fromkeys(reason for reason in (row["reason"], row["bd_rate_reason"]) if reason))
+        rows.append([row["test"], row["anchor"], *sizes, ratio, span, rate, gain, classic, why])
+    return _lines(header, rows)
+
+
+def _equal_latencies(run: Analysis) -> str:
+    rows = []
+    for row in run.latencies_at_equal_score.to_dict("records"):
+        ratio = "-"
+        if not math.isnan(row["ratio"]):
+            ratio = f"{row['ratio']:.2f} {comparison.between(row['ratio_low'], row['ratio_high'], _plain)}"
+        times = [_seconds(row["test_s"]), _seconds(row["anchor_s"])]
+        rows.append([row["channel"], row["test"], row["anchor"], *times, ratio, row["reason"]])
+    return _lines(["uplink", "scheme", "other", "T (s)", "other's (s)", "ratio", "refused"], rows)
 
 
 def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
@@ -79,22 +137,24 @@ def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
     if run.numbers["users"].nunique() > 1:
         columns["users"] = ("users", _count)
     columns |= {part: (f"{part}_mean_s", _seconds) for part in run.parts}
+    if len(run.parts) == _MOST_BESIDE - 1 and run.deadline_s is None:
+        columns[f"at {100 * run.equality.confidence:g}\N{NO-BREAK SPACE}%"] = ("total_interval", str)
     if run.deadline_s is not None:
         columns[f"in {format_seconds(run.deadline_s)}"] = ("in_time", _share)
     return columns
 
 
 def _markdown(run: Analysis) -> str:
-    numbers, times = run.numbers, _time_columns(run)
+    numbers, times = _numbers(run), _time_columns(run)
     names = ["scheme", "point", "payload", str(numbers["metric"].iloc[0]), "interval", "uplink"]
     header = [*names, *(f"{name} (s)" if form is _seconds else name for name, (_, form) in times.items())]
     lines = []
     for _, row in numbers.iterrows():
-        uplink = _uplink(row) if row["reaches"] else "does not reach"
-        score = [f"{row['score']:.1f}", _interval(row["score_low"], row["score_high"])]
+        uplink = _uplink(row) if row["shown"] else "does not reach"
+        score = [f"{row['score']:.1f}", _interval(row["score_low"], row["score_high"])] if run.scored else ["none", ""]
         cells = [form(row[column]) for column, form in times.values()]
         lines.append([row["pipeline"], row["point"], format_bytes(row["payload_bytes"]), *score, uplink, *cells])
-    heading = "\n\n".join(text.plain for text in _heading(run.manifest))
+    heading = "\n\n".join(text.plain for text in _heading(run))
     notes = "\n".join(f"- {text.plain}" for text in _footnotes(run))
     return f"{heading}\n\n{_lines(header, lines)}\n\n{notes}\n"
 
@@ -113,31 +173,46 @@ def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _heading(manifest: Manifest) -> Sequence[Text]:
-    lines = [Text(str(manifest.scenario_value("title")), style="bold")]
-    if manifest.label:
-        lines.append(Text(manifest.label, style="yellow"))
-    if manifest.validity == "INVALID":
-        lines += [Text(f"INVALID: {reason}", style="bold red") for reason in manifest.reasons]
-    return lines
+def _heading(run: Analysis) -> Sequence[Text]:
+    lines = [Text(str(run.manifest.scenario_value("title")), style="bold")]
+    if run.manifest.label:
+        lines.append(Text(run.manifest.label, style="yellow"))
+    return [*lines, *(Text(f"INVALID: {reason}", style="bold red") for reason in run.reasons)]
 
 
 def _footnotes(run: Analysis) -> Sequence[Text]:
     equality, manifest, first = run.equality, run.manifest, run.numbers.iloc[0]
     confidence = f"{100 * equality.confidence:g} %"
+    asked = f"{first['questions']} questions in {first['clusters']} independent groups"
     notes = [
-        f"score: {first['metric']} on {first['questions']} questions in {first['clusters']} independent groups, with "
-        f"its {confidence} interval",
+        f"score: {first['metric']} on {asked}, with its {confidence} interval" if run.scored else "",
         several(run),
-        f"equal score: not below {equality.target:g} of {equality.reference}'s by more than {equality.margin:g} of it "
-        f"(paired bootstrap, one-sided, {confidence})",
-        comparison.leanest(run.byte_ratios),
+        claimed(run),
+        *comparison.first_sentences(run.first),
+        comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else "",
         _timing(run),
+        *run.timing_warnings,
+        *sorted({str(why) for why in run.numbers["total_reason"].dropna() if str(why).startswith("unstable")}),
         f"timed on {'; '.join(run.machines) or 'no machine'} (throttling: {manifest.throttling}); links replayed",
-        f"run {manifest.name}, {manifest.validity or 'unfinished'}; "
+        f"run {manifest.name}, {run.validity if manifest.validity else 'unfinished'}; "
         f"scenario {manifest.scenario_hash}; code {manifest.commits}",
     ]
     return [Text(note, style="dim") for note in notes if note]
+
+
+def claimed(run: Analysis) -> str:
+    """What is certified of the scores of selected points, or that no score is claimed."""
+    equality = run.equality
+    if not run.scored:
+        return (
+            f"no score is claimed: {equality.reference} scores 0, and nothing can be measured in units of that; each "
+            "scheme is shown at its first point"
+        )
+    return (
+        f"selected: the fewest bytes at a score certified to be at least {100 * equality.certified:.3g} % of "
+        f"{equality.reference}'s (target {equality.target:g} less margin {equality.margin:g}; one-sided, "
+        f"{100 * equality.confidence:g} %, down each ladder of points)"
+    )
 
 
 def several(run: Analysis) -> str:
@@ -149,7 +224,7 @@ def several(run: Analysis) -> str:
 
 def _timing(run: Analysis) -> str:
     numbers = run.numbers
-    if not numbers["reaches"].any():
+    if not numbers["shown"].any():
         return "times: none, for no scheme reaches the target"
     replayed = numbers[numbers["requests"] > 0]
     if replayed.empty:
@@ -158,7 +233,9 @@ def _timing(run: Analysis) -> str:
     lost = int((replayed["requests"] - replayed["total_done"]).sum())
     deadline = "" if run.deadline_s is None else f"; in {format_seconds(run.deadline_s)}: the share answered by then"
     return (
-        f"times: mean seconds of {_range(replayed['requests'])} requests, drawn from {_range(replayed['timed'])} timed"
+        f"times: mean seconds over the whole benchmark from {_range(replayed['timed'])} timed requests, link times "
+        "from the bytes of all questions"
+        + (f"; {run.session}" if run.session else "")
         + (f"; some are {' and '.join(unfirm)}" if unfirm else "")
         + (f"; {lost} never answered and not in the means" if lost else "")
         + deadline
@@ -168,6 +245,25 @@ def _timing(run: Analysis) -> str:
 def _range(counts: "pd.Series[float]") -> str:
     low, high = int(counts.min()), int(counts.max())
     return str(low) if low == high else f"{low} to {high}"
+
+
+def _numbers(run: Analysis) -> pd.DataFrame:
+    """The run's numbers with the total's interval as it is written."""
+    low, high = run.numbers["total_mean_low_s"], run.numbers["total_mean_high_s"]
+    spans = ["none" if math.isnan(a) else f"{_seconds(a)}-{_seconds(b)}" for a, b in zip(low, high, strict=True)]
+    return run.numbers.assign(total_interval=spans)
+
+
+def _score(row: "pd.Series[float]") -> str:
+    return f"{row['score']:.1f}\n{_interval(row['score_low'], row['score_high'])}"
+
+
+def _plain(ratio: float) -> str:
+    return f"{ratio:.2f}"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:+.0f} %"
 
 
 def _uplink(row: "pd.Series[float]") -> str:

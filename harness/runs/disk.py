@@ -38,7 +38,7 @@ def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
         for name, data in content.items():
             _write(unfinished / name, data)
         files.flush_folder(unfinished)
-        _rename(unfinished, folder)
+        files.rename(unfinished, folder)
         files.flush_folder(folder.parent)
     except OSError as error:
         raise ResultsError(f"{folder}: cannot be written: {files.why(error)}") from None
@@ -63,7 +63,7 @@ def discard(path: Path) -> None:
         if not path.name.startswith(UNFINISHED):
             hidden = path.with_name(f"{UNFINISHED}{path.name}")
             discard(hidden)
-            _rename(path, hidden)
+            files.rename(path, hidden)
             path = hidden
         shutil.rmtree(path)
     else:
@@ -75,7 +75,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _rename(old: Path, new: Path) -> None:
-    old.replace(new)

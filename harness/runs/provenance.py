@@ -4,7 +4,9 @@ A run may be stopped and taken up again, under another commit or on another mach
 once a session, and what must not change between sessions (the scenario, what its names stand for, the seed) once a run.
 """
 
+import base64
 import datetime as dt
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -35,6 +37,7 @@ UNAVAILABLE = "unavailable: "
 
 _GIT_PATIENCE_S = 5.0
 _SEAL = "seal"
+_DISTRIBUTION = "tofc-harness"
 
 Status = Literal["running", "complete"]
 Validity = Literal["VALID", "INVALID"]
@@ -72,7 +75,10 @@ class Session(_Strict):
     of its Python files. ``machine`` is a plain mapping with at least an ``id`` and a ``name``. ``telemetry`` says of
     each kind what watched the clocks while stages were timed, or that it is unavailable; it is empty where nothing was
     timed. ``throttled`` has each sentence of the telemetry on a lowered clock, and in how many units of timed requests
-    it was true. ``server`` is null where both halves ran in this process.
+    it was true. ``watched`` says the same as ``telemetry`` of what saw whether the process had the machine to itself;
+    ``disturbed`` why requests were run again, and how often; ``pressure`` the share of the time in which some task of
+    the machine waited for a processor. ``released``: without a commit, whether the code is an installed release's.
+    ``server`` is null where both halves ran in this process.
     """
 
     started_utc: str
@@ -86,6 +92,10 @@ class Session(_Strict):
     telemetry: dict[str, str] = Field(default_factory=dict)
     throttled: dict[str, int] = Field(default_factory=dict)
     server: Server | None = None
+    watched: dict[str, str] = Field(default_factory=dict)
+    disturbed: dict[str, int] = Field(default_factory=dict)
+    pressure: float | None = None
+    released: bool = False
 
     @model_validator(mode="after")
     def _machine_is_named(self) -> Self:
@@ -241,6 +251,7 @@ def session(*, command: Sequence[str], machine: Mapping[str, Any], server: Serve
         code=of_code(),
         packages=package_versions(),
         machine=dict(machine),
+        released=commit is None and released(Path(__file__).parents[2]),
         server=server,
     )
 
@@ -312,6 +323,25 @@ def checkout(root: Path) -> tuple[str | None, bool | None]:
         return None, None
     changes = _git(root, "status", "--porcelain", "--", "harness", "baselines")
     return lines[1], None if changes is None else bool(changes)
+
+
+def released(root: Path) -> bool:
+    """Whether the Python files under ``root`` are those of an installed release, by the digests that it was built with.
+
+    An editable installation is none: its files are whatever they are at the moment.
+    """
+    try:
+        listed = importlib.metadata.distribution(_DISTRIBUTION).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    built = {Path(str(file.locate())).resolve(): file.hash for file in listed if file.suffix == ".py"}
+    own = [path.resolve() for top in ("harness", "baselines") for path in (root / top).rglob("*.py")]
+    return bool(own) and all((known := built.get(path)) is not None and _fits(path, known) for path in own)
+
+
+def _fits(path: Path, known: importlib.metadata.FileHash) -> bool:
+    found = hashlib.new(known.mode, path.read_bytes()).digest()
+    return base64.urlsafe_b64encode(found).rstrip(b"=").decode() == known.value
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -15,6 +15,7 @@ removed: whatever the moment of death, the parts or the tables hold every finish
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -22,6 +23,7 @@ from typing import Self, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness import files
 from harness.errors import ResultsError
 from harness.records import Side
 from harness.runs import disk, provenance, tables
@@ -175,15 +177,30 @@ class Run:
         disk.write_bytes(self.folder / "samples.parquet", data)
         self._update(tables={**self.manifest.tables, "samples": of_bytes(data)})
 
-    def record_telemetry(self, sources: Mapping[str, str], lowered: Sequence[str] = ()) -> None:
-        """Commits what watches the clocks of this session, and counts what it saw lowered in a unit of timed requests.
+    def record_telemetry(
+        self,
+        sources: Mapping[str, str],
+        lowered: Sequence[str] = (),
+        *,
+        watched: Mapping[str, str] | None = None,
+        disturbed: Mapping[str, int] | None = None,
+        pressure: float | None = None,
+    ) -> None:
+        """Commits what watches the machine in this session, and counts what it saw in a unit of timed requests.
 
-        It is on the disk before the unit is, so that no unit is committed whose throttling is forgotten.
+        ``lowered`` are sentences on clocks, ``disturbed`` how often requests were run again, by reason. They are on the
+        disk before the unit is, so that no unit is committed whose disturbance is forgotten.
         """
         *earlier, session = self.manifest.sessions
-        counts = {**session.throttled, **{sentence: session.throttled.get(sentence, 0) + 1 for sentence in lowered}}
-        session = session.model_copy(update={"telemetry": dict(sources), "throttled": counts})
-        self._update(sessions=(*earlier, session))
+        throttled, again = Counter(session.throttled), Counter(session.disturbed)
+        throttled.update(lowered)
+        again.update(disturbed or {})
+        changes: dict[str, object] = {
+            "telemetry": dict(sources), "throttled": dict(throttled), "disturbed": dict(again), "pressure": pressure,
+        }  # fmt: skip
+        if watched is not None:
+            changes["watched"] = dict(watched)
+        self._update(sessions=(*earlier, session.model_copy(update=changes)))
 
     def so_far(self) -> Record:
         """All that is committed, as it would be read from the complete run."""
@@ -291,7 +308,7 @@ def _refuse_foreign(folder: Path) -> None:
         raise ResultsError(f"{folder}: is a file; a run is a folder")
     if (folder / MANIFEST).exists():
         return
-    strange = next((path.name for path in folder.iterdir() if not path.name.startswith(disk.UNFINISHED)), None)
+    strange = next((path.name for path in folder.iterdir() if not path.name.startswith(files.UNFINISHED)), None)
     if strange is not None:
         raise ResultsError(f"{folder}: holds {strange!r} and no {MANIFEST}, so it is not a run; choose another name")
 

@@ -38,6 +38,7 @@ def _quantity(parse: Callable[[object], float], example: str) -> tuple[Any, Any]
 RateBps = Annotated[float, Field(gt=0), *_quantity(units.parse_rate_bps, "25 KB/s")]
 SizeBytes = Annotated[int, Field(ge=0), *_quantity(units.parse_bytes, "64 KiB")]
 DurationS = Annotated[float, Field(ge=0), *_quantity(units.parse_seconds, "20 ms")]
+Share = Annotated[float, Field(ge=0, le=1), *_quantity(units.parse_share, "5 %")]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 """A name that is also a folder's or a file's: lower-case letters, digits, dot, dash and underscore."""
 

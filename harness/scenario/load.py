@@ -66,11 +66,11 @@ def _with_units(data: Any) -> Any:
 
 def scenario_hash(scenario: Scenario) -> str:
     """A SHA-256 over all that the scenario decides (its title does not), in 16 hexadecimal digits."""
-    return hash_of_given(as_given(scenario))
+    return hash_of(as_given(scenario))
 
 
-def hash_of_given(given: Mapping[str, Any]) -> str:
-    """:func:`scenario_hash` of what :func:`as_given` made of a scenario."""
+def hash_of(given: Mapping[str, Any]) -> str:
+    """:func:`scenario_hash` of the plain data that :func:`as_given` makes of a scenario."""
     decisive = {key: value for key, value in given.items() if key != "title"}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -230,7 +230,8 @@ class Replay(Frozen):
     ``users`` is one number or several, each a system of its own. ``requests`` is how many each user makes; without it,
     every timed repeat is replayed once. ``seeds`` is how many independent random streams each system is replayed with.
     A request that is not answered within ``timeout`` is given up; one that is answered later than ``deadline`` has
-    missed it.
+    missed it. ``question_text`` sends the question's text after the payload: its bytes count in T_link of every scheme
+    that sends anything. The paper does not count them.
     """
 
     uplinks: tuple[Uplink, ...] = Field(min_length=1, strict=False)
@@ -244,6 +245,7 @@ class Replay(Frozen):
     deadline_s: SomeS | None = Field(default=None, alias="deadline")
     timeout_s: SomeS | None = Field(default=None, alias="timeout")
     answer: Answer = Answer()
+    question_text: bool = False
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -8,7 +8,7 @@ Nothing here imports torch.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -16,10 +16,18 @@ from harness.data.sample import Question, Sample
 from harness.models.contract import Answer, Clock, Models
 from harness.scenario.fields import Frozen
 
-__all__ = ["Answer", "Clock", "DeviceHalf", "MergeTo", "Models", "OperatingPoint", "Payload", "Scheme", "ServerHalf"]
+__all__ = [
+    "NEIGHBOURS", "Answer", "Clock", "DeviceHalf", "MergeTo", "Models", "Neighbours", "OperatingPoint", "Payload",
+    "Scheme", "ServerHalf", "neighbours_of_merging",
+]  # fmt: skip
 
 MergeTo = Annotated[float, Field(gt=0, le=1)]
 """The share of a patch's visual features that merging keeps: n_c = round(share * V). The paper uses 0.011 to 0.044."""
+
+NEIGHBOURS = 5
+Neighbours = Annotated[int, Field(ge=1, le=64)]
+"""K of Eq. 2: the nearest neighbours over which a feature's density is taken. The paper names no value, and calls its
+influence negligible."""
 
 
 class OperatingPoint(Frozen):
@@ -42,6 +50,16 @@ class OperatingPoint(Frozen):
             if field.is_required() or getattr(self, name) != field.default
         }
         return ",".join(f"{name}={value}" for name, value in given.items()) or "-"
+
+
+Point = TypeVar("Point", bound=OperatingPoint)
+
+
+def neighbours_of_merging(point: Point) -> Point:
+    """Raises ValueError for a point whose ``neighbours`` nothing would use: its ``merge_to`` is null."""
+    if getattr(point, "merge_to", None) is None and getattr(point, "neighbours", NEIGHBOURS) != NEIGHBOURS:
+        raise ValueError("neighbours goes with a merge_to: without merging there are none")
+    return point
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

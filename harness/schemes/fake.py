@@ -20,6 +20,7 @@ from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.models.contract import Answer, Attention, Clock, Features, Layout, Part, Request
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, Payload, ServerHalf
+from harness.schemes.steps import answers
 
 _SIDE = 8
 _ANSWERS_OF_YES_NO = ("No", "Yes")
@@ -165,4 +166,4 @@ class _Server:
                 y_PCD = symbols.reshape(1, 16, 4) / np.float32(self.levels - 1)
             with clock.stage("project"):
                 tokens.append(self.language.project(y_PCD))
-        return self.language.answer([Request(tokens, question) for question in questions], [clock] * len(questions))
+        return answers(self.language, tokens, questions, clock)

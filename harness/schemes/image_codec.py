@@ -7,19 +7,38 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from PIL import Image
+from pydantic import model_validator
 
 from harness.data.pictures import PAYLOAD_MAX_PIXELS, decode
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError, DataError
 from harness.models.contract import LanguageSide, VisionSide
-from harness.schemes.contract import Answer, Clock, DeviceHalf, MergeTo, Models, OperatingPoint, Payload, ServerHalf
+from harness.schemes.contract import (
+    NEIGHBOURS,
+    Answer,
+    Clock,
+    DeviceHalf,
+    MergeTo,
+    Models,
+    Neighbours,
+    OperatingPoint,
+    Payload,
+    ServerHalf,
+    neighbours_of_merging,
+)
 from harness.schemes.steps import answers, tokens_of_image
 
 
 class ImagePoint(OperatingPoint):
-    """What every image codec declares besides its own quality: ``merge_to``, or null to keep all features."""
+    """What every image codec declares besides its own quality: ``merge_to``, or null to keep all features.
+
+    ``neighbours`` is K of Eq. 2.
+    """
 
     merge_to: MergeTo | None = None
+    neighbours: Neighbours = NEIGHBOURS
+
+    _merging = model_validator(mode="after")(neighbours_of_merging)
 
 
 class ImageCodec(ABC):
@@ -87,7 +106,8 @@ class PictureServer:
         for body in payload.bodies:
             with clock.stage("decode"):
                 image = self.codec.decode(body)
-            tokens.append(tokens_of_image(self.vision, self.language, image, self.codec.point.merge_to, clock))
+            point = self.codec.point
+            tokens.append(tokens_of_image(self.vision, self.language, image, point.merge_to, clock, point.neighbours))
         return answers(self.language, tokens, questions, clock)
 
 

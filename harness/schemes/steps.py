@@ -11,6 +11,7 @@ from PIL.Image import Image
 
 from harness.data.sample import Question
 from harness.models.contract import Answer, Clock, Features, LanguageSide, Request, VisionSide
+from harness.schemes.contract import NEIGHBOURS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +33,17 @@ def reduced(vision: VisionSide, image: Image, reducer: "Reducer", merge_to: floa
 
 
 def tokens_of_image(
-    vision: VisionSide, language: LanguageSide, image: Image, merge_to: float | None, clock: Clock
+    vision: VisionSide,
+    language: LanguageSide,
+    image: Image,
+    merge_to: float | None,
+    clock: Clock,
+    neighbours: int = NEIGHBOURS,
 ) -> "Tensor":
     """The visual tokens (T, H) of a picture.
 
-    Its features are merged to the share ``merge_to``, or, where that is None, all kept as the model arranges them.
+    Its features are merged to the share ``merge_to``, by density over ``neighbours``, or, where that is None, all kept
+    as the model arranges them.
     """
     if merge_to is None:
         seen = vision.see(image, clock)
@@ -44,7 +51,7 @@ def tokens_of_image(
             return language.project_all(seen.x_PVD, seen.layout)
     from harness.tofc.reducer import Merging
 
-    merged = reduced(vision, image, Merging(), merge_to, clock)
+    merged = reduced(vision, image, Merging(neighbours), merge_to, clock)
     with clock.stage("project"):
         return language.project(merged.x_PVD)
 

@@ -6,15 +6,29 @@ Its ablations are the same scheme with another reducer in the place of merging, 
 from pathlib import Path
 from typing import ClassVar
 
-from harness.schemes.contract import DeviceHalf, MergeTo, Models, OperatingPoint, ServerHalf
+from harness.schemes.contract import (
+    NEIGHBOURS,
+    DeviceHalf,
+    MergeTo,
+    Models,
+    Neighbours,
+    OperatingPoint,
+    ServerHalf,
+)
 from harness.tofc.trained import ADAPTER, adapter_beside, find_codec
 
 
-class TofcPoint(OperatingPoint):
+class FeaturePoint(OperatingPoint):
     """The codec, by its name in the zoo or a training's folder, and the share of a patch's features that are kept."""
 
     codec: str
     merge_to: MergeTo
+
+
+class TofcPoint(FeaturePoint):
+    """``neighbours`` is K of Eq. 2."""
+
+    neighbours: Neighbours = NEIGHBOURS
 
 
 class Tofc:
@@ -33,7 +47,7 @@ class Tofc:
         path = find_codec(models.name, point.codec)
         vision = models.vision(adapter_beside(path, models, ("tower",)))
         codec = load_codec(TofcCodec, path, models.device)
-        return FeatureDevice(cls.kind, vision, Merging(), codec, point.merge_to)
+        return FeatureDevice(cls.kind, vision, Merging(point.neighbours), codec, point.merge_to)
 
     @classmethod
     def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:

@@ -142,14 +142,24 @@ class FeatureCodec(nn.Module, ABC):
             raise ValueError("the codec was saved without the networks that training needs: it can only be coded with")
 
     def _install(self, frozen: Mapping[str, Tensor]) -> None:
-        used, _ = self._tensors()
+        used = self._used()
         self._frozen = self.thaw(_digest(self.config.model_dump_json(), {**used, **frozen}), frozen)
 
-    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What coding uses of the weights as they are, and the networks, in half precision."""
-        everything = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        networks = {name: everything.pop(name).half() for name in list(everything) if name.startswith(self.NETWORKS)}
-        return everything, networks
+    def _used(self) -> dict[str, Tensor]:
+        """What coding uses of the weights, as they are."""
+        return {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.state_dict().items()
+            if not name.startswith(self.NETWORKS)
+        }
+
+    def _halves(self) -> dict[str, Tensor]:
+        """The networks, in half precision."""
+        return {
+            name: tensor.detach().cpu().contiguous().half()
+            for name, tensor in self.state_dict().items()
+            if name.startswith(self.NETWORKS)
+        }
 
     @property
     def frozen(self) -> Any:
@@ -203,8 +213,8 @@ class FeatureCodec(nn.Module, ABC):
         needs: it codes the same, and cannot be trained on.
         """
         frozen = self.frozen
-        used, halves = self._tensors()
-        tensors = {**used, **frozen.tensors, **(halves if networks and self._has_networks else {})}
+        halves = self._halves() if networks and self._has_networks else {}
+        tensors = {**self._used(), **frozen.tensors, **halves}
         config = self.config.model_dump_json()
         contents = _digest(config, tensors)
         save_file(tensors, path, {"format": self.FORMAT, "config": config, "hash": frozen.digest, "contents": contents})
@@ -226,13 +236,23 @@ class FeatureCodec(nn.Module, ABC):
         if metadata.get("contents") != _digest(metadata.get("config", ""), tensors):
             raise CheckpointError(f"{path}: its contents do not match its hash: the file is damaged")
         try:
-            codec = cls(cls.Config.model_validate_json(metadata["config"]))
+            # Networks that the file leaves out, which are most of a codec, take no memory either.
+            with torch.device("meta"):
+                codec = cls(cls.Config.model_validate_json(metadata["config"]))
             frozen = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_FROZEN)}
             complete = any(name.startswith(cls.NETWORKS) for name in tensors)
-            absent = {} if complete else {n: t for n, t in codec.state_dict().items() if n.startswith(cls.NETWORKS)}
-            codec.load_state_dict({**absent, **tensors})
+            here = {
+                name: tensors[name].to(device, like.dtype) if name in tensors else like
+                for name, like in codec.state_dict().items()
+                if name in tensors or complete or not name.startswith(cls.NETWORKS)
+            }
+            foreign = {name: tensor for name, tensor in tensors.items() if name not in here}
+            absent = {n: t for n, t in codec.state_dict().items() if n not in here}
+            codec.load_state_dict({**absent, **here, **foreign}, assign=True)
+            if left := [name for name, tensor in here.items() if tensor.is_meta]:
+                raise KeyError(f"{left[0]} is missing")
             codec._has_networks = not absent
-            codec.to(device)
+            codec._place = torch.empty(0, device=device)
             codec._install(frozen)
         except (ValidationError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: its tensors are not those of a codec of its sizes: {error}") from None

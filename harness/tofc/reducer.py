@@ -29,6 +29,9 @@ class Merging:
 
     attended = False
 
+    def __init__(self, neighbours: int = 5) -> None:
+        self.neighbours = neighbours
+
     def __call__(self, x_PVD: Tensor, n_clusters: int, attention: Attention | None = None) -> Tensor:  # noqa: ARG002
         """:func:`harness.tofc.merging.merge`'s ``y_PCD``."""
-        return merge(x_PVD, n_clusters).y_PCD
+        return merge(x_PVD, n_clusters, self.neighbours).y_PCD

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.models import files
-from harness.models.contract import Models
+from harness.models.contract import Models, Part
 
 CODECS = files.ZOO / "tofc"
 """The project's own codecs: a folder for each backbone, in it one for each codec."""
@@ -32,7 +32,7 @@ def find_codec(backbone: str, codec: str) -> Path:
     )
 
 
-def adapter_beside(codec: Path, models: Models, parts: Sequence[files.Part]) -> Path | None:
+def adapter_beside(codec: Path, models: Models, parts: Sequence[Part]) -> Path | None:
     """The folder of the adapter that lies beside a codec; None where the codec was trained without one.
 
     Raises CheckpointError for a codec that was trained around other weights of these parts of the model.

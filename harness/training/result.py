@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.models import adapter
+from harness.models.contract import Part
 from harness.models.files import PARTS
 from harness.models.llava import Llava
 from harness.runs import provenance
@@ -105,7 +106,7 @@ def write(
     codec: TofcCodec,
     peft: Any,
     backbone: Llava,
-    base: Mapping[str, str],
+    base: Mapping[Part, str],
     data: str,
     steps: tuple[int, int],
     seconds: float,
@@ -181,7 +182,7 @@ On {config.held_out} pictures kept from training: real streams, written and read
 """
 
 
-def identity_of(config_hash: str, fingerprints: Mapping[str, str]) -> str:
+def identity_of(config_hash: str, fingerprints: Mapping[Part, str]) -> str:
     """Which training a configuration is, around a backbone's weights."""
     return f"{config_hash} on {' '.join(fingerprints[part] for part in PARTS)}"
 

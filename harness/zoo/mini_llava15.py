@@ -17,8 +17,8 @@ from torch.nn.functional import interpolate
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from harness.models import onevision
+from harness.models.llava import Llava
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
-from harness.models.onevision import OneVision
 from harness.models.prompts import LLAVA15
 from harness.zoo import cards, features, language, mini_onevision, recipe, tower
 from harness.zoo.views import LLAVA15 as SIGHT
@@ -105,7 +105,7 @@ def untrained() -> Llava15:
 
 
 @torch.no_grad()
-def begin_with(backbone: Llava15, teacher: OneVision) -> None:
+def begin_with(backbone: Llava15, teacher: Llava) -> None:
     """Give tower, projector and language model what mini-onevision's have learnt.
 
     A Llama with a Qwen2's weights computes the same, the biases that the Qwen2 lacks being zero; so does the projector.

@@ -64,7 +64,7 @@ def make(folder: Path, work: Path, workers: int) -> None:
     """Train in ``work``, where what is done is kept, behind mini-onevision's tower, and save to ``folder``."""
     backbone = untrained()
     train_text(backbone, work)
-    tower = load(mini_onevision.NAME).model.model.vision_tower
+    tower = load(mini_onevision.NAME).vision().vision_tower
     train_speech(backbone, work, tower, work / "features", workers)
     mini_onevision.save(backbone, folder)
 

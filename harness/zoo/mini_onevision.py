@@ -14,7 +14,7 @@ from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from harness.models.onevision import OneVision, load
-from harness.models.tiling import grids_up_to
+from harness.models.patches import grids_up_to
 from harness.zoo import cards, features, language, recipe, tower
 from harness.zoo.views import MAX_GRID, MAX_TILES, PATCH_PX, TILE_PX
 from harness.zoo.vocabulary import IMAGE, STOP, VOCABULARY, make_tokenizer

@@ -17,7 +17,8 @@ from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Scene
 from harness.data.drawing.things import LABELS, SURFACES
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
-from harness.models.tiling import PaddedTile, Tiling, fitted, grids_up_to
+from harness.models.patches import grids_up_to
+from harness.models.tiling import PaddedTile, Tiling, fitted
 
 TILE_PX, PATCH_PX, MAX_GRID, MAX_TILES = 192, 16, 6, 9
 GRID = TILE_PX // PATCH_PX

@@ -39,7 +39,8 @@ def questions(table: pa.Table, **columns: list[str]) -> pa.Table:
     samples = pc.unique(table["sample"]).to_pylist()
     facts = {
         "sample": samples, "benchmark": "StreetsQA", "id": samples, "picture": samples, "pictures": 1,
-        "category": "all", "group": samples, "width_px": 64, "height_px": 48, "file_bytes": 900, "text_bytes": 20,
+        "category": "all", "group": samples, "width_px": 64, "height_px": 48, "patches": 2, "file_bytes": 900,
+        "text_bytes": 20,
     }  # fmt: skip
     return pa.Table.from_pandas(pd.DataFrame({**facts, **columns}), schema=schema(SampleRow), preserve_index=False)
 

@@ -8,11 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up_run import make
 
 from harness.analysis import Analysis
-from harness.analysis.validity import reasons
+from harness.analysis.validity import disturbance, reasons
 from harness.runs.provenance import Manifest, Session
 from harness.runs.store import Record, Run, Unit
+from harness.scenario.load import hash_of
 
 
 def _where(table: pa.Table, **values: object) -> pa.ChunkedArray:
@@ -34,19 +38,44 @@ def with_machine(table: pa.Table, name: str, **values: object) -> pa.Table:
 
 
 def scenario(manifest: Manifest, section: str, **changes: object) -> Manifest:
-    """The manifest with a section of its scenario changed."""
+    """The manifest of a run with a section of its scenario changed."""
     changed = {**manifest.scenario, section: {**manifest.scenario[section], **changes}}
-    return manifest.model_copy(update={"scenario": changed})
+    return manifest.model_copy(update={"scenario": changed, "scenario_hash": hash_of(changed)})
 
 
-def elsewhere(record: Record) -> dict[str, object]:
-    """A run whose last round a machine of the same name, with other clocks, went on with."""
-    machine = {**record.manifest.sessions[0].machine, "id": "89abcdef"}
-    other = record.manifest.sessions[0].model_copy(update={"machine": machine})
-    start = pc.if_else(pc.equal(record.stages["round"], 2), 1, record.stages["start"])
-    stages = record.stages.set_column(record.stages.column_names.index("start"), "start", start)
-    sessions = (*record.manifest.sessions, other)
-    return {"manifest": record.manifest.model_copy(update={"sessions": sessions}), "stages": stages}
+def column(table: pa.Table, name: str, value: object, **values: object) -> pa.Table:
+    """The table with another value in a column of the rows that have all these values."""
+    old = table[name]
+    new = pc.if_else(_where(table, **values), pa.scalar(value, old.type), old)
+    return table.set_column(table.column_names.index(name), name, new)
+
+
+def sessions(record: Record, *changes: dict[str, object]) -> dict[str, object]:
+    """A run of as many sessions as there are changes, each that of the run with something changed."""
+    (session,) = record.manifest.sessions
+    changed = tuple(session.model_copy(update=change) for change in changes)
+    return {"manifest": record.manifest.model_copy(update={"sessions": changed})}
+
+
+def second_half(record: Record, **machine: object) -> dict[str, object]:
+    """A run whose last round was timed by a second session, on a machine with other facts."""
+    found = sessions(record, {}, {"machine": {**record.manifest.sessions[0].machine, **machine}})
+    return {**found, "stages": column(record.stages, "start", 1, round=2)}
+
+
+def one_picture(record: Record) -> dict[str, object]:
+    """A run that timed one sample in twelve rounds."""
+    of_one = record.stages.filter(_where(record.stages, sample="q000", repeat=0))
+    rounds = [column(column(of_one, "repeat", n), "round", n) for n in range(12)]
+    return {"stages": pa.concat_tables(rounds)}
+
+
+def twice_slower(record: Record) -> dict[str, object]:
+    """A run in a part of whose last round the process waited for a processor half of the time."""
+    stages = record.stages
+    slowed = pc.and_(_where(stages, repeat=2), pc.less(stages["sample"], "q060"))
+    waited = pc.if_else(slowed, pc.multiply(stages["seconds"], 0.5), stages["waited_s"])
+    return {"stages": stages.set_column(stages.column_names.index("waited_s"), "waited_s", waited)}
 
 
 def judged(record: Record, **changes: object) -> list[str]:
@@ -63,7 +92,7 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
     "warm-up": (lambda r: {"manifest": scenario(r.manifest, "measure", warmup=0)}, "no warm-up"),
     "too few timed": (
         lambda r: {"stages": r.stages.filter(pc.less(r.stages["sample"], "q060"))},
-        "timed on 9 requests, where 11 certify a median: .* and 23 more",
+        "timed in 9 requests, where 11 are needed: .* and 23 more",
     ),
     "never timed": (lambda r: {"stages": without(r.stages, pipeline="tofc")}, "never timed: tofc at .* and 4 more"),
     "unlike the others": (
@@ -91,8 +120,67 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
         "the server stages were timed on 2 machines: a processor, 2 cores; another",
     ),
     "two machines of one name": (
-        elsewhere,
+        lambda r: second_half(r, id="89abcdef"),
         r"the device stages were timed on 2 machines: a processor, 2 cores \(01234567\); .*\(89abcdef\)$",
+    ),
+    "two computers of one kind": (
+        lambda r: second_half(r, instance_id="fedcba98"),
+        r"the server stages were timed on 2 machines: .*\(01234567, fedcba98\)$",
+    ),
+    "other threads": (lambda r: second_half(r, torch_threads=8), r"timed on 2 machines: .*\(01234567, 8\)$"),
+    "warm-up edited": (
+        lambda r: {"manifest": r.manifest.model_copy(update={"scenario_hash": "0123456789abcdef"})},
+        "the manifest's scenario has the hash .* and the run was made with 0123456789abcdef",
+    ),
+    "other truths": (
+        lambda r: {"outcomes": column(r.outcomes, "truth", "B", pipeline="jpeg", point="quality=90,merge_to=0.044")},
+        "different points were judged against different truths: sample q000 and 239 more",
+    ),
+    "one picture": (one_picture, "timed on 1 picture, where 6 are needed, however often each is repeated: "),
+    "another torch": (
+        lambda r: sessions(r, {"packages": {"torch": "2.8.0"}}, {"packages": {"torch": "2.9.0"}}),
+        "the sessions ran different versions of torch: 2.8.0, 2.9.0",
+    ),
+    "other code": (lambda r: sessions(r, {}, {"code": "0"}), "the sessions ran 2 versions of the harness's code"),
+    "dirty tree": (
+        lambda r: sessions(r, {}, {"dirty": True}),
+        r"the code had changes that are in no commit \(commit 012345678 and changes\)",
+    ),
+    "unknown tree": (lambda r: sessions(r, {"dirty": None}), "changes that are in no commit could not be told"),
+    "no tree": (
+        lambda r: sessions(r, {"commit": None, "dirty": None}),
+        "neither a commit's nor an installed release's",
+    ),
+    "a clock that stands": (
+        lambda r: {"stages": column(r.stages, "seconds", 0.0)},
+        "the clock stood still: 828 of 828 timed requests took 0 s",
+    ),
+    "a clock that is slow": (
+        lambda r: {
+            **sessions(r, {"machine": {"id": "0", "name": "m", "threads": 2}}),
+            "stages": column(r.stages, "cpu_s", 1.0),
+        },
+        "the clock ran slow: 828 of 828 timed requests had more processor time than 2 processors give",
+    ),
+    "waited": (
+        twice_slower,
+        r"69 of 828 timed requests were disturbed \(69 kept from running, around 0 others kept .*\), after 0",
+    ),
+    "loaded": (
+        lambda r: {
+            **sessions(r, {"disturbed": {"others kept processors busy": 9}}),
+            "stages": column(r.stages, "load", 0.5, pipeline="tofc"),
+        },
+        "180 of 828 timed requests were disturbed .* after 9 disturbed ones were run again",
+    ),
+    "slowed throughout": (
+        lambda r: {"stages": column(r.stages, "waited_s", 0.3e-3)},
+        "the timed requests were kept from running for .* of their time",
+    ),
+    "pressure": (lambda r: sessions(r, {"pressure": 0.9}), "some task waited for a processor in 90% of the time"),
+    "imprecise": (
+        lambda r: {"manifest": scenario(r.manifest, "measure", precision=0.001, at_most=12)},
+        "a precision of 0.1% was not reached: .* after 12 pictures, the most that were to be timed: .* and 22 more",
     ),
 }
 
@@ -103,6 +191,40 @@ def test_a_broken_rule_is_told(made_up: Analysis, rule: str) -> None:
     change, sentence = BROKEN[rule]
     found = judged(made_up.record, **change(made_up.record))
     assert any(re.search(sentence, reason) for reason in found), found
+
+
+def test_an_installed_release_needs_no_checkout(made_up: Analysis) -> None:
+    """Code whose files are those of a release can be had again, without a commit."""
+    assert judged(made_up.record, **sessions(made_up.record, {"commit": None, "dirty": None, "released": True})) == []
+
+
+def test_few_disturbed_requests_and_unknown_ones_break_no_rule(made_up: Analysis) -> None:
+    """One in a hundred may stay disturbed; where a system tells nothing of it, nothing is claimed."""
+    stages = made_up.record.stages
+    slow = column(stages, "waited_s", 0.02, pipeline="tofc", sample="q020", repeat=1)
+    assert judged(made_up.record, stages=slow) == []
+    blind = column(column(stages, "waited_s", None), "load", None)
+    assert judged(made_up.record, stages=blind) == []
+
+
+@given(st.floats(1e-3, 10), st.floats(0, 1), st.floats(0, 1))
+def test_a_request_is_disturbed_by_more_than_a_share_of_its_time(seconds: float, lost: float, load: float) -> None:
+    """Whatever its length: beyond 5 % of its time and a quarter of a millisecond, or beside a load above 10 %."""
+    waited_s = lost * seconds
+    told = bool(disturbance(seconds, waited_s, load))
+    assert told == ((waited_s > 0.05 * seconds and waited_s > 0.25e-3) or load > 0.1)
+    assert disturbance(seconds, None, None) == ""
+
+
+def test_a_verdict_is_judged_again_on_reading(tmp_path: Path) -> None:
+    """A manifest that says VALID of a run that is not, whatever its seal, is not believed; its own reasons stay."""
+    record = make(tmp_path / "run", measure={"warmup": 0, "repeats": 3, "precision": None})
+    assert record.manifest.validity == "VALID"
+    found = Analysis(record)
+    assert found.validity == "INVALID"
+    assert found.reasons == ("no warm-up request was dropped before timing (measure.warmup is 0)",)
+    hot = Analysis(make(tmp_path / "hot", reasons=("throttled: GPU at 95 C",)))
+    assert hot.reasons == ("throttled: GPU at 95 C",)
 
 
 def test_throttling_is_told_over_all_sessions(made_up: Analysis) -> None:
@@ -134,7 +256,10 @@ def test_a_run_is_judged_before_it_is_finished(
 ) -> None:
     """The rules read an ongoing run as they would the complete one."""
     done = made_up.record
-    begun = manifest(scenario=done.manifest.scenario, points=done.manifest.points, seed=0)
+    begun = manifest(
+        scenario=done.manifest.scenario, scenario_hash=done.manifest.scenario_hash, points=done.manifest.points, seed=0
+    )
+    begun = begun.model_copy(update={"sessions": done.manifest.sessions})
     unit = Unit("everything")
     own = {
         kind: (table := getattr(done, kind)).set_column(

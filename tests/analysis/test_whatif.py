@@ -1,12 +1,26 @@
 """Crossings, deadlines, users and advice against closed forms."""
 
 import dataclasses
+import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from replay_systems import profile_of, spec_of
+import scipy.stats
+from replay_systems import profile_of, replayed, spec_of
 
-from harness.analysis.whatif import advise, crossover, max_users, over_seeds
+from harness.analysis.means import mean_latency
+from harness.analysis.whatif import (
+    Population,
+    advise,
+    crossover,
+    max_users,
+    mean,
+    replicated,
+    summarise,
+)
+from harness.errors import ResultsError
+from harness.replay import Cell
 from harness.scenario.replay import ConstantUplink
 
 LIGHT = profile_of([2000] * 8, np.linspace(0.4, 0.6, 8), [0.1] * 8, pipeline="light")
@@ -15,28 +29,66 @@ HEAVY = profile_of(np.linspace(9000, 11_000, 8), [0.1] * 8, [0.1] * 8, pipeline=
 
 def test_crossover_is_where_the_papers_sums_are_equal() -> None:
     """8 (B_heavy - B_light) / (D_light - D_heavy) = 160 kbit/s, inside the interval; below it the light one wins."""
-    found = crossover(LIGHT, HEAVY, spec_of(), low_bps=1e4, high_bps=1e7, seeds=30)
+    found = crossover(LIGHT, HEAVY, spec_of(), low_bps=1e4, high_bps=1e7)
     assert found.rate_bps is not None
     assert found.rate_bps.low < 160e3 < found.rate_bps.high
-    assert found.rate_bps.value == pytest.approx(160e3, rel=0.1)
-    assert (found.faster_below, found.seeds_without) == ("light", 0)
-    other_way = crossover(HEAVY, LIGHT, spec_of(), low_bps=1e4, high_bps=1e7, seeds=30)
+    assert found.rate_bps.value == pytest.approx(160e3, rel=1e-4)
+    assert found.faster_below == "light"
+    other_way = crossover(HEAVY, LIGHT, spec_of(), low_bps=1e4, high_bps=1e7)
     assert other_way == found
 
 
-def test_one_sample_has_a_crossing_without_doubt() -> None:
-    """Where nothing varies the interval is the closed form itself."""
+def test_one_picture_has_a_crossing_and_no_interval() -> None:
+    """The rate is the closed form; of one picture nothing is promised, and the reason says so."""
     light, heavy = (profile_of([n], [d], [0.1], pipeline=p) for n, d, p in ((2000, 0.5, "l"), (10_000, 0.1, "h")))
-    found = crossover(light, heavy, spec_of(), low_bps=1e4, high_bps=1e7, seeds=3)
+    found = crossover(light, heavy, spec_of(), low_bps=1e4, high_bps=1e7)
     assert found.rate_bps is not None
-    for rate_bps in dataclasses.astuple(found.rate_bps):
-        assert rate_bps == pytest.approx(160e3, rel=1e-3)
+    assert found.rate_bps.value == pytest.approx(160e3, rel=1e-3)
+    assert math.isnan(found.rate_bps.low)
+    assert found.rate_bps.reason == "1 picture promises no interval: 6 are needed"
+
+
+def test_a_crossings_interval_is_where_the_difference_may_be_nought() -> None:
+    """At its ends Student's interval of the pictures' differences begins and ends at 0."""
+    found = crossover(LIGHT, HEAVY, spec_of(), low_bps=1e4, high_bps=1e7)
+    assert found.rate_bps is not None
+    quantile = scipy.stats.t.ppf(0.975, 7)
+    for rate in (found.rate_bps.low, found.rate_bps.high):
+        link = 8 * (LIGHT.payload_bytes - HEAVY.payload_bytes) / rate
+        gain = LIGHT.device_s - HEAVY.device_s + link
+        assert abs(gain.mean()) == pytest.approx(quantile * scipy.stats.sem(gain), rel=1e-2)
+
+
+def test_repeats_do_not_narrow_a_crossing() -> None:
+    """Each picture timed three times alike gives the same interval as once."""
+    rng = np.random.default_rng(0)
+    n_bytes, device_s = rng.integers(1500, 2500, 8), rng.uniform(0.4, 0.6, 8)
+    once, thrice = (
+        crossover(
+            profile_of(np.repeat(n_bytes, k), np.repeat(device_s, k), [0.1] * 8 * k, pipeline="light", repeats=k),
+            profile_of([10_000] * 8 * k, [0.1] * 8 * k, [0.1] * 8 * k, pipeline="heavy", repeats=k),
+            spec_of(),
+            low_bps=1e4,
+            high_bps=1e7,
+        )
+        for k in (1, 3)
+    )
+    assert once.rate_bps is not None
+    assert thrice.rate_bps is not None
+    assert dataclasses.astuple(once.rate_bps)[:3] == pytest.approx(dataclasses.astuple(thrice.rate_bps)[:3], rel=1e-6)
+
+
+def test_pictures_that_were_not_timed_alike_are_refused() -> None:
+    """Two schemes timed on other samples have no paired difference."""
+    other = dataclasses.replace(HEAVY, samples=tuple(f"other{i}" for i in range(8)))
+    with pytest.raises(ResultsError, match="light and heavy were not timed on the same samples"):
+        crossover(LIGHT, other, spec_of(), low_bps=1e4, high_bps=1e7)
 
 
 def test_no_crossing_in_the_range_is_said() -> None:
     """Where one scheme is faster throughout there is no rate to give."""
-    found = crossover(LIGHT, HEAVY, spec_of(), low_bps=1e3, high_bps=1e4, seeds=3)
-    assert (found.rate_bps, found.faster_throughout, found.seeds_without) == (None, "light", 3)
+    found = crossover(LIGHT, HEAVY, spec_of(), low_bps=1e3, high_bps=1e4)
+    assert (found.rate_bps, found.faster_throughout, found.sure) == (None, "light", True)
 
 
 def test_most_users_of_a_server_without_randomness() -> None:
@@ -75,18 +127,68 @@ def test_advice_puts_the_fastest_that_will_do_first() -> None:
     assert found[0].mean_s.value == pytest.approx(0.36)
 
 
-def test_intervals_over_seeds_are_students() -> None:
-    """1, 2, 3: mean 2, half-width 4.303 / sqrt(3); one seed says nothing about its own scatter."""
-    found = over_seeds([1.0, 2.0, 3.0])
-    assert (found.value, found.high - found.value) == (2.0, pytest.approx(4.30265 / 3**0.5, rel=1e-5))
-    assert over_seeds([1.0]).high == np.inf
+def test_advice_rests_on_pictures() -> None:
+    """Its mean's interval is that of the pictures' times, however many replications are asked for."""
+    rng = np.random.default_rng(1)
+    profile = profile_of([2000] * 24, rng.uniform(0.2, 0.6, 24), [0.1] * 24, repeats=3)
+    spec = spec_of(uplink={"kind": "constant", "rate": "25 KB/s"})
+    parts = {"deadline_s": 1.0, "min_score": 0.7}
+    few, many = (
+        advise([profile], {("scheme", "-"): 0.9}, spec, spec.uplinks[0], resamples=b, **parts)[0] for b in (2, 200)
+    )
+    expected = mean_latency((profile.device_s + profile.server_s + 0.08).reshape(8, 3))
+    assert dataclasses.astuple(few.mean_s)[:3] == pytest.approx(dataclasses.astuple(expected)[:3])
+    assert many.mean_s == few.mean_s
+    assert few.p95_s.reason.startswith("p95 needs 130 independent requests; these are worth")
 
 
-def test_coverage_of_the_interval_over_seeds() -> None:
-    """Of 400 intervals at 95 % about 380 hold the truth."""
-    rng = np.random.default_rng(0)
-    intervals = [over_seeds(rng.normal(size=8).tolist()) for _ in range(400)]
-    assert 365 <= sum(i.low <= 0 <= i.high for i in intervals) <= 393
+def test_link_times_are_those_of_all_questions() -> None:
+    """Timed pictures of 2000 bytes in a benchmark of 1000 and 5000: the link's mean is that of 3000."""
+    profile = profile_of([2000] * 8, [0.3] * 8, [0.1] * 8)
+    names = dict.fromkeys(profile.samples, 3.0)
+    whole = Population(
+        stratum_of=names, stratum_N=np.full(40, 3.0), payload_bytes={("scheme", "-"): np.repeat([1000, 5000], 20)}
+    )
+    spec = spec_of(uplink={"kind": "constant", "rate": "10 KB/s"})
+    found = advise(
+        [profile], {("scheme", "-"): 1.0}, spec, spec.uplinks[0], deadline_s=1.0, min_score=0.5, population=whole
+    )
+    assert found[0].mean_s.value == pytest.approx(0.4 + 0.3)
+
+
+def test_a_saturated_system_has_no_mean() -> None:
+    """0.65 s of work twice a second for one server is a utilisation of 1.3, and nothing else is said."""
+    profile = profile_of([100] * 8, [0.0] * 8, [0.65] * 8)
+    spec = spec_of(arrivals={"kind": "poisson", "rate": "2 /s"}, requests=50)
+    advice = advise([profile], {("scheme", "-"): 1.0}, spec, spec.uplinks[0], deadline_s=9.0, min_score=0.5)[0]
+    assert advice.rejected == "unstable: utilisation 1.3 of the servers"
+    assert math.isinf(advice.mean_s.value)
+    assert max_users(profile, spec, spec.uplinks[0], limit_s=60.0, q=50)[0] == 0
+
+
+def test_more_replications_do_not_narrow_a_queues_interval_to_nothing() -> None:
+    """With eight pictures that differ the interval stays as wide as they leave it, and holds the truth."""
+    rng = np.random.default_rng(2)
+    service_s = 0.1 * np.exp(0.3 * rng.normal(size=8))
+    profile = profile_of([0] * 8, [0.0] * 8, service_s)
+    spec = spec_of(arrivals={"kind": "poisson", "rate": "5 /s"}, requests=400)
+    cell = Cell(spec=spec, uplink=spec.uplinks[0], users=1, seed=0)
+    few, many = (replicated(profile, cell, mean, resamples=b) for b in (20, 80))
+    assert many.half_width > 0.5 * few.half_width
+    truth = 0.1 * math.exp(0.045) + 5 * 0.01 * math.exp(0.18) / (2 * (1 - 0.5 * math.exp(0.045)))
+    assert many.low < truth < many.high
+
+
+def test_a_sweeps_intervals_do_not_shrink_with_its_seeds() -> None:
+    """Replaying the same eight pictures forty times instead of four leaves the mean's interval as it is."""
+    profile = profile_of([2000] * 8, np.linspace(0.2, 0.9, 8), [0.1] * 8)
+    spec = spec_of()
+    rows = [pa.concat_tables(replayed(profile, spec, seed=s) for s in range(k)) for k in (4, 40)]
+    few, many = (summarise(table, 0.5)[0] for table in rows)
+    assert (many.mean_s.low, many.mean_s.high) == pytest.approx((few.mean_s.low, few.mean_s.high))
+    assert few.in_time is not None
+    assert few.in_time.high - few.in_time.low > 0.5
+    assert few.p99_s.reason == "p99 needs 662 independent requests; these are worth 8"
 
 
 def test_crossover_takes_the_wire_into_account() -> None:
@@ -94,6 +196,6 @@ def test_crossover_takes_the_wire_into_account() -> None:
     uplink = spec_of(uplink={"kind": "constant", "rate": "1 KB/s", "wire": {"header": "100 B", "segment": "100 B"}})
     assert isinstance(uplink.uplinks[0], ConstantUplink)
     light, heavy = (profile_of([n], [d], [0.1], pipeline=p) for n, d, p in ((2000, 0.5, "l"), (10_000, 0.1, "h")))
-    found = crossover(light, heavy, uplink, low_bps=1e4, high_bps=1e7, seeds=2, wire=uplink.uplinks[0].wire)
+    found = crossover(light, heavy, uplink, low_bps=1e4, high_bps=1e7, wire=uplink.uplinks[0].wire)
     assert found.rate_bps is not None
     assert found.rate_bps.value == pytest.approx(320e3, rel=1e-3)

@@ -125,7 +125,10 @@ def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("point", "sentence"),
     [
-        ({"model": "mbt2017", "quality": 1}, "unknown model of compressai 'mbt2017'; known: bmshj2018-factorized, "),
+        (
+            {"model": "mbt2017", "quality": 1},
+            r"unknown model of compressai 'mbt2017'; did you mean 'mbt2018'\? known: bmshj2018-factorized, ",
+        ),
         ({"model": "mbt2018"}, "mbt2018 has the qualities 1 to 8, and this point gives it None"),
         (
             {"model": "cheng2020-attn", "quality": 7},
@@ -145,6 +148,7 @@ def test_the_catalog_knows_it_and_the_label_says_that_weights_are_random() -> No
     """Rows and figures show that bytes are an untrained network's."""
     assert catalog.load("scheme", "compressai", catalog.SCHEMES) is CompressAI
     assert ZooPoint(model="mbt2018-mean", quality=3).label == "model=mbt2018-mean,quality=3,weights=random"
+    assert ZooPoint(model="mbt2018-mean", quality=3, weights="m.safetensors").label.endswith("weights=m.safetensors")
 
 
 def test_qualities_are_compressais(compressai: ModuleType) -> None:

@@ -112,7 +112,7 @@ def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
     (tmp_path / "device_only.yaml").write_text(yaml.safe_dump(given))
     scenario = load_scenario(tmp_path / "device_only.yaml")
     run(scenario, tmp_path / "run", reporter=Silent())
-    analysis = Analysis(tmp_path / "run")
+    analysis = Analysis.read(tmp_path / "run")
     record = analysis.record
     outcomes, stages, requests = (t.to_pandas() for t in (record.outcomes, record.stages, record.requests))
     ours = outcomes[outcomes["pipeline"] == "device_only"]

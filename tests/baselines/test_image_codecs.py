@@ -14,8 +14,8 @@ from baselines.jpeg import Jpeg, JpegPoint
 from baselines.webp import WebP, WebPPoint
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError, DataError
-from harness.profiling.clock import Untimed
-from harness.schemes.image_codec import ImageCodec, picture
+from harness.models.contract import Untimed
+from harness.schemes.image_codec import ImageCodec, PictureDevice, picture
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 KODAK = sorted((SHARED / "images" / "kodak").glob("*.png"))
@@ -138,7 +138,7 @@ def test_the_payload_of_a_file_is_that_of_its_pixels(kind: str) -> None:
     _picture(40, 30, 3).save(plain, kind, **options)
     assert len(dressed.getvalue()) > len(plain.getvalue()) + 400
     for codec in (Jpeg(JpegPoint(quality=50)), WebP(WebPPoint(quality=50))):
-        bodies = [codec.on_device(_sample(file.getvalue()), Untimed()) for file in (dressed, plain)]
+        bodies = [PictureDevice(codec)(_sample(file.getvalue()), Untimed()) for file in (dressed, plain)]
         assert bodies[0] == bodies[1]
 
 
@@ -157,13 +157,13 @@ def test_a_picture_beyond_the_encoder_names_the_sample(codec: ImageCodec, side: 
         file = io.BytesIO()
         Image.new("RGB", size).save(file, "PNG")
         if fits:
-            assert codec.on_device(_sample(file.getvalue()), Untimed()).body
+            assert PictureDevice(codec)(_sample(file.getvalue()), Untimed()).bodies[0]
             continue
         sentence = (
             f"sample 17: its picture of {side + 1} x 1 px cannot be sent as .*, whose sides have at most {side} px"
         )
         with pytest.raises(DataError, match=sentence):
-            codec.on_device(_sample(file.getvalue()), Untimed())
+            PictureDevice(codec)(_sample(file.getvalue()), Untimed())
 
 
 def test_a_payload_that_claims_a_large_picture_is_not_decoded() -> None:

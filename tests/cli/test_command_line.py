@@ -42,13 +42,19 @@ def test_a_console_prints_names_as_they_are(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.count(NAME) == 7
 
 
-def test_a_sweep_shows_an_uplinks_name_as_it_is(harness: Run, tmp_path: Path) -> None:
-    """The name that the scenario gives is the one in the table."""
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_sweep_shows_an_uplinks_name_as_it_is(
+    harness: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """The name that the scenario gives is in the table, in two lines where there is no room; no number is cut."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     make(tmp_path / "run")
     scenario = _scenario(tmp_path / "s.yaml", uplinks=[{"kind": "constant", "rate": "25 KB/s", "name": NAME}])
     status, out, _ = harness("sweep", tmp_path / "run", scenario, "--pipeline", "jpeg")
     assert status == 0
-    assert NAME in out
+    assert "…" not in out
+    *_, above, below = (line for line in out.partition("±:")[0].splitlines() if line.strip())
+    assert (NAME in below) if columns == 120 else above.startswith(NAME[:-3]) and below.strip() == NAME[-2:]
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])

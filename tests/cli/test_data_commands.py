@@ -98,7 +98,7 @@ def test_an_unknown_name_lists_the_known(harness: Run, command: str) -> None:
     """A name is looked up before anything is fetched."""
     status, _, err = harness("data", command, "MME2")
     assert status == 2
-    assert "unknown benchmark 'MME2'; known: AI2D_TEST" in err
+    assert "unknown benchmark 'MME2'; did you mean 'MME'? known: AI2D_TEST" in err
 
 
 def test_check_says_file_line_column_and_value(harness: Run, tmp_path: Path, published: Callable[[str], None]) -> None:

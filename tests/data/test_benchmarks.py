@@ -71,7 +71,8 @@ def test_a_present_benchmark_is_read(home):
 
 def test_unknown_names_list_the_known():
     """A name that is not in the table is refused with those that are."""
-    with pytest.raises(DataError, match=r"unknown benchmark 'RealWorld'; known: AI2D_TEST, .*ScienceQA_TEST"):
+    sentence = r"unknown benchmark 'RealWorld'; did you mean 'RealWorldQA'\? known: AI2D_TEST, .*ScienceQA_TEST"
+    with pytest.raises(DataError, match=sentence):
         load("RealWorld")
 
 

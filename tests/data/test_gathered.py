@@ -1,6 +1,7 @@
 """Samples of several benchmarks: chosen by whole images, told apart, read when asked for."""
 
 import base64
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,12 +61,13 @@ def test_all_where_none_are_left_out() -> None:
 
 
 def test_several_benchmarks_are_told_apart() -> None:
-    """Ids and groups get their benchmark's name; a picture keeps its own; the limit is each benchmark's."""
+    """Ids get their benchmark's name; a picture and a group keep their own; the limit is each benchmark's."""
     both = gather({"X": samples([2, 2, 2]), "Y": samples([2, 2])}, 4, seed=3)
     assert [name.benchmark for name in both.names] == ["X"] * 4 + ["Y"] * 4
     for sample, name in zip(both, both.names, strict=True):
-        assert name == Name.of(sample, name.benchmark)
-        assert sample.group.startswith(f"{name.benchmark}/g")
+        assert name.id == f"{name.benchmark}/{name.own_id}"
+        assert name == dataclasses.replace(Name.of(sample, name.benchmark), own_id=name.own_id)
+        assert sample.group.startswith("g")
     assert len({name.id for name in both.names}) == 8
     assert {name.image_id for name in both.names} <= {digest([picture(image)]) for image in range(3)}
 

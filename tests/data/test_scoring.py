@@ -385,7 +385,8 @@ def test_rotations_need_whole_numbers():
 
 def test_unknown_benchmarks_list_the_known():
     """A benchmark without a metric is refused, and the error names those that have one."""
-    with pytest.raises(DataError, match=r"unknown benchmark 'RealWorld'; known: .*RealWorldQA"):
+    sentence = r"unknown benchmark 'RealWorld'; did you mean 'RealWorldQA'\? known: AI2D_TEST, .*RealWorldQA"
+    with pytest.raises(DataError, match=sentence):
         metric("RealWorld")
 
 

@@ -10,6 +10,7 @@ from harness.data import scoring
 from harness.data.asking import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
+from harness.models import files
 from harness.models.contract import Answer, Clock, Models, Request
 from harness.schemes.contract import DeviceHalf
 from harness.schemes.fake import Fake, FakeModels, FakePoint
@@ -57,6 +58,7 @@ class FakeAlone(Fake):
 _ADDED: tuple[tuple[Any, dict[str, Any]], ...] = (
     (catalog.SCHEMES, {"fake": "harness.schemes.fake:Fake", "fake_alone": "fake_harness:FakeAlone"}),
     (catalog.BENCHMARKS, {"three_pages": "fake_harness:three_pages"}),
+    (files.SOURCES, {"fake": files.SOURCES["mini-llava15"]}),
     (catalog.BACKBONES, {"fake": "harness.schemes.fake:FakeModels"}),
     (scoring._METRICS, {"three_pages": scoring._METRICS["StreetsQA"]}),
 )

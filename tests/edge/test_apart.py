@@ -57,7 +57,7 @@ def test_joined_halves_are_the_run_of_one_process(alone: Record, parted: tuple[P
         ours, theirs = (getattr(record, kind).to_pandas() for record in (found, alone))
         seconds = [column for column in ours.columns if column.endswith("_s")]
         pd.testing.assert_frame_equal(ours.drop(columns=seconds), theirs.drop(columns=seconds), obj=kind)
-    for kind, own in (("stages", ["seconds", "cpu_s", "start"]), ("outcomes", [])):
+    for kind, own in (("stages", ["seconds", "cpu_s", "waited_s", "load", "start"]), ("outcomes", [])):
         ours, theirs = (
             getattr(record, kind).to_pandas().drop(columns=["unit", "run", *own]) for record in (found, alone)
         )

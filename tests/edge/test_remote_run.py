@@ -17,7 +17,7 @@ from harness.scenario.load import load
 from harness.study import run
 
 ROOT = Path(__file__).parents[2]
-TIMES = ["seconds", "cpu_s", "start", "run"]
+TIMES = ["seconds", "cpu_s", "waited_s", "load", "start", "run"]
 
 
 def rows(record: Record) -> dict[str, pd.DataFrame]:

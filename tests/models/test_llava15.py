@@ -96,7 +96,8 @@ def test_full_size_parameters():
 
 def test_unknown_names_list_the_known():
     """A name that no family has is refused with the known; the checkpoint of another family by its model_type."""
-    with pytest.raises(CheckpointError, match=r"unknown model 'llava-1.6'; known: .*llava-1.5-7b.*mini-llava15"):
+    sentence = r"unknown model 'llava-1\.6'; did you mean 'llava-1\.5-7b'\? known: .*llava-1\.5-7b.*mini-llava15"
+    with pytest.raises(CheckpointError, match=sentence):
         load("llava-1.6")
     with pytest.raises(CheckpointError, match="model_type is 'llava_onevision'; 'llava' is wanted"):
         load("mini-onevision")

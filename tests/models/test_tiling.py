@@ -14,7 +14,8 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
-from harness.models.tiling import PaddedTile, Tiling, best_grid, fitted, grids_up_to, normalised, squared
+from harness.models.patches import best_grid, grids_up_to
+from harness.models.tiling import PaddedTile, Tiling, fitted, normalised, squared
 
 patient = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no reason to fail."""

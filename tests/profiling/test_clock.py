@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.profiling.clock import StageClock, Untimed, synchroniser
+from harness.models.contract import Untimed
+from harness.profiling.clock import StageClock, synchroniser
 
 
 def test_a_stage_takes_at_least_the_time_it_took() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from fake_nvml import FakeGpu, driver
 
+from harness.analysis import Analysis
 from harness.analysis.validity import reasons
 from harness.profiling.telemetry import Telemetry
 from harness.runs.provenance import MANIFEST, read
-from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.study import run
 
@@ -195,7 +195,7 @@ def test_a_throttled_run_is_invalid_and_another_is_not(
     else:
         assert found == []
         assert manifest.throttling == "none seen by 4 throttling counters and 3 cooling devices"
-    assert reasons(Run.read(folder)) == list(manifest.reasons)
+    assert reasons(Analysis.read(folder)) == list(manifest.reasons)
 
 
 def test_without_telemetry_a_run_says_that_it_was_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,21 @@ def test_an_error_in_a_task_is_raised_to_the_caller(workers):
     """With its type and text."""
     with pytest.raises(ZeroDivisionError, match="division"):
         list(spread(lambda n: 1 // n, [1, 0, 2], workers))
+
+
+def test_a_parent_that_shows_its_progress_from_a_thread_spreads_work():
+    """Python 3.12 and later warn of a fork beside any thread; who runs the harness is not shown that."""
+    finished = threading.Event()
+    display = threading.Thread(target=finished.wait)
+    display.start()
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            assert dict(spread(lambda n: n + 1, range(4), 2)) == {0: 1, 1: 2, 2: 3, 3: 4}
+    finally:
+        finished.set()
+        display.join()
+    assert [str(warning.message) for warning in warned] == []
 
 
 def test_an_accelerator_and_a_threaded_computation_get_one_process():

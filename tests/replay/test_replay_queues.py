@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from replay_systems import profile_of, replayed, spec_of
 
-from harness.analysis.whatif import over_seeds
+from harness.analysis.percentiles import over_replications
 from harness.replay import Profile
 from harness.scenario.replay import Replay
 
@@ -27,7 +27,7 @@ def _within(profile: Profile, spec: Replay, start: str, end: str, work_s: float,
         requests = replayed(profile, spec, seed=seed).to_pandas()
         settled = requests.iloc[len(requests) // 20 :]
         waits.append(float((settled[end] - settled[start]).mean()) - work_s)
-    found = over_seeds(waits, 0.999)
+    found = over_replications(waits, confidence=0.999)
     assert found.low <= expected_s <= found.high, f"{found} against {expected_s}"
     assert (found.high - found.low) / 2 < 0.1 * expected_s + 1e-9, f"{found} says too little about {expected_s}"
 

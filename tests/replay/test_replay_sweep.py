@@ -1,6 +1,7 @@
 """Sweeps: the same rows from any number of workers."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,10 @@ print("still connected:", ray.is_initialized())
 def test_a_ray_cluster_does_not_change_a_number(tmp_path: Path) -> None:
     """A local Ray cluster gives, row by row, what one process gives, and raises what one process raises."""
     command = [sys.executable, "-c", OVER_RAY, str(tmp_path / "rows.parquet")]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    # Where this module and the profiles are defined, for the program and for the cluster's workers.
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     if "timed out during startup" in done.stderr:
         pytest.skip("this machine is too busy: Ray gives a cluster 30 s to start")
     assert done.returncode == 0, done.stderr

@@ -123,7 +123,7 @@ def test_a_dollar_in_a_name_is_a_dollar(points: pd.DataFrame, numbers: pd.DataFr
     about = Provenance(title=name, stand_ins=name, warnings=[name], sources=name)
     channels = dict.fromkeys(numbers["channel"].dropna().unique()[:1], name)
     with style.styled():
-        bars = latency_bars.draw(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), about)
+        bars = latency_bars.draw(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), PARTS, about)
         curves = rate_performance.draw(points.replace({"pipeline": {"jpeg": name}}), about)
         style.save(bars, tmp_path, "bars")
         style.save(curves, tmp_path, "curves")

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from study_rows import Work, samples, units, work_on
 
+from harness import files
 from harness.errors import ResultsError
 from harness.records import SCHEMA_VERSION
 from harness.runs import disk, provenance, tables
@@ -148,7 +149,7 @@ def test_survives_a_crash_at_every_rename(
     whole = Run.read(tmp_path / "whole")
     if earlier:
         work(tmp_path / "earlier", manifest(scenario_hash="a"), earlier)
-    rename = disk._rename
+    rename = files.rename
     for crash_at in itertools.count():
         folder, renames, crashed = tmp_path / f"run{crash_at}", 0, False
         if earlier:
@@ -163,12 +164,12 @@ def test_survives_a_crash_at_every_rename(
                 rename(old, new)
             raise _CrashError
 
-        monkeypatch.setattr(disk, "_rename", crashing)
+        monkeypatch.setattr(files, "rename", crashing)
         try:
             work(folder, manifest(), study)
         except _CrashError:
             crashed = True
-        monkeypatch.setattr(disk, "_rename", rename)
+        monkeypatch.setattr(files, "rename", rename)
         work(folder, manifest(), study)
         assert same_rows(Run.read(folder), whole)
         if begun == "larger":

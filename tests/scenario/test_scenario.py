@@ -47,10 +47,14 @@ def test_every_shipped_scenario_is_valid_and_named_after_its_file(file: Path) ->
 
 
 def test_a_list_stands_for_each_of_its_values(written: Callable[[object], Path]) -> None:
-    """Two qualities are two operating points, and the label says what was given and what was left at its default."""
+    """Two qualities are two operating points; the label says what is given and leaves out what is at its default."""
     scenario = load(written(GOOD))
     labels = [point.label for point in scenario.pipelines[1].operating_points()]
-    assert labels == ["quality=10,merge_to=0.044,subsampling=4:2:0", "quality=50,merge_to=0.044,subsampling=4:2:0"]
+    assert labels == ["quality=10,merge_to=0.044", "quality=50,merge_to=0.044"]
+    chroma = {"scheme": "jpeg", "points": [{"quality": 10, "subsampling": ["4:2:0", "4:4:4"]}]}
+    scenario = load(written({**GOOD, "pipelines": [GOOD["pipelines"][0], chroma]}))
+    labels = [point.label for point in scenario.pipelines[1].operating_points()]
+    assert labels == ["quality=10", "quality=10,subsampling=4:4:4"]
 
 
 def test_benchmarks_are_wanted_however_they_are_given(written: Callable[[object], Path]) -> None:

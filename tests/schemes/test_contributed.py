@@ -1,4 +1,4 @@
-"""What people who write schemes are given: the recipe in CONTRIBUTING.md, and a scheme and a model that need nothing."""
+"""What people who write schemes are given: CONTRIBUTING.md's recipe, and a scheme and a model that need nothing."""
 
 import re
 import sys
@@ -18,8 +18,8 @@ from harness.profiling.clock import StageClock
 from harness.profiling.telemetry import Telemetry
 from harness.runs.store import Run
 from harness.scenario.model import Measure
-from harness.schemes.envelope import pack, receive, send
 from harness.schemes.contract import Payload
+from harness.schemes.envelope import pack, receive, send
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -92,6 +92,7 @@ def plan_of(scheme, *points) -> measure.Plan:
         samples=gathered,
         sample_digests=[sample.image_id + sample.id for sample in gathered],
         depends={key: {"scheme": "fake"} for key in halves},
+        patches=[1] * len(gathered),
     )
 
 
@@ -181,3 +182,21 @@ def test_the_fake_halves_ask_for_what_they_need() -> None:
         models = FakeModels()
         getattr(Fake, half)(models, FakePoint())
         assert models.asked == asked
+
+
+def test_memory_and_operations_are_rows(tmp_path: Path, manifest) -> None:
+    """Each half has its weights and peak, each stage its operations; the fake scheme has neither weights nor torch."""
+    plan = plan_of(Fake, FakePoint())
+    with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
+        for _ in range(2):
+            measure.weigh(plan, ongoing, Silent(), seed=7, machine="here", device="cpu")
+        rows = ongoing.table("resources").to_pandas()
+    assert rows.groupby("quantity").size().to_dict()["weights_bytes"] == 2
+    assert set(rows.loc[rows["quantity"] == "weights_bytes", "side"]) == {"device", "server"}
+    stages = rows[rows["quantity"] == "operations"].groupby("side")["stage"].agg(set).to_dict()
+    assert stages == {
+        "device": {"preprocess", "vision_encode", "encode"},
+        "server": {"decode", "project", "prefill", "generate"},
+    }
+    assert (rows.loc[rows["quantity"] != "peak_memory_bytes", "value"] == 0).all()
+    assert (rows["source"] == "measured").all()

@@ -19,7 +19,7 @@ from harness.schemes.envelope import send
 from harness.schemes.fake import FakeModels
 
 class Nothing:
-    name, device = "mini-onevision", "cpu"
+    name, device, max_pixels = "mini-onevision", "cpu", 16_000_000
 
 scheme = catalog.load("scheme", {name!r}, catalog.SCHEMES)
 half = scheme.device_half(Nothing(), scheme.Point(**{point!r}))
@@ -77,9 +77,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [("sweep",), ("advise", "--rate", "1Mbps"), ("show",)], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sweep", ROOT / "scenarios" / "smoke.yaml"),
+        ("advise", "--rate", "1Mbps", "--deadline", "10s", "--min-score", "0"),
+        ("show",),
+    ],
+    ids=lambda words: words[0],
+)
 def test_a_finished_run_is_replayed_and_read_without_torch(
-    finished: Path, command: tuple[str, ...], tmp_path: Path
+    finished: Path, command: tuple[object, ...], tmp_path: Path
 ) -> None:
     """A laptop without a deep-learning stack replays, advises and shows."""
     folder = shutil.copytree(finished, tmp_path / "tonight")

@@ -24,8 +24,8 @@ DIALOGUES = (
 def backbone(request: pytest.FixtureRequest, onevision_folder: Path, llava15_folder: Path) -> Llava:
     """A tiny backbone of each family."""
     if request.param == "onevision":
-        return load_onevision("mini-onevision", weights=onevision_folder)
-    return load_llava15("llava-1.5-7b", weights=llava15_folder)
+        return load_onevision("mini-onevision", weights=onevision_folder).backbone()
+    return load_llava15("llava-1.5-7b", weights=llava15_folder).backbone()
 
 
 def loss(backbone: Llava, pictures: list[torch.Tensor | None], *packed: tuple[tuple[Turn, ...], ...]) -> float:
@@ -65,7 +65,7 @@ def test_the_loss_is_that_of_the_prompt_in_use(backbone: Llava, picture: torch.T
     question = Question(text="Is there a cat? Answer yes or no.", kind="yes_no")
     answer = backbone.tokenizer.encode("Yes" + backbone.template.stop, add_special_tokens=False).ids
     with torch.inference_mode():
-        prompt_TH = backbone.prompt(picture, question)
+        prompt_TH = backbone.prompt([picture], question)
         read_TH = torch.cat([prompt_TH, backbone.model.get_input_embeddings()(torch.tensor(answer[:-1]))])
         hidden_1TH = backbone.model.model.language_model(inputs_embeds=read_TH[None]).last_hidden_state
         wanted = cross_entropy(backbone.model.lm_head(hidden_1TH[0, -len(answer) :]), torch.tensor(answer))

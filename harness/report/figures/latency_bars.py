@@ -18,13 +18,14 @@ _BARS_IN, _SCORE_IN, _CAPTION_IN, _LEGEND_IN = 2.3, 0.75, 0.32, 0.3
 _BAR_IN, _LETTER_IN, _NARROWEST_IN = 0.42, 0.068, 6.5
 
 
-def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance) -> Figure:
+def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance, *, scored: bool = True) -> Figure:
     """A panel an uplink from :attr:`harness.analysis.Analysis.numbers`; ``parts`` are those to show, with the total.
 
     Below, the mean seconds of the parts, stacked, with the interval of the total and its value; a bar much longer than
     the others is cut, and its value stands at the cut. A part whose source is neither measured nor recorded is hatched.
     Above, on the right axis, the score of the selected point with its interval. Where a scheme has no such point,
-    ``does not reach`` is written in the bar's place. To be called inside :func:`harness.report.figures.style.styled`.
+    ``does not reach`` is written in the bar's place; with ``scored`` false no score is claimed or drawn.
+    To be called inside :func:`harness.report.figures.style.styled`.
     """
     pipelines = _names(numbers)
     # A scheme whose selected point was not replayed has no uplink.
@@ -53,20 +54,23 @@ def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance) ->
         score = figure.add_axes((x, (y_in + _BARS_IN) / height_in, panel_in / width_in, _SCORE_IN / height_in))
         here = (numbers[list(uplink.index)] == uplink).all(axis=1)
         _bars(bars, numbers[here].set_index("pipeline"), pipelines, colours, limit_s)
-        _scores(score, numbers.drop_duplicates("pipeline").set_index("pipeline"), pipelines)
+        if scored:
+            _scores(score, numbers.drop_duplicates("pipeline").set_index("pipeline"), pipelines)
+        else:
+            _no_scores(score, len(pipelines))
         count = int(uplink["users"])
         users = f", {count} user{'s' * (count > 1)}" if uplinks["users"].nunique() > 1 else ""
         score.set_title(f"{uplink['channel']}{users}", fontsize=9.5, pad=4)
         bars.tick_params(labelleft=column == 0)
-        score.tick_params(labelright=column == n_columns - 1)
+        score.tick_params(labelright=scored and column == n_columns - 1)
         if column == 0:
             bars.set_ylabel("mean latency (s)")
-        if column == n_columns - 1:
+        if scored and column == n_columns - 1:
             score.set_ylabel(str(numbers["metric"].iloc[0]).replace(" (", "\n("), color=style.SCORE, fontsize=8)
 
     if uplinks.empty:
         middle = (head_in + _LEGEND_IN + 0.4 * row_in) / height_in
-        why = "nothing was replayed" if numbers["reaches"].any() else "no scheme reaches the target"
+        why = "nothing was replayed" if numbers["shown"].any() else "no scheme reaches the target"
         figure.text(0.5, 1 - middle, why, ha="center", color="#666666")
     handles = [Patch(facecolor=colour, label=part) for part, colour in colours.items()]
     if any(not _is_timed(source) for part in colours for source in numbers[f"{part}_source"].dropna()):
@@ -82,7 +86,7 @@ def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance) ->
 
 def _names(numbers: pd.DataFrame) -> dict[str, str]:
     """Each pipeline, and what is written in the place of a bar that it does not have."""
-    reaches = numbers.drop_duplicates("pipeline").set_index("pipeline")["reaches"]
+    reaches = numbers.drop_duplicates("pipeline").set_index("pipeline")["shown"]
     return {str(name): "not replayed" if reached else "does not reach" for name, reached in reaches.items()}
 
 
@@ -97,6 +101,9 @@ def _bars(
         row, bottom_s = rows[rows.index == pipeline].iloc[0], 0.0
         if not row["total_done"]:
             _instead(axes, x, "none answered", limit_s)
+            continue
+        if np.isnan(row["total_mean_s"]):
+            _instead(axes, x, str(row["total_reason"]).partition(":")[0], limit_s)
             continue
         for part, colour in colours.items():
             seconds = float(row[f"{part}_mean_s"])
@@ -164,6 +171,13 @@ def _scores(axes: Axes, rows: pd.DataFrame, pipelines: Mapping[str, str]) -> Non
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     axes.tick_params(axis="y", labelsize=7.5, colors=style.SCORE)
     axes.locator_params(axis="y", nbins=3)
+
+
+def _no_scores(axes: Axes, n_pipelines: int) -> None:
+    """Says in the place of the score line that there is none."""
+    axes.set_axis_off()
+    axes.set_xlim(-0.6, n_pipelines - 0.4)
+    axes.text(0.5, 0.5, "no score is claimed", transform=axes.transAxes, ha="center", fontsize=8, color="#666666")
 
 
 def _limit_s(rows: pd.DataFrame) -> float:

@@ -63,12 +63,12 @@ def _wrapped(text: str, chars: float) -> list[str]:
 def of(run: Analysis, subtitle: str, notes: Sequence[str]) -> Provenance:
     """What a run's manifest, the machines that it was timed on, and a figure's own title and notes say."""
     manifest = run.manifest
-    which = f"Run {manifest.name}, {manifest.validity or 'unfinished'}"
+    which = f"Run {manifest.name}, {run.validity if manifest.validity else 'unfinished'}"
     what = f"scenario {manifest.scenario_hash}, code {manifest.commits}"
     timed = f"Timed on {' and '.join(run.machines)}" if run.machines else "Not timed"
     return Provenance(
         title=f"{manifest.scenario_value('title')}: {subtitle}",
         stand_ins=manifest.label,
-        warnings=[f"INVALID: {reason}" for reason in manifest.reasons],
+        warnings=[f"INVALID: {reason}" for reason in run.reasons],
         sources=". ".join([*notes, timed, f"{which}, {what}", f"Finished {manifest.finished_utc or 'not yet'}"]) + ".",
     )

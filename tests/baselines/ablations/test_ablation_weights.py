@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from baselines.ablations.trained import PROJECTOR, WEIGHTS, trained_around
+from baselines.ablations.schemes import PROJECTOR, WEIGHTS
+from baselines.ablations.trained import trained_around
 from baselines.ablations.training import POINTS
 from harness.models.files import ZOO
 from harness.scenario.load import load

@@ -1,0 +1,197 @@
+"""How often a quiet run is VALID, and a disturbed one INVALID, by the rule of ``harness.analysis.validity``.
+
+    PYTHONPATH=. python -m benchmarks.bench_validity [--runs 20]
+
+A run times a scheme that computes for some 20 ms a request, without any model, on six samples and in two rounds, as
+``harness run`` would. It is made so many times with nothing beside it, and so many times beside each of these:
+
+- ``busy``: two spinning processes for each processor;
+- ``half``: one spinning process for every two processors, so that nothing has to wait;
+- ``pauses``: the process is stopped (SIGSTOP) for 20 ms, three times in a fifth of a second.
+
+Quiet runs say something only where nothing else runs: the load average is printed with them. At most one quiet run in
+twenty should be INVALID, and at least nineteen of twenty of each disturbed kind.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from harness import measure
+from harness.analysis import Analysis, validity
+from harness.data.asking import samples
+from harness.data.gathered import gather
+from harness.data.sample import Sample
+from harness.data.streetsqa import book
+from harness.profiling.telemetry import Telemetry
+from harness.records import SampleRow
+from harness.runs import provenance
+from harness.runs.store import Run
+from harness.scenario.load import hash_of
+from harness.scenario.model import Measure
+from harness.schemes.contract import Clock, Payload
+from harness.schemes.fake import Fake, FakeModels, FakePoint
+
+_SPIN = "while True: pass"
+_PAUSE = """
+import os, signal, sys, time
+victim = os.getppid()
+def end(*_):
+    os.kill(victim, signal.SIGCONT)
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+while os.getppid() == victim:
+    os.kill(victim, signal.SIGSTOP)
+    time.sleep(0.02)
+    os.kill(victim, signal.SIGCONT)
+    time.sleep(0.045)
+"""
+
+_SCHEDULE = Measure(timed_samples=6, repeats=2, warmup=2)
+_SELECTION = {"reference": "server_only", "target": 0.5, "margin": 0.4, "confidence": 0.8, "resamples": 200}
+_SCENARIO = {"title": "Validity", "measure": _SCHEDULE.model_dump(mode="json"), "selection": _SELECTION}
+
+
+class Working(Fake):
+    """The fake scheme with a device half that has something to do."""
+
+    kind: ClassVar[str] = "working"
+
+    @classmethod
+    def device_half(cls, models: Any, point: Any) -> Any:
+        """Multiplies matrices first."""
+        fake, a_NN = Fake.device_half(models, point), np.random.default_rng(0).random((256, 256))
+
+        def half(sample: Sample, clock: Clock) -> Payload:
+            with clock.stage("merge"):
+                for _ in range(20):
+                    a_NN @ a_NN
+            made = fake(sample, clock)
+            assert isinstance(made, Payload)
+            return Payload(cls.kind, made.bodies)
+
+        return half
+
+
+class Silent:
+    """A reporter that shows nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        """Nothing."""
+
+    def advance(self) -> None:
+        """Nothing."""
+
+
+def one_run(folder: Path, plan: measure.Plan) -> list[str]:
+    """What keeps a run from being VALID that is made now in ``folder``, apart from the state of the checkout."""
+    points = {pipeline: {point: {}} for pipeline, point in plan.halves}
+    manifest = provenance.begin(
+        name=folder.name, scenario=_SCENARIO, scenario_hash=hash_of(_SCENARIO), benchmarks=["StreetsQA"],
+        backbone="fake", stand_ins={}, points=points, digests={}, seed=0, command=sys.argv,
+        machine={"id": "0", "name": "here"},
+    )  # fmt: skip
+    (session,) = manifest.sessions
+    clean = session.model_copy(update={"commit": "0" * 40, "dirty": False})
+    with Run.open_or_create(folder, manifest.model_copy(update={"sessions": (clean,)})) as ongoing:
+        ongoing.record_samples(_rows(plan))
+        measure.answer(plan, ongoing, Silent())
+        how = {"schedule": _SCHEDULE, "seed": 0, "machine": "here", "device": "cpu", "telemetry": Telemetry()}
+        measure.time(plan, ongoing, Silent(), **how)
+        found = validity.reasons(Analysis(ongoing.so_far()))
+        ongoing.finish(found)
+    return found
+
+
+def plan_of() -> measure.Plan:
+    """The schemes and samples of every run."""
+    models, point = FakeModels(), FakePoint()
+    halves = {
+        (name, "-"): measure.Split(
+            kind=kind.kind, device=kind.device_half(models, point), server=kind.server_half(models, point)
+        )
+        for name, kind in (("server_only", Working), ("working", Working))
+    }
+    pages = samples(book("test", 0)[:8], paired=False)
+    gathered = gather({"StreetsQA": pages})
+    return measure.Plan(
+        halves=halves,
+        samples=gathered,
+        sample_digests=[sample.image_id + sample.id for sample in gathered],
+        depends={key: {"scheme": "working"} for key in halves},
+        patches=[1] * len(gathered),
+    )
+
+
+def _rows(plan: measure.Plan) -> Iterator[SampleRow]:
+    for name in plan.samples.names:
+        yield SampleRow(
+            sample=name.id, benchmark=name.benchmark, id=name.own_id, picture=name.image_id, pictures=1, category="",
+            group=name.group, width_px=name.width_px, height_px=name.height_px, patches=1,
+            file_bytes=name.original_bytes, text_bytes=name.text_bytes,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def beside(programs: Sequence[str]) -> Iterator[None]:
+    """So many Python programs run meanwhile."""
+    running = [subprocess.Popen([sys.executable, "-I", "-S", "-c", program]) for program in programs]
+    time.sleep(0.3 if running else 0.0)
+    try:
+        yield
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def main() -> None:
+    """Prints a row for each kind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20, help="runs of each kind")
+    wanted = parser.parse_args().runs
+    n_processors, plan = os.cpu_count() or 1, plan_of()
+    kinds = {
+        "quiet": [],
+        "busy": [_SPIN] * (2 * n_processors),
+        "half": [_SPIN] * max(1, n_processors // 2),
+        "pauses": [_PAUSE],
+    }
+    print(f"{'beside it':<10}{'runs':>6}{'INVALID':>9}{'seconds':>9}  load average, and the reasons")
+    for kind, programs in kinds.items():
+        told: Counter[str] = Counter()
+        invalid, begin = 0, time.monotonic()
+        load = os.getloadavg()[0]
+        for _ in range(wanted):
+            with tempfile.TemporaryDirectory() as folder, beside(programs):
+                found = one_run(Path(folder) / "run", plan)
+            invalid += bool(found)
+            told.update(_kind_of(reason) for reason in found)
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in told.most_common())
+        print(
+            f"{kind:<10}{wanted:>6}{invalid:>9}{time.monotonic() - begin:>9.1f}  {load:.1f}; {reasons or 'none'}",
+            flush=True,
+        )
+
+
+def _kind_of(reason: str) -> str:
+    known = {"were disturbed": "requests disturbed", "were kept": "time lost", "some task waited": "pressure"}
+    return next((name for words, name in known.items() if words in reason), reason)
+
+
+if __name__ == "__main__":
+    main()

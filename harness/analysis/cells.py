@@ -1,0 +1,380 @@
+"""The latency of a point in each cell of a replay, as the closing table and the figures show it.
+
+A cell is a system, an uplink, a number of users and a point. Two kinds differ in where their intervals come from:
+
+- Where requests do not meet (one user, who asks again when answered, over a constant link) T is the timed device and
+  server stages of a request and a link time that its bytes decide. The mean of the first two over the whole benchmark
+  is post-stratified by patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
+  payloads of **all** questions, which are known, and is added. A picture's repeats are one observation.
+- Where they queue, or the link's rate varies, the rows of the replay are summed up by picture, what different seeds
+  scatter added. A system in which more comes in than can be done is ``unstable`` and has no mean.
+
+A percentile is claimed only where the pictures' effective number of requests certifies it.
+
+    S timed pictures   R rounds   N questions of the benchmark
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from harness.analysis import latency, means, percentiles
+from harness.analysis.latency import total_s
+from harness.analysis.means import Estimate, mean_latency
+from harness.errors import ResultsError
+from harness.replay.cell import Cell, replay
+from harness.replay.profile import Profile
+from harness.scenario.replay import (
+    Answer,
+    Batching,
+    ClosedLoop,
+    ConstantUplink,
+    Periodic,
+    Poisson,
+    Replay,
+    Uplink,
+    Wire,
+)
+
+Floats = NDArray[np.float64]
+Key = tuple[str, str]
+
+_BARE = Wire()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Population:
+    """What is known of all questions of a benchmark, of which a few pictures were timed.
+
+    ``stratum_of`` maps the timed samples to their strata (counts of tiles) and ``stratum_N`` (N,) holds those of all;
+    ``payload_bytes`` maps (pipeline, point) to the payloads of all questions, from which link times are taken, and
+    ``weight_N`` says how much each question counts where they do not count alike.
+    """
+
+    stratum_of: Mapping[str, float]
+    stratum_N: ArrayLike
+    payload_bytes: Mapping[tuple[str, str], ArrayLike]
+    weight_N: ArrayLike | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """A point's timed requests by picture and round: what it did on each side, and in which start of the process.
+
+    ``samples`` (S,) are the pictures' samples; times are in seconds, (S, R); ``start_R`` (R,).
+    """
+
+    samples: Sequence[str]
+    device_SR: Floats
+    server_SR: Floats
+    start_R: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, profile: Profile, start_of: Mapping[int, int]) -> "Timed":
+        """The timed requests of a profile; ``start_of`` maps each repeat to the start of the process it was timed in.
+
+        Raises ResultsError where pictures were not timed equally often.
+        """
+        device_SR = matrix(profile, profile.device_s)
+        starts = [start_of[repeat] for repeat in sorted(start_of)][: device_SR.shape[1]]
+        return cls(
+            samples=tuple(dict.fromkeys(profile.samples)),
+            device_SR=device_SR,
+            server_SR=matrix(profile, profile.server_s),
+            start_R=np.array(starts, dtype=np.int64),
+        )
+
+    @property
+    def total_SR(self) -> Floats:  # noqa: N802
+        """Device and server together, above 0 as a clock without resolution would not have it."""
+        return np.maximum(self.device_SR + self.server_SR, 1e-12)
+
+
+def system_of(replay_section: Mapping[str, Any]) -> Replay:
+    """A manifest's replay section as the model that it came from; recorded links and arrivals are not opened."""
+    section = {name: value for name, value in replay_section.items() if name in Replay.model_fields}
+    uplinks = []
+    for uplink in section.get("uplinks", ()):
+        wire = Wire.model_construct(**uplink.get("wire", {}))
+        if uplink["kind"] == "constant":
+            uplinks.append(ConstantUplink.model_construct(**{**uplink, "wire": wire}))
+    arrivals = section.get("arrivals") or {"kind": "closed_loop"}
+    kinds: Mapping[str, type[ClosedLoop | Poisson | Periodic]] = {
+        "closed_loop": ClosedLoop,
+        "poisson": Poisson,
+        "periodic": Periodic,
+    }
+    of_kind = kinds.get(arrivals["kind"])
+    batching = section.get("batching")
+    return Replay.model_construct(
+        **{
+            **section,
+            "uplinks": tuple(uplinks),
+            "arrivals": of_kind.model_construct(**arrivals) if of_kind else None,
+            "batching": None if batching is None else Batching.model_construct(**batching),
+            "answer": Answer.model_construct(**(section.get("answer") or {})),
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What the latencies of a run rest on besides its request rows.
+
+    ``starts`` maps a point and a repeat to the start of the process it was timed in, ``sources`` is
+    :func:`harness.analysis.latency.sources` of the stage rows.
+    """
+
+    system: Replay
+    population: Population
+    profiles: Mapping[Key, Profile]
+    starts: Mapping[Key, Mapping[int, int]]
+    sources: Mapping[tuple[str, str, str], str]
+    confidence: float = 0.95
+
+    def uplink(self, label: str) -> ConstantUplink | None:
+        """The constant uplink of a label; None for a link of another kind."""
+        return next((u for u in self.system.uplinks if isinstance(u, ConstantUplink) and u.label == label), None)
+
+    def alone(self, cell: Mapping[str, Any]) -> bool:
+        """Whether the requests of a cell do not meet, so that its times are the timed stages and a link time."""
+        uplink = self.uplink(str(cell["channel"]))
+        if uplink is None or self.system.arrivals is None or self.system.timeout_s is not None:
+            return False
+        return not requests_meet(Cell(spec=self.system, uplink=uplink, users=int(cell["users"]), seed=0))
+
+    def timed(self, key: Key) -> Timed:
+        """The timed requests of a point."""
+        return Timed.of(self.profiles[key], self.starts[key])
+
+
+def summarise(requests: pa.Table, setting: Setting, deadline_s: float | None = None) -> pd.DataFrame:
+    """The parts of the latency in each cell of a replay.
+
+    One row for each of :data:`harness.analysis.latency.CELL` and part (device, link, wait, server, total), by uplink
+    (rates upwards, then those without one rate, by name) and in the order of the rows:
+
+    - ``requests``; ``done``, how many of them finished the part; ``timed``, how many timed ones they were drawn from
+    - ``mean_s`` with its interval, ``p50_s``, ``p90_s``, ``p99_s`` with theirs, null where none is promised
+    - ``share``, ``share_low``, ``share_high``: of requests answered within ``deadline_s``; null where it is None
+    - ``source``: the least firm of the part's stages'; null where it has none, as link and wait, which are replayed
+    - ``reason``: why there is no interval, or no mean
+
+    Raises ResultsError for requests of a point that has no stage rows.
+    """
+    found = []
+    for cell, rows in latency.cells(requests):
+        key = (str(cell["pipeline"]), str(cell["point"]))
+        if key not in setting.profiles:
+            raise ResultsError(
+                f"{key[0]} at {key[1]} has requests but no stage rows; they were replayed from other rows"
+            )
+        of_parts = _alone(setting, key, cell, deadline_s) if setting.alone(cell) else _met(setting, key, cell, rows)
+        for part, estimates in of_parts:
+            seconds_R = latency.part_s(rows, part)
+            share = Estimate(math.nan, math.nan, math.nan)
+            if part == "total" and deadline_s is not None:
+                share = estimates["share"] if "share" in estimates else _share_of_rows(rows, deadline_s, setting)
+            found.append(
+                {
+                    **cell,
+                    "part": part,
+                    "requests": rows.num_rows,
+                    "done": int(np.isfinite(seconds_R).sum()),
+                    "timed": len(setting.profiles[key].samples),
+                    **_columns(estimates),
+                    "share": share.value,
+                    "share_low": share.low,
+                    "share_high": share.high,
+                    "source": latency.part_source(setting.sources, key, part),
+                    "reason": estimates["mean"].reason,
+                }
+            )
+    return pd.DataFrame(found, columns=list(latency.COLUMNS))
+
+
+def _alone(
+    setting: Setting, key: Key, cell: Mapping[str, Any], deadline_s: float | None
+) -> Iterator[tuple[str, dict[str, Estimate]]]:
+    """The parts of a point whose requests do not meet, each with its mean and percentiles."""
+    profile, timed = setting.profiles[key], setting.timed(key)
+    uplink = setting.uplink(str(cell["channel"]))
+    assert uplink is not None
+    _, known_s = times_and_known(profile, setting.system, uplink, setting.population)
+    own_SR, _ = times_and_known(profile, setting.system, uplink, None)
+    stratum_S, stratum_N = strata(profile, setting.population)
+    parts = {"device": timed.device_SR, "server": timed.server_SR}
+    values = dict(zip(parts, means.split_mean(timed.total_SR, list(parts.values()), stratum_S, stratum_N), strict=True))
+    total = mean_latency(
+        timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=setting.confidence
+    ).plus(known_s)
+    zero = np.zeros_like(own_SR)
+    spent = {"link": own_SR - timed.device_SR - timed.server_SR, "wait": zero, "total": own_SR, **parts}
+    for part in latency.PARTS:
+        if part == "total":
+            mean = total
+        elif part in values and (parts[part] > 0).all():
+            mean = mean_latency(parts[part], stratum_S, stratum_N, start_R=timed.start_R, confidence=setting.confidence)
+            mean = dataclasses.replace(mean, value=values[part])
+        elif part in values and parts[part].any():
+            mean = Estimate(values[part], math.nan, math.nan, "some requests have no such part")
+        else:
+            known = known_s if part == "link" else 0.0
+            mean = Estimate(known, known, known)
+        estimates = {"mean": mean}
+        for name, p in latency.PERCENTILES.items():
+            estimates[name] = percentiles.percentile(spent[part], p, confidence=setting.confidence).estimate
+        if part == "total" and deadline_s is not None:
+            estimates["share"] = percentiles.share(own_SR <= deadline_s, confidence=setting.confidence).estimate
+        yield part, estimates
+
+
+def _met(
+    setting: Setting, key: Key, cell: Mapping[str, Any], rows: pa.Table
+) -> Iterator[tuple[str, dict[str, Estimate]]]:
+    """The same of a point whose requests may meet, from the replay's rows."""
+    frame = rows.select(["seed", "sample"]).to_pandas()
+    answered_R = np.isfinite(latency.part_s(rows, "total"))
+    unstable = ""
+    if setting.system.arrivals is not None:
+        uplink = setting.uplink(str(cell["channel"]))
+        judged = Cell(spec=setting.system, uplink=uplink, users=int(cell["users"]), seed=0)  # type: ignore[arg-type]
+        unstable = instability(setting.profiles[key], judged)
+    for part in latency.PARTS:
+        frame["spent_s"] = latency.part_s(rows, part)
+        mean = mean_of_rows(frame[answered_R], setting.confidence)
+        estimates = {"mean": mean}
+        for name, p in latency.PERCENTILES.items():
+            estimates[name] = percentile_of_rows(frame, p, setting.confidence)
+        if unstable:
+            estimates = dict.fromkeys(estimates, Estimate(math.nan, math.nan, math.nan, unstable))
+        yield part, estimates
+
+
+def _share_of_rows(rows: pa.Table, deadline_s: float, setting: Setting) -> Estimate:
+    met_S = of_pictures(rows, total_s(rows) <= deadline_s)
+    return percentiles.share(met_S[:, None], confidence=setting.confidence).estimate
+
+
+def _columns(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """A part's estimates as columns; what is not finite is null."""
+    found = {}
+    for name in ("mean", *latency.PERCENTILES):
+        for end in ("value", "low", "high"):
+            number = float(getattr(estimates[name], end))
+            column = f"{name}_s" if end == "value" else f"{name}_{end}_s"
+            found[column] = number if math.isfinite(number) else math.nan
+    return found
+
+
+def instability(profile: Profile, cell: Cell) -> str:
+    """``unstable: utilisation 1.3 of the servers`` where queues grow without end, else empty.
+
+    Users of a closed loop wait for their answers, so that it is never unstable; batches, and links whose rate varies,
+    are not judged.
+    """
+    spec, uplink = cell.spec, cell.uplink
+    match spec.arrivals:
+        case Poisson(rate_hz=rate_hz):
+            each_hz = rate_hz
+        case Periodic(every_s=every_s):
+            each_hz = 1 / every_s
+        case _:
+            return ""
+    if spec.batching is None:
+        rho = percentiles.utilisation(cell.users * each_hz, float(profile.server_s.mean()), spec.servers)
+        if reason := percentiles.unstable(rho, "servers"):
+            return reason
+    if isinstance(uplink, ConstantUplink):
+        senders = 1 if spec.sharing == "own" else cell.users
+        link_s = 8 * float(profile.payload_bytes.mean()) / uplink.rate_bps
+        return percentiles.unstable(percentiles.utilisation(senders * each_hz, link_s, 1), "uplink")
+    return ""
+
+
+def requests_meet(cell: Cell) -> bool:
+    """Whether a request may wait for another, or meet a link of another rate: then replays differ from each other."""
+    alone = cell.users == 1 and isinstance(cell.spec.arrivals, ClosedLoop)
+    return not (alone and isinstance(cell.uplink, ConstantUplink) and not cell.uplink.wire.burst_bytes)
+
+
+def times_and_known(
+    profile: Profile, spec: Replay, uplink: Uplink, population: Population | None
+) -> tuple[Floats, float]:
+    """T by picture and round; with a population, T less the link's part, and the mean of that over all questions."""
+    once = Cell(spec=spec.model_copy(update={"requests": None}), uplink=uplink, users=1, seed=0)
+    key = (profile.pipeline, profile.point)
+    if population is None or key not in population.payload_bytes:
+        return matrix(profile, total_s(replay(profile, once))), 0.0
+    n_bytes = np.asarray(population.payload_bytes[key], dtype=np.int64)
+    timed_SR = matrix(profile, profile.device_s + profile.server_s)
+    weight_N = None if population.weight_N is None else np.asarray(population.weight_N, dtype=np.float64)
+    if isinstance(uplink, ConstantUplink) and uplink.wire == _BARE and not spec.answer.seconds:
+        return timed_SR, 8 * float(np.average(n_bytes, weights=weight_N)) / uplink.rate_bps
+    nothing = np.zeros(n_bytes.size)
+    links = Profile(
+        pipeline=profile.pipeline,
+        point=profile.point,
+        samples=tuple(str(place) for place in range(n_bytes.size)),
+        payload_bytes=n_bytes,
+        device_s=nothing,
+        server_stages=("none",),
+        server_stage_s=nothing[:, None],
+    )
+    return timed_SR, float(np.average(total_s(replay(links, once)), weights=weight_N))
+
+
+def strata(profile: Profile, population: Population | None) -> tuple[Floats | None, ArrayLike | None]:
+    """The strata of a profile's pictures (S,) and of all questions (N,); None for both without a population."""
+    if population is None:
+        return None, None
+    names = dict.fromkeys(profile.samples)
+    return np.array([population.stratum_of[name] for name in names], dtype=np.float64), population.stratum_N
+
+
+def matrix(profile: Profile, values: Floats) -> Floats:
+    """Values of timed requests as pictures by rounds (S, R); raises ResultsError for unequal repeats."""
+    n_pictures = len(set(profile.samples))
+    if len(values) % n_pictures or len(set(map(profile.samples.count, set(profile.samples)))) > 1:
+        raise ResultsError(f"{profile.pipeline} at {profile.point}: its pictures were not timed equally often")
+    return np.asarray(values, dtype=np.float64).reshape(n_pictures, -1)
+
+
+def of_pictures(requests: pa.Table, values: ArrayLike) -> Floats:
+    """The mean of each sample's values, (S,)."""
+    sample = requests["sample"].to_numpy(zero_copy_only=False).astype(np.str_)
+    _, place = np.unique(sample, return_inverse=True)
+    return np.bincount(place, np.asarray(values, np.float64)) / np.bincount(place)
+
+
+def mean_of_rows(done: pd.DataFrame, confidence: float = 0.95) -> Estimate:
+    """The mean of answered requests: pictures' means, with what the seeds scatter beyond the pictures added."""
+    if done.empty:
+        return Estimate(math.inf, math.nan, math.nan, "no request was answered")
+    mean_S = np.maximum(done.groupby("sample")["spent_s"].mean().to_numpy(float), 1e-12)
+    pictures = mean_latency(mean_S[:, None], confidence=confidence)
+    value = float(done["spent_s"].mean())
+    by_seed = done.groupby("seed")["spent_s"].mean().to_numpy(float)
+    streams = percentiles.over_replications(by_seed, confidence=confidence)
+    over_streams = 0.0 if math.isnan(streams.low) else streams.high - streams.value
+    low = math.hypot(pictures.value - pictures.low, over_streams)
+    high = math.hypot(pictures.high - pictures.value, over_streams)
+    return Estimate(value, max(0.0, value - low), value + high, pictures.reason)
+
+
+def percentile_of_rows(rows: pd.DataFrame, p: float, confidence: float = 0.95) -> Estimate:
+    """A percentile of requests with its interval by pictures (Woodruff); neither where they do not certify it."""
+    spent_s = rows["spent_s"].to_numpy(float)
+    value = latency.percentile(spent_s, p)
+    inside_S = (rows["spent_s"] <= value).groupby(rows["sample"]).mean().to_numpy(float)
+    ends = percentiles.ends_of_percentile(inside_S[:, None], p, confidence=confidence)
+    if isinstance(ends, str):
+        return Estimate(math.nan, math.nan, math.nan, ends)
+    low, high = (latency.percentile(spent_s, max(end, 1e-12)) for end in ends)
+    return Estimate(value, low, high)

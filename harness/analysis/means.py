@@ -1,0 +1,431 @@
+"""Mean latencies and their ratios with intervals that cover, from few pictures timed in few rounds.
+
+y_sr is the time of picture s in round r. A round's level is what its times say of the whole benchmark's mean,
+
+    y_r = sum_s c_s y_sr,        c = X (X'X)^-1 xbar,
+
+X holding what is known of the timed pictures, a row each, and xbar its mean over all pictures of the benchmark:
+
+- without strata X is a column of ones, and c_s = 1/S;
+- with fewer than twelve pictures X says in which group each is, and y_r is post-stratified: sum_h W_h mean of group h.
+  Groups are neighbouring strata (counts of tiles), joined until two pictures are expected in each;
+- from twelve pictures on X is (1, stratum), and y_r is the regression estimate, a line of time on tiles (Cochran,
+  Sampling Techniques, 5A.9 and 7.1).
+
+The mean is that of the levels. What is unknown about it, relative to it, has two parts:
+
+- v_1, of the pictures: with z_s = mean_r y_sr / y_r and its residuals e_s, sum(c^2) sum(e^2) / (S - p) for groups, and
+  sum_s c_s^2 e_s^2 / (1 - h_s)^1.5, h_s the leverages, for the line, whose scatter grows with the time: between HC2 and
+  HC3 of MacKinnon and White (Journal of Econometrics 29, 1985), which cover 93 and 98 % with twelve pictures. There
+  are S - p degrees of freedom, p the rank of X. What hits a whole round divides out of z_s; repeats of a picture are
+  averaged and never counted as pictures.
+- v_2 = sigma_b^2 / R, of the drift between rounds: the variance of log y_r less what the scatter of single requests
+  explains, never below 0, with R - 1 degrees of freedom; only from three rounds on. Where the rounds come from three
+  process starts or more, the starts are what is drawn, and the variance is that of their levels.
+
+Each part takes Student's quantile at its own degrees of freedom, half^2 = t_1^2 v_1 + t_2^2 v_2 (Graybill and Wang,
+Journal of the American Statistical Association 75, 1980): Satterthwaite's approximation for the sum covers 91 % where
+three rounds drift. The interval is mean (1 - half) to mean exp(half): Student's below, Student's on the log of the mean
+above, since times are skewed to the right and a Student interval misses mostly because it ends too low.
+
+A ratio of two schemes' means is taken within each round, so that what both meet in a round cancels:
+log q_r = log y_r^A - log y_r^B, z_s = mean_r (y_sr^A / y_r^A - y_sr^B / y_r^B), and the interval q exp(+- half).
+
+    S pictures   R rounds   H groups of strata   N pictures of the whole benchmark
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Method = Literal["auto", "strata", "line"]
+
+MIN_PICTURES = 6
+"""Fewer pictures than these promise no interval: with them the calibration is shown, with fewer it is not."""
+
+MIN_ROUNDS = 3
+"""Fewer rounds than these tell nothing of the drift between rounds, and the interval is one over pictures alone."""
+
+SETTLED_ROUNDS, SETTLED_STARTS = 8, 3
+"""From these on an absolute mean is more than this session's."""
+
+LINE_PICTURES = 12
+"""From these on a line of time on tiles takes the place of groups: its interval covers as well and is narrower."""
+
+SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
+
+_LEVERAGE = 1.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and the interval in which it lies with the confidence asked for.
+
+    An infinite end is unbounded. Where no interval is promised both ends are NaN and ``reason`` says why.
+    """
+
+    value: float
+    low: float
+    high: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        shown = "no interval" if math.isnan(self.low) else f"[{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g} {shown}"
+
+    @property
+    def half_width(self) -> float:
+        """The longer of the two sides of the interval, in the value's unit; NaN where none is promised."""
+        return max(self.value - self.low, self.high - self.value)
+
+    def plus(self, constant: float) -> "Estimate":
+        """The estimate with something added that is known exactly, such as a link time over all questions."""
+        return Estimate(self.value + constant, self.low + constant, self.high + constant, self.reason)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """What is unknown about a mean, as squares relative to it.
+
+    ``picture`` is the variance between pictures of an endless number of repeats, about their group or line;
+    ``request`` that of single requests about their picture's mean; ``drift`` sigma_b^2. ``pictures`` and ``rounds`` are
+    S and R, and ``spent`` is p, the degrees of freedom that the groups or the line take.
+    """
+
+    picture: float
+    request: float
+    drift: float
+    pictures: int
+    rounds: int
+    spent: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How the level moved from round to round, what hits all pictures alike.
+
+    ``spread`` is sigma_b, relative; ``trend`` the relative change from the first round to the last along a line, and
+    ``trend_p`` how likely a line as steep is without any. ``sentence`` is the warning, empty where there is none.
+    """
+
+    spread: float
+    trend: float
+    trend_p: float
+    sentence: str
+
+
+def mean_latency(
+    seconds_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    start_R: ArrayLike | None = None,
+    confidence: float = 0.95,
+    method: Method = "auto",
+) -> Estimate:
+    """The mean time over the whole benchmark, in the unit of ``seconds_SR``.
+
+    ``seconds_SR`` (S, R) holds times above 0; ``stratum_S`` (S,) each timed picture's stratum, a number such as its
+    count of tiles, and ``population_N`` (N,) that of every picture of the benchmark; without both the mean is that of
+    the pictures. ``start_R`` (R,) says in which process start each round was timed. ``method`` is ``auto`` outside
+    calibrations: groups (``strata``) or a ``line`` by the number of pictures. Fewer than :data:`MIN_PICTURES` pictures
+    promise no interval. Raises ValueError for shapes that do not agree and times not above 0.
+    """
+    study = _Study(seconds_SR, stratum_S, population_N, method)
+    level_R = study.levels(study.seconds_SR)
+    value = float(level_R.mean())
+    return study.interval(value, np.log(level_R), study.seconds_SR / level_R, start_R, confidence, scale="mean")
+
+
+def split_mean(
+    total_SR: ArrayLike,
+    parts: Sequence[ArrayLike],
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+) -> list[float]:
+    """The means of parts that add up to a total, by the weights of :func:`mean_latency` of that: they add up too."""
+    study = _Study(total_SR, stratum_S, population_N, "auto")
+    return [float(study.levels(np.asarray(part, dtype=np.float64)).mean()) for part in parts]
+
+
+def ratio_within_rounds(
+    a_SR: ArrayLike,
+    b_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    a_known: float = 0.0,
+    b_known: float = 0.0,
+    start_R: ArrayLike | None = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """The ratio of scheme A's mean time to scheme B's, over the same pictures in the same rounds.
+
+    ``a_known`` and ``b_known`` are parts of each mean that are known exactly, as the link time over the payloads of
+    all questions: both are added to every round's level. Otherwise as :func:`mean_latency`.
+    """
+    study, other = (_Study(seconds, stratum_S, population_N, "auto") for seconds in (a_SR, b_SR))
+    if study.seconds_SR.shape != other.seconds_SR.shape:
+        raise ValueError(f"times of shapes {study.seconds_SR.shape} and {other.seconds_SR.shape} are not paired")
+    a_R, b_R = study.levels(study.seconds_SR) + a_known, study.levels(other.seconds_SR) + b_known
+    log_R = np.log(a_R) - np.log(b_R)
+    relative_SR = (study.seconds_SR + a_known) / a_R - (other.seconds_SR + b_known) / b_R
+    return study.interval(math.exp(log_R.mean()), log_R, relative_SR, start_R, confidence, scale="ratio")
+
+
+def difference_within_rounds(
+    a_SR: ArrayLike,
+    b_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    a_known: float = 0.0,
+    b_known: float = 0.0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Scheme A's mean time less scheme B's, over the same pictures in the same rounds; times may be 0.
+
+    As :func:`ratio_within_rounds`, with y_sr^A - y_sr^B in the place of the relative times, and mean +- half.
+    """
+    gain_SR = np.asarray(a_SR, np.float64) - np.asarray(b_SR, np.float64)
+    study = _Study(np.ones_like(gain_SR), stratum_S, population_N, "auto")
+    level_R = study.levels(gain_SR) + a_known - b_known
+    return study.interval(float(level_R.mean()), level_R, gain_SR, None, confidence, scale="difference")
+
+
+def components(
+    seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None, population_N: ArrayLike | None = None
+) -> Components:
+    """The parts of a mean's variance, for planning; arguments as of :func:`mean_latency`."""
+    study = _Study(seconds_SR, stratum_S, population_N, "auto")
+    n_pictures, n_rounds = study.seconds_SR.shape
+    level_R = study.levels(study.seconds_SR)
+    relative_SR = study.seconds_SR / level_R
+    request = study.of_requests(relative_SR)
+    return Components(
+        picture=max(0.0, study.of_pictures(relative_SR) / study.inflation - request / n_rounds),
+        request=request,
+        drift=study.drift(np.log(level_R), request, None)[0],
+        pictures=n_pictures,
+        rounds=n_rounds,
+        spent=n_pictures - study.freedom,
+    )
+
+
+def drift_between_rounds(
+    seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None, population_N: ArrayLike | None = None
+) -> Drift:
+    """How far the rounds' levels moved, with a warning above 2 % where it is beyond chance; zeros for one round."""
+    study = _Study(seconds_SR, stratum_S, population_N, "auto")
+    log_R = np.log(study.levels(study.seconds_SR))
+    n_rounds = log_R.size
+    if n_rounds < MIN_ROUNDS:
+        return Drift(spread=0.0, trend=0.0, trend_p=1.0, sentence="")
+    request = study.of_requests(study.seconds_SR / np.exp(log_R))
+    spread = math.sqrt(study.drift(log_R, request, None)[0])
+    at_R = np.arange(n_rounds) - (n_rounds - 1) / 2
+    slope = float(at_R @ log_R / (at_R @ at_R))
+    # Against the scatter of requests, not that of the levels: three rounds on a line leave none.
+    error = math.sqrt(max(request * study.inflation, 1e-18) / float(at_R @ at_R))
+    freedom = (study.seconds_SR.shape[0] - 1) * (n_rounds - 1)
+    trend_p = 2 * float(scipy.stats.t.sf(abs(slope) / error, freedom))
+    observed = float(log_R.var(ddof=1))
+    chance = float(scipy.stats.f.sf(observed / max(request * study.inflation, 1e-18), n_rounds - 1, freedom))
+    trend = math.expm1(slope * (n_rounds - 1))
+    warned = max(spread, abs(trend)) > 0.02 and min(chance, trend_p) < 0.01
+    sentence = (
+        f"the rounds drifted: {trend:+.1%} from the first to the last, {spread:.1%} from round to round"
+        if warned
+        else ""
+    )
+    return Drift(spread=spread, trend=trend, trend_p=trend_p, sentence=sentence)
+
+
+def session_label(rounds: int, starts: int) -> str:
+    """What absolute means are: ``this session only`` below eight rounds over three process starts, else empty."""
+    return "" if rounds >= SETTLED_ROUNDS and starts >= SETTLED_STARTS else "this session only"
+
+
+def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> str:
+    """A sentence where times look such that no interval of so few pictures covers as claimed, else empty.
+
+    Two looks: the scatter of the logs of the pictures' means within their groups is above 0.75 (log-normal times with
+    sigma 1), or at least one request in a hundred took twice its own picture's median (some requests three times
+    slower). The second sees what repeats show: it needs three rounds.
+    """
+    seconds_SR = _times(seconds_SR)
+    n_pictures, n_rounds = seconds_SR.shape
+    sentences = []
+    log_S = np.log(seconds_SR.mean(axis=1))
+    if n_pictures >= 3:
+        study = _Study(seconds_SR, stratum_S, stratum_S, "auto")
+        residual_S = log_S - study.x_SP @ (study.inverse_PS @ log_S)
+        spread = math.sqrt(float(residual_S @ residual_S) / study.freedom)
+        if spread > SKEWED:
+            sentences.append(f"pictures' times scatter {math.exp(spread):.1f} times up and down and are skewed")
+    if n_rounds >= MIN_ROUNDS:
+        level_R = np.median(seconds_SR / np.median(seconds_SR, axis=1, keepdims=True), axis=0)
+        settled_SR = seconds_SR / level_R
+        slow = float((settled_SR > SLOW_FACTOR * np.median(settled_SR, axis=1, keepdims=True)).mean())
+        if slow >= SLOW_SHARE:
+            sentences.append(f"{slow:.1%} of the requests took more than twice their picture's median")
+    return f"intervals may cover less than claimed: {'; '.join(sentences)}" if sentences else ""
+
+
+def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
+    """``n`` different pictures of N to time, (n,) places in the order in which to take them.
+
+    Pictures are ranked by stratum, at random within one, and the ranks are visited by steps of the golden section from
+    a random one on: the first pictures of any number are spread evenly over the strata, so that a run may stop early
+    or go on, and a larger ``n`` begins with the same pictures. Raises ValueError for n above N or below 1.
+    """
+    stratum_N = np.asarray(stratum_N, dtype=np.float64)
+    n_all = stratum_N.size
+    if not 1 <= n <= n_all:
+        raise ValueError(f"{n} pictures cannot be drawn from {n_all}; the number is from 1 to that")
+    rng = np.random.default_rng(seed)
+    ranked_N = np.lexsort((rng.random(n_all), stratum_N))
+    at_N = (rng.random() + np.arange(n_all) * (math.sqrt(5) - 1) / 2) % 1.0
+    return np.asarray(ranked_N[np.argsort(np.argsort(at_N))][:n], dtype=np.int64)
+
+
+def too_few(pictures: int) -> str:
+    """Why so few pictures promise no interval; empty from :data:`MIN_PICTURES` on."""
+    if pictures >= MIN_PICTURES:
+        return ""
+    counted = "1 picture promises" if pictures == 1 else f"{pictures} pictures promise"
+    return f"{counted} no interval: {MIN_PICTURES} are needed"
+
+
+class _Study:
+    """Times and the weights c that make of them a mean over the benchmark: what every interval here rests on."""
+
+    def __init__(
+        self, seconds_SR: ArrayLike, stratum_S: ArrayLike | None, population_N: ArrayLike | None, method: Method
+    ) -> None:
+        self.seconds_SR = _times(seconds_SR)
+        n_pictures = self.seconds_SR.shape[0]
+        self.line = False
+        x_SP, xbar_P = np.ones((n_pictures, 1)), np.ones(1)
+        if stratum_S is not None and population_N is not None:
+            own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
+            if own_S.shape != (n_pictures,):
+                raise ValueError(f"{own_S.size} strata do not go with {n_pictures} pictures")
+            self.line = method == "line" or (method == "auto" and n_pictures >= LINE_PICTURES)
+            if self.line and np.ptp(own_S) > 0:
+                x_SP, xbar_P = np.column_stack([np.ones(n_pictures), own_S]), np.array([1.0, all_N.mean()])
+            else:
+                self.line = False
+                x_SP, xbar_P = _groups(own_S, all_N)
+        self.inverse_PS = np.linalg.pinv(x_SP)
+        self.x_SP = x_SP
+        self.weight_S = xbar_P @ self.inverse_PS
+        self.inflation = float(self.weight_S @ self.weight_S)
+        """sum_s c_s^2: the variance of the weighted mean over that of one picture."""
+        self.freedom = n_pictures - x_SP.shape[1]
+        if self.line and not (self.levels(self.seconds_SR) > 0).all():
+            # A steep line may leave a level below 0 where pictures lie far from the benchmark's mean.
+            self.__init__(seconds_SR, stratum_S, population_N, "strata")  # type: ignore[misc]
+
+    def levels(self, seconds_SR: Floats) -> Floats:
+        """The estimate of the benchmark's mean from each round, (R,)."""
+        return self.weight_S @ seconds_SR
+
+    def of_pictures(self, relative_SR: Floats) -> float:
+        """v_1."""
+        mean_S = relative_SR.mean(axis=1)
+        residual_S = mean_S - self.x_SP @ (self.inverse_PS @ mean_S)
+        if not self.line:
+            return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
+        kept_S = np.maximum(1 - np.einsum("sp,ps->s", self.x_SP, self.inverse_PS), 1e-6)
+        return float(((self.weight_S * residual_S) ** 2 / kept_S**_LEVERAGE).sum())
+
+    def of_requests(self, relative_SR: Floats) -> float:
+        """The variance of single requests about their picture's mean; 0 of a single round."""
+        n_pictures, n_rounds = relative_SR.shape
+        if n_rounds == 1 or n_pictures == 1:
+            return 0.0
+        about_SR = relative_SR - relative_SR.mean(axis=1, keepdims=True)
+        # What all pictures of a round share is the drift's, and is no scatter of requests.
+        about_SR = about_SR - about_SR.mean(axis=0)
+        return float((about_SR**2).sum()) / ((n_pictures - 1) * (n_rounds - 1))
+
+    def drift(self, log_R: Floats, request: float, start_R: ArrayLike | None) -> tuple[float, int]:
+        """sigma_b^2 and its degrees of freedom; 0 where the rounds are too few."""
+        unit_U, n_rounds = log_R, log_R.size
+        if start_R is not None:
+            _, start = np.unique(np.asarray(start_R), return_inverse=True)
+            if start.shape != log_R.shape:
+                raise ValueError(f"{start.size} process starts do not go with {n_rounds} rounds")
+            if start.max() + 1 >= SETTLED_STARTS:
+                unit_U = np.bincount(start, log_R) / np.bincount(start)
+        if unit_U.size < MIN_ROUNDS:
+            return 0.0, 1
+        explained = request * self.inflation * unit_U.size / n_rounds
+        between = max(0.0, float(unit_U.var(ddof=1)) - explained)
+        return between * n_rounds / unit_U.size, unit_U.size - 1
+
+    def interval(
+        self,
+        value: float,
+        log_R: Floats,
+        relative_SR: Floats,
+        start_R: ArrayLike | None,
+        confidence: float,
+        *,
+        scale: Literal["mean", "ratio", "difference"],
+    ) -> Estimate:
+        n_pictures, n_rounds = relative_SR.shape
+        if reason := too_few(n_pictures):
+            return Estimate(value, math.nan, math.nan, reason)
+        between, freedom = self.drift(log_R, self.of_requests(relative_SR), start_R)
+        parts = np.array([self.of_pictures(relative_SR), between / n_rounds])
+        quantiles = scipy.stats.t.ppf((1 + confidence) / 2, [self.freedom, freedom])
+        half = math.sqrt(float(parts @ quantiles**2))
+        match scale:
+            case "difference":
+                return Estimate(value, value - half, value + half)
+            case "ratio":
+                return Estimate(value, value * math.exp(-half), value * math.exp(half))
+            case _:
+                return Estimate(value, value * max(0.0, 1 - half), value * math.exp(half))
+
+
+def _times(seconds_SR: ArrayLike) -> Floats:
+    times_SR = np.asarray(seconds_SR, dtype=np.float64)
+    if times_SR.ndim != 2 or times_SR.size == 0:
+        raise ValueError(f"times are of shape {times_SR.shape}; they must be pictures by rounds, (S, R)")
+    if not (np.isfinite(times_SR).all() and (times_SR > 0).all()):
+        wrong = times_SR[~(np.isfinite(times_SR) & (times_SR > 0))][0]
+        raise ValueError(f"a time is {wrong:g} s; times are finite and above 0")
+    return times_SR
+
+
+def _groups(own_S: Floats, all_N: Floats) -> tuple[Floats, Floats]:
+    """Whether each timed picture is in each group of strata, (S, H), and each group's share of the benchmark, (H,)."""
+    n_pictures = own_S.size
+    levels, sizes = np.unique(all_N, return_counts=True)
+    begins, waiting, left = [-math.inf], 0.0, float(n_pictures)
+    for level, expected in zip(levels.tolist(), (sizes * n_pictures / all_N.size).tolist(), strict=True):
+        if waiting >= 2 and left >= 2:
+            begins.append(level)
+            waiting = 0.0
+        waiting += expected
+        left -= expected
+    begins_H = np.array(begins)
+    while begins_H.size > 1:
+        size_H = np.bincount(np.searchsorted(begins_H, own_S, side="right") - 1, minlength=begins_H.size)
+        if size_H.min() >= 2:
+            break
+        begins_H = np.delete(begins_H, max(int(size_H.argmin()), 1))
+    group_S = np.searchsorted(begins_H, own_S, side="right") - 1
+    group_N = np.searchsorted(begins_H, all_N, side="right") - 1
+    share_H = np.bincount(group_N, minlength=begins_H.size) / all_N.size
+    return (group_S[:, None] == np.arange(begins_H.size)).astype(np.float64), share_H

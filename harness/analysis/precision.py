@@ -1,0 +1,168 @@
+"""How much to measure: what resolves a wanted precision, planned from a run's variances, and when to stop.
+
+The half-width of a mean latency's interval, on the log, from S pictures in R rounds (:mod:`harness.analysis.means`):
+
+    half^2 = t_{S-p}^2 (picture + request / R) / S + t_{R-1}^2 drift / R <= log(1 + precision)^2
+
+What rests on questions gets narrower with their square root: n_wanted = n (half / wanted)^2.
+
+Stopping when precise: after 12 pictures and then at numbers that grow by a third, the interval is looked at, and timing
+stops where its longer side is within the precision. A study stops early where its scatter happens to look small, so
+that the interval there covers less than one of a fixed number; it is therefore made, and looked at, at a confidence of
+:data:`STOPPING_CONFIDENCE`, and printed as 95 % (Anscombe, Journal of the Royal Statistical Society B 15, 1953, on the
+cost of stopping; the level is calibrated in ``benchmarks/bench_calibration.py``).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.special
+from numpy.typing import ArrayLike
+
+from harness.analysis.means import MIN_PICTURES, MIN_ROUNDS, Components, Estimate, mean_latency
+
+FIRST_LOOK = 12
+STOPPING_CONFIDENCE = 0.96
+"""The confidence of the interval that is looked at and printed as 95 %."""
+
+_MOST = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyPlan:
+    """Pictures and rounds that resolve a mean latency; ``half_width`` is the relative one that they are to give.
+
+    Where no number does, both are 0 and ``reason`` says why.
+    """
+
+    pictures: int
+    rounds: int
+    half_width: float
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a look at a mean says: whether it is precise enough, or else how many pictures to go on to (0: no more)."""
+
+    estimate: Estimate
+    precise: bool
+    go_on_to: int
+    sentence: str
+
+
+def half_width(found: Components, pictures: int, rounds: int, confidence: float = 0.95) -> float:
+    """The relative half-width, exp(half) - 1, that so many pictures and rounds are to give; infinite for too few."""
+    freedom = pictures - min(found.spent, pictures - 1)
+    if pictures < MIN_PICTURES or (found.drift > 0 and rounds < MIN_ROUNDS):
+        return math.inf
+    tail = (1 + confidence) / 2
+    squared = float(scipy.special.stdtrit(freedom, tail)) ** 2 * (found.picture + found.request / rounds) / pictures
+    if found.drift > 0:
+        squared += float(scipy.special.stdtrit(rounds - 1, tail)) ** 2 * found.drift / rounds
+    return math.expm1(min(math.sqrt(squared), 700.0))
+
+
+def pictures_needed(found: Components, precision: float, rounds: int, *, confidence: float = 0.95) -> int:
+    """The fewest pictures that give a half-width within ``precision`` (0.05: 5 %) in so many rounds; 0: none do."""
+    _positive(precision)
+    if half_width(found, _MOST, rounds, confidence) > precision:
+        return 0
+    low, high = MIN_PICTURES - 1, _MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if half_width(found, middle, rounds, confidence) <= precision else (middle, high)
+    return high
+
+
+def plan_latency(
+    found: Components, precision: float, *, at_most_rounds: int = 30, confidence: float = 0.95
+) -> LatencyPlan:
+    """The pictures and rounds of fewest timed requests that resolve ``precision`` of a mean latency.
+
+    ``found`` is a run's (:func:`harness.analysis.means.components`): a run of six pictures knows its scatter within a
+    factor of about two, and so the plan. Where the drift alone is more than the precision allows, more rounds are
+    looked at, up to ``at_most_rounds``.
+    """
+    best: LatencyPlan | None = None
+    for rounds in range(1, at_most_rounds + 1):
+        pictures = pictures_needed(found, precision, rounds, confidence=confidence)
+        if pictures and (best is None or pictures * rounds < best.pictures * best.rounds):
+            best = LatencyPlan(
+                pictures=pictures, rounds=rounds, half_width=half_width(found, pictures, rounds, confidence)
+            )
+    if best is not None:
+        return best
+    drift = math.sqrt(found.drift)
+    reason = f"rounds drift by {drift:.1%}: {at_most_rounds} of them do not resolve {precision:g} of the mean"
+    return LatencyPlan(pictures=0, rounds=0, half_width=math.nan, reason=reason)
+
+
+def questions_needed(half_now: float, n_now: int, wanted: float) -> float:
+    """How many questions, or pictures where each has several, bring a half-width to ``wanted``: n (half / wanted)^2.
+
+    Both in one unit: points of score, or the logs of ratios, log(high / value) and log(1.1) for 10 % of the bytes.
+    Infinite where the interval is unbounded now: its end is beyond what was measured, which no question mends.
+    """
+    _positive(wanted)
+    if n_now < 1 or math.isnan(half_now):
+        raise ValueError(f"a half-width of {half_now} from {n_now} questions tells nothing of how many are needed")
+    return float(math.ceil(n_now * (half_now / wanted) ** 2 - 1e-9)) if math.isfinite(half_now) else math.inf
+
+
+def questions_for_score(
+    point_C: ArrayLike, reference_C: ArrayLike, wanted: float, *, confidence: float = 0.95
+) -> float:
+    """How many pictures resolve ``wanted``, in the metric's unit, of a difference of two paired scores.
+
+    ``point_C`` and ``reference_C`` are the pictures' parts (:func:`harness.analysis.selection.contributions`).
+    """
+    difference_C = np.asarray(point_C, np.float64) - np.asarray(reference_C, np.float64)
+    quantile = float(scipy.special.stdtrit(difference_C.size - 1, (1 + confidence) / 2))
+    half = quantile * float(difference_C.std(ddof=1)) / math.sqrt(difference_C.size)
+    return questions_needed(half, difference_C.size, wanted)
+
+
+def looks(at_most: int) -> list[int]:
+    """The numbers of pictures at which a run that stops when precise looks: 12, 16, 21, 28, ... and ``at_most``."""
+    found, at = [], FIRST_LOOK
+    while at < at_most:
+        found.append(at)
+        at = at * 4 // 3
+    return [*found, at_most]
+
+
+def look(
+    seconds_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    precision: float,
+    at_most: int,
+    start_R: Sequence[int] | None = None,
+) -> Look:
+    """Whether a mean is precise enough to stop timing, after the pictures timed so far.
+
+    ``precision`` is relative (0.05: 5 %), the longer side of the interval over the value; arguments otherwise as of
+    :func:`harness.analysis.means.mean_latency`. Pictures beyond ``at_most`` are not asked for: the sentence then says
+    that the precision was not reached. To be asked at :func:`looks` alone.
+    """
+    _positive(precision)
+    n = np.asarray(seconds_SR).shape[0]
+    found = mean_latency(seconds_SR, stratum_S, population_N, start_R=start_R, confidence=STOPPING_CONFIDENCE)
+    relative = found.half_width / found.value
+    if n >= min(FIRST_LOOK, at_most) and relative <= precision:
+        return Look(estimate=found, precise=True, go_on_to=0, sentence=f"within {relative:.1%} after {n} pictures")
+    if n >= at_most:
+        shown = f"{relative:.1%}" if math.isfinite(relative) else "no interval"
+        sentence = f"{precision:.1%} was not reached: {shown} after {n} pictures, the most that were to be timed"
+        return Look(estimate=found, precise=False, go_on_to=0, sentence=sentence)
+    following = next(number for number in looks(at_most) if number > n)
+    return Look(estimate=found, precise=False, go_on_to=following, sentence="")
+
+
+def _positive(wanted: float) -> None:
+    if not wanted > 0:
+        raise ValueError(f"a precision is {wanted:g}; it is above 0")

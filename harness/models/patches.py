@@ -1,0 +1,115 @@
+"""How many patches a picture is cut into, from its size and a model's config.json. Nothing here imports torch.
+
+An image is enlarged to the smallest grid of n_h x n_w patches that holds it, and a thumbnail goes in front; a model
+without grids cuts none. What pixels become is :mod:`harness.models.tiling`'s.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.errors import CheckpointError, UnavailableError, shown, unknown_name
+from harness.models import files
+
+Grids = tuple[tuple[int, int], ...]
+
+
+def grids_up_to(max_grid: int) -> Grids:
+    """All grids of 1 to ``max_grid`` rows and columns; LLaVA-OneVision has those up to 6."""
+    sides = range(1, max_grid + 1)
+    return tuple((n_h, n_w) for n_h in sides for n_w in sides)
+
+
+_SIDE_PX, _GRIDS = 384, grids_up_to(6)
+"""LLaVA-OneVision's side of a patch and its grids, where a config.json does not say otherwise."""
+
+_ONE_TILE = ("llava-1.5-7b", "mini-llava15")
+
+
+@functools.lru_cache(maxsize=4096)
+def best_grid(height: int, width: int, patch: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (n_h, n_w) that keeps most of an image's pixels and, among those, has the smallest canvas.
+
+    Where some grid holds the image this is ceil(height / p) x ceil(width / p); an image larger than every grid is
+    shrunk to the one that keeps most of it, as transformers' processor does.
+    """
+
+    def kept_and_spared(grid: tuple[int, int]) -> tuple[int, int]:
+        canvas_h, canvas_w = grid[0] * patch, grid[1] * patch
+        scale = min(canvas_w / width, canvas_h / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - canvas_h * canvas_w
+
+    return max(grids, key=kept_and_spared)
+
+
+def grids_of(pinpoints: Any, patch: int) -> Grids:
+    """The grids that a config's ``image_grid_pinpoints`` (height, width in px) describe.
+
+    Raises CheckpointError for what is no list of pairs of whole patches of ``patch`` px.
+    """
+    if (
+        not isinstance(pinpoints, (list, tuple))
+        or not pinpoints
+        or not all(_is_pinpoint(pair, patch) for pair in pinpoints)
+    ):
+        raise CheckpointError(
+            f"image_grid_pinpoints are {str(pinpoints)[:80]}; pairs of a height and a width of whole tiles of {patch} "
+            "px are wanted"
+        )
+    return tuple((height // patch, width // patch) for height, width in pinpoints)
+
+
+def patches_of(width_px: int, height_px: int, backbone: str, weights: str | None = None) -> int:
+    """P, the patches that a model's vision side makes of a picture; thumbnail included, 1 where it does not tile.
+
+    ``weights`` is as of :class:`harness.models.llava.LlavaModels`. Raises UnavailableError where the model's
+    config.json is not on this machine (with random weights the published sizes are taken), CheckpointError where it
+    is damaged or of another model.
+    """
+    found = _tiling(backbone, None if weights is None else str(weights))
+    if found is None:
+        return 1
+    n_h, n_w = best_grid(height_px, width_px, *found)
+    return n_h * n_w + 1
+
+
+def patches_of_all(sizes_px: Iterable[tuple[int, int]], backbone: str, weights: str | None = None) -> int:
+    """The patches of all of a question's pictures, whose (width, height) are given."""
+    return sum(patches_of(width_px, height_px, backbone, weights) for width_px, height_px in sizes_px)
+
+
+@functools.lru_cache(maxsize=64)
+def _tiling(backbone: str, weights: str | None) -> tuple[int, Grids] | None:
+    """The side of a patch and the grids; None where every picture is one patch."""
+    if backbone not in files.SOURCES:
+        raise CheckpointError(unknown_name("model", backbone, files.SOURCES))
+    try:
+        source = files.SOURCES[backbone] if weights in (None, "random") else weights
+        path = files.locate(backbone, source) / "config.json"
+    except UnavailableError:
+        if weights != "random":
+            raise
+        return None if backbone in _ONE_TILE else (_SIDE_PX, _GRIDS)
+    config: Mapping[str, Any] = files.read_json(path)
+    kind = config.get("model_type")
+    if kind == "llava":
+        return None
+    if kind != "llava_onevision":
+        raise CheckpointError(f"{path}: model_type is {shown(kind)}; 'llava' or 'llava_onevision' is wanted")
+    vision = config.get("vision_config")
+    side = vision.get("image_size", _SIDE_PX) if isinstance(vision, Mapping) else _SIDE_PX
+    if type(side) is not int or side < 1:
+        raise CheckpointError(f"{path}: vision_config.image_size is {shown(side)}; a whole number from 1 on is wanted")
+    try:
+        return side, grids_of(config.get("image_grid_pinpoints", [[h * 384, w * 384] for h, w in _GRIDS]), side)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _is_pinpoint(pair: Any, patch: int) -> bool:
+    return (
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and all(isinstance(side, int) and side >= patch and side % patch == 0 for side in pair)
+    )

@@ -1,0 +1,123 @@
+"""What a half needs besides time: its weights, the most memory that it takes while it works, its operations.
+
+Nothing of this is measured while stages are timed: counting makes them slower.
+"""
+
+import contextlib
+import ctypes
+import functools
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_CLEAR_PEAK = "5"
+"""What resets a process's peak of resident memory, written to ``clear_refs`` (proc(5))."""
+
+
+class OperationsClock:
+    """A clock that counts each stage's floating-point operations instead of its time, by torch's counter.
+
+    A multiplication and an addition are two. What torch does not compute is not counted: entropy coding, clustering on
+    a CPU, picture codecs. ``device`` is a torch device's name.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self.operations: dict[str, int] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts its body's operations, added to those of the stage so far."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+        from torch.utils.flop_counter import FlopCounterMode
+
+        # The counter does not know the CPU's fused attention; as products it does.
+        plain = sdpa_kernel(SDPBackend.MATH) if self._device == "cpu" else contextlib.nullcontext()
+        with plain, FlopCounterMode(display=False) as counter:
+            yield
+        self.operations[name] = self.operations.get(name, 0) + counter.get_total_flops()
+
+
+def memory_taken_bytes(work: Callable[[], object], device: str) -> int | None:
+    """The most memory that ``work`` takes above what is held before it; null where the system does not tell.
+
+    On an accelerator what torch's allocator gives out, elsewhere the process's resident memory, in pages, to about
+    0.3 MB: freed memory is given back to the system first, so that it is seen when it is taken again.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    own = Path("/proc/self")
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        (own / "clear_refs").write_text(_CLEAR_PEAK)
+        before = _status_bytes(own, "VmRSS")
+        work()
+        return max(0, _status_bytes(own, "VmHWM") - before)
+    except (OSError, AttributeError, LookupError):
+        return None
+
+
+def weights_bytes(half: object) -> int:
+    """The bytes of all tensors and arrays that a half holds, wherever in it; what is shared in it counts once."""
+    import torch
+
+    found: dict[int, int] = {}
+    seen: dict[int, object] = {}
+    waiting = [half]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or thing is None or isinstance(thing, _HOLD_NONE):
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, torch.Tensor):
+            storage = thing.untyped_storage()
+            found[storage.data_ptr()] = 0 if thing.is_meta else storage.nbytes()
+        elif isinstance(thing, np.ndarray):
+            found.setdefault(thing.__array_interface__["data"][0], thing.nbytes)
+        else:
+            waiting += _held(thing)
+    return sum(found.values())
+
+
+_HOLD_NONE = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, Path)
+
+
+def _held(thing: Any) -> Iterator[object]:
+    """What an object refers to by itself: a function's globals and an object's class are not its own."""
+    if isinstance(thing, Mapping):
+        yield from thing.values()
+    elif isinstance(thing, list | tuple | set | frozenset):
+        yield from thing
+    elif isinstance(thing, functools.partial):
+        yield from (thing.func, thing.args, thing.keywords)
+    elif isinstance(thing, types.MethodType):
+        yield from (thing.__self__, thing.__func__)
+    elif isinstance(thing, types.FunctionType):
+        for cell in thing.__closure__ or ():
+            with contextlib.suppress(ValueError):
+                yield cell.cell_contents
+    else:
+        yield from getattr(thing, "__dict__", {}).values()
+        for kind in type(thing).__mro__:
+            names = vars(kind).get("__slots__", ())
+            for name in (names,) if isinstance(names, str) else names:
+                yield getattr(thing, name, None)
+
+
+def _status_bytes(process: Path, field: str) -> int:
+    match = re.search(rf"^{field}:\s+(\d+) kB", (process / "status").read_text(), re.MULTILINE)
+    if match is None:
+        raise LookupError(field)
+    return int(match[1]) * 1024

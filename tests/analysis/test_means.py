@@ -1,0 +1,159 @@
+"""Mean latencies, ratios and drift: closed forms, invariants, and small seeded calibrations."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.analysis import means
+
+TILES = np.repeat([3, 4, 5, 7, 10], [120, 100, 80, 60, 40]).astype(float)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def drawn(seed: int, n: int = 8, rounds: int = 4) -> np.ndarray:
+    """Times of n pictures in some rounds."""
+    rng = np.random.default_rng(seed)
+    return np.exp(0.3 * rng.normal(size=(n, 1)) + 0.1 * rng.normal(size=(n, rounds)))
+
+
+def test_without_strata_and_drift_it_is_students_below_and_on_the_log_above() -> None:
+    """1 to 6 s: 3.5 s, half = 2.5706 * 1.8708 / sqrt(6) / 3.5."""
+    found = means.mean_latency(np.arange(1.0, 7.0)[:, None])
+    half = scipy.stats.t.ppf(0.975, 5) * np.std(range(1, 7), ddof=1) / math.sqrt(6) / 3.5
+    assert (found.value, found.low, found.high) == pytest.approx((3.5, 3.5 * (1 - half), 3.5 * math.exp(half)))
+
+
+def test_repeats_are_not_pictures() -> None:
+    """The same times measured in ten times as many rounds give the same interval."""
+    times = drawn(0, rounds=1)
+    once, often = means.mean_latency(times), means.mean_latency(np.repeat(times, 10, axis=1))
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+
+
+def test_fewer_pictures_than_six_promise_nothing() -> None:
+    """The value stands, both ends are NaN, and the reason says how many are needed."""
+    found = means.mean_latency(drawn(0, n=5))
+    assert math.isfinite(found.value)
+    assert math.isnan(found.low)
+    assert math.isnan(found.half_width)
+    assert found.reason == "5 pictures promise no interval: 6 are needed"
+
+
+def test_groups_weigh_as_in_the_benchmark() -> None:
+    """Two pictures of 3 tiles and four of 10 where the benchmark has twice as many of 3: 2/3 * 1 + 1/3 * 2."""
+    tiles = [3, 3, 10, 10, 10, 10]
+    times = np.array([1.0, 1.0, 2.0, 2.0, 2.0, 2.0])[:, None]
+    found = means.mean_latency(times, tiles, [3] * 60 + [10] * 30)
+    assert (found.value, found.low) == pytest.approx((4 / 3, 4 / 3))
+
+
+def test_a_line_of_time_on_tiles_is_followed_without_error() -> None:
+    """From twelve pictures on, times exactly on a line give the benchmark's mean, whatever pictures were timed."""
+    tiles = np.resize([3.0, 4.0, 5.0], 12)
+    found = means.mean_latency((0.1 + 0.2 * tiles)[:, None], tiles, TILES)
+    truth = float((0.1 + 0.2 * TILES).mean())
+    assert (found.value, found.low, found.high) == pytest.approx((truth, truth, truth))
+
+
+@given(seeds, st.floats(0.01, 100))
+def test_the_unit_of_time_does_not_matter(seed: int, unit: float) -> None:
+    """An interval scales with its times."""
+    times, tiles = drawn(seed, n=14), np.resize([3, 4, 5, 7, 10], 14)
+    one, other = means.mean_latency(times, tiles, TILES), means.mean_latency(unit * times, tiles, TILES)
+    expected = (unit * one.value, unit * one.low, unit * one.high)
+    assert (other.value, other.low, other.high) == pytest.approx(expected, rel=1e-9)
+
+
+@given(seeds)
+def test_a_drift_that_both_schemes_meet_leaves_their_ratio_alone(seed: int) -> None:
+    """Rounds multiplied by anything give the same ratio and the same interval."""
+    a, b = drawn(seed), drawn(seed + 1)
+    drift = np.exp(np.random.default_rng(seed).normal(size=4))
+    still, moved = means.ratio_within_rounds(a, b), means.ratio_within_rounds(drift * a, drift * b)
+    assert (moved.value, moved.low, moved.high) == pytest.approx((still.value, still.low, still.high))
+
+
+@given(seeds)
+def test_the_other_way_round_a_ratio_is_inverted(seed: int) -> None:
+    """A over B and B over A say the same."""
+    a, b = drawn(seed), drawn(seed + 1)
+    one, other = means.ratio_within_rounds(a, b), means.ratio_within_rounds(b, a)
+    assert (one.value * other.value, one.low * other.high) == pytest.approx((1.0, 1.0))
+
+
+def test_known_parts_enter_a_ratio_and_a_difference() -> None:
+    """(1 + 3) / (2 + 2) is 1, and 1 + 3 less 2 + 2 is 0."""
+    a, b = np.full((6, 3), 1.0), np.full((6, 3), 2.0)
+    ratio = means.ratio_within_rounds(a, b, a_known=3.0, b_known=2.0)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert means.difference_within_rounds(a, b, a_known=3.0, b_known=2.0).value == pytest.approx(0.0)
+
+
+def test_rounds_that_scatter_widen_a_mean() -> None:
+    """Drift between the rounds is part of what is unknown, and starts are drawn where there are three."""
+    times = drawn(3, n=40, rounds=6)
+    moved = times * np.repeat([0.9, 1.0, 1.1], 2)
+    assert means.mean_latency(moved).half_width > 1.05 * means.mean_latency(times).half_width
+    by_rounds, by_starts = (means.mean_latency(moved, start_R=s) for s in (None, [0, 0, 1, 1, 2, 2]))
+    assert by_starts.half_width > by_rounds.half_width
+
+
+def test_drift_is_measured_and_warned_of() -> None:
+    """A trend of 10 % over six rounds is found as such; none is found where there is none."""
+    rng = np.random.default_rng(0)
+    quiet = np.exp(0.3 * rng.normal(size=(12, 1)) + 0.02 * rng.normal(size=(12, 6)))
+    found = means.drift_between_rounds(quiet * np.linspace(1, 1.1, 6))
+    assert found.trend == pytest.approx(0.1, abs=0.03)
+    assert found.sentence.startswith("the rounds drifted: +")
+    assert means.drift_between_rounds(quiet).sentence == ""
+
+
+def test_short_sessions_are_labelled() -> None:
+    """Eight rounds over three starts are more than a session, seven or two are not."""
+    assert [means.session_label(*r) for r in ((8, 3), (7, 3), (8, 2))] == ["", *["this session only"] * 2]
+
+
+def test_skewed_and_slow_times_are_warned_of() -> None:
+    """Sigma 1 and one request in twenty three times slower are seen, sigma 0.25 is not."""
+    rng = np.random.default_rng(1)
+    base = np.exp(0.25 * rng.normal(size=(40, 3)))
+    assert means.skew_warning(np.exp(0.1 * rng.normal(size=(40, 3)))) == ""
+    assert "skewed" in means.skew_warning(np.exp(rng.normal(size=(40, 1))) * base)
+    slow = np.where(rng.random((40, 3)) < 0.05, 3.0, 1.0)
+    assert "twice their picture's median" in means.skew_warning(slow)
+
+
+@given(seeds, st.integers(1, 400))
+def test_drawn_pictures_are_spread_over_the_strata_and_go_on(seed: int, n: int) -> None:
+    """No picture twice, each stratum within three of its share, and more pictures begin with the same ones."""
+    places = means.draw_by_strata(TILES, n, seed)
+    assert np.unique(places).size == n
+    for tiles, share in zip(*np.unique(TILES, return_counts=True), strict=True):
+        assert abs((TILES[places] == tiles).sum() - n * share / TILES.size) <= 3
+    np.testing.assert_array_equal(means.draw_by_strata(TILES, 400, seed)[:n], places)
+
+
+@pytest.mark.parametrize("times", [[[1.0], [0.0]], [[1.0], [math.nan]], [1.0, 2.0]])
+def test_times_that_are_none_are_refused(times: list[list[float]]) -> None:
+    """Nothing is computed from a time of 0 or NaN, or without rounds."""
+    with pytest.raises(ValueError, match="time"):
+        means.mean_latency(times)
+
+
+@pytest.mark.parametrize("n", [6, 12, 40])
+@pytest.mark.parametrize("drift", [0.0, 0.1])
+def test_intervals_cover_what_follows_tiles(n: int, drift: float) -> None:
+    """Of 300 studies at 95 % at least 92 % hold the truth, with a drift of 10 % over six rounds and without."""
+    rng = np.random.default_rng([n, round(10 * drift)])
+    truth, held = float((0.1 + 0.1 * TILES).mean()), 0
+    for study in range(300):
+        tiles = TILES[means.draw_by_strata(TILES, n, study)]
+        noise = np.exp(0.1 * rng.normal(size=(n, 1)) + 0.1 * rng.normal(size=(n, 6)) - 0.01)
+        times = (0.1 + 0.1 * tiles)[:, None] * noise * (1 + drift * rng.normal(size=6))
+        found = means.mean_latency(times, tiles, TILES)
+        held += found.low <= truth <= found.high
+    assert held >= 276
