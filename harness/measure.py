@@ -202,9 +202,8 @@ def time(
         ends = looks(min(schedule.at_most, len(places)))
         blocks = [places[begin:end] for begin, end in itertools.pairwise([0, *ends])]
     with Watch() as watch:
-        timing = _Timing(
-            plan, ongoing, reporter, schedule, seed, machine, device, telemetry, watch, server or machine, sides
-        )
+        machines: dict[Side, str] = {"device": machine, "server": server or machine}
+        timing = _Timing(plan, ongoing, reporter, schedule, seed, machines, device, telemetry, watch, sides)
         timing.most_spoilt = MOST_DISTURBED * sum(map(len, blocks)) * schedule.repeats * len(plan.halves)
         for number, block in enumerate(blocks):
             timing.time(block, number)
