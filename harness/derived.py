@@ -22,7 +22,7 @@ from harness.runs import digests, provenance
 from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit
 from harness.runs.tables import Kind
-from harness.scenario.load import as_given, from_given, hash_of
+from harness.scenario.load import as_given, hash_of, replay_from_given
 from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
 
@@ -37,7 +37,7 @@ def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Rep
     ours, theirs = Run.read(device, "device"), Run.read(server, "server")
     if differs := list(_differences(ours, theirs)):
         raise ResultsError(f"{device} and {server} are not halves of one run: {'; '.join(differs)}")
-    spec = from_given(ours.manifest.scenario, links).replay
+    spec = replay_from_given(ours.manifest.scenario, links)
     _refuse_links(spec)
     # Sessions are known by their number, and the server's come after the device's.
     offset = len(ours.manifest.sessions)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.model import Scenario
+from harness.scenario.replay import Replay
 from harness.scenario.source import read
 
 _UNITS = {"_bps": "bit/s", "_bytes": "B", "_hz": "/s", "_s": "s"}
@@ -37,15 +38,17 @@ def as_given(scenario: Scenario) -> dict[str, Any]:
     return scenario.model_dump(mode="json")
 
 
-def from_given(given: Mapping[str, Any], folder: Path) -> Scenario:
-    """The scenario that :func:`as_given` made plain data of; relative paths in it count from ``folder``.
+def replay_from_given(given: Mapping[str, Any], folder: Path) -> Replay:
+    """The replay section of a scenario that :func:`as_given` made plain data of; relative paths count from ``folder``.
 
-    Raises ScenarioError for what is no such data, as after a change of the scenario's fields.
+    Raises ScenarioError for what is no such data, as after a change of the section's fields.
     """
     try:
-        return Scenario.model_validate({**given, "replay": _with_units(given["replay"])}, context={"folder": folder})
+        return Replay.model_validate(_with_units(given["replay"]), context={"folder": folder})
     except (ValidationError, KeyError) as error:
-        raise ScenarioError(f"a run's scenario cannot be read again: {' '.join(str(error).split())[:300]}") from None
+        raise ScenarioError(
+            f"a run's replay section cannot be read again: {' '.join(str(error).split())[:300]}"
+        ) from None
 
 
 def _with_units(data: Any) -> Any:
