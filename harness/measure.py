@@ -17,15 +17,16 @@ from harness.analysis.means import draw_by_strata
 from harness.analysis.precision import looks
 from harness.analysis.validity import MOST_DISTURBED, disturbance, looked_at
 from harness.data.gathered import Gathered
-from harness.data.sample import Sample
+from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
+from harness.edge.client import Transfer
 from harness.models.contract import Answer, Clock, Untimed
 from harness.profiling.clock import Delays, StageClock, synchroniser
 from harness.profiling.disturbance import Watch
 from harness.profiling.resources import OperationsClock, memory_taken_bytes, weights_bytes
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
-from harness.records import OutcomeRow, Quantity, ResourceRow, Side, StageRow
+from harness.records import LinkRow, OutcomeRow, Quantity, ResourceRow, Side, StageRow
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
@@ -43,12 +44,29 @@ class Split:
     device: DeviceHalf
     server: ServerHalf
 
+    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:
+        """What the server half answers about an envelope; nothing is under way."""
+        return receive(self.server, data, questions, clock, kind=self.kind), None
+
+
+class Parted(Protocol):
+    """A scheme at one point, wherever its server half is: a :class:`Split`, or one of :mod:`harness.edge.client`."""
+
+    @property
+    def device(self) -> DeviceHalf:
+        """The device half."""
+        ...
+
+    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], Transfer | None]:
+        """The answers about an envelope, and how long it was under way where there was a way."""
+        ...
+
 
 _ATTEMPTS = 3
 """How often a request is run that is disturbed each time."""
 
 Key = tuple[str, str]
-Halves = Mapping[Key, Split]
+Halves = Mapping[Key, Parted]
 """By pipeline and point."""
 
 
@@ -158,13 +176,17 @@ def time(
     machine: str,
     device: str,
     telemetry: Telemetry,
+    server: str | None = None,
+    sides: Sequence[Side] = ("device", "server"),
 ) -> None:
     """Times every scheme on ``schedule.timed_samples`` samples, in ``schedule.repeats`` rounds.
 
     In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time,
     so that drift hits all alike; ``telemetry`` watches the clocks meanwhile. A row is committed for each stage, all of
-    a turn together. Whenever a process begins to time, ``schedule.warmup`` requests of each scheme that it times are
-    run and dropped. Of several benchmarks each gives the same number of samples, rounded up.
+    a turn together, and one for the way of each request over a network. ``machine`` runs the device halves, ``server``
+    the server halves, without it the same; rows of ``sides`` are kept. Whenever a process begins to time,
+    ``schedule.warmup`` requests of each scheme that it times are run and dropped. Of several benchmarks each gives the
+    same number of samples, rounded up.
 
     A request that was disturbed (:func:`harness.analysis.validity.disturbance`) is run again at the end of its turn, at
     most twice, and counted in the session; what is committed is its last run, with what disturbed that. With
@@ -180,7 +202,8 @@ def time(
         ends = looks(min(schedule.at_most, len(places)))
         blocks = [places[begin:end] for begin, end in itertools.pairwise([0, *ends])]
     with Watch() as watch:
-        timing = _Timing(plan, ongoing, reporter, schedule, seed, machine, device, telemetry, watch)
+        machines: dict[Side, str] = {"device": machine, "server": server or machine}
+        timing = _Timing(plan, ongoing, reporter, schedule, seed, machines, device, telemetry, watch, sides)
         timing.most_spoilt = MOST_DISTURBED * sum(map(len, blocks)) * schedule.repeats * len(plan.halves)
         for number, block in enumerate(blocks):
             timing.time(block, number)
@@ -191,8 +214,19 @@ def time(
         timing.record()
 
 
-def weigh(plan: Plan, ongoing: Run, reporter: Reporter, *, seed: int, machine: str, device: str) -> None:
+def weigh(
+    plan: Plan,
+    ongoing: Run,
+    reporter: Reporter,
+    *,
+    seed: int,
+    machine: str,
+    device: str,
+    sides: Sequence[Side] = ("device", "server"),
+) -> None:
     """Commits what each half of every scheme needs besides time, on the first of the timed samples.
+
+    Of ``sides`` alone; what a server half on another machine needs is not known here.
 
     Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
     its operations.
@@ -218,19 +252,21 @@ def weigh(plan: Plan, ongoing: Run, reporter: Reporter, *, seed: int, machine: s
                 source="measured",
             )
             for side, stage, quantity, value in needs
+            if side in sides
         ]
         ongoing.add(unit, resources=rows)
         reporter.advance()
 
 
-def _needs(split: Split, sample: Sample, device: str) -> Iterator[tuple[Side, str, Quantity, int]]:
+def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, str, Quantity, int]]:
     """Side, stage, quantity and value of all that the halves need for a request."""
     sent = send(split.device, sample, Untimed())
     works: dict[Side, Callable[[Clock], object]] = {"device": lambda clock: send(split.device, sample, clock)}
     halves: dict[Side, object] = {"device": split.device}
-    if not isinstance(sent, Answer):
-        works["server"] = lambda clock: receive(split.server, sent, [sample.question], clock, kind=split.kind)
-        halves["server"] = split.server
+    server = getattr(split, "server", None)
+    if not isinstance(sent, Answer) and server is not None:
+        works["server"] = lambda clock: split.serve(sent, [sample.question], clock)
+        halves["server"] = server
     for side, work in works.items():
         work(Untimed())
         weights = weights_bytes(halves[side])
@@ -262,10 +298,11 @@ class _Timing:
     reporter: Reporter
     schedule: Measure
     seed: int
-    machine: str
+    machines: Mapping[Side, str]
     device: str
     telemetry: Telemetry
     watch: Watch
+    sides: Sequence[Side]
     most_spoilt: float = 0.0
     """Once more requests than these stay disturbed the run is INVALID, and to run them again is of no use."""
     spoilt: int = 0
@@ -299,7 +336,12 @@ class _Timing:
                 self.record(lowered)
             when = {"repeat": repeat, "round": repeat, "start": self.ongoing.start}
             rows = [self._rows(unit, left[unit], place, request, when) for unit, request in taken.items()]
-            self.ongoing.add(list(left), stages=itertools.chain.from_iterable(rows))
+            links = [
+                self._link(unit, left[unit], place, request.transfer, repeat)
+                for unit, request in taken.items()
+                if request.transfer is not None
+            ]
+            self.ongoing.add(list(left), stages=itertools.chain.from_iterable(rows), links=links)
             self.reporter.advance()
 
     def record(self, lowered: Sequence[str] = ()) -> None:
@@ -338,7 +380,8 @@ class _Timing:
     def _rows(
         self, unit: Unit, key: Key, place: int, request: "_Request", when: Mapping[str, int]
     ) -> Iterator[StageRow]:
-        for side, clock in request.clocks.items():
+        for side in self.sides:
+            clock = request.clocks[side]
             for stage, seconds in clock.seconds.items():
                 yield StageRow(
                     run=self.ongoing.manifest.name,
@@ -351,11 +394,27 @@ class _Timing:
                     stage=stage,
                     seconds=seconds,
                     cpu_s=clock.cpu_s[stage],
-                    waited_s=request.waited_s[side][stage] if self.watch.tells else None,
+                    # What another machine's stages waited for, this one does not see.
+                    waited_s=request.waited_s[side].get(stage) if self.watch.tells else None,
                     load=request.load,
-                    machine=self.machine,
+                    machine=self.machines[side],
                     source="measured",
                 )
+
+    def _link(self, unit: Unit, key: Key, place: int, transfer: Transfer, repeat: int) -> LinkRow:
+        return LinkRow(
+            run=self.ongoing.manifest.name,
+            unit=unit.key,
+            pipeline=key[0],
+            point=key[1],
+            sample=self.plan.samples.names[place].id,
+            repeat=repeat,
+            start=self.ongoing.start,
+            **dataclasses.asdict(transfer),
+            machine=self.machines["device"],
+            server=self.machines["server"],
+            source="measured",
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -364,6 +423,7 @@ class _Request:
 
     clocks: Mapping[Side, StageClock]
     waited_s: Mapping[Side, Mapping[str, float]]
+    transfer: Transfer | None = None
     load: float | None = None
 
     @property
@@ -394,7 +454,7 @@ def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: st
         n_bytes, answers = 0, [sent, *(answer for answer in others if isinstance(answer, Answer))]
     else:
         questions = [sample.question for sample in samples]
-        n_bytes, answers = len(sent), receive(split.server, sent, questions, Untimed(), kind=split.kind)
+        n_bytes, (answers, _) = len(sent), split.serve(sent, questions, Untimed())
     for sample, answer in zip(samples, answers, strict=True):
         yield OutcomeRow(
             run=run,
@@ -412,13 +472,12 @@ def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: st
         )
 
 
-def _request(split: Split, sample: Sample, device: str, delays: Delays | None = None) -> _Request:
-    """One request through both halves, each with its own clock."""
+def _request(split: Parted, sample: Sample, device: str, delays: Delays | None = None) -> _Request:
+    """One request through both halves, each with its own clock, and its way between them."""
     clocks: dict[Side, StageClock] = {
         "device": StageClock(synchroniser(device), delays),
         "server": StageClock(synchroniser(device), delays),
     }
     sent = send(split.device, sample, clocks["device"])
-    if not isinstance(sent, Answer):
-        receive(split.server, sent, [sample.question], clocks["server"], kind=split.kind)
-    return _Request(clocks, {side: clock.waited_s() for side, clock in clocks.items()})
+    transfer = None if isinstance(sent, Answer) else split.serve(sent, [sample.question], clocks["server"])[1]
+    return _Request(clocks, {side: clock.waited_s() for side, clock in clocks.items()}, transfer)

@@ -83,6 +83,38 @@ class StageRow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRow:
+    """How long one timed request was under way over a real network; a run in one process has none.
+
+    ``round_trip_s`` is from the first byte sent to the last byte of the answer received, on the device's clock;
+    ``residence_s`` from the last byte received to the first byte of the answer, on the server's, of which the request
+    waited ``queue_s`` for others. T_link, up and down together, is the difference of the two. ``set_up_s`` is what
+    opening the connection took before, null where it was open. ``sent_bytes`` and ``received_bytes`` count HTTP's heads
+    and the question beside the payload. ``channel_s`` is what the channel that paced the sending gives for
+    ``sent_bytes``, null where nothing paced it. ``unit`` and ``start`` are as in :class:`StageRow`.
+    """
+
+    run: str
+    unit: str
+    pipeline: str
+    point: str
+    sample: str
+    repeat: int
+    start: int
+    payload_bytes: int
+    sent_bytes: int
+    received_bytes: int
+    set_up_s: float | None
+    round_trip_s: float
+    residence_s: float
+    queue_s: float
+    channel_s: float | None
+    machine: str
+    server: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeRow:
     """What one request carried over the link and what was answered.
 

@@ -56,6 +56,14 @@ class Stock:
         """A digest of each question: its pictures, its words, its truth."""
         return [_sample_digest(sample) for sample in self.samples]
 
+    @property
+    def parameters(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """The parameters of every operating point, by pipeline and label."""
+        points: dict[str, dict[str, dict[str, Any]]] = {}
+        for (pipeline, label), (_, point) in self.points.items():
+            points.setdefault(pipeline, {})[label] = point.model_dump(mode="json")
+        return points
+
     def refuse_pictures(self) -> None:
         """Raises DataError for a picture that cannot be decoded, or is larger than the scenario's server takes."""
         most, seen = self.scenario.max_pixels, set()
@@ -71,11 +79,15 @@ class Stock:
                     )
             self.samples[place].images()
 
-    def manifest(self, name: str, machine: Mapping[str, Any], command: Sequence[str]) -> provenance.Manifest:
-        """The manifest of a run of all this that begins now."""
-        points: dict[str, dict[str, dict[str, Any]]] = {}
-        for (pipeline, label), (_, point) in self.points.items():
-            points.setdefault(pipeline, {})[label] = point.model_dump(mode="json")
+    def manifest(
+        self,
+        name: str,
+        machine: Mapping[str, Any],
+        command: Sequence[str],
+        server: provenance.Server | None = None,
+        **facts: Any,
+    ) -> provenance.Manifest:
+        """The manifest of a run of all this that begins now, with further ``facts`` of :func:`provenance.begin`."""
         of_points = {name: digest for depends in self.depends.values() for name, digest in depends.items()}
         return provenance.begin(
             name=name,
@@ -84,28 +96,32 @@ class Stock:
             benchmarks=tuple(self.benchmarks),
             backbone=self.backbone,
             stand_ins=self.stand_ins,
-            points=points,
+            points=self.parameters,
             digests={**of_points, **self.links, "questions": digests.of_data(self.sample_digests)},
             seed=self.scenario.seed,
             command=command,
             machine=machine,
+            server=server,
+            **facts,
         )
 
 
-def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True) -> Stock:
+def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: bool = False) -> Stock:
     """Finds what a scenario names, or its stand-ins, with the digests of what its rows depend on. Imports no torch.
+
+    What is ``serving`` is sent its questions and replays nothing: neither benchmarks nor links are looked for.
 
     Raises UnavailableError with a sentence for each thing that is absent and has no stand-in, ScenarioError for
     recorded links and arrivals that cannot be replayed, and what reading a file that a point names raises.
     """
-    if wrong := unreadable_files(scenario.replay):
+    if not serving and (wrong := unreadable_files(scenario.replay)):
         raise ScenarioError("\n".join(wrong))
     stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
     absent: list[str] = []
     load_benchmark = functools.cache(_load_benchmark)
     ran: dict[str, str] = {}
     samples: dict[str, Sequence[Sample] | None] = {}
-    for wanted in scenario.wanted:
+    for wanted in () if serving else scenario.wanted:
         instead = wanted.stand_in if allow_stand_ins else None
         ran[wanted.name], found = _first_at_hand(wanted.name, instead, load_benchmark, absent)
         samples[ran[wanted.name]] = found
@@ -135,7 +151,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True) -> Stock:
         absent=absent,
         points=points,
         depends=depends,
-        links={f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
+        links={} if serving else {f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
     )
 
 

@@ -7,14 +7,21 @@ later step reads rows and writes rows (``harness/records.py``); nothing else pas
 points and drawing work on those rows alone, whenever they are wanted (``harness/analysis``, ``harness/report``).
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from harness import catalog, measure
 from harness.analysis import Analysis, validity
-from harness.measure import Halves, Reporter
+from harness.edge.client import Peer, PeerTelemetry, Remote, RemoteSplit
+from harness.edge.protocol import VERSION, Info
+from harness.edge.server import Limits, Service
+from harness.measure import Halves, Key, Parted, Reporter
+from harness.models.contract import Models
 from harness.profiling.machine import fingerprint, machine_name
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
@@ -23,16 +30,21 @@ from harness.replay import Profile, sweep
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Scenario
+from harness.scenario.replay import Replay
 from harness.stock import Stock, sample_rows, take_stock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """A scenario with everything that it names loaded: both halves of each scheme at each point."""
+    """A scenario with everything that it names loaded: both halves of each scheme at each point.
+
+    ``device`` is torch's name of what computes, ``threads`` how many processor threads its networks may use.
+    """
 
     stock: Stock
     halves: Halves
     device: str
+    threads: int
 
 
 def run(
@@ -43,45 +55,57 @@ def run(
     allow_stand_ins: bool = True,
     fresh: bool = False,
     command: Sequence[str] = (),
+    remote: Remote | None = None,
 ) -> None:
     """Runs a scenario into ``folder``, or completes the run that is there.
 
     A complete run of which nothing has changed is left alone; of another, what depends on a change is worked again.
-    Raises UnavailableError where something that the scenario names is not installed and has no stand-in, and
-    ResultsError where the folder holds another study.
+    With a ``remote`` its server runs the server halves. Raises UnavailableError where something that the scenario names
+    is not installed and has no stand-in, ResultsError where the folder holds another study, and PeerError where the
+    server is absent or another than it must be.
     """
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)
-        differs = provenance.changes(earlier, stock.manifest(folder.name, {"id": "", "name": ""}, command))
+        # Which server it is now is seen when it is asked, if there is anything to do.
+        server = earlier.sessions[-1].server if remote is not None else None
+        now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server)
+        differs = provenance.changes(earlier, now)
         if earlier.status == "complete" and not differs:
             return
         if differs:
             reporter.warn(f"Since this run was last worked on, these changed: {', '.join(differs)}.")
+    announce(stock, reporter)
+    stock.refuse_pictures()
+    with contextlib.ExitStack() as leaving:
+        peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock)))
+        _work(prepare(stock, peer), folder, peer, reporter=reporter, fresh=fresh, command=command)
+
+
+def announce(stock: Stock, reporter: Reporter) -> None:
+    """Says what runs instead of what was wanted, and why, if anything does."""
     if stock.stand_ins:
         wanted_of: dict[str, list[str]] = {}
         for wanted, ran in stock.stand_ins.items():
             wanted_of.setdefault(ran, []).append(wanted)
         swaps = [f"{ran} runs instead of {' and '.join(wanted)}." for ran, wanted in wanted_of.items()]
         reporter.warn("\n".join([*stock.absent, *swaps, "Every table and figure of this run says so."]))
-    stock.refuse_pictures()
-    study = prepare(stock)
 
-    import torch
 
-    machine = {**fingerprint(), "torch_threads": torch.get_num_threads()}
-    with Run.open_or_create(folder, stock.manifest(folder.name, machine, command), fresh=fresh) as ongoing:
+def _work(
+    study: Study, folder: Path, peer: Peer | None, *, reporter: Reporter, fresh: bool, command: Sequence[str]
+) -> None:
+    """Measures and replays what is left to do, and completes the run."""
+    stock, scenario = study.stock, study.stock.scenario
+    machine = {**fingerprint(), "torch_threads": study.threads}
+    server = None if peer is None else peer.info.provenance()
+    manifest = stock.manifest(folder.name, machine, command, server)
+    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
         shown = list(sample_rows(stock))
         ongoing.record_samples(shown)
-        plan = measure.Plan(
-            halves=study.halves,
-            samples=stock.samples,
-            sample_digests=stock.sample_digests,
-            depends=stock.depends,
-            patches=[row.patches for row in shown],
-            scoring=scenario.scoring,
-        )
-        workers = workers_for(study.device, torch.get_num_threads())
+        plan = plan_of(stock, study.halves, shown)
+        # A connection is one process's, and a server answers one request at a time.
+        workers = 1 if peer is not None else workers_for(study.device, study.threads)
         measure.answer(plan, ongoing, reporter, workers=workers)
         measure.time(
             plan,
@@ -91,15 +115,66 @@ def run(
             seed=scenario.seed,
             machine=machine_name(),
             device=study.device,
-            telemetry=Telemetry(),
+            telemetry=Telemetry() if peer is None else PeerTelemetry(peer),
+            server=None if server is None else server.machine["name"],
         )
         measure.weigh(plan, ongoing, reporter, seed=scenario.seed, machine=machine_name(), device=study.device)
-        replay(study, ongoing, reporter)
+        replay(study.halves, scenario.replay, stock.links, to_table(SampleRow, shown), ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
 
-def prepare(stock: Stock) -> Study:
-    """Makes both halves of every scheme at every point."""
+def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure.Plan:
+    """What is measured of some halves; ``shown`` are the rows of the samples."""
+    return measure.Plan(
+        halves=halves,
+        samples=stock.samples,
+        sample_digests=stock.sample_digests,
+        depends=stock.depends,
+        patches=[row.patches for row in shown],
+        scoring=stock.scenario.scoring,
+    )
+
+
+def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Info:
+    """What decides the answers and times of this side, for the other side to compare itself with. Imports no torch."""
+    scenario = stock.scenario
+    here = stock.manifest("", fingerprint(), ()).sessions[-1]
+    depends: dict[str, dict[str, dict[str, str]]] = {}
+    for (pipeline, label), of_point in stock.depends.items():
+        depends.setdefault(pipeline, {})[label] = dict(of_point)
+    return Info(
+        protocol=VERSION,
+        version=here.harness_version,
+        code=here.code,
+        commit=here.commit,
+        dirty=here.dirty,
+        packages=here.packages,
+        machine=here.machine,
+        telemetry=dict(telemetry or {}),
+        backbone=stock.backbone,
+        max_pixels=scenario.max_pixels,
+        threads=scenario.measure.threads,
+        kinds={pipeline: scheme.kind for (pipeline, _), (scheme, _) in stock.points.items()},
+        points=stock.parameters,
+        depends=depends,
+    )
+
+
+def prepare(stock: Stock, peer: Peer | None = None) -> Study:
+    """Makes both halves of every scheme at every point, or the device halves alone where a server has the others."""
+    models, device, threads = load_models(stock)
+    halves: dict[Key, Parted] = {}
+    for key, (scheme, point) in stock.points.items():
+        here = scheme.device_half(models, point)
+        if peer is None:
+            halves[key] = measure.Split(kind=scheme.kind, device=here, server=scheme.server_half(models, point))
+        else:
+            halves[key] = RemoteSplit(here, peer, key)
+    return Study(stock=stock, halves=halves, device=device, threads=threads)
+
+
+def load_models(stock: Stock) -> tuple[Models, str, int]:
+    """The parts of the scenario's model, none of which is read yet; what computes them, in how many threads."""
     import torch
 
     scenario = stock.scenario
@@ -108,32 +183,36 @@ def prepare(stock: Stock) -> Study:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     load = catalog.load("backbone", stock.backbone, catalog.BACKBONES)
     models = load(stock.backbone, device=device, weights=scenario.weights, max_pixels=scenario.max_pixels)
-    halves: Halves = {
-        key: measure.Split(
-            kind=scheme.kind, device=scheme.device_half(models, point), server=scheme.server_half(models, point)
-        )
-        for key, (scheme, point) in stock.points.items()
-    }
-    return Study(stock=stock, halves=halves, device=device)
+    return models, device, torch.get_num_threads()
 
 
-def replay(study: Study, ongoing: Run, reporter: Reporter) -> None:
-    """Replays every scheme at every operating point over the scenario's uplinks, from the rows that are committed."""
-    spec = study.stock.scenario.replay
-    system = {**study.stock.links, "replay": digests.of_data(spec.model_dump(mode="json"))}
+def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
+    """The server halves of every scheme at every point, loaded and ready to be served."""
+    models, device, _ = load_models(stock)
+    halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
+    return Service(halves, describe(stock, telemetry=Telemetry().sources), device=device, token=token, limits=limits)
+
+
+def replay(
+    keys: Iterable[Key], spec: Replay, links: Mapping[str, str], samples: pa.Table, ongoing: Run, reporter: Reporter
+) -> None:
+    """Replays schemes at operating points over a section's uplinks, from the rows that are committed.
+
+    ``links`` are the digests of the files that the section names, ``samples`` what the questions show and ask.
+    """
+    system = {**links, "replay": digests.of_data(spec.model_dump(mode="json"))}
     stages, outcomes = ongoing.table("stages"), ongoing.table("outcomes")
     units = {
         Unit(f"replay {pipeline} {point}", {**system, **_rows_digest(stages, outcomes, pipeline, point)}): (
             pipeline,
             point,
         )
-        for pipeline, point in study.halves
+        for pipeline, point in keys
     }
-    samples = to_table(SampleRow, sample_rows(study.stock)) if spec.question_text else None
     pending = ongoing.expect(units)
     reporter.phase("replay", total=len(units), done=len(units) - len(pending))
     for unit in pending:
-        profile = Profile.from_tables(stages, outcomes, *units[unit], samples=samples)
+        profile = Profile.from_tables(stages, outcomes, *units[unit], samples=samples if spec.question_text else None)
         ongoing.add(unit, requests=sweep([profile], spec))
         reporter.advance()
 

@@ -180,11 +180,18 @@ def _questions(run: Analysis) -> Iterator[str]:
 def _one_machine(record: Record, stages: pd.DataFrame) -> Iterator[str]:
     # Machines of one name may differ in what decides speed, and be two computers: their ids, which sessions have, do.
     told = ("id", "instance_id", "torch_threads")
-    sessions = enumerate(record.manifest.sessions)
-    ids = {n: ", ".join(str(session.machine[key]) for key in told if key in session.machine) for n, session in sessions}
+
+    def named(machine: Mapping[str, object]) -> str:
+        return ", ".join(str(machine[key]) for key in told if key in machine)
+
+    sessions = record.manifest.sessions
+    ids = {
+        "device": {start: named(session.machine) for start, session in enumerate(sessions)},
+        "server": {start: named((session.server or session).machine) for start, session in enumerate(sessions)},
+    }
     measured = stages[stages["source"] == "measured"]
-    measured = measured.assign(id=measured["start"].map(ids).fillna(""))
     for side, of_side in measured.groupby("side"):
+        of_side = of_side.assign(id=of_side["start"].map(ids[str(side)]).fillna(""))
         machines = of_side[["machine", "id"]].drop_duplicates()
         if len(machines) > 1:
             names = machines["machine"].drop_duplicates().sort_values()

@@ -8,12 +8,28 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import advise, check, data, inspect, plan, plot, run, sweep, trace, train, validate, weights
+from harness.cli import (
+    advise,
+    apart,
+    check,
+    data,
+    doctor,
+    inspect,
+    plan,
+    plot,
+    run,
+    serve,
+    sweep,
+    trace,
+    train,
+    validate,
+    weights,
+)
 from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
 
-_RESUMED = (["run"], ["train"], ["data", "get"])
+_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"])
 """The commands that go on where they were stopped."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -35,10 +51,15 @@ app = group(
 for command in (
     run.run,
     run.show,
+    serve.serve,
+    apart.measure,
+    apart.join,
+    apart.replay,
     plot.plot,
     plan.plan,
     check.check,
     check.schema,
+    doctor.doctor,
     sweep.sweep,
     advise.advise,
     advise.crossover,

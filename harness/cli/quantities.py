@@ -35,3 +35,4 @@ RATE = {"parser": quantity(above_0(units.parse_rate_bps)), "metavar": "RATE"}
 SECONDS = {"parser": quantity(units.parse_seconds), "metavar": "TIME"}
 SOME_SECONDS = {"parser": quantity(above_0(units.parse_seconds)), "metavar": "TIME"}
 PER_SECOND = {"parser": quantity(above_0(units.parse_per_second)), "metavar": "RATE"}
+SIZE = {"parser": quantity(above_0(units.parse_bytes)), "metavar": "SIZE"}

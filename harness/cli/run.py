@@ -1,10 +1,16 @@
 """``harness run`` and ``harness show``: the main job, and its table again."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from harness.edge import TOKEN_VARIABLE
+
+if TYPE_CHECKING:
+    from harness.edge.client import Remote
 
 RunsFolder = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")]
 
@@ -20,6 +26,12 @@ def run(
         bool,
         typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed."),
     ] = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Run the server halves there, where 'harness serve' runs.")
+    ] = None,
+    pace: Annotated[
+        str | None, typer.Option(metavar="RATE|TRACE", help="Send at a rate, or as a recorded link; with --server.")
+    ] = None,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
 
@@ -27,9 +39,15 @@ def run(
     `results/runs/NAME/` as Parquet, with a `manifest.json` that says where they come from.
 
         harness run scenarios/realworldqa_lowrate.yaml
+
+    With `--server` this machine runs the device halves alone, and the way to the server and back is measured. Both
+    sides need the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
+
+        harness run scenarios/realworldqa_lowrate.yaml --server http://192.168.1.20:8000
     """
     from harness.analysis import Analysis
     from harness.cli.display import Display, terminal
+    from harness.report.links import links_table
     from harness.report.table import table
     from harness.scenario.load import load
     from harness.study import run as run_study
@@ -37,12 +55,37 @@ def run(
     console = terminal()
     wanted = load(scenario)
     folder = results / (name or wanted.name)
+    remote = _remote(server, pace)
     with Display(console) as display:
         run_study(
-            wanted, folder, reporter=display, allow_stand_ins=not no_stand_in, fresh=fresh, command=tuple(sys.argv)
+            wanted,
+            folder,
+            reporter=display,
+            allow_stand_ins=not no_stand_in,
+            fresh=fresh,
+            command=tuple(sys.argv),
+            remote=remote,
         )
-    console.print(table(Analysis.read(folder)))
+    found = Analysis.read(folder)
+    console.print(table(found))
+    if found.record.links.num_rows:
+        console.print(links_table(found.record.links))
     console.print(f"Figures: harness plot {folder}")
+
+
+def _remote(server: str | None, pace: str | None) -> "Remote | None":
+    from harness.edge.client import Remote
+    from harness.edge.pacing import Pace
+
+    if server is None:
+        if pace is not None:
+            raise typer.BadParameter("is the pace of sending to a server; name one with --server", param_hint="--pace")
+        return None
+    return Remote(
+        url=server,
+        token=os.environ.get(TOKEN_VARIABLE, "").strip() or None,
+        pace=None if pace is None else Pace.of(pace),
+    )
 
 
 def show(
@@ -60,11 +103,15 @@ def show(
     """
     from harness.analysis import Analysis
     from harness.cli.display import terminal
+    from harness.report.links import links_table
     from harness.report.resources import resources_table
     from harness.report.table import table, write
 
     found = Analysis.read(path)
     if out is None:
-        terminal().print(resources_table(found) if resources else table(found))
+        console = terminal()
+        console.print(resources_table(found) if resources else table(found))
+        if not resources and found.record.links.num_rows:
+            console.print(links_table(found.record.links))
     else:
         write(found, out)

@@ -179,6 +179,20 @@ def fingerprint(folder: Path, part: Part) -> str:
     return of_tensors(few)
 
 
+def elements(folder: Path, part: Part) -> int:
+    """How many weights a part has; raises CheckpointError where they cannot be read. Headers alone are read.
+
+    A head that shares the embedding's weights counts once, as it is stored.
+    """
+    headers: dict[Path, Mapping[str, Any]] = {}
+    total = 0
+    for place in tensors(folder)[part].values():
+        if place.file not in headers:
+            headers[place.file] = _header(place.file)[0]
+        total += int(np.prod(_facts(headers[place.file], place.key, place.file)[1], dtype=np.int64))
+    return total
+
+
 def of_tensors(few: Mapping[str, tuple[tuple[int, ...], NDArray[np.uint16]]]) -> str:
     """A digest of tensors by name: of each its shape and its first 256 values as bfloat16, in bits.
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from harness import __version__
 from harness.errors import ResultsError
-from harness.records import SCHEMA_VERSION
+from harness.records import SCHEMA_VERSION, Side
 from harness.runs.digests import changed, of_code, of_data
 
 MANIFEST = "manifest.json"
@@ -47,6 +47,27 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _refuse_nameless(machine: Mapping[str, Any]) -> None:
+    if not all(isinstance(machine.get(key), str) for key in ("id", "name")):
+        raise ValueError("a machine has an 'id' and a 'name', both text")
+
+
+class Server(_Strict):
+    """Where a session's server halves ran, if on another machine than its device halves; fields as in Session."""
+
+    harness_version: str
+    commit: str | None
+    dirty: bool | None
+    code: str
+    packages: dict[str, str]
+    machine: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _machine_is_named(self) -> Self:
+        _refuse_nameless(self.machine)
+        return self
+
+
 class Session(_Strict):
     """One stretch of work on a run: from the start of a process to its end, or to its death.
 
@@ -57,6 +78,7 @@ class Session(_Strict):
     it was true. ``watched`` says the same as ``telemetry`` of what saw whether the process had the machine to itself;
     ``disturbed`` why requests were run again, and how often; ``pressure`` the share of the time in which some task of
     the machine waited for a processor. ``released``: without a commit, whether the code is an installed release's.
+    ``server`` is null where both halves ran in this process.
     """
 
     started_utc: str
@@ -69,6 +91,7 @@ class Session(_Strict):
     machine: dict[str, Any]
     telemetry: dict[str, str] = Field(default_factory=dict)
     throttled: dict[str, int] = Field(default_factory=dict)
+    server: Server | None = None
     watched: dict[str, str] = Field(default_factory=dict)
     disturbed: dict[str, int] = Field(default_factory=dict)
     pressure: float | None = None
@@ -76,8 +99,7 @@ class Session(_Strict):
 
     @model_validator(mode="after")
     def _machine_is_named(self) -> Self:
-        if not all(isinstance(self.machine.get(key), str) for key in ("id", "name")):
-            raise ValueError("a machine has an 'id' and a 'name', both text")
+        _refuse_nameless(self.machine)
         return self
 
 
@@ -88,7 +110,7 @@ class Manifest(_Strict):
     maps what was wanted to what ran instead. ``points`` are the parameters of every operating point, by pipeline and
     label. ``digests`` has that of everything that rows depend on, by a name for people: files, parts of models.
     ``tables`` has the digest of each of the run's files. ``validity`` is null while the run is going on; ``reasons``
-    says why a run is INVALID.
+    says why a run is INVALID. ``half`` is the side whose halves alone were measured, null for a run of both.
     """
 
     schema_version: int
@@ -106,6 +128,7 @@ class Manifest(_Strict):
     reasons: tuple[str, ...] = Field(strict=False)
     finished_utc: str | None
     tables: dict[str, str] = Field(default_factory=dict)
+    half: Side | None = None
     sessions: tuple[Session, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")
@@ -131,7 +154,8 @@ class Manifest(_Strict):
     @property
     def machines(self) -> tuple[str, ...]:
         """The names of the machines that took part, in order of appearance."""
-        return tuple(dict.fromkeys(session.machine["name"] for session in self.sessions))
+        sides = (side for session in self.sessions for side in (session, session.server) if side is not None)
+        return tuple(dict.fromkeys(side.machine["name"] for side in sides))
 
     @property
     def throttling(self) -> str:
@@ -142,7 +166,11 @@ class Manifest(_Strict):
             return "not recorded"
         # A clock alone is no verdict: a governor lowers it too.
         watched = [
-            [what for kind, what in telemetry.items() if kind != "clocks" and not what.startswith(UNAVAILABLE)]
+            [
+                what
+                for kind, what in telemetry.items()
+                if not kind.endswith("clocks") and not what.startswith(UNAVAILABLE)
+            ]
             for telemetry in told
         ]
         if not any(watched):
@@ -187,20 +215,10 @@ def begin(
     seed: int,
     command: Sequence[str],
     machine: Mapping[str, Any],
+    server: Server | None = None,
+    half: Side | None = None,
 ) -> Manifest:
     """The manifest of a run that starts now, in this process, from this checkout of the harness."""
-    commit, dirty = checkout(Path(__file__).parents[2])
-    session = Session(
-        started_utc=utc_now(),
-        command=tuple(command),
-        harness_version=__version__,
-        commit=commit,
-        dirty=dirty,
-        code=of_code(),
-        packages=package_versions(),
-        machine=dict(machine),
-        released=commit is None and released(Path(__file__).parents[2]),
-    )
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
@@ -216,7 +234,25 @@ def begin(
         validity=None,
         reasons=(),
         finished_utc=None,
-        sessions=(session,),
+        half=half,
+        sessions=(session(command=command, machine=machine, server=server),),
+    )
+
+
+def session(*, command: Sequence[str], machine: Mapping[str, Any], server: Server | None = None) -> Session:
+    """A session that starts now, in this process, from this checkout of the harness."""
+    commit, dirty = checkout(Path(__file__).parents[2])
+    return Session(
+        started_utc=utc_now(),
+        command=tuple(command),
+        harness_version=__version__,
+        commit=commit,
+        dirty=dirty,
+        code=of_code(),
+        packages=package_versions(),
+        machine=dict(machine),
+        released=commit is None and released(Path(__file__).parents[2]),
+        server=server,
     )
 
 
@@ -245,7 +281,19 @@ def software_changes(old: Manifest, new: Manifest) -> list[str]:
         f"{name} ({before.packages.get(name, 'absent')} before, {now.packages.get(name, 'absent')} now)"
         for name in changed(before.packages, now.packages)
     ]
+    if (before.server is None) != (now.server is None):
+        packages.append(f"where the server halves run ({_where(before)} before, {_where(now)} now)")
+    elif before.server is not None and now.server is not None:
+        packages += [
+            f"the server's {name} ({before.server.packages.get(name, 'absent')} before, "
+            f"{now.server.packages.get(name, 'absent')} now)"
+            for name in changed(before.server.packages, now.server.packages)
+        ]
     return [*(["the harness's own code"] if before.code != now.code else []), *packages]
+
+
+def _where(session: Session) -> str:
+    return "in the same process" if session.server is None else f"on {session.server.machine['name']}"
 
 
 def utc_now() -> str:

@@ -3,7 +3,7 @@
     <run>/manifest.json      always there and always whole
     <run>/samples.parquet    what each question of the run shows and asks
     <run>/parts/<key>/       the rows of finished units of work, while the run is unfinished
-    <run>/{stages,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
+    <run>/{stages,links,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
 
 A unit is named work whose rows are committed together or not at all. Its key is a digest of its name and of all that
 its rows depend on, so that after an edit of the scenario, or of a file that it names, the units whose rows would be the
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from harness import files
 from harness.errors import ResultsError
+from harness.records import Side
 from harness.runs import disk, provenance, tables
 from harness.runs.digests import of_bytes, of_data
 from harness.runs.lock import Lock
@@ -33,7 +34,7 @@ from harness.runs.tables import Kind, Rows
 
 _PARTS, _UNITS = "parts", "units.json"
 
-MEASURED: tuple[Kind, ...] = ("stages", "outcomes", "energy", "resources")
+MEASURED: tuple[Kind, ...] = ("stages", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
 
 
@@ -62,6 +63,7 @@ class Record:
     manifest: Manifest
     samples: pa.Table
     stages: pa.Table
+    links: pa.Table
     outcomes: pa.Table
     energy: pa.Table
     resources: pa.Table
@@ -130,6 +132,7 @@ class Run:
         units: Unit | Sequence[Unit],
         *,
         stages: Rows = (),
+        links: Rows = (),
         outcomes: Rows = (),
         energy: Rows = (),
         resources: Rows = (),
@@ -145,6 +148,7 @@ class Run:
             raise ValueError(f"unit {done[0]!r} is done")
         given: Mapping[Kind, Rows] = {
             "stages": stages,
+            "links": links,
             "outcomes": outcomes,
             "energy": energy,
             "resources": resources,
@@ -272,13 +276,21 @@ class Run:
         self.close()
 
     @staticmethod
-    def read(folder: Path) -> Record:
-        """A complete run; raises ResultsError for one that is absent, unfinished, damaged or of another schema."""
+    def read(folder: Path, half: Side | None = None) -> Record:
+        """A complete run, or one ``half`` of one.
+
+        Raises ResultsError for one that is absent, unfinished, damaged, of another schema, or the other half.
+        """
         if not folder.is_dir():
             raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
         manifest = provenance.read(folder / MANIFEST)
         if manifest.status != "complete":
-            raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness run' to complete it")
+            command = "run" if manifest.half is None else "measure"
+            raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness {command}' to complete it")
+        if manifest.half != half:
+            is_ = "a run of both halves" if manifest.half is None else f"the {manifest.half} half of a run alone"
+            wanted = "'harness join' makes a run of two halves" if half is None else f"the {half} half is wanted"
+            raise ResultsError(f"{folder}: is {is_}; {wanted}")
         return Record(
             folder=folder,
             manifest=manifest,
@@ -307,6 +319,8 @@ def _resume(folder: Path, new: Manifest) -> Manifest:
     choose = "choose another name with --name, or measure everything again with --fresh"
     if (was := old.scenario.get("name")) != (now := new.scenario.get("name")):
         raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {choose}")
+    if old.half != new.half:
+        raise ResultsError(f"{folder}: holds {old.half or 'both'}'s halves, and this is {new.half or 'both'}; {choose}")
     if differs := provenance.software_changes(old, new):
         raise ResultsError(
             f"{folder}: its rows were measured with other software, and rows of two versions are not mixed: "

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from harness.errors import ResultsError
 from harness.records import (
     EnergyRow,
+    LinkRow,
     OutcomeRow,
     Quantity,
     RequestRow,
@@ -26,13 +27,14 @@ from harness.records import (
 )
 from harness.runs.digests import of_bytes
 
-Kind = Literal["samples", "stages", "outcomes", "energy", "resources", "requests"]
-Row: TypeAlias = SampleRow | StageRow | OutcomeRow | EnergyRow | ResourceRow | RequestRow
+Kind = Literal["samples", "stages", "links", "outcomes", "energy", "resources", "requests"]
+Row: TypeAlias = SampleRow | StageRow | LinkRow | OutcomeRow | EnergyRow | ResourceRow | RequestRow
 Rows: TypeAlias = pa.Table | Iterable[Row]
 
 ROWS: Mapping[Kind, type] = {
     "samples": SampleRow,
     "stages": StageRow,
+    "links": LinkRow,
     "outcomes": OutcomeRow,
     "energy": EnergyRow,
     "resources": ResourceRow,
@@ -42,6 +44,7 @@ ROWS: Mapping[Kind, type] = {
 KEYS: Mapping[Kind, tuple[str, ...]] = {
     "samples": ("benchmark", "sample"),
     "stages": ("pipeline", "point", "sample", "repeat", "side"),
+    "links": ("pipeline", "point", "sample", "repeat"),
     "outcomes": ("pipeline", "point", "sample"),
     "energy": ("pipeline", "point", "side", "rail", "block"),
     "resources": ("pipeline", "point", "side", "stage", "quantity"),
@@ -60,7 +63,8 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
 _NEVER_NEGATIVE = (
     "repeat", "round", "start", "seconds", "cpu_s", "waited_s", "load", "energy_j", "payload_bytes", "visual_tokens",
     "prompt_tokens", "answer_tokens", "users", "seed", "user", "pictures", "width_px", "height_px", "patches",
-    "file_bytes", "text_bytes", "requests", "block", "value", "rate_bps",
+    "file_bytes", "text_bytes", "requests", "block", "value", "rate_bps", "sent_bytes", "received_bytes", "set_up_s",
+    "round_trip_s", "residence_s", "queue_s", "channel_s",
 )  # fmt: skip
 
 

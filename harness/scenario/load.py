@@ -8,9 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.model import Scenario
+from harness.scenario.replay import Replay
 from harness.scenario.source import read
+
+_UNITS = {"_bps": "bit/s", "_bytes": "B", "_hz": "/s", "_s": "s"}
+"""How a quantity's field ends, and the unit of its number."""
 
 
 def load(path: Path) -> Scenario:
@@ -31,6 +36,35 @@ def load(path: Path) -> Scenario:
 def as_given(scenario: Scenario) -> dict[str, Any]:
     """The scenario as plain data, with every default spelled out and quantities in SI."""
     return scenario.model_dump(mode="json")
+
+
+def replay_from_given(given: Mapping[str, Any], folder: Path) -> Replay:
+    """The replay section of a scenario that :func:`as_given` made plain data of; relative paths count from ``folder``.
+
+    Raises ScenarioError for what is no such data, as after a change of the section's fields.
+    """
+    try:
+        return Replay.model_validate(_with_units(given["replay"]), context={"folder": folder})
+    except (ValidationError, KeyError) as error:
+        raise ScenarioError(
+            f"a run's replay section cannot be read again: {' '.join(str(error).split())[:300]}"
+        ) from None
+
+
+def _with_units(data: Any) -> Any:
+    """A replay section's plain data as it is written: quantities as text, under their names without a unit."""
+    if isinstance(data, list):
+        return [_with_units(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    written = {}
+    for name, value in data.items():
+        suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), None)
+        if suffix is None:
+            written[name] = _with_units(value)
+        else:
+            written[name.removesuffix(suffix)] = None if value is None else f"{value!r} {_UNITS[suffix]}"
+    return written
 
 
 def scenario_hash(scenario: Scenario) -> str:

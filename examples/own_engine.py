@@ -1,0 +1,31 @@
+"""An engine that is no scheme of the harness, and the rows of its stages.
+
+    python examples/own_engine.py run.parquet
+
+The engine here is a matrix product; yours is whatever answers. On an accelerator give the recorder what waits for it:
+``harness.record("run.parquet", synchronise=torch.cuda.synchronize)``.
+"""
+
+import sys
+
+import numpy as np
+
+import harness
+
+
+def main(path: str, questions: int = 3, repeats: int = 2) -> None:
+    """Answers some questions, each several times, and records how long the stages took."""
+    weights = np.random.default_rng(0).random((256, 256))
+    recorder = harness.record(path)
+    for repeat in range(repeats):
+        for question in range(questions):
+            with recorder.request(f"question {question}", repeat=repeat, pipeline="own_engine") as r:
+                with r.stage("prefill"):
+                    state = weights @ weights
+                with r.stage("generate"):
+                    for _ in range(4):
+                        state = np.tanh(state @ weights)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,210 @@
+"""One half of a run, on a machine that never meets the other's: the payloads travel as files.
+
+    device half: <run>/payloads/<key>   the envelope of a picture by a scheme at a point, by the key of its unit
+                 stages of the device; the outcomes of schemes that send nothing
+    server half: stages of the server, and the outcomes of everything else, from a copy of the device half's folder
+
+Both sides have the benchmark and the model's files; each loads the parts that its own halves ask for. ``harness join``
+makes a run of the two.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness import files, measure, study
+from harness.data.sample import Question, Sample
+from harness.errors import ResultsError
+from harness.measure import Key, Parted, Plan, Reporter
+from harness.models.contract import Untimed
+from harness.profiling.machine import fingerprint, machine_name
+from harness.profiling.telemetry import Telemetry
+from harness.profiling.workers import workers_for
+from harness.records import Side
+from harness.runs import disk
+from harness.runs.digests import changed, of_folder
+from harness.runs.store import Run
+from harness.scenario.model import Scenario
+from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload, ServerHalf
+from harness.schemes.envelope import receive, send, unpack
+from harness.stock import Stock, sample_rows, take_stock
+
+PAYLOADS = "payloads"
+"""The folder of a device half's payloads, and the name of their digest."""
+
+_MOST_BYTES = 1 << 30
+
+
+def measure_half(
+    scenario: Scenario,
+    folder: Path,
+    half: Side,
+    *,
+    payloads: Path | None = None,
+    reporter: Reporter,
+    allow_stand_ins: bool = True,
+    fresh: bool = False,
+    command: Sequence[str] = (),
+) -> None:
+    """Measures the device halves of a scenario into ``folder``, or its server halves on another folder's payloads.
+
+    Completes what is there. Raises ResultsError where ``payloads`` is no device half of this scenario, and what
+    :func:`harness.study.run` raises.
+    """
+    stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
+    study.announce(stock, reporter)
+    sent = None if payloads is None else _Sent.of(payloads, stock)
+    if half == "device":
+        stock.refuse_pictures()
+    models, device, threads = study.load_models(stock)
+    halves: dict[Key, Parted] = {}
+    for key, (scheme, point) in stock.points.items():
+        if sent is None:
+            halves[key] = _Sending(scheme.device_half(models, point))
+        elif key in sent.files:
+            server = scheme.server_half(models, point)
+            halves[key] = _Receiving(_FromFiles(sent.files[key], scheme.kind), server, scheme.kind)
+    machine = {**fingerprint(), "torch_threads": threads}
+    manifest = stock.manifest(folder.name, machine, command, half=half)
+    if sent is not None:
+        manifest = manifest.model_copy(update={"digests": {**manifest.digests, PAYLOADS: sent.digest}})
+    shown = list(sample_rows(stock))
+    plan = study.plan_of(stock, halves, shown)
+    with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
+        ongoing.record_samples(shown)
+        answering = (
+            plan if sent is not None else dataclasses.replace(plan, halves=_write_payloads(plan, folder, reporter))
+        )
+        measure.answer(answering, ongoing, reporter, workers=workers_for(device, threads))
+        measure.time(
+            plan,
+            ongoing,
+            reporter,
+            schedule=scenario.measure,
+            seed=scenario.seed,
+            machine=machine_name(),
+            device=device,
+            telemetry=Telemetry(),
+            sides=(half,),
+        )
+        measure.weigh(
+            plan,
+            ongoing,
+            reporter,
+            seed=scenario.seed,
+            machine=machine_name(),
+            device=device,
+            sides=(half,),
+        )
+        ongoing.finish([f"holds the {half} half alone; 'harness join' makes a run of two"])
+
+
+def payloads_digest(folder: Path) -> str:
+    """The digest of all payloads of a device half, by name and content."""
+    return of_folder(folder / PAYLOADS)
+
+
+def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[Key, Parted]:
+    """Writes the payload of every picture by every scheme; returns the halves that answer by themselves instead.
+
+    A payload that is there is whole: its name is the key of all that it depends on.
+    """
+    places = (folder / PAYLOADS).glob("*") if (folder / PAYLOADS).is_dir() else ()
+    there = {path.name for path in places}
+    answering: dict[Key, Parted] = {}
+    units = {plan.answering(key, places).key: (key, places) for key in plan.halves for places in plan.pictures}
+    for strange in there - units.keys():
+        disk.discard(folder / PAYLOADS / strange)
+    reporter.phase("payloads", total=len(units), done=len(there & units.keys()))
+    for name, (key, of_picture) in units.items():
+        if name in there or key in answering:
+            continue
+        sent = send(plan.halves[key].device, plan.samples[of_picture[0]], Untimed())
+        if isinstance(sent, Answer):
+            answering[key] = plan.halves[key]
+        else:
+            disk.write_bytes(folder / PAYLOADS / name, sent)
+        reporter.advance()
+    return answering
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sending:
+    """A scheme on the device, whose payloads nobody answers here."""
+
+    device: DeviceHalf
+
+    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:  # noqa: ARG002
+        """Nothing: the payload's file is answered on the other machine."""
+        return [], None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Receiving:
+    """A scheme on the server, whose payloads were made elsewhere."""
+
+    device: DeviceHalf
+    server: ServerHalf
+    kind: str
+
+    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:
+        """What the server half answers about an envelope."""
+        return receive(self.server, data, questions, clock, kind=self.kind), None
+
+
+@dataclasses.dataclass(frozen=True)
+class _FromFiles:
+    """In a device half's place: the payload that it made of a sample's pictures, from its file."""
+
+    files: Mapping[str, Path]
+    kind: str
+
+    def __call__(self, sample: Sample, clock: Clock) -> Payload:  # noqa: ARG002
+        """The payload; raises BitstreamError for a file that is damaged."""
+        path = self.files[sample.id]
+        try:
+            return unpack(files.read(path, at_most=_MOST_BYTES), self.kind)
+        except OSError as error:
+            raise ResultsError(f"{path}: cannot be read: {files.why(error)}") from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sent:
+    """What a device half sent: the file of each sample's payload, by scheme and point, and the digest of all."""
+
+    files: Mapping[Key, Mapping[str, Path]]
+    digest: str
+
+    @classmethod
+    def of(cls, folder: Path, stock: Stock) -> "_Sent":
+        """What is in the folder of a device half; raises ResultsError for that of another scenario or model."""
+        record = Run.read(folder, "device")
+        here = stock.manifest("", {"id": "", "name": ""}, ())
+        found = [*(["scenario"] if record.manifest.scenario_hash != here.scenario_hash else [])]
+        found += [
+            f"{name} ({record.manifest.digests.get(name, 'absent')} there, {here.digests.get(name, 'absent')} here)"
+            for name in changed(record.manifest.digests, here.digests)
+        ]
+        found += (
+            ["version of the harness's code"] if record.manifest.sessions[-1].code != here.sessions[-1].code else []
+        )
+        if found:
+            raise ResultsError(f"{folder}: was measured with another {', '.join(found)}; give both sides the same")
+        by_itself = {
+            (row["pipeline"], row["point"]) for row in record.outcomes.select(["pipeline", "point"]).to_pylist()
+        }
+        plan = study.plan_of(stock, {}, list(sample_rows(stock)))
+        paths: dict[Key, dict[str, Path]] = {}
+        for key in stock.points:
+            if key in by_itself:
+                continue
+            for places in plan.pictures:
+                path = folder / PAYLOADS / plan.answering(key, places).key
+                if not path.is_file():
+                    sample = stock.samples.names[places[0]].id
+                    raise ResultsError(
+                        f"{path}: no such file; it is the payload of {' at '.join(key)} for sample {sample}: copy the "
+                        "whole folder of the device half"
+                    )
+                paths.setdefault(key, {}).update(dict.fromkeys((stock.samples.names[p].id for p in places), path))
+        return cls(files=paths, digest=payloads_digest(folder))

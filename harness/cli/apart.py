@@ -1,0 +1,134 @@
+"""``harness measure``, ``join`` and ``replay``: halves on machines that never meet, and runs made of finished ones."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.run import RunsFolder
+
+Name = Annotated[
+    str | None, typer.Option(help="The run's folder under the results.", show_default="the scenario's name")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew; the folder's earlier run is deleted.")]
+
+
+class Half(StrEnum):
+    """A side of a run."""
+
+    device = "device"
+    server = "server"
+
+
+def measure(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file, the same on both machines.")],
+    half: Annotated[Half, typer.Option(help="Which half this machine runs.")],
+    payloads: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The device half's folder, copied here; with --half server.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The folder under the results.", show_default="the scenario's name and the half"),
+    ] = None,
+    results: RunsFolder = Path("results/runs"),
+    fresh: Fresh = False,
+    no_stand_in: Annotated[
+        bool,
+        typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed."),
+    ] = False,
+) -> None:
+    """Measure one half of a scenario, where device and server have no network between them.
+
+    The device half times its stages and writes every payload to a file. Copy its folder to the server, whose half
+    answers these payloads and times its own stages. `harness join` makes a run of the two. Both machines need the same
+    harness, scenario, benchmark and model files. Repeat a command to resume it.
+
+        harness measure scenarios/smoke.yaml --half device
+
+        harness measure scenarios/smoke.yaml --half server --payloads smoke-device
+
+        harness join results/runs/smoke-device results/runs/smoke-server
+    """
+    from harness.apart import measure_half
+    from harness.cli.display import Display, terminal
+    from harness.scenario.load import load
+
+    if (half is Half.server) != (payloads is not None):
+        raise typer.BadParameter("goes with --half server, and is needed there", param_hint="--payloads")
+    wanted = load(scenario)
+    folder = results / (name or f"{wanted.name}-{half.value}")
+    with Display(terminal()) as display:
+        measure_half(
+            wanted,
+            folder,
+            half.value,
+            payloads=payloads,
+            reporter=display,
+            allow_stand_ins=not no_stand_in,
+            fresh=fresh,
+            command=tuple(sys.argv),
+        )
+    typer.echo(f"{folder}: the {half.value} half is complete")
+
+
+def join(
+    device: Annotated[Path, typer.Argument(help="The folder of the device half.")],
+    server: Annotated[Path, typer.Argument(help="The folder of the server half.")],
+    name: Name = None,
+    results: RunsFolder = Path("results/runs"),
+    links: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder from which the scenario counts its recorded links.")
+    ] = Path("scenarios"),
+    fresh: Fresh = False,
+) -> None:
+    """Make a run of a device half and a server half, and print its table.
+
+    Halves of different scenarios, models, payloads or code are refused, and the difference is named.
+
+        harness join results/runs/smoke-device results/runs/smoke-server
+    """
+    from harness.cli.display import Display, terminal
+    from harness.derived import join as join_halves
+    from harness.runs.provenance import MANIFEST, read
+
+    folder = results / (name or str(read(device / MANIFEST).scenario_value("name")))
+    with Display(terminal()) as display:
+        join_halves(device, server, folder, links=links, reporter=display, fresh=fresh)
+    _print_table(folder)
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(help="The folder of a complete run.")],
+    scenario: Annotated[Path, typer.Argument(help="A scenario; its replay section, name and title are used.")],
+    name: Name = None,
+    results: RunsFolder = Path("results/runs"),
+    fresh: Fresh = False,
+) -> None:
+    """Make a run of a finished run's rows and a scenario's replay section, and print its table.
+
+    Nothing is measured: the times are those of the run, and are called recorded. `show`, `plot` and all other commands
+    take the new run. `sweep` prints statistics of such a replay without making one.
+
+        harness replay results/runs/realworldqa_lowrate scenarios/trace_cellular.yaml --name over_lte
+    """
+    from harness.cli.display import Display, terminal
+    from harness.derived import replay as replay_run
+    from harness.scenario.load import load
+
+    wanted = load(scenario)
+    folder = results / (name or wanted.name)
+    with Display(terminal()) as display:
+        replay_run(run, wanted, folder, reporter=display, command=tuple(sys.argv), fresh=fresh)
+    _print_table(folder)
+
+
+def _print_table(folder: Path) -> None:
+    from harness.analysis import Analysis
+    from harness.cli.display import terminal
+    from harness.report.table import table
+
+    console = terminal()
+    console.print(table(Analysis.read(folder)))
+    console.print(f"Figures: harness plot {folder}")

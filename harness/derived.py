@@ -1,0 +1,160 @@
+"""Runs made of the rows of finished runs: two halves joined, a run replayed in another system. Nothing is measured.
+
+device half + server half --join--> run
+run + replay section -----replay--> run, whose rows are *recorded*
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness import study
+from harness.analysis import Analysis, validity
+from harness.apart import PAYLOADS, payloads_digest
+from harness.channel.opening import unreadable_files
+from harness.errors import ResultsError, ScenarioError
+from harness.measure import Reporter
+from harness.profiling.machine import fingerprint
+from harness.runs import digests, provenance
+from harness.runs.provenance import MANIFEST, Manifest
+from harness.runs.store import MEASURED, Record, Run, Unit
+from harness.runs.tables import Kind
+from harness.scenario.load import as_given, hash_of, replay_from_given
+from harness.scenario.model import Scenario
+from harness.scenario.replay import Replay
+
+Tables = Mapping[Kind, pa.Table]
+
+
+def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Reporter, fresh: bool) -> None:
+    """Makes a run of a device half and a server half, and replays it; relative links count from ``links``.
+
+    Raises ResultsError, naming the difference, for halves that are not of one run.
+    """
+    ours, theirs = Run.read(device, "device"), Run.read(server, "server")
+    if differs := list(_differences(ours, theirs)):
+        raise ResultsError(f"{device} and {server} are not halves of one run: {'; '.join(differs)}")
+    spec = replay_from_given(ours.manifest.scenario, links)
+    _refuse_links(spec)
+    # Sessions are known by their number, and the server's come after the device's.
+    offset = len(ours.manifest.sessions)
+    rows: Tables = {
+        kind: pa.concat_tables([getattr(ours, kind), _later(getattr(theirs, kind), offset)]) for kind in MEASURED
+    }
+    sessions = (*ours.manifest.sessions, *theirs.manifest.sessions)
+    manifest = _begun(ours.manifest, folder, sessions=sessions, digests=_digests(ours.manifest, spec), half=None)
+    unit = Unit("joined", {"device": _digest(ours), "server": _digest(theirs)})
+    _write(folder, manifest, ours.samples, rows, unit, spec, reporter=reporter, fresh=fresh)
+
+
+def replay(
+    source: Path, scenario: Scenario, folder: Path, *, reporter: Reporter, command: Sequence[str], fresh: bool
+) -> None:
+    """Makes a run of a finished run's rows and the replay section of a scenario, whose name and title it has.
+
+    What was measured is recorded in the new run; sources that are weaker stay what they are. Raises ScenarioError where
+    the section's links cannot be read.
+    """
+    record = Run.read(source)
+    spec = scenario.replay
+    _refuse_links(spec)
+    given = as_given(scenario)
+    of_run = {**record.manifest.scenario, **{name: given[name] for name in ("name", "title", "replay")}}
+    session = provenance.session(command=command, machine=fingerprint())
+    manifest = _begun(
+        record.manifest,
+        folder,
+        scenario=of_run,
+        scenario_hash=hash_of(of_run),
+        digests=_digests(record.manifest, spec),
+        sessions=(*record.manifest.sessions, session),
+    )
+    rows: Tables = {kind: _recorded(getattr(record, kind)) for kind in MEASURED}
+    unit = Unit(f"rows of {record.manifest.name}", {"run": _digest(record)})
+    _write(folder, manifest, record.samples, rows, unit, spec, reporter=reporter, fresh=fresh)
+
+
+def _write(
+    folder: Path,
+    manifest: Manifest,
+    samples: pa.Table,
+    rows: Tables,
+    unit: Unit,
+    spec: Replay,
+    *,
+    reporter: Reporter,
+    fresh: bool,
+) -> None:
+    """Writes the run; what an earlier attempt left unfinished is made again, for nothing in it was measured."""
+    if not fresh and (folder / MANIFEST).exists() and provenance.read(folder / MANIFEST).status == "complete":
+        raise ResultsError(f"{folder}: holds a complete run; choose another --name, or replace it with --fresh")
+    with Run.open_or_create(folder, manifest, fresh=(folder / MANIFEST).exists()) as ongoing:
+        ongoing.record_samples(samples)
+        ongoing.add(unit, **{str(kind): _of_unit(table, unit, folder.name) for kind, table in rows.items()})
+        stages = ongoing.table("stages")
+        pairs = stages.group_by(["pipeline", "point"], use_threads=False).aggregate([]).to_pylist()
+        timed = {(pair["pipeline"], pair["point"]) for pair in pairs}
+        keys = [(name, point) for name, points in manifest.points.items() for point in points if (name, point) in timed]
+        links = {name: value for name, value in manifest.digests.items() if name.startswith("link ")}
+        study.replay(keys, spec, links, samples, ongoing, reporter)
+        ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
+
+
+def _begun(manifest: Manifest, folder: Path, **changes: Any) -> Manifest:
+    """A manifest as that of a run that begins."""
+    begun = {"name": folder.name, "status": "running", "validity": None, "reasons": (), "finished_utc": None}
+    return Manifest.model_validate({**dict(manifest), **begun, "tables": {}, **changes})
+
+
+def _digests(manifest: Manifest, spec: Replay) -> dict[str, str]:
+    """What the rows of a run depend on, and the links that a section names."""
+    kept = {name: value for name, value in manifest.digests.items() if not name.startswith("link ")}
+    return {**kept, **{f"link {path.name}": digests.of_file(path) for path in spec.files}}
+
+
+def _differences(device: Record, server: Record) -> Iterator[str]:
+    ours, theirs = device.manifest, server.manifest
+    if ours.scenario_hash != theirs.scenario_hash:
+        yield f"their scenarios differ ({ours.scenario_hash} and {theirs.scenario_hash})"
+    for name in digests.changed(ours.digests, {n: v for n, v in theirs.digests.items() if n != PAYLOADS}):
+        yield f"{name} is {ours.digests.get(name, 'absent')} and {theirs.digests.get(name, 'absent')}"
+    if ours.sessions[-1].code != theirs.sessions[-1].code:
+        yield "the harness's code differs"
+    if (sent := payloads_digest(device.folder)) != (had := theirs.digests.get(PAYLOADS)):
+        yield f"the server half answered other payloads ({had}) than the device half made ({sent})"
+
+
+def _refuse_links(spec: Replay) -> None:
+    if wrong := unreadable_files(spec):
+        raise ScenarioError("\n".join(wrong))
+
+
+def _digest(record: Record) -> str:
+    return digests.of_data(record.manifest.tables)
+
+
+def _later(table: pa.Table, sessions: int) -> pa.Table:
+    """Rows whose process started after so many sessions."""
+    return _with(table, "start", lambda column: pc.add(column, sessions))
+
+
+def _recorded(table: pa.Table) -> pa.Table:
+    """Rows of an earlier run, as those of a later one."""
+    recorded = pa.scalar("recorded")
+    return _with(table, "source", lambda column: pc.if_else(pc.equal(column, "measured"), recorded, column))
+
+
+def _of_unit(table: pa.Table, unit: Unit, run: str) -> pa.Table:
+    named = _with(table, "unit", lambda column: pa.repeat(unit.key, len(column)))
+    return _with(named, "run", lambda column: pa.repeat(run, len(column)))
+
+
+def _with(table: pa.Table, name: str, change: Any) -> pa.Table:
+    """A table with a column changed, where it has it; the schema stays."""
+    if name not in table.column_names:
+        return table
+    place = table.column_names.index(name)
+    return table.set_column(place, table.schema.field(name), change(table[name]))

@@ -1,0 +1,197 @@
+"""What this machine is, and which halves of a scenario's schemes it can run; nothing of a model is loaded.
+
+The memory of a half is that of the weights which it asks for, counted from the checkpoint at the precision that the
+harness computes in. Activations come on top, and are not guessed.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness import catalog
+from harness.errors import HarnessError
+from harness.models import files
+from harness.models.contract import Part
+from harness.profiling import nvml
+from harness.profiling.machine import fingerprint
+from harness.records import Side
+from harness.scenario.model import Scenario
+from harness.stock import Stock, missing, take_stock
+
+_FASTEST = ("MAXN", "MAXN_SUPER")
+"""The power modes in which a Jetson limits nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Half:
+    """What one half of a scheme at a point needs here: the parts of models, their bytes, or why it cannot be made."""
+
+    pipeline: str
+    point: str
+    side: Side
+    parts: Sequence[str]
+    weight_bytes: int
+    refused: str | None
+
+    def fits(self, memory_bytes: int) -> bool:
+        """Whether it can be made, and its weights fit."""
+        return self.refused is None and self.weight_bytes <= memory_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What was found: ``facts`` on the machine, ``notes`` on what may mislead, ``wrong`` is what must be mended.
+
+    ``memory_bytes`` is that of what computes: the first GPU, or the machine.
+    """
+
+    facts: Sequence[str]
+    notes: Sequence[str]
+    wrong: Sequence[str]
+    halves: Sequence[Half]
+    memory_bytes: int
+
+
+def examine(
+    scenario: Scenario | None = None, *, allow_stand_ins: bool = True, card: Mapping[str, Any] | None = None
+) -> Findings:
+    """What this machine is, and whether a scenario can run on it; ``card`` is the machine's."""
+    card = fingerprint() if card is None else card
+    gpus, no_gpu = nvml.gpus()
+    torch_line, on_gpu, notes, wrong = _torch(bool(gpus))
+    memory_bytes = psutil.virtual_memory().total
+    gpu_bytes = [int(memory.total) for gpu in gpus if (memory := gpu.ask("MemoryInfo")) is not None]
+    facts = [f"{card['name']}, {card['memory_gib']} GiB of memory", *map(str, gpus), torch_line]
+    if not gpus:
+        facts.insert(1, f"no GPU: {no_gpu}")
+    notes += _power(card)
+    limit_bytes = gpu_bytes[0] if on_gpu and gpu_bytes else memory_bytes
+    halves: list[Half] = []
+    if scenario is not None:
+        try:
+            stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
+        except HarnessError as error:
+            wrong += dict.fromkeys([*str(error).split("\n"), *missing(scenario)])
+        else:
+            notes += [*stock.absent, *(f"{ran} runs instead of {wanted}" for wanted, ran in stock.stand_ins.items())]
+            if scenario.weights == "random":
+                notes.append("random weights are made, not read: their memory is not counted")
+            halves = list(_halves(stock, bytes_each=2 if on_gpu else 4))
+            wrong += dict.fromkeys(half.refused for half in halves if half.refused is not None)
+    return Findings(facts=facts, notes=notes, wrong=wrong, halves=halves, memory_bytes=limit_bytes)
+
+
+def _torch(has_gpu: bool) -> tuple[str, bool, list[str], list[str]]:
+    """A line on torch, whether it computes on a GPU here, and what of it may mislead or must be mended."""
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed", False, [], ["torch is not installed; 'pip install torch' brings it"]
+    import torch
+
+    version, cuda = importlib.metadata.version("torch"), torch.version.cuda
+    if torch.cuda.is_available():
+        capability = "sm_{}{}".format(*torch.cuda.get_device_capability())
+        known = torch.cuda.get_arch_list()
+        note = f"torch {version} has no code of its own for this GPU ({capability}; it has {', '.join(known)})"
+        return f"torch {version} for CUDA {cuda}, on the GPU", True, [] if capability in known else [note], []
+    line = f"torch {version}{f' for CUDA {cuda}' if cuda else ', without CUDA'}, on the processor"
+    if not has_gpu:
+        return line, False, [], []
+    if cuda is None:
+        return line, False, ["there is a GPU, and this torch was built without CUDA; install a build for CUDA"], []
+    return line, False, [f"there is a GPU, and its driver ({nvml.driver()}) does not run CUDA {cuda}; update it"], []
+
+
+def _power(card: Mapping[str, Any]) -> Iterator[str]:
+    """What slows a Jetson down on purpose."""
+    if card.get("l4t") is None:
+        return
+    mode = card.get("power_mode")
+    if mode not in _FASTEST:
+        yield f"the power mode is {mode or 'unknown'}; 'sudo nvpmodel -m 0' sets the fastest, and times are of the mode"
+    if card.get("jetson_clocks") is False:
+        yield "clocks vary; 'sudo jetson_clocks' holds them at their highest"
+
+
+def _halves(stock: Stock, bytes_each: int) -> Iterator[Half]:
+    for (pipeline, label), (scheme, point) in stock.points.items():
+        sides: tuple[Side, ...] = ("device", "server")
+        for side in sides:
+            asked = _Asked(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
+            refused = None
+            try:
+                (scheme.device_half if side == "device" else scheme.server_half)(asked, point)
+            except HarnessError as error:
+                refused = f"{pipeline} at {label}, {side} half: {error}"
+            yield Half(
+                pipeline=pipeline,
+                point=label,
+                side=side,
+                parts=[f"{part} of {name}" for name, part in asked.parts],
+                weight_bytes=bytes_each * sum(asked.parts.values()),
+                refused=refused,
+            )
+
+
+class _Asked:
+    """In the place of a model: notes which parts are asked for, and how many weights they have."""
+
+    device = "cpu"
+
+    def __init__(
+        self, name: str, weights: str | None, max_pixels: int, parts: dict[tuple[str, Part], int] | None = None
+    ):
+        self.name, self.max_pixels = name, max_pixels
+        self._weights = weights
+        self.parts: dict[tuple[str, Part], int] = {} if parts is None else parts
+
+    @functools.cached_property
+    def _folder(self) -> Path:
+        return files.locate(self.name, files.SOURCES[self.name] if self._weights is None else self._weights)
+
+    def vision(self, adapter: Path | None = None) -> Any:  # noqa: ARG002
+        """Notes the tower."""
+        return self._note("tower")
+
+    def language(self, adapter: Path | None = None, projector: Any = None) -> Any:  # noqa: ARG002
+        """Notes the projector and the language model."""
+        self._note("projector")
+        return self._note("language")
+
+    def fingerprint(self, part: Part) -> str:
+        """That of the files."""
+        return files.fingerprint(self._folder, part)
+
+    def smaller(self, name: str | None = None, weights: str | None = None) -> "_Asked":
+        """The model that a device runs by itself, noted in the same place."""
+        return _Asked(catalog.smaller(self.name, name), weights, self.max_pixels, self.parts)
+
+    def _note(self, part: Part) -> "_Side":
+        if self._weights == "random":
+            self.parts[self.name, part] = 0
+            return _Side(self.name, 0)
+        self.parts[self.name, part] = files.elements(self._folder, part)
+        config = files.read_json(self._folder / "config.json")
+        return _Side(self.name, int(config.get("vision_config", {}).get("hidden_size", 0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """What halves ask of a vision or language side while they are made; they are not run."""
+
+    name: str
+    feature_dim: int
+    device: str = "cpu"
+
+    def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
+        """One: what bounds payloads decides no memory of weights."""
+        return 1
+
+    def n_clusters(self, merge_to: float) -> int:  # noqa: ARG002
+        """One, for the same reason."""
+        return 1

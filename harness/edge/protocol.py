@@ -1,0 +1,218 @@
+"""What passes between a device and a server over HTTP.
+
+A request is ``POST /answer``. Its body is
+
+    length u32, little-endian: the bytes of the head
+    head   JSON: an :class:`Ask`
+    payload: the envelope of :mod:`harness.schemes.envelope`
+
+and its header ``X-Harness-Identity`` the :attr:`Info.identity` that the device compared itself with. The answer is the
+JSON of a :class:`Told`; the header ``X-Harness-Residence-S`` says how long the server held the request, from the last
+byte received to the first byte of the answer. What is refused is answered by a status and ``{"error": sentence}``:
+
+    400, 413, 422  the request is malformed, too large, or its payload is no payload of that scheme
+    401            the bearer token is missing or another
+    408            the request did not arrive in time
+    409            the server is another than the one that the device compared itself with
+    429, 503       too many requests wait, or the server is stopping: not begun, so it may be sent again
+    500            the server half failed; the reason is in the server's own log
+
+``GET /info`` is an :class:`Info`, ``GET /health`` says whether requests are taken, ``GET /metrics`` is Prometheus'.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.data.sample import Kind, Question
+from harness.errors import PeerError, shown
+from harness.models.contract import Answer
+from harness.runs.digests import of_data
+from harness.runs.provenance import Server
+
+VERSION = 1
+"""Raised with every change of what passes; device and server have the same."""
+
+IDENTITY, RESIDENCE = "X-Harness-Identity", "X-Harness-Residence-S"
+
+MOST_HEAD_BYTES = 1 << 20
+MOST_QUESTIONS = 1024
+_LENGTH = struct.Struct("<I")
+_LIVE = ("cpu_mhz", "governor")
+"""Of a machine's card: what changes while nothing of the machine does."""
+
+_RECORDED = ("version", "commit", "dirty", "code", "packages", "machine")
+
+Text = Annotated[str, Field(max_length=MOST_HEAD_BYTES)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AskedQuestion(_Strict):
+    """A :class:`Question` on its way."""
+
+    text: Text
+    kind: Kind
+    options: dict[str, str] = Field(default_factory=dict)
+    hint: Text = ""
+    marked: bool = False
+    pictures: int = Field(default=1, ge=1, le=255)
+
+    @classmethod
+    def of(cls, question: Question) -> Self:
+        """A question as it is sent."""
+        return cls.model_validate({**dataclasses.asdict(question), "options": dict(question.options)})
+
+    def question(self) -> Question:
+        """The question as it is asked."""
+        return Question(**self.model_dump())
+
+
+class Ask(_Strict):
+    """What is asked about a payload. ``timed`` wants the seconds of the server's stages too."""
+
+    pipeline: Text
+    point: Text
+    timed: bool
+    questions: tuple[AskedQuestion, ...] = Field(min_length=1, max_length=MOST_QUESTIONS, strict=False)
+
+
+class ToldAnswer(_Strict):
+    """An :class:`Answer` on its way."""
+
+    text: str
+    visual_tokens: int = Field(ge=0)
+    prompt_tokens: int = Field(ge=0)
+    answer_tokens: int = Field(ge=0)
+
+    def answer(self) -> Answer:
+        """The answer as a scheme gives it."""
+        return Answer(**self.model_dump())
+
+
+class Told(_Strict):
+    """What the server answers: answers in the order of the questions; wall and processor seconds of its stages.
+
+    ``queue_s`` is how long the request waited for others; ``lowered`` what the telemetry says of clocks that were
+    lowered meanwhile. Requests that are not timed have neither stages nor sentences.
+    """
+
+    answers: tuple[ToldAnswer, ...] = Field(strict=False)
+    seconds: dict[str, Annotated[float, Field(ge=0)]]
+    cpu_s: dict[str, Annotated[float, Field(ge=0)]]
+    queue_s: float = Field(ge=0)
+    lowered: tuple[str, ...] = Field(strict=False)
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Self:
+        if self.seconds.keys() != self.cpu_s.keys():
+            raise ValueError("seconds and cpu_s name different stages")
+        return self
+
+
+class Info(_Strict):
+    """What decides a side's answers and times: the software, the machine, the model's parts, the schemes.
+
+    ``points`` are parameters, ``kinds`` payloads' kinds by pipeline, ``depends`` the digests of parts, files and
+    parameters that a point's rows depend on, by pipeline and label. ``threads`` is the scenario's ``measure.threads``.
+    """
+
+    protocol: int
+    version: str
+    code: str
+    commit: str | None
+    dirty: bool | None
+    packages: dict[str, str]
+    machine: dict[str, Any]
+    telemetry: dict[str, str]
+    backbone: str
+    max_pixels: int
+    threads: int | None
+    kinds: dict[str, str]
+    points: dict[str, dict[str, dict[str, Any]]]
+    depends: dict[str, dict[str, dict[str, str]]]
+
+    @property
+    def identity(self) -> str:
+        """A digest of all of it but what changes by itself: a server that was started again has the same."""
+        data = self.model_dump(mode="json", exclude={"telemetry"})
+        data["machine"] = {name: value for name, value in self.machine.items() if name not in _LIVE}
+        return of_data(data)
+
+    def provenance(self) -> Server:
+        """What a run's manifest says of a server."""
+        fields = {"harness_version" if name == "version" else name: value for name, value in self if name in _RECORDED}
+        return Server(**fields)
+
+
+def differences(device: Info, server: Info) -> Iterator[str]:
+    """What keeps a device from using a server, a phrase each: what the device has and the server has otherwise.
+
+    A server may serve more than the device asks for. Packages and machines may differ; they are recorded.
+    """
+    if device.code != server.code:
+        yield f"the harness's code is {_code(device)} here and {_code(server)} there"
+    for name in ("backbone", "max_pixels", "threads"):
+        if (here := getattr(device, name)) != (there := getattr(server, name)):
+            yield f"{'measure.threads' if name == 'threads' else name} is {here} here and {there} there"
+    told: set[str] = set()
+    for pipeline, labels in device.points.items():
+        for label, point in labels.items():
+            if label not in server.points.get(pipeline, {}):
+                yield f"{pipeline} at {label} is not served"
+            elif device.kinds[pipeline] != server.kinds[pipeline] or point != server.points[pipeline][label]:
+                yield f"{pipeline} at {label} is another scheme or point there"
+            else:
+                here, there = device.depends[pipeline][label], server.depends[pipeline][label]
+                for name in (n for n in dict.fromkeys((*here, *there)) if here.get(n) != there.get(n)):
+                    if name not in told:
+                        told.add(name)
+                        yield f"{name} is {here.get(name, 'absent')} here and {there.get(name, 'absent')} there"
+
+
+def _code(info: Info) -> str:
+    commit = "" if info.commit is None else f", commit {info.commit[:9]}{'+changes' if info.dirty else ''}"
+    return f"{info.code} (version {info.version}{commit})"
+
+
+def pack(ask: Ask, payload: bytes) -> bytes:
+    """The body of a request."""
+    head = ask.model_dump_json(exclude_defaults=True).encode()
+    return _LENGTH.pack(len(head)) + head + payload
+
+
+def unpack(body: bytes) -> tuple[Ask, bytes]:
+    """What is asked, and the payload; raises PeerError for a body that is no request's."""
+    if len(body) < _LENGTH.size:
+        raise PeerError(
+            f"a request's body of {len(body)} bytes is shorter than the {_LENGTH.size} of its head's length"
+        )
+    (length,) = _LENGTH.unpack_from(body)
+    if length > min(MOST_HEAD_BYTES, len(body) - _LENGTH.size):
+        raise PeerError(
+            f"a request's body of {len(body)} bytes announces a head of {length}; it is cut, or its head is longer "
+            f"than the {MOST_HEAD_BYTES} bytes that a head may have"
+        )
+    end = _LENGTH.size + length
+    try:
+        return Ask.model_validate_json(body[_LENGTH.size : end]), body[end:]
+    except ValidationError as error:
+        raise PeerError(f"a request's head is not one: {first_mistake(error)}") from None
+
+
+def asked(pipeline: str, point: str, questions: Sequence[Question], *, timed: bool) -> Ask:
+    """What a device asks about a payload."""
+    found = tuple(AskedQuestion.of(question) for question in questions)
+    return Ask(pipeline=pipeline, point=point, timed=timed, questions=found)
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first mistake in a message: its place, what is there and what would be right."""
+    mistake: Mapping[str, Any] = error.errors(include_url=False)[0]
+    place = ".".join(map(str, mistake["loc"])) or "it"
+    return f"{place} is {shown(mistake['input'])}: {mistake['msg']}"

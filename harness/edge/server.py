@@ -1,0 +1,297 @@
+"""The server halves of a scenario's schemes behind HTTP; :mod:`harness.edge.protocol` says what passes.
+
+Requests are answered one at a time, in the order in which they came, so that the times of one are its own. A request is
+admitted before its body is read: at most ``waiting`` bodies are in memory, each of at most ``most_bytes``.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hmac
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from harness.edge import protocol
+from harness.edge.guard import Guarded
+from harness.edge.protocol import Ask, Info, Told, ToldAnswer
+from harness.errors import HarnessError, PeerError
+from harness.models.contract import Untimed
+from harness.profiling.clock import StageClock, synchroniser
+from harness.profiling.telemetry import Telemetry
+from harness.schemes.contract import ServerHalf
+from harness.schemes.envelope import receive
+
+_log = logging.getLogger(__name__)
+_RETRY_AFTER = {"Retry-After": "1"}
+_CLOSE = {"Connection": "close"}
+"""After a refusal whose body was not read: nothing that follows on the connection is looked at."""
+_BACKLOG = 1024
+_KEEP_ALIVE_S = 300
+"""A device may compute for minutes between two requests; its connection stays open so long."""
+
+Key = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a server takes: the bytes of a body, the seconds in which it must have arrived, the requests at once."""
+
+    most_bytes: int = 64 << 20
+    body_s: float = 120.0
+    waiting: int = 8
+
+
+class RefusedError(Exception):
+    """A request that is not answered; never more of it than a status and a sentence crosses the wire."""
+
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.headers = status, headers
+
+
+class Service:
+    """The server halves as an ASGI application, :attr:`app`.
+
+    ``kinds`` gives the kind of payload by pipeline. Without a ``token`` everybody is answered.
+    """
+
+    def __init__(
+        self, halves: Mapping[Key, ServerHalf], info: Info, *, device: str, token: str | None, limits: Limits
+    ) -> None:
+        self._halves, self._info, self._device, self.limits = halves, info, device, limits
+        self._identity = info.identity
+        self._token = token
+        self._telemetry = Telemetry()
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="server half")
+        self._admitted = 0
+        self.stopping = False
+        self._metrics = _Metrics()
+        self.app = Starlette(
+            routes=[
+                Route("/answer", self._answer, methods=["POST"]),
+                Route("/info", self._tell_info),
+                Route("/health", self._tell_health),
+                Route("/metrics", self._tell_metrics),
+            ],
+            exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http, Exception: _refuse_unexpected},
+        )
+
+    async def _tell_health(self, request: Request) -> Response:  # noqa: ARG002
+        return JSONResponse({"status": "stopping" if self.stopping else "ok"}, 503 if self.stopping else 200)
+
+    async def _tell_info(self, request: Request) -> Response:
+        self._authorise(request)
+        return JSONResponse(self._info.model_dump(mode="json"))
+
+    async def _tell_metrics(self, request: Request) -> Response:
+        self._authorise(request)
+        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _answer(self, request: Request) -> Response:
+        pipeline = "-"
+        try:
+            self._authorise(request)
+            self._refuse_size(request)
+            with self._admission() as admitted:
+                body = await self._body(request, kept=admitted)
+                arrived_s = time.perf_counter()
+                if not admitted:
+                    busy = f"{self.limits.waiting} requests wait already; send it again later"
+                    raise RefusedError(
+                        503 if self.stopping else 429, "stopping" if self.stopping else busy, _RETRY_AFTER
+                    )
+                ask, payload = self._opened(request, body)
+                pipeline = ask.pipeline
+                async with self._turn:
+                    if await request.is_disconnected():
+                        raise RefusedError(400, "the device has gone")
+                    queue_s = time.perf_counter() - arrived_s
+                    loop = asyncio.get_running_loop()
+                    told = await loop.run_in_executor(self._thread, self._work, ask, payload, queue_s)
+                content = told.model_dump_json().encode()
+                self._metrics.served(ask, told, len(payload))
+                residence_s = time.perf_counter() - arrived_s
+                headers = {protocol.RESIDENCE: f"{residence_s:.9f}"}
+                return Response(content, media_type="application/json", headers=headers)
+        except RefusedError as refusal:
+            self._metrics.requests.labels(pipeline, str(refusal.status)).inc()
+            raise
+        except Exception:
+            self._metrics.requests.labels(pipeline, "500").inc()
+            raise
+
+    def _authorise(self, request: Request) -> None:
+        if self._token is None:
+            return
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token.encode()):
+            raise RefusedError(401, "this server wants its bearer token", {**_CLOSE, "WWW-Authenticate": "Bearer"})
+
+    def _refuse_size(self, request: Request) -> None:
+        """Before a byte of the body is read."""
+        announced = request.headers.get("content-length", "")
+        if not announced.isascii() or not announced.isdecimal() or "transfer-encoding" in request.headers:
+            raise RefusedError(400, "a request announces the bytes of its body in Content-Length", _CLOSE)
+        # A number of thousands of digits is not converted: int() would refuse it, or be slow.
+        if len(announced) > 15 or int(announced) > self.limits.most_bytes:
+            raise RefusedError(413, f"a body may have {self.limits.most_bytes} bytes", _CLOSE)
+
+    @contextlib.contextmanager
+    def _admission(self) -> Iterator[bool]:
+        """Whether there is room for one request more; it takes the room while the context lasts."""
+        admitted = self._admitted < self.limits.waiting and not self.stopping
+        self._admitted += admitted
+        self._metrics.waiting.set(self._admitted)
+        try:
+            yield admitted
+        finally:
+            self._admitted -= admitted
+            self._metrics.waiting.set(self._admitted)
+
+    async def _body(self, request: Request, *, kept: bool) -> bytes:
+        """The body; read and dropped where there is no room, so that the refusal reaches a device that is sending."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.body_s):
+                async for chunk in request.stream():
+                    if kept:
+                        body += chunk
+        except TimeoutError:
+            raise RefusedError(408, f"the request did not arrive in {self.limits.body_s:g} s", _CLOSE) from None
+        except ClientDisconnect:
+            raise RefusedError(400, "the request ended before its body did", _CLOSE) from None
+        return bytes(body)
+
+    def _opened(self, request: Request, body: bytes) -> tuple[Ask, bytes]:
+        if request.headers.get(protocol.IDENTITY) != self._identity:
+            raise RefusedError(409, f"this server's identity is {self._identity}, and the request is for another's")
+        try:
+            ask, payload = protocol.unpack(body)
+        except PeerError as error:
+            raise RefusedError(400, str(error)) from None
+        if (ask.pipeline, ask.point) not in self._halves:
+            raise RefusedError(400, f"{ask.pipeline[:100]} at {ask.point[:100]} is not served here")
+        return ask, payload
+
+    def _work(self, ask: Ask, payload: bytes, queue_s: float) -> Told:
+        """Runs the server half, in the one thread that does."""
+        clock = StageClock(synchroniser(self._device)) if ask.timed else None
+        questions = [question.question() for question in ask.questions]
+        if clock is not None:
+            self._telemetry.begin()
+        half, kind = self._halves[ask.pipeline, ask.point], self._info.kinds[ask.pipeline]
+        try:
+            answers = receive(half, payload, questions, clock or Untimed(), kind=kind)
+        except HarnessError as error:
+            raise RefusedError(422, str(error)) from None
+        return Told(
+            answers=tuple(ToldAnswer(**dataclasses.asdict(answer)) for answer in answers),
+            seconds=clock.seconds if clock else {},
+            cpu_s=clock.cpu_s if clock else {},
+            queue_s=queue_s,
+            lowered=tuple(self._telemetry.end()) if clock else (),
+        )
+
+
+async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    assert isinstance(error, RefusedError)
+    return JSONResponse({"error": str(error)}, error.status, error.headers)
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    assert isinstance(error, HTTPException)
+    known = "there are POST /answer, GET /info, /health and /metrics"
+    return JSONResponse({"error": f"{error.detail}: {known}"}, error.status_code, {**_CLOSE, **(error.headers or {})})
+
+
+async def _refuse_unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """The traceback goes to the server's log, by uvicorn; the device is told where it is."""
+    return JSONResponse({"error": "the server half failed; the server's log says why"}, 500, _CLOSE)
+
+
+class _Metrics:
+    """What ``/metrics`` shows, of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        known: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("harness_requests", "Requests by what became of them.", ("pipeline", "status"), **known)
+        self.waiting = Gauge("harness_requests_admitted", "Requests that arrive, wait or are worked on.", **known)
+        self._payload = Counter("harness_payload_bytes", "Bytes of answered payloads.", ("pipeline",), **known)
+        self._queue = Histogram("harness_queue_seconds", "How long answered requests waited for others.", **known)
+        self._stages = Histogram("harness_stage_seconds", "Stages of timed requests.", ("pipeline", "stage"), **known)
+
+    def served(self, ask: Ask, told: Told, payload_bytes: int) -> None:
+        """Counts an answered request."""
+        self.requests.labels(ask.pipeline, "200").inc()
+        self._payload.labels(ask.pipeline).inc(payload_bytes)
+        self._queue.observe(told.queue_s)
+        for stage, seconds in told.seconds.items():
+            self._stages.labels(ask.pipeline, stage).observe(seconds)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens, on any free port for port 0; raises PeerError where it cannot be had."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # asyncio sends small writes at once only where a socket names its protocol: the answer's second write would
+        # wait for the acknowledgement of its first, 40 ms long.
+        listener = socket.socket(found[0][0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[0][4])
+        listener.listen(_BACKLOG)
+        return listener
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise PeerError(f"{host}:{port}: cannot be listened on: {reason}") from None
+
+
+def serve(service: Service, listener: socket.socket, started: Callable[[], None] | None = None) -> None:
+    """Answers requests until SIGTERM or SIGINT; those that were admitted are answered before it returns.
+
+    A second signal ends it at once.
+    """
+    guarded = type("Guarded", (Guarded,), {"head_s": min(Guarded.head_s, service.limits.body_s)})
+    config = uvicorn.Config(
+        service.app, http=guarded, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
+        server_header=False, timeout_keep_alive=_KEEP_ALIVE_S,
+    )  # fmt: skip
+    asyncio.run(_serve(service, _Server(config), listener, started))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, whose signals are the caller's: a stop that was asked for is no error."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+async def _serve(
+    service: Service, server: uvicorn.Server, listener: socket.socket, started: Callable[[], None] | None
+) -> None:
+    def stop() -> None:
+        server.force_exit = service.stopping
+        service.stopping = server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    if started is not None:
+        loop.call_soon(started)
+    await server.serve(sockets=[listener])

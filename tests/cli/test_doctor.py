@@ -1,0 +1,79 @@
+"""``harness doctor`` says what is here, what is missing and what brings it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from harness import doctor
+from harness.doctor import Half, examine
+from harness.models import files
+from harness.scenario.load import load
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+
+
+def test_a_scenario_that_can_run_has_status_0(harness) -> None:
+    """Each half of each scheme, with the parts that it asks for; a device half of JPEG asks for none."""
+    status, out, _ = harness("doctor", SCENARIOS / "smoke.yaml")
+    assert status == 0
+    assert "jpeg at quality=5,merge_to=0.044, device half: runs (no model)" in out
+    assert "tofc at codec=lambda-0.3,merge_to=0.042, device half: runs (tower of mini-onevision: " in out
+    assert out.endswith("smoke: it can run here, both halves of every scheme\n")
+
+
+def test_what_is_missing_is_named_with_what_brings_it(harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Benchmark and weights at once, each with its command; the status is 1."""
+    monkeypatch.setenv("LMUData", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    status, out, err = harness("doctor", SCENARIOS / "realworldqa_lowrate.yaml", "--no-stand-in")
+    assert (status, err) == (1, "")
+    assert "'harness data get RealWorldQA'" in out
+    assert "'hf download llava-hf/llava-onevision-qwen2-7b-ov-hf'" in out
+    status, out, _ = harness("doctor", SCENARIOS / "realworldqa_lowrate.yaml")
+    assert status == 0
+    assert "note: StreetsQA runs instead of RealWorldQA" in out
+
+
+def test_weights_are_counted_once_each() -> None:
+    """The parts of a bundled checkpoint have all the weights of its file together."""
+    folder = files.ZOO / "mini-onevision"
+    with safe_open(folder / "model.safetensors", framework="np") as opened:
+        wanted = sum(opened.get_tensor(name).size for name in opened.keys())  # noqa: SIM118
+    assert sum(files.elements(folder, part) for part in files.PARTS) == wanted
+
+
+def test_a_half_that_does_not_fit_does_not_run(monkeypatch: pytest.MonkeyPatch, harness) -> None:
+    """A machine whose memory holds the tower and not the language model runs the device halves alone."""
+    found = examine(load(SCENARIOS / "smoke.yaml"))
+    tower = max(half.weight_bytes for half in found.halves if half.side == "device")
+    small = dataclasses.replace(found, memory_bytes=tower)
+    monkeypatch.setattr(doctor, "examine", lambda *_, **__: small)
+    status, out, _ = harness("doctor", SCENARIOS / "smoke.yaml")
+    assert status == 1
+    assert "server half: does not fit into" in out
+    assert out.endswith("smoke: its device halves alone can run here\n")
+
+
+def test_a_half_that_cannot_be_made_says_why() -> None:
+    """Whatever its size."""
+    half = Half(pipeline="tofc", point="-", side="device", parts=(), weight_bytes=0, refused="its codec is absent")
+    assert not half.fits(1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("card", "notes"),
+    [
+        ({"l4t": None, "power_mode": "balanced"}, []),
+        ({"l4t": "39.2", "power_mode": "MAXN", "jetson_clocks": True}, []),
+        ({"l4t": "39.2", "power_mode": "15W", "jetson_clocks": True}, ["the power mode is 15W"]),
+        ({"l4t": "39.2", "power_mode": "MAXN", "jetson_clocks": False}, ["clocks vary; 'sudo jetson_clocks'"]),
+        ({"l4t": "39.2", "power_mode": None, "jetson_clocks": None}, ["the power mode is unknown"]),
+    ],
+)
+def test_a_jetson_that_is_slowed_down_is_told(card: dict[str, object], notes: list[str]) -> None:
+    """Its mode and its clocks, with the commands that set them; no other machine has either."""
+    found = examine(card={"name": "a board", "memory_gib": 64, **card}).notes
+    assert [line[: len(note)] for line, note in zip(found, notes, strict=True)] == notes

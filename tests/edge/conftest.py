@@ -1,0 +1,22 @@
+"""The scenario of the fakes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_harness
+import pytest
+
+
+@pytest.fixture(scope="session")
+def fake_scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scenario of the fake scheme at three points; 3 pictures, 12 questions."""
+    path = tmp_path_factory.mktemp("scenario") / "fake.yaml"
+    path.write_text(fake_harness.SCENARIO.format(samples=12, timed=3, repeats=4))
+    return path
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _fakes() -> Iterator[None]:
+    fake_harness.patch()
+    yield
+    fake_harness.restore()

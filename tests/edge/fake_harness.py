@@ -1,0 +1,92 @@
+"""The command line with the scheme and the model that need nothing, so that a process of it starts in a second."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import catalog, study
+from harness.cli import main
+from harness.data import scoring
+from harness.data.asking import samples
+from harness.data.sample import Sample
+from harness.data.streetsqa import book
+from harness.models import files
+from harness.models.contract import Answer, Clock, Models, Request
+from harness.schemes.contract import DeviceHalf
+from harness.schemes.fake import Fake, FakeModels, FakePoint
+
+SCENARIO = """
+name: fake
+title: Fake
+benchmark: three_pages
+backbone: fake
+weights: random
+samples: {samples}
+pipelines:
+  - {{ scheme: fake, name: reference }}
+  - {{ scheme: fake, points: [{{ levels: [4, 32] }}] }}
+  - {{ scheme: fake_alone, name: alone }}
+measure: {{ timed_samples: {timed}, warmup: 1, repeats: {repeats} }}
+selection: {{ reference: reference, target: 0.5, margin: 0.4, confidence: 0.8, resamples: 200 }}
+replay:
+  uplinks: [{{ kind: constant, rate: 25 KB/s }}]
+"""
+
+
+def three_pages(name: str, cache: Path) -> Sequence[Sample]:
+    """The questions on three of StreetsQA's pages."""
+    return samples(book("test", 0)[:3], paired=False)
+
+
+class FakeAlone(Fake):
+    """The fake model on the device: nothing is sent."""
+
+    kind = "nothing"
+
+    @classmethod
+    def device_half(cls, models: Models, point: FakePoint) -> DeviceHalf:  # noqa: ARG003
+        """The whole of the model."""
+        vision, language = models.vision(), models.language()
+
+        def half(sample: Sample, clock: Clock) -> Answer:
+            tokens = [language.project(vision.see(image, clock).x_PVD) for image in sample.images()]
+            return language.answer([Request(tokens, sample.question)], [clock])[0]
+
+        return half
+
+
+_ADDED: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (catalog.SCHEMES, {"fake": "harness.schemes.fake:Fake", "fake_alone": "fake_harness:FakeAlone"}),
+    (catalog.BENCHMARKS, {"three_pages": "fake_harness:three_pages"}),
+    (files.SOURCES, {"fake": files.SOURCES["mini-llava15"]}),
+    (catalog.BACKBONES, {"fake": "harness.schemes.fake:FakeModels"}),
+    (scoring._METRICS, {"three_pages": scoring._METRICS["StreetsQA"]}),
+)
+"""The tables of names are added to, not replaced: the scenario's fields hold them already."""
+
+
+def patch() -> None:
+    """Adds the fakes to the tables of names, and leaves torch out where they run."""
+    for table, added in _ADDED:
+        table.update(added)
+    study.load_models = _load_models
+
+
+def restore() -> None:
+    """Takes the fakes away."""
+    for table, added in _ADDED:
+        for name in added:
+            table.pop(name, None)
+    study.load_models = _LOAD_REAL
+
+
+def _load_models(stock: Any) -> tuple[Any, str, int]:
+    return (FakeModels(), "cpu", 1) if stock.backbone == "fake" else _LOAD_REAL(stock)
+
+
+_LOAD_REAL = study.load_models
+
+
+if __name__ == "__main__":
+    patch()
+    main()

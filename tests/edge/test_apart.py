@@ -1,0 +1,192 @@
+"""Halves measured apart, joined, are a run; a finished run replayed elsewhere is one too."""
+
+import random
+import time
+from pathlib import Path
+
+import ends
+import fake_harness
+import pandas as pd
+import pytest
+
+from harness.analysis import Analysis
+from harness.apart import PAYLOADS, measure_half
+from harness.derived import join, replay
+from harness.errors import ResultsError
+from harness.replay import sweep
+from harness.runs.store import Record, Run
+from harness.scenario.load import as_given, load, replay_from_given
+from harness.study import run
+
+ROOT = Path(__file__).parents[2]
+SILENT = ends.Silent()
+
+
+def halves(scenario: Path, folder: Path) -> tuple[Path, Path]:
+    """Both halves of a scenario, measured one after the other."""
+    device, server = folder / "device", folder / "server"
+    measure_half(load(scenario), device, "device", reporter=SILENT)
+    measure_half(load(scenario), server, "server", payloads=device, reporter=SILENT)
+    return device, server
+
+
+def joined(device: Path, server: Path, folder: Path) -> Record:
+    """The run that two halves make."""
+    join(device, server, folder, links=Path(), reporter=SILENT, fresh=False)
+    return Run.read(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(fake_scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The fakes' run in one process."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    run(load(fake_scenario), folder, reporter=SILENT)
+    return Run.read(folder)
+
+
+@pytest.fixture(scope="module")
+def parted(fake_scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of both halves."""
+    return halves(fake_scenario, tmp_path_factory.mktemp("parted"))
+
+
+def test_joined_halves_are_the_run_of_one_process(alone: Record, parted: tuple[Path, Path], tmp_path: Path) -> None:
+    """All rows but times, a scheme's that sends nothing among them; the unit alone is another."""
+    found = joined(*parted, tmp_path / "alone")
+    for kind in ("samples", "requests"):
+        ours, theirs = (getattr(record, kind).to_pandas() for record in (found, alone))
+        seconds = [column for column in ours.columns if column.endswith("_s")]
+        pd.testing.assert_frame_equal(ours.drop(columns=seconds), theirs.drop(columns=seconds), obj=kind)
+    for kind, own in (("stages", ["seconds", "cpu_s", "waited_s", "load", "start"]), ("outcomes", [])):
+        ours, theirs = (
+            getattr(record, kind).to_pandas().drop(columns=["unit", "run", *own]) for record in (found, alone)
+        )
+        pd.testing.assert_frame_equal(ours, theirs, obj=kind)
+    stages = found.stages.to_pandas()
+    assert stages.groupby("side")["start"].unique().map(list).to_dict() == {"device": [0], "server": [1]}
+    # How busy this machine was is no fault of the joining.
+    structural = ("never timed", "half", "answer", "machines", "warm-up")
+    assert not [why for why in found.manifest.reasons if any(word in why for word in structural)]
+
+
+def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whoever reads it as a run, or takes one half for the other, is told which half it is."""
+    device, server = parted
+    with pytest.raises(ResultsError, match=r"is the device half of a run alone; 'harness join'"):
+        Analysis.read(device)
+    with pytest.raises(ResultsError, match="is the server half of a run alone; the device half is wanted"):
+        joined(server, device, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_half_killed_at_any_moment_is_completed(
+    alone: Record, parted: tuple[Path, Path], fake_scenario: Path, tmp_path: Path
+) -> None:
+    """SIGKILL and the same command again: the payloads are those of a half that was not killed."""
+    moment, device = random.Random(3), tmp_path / "device"
+    for _ in range(4):
+        process = ends.FORKS.Process(target=_measure_device, args=(fake_scenario, device))
+        process.start()
+        while process.is_alive() and not (device / PAYLOADS).exists():
+            time.sleep(0.005)
+        process.join(moment.random() * 0.3)
+        process.kill()
+        process.join()
+    measure_half(load(fake_scenario), device, "device", reporter=SILENT)
+    found, wanted = (
+        {path.name: path.read_bytes() for path in (folder / PAYLOADS).iterdir()} for folder in (device, parted[0])
+    )
+    assert found == wanted
+    joined(device, parted[1], tmp_path / "run")
+
+
+def _measure_device(scenario: Path, folder: Path) -> None:
+    fake_harness.patch()
+    measure_half(load(scenario), folder, "device", reporter=SILENT)
+
+
+def test_halves_of_two_scenarios_are_not_joined(parted: tuple[Path, Path], fake_scenario: Path, tmp_path: Path) -> None:
+    """The difference is named, and no folder is made."""
+    other = tmp_path / "other.yaml"
+    other.write_text(fake_scenario.read_text().replace("levels: [4, 32]", "levels: [4, 33]"))
+    device, server = halves(other, tmp_path)
+    with pytest.raises(ResultsError, match=r"not halves of one run: their scenarios differ .*parameters of fake"):
+        joined(parted[0], server, tmp_path / "run")
+    with pytest.raises(ResultsError, match=r"was measured with another scenario, .*parameters of fake at lev"):
+        measure_half(load(other), tmp_path / "again", "server", payloads=parted[0], reporter=SILENT)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "again").exists()
+    # The same halves measured again are no contradiction: nothing of them depends on chance.
+    assert joined(device, server, tmp_path / "run").manifest.half is None
+
+
+def test_a_payload_that_is_missing_or_was_exchanged_is_noticed(fake_scenario: Path, tmp_path: Path) -> None:
+    """A copy without it is refused by name; halves whose payloads differ are not joined."""
+    device, server = halves(fake_scenario, tmp_path)
+    first, second = sorted((device / PAYLOADS).iterdir())[:2]
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(ResultsError, match="the server half answered other payloads"):
+        joined(device, server, tmp_path / "run")
+    first.unlink()
+    with pytest.raises(ResultsError, match=rf"{first.name}: no such file; it is the payload of .* for sample "):
+        measure_half(load(fake_scenario), tmp_path / "again", "server", payloads=device, reporter=SILENT)
+    first.write_bytes(data)
+    joined(device, server, tmp_path / "run")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scenarios").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_replay_section_is_read_again_from_a_manifest(path: Path) -> None:
+    """What a manifest holds is the whole section: links, users, arrivals, to the bit."""
+    scenario = load(path)
+    again = replay_from_given(as_given(scenario), path.parent)
+    assert again == scenario.replay
+    assert again.files == scenario.replay.files
+
+
+def test_a_replayed_run_has_the_rows_of_a_sweep(alone: Record, fake_scenario: Path, tmp_path: Path) -> None:
+    """Other uplinks, users and a deadline: the requests are those that ``sweep`` makes of the run, and are recorded."""
+    other = tmp_path / "other.yaml"
+    text = fake_scenario.read_text()
+    assert "rate: 25 KB/s }]" in text
+    other.write_text(
+        text.replace("rate: 25 KB/s }]", "rate: 3 KB/s }]\n  users: [1, 3]\n  deadline: 20 ms").replace(
+            "name: fake\ntitle", "name: slow\ntitle"
+        )
+    )
+    wanted = load(other)
+    replay(alone.folder, wanted, tmp_path / "slow", reporter=SILENT, command=(), fresh=False)
+    found = Run.read(tmp_path / "slow")
+    profiles = Analysis.read(alone.folder).profiles(None)
+    frame = sweep(profiles, wanted.replay).to_pandas()
+    keys = ["replay", "channel", "users", "seed", "pipeline", "point", "user", "submitted_s"]
+    ours = found.requests.to_pandas().sort_values(keys, ignore_index=True)
+    pd.testing.assert_frame_equal(ours, frame.sort_values(keys, ignore_index=True))
+    assert set(found.stages["source"].to_pylist()) == {"recorded"}
+    assert found.outcomes.drop_columns(["unit", "run"]) == alone.outcomes.drop_columns(["unit", "run"])
+    assert found.manifest.scenario["name"] == "slow"
+    assert found.manifest.scenario["selection"] == alone.manifest.scenario["selection"]
+    assert Analysis.read(tmp_path / "slow").profiles(None)
+    with pytest.raises(ResultsError, match="holds a complete run; choose another --name"):
+        replay(alone.folder, wanted, tmp_path / "slow", reporter=SILENT, command=(), fresh=False)
+    # A replay of a replay has the same numbers.
+    replay(tmp_path / "slow", wanted, tmp_path / "again", reporter=SILENT, command=(), fresh=False)
+    assert Run.read(tmp_path / "again").requests == found.requests
+
+
+def test_the_commands_make_a_run(harness, fake_scenario: Path, tmp_path: Path) -> None:
+    """From two halves to a table, and to the table of a replay; what is forgotten is said."""
+    where = ("--results", tmp_path)
+    assert harness("measure", fake_scenario, "--half", "server", *where)[0] == 2
+    assert harness("measure", fake_scenario, "--half", "device", *where)[0] == 0
+    status, out, _ = harness(
+        "measure", fake_scenario, "--half", "server", "--payloads", tmp_path / "fake-device", *where
+    )
+    assert (status, "the server half is complete" in out) == (0, True)
+    status, out, err = harness("join", tmp_path / "fake-device", tmp_path / "fake-server", *where)
+    assert status == 0, err
+    assert "run fake, " in out
+    status, out, err = harness("replay", tmp_path / "fake", fake_scenario, "--name", "again", *where)
+    assert status == 0, err
+    assert "run again, " in out
+    assert harness("show", tmp_path / "fake-device")[0] == 2

@@ -1,0 +1,165 @@
+"""A run whose server halves are in another process has the rows of a run in one process, whatever is killed."""
+
+import random
+import time
+from pathlib import Path
+
+import ends
+import pandas as pd
+import pytest
+
+from harness.edge.client import Remote
+from harness.errors import PeerError, ResultsError
+from harness.report.links import link_times
+from harness.runs.provenance import MANIFEST, read
+from harness.runs.store import Record, Run
+from harness.scenario.load import load
+from harness.study import run
+
+ROOT = Path(__file__).parents[2]
+TIMES = ["seconds", "cpu_s", "waited_s", "load", "start", "run"]
+
+
+def rows(record: Record) -> dict[str, pd.DataFrame]:
+    """A run's rows without seconds and instants, and without what says which process wrote them."""
+    requests = record.requests.to_pandas()
+    return {
+        "samples": record.samples.to_pandas(),
+        "stages": record.stages.to_pandas().drop(columns=TIMES),
+        "outcomes": record.outcomes.to_pandas().drop(columns="run"),
+        "requests": requests[[c for c in requests.columns if not c.endswith("_s")]],
+    }
+
+
+def assert_same(found: Record, wanted: Record) -> None:
+    """Two runs have the same rows apart from times."""
+    ours = rows(found)
+    for kind, frame in rows(wanted).items():
+        pd.testing.assert_frame_equal(ours[kind], frame, obj=kind)
+
+
+@pytest.fixture(scope="module")
+def alone(fake_scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The fakes' run in one process."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    run(load(fake_scenario), folder, reporter=ends.Silent())
+    return Run.read(folder)
+
+
+def test_the_smoke_scenario_ends_with_the_rows_of_one_process(tmp_path: Path) -> None:
+    """Real models, every scheme of the smoke scenario: answers, bytes and scores are the same, and T_link is there."""
+    text = (ROOT / "scenarios" / "smoke.yaml").read_text()
+    for old, new in (("samples: 16", "samples: 4"), ("timed_samples: 4, warmup: 1, repeats: 3", "timed_samples: 1")):
+        assert old in text
+        text = text.replace(old, new)
+    scenario = tmp_path / "smoke.yaml"
+    scenario.write_text(text)
+    run(load(scenario), tmp_path / "alone", reporter=ends.Silent())
+    with ends.serving(scenario, program=ends.REAL) as address:
+        run(load(scenario), tmp_path / "parted", reporter=ends.Silent(), remote=Remote(url=address))
+    found = Run.read(tmp_path / "parted")
+    assert_same(found, Run.read(tmp_path / "alone"))
+    (session,) = found.manifest.sessions
+    assert session.server is not None
+    assert session.server.machine["id"] == session.machine["id"]
+    links = found.links.to_pandas()
+    payloads = found.outcomes.to_pandas().set_index(["pipeline", "point", "sample"])["payload_bytes"]
+    assert len(links) == 3 * len(found.manifest.scenario["pipelines"]) + 3
+    for link in links.itertuples():
+        assert link.payload_bytes == payloads[link.pipeline, link.point, link.sample]
+        assert link.payload_bytes < link.sent_bytes < link.payload_bytes + 1500
+        assert 0 <= link.queue_s <= link.residence_s < link.round_trip_s
+    on_server = found.stages.to_pandas().query("side == 'server'").groupby(["pipeline", "point", "sample", "repeat"])
+    held = links.set_index(["pipeline", "point", "sample", "repeat"])["residence_s"]
+    assert (on_server["seconds"].sum() <= held).all()
+
+
+def test_a_paced_link_is_measured_as_it_is_replayed(fake_scenario: Path, tmp_path: Path) -> None:
+    """No request is faster than the channel that it is paced to, and the bytes that crossed are the channel's."""
+    server, port = ends.server(fake_scenario)
+    device = ends.device(fake_scenario, tmp_path / "paced", port, "20 KB/s")
+    device.join()
+    server.kill()
+    assert device.exitcode == 0
+    links = Run.read(tmp_path / "paced").links
+    frame = links.to_pandas()
+    assert len(frame) == 3 * 12
+    assert (frame["channel_s"] - 8 * frame["sent_bytes"] / 160e3).abs().max() < 1e-9
+    assert (frame["round_trip_s"] - frame["residence_s"] >= frame["channel_s"] - 1e-3).all()
+    means = link_times(links)
+    assert (means["requests"] == 12).all()
+    assert (means["error"] < 1e-2).all()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_server_killed_at_any_moment_loses_and_doubles_nothing(
+    alone: Record, fake_scenario: Path, tmp_path: Path, seed: int
+) -> None:
+    """SIGKILL again and again, and a server on the same port each time: the device waits, and its rows are whole."""
+    moment, folder = random.Random(seed), tmp_path / "alone"
+    server, port = ends.server(fake_scenario)
+    device, kills = ends.device(fake_scenario, folder, port, "15 KB/s"), 0
+    while kills < 6 and device.is_alive():
+        time.sleep(0.1 + moment.random() * 0.4)
+        server.kill()
+        server.join()
+        kills += device.is_alive()
+        server, port = ends.server(fake_scenario, port)
+    device.join()
+    server.kill()
+    assert device.exitcode == 0
+    assert kills >= 3
+    assert_same(Run.read(folder), alone)
+    assert len(Run.read(folder).links) == 3 * 12
+
+
+def test_a_device_killed_at_any_moment_resumes(alone: Record, fake_scenario: Path, tmp_path: Path) -> None:
+    """SIGKILL at four moments and the same command each time: the rows are those of an uninterrupted run."""
+    moment, folder = random.Random(7), tmp_path / "alone"
+    server, port = ends.server(fake_scenario)
+    for _ in range(4):
+        device, before = ends.device(fake_scenario, folder, port, "10 KB/s"), _sessions(folder)
+        while device.is_alive() and _sessions(folder) == before:
+            time.sleep(0.01)
+        device.join(moment.random() * 0.5)
+        device.kill()
+        device.join()
+    device = ends.device(fake_scenario, folder, port)
+    device.join()
+    server.kill()
+    assert device.exitcode == 0
+    assert_same(Run.read(folder), alone)
+    assert len(Run.read(folder).manifest.sessions) >= 2
+
+
+def _sessions(folder: Path) -> int:
+    return len(read(folder / MANIFEST).sessions) if (folder / MANIFEST).exists() else 0
+
+
+def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
+    alone: Record, fake_scenario: Path, tmp_path: Path
+) -> None:
+    """Stages of two places are not mixed: the run in one process is left as it is."""
+    server, port = ends.server(fake_scenario)
+    other = tmp_path / "longer.yaml"
+    other.write_text(fake_scenario.read_text().replace("repeats: 4", "repeats: 5"))
+    with pytest.raises(ResultsError, match=r"where the server halves run \(in the same process before, on .* now\)"):
+        run(load(other), alone.folder, reporter=ends.Silent(), remote=Remote(url=f"http://127.0.0.1:{port}"))
+    server.kill()
+    assert Run.read(alone.folder).manifest.status == "complete"
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("127.0.0.1:8000", "is no server's address"),
+        ("ftp://127.0.0.1", "it needs a scheme, http or https, a host"),
+        ("http://", "is no server's address"),
+        ("http://127.0.0.1:99999", "is no server's address"),
+    ],
+)
+def test_what_is_no_address_is_refused(fake_scenario: Path, tmp_path: Path, url: str, sentence: str) -> None:
+    """Before a run's folder is made."""
+    with pytest.raises(PeerError, match=sentence):
+        run(load(fake_scenario), tmp_path / "run", reporter=ends.Silent(), remote=Remote(url=url))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,279 @@
+"""A server on real TCP, among requests that mean it harm."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import ends
+import httpx
+import psutil
+import pytest
+
+from harness import study
+from harness.data.asking import samples
+from harness.data.streetsqa import book
+from harness.edge import TOKEN_VARIABLE, protocol
+from harness.edge.client import Peer
+from harness.errors import PeerError
+from harness.models.contract import Answer, Untimed
+from harness.scenario.load import load
+from harness.schemes.envelope import receive, send, tag
+from harness.schemes.fake import Fake, FakeModels, FakePoint
+from harness.stock import take_stock
+
+TOKEN = "a token of the tests alone"
+MOST_BYTES = 1 << 20
+PAGE = samples(book("test", 0)[:1], paired=False)[0]
+PAYLOAD = send(Fake.device_half(FakeModels(), FakePoint(levels=4)), PAGE, Untimed())
+KEY = ("fake", "levels=4")
+assert isinstance(PAYLOAD, bytes)
+
+
+@pytest.fixture(scope="module")
+def server(fake_scenario: Path) -> Iterator[str]:
+    """The address of a server with a token, a small limit and short patience."""
+    limits = ("--most", "1 MiB", "--within", "1 s", "--queue", "4")
+    with ends.serving(fake_scenario, *limits, **{TOKEN_VARIABLE: TOKEN}) as address:
+        yield address
+
+
+@pytest.fixture
+def peer(server: str, fake_scenario: Path) -> Iterator[Peer]:
+    """A good device."""
+    peer = Peer(server, study.describe(take_stock(load(fake_scenario))), token=TOKEN)
+    yield peer
+    peer.close()
+
+
+def right_answers() -> list[Answer]:
+    """What the server half says to the payload in this process."""
+    half = Fake.server_half(FakeModels(), FakePoint(levels=4))
+    return receive(half, PAYLOAD, [PAGE.question], Untimed(), kind="fake")
+
+
+def body(payload: bytes = PAYLOAD, pipeline: str = KEY[0], point: str = KEY[1]) -> bytes:
+    """A request's body."""
+    return protocol.pack(protocol.asked(pipeline, point, [PAGE.question], timed=True), payload)
+
+
+def head(length: object, identity: str, *more: str, token: str | None = TOKEN) -> bytes:
+    """A request's head."""
+    lines = ["POST /answer HTTP/1.1", "Host: server", f"{protocol.IDENTITY}: {identity}", f"Content-Length: {length}"]
+    lines += [f"Authorization: Bearer {token}"] if token is not None else []
+    return "\r\n".join([*lines, *more, "", ""]).encode()
+
+
+def bomb(n: int, length: int) -> bytes:
+    """An envelope that announces ``n`` pictures of ``length`` bytes, its checksum right."""
+    data = struct.pack("<BHB", 0x81, tag("fake"), n) + struct.pack("<I", length) * n
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+def hostile(identity: str) -> dict[str, tuple[bytes, set[int]]]:
+    """By name: what is sent on a connection of its own, and the statuses that may answer it; 0 is a closed one."""
+    good = body()
+
+    def whole(data: bytes, *more: str) -> bytes:
+        return head(len(data), identity, *more) + data
+
+    brackets = struct.pack("<I", 400_000) + b"[" * 400_000
+    return {
+        "no token": (head(len(good), identity, token=None) + good, {401}),
+        "another token": (head(len(good), identity, token="x" * 26) + good, {401}),
+        "a token in Latin-1": (head(len(good), identity, token="\u00e9" * 20) + good, {401, 400}),
+        "huge": (head(10**12, identity), {413}),
+        "a length of 5,000 digits": (head("9" * 5000, identity), {413, 400}),
+        "a negative length": (head(-1, identity), {400}),
+        "no length": (head("", identity), {400}),
+        "chunked": (
+            b"POST /answer HTTP/1.1\r\nHost: s\r\nAuthorization: Bearer " + TOKEN.encode()
+            + b"\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n" + b"x" * 1000,
+            {400},
+        ),
+        "truncated": (head(len(good), identity) + good[: len(good) // 2], {400, 408, 0}),
+        "another model": (head(len(good), "0123456789abcdef") + good, {409}),
+        "no identity": (head(len(good), "") + good, {409, 400}),
+        "no request": (whole(b"GIF89a" * 20), {400}),
+        "empty": (whole(b""), {400}),
+        "a head of brackets": (whole(brackets), {400}),
+        "a head of numbers": (whole(struct.pack("<I", 200_000) + b"9" * 200_000), {400}),
+        "an unknown scheme": (whole(body(pipeline="x" * 900_000)), {400}),
+        "an unknown point": (whole(body(point="levels=5")), {400}),
+        "no payload": (whole(body(b"")), {422}),
+        "a payload of noise": (whole(body(bytes(range(256)) * 40)), {422}),
+        "a cut payload": (whole(body(PAYLOAD[:-1])), {422}),
+        "another scheme's payload": (whole(body(b"\x01" + PAYLOAD[1:])), {422}),
+        "a bomb of pictures": (whole(body(bomb(255, 0))), {422}),
+        "a bomb of lengths": (whole(body(bomb(255, 2**32 - 1))), {422}),
+        "an unknown path": (b"GET /../../etc/passwd HTTP/1.1\r\nHost: s\r\n\r\n", {404}),
+        "another method": (b"DELETE /answer HTTP/1.1\r\nHost: s\r\n\r\n", {405}),
+        "no HTTP": (b"\x16\x03\x01" + bytes(range(256)), {400}),
+        "a head without end": (b"GET /health HTTP/1.1\r\nX: " + b"y" * 200_000, {400, 0}),
+        "half a head": (b"POST /answer HTTP/1.1\r\nHo", {0}),
+        "nothing": (b"", {0}),
+        "no body": (head(len(good), identity), {408, 0}),
+    }  # fmt: skip
+
+
+async def _attack(address: str, data: bytes) -> tuple[int, bytes]:
+    """The status that answers some bytes, 0 where the connection is closed without one, and all that was said."""
+    place = urlsplit(address)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    try:
+        with contextlib.suppress(ConnectionError):
+            writer.write(data)
+            await writer.drain()
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                while b"\r\n\r\n" not in said or b'"}' not in said:
+                    if not (more := await reader.read(1 << 16)):
+                        break
+                    said += more
+        return (int(said.split(b" ", 2)[1]) if said.startswith(b"HTTP/") else 0), said
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def test_a_thousand_hostile_requests_harm_nobody(server: str, peer: Peer) -> None:
+    """Each is refused by its status; the good device's answers are right, memory is bounded, no traceback is sent."""
+    attacks = hostile(peer.info.identity)
+    process = _process_of(server)
+    wanted, answered, stop = right_answers(), 0, threading.Event()
+    wrong: list[object] = []
+
+    def go_on() -> None:
+        nonlocal answered
+        while not stop.is_set():
+            told, _ = peer.ask(*KEY, PAYLOAD, [PAGE.question], timed=True)
+            if [answer.answer() for answer in told.answers] != wanted:
+                wrong.append(told)
+            answered += 1
+
+    async def all_of_them() -> list[tuple[str, int, bytes]]:
+        at_once = asyncio.Semaphore(100)
+
+        async def one(name: str) -> tuple[str, int, bytes]:
+            async with at_once:
+                return name, *await _attack(server, attacks[name][0])
+
+        rounds = -(-1000 // len(attacks))
+        return await asyncio.gather(*(one(name) for _ in range(rounds) for name in attacks))
+
+    good = threading.Thread(target=go_on)
+    before = process.memory_info().rss
+    good.start()
+    try:
+        seen = asyncio.run(all_of_them())
+    finally:
+        stop.set()
+        good.join()
+    assert len(seen) >= 1000
+    # A request that was whole may have met a full queue.
+    may_wait = {429}
+    assert [(name, status) for name, status, _ in seen if status not in attacks[name][1] | may_wait] == []
+    assert not [said for *_, said in seen if b"Traceback" in said or b".py" in said]
+    assert wrong == []
+    assert answered > 0
+    # Four bodies, and what a hundred connections buffer.
+    assert process.memory_info().rss - before < 4 * MOST_BYTES + 100 * (256 << 10)
+
+
+def test_a_slow_sender_holds_nobody_up(server: str, peer: Peer) -> None:
+    """A body that trickles is given up after its time, and its place in the queue is another's."""
+    place = urlsplit(server)
+    slow = []
+    for _ in range(4):
+        connection = socket.create_connection((place.hostname, place.port))
+        connection.sendall(head(1000, peer.info.identity) + b"x")
+        slow.append(connection)
+    begun_s = time.monotonic()
+    told, _ = peer.ask(*KEY, PAYLOAD, [PAGE.question], timed=False)
+    assert [answer.answer() for answer in told.answers] == right_answers()
+    assert time.monotonic() - begun_s < 20
+    for connection in slow:
+        connection.settimeout(20)
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        connection.close()
+
+
+def test_who_asks_for_less_than_an_answer_is_told(server: str) -> None:
+    """Health is open; the card and the metrics want the token; what was answered is counted."""
+    own = {"Authorization": f"Bearer {TOKEN}"}
+    assert httpx.get(f"{server}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{server}/info").status_code == httpx.get(f"{server}/metrics").status_code == 401
+    card = httpx.get(f"{server}/info", headers=own).json()
+    assert card["points"] == {
+        "reference": {"-": {"levels": 16}},
+        "fake": {"levels=4": {"levels": 4}, "levels=32": {"levels": 32}},
+        "alone": {"-": {"levels": 16}},
+    }
+    assert card["machine"]["name"]
+    metrics = httpx.get(f"{server}/metrics", headers=own).text
+    assert "# TYPE harness_requests_total counter" in metrics
+    assert "harness_stage_seconds" in metrics
+
+
+def test_a_wrong_token_is_the_devices_to_mend(server: str, fake_scenario: Path) -> None:
+    """One sentence that names the variable."""
+    mine = study.describe(take_stock(load(fake_scenario)))
+    with pytest.raises(PeerError, match=rf"refuses \(401\).*{TOKEN_VARIABLE}"):
+        Peer(server, mine, token="another token, long enough")
+
+
+def test_another_scenario_is_refused_by_name(server: str, fake_scenario: Path, tmp_path: Path) -> None:
+    """A point that is not served, and another limit on pictures, are both named."""
+    path = tmp_path / "other.yaml"
+    path.write_text(fake_scenario.read_text().replace("[4, 32]", "[4, 17]") + "max_pixels: 1000000\n")
+    with pytest.raises(PeerError, match=r"max_pixels is 1000000 here and 16000000 there; fake at levels=17 is not"):
+        Peer(server, study.describe(take_stock(load(path))), token=TOKEN)
+
+
+def test_an_address_that_others_reach_wants_a_token(fake_scenario: Path) -> None:
+    """Refused before anything is loaded."""
+    process = ends.start("serve", fake_scenario, "--listen", "0.0.0.0:0", **{TOKEN_VARIABLE: ""})
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert TOKEN_VARIABLE in said
+    assert "Traceback" not in said
+
+
+def test_a_stopping_server_answers_what_it_has_taken(fake_scenario: Path) -> None:
+    """A request whose body is on its way when the server is told to stop is answered, and the server ends well."""
+    process = ends.start("serve", fake_scenario, "--listen", "127.0.0.1:0")
+    address = ends.listening(process)
+    peer = Peer(address, study.describe(take_stock(load(fake_scenario))))
+    place = urlsplit(address)
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        data = head(len(body()), peer.info.identity) + body()
+        connection.sendall(data[:-50])
+        time.sleep(0.2)
+        os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.3)
+        connection.sendall(data[-50:])
+        connection.settimeout(20)
+        said = connection.recv(1 << 16)
+    assert said.startswith(b"HTTP/1.1 200"), said
+    peer.close()
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out.endswith("every request that was taken is answered\n")
+
+
+def _process_of(address: str) -> psutil.Process:
+    port = urlsplit(address).port
+    for child in psutil.Process().children():
+        if any(found.laddr.port == port for found in child.net_connections() if found.status == "LISTEN"):
+            return child
+    raise AssertionError(f"no child listens on {port}")
