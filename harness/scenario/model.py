@@ -123,6 +123,12 @@ class Selection(Frozen):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     resamples: int = Field(default=2000, ge=100, le=1_000_000)
 
+    @model_validator(mode="after")
+    def _something_is_certified(self) -> Self:
+        if self.margin >= self.target:
+            raise ValueError(f"margin: {self.margin:g} leaves nothing of the target {self.target:g} to certify")
+        return self
+
 
 class Scenario(Frozen):
     """One study: benchmarks, a backbone, the schemes compared, how they are timed, and the links of the replay.

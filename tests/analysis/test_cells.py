@@ -50,7 +50,7 @@ def studied(
                     "sample": np.repeat(samples["sample"].to_numpy()[places], ROUNDS),
                     "repeat": np.tile(np.arange(ROUNDS), timed), "round": np.tile(np.arange(ROUNDS), timed),
                     "start": 0, "side": side, "stage": side, "seconds": seconds.ravel(), "cpu_s": np.nan,
-                    "machine": MACHINE, "source": "measured",
+                    "waited_s": np.nan, "load": np.nan, "machine": MACHINE, "source": "measured",
                 })
             )  # fmt: skip
     record = dataclasses.replace(

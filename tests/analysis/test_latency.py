@@ -33,7 +33,7 @@ def stage_rows(seconds: dict[str, tuple[str, np.ndarray]], repeats: int = 1, **c
             "run": "r", "unit": "u", "pipeline": "jpeg", "point": "q",
             "sample": [f"s{i // repeats:04}" for i in range(n)], "repeat": np.arange(n) % repeats,
             "round": np.arange(n) % repeats, "start": 0, "side": side, "stage": stage, "seconds": times,
-            "cpu_s": np.nan, "machine": "m", "source": "measured",
+            "cpu_s": np.nan, "waited_s": np.nan, "load": np.nan, "machine": "m", "source": "measured",
         }  # fmt: skip
         frames.append(pd.DataFrame({**frame, **constants}))
     return pa.Table.from_pandas(pd.concat(frames), schema=schema(StageRow), preserve_index=False)

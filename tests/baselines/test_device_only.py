@@ -108,7 +108,7 @@ def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
     given = yaml.safe_load(SMOKE.read_text())
     given["pipelines"] = [{"scheme": "server_only"}, {"scheme": "device_only"}]
     given["samples"], given["measure"]["timed_samples"] = 8, 2
-    given["selection"] |= {"target": 0.1, "margin": 0.9}
+    given["selection"] |= {"target": 0.1, "margin": 0.05}
     (tmp_path / "device_only.yaml").write_text(yaml.safe_dump(given))
     scenario = load_scenario(tmp_path / "device_only.yaml")
     run(scenario, tmp_path / "run", reporter=Silent())

@@ -148,6 +148,10 @@ BROKEN = {
         "unknown pipeline 'webp'; known: jpeg",
     ),
     "reference with several points": (_changed(("selection",), {"reference": "jpeg"}), "'jpeg' has several points"),
+    "margin that leaves nothing": (
+        _changed(("selection",), {"target": 0.5, "margin": 0.5}),
+        "margin: 0.5 leaves nothing of the target 0.5 to certify",
+    ),
     "confidence of 95": (_changed(("selection",), {"confidence": 95.0}), "selection.confidence: 95.0 is not right"),
     "no repeats": (_changed(("measure",), {"repeats": 0}), "measure.repeats: 0 is not right"),
     "no benchmark": (_changed(("benchmark",), ...), "benchmark: is missing"),
