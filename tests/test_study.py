@@ -52,15 +52,15 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 def _apart_from_times(record: Record) -> dict[str, pd.DataFrame]:
-    """A run's rows without seconds and instants, and without the folder's name."""
+    """A run's rows without what is measured of time and memory, and without the folder's name."""
     # Which start of the process timed a request is another when one is killed.
-    stages = record.stages.to_pandas().drop(
-        columns=["seconds", "cpu_s", "waited_s", "load", "run", "start"], errors="ignore"
-    )
-    requests = record.requests.to_pandas()
+    stages = record.stages.to_pandas().drop(columns=["seconds", "cpu_s", "waited_s", "load", "start", "run"])
+    requests, resources = record.requests.to_pandas(), record.resources.to_pandas().drop(columns="run")
+    resources.loc[resources["quantity"] == "peak_memory_bytes", "value"] = 0.0
     return {
         "stages": stages,
         "outcomes": record.outcomes.to_pandas().drop(columns="run"),
+        "resources": resources,
         "requests": requests[[c for c in requests.columns if not c.endswith("_s")]],
     }
 

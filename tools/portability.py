@@ -5,17 +5,19 @@
 
 ``code`` writes the streams of generated pictures, merged to several n_c and coded by every bundled codec of features,
 and coded by every bundled network for pictures, with digests of what it decodes from them itself; and, of some
-pictures, the features and the clusters of merging. ``decode`` decodes the streams, merges the features, and compares.
-The exit code is 1 where a stream is refused or holds anything else here than there.
+pictures, the features and the clusters of merging. Of every scheme it writes one request, and the answer to it.
+``decode`` decodes the streams, merges the features, answers the requests, and compares. The exit code is 1 where a
+stream or a request is refused, or a stream holds anything else here than there.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,17 +29,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from baselines.networks import weights
 from baselines.networks.pictures import PictureCoder
+from baselines.networks.weights import ready
 from baselines.neural_codec import bundled
 from baselines.neural_container import MAX_PIXELS, unpack
 from harness import catalog
 from harness.data import streetsqa
+from harness.data.sample import Sample
 from harness.errors import BitstreamError, HarnessError, ResultsError
-from harness.models.contract import Models, Untimed
+from harness.models.contract import Answer, Models, Untimed, VisionSide
 from harness.profiling.machine import fingerprint
 from harness.runs.provenance import package_versions
+from harness.schemes import envelope
 from harness.schemes.anatomy import codec_of
+from harness.schemes.contract import Scheme
 from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.merging import merge
 
@@ -47,6 +52,25 @@ CLUSTERS = (2, 3, 4, 5, 6)
 """n_c of the requests; an ablation's codec has the last alone."""
 BACKBONES = ("mini-onevision", "mini-llava15")
 NETWORKS = ("hyperprior", "elic")
+POINTS: dict[str, dict[str, Any]] = {
+    "server_only": {},
+    "device_only": {"merge_to": 0.042},
+    "raw_features": {"merge_to": 0.042},
+    "tofc": {"codec": "lambda-0.3", "merge_to": 0.042},
+    "jpeg": {"quality": 10, "merge_to": 0.042},
+    "webp": {"quality": 5, "method": 4, "merge_to": 0.042},
+    "hyperprior": {"weights": 0.006, "merge_to": 0.042},
+    "elic": {"weights": 0.006, "merge_to": 0.042},
+    "tofc_selective": {"codec": "lambda-0.2", "merge_to": 0.044},
+    "tofc_single": {"codec": "lambda-0.2", "merge_to": 0.044},
+    "tofc_heuristic": {"codec": "bits-4", "merge_to": 0.044},
+    "tofc_factorized": {"codec": "lambda-0.2", "merge_to": 0.044},
+    "tofc_unmerged": {"codec": "lambda-0.2", "merge_to": 0.044},
+    "visionzip": {"codec": "lambda-0.2", "merge_to": 0.044},
+    "visionzip_merging": {"codec": "lambda-0.2", "merge_to": 0.044},
+    "qformer": {"codec": "lambda-0.2", "merge_to": 0.044},
+}
+"""An operating point of every scheme that needs no package besides the required ones."""
 NEURAL_EVERY = 5
 """Of so many pictures one goes through the networks for pictures, whose strings are long and slow."""
 
@@ -72,14 +96,20 @@ def opened(path: Path) -> FeatureCodec:
 def network(name: str) -> PictureCoder:
     """The coder of a bundled network, such as ``elic/0.02``."""
     codec, _, point = name.partition("/")
-    return PictureCoder(weights.ready(codec, float(point)))
+    return PictureCoder(ready(codec, float(point)))
 
 
 @cache
-def models_named(name: str) -> Models:
-    """The parts of a bundled backbone, on the CPU."""
-    found: Models = catalog.load("backbone", name, catalog.BACKBONES)(name, device="cpu", weights=None)
+def models(backbone: str) -> Models:
+    """The parts of a bundled model, on the CPU."""
+    found: Models = catalog.load("backbone", backbone, catalog.BACKBONES)(backbone, device="cpu")
     return found
+
+
+@cache
+def vision(backbone: str) -> VisionSide:
+    """The vision side of a bundled model."""
+    return models(backbone).vision()
 
 
 @cache
@@ -101,7 +131,7 @@ def code(folder: Path, n_pictures: int, n_whole: int, show: Callable[[str], None
 
     def add(kind: str, codec: str, number: int, stream: bytes, decoded: Tensor) -> None:
         name = f"stream/{len(requests):04d}"
-        tensors[name] = torch.frombuffer(bytearray(stream), dtype=torch.uint8)
+        tensors[name] = torch.tensor(bytearray(stream), dtype=torch.uint8)
         facts = {"kind": kind, "codec": codec, "picture": number, "stream": name}
         requests.append({**facts, "decoded": digest(decoded)})
 
@@ -114,18 +144,25 @@ def code(folder: Path, n_pictures: int, n_whole: int, show: Callable[[str], None
                     add("features", name, number, stream, opened(path).decompress(stream).y_PCD)
             show(f"{backbone}: {number + 1} of {n_pictures} pictures")
     for codec in NETWORKS:
-        for point in bundled(codec):
+        for point in sorted(bundled(codec)):
             for number in range(0, n_pictures, NEURAL_EVERY):
                 name = f"{codec}/{point}"
                 body = network(name).encode(picture(number), MAX_PIXELS)
                 add("picture", name, number, body, latents(network(name), body))
             show(f"{codec}/{point}")
+    answers = {}
+    for name in POINTS:
+        sent, answer = _request(name)
+        tensors[f"request/{name}"] = torch.tensor(bytearray(sent), dtype=torch.uint8)
+        answers[name] = answer
+        show(f"{name}: {len(sent)} bytes, answer {answer!r}")
     manifest = {
         "format": FORMAT,
         "machine": fingerprint(),
         "packages": package_versions(),
         "pictures": [hashlib.sha256(picture(number).tobytes()).hexdigest() for number in range(n_pictures)],
         "requests": requests,
+        "answers": answers,
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / TENSORS)
@@ -134,12 +171,61 @@ def code(folder: Path, n_pictures: int, n_whole: int, show: Callable[[str], None
 
 def _merged(backbone: str, number: int, kept: dict[str, Tensor]) -> tuple[list[Tensor], tuple[int, int]]:
     """The features of a picture, merged to each of CLUSTERS, and its grid; features and labels go to ``kept``."""
-    seen = models_named(backbone).vision().see(picture(number), Untimed())
-    x_PVD = seen.x_PVD.float()
+    features = vision(backbone).see(picture(number), Untimed())
+    x_PVD = features.x_PVD.float()
     merged = [merge(x_PVD, n_clusters) for n_clusters in CLUSTERS]
     kept[f"x/{backbone}/{number:03d}"] = x_PVD.contiguous()
     kept[f"labels/{backbone}/{number:03d}"] = torch.stack([each.labels_PV for each in merged], 1).to(torch.int16)
-    return [each.y_PCD for each in merged], seen.layout.grid
+    return [each.y_PCD for each in merged], features.layout.grid
+
+
+def _halves(name: str) -> tuple[type[Scheme], Any, Any]:
+    scheme: type[Scheme] = catalog.load("scheme", name, catalog.SCHEMES)
+    point = scheme.Point.model_validate(POINTS[name])
+    made = models(BACKBONES[0])
+    return scheme, scheme.device_half(made, point), scheme.server_half(made, point)
+
+
+@cache
+def _sample() -> Sample:
+    asked = _pages()[0].asked[0]
+    file = io.BytesIO()
+    picture(0).save(file, "PNG")
+    return Sample(
+        id="0", image_bytes=file.getvalue(), question=asked.question, truth=asked.truth, category="", group=""
+    )
+
+
+def _request(name: str) -> tuple[bytes, str]:
+    """What a scheme's device half sends of a sample, empty where it sends nothing, and the answer to that."""
+    scheme, device, server = _halves(name)
+    sent = envelope.send(device, _sample(), Untimed())
+    if isinstance(sent, Answer):
+        return b"", sent.text
+    return sent, envelope.receive(server, sent, [_sample().question], Untimed(), kind=scheme.kind)[0].text
+
+
+def _answers(answers: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[list[str], int]:
+    """The other machine's requests at this machine's server halves, and beside those of its own device halves."""
+    n_refused = n_other = n_same = n_sent = 0
+    for name, expected in answers.items():
+        scheme, device, server = _halves(name)
+        data, own = bytes(tensors[f"request/{name}"].numpy()), envelope.send(device, _sample(), Untimed())
+        if isinstance(own, Answer):
+            n_other += own.text != expected
+            continue
+        n_sent, n_same = n_sent + 1, n_same + (own == data)
+        try:
+            (answer,) = envelope.receive(server, data, [_sample().question], Untimed(), kind=scheme.kind)
+        except BitstreamError:
+            n_refused += 1
+        else:
+            n_other += answer.text != expected
+    told = (
+        f"  a request of each scheme: {len(answers)} schemes, {n_refused} refused, {n_other} answers differ; "
+        f"{n_same} of {n_sent} payloads are the bytes that this machine sends"
+    )
+    return [told] if answers else [], n_refused
 
 
 def latents(coder: PictureCoder, body: bytes) -> Tensor:
@@ -169,15 +255,17 @@ def decode(folder: Path) -> tuple[list[str], int]:
         else:
             count["equal" if same else "other"] += 1
     wrong = sum(count["refused"] + count["other"] for count in counts.values())
+    answered, refused = _answers(manifest["answers"], tensors)
     there, here = manifest["machine"], fingerprint()
     told = [
         f"coded on {there['name']} ({there['architecture']}), decoded on {here['name']} ({here['architecture']}) "
         f"in {time.perf_counter() - began:.0f} s",
         *(f"  {what}: {c.total()} streams, {c['refused']} refused, {c['other']} differ" for what, c in counts.items()),
+        *answered,
         *_clusters(tensors),
         *_pictures(manifest["pictures"]),
     ]
-    return told, wrong
+    return told, wrong + refused
 
 
 def _decoded(kind: str, codec: str, stream: bytes) -> Tensor:
@@ -259,6 +347,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             told, wrong = decode(options.folder)
         except HarnessError as error:
             print(error, file=sys.stderr)
+            return 2
+        except KeyError as error:
+            print(f"{options.folder}: lacks {error}; code the streams again", file=sys.stderr)
             return 2
     print("\n".join(told))
     return 1 if wrong else 0

@@ -35,7 +35,7 @@ def folder_of(backbone: str, scheme: str, point: str) -> Path:
 
 
 class Ablation(Tofc):
-    """A scheme whose points are folders of :data:`baselines.ablations.trained.WEIGHTS`; a subclass replaces a part.
+    """A scheme whose points are folders of :data:`WEIGHTS`; a subclass replaces a part.
 
     ``learned`` says that its reducer has weights.
     """

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import breakdown, cells, comparison, latency, means
+from harness.analysis import breakdown, cells, comparison, latency, means, precision
 from harness.analysis.cells import Population, Setting
 from harness.analysis.curves import Ladder
 from harness.analysis.select import Answers, Equality, Key, ladders_of, select
@@ -249,6 +249,77 @@ class Analysis:
     def scores_at_tokens(self) -> pd.DataFrame:
         """Scores at as many visual tokens: :func:`harness.analysis.comparison.scores_at_tokens`."""
         return comparison.scores_at_tokens(self.points)
+
+    @property
+    def timed_pictures(self) -> int:
+        """S, the number of pictures that were timed."""
+        return len(pc.unique(self.record.stages["sample"]))
+
+    @property
+    def rounds(self) -> int:
+        """R, the number of rounds that they were timed in."""
+        return len(pc.unique(self.record.stages["repeat"]))
+
+    def plan(self, *, latency: float, payload: float, score: float) -> pd.DataFrame:
+        """How many pictures and rounds resolve a mean latency, and how many pictures bytes and a score.
+
+        ``latency`` and ``payload`` are relative (0.05: 5 %), ``score`` in the metric's unit. A row for each selected
+        point that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times
+        (:func:`harness.analysis.precision.plan_latency`; 0 where none do, with ``latency_reason``);
+        ``bytes_pictures``, for the ratio of bytes at equal score over the next scheme with a curve, and
+        ``score_pictures``, for the difference from the reference's score; null where nothing can be said.
+        """
+        found = []
+        for pipeline, point in self._selected_keys:
+            timed = self.setting.timed((pipeline, point))
+            strata = cells.strata(self.profile(pipeline, point), self.population)
+            if few := means.too_few(len(timed.samples)):
+                planned = precision.LatencyPlan(pictures=0, rounds=0, half_width=np.nan, reason=few)
+            else:
+                planned = precision.plan_latency(
+                    means.components(timed.total_SR, *strata),
+                    latency,
+                    at_least_rounds=means.MIN_ROUNDS,
+                    confidence=self.equality.confidence,
+                )
+            bytes_pictures, bytes_reason = self._for_bytes(pipeline, payload)
+            score_pictures = np.nan
+            enough = self.answers.n_clusters >= means.MIN_PICTURES
+            if self.scored and enough and (pipeline, point) != self.answers.reference:
+                own_C, reference_C = (
+                    self.answers.contributions(key) for key in ((pipeline, point), self.answers.reference)
+                )
+                score_pictures = precision.questions_for_score(
+                    own_C, reference_C, score, confidence=self.equality.confidence
+                )
+            found.append(
+                {
+                    "pipeline": pipeline,
+                    "point": point,
+                    "pictures": planned.pictures,
+                    "rounds": planned.rounds,
+                    "latency_reason": f"{pipeline}: {planned.reason}" if planned.reason and not few else planned.reason,
+                    "bytes_pictures": bytes_pictures,
+                    "bytes_reason": bytes_reason,
+                    "score_pictures": score_pictures,
+                }
+            )
+        columns = ["pipeline", "point", "pictures", "rounds", "latency_reason"]
+        return pd.DataFrame(found, columns=[*columns, "bytes_pictures", "bytes_reason", "score_pictures"])
+
+    def _for_bytes(self, pipeline: str, wanted: float) -> tuple[float, str]:
+        """The pictures that resolve a pipeline's bytes at equal score, over another's; why nothing can be said."""
+        pairs = self.equal_scores
+        mine = pairs[(pairs["test_pipeline"] == pipeline) | (pairs["anchor_pipeline"] == pipeline)]
+        if mine.empty:
+            return np.nan, ""
+        said = mine[mine["reason"] == ""]
+        if said.empty:
+            return np.nan, f"{pipeline}: {mine['reason'].iloc[0]}"
+        pair = said.iloc[0]
+        ends = [pair["ratio_high"] / pair["ratio"], pair["ratio"] / pair["ratio_low"] if pair["ratio_low"] else np.inf]
+        half, clusters = float(np.log(max(ends))), int(self.points["clusters"].iloc[0])
+        return precision.questions_needed(half, clusters, float(np.log1p(wanted))), ""
 
     @cached_property
     def resources(self) -> pd.DataFrame:

@@ -105,11 +105,7 @@ def system_of(replay_section: Mapping[str, Any]) -> Replay:
         if uplink["kind"] == "constant":
             uplinks.append(ConstantUplink.model_construct(**{**uplink, "wire": wire}))
     arrivals = section.get("arrivals") or {"kind": "closed_loop"}
-    kinds: Mapping[str, type[ClosedLoop | Poisson | Periodic]] = {
-        "closed_loop": ClosedLoop,
-        "poisson": Poisson,
-        "periodic": Periodic,
-    }
+    kinds: Mapping[str, Any] = {"closed_loop": ClosedLoop, "poisson": Poisson, "periodic": Periodic}
     of_kind = kinds.get(arrivals["kind"])
     batching = section.get("batching")
     return Replay.model_construct(

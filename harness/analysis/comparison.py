@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from harness.analysis import curves, means
 from harness.analysis.cells import Key, Setting, strata, times_and_known
-from harness.analysis.curves import Floats, Ladder
+from harness.analysis.curves import Ladder
 from harness.analysis.means import Estimate
 from harness.analysis.select import Answers
 from harness.errors import ResultsError
@@ -116,7 +117,7 @@ def ladders(points: pd.DataFrame, answers: Answers) -> dict[tuple[str, str], Lad
 
 
 def equal_scores(
-    found: Mapping[tuple[str, str], Ladder], target: float, target_B: Floats, confidence: float
+    found: Mapping[tuple[str, str], Ladder], target: float, target_B: ArrayLike, confidence: float
 ) -> pd.DataFrame:
     """Each ladder against each later one of another scheme, at equal score and over all that both measured.
 
@@ -174,7 +175,7 @@ def latencies_at_equal_score(
     points: pd.DataFrame,
     setting: Setting,
     target: float,
-    target_B: Floats,
+    target_B: ArrayLike,
 ) -> pd.DataFrame:
     """T of each pair of ladders where both have the score ``target``, at each constant uplink without a wire model.
 

@@ -78,16 +78,21 @@ def pictures_needed(found: Components, precision: float, rounds: int, *, confide
 
 
 def plan_latency(
-    found: Components, precision: float, *, at_most_rounds: int = 30, confidence: float = 0.95
+    found: Components,
+    precision: float,
+    *,
+    at_least_rounds: int = 1,
+    at_most_rounds: int = 30,
+    confidence: float = 0.95,
 ) -> LatencyPlan:
     """The pictures and rounds of fewest timed requests that resolve ``precision`` of a mean latency.
 
     ``found`` is a run's (:func:`harness.analysis.means.components`): a run of six pictures knows its scatter within a
     factor of about two, and so the plan. Where the drift alone is more than the precision allows, more rounds are
-    looked at, up to ``at_most_rounds``.
+    looked at, up to ``at_most_rounds``; fewer than ``at_least_rounds`` are not.
     """
     best: LatencyPlan | None = None
-    for rounds in range(1, at_most_rounds + 1):
+    for rounds in range(at_least_rounds, at_most_rounds + 1):
         pictures = pictures_needed(found, precision, rounds, confidence=confidence)
         if pictures and (best is None or pictures * rounds < best.pictures * best.rounds):
             best = LatencyPlan(

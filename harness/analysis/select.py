@@ -81,6 +81,8 @@ class Equality:
 _FLOATS = ("target", "margin", "confidence")
 
 
+_ENDLESS = 10**9
+
 NORMALISED = "normalised score (%)"
 """What the score of several benchmarks is called."""
 
@@ -258,8 +260,14 @@ def _interval(answers: Answers, key: Key) -> tuple[float, float]:
     """The interval of a score from its clusters, as that of a share of the highest score."""
     top = answers.score_max
     share_C = answers.contributions(key) / top
-    n_questions = len(answers.points[key])
-    found = percentiles.share(share_C[:, None], at_most=n_questions, confidence=answers.equality.confidence).estimate
+    if len(answers.parts) > 1:
+        # How far the benchmarks' own means lie apart is no scatter of pictures.
+        of_part = np.repeat(np.arange(len(answers.parts)), [part.n_clusters for part in answers.parts])
+        means = np.bincount(of_part, share_C) / np.bincount(of_part)
+        share_C = share_C - means[of_part] + share_C.mean()
+    # An average of benchmarks may be surer than as many questions of one: each is a stratum.
+    most = len(answers.points[key]) if len(answers.parts) == 1 else _ENDLESS
+    found = percentiles.share(share_C[:, None], at_most=most, confidence=answers.equality.confidence).estimate
     return top * found.low, top * found.high
 
 

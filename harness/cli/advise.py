@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.quantities import PER_SECOND, RATE, SECONDS
-from harness.errors import ExitCode
+from harness.errors import ExitCode, ResultsError
 
 if TYPE_CHECKING:
     from harness.analysis.means import Estimate
@@ -52,6 +52,11 @@ def advise(
 
     analysis = Analysis.read(path)
     points = analysis.points
+    if not analysis.scored:
+        raise ResultsError(
+            f"{path}: the reference {analysis.equality.reference} scores 0, so that no point scores a share of it; "
+            "'harness show' and 'harness crossover' compare latencies alone"
+        )
     keys = zip(points["pipeline"], points["point"], strict=True)
     scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}]})
@@ -63,6 +68,7 @@ def advise(
         deadline_s=deadline,
         min_score=min_score,
         min_share=min_share,
+        population=analysis.population,
     )
     console = terminal()
     console.print(
@@ -118,7 +124,7 @@ def crossover(
     analysis = Analysis.read(path)
     one, other = (analysis.selected_profile(name) for name in (first, second))
     spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": "1 MB/s"}]})
-    found = whatif.crossover(one, other, spec, low_bps=low, high_bps=high)
+    found = whatif.crossover(one, other, spec, low_bps=low, high_bps=high, population=analysis.population)
     span = f"between {format_rate(low)} and {format_rate(high)}"
     if found.rate_bps is None:
         doubt = "" if found.sure else "; the timed pictures leave open whether they do"

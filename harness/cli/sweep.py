@@ -79,7 +79,7 @@ def sweep(
     console.print("±: 95 % over the timed pictures")
     for reason in dict.fromkeys(part.reason for cell in summary for part in (cell.mean_s, cell.p50_s, cell.p99_s)):
         if reason:
-            console.print(f"no interval: {reason}")
+            console.print(f"no interval, or none claimed (-): {reason}")
     if any(cell.answered < 1 for cell in summary):
         console.print("means are of the requests that were answered; to p50 and p99 one never answered is the slowest")
 
@@ -125,4 +125,6 @@ def _shown(estimate: "Estimate") -> str:
 def _middle(estimate: "Estimate") -> str:
     from harness.units import format_seconds
 
+    if math.isnan(estimate.value):
+        return "-"
     return format_seconds(estimate.value) if math.isfinite(estimate.value) else "never"

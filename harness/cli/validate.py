@@ -32,6 +32,7 @@ def validate(
     from rich.table import Table
 
     from harness.analysis import Analysis
+    from harness.analysis.latency import PERCENTILES, required_samples
     from harness.cli.display import terminal
     from harness.errors import UnavailableError
     from harness.replay import validation
@@ -47,7 +48,10 @@ def validate(
         table = Table("stage", "", "mean", "p50", "p90", "p99", "error of the mean", title=title, title_justify="left")
         for stage, row in found.by_stage().items():
             for side in ("real", "replayed"):
-                numbers = [format_seconds(row[f"{side}_{name}_s"]) for name in ("mean", "p50", "p90", "p99")]
+                numbers = [format_seconds(row[f"{side}_mean_s"])]
+                for name, p in PERCENTILES.items():
+                    claimed = min(requests, len(profile.samples)) >= required_samples(p)
+                    numbers.append(format_seconds(row[f"{side}_{name}_s"]) if claimed else "-")
                 last = f"{row['mean_error']:+.2%}" if side == "replayed" else ""
                 table.add_row(stage if side == "real" else "", side, *numbers, last)
         console.print(table)

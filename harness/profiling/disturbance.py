@@ -123,9 +123,15 @@ class Watch:
         return sum(min(shared_ns, lost_ns) for shared_ns, lost_ns in overlaps if shared_ns > 0)
 
     def begin(self, *, anew: bool = False) -> None:
-        """A turn of requests begins; ``anew`` forgets the load before it."""
+        """A turn of requests begins; ``anew`` forgets the load before it.
+
+        Where nothing of the load is known then, the shortest time over which it is is waited for: what disturbed may
+        pass meanwhile, and no turn is taken for undisturbed because too little was seen.
+        """
         if anew:
             self._looks = []
+        if not self._looks and self._look():
+            time.sleep(_SHORTEST_S)
         self._look()
         self._follow_threads()
 

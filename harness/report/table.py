@@ -13,11 +13,12 @@ from rich.text import Text
 from harness.analysis import Analysis, comparison
 from harness.errors import ResultsError
 from harness.runs import disk
+from harness.runs.provenance import Manifest
 from harness.units import format_bytes, format_seconds
 
 _Form = Callable[[float], str]
 
-_MOST_BESIDE = 5
+_MOST_BESIDE = 6
 
 
 def table(run: Analysis) -> Group:
@@ -44,7 +45,7 @@ def table(run: Analysis) -> Group:
         uplinks = [_uplink(row) for _, row in rows.iterrows()]
         cells = ["\n".join(form(value) for value in rows[column]) for column, form in times.values()]
         drawn.add_row(*left, "\n".join(uplinks), *cells)
-    return Group(*_heading(run), Text(), drawn, Text(), *_footnotes(run))
+    return Group(*_heading(run.manifest), Text(), drawn, Text(), *_footnotes(run))
 
 
 def write(run: Analysis, path: Path) -> None:
@@ -61,7 +62,7 @@ def write_comparison(run: Analysis, path: Path) -> None:
     """The schemes against each other, who answers first, at equal score and at equal tokens, as Markdown."""
     parts = [
         f"# {run.manifest.scenario_value('title')}",
-        *(text.plain for text in _heading(run)[1:]),
+        *(text.plain for text in _heading(run.manifest)[1:]),
         "## Who answers first",
         "How many times as long as the first each scheme takes, within rounds, with the interval.",
         _first_answers(run),
@@ -76,7 +77,7 @@ def write_comparison(run: Analysis, path: Path) -> None:
             "equal bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
             _equal_scores(run) or "No two schemes have two or more points each that send something.",
         ]
-        if len(run.latencies_at_equal_score):
+        if run.latencies_at_equal_score["ratio"].notna().any():
             parts += ["## Latency at equal score", _equal_latencies(run)]
         parts += [
             "## Equal tokens",
@@ -91,11 +92,17 @@ def _first_answers(run: Analysis) -> str:
         return "Nothing was timed."
     several_users = run.first["users"].nunique() > 1
     rows = [
-        [row["channel"], *([f"{row['users']:.0f}"] if several_users else []), row["pipeline"],
-         _seconds(row["total_mean_s"]), f"{row['ratio']:.2f}",
-         comparison.between(row["ratio_low"], row["ratio_high"], _plain), row["reason"]]
+        [
+            row["channel"],
+            *([f"{row['users']:.0f}"] if several_users else []),
+            row["pipeline"],
+            _seconds(row["total_mean_s"]),
+            f"{row['ratio']:.2f}",
+            comparison.between(row["ratio_low"], row["ratio_high"], _plain),
+            row["reason"],
+        ]
         for row in run.first.to_dict("records")
-    ]  # fmt: skip
+    ]
     users = ["users"] if several_users else []
     return _lines(["uplink", *users, "scheme", "mean (s)", "times", "interval", "no interval because"], rows)
 
@@ -122,13 +129,11 @@ def _equal_scores(run: Analysis) -> str:
 
 def _equal_latencies(run: Analysis) -> str:
     rows = []
-    for row in run.latencies_at_equal_score.to_dict("records"):
-        ratio = "-"
-        if not math.isnan(row["ratio"]):
-            ratio = f"{row['ratio']:.2f} {comparison.between(row['ratio_low'], row['ratio_high'], _plain)}"
+    for row in run.latencies_at_equal_score.dropna(subset="ratio").to_dict("records"):
+        ratio = f"{row['ratio']:.2f} {comparison.between(row['ratio_low'], row['ratio_high'], _plain)}"
         times = [_seconds(row["test_s"]), _seconds(row["anchor_s"])]
-        rows.append([row["channel"], row["test"], row["anchor"], *times, ratio, row["reason"]])
-    return _lines(["uplink", "scheme", "other", "T (s)", "other's (s)", "ratio", "refused"], rows)
+        rows.append([row["channel"], row["test"], row["anchor"], *times, ratio])
+    return _lines(["uplink", "scheme", "other", "T (s)", "other's (s)", "ratio"], rows)
 
 
 def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
@@ -137,8 +142,7 @@ def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
     if run.numbers["users"].nunique() > 1:
         columns["users"] = ("users", _count)
     columns |= {part: (f"{part}_mean_s", _seconds) for part in run.parts}
-    if len(run.parts) == _MOST_BESIDE - 1 and run.deadline_s is None:
-        columns[f"at {100 * run.equality.confidence:g}\N{NO-BREAK SPACE}%"] = ("total_interval", str)
+    columns["±"] = ("total_half", _wide)
     if run.deadline_s is not None:
         columns[f"in {format_seconds(run.deadline_s)}"] = ("in_time", _share)
     return columns
@@ -154,7 +158,7 @@ def _markdown(run: Analysis) -> str:
         score = [f"{row['score']:.1f}", _interval(row["score_low"], row["score_high"])] if run.scored else ["none", ""]
         cells = [form(row[column]) for column, form in times.values()]
         lines.append([row["pipeline"], row["point"], format_bytes(row["payload_bytes"]), *score, uplink, *cells])
-    heading = "\n\n".join(text.plain for text in _heading(run))
+    heading = "\n\n".join(text.plain for text in _heading(run.manifest))
     notes = "\n".join(f"- {text.plain}" for text in _footnotes(run))
     return f"{heading}\n\n{_lines(header, lines)}\n\n{notes}\n"
 
@@ -173,11 +177,13 @@ def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _heading(run: Analysis) -> Sequence[Text]:
-    lines = [Text(str(run.manifest.scenario_value("title")), style="bold")]
-    if run.manifest.label:
-        lines.append(Text(run.manifest.label, style="yellow"))
-    return [*lines, *(Text(f"INVALID: {reason}", style="bold red") for reason in run.reasons)]
+def _heading(manifest: Manifest) -> Sequence[Text]:
+    lines = [Text(str(manifest.scenario_value("title")), style="bold")]
+    if manifest.label:
+        lines.append(Text(manifest.label, style="yellow"))
+    if manifest.validity == "INVALID":
+        lines += [Text(f"INVALID: {reason}", style="bold red") for reason in manifest.reasons]
+    return lines
 
 
 def _footnotes(run: Analysis) -> Sequence[Text]:
@@ -194,7 +200,7 @@ def _footnotes(run: Analysis) -> Sequence[Text]:
         *run.timing_warnings,
         *sorted({str(why) for why in run.numbers["total_reason"].dropna() if str(why).startswith("unstable")}),
         f"timed on {'; '.join(run.machines) or 'no machine'} (throttling: {manifest.throttling}); links replayed",
-        f"run {manifest.name}, {run.validity if manifest.validity else 'unfinished'}; "
+        f"run {manifest.name}, {manifest.validity or 'unfinished'}; "
         f"scenario {manifest.scenario_hash}; code {manifest.commits}",
     ]
     return [Text(note, style="dim") for note in notes if note]
@@ -235,6 +241,7 @@ def _timing(run: Analysis) -> str:
     return (
         f"times: mean seconds over the whole benchmark from {_range(replayed['timed'])} timed requests, link times "
         "from the bytes of all questions"
+        + f"; ±: the longer side of the mean's {100 * run.equality.confidence:g} % interval"
         + (f"; {run.session}" if run.session else "")
         + (f"; some are {' and '.join(unfirm)}" if unfirm else "")
         + (f"; {lost} never answered and not in the means" if lost else "")
@@ -248,14 +255,19 @@ def _range(counts: "pd.Series[float]") -> str:
 
 
 def _numbers(run: Analysis) -> pd.DataFrame:
-    """The run's numbers with the total's interval as it is written."""
-    low, high = run.numbers["total_mean_low_s"], run.numbers["total_mean_high_s"]
-    spans = ["none" if math.isnan(a) else f"{_seconds(a)}-{_seconds(b)}" for a, b in zip(low, high, strict=True)]
-    return run.numbers.assign(total_interval=spans)
+    """The run's numbers with the longer side of the total's interval, over the total."""
+    numbers = run.numbers
+    mean_s, low_s, high_s = (numbers[f"total_mean{end}_s"] for end in ("", "_low", "_high"))
+    return numbers.assign(total_half=pd.concat([mean_s - low_s, high_s - mean_s], axis=1).max(axis=1) / mean_s)
 
 
 def _score(row: "pd.Series[float]") -> str:
     return f"{row['score']:.1f}\n{_interval(row['score_low'], row['score_high'])}"
+
+
+def _wide(half: float) -> str:
+    """A relative half-width in percent, rounded up; ``none`` where no interval is promised."""
+    return "none" if math.isnan(half) else f"{math.ceil(100 * half)} %"
 
 
 def _plain(ratio: float) -> str:

@@ -45,8 +45,10 @@ class Tofc:
         from harness.tofc.reducer import Merging
 
         path = find_codec(models.name, point.codec)
-        vision = models.vision(adapter_beside(path, models, ("tower",)))
+        adapter = adapter_beside(path, models, ("tower",))
+        # The codec first: what reading it takes for a moment is free again before the tower comes.
         codec = load_codec(TofcCodec, path, models.device)
+        vision = models.vision(adapter)
         return FeatureDevice(cls.kind, vision, Merging(point.neighbours), codec, point.merge_to)
 
     @classmethod

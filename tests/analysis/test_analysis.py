@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 from made_up_run import ORDER, RATES_BPS, make
 
-from harness.analysis import Analysis, analysis, breakdown, comparison, latency
+from harness.analysis import Analysis, analysis, breakdown, cells, comparison, latency
 from harness.errors import ResultsError
 from harness.replay import Profile
 from harness.report import table
@@ -22,7 +22,7 @@ NONE_REACHES = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confi
 def test_showing_everything_computes_each_quantity_once(
     made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Table, figures, comparison and categories take one selection, one bootstrap of latencies, one of each other."""
+    """Table, figures, comparison and categories take one selection, one summary of latencies, one of each other."""
     calls: dict[str, int] = {}
 
     def counted(module: object, name: str) -> None:
@@ -35,19 +35,21 @@ def test_showing_everything_computes_each_quantity_once(
         monkeypatch.setattr(module, name, counting)
 
     counted(analysis, "select")
-    counted(latency, "summarise")
+    counted(cells, "summarise")
     counted(breakdown, "by_category")
-    counted(comparison, "byte_ratios")
+    for name in ("first_answers", "ladders", "equal_scores", "latencies_at_equal_score"):
+        counted(comparison, name)
     counted(comparison, "scores_at_tokens")
     draw_all(made_up.record.folder, tmp_path)
-    assert calls == dict.fromkeys(("select", "summarise", "by_category", "byte_ratios", "scores_at_tokens"), 1)
+    compared = ("first_answers", "ladders", "equal_scores", "latencies_at_equal_score", "scores_at_tokens")
+    assert calls == dict.fromkeys(("select", "summarise", "by_category", *compared), 1)
     calls.clear()
     run = Analysis(made_up.record)
     for _ in range(2):
         table.table(run)
         table.write(run, tmp_path / "table.csv")
         run.selected_profile("jpeg")
-    assert calls == dict.fromkeys(("select", "summarise", "byte_ratios"), 1)
+    assert calls == dict.fromkeys(("select", "summarise", "first_answers", "ladders", "equal_scores"), 1)
     assert run.selected_profile("jpeg") is run.profile("jpeg", run.selected_profile("jpeg").point)
 
 
@@ -79,7 +81,8 @@ def test_a_deadline_and_waiting_are_numbers_of_the_run(tmp_path: Path) -> None:
                 pc.equal(run.record.requests["channel"], row.channel),
             )
         )
-        assert row.in_time == (of_cell["answered_s"].to_numpy() <= 0.2).mean()
+        assert row.in_time == pytest.approx((of_cell["answered_s"].to_numpy() <= 0.2).mean())
+        assert row.in_time_low <= row.in_time <= row.in_time_high
     assert run.numbers["in_time"].nunique() > 2
     wrong = run.manifest.model_copy(update={"scenario": {**run.manifest.scenario, "replay": {"deadline_s": "soon"}}})
     with pytest.raises(
@@ -97,7 +100,7 @@ def test_no_scheme_reaches(tmp_path: Path) -> None:
     assert numbers[["requests", "total_mean_s", "link_p50_s", "in_time"]].isna().all(axis=None)
     best = run.points.groupby("pipeline")["score"].max()
     assert numbers.set_index("pipeline")["score"].to_dict() == best.to_dict()
-    assert (run.times.empty, run.byte_ratios.empty) == (True, True)
+    assert (run.times.empty, run.first.empty) == (True, True)
     with pytest.raises(ResultsError, match="jpeg has no operating point that reaches the target score"):
         run.selected_profile("jpeg")
 
@@ -141,4 +144,4 @@ def test_every_metric_is_made_where_its_documentation_says() -> None:
     for row in "".join(tables).splitlines():
         assert re.fullmatch(r"\|.*\| `[\w.]+:\w+` \|", row), row
     makers = {name for _, name in named}
-    assert {"part_s", "total_s", "percentile", "share_in_time", "select", "byte_ratios", "by_category"} <= makers
+    assert {"part_s", "total_s", "percentile", "share", "select", "equal_scores", "first_answers"} <= makers

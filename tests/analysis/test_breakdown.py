@@ -3,12 +3,14 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from harness.analysis import Analysis
 from harness.analysis.breakdown import by_benchmark
+from harness.analysis.select import ladders_of
 from harness.analysis.validity import reasons
 from harness.records import SampleRow, schema
 from harness.report import table
@@ -27,12 +29,13 @@ def two(made_up: Analysis) -> Analysis:
 def test_one_benchmark_is_the_whole(made_up: Analysis) -> None:
     """A run of one benchmark has one part, which is its selection, computed apart or not."""
     apart, record = made_up.benchmarks, made_up.record
-    again = by_benchmark(record.outcomes, record.samples, made_up.equality, ["StreetsQA"])
+    ladders = ladders_of(made_up.manifest.points)
+    again = by_benchmark(record.outcomes, record.samples, made_up.equality, ["StreetsQA"], ladders)
     assert sorted(again.columns) == sorted(apart.columns)
     keys = ["pipeline", "point"]
     assert again.sort_values(keys, ignore_index=True).equals(apart.sort_values(keys, ignore_index=True))
     assert set(apart["benchmark"]) == {"StreetsQA"}
-    assert apart.drop(columns="benchmark").equals(made_up.points)
+    pd.testing.assert_frame_equal(apart.drop(columns="benchmark"), made_up.points)
 
 
 def test_the_average_is_the_mean_of_its_parts(two: Analysis) -> None:

@@ -1,9 +1,13 @@
-"""Schemes against each other: ratios of bytes at equal score, and scores at equal tokens."""
+"""Schemes against each other: who answers first, bytes and latency at equal score, scores at equal tokens."""
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
+from made_up_run import RATES_BPS, make
 
-from harness.analysis import comparison
+from harness.analysis import Analysis, comparison
 
 
 @pytest.fixture
@@ -22,15 +26,6 @@ def points() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def test_ratios_are_of_selected_points(points: pd.DataFrame) -> None:
-    """One on the diagonal, inverse across it; what does not reach the target is not there."""
-    ratios = comparison.byte_ratios(points)
-    assert list(ratios.index) == list(ratios.columns) == ["server_only", "tofc", "single"]
-    assert ratios.loc["single", "tofc"] == pytest.approx(1.2)
-    assert ratios.loc["server_only", "single"] == pytest.approx(50_000 / 600)
-    assert ((ratios * ratios.T - 1).abs() < 1e-12).all(axis=None)
-
-
 def test_scores_are_the_best_at_as_many_tokens(points: pd.DataFrame) -> None:
     """Whatever the payload; a pipeline without such a point has none."""
     scores = comparison.scores_at_tokens(points)
@@ -41,10 +36,76 @@ def test_scores_are_the_best_at_as_many_tokens(points: pd.DataFrame) -> None:
     assert scores.loc["qformer"].isna().tolist() == [True, True, False]
 
 
-def test_the_sentence_names_the_leanest_first(points: pd.DataFrame) -> None:
-    """And says nothing where there is nothing to compare."""
-    assert comparison.leanest(comparison.byte_ratios(points)) == (
-        "bytes at equal score: tofc has the fewest; single 1.20 times as many, server_only 100.00 times as many"
+def test_who_answers_first_is_said_with_its_interval(made_up: Analysis) -> None:
+    """At each uplink the least mean leads, each other's ratio is of means, and its interval holds it."""
+    first = made_up.first
+    assert first["channel"].drop_duplicates().tolist() == list(RATES_BPS)
+    for _, rows in first.groupby("channel"):
+        assert rows["total_mean_s"].is_monotonic_increasing
+        assert rows["ratio"].iloc[0] == 1
+        plain = rows["total_mean_s"] / rows["total_mean_s"].iloc[0]
+        np.testing.assert_allclose(rows["ratio"], plain, rtol=0.02)
+        assert (rows["ratio_low"] <= rows["ratio"]).all()
+        assert (rows["ratio"] <= rows["ratio_high"]).all()
+    sentences = comparison.first_sentences(first)
+    assert sentences[0].startswith(f"25 KB/s: {first['pipeline'].iloc[0]} answers first, ")
+    assert len(sentences) == 3
+
+
+def test_one_that_sends_nothing_takes_part(tmp_path: Path) -> None:
+    """Where device_only reaches the target the sentence has its place too, whoever sends the fewest bytes."""
+    selection = {"reference": "server_only", "target": 0.6, "margin": 0.2, "confidence": 0.95, "resamples": 200}
+    run = Analysis(make(tmp_path / "run", selection=selection))
+    sentence = comparison.first_sentences(run.first)[0]
+    assert sentence.startswith("25 KB/s: tofc answers first")
+    assert ", device_only 1." in sentence or "long: device_only 1." in sentence
+
+
+def test_an_open_lead_is_not_claimed() -> None:
+    """A scheme whose ratio's interval holds 1 is named beside the leader."""
+    rows = [
+        ("r", "w", 1.0, "a", "-", 0.10, "a", 1.0, 1.0, 1.0, ""),
+        ("r", "w", 1.0, "b", "-", 0.11, "a", 1.1, 0.9, 1.3, ""),
+    ]
+    columns = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "first"]
+    first = pd.DataFrame(rows, columns=[*columns, "ratio", "ratio_low", "ratio_high", "reason"])
+    (sentence,) = comparison.first_sentences(first)
+    assert sentence.startswith("w: a or b answers first, which of them is left open")
+
+
+def test_each_two_ladders_are_compared_at_equal_score(made_up: Analysis) -> None:
+    """A pair for every two ladders of different schemes; ratios and their range agree with the curves' bytes."""
+    found = made_up.equal_scores
+    assert list(made_up.ladders) == [("tofc", "n_c=4.0"), ("jpeg", ""), ("webp", "")]
+    assert list(zip(found["test"], found["anchor"], strict=True)) == [
+        ("tofc (n_c=4.0)", "jpeg"), ("tofc (n_c=4.0)", "webp"), ("jpeg", "webp")
+    ]  # fmt: skip
+    pair = found.iloc[2]
+    assert pair["reason"] == ""
+    assert pair["ratio"] == pytest.approx(pair["test_bytes"] / pair["anchor_bytes"])
+    assert pair["ratio_low"] < pair["ratio"] < pair["ratio_high"]
+    assert pair["least"] <= pair["most"]
+    assert found.iloc[0]["reason"].startswith("tofc (n_c=4.0): its curve goes from")
+    latencies = made_up.latencies_at_equal_score
+    assert len(latencies) == 3 * len(found)
+    at = latencies[(latencies["test"] == "jpeg") & (latencies["channel"] == "25 KB/s")].iloc[0]
+    link_s = 8 * pair["test_bytes"] / RATES_BPS["25 KB/s"]
+    assert at["test_s"] == pytest.approx(link_s + 0.043, rel=0.1)
+    assert at["ratio"] == pytest.approx(at["test_s"] / at["anchor_s"])
+
+
+def test_a_ladder_that_measured_as_much_says_its_bytes() -> None:
+    """The sentence has the first scheme's bytes and its share of each other's, and names what was refused."""
+    ends = {
+        f"{n}{e}": v for n, v in (("test_bytes", 900.0), ("anchor_bytes", 3000.0), ("ratio", 0.3)) for e in ("", "_low")
+    }
+    row = {**ends, "test_bytes_high": float("inf"), "ratio_high": 0.5, "anchor_bytes_high": 4e3, "reason": ""}
+    pairs = pd.DataFrame([
+        {"test": "tofc", "anchor": "jpeg", "test_pipeline": "tofc", "anchor_pipeline": "jpeg", **row},
+        {"test": "tofc", "anchor": "elic", "test_pipeline": "tofc", "anchor_pipeline": "elic", **row, "reason": "flat"},
+    ])  # fmt: skip
+    assert comparison.bytes_sentence(pairs, 0.92, "server_only") == (
+        "bytes at 92% of server_only's score, by curves: tofc sends 900 B [900 B, unbounded], 0.30 [0.30, 0.50] of "
+        "jpeg's; nothing of elic (see comparison.md)"
     )
-    assert comparison.leanest(comparison.byte_ratios(points[points["pipeline"] == "tofc"])) == ""
-    assert comparison.leanest(comparison.byte_ratios(points.assign(selected=False))) == ""
+    assert comparison.bytes_sentence(pairs.iloc[:0], 0.92, "server_only") == ""

@@ -80,13 +80,13 @@ def test_a_run_in_which_nothing_reaches_is_shown_and_drawn(harness: Run, without
     status, out, _ = harness("show", without)
     assert (status, out.count("does not reach")) == (0, 6)
     status, out, err = harness("plot", without)
-    assert (status, err, len(out.splitlines())) == (0, "", 8)
+    assert (status, err, len(out.splitlines())) == (0, "", 11)
     status, _, err = harness("crossover", without, "jpeg", "webp")
     assert (status, "jpeg has no operating point that reaches the target score" in err) == (2, True)
 
 
 def test_a_sweep_says_what_was_never_answered(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
-    """Of requests that time out the percentiles are never, the mean is of those answered, and the rows are written."""
+    """Of requests that time out the median is never, the mean of those answered, and the rows are written."""
     (tmp_path / "sweep.yaml").write_text(
         "name: s\ntitle: t\nbenchmark: StreetsQA\nbackbone: mini-onevision\n"
         "pipelines: [{scheme: server_only}]\nselection: {reference: server_only, target: 1.0, margin: 0.1}\n"
@@ -98,6 +98,6 @@ def test_a_sweep_says_what_was_never_answered(harness: Run, made_up: Analysis, t
     assert "in 500 ms" in out
     of_server_only = out.split("server_only at -")[1]
     assert "25 KB/s" in of_server_only
-    assert of_server_only.split("25 KB/s")[1].split()[:6] == ["1", "never", "never", "never", "0.0%", "0.0%"]
+    assert of_server_only.split("25 KB/s")[1].split()[:6] == ["1", "never", "never", "-", "0.0%", "0.0%"]
     assert "to p50 and p99 one never answered is the slowest" in " ".join(out.split())
     assert pq.read_schema(tmp_path / "rows.parquet") == schema(RequestRow)

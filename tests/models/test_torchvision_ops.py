@@ -1,5 +1,6 @@
 """Importing torchvision, and what needs it, in a process of its own."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -7,6 +8,10 @@ import pytest
 import torch
 
 from harness.models import torchvision_ops
+
+with_torchvision = pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is None, reason="torchvision, which comes with compressai, is not installed"
+)
 
 
 def in_a_new_process(program):
@@ -16,12 +21,14 @@ def in_a_new_process(program):
     return done.stdout.strip()
 
 
+@with_torchvision
 @pytest.mark.parametrize("module", ["harness.models.checkpoint", "harness.models.torchvision_ops, torchvision.ops"])
 def test_torchvision_is_importable(module):
     """After the shim, or any module of the project that needs it, the operator is known to torch."""
     assert in_a_new_process(f"import {module}, torch; print(hasattr(torch.ops.torchvision, 'nms'))") == "True"
 
 
+@with_torchvision
 def test_the_declarations_are_made_once():
     """Where the operators are there, declared or compiled, nothing is added."""
     assert hasattr(torch.ops.torchvision, "nms")

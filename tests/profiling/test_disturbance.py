@@ -95,7 +95,9 @@ def instants(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return now
 
 
-def test_load_is_what_others_kept_busy(tmp_path: Path, instants: dict[str, float]) -> None:
+def test_load_is_what_others_kept_busy(
+    tmp_path: Path, instants: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Busy time of all processors less one's own, over the processors' time; two ticks are spared."""
     _machine(tmp_path, 50.0, 0.0)
     watch = Watch(tmp_path)
@@ -110,6 +112,9 @@ def test_load_is_what_others_kept_busy(tmp_path: Path, instants: dict[str, float
     watch.begin(anew=True)
     instants.update(wall=102.2)
     assert watch.load() is None
+    monkeypatch.setattr(time, "sleep", lambda seconds: instants.update(wall=instants["wall"] + seconds))
+    watch.begin(anew=True)
+    assert watch.load() == 0.0, "what is waited for is long enough"
 
 
 def test_what_a_system_does_not_tell_is_unavailable(tmp_path: Path) -> None:

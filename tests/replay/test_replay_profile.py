@@ -6,8 +6,9 @@ import pyarrow.compute as pc
 import pytest
 
 from harness.errors import ResultsError
-from harness.records import OutcomeRow, StageRow, to_table
+from harness.records import OutcomeRow, SampleRow, StageRow, to_table
 from harness.replay import Profile
+from harness.replay.profile import sent_bytes
 
 
 def _stage(sample: str, repeat: int, side: str, stage: str, seconds: float, pipeline: str = "a") -> StageRow:
@@ -140,3 +141,24 @@ def test_samples_are_drawn_evenly_whatever_their_repeats() -> None:
     profile = Profile.from_tables(STAGES, OUTCOMES, "a", "-")
     share = np.bincount(profile.draw(40_000, np.random.default_rng(0))) / 40_000
     np.testing.assert_allclose(share, [0.25, 0.25, 0.5], atol=0.01)
+
+
+def test_the_questions_text_is_sent_where_anything_is() -> None:
+    """Its bytes are added to each request's payload; a device that answers alone sends nothing, whatever was asked."""
+    rows = [
+        SampleRow(
+            sample=sample, benchmark="b", id=sample, picture=sample, pictures=1, category="", group=sample, width_px=8,
+            height_px=8, patches=1, file_bytes=9, text_bytes=text_bytes,
+        )
+        for sample, text_bytes in (("x", 100), ("y", 3000), ("z", 7), ("never asked", 1))
+    ]  # fmt: skip
+    texts = to_table(SampleRow, rows)
+    plain = Profile.from_tables(STAGES, OUTCOMES, "a", "-")
+    counted = Profile.from_tables(STAGES, OUTCOMES, "a", "-", samples=texts)
+    added = {row.sample: row.text_bytes for row in rows}
+    wanted = [n + added[sample] if n else 0 for sample, n in zip(plain.samples, plain.payload_bytes, strict=True)]
+    assert counted.payload_bytes.tolist() == wanted
+    assert counted.stays.tolist() == plain.stays.tolist()
+    assert sent_bytes(["x", "y"], np.array([0, 5]), texts).tolist() == [0, 3005]
+    with pytest.raises(ResultsError, match="sample 'w' was asked and is not among the samples"):
+        sent_bytes(["w"], np.array([5]), texts)

@@ -169,7 +169,7 @@ def test_what_does_not_reach_is_said(points: pd.DataFrame, numbers: pd.DataFrame
     assert words.count("does not reach") == 3
     curves = [text.get_text() for text in texts(rate_performance.draw(points, ABOUT))]
     assert "device_only\n(does not reach)\n(sends nothing)" in curves
-    nothing = numbers[~numbers["reaches"]]
+    nothing = numbers[~numbers["shown"]]
     figure = latency_bars.draw(nothing, PARTS, ABOUT)
     assert "no scheme reaches the target" in [text.get_text() for text in texts(figure)]
     assert_readable(figure)
@@ -256,6 +256,9 @@ def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -
         "table.md",
         "comparison.md",
         "categories.csv",
+        "first.csv",
+        "equal_score.csv",
+        "latency_at_equal_score.csv",
     }
     assert {file.name for file in files} == names
     assert all(file.stat().st_size > 0 and file.parent == made_up.record.folder / "figures" for file in files)
@@ -292,7 +295,7 @@ def test_a_run_in_which_nothing_reaches_is_drawn(tmp_path: Path) -> None:
     """All files are there, and the figure of latencies says why it has no bars."""
     selection = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}
     run = make(tmp_path / "run", selection=selection)
-    assert len(draw_all(run.folder)) == 8
+    assert len(draw_all(run.folder)) == 11
     found = Analysis(run)
     words = [text.get_text() for text in texts(latency_bars.draw(found.numbers, found.parts, ABOUT))]
     assert "no scheme reaches the target" in words

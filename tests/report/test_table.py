@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
-from made_up_run import make
+from made_up_run import ORDER, make
 from rich.console import Console
 
 from harness.analysis import Analysis, latency
 from harness.errors import ResultsError
+from harness.records import OutcomeRow, schema
 from harness.report import table
 
 
@@ -23,7 +25,7 @@ def test_rows_are_selected_points_at_each_uplink(made_up: Analysis) -> None:
     """Each scheme has its selected point's bytes and score, and its own latency at each uplink, rates upwards."""
     numbers, points = made_up.numbers, made_up.points
     assert list(dict.fromkeys(numbers["pipeline"])) == list(made_up.manifest.points)
-    times = latency.summarise(made_up.record.requests, made_up.record.stages)
+    times = made_up.times
     for pipeline, rows in numbers[numbers["reaches"]].groupby("pipeline"):
         chosen = points[(points["pipeline"] == pipeline) & points["selected"]].iloc[0]
         assert (rows["point"] == chosen["point"]).all()
@@ -49,8 +51,9 @@ def test_says_what_must_be_known(made_up: Analysis, shown: str) -> None:
     words = " ".join(shown.split())
     for fact in (
         "RealWorldQA at low uplink rates", "stand-ins: StreetsQA for RealWorldQA", "INVALID: throttled: GPU at 95 C",
-        "does not reach", "some are estimated", "240 questions in 60 independent groups", "36 requests",
-        "a processor, 2 cores", made_up.manifest.scenario_hash, "not below 0.92 of server_only's",
+        "does not reach", "some are estimated", "240 questions in 60 independent groups", "36 timed requests",
+        "this session only", "at least 88 % of server_only's", "a processor, 2 cores",
+        made_up.manifest.scenario_hash, "answers first",
     ):  # fmt: skip
         assert fact in words
 
@@ -68,7 +71,7 @@ def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
     shown = _shown(run)
     assert all(len(line) <= 80 for line in shown.splitlines())
     head = " ".join(shown.split("─")[0].split())
-    assert head.endswith("uplink device link wait server total 200 ms")
+    assert head.endswith("uplink device link wait server total ± 200 ms")
     assert "in 200 ms: the share answered by then" in " ".join(shown.split())
     first = next(line for line in shown.splitlines() if line.startswith("tofc "))
     row = run.numbers.iloc[0]
@@ -76,7 +79,7 @@ def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
     assert f"{row['wait_mean_s']:.3f}" in first
     assert {"n_c=8", "lambda=0.003", "server_only", "quality=35"} <= set(shown.split())
     table.write(run, tmp_path / "table.md")
-    assert "| wait (s) | server (s) | total (s) | in 200 ms |" in (tmp_path / "table.md").read_text()
+    assert "| wait (s) | server (s) | total (s) | ± | in 200 ms |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_run_in_which_nothing_reaches_is_shown(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_a_run_in_which_nothing_reaches_is_shown(tmp_path: Path) -> None:
     table.write(run, tmp_path / "table.md")
     assert (tmp_path / "table.md").read_text().count("does not reach") == 6
     table.write_comparison(run, tmp_path / "comparison.md")
-    assert "None reaches the target." in (tmp_path / "comparison.md").read_text()
+    assert "Nothing was timed." in (tmp_path / "comparison.md").read_text()
 
 
 def test_a_scheme_that_was_not_replayed_is_not_said_to_fail(made_up: Analysis) -> None:
@@ -137,14 +140,31 @@ def test_times_keep_their_width(seconds: float, text: str) -> None:
     assert table._seconds(seconds) == text
 
 
-def test_a_run_is_written_as_two_tables(made_up: Analysis, tmp_path: Path) -> None:
-    """Every scheme that reaches is in the first, every scheme in the second, below the run's label."""
+def test_the_comparison_has_each_part_below_the_runs_label(made_up: Analysis, tmp_path: Path) -> None:
+    """Who answers first, pairs at equal score, latency at equal score, and every scheme's score at equal tokens."""
     table.write_comparison(made_up, tmp_path / "comparison.md")
     text = (tmp_path / "comparison.md").read_text()
-    points = made_up.points
-    reached = list(points.loc[points["selected"] & (points["payload_bytes"] > 0), "pipeline"])
-    first, second = (part for part in text.split("\n\n") if part.startswith("|"))
-    assert [line.split(" | ")[0].strip("| ") for line in first.splitlines()[2:]] == reached
-    assert len(second.splitlines()) == 2 + points["pipeline"].nunique()
+    first, pairs, latencies, tokens = (part for part in text.split("\n\n") if part.startswith("|"))
+    assert len(first.splitlines()) == 2 + len(made_up.first)
+    assert len(pairs.splitlines()) == 2 + len(made_up.equal_scores)
+    assert len(latencies.splitlines()) == 2 + made_up.latencies_at_equal_score["ratio"].notna().sum()
+    assert len(tokens.splitlines()) == 2 + made_up.points["pipeline"].nunique()
     assert made_up.manifest.label in text
     assert "INVALID: throttled" in text
+
+
+def test_a_reference_that_scores_nothing_leaves_latency(made_up: Analysis, tmp_path: Path) -> None:
+    """With random weights each scheme's first point has its times, nothing claims a score, and no curve is drawn."""
+    outcomes = made_up.record.outcomes.to_pandas().assign(correct=False)
+    rows = pa.Table.from_pandas(outcomes, schema=schema(OutcomeRow), preserve_index=False)
+    run = Analysis(dataclasses.replace(made_up.record, outcomes=rows))
+    assert not run.scored
+    assert run.numbers["total_mean_s"].notna().all()
+    assert not run.numbers["reaches"].any()
+    words = " ".join(_shown(run).split())
+    assert "no score is claimed: server_only scores 0" in words
+    assert words.count("no score") == 1 + len(ORDER)
+    assert "certified" not in words
+    table.write(run, tmp_path / "table.md")
+    table.write_comparison(run, tmp_path / "comparison.md")
+    assert "Equal score" not in (tmp_path / "comparison.md").read_text()

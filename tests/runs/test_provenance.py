@@ -1,5 +1,8 @@
 """The manifest: what it says is so, and nothing else is read as one."""
 
+import base64
+import hashlib
+import importlib.metadata
 import json
 import subprocess
 import time
@@ -12,7 +15,7 @@ import pytest
 from harness.errors import ResultsError
 from harness.records import SCHEMA_VERSION
 from harness.runs import provenance
-from harness.runs.provenance import Manifest, read, to_json
+from harness.runs.provenance import Manifest, read, released, to_json
 
 
 def test_reads_what_it_writes(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
@@ -148,3 +151,24 @@ def test_says_which_scenario_key_is_missing(manifest: Callable[..., Manifest]) -
     assert run.scenario_value("selection", "reference") == "server_only"
     with pytest.raises(ResultsError, match=r"no key 'target' in scenario\.selection; it has: reference"):
         run.scenario_value("selection", "target")
+
+
+def test_an_installed_release_is_known_by_the_digests_that_it_was_built_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All Python files are as they were built: one that was edited, or is new, makes it no release."""
+    code = tmp_path / "harness" / "study.py"
+    code.parent.mkdir()
+    code.write_text("answer = 42\n")
+    digest = base64.urlsafe_b64encode(hashlib.sha256(code.read_bytes()).digest()).rstrip(b"=").decode()
+    info = tmp_path / "tofc_harness-0.1.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text(f"harness/study.py,sha256={digest},12\n{info.name}/RECORD,,\n")
+    found = importlib.metadata.PathDistribution(info)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: found)
+    assert released(tmp_path)
+    code.write_text("answer = 43\n")
+    assert not released(tmp_path)
+    code.write_text("answer = 42\n")
+    (tmp_path / "harness" / "new.py").write_text("")
+    assert not released(tmp_path)

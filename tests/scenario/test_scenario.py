@@ -302,3 +302,38 @@ def test_a_folder_and_an_absent_file_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.yaml"):
         with pytest.raises(ScenarioError, match=r"cannot be read|is not"):
             load(path)
+
+
+def test_a_precision_takes_the_place_of_a_number_of_samples(written: Callable[[object], Path]) -> None:
+    """It is a share, in per cent or as a number; what goes with it, and what does not, is said."""
+    assert load(written({**GOOD, "measure": {"precision": "5 %"}})).measure.precision == 0.05
+    assert load(written({**GOOD, "measure": {"precision": 0.05, "at_most": 300}})).measure.at_most == 300
+    for wrong, sentence in (
+        ({"precision": "5 ms"}, "'5 ms' is not a share such as '5 %', from 0 to 100 %"),
+        ({"precision": "0 %"}, "greater than 0"),
+        ({"precision": 2}, "2 is not a share"),
+        ({"at_most": 100}, "at_most goes with a precision"),
+        ({"precision": "5 %", "timed_samples": 12}, "timed_samples goes without a precision"),
+    ):
+        with pytest.raises(ScenarioError, match=sentence):
+            load(written({**GOOD, "measure": wrong}))
+
+
+def test_neighbours_of_merging_are_a_parameter_of_points(written: Callable[[object], Path]) -> None:
+    """K is named where it is not the default, and refused where nothing merges by density peaks."""
+    tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "merge_to": 0.042, "neighbours": [5, 9]}]}
+    labels = [point.label for point in load(written(_with(tofc))).pipelines[1].operating_points()]
+    assert labels == ["codec=lambda-0.3,merge_to=0.042", "codec=lambda-0.3,merge_to=0.042,neighbours=9"]
+    for pipeline, sentence in (
+        ({"scheme": "raw_features", "points": [{"neighbours": 9}]}, "neighbours goes with a merge_to"),
+        ({"scheme": "jpeg", "points": [{"quality": 5, "neighbours": 9}]}, "neighbours goes with a merge_to"),
+        ({"scheme": "device_only", "points": [{"neighbours": 9}]}, "neighbours goes with a merge_to"),
+        ({"scheme": "tofc", "points": [{"codec": "c", "merge_to": 0.1, "neighbours": 0}]}, "neighbours"),
+        ({"scheme": "visionzip", "points": [{"codec": "c", "merge_to": 0.1, "neighbours": 9}]}, "neighbours"),
+    ):
+        with pytest.raises(ScenarioError, match=sentence):
+            load(written(_with(pipeline)))
+
+
+def _with(pipeline: dict[str, Any]) -> dict[str, Any]:
+    return {**GOOD, "pipelines": [{"scheme": "server_only"}, pipeline]}

@@ -11,6 +11,7 @@ from numba.core.dispatcher import Dispatcher
 
 from harness.tofc import density_peaks
 from harness.tofc.merging import cluster_on_accelerator, merge
+from harness.tofc.reducer import Merging
 
 
 def oracle(x_VD: torch.Tensor, n_clusters: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -148,6 +149,31 @@ def test_the_first_patch_in_doubt_finds_its_kernels_compiled() -> None:
     assert len(anew._scan.signatures) == 2
 
 
+@pytest.mark.parametrize("wrong", [(4,), (4, 8)])
+def test_a_blas_that_returns_garbage_is_noticed(monkeypatch: pytest.MonkeyPatch, wrong: tuple[int, ...]) -> None:
+    """OpenBLAS has kernels that do, for processors that are not this one: the clusters are the right ones all the same.
+
+    The bytes of the dtypes are given whose product is wrong.
+    """
+    right = density_peaks.inner_products
+
+    def garbage(x_VD: np.ndarray, out_VV: np.ndarray) -> None:
+        right(x_VD, out_VV)
+        if x_VD.dtype.itemsize in wrong:
+            out_VV[len(out_VV) // 2 :] *= 0.5
+
+    x_PVD = torch.randn(2, 40, 24, generator=torch.Generator().manual_seed(5))
+    expected = merge(x_PVD, 5).labels_PV
+    density_peaks.is_exact.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(density_peaks, "inner_products", garbage)
+        found = merge(x_PVD, 5).labels_PV
+        patch.setattr(density_peaks, "is_exact", lambda _: True)
+        assert not torch.equal(merge(x_PVD, 5).labels_PV, expected)
+    density_peaks.is_exact.cache_clear()
+    assert torch.equal(found, expected)
+
+
 @given(
     values=st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=3, max_size=40),
     data=st.data(),
@@ -240,6 +266,14 @@ def test_pooling_spreads_the_gradient_over_the_cluster() -> None:
     sizes_C = torch.bincount(merged.labels_PV[0])
     assert x_PVD.grad is not None
     assert torch.allclose(x_PVD.grad[0, :, 0], 1 / sizes_C[merged.labels_PV[0]])
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_a_reducer_merges_over_its_neighbours(k: int) -> None:
+    """K is that of the point, and 5 where none is given."""
+    x_PVD = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(k))
+    assert torch.equal(Merging(k)(x_PVD, 7), merge(x_PVD, 7, k).y_PCD)
+    assert torch.equal(Merging()(x_PVD, 7), merge(x_PVD, 7, 5).y_PCD)
 
 
 def test_half_precision_features_keep_their_dtype() -> None:

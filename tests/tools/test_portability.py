@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from baselines.neural_codec import bundled
+from harness import catalog
 from harness.errors import ResultsError
 from tools import portability
 
 GOLDEN = Path(__file__).parent / "golden"
+POINTS = portability.POINTS
 
 
 def test_streams_coded_on_64_bit_arm_decode_to_the_same_bits_here() -> None:
@@ -20,10 +21,10 @@ def test_streams_coded_on_64_bit_arm_decode_to_the_same_bits_here() -> None:
     manifest = json.loads((GOLDEN / portability.MANIFEST).read_text())
     assert manifest["machine"]["architecture"] == "aarch64"
     coded = {request["codec"] for request in manifest["requests"]}
-    shipped = {f"{kind}/{point}" for kind in portability.NETWORKS for point in bundled(kind)}
+    bundled = {f"{kind}/{point}" for kind in portability.NETWORKS for point in portability.bundled(kind)}
     for backbone in portability.BACKBONES:
-        shipped |= portability.feature_codecs(backbone).keys()
-    assert coded == shipped
+        bundled |= portability.feature_codecs(backbone).keys()
+    assert coded == bundled
     told, wrong = portability.decode(GOLDEN)
     assert wrong == 0, "\n".join(told)
     assert sum("0 refused, 0 differ" in line for line in told) == 4
@@ -31,11 +32,13 @@ def test_streams_coded_on_64_bit_arm_decode_to_the_same_bits_here() -> None:
 
 @pytest.fixture(scope="module")
 def few() -> Any:
-    """One backbone, two counts of clusters and one network: the same road in a few seconds."""
+    """One backbone, two counts of clusters, one network and two schemes: the same road in a few seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(portability, "BACKBONES", ("mini-llava15",))
         patch.setattr(portability, "CLUSTERS", (2, 3))
         patch.setattr(portability, "NETWORKS", ("hyperprior",))
+        jpeg, tofc = {"quality": 20, "merge_to": 0.02}, {"codec": "lambda-0.1", "merge_to": 0.02}
+        patch.setattr(portability, "POINTS", {"jpeg": jpeg, "tofc": tofc})
         yield
 
 
@@ -61,6 +64,7 @@ def test_a_machine_agrees_with_itself(coded: Path) -> None:
     assert wrong == 0
     assert "  features: zoo: 4 streams, 0 refused, 0 differ" in told
     assert "  picture: hyperprior: 3 streams, 0 refused, 0 differ" in told
+    assert any("2 schemes, 0 refused, 0 answers differ; 2 of 2 payloads are the bytes" in line for line in told), told
     assert any("0 of 2 patches have other clusters (0 of 648 labels)" in line for line in told), told
     assert "  the pictures drawn here: 1 of 1 equal" in told
 
@@ -76,10 +80,13 @@ def test_what_differs_is_counted(copy: Path) -> None:
     labels = next(name for name in tensors if name.startswith("labels/"))
     tensors[labels][0, 0, :3] = 1 - tensors[labels][0, 0, :3].clamp(0, 1)
     manifest["pictures"][0] = "0" * 64
+    manifest["answers"]["jpeg"] = "something else"
+    tensors["request/tofc"][30] ^= 1
     save_file(tensors, copy / portability.TENSORS)
     (copy / portability.MANIFEST).write_text(json.dumps(manifest))
     told, wrong = portability.decode(copy)
-    assert wrong == 3
+    assert wrong == 4
+    assert any("2 schemes, 1 refused, 1 answers differ; 1 of 2 payloads are the bytes" in line for line in told), told
     assert "  features: zoo: 4 streams, 1 refused, 1 differ" in told
     assert "  picture: hyperprior: 3 streams, 0 refused, 1 differ" in told
     assert any("1 of 2 patches have other clusters (3 of 648 labels)" in line for line in told), told
@@ -105,6 +112,11 @@ def test_a_folder_that_holds_no_streams_is_refused_in_a_sentence(
         portability.decode(copy)
     assert portability.main(["decode", str(copy)]) == 2
     assert str(copy) in capsys.readouterr().err
+
+
+def test_every_scheme_has_a_request() -> None:
+    """But the one that needs compressai."""
+    assert POINTS.keys() == catalog.SCHEMES.keys() - {"compressai"}
 
 
 def test_a_digest_is_of_every_bit_and_of_the_shape() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines.ablations import trained, training
+from baselines.ablations import schemes, training
 from baselines.ablations.schemes import Ablation, Heuristic, QFormerQueries, Selective, Single, Unmerged
 from baselines.ablations.training import POINTS, Budget, Lesson, lessons, train_point
 from harness import catalog
@@ -56,7 +56,7 @@ def weights(backbone: Llava, kept: list[Lesson], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(autouse=True)
 def _found_there(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trained, "WEIGHTS", weights)
+    monkeypatch.setattr(schemes, "WEIGHTS", weights)
 
 
 @pytest.mark.parametrize("scheme", list(POINTS), ids=lambda scheme: scheme.kind)

@@ -1,0 +1,65 @@
+"""``harness plan``: how much to measure, from a run's own variances."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.run import RunsFolder
+
+Percent = Annotated[float, typer.Option(min=0.01, max=1000, help="Percent of a mean latency to resolve.")]
+
+
+def plan(
+    path: Annotated[Path, typer.Argument(help="A run's folder, or a scenario that was run.")],
+    latency: Percent = 5.0,
+    payload: Annotated[
+        float, typer.Option("--bytes", min=0.01, max=1000, help="Percent of the bytes at equal score to resolve.")
+    ] = 10.0,
+    score: Annotated[
+        float, typer.Option(min=0.001, max=1000, help="Points of score to resolve, in the metric's unit.")
+    ] = 2.0,
+    results: RunsFolder = Path("results/runs"),
+) -> None:
+    """Say how many pictures, rounds and questions would resolve a latency, bytes at equal score, and a score.
+
+    The variances are those of a run, at its selected points: a run of six timed pictures knows its scatter within a
+    factor of about two, and so the plan. A pilot of twelve pictures in three rounds does better.
+
+        harness plan scenarios/realworldqa_lowrate.yaml --latency 5 --bytes 10 --score 2
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from harness.analysis import Analysis
+    from harness.cli.display import terminal
+    from harness.scenario.load import load
+
+    folder = path if path.is_dir() else results / load(path).name
+    run = Analysis.read(folder)
+    found = run.plan(latency=latency / 100, payload=payload / 100, score=score)
+    console = terminal()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("scheme", overflow="fold")
+    heads = (f"{latency:g} % of the latency", f"{payload:g} % of the bytes", f"{score:g} points of score")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in found.to_dict("records"):
+        timed = f"{row['pictures']} pictures x {row['rounds']} rounds" if row["pictures"] else "-"
+        table.add_row(row["pipeline"], timed, _questions(row["bytes_pictures"]), _questions(row["score_pictures"]))
+    console.print(table)
+    answered = int(run.points["clusters"].iloc[0])
+    console.print(f"now: {run.timed_pictures} timed pictures x {run.rounds} rounds; {answered} pictures with questions")
+    if run.equality.reference in set(found["pipeline"]):
+        console.print(
+            f"bytes: over the next scheme's at equal score; score: the difference from {run.equality.reference}"
+        )
+    for reason in dict.fromkeys(reason for reason in [*found["latency_reason"], *found["bytes_reason"]] if reason):
+        console.print(f"-: {reason}")
+
+
+def _questions(pictures: float) -> str:
+    """``1,400 pictures``; an endless number says that no number does."""
+    if pictures != pictures:
+        return "-"
+    return "none do" if pictures == float("inf") else f"{pictures:,.0f} pictures"

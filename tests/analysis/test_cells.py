@@ -1,0 +1,193 @@
+"""Latencies of a run: means of the whole benchmark, what covers, what is claimed, and what is not."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from made_up_run import MACHINE, RATES_BPS, make
+
+from harness.analysis import Analysis, cells
+from harness.errors import ResultsError
+from harness.records import OutcomeRow, SampleRow, StageRow, schema
+
+ROUNDS = 4
+
+
+def rows(row: type, **columns: Any) -> pa.Table:
+    """A table of a class of rows from columns and constants."""
+    return pa.Table.from_pandas(pd.DataFrame(columns), schema=schema(row), preserve_index=False)
+
+
+def studied(
+    made_up: Analysis, rng: np.random.Generator, timed: int, *, slope_s: float = 0.02, points: Any = None
+) -> tuple[Analysis, float]:
+    """The made-up run timed anew, at some points or all, on pictures whose cost follows their patches; the true mean.
+
+    Patches are 5 or 13, and the pictures with 13 send twice the bytes; a round drifts by 5 %.
+    """
+    samples = made_up.record.samples.to_pandas().sort_values("sample", ignore_index=True)
+    patches = np.where(rng.random(60) < 0.3, 13, 5)[np.arange(240) // 4]
+    samples["patches"] = patches
+    outcomes = made_up.record.outcomes.to_pandas()
+    of_sample = dict(zip(samples["sample"], patches, strict=True))
+    outcomes["payload_bytes"] = np.where(outcomes["sample"].map(of_sample) == 13, 20_000, 10_000)
+    of_picture = np.repeat(rng.lognormal(-0.02, 0.2, 60), 4)
+    mean_s = slope_s * patches * of_picture
+    places = 4 * rng.choice(60, timed, replace=False)
+    drift_R = np.exp(rng.normal(0, 0.05, ROUNDS))
+    tables = []
+    for pipeline, point in points or made_up.timed_points:
+        for side, share in (("device", 0.3), ("server", 0.7)):
+            noise = rng.lognormal(0, 0.05, (timed, ROUNDS))
+            seconds = share * mean_s[places][:, None] * drift_R * noise
+            tables.append(
+                pd.DataFrame({
+                    "run": "r", "unit": f"{pipeline} {point}", "pipeline": pipeline, "point": point,
+                    "sample": np.repeat(samples["sample"].to_numpy()[places], ROUNDS),
+                    "repeat": np.tile(np.arange(ROUNDS), timed), "round": np.tile(np.arange(ROUNDS), timed),
+                    "start": 0, "side": side, "stage": side, "seconds": seconds.ravel(), "cpu_s": np.nan,
+                    "machine": MACHINE, "source": "measured",
+                })
+            )  # fmt: skip
+    record = dataclasses.replace(
+        made_up.record,
+        samples=rows(SampleRow, **samples),
+        outcomes=rows(OutcomeRow, **outcomes),
+        stages=rows(StageRow, **pd.concat(tables)),
+    )
+    # Over the pictures that could have been drawn: those of the benchmark are one draw of these.
+    truth = slope_s * float(patches.mean()) * np.exp(0.05**2 / 2) * np.exp(0.05**2 / 2)
+    return Analysis(record), truth
+
+
+def total(run: Analysis, pipeline: str = "jpeg", channel: str = "25 KB/s") -> "pd.Series[Any]":
+    """The numbers of a scheme's selected point at an uplink."""
+    numbers = run.numbers
+    return numbers[(numbers["pipeline"] == pipeline) & (numbers["channel"] == channel)].iloc[0]
+
+
+def test_the_link_is_that_of_all_questions(made_up: Analysis) -> None:
+    """Whatever was timed, link time is 8 bytes / rate over the payloads of every question, exactly."""
+    run, _ = studied(made_up, np.random.default_rng(0), 6)
+    outcomes = run.record.outcomes.to_pandas()
+    for pipeline in ("jpeg", "webp"):
+        for channel, rate_bps in RATES_BPS.items():
+            row = total(run, pipeline, channel)
+            own = outcomes[(outcomes["pipeline"] == pipeline) & (outcomes["point"] == row["point"])]
+            assert row["link_mean_s"] == pytest.approx(8 * own["payload_bytes"].mean() / rate_bps)
+            assert row["link_mean_low_s"] == row["link_mean_s"] == row["link_mean_high_s"]
+            parts = row[["device_mean_s", "link_mean_s", "wait_mean_s", "server_mean_s"]].sum()
+            assert row["total_mean_s"] == pytest.approx(parts)
+
+
+def test_intervals_of_the_means_cover(made_up: Analysis) -> None:
+    """From rows to the table's numbers, 95 % intervals of eight pictures cover the benchmark's mean as they claim."""
+    key = "jpeg", total(made_up)["point"]
+    requests, covered, n = made_up.record.requests, 0, 40
+    own = requests.filter(pc.and_(pc.equal(requests["pipeline"], key[0]), pc.equal(requests["point"], key[1])))
+    own = own.filter(pc.equal(own["channel"], "25 KB/s"))
+    for seed in range(n):
+        run, truth = studied(made_up, np.random.default_rng(seed), 8, points=[key])
+        found = cells.summarise(own, run.setting).set_index("part")
+        known = found.loc["link", "mean_s"]
+        low, high = found.loc["total", ["mean_low_s", "mean_high_s"]] - known
+        covered += low <= truth <= high
+    # Of 40 studies at 95 %, fewer than 33 are a chance of 1 in 300.
+    assert covered >= 33
+
+
+def test_means_are_post_stratified(made_up: Analysis) -> None:
+    """Timed on large pictures mostly, the mean is that of the benchmark's own mix and not of the timed pictures."""
+    run, _ = studied(made_up, np.random.default_rng(1), 12, slope_s=0.05)
+    stratum_of, timed = run.population.stratum_of, run.setting.timed(("jpeg", total(run)["point"]))
+    plain = timed.total_SR.mean()
+    own = np.array([stratum_of[name] for name in timed.samples])
+    benchmark = np.asarray(run.population.stratum_N).mean()
+    moved = total(run)["total_mean_s"] - total(run)["link_mean_s"] - plain
+    assert abs(own.mean() - benchmark) > 0.2
+    assert np.sign(moved) == np.sign(benchmark - own.mean())
+
+
+def test_too_few_pictures_promise_nothing(made_up: Analysis) -> None:
+    """Five timed pictures give a mean without an interval, and say why."""
+    run, _ = studied(made_up, np.random.default_rng(2), 5)
+    row = total(run)
+    assert np.isnan(row["total_mean_low_s"])
+    assert row["total_reason"] == "5 pictures promise no interval: 6 are needed"
+    assert "5 pictures promise no interval: 6 are needed" in run.timing_warnings
+    assert run.first["ratio_low"].dropna().tolist() == [1.0, 1.0, 1.0], "that of the first over itself"
+
+
+def test_percentiles_are_claimed_by_pictures(made_up: Analysis) -> None:
+    """Twelve pictures in three rounds certify a median, not a 90th percentile."""
+    row = total(made_up)
+    assert row["total_p50_low_s"] <= row["total_p50_s"] <= row["total_p50_high_s"]
+    assert np.isnan(row["total_p90_s"])
+    assert np.isnan(row["total_p99_s"])
+
+
+def test_drift_is_warned_of(made_up: Analysis) -> None:
+    """Rounds that get slower by a fifth are told of every scheme, and cancel in the ratios of two."""
+    stages = made_up.record.stages.to_pandas()
+    stages["seconds"] *= 1 + 0.2 * stages["round"]
+    run = Analysis(dataclasses.replace(made_up.record, stages=rows(StageRow, **stages)))
+    assert sum("the rounds drifted: +" in sentence for sentence in run.timing_warnings) == len(run.first) / 3
+    assert run.session == "this session only"
+    # What hits all schemes of a round alike leaves their ratios as they were.
+    fixed = made_up.first.set_index(["channel", "pipeline"])
+    moved = run.first.set_index(["channel", "pipeline"])
+    for channel in RATES_BPS:
+        np.testing.assert_allclose(moved.loc[channel, "ratio"], fixed.loc[channel, "ratio"], rtol=0.25)
+
+
+def test_several_benchmarks_count_alike(made_up: Analysis) -> None:
+    """Link times are the mean of the benchmarks' means, as payload bytes are."""
+    samples = made_up.record.samples.to_pandas().sort_values("sample", ignore_index=True)
+    samples["benchmark"] = ["MMStar" if i < 60 else "StreetsQA" for i in range(len(samples))]
+    manifest = made_up.manifest.model_copy(update={"benchmarks": ("MMStar", "StreetsQA")})
+    run = Analysis(dataclasses.replace(made_up.record, manifest=manifest, samples=rows(SampleRow, **samples)))
+    row = run.numbers[run.numbers["pipeline"] == "server_only"].iloc[0]
+    assert row["link_mean_s"] == pytest.approx(8 * row["payload_bytes"] / RATES_BPS[row["channel"]])
+    assert len(np.asarray(run.population.stratum_N)) == 360
+
+
+def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
+    """Where requests may be given up the means are of the rows, parts add up, and ratios promise no interval."""
+    run = Analysis(make(tmp_path / "run", wait_s=0.05))
+    row = total(run)
+    requests = run.record.requests.to_pandas()
+    own = requests[(requests["pipeline"] == "jpeg") & (requests["point"] == row["point"])]
+    own = own[own["channel"] == "25 KB/s"]
+    assert row["total_mean_s"] == pytest.approx((own["answered_s"] - own["submitted_s"]).mean())
+    assert row["total_mean_low_s"] < row["total_mean_s"] < row["total_mean_high_s"]
+    assert run.first["ratio_low"].notna().sum() == 3
+    assert set(run.first["reason"]) == {"", "requests meet, or the link's rate varies"}
+
+
+def test_an_unstable_system_has_no_mean(tmp_path: Any) -> None:
+    """More comes in than the servers can do: the reason is said in the place of the mean."""
+    crowded = {"arrivals": {"kind": "poisson", "rate_hz": 100.0}, "users": [1]}
+    run = Analysis(make(tmp_path / "run", replay=crowded))
+    row = total(run)
+    assert np.isnan(row["total_mean_s"])
+    assert row["total_reason"].startswith("unstable: utilisation ")
+
+
+def test_requests_without_stages_are_refused(made_up: Analysis) -> None:
+    """Requests of a point that was never timed have no source."""
+    stages = made_up.record.stages.to_pandas()
+    left = rows(StageRow, **stages[stages["pipeline"] != "jpeg"])
+    run = Analysis(dataclasses.replace(made_up.record, stages=left))
+    with pytest.raises(ResultsError, match=r"jpeg at .* has requests but no stage rows"):
+        run.times  # noqa: B018
+
+
+def test_no_requests_no_rows(made_up: Analysis) -> None:
+    """An empty replay has the columns that any other has."""
+    run = Analysis(dataclasses.replace(made_up.record, requests=made_up.record.requests.slice(0, 0)))
+    assert run.times.empty
+    assert list(run.times.columns) == list(made_up.times.columns)

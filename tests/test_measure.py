@@ -1,0 +1,270 @@
+"""Timing: which pictures, how many of them, and what becomes of requests that were disturbed."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import measure
+from harness.analysis import Analysis
+from harness.analysis.validity import reasons
+from harness.data.asking import samples
+from harness.data.gathered import gather
+from harness.data.sample import Sample
+from harness.data.streetsqa import book
+from harness.profiling.disturbance import Watch
+from harness.profiling.telemetry import Telemetry
+from harness.records import SampleRow
+from harness.runs.provenance import Manifest
+from harness.runs.store import Record, Run
+from harness.scenario.load import hash_of
+from harness.scenario.model import Measure
+from harness.schemes.fake import Fake, FakeModels, FakePoint
+from harness.stock import _sample_digest as sample_digest
+
+PATCHES = [3, 5, 13]
+"""Strata of the made-up pictures, in turn."""
+
+
+class Told:
+    """A reporter that keeps what it was told, and may stop the work when a phase begins."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        self.warnings: list[str] = []
+        self.phases: list[tuple[str, int, int]] = []
+        self.stop_at = stop_at
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        self.phases.append((name, total, done))
+        if len(self.phases) == self.stop_at:
+            raise KeyboardInterrupt
+
+    def advance(self) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Sample]:
+    """Two questions about each of eighteen pictures."""
+    pages = samples(book("test", 0)[:18], paired=False)
+    of_picture: Counter[str] = Counter()
+    kept = []
+    for sample in pages:
+        of_picture[sample.image_id] += 1
+        if of_picture[sample.image_id] <= 2:
+            kept.append(sample)
+    return kept
+
+
+def plan_of(benchmarks: dict[str, Sequence[Sample]], *levels: int) -> measure.Plan:
+    """The fake scheme at some points, asked about these samples."""
+    models = FakeModels()
+    halves = {
+        ("fake", point.label): measure.Split(
+            kind="fake", device=Fake.device_half(models, point), server=Fake.server_half(models, point)
+        )
+        for point in (FakePoint(levels=number) for number in levels)
+    }
+    gathered = gather(benchmarks)
+    pictures = {image_id: n for n, image_id in enumerate(dict.fromkeys(name.image_id for name in gathered.names))}
+    return measure.Plan(
+        halves=halves,
+        samples=gathered,
+        sample_digests=[sample.image_id + sample.id for sample in gathered],
+        depends={key: {"scheme": "fake"} for key in halves},
+        patches=[PATCHES[pictures[name.image_id] % len(PATCHES)] for name in gathered.names],
+    )
+
+
+def begin(manifest: Callable[..., Manifest], schedule: Measure) -> Manifest:
+    """The manifest of a run that is timed so."""
+    scenario = {
+        "title": "A study",
+        "measure": schedule.model_dump(mode="json"),
+        "selection": {"reference": "fake", "target": 0.5, "margin": 0.4, "confidence": 0.8, "resamples": 200},
+        "replay": {"question_text": False},
+    }
+    return manifest(scenario=scenario, scenario_hash=hash_of(scenario), points={"fake": {"-": {}, "levels=4": {}}})
+
+
+def time(folder: Path, begun: Manifest, plan: measure.Plan, schedule: Measure, reporter: Told) -> Record:
+    """Times a plan as a process would that begins or resumes the run."""
+    with Run.open_or_create(folder, begun) as run:
+        run.record_samples(
+            SampleRow(
+                sample=name.id, benchmark=name.benchmark, id=name.own_id, picture=name.image_id, pictures=1,
+                category="", group=name.group, width_px=name.width_px, height_px=name.height_px, patches=patches,
+                file_bytes=name.original_bytes, text_bytes=name.text_bytes,
+            )
+            for name, patches in zip(plan.samples.names, plan.patches, strict=True)
+        )  # fmt: skip
+        measure.answer(plan, run, Told())
+        how = {"schedule": schedule, "seed": 3, "machine": "here", "device": "cpu", "telemetry": Telemetry()}
+        measure.time(plan, run, reporter, **how)
+        return run.so_far()
+
+
+def test_pictures_to_time_are_spread_over_strata(asked: list[Sample]) -> None:
+    """Each picture is there once; any beginning has of each stratum its share to within one; questions take turns."""
+    plan = plan_of({"StreetsQA": asked}, 16)
+    order = [place for places in plan.to_time(seed=5) for place in places]
+    names = plan.samples.names
+    assert sorted(names[place].image_id for place in order) == sorted({name.image_id for name in names})
+    for n in range(1, len(order) + 1):
+        counts = Counter(plan.patches[place] for place in order[:n])
+        assert all(abs(counts[stratum] - n / len(PATCHES)) < 2 for stratum in PATCHES)
+    assert plan.to_time(seed=5) == plan.to_time(seed=5) != plan.to_time(seed=6)
+    asked_first = {names[place].id for place in order} & {samples_of[0] for samples_of in _by_picture(plan)}
+    assert 0 < len(asked_first) < len(order)
+
+
+def _by_picture(plan: measure.Plan) -> list[list[str]]:
+    return [[plan.samples.names[place].id for place in places] for places in plan.pictures]
+
+
+def test_several_benchmarks_give_as_many_pictures_each(asked: list[Sample]) -> None:
+    """In turns, as long as each has some."""
+    plan = plan_of({"StreetsQA": asked[:20], "MMStar": asked[20:26]}, 16)
+    order = plan.to_time(seed=0)
+    assert [len(places) for places in order] == [2] * 3 + [1] * 7
+    for places in order[:3]:
+        assert {plan.samples.names[place].benchmark for place in places} == {"StreetsQA", "MMStar"}
+
+
+class Scripted(Watch):
+    """A watch that tells the loads that it is given, one after the other."""
+
+    loads: "list[float | None]" = []  # noqa: RUF012
+
+    def load(self) -> float | None:
+        """The next one; the machine's own pressure and delays are left out of it."""
+        return self.loads.pop(0) if self.loads else 0.0
+
+    def delays_ns(self) -> dict[str, int]:
+        return {}
+
+    def stood_still_ns(self, begin_ns: int, end_ns: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that take a millisecond, to within 5 %, whatever the machine does."""
+    rng, now = np.random.default_rng(0), itertools.count()
+    at_ns = np.cumsum(1e6 * rng.lognormal(0, 0.05, 1_000_000)).astype(np.int64)
+    monkeypatch.setattr("time.perf_counter_ns", lambda: int(at_ns[next(now)]))
+    monkeypatch.setattr(measure, "Watch", Scripted)
+
+
+def test_timing_ends_when_it_is_precise(
+    asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], steady: None
+) -> None:
+    """A precision that the first look reaches times twelve pictures; one that none reaches times all, and says so."""
+    plan = plan_of({"StreetsQA": asked}, 16, 4)
+    easy, hard = Measure(precision=0.5, repeats=2), Measure(precision=1e-6, repeats=2, at_most=16)
+    told = Told()
+    record = time(tmp_path / "easy", begin(manifest, easy), plan, easy, told)
+    assert told.warnings == []
+    assert len(set(record.stages["sample"].to_pylist())) == 12
+    assert [phase[:2] for phase in told.phases] == [("times", 24)]
+    told = Told()
+    record = time(tmp_path / "hard", begin(manifest, hard), plan, hard, told)
+    assert len(set(record.stages["sample"].to_pylist())) == 16
+    assert "fake at -: 0.0% was not reached: " in told.warnings[0]
+    assert "after 16 pictures, the most that were to be timed" in told.warnings[0]
+    assert any("was not reached" in reason for reason in reasons(Analysis(record)))
+
+
+def test_timing_until_precise_is_resumed(
+    asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
+) -> None:
+    """A run that stopped between two looks ends with the same requests as one that did not, each timed once."""
+    plan, hard = plan_of({"StreetsQA": asked}, 16), Measure(precision=1e-6, repeats=1, at_most=18)
+    whole = time(tmp_path / "whole", begin(manifest, hard), plan, hard, Told())
+    with pytest.raises(KeyboardInterrupt):
+        time(tmp_path / "parts", begin(manifest, hard), plan, hard, Told(stop_at=2))
+    told = Told()
+    parts = time(tmp_path / "parts", begin(manifest, hard), plan, hard, told)
+    assert told.phases == [("times", 12, 12), ("times", 4, 0), ("times", 2, 0)]
+    key = ["pipeline", "point", "sample", "repeat", "side", "stage"]
+    assert parts.stages.select(key).equals(whole.stages.select(key))
+    assert set(parts.stages["start"].to_pylist()) == {0, 1}
+
+
+def test_one_sample_eleven_times_certifies_nothing(
+    asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
+) -> None:
+    """Repeats of a picture are no pictures: the run is INVALID, however many its requests."""
+    plan, schedule = plan_of({"StreetsQA": asked}, 16), Measure(timed_samples=1, repeats=11)
+    found = reasons(Analysis(time(tmp_path / "run", begin(manifest, schedule), plan, schedule, Told())))
+    assert any(reason.startswith("timed on 1 picture, where 6 are needed") for reason in found)
+
+
+def test_a_clock_that_stands_still_is_found(
+    asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages of 0 s make a run INVALID."""
+    monkeypatch.setattr("time.perf_counter_ns", lambda: 1)
+    plan, schedule = plan_of({"StreetsQA": asked}, 16), Measure(timed_samples=6, repeats=2)
+    found = reasons(Analysis(time(tmp_path / "run", begin(manifest, schedule), plan, schedule, Told())))
+    assert "the clock stood still: 12 of 12 timed requests took 0 s" in found
+
+
+def test_truths_exchanged_before_a_resumption_are_not_mixed(
+    asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
+) -> None:
+    """A sample's digest changes with its truth, so that it is answered anew: no point keeps another truth."""
+    schedule = Measure(timed_samples=6, repeats=1)
+    with pytest.raises(KeyboardInterrupt):
+        time(tmp_path / "run", begin(manifest, schedule), _judged(asked, 16), schedule, Told(stop_at=1))
+    exchanged = [dataclasses.replace(sample, truth="B" if sample.truth == "A" else "A") for sample in asked]
+    record = time(tmp_path / "run", begin(manifest, schedule), _judged(exchanged, 16, 4), schedule, Told())
+    truths = record.outcomes.to_pandas().groupby("sample")["truth"].agg(set)
+    assert truths.to_dict() == {sample.id: {sample.truth} for sample in exchanged}
+
+
+def _judged(asked: Sequence[Sample], *levels: int) -> measure.Plan:
+    """A plan whose samples have the digests that a study gives them."""
+    return dataclasses.replace(
+        plan_of({"StreetsQA": asked}, *levels), sample_digests=[sample_digest(sample) for sample in asked]
+    )
+
+
+def test_disturbed_requests_are_run_again_and_counted(
+    asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most twice more; what is committed is the last run with what disturbed it; nothing is dropped in silence."""
+    monkeypatch.setattr(measure, "Watch", Scripted)
+    plan, schedule = plan_of({"StreetsQA": asked}, 16, 4), Measure(timed_samples=6, repeats=9, warmup=1)
+    # The first turn recovers at its third run, the second never does.
+    Scripted.loads = [0.5, 0.6, 0.01, 0.7, 0.8, 0.9]
+    record = time(tmp_path / "run", begin(manifest, schedule), plan, schedule, Told())
+    (session,) = record.manifest.sessions
+    assert session.disturbed == {"others kept processors busy": 2 + 2 + 2 + 2}
+    requests = record.stages.to_pandas().groupby(["point", "sample", "repeat"])["load"].agg(["min", "max"])
+    assert len(requests) == 2 * 6 * 9
+    assert Counter(requests["max"]) == {0.01: 2, 0.9: 2, 0.0: 2 * 6 * 9 - 4}
+    found = [reason for reason in reasons(Analysis(record)) if "disturbed" in reason]
+    assert found == [], "2 of 108 requests are under 2 %"
+
+
+def test_a_run_that_is_spoilt_is_not_run_again_without_end(
+    asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once more requests stay disturbed than a VALID run may have, none is run again; the run says how many were."""
+    monkeypatch.setattr(measure, "Watch", Scripted)
+    plan, schedule = plan_of({"StreetsQA": asked}, 16), Measure(timed_samples=6, repeats=4, warmup=1)
+    Scripted.loads = list(itertools.repeat(0.5, 100))
+    record = time(tmp_path / "run", begin(manifest, schedule), plan, schedule, Told())
+    assert len(Scripted.loads) == 100 - (3 + 23)
+    Scripted.loads = []
+    (told,) = (reason for reason in reasons(Analysis(record)) if "disturbed" in reason)
+    assert told.startswith("24 of 24 timed requests were disturbed (0 kept from running, around 24 others kept")
+    assert told.endswith("after 2 disturbed ones were run again")
