@@ -47,7 +47,8 @@ def memory_taken_bytes(work: Callable[[], object], device: str) -> int | None:
     """The most memory that ``work`` takes above what is held before it; null where the system does not tell.
 
     On an accelerator what torch's allocator gives out, elsewhere the process's resident memory, in pages, to about
-    0.3 MB: freed memory is given back to the system first, so that it is seen when it is taken again.
+    0.3 MB: freed memory is given back to the system first, so that it is seen when it is taken again. Blocks of up to
+    32 MiB that ``work`` frees may stay with the C library, and are then in the peak.
     """
     if device.startswith("cuda"):
         import torch

@@ -24,9 +24,12 @@ def test_a_product_and_attention_have_the_operations_of_their_definition() -> No
     assert clock.operations == {"product": 2 * 2 * 3 * 5 * 7, "attention": 2 * 4 * 16**2 * 8, "numpy": 0}
 
 
-@pytest.mark.parametrize("megabytes", [8, 64])
+@pytest.mark.parametrize("megabytes", [64, 96])
 def test_memory_that_is_taken_and_freed_is_seen(megabytes: int) -> None:
-    """The peak is what was held at once, whoever allocated it, and what was held before is not in it."""
+    """The peak is what was held at once, whoever allocated it, and what was held before is not in it.
+
+    Of blocks up to 32 MiB the C library may keep freed ones, which are then in the peak.
+    """
     held = np.ones(16 << 20, np.uint8)
 
     def work() -> None:
