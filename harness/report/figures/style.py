@@ -14,6 +14,7 @@ from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from harness import files
 from harness.errors import ResultsError
 
 _LOOKS: Mapping[str, tuple[str, str]] = {
@@ -96,12 +97,18 @@ def page(width_in: float, height_in: float) -> Figure:
 
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """Writes ``stem``.png (200 dots an inch) and ``stem``.svg; the same figure gives the same bytes."""
-    files = [folder / f"{stem}.png", folder / f"{stem}.svg"]
+    """Writes ``stem``.png (200 dots an inch) and ``stem``.svg; the same figure gives the same bytes.
+
+    Both are there whole or not at all. Raises ResultsError when the disk refuses.
+    """
+    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(files[0], dpi=200, metadata={"Software": None})
-        figure.savefig(files[1], metadata={"Date": None, "Creator": None})
+        files.write_all_whole(
+            {
+                png: lambda file: figure.savefig(file, format="png", dpi=200, metadata={"Software": None}),
+                svg: lambda file: figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}),
+            }
+        )
     except OSError as error:
-        raise ResultsError(f"{folder}: the figure {stem} cannot be written: {error}") from None
-    return files
+        raise ResultsError(f"{folder}: the figure {stem} cannot be written: {files.why(error)}") from None
+    return [png, svg]
