@@ -270,5 +270,5 @@ def _digest(config: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        total.update(memoryview(tensor.numpy().reshape(-1).view("u1")))
+        total.update(tensor.numpy().reshape(-1).view("u1").data)
     return total.hexdigest()
