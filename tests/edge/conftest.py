@@ -15,7 +15,7 @@ def fake_scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _fakes() -> Iterator[None]:
     fake_harness.patch()
     yield

@@ -11,9 +11,17 @@ from harness.analysis.validity import reasons
 from harness.profiling.telemetry import Telemetry
 from harness.runs.provenance import MANIFEST, read
 from harness.scenario.load import load
+from harness.scenario.model import Scenario
 from harness.study import run
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
+
+
+def _little() -> Scenario:
+    """The smoke scenario's reference and one more scheme."""
+    smoke = load(SMOKE)
+    few = tuple(spec for spec in smoke.pipelines if spec.name in ("server_only", "webp"))
+    return smoke.model_copy(update={"pipelines": few, "samples": 24})
 
 
 def write(path: Path, text: object) -> Path:
@@ -181,14 +189,14 @@ def test_a_throttled_run_is_invalid_and_another_is_not(
     monkeypatch.setattr("harness.study.Telemetry", lambda: Telemetry(system))
     state = system / "class" / "thermal" / "cooling_device1" / "cur_state"
     folder = tmp_path / "runs" / "smoke"
-    run(load(SMOKE), folder, reporter=Meddling(lambda: write(state, int(hot))))
+    run(_little(), folder, reporter=Meddling(lambda: write(state, int(hot))))
     manifest = read(folder / MANIFEST)
     (session,) = manifest.sessions
     assert session.telemetry["counters"] == "4 throttling counters"
     assert session.telemetry["clocks"] == "2250 to 2250 MHz"
     found = [reason for reason in manifest.reasons if reason.startswith("throttled")]
     if hot:
-        plan = load(SMOKE).measure
+        plan = _little().measure
         n = plan.repeats * plan.timed_samples - 1
         assert found == [f"throttled: the cooling device cpufreq-cpu0 was on ({n} units of timed requests)"]
         assert manifest.throttling == "seen"
@@ -202,7 +210,7 @@ def test_without_telemetry_a_run_says_that_it_was_unavailable(tmp_path: Path, mo
     """No verdict is made of what nobody watched."""
     monkeypatch.setattr("harness.study.Telemetry", lambda: Telemetry(tmp_path / "nothing"))
     folder = tmp_path / "runs" / "smoke"
-    run(load(SMOKE), folder, reporter=Meddling(lambda: None))
+    run(_little(), folder, reporter=Meddling(lambda: None))
     manifest = read(folder / MANIFEST)
     assert manifest.sessions[0].telemetry["cooling"] == "unavailable: no cooling device that slows a processor"
     assert manifest.throttling == "unavailable on this machine"
