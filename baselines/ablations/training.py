@@ -65,7 +65,7 @@ POINTS: Mapping[type[Ablation], Sequence[str]] = {
     VisionZipMerging: _LEARNED[:2],
     QFormerQueries: _LEARNED[:2],
 }
-"""The points of each scheme; lambda weighs the rate in bits an element of y, as in Eq. 9."""
+"""The points of each scheme; lambda weighs the rate in bits per element of y, as in Eq. 9."""
 
 
 @dataclasses.dataclass(frozen=True)
