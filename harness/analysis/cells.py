@@ -159,7 +159,7 @@ def summarise(requests: pa.Table, setting: Setting, deadline_s: float | None = N
     - ``requests``; ``done``, how many of them finished the part; ``timed``, how many timed ones they were drawn from
     - ``mean_s`` with its interval, ``p50_s``, ``p90_s``, ``p99_s`` with theirs, null where none is promised
     - ``share``, ``share_low``, ``share_high``: of requests answered within ``deadline_s``; null where it is None
-    - ``source``: the least direct source among the part's stages; null where it has none, as link and wait, which are replayed
+    - ``source``: the least direct of its stages'; null where it has none, as link and wait, which are replayed
     - ``reason``: why there is no interval, or no mean
 
     Raises ResultsError for requests of a point that has no stage rows.
