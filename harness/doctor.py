@@ -187,11 +187,8 @@ class _Side:
     name: str
     feature_dim: int
     device: str = "cpu"
+    n_features: int = 2**16
 
     def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
         """One: what bounds payloads decides no memory of weights."""
-        return 1
-
-    def n_clusters(self, merge_to: float) -> int:  # noqa: ARG002
-        """One, for the same reason."""
         return 1

@@ -15,12 +15,12 @@ from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
 from harness.models import files
-from harness.models.patches import patches_of_all
+from harness.models.patches import features_of, patches_of_all
 from harness.records import SampleRow
 from harness.runs import digests, provenance
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
-from harness.schemes.contract import OperatingPoint, Scheme
+from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
 
 Thing = TypeVar("Thing")
 Key = tuple[str, str]
@@ -138,7 +138,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         for point in spec.operating_points():
             key = spec.name, point.label
             points[key] = scheme, point
-            depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
+            depends[key] = {**model, **_scheme_digests(scheme, backbone, scenario.weights, point)}
     swaps = {**ran, scenario.backbone: backbone}
     smaller = catalog.ON_DEVICE.get(backbone)
     if backbone != scenario.backbone and any(f"tower of {smaller}" in of_point for of_point in depends.values()):
@@ -171,7 +171,7 @@ def missing(scenario: Scenario) -> list[str]:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
         for point in spec.operating_points():
             try:
-                _scheme_digests(scheme, backbone, point)
+                _scheme_digests(scheme, backbone, scenario.weights, point)
             except HarnessError as error:
                 found.append(f"{spec.name} at {point.label}: {error}")
     return list(dict.fromkeys(found))
@@ -201,8 +201,17 @@ def _sample_digest(sample: Sample) -> str:
     return digests.of_data([sample.image_id, question, sample.truth, sample.category, sample.group])
 
 
-def _scheme_digests(scheme: type[Scheme], backbone: str, point: OperatingPoint) -> dict[str, str]:
-    """Those of a point: the scheme and its parameters, the files and further models that it names."""
+def _scheme_digests(scheme: type[Scheme], backbone: str, weights: str | None, point: OperatingPoint) -> dict[str, str]:
+    """Those of a point: the scheme and its parameters, the files and further models that it names.
+
+    Raises ScenarioError for a point that asks for more features or neighbours than the backbone's patches have.
+    """
+    if isinstance(point, ReducedPoint) and (point.merge_to is not None or point.n_c is not None):
+        point.kept_of(n_features := features_of(backbone, weights))
+        if isinstance(point, MergingPoint) and point.neighbours >= n_features:
+            raise ScenarioError(
+                f"neighbours is {point.neighbours}, and a patch of this backbone has {n_features} features"
+            )
     found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
     if named := getattr(scheme, "files", None):
         found |= {name: digests.of_file(path) for name, path in named(backbone, point).items()}

@@ -160,8 +160,9 @@ class LanguageSide(Protocol):
         """The most patches that a picture of up to ``max_pixels`` is cut into."""
         ...
 
-    def n_clusters(self, merge_to: float) -> int:
-        """n_c for a share of a patch's features, for the largest V that a patch may have."""
+    @property
+    def n_features(self) -> int:
+        """V, the most features that a patch may have."""
         ...
 
     def project(self, y_PCD: "Tensor") -> "Tensor":

@@ -7,38 +7,17 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from PIL import Image
-from pydantic import model_validator
 
 from harness.data.pictures import PAYLOAD_MAX_PIXELS, decode
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError, DataError
 from harness.models.contract import LanguageSide, VisionSide
-from harness.schemes.contract import (
-    NEIGHBOURS,
-    Answer,
-    Clock,
-    DeviceHalf,
-    MergeTo,
-    Models,
-    Neighbours,
-    OperatingPoint,
-    Payload,
-    ServerHalf,
-    neighbours_of_merging,
-)
+from harness.schemes.contract import Answer, Clock, DeviceHalf, MergingPoint, Models, Payload, ServerHalf
 from harness.schemes.steps import answers, tokens_of_image
 
 
-class ImagePoint(OperatingPoint):
-    """What every image codec declares besides its own quality: ``merge_to``, or null to keep all features.
-
-    ``neighbours`` is K of Eq. 2.
-    """
-
-    merge_to: MergeTo | None = None
-    neighbours: Neighbours = NEIGHBOURS
-
-    _merging = model_validator(mode="after")(neighbours_of_merging)
+class ImagePoint(MergingPoint):
+    """What every image codec declares besides its own quality: how the server merges the decoded picture's features."""
 
 
 class ImageCodec(ABC):
@@ -106,8 +85,7 @@ class PictureServer:
         for body in payload.bodies:
             with clock.stage("decode"):
                 image = self.codec.decode(body)
-            point = self.codec.point
-            tokens.append(tokens_of_image(self.vision, self.language, image, point.merge_to, clock, point.neighbours))
+            tokens.append(tokens_of_image(self.vision, self.language, image, self.codec.point, clock))
         return answers(self.language, tokens, questions, clock)
 
 

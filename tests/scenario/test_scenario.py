@@ -11,6 +11,8 @@ import yaml
 
 from harness.errors import ScenarioError
 from harness.scenario.load import as_given, json_schema, load, scenario_hash
+from harness.schemes.contract import MergingPoint
+from harness.stock import missing
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
 
@@ -325,9 +327,9 @@ def test_a_precision_takes_the_place_of_a_number_of_samples(written: Callable[[o
 
 def test_neighbours_of_merging_are_a_parameter_of_points(written: Callable[[object], Path]) -> None:
     """K is named where it is not the default, and refused where nothing merges by density peaks."""
-    tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "merge_to": 0.042, "neighbours": [5, 9]}]}
+    tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "merge_to": 0.044, "neighbours": [5, 9]}]}
     labels = [point.label for point in load(written(_with(tofc))).pipelines[1].operating_points()]
-    assert labels == ["codec=lambda-0.3,merge_to=0.042", "codec=lambda-0.3,merge_to=0.042,neighbours=9"]
+    assert labels == ["codec=lambda-0.3,merge_to=0.044", "codec=lambda-0.3,merge_to=0.044,neighbours=9"]
     for pipeline, sentence in (
         ({"scheme": "raw_features", "points": [{"neighbours": 9}]}, "neighbours goes with a merge_to"),
         ({"scheme": "jpeg", "points": [{"quality": 5, "neighbours": 9}]}, "neighbours goes with a merge_to"),
@@ -337,6 +339,42 @@ def test_neighbours_of_merging_are_a_parameter_of_points(written: Callable[[obje
     ):
         with pytest.raises(ScenarioError, match=sentence):
             load(written(_with(pipeline)))
+
+
+def test_points_may_say_how_many_features_are_kept(written: Callable[[object], Path]) -> None:
+    """n_c is named in place of the share; both, or neither where a scheme always reduces, are refused."""
+    tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "n_c": [3, 6]}]}
+    points = list(load(written(_with(tofc))).pipelines[1].operating_points())
+    assert [point.label for point in points] == ["codec=lambda-0.3,n_c=3", "codec=lambda-0.3,n_c=6"]
+    assert [point.kept_of(144) for point in points] == [3, 6]
+    for pipeline, sentence in (
+        ({"scheme": "jpeg", "points": [{"quality": 5, "merge_to": 0.1, "n_c": 4}]}, "merge_to 0.1 and n_c 4 both say"),
+        ({"scheme": "tofc", "points": [{"codec": "lambda-0.3"}]}, "merge_to: is missing; give the share"),
+        ({"scheme": "raw_features", "points": [{"n_c": 0}]}, "n_c: 0 is not right"),
+    ):
+        with pytest.raises(ScenarioError, match=sentence):
+            load(written(_with(pipeline)))
+
+
+@pytest.mark.parametrize(
+    ("point", "sentence"),
+    [
+        ({"n_c": 145}, "n_c is 145, and a patch of this backbone has 144 features"),
+        ({"n_c": 6, "neighbours": [5, 64]}, None),
+    ],
+)
+def test_more_features_than_a_patch_has_are_refused_before_anything_runs(
+    written: Callable[[object], Path], point: dict[str, Any], sentence: str | None
+) -> None:
+    """V is that of the backbone that would run."""
+    found = missing(load(written(_with({"scheme": "raw_features", "points": [point]}))))
+    assert [text.partition(": ")[2] for text in found] == ([sentence] if sentence else [])
+
+
+@pytest.mark.parametrize(("share", "n_c"), [(0.011, 8), (0.022, 16), (0.044, 32)])
+def test_the_papers_shares_are_its_numbers_of_features(share: float, n_c: int) -> None:
+    """Of 729 features a patch."""
+    assert MergingPoint(merge_to=share).kept_of(729) == n_c
 
 
 def _with(pipeline: dict[str, Any]) -> dict[str, Any]:
