@@ -18,6 +18,7 @@ from harness.cli import (
     plan,
     plot,
     run,
+    runs,
     serve,
     sweep,
     trace,
@@ -51,6 +52,7 @@ app = group(
 for command in (
     run.run,
     run.show,
+    runs.runs,
     serve.serve,
     apart.measure,
     apart.join,

@@ -9,6 +9,9 @@ import typer
 
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A value in place of the scenarios' own.")
+    ] = None,
 ) -> None:
     """Validate scenarios without running them.
 
@@ -25,7 +28,7 @@ def check(
     mistakes = []
     for file in files:
         try:
-            scenario = load(file)
+            scenario = load(file, overrides or ())
         except ScenarioError as error:
             mistakes.append(str(error))
             continue

@@ -11,14 +11,32 @@ from harness.edge import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from harness.edge.client import Remote
+    from harness.scenario.model import Scenario
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values in place of the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Ask at most N questions of each benchmark; short for samples=N.")
+]
 RunsFolder = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")]
 
 
 def run(
     scenario: Annotated[Path, typer.Argument(help="A scenario file.")],
+    overrides: Overrides = None,
+    limit: Limit = None,
     name: Annotated[
-        str | None, typer.Option(help="The run's folder under the results.", show_default="the scenario's name")
+        str | None,
+        typer.Option(
+            help="The run's folder under the results.",
+            show_default="the scenario's name, and its hash where values were replaced",
+        ),
     ] = None,
     results: RunsFolder = Path("results/runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; the folder's earlier run is deleted.")] = False,
@@ -35,10 +53,12 @@ def run(
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
 
-    A run that was stopped, or killed, takes up where it was: the same command again. Its rows land in
-    `results/runs/NAME/` as Parquet, with a `manifest.json` that says where they come from.
+    Repeat the command to resume a run that was stopped or killed. Its rows are written to `results/runs/NAME/` as
+    Parquet, with a `manifest.json` that says where they come from.
 
         harness run scenarios/realworldqa_lowrate.yaml
+
+        harness run scenarios/realworldqa_lowrate.yaml measure.repeats=6 --limit 40
 
     With `--server` this machine runs the device halves alone, and the way to the server and back is measured. Both
     sides need the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
@@ -49,12 +69,11 @@ def run(
     from harness.cli.display import Display, terminal
     from harness.report.links import links_table
     from harness.report.table import table
-    from harness.scenario.load import load
     from harness.study import run as run_study
 
     console = terminal()
-    wanted = load(scenario)
-    folder = results / (name or wanted.name)
+    wanted, own_name = given(scenario, overrides, limit)
+    folder = results / (name or own_name)
     remote = _remote(server, pace)
     with Display(console) as display:
         run_study(
@@ -71,6 +90,15 @@ def run(
     if found.record.links.num_rows:
         console.print(links_table(found.record.links))
     console.print(f"Figures: harness plot {folder}")
+
+
+def given(path: Path, overrides: list[str] | None, limit: int | None = None) -> "tuple[Scenario, str]":
+    """The scenario of a command line, and the name that a run of it has by itself."""
+    from harness.scenario.load import load, scenario_hash
+
+    changes = [*(overrides or ()), *([] if limit is None else [f"samples={limit}"])]
+    found = load(path, changes)
+    return found, f"{found.name}-{scenario_hash(found)[:8]}" if changes else found.name
 
 
 def _remote(server: str | None, pace: str | None) -> "Remote | None":

@@ -377,5 +377,46 @@ def test_the_papers_shares_are_its_numbers_of_features(share: float, n_c: int) -
     assert MergingPoint(merge_to=share).kept_of(729) == n_c
 
 
+@pytest.mark.parametrize(
+    ("assignment", "keys", "wanted"),
+    [
+        ("measure.repeats=2", ("measure", "repeats"), 2),
+        ("samples=8", ("samples",), 8),
+        ("title='a = b'", ("title",), "a = b"),
+        ("pipelines.jpeg.points=[{quality: 40}]", ("pipelines", 1, "points"), [{"quality": 40}]),
+        ("pipelines.1.points.0.quality=40", ("pipelines", 1, "points", 0, "quality"), 40),
+        ("replay.uplinks=[{kind: constant, rate: 5 KB/s}]", ("replay", "uplinks", 0, "rate_bps"), 40_000.0),
+    ],
+)
+def test_the_command_line_may_replace_a_value(
+    written: Callable[[object], Path], assignment: str, keys: tuple[str | int, ...], wanted: object
+) -> None:
+    """By the path of its key; an item of a list by its place or its name."""
+    found: Any = as_given(load(written(GOOD), [assignment]))
+    for key in keys:
+        found = found[key]
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("repeats", "'repeats' is no assignment"),
+        ("measure..repeats=2", "is no assignment"),
+        ("measure.repeats=[2", "'measure.repeats=\\[2'"),
+        ("name.first=a", "name is 'a-study', which has no parts"),
+        ("pipelines.png.points=[]", "'png' is none of the 2 items here; known: server_only, jpeg"),
+        ("measure.repeats=0", "as the command line changes it: measure.repeats: 0 is not right"),
+        ("measure.repeat=2", "as the command line changes it: measure.repeat: unknown key; did you mean 'repeats'"),
+    ],
+)
+def test_a_wrong_value_on_the_command_line_is_a_sentence(
+    written: Callable[[object], Path], assignment: str, sentence: str
+) -> None:
+    """It names what was given; the file is not blamed for a line that it does not have."""
+    with pytest.raises(ScenarioError, match=sentence):
+        load(written(GOOD), [assignment])
+
+
 def _with(pipeline: dict[str, Any]) -> dict[str, Any]:
     return {**GOOD, "pipelines": [{"scheme": "server_only"}, pipeline]}
