@@ -12,8 +12,10 @@ from harness.errors import ScenarioError, UnavailableError, unknown_name
 
 SCHEMES: Mapping[str, str] = {
     "tofc": "harness.schemes.tofc:Tofc",
-    "jpeg": "baselines.jpeg:Jpeg",
-    "webp": "baselines.webp:WebP",
+    "jpeg": "baselines.pillow_codecs:Jpeg",
+    "webp": "baselines.pillow_codecs:WebP",
+    "avif": "baselines.pillow_codecs:Avif",
+    "jxl": "baselines.pillow_codecs:JpegXL",
     "hyperprior": "baselines.hyperprior:Hyperprior",
     "elic": "baselines.elic:Elic",
     "compressai": "baselines.compressai_zoo:CompressAI",
@@ -66,6 +68,7 @@ PAYLOADS: Mapping[str, str] = {
     "TOFC streams": "harness.schemes.anatomy:of_stream",
     "learned image codecs' files": "baselines.anatomy:of_neural_file",
     "raw features": "baselines.anatomy:of_raw_features",
+    "JPEG XL codestreams": "baselines.anatomy:of_jxl",
     "picture files": "harness.schemes.picture_file:of_picture",
 }
 """What is sent of a picture, and what shows its parts; see :mod:`harness.schemes.anatomy`."""

@@ -4,9 +4,10 @@ import dataclasses
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from PIL import Image
+from pydantic import Field
 
 from harness.data.pictures import PAYLOAD_MAX_PIXELS, decode
 from harness.data.sample import Question, Sample
@@ -17,7 +18,13 @@ from harness.schemes.steps import answers, tokens_of_image
 
 
 class ImagePoint(MergingPoint):
-    """What every image codec declares besides its own quality: how the server merges the decoded picture's features."""
+    """What every image codec declares besides its own quality.
+
+    How the server merges the decoded picture's features, and ``max_side``: a picture whose longer side has more pixels
+    is made smaller before it is encoded. That is the obvious rival at low rates.
+    """
+
+    max_side: Annotated[int, Field(ge=1, le=2**16)] | None = None
 
 
 class ImageCodec(ABC):
@@ -65,9 +72,14 @@ class PictureDevice:
     def __call__(self, sample: Sample, clock: Clock) -> Payload:
         """The bytes of each picture."""
         bodies = []
+        max_side_px = self.codec.point.max_side
         for image in sample.images():
+            sent = image
+            if max_side_px is not None and max(image.size) > max_side_px:
+                with clock.stage("resize"):
+                    sent = smaller(image, max_side_px)
             with sample.at_fault(), clock.stage("encode"):
-                bodies.append(self.codec.encode(image))
+                bodies.append(self.codec.encode(sent))
         return Payload(self.codec.kind, tuple(bodies), self.codec.checked)
 
 
@@ -87,6 +99,13 @@ class PictureServer:
                 image = self.codec.decode(body)
             tokens.append(tokens_of_image(self.vision, self.language, image, self.codec.point, clock))
         return answers(self.language, tokens, questions, clock)
+
+
+def smaller(image: Image.Image, max_side_px: int) -> Image.Image:
+    """The picture with a longer side of ``max_side_px``, its ratio kept to the nearest pixel; bicubic, antialiased."""
+    scale = max_side_px / max(image.size)
+    width_px, height_px = (max(1, round(scale * side)) for side in image.size)
+    return image.resize((width_px, height_px), Image.Resampling.BICUBIC)
 
 
 def picture(body: bytes, formats: tuple[str, ...], max_pixels: int = PAYLOAD_MAX_PIXELS) -> Image.Image:
@@ -112,6 +131,6 @@ def written(image: Image.Image, format_name: str, max_side_px: int, **options: o
     file = io.BytesIO()
     try:
         image.save(file, format_name, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{size}: {error}") from None
     return file.getvalue()
