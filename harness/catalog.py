@@ -1,11 +1,17 @@
 """Names that a scenario may use, and where each is defined.
 
 The one table of names. Targets are strings, so that reading the table imports nothing; :func:`load` imports a target
-when it is wanted. Schemes may live outside the harness, as the baselines do.
+when it is wanted. Schemes and backbones may live outside the harness, as the baselines do: a scenario may name one as
+``package.module:object``, found as Python finds modules or in the working folder, and an installed package may declare
+a name for one as an entry point (:data:`ENTRY_POINTS`).
 """
 
+import functools
 import importlib
+import importlib.metadata
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.errors import ScenarioError, UnavailableError, unknown_name
@@ -59,6 +65,9 @@ BENCHMARKS: Mapping[str, str] = {
     "GlimpseQA": "harness.data.glimpseqa:load",
 }
 
+ENTRY_POINTS: Mapping[str, str] = {"scheme": "tofc_harness.schemes", "backbone": "tofc_harness.backbones"}
+"""The groups of entry points in which packages declare names, by what they are names of."""
+
 TRAINING_DATA: Mapping[str, str] = {
     "conversations": "harness.training.conversations:Conversations",
     "bundled": "harness.zoo.pages:Bundled",
@@ -103,8 +112,43 @@ def smaller(backbone: str, name: str | None = None) -> str:
 
 
 def load(what: str, name: str, table: Mapping[str, str]) -> Any:
-    """The object behind a name of ``table``; raises ScenarioError, listing the known names, for any other."""
-    if name not in table:
-        raise ScenarioError(unknown_name(what, name, table))
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    """The object behind a name of ``table``, an entry point, or ``module:object``.
+
+    Raises ScenarioError, listing the known names, for any other, and for an object that cannot be imported.
+    """
+    if name in table:
+        module, _, attribute = table[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    declared = _declared(what)
+    if name not in declared and not is_own(what, name):
+        raise ScenarioError(unknown_name(what, name, [*table, *declared]))
+    return _own(what, declared.get(name, name))
+
+
+def is_own(what: str, name: str) -> bool:
+    """Whether a name is ``module:object`` where a scenario may say so."""
+    return what in ENTRY_POINTS and ":" in name
+
+
+@functools.cache
+def _declared(what: str) -> Mapping[str, str]:
+    """The names that installed packages declare, and their targets."""
+    if what not in ENTRY_POINTS:
+        return {}
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS[what])}
+
+
+def _own(what: str, target: str) -> Any:
+    """Somebody's own object; whatever its module raises when it is imported is a ScenarioError."""
+    module, _, attribute = target.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except AttributeError:
+        raise ScenarioError(f"{what} {target}: {module} has no {attribute!r}") from None
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise ScenarioError(
+            f"{what} {target}: {module} cannot be imported: {type(error).__name__}: {said:.200}"
+        ) from None

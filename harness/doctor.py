@@ -172,7 +172,7 @@ class _Asked:
         return _Asked(catalog.smaller(self.name, name), weights, self.max_pixels, self.parts)
 
     def _note(self, part: Part) -> "_Side":
-        if self._weights == "random":
+        if self._weights == "random" or self.name not in catalog.BACKBONES:
             self.parts[self.name, part] = 0
             return _Side(self.name, 0)
         self.parts[self.name, part] = files.elements(self._folder, part)

@@ -5,7 +5,9 @@ Nothing is loaded and torch is not imported: a scenario is checked, and a comple
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import catalog
@@ -15,6 +17,7 @@ from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
 from harness.models import files
+from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
 from harness.records import SampleRow
 from harness.runs import digests, provenance
@@ -215,14 +218,30 @@ def _scheme_digests(scheme: type[Scheme], backbone: str, weights: str | None, po
     found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
     if named := getattr(scheme, "files", None):
         found |= {name: digests.of_file(path) for name, path in named(backbone, point).items()}
+    found |= _own_code(scheme)
     if others := getattr(scheme, "other_models", None):
         for name, weights in others(backbone, point).items():
             found |= _model_digests(name, weights)
     return found
 
 
+def _own_code(thing: object) -> dict[str, str]:
+    """The digest of the code that somebody's own scheme or backbone is in: its module, or all of its package."""
+    module = sys.modules[getattr(thing, "__module__", type(thing).__module__)]
+    top = module.__name__.partition(".")[0]
+    if top in ("harness", "baselines") or module.__file__ is None:
+        return {}
+    package = getattr(sys.modules[top], "__path__", None)
+    if package is None:
+        return {f"code of {module.__name__}": digests.of_file(Path(module.__file__))}
+    return {f"code of {top}": digests.of_folder(Path(next(iter(package))), "**/*.py")}
+
+
 def _model_digests(name: str, weights: str | None) -> dict[str, str]:
     """The fingerprint of each part of a model; raises UnavailableError where it is not here."""
+    if name not in catalog.BACKBONES:
+        own: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
+        return {f"{part} of {name}": digest for part, digest in own.digests(weights).items()} | _own_code(own)
     if weights == "random":
         return {f"model {name}": weights}
     folder = files.locate(name, files.SOURCES[name] if weights is None else weights)

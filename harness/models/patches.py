@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import catalog
 from harness.errors import CheckpointError, UnavailableError, shown, unknown_name
 from harness.models import files
+from harness.models.contract import Backbone
 
 Grids = tuple[tuple[int, int], ...]
 
@@ -68,6 +70,8 @@ def patches_of(width_px: int, height_px: int, backbone: str, weights: str | None
     config.json is not on this machine (with random weights the published sizes are taken), CheckpointError where it
     is damaged or of another model.
     """
+    if (own := _own(backbone)) is not None:
+        return own.patches_of(width_px, height_px, weights)
     found = _tiling(backbone, None if weights is None else str(weights))
     if found is None:
         return 1
@@ -83,6 +87,8 @@ def patches_of_all(sizes_px: Iterable[tuple[int, int]], backbone: str, weights: 
 @functools.lru_cache(maxsize=64)
 def features_of(backbone: str, weights: str | None = None) -> int:
     """V, the features that a model's vision side makes of a patch; ``weights`` and errors as of :func:`patches_of`."""
+    if (own := _own(backbone)) is not None:
+        return own.features_of(weights)
     found = _config(backbone, weights)
     if found is None:
         return 576 if backbone in _ONE_TILE else 729
@@ -106,6 +112,14 @@ def _tiling(backbone: str, weights: str | None) -> tuple[int, Grids] | None:
         return side, grids_of(config.get("image_grid_pinpoints", [[h * 384, w * 384] for h, w in _GRIDS]), side)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _own(backbone: str) -> Backbone | None:
+    """A backbone that is none of the harness's own."""
+    if backbone in catalog.BACKBONES:
+        return None
+    found: Backbone = catalog.load("backbone", backbone, catalog.BACKBONES)
+    return found
 
 
 def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]] | None:

@@ -50,7 +50,9 @@ class PipelineSpec(Frozen):
     @classmethod
     def _named_after_its_scheme(cls, data: Any) -> Any:
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("scheme"), str):
-            return {**data, "name": data["scheme"]}
+            # Of somebody's own, module:Class, the class.
+            name = data["scheme"].rpartition(":")[2]
+            return {**data, "name": name.lower() if name != data["scheme"] else name}
         return data
 
     @model_validator(mode="after")
