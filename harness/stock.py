@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from harness import catalog
 from harness.cache import cache_folder
 from harness.channel.opening import unreadable_files
+from harness.data import own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
@@ -121,13 +122,19 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         raise ScenarioError("\n".join(wrong))
     stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
     absent: list[str] = []
-    load_benchmark = functools.cache(_load_benchmark)
+    load_benchmark = functools.cache(functools.partial(_load_benchmark, folder=scenario.folder))
     ran: dict[str, str] = {}
     samples: dict[str, Sequence[Sample] | None] = {}
+    file_of: dict[str, str] = {}
     for wanted in () if serving else scenario.wanted:
         instead = wanted.stand_in if allow_stand_ins else None
-        ran[wanted.name], found = _first_at_hand(wanted.name, instead, load_benchmark, absent)
-        samples[ran[wanted.name]] = found
+        name, found = _first_at_hand(wanted.name, instead, load_benchmark, absent)
+        # One's own is called otherwise than its path.
+        called, samples_of_it = (name, None) if found is None else found
+        if file_of.setdefault(called, name) != name:
+            raise ScenarioError(f"benchmarks: {file_of[called]} and {name} would both be {called} in rows; rename one")
+        ran[wanted.name] = name if name == wanted.name else called
+        samples[called] = samples_of_it
     backbone, model = _first_at_hand(
         scenario.backbone, stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
     )
@@ -261,8 +268,11 @@ def _first_at_hand(
     return wanted, None
 
 
-def _load_benchmark(name: str) -> Sequence[Sample]:
-    if (cache := cache_folder()) is None:
+def _load_benchmark(name: str, folder: Path) -> tuple[str, Sequence[Sample]]:
+    """What a benchmark is called in rows, and its samples; of one's own, ``folder`` is where its path counts from."""
+    cache = cache_folder()
+    if name not in catalog.BENCHMARKS:
+        return own.load(folder / name, cache=cache)
+    if cache is None:
         raise UnavailableError(f"{name}: no cache folder can be written; name one in TOFC_HARNESS_CACHE")
-    samples: Sequence[Sample] = catalog.load("benchmark", name, catalog.BENCHMARKS)(name, cache=cache)
-    return samples
+    return name, catalog.load("benchmark", name, catalog.BENCHMARKS)(name, cache=cache)

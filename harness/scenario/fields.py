@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from harness import catalog, units
-from harness.errors import ScenarioError, shown
+from harness.errors import ScenarioError, shown, unknown_name
 from harness.scenario.explain import UnknownKey
 
 
@@ -78,7 +78,17 @@ def _known(what: str, table: Mapping[str, str], wanted: Sequence[str] = ()) -> A
     return AfterValidator(check)
 
 
-BenchmarkName = Annotated[str, _known("benchmark", catalog.BENCHMARKS)]
+def _known_or_file(name: str) -> str:
+    """A benchmark of the catalog, or the path of one's own."""
+    if name in catalog.BENCHMARKS or "/" in name or name.endswith((".tsv", ".csv")):
+        return name
+    raise ValueError(
+        f"{unknown_name('benchmark', name, catalog.BENCHMARKS)}; or the path of a .tsv, a .csv or a folder/"
+    )
+
+
+BenchmarkName = Annotated[str, AfterValidator(_known_or_file)]
+"""A name of the catalog, or a file or folder of one's own; a relative path counts from the scenario's folder."""
 BackboneName = Annotated[
     str, _known("backbone", catalog.BACKBONES, ("__call__", "digests", "features_of", "patches_of"))
 ]

@@ -7,9 +7,10 @@ the catalog, so that a mistake is found before the first second of computing.
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from harness import catalog
 from harness.errors import unknown_name
@@ -156,6 +157,17 @@ class Scenario(Frozen):
     measure: Measure = Measure()
     selection: Selection = Selection()
     replay: Replay
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep the scenario's folder apart from the paths as written: only these enter the scenario's hash."""
+        self._folder = Path((context or {}).get("folder", "."))
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths of benchmarks count from."""
+        return self._folder
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from harness import catalog, measure, study
 from harness.data.asking import samples
@@ -105,9 +106,8 @@ backbone = Backbone()
 OWN_SCENARIO = """
 name: own
 title: Schemes and a model from outside the package
-benchmark: StreetsQA
+benchmark: shop/
 backbone: own_model:backbone
-samples: 8
 pipelines:
   - {scheme: fake, points: [{levels: 8}]}
   - {scheme: own_scheme:Mean, points: [{bits: [9, 16]}]}
@@ -123,6 +123,12 @@ def own(tmp_path, monkeypatch):
     code = re.findall(r"^```python\n(.*?)^```$", CONTRIBUTING.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[0]
     (tmp_path / "own_scheme.py").write_text(code, encoding="utf-8")
     (tmp_path / "own_model.py").write_text(OWN_MODEL, encoding="utf-8")
+    (tmp_path / "shop").mkdir()
+    asked = []
+    for number in range(6):
+        Image.new("RGB", (40, 30), (40 * number, 0, 0)).save(tmp_path / "shop" / f"{number}.png")
+        asked.append(f"{number}.png,Is it dark?,{'no' if number > 2 else 'yes'}")
+    (tmp_path / "shop" / "shop.csv").write_text("\n".join(["image,question,answer", *asked]), encoding="utf-8")
     (tmp_path / "own.yaml").write_text(OWN_SCENARIO, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -133,11 +139,12 @@ def own(tmp_path, monkeypatch):
 
 
 def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
-    """By module:object from the working folder, in the table of a run; their code is among what its rows depend on."""
+    """With one's own pictures; their code is among what the run's rows depend on."""
     study.run(scenario_of(own / "own.yaml"), own / "run", reporter=Silent())
     run = Run.read(own / "run")
     assert set(run.outcomes["pipeline"].to_pylist()) == {"fake", "mean"}
     assert set(run.outcomes["point"].to_pylist()) >= {"bits=9", "-"}
+    assert (run.manifest.benchmarks, run.manifest.stand_ins) == (("shop.csv",), {})
     assert {"code of own_scheme", "code of own_model", "language of own_model:backbone"} <= run.manifest.digests.keys()
 
 
