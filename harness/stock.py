@@ -145,10 +145,16 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     depends: dict[Key, dict[str, str]] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in spec.operating_points():
+        for point in spec.operating_points(stand_in=backbone != scenario.backbone):
             key = spec.name, point.label
             points[key] = scheme, point
-            depends[key] = {**model, **_scheme_digests(scheme, backbone, scenario.weights, point)}
+            _refuse_size(backbone, scenario.weights, point)
+            depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
+            if (published := _stands_in_for(scheme, point)) is not None:
+                ran[published] = f"small {published}"
+                absent += [] if allow_stand_ins else [_no_stand_in(spec.name, point)]
+    if absent and not allow_stand_ins:
+        raise UnavailableError("\n".join(absent))
     swaps = {**ran, scenario.backbone: backbone}
     smaller = catalog.ON_DEVICE.get(backbone)
     if backbone != scenario.backbone and any(f"tower of {smaller}" in of_point for of_point in depends.values()):
@@ -165,26 +171,45 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     )
 
 
-def missing(scenario: Scenario) -> list[str]:
+def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     """The sentences on what a scenario names and its run would not find, apart from benchmarks.
 
     Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
     """
     found = unreadable_files(scenario.replay)
     absent: list[str] = []
+    stand_in = scenario.stand_in.backbone if allow_stand_ins else None
     backbone, model = _first_at_hand(
-        scenario.backbone, scenario.stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
+        scenario.backbone, stand_in, lambda name: _model_digests(name, scenario.weights), absent
     )
-    if model is None:
-        return [*found, *absent]
+    found += absent if model is None else []
+    wrong: dict[str, str] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in spec.operating_points():
+        for point in spec.operating_points(stand_in=backbone != scenario.backbone):
             try:
-                _scheme_digests(scheme, backbone, scenario.weights, point)
+                if model is not None:
+                    _refuse_size(backbone, scenario.weights, point)
+                _scheme_digests(scheme, backbone, point)
             except HarnessError as error:
-                found.append(f"{spec.name} at {point.label}: {error}")
-    return list(dict.fromkeys(found))
+                # What several points name is said once.
+                wrong.setdefault(str(error), f"{spec.name} at {point.label}: {error}")
+            if not allow_stand_ins and _stands_in_for(scheme, point) is not None:
+                found.append(_no_stand_in(spec.name, point))
+    return [*found, *wrong.values()]
+
+
+def _stands_in_for(scheme: type[Scheme], point: OperatingPoint) -> str | None:
+    """What a point's networks are a stand-in for, if they are one."""
+    asked = getattr(scheme, "stands_in_for", None)
+    return None if asked is None else asked(point)
+
+
+def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
+    return (
+        f"{pipeline} at {point.label}: the bundled networks are small and saw no photograph; name a published "
+        "checkpoint as weights, which 'harness weights convert' makes"
+    )
 
 
 def sample_rows(stock: Stock) -> Iterator[SampleRow]:
@@ -211,17 +236,8 @@ def _sample_digest(sample: Sample) -> str:
     return digests.of_data([sample.image_id, question, sample.truth, sample.category, sample.group])
 
 
-def _scheme_digests(scheme: type[Scheme], backbone: str, weights: str | None, point: OperatingPoint) -> dict[str, str]:
-    """Those of a point: the scheme and its parameters, the files and further models that it names.
-
-    Raises ScenarioError for a point that asks for more features or neighbours than the backbone's patches have.
-    """
-    if isinstance(point, ReducedPoint) and (point.merge_to is not None or point.n_c is not None):
-        point.kept_of(n_features := features_of(backbone, weights))
-        if isinstance(point, MergingPoint) and point.neighbours >= n_features:
-            raise ScenarioError(
-                f"neighbours is {point.neighbours}, and a patch of this backbone has {n_features} features"
-            )
+def _scheme_digests(scheme: type[Scheme], backbone: str, point: OperatingPoint) -> dict[str, str]:
+    """Those of a point: the scheme and its parameters, the files and further models that it names."""
     found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
     if named := getattr(scheme, "files", None):
         found |= {name: digests.of_file(path) for name, path in named(backbone, point).items()}
@@ -230,6 +246,14 @@ def _scheme_digests(scheme: type[Scheme], backbone: str, weights: str | None, po
         for name, weights in others(backbone, point).items():
             found |= _model_digests(name, weights)
     return found
+
+
+def _refuse_size(backbone: str, weights: str | None, point: OperatingPoint) -> None:
+    """Raises ScenarioError for a point that asks for more features or neighbours than the backbone's patches have."""
+    if isinstance(point, ReducedPoint) and (point.merge_to is not None or point.n_c is not None):
+        point.kept_of(n_features := features_of(backbone, weights))
+        if isinstance(point, MergingPoint) and point.neighbours >= n_features:
+            raise ScenarioError(f"neighbours is {point.neighbours}; a feature has {n_features - 1} others in its patch")
 
 
 def _own_code(thing: object) -> dict[str, str]:

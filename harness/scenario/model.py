@@ -40,12 +40,14 @@ class PipelineSpec(Frozen):
     """A scheme and the operating points at which it is run.
 
     In ``points`` a list stands for each of its values, and several lists for all their combinations:
-    ``{quality: [20, 60], merge_to: 0.044}`` is two points.
+    ``{quality: [20, 60], merge_to: 0.044}`` is two points. ``stand_in`` are the points in their place where the
+    backbone's stand-in runs, which has codecs of its own.
     """
 
     scheme: SchemeName
     name: Slug = ""
     points: tuple[dict[str, Any], ...] = Field(default=({},), min_length=1, strict=False)
+    stand_in: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -58,36 +60,43 @@ class PipelineSpec(Frozen):
 
     @model_validator(mode="after")
     def _points_are_the_schemes(self) -> Self:
-        count = sum(math.prod(len(v) if isinstance(v, list) else 1 for v in grid.values()) for grid in self.points)
-        if count > _MOST_POINTS:
-            raise ValueError(f"points: stand for {count} operating points; {_MOST_POINTS} are the most")
-        wrong, labels = [], []
-        for index in range(len(self.points)):
-            try:
-                labels += [point.label for point in self._at(index)]
-            except NestedError as error:
-                wrong.append(error)
+        wrong = []
+        for key in ("points", "stand_in"):
+            grids: tuple[dict[str, Any], ...] = getattr(self, key)
+            count = sum(math.prod(len(v) if isinstance(v, list) else 1 for v in grid.values()) for grid in grids)
+            if count > _MOST_POINTS:
+                raise ValueError(f"{key}: stand for {count} operating points; {_MOST_POINTS} are the most")
+            labels = []
+            for index in range(len(grids)):
+                try:
+                    labels += [point.label for point in self._at(key, index)]
+                except NestedError as error:
+                    wrong.append(error)
+            if (twice := repeated(labels)) is not None and not wrong:
+                raise ValueError(f"the operating point {twice} is given twice")
         if wrong:
             raise SeveralNestedError(wrong)
-        if (twice := repeated(labels)) is not None:
-            raise ValueError(f"the operating point {twice} is given twice")
         return self
 
-    def operating_points(self) -> Iterator[Any]:
-        """Every operating point as the scheme's own Point, in the order written; raises NestedError for a wrong one."""
-        for index in range(len(self.points)):
-            yield from self._at(index)
+    def operating_points(self, *, stand_in: bool = False) -> Iterator[Any]:
+        """Every operating point as the scheme's own Point, in the order written; raises NestedError for a wrong one.
 
-    def _at(self, index: int) -> Iterator[Any]:
-        """The operating points of one item of ``points``."""
+        ``stand_in`` asks for those with the backbone's stand-in.
+        """
+        key = "stand_in" if stand_in and self.stand_in else "points"
+        for index in range(len(getattr(self, key))):
+            yield from self._at(key, index)
+
+    def _at(self, key: str, index: int) -> Iterator[Any]:
+        """The operating points of one item of ``points`` or ``stand_in``."""
         point_type = catalog.load("scheme", self.scheme, catalog.SCHEMES).Point
-        grid = self.points[index]
+        grid = getattr(self, key)[index]
         axes = [value if isinstance(value, list) else [value] for value in grid.values()]
         for values in itertools.product(*axes):
             try:
                 yield point_type.model_validate(dict(zip(grid, values, strict=True)))
             except ValidationError as error:
-                raise NestedError(("points", index), error) from None
+                raise NestedError((key, index), error) from None
 
 
 class Measure(Frozen):
@@ -195,6 +204,6 @@ class Scenario(Frozen):
         if self.selection.reference not in names:
             raise ValueError(f"selection.reference: {unknown_name('pipeline', self.selection.reference, names)}")
         reference = next(p for p in self.pipelines if p.name == self.selection.reference)
-        if len(list(reference.operating_points())) != 1:
+        if any(len(list(reference.operating_points(stand_in=at_hand))) != 1 for at_hand in (False, True)):
             raise ValueError(f"selection.reference: {reference.name!r} has several points; a reference has one")
         return self

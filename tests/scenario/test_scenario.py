@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.errors import ScenarioError
+from harness.errors import ScenarioError, UnavailableError
 from harness.scenario.load import as_given, json_schema, load, scenario_hash
 from harness.schemes.contract import MergingPoint
-from harness.stock import missing
+from harness.stock import missing, take_stock
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
 
@@ -375,6 +375,49 @@ def test_more_features_than_a_patch_has_are_refused_before_anything_runs(
 def test_the_papers_shares_are_its_numbers_of_features(share: float, n_c: int) -> None:
     """Of 729 features a patch."""
     assert MergingPoint(merge_to=share).kept_of(729) == n_c
+
+
+def test_the_stand_in_of_a_backbone_has_points_of_its_own(written: Callable[[object], Path]) -> None:
+    """They are checked as the others are, and the reference has one there too."""
+    tofc = {"scheme": "tofc", "points": [{"codec": "big", "n_c": 16}], "stand_in": [{"codec": ["a", "b"], "n_c": 3}]}
+    pipeline = load(written(_with(tofc))).pipelines[1]
+    assert [point.codec for point in pipeline.operating_points()] == ["big"]
+    assert [point.codec for point in pipeline.operating_points(stand_in=True)] == ["a", "b"]
+    with pytest.raises(ScenarioError, match=r"study.yaml:\d+: pipelines.1.stand_in.0.n_c: 0 is not right"):
+        load(written(_with({**tofc, "stand_in": [{"codec": "a", "n_c": 0}]})))
+
+
+def test_without_stand_ins_everything_that_is_missing_is_named(
+    written: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The backbone, each codec once, and networks that only stand in for the published ones."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    pipelines = [
+        {"scheme": "server_only"},
+        {
+            "scheme": "tofc",
+            "points": [{"codec": "big", "n_c": [8, 16]}],
+            "stand_in": [{"codec": "lambda-0.1", "n_c": 6}],
+        },
+        {"scheme": "elic", "points": [{"weights": [0.006, "elic.safetensors"]}], "stand_in": [{"weights": 0.006}]},
+    ]
+    scenario = load(written({**GOOD, "pipelines": pipelines}))
+    assert missing(scenario) == []
+    backbone, small, codec, network = missing(scenario, allow_stand_ins=False)
+    assert "llava-hf/llava-onevision-qwen2-7b-ov-hf" in backbone
+    assert small.startswith("elic at weights=0.006: the bundled networks are small and saw no photograph")
+    assert "unknown codec of llava-onevision-7b 'big'; known: none; train one to codecs/llava-onevision-7b/big" in codec
+    assert "elic.safetensors: there is no such file; 'harness weights convert'" in network
+
+
+def test_bundled_networks_are_labelled_as_stand_ins(written: Callable[[object], Path]) -> None:
+    """In the manifest, whose label every table and figure has; without stand-ins they are refused."""
+    elic = {"scheme": "elic", "points": [{"weights": 0.006}]}
+    own = {**_with(elic), "benchmark": "StreetsQA", "backbone": "mini-onevision", "stand_in": {}}
+    scenario = load(written(own))
+    assert dict(take_stock(scenario).stand_ins) == {"elic": "small elic"}
+    with pytest.raises(UnavailableError, match=r"elic at weights=0\.006: the bundled networks are small"):
+        take_stock(scenario, allow_stand_ins=False)
 
 
 @pytest.mark.parametrize(
