@@ -31,8 +31,7 @@ def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], 
     """Writes the archive of a complete run, made with the scenario in ``file`` and what ``overrides`` put in its place.
 
     It holds the rows and the manifest, the scenario and the recorded links that it names, figures with their data,
-    the versions of packages, the numbers as LaTeX macros, and a README with the commands. The same run gives the same
-    bytes on one machine. Raises ResultsError for another scenario than the run's, ScenarioError for a recorded link
+    the versions of packages, the numbers as LaTeX macros, and a README with the commands. Raises ResultsError for another scenario than the run's, ScenarioError for a recorded link
     outside of the scenario's folder, which would not be found again.
     """
     found = Analysis.read(run)
@@ -126,7 +125,8 @@ def _readme(run: Analysis, file: str, overrides: tuple[str, ...]) -> str:
     verdict = f"{run.validity}" + "".join(f"\n- {reason}" for reason in run.reasons)
     return f"""# {manifest.scenario_value("title")}
 
-The run `{manifest.name}` of tofc-harness {last.harness_version}, {manifest.commits}. {manifest.label or "No stand-ins."}
+The run `{manifest.name}` of tofc-harness {last.harness_version}, {manifest.commits}.
+{manifest.label or "No stand-ins."}
 Machines: {", ".join(manifest.machines)}. Verdict: {verdict}
 
 - `run/`: the rows, and `manifest.json` with where they come from. `figures/`: the figures, their data, the table.
