@@ -31,8 +31,9 @@ def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], 
     """Writes the archive of a complete run, made with the scenario in ``file`` and what ``overrides`` put in its place.
 
     It holds the rows and the manifest, the scenario and the recorded links that it names, figures with their data,
-    the versions of packages, the numbers as LaTeX macros, and a README with the commands. Raises ResultsError for another scenario than the run's, ScenarioError for a recorded link
-    outside of the scenario's folder, which would not be found again.
+    the versions of packages, the numbers as LaTeX macros, and a README with the commands. Raises ResultsError for
+    another scenario than the run's, ScenarioError for a recorded link outside of the scenario's folder, which would not
+    be found again.
     """
     found = Analysis.read(run)
     if (own := scenario_hash(scenario)) != found.manifest.scenario_hash:
