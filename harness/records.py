@@ -142,8 +142,7 @@ class EnergyRow:
     """The energy of one rail of one side over a block of requests, or over one request.
 
     ``sample`` is null for a block of several. ``energy_j`` is what the ``sensor`` counted in ``seconds``; ``idle_j`` is
-    what the idle block after it took, ``idle_s`` long; both null where none was measured. ``calibration`` is by what an
-    external meter says the sensor's joules are to be multiplied (it is not in them); null where no meter was there.
+    what the idle block after it took, ``idle_s`` long; both null where none was measured.
     """
 
     run: str
@@ -160,7 +159,6 @@ class EnergyRow:
     energy_j: float
     idle_s: float | None
     idle_j: float | None
-    calibration: float | None
     machine: str
     source: str
 

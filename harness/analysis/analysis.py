@@ -336,7 +336,9 @@ class Analysis:
     @cached_property
     def energy(self) -> pd.DataFrame:
         """The joules of an answer on each side, a row a rail: :func:`harness.analysis.energy.per_answer`."""
-        return self._in_order(energy.per_answer(self.record.energy, confidence=self.equality.confidence))
+        calibration = (self.manifest.scenario_value("measure").get("energy") or {}).get("calibration")
+        found = energy.per_answer(self.record.energy, calibration=calibration, confidence=self.equality.confidence)
+        return self._in_order(found)
 
     @cached_property
     def energy_absent(self) -> str:

@@ -10,7 +10,7 @@ blocks, each of which holds whole passes over the same samples. Rails are never 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,17 +32,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def per_answer(rows: pa.Table, *, confidence: float = 0.95) -> pd.DataFrame:
+def per_answer(
+    rows: pa.Table, *, calibration: Mapping[str, float] | None = None, confidence: float = 0.95
+) -> pd.DataFrame:
     """The joules of one answer, a row for each point, side and rail, in the order of the rows; columns :data:`COLUMNS`.
 
+    ``calibration`` gives k of rails that were compared with an external meter, by side and rail (``device/VDD_IN``).
     ``net_j`` is null where a block has no idle one beside it, the intervals where there are fewer than
-    :data:`MIN_BLOCKS` blocks. ``calibrated`` says whether all of it was compared with an external meter, ``source`` is
-    the least firm, ``shortest_s`` the shortest block's seconds.
+    :data:`MIN_BLOCKS` blocks. ``calibrated`` says whether the rail was, ``source`` is the least firm,
+    ``shortest_s`` the shortest block's seconds.
     """
     found = []
     keys = ["pipeline", "point", "side", "rail"]
     for key, blocks in rows.to_pandas().groupby(keys, sort=False):
-        factor = blocks["calibration"].astype(float).fillna(1.0)
+        known = (calibration or {}).get(f"{key[2]}/{key[3]}")
+        factor = 1.0 if known is None else known
         idle_j = blocks["idle_j"].astype(float) * blocks["seconds"] / blocks["idle_s"].astype(float)
         gross = mean_of_blocks((factor * blocks["energy_j"] / blocks["requests"]).tolist(), confidence)
         net = mean_of_blocks((factor * (blocks["energy_j"] - idle_j) / blocks["requests"]).tolist(), confidence)
@@ -57,7 +61,7 @@ def per_answer(rows: pa.Table, *, confidence: float = 0.95) -> pd.DataFrame:
                 "net_j": net.value,
                 "net_low_j": net.low,
                 "net_high_j": net.high,
-                "calibrated": bool(blocks["calibration"].notna().all()),
+                "calibrated": known is not None,
                 "source": max(blocks["source"], key=SOURCES.index),
                 "machine": ", ".join(dict.fromkeys(blocks["machine"])),
                 "shortest_s": float(blocks["seconds"].min()),

@@ -66,7 +66,7 @@ _NEVER_NEGATIVE = (
     "repeat", "round", "start", "seconds", "cpu_s", "waited_s", "load", "energy_j", "payload_bytes", "visual_tokens",
     "prompt_tokens", "answer_tokens", "users", "seed", "user", "pictures", "width_px", "height_px", "patches",
     "file_bytes", "text_bytes", "requests", "block", "value", "rate_bps", "sent_bytes", "received_bytes", "set_up_s",
-    "round_trip_s", "residence_s", "queue_s", "channel_s", "idle_s", "idle_j", "calibration",
+    "round_trip_s", "residence_s", "queue_s", "channel_s", "idle_s", "idle_j",
 )  # fmt: skip
 
 

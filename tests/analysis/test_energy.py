@@ -12,14 +12,15 @@ from harness.records import EnergyRow, to_table
 
 ROW = EnergyRow(
     run="r", unit="u", pipeline="tofc", point="-", sample=None, block=0, requests=10, side="device", rail="VDD_GPU",
-    sensor="INA3221", seconds=30.0, energy_j=600.0, idle_s=30.0, idle_j=300.0, calibration=None, machine="m",
+    sensor="INA3221", seconds=30.0, energy_j=600.0, idle_s=30.0, idle_j=300.0, machine="m",
     source="measured",
 )  # fmt: skip
 
 
-def frame(*rows: EnergyRow):
-    """What is made of rows."""
-    return per_answer(to_table(EnergyRow, rows))
+def frame(*rows: EnergyRow, **calibration: float):
+    """What is made of rows; ``calibration`` is of the device's rails."""
+    by_rail = {f"device/{rail}": factor for rail, factor in calibration.items()}
+    return per_answer(to_table(EnergyRow, rows), calibration=by_rail)
 
 
 @given(
@@ -30,9 +31,10 @@ def test_constant_power_is_told_exactly(answer_j, idle_w, seconds, idle_s, reque
     """Blocks that take a constant power beyond idle have that as net energy, whatever the idle block's length."""
     block = dataclasses.replace(
         ROW, seconds=seconds, energy_j=idle_w * seconds + answer_j * requests, idle_s=idle_s, idle_j=idle_w * idle_s,
-        requests=requests, calibration=factor,
+        requests=requests,
     )  # fmt: skip
-    (found,) = frame(*(dataclasses.replace(block, block=b) for b in range(3))).to_dict("records")
+    given_factors = {} if factor is None else {"VDD_GPU": factor}
+    (found,) = frame(*(dataclasses.replace(block, block=b) for b in range(3)), **given_factors).to_dict("records")
     k = factor or 1.0
     assert found["net_j"] == pytest.approx(k * answer_j, rel=1e-6, abs=1e-9 * idle_w * seconds)
     assert found["gross_j"] == pytest.approx(k * (answer_j + idle_w * seconds / requests))
@@ -42,18 +44,19 @@ def test_constant_power_is_told_exactly(answer_j, idle_w, seconds, idle_s, reque
 
 
 def test_rails_and_sides_are_rows_of_their_own() -> None:
-    """Nothing is added up; what one block was not compared with a meter is not calibrated; no idle block, no net."""
+    """Nothing is added up; a calibration is one rail's on one side; without an idle block there is no net."""
     found = frame(
-        dataclasses.replace(ROW, calibration=1.1),
+        ROW,
         dataclasses.replace(ROW, block=1, source="recorded"),
         dataclasses.replace(ROW, rail="VDD_CPU", idle_j=None, idle_s=None),
-        dataclasses.replace(ROW, side="server", rail="GPU 0", machine="n", seconds=2.0),
+        dataclasses.replace(ROW, side="server", rail="VDD_CPU", machine="n", seconds=2.0),
+        VDD_CPU=1.1,
     )
     assert list(found.columns) == list(COLUMNS)
     assert found[["side", "rail", "blocks"]].to_numpy().tolist() == [
-        ["device", "VDD_GPU", 2], ["device", "VDD_CPU", 1], ["server", "GPU 0", 1],
+        ["device", "VDD_GPU", 2], ["device", "VDD_CPU", 1], ["server", "VDD_CPU", 1],
     ]  # fmt: skip
-    assert found["calibrated"].tolist() == [False, False, False]
+    assert found["calibrated"].tolist() == [False, True, False]
     assert found["source"].tolist() == ["recorded", "measured", "measured"]
     assert np.isnan(found["net_j"]).tolist() == [False, True, False]
     assert found[["gross_low_j", "net_low_j"]].isna().all(axis=None)
