@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,10 +23,11 @@ from harness.edge.client import Transfer
 from harness.models.contract import Answer, Clock, Untimed
 from harness.profiling.clock import Delays, StageClock, synchroniser
 from harness.profiling.disturbance import Watch
-from harness.profiling.resources import OperationsClock, memory_taken_bytes, weights_bytes
+from harness.profiling.machine import conditions
+from harness.profiling.resources import Need, half_needs
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
-from harness.records import LinkRow, OutcomeRow, Quantity, ResourceRow, Side, StageRow
+from harness.records import LinkRow, OutcomeRow, ResourceRow, Side, StageRow
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
@@ -48,6 +49,14 @@ class Split:
         """What the server half answers about an envelope; nothing is under way."""
         return receive(self.server, data, questions, clock, kind=self.kind), None
 
+    def again(self, data: bytes, questions: Sequence[Question]) -> None:
+        """The server half's work on an envelope once more, whatever it answers."""
+        self.serve(data, questions, Untimed())
+
+    def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:
+        """What the server half needs for an envelope."""
+        return list(half_needs(self.server, lambda clock: self.serve(data, questions, clock), device))
+
 
 class Parted(Protocol):
     """A scheme at one point, wherever its server half is: a :class:`Split`, or one of :mod:`harness.edge.client`."""
@@ -59,6 +68,14 @@ class Parted(Protocol):
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], Transfer | None]:
         """The answers about an envelope, and how long it was under way where there was a way."""
+        ...
+
+    def again(self, data: bytes, questions: Sequence[Question]) -> None:
+        """The server half's work on an envelope once more, as fast as it can be sent, whatever it answers."""
+        ...
+
+    def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:
+        """What the server half needs for an envelope: stage, quantity and value; ``device`` is where torch computes."""
         ...
 
 
@@ -106,6 +123,11 @@ class Plan:
         taken = itertools.zip_longest(*drawn)
         return [tuple(place for place in places if place is not None) for places in taken]
 
+    def timed_places(self, n: int, seed: int) -> list[int]:
+        """The first ``n`` of :meth:`to_time`, as many of each benchmark, rounded up."""
+        order = self.to_time(seed)
+        return [place for places in order[: -(-n // len(order[0]))] for place in places]
+
     def answering(self, key: Key, places: Sequence[int]) -> Unit:
         """The answers of a scheme to all questions about one picture."""
         name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
@@ -115,7 +137,11 @@ class Plan:
         """The times of one request of a scheme."""
         name = f"times {' '.join(key)}, {self.samples.names[place].id}, repeat {repeat}"
         how = {"threads": str(schedule.threads), "warmup": str(schedule.warmup)}
-        return Unit(name, {**self.depends[key], **self._questions([place]), **how})
+        return Unit(name, {**self.timing_depends(key, [place]), **how})
+
+    def timing_depends(self, key: Key, places: Sequence[int]) -> dict[str, str]:
+        """What the work on some samples by a scheme depends on."""
+        return {**self.depends[key], **self._questions(places)}
 
     def weighing(self, key: Key, place: int, device: str) -> Unit:
         """What a scheme needs besides time, for one request."""
@@ -195,8 +221,7 @@ def time(
     """
     order = plan.to_time(seed)
     if schedule.precision is None:
-        n_benchmarks = len(order[0])
-        blocks = [[place for places in order[: -(-schedule.timed_samples // n_benchmarks)] for place in places]]
+        blocks = [plan.timed_places(schedule.timed_samples, seed)]
     else:
         places = [place for of_each in order for place in of_each]
         ends = looks(min(schedule.at_most, len(places)))
@@ -212,6 +237,8 @@ def time(
                     reporter.warn(sentence)
                 break
         timing.record()
+        if timing.warm:
+            ongoing.record_conditions("after timing", conditions())
 
 
 def weigh(
@@ -222,11 +249,12 @@ def weigh(
     seed: int,
     machine: str,
     device: str,
+    server: str | None = None,
     sides: Sequence[Side] = ("device", "server"),
 ) -> None:
     """Commits what each half of every scheme needs besides time, on the first of the timed samples.
 
-    Of ``sides`` alone; what a server half on another machine needs is not known here.
+    Of ``sides`` alone; ``server`` is the machine of the server halves, if another. It says itself what they need.
 
     Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
     its operations.
@@ -248,35 +276,24 @@ def weigh(
                 stage=stage,
                 quantity=quantity,
                 value=float(value),
-                machine=machine,
+                machine=machine if side == "device" else server or machine,
                 source="measured",
             )
-            for side, stage, quantity, value in needs
+            for side, (stage, quantity, value) in needs
             if side in sides
         ]
         ongoing.add(unit, resources=rows)
         reporter.advance()
 
 
-def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, str, Quantity, int]]:
+def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, Need]]:
     """Side, stage, quantity and value of all that the halves need for a request."""
     sent = send(split.device, sample, Untimed())
-    works: dict[Side, Callable[[Clock], object]] = {"device": lambda clock: send(split.device, sample, clock)}
-    halves: dict[Side, object] = {"device": split.device}
-    server = getattr(split, "server", None)
-    if not isinstance(sent, Answer) and server is not None:
-        works["server"] = lambda clock: split.serve(sent, [sample.question], clock)
-        halves["server"] = server
-    for side, work in works.items():
-        work(Untimed())
-        weights = weights_bytes(halves[side])
-        yield side, "", "weights_bytes", weights
-        if (taken := memory_taken_bytes(functools.partial(work, Untimed()), device)) is not None:
-            yield side, "", "peak_memory_bytes", weights + taken
-        counter = OperationsClock(device)
-        work(counter)
-        for stage, operations in counter.operations.items():
-            yield side, stage, "operations", operations
+    for need in half_needs(split.device, lambda clock: send(split.device, sample, clock), device):
+        yield "device", need
+    if not isinstance(sent, Answer):
+        for need in split.needs(sent, [sample.question], device):
+            yield "server", need
 
 
 def _precise(ongoing: Run, schedule: Measure) -> str | None:
@@ -325,6 +342,7 @@ class _Timing:
             if not left:
                 continue
             if not self.warm:
+                self.ongoing.record_conditions("before timing", conditions())
                 self.watch.begin()
                 _warm_up(plan, list(left.values()), timed, schedule.warmup, self.device)
                 self.warm = True
@@ -394,8 +412,7 @@ class _Timing:
                     stage=stage,
                     seconds=seconds,
                     cpu_s=clock.cpu_s[stage],
-                    # What another machine's stages waited for, this one does not see.
-                    waited_s=request.waited_s[side].get(stage) if self.watch.tells else None,
+                    waited_s=request.waited_s[side].get(stage) if request.told_by(side, self.watch) else None,
                     load=request.load,
                     machine=self.machines[side],
                     source="measured",
@@ -425,6 +442,10 @@ class _Request:
     waited_s: Mapping[Side, Mapping[str, float]]
     transfer: Transfer | None = None
     load: float | None = None
+
+    def told_by(self, side: Side, watch: Watch) -> bool:
+        """Whether it is known how long a side's stages waited: another machine says so itself, or says nothing."""
+        return watch.tells or (side == "server" and self.transfer is not None)
 
     @property
     def disturbance(self) -> str:

@@ -1,7 +1,7 @@
 """What this machine's energy is read from: one contract, a counter of joules for each rail.
 
-A rail is what a sensor measures: a GPU, a processor's package, a supply line of a board. Rails are named and never added
-up, for one may be a part of another. What is looked for, each where it is there:
+A rail is what a sensor measures: a GPU, a processor's package, a supply line of a board. Rails are named and never
+added up, for one may be a part of another. What is looked for, each where it is there:
 
 - ``NVML energy counter``: a GPU's own counter (``nvmlDeviceGetTotalEnergyConsumption``);
 - ``NVML power``: a GPU's power, sampled, where it has no counter;
@@ -44,14 +44,21 @@ class Rail:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
-    """All rails of a machine at an instant of its monotonic clock; ``lowered`` as in :class:`Telemetry`."""
+    """All rails of a machine at an instant of its monotonic clock.
+
+    ``meter`` says whose reading it is: those of a process that was started again begin anew. ``lowered`` is what
+    another machine's telemetry has to say since its last reading.
+    """
 
     at_s: float
     rails: Mapping[str, Rail]
+    meter: int = 0
     lowered: tuple[str, ...] = ()
 
     def since(self, before: "Reading") -> dict[str, float]:
         """The joules of each rail since an earlier reading; none of a rail that was lost sight of in between."""
+        if self.meter != before.meter:
+            return {}
         return {
             name: rail.joules - then.joules
             for name, rail in self.rails.items()
@@ -135,6 +142,7 @@ class Meters:
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
+        self._id = time.time_ns()
         self._sensors: list[Sensor] = []
         self._absent: list[str] = []
         for look_for in (_gpus, _lines, _processors):
@@ -153,7 +161,7 @@ class Meters:
         rails: dict[str, Rail] = {}
         for sensor in self._sensors:
             rails |= sensor.look()
-        return Reading(time.monotonic(), rails)
+        return Reading(time.monotonic(), rails, self._id)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -182,9 +190,7 @@ def _gpus(root: Path) -> tuple[list[Sensor], str]:  # noqa: ARG001
     found, absent = nvml.gpus()
     counted = {f"GPU {gpu.number}": gpu for gpu in found if gpu.ask("TotalEnergyConsumption") is not None}
     powered = {
-        name: gpu
-        for gpu in found
-        if (name := f"GPU {gpu.number}") not in counted and gpu.ask("PowerUsage") is not None
+        name: gpu for gpu in found if (name := f"GPU {gpu.number}") not in counted and gpu.ask("PowerUsage") is not None
     }
     sensors = []
     if counted:

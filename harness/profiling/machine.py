@@ -107,7 +107,8 @@ def conditions(root: Path = Path("/")) -> dict[str, float | str | bool | None]:
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         if (thousandths := _number(zone / "temp")) is not None:
             found[f"{_text(zone / 'type') or zone.name} temperature_c"] = thousandths / 1000
-    return {fact: told for fact, told in found.items() if told is not None}
+    numbers = {fact: float(told) for fact, told in found.items() if type(told) is int}
+    return {fact: told for fact, told in {**found, **numbers}.items() if told is not None}
 
 
 def _machine(root: Path, gpus: list[nvml.Gpu]) -> dict[str, Any]:

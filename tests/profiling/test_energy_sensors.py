@@ -4,7 +4,6 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,13 @@ def write(path: Path, text: object) -> Path:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic clock of the sensors, which stands still until it is moved; nothing is followed by a thread."""
     now_s = [100.0]
-    monkeypatch.setattr(energy, "time", types.SimpleNamespace(monotonic=lambda: now_s[0]))
-    monkeypatch.setattr(threading.Thread, "start", lambda self: None)
-    monkeypatch.setattr(threading.Thread, "join", lambda self: None)
-    yield now_s
+    monkeypatch.setattr(energy, "time", types.SimpleNamespace(monotonic=lambda: now_s[0], time_ns=lambda: 1))
+    monkeypatch.setattr(threading.Thread, "start", lambda _: None)
+    monkeypatch.setattr(threading.Thread, "join", lambda _: None)
+    return now_s
 
 
 def test_a_gpu_counter_is_read_and_not_its_power(tmp_path: Path) -> None:
@@ -143,8 +142,8 @@ def test_a_counter_that_fell_without_a_range_is_not_guessed() -> None:
     value[0] = 25.0
     assert middle.since(before) == {}
     assert Reading(2.0, sensor.look()).since(middle) == {"rail": 15.0}
-    other = {"rail": Rail("another sensor", 99.0, 1)}
-    assert Reading(3.0, other).since(middle) == {}
+    assert Reading(3.0, {"rail": Rail("another sensor", 99.0, 1)}).since(middle) == {}
+    assert Reading(3.0, sensor.look(), meter=2).since(middle) == {}
 
 
 @pytest.mark.parametrize(

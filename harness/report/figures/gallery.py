@@ -55,6 +55,8 @@ def _draw(run: Analysis, out: Path) -> list[Path]:
     written.append(out / "comparison.md")
     table.write_comparison(run, written[-1])
     parts = {"categories": run.categories, "first": run.first} | ({"benchmarks": run.benchmarks} if average else {})
+    if not run.energy.empty:
+        parts["energy"] = run.energy
     if run.scored:
         parts |= {"equal_score": run.equal_scores, "latency_at_equal_score": run.latencies_at_equal_score}
     for name, part in parts.items():
