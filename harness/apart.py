@@ -11,6 +11,7 @@ makes a run of the two.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from harness import files, measure, study
 from harness.data.sample import Question, Sample
@@ -90,6 +91,7 @@ def measure_half(
             device=device,
             telemetry=Telemetry(),
             sides=(half,),
+            spacing=study.spaced(stock),
         )
         measure.weigh(
             plan,
@@ -149,6 +151,7 @@ class _Sending:
     """A scheme on the device, whose payloads nobody answers here."""
 
     device: DeviceHalf
+    near: ClassVar[bool] = True
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:  # noqa: ARG002
         """Nothing: the payload's file is answered on the other machine."""

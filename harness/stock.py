@@ -16,8 +16,9 @@ from harness.data.sample import Sample
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
 from harness.models import files
 from harness.models.patches import patches_of_all
-from harness.records import SampleRow
-from harness.runs import digests, provenance
+from harness.records import SampleRow, Side
+from harness.runs import digests, provenance, recorded
+from harness.runs.recorded import Recorded
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
 from harness.schemes.contract import OperatingPoint, Scheme
@@ -34,7 +35,7 @@ class Stock:
     ``benchmarks`` are those that run: a stand-in for several that are wanted runs once. ``stand_ins`` maps what was
     wanted to what runs instead; ``absent`` has the sentence on each thing that is not here. ``points`` are the schemes
     with their operating points, ``depends`` the digests of what the rows of each depend on besides the samples, and
-    ``links`` those of recorded links and arrivals.
+    ``links`` those of recorded links and arrivals. ``recorded`` are the stage times that a profile has for a side.
     """
 
     scenario: Scenario
@@ -45,6 +46,7 @@ class Stock:
     points: Mapping[Key, tuple[type[Scheme], OperatingPoint]]
     depends: Mapping[Key, Mapping[str, str]]
     links: Mapping[str, str]
+    recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def samples(self) -> Gathered:
@@ -88,6 +90,7 @@ class Stock:
         **facts: Any,
     ) -> provenance.Manifest:
         """The manifest of a run of all this that begins now, with further ``facts`` of :func:`provenance.begin`."""
+        profiles = {f"profile {of_side.where.name}": of_side.digest for of_side in self.recorded.values()}
         of_points = {name: digest for depends in self.depends.values() for name, digest in depends.items()}
         return provenance.begin(
             name=name,
@@ -97,7 +100,7 @@ class Stock:
             backbone=self.backbone,
             stand_ins=self.stand_ins,
             points=self.parameters,
-            digests={**of_points, **self.links, "questions": digests.of_data(self.sample_digests)},
+            digests={**of_points, **self.links, **profiles, "questions": digests.of_data(self.sample_digests)},
             seed=self.scenario.seed,
             command=command,
             machine=machine,
@@ -114,7 +117,8 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     Raises UnavailableError with a sentence for each thing that is absent and has no stand-in, ScenarioError for
     recorded links and arrivals that cannot be replayed, and what reading a file that a point names raises.
     """
-    if not serving and (wrong := unreadable_files(scenario.replay)):
+    profiles, wrong = ({}, []) if serving else _profiles(scenario)
+    if not serving and (wrong := [*unreadable_files(scenario.replay), *wrong]):
         raise ScenarioError("\n".join(wrong))
     stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
     absent: list[str] = []
@@ -152,6 +156,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         points=points,
         depends=depends,
         links={} if serving else {f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
+        recorded=profiles,
     )
 
 
@@ -160,7 +165,7 @@ def missing(scenario: Scenario) -> list[str]:
 
     Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
     """
-    found = unreadable_files(scenario.replay)
+    found = [*unreadable_files(scenario.replay), *_profiles(scenario)[1]]
     absent: list[str] = []
     backbone, model = _first_at_hand(
         scenario.backbone, scenario.stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
@@ -175,6 +180,19 @@ def missing(scenario: Scenario) -> list[str]:
             except HarnessError as error:
                 found.append(f"{spec.name} at {point.label}: {error}")
     return list(dict.fromkeys(found))
+
+
+def _profiles(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
+    """What a scenario's profiles hold, and the sentences on those that cannot be used."""
+    labels = {spec.name: [point.label for point in spec.operating_points()] for spec in scenario.pipelines}
+    found: dict[tuple[str, str, Side], Recorded] = {}
+    wrong = []
+    for recording in scenario.profile:
+        try:
+            found |= recorded.read(recording, labels[recording.pipeline])
+        except ScenarioError as error:
+            wrong.append(str(error))
+    return found, wrong
 
 
 def sample_rows(stock: Stock) -> Iterator[SampleRow]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import breakdown, cells, comparison, energy, latency, means, precision
+from harness.analysis import breakdown, cells, comparison, energy, latency, means, pacing, precision
 from harness.analysis.cells import Population, Setting
 from harness.analysis.curves import Ladder
 from harness.analysis.select import Answers, Equality, Key, ladders_of, select
@@ -332,6 +332,29 @@ class Analysis:
         wide = rows.pivot_table(index=["pipeline", "point"], columns="column", values="value", aggfunc="sum")
         columns = [f"{side}/{quantity}" for side in get_args(Side) for quantity in get_args(Quantity)]
         return self._in_order(wide.reindex(columns=columns).rename_axis(columns=None).reset_index())
+
+    @cached_property
+    def pacing(self) -> pd.DataFrame:
+        """What idling between requests changes, where both ways were timed: :func:`harness.analysis.pacing.compare`."""
+        record = self.record
+        found = pacing.compare(record.stages, record.paced, self.population, confidence=self.equality.confidence)
+        return self._in_order(found)
+
+    @cached_property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Which stages of a run that measured others were not measured in it, a phrase for each source and machine."""
+        stages = self.record.stages
+        rows = stages.group_by(["source", "machine", "side", "pipeline"], use_threads=False).aggregate([]).to_pylist()
+        if all(row["source"] != "measured" for row in rows):
+            return ()
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for row in rows:
+            if row["source"] != "measured":
+                found.setdefault((row["source"], row["side"], row["machine"]), []).append(row["pipeline"])
+        return tuple(
+            f"{source}: the {side} stages of {', '.join(pipelines)}, on {machine}"
+            for (source, side, machine), pipelines in found.items()
+        )
 
     @cached_property
     def energy(self) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 from pydantic import ValidationError
@@ -278,6 +278,7 @@ class RemoteSplit:
     device: DeviceHalf
     peer: Peer
     key: tuple[str, str]
+    near: ClassVar[bool] = False
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], Transfer]:
         """The answers about an envelope; a clock that takes times is given those of the server's stages."""

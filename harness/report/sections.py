@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from harness.analysis import Analysis
 from harness.report.energy import energy_table
 from harness.report.links import links_table
+from harness.report.pacing import pacing_table
 from harness.report.table import table
 
 
@@ -15,5 +16,7 @@ def sections(run: Analysis) -> Iterator[RenderableType]:
     yield table(run)
     if run.record.links.num_rows:
         yield links_table(run.record.links)
+    if (pacing := pacing_table(run)) is not None:
+        yield pacing
     if (energy := energy_table(run)) is not None:
         yield energy

@@ -113,13 +113,15 @@ class Recording(FromFile):
 
     ``path`` is a run's folder, a file of :func:`harness.record`, or a CSV with the columns ``stage`` and ``seconds``,
     and ``sample``, ``repeat``, ``point`` where they are known. Without ``point`` they are those of every point.
-    ``machine`` is where they were timed; the rows of a run and of a logger say so themselves.
+    ``machine`` is where they were timed; the rows of a run and of a logger say so themselves. With ``samples: any`` its
+    requests stand for any sample, in turn, as those of a CSV without samples do.
     """
 
     pipeline: Slug
     side: Side
     point: Line | None = None
     machine: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
+    samples: Literal["named", "any"] = "named"
 
 
 class Measure(Frozen):
@@ -130,8 +132,8 @@ class Measure(Frozen):
     time of every point is known to within that, or ``at_most`` pictures are timed; ``timed_samples`` is then not given.
 
     ``pacing`` is how requests follow each other: ``back_to_back``, or as the study's ``arrivals`` come, idle in between
-    (:class:`harness.profiling.spacing.Spacing`), for the clocks of an idle processor fall; ``both`` times both ways in each
-    round, replays the former and reports the difference. With ``energy`` the joules of an answer are measured.
+    (:class:`harness.profiling.spacing.Spacing`), for the clocks of an idle processor fall; ``both`` times both ways in
+    each round, replays the former and reports the difference. With ``energy`` the joules of an answer are measured.
     """
 
     timed_samples: int = Field(default=16, ge=1, le=1_000_000)
@@ -243,8 +245,9 @@ class Scenario(Frozen):
             else:
                 of_points = labels if recording.point is None else [recording.point]
                 taken += [f"the {recording.side} side of {recording.pipeline} at {label}" for label in of_points]
-                if repeated(taken) is not None:
-                    again = f"{taken.pop()} is recorded twice; give each of the two a point, or leave one out"
+                if (twice := repeated(taken)) is not None:
+                    taken = list(dict.fromkeys(taken))
+                    again = f"{twice} is recorded twice; give each of the two a point, or leave one out"
                     wrong.append(_nested(("profile", place), "pipeline", recording.pipeline, again))
         if wrong:
             raise SeveralNestedError(wrong)

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import ends
 import numpy as np
@@ -11,6 +12,7 @@ from fake_nvml import FakeGpu, driver
 from harness.analysis import Analysis
 from harness.apart import measure_half
 from harness.derived import join
+from harness.edge.client import Remote
 from harness.energy import _block
 from harness.profiling.energy import Meters
 from harness.runs.store import Run
@@ -38,7 +40,7 @@ def with_energy(scenario: Path, folder: Path, energy: str = ENERGY) -> Path:
     text = scenario.read_text()
     assert "repeats: 4 }" in text
     path = folder / "energy.yaml"
-    path.write_text(text.replace("repeats: 4 }", f"repeats: 4, {energy} }}"))
+    path.write_text(text.replace("repeats: 4 }", f"repeats: 1, {energy} }}"))
     return path
 
 
@@ -104,6 +106,33 @@ def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> 
     assert (found["blocks"] == 3).all()
 
 
+def test_a_server_tells_its_own_joules(fake_scenario: Path, tmp_path: Path) -> None:
+    """Rails of the server's machine on its side, read there; its stages' waiting and its halves' needs come along."""
+    scenario = with_energy(fake_scenario, tmp_path)
+    here, there = ends.FORKS.Pipe()
+    server = ends.FORKS.Process(target=_serve_powered, args=(scenario, there))
+    server.start()
+    there.close()
+    with driver(PoweredGpu("A")):
+        remote = Remote(url=f"http://127.0.0.1:{here.recv()}")
+        run(load(scenario), tmp_path / "fake", reporter=ends.Silent(), remote=remote)
+    server.kill()
+    found = Analysis.read(tmp_path / "fake")
+    rails = found.energy.groupby("side")["rail"].unique().map(list).to_dict()
+    assert rails == {"device": ["GPU 0"], "server": ["GPU 0", "GPU 1"]}
+    assert (found.energy["net_j"] > 0).any()
+    stages = found.record.stages.to_pandas()
+    assert stages.groupby("side")["waited_s"].count().to_dict() == stages.groupby("side").size().to_dict()
+    needs = found.record.resources.to_pandas().query("side == 'server'")
+    assert set(needs["quantity"]) == {"weights_bytes", "peak_memory_bytes", "operations"}
+    assert set(needs["pipeline"]) == {"reference", "fake"}
+
+
+def _serve_powered(scenario: Path, told: Any) -> None:
+    with driver(PoweredGpu("S"), PoweredGpu("T")):
+        ends._serve(scenario, 0, told)
+
+
 def test_a_block_of_a_server_that_was_started_again_tells_nothing(tmp_path: Path) -> None:
     """Two meters' readings are not subtracted from each other."""
     with driver(PoweredGpu("A")), Meters(tmp_path) as first, Meters(tmp_path) as second:
@@ -115,4 +144,4 @@ def test_a_block_of_a_server_that_was_started_again_tells_nothing(tmp_path: Path
             def read(self):
                 return next(self.meters).read()
 
-        assert _block(lambda at: None, 1, 0.01, Restarted(), lambda: None).told == {}
+        assert _block(lambda _: None, 1, 0.01, Restarted(), lambda: None).told == {}

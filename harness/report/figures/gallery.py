@@ -39,7 +39,7 @@ def _draw(run: Analysis, out: Path) -> list[Path]:
     if average := table.several(run):
         score += f". {average[0].upper()}{average[1:]}"
     replayed = "Link times replayed from the bytes of all questions and the uplink named"
-    doubts = [_sentence(text) for text in (run.session, *run.timing_warnings) if text]
+    doubts = [_sentence(text) for text in (run.session, *run.elsewhere, *run.timing_warnings) if text]
     said = comparison.first_sentences(run.first)
     with style.styled():
         files = []
