@@ -2,8 +2,9 @@
 
 - ``link``: ``serve`` in one network namespace, ``run --server`` in another, a token bucket between (Linux, root). The
   rows must be those of a run in one process; T_link, measured as on any two machines (round trip less residence), is
-  set beside the replay's for the bytes that crossed. The limit is 2 % in the mean of each payload of at least ten bursts of
-  the bucket; smaller ones, whose T_link is HTTP's and the host's latency as much as the link's, are printed apart.
+  set beside the replay's for the bytes that crossed. The limit is 2 % in the mean of each payload of at least ten
+  bursts of the bucket; smaller ones, whose T_link is HTTP's and the host's latency as much as the link's, are printed
+  apart.
 - ``kills``: SIGKILL of the server at half of the moments, of the device at the others; the rows must be those of a run
   that nobody killed.
 - ``hostile``: requests without a token, too large, cut, of another model, bombs of lengths and of pixels, slow and
@@ -64,6 +65,7 @@ from harness.units import format_bytes, format_rate, format_seconds  # noqa: E40
 
 LIMIT = 0.02
 BURSTS = 10
+SIZED = "benchmarks.bench_edge:Sized"
 PORT = 8000
 
 SIZES = (300, 3_000, 10_000, 40_000, 100_000, 300_000)
@@ -124,7 +126,7 @@ class Sized:
 def patch() -> None:
     """The fakes, and noise of a known size, in the tables of names."""
     fake_harness.patch()
-    catalog.SCHEMES["sized"] = "benchmarks.bench_edge:Sized"
+    catalog.SCHEMES["sized"] = SIZED
 
 
 def measured_links(folder: Path, *, rate_bps: float, sizes: Sequence[int], repeats: int) -> tuple[Record, pd.DataFrame]:
@@ -154,7 +156,7 @@ def measured_links(folder: Path, *, rate_bps: float, sizes: Sequence[int], repea
 
 
 def summary(links: pd.DataFrame) -> pd.DataFrame:
-    """Means over the requests of each payload, smallest first, with the replay's error relative to what was measured."""
+    """Means over the requests of each payload, smallest first; the replay's error is relative to what was measured."""
     columns = ["sent_bytes", "link_s", "replayed_s", "bursts"]
     means = links.groupby("payload_bytes")[columns].mean().assign(requests=links.groupby("payload_bytes").size())
     return means.assign(error=means["replayed_s"] / means["link_s"] - 1).reset_index()
