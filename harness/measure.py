@@ -369,7 +369,7 @@ class _Timing:
         rounds = list(itertools.product(range(schedule.repeats), enumerate(timed)))
         turns = [
             {
-                plan.timing(key, repeat, place, schedule, way and way.depends): (key, table)
+                plan.timing(key, repeat, place, schedule, None if way is None else way.depends): (key, table)
                 for table, way in self.ways.items()
                 for key in plan.halves
             }
@@ -381,7 +381,8 @@ class _Timing:
             draw = [self.seed, repeat, number] if block == 0 else [self.seed, repeat, number, block]
             shuffled = np.random.default_rng(draw).permutation(len(turn))
             of_turn = [unit for unit in (list(turn)[index] for index in shuffled) if unit in pending]
-            for table in self.ways:
+            # The one way first in even rounds, the other in odd ones.
+            for table in list(self.ways)[:: -1 if repeat % 2 else 1]:
                 if left := {unit: turn[unit][0] for unit in of_turn if turn[unit][1] == table}:
                     when = {"repeat": repeat, "round": repeat, "start": self.ongoing.start}
                     self._take(table, left, place, when, timed, turn=repeat * len(timed) + number)
@@ -444,7 +445,9 @@ class _Timing:
             self.watch.begin(anew=attempt > 0)
             for unit in waiting:
                 half = self.plan.halves[left[unit]]
-                taken[unit] = _request(half, sample, self.device, self.watch, spaced and spaced.spacing)
+                taken[unit] = _request(
+                    half, sample, self.device, self.watch, None if spaced is None else spaced.spacing
+                )
                 self.telemetry.look()
             load = self.watch.load()
             for unit in waiting:
@@ -472,7 +475,7 @@ class _Timing:
         }
         for side in self.sides:
             if (recorded := self.plan.recorded.get((*key, side))) is not None:
-                origin = {"machine": recorded.machine, "source": recorded.source}
+                origin: dict[str, Any] = {"machine": recorded.machine, "source": recorded.source}
                 for stage, seconds, cpu_s in recorded.stages(sample, when["repeat"], turn):
                     yield StageRow(**common, side=side, stage=stage, seconds=seconds, cpu_s=cpu_s, **origin)
                 continue

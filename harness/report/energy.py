@@ -1,6 +1,8 @@
 """Joules per answer on either side, as a table."""
 
 import math
+from collections.abc import Hashable
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -72,7 +74,7 @@ def _sensors(found: pd.DataFrame) -> list[tuple[str, str]]:
     return [(str(row.sensor), str(row.machine)) for row in pairs.itertuples()]
 
 
-def _cells(row: "dict[str, float] | None") -> tuple[str, str, str]:
+def _cells(row: dict[Hashable, Any] | None) -> tuple[str, str, str]:
     """Net, the longer side of its interval, and gross."""
     if row is None:
         return "-", "-", "-"
