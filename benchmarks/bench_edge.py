@@ -56,6 +56,7 @@ from harness.edge.server import Limits, listening, serve  # noqa: E402
 from harness.errors import UnavailableError  # noqa: E402
 from harness.models.contract import Answer, Clock, Models, Request  # noqa: E402
 from harness.replay import exchange, testbed, validation  # noqa: E402
+from harness.runs.provenance import MANIFEST, read  # noqa: E402
 from harness.runs.store import Record, Run  # noqa: E402
 from harness.scenario.load import load  # noqa: E402
 from harness.scenario.replay import Wire  # noqa: E402
@@ -236,20 +237,28 @@ def bench_kills(folder: Path, *, quick: bool) -> list[str]:
         server, port = ends.server(scenario)
         device, kills = ends.device(scenario, run, port, "15 KB/s"), 0
         while device.is_alive() or (killed == "device" and kills < moments):
-            if kills < moments:
+            if kills == moments:
+                device.join()
+                break
+            if killed == "server":
                 time.sleep(0.05 + moment.random() * 0.5)
-            if kills < moments and killed == "server":
                 server.kill()
                 server.join()
                 kills += device.is_alive()
                 server, port = ends.server(scenario, port)
-            elif kills < moments:
+            else:
+                # From when its session has begun: a process that does nothing yet is easily killed.
+                begun = _sessions(run)
+                while device.is_alive() and _sessions(run) == begun:
+                    time.sleep(0.005)
+                device.join(moment.random())
                 kills += device.is_alive()
                 device.kill()
                 device.join()
                 device = ends.device(scenario, run, port, "15 KB/s")
-            else:
-                device.join()
+                if read(run / MANIFEST).status == "complete":
+                    break
+        device.join()
         server.kill()
         found = Run.read(run)
         timed = sum(1 for (pipeline, *_) in set(_requests(wanted)) if pipeline != "alone")
@@ -264,6 +273,10 @@ def bench_kills(folder: Path, *, quick: bool) -> list[str]:
         if kills < moments:
             missed.append(f"the {killed} was killed {kills} times, and {moments} were wanted: the run was too short")
     return missed
+
+
+def _sessions(run: Path) -> int:
+    return len(read(run / MANIFEST).sessions) if (run / MANIFEST).exists() else 0
 
 
 def _requests(record: Record) -> Iterator[tuple[str, ...]]:

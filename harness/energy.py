@@ -65,7 +65,7 @@ def measure_energy(
         return
     told = sides.told
     readable = [side for side in _SIDES if side in told and not told[side].startswith(UNAVAILABLE)]
-    ongoing.record_telemetry(telemetry.sources, energy=told)
+    ongoing.record_energy(told)
     for side in told.keys() - set(readable):
         reporter.warn(f"No energy of the {side} can be read: {told[side].removeprefix(UNAVAILABLE)}.")
     if not readable:
@@ -92,8 +92,8 @@ def measure_energy(
         for _ in range(_ATTEMPTS):
             telemetry.begin()
             block = _block(work, len(places), wanted.block_s, sides.meters[side], wait)
-            if lowered := [*telemetry.end(), *block.readings[1].lowered]:
-                ongoing.record_telemetry(telemetry.sources, lowered)
+            lowered = [*telemetry.end(), *block.readings[1].lowered]
+            ongoing.record_telemetry(telemetry.sources, lowered)
             if block.told:
                 break
         ongoing.add(unit, energy=_rows(ongoing, unit, key, side, number, block, sides))

@@ -90,7 +90,6 @@ class Stock:
         **facts: Any,
     ) -> provenance.Manifest:
         """The manifest of a run of all this that begins now, with further ``facts`` of :func:`provenance.begin`."""
-        profiles = {f"profile {of_side.where.name}": of_side.digest for of_side in self.recorded.values()}
         of_points = {name: digest for depends in self.depends.values() for name, digest in depends.items()}
         return provenance.begin(
             name=name,
@@ -100,7 +99,12 @@ class Stock:
             backbone=self.backbone,
             stand_ins=self.stand_ins,
             points=self.parameters,
-            digests={**of_points, **self.links, **profiles, "questions": digests.of_data(self.sample_digests)},
+            digests={
+                **of_points,
+                **self.links,
+                **profile_digests(self.recorded),
+                "questions": digests.of_data(self.sample_digests),
+            },
             seed=self.scenario.seed,
             command=command,
             machine=machine,
@@ -117,7 +121,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     Raises UnavailableError with a sentence for each thing that is absent and has no stand-in, ScenarioError for
     recorded links and arrivals that cannot be replayed, and what reading a file that a point names raises.
     """
-    profiles, wrong = ({}, []) if serving else _profiles(scenario)
+    profiles, wrong = ({}, []) if serving else profiles_of(scenario)
     if not serving and (wrong := [*unreadable_files(scenario.replay), *wrong]):
         raise ScenarioError("\n".join(wrong))
     stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
@@ -165,7 +169,7 @@ def missing(scenario: Scenario) -> list[str]:
 
     Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
     """
-    found = [*unreadable_files(scenario.replay), *_profiles(scenario)[1]]
+    found = [*unreadable_files(scenario.replay), *profiles_of(scenario)[1]]
     absent: list[str] = []
     backbone, model = _first_at_hand(
         scenario.backbone, scenario.stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
@@ -182,7 +186,12 @@ def missing(scenario: Scenario) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _profiles(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
+def profile_digests(profiles: Mapping[tuple[str, str, Side], Recorded]) -> dict[str, str]:
+    """The digests of the files that profiles come from, by names for people."""
+    return {f"profile {of_side.where.name}": of_side.digest for of_side in profiles.values()}
+
+
+def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
     """What a scenario's profiles hold, and the sentences on those that cannot be used."""
     labels = {spec.name: [point.label for point in spec.operating_points()] for spec in scenario.pipelines}
     found: dict[tuple[str, str, Side], Recorded] = {}

@@ -45,6 +45,9 @@ def notes(run: Analysis) -> list[str]:
     found = run.energy
     rails = found.drop_duplicates(["side", "rail"])
     loose = [f"{row['side']}'s {row['rail']}" for row in rails.to_dict("records") if not row["calibrated"]]
+    given = (run.manifest.scenario_value("measure").get("energy") or {}).get("calibration", {})
+    there = {f"{row['side']}/{row['rail']}" for row in rails.to_dict("records")}
+    firm_rails, unused = sorted(given.keys() & there), sorted(given.keys() - there)
     counts = sorted(set(found["blocks"]))
     short_s = found["shortest_s"].min()
     few = counts[0] < MIN_BLOCKS
@@ -58,6 +61,8 @@ def notes(run: Analysis) -> list[str]:
             + (f", none for fewer than {MIN_BLOCKS} blocks" if few else ""),
             "rails are not added up: one may be a part of another; a half's joules are of its machine's whole rail",
             f"read from {'; '.join(f'{sensor} on {machine}' for sensor, machine in _sensors(found))}",
+            f"calibrated by the scenario: {', '.join(firm_rails)}" if firm_rails else "",
+            f"calibrations of rails that were not measured: {', '.join(unused)}" if unused else "",
             f"uncalibrated, for no external meter was compared: {', '.join(loose)}" if loose else "",
             f"blocks of {format_seconds(short_s)} are shorter than {SHORT_S:g} s: sensors average over as long"
             if short_s < SHORT_S

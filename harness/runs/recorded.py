@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from harness import files
 from harness.errors import ResultsError, ScenarioError, meant, shown, unknown_name
-from harness.records import Side
+from harness.records import Side, StageRow, to_table
 from harness.runs import digests, provenance, tables
 from harness.runs.provenance import MANIFEST
 from harness.runs.store import Run
@@ -90,6 +90,43 @@ def read(recording: Recording, labels: Sequence[str]) -> dict[tuple[str, str, Si
         (recording.pipeline, label, recording.side): dataclasses.replace(of_label, digest=digest)
         for label, of_label in found.items()
     }
+
+
+def put(stages: pa.Table, profiles: Mapping[tuple[str, str, Side], Recorded]) -> pa.Table:
+    """Stage rows of a finished run, with recorded ones in the place of each side that a profile has.
+
+    Raises ScenarioError for a pipeline at a point that the run did not time.
+    """
+    for (pipeline, point, side), recorded in profiles.items():
+        of_point = pc.and_(pc.equal(stages["pipeline"], pipeline), pc.equal(stages["point"], point))
+        own = stages.filter(of_point).to_pandas()
+        if own.empty:
+            raise ScenarioError(f"{recorded.where}: is of {pipeline} at {point}, which the run did not time")
+        requests = own.drop_duplicates(["repeat", "sample"]).sort_values(["repeat", "sample"])
+        recorded.refuse_missing(requests["sample"])
+        rows = [
+            StageRow(
+                run=request["run"],
+                unit=request["unit"],
+                sample=request["sample"],
+                repeat=int(request["repeat"]),
+                round=int(request["round"]),
+                start=int(request["start"]),
+                pipeline=pipeline,
+                point=point,
+                side=side,
+                stage=stage,
+                seconds=seconds,
+                cpu_s=cpu_s,
+                machine=recorded.machine,
+                source=recorded.source,
+            )
+            for turn, request in enumerate(requests.to_dict("records"))
+            for stage, seconds, cpu_s in recorded.stages(request["sample"], int(request["repeat"]), turn)
+        ]
+        kept = pc.invert(pc.and_(of_point, pc.equal(stages["side"], side)))
+        stages = pa.concat_tables([stages.filter(kept), to_table(StageRow, rows)])
+    return stages
 
 
 def _run(folder: Path) -> pa.Table:

@@ -180,6 +180,11 @@ class Run:
         disk.write_bytes(self.folder / "samples.parquet", data)
         self._update(tables={**self.manifest.tables, "samples": of_bytes(data)})
 
+    def record_energy(self, told: Mapping[str, str]) -> None:
+        """Commits what the energy of each side is read from in this session, or why nothing is."""
+        *earlier, session = self.manifest.sessions
+        self._update(sessions=(*earlier, session.model_copy(update={"energy": dict(told)})))
+
     def record_conditions(self, when: str, told: Mapping[str, float | str | bool | None]) -> None:
         """Commits what the machine was like at a moment of this session: power mode, clocks, temperatures."""
         *earlier, session = self.manifest.sessions
@@ -194,12 +199,10 @@ class Run:
         watched: Mapping[str, str] | None = None,
         disturbed: Mapping[str, int] | None = None,
         pressure: float | None = None,
-        energy: Mapping[str, str] | None = None,
     ) -> None:
         """Commits what watches the machine in this session, and counts what it saw in a unit of timed requests.
 
-        ``lowered`` are sentences on clocks, ``disturbed`` how often requests were run again, by reason, ``energy`` what
-        its energy is read from. They are on the
+        ``lowered`` are sentences on clocks, ``disturbed`` how often requests were run again, by reason. They are on the
         disk before the unit is, so that no unit is committed whose disturbance is forgotten.
         """
         *earlier, session = self.manifest.sessions
@@ -211,8 +214,6 @@ class Run:
         }  # fmt: skip
         if watched is not None:
             changes |= {"watched": dict(watched), "pressure": pressure}
-        if energy is not None:
-            changes["energy"] = dict(energy)
         self._update(sessions=(*earlier, session.model_copy(update=changes)))
 
     def so_far(self) -> Record:

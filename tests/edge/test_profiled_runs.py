@@ -8,6 +8,7 @@ import pytest
 
 from harness.analysis import Analysis
 from harness.analysis.pacing import compare
+from harness.derived import replay
 from harness.errors import ScenarioError
 from harness.runs.store import Run
 from harness.scenario.load import load
@@ -20,6 +21,7 @@ def scenario_with(scenario: Path, folder: Path, section: str, measure: str = "")
     """The fakes' scenario, shorter, with a section more."""
     text = scenario.read_text()
     assert "timed_samples: 3, warmup: 1, repeats: 4 }" in text
+    folder.mkdir(exist_ok=True)
     path = folder / "profiled.yaml"
     text = text.replace(
         "timed_samples: 3, warmup: 1, repeats: 4 }", f"timed_samples: 3, warmup: 1, repeats: 2{measure} }}"
@@ -76,6 +78,27 @@ def test_the_rows_of_a_run_are_a_profile(profiled: Path, fake_scenario: Path, tm
         for name in ("fake", "other")
     )
     assert first.equals(second)
+
+
+def test_a_finished_run_is_replayed_with_times_from_elsewhere(
+    profiled: Path, fake_scenario: Path, tmp_path: Path
+) -> None:
+    """The rows are those of a run that was measured with the profile; a scheme that was not timed is refused."""
+    plain = scenario_with(fake_scenario, tmp_path / "plain", "")
+    run(load(plain), tmp_path / "fake", reporter=ends.Silent())
+    replay(tmp_path / "fake", load(profiled), tmp_path / "again", reporter=ends.Silent(), command=(), fresh=False)
+    found = Analysis.read(tmp_path / "again")
+    for profile in found.profiles(["fake"]):
+        assert set(profile.device_s) == {0.75, 1.75}
+    (before,), (after,) = (Analysis.read(tmp_path / name).profiles(["reference"]) for name in ("fake", "again"))
+    assert (before.device_s == after.device_s).all()
+    assert set(found.record.stages["source"].to_pylist()) == {"recorded"}
+    assert found.manifest.digests["profile orin.csv"]
+    text = profiled.read_text().replace("levels: [4, 32]", "levels: [4, 33]")
+    profiled.write_text(text)
+    with pytest.raises(ScenarioError, match=r"orin\.csv: is of fake at levels=33, which the run did not time"):
+        replay(tmp_path / "fake", load(profiled), tmp_path / "no", reporter=ends.Silent(), command=(), fresh=False)
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(
