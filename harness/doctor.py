@@ -19,6 +19,7 @@ from harness.errors import HarnessError
 from harness.models import files
 from harness.models.contract import Part
 from harness.profiling import nvml
+from harness.profiling.energy import Meters
 from harness.profiling.machine import fingerprint
 from harness.records import Side
 from harness.scenario.model import Scenario
@@ -70,6 +71,8 @@ def examine(
     facts = [f"{card['name']}, {card['memory_gib']} GiB of memory", *map(str, gpus), torch_line]
     if not gpus:
         facts.insert(1, f"no GPU: {no_gpu}")
+    with Meters() as meters:
+        facts.append(f"energy: {meters.sources}")
     notes += _power(card)
     limit_bytes = gpu_bytes[0] if on_gpu and gpu_bytes else memory_bytes
     halves: list[Half] = []

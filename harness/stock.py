@@ -20,8 +20,9 @@ from harness.errors import DataError, HarnessError, ScenarioError, UnavailableEr
 from harness.models import files
 from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
-from harness.records import SampleRow
-from harness.runs import digests, provenance
+from harness.records import SampleRow, Side
+from harness.runs import digests, provenance, recorded
+from harness.runs.recorded import Recorded
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
 from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
@@ -38,7 +39,7 @@ class Stock:
     ``benchmarks`` are those that run: a stand-in for several that are wanted runs once. ``stand_ins`` maps what was
     wanted to what runs instead; ``absent`` has the sentence on each thing that is not here. ``points`` are the schemes
     with their operating points, ``depends`` the digests of what the rows of each depend on besides the samples, and
-    ``links`` those of recorded links and arrivals.
+    ``links`` those of recorded links and arrivals. ``recorded`` are the stage times that a profile has for a side.
     """
 
     scenario: Scenario
@@ -49,6 +50,7 @@ class Stock:
     points: Mapping[Key, tuple[type[Scheme], OperatingPoint]]
     depends: Mapping[Key, Mapping[str, str]]
     links: Mapping[str, str]
+    recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def samples(self) -> Gathered:
@@ -101,7 +103,12 @@ class Stock:
             backbone=self.backbone,
             stand_ins=self.stand_ins,
             points=self.parameters,
-            digests={**of_points, **self.links, "questions": digests.of_data(self.sample_digests)},
+            digests={
+                **of_points,
+                **self.links,
+                **profile_digests(self.recorded),
+                "questions": digests.of_data(self.sample_digests),
+            },
             seed=self.scenario.seed,
             command=command,
             machine=machine,
@@ -118,7 +125,8 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     Raises UnavailableError with a sentence for each thing that is absent and has no stand-in, ScenarioError for
     recorded links and arrivals that cannot be replayed, and what reading a file that a point names raises.
     """
-    if not serving and (wrong := unreadable_files(scenario.replay)):
+    profiles, wrong = ({}, []) if serving else profiles_of(scenario)
+    if not serving and (wrong := [*unreadable_files(scenario.replay), *wrong]):
         raise ScenarioError("\n".join(wrong))
     stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
     absent: list[str] = []
@@ -168,6 +176,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         points=points,
         depends=depends,
         links={} if serving else {f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
+        recorded={key: of_side for key, of_side in profiles.items() if key[:2] in points},
     )
 
 
@@ -176,7 +185,7 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
 
     Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
     """
-    found = unreadable_files(scenario.replay)
+    found = [*unreadable_files(scenario.replay), *profiles_of(scenario)[1]]
     absent: list[str] = []
     stand_in = scenario.stand_in.backbone if allow_stand_ins else None
     backbone, model = _first_at_hand(
@@ -210,6 +219,24 @@ def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
         f"{pipeline} at {point.label}: the bundled networks are small and saw no photograph; name a published "
         "checkpoint as weights, which 'harness weights convert' makes"
     )
+
+
+def profile_digests(profiles: Mapping[tuple[str, str, Side], Recorded]) -> dict[str, str]:
+    """The digests of the files that profiles come from, by names for people."""
+    return {f"profile {of_side.where.name}": of_side.digest for of_side in profiles.values()}
+
+
+def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
+    """What a scenario's profiles hold, and the sentences on those that cannot be used."""
+    labels = {spec.name: spec.labels for spec in scenario.pipelines}
+    found: dict[tuple[str, str, Side], Recorded] = {}
+    wrong = []
+    for recording in scenario.profile:
+        try:
+            found |= recorded.read(recording, labels[recording.pipeline])
+        except ScenarioError as error:
+            wrong.append(str(error))
+    return found, wrong
 
 
 def sample_rows(stock: Stock) -> Iterator[SampleRow]:

@@ -10,14 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import breakdown, cells, comparison, latency, means, precision
+from harness.analysis import breakdown, cells, comparison, energy, latency, means, pacing, precision
 from harness.analysis.cells import Population, Setting
 from harness.analysis.curves import Ladder
 from harness.analysis.select import Answers, Equality, Key, ladders_of, select
 from harness.errors import ResultsError, unknown_name
 from harness.records import Quantity, Side
 from harness.replay.profile import Profile, sent_bytes
-from harness.runs.provenance import Manifest
+from harness.runs.provenance import UNAVAILABLE, Manifest
 from harness.runs.store import Record, Run
 
 _UPLINK = ["replay", "channel", "users"]
@@ -332,6 +332,46 @@ class Analysis:
         wide = rows.pivot_table(index=["pipeline", "point"], columns="column", values="value", aggfunc="sum")
         columns = [f"{side}/{quantity}" for side in get_args(Side) for quantity in get_args(Quantity)]
         return self._in_order(wide.reindex(columns=columns).rename_axis(columns=None).reset_index())
+
+    @cached_property
+    def pacing(self) -> pd.DataFrame:
+        """What idling between requests changes, where both ways were timed: :func:`harness.analysis.pacing.compare`."""
+        record = self.record
+        found = pacing.compare(record.stages, record.paced, self.population, confidence=self.equality.confidence)
+        return self._in_order(found)
+
+    @cached_property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Which stages of a run that measured others were not measured in it, a phrase for each source and machine."""
+        stages = self.record.stages
+        rows = stages.group_by(["source", "machine", "side", "pipeline"], use_threads=False).aggregate([]).to_pylist()
+        if all(row["source"] != "measured" for row in rows):
+            return ()
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for row in rows:
+            if row["source"] != "measured":
+                found.setdefault((row["source"], row["side"], row["machine"]), []).append(row["pipeline"])
+        return tuple(
+            f"{source}: the {side} stages of {', '.join(pipelines)}, on {machine}"
+            for (source, side, machine), pipelines in found.items()
+        )
+
+    @cached_property
+    def energy(self) -> pd.DataFrame:
+        """The joules of an answer on each side, a row a rail: :func:`harness.analysis.energy.per_answer`."""
+        calibration = (self.manifest.scenario_value("measure").get("energy") or {}).get("calibration")
+        found = energy.per_answer(self.record.energy, calibration=calibration, confidence=self.equality.confidence)
+        return self._in_order(found)
+
+    @cached_property
+    def energy_absent(self) -> str:
+        """Why there is no energy of a side that was to be measured, in one sentence; else empty."""
+        if self.manifest.scenario_value("measure").get("energy") is None:
+            return ""
+        told = [text for session in self.manifest.sessions for text in session.energy.items()]
+        absent = {side: what.removeprefix(UNAVAILABLE) for side, what in told if what.startswith(UNAVAILABLE)}
+        missing = [side for side in absent if side not in set(self.energy["side"])]
+        return "; ".join(f"no energy of the {side} could be read: {absent[side]}" for side in missing)
 
     @cached_property
     def machines(self) -> tuple[str, ...]:

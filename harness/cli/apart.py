@@ -128,8 +128,9 @@ def replay(
 def _print_table(folder: Path) -> None:
     from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.report.table import table
+    from harness.report.sections import sections
 
     console = terminal()
-    console.print(table(Analysis.read(folder)))
+    for section in sections(Analysis.read(folder)):
+        console.print(section)
     console.print(f"Figures: harness plot {folder}")

@@ -67,8 +67,7 @@ def run(
     """
     from harness.analysis import Analysis
     from harness.cli.display import Display, terminal
-    from harness.report.links import links_table
-    from harness.report.table import table
+    from harness.report.sections import sections
     from harness.study import run as run_study
 
     console = terminal()
@@ -85,10 +84,8 @@ def run(
             command=tuple(sys.argv),
             remote=remote,
         )
-    found = Analysis.read(folder)
-    console.print(table(found))
-    if found.record.links.num_rows:
-        console.print(links_table(found.record.links))
+    for section in sections(Analysis.read(folder)):
+        console.print(section)
     console.print(f"Figures: harness plot {folder}")
 
 
@@ -131,15 +128,14 @@ def show(
     """
     from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.report.links import links_table
     from harness.report.resources import resources_table
-    from harness.report.table import table, write
+    from harness.report.sections import sections
+    from harness.report.table import write
 
     found = Analysis.read(path)
     if out is None:
         console = terminal()
-        console.print(resources_table(found) if resources else table(found))
-        if not resources and found.record.links.num_rows:
-            console.print(links_table(found.record.links))
+        for section in [resources_table(found)] if resources else sections(found):
+            console.print(section)
     else:
         write(found, out)

@@ -3,7 +3,7 @@
     <run>/manifest.json      always there and always whole
     <run>/samples.parquet    what each question of the run shows and asks
     <run>/parts/<key>/       the rows of finished units of work, while the run is unfinished
-    <run>/{stages,links,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
+    <run>/{stages,paced,links,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
 
 A unit is named work whose rows are committed together or not at all. Its key is a digest of its name and of all that
 its rows depend on, so that after an edit of the scenario, or of a file that it names, the units whose rows would be the
@@ -34,7 +34,7 @@ from harness.runs.tables import Kind, Rows
 
 _PARTS, _UNITS = "parts", "units.json"
 
-MEASURED: tuple[Kind, ...] = ("stages", "links", "outcomes", "energy", "resources")
+MEASURED: tuple[Kind, ...] = ("stages", "paced", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
 
 
@@ -63,6 +63,7 @@ class Record:
     manifest: Manifest
     samples: pa.Table
     stages: pa.Table
+    paced: pa.Table
     links: pa.Table
     outcomes: pa.Table
     energy: pa.Table
@@ -132,6 +133,7 @@ class Run:
         units: Unit | Sequence[Unit],
         *,
         stages: Rows = (),
+        paced: Rows = (),
         links: Rows = (),
         outcomes: Rows = (),
         energy: Rows = (),
@@ -148,6 +150,7 @@ class Run:
             raise ValueError(f"unit {done[0]!r} is done")
         given: Mapping[Kind, Rows] = {
             "stages": stages,
+            "paced": paced,
             "links": links,
             "outcomes": outcomes,
             "energy": energy,
@@ -177,6 +180,17 @@ class Run:
         disk.write_bytes(self.folder / "samples.parquet", data)
         self._update(tables={**self.manifest.tables, "samples": of_bytes(data)})
 
+    def record_energy(self, told: Mapping[str, str]) -> None:
+        """Commits what the energy of each side is read from in this session, or why nothing is."""
+        *earlier, session = self.manifest.sessions
+        self._update(sessions=(*earlier, session.model_copy(update={"energy": dict(told)})))
+
+    def record_conditions(self, when: str, told: Mapping[str, float | str | bool | None]) -> None:
+        """Commits what the machine was like at a moment of this session: power mode, clocks, temperatures."""
+        *earlier, session = self.manifest.sessions
+        conditions = {**session.conditions, when: dict(told)}
+        self._update(sessions=(*earlier, session.model_copy(update={"conditions": conditions})))
+
     def record_telemetry(
         self,
         sources: Mapping[str, str],
@@ -196,10 +210,10 @@ class Run:
         throttled.update(lowered)
         again.update(disturbed or {})
         changes: dict[str, object] = {
-            "telemetry": dict(sources), "throttled": dict(throttled), "disturbed": dict(again), "pressure": pressure,
+            "telemetry": dict(sources), "throttled": dict(throttled), "disturbed": dict(again),
         }  # fmt: skip
         if watched is not None:
-            changes["watched"] = dict(watched)
+            changes |= {"watched": dict(watched), "pressure": pressure}
         self._update(sessions=(*earlier, session.model_copy(update=changes)))
 
     def so_far(self) -> Record:

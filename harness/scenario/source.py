@@ -108,17 +108,17 @@ def override(document: Document, assignment: str) -> None:
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(inside, list):
-            inside_of, place = inside, _item(inside, key, assignment)
+            place: str | int = _item(inside, key, assignment)
         elif isinstance(inside, dict):
-            inside_of, place = inside, key
+            place = key
         else:
             raise ScenarioError(f"{shown(assignment)}: {'.'.join(keys[:depth])} is {shown(inside)}, which has no parts")
         taken = (*taken, place)
         document.lines.setdefault(taken, COMMAND_LINE)
         if last:
-            inside_of[place] = found
+            inside[place] = found
         else:
-            inside = inside_of.setdefault(place, {}) if isinstance(inside_of, dict) else inside_of[place]
+            inside = inside.setdefault(place, {}) if isinstance(inside, dict) else inside[place]
     for known in [known for known in document.lines if known[: len(taken)] == taken]:
         del document.lines[known]
     document.lines[taken] = COMMAND_LINE

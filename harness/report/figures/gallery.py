@@ -39,7 +39,7 @@ def _draw(run: Analysis, out: Path) -> list[Path]:
     if average := table.several(run):
         score += f". {average[0].upper()}{average[1:]}"
     replayed = "Link times replayed from the bytes of all questions and the uplink named"
-    doubts = [_sentence(text) for text in (run.session, *run.timing_warnings) if text]
+    doubts = [_sentence(text) for text in (run.session, *run.elsewhere, *run.timing_warnings) if text]
     said = comparison.first_sentences(run.first)
     with style.styled():
         files = []
@@ -55,6 +55,8 @@ def _draw(run: Analysis, out: Path) -> list[Path]:
     written.append(out / "comparison.md")
     table.write_comparison(run, written[-1])
     parts = {"categories": run.categories, "first": run.first} | ({"benchmarks": run.benchmarks} if average else {})
+    if not run.energy.empty:
+        parts["energy"] = run.energy
     if run.scored:
         parts |= {"equal_score": run.equal_scores, "latency_at_equal_score": run.latencies_at_equal_score}
     for name, part in parts.items():
