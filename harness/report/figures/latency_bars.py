@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from harness.analysis import Analysis
 from harness.report.figures import style
-from harness.report.figures.provenance import Provenance
+from harness.report.figures.provenance import Provenance, of
 
 _PANELS_A_ROW = 3
 _LEFT_IN, _RIGHT_IN, _GAP_IN = 0.7, 0.75, 0.3
@@ -18,7 +19,7 @@ _BARS_IN, _SCORE_IN, _CAPTION_IN, _LEGEND_IN = 2.3, 0.75, 0.32, 0.3
 _BAR_IN, _LETTER_IN, _NARROWEST_IN = 0.42, 0.068, 6.5
 
 
-def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance, *, scored: bool = True) -> Figure:
+def bars(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance, *, scored: bool = True) -> Figure:
     """A panel an uplink from :attr:`harness.analysis.Analysis.numbers`; ``parts`` are those to show, with the total.
 
     Below, the mean seconds of the parts, stacked, with the interval of the total and its value; a bar much longer than
@@ -82,6 +83,17 @@ def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance, *,
     )  # fmt: skip
     provenance.write(figure)
     return figure
+
+
+def missing(run: Analysis) -> str:
+    """Why a run's rows cannot draw it."""
+    return "" if run.record.requests.num_rows else "nothing was replayed; 'harness run SCENARIO' replays a scenario"
+
+
+def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
+    """The figure, and the numbers that it shows."""
+    about = of(run, "latency at each uplink, and score", [])
+    return bars(run.numbers, run.parts, about, scored=run.scored), run.numbers
 
 
 def _names(numbers: pd.DataFrame) -> dict[str, str]:

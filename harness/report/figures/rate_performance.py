@@ -8,14 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from harness.analysis import Analysis
 from harness.report.figures import style
-from harness.report.figures.provenance import Provenance
+from harness.report.figures.provenance import Provenance, of
 
 _WIDTH_IN, _AXES_IN = 8.0, 3.9
 _LEFT_IN, _RIGHT_IN, _BELOW_IN = 0.75, 2.15, 0.55
 
 
-def draw(points: pd.DataFrame, provenance: Provenance) -> Figure:
+def curves(points: pd.DataFrame, provenance: Provenance) -> Figure:
     """One curve a scheme from the rows of :func:`harness.analysis.select.select`.
 
     Mean payload in KB (1000 bytes, logarithmic) against the benchmark's score, with the score's interval at each point.
@@ -96,3 +97,13 @@ def _curve(axes: Axes, pipeline: str, points: pd.DataFrame) -> Line2D:
         markersize=5.5,
         label=label,
     )
+
+
+def missing(run: Analysis) -> str:
+    """Why a run's rows cannot draw it."""
+    return "" if run.scored else f"no score is claimed, for {run.equality.reference} scores 0; see 'harness show'"
+
+
+def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
+    """The figure, and the points that it shows."""
+    return curves(run.points, of(run, "score against payload", [])), run.points

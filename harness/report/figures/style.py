@@ -5,7 +5,7 @@ The colours are Okabe and Ito's, told apart with any common colour vision; marke
 
 import dataclasses
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,11 @@ _OTHER_MARKERS = ("p", "h", "<", ">", "d", "8")
 PARTS: Mapping[str, str] = {"device": "#1B4965", "link": "#B9C4CC", "wait": "#9A6FB0", "server": "#E3A008"}
 """The colours of a latency's parts, in the order in which they are stacked."""
 
+FORMATS = ("png", "svg", "pdf")
+
+WIDTHS_IN: Mapping[str, float] = {"page": 7.16, "column": 3.5}
+"""The widths of a page and of a column of a journal of two columns."""
+
 SCORE = "#9B2226"
 NOT_MEASURED_HATCH = "/////"
 
@@ -59,6 +64,8 @@ _RC = {
     # Titles and names are the user's: a dollar in one is a dollar, not mathematics.
     "text.parse_math": False,
     "svg.hashsalt": "tofc-harness",
+    # Letters stay letters in a PDF: a journal's checks refuse type 3 fonts.
+    "pdf.fonttype": 42,
 }
 
 
@@ -96,19 +103,24 @@ def page(width_in: float, height_in: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """Writes ``stem``.png (200 dots an inch) and ``stem``.svg; the same figure gives the same bytes.
+def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Writes ``stem`` in each of the formats (PNG at 300 dots an inch); the same figure gives the same bytes.
 
-    Both are there whole or not at all. Raises ResultsError when the disk refuses.
+    All are there whole or not at all. Raises ResultsError when the disk refuses.
     """
-    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
+    written = {folder / f"{stem}.{kind}": _writer(figure, kind) for kind in formats}
     try:
-        files.write_all_whole(
-            {
-                png: lambda file: figure.savefig(file, format="png", dpi=200, metadata={"Software": None}),
-                svg: lambda file: figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}),
-            }
-        )
+        files.write_all_whole(written)
     except OSError as error:
         raise ResultsError(f"{folder}: the figure {stem} cannot be written: {files.why(error)}") from None
-    return [png, svg]
+    return list(written)
+
+
+def _writer(figure: Figure, kind: str) -> files.Write:
+    """What writes a figure; without the dates and versions that matplotlib adds."""
+    metadata = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    return lambda file: figure.savefig(file, format=kind, dpi=300, metadata=metadata[kind])
