@@ -229,6 +229,14 @@ class Analysis:
         """The curves of score over bytes: :func:`harness.analysis.comparison.ladders`; none where none is claimed."""
         return comparison.ladders(self.points, self.answers) if self.scored else {}
 
+    def ladders_in(self, benchmark: str) -> Mapping[Key, Ladder]:
+        """:attr:`ladders` in one benchmark by itself; none where the reference scores 0 there."""
+        if self.manifest.benchmarks == (benchmark,):
+            return self.ladders
+        answers = breakdown.answers_in(self.record.outcomes, self.record.samples, self.equality, benchmark)
+        points = self.benchmarks[self.benchmarks["benchmark"] == benchmark]
+        return comparison.ladders(points, answers) if answers.scored else {}
+
     @cached_property
     def equal_scores(self) -> pd.DataFrame:
         """Bytes at equal score and BD values: :func:`harness.analysis.comparison.equal_scores`."""

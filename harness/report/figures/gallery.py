@@ -1,36 +1,58 @@
-"""The figures of a run by name: which its rows can draw, and drawing them.
-
-Each figure is a module of two functions: ``missing(run)``, empty where the run's rows can draw it, else one sentence on
-what is missing and the command that makes it; and ``draw(run, width_in)``, the figure with the data that it shows.
-"""
+"""The figures of a run by name: which its rows can draw, and drawing them."""
 
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError, unknown_name
 from harness.report import table
 from harness.report.figures import style
+from harness.report.figures.sheet import Chart
 from harness.runs import disk
 from harness.runs.provenance import MANIFEST, read
 
 FIGURES: Mapping[str, str] = {
-    "fig6": "harness.report.figures.rate_performance",
-    "fig8": "harness.report.figures.latency_bars",
+    "fig6": "rate_performance:FIG6",
+    "fig7": "rate_performance:FIG7",
+    "fig10": "rate_performance:FIG10",
+    "fig12": "rate_performance:FIG12",
+    "fig8": "latency_bars:FIG8",
+    "fig11": "latency_bars:FIG11",
 }
-"""Every figure's name, and the module that draws it; the order in which they are drawn."""
+"""Every figure's name, and the :class:`harness.report.figures.sheet.Chart` that draws it, in the order of drawing."""
+
+_SAME: Mapping[str, Sequence[str]] = {"fig6": ("fig12", "fig10"), "fig8": ("fig11",)}
+"""Figures that show of some runs what another, under the paper's own number for it, shows."""
+
+_SCORES, _LATENCIES = ("fig12", "fig10", "fig7", "fig6"), ("fig11", "fig8")
 
 
 def names(run: Analysis) -> list[str]:
-    """The figures that this run's rows can draw, in order."""
-    return [name for name in FIGURES if not _module(name).missing(run)]
+    """The figures that this run's rows can draw, in order; of two that would be alike, the paper's own for such runs."""
+    found = [name for name in FIGURES if not chart(name).missing(run)]
+    alike = {
+        name
+        for name, others in _SAME.items()
+        if set(others) & set(found) and (name != "fig6" or len(run.manifest.benchmarks) == 1)
+    }
+    return [name for name in found if name not in alike]
 
 
 def usual(run: Analysis) -> list[str]:
     """The figures drawn where none is asked for: score against payload, where a score is claimed, and latency."""
-    return [name for name in ("fig6", "fig8") if not _module(name).missing(run)]
+    found = names(run)
+    firsts = [next((name for name in group if name in found), None) for group in (_SCORES, _LATENCIES)]
+    return [name for name in firsts if name]
+
+
+def chart(name: str) -> Chart:
+    """The figure of this name; raises ResultsError, listing the known names, for any other."""
+    if name not in FIGURES:
+        raise ResultsError(unknown_name("figure", name, FIGURES))
+    module, _, attribute = FIGURES[name].partition(":")
+    found: Chart = getattr(importlib.import_module(f"harness.report.figures.{module}"), attribute)
+    return found
 
 
 def draw(
@@ -45,16 +67,22 @@ def draw(
     ``NAME.png`` and its like are as wide as a page, ``NAME_column.png`` as a column; ``NAME.csv`` is the data. Raises
     ResultsError for an unknown name, for a figure that the run's rows cannot draw, and where the disk refuses.
     """
-    module = _module(name)
-    if missing := module.missing(run):
-        raise ResultsError(f"{run.record.folder}: {missing}")
+    wanted = chart(name)
+    _refuse_missing(run, name)
     written: list[Path] = []
     with style.styled():
         for width in widths:
-            figure, data = module.draw(run, style.WIDTHS_IN[width])
+            figure, data = wanted.draw(run, style.WIDTHS_IN[width])
             written += style.save(figure, out, name if width == "page" else f"{name}_{width}", formats)
-    disk.write_text(out / f"{name}.csv", data.to_csv(index=False, lineterminator="\n"))
-    return [*written, out / f"{name}.csv"]
+    texts = {"csv": data.to_csv(index=False, lineterminator="\n"), **wanted.texts(run)}
+    for ending, text in texts.items():
+        disk.write_text(out / f"{name}.{ending}", text)
+    return [*written, *(out / f"{name}.{ending}" for ending in texts)]
+
+
+def _refuse_missing(run: Analysis, name: str) -> None:
+    if missing := chart(name).missing(run):
+        raise ResultsError(f"{run.record.folder}: {name} cannot be drawn: {missing}")
 
 
 def draw_all(
@@ -73,7 +101,7 @@ def draw_all(
     Raises ResultsError where ``path`` holds no complete run, or a damaged one, and what :func:`draw` raises.
     """
     for name in figures or ():
-        _module(name)
+        chart(name)
     if (path / MANIFEST).exists():
         return _draw(Analysis.read(path), out or path / "figures", figures, everything)
     runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
@@ -92,8 +120,7 @@ def _draw(run: Analysis, out: Path, figures: Sequence[str] | None, everything: b
     if figures and not everything:
         # What cannot be drawn is said before anything is.
         for name in figures:
-            if missing := _module(name).missing(run):
-                raise ResultsError(f"{run.record.folder}: {missing}")
+            _refuse_missing(run, name)
     files = [file for name in wanted for file in draw(run, name, out)]
     return files if figures and not everything else [*files, *_tables(run, out)]
 
@@ -113,9 +140,3 @@ def _tables(run: Analysis, out: Path) -> list[Path]:
         written.append(out / f"{name}.csv")
         disk.write_text(written[-1], part.to_csv(index=False, lineterminator="\n"))
     return written
-
-
-def _module(name: str) -> Any:
-    if name not in FIGURES:
-        raise ResultsError(unknown_name("figure", name, FIGURES))
-    return importlib.import_module(FIGURES[name])
