@@ -19,6 +19,13 @@ FIGURES: Mapping[str, str] = {
     "fig12": "rate_performance:FIG12",
     "fig8": "latency_bars:FIG8",
     "fig11": "latency_bars:FIG11",
+    "table1": "table_one:TABLE1",
+    "crossover": "crossing:CROSSOVER",
+    "ecdf": "distribution:ECDF",
+    "timeline": "timeline:TIMELINE",
+    "memory": "resources:MEMORY",
+    "users": "users:USERS",
+    "timings": "timings:TIMINGS",
 }
 """Every figure's name, and the :class:`harness.report.figures.sheet.Chart` that draws it, in the order of drawing."""
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from harness.analysis import Analysis, comparison
 from harness.report.figures import style
@@ -90,7 +91,7 @@ def bars(
         _bars(axes, _at(numbers, uplink).set_index("pipeline"), pipelines, colours, limit_s, wide_in)
         axes.set_title("\n".join(titles[place]), fontsize=7.0, pad=3)
         last = place + scored + in_a_row >= n_panels
-        if last or not together:
+        if last:
             axes.set_xlabel("mean latency (s)" if not narrow or in_a_row < 3 else "latency (s)")
     if uplinks.empty:
         why = "nothing was replayed" if numbers["shown"].any() else "no scheme reaches the target"
@@ -146,7 +147,8 @@ def _bars(
     wide_in: float,
 ) -> None:
     axes.set_xlim(0, limit_s)
-    axes.locator_params(axis="x", nbins=max(2, int(wide_in / 0.42)))
+    # Without a label at the very end, which would meet the next panel's first.
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=max(2, int(wide_in / 0.42)), prune="upper"))
     for y, (pipeline, instead) in enumerate(pipelines.items()):
         if pipeline not in rows.index:
             _instead(axes, y, instead, limit_s, wide_in)
@@ -193,7 +195,7 @@ def _total(axes: Axes, y: int, row: "pd.Series[float]", limit_s: float, wide_in:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.92}
         axes.text(right, y, value, ha="right", va="center", fontsize=_VALUE_PT, bbox=box, zorder=5)
         cut = right - (style.width_of(value, _VALUE_PT) + 0.09) / wide_in * limit_s
-        for shift in (0.0, 0.035 / wide_in * limit_s):
+        for shift in (0.0, 0.035 / wide_in * limit_s) if cut > 0.05 * limit_s else ():
             slant = 0.015 / wide_in * limit_s
             axes.plot([cut + shift - slant, cut + shift + slant], [y + 0.4, y - 0.4], "-", color="white", lw=1.4)
         return

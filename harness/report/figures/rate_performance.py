@@ -108,6 +108,14 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], wide_in: float) -
     axes.set_xlabel("mean payload (KB)")
     axes.set_ylabel(str(reference["metric"]))
     axes.margins(y=0.06)
+    sent = points.loc[points["payload_bytes"] > 0, "payload_bytes"] / 1000
+    for beyond, x in (((sent < low).any(), 0.012), ((sent > high).any(), 0.975)):
+        # The axis is broken where something far beyond it is drawn at its edge.
+        for shift in (0.0, 0.012) if beyond else ():
+            axes.plot(
+                [x + shift - 0.004, x + shift + 0.004], [-0.02, 0.02], "-", color=style.INK, linewidth=0.8, clip_on=False,
+                transform=axes.transAxes, zorder=6,
+            )  # fmt: skip
     if panel.title:
         axes.set_title(panel.title, fontsize=7.5, pad=3)
 

@@ -23,7 +23,6 @@ NARROW_IN = 5.0
 _EDGE_IN, _GAP_IN = 0.06, 0.05
 _LEADING = 1.25 / 72
 _FOOT_PT = 6.0
-_WARNINGS_SHOWN = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +56,9 @@ def of(run: Analysis, subtitle: str, notes: Sequence[str] = (), benchmarks: Sequ
     The title begins with the benchmark that the numbers are of, and with what it stands in for.
     """
     manifest, reasons = run.manifest, run.reasons
-    more = f" and {len(reasons) - _WARNINGS_SHOWN} more reasons; see 'harness show'"
-    warnings = [f"INVALID: {reason}" for reason in reasons[:_WARNINGS_SHOWN]]
-    if len(reasons) > _WARNINGS_SHOWN:
-        warnings[-1] += more
+    warnings = [f"INVALID: {reason}" for reason in reasons[:1]]
+    if more := len(reasons) - 1 if reasons else 0:
+        warnings[0] += f" (and {more} more reason{'s' * (more > 1)}; see 'harness show')"
     timed = f"Timed on {' and '.join(run.machines)}" if run.machines else "Not timed"
     which = f"Run {manifest.name}, {run.validity if manifest.validity else 'unfinished'}"
     what = f"scenario {manifest.scenario_hash} ({manifest.scenario_value('title')}), code {manifest.commits}"
@@ -144,16 +142,48 @@ class Sheet:
             top_in += size * _LEADING
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, width and height of axes in the body, in inches."""
+
+
+def grid(
+    width_in: float,
+    n_panels: int,
+    *,
+    most: int,
+    high_in: float,
+    left_in: float,
+    above_in: float = 0.2,
+    below_in: float = 0.36,
+    gap_in: float = 0.16,
+    right_in: float = 0.14,
+) -> tuple[list[tuple[Box, bool, bool]], float]:
+    """Panels in rows of at most ``most``, as few rows as there must be, and the height of all of them.
+
+    Each with whether it is its row's first, and whether no other is below it.
+    """
+    n_rows = math.ceil(max(n_panels, 1) / most)
+    in_a_row = math.ceil(max(n_panels, 1) / n_rows)
+    wide_in = (width_in - left_in - right_in - (in_a_row - 1) * gap_in) / in_a_row
+    row_in = above_in + high_in + below_in
+    found = []
+    for place in range(n_panels):
+        row, column = divmod(place, in_a_row)
+        box = (left_in + column * (wide_in + gap_in), row * row_in + above_in, wide_in, high_in)
+        found.append((box, column == 0, place + in_a_row >= n_panels))
+    return found, n_rows * row_in
+
+
 def logarithmic(axis: Any, length_in: float, form: Callable[[float], str] = "{:g}".format) -> None:
     """Labels of a logarithmic axis as plain numbers: at 1, 2 and 5 where there is room for them, else at 1."""
     low, high = sorted(axis.get_view_interval())
-    decades = math.log10(high / low)
-    widest_in = max(style.width_of(form(value), 7.0) for value in (low, high, 10 ** math.floor(math.log10(high))))
-    each_in = max(widest_in, 0.12) + 0.08
-    for subs in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
-        # The nearest neighbours of 1, 2 and 5 are 0.3 of a decade apart.
-        if {3: 0.301, 2: 0.477, 1: 1.0}[len(subs)] * length_in / decades >= each_in:
-            break
+    decades = max(math.log10(high / low), 1e-3)
+    powers = [10.0**n for n in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)] or [low]
+    widest_in = max(style.width_of(form(5 * power), 7.0) for power in (powers[0] / 10, *powers[:-1], powers[-1] / 5))
+    each_in = 0.16 if axis.axis_name == "y" else widest_in + 0.08
+    # The nearest neighbours of 1, 2 and 5 are 0.3 of a decade apart.
+    apart = {(1.0, 2.0, 5.0): 0.301, (1.0, 3.0): 0.477, (1.0,): 1.0}
+    subs = next((subs for subs, share in apart.items() if share * length_in / decades >= each_in), (1.0,))
     axis.set_major_locator(LogLocator(subs=subs, numticks=40))
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
     axis.set_minor_locator(LogLocator(subs=[n for n in range(2, 10) if n not in subs], numticks=40))
@@ -186,4 +216,5 @@ def _rows(handles: Sequence[Any], width_in: float) -> list[tuple[list[Any], floa
 
 
 def _capital(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}"
+    """A note as a sentence; a scheme's name before a colon is left as it is."""
+    return text if text.split()[0].endswith(":") else f"{text[0].upper()}{text[1:]}"

@@ -207,6 +207,11 @@ def wrapped(text: str, width_in: float, size: float, *, bold: bool = False) -> l
     return lines
 
 
+def shortened(text: str, width_in: float, size: float) -> str:
+    """A text that is wider than this as several lines."""
+    return "\n".join(wrapped(text, width_in, size))
+
+
 def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Writes ``stem`` in each of the formats (PNG at :data:`DPI` dots an inch); the same figure gives the same bytes.
 
