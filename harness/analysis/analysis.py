@@ -18,6 +18,8 @@ from harness.errors import ResultsError, unknown_name
 from harness.records import Quantity, Side
 from harness.replay.cell import Cell
 from harness.replay.profile import Profile, sent_bytes
+from harness.runs import illustrations
+from harness.runs.illustrations import Illustrations
 from harness.runs.provenance import Manifest
 from harness.runs.store import Record, Run
 from harness.scenario.replay import ConstantUplink
@@ -437,6 +439,11 @@ class Analysis:
         ends = [pair["ratio_high"] / pair["ratio"], pair["ratio"] / pair["ratio_low"] if pair["ratio_low"] else np.inf]
         half, clusters = float(np.log(max(ends))), int(self.points["clusters"].iloc[0])
         return precision.questions_needed(half, clusters, float(np.log1p(wanted))), ""
+
+    @cached_property
+    def illustrations(self) -> Illustrations | None:
+        """What was computed of the run besides its rows: :mod:`harness.runs.illustrations`; None where nothing was."""
+        return illustrations.read(self.record.folder, self.manifest)
 
     @cached_property
     def resources(self) -> pd.DataFrame:

@@ -1,9 +1,14 @@
 """Latency against the uplink's rate, on logarithmic axes, with every rate at which two schemes change places."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from harness.analysis import Analysis
 from harness.report.figures import style
@@ -20,11 +25,21 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     narrow = width_in < NARROW_IN
     names = list(dict.fromkeys(rows["pipeline"]))
     handles = [
-        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name) for name in names
+        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name)
+        for name in names
     ]
     first = _first(rows, crossings)
     handles.append(
-        Line2D([], [], linestyle="none", marker="o", markersize=4, color="white", markeredgecolor=style.INK, label="two change places, with its interval")
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            color="white",
+            markeredgecolor=style.INK,
+            label="two change places, with its interval",
+        )
     )
     notes = [
         f"means with intervals at {100 * run.equality.confidence:g} %; lines are timed stages + 8 bytes / rate",
@@ -49,12 +64,16 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         else:
             axes.plot(at / 8e3, mean_s, color=look.colour, zorder=2)
         spread = np.nan_to_num([np.clip(mean_s - own["low_s"], 0, None), np.clip(own["high_s"] - mean_s, 0, None)])
-        axes.errorbar(at / 8e3, mean_s, spread, linestyle="none", color=look.colour, elinewidth=0.7, alpha=0.5, zorder=2)
+        axes.errorbar(
+            at / 8e3, mean_s, spread, linestyle="none", color=look.colour, elinewidth=0.7, alpha=0.5, zorder=2
+        )
         axes.plot(at / 8e3, mean_s, linestyle="none", marker=look.marker, color=look.colour, markersize=4.5, zorder=3)
     ends = crossings[["rate_low_bps", "rate_high_bps"]].clip(lower=low, upper=high).to_numpy(float)
     at = crossings["rate_bps"].to_numpy(float)
     spread = np.nan_to_num([np.clip(at - ends[:, 0], 0, None), np.clip(ends[:, 1] - at, 0, None)]) / 8e3
-    axes.errorbar(at / 8e3, crossings["mean_s"], xerr=spread, linestyle="none", color=style.INK, elinewidth=0.7, zorder=4)
+    axes.errorbar(
+        at / 8e3, crossings["mean_s"], xerr=spread, linestyle="none", color=style.INK, elinewidth=0.7, zorder=4
+    )
     axes.plot(
         crossings["rate_bps"] / 8e3, crossings["mean_s"], linestyle="none", marker="o", markersize=4, color="white",
         markeredgecolor=style.INK, markeredgewidth=0.8, zorder=5,
@@ -62,6 +81,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     axes.margins(y=0.06)
     _name(axes, first, wide_in)
     logarithmic(axes.xaxis, wide_in, lambda kilobytes: format_rate(8e3 * kilobytes))
+    _own_rates(axes, np.unique(rows["rate_bps"]), wide_in)
     logarithmic(axes.yaxis, high_in)
     axes.set_xlabel("uplink rate")
     axes.set_ylabel("mean latency (s)")
@@ -69,13 +89,24 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     return sheet.figure, data
 
 
-def _name(axes: "object", first: "list[tuple[float, str, str]]", wide_in: float) -> None:
+def _own_rates(axes: Axes, rates_bps: "np.ndarray[Any, np.dtype[np.float64]]", wide_in: float) -> None:
+    """Labels at the run's own rates, where all of them have room."""
+    low, high = axes.get_xlim()
+    at_in = np.log(rates_bps / 8e3 / low) / np.log(high / low) * wide_in
+    labels = [format_rate(rate) for rate in rates_bps]
+    half_in = np.array([style.width_of(label, 7.0) / 2 for label in labels])
+    if (np.diff(at_in) > half_in[1:] + half_in[:-1] + 0.05).all():
+        axes.set_xticks(rates_bps / 8e3, labels)
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _name(axes: Axes, first: Sequence[tuple[float, str, str]], wide_in: float) -> None:
     """Writes above the axes which rates change who answers first; those without room are marked by a line alone."""
-    low, high = axes.get_xlim()  # type: ignore[attr-defined]
+    low, high = axes.get_xlim()
     end_in = [-1.0, -1.0, -1.0]
     for rate_bps, _, above in first:
         kilobytes = rate_bps / 8e3
-        axes.axvline(kilobytes, color=style.GREY, linewidth=0.7, linestyle=":", zorder=1)  # type: ignore[attr-defined]
+        axes.axvline(kilobytes, color=style.GREY, linewidth=0.7, linestyle=":", zorder=1)
         words = f"from {format_rate(rate_bps)} on {above} first"
         half_in = style.width_of(words, 6.5) / 2
         share = float(np.log(kilobytes / low) / np.log(high / low))
@@ -84,13 +115,13 @@ def _name(axes: "object", first: "list[tuple[float, str, str]]", wide_in: float)
         if line is None:
             continue
         end_in[line] = middle_in + half_in
-        axes.annotate(  # type: ignore[attr-defined]
+        axes.annotate(
             words, (middle_in / wide_in, 1), xycoords="axes fraction", xytext=(0, 2 + 7.5 * line),
             textcoords="offset points", ha="center", va="bottom", fontsize=6.5, annotation_clip=False,
         )  # fmt: skip
 
 
-def _first(rows: pd.DataFrame, crossings: pd.DataFrame) -> "list[tuple[float, str, str]]":
+def _first(rows: pd.DataFrame, crossings: pd.DataFrame) -> list[tuple[float, str, str]]:
     """The crossings at which who answers first changes: the rate, and the schemes that do below and above it."""
     found = []
     for crossing in crossings.sort_values("rate_bps").to_dict("records"):
@@ -128,4 +159,6 @@ def _missing(run: Analysis) -> str:
     return ""
 
 
-CROSSOVER = Chart(what="latency against the uplink's rate, and where schemes change places", missing=_missing, draw=draw)
+CROSSOVER = Chart(
+    what="latency against the uplink's rate, and where schemes change places", missing=_missing, draw=draw
+)

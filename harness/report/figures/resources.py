@@ -28,9 +28,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     ]
     sample = run.record.resources["sample"].to_pandas().dropna()
     notes = [
-        "memory: the most that a half needs while it answers one request, the weights that it holds included",
-        "operations: of torch, a multiplication and an addition being two; entropy coding, clustering and picture codecs "
-        "are not counted",
+        "memory is the most that a half needs while it answers one request, the weights that it holds included",
+        "operations are torch's, a multiplication and an addition being two; entropy coding, clustering and picture "
+        "codecs are not counted",
         f"measured on question {sample.iloc[0]}" if len(sample) else "",
     ]
     sheet = Sheet(width_in, body_in, of(run, "memory and operations of one request", notes), handles)

@@ -201,7 +201,9 @@ def _rows(handles: Sequence[Any], width_in: float) -> list[tuple[list[Any], floa
     left_in = width_in
     for handle in handles:
         room_in = width_in - _HANDLE_IN
-        lines = [part for line in str(handle.get_label()).split("\n") for part in style.wrapped(line, room_in, _LEGEND_PT)]
+        lines = [
+            part for line in str(handle.get_label()).split("\n") for part in style.wrapped(line, room_in, _LEGEND_PT)
+        ]
         handle.set_label("\n".join(lines))
         wide_in = _HANDLE_IN + max((style.width_of(line, _LEGEND_PT) for line in lines), default=0.0)
         high_in = _LINE_IN * max(len(lines), 1)
@@ -216,5 +218,5 @@ def _rows(handles: Sequence[Any], width_in: float) -> list[tuple[list[Any], floa
 
 
 def _capital(text: str) -> str:
-    """A note as a sentence; a scheme's name before a colon is left as it is."""
+    """A note as a sentence; the name of a scheme or an uplink before a colon is left as it is."""
     return text if text.split()[0].endswith(":") else f"{text[0].upper()}{text[1:]}"

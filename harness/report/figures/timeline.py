@@ -124,7 +124,13 @@ def _stretches(run: Analysis) -> pd.DataFrame:
             between = [("", name, spent[name], "") for name in ("link", "wait") if spent[name] > 0]
             here = sum(step[0] == "device" for step in steps)
             for side, stage, seconds, source in [*steps[:here], *between, *steps[here:]]:
-                rows.append(dict(zip(columns, (sample, channel, pipeline, point, side, stage, at_s, seconds, source), strict=True)))
+                rows.append(
+                    dict(
+                        zip(
+                            columns, (sample, channel, pipeline, point, side, stage, at_s, seconds, source), strict=True
+                        )
+                    )
+                )
                 at_s += seconds
     return pd.DataFrame(rows, columns=columns)
 

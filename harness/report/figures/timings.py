@@ -16,7 +16,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     looks = style.looks(run.manifest)
     names = [name for name in looks if name in set(levels["pipeline"])]
     handles = [
-        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name) for name in names
+        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name)
+        for name in names
     ]
     narrow = width_in < NARROW_IN
     wrapped = {name: style.wrapped(name, 1.2, 7.0) for name in names}
@@ -24,9 +25,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     left_in, right_in, high_in = 0.46, 0.16, max(1.6, 0.17 * len(names))
     notes = [
         "times of device and server together, at the selected points",
-        f"right: the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded"
+        f"on the right the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded"
         if not narrow
-        else f"below: the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded",
+        else f"below the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded",
         *run.timing_warnings[:2],
         f"{more} more warnings; see 'harness show'" if (more := len(run.timing_warnings) - 2) > 0 else "",
         run.session,
@@ -34,7 +35,10 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     about = of(run, "interval and drift of the timings", notes)
     if narrow:
         wide_in = width_in - left_in - right_in
-        boxes = [(left_in, 0.2, wide_in, high_in), (named_in, 0.2 + high_in + 0.62, width_in - named_in - right_in, high_in)]
+        boxes = [
+            (left_in, 0.2, wide_in, high_in),
+            (named_in, 0.2 + high_in + 0.62, width_in - named_in - right_in, high_in),
+        ]
         body_in = 2 * high_in + 1.2
     else:
         wide_in = (width_in - left_in - named_in - 2 * right_in) / 2
@@ -46,7 +50,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         own, look = levels[levels["pipeline"] == name].sort_values("round"), looks[name]
         # Set apart a little, so that schemes that moved alike are all seen.
         beside = 0.3 * (place / max(len(names) - 1, 1) - 0.5)
-        drift.plot(own["round"] + 1 + beside, 100 * (own["level"] - 1), color=look.colour, marker=look.marker, markersize=4.5)
+        drift.plot(
+            own["round"] + 1 + beside, 100 * (own["level"] - 1), color=look.colour, marker=look.marker, markersize=4.5
+        )
     drift.axhline(0, color=style.GREY, linewidth=0.7)
     drift.set_xticks(sorted(set(levels["round"] + 1)) if levels["round"].nunique() <= 12 else drift.get_xticks())
     drift.set_xlim(levels["round"].min() + 0.6, levels["round"].max() + 1.4)
@@ -60,7 +66,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             spread.text(0, y, "no interval", fontsize=6.0, ha="center", va="center", color=style.GREY)
             continue
         ends = [[100 * (1 - row["low"])], [100 * (row["high"] - 1)]]
-        spread.errorbar(0, y, xerr=ends, color=look.colour, marker=look.marker, markersize=4.5, elinewidth=1.2, capsize=2)
+        spread.errorbar(
+            0, y, xerr=ends, color=look.colour, marker=look.marker, markersize=4.5, elinewidth=1.2, capsize=2
+        )
     most = max(100 * float(np.nanmax([0.01, *(means["high"] - 1), *(1 - means["low"])])), 1.0)
     spread.set_xlim(-1.15 * most, 1.15 * most)
     spread.axvline(0, color=style.GREY, linewidth=0.7)
