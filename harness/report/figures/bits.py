@@ -8,12 +8,12 @@ from matplotlib.patches import Patch
 from harness.analysis import Analysis
 from harness.report.figures import style
 from harness.report.figures.density import missing_part
-from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, of
 from harness.units import format_bytes
 
 _COLOURS = {
-    "envelope": "#000000", "header": "#4D4D4D", "headers": "#4D4D4D", "container": "#4D4D4D", "frame header": "#7F7F7F",
-    "experts": "#9B2226", "tables": "#E69F00", "quantisation tables": "#E69F00", "Huffman tables": "#F4D58D",
+    "envelope": "#000000", "header": "#4D4D4D",
+    "experts": "#9B2226", "tables": "#E69F00", "quantisation": "#E69F00", "Huffman tables": "#F4D58D",
     "modes": "#E69F00", "z": "#2A9D8F", "y": "#1B4965", "coefficients": "#5FA8D3", "features": "#1B4965",
     "file": "#B9C4CC", "all": "#B9C4CC",
 }  # fmt: skip
@@ -31,25 +31,25 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     parts.sort(key=lambda part: (list(_COLOURS).index(part) if part in _COLOURS else len(_COLOURS), part))
     handles = [Patch(facecolor=colours[part], label=part) for part in parts]
     names = [name for name in style.looks(run.manifest) if name in set(data["pipeline"])]
-    lines = {name: style.wrapped(name, 1.2, 7.0) for name in names}
-    left_in = 0.12 + max(style.width_of(line, 7.0) for of_name in lines.values() for line in of_name)
-    right_in = 0.72
-    narrow = width_in < NARROW_IN
-    wide_in, high_in = width_in - left_in - right_in, 0.2 * len(names)
+    narrow, right_in = width_in < NARROW_IN, 0.72
+    table = Rows.of(names, narrow=narrow, slot_in=0.2)
+    wide_in = width_in - table.left_in - right_in
     n = data["pictures"].iloc[0]
     notes = [
         f"the mean payload of {n} pictures at the selected points, decoded into its parts, and its "
         "size; computed, not timed"
     ]  # fmt: skip
-    sheet = Sheet(width_in, high_in + 0.5, of(run, "where the bits of a request go", notes), handles)
-    axes = sheet.axes(left_in, 0.06, wide_in, high_in)
-    for y, name in enumerate(names):
-        own, left = data[data["pipeline"] == name], 0.0
+    sheet = Sheet(width_in, table.high_in + 0.5, of(run, "where the bits of a request go", notes), handles)
+    axes = sheet.axes(table.left_in, 0.06, wide_in, table.high_in)
+    for name in names:
+        y, own, left = table.at[name], data[data["pipeline"] == name], 0.0
         order = sorted(own.to_dict("records"), key=lambda row: parts.index(row["part"]))
         for row in order:
             share = float(row["share"])
             colour = colours[str(row["part"])]
-            axes.barh(y, 100 * share, left=100 * left, height=0.7, color=colour, edgecolor="white", linewidth=0.4)
+            axes.barh(
+                y, 100 * share, left=100 * left, height=table.bar_in, color=colour, edgecolor="white", linewidth=0.4
+            )
             words = f"{row['part']} {100 * share:.0f} %"
             if share >= _LEAST and style.width_of(words, 6.0) < share * wide_in - 0.04:
                 ink = "white" if np.dot(_rgb(colour), (0.3, 0.59, 0.11)) < 0.55 else style.INK
@@ -57,10 +57,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             left += share
         axes.text(102, y, format_bytes(own["bits"].sum() / 8), ha="left", va="center", fontsize=6.5)
     axes.set_xlim(0, 100)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_yticks(range(len(names)), ["\n".join(of_name) for of_name in lines.values()], fontsize=7.0)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
+    table.put(axes)
     axes.set_xlabel("share of the payload (%)" if not narrow else "share of payload (%)")
     return sheet.figure, data
 
@@ -72,6 +69,9 @@ def _rgb(colour: str) -> tuple[float, float, float]:
 def _data(run: Analysis) -> pd.DataFrame:
     assert run.illustrations is not None
     rows = pd.DataFrame([row.model_dump() for row in run.illustrations.bits])
+    # Schemes call the same by one name.
+    rows["part"] = rows["part"].replace({"headers": "header", "frame header": "header", "container": "header"})
+    rows = rows.groupby(["pipeline", "point", "part", "pictures"], sort=False, as_index=False)["bits"].sum()
     rows["share"] = rows["bits"] / rows.groupby("pipeline")["bits"].transform("sum")
     return rows
 

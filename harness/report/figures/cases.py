@@ -35,7 +35,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         words = [
             (line, colour, weight)
             for text, colour, weight in _words(case, found.pipeline)
-            for line in style.wrapped(text, width_in - 0.2, _WORDS_PT)
+            for line in style.wrapped(text, width_in - 0.25, _WORDS_PT, bold=weight == "bold")
         ]
         blocks.append((case, shown, left, high_in, words))
     captions = [["picture"], ["merged features", f"({found.pipeline})"], ["JPEG"]]
@@ -45,7 +45,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     body_in = sum(head_in + high_in + 0.06 + _LINE_IN * len(words) + 0.14 for *_, high_in, words in blocks)
     notes = [
         found.rule,
-        f"{found.pipeline} at {found.point}; each area of one shade is one merged feature of the picture's first patch",
+        f"an area of one shade is one merged feature of the picture's first patch, of {found.pipeline} at {found.point}",
     ]
     sheet = Sheet(width_in, body_in, of(run, "questions to look at", notes))
     top_in = 0.0

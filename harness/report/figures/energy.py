@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 
 from harness.analysis import Analysis
 from harness.report.figures import style
-from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, grid, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, grid, of
 
 _COLOURS = {"device": style.PARTS["device"], "server": style.PARTS["server"]}
 
@@ -16,12 +16,12 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     """The figure, and the rows of :attr:`harness.analysis.Analysis.energy` at the selected points."""
     data = _selected(run)
     names = [name for name in style.looks(run.manifest) if name in set(data["pipeline"])]
-    lines = {name: style.wrapped(name, 1.2, 7.0) for name in names}
-    left_in = 0.12 + max(style.width_of(line, 7.0) for of_name in lines.values() for line in of_name)
+    narrow = width_in < NARROW_IN
+    table = Rows.of(names, narrow=narrow)
     panels = list(data.groupby(["side", "rail"], sort=False))
     boxes, body_in = grid(
-        width_in, len(panels), most=3 if width_in >= NARROW_IN else 1, high_in=0.19 * len(names), left_in=left_in,
-        above_in=0.32, gap_in=0.22, right_in=0.2,
+        width_in, len(panels), most=1 if narrow else 3, high_in=table.high_in, left_in=table.left_in, above_in=0.32,
+        gap_in=0.22, right_in=0.2,
     )  # fmt: skip
     sources = set(data["source"])
     handles = [
@@ -45,17 +45,18 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         axes = sheet.axes(*box)
         most = max(float(np.nanmax([1e-12, *rows["gross_j"], *rows["gross_high_j"]])), 1e-12)
         least = min(0.0, float(np.nanmin([0.0, *rows["net_j"], *rows["net_low_j"]])))
-        for y, name in enumerate(names):
+        for name in names:
+            y = table.at[name]
             own = rows[rows["pipeline"] == name]
             if own.empty:
                 axes.text(0.02 * most, y, "not measured", ha="left", va="center", fontsize=6.0, color=style.GREY)
                 continue
             row = own.iloc[0]
             hatch, colour = style.HATCHES.get(str(row["source"])), _COLOURS.get(str(side), style.GREY)
-            axes.barh(y, row["gross_j"], height=0.66, color=colour, alpha=0.45, hatch=hatch, edgecolor=style.GREY,
-                      linewidth=0)  # fmt: skip
+            pale = {"color": colour, "alpha": 0.45, "hatch": hatch, "edgecolor": style.GREY, "linewidth": 0}
+            axes.barh(y, row["gross_j"], height=table.bar_in, **pale)
             if np.isfinite(row["net_j"]):
-                axes.barh(y, row["net_j"], height=0.66, facecolor="none", edgecolor=style.INK, linewidth=0.8)
+                axes.barh(y, row["net_j"], height=table.bar_in, facecolor="none", edgecolor=style.INK, linewidth=0.8)
             end = row["gross_j"]
             if np.isfinite(row["gross_low_j"]):
                 spread = [[row["gross_j"] - row["gross_low_j"]], [row["gross_high_j"] - row["gross_j"]]]
@@ -63,10 +64,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
                 end = row["gross_high_j"]
             axes.text(end + 0.02 * most, y, f"{row['gross_j']:.3g}", ha="left", va="center", fontsize=6.0)
         axes.set_xlim(1.05 * least, 1.3 * most)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_yticks(range(len(names)), ["\n".join(of_name) for of_name in lines.values()], fontsize=7.0)
-        axes.tick_params(axis="y", length=0, labelleft=first)
-        axes.grid(axis="y", visible=False)
+        table.put(axes, named=first)
         axes.locator_params(axis="x", nbins=4)
         axes.set_title(style.shortened(f"{side}: {rail}", box[2], 7.0), fontsize=7.0, pad=3)
         if last:

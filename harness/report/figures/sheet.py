@@ -5,7 +5,7 @@ All lengths are in inches. The width is given, a page's or a column's; the heigh
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,7 +22,7 @@ NARROW_IN = 5.0
 
 _EDGE_IN, _GAP_IN = 0.06, 0.05
 _LEADING = 1.25 / 72
-_FOOT_PT = 6.0
+_FOOT_PT, _NAME_PT = 6.0, 7.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +142,41 @@ class Sheet:
             top_in += size * _LEADING
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A row for each name, one below the other: axes of :attr:`high_in` whose unit is an inch, downwards from 0.
+
+    ``at`` has the middle of each, ``bar_in`` how high a bar in it is, ``left_in`` the room that the names take.
+    """
+
+    labels: Mapping[str, str]
+    at: Mapping[str, float]
+    high_in: float
+    bar_in: float
+    left_in: float
+
+    @classmethod
+    def of(cls, names: Iterable[str], *, narrow: bool, slot_in: float = 0.165) -> "Rows":
+        """Rows of at least ``slot_in``; a name is wrapped where it is long, and has as many lines as it needs."""
+        wrapped = {name: style.wrapped(name, 0.95 if narrow else 1.4, _NAME_PT) or [name] for name in names}
+        at: dict[str, float] = {}
+        top_in = 0.0
+        for name, lines in wrapped.items():
+            row_in = max(slot_in, 0.105 * len(lines) + 0.03)
+            at[name] = top_in + row_in / 2
+            top_in += row_in
+        widest_in = max((style.width_of(line, _NAME_PT) for lines in wrapped.values() for line in lines), default=0.5)
+        labels = {name: "\n".join(lines) for name, lines in wrapped.items()}
+        return cls(labels=labels, at=at, high_in=max(top_in, slot_in), bar_in=0.68 * slot_in, left_in=0.12 + widest_in)
+
+    def put(self, axes: Axes, *, named: bool = True) -> None:
+        """Gives axes the rows, with their names on the left if ``named``."""
+        axes.set_ylim(self.high_in, 0.0)
+        axes.set_yticks(list(self.at.values()), list(self.labels.values()), fontsize=_NAME_PT, linespacing=1.0)
+        axes.tick_params(axis="y", length=0, labelleft=named)
+        axes.grid(axis="y", visible=False)
+
+
 Box = tuple[float, float, float, float]
 """Left, top, width and height of axes in the body, in inches."""
 
@@ -172,6 +207,20 @@ def grid(
         box = (left_in + column * (wide_in + gap_in), row * row_in + above_in, wide_in, high_in)
         found.append((box, column == 0, place + in_a_row >= n_panels))
     return found, n_rows * row_in
+
+
+def end_of_axis(values: "pd.Series[float]", highs: "pd.Series[float]") -> float:
+    """The end of an axis: beyond every bar, with its interval and value, that is at most thrice the median one.
+
+    A bar that ends below that gets its room too, so that none loses its interval or value without being cut.
+    """
+    shown, wanted = values < 0, values <= 3 * values.median()
+    end = 0.0
+    while (wanted & ~shown).any():
+        shown |= wanted
+        end = 1.35 * float(highs[shown].max())
+        wanted = values <= end
+    return end or 1.0
 
 
 def logarithmic(axis: Any, length_in: float, form: Callable[[float], str] = "{:g}".format) -> None:

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 
 from harness.analysis import Analysis
 from harness.report.figures import style
-from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, of
 
 
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
@@ -20,9 +20,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         for name in names
     ]
     narrow = width_in < NARROW_IN
-    wrapped = {name: style.wrapped(name, 1.2, 7.0) for name in names}
-    named_in = 0.12 + max(style.width_of(line, 7.0) for lines in wrapped.values() for line in lines)
-    left_in, right_in, high_in = 0.46, 0.16, max(1.6, 0.17 * len(names))
+    table = Rows.of(names, narrow=narrow)
+    named_in = table.left_in
+    left_in, right_in, high_in = 0.46, 0.16, max(1.6, table.high_in)
     notes = [
         "times of device and server together, at the selected points",
         f"on the right the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded"
@@ -37,12 +37,15 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         wide_in = width_in - left_in - right_in
         boxes = [
             (left_in, 0.2, wide_in, high_in),
-            (named_in, 0.2 + high_in + 0.62, width_in - named_in - right_in, high_in),
+            (named_in, 0.2 + high_in + 0.62, width_in - named_in - right_in, table.high_in),
         ]
-        body_in = 2 * high_in + 1.2
+        body_in = high_in + table.high_in + 1.2
     else:
         wide_in = (width_in - left_in - named_in - 2 * right_in) / 2
-        boxes = [(left_in, 0.2, wide_in, high_in), (left_in + wide_in + right_in + named_in, 0.2, wide_in, high_in)]
+        boxes = [
+            (left_in, 0.2, wide_in, high_in),
+            (left_in + wide_in + right_in + named_in, 0.2, wide_in, table.high_in),
+        ]
         body_in = high_in + 0.6
     sheet = Sheet(width_in, body_in, about, handles)
     drift, spread = sheet.axes(*boxes[0]), sheet.axes(*boxes[1])
@@ -59,8 +62,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     drift.set_xlabel("round")
     drift.set_ylabel("level over the mean (%)")
     drift.set_title("drift from round to round", fontsize=7.0, pad=3)
-    for y, name in enumerate(names):
-        row = means[means["pipeline"] == name].iloc[0]
+    for name in names:
+        y, row = table.at[name], means[means["pipeline"] == name].iloc[0]
         look = looks[name]
         if np.isnan(row["low"]):
             spread.text(0, y, "no interval", fontsize=6.0, ha="center", va="center", color=style.GREY)
@@ -72,10 +75,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     most = max(100 * float(np.nanmax([0.01, *(means["high"] - 1), *(1 - means["low"])])), 1.0)
     spread.set_xlim(-1.15 * most, 1.15 * most)
     spread.axvline(0, color=style.GREY, linewidth=0.7)
-    spread.set_ylim(len(names) - 0.5, -0.5)
-    spread.set_yticks(range(len(names)), ["\n".join(lines) for lines in wrapped.values()], fontsize=7.0)
-    spread.tick_params(axis="y", length=0)
-    spread.grid(axis="y", visible=False)
+    table.put(spread)
     spread.set_xlabel("interval over the mean (%)")
     spread.set_title("interval of the mean", fontsize=7.0, pad=3)
     return sheet.figure, pd.concat([levels.assign(kind="level"), means.assign(kind="mean")], ignore_index=True)
