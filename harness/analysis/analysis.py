@@ -197,7 +197,7 @@ class Analysis:
         tables = []
         for pipeline, point in self._selected_keys:
             timed = self.setting.timed((pipeline, point))
-            level_R = timed.total_SR.mean(axis=0) / timed.total_SR.mean()
+            level_R = cells.levels(timed)
             columns = {"round": np.arange(level_R.size), "start": timed.start_R, "level": level_R}
             tables.append(pd.DataFrame({"pipeline": pipeline, "point": point, **columns}))
         empty = pd.DataFrame(columns=["pipeline", "point", "round", "start", "level"])

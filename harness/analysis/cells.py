@@ -334,6 +334,11 @@ def times_and_known(
     return timed_SR, float(np.average(total_s(replay(links, once)), weights=weight_N))
 
 
+def levels(timed: Timed) -> Floats:
+    """A point's mean device and server time in each round, over that in all rounds, (R,)."""
+    return np.asarray(timed.total_SR.mean(axis=0) / timed.total_SR.mean())
+
+
 def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:
     """The mean T over the whole benchmark of a point whose requests do not meet, at any uplink, in seconds."""
     once = setting.system.model_copy(update={"arrivals": ClosedLoop(kind="closed_loop"), "users": (1,)})

@@ -55,7 +55,7 @@ def bars(
     colours = {part: colour for part, colour in style.PARTS.items() if part in parts}
     uplinks = replayed[["replay", "channel", "users"]].drop_duplicates(ignore_index=True)
     narrow = width_in < NARROW_IN
-    n_panels = len(uplinks) + scored
+    n_panels = max(len(uplinks), 1) + scored
     rows = Rows.of(pipelines, narrow=narrow, slot_in=0.165 if len(pipelines) <= 8 else 0.13)
     gap_in, right_in = 0.12 if narrow else 0.16, 0.16
     # A panel has room for the value of a bar that is cut, with its interval.
@@ -93,7 +93,7 @@ def bars(
             axes.set_xlabel("mean latency (s)" if not narrow or in_a_row < 3 else "latency (s)")
     if uplinks.empty:
         why = "nothing was replayed" if numbers["shown"].any() else "no scheme reaches the target"
-        sheet.text(width_in / 2 + (wide_in / 2 if scored else 0), above_in, why, ha="center", color=style.GREY)
+        sheet.text(rows.left_in + scored * (wide_in + gap_in), above_in, why, color=style.GREY)
     return sheet.figure
 
 
