@@ -246,10 +246,15 @@ class Analysis:
         columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "reason"]
         rows = []
         keys = self._selected_keys if len(uplinks) > 1 else ()
+        ends_s = {
+            key: [cells.mean_at(self.profile(*key), self.setting, uplinks[end]) for end in (0, -1)] for key in keys
+        }
         for place, key in enumerate(keys):
             for other in keys[place + 1 :]:
                 one, two = self.profile(*key), self.profile(*other)
-                if one.samples != two.samples:
+                # Who is ahead at both ends is ahead throughout: T is a + b / rate.
+                slow_s, fast_s = (ends_s[key][end] - ends_s[other][end] for end in (0, 1))
+                if one.samples != two.samples or slow_s * fast_s >= 0:
                     continue
                 found = whatif.crossover(
                     one,
