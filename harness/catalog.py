@@ -30,6 +30,29 @@ SCHEMES: Mapping[str, str] = {
     "qformer": "baselines.ablations.schemes:QFormerQueries",
 }
 
+WORK: Mapping[str, str] = {
+    "tofc": "harness.estimates.stages:tofc",
+    "jpeg": "baselines.work:jpeg",
+    "webp": "baselines.work:webp",
+    "hyperprior": "baselines.work:hyperprior",
+    "elic": "baselines.work:elic",
+    "server_only": "baselines.work:server_only",
+    "device_only": "baselines.work:device_only",
+    "raw_features": "baselines.work:raw_features",
+    "tofc_selective": "harness.estimates.stages:tofc",
+    "tofc_single": "baselines.work:single",
+    "tofc_heuristic": "baselines.work:without_networks",
+    "tofc_factorized": "baselines.work:without_networks",
+    "tofc_unmerged": "baselines.work:single",
+    "visionzip": "baselines.work:visionzip",
+    "visionzip_merging": "baselines.work:visionzip",
+    "qformer": "baselines.work:qformer",
+}
+"""What counts a scheme's operations and bytes at full size, for estimates."""
+
+CODEC_WORK = "baselines.work:codec_work"
+"""What counts those of a learned image codec, which others timed."""
+
 BACKBONES: Mapping[str, str] = {
     "llava-onevision-7b": "harness.models.onevision:load",
     "llava-onevision-0.5b": "harness.models.onevision:load",
@@ -103,5 +126,10 @@ def load(what: str, name: str, table: Mapping[str, str]) -> Any:
     """The object behind a name of ``table``; raises ScenarioError, listing the known names, for any other."""
     if name not in table:
         raise ScenarioError(unknown_name(what, name, table))
-    module, _, attribute = table[name].partition(":")
+    return target(table[name])
+
+
+def target(path: str) -> Any:
+    """The object of ``module:object``."""
+    module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)

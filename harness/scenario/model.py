@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness import catalog
 from harness.errors import unknown_name
+from harness.scenario.estimate import Estimate
 from harness.scenario.explain import NestedError, SeveralNestedError
 from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, Line, SchemeName, Share, Slug, repeated
 from harness.scenario.replay import Replay
@@ -136,7 +137,7 @@ class Scenario(Frozen):
     It has one ``benchmark`` (its stand-in is in ``stand_in``) or several ``benchmarks``, each with its own; the score
     is then their normalised average (``docs/metrics.md``). ``samples`` are at most taken of each benchmark.
     ``scoring`` is the state of VLMEvalKit that answers are judged by; ``max_pixels`` the largest picture that a server
-    takes from a payload.
+    takes from a payload. With an ``estimate`` section nothing is measured.
     """
 
     name: Slug
@@ -154,6 +155,7 @@ class Scenario(Frozen):
     measure: Measure = Measure()
     selection: Selection = Selection()
     replay: Replay
+    estimate: Estimate | None = None
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:
@@ -183,4 +185,9 @@ class Scenario(Frozen):
         reference = next(p for p in self.pipelines if p.name == self.selection.reference)
         if len(list(reference.operating_points())) != 1:
             raise ValueError(f"selection.reference: {reference.name!r} has several points; a reference has one")
+        if self.estimate is not None:
+            try:
+                self.estimate.check(dict.fromkeys(names))
+            except ValueError as error:
+                raise ValueError(f"estimate.{error}") from None
         return self
