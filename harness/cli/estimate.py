@@ -58,7 +58,7 @@ def estimate(
     if (match := _SIZE.fullmatch(picture)) is None:
         raise typer.BadParameter(f"{picture!r} is no size such as 1536x1024", param_hint="--picture")
     from harness.estimates.backbone import Backbone
-    from harness.estimates.estimate import Estimator, sources_of
+    from harness.estimates.estimate import Estimator
     from harness.estimates.stages import Asked, work_of
 
     estimator = Estimator(device, server)
@@ -84,8 +84,8 @@ def estimate(
                     used |= dict.fromkeys(found.used)
             console.print("", _stage_table(f"{spec.name} at {point.label}", stages))
     console.print("\n95 %: from the residuals of published times (--errors); none: nothing published tells. Sources:")
-    for line in sources_of(estimator.machines.values(), used, estimator.sheets):
-        console.print(f"- {line}")
+    for line in estimator.sheets.cited(estimator.machines.values(), used):
+        console.print(f"- {line}", soft_wrap=True)
 
 
 def show_projection(found: "Projection", console: "Console") -> None:
@@ -171,14 +171,15 @@ def _print_machines(console: "Console") -> None:
 
     data = sheets()
     table = _table("Data sheets: dense operations a second, bytes a second, clock of a core")
-    for heading in ("machine", "16-bit, T/s", "fp32, T/s", "GB/s", "GHz", "what it is, and where from"):
-        table.add_column(heading, justify="left" if heading[0] in "mw" else "right")
+    table.add_column("machine")
+    for heading in ("16-bit, T/s", "fp32, T/s", "GB/s", "GHz"):
+        table.add_column(heading, justify="right")
     for name, machine in data.machines.items():
-        source = data.sources[machine.source]
         numbers = (machine.tensor_ops / 1e12, machine.fp32_ops / 1e12, machine.bandwidth / 1e9, machine.cpu_hz / 1e9)
-        about = f"{machine.about}; {source.title}, {source.address}; {machine.firmness}"
-        table.add_row(name, *(f"{number:.3g}" for number in numbers), about)
-    console.print(table)
+        table.add_row(name, *(f"{number:.3g}" for number in numbers))
+    console.print(table, "")
+    for line in data.cited(data.machines):
+        console.print(f"- {line}", soft_wrap=True)
 
 
 def _print_errors(console: "Console") -> None:

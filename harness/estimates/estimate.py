@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from harness import catalog
 from harness.errors import ScenarioError
@@ -120,16 +120,3 @@ def work_of_row(row: Published, data: Sheets) -> Count:
         encode, decode = catalog.target(catalog.CODEC_WORK)(row.codec, int(width), int(height), row.channels)
         return encode if row.side == "device" else decode
     return backbone.published_model(data.models[row.model], row.tokens, kind=row.kind, weight_bits=row.weight_bits)
-
-
-def sources_of(machine_names: Iterable[str], used: Iterable[str], data: Sheets) -> Iterator[str]:
-    """The sheets and published times behind some estimates, a line each."""
-    for name in dict.fromkeys(machine_names):
-        machine = data.machine(name)
-        source = data.sources[machine.source]
-        yield f"{name}: {machine.about}; {source.title}, {source.address} ({machine.firmness})"
-    wanted = set(used)
-    titles = dict.fromkeys(row.source for row in data.rows if row.name in wanted)
-    for key in titles:
-        source = data.sources[key]
-        yield f"{source.title}{', ' + source.address if source.address else ''}"

@@ -1,6 +1,7 @@
 """The data of estimates: machines, kinds of stage, published times; each with where it comes from."""
 
 import functools
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Annotated, Any, Literal
 
@@ -126,6 +127,17 @@ class Sheets(_Row):
         if name not in self.machines:
             raise ScenarioError(unknown_name("machine with a data sheet", name, self.machines))
         return self.machines[name]
+
+    def cited(self, machines: Iterable[str], times: Iterable[str] = ()) -> Iterator[str]:
+        """The sheets of some machines and the sources of some published times, a line each."""
+        for name in dict.fromkeys(machines):
+            machine = self.machine(name)
+            source = self.sources[machine.source]
+            yield f"{name}: {machine.about}; {source.title}, {source.address} ({machine.firmness})"
+        used = set(times)
+        for key in dict.fromkeys(row.source for row in self.rows if row.name in used):
+            source = self.sources[key]
+            yield f"{source.title}{', ' + source.address if source.address else ''}"
 
 
 @functools.cache
