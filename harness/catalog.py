@@ -38,6 +38,29 @@ SCHEMES: Mapping[str, str] = {
     "qformer": "baselines.ablations.schemes:QFormerQueries",
 }
 
+WORK: Mapping[str, str] = {
+    "tofc": "harness.estimates.stages:tofc",
+    "jpeg": "baselines.work:jpeg",
+    "webp": "baselines.work:webp",
+    "hyperprior": "baselines.work:hyperprior",
+    "elic": "baselines.work:elic",
+    "server_only": "baselines.work:server_only",
+    "device_only": "baselines.work:device_only",
+    "raw_features": "baselines.work:raw_features",
+    "tofc_selective": "harness.estimates.stages:tofc",
+    "tofc_single": "baselines.work:single",
+    "tofc_heuristic": "baselines.work:without_networks",
+    "tofc_factorized": "baselines.work:without_networks",
+    "tofc_unmerged": "baselines.work:single",
+    "visionzip": "baselines.work:visionzip",
+    "visionzip_merging": "baselines.work:visionzip",
+    "qformer": "baselines.work:qformer",
+}
+"""What counts a scheme's operations and bytes at full size, for estimates."""
+
+CODEC_WORK = "baselines.work:codec_work"
+"""What counts those of a learned image codec, which others timed."""
+
 BACKBONES: Mapping[str, str] = {
     "llava-onevision-7b": "harness.models.onevision:load",
     "llava-onevision-0.5b": "harness.models.onevision:load",
@@ -117,8 +140,7 @@ def load(what: str, name: str, table: Mapping[str, str]) -> Any:
     Raises ScenarioError, listing the known names, for any other, and for an object that cannot be imported.
     """
     if name in table:
-        module, _, attribute = table[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return target(table[name])
     declared = _declared(what)
     if name not in declared and not is_own(what, name):
         raise ScenarioError(unknown_name(what, name, [*table, *declared]))
@@ -138,17 +160,23 @@ def _declared(what: str) -> Mapping[str, str]:
     return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS[what])}
 
 
-def _own(what: str, target: str) -> Any:
+def _own(what: str, path: str) -> Any:
     """Somebody's own object; whatever its module raises when it is imported is a ScenarioError."""
-    module, _, attribute = target.partition(":")
+    module, _, attribute = path.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return target(path)
     except AttributeError:
-        raise ScenarioError(f"{what} {target}: {module} has no {attribute!r}") from None
+        raise ScenarioError(f"{what} {path}: {module} has no {attribute!r}") from None
     except Exception as error:
         said = " ".join(str(error).split())
         raise ScenarioError(
-            f"{what} {target}: {module} cannot be imported: {type(error).__name__}: {said:.200}"
+            f"{what} {path}: {module} cannot be imported: {type(error).__name__}: {said:.200}"
         ) from None
+
+
+def target(path: str) -> Any:
+    """The object of ``module:object``."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -125,6 +125,11 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     Raises UnavailableError with a sentence for each thing that is absent and has no stand-in, ScenarioError for
     recorded links and arrivals that cannot be replayed, and what reading a file that a point names raises.
     """
+    if scenario.estimate is not None:
+        raise ScenarioError(
+            f"{scenario.name} has an 'estimate:' section: its stages are estimated, and nothing of it is measured or "
+            "served; 'harness run' makes its run"
+        )
     profiles, wrong = ({}, []) if serving else profiles_of(scenario)
     if not serving and (wrong := [*unreadable_files(scenario.replay), *wrong]):
         raise ScenarioError("\n".join(wrong))
@@ -186,6 +191,8 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
     """
     found = [*unreadable_files(scenario.replay), *profiles_of(scenario)[1]]
+    if scenario.estimate is not None:
+        return found  # It is made from counted work: neither weights nor codecs are opened.
     absent: list[str] = []
     stand_in = scenario.stand_in.backbone if allow_stand_ins else None
     backbone, model = _first_at_hand(

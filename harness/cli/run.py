@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.estimate import refuse_options, show_projection, write_projection
 from harness.edge import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from harness.edge.client import Remote
     from harness.scenario.model import Scenario
 
@@ -64,6 +67,10 @@ def run(
     sides need the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
 
         harness run scenarios/realworldqa_lowrate.yaml --server http://192.168.1.20:8000
+
+    A scenario with an `estimate:` section needs neither weights nor the hardware: its times are estimated.
+
+        harness run scenarios/paper_projection.yaml
     """
     from harness.analysis import Analysis
     from harness.cli.display import Display, terminal
@@ -73,6 +80,10 @@ def run(
     console = terminal()
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or own_name)
+    if wanted.estimate is not None:
+        refuse_options(scenario, server=server, pace=pace, no_stand_in=no_stand_in)
+        _project(wanted, folder, fresh=fresh, console=console)
+        return
     remote = _remote(server, pace)
     with Display(console) as display:
         run_study(
@@ -96,6 +107,22 @@ def given(path: Path, overrides: list[str] | None, limit: int | None = None) -> 
     changes = [*(overrides or ()), *([] if limit is None else [f"samples={limit}"])]
     found = load(path, changes)
     return found, f"{found.name}-{scenario_hash(found)[:8]}" if changes else found.name
+
+
+def _project(wanted: "Scenario", folder: Path, *, fresh: bool, console: "Console") -> None:
+    """Makes a run of estimates, prints its tables and draws its figures."""
+    from harness import projection
+    from harness.analysis import Analysis
+    from harness.cli.display import Display
+    from harness.report.figures.gallery import draw_all
+    from harness.report.table import table
+
+    with Display(console) as display:
+        found = projection.run(wanted, folder, reporter=display, fresh=fresh, command=tuple(sys.argv))
+    console.print(table(Analysis.read(folder)))
+    show_projection(found, console)
+    for file in (*draw_all(folder), *write_projection(found, folder / "figures")):
+        console.print(str(file), soft_wrap=True)
 
 
 def _remote(server: str | None, pace: str | None) -> "Remote | None":

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from harness import catalog
 from harness.errors import unknown_name
 from harness.records import Side
+from harness.scenario.estimate import Estimate
 from harness.scenario.explain import NestedError, SeveralNestedError
 from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, Line, SchemeName, Share, Slug, repeated
 from harness.scenario.replay import FromFile, Replay, SomeS
@@ -197,7 +198,8 @@ class Scenario(Frozen):
     It has one ``benchmark`` (its stand-in is in ``stand_in``) or several ``benchmarks``, each with its own; the score
     is then their normalised average (``docs/metrics.md``). ``samples`` are at most taken of each benchmark.
     ``scoring`` is the state of VLMEvalKit that answers are judged by; ``max_pixels`` the largest picture that a server
-    takes from a payload. ``profile`` names stage times that were recorded elsewhere.
+    takes from a payload. ``profile`` names stage times that were recorded elsewhere. With an ``estimate`` section
+    nothing is measured.
     """
 
     name: Slug
@@ -216,6 +218,7 @@ class Scenario(Frozen):
     selection: Selection = Selection()
     replay: Replay
     profile: tuple[Recording, ...] = Field(default=(), strict=False)
+    estimate: Estimate | None = None
 
     _folder: Path = PrivateAttr(default=Path())
 
@@ -256,6 +259,11 @@ class Scenario(Frozen):
         reference = next(p for p in self.pipelines if p.name == self.selection.reference)
         if any(len(list(reference.operating_points(stand_in=at_hand))) != 1 for at_hand in (False, True)):
             raise ValueError(f"selection.reference: {reference.name!r} has several points; a reference has one")
+        if self.estimate is not None:
+            try:
+                self.estimate.check(dict.fromkeys(names))
+            except ValueError as error:
+                raise ValueError(f"estimate.{error}") from None
         return self
 
     @model_validator(mode="after")
