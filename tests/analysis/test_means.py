@@ -47,13 +47,13 @@ def test_groups_weigh_as_in_the_benchmark() -> None:
     """Two pictures of 3 tiles and four of 10 where the benchmark has twice as many of 3: 2/3 * 1 + 1/3 * 2."""
     tiles = [3, 3, 10, 10, 10, 10]
     times = np.array([1.0, 1.0, 2.0, 2.0, 2.0, 2.0])[:, None]
-    found = means.mean_latency(times, tiles, [3] * 60 + [10] * 30)
+    found = means.mean_latency(times, tiles, [3] * 60 + [10] * 30, method="strata")
     assert (found.value, found.low) == pytest.approx((4 / 3, 4 / 3))
 
 
 def test_a_line_of_time_on_tiles_is_followed_without_error() -> None:
-    """From twelve pictures on, times exactly on a line give the benchmark's mean, whatever pictures were timed."""
-    tiles = np.resize([3.0, 4.0, 5.0], 12)
+    """From six pictures on, times exactly on a line give the benchmark's mean, whatever pictures were timed."""
+    tiles = np.resize([3.0, 4.0, 5.0], 6)
     found = means.mean_latency((0.1 + 0.2 * tiles)[:, None], tiles, TILES)
     truth = float((0.1 + 0.2 * TILES).mean())
     assert (found.value, found.low, found.high) == pytest.approx((truth, truth, truth))
@@ -147,13 +147,19 @@ def test_times_that_are_none_are_refused(times: list[list[float]]) -> None:
 @pytest.mark.parametrize("n", [6, 12, 40])
 @pytest.mark.parametrize("drift", [0.0, 0.1])
 def test_intervals_cover_what_follows_tiles(n: int, drift: float) -> None:
-    """Of 300 studies at 95 % at least 92 % hold the truth, with a drift of 10 % over six rounds and without."""
+    """Of 300 studies at 95 % at least 92 % hold the truth, with a drift of 10 % over six rounds and without.
+
+    A line of time on tiles leaves less than half of what six pictures scatter without it.
+    """
     rng = np.random.default_rng([n, round(10 * drift)])
-    truth, held = float((0.1 + 0.1 * TILES).mean()), 0
+    truth, held, wider = float((0.1 + 0.1 * TILES).mean()), 0, []
     for study in range(300):
         tiles = TILES[means.draw_by_strata(TILES, n, study)]
         noise = np.exp(0.1 * rng.normal(size=(n, 1)) + 0.1 * rng.normal(size=(n, 6)) - 0.01)
         times = (0.1 + 0.1 * tiles)[:, None] * noise * (1 + drift * rng.normal(size=6))
         found = means.mean_latency(times, tiles, TILES)
         held += found.low <= truth <= found.high
+        if study < 20:
+            wider.append(means.mean_latency(times).half_width / found.half_width)
     assert held >= 276
+    assert drift or np.median(wider) > 2
