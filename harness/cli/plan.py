@@ -54,8 +54,23 @@ def plan(
         console.print(
             f"bytes: over the next scheme's at equal score; score: the difference from {run.equality.reference}"
         )
-    for reason in dict.fromkeys(reason for reason in [*found["latency_reason"], *found["bytes_reason"]] if reason):
-        console.print(f"-: {reason}")
+    for what in ("latency", "bytes"):
+        for reason, schemes in found.groupby(f"{what}_reason", sort=False)["pipeline"]:
+            if reason:
+                console.print(f"no number for the {what} of {', '.join(schemes)}: {reason}")
+    wanted = found[["pictures", "bytes_pictures", "score_pictures"]].replace(float("inf"), float("nan")).max(axis=None)
+    if wanted > answered:
+        console.print(
+            f"more than {answered} pictures are more than this run asked about; 'samples' in the scenario says how many"
+        )
+    timed = found[found["pictures"] > 0]
+    if not timed.empty:
+        most = timed[["pictures", "rounds"]].max()
+        console.print(
+            f"the latency of all that have a number: measure: {{timed_samples: {most['pictures']}, repeats: "
+            f"{most['rounds']}}}, or measure: {{precision: {latency:g} %}}, which times until it is reached",
+            markup=False,
+        )
 
 
 def _questions(pictures: float) -> str:
