@@ -95,7 +95,9 @@ class Profile:
             point=point,
             samples=tuple(asked),
             payload_bytes=payload_bytes,
-            device_s=np.bincount(request_row[~on_server_row], seconds_row[~on_server_row], minlength=code_R.size),
+            device_s=np.asarray(
+                np.bincount(request_row[~on_server_row], seconds_row[~on_server_row], minlength=code_R.size), np.float64
+            ),
             server_stages=stages_G,
             server_stage_s=server_stage_s,
         )
