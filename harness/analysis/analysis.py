@@ -174,9 +174,9 @@ class Analysis:
 
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
-        """What makes the selected points' times doubtful: too few pictures, drift between rounds, skewed times."""
+        """What makes the selected points' times doubtful: pictures too few or too alike, drift between rounds, skew."""
         of_sentence: dict[str, list[str]] = {}
-        few = ""
+        few = reach = ""
         for pipeline, point in self._selected_keys:
             timed, profile = self.setting.timed((pipeline, point)), self.profile(pipeline, point)
             strata = cells.strata(profile, self.population)
@@ -185,8 +185,9 @@ class Analysis:
             few = few or means.too_few(len(timed.samples))
             for sentence in filter(None, (drift.sentence, skew)):
                 of_sentence.setdefault(sentence, []).append(pipeline)
+            reach = reach or means.reach_warning(*strata)
         told = (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
-        return tuple(filter(None, (few, *told)))
+        return tuple(filter(None, (few, reach, *told)))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:

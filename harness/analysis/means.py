@@ -56,6 +56,8 @@ SETTLED_ROUNDS, SETTLED_STARTS = 8, 3
 """From these on an absolute mean is more than this session's."""
 
 SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
+BEYOND = 0.05
+"""A larger share of pictures beyond the strata that were timed is warned of."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -271,6 +273,21 @@ def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> s
         if slow >= SLOW_SHARE:
             sentences.append(f"{slow:.1%} of the requests took more than twice their picture's median")
     return f"intervals may cover less than claimed: {'; '.join(sentences)}" if sentences else ""
+
+
+def reach_warning(stratum_S: ArrayLike, population_N: ArrayLike) -> str:
+    """A sentence where more than a few pictures of the benchmark lie beyond the strata that were timed, else empty.
+
+    What they take is then not measured: a line is continued to them, and where all timed pictures are of one stratum
+    there is none.
+    """
+    own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
+    sentences = []
+    for share, word in ((float((all_N > own_S.max()).mean()), "more"), (float((all_N < own_S.min()).mean()), "fewer")):
+        if share > BEYOND:
+            sentences.append(f"{share:.0%} of the benchmark's pictures have {word} patches than any that was timed")
+    taken = "as slow as those timed" if np.ptp(own_S) == 0 else "on the line through those timed"
+    return f"{' and '.join(sentences)}: they are taken to be {taken}" if sentences else ""
 
 
 def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:

@@ -81,9 +81,7 @@ def reasons(run: Analysis) -> list[str]:
     ]
 
 
-def disturbance(
-    seconds: float, waited_s: float | None, load: float | None, *, most_waited: float = MOST_WAITED
-) -> str:
+def disturbance(seconds: float, waited_s: float | None, load: float | None, *, most_waited: float = MOST_WAITED) -> str:
     """Why a request of so many seconds was disturbed, in a phrase; empty where it was not, or nothing tells of it.
 
     ``most_waited`` is the largest share of its time that it may have been kept from running.

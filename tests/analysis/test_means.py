@@ -127,6 +127,16 @@ def test_skewed_and_slow_times_are_warned_of() -> None:
     assert "twice their picture's median" in means.skew_warning(slow)
 
 
+def test_pictures_unlike_any_timed_one_are_warned_of() -> None:
+    """One in ten with more patches is said, and how its time is taken; one in a hundred is not."""
+    rare, rarer = np.repeat([3, 10], [90, 10]), np.repeat([3, 10], [99, 1])
+    alike, spread = [3] * 6, [3, 3, 3, 4, 4, 5]
+    said = "10% of the benchmark's pictures have more patches than any that was timed: they are taken to be "
+    assert means.reach_warning(alike, rare) == said + "as slow as those timed"
+    assert means.reach_warning(spread, rare) == said + "on the line through those timed"
+    assert means.reach_warning(alike, rarer) == means.reach_warning([3, 10], rare) == ""
+
+
 @given(seeds, st.integers(1, 400))
 def test_drawn_pictures_are_spread_over_the_strata_and_go_on(seed: int, n: int) -> None:
     """No picture twice, each stratum within three of its share, and more pictures begin with the same ones."""
