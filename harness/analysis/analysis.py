@@ -162,7 +162,7 @@ class Analysis:
             profiles={key: self.profile(*key) for key in self.timed_points},
             starts=starts,
             sources=latency.sources(self.record.stages),
-            confidence=self.equality.confidence,
+            confidence=self._latency_confidence,
         )
 
     def spent(self) -> Iterator[tuple[dict[str, object], latency.Floats]]:
@@ -290,21 +290,25 @@ class Analysis:
 
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
-        """What makes the selected points' times doubtful: too few pictures, drift between rounds, skewed times."""
-        found = []
+        """What makes the selected points' times doubtful: pictures too few or too alike, drift between rounds, skew."""
+        of_sentence: dict[str, list[str]] = {}
+        few = reach = ""
         for pipeline, point in self._selected_keys:
             timed, profile = self.setting.timed((pipeline, point)), self.profile(pipeline, point)
             strata = cells.strata(profile, self.population)
             drift = means.drift_between_rounds(timed.total_SR, *strata)
             skew = means.skew_warning(timed.total_SR, strata[0])
-            found += [f"{pipeline}: {sentence}" for sentence in (drift.sentence, skew) if sentence]
-            found.insert(0, means.too_few(len(timed.samples)))
-        return tuple(sentence for sentence in dict.fromkeys(found) if sentence)
+            few = few or means.too_few(len(timed.samples))
+            for sentence in filter(None, (drift.sentence, skew)):
+                of_sentence.setdefault(sentence, []).append(pipeline)
+            reach = reach or means.reach_warning(*strata)
+        told = (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
+        return tuple(filter(None, (few, reach, *told)))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:
         """How long each stage of each point takes: :func:`harness.analysis.latency.stage_times`."""
-        return latency.stage_times(self.record.stages, confidence=self.equality.confidence)
+        return latency.stage_times(self.record.stages, confidence=self._latency_confidence)
 
     @cached_property
     def side_times(self) -> pd.DataFrame:
@@ -422,7 +426,7 @@ class Analysis:
                     "point": point,
                     "pictures": planned.pictures,
                     "rounds": planned.rounds,
-                    "latency_reason": f"{pipeline}: {planned.reason}" if planned.reason and not few else planned.reason,
+                    "latency_reason": planned.reason,
                     "bytes_pictures": bytes_pictures,
                     "bytes_reason": bytes_reason,
                     "score_pictures": score_pictures,
@@ -439,7 +443,7 @@ class Analysis:
             return np.nan, ""
         said = mine[mine["reason"] == ""]
         if said.empty:
-            return np.nan, f"{pipeline}: {mine['reason'].iloc[0]}"
+            return np.nan, str(mine["reason"].iloc[0])
         pair = said.iloc[0]
         ends = [pair["ratio_high"] / pair["ratio"], pair["ratio"] / pair["ratio_low"] if pair["ratio_low"] else np.inf]
         half, clusters = float(np.log(max(ends))), int(self.points["clusters"].iloc[0])
@@ -534,6 +538,12 @@ class Analysis:
         if mine.empty:
             raise ResultsError(f"{self.record.folder}: {pipeline} has no operating point that reaches the target score")
         return self.profile(pipeline, mine["point"].iloc[0])
+
+    @property
+    def _latency_confidence(self) -> float:
+        """The confidence at which intervals of times are made; higher than that claimed where timing stopped early."""
+        stopped = self.manifest.scenario_value("measure").get("precision") is not None
+        return precision.when_stopped(self.equality.confidence) if stopped else self.equality.confidence
 
     @property
     def _texts(self) -> pa.Table | None:

@@ -4,7 +4,7 @@ A cell is a system, an uplink, a number of users and a point. Two kinds differ i
 
 - Where requests do not meet (one user, who asks again when answered, over a constant link) T is the timed device and
   server stages of a request and a link time that its bytes decide. The mean of the first two over the whole benchmark
-  is post-stratified by patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
+  is found by a line on patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
   payloads of **all** questions, which are known, and is added. A picture's repeats are one observation.
 - Where they queue, or the link's rate varies, the rows of the replay are summed up by picture, what different seeds
   scatter added. A system in which more comes in than can be done is ``unstable`` and has no mean.

@@ -30,6 +30,7 @@ from harness.analysis import latency, percentiles
 from harness.analysis.cells import (
     Population,
     instability,
+    matrix,
     mean_of_rows,
     of_pictures,
     percentile_of_rows,
@@ -37,7 +38,7 @@ from harness.analysis.cells import (
     strata,
     times_and_known,
 )
-from harness.analysis.latency import required_samples, share_in_time, total_s
+from harness.analysis.latency import share_in_time, total_s
 from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
 from harness.channel.opening import mean_bps
 from harness.errors import ResultsError
@@ -332,8 +333,7 @@ def max_users(
     so. It looks at doubled numbers and then bisects: the percentile is taken to grow with the users.
     """
     seen: dict[int, Estimate] = {}
-    worth, needed = float(len(profile.samples)), required_samples(q / 100) if q < 100 else math.inf
-    doubt = f"p{q:g} needs {needed:g} independent requests; {worth:.0f} were timed" if worth < needed else ""
+    doubt = certified(profile, uplink, q / 100)
 
     def carries(users: int) -> bool:
         cell = Cell(spec=spec, uplink=uplink, users=users, seed=0)
@@ -351,6 +351,18 @@ def max_users(
         middle = (enough + too_many) // 2
         enough, too_many = (middle, too_many) if carries(middle) else (enough, middle)
     return enough, seen
+
+
+def certified(profile: Profile, uplink: Uplink, p: float) -> str:
+    """Why the timed pictures do not certify a percentile of T over an uplink; empty where they do.
+
+    By :func:`harness.analysis.percentiles.percentile` of the timed stages and, at a constant rate, the link.
+    """
+    if not p < 1:
+        return "no number of requests certifies the slowest of all"
+    link_s = 8 * profile.payload_bytes / uplink.rate_bps if isinstance(uplink, ConstantUplink) else 0.0
+    spent_SR = matrix(profile, profile.device_s + profile.server_s + link_s)
+    return percentiles.percentile(spent_SR, p).estimate.reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
