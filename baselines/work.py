@@ -19,7 +19,7 @@ from harness.estimates.stages import (
     seeing,
     seeing_and_answering,
 )
-from harness.schemes.steps import n_clusters
+from harness.schemes.contract import MergingPoint
 
 if TYPE_CHECKING:
     from baselines.networks.network import Network
@@ -33,7 +33,7 @@ _HEADS = 16
 def server_only(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:  # noqa: ARG001
     """The file is read by the server, which keeps every token."""
     yield Work("server", "decode", "picture_decode", Count(asked.pixels))
-    yield from seeing_and_answering("server", backbone, asked, None)
+    yield from seeing_and_answering("server", backbone, asked, MergingPoint())
 
 
 def device_only(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
@@ -41,20 +41,21 @@ def device_only(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
     from harness import catalog
 
     smaller = backbone_of(catalog.smaller(backbone.name, point.backbone))
-    yield from seeing_and_answering("device", smaller, asked, point.merge_to)
+    yield from seeing_and_answering("device", smaller, asked, point)
 
 
 def raw_features(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
     """Features in half precision: written and read once."""
     patches = backbone.patches(asked.width_px, asked.height_px)
-    kept = backbone.n_features if point.merge_to is None else n_clusters(backbone.n_features, point.merge_to)
+    merges = point.kept_of(backbone.n_features)
+    kept = merges or backbone.n_features
     yield from seeing("device", backbone, asked)
-    if point.merge_to is not None:
+    if merges is not None:
         yield Work("device", "merge", "dense", merged(backbone, asked))
     copied = Count(0.0, 4.0 * patches * kept * backbone.dim)
     yield Work("device", "encode", "dense", copied)
     yield Work("server", "decode", "dense", copied)
-    tokens = 0 if point.merge_to is not None else backbone.all_tokens(asked.width_px, asked.height_px)
+    tokens = 0 if merges is not None else backbone.all_tokens(asked.width_px, asked.height_px)
     yield from answering("server", backbone, asked, patches * kept, tokens)
 
 
@@ -92,14 +93,14 @@ def visionzip(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
     """The last layer's attention anew, and a product of the features' keys; one entropy model."""
     patches, v, d = backbone.patches(asked.width_px, asked.height_px), backbone.n_features, backbone.dim
     scores = merging(patches, v, d)
-    keys = Count(2.0 * patches * v * n_clusters(v, point.merge_to) * (d // _HEADS), 4.0 * patches * v * d)
+    keys = Count(2.0 * patches * v * point.kept_of(v) * (d // _HEADS), 4.0 * patches * v * d)
     yield from coded_features(backbone, asked, point, n_experts=1, reducing=scores + keys)
 
 
 def qformer(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
     """Two layers of sixteen queries, 768 wide; one entropy model."""
     patches = backbone.patches(asked.width_px, asked.height_px)
-    reducing = _queries(patches, backbone.n_features, backbone.dim, n_clusters(backbone.n_features, point.merge_to))
+    reducing = _queries(patches, backbone.n_features, backbone.dim, point.kept_of(backbone.n_features))
     yield from coded_features(backbone, asked, point, n_experts=1, reducing=reducing)
 
 
@@ -110,16 +111,25 @@ def backbone_of(name: str) -> Backbone:
 
 
 def _picture(backbone: Backbone, asked: Asked, point: Any, kind: str) -> Iterator[Work]:
-    yield Work("device", "encode", kind, Count(asked.pixels))
-    yield Work("server", "decode", "picture_decode", Count(asked.pixels))
-    yield from seeing_and_answering("server", backbone, asked, point.merge_to)
+    sent = asked.at_most(point.max_side)
+    yield from _resizing(asked, sent)
+    yield Work("device", "encode", kind, Count(sent.pixels))
+    yield Work("server", "decode", "picture_decode", Count(sent.pixels))
+    yield from seeing_and_answering("server", backbone, sent, point)
 
 
 def _learned(backbone: Backbone, asked: Asked, point: Any, codec: str) -> Iterator[Work]:
-    encode, decode = codec_work(codec, asked.width_px, asked.height_px)
+    sent = asked.at_most(point.max_side)
+    encode, decode = codec_work(codec, sent.width_px, sent.height_px)
+    yield from _resizing(asked, sent)
     yield Work("device", "encode", "learned_codec", encode)
     yield Work("server", "decode", "learned_codec", decode)
-    yield from seeing_and_answering("server", backbone, asked, point.merge_to)
+    yield from seeing_and_answering("server", backbone, sent, point)
+
+
+def _resizing(asked: Asked, sent: Asked) -> Iterator[Work]:
+    if sent != asked:
+        yield Work("device", "resize", "preprocess", Count(asked.pixels))
 
 
 @functools.lru_cache(maxsize=32)

@@ -14,7 +14,8 @@ from harness.estimates.backbone import Backbone, entropy_networks, merging
 from harness.estimates.counting import Count
 from harness.records import Side
 from harness.scenario.model import PipelineSpec
-from harness.schemes.steps import n_clusters
+from harness.schemes.contract import MergingPoint
+from harness.schemes.image_codec import size_within
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Asked:
         """Those of the picture."""
         return self.width_px * self.height_px
 
+    def at_most(self, max_side_px: int | None) -> "Asked":
+        """The same question about the picture as an image codec sends it, whose longer side may be bounded."""
+        width_px, height_px = size_within((self.width_px, self.height_px), max_side_px)
+        return dataclasses.replace(self, width_px=width_px, height_px=height_px)
+
 
 WorkOf = Callable[[Backbone, Asked, Any], Iterator[Work]]
 """The work of a scheme at a point."""
@@ -65,7 +71,7 @@ def coded_features(
     backbone: Backbone, asked: Asked, point: Any, *, n_experts: int, reducing: Count | None = None
 ) -> Iterator[Work]:
     """A scheme that sends coded features; without experts nothing but symbols is computed, ``reducing`` is merging."""
-    kept = n_clusters(backbone.n_features, point.merge_to)
+    kept = point.kept_of(backbone.n_features)
     n_kept = backbone.patches(asked.width_px, asked.height_px) * kept
     symbols = Count(n_kept * (backbone.dim + (backbone.dim // 16 if n_experts else 0)))
     networks = entropy_networks(n_kept, backbone.dim, n_experts) if n_experts else Count()
@@ -98,13 +104,13 @@ def answering(side: Side, backbone: Backbone, asked: Asked, n_features: int, n_t
     yield Work(side, "generate", "generate", backbone.generate(prompt, asked.answer_tokens))
 
 
-def seeing_and_answering(side: Side, backbone: Backbone, asked: Asked, merge_to: float | None) -> Iterator[Work]:
-    """Pixels to an answer on one side, merged to a share of the features or not at all."""
+def seeing_and_answering(side: Side, backbone: Backbone, asked: Asked, point: MergingPoint) -> Iterator[Work]:
+    """Pixels to an answer on one side, merged as the point asks."""
     yield from seeing(side, backbone, asked)
     patches = backbone.patches(asked.width_px, asked.height_px)
-    if merge_to is None:
+    if (kept := point.kept_of(backbone.n_features)) is None:
         tokens = backbone.all_tokens(asked.width_px, asked.height_px)
         yield from answering(side, backbone, asked, patches * backbone.n_features, tokens)
     else:
         yield Work(side, "merge", "dense", merged(backbone, asked))
-        yield from answering(side, backbone, asked, patches * n_clusters(backbone.n_features, merge_to))
+        yield from answering(side, backbone, asked, patches * kept)

@@ -72,12 +72,11 @@ class PictureDevice:
     def __call__(self, sample: Sample, clock: Clock) -> Payload:
         """The bytes of each picture."""
         bodies = []
-        max_side_px = self.codec.point.max_side
         for image in sample.images():
             sent = image
-            if max_side_px is not None and max(image.size) > max_side_px:
+            if (size := size_within(image.size, self.codec.point.max_side)) != image.size:
                 with clock.stage("resize"):
-                    sent = smaller(image, max_side_px)
+                    sent = image.resize(size, Image.Resampling.BICUBIC)
             with sample.at_fault(), clock.stage("encode"):
                 bodies.append(self.codec.encode(sent))
         return Payload(self.codec.kind, tuple(bodies), self.codec.checked)
@@ -101,11 +100,12 @@ class PictureServer:
         return answers(self.language, tokens, questions, clock)
 
 
-def smaller(image: Image.Image, max_side_px: int) -> Image.Image:
-    """The picture with a longer side of ``max_side_px``, its ratio kept to the nearest pixel; bicubic, antialiased."""
-    scale = max_side_px / max(image.size)
-    width_px, height_px = (max(1, round(scale * side)) for side in image.size)
-    return image.resize((width_px, height_px), Image.Resampling.BICUBIC)
+def size_within(size: tuple[int, int], max_side_px: int | None) -> tuple[int, int]:
+    """The size at which a picture is sent: its longer side at most ``max_side_px``, its ratio to the nearest pixel."""
+    if max_side_px is None or max(size) <= max_side_px:
+        return size
+    width_px, height_px = (max(1, round(side * max_side_px / max(size))) for side in size)
+    return width_px, height_px
 
 
 def picture(body: bytes, formats: tuple[str, ...], max_pixels: int = PAYLOAD_MAX_PIXELS) -> Image.Image:
