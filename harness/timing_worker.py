@@ -1,0 +1,86 @@
+"""Times the stages of a scenario, a turn whenever it is told to: one side of ``harness compare --against``.
+
+    python -P harness/timing_worker.py SCENARIO PICTURES SEED
+
+It is run by its path, with ``PYTHONPATH`` leading to the checkout whose code it times, which may be older than this
+file: so it asks that code for little. It answers with lines of JSON: what it times, then a line for each line that it
+reads, which is the number of a turn. In a turn every scheme at every point handles one question about one picture. No
+answer is judged and nothing is written.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def main(scenario_file: Path, pictures: int, seed: int, orders: TextIO, told: TextIO) -> None:
+    """Times turns until ``orders`` ends."""
+    import numpy as np
+
+    import harness
+    from harness.measure import Split
+    from harness.models.contract import Answer, Untimed
+    from harness.profiling.clock import StageClock, synchroniser
+    from harness.profiling.machine import fingerprint
+    from harness.runs import digests, provenance
+    from harness.scenario.load import load
+    from harness.schemes.envelope import send
+    from harness.stock import take_stock
+    from harness.study import prepare
+
+    stock = take_stock(load(scenario_file))
+    study = prepare(stock)
+    first_of = {name.image_id: place for place, name in reversed(list(enumerate(stock.samples.names)))}
+    every = sorted(first_of.values())
+    # Spread over the benchmark: neighbours in a file are alike.
+    chosen = sorted({every[round(place)] for place in np.linspace(0, len(every) - 1, pictures)})
+    samples = [stock.samples[place] for place in chosen]
+
+    def request(split: Any, sample: Any, clocks: Any) -> None:
+        sent = send(split.device, sample, clocks["device"])
+        if not isinstance(sent, Answer):
+            split.serve(sent, [sample.question], clocks["server"])
+
+    def say(data: object) -> None:
+        told.write(json.dumps(data) + "\n")
+        told.flush()
+
+    for split in study.halves.values():
+        assert isinstance(split, Split)
+        request(split, samples[0], {"device": Untimed(), "server": Untimed()})
+    say(
+        {
+            "package": str(Path(harness.__file__).parents[1]),
+            "code": digests.of_code(),
+            "packages": provenance.package_versions(),
+            "machine": fingerprint()["name"],
+            "points": [list(key) for key in study.halves],
+            "samples": [sample.id for sample in samples],
+            "questions": digests.of_data([stock.sample_digests[place] for place in chosen]),
+        }
+    )
+    keys = list(study.halves)
+    for line in orders:
+        turn = int(line)
+        rows = []
+        for index in np.random.default_rng([seed, turn]).permutation(len(keys)):
+            clocks = {side: StageClock(synchroniser(study.device)) for side in ("device", "server")}
+            request(study.halves[keys[index]], samples[turn % len(samples)], clocks)
+            rows += [
+                [*keys[index], side, stage, seconds]
+                for side, clock in clocks.items()
+                for stage, seconds in clock.seconds.items()
+            ]
+        say(rows)
+
+
+if __name__ == "__main__":
+    # What libraries print goes to standard error: standard output is the conversation.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.stdin, answers)
+    except BrokenPipeError:
+        sys.exit(1)
