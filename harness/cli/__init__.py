@@ -12,11 +12,13 @@ from harness.cli import (
     advise,
     apart,
     check,
+    compare,
     data,
     doctor,
     inspect,
     plan,
     plot,
+    reference,
     run,
     serve,
     sweep,
@@ -29,7 +31,7 @@ from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
 
-_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"])
+_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"], ["compare"], ["reference", "update"])
 """The commands that go on where they were stopped."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -57,6 +59,7 @@ for command in (
     apart.replay,
     plot.plot,
     plan.plan,
+    compare.compare,
     check.check,
     check.schema,
     doctor.doctor,
@@ -72,6 +75,7 @@ for command in (
 app.add_typer(trace.app, name="trace")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+app.add_typer(reference.app, name="reference")
 
 
 def _print_version(wanted: bool) -> None:
