@@ -55,7 +55,7 @@ weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/python -m baselines.ablations.training
 
 nightly: .venv/installed  ## Run the scenarios that have a reference, compare with it and (AGAINST=...) in time
-	$(BIN)/python -m tools.nightly run $(if $(AGAINST),--against $(AGAINST))
+	$(BIN)/python -m tools.nightly run $(if $(AGAINST),--against '$(AGAINST)')
 
 clean:  ## Remove the virtual environment and caches (results stay)
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

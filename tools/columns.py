@@ -4,6 +4,7 @@ python -m tools.columns
 """
 
 import inspect
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def _table(kind: typing.Any) -> Iterator[str]:
     yield f"## {kind}.parquet\n"
     yield f"{first.replace('``', '`').replace(':data:', '')}\n"
     if paragraphs:
-        yield f"{paragraphs}\n"
+        yield f"{textwrap.fill(paragraphs, 120, break_on_hyphens=False)}\n"
     made = "measured" if kind in MEASURED else "replayed from the measured tables" if kind == "requests" else "as asked"
     yield f"Sorted by {', '.join(f'`{key}`' for key in KEYS[kind])}; {made}.\n"
     yield "| column | type | unit |\n|---|---|---|"
