@@ -3,9 +3,9 @@
     commit --git worktree--> folder --PYTHONPATH--> process --turns--> seconds
     this checkout -----------------PYTHONPATH-----> process --turns--> seconds
 
-The two processes of a pair are alive together and take turns, the order drawn anew for each turn: what slows the
-machine for a while slows both. A pair ends with its processes, for a process's times have a start of their own. Each
-finished pair is a file, so that a comparison that was killed is resumed.
+The two processes of a pair are alive together and take turns, request by request, in an order that is drawn: what
+slows the machine for a while slows both. A pair ends with its processes, for a process's times have a start of their
+own. Each finished pair is a file, so that a comparison that was killed is resumed.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from harness.analysis import slowdown
@@ -40,7 +41,7 @@ class Design:
     """How commits are timed: ``pairs`` a set, in each ``turns`` over so many ``pictures``, after ``warmup`` turns."""
 
     pairs: int = 20
-    turns: int = 6
+    turns: int = 12
     pictures: int = 3
     warmup: int = 1
     seed: int = 0
@@ -145,23 +146,25 @@ class Series:
 
     def pair(self, name: str, pair: int) -> dict[str, Any]:
         """One pair: two processes that begin for it, their turns, and their end."""
-        n = self.design.warmup + self.design.turns
-        # Each side goes first in half of a pair's turns, and begins first in half of the pairs.
         rng = np.random.default_rng([self.design.seed, sum(name.encode()), pair])
-        first = rng.permutation(np.arange(pair, pair + n) % 2)
         names = list(self.sides)
         rows: list[list[Any]] = []
         with contextlib.ExitStack() as leaving:
+            # Both load at once, each beginning first in half of the pairs.
             begins = names if pair % 2 else names[::-1]
-            workers = {side: leaving.enter_context(_Worker(self, side, self.design.seed)) for side in begins}
+            workers = {side: leaving.enter_context(_Worker(self, side)) for side in begins}
             told = {side: worker.told() for side, worker in workers.items()}
             self._refuse(told)
-            for turn, leads in enumerate(first, -self.design.warmup):
-                for side in names if leads else names[::-1]:
-                    seconds = workers[side].turn(max(turn, 0))
-                    if turn >= 0:
-                        rows += [[pair, turn, side, *row] for row in seconds]
-        return {"machine": told["candidate"]["machine"], "first": [names[1 - leads] for leads in first], "rows": rows}
+            points = {side: [tuple(key) for key in facts["points"]] for side, facts in told.items()}
+            every = list(dict.fromkeys(key for keys in points.values() for key in keys))
+            leads = _leads(len(every), self.design.warmup + self.design.turns, rng)
+            for turn, of_turn in enumerate(leads, -self.design.warmup):
+                for place in rng.permutation(len(every)):
+                    for side in names if of_turn[place] else names[::-1]:
+                        if every[place] in points[side]:
+                            timed = workers[side].request(max(turn, 0), *every[place])
+                            rows += [[pair, turn, side, *row] for row in timed] if turn >= 0 else []
+        return {"machine": told["candidate"]["machine"], "leads": leads.tolist(), "rows": rows}
 
     def _refuse(self, told: Mapping[str, Mapping[str, Any]]) -> None:
         for side, facts in told.items():
@@ -177,14 +180,19 @@ class Series:
             raise ResultsError("the two commits ran with other packages, so their times are not compared")
 
 
+def _leads(points: int, turns: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Which side goes first, by turn and point: each in half of a point's turns, in an order drawn for it."""
+    return np.array([rng.permutation(np.arange(place, place + turns) % 2 == 0) for place in range(points)]).T
+
+
 class _Worker:
     """A process that times turns; a context manager, for it must not outlive the pair."""
 
-    def __init__(self, series: Series, side: str, seed: int) -> None:
+    def __init__(self, series: Series, side: str) -> None:
         self._side = side
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_WORKER), str(series.scenario_file), str(series.design.pictures), str(seed)],
+            [sys.executable, "-P", str(_WORKER), str(series.scenario_file), str(series.design.pictures)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -198,11 +206,11 @@ class _Worker:
         facts: dict[str, Any] = self._read()
         return facts
 
-    def turn(self, number: int) -> list[list[Any]]:
-        """The rows of a turn: pipeline, point, side, stage, seconds."""
+    def request(self, turn: int, pipeline: str, point: str) -> list[list[Any]]:
+        """The rows of a request: pipeline, point, side, stage, seconds, and those in which it was kept from running."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{number}\n")
+            self._process.stdin.write(json.dumps([turn, pipeline, point]) + "\n")
             self._process.stdin.flush()
         rows: list[list[Any]] = self._read()
         return rows

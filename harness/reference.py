@@ -61,15 +61,17 @@ def update(
         fresh = bool(provenance.software_changes(provenance.read(own / MANIFEST), now))
     study.run(scenario, own, reporter=reporter, fresh=fresh, command=command)
     record = Run.read(own)
-    if (reference / MANIFEST).exists():
-        old = provenance.read(reference / MANIFEST)
-        if (old.finished_utc, old.scenario_hash) == (record.manifest.finished_utc, record.manifest.scenario_hash):
-            return False
-    content = as_reference(record, scenario_file.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    disk.sweep(folder)
-    disk.discard(reference)
-    disk.write_folder(reference, content)
+    finished = record.manifest.finished_utc or ""
+    there = (reference / MANIFEST).exists() and provenance.read(reference / MANIFEST).finished_utc == finished
+    explained = any(one.scenario == scenario.name and one.date >= finished for one in history(folder))
+    if there and explained:
+        return False
+    if not there:
+        content = as_reference(record, scenario_file.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        disk.sweep(folder)
+        disk.discard(reference)
+        disk.write_folder(reference, content)
     line = Update(scenario=scenario.name, reason=reason, date=provenance.utc_now(), commit=commit)
     disk.write_text(folder / HISTORY, _lines([*history(folder), line]))
     return True
@@ -83,6 +85,10 @@ def as_reference(record: Record, links: Path) -> dict[str, bytes]:
         if kind != "requests":
             content[f"{kind}.parquet"] = _small(getattr(record, kind))
     for part in spec.files:
+        if not part.resolve().is_relative_to(links.resolve()):
+            raise ResultsError(
+                f"{part}: is outside {links}, and a reference run keeps its links beside it; copy it there"
+            )
         content[part.relative_to(links).as_posix()] = part.read_bytes()
     content[f"{replayed.REPLAYED}.parquet"] = _small(replayed.digests(record.requests))
     digests = {name.removesuffix(".parquet"): of_bytes(data) for name, data in content.items() if "/" not in name}

@@ -1,11 +1,11 @@
-"""Times the stages of a scenario, a turn whenever it is told to: one side of ``harness compare --against``.
+"""Times the stages of a scenario, a request whenever it is told to: one side of ``harness compare --against``.
 
-    python -P harness/timing_worker.py SCENARIO PICTURES SEED
+    python -P harness/timing_worker.py SCENARIO PICTURES
 
 It is run by its path, with ``PYTHONPATH`` leading to the checkout whose code it times, which may be older than this
 file: so it asks that code for little. It answers with lines of JSON: what it times, then a line for each line that it
-reads, which is the number of a turn. In a turn every scheme at every point handles one question about one picture. No
-answer is judged and nothing is written.
+reads, a request: the number of a turn, which decides the question, a scheme and a point. It tells of each stage how
+long it took, and how long of that the process was kept from running. No answer is judged and nothing is written.
 """
 
 import json
@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 
-def main(scenario_file: Path, pictures: int, seed: int, orders: TextIO, told: TextIO) -> None:
-    """Times turns until ``orders`` ends."""
+def main(scenario_file: Path, pictures: int, orders: TextIO, told: TextIO) -> None:
+    """Times requests until ``orders`` ends."""
     import numpy as np
 
     import harness
     from harness.measure import Split
     from harness.models.contract import Answer, Untimed
     from harness.profiling.clock import StageClock, synchroniser
+    from harness.profiling.disturbance import Watch
     from harness.profiling.machine import fingerprint
     from harness.runs import digests, provenance
     from harness.scenario.load import load
@@ -61,19 +62,20 @@ def main(scenario_file: Path, pictures: int, seed: int, orders: TextIO, told: Te
             "questions": digests.of_data([stock.sample_digests[place] for place in chosen]),
         }
     )
-    keys = list(study.halves)
-    for line in orders:
-        turn = int(line)
-        rows = []
-        for index in np.random.default_rng([seed, turn]).permutation(len(keys)):
-            clocks = {side: StageClock(synchroniser(study.device)) for side in ("device", "server")}
-            request(study.halves[keys[index]], samples[turn % len(samples)], clocks)
-            rows += [
-                [*keys[index], side, stage, seconds]
-                for side, clock in clocks.items()
-                for stage, seconds in clock.seconds.items()
-            ]
-        say(rows)
+    with Watch() as watch:
+        for line in orders:
+            turn, pipeline, point = json.loads(line)
+            watch.begin()
+            clocks = {side: StageClock(synchroniser(study.device), watch) for side in ("device", "server")}
+            request(study.halves[pipeline, point], samples[turn % len(samples)], clocks)
+            waits = {side: clock.waited_s() for side, clock in clocks.items()}
+            say(
+                [
+                    [pipeline, point, side, stage, seconds, waits[side].get(stage, 0.0)]
+                    for side, clock in clocks.items()
+                    for stage, seconds in clock.seconds.items()
+                ]
+            )
 
 
 if __name__ == "__main__":
@@ -81,6 +83,6 @@ if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.stdin, answers)
+        main(Path(sys.argv[1]), int(sys.argv[2]), sys.stdin, answers)
     except BrokenPipeError:
         sys.exit(1)

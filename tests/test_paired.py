@@ -15,7 +15,8 @@ from harness.paired import Design, Series
 
 WORKER = """
 import json, os, sys
-facts = {"package": os.environ["PYTHONPATH"], "packages": {}, "machine": "m", "questions": "q", "code": "c"}
+facts = {"package": os.environ["PYTHONPATH"], "packages": {}, "machine": "m", "questions": "q",
+    "points": [["tofc", "-"]]}
 if os.path.exists("odd"):
     facts.update(json.load(open("odd")))
 if os.path.exists("broken"):
@@ -27,7 +28,8 @@ for line in sys.stdin:
         os._exit(9)
     with open("turns", "a") as turns:
         turns.write(f"{os.getpid()} {line}")
-    print(json.dumps([["tofc", "-", "device", "encode", slow + int(line)]]), flush=True)
+    turn, pipeline, point = json.loads(line)
+    print(json.dumps([[pipeline, point, "device", "encode", slow + turn, 0.0]]), flush=True)
 """
 
 
@@ -66,20 +68,28 @@ def test_each_pair_is_two_new_processes_that_take_turns(series: Series) -> None:
     assert len(rows) == 3 * 2 * 2
     assert set(rows[rows["side_of"] == "candidate"]["seconds"]) == {1.5, 2.5}
     assert rows.groupby(["pair", "turn"])["side_of"].nunique().eq(2).all()
-    asked = [line.split() for line in (series.sides["reference"] / "turns").read_text().splitlines()]
+    asked = [line.split(maxsplit=1) for line in (series.sides["reference"] / "turns").read_text().splitlines()]
     assert len({process for process, _ in asked}) == 3
-    assert [turn for _, turn in asked] == ["0", "0", "1"] * 3
+    assert [json.loads(request)[0] for _, request in asked] == [0, 0, 1] * 3
 
 
 def test_who_goes_first_is_drawn(series: Series) -> None:
     """Each side leads in half of a pair's turns, in an order of the pair's own that the seed gives again."""
     series.design = Design(pairs=2, turns=8, warmup=0)
     series.timed("first", Told())
-    first = [json.loads(path.read_text())["first"] for path in sorted((series.folder / "first").iterdir())]
-    assert [one.count("reference") for one in first] == [4, 4]
-    assert first[0] != first[1]
-    assert series.pair("first", 1)["first"] == first[1]
-    assert series.pair("second", 1)["first"] != first[1]
+    leads = [json.loads(path.read_text())["leads"] for path in sorted((series.folder / "first").iterdir())]
+    assert [sum(map(sum, of_pair)) for of_pair in leads] == [4, 4]
+    assert leads[0] != leads[1]
+    assert series.pair("first", 1)["leads"] == leads[1]
+    assert series.pair("second", 1)["leads"] != leads[1]
+
+
+def test_a_point_of_one_commit_is_timed_there_alone(series: Series) -> None:
+    """What both have is timed in both."""
+    (series.sides["candidate"] / "odd").write_text(json.dumps({"points": [["tofc", "-"], ["new", "-"]]}))
+    rows = series.timed("first", Told())
+    sides = rows.groupby("pipeline")["side_of"].unique().map(sorted).to_dict()
+    assert sides == {"new": ["candidate"], "tofc": ["candidate", "reference"]}
 
 
 def test_finished_pairs_are_not_timed_again(series: Series) -> None:

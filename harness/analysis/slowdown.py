@@ -1,11 +1,12 @@
 """Whether one commit is slower than another: a test of paired times that does not cry wolf.
 
-A *pair* times both commits, each in a process that was started for it, in turns: in a turn both handle the same
-question, one right after the other. Of a scheme's stage a pair gives one number,
+A *pair* times both commits, each in a process that was started for it, in turns: in a turn both answer the same
+requests, one right after the other. Of a scheme's stage a pair gives one number,
 
     d = median over the pair's turns of log(seconds of the candidate / seconds of the reference),
 
-the seconds being those of all the scheme's points together. A stage is *slower* where the signed-rank test rejects
+the seconds being those of all the scheme's points together, less those in which others kept the process from running. A
+stage is *slower* where the signed-rank test rejects
 
     H0: the centre of d <= log(1 + m),     m the *minimum effect* (10 %), not zero,
 
@@ -34,7 +35,7 @@ Part = tuple[str, str]
 
 POOLED = "other stages"
 FEWEST_PAIRS = 10
-TIMED_COLUMNS = ("pair", "turn", "side_of", "pipeline", "point", "side", "stage", "seconds")
+TIMED_COLUMNS = ("pair", "turn", "side_of", "pipeline", "point", "side", "stage", "seconds", "waited_s")
 """What the rows of timed pairs hold; ``side_of`` is ``reference`` or ``candidate``."""
 
 
@@ -124,6 +125,7 @@ def parts_of(rows: pd.DataFrame, floor_s: float) -> tuple[pd.DataFrame, list[str
         raise ResultsError("the two commits have no operating point in common, so that there is nothing to compare")
     notes = [f"{pipeline} at {point}: timed in one of the two commits alone" for pipeline, point in alone]
     own = rows[pd.MultiIndex.from_frame(rows[["pipeline", "point"]]).isin(shared)]
+    own = own.assign(seconds=own["seconds"] - own["waited_s"])
     stage = ["pipeline", "side", "stage"]
     wide = own.pivot_table(index=["pair", "turn", *stage], columns="side_of", values="seconds", aggfunc="sum")
     wide = wide.div(own.groupby("pipeline")["point"].nunique(), axis=0, level="pipeline").reset_index()

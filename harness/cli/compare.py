@@ -45,7 +45,7 @@ def compare(
         "scenarios"
     ),
     pairs: Annotated[int, typer.Option(min=10, help="Restarted pairs in a set; with --against.")] = 20,
-    turns: Annotated[int, typer.Option(min=1, help="Timed turns of a pair; with --against.")] = 6,
+    turns: Annotated[int, typer.Option(min=1, help="Timed turns of a pair; with --against.")] = 12,
     pictures: Annotated[int, typer.Option(min=1, help="Pictures that the turns go through; with --against.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Draws who goes first; with --against.")] = 0,
     floor: Annotated[float, typer.Option(**SOME_SECONDS, help="Shorter stages are tested together.")] = 0.005,

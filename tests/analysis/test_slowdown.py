@@ -123,7 +123,7 @@ def rows(*timed: tuple[str, str, str, str, float]) -> pd.DataFrame:
     whens = [(pair, turn) for pair in range(2) for turn in range(2)]
     return pd.DataFrame(
         [
-            (*when, side_of, pipeline, "q", side, stage, seconds)
+            (*when, side_of, pipeline, "q", side, stage, seconds + 0.5, 0.5)
             for when in whens
             for side_of, pipeline, side, stage, seconds in timed
         ],

@@ -8,12 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from made_up_run import make
+from made_up_run import make, small
 
 from harness.profiling.machine import fingerprint
 from harness.reference import HISTORY, as_reference
-from harness.runs import disk, replayed
+from harness.runs import disk
 from harness.runs.store import Record
+from harness.scenario.load import as_given, load
 
 Harness = Callable[..., tuple[int, str, str]]
 
@@ -28,13 +29,10 @@ def written(record: Record, folder: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``reference``, and three candidates: the ``same``, one with a ``byte`` more, and a ``foreign`` one."""
     folder = tmp_path_factory.mktemp("runs")
-    record = make(folder / "made" / "tonight", name="tonight")
-    requests = replayed.requests(record.manifest, record.folder, record.stages, record.outcomes, record.samples)
+    record = small(folder / "made" / "tonight")
     (session,) = record.manifest.sessions
     here = session.model_copy(update={"machine": fingerprint()})
-    record = dataclasses.replace(
-        record, requests=requests, manifest=record.manifest.model_copy(update={"sessions": (here,)})
-    )
+    record = dataclasses.replace(record, manifest=record.manifest.model_copy(update={"sessions": (here,)}))
     written(record, folder / "reference" / "tonight")
     written(record, folder / "same" / "tonight")
     table = record.outcomes
@@ -79,7 +77,7 @@ def test_markdown_and_json_hold_the_same(harness: Harness, runs: Path) -> None:
     assert (status, out) == (1, "night.md: REGRESSION: tonight (bytes)\n")
     text = Path("night.md").read_text(encoding="utf-8")
     assert text.startswith("## REGRESSION: tonight (bytes)\n")
-    assert "| tonight | bytes | 5,520 | 1 | differs: FAILS |" in text
+    assert "| tonight | bytes | 1,440 | 1 | differs: FAILS |" in text
 
 
 def test_what_is_no_run_is_said(harness: Harness, runs: Path) -> None:
@@ -112,3 +110,28 @@ def test_a_reference_needs_a_reason_and_a_commit(
     status, _, error = harness("reference", "update", "--reason", "why", scenario, "--work", tmp_path / "work")
     assert (status, "has changes that are not committed" in error) == (2, True)
     assert not (tmp_path / "work").exists()
+
+
+def test_an_update_is_made_once_and_explained_once(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same command again does nothing; one that died before its line was written writes that alone."""
+    scenario = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
+    given = as_given(load(scenario))
+
+    def ran(_: object, folder: Path, **how: object) -> None:
+        if not folder.exists():
+            make(folder, name="smoke", replay=given["replay"])
+
+    monkeypatch.setattr("harness.study.run", ran)
+    monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("c" * 40, False))
+    command = ("reference", "update", "--reason", "a first one", scenario, "--folder", "kept", "--work", "work")
+    assert harness(*command)[1].endswith("kept/smoke: made\n")
+    assert harness(*command)[1].endswith("kept/smoke: is the run that there is\n")
+    (line,) = (tmp_path / "kept" / HISTORY).read_text().splitlines()
+    assert json.loads(line).items() >= {"scenario": "smoke", "reason": "a first one", "commit": "c" * 40}.items()
+    (tmp_path / "kept" / HISTORY).unlink()
+    before = (tmp_path / "kept" / "smoke" / "manifest.json").stat().st_ino
+    assert harness(*command)[0] == 0
+    assert len((tmp_path / "kept" / HISTORY).read_text().splitlines()) == 1
+    assert (tmp_path / "kept" / "smoke" / "manifest.json").stat().st_ino == before
