@@ -65,10 +65,13 @@ def compare(
         parts, notes = slowdown.parts_of(rows, gate.floor_s)
         judged = slowdown.judge(slowdown.log_ratios(parts), gate)
         if slowdown.suspects(judged):
-            second, _ = slowdown.parts_of(series.timed("second", reporter), gate.floor_s)
-            ratios = slowdown.log_ratios(second)
-            if all(part in ratios for part in slowdown.suspects(judged)):
-                judged = slowdown.judge(slowdown.log_ratios(parts), gate, ratios)
+            again = series.timed("second", reporter)
+            # One partition for both sets: a stage near the floor is then the same part in both.
+            both, notes = slowdown.parts_of(
+                pd.concat([rows, again.assign(pair=again["pair"] + design.pairs)]), gate.floor_s
+            )
+            parts, second = both[both["pair"] < design.pairs], both[both["pair"] >= design.pairs]
+            judged = slowdown.judge(slowdown.log_ratios(parts), gate, slowdown.log_ratios(second))
         seconds = parts.groupby(["pipeline", "part"])[["reference", "candidate"]].median()
         return TimedComparison(
             scenario=scenario_file.stem,

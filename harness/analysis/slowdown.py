@@ -6,19 +6,21 @@ requests, one right after the other. Of a scheme's stage a pair gives one number
     d = median over the pair's turns of log(seconds of the candidate / seconds of the reference),
 
 the seconds being those of all the scheme's points together, less those in which others kept the process from running. A
-stage is *slower* where the signed-rank test rejects
+stage is *suspect* where the signed-rank test of a first set of pairs rejects
 
     H0: the centre of d <= log(1 + m),     m the *minimum effect* (10 %), not zero,
 
-by Holm's method over the whole family of stages, and rejects it once more on a second set of pairs, of those stages
-alone. Code that is as it was has a centre of 0, a minimum effect away from where H0 begins to be rejected; that is what
-the noise of restarts has to overcome, twice, and in nearly all pairs. The estimate is that of Hodges and Lehmann, the
-median of the means of every two pairs, with the interval that belongs to the test.
+at 10 %, and *slower* where that of a second set rejects it too, by Holm's method over the suspects. The second set is
+independent of what made them suspects, so the chance that any stage of the whole family fails that is no more than m
+slower is at most 5 %. Code that is as it was is a minimum effect away even from that: it fails far more seldom. The
+estimate is that of Hodges and Lehmann, the median of the means of every two pairs, with the interval that belongs to
+the test.
 
 Stages that take less than a *floor* are timed too coarsely for that; a scheme's on one side are tested together.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -44,12 +46,14 @@ class Gate:
     """What counts as slower: ``minimum_effect`` of each stage, and how sure it must be.
 
     ``effects`` has minimum effects by what they are of: ``device``, ``server`` and ``total``, or a stage's name. Where
-    there are any, nothing else is tested. ``alpha`` is the level of each set's family of tests. ``floor_s`` is the mean
-    time of a request's stage, or of a side's short stages together, below which nothing is claimed.
+    there are any, nothing else is tested. ``screen`` is the level of each test of the first set, ``alpha`` that of the
+    family of the second's. ``floor_s`` is the mean time of a request's stage, or of a side's short stages together,
+    below which nothing is claimed.
     """
 
     minimum_effect: float = 0.10
     effects: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    screen: float = 0.10
     alpha: float = 0.05
     floor_s: float = 0.005
 
@@ -67,8 +71,9 @@ Verdict = Literal["slower", "not slower", "faster", "not confirmed"]
 class Timed:
     """One part of one scheme in both commits: ratios are candidate over reference.
 
-    ``p`` is of the test that it is no more than ``minimum_effect`` slower, ``p_holm`` adjusted for the family;
-    ``confirmed_p`` that of the second set, None where there was none.
+    ``p`` is of the first set's test that it is no more than ``minimum_effect`` slower; ``confirmed_p`` that of the
+    second set, adjusted for all suspects, None where it was none. Interval and ratio are of the first set,
+    ``confirmed_ratio`` of the second, which alone is not too large for having been chosen.
     """
 
     pipeline: str
@@ -81,7 +86,6 @@ class Timed:
     high: float
     minimum_effect: float
     p: float
-    p_holm: float
     verdict: Verdict
     confirmed_p: float | None = None
     confirmed_ratio: float | None = None
@@ -139,8 +143,9 @@ def parts_of(rows: pd.DataFrame, floor_s: float) -> tuple[pd.DataFrame, list[str
     found = pd.concat(tables).groupby(["pair", "turn", "pipeline", "part"])[["reference", "candidate"]].sum()
     tiny = found.groupby(["pipeline", "part"]).mean().max(axis=1) < floor_s
     notes += [f"{p}, {part}: less than {1e3 * floor_s:g} ms, left out" for p, part in tiny[tiny].index if "/" in part]
-    left = ~tiny.reindex(found.index.droplevel(["pair", "turn"])).to_numpy()
-    return found[left].reset_index(), notes
+    found = found.reset_index()
+    left = ~tiny.reindex(pd.MultiIndex.from_frame(found[["pipeline", "part"]])).to_numpy()
+    return found[left], notes
 
 
 def log_ratios(parts: pd.DataFrame) -> dict[Part, Floats]:
@@ -157,7 +162,7 @@ def log_ratios(parts: pd.DataFrame) -> dict[Part, Floats]:
 def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, ArrayLike] | None = None) -> list[Timed]:
     """The verdict on every part that the gate tests, from its log ratios, by part.
 
-    Without a ``second`` set what the first rejects is ``not confirmed``. Seconds are not known here and are nan.
+    Without a ``second`` set suspects are ``not confirmed``. Seconds are not known here and are nan.
     Raises ResultsError for fewer pairs than the family needs (:func:`pairs_needed`).
     """
     effects = {part: effect for part in first if (effect := gate.effect_of(part)) is not None}
@@ -168,8 +173,7 @@ def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, Arr
     if fewest < (needed := pairs_needed(len(tested), gate.alpha)):
         raise ResultsError(f"{fewest} pairs cannot tell {len(tested)} stages from noise; give {needed} or more")
     p = {part: at_most(d, math.log1p(effects[part])) for part, d in tested.items()}
-    p_holm = dict(zip(p, holm(list(p.values())), strict=True))
-    suspects = [part for part in p if p_holm[part] <= gate.alpha]
+    suspects = [part for part in p if p[part] <= gate.screen]
     again: dict[Part, float] = {}
     if second is not None and suspects:
         once_more = [at_most(np.asarray(second[part], float), math.log1p(effects[part])) for part in suspects]
@@ -193,7 +197,6 @@ def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, Arr
                 high=math.exp(high),
                 minimum_effect=effects[part],
                 p=p[part],
-                p_holm=p_holm[part],
                 verdict=verdict,
                 confirmed_p=again.get(part),
                 confirmed_ratio=math.exp(hodges_lehmann(second[part])[0]) if second and part in again else None,
@@ -203,7 +206,7 @@ def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, Arr
 
 
 def suspects(judged: Iterable[Timed]) -> list[Part]:
-    """The parts that a first set of pairs rejects, and that a second set is to confirm."""
+    """The parts that a second set of pairs is to confirm."""
     return [(one.pipeline, one.part) for one in judged if one.verdict == "not confirmed"]
 
 
@@ -242,6 +245,7 @@ def _walsh(d: ArrayLike) -> Floats:
     return np.asarray((values[first] + values[second]) / 2)
 
 
+@functools.cache
 def _rank_sums(n: int) -> Floats:
     """The chance of every sum of the ranks 1 to n, each taken or not as a coin falls."""
     chances = np.ones(1)

@@ -59,7 +59,7 @@ class Found:
 
 
 _CHECKS = ("run", "quantity", "compared", "differ", "verdict")
-_TIMES = ("scheme", "stage", "reference", "candidate", "ratio", "95 %", "p (Holm)", "again", "verdict")
+_TIMES = ("scheme", "stage", "reference", "candidate", "ratio", "95 %", "p", "second set", "verdict")
 
 
 def _checks(runs: Sequence[Comparison]) -> list[tuple[str, ...]]:
@@ -87,7 +87,7 @@ def _times(one: TimedComparison) -> list[tuple[str, ...]]:
             f"{1e3 * part.candidate_s:.1f} ms",
             f"{part.ratio:.3f}",
             f"{part.low:.3f} to {part.high:.3f}",
-            f"{part.p_holm:.2g}",
+            f"{part.p:.2g}",
             "" if part.confirmed_ratio is None else f"{part.confirmed_ratio:.3f} (p {part.confirmed_p:.2g})",
             part.verdict,
         )
@@ -114,7 +114,7 @@ def _about(one: TimedComparison) -> str:
     return (
         f"{one.scenario}: {one.candidate[:12]} against {one.reference[:12]} on {one.machine}; measured in "
         f"{design['pairs']} restarted pairs of {design['turns']} turns; ratios are candidate over reference, and fail "
-        f"where they are more than {effect} above 1 in two sets of pairs"
+        f"where two sets of pairs show them more than {effect} above 1"
     )
 
 

@@ -42,7 +42,7 @@ def _timed(commit: str) -> Any:
 
     part = Timed(
         pipeline="tofc", part="device/merge", pairs=20, reference_s=0.02, candidate_s=0.03, ratio=1.5, low=1.4,
-        high=1.6, minimum_effect=0.1, p=1e-6, p_holm=1e-5, verdict="slower", confirmed_p=1e-5, confirmed_ratio=1.5,
+        high=1.6, minimum_effect=0.1, p=1e-6, verdict="slower", confirmed_p=1e-5, confirmed_ratio=1.5,
     )  # fmt: skip
     return TimedComparison(
         scenario="smoke", reference=commit, candidate="b", machine="m", gate=Gate(),
