@@ -72,7 +72,7 @@ def compare(
             )
             parts, second = both[both["pair"] < design.pairs], both[both["pair"] >= design.pairs]
             judged = slowdown.judge(slowdown.log_ratios(parts), gate, slowdown.log_ratios(second))
-        seconds = parts.groupby(["pipeline", "part"])[["reference", "candidate"]].median()
+        seconds = parts.groupby(["pipeline", "part"])[["reference", "candidate"]].median().to_dict("index")
         return TimedComparison(
             scenario=scenario_file.stem,
             reference=full,
@@ -83,7 +83,7 @@ def compare(
             parts=tuple(
                 dataclasses.replace(one, reference_s=float(s["reference"]), candidate_s=float(s["candidate"]))
                 for one in judged
-                for s in [seconds.loc[(one.pipeline, one.part)]]
+                for s in [seconds[one.pipeline, one.part]]
             ),
             notes=tuple(notes),
         )

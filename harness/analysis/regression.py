@@ -270,7 +270,10 @@ def _bytes(rows: pd.DataFrame, exact: bool, wanted: Limits, tolerance: float) ->
     limit = wanted.get("bytes")
     most = max(tolerance, limit.most if limit is not None and limit.share else 0.0)
     beyond = change[change.abs() > most]
-    said = [f"{p} at {label}: mean bytes moved by {of:+.2%}, more than {most:.2%}" for (p, label), of in beyond.items()]
+    said = [
+        f"{pipeline} at {point}: mean bytes moved by {by:+.2%}, more than {most:.2%}"
+        for (pipeline, point), by in zip(beyond.index.tolist(), beyond, strict=True)
+    ]
     return dataclasses.replace(
         found, status="counted", fails=limit is not None and bool(said), details=(*said, *details)
     )

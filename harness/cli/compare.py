@@ -48,7 +48,7 @@ def compare(
     turns: Annotated[int, typer.Option(min=1, help="Timed turns of a pair; with --against.")] = 12,
     pictures: Annotated[int, typer.Option(min=1, help="Pictures that the turns go through; with --against.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Draws who goes first; with --against.")] = 0,
-    floor: Annotated[float, typer.Option(**SOME_SECONDS, help="Shorter stages are tested together.")] = 0.005,
+    floor: Annotated[float, typer.Option(**SOME_SECONDS, help="Shorter stages are tested together.")] = "5 ms",  # type: ignore[assignment]
     results: Annotated[
         Path, typer.Option(metavar="DIR", help="Where timed pairs are kept, so that the command is resumed.")
     ] = Path("results/timed"),
@@ -80,7 +80,7 @@ def compare(
             raise typer.BadParameter("give two runs, or folders of runs; or --against COMMIT and a scenario")
         if fail_if is not None and not limits:
             raise typer.BadParameter(f"names no {', '.join(regression.QUANTITIES)}", param_hint="--fail-if")
-        found = compared(*paths, limits, _share(bytes_tolerance), links)
+        found = compared(paths[0], paths[1], limits, _share(bytes_tolerance), links)
     else:
         if len(paths) != 1:
             raise typer.BadParameter("give one scenario with --against", param_hint="SCENARIO")
@@ -95,7 +95,7 @@ def compare(
     elif form is Form.TERMINAL:
         terminal().print(regressions.terminal(found))
     else:
-        typer.echo(regressions.text(found, form.value), nl=False)
+        typer.echo(regressions.text(found, "json" if form is Form.JSON else "markdown"), nl=False)
     raise typer.Exit(found.code)
 
 
