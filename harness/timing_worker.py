@@ -54,12 +54,10 @@ def main(scenario_file: Path, pictures: int, orders: TextIO, told: TextIO) -> No
     say(
         {
             "package": str(Path(harness.__file__).parents[1]),
-            "code": digests.of_code(),
             "packages": provenance.package_versions(),
             "machine": fingerprint()["name"],
             "points": [list(key) for key in study.halves],
-            "samples": [sample.id for sample in samples],
-            "questions": digests.of_data([stock.sample_digests[place] for place in chosen]),
+            "questions": digests.of_data([[s.image_id, repr(s.question), s.truth] for s in samples]),
         }
     )
     with Watch() as watch:
