@@ -37,6 +37,8 @@ Part = tuple[str, str]
 
 POOLED = "other stages"
 FEWEST_PAIRS = 10
+_SHORTEST_S = 1e-6
+"""What is left of a stage at least, where others had the processor for all of it."""
 TIMED_COLUMNS = ("pair", "turn", "side_of", "pipeline", "point", "side", "stage", "seconds", "waited_s")
 """What the rows of timed pairs hold; ``side_of`` is ``reference`` or ``candidate``."""
 
@@ -129,7 +131,7 @@ def parts_of(rows: pd.DataFrame, floor_s: float) -> tuple[pd.DataFrame, list[str
         raise ResultsError("the two commits have no operating point in common, so that there is nothing to compare")
     notes = [f"{pipeline} at {point}: timed in one of the two commits alone" for pipeline, point in alone]
     own = rows[pd.MultiIndex.from_frame(rows[["pipeline", "point"]]).isin(shared)]
-    own = own.assign(seconds=own["seconds"] - own["waited_s"])
+    own = own.assign(seconds=(own["seconds"] - own["waited_s"]).clip(lower=_SHORTEST_S))
     stage = ["pipeline", "side", "stage"]
     wide = own.pivot_table(index=["pair", "turn", *stage], columns="side_of", values="seconds", aggfunc="sum")
     wide = wide.div(own.groupby("pipeline")["point"].nunique(), axis=0, level="pipeline").reset_index()
