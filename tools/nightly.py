@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path("results")
 GOLDEN = Path("tests/tools/golden")
 TIMED = Path("scenarios/smoke.yaml")
+_MOST_LABELS = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,7 +181,10 @@ def drawn(nights: Sequence[Mapping[str, Any]], out: Path) -> None:
             bottom.plot([at - 0.4, at + 0.4], [1 + timed["gate"]["minimum_effect"]] * 2, "k--", linewidth=0.8)
     bottom.axhline(1, color="k", linewidth=0.5)
     bottom.set_ylabel("time, ratio")
-    bottom.set_xticks(list(place), [f"{one['date'][:10]}\n{(one['commit'] or '?')[:7]}" for one in nights], fontsize=7)
+    step = -(-len(nights) // _MOST_LABELS)
+    words = [f"{one['date'][:10]}\n{(one['commit'] or '?')[:7]}" for one in nights[::step]]
+    bottom.set_xticks(list(place)[::step], words, fontsize=7)
+    top.yaxis.get_major_locator().set_params(integer=True)
     files.write_whole(out, lambda file: figure.savefig(file, format=out.suffix.lstrip(".") or "svg"))
     plt.close(figure)
 
