@@ -12,6 +12,7 @@ from harness.cli import (
     advise,
     apart,
     check,
+    compare,
     data,
     doctor,
     estimate,
@@ -20,6 +21,7 @@ from harness.cli import (
     pack,
     plan,
     plot,
+    reference,
     run,
     runs,
     serve,
@@ -33,7 +35,7 @@ from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
 
-_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"])
+_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"], ["compare"], ["reference", "update"])
 """The commands that go on where they were stopped."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -64,6 +66,7 @@ for command in (
     pack.pack,
     illustrate.illustrate,
     plan.plan,
+    compare.compare,
     check.check,
     check.schema,
     doctor.doctor,
@@ -80,6 +83,7 @@ for command in (
 app.add_typer(trace.app, name="trace")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+app.add_typer(reference.app, name="reference")
 
 
 def _print_version(wanted: bool) -> None:
