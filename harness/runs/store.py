@@ -363,3 +363,16 @@ def _read_facts(part: Path) -> Facts:
             f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are worked again"
         ) from None
     return facts
+
+
+def complete_runs(path: Path) -> list[Path]:
+    """The folder of the run at ``path``, or those of the complete runs under it, by name.
+
+    Raises ResultsError where there is none, and for a damaged manifest.
+    """
+    if (path / MANIFEST).exists():
+        return [path]
+    runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+    if not (complete := [run for run in runs if provenance.read(run / MANIFEST).status == "complete"]):
+        raise ResultsError(f"{path}: neither a complete run nor a folder of runs; 'harness run SCENARIO' makes one")
+    return complete
