@@ -1,6 +1,6 @@
 """One run's analysis: each quantity that is computed from its rows, once, for whoever shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -16,9 +16,11 @@ from harness.analysis.curves import Ladder
 from harness.analysis.select import Answers, Equality, Key, ladders_of, select
 from harness.errors import ResultsError, unknown_name
 from harness.records import Quantity, Side
+from harness.replay.cell import Cell
 from harness.replay.profile import Profile, sent_bytes
 from harness.runs.provenance import Manifest
 from harness.runs.store import Record, Run
+from harness.scenario.replay import ConstantUplink
 
 _UPLINK = ["replay", "channel", "users"]
 
@@ -161,6 +163,113 @@ class Analysis:
             confidence=self.equality.confidence,
         )
 
+    def spent(self) -> Iterator[tuple[dict[str, object], latency.Floats]]:
+        """Each cell of the selected points' replay with the T of its requests, in seconds; infinite where unanswered.
+
+        A cell has the keys of :data:`harness.analysis.latency.CELL`; cells come by uplink, rates upwards.
+        """
+        for cell, rows in latency.cells(self._selected_requests):
+            yield cell, latency.total_s(rows)
+
+    def link_and_wait(self, pipeline: str, point: str, channel: str, sample: str) -> dict[str, float]:
+        """The mean ``link`` and ``wait`` time of a point's requests of one sample at an uplink with the fewest users.
+
+        In seconds; 0 where it has no such request that was answered.
+        """
+        rows = self._selected_requests
+        wanted = {"pipeline": pipeline, "point": point, "channel": channel, "sample": sample}
+        for name, value in wanted.items():
+            rows = rows.filter(pc.equal(rows[name], value))
+        if rows.num_rows:
+            rows = rows.filter(pc.equal(rows["users"], pc.min(rows["users"])))
+        seconds = {part: latency.part_s(rows, part) for part in ("link", "wait")}
+        finite = {part: of_part[np.isfinite(of_part)] for part, of_part in seconds.items()}
+        return {part: float(of_part.mean()) if of_part.size else 0.0 for part, of_part in finite.items()}
+
+    @cached_property
+    def levels(self) -> pd.DataFrame:
+        """The level of every selected point in each round: its mean time there, over that of all rounds.
+
+        Columns ``pipeline``, ``point``, ``round`` (from 0), ``start`` and ``level``.
+        """
+        tables = []
+        for pipeline, point in self._selected_keys:
+            timed = self.setting.timed((pipeline, point))
+            level_R = timed.total_SR.mean(axis=0) / timed.total_SR.mean()
+            columns = {"round": np.arange(level_R.size), "start": timed.start_R, "level": level_R}
+            tables.append(pd.DataFrame({"pipeline": pipeline, "point": point, **columns}))
+        empty = pd.DataFrame(columns=["pipeline", "point", "round", "start", "level"])
+        return pd.concat(tables, ignore_index=True) if tables else empty
+
+    def timed_mean(self, pipeline: str, point: str) -> means.Estimate:
+        """The mean of a point's device and server times over the whole benchmark, in seconds, without the link."""
+        timed = self.setting.timed((pipeline, point))
+        stratum_S, stratum_N = cells.strata(self.profile(pipeline, point), self.population)
+        return means.mean_latency(
+            timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self.equality.confidence
+        )
+
+    @cached_property
+    def loads(self) -> pd.DataFrame:
+        """The utilisation of servers and uplink in each cell: :func:`harness.analysis.cells.utilisations`.
+
+        Columns of :data:`harness.analysis.latency.CELL`, ``p99_s``, that of all its requests whether the pictures
+        certify it or not, and ``servers`` and ``uplink``, null where they are not known.
+        """
+        found = []
+        for cell, seconds_R in self.spent():
+            uplink = self.setting.uplink(str(cell["channel"]))
+            rho: dict[str, float] = {}
+            if uplink is not None:
+                judged = Cell(spec=self.setting.system, uplink=uplink, users=int(str(cell["users"])), seed=0)
+                rho = cells.utilisations(self.setting.profiles[str(cell["pipeline"]), str(cell["point"])], judged)
+            p99_s = latency.percentile(seconds_R, 0.99)
+            found.append({**cell, "p99_s": p99_s if np.isfinite(p99_s) else np.nan, **rho})
+        return pd.DataFrame(found).reindex(columns=[*latency.CELL, "p99_s", "servers", "uplink"])
+
+    @cached_property
+    def crossovers(self) -> pd.DataFrame:
+        """Every rate at which two schemes change places: :func:`harness.analysis.whatif.crossover`.
+
+        Between the slowest and the fastest constant uplink, for one user at each scheme's selected point. A row each
+        with ``below`` and ``above``, the schemes that answer first on either side, ``rate_bps`` with ``rate_low_bps``
+        and ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where none is promised) and ``mean_s``,
+        the latency there. Empty where fewer than two such uplinks were replayed.
+        """
+        from harness.analysis import whatif
+
+        uplinks = sorted(
+            (u for u in self.setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps
+        )
+        columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "reason"]
+        rows = []
+        keys = self._selected_keys if len(uplinks) > 1 else ()
+        for place, key in enumerate(keys):
+            for other in keys[place + 1 :]:
+                one, two = self.profile(*key), self.profile(*other)
+                if one.samples != two.samples:
+                    continue
+                found = whatif.crossover(
+                    one,
+                    two,
+                    self.setting.system,
+                    low_bps=uplinks[0].rate_bps,
+                    high_bps=uplinks[-1].rate_bps,
+                    confidence=self.equality.confidence,
+                    wire=uplinks[0].wire,
+                    population=self.population,
+                )
+                if (rate := found.rate_bps) is None:
+                    continue
+                names = (one.pipeline, two.pipeline)
+                below = str(found.faster_below)
+                at = ConstantUplink.model_construct(kind="constant", rate_bps=rate.value, name="", wire=uplinks[0].wire)
+                mean_s = cells.mean_at(one, self.setting, at)
+                above = names[1] if below == names[0] else names[0]
+                ends = (rate.value, rate.low, rate.high)
+                rows.append(dict(zip(columns, (below, above, *ends, mean_s, rate.reason), strict=True)))
+        return pd.DataFrame(rows, columns=columns)
+
     @cached_property
     def first(self) -> pd.DataFrame:
         """Who answers first at each uplink, by how much: :func:`harness.analysis.comparison.first_answers`."""
@@ -228,6 +337,14 @@ class Analysis:
     def ladders(self) -> Mapping[Key, Ladder]:
         """The curves of score over bytes: :func:`harness.analysis.comparison.ladders`; none where none is claimed."""
         return comparison.ladders(self.points, self.answers) if self.scored else {}
+
+    def ladders_in(self, benchmark: str) -> Mapping[Key, Ladder]:
+        """:attr:`ladders` in one benchmark by itself; none where the reference scores 0 there."""
+        if self.manifest.benchmarks == (benchmark,):
+            return self.ladders
+        answers = breakdown.answers_in(self.record.outcomes, self.record.samples, self.equality, benchmark)
+        points = self.benchmarks[self.benchmarks["benchmark"] == benchmark]
+        return comparison.ladders(points, answers) if answers.scored else {}
 
     @cached_property
     def equal_scores(self) -> pd.DataFrame:

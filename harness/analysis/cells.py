@@ -275,6 +275,15 @@ def instability(profile: Profile, cell: Cell) -> str:
     Users of a closed loop wait for their answers, so that it is never unstable; batches, and links whose rate varies,
     are not judged.
     """
+    loads = utilisations(profile, cell)
+    return next((reason for where, rho in loads.items() if (reason := percentiles.unstable(rho, where))), "")
+
+
+def utilisations(profile: Profile, cell: Cell) -> dict[str, float]:
+    """The load rho of the ``servers`` and of the ``uplink``, those of them that are known before anything is replayed.
+
+    Users of a closed loop wait for their answers and have none; batches, and links whose rate varies, are not judged.
+    """
     spec, uplink = cell.spec, cell.uplink
     match spec.arrivals:
         case Poisson(rate_hz=rate_hz):
@@ -282,16 +291,15 @@ def instability(profile: Profile, cell: Cell) -> str:
         case Periodic(every_s=every_s):
             each_hz = 1 / every_s
         case _:
-            return ""
+            return {}
+    loads = {}
     if spec.batching is None:
-        rho = percentiles.utilisation(cell.users * each_hz, float(profile.server_s.mean()), spec.servers)
-        if reason := percentiles.unstable(rho, "servers"):
-            return reason
+        loads["servers"] = percentiles.utilisation(cell.users * each_hz, float(profile.server_s.mean()), spec.servers)
     if isinstance(uplink, ConstantUplink):
         senders = 1 if spec.sharing == "own" else cell.users
         link_s = 8 * float(profile.payload_bytes.mean()) / uplink.rate_bps
-        return percentiles.unstable(percentiles.utilisation(senders * each_hz, link_s, 1), "uplink")
-    return ""
+        loads["uplink"] = percentiles.utilisation(senders * each_hz, link_s, 1)
+    return loads
 
 
 def requests_meet(cell: Cell) -> bool:
@@ -324,6 +332,13 @@ def times_and_known(
         server_stage_s=nothing[:, None],
     )
     return timed_SR, float(np.average(total_s(replay(links, once)), weights=weight_N))
+
+
+def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:
+    """The mean T over the whole benchmark of a point whose requests do not meet, at any uplink, in seconds."""
+    once = setting.system.model_copy(update={"arrivals": ClosedLoop(kind="closed_loop"), "users": (1,)})
+    timed_SR, known_s = times_and_known(profile, once, uplink, setting.population)
+    return mean_latency(np.maximum(timed_SR, 1e-12), *strata(profile, setting.population)).value + known_s
 
 
 def strata(profile: Profile, population: Population | None) -> tuple[Floats | None, ArrayLike | None]:

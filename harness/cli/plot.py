@@ -16,18 +16,24 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(help="Where the figures go.", show_default="a folder 'figures' in each run")
     ] = None,
+    figure: Annotated[
+        list[str] | None, typer.Option(help="A figure by name, such as fig8; repeat it for more.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every figure that the run's rows can draw.")] = False,
 ) -> None:
-    """Draw a run's figures as PNG and SVG.
+    """Draw a run's figures as PNG, SVG and PDF, for a page and for a column, with their data as CSV.
 
-    The rate-performance curves (the paper's Fig. 6) and the latency at each uplink rate with the score (Fig. 8), each
-    with its provenance on it.
+    Without a name: score against payload (the paper's Fig. 6, or 7, 10 or 12) and the latency at each uplink
+    (Fig. 8 or 11), and the run's tables as CSV and Markdown.
 
         harness plot results/runs/realworldqa_lowrate
+
+        harness plot results/runs/crossover --figure crossover --figure timeline
     """
     from harness.report.figures.gallery import draw_all
 
     with warnings.catch_warnings(record=True) as caught:
-        files = draw_all(path, out)
+        files = draw_all(path, out, figure, everything)
     for file in files:
         typer.echo(str(file))
     if unseen := sorted({chr(int(found[1])) for w in caught if (found := _NO_GLYPH.match(str(w.message)))}):

@@ -106,15 +106,15 @@ def with_uplinks(numbers: pd.DataFrame, n: int) -> pd.DataFrame:
 @pytest.mark.parametrize("n_uplinks", [1, 3, 5])
 def test_latency_bars_can_be_read(numbers: pd.DataFrame, n_uplinks: int) -> None:
     """With few uplinks and many, everything written is on the page and apart from everything else."""
-    assert_readable(latency_bars.draw(with_uplinks(numbers, n_uplinks), PARTS, ABOUT))
+    assert_readable(latency_bars.bars(with_uplinks(numbers, n_uplinks), PARTS, ABOUT))
 
 
 def test_long_names_can_be_read(points: pd.DataFrame, numbers: pd.DataFrame) -> None:
     """Names and titles as long as a scenario allows are wrapped or given room."""
     long = {"tofc": "tofc-with-a-single-entropy-model-and-no-hyperprior", "jpeg": "jpeg-of-the-whole-uncropped-picture"}
     about = Provenance(title="T" * 20 + " word" * 20, stand_ins="", warnings=[], sources=ABOUT.sources)
-    assert_readable(rate_performance.draw(points.replace({"pipeline": long}), about))
-    assert_readable(latency_bars.draw(numbers.replace({"pipeline": long}), PARTS, about))
+    assert_readable(rate_performance.curves(points.replace({"pipeline": long}), about))
+    assert_readable(latency_bars.bars(numbers.replace({"pipeline": long}), PARTS, about))
 
 
 @pytest.mark.parametrize("name", ["Ba$$in: ($5) and ($_10)", "plan $5_$ a month", "from $5 to $10", r"\frac{1}{2}$^$"])
@@ -123,8 +123,8 @@ def test_a_dollar_in_a_name_is_a_dollar(points: pd.DataFrame, numbers: pd.DataFr
     about = Provenance(title=name, stand_ins=name, warnings=[name], sources=name)
     channels = dict.fromkeys(numbers["channel"].dropna().unique()[:1], name)
     with style.styled():
-        bars = latency_bars.draw(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), PARTS, about)
-        curves = rate_performance.draw(points.replace({"pipeline": {"jpeg": name}}), about)
+        bars = latency_bars.bars(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), PARTS, about)
+        curves = rate_performance.curves(points.replace({"pipeline": {"jpeg": name}}), about)
         style.save(bars, tmp_path, "bars")
         style.save(curves, tmp_path, "curves")
     for figure in (bars, curves):
@@ -139,7 +139,7 @@ def bars_axes(figure: Figure) -> list[Axes]:
 
 def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
     """The heights drawn at each uplink are the mean seconds of device, link and server, stacked to the total."""
-    panels = bars_axes(latency_bars.draw(numbers, PARTS, ABOUT))
+    panels = bars_axes(latency_bars.bars(numbers, PARTS, ABOUT))
     uplinks = list(dict.fromkeys(numbers["channel"].dropna()))
     assert len(panels) == len(uplinks) == 3
     for axes, uplink in zip(panels, uplinks, strict=True):
@@ -152,32 +152,32 @@ def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
 
 def test_what_was_not_timed_is_hatched(numbers: pd.DataFrame) -> None:
     """Only the estimated parts are hatched, and the legend says what the hatch means; recorded ones are plain."""
-    figure = latency_bars.draw(numbers, PARTS, ABOUT)
+    figure = latency_bars.bars(numbers, PARTS, ABOUT)
     rows = numbers[numbers["channel"] == "25 KB/s"].reset_index(drop=True)
     hatched = np.array([bool(patch.get_hatch()) for patch in bars_axes(figure)[0].patches]).reshape(-1, 3)
     expected = rows["pipeline"].eq("server_only").to_numpy()
     assert (hatched[:, 2] == expected).all()
     assert not hatched[:, :2].any()
     assert "not measured" in [text.get_text() for text in figure.legends[0].get_texts()]
-    recorded = latency_bars.draw(numbers.replace({"server_source": {"estimated": "recorded"}}), PARTS, ABOUT)
+    recorded = latency_bars.bars(numbers.replace({"server_source": {"estimated": "recorded"}}), PARTS, ABOUT)
     assert not any(patch.get_hatch() for patch in bars_axes(recorded)[0].patches)
 
 
 def test_what_does_not_reach_is_said(points: pd.DataFrame, numbers: pd.DataFrame) -> None:
     """A scheme without a point at equal score has no bar, but the words, in every panel and in the curves' legend."""
-    words = [text.get_text() for text in texts(latency_bars.draw(numbers, PARTS, ABOUT))]
+    words = [text.get_text() for text in texts(latency_bars.bars(numbers, PARTS, ABOUT))]
     assert words.count("does not reach") == 3
-    curves = [text.get_text() for text in texts(rate_performance.draw(points, ABOUT))]
+    curves = [text.get_text() for text in texts(rate_performance.curves(points, ABOUT))]
     assert "device_only\n(does not reach)\n(sends nothing)" in curves
     nothing = numbers[~numbers["shown"]]
-    figure = latency_bars.draw(nothing, PARTS, ABOUT)
+    figure = latency_bars.bars(nothing, PARTS, ABOUT)
     assert "no scheme reaches the target" in [text.get_text() for text in texts(figure)]
     assert_readable(figure)
 
 
 def test_a_bar_far_above_the_others_is_cut_and_numbered(numbers: pd.DataFrame) -> None:
     """The axis ends above the ordinary bars; the one that is cut has its value written."""
-    panel = bars_axes(latency_bars.draw(numbers, PARTS, ABOUT))[0]
+    panel = bars_axes(latency_bars.bars(numbers, PARTS, ABOUT))[0]
     slowest = numbers["total_mean_s"].max()
     assert panel.get_ylim()[1] < slowest
     assert f"{slowest:.2f}" in [text.get_text() for text in panel.texts]
@@ -195,7 +195,7 @@ def test_every_bar_has_room_for_its_interval_or_is_cut(bars: list[tuple[float, f
 
 def test_curves_are_the_rows(points: pd.DataFrame) -> None:
     """Each scheme's curve goes through its points in KB, in its own look, and the ring is on the one selected."""
-    figure = rate_performance.draw(points, ABOUT)
+    figure = rate_performance.curves(points, ABOUT)
     assert_readable(figure)
     lines = {line.get_marker(): line for line in figure.axes[0].lines if line.get_fillstyle() == "full"}
     for pipeline in ("tofc", "jpeg", "webp"):
@@ -212,8 +212,8 @@ def test_curves_are_the_rows(points: pd.DataFrame) -> None:
 def test_the_same_rows_give_the_same_files(points: pd.DataFrame, numbers: pd.DataFrame, tmp_path: Path) -> None:
     """PNG and SVG do not depend on when or how often they are drawn."""
     drawn = (
-        ("curves", points, lambda rows: rate_performance.draw(rows, ABOUT)),
-        ("bars", numbers, lambda rows: latency_bars.draw(rows, PARTS, ABOUT)),
+        ("curves", points, lambda rows: rate_performance.curves(rows, ABOUT)),
+        ("bars", numbers, lambda rows: latency_bars.bars(rows, PARTS, ABOUT)),
     )
     for stem, rows, draw in drawn:
         first, again = (
@@ -235,7 +235,7 @@ def test_every_scheme_has_a_look() -> None:
 def test_provenance_is_on_the_figure(made_up: Analysis, points: pd.DataFrame) -> None:
     """Title, stand-ins, machine, run, verdict, scenario and commit stand on the figure."""
     about = of(made_up, "a subtitle", ["A note"])
-    written = " ".join(text.get_text() for text in texts(rate_performance.draw(points, about)))
+    written = " ".join(text.get_text() for text in texts(rate_performance.curves(points, about)))
     manifest = made_up.manifest
     for fact in (
         "RealWorldQA at low uplink rates: a subtitle", "stand-ins: StreetsQA for RealWorldQA", "A note",
@@ -282,7 +282,7 @@ def test_results_do_not_wait_for_matplotlib() -> None:
 def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
     """A run in which something waits has a part more in every bar, in a colour of its own, and the sum is the total."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))
-    panel = bars_axes(latency_bars.draw(run.numbers, run.parts, ABOUT))[0]
+    panel = bars_axes(latency_bars.bars(run.numbers, run.parts, ABOUT))[0]
     heights = np.array([patch.get_height() for patch in panel.patches]).reshape(-1, 4)
     rows = run.numbers[run.numbers["channel"] == "25 KB/s"]
     wanted = rows[["device_mean_s", "link_mean_s", "wait_mean_s", "server_mean_s"]].to_numpy(float)
@@ -297,7 +297,7 @@ def test_a_run_in_which_nothing_reaches_is_drawn(tmp_path: Path) -> None:
     run = make(tmp_path / "run", selection=selection)
     assert len(draw_all(run.folder)) == 11
     found = Analysis(run)
-    words = [text.get_text() for text in texts(latency_bars.draw(found.numbers, found.parts, ABOUT))]
+    words = [text.get_text() for text in texts(latency_bars.bars(found.numbers, found.parts, ABOUT))]
     assert "no scheme reaches the target" in words
 
 
@@ -310,7 +310,7 @@ def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> N
     changed.loc[webp, times] = np.nan
     changed = changed[~jpeg | (changed["channel"] == "25 KB/s")]
     changed.loc[changed["pipeline"] == "jpeg", ["replay", "channel", "users", "requests", *times]] = None
-    figure = latency_bars.draw(changed, PARTS, ABOUT)
+    figure = latency_bars.bars(changed, PARTS, ABOUT)
     words = [text.get_text() for text in texts(figure)]
     assert words.count("not replayed") == 3
     assert words.count("none answered") == 3
