@@ -3,12 +3,11 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
-from harness.claims.model import Claim, Claims, Machines, Study, Test
+from harness.claims.model import Claim, Claims, Criterion, Machines, Study
 from harness.claims.verdict import ALPHA, Answer, Item, Verdict, judge, picked
 
 Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
@@ -21,7 +20,7 @@ class Tested:
     ``why`` says what is missing where the verdict is *not testable here*.
     """
 
-    test: Test
+    test: Criterion
     verdict: Verdict
     items: Sequence[Item] = ()
     run: str = ""
@@ -99,7 +98,7 @@ def _at_full_size(claims: Claims, claim: Claim) -> Iterator[str]:
         )
 
 
-def _tested(claims: Claims, claim: Claim, test: Test, runs: Sequence[Analysis], alpha: float) -> Tested:
+def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analysis], alpha: float) -> Tested:
     study, machines = claims.study_of(claim, test), claims.machines
     if test.about.counted:
         items = metrics.counted(test, study.backbone)
@@ -126,7 +125,7 @@ def _tested(claims: Claims, claim: Claim, test: Test, runs: Sequence[Analysis], 
     return _judged(test, items, name, _source(chosen, test), stood_in)
 
 
-def _judged(test: Test, items: Sequence[Item], run: str, source: Source, stand_ins: Sequence[str]) -> Tested:
+def _judged(test: Criterion, items: Sequence[Item], run: str, source: Source, stand_ins: Sequence[str]) -> Tested:
     answer, why = judge(test, items, shown=lambda number: written(test, number))
     return Tested(
         test=test,
@@ -150,7 +149,7 @@ def _verdict(answer: Answer, on_stand_in: bool) -> Verdict:
 _CODEC_SIZES = "the codec's layer sizes, which are not in the paper and were chosen to leave about this total"
 
 
-def _run_for(test: Test, study: Study, runs: Sequence[Analysis]) -> Analysis | str:
+def _run_for(test: Criterion, study: Study, runs: Sequence[Analysis]) -> Analysis | str:
     """The run that a test is made of, or which is missing."""
     fitting = [run for run in runs if _wanted(run) == (frozenset(study.benchmarks), study.backbone)]
     schemes = {str(test.of), *test.over}
@@ -175,7 +174,7 @@ def _wanted(run: Analysis) -> tuple[frozenset[str], str]:
     return frozenset([*several, *filter(None, [given.get("benchmark")])]), str(given.get("backbone"))
 
 
-def _stand_ins(run: Analysis, test: Test, machines: Machines) -> Iterator[str]:
+def _stand_ins(run: Analysis, test: Criterion, machines: Machines) -> Iterator[str]:
     """What a run has in another's place, as far as the test rests on it."""
     manifest = run.manifest
     yield from (f"{ran} for {wanted}" for wanted, ran in manifest.stand_ins.items())
@@ -196,7 +195,7 @@ def _machines(run: Analysis, side: str) -> list[str]:
     return [row["machine"] for row in rows if row["side"] == side]
 
 
-def _doubts(run: Analysis, test: Test) -> Iterator[str]:
+def _doubts(run: Analysis, test: Criterion) -> Iterator[str]:
     """What makes an INVALID run unfit for the test: times need a VALID one, answers and bytes what they rest on."""
     if (reasons := run.reasons) and test.about.timed:
         yield f"run {run.manifest.name} is INVALID: {reasons[0]}"
@@ -204,7 +203,7 @@ def _doubts(run: Analysis, test: Test) -> Iterator[str]:
         yield f"run {run.manifest.name} is INVALID: {reason}"
 
 
-def _source(runs: Sequence[Analysis], test: Test) -> Source:
+def _source(runs: Sequence[Analysis], test: Criterion) -> Source:
     if test.metric in ("z_share", "experts_share", "experts_used"):
         return "recorded"
     if not test.about.timed:
@@ -214,11 +213,11 @@ def _source(runs: Sequence[Analysis], test: Test) -> Source:
     return max((source for source in order if source in found), key=order.index, default="")
 
 
-def _unit(test: Test) -> str:
+def _unit(test: Criterion) -> str:
     return "seconds" if test.about.unit == "s" else "shares of the latency"
 
 
-def written(test: Test, number: float) -> str:
+def written(test: Criterion, number: float) -> str:
     """A number in the unit of the test's metric: ``-36.0 %``, ``2.89 x``, ``0.64 s``."""
     if number != number:
         return "-"
@@ -232,7 +231,7 @@ def written(test: Test, number: float) -> str:
     return f"{number:.3g} {about.unit}" if abs(number) < 1000 else f"{number:.0f} {about.unit}"
 
 
-def claimed(test: Test) -> str:
+def claimed(test: Criterion) -> str:
     """What a test's claim says in a phrase: ``-52 % to -30 %``, ``below 1 x``."""
     if test.value is not None:
         return ("about " if test.give else "") + written(test, test.value)
@@ -258,7 +257,7 @@ def number(tested: Tested) -> str:
     return f"{said} [{written(tested.test, low)}, {written(tested.test, high)}]"
 
 
-def subject(test: Test) -> str:
+def subject(test: Criterion) -> str:
     """Of what a test's number is: ``bytes_change of tofc over elic, the least``."""
     at, over_at = (", ".join(f"{name} {_value(value)}" for name, value in of.items()) for of in (test.at, test.over_at))
     found = test.metric
@@ -318,10 +317,3 @@ def _plain(value: float) -> float | str | None:
     if value != value:
         return None
     return value if abs(value) != float("inf") else "unbounded"
-
-
-def analyses(paths: Sequence[Path]) -> list[Analysis]:
-    """The complete runs of folders, each a run or a folder of runs; raises ResultsError where one holds none."""
-    from harness.runs.store import complete_runs
-
-    return [Analysis.read(folder) for path in paths for folder in complete_runs(path)]

@@ -21,7 +21,7 @@ from harness.analysis.curves import Ladder
 from harness.analysis.means import Estimate
 from harness.analysis.select import Key
 from harness.claims import counts
-from harness.claims.model import Parameter, Test
+from harness.claims.model import Criterion, Parameter
 from harness.claims.verdict import Item
 from harness.errors import HarnessError
 from harness.scenario.replay import ConstantUplink
@@ -39,7 +39,7 @@ class Asked:
     """A test, the run that it is made of, and the level at which all its intervals hold together."""
 
     run: Analysis
-    test: Test
+    test: Criterion
     alpha: float
 
     def confidence(self, n: int) -> float:
@@ -70,7 +70,7 @@ def measured(asked: Asked) -> Sequence[Item]:
     return items
 
 
-def counted(test: Test, backbone: str) -> Sequence[Item]:
+def counted(test: Criterion, backbone: str) -> Sequence[Item]:
     """The numbers of a test that needs no run; raises CheckpointError for a backbone without a published one."""
     if test.metric == "trainable_parameters":
         return [Item(label=backbone, estimate=_exact(counts.trainable_parameters(backbone)))]
@@ -507,7 +507,7 @@ def _uplinks(run: Analysis) -> list[ConstantUplink]:
     return sorted(alone, key=lambda uplink: uplink.rate_bps) if 1 in run.setting.system.users else []
 
 
-def sources(run: Analysis, test: Test) -> set[str]:
+def sources(run: Analysis, test: Criterion) -> set[str]:
     """The sources of the stage rows that a timed test rests on."""
     mine = [pipelines_of(run)[name] for name in (str(test.of), *test.over)]
     stages = run.record.stages

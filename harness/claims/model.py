@@ -95,7 +95,7 @@ Ends = Annotated[tuple[Number, Number], Field(strict=False)]
 Where = Literal["each", "least", "most", "lowest_rate", "highest_rate"]
 
 
-class Test(Frozen):
+class Criterion(Frozen):
     """One number, and what is claimed of it: exactly one of ``value``, ``between``, ``inside``, ``below``, ``above``.
 
     ``of`` and ``over`` are schemes. ``at`` and ``over_at`` pick operating points by their parameters; without them it
@@ -188,7 +188,7 @@ class Claim(Frozen):
     where: Line
     says: Line
     study: Slug | None = None
-    tests: tuple[Test, ...] = Field(default=(), strict=False)
+    tests: tuple[Criterion, ...] = Field(default=(), strict=False)
     missing: Line = ""
     note: Line = ""
 
@@ -230,7 +230,7 @@ class Claims(Frozen):
                 raise ValueError(f"claims: claim {claim.id}: {unknown_name('study', unknown, self.studies)}")
         return self
 
-    def study_of(self, claim: Claim, test: Test) -> Study:
+    def study_of(self, claim: Claim, test: Criterion) -> Study:
         """What the run of a test ran."""
         return self.studies[str(test.study or claim.study)]
 
@@ -260,7 +260,7 @@ def load(path: Path = PAPER) -> Claims:
     return found
 
 
-def distance_from_no_effect(test: Test) -> float:
+def distance_from_no_effect(test: Criterion) -> float:
     """How far what is claimed is from no effect, at its nearest: an interval that is wider shows nothing."""
     ends = (test.value,) if test.value is not None else test.between or ()
     return min((abs(end - test.about.neutral) for end in ends if end is not None), default=math.inf)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.analysis.means import Estimate
-from harness.claims.model import Test, distance_from_no_effect
+from harness.claims.model import Criterion, distance_from_no_effect
 
 ALPHA = 0.05
 
@@ -51,7 +51,9 @@ class Item:
     rate_bps: float | None = None
 
 
-def judge(test: Test, items: Sequence[Item], shown: Callable[[float], str] = "{:.3g}".format) -> tuple[Answer, str]:
+def judge(
+    test: Criterion, items: Sequence[Item], shown: Callable[[float], str] = "{:.3g}".format
+) -> tuple[Answer, str]:
     """What the numbers of a test say of it, and why it is left open; ``shown`` writes a number in a reason."""
     if not items:
         return "open", "there is no such number"
@@ -65,7 +67,7 @@ def judge(test: Test, items: Sequence[Item], shown: Callable[[float], str] = "{:
     return "open" if (why := next((why for answer, why in answers if answer == "open"), "")) else "yes", why
 
 
-def picked(test: Test, items: Sequence[Item]) -> Sequence[Item]:
+def picked(test: Criterion, items: Sequence[Item]) -> Sequence[Item]:
     """The items that a test is about: of the least and the largest, the joint bounds."""
     if test.where in ("lowest_rate", "highest_rate"):
         of_rate = [item.rate_bps for item in items if item.rate_bps is not None]
@@ -82,7 +84,7 @@ def picked(test: Test, items: Sequence[Item]) -> Sequence[Item]:
     return [Item(label="the least" if least else "the largest", estimate=Estimate(*ends))]
 
 
-def _one(test: Test, found: Estimate, shown: Callable[[float], str]) -> tuple[Answer, str]:
+def _one(test: Criterion, found: Estimate, shown: Callable[[float], str]) -> tuple[Answer, str]:
     low, high = found.low, found.high
     between = f"the interval {shown(low)} to {shown(high)}"
     if test.below is not None:

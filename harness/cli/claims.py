@@ -50,12 +50,13 @@ def claims(
     """
     import json
 
+    from harness.analysis import Analysis
     from harness.claims import ledger, model, shown
     from harness.claims.verdict import Verdict
     from harness.cli.display import terminal
 
     wanted = model.load(model.PAPER if file is None else file)
-    found = ledger.entries(wanted, ledger.analyses(runs))
+    found = ledger.entries(wanted, Analysis.read_all(runs))
     if form is Format.JSON:
         data = {"title": wanted.title, "summary": ledger.summary(found), "claims": ledger.as_data(found)}
         typer.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.analysis.means import Estimate
-from harness.claims.model import Test
+from harness.claims.model import Criterion
 from harness.claims.verdict import Item, judge
 
 A_NUMBER = st.floats(0.05, 5)
@@ -18,8 +18,8 @@ def _item(low: float, high: float, value: float | None = None, **how: float) -> 
     return Item(label="a", estimate=Estimate((low + high) / 2 if value is None else value, low, high), **how)
 
 
-def _test(metric: str = "bytes_ratio", **what: object) -> Test:
-    return Test.model_validate({"metric": metric, "of": "tofc", "over": ["elic"], **what})
+def _test(metric: str = "bytes_ratio", **what: object) -> Criterion:
+    return Criterion.model_validate({"metric": metric, "of": "tofc", "over": ["elic"], **what})
 
 
 @given(A_NUMBER, A_NUMBER, A_NUMBER)
