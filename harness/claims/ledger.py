@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
-from harness.claims.model import Claim, Claims, Criterion, Machines, Study
+from harness.claims.model import Claim, Claims, Criterion, Machines, Study, direction
 from harness.claims.verdict import ALPHA, Answer, Item, Verdict, judge, picked
 
 Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
@@ -17,7 +17,7 @@ Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
 class Tested:
     """A test with what it found: ``run`` is empty where none was asked, ``stand_ins`` what ran in another's place.
 
-    ``why`` says what is missing where the verdict is *not testable here*.
+    ``why`` says what is missing where the verdict is *not testable here*, and how much of the claim a stand-in shows.
     """
 
     test: Criterion
@@ -81,7 +81,8 @@ def _of_all(tested: Sequence[Tested]) -> tuple[Verdict, str]:
             return refuted, ""
     if Verdict.NOT_TESTABLE in verdicts or not verdicts:
         return Verdict.NOT_TESTABLE, "; ".join(dict.fromkeys(one.why for one in tested if one.why))
-    return (Verdict.HOLDS if Verdict.HOLDS in verdicts else Verdict.REPRODUCED), ""
+    why = "; ".join(dict.fromkeys(one.why for one in tested if one.why))
+    return (Verdict.HOLDS if Verdict.HOLDS in verdicts else Verdict.REPRODUCED), why
 
 
 def _at_full_size(claims: Claims, claim: Claim) -> Iterator[str]:
@@ -126,7 +127,14 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
 
 
 def _judged(test: Criterion, items: Sequence[Item], run: str, source: Source, stand_ins: Sequence[str]) -> Tested:
-    answer, why = judge(test, items, shown=lambda number: written(test, number))
+    def shown(number: float) -> str:
+        return written(test, number)
+
+    answer, why = judge(test, items, shown)
+    if stand_ins and (side := direction(test)) is not None:
+        met = _MET[answer]
+        answer, why = judge(side, items, shown)
+        why = f"the direction; {met}" if answer == "yes" else why
     return Tested(
         test=test,
         verdict=_verdict(answer, bool(stand_ins)),
@@ -136,6 +144,13 @@ def _judged(test: Criterion, items: Sequence[Item], run: str, source: Source, st
         stand_ins=stand_ins,
         why=why,
     )
+
+
+_MET: Mapping[Answer, str] = {
+    "yes": "the number itself is met too",
+    "no": "the number itself is not met",
+    "open": "the number itself is left open",
+}
 
 
 def _verdict(answer: Answer, on_stand_in: bool) -> Verdict:

@@ -92,7 +92,7 @@ MetricName = Annotated[str, AfterValidator(_known_metric)]
 Schemes = Annotated[tuple[SchemeName, ...], BeforeValidator(_listed), Field(strict=False)]
 Benchmarks = Annotated[tuple[BenchmarkName, ...], BeforeValidator(_listed), Field(strict=False)]
 Ends = Annotated[tuple[Number, Number], Field(strict=False)]
-Where = Literal["each", "least", "most", "lowest_rate", "highest_rate"]
+Where = Literal["each", "some", "least", "most", "lowest_rate", "highest_rate"]
 
 
 class Criterion(Frozen):
@@ -101,9 +101,9 @@ class Criterion(Frozen):
     ``of`` and ``over`` are schemes. ``at`` and ``over_at`` pick operating points by their parameters; without them it
     is the point that is selected at equal score. ``value`` may be off by ``give``, as far as the claim is rounded.
     ``between`` is a range that a number has over scores or rates; ``inside`` claims that a number is nowhere else.
-    ``where`` says which of several values is meant. Shares and changes are fractions: -0.36 is 36 % less.
-    ``study`` is another than the claim's, ``versus`` one by whose number this one is divided. A test that does not
-    ``decide`` is shown and no more.
+    ``where`` says which of several numbers is meant: ``some``, that the value lies among them. Shares and changes are
+    fractions: -0.36 is 36 % less. ``study`` is another than the claim's, ``versus`` one by whose number this one is
+    divided. A test that does not ``decide`` is shown and no more.
     """
 
     metric: MetricName
@@ -142,6 +142,8 @@ class Criterion(Frozen):
         for name in ("between", "inside"):
             if (ends := getattr(self, name)) is not None and not ends[0] < ends[1]:
                 raise ValueError(f"{name}: {list(ends)} is no range; its first number must be below its second")
+        if self.where == "some" and self.value is None:
+            raise ValueError("where: 'some' is of a value that one of several numbers has")
         if "give" in self.model_fields_set and self.value is None:
             raise ValueError("give: goes with a value alone")
         return self
@@ -264,3 +266,20 @@ def distance_from_no_effect(test: Criterion) -> float:
     """How far what is claimed is from no effect, at its nearest: an interval that is wider shows nothing."""
     ends = (test.value,) if test.value is not None else test.between or ()
     return min((abs(end - test.about.neutral) for end in ends if end is not None), default=math.inf)
+
+
+def direction(test: Criterion) -> Criterion | None:
+    """The side of no effect that a claim of a scheme against another is on, as far as a stand-in can show it.
+
+    None for a claim that is no more than a direction, and for one of another kind.
+    """
+    neutral = test.about.neutral
+    claimed = test.between or [end for end in (test.value, test.below, test.above) if end is not None]
+    if test.about.over != "must" or not claimed or test.inside or any(end == neutral for end in claimed):
+        return None
+    side = "below" if max(claimed) < neutral else "above" if min(claimed) > neutral else None
+    if side is None:
+        return None
+    plain = dict.fromkeys(("value", "between", "below", "above"))
+    where = test.where if test.where.endswith("rate") else "each"
+    return test.model_copy(update={**plain, "give": 0.0, "where": where, side: neutral})

@@ -9,8 +9,12 @@ the largest of them lies between the largest lower and the largest upper end, an
   open.
 - ``between`` a and b, for a range over scores or rates: *no* where the least is surely below a, or the largest surely
   above b. Else *yes*, if no interval is wider than the nearer end is away from no effect; else open.
+- ``value`` v of ``some``: *no* where v is surely below the least or above the largest; else as above, of the nearest.
 - ``inside`` a to b, for what is claimed to be alike: *yes* where the whole interval is, *no* where it is outside; else
   open.
+
+On a stand-in a scheme against another can show the direction alone: a value, a range or a limit is judged by the side
+of no effect that it is on, at every score or rate, and whether the number is met as well is said beside.
 
 A number that could not be had leaves its test open, unless another one already says *no*.
 """
@@ -57,6 +61,8 @@ def judge(
     """What the numbers of a test say of it, and why it is left open; ``shown`` writes a number in a reason."""
     if not items:
         return "open", "there is no such number"
+    if test.where == "some":
+        return _some(test, items, shown)
     chosen = picked(test, items)
     missing = [item for item in chosen if math.isnan(item.estimate.low)]
     answers = [_one(test, item.estimate, shown) for item in chosen if not math.isnan(item.estimate.low)]
@@ -73,7 +79,7 @@ def picked(test: Criterion, items: Sequence[Item]) -> Sequence[Item]:
         of_rate = [item.rate_bps for item in items if item.rate_bps is not None]
         wanted = (min if test.where == "lowest_rate" else max)(of_rate, default=None)
         return [item for item in items if item.rate_bps == wanted]
-    if test.where == "each":
+    if test.where in ("each", "some"):
         return items
     least = test.where == "least"
     known = [item for item in items if not math.isnan(item.estimate.low)]
@@ -82,6 +88,21 @@ def picked(test: Criterion, items: Sequence[Item]) -> Sequence[Item]:
     pick = min if least else max
     ends = (pick(getattr(item.estimate, end) for item in known) for end in ("value", "low", "high"))
     return [Item(label="the least" if least else "the largest", estimate=Estimate(*ends))]
+
+
+def _some(test: Criterion, items: Sequence[Item], shown: Callable[[float], str]) -> tuple[Answer, str]:
+    """Whether a value lies among several numbers: the nearest of them has to be known well enough to tell."""
+    known = [item.estimate for item in items if not math.isnan(item.estimate.low)]
+    value = float(test.value or 0)
+    if len(known) < len(items):
+        return "open", next(item.estimate.reason for item in items if math.isnan(item.estimate.low))
+    low, high = min(one.low for one in known), max(one.high for one in known)
+    if high < value - test.give or low > value + test.give:
+        return "no", ""
+    nearest = min(known, key=lambda one: abs(one.value - value))
+    if nearest.high - nearest.low > distance_from_no_effect(test):
+        return "open", f"the interval {shown(nearest.low)} to {shown(nearest.high)} is too wide to tell the claim"
+    return "yes", ""
 
 
 def _one(test: Criterion, found: Estimate, shown: Callable[[float], str]) -> tuple[Answer, str]:

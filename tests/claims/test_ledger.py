@@ -134,7 +134,13 @@ def test_a_stand_in_reproduces_nothing(full: Record) -> None:
     assert _verdicts(full, _claims(test, machines={"device": "a processor"})) == [Verdict.REPRODUCED]
     estimated = {**test, "over": "server_only"}
     assert _verdicts(full, _claims(estimated)) == [Verdict.HOLDS]
-    assert _verdicts(dataclasses.replace(full, manifest=standing), _claims({**test, "below": 0.01})) == [Verdict.FAILS]
+    assert _verdicts(dataclasses.replace(full, manifest=standing), _claims({**test, "above": 1.5, "below": None})) == [
+        Verdict.FAILS
+    ]
+    (entry,) = ledger.entries(
+        _claims({**test, "below": 0.01}), [Analysis(dataclasses.replace(full, manifest=standing))]
+    )
+    assert (entry.verdict, entry.why) == (Verdict.HOLDS, "the direction; the number itself is not met")
     seconds = {"metric": "latency_s", "of": "tofc", "below": 1}
     (entry,) = ledger.entries(_claims(seconds), [Analysis(dataclasses.replace(full, manifest=standing))])
     assert entry.verdict is Verdict.NOT_TESTABLE

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.analysis.means import Estimate
-from harness.claims.model import Criterion
+from harness.claims.model import Criterion, direction
 from harness.claims.verdict import Item, judge
 
 A_NUMBER = st.floats(0.05, 5)
@@ -83,6 +83,30 @@ def test_the_least_the_largest_and_those_of_a_rate() -> None:
     for where, x in (("least", 0.55), ("lowest_rate", 0.55), ("most", 2.2), ("highest_rate", 2.2)):
         assert judge(_test(where=where, value=x, give=0.1), items)[0] == "yes"
         assert judge(_test(where=where, value=1.2, give=0.1), items)[0] == "no"
+
+
+def test_a_value_among_several_is_refuted_beyond_all_of_them() -> None:
+    """One number for all rates: between the least and the largest it is said of none."""
+    items = [_item(0.40, 0.44), _item(0.60, 0.64)]
+    for value, answer in ((0.42, "yes"), (0.52, "yes"), (0.30, "no"), (0.80, "no")):
+        assert judge(_test(where="some", value=value, give=0.005), items)[0] == answer
+    assert judge(_test(where="some", value=0.9, give=0.005), [_item(0.5, 0.95)])[0] == "open"
+
+
+@pytest.mark.parametrize(
+    ("metric", "what", "side"),
+    [
+        ("bytes_change", {"value": -0.36}, ("below", 0.0)), ("bytes_ratio", {"value": 2.89}, ("above", 1.0)),
+        ("bytes_change", {"between": [-0.52, -0.3]}, ("below", 0.0)), ("latency_ratio", {"below": 0.5}, ("below", 1.0)),
+        ("bytes_ratio", {"below": 1}, None), ("score_share", {"value": 0.9}, None),
+    ],
+)  # fmt: skip
+def test_a_claim_of_one_scheme_against_another_has_a_direction(
+    metric: str, what: dict[str, object], side: tuple[str, float] | None
+) -> None:
+    """The side of no effect that it is on; one that claims no more has none, nor one of a score."""
+    found = direction(_test(metric, where="each", **what))
+    assert (None if found is None else (found.relation, getattr(found, found.relation))) == side
 
 
 def test_a_true_claim_is_refuted_once_in_twenty_at_most() -> None:
