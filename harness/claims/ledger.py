@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
+from harness.claims.asked import Asked, pipelines_of
 from harness.claims.model import Claim, Claims, Criterion, Machines, Study, direction
 from harness.claims.verdict import ALPHA, Answer, Item, Verdict, judge, picked
 
@@ -121,7 +122,7 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
     if test.about.absolute and any(run.manifest.stand_ins for run in chosen):
         why = f"{_unit(test)} of a stand-in are not the claim's; the full-size models and benchmarks are missing"
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=why)
-    numbers = [metrics.measured(metrics.Asked(run=run, test=test, alpha=alpha / len(chosen))) for run in chosen]
+    numbers = [metrics.measured(Asked(run=run, test=test, alpha=alpha / len(chosen))) for run in chosen]
     items = metrics.quotient(*numbers) if len(numbers) == 2 else numbers[0]
     return _judged(test, items, name, _source(chosen, test), stood_in)
 
@@ -168,12 +169,12 @@ def _run_for(test: Criterion, study: Study, runs: Sequence[Analysis]) -> Analysi
     """The run that a test is made of, or which is missing."""
     fitting = [run for run in runs if _wanted(run) == (frozenset(study.benchmarks), study.backbone)]
     schemes = {str(test.of), *test.over}
-    able = [run for run in fitting if schemes <= metrics.pipelines_of(run).keys()]
+    able = [run for run in fitting if schemes <= pipelines_of(run).keys()]
     if able:
         return max(able, key=_rank)
     what = f"no run given is of {study}"
     if fitting:
-        lacking = sorted(schemes - metrics.pipelines_of(fitting[0]).keys())
+        lacking = sorted(schemes - pipelines_of(fitting[0]).keys())
         what = f"{fitting[0].manifest.name} has no {' and no '.join(lacking)}"
     return what + (f" (scenario {study.scenario})" if study.scenario else "")
 

@@ -180,7 +180,7 @@ def _section(place: int, run: Analysis, pictures: Sequence[Picture], left_out: S
         "short_stand_ins": f"{manifest.label[0].upper()}{manifest.label[1:]}. " if manifest.label else "",
         "contents": list(zip(_EVERY, _HEADINGS, strict=True)),
         "sentences": [*sentences, *([lean] if lean else [])],
-        "notes": [note for note in (table.claimed(run), table.several(run), *times) if note],
+        "notes": [note[0].upper() + note[1:] for note in (table.claimed(run), table.several(run), *times) if note],
         "tables": _tables(run),
         "figures": pictures,
         "left_out": left_out,
@@ -233,6 +233,8 @@ def _cell(row: Mapping[str, object], name: str, form: _Form | None) -> Cell:
     if f"{stem}_low{end}" not in row:
         return Cell(form(number), repr(number))
     ends = [float(row[f"{stem}_{which}{end}"]) for which in ("low", "high")]  # type: ignore[arg-type]
+    if ends == [number, number]:
+        return Cell(form(number), repr(number))
     return Cell(f"{form(number)} {comparison.between(ends[0], ends[1], form)}", repr(number))
 
 
