@@ -81,19 +81,22 @@ class Picture:
     caption: str
 
 
-def write(runs: Sequence[Analysis], out: Path, reporter: Reporter | None = None) -> None:
+def write(
+    runs: Sequence[Analysis], out: Path, reporter: Reporter | None = None, figures: Sequence[str] | None = None
+) -> None:
     """Writes the report of ``runs`` to ``out``, whole or not at all; below :data:`MOST_BYTES`.
 
+    ``figures`` are those of :mod:`harness.report.figures.gallery` by name; without it all that a run's rows can draw.
     Raises ResultsError where there is no run, where the tables alone are too large, and where the disk refuses.
     """
     if not runs:
         raise ResultsError(f"{out}: a report is of one run or more")
-    disk.write_text(out, render(runs, reporter))
+    disk.write_text(out, render(runs, reporter, figures))
 
 
-def render(runs: Sequence[Analysis], reporter: Reporter | None = None) -> str:
-    """The report as HTML."""
-    wanted = [gallery.names(run) for run in runs]
+def render(runs: Sequence[Analysis], reporter: Reporter | None = None, figures: Sequence[str] | None = None) -> str:
+    """The report as HTML, as :func:`write` writes it."""
+    wanted = [[name for name in gallery.names(run) if figures is None or name in figures] for run in runs]
     if reporter is not None:
         reporter.phase("figures", total=sum(map(len, wanted)), done=0)
     bare = _filled(runs, [[] for _ in runs], [[] for _ in runs])
