@@ -290,9 +290,9 @@ def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float | int) else str(value or "null")
 
 
-def as_data(found: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The ledger as plain data; ends without a bound are null, ``unbounded`` says so."""
-    return [
+def as_data(claims: Claims, found: Sequence[Entry], runs: Sequence[Analysis]) -> dict[str, Any]:
+    """The ledger as plain data; a number that could not be had is null, an end without a bound ``unbounded``."""
+    listed = [
         {
             "id": entry.claim.id,
             "where": entry.claim.where,
@@ -305,6 +305,19 @@ def as_data(found: Sequence[Entry]) -> list[dict[str, Any]]:
         }
         for entry in found
     ]
+    given = [
+        {
+            "name": run.manifest.name,
+            "validity": run.validity,
+            "reasons": list(run.reasons),
+            "stand_ins": run.manifest.stand_ins,
+            "scenario_hash": run.manifest.scenario_hash,
+            "code": run.manifest.commits,
+            "machines": list(run.machines),
+        }
+        for run in runs
+    ]
+    return {"title": claims.title, "summary": summary(found), "runs": given, "claims": listed}
 
 
 def _test_data(one: Tested) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from harness.analysis import Analysis
 from harness.claims.ledger import Entry, Tested, claimed, number, subject, summary
 from harness.claims.model import Claims
 from harness.claims.verdict import Verdict
@@ -20,7 +21,7 @@ _STYLE = {
 }
 
 
-def ledger(claims: Claims, found: Sequence[Entry]) -> Group:
+def ledger(claims: Claims, found: Sequence[Entry], runs: Sequence[Analysis]) -> Group:
     """The claims one below the other with numbers, verdict and what is missing, for 80 columns or more."""
     drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
     drawn.add_column("", no_wrap=True)
@@ -35,22 +36,26 @@ def ledger(claims: Claims, found: Sequence[Entry]) -> Group:
         if entry.why:
             verdict.append(f"\n{entry.why}", style="dim")
         drawn.add_row(entry.claim.id, text, verdict)
-    return Group(Text(claims.title, style="bold"), Text(), drawn, Text(), *(Text(note) for note in notes(found)))
+    return Group(Text(claims.title, style="bold"), Text(), drawn, Text(), *(Text(note) for note in notes(found, runs)))
 
 
-def notes(found: Sequence[Entry]) -> list[str]:
+def notes(found: Sequence[Entry], runs: Sequence[Analysis]) -> list[str]:
     """The summary line, and where the numbers come from."""
-    runs = {(one.run, one.source): None for entry in found for one in entry.tested if one.run and one.source}
-    swaps = dict.fromkeys(what for entry in found for one in entry.tested if one.run for what in one.stand_ins)
+    given = (
+        f"{run.manifest.name} ({run.validity}, scenario {run.manifest.scenario_hash}, code {run.manifest.commits}, on "
+        f"{' and '.join(run.machines) or 'no machine'})"
+        for run in runs
+    )
+    swaps = dict.fromkeys(what for entry in found for one in entry.tested for what in one.stand_ins)
     return [
         summary(found),
-        f"numbers: {'; '.join(f'{source} in {run}' for run, source in runs) or 'none of a run'}",
+        f"runs: {'; '.join(given) or 'none'}",
         *([f"stand-ins: {'; '.join(swaps)}"] if swaps else []),
         "all intervals of a claim hold together at 95 %; docs/metrics.md has the rule of a verdict",
     ]
 
 
-def markdown(claims: Claims, found: Sequence[Entry]) -> str:
+def markdown(claims: Claims, found: Sequence[Entry], runs: Sequence[Analysis]) -> str:
     """A row a claim; what a test of the claim itself takes is in the last column."""
     header = ["", "where", "claim", "number", "claimed", "found", "verdict", "missing here", "at full size"]
     rows = [header, ["---"] * len(header)]
@@ -67,10 +72,9 @@ def markdown(claims: Claims, found: Sequence[Entry]) -> str:
                 entry.at_full_size,
             ]
         )
-    lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
-    return (
-        "\n\n".join([f"# {_escaped(claims.title)}", "\n".join(lines), "\n".join(f"- {n}" for n in notes(found))]) + "\n"
-    )
+    table = "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
+    below = "\n".join(f"- {_escaped(note)}" for note in notes(found, runs))
+    return f"# {_escaped(claims.title)}\n\n{table}\n\n{below}\n"
 
 
 def _subject(one: Tested) -> str:

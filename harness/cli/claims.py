@@ -56,13 +56,13 @@ def claims(
     from harness.cli.display import terminal
 
     wanted = model.load(model.PAPER if file is None else file)
-    found = ledger.entries(wanted, Analysis.read_all(runs))
+    given = Analysis.read_all(runs)
+    found = ledger.entries(wanted, given)
     if form is Format.JSON:
-        data = {"title": wanted.title, "summary": ledger.summary(found), "claims": ledger.as_data(found)}
-        typer.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(ledger.as_data(wanted, found, given), indent=2, ensure_ascii=False, allow_nan=False))
     elif form is Format.MARKDOWN:
-        typer.echo(shown.markdown(wanted, found), nl=False)
+        typer.echo(shown.markdown(wanted, found, given), nl=False)
     else:
-        terminal().print(shown.ledger(wanted, found))
+        terminal().print(shown.ledger(wanted, found, given))
     if any(entry.verdict is Verdict.NOT_REPRODUCED for entry in found):
         raise typer.Exit(ExitCode.NEGATIVE)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import pytest
 from made_up_run import POINTS
 
 from harness.analysis import Analysis
-from harness.claims import ledger, model, shown
-from harness.claims.verdict import Verdict
+from harness.analysis.means import Estimate
+from harness.claims import ledger, metrics, model, shown
+from harness.claims.verdict import Item, Verdict
+from harness.records import ResourceRow, to_table
 from harness.scenario.load import hash_of
+from harness.tofc.trained import find_codec
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -203,6 +206,80 @@ def test_a_run_at_full_size_goes_before_a_stand_in_whatever_they_found(full: Ana
         assert ledger.entries(claims, given)[0].tested[0].run == "tonight"
 
 
+def _items(run: Analysis, **test: object) -> Sequence[Item]:
+    (entry,) = ledger.entries(_claims(test), [run])
+    return entry.tested[0].items
+
+
+def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -> None:
+    """A side or some of its stages, the weights taken off; a peak is known to 0.3 MB."""
+    quantities = {
+        "tofc": {("", "peak_memory_bytes"): 7e6, ("", "weights_bytes"): 5e6, ("prefill", "operations"): 2e9},
+        "jpeg": {("", "peak_memory_bytes"): 9e6, ("", "weights_bytes"): 5e6, ("prefill", "operations"): 5e9,
+                 ("vision_encode", "operations"): 15e9},
+    }  # fmt: skip
+    rows = [
+        ResourceRow(
+            run="r", unit="u", pipeline=name, point=next(iter(POINTS[name])), sample=None, side="server", stage=stage,
+            quantity=quantity, value=value, machine="m", source="measured",
+        )
+        for name, of in quantities.items()
+        for (stage, quantity), value in of.items()
+    ]  # fmt: skip
+    first = {name: {"n_c": 2} if name == "tofc" else {"quality": 2} for name in quantities}
+    run = Analysis(dataclasses.replace(full.record, resources=to_table(ResourceRow, rows)))
+    pair = {"of": "tofc", "over": "jpeg", "at": first["tofc"], "over_at": first["jpeg"], "side": "server", "below": 1}
+    assert _items(run, metric="operations_ratio", **pair)[0].estimate == Estimate(0.1, 0.1, 0.1)
+    assert _items(run, metric="operations_ratio", stages=["prefill"], **pair)[0].estimate.value == pytest.approx(0.4)
+    found = _items(run, metric="memory_ratio", **pair)[0].estimate
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 1.7 / 4.3, 2.3 / 3.7))
+
+
+def test_what_a_codecs_training_recorded_is_its_manifests(full: Analysis) -> None:
+    """The share of z, of the experts' indices, and how many experts code a feature, at each n_c."""
+    points = {**full.manifest.points, "tofc": {"codec=lambda-0.3": {"codec": "lambda-0.3"}}}
+    run = _as(full, points=points, backbone="mini-onevision")
+    path = find_codec("mini-onevision", "lambda-0.3").with_name("manifest.json")
+    recorded = json.loads(path.read_text())["held_out"]
+    of = {"of": "tofc", "below": 1}
+    assert [item.estimate.value for item in _items(run, metric="z_share", **of)] == [
+        row["z_share"] for row in recorded["rows"]
+    ]
+    for item, row in zip(_items(run, metric="experts_share", **of), recorded["rows"], strict=True):
+        bits = 8 * row["bytes_per_image"] * recorded["pictures"] / sum(row["expert_use"])
+        assert 0 < item.estimate.low < item.estimate.high == pytest.approx(4 / bits)
+    used = _items(run, metric="experts_used", **of)
+    assert used[0].estimate.value == sum(n > 0 for n in recorded["rows"][0]["expert_use"]) / 16
+
+
+def test_other_numbers_of_neighbours_are_set_against_five(full: Analysis) -> None:
+    """Points that differ in K alone; the score of one is over that of the other."""
+    labels = list(full.manifest.points["tofc"])
+    alike = {label: {"codec": "x", "neighbours": k} for label, k in zip(labels, (5, 7, 9, 11, 13), strict=True)}
+    run = _as(full, points={**full.manifest.points, "tofc": alike})
+    found = _items(run, metric="neighbours_share", of="tofc", inside=[0.9, 1.1])
+    scores = [run.answers.score(("tofc", label)) for label in labels]
+    assert [item.estimate.value for item in found] == pytest.approx([score / scores[0] for score in scores[1:]])
+
+
+def test_a_number_of_one_study_is_divided_by_that_of_another(full: Analysis) -> None:
+    """The share of visual tokens, exact in both; two intervals join by their logs."""
+    studies = {**STUDIES, "other": {"benchmarks": "MME", "backbone": "llava-1.5-7b"}}
+    test = {"metric": "visual_share", "of": "server_only", "versus": "other", "value": 1}
+    listed = [{"id": 1, "where": "here", "says": "so", "study": "street", "tests": [test]}]
+    claims = model.Claims.model_validate({"title": "Ours", "studies": studies, "claims": listed})
+    (entry,) = ledger.entries(claims, [full])
+    assert entry.why == "no run given is of MME with llava-1.5-7b"
+    other = _as(full, scenario={**full.manifest.scenario, "benchmark": "MME", "backbone": "llava-1.5-7b"}, name="other")
+    (entry,) = ledger.entries(claims, [full, other])
+    assert entry.tested[0].items[0].estimate == Estimate(1.0, 1.0, 1.0)
+    assert entry.tested[0].run == "tonight and other"
+    one = Item(label="a", estimate=Estimate(2.0, 1.0, 4.0))
+    (joined,) = metrics.quotient([one], [one])
+    assert joined.estimate.value == 1.0
+    assert joined.estimate.high == pytest.approx(1 / joined.estimate.low) == pytest.approx(2 ** (2**0.5))
+
+
 def test_counts_of_the_architecture_need_no_run() -> None:
     """729 features of SigLIP; the trainable parameters are some 300 million, on layer sizes that are inferred."""
     paper = model.load()
@@ -232,5 +309,6 @@ def test_all_forms_say_the_same(harness: Run, made_up: Analysis, tmp_path: Path)
     assert "<script>" not in outputs["markdown"]
     assert r"a\|b" in outputs["markdown"]
     data = json.loads(outputs["json"])
+    assert [run["name"] for run in data["runs"]] == ["tonight"]
     assert [claim["verdict"] for claim in data["claims"]] == ["not testable here"] * 2
-    assert shown.notes(ledger.entries(model.load(path), []))[0].startswith("2 claims:")
+    assert shown.notes(ledger.entries(model.load(path), []), [])[0].startswith("2 claims:")
