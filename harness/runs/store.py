@@ -383,3 +383,18 @@ def _read_facts(part: Path) -> Facts:
             f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are worked again"
         ) from None
     return facts
+
+
+def complete_runs(path: Path) -> list[Path]:
+    """The folder of the run at ``path``, or those of the complete runs under it, by name; halves of runs are left out.
+
+    Raises ResultsError where there is none, and for a damaged manifest.
+    """
+    if (path / MANIFEST).exists():
+        return [path]
+    found = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+    manifests = {folder: provenance.read(folder / MANIFEST) for folder in found}
+    complete = [folder for folder, of in manifests.items() if of.status == "complete" and of.half is None]
+    if not complete:
+        raise ResultsError(f"{path}: neither a complete run nor a folder of runs; 'harness run SCENARIO' makes one")
+    return complete
