@@ -35,14 +35,15 @@ class Temperature(Frozen):
 class Codec(Frozen):
     """The sizes of the codec: n_e, and the hidden widths of h_a ((D, D/2) where they are not given).
 
-    ``learned_step`` False rounds y to integers as the paper does, where the tower's adapter alone can change its scale;
-    True rounds it in units of a step that is learned for each channel, from an offset. ``keep_networks`` keeps in the
-    codec's file what only further training needs, half of the file or more.
+    ``step`` is that of the quantiser: ``one`` rounds y to integers as the paper does, where the tower's adapter alone
+    can change its scale; ``fixed`` rounds it in units of half the deviation that a channel begins with, for features
+    whose own unit is far from theirs; ``learned`` begins so, and learns step and offset of each channel.
+    ``keep_networks`` keeps in the codec's file what only further training needs, half of the file or more.
     """
 
     experts: int = Field(default=16, ge=1, le=64)
     hidden: tuple[int, ...] = Field(default=(), max_length=4, strict=False)
-    learned_step: bool = True
+    step: Literal["one", "fixed", "learned"] = "learned"
     keep_networks: bool = True
 
 

@@ -122,7 +122,7 @@ class Training:
         torch.manual_seed(config.seed)
         sizes = CodecConfig(dim=self.backbone.feature_dim, n_experts=config.codec.experts, hidden=config.codec.hidden)
         self.codec = TofcCodec(sizes).to(self.device)
-        if not config.codec.learned_step:
+        if config.codec.step != "learned":
             for scale in self.codec.scale_parameters():
                 scale.requires_grad_(False)
         self.peft: Any = None
@@ -299,9 +299,9 @@ class Training:
         return reading.clusters_of_step(self.config.clusters, self.config.seed, step)
 
     def _fit_scale(self, y_1ND: Tensor) -> None:
-        """Start from these features: the router's normalisation and, where it is learned, the quantiser's step."""
+        """Start from these features: the router's normalisation, and the quantiser's step unless that is one."""
         self.codec.fit_scale(y_1ND)
-        if not self.config.codec.learned_step:
+        if self.config.codec.step == "one":
             with torch.no_grad():
                 for scale in self.codec.scale_parameters():
                     scale.zero_()

@@ -14,7 +14,7 @@ def additions(config: TrainingConfig) -> list[str]:
             f"a pre-fit of the codec alone on cached features, {config.prefit.steps} steps by the distortion of the "
             f"{config.prefit.distortion} with lambda {config.prefit_rate_weight:g}"
         )
-    if config.codec.learned_step:
+    if config.codec.step == "learned":
         found.append("a learned step and offset of the quantiser, where the paper rounds to integers")
     if len(config.clusters) > 1:
         found.append(
@@ -38,6 +38,8 @@ def departures(config: TrainingConfig) -> list[str]:
     """Where a configuration's numbers are not the paper's (V-A), each in a sentence's part."""
     temperature, lora = config.temperature, config.lora
     found = []
+    if config.codec.step == "fixed":
+        found.append("y is rounded in units of half a channel's first deviation, where the paper rounds to integers")
     if not lora.rank:
         found.append("the backbone is frozen; the paper adapts tower and language model, and trains the projector")
     elif lora.rank != _PAPER_LORA:

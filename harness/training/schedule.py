@@ -26,7 +26,7 @@ class Schedule:
 
         Adam moves a logarithm by at most its learning rate in each step.
         """
-        if not self._config.codec.learned_step:
+        if self._config.codec.step != "learned":
             return 1.0
         factors = (learning_rate_factor(step, self._steps, self._config.warm_up) for step in range(self._steps))
         return math.exp(min(50.0, self._config.learning_rates.step * sum(factors)))
@@ -35,7 +35,7 @@ class Schedule:
         """Stage, step, T, lambda, distortion and learning rates at the quarters of each stage."""
         config, rates = self._config, self._config.learning_rates
         prefit = config.prefit
-        tuned = {"codec": rates.codec} | ({"step": rates.step} if config.codec.learned_step else {})
+        tuned = {"codec": rates.codec} | ({"step": rates.step} if config.codec.step == "learned" else {})
         adapted = {"language": rates.language, "vision": rates.vision, "projector": rates.projector}
         stages = (
             ("prefit", prefit.steps, config.prefit_rate_weight, prefit.distortion, tuned),
