@@ -313,7 +313,9 @@ class Training:
         features = kept.keep(self.backbone, reader, few, self.config.clusters, None, lambda: None)
         return kept.features(features).to(self.device)
 
-    def _use(self, stage: Stage, parts: Sequence[Batch], seeds: Sequence[int], step: int, n_clusters: int) -> Use | None:
+    def _use(
+        self, stage: Stage, parts: Sequence[Batch], seeds: Sequence[int], step: int, n_clusters: int
+    ) -> Use | None:
         """How a step's features use the models, from a pass of its own; None where the step is one micro-batch.
 
         The pass runs tower and router without gradients, under the dice of the other one.
@@ -441,9 +443,9 @@ class Training:
         self._reporter.phase("held out", len(self.held_out), 0)
         module = SplitModel(self.backbone, self.codec, merged=True).eval()
         reader = reading.Reader(self.data, self.backbone, self.config.max_tokens)
-        found = result.measure(
-            module, self.backbone, reader, few, self.held_out, self.config.clusters, self._reporter.advance
-        )
+        clusters = self.config.clusters
+        result.freeze(self.codec, self.backbone, reader, few, clusters)
+        found = result.measure(module, self.backbone, reader, self.held_out, clusters, self._reporter.advance)
         result.write(
             self.folder,
             self.config,

@@ -3,9 +3,9 @@
     P patches   V features a patch   C clusters   N = P C merged features   D dimension   E entropy models
     B examples   T visual tokens   H width of the language model
 
-Every example of a step weighs the same in D and in R, and one of text alone has R = 0. So a step's losses are means over
-its micro-batches, however the examples are divided among these. The balance loss is not: it is a square of the whole
-step's mean weights, and :class:`Use` brings these to every micro-batch.
+Every example of a step weighs the same in D and in R, and one of text alone has R = 0. So a step's losses are means
+over its micro-batches, however the examples are divided among these. The balance loss is not: it is a square of the
+whole step's mean weights, and :class:`Use` brings these to every micro-batch.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Batch:
 
 
 class Use(NamedTuple):
-    """Of a step's features, all micro-batches' and processes' (``parts`` of them): mean weights (Eq. 17), and number."""
+    """Of a step's features, all micro-batches' and processes' (``parts`` of them): mean weights (Eq. 17), number."""
 
     mean_E: Tensor
     features: float
@@ -50,7 +50,7 @@ class Use(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Means over examples: D (Eq. 10), R in bits per element of y (Eq. 16); Eq. 18 over alpha; the share of right tokens.
+    """Means over examples: D (Eq. 10), R in bits per element of y (Eq. 16); Eq. 18 over alpha; the right tokens' share.
 
     Eq. 18 is 0 at temperature 0, where a model's choice has no gradient.
     """
@@ -69,9 +69,14 @@ class SplitModel(nn.Module):
     """
 
     def __init__(
-        self, backbone: Llava, codec: TofcCodec, *, merged: bool, distortion: Literal["answers", "features"] = "answers",
+        self,
+        backbone: Llava,
+        codec: TofcCodec,
+        *,
+        merged: bool,
+        distortion: Literal["answers", "features"] = "answers",
         variance: float = 1.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.codec = codec
         self.model = backbone.model
@@ -131,7 +136,7 @@ class SplitModel(nn.Module):
             return merge(x_PVD.float(), n_clusters).y_PCD
 
     def answers(self, batch: Batch, y_bar: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """D of each example (B,), and the share of right tokens, from the decoded features (P, C, D) of its pictures."""
+        """D of each example (B,), and the share of right tokens, from its picture's decoded features (P, C, D)."""
         projector = self.model.model.multi_modal_projector
         dtype = projector.linear_1.weight.dtype
         left = iter(y_bar)

@@ -1,4 +1,4 @@
-"""The two recipes: ``paper`` is Algorithm 1 as it stands, ``ours`` adds to it; and what a configuration has otherwise."""
+"""The two recipes: ``paper`` is Algorithm 1 as it stands, ``ours`` adds to it; and other departures of numbers."""
 
 from harness.training.config import TrainingConfig
 
@@ -18,7 +18,7 @@ def additions(config: TrainingConfig) -> list[str]:
         found.append("a learned step and offset of the quantiser, where the paper rounds to integers")
     if len(config.clusters) > 1:
         found.append(
-            f"one instance for n_c = {', '.join(map(str, config.clusters))}, one of them drawn each step, where the paper "
+            f"one instance for n_c = {', '.join(map(str, config.clusters))}, one drawn each step, where the paper "
             "trains an instance for each"
         )
     if config.temperature.hard_share:

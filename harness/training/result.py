@@ -35,7 +35,8 @@ class HeldOut(NamedTuple):
 
     ``distortion`` and ``right`` are D (Eq. 10) and the share of answer tokens that are right; ``merged_distortion`` is
     D of the same features uncoded; ``rate`` is in bits per element of y, headers included. ``z_share`` is the mean of
-    the streams' shares; ``expert_use`` counts the features of each model; the rest is where a stream's bits go.
+    the streams' shares; ``expert_use`` counts the features of each model; then follows where a stream's bits go, and
+    the bytes and D of each picture.
     """
 
     n_clusters: int
@@ -51,6 +52,25 @@ class HeldOut(NamedTuple):
     expert_bits: float
     z_bits: float
     y_bits: float
+    of_pictures: tuple[tuple[int, float], ...]
+
+
+@torch.inference_mode()
+def freeze(codec: TofcCodec, backbone: Llava, reader: Reader, seen: Sequence[int], clusters: Sequence[int]) -> None:
+    """Derive the codec's integers, its table of models from their use on ``seen`` examples."""
+    everything = []
+    for index in seen:
+        x_PVD, _ = _features(backbone, reader, index)
+        everything += [merge(x_PVD, n_c).y_PCD.flatten(0, 1) for n_c in clusters]
+    codec.eval().freeze(torch.cat(everything)[None])
+
+
+def _features(backbone: Llava, reader: Reader, index: int) -> tuple[Tensor, tuple[int, int]]:
+    """All features of an example's picture, float32, and its grid."""
+    read = reader.data.example(index, 0).image
+    assert read is not None
+    tiles = backbone.preprocess(read())
+    return backbone.encode(tiles).float(), tiles.layout.grid
 
 
 @torch.inference_mode()
@@ -58,38 +78,25 @@ def measure(
     module: SplitModel,
     backbone: Llava,
     reader: Reader,
-    seen: Sequence[int],
     held_out: Sequence[int],
     clusters: Sequence[int],
     on_picture: Callable[[], None],
 ) -> list[HeldOut]:
-    """Freeze the codec on ``seen`` examples and measure it on the others, the networks as in use: without autocast."""
-    codec = module.codec.eval()
-
-    def features(index: int) -> tuple[Tensor, tuple[int, int]]:
-        read = reader.data.example(index, 0).image
-        assert read is not None
-        tiles = backbone.preprocess(read())
-        return backbone.encode(tiles).float(), tiles.layout.grid
-
-    everything = []
-    for index in seen:
-        x_PVD, _ = features(index)
-        everything += [merge(x_PVD, n_c).y_PCD.flatten(0, 1) for n_c in clusters]
-    codec.freeze(torch.cat(everything)[None])
+    """Measure a frozen codec on examples that were not trained on, the networks as at inference: without autocast."""
+    codec = module.codec
     rows: dict[int, list[tuple[float, ...]]] = {n_c: [] for n_c in clusters}
     use = {n_c: torch.zeros(codec.config.n_experts, dtype=torch.int64) for n_c in clusters}
     kept: dict[int, list[tuple[Tensor, Tensor]]] = {n_c: [] for n_c in clusters}
     for index in held_out:
-        x_PVD, grid = features(index)
+        x_PVD, grid = _features(backbone, reader, index)
         _, scripts = reader[Key(index, 0)]
         for n_c in clusters:
             y_PCD = merge(x_PVD, n_c).y_PCD
             stream = codec.compress(y_PCD, grid)
             decoded = codec.decompress(stream)
             batch = Batch([y_PCD], [scripts])
-            loss, right = module.answers(batch, [decoded.y_PCD])
-            merged_loss, _ = module.answers(batch, [y_PCD])
+            (loss,), right = module.answers(batch, [decoded.y_PCD])
+            (merged_loss,), _ = module.answers(batch, [y_PCD])
             size, budget = len(stream), decoded.budget
             parts = (budget.header_bits, budget.expert_bits, budget.z_bits, budget.y_bits)
             losses = (float(loss), float(merged_loss), float(right))
@@ -103,7 +110,8 @@ def measure(
         returned, sent = (torch.cat(column) for column in zip(*kept[n_c], strict=True))
         lost = float(feature_distortion(returned, sent))
         used = tuple(use[n_c].tolist())
-        found.append(HeldOut(n_c, size, rate, loss, merged_loss, right, lost, z_share, used, *bits))
+        of_pictures = tuple((int(row[0]), round(row[2], 5)) for row in rows[n_c])
+        found.append(HeldOut(n_c, size, rate, loss, merged_loss, right, lost, z_share, used, *bits, of_pictures))
     return found
 
 
@@ -177,8 +185,9 @@ def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[He
     return f"""# {config.name}: a TOFC codec of {config.backbone}
 
 {config.codec.experts} selectable entropy models and their router in `{CODEC}`; {tuned}. Trained by `harness train`
-with lambda = {config.rate_weight:g}: {steps["prefit"]} steps of {config.prefit.batch} pictures on cached features with the
-backbone frozen ({samples[0]} samples), then {steps["joint"]} steps of {config.batch} examples ({samples[1]} samples).
+with lambda = {config.rate_weight:g}: {steps["prefit"]} steps of {config.prefit.batch} pictures on cached features with
+the backbone frozen ({samples[0]} samples), then {steps["joint"]} steps of {config.batch} examples ({samples[1]}
+samples).
 
 {about}
 
@@ -209,7 +218,7 @@ def tables(measured: Sequence[HeldOut]) -> str:
             for row in measured
         ),
         "",
-        "Bits of an image's stream by part, and the share of its features that each entropy model codes, most used first:",
+        "Bits of an image's stream by part, and the share of all features that each model codes, most used first:",
         "",
         "| n_c | header | models' indices | z | y | z's share | features | of each model, % |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,0 +1,112 @@
+"""Trained codecs side by side on held-out pages, at equal bytes: ``python -m harness.zoo.codecs OLD... --with NEW...``.
+
+The pages are of books that no training uses. Every picture's stream is written and read back, and its questions'
+answers cost D (Eq. 10), so that two codecs are compared on the same pictures and questions.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - peft imports transformers
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from harness import catalog
+from harness.models import adapter, files
+from harness.models.llava import Llava
+from harness.tofc.codec import TofcCodec
+from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, manifest
+from harness.training import result
+from harness.training.model import SplitModel
+from harness.training.reading import Reader
+from harness.training.result import HeldOut
+from harness.zoo.pages import Bundled
+
+FIRST_BOOK = 210_000
+_RESAMPLES = 2000
+
+
+def opened(folder: Path) -> tuple[Llava, SplitModel]:
+    """The backbone with a training's adapter on it, and the codec: the parts as the scheme ``tofc`` runs them."""
+    name = str(manifest(folder / MANIFEST)["backbone"])
+    backbone: Llava = catalog.load("backbone", name, catalog.BACKBONES)(name).backbone()
+    if (path := folder / ADAPTER).is_dir():
+        from peft import set_peft_model_state_dict
+
+        given = files.read_json(path / adapter.CONFIG_NAME)
+        peft = adapter.attach(backbone, given["r"], given["lora_alpha"], 0.0)
+        weights = load_file(path / adapter.SAFETENSORS_WEIGHTS_NAME)
+        set_peft_model_state_dict(peft, {key: tensor.float() for key, tensor in weights.items()})
+    module = SplitModel(backbone, TofcCodec.load(folder / CODEC), merged=True).eval()
+    backbone.model.requires_grad_(False)
+    return backbone, module
+
+
+def measured(folder: Path, pages: int, first_book: int = FIRST_BOOK) -> list[HeldOut]:
+    """What a folder's codec costs and loses on held-out pages, at each n_c of its training."""
+    backbone, module = opened(folder)
+    data = Bundled(Bundled.Config(kind="bundled", first_book=first_book, books=8, pages=pages), backbone.template)
+    clusters = tuple(manifest(folder / MANIFEST)["config"]["clusters"])
+    reader = Reader(data, backbone, 4096)
+    return result.measure(module, backbone, reader, range(len(data)), clusters, lambda: None)
+
+
+def at_equal_bytes(
+    old: Sequence[HeldOut], new: Sequence[HeldOut], seed: int = 0
+) -> list[tuple[int, float, float, float, float]]:
+    """For each new point within the old curve's bytes at its n_c: n_c, bytes, new D less old D, and its 95 % interval.
+
+    The old D is interpolated in the logarithm of the bytes; the interval is over the pictures, drawn alike for all.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for n_c in sorted({row.n_clusters for row in new}):
+        curve = sorted((r for r in old if r.n_clusters == n_c), key=lambda r: r.bytes_per_image)
+        table_KPX = np.array([r.of_pictures for r in curve])
+        for row in (r for r in new if r.n_clusters == n_c):
+            mine_PX = np.array(row.of_pictures)
+            if not curve or not curve[0].bytes_per_image <= row.bytes_per_image <= curve[-1].bytes_per_image:
+                continue
+
+            def less(drawn: Any, mine_PX: Any = mine_PX, table_KPX: Any = table_KPX) -> float:
+                of_old_KX = table_KPX[:, drawn].mean(1)
+                of_new_X = mine_PX[drawn].mean(0)
+                return float(of_new_X[1] - np.interp(np.log(of_new_X[0]), np.log(of_old_KX[:, 0]), of_old_KX[:, 1]))
+
+            n_pictures = len(mine_PX)
+            drawn = [less(rng.integers(0, n_pictures, n_pictures)) for _ in range(_RESAMPLES)]
+            low, high = np.quantile(drawn, [0.025, 0.975])
+            found.append((n_c, row.bytes_per_image, less(np.arange(n_pictures)), float(low), float(high)))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the tables of each folder, and the comparison of the two groups."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folders", nargs="+", type=Path, help="trainings' folders")
+    parser.add_argument("--with", dest="others", nargs="*", type=Path, default=[], help="compared with the others")
+    parser.add_argument("--pages", type=int, default=96)
+    parser.add_argument("--first-book", type=int, default=FIRST_BOOK, help="of pages that nothing learnt from")
+    parser.add_argument("--save", type=Path, help="a JSON file for the rows")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    rows: dict[Path, list[HeldOut]] = {}
+    for folder in (*arguments.folders, *arguments.others):
+        rows[folder] = measured(folder, arguments.pages, arguments.first_book)
+        print(f"## {folder}\n\n{result.tables(rows[folder])}\n", flush=True)
+    if arguments.save:
+        arguments.save.write_text(json.dumps({str(f): [r._asdict() for r in found] for f, found in rows.items()}))
+    old, new = ([row for folder in group for row in rows[folder]] for group in (arguments.folders, arguments.others))
+    if new:
+        print("| n_c | bytes an image | D less the first group's at equal bytes | 95 % interval over pictures |")
+        print("|---|---|---|---|")
+    for n_c, n_bytes, less, low, high in at_equal_bytes(old, new):
+        print(f"| {n_c} | {n_bytes:.0f} | {less:+.4f} | {low:+.4f} to {high:+.4f} |")
+
+
+if __name__ == "__main__":
+    main()
