@@ -263,8 +263,8 @@ Trained by `python -m baselines.ablations.training` (seed 0, one thread, torch {
 ## Entropy coding (Fig. 12)
 
 Every point has one budget: {coded.steps} steps of {coded.pictures} pictures ({coded.steps * coded.pictures} samples)
-with {coded.asked} questions each, drawn alike for all, from nothing and by D + lambda R + L_balance; the
-temperature falls from 10 to 0.1, and the last {100 * coded.hard_share:g} % of the steps are hard. Codec and projector are trained.
+with {coded.asked} questions each, drawn alike for all, from nothing and by D + lambda R + L_balance; the temperature
+falls from 10 to 0.1, and the last {100 * coded.hard_share:g} % of the steps are hard. Codec and projector are trained.
 Departures from the paper: tower and language model are frozen; one instance for n_c = {CLUSTERS[0]} and {CLUSTERS[1]};
 entropy models of one small hidden layer; a learned step.
 
