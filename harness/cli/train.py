@@ -23,7 +23,7 @@ def train(
     The loss is L = D + lambda R + L_balance: D the answers' cross entropy, R the bits per element of merged features.
     A larger lambda gives smaller streams and worse answers. With `lora.rank` 0 the backbone stays frozen. A pre-fit on
     cached features (`prefit.steps`) brings the codec near its end cheaply; the joint training (`steps` or `epochs`)
-    follows. `--dry-run` prints the budget, what the recipe adds to the paper's, and the schedule of T, lambda and rates.
+    follows. `--dry-run` prints the budget, what the recipe adds to the paper's, and T, lambda and rates by step.
 
         harness train training/mini_smoke.yaml
         harness train training/mini_onevision.yaml --dry-run
