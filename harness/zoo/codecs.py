@@ -6,7 +6,7 @@ answers cost D (Eq. 10), so that two codecs are compared on the same pictures an
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,27 @@ def at_equal_bytes(
     return found
 
 
+def scatter(rows: Mapping[Path, Sequence[HeldOut]]) -> list[tuple[str, int, int, float, float, float, float]]:
+    """Of trainings that differ in their seed alone: name, n_c, seeds, and mean and deviation of bytes and of D."""
+    groups: dict[str, list[Path]] = {}
+    for folder in rows:
+        config = {**manifest(folder / MANIFEST)["config"], "seed": None}
+        groups.setdefault(json.dumps(config, sort_keys=True), []).append(folder)
+    found = []
+    for config, folders in groups.items():
+        if len(folders) == 1:
+            continue
+        given = json.loads(config)
+        for of_seeds in zip(*(rows[folder] for folder in folders), strict=True):
+            bytes_S, loss_S = (
+                np.array([getattr(r, key) for r in of_seeds]) for key in ("bytes_per_image", "distortion")
+            )
+            name = f"{given['name']}, lambda {given['lambda']:g}"
+            numbers = (bytes_S.mean(), bytes_S.std(ddof=1), loss_S.mean(), loss_S.std(ddof=1))
+            found.append((name, of_seeds[0].n_clusters, len(folders), *map(float, numbers)))
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables of each folder, and the comparison of the two groups."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -100,6 +121,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"## {folder}\n\n{result.tables(rows[folder])}\n", flush=True)
     if arguments.save:
         arguments.save.write_text(json.dumps({str(f): [r._asdict() for r in found] for f, found in rows.items()}))
+    if several := scatter(rows):
+        print("| training | n_c | seeds | bytes an image | deviation over seeds | D | deviation over seeds |")
+        print("|---|---|---|---|---|---|---|")
+    for name, n_c, seeds, n_bytes, sd_bytes, loss, sd_loss in several:
+        print(f"| {name} | {n_c} | {seeds} | {n_bytes:.0f} | {sd_bytes:.1f} | {loss:.4f} | {sd_loss:.4f} |")
     old, new = ([row for folder in group for row in rows[folder]] for group in (arguments.folders, arguments.others))
     if new:
         print("| n_c | bytes an image | D less the first group's at equal bytes | 95 % interval over pictures |")

@@ -1,5 +1,8 @@
 """Codecs side by side: the difference at equal bytes in closed form, and the same streams as the scheme's."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from harness.models.onevision import load
@@ -34,6 +37,20 @@ def test_a_codec_against_itself_is_no_different() -> None:
     found = codecs.at_equal_bytes(old, old)
     assert [less for _, _, less, _, _ in found] == pytest.approx([0, 0])
     assert all(low <= 1e-9 and high >= -1e-9 for *_, low, high in found)
+
+
+def test_trainings_that_differ_in_their_seed_alone_are_a_group(tmp_path: Path) -> None:
+    """Mean and deviation over two seeds of one lambda; the other lambda has one seed, and no scatter."""
+    rows = {}
+    for name, weight, seed, n_bytes in (("a", 0.1, 0, 100), ("b", 0.1, 1, 104), ("c", 0.3, 0, 70)):
+        (tmp_path / name).mkdir()
+        config = {"name": "tiny", "lambda": weight, "seed": seed}
+        facts = {"fingerprints": {"tower": "", "projector": "", "language": ""}, "config": config}
+        (tmp_path / name / "manifest.json").write_text(json.dumps(facts))
+        rows[tmp_path / name] = [row(3, [(n_bytes, 0.5 + seed / 10)])]
+    ((name, n_c, seeds, *numbers),) = codecs.scatter(rows)
+    assert (name, n_c, seeds) == ("tiny, lambda 0.1", 3, 2)
+    assert numbers == pytest.approx([102, 8**0.5, 0.55, 0.005**0.5])
 
 
 def test_streams_are_those_of_the_scheme() -> None:
