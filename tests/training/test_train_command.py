@@ -24,7 +24,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
     assert [row[:4] for row in rows if row[0] == "prefit"] == [["prefit", str(s), "10", "0.2"] for s in (0, 2, 3, 4, 5)]
     joint = [row for row in rows if row[0] == "joint"]
     assert [row[1] for row in joint] == ["0", "2", "3", "4", "5"]
-    assert [row[2] for row in joint] == ["10", "1", "0.316", "0.1", "0"]
+    assert [row[2] for row in joint] == ["10", "0.464", "0.1", "0", "0"]
     assert {row[3] for row in joint} == {"0.1"}
     assert not (tmp_path / "out").exists()
 

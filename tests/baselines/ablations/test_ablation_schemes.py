@@ -180,20 +180,22 @@ def test_an_unknown_point_lists_the_known_ones(models: LlavaModels) -> None:
             half(models, TofcPoint(codec="bits-9", merge_to=0.02))
 
 
-def both_halves(models: LlavaModels, point: TofcPoint) -> None:
-    """Makes those of the learned queries."""
-    QFormerQueries.device_half(models, point)
-    QFormerQueries.server_half(models, point)
+def both_halves(scheme: type[Ablation], name: str) -> None:
+    """Makes those of a point, around a backbone that has not read it before."""
+    models, point = load("mini-onevision"), TofcPoint(codec=name, merge_to=0.02)
+    scheme.device_half(models, point)
+    scheme.server_half(models, point)
 
 
-def test_a_damaged_point_is_refused(models: LlavaModels, weights: Path) -> None:
+@pytest.mark.parametrize(("scheme", "name"), [(QFormerQueries, DISTORTION), (Single, FIG_12[Single][0])])
+def test_a_damaged_point_is_refused(weights: Path, scheme: type[Ablation], name: str) -> None:
     """Each of its files in turn, by its name."""
-    folder = weights / models.name / QFormerQueries.kind / DISTORTION
+    folder = weights / "mini-onevision" / scheme.kind / name
     for path in sorted(file for file in folder.rglob("*") if file.is_file() and file.name != schemes.POINT):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(CheckpointError, match=path.parent.name if "adapter" in path.name else path.name):
-            both_halves(load("mini-onevision"), TofcPoint(codec=DISTORTION, merge_to=0.02))
+            both_halves(scheme, name)
         path.write_bytes(whole)
 
 
