@@ -55,32 +55,39 @@ def measured(folder: Path, pages: int, first_book: int = FIRST_BOOK) -> list[Hel
     return result.measure(module, backbone, reader, range(len(data)), clusters, lambda: None)
 
 
-def at_equal_bytes(
-    old: Sequence[HeldOut], new: Sequence[HeldOut], seed: int = 0
-) -> list[tuple[int, float, float, float, float]]:
-    """For each new point within the old curve's bytes at its n_c: n_c, bytes, new D less old D, and its 95 % interval.
+Pictures = Sequence[tuple[int, float]]
+"""Bytes and D of each picture."""
 
-    The old D is interpolated in the logarithm of the bytes; the interval is over the pictures, drawn alike for all.
+
+def against_curve(point: Pictures, curve: Sequence[Pictures], seed: int = 0) -> tuple[float, float, float] | None:
+    """A point's D less a curve's at the point's bytes, and its 95 % bootstrap interval; None beyond the curve.
+
+    The curve's D is interpolated in the logarithm of its points' bytes; pictures are drawn alike for all.
     """
+    mine_PX = np.array(point)
+    table_KPX = np.array(sorted(curve, key=lambda of_pictures: np.mean(of_pictures, 0)[0]))
+    n_pictures = len(mine_PX)
+
+    def less(drawn: Any) -> float:
+        of_curve_KX, of_point_X = table_KPX[:, drawn].mean(1), mine_PX[drawn].mean(0)
+        return float(of_point_X[1] - np.interp(np.log(of_point_X[0]), np.log(of_curve_KX[:, 0]), of_curve_KX[:, 1]))
+
+    if not len(table_KPX) or not table_KPX[0, :, 0].mean() <= mine_PX[:, 0].mean() <= table_KPX[-1, :, 0].mean():
+        return None
     rng = np.random.default_rng(seed)
+    low, high = np.quantile([less(rng.integers(0, n_pictures, n_pictures)) for _ in range(_RESAMPLES)], [0.025, 0.975])
+    return less(np.arange(n_pictures)), float(low), float(high)
+
+
+def at_equal_bytes(
+    old: Sequence[HeldOut], new: Sequence[HeldOut]
+) -> list[tuple[int, float, tuple[float, float, float]]]:
+    """For each new point within the old curve's bytes at its n_c: n_c, bytes, and what :func:`against_curve` says."""
     found = []
-    for n_c in sorted({row.n_clusters for row in new}):
-        curve = sorted((r for r in old if r.n_clusters == n_c), key=lambda r: r.bytes_per_image)
-        table_KPX = np.array([r.of_pictures for r in curve])
-        for row in (r for r in new if r.n_clusters == n_c):
-            mine_PX = np.array(row.of_pictures)
-            if not curve or not curve[0].bytes_per_image <= row.bytes_per_image <= curve[-1].bytes_per_image:
-                continue
-
-            def less(drawn: Any, mine_PX: Any = mine_PX, table_KPX: Any = table_KPX) -> float:
-                of_old_KX = table_KPX[:, drawn].mean(1)
-                of_new_X = mine_PX[drawn].mean(0)
-                return float(of_new_X[1] - np.interp(np.log(of_new_X[0]), np.log(of_old_KX[:, 0]), of_old_KX[:, 1]))
-
-            n_pictures = len(mine_PX)
-            drawn = [less(rng.integers(0, n_pictures, n_pictures)) for _ in range(_RESAMPLES)]
-            low, high = np.quantile(drawn, [0.025, 0.975])
-            found.append((n_c, row.bytes_per_image, less(np.arange(n_pictures)), float(low), float(high)))
+    for row in sorted(new, key=lambda r: r.n_clusters):
+        compared = against_curve(row.of_pictures, [r.of_pictures for r in old if r.n_clusters == row.n_clusters])
+        if compared is not None:
+            found.append((row.n_clusters, row.bytes_per_image, compared))
     return found
 
 
@@ -130,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if new:
         print("| n_c | bytes an image | D less the first group's at equal bytes | 95 % interval over pictures |")
         print("|---|---|---|---|")
-    for n_c, n_bytes, less, low, high in at_equal_bytes(old, new):
+    for n_c, n_bytes, (less, low, high) in at_equal_bytes(old, new):
         print(f"| {n_c} | {n_bytes:.0f} | {less:+.4f} | {low:+.4f} to {high:+.4f} |")
 
 

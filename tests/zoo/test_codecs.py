@@ -24,7 +24,7 @@ def test_the_difference_at_equal_bytes_is_that_of_the_curves() -> None:
     """Between old points of 100 and 400 bytes D is linear in log bytes; a point beyond them is left out."""
     old = [row(3, [(100, 0.4), (100, 0.6)]), row(3, [(400, 0.2), (400, 0.4)])]
     new = [row(3, [(200, 0.5), (200, 0.7)]), row(3, [(50, 0.9), (50, 0.9)]), row(6, [(200, 0.1), (200, 0.1)])]
-    ((n_c, n_bytes, less, low, high),) = codecs.at_equal_bytes(old, new)
+    ((n_c, n_bytes, (less, low, high)),) = codecs.at_equal_bytes(old, new)
     assert (n_c, n_bytes) == (3, 200)
     assert less == pytest.approx(0.6 - 0.4)
     # The pictures differ by the same amount in both: drawn alike, they leave no scatter.
@@ -35,8 +35,8 @@ def test_a_codec_against_itself_is_no_different() -> None:
     """Its own points are on its own curve."""
     old = [row(3, [(90, 0.4), (120, 0.6), (80, 0.2)]), row(3, [(390, 0.2), (410, 0.5), (380, 0.1)])]
     found = codecs.at_equal_bytes(old, old)
-    assert [less for _, _, less, _, _ in found] == pytest.approx([0, 0])
-    assert all(low <= 1e-9 and high >= -1e-9 for *_, low, high in found)
+    assert [less for _, _, (less, _, _) in found] == pytest.approx([0, 0])
+    assert all(low <= 1e-9 and high >= -1e-9 for _, _, (_, low, high) in found)
 
 
 def test_trainings_that_differ_in_their_seed_alone_are_a_group(tmp_path: Path) -> None:
