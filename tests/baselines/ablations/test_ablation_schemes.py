@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.ablations import schemes, training
+from baselines.ablations import comparison, schemes, training
 from baselines.ablations.schemes import (
     DISTORTION,
     TABLE_1_CLUSTERS,
@@ -42,6 +42,7 @@ from harness.models.onevision import load
 from harness.profiling.clock import StageClock
 from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import TofcPoint
+from harness.zoo.features import book_of
 
 TINY = dataclasses.replace(OF_FIG_12, steps=2, pictures=2, asked=2)
 TINY_REDUCED = dataclasses.replace(OF_TABLE_1, steps=1, pictures=1, asked=2)
@@ -225,3 +226,30 @@ def test_the_recipe_makes_what_is_missing_and_nothing_twice(
         "tofc_heuristic",
     ]
     assert "Points named `distortion`: tofc_unmerged." in card
+
+
+def test_points_are_compared_on_the_same_pages(models: LlavaModels) -> None:
+    """Each through its own halves; a point differs from itself by nothing, and from another by the mean of the pages."""
+    found = [
+        comparison.measured(models, scheme, name, n_c, pages=1)
+        for scheme, name, n_c in (
+            (Selective, FIG_12[Selective][0], 3),
+            (Heuristic, FIG_12[Heuristic][0], 3),
+            (Single, DISTORTION, TABLE_1_CLUSTERS),
+            (Unmerged, DISTORTION, TABLE_1_CLUSTERS),
+        )
+    ]
+    tiles, dim = (
+        models.vision().preprocess(book_of(comparison.FIRST_BOOK)[0].scene().image),
+        models.vision().feature_dim,
+    )
+    n_patches = len(tiles.pixels_PCHW)
+    assert [row.of_pictures[0][0] for row in found[2:]] == [22 + 2 * n_patches * TABLE_1_CLUSTERS * dim] * 2
+    assert all(0 < row.of_pictures[0][1] < 10 for row in found)
+    a, b = (comparison.Row("x", "y", 3, pages) for pages in (((9, 0.5), (8, 0.3)), ((9, 0.4), (8, 0.1))))
+    assert comparison.paired(a, a) == (0, 0, 0)
+    less, low, high = comparison.paired(a, b)
+    assert (less, low, high) == pytest.approx((0.15, 0.1, 0.2))
+    text = comparison.report(found)
+    assert "| tofc_heuristic | bits-3 | 3 |" in text
+    assert "| tofc_single | 4 |" in text
