@@ -86,7 +86,7 @@ class Budget:
     language_rate: float = 0.0
     vision_rate: float = 0.0
     hard_share: float = 0.25
-    alpha: float = 1e-3
+    alpha: float = 1.0
 
 
 OF_FIG_12 = Budget(steps=300, pictures=8, asked=6, rate=2e-3, projector_rate=5e-4)

@@ -229,7 +229,7 @@ def test_the_recipe_makes_what_is_missing_and_nothing_twice(
 
 
 def test_points_are_compared_on_the_same_pages(models: LlavaModels) -> None:
-    """Each through its own halves; a point differs from itself by nothing, and from another by the mean of the pages."""
+    """Each through its own halves; a point differs from itself by nothing, from another by the pages' mean."""
     found = [
         comparison.measured(models, scheme, name, n_c, pages=1)
         for scheme, name, n_c in (
