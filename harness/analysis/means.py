@@ -16,8 +16,8 @@ The mean is that of the levels. What is unknown about it, relative to it, has tw
 
 - v_1, of the pictures: sum(c^2) sum(e^2) / (S - p), e_s the residuals of z_s = mean_r y_sr / y_r about their line or
   group, with S - p degrees of freedom, p the rank of X. About a line through fewer than twelve pictures it is
-  sum_s c_s^2 e_s^2 / (1 - h_s)^1.5, h_s the leverages: between HC2 and HC3 of MacKinnon and White (Journal of
-  Econometrics 29, 1985), which covers too where times bend over tiles (92 % without it at six pictures). What hits a
+  sum_s c_s^2 e_s^2 / (1 - h_s)^1.25, h_s the leverages: between HC2 and HC3 of MacKinnon and White (Journal of
+  Econometrics 29, 1985), which covers too where times bend over tiles (92 % without the leverages at six pictures). What hits a
   whole round divides out of z_s; repeats of a picture are averaged and never counted as pictures.
 - v_2 = sigma_b^2 / R, of the drift between rounds: the variance of log y_r less what the scatter of single requests
   explains, never below 0, with R - 1 degrees of freedom; only from three rounds on. Where the rounds come from three
@@ -360,7 +360,7 @@ class _Study:
         if not self.line or mean_S.size >= STEADY_PICTURES:
             return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
         kept_S = np.maximum(1 - np.einsum("sp,ps->s", self.x_SP, self.inverse_PS), 1e-6)
-        return float(((self.weight_S * residual_S) ** 2 / kept_S**1.5).sum())
+        return float(((self.weight_S * residual_S) ** 2 / kept_S**1.25).sum())
 
     def of_requests(self, relative_SR: Floats) -> float:
         """The variance of single requests about their picture's mean; 0 of a single round."""
