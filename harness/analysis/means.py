@@ -17,8 +17,8 @@ The mean is that of the levels. What is unknown about it, relative to it, has tw
 - v_1, of the pictures: sum(c^2) sum(e^2) / (S - p), e_s the residuals of z_s = mean_r y_sr / y_r about their line or
   group, with S - p degrees of freedom, p the rank of X. About a line through fewer than twelve pictures it is
   sum_s c_s^2 e_s^2 / (1 - h_s)^1.25, h_s the leverages: between HC2 and HC3 of MacKinnon and White (Journal of
-  Econometrics 29, 1985), which covers too where times bend over tiles (92 % without the leverages at six pictures). What hits a
-  whole round divides out of z_s; repeats of a picture are averaged and never counted as pictures.
+  Econometrics 29, 1985), which covers too where times bend over tiles. What hits a whole round divides out of z_s;
+  repeats of a picture are averaged and never counted as pictures.
 - v_2 = sigma_b^2 / R, of the drift between rounds: the variance of log y_r less what the scatter of single requests
   explains, never below 0, with R - 1 degrees of freedom; only from three rounds on. Where the rounds come from three
   process starts or more, the starts are what is drawn, and the variance is that of their levels.
