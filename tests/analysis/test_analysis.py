@@ -140,7 +140,7 @@ def test_every_metric_is_made_where_its_documentation_says() -> None:
     for module, name in named:
         assert callable(getattr(importlib.import_module(module), name)), f"{module}:{name}"
     tables = re.findall(r"\| symbol \| name \| definition \| made by \|\n\|[-|]+\|\n((?:\|.*\n)+)", text)
-    assert len(tables) == text.count("| symbol |") == 4
+    assert len(tables) == text.count("| symbol |") >= 4
     for row in "".join(tables).splitlines():
         assert re.fullmatch(r"\|.*\| `[\w.]+:\w+` \|", row), row
     makers = {name for _, name in named}
