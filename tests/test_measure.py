@@ -163,6 +163,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "Watch", Scripted)
 
 
+@pytest.mark.slow
 def test_timing_ends_when_it_is_precise(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], steady: None
 ) -> None:
@@ -182,6 +183,7 @@ def test_timing_ends_when_it_is_precise(
     assert any("was not reached" in reason for reason in reasons(Analysis(record)))
 
 
+@pytest.mark.slow
 def test_timing_until_precise_is_resumed(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
 ) -> None:
@@ -237,6 +239,7 @@ def _judged(asked: Sequence[Sample], *levels: int) -> measure.Plan:
     )
 
 
+@pytest.mark.slow
 def test_disturbed_requests_are_run_again_and_counted(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:

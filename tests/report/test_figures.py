@@ -103,6 +103,7 @@ def with_uplinks(numbers: pd.DataFrame, n: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_uplinks", [1, 3, 5])
 def test_latency_bars_can_be_read(numbers: pd.DataFrame, n_uplinks: int) -> None:
     """With few uplinks and many, everything written is on the page and apart from everything else."""
@@ -117,6 +118,7 @@ def test_long_names_can_be_read(points: pd.DataFrame, numbers: pd.DataFrame) -> 
     assert_readable(latency_bars.draw(numbers.replace({"pipeline": long}), PARTS, about))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Ba$$in: ($5) and ($_10)", "plan $5_$ a month", "from $5 to $10", r"\frac{1}{2}$^$"])
 def test_a_dollar_in_a_name_is_a_dollar(points: pd.DataFrame, numbers: pd.DataFrame, tmp_path: Path, name: str) -> None:
     """Titles, uplinks and schemes are drawn letter by letter; none is read as a formula, and none ends the drawing."""
@@ -150,6 +152,7 @@ def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
         assert tops == pytest.approx(rows["total_mean_s"].tolist())
 
 
+@pytest.mark.slow
 def test_what_was_not_timed_is_hatched(numbers: pd.DataFrame) -> None:
     """Only the estimated parts are hatched, and the legend says what the hatch means; recorded ones are plain."""
     figure = latency_bars.draw(numbers, PARTS, ABOUT)
@@ -209,6 +212,7 @@ def test_curves_are_the_rows(points: pd.DataFrame) -> None:
     assert sorted(line.get_xdata()[0] for line in rings) == pytest.approx(sorted(selected["payload_bytes"] / 1000))
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_files(points: pd.DataFrame, numbers: pd.DataFrame, tmp_path: Path) -> None:
     """PNG and SVG do not depend on when or how often they are drawn."""
     drawn = (
@@ -244,6 +248,7 @@ def test_provenance_is_on_the_figure(made_up: Analysis, points: pd.DataFrame) ->
         assert fact in written
 
 
+@pytest.mark.slow
 def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -> None:
     """A run's folder, or a folder above it, gives two figures as PNG and SVG and the table; an empty one is refused."""
     files = draw_all(made_up.record.folder)
@@ -272,6 +277,7 @@ def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -
         draw_all(made_up.record.folder, tmp_path / "taken")
 
 
+@pytest.mark.slow
 def test_results_do_not_wait_for_matplotlib() -> None:
     """Importing the results, which every run does, imports neither matplotlib nor torch."""
     code = "import sys, harness.report.table as _; print({'matplotlib', 'torch'} & set(sys.modules))"
@@ -279,6 +285,7 @@ def test_results_do_not_wait_for_matplotlib() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
     """A run in which something waits has a part more in every bar, in a colour of its own, and the sum is the total."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))
@@ -291,6 +298,7 @@ def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
     assert len(set(style.PARTS.values())) == 4
 
 
+@pytest.mark.slow
 def test_a_run_in_which_nothing_reaches_is_drawn(tmp_path: Path) -> None:
     """All files are there, and the figure of latencies says why it has no bars."""
     selection = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}

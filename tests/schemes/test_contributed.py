@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import pytest
+from silent import Silent
 
 from harness import measure
 from harness.data.asking import samples
@@ -24,19 +25,6 @@ from harness.schemes.fake import Fake, FakeModels, FakePoint
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 PAGES = samples(book("test", 0)[:3], paired=False)
-
-
-class Silent:
-    """A reporter that shows nothing."""
-
-    def warn(self, text):
-        """Nothing."""
-
-    def phase(self, name, total, done):
-        """Nothing."""
-
-    def advance(self):
-        """Nothing."""
 
 
 @pytest.fixture(scope="module")
