@@ -15,9 +15,8 @@ import pytest
 
 from harness.records import OutcomeRow, StageRow, to_table
 from harness.replay import Profile, sweep
-from harness.runs.store import Record, Run
+from harness.runs.store import Record
 from harness.scenario.load import load
-from harness.study import run
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "smoke.json").read_text(encoding="utf-8"))
@@ -25,26 +24,7 @@ ENVELOPE = {"tofc": 8}
 OTHER_ENVELOPE = 12
 
 
-class Silent:
-    """A reporter that says nothing."""
-
-    def warn(self, text: str) -> None: ...
-
-    def phase(self, name: str, total: int, done: int) -> None: ...
-
-    def advance(self) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """The smoke scenario on the reference's 16 questions, timed as little as possible."""
-    scenario = load(ROOT / "scenarios" / "smoke.yaml")
-    little = scenario.measure.model_copy(update={"timed_samples": 1, "repeats": 1})
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    run(scenario.model_copy(update={"samples": 16, "measure": little}), folder, reporter=Silent())
-    return Run.read(folder)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("of_point", REFERENCE["answers"], ids=lambda p: f"{p['pipeline']} {p['point']}")
 def test_payloads_and_answers_are_those_of_the_reference(smoke: Record, of_point: dict[str, Any]) -> None:
     """Body for body, word for word."""

@@ -73,6 +73,7 @@ def stored(folder: Path, family: str, *, old: bool = True, sharded: bool = True,
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
@@ -327,6 +328,7 @@ CONFIGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "sentence"), CONFIGS, ids=[sentence for _, sentence in CONFIGS])
 def test_what_this_harness_does_not_run_is_refused(tmp_path: Path, damage, sentence: str) -> None:
     """One sentence that names the file and the key, before a tensor is read."""

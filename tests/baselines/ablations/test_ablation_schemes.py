@@ -94,6 +94,7 @@ def _found_there(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schemes, "WEIGHTS", weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "name"), ALL)
 def test_every_ablation_answers_from_its_stream(models: LlavaModels, scheme: type[Ablation], name: str) -> None:
     """Its stages are TOFC's, its tokens as many as are asked for, and damage to its stream is a BitstreamError."""
@@ -200,6 +201,7 @@ def test_a_damaged_point_is_refused(weights: Path, scheme: type[Ablation], name:
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_what_is_missing_and_nothing_twice(
     backbone: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
