@@ -175,7 +175,7 @@ class _Asked:
         return _Asked(catalog.smaller(self.name, name), weights, self.max_pixels, self.parts)
 
     def _note(self, part: Part) -> "_Side":
-        if self._weights == "random":
+        if self._weights == "random" or self.name not in catalog.BACKBONES:
             self.parts[self.name, part] = 0
             return _Side(self.name, 0)
         self.parts[self.name, part] = files.elements(self._folder, part)
@@ -190,11 +190,8 @@ class _Side:
     name: str
     feature_dim: int
     device: str = "cpu"
+    n_features: int = 2**16
 
     def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
         """One: what bounds payloads decides no memory of weights."""
-        return 1
-
-    def n_clusters(self, merge_to: float) -> int:  # noqa: ARG002
-        """One, for the same reason."""
         return 1

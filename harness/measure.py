@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.analysis.means import draw_by_strata
 from harness.analysis.precision import looks
-from harness.analysis.validity import MOST_DISTURBED, disturbance, looked_at
+from harness.analysis.validity import MOST_DISTURBED, MOST_WAITED_IN_ALL, disturbance, looked_at
 from harness.data.gathered import Gathered
 from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
@@ -241,8 +241,9 @@ def time(
     ``schedule.warmup`` requests of each scheme that it times are run and dropped. Of several benchmarks each gives the
     same number of samples, rounded up.
 
-    A request that was disturbed (:func:`harness.analysis.validity.disturbance`) is run again at the end of its turn, at
-    most twice, and counted in the session; what is committed is its last run, with what disturbed that. With
+    A request that was disturbed (:func:`harness.analysis.validity.disturbance`), or lost more of its time than all
+    together may lose, is run again at the end of its turn, at most twice, and counted in the session; what is committed
+    is its last run, with what disturbed that. With
     ``schedule.precision`` pictures are timed block by block (:func:`harness.analysis.precision.looks`) until the mean
     of every point is that precise. ``schedule.pacing`` other than ``back_to_back`` needs the ``spacing``. Where the
     plan has recorded times of a side, these are committed in the place of measured ones.
@@ -452,7 +453,7 @@ class _Timing:
             load = self.watch.load()
             for unit in waiting:
                 taken[unit] = dataclasses.replace(taken[unit], load=load)
-            why = {unit: taken[unit].disturbance for unit in waiting}
+            why = {unit: taken[unit].why_again for unit in waiting}
             waiting = [unit for unit in waiting if why[unit]]
             if not waiting or attempt == _ATTEMPTS - 1 or self.spoilt > self.most_spoilt:
                 break
@@ -524,11 +525,15 @@ class _Request:
         return watch.tells or (side == "server" and self.transfer is not None)
 
     @property
-    def disturbance(self) -> str:
-        """Why it was disturbed; empty where it was not."""
+    def why_again(self) -> str:
+        """Why it is to be run again; empty where it is not.
+
+        It may have lost no more of its time than all requests together may: many that each lost a little less than a
+        disturbed one would add up to a run that is INVALID, and none of them had been run again.
+        """
         seconds = sum(sum(clock.seconds.values()) for clock in self.clocks.values())
         waited_s = sum(sum(of_side.values()) for of_side in self.waited_s.values())
-        return disturbance(seconds, waited_s, self.load)
+        return disturbance(seconds, waited_s, self.load, most_waited=MOST_WAITED_IN_ALL)
 
 
 def _batches(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
