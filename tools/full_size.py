@@ -50,7 +50,7 @@ from harness.runs.provenance import package_versions
 from harness.scenario.model import PipelineSpec
 from harness.schemes.envelope import send
 from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
-from harness.schemes.tofc import Tofc
+from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.tofc.reducer import Merging
 from tools import portability
@@ -96,9 +96,9 @@ def splits(models: Models, codec: TofcCodec, schemes: Sequence[str]) -> Iterator
     """Each scheme's name, point and halves; one without what it needs here is left out by raising nothing."""
     vision, language = models.vision(), models.language()
     if "tofc" in schemes:
-        device = FeatureDevice(Tofc.kind, vision, Merging(), codec, MERGE_TO)
-        server = FeatureServer(language, codec, limits_of(models, language, MERGE_TO))
-        point = Tofc.Point.model_validate({"codec": "untrained", "merge_to": MERGE_TO})
+        point = TofcPoint(codec="untrained", merge_to=MERGE_TO)
+        device = FeatureDevice(Tofc.kind, vision, Merging(), codec, point)
+        server = FeatureServer(language, codec, limits_of(models, language, point))
         yield "tofc", point, Split(kind=Tofc.kind, device=device, server=server)
     for name, parameters in POINTS.items():
         if name not in schemes:

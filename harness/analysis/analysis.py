@@ -21,7 +21,7 @@ from harness.replay.profile import Profile, sent_bytes
 from harness.runs import illustrations
 from harness.runs.illustrations import Illustrations
 from harness.runs.provenance import UNAVAILABLE, Manifest
-from harness.runs.store import Record, Run
+from harness.runs.store import Record, Run, complete_runs
 from harness.scenario.replay import ConstantUplink
 
 _UPLINK = ["replay", "channel", "users"]
@@ -43,6 +43,15 @@ class Analysis:
     def read(cls, folder: Path) -> Self:
         """The analysis of a complete run; raises what :meth:`harness.runs.store.Run.read` raises."""
         return cls(Run.read(folder))
+
+    @classmethod
+    def read_all(cls, paths: Sequence[Path]) -> list[Self]:
+        """The analyses of runs, each once: a path is a run's folder, or one that holds complete runs.
+
+        Raises ResultsError where a path holds none, and what :meth:`read` raises.
+        """
+        folders = [folder for path in paths for folder in complete_runs(path)]
+        return [cls.read(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
 
     @property
     def manifest(self) -> Manifest:

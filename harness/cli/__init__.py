@@ -12,6 +12,8 @@ from harness.cli import (
     advise,
     apart,
     check,
+    claims,
+    compare,
     data,
     doctor,
     estimate,
@@ -20,6 +22,8 @@ from harness.cli import (
     pack,
     plan,
     plot,
+    reference,
+    report,
     run,
     runs,
     serve,
@@ -33,7 +37,7 @@ from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
 
-_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"])
+_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"], ["compare"], ["reference", "update"])
 """The commands that go on where they were stopped."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -61,9 +65,12 @@ for command in (
     apart.join,
     apart.replay,
     plot.plot,
+    report.report,
+    claims.claims,
     pack.pack,
     illustrate.illustrate,
     plan.plan,
+    compare.compare,
     check.check,
     check.schema,
     doctor.doctor,
@@ -80,6 +87,7 @@ for command in (
 app.add_typer(trace.app, name="trace")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+app.add_typer(reference.app, name="reference")
 
 
 def _print_version(wanted: bool) -> None:

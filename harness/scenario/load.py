@@ -46,6 +46,21 @@ def as_given(scenario: Scenario) -> dict[str, Any]:
     return given
 
 
+def as_written(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain data that :func:`as_given` makes of a scenario as a file has them: quantities with their units.
+
+    Dumped as YAML it loads as the scenario that it was, beside the files that it names.
+    """
+    written = {name: value for name, value in given.items() if value not in (None, [])}
+    if isinstance(measure := given.get("measure"), Mapping):
+        # Each of the two ways to end a measurement has a key that the other refuses.
+        idle = "at_most" if measure.get("precision") is None else "timed_samples"
+        written["measure"] = {name: value for name, value in measure.items() if name != idle}
+    if isinstance(replay := given.get("replay"), Mapping):
+        written["replay"] = _with_units(dict(replay))
+    return written
+
+
 def replay_from_given(given: Mapping[str, Any], folder: Path) -> Replay:
     """The replay section of a scenario that :func:`as_given` made plain data of; relative paths count from ``folder``.
 
