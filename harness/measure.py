@@ -23,7 +23,6 @@ from harness.edge.client import Transfer
 from harness.models.contract import Answer, Clock, Sharing, Untimed
 from harness.profiling.clock import Delays, StageClock, synchroniser
 from harness.profiling.disturbance import Watch
-from harness.profiling.machine import conditions
 from harness.profiling.resources import Need, half_needs
 from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
@@ -269,7 +268,7 @@ def time(
                 break
         timing.record()
         if timing.warm:
-            ongoing.record_conditions("after timing", conditions())
+            ongoing.record_conditions("after timing", telemetry.conditions())
 
 
 def weigh(
@@ -402,7 +401,7 @@ class _Timing:
         taken: dict[Unit, _Request] = {}
         if to_run:
             if not self.warm:
-                self.ongoing.record_conditions("before timing", conditions())
+                self.ongoing.record_conditions("before timing", self.telemetry.conditions())
                 self.watch.begin()
                 _warm_up(plan, list(to_run.values()), timed, self.schedule.warmup, self.device)
                 self.warm = True

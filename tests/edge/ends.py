@@ -67,7 +67,15 @@ def serving(scenario: Path, *options: object, **environment: str) -> Iterator[st
 FORKS = multiprocessing.get_context("forkserver")
 """Processes that begin with everything imported, from one without threads."""
 FORKS.set_forkserver_preload(
-    ["harness.study", "harness.schemes.fake", "harness.data.streetsqa", "harness.replay.system", "harness.report.links"]
+    [
+        "harness.study",
+        "harness.schemes.fake",
+        "harness.data.streetsqa",
+        "harness.replay.system",
+        "harness.report.links",
+        "torch.utils.flop_counter",
+        "torch.nn.attention",
+    ]
 )
 
 
