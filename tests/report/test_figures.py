@@ -440,7 +440,7 @@ def test_what_cannot_be_drawn_names_the_command(made_up: Analysis, tmp_path: Pat
     """Each figure that a run's rows cannot draw is refused in a sentence with a command; --all would leave it out."""
     can = gallery.names(made_up)
     absent = {name: gallery.chart(name).missing(made_up) for name in gallery.FIGURES if name not in can}
-    assert {"fig4", "fig7", "fig9", "fig10", "fig12", "bits", "users", "memory", "energy"} <= set(absent)
+    assert {"fig4", "fig7", "fig9", "fig10", "fig12", "bits", "users", "memory"} <= set(absent)
     for name, sentence in absent.items():
         if sentence:
             assert "harness " in sentence
