@@ -368,7 +368,7 @@ def test_crossings_are_those_of_the_lines() -> None:
     """At each rate that is marked the two schemes' sums of timed stages and 8 bytes / rate are equal."""
     _, data = gallery.chart("crossover").draw(many_schemes.make(Path("/nowhere"), 9, 4), PAGE)
     crossings, means = data[data["kind"] == "crossing"], data[data["kind"] == "mean"]
-    assert len(crossings) > 5
+    assert len(crossings) >= 3
 
     def mean_s(name: str, rate_bps: float) -> float:
         own = means[means["pipeline"] == name].iloc[0]
