@@ -30,7 +30,6 @@ from harness.scenario.load import scenario_hash
 from harness.scenario.model import Scenario
 from harness.schemes import anatomy, envelope
 from harness.schemes.contract import Payload
-from harness.schemes.steps import n_clusters
 from harness.stock import Stock, take_stock
 
 Floats = NDArray[np.float64]
@@ -161,7 +160,7 @@ def _density(key: Key, half: Any, shown: Sequence[Sample]) -> Density:
     unmerged, merged = [], []
     for sample in shown:
         seen = half.vision.see(sample.images()[0], Untimed(), attended=half.reducer.attended)
-        y_PCD = half.reducer(seen.x_PVD, n_clusters(seen.x_PVD.shape[1], half.merge_to), seen.attention)
+        y_PCD = half.reducer(seen.x_PVD, half.point.kept_of(seen.x_PVD.shape[1]), seen.attention)
         unmerged.append(seen.x_PVD.detach().double().cpu().numpy().ravel())
         merged.append(y_PCD.detach().double().cpu().numpy().ravel())
     return Density(
@@ -210,7 +209,7 @@ def _cases(key: Key, half: Any, run: Analysis, stock: Stock, models: Models) -> 
             f"{reference[0]} and {key[0]} answer no question about one picture rightly, both of them"
         )
     wrong, right, looked_at = [], [], 0
-    server = jpeg.server_half(models, jpeg.Point(quality=50, merge_to=half.merge_to))
+    server = jpeg.server_half(models, jpeg.Point(quality=50, merge_to=half.point.merge_to, n_c=half.point.n_c))
     seen = set[str]()
     for sample_id in both:
         sample = stock.samples[places[sample_id]]
@@ -302,5 +301,5 @@ def _labels(half: Any, image: Image.Image) -> tuple[tuple[int, ...], ...]:
     side = math.isqrt(n_features)
     if side * side != n_features:
         return ()
-    merged = merge(x_PVD, n_clusters(n_features, half.merge_to), half.reducer.neighbours)
+    merged = merge(x_PVD, half.point.kept_of(n_features), half.reducer.neighbours)
     return tuple(map(tuple, merged.labels_PV[0].view(side, side).tolist()))

@@ -163,6 +163,8 @@ def _tables(run: Analysis, out: Path) -> list[Path]:
     parts = {"categories": run.categories, "first": run.first}
     if len(run.manifest.benchmarks) > 1:
         parts["benchmarks"] = run.benchmarks
+    if not run.energy.empty:
+        parts["energy"] = run.energy
     if run.scored:
         parts |= {"equal_score": run.equal_scores, "latency_at_equal_score": run.latencies_at_equal_score}
     for name, part in parts.items():
