@@ -34,7 +34,7 @@ def plot(
     And beyond it:
 
     - **crossover** latency against rate; **ecdf** with deadlines; **timeline** of a request; **memory** and operations;
-      **users** against p99; **bits** of payloads; **timings**, their interval and drift
+      **users** against p99; **bits** of payloads; **timings**, their interval and drift; **energy** of an answer
 
     What fig4, fig9 and bits show `harness illustrate` computes first. A figure that a run's rows cannot draw is refused
     with the command that makes what is missing; with `--all` it is left out, with a note.

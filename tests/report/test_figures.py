@@ -440,7 +440,7 @@ def test_what_cannot_be_drawn_names_the_command(made_up: Analysis, tmp_path: Pat
     """Each figure that a run's rows cannot draw is refused in a sentence with a command; --all would leave it out."""
     can = gallery.names(made_up)
     absent = {name: gallery.chart(name).missing(made_up) for name in gallery.FIGURES if name not in can}
-    assert {"fig4", "fig7", "fig9", "fig10", "fig12", "bits", "users", "memory"} <= set(absent)
+    assert {"fig4", "fig7", "fig9", "fig10", "fig12", "bits", "users", "memory", "energy"} <= set(absent)
     for name, sentence in absent.items():
         if sentence:
             assert "harness " in sentence
@@ -503,6 +503,30 @@ def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> N
     assert words.count("not replayed") == 3
     assert words.count("none answered") == 3
     assert_readable(figure)
+
+
+@pytest.mark.parametrize("width_in", [PAGE, COLUMN])
+def test_energy_can_be_read(width_in: float) -> None:
+    """A panel a rail, never their sum: bars are the joules of an answer, framed what is beyond idle, source hatched."""
+    run = many_schemes.make(Path("/nowhere"), 4, 1)
+    points = run.points[run.points["selected"]].set_index("pipeline")["point"]
+    rows = [
+        {"pipeline": name, "point": points[name],
+         "side": side, "rail": rail, "sensor": "INA3221", "blocks": 3, "gross_j": 2.0 + n, "gross_low_j": 1.9 + n,
+         "gross_high_j": 2.2 + n, "net_j": 1.0 + n, "net_low_j": 0.9 + n, "net_high_j": 1.1 + n, "calibrated": False,
+         "source": "recorded" if rail == "package" else "measured", "machine": "a board", "shortest_s": 30.0}
+        for n, name in enumerate(list(run.manifest.points)[:3])
+        for side, rail in (("device", "VDD_IN"), ("device", "VDD_GPU_SOC"), ("server", "package"))
+    ]  # fmt: skip
+    run.__dict__["energy"] = pd.DataFrame(rows)
+    figure, data = gallery.chart("energy").draw(run, width_in)
+    assert_readable(figure)
+    assert len(data) == len(rows)
+    assert [axes.get_title() for axes in figure.axes] == ["device: VDD_IN", "device: VDD_GPU_SOC", "server: package"]
+    for axes, hatch in zip(figure.axes, (None, None, style.HATCHES["recorded"]), strict=True):
+        assert [patch.get_width() for patch in axes.patches] == pytest.approx([2, 1, 3, 2, 4, 3])
+        assert {patch.get_hatch() for patch in axes.patches[::2]} == {hatch}
+    assert "external meter: INA3221" in " ".join(text.get_text() for text in texts(figure))
 
 
 def test_legends_are_as_full_as_they_can_be() -> None:

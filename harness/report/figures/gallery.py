@@ -29,6 +29,7 @@ FIGURES: Mapping[str, str] = {
     "users": "users:USERS",
     "bits": "bits:BITS",
     "timings": "timings:TIMINGS",
+    "energy": "energy:ENERGY",
 }
 """Every figure's name, and the :class:`harness.report.figures.sheet.Chart` that draws it, in the order of drawing."""
 
