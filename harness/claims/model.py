@@ -271,7 +271,8 @@ def distance_from_no_effect(test: Criterion) -> float:
 def direction(test: Criterion) -> Criterion | None:
     """The side of no effect that a claim of a scheme against another is on, as far as a stand-in can show it.
 
-    None for a claim that is no more than a direction, and for one of another kind.
+    None for a claim that is no more than a direction, and for one of another kind. Of bytes it is at single scores,
+    not on average: a direction can be shown there by one side of an interval.
     """
     neutral = test.about.neutral
     claimed = test.between or [end for end in (test.value, test.below, test.above) if end is not None]
@@ -282,4 +283,5 @@ def direction(test: Criterion) -> Criterion | None:
         return None
     plain = dict.fromkeys(("value", "between", "below", "above"))
     where = test.where if test.where.endswith("rate") else "each"
-    return test.model_copy(update={**plain, "give": 0.0, "where": where, side: neutral})
+    metric = {"mean_bytes_change": "bytes_change", "mean_bytes_ratio": "bytes_ratio"}.get(test.metric, test.metric)
+    return test.model_copy(update={**plain, "metric": metric, "give": 0.0, "where": where, side: neutral})

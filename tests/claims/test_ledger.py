@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,28 @@ def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
     of_webp = {"metric": "bytes_ratio", "of": "webp", "over": "jpeg", "between": ends}
     assert _verdicts(more, _claims(of_webp)) == [Verdict.REPRODUCED]
     assert _verdicts(full, _claims(of_webp)) == [Verdict.NOT_REPRODUCED]
+
+
+def test_a_scheme_without_a_curve_is_bounded_by_its_selected_point(full: Analysis, standing: Analysis) -> None:
+    """TOFC's one point with n_c = 8 is certified; what WebP sends for that score is bounded by its curve.
+
+    The bound is one-sided, grows with the point's bytes, and speaks for a direction alone.
+    """
+    apart = {label: {"n_c": place} for place, label in enumerate(full.manifest.points["tofc"])}
+    points = {**full.manifest.points, "tofc": apart}
+    run = _as(full, points=points)
+    assert not any(pipeline == "tofc" for pipeline, _ in run.ladders)
+    (found,) = _items(run, metric="bytes_ratio", of="tofc", over="webp", below=1)
+    (other,) = _items(run, metric="bytes_ratio", of="webp", over="tofc", above=1)
+    assert 0 == found.estimate.low < found.estimate.value < found.estimate.high < 1
+    assert (other.estimate.low, other.estimate.high) == pytest.approx((1 / found.estimate.high, math.inf))
+    more = _altered(run, "outcomes", "payload_bytes", "tofc", lambda n: pc.multiply(n, 2))
+    (twice,) = _items(more, metric="bytes_ratio", of="tofc", over="webp", below=1)
+    assert twice.estimate.high == pytest.approx(2 * found.estimate.high, rel=0.01)
+    mean = {"metric": "mean_bytes_change", "of": "tofc", "over": "webp", "value": -0.3}
+    (entry,) = ledger.entries(_claims(mean), [_as(standing, points=points)])
+    assert (entry.verdict, entry.why) == (Verdict.HOLDS, "the direction; the number itself is left open")
+    assert _verdicts(run, _claims(mean)) == [Verdict.NOT_TESTABLE]
 
 
 def test_altered_times_flip_a_verdict(full: Analysis) -> None:
