@@ -77,7 +77,7 @@ class Ablation(Tofc):
         folder, vision = folder_of(models.name, cls.kind, point.codec), models.vision()
         reducer = cls.reducer(folder, vision.feature_dim, models.device)
         codec = load_codec(cls.codec_type(), folder / CODEC, models.device)
-        return FeatureDevice(cls.kind, vision, reducer, codec, point.merge_to)
+        return FeatureDevice(cls.kind, vision, reducer, codec, point)
 
     @classmethod
     def server_half(cls, models: Models, point: FeaturePoint) -> ServerHalf:
@@ -94,7 +94,7 @@ class Ablation(Tofc):
             language = models.language(projector=projector)
         except CheckpointError as error:
             raise CheckpointError(f"{folder / PROJECTOR}: {error}") from None
-        limits = limits_of(models, language, point.merge_to)
+        limits = limits_of(models, language, point)
         return FeatureServer(language, load_codec(cls.codec_type(), folder / CODEC, models.device), limits)
 
     @classmethod

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import breakdown, cells, comparison, latency, means, precision
+from harness.analysis import breakdown, cells, comparison, energy, latency, means, pacing, precision
 from harness.analysis.cells import Population, Setting
 from harness.analysis.curves import Ladder
 from harness.analysis.select import Answers, Equality, Key, ladders_of, select
@@ -18,7 +18,9 @@ from harness.errors import ResultsError, unknown_name
 from harness.records import Quantity, Side
 from harness.replay.cell import Cell
 from harness.replay.profile import Profile, sent_bytes
-from harness.runs.provenance import Manifest
+from harness.runs import illustrations
+from harness.runs.illustrations import Illustrations
+from harness.runs.provenance import UNAVAILABLE, Manifest
 from harness.runs.store import Record, Run, complete_runs
 from harness.scenario.replay import ConstantUplink
 
@@ -169,7 +171,7 @@ class Analysis:
             profiles={key: self.profile(*key) for key in self.timed_points},
             starts=starts,
             sources=latency.sources(self.record.stages),
-            confidence=self.equality.confidence,
+            confidence=self._latency_confidence,
         )
 
     def spent(self) -> Iterator[tuple[dict[str, object], latency.Floats]]:
@@ -204,7 +206,7 @@ class Analysis:
         tables = []
         for pipeline, point in self._selected_keys:
             timed = self.setting.timed((pipeline, point))
-            level_R = timed.total_SR.mean(axis=0) / timed.total_SR.mean()
+            level_R = cells.levels(timed)
             columns = {"round": np.arange(level_R.size), "start": timed.start_R, "level": level_R}
             tables.append(pd.DataFrame({"pipeline": pipeline, "point": point, **columns}))
         empty = pd.DataFrame(columns=["pipeline", "point", "round", "start", "level"])
@@ -253,10 +255,15 @@ class Analysis:
         columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "reason"]
         rows = []
         keys = self._selected_keys if len(uplinks) > 1 else ()
+        ends_s = {
+            key: [cells.mean_at(self.profile(*key), self.setting, uplinks[end]) for end in (0, -1)] for key in keys
+        }
         for place, key in enumerate(keys):
             for other in keys[place + 1 :]:
                 one, two = self.profile(*key), self.profile(*other)
-                if one.samples != two.samples:
+                # Who is ahead at both ends is ahead throughout: T is a + b / rate.
+                slow_s, fast_s = (ends_s[key][end] - ends_s[other][end] for end in (0, 1))
+                if one.samples != two.samples or slow_s * fast_s >= 0:
                     continue
                 found = whatif.crossover(
                     one,
@@ -292,21 +299,25 @@ class Analysis:
 
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
-        """What makes the selected points' times doubtful: too few pictures, drift between rounds, skewed times."""
-        found = []
+        """What makes the selected points' times doubtful: pictures too few or too alike, drift between rounds, skew."""
+        of_sentence: dict[str, list[str]] = {}
+        few = reach = ""
         for pipeline, point in self._selected_keys:
             timed, profile = self.setting.timed((pipeline, point)), self.profile(pipeline, point)
             strata = cells.strata(profile, self.population)
             drift = means.drift_between_rounds(timed.total_SR, *strata)
             skew = means.skew_warning(timed.total_SR, strata[0])
-            found += [f"{pipeline}: {sentence}" for sentence in (drift.sentence, skew) if sentence]
-            found.insert(0, means.too_few(len(timed.samples)))
-        return tuple(sentence for sentence in dict.fromkeys(found) if sentence)
+            few = few or means.too_few(len(timed.samples))
+            for sentence in filter(None, (drift.sentence, skew)):
+                of_sentence.setdefault(sentence, []).append(pipeline)
+            reach = reach or means.reach_warning(*strata)
+        told = (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
+        return tuple(filter(None, (few, reach, *told)))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:
         """How long each stage of each point takes: :func:`harness.analysis.latency.stage_times`."""
-        return latency.stage_times(self.record.stages, confidence=self.equality.confidence)
+        return latency.stage_times(self.record.stages, confidence=self._latency_confidence)
 
     @cached_property
     def side_times(self) -> pd.DataFrame:
@@ -424,7 +435,7 @@ class Analysis:
                     "point": point,
                     "pictures": planned.pictures,
                     "rounds": planned.rounds,
-                    "latency_reason": f"{pipeline}: {planned.reason}" if planned.reason and not few else planned.reason,
+                    "latency_reason": planned.reason,
                     "bytes_pictures": bytes_pictures,
                     "bytes_reason": bytes_reason,
                     "score_pictures": score_pictures,
@@ -441,11 +452,16 @@ class Analysis:
             return np.nan, ""
         said = mine[mine["reason"] == ""]
         if said.empty:
-            return np.nan, f"{pipeline}: {mine['reason'].iloc[0]}"
+            return np.nan, str(mine["reason"].iloc[0])
         pair = said.iloc[0]
         ends = [pair["ratio_high"] / pair["ratio"], pair["ratio"] / pair["ratio_low"] if pair["ratio_low"] else np.inf]
         half, clusters = float(np.log(max(ends))), int(self.points["clusters"].iloc[0])
         return precision.questions_needed(half, clusters, float(np.log1p(wanted))), ""
+
+    @cached_property
+    def illustrations(self) -> Illustrations | None:
+        """What was computed of the run besides its rows: :mod:`harness.runs.illustrations`; None where nothing was."""
+        return illustrations.read(self.record.folder, self.manifest)
 
     @cached_property
     def resources(self) -> pd.DataFrame:
@@ -458,6 +474,46 @@ class Analysis:
         wide = rows.pivot_table(index=["pipeline", "point"], columns="column", values="value", aggfunc="sum")
         columns = [f"{side}/{quantity}" for side in get_args(Side) for quantity in get_args(Quantity)]
         return self._in_order(wide.reindex(columns=columns).rename_axis(columns=None).reset_index())
+
+    @cached_property
+    def pacing(self) -> pd.DataFrame:
+        """What idling between requests changes, where both ways were timed: :func:`harness.analysis.pacing.compare`."""
+        record = self.record
+        found = pacing.compare(record.stages, record.paced, self.population, confidence=self.equality.confidence)
+        return self._in_order(found)
+
+    @cached_property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Which stages of a run that measured others were not measured in it, a phrase for each source and machine."""
+        stages = self.record.stages
+        rows = stages.group_by(["source", "machine", "side", "pipeline"], use_threads=False).aggregate([]).to_pylist()
+        if all(row["source"] != "measured" for row in rows):
+            return ()
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for row in rows:
+            if row["source"] != "measured":
+                found.setdefault((row["source"], row["side"], row["machine"]), []).append(row["pipeline"])
+        return tuple(
+            f"{source}: the {side} stages of {', '.join(pipelines)}, on {machine}"
+            for (source, side, machine), pipelines in found.items()
+        )
+
+    @cached_property
+    def energy(self) -> pd.DataFrame:
+        """The joules of an answer on each side, a row a rail: :func:`harness.analysis.energy.per_answer`."""
+        calibration = (self.manifest.scenario_value("measure").get("energy") or {}).get("calibration")
+        found = energy.per_answer(self.record.energy, calibration=calibration, confidence=self.equality.confidence)
+        return self._in_order(found)
+
+    @cached_property
+    def energy_absent(self) -> str:
+        """Why there is no energy of a side that was to be measured, in one sentence; else empty."""
+        if self.manifest.scenario_value("measure").get("energy") is None:
+            return ""
+        told = [text for session in self.manifest.sessions for text in session.energy.items()]
+        absent = {side: what.removeprefix(UNAVAILABLE) for side, what in told if what.startswith(UNAVAILABLE)}
+        missing = [side for side in absent if side not in set(self.energy["side"])]
+        return "; ".join(f"no energy of the {side} could be read: {absent[side]}" for side in missing)
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
@@ -491,6 +547,12 @@ class Analysis:
         if mine.empty:
             raise ResultsError(f"{self.record.folder}: {pipeline} has no operating point that reaches the target score")
         return self.profile(pipeline, mine["point"].iloc[0])
+
+    @property
+    def _latency_confidence(self) -> float:
+        """The confidence at which intervals of times are made; higher than that claimed where timing stopped early."""
+        stopped = self.manifest.scenario_value("measure").get("precision") is not None
+        return precision.when_stopped(self.equality.confidence) if stopped else self.equality.confidence
 
     @property
     def _texts(self) -> pa.Table | None:

@@ -4,7 +4,7 @@ A cell is a system, an uplink, a number of users and a point. Two kinds differ i
 
 - Where requests do not meet (one user, who asks again when answered, over a constant link) T is the timed device and
   server stages of a request and a link time that its bytes decide. The mean of the first two over the whole benchmark
-  is post-stratified by patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
+  is found by a line on patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
   payloads of **all** questions, which are known, and is added. A picture's repeats are one observation.
 - Where they queue, or the link's rate varies, the rows of the replay are summed up by picture, what different seeds
   scatter added. A system in which more comes in than can be done is ``unstable`` and has no mean.
@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis import latency, means, percentiles
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, mean_latency
+from harness.channel.opening import mean_bps
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Profile
@@ -272,8 +273,8 @@ def _columns(estimates: Mapping[str, Estimate]) -> dict[str, float]:
 def instability(profile: Profile, cell: Cell) -> str:
     """``unstable: utilisation 1.3 of the servers`` where queues grow without end, else empty.
 
-    Users of a closed loop wait for their answers, so that it is never unstable; batches, and links whose rate varies,
-    are not judged.
+    Users of a closed loop wait for their answers, so that it is never unstable; batches, and recordings that stop, are
+    not judged. A link whose rate varies is judged by its mean.
     """
     loads = utilisations(profile, cell)
     return next((reason for where, rho in loads.items() if (reason := percentiles.unstable(rho, where))), "")
@@ -282,7 +283,7 @@ def instability(profile: Profile, cell: Cell) -> str:
 def utilisations(profile: Profile, cell: Cell) -> dict[str, float]:
     """The load rho of the ``servers`` and of the ``uplink``, those of them that are known before anything is replayed.
 
-    Users of a closed loop wait for their answers and have none; batches, and links whose rate varies, are not judged.
+    Users of a closed loop wait for their answers and have none; batches, and recordings that stop, are not judged.
     """
     spec, uplink = cell.spec, cell.uplink
     match spec.arrivals:
@@ -295,9 +296,10 @@ def utilisations(profile: Profile, cell: Cell) -> dict[str, float]:
     loads = {}
     if spec.batching is None:
         loads["servers"] = percentiles.utilisation(cell.users * each_hz, float(profile.server_s.mean()), spec.servers)
-    if isinstance(uplink, ConstantUplink):
+    # A finished run's other links are not opened again.
+    if uplink is not None and (rate_bps := mean_bps(uplink)) is not None:
         senders = 1 if spec.sharing == "own" else cell.users
-        link_s = 8 * float(profile.payload_bytes.mean()) / uplink.rate_bps
+        link_s = 8 * float(profile.payload_bytes.mean()) / (cell.scale * rate_bps)
         loads["uplink"] = percentiles.utilisation(senders * each_hz, link_s, 1)
     return loads
 
@@ -332,6 +334,11 @@ def times_and_known(
         server_stage_s=nothing[:, None],
     )
     return timed_SR, float(np.average(total_s(replay(links, once)), weights=weight_N))
+
+
+def levels(timed: Timed) -> Floats:
+    """A point's mean device and server time in each round, over that in all rounds, (R,)."""
+    return np.asarray(timed.total_SR.mean(axis=0) / timed.total_SR.mean())
 
 
 def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:

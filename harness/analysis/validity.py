@@ -94,9 +94,12 @@ def reasons_of_answers(run: Analysis) -> list[str]:
     ]
 
 
-def disturbance(seconds: float, waited_s: float | None, load: float | None) -> str:
-    """Why a request of so many seconds was disturbed, in a phrase; empty where it was not, or nothing tells of it."""
-    if waited_s is not None and waited_s > max(LEAST_WAITED_S, MOST_WAITED * seconds):
+def disturbance(seconds: float, waited_s: float | None, load: float | None, *, most_waited: float = MOST_WAITED) -> str:
+    """Why a request of so many seconds was disturbed, in a phrase; empty where it was not, or nothing tells of it.
+
+    ``most_waited`` is the largest share of its time that it may have been kept from running.
+    """
+    if waited_s is not None and waited_s > max(LEAST_WAITED_S, most_waited * seconds):
         return "kept from running"
     return "others kept processors busy" if load is not None and load > MOST_LOAD else ""
 

@@ -26,9 +26,17 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4, label=name) for name in names
     ]
     if deadline_s is not None:
-        handles.append(Line2D([], [], color=style.SCORE, linestyle="--", label=f"deadline {format_seconds(deadline_s)}"))
+        handles.append(
+            Line2D([], [], color=style.SCORE, linestyle="--", label=f"deadline {format_seconds(deadline_s)}")
+        )
     panels = list(data.groupby(["replay", "channel", "users"], sort=False))
-    boxes, body_in = grid(width_in, len(panels), most=4 if width_in >= NARROW_IN else 2 if len(panels) < 7 else 3, high_in=1.2, left_in=0.42)
+    boxes, body_in = grid(
+        width_in,
+        len(panels),
+        most=4 if width_in >= NARROW_IN else 2 if len(panels) < 7 else 3,
+        high_in=1.2,
+        left_in=0.42,
+    )
     notes = ["a request that was never answered is beyond the axis", "requests replayed from the timed ones"]
     if not run.deadline_s:
         notes.append("the scenario declares no deadline ('replay: deadline: 2 s')")
@@ -67,7 +75,9 @@ def _curves(run: Analysis) -> pd.DataFrame:
         n = ranked.size
         place = np.unique(np.linspace(0, n - 1, min(n, _STEPS)).round().astype(int))
         curve = pd.DataFrame({"seconds": ranked[place], "share": (place + 1) / n, "requests": n})
-        tables.append(curve.assign(**{name: cell[name] for name in ("replay", "channel", "users", "pipeline", "point")}))
+        tables.append(
+            curve.assign(**{name: cell[name] for name in ("replay", "channel", "users", "pipeline", "point")})
+        )
     found: pd.DataFrame = pd.concat(tables, ignore_index=True)
     return found.replace({"seconds": {math.inf: np.nan}})
 

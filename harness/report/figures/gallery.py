@@ -1,7 +1,7 @@
 """The figures of a run by name: which its rows can draw, and drawing them."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness.analysis import Analysis
@@ -13,19 +13,23 @@ from harness.runs import disk
 from harness.runs.provenance import MANIFEST, read
 
 FIGURES: Mapping[str, str] = {
+    "fig4": "density:FIG4",
     "fig6": "rate_performance:FIG6",
     "fig7": "rate_performance:FIG7",
     "fig10": "rate_performance:FIG10",
     "fig12": "rate_performance:FIG12",
     "fig8": "latency_bars:FIG8",
     "fig11": "latency_bars:FIG11",
+    "fig9": "cases:FIG9",
     "table1": "table_one:TABLE1",
     "crossover": "crossing:CROSSOVER",
     "ecdf": "distribution:ECDF",
     "timeline": "timeline:TIMELINE",
     "memory": "resources:MEMORY",
     "users": "users:USERS",
+    "bits": "bits:BITS",
     "timings": "timings:TIMINGS",
+    "energy": "energy:ENERGY",
 }
 """Every figure's name, and the :class:`harness.report.figures.sheet.Chart` that draws it, in the order of drawing."""
 
@@ -36,7 +40,10 @@ _SCORES, _LATENCIES = ("fig12", "fig10", "fig7", "fig6"), ("fig11", "fig8")
 
 
 def names(run: Analysis) -> list[str]:
-    """The figures that this run's rows can draw, in order; of two that would be alike, the paper's own for such runs."""
+    """The figures that this run's rows can draw, in order.
+
+    Of two that would be alike it is the paper's own for such a run.
+    """
     found = [name for name in FIGURES if not chart(name).missing(run)]
     alike = {
         name
@@ -75,7 +82,8 @@ def draw(
     ResultsError for an unknown name, for a figure that the run's rows cannot draw, and where the disk refuses.
     """
     wanted = chart(name)
-    _refuse_missing(run, name)
+    if missing := wanted.missing(run):
+        raise ResultsError(f"{run.record.folder}: {name} cannot be drawn: {missing}")
     written: list[Path] = []
     with style.styled():
         for width in widths:
@@ -87,13 +95,13 @@ def draw(
     return [*written, *(out / f"{name}.{ending}" for ending in texts)]
 
 
-def _refuse_missing(run: Analysis, name: str) -> None:
-    if missing := chart(name).missing(run):
-        raise ResultsError(f"{run.record.folder}: {name} cannot be drawn: {missing}")
-
-
 def draw_all(
-    path: Path, out: Path | None = None, figures: Sequence[str] | None = None, everything: bool = False
+    path: Path,
+    out: Path | None = None,
+    figures: Sequence[str] | None = None,
+    everything: bool = False,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Draws each complete run under ``path``, and writes its tables as CSV and Markdown; returns the files.
 
@@ -105,31 +113,46 @@ def draw_all(
     first, ``equal_score.csv`` and ``latency_at_equal_score.csv`` have each two schemes at equal score by their curves.
 
     They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
-    Raises ResultsError where ``path`` holds no complete run, or a damaged one, and what :func:`draw` raises.
+    ``note`` is told what was left out, and why. Raises ResultsError where ``path`` holds no complete run, or a damaged
+    one, where no run can draw a figure that was named, and where the disk refuses.
     """
     for name in figures or ():
         chart(name)
     if (path / MANIFEST).exists():
-        return _draw(Analysis.read(path), out or path / "figures", figures, everything)
-    runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
-    complete = [run for run in runs if read(run / MANIFEST).status == "complete"]
-    if not complete:
+        folders = {path: out or path / "figures"}
+    else:
+        runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+        complete = [run for run in runs if read(run / MANIFEST).status == "complete"]
+        folders = {run: out / run.name if out else run / "figures" for run in complete}
+    if not folders:
         raise ResultsError(f"{path}: neither a complete run nor a folder of runs; 'harness run SCENARIO' makes one")
-    return [
-        file
-        for run in complete
-        for file in _draw(Analysis.read(run), out / run.name if out else run / "figures", figures, everything)
-    ]
+    refused: list[ResultsError] = []
+    files: list[Path] = []
+    for folder, target in folders.items():
+        run = Analysis.read(folder)
+        absent = {name: f"{folder}: {name} cannot be drawn: {why}" for name, why in _absent(run, figures, everything)}
+        if everything:
+            wanted = names(run)
+        else:
+            wanted = [name for name in figures if name not in absent] if figures else usual(run)
+            refused += [ResultsError(sentence) for sentence in absent.values()]
+        # Of one run what cannot be drawn is said before anything is; of several those that can be are.
+        if refused and len(folders) == 1:
+            raise refused[0]
+        for sentence in absent.values():
+            note(sentence)
+        files += [file for name in wanted for file in draw(run, name, target)]
+        if not figures or everything:
+            files += _tables(run, target)
+    if not files:
+        raise refused[0]
+    return files
 
 
-def _draw(run: Analysis, out: Path, figures: Sequence[str] | None, everything: bool) -> list[Path]:
-    wanted = names(run) if everything else figures or usual(run)
-    if figures and not everything:
-        # What cannot be drawn is said before anything is.
-        for name in figures:
-            _refuse_missing(run, name)
-    files = [file for name in wanted for file in draw(run, name, out)]
-    return files if figures and not everything else [*files, *_tables(run, out)]
+def _absent(run: Analysis, figures: Sequence[str] | None, everything: bool) -> list[tuple[str, str]]:
+    """Of the figures that are asked for, those that the run's rows cannot draw, and why."""
+    asked = FIGURES if everything else figures or ()
+    return [(name, missing) for name in asked if (missing := chart(name).missing(run))]
 
 
 def _tables(run: Analysis, out: Path) -> list[Path]:
@@ -141,6 +164,8 @@ def _tables(run: Analysis, out: Path) -> list[Path]:
     parts = {"categories": run.categories, "first": run.first}
     if len(run.manifest.benchmarks) > 1:
         parts["benchmarks"] = run.benchmarks
+    if not run.energy.empty:
+        parts["energy"] = run.energy
     if run.scored:
         parts |= {"equal_score": run.equal_scores, "latency_at_equal_score": run.latencies_at_equal_score}
     for name, part in parts.items():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from harness.analysis import Analysis, comparison
 from harness.report.figures import style
 from harness.report.figures.rate_performance import of_llava15
-from harness.report.figures.sheet import NARROW_IN, Chart, Provenance, Sheet, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Provenance, Rows, Sheet, end_of_axis, of
 
-_NAME_PT, _VALUE_PT = 7.0, 6.0
+_VALUE_PT = 6.0
 _ONE_AXIS = 4.0
 """Panels have one time axis where the longest of their bars differ by no more than this factor."""
 
@@ -26,7 +27,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         "means over the whole benchmark; link times replayed from the bytes of all questions and the uplink named",
         f"intervals at {100 * run.equality.confidence:g} %",
         *(comparison.first_sentences(run.first)[:3] if width_in >= NARROW_IN else []),
-        *[text for text in (run.session, *run.timing_warnings[:1]) if text],
+        *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
     ]
     about = of(run, "latency at each uplink" + (", and score" if run.scored else "; no score is claimed"), notes)
     return bars(run.numbers, run.parts, about, width_in, scored=run.scored, target=run.equality.target), run.numbers
@@ -55,47 +56,45 @@ def bars(
     colours = {part: colour for part, colour in style.PARTS.items() if part in parts}
     uplinks = replayed[["replay", "channel", "users"]].drop_duplicates(ignore_index=True)
     narrow = width_in < NARROW_IN
-    n_panels = len(uplinks) + scored
-    in_a_row = _in_a_row(n_panels, 3 if narrow else 5 if n_panels > 8 else 4)
-    names = {name: style.wrapped(name, 1.15 if narrow else 1.5, _NAME_PT) for name in pipelines}
-    left_in = 0.12 + max(style.width_of(line, _NAME_PT) for lines in names.values() for line in lines)
+    n_panels = max(len(uplinks), 1) + scored
+    rows = Rows.of(pipelines, narrow=narrow, slot_in=0.165 if len(pipelines) <= 8 else 0.13)
     gap_in, right_in = 0.12 if narrow else 0.16, 0.16
-    wide_in = (width_in - left_in - right_in - (in_a_row - 1) * gap_in) / in_a_row
-    slot_in = 0.13 * max(1.0, *(0.85 * len(lines) for lines in names.values()))
-    if len(pipelines) <= 8:
-        slot_in = max(slot_in, 0.165)
-    high_in, above_in, below_in = slot_in * len(pipelines), 0.2, 0.34
+    # A panel has room for the value of a bar that is cut, with its interval.
+    longest = [f"{_digits(row.total_mean_s)} \u00b1{_digits(row.total_mean_s)}" for row in replayed.itertuples()]
+    least_in = 0.12 + max((style.width_of(words, _VALUE_PT) for words in longest), default=0.5)
+    most = min(
+        3 if narrow else 5 if n_panels > 8 else 4, int((width_in - rows.left_in - right_in) / (least_in + gap_in))
+    )
+    in_a_row = _in_a_row(n_panels, max(most, 1))
+    wide_in = (width_in - rows.left_in - right_in - (in_a_row - 1) * gap_in) / in_a_row
     labels = [_label(uplink, uplinks) for _, uplink in uplinks.iterrows()]
     titles = [style.wrapped(label, wide_in, 7.0) for label in labels]
-    above_in += 0.11 * (max((len(title) for title in titles), default=1) - 1)
-    row_in = above_in + high_in + below_in
+    above_in = 0.2 + 0.11 * (max((len(title) for title in titles), default=1) - 1)
+    row_in = above_in + rows.high_in + 0.34
     sheet = Sheet(width_in, max(math.ceil(n_panels / in_a_row), 1) * row_in, about, _legend(numbers, colours))
 
     def panel(place: int) -> Axes:
         row, column = divmod(place, in_a_row)
-        axes = sheet.axes(left_in + column * (wide_in + gap_in), row * row_in + above_in, wide_in, high_in)
-        axes.set_ylim(len(pipelines) - 0.5, -0.5)
-        axes.set_yticks(range(len(pipelines)), ["\n".join(lines) for lines in names.values()], fontsize=_NAME_PT)
-        axes.tick_params(axis="y", length=0, labelleft=column == 0)
-        axes.grid(axis="y", visible=False)
+        left_in = rows.left_in + column * (wide_in + gap_in)
+        axes = sheet.axes(left_in, row * row_in + above_in, wide_in, rows.high_in)
+        rows.put(axes, named=column == 0)
         return axes
 
     if scored:
-        rows = numbers.drop_duplicates("pipeline").set_index("pipeline").loc[list(pipelines)]
-        _scores(panel(0), rows, target)
-    ends = [_limit_s(_at(replayed, uplink)) for _, uplink in uplinks.iterrows()]
+        _scores(panel(0), numbers.drop_duplicates("pipeline").set_index("pipeline").loc[list(pipelines)], rows, target)
+    ends = [_end_s(_at(replayed, uplink)) for _, uplink in uplinks.iterrows()]
     together = bool(ends) and max(ends) <= _ONE_AXIS * min(ends)
     for place, (_, uplink) in enumerate(uplinks.iterrows()):
         axes = panel(place + scored)
-        limit_s = _limit_s(replayed) if together else ends[place]
-        _bars(axes, _at(numbers, uplink).set_index("pipeline"), pipelines, colours, limit_s, wide_in)
+        limit_s = _end_s(replayed) if together else ends[place]
+        _bars(axes, _at(numbers, uplink), pipelines, colours, limit_s, rows, wide_in)
         axes.set_title("\n".join(titles[place]), fontsize=7.0, pad=3)
         last = place + scored + in_a_row >= n_panels
         if last:
             axes.set_xlabel("mean latency (s)" if not narrow or in_a_row < 3 else "latency (s)")
     if uplinks.empty:
         why = "nothing was replayed" if numbers["shown"].any() else "no scheme reaches the target"
-        sheet.text(width_in / 2 + (wide_in / 2 if scored else 0), above_in, why, ha="center", color=style.GREY)
+        sheet.text(rows.left_in + scored * (wide_in + gap_in), above_in, why, color=style.GREY)
     return sheet.figure
 
 
@@ -140,20 +139,24 @@ def _source(source: object) -> str:
 
 def _bars(
     axes: Axes,
-    rows: pd.DataFrame,
+    numbers: pd.DataFrame,
     pipelines: Mapping[str, str],
     colours: Mapping[str, str],
     limit_s: float,
+    rows: Rows,
     wide_in: float,
 ) -> None:
     axes.set_xlim(0, limit_s)
     # Without a label at the very end, which would meet the next panel's first.
     axes.xaxis.set_major_locator(MaxNLocator(nbins=max(2, int(wide_in / 0.42)), prune="upper"))
-    for y, (pipeline, instead) in enumerate(pipelines.items()):
-        if pipeline not in rows.index:
+    # Plain mappings: one row after the other out of a wide table takes longer than all the drawing.
+    found: Mapping[str, Mapping[str, Any]] = {str(row["pipeline"]): row for row in numbers.to_dict("records")}  # type: ignore[misc]
+    for pipeline, instead in pipelines.items():
+        y = rows.at[pipeline]
+        if pipeline not in found:
             _instead(axes, y, instead, limit_s, wide_in)
             continue
-        row, left_s = rows[rows.index == pipeline].iloc[0], 0.0
+        row, left_s = found[pipeline], 0.0
         if not row["total_done"]:
             _instead(axes, y, "none answered", limit_s, wide_in)
             continue
@@ -165,15 +168,17 @@ def _bars(
             hatch = style.HATCHES.get(_source(row[f"{part}_source"]))
             # Hatches are drawn in the edge's colour: dark on light parts, light on dark ones.
             ink = "white" if part in ("device", "wait") else style.GREY
-            axes.barh(
-                y, seconds, left=left_s, height=0.7, color=colour, hatch=hatch, edgecolor=ink if hatch else "white",
-                linewidth=0 if hatch else 0.3,
-            )  # fmt: skip
+            edge = (
+                {"hatch": hatch, "edgecolor": ink, "linewidth": 0}
+                if hatch
+                else {"edgecolor": "white", "linewidth": 0.3}
+            )
+            axes.barh(y, seconds, left=left_s, height=rows.bar_in, color=colour, **edge)
             left_s += seconds
-        _total(axes, y, row, limit_s, wide_in)
+        _total(axes, y, row, limit_s, rows.bar_in, wide_in)
 
 
-def _instead(axes: Axes, y: int, words: str, limit_s: float, wide_in: float) -> None:
+def _instead(axes: Axes, y: float, words: str, limit_s: float, wide_in: float) -> None:
     """Writes why there is no bar in its place."""
     size = _VALUE_PT
     axes.text(0.04 / wide_in * limit_s, y, words, ha="left", va="center", fontsize=size, color=style.GREY)
@@ -184,20 +189,35 @@ def _digits(seconds: float) -> str:
     return f"{seconds:.{digits}f}"
 
 
-def _total(axes: Axes, y: int, row: "pd.Series[float]", limit_s: float, wide_in: float) -> None:
+def _like(seconds: float, value: str) -> str:
+    """A time with as many decimals as another has, rounded up."""
+    decimals = len(value.partition(".")[2])
+    return f"{math.ceil(seconds * 10**decimals) / 10**decimals:.{decimals}f}"
+
+
+def _total(axes: Axes, y: float, row: Mapping[str, Any], limit_s: float, bar_in: float, wide_in: float) -> None:
     """Writes the total beside its bar; a bar that passes the limit is cut open, its value and interval at the cut."""
     total_s, low_s, high_s = (float(row[f"total_mean{end}_s"]) for end in ("", "_low", "_high"))
     value = _digits(total_s)
     if total_s > limit_s:
         if np.isfinite(low_s):
-            value += f" [{_digits(low_s)}, {_digits(high_s)}]"
+            ends = f"{value} [{_digits(low_s)}, {_digits(high_s)}]"
+            # Where both ends have no room it is the longer side.
+            fits = style.width_of(ends, _VALUE_PT) < wide_in - 0.12
+            value = ends if fits else f"{value} \u00b1{_like(max(total_s - low_s, high_s - total_s), value)}"
         right = limit_s * (1 - 0.04 / wide_in)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.92}
         axes.text(right, y, value, ha="right", va="center", fontsize=_VALUE_PT, bbox=box, zorder=5)
         cut = right - (style.width_of(value, _VALUE_PT) + 0.09) / wide_in * limit_s
         for shift in (0.0, 0.035 / wide_in * limit_s) if cut > 0.05 * limit_s else ():
             slant = 0.015 / wide_in * limit_s
-            axes.plot([cut + shift - slant, cut + shift + slant], [y + 0.4, y - 0.4], "-", color="white", lw=1.4)
+            axes.plot(
+                [cut + shift - slant, cut + shift + slant],
+                [y + 0.6 * bar_in, y - 0.6 * bar_in],
+                "-",
+                color="white",
+                lw=1.4,
+            )
         return
     end_s = total_s
     if np.isfinite(low_s):
@@ -207,9 +227,9 @@ def _total(axes: Axes, y: int, row: "pd.Series[float]", limit_s: float, wide_in:
     axes.text(end_s + 0.04 / wide_in * limit_s, y, value, ha="left", va="center", fontsize=_VALUE_PT)
 
 
-def _scores(axes: Axes, table: pd.DataFrame, target: float) -> None:
+def _scores(axes: Axes, table: pd.DataFrame, rows: Rows, target: float) -> None:
     """The score of each scheme's point with its interval; hollow, and off the line, where it does not reach."""
-    y = np.arange(len(table))
+    y = np.array([rows.at[str(name)] for name in table.index])
     score, reaches = table["score"].to_numpy(float), table["reaches"].to_numpy(dtype=bool)
     low, high = table["score_low"].to_numpy(float), table["score_high"].to_numpy(float)
     spread = np.nan_to_num([np.clip(score - low, 0, None), np.clip(high - score, 0, None)])
@@ -226,19 +246,9 @@ def _scores(axes: Axes, table: pd.DataFrame, target: float) -> None:
     axes.set_xlabel(str(table["metric"].iloc[0]), color=style.SCORE)
 
 
-def _limit_s(rows: pd.DataFrame) -> float:
-    """The end of the time axis: beyond every bar, with its interval and value, that is at most thrice the median one.
-
-    A bar that ends below that gets its room too, so that none loses its interval or value without being cut.
-    """
-    total_s, high_s = rows["total_mean_s"], rows[["total_mean_s", "total_mean_high_s"]].max(axis="columns")
-    shown, wanted = total_s < 0, total_s <= 3 * total_s.median()
-    limit_s = 0.0
-    while (wanted & ~shown).any():
-        shown |= wanted
-        limit_s = 1.35 * float(high_s[shown].max())
-        wanted = total_s <= limit_s
-    return limit_s or 1.0
+def _end_s(rows: pd.DataFrame) -> float:
+    """The end of a time axis: there is room for the interval and the value of every bar that is not cut."""
+    return end_of_axis(rows["total_mean_s"], rows[["total_mean_s", "total_mean_high_s"]].max(axis="columns"))
 
 
 def _missing(run: Analysis) -> str:

@@ -61,13 +61,13 @@ def curves(run: Analysis, panels: Sequence[Panel], width_in: float) -> Figure:
     """The panels beside and below each other, with one legend."""
     looks = style.looks(run.manifest)
     legend = _legend(panels, looks, run)
-    equality = run.equality
+    equality, first = run.equality, panels[0].points.iloc[0]
     notes = [
-        f"intervals at {100 * equality.confidence:g} % over {panels[0].points['clusters'].iloc[0]} independent groups of "
-        f"{panels[0].points['questions'].iloc[0]} questions",
-        "a line is the curve fitted to the points that differ in their rate alone; pale where it is not established that "
-        "the score grows with the bytes",
-        f"ringed: the fewest bytes at a score certified to be at least {100 * equality.certified:.3g} % of "
+        f"intervals at {100 * equality.confidence:g} % over {first['clusters']} independent groups of "
+        f"{first['questions']} questions",
+        "a line is the curve fitted to the points that differ in their rate alone; pale where it is not established "
+        "that the score grows with the bytes",
+        f"a ring is around the fewest bytes at a score certified to be at least {100 * equality.certified:.3g} % of "
         f"{equality.reference}'s",
     ]
     several = len(run.manifest.benchmarks) > 1 and len(panels) == 1
@@ -112,10 +112,10 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], wide_in: float) -
     for beyond, x in (((sent < low).any(), 0.012), ((sent > high).any(), 0.975)):
         # The axis is broken where something far beyond it is drawn at its edge.
         for shift in (0.0, 0.012) if beyond else ():
+            slant = [x + shift - 0.004, x + shift + 0.004]
             axes.plot(
-                [x + shift - 0.004, x + shift + 0.004], [-0.02, 0.02], "-", color=style.INK, linewidth=0.8, clip_on=False,
-                transform=axes.transAxes, zorder=6,
-            )  # fmt: skip
+                slant, [-0.02, 0.02], "-", color=style.INK, lw=0.8, clip_on=False, transform=axes.transAxes, zorder=6
+            )
     if panel.title:
         axes.set_title(panel.title, fontsize=7.5, pad=3)
 
@@ -132,10 +132,8 @@ def _ladder(
     if ladder is not None:
         u = np.linspace(0, 1, 64)
         alpha = 1.0 if ladder.slope_established else 0.35
-        axes.plot(
-            np.exp(ladder.curve.log_bytes(u)) / 1000, ladder.curve.at(u)[0], color=look.colour, linestyle=dash, alpha=alpha,
-            zorder=2,
-        )  # fmt: skip
+        kilobytes_U = np.exp(ladder.curve.log_bytes(u)) / 1000
+        axes.plot(kilobytes_U, ladder.curve.at(u)[0], color=look.colour, linestyle=dash, alpha=alpha, zorder=2)
     low, high = limits_kb
     edge = np.where(kilobytes > high, axes.get_xlim()[1], np.where(kilobytes < low, axes.get_xlim()[0], kilobytes))
     score = sent["score"].to_numpy(float)
@@ -181,6 +179,14 @@ def _ladders(points: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame, 
     return found
 
 
+def _beyond(points: pd.DataFrame, pipeline: str, ladder: str) -> list[float]:
+    """The payloads of a ladder, in KB, that are beyond the axis."""
+    low, high = limits(points)
+    own = points[(points["pipeline"] == pipeline) & (points["ladder"] == ladder) & (points["payload_bytes"] > 0)]
+    kilobytes = own["payload_bytes"] / 1000
+    return [float(value) for value in kilobytes[(kilobytes < low) | (kilobytes > high)]]
+
+
 def _legend(panels: Sequence[Panel], looks: Mapping[str, Look], run: Analysis) -> list[Any]:
     """An entry a ladder, with what cannot be seen in the axes; then what the lines and the ring mean."""
     points = panels[0].points
@@ -191,10 +197,11 @@ def _legend(panels: Sequence[Panel], looks: Mapping[str, Look], run: Analysis) -
         remarks = []
         if not (rungs["payload_bytes"] > 0).any():
             remarks.append("sends nothing")
-        for end, (low, high) in [(end, limits(panel.points)) for panel in panels[:1] for end in (0, 1)]:
-            kilobytes = rungs.loc[rungs["payload_bytes"] > 0, "payload_bytes"] / 1000
-            out = kilobytes[kilobytes > high] if end else kilobytes[kilobytes < low]
-            remarks += [f"at the edge: {value:.3g} KB" for value in out]
+        beyond = [value for panel in panels for value in _beyond(panel.points, pipeline, ladder)]
+        if len(panels) == 1:
+            remarks += [f"at the edge: {value:.3g} KB" for value in beyond]
+        elif beyond:
+            remarks.append("beyond the axis: at the edge")
         if not any(panel.points.loc[panel.points["pipeline"] == pipeline, "selected"].any() for panel in panels):
             remarks.append("does not reach")
         dotted = not (rungs["payload_bytes"] > 0).any()
@@ -210,7 +217,7 @@ def _legend(panels: Sequence[Panel], looks: Mapping[str, Look], run: Analysis) -
                 marker="none" if dotted else looks[pipeline].marker,
                 fillstyle=_FILLS[place % len(_FILLS)],
                 label=name + (f" ({'; '.join(remarks)})" if remarks else ""),
-            )  # fmt: skip
+            )
         )
     reference = run.equality.reference
     colour = looks[reference].colour if reference in looks else style.INK
@@ -237,14 +244,17 @@ def _unscored(run: Analysis) -> str:
     if run.scored:
         return ""
     return (
-        f"no score is claimed, for {run.equality.reference} scores 0 in some benchmark; ask more questions ('samples' in "
-        "the scenario) and 'harness run' it again"
+        f"no score is claimed, for {run.equality.reference} scores 0 in some benchmark; ask more questions ('samples' "
+        "in the scenario) and 'harness run' it again"
     )
 
 
 def _no_average(run: Analysis) -> str:
     if len(run.manifest.benchmarks) < 2:
-        return "the run has one benchmark, and the figure is of several; 'harness run scenarios/rate_performance.yaml' makes one"
+        return (
+            "the run has one benchmark, and the figure is of several; "
+            "'harness run scenarios/rate_performance.yaml' makes one"
+        )
     return _unscored(run)
 
 

@@ -5,7 +5,7 @@ All lengths are in inches. The width is given, a page's or a column's; the heigh
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,7 +22,7 @@ NARROW_IN = 5.0
 
 _EDGE_IN, _GAP_IN = 0.06, 0.05
 _LEADING = 1.25 / 72
-_FOOT_PT = 6.0
+_FOOT_PT, _NAME_PT = 6.0, 7.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +142,41 @@ class Sheet:
             top_in += size * _LEADING
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A row for each name, one below the other: axes of :attr:`high_in` whose unit is an inch, downwards from 0.
+
+    ``at`` has the middle of each, ``bar_in`` how high a bar in it is, ``left_in`` the room that the names take.
+    """
+
+    labels: Mapping[str, str]
+    at: Mapping[str, float]
+    high_in: float
+    bar_in: float
+    left_in: float
+
+    @classmethod
+    def of(cls, names: Iterable[str], *, narrow: bool, slot_in: float = 0.165) -> "Rows":
+        """Rows of at least ``slot_in``; a name is wrapped where it is long, and has as many lines as it needs."""
+        wrapped = {name: style.wrapped(name, 0.95 if narrow else 1.4, _NAME_PT) or [name] for name in names}
+        at: dict[str, float] = {}
+        top_in = 0.0
+        for name, lines in wrapped.items():
+            row_in = max(slot_in, 0.105 * len(lines) + 0.03)
+            at[name] = top_in + row_in / 2
+            top_in += row_in
+        widest_in = max((style.width_of(line, _NAME_PT) for lines in wrapped.values() for line in lines), default=0.5)
+        labels = {name: "\n".join(lines) for name, lines in wrapped.items()}
+        return cls(labels=labels, at=at, high_in=max(top_in, slot_in), bar_in=0.68 * slot_in, left_in=0.12 + widest_in)
+
+    def put(self, axes: Axes, *, named: bool = True) -> None:
+        """Gives axes the rows, with their names on the left if ``named``."""
+        axes.set_ylim(self.high_in, 0.0)
+        axes.set_yticks(list(self.at.values()), list(self.labels.values()), fontsize=_NAME_PT, linespacing=1.0)
+        axes.tick_params(axis="y", length=0, labelleft=named)
+        axes.grid(axis="y", visible=False)
+
+
 Box = tuple[float, float, float, float]
 """Left, top, width and height of axes in the body, in inches."""
 
@@ -174,6 +209,20 @@ def grid(
     return found, n_rows * row_in
 
 
+def end_of_axis(values: "pd.Series[float]", highs: "pd.Series[float]") -> float:
+    """The end of an axis: beyond every bar, with its interval and value, that is at most thrice the median one.
+
+    A bar that ends below that gets its room too, so that none loses its interval or value without being cut.
+    """
+    shown, wanted = values < 0, values <= 3 * values.median()
+    end = 0.0
+    while (wanted & ~shown).any():
+        shown |= wanted
+        end = 1.35 * float(highs[shown].max())
+        wanted = values <= end
+    return end or 1.0
+
+
 def logarithmic(axis: Any, length_in: float, form: Callable[[float], str] = "{:g}".format) -> None:
     """Labels of a logarithmic axis as plain numbers: at 1, 2 and 5 where there is room for them, else at 1."""
     low, high = sorted(axis.get_view_interval())
@@ -201,7 +250,9 @@ def _rows(handles: Sequence[Any], width_in: float) -> list[tuple[list[Any], floa
     left_in = width_in
     for handle in handles:
         room_in = width_in - _HANDLE_IN
-        lines = [part for line in str(handle.get_label()).split("\n") for part in style.wrapped(line, room_in, _LEGEND_PT)]
+        lines = [
+            part for line in str(handle.get_label()).split("\n") for part in style.wrapped(line, room_in, _LEGEND_PT)
+        ]
         handle.set_label("\n".join(lines))
         wide_in = _HANDLE_IN + max((style.width_of(line, _LEGEND_PT) for line in lines), default=0.0)
         high_in = _LINE_IN * max(len(lines), 1)
@@ -216,5 +267,5 @@ def _rows(handles: Sequence[Any], width_in: float) -> list[tuple[list[Any], floa
 
 
 def _capital(text: str) -> str:
-    """A note as a sentence; a scheme's name before a colon is left as it is."""
+    """A note as a sentence; the name of a scheme or an uplink before a colon is left as it is."""
     return text if text.split()[0].endswith(":") else f"{text[0].upper()}{text[1:]}"

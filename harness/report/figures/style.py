@@ -198,7 +198,9 @@ def wrapped(text: str, width_in: float, size: float, *, bold: bool = False) -> l
         lines.append(word)
         while width_of(lines[-1], size, bold=bold) > width_in and len(lines[-1]) > 1:
             fits = next(
-                n for n in range(len(lines[-1]) - 1, 0, -1) if n == 1 or width_of(lines[-1][:n], size) <= width_in
+                n
+                for n in range(len(lines[-1]) - 1, 0, -1)
+                if n == 1 or width_of(lines[-1][:n], size, bold=bold) <= width_in
             )
             # A name is broken after a sign between its words where there is one.
             sign = max(lines[-1].rfind(mark, 0, fits) for mark in "_-/,=")

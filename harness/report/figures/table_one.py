@@ -20,7 +20,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     size = 6.5 if narrow else 7.5
     named_in = min(0.15 + max(style.width_of(name, size) for name in ("method", *data["pipeline"])), 0.32 * width_in)
     tokens_in = style.width_of("tokens", size) + 0.1
-    each_in = (width_in - 0.16 - named_in - tokens_in) / (len(benchmarks) + 1)
+    each_in = min((width_in - 0.16 - named_in - tokens_in) / (len(benchmarks) + 1), 1.4)
     heads = [style.wrapped(f"{name} {metric}", each_in - 0.05, size) for name, metric in metrics.items()]
     heads.append(style.wrapped("average over the reference's (%)", each_in - 0.05, size))
     line_in = size * 1.25 / 72
@@ -36,7 +36,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     rule = {"color": style.INK, "linewidth": 0.8}
 
     def line(top_in: float, **how: object) -> None:
-        axes = sheet.axes(0.06, top_in, width_in - 0.12, 0.001)
+        axes = sheet.axes(0.06, top_in, right_in[-1] - 0.06, 0.001)
         axes.set_axis_off()
         axes.plot([0, 1], [0, 0], **{**rule, **how})  # type: ignore[arg-type]
         axes.set_xlim(0, 1)
@@ -73,9 +73,13 @@ def texts(run: Analysis) -> Mapping[str, str]:
     heads = ["method", "tokens", *(f"{name} {metric}" for name, metric in metrics.items()), "average (%)"]
     caption = f"{of(run, 'scores at equal numbers of visual tokens').title}."
     cells = [
-        [str(row["pipeline"]), _tokens(row), *((_cell(row[column]), bool(best.at[place, column])) for column in (*metrics, "average"))]
+        [
+            str(row["pipeline"]),
+            _tokens(row),
+            *((_cell(row[column]), bool(best.at[place, column])) for column in (*metrics, "average")),
+        ]
         for place, row in enumerate(data.to_dict("records"))
-    ]  # fmt: skip
+    ]
     return {"md": _markdown(heads, cells, caption, run), "tex": _latex(heads, cells, caption, run, data)}
 
 
@@ -88,9 +92,7 @@ def rows(run: Analysis) -> pd.DataFrame:
     # The tokens of a point differ from benchmark to benchmark: they are named by their mean.
     mean = run.points.assign(visual_tokens=run.points["visual_tokens"].round(1))
     mean = mean.set_index(["pipeline", "point"])["visual_tokens"]
-    of_each["visual_tokens"] = [
-        mean[key] for key in zip(of_each["pipeline"], of_each["point"], strict=True)
-    ]
+    of_each["visual_tokens"] = [mean[key] for key in zip(of_each["pipeline"], of_each["point"], strict=True)]
     table = of_each.pivot_table(
         index=["visual_tokens", "pipeline"], columns="benchmark", values="score", aggfunc="max", sort=False
     )
@@ -101,7 +103,9 @@ def rows(run: Analysis) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(run.manifest.points)}
     found: pd.DataFrame = table.reset_index()
     found["place"] = found["pipeline"].map(order)
-    found = found.sort_values(["visual_tokens", "place"], ascending=[False, True], ignore_index=True).drop(columns="place")
+    found = found.sort_values(["visual_tokens", "place"], ascending=[False, True], ignore_index=True).drop(
+        columns="place"
+    )
     return found[["pipeline", "visual_tokens", *run.manifest.benchmarks, "average"]].rename_axis(columns=None)
 
 
@@ -139,7 +143,9 @@ def _markdown(heads: Sequence[str], cells: "_Cells", caption: str, run: Analysis
 
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *([shown(cell) for cell in row] for row in cells)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    head = "\n\n".join(text for text in (caption, run.manifest.label, *(f"INVALID: {why}" for why in run.reasons)) if text)
+    head = "\n\n".join(
+        text for text in (caption, run.manifest.label, *(f"INVALID: {why}" for why in run.reasons)) if text
+    )
     return f"{head}\n\n{table}\n"
 
 
@@ -149,7 +155,9 @@ def _latex(heads: Sequence[str], cells: "_Cells", caption: str, run: Analysis, d
         return f"\\textbf{{{_escaped(words)}}}" if strong else _escaped(words)
 
     lines = ["\\begin{table}", "\\centering"]
-    notes = " ".join([caption, *(f"{text}." for text in (run.manifest.label, *(f"INVALID: {w}" for w in run.reasons)) if text)])
+    notes = " ".join(
+        [caption, *(f"{text}." for text in (run.manifest.label, *(f"INVALID: {w}" for w in run.reasons)) if text)]
+    )
     lines.append(f"\\caption{{{_escaped(notes)}}}")
     lines += [f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", "\\toprule"]
     lines += [" & ".join(_escaped(head) for head in heads) + " \\\\", "\\midrule"]

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from harness.analysis import Analysis
 from harness.report.figures import style
-from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, grid, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, end_of_axis, grid, of
 
 COLOURS: Mapping[str, str] = {
     "preprocess": "#B9D6E8",
@@ -30,7 +30,6 @@ COLOURS: Mapping[str, str] = {
 """The colours of the stages, in the order in which they may come."""
 
 _OTHER = "#7F7F7F"
-_LONGEST = 3.0
 
 
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
@@ -48,12 +47,11 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         if hatch and source in found
     ]
     panels = list(data.groupby("channel", sort=False))
-    names = {name: style.wrapped(name, 1.2, 7.0) for name in schemes}
-    left_in = 0.12 + max(style.width_of(line, 7.0) for lines in names.values() for line in lines)
+    narrow = width_in < NARROW_IN
+    table = Rows.of(schemes, narrow=narrow, slot_in=0.19)
     boxes, body_in = grid(
-        width_in, len(panels), most=1 if width_in < NARROW_IN else 2, high_in=0.19 * len(schemes), left_in=left_in,
-        gap_in=0.2,
-    )  # fmt: skip
+        width_in, len(panels), most=1 if narrow else 2, high_in=table.high_in, left_in=table.left_in, gap_in=0.2
+    )
     sample = str(data["sample"].iloc[0])
     notes = [
         f"question {sample} of the timed ones, that of the median latency over all schemes",
@@ -63,14 +61,11 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     for (box, first, last), (channel, rows) in zip(boxes, panels, strict=True):
         axes = sheet.axes(*box)
         ends = rows.assign(end=rows["begin_s"] + rows["seconds"]).groupby("pipeline")["end"].max()
-        limit_s = 1.2 * float(ends[ends <= _LONGEST * ends.median()].max())
-        for y, name in enumerate(schemes):
-            _row(axes, y, rows[rows["pipeline"] == name], limit_s, box[2])
+        limit_s = end_of_axis(ends, ends)
+        for name in schemes:
+            _row(axes, table.at[name], rows[rows["pipeline"] == name], limit_s, table.bar_in, box[2])
         axes.set_xlim(0, limit_s)
-        axes.set_ylim(len(schemes) - 0.5, -0.5)
-        axes.set_yticks(range(len(schemes)), ["\n".join(lines) for lines in names.values()], fontsize=7.0)
-        axes.tick_params(axis="y", length=0, labelleft=first)
-        axes.grid(axis="y", visible=False)
+        table.put(axes, named=first)
         axes.locator_params(axis="x", nbins=5)
         axes.set_title(style.shortened(str(channel), box[2], 7.0), fontsize=7.0, pad=3)
         if last:
@@ -78,14 +73,14 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     return sheet.figure, data
 
 
-def _row(axes: Axes, y: int, rows: pd.DataFrame, limit_s: float, wide_in: float) -> None:
+def _row(axes: Axes, y: float, rows: pd.DataFrame, limit_s: float, bar_in: float, wide_in: float) -> None:
     end_s = 0.0
     for row in rows.to_dict("records"):
         begin_s, seconds = float(row["begin_s"]), float(row["seconds"])
         end_s = begin_s + seconds
         hatch = style.HATCHES.get(str(row["source"]))
         axes.barh(
-            y, max(min(end_s, limit_s) - begin_s, 0.0), left=begin_s, height=0.62, hatch=hatch,
+            y, max(min(end_s, limit_s) - begin_s, 0.0), left=begin_s, height=bar_in, hatch=hatch,
             color=COLOURS.get(str(row["stage"]), _OTHER),
             edgecolor=style.INK if row["side"] == "server" else style.GREY if hatch else "white",
             linewidth=0.7 if row["side"] == "server" else 0.0,
@@ -124,7 +119,13 @@ def _stretches(run: Analysis) -> pd.DataFrame:
             between = [("", name, spent[name], "") for name in ("link", "wait") if spent[name] > 0]
             here = sum(step[0] == "device" for step in steps)
             for side, stage, seconds, source in [*steps[:here], *between, *steps[here:]]:
-                rows.append(dict(zip(columns, (sample, channel, pipeline, point, side, stage, at_s, seconds, source), strict=True)))
+                rows.append(
+                    dict(
+                        zip(
+                            columns, (sample, channel, pipeline, point, side, stage, at_s, seconds, source), strict=True
+                        )
+                    )
+                )
                 at_s += seconds
     return pd.DataFrame(rows, columns=columns)
 

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 
 from harness.analysis import Analysis
 from harness.report.figures import style
-from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, of
 
 
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
@@ -16,17 +16,18 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     looks = style.looks(run.manifest)
     names = [name for name in looks if name in set(levels["pipeline"])]
     handles = [
-        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name) for name in names
+        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name)
+        for name in names
     ]
     narrow = width_in < NARROW_IN
-    wrapped = {name: style.wrapped(name, 1.2, 7.0) for name in names}
-    named_in = 0.12 + max(style.width_of(line, 7.0) for lines in wrapped.values() for line in lines)
-    left_in, right_in, high_in = 0.46, 0.16, max(1.6, 0.17 * len(names))
+    table = Rows.of(names, narrow=narrow)
+    named_in = table.left_in
+    left_in, right_in, high_in = 0.46, 0.16, max(1.6, table.high_in)
     notes = [
         "times of device and server together, at the selected points",
-        f"right: the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded"
+        f"on the right the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded"
         if not narrow
-        else f"below: the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded",
+        else f"below the interval of the mean at {100 * run.equality.confidence:g} %, over the mean, link excluded",
         *run.timing_warnings[:2],
         f"{more} more warnings; see 'harness show'" if (more := len(run.timing_warnings) - 2) > 0 else "",
         run.session,
@@ -34,11 +35,17 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     about = of(run, "interval and drift of the timings", notes)
     if narrow:
         wide_in = width_in - left_in - right_in
-        boxes = [(left_in, 0.2, wide_in, high_in), (named_in, 0.2 + high_in + 0.62, width_in - named_in - right_in, high_in)]
-        body_in = 2 * high_in + 1.2
+        boxes = [
+            (left_in, 0.2, wide_in, high_in),
+            (named_in, 0.2 + high_in + 0.62, width_in - named_in - right_in, table.high_in),
+        ]
+        body_in = high_in + table.high_in + 1.2
     else:
         wide_in = (width_in - left_in - named_in - 2 * right_in) / 2
-        boxes = [(left_in, 0.2, wide_in, high_in), (left_in + wide_in + right_in + named_in, 0.2, wide_in, high_in)]
+        boxes = [
+            (left_in, 0.2, wide_in, high_in),
+            (left_in + wide_in + right_in + named_in, 0.2, wide_in, table.high_in),
+        ]
         body_in = high_in + 0.6
     sheet = Sheet(width_in, body_in, about, handles)
     drift, spread = sheet.axes(*boxes[0]), sheet.axes(*boxes[1])
@@ -46,28 +53,29 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         own, look = levels[levels["pipeline"] == name].sort_values("round"), looks[name]
         # Set apart a little, so that schemes that moved alike are all seen.
         beside = 0.3 * (place / max(len(names) - 1, 1) - 0.5)
-        drift.plot(own["round"] + 1 + beside, 100 * (own["level"] - 1), color=look.colour, marker=look.marker, markersize=4.5)
+        drift.plot(
+            own["round"] + 1 + beside, 100 * (own["level"] - 1), color=look.colour, marker=look.marker, markersize=4.5
+        )
     drift.axhline(0, color=style.GREY, linewidth=0.7)
     drift.set_xticks(sorted(set(levels["round"] + 1)) if levels["round"].nunique() <= 12 else drift.get_xticks())
     drift.set_xlim(levels["round"].min() + 0.6, levels["round"].max() + 1.4)
     drift.set_xlabel("round")
     drift.set_ylabel("level over the mean (%)")
     drift.set_title("drift from round to round", fontsize=7.0, pad=3)
-    for y, name in enumerate(names):
-        row = means[means["pipeline"] == name].iloc[0]
+    for name in names:
+        y, row = table.at[name], means[means["pipeline"] == name].iloc[0]
         look = looks[name]
         if np.isnan(row["low"]):
             spread.text(0, y, "no interval", fontsize=6.0, ha="center", va="center", color=style.GREY)
             continue
         ends = [[100 * (1 - row["low"])], [100 * (row["high"] - 1)]]
-        spread.errorbar(0, y, xerr=ends, color=look.colour, marker=look.marker, markersize=4.5, elinewidth=1.2, capsize=2)
+        spread.errorbar(
+            0, y, xerr=ends, color=look.colour, marker=look.marker, markersize=4.5, elinewidth=1.2, capsize=2
+        )
     most = max(100 * float(np.nanmax([0.01, *(means["high"] - 1), *(1 - means["low"])])), 1.0)
     spread.set_xlim(-1.15 * most, 1.15 * most)
     spread.axvline(0, color=style.GREY, linewidth=0.7)
-    spread.set_ylim(len(names) - 0.5, -0.5)
-    spread.set_yticks(range(len(names)), ["\n".join(lines) for lines in wrapped.values()], fontsize=7.0)
-    spread.tick_params(axis="y", length=0)
-    spread.grid(axis="y", visible=False)
+    table.put(spread)
     spread.set_xlabel("interval over the mean (%)")
     spread.set_title("interval of the mean", fontsize=7.0, pad=3)
     return sheet.figure, pd.concat([levels.assign(kind="level"), means.assign(kind="mean")], ignore_index=True)

@@ -18,7 +18,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     data, looks = _data(run), style.looks(run.manifest)
     names = [name for name in looks if name in set(data["pipeline"])]
     handles = [
-        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name) for name in names
+        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name)
+        for name in names
     ]
     handles += [
         Line2D([], [], color=style.INK, marker="o", fillstyle="none", linestyle="none", markersize=4.5,
@@ -28,7 +29,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     ]  # fmt: skip
     deadline_s = run.deadline_s
     if deadline_s is not None:
-        handles.append(Line2D([], [], color=style.SCORE, linestyle="--", label=f"deadline {format_seconds(deadline_s)}"))
+        handles.append(
+            Line2D([], [], color=style.SCORE, linestyle="--", label=f"deadline {format_seconds(deadline_s)}")
+        )
     notes = [
         "a system in which more work comes in than can be done (utilisation of 1 and more) has no percentile: what a "
         "replay shows of it grows with the replay, and is not drawn",
