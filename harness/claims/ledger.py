@@ -231,6 +231,7 @@ def _doubts(run: Analysis, test: Criterion) -> Iterator[str]:
 
 def _source(runs: Sequence[Analysis], test: Criterion) -> Source:
     if test.metric in ("z_share", "experts_share", "experts_used"):
+        # By the training of the codec; of illustrated pictures as well the run's rows hold none of it.
         return "recorded"
     if not test.about.timed:
         return "measured"

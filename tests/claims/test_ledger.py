@@ -17,6 +17,7 @@ from harness.analysis.means import Estimate
 from harness.claims import ledger, metrics, model, shown
 from harness.claims.verdict import Item, Verdict
 from harness.records import ResourceRow, to_table
+from harness.runs import illustrations
 from harness.scenario.load import hash_of
 from harness.tofc.trained import find_codec
 
@@ -273,6 +274,33 @@ def test_what_a_codecs_training_recorded_is_its_manifests(full: Analysis) -> Non
         assert 0 < item.estimate.low < item.estimate.high == pytest.approx(4 / bits)
     used = _items(run, metric="experts_used", **of)
     assert used[0].estimate.value == sum(n > 0 for n in recorded["rows"][0]["expert_use"]) / 16
+
+
+def test_illustrations_of_a_run_go_before_what_a_training_recorded(full: Analysis, tmp_path: Path) -> None:
+    """Where the bits of pictures went, and under which density their features are likelier."""
+
+    def histogram(lead: float) -> illustrations.Histogram:
+        fits = {"Gaussian": -1.0, "Laplacian": -1.0 + lead, "Cauchy": -2.0}
+        return illustrations.Histogram(
+            elements=100, edges=(0.0, 1.0), density=(1.0,),
+            fits={name: illustrations.Fit(location=0, scale=1, log_likelihood=ll) for name, ll in fits.items()},
+        )  # fmt: skip
+
+    of = {"pipeline": "tofc", "point": "p", "pictures": 9}
+    bits = [illustrations.Bits(**of, part=part, bits=n) for part, n in (("y", 96.0), ("z", 3.0), ("experts", 1.0))]
+    density = illustrations.Density(**of, unmerged=histogram(0.2), merged=histogram(-0.1))
+    found = illustrations.Illustrations(
+        run=illustrations.identity(full.manifest), machine="m", density=density, bits=tuple(bits)
+    )
+    illustrations.write(tmp_path, found, {})
+    run = Analysis(dataclasses.replace(full.record, folder=tmp_path))
+    tested = {"of": "tofc", "above": 0}
+    assert [i.estimate.value for i in _items(run, metric="likelihood_lead", **tested)] == pytest.approx([0.2, -0.1])
+    assert [i.estimate.value for i in _items(run, metric="z_share", **tested)] == [0.03]
+    assert [i.estimate.value for i in _items(run, metric="experts_share", **tested)] == [0.01]
+    claims = _claims({"metric": "likelihood_lead", **tested}, {"metric": "z_share", "of": "tofc", "below": 0.02})
+    assert _verdicts(run, claims) == [Verdict.NOT_REPRODUCED] * 2
+    assert "harness illustrate" in ledger.entries(claims, [full])[0].why
 
 
 def test_other_numbers_of_neighbours_are_set_against_five(full: Analysis) -> None:
