@@ -183,7 +183,7 @@ def _section(place: int, run: Analysis, pictures: Sequence[Picture], left_out: S
         "short_stand_ins": f"{manifest.label[0].upper()}{manifest.label[1:]}. " if manifest.label else "",
         "contents": list(zip(_EVERY, _HEADINGS, strict=True)),
         "sentences": [*sentences, *([lean] if lean else [])],
-        "notes": [note[0].upper() + note[1:] for note in (table.claimed(run), table.several(run), *times) if note],
+        "notes": [note for note in (table.claimed(run), table.several(run), *times) if note],
         "tables": _tables(run),
         "figures": pictures,
         "left_out": left_out,
@@ -333,7 +333,9 @@ def _stages(run: Analysis) -> Grid:
         "mean_s": ("mean", format_seconds), "timed": ("timed requests", _plain), "source": ("source", None),
         "machine": ("machine", None),
     }  # fmt: skip
-    return _grid("Mean time of each stage", run.stage_times, columns)
+    chosen = run.points.loc[run.points["selected"], ["pipeline", "point"]]
+    rows = run.stage_times.merge(chosen, on=["pipeline", "point"]) if len(run.stage_times) else run.stage_times
+    return _grid("Mean time of each stage at the selected points", rows, columns)
 
 
 def _resources(run: Analysis) -> Grid:
