@@ -11,6 +11,7 @@ from harness.claims import metrics
 from harness.claims.asked import Asked, pipelines_of
 from harness.claims.model import Claim, Claims, Criterion, Machines, Study, direction
 from harness.claims.verdict import ALPHA, Answer, Item, Verdict, judge, picked
+from harness.errors import HarnessError
 
 Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
 
@@ -128,9 +129,14 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
         found = [metrics.measured(Asked(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
         return metrics.quotient(*found) if len(found) == 2 else found[0]
 
-    items, side = numbers(test), direction(test) if stood_in else None
+    side = direction(test) if stood_in else None
+    try:
+        items, its_items = numbers(test), [] if side is None else numbers(side)
+    except HarnessError as error:
+        # What the rows of one run contradict is no reason against the others.
+        return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=str(error))
     if side is not None:
-        return _directed(test, items, side, numbers(side), name, _source(chosen, test), stood_in)
+        return _directed(test, items, side, its_items, name, _source(chosen, test), stood_in)
     return _judged(test, items, name, _source(chosen, test), stood_in)
 
 

@@ -208,6 +208,17 @@ def test_what_is_missing_is_named(full: Analysis) -> None:
     assert "RealWorldQA with llava-onevision-7b" in entry.at_full_size
 
 
+def test_rows_that_contradict_each_other_leave_the_other_claims(full: Analysis) -> None:
+    """A scheme that was not timed equally often has no latency, and the rows' scores are told all the same."""
+    rows = full.record.stages
+    lost = rows.filter(pc.invert(pc.and_(pc.equal(rows["repeat"], 2), pc.equal(rows["sample"], "q000"))))
+    run = Analysis(dataclasses.replace(full.record, stages=lost))
+    timed = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
+    first, second = ledger.entries(_claims(timed, {"metric": "score_share", "of": "raw_features", "above": 0.8}), [run])
+    assert (first.verdict, second.verdict) == (Verdict.NOT_TESTABLE, Verdict.REPRODUCED)
+    assert first.why
+
+
 def test_every_test_of_a_claim_has_to_hold(full: Analysis) -> None:
     """One that is refuted refutes it; one that does not decide is shown alone."""
     yes = {"metric": "score_share", "of": "raw_features", "above": 0.7}
