@@ -58,9 +58,9 @@ class FactorizedCodec(FeatureCodec):
         step_D = self.log_step_D.exp()
         median_D = self.density.medians()[0]
         u_ND = round_straight_through((y_ND - self.offset_D) / step_D - median_D) + median_D
-        rate = self.density.bits(u_ND[None]).mean()
+        bits_N = self.density.bits(u_ND[None])[0].sum(-1)
         y_bar_PCD = (u_ND * step_D + self.offset_D).view(y_PCD.shape).to(y_PCD.dtype)
-        return Coded(y_bar_PCD, rate, rate.new_zeros(()))
+        return Coded(y_bar_PCD, bits_N, bits_N.new_ones(len(bits_N), 1))
 
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """A table for each channel, its escape last, and the medians in units of 2**-12."""

@@ -71,9 +71,9 @@ class HeuristicCodec(FeatureCodec):
         q_ND = self._quantised(y_ND, step)
         distance_ND = q_ND - q_ND.detach().median()
         log2_b = distance_ND.abs().mean().clamp(min=2**laplacian.LOG2_B_MIN).log2()
-        rate = laplacian.bits(distance_ND, log2_b).mean()
+        bits_N = laplacian.bits(distance_ND, log2_b).sum(-1)
         y_bar_PCD = (q_ND * step).view(y_PCD.shape).to(y_PCD.dtype)
-        return Coded(y_bar_PCD, rate, rate.new_zeros(()))
+        return Coded(y_bar_PCD, bits_N, bits_N.new_ones(len(bits_N), 1))
 
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """The Laplacian's tables."""

@@ -1,8 +1,8 @@
 """The ablations as schemes: TOFC with one part replaced, all trained under one budget (see training.py).
 
-Table I replaces the merging; its rows share a codec of one entropy model, so that nothing but the merging differs.
-Fig. 12 replaces the entropy coding of merged features. The TOFC of each group is trained under the same budget:
-:class:`Single` is the first group's, :class:`Selective` the second's.
+Fig. 12 replaces the entropy coding of merged features; :class:`Selective` is the group's TOFC. Table I replaces the
+merging, without a codec: backbone and reducer are trained by the distortion alone, and the features cross the link as
+half-precision numbers. Its points are called :data:`DISTORTION`; TOFC's merging is that point of :class:`Single`.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
 from harness.schemes.tofc import FeaturePoint, Tofc
+from harness.tofc.trained import ADAPTER
 
 if TYPE_CHECKING:
     from harness.tofc.feature_codec import FeatureCodec
@@ -20,6 +21,14 @@ WEIGHTS = Path(__file__).parent / "weights"
 """The bundled ones: a folder for each backbone, in it one for each scheme, in it one for each trained point."""
 
 CODEC, PROJECTOR, REDUCER = "codec.safetensors", "projector.safetensors", "reducer.safetensors"
+POINT = "point.json"
+"""Of a folder with an adapter: written last, it says what the point was trained around, and how."""
+
+DISTORTION = "distortion"
+"""The point of Table I's methods."""
+
+TABLE_1_CLUSTERS = 4
+"""Table I's n_c: 2.8 % of a tile's 144 features, for the paper's 2.2 %, and a quarter of them is a whole number."""
 
 HIDDEN = (32,)
 """The hidden width of every entropy model here: one layer, so that the trained points stay small."""
@@ -28,10 +37,15 @@ HIDDEN = (32,)
 def folder_of(backbone: str, scheme: str, point: str) -> Path:
     """The folder of a bundled point; raises UnavailableError, listing the known ones, where there is none."""
     among = WEIGHTS / backbone / scheme
-    known = [path.parent.name for path in sorted(among.glob(f"*/{PROJECTOR}"))]
+    known = sorted(path.parent.name for name in (PROJECTOR, POINT) for path in among.glob(f"*/{name}"))
     if point not in known:
         raise UnavailableError(f"{among}: {unknown_name('codec', point, known or ['none'])}")
     return among / point
+
+
+def adapter_of(folder: Path) -> Path | None:
+    """The adapter of a point that was trained with one; such a point has no codec."""
+    return folder / ADAPTER if (folder / POINT).is_file() else None
 
 
 class Ablation(Tofc):
@@ -71,24 +85,33 @@ class Ablation(Tofc):
 
     @classmethod
     def device_half(cls, models: Models, point: FeaturePoint) -> DeviceHalf:
-        """The vision tower as it is, the point's reducer and codec."""
+        """The vision tower, with the point's adapter where it has one, the point's reducer and codec."""
+        from baselines.ablations.uncoded import HalfPrecision
         from harness.schemes.features import FeatureDevice, load_codec
 
-        folder, vision = folder_of(models.name, cls.kind, point.codec), models.vision()
+        folder = folder_of(models.name, cls.kind, point.codec)
+        adapter = adapter_of(folder)
+        vision = models.vision(adapter)
         reducer = cls.reducer(folder, vision.feature_dim, models.device)
+        if adapter is not None:
+            return FeatureDevice(cls.kind, vision, reducer, HalfPrecision(), point, checked=False)
         codec = load_codec(cls.codec_type(), folder / CODEC, models.device)
         return FeatureDevice(cls.kind, vision, reducer, codec, point)
 
     @classmethod
     def server_half(cls, models: Models, point: FeaturePoint) -> ServerHalf:
-        """The language model as it is, the point's projector and codec.
+        """The language model and the point's projector, or both with its adapter, and the point's codec.
 
         Raises CheckpointError for a file that is absent, damaged or of other sizes.
         """
         from baselines.ablations.trained import read
+        from baselines.ablations.uncoded import HalfPrecision
         from harness.schemes.features import FeatureServer, limits_of, load_codec
 
         folder = folder_of(models.name, cls.kind, point.codec)
+        if (adapter := adapter_of(folder)) is not None:
+            adapted = models.language(adapter)
+            return FeatureServer(adapted, HalfPrecision(), limits_of(models, adapted, point))
         projector, _ = read(folder / PROJECTOR)
         try:
             language = models.language(projector=projector)
@@ -101,7 +124,8 @@ class Ablation(Tofc):
     def files(cls, backbone: str, point: FeaturePoint) -> dict[str, Path]:
         """The files of the point's folder."""
         folder = folder_of(backbone, cls.kind, point.codec)
-        return {f"{cls.kind} {point.codec}, {file.name}": file for file in sorted(folder.glob("*.safetensors"))}
+        files = sorted([*folder.glob("*.safetensors"), *folder.glob(f"{ADAPTER}/*")])
+        return {f"{cls.kind} {point.codec}, {file.relative_to(folder)}": file for file in files}
 
 
 class Selective(Ablation):
@@ -217,7 +241,7 @@ class QFormerQueries(Ablation):
 
     @classmethod
     def new_reducer(cls, dim: int) -> "Reducer":
-        """The miniature's: two layers of 96, six queries."""
+        """The miniature's: two layers of 96, four queries."""
         from baselines.ablations.qformer import QFormer, QFormerConfig
 
-        return QFormer(QFormerConfig(dim=dim, queries=6, width=96, layers=2, heads=4))
+        return QFormer(QFormerConfig(dim=dim, queries=TABLE_1_CLUSTERS, width=96, layers=2, heads=4))

@@ -1,12 +1,14 @@
-"""A trained ablation on disk: a folder with its codec, its projector and, where that is learned, its reducer.
+"""A trained ablation on disk: codec and projector, or adapter and, where that is learned, reducer.
 
-Projector and reducer are kept in half precision; the codec is its own checkpoint.
+Projector, adapter and reducer are in half precision; the codec is its own checkpoint.
 """
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -14,9 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from baselines.ablations.schemes import CODEC, PROJECTOR, REDUCER
+from baselines.ablations.schemes import CODEC, POINT, PROJECTOR, REDUCER
 from harness.errors import CheckpointError
+from harness.models import adapter, files
+from harness.runs.disk import write_text
 from harness.tofc.feature_codec import FeatureCodec
+from harness.tofc.trained import ADAPTER
 
 
 class LearnedReducer(nn.Module, ABC):
@@ -31,20 +36,34 @@ class LearnedReducer(nn.Module, ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What training gives: a frozen codec, a projector, and the reducer where it has weights."""
+    """What training gives a point of Fig. 12: a frozen codec and a projector."""
 
     codec: FeatureCodec
     projector: nn.Module
-    reducer: "LearnedReducer | None" = None
 
     def save(self, folder: Path, backbone: str) -> None:
         """Write the folder; ``backbone`` is the hash of the weights that it was trained around."""
         folder.mkdir(parents=True, exist_ok=True)
         # The projector last: a folder that has it is whole.
         self.codec.save(folder / CODEC, networks=False)
+        _write(folder / PROJECTOR, self.projector, {"backbone": backbone})
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """What training gives a point of Table I: LoRA and projector around a backbone, and a learned reducer."""
+
+    peft: Any
+    name: str
+    reducer: "LearnedReducer | None"
+
+    def save(self, folder: Path, backbone: str) -> None:
+        """Write the folder; ``backbone`` is the hash of the weights that it was trained around."""
+        folder.mkdir(parents=True, exist_ok=True)
+        adapter.save(self.peft, folder / ADAPTER, self.name)
         if self.reducer is not None:
             _write(folder / REDUCER, self.reducer, {"config": self.reducer.config.model_dump_json()})
-        _write(folder / PROJECTOR, self.projector, {"backbone": backbone})
+        write_text(folder / POINT, json.dumps({"backbone": backbone, "trained_by": "distortion alone"}) + "\n")
 
 
 def read(path: Path) -> tuple[Mapping[str, Tensor], str]:
@@ -63,6 +82,8 @@ def read(path: Path) -> tuple[Mapping[str, Tensor], str]:
 
 def trained_around(folder: Path) -> str:
     """The hash of the backbone that a folder was trained around; empty where the folder is not whole."""
+    if (folder / POINT).is_file():
+        return str(files.read_json(folder / POINT).get("backbone", ""))
     try:
         with safe_open(folder / PROJECTOR, framework="pt") as file:
             return str((file.metadata() or {}).get("backbone", ""))

@@ -1,9 +1,11 @@
-"""Trains every ablation of mini-onevision under one budget: ``python -m baselines.ablations.training``.
+"""Trains every ablation of mini-onevision: ``python -m baselines.ablations.training``.
 
-All go through :func:`train_point`: the same pictures and questions, the same steps, the same loss, the same projector
-to start from. What differs is the part that is replaced. The codec is first fitted to the features alone, which costs
-little; then codec, projector and, where it is learned, reducer are trained together against the answers' cross-entropy
-(Algorithm 1). Tower and language model stay frozen, where the paper adapts them with LoRA.
+All points of a group have one budget, counted in steps and in samples: the same pictures and questions, the same steps,
+the same learning rates. Nothing has a pre-fit.
+
+Fig. 12 (:func:`train_point`): codec and projector by D + lambda R + L_balance (Algorithm 1) on features merged once;
+tower and language model stay frozen, where the paper adapts them with LoRA. Table I (:func:`train_reduced`): LoRA
+on tower and language model, the projector and, where it is learned, the reducer, by the distortion alone at one n_c.
 
     P patches   V features a patch   C features that are kept   D dimension
 """
@@ -14,7 +16,7 @@ import dataclasses
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from torch import Tensor
 
 from baselines.ablations.schemes import (
     CODEC,
+    DISTORTION,
+    TABLE_1_CLUSTERS,
     WEIGHTS,
     Ablation,
     Factorized,
@@ -34,14 +38,17 @@ from baselines.ablations.schemes import (
     VisionZipDominant,
     VisionZipMerging,
 )
-from baselines.ablations.trained import LearnedReducer, Trained, trained_around
+from baselines.ablations.trained import Adapted, LearnedReducer, Trained, trained_around
+from baselines.ablations.uncoded import HalfPrecision
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice
-from harness.models.contract import Tiles
+from harness.models import adapter, tower
+from harness.models.contract import Attention, Tiles
 from harness.models.files import ZOO
 from harness.models.llava import Llava
 from harness.models.onevision import load
+from harness.tofc.merging import merge
 from harness.tofc.training import Progress, Recipe, feature_distortion, train
 from harness.zoo.features import book_of
 from harness.zoo.language import questions
@@ -49,137 +56,169 @@ from harness.zoo.lessons import answer_loss
 
 BACKBONE = "mini-onevision"
 CLUSTERS = (6, 3)
-"""The n_c of the lessons in turn; Table I's 16 of 729 features are 3 of 144."""
+"""The n_c of Fig. 12's lessons in turn."""
 FIRST_BOOK, PICTURES = 300_000, 576
 """Of training books that neither the backbone nor TOFC's codecs learnt from."""
 _HELD_OUT = 24
 
 _LEARNED = ("lambda-0.05", "lambda-0.2", "lambda-0.8")
-POINTS: Mapping[type[Ablation], Sequence[str]] = {
+FIG_12: Mapping[type[Ablation], Sequence[str]] = {
     Selective: _LEARNED,
     Single: _LEARNED,
     Factorized: _LEARNED,
     Heuristic: ("bits-3", "bits-4", "bits-5"),
-    Unmerged: _LEARNED[:2],
-    VisionZipDominant: _LEARNED[:2],
-    VisionZipMerging: _LEARNED[:2],
-    QFormerQueries: _LEARNED[:2],
 }
 """The points of each scheme; lambda weighs the rate in bits per element of y, as in Eq. 9."""
+TABLE_1 = (Single, Unmerged, VisionZipDominant, VisionZipMerging, QFormerQueries)
+"""The schemes whose merging is compared; the first one's is TOFC's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What every point may spend: steps on features alone, steps on answers, and the pictures and questions of each."""
+    """What every point of a group may spend: steps, and the pictures of each with their questions; and the rates."""
 
-    feature_steps: int = 150
-    answer_steps: int = 200
-    pictures: int = 8
-    asked: int = 6
-    rate: float = 2e-3
+    steps: int
+    pictures: int
+    asked: int
+    rate: float
+    projector_rate: float
     step_rate: float = 2e-2
-    projector_rate: float = 5e-4
+    language_rate: float = 0.0
+    vision_rate: float = 0.0
+    hard_share: float = 0.25
+    alpha: float = 1.0
+
+
+OF_FIG_12 = Budget(steps=300, pictures=8, asked=6, rate=2e-3, projector_rate=5e-4)
+OF_TABLE_1 = Budget(
+    steps=150, pictures=4, asked=6, rate=2e-3, projector_rate=3e-4, language_rate=1e-4, vision_rate=2e-5
+)
+_RANK, _LORA_ALPHA = 8, 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """A page, the n_c at which it is taught, and for each scheme what its reducer makes of the picture.
-
-    Where the reducer is learned, that is all features of the picture, in half precision.
-    """
+    """A page, and its picture: merged features (P, C, D) for Fig. 12, pixels (P, 3, p, p) in half for Table I."""
 
     page: Page
-    n_clusters: int
-    of_scheme: Mapping[str, Tensor]
+    seen: Tensor
 
 
-def lessons(backbone: Llava, pages: Sequence[Page], schemes: Sequence[type[Ablation]]) -> list[Lesson]:
-    """Pages with what each scheme's reducer makes of their pictures."""
-    reducers = {scheme.kind: None if scheme.learned else scheme.new_reducer(backbone.feature_dim) for scheme in schemes}
+def merged_lessons(backbone: Llava, pages: Sequence[Page]) -> list[Lesson]:
+    """Pages with their merged features, at the n_c of :data:`CLUSTERS` in turn."""
     found = []
     for number, page in enumerate(pages):
-        n_clusters = CLUSTERS[number % len(CLUSTERS)]
-        x_PVD, attention = backbone.encode_attended(backbone.preprocess(page.scene().image))
-        made: dict[str, Tensor] = {}
-        of_type: dict[Any, Tensor] = {}
-        for name, reducer in reducers.items():
-            key = None if reducer is None else (type(reducer), *vars(reducer).values())
-            if key not in of_type:
-                of_type[key] = x_PVD.half() if reducer is None else reducer(x_PVD, n_clusters, attention).clone()
-            made[name] = of_type[key]
-        found.append(Lesson(page, n_clusters, made))
+        x_PVD = backbone.encode(backbone.preprocess(page.scene().image))
+        found.append(Lesson(page, merge(x_PVD.float(), CLUSTERS[number % len(CLUSTERS)]).y_PCD.clone()))
         if (number + 1) % 50 == 0:
             print(f"pictures: {number + 1} of {len(pages)}", flush=True)
     return found
 
 
-def train_point(
-    backbone: Llava, kept: Sequence[Lesson], scheme: type[Ablation], point: str, budget: Budget = Budget()
-) -> Trained:
-    """One point of a scheme, frozen for use."""
-    torch.manual_seed(0)
-    dim = backbone.feature_dim
-    reducer: Any = scheme.new_reducer(dim)
-    learned: LearnedReducer | None = reducer if isinstance(reducer, LearnedReducer) else None
-    if learned is not None:
-        learned.fit_scale(torch.cat([lesson.of_scheme[scheme.kind].float() for lesson in kept[:40]]))
-    projector: Any = copy.deepcopy(backbone.projector).float().requires_grad_(True)
+def drawn_lessons(backbone: Llava, pages: Sequence[Page]) -> list[Lesson]:
+    """Pages with the pixels of their tiles."""
+    return [Lesson(page, backbone.preprocess(page.scene().image).pixels_PCHW.half()) for page in pages]
 
-    def features(lesson: Lesson) -> Tensor:
-        cached = lesson.of_scheme[scheme.kind].float()
-        return cached if learned is None else learned(cached, lesson.n_clusters)
 
-    def flat(drawn: Sequence[Lesson]) -> Tensor:
-        return torch.cat([features(lesson).flatten(0, 1) for lesson in drawn])[None]
+class _Lessons:
+    """What all points of a group are taught: the same draws of pages and questions, whatever they make of them."""
 
-    codec = scheme.new_codec(dim, point)
-    weight = rate_weight(point)
-    with torch.no_grad():
-        everything_1ND = flat(kept)
-    codec.fit_scale(everything_1ND)
+    def __init__(self, lessons: Sequence[Lesson], budget: Budget, seed: int) -> None:
+        self._lessons, self._budget = lessons, budget
+        self._pages, self._asking = Dice("ablations", "answers", seed), Dice("ablations", "questions", seed)
 
-    def drawn_lessons(what: str) -> Iterator[tuple[Tensor, Sequence[Lesson]]]:
-        dice = Dice("ablations", what)
+    def batches(self, features: Callable[[Lesson], Tensor]) -> Iterator[tuple[Tensor, tuple[Any, list[int]]]]:
+        """Endless batches: all features (1, N, D), what is asked about each picture, and how many features it has."""
         while True:
-            drawn = [dice.pick(kept) for _ in range(budget.pictures)]
-            yield flat(drawn), drawn
+            drawn = [self._pages.pick(self._lessons) for _ in range(self._budget.pictures)]
+            of_pictures = [features(lesson).flatten(0, 1) for lesson in drawn]
+            asked = [self._asking.shuffled(questions(one.page, self._asking))[: self._budget.asked] for one in drawn]
+            yield torch.cat(of_pictures)[None], (asked, [len(y_ND) for y_ND in of_pictures])
 
-    asking = Dice("ablations", "questions")
 
-    def of_answers(y_bar_1ND: Tensor, drawn: Sequence[Lesson]) -> Tensor:
-        sizes = [lesson.n_clusters * lesson.of_scheme[scheme.kind].shape[0] for lesson in drawn]
-        asked: list[Sequence[Asked]] = [
-            asking.shuffled(questions(lesson.page, asking))[: budget.asked] for lesson in drawn
-        ]
-        pictures = [projector(y_ND) for y_ND in torch.split(y_bar_1ND[0], sizes)]
+def _of_answers(backbone: Llava, projector: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Any], Tensor]:
+    def distortion(y_bar_1ND: Tensor, context: tuple[list[Sequence[Asked]], list[int]]) -> Tensor:
+        asked, sizes = context
+        pictures = [projector(y_ND) for y_ND in y_bar_1ND[0].split(sizes)]
         return answer_loss(backbone.model, backbone.tokenizer, pictures, asked)[0]
 
+    return distortion
+
+
+def train_point(
+    backbone: Llava,
+    lessons: Sequence[Lesson],
+    scheme: type[Ablation],
+    point: str,
+    budget: Budget = OF_FIG_12,
+    seed: int = 0,
+) -> Trained:
+    """A point of Fig. 12, frozen to integers."""
+    torch.manual_seed(seed)
+    codec = scheme.new_codec(backbone.feature_dim, point)
+    everything_1ND = torch.cat([lesson.seen.flatten(0, 1) for lesson in lessons])[None]
+    codec.fit_scale(everything_1ND)
+    projector: Any = copy.deepcopy(backbone.projector).float().requires_grad_(True)
+    recipe = Recipe(
+        rate_weight=rate_weight(point),
+        steps=budget.steps,
+        learning_rate=budget.rate,
+        step_learning_rate=budget.step_rate,
+        hard_share=budget.hard_share,
+        alpha=budget.alpha,
+    )
+    batches = _Lessons(lessons, budget, seed).batches(lambda lesson: lesson.seen)
     others = [{"params": list(projector.parameters()), "lr": budget.projector_rate}]
+    _say(train(codec, batches, _of_answers(backbone, projector), recipe, others), f"{scheme.kind} {point}")
+    codec.eval()
+    codec.freeze(everything_1ND)
+    return Trained(codec, projector)
+
+
+def train_reduced(
+    backbone: Llava, lessons: Sequence[Lesson], scheme: type[Ablation], budget: Budget = OF_TABLE_1, seed: int = 0
+) -> Adapted:
+    """A point of Table I; ``backbone`` is changed: LoRA is put into it."""
+    torch.manual_seed(seed)
+    reducer: Any = scheme.new_reducer(backbone.feature_dim)
+    learned: LearnedReducer | None = reducer if isinstance(reducer, LearnedReducer) else None
+    if learned is not None:
+        learned.fit_scale(
+            torch.cat([_encoded(backbone, lesson, attended=False)[0].detach() for lesson in lessons[:24]])
+        )
+    torch.manual_seed(seed)
+    peft = adapter.attach(backbone, _RANK, _LORA_ALPHA, 0.0)
+    rates = {"language": budget.language_rate, "vision": budget.vision_rate, "projector": budget.projector_rate}
+    groups: dict[str, list[Any]] = {part: [] for part in rates}
+    for name, parameter in adapter.trainable(peft).items():
+        groups[adapter.part_of(name)].append(parameter)
+    others = [{"params": parameters, "lr": rates[part]} for part, parameters in groups.items()]
     if learned is not None:
         others.append({"params": list(learned.parameters()), "lr": budget.rate})
-    # Nothing of a codec without parameters can be fitted to features alone.
-    if learned is None and any(True for _ in codec.parameters()):
-        recipe = Recipe(
-            rate_weight=weight,
-            steps=budget.feature_steps,
-            learning_rate=budget.rate,
-            step_learning_rate=budget.step_rate,
+
+    def features(lesson: Lesson) -> Tensor:
+        x_PVD, attention = _encoded(backbone, lesson, attended=reducer.attended)
+        y_PCD: Tensor = reducer(x_PVD, TABLE_1_CLUSTERS, attention)
+        return y_PCD
+
+    batches = _Lessons(lessons, budget, seed).batches(features)
+    # No bits are counted, and so lambda weighs nothing.
+    recipe = Recipe(rate_weight=1.0, steps=budget.steps)
+    distortion = _of_answers(backbone, lambda y_ND: backbone.projector(y_ND))
+    _say(train(HalfPrecision(), batches, distortion, recipe, others), f"{scheme.kind} {DISTORTION}")
+    adapter.halve(peft)
+    return Adapted(peft, backbone.name, learned)
+
+
+def _encoded(backbone: Llava, lesson: Lesson, *, attended: bool) -> tuple[Tensor, Attention | None]:
+    """All features of a picture (P, V, D), float32 and differentiable, and the tower's attention where it is wanted."""
+    with torch.autocast("cpu", torch.bfloat16):
+        if not attended:
+            return backbone.features(lesson.seen.float()).float(), None
+        x_PVD, attention = tower.attended_features(
+            backbone.vision_tower, lesson.seen.float(), backbone.config.vision_feature_layer
         )
-        batches = ((y_1ND, y_1ND) for y_1ND, _ in drawn_lessons("features"))
-        _say(train(codec, batches, feature_distortion, recipe), f"{scheme.kind} {point}, features")
-    # All hard: the router has chosen by now, and another start from equal weights would undo that.
-    recipe = Recipe(
-        rate_weight=weight,
-        steps=budget.answer_steps,
-        learning_rate=budget.rate,
-        step_learning_rate=budget.step_rate / 2,
-        hard_share=1 - 0.4 / budget.answer_steps,
-    )
-    _say(train(codec, drawn_lessons("answers"), of_answers, recipe, others), f"{scheme.kind} {point}, answers")
-    codec.eval()
-    with torch.no_grad():
-        codec.freeze(flat(kept))
-    return Trained(codec, projector, learned)
+    return x_PVD.float(), Attention(attention.received_PV.detach().float(), attention.keys_PVK.detach().float())
 
 
 def rate_weight(point: str) -> float:
@@ -187,10 +226,14 @@ def rate_weight(point: str) -> float:
     return float(point.removeprefix("lambda-")) if point.startswith("lambda-") else 0.2
 
 
-def _say(progress: Iterator[Progress], what: str, every: int = 50) -> None:
+def _say(progress: Iterator[Progress], what: str, every: int = 25) -> None:
     for state in progress:
         if state.step % every == every - 1:
-            print(f"{what}, step {state.step + 1}: D {state.distortion:.3f}, R {state.rate:.3f} bit", flush=True)
+            print(
+                f"{what}, step {state.step + 1}: D {state.distortion:.3f}, R {state.rate:.3f} bit, "
+                f"T {state.temperature:.3g}",
+                flush=True,
+            )
 
 
 def measured(backbone: Llava, images: Sequence[Tiles], scheme: type[Ablation], folder: Path) -> tuple[float, float]:
@@ -199,8 +242,7 @@ def measured(backbone: Llava, images: Sequence[Tiles], scheme: type[Ablation], f
     codec = scheme.codec_type().load(folder / CODEC)
     kept, returned, n_bytes = [], [], 0
     for tiles in images:
-        x_PVD, attention = backbone.encode_attended(tiles)
-        y_PCD = reducer(x_PVD, CLUSTERS[0], attention)
+        y_PCD = reducer(backbone.encode(tiles), CLUSTERS[0])
         stream = codec.compress(y_PCD, tiles.layout.grid)
         n_bytes += len(stream)
         kept.append(y_PCD)
@@ -208,22 +250,37 @@ def measured(backbone: Llava, images: Sequence[Tiles], scheme: type[Ablation], f
     return n_bytes / len(images), feature_distortion(torch.cat(returned), torch.cat(kept)).item()
 
 
-def card(rows: Sequence[tuple[str, str, float, float]], budget: Budget) -> str:
-    """What each point costs and loses on pictures that it did not learn from."""
+def card(rows: Sequence[tuple[str, str, float, float]], reduced: Sequence[str]) -> str:
+    """How the points were made, and what those with a codec cost and lose on pictures that they did not learn from."""
     table = "\n".join(f"| {scheme} | {point} | {n_bytes:.0f} | {loss:.3f} |" for scheme, point, n_bytes, loss in rows)
+    coded, uncoded = OF_FIG_12, OF_TABLE_1
+    names = ", ".join(reduced) or "none yet"
     return f"""# Ablations of {BACKBONE}
 
-Trained by `python -m baselines.ablations.training` (seed 0, one thread, torch {torch.__version__}), every point under
-one budget: {budget.feature_steps} steps on features alone and {budget.answer_steps} on answers, of {budget.pictures}
-pictures with {budget.asked} questions each, drawn alike for all. Codec, projector and, where it is learned, reducer are
-trained; tower and language model are frozen, where the paper adapts them too.
+Trained by `python -m baselines.ablations.training` (seed 0, one thread, torch {torch.__version__}); scores are those of
+`harness run scenarios/ablation_entropy.yaml` and `ablation_merging.yaml`.
+
+## Entropy coding (Fig. 12)
+
+Every point has one budget: {coded.steps} steps of {coded.pictures} pictures ({coded.steps * coded.pictures} samples)
+with {coded.asked} questions each, drawn alike for all, from nothing and by D + lambda R + L_balance; the temperature
+falls from 10 to 0.1, and the last {100 * coded.hard_share:g} % of the steps are hard. Codec and projector are trained.
+Departures from the paper: tower and language model are frozen; one instance for n_c = {CLUSTERS[0]} and {CLUSTERS[1]};
+entropy models of one small hidden layer; a learned step.
 
 On {_HELD_OUT} pictures of the StreetsQA test split, n_c = {CLUSTERS[0]}: real streams, decoded. Distortion is the
-features' squared error over their variance, of what each reducer made: it compares codecs, not reducers.
+features' squared error over their variance.
 
 | scheme | point | bytes an image | distortion |
 |---|---|---|---|
 {table}
+
+## Feature merging (Table I)
+
+Points named `{DISTORTION}`: {names}. Every one has one budget: {uncoded.steps} steps of {uncoded.pictures} pictures
+({uncoded.steps * uncoded.pictures} samples) with {uncoded.asked} questions each, drawn alike for all, by the distortion
+alone at n_c = {TABLE_1_CLUSTERS}: LoRA of rank {_RANK} on tower and language model (the paper's rank is 64), the
+projector and, where it is learned, the reducer. Nothing is coded: the features cross the link in half precision.
 """
 
 
@@ -232,39 +289,62 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=ZOO / BACKBONE, help="the backbone's folder")
     parser.add_argument("--out", type=Path, default=WEIGHTS / BACKBONE, help="where the points go")
-    parser.add_argument("--schemes", nargs="*", choices=[scheme.kind for scheme in POINTS], help="these alone")
+    parser.add_argument("--only", nargs="*", metavar="SCHEME/POINT", help="these alone, such as tofc_single/lambda-0.2")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="to learn from")
-    parser.add_argument("--feature-steps", type=int, default=Budget.feature_steps)
-    parser.add_argument("--answer-steps", type=int, default=Budget.answer_steps)
+    parser.add_argument("--steps", type=int, help="of every point, in place of its group's")
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    budget = Budget(feature_steps=arguments.feature_steps, answer_steps=arguments.answer_steps)
+    coded, uncoded = (
+        dataclasses.replace(budget, steps=arguments.steps or budget.steps) for budget in (OF_FIG_12, OF_TABLE_1)
+    )
     around = hashlib.sha256((arguments.weights / "model.safetensors").read_bytes()).hexdigest()
-    every = [(scheme, point) for scheme, points in POINTS.items() for point in points]
-    wanted = [of_scheme for of_scheme in every if not arguments.schemes or of_scheme[0].kind in arguments.schemes]
+    every = [(scheme, point) for scheme, points in FIG_12.items() for point in points]
+    every += [(scheme, DISTORTION) for scheme in TABLE_1]
+    names = {f"{scheme.kind}/{point}": (scheme, point) for scheme, point in every}
+    if unknown := set(arguments.only or ()) - set(names):
+        parser.error(f"--only {' '.join(sorted(unknown))}: known are {', '.join(names)}")
+    wanted = [names[name] for name in arguments.only or names]
     missing = [
         (scheme, point) for scheme, point in wanted if trained_around(arguments.out / scheme.kind / point) != around
     ]
     print(f"{len(missing)} of {len(wanted)} points are to be trained", flush=True)
-    models = load(BACKBONE, weights=arguments.weights)
-    backbone = models.backbone()
-    backbone.model.requires_grad_(False)
-    if missing:
-        pages = itertools.chain.from_iterable(book_of(book) for book in itertools.count(FIRST_BOOK))
-        kept = lessons(backbone, list(itertools.islice(pages, arguments.pictures)), list(dict(missing)))
+    pages = list(
+        itertools.islice(
+            itertools.chain.from_iterable(book_of(book) for book in itertools.count(FIRST_BOOK)), arguments.pictures
+        )
+    )
+    made: dict[bool, list[Lesson]] = {}
     for scheme, point in missing:
         begun = time.monotonic()
-        trained = train_point(backbone, kept, scheme, point, budget)
+        backbone = _backbone(arguments.weights)
+        is_reduced = point == DISTORTION
+        if is_reduced not in made:
+            made[is_reduced] = (drawn_lessons if is_reduced else merged_lessons)(backbone, pages)
+        trained: Adapted | Trained
+        if is_reduced:
+            trained = train_reduced(backbone, made[True], scheme, uncoded, arguments.seed)
+        else:
+            trained = train_point(backbone, made[False], scheme, point, coded, arguments.seed)
         trained.save(arguments.out / scheme.kind / point, around)
         print(f"{scheme.kind} {point}: {time.monotonic() - begun:.0f} s", flush=True)
+    backbone = _backbone(arguments.weights)
     images = [backbone.preprocess(page.scene().image) for page in streetsqa.book("test", 0)[:_HELD_OUT]]
-    rows = []
+    rows, reduced = [], []
     for scheme, point in every:
         folder = arguments.out / scheme.kind / point
-        if trained_around(folder) == around:
+        if trained_around(folder) == around and point == DISTORTION:
+            reduced.append(scheme.kind)
+        elif trained_around(folder) == around:
             rows.append((scheme.kind, point, *measured(backbone, images, scheme, folder)))
             print(*rows[-1], flush=True)
-    (arguments.out / "card.md").write_text(card(rows, budget))
+    (arguments.out / "card.md").write_text(card(rows, reduced))
+
+
+def _backbone(weights: Path) -> Llava:
+    backbone: Llava = load(BACKBONE, weights=weights).backbone()
+    backbone.model.requires_grad_(False)
+    return backbone
 
 
 if __name__ == "__main__":

@@ -22,16 +22,17 @@ def train(
 
     The loss is L = D + lambda R + L_balance: D the answers' cross entropy, R the bits per element of merged features.
     A larger lambda gives smaller streams and worse answers. With `lora.rank` 0 the backbone stays frozen. A pre-fit on
-    kept features (`prefit.steps`) brings the codec near its end cheaply; the joint training (`steps` or `epochs`)
-    follows.
+    cached features (`prefit.steps`) brings the codec near its end cheaply; the joint training (`steps` or `epochs`)
+    follows. `--dry-run` prints the budget, what the recipe adds to the paper's, and T, lambda and rates by step.
 
         harness train training/mini_smoke.yaml
+        harness train training/mini_onevision.yaml --dry-run
         harness train training/mini_onevision.yaml --set lambda=0.3 --set out=build/training/lambda-0.3
         torchrun --nproc_per_node 8 -m harness train training/llava_onevision_7b.yaml
 
     The folder `out` then holds `codec.safetensors`, `adapter/` as peft saves it, `manifest.json`, `card.md`, and
-    `log.jsonl` with a line for every `log_every` steps. The scheme `tofc` takes the folder as its point's `codec:`. A
-    training that was stopped, or killed, takes up from its last checkpoint (`save_every`): the same command again.
+    `log.jsonl` with a line for every `log_every` steps. The scheme `tofc` takes the folder as its point's `codec:`.
+    Repeat the command to resume a training that was stopped, or killed, from its last checkpoint (`save_every`).
     """
     from harness.cli.display import Display, terminal
     from harness.profiling.machine import fingerprint

@@ -69,11 +69,13 @@ class Attention:
     """How the tower's layer that gave the features looked at them.
 
     ``received_PV`` is the attention that a feature receives, averaged over heads: from the class token, or the mean
-    over all features where there is none. ``keys_PVK`` are the features' keys, averaged over heads.
+    over all features where there is none. ``keys_PVK`` are the features' keys, averaged over heads. ``class_PD`` is the
+    class token at that layer, where there is one that is no feature.
     """
 
     received_PV: "Tensor"
     keys_PVK: "Tensor"
+    class_PD: "Tensor | None" = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

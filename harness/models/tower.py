@@ -37,7 +37,7 @@ def attended_features(
     """
     blocks = _blocks(tower, layer)
     with _queries_and_keys(blocks[-1].self_attn) as caught:
-        x_PVD = _run(tower, pixels_PCHW, blocks, drop_cls=drop_cls)
+        hidden_PSD = _run(tower, pixels_PCHW, blocks, drop_cls=False)
     q_PASK, k_PASK = (
         caught[name].view(*caught[name].shape[:2], blocks[-1].self_attn.num_heads, -1).transpose(1, 2)
         for name in ("q", "k")
@@ -45,7 +45,8 @@ def attended_features(
     n_asking = 1 if drop_cls else q_PASK.shape[2]
     received_PS = _received(q_PASK[:, :, :n_asking], k_PASK)
     first = 1 if drop_cls else 0
-    return x_PVD, Attention(received_PS[:, first:], k_PASK.mean(1)[:, first:])
+    class_PD = hidden_PSD[:, 0] if drop_cls else None
+    return hidden_PSD[:, first:], Attention(received_PS[:, first:], k_PASK.mean(1)[:, first:], class_PD)
 
 
 def _blocks(tower: Any, layer: int) -> Any:

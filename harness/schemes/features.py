@@ -7,17 +7,32 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from harness.data.sample import Question, Sample
 from harness.models.contract import LanguageSide, Models, VisionSide
 from harness.schemes.contract import Answer, Clock, Payload, ReducedPoint
 from harness.schemes.steps import answers, reduced
 from harness.tofc.bitstream import Limits
-from harness.tofc.feature_codec import FeatureCodec
+from harness.tofc.feature_codec import Decoded, FeatureCodec
 from harness.tofc.reducer import Reducer
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Codec = TypeVar("Codec", bound=FeatureCodec)
+
+
+class FeatureStreams(Protocol):
+    """What makes a stream of one picture's features, and features of a stream: a codec, or what stands for one."""
+
+    def compress(self, y_PCD: "Tensor", grid: tuple[int, int] | None = None) -> bytes:
+        """The stream of one picture's features; see :class:`FeatureCodec`."""
+        ...
+
+    def decompress(self, stream: bytes, limits: Limits | None = ...) -> Decoded:
+        """The features of a stream; raises BitstreamError for anything else, or beyond the limits."""
+        ...
 
 
 def limits_of(models: Models, language: LanguageSide, point: ReducedPoint) -> Limits:
@@ -39,13 +54,17 @@ def _loaded(codec: type[FeatureCodec], path: Path, device: str, stamp: tuple[int
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDevice:
-    """Pixels to streams: the vision tower, what makes few features of many, and what codes these."""
+    """Pixels to streams: the vision tower, what makes few features of many, and what codes these.
+
+    ``checked`` says that the codec's streams carry a checksum of their own.
+    """
 
     kind: str
     vision: VisionSide
     reducer: Reducer
-    codec: FeatureCodec
+    codec: FeatureStreams
     point: ReducedPoint
+    checked: bool = True
 
     def __call__(self, sample: Sample, clock: Clock) -> Payload:
         """A stream of each picture."""
@@ -54,7 +73,7 @@ class FeatureDevice:
             kept = reduced(self.vision, image, self.reducer, self.point, clock)
             with clock.stage("encode"):
                 streams.append(self.codec.compress(kept.x_PVD, kept.layout.grid))
-        return Payload(self.kind, tuple(streams), checked=True)
+        return Payload(self.kind, tuple(streams), checked=self.checked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +81,7 @@ class FeatureServer:
     """Streams to answers: the codec, the projector and the language model; ``limits`` bound what a stream asks for."""
 
     language: LanguageSide
-    codec: FeatureCodec
+    codec: FeatureStreams
     limits: Limits
 
     def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:

@@ -20,7 +20,7 @@ from harness.tofc.entropy_model import Z_RATIO, EntropyModels
 from harness.tofc.feature_codec import Coded, FeatureCodec, Frozen, scale_of
 from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
 from harness.tofc.level_order import Levels
-from harness.tofc.router import Router, imbalance
+from harness.tofc.router import Router
 
 FORMAT = "tofc-codec-3"
 
@@ -97,8 +97,7 @@ class TofcCodec(FeatureCodec):
             u_bar_ND = torch.einsum("ne,end->nd", w_NE, each.u_END)
             bits_N = (w_NE.T * (each.y_bits_EN + each.z_bits_EN)).sum(0)
         y_bar_ND = u_bar_ND * step_D + self.offset_D
-        rate = bits_N.sum() / u_ND.numel()
-        return Coded(y_bar_ND.view(y_PCD.shape).to(y_PCD.dtype), rate, imbalance(w_NE))
+        return Coded(y_bar_ND.view(y_PCD.shape).to(y_PCD.dtype), bits_N, w_NE)
 
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:
         """The tables of the experts, of z and of y, and h_a and h_s in integers."""

@@ -24,16 +24,30 @@ from harness.errors import CheckpointError
 from harness.tofc import bitstream
 from harness.tofc.bitstream import LIMITS, Budget, Header, Limits, SideInformation, Symbols, Tables
 from harness.tofc.level_order import Levels
+from harness.tofc.router import imbalance
 
 _FROZEN = "frozen."
 
 
 class Coded(NamedTuple):
-    """The training pass: ``y_PCD`` (Eq. 15), rate in bits an element of y (Eq. 16), imbalance (Eq. 18 over alpha)."""
+    """The training pass: ``y_PCD`` (Eq. 15), the bits of each feature, and the weights of its models (Eq. 17).
+
+    A codec of one model has one weight of 1.
+    """
 
     y_PCD: Tensor
-    rate: Tensor
-    imbalance: Tensor
+    bits_N: Tensor
+    w_NE: Tensor
+
+    @property
+    def rate(self) -> Tensor:
+        """R in bits per element of y (Eq. 16)."""
+        return self.bits_N.sum() / self.y_PCD.numel()
+
+    @property
+    def imbalance(self) -> Tensor:
+        """Eq. 18 over alpha."""
+        return imbalance(self.w_NE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ which is far dearer a step, will end.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from harness.tofc.codec import TofcCodec
-from harness.tofc.feature_codec import FeatureCodec
+from harness.tofc.feature_codec import Coded
 from harness.tofc.router import temperature_at
 
 Context = TypeVar("Context")
@@ -26,9 +26,9 @@ Context = TypeVar("Context")
 class Recipe(BaseModel):
     """The hyper-parameters of Algorithm 1; alpha and the temperature's ends are the paper's (V-A2).
 
-    The last steps are hard, an addition to the paper: at T = 0.1 a mixture still averages several models' roundings,
+    Hard steps at the end are an addition to the paper: at T = 0.1 a mixture still averages several models' roundings,
     which no stream can; these steps, at the cost of one model instead of all, fit the models, the quantiser's step and
-    all that follows to what is decoded in use.
+    all that follows to what is decoded at inference.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,7 +37,7 @@ class Recipe(BaseModel):
     steps: int = Field(ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     step_learning_rate: float = Field(default=5e-3, gt=0, description="of the quantiser's step and offset")
-    hard_share: float = Field(default=0.5, ge=0, lt=1, description="of the steps, at the end, with one model a feature")
+    hard_share: float = Field(default=0.0, ge=0, lt=1, description="of the steps, at the end, with one model a feature")
     alpha: float = Field(default=1e-3, ge=0, description="weight of the balance loss, Eq. 18")
     gradient_norm: float = Field(default=1.0, gt=0)
     warm_up: float = Field(default=0.03, ge=0, lt=1)
@@ -61,7 +61,27 @@ def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1, steps - rising))
 
 
-def parameter_groups(codec: FeatureCodec, recipe: Recipe) -> list[dict[str, Any]]:
+class Trainable(Protocol):
+    """A codec as :func:`train` sees it, or what stands in the place of one."""
+
+    def train(self, mode: bool = True) -> Any:
+        """As a module's."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """As a module's."""
+        ...
+
+    def scale_parameters(self) -> list[torch.nn.Parameter]:
+        """The quantiser's step and offset, where it has any."""
+        ...
+
+    def __call__(self, y_PCD: Tensor, temperature: float) -> Coded:
+        """The training pass."""
+        ...
+
+
+def parameter_groups(codec: Trainable, recipe: Recipe) -> list[dict[str, Any]]:
     """The optimiser's groups for a codec, apart from any others: its networks, and its quantiser's step and offset."""
     scale = codec.scale_parameters()
     networks = [p for p in codec.parameters() if all(p is not s for s in scale)]
@@ -73,7 +93,7 @@ def parameter_groups(codec: FeatureCodec, recipe: Recipe) -> list[dict[str, Any]
 
 
 def train(
-    codec: FeatureCodec,
+    codec: Trainable,
     batches: Iterable[tuple[Tensor, Context]],
     distortion: Callable[[Tensor, Context], Tensor],
     recipe: Recipe,

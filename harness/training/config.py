@@ -20,10 +20,11 @@ Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_words)]
 
 
 class Temperature(Frozen):
-    """The softmax temperature of Eq. 17, falling exponentially from ``start`` to ``end``; the defaults are V-A2's.
+    """The softmax temperature of Eq. 17, falling exponentially from ``start`` to ``end`` over the joint training.
 
-    The last ``hard_share`` of all steps, an addition to the paper, has one model a feature, as use has: at T = 0.1 a
-    mixture still averages several models' roundings, which no stream can.
+    The defaults are V-A2's. A pre-fit, before it, is at ``start``. The last ``hard_share`` of the joint training, an
+    addition to the paper, has one model a feature, as inference has: at T = 0.1 a mixture still averages several
+    models' roundings, which no stream can.
     """
 
     start: float = Field(default=HOT, gt=0)
@@ -34,11 +35,15 @@ class Temperature(Frozen):
 class Codec(Frozen):
     """The sizes of the codec: n_e, and the hidden widths of h_a ((D, D/2) where they are not given).
 
+    ``step`` is that of the quantiser: ``one`` rounds y to integers as the paper does, where the tower's adapter alone
+    can change its scale; ``fixed`` rounds it in units of half the deviation that a channel begins with, for features
+    whose own unit is far from theirs; ``learned`` begins so, and learns step and offset of each channel.
     ``keep_networks`` keeps in the codec's file what only further training needs, half of the file or more.
     """
 
     experts: int = Field(default=16, ge=1, le=64)
     hidden: tuple[int, ...] = Field(default=(), max_length=4, strict=False)
+    step: Literal["one", "fixed", "learned"] = "learned"
     keep_networks: bool = True
 
 
@@ -64,7 +69,8 @@ class Prefit(Frozen):
     """Steps of the codec alone before the joint training, on features of ``pictures`` pictures merged once and kept.
 
     An addition to the paper: far cheaper a step than the joint training. ``distortion`` is that of the answers (Eq. 10,
-    through the frozen projector and language model) or the squared error of the features. ``batch`` is over all
+    through the frozen projector and language model) or the squared error of the features over their variance, which
+    wants a ``lambda`` of its own: the joint training's weighs bits against cross entropy. ``batch`` is over all
     processes. ``cache`` is a folder in which the features are kept for other trainings; without it they are not.
     """
 
@@ -72,7 +78,17 @@ class Prefit(Frozen):
     pictures: int = Field(default=512, ge=1)
     batch: int = Field(default=8, ge=1)
     distortion: Literal["answers", "features"] = "answers"
+    rate_weight: float | None = Field(default=None, alias="lambda", gt=0)
     cache: str | None = None
+
+    @model_validator(mode="after")
+    def _lambda_has_one_meaning(self) -> Self:
+        if self.steps and self.distortion == "features" and self.rate_weight is None:
+            raise ValueError(
+                "distortion: features wants a lambda of its own in the pre-fit, such as 'lambda: 0.05': the joint "
+                "training's weighs bits against the answers' cross entropy, not against squared error"
+            )
+        return self
 
 
 class TrainingConfig(Frozen):
@@ -80,7 +96,8 @@ class TrainingConfig(Frozen):
 
     ``batch`` examples make a step, ``micro_batch`` of them at once on a process; how many micro-batches are accumulated
     follows from the number of processes, so that a recipe is the same on one accelerator and on eight. ``clusters`` are
-    the n_c, one drawn each step. ``held_out`` examples with pictures are kept from training, to be measured at its end.
+    the n_c, one drawn each step where there are several. ``held_out`` examples with pictures are kept from training, to
+    be measured at its end.
     """
 
     name: Slug
@@ -136,6 +153,11 @@ class TrainingConfig(Frozen):
         if self.batch % self.micro_batch:
             raise ValueError(f"batch is {self.batch}; it must be a multiple of micro_batch, {self.micro_batch}")
         return self
+
+    @property
+    def prefit_rate_weight(self) -> float:
+        """Lambda of the pre-fit: its own, or the joint training's."""
+        return self.rate_weight if self.prefit.rate_weight is None else self.prefit.rate_weight
 
     def data_config(self) -> Any:
         """``data`` as its kind's own model."""

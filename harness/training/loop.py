@@ -1,12 +1,14 @@
 """Algorithm 1 as a program: pre-fit, joint training, result; on one process or many, and taken up where it stopped.
 
 Nothing random outlives a step: examples, n_c and dropout follow from the seed and the step's number. So a training that
-was stopped and taken up ends with the weights of one that was not.
+was stopped and resumed ends with the weights of one that was not. A step's losses are those of its whole batch, however
+that is divided among processes and micro-batches (see :mod:`harness.training.model`); dropout alone is drawn for each
+micro-batch.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,11 +26,11 @@ from harness.models.llava import Llava
 from harness.runs.disk import discard
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.tofc.training import learning_rate_factor
-from harness.training import checkpoint, kept, reading, result
+from harness.training import checkpoint, kept, reading, recipe, result
 from harness.training.config import TrainingConfig
 from harness.training.contract import TrainingData
 from harness.training.load import config_hash
-from harness.training.model import Batch, SplitModel
+from harness.training.model import Batch, SplitModel, Use
 from harness.training.schedule import Schedule
 from harness.training.window import Window
 
@@ -52,11 +54,16 @@ class Reporter(Protocol):
 
 
 class Stage(NamedTuple):
-    """A stretch of training with an optimiser of its own: what is trained, at which peak rates, on which batches."""
+    """A stretch of training with an optimiser of its own: what is trained, at which peak rates, on which batches.
+
+    ``temperature`` is T of a step of the stage, ``rate_weight`` its lambda.
+    """
 
     name: str
     steps: int
     offset: int
+    rate_weight: float
+    temperature: Callable[[int], float]
     module: SplitModel
     rates: Mapping[str, float]
     parameters: Mapping[str, Mapping[str, Tensor]]
@@ -115,9 +122,12 @@ class Training:
         torch.manual_seed(config.seed)
         sizes = CodecConfig(dim=self.backbone.feature_dim, n_experts=config.codec.experts, hidden=config.codec.hidden)
         self.codec = TofcCodec(sizes).to(self.device)
+        if config.codec.step != "learned":
+            for scale in self.codec.scale_parameters():
+                scale.requires_grad_(False)
         self.peft: Any = None
         self.seconds = 0.0
-        self.schedule = Schedule(config.prefit.steps + self.joint_steps, config.temperature)
+        self.schedule = Schedule(config, self.joint_steps)
 
     @property
     def joint_steps(self) -> int:
@@ -171,9 +181,15 @@ class Training:
                 f"backbone {config.backbone}: {sum(p.numel() for p in self.backbone.model.parameters()) / 1e6:.1f} M "
                 f"parameters on {self.device}, weights {' '.join(self._base.values())}",
                 f"trained: {codec / 1e6:.1f} M parameters of the codec, {lora / 1e6:.1f} M of LoRA and projector",
-                f"steps: {config.prefit.steps} of {config.prefit.batch} pictures on kept features, then "
+                f"budget: {config.prefit.steps} steps of {config.prefit.batch} pictures on cached features, then "
                 f"{self.joint_steps} of {config.batch} examples, {config.micro_batch} at once on each of "
-                f"{self.share.processes} processes",
+                f"{self.share.processes} processes: {config.prefit.steps * config.prefit.batch} and "
+                f"{self.joint_steps * config.batch} samples",
+                f"recipe: {recipe.recipe_of(config)}",
+                *(f"  adds {text}" for text in recipe.additions(config)),
+                *(f"  departs: {text}" for text in recipe.departures(config)),
+                f"the joint training can change the quantiser's step by a factor of {self.schedule.step_range():.3g}",
+                *self.schedule.lines(),
             )
         )
 
@@ -202,7 +218,7 @@ class Training:
             self._train(self._prefit(), state)
             state = None
         elif state is None:
-            self._fit_scale()
+            self._fit_scale(self._few_features())
         if self.joint_steps:
             self._train(self._joint(), state)
         if self.accelerator.is_main_process:
@@ -222,7 +238,9 @@ class Training:
         self._reporter.phase("features", len(mine), 0)
         cache = Path(config.prefit.cache) if config.prefit.cache else None
         features = kept.keep(self.backbone, reader, mine, config.clusters, cache, self._reporter.advance)
-        self.codec.fit_scale(kept.features(features).to(self.device))
+        flat_1ND = kept.features(features).to(self.device)
+        self._fit_scale(flat_1ND)
+        variance: Any = self.accelerator.reduce(flat_1ND[0].var(0).mean(), "mean")
 
         def batches(first: int) -> Iterator[Batch]:
             return kept.batches(
@@ -230,8 +248,11 @@ class Training:
                 n_clusters=lambda step: self._clusters(step),
             )  # fmt: skip
 
-        module = SplitModel(self.backbone, self.codec, merged=True, distortion=config.prefit.distortion)
-        return self._stage("prefit", config.prefit.steps, 0, module, 1, batches)
+        module = SplitModel(
+            self.backbone, self.codec, merged=True, distortion=config.prefit.distortion, variance=float(variance)
+        )
+        weight, hot = config.prefit_rate_weight, config.temperature.start
+        return self._stage("prefit", config.prefit.steps, 0, weight, lambda _: hot, module, 1, batches)
 
     def _joint(self) -> Stage:
         config = self.config
@@ -253,32 +274,64 @@ class Training:
 
         module = SplitModel(self.backbone, self.codec, merged=False)
         micro_batches = config.batch // self.share.processes // config.micro_batch
-        return self._stage("joint", self.joint_steps, config.prefit.steps, module, micro_batches, batches)
+        weight, temperature = config.rate_weight, self.schedule.temperature
+        return self._stage(
+            "joint", self.joint_steps, config.prefit.steps, weight, temperature, module, micro_batches, batches
+        )
 
     def _stage(
-        self, name: str, steps: int, offset: int, module: SplitModel, micro_batches: int,
-        batches: Callable[[int], Iterator[Batch]],
+        self, name: str, steps: int, offset: int, rate_weight: float, temperature: Callable[[int], float],
+        module: SplitModel, micro_batches: int, batches: Callable[[int], Iterator[Batch]],
     ) -> Stage:  # fmt: skip
         """A stage with its parameters by part; codec and router are groups of their own, outside the adapter."""
         parts: dict[str, dict[str, Tensor]] = {"codec": {}, "step": {}, "language": {}, "vision": {}, "projector": {}}
         for key, p in self.codec.named_parameters():
-            parts["step" if key in ("offset_D", "log_step_D") else "codec"][f"codec.{key}"] = p
+            if p.requires_grad:
+                parts["step" if key in ("offset_D", "log_step_D") else "codec"][f"codec.{key}"] = p
         if self.peft is not None:
             for key, p in adapter.trainable(self.peft).items():
                 parts[adapter.part_of(key)][f"adapter.{key}"] = p
         rates = self.config.learning_rates.model_dump()
         parts = {part: parameters for part, parameters in parts.items() if parameters}
-        return Stage(name, steps, offset, module, rates, parts, micro_batches, batches)
+        return Stage(name, steps, offset, rate_weight, temperature, module, rates, parts, micro_batches, batches)
 
     def _clusters(self, step: int) -> int:
         return reading.clusters_of_step(self.config.clusters, self.config.seed, step)
 
-    def _fit_scale(self) -> None:
-        """Where no pre-fit does it, start the quantiser's step from a few pictures' features."""
+    def _fit_scale(self, y_1ND: Tensor) -> None:
+        """Start from these features: the router's normalisation, and the quantiser's step unless that is one."""
+        self.codec.fit_scale(y_1ND)
+        if self.config.codec.step == "one":
+            with torch.no_grad():
+                for scale in self.codec.scale_parameters():
+                    scale.zero_()
+
+    def _few_features(self) -> Tensor:
+        """A few pictures' features, for where there is no pre-fit."""
         reader = reading.Reader(self.data, self.backbone, self.config.max_tokens, pictures=False)
         few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
         features = kept.keep(self.backbone, reader, few, self.config.clusters, None, lambda: None)
-        self.codec.fit_scale(kept.features(features).to(self.device))
+        return kept.features(features).to(self.device)
+
+    def _use(
+        self, stage: Stage, parts: Sequence[Batch], seeds: Sequence[int], step: int, n_clusters: int
+    ) -> Use | None:
+        """How a step's features use the models, from a pass of its own; None where the step is one micro-batch.
+
+        The pass runs tower and router without gradients, under the dice of the other one.
+        """
+        temperature = stage.temperature(step)
+        in_all = len(parts) * self.share.processes
+        if in_all == 1 or temperature == 0 or self.config.alpha == 0:
+            return None
+        total: Any = 0
+        for batch, seed in zip(parts, seeds, strict=True):
+            torch.manual_seed(seed)
+            with self.accelerator.autocast():
+                total = total + stage.module.used(batch, n_clusters, temperature)
+        total = self.accelerator.reduce(total, "sum")
+        features = max(1.0, float(total[-1]))
+        return Use(total[:-1] / features, features, in_all)
 
     def _train(self, stage: Stage, state: checkpoint.State | None) -> None:
         config, accelerator = self.config, self.accelerator
@@ -299,17 +352,19 @@ class Training:
             factor = learning_rate_factor(step, stage.steps, config.warm_up)
             for group in optimiser.param_groups:
                 group["lr"] = stage.rates[group["name"]] * factor
-            temperature = self.schedule.temperature(stage.offset + step)
+            temperature, n_clusters = stage.temperature(step), self._clusters(step)
+            parts = [next(batches) for _ in range(stage.micro_batches)]
+            dice = (Dice("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts)))
+            seeds = [die.below(2**31) for die in dice]
+            use = self._use(stage, parts, seeds, step, n_clusters)
             norm = 0.0
-            for micro in range(stage.micro_batches):
-                batch = next(batches)
+            for batch, seed in zip(parts, seeds, strict=True):
                 # After the reading, which may throw dice of its own when it begins.
-                dice = Dice("dropout", config.seed, stage.offset + step, micro, self.share.rank)
-                torch.manual_seed(dice.below(2**31))
+                torch.manual_seed(seed)
                 with accelerator.accumulate(module):
-                    losses = module(batch, self._clusters(step), temperature)
+                    losses = module(batch, n_clusters, temperature, use)
                     balance = config.alpha * losses.imbalance
-                    loss = losses.distortion + config.rate_weight * losses.rate + balance
+                    loss = losses.distortion + stage.rate_weight * losses.rate + balance
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(list(named.values()), config.gradient_norm)
@@ -388,9 +443,9 @@ class Training:
         self._reporter.phase("held out", len(self.held_out), 0)
         module = SplitModel(self.backbone, self.codec, merged=True).eval()
         reader = reading.Reader(self.data, self.backbone, self.config.max_tokens)
-        found = result.measure(
-            module, self.backbone, reader, few, self.held_out, self.config.clusters, self._reporter.advance
-        )
+        clusters = self.config.clusters
+        result.freeze(self.codec, self.backbone, reader, few, clusters)
+        found = result.measure(module, self.backbone, reader, self.held_out, clusters, self._reporter.advance)
         result.write(
             self.folder,
             self.config,

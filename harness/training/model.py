@@ -1,6 +1,11 @@
 """What is trained, as one module: vision tower, merging, codec, projector, language model; its losses.
 
-P patches   V features a patch   C clusters   D dimension   T visual tokens   H width of the language model
+    P patches   V features a patch   C clusters   N = P C merged features   D dimension   E entropy models
+    B examples   T visual tokens   H width of the language model
+
+Every example of a step weighs the same in D and in R, and one of text alone has R = 0. So a step's losses are means
+over its micro-batches, however the examples are divided among these. The balance loss is not: it is a square of the
+whole step's mean weights, and :class:`Use` brings these to every micro-batch.
 """
 
 import dataclasses
@@ -13,8 +18,7 @@ from torch import Tensor, nn
 from harness.models.llava import Llava
 from harness.tofc.codec import TofcCodec
 from harness.tofc.merging import merge
-from harness.tofc.training import feature_distortion
-from harness.training.packing import Script, answer_loss
+from harness.training.packing import Script, answer_losses
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,8 +32,28 @@ class Batch:
     scripts: Sequence[Sequence[Script]]
 
 
+class Use(NamedTuple):
+    """Of a step's features, all micro-batches' and processes' (``parts`` of them): mean weights (Eq. 17), number."""
+
+    mean_E: Tensor
+    features: float
+    parts: int
+
+    def imbalance(self, w_NE: Tensor) -> Tensor:
+        """A micro-batch's part of Eq. 18 over alpha: its mean over all parts has the step's value and gradient.
+
+        With m the step's mean weights and u uniform, Eq. 18 is |m - u|^2, and its gradient 2 (m - u) dm.
+        """
+        away_E = self.mean_E - 1 / len(self.mean_E)
+        mine = 2 * self.parts * (w_NE.sum(0) @ away_E) / self.features
+        return away_E.square().sum() + mine - mine.detach()
+
+
 class Losses(NamedTuple):
-    """D (Eq. 10), R in bits per element of y (Eq. 16), Eq. 18 over alpha; the share of answer tokens that are right."""
+    """Means over examples: D (Eq. 10), R in bits per element of y (Eq. 16); Eq. 18 over alpha; the right tokens' share.
+
+    Eq. 18 is 0 at temperature 0, where a model's choice has no gradient.
+    """
 
     distortion: Tensor
     rate: Tensor
@@ -40,42 +64,81 @@ class Losses(NamedTuple):
 class SplitModel(nn.Module):
     """Lines 4-14 of Algorithm 1. The gradient reaches the tower through the means of merging, not through its choices.
 
-    ``merged`` says that batches hold merged features, and leaves the tower out.
+    ``merged`` says that batches hold merged features, and leaves the tower out. The distortion is that of the answers,
+    or of the features: their squared error over ``variance``, the mean variance of a channel.
     """
 
     def __init__(
-        self, backbone: Llava, codec: TofcCodec, *, merged: bool, distortion: Literal["answers", "features"] = "answers"
+        self,
+        backbone: Llava,
+        codec: TofcCodec,
+        *,
+        merged: bool,
+        distortion: Literal["answers", "features"] = "answers",
+        variance: float = 1.0,
     ) -> None:
         super().__init__()
         self.codec = codec
         self.model = backbone.model
-        self._merged, self._distortion = merged, distortion
+        self._merged, self._distortion, self._variance = merged, distortion, variance
         self._features = backbone.features
         self._before: list[int] = backbone.tokenizer.encode(backbone.template.before, add_special_tokens=False).ids
 
-    def forward(self, batch: Batch, n_clusters: int, temperature: float) -> Losses:
-        """The losses of a batch, its pictures merged to ``n_clusters`` a patch; see :meth:`TofcCodec.forward` for T."""
-        device = self.codec.offset_D.device
-        shown = [picture.to(device) for picture in batch.pictures if picture is not None]
-        rate = imbalance = torch.zeros((), device=device)
-        y_bar: list[Tensor] = []
-        if shown:
-            together = torch.cat(shown)
-            x = together if self._merged else self._features(together)
-            # Rates and means want float32, whatever the networks around compute in.
-            with torch.autocast(device.type, enabled=False):
-                y_PCD = x.float() if self._merged else merge(x.float(), n_clusters).y_PCD
-                y_bar_PCD, rate, imbalance = self.codec(y_PCD, temperature)
+    def forward(self, batch: Batch, n_clusters: int, temperature: float, use: Use | None = None) -> Losses:
+        """The losses of a batch, its pictures merged to ``n_clusters`` a patch; see :meth:`TofcCodec.forward` for T.
+
+        ``use`` is that of the step of which the batch is a part; None where it is the whole.
+        """
+        device = self.codec.device
+        zero = torch.zeros((), device=device)
+        sizes = [len(picture) for picture in batch.pictures if picture is not None]
+        if not sizes:
+            loss_B, right = self.answers(batch, [])
+            return Losses(loss_B.mean(), zero, zero, right)
+        y_PCD = self._merged_features(batch, n_clusters)
+        # Rates and means want float32, whatever the networks around compute in.
+        with torch.autocast(device.type, enabled=False):
+            coded = self.codec(y_PCD, temperature)
+            n_examples = len(batch.pictures)
+            bits = torch.stack([bits_PC.mean() for bits_PC in coded.bits_N.view(y_PCD.shape[:2]).split(sizes)])
+            rate = bits.sum() / y_PCD.shape[2] / n_examples
+            imbalance = zero
+            if temperature > 0:
+                imbalance = coded.imbalance if use is None else use.imbalance(coded.w_NE)
+            y_bar = coded.y_PCD.split(sizes)
             if self._distortion == "features":
-                return Losses(feature_distortion(y_bar_PCD, y_PCD), rate, imbalance, torch.zeros((), device=device))
-            y_bar = list(torch.split(y_bar_PCD, [len(picture) for picture in shown]))
-        loss, right = self.answers(batch, y_bar)
-        return Losses(loss, rate, imbalance, right)
+                pairs = zip(y_bar, y_PCD.split(sizes), strict=True)
+                lost = torch.stack([(after - before).square().mean() for after, before in pairs])
+                return Losses(lost.sum() / self._variance / n_examples, rate, imbalance, zero)
+        loss_B, right = self.answers(batch, y_bar)
+        return Losses(loss_B.mean(), rate, imbalance, right)
+
+    @torch.no_grad()
+    def used(self, batch: Batch, n_clusters: int, temperature: float) -> Tensor:
+        """The sum of the weights that the batch's features give each model (Eq. 17), then their number: (E + 1,)."""
+        device = self.codec.device
+        total = torch.zeros(self.codec.config.n_experts + 1, device=device)
+        if any(picture is not None for picture in batch.pictures):
+            y_ND = self._merged_features(batch, n_clusters).flatten(0, 1)
+            with torch.autocast(device.type, enabled=False):
+                total[:-1] = self.codec.router.weights(y_ND, temperature).sum(0)
+            total[-1] = len(y_ND)
+        return total
+
+    def _merged_features(self, batch: Batch, n_clusters: int) -> Tensor:
+        """All the batch's pictures' merged features (P, C, D), float32."""
+        device = self.codec.device
+        together = torch.cat([picture.to(device) for picture in batch.pictures if picture is not None])
+        if self._merged:
+            return together.float()
+        x_PVD = self._features(together)
+        with torch.autocast(device.type, enabled=False):
+            return merge(x_PVD.float(), n_clusters).y_PCD
 
     def answers(self, batch: Batch, y_bar: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """D and the share of right tokens from the decoded features (P, C, D) of the batch's pictures."""
+        """D of each example (B,), and the share of right tokens, from its picture's decoded features (P, C, D)."""
         projector = self.model.model.multi_modal_projector
         dtype = projector.linear_1.weight.dtype
         left = iter(y_bar)
         tokens = [None if p is None else projector(next(left).flatten(0, 1).to(dtype)) for p in batch.pictures]
-        return answer_loss(self.model, self._before, tokens, batch.scripts)
+        return answer_losses(self.model, self._before, tokens, batch.scripts)

@@ -43,19 +43,20 @@ def script(tokenizer: Any, template: Template, dialogue: Dialogue, *, image: boo
     return Script(ids[:max_tokens], spoken[:max_tokens])
 
 
-def answer_loss(
+def answer_losses(
     model: Any, before: Sequence[int], pictures: Sequence[Tensor | None], scripts: Sequence[Sequence[Script]]
 ) -> tuple[Tensor, Tensor]:
-    """D: the mean over dialogues of their answers' mean cross entropy (Eq. 10), and the share of tokens that are right.
+    """D of each example (B,): the mean over its dialogues of their answers' mean cross entropy (Eq. 10).
 
-    Tokens that end an answer are not counted in the share. ``pictures`` are projected visual tokens (T, H), or None;
-    ``before`` the template's tokens ahead of them. Computes at the precision of the autocast around it, the cross
-    entropy in float32. Without any answer the loss is zero.
+    Also the share of all answers' tokens that are right; tokens that end an answer are not counted in it. ``pictures``
+    are projected visual tokens (T, H), or None; ``before`` the template's tokens ahead of them. Computes at the
+    precision of the autocast around it, the cross entropy in float32. D of an example without any answer is zero.
     """
     embed = model.get_input_embeddings()
     device = embed.weight.device
-    rows, positions, segments, targets, shares, goes_on = [], [], [], [], [], []
-    for picture, packed in zip(pictures, scripts, strict=True):
+    rows, positions, segments, targets, shares, example, goes_on = [], [], [], [], [], [], []
+    for number_of_example, (picture, packed) in enumerate(zip(pictures, scripts, strict=True)):
+        answered = sum(any(one.spoken) for one in packed)
         seen = len(before) + (0 if picture is None else len(picture))
         ids, place, segment, target = list(before), list(range(seen)), [0] * seen, [_IGNORED] * seen
         for number, one in enumerate(packed):
@@ -67,7 +68,8 @@ def answer_loss(
             wanted = [token if mine else _IGNORED for token, mine in zip(one.ids, one.spoken, strict=True)]
             target += wanted[1:]
             if answers := sum(one.spoken):
-                shares += [1 / answers] * answers
+                shares += [1 / answers / answered] * answers
+                example += [number_of_example] * answers
                 following = [*one.spoken[1:], False]
                 goes_on += [after for mine, after in zip(one.spoken, following, strict=True) if mine]
         embedded = embed(torch.tensor(ids, device=device))
@@ -90,11 +92,11 @@ def answer_loss(
     logits_AL = model.lm_head(hidden_BLH[said_BL]).float()
     wanted_A = target_BL[said_BL]
     if not len(wanted_A):
-        return hidden_BLH.sum() * 0, torch.zeros((), device=device)
-    share_A = torch.tensor(shares, device=device)
-    loss = (cross_entropy(logits_AL, wanted_A, reduction="none") * share_A).sum() / share_A.sum()
+        return hidden_BLH.sum((1, 2)) * 0, torch.zeros((), device=device)
+    loss_A = cross_entropy(logits_AL, wanted_A, reduction="none") * torch.tensor(shares, device=device)
+    loss_B = loss_A.new_zeros(len(scripts)).index_add(0, torch.tensor(example, device=device), loss_A)
     right_A = logits_AL.detach().argmax(-1) == wanted_A
-    return loss, right_A[torch.tensor(goes_on, device=device)].float().mean()
+    return loss_B, right_A[torch.tensor(goes_on, device=device)].float().mean()
 
 
 def _mask(segment_BL: Tensor) -> Tensor:

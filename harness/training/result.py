@@ -21,6 +21,7 @@ from harness.tofc.codec import TofcCodec
 from harness.tofc.merging import merge
 from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, manifest
 from harness.tofc.training import feature_distortion
+from harness.training import recipe
 from harness.training.config import TrainingConfig
 from harness.training.load import as_given, config_hash
 from harness.training.model import Batch, SplitModel
@@ -33,7 +34,9 @@ class HeldOut(NamedTuple):
     """Means over held-out pictures at one n_c, of streams that were written and read back.
 
     ``distortion`` and ``right`` are D (Eq. 10) and the share of answer tokens that are right; ``merged_distortion`` is
-    D of the same features uncoded; ``rate`` is in bits per element of y, headers included.
+    D of the same features uncoded; ``rate`` is in bits per element of y, headers included. ``z_share`` is the mean of
+    the streams' shares; ``expert_use`` counts the features of each model; then follows where a stream's bits go, and
+    the bytes and D of each picture.
     """
 
     n_clusters: int
@@ -45,6 +48,29 @@ class HeldOut(NamedTuple):
     feature_distortion: float
     z_share: float
     expert_use: tuple[int, ...]
+    header_bits: float
+    expert_bits: float
+    z_bits: float
+    y_bits: float
+    of_pictures: tuple[tuple[int, float], ...]
+
+
+@torch.inference_mode()
+def freeze(codec: TofcCodec, backbone: Llava, reader: Reader, seen: Sequence[int], clusters: Sequence[int]) -> None:
+    """Derive the codec's integers, its table of models from their use on ``seen`` examples."""
+    everything = []
+    for index in seen:
+        x_PVD, _ = _features(backbone, reader, index)
+        everything += [merge(x_PVD, n_c).y_PCD.flatten(0, 1) for n_c in clusters]
+    codec.eval().freeze(torch.cat(everything)[None])
+
+
+def _features(backbone: Llava, reader: Reader, index: int) -> tuple[Tensor, tuple[int, int]]:
+    """All features of an example's picture, float32, and its grid."""
+    read = reader.data.example(index, 0).image
+    assert read is not None
+    tiles = backbone.preprocess(read())
+    return backbone.encode(tiles).float(), tiles.layout.grid
 
 
 @torch.inference_mode()
@@ -52,50 +78,40 @@ def measure(
     module: SplitModel,
     backbone: Llava,
     reader: Reader,
-    seen: Sequence[int],
     held_out: Sequence[int],
     clusters: Sequence[int],
     on_picture: Callable[[], None],
 ) -> list[HeldOut]:
-    """Freeze the codec on ``seen`` examples and measure it on the others, the networks as in use: without autocast."""
-    codec = module.codec.eval()
-
-    def features(index: int) -> tuple[Tensor, tuple[int, int]]:
-        read = reader.data.example(index, 0).image
-        assert read is not None
-        tiles = backbone.preprocess(read())
-        return backbone.encode(tiles).float(), tiles.layout.grid
-
-    everything = []
-    for index in seen:
-        x_PVD, _ = features(index)
-        everything += [merge(x_PVD, n_c).y_PCD.flatten(0, 1) for n_c in clusters]
-    codec.freeze(torch.cat(everything)[None])
+    """Measure a frozen codec on examples that were not trained on, the networks as at inference: without autocast."""
+    codec = module.codec
     rows: dict[int, list[tuple[float, ...]]] = {n_c: [] for n_c in clusters}
     use = {n_c: torch.zeros(codec.config.n_experts, dtype=torch.int64) for n_c in clusters}
     kept: dict[int, list[tuple[Tensor, Tensor]]] = {n_c: [] for n_c in clusters}
     for index in held_out:
-        x_PVD, grid = features(index)
+        x_PVD, grid = _features(backbone, reader, index)
         _, scripts = reader[Key(index, 0)]
         for n_c in clusters:
             y_PCD = merge(x_PVD, n_c).y_PCD
             stream = codec.compress(y_PCD, grid)
             decoded = codec.decompress(stream)
             batch = Batch([y_PCD], [scripts])
-            loss, right = module.answers(batch, [decoded.y_PCD])
-            merged_loss, _ = module.answers(batch, [y_PCD])
-            size = len(stream)
-            z_share = decoded.budget.z_bits / decoded.budget.total_bits
-            rows[n_c].append((size, 8 * size / y_PCD.numel(), float(loss), float(merged_loss), float(right), z_share))
+            (loss,), right = module.answers(batch, [decoded.y_PCD])
+            (merged_loss,), _ = module.answers(batch, [y_PCD])
+            size, budget = len(stream), decoded.budget
+            parts = (budget.header_bits, budget.expert_bits, budget.z_bits, budget.y_bits)
+            losses = (float(loss), float(merged_loss), float(right))
+            rows[n_c].append((size, 8 * size / y_PCD.numel(), *losses, budget.z_bits / budget.total_bits, *parts))
             use[n_c] += decoded.expert_PC.flatten().bincount(minlength=codec.config.n_experts)
             kept[n_c].append((decoded.y_PCD, y_PCD))
         on_picture()
     found = []
     for n_c in clusters:
-        size, rate, loss, merged_loss, right, z_share = (sum(c) / len(c) for c in zip(*rows[n_c], strict=True))
+        size, rate, loss, merged_loss, right, z_share, *bits = (sum(c) / len(c) for c in zip(*rows[n_c], strict=True))
         returned, sent = (torch.cat(column) for column in zip(*kept[n_c], strict=True))
         lost = float(feature_distortion(returned, sent))
-        found.append(HeldOut(n_c, size, rate, loss, merged_loss, right, lost, z_share, tuple(use[n_c].tolist())))
+        used = tuple(use[n_c].tolist())
+        of_pictures = tuple((int(row[0]), round(row[2], 5)) for row in rows[n_c])
+        found.append(HeldOut(n_c, size, rate, loss, merged_loss, right, lost, z_share, used, *bits, of_pictures))
     return found
 
 
@@ -125,6 +141,11 @@ def write(
         "name": config.name,
         "config": as_given(config),
         "config_hash": config_hash(config),
+        "recipe": {
+            "name": recipe.recipe_of(config),
+            "additions": recipe.additions(config),
+            "departures": recipe.departures(config),
+        },
         "backbone": backbone.name,
         "fingerprints": dict(base),
         "codec_hash": codec.frozen.digest,
@@ -146,12 +167,6 @@ def write(
 
 def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[HeldOut]) -> str:
     """The folder's contents for a reader."""
-    table = "\n".join(
-        f"| {row.n_clusters} | {row.bytes_per_image:.0f} | {row.rate:.3f} | {row.distortion:.3f} "
-        f"| {row.merged_distortion:.3f} | {100 * row.right:.1f} % | {row.feature_distortion:.3f} "
-        f"| {100 * row.z_share:.1f} % | {', '.join(map(str, sorted(row.expert_use, reverse=True)))} |"
-        for row in measured
-    )
     tuned = (
         f"LoRA of rank {config.lora.rank} on vision tower and language model, and the projector, in `{ADAPTER}/` as "
         "peft saves them"
@@ -162,24 +177,63 @@ def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[He
     code = "unknown" if commit is None else commit[:9] + ("+changes" if facts["dirty"] else "")
     steps = facts["steps"]
     fingerprints = ", ".join(f"{part} {facts['fingerprints'][part]}" for part in PARTS)
+    name = recipe.recipe_of(config)
+    added = "\n".join(f"- {text}" for text in recipe.additions(config))
+    departed = "\n".join(f"- {text}" for text in recipe.departures(config))
+    about = f"Recipe `{name}`: Algorithm 1" + (", and what it adds to it:\n\n" + added if added else " as it stands.")
+    samples = steps["prefit"] * config.prefit.batch, steps["joint"] * config.batch
     return f"""# {config.name}: a TOFC codec of {config.backbone}
 
 {config.codec.experts} selectable entropy models and their router in `{CODEC}`; {tuned}. Trained by `harness train`
-(Algorithm 1) with lambda = {config.rate_weight:g}: {steps["prefit"]} steps of {config.prefit.batch} pictures on kept
-features with the backbone frozen, then {steps["joint"]} steps of {config.batch} examples.
+with lambda = {config.rate_weight:g}: {steps["prefit"]} steps of {config.prefit.batch} pictures on cached features with
+the backbone frozen ({samples[0]} samples), then {steps["joint"]} steps of {config.batch} examples ({samples[1]}
+samples).
+
+{about}
+
+Other departures from the paper's numbers (V-A):
+
+{departed or "- none"}
 
 - Data: {facts["data"]}.
 - Backbone's weights: fingerprints {fingerprints}.
 - Seed {config.seed}, commit {code}; {facts["seconds"] / 60:.1f} minutes of training in processes:
   {facts["processes"]}, on {facts["machine"].get("name", "unknown machine")}, torch {torch.__version__}.
 
-On {config.held_out} pictures kept from training: real streams, written and read back. D is the answers' cross entropy
+On {config.held_out} pictures held out of training: real streams, written and read back. D is the answers' cross entropy
 (Eq. 10); R the stream's bits per element of y, headers included; error is the features', squared.
 
-| n_c | bytes an image | R | D | D uncoded | tokens right | error over variance | z's share | use of each model |
-|---|---|---|---|---|---|---|---|---|
-{table}
+{tables(measured)}
 """
+
+
+def tables(measured: Sequence[HeldOut]) -> str:
+    """What streams cost and lose, where their bits go, and how many features each entropy model has, for each n_c."""
+    rows = [
+        "| n_c | bytes an image | R | D | D uncoded | tokens right | error over variance |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {row.n_clusters} | {row.bytes_per_image:.0f} | {row.rate:.3f} | {row.distortion:.3f} "
+            f"| {row.merged_distortion:.3f} | {100 * row.right:.1f} % | {row.feature_distortion:.3f} |"
+            for row in measured
+        ),
+        "",
+        "Bits of an image's stream by part, and the share of all features that each model codes, most used first:",
+        "",
+        "| n_c | header | models' indices | z | y | z's share | features | of each model, % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in measured:
+        features = sum(row.expert_use)
+        shares = ", ".join(f"{100 * used / features:.1f}" for used in sorted(row.expert_use, reverse=True))
+        rows.append(
+            f"| {row.n_clusters} | {row.header_bits:.0f} | {row.expert_bits:.0f} | {row.z_bits:.0f} | {row.y_bits:.0f} "
+            f"| {100 * row.z_share:.1f} % | {features} | {shares} |"
+        )
+    use_E = [sum(used) for used in zip(*(row.expert_use for row in measured), strict=True)]
+    least, unused = min(use_E) / sum(use_E), sum(not used for used in use_E)
+    rows += ["", f"Over all n_c the least used model has {100 * least:.2f} % of the features; {unused} have none."]
+    return "\n".join(rows)
 
 
 def identity_of(config_hash: str, fingerprints: Mapping[Part, str]) -> str:

@@ -41,5 +41,6 @@ def answer_loss(
         for questions in asked
     ]
     with torch.autocast("cpu", torch.bfloat16):
-        loss, right = packing.answer_loss(model, tokenizer.encode(template.before).ids, pictures, scripts)
-    return loss, float(right)
+        loss_B, right = packing.answer_losses(model, tokenizer.encode(template.before).ids, pictures, scripts)
+    asked_B = loss_B.new_tensor([len(questions) for questions in asked])
+    return (loss_B * asked_B).sum() / asked_B.sum(), float(right)

@@ -43,7 +43,7 @@ def test_training_lowers_rate_and_distortion_of_real_streams(codec: TofcCodec) -
     codec.fit_scale(seen)
     codec.freeze(seen)
     before = measure(codec, unseen)
-    recipe = Recipe(rate_weight=0.05, steps=60, learning_rate=5e-3)
+    recipe = Recipe(rate_weight=0.05, steps=60, learning_rate=5e-3, hard_share=0.5)
     progress = list(train(codec, shuffled(seen, 40, seed=1), feature_distortion, recipe))
     codec.freeze(seen)
     after = measure(codec, unseen)

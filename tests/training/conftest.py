@@ -178,6 +178,12 @@ class Silent:
 
 
 @pytest.fixture
+def silent() -> Silent:
+    """A reporter."""
+    return Silent()
+
+
+@pytest.fixture
 def train() -> Callable[..., Silent]:
     """Trains a configuration in this process."""
     from harness.training.load import load

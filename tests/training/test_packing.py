@@ -11,7 +11,7 @@ from harness.models.llava import Llava
 from harness.models.llava15 import load as load_llava15
 from harness.models.onevision import load as load_onevision
 from harness.training.contract import Turn
-from harness.training.packing import answer_loss, script
+from harness.training.packing import answer_losses, script
 
 DIALOGUES = (
     (Turn("Is there a cat?", "Yes"),),
@@ -29,7 +29,7 @@ def backbone(request: pytest.FixtureRequest, onevision_folder: Path, llava15_fol
 
 
 def loss(backbone: Llava, pictures: list[torch.Tensor | None], *packed: tuple[tuple[Turn, ...], ...]) -> float:
-    """D of the dialogues of each picture."""
+    """D, the mean over the examples."""
     before = backbone.tokenizer.encode(backbone.template.before, add_special_tokens=False).ids
     scripts = [
         [
@@ -39,7 +39,7 @@ def loss(backbone: Llava, pictures: list[torch.Tensor | None], *packed: tuple[tu
         for picture, dialogues in zip(pictures, packed, strict=True)
     ]
     with torch.inference_mode():
-        return float(answer_loss(backbone.model, before, pictures, scripts)[0])
+        return float(answer_losses(backbone.model, before, pictures, scripts)[0].mean())
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def picture() -> torch.Tensor:
 
 
 def test_packed_dialogues_do_not_see_one_another(backbone: Llava, picture: torch.Tensor) -> None:
-    """Together, beside a longer row and beside text alone, each costs what it costs alone."""
+    """Together, beside a longer row and beside text alone, each costs what it costs alone; examples weigh the same."""
     alone = [loss(backbone, [picture], (one,)) for one in DIALOGUES]
     assert loss(backbone, [picture], DIALOGUES) == pytest.approx(sum(alone) / 3, rel=1e-5)
     text = loss(backbone, [None], (DIALOGUES[1],))
     together = loss(backbone, [None, picture], (DIALOGUES[1],), (DIALOGUES[0], DIALOGUES[2]))
-    assert together == pytest.approx((text + alone[0] + alone[2]) / 3, rel=1e-5)
+    assert together == pytest.approx((text + (alone[0] + alone[2]) / 2) / 2, rel=1e-5)
     assert loss(backbone, [picture, None], (DIALOGUES[0],), (DIALOGUES[1],)) == pytest.approx(
         (alone[0] + text) / 2, rel=1e-5
     )
@@ -78,4 +78,4 @@ def test_a_script_is_cut_at_its_length_and_may_lose_its_answer(backbone: Llava, 
     assert (len(cut.ids), sum(cut.spoken)) == (4, 0)
     before = backbone.tokenizer.encode(backbone.template.before, add_special_tokens=False).ids
     with torch.inference_mode():
-        assert float(answer_loss(backbone.model, before, [picture], [[cut]])[0]) == 0.0
+        assert answer_losses(backbone.model, before, [picture], [[cut]])[0].tolist() == [0.0]

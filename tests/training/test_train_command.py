@@ -12,12 +12,20 @@ Run = Callable[..., tuple[int, str, str]]
 def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
     harness: Run, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Data, backbone, how much is trained, how many steps."""
-    status, out, _ = harness("train", write_config(), "--dry-run", "--set", "lora.rank=2")
+    """Data, backbone, how much is trained, the budget, the recipe, and T, lambda and rates of each stage."""
+    status, out, _ = harness("train", write_config(), "--dry-run", "--set", "lora.rank=2", "--set", "prefit.lambda=0.2")
     assert status == 0
     assert "mix.json" in out
     assert "7 to train on, 2 held out" in out
-    assert "steps: 6 of 2 pictures on kept features, then 6 of 4 examples, 2 at once on each of 1 processes" in out
+    assert "budget: 6 steps of 2 pictures on cached features, then 6 of 4 examples, 2 at once on each of 1 proc" in out
+    assert "12 and 24 samples" in out
+    assert "recipe: ours" in out
+    rows = [line.split()[:5] for line in out.splitlines() if line.startswith(("prefit", "joint"))]
+    assert [row[:4] for row in rows if row[0] == "prefit"] == [["prefit", str(s), "10", "0.2"] for s in (0, 2, 3, 4, 5)]
+    joint = [row for row in rows if row[0] == "joint"]
+    assert [row[1] for row in joint] == ["0", "2", "3", "4", "5"]
+    assert [row[2] for row in joint] == ["10", "0.464", "0.1", "0", "0"]
+    assert {row[3] for row in joint} == {"0.1"}
     assert not (tmp_path / "out").exists()
 
 

@@ -14,7 +14,7 @@ from harness.models import adapter
 from harness.models.onevision import OneVision, full_size_config
 from harness.models.pieces import PieceTokenizer
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.training.config import Temperature
+from harness.training import recipe
 from harness.training.load import as_given, config_hash, load
 from harness.training.schedule import Schedule
 
@@ -28,9 +28,13 @@ def test_a_shipped_configuration_is_valid(path: Path) -> None:
     assert config.name == path.stem
     if "7b" in path.stem:
         assert (config.lora.rank, config.codec.experts, config.epochs, config.alpha) == (64, 16, 1, 1e-3)
-        assert config.batch == {"llava_onevision_7b": 256, "llava_1.5_7b": 128}[path.stem]
+        assert config.batch == {"llava_onevision_7b": 256, "llava_1.5_7b": 128}[path.stem.removesuffix("_paper")]
         assert (config.temperature.start, config.temperature.end) == (10, 0.1)
         assert 0.003 <= config.rate_weight <= 0.03
+        assert not [text for text in recipe.departures(config) if "balance" not in text]
+    if path.stem.endswith("_paper"):
+        assert recipe.recipe_of(config) == "paper"
+        assert (config.temperature.start, config.temperature.end, config.alpha) == (10, 0.1, 1e-3)
 
 
 def test_full_size_has_the_paper_s_budget() -> None:
@@ -69,6 +73,10 @@ def test_settings_replace_values(write_config: Callable[..., Path]) -> None:
         ({"steps": 0, "prefit": None}, "steps and prefit.steps are both 0"),
         ({"micro_batch": 3}, "batch is 4; it must be a multiple of micro_batch, 3"),
         ({"precision": "fp8"}, r"precision: 'fp8' is not right"),
+        (
+            {"prefit": {"steps": 2, "distortion": "features"}},
+            "distortion: features wants a lambda of its own in the pre-",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_place(
@@ -94,8 +102,41 @@ def test_a_wrong_setting_is_named(write_config: Callable[..., Path], setting: st
         load(write_config(), [setting])
 
 
-def test_the_temperature_falls_over_the_soft_steps() -> None:
-    """From start to end exponentially, then hard."""
-    schedule = Schedule(10, Temperature(hard_share=0.5))
+def test_the_temperature_falls_over_the_soft_steps(write_config: Callable[..., Path]) -> None:
+    """From start to end exponentially, whatever the pre-fit's steps, then hard; without a hard share it ends at end."""
+    schedule = Schedule(load(write_config(temperature={"hard_share": 0.5})), 10)
     assert [schedule.temperature(step) for step in (0, 2, 4)] == pytest.approx([10, 1, 0.1])
     assert [schedule.temperature(step) for step in (5, 9)] == [0, 0]
+    whole = Schedule(load(write_config(temperature={})), 101)
+    assert [whole.temperature(step) for step in (0, 50, 100)] == pytest.approx([10, 1, 0.1])
+
+
+def test_a_recipe_is_the_paper_s_only_without_additions(write_config: Callable[..., Path]) -> None:
+    """Each of the four additions alone makes it ours, and is named; other numbers are departures."""
+    plain = {"clusters": [3], "prefit": None, "temperature": {}, "codec": {"experts": 16, "step": "one"}}
+    config = load(write_config(**plain))
+    assert (recipe.recipe_of(config), recipe.additions(config)) == ("paper", [])
+    additions = {
+        "pre-fit": {"prefit": {"steps": 2}},
+        "learned step": {"codec": {"experts": 16}},
+        "one instance": {"clusters": [2, 3]},
+        "hard steps": {"temperature": {"hard_share": 0.1}},
+    }
+    for words, changes in additions.items():
+        (text,) = recipe.additions(load(write_config(**{**plain, **changes})))
+        assert words in text
+    departed = {
+        "balance weight of 0.1": {"alpha": 0.1},
+        "frozen": {"lora": {"rank": 0}},
+        "3 entropy models": {"codec": {"experts": 3, "step": "one"}},
+        "first deviation": {"codec": {"experts": 16, "step": "fixed"}},
+        "lambda of 0.5": {"lambda": 0.5},
+    }
+    for words, changes in departed.items():
+        assert any(words in text for text in recipe.departures(load(write_config(**{**plain, **changes})))), words
+
+
+def test_a_full_size_joint_training_can_move_the_step() -> None:
+    """By a factor of 4 and more: a pre-fit that ends a bit from the rate that lambda wants is followed."""
+    for name, steps in (("llava_onevision_7b", 2599), ("llava_1.5_7b", 5197)):
+        assert Schedule(load(SHIPPED[0].parent / f"{name}.yaml"), steps).step_range() > 4

@@ -63,6 +63,19 @@ def test_dominant_features_are_those_most_attended_to() -> None:
     assert torch.equal(VisionZip(one_in=2)(x_PVD, 4, equal)[:, :2], x_PVD[:, :2])
 
 
+def test_a_class_token_is_one_of_the_dominant_features() -> None:
+    """It is first, in the place of the least attended of them; VisionZip's merging alone has no place for it."""
+    x_PVD, attention = _features()
+    class_PD = torch.full((3, 8), 7.0)
+    shown = Attention(attention.received_PV, attention.keys_PVK, class_PD)
+    y_PCD = VisionZip(one_in=4)(x_PVD, 8, shown)
+    assert y_PCD.shape == (3, 8, 8)
+    assert torch.equal(y_PCD[:, 0], class_PD)
+    assert torch.equal(y_PCD[:, 1], x_PVD[torch.arange(3), attention.received_PV.argmax(-1)])
+    merging = VisionZip(one_in=None)
+    assert torch.equal(merging(x_PVD, 8, shown), merging(x_PVD, 8, attention))
+
+
 def test_what_visionzip_merges_is_all_that_it_does_not_keep() -> None:
     """Weighted by how many went to it, a contextual feature less its target sums up the features that are neither."""
     x_PVD, attention = _features(1, 12)
