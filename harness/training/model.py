@@ -39,14 +39,18 @@ class Use(NamedTuple):
     features: float
     parts: int
 
+    @property
+    def value(self) -> Tensor:
+        """Eq. 18 over alpha."""
+        return (self.mean_E - 1 / len(self.mean_E)).square().sum()
+
     def imbalance(self, w_NE: Tensor) -> Tensor:
         """A micro-batch's part of Eq. 18 over alpha: its mean over all parts has the step's value and gradient.
 
         With m the step's mean weights and u uniform, Eq. 18 is |m - u|^2, and its gradient 2 (m - u) dm.
         """
-        away_E = self.mean_E - 1 / len(self.mean_E)
-        mine = 2 * self.parts * (w_NE.sum(0) @ away_E) / self.features
-        return away_E.square().sum() + mine - mine.detach()
+        mine = 2 * self.parts * (w_NE.sum(0) @ (self.mean_E - 1 / len(self.mean_E))) / self.features
+        return self.value + mine - mine.detach()
 
 
 class Losses(NamedTuple):
@@ -94,7 +98,7 @@ class SplitModel(nn.Module):
         sizes = [len(picture) for picture in batch.pictures if picture is not None]
         if not sizes:
             loss_B, right = self.answers(batch, [])
-            return Losses(loss_B.mean(), zero, zero, right)
+            return Losses(loss_B.mean(), zero, zero if use is None else use.value, right)
         y_PCD = self._merged_features(batch, n_clusters)
         # Rates and means want float32, whatever the networks around compute in.
         with torch.autocast(device.type, enabled=False):
