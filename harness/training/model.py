@@ -104,14 +104,14 @@ class SplitModel(nn.Module):
         with torch.autocast(device.type, enabled=False):
             coded = self.codec(y_PCD, temperature)
             n_examples = len(batch.pictures)
-            bits = torch.stack([bits_PC.mean() for bits_PC in coded.bits_N.view(y_PCD.shape[:2]).split(sizes)])
+            bits = torch.stack([part.mean() for part in torch.split(coded.bits_N.view(y_PCD.shape[:2]), sizes)])
             rate = bits.sum() / y_PCD.shape[2] / n_examples
             imbalance = zero
             if temperature > 0:
                 imbalance = coded.imbalance if use is None else use.imbalance(coded.w_NE)
-            y_bar = coded.y_PCD.split(sizes)
+            y_bar = torch.split(coded.y_PCD, sizes)
             if self._distortion == "features":
-                pairs = zip(y_bar, y_PCD.split(sizes), strict=True)
+                pairs = zip(y_bar, torch.split(y_PCD, sizes), strict=True)
                 lost = torch.stack([(after - before).square().mean() for after, before in pairs])
                 return Losses(lost.sum() / self._variance / n_examples, rate, imbalance, zero)
         loss_B, right = self.answers(batch, y_bar)
