@@ -6,7 +6,9 @@ BIN := .venv/bin
 SCENARIO ?= scenarios/realworldqa_lowrate.yaml
 CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/lambda-0.3 mini-onevision/lambda-1.0 \
 	mini-llava15/lambda-0.1 mini-llava15/lambda-0.5
-NIGHTLY := scenarios/realworldqa.yaml scenarios/mme.yaml
+# What the nightly times its commit against (without it, the commit of the last night), and on which scenario.
+AGAINST ?=
+TIMED ?= scenarios/smoke.yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint bench wheels weights nightly clean
@@ -38,7 +40,8 @@ lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/lint-imports
 
 bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; case $$file in *calibration*) form=--quick;; *) form=;; esac; \
+		$(BIN)/python -m $$(echo $${file%.py} | tr / .) $$form || exit 1; done
 
 wheels: .venv/installed  ## Ask the package index for a wheel of every package, on each machine and Python
 	$(BIN)/python -m tools.wheels --extra test
@@ -53,9 +56,8 @@ weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/python -m baselines.training
 	$(BIN)/python -m baselines.ablations.training
 
-nightly: .venv/installed  ## Run the long scenarios and draw their figures
-	@for file in $(NIGHTLY); do $(BIN)/harness run $$file || exit 1; done
-	$(BIN)/harness plot results/runs
+nightly: .venv/installed  ## Run the scenarios that have a reference, compare with it and (AGAINST=...) in time
+	$(BIN)/python -m tools.nightly run --timed $(TIMED) $(if $(AGAINST),--against '$(AGAINST)')
 
 clean:  ## Remove the virtual environment and caches (results stay)
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

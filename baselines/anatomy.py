@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 
 from baselines.neural_container import MAGIC, MAX_SIDE_PX, MODEL_BYTES, Picture, unpack
+from baselines.pillow_codecs import JXL_CODESTREAM, jxl_size
 from baselines.raw_features import unpack as unpack_features
 from harness.errors import BitstreamError
 from harness.schemes.anatomy import Anatomy
@@ -13,6 +14,14 @@ _MOST_GROUPS = 16
 _KINDS = {1: "a factorized prior", 2: "hyperprior", 3: "a checkerboard model"}
 """What has so few strings."""
 _RAW_MAGIC = b"RAWF"
+
+
+def of_jxl(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG001
+    """A bare JPEG XL codestream, as a whole; raises BitstreamError for one that ends in its size."""
+    if not body.startswith(JXL_CODESTREAM):
+        return None
+    width_px, height_px = jxl_size(body)
+    return Anatomy(f"a JPEG XL codestream, {width_px} x {height_px} px", {"all": 8 * len(body)})
 
 
 def of_neural_file(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG001

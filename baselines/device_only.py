@@ -4,41 +4,31 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar, NoReturn
 
-from pydantic import model_validator
-
 from harness import catalog
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.models.contract import LanguageSide, VisionSide
 from harness.schemes.contract import (
-    NEIGHBOURS,
     Answer,
     Clock,
     DeviceHalf,
-    MergeTo,
+    MergingPoint,
     Models,
-    Neighbours,
     OperatingPoint,
     Payload,
     ServerHalf,
-    neighbours_of_merging,
 )
 from harness.schemes.steps import answers, tokens_of_image
 
 
-class DeviceOnlyPoint(OperatingPoint):
+class DeviceOnlyPoint(MergingPoint):
     """``backbone``: the model on the device, null for the catalog's (:data:`harness.catalog.ON_DEVICE`).
 
-    ``weights`` are that model's, as a scenario's are the server's; ``merge_to`` is the share of a patch's features that
-    it reads, null for all of them, and ``neighbours`` K of Eq. 2.
+    ``weights`` are that model's, as a scenario's are the server's.
     """
 
     backbone: str | None = None
     weights: str | None = None
-    merge_to: MergeTo | None = None
-    neighbours: Neighbours = NEIGHBOURS
-
-    _merging = model_validator(mode="after")(neighbours_of_merging)
 
 
 class DeviceOnly:
@@ -51,7 +41,7 @@ class DeviceOnly:
     def device_half(cls, models: Models, point: DeviceOnlyPoint) -> DeviceHalf:
         """The whole of a smaller model."""
         smaller = models.smaller(point.backbone, point.weights)
-        return _Device(smaller.vision(), smaller.language(), point.merge_to, point.neighbours)
+        return _Device(smaller.vision(), smaller.language(), point)
 
     @classmethod
     def server_half(cls, models: Models, point: DeviceOnlyPoint) -> ServerHalf:  # noqa: ARG003
@@ -68,12 +58,11 @@ class DeviceOnly:
 class _Device:
     vision: VisionSide
     language: LanguageSide
-    merge_to: float | None
-    neighbours: int
+    point: DeviceOnlyPoint
 
     def __call__(self, sample: Sample, clock: Clock) -> Answer:
         """The smaller model's answer to the sample's question."""
-        how = self.merge_to, clock, self.neighbours
+        how = self.point, clock
         tokens = [tokens_of_image(self.vision, self.language, image, *how) for image in sample.images()]
         return answers(self.language, tokens, [sample.question], clock)[0]
 

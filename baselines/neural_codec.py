@@ -81,9 +81,16 @@ class BundledCodec(NeuralCodec):
         return ready(cls.kind, point.weights)
 
     @classmethod
+    def stands_in_for(cls, point: NeuralPoint) -> str | None:
+        """The published codec, where the weights are one of the project's own small models."""
+        return cls.kind if isinstance(point.weights, float) else None
+
+    @classmethod
     def files(cls, backbone: str, point: NeuralPoint) -> dict[str, Path]:  # noqa: ARG003
-        """The checkpoint."""
-        return {f"{cls.kind} {point.weights}": locate(cls.kind, point.weights)}
+        """The checkpoint; raises CheckpointError where there is none."""
+        if not (path := locate(cls.kind, point.weights)).is_file():
+            raise CheckpointError(f"{path}: there is no such file; 'harness weights convert' makes it of a .pth.tar")
+        return {f"{cls.kind} {point.weights}": path}
 
 
 def bundled(codec: str) -> dict[float, Path]:

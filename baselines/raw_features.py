@@ -14,25 +14,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import model_validator
 
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
 from harness.models.contract import Features, LanguageSide, Layout, VisionSide
 from harness.schemes.contract import (
-    NEIGHBOURS,
     Answer,
     Clock,
     DeviceHalf,
-    MergeTo,
+    MergingPoint,
     Models,
-    Neighbours,
     OperatingPoint,
     Payload,
     ServerHalf,
-    neighbours_of_merging,
 )
-from harness.schemes.steps import answers, reduced
+from harness.schemes.steps import answers, merged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,16 +38,8 @@ _MAGIC = b"RAWF"
 _MERGED = 1
 
 
-class RawFeaturesPoint(OperatingPoint):
-    """``merge_to``: the share of a patch's features that the device keeps and sends; null sends them all.
-
-    ``neighbours`` is K of Eq. 2.
-    """
-
-    merge_to: MergeTo | None = None
-    neighbours: Neighbours = NEIGHBOURS
-
-    _merging = model_validator(mode="after")(neighbours_of_merging)
+class RawFeaturesPoint(MergingPoint):
+    """How many of a patch's features the device keeps and sends; all of them by default."""
 
 
 class RawFeatures:
@@ -63,7 +51,7 @@ class RawFeatures:
     @classmethod
     def device_half(cls, models: Models, point: RawFeaturesPoint) -> DeviceHalf:
         """The vision tower."""
-        return _Device(models.vision(), point.merge_to, point.neighbours)
+        return _Device(models.vision(), point)
 
     @classmethod
     def server_half(cls, models: Models, point: RawFeaturesPoint) -> ServerHalf:  # noqa: ARG003
@@ -74,21 +62,15 @@ class RawFeatures:
 @dataclasses.dataclass(frozen=True)
 class _Device:
     vision: VisionSide
-    merge_to: float | None
-    neighbours: int
+    point: RawFeaturesPoint
 
     def __call__(self, sample: Sample, clock: Clock) -> Payload:
         """Encodes the pictures into features and packs those."""
-        from harness.tofc.reducer import Merging
-
         bodies = []
         for image in sample.images():
-            if self.merge_to is None:
-                seen = self.vision.see(image, clock)
-            else:
-                seen = reduced(self.vision, image, Merging(self.neighbours), self.merge_to, clock)
+            seen, is_merged = merged(self.vision, image, self.point, clock)
             with clock.stage("encode"):
-                bodies.append(pack(seen, merged=self.merge_to is not None))
+                bodies.append(pack(seen, merged=is_merged))
         return Payload(RawFeatures.kind, tuple(bodies))
 
 
@@ -103,7 +85,7 @@ class _Server:
 
     def _tokens(self, body: bytes, clock: Clock) -> "Tensor":
         with clock.stage("decode"):
-            sent, merged = unpack(body)
+            sent, is_merged = unpack(body)
             if sent.x_PVD.shape[2] != self.language.feature_dim:
                 raise BitstreamError(
                     f"the payload's features have {sent.x_PVD.shape[2]} dimensions; "
@@ -111,7 +93,7 @@ class _Server:
                 )
             x_PVD = sent.x_PVD.to(self.language.device)
         with clock.stage("project"):
-            return self.language.project(x_PVD) if merged else self.language.project_all(x_PVD, sent.layout)
+            return self.language.project(x_PVD) if is_merged else self.language.project_all(x_PVD, sent.layout)
 
 
 def pack(seen: Features, *, merged: bool) -> bytes:

@@ -7,7 +7,16 @@ from typing import ClassVar
 from harness.data.pictures import FORMATS
 from harness.data.sample import Question, Sample
 from harness.models.contract import LanguageSide, VisionSide
-from harness.schemes.contract import Answer, Clock, DeviceHalf, Models, OperatingPoint, Payload, ServerHalf
+from harness.schemes.contract import (
+    Answer,
+    Clock,
+    DeviceHalf,
+    MergingPoint,
+    Models,
+    OperatingPoint,
+    Payload,
+    ServerHalf,
+)
 from harness.schemes.image_codec import picture
 from harness.schemes.steps import answers, tokens_of_image
 
@@ -46,5 +55,5 @@ class _Server:
         for body in payload.bodies:
             with clock.stage("decode"):
                 image = picture(body, FORMATS, self.max_pixels)
-            tokens.append(tokens_of_image(self.vision, self.language, image, None, clock))
+            tokens.append(tokens_of_image(self.vision, self.language, image, MergingPoint(), clock))
         return answers(self.language, tokens, questions, clock)

@@ -19,6 +19,8 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
+from benchmarks import calibrated_rows
+from benchmarks.tally import Tally, share, show
 from harness.analysis import curves, means, percentiles, precision, selection
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate
@@ -31,44 +33,6 @@ TILES = np.repeat([3, 4, 5, 7, 10], [120, 100, 80, 60, 40]).astype(float)
 
 THETA = 0.87
 RESAMPLES = 500
-
-
-class Tally:
-    """Hits and widths of one method over the studies of a cell."""
-
-    def __init__(self, *, down_to_nothing: bool = True) -> None:
-        self.down_to_nothing = down_to_nothing
-        self.n = self.hits = self.refused = 0
-        self.width = 0.0
-        self.unbounded = 0
-
-    def add(self, found: Estimate, truth: float) -> None:
-        """Count one interval; one not promised is counted apart."""
-        if math.isnan(found.low):
-            self.refused += 1
-            return
-        self.n += 1
-        self.hits += found.low <= truth <= found.high
-        if math.isfinite(found.high) and (self.down_to_nothing or found.low > 0):
-            self.width += (found.high - found.low) / abs(truth or 1.0)
-        else:
-            self.unbounded += 1
-
-    def __str__(self) -> str:
-        if not self.n:
-            return "none promised"
-        rate = self.hits / self.n
-        error = math.sqrt(rate * (1 - rate) / self.n)
-        bounded = self.n - self.unbounded
-        width = f"width {self.width / bounded:6.3f}" if bounded else "unbounded   "
-        rest = f"  unbounded {self.unbounded / self.n:.0%}" if self.unbounded else ""
-        rest += f"  refused {self.refused / (self.n + self.refused):.0%}" if self.refused else ""
-        return f"{100 * rate:5.1f} ± {100 * error:.1f} %  {width}{rest}"
-
-
-def show(what: str, claim: str, new: object, old: object = "", note: str = "") -> None:
-    """Print a line."""
-    print(f"{what:<52} {claim:>6} {new!s:<46} {f'before: {old}' if old else '':<36} {note}".rstrip(), flush=True)
 
 
 def lognormal(rng: np.random.Generator, sigma: float, shape: tuple[int, ...]) -> np.ndarray:
@@ -89,6 +53,7 @@ KINDS = (
     "log-normal 0.25",
     "log-normal 0.5",
     "tiles",
+    "tiles squared",
     "tiles, 10 % drift",
     "tiles, 10 % trend",
     "log-normal 1",
@@ -104,7 +69,8 @@ def timed(
     tiles = TILES[means.draw_by_strata(TILES, n, seed) if by_strata else rng.permutation(TILES.size)[:n]]
     truth = 1.0
     if kind.startswith("tiles"):
-        base, truth = (0.1 + 0.1 * tiles) * lognormal(rng, 0.1, (n,)), float((0.1 + 0.1 * TILES).mean())
+        power = 2 if kind == "tiles squared" else 1
+        base, truth = (0.1 + 0.1 * tiles**power) * lognormal(rng, 0.1, (n,)), float((0.1 + 0.1 * TILES**power).mean())
     elif kind.startswith("log-normal"):
         base = lognormal(rng, float(kind.split()[1]), (n,))
     else:
@@ -231,28 +197,28 @@ def scores(rng: np.random.Generator, chance: np.ndarray, n: int, alike: float = 
 
 def bench_selection(studies: int) -> None:
     """Admission of points that score exactly t - m of the reference: any of them is one too many."""
+    many = 10 * studies
     for n in (40, 160, 765):
         for shape in ((1,), (5,), (8,), (4, 4)):
             rng = np.random.default_rng([6, n, *shape])
             points, s_0 = sum(shape), 0.7
             chance = np.r_[np.full(points, THETA * s_0), s_0]
             admitted, before, power = 0, 0, 0
-            for study in range(studies):
+            for number in range(many):
                 right = scores(rng, chance, n)
                 admitted += _any_admitted(right, shape)
-                power += _any_admitted(scores(rng, np.r_[np.full(points, 0.97 * s_0), s_0], n), shape)
-                if study % 4 == 0:
+                if number % 10 == 0:
+                    power += 10 * _any_admitted(scores(rng, np.r_[np.full(points, 0.97 * s_0), s_0], n), shape)
+                if number % 40 == 0:
                     score_B = rng.multinomial(n, np.full(n, 1 / n), size=400) @ right
                     contrast = score_B[:, :-1] - THETA * score_B[:, -1:]
-                    before += 4 * bool((np.quantile(contrast, 0.05, axis=0) >= 0).any())
-            rates = [100 * found / studies for found in (admitted, before, power)]
-            error = [math.sqrt(rate * (100 - rate) / studies) for rate in rates]
+                    before += 40 * bool((np.quantile(contrast, 0.05, axis=0) >= 0).any())
             show(
                 f"admission: {points} points in {len(shape)} ladder{'s' * (len(shape) > 1)}, {n} pictures",
                 "<= 5 %",
-                f"{rates[0]:5.1f} ± {error[0]:.1f} %",
-                f"{rates[1]:.1f} %",
-                f"power at 97 % of the reference {rates[2]:.0f} %",
+                share(admitted, many),
+                f"{100 * before / many:.1f} %",
+                f"power at 97 % of the reference {100 * power / many:.0f} %",
             )
 
 
@@ -344,6 +310,11 @@ BENCHES = {
     "selection": bench_selection,
     "curves": bench_curves,
     "stopping": bench_stopping,
+    "scores": calibrated_rows.bench_scores,
+    "rows": calibrated_rows.bench_rows,
+    "equal-rows": calibrated_rows.bench_equal_rows,
+    "stopped-rows": calibrated_rows.bench_stopped_rows,
+    "users": calibrated_rows.bench_users,
 }
 
 
@@ -358,11 +329,14 @@ def chosen(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[int],
 def main() -> None:
     """Run the cells and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="200 studies a cell instead of 2,000")
+    parser.add_argument("--quick", action="store_true", help="100 studies a cell instead of 2,000")
     parser.add_argument("--only", default="", metavar="PARTS", help=", ".join(BENCHES))
     arguments = parser.parse_args()
-    studies = 200 if arguments.quick else 2000
-    print(f"{studies} studies a cell (queues a tenth, curves of 765 pictures a half, p99 a quarter); seeds are fixed")
+    studies = 100 if arguments.quick else 2000
+    print(
+        f"{studies} studies a cell (admission ten times that, queues and max-users a tenth, curves of 765 pictures and "
+        "stopped rows a half, p99 a quarter); seeds are fixed"
+    )
     for name, bench in chosen(arguments):
         start = time.perf_counter()
         bench(studies)

@@ -20,7 +20,7 @@ from harness.profiling.clock import StageClock
 from harness.profiling.resources import weights_bytes
 from harness.schemes.envelope import receive, send
 from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
-from harness.schemes.tofc import Tofc
+from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.tofc.reducer import Merging
 
@@ -59,10 +59,10 @@ def main() -> None:
     built_s = time.perf_counter() - start
     held_gib = weights_bytes([vision, language]) / 2**30
     grown_gib = peak_gib() - before_gib
-    codec, merge_to = untrained(vision.feature_dim), CLUSTERS / vision.n_features
+    codec, point = untrained(vision.feature_dim), TofcPoint(codec="untrained", n_c=CLUSTERS)
     coded_m = sum(p.numel() for p in codec.parameters()) / 1e6
-    device = FeatureDevice(Tofc.kind, vision, Merging(), codec, merge_to)
-    server = FeatureServer(language, codec, limits_of(models, language, merge_to))
+    device = FeatureDevice(Tofc.kind, vision, Merging(), codec, point)
+    server = FeatureServer(language, codec, limits_of(models, language, point))
     (sample, *_) = samples(book("test", 0)[:1], paired=False)
     for _ in range(2):
         # The first request compiles the merging, and is dropped.

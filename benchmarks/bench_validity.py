@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -97,8 +98,11 @@ class Silent:
         """Nothing."""
 
 
-def one_run(folder: Path, plan: measure.Plan) -> list[str]:
-    """What keeps a run from being VALID that is made now in ``folder``, apart from the state of the checkout."""
+def one_run(folder: Path, plan: measure.Plan) -> tuple[list[str], float, int]:
+    """What keeps a run from being VALID that is made now in ``folder``, apart from the state of the checkout.
+
+    With it the share of its requests' time in which they were kept from running, and how many were run again.
+    """
     points = {pipeline: {point: {}} for pipeline, point in plan.halves}
     manifest = provenance.begin(
         name=folder.name, scenario=_SCENARIO, scenario_hash=hash_of(_SCENARIO), benchmarks=["StreetsQA"],
@@ -112,9 +116,12 @@ def one_run(folder: Path, plan: measure.Plan) -> list[str]:
         measure.answer(plan, ongoing, Silent())
         how = {"schedule": _SCHEDULE, "seed": 0, "machine": "here", "device": "cpu", "telemetry": Telemetry()}
         measure.time(plan, ongoing, Silent(), **how)
-        found = validity.reasons(Analysis(ongoing.so_far()))
+        record = ongoing.so_far()
+        found = validity.reasons(Analysis(record))
         ongoing.finish(found)
-    return found
+    requests = validity.timed_requests(record.stages)
+    again = sum(sum(session.disturbed.values()) for session in record.manifest.sessions)
+    return found, float(requests["waited_s"].sum() / requests["seconds"].sum()), again
 
 
 def plan_of() -> measure.Plan:
@@ -163,7 +170,8 @@ def main() -> None:
     """Prints a row for each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20, help="runs of each kind")
-    wanted = parser.parse_args().runs
+    parser.add_argument("--only", default="", metavar="KINDS", help="some of quiet,busy,half,pauses")
+    arguments = parser.parse_args()
     n_processors, plan = os.cpu_count() or 1, plan_of()
     kinds = {
         "quiet": [],
@@ -171,19 +179,26 @@ def main() -> None:
         "half": [_SPIN] * max(1, n_processors // 2),
         "pauses": [_PAUSE],
     }
-    print(f"{'beside it':<10}{'runs':>6}{'INVALID':>9}{'seconds':>9}  load average, and the reasons")
-    for kind, programs in kinds.items():
+    if unknown := set(filter(None, arguments.only.split(","))) - set(kinds):
+        sys.exit(f"--only {arguments.only}: {', '.join(unknown)} is not among {', '.join(kinds)}")
+    head = f"{'time lost: median, most':>25}{'run again':>11}  load average, and the reasons"
+    print(f"{'beside it':<10}{'runs':>6}{'INVALID':>9}{'seconds':>9}{head}")
+    for kind in arguments.only.split(",") if arguments.only else kinds:
         told: Counter[str] = Counter()
-        invalid, begin = 0, time.monotonic()
+        invalid, all_again, begin, losses = 0, 0, time.monotonic(), []
         load = os.getloadavg()[0]
-        for _ in range(wanted):
-            with tempfile.TemporaryDirectory() as folder, beside(programs):
-                found = one_run(Path(folder) / "run", plan)
+        for _ in range(arguments.runs):
+            with tempfile.TemporaryDirectory() as folder, beside(kinds[kind]):
+                found, lost, again = one_run(Path(folder) / "run", plan)
             invalid += bool(found)
+            all_again += again
+            losses.append(lost)
             told.update(_kind_of(reason) for reason in found)
         reasons = ", ".join(f"{reason}: {n}" for reason, n in told.most_common())
+        spent = f"{statistics.median(losses):.1%}, {max(losses):.1%}"
         print(
-            f"{kind:<10}{wanted:>6}{invalid:>9}{time.monotonic() - begin:>9.1f}  {load:.1f}; {reasons or 'none'}",
+            f"{kind:<10}{arguments.runs:>6}{invalid:>9}{time.monotonic() - begin:>9.1f}{spent:>25}{all_again:>11}"
+            f"  {load:.1f}; {reasons or 'none'}",
             flush=True,
         )
 

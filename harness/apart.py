@@ -11,13 +11,17 @@ makes a run of the two.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from harness import files, measure, study
 from harness.data.sample import Question, Sample
+from harness.energy import Sides, measure_energy
 from harness.errors import ResultsError
 from harness.measure import Key, Parted, Plan, Reporter
 from harness.models.contract import Untimed
+from harness.profiling.energy import Meters
 from harness.profiling.machine import fingerprint, machine_name
+from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
 from harness.records import Side
@@ -25,8 +29,8 @@ from harness.runs import disk
 from harness.runs.digests import changed, of_folder
 from harness.runs.store import Run
 from harness.scenario.model import Scenario
-from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload, ServerHalf
-from harness.schemes.envelope import receive, send, unpack
+from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload
+from harness.schemes.envelope import send, unpack
 from harness.stock import Stock, sample_rows, take_stock
 
 PAYLOADS = "payloads"
@@ -63,7 +67,8 @@ def measure_half(
             halves[key] = _Sending(scheme.device_half(models, point))
         elif key in sent.files:
             server = scheme.server_half(models, point)
-            halves[key] = _Receiving(_FromFiles(sent.files[key], scheme.kind), server, scheme.kind)
+            from_files = _FromFiles(sent.files[key], scheme.kind)
+            halves[key] = measure.Split(kind=scheme.kind, device=from_files, server=server)
     machine = {**fingerprint(), "torch_threads": threads}
     manifest = stock.manifest(folder.name, machine, command, half=half)
     if sent is not None:
@@ -86,6 +91,7 @@ def measure_half(
             device=device,
             telemetry=Telemetry(),
             sides=(half,),
+            spacing=study.spaced(stock),
         )
         measure.weigh(
             plan,
@@ -96,6 +102,18 @@ def measure_half(
             device=device,
             sides=(half,),
         )
+        if scenario.measure.energy is not None:
+            with Meters() as meters:
+                measure_energy(
+                    plan,
+                    ongoing,
+                    reporter,
+                    schedule=scenario.measure,
+                    seed=scenario.seed,
+                    sides=Sides(meters={half: meters}, machines={half: machine_name()}),
+                    device=device,
+                    telemetry=Telemetry(),
+                )
         ongoing.finish([f"holds the {half} half alone; 'harness join' makes a run of two"])
 
 
@@ -133,23 +151,18 @@ class _Sending:
     """A scheme on the device, whose payloads nobody answers here."""
 
     device: DeviceHalf
+    near: ClassVar[bool] = True
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:  # noqa: ARG002
         """Nothing: the payload's file is answered on the other machine."""
         return [], None
 
+    def again(self, data: bytes, questions: Sequence[Question]) -> None:
+        """Nothing."""
 
-@dataclasses.dataclass(frozen=True)
-class _Receiving:
-    """A scheme on the server, whose payloads were made elsewhere."""
-
-    device: DeviceHalf
-    server: ServerHalf
-    kind: str
-
-    def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:
-        """What the server half answers about an envelope."""
-        return receive(self.server, data, questions, clock, kind=self.kind), None
+    def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:  # noqa: ARG002
+        """Nothing that is known here."""
+        return []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,27 @@
 """Names that a scenario may use, and where each is defined.
 
 The one table of names. Targets are strings, so that reading the table imports nothing; :func:`load` imports a target
-when it is wanted. Schemes may live outside the harness, as the baselines do.
+when it is wanted. Schemes and backbones may live outside the harness, as the baselines do: a scenario may name one as
+``package.module:object``, found as Python finds modules or in the working folder, and an installed package may declare
+a name for one as an entry point (:data:`ENTRY_POINTS`).
 """
 
+import functools
 import importlib
+import importlib.metadata
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.errors import ScenarioError, UnavailableError, unknown_name
 
 SCHEMES: Mapping[str, str] = {
     "tofc": "harness.schemes.tofc:Tofc",
-    "jpeg": "baselines.jpeg:Jpeg",
-    "webp": "baselines.webp:WebP",
+    "jpeg": "baselines.pillow_codecs:Jpeg",
+    "webp": "baselines.pillow_codecs:WebP",
+    "avif": "baselines.pillow_codecs:Avif",
+    "jxl": "baselines.pillow_codecs:JpegXL",
     "hyperprior": "baselines.hyperprior:Hyperprior",
     "elic": "baselines.elic:Elic",
     "compressai": "baselines.compressai_zoo:CompressAI",
@@ -29,6 +37,29 @@ SCHEMES: Mapping[str, str] = {
     "visionzip_merging": "baselines.ablations.schemes:VisionZipMerging",
     "qformer": "baselines.ablations.schemes:QFormerQueries",
 }
+
+WORK: Mapping[str, str] = {
+    "tofc": "harness.estimates.stages:tofc",
+    "jpeg": "baselines.work:jpeg",
+    "webp": "baselines.work:webp",
+    "hyperprior": "baselines.work:hyperprior",
+    "elic": "baselines.work:elic",
+    "server_only": "baselines.work:server_only",
+    "device_only": "baselines.work:device_only",
+    "raw_features": "baselines.work:raw_features",
+    "tofc_selective": "harness.estimates.stages:tofc",
+    "tofc_single": "baselines.work:single",
+    "tofc_heuristic": "baselines.work:without_networks",
+    "tofc_factorized": "baselines.work:without_networks",
+    "tofc_unmerged": "baselines.work:single",
+    "visionzip": "baselines.work:visionzip",
+    "visionzip_merging": "baselines.work:visionzip",
+    "qformer": "baselines.work:qformer",
+}
+"""What counts a scheme's operations and bytes at full size, for estimates."""
+
+CODEC_WORK = "baselines.work:codec_work"
+"""What counts those of a learned image codec, which others timed."""
 
 BACKBONES: Mapping[str, str] = {
     "llava-onevision-7b": "harness.models.onevision:load",
@@ -57,6 +88,9 @@ BENCHMARKS: Mapping[str, str] = {
     "GlimpseQA": "harness.data.glimpseqa:load",
 }
 
+ENTRY_POINTS: Mapping[str, str] = {"scheme": "tofc_harness.schemes", "backbone": "tofc_harness.backbones"}
+"""The groups of entry points in which packages declare names, by what they are names of."""
+
 TRAINING_DATA: Mapping[str, str] = {
     "conversations": "harness.training.conversations:Conversations",
     "bundled": "harness.zoo.pages:Bundled",
@@ -66,6 +100,7 @@ PAYLOADS: Mapping[str, str] = {
     "TOFC streams": "harness.schemes.anatomy:of_stream",
     "learned image codecs' files": "baselines.anatomy:of_neural_file",
     "raw features": "baselines.anatomy:of_raw_features",
+    "JPEG XL codestreams": "baselines.anatomy:of_jxl",
     "picture files": "harness.schemes.picture_file:of_picture",
 }
 """What is sent of a picture, and what shows its parts; see :mod:`harness.schemes.anatomy`."""
@@ -100,8 +135,48 @@ def smaller(backbone: str, name: str | None = None) -> str:
 
 
 def load(what: str, name: str, table: Mapping[str, str]) -> Any:
-    """The object behind a name of ``table``; raises ScenarioError, listing the known names, for any other."""
-    if name not in table:
-        raise ScenarioError(unknown_name(what, name, table))
-    module, _, attribute = table[name].partition(":")
+    """The object behind a name of ``table``, an entry point, or ``module:object``.
+
+    Raises ScenarioError, listing the known names, for any other, and for an object that cannot be imported.
+    """
+    if name in table:
+        return target(table[name])
+    declared = _declared(what)
+    if name not in declared and not is_own(what, name):
+        raise ScenarioError(unknown_name(what, name, [*table, *declared]))
+    return _own(what, declared.get(name, name))
+
+
+def is_own(what: str, name: str) -> bool:
+    """Whether a name is ``module:object`` where a scenario may say so."""
+    return what in ENTRY_POINTS and ":" in name
+
+
+@functools.cache
+def _declared(what: str) -> Mapping[str, str]:
+    """The names that installed packages declare, and their targets."""
+    if what not in ENTRY_POINTS:
+        return {}
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS[what])}
+
+
+def _own(what: str, path: str) -> Any:
+    """Somebody's own object; whatever its module raises when it is imported is a ScenarioError."""
+    module, _, attribute = path.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        return target(path)
+    except AttributeError:
+        raise ScenarioError(f"{what} {path}: {module} has no {attribute!r}") from None
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise ScenarioError(
+            f"{what} {path}: {module} cannot be imported: {type(error).__name__}: {said:.200}"
+        ) from None
+
+
+def target(path: str) -> Any:
+    """The object of ``module:object``."""
+    module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)

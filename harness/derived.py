@@ -18,13 +18,14 @@ from harness.channel.opening import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.measure import Reporter
 from harness.profiling.machine import fingerprint
-from harness.runs import digests, provenance
+from harness.runs import digests, provenance, recorded
 from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit
 from harness.runs.tables import Kind
 from harness.scenario.load import as_given, hash_of, replay_from_given
 from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
+from harness.stock import profile_digests, profiles_of
 
 Tables = Mapping[Kind, pa.Table]
 
@@ -55,25 +56,31 @@ def replay(
 ) -> None:
     """Makes a run of a finished run's rows and the replay section of a scenario, whose name and title it has.
 
-    What was measured is recorded in the new run; sources that are weaker stay what they are. Raises ScenarioError where
-    the section's links cannot be read.
+    What was measured is recorded in the new run; sources that are weaker stay what they are. Stage times of the
+    scenario's profile take the place of the run's. Raises ScenarioError where the section's links or the profile cannot
+    be read.
     """
     record = Run.read(source)
     spec = scenario.replay
     _refuse_links(spec)
+    profiles, wrong = profiles_of(scenario)
+    if wrong:
+        raise ScenarioError("\n".join(wrong))
     given = as_given(scenario)
-    of_run = {**record.manifest.scenario, **{name: given[name] for name in ("name", "title", "replay")}}
+    changed = ("name", "title", "replay", *(["profile"] if profiles else []))
+    of_run = {**record.manifest.scenario, **{name: given[name] for name in changed}}
     session = provenance.session(command=command, machine=fingerprint())
     manifest = _begun(
         record.manifest,
         folder,
         scenario=of_run,
         scenario_hash=hash_of(of_run),
-        digests=_digests(record.manifest, spec),
+        digests={**_digests(record.manifest, spec), **profile_digests(profiles)},
         sessions=(*record.manifest.sessions, session),
     )
     rows: Tables = {kind: _recorded(getattr(record, kind)) for kind in MEASURED}
-    unit = Unit(f"rows of {record.manifest.name}", {"run": _digest(record)})
+    rows = {**rows, "stages": recorded.put(rows["stages"], profiles)}
+    unit = Unit(f"rows of {record.manifest.name}", {"run": _digest(record), **profile_digests(profiles)})
     _write(folder, manifest, record.samples, rows, unit, spec, reporter=reporter, fresh=fresh)
 
 

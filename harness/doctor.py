@@ -19,6 +19,7 @@ from harness.errors import HarnessError
 from harness.models import files
 from harness.models.contract import Part
 from harness.profiling import nvml
+from harness.profiling.energy import Meters
 from harness.profiling.machine import fingerprint
 from harness.records import Side
 from harness.scenario.model import Scenario
@@ -70,6 +71,8 @@ def examine(
     facts = [f"{card['name']}, {card['memory_gib']} GiB of memory", *map(str, gpus), torch_line]
     if not gpus:
         facts.insert(1, f"no GPU: {no_gpu}")
+    with Meters() as meters:
+        facts.append(f"energy: {meters.sources}")
     notes += _power(card)
     limit_bytes = gpu_bytes[0] if on_gpu and gpu_bytes else memory_bytes
     halves: list[Half] = []
@@ -172,7 +175,7 @@ class _Asked:
         return _Asked(catalog.smaller(self.name, name), weights, self.max_pixels, self.parts)
 
     def _note(self, part: Part) -> "_Side":
-        if self._weights == "random":
+        if self._weights == "random" or self.name not in catalog.BACKBONES:
             self.parts[self.name, part] = 0
             return _Side(self.name, 0)
         self.parts[self.name, part] = files.elements(self._folder, part)
@@ -187,11 +190,8 @@ class _Side:
     name: str
     feature_dim: int
     device: str = "cpu"
+    n_features: int = 2**16
 
     def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
         """One: what bounds payloads decides no memory of weights."""
-        return 1
-
-    def n_clusters(self, merge_to: float) -> int:  # noqa: ARG002
-        """One, for the same reason."""
         return 1

@@ -8,14 +8,14 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from harness.analysis.means import draw_by_strata
 from harness.analysis.precision import looks
-from harness.analysis.validity import MOST_DISTURBED, disturbance, looked_at
+from harness.analysis.validity import MOST_DISTURBED, MOST_WAITED_IN_ALL, disturbance, looked_at
 from harness.data.gathered import Gathered
 from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
@@ -23,10 +23,13 @@ from harness.edge.client import Transfer
 from harness.models.contract import Answer, Clock, Untimed
 from harness.profiling.clock import Delays, StageClock, synchroniser
 from harness.profiling.disturbance import Watch
-from harness.profiling.resources import OperationsClock, memory_taken_bytes, weights_bytes
+from harness.profiling.machine import conditions
+from harness.profiling.resources import Need, half_needs
+from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
-from harness.records import LinkRow, OutcomeRow, Quantity, ResourceRow, Side, StageRow
+from harness.records import LinkRow, OutcomeRow, ResourceRow, Side, StageRow
+from harness.runs.recorded import Recorded
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
@@ -43,14 +46,26 @@ class Split:
     kind: str
     device: DeviceHalf
     server: ServerHalf
+    near: ClassVar[bool] = True
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:
         """What the server half answers about an envelope; nothing is under way."""
         return receive(self.server, data, questions, clock, kind=self.kind), None
 
+    def again(self, data: bytes, questions: Sequence[Question]) -> None:
+        """The server half's work on an envelope once more, whatever it answers."""
+        self.serve(data, questions, Untimed())
+
+    def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:
+        """What the server half needs for an envelope."""
+        return list(half_needs(self.server, lambda clock: self.serve(data, questions, clock), device))
+
 
 class Parted(Protocol):
     """A scheme at one point, wherever its server half is: a :class:`Split`, or one of :mod:`harness.edge.client`."""
+
+    near: ClassVar[bool]
+    """Whether nothing is under way to the server half, so that the time has to be waited for."""
 
     @property
     def device(self) -> DeviceHalf:
@@ -61,6 +76,25 @@ class Parted(Protocol):
         """The answers about an envelope, and how long it was under way where there was a way."""
         ...
 
+    def again(self, data: bytes, questions: Sequence[Question]) -> None:
+        """The server half's work on an envelope once more, as fast as it can be sent, whatever it answers."""
+        ...
+
+    def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:
+        """What the server half needs for an envelope: stage, quantity and value; ``device`` is where torch computes."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spaced:
+    """When requests begin that are timed as the study's come, and what that depends on."""
+
+    spacing: Spacing
+    depends: Mapping[str, str]
+
+
+_Way: TypeAlias = Literal["stages", "paced"]
+"""The table to which the rows of one way of timing go."""
 
 _ATTEMPTS = 3
 """How often a request is run that is disturbed each time."""
@@ -81,6 +115,8 @@ class Plan:
     patches: Sequence[int]
     """Into how many patches each sample's pictures are cut: the strata from which timed pictures are drawn."""
     scoring: str = DEFAULT_SCORING
+    recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
+    """Stage times that take the place of measured ones."""
 
     @functools.cached_property
     def pictures(self) -> Sequence[Sequence[int]]:
@@ -106,16 +142,32 @@ class Plan:
         taken = itertools.zip_longest(*drawn)
         return [tuple(place for place in places if place is not None) for places in taken]
 
+    def timed_places(self, n: int, seed: int) -> list[int]:
+        """The first ``n`` of :meth:`to_time`, as many of each benchmark, rounded up."""
+        order = self.to_time(seed)
+        return [place for places in order[: -(-n // len(order[0]))] for place in places]
+
     def answering(self, key: Key, places: Sequence[int]) -> Unit:
         """The answers of a scheme to all questions about one picture."""
         name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
         return Unit(name, {**self.depends[key], **self._questions(places), "scoring": self.scoring})
 
-    def timing(self, key: Key, repeat: int, place: int, schedule: Measure) -> Unit:
-        """The times of one request of a scheme."""
+    def timing(
+        self, key: Key, repeat: int, place: int, schedule: Measure, spaced: Mapping[str, str] | None = None
+    ) -> Unit:
+        """The times of one request of a scheme; ``spaced`` is what they depend on if not timed back to back."""
         name = f"times {' '.join(key)}, {self.samples.names[place].id}, repeat {repeat}"
         how = {"threads": str(schedule.threads), "warmup": str(schedule.warmup)}
-        return Unit(name, {**self.depends[key], **self._questions([place]), **how})
+        profiles = {
+            f"profile of the {side}": recorded.digest
+            for (*of_key, side), recorded in self.recorded.items()
+            if tuple(of_key) == key
+        }
+        return Unit(name, {**self.timing_depends(key, [place]), **how, **profiles, **(spaced or {})})
+
+    def timing_depends(self, key: Key, places: Sequence[int]) -> dict[str, str]:
+        """What the work on some samples by a scheme depends on."""
+        return {**self.depends[key], **self._questions(places)}
 
     def weighing(self, key: Key, place: int, device: str) -> Unit:
         """What a scheme needs besides time, for one request."""
@@ -178,6 +230,7 @@ def time(
     telemetry: Telemetry,
     server: str | None = None,
     sides: Sequence[Side] = ("device", "server"),
+    spacing: Spaced | None = None,
 ) -> None:
     """Times every scheme on ``schedule.timed_samples`` samples, in ``schedule.repeats`` rounds.
 
@@ -188,22 +241,31 @@ def time(
     ``schedule.warmup`` requests of each scheme that it times are run and dropped. Of several benchmarks each gives the
     same number of samples, rounded up.
 
-    A request that was disturbed (:func:`harness.analysis.validity.disturbance`) is run again at the end of its turn, at
-    most twice, and counted in the session; what is committed is its last run, with what disturbed that. With
+    A request that was disturbed (:func:`harness.analysis.validity.disturbance`), or lost more of its time than all
+    together may lose, is run again at the end of its turn, at most twice, and counted in the session; what is committed
+    is its last run, with what disturbed that. With
     ``schedule.precision`` pictures are timed block by block (:func:`harness.analysis.precision.looks`) until the mean
-    of every point is that precise.
+    of every point is that precise. ``schedule.pacing`` other than ``back_to_back`` needs the ``spacing``. Where the
+    plan has recorded times of a side, these are committed in the place of measured ones.
     """
     order = plan.to_time(seed)
     if schedule.precision is None:
-        n_benchmarks = len(order[0])
-        blocks = [[place for places in order[: -(-schedule.timed_samples // n_benchmarks)] for place in places]]
+        blocks = [plan.timed_places(schedule.timed_samples, seed)]
     else:
         places = [place for of_each in order for place in of_each]
         ends = looks(min(schedule.at_most, len(places)))
         blocks = [places[begin:end] for begin, end in itertools.pairwise([0, *ends])]
+    for recorded in plan.recorded.values():
+        recorded.refuse_missing(plan.samples.names[place].id for block in blocks for place in block)
     with Watch() as watch:
         machines: dict[Side, str] = {"device": machine, "server": server or machine}
-        timing = _Timing(plan, ongoing, reporter, schedule, seed, machines, device, telemetry, watch, sides)
+        ways: dict[_Way, Spaced | None] = {}
+        if schedule.pacing != "arrivals":
+            ways["stages"] = None
+        if schedule.pacing != "back_to_back":
+            assert spacing is not None
+            ways["paced" if ways else "stages"] = spacing
+        timing = _Timing(plan, ongoing, reporter, schedule, seed, machines, device, telemetry, watch, sides, ways)
         timing.most_spoilt = MOST_DISTURBED * sum(map(len, blocks)) * schedule.repeats * len(plan.halves)
         for number, block in enumerate(blocks):
             timing.time(block, number)
@@ -212,6 +274,8 @@ def time(
                     reporter.warn(sentence)
                 break
         timing.record()
+        if timing.warm:
+            ongoing.record_conditions("after timing", conditions())
 
 
 def weigh(
@@ -222,11 +286,12 @@ def weigh(
     seed: int,
     machine: str,
     device: str,
+    server: str | None = None,
     sides: Sequence[Side] = ("device", "server"),
 ) -> None:
     """Commits what each half of every scheme needs besides time, on the first of the timed samples.
 
-    Of ``sides`` alone; what a server half on another machine needs is not known here.
+    Of ``sides`` alone; ``server`` is the machine of the server halves, if another. It says itself what they need.
 
     Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
     its operations.
@@ -248,35 +313,24 @@ def weigh(
                 stage=stage,
                 quantity=quantity,
                 value=float(value),
-                machine=machine,
+                machine=machine if side == "device" else server or machine,
                 source="measured",
             )
-            for side, stage, quantity, value in needs
+            for side, (stage, quantity, value) in needs
             if side in sides
         ]
         ongoing.add(unit, resources=rows)
         reporter.advance()
 
 
-def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, str, Quantity, int]]:
+def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, Need]]:
     """Side, stage, quantity and value of all that the halves need for a request."""
     sent = send(split.device, sample, Untimed())
-    works: dict[Side, Callable[[Clock], object]] = {"device": lambda clock: send(split.device, sample, clock)}
-    halves: dict[Side, object] = {"device": split.device}
-    server = getattr(split, "server", None)
-    if not isinstance(sent, Answer) and server is not None:
-        works["server"] = lambda clock: split.serve(sent, [sample.question], clock)
-        halves["server"] = server
-    for side, work in works.items():
-        work(Untimed())
-        weights = weights_bytes(halves[side])
-        yield side, "", "weights_bytes", weights
-        if (taken := memory_taken_bytes(functools.partial(work, Untimed()), device)) is not None:
-            yield side, "", "peak_memory_bytes", weights + taken
-        counter = OperationsClock(device)
-        work(counter)
-        for stage, operations in counter.operations.items():
-            yield side, stage, "operations", operations
+    for need in half_needs(split.device, lambda clock: send(split.device, sample, clock), device):
+        yield "device", need
+    if not isinstance(sent, Answer):
+        for need in split.needs(sent, [sample.question], device):
+            yield "server", need
 
 
 def _precise(ongoing: Run, schedule: Measure) -> str | None:
@@ -303,6 +357,7 @@ class _Timing:
     telemetry: Telemetry
     watch: Watch
     sides: Sequence[Side]
+    ways: Mapping[_Way, "Spaced | None"]
     most_spoilt: float = 0.0
     """Once more requests than these stay disturbed the run is INVALID, and to run them again is of no use."""
     spoilt: int = 0
@@ -314,35 +369,62 @@ class _Timing:
         plan, schedule = self.plan, self.schedule
         rounds = list(itertools.product(range(schedule.repeats), enumerate(timed)))
         turns = [
-            {plan.timing(key, repeat, place, schedule): key for key in plan.halves} for repeat, (_, place) in rounds
+            {
+                plan.timing(key, repeat, place, schedule, None if way is None else way.depends): (key, table)
+                for table, way in self.ways.items()
+                for key in plan.halves
+            }
+            for repeat, (_, place) in rounds
         ]
         pending = set(self.ongoing.expect(unit for turn in turns for unit in turn))
         self.reporter.phase("times", total=len(turns), done=sum(not pending & turn.keys() for turn in turns))
         for (repeat, (number, place)), turn in zip(rounds, turns, strict=True):
             draw = [self.seed, repeat, number] if block == 0 else [self.seed, repeat, number, block]
             shuffled = np.random.default_rng(draw).permutation(len(turn))
-            left = {unit: turn[unit] for unit in (list(turn)[index] for index in shuffled) if unit in pending}
-            if not left:
-                continue
+            of_turn = [unit for unit in (list(turn)[index] for index in shuffled) if unit in pending]
+            # The one way first in even rounds, the other in odd ones.
+            for table in list(self.ways)[:: -1 if repeat % 2 else 1]:
+                if left := {unit: turn[unit][0] for unit in of_turn if turn[unit][1] == table}:
+                    when = {"repeat": repeat, "round": repeat, "start": self.ongoing.start}
+                    self._take(table, left, place, when, timed, turn=repeat * len(timed) + number)
+            if of_turn:
+                self.reporter.advance()
+
+    def _take(
+        self,
+        table: _Way,
+        left: Mapping[Unit, Key],
+        place: int,
+        when: Mapping[str, int],
+        timed: Sequence[int],
+        *,
+        turn: int,
+    ) -> None:
+        """Commits the units of a turn; a scheme of which all is recorded is not run."""
+        plan = self.plan
+        to_run = {
+            unit: key for unit, key in left.items() if not all((*key, side) in plan.recorded for side in self.sides)
+        }
+        taken: dict[Unit, _Request] = {}
+        if to_run:
             if not self.warm:
+                self.ongoing.record_conditions("before timing", conditions())
                 self.watch.begin()
-                _warm_up(plan, list(left.values()), timed, schedule.warmup, self.device)
+                _warm_up(plan, list(to_run.values()), timed, self.schedule.warmup, self.device)
                 self.warm = True
                 self.record()
             self.telemetry.begin()
-            taken = self._turn(left, plan.samples[place])
+            taken = self._turn(to_run, plan.samples[place], self.ways[table])
             lowered = self.telemetry.end()
             if lowered or self.again:
                 self.record(lowered)
-            when = {"repeat": repeat, "round": repeat, "start": self.ongoing.start}
-            rows = [self._rows(unit, left[unit], place, request, when) for unit, request in taken.items()]
-            links = [
-                self._link(unit, left[unit], place, request.transfer, repeat)
-                for unit, request in taken.items()
-                if request.transfer is not None
-            ]
-            self.ongoing.add(list(left), stages=itertools.chain.from_iterable(rows), links=links)
-            self.reporter.advance()
+        rows = [row for unit, key in left.items() for row in self._rows(unit, key, place, taken.get(unit), when, turn)]
+        links = [
+            self._link(unit, left[unit], place, request.transfer, when["repeat"])
+            for unit, request in taken.items()
+            if request.transfer is not None and table == "stages"
+        ]
+        self.ongoing.add(list(left), links=links, **{table: rows})
 
     def record(self, lowered: Sequence[str] = ()) -> None:
         """Commits what was seen of the machine; nothing where this process timed nothing."""
@@ -356,19 +438,22 @@ class _Timing:
             )
             self.again = Counter()
 
-    def _turn(self, left: Mapping[Unit, Key], sample: Sample) -> dict[Unit, "_Request"]:
+    def _turn(self, left: Mapping[Unit, Key], sample: Sample, spaced: "Spaced | None") -> dict[Unit, "_Request"]:
         """Each scheme's request once, and those that were disturbed again, at most twice."""
         taken: dict[Unit, _Request] = {}
         waiting, seen = list(left), list[str]()
         for attempt in range(_ATTEMPTS):
             self.watch.begin(anew=attempt > 0)
             for unit in waiting:
-                taken[unit] = _request(self.plan.halves[left[unit]], sample, self.device, self.watch)
+                half = self.plan.halves[left[unit]]
+                taken[unit] = _request(
+                    half, sample, self.device, self.watch, None if spaced is None else spaced.spacing
+                )
                 self.telemetry.look()
             load = self.watch.load()
             for unit in waiting:
                 taken[unit] = dataclasses.replace(taken[unit], load=load)
-            why = {unit: taken[unit].disturbance for unit in waiting}
+            why = {unit: taken[unit].why_again for unit in waiting}
             waiting = [unit for unit in waiting if why[unit]]
             if not waiting or attempt == _ATTEMPTS - 1 or self.spoilt > self.most_spoilt:
                 break
@@ -378,24 +463,33 @@ class _Timing:
         return taken
 
     def _rows(
-        self, unit: Unit, key: Key, place: int, request: "_Request", when: Mapping[str, int]
+        self, unit: Unit, key: Key, place: int, request: "_Request | None", when: Mapping[str, int], turn: int
     ) -> Iterator[StageRow]:
+        sample = self.plan.samples.names[place].id
+        common: dict[str, Any] = {
+            "run": self.ongoing.manifest.name,
+            "unit": unit.key,
+            "pipeline": key[0],
+            "point": key[1],
+            "sample": sample,
+            **when,
+        }
         for side in self.sides:
-            clock = request.clocks[side]
+            if (recorded := self.plan.recorded.get((*key, side))) is not None:
+                origin: dict[str, Any] = {"machine": recorded.machine, "source": recorded.source}
+                for stage, seconds, cpu_s in recorded.stages(sample, when["repeat"], turn):
+                    yield StageRow(**common, side=side, stage=stage, seconds=seconds, cpu_s=cpu_s, **origin)
+                continue
+            assert request is not None
+            clock, tells = request.clocks[side], request.told_by(side, self.watch)
             for stage, seconds in clock.seconds.items():
                 yield StageRow(
-                    run=self.ongoing.manifest.name,
-                    unit=unit.key,
-                    pipeline=key[0],
-                    point=key[1],
-                    sample=self.plan.samples.names[place].id,
-                    **when,
+                    **common,
                     side=side,
                     stage=stage,
                     seconds=seconds,
                     cpu_s=clock.cpu_s[stage],
-                    # What another machine's stages waited for, this one does not see.
-                    waited_s=request.waited_s[side].get(stage) if self.watch.tells else None,
+                    waited_s=request.waited_s[side].get(stage) if tells else None,
                     load=request.load,
                     machine=self.machines[side],
                     source="measured",
@@ -426,12 +520,20 @@ class _Request:
     transfer: Transfer | None = None
     load: float | None = None
 
+    def told_by(self, side: Side, watch: Watch) -> bool:
+        """Whether it is known how long a side's stages waited: another machine says so itself, or says nothing."""
+        return watch.tells or (side == "server" and self.transfer is not None)
+
     @property
-    def disturbance(self) -> str:
-        """Why it was disturbed; empty where it was not."""
+    def why_again(self) -> str:
+        """Why it is to be run again; empty where it is not.
+
+        It may have lost no more of its time than all requests together may: many that each lost a little less than a
+        disturbed one would add up to a run that is INVALID, and none of them had been run again.
+        """
         seconds = sum(sum(clock.seconds.values()) for clock in self.clocks.values())
         waited_s = sum(sum(of_side.values()) for of_side in self.waited_s.values())
-        return disturbance(seconds, waited_s, self.load)
+        return disturbance(seconds, waited_s, self.load, most_waited=MOST_WAITED_IN_ALL)
 
 
 def _batches(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
@@ -472,12 +574,18 @@ def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: st
         )
 
 
-def _request(split: Parted, sample: Sample, device: str, delays: Delays | None = None) -> _Request:
-    """One request through both halves, each with its own clock, and its way between them."""
+def _request(
+    split: Parted, sample: Sample, device: str, delays: Delays | None = None, spacing: Spacing | None = None
+) -> _Request:
+    """One request through both halves, each with its own clock, and its way between them; ``spacing`` idles around."""
     clocks: dict[Side, StageClock] = {
         "device": StageClock(synchroniser(device), delays),
         "server": StageClock(synchroniser(device), delays),
     }
+    if spacing is not None:
+        spacing.wait()
     sent = send(split.device, sample, clocks["device"])
+    if spacing is not None and not isinstance(sent, Answer) and split.near:
+        spacing.cross(len(sent))
     transfer = None if isinstance(sent, Answer) else split.serve(sent, [sample.question], clocks["server"])[1]
     return _Request(clocks, {side: clock.waited_s() for side, clock in clocks.items()}, transfer)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised with every change of a row's fields or of their meaning; runs of different versions are not compared."""
 
 Side = Literal["device", "server"]
@@ -142,7 +142,7 @@ class EnergyRow:
     """The energy of one rail of one side over a block of requests, or over one request.
 
     ``sample`` is null for a block of several. ``energy_j`` is what the ``sensor`` counted in ``seconds``; ``idle_j`` is
-    what an idle block of equal length took, null where none was measured.
+    what the idle block after it took, ``idle_s`` long; both null where none was measured.
     """
 
     run: str
@@ -157,6 +157,7 @@ class EnergyRow:
     sensor: str
     seconds: float
     energy_j: float
+    idle_s: float | None
     idle_j: float | None
     machine: str
     source: str

@@ -5,22 +5,27 @@ Nothing is loaded and torch is not imported: a scenario is checked, and a comple
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import catalog
 from harness.cache import cache_folder
 from harness.channel.opening import unreadable_files
+from harness.data import own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
 from harness.models import files
-from harness.models.patches import patches_of_all
-from harness.records import SampleRow
-from harness.runs import digests, provenance
+from harness.models.contract import Backbone
+from harness.models.patches import features_of, patches_of_all
+from harness.records import SampleRow, Side
+from harness.runs import digests, provenance, recorded
+from harness.runs.recorded import Recorded
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
-from harness.schemes.contract import OperatingPoint, Scheme
+from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
 
 Thing = TypeVar("Thing")
 Key = tuple[str, str]
@@ -34,7 +39,7 @@ class Stock:
     ``benchmarks`` are those that run: a stand-in for several that are wanted runs once. ``stand_ins`` maps what was
     wanted to what runs instead; ``absent`` has the sentence on each thing that is not here. ``points`` are the schemes
     with their operating points, ``depends`` the digests of what the rows of each depend on besides the samples, and
-    ``links`` those of recorded links and arrivals.
+    ``links`` those of recorded links and arrivals. ``recorded`` are the stage times that a profile has for a side.
     """
 
     scenario: Scenario
@@ -45,6 +50,7 @@ class Stock:
     points: Mapping[Key, tuple[type[Scheme], OperatingPoint]]
     depends: Mapping[Key, Mapping[str, str]]
     links: Mapping[str, str]
+    recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def samples(self) -> Gathered:
@@ -97,7 +103,12 @@ class Stock:
             backbone=self.backbone,
             stand_ins=self.stand_ins,
             points=self.parameters,
-            digests={**of_points, **self.links, "questions": digests.of_data(self.sample_digests)},
+            digests={
+                **of_points,
+                **self.links,
+                **profile_digests(self.recorded),
+                "questions": digests.of_data(self.sample_digests),
+            },
             seed=self.scenario.seed,
             command=command,
             machine=machine,
@@ -114,17 +125,29 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     Raises UnavailableError with a sentence for each thing that is absent and has no stand-in, ScenarioError for
     recorded links and arrivals that cannot be replayed, and what reading a file that a point names raises.
     """
-    if not serving and (wrong := unreadable_files(scenario.replay)):
+    if scenario.estimate is not None:
+        raise ScenarioError(
+            f"{scenario.name} has an 'estimate:' section: its stages are estimated, and nothing of it is measured or "
+            "served; 'harness run' makes its run"
+        )
+    profiles, wrong = ({}, []) if serving else profiles_of(scenario)
+    if not serving and (wrong := [*unreadable_files(scenario.replay), *wrong]):
         raise ScenarioError("\n".join(wrong))
     stand_in = scenario.stand_in if allow_stand_ins else type(scenario.stand_in)()
     absent: list[str] = []
-    load_benchmark = functools.cache(_load_benchmark)
+    load_benchmark = functools.cache(functools.partial(_load_benchmark, folder=scenario.folder))
     ran: dict[str, str] = {}
     samples: dict[str, Sequence[Sample] | None] = {}
+    file_of: dict[str, str] = {}
     for wanted in () if serving else scenario.wanted:
         instead = wanted.stand_in if allow_stand_ins else None
-        ran[wanted.name], found = _first_at_hand(wanted.name, instead, load_benchmark, absent)
-        samples[ran[wanted.name]] = found
+        name, found = _first_at_hand(wanted.name, instead, load_benchmark, absent)
+        # One's own is called otherwise than its path.
+        called, samples_of_it = (name, None) if found is None else found
+        if file_of.setdefault(called, name) != name:
+            raise ScenarioError(f"benchmarks: {file_of[called]} and {name} would both be {called} in rows; rename one")
+        ran[wanted.name] = name if name == wanted.name else called
+        samples[called] = samples_of_it
     backbone, model = _first_at_hand(
         scenario.backbone, stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
     )
@@ -135,10 +158,16 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     depends: dict[Key, dict[str, str]] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in spec.operating_points():
+        for point in spec.operating_points(stand_in=backbone != scenario.backbone):
             key = spec.name, point.label
             points[key] = scheme, point
+            _refuse_size(backbone, scenario.weights, point)
             depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
+            if (published := _stands_in_for(scheme, point)) is not None:
+                ran[published] = f"small {published}"
+                absent += [] if allow_stand_ins else [_no_stand_in(spec.name, point)]
+    if absent and not allow_stand_ins:
+        raise UnavailableError("\n".join(absent))
     swaps = {**ran, scenario.backbone: backbone}
     smaller = catalog.ON_DEVICE.get(backbone)
     if backbone != scenario.backbone and any(f"tower of {smaller}" in of_point for of_point in depends.values()):
@@ -152,29 +181,69 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         points=points,
         depends=depends,
         links={} if serving else {f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
+        recorded={key: of_side for key, of_side in profiles.items() if key[:2] in points},
     )
 
 
-def missing(scenario: Scenario) -> list[str]:
+def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     """The sentences on what a scenario names and its run would not find, apart from benchmarks.
 
     Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
     """
-    found = unreadable_files(scenario.replay)
+    found = [*unreadable_files(scenario.replay), *profiles_of(scenario)[1]]
+    if scenario.estimate is not None:
+        return found  # It is made from counted work: neither weights nor codecs are opened.
     absent: list[str] = []
+    stand_in = scenario.stand_in.backbone if allow_stand_ins else None
     backbone, model = _first_at_hand(
-        scenario.backbone, scenario.stand_in.backbone, lambda name: _model_digests(name, scenario.weights), absent
+        scenario.backbone, stand_in, lambda name: _model_digests(name, scenario.weights), absent
     )
-    if model is None:
-        return [*found, *absent]
+    found += absent if model is None else []
+    wrong: dict[str, str] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in spec.operating_points():
+        for point in spec.operating_points(stand_in=backbone != scenario.backbone):
             try:
+                if model is not None:
+                    _refuse_size(backbone, scenario.weights, point)
                 _scheme_digests(scheme, backbone, point)
             except HarnessError as error:
-                found.append(f"{spec.name} at {point.label}: {error}")
-    return list(dict.fromkeys(found))
+                # What several points name is said once.
+                wrong.setdefault(str(error), f"{spec.name} at {point.label}: {error}")
+            if not allow_stand_ins and _stands_in_for(scheme, point) is not None:
+                found.append(_no_stand_in(spec.name, point))
+    return [*found, *wrong.values()]
+
+
+def _stands_in_for(scheme: type[Scheme], point: OperatingPoint) -> str | None:
+    """What a point's networks are a stand-in for, if they are one."""
+    asked = getattr(scheme, "stands_in_for", None)
+    return None if asked is None else asked(point)
+
+
+def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
+    return (
+        f"{pipeline} at {point.label}: the bundled networks are small and saw no photograph; name a published "
+        "checkpoint as weights, which 'harness weights convert' makes"
+    )
+
+
+def profile_digests(profiles: Mapping[tuple[str, str, Side], Recorded]) -> dict[str, str]:
+    """The digests of the files that profiles come from, by names for people."""
+    return {f"profile {of_side.where.name}": of_side.digest for of_side in profiles.values()}
+
+
+def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
+    """What a scenario's profiles hold, and the sentences on those that cannot be used."""
+    labels = {spec.name: spec.labels for spec in scenario.pipelines}
+    found: dict[tuple[str, str, Side], Recorded] = {}
+    wrong = []
+    for recording in scenario.profile:
+        try:
+            found |= recorded.read(recording, labels[recording.pipeline])
+        except ScenarioError as error:
+            wrong.append(str(error))
+    return found, wrong
 
 
 def sample_rows(stock: Stock) -> Iterator[SampleRow]:
@@ -206,14 +275,38 @@ def _scheme_digests(scheme: type[Scheme], backbone: str, point: OperatingPoint) 
     found = {f"parameters of {scheme.kind} at {point.label}": digests.of_data(point.model_dump(mode="json"))}
     if named := getattr(scheme, "files", None):
         found |= {name: digests.of_file(path) for name, path in named(backbone, point).items()}
+    found |= _own_code(scheme)
     if others := getattr(scheme, "other_models", None):
         for name, weights in others(backbone, point).items():
             found |= _model_digests(name, weights)
     return found
 
 
+def _refuse_size(backbone: str, weights: str | None, point: OperatingPoint) -> None:
+    """Raises ScenarioError for a point that asks for more features or neighbours than the backbone's patches have."""
+    if isinstance(point, ReducedPoint) and (point.merge_to is not None or point.n_c is not None):
+        point.kept_of(n_features := features_of(backbone, weights))
+        if isinstance(point, MergingPoint) and point.neighbours >= n_features:
+            raise ScenarioError(f"neighbours is {point.neighbours}; a feature has {n_features - 1} others in its patch")
+
+
+def _own_code(thing: object) -> dict[str, str]:
+    """The digest of the code that somebody's own scheme or backbone is in: its module, or all of its package."""
+    module = sys.modules[getattr(thing, "__module__", type(thing).__module__)]
+    top = module.__name__.partition(".")[0]
+    if top in ("harness", "baselines") or module.__file__ is None:
+        return {}
+    package = getattr(sys.modules[top], "__path__", None)
+    if package is None:
+        return {f"code of {module.__name__}": digests.of_file(Path(module.__file__))}
+    return {f"code of {top}": digests.of_folder(Path(next(iter(package))), "**/*.py")}
+
+
 def _model_digests(name: str, weights: str | None) -> dict[str, str]:
     """The fingerprint of each part of a model; raises UnavailableError where it is not here."""
+    if name not in catalog.BACKBONES:
+        own: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
+        return {f"{part} of {name}": digest for part, digest in own.digests(weights).items()} | _own_code(own)
     if weights == "random":
         return {f"model {name}": weights}
     folder = files.locate(name, files.SOURCES[name] if weights is None else weights)
@@ -233,8 +326,11 @@ def _first_at_hand(
     return wanted, None
 
 
-def _load_benchmark(name: str) -> Sequence[Sample]:
-    if (cache := cache_folder()) is None:
+def _load_benchmark(name: str, folder: Path) -> tuple[str, Sequence[Sample]]:
+    """What a benchmark is called in rows, and its samples; of one's own, ``folder`` is where its path counts from."""
+    cache = cache_folder()
+    if name not in catalog.BENCHMARKS:
+        return own.load(folder / name, cache=cache)
+    if cache is None:
         raise UnavailableError(f"{name}: no cache folder can be written; name one in TOFC_HARNESS_CACHE")
-    samples: Sequence[Sample] = catalog.load("benchmark", name, catalog.BENCHMARKS)(name, cache=cache)
-    return samples
+    return name, catalog.load("benchmark", name, catalog.BENCHMARKS)(name, cache=cache)

@@ -17,15 +17,19 @@ import pyarrow as pa
 
 from harness import catalog, measure
 from harness.analysis import Analysis, validity
-from harness.edge.client import Peer, PeerTelemetry, Remote, RemoteSplit
+from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info
 from harness.edge.server import Limits, Service
+from harness.energy import Sides, measure_energy
 from harness.measure import Halves, Key, Parted, Reporter
 from harness.models.contract import Models
+from harness.profiling.disturbance import Watch
+from harness.profiling.energy import Meter, Meters
 from harness.profiling.machine import fingerprint, machine_name
+from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
-from harness.records import SampleRow, to_table
+from harness.records import SampleRow, Side, to_table
 from harness.replay import Profile, sweep
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
@@ -107,6 +111,8 @@ def _work(
         # A connection is one process's, and a server answers one request at a time.
         workers = 1 if peer is not None else workers_for(study.device, study.threads)
         measure.answer(plan, ongoing, reporter, workers=workers)
+        telemetry = Telemetry() if peer is None else PeerTelemetry(peer)
+        server_machine = None if server is None else server.machine["name"]
         measure.time(
             plan,
             ongoing,
@@ -115,10 +121,33 @@ def _work(
             seed=scenario.seed,
             machine=machine_name(),
             device=study.device,
-            telemetry=Telemetry() if peer is None else PeerTelemetry(peer),
-            server=None if server is None else server.machine["name"],
+            telemetry=telemetry,
+            server=server_machine,
+            spacing=spaced(stock),
         )
-        measure.weigh(plan, ongoing, reporter, seed=scenario.seed, machine=machine_name(), device=study.device)
+        measure.weigh(
+            plan,
+            ongoing,
+            reporter,
+            seed=scenario.seed,
+            machine=machine_name(),
+            device=study.device,
+            server=server_machine,
+        )
+        if scenario.measure.energy is not None:
+            with Meters() as meters:
+                told: dict[Side, Meter] = {"device": meters, "server": meters if peer is None else PeerMeter(peer)}
+                machines: dict[Side, str] = {"device": machine_name(), "server": server_machine or machine_name()}
+                measure_energy(
+                    plan,
+                    ongoing,
+                    reporter,
+                    schedule=scenario.measure,
+                    seed=scenario.seed,
+                    sides=Sides(meters=told, machines=machines),
+                    device=study.device,
+                    telemetry=telemetry,
+                )
         replay(study.halves, scenario.replay, stock.links, to_table(SampleRow, shown), ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
@@ -132,6 +161,19 @@ def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure
         depends=stock.depends,
         patches=[row.patches for row in shown],
         scoring=stock.scenario.scoring,
+        recorded=stock.recorded,
+    )
+
+
+def spaced(stock: Stock) -> measure.Spaced | None:
+    """How requests come in the scenario's own study, where it wants them timed so."""
+    scenario = stock.scenario
+    if scenario.measure.pacing == "back_to_back":
+        return None
+    given = scenario.replay.model_dump(mode="json", include={"arrivals", "uplinks", "users"})
+    arrivals = digests.of_data([given["arrivals"], given["uplinks"][0], given["users"][0], scenario.seed])
+    return measure.Spaced(
+        spacing=Spacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals}
     )
 
 
@@ -190,7 +232,15 @@ def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
     """The server halves of every scheme at every point, loaded and ready to be served."""
     models, device, _ = load_models(stock)
     halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
-    return Service(halves, describe(stock, telemetry=Telemetry().sources), device=device, token=token, limits=limits)
+    return Service(
+        halves,
+        describe(stock, telemetry=Telemetry().sources),
+        device=device,
+        token=token,
+        limits=limits,
+        watch=Watch(),
+        meter=None if stock.scenario.measure.energy is None else Meters(),
+    )
 
 
 def replay(

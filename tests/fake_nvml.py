@@ -13,7 +13,7 @@ SUCCESS, NOT_SUPPORTED = 0, 3
 
 @dataclass
 class FakeGpu:
-    """What a GPU answers; None is what it does not support. Clocks in MHz, limits in mW."""
+    """What a GPU answers; None is what it does not support. Clocks in MHz, limits and power in mW, energy in mJ."""
 
     name: str
     memory_bytes: int | None = None
@@ -21,15 +21,21 @@ class FakeGpu:
     memory_mhz: int | None = None
     limit_mw: int | None = None
     reasons: int | None = None
+    energy_mj: int | None = None
+    power_mw: int | None = None
+    celsius: int | None = None
 
     def answer(self, question: str, *arguments: Any) -> int | None:
         """What the C function ``question`` says of this GPU."""
-        if question == "nvmlDeviceGetMaxClockInfo":
+        if question in ("nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetClockInfo"):
             return {pynvml.NVML_CLOCK_SM: self.sm_mhz, pynvml.NVML_CLOCK_MEM: self.memory_mhz}[arguments[0].value]
         return {
             "nvmlDeviceGetMemoryInfo": self.memory_bytes,
             "nvmlDeviceGetEnforcedPowerLimit": self.limit_mw,
             "nvmlDeviceGetCurrentClocksEventReasons": self.reasons,
+            "nvmlDeviceGetTotalEnergyConsumption": self.energy_mj,
+            "nvmlDeviceGetPowerUsage": self.power_mw,
+            "nvmlDeviceGetTemperature": self.celsius,
         }.get(question)
 
 

@@ -1,12 +1,15 @@
 """A made-up run with the numbers of a real one: what its schemes send, how often they are right, how long they take."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.records import OutcomeRow, RequestRow, SampleRow, StageRow, schema
+from harness.runs import replayed
 from harness.runs.provenance import begin
 from harness.runs.store import Record, Run, Unit
 from harness.scenario.load import hash_of
@@ -54,7 +57,7 @@ STAGES_S = {
 """For each pipeline the mean seconds of its stages, side before stage."""
 
 
-REPLAY = {
+REPLAY: dict[str, Any] = {
     "uplinks": [{"kind": "constant", "rate_bps": rate_bps, "name": name} for name, rate_bps in RATES_BPS.items()],
     "users": [1],
     "sharing": "own",
@@ -154,6 +157,20 @@ def make(
                 run.add(unit, outcomes=outcomes, stages=stages, requests=requests)
         run.finish(reasons)
     return Run.read(folder)
+
+
+def small(folder: Path) -> Record:
+    """Two schemes of :func:`make`'s run at one uplink, named ``tonight``, with the requests that its replay makes."""
+    selection = {"reference": "server_only", "target": 0.92, "margin": 0.04, "confidence": 0.95, "resamples": 100}
+    replay = {"uplinks": REPLAY["uplinks"][:1]}
+    record = make(folder, name="tonight", selection=selection, replay=replay)
+    kept = pa.array(["server_only", "tofc"])
+    points = {name: of for name, of in record.manifest.points.items() if name in kept.to_pylist()}
+    tables = {kind: getattr(record, kind) for kind in ("stages", "outcomes")}
+    tables = {kind: table.filter(pc.is_in(table["pipeline"], kept)) for kind, table in tables.items()}
+    manifest = record.manifest.model_copy(update={"points": points})
+    requests = replayed.requests(manifest, folder, tables["stages"], tables["outcomes"], record.samples)
+    return dataclasses.replace(record, manifest=manifest, requests=requests, **tables)
 
 
 def _parameters(label: str) -> dict[str, float]:

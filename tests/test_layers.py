@@ -58,5 +58,5 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     from harness import catalog
     from harness.errors import ScenarioError
 
-    with pytest.raises(ScenarioError, match="unknown scheme 'gif'; known: compressai, device_only, elic, "):
+    with pytest.raises(ScenarioError, match="unknown scheme 'gif'; known: avif, compressai, device_only, "):
         catalog.load("scheme", "gif", catalog.SCHEMES)

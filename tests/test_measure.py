@@ -11,11 +11,12 @@ import pytest
 
 from harness import measure
 from harness.analysis import Analysis
-from harness.analysis.validity import reasons
+from harness.analysis.validity import disturbance, reasons
 from harness.data.asking import samples
 from harness.data.gathered import gather
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
+from harness.profiling.clock import StageClock
 from harness.profiling.disturbance import Watch
 from harness.profiling.telemetry import Telemetry
 from harness.records import SampleRow
@@ -268,3 +269,15 @@ def test_a_run_that_is_spoilt_is_not_run_again_without_end(
     (told,) = (reason for reason in reasons(Analysis(record)) if "disturbed" in reason)
     assert told.startswith("24 of 24 timed requests were disturbed (0 kept from running, around 24 others kept")
     assert told.endswith("after 2 disturbed ones were run again")
+
+
+@pytest.mark.parametrize(
+    ("lost", "again", "disturbed"), [(0.01, False, False), (0.03, True, False), (0.06, True, True)]
+)
+def test_what_lost_more_than_all_may_lose_is_run_again(lost: float, again: bool, disturbed: bool) -> None:
+    """Between 2 and 5 % of its time a request is run again, so that no run is INVALID by losses that none looked at."""
+    clocks = {"device": StageClock(), "server": StageClock()}
+    clocks["device"].seconds["encode"] = 0.1
+    request = measure._Request(clocks, {"device": {"encode": 0.1 * lost}, "server": {}})
+    assert bool(request.why_again) == again
+    assert bool(disturbance(0.1, 0.1 * lost, None)) == disturbed

@@ -3,18 +3,23 @@
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from harness.analysis import Analysis
 from harness.data.sample import Question, Sample
 from harness.data.tsv import write_tsv
+from harness.errors import ResultsError
+from harness.illustrate import illustrate
 from harness.runs.provenance import MANIFEST, read
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
@@ -239,3 +244,34 @@ def test_several_benchmarks_in_one_study(tmp_path: Path, monkeypatch: pytest.Mon
 
 def _parts(folder: Path) -> int:
     return len(list((folder / "parts").glob("*"))) if (folder / "parts").exists() else 0
+
+
+def test_a_run_is_illustrated(smoke: Record, tmp_path: Path) -> None:
+    """Densities integrate to one, bits are the payloads' own, cases are right by the rows, and no row changes."""
+    folder = tmp_path / "smoke"
+    shutil.copytree(smoke.folder, folder)
+    reporter = Silent()
+    illustrate(load(SMOKE), folder, pictures=2, reporter=reporter)
+    found = Analysis.read(folder).illustrations
+    assert found is not None
+    assert reporter.steps == reporter.phases[0][1]
+    assert found.density is not None
+    for histogram in (found.density.unmerged, found.density.merged):
+        inside = np.sum(np.array(histogram.density) * np.diff(histogram.edges))
+        assert inside == pytest.approx(0.999, abs=0.002)
+    assert found.density.unmerged.elements > 20 * found.density.merged.elements
+    outcomes = smoke.outcomes.to_pandas()
+    bits = pd.DataFrame([row.model_dump() for row in found.bits])
+    assert set(bits["pipeline"]) == set(outcomes["pipeline"])
+    for (pipeline, point), parts in bits.groupby(["pipeline", "point"]):
+        sizes = outcomes[(outcomes["pipeline"] == pipeline) & (outcomes["point"] == point)]["payload_bytes"]
+        assert 8 * sizes.min() <= parts["bits"].sum() <= 8 * sizes.max()
+    assert {"z", "y", "experts"} <= set(bits[bits["pipeline"] == "tofc"]["part"])
+    if found.cases is not None:
+        for case in found.cases.cases:
+            row = outcomes[(outcomes["pipeline"] == "tofc") & (outcomes["sample"] == case.sample)].iloc[0]
+            assert (row["correct"], row["answer"], row["payload_bytes"]) == (True, case.answer, case.payload_bytes)
+            assert (folder / "illustrations" / case.left).exists()
+    other = load(SMOKE).model_copy(update={"seed": 1})
+    with pytest.raises(ResultsError, match="another scenario"):
+        illustrate(other, folder, reporter=Silent())

@@ -43,7 +43,7 @@ class Row(NamedTuple):
 @torch.inference_mode()
 def measured(models: LlavaModels, scheme: type[Ablation], point: str, n_clusters: int, pages: int) -> Row:
     """A point on the held-out pages."""
-    at = FeaturePoint(codec=point, merge_to=n_clusters / models.vision().n_features)
+    at = FeaturePoint(codec=point, n_c=n_clusters)
     device: Any = scheme.device_half(models, at)
     server: Any = scheme.server_half(models, at)
     layers = server.language._engine.language

@@ -94,9 +94,9 @@ class Ablation(Tofc):
         vision = models.vision(adapter)
         reducer = cls.reducer(folder, vision.feature_dim, models.device)
         if adapter is not None:
-            return FeatureDevice(cls.kind, vision, reducer, HalfPrecision(), point.merge_to, checked=False)
+            return FeatureDevice(cls.kind, vision, reducer, HalfPrecision(), point, checked=False)
         codec = load_codec(cls.codec_type(), folder / CODEC, models.device)
-        return FeatureDevice(cls.kind, vision, reducer, codec, point.merge_to)
+        return FeatureDevice(cls.kind, vision, reducer, codec, point)
 
     @classmethod
     def server_half(cls, models: Models, point: FeaturePoint) -> ServerHalf:
@@ -111,13 +111,13 @@ class Ablation(Tofc):
         folder = folder_of(models.name, cls.kind, point.codec)
         if (adapter := adapter_of(folder)) is not None:
             adapted = models.language(adapter)
-            return FeatureServer(adapted, HalfPrecision(), limits_of(models, adapted, point.merge_to))
+            return FeatureServer(adapted, HalfPrecision(), limits_of(models, adapted, point))
         projector, _ = read(folder / PROJECTOR)
         try:
             language = models.language(projector=projector)
         except CheckpointError as error:
             raise CheckpointError(f"{folder / PROJECTOR}: {error}") from None
-        limits = limits_of(models, language, point.merge_to)
+        limits = limits_of(models, language, point)
         return FeatureServer(language, load_codec(cls.codec_type(), folder / CODEC, models.device), limits)
 
     @classmethod

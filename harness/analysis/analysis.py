@@ -1,6 +1,6 @@
 """One run's analysis: each quantity that is computed from its rows, once, for whoever shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -10,15 +10,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import breakdown, cells, comparison, latency, means, precision
+from harness.analysis import breakdown, cells, comparison, energy, latency, means, pacing, precision
 from harness.analysis.cells import Population, Setting
 from harness.analysis.curves import Ladder
 from harness.analysis.select import Answers, Equality, Key, ladders_of, select
 from harness.errors import ResultsError, unknown_name
 from harness.records import Quantity, Side
+from harness.replay.cell import Cell
 from harness.replay.profile import Profile, sent_bytes
-from harness.runs.provenance import Manifest
-from harness.runs.store import Record, Run
+from harness.runs import illustrations
+from harness.runs.illustrations import Illustrations
+from harness.runs.provenance import UNAVAILABLE, Manifest
+from harness.runs.store import Record, Run, complete_runs
+from harness.scenario.replay import ConstantUplink
 
 _UPLINK = ["replay", "channel", "users"]
 
@@ -39,6 +43,15 @@ class Analysis:
     def read(cls, folder: Path) -> Self:
         """The analysis of a complete run; raises what :meth:`harness.runs.store.Run.read` raises."""
         return cls(Run.read(folder))
+
+    @classmethod
+    def read_all(cls, paths: Sequence[Path]) -> list[Self]:
+        """The analyses of runs, each once: a path is a run's folder, or one that holds complete runs.
+
+        Raises ResultsError where a path holds none, and what :meth:`read` raises.
+        """
+        folders = [folder for path in paths for folder in complete_runs(path)]
+        return [cls.read(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
 
     @property
     def manifest(self) -> Manifest:
@@ -158,8 +171,120 @@ class Analysis:
             profiles={key: self.profile(*key) for key in self.timed_points},
             starts=starts,
             sources=latency.sources(self.record.stages),
-            confidence=self.equality.confidence,
+            confidence=self._latency_confidence,
         )
+
+    def spent(self) -> Iterator[tuple[dict[str, object], latency.Floats]]:
+        """Each cell of the selected points' replay with the T of its requests, in seconds; infinite where unanswered.
+
+        A cell has the keys of :data:`harness.analysis.latency.CELL`; cells come by uplink, rates upwards.
+        """
+        for cell, rows in latency.cells(self._selected_requests):
+            yield cell, latency.total_s(rows)
+
+    def link_and_wait(self, pipeline: str, point: str, channel: str, sample: str) -> dict[str, float]:
+        """The mean ``link`` and ``wait`` time of a point's requests of one sample at an uplink with the fewest users.
+
+        In seconds; 0 where it has no such request that was answered.
+        """
+        rows = self._selected_requests
+        wanted = {"pipeline": pipeline, "point": point, "channel": channel, "sample": sample}
+        for name, value in wanted.items():
+            rows = rows.filter(pc.equal(rows[name], value))
+        if rows.num_rows:
+            rows = rows.filter(pc.equal(rows["users"], pc.min(rows["users"])))
+        seconds = {part: latency.part_s(rows, part) for part in ("link", "wait")}
+        finite = {part: of_part[np.isfinite(of_part)] for part, of_part in seconds.items()}
+        return {part: float(of_part.mean()) if of_part.size else 0.0 for part, of_part in finite.items()}
+
+    @cached_property
+    def levels(self) -> pd.DataFrame:
+        """The level of every selected point in each round: its mean time there, over that of all rounds.
+
+        Columns ``pipeline``, ``point``, ``round`` (from 0), ``start`` and ``level``.
+        """
+        tables = []
+        for pipeline, point in self._selected_keys:
+            timed = self.setting.timed((pipeline, point))
+            level_R = cells.levels(timed)
+            columns = {"round": np.arange(level_R.size), "start": timed.start_R, "level": level_R}
+            tables.append(pd.DataFrame({"pipeline": pipeline, "point": point, **columns}))
+        empty = pd.DataFrame(columns=["pipeline", "point", "round", "start", "level"])
+        return pd.concat(tables, ignore_index=True) if tables else empty
+
+    def timed_mean(self, pipeline: str, point: str) -> means.Estimate:
+        """The mean of a point's device and server times over the whole benchmark, in seconds, without the link."""
+        timed = self.setting.timed((pipeline, point))
+        stratum_S, stratum_N = cells.strata(self.profile(pipeline, point), self.population)
+        return means.mean_latency(
+            timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self.equality.confidence
+        )
+
+    @cached_property
+    def loads(self) -> pd.DataFrame:
+        """The utilisation of servers and uplink in each cell: :func:`harness.analysis.cells.utilisations`.
+
+        Columns of :data:`harness.analysis.latency.CELL`, ``p99_s``, that of all its requests whether the pictures
+        certify it or not, and ``servers`` and ``uplink``, null where they are not known.
+        """
+        found = []
+        for cell, seconds_R in self.spent():
+            uplink = self.setting.uplink(str(cell["channel"]))
+            rho: dict[str, float] = {}
+            if uplink is not None:
+                judged = Cell(spec=self.setting.system, uplink=uplink, users=int(str(cell["users"])), seed=0)
+                rho = cells.utilisations(self.setting.profiles[str(cell["pipeline"]), str(cell["point"])], judged)
+            p99_s = latency.percentile(seconds_R, 0.99)
+            found.append({**cell, "p99_s": p99_s if np.isfinite(p99_s) else np.nan, **rho})
+        return pd.DataFrame(found).reindex(columns=[*latency.CELL, "p99_s", "servers", "uplink"])
+
+    @cached_property
+    def crossovers(self) -> pd.DataFrame:
+        """Every rate at which two schemes change places: :func:`harness.analysis.whatif.crossover`.
+
+        Between the slowest and the fastest constant uplink, for one user at each scheme's selected point. A row each
+        with ``below`` and ``above``, the schemes that answer first on either side, ``rate_bps`` with ``rate_low_bps``
+        and ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where none is promised) and ``mean_s``,
+        the latency there. Empty where fewer than two such uplinks were replayed.
+        """
+        from harness.analysis import whatif
+
+        uplinks = sorted(
+            (u for u in self.setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps
+        )
+        columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "reason"]
+        rows = []
+        keys = self._selected_keys if len(uplinks) > 1 else ()
+        ends_s = {
+            key: [cells.mean_at(self.profile(*key), self.setting, uplinks[end]) for end in (0, -1)] for key in keys
+        }
+        for place, key in enumerate(keys):
+            for other in keys[place + 1 :]:
+                one, two = self.profile(*key), self.profile(*other)
+                # Who is ahead at both ends is ahead throughout: T is a + b / rate.
+                slow_s, fast_s = (ends_s[key][end] - ends_s[other][end] for end in (0, 1))
+                if one.samples != two.samples or slow_s * fast_s >= 0:
+                    continue
+                found = whatif.crossover(
+                    one,
+                    two,
+                    self.setting.system,
+                    low_bps=uplinks[0].rate_bps,
+                    high_bps=uplinks[-1].rate_bps,
+                    confidence=self.equality.confidence,
+                    wire=uplinks[0].wire,
+                    population=self.population,
+                )
+                if (rate := found.rate_bps) is None:
+                    continue
+                names = (one.pipeline, two.pipeline)
+                below = str(found.faster_below)
+                at = ConstantUplink.model_construct(kind="constant", rate_bps=rate.value, name="", wire=uplinks[0].wire)
+                mean_s = cells.mean_at(one, self.setting, at)
+                above = names[1] if below == names[0] else names[0]
+                ends = (rate.value, rate.low, rate.high)
+                rows.append(dict(zip(columns, (below, above, *ends, mean_s, rate.reason), strict=True)))
+        return pd.DataFrame(rows, columns=columns)
 
     @cached_property
     def first(self) -> pd.DataFrame:
@@ -174,21 +299,25 @@ class Analysis:
 
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
-        """What makes the selected points' times doubtful: too few pictures, drift between rounds, skewed times."""
-        found = []
+        """What makes the selected points' times doubtful: pictures too few or too alike, drift between rounds, skew."""
+        of_sentence: dict[str, list[str]] = {}
+        few = reach = ""
         for pipeline, point in self._selected_keys:
             timed, profile = self.setting.timed((pipeline, point)), self.profile(pipeline, point)
             strata = cells.strata(profile, self.population)
             drift = means.drift_between_rounds(timed.total_SR, *strata)
             skew = means.skew_warning(timed.total_SR, strata[0])
-            found += [f"{pipeline}: {sentence}" for sentence in (drift.sentence, skew) if sentence]
-            found.insert(0, means.too_few(len(timed.samples)))
-        return tuple(sentence for sentence in dict.fromkeys(found) if sentence)
+            few = few or means.too_few(len(timed.samples))
+            for sentence in filter(None, (drift.sentence, skew)):
+                of_sentence.setdefault(sentence, []).append(pipeline)
+            reach = reach or means.reach_warning(*strata)
+        told = (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
+        return tuple(filter(None, (few, reach, *told)))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:
         """How long each stage of each point takes: :func:`harness.analysis.latency.stage_times`."""
-        return latency.stage_times(self.record.stages, confidence=self.equality.confidence)
+        return latency.stage_times(self.record.stages, confidence=self._latency_confidence)
 
     @cached_property
     def side_times(self) -> pd.DataFrame:
@@ -228,6 +357,14 @@ class Analysis:
     def ladders(self) -> Mapping[Key, Ladder]:
         """The curves of score over bytes: :func:`harness.analysis.comparison.ladders`; none where none is claimed."""
         return comparison.ladders(self.points, self.answers) if self.scored else {}
+
+    def ladders_in(self, benchmark: str) -> Mapping[Key, Ladder]:
+        """:attr:`ladders` in one benchmark by itself; none where the reference scores 0 there."""
+        if self.manifest.benchmarks == (benchmark,):
+            return self.ladders
+        answers = breakdown.answers_in(self.record.outcomes, self.record.samples, self.equality, benchmark)
+        points = self.benchmarks[self.benchmarks["benchmark"] == benchmark]
+        return comparison.ladders(points, answers) if answers.scored else {}
 
     @cached_property
     def equal_scores(self) -> pd.DataFrame:
@@ -298,7 +435,7 @@ class Analysis:
                     "point": point,
                     "pictures": planned.pictures,
                     "rounds": planned.rounds,
-                    "latency_reason": f"{pipeline}: {planned.reason}" if planned.reason and not few else planned.reason,
+                    "latency_reason": planned.reason,
                     "bytes_pictures": bytes_pictures,
                     "bytes_reason": bytes_reason,
                     "score_pictures": score_pictures,
@@ -315,11 +452,16 @@ class Analysis:
             return np.nan, ""
         said = mine[mine["reason"] == ""]
         if said.empty:
-            return np.nan, f"{pipeline}: {mine['reason'].iloc[0]}"
+            return np.nan, str(mine["reason"].iloc[0])
         pair = said.iloc[0]
         ends = [pair["ratio_high"] / pair["ratio"], pair["ratio"] / pair["ratio_low"] if pair["ratio_low"] else np.inf]
         half, clusters = float(np.log(max(ends))), int(self.points["clusters"].iloc[0])
         return precision.questions_needed(half, clusters, float(np.log1p(wanted))), ""
+
+    @cached_property
+    def illustrations(self) -> Illustrations | None:
+        """What was computed of the run besides its rows: :mod:`harness.runs.illustrations`; None where nothing was."""
+        return illustrations.read(self.record.folder, self.manifest)
 
     @cached_property
     def resources(self) -> pd.DataFrame:
@@ -332,6 +474,46 @@ class Analysis:
         wide = rows.pivot_table(index=["pipeline", "point"], columns="column", values="value", aggfunc="sum")
         columns = [f"{side}/{quantity}" for side in get_args(Side) for quantity in get_args(Quantity)]
         return self._in_order(wide.reindex(columns=columns).rename_axis(columns=None).reset_index())
+
+    @cached_property
+    def pacing(self) -> pd.DataFrame:
+        """What idling between requests changes, where both ways were timed: :func:`harness.analysis.pacing.compare`."""
+        record = self.record
+        found = pacing.compare(record.stages, record.paced, self.population, confidence=self.equality.confidence)
+        return self._in_order(found)
+
+    @cached_property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Which stages of a run that measured others were not measured in it, a phrase for each source and machine."""
+        stages = self.record.stages
+        rows = stages.group_by(["source", "machine", "side", "pipeline"], use_threads=False).aggregate([]).to_pylist()
+        if all(row["source"] != "measured" for row in rows):
+            return ()
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for row in rows:
+            if row["source"] != "measured":
+                found.setdefault((row["source"], row["side"], row["machine"]), []).append(row["pipeline"])
+        return tuple(
+            f"{source}: the {side} stages of {', '.join(pipelines)}, on {machine}"
+            for (source, side, machine), pipelines in found.items()
+        )
+
+    @cached_property
+    def energy(self) -> pd.DataFrame:
+        """The joules of an answer on each side, a row a rail: :func:`harness.analysis.energy.per_answer`."""
+        calibration = (self.manifest.scenario_value("measure").get("energy") or {}).get("calibration")
+        found = energy.per_answer(self.record.energy, calibration=calibration, confidence=self.equality.confidence)
+        return self._in_order(found)
+
+    @cached_property
+    def energy_absent(self) -> str:
+        """Why there is no energy of a side that was to be measured, in one sentence; else empty."""
+        if self.manifest.scenario_value("measure").get("energy") is None:
+            return ""
+        told = [text for session in self.manifest.sessions for text in session.energy.items()]
+        absent = {side: what.removeprefix(UNAVAILABLE) for side, what in told if what.startswith(UNAVAILABLE)}
+        missing = [side for side in absent if side not in set(self.energy["side"])]
+        return "; ".join(f"no energy of the {side} could be read: {absent[side]}" for side in missing)
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
@@ -365,6 +547,12 @@ class Analysis:
         if mine.empty:
             raise ResultsError(f"{self.record.folder}: {pipeline} has no operating point that reaches the target score")
         return self.profile(pipeline, mine["point"].iloc[0])
+
+    @property
+    def _latency_confidence(self) -> float:
+        """The confidence at which intervals of times are made; higher than that claimed where timing stopped early."""
+        stopped = self.manifest.scenario_value("measure").get("precision") is not None
+        return precision.when_stopped(self.equality.confidence) if stopped else self.equality.confidence
 
     @property
     def _texts(self) -> pa.Table | None:

@@ -21,13 +21,18 @@ def by_benchmark(
     ladders: Mapping[Key, Hashable] | None = None,
 ) -> pd.DataFrame:
     """:func:`harness.analysis.select.select` in each benchmark by itself, with a column ``benchmark`` before all."""
-    tables = []
-    for name in benchmarks:
-        mine = samples.filter(pc.equal(samples["benchmark"], name))
-        answered = outcomes.filter(pc.is_in(outcomes["sample"], mine["sample"].combine_chunks()))
-        tables.append(select(Answers(answered, mine, equality, [name]), ladders).assign(benchmark=name))
+    tables = [
+        select(answers_in(outcomes, samples, equality, name), ladders).assign(benchmark=name) for name in benchmarks
+    ]
     found = pd.concat(tables, ignore_index=True)
     return found[["benchmark", *found.columns.drop("benchmark")]]
+
+
+def answers_in(outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmark: str) -> Answers:
+    """The verdicts of every point in one benchmark by itself."""
+    mine = samples.filter(pc.equal(samples["benchmark"], benchmark))
+    answered = outcomes.filter(pc.is_in(outcomes["sample"], mine["sample"].combine_chunks()))
+    return Answers(answered, mine, equality, [benchmark])
 
 
 def by_category(outcomes: pa.Table, samples: pa.Table, benchmarks: Sequence[str]) -> pd.DataFrame:

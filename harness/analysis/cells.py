@@ -4,7 +4,7 @@ A cell is a system, an uplink, a number of users and a point. Two kinds differ i
 
 - Where requests do not meet (one user, who asks again when answered, over a constant link) T is the timed device and
   server stages of a request and a link time that its bytes decide. The mean of the first two over the whole benchmark
-  is post-stratified by patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
+  is found by a line on patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
   payloads of **all** questions, which are known, and is added. A picture's repeats are one observation.
 - Where they queue, or the link's rate varies, the rows of the replay are summed up by picture, what different seeds
   scatter added. A system in which more comes in than can be done is ``unstable`` and has no mean.
@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis import latency, means, percentiles
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, mean_latency
+from harness.channel.opening import mean_bps
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Profile
@@ -272,8 +273,17 @@ def _columns(estimates: Mapping[str, Estimate]) -> dict[str, float]:
 def instability(profile: Profile, cell: Cell) -> str:
     """``unstable: utilisation 1.3 of the servers`` where queues grow without end, else empty.
 
-    Users of a closed loop wait for their answers, so that it is never unstable; batches, and links whose rate varies,
-    are not judged.
+    Users of a closed loop wait for their answers, so that it is never unstable; batches, and recordings that stop, are
+    not judged. A link whose rate varies is judged by its mean.
+    """
+    loads = utilisations(profile, cell)
+    return next((reason for where, rho in loads.items() if (reason := percentiles.unstable(rho, where))), "")
+
+
+def utilisations(profile: Profile, cell: Cell) -> dict[str, float]:
+    """The load rho of the ``servers`` and of the ``uplink``, those of them that are known before anything is replayed.
+
+    Users of a closed loop wait for their answers and have none; batches, and recordings that stop, are not judged.
     """
     spec, uplink = cell.spec, cell.uplink
     match spec.arrivals:
@@ -282,16 +292,16 @@ def instability(profile: Profile, cell: Cell) -> str:
         case Periodic(every_s=every_s):
             each_hz = 1 / every_s
         case _:
-            return ""
+            return {}
+    loads = {}
     if spec.batching is None:
-        rho = percentiles.utilisation(cell.users * each_hz, float(profile.server_s.mean()), spec.servers)
-        if reason := percentiles.unstable(rho, "servers"):
-            return reason
-    if isinstance(uplink, ConstantUplink):
+        loads["servers"] = percentiles.utilisation(cell.users * each_hz, float(profile.server_s.mean()), spec.servers)
+    # A finished run's other links are not opened again.
+    if uplink is not None and (rate_bps := mean_bps(uplink)) is not None:
         senders = 1 if spec.sharing == "own" else cell.users
-        link_s = 8 * float(profile.payload_bytes.mean()) / uplink.rate_bps
-        return percentiles.unstable(percentiles.utilisation(senders * each_hz, link_s, 1), "uplink")
-    return ""
+        link_s = 8 * float(profile.payload_bytes.mean()) / (cell.scale * rate_bps)
+        loads["uplink"] = percentiles.utilisation(senders * each_hz, link_s, 1)
+    return loads
 
 
 def requests_meet(cell: Cell) -> bool:
@@ -324,6 +334,18 @@ def times_and_known(
         server_stage_s=nothing[:, None],
     )
     return timed_SR, float(np.average(total_s(replay(links, once)), weights=weight_N))
+
+
+def levels(timed: Timed) -> Floats:
+    """A point's mean device and server time in each round, over that in all rounds, (R,)."""
+    return np.asarray(timed.total_SR.mean(axis=0) / timed.total_SR.mean())
+
+
+def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:
+    """The mean T over the whole benchmark of a point whose requests do not meet, at any uplink, in seconds."""
+    once = setting.system.model_copy(update={"arrivals": ClosedLoop(kind="closed_loop"), "users": (1,)})
+    timed_SR, known_s = times_and_known(profile, once, uplink, setting.population)
+    return mean_latency(np.maximum(timed_SR, 1e-12), *strata(profile, setting.population)).value + known_s
 
 
 def strata(profile: Profile, population: Population | None) -> tuple[Floats | None, ArrayLike | None]:

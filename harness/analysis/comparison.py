@@ -294,9 +294,11 @@ def _ends(estimate: Estimate) -> tuple[float, float, float]:
 
 
 def between(low: float, high: float, form: Callable[[float], str]) -> str:
-    """``[1.2, 1.5]``; an end that is unbounded says so."""
+    """``[1.2, 1.5]``; an end that is unbounded says so, and of a ratio both that are."""
     if math.isnan(low):
         return "(no interval)"
+    if low <= 0 and high == math.inf:
+        return "(unbounded both ways)"
     return f"[{form(low) if math.isfinite(low) else 'unbounded'}, {form(high) if math.isfinite(high) else 'unbounded'}]"
 
 

@@ -369,7 +369,7 @@ def _refused(ladder: Ladder, u: float, target: float) -> str:
         return _flat(ladder)
     if not 0 <= u <= 1:
         ends = ladder.curve.at([0.0, 1.0])[0]
-        return f"{ladder.name}: its curve goes from {ends[0]:.3g} to {ends[1]:.3g}, and {target:.3g} is not in between"
+        return f"{ladder.name}: its points score {ends[0]:.3g} to {ends[1]:.3g} by their curve; {target:.3g} is outside"
     return ""
 
 

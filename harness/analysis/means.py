@@ -7,18 +7,17 @@ y_sr is the time of picture s in round r. A round's level is what its times say 
 X holding what is known of the timed pictures, a row each, and xbar its mean over all pictures of the benchmark:
 
 - without strata X is a column of ones, and c_s = 1/S;
-- with fewer than twelve pictures X says in which group each is, and y_r is post-stratified: sum_h W_h mean of group h.
-  Groups are neighbouring strata (counts of tiles), joined until two pictures are expected in each;
-- from twelve pictures on X is (1, stratum), and y_r is the regression estimate, a line of time on tiles (Cochran,
-  Sampling Techniques, 5A.9 and 7.1).
+- X is (1, stratum), and y_r is the regression estimate, a line of time on tiles (Cochran, Sampling Techniques, 7.1);
+- with fewer than six pictures, and where such a line would go below 0, X says in which group each picture is, and y_r
+  is post-stratified: sum_h W_h mean of group h (5A.9). Groups are neighbouring strata (counts of tiles), joined until
+  two pictures are expected in each.
 
 The mean is that of the levels. What is unknown about it, relative to it, has two parts:
 
-- v_1, of the pictures: with z_s = mean_r y_sr / y_r and its residuals e_s, sum(c^2) sum(e^2) / (S - p) for groups, and
-  sum_s c_s^2 e_s^2 / (1 - h_s)^1.5, h_s the leverages, for the line, whose scatter grows with the time: between HC2 and
-  HC3 of MacKinnon and White (Journal of Econometrics 29, 1985), which cover 93 and 98 % with twelve pictures. There
-  are S - p degrees of freedom, p the rank of X. What hits a whole round divides out of z_s; repeats of a picture are
-  averaged and never counted as pictures.
+- v_1, of the pictures: sum(c^2) sum(e^2) / (S - p), e_s the residuals of z_s = mean_r y_sr / y_r about their line or
+  group, with S - p degrees of freedom, p the rank of X. What hits a whole round divides out of z_s; repeats of a
+  picture are averaged and never counted as pictures. One scatter is taken for all strata: pictures are drawn evenly
+  over them, so that c_s is nearly 1/S, and the mean is as sure as the scatter's mean.
 - v_2 = sigma_b^2 / R, of the drift between rounds: the variance of log y_r less what the scatter of single requests
   explains, never below 0, with R - 1 degrees of freedom; only from three rounds on. Where the rounds come from three
   process starts or more, the starts are what is drawn, and the variance is that of their levels.
@@ -56,12 +55,9 @@ MIN_ROUNDS = 3
 SETTLED_ROUNDS, SETTLED_STARTS = 8, 3
 """From these on an absolute mean is more than this session's."""
 
-LINE_PICTURES = 12
-"""From these on a line of time on tiles takes the place of groups: its interval covers as well and is narrower."""
-
 SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
-
-_LEVERAGE = 1.5
+BEYOND = 0.05
+"""A larger share of pictures beyond the strata that were timed is warned of."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -279,6 +275,21 @@ def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> s
     return f"intervals may cover less than claimed: {'; '.join(sentences)}" if sentences else ""
 
 
+def reach_warning(stratum_S: ArrayLike, population_N: ArrayLike) -> str:
+    """A sentence where more than a few pictures of the benchmark lie beyond the strata that were timed, else empty.
+
+    What they take is then not measured: a line is continued to them, and where all timed pictures are of one stratum
+    there is none.
+    """
+    own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
+    sentences = []
+    for share, word in ((float((all_N > own_S.max()).mean()), "more"), (float((all_N < own_S.min()).mean()), "fewer")):
+        if share > BEYOND:
+            sentences.append(f"{share:.0%} of the benchmark's pictures have {word} patches than any that was timed")
+    taken = "as slow as those timed" if np.ptp(own_S) == 0 else "on the line through those timed"
+    return f"{' and '.join(sentences)}: they are taken to be {taken}" if sentences else ""
+
+
 def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
     """``n`` different pictures of N to time, (n,) places in the order in which to take them.
 
@@ -318,7 +329,7 @@ class _Study:
             own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
             if own_S.shape != (n_pictures,):
                 raise ValueError(f"{own_S.size} strata do not go with {n_pictures} pictures")
-            self.line = method == "line" or (method == "auto" and n_pictures >= LINE_PICTURES)
+            self.line = method == "line" or (method == "auto" and n_pictures >= MIN_PICTURES)
             if self.line and np.ptp(own_S) > 0:
                 x_SP, xbar_P = np.column_stack([np.ones(n_pictures), own_S]), np.array([1.0, all_N.mean()])
             else:
@@ -342,10 +353,7 @@ class _Study:
         """v_1."""
         mean_S = relative_SR.mean(axis=1)
         residual_S = mean_S - self.x_SP @ (self.inverse_PS @ mean_S)
-        if not self.line:
-            return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
-        kept_S = np.maximum(1 - np.einsum("sp,ps->s", self.x_SP, self.inverse_PS), 1e-6)
-        return float(((self.weight_S * residual_S) ** 2 / kept_S**_LEVERAGE).sum())
+        return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
 
     def of_requests(self, relative_SR: Floats) -> float:
         """The variance of single requests about their picture's mean; 0 of a single round."""

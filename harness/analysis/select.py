@@ -34,6 +34,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from harness.analysis import percentiles, selection
+from harness.analysis.means import too_few
 from harness.data.scoring import Metric, metric
 from harness.errors import ResultsError
 from harness.runs.provenance import Manifest
@@ -80,8 +81,6 @@ class Equality:
 
 _FLOATS = ("target", "margin", "confidence")
 
-
-_ENDLESS = 10**9
 
 NORMALISED = "normalised score (%)"
 """What the score of several benchmarks is called."""
@@ -195,8 +194,9 @@ def select(answers: Answers, ladders: Mapping[Key, Hashable] | None = None) -> p
 
     - ``pipeline``, ``point``, ``ladder``, ``metric``, ``questions`` (N), ``clusters`` (C), and the means of
       ``payload_bytes`` and ``visual_tokens``
-    - ``score``, ``score_low`` and ``score_high`` (Clopper and Pearson's interval for the clusters' effective number,
-      null below six of them), ``score_max``, in the metric's unit
+    - ``score``, ``score_low`` and ``score_high`` (Clopper and Pearson's interval for the clusters' effective number; of
+      a normalised average the ratios that the score test does not reject; null below six clusters), ``score_max``, in
+      the metric's unit
     - ``relative_score``, over the reference's, null where that is 0; ``p_value`` of the test, null where the ladder
       ended above the point
     - ``reference``, ``admissible``, ``selected``: a pipeline with no selected point does not reach the target
@@ -257,18 +257,27 @@ def _decided(answers: Answers, table: pd.DataFrame, theta: float) -> dict[Key, t
 
 
 def _interval(answers: Answers, key: Key) -> tuple[float, float]:
-    """The interval of a score from its clusters, as that of a share of the highest score."""
-    top = answers.score_max
-    share_C = answers.contributions(key) / top
-    if len(answers.parts) > 1:
-        # How far the benchmarks' own means lie apart is no scatter of pictures.
-        of_part = np.repeat(np.arange(len(answers.parts)), [part.n_clusters for part in answers.parts])
-        means = np.bincount(of_part, share_C) / np.bincount(of_part)
-        share_C = share_C - means[of_part] + share_C.mean()
-    # An average of benchmarks may be surer than as many questions of one: each is a stratum.
-    most = len(answers.points[key]) if len(answers.parts) == 1 else _ENDLESS
-    found = percentiles.share(share_C[:, None], at_most=most, confidence=answers.equality.confidence).estimate
-    return top * found.low, top * found.high
+    """The interval of a score: that of a share of the highest score, or of several benchmarks that of a ratio.
+
+    A normalised average is a ratio to the reference on the same pictures. Its interval holds the ratios that the score
+    test of :mod:`harness.analysis.selection` rejects neither from below nor, with the two changed over, from above; the
+    reference's own is 100 by definition.
+    """
+    own_C, confidence = answers.contributions(key), answers.equality.confidence
+    if len(answers.parts) == 1:
+        top, most = answers.score_max, len(answers.points[key])
+        found = percentiles.share(own_C[:, None] / top, at_most=most, confidence=confidence).estimate
+        return top * found.low, top * found.high
+    if key == answers.reference:
+        return 100.0, 100.0
+    if too_few(answers.n_clusters):
+        return np.nan, np.nan
+    reference_C, tail = answers.contributions(answers.reference), (1 - confidence) / 2
+    over, under = (
+        selection.certified_share(own_C, reference_C, tail),
+        selection.certified_share(reference_C, own_C, tail),
+    )
+    return 100 * over, min(100 / under if under > 0 else np.inf, answers.score_max)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,9 +81,25 @@ def reasons(run: Analysis) -> list[str]:
     ]
 
 
-def disturbance(seconds: float, waited_s: float | None, load: float | None) -> str:
-    """Why a request of so many seconds was disturbed, in a phrase; empty where it was not, or nothing tells of it."""
-    if waited_s is not None and waited_s > max(LEAST_WAITED_S, MOST_WAITED * seconds):
+def reasons_of_answers(run: Analysis) -> list[str]:
+    """Those of :func:`reasons` that concern payloads and answers, and not only how long things took."""
+    record = run.record
+    stages = record.stages.select([*_REQUEST, "side"]).to_pandas().drop_duplicates()
+    outcomes = record.outcomes.select([*_POINT, "sample", "payload_bytes", "truth"]).to_pandas()
+    return [
+        *_both_halves(stages, outcomes),
+        *_same_questions(outcomes),
+        *_questions(run),
+        *_one_software(record),
+    ]
+
+
+def disturbance(seconds: float, waited_s: float | None, load: float | None, *, most_waited: float = MOST_WAITED) -> str:
+    """Why a request of so many seconds was disturbed, in a phrase; empty where it was not, or nothing tells of it.
+
+    ``most_waited`` is the largest share of its time that it may have been kept from running.
+    """
+    if waited_s is not None and waited_s > max(LEAST_WAITED_S, most_waited * seconds):
         return "kept from running"
     return "others kept processors busy" if load is not None and load > MOST_LOAD else ""
 

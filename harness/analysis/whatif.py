@@ -16,6 +16,8 @@ A system in which more work comes in than can be done has no mean: its utilisati
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,6 +30,7 @@ from harness.analysis import latency, percentiles
 from harness.analysis.cells import (
     Population,
     instability,
+    matrix,
     mean_of_rows,
     of_pictures,
     percentile_of_rows,
@@ -35,8 +38,9 @@ from harness.analysis.cells import (
     strata,
     times_and_known,
 )
-from harness.analysis.latency import required_samples, share_in_time, total_s
+from harness.analysis.latency import share_in_time, total_s
 from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
+from harness.channel.opening import mean_bps
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Floats, Profile
@@ -46,6 +50,9 @@ Statistic = Callable[[Floats], float]
 
 _RATES = 64
 """How many rates a crossing is looked for at before it is solved for."""
+
+_LINK_RATES, _COARSE, _LOG_PRECISION = 24, 8, 0.005
+"""The same where each look is a replay of every stream, and of one resample; how near a crossing is solved for."""
 
 
 def percentile(q: float) -> Statistic:
@@ -147,13 +154,15 @@ class Crossover:
     """Where two schemes are equally fast; below ``rate_bps`` the one with fewer bytes answers first.
 
     ``rate_bps`` is None where one of them, ``faster_throughout``, is faster at every rate looked at; ``sure`` says
-    whether the pictures leave no doubt of it at either end.
+    whether the pictures leave no doubt of it at either end. Below ``unstable_below_bps`` neither keeps up with what is
+    asked, and neither is faster; it is None where one does at every rate, infinity where none does.
     """
 
     rate_bps: Estimate | None
     faster_below: str | None
     faster_throughout: str | None
     sure: bool
+    unstable_below_bps: float | None = None
 
 
 def crossover(
@@ -214,6 +223,99 @@ def crossover(
     return Crossover(Estimate(rate, min(slowest, rate), max(fastest, rate)), below, None, False)
 
 
+def crossover_of_links(
+    a: Profile,
+    b: Profile,
+    spec: Replay,
+    uplink: Uplink,
+    *,
+    low_bps: float,
+    high_bps: float,
+    users: int = 1,
+    resamples: int = 20,
+    confidence: float = 0.95,
+) -> Crossover:
+    """The mean rate of a link from which on the other of two schemes answers first, wherever requests may meet.
+
+    The link is ``uplink`` with its rate at every instant scaled, so that its mean is the rate looked at. The value is
+    where the means of ``resamples`` replications, on the timed pictures and the same random streams, are equal; its
+    interval, as :func:`replicated`'s, comes from as many crossings, each of pictures drawn anew and a stream of its
+    own. An end is open, 0 or infinity, where such a crossing is not between the rates looked at. Where a system is
+    unstable the other answers first. Raises ResultsError for profiles of other samples, and for a recording that
+    stops, which has no mean rate.
+    """
+    if a.samples != b.samples:
+        raise ResultsError(f"{a.pipeline} and {b.pipeline} were not timed on the same samples and repeats")
+    if (own_bps := mean_bps(uplink)) is None:
+        raise ResultsError(f"{uplink.label} stops, and has no mean rate to look for a crossing at; let it loop")
+    base = Cell(spec=spec, uplink=uplink, users=users, seed=0)
+    seeds = range(resamples)
+    drawn = [(_resampled(a, seed), _resampled(b, seed)) for seed in seeds]
+
+    def difference(log_rate: float, pairs: Sequence[tuple[Profile, Profile]], of: Sequence[int]) -> float:
+        cell = dataclasses.replace(base, scale=math.exp(log_rate) / own_bps)
+        late_a, late_b = (bool(instability(profile, cell)) for profile in (a, b))
+        if late_a or late_b:
+            return math.nan if late_a and late_b else math.inf if late_a else -math.inf
+        found = [
+            mean(total_s(replay(one, own))) - mean(total_s(replay(other, own)))
+            for (one, other), own in zip(pairs, (dataclasses.replace(cell, seed=seed) for seed in of), strict=True)
+        ]
+        return float(np.mean(found))
+
+    grid = np.linspace(math.log(low_bps), math.log(high_bps), _LINK_RATES)
+    values = [difference(x, [(a, b)] * resamples, seeds) for x in grid.tolist()]
+    told = [(x, value) for x, value in zip(grid.tolist(), values, strict=True) if not math.isnan(value)]
+    unstable = None if len(told) == len(grid) else math.exp(told[0][0]) if told else math.inf
+    if not told:
+        return Crossover(None, None, None, False, unstable)
+    crossing = _first_crossing(told, lambda x: difference(x, [(a, b)] * resamples, seeds))
+    few = too_few(len(set(a.samples)))
+    if crossing is None:
+        faster = a.pipeline if told[0][1] + told[-1][1] < 0 else b.pipeline
+        own = list(zip(seeds, drawn, strict=True))
+        ends = [difference(told[place][0], [pair], [seed]) for place in (0, -1) for seed, pair in own]
+        sure = not few and (all(end < 0 for end in ends) or all(end > 0 for end in ends))
+        return Crossover(None, None, faster, sure, unstable)
+    below = a.pipeline if told[0][1] < 0 else b.pipeline
+    rate = math.exp(crossing)
+    if few:
+        return Crossover(Estimate(rate, math.nan, math.nan, few), below, None, False, unstable)
+    logs, beyond = [], {"low": False, "high": False}
+    coarse = [x for x, _ in told[:: max(1, len(told) // _COARSE)]] + [told[-1][0]]
+    for seed, pair in zip(seeds, drawn, strict=True):
+        of_pair = functools.partial(difference, pairs=[pair], of=[seed])
+        seen = [(x, of_pair(x)) for x in dict.fromkeys(coarse)]
+        if (found := _first_crossing(seen, of_pair)) is not None:
+            logs.append(found)
+        else:
+            # All on the side of the lower rates: it crosses beyond the fastest; else below the slowest.
+            beyond["high" if (seen[0][1] < 0) == (told[0][1] < 0) else "low"] = True
+    n_pictures = len(set(a.samples))
+    half = math.inf
+    if len(logs) > 1:
+        error = math.sqrt(n_pictures / (n_pictures - 1) * float(np.var(logs, ddof=1)))
+        freedom = 1 / (1 / (n_pictures - 1) + 1 / (len(logs) - 1))
+        half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
+    low = 0.0 if beyond["low"] or not math.isfinite(half) else rate * math.exp(-half)
+    high = math.inf if beyond["high"] or not math.isfinite(half) else rate * math.exp(half)
+    return Crossover(Estimate(rate, low, high), below, None, False, unstable)
+
+
+def _first_crossing(seen: Sequence[tuple[float, float]], difference: Callable[[float], float]) -> float | None:
+    """Where the first change of sign between neighbours is, by halving; None where there is none."""
+    for (x, value), (next_x, next_value) in itertools.pairwise(seen):
+        if value * next_value < 0:
+            while next_x - x > _LOG_PRECISION:
+                middle = (x + next_x) / 2
+                if difference(middle) * value > 0:
+                    x = middle
+                else:
+                    next_x = middle
+            return (x + next_x) / 2
+    return None
+
+
 def max_users(
     profile: Profile,
     spec: Replay,
@@ -231,8 +333,7 @@ def max_users(
     so. It looks at doubled numbers and then bisects: the percentile is taken to grow with the users.
     """
     seen: dict[int, Estimate] = {}
-    worth, needed = float(len(profile.samples)), required_samples(q / 100) if q < 100 else math.inf
-    doubt = f"p{q:g} needs {needed:g} independent requests; {worth:.0f} were timed" if worth < needed else ""
+    doubt = certified(profile, uplink, q / 100)
 
     def carries(users: int) -> bool:
         cell = Cell(spec=spec, uplink=uplink, users=users, seed=0)
@@ -250,6 +351,18 @@ def max_users(
         middle = (enough + too_many) // 2
         enough, too_many = (middle, too_many) if carries(middle) else (enough, middle)
     return enough, seen
+
+
+def certified(profile: Profile, uplink: Uplink, p: float) -> str:
+    """Why the timed pictures do not certify a percentile of T over an uplink; empty where they do.
+
+    By :func:`harness.analysis.percentiles.percentile` of the timed stages and, at a constant rate, the link.
+    """
+    if not p < 1:
+        return "no number of requests certifies the slowest of all"
+    link_s = 8 * profile.payload_bytes / uplink.rate_bps if isinstance(uplink, ConstantUplink) else 0.0
+    spent_SR = matrix(profile, profile.device_s + profile.server_s + link_s)
+    return percentiles.percentile(spent_SR, p).estimate.reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """From an uplink as a scenario declares it to a channel that a transfer can be computed on."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -24,24 +25,46 @@ if TYPE_CHECKING:
     from harness.channel.varying import Packets, Pieces
 
 
-def open_channel(uplink: Uplink, seed: np.random.SeedSequence) -> Channel:
+def open_channel(uplink: Uplink, seed: np.random.SeedSequence, scale: float = 1.0) -> Channel:
     """The channel that ``uplink`` describes; ``seed`` decides where a trace begins and how a chain goes on.
 
-    Raises TraceError for a file that is not what it should be.
+    Its rate at every instant is ``scale`` times the uplink's. Raises TraceError for a file that is not what it should
+    be.
     """
     if isinstance(uplink, ConstantUplink):
-        return Constant(uplink.rate_bps)
+        return Constant(scale * uplink.rate_bps)
     # Links that vary are compiled code; a link of constant rate does not wait for it.
     from harness.channel.markov import Chain, Markov
 
     if isinstance(uplink, TraceUplink):
-        link = _recorded(uplink.file, _modified_ns(uplink.file), uplink)
+        link = _scaled(_recorded(uplink.file, _modified_ns(uplink.file), uplink), scale)
         return link.from_offset(np.random.default_rng(seed).random() * link.period_s) if uplink.random_start else link
     if isinstance(uplink, MarkovUplink):
-        return Markov(Chain.load(uplink.file), seed)
-    assert isinstance(uplink, GilbertElliottUplink)
-    chain = Chain.gilbert_elliott(uplink.good_bps, uplink.bad_bps, uplink.good_for_s, uplink.bad_for_s)
+        chain = Chain.load(uplink.file)
+    else:
+        assert isinstance(uplink, GilbertElliottUplink)
+        chain = Chain.gilbert_elliott(uplink.good_bps, uplink.bad_bps, uplink.good_for_s, uplink.bad_for_s)
+    if scale != 1:
+        chain = chain.model_copy(update={"rate_bps": tuple(scale * rate for rate in chain.rate_bps)})
     return Markov(chain, seed)
+
+
+def mean_bps(uplink: Uplink) -> float | None:
+    """The rate of an uplink over a long time, in bit/s; None for a trace that stops, which has none.
+
+    Raises TraceError for a file that is not what it should be.
+    """
+    if isinstance(uplink, ConstantUplink):
+        return uplink.rate_bps
+    from harness.channel.markov import Chain
+
+    if isinstance(uplink, TraceUplink):
+        link = _recorded(uplink.file, _modified_ns(uplink.file), uplink)
+        return link.bits(0.0, link.period_s) / link.period_s if link.loop else None
+    if isinstance(uplink, MarkovUplink):
+        return Chain.load(uplink.file).mean_bps()
+    assert isinstance(uplink, GilbertElliottUplink)
+    return Chain.gilbert_elliott(uplink.good_bps, uplink.bad_bps, uplink.good_for_s, uplink.bad_for_s).mean_bps()
 
 
 def unreadable_files(spec: Replay) -> list[str]:
@@ -61,6 +84,17 @@ def _refused(open_: Callable[..., object], *arguments: object) -> str:
     except HarnessError as error:
         return str(error)
     return ""
+
+
+def _scaled(link: Union["Pieces", "Packets"], scale: float) -> Union["Pieces", "Packets"]:
+    """A recording at so many times its rate; its chances carry as many times as much."""
+    if scale == 1:
+        return link
+    from harness.channel.varying import Pieces
+
+    if isinstance(link, Pieces):
+        return dataclasses.replace(link, rate_bps=scale * link.rate_bps)
+    return dataclasses.replace(link, packet_bytes=scale * link.packet_bytes)
 
 
 def _modified_ns(path: Path) -> int:

@@ -66,7 +66,7 @@ class Packets:
     """
 
     at_ms: Ints
-    packet_bytes: int
+    packet_bytes: float
     loop: bool
     offset_s: float = 0.0
     at_ns: Ints = dataclasses.field(init=False)

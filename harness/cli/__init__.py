@@ -12,12 +12,20 @@ from harness.cli import (
     advise,
     apart,
     check,
+    claims,
+    compare,
     data,
     doctor,
+    estimate,
+    illustrate,
     inspect,
+    pack,
     plan,
     plot,
+    reference,
+    report,
     run,
+    runs,
     serve,
     sweep,
     trace,
@@ -29,7 +37,7 @@ from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
 
-_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"])
+_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"], ["compare"], ["reference", "update"])
 """The commands that go on where they were stopped."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -51,15 +59,22 @@ app = group(
 for command in (
     run.run,
     run.show,
+    runs.runs,
     serve.serve,
     apart.measure,
     apart.join,
     apart.replay,
     plot.plot,
+    report.report,
+    claims.claims,
+    pack.pack,
+    illustrate.illustrate,
     plan.plan,
+    compare.compare,
     check.check,
     check.schema,
     doctor.doctor,
+    estimate.estimate,
     sweep.sweep,
     advise.advise,
     advise.crossover,
@@ -72,6 +87,7 @@ for command in (
 app.add_typer(trace.app, name="trace")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+app.add_typer(reference.app, name="reference")
 
 
 def _print_version(wanted: bool) -> None:

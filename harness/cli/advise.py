@@ -12,6 +12,7 @@ from harness.errors import ExitCode, ResultsError
 
 if TYPE_CHECKING:
     from harness.analysis.means import Estimate
+    from harness.scenario.replay import Replay
 
 _NAME_COLUMNS = 24
 
@@ -25,30 +26,111 @@ class Sharing(StrEnum):
 
 
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
-Rate = Annotated[float, typer.Option(help="The uplink's rate.", **RATE)]
+Rate = Annotated[float | None, typer.Option(help="The uplink's rate; or give --link.", **RATE)]
+Link = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A recorded link instead, as 'harness trace import' writes it; it loops."),
+]
+RoundTrip = Annotated[
+    float, typer.Option("--rtt", help="The round trip without load: half on the way there, half back.", **SECONDS)
+]
+Servers = Annotated[int, typer.Option(min=1, max=10_000, help="How many servers answer.")]
+Shared = Annotated[Sharing, typer.Option(help="Each user a link, or one for all in turn, or evenly.")]
+PerUser = Annotated[
+    float | None,
+    typer.Option(
+        help="How often each user asks, at random, such as '0.2 /s'.", show_default="again when answered", **PER_SECOND
+    ),
+]
+Users = Annotated[int, typer.Option(min=1, max=100_000, help="How many users there are.")]
+Requests = Annotated[
+    int, typer.Option(min=10, max=10_000_000, help="How many requests each user makes, where requests may meet.")
+]
+
+
+def _system(
+    rate: float | None,
+    link: Path | None,
+    rtt: float,
+    *,
+    users: int = 1,
+    per_user: float | None = None,
+    servers: int = 1,
+    sharing: Sharing = Sharing.own,
+    requests: int | None = None,
+    seeds: int = 1,
+) -> "Replay":
+    """The replay section that the options describe; its one uplink is the rate's or the recorded link's."""
+    from harness.channel.opening import unreadable_files
+    from harness.errors import ScenarioError
+    from harness.scenario.replay import Replay
+
+    if (rate is None) == (link is None):
+        raise typer.BadParameter("give the uplink's --rate or a recorded --link, one of them")
+    wire = {"propagation": f"{rtt / 2} s"}
+    uplink = {"kind": "constant", "rate": f"{rate} bit/s"} if link is None else {"kind": "trace", "path": str(link)}
+    parts: dict[str, object] = {
+        "uplinks": [{**uplink, "wire": wire}],
+        "users": [users],
+        "servers": servers,
+        "sharing": sharing.value,
+        "answer": {"propagation": f"{rtt / 2} s"},
+        "seeds": seeds,
+    }
+    if per_user is not None:
+        parts["arrivals"] = {"kind": "poisson", "rate": f"{per_user} /s"}
+    if requests is not None:
+        parts["requests"] = requests
+    spec = Replay.model_validate(parts)
+    if wrong := unreadable_files(spec):
+        raise ScenarioError("\n".join(wrong))
+    return spec
+
+
+def _described(spec: "Replay") -> str:
+    """The system in a phrase: the link, and what is not one user who asks again when answered."""
+    from harness.scenario.replay import ConstantUplink, Poisson
+    from harness.units import format_rate, format_seconds
+
+    uplink, users = spec.uplinks[0], spec.users[0]
+    found = [format_rate(uplink.rate_bps) if isinstance(uplink, ConstantUplink) else f"the link {uplink.label}"]
+    if rtt := 2 * uplink.wire.propagation_s:
+        found.append(f"a round trip of {format_seconds(rtt)}")
+    asks = f" asking {spec.arrivals.rate_hz:g} times a second each" if isinstance(spec.arrivals, Poisson) else ""
+    if users > 1 or asks:
+        found.append(f"{users} user{'s' * (users > 1)}{asks}, {spec.servers} server{'s' * (spec.servers > 1)}")
+    return ", ".join(found)
 
 
 def advise(
     path: RunFolder,
-    rate: Rate,
     deadline: Annotated[float, typer.Option(help="When an answer is wanted.", **SECONDS)],
     min_score: Annotated[float, typer.Option(min=0.0, help="The least score, as a share of the reference's.")] = 0.9,
     min_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share to be answered in time.")] = 0.95,
+    rate: Rate = None,
+    link: Link = None,
+    rtt: RoundTrip = "0 s",  # type: ignore[assignment]
+    users: Users = 1,
+    per_user: PerUser = None,
+    servers: Servers = 1,
+    sharing: Shared = Sharing.own,
+    requests: Requests = 200,
 ) -> None:
     """Say which scheme at which operating point to use over an uplink.
 
-    Every point of the run is replayed over the rate. Those that score enough and answer often enough in time come
-    first, the fastest at the top; the others follow with the reason. The status is 1 if none will do.
+    Every point of the run is replayed over the rate or the recorded link. Those that score enough and answer often
+    enough in time come first, the fastest at the top; the others follow with the reason. The status is 1 if none will
+    do. A system in which more work comes in than can be done is called unstable.
 
         harness advise results/runs/realworldqa_lowrate --rate "50 KB/s" --deadline 1s --min-score 0.9
+        harness advise results/runs/mme --link bus.parquet --rtt 60ms --users 8 --per-user "0.1 /s" --deadline 2s
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from harness.analysis import Analysis, whatif
     from harness.cli.display import terminal
-    from harness.scenario.replay import Replay
-    from harness.units import format_rate, format_seconds
+    from harness.units import format_seconds
 
     analysis = Analysis.read(path)
     points = analysis.points
@@ -59,7 +141,11 @@ def advise(
         )
     keys = zip(points["pipeline"], points["point"], strict=True)
     scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
-    spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}]})
+    meet = users > 1 or per_user is not None or link is not None
+    spec = _system(
+        rate, link, rtt, users=users, per_user=per_user, servers=servers, sharing=sharing,
+        requests=requests if meet else None,
+    )  # fmt: skip
     found = whatif.advise(
         analysis.profiles(),
         scores,
@@ -72,7 +158,7 @@ def advise(
     )
     console = terminal()
     console.print(
-        f"over {format_rate(rate)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
+        f"over {_described(spec)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
     )
     names = [f"{advice.pipeline}\n" + advice.point.replace(",", "\n") for advice in found]
     # At 80 columns a name keeps its line, and the verdict is what is broken into several.
@@ -109,23 +195,50 @@ def crossover(
     second: Annotated[str, typer.Argument(help="Another.")],
     low: Annotated[float, typer.Option(help="The slowest uplink looked at.", **RATE)] = "1 KB/s",  # type: ignore[assignment]
     high: Annotated[float, typer.Option(help="The fastest.", **RATE)] = "100 MB/s",  # type: ignore[assignment]
+    link: Link = None,
+    rtt: RoundTrip = "0 s",  # type: ignore[assignment]
+    users: Users = 1,
+    per_user: PerUser = None,
+    servers: Servers = 1,
+    sharing: Shared = Sharing.own,
+    requests: Requests = 100,
 ) -> None:
     """Say from which uplink rate on one scheme answers before the other.
 
     Each scheme is taken at its operating point of equal score; the interval at 95 % holds the rates at which the timed
-    pictures leave open which scheme is faster.
+    pictures leave open which scheme is faster. Of a recorded link the rate at every instant is scaled, and the answer
+    is its mean. Where users queue, rates at which neither scheme keeps up are said.
 
         harness crossover results/runs/crossover webp raw_features
+        harness crossover results/runs/crossover webp tofc --link bus.parquet --users 8 --per-user "0.1 /s" --servers 2
     """
     from harness.analysis import Analysis, whatif
-    from harness.scenario.replay import Replay
     from harness.units import format_rate
 
+    if low >= high:
+        raise typer.BadParameter(f"{format_rate(low)} is not below --high, {format_rate(high)}", param_hint="--low")
+    meet = users > 1 or per_user is not None or link is not None
+    spec = _system(
+        None if link else high, link, rtt, users=users, per_user=per_user, servers=servers, sharing=sharing,
+        requests=requests if meet else None,
+    )  # fmt: skip
     analysis = Analysis.read(path)
     one, other = (analysis.selected_profile(name) for name in (first, second))
-    spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": "1 MB/s"}]})
-    found = whatif.crossover(one, other, spec, low_bps=low, high_bps=high, population=analysis.population)
+    uplink = spec.uplinks[0]
+    if meet:
+        found = whatif.crossover_of_links(one, other, spec, uplink, low_bps=low, high_bps=high, users=users)
+    else:
+        found = whatif.crossover(
+            one, other, spec, low_bps=low, high_bps=high, wire=uplink.wire, population=analysis.population
+        )
     span = f"between {format_rate(low)} and {format_rate(high)}"
+    if meet:
+        typer.echo(f"rates are means of {'a constant link' if link is None else f'the link {uplink.label}, scaled'}")
+    if found.unstable_below_bps == math.inf:
+        typer.echo(f"unstable: neither {one.pipeline} nor {other.pipeline} keeps up at any rate {span}")
+        return
+    if found.unstable_below_bps is not None:
+        typer.echo(f"unstable: neither keeps up below {format_rate(found.unstable_below_bps)}")
     if found.rate_bps is None:
         doubt = "" if found.sure else "; the timed pictures leave open whether they do"
         typer.echo(f"{found.faster_throughout} answers first at every rate {span}: they do not cross there{doubt}")
@@ -143,15 +256,15 @@ def crossover(
 def max_users(
     path: RunFolder,
     pipeline: Annotated[str, typer.Argument(help="A pipeline of the run, taken at its selected point.")],
-    rate: Rate,
     limit: Annotated[float, typer.Option(help="What the percentile of T must not exceed.", **SECONDS)],
+    rate: Rate = None,
+    link: Link = None,
+    rtt: RoundTrip = "0 s",  # type: ignore[assignment]
     per_user: Annotated[
         float, typer.Option(help="How often each user asks, such as '0.2 /s'.", **PER_SECOND)
     ] = "0.2 /s",  # type: ignore[assignment]
-    servers: Annotated[int, typer.Option(min=1, max=10_000, help="How many servers answer.")] = 1,
-    sharing: Annotated[
-        Sharing, typer.Option(help="Each user a link, or one for all in turn, or evenly.")
-    ] = Sharing.own,
+    servers: Servers = 1,
+    sharing: Shared = Sharing.own,
     percentile: Annotated[float, typer.Option(min=1, max=100, help="Which percentile of T.")] = 99.0,
     requests: Annotated[int, typer.Option(min=10, max=10_000_000, help="How many requests each user makes.")] = 500,
     seeds: Annotated[int, typer.Option(min=2, max=10_000, help="Random streams; at least 20 are taken.")] = 20,
@@ -162,20 +275,12 @@ def max_users(
     where they certify none, the percentile itself must, and the answer says so.
 
         harness max-users results/runs/realworldqa_lowrate jpeg --rate "1 MB/s" --limit 2s --servers 2
+        harness max-users results/runs/realworldqa_lowrate tofc --link bus.parquet --rtt 60ms --limit 3s
     """
     from harness.analysis import Analysis, whatif
-    from harness.scenario.replay import Replay
     from harness.units import format_seconds
 
-    parts = {
-        "uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}],
-        "arrivals": {"kind": "poisson", "rate": f"{per_user} /s"},
-        "servers": servers,
-        "sharing": sharing.value,
-        "requests": requests,
-        "seeds": seeds,
-    }
-    spec = Replay.model_validate(parts)
+    spec = _system(rate, link, rtt, per_user=per_user, servers=servers, sharing=sharing, requests=requests, seeds=seeds)
     profile = Analysis.read(path).selected_profile(pipeline)
     users, seen = whatif.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
     typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.run import RunsFolder
+from harness.cli.run import Limit, Overrides, RunsFolder, given
 
 Name = Annotated[
     str | None, typer.Option(help="The run's folder under the results.", show_default="the scenario's name")
@@ -25,6 +25,8 @@ class Half(StrEnum):
 def measure(
     scenario: Annotated[Path, typer.Argument(help="A scenario file, the same on both machines.")],
     half: Annotated[Half, typer.Option(help="Which half this machine runs.")],
+    overrides: Overrides = None,
+    limit: Limit = None,
     payloads: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The device half's folder, copied here; with --half server.")
     ] = None,
@@ -53,12 +55,11 @@ def measure(
     """
     from harness.apart import measure_half
     from harness.cli.display import Display, terminal
-    from harness.scenario.load import load
 
     if (half is Half.server) != (payloads is not None):
         raise typer.BadParameter("goes with --half server, and is needed there", param_hint="--payloads")
-    wanted = load(scenario)
-    folder = results / (name or f"{wanted.name}-{half.value}")
+    wanted, own_name = given(scenario, overrides, limit)
+    folder = results / (name or f"{own_name}-{half.value}")
     with Display(terminal()) as display:
         measure_half(
             wanted,
@@ -127,8 +128,9 @@ def replay(
 def _print_table(folder: Path) -> None:
     from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.report.table import table
+    from harness.report.sections import sections
 
     console = terminal()
-    console.print(table(Analysis.read(folder)))
+    for section in sections(Analysis.read(folder)):
+        console.print(section)
     console.print(f"Figures: harness plot {folder}")

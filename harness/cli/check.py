@@ -9,14 +9,22 @@ import typer
 
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A value in place of the scenarios' own.")
+    ] = None,
+    no_stand_in: Annotated[
+        bool, typer.Option("--no-stand-in", help="Look for the scenarios' own backbone, its codecs and networks.")
+    ] = False,
 ) -> None:
     """Validate scenarios without running them.
 
     Every mistake is a line with the file, the line, the key path and the value; the status is 2 if there is one.
     What a scenario names is opened: recorded links and arrivals, codecs, weights. Of a backbone that is not installed
-    the stand-in's are looked for; benchmarks are read by 'harness data check'.
+    the stand-in's are looked for, unless `--no-stand-in` is given; benchmarks are read by 'harness data check'.
 
         harness check scenarios/*.yaml
+
+        harness check scenarios/realworldqa.yaml --no-stand-in
     """
     from harness.errors import ScenarioError
     from harness.scenario.load import load, scenario_hash
@@ -25,11 +33,11 @@ def check(
     mistakes = []
     for file in files:
         try:
-            scenario = load(file)
+            scenario = load(file, overrides or ())
         except ScenarioError as error:
             mistakes.append(str(error))
             continue
-        if wrong := missing(scenario):
+        if wrong := missing(scenario, allow_stand_ins=not no_stand_in):
             mistakes += [f"{file}: {sentence}" for sentence in wrong]
             continue
         points = sum(1 for pipeline in scenario.pipelines for _ in pipeline.operating_points())

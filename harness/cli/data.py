@@ -1,5 +1,6 @@
 """``harness data``: the public benchmarks on this machine."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,16 +70,24 @@ def get(
 @app.command(cls=Command)
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="Benchmarks; without any, those that are here.")
+        list[str] | None,
+        typer.Argument(metavar="NAME|FILE", help="Benchmarks, or files of your own; without any, those that are here."),
     ] = None,
 ) -> None:
-    """Verify the md5 of benchmarks, and read every row and picture of them.
+    """Read every row and picture of benchmarks, and verify the md5 of the published ones.
 
-    What is wrong is said with file, line, column and value, and the status is 2.
+    What is wrong is said with file, line, column and value, and the status is 2. A benchmark of your own is a TSV in
+    VLMEvalKit's form, or a folder with pictures and a CSV: columns `image` (a file name), `question`, `answer`, and
+    `options` with `|` between them, or `A`, `B`, ..; where wanted `index`, `hint`, `category`, `group`, and `metric`
+    (`accuracy`, `circular` or `pairs`, the same in all rows).
 
         harness data check RealWorldQA
+
+        harness data check photographs/
     """
+    from harness.cache import cache_folder
     from harness.cli.display import terminal
+    from harness.data import own
     from harness.data.benchmarks import BENCHMARKS, check_md5, find, folder, load, locate
     from harness.errors import DataError, HarnessError, UnavailableError
 
@@ -89,20 +98,22 @@ def check(
     mistakes = []
     for name in wanted:
         found: list[str] = []
+        published = name in BENCHMARKS or not ("/" in name or name.endswith((".tsv", ".csv")))
         try:
-            samples = load(name)
+            samples = load(name) if published else own.load(Path(name), cache=cache_folder())[1]
             with _Bar(console, name, sized=False) as bar:
                 for number, _ in enumerate(samples, 1):
                     bar(number, len(samples))
         except HarnessError as error:
             found.append(str(error))
         try:
-            if not found or locate(name).exists():
+            if published and (not found or locate(name).exists()):
                 check_md5(find(name), locate(name))
         except HarnessError as error:
             found.append(str(error))
         if not found:
-            console.print(f"{name}: {len(samples)} questions, md5 as published", soft_wrap=True, highlight=False)
+            as_published = ", md5 as published" if published else ""
+            console.print(f"{name}: {len(samples)} questions{as_published}", soft_wrap=True, highlight=False)
         mistakes += found
     if mistakes:
         raise DataError("\n".join(mistakes))

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.run import Overrides, given
 from harness.errors import ExitCode
 
 
 def doctor(
     scenario: Annotated[Path | None, typer.Argument(help="A scenario file.")] = None,
+    overrides: Overrides = None,
     no_stand_in: Annotated[
         bool,
         typer.Option("--no-stand-in", help="Ask for the scenario's own benchmark and backbone."),
@@ -23,10 +25,9 @@ def doctor(
         harness doctor scenarios/realworldqa_lowrate.yaml --no-stand-in
     """
     from harness.doctor import examine
-    from harness.scenario.load import load
     from harness.units import format_bytes
 
-    wanted = None if scenario is None else load(scenario)
+    wanted = None if scenario is None else given(scenario, overrides)[0]
     found = examine(wanted, allow_stand_ins=not no_stand_in)
     for line in found.facts:
         typer.echo(line)

@@ -28,6 +28,7 @@ def plan(
 
         harness plan scenarios/realworldqa_lowrate.yaml --latency 5 --bytes 10 --score 2
     """
+    import numpy as np
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -54,8 +55,23 @@ def plan(
         console.print(
             f"bytes: over the next scheme's at equal score; score: the difference from {run.equality.reference}"
         )
-    for reason in dict.fromkeys(reason for reason in [*found["latency_reason"], *found["bytes_reason"]] if reason):
-        console.print(f"-: {reason}")
+    for what in ("latency", "bytes"):
+        reasons = found.groupby(f"{what}_reason", sort=False)["pipeline"]
+        for reason, schemes in ((str(reason), schemes) for reason, schemes in reasons):
+            if reason:
+                console.print(f"no number for the {what} of {', '.join(schemes)}: {reason}")
+    wanted = found[["pictures", "bytes_pictures", "score_pictures"]].to_numpy(float)
+    if wanted[np.isfinite(wanted)].max(initial=0) > answered:
+        console.print(
+            f"more than {answered} pictures are more than this run asked about; 'samples' in the scenario says how many"
+        )
+    if pictures := int(found["pictures"].max()):
+        rounds = int(found["rounds"].max())
+        console.print(
+            f"the latency of all that have a number: measure: {{timed_samples: {pictures}, repeats: {rounds}}}, or "
+            f"measure: {{precision: {latency:g} %}}, which times until it is reached",
+            markup=False,
+        )
 
 
 def _questions(pictures: float) -> str:

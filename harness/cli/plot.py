@@ -16,18 +16,39 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(help="Where the figures go.", show_default="a folder 'figures' in each run")
     ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A figure by its name; repeat it for more.", show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every figure that the run's rows can draw.")] = False,
 ) -> None:
-    """Draw a run's figures as PNG and SVG.
+    """Draw a run's figures as PNG, SVG and PDF, for a page and for a column, with their data as CSV.
 
-    The rate-performance curves (the paper's Fig. 6) and the latency at each uplink rate with the score (Fig. 8), each
-    with its provenance on it.
+    Without a name: score against payload and the latency at each uplink with the score, and the run's tables as CSV and
+    Markdown. By name, after the paper's:
+
+    - **fig4** density of features; **fig6**, **fig7**, **fig10**, **fig12** score against payload in each benchmark, on
+      average, with LLaVA-1.5, of ways of coding; **fig8**, **fig11** latency at each uplink; **fig9** questions to look
+      at; **table1** methods against benchmarks, also as Markdown and LaTeX
+
+    And beyond it:
+
+    - **crossover** latency against rate; **ecdf** with deadlines; **timeline** of a request; **memory** and operations;
+      **users** against p99; **bits** of payloads; **timings**, their interval and drift; **energy** of an answer
+
+    What fig4, fig9 and bits show `harness illustrate` computes first. A figure that a run's rows cannot draw is refused
+    with the command that makes what is missing; with `--all` it is left out, with a note.
 
         harness plot results/runs/realworldqa_lowrate
+
+        harness plot results/runs/crossover --figure crossover --figure timeline
+
+        harness plot results/runs/multi_user --all
     """
     from harness.report.figures.gallery import draw_all
 
     with warnings.catch_warnings(record=True) as caught:
-        files = draw_all(path, out)
+        files = draw_all(path, out, figure, everything, note=lambda sentence: typer.echo(sentence, err=True))
     for file in files:
         typer.echo(str(file))
     if unseen := sorted({chr(int(found[1])) for w in caught if (found := _NO_GLYPH.match(str(w.message)))}):

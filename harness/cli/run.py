@@ -7,18 +7,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.estimate import refuse_options, show_projection, write_projection
 from harness.edge import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
-    from harness.edge.client import Remote
+    from rich.console import Console
 
+    from harness.edge.client import Remote
+    from harness.scenario.model import Scenario
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values in place of the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Ask at most N questions of each benchmark; short for samples=N.")
+]
 RunsFolder = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")]
 
 
 def run(
     scenario: Annotated[Path, typer.Argument(help="A scenario file.")],
+    overrides: Overrides = None,
+    limit: Limit = None,
     name: Annotated[
-        str | None, typer.Option(help="The run's folder under the results.", show_default="the scenario's name")
+        str | None,
+        typer.Option(
+            help="The run's folder under the results.",
+            show_default="the scenario's name, and its hash where values were replaced",
+        ),
     ] = None,
     results: RunsFolder = Path("results/runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; the folder's earlier run is deleted.")] = False,
@@ -35,26 +56,34 @@ def run(
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
 
-    A run that was stopped, or killed, takes up where it was: the same command again. Its rows land in
-    `results/runs/NAME/` as Parquet, with a `manifest.json` that says where they come from.
+    Repeat the command to resume a run that was stopped or killed. Its rows are written to `results/runs/NAME/` as
+    Parquet, with a `manifest.json` that says where they come from.
 
         harness run scenarios/realworldqa_lowrate.yaml
+
+        harness run scenarios/realworldqa_lowrate.yaml measure.repeats=6 --limit 40
 
     With `--server` this machine runs the device halves alone, and the way to the server and back is measured. Both
     sides need the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
 
         harness run scenarios/realworldqa_lowrate.yaml --server http://192.168.1.20:8000
+
+    A scenario with an `estimate:` section needs neither weights nor the hardware: its times are estimated.
+
+        harness run scenarios/paper_projection.yaml
     """
     from harness.analysis import Analysis
     from harness.cli.display import Display, terminal
-    from harness.report.links import links_table
-    from harness.report.table import table
-    from harness.scenario.load import load
+    from harness.report.sections import sections
     from harness.study import run as run_study
 
     console = terminal()
-    wanted = load(scenario)
-    folder = results / (name or wanted.name)
+    wanted, own_name = given(scenario, overrides, limit)
+    folder = results / (name or own_name)
+    if wanted.estimate is not None:
+        refuse_options(scenario, server=server, pace=pace, no_stand_in=no_stand_in)
+        _project(wanted, folder, fresh=fresh, console=console)
+        return
     remote = _remote(server, pace)
     with Display(console) as display:
         run_study(
@@ -66,11 +95,34 @@ def run(
             command=tuple(sys.argv),
             remote=remote,
         )
-    found = Analysis.read(folder)
-    console.print(table(found))
-    if found.record.links.num_rows:
-        console.print(links_table(found.record.links))
+    for section in sections(Analysis.read(folder)):
+        console.print(section)
     console.print(f"Figures: harness plot {folder}")
+
+
+def given(path: Path, overrides: list[str] | None, limit: int | None = None) -> "tuple[Scenario, str]":
+    """The scenario of a command line, and the name that a run of it has by itself."""
+    from harness.scenario.load import load, scenario_hash
+
+    changes = [*(overrides or ()), *([] if limit is None else [f"samples={limit}"])]
+    found = load(path, changes)
+    return found, f"{found.name}-{scenario_hash(found)[:8]}" if changes else found.name
+
+
+def _project(wanted: "Scenario", folder: Path, *, fresh: bool, console: "Console") -> None:
+    """Makes a run of estimates, prints its tables and draws its figures."""
+    from harness import projection
+    from harness.analysis import Analysis
+    from harness.cli.display import Display
+    from harness.report.figures.gallery import draw_all
+    from harness.report.table import table
+
+    with Display(console) as display:
+        found = projection.run(wanted, folder, reporter=display, fresh=fresh, command=tuple(sys.argv))
+    console.print(table(Analysis.read(folder)))
+    show_projection(found, console)
+    for file in (*draw_all(folder), *write_projection(found, folder / "figures")):
+        console.print(str(file), soft_wrap=True)
 
 
 def _remote(server: str | None, pace: str | None) -> "Remote | None":
@@ -103,15 +155,14 @@ def show(
     """
     from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.report.links import links_table
     from harness.report.resources import resources_table
-    from harness.report.table import table, write
+    from harness.report.sections import sections
+    from harness.report.table import write
 
     found = Analysis.read(path)
     if out is None:
         console = terminal()
-        console.print(resources_table(found) if resources else table(found))
-        if not resources and found.record.links.num_rows:
-            console.print(links_table(found.record.links))
+        for section in [resources_table(found)] if resources else sections(found):
+            console.print(section)
     else:
         write(found, out)

@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 from harness.cli.quantities import SIZE, SOME_SECONDS
+from harness.cli.run import Limit, Overrides, given
 from harness.edge import TOKEN_VARIABLE
 
 
 def serve(
     scenario: Annotated[Path, typer.Argument(help="A scenario file, the same as on the device.")],
+    overrides: Overrides = None,
+    limit: Limit = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where; port 0 is a free one.")] = "127.0.0.1:8000",
     most: Annotated[int, typer.Option(help="The largest request.", **SIZE)] = "64 MiB",  # type: ignore[assignment]
     within: Annotated[float, typer.Option(help="How long a request may take to arrive.", **SOME_SECONDS)] = "120 s",  # type: ignore[assignment]
@@ -39,7 +42,6 @@ def serve(
     from harness import study
     from harness.edge.server import Limits, listening
     from harness.edge.server import serve as serve_halves
-    from harness.scenario.load import load
     from harness.stock import take_stock
 
     host, port = _parted(listen)
@@ -50,7 +52,7 @@ def serve(
             "the device",
             param_hint="--listen",
         )
-    stock = take_stock(load(scenario), allow_stand_ins=not no_stand_in, serving=True)
+    stock = take_stock(given(scenario, overrides, limit)[0], allow_stand_ins=not no_stand_in, serving=True)
     with listening(host, port) as listener:
         for sentence in stock.absent:
             typer.echo(sentence, err=True)

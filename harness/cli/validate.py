@@ -31,17 +31,19 @@ def validate(
     """
     from rich.table import Table
 
-    from harness.analysis import Analysis
+    from harness.analysis import Analysis, whatif
     from harness.analysis.latency import PERCENTILES, required_samples
     from harness.cli.display import terminal
     from harness.errors import UnavailableError
     from harness.replay import validation
     from harness.replay.testbed import why_not
+    from harness.scenario.replay import Replay
     from harness.units import format_rate, format_seconds
 
     if reason := why_not():
         raise UnavailableError(f"a real link cannot be made here: {reason}")
     console, failed = terminal(), False
+    uplink = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{rate} bit/s"}]}).uplinks[0]
     for profile in Analysis.read(path).profiles(pipeline):
         found = validation.validate(profile, rate_bps=rate, requests=requests, seed=seed)
         title = f"{profile.pipeline} at {profile.point}, {requests} requests at {format_rate(rate)}"
@@ -50,7 +52,7 @@ def validate(
             for side in ("real", "replayed"):
                 numbers = [format_seconds(row[f"{side}_mean_s"])]
                 for name, p in PERCENTILES.items():
-                    claimed = min(requests, len(profile.samples)) >= required_samples(p)
+                    claimed = requests >= required_samples(p) and not whatif.certified(profile, uplink, p)
                     numbers.append(format_seconds(row[f"{side}_{name}_s"]) if claimed else "-")
                 last = f"{row['mean_error']:+.2%}" if side == "replayed" else ""
                 table.add_row(stage if side == "real" else "", side, *numbers, last)

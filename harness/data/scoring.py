@@ -306,8 +306,19 @@ _METRICS: Mapping[str, Metric] = {
 }
 
 
+OWN_METRICS: Mapping[str, Metric] = {"accuracy": _ACCURACY, "circular": Rotations(), "pairs": Pairs("score of pairs")}
+"""The metrics that a benchmark of one's own may name; see :mod:`harness.data.own`."""
+
+_OWN = re.compile(r".+\.(?:tsv|csv)(?::(.+))?")
+
+
 def metric(benchmark: str) -> Metric:
-    """The metric of a benchmark; raises DataError, listing the known names, for one that has none."""
-    if benchmark not in _METRICS:
-        raise DataError(unknown_name("benchmark", benchmark, _METRICS))
-    return _METRICS[benchmark]
+    """The metric of a benchmark; of one's own, ``shop.csv`` or ``shop.csv:pairs``, the one behind the colon.
+
+    Raises DataError, listing the known names, for a benchmark that has none.
+    """
+    if benchmark in _METRICS:
+        return _METRICS[benchmark]
+    if (own := _OWN.fullmatch(benchmark)) and (named := own[1] or "accuracy") in OWN_METRICS:
+        return OWN_METRICS[named]
+    raise DataError(unknown_name("benchmark", benchmark, _METRICS))

@@ -131,7 +131,7 @@ class TsvSamples(Sequence[Sample]):
         self._images = array.array("q")
         self._names: list[Name] = []
         self._sound: set[int] = set()
-        with _fields_of_any_size():
+        with fields_of_any_size():
             self._index()
         self._chosen = range(len(self._lines))
 
@@ -294,7 +294,7 @@ class TsvSamples(Sequence[Sample]):
 
     def _sample(self, number: int) -> Sample:
         holder, name = self._images[number], self._names[number]
-        with _fields_of_any_size():
+        with fields_of_any_size():
             row = self._row(number)
             image = row if holder == number else self._row(holder)
         question, truth = self._question(row, self._lines[number])
@@ -397,7 +397,7 @@ class _Lines(Iterator[str]):
 
 
 @contextlib.contextmanager
-def _fields_of_any_size() -> Iterator[None]:
+def fields_of_any_size() -> Iterator[None]:
     """Lets csv read fields as long as an image; its limit belongs to the process, so it is put back."""
     with _LIMIT:
         before = csv.field_size_limit(_LONGEST_FIELD)

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 from pydantic import ValidationError
@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from harness.data.sample import Question
 from harness.edge import TOKEN_VARIABLE, protocol
 from harness.edge.pacing import Pace
-from harness.edge.protocol import Info, Told
+from harness.edge.protocol import Info, Told, ToldEnergy
 from harness.errors import PeerError, shown
 from harness.models.contract import Answer, Clock
 from harness.profiling.clock import StageClock
+from harness.profiling.energy import Reading
+from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
 from harness.schemes.contract import DeviceHalf
 
@@ -95,18 +97,27 @@ class Peer:
         return info
 
     def ask(
-        self, pipeline: str, point: str, payload: bytes, questions: Sequence[Question], *, timed: bool
+        self,
+        pipeline: str,
+        point: str,
+        payload: bytes,
+        questions: Sequence[Question],
+        *,
+        timed: bool,
+        needs: bool = False,
+        paced: bool = True,
     ) -> tuple[Told, Transfer]:
-        """The server's answers about a payload, and what their way there and back took.
+        """The server's answers about a payload, and what their way there and back took; ``paced`` if there is a pace.
 
         A request is repeated only where no answer to it can have come: it was refused unread, or its connection is no
         more. Raises PeerError where the server answers nothing for a minute, refuses the request, or is another.
         """
-        body = protocol.pack(protocol.asked(pipeline, point, questions, timed=timed), payload)
+        body = protocol.pack(protocol.asked(pipeline, point, questions, timed=timed, needs=needs), payload)
+        pace = self._pace if paced else None
         exchanges: list[_Exchange] = []
 
         def once() -> httpx.Response:
-            exchanges.append(_Exchange(self._http, body, self._identity, self._pace))
+            exchanges.append(_Exchange(self._http, body, self._identity, pace))
             return exchanges[-1].run()
 
         response = self._patient(once)
@@ -121,6 +132,15 @@ class Peer:
             raise PeerError(f"{self.url}: its answer is none: {reason}") from None
         self.lowered |= dict.fromkeys(f"server: {sentence}" for sentence in told.lowered)
         return told, exchanges[-1].transfer(response, len(payload), residence_s, told.queue_s)
+
+    def energy(self) -> ToldEnergy:
+        """What the server's machine tells of its energy now; raises PeerError as :meth:`ask` does."""
+        response = self._patient(lambda: self._http.get("/energy"))
+        self._refuse(response)
+        try:
+            return ToldEnergy.model_validate_json(response.content)
+        except ValidationError as error:
+            raise PeerError(f"{self.url}: /energy: {protocol.first_mistake(error)}") from None
 
     def _patient(self, once: Callable[[], httpx.Response]) -> httpx.Response:
         """The response to a request that is sent until it is taken."""
@@ -258,14 +278,39 @@ class RemoteSplit:
     device: DeviceHalf
     peer: Peer
     key: tuple[str, str]
+    near: ClassVar[bool] = False
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], Transfer]:
         """The answers about an envelope; a clock that takes times is given those of the server's stages."""
         told, transfer = self.peer.ask(*self.key, data, questions, timed=isinstance(clock, StageClock))
         if isinstance(clock, StageClock):
-            clock.seconds |= told.seconds
-            clock.cpu_s |= told.cpu_s
+            clock.adopt(told.seconds, told.cpu_s, told.waited_s)
         return [answer.answer() for answer in told.answers], transfer
+
+    def again(self, data: bytes, questions: Sequence[Question]) -> None:
+        """The server half's work on an envelope once more, sent as fast as it can be."""
+        self.peer.ask(*self.key, data, questions, timed=False, paced=False)
+
+    def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:  # noqa: ARG002
+        """What the server half needs for an envelope, on the server's own device."""
+        told, _ = self.peer.ask(*self.key, data, questions, timed=False, needs=True, paced=False)
+        return [(need.stage, need.quantity, need.value) for need in told.needs]
+
+
+class PeerMeter:
+    """What a server tells of its machine's energy."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    @property
+    def sources(self) -> str:
+        """What is read there, or that it is unavailable and why."""
+        return self._peer.energy().sources
+
+    def read(self) -> Reading:
+        """All rails now, on the server's clock."""
+        return self._peer.energy().reading()
 
 
 class PeerTelemetry(Telemetry):

@@ -17,7 +17,8 @@ byte received to the first byte of the answer. What is refused is answered by a 
     429, 503       too many requests wait, or the server is stopping: not begun, so it may be sent again
     500            the server half failed; the reason is in the server's own log
 
-``GET /info`` is an :class:`Info`, ``GET /health`` says whether requests are taken, ``GET /metrics`` is Prometheus'.
+``GET /info`` is an :class:`Info`, ``GET /energy`` a :class:`ToldEnergy`, ``GET /health`` says whether requests are
+taken, ``GET /metrics`` is Prometheus'.
 """
 
 import dataclasses
@@ -30,10 +31,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.data.sample import Kind, Question
 from harness.errors import PeerError, shown
 from harness.models.contract import Answer
+from harness.profiling.energy import Rail, Reading
+from harness.records import Quantity
 from harness.runs.digests import of_data
 from harness.runs.provenance import Server
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of what passes; device and server have the same."""
 
 IDENTITY, RESIDENCE = "X-Harness-Identity", "X-Harness-Residence-S"
@@ -74,11 +77,15 @@ class AskedQuestion(_Strict):
 
 
 class Ask(_Strict):
-    """What is asked about a payload. ``timed`` wants the seconds of the server's stages too."""
+    """What is asked about a payload.
+
+    ``timed`` wants the seconds of the server's stages too, ``needs`` what the half needs besides time.
+    """
 
     pipeline: Text
     point: Text
     timed: bool
+    needs: bool = False
     questions: tuple[AskedQuestion, ...] = Field(min_length=1, max_length=MOST_QUESTIONS, strict=False)
 
 
@@ -95,23 +102,60 @@ class ToldAnswer(_Strict):
         return Answer(**self.model_dump())
 
 
+class ToldNeed(_Strict):
+    """What a half needs besides time; ``stage`` is empty for the half as a whole."""
+
+    stage: str
+    quantity: Quantity
+    value: int = Field(ge=0)
+
+
+class ToldRail(_Strict):
+    """A :class:`harness.profiling.energy.Rail` on its way."""
+
+    sensor: str
+    joules: float
+    lost: int
+
+
+class ToldEnergy(_Strict):
+    """A :class:`harness.profiling.energy.Reading` on its way; ``sources`` says what is read, or why nothing is."""
+
+    sources: str
+    at_s: float
+    meter: int
+    rails: dict[str, ToldRail]
+    lowered: tuple[str, ...] = Field(strict=False)
+
+    def reading(self) -> Reading:
+        """The reading."""
+        rails = {name: Rail(**rail.model_dump()) for name, rail in self.rails.items()}
+        return Reading(self.at_s, rails, self.meter, self.lowered)
+
+
 class Told(_Strict):
     """What the server answers: answers in the order of the questions; wall and processor seconds of its stages.
 
+    ``waited_s`` is how long each stage was kept from running, null where the server's system does not tell.
     ``queue_s`` is how long the request waited for others; ``lowered`` what the telemetry says of clocks that were
-    lowered meanwhile. Requests that are not timed have neither stages nor sentences.
+    lowered meanwhile. Requests that are not timed have neither stages nor sentences. ``needs`` has a stage, a quantity
+    and its value each, where they were asked for.
     """
 
     answers: tuple[ToldAnswer, ...] = Field(strict=False)
     seconds: dict[str, Annotated[float, Field(ge=0)]]
     cpu_s: dict[str, Annotated[float, Field(ge=0)]]
+    waited_s: dict[str, Annotated[float, Field(ge=0)]] | None = None
     queue_s: float = Field(ge=0)
     lowered: tuple[str, ...] = Field(strict=False)
+    needs: tuple[ToldNeed, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
         if self.seconds.keys() != self.cpu_s.keys():
             raise ValueError("seconds and cpu_s name different stages")
+        if self.waited_s is not None and not self.waited_s.keys() <= self.seconds.keys():
+            raise ValueError("waited_s names a stage that seconds does not")
         return self
 
 
@@ -205,10 +249,10 @@ def unpack(body: bytes) -> tuple[Ask, bytes]:
         raise PeerError(f"a request's head is not one: {first_mistake(error)}") from None
 
 
-def asked(pipeline: str, point: str, questions: Sequence[Question], *, timed: bool) -> Ask:
+def asked(pipeline: str, point: str, questions: Sequence[Question], *, timed: bool, needs: bool = False) -> Ask:
     """What a device asks about a payload."""
     found = tuple(AskedQuestion.of(question) for question in questions)
-    return Ask(pipeline=pipeline, point=point, timed=timed, questions=found)
+    return Ask(pipeline=pipeline, point=point, timed=timed, needs=needs, questions=found)
 
 
 def first_mistake(error: ValidationError) -> str:

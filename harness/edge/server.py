@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,13 +24,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from harness.data.sample import Question
 from harness.edge import protocol
 from harness.edge.guard import Guarded
-from harness.edge.protocol import Ask, Info, Told, ToldAnswer
+from harness.edge.protocol import Ask, Info, Told, ToldAnswer, ToldEnergy, ToldNeed, ToldRail
 from harness.errors import HarnessError, PeerError
 from harness.models.contract import Untimed
 from harness.profiling.clock import StageClock, synchroniser
+from harness.profiling.disturbance import Watch
+from harness.profiling.energy import Meters, Reading
+from harness.profiling.resources import half_needs
 from harness.profiling.telemetry import Telemetry
+from harness.runs.provenance import UNAVAILABLE
 from harness.schemes.contract import ServerHalf
 from harness.schemes.envelope import receive
 
@@ -65,16 +70,27 @@ class RefusedError(Exception):
 class Service:
     """The server halves as an ASGI application, :attr:`app`.
 
-    ``kinds`` gives the kind of payload by pipeline. Without a ``token`` everybody is answered.
+    Without a ``token`` everybody is answered. ``watch`` tells how long stages were kept from running, ``meter`` what
+    the machine takes of energy, where there is one.
     """
 
     def __init__(
-        self, halves: Mapping[Key, ServerHalf], info: Info, *, device: str, token: str | None, limits: Limits
+        self,
+        halves: Mapping[Key, ServerHalf],
+        info: Info,
+        *,
+        device: str,
+        token: str | None,
+        limits: Limits,
+        watch: Watch | None = None,
+        meter: Meters | None = None,
     ) -> None:
         self._halves, self._info, self._device, self.limits = halves, info, device, limits
         self._identity = info.identity
         self._token = token
         self._telemetry = Telemetry()
+        self._watch, self._meter = watch, meter
+        self.watched = [one for one in (watch, meter) if one is not None]
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="server half")
         self._admitted = 0
@@ -86,6 +102,7 @@ class Service:
                 Route("/info", self._tell_info),
                 Route("/health", self._tell_health),
                 Route("/metrics", self._tell_metrics),
+                Route("/energy", self._tell_energy),
             ],
             exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http, Exception: _refuse_unexpected},
         )
@@ -100,6 +117,18 @@ class Service:
     async def _tell_metrics(self, request: Request) -> Response:
         self._authorise(request)
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _tell_energy(self, request: Request) -> Response:
+        self._authorise(request)
+        if self._meter is None:
+            sources, reading = f"{UNAVAILABLE}it was started with a scenario that measures none", Reading(0.0, {})
+        else:
+            sources, reading = self._meter.sources, self._meter.read()
+        lowered = tuple(self._telemetry.end())
+        self._telemetry.begin()
+        rails = {name: ToldRail(**dataclasses.asdict(rail)) for name, rail in reading.rails.items()}
+        told = ToldEnergy(sources=sources, at_s=reading.at_s, meter=reading.meter, rails=rails, lowered=lowered)
+        return JSONResponse(told.model_dump(mode="json"))
 
     async def _answer(self, request: Request) -> Response:
         pipeline = "-"
@@ -189,22 +218,35 @@ class Service:
 
     def _work(self, ask: Ask, payload: bytes, queue_s: float) -> Told:
         """Runs the server half, in the one thread that does."""
-        clock = StageClock(synchroniser(self._device)) if ask.timed else None
+        clock = StageClock(synchroniser(self._device), self._watch) if ask.timed else None
         questions = [question.question() for question in ask.questions]
         if clock is not None:
+            if self._watch is not None:
+                self._watch.begin()
             self._telemetry.begin()
         half, kind = self._halves[ask.pipeline, ask.point], self._info.kinds[ask.pipeline]
         try:
             answers = receive(half, payload, questions, clock or Untimed(), kind=kind)
+            needs = self._needs(half, payload, questions, kind) if ask.needs else ()
         except HarnessError as error:
             raise RefusedError(422, str(error)) from None
-        return Told(
+        told = Told(
             answers=tuple(ToldAnswer(**dataclasses.asdict(answer)) for answer in answers),
             seconds=clock.seconds if clock else {},
             cpu_s=clock.cpu_s if clock else {},
+            waited_s=clock.waited_s() if clock and self._watch is not None and self._watch.tells else None,
             queue_s=queue_s,
             lowered=tuple(self._telemetry.end()) if clock else (),
+            needs=tuple(needs),
         )
+        if clock is not None and self._watch is not None:
+            # On one machine with the device its load is no disturbance; only what was looked at before is forgotten.
+            self._watch.load()
+        return told
+
+    def _needs(self, half: ServerHalf, payload: bytes, questions: Sequence[Question], kind: str) -> list[ToldNeed]:
+        found = half_needs(half, lambda clock: receive(half, payload, questions, clock, kind=kind), self._device)
+        return [ToldNeed(stage=stage, quantity=quantity, value=value) for stage, quantity, value in found]
 
 
 async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001
@@ -214,7 +256,7 @@ async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG0
 
 async def _refuse_http(request: Request, error: Exception) -> Response:  # noqa: ARG001
     assert isinstance(error, HTTPException)
-    known = "there are POST /answer, GET /info, /health and /metrics"
+    known = "there are POST /answer, GET /info, /health, /metrics and /energy"
     return JSONResponse({"error": f"{error.detail}: {known}"}, error.status_code, {**_CLOSE, **(error.headers or {})})
 
 
@@ -265,6 +307,13 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], None]
 
     A second signal ends it at once.
     """
+    with contextlib.ExitStack() as leaving:
+        for watched in service.watched:
+            leaving.enter_context(watched)
+        _serve_watched(service, listener, started)
+
+
+def _serve_watched(service: Service, listener: socket.socket, started: Callable[[], None] | None) -> None:
     guarded = type("Guarded", (Guarded,), {"head_s": min(Guarded.head_s, service.limits.body_s)})
     config = uvicorn.Config(
         service.app, http=guarded, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,

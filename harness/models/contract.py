@@ -162,8 +162,9 @@ class LanguageSide(Protocol):
         """The most patches that a picture of up to ``max_pixels`` is cut into."""
         ...
 
-    def n_clusters(self, merge_to: float) -> int:
-        """n_c for a share of a patch's features, for the largest V that a patch may have."""
+    @property
+    def n_features(self) -> int:
+        """V, the most features that a patch may have."""
         ...
 
     def project(self, y_PCD: "Tensor") -> "Tensor":
@@ -182,6 +183,30 @@ class LanguageSide(Protocol):
 
         Raises BitstreamError for a question that shows a picture which the request does not have.
         """
+        ...
+
+
+class Backbone(Protocol):
+    """What a scenario's ``backbone: module:object`` names, where the model is none of the harness's own.
+
+    Its module imports no torch: a scenario is checked, and what a run depends on is known, without. ``weights`` is the
+    scenario's: None, a text that means something to this backbone, or ``random``.
+    """
+
+    def __call__(self, name: str, *, device: str, weights: str | None, max_pixels: int) -> "Models":
+        """The model's parts, none of which is read yet."""
+        ...
+
+    def digests(self, weights: str | None) -> Mapping[str, str]:
+        """A digest of each part's weights, by a name for people; UnavailableError where they are not here."""
+        ...
+
+    def features_of(self, weights: str | None) -> int:
+        """V, the most features that a patch has."""
+        ...
+
+    def patches_of(self, width_px: int, height_px: int, weights: str | None) -> int:
+        """P, the patches that a picture of this size is cut into."""
         ...
 
 

@@ -77,6 +77,12 @@ class Language(nn.Module):
         self.tied = tied
 
 
+def _n_features(config: Any) -> int:
+    """V, the features of a patch."""
+    side: int = config.vision_config.image_size // config.vision_config.patch_size
+    return side**2
+
+
 class LlavaVision:
     """A VisionSide (see :mod:`harness.models.contract`) around a tower."""
 
@@ -85,7 +91,7 @@ class LlavaVision:
         self.config = config
         self.vision_tower = vision_tower
         self.tiling = family.tiling(config)
-        self.n_features = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        self.n_features = _n_features(config)
         self.feature_dim: int = config.vision_config.hidden_size
         self._lora = lora
 
@@ -156,6 +162,7 @@ class LlavaLanguage:
         self.config = config
         self.tokenizer = tokenizer
         self.template = family.template
+        self.n_features = _n_features(config)
         self.feature_dim: int = config.vision_config.hidden_size
         self._projector = projector
         self._embedding = embedding
@@ -177,12 +184,6 @@ class LlavaLanguage:
         """The most patches that a picture of up to ``max_pixels`` is cut into."""
         return self._tiling.max_patches(max_pixels)
 
-    def n_clusters(self, merge_to: float) -> int:
-        """n_c for a share of a patch's features."""
-        vision = self.config.vision_config
-        n_features: int = (vision.image_size // vision.patch_size) ** 2
-        return max(1, round(merge_to * n_features))
-
     @torch.inference_mode()
     def project(self, y_PCD: Tensor) -> Tensor:
         """Merged features through the projector, (P * C, H); of any float dtype, on any device."""
@@ -196,9 +197,7 @@ class LlavaLanguage:
         """
         height, width = layout.image_size
         n_h, n_w = self._tiling.grid(height, width)
-        vision = self.config.vision_config
-        n_features = (vision.image_size // vision.patch_size) ** 2
-        wanted = (self._tiling.n_patches(n_h, n_w), n_features, self.feature_dim)
+        wanted = (self._tiling.n_patches(n_h, n_w), self.n_features, self.feature_dim)
         if tuple(x_PVD.shape) != wanted or layout.grid != (n_h, n_w):
             raise BitstreamError(
                 f"features of shape {tuple(x_PVD.shape)} on a {layout.grid[0]} x {layout.grid[1]} grid are not those "

@@ -6,10 +6,13 @@ without grids cuts none. What pixels become is :mod:`harness.models.tiling`'s.
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from harness import catalog
 from harness.errors import CheckpointError, UnavailableError, shown, unknown_name
 from harness.models import files
+from harness.models.contract import Backbone
 
 Grids = tuple[tuple[int, int], ...]
 
@@ -67,6 +70,8 @@ def patches_of(width_px: int, height_px: int, backbone: str, weights: str | None
     config.json is not on this machine (with random weights the published sizes are taken), CheckpointError where it
     is damaged or of another model.
     """
+    if (own := _own(backbone)) is not None:
+        return own.patches_of(width_px, height_px, weights)
     found = _tiling(backbone, None if weights is None else str(weights))
     if found is None:
         return 1
@@ -80,8 +85,45 @@ def patches_of_all(sizes_px: Iterable[tuple[int, int]], backbone: str, weights: 
 
 
 @functools.lru_cache(maxsize=64)
+def features_of(backbone: str, weights: str | None = None) -> int:
+    """V, the features that a model's vision side makes of a patch; ``weights`` and errors as of :func:`patches_of`."""
+    if (own := _own(backbone)) is not None:
+        return own.features_of(weights)
+    found = _config(backbone, weights)
+    if found is None:
+        return 576 if backbone in _ONE_TILE else 729
+    path, config = found
+    side_px, patch_px = (336, 14) if config["model_type"] == "llava" else (_SIDE_PX, 14)
+    side = _size(path, config, "image_size", side_px) // _size(path, config, "patch_size", patch_px)
+    return side**2
+
+
+@functools.lru_cache(maxsize=64)
 def _tiling(backbone: str, weights: str | None) -> tuple[int, Grids] | None:
     """The side of a patch and the grids; None where every picture is one patch."""
+    found = _config(backbone, weights)
+    if found is None:
+        return None if backbone in _ONE_TILE else (_SIDE_PX, _GRIDS)
+    path, config = found
+    if config["model_type"] == "llava":
+        return None
+    side = _size(path, config, "image_size", _SIDE_PX)
+    try:
+        return side, grids_of(config.get("image_grid_pinpoints", [[h * 384, w * 384] for h, w in _GRIDS]), side)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _own(backbone: str) -> Backbone | None:
+    """A backbone that is none of the harness's own."""
+    if backbone in catalog.BACKBONES:
+        return None
+    found: Backbone = catalog.load("backbone", backbone, catalog.BACKBONES)
+    return found
+
+
+def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]] | None:
+    """A model's config.json, which is of a known kind; None for random weights where the model is not here."""
     if backbone not in files.SOURCES:
         raise CheckpointError(unknown_name("model", backbone, files.SOURCES))
     try:
@@ -90,21 +132,21 @@ def _tiling(backbone: str, weights: str | None) -> tuple[int, Grids] | None:
     except UnavailableError:
         if weights != "random":
             raise
-        return None if backbone in _ONE_TILE else (_SIDE_PX, _GRIDS)
+        return None
     config: Mapping[str, Any] = files.read_json(path)
     kind = config.get("model_type")
-    if kind == "llava":
-        return None
-    if kind != "llava_onevision":
+    if kind not in ("llava", "llava_onevision"):
         raise CheckpointError(f"{path}: model_type is {shown(kind)}; 'llava' or 'llava_onevision' is wanted")
+    return path, config
+
+
+def _size(path: Path, config: Mapping[str, Any], name: str, default: int) -> int:
+    """A size in pixels of a config's vision_config."""
     vision = config.get("vision_config")
-    side = vision.get("image_size", _SIDE_PX) if isinstance(vision, Mapping) else _SIDE_PX
-    if type(side) is not int or side < 1:
-        raise CheckpointError(f"{path}: vision_config.image_size is {shown(side)}; a whole number from 1 on is wanted")
-    try:
-        return side, grids_of(config.get("image_grid_pinpoints", [[h * 384, w * 384] for h, w in _GRIDS]), side)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    size = vision.get(name, default) if isinstance(vision, Mapping) else default
+    if type(size) is not int or size < 1:
+        raise CheckpointError(f"{path}: vision_config.{name} is {shown(size)}; a whole number from 1 on is wanted")
+    return size
 
 
 def _is_pinpoint(pair: Any, patch: int) -> bool:

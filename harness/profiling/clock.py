@@ -35,6 +35,7 @@ class StageClock:
         self._synchronise = synchronise or (lambda: None)
         self._delays = delays
         self._stretches: list[tuple[str, int, int, int]] = []
+        self._told_s: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.cpu_s: dict[str, float] = {}
 
@@ -53,12 +54,20 @@ class StageClock:
             waits_ns = (now_ns - before_ns.get(thread, now_ns) for thread, now_ns in self._delays.delays_ns().items())
             self._stretches.append((name, start_ns, end_ns, max(waits_ns, default=0)))
 
+    def adopt(
+        self, seconds: Mapping[str, float], cpu_s: Mapping[str, float], waited_s: Mapping[str, float] | None
+    ) -> None:
+        """Takes the stages that another machine's clock timed; ``waited_s`` is null where that machine tells none."""
+        self.seconds |= seconds
+        self.cpu_s |= cpu_s
+        self._told_s |= waited_s or {}
+
     def waited_s(self) -> dict[str, float]:
-        """How long each stage was kept from running, as far as ``delays`` knows; to be asked after the request.
+        """How long each stage was kept from running, as far as it is known; to be asked after the request.
 
         Waiting for a processor and standing still may be one and the same: the longer of the two counts.
         """
-        found: dict[str, float] = {}
+        found = dict(self._told_s)
         if self._delays:
             for name, start_ns, end_ns, delay_ns in self._stretches:
                 lost_ns = max(delay_ns, self._delays.stood_still_ns(start_ns, end_ns))

@@ -84,6 +84,36 @@ def machine_name() -> str:
     return str(fingerprint()["name"])
 
 
+def conditions(root: Path = Path("/")) -> dict[str, float | str | bool | None]:
+    """What changes while nothing of the machine does: power mode, present clocks in MHz, temperatures in C.
+
+    A fact that the system does not tell is left out. ``root`` is where proc and sys are.
+    """
+    processors = root / "sys/devices/system/cpu"
+    khz = [_number(path) for path in sorted(processors.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
+    known_khz = [one for one in khz if one is not None]
+    now_mhz = _clock_now_mhz(root)
+    found: dict[str, float | str | bool | None] = {
+        "power_mode": _nvpmodel(root) or _text(root / "sys/firmware/acpi/platform_profile"),
+        "jetson_clocks": _jetson_clocks(root),
+        "governor": _text(processors / "cpu0/cpufreq/scaling_governor"),
+        "cpu_mhz": sum(known_khz) / len(known_khz) / 1000 if known_khz else now_mhz and float(now_mhz),
+    }
+    if (devfreq := _tegra_gpu(root)) is not None and (hertz := _number(devfreq / "cur_freq")) is not None:
+        found["gpu_mhz"] = hertz / 1e6
+    for gpu in nvml.gpus()[0]:
+        told = {
+            "sm_mhz": gpu.ask("ClockInfo", pynvml.NVML_CLOCK_SM),
+            "memory_mhz": gpu.ask("ClockInfo", pynvml.NVML_CLOCK_MEM),
+            "temperature_c": gpu.ask("Temperature", pynvml.NVML_TEMPERATURE_GPU),
+        }
+        found |= {f"gpu {gpu.number} {fact}": float(value) for fact, value in told.items() if value is not None}
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        if (thousandths := _number(zone / "temp")) is not None:
+            found[f"{_text(zone / 'type') or zone.name} temperature_c"] = thousandths / 1000
+    return {fact: value for fact, value in found.items() if value is not None}
+
+
 def _machine(root: Path, gpus: list[nvml.Gpu]) -> dict[str, Any]:
     """What decides speed."""
     processors = root / "sys/devices/system/cpu"

@@ -11,9 +11,12 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+from harness.models.contract import Clock, Untimed
+from harness.records import Quantity
 
 _CLEAR_PEAK = "5"
 """What resets a process's peak of resident memory, written to ``clear_refs`` (proc(5))."""
@@ -41,6 +44,23 @@ class OperationsClock:
         with plain, FlopCounterMode(display=False) as counter:
             yield
         self.operations[name] = self.operations.get(name, 0) + counter.get_total_flops()
+
+
+Need: TypeAlias = tuple[str, Quantity, int]
+"""A stage (empty for a half as a whole), a quantity and its value."""
+
+
+def half_needs(half: object, work: Callable[[Clock], object], device: str) -> Iterator[Need]:
+    """What a half needs for ``work``, which is run three times: to load what is loaded once, and to count."""
+    work(Untimed())
+    weights = weights_bytes(half)
+    yield "", "weights_bytes", weights
+    if (taken := memory_taken_bytes(functools.partial(work, Untimed()), device)) is not None:
+        yield "", "peak_memory_bytes", weights + taken
+    counter = OperationsClock(device)
+    work(counter)
+    for stage, operations in counter.operations.items():
+        yield stage, "operations", operations
 
 
 def memory_taken_bytes(work: Callable[[], object], device: str) -> int | None:

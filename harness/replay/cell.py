@@ -23,12 +23,16 @@ _WORTH_COMPILING = 2_000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """What is replayed; ``uplink`` is one of the spec's and ``users`` one of its numbers."""
+    """What is replayed; ``uplink`` is one of the spec's and ``users`` one of its numbers.
+
+    The uplink's rate is taken ``scale`` times.
+    """
 
     spec: Replay
     uplink: Uplink
     users: int
     seed: int
+    scale: float = 1.0
 
 
 def replay(profile: Profile, cell: Cell, *, engine: Engine = "auto") -> pa.Table:
@@ -60,7 +64,7 @@ def _instants(profile: Profile, cell: Cell, load: Workload, engine: Engine) -> I
 def channels(cell: Cell) -> list[Channel]:
     """A channel for every user, or the one that all share."""
     n = cell.users if cell.spec.sharing == "own" else 1
-    opened = [open_channel(cell.uplink, stream(cell.seed, Stream.CHANNEL, user)) for user in range(n)]
+    opened = [open_channel(cell.uplink, stream(cell.seed, Stream.CHANNEL, user), cell.scale) for user in range(n)]
     if isinstance(cell.uplink, TraceUplink) and (cell.spec.sharing == "processor" or cell.uplink.wire.burst_bytes):
         from harness.channel.varying import Packets
 
@@ -81,7 +85,7 @@ def request_rows(profile: Profile, cell: Cell, load: Workload, instants: Instant
         "point": profile.point,
         "channel": cell.uplink.label,
     }
-    rate_bps = cell.uplink.rate_bps if isinstance(cell.uplink, ConstantUplink) else None
+    rate_bps = cell.scale * cell.uplink.rate_bps if isinstance(cell.uplink, ConstantUplink) else None
     numbers = {"users": cell.users, "seed": cell.seed, "rate_bps": rate_bps}
     wanted = schema(RequestRow)
     columns = []

@@ -48,21 +48,26 @@ _NOTICE_WIRE_BYTES = HEADER_BYTES + 66
 
 def main(end: str) -> None:
     """Live as one end until standard input closes."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        _say({"error": os.strerror(ctypes.get_errno())})
-        return
-    _say({"pid": os.getpid()})
-    _hear()
-    _tool("ip", "addr", "add", f"{ADDRESS[end]}/24", "dev", INTERFACE[end])
-    # Segments go into the bucket one by one, not in bundles that have to wait for the tokens of all.
-    _tool("ip", "link", "set", INTERFACE[end], "up", "gso_max_segs", "1")
+    enter(end)
     with _undisturbed(end):
         if end == "server":
             _serve()
         else:
             _ask()
+
+
+def enter(end: str) -> None:
+    """Move into a network namespace of this process's own, and take up the end of the link that is put there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        say({"error": os.strerror(ctypes.get_errno())})
+        sys.exit(1)
+    say({"pid": os.getpid()})
+    hear()
+    _tool("ip", "addr", "add", f"{ADDRESS[end]}/24", "dev", INTERFACE[end])
+    # Segments go into the bucket one by one, not in bundles that have to wait for the tokens of all.
+    _tool("ip", "link", "set", INTERFACE[end], "up", "gso_max_segs", "1")
 
 
 @contextlib.contextmanager
@@ -84,24 +89,24 @@ def _undisturbed(end: str) -> Iterator[None]:
 
 
 def _ask() -> None:
-    shape = _hear()
-    _shape("add", **shape)
+    bucket = hear()
+    shape("add", **bucket)
     with socket.create_connection((ADDRESS["server"], PORT), timeout=600) as connection:
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _say({"connected": True, "segment": connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)})
-        while order := _hear():
+        say({"connected": True, "segment": connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)})
+        while order := hear():
             if "rate_bps" in order:
-                shape = order
-                _shape("change", **shape)
-                _say({"shaped": True})
+                bucket = order
+                shape("change", **bucket)
+                say({"shaped": True})
             else:
-                _say(_request(connection, rate_bps=shape["rate_bps"], **order))
+                say(_request(connection, rate_bps=bucket["rate_bps"], **order))
 
 
 def _serve() -> None:
     with socket.create_server((ADDRESS["server"], PORT)) as listener:
-        _say({"listening": True})
+        say({"listening": True})
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         buffer, soon = memoryview(bytearray(1 << 20)), False
@@ -188,23 +193,26 @@ def _work(until_s: float) -> None:
             time.sleep(left_s - _SPIN_S)
 
 
-def _shape(verb: str, *, rate_bps: float, burst_bytes: int) -> None:
-    shape = ["rate", f"{round(rate_bps)}bit", "burst", str(burst_bytes), "latency", "60s"]
-    _tool("tc", "qdisc", verb, "dev", INTERFACE["device"], "root", "tbf", *shape)
+def shape(verb: str, *, rate_bps: float, burst_bytes: int) -> None:
+    """Add, or change, the token bucket of the device's end."""
+    bucket = ["rate", f"{round(rate_bps)}bit", "burst", str(burst_bytes), "latency", "60s"]
+    _tool("tc", "qdisc", verb, "dev", INTERFACE["device"], "root", "tbf", *bucket)
 
 
 def _tool(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        _say({"error": f"{' '.join(command)}: {done.stderr.strip()}"})
+        say({"error": f"{' '.join(command)}: {done.stderr.strip()}"})
         sys.exit(1)
 
 
-def _say(message: dict[str, Any]) -> None:
+def say(message: dict[str, Any]) -> None:
+    """A line of JSON to whoever started this end."""
     print(json.dumps(message), flush=True)
 
 
-def _hear() -> dict[str, Any]:
+def hear() -> dict[str, Any]:
+    """The next line of JSON from there; empty where there is none."""
     line = sys.stdin.readline()
     return json.loads(line) if line else {}
 

@@ -4,12 +4,11 @@ Shapes: R timed requests (a sample and a repeat each), G server stages.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -63,36 +62,44 @@ class Profile:
         timed on one side only: no stage on a side is believed of a scheme that has none there in any request, and of
         the server where nothing was sent.
         """
-        timed = _rows_of(stages, pipeline, point).select(["sample", "repeat", "side", "stage", "seconds"]).to_pandas()
-        answered = _rows_of(outcomes, pipeline, point).select(["sample", "payload_bytes"]).to_pandas()
+        timed = _rows_of(stages, pipeline, point)
+        answered = _rows_of(outcomes, pipeline, point)
         where = f"{pipeline} at {point!r}"
-        if timed.empty:
+        if not timed.num_rows:
             raise ResultsError(f"{where} has no stage rows; measure it before it is replayed")
-        payload = answered.drop_duplicates("sample").set_index("sample")["payload_bytes"]
-        if missing := sorted(set(timed["sample"]) - set(payload.index)):
+        payload = dict(zip(*(answered[name].to_pylist() for name in ("sample", "payload_bytes")), strict=True))
+        names = sorted(pc.unique(timed["sample"]).to_pylist())
+        if missing := [name for name in names if name not in payload]:
             raise ResultsError(f"{where}: sample {missing[0]!r} was timed but has no outcome row")
-        keys = pd.MultiIndex.from_frame(timed[["sample", "repeat"]].drop_duplicates().sort_values(["sample", "repeat"]))
-        asked = keys.get_level_values("sample")
-        payload_bytes = sent_bytes(asked, payload.loc[asked].to_numpy(np.int64), samples)
-        device, server = timed[timed["side"] == "device"], timed[timed["side"] == "server"]
-        sides = (pd.MultiIndex.from_frame(of_side[["sample", "repeat"]]) for of_side in (device, server))
-        on_device, on_server = (keys.isin(side) for side in sides)
-        _refuse_one_sided(where, keys, payload_bytes, on_device, on_server)
-        names = tuple(dict.fromkeys(server["stage"]))
-        by_stage = server.pivot_table(
-            index=["sample", "repeat"], columns="stage", values="seconds", aggfunc="sum", fill_value=0.0
-        )
+        # Requests are numbered by sample and repeat; each row belongs to one of them.
+        sample_row = pc.index_in(timed["sample"], pa.array(names, pa.string())).to_numpy()
+        repeat_row = timed["repeat"].to_numpy()
+        first = int(repeat_row.min())
+        several = int(repeat_row.max()) - first + 1
+        code_R, request_row = np.unique(sample_row * several + repeat_row - first, return_inverse=True)
+        asked = [names[place] for place in (code_R // several).tolist()]
+        payload_bytes = sent_bytes(asked, np.array([payload[name] for name in asked], np.int64), samples)
+        seconds_row = timed["seconds"].to_numpy()
+        on_server_row = pc.equal(timed["side"], "server").to_numpy(zero_copy_only=False)
+        counts = [np.bincount(request_row[side], minlength=code_R.size) for side in (~on_server_row, on_server_row)]
+        keys = list(zip(asked, (code_R % several + first).tolist(), strict=True))
+        _refuse_one_sided(where, keys, payload_bytes, counts[0] > 0, counts[1] > 0)
+        of_server = timed["stage"].filter(pa.array(on_server_row))
+        stages_G = tuple(pc.unique(of_server).to_pylist())
+        server_stage_s = np.zeros((code_R.size, len(stages_G)))
+        if stages_G:
+            stage_row = pc.index_in(of_server, pa.array(stages_G, pa.string())).to_numpy()
+            np.add.at(server_stage_s, (request_row[on_server_row], stage_row), seconds_row[on_server_row])
         return cls(
             pipeline=pipeline,
             point=point,
-            samples=tuple(keys.get_level_values("sample")),
+            samples=tuple(asked),
             payload_bytes=payload_bytes,
-            device_s=device.groupby(["sample", "repeat"])["seconds"]
-            .sum()
-            .reindex(keys, fill_value=0.0)
-            .to_numpy(float),
-            server_stages=names,
-            server_stage_s=by_stage.reindex(index=keys, columns=list(names), fill_value=0.0).to_numpy(float),
+            device_s=np.asarray(
+                np.bincount(request_row[~on_server_row], seconds_row[~on_server_row], minlength=code_R.size), np.float64
+            ),
+            server_stages=stages_G,
+            server_stage_s=server_stage_s,
         )
 
     def draw(self, n: int, rng: np.random.Generator) -> Ints:
@@ -127,10 +134,12 @@ def _rows_of(table: pa.Table, pipeline: str, point: str) -> pa.Table:
     return table.filter(pc.and_(pc.equal(table["pipeline"], pipeline), pc.equal(table["point"], point)))
 
 
-def _refuse_one_sided(where: str, keys: pd.MultiIndex, payload_bytes: Ints, on_device: Bools, on_server: Bools) -> None:
+def _refuse_one_sided(
+    where: str, keys: Sequence[tuple[str, int]], payload_bytes: Ints, on_device: Bools, on_server: Bools
+) -> None:
     """Raises ResultsError for a timed request without the stages of a side that it must have had."""
-    served = set(keys.get_level_values("sample")[on_server])
-    other_repeat = np.array([sample in served for sample in keys.get_level_values("sample")])
+    served = {sample for (sample, _), served in zip(keys, on_server.tolist(), strict=True) if served}
+    other_repeat = np.array([sample in served for sample, _ in keys])
     for side, lacks, why in (
         ("device", ~on_device & on_device.any(), "others of this point have some"),
         ("server", ~on_server & (payload_bytes > 0), "it sent {n_bytes} bytes"),

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,29 +33,26 @@ class Testbed:
     @contextlib.contextmanager
     def open(cls, rate_bps: float, burst_bytes: int) -> Iterator[Self]:
         """A testbed while the context lasts; raises UnavailableError, saying what is missing, where none can be."""
-        if reason := why_not():
-            raise UnavailableError(f"a real link cannot be made here: {reason}")
-        with _end("device") as device, _end("server") as server:
-            pids = {"device": _hear(device)["pid"], "server": _hear(server)["pid"]}
-            _veth(pids)
-            _say(server, {"go": True})
-            _hear(server)
-            _say(device, {"go": True})
-            _say(device, {"rate_bps": rate_bps, "burst_bytes": burst_bytes})
-            yield cls(device, server, int(_hear(device)["segment"]))
+        script = [sys.executable, "-I", str(Path(exchange.__file__))]
+        with joined([*script, "device"], [*script, "server"]) as (device, server):
+            say(server, {"go": True})
+            hear(server)
+            say(device, {"go": True})
+            say(device, {"rate_bps": rate_bps, "burst_bytes": burst_bytes})
+            yield cls(device, server, int(hear(device)["segment"]))
 
     def shape(self, rate_bps: float, burst_bytes: int) -> None:
         """Change the uplink's rate and the depth of its bucket."""
-        _say(self._device, {"rate_bps": rate_bps, "burst_bytes": burst_bytes})
-        _hear(self._device)
+        say(self._device, {"rate_bps": rate_bps, "burst_bytes": burst_bytes})
+        hear(self._device)
 
     def request(
         self, device_s: float, n_bytes: int, server_s: float, *, idle_s: float = 0.0, primer_bytes: int = 0
     ) -> dict[str, float]:
         """One request, when it got how far; the instants are of the machine's monotonic clock."""
         order = {"device_s": device_s, "n_bytes": n_bytes, "server_s": server_s}
-        _say(self._device, {**order, "idle_s": idle_s, "primer_bytes": primer_bytes})
-        return _hear(self._device)
+        say(self._device, {**order, "idle_s": idle_s, "primer_bytes": primer_bytes})
+        return hear(self._device)
 
 
 def why_not() -> str | None:
@@ -71,8 +68,22 @@ def why_not() -> str | None:
 
 
 @contextlib.contextmanager
-def _end(name: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-I", str(Path(exchange.__file__)), name]
+def joined(
+    device: Sequence[str], server: Sequence[str]
+) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
+    """The processes of two commands with a link between their network namespaces.
+
+    Each calls :func:`harness.replay.exchange.enter` first, and waits there until it is spoken to.
+    """
+    if reason := why_not():
+        raise UnavailableError(f"a real link cannot be made here: {reason}")
+    with _end(device) as on_device, _end(server) as on_server:
+        _veth({"device": hear(on_device)["pid"], "server": hear(on_server)["pid"]})
+        yield on_device, on_server
+
+
+@contextlib.contextmanager
+def _end(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -88,16 +99,18 @@ def _veth(pids: dict[str, int]) -> None:
         raise UnavailableError(f"a real link cannot be made here: ip link add: {done.stderr.strip()}")
 
 
-def _say(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
+def say(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
+    """Speak to an end."""
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
     except BrokenPipeError:
-        _hear(process)
+        hear(process)
 
 
-def _hear(process: subprocess.Popen[str]) -> dict[str, Any]:
+def hear(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What an end says next; raises UnavailableError where it says what went wrong, or stopped."""
     assert process.stdout is not None
     line = process.stdout.readline()
     message: dict[str, Any] = json.loads(line) if line else {"error": f"an end of the link stopped ({process.wait()})"}

@@ -68,6 +68,13 @@ def workload(profile: Profile, spec: Replay, users: int, seed: int) -> Workload:
     )
 
 
+def arrivals_of(spec: Replay, n: int, seed: int) -> Floats:
+    """(n,) or as many as are recorded: when the first of the study's users asks; zeros in a closed loop."""
+    if isinstance(spec.arrivals, Recorded):
+        return np.asarray(instants(spec.arrivals, spec.users[0])[0])
+    return _instants(spec, n, seed, 0)
+
+
 def _rows(profile: Profile, spec: Replay, n: int, users: int, seed: int, user: int) -> Ints:
     rng = np.random.default_rng(stream(seed, Stream.DRAWS, user))
     if spec.requests is None and not isinstance(spec.arrivals, Recorded):

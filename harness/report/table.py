@@ -197,6 +197,7 @@ def _footnotes(run: Analysis) -> Sequence[Text]:
         *comparison.first_sentences(run.first),
         comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else "",
         _timing(run),
+        *run.elsewhere,
         *run.timing_warnings,
         *sorted({str(why) for why in run.numbers["total_reason"].dropna() if str(why).startswith("unstable")}),
         f"timed on {'; '.join(run.machines) or 'no machine'} (throttling: {manifest.throttling}); links replayed",

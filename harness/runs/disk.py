@@ -31,11 +31,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
-    """The new folder ``folder`` with files of this content, by name; ResultsError when the disk refuses."""
+    """The new folder ``folder`` with files of this content, by relative name; ResultsError when the disk refuses."""
     unfinished = folder.with_name(f"{UNFINISHED}{os.getpid()}")
     try:
         unfinished.mkdir()
         for name, data in content.items():
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             _write(unfinished / name, data)
         files.flush_folder(unfinished)
         files.rename(unfinished, folder)
@@ -44,10 +45,10 @@ def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
         raise ResultsError(f"{folder}: cannot be written: {files.why(error)}") from None
 
 
-def parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
+def parquet(table: pa.Table, **how: object) -> bytes:
+    """A table as the bytes of a Parquet file, written ``how`` pyarrow is told."""
     file = io.BytesIO()
-    pq.write_table(table, file)
+    pq.write_table(table, file, **how)
     return file.getvalue()
 
 

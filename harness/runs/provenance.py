@@ -78,7 +78,9 @@ class Session(_Strict):
     it was true. ``watched`` says the same as ``telemetry`` of what saw whether the process had the machine to itself;
     ``disturbed`` why requests were run again, and how often; ``pressure`` the share of the time in which some task of
     the machine waited for a processor. ``released``: without a commit, whether the code is an installed release's.
-    ``server`` is null where both halves ran in this process.
+    ``server`` is null where both halves ran in this process. ``energy`` says of each side what its energy was read
+    from, or why nothing was. ``conditions`` has the power mode, clocks (MHz) and temperatures (C) before and after a
+    pass.
     """
 
     started_utc: str
@@ -96,6 +98,8 @@ class Session(_Strict):
     disturbed: dict[str, int] = Field(default_factory=dict)
     pressure: float | None = None
     released: bool = False
+    energy: dict[str, str] = Field(default_factory=dict)
+    conditions: dict[str, dict[str, float | str | bool | None]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _machine_is_named(self) -> Self:

@@ -3,11 +3,13 @@
     <run>/manifest.json      always there and always whole
     <run>/samples.parquet    what each question of the run shows and asks
     <run>/parts/<key>/       the rows of finished units of work, while the run is unfinished
-    <run>/{stages,links,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
+    <run>/{stages,paced,links,outcomes,energy,resources,requests}.parquet    every row, sorted, when the run is complete
 
 A unit is named work whose rows are committed together or not at all. Its key is a digest of its name and of all that
 its rows depend on, so that after an edit of the scenario, or of a file that it names, the units whose rows would be the
 same are not worked again. Rows of units that a scenario no longer asks for stay in ``parts`` until it asks again.
+
+A run that is kept for reference has ``replayed.parquet`` in the place of its requests (``harness/runs/replayed.py``).
 
 A run is complete when its manifest says so, which it does after its tables are written and before their parts are
 removed: whatever the moment of death, the parts or the tables hold every finished unit.
@@ -26,7 +28,7 @@ import pyarrow.compute as pc
 from harness import files
 from harness.errors import ResultsError
 from harness.records import Side
-from harness.runs import disk, provenance, tables
+from harness.runs import disk, provenance, replayed, tables
 from harness.runs.digests import of_bytes, of_data
 from harness.runs.lock import Lock
 from harness.runs.provenance import MANIFEST, Manifest
@@ -34,7 +36,7 @@ from harness.runs.tables import Kind, Rows
 
 _PARTS, _UNITS = "parts", "units.json"
 
-MEASURED: tuple[Kind, ...] = ("stages", "links", "outcomes", "energy", "resources")
+MEASURED: tuple[Kind, ...] = ("stages", "paced", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
 
 
@@ -63,6 +65,7 @@ class Record:
     manifest: Manifest
     samples: pa.Table
     stages: pa.Table
+    paced: pa.Table
     links: pa.Table
     outcomes: pa.Table
     energy: pa.Table
@@ -132,6 +135,7 @@ class Run:
         units: Unit | Sequence[Unit],
         *,
         stages: Rows = (),
+        paced: Rows = (),
         links: Rows = (),
         outcomes: Rows = (),
         energy: Rows = (),
@@ -148,6 +152,7 @@ class Run:
             raise ValueError(f"unit {done[0]!r} is done")
         given: Mapping[Kind, Rows] = {
             "stages": stages,
+            "paced": paced,
             "links": links,
             "outcomes": outcomes,
             "energy": energy,
@@ -177,6 +182,17 @@ class Run:
         disk.write_bytes(self.folder / "samples.parquet", data)
         self._update(tables={**self.manifest.tables, "samples": of_bytes(data)})
 
+    def record_energy(self, told: Mapping[str, str]) -> None:
+        """Commits what the energy of each side is read from in this session, or why nothing is."""
+        *earlier, session = self.manifest.sessions
+        self._update(sessions=(*earlier, session.model_copy(update={"energy": dict(told)})))
+
+    def record_conditions(self, when: str, told: Mapping[str, float | str | bool | None]) -> None:
+        """Commits what the machine was like at a moment of this session: power mode, clocks, temperatures."""
+        *earlier, session = self.manifest.sessions
+        conditions = {**session.conditions, when: dict(told)}
+        self._update(sessions=(*earlier, session.model_copy(update={"conditions": conditions})))
+
     def record_telemetry(
         self,
         sources: Mapping[str, str],
@@ -196,10 +212,10 @@ class Run:
         throttled.update(lowered)
         again.update(disturbed or {})
         changes: dict[str, object] = {
-            "telemetry": dict(sources), "throttled": dict(throttled), "disturbed": dict(again), "pressure": pressure,
+            "telemetry": dict(sources), "throttled": dict(throttled), "disturbed": dict(again),
         }  # fmt: skip
         if watched is not None:
-            changes["watched"] = dict(watched)
+            changes |= {"watched": dict(watched), "pressure": pressure}
         self._update(sessions=(*earlier, session.model_copy(update=changes)))
 
     def so_far(self) -> Record:
@@ -291,11 +307,15 @@ class Run:
             is_ = "a run of both halves" if manifest.half is None else f"the {manifest.half} half of a run alone"
             wanted = "'harness join' makes a run of two halves" if half is None else f"the {half} half is wanted"
             raise ResultsError(f"{folder}: is {is_}; {wanted}")
-        return Record(
-            folder=folder,
-            manifest=manifest,
-            **{kind: tables.read(kind, folder / f"{kind}.parquet", manifest.tables.get(kind)) for kind in tables.ROWS},
-        )
+        left_out = ("requests",) if replayed.REPLAYED in manifest.tables else ()
+        read = {
+            kind: tables.read(kind, folder / f"{kind}.parquet", manifest.tables.get(kind))
+            for kind in tables.ROWS
+            if kind not in left_out
+        }
+        if left_out:
+            read["requests"] = replayed.requests(manifest, folder, read["stages"], read["outcomes"], read["samples"])
+        return Record(folder=folder, manifest=manifest, **{str(kind): table for kind, table in read.items()})
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -363,3 +383,18 @@ def _read_facts(part: Path) -> Facts:
             f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are worked again"
         ) from None
     return facts
+
+
+def complete_runs(path: Path) -> list[Path]:
+    """The folder of the run at ``path``, or those of the complete runs under it, by name; halves of runs are left out.
+
+    Raises ResultsError where there is none, and for a damaged manifest.
+    """
+    if (path / MANIFEST).exists():
+        return [path]
+    found = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+    manifests = {folder: provenance.read(folder / MANIFEST) for folder in found}
+    complete = [folder for folder, of in manifests.items() if of.status == "complete" and of.half is None]
+    if not complete:
+        raise ResultsError(f"{path}: neither a complete run nor a folder of runs; 'harness run SCENARIO' makes one")
+    return complete

@@ -27,13 +27,14 @@ from harness.records import (
 )
 from harness.runs.digests import of_bytes
 
-Kind = Literal["samples", "stages", "links", "outcomes", "energy", "resources", "requests"]
+Kind = Literal["samples", "stages", "paced", "links", "outcomes", "energy", "resources", "requests"]
 Row: TypeAlias = SampleRow | StageRow | LinkRow | OutcomeRow | EnergyRow | ResourceRow | RequestRow
 Rows: TypeAlias = pa.Table | Iterable[Row]
 
 ROWS: Mapping[Kind, type] = {
     "samples": SampleRow,
     "stages": StageRow,
+    "paced": StageRow,
     "links": LinkRow,
     "outcomes": OutcomeRow,
     "energy": EnergyRow,
@@ -44,6 +45,7 @@ ROWS: Mapping[Kind, type] = {
 KEYS: Mapping[Kind, tuple[str, ...]] = {
     "samples": ("benchmark", "sample"),
     "stages": ("pipeline", "point", "sample", "repeat", "side"),
+    "paced": ("pipeline", "point", "sample", "repeat", "side"),
     "links": ("pipeline", "point", "sample", "repeat"),
     "outcomes": ("pipeline", "point", "sample"),
     "energy": ("pipeline", "point", "side", "rail", "block"),
@@ -64,7 +66,7 @@ _NEVER_NEGATIVE = (
     "repeat", "round", "start", "seconds", "cpu_s", "waited_s", "load", "energy_j", "payload_bytes", "visual_tokens",
     "prompt_tokens", "answer_tokens", "users", "seed", "user", "pictures", "width_px", "height_px", "patches",
     "file_bytes", "text_bytes", "requests", "block", "value", "rate_bps", "sent_bytes", "received_bytes", "set_up_s",
-    "round_trip_s", "residence_s", "queue_s", "channel_s",
+    "round_trip_s", "residence_s", "queue_s", "channel_s", "idle_s", "idle_j",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import ScenarioError, meant, shown
-from harness.scenario.source import Document, KeyPath
+from harness.scenario.source import COMMAND_LINE, Document, KeyPath
 
 _MOST = 100
 """More sentences at once are read by nobody."""
@@ -54,7 +54,10 @@ def mistakes(path: Path, document: Document, found: Iterator[tuple[KeyPath, str]
             at_line.append((line, f"{where + ': ' if where else ''}{sentence}"))
     told = list(dict.fromkeys(sorted(at_line, key=lambda mistake: mistake[0])))
     rest += max(0, len(told) - _MOST)
-    sentences_ = [f"{path}:{line}: {sentence}" for line, sentence in told[:_MOST]]
+    sentences_ = [
+        f"{path}, as the command line changes it: {sentence}" if line == COMMAND_LINE else f"{path}:{line}: {sentence}"
+        for line, sentence in told[:_MOST]
+    ]
     return ScenarioError("\n".join([*sentences_, *([f"{path}: and {rest} more mistakes"] if rest else [])]))
 
 

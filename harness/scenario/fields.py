@@ -6,13 +6,13 @@ that an editor can complete it.
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from harness import catalog, units
-from harness.errors import shown, unknown_name
+from harness.errors import ScenarioError, shown, unknown_name
 from harness.scenario.explain import UnknownKey
 
 
@@ -61,15 +61,35 @@ def repeated(names: Iterable[str]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
-def _known(what: str, table: Mapping[str, str]) -> Any:
+def _known(what: str, table: Mapping[str, str], wanted: Sequence[str] = ()) -> Any:
+    """A name of a table; of somebody's own object, that it has the attributes ``wanted``."""
+
     def check(name: str) -> str:
-        if name not in table:
-            raise ValueError(unknown_name(what, name, table))
+        if name in table:
+            return name
+        try:
+            found = catalog.load(what, name, table)
+        except ScenarioError as error:
+            raise ValueError(str(error)) from None
+        if absent := [attribute for attribute in wanted if not hasattr(found, attribute)]:
+            raise ValueError(f"{shown(name)} is no {what}: it has no {', '.join(absent)}")
         return name
 
     return AfterValidator(check)
 
 
-BenchmarkName = Annotated[str, _known("benchmark", catalog.BENCHMARKS)]
-BackboneName = Annotated[str, _known("backbone", catalog.BACKBONES)]
-SchemeName = Annotated[str, _known("scheme", catalog.SCHEMES)]
+def _known_or_file(name: str) -> str:
+    """A benchmark of the catalog, or the path of one's own."""
+    if name in catalog.BENCHMARKS or "/" in name or name.endswith((".tsv", ".csv")):
+        return name
+    raise ValueError(
+        f"{unknown_name('benchmark', name, catalog.BENCHMARKS)}; or the path of a .tsv, a .csv or a folder/"
+    )
+
+
+BenchmarkName = Annotated[str, AfterValidator(_known_or_file)]
+"""A name of the catalog, or a file or folder of one's own; a relative path counts from the scenario's folder."""
+BackboneName = Annotated[
+    str, _known("backbone", catalog.BACKBONES, ("__call__", "digests", "features_of", "patches_of"))
+]
+SchemeName = Annotated[str, _known("scheme", catalog.SCHEMES, ("kind", "Point", "device_half", "server_half"))]

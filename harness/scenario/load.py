@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,22 @@ from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
-from harness.scenario.source import read
+from harness.scenario.source import assigned, override, read
 
 _UNITS = {"_bps": "bit/s", "_bytes": "B", "_hz": "/s", "_s": "s"}
 """How a quantity's field ends, and the unit of its number."""
 
 
-def load(path: Path) -> Scenario:
-    """The scenario in a YAML file.
+def load(path: Path, overrides: Sequence[str] = ()) -> Scenario:
+    """The scenario in a YAML file, with what ``overrides`` such as ``measure.repeats=2`` put in its place.
 
     Raises ScenarioError with a sentence for every mistake, each naming the file, the line, the key path and the value.
     """
+    for assignment in overrides:
+        assigned(assignment)
     document = read(path)
+    for assignment in overrides:
+        override(document, assignment)
     try:
         scenario = Scenario.model_validate(document.mapping, context={"folder": path.parent})
     except ValidationError as error:
@@ -35,7 +39,26 @@ def load(path: Path) -> Scenario:
 
 def as_given(scenario: Scenario) -> dict[str, Any]:
     """The scenario as plain data, with every default spelled out and quantities in SI."""
-    return scenario.model_dump(mode="json")
+    given = scenario.model_dump(mode="json")
+    # A scenario without the section is what it was before there was one: its hash stays.
+    if given["estimate"] is None:
+        del given["estimate"]
+    return given
+
+
+def as_written(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain data that :func:`as_given` makes of a scenario as a file has them: quantities with their units.
+
+    Dumped as YAML it loads as the scenario that it was, beside the files that it names.
+    """
+    written = {name: value for name, value in given.items() if value not in (None, [])}
+    if isinstance(measure := given.get("measure"), Mapping):
+        # Each of the two ways to end a measurement has a key that the other refuses.
+        idle = "at_most" if measure.get("precision") is None else "timed_samples"
+        written["measure"] = {name: value for name, value in measure.items() if name != idle}
+    if isinstance(replay := given.get("replay"), Mapping):
+        written["replay"] = _with_units(dict(replay))
+    return written
 
 
 def replay_from_given(given: Mapping[str, Any], folder: Path) -> Replay:

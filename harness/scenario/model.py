@@ -7,15 +7,20 @@ the catalog, so that a mistake is found before the first second of computing.
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from harness import catalog
 from harness.errors import unknown_name
+from harness.records import Side
+from harness.scenario.estimate import Estimate
 from harness.scenario.explain import NestedError, SeveralNestedError
 from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, Line, SchemeName, Share, Slug, repeated
-from harness.scenario.replay import Replay
+from harness.scenario.replay import FromFile, Replay, SomeS
+from harness.scenario.source import KeyPath
 
 _MOST_POINTS = 1000
 """Of a pipeline; each is measured on every sample."""
@@ -39,52 +44,103 @@ class PipelineSpec(Frozen):
     """A scheme and the operating points at which it is run.
 
     In ``points`` a list stands for each of its values, and several lists for all their combinations:
-    ``{quality: [20, 60], merge_to: 0.044}`` is two points.
+    ``{quality: [20, 60], merge_to: 0.044}`` is two points. ``stand_in`` are the points in their place where the
+    backbone's stand-in runs, which has codecs of its own.
     """
 
     scheme: SchemeName
     name: Slug = ""
     points: tuple[dict[str, Any], ...] = Field(default=({},), min_length=1, strict=False)
+    stand_in: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
 
     @model_validator(mode="before")
     @classmethod
     def _named_after_its_scheme(cls, data: Any) -> Any:
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("scheme"), str):
-            return {**data, "name": data["scheme"]}
+            # Of somebody's own, module:Class, the class.
+            name = data["scheme"].rpartition(":")[2]
+            return {**data, "name": name.lower() if name != data["scheme"] else name}
         return data
 
     @model_validator(mode="after")
     def _points_are_the_schemes(self) -> Self:
-        count = sum(math.prod(len(v) if isinstance(v, list) else 1 for v in grid.values()) for grid in self.points)
-        if count > _MOST_POINTS:
-            raise ValueError(f"points: stand for {count} operating points; {_MOST_POINTS} are the most")
-        wrong, labels = [], []
-        for index in range(len(self.points)):
-            try:
-                labels += [point.label for point in self._at(index)]
-            except NestedError as error:
-                wrong.append(error)
+        wrong = []
+        for key in ("points", "stand_in"):
+            grids: tuple[dict[str, Any], ...] = getattr(self, key)
+            count = sum(math.prod(len(v) if isinstance(v, list) else 1 for v in grid.values()) for grid in grids)
+            if count > _MOST_POINTS:
+                raise ValueError(f"{key}: stand for {count} operating points; {_MOST_POINTS} are the most")
+            labels = []
+            for index in range(len(grids)):
+                try:
+                    labels += [point.label for point in self._at(key, index)]
+                except NestedError as error:
+                    wrong.append(error)
+            if (twice := repeated(labels)) is not None and not wrong:
+                raise ValueError(f"the operating point {twice} is given twice")
         if wrong:
             raise SeveralNestedError(wrong)
-        if (twice := repeated(labels)) is not None:
-            raise ValueError(f"the operating point {twice} is given twice")
         return self
 
-    def operating_points(self) -> Iterator[Any]:
-        """Every operating point as the scheme's own Point, in the order written; raises NestedError for a wrong one."""
-        for index in range(len(self.points)):
-            yield from self._at(index)
+    def operating_points(self, *, stand_in: bool = False) -> Iterator[Any]:
+        """Every operating point as the scheme's own Point, in the order written; raises NestedError for a wrong one.
 
-    def _at(self, index: int) -> Iterator[Any]:
-        """The operating points of one item of ``points``."""
+        ``stand_in`` asks for those with the backbone's stand-in.
+        """
+        key = "stand_in" if stand_in and self.stand_in else "points"
+        for index in range(len(getattr(self, key))):
+            yield from self._at(key, index)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of all points, those with the backbone's stand-in among them."""
+        points = itertools.chain(self.operating_points(), self.operating_points(stand_in=True))
+        return list(dict.fromkeys(point.label for point in points))
+
+    def _at(self, key: str, index: int) -> Iterator[Any]:
+        """The operating points of one item of ``points`` or ``stand_in``."""
         point_type = catalog.load("scheme", self.scheme, catalog.SCHEMES).Point
-        grid = self.points[index]
+        grid = getattr(self, key)[index]
         axes = [value if isinstance(value, list) else [value] for value in grid.values()]
         for values in itertools.product(*axes):
             try:
                 yield point_type.model_validate(dict(zip(grid, values, strict=True)))
             except ValidationError as error:
-                raise NestedError(("points", index), error) from None
+                raise NestedError((key, index), error) from None
+
+
+class Energy(Frozen):
+    """How energy is measured: ``blocks`` blocks of a scheme's half, each followed by an idle block of equal length.
+
+    In a block the half answers whole passes over the timed samples until ``block`` is over. The counters of GPUs and
+    boards move a few times a second, and readings are averages: blocks of less than 30 s are warned of. ``points``:
+    those that are selected at equal score, or all. ``calibration`` has, for rails that were compared with an external
+    meter, what that said over what the sensor said, such as ``device/VDD_IN: 1.03``; other rails are called
+    uncalibrated.
+    """
+
+    block_s: SomeS = Field(default=30.0, alias="block")
+    blocks: int = Field(default=4, ge=2, le=1000)
+    points: Literal["selected", "all"] = "selected"
+    calibration: dict[
+        Annotated[Line, Field(pattern=r"^(device|server)/.+$", max_length=200)], Annotated[float, Field(gt=0, le=10)]
+    ] = Field(default_factory=dict)
+
+
+class Recording(FromFile):
+    """Stage times that were recorded elsewhere and take the place of those of a pipeline on one ``side``.
+
+    ``path`` is a run's folder, a file of :func:`harness.record`, or a CSV with the columns ``stage`` and ``seconds``,
+    and ``sample``, ``repeat``, ``point`` where they are known. Without ``point`` they are those of every point.
+    ``machine`` is where they were timed; the rows of a run and of a logger say so themselves. With ``samples: any`` its
+    requests stand for any sample, in turn, as those of a CSV without samples do.
+    """
+
+    pipeline: Slug
+    side: Side
+    point: Line | None = None
+    machine: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
+    samples: Literal["named", "any"] = "named"
 
 
 class Measure(Frozen):
@@ -93,6 +149,10 @@ class Measure(Frozen):
     ``warmup`` requests a scheme and operating point are run before, and dropped. ``threads`` is the number of processor
     threads that the networks may use; without it, all. With a ``precision`` (``5 %``) pictures are timed until the mean
     time of every point is known to within that, or ``at_most`` pictures are timed; ``timed_samples`` is then not given.
+
+    ``pacing`` is how requests follow each other: ``back_to_back``, or as the study's ``arrivals`` come, idle in between
+    (:class:`harness.profiling.spacing.Spacing`), for the clocks of an idle processor fall; ``both`` times both ways in
+    each round, replays the former and reports the difference. With ``energy`` the joules of an answer are measured.
     """
 
     timed_samples: int = Field(default=16, ge=1, le=1_000_000)
@@ -101,6 +161,8 @@ class Measure(Frozen):
     threads: int | None = Field(default=None, ge=1, le=4096)
     precision: Annotated[Share, Field(gt=0, lt=1)] | None = None
     at_most: int = Field(default=200, ge=12, le=1_000_000)
+    pacing: Literal["back_to_back", "arrivals", "both"] = "back_to_back"
+    energy: Energy | None = None
 
     @model_validator(mode="after")
     def _one_way_to_end(self) -> Self:
@@ -136,7 +198,8 @@ class Scenario(Frozen):
     It has one ``benchmark`` (its stand-in is in ``stand_in``) or several ``benchmarks``, each with its own; the score
     is then their normalised average (``docs/metrics.md``). ``samples`` are at most taken of each benchmark.
     ``scoring`` is the state of VLMEvalKit that answers are judged by; ``max_pixels`` the largest picture that a server
-    takes from a payload.
+    takes from a payload. ``profile`` names stage times that were recorded elsewhere. With an ``estimate`` section
+    nothing is measured.
     """
 
     name: Slug
@@ -154,6 +217,19 @@ class Scenario(Frozen):
     measure: Measure = Measure()
     selection: Selection = Selection()
     replay: Replay
+    profile: tuple[Recording, ...] = Field(default=(), strict=False)
+    estimate: Estimate | None = None
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep the scenario's folder apart from the paths as written: only these enter the scenario's hash."""
+        self._folder = Path((context or {}).get("folder", "."))
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths of benchmarks count from."""
+        return self._folder
 
     @property
     def wanted(self) -> tuple[Wanted, ...]:
@@ -181,6 +257,43 @@ class Scenario(Frozen):
         if self.selection.reference not in names:
             raise ValueError(f"selection.reference: {unknown_name('pipeline', self.selection.reference, names)}")
         reference = next(p for p in self.pipelines if p.name == self.selection.reference)
-        if len(list(reference.operating_points())) != 1:
+        if any(len(list(reference.operating_points(stand_in=at_hand))) != 1 for at_hand in (False, True)):
             raise ValueError(f"selection.reference: {reference.name!r} has several points; a reference has one")
+        if self.estimate is not None:
+            try:
+                self.estimate.check(dict.fromkeys(names))
+            except ValueError as error:
+                raise ValueError(f"estimate.{error}") from None
         return self
+
+    @model_validator(mode="after")
+    def _profiles_fit(self) -> Self:
+        points = {pipeline.name: pipeline.labels for pipeline in self.pipelines}
+        taken: list[str] = []
+        wrong: list[NestedError] = []
+        for place, recording in enumerate(self.profile):
+            labels = points.get(recording.pipeline)
+            if labels is None:
+                known = unknown_name("pipeline", recording.pipeline, points)
+                wrong.append(_nested(("profile", place), "pipeline", recording.pipeline, known))
+            elif recording.point is not None and recording.point not in labels:
+                known = unknown_name("point", recording.point, labels)
+                wrong.append(_nested(("profile", place), "point", recording.point, known))
+            else:
+                of_points = labels if recording.point is None else [recording.point]
+                taken += [f"the {recording.side} side of {recording.pipeline} at {label}" for label in of_points]
+                if (twice := repeated(taken)) is not None:
+                    taken = list(dict.fromkeys(taken))
+                    again = f"{twice} is recorded twice; give each of the two a point, or leave one out"
+                    wrong.append(_nested(("profile", place), "pipeline", recording.pipeline, again))
+        if wrong:
+            raise SeveralNestedError(wrong)
+        return self
+
+
+def _nested(under: KeyPath, key: str, value: str, sentence: str) -> NestedError:
+    """The mistake in a part's key that only the whole can see."""
+    kind = PydanticCustomError("value_error", "{sentence}", {"sentence": sentence})
+    return NestedError(
+        under, ValidationError.from_exception_data("scenario", [{"type": kind, "loc": (key,), "input": value}])
+    )

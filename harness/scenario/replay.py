@@ -21,7 +21,7 @@ PerSecond = Annotated[
 SomeS = Annotated[DurationS, Field(gt=0)]
 
 
-class _File(Frozen):
+class FromFile(Frozen):
     """A part that names a file; a relative path counts from the scenario's own folder."""
 
     path: Line = Field(min_length=1)
@@ -82,7 +82,7 @@ class ConstantUplink(Frozen):
         return self.name or units.format_rate(self.rate_bps)
 
 
-class TraceUplink(_File):
+class TraceUplink(FromFile):
     """A recorded link, as ``harness trace import`` writes it.
 
     ``at_end`` says what happens after the last instant: begin again, or carry nothing more. ``gaps``, where nothing was
@@ -114,7 +114,7 @@ class TraceUplink(_File):
         return self.name or Path(self.path).stem
 
 
-class MarkovUplink(_File):
+class MarkovUplink(FromFile):
     """A seeded Markov chain of rates with the parameters that ``harness trace fit`` writes."""
 
     kind: Literal["markov"]
@@ -170,7 +170,7 @@ class Periodic(Frozen):
     phase: Literal["random", "aligned"] = "random"
 
 
-class Recorded(_File):
+class Recorded(FromFile):
     """Requests at recorded instants: a CSV with a column ``at_s`` and, if the users are known, ``user`` (from 0)."""
 
     kind: Literal["recorded"]
@@ -264,7 +264,7 @@ class Replay(Frozen):
     def files(self) -> tuple[Path, ...]:
         """The files of recorded links and arrivals that the section names."""
         named = [*self.uplinks, self.arrivals]
-        return tuple(dict.fromkeys(Path(part.file) for part in named if isinstance(part, _File)))
+        return tuple(dict.fromkeys(Path(part.file) for part in named if isinstance(part, FromFile)))
 
     @property
     def label(self) -> str:

@@ -7,7 +7,7 @@ are words.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +35,15 @@ _BASES = ((re.compile(r"0o[0-7]+"), 8), (re.compile(r"0x[0-9a-fA-F]+"), 16))
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
+COMMAND_LINE = 0
+"""The line of a key path that no file has: it was given on the command line."""
+
+
 class Document(NamedTuple):
     """A mapping as plain data, the line (from 1) of every key path in it, and mistakes: each a line and a sentence."""
 
     mapping: dict[str, Any]
-    lines: Mapping[KeyPath, int]
+    lines: dict[KeyPath, int]
     mistakes: list[tuple[int, str]]
 
 
@@ -78,6 +82,57 @@ def value(text: str) -> Any:
     if reader.mistakes:
         raise ValueError(reader.mistakes[0][1])
     return found
+
+
+def assigned(assignment: str) -> tuple[list[str], Any]:
+    """The keys and the value of ``key.path=value``; the value is YAML's. Raises ScenarioError for anything else."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not all(keys := path.split(".")):
+        raise ScenarioError(f"{shown(assignment)} is no assignment; measure.repeats=2 is one")
+    try:
+        return keys, value(text)
+    except ValueError as error:
+        raise ScenarioError(f"{shown(assignment)}: {error}") from None
+
+
+def override(document: Document, assignment: str) -> None:
+    """Puts the value of ``key.path=value`` into a document.
+
+    In a list an item is named by its place, from 0, or by the ``name`` or ``scheme`` that it has:
+    ``pipelines.jpeg.points=[{quality: 40}]``. Raises ScenarioError for no assignment, and for a path through what is no
+    mapping or list, or to an item that a list does not have.
+    """
+    keys, found = assigned(assignment)
+    inside: Any = document.mapping
+    taken: KeyPath = ()
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(inside, list):
+            place: str | int = _item(inside, key, assignment)
+        elif isinstance(inside, dict):
+            place = key
+        else:
+            raise ScenarioError(f"{shown(assignment)}: {'.'.join(keys[:depth])} is {shown(inside)}, which has no parts")
+        taken = (*taken, place)
+        document.lines.setdefault(taken, COMMAND_LINE)
+        if last:
+            inside[place] = found
+        else:
+            inside = inside.setdefault(place, {}) if isinstance(inside, dict) else inside[place]
+    for known in [known for known in document.lines if known[: len(taken)] == taken]:
+        del document.lines[known]
+    document.lines[taken] = COMMAND_LINE
+
+
+def _item(items: list[Any], key: str, assignment: str) -> int:
+    """The place of a list's item that is named by its place, or by its own name."""
+    if key.isdecimal() and int(key) < len(items):
+        return int(key)
+    names = [item.get("name", item.get("scheme")) if isinstance(item, dict) else None for item in items]
+    if key in names:
+        return names.index(key)
+    known = ", ".join(map(str, filter(None, names))) or "none by name"
+    raise ScenarioError(f"{shown(assignment)}: {shown(key)} is none of the {len(items)} items here; known: {known}")
 
 
 def _events(text: str) -> Iterator[Any]:

@@ -8,17 +8,18 @@ Nothing here imports torch.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Protocol, TypeVar
+from typing import Annotated, ClassVar, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.data.sample import Question, Sample
+from harness.errors import ScenarioError
 from harness.models.contract import Answer, Clock, Models
 from harness.scenario.fields import Frozen
 
 __all__ = [
-    "NEIGHBOURS", "Answer", "Clock", "DeviceHalf", "MergeTo", "Models", "Neighbours", "OperatingPoint", "Payload",
-    "Scheme", "ServerHalf", "neighbours_of_merging",
+    "NEIGHBOURS", "Answer", "Clock", "DeviceHalf", "MergeTo", "MergingPoint", "Models", "Neighbours", "OperatingPoint",
+    "Payload", "ReducedPoint", "Scheme", "ServerHalf",
 ]  # fmt: skip
 
 MergeTo = Annotated[float, Field(gt=0, le=1)]
@@ -52,14 +53,43 @@ class OperatingPoint(Frozen):
         return ",".join(f"{name}={value}" for name, value in given.items()) or "-"
 
 
-Point = TypeVar("Point", bound=OperatingPoint)
+class ReducedPoint(OperatingPoint):
+    """A point at which a few features of each patch are kept: the share ``merge_to`` of them, or the number ``n_c``.
+
+    With neither, all are kept, unless a scheme always reduces.
+    """
+
+    merge_to: MergeTo | None = None
+    n_c: Annotated[int, Field(ge=1, le=2**16)] | None = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.merge_to is not None and self.n_c is not None:
+            raise ValueError(f"merge_to {self.merge_to:g} and n_c {self.n_c} both say how many features are kept")
+        return self
+
+    def kept_of(self, n_features: int) -> int | None:
+        """n_c for a patch of V features: as it is given, or round(merge_to * V) and at least 1; None for all of them.
+
+        Raises ScenarioError for more features than a patch has.
+        """
+        if self.merge_to is not None:
+            return max(1, round(self.merge_to * n_features))
+        if self.n_c is not None and self.n_c > n_features:
+            raise ScenarioError(f"n_c is {self.n_c}, and a patch of this backbone has {n_features} features")
+        return self.n_c
 
 
-def neighbours_of_merging(point: Point) -> Point:
-    """Raises ValueError for a point whose ``neighbours`` nothing would use: its ``merge_to`` is null."""
-    if getattr(point, "merge_to", None) is None and getattr(point, "neighbours", NEIGHBOURS) != NEIGHBOURS:
-        raise ValueError("neighbours goes with a merge_to: without merging there are none")
-    return point
+class MergingPoint(ReducedPoint):
+    """A point whose features are merged by density: ``neighbours`` is K of Eq. 2."""
+
+    neighbours: Neighbours = NEIGHBOURS
+
+    @model_validator(mode="after")
+    def _neighbours_of_something(self) -> Self:
+        if self.merge_to is None and self.n_c is None and self.neighbours != NEIGHBOURS:
+            raise ValueError("neighbours goes with a merge_to or an n_c: without merging there are none")
+        return self
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,7 +133,8 @@ class Scheme(Protocol):
     Its module imports no torch: a scenario is checked, and a finished run replayed, where there is none. ``kind`` names
     its payloads. A scheme whose points name files besides the model has a class method ``files(backbone, point)`` that
     gives their paths, by names for people; one that needs further models has ``other_models(backbone, point)``, which
-    gives their weights by name. Both are asked before anything is computed.
+    gives their weights by name. ``stands_in_for(point)`` names what a point's weights are a small stand-in for, or is
+    None: a run says so wherever it shows numbers. All three are asked before anything is computed.
     """
 
     kind: ClassVar[str]

@@ -49,14 +49,11 @@ class FakeLanguage:
     name = "fake"
     device: Any = "cpu"
     feature_dim = 4
+    n_features = 16
 
     def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
         """One."""
         return 1
-
-    def n_clusters(self, merge_to: float) -> int:
-        """Of 16 features."""
-        return max(1, round(16 * merge_to))
 
     def project(self, y_PCD: Any) -> Any:
         """(P * C, 8) of (P, C, 4)."""

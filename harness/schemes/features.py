@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from harness.data.sample import Question, Sample
 from harness.models.contract import LanguageSide, Models, VisionSide
-from harness.schemes.contract import Answer, Clock, Payload
+from harness.schemes.contract import Answer, Clock, Payload, ReducedPoint
 from harness.schemes.steps import answers, reduced
 from harness.tofc.bitstream import Limits
 from harness.tofc.feature_codec import Decoded, FeatureCodec
@@ -35,9 +35,10 @@ class FeatureStreams(Protocol):
         ...
 
 
-def limits_of(models: Models, language: LanguageSide, merge_to: float) -> Limits:
-    """What a stream may ask for: the patches of the largest picture that the server is told to expect, merged so."""
-    return Limits(language.max_patches(models.max_pixels), language.n_clusters(merge_to))
+def limits_of(models: Models, language: LanguageSide, point: ReducedPoint) -> Limits:
+    """What a stream may ask for: the patches of the largest picture that the server is set to accept, reduced so."""
+    n_features = language.n_features
+    return Limits(language.max_patches(models.max_pixels), point.kept_of(n_features) or n_features)
 
 
 def load_codec(codec: type[Codec], path: Path, device: str) -> Codec:
@@ -62,14 +63,14 @@ class FeatureDevice:
     vision: VisionSide
     reducer: Reducer
     codec: FeatureStreams
-    merge_to: float
+    point: ReducedPoint
     checked: bool = True
 
     def __call__(self, sample: Sample, clock: Clock) -> Payload:
         """A stream of each picture."""
         streams = []
         for image in sample.images():
-            kept = reduced(self.vision, image, self.reducer, self.merge_to, clock)
+            kept = reduced(self.vision, image, self.reducer, self.point, clock)
             with clock.stage("encode"):
                 streams.append(self.codec.compress(kept.x_PVD, kept.layout.grid))
         return Payload(self.kind, tuple(streams), checked=self.checked)

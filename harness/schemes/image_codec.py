@@ -4,41 +4,27 @@ import dataclasses
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from PIL import Image
-from pydantic import model_validator
+from pydantic import Field
 
 from harness.data.pictures import PAYLOAD_MAX_PIXELS, decode
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError, DataError
 from harness.models.contract import LanguageSide, VisionSide
-from harness.schemes.contract import (
-    NEIGHBOURS,
-    Answer,
-    Clock,
-    DeviceHalf,
-    MergeTo,
-    Models,
-    Neighbours,
-    OperatingPoint,
-    Payload,
-    ServerHalf,
-    neighbours_of_merging,
-)
+from harness.schemes.contract import Answer, Clock, DeviceHalf, MergingPoint, Models, Payload, ServerHalf
 from harness.schemes.steps import answers, tokens_of_image
 
 
-class ImagePoint(OperatingPoint):
-    """What every image codec declares besides its own quality: ``merge_to``, or null to keep all features.
+class ImagePoint(MergingPoint):
+    """What every image codec declares besides its own quality.
 
-    ``neighbours`` is K of Eq. 2.
+    How the server merges the decoded picture's features, and ``max_side``: a picture whose longer side has more pixels
+    is made smaller before it is encoded. That is the obvious rival at low rates.
     """
 
-    merge_to: MergeTo | None = None
-    neighbours: Neighbours = NEIGHBOURS
-
-    _merging = model_validator(mode="after")(neighbours_of_merging)
+    max_side: Annotated[int, Field(ge=1, le=2**16)] | None = None
 
 
 class ImageCodec(ABC):
@@ -87,8 +73,12 @@ class PictureDevice:
         """The bytes of each picture."""
         bodies = []
         for image in sample.images():
+            sent = image
+            if (size := size_within(image.size, self.codec.point.max_side)) != image.size:
+                with clock.stage("resize"):
+                    sent = image.resize(size, Image.Resampling.BICUBIC)
             with sample.at_fault(), clock.stage("encode"):
-                bodies.append(self.codec.encode(image))
+                bodies.append(self.codec.encode(sent))
         return Payload(self.codec.kind, tuple(bodies), self.codec.checked)
 
 
@@ -106,9 +96,16 @@ class PictureServer:
         for body in payload.bodies:
             with clock.stage("decode"):
                 image = self.codec.decode(body)
-            point = self.codec.point
-            tokens.append(tokens_of_image(self.vision, self.language, image, point.merge_to, clock, point.neighbours))
+            tokens.append(tokens_of_image(self.vision, self.language, image, self.codec.point, clock))
         return answers(self.language, tokens, questions, clock)
+
+
+def size_within(size: tuple[int, int], max_side_px: int | None) -> tuple[int, int]:
+    """The size at which a picture is sent: its longer side at most ``max_side_px``, its ratio to the nearest pixel."""
+    if max_side_px is None or max(size) <= max_side_px:
+        return size
+    width_px, height_px = (max(1, round(side * max_side_px / max(size))) for side in size)
+    return width_px, height_px
 
 
 def picture(body: bytes, formats: tuple[str, ...], max_pixels: int = PAYLOAD_MAX_PIXELS) -> Image.Image:
@@ -134,6 +131,6 @@ def written(image: Image.Image, format_name: str, max_side_px: int, **options: o
     file = io.BytesIO()
     try:
         image.save(file, format_name, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{size}: {error}") from None
     return file.getvalue()

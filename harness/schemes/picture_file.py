@@ -8,9 +8,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, features
 
-from harness.data.pictures import NotAPictureError, decode, header
+from harness.data.pictures import FORMATS, NotAPictureError, decode, header
 from harness.errors import BitstreamError, DataError
 from harness.schemes.anatomy import Anatomy
 
@@ -28,10 +28,14 @@ _VP8_HEADER_BYTES = 10
 
 
 def of_picture(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa: ARG001
-    """A picture file of :data:`harness.data.pictures.FORMATS`; raises BitstreamError for one that is not whole."""
+    """A picture file of :data:`harness.data.pictures.FORMATS`, or an AVIF file where this Pillow reads them.
+
+    Raises BitstreamError for one that is not whole.
+    """
+    formats = (*FORMATS, "AVIF") if features.check("avif") else FORMATS
     try:
-        found = header(body)
-        decode(body)
+        found = header(body, formats=formats)
+        decode(body, formats=formats)
     except NotAPictureError:
         return None
     except DataError as error:

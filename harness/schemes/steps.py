@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from harness.data.sample import Question
 from harness.models.contract import Answer, Clock, Features, LanguageSide, Request, VisionSide
-from harness.schemes.contract import NEIGHBOURS
+from harness.schemes.contract import MergingPoint, ReducedPoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,41 +19,33 @@ if TYPE_CHECKING:
     from harness.tofc.reducer import Reducer
 
 
-def n_clusters(n_features: int, merge_to: float) -> int:
-    """n_c for a share of the V features of a patch: round(share * V), at least 1."""
-    return max(1, round(merge_to * n_features))
-
-
-def reduced(vision: VisionSide, image: Image, reducer: "Reducer", merge_to: float, clock: Clock) -> Features:
-    """The features of a picture, reduced to the share ``merge_to`` of a patch's."""
+def reduced(vision: VisionSide, image: Image, reducer: "Reducer", point: ReducedPoint, clock: Clock) -> Features:
+    """The features of a picture, reduced to those that the point keeps of each patch."""
     seen = vision.see(image, clock, attended=reducer.attended)
+    n_features = seen.x_PVD.shape[1]
     with clock.stage("merge"):
-        y_PCD = reducer(seen.x_PVD, n_clusters(seen.x_PVD.shape[1], merge_to), seen.attention)
+        y_PCD = reducer(seen.x_PVD, point.kept_of(n_features) or n_features, seen.attention)
     return Features(y_PCD, seen.layout)
 
 
-def tokens_of_image(
-    vision: VisionSide,
-    language: LanguageSide,
-    image: Image,
-    merge_to: float | None,
-    clock: Clock,
-    neighbours: int = NEIGHBOURS,
-) -> "Tensor":
-    """The visual tokens (T, H) of a picture.
-
-    Its features are merged to the share ``merge_to``, by density over ``neighbours``, or, where that is None, all kept
-    as the model arranges them.
-    """
-    if merge_to is None:
-        seen = vision.see(image, clock)
-        with clock.stage("project"):
-            return language.project_all(seen.x_PVD, seen.layout)
+def merged(vision: VisionSide, image: Image, point: MergingPoint, clock: Clock) -> tuple[Features, bool]:
+    """The features of a picture, merged by density where the point asks for that, and whether they are."""
+    if point.merge_to is None and point.n_c is None:
+        return vision.see(image, clock), False
     from harness.tofc.reducer import Merging
 
-    merged = reduced(vision, image, Merging(neighbours), merge_to, clock)
+    return reduced(vision, image, Merging(point.neighbours), point, clock), True
+
+
+def tokens_of_image(
+    vision: VisionSide, language: LanguageSide, image: Image, point: MergingPoint, clock: Clock
+) -> "Tensor":
+    """The visual tokens (T, H) of a picture, merged as the point asks, or all as the model arranges them."""
+    features, is_merged = merged(vision, image, point, clock)
     with clock.stage("project"):
-        return language.project(merged.x_PVD)
+        if is_merged:
+            return language.project(features.x_PVD)
+        return language.project_all(features.x_PVD, features.layout)
 
 
 def answers(

@@ -4,31 +4,28 @@ Its ablations are the same scheme with another reducer in the place of merging, 
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from harness.schemes.contract import (
-    NEIGHBOURS,
-    DeviceHalf,
-    MergeTo,
-    Models,
-    Neighbours,
-    OperatingPoint,
-    ServerHalf,
-)
+from pydantic import model_validator
+
+from harness.schemes.contract import DeviceHalf, MergingPoint, Models, OperatingPoint, ReducedPoint, ServerHalf
 from harness.tofc.trained import ADAPTER, adapter_beside, find_codec
 
 
-class FeaturePoint(OperatingPoint):
-    """The codec, by its name in the zoo or a training's folder, and the share of a patch's features that are kept."""
+class FeaturePoint(ReducedPoint):
+    """The codec, by its name in the zoo or a training's folder, and how many of a patch's features are kept."""
 
     codec: str
-    merge_to: MergeTo
+
+    @model_validator(mode="after")
+    def _reduces(self) -> Self:
+        if self.merge_to is None and self.n_c is None:
+            raise ValueError("merge_to: is missing; give the share of a patch's features that are kept, or their n_c")
+        return self
 
 
-class TofcPoint(FeaturePoint):
-    """``neighbours`` is K of Eq. 2."""
-
-    neighbours: Neighbours = NEIGHBOURS
+class TofcPoint(FeaturePoint, MergingPoint):
+    """The codec, n_c and K."""
 
 
 class Tofc:
@@ -49,7 +46,7 @@ class Tofc:
         # The codec first: what reading it takes for a moment is free again before the tower comes.
         codec = load_codec(TofcCodec, path, models.device)
         vision = models.vision(adapter)
-        return FeatureDevice(cls.kind, vision, Merging(point.neighbours), codec, point.merge_to)
+        return FeatureDevice(cls.kind, vision, Merging(point.neighbours), codec, point)
 
     @classmethod
     def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:
@@ -59,7 +56,7 @@ class Tofc:
 
         path = find_codec(models.name, point.codec)
         language = models.language(adapter_beside(path, models, ("projector", "language")))
-        limits = limits_of(models, language, point.merge_to)
+        limits = limits_of(models, language, point)
         return FeatureServer(language, load_codec(TofcCodec, path, models.device), limits)
 
     @classmethod

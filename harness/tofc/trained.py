@@ -11,24 +11,29 @@ from harness.models.contract import Models, Part
 CODECS = files.ZOO / "tofc"
 """The project's own codecs: a folder for each backbone, in it one for each codec."""
 
+TRAINED = Path("codecs")
+"""One's own, in the working folder, laid out as the project's are."""
+
 CODEC, ADAPTER, CARD, MANIFEST = "codec.safetensors", "adapter", "card.md", "manifest.json"
 
 
 def find_codec(backbone: str, codec: str) -> Path:
-    """The codec's file: of a folder or a file given as a path, or by its name among the zoo's for this backbone.
+    """The codec's file: of a folder or a file given as a path, or by its name in :data:`TRAINED` or :data:`CODECS`.
 
     Raises UnavailableError, listing the known names, where there is none.
     """
-    zoo = CODECS / backbone
-    places = [zoo / f"{codec}.safetensors", zoo / codec / CODEC]
+    folders = [TRAINED / backbone, CODECS / backbone]
+    places = [folder / name for folder in folders for name in (f"{codec}.safetensors", f"{codec}/{CODEC}")]
     if "/" in codec or codec.startswith("."):
         places = [Path(codec), Path(codec) / CODEC]
     for place in places:
         if place.is_file():
             return place
-    known = {path.stem for path in zoo.glob("*.safetensors")} | {path.parent.name for path in zoo.glob(f"*/{CODEC}")}
+    known = {path.stem for folder in folders for path in folder.glob("*.safetensors")}
+    known |= {path.parent.name for folder in folders for path in folder.glob(f"*/{CODEC}")}
     raise UnavailableError(
-        f"{unknown_name(f'codec of {backbone}', codec, known or ['none'])}; or give the path of a training's folder"
+        f"{unknown_name(f'codec of {backbone}', codec, known or ['none'])}; train one to {TRAINED / backbone / codec}, "
+        "or give the path of a training's folder"
     )
 
 

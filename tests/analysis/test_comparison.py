@@ -85,7 +85,7 @@ def test_each_two_ladders_are_compared_at_equal_score(made_up: Analysis) -> None
     assert pair["ratio"] == pytest.approx(pair["test_bytes"] / pair["anchor_bytes"])
     assert pair["ratio_low"] < pair["ratio"] < pair["ratio_high"]
     assert pair["least"] <= pair["most"]
-    assert found.iloc[0]["reason"].startswith("tofc (n_c=4.0): its curve goes from")
+    assert found.iloc[0]["reason"].startswith("tofc (n_c=4.0): its points score")
     latencies = made_up.latencies_at_equal_score
     assert len(latencies) == 3 * len(found)
     at = latencies[(latencies["test"] == "jpeg") & (latencies["channel"] == "25 KB/s")].iloc[0]

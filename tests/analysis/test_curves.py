@@ -68,7 +68,7 @@ def test_a_saving_is_a_range_over_targets() -> None:
 def test_a_target_that_was_not_measured_is_refused() -> None:
     """No curve is used beyond its points."""
     a = ladder("a", BYTES, np.array([0.5, 0.6, 0.66, 0.7]), 0.001)
-    assert curves.equal_score(a, a, 0.75).reason == "a: its curve goes from 0.5 to 0.699, and 0.75 is not in between"
+    assert curves.equal_score(a, a, 0.75).reason == "a: its points score 0.5 to 0.699 by their curve; 0.75 is outside"
 
 
 def test_an_interval_may_be_endless() -> None:

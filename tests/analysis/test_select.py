@@ -300,17 +300,19 @@ def test_several_benchmarks_are_averaged_each_over_the_reference() -> None:
     assert not row(found, "x")["selected"]
 
 
-def test_the_average_is_as_sure_as_its_benchmarks_together() -> None:
-    """Benchmarks are resampled apart: where one is certain, the interval is half of the other's."""
+def test_a_normalised_score_is_a_ratio() -> None:
+    """The reference's own is 100 without doubt; the others' interval holds what the score test does not reject."""
     rng = np.random.default_rng(5)
-    right = rng.random(300) < 0.7
-    table, asked, equality, _ = two({"all": (right, np.ones(40, bool))})
-    equality = dataclasses.replace(equality, resamples=4000)
-    both = row(select(Answers(table, asked, equality, TWO)), "all")
-    own_rows = table.filter(pc.starts_with(table["sample"], "X"))
-    own = row(select(Answers(own_rows, asked, equality, STREETS)), "all")
-    half = 100 * (own["score_high"] - own["score_low"]) / own["score"] / 2
-    assert both["score_high"] - both["score_low"] == pytest.approx(half, rel=0.1)
+    reference = (rng.random(300) < 0.7, rng.random(200) < 0.9)
+    alike = tuple(np.where(rng.random(right.size) < 0.03, ~right, right) for right in reference)
+    other = (rng.random(300) < 0.68, rng.random(200) < 0.88)
+    found = select(Answers(*two({"all": reference, "x": alike, "y": other})))
+    whole = row(found, "all")
+    assert (whole["score_low"], whole["score_high"]) == (100, 100)
+    for name in "xy":
+        assert row(found, name)["score_low"] < row(found, name)["score"] < row(found, name)["score_high"]
+    width = {name: row(found, name)["score_high"] - row(found, name)["score_low"] for name in "xy"}
+    assert width["x"] < width["y"] / 2, "what is alike on the same pictures is known better"
 
 
 def test_several_benchmarks_that_cannot_be_averaged() -> None:

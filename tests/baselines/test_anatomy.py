@@ -37,6 +37,8 @@ POINTS = {
     "tofc": ({"codec": "lambda-0.1", "merge_to": 0.02}, TOFC),
     "jpeg": ({"quality": 30}, JPEG),
     "webp": ({"quality": 30}, {"container", "frame header", "modes", "coefficients"}),
+    "avif": ({"quality": 30}, {"all"}),
+    "jxl": ({"quality": 30}, {"all"}),
     "hyperprior": ({"weights": 0.006}, {"header", "z", "y"}),
     "elic": ({"weights": 0.006}, {"header", "z", "y"}),
     "compressai": ({"model": "bmshj2018-hyperprior", "quality": 1}, {"header", "z", "y"}),
@@ -51,7 +53,7 @@ POINTS = {
     "visionzip_merging": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
     "qformer": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
 }
-ABSENT = pytest.mark.skipif(find_spec("compressai") is None, reason="the extra [compressai] is not installed")
+EXTRAS = {"compressai": "compressai", "jxl": "pillow_jxl"}
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +82,11 @@ def test_every_scheme_that_sends_is_looked_at() -> None:
     assert set(POINTS) == set(catalog.SCHEMES) - {"device_only"}
 
 
-@pytest.mark.parametrize("scheme", [pytest.param(s, marks=[ABSENT] if s == "compressai" else []) for s in POINTS])
+@pytest.mark.parametrize("scheme", POINTS)
 def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, models: LlavaModels, sample: Sample) -> None:
     """The bundled checkpoint is found, the parts are the scheme's, and not a bit is lost or counted twice."""
+    if find_spec(EXTRAS.get(scheme, "pytest")) is None:
+        pytest.skip(f"the extra [{scheme}] is not installed")
     point, parts = POINTS[scheme]
     kind = catalog.load("scheme", scheme, catalog.SCHEMES)
     sent = kind.device_half(models, kind.Point(**point))(sample, Untimed())

@@ -6,20 +6,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
-from baselines.jpeg import Jpeg, JpegPoint
-from baselines.webp import WebP, WebPPoint
+from baselines.pillow_codecs import (
+    Avif,
+    AvifPoint,
+    Jpeg,
+    JpegPoint,
+    JpegXL,
+    JpegXLPoint,
+    WebP,
+    WebPPoint,
+    jxl_size,
+)
 from harness.data.sample import Question, Sample
-from harness.errors import BitstreamError, DataError
+from harness.errors import BitstreamError, DataError, UnavailableError
 from harness.models.contract import Untimed
+from harness.profiling.clock import StageClock
 from harness.schemes.image_codec import ImageCodec, PictureDevice, picture
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 KODAK = sorted((SHARED / "images" / "kodak").glob("*.png"))
 needs_kodak = pytest.mark.skipif(len(KODAK) != 24, reason="the 24 Kodak pictures are not beside this checkout")
+
+
+ALL = (Jpeg, WebP, Avif, JpegXL)
+
+
+def _made(codec: type[ImageCodec], **point: object) -> ImageCodec:
+    """A codec at a point; the test is skipped where this Pillow does not have it."""
+    try:
+        return codec(codec.Point.model_validate(point))
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def _published(file: str, quality: int) -> tuple[float, float]:
@@ -69,14 +90,93 @@ def _picture(height: int, width: int, seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+@pytest.mark.parametrize("codec", ALL)
+@settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), seed=st.integers(0, 9))
-def test_a_picture_of_any_size_comes_back_at_its_own_size(height: int, width: int, seed: int) -> None:
+def test_a_picture_of_any_size_comes_back_at_its_own_size(
+    codec: type[ImageCodec], height: int, width: int, seed: int
+) -> None:
     """One pixel and odd sides included."""
     original = _picture(height, width, seed)
-    for codec in (Jpeg(JpegPoint(quality=50)), WebP(WebPPoint(quality=50))):
-        decoded = codec.decode(codec.encode(original))
-        assert decoded.size == original.size
-        assert decoded.mode == "RGB"
+    made = _made(codec, quality=50)
+    decoded = made.decode(made.encode(original))
+    assert decoded.size == original.size
+    assert decoded.mode == "RGB"
+
+
+@pytest.mark.parametrize("codec", ALL)
+def test_more_quality_is_more_bytes_and_less_error(codec: type[ImageCodec]) -> None:
+    """Of a picture with smooth and rough parts, at three qualities."""
+    original = _picture(24, 24, 0).resize((96, 96), Image.Resampling.BICUBIC)
+    sizes, errors = [], []
+    for quality in (5, 50, 90):
+        made = _made(codec, quality=quality)
+        body = made.encode(original)
+        sizes.append(len(body))
+        errors.append(np.square(np.asarray(original, float) - np.asarray(made.decode(body), float)).mean())
+    assert sizes == sorted(sizes)
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_more_time_finds_fewer_bytes() -> None:
+    """JPEG's own tables and its scans, AVIF's slow search: each is smaller than the point without."""
+    original = _picture(64, 64, 0).resize((256, 256))
+    plain = len(_made(Jpeg, quality=30).encode(original))
+    assert len(_made(Jpeg, quality=30, optimize=True).encode(original)) < plain
+    assert len(_made(Jpeg, quality=30, progressive=True).encode(original)) < plain
+    fast, slow = (len(_made(Avif, quality=50, speed=speed).encode(original)) for speed in (10, 4))
+    assert slow < fast
+
+
+_SIDE_BITS = (9, 13, 18, 30)
+_RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
+
+
+@given(st.integers(1, 2**18), st.integers(1, 2**18), st.sampled_from([None, *_RATIOS]), st.booleans())
+def test_the_size_of_a_jpeg_xl_codestream_is_in_its_first_bits(
+    height: int, width: int, ratio: int | None, eighths: bool
+) -> None:
+    """Both ways to say a side, and all ratios, written here bit for bit from the standard."""
+    if eighths:
+        height, width = (8 * (1 + side % 32) for side in (height, width))
+
+    def side(n: int) -> str:
+        if eighths:
+            return _bits(n // 8 - 1, 5)
+        selector = next(s for s, n_bits in enumerate(_SIDE_BITS) if n - 1 < 1 << n_bits)
+        return _bits(selector, 2) + _bits(n - 1, _SIDE_BITS[selector])
+
+    bits = _bits(eighths, 1) + side(height) + _bits(ratio or 0, 3) + (side(width) if ratio is None else "")
+    body = b"\xff\x0a" + int(bits[::-1], 2).to_bytes(12, "little")
+    of_width, of_height = _RATIOS.get(ratio or 0, (0, 1))
+    assert jxl_size(body) == (width if ratio is None else height * of_width // of_height, height)
+
+
+def _bits(value: int, n: int) -> str:
+    """The n lowest bits, the lowest first."""
+    return format(value, f"0{n}b")[::-1]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (256, 64), (257, 64), (640, 480), (1, 700), (9000, 2)])
+def test_the_size_read_is_the_one_that_the_encoder_wrote(size: tuple[int, int]) -> None:
+    """And a server whose limit is a pixel less decodes nothing."""
+    body = _made(JpegXL, quality=10, effort=1).encode(Image.new("RGB", size))
+    assert jxl_size(body) == size
+    server = JpegXL(JpegXLPoint(quality=10), max_pixels=size[0] * size[1] - 1)
+    with pytest.raises(BitstreamError, match=f"claims a picture of {size[0]} x {size[1]} px"):
+        server.decode(body)
+
+
+@pytest.mark.parametrize(("size", "sent"), [((400, 300), (100, 75)), ((3, 900), (1, 100)), ((100, 40), (100, 40))])
+def test_a_larger_picture_is_made_smaller_before_it_is_encoded(size: tuple[int, int], sent: tuple[int, int]) -> None:
+    """Its longer side is then max_side; that takes a stage of its own, and a picture that fits is left alone."""
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, "PNG")
+    clock = StageClock()
+    codec = Jpeg(JpegPoint(quality=50, max_side=100))
+    (body,) = PictureDevice(codec)(_sample(file.getvalue()), clock).bodies
+    assert codec.decode(body).size == sent
+    assert set(clock.seconds) == ({"encode"} if size == sent else {"resize", "encode"})
 
 
 def test_full_chroma_costs_bytes() -> None:
@@ -118,6 +218,7 @@ METADATA = {
         Jpeg(JpegPoint(quality=90, subsampling="4:4:4")),
         WebP(WebPPoint(quality=50)),
         WebP(WebPPoint(quality=50, method=0)),
+        *([Avif(AvifPoint(quality=50))] if features.check("avif") else []),
     ],
 )
 def test_only_pixels_are_sent(codec: ImageCodec) -> None:
@@ -177,10 +278,11 @@ def test_a_payload_that_claims_a_large_picture_is_not_decoded() -> None:
         picture(Jpeg(JpegPoint(quality=50)).encode(Image.new("RGB", (16, 16))), ("JPEG",), max_pixels=255)
 
 
-@given(st.data())
-def test_a_damaged_payload_is_a_bitstream_error_or_a_picture(data: st.DataObject) -> None:
+@pytest.mark.parametrize("kind", ALL)
+@given(data=st.data())
+def test_a_damaged_payload_is_a_bitstream_error_or_a_picture(kind: type[ImageCodec], data: st.DataObject) -> None:
     """Cut or overwritten anywhere, a payload never raises anything else."""
-    codec = data.draw(st.sampled_from([Jpeg(JpegPoint(quality=30)), WebP(WebPPoint(quality=30))]))
+    codec = _made(kind, quality=30)
     body = bytearray(codec.encode(_picture(24, 24, 1)))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))

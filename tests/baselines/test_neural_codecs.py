@@ -15,11 +15,11 @@ from PIL import Image
 
 from baselines.elic import Elic
 from baselines.hyperprior import Hyperprior
-from baselines.jpeg import Jpeg, JpegPoint
 from baselines.networks.network import MULTIPLE_PX
 from baselines.networks.pictures import padded
 from baselines.neural_codec import NeuralCodec, NeuralPoint, bundled
 from baselines.neural_container import Picture, pack, unpack
+from baselines.pillow_codecs import Jpeg, JpegPoint
 from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db
 from harness.data import streetsqa
 from harness.errors import BitstreamError, DataError

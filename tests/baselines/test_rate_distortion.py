@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.jpeg import Jpeg, JpegPoint
+from baselines.pillow_codecs import Jpeg, JpegPoint
 from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db
 
 CURVE = [RateDistortion(bpp, 30 + 6 * math.log2(bpp)) for bpp in (0.1, 0.2, 0.5, 1.0)]

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import made_up_run
 import pytest
+
+from harness.cli.run import given
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ROOT / "scenarios"
@@ -33,6 +36,36 @@ def test_a_wrong_scenario_exits_2_with_one_sentence_and_the_right_ones_are_still
     assert "smoke" in out
     assert all(line.startswith(f"harness: {wrong}") for line in err.splitlines())
     assert "unknown benchmark 'VQA'" in err
+
+
+def test_a_value_on_the_command_line_makes_another_scenario(harness: Run) -> None:
+    """Its hash differs, and so does the folder of its run."""
+    smoke = SCENARIOS / "smoke.yaml"
+    (_, plain, _), (status, other, _) = harness("check", smoke), harness("check", smoke, "--set", "measure.repeats=3")
+    assert status == 0
+    assert plain.split()[2] != other.split()[2]
+    assert given(smoke, None)[1] == "smoke"
+    assert given(smoke, ["measure.repeats=3"])[1] == f"smoke-{other.split()[2][:8]}"
+    assert given(smoke, None, limit=8)[0].samples == 8
+
+
+def test_runs_are_listed(harness: Run, tmp_path: Path) -> None:
+    """Each with its verdict; a damaged one is named with status 2, and an empty folder is said to be one."""
+    made_up_run.make(tmp_path / "results" / "runs" / "first")
+    made_up_run.make(tmp_path / "results" / "runs" / "more" / "second")
+    status, out, _ = harness("runs")
+    assert status == 0
+    assert ["first" in out, "more/second" in out, out.count("VALID")] == [True, True, 2]
+    (tmp_path / "results" / "runs" / "first" / "manifest.json").write_text("{")
+    status, out, err = harness("runs")
+    assert (status, "second" in out, "first" in err) == (2, True, True)
+    assert harness("runs", tmp_path / "nowhere")[0] == 2
+
+
+def test_what_is_no_assignment_is_said_before_the_file_is_read(harness: Run) -> None:
+    """A second file is the likeliest mistake."""
+    status, _, err = harness("run", "a.yaml", "b.yaml")
+    assert (status, err) == (2, "harness: 'b.yaml' is no assignment; measure.repeats=2 is one\n")
 
 
 def test_the_schema_is_json(harness: Run) -> None:
@@ -97,7 +130,7 @@ def test_what_is_not_a_run_is_refused_in_a_sentence(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["run", "a", "b"], ["frobnicate"], ["check", "--strict"]])
+@pytest.mark.parametrize("arguments", [["run"], ["frobnicate"], ["check", "--strict"]])
 def test_a_command_line_that_is_off_exits_2(harness: Run, arguments: Sequence[str]) -> None:
     """Typer's own usage errors have the same status as ours."""
     status, _, err = harness(*arguments)

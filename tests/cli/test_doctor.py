@@ -19,7 +19,7 @@ def test_a_scenario_that_can_run_has_status_0(harness) -> None:
     status, out, _ = harness("doctor", SCENARIOS / "smoke.yaml")
     assert status == 0
     assert "jpeg at quality=5,merge_to=0.044, device half: runs (no model)" in out
-    assert "tofc at codec=lambda-0.3,merge_to=0.042, device half: runs (tower of mini-onevision: " in out
+    assert "tofc at codec=lambda-0.3,merge_to=0.044, device half: runs (tower of mini-onevision: " in out
     assert out.endswith("smoke: it can run here, both halves of every scheme\n")
 
 

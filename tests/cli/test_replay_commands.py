@@ -65,6 +65,11 @@ def test_a_run_is_asked(harness: Run, made_up: Analysis, tmp_path: Path) -> None
     status, out, _ = harness("plot", folder, "--out", tmp_path / "figures")
     assert status == 0
     assert {Path(line).name for line in out.splitlines()} == {path.name for path in (tmp_path / "figures").iterdir()}
+    status, out, _ = harness("plot", folder, "--figure", "timings", "--out", tmp_path / "one")
+    assert (status, {Path(line).stem for line in out.splitlines()}) == (0, {"timings", "timings_column"})
+    status, out, err = harness("plot", folder, "--figure", "users", "--out", tmp_path / "two")
+    assert (status, out, "'harness run scenarios/multi_user.yaml'" in err) == (2, "", True)
+    assert not (tmp_path / "two").exists()
     status, out, _ = harness("crossover", folder, "tofc", "raw_features")
     assert (status, "tofc answers first below" in out, "raw_features above" in out) == (0, True, True)
     limits = ["--rate", "1 MB/s", "--limit", "2s", "--requests", 20, "--seeds", 2]
@@ -80,7 +85,7 @@ def test_a_run_in_which_nothing_reaches_is_shown_and_drawn(harness: Run, without
     status, out, _ = harness("show", without)
     assert (status, out.count("does not reach")) == (0, 6)
     status, out, err = harness("plot", without)
-    assert (status, err, len(out.splitlines())) == (0, "", 11)
+    assert (status, err, len(out.splitlines())) == (0, "", 21)
     status, _, err = harness("crossover", without, "jpeg", "webp")
     assert (status, "jpeg has no operating point that reaches the target score" in err) == (2, True)
 

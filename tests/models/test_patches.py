@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import CheckpointError, UnavailableError
-from harness.models.patches import grids_up_to, patches_of, patches_of_all
+from harness.models.patches import features_of, grids_up_to, patches_of, patches_of_all
 from harness.models.tiling import Tiling
 
 SIZES = st.integers(1, 5000)
@@ -30,6 +30,20 @@ def test_pictures_of_a_question_add_up():
     """A question with several pictures has the patches of all of them."""
     sizes = [(100, 100), (400, 200)]
     assert patches_of_all(sizes, "mini-onevision") == sum(patches_of(w, h, "mini-onevision") for w, h in sizes)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "n_features"),
+    [
+        ("mini-onevision", None, 144),
+        ("mini-llava15", None, 324),
+        ("llava-onevision-7b", "random", 729),
+        ("llava-1.5-7b", "random", 576),
+    ],
+)
+def test_features_of_a_patch_are_the_towers(backbone, weights, n_features):
+    """V of the miniatures' files, and of the published models where they are not on this machine."""
+    assert features_of(backbone, weights) == n_features
 
 
 @pytest.mark.parametrize(

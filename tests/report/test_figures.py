@@ -1,11 +1,12 @@
 """Figures: what is drawn is what the rows say, all of it can be read, and it says where it comes from."""
 
-import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 
+import many_schemes
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,15 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_run import make
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError
-from harness.report.figures import latency_bars, rate_performance, style
-from harness.report.figures.gallery import draw_all
-from harness.report.figures.provenance import Provenance, of
+from harness.report.figures import gallery, latency_bars, rate_performance, sheet, style
+from harness.report.figures.sheet import Provenance, of
+from harness.runs import illustrations
+from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
 
 ABOUT = Provenance(
     title="A study: of something",
@@ -29,21 +34,8 @@ ABOUT = Provenance(
     warnings=["INVALID: timed on 6 requests, where 11 certify a median: jpeg at quality=2 and 3 more"],
     sources="Timed on a processor, 2 cores. Run tonight, INVALID, scenario 5f0c, code 1234567",
 )
-
-
 PARTS = ("device", "link", "server", "total")
-
-
-@pytest.fixture(scope="module")
-def points(made_up: Analysis) -> pd.DataFrame:
-    """The made-up run's points."""
-    return made_up.points
-
-
-@pytest.fixture(scope="module")
-def numbers(made_up: Analysis) -> pd.DataFrame:
-    """The made-up run's closing table."""
-    return made_up.numbers
+PAGE, COLUMN = style.WIDTHS_IN["page"], style.WIDTHS_IN["column"]
 
 
 @pytest.fixture(autouse=True)
@@ -52,84 +44,141 @@ def _styled() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def numbers(made_up: Analysis) -> pd.DataFrame:
+    """The made-up run's closing table."""
+    return made_up.numbers
+
+
+@pytest.fixture(scope="module")
+def few() -> Analysis:
+    """Two schemes, one uplink."""
+    return _illustrated(many_schemes.make(Path("/nowhere"), 2, 1))
+
+
+@pytest.fixture(scope="module")
+def many() -> Analysis:
+    """Sixteen schemes, some of long and strange names, and twelve uplinks."""
+    return _illustrated(many_schemes.make(Path("/nowhere"), 16, 12))
+
+
+def _illustrated(run: Analysis) -> Analysis:
+    """The run with illustrations of as many schemes."""
+    names = list(run.manifest.points)
+    fits = {family: Fit(location=0.0, scale=1.0, log_likelihood=-1.5) for family in ("Gaussian", "Laplacian", "Cauchy")}
+    histogram = Histogram(elements=9, edges=(-2.0, -1.0, 0.0, 1.0, 2.0), density=(0.1, 0.4, 0.4, 0.1), fits=fits)
+    bits = [
+        Bits(pipeline=name, point=next(iter(run.manifest.points[name])), part=part, bits=100.0 * (1 + n), pictures=3)
+        for name in names
+        for n, part in enumerate(("envelope", "header", "experts", "z", "y", "a part of another kind"))
+    ]
+    density = Density(pipeline=names[1], point="-", pictures=3, unmerged=histogram, merged=histogram)
+    run.__dict__["illustrations"] = Illustrations(run="", machine="", density=density, bits=tuple(bits))
+    return run
+
+
 def texts(figure: Figure) -> list[Text]:
     """Every text that is visible in a figure, ticks and legends included."""
     figure.draw_without_rendering()
     inside = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    return [text for text in inside if _is_shown(text, figure)]
+    hidden = {id(label) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in _beyond(axis)}
+    off = {id(text) for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis)
+           for text in axis.findobj(Text)}  # fmt: skip
+    return [text for text in inside if id(text) not in hidden | off]
 
 
-def _is_shown(text: Text, figure: Figure) -> bool:
-    """Whether a tick's label is on its axis; matplotlib keeps those beyond the limits and does not draw them."""
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
-            if any(text in (tick.label1, tick.label2) for tick in ticks):
-                low, high = sorted(axis.get_view_interval())
-                return any(
-                    text in (tick.label1, tick.label2) and low <= tick.get_loc() <= high
-                    for tick in axis._update_ticks()
-                )
-    return True
+def _beyond(axis: object) -> list[Text]:
+    """The labels of ticks beyond an axis's limits, which matplotlib keeps and does not draw."""
+    low, high = sorted(axis.get_view_interval())  # type: ignore[attr-defined]
+    drawn = {id(t) for t in axis._update_ticks() if low <= t.get_loc() <= high}  # type: ignore[attr-defined]
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]  # type: ignore[attr-defined]
+    return [label for tick in ticks if id(tick) not in drawn for label in (tick.label1, tick.label2)]
 
 
 def assert_readable(figure: Figure) -> None:
     """No text leaves the page, none is smaller than 6 points, and no two overlap."""
     shown = texts(figure)
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    page = figure.bbox
-    upright = []
-    for text in shown:
-        box = text.get_window_extent(renderer)
-        assert box.x0 >= page.x0 - 1, text
-        assert box.x1 <= page.x1 + 1, text
-        assert box.y0 >= page.y0 - 1, text
-        assert box.y1 <= page.y1 + 1, text
-        assert text.get_fontsize() >= 6
-        if text.get_rotation() in (0, 90):
-            upright.append((text.get_text(), box))
-    for (first, a), (second, b) in itertools.combinations(upright, 2):
-        overlap_x, overlap_y = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert overlap_x <= 1 or overlap_y <= 1, f"{first!r} and {second!r} overlap"
+    boxes = np.array([text.get_window_extent(renderer).extents for text in shown])
+    words = [text.get_text() for text in shown]
+    assert min(text.get_fontsize() for text in shown) >= 6
+    # A hundredth of an inch is less than the space within a letter's box.
+    slack = figure.dpi / 100
+    outside = (boxes[:, :2] < -slack).any(axis=1) | (boxes[:, 2:] > np.array(figure.bbox.size) + slack).any(axis=1)
+    assert not outside.any(), [words[n] for n in np.flatnonzero(outside)]
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    meet = np.triu((high - low > slack).all(axis=2), 1)
+    assert not meet.any(), [(words[a], words[b]) for a, b in np.argwhere(meet)]
 
 
-def with_uplinks(numbers: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The table of the first n uplinks, those beyond the third made up from the first."""
-    names = list(dict.fromkeys(numbers["channel"].dropna()))
-    tables = [numbers[~numbers["reaches"]]]
-    for index in range(n):
-        rows = numbers[numbers["channel"] == names[index % 3]]
-        tables.append(rows.assign(channel=names[index] if index < 3 else f"cellular trace {index}"))
-    return pd.concat(tables, ignore_index=True)
+@pytest.mark.parametrize("name", list(gallery.FIGURES))
+@pytest.mark.parametrize("width_in", [PAGE, COLUMN], ids=["page", "column"])
+def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_in: float) -> None:
+    """Of 2 schemes and 1 uplink, and of 16 and 12, all words of a figure are on the page and apart from each other."""
+    # A column is the harder of the two; and of the small run it is hard that hardly anything is there.
+    runs = ([many] if name in ("fig12", "fig8", "crossover", "table1") else []) if width_in == PAGE else [few, many]
+    for run in runs:
+        if not gallery.chart(name).missing(run):
+            figure, data = gallery.chart(name).draw(run, width_in)
+            assert figure.get_size_inches()[0] == width_in
+            assert len(data)
+            assert_readable(figure)
 
 
-@pytest.mark.parametrize("n_uplinks", [1, 3, 5])
-def test_latency_bars_can_be_read(numbers: pd.DataFrame, n_uplinks: int) -> None:
-    """With few uplinks and many, everything written is on the page and apart from everything else."""
-    assert_readable(latency_bars.draw(with_uplinks(numbers, n_uplinks), PARTS, ABOUT))
+@pytest.mark.parametrize("width_in", [PAGE, COLUMN])
+def test_users_can_be_read(width_in: float) -> None:
+    """Users against p99: the loads are those of the rows, what too few pictures certify is hollow, all can be read."""
+    run = many_schemes.make(
+        Path("/nowhere"), 5, 2, users=(1, 2, 16), arrivals={"kind": "poisson", "rate_hz": 1.0}, deadline_s=2.0
+    )
+    figure, data = gallery.chart("users").draw(run, width_in)
+    assert_readable(figure)
+    assert set(data["users"]) == {1, 2, 16}
+    assert not data["certified"].any()
+    row = data[(data["pipeline"] == "tofc") & (data["users"] == 16)].iloc[0]
+    busy_s = run.profile("tofc", str(row["point"])).server_s.mean()
+    assert row["servers"] == pytest.approx(16 * busy_s)
+    solid = [line for line in figure.axes[0].lines if line.get_fillstyle() == "full" and line.get_linestyle() == "None"]
+    assert not any(len(line.get_xdata()) for line in solid)
 
 
-def test_long_names_can_be_read(points: pd.DataFrame, numbers: pd.DataFrame) -> None:
-    """Names and titles as long as a scenario allows are wrapped or given room."""
-    long = {"tofc": "tofc-with-a-single-entropy-model-and-no-hyperprior", "jpeg": "jpeg-of-the-whole-uncropped-picture"}
-    about = Provenance(title="T" * 20 + " word" * 20, stand_ins="", warnings=[], sources=ABOUT.sources)
-    assert_readable(rate_performance.draw(points.replace({"pipeline": long}), about))
-    assert_readable(latency_bars.draw(numbers.replace({"pipeline": long}), PARTS, about))
+def test_cases_can_be_read(made_up: Analysis, tmp_path: Path) -> None:
+    """A case shows both answers, the sizes and the rule; the areas are those of the labels."""
+    run = Analysis(make(tmp_path / "run"))
+    for name in ("a.png", "b.png"):
+        (run.record.folder / "illustrations").mkdir(exist_ok=True)
+        Image.new("RGB", (60, 40), "#336699").save(run.record.folder / "illustrations" / name)
+    labels = ((0, 0, 1, 1), (0, 0, 1, 1), (2, 2, 2, 2), (2, 2, 2, 2))
+    case = Case(
+        sample="q1", question="Which way does the arrow point, [left] or $it$?" * 4, options={"A": "left", "B": "it"},
+        truth="A", answer="A", jpeg_answer="B", jpeg_right=False, payload_bytes=400, jpeg_bytes=390,
+        jpeg="quality 1, at 1/4 of its width and height", labels=labels, shown="a.png", left="b.png",
+    )  # fmt: skip
+    cases = Cases(pipeline="tofc", point="n_c=2", rule="the first two of ten", cases=(case, case))
+    run.__dict__["illustrations"] = Illustrations(run="", machine="", cases=cases)
+    for width_in in (PAGE, COLUMN):
+        figure, _ = gallery.chart("fig9").draw(run, width_in)
+        assert_readable(figure)
+        said = " ".join(text.get_text() for text in texts(figure))
+        for words in ("400 B", "390 B", "he first two of ten", "A (right)", "B (wrong"):
+            assert words in said
+        areas = [axes.images[-1].get_array() for axes in figure.axes if len(axes.images) == 2]
+        assert len(areas) == 2
+        # Equal labels have equal shades, different ones different.
+        assert len(np.unique(areas[0])) == 3
+        assert all(len(np.unique(np.asarray(areas[0])[np.array(labels) == n])) == 1 for n in range(3))
 
 
-@pytest.mark.parametrize("name", ["Ba$$in: ($5) and ($_10)", "plan $5_$ a month", "from $5 to $10", r"\frac{1}{2}$^$"])
-def test_a_dollar_in_a_name_is_a_dollar(points: pd.DataFrame, numbers: pd.DataFrame, tmp_path: Path, name: str) -> None:
-    """Titles, uplinks and schemes are drawn letter by letter; none is read as a formula, and none ends the drawing."""
+@pytest.mark.parametrize("name", ["Ba$$in: ($5) and ($_10)", r"[red]\frac{1}{2}$^$[/red]"])
+def test_a_name_is_drawn_letter_by_letter(made_up: Analysis, numbers: pd.DataFrame, tmp_path: Path, name: str) -> None:
+    """Titles, uplinks and schemes are drawn as they are; none is read as a formula, and none ends the drawing."""
     about = Provenance(title=name, stand_ins=name, warnings=[name], sources=name)
     channels = dict.fromkeys(numbers["channel"].dropna().unique()[:1], name)
-    with style.styled():
-        bars = latency_bars.draw(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), PARTS, about)
-        curves = rate_performance.draw(points.replace({"pipeline": {"jpeg": name}}), about)
-        style.save(bars, tmp_path, "bars")
-        style.save(curves, tmp_path, "curves")
-    for figure in (bars, curves):
-        assert any(name in text.get_text().replace("\n", " ") for text in figure.findobj(Text))
-        assert not any(text.get_parse_math() for text in figure.findobj(Text))
+    bars = latency_bars.bars(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), PARTS, about)
+    style.save(bars, tmp_path, "bars", ("svg",))
+    assert any(name in text.get_text().replace("\n", " ") for text in bars.findobj(Text))
+    assert not any(text.get_parse_math() for text in bars.findobj(Text))
 
 
 def bars_axes(figure: Figure) -> list[Axes]:
@@ -138,167 +187,306 @@ def bars_axes(figure: Figure) -> list[Axes]:
 
 
 def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
-    """The heights drawn at each uplink are the mean seconds of device, link and server, stacked to the total."""
-    panels = bars_axes(latency_bars.draw(numbers, PARTS, ABOUT))
+    """The widths drawn at each uplink are the mean seconds of device, link and server, stacked to the total."""
+    panels = bars_axes(latency_bars.bars(numbers, PARTS, ABOUT))
     uplinks = list(dict.fromkeys(numbers["channel"].dropna()))
     assert len(panels) == len(uplinks) == 3
     for axes, uplink in zip(panels, uplinks, strict=True):
         rows = numbers[numbers["channel"] == uplink]
-        heights = np.array([patch.get_height() for patch in axes.patches]).reshape(-1, 3)
-        assert heights == pytest.approx(rows[["device_mean_s", "link_mean_s", "server_mean_s"]].to_numpy(float))
-        tops = [patch.get_y() + patch.get_height() for patch in axes.patches][2::3]
-        assert tops == pytest.approx(rows["total_mean_s"].tolist())
+        widths = np.array([patch.get_width() for patch in axes.patches]).reshape(-1, 3)
+        assert widths == pytest.approx(rows[["device_mean_s", "link_mean_s", "server_mean_s"]].to_numpy(float))
+        ends = [patch.get_x() + patch.get_width() for patch in axes.patches][2::3]
+        assert ends == pytest.approx(rows["total_mean_s"].tolist())
 
 
-def test_what_was_not_timed_is_hatched(numbers: pd.DataFrame) -> None:
-    """Only the estimated parts are hatched, and the legend says what the hatch means; recorded ones are plain."""
-    figure = latency_bars.draw(numbers, PARTS, ABOUT)
-    rows = numbers[numbers["channel"] == "25 KB/s"].reset_index(drop=True)
-    hatched = np.array([bool(patch.get_hatch()) for patch in bars_axes(figure)[0].patches]).reshape(-1, 3)
-    expected = rows["pipeline"].eq("server_only").to_numpy()
-    assert (hatched[:, 2] == expected).all()
-    assert not hatched[:, :2].any()
-    assert "not measured" in [text.get_text() for text in figure.legends[0].get_texts()]
-    recorded = latency_bars.draw(numbers.replace({"server_source": {"estimated": "recorded"}}), PARTS, ABOUT)
-    assert not any(patch.get_hatch() for patch in bars_axes(recorded)[0].patches)
+def test_the_score_is_shown_once(numbers: pd.DataFrame) -> None:
+    """However many uplinks there are, there is one panel of scores, with each scheme's; without a claim none."""
+    for scored in (True, False):
+        figure = latency_bars.bars(numbers, PARTS, ABOUT, scored=scored)
+        panels = [axes for axes in figure.axes if axes.get_title() == "score"]
+        assert len(panels) == scored
+    drawn = sorted(x for line in latency_bars.bars(numbers, PARTS, ABOUT).axes[0].lines
+                   if line.get_marker() == "o" for x in np.atleast_1d(line.get_xdata()))  # fmt: skip
+    assert drawn == pytest.approx(sorted(numbers.drop_duplicates("pipeline")["score"]))
 
 
-def test_what_does_not_reach_is_said(points: pd.DataFrame, numbers: pd.DataFrame) -> None:
+def test_sources_are_hatched(numbers: pd.DataFrame) -> None:
+    """A part that this run did not time is hatched as its source is, and the legend names the sources that occur."""
+    for source in ("estimated", "recorded", "reported"):
+        figure = latency_bars.bars(numbers.replace({"server_source": {"estimated": source}}), PARTS, ABOUT)
+        rows = numbers[numbers["channel"] == "25 KB/s"].reset_index(drop=True)
+        hatches = np.array([patch.get_hatch() or "" for patch in bars_axes(figure)[0].patches]).reshape(-1, 3)
+        expected = rows["pipeline"].eq("server_only").to_numpy()
+        assert set(hatches[expected, 2]) == {style.HATCHES[source]}
+        assert set(hatches[~expected, 2]) | set(hatches[:, :2].ravel()) == {""}
+        legend = {text.get_text() for row in figure.legends for text in row.get_texts()}
+        assert legend & set(style.HATCHES) == {source}
+
+
+def test_what_does_not_reach_is_said(made_up: Analysis, numbers: pd.DataFrame) -> None:
     """A scheme without a point at equal score has no bar, but the words, in every panel and in the curves' legend."""
-    words = [text.get_text() for text in texts(latency_bars.draw(numbers, PARTS, ABOUT))]
+    words = [text.get_text() for text in texts(latency_bars.bars(numbers, PARTS, ABOUT))]
     assert words.count("does not reach") == 3
-    curves = [text.get_text() for text in texts(rate_performance.draw(points, ABOUT))]
-    assert "device_only\n(does not reach)\n(sends nothing)" in curves
+    figure, _ = gallery.chart("fig6").draw(made_up, PAGE)
+    assert "device_only (sends nothing; does not reach)" in [text.get_text() for text in texts(figure)]
     nothing = numbers[~numbers["shown"]]
-    figure = latency_bars.draw(nothing, PARTS, ABOUT)
+    figure = latency_bars.bars(nothing, PARTS, ABOUT)
     assert "no scheme reaches the target" in [text.get_text() for text in texts(figure)]
     assert_readable(figure)
 
 
-def test_a_bar_far_above_the_others_is_cut_and_numbered(numbers: pd.DataFrame) -> None:
-    """The axis ends above the ordinary bars; the one that is cut has its value written."""
-    panel = bars_axes(latency_bars.draw(numbers, PARTS, ABOUT))[0]
-    slowest = numbers["total_mean_s"].max()
-    assert panel.get_ylim()[1] < slowest
-    assert f"{slowest:.2f}" in [text.get_text() for text in panel.texts]
+def test_a_bar_that_is_cut_has_its_value_and_interval(numbers: pd.DataFrame) -> None:
+    """The axis ends before it, and at the cut stand its mean and both ends of its interval."""
+    panel = bars_axes(latency_bars.bars(numbers, PARTS, ABOUT))[0]
+    slowest = numbers.loc[numbers["total_mean_s"].idxmax()]
+    assert panel.get_xlim()[1] < slowest["total_mean_s"]
+    ends = f"[{slowest['total_mean_low_s']:.2f}, {slowest['total_mean_high_s']:.2f}]"
+    assert f"{slowest['total_mean_s']:.2f} {ends}" in [text.get_text() for text in panel.texts]
+    narrow = bars_axes(latency_bars.bars(many_uplinks(numbers), PARTS, ABOUT, COLUMN))[0]
+    cut = next(text.get_text() for text in narrow.texts if f"{slowest['total_mean_s']:.2f}" in text.get_text())
+    assert "±" in cut or "[" in cut
+
+
+def many_uplinks(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The table with nine uplinks, made up from its three."""
+    timed = numbers[numbers["channel"].notna()]
+    return pd.concat([numbers, *(timed.assign(channel=timed["channel"] + f", again {n}") for n in range(2))])
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 100), st.floats(1, 2)), min_size=1, max_size=30))
 def test_every_bar_has_room_for_its_interval_or_is_cut(bars: list[tuple[float, float]]) -> None:
-    """The axis ends above each interval of the bars that it does not cut, and cuts none within thrice the median."""
-    rows = pd.DataFrame({"total_mean_s": [s for s, _ in bars], "total_mean_high_s": [s * wide for s, wide in bars]})
-    limit_s = latency_bars._limit_s(rows)
-    whole = rows[rows["total_mean_s"] <= limit_s]
-    assert (1.1 * whole["total_mean_high_s"] <= limit_s).all()
-    assert (rows["total_mean_s"] <= 3 * rows["total_mean_s"].median()).sum() <= len(whole)
+    """An axis ends beyond each interval of the bars that it does not cut, and cuts none within thrice the median."""
+    values, highs = pd.Series([s for s, _ in bars]), pd.Series([s * wide for s, wide in bars])
+    end = sheet.end_of_axis(values, highs)
+    assert (1.3 * highs[values <= end] <= end).all()
+    assert (values <= 3 * values.median()).sum() <= (values <= end).sum()
 
 
-def test_curves_are_the_rows(points: pd.DataFrame) -> None:
-    """Each scheme's curve goes through its points in KB, in its own look, and the ring is on the one selected."""
-    figure = rate_performance.draw(points, ABOUT)
+def test_curves_are_the_fitted_ones(made_up: Analysis) -> None:
+    """A ladder's points are marked where the rows have them; its line is its fitted curve and meets no other ladder."""
+    figure, _ = gallery.chart("fig6").draw(made_up, PAGE)
     assert_readable(figure)
-    lines = {line.get_marker(): line for line in figure.axes[0].lines if line.get_fillstyle() == "full"}
-    for pipeline in ("tofc", "jpeg", "webp"):
-        rows = points[points["pipeline"] == pipeline]
-        line = lines[style.look(pipeline).marker]
-        assert line.get_color() == style.look(pipeline).colour
-        assert np.asarray(line.get_xdata()) == pytest.approx(rows["payload_bytes"].to_numpy() / 1000)
-        assert np.asarray(line.get_ydata()) == pytest.approx(rows["score"].to_numpy())
-    rings = [line for line in figure.axes[0].lines if line.get_fillstyle() == "none" and len(line.get_xdata())]
-    selected = points[points["selected"]]
+    lines, looks = figure.axes[0].lines, style.looks(made_up.manifest)
+    for (pipeline, name), ladder in made_up.ladders.items():
+        rows = made_up.points[(made_up.points["pipeline"] == pipeline) & (made_up.points["ladder"] == name)]
+        mine = [line for line in lines if line.get_color() == looks[pipeline].colour]
+        (marked,) = [
+            line for line in mine
+            if line.get_marker() == looks[pipeline].marker and sorted(line.get_xdata()) == pytest.approx(
+                sorted(rows["payload_bytes"] / 1000))
+        ]  # fmt: skip
+        assert sorted(marked.get_ydata()) == pytest.approx(sorted(rows["score"]))
+        assert marked.get_linestyle() == "None"
+        ends = ladder.payload_bytes[[0, -1]] / 1000
+        curve = next(line for line in mine if len(line.get_xdata()) == 64
+                     and line.get_xdata()[[0, -1]] == pytest.approx(ends))  # fmt: skip
+        assert curve.get_ydata() == pytest.approx(ladder.curve.at(np.linspace(0, 1, 64))[0])
+    rings = [line for line in lines if line.get_markersize() == 10 and len(line.get_xdata())]
+    selected = made_up.points[made_up.points["selected"]]
     assert sorted(line.get_xdata()[0] for line in rings) == pytest.approx(sorted(selected["payload_bytes"] / 1000))
 
 
-def test_the_same_rows_give_the_same_files(points: pd.DataFrame, numbers: pd.DataFrame, tmp_path: Path) -> None:
-    """PNG and SVG do not depend on when or how often they are drawn."""
-    drawn = (
-        ("curves", points, lambda rows: rate_performance.draw(rows, ABOUT)),
-        ("bars", numbers, lambda rows: latency_bars.draw(rows, PARTS, ABOUT)),
+def test_a_point_far_beyond_the_curves_is_at_the_edge(made_up: Analysis) -> None:
+    """A scheme of one point that sends four times as much does not move the axis: it is at its end, with its size."""
+    points = made_up.points.copy()
+    far = points["pipeline"] == "server_only"
+    before = rate_performance.limits(points[~far])
+    points.loc[far, "payload_bytes"] = 160_000.0
+    assert rate_performance.limits(points) == before
+    panel = rate_performance.Panel(points, made_up.ladders, 70.0)
+    figure = rate_performance.curves(made_up, [panel], COLUMN)
+    assert_readable(figure)
+    axes = figure.axes[0]
+    star = next(line for line in axes.lines if line.get_marker() == "*")
+    assert star.get_xdata()[0] == pytest.approx(axes.get_xlim()[1])
+    assert any("at the edge: 160 KB" in text.get_text() for text in texts(figure))
+    points.loc[far, "payload_bytes"] = before[1] * 1000 * 1.5
+    assert rate_performance.limits(points)[1] == pytest.approx(1.5 * before[1])
+
+
+def test_the_same_rows_give_the_same_files(made_up: Analysis, tmp_path: Path) -> None:
+    """PNG, SVG and PDF do not depend on when or how often they are drawn; none is there where one cannot be written."""
+    first, again = (
+        [file.read_bytes() for file in gallery.draw(made_up, "fig6", tmp_path / folder, widths=("column",))]
+        for folder in "ab"
     )
-    for stem, rows, draw in drawn:
-        first, again = (
-            [file.read_bytes() for file in style.save(draw(rows), tmp_path / folder, stem)] for folder in "ab"
-        )
-        assert first == again
+    assert first == again
+    figure, _ = gallery.chart("fig6").draw(made_up, COLUMN)
+    with pytest.raises(ValueError, match="bmp"):
+        style.save(figure, tmp_path / "c", "fig6", ("png", "bmp"))
+    assert not list((tmp_path / "c").iterdir())
 
 
-def test_every_scheme_has_a_look() -> None:
-    """The paper's schemes differ in colour and in marker; any other name always gets the same look."""
-    names = ["tofc", "jpeg", "webp", "hyperprior", "elic", "raw_features", "server_only", "device_only"]
-    looks = [style.look(name) for name in names]
-    assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(names)
-    code = "from harness.report.figures.style import look; print(look('my-codec'))"
-    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert elsewhere == str(style.look("my-codec"))
+def test_no_two_schemes_of_a_run_look_alike() -> None:
+    """Known names have their looks whatever is beside them; others the next free ones, the same every time."""
+    known = [name for name in style._LOOKS if name not in ("tofc_selective", "fmm", "centres")]
+    names = [*known, *(f"mine {n}" for n in range(16))]
+    looks = style.looks_of({name: name for name in names})
+    assert len({look.marker for look in looks.values()}) == len(names)
+    assert len(set(looks.values())) == len(names)
+    assert looks == style.looks_of({name: name for name in names})
+    assert style.looks_of({"mine": "mine", "jpeg": "jpeg"})["jpeg"] == looks["jpeg"]
+    # A pipeline that the scenario calls by another name looks like its scheme; the second of that scheme does not.
+    renamed = style.looks_of({"fine": "tofc", "coarse": "tofc"})
+    assert renamed["fine"] == looks["tofc"] != renamed["coarse"]
+    both = style.looks_of({"centres": "tofc_unmerged", "visionzip_merging": "visionzip_merging"})
+    assert both["centres"].marker != both["visionzip_merging"].marker
 
 
-def test_provenance_is_on_the_figure(made_up: Analysis, points: pd.DataFrame) -> None:
-    """Title, stand-ins, machine, run, verdict, scenario and commit stand on the figure."""
-    about = of(made_up, "a subtitle", ["A note"])
-    written = " ".join(text.get_text() for text in texts(rate_performance.draw(points, about)))
+_SEEN_BY = MappingProxyType({
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+})  # fmt: skip
+"""Machado, Oliveira and Fernandes (2009): linear RGB as those see it who lack a kind of cone."""
+
+
+def test_the_papers_schemes_are_told_apart_without_red_or_green() -> None:
+    """Between any two of the paper's six schemes the colours differ by a tenth or more for each kind of vision."""
+    names = ["tofc", "jpeg", "webp", "hyperprior", "elic", "server_only"]
+    linear = np.array([to_rgb(style._LOOKS[name][0]) for name in names]) ** 2.2
+    for matrix in (np.eye(3), *map(np.array, _SEEN_BY.values())):
+        seen = np.clip(linear @ matrix.T, 0, 1) ** (1 / 2.2)
+        apart = np.linalg.norm(seen[:, None] - seen[None], axis=2) + np.eye(len(names))
+        assert apart.min() > 0.1
+    grey = np.array([to_rgb(colour) for colour in style.PARTS.values()]) @ [0.299, 0.587, 0.114]
+    assert np.diff(np.sort(grey)).min() > 0.1
+
+
+def test_provenance_is_on_the_figure(made_up: Analysis) -> None:
+    """Which benchmark, for which it stands in, machines, run, verdict, scenario and commit stand on the figure."""
+    figure = latency_bars.bars(made_up.numbers, PARTS, of(made_up, "a subtitle", ["a note", "jpeg: as it is"]))
+    written = " ".join(text.get_text() for text in texts(figure))
     manifest = made_up.manifest
     for fact in (
-        "RealWorldQA at low uplink rates: a subtitle", "stand-ins: StreetsQA for RealWorldQA", "A note",
-        "a processor, 2 cores", "tonight, INVALID", manifest.scenario_hash, manifest.commits,
+        "StreetsQA (stand-in for RealWorldQA): a subtitle", "mini-onevision for llava-onevision-7b", "A note. jpeg: as",
+        "a processor, 2 cores", "INVALID: throttled", manifest.scenario_hash, manifest.commits, "at low uplink rates",
     ):  # fmt: skip
         assert fact in written
 
 
+def test_crossings_are_those_of_the_lines() -> None:
+    """At each rate that is marked the two schemes' sums of timed stages and 8 bytes / rate are equal."""
+    _, data = gallery.chart("crossover").draw(many_schemes.make(Path("/nowhere"), 9, 4), PAGE)
+    crossings, means = data[data["kind"] == "crossing"], data[data["kind"] == "mean"]
+    assert len(crossings) > 5
+
+    def mean_s(name: str, rate_bps: float) -> float:
+        own = means[means["pipeline"] == name].iloc[0]
+        return float(own["mean_s"] - own["link_s"] + own["link_s"] * own["rate_bps"] / rate_bps)
+
+    for row in crossings.itertuples():
+        assert mean_s(row.below, row.rate_bps) == pytest.approx(mean_s(row.above, row.rate_bps), rel=1e-3)
+        assert mean_s(row.below, row.rate_bps) == pytest.approx(row.mean_s, rel=1e-3)
+        assert mean_s(row.below, row.rate_bps / 1.3) < mean_s(row.above, row.rate_bps / 1.3)
+
+
+def test_distributions_and_timelines_are_the_rows(made_up: Analysis) -> None:
+    """The share at the last step is 1, at the slowest request; a timeline's stretches end at its request's latency."""
+    _, curves = gallery.chart("ecdf").draw(made_up, PAGE)
+    for cell, seconds_R in made_up.spent():
+        mine = curves[(curves["pipeline"] == cell["pipeline"]) & (curves["channel"] == cell["channel"])]
+        assert mine["share"].iloc[-1] == 1
+        assert mine["seconds"].iloc[-1] == pytest.approx(seconds_R.max())
+        assert len(mine) == seconds_R.size
+    _, line = gallery.chart("timeline").draw(made_up, PAGE)
+    requests = made_up.record.requests.to_pandas()
+    for (channel, pipeline), rows in line.groupby(["channel", "pipeline"]):
+        ends = (rows["begin_s"] + rows["seconds"]).to_numpy()
+        assert ends[:-1] == pytest.approx(rows["begin_s"].to_numpy()[1:])
+        own = requests[(requests["channel"] == channel) & (requests["pipeline"] == pipeline)]
+        own = own[(own["point"] == rows["point"].iloc[0]) & (own["sample"] == rows["sample"].iloc[0])]
+        assert np.abs(own["answered_s"] - ends[-1]).min() < 1e-9
+
+
+def test_table_one_in_all_its_forms(made_up: Analysis, tmp_path: Path) -> None:
+    """Picture, CSV, Markdown and LaTeX have the same numbers; the best of those with as many tokens is bold."""
+    gallery.draw(made_up, "table1", tmp_path, widths=("column",))
+    numbers = pd.read_csv(tmp_path / "table1.csv")
+    merged = numbers[numbers["visual_tokens"] == 32].set_index("pipeline")
+    best = merged["StreetsQA"].idxmax()
+    points = made_up.points[made_up.points["visual_tokens"] == 32]
+    assert merged["StreetsQA"].to_dict() == pytest.approx(points.groupby("pipeline")["score"].max().to_dict())
+    markdown, latex = ((tmp_path / f"table1.{ending}").read_text() for ending in ("md", "tex"))
+    assert f"| {best} | 32 | **{merged.loc[best, 'StreetsQA']:.1f}**" in markdown
+    assert f"\\textbf{{{merged.loc[best, 'StreetsQA']:.1f}}}" in latex
+    assert "raw\\_features" in latex
+    assert latex.count("{") == latex.count("}")
+    assert "stand-in" in markdown
+    assert "stand-in" in latex
+
+
 def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -> None:
-    """A run's folder, or a folder above it, gives two figures as PNG and SVG and the table; an empty one is refused."""
-    files = draw_all(made_up.record.folder)
-    names = {
-        "rate_performance.png",
-        "rate_performance.svg",
-        "latency_bars.png",
-        "latency_bars.svg",
-        "table.csv",
-        "table.md",
-        "comparison.md",
-        "categories.csv",
-        "first.csv",
-        "equal_score.csv",
-        "latency_at_equal_score.csv",
-    }
-    assert {file.name for file in files} == names
+    """A run's folder gives two figures in all forms and tables; named ones come alone; an empty folder is refused."""
+    files = gallery.draw_all(made_up.record.folder)
+    forms = [f"{width}.{kind}" for width in ("", "_column") for kind in style.FORMATS]
+    figures = {f"{name}{form}" for name in ("fig6", "fig8") for form in (*forms, ".csv")}
+    tables = {"table.csv", "table.md", "comparison.md", "categories.csv", "first.csv", "equal_score.csv"}
+    assert {file.name for file in files} == figures | tables | {"latency_at_equal_score.csv"}
     assert all(file.stat().st_size > 0 and file.parent == made_up.record.folder / "figures" for file in files)
     assert files[0].read_bytes().startswith(b"\x89PNG")
-    above = draw_all(made_up.record.folder.parent, tmp_path / "out")
+    above = gallery.draw_all(made_up.record.folder.parent, tmp_path / "out", ["timings"])
     assert {file.parent for file in above} == {tmp_path / "out" / "tonight"}
+    assert {file.stem for file in above} == {"timings", "timings_column"}
     with pytest.raises(ResultsError, match="neither a complete run nor a folder of runs"):
-        draw_all(tmp_path / "nowhere")
+        gallery.draw_all(tmp_path / "nowhere")
+    with pytest.raises(ResultsError, match=r"fig13.*fig12"):
+        gallery.draw_all(made_up.record.folder, figures=["fig13"])
     (tmp_path / "taken").write_text("")
     with pytest.raises(ResultsError, match="cannot be written"):
-        draw_all(made_up.record.folder, tmp_path / "taken")
+        gallery.draw_all(made_up.record.folder, tmp_path / "taken", ["timings"])
+
+
+def test_what_cannot_be_drawn_names_the_command(made_up: Analysis, tmp_path: Path) -> None:
+    """Each figure that a run's rows cannot draw is refused in a sentence with a command; --all would leave it out."""
+    can = gallery.names(made_up)
+    absent = {name: gallery.chart(name).missing(made_up) for name in gallery.FIGURES if name not in can}
+    assert {"fig4", "fig7", "fig9", "fig10", "fig12", "bits", "users", "memory", "energy"} <= set(absent)
+    for name, sentence in absent.items():
+        if sentence:
+            assert "harness " in sentence
+            with pytest.raises(ResultsError, match=f"{name} cannot be drawn"):
+                gallery.draw(made_up, name, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert gallery.usual(made_up) == ["fig6", "fig8"]
+
+
+def test_illustrations_are_of_the_rows_that_are_there(tmp_path: Path) -> None:
+    """What was computed of other rows than the run's is not shown, and a damaged file is said to be one."""
+    run = Analysis(make(tmp_path / "run"))
+    folder, manifest = run.record.folder, run.manifest
+    assert run.illustrations is None
+    mine = Illustrations(run=illustrations.identity(manifest), machine="a processor")
+    path = illustrations.write(folder, mine, {"a.png": b"picture"})
+    assert illustrations.read(folder, manifest) == mine
+    illustrations.write(folder, mine.model_copy(update={"run": "other"}), {})
+    assert illustrations.read(folder, manifest) is None
+    assert not (path / "a.png").exists()
+    for damage in ("{", "[]", '{"run": 3}'):
+        (path / illustrations.FILE).write_text(damage)
+        with pytest.raises(ResultsError, match="harness illustrate"):
+            illustrations.read(folder, manifest)
 
 
 def test_results_do_not_wait_for_matplotlib() -> None:
-    """Importing the results, which every run does, imports neither matplotlib nor torch."""
-    code = "import sys, harness.report.table as _; print({'matplotlib', 'torch'} & set(sys.modules))"
+    """Importing the results, which every run does, imports neither matplotlib nor torch; figures import no torch."""
+    code = (
+        "import sys, harness.report.table as _; print({'matplotlib', 'torch'} & set(sys.modules));"
+        "from harness.report.figures import gallery; [gallery.chart(name) for name in gallery.FIGURES];"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert done.stdout.split() == ["set()", "False"]
 
 
 def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
     """A run in which something waits has a part more in every bar, in a colour of its own, and the sum is the total."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))
-    panel = bars_axes(latency_bars.draw(run.numbers, run.parts, ABOUT))[0]
-    heights = np.array([patch.get_height() for patch in panel.patches]).reshape(-1, 4)
+    panel = bars_axes(latency_bars.bars(run.numbers, run.parts, ABOUT))[0]
+    widths = np.array([patch.get_width() for patch in panel.patches]).reshape(-1, 4)
     rows = run.numbers[run.numbers["channel"] == "25 KB/s"]
     wanted = rows[["device_mean_s", "link_mean_s", "wait_mean_s", "server_mean_s"]].to_numpy(float)
-    assert heights == pytest.approx(wanted)
-    assert heights.sum(axis=1) == pytest.approx(rows["total_mean_s"].tolist())
-    assert len(set(style.PARTS.values())) == 4
-
-
-def test_a_run_in_which_nothing_reaches_is_drawn(tmp_path: Path) -> None:
-    """All files are there, and the figure of latencies says why it has no bars."""
-    selection = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}
-    run = make(tmp_path / "run", selection=selection)
-    assert len(draw_all(run.folder)) == 11
-    found = Analysis(run)
-    words = [text.get_text() for text in texts(latency_bars.draw(found.numbers, found.parts, ABOUT))]
-    assert "no scheme reaches the target" in words
+    assert widths == pytest.approx(wanted)
+    assert widths.sum(axis=1) == pytest.approx(rows["total_mean_s"].tolist())
 
 
 def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> None:
@@ -310,8 +498,18 @@ def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> N
     changed.loc[webp, times] = np.nan
     changed = changed[~jpeg | (changed["channel"] == "25 KB/s")]
     changed.loc[changed["pipeline"] == "jpeg", ["replay", "channel", "users", "requests", *times]] = None
-    figure = latency_bars.draw(changed, PARTS, ABOUT)
+    figure = latency_bars.bars(changed, PARTS, ABOUT)
     words = [text.get_text() for text in texts(figure)]
     assert words.count("not replayed") == 3
     assert words.count("none answered") == 3
     assert_readable(figure)
+
+
+def test_legends_are_as_full_as_they_can_be() -> None:
+    """Every entry is there once, in order, and no row is wider than the page."""
+    labels = [f"scheme {n} " + "x" * (n * 7 % 40) for n in range(20)]
+    about = Provenance(title="t", stand_ins="", warnings=[], sources="s")
+    made = sheet.Sheet(COLUMN, 1.0, about, [Line2D([], [], label=label) for label in labels])
+    shown = [text.get_text() for row in made.figure.legends for text in row.get_texts()]
+    assert [" ".join(words.split()) for words in shown] == [" ".join(label.split()) for label in labels]
+    assert_readable(made.figure)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.errors import ScenarioError
+from harness.errors import ScenarioError, UnavailableError
 from harness.scenario.load import as_given, json_schema, load, scenario_hash
+from harness.schemes.contract import MergingPoint
+from harness.stock import missing, take_stock
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
 
@@ -325,9 +327,9 @@ def test_a_precision_takes_the_place_of_a_number_of_samples(written: Callable[[o
 
 def test_neighbours_of_merging_are_a_parameter_of_points(written: Callable[[object], Path]) -> None:
     """K is named where it is not the default, and refused where nothing merges by density peaks."""
-    tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "merge_to": 0.042, "neighbours": [5, 9]}]}
+    tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "merge_to": 0.044, "neighbours": [5, 9]}]}
     labels = [point.label for point in load(written(_with(tofc))).pipelines[1].operating_points()]
-    assert labels == ["codec=lambda-0.3,merge_to=0.042", "codec=lambda-0.3,merge_to=0.042,neighbours=9"]
+    assert labels == ["codec=lambda-0.3,merge_to=0.044", "codec=lambda-0.3,merge_to=0.044,neighbours=9"]
     for pipeline, sentence in (
         ({"scheme": "raw_features", "points": [{"neighbours": 9}]}, "neighbours goes with a merge_to"),
         ({"scheme": "jpeg", "points": [{"quality": 5, "neighbours": 9}]}, "neighbours goes with a merge_to"),
@@ -337,6 +339,126 @@ def test_neighbours_of_merging_are_a_parameter_of_points(written: Callable[[obje
     ):
         with pytest.raises(ScenarioError, match=sentence):
             load(written(_with(pipeline)))
+
+
+def test_points_may_say_how_many_features_are_kept(written: Callable[[object], Path]) -> None:
+    """n_c is named in place of the share; both, or neither where a scheme always reduces, are refused."""
+    tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "n_c": [3, 6]}]}
+    points = list(load(written(_with(tofc))).pipelines[1].operating_points())
+    assert [point.label for point in points] == ["codec=lambda-0.3,n_c=3", "codec=lambda-0.3,n_c=6"]
+    assert [point.kept_of(144) for point in points] == [3, 6]
+    for pipeline, sentence in (
+        ({"scheme": "jpeg", "points": [{"quality": 5, "merge_to": 0.1, "n_c": 4}]}, "merge_to 0.1 and n_c 4 both say"),
+        ({"scheme": "tofc", "points": [{"codec": "lambda-0.3"}]}, "merge_to: is missing; give the share"),
+        ({"scheme": "raw_features", "points": [{"n_c": 0}]}, "n_c: 0 is not right"),
+    ):
+        with pytest.raises(ScenarioError, match=sentence):
+            load(written(_with(pipeline)))
+
+
+@pytest.mark.parametrize(
+    ("point", "sentence"),
+    [
+        ({"n_c": 145}, "n_c is 145, and a patch of this backbone has 144 features"),
+        ({"n_c": 6, "neighbours": [5, 64]}, None),
+    ],
+)
+def test_more_features_than_a_patch_has_are_refused_before_anything_runs(
+    written: Callable[[object], Path], point: dict[str, Any], sentence: str | None
+) -> None:
+    """V is that of the backbone that would run."""
+    found = missing(load(written(_with({"scheme": "raw_features", "points": [point]}))))
+    assert [text.partition(": ")[2] for text in found] == ([sentence] if sentence else [])
+
+
+@pytest.mark.parametrize(("share", "n_c"), [(0.011, 8), (0.022, 16), (0.044, 32)])
+def test_the_papers_shares_are_its_numbers_of_features(share: float, n_c: int) -> None:
+    """Of 729 features a patch."""
+    assert MergingPoint(merge_to=share).kept_of(729) == n_c
+
+
+def test_the_stand_in_of_a_backbone_has_points_of_its_own(written: Callable[[object], Path]) -> None:
+    """They are checked as the others are, and the reference has one there too."""
+    tofc = {"scheme": "tofc", "points": [{"codec": "big", "n_c": 16}], "stand_in": [{"codec": ["a", "b"], "n_c": 3}]}
+    pipeline = load(written(_with(tofc))).pipelines[1]
+    assert [point.codec for point in pipeline.operating_points()] == ["big"]
+    assert [point.codec for point in pipeline.operating_points(stand_in=True)] == ["a", "b"]
+    with pytest.raises(ScenarioError, match=r"study.yaml:\d+: pipelines.1.stand_in.0.n_c: 0 is not right"):
+        load(written(_with({**tofc, "stand_in": [{"codec": "a", "n_c": 0}]})))
+
+
+def test_without_stand_ins_everything_that_is_missing_is_named(
+    written: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The backbone, each codec once, and networks that only stand in for the published ones."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    pipelines = [
+        {"scheme": "server_only"},
+        {
+            "scheme": "tofc",
+            "points": [{"codec": "big", "n_c": [8, 16]}],
+            "stand_in": [{"codec": "lambda-0.1", "n_c": 6}],
+        },
+        {"scheme": "elic", "points": [{"weights": [0.006, "elic.safetensors"]}], "stand_in": [{"weights": 0.006}]},
+    ]
+    scenario = load(written({**GOOD, "pipelines": pipelines}))
+    assert missing(scenario) == []
+    backbone, small, codec, network = missing(scenario, allow_stand_ins=False)
+    assert "llava-hf/llava-onevision-qwen2-7b-ov-hf" in backbone
+    assert small.startswith("elic at weights=0.006: the bundled networks are small and saw no photograph")
+    assert "unknown codec of llava-onevision-7b 'big'; known: none; train one to codecs/llava-onevision-7b/big" in codec
+    assert "elic.safetensors: there is no such file; 'harness weights convert'" in network
+
+
+def test_bundled_networks_are_labelled_as_stand_ins(written: Callable[[object], Path]) -> None:
+    """In the manifest, whose label every table and figure has; without stand-ins they are refused."""
+    elic = {"scheme": "elic", "points": [{"weights": 0.006}]}
+    own = {**_with(elic), "benchmark": "StreetsQA", "backbone": "mini-onevision", "stand_in": {}}
+    scenario = load(written(own))
+    assert dict(take_stock(scenario).stand_ins) == {"elic": "small elic"}
+    with pytest.raises(UnavailableError, match=r"elic at weights=0\.006: the bundled networks are small"):
+        take_stock(scenario, allow_stand_ins=False)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "keys", "wanted"),
+    [
+        ("measure.repeats=2", ("measure", "repeats"), 2),
+        ("samples=8", ("samples",), 8),
+        ("title='a = b'", ("title",), "a = b"),
+        ("pipelines.jpeg.points=[{quality: 40}]", ("pipelines", 1, "points"), [{"quality": 40}]),
+        ("pipelines.1.points.0.quality=40", ("pipelines", 1, "points", 0, "quality"), 40),
+        ("replay.uplinks=[{kind: constant, rate: 5 KB/s}]", ("replay", "uplinks", 0, "rate_bps"), 40_000.0),
+    ],
+)
+def test_the_command_line_may_replace_a_value(
+    written: Callable[[object], Path], assignment: str, keys: tuple[str | int, ...], wanted: object
+) -> None:
+    """By the path of its key; an item of a list by its place or its name."""
+    found: Any = as_given(load(written(GOOD), [assignment]))
+    for key in keys:
+        found = found[key]
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("repeats", "'repeats' is no assignment"),
+        ("measure..repeats=2", "is no assignment"),
+        ("measure.repeats=[2", "'measure.repeats=\\[2'"),
+        ("name.first=a", "name is 'a-study', which has no parts"),
+        ("pipelines.png.points=[]", "'png' is none of the 2 items here; known: server_only, jpeg"),
+        ("measure.repeats=0", "as the command line changes it: measure.repeats: 0 is not right"),
+        ("measure.repeat=2", "as the command line changes it: measure.repeat: unknown key; did you mean 'repeats'"),
+    ],
+)
+def test_a_wrong_value_on_the_command_line_is_a_sentence(
+    written: Callable[[object], Path], assignment: str, sentence: str
+) -> None:
+    """It names what was given; the file is not blamed for a line that it does not have."""
+    with pytest.raises(ScenarioError, match=sentence):
+        load(written(GOOD), [assignment])
 
 
 def _with(pipeline: dict[str, Any]) -> dict[str, Any]:

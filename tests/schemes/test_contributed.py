@@ -6,21 +6,24 @@ import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from harness import measure
+from harness import catalog, measure, study
 from harness.data.asking import samples
 from harness.data.gathered import gather
 from harness.data.streetsqa import book
-from harness.errors import BitstreamError
+from harness.errors import BitstreamError, ScenarioError
 from harness.models.contract import Answer, Untimed
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock
 from harness.profiling.telemetry import Telemetry
 from harness.runs.store import Run
+from harness.scenario.load import load as scenario_of
 from harness.scenario.model import Measure
 from harness.schemes.contract import Payload
 from harness.schemes.envelope import pack, receive, send
 from harness.schemes.fake import Fake, FakeModels, FakePoint
+from harness.stock import missing
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 PAGES = samples(book("test", 0)[:3], paired=False)
@@ -74,6 +77,101 @@ def test_the_recipe_is_a_scheme(recipe, make_models) -> None:
         receive(server, pack(Payload("mean", (b"abc",))), [sample.question], Untimed(), kind="mean")
     with pytest.raises(BitstreamError):
         receive(server, answered[0][:-1], [sample.question], Untimed(), kind="mean")
+
+
+OWN_MODEL = """
+import numpy as np
+from harness.errors import UnavailableError
+from harness.schemes.fake import FakeModels
+
+
+class Backbone:
+    def __call__(self, name, *, device, weights, max_pixels):
+        return FakeModels()
+
+    def digests(self, weights):
+        if weights == "absent":
+            raise UnavailableError("own_model: its weights are not here")
+        return {"language": "0123456789abcdef"}
+
+    def features_of(self, weights):
+        return 16
+
+    def patches_of(self, width_px, height_px, weights):
+        return 1
+
+
+backbone = Backbone()
+"""
+OWN_SCENARIO = """
+name: own
+title: Schemes and a model from outside the package
+benchmark: shop/
+backbone: own_model:backbone
+pipelines:
+  - {scheme: fake, points: [{levels: 8}]}
+  - {scheme: own_scheme:Mean, points: [{bits: [9, 16]}]}
+measure: {timed_samples: 2, warmup: 1, repeats: 1}
+selection: {reference: fake, target: 0.5, margin: 0.4}
+replay: {uplinks: [{kind: constant, rate: 1 MB/s}]}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A working folder with a scheme, a model and a scenario that names both."""
+    code = re.findall(r"^```python\n(.*?)^```$", CONTRIBUTING.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[0]
+    (tmp_path / "own_scheme.py").write_text(code, encoding="utf-8")
+    (tmp_path / "own_model.py").write_text(OWN_MODEL, encoding="utf-8")
+    (tmp_path / "shop").mkdir()
+    asked = []
+    for number in range(6):
+        Image.new("RGB", (40, 30), (40 * number, 0, 0)).save(tmp_path / "shop" / f"{number}.png")
+        asked.append(f"{number}.png,Is it dark?,{'no' if number > 2 else 'yes'}")
+    (tmp_path / "shop" / "shop.csv").write_text("\n".join(["image,question,answer", *asked]), encoding="utf-8")
+    (tmp_path / "own.yaml").write_text(OWN_SCENARIO, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(catalog.SCHEMES, "fake", "harness.schemes.fake:Fake")
+    yield tmp_path
+    for module in ("own_scheme", "own_model"):
+        sys.modules.pop(module, None)
+
+
+def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
+    """With one's own pictures; their code is among what the run's rows depend on."""
+    study.run(scenario_of(own / "own.yaml"), own / "run", reporter=Silent())
+    run = Run.read(own / "run")
+    assert set(run.outcomes["pipeline"].to_pylist()) == {"fake", "mean"}
+    assert set(run.outcomes["point"].to_pylist()) >= {"bits=9", "-"}
+    assert (run.manifest.benchmarks, run.manifest.stand_ins) == (("shop.csv",), {})
+    assert {"code of own_scheme", "code of own_model", "language of own_model:backbone"} <= run.manifest.digests.keys()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("own_scheme:Mean", "own_scheme:Meen", "own_scheme has no 'Meen'"),
+        ("own_scheme:Mean", "no_such_module:A", "no_such_module cannot be imported: ModuleNotFoundError"),
+        ("own_scheme:Mean", "own_scheme:answers", "'own_scheme:answers' is no scheme: it has no kind, Point"),
+        ("own_model:backbone", "own_model:FakeModels", "is no backbone: it has no digests, features_of, patches_of"),
+        ("bits: [9, 16]", "bits: [99]", "bits: 99 is not right"),
+    ],
+)
+def test_what_is_no_scheme_or_model_is_a_sentence_with_its_line(own, old: str, new: str, sentence: str) -> None:
+    """Whatever is wrong with somebody's own code is found when the scenario is read."""
+    file = own / "own.yaml"
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(ScenarioError, match=sentence) as caught:
+        scenario_of(file)
+    assert re.match(rf"{file}:\d+: ", str(caught.value))
+
+
+def test_an_own_model_whose_weights_are_absent_is_missing(own) -> None:
+    """As one of the harness's own is."""
+    file = own / "own.yaml"
+    file.write_text(file.read_text() + "weights: absent\n")
+    assert missing(scenario_of(file)) == ["own_model: its weights are not here"]
 
 
 def plan_of(scheme, *points) -> measure.Plan:

@@ -24,6 +24,8 @@ POINTS = {
     "tofc": {"codec": "lambda-0.1", "merge_to": 0.02},
     "jpeg": {"quality": 30, "merge_to": 0.02},
     "webp": {"quality": 30, "merge_to": 0.02},
+    "avif": {"quality": 30, "merge_to": 0.02},
+    "jxl": {"quality": 30, "merge_to": 0.02},
     "hyperprior": {"weights": 0.006, "merge_to": 0.02},
     "elic": {"weights": 0.006, "merge_to": 0.02},
     "compressai": {"model": "bmshj2018-hyperprior", "quality": 1, "merge_to": 0.02},
@@ -38,8 +40,16 @@ POINTS = {
     "visionzip_merging": {"codec": "lambda-0.2", "merge_to": 0.02},
     "qformer": {"codec": "lambda-0.2", "merge_to": 0.02},
 }
-ABSENT = pytest.mark.skipif(find_spec("compressai") is None, reason="the extra [compressai] is not installed")
-TRIED = [pytest.param(name, marks=[ABSENT] if name == "compressai" else []) for name in POINTS]
+EXTRAS = {"compressai": "compressai", "jxl": "pillow_jxl"}
+TRIED = [
+    pytest.param(
+        name,
+        marks=[pytest.mark.skipif(find_spec(EXTRAS[name]) is None, reason=f"the extra [{name}] is not installed")]
+        if name in EXTRAS
+        else [],
+    )
+    for name in POINTS
+]
 FLIPS = 60
 
 bodies_of_payloads = st.lists(st.binary(max_size=40), min_size=1, max_size=6).map(tuple)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from small_models import make_backbone
 
-from baselines.jpeg import Jpeg, JpegPoint
+from baselines.pillow_codecs import Jpeg, JpegPoint
 from baselines.raw_features import RawFeatures, RawFeaturesPoint
 from baselines.server_only import ServerOnly
 from harness.data.sample import Question, Sample

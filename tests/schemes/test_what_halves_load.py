@@ -37,7 +37,7 @@ def loaded(code: str, *arguments: object) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()) - {"loaded"}
 
 
-@pytest.mark.parametrize(("name", "point"), [("jpeg", {"quality": 30}), ("webp", {"quality": 30}), ("server_only", {})])
+@pytest.mark.parametrize(("name", "point"), [("jpeg", {"quality": 30}), ("avif", {"quality": 30}), ("server_only", {})])
 def test_a_device_half_that_needs_no_model_loads_no_torch(name: str, point: dict[str, object]) -> None:
     """From the catalog's name to the payload of a picture, with nothing of a model at hand."""
     assert loaded(DEVICE.format(name=name, point=point)) == set()

@@ -116,7 +116,7 @@ def test_a_folder_that_holds_no_streams_is_refused_in_a_sentence(
 
 def test_every_scheme_has_a_request() -> None:
     """But the one that needs compressai."""
-    assert POINTS.keys() == catalog.SCHEMES.keys() - {"compressai"}
+    assert POINTS.keys() == catalog.SCHEMES.keys() - {"compressai", "jxl"}
 
 
 def test_a_digest_is_of_every_bit_and_of_the_shape() -> None:

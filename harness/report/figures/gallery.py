@@ -1,67 +1,174 @@
-"""All figures of a run, or of every run in a folder."""
+"""The figures of a run by name: which its rows can draw, and drawing them."""
 
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from harness.analysis import Analysis, comparison
-from harness.errors import ResultsError
+from harness.analysis import Analysis
+from harness.errors import ResultsError, unknown_name
 from harness.report import table
-from harness.report.figures import latency_bars, provenance, rate_performance, style
+from harness.report.figures import style
+from harness.report.figures.sheet import Chart
 from harness.runs import disk
 from harness.runs.provenance import MANIFEST, read
 
+FIGURES: Mapping[str, str] = {
+    "fig4": "density:FIG4",
+    "fig6": "rate_performance:FIG6",
+    "fig7": "rate_performance:FIG7",
+    "fig10": "rate_performance:FIG10",
+    "fig12": "rate_performance:FIG12",
+    "fig8": "latency_bars:FIG8",
+    "fig11": "latency_bars:FIG11",
+    "fig9": "cases:FIG9",
+    "table1": "table_one:TABLE1",
+    "crossover": "crossing:CROSSOVER",
+    "ecdf": "distribution:ECDF",
+    "timeline": "timeline:TIMELINE",
+    "memory": "resources:MEMORY",
+    "users": "users:USERS",
+    "bits": "bits:BITS",
+    "timings": "timings:TIMINGS",
+    "energy": "energy:ENERGY",
+}
+"""Every figure's name, and the :class:`harness.report.figures.sheet.Chart` that draws it, in the order of drawing."""
 
-def draw_all(path: Path, out: Path | None = None) -> list[Path]:
-    """Draws each complete run under ``path``, and writes its table as CSV and Markdown; returns the files.
+_SAME: Mapping[str, Sequence[str]] = {"fig6": ("fig12", "fig10"), "fig8": ("fig11",)}
+"""Figures that show of some runs what another, under the paper's own number for it, shows."""
+
+_SCORES, _LATENCIES = ("fig12", "fig10", "fig7", "fig6"), ("fig11", "fig8")
+
+
+def names(run: Analysis) -> list[str]:
+    """The figures that this run's rows can draw, in order.
+
+    Of two that would be alike it is the paper's own for such a run.
+    """
+    found = [name for name in FIGURES if not chart(name).missing(run)]
+    alike = {
+        name
+        for name, others in _SAME.items()
+        if set(others) & set(found) and (name != "fig6" or len(run.manifest.benchmarks) == 1)
+    }
+    return [name for name in found if name not in alike]
+
+
+def usual(run: Analysis) -> list[str]:
+    """The figures drawn where none is asked for: score against payload, where a score is claimed, and latency."""
+    found = names(run)
+    firsts = [next((name for name in group if name in found), None) for group in (_SCORES, _LATENCIES)]
+    return [name for name in firsts if name]
+
+
+def chart(name: str) -> Chart:
+    """The figure of this name; raises ResultsError, listing the known names, for any other."""
+    if name not in FIGURES:
+        raise ResultsError(unknown_name("figure", name, FIGURES))
+    module, _, attribute = FIGURES[name].partition(":")
+    found: Chart = getattr(importlib.import_module(f"harness.report.figures.{module}"), attribute)
+    return found
+
+
+def draw(
+    run: Analysis,
+    name: str,
+    out: Path,
+    formats: Sequence[str] = style.FORMATS,
+    widths: Sequence[str] = tuple(style.WIDTHS_IN),
+) -> list[Path]:
+    """Writes a figure into the folder ``out``, with its data as CSV beside it; returns the files.
+
+    ``NAME.png`` and its like are as wide as a page, ``NAME_column.png`` as a column; ``NAME.csv`` is the data. Raises
+    ResultsError for an unknown name, for a figure that the run's rows cannot draw, and where the disk refuses.
+    """
+    wanted = chart(name)
+    if missing := wanted.missing(run):
+        raise ResultsError(f"{run.record.folder}: {name} cannot be drawn: {missing}")
+    written: list[Path] = []
+    with style.styled():
+        for width in widths:
+            figure, data = wanted.draw(run, style.WIDTHS_IN[width])
+            written += style.save(figure, out, name if width == "page" else f"{name}_{width}", formats)
+    texts = {"csv": data.to_csv(index=False, lineterminator="\n"), **wanted.texts(run)}
+    for ending, text in texts.items():
+        disk.write_text(out / f"{name}.{ending}", text)
+    return [*written, *(out / f"{name}.{ending}" for ending in texts)]
+
+
+def draw_all(
+    path: Path,
+    out: Path | None = None,
+    figures: Sequence[str] | None = None,
+    everything: bool = False,
+    *,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
+    """Draws each complete run under ``path``, and writes its tables as CSV and Markdown; returns the files.
+
+    ``figures`` names those to draw, ``everything`` means all that each run's rows can draw, and without either it is
+    the :func:`usual` ones. Named figures come alone, without the tables:
 
     ``comparison.md`` sets the schemes against each other. ``categories.csv`` has every point's score in each category;
     of several benchmarks, ``benchmarks.csv`` has every point in each of them by itself. ``first.csv`` says who answers
     first, ``equal_score.csv`` and ``latency_at_equal_score.csv`` have each two schemes at equal score by their curves.
-    Where no score is claimed only latency is drawn.
 
     They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
-    Raises ResultsError where ``path`` holds no complete run, or a damaged one.
+    ``note`` is told what was left out, and why. Raises ResultsError where ``path`` holds no complete run, or a damaged
+    one, where no run can draw a figure that was named, and where the disk refuses.
     """
+    for name in figures or ():
+        chart(name)
     if (path / MANIFEST).exists():
-        return _draw(Analysis.read(path), out or path / "figures")
-    runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
-    complete = [run for run in runs if read(run / MANIFEST).status == "complete"]
-    if not complete:
+        folders = {path: out or path / "figures"}
+    else:
+        runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+        complete = [run for run in runs if read(run / MANIFEST).status == "complete"]
+        folders = {run: out / run.name if out else run / "figures" for run in complete}
+    if not folders:
         raise ResultsError(f"{path}: neither a complete run nor a folder of runs; 'harness run SCENARIO' makes one")
-    return [file for run in complete for file in _draw(Analysis.read(run), out / run.name if out else run / "figures")]
+    refused: list[ResultsError] = []
+    files: list[Path] = []
+    for folder, target in folders.items():
+        run = Analysis.read(folder)
+        absent = {name: f"{folder}: {name} cannot be drawn: {why}" for name, why in _absent(run, figures, everything)}
+        if everything:
+            wanted = names(run)
+        else:
+            wanted = [name for name in figures if name not in absent] if figures else usual(run)
+            refused += [ResultsError(sentence) for sentence in absent.values()]
+        # Of one run what cannot be drawn is said before anything is; of several those that can be are.
+        if refused and len(folders) == 1:
+            raise refused[0]
+        for sentence in absent.values():
+            note(sentence)
+        files += [file for name in wanted for file in draw(run, name, target)]
+        if not figures or everything:
+            files += _tables(run, target)
+    if not files:
+        raise refused[0]
+    return files
 
 
-def _draw(run: Analysis, out: Path) -> list[Path]:
-    equality, first = run.equality, run.points.iloc[0]
-    score = (
-        f"Intervals at {100 * equality.confidence:g} % over {first['questions']} questions in {first['clusters']} "
-        f"independent groups. {_sentence(table.claimed(run))}"
-    )
-    if average := table.several(run):
-        score += f". {average[0].upper()}{average[1:]}"
-    replayed = "Link times replayed from the bytes of all questions and the uplink named"
-    doubts = [_sentence(text) for text in (run.session, *run.timing_warnings) if text]
-    said = comparison.first_sentences(run.first)
-    with style.styled():
-        files = []
-        if run.scored:
-            lean = comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference)
-            about = provenance.of(run, "score against payload", [score, *([_sentence(lean)] if lean else [])])
-            files += style.save(rate_performance.draw(run.points, about), out, "rate_performance")
-        about = provenance.of(run, "latency at each uplink, and score", [score, replayed, *said, *doubts])
-        files += style.save(latency_bars.draw(run.numbers, run.parts, about, scored=run.scored), out, "latency_bars")
+def _absent(run: Analysis, figures: Sequence[str] | None, everything: bool) -> list[tuple[str, str]]:
+    """Of the figures that are asked for, those that the run's rows cannot draw, and why."""
+    asked = FIGURES if everything else figures or ()
+    return [(name, missing) for name in asked if (missing := chart(name).missing(run))]
+
+
+def _tables(run: Analysis, out: Path) -> list[Path]:
     written = [out / "table.csv", out / "table.md"]
     for path in written:
         table.write(run, path)
     written.append(out / "comparison.md")
     table.write_comparison(run, written[-1])
-    parts = {"categories": run.categories, "first": run.first} | ({"benchmarks": run.benchmarks} if average else {})
+    parts = {"categories": run.categories, "first": run.first}
+    if len(run.manifest.benchmarks) > 1:
+        parts["benchmarks"] = run.benchmarks
+    if not run.energy.empty:
+        parts["energy"] = run.energy
     if run.scored:
         parts |= {"equal_score": run.equal_scores, "latency_at_equal_score": run.latencies_at_equal_score}
     for name, part in parts.items():
         written.append(out / f"{name}.csv")
         disk.write_text(written[-1], part.to_csv(index=False, lineterminator="\n"))
-    return [*files, *written]
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}"
+    return written

@@ -1,30 +1,53 @@
-"""Latency at each uplink (the paper's Fig. 8): its parts stacked for every scheme, the score above."""
+"""Latency at each uplink (the paper's Figs. 8 and 11): its parts stacked for every scheme, and the score once."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
+from harness.analysis import Analysis, comparison
 from harness.report.figures import style
-from harness.report.figures.provenance import Provenance
+from harness.report.figures.rate_performance import of_llava15
+from harness.report.figures.sheet import NARROW_IN, Chart, Provenance, Rows, Sheet, end_of_axis, of
 
-_PANELS_A_ROW = 3
-_LEFT_IN, _RIGHT_IN, _GAP_IN = 0.7, 0.75, 0.3
-_BARS_IN, _SCORE_IN, _CAPTION_IN, _LEGEND_IN = 2.3, 0.75, 0.32, 0.3
-_BAR_IN, _LETTER_IN, _NARROWEST_IN = 0.42, 0.068, 6.5
+_VALUE_PT = 6.0
+_ONE_AXIS = 4.0
+"""Panels have one time axis where the longest of their bars differ by no more than this factor."""
 
 
-def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance, *, scored: bool = True) -> Figure:
+def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
+    """The figure, and the numbers that it shows."""
+    notes = [
+        "means over the whole benchmark; link times replayed from the bytes of all questions and the uplink named",
+        f"intervals at {100 * run.equality.confidence:g} %",
+        *(comparison.first_sentences(run.first)[:3] if width_in >= NARROW_IN else []),
+        *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
+    ]
+    about = of(run, "latency at each uplink" + (", and score" if run.scored else "; no score is claimed"), notes)
+    return bars(run.numbers, run.parts, about, width_in, scored=run.scored, target=run.equality.target), run.numbers
+
+
+def bars(
+    numbers: pd.DataFrame,
+    parts: Sequence[str],
+    about: Provenance,
+    width_in: float = style.WIDTHS_IN["page"],
+    *,
+    scored: bool = True,
+    target: float = 1.0,
+) -> Figure:
     """A panel an uplink from :attr:`harness.analysis.Analysis.numbers`; ``parts`` are those to show, with the total.
 
-    Below, the mean seconds of the parts, stacked, with the interval of the total and its value; a bar much longer than
-    the others is cut, and its value stands at the cut. A part whose source is neither measured nor recorded is hatched.
-    Above, on the right axis, the score of the selected point with its interval. Where a scheme has no such point,
-    ``does not reach`` is written in the bar's place; with ``scored`` false no score is claimed or drawn.
+    A row a scheme: the mean seconds of the parts, stacked, with the interval of the total and its value. A bar much
+    longer than the others is cut, with its value and its interval at the cut. A part whose source is not this run's own
+    timing is hatched. The first panel has each scheme's score with its interval, hollow where it does not reach the
+    target; with ``scored`` false there is none. Where a scheme has no bar, it is said why in its place.
     To be called inside :func:`harness.report.figures.style.styled`.
     """
     pipelines = _names(numbers)
@@ -32,56 +55,65 @@ def draw(numbers: pd.DataFrame, parts: Sequence[str], provenance: Provenance, *,
     replayed = numbers[numbers["requests"] > 0]
     colours = {part: colour for part, colour in style.PARTS.items() if part in parts}
     uplinks = replayed[["replay", "channel", "users"]].drop_duplicates(ignore_index=True)
-    n_columns = min(_PANELS_A_ROW, max(len(uplinks), 1))
-    n_rows = max(math.ceil(len(uplinks) / n_columns), 1)
+    narrow = width_in < NARROW_IN
+    n_panels = max(len(uplinks), 1) + scored
+    rows = Rows.of(pipelines, narrow=narrow, slot_in=0.165 if len(pipelines) <= 8 else 0.13)
+    gap_in, right_in = 0.12 if narrow else 0.16, 0.16
+    # A panel has room for the value of a bar that is cut, with its interval.
+    longest = [f"{_digits(row.total_mean_s)} \u00b1{_digits(row.total_mean_s)}" for row in replayed.itertuples()]
+    least_in = 0.12 + max((style.width_of(words, _VALUE_PT) for words in longest), default=0.5)
+    most = min(
+        3 if narrow else 5 if n_panels > 8 else 4, int((width_in - rows.left_in - right_in) / (least_in + gap_in))
+    )
+    in_a_row = _in_a_row(n_panels, max(most, 1))
+    wide_in = (width_in - rows.left_in - right_in - (in_a_row - 1) * gap_in) / in_a_row
+    labels = [_label(uplink, uplinks) for _, uplink in uplinks.iterrows()]
+    titles = [style.wrapped(label, wide_in, 7.0) for label in labels]
+    above_in = 0.2 + 0.11 * (max((len(title) for title in titles), default=1) - 1)
+    row_in = above_in + rows.high_in + 0.34
+    sheet = Sheet(width_in, max(math.ceil(n_panels / in_a_row), 1) * row_in, about, _legend(numbers, colours))
 
-    panel_in = max(_BAR_IN * len(pipelines), 2.0, (_NARROWEST_IN - _LEFT_IN - _RIGHT_IN) / n_columns - _GAP_IN)
-    slot_in = panel_in / len(pipelines)
-    left_in = max(_LEFT_IN, *(0.77 * _LETTER_IN * len(name) - slot_in * i for i, name in enumerate(pipelines)))
-    names_in = 0.25 + _LETTER_IN * 0.7 * max(map(len, pipelines))
-    row_in = _CAPTION_IN + _SCORE_IN + _BARS_IN + names_in
-    width_in = left_in + n_columns * panel_in + (n_columns - 1) * _GAP_IN + _RIGHT_IN
-    head_in, foot_in = provenance.head_in(width_in), provenance.foot_in(width_in)
-    height_in = head_in + _LEGEND_IN + n_rows * row_in + foot_in
-    figure = style.page(width_in, height_in)
+    def panel(place: int) -> Axes:
+        row, column = divmod(place, in_a_row)
+        left_in = rows.left_in + column * (wide_in + gap_in)
+        axes = sheet.axes(left_in, row * row_in + above_in, wide_in, rows.high_in)
+        rows.put(axes, named=column == 0)
+        return axes
 
-    limit_s = _limit_s(replayed)
-    for index, uplink in uplinks.iterrows():
-        row, column = divmod(int(str(index)), n_columns)
-        x = (left_in + column * (panel_in + _GAP_IN)) / width_in
-        y_in = height_in - head_in - _LEGEND_IN - row * row_in - _CAPTION_IN - _SCORE_IN - _BARS_IN
-        bars = figure.add_axes((x, y_in / height_in, panel_in / width_in, _BARS_IN / height_in))
-        score = figure.add_axes((x, (y_in + _BARS_IN) / height_in, panel_in / width_in, _SCORE_IN / height_in))
-        here = (numbers[list(uplink.index)] == uplink).all(axis=1)
-        _bars(bars, numbers[here].set_index("pipeline"), pipelines, colours, limit_s)
-        if scored:
-            _scores(score, numbers.drop_duplicates("pipeline").set_index("pipeline"), pipelines)
-        else:
-            _no_scores(score, len(pipelines))
-        count = int(uplink["users"])
-        users = f", {count} user{'s' * (count > 1)}" if uplinks["users"].nunique() > 1 else ""
-        score.set_title(f"{uplink['channel']}{users}", fontsize=9.5, pad=4)
-        bars.tick_params(labelleft=column == 0)
-        score.tick_params(labelright=scored and column == n_columns - 1)
-        if column == 0:
-            bars.set_ylabel("mean latency (s)")
-        if scored and column == n_columns - 1:
-            score.set_ylabel(str(numbers["metric"].iloc[0]).replace(" (", "\n("), color=style.SCORE, fontsize=8)
-
+    if scored:
+        _scores(panel(0), numbers.drop_duplicates("pipeline").set_index("pipeline").loc[list(pipelines)], rows, target)
+    ends = [_end_s(_at(replayed, uplink)) for _, uplink in uplinks.iterrows()]
+    together = bool(ends) and max(ends) <= _ONE_AXIS * min(ends)
+    for place, (_, uplink) in enumerate(uplinks.iterrows()):
+        axes = panel(place + scored)
+        limit_s = _end_s(replayed) if together else ends[place]
+        _bars(axes, _at(numbers, uplink), pipelines, colours, limit_s, rows, wide_in)
+        axes.set_title("\n".join(titles[place]), fontsize=7.0, pad=3)
+        last = place + scored + in_a_row >= n_panels
+        if last:
+            axes.set_xlabel("mean latency (s)" if not narrow or in_a_row < 3 else "latency (s)")
     if uplinks.empty:
-        middle = (head_in + _LEGEND_IN + 0.4 * row_in) / height_in
         why = "nothing was replayed" if numbers["shown"].any() else "no scheme reaches the target"
-        figure.text(0.5, 1 - middle, why, ha="center", color="#666666")
-    handles = [Patch(facecolor=colour, label=part) for part, colour in colours.items()]
-    if any(not _is_timed(source) for part in colours for source in numbers[f"{part}_source"].dropna()):
-        unfirm = Patch(facecolor="white", edgecolor="#333333", hatch=style.NOT_MEASURED_HATCH, label="not measured")
-        handles.append(unfirm)
-    figure.legend(
-        handles=handles, loc="upper left", ncols=len(handles), bbox_to_anchor=(0.0, 1 - head_in / height_in),
-        borderaxespad=0.2, handlelength=1.2, columnspacing=1.4,
-    )  # fmt: skip
-    provenance.write(figure)
-    return figure
+        sheet.text(rows.left_in + scored * (wide_in + gap_in), above_in, why, color=style.GREY)
+    return sheet.figure
+
+
+def _in_a_row(n_panels: int, most: int) -> int:
+    """As few rows as there must be, and panels spread evenly over them."""
+    rows = math.ceil(max(n_panels, 1) / most)
+    return math.ceil(max(n_panels, 1) / rows)
+
+
+def _at(numbers: pd.DataFrame, uplink: "pd.Series[float]") -> pd.DataFrame:
+    return numbers[(numbers[list(uplink.index)] == uplink).all(axis=1)]
+
+
+def _label(uplink: "pd.Series[float]", uplinks: pd.DataFrame) -> str:
+    count = int(uplink["users"])
+    label = f"{uplink['channel']}"
+    if uplinks["users"].nunique() > 1:
+        label += f", {count} user{'s' * (count > 1)}"
+    return label if uplinks["replay"].nunique() == 1 else f"{label}, {uplink['replay']}"
 
 
 def _names(numbers: pd.DataFrame) -> dict[str, str]:
@@ -90,111 +122,147 @@ def _names(numbers: pd.DataFrame) -> dict[str, str]:
     return {str(name): "not replayed" if reached else "does not reach" for name, reached in reaches.items()}
 
 
+def _legend(numbers: pd.DataFrame, colours: Mapping[str, str]) -> list[Patch]:
+    handles = [Patch(facecolor=colour, label=part) for part, colour in colours.items()]
+    found = {_source(source) for part in colours for source in numbers[f"{part}_source"].dropna()}
+    return handles + [
+        Patch(facecolor="white", edgecolor=style.INK, hatch=hatch, label=source)
+        for source, hatch in style.HATCHES.items()
+        if hatch and source in found
+    ]
+
+
+def _source(source: object) -> str:
+    """Where a part's times come from; the link has no source, being replayed from bytes and the rate named."""
+    return source if isinstance(source, str) else "measured"
+
+
 def _bars(
-    axes: Axes, rows: pd.DataFrame, pipelines: Mapping[str, str], colours: Mapping[str, str], limit_s: float
+    axes: Axes,
+    numbers: pd.DataFrame,
+    pipelines: Mapping[str, str],
+    colours: Mapping[str, str],
+    limit_s: float,
+    rows: Rows,
+    wide_in: float,
 ) -> None:
-    axes.spines["right"].set_visible(False)
-    for x, (pipeline, instead) in enumerate(pipelines.items()):
-        if pipeline not in rows.index:
-            _instead(axes, x, instead, limit_s)
+    axes.set_xlim(0, limit_s)
+    # Without a label at the very end, which would meet the next panel's first.
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=max(2, int(wide_in / 0.42)), prune="upper"))
+    # Plain mappings: one row after the other out of a wide table takes longer than all the drawing.
+    found: Mapping[str, Mapping[str, Any]] = {str(row["pipeline"]): row for row in numbers.to_dict("records")}  # type: ignore[misc]
+    for pipeline, instead in pipelines.items():
+        y = rows.at[pipeline]
+        if pipeline not in found:
+            _instead(axes, y, instead, limit_s, wide_in)
             continue
-        row, bottom_s = rows[rows.index == pipeline].iloc[0], 0.0
+        row, left_s = found[pipeline], 0.0
         if not row["total_done"]:
-            _instead(axes, x, "none answered", limit_s)
+            _instead(axes, y, "none answered", limit_s, wide_in)
             continue
         if np.isnan(row["total_mean_s"]):
-            _instead(axes, x, str(row["total_reason"]).partition(":")[0], limit_s)
+            _instead(axes, y, str(row["total_reason"]).partition(":")[0], limit_s, wide_in)
             continue
         for part, colour in colours.items():
             seconds = float(row[f"{part}_mean_s"])
-            hatch = None if _is_timed(row[f"{part}_source"]) else style.NOT_MEASURED_HATCH
-            axes.bar(
-                x, seconds, bottom=bottom_s, width=0.68, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4
+            hatch = style.HATCHES.get(_source(row[f"{part}_source"]))
+            # Hatches are drawn in the edge's colour: dark on light parts, light on dark ones.
+            ink = "white" if part in ("device", "wait") else style.GREY
+            edge = (
+                {"hatch": hatch, "edgecolor": ink, "linewidth": 0}
+                if hatch
+                else {"edgecolor": "white", "linewidth": 0.3}
             )
-            bottom_s += seconds
-        _total(axes, x, row, limit_s)
-    axes.set_xlim(-0.6, len(pipelines) - 0.4)
-    axes.set_ylim(0, limit_s)
-    names = list(pipelines)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8.5)
-    axes.tick_params(axis="x", length=0)
+            axes.barh(y, seconds, left=left_s, height=rows.bar_in, color=colour, **edge)
+            left_s += seconds
+        _total(axes, y, row, limit_s, rows.bar_in, wide_in)
 
 
-def _instead(axes: Axes, x: int, words: str, limit_s: float) -> None:
+def _instead(axes: Axes, y: float, words: str, limit_s: float, wide_in: float) -> None:
     """Writes why there is no bar in its place."""
-    axes.text(x, 0.03 * limit_s, words, rotation=90, ha="center", va="bottom", fontsize=8, color="#666666")
+    size = _VALUE_PT
+    axes.text(0.04 / wide_in * limit_s, y, words, ha="left", va="center", fontsize=size, color=style.GREY)
 
 
-def _total(axes: Axes, x: int, row: "pd.Series[float]", limit_s: float) -> None:
-    """Writes the total on its bar; a bar that passes the limit is cut open below its value."""
-    total_s, low_s, high_s = row["total_mean_s"], row["total_mean_low_s"], row["total_mean_high_s"]
-    digits = 3 if total_s < 0.0995 else 2 if total_s < 9.995 else 1 if total_s < 99.95 else 0
-    value = f"{total_s:.{digits}f}"
+def _digits(seconds: float) -> str:
+    digits = 3 if seconds < 0.0995 else 2 if seconds < 9.995 else 1 if seconds < 99.95 else 0
+    return f"{seconds:.{digits}f}"
+
+
+def _like(seconds: float, value: str) -> str:
+    """A time with as many decimals as another has, rounded up."""
+    decimals = len(value.partition(".")[2])
+    return f"{math.ceil(seconds * 10**decimals) / 10**decimals:.{decimals}f}"
+
+
+def _total(axes: Axes, y: float, row: Mapping[str, Any], limit_s: float, bar_in: float, wide_in: float) -> None:
+    """Writes the total beside its bar; a bar that passes the limit is cut open, its value and interval at the cut."""
+    total_s, low_s, high_s = (float(row[f"total_mean{end}_s"]) for end in ("", "_low", "_high"))
+    value = _digits(total_s)
     if total_s > limit_s:
-        cut = 0.86 * limit_s
-        for shift in (0.0, 0.03 * limit_s):
+        if np.isfinite(low_s):
+            ends = f"{value} [{_digits(low_s)}, {_digits(high_s)}]"
+            # Where both ends have no room it is the longer side.
+            fits = style.width_of(ends, _VALUE_PT) < wide_in - 0.12
+            value = ends if fits else f"{value} \u00b1{_like(max(total_s - low_s, high_s - total_s), value)}"
+        right = limit_s * (1 - 0.04 / wide_in)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.92}
+        axes.text(right, y, value, ha="right", va="center", fontsize=_VALUE_PT, bbox=box, zorder=5)
+        cut = right - (style.width_of(value, _VALUE_PT) + 0.09) / wide_in * limit_s
+        for shift in (0.0, 0.035 / wide_in * limit_s) if cut > 0.05 * limit_s else ():
+            slant = 0.015 / wide_in * limit_s
             axes.plot(
-                [x - 0.4, x + 0.4],
-                [cut + shift - 0.012 * limit_s, cut + shift + 0.012 * limit_s],
+                [cut + shift - slant, cut + shift + slant],
+                [y + 0.6 * bar_in, y - 0.6 * bar_in],
                 "-",
                 color="white",
-                lw=2,
+                lw=1.4,
             )
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-        axes.text(x, 0.985 * limit_s, value, ha="center", va="top", fontsize=7.5, bbox=box, zorder=5)
         return
-    top_s = total_s
+    end_s = total_s
     if np.isfinite(low_s):
-        axes.errorbar(
-            x, total_s, [[max(total_s - low_s, 0)], [max(high_s - total_s, 0)]], color="#222222", elinewidth=0.9
-        )
-        top_s = max(high_s, total_s)
-    axes.text(x, top_s + 0.015 * limit_s, value, ha="center", va="bottom", fontsize=7.5)
+        spread = [[max(total_s - low_s, 0)], [max(high_s - total_s, 0)]]
+        axes.errorbar(total_s, y, xerr=spread, color=style.INK, elinewidth=0.8, capsize=1.5, capthick=0.6)
+        end_s = max(high_s, total_s)
+    axes.text(end_s + 0.04 / wide_in * limit_s, y, value, ha="left", va="center", fontsize=_VALUE_PT)
 
 
-def _scores(axes: Axes, rows: pd.DataFrame, pipelines: Mapping[str, str]) -> None:
-    """The score line; a scheme that does not reach is shown hollow, with its best score, and off the line."""
-    axes.yaxis.tick_right()
-    axes.yaxis.set_label_position("right")
-    axes.spines["left"].set_visible(False)
-    axes.spines["bottom"].set_color("#CCCCCC")
-    x = np.arange(len(pipelines))
-    table = rows.loc[list(pipelines)]
-    score, reaches = table["score"].to_numpy(), table["reaches"].to_numpy(dtype=bool)
-    low, high = table["score_low"].to_numpy(), table["score_high"].to_numpy()
+def _scores(axes: Axes, table: pd.DataFrame, rows: Rows, target: float) -> None:
+    """The score of each scheme's point with its interval; hollow, and off the line, where it does not reach."""
+    y = np.array([rows.at[str(name)] for name in table.index])
+    score, reaches = table["score"].to_numpy(float), table["reaches"].to_numpy(dtype=bool)
+    low, high = table["score_low"].to_numpy(float), table["score_high"].to_numpy(float)
     spread = np.nan_to_num([np.clip(score - low, 0, None), np.clip(high - score, 0, None)])
-    axes.errorbar(x, score, spread, linestyle="none", color=style.SCORE, elinewidth=0.8, alpha=0.6)
-    axes.plot(x[reaches], score[reaches], color=style.SCORE, linewidth=1.1, marker="o", markersize=4)
-    axes.plot(x[~reaches], score[~reaches], "o", color=style.SCORE, markersize=4, fillstyle="none", linestyle="none")
-    axes.set_xlim(-0.6, len(pipelines) - 0.4)
-    axes.margins(y=0.15)
-    axes.tick_params(axis="x", bottom=False, labelbottom=False)
-    axes.tick_params(axis="y", labelsize=7.5, colors=style.SCORE)
-    axes.locator_params(axis="y", nbins=3)
+    axes.errorbar(score, y, xerr=spread, linestyle="none", color=style.SCORE, elinewidth=0.8, alpha=0.6)
+    axes.plot(score[reaches], y[reaches], color=style.SCORE, linewidth=0.9, marker="o", markersize=3.5)
+    axes.plot(score[~reaches], y[~reaches], "o", color=style.SCORE, markersize=3.5, fillstyle="none", linestyle="none")
+    if table["reference"].any():
+        aim = target * float(table.loc[table["reference"], "score"].iloc[0])
+        axes.axvline(aim, color=style.GREY, linestyle=":", linewidth=0.9, zorder=1)
+    axes.margins(x=0.12)
+    axes.locator_params(axis="x", nbins=3)
+    axes.tick_params(axis="x", colors=style.SCORE)
+    axes.set_title("score", fontsize=7.0, pad=3, color=style.SCORE)
+    axes.set_xlabel(str(table["metric"].iloc[0]), color=style.SCORE)
 
 
-def _no_scores(axes: Axes, n_pipelines: int) -> None:
-    """Says in the place of the score line that there is none."""
-    axes.set_axis_off()
-    axes.set_xlim(-0.6, n_pipelines - 0.4)
-    axes.text(0.5, 0.5, "no score is claimed", transform=axes.transAxes, ha="center", fontsize=8, color="#666666")
+def _end_s(rows: pd.DataFrame) -> float:
+    """The end of a time axis: there is room for the interval and the value of every bar that is not cut."""
+    return end_of_axis(rows["total_mean_s"], rows[["total_mean_s", "total_mean_high_s"]].max(axis="columns"))
 
 
-def _limit_s(rows: pd.DataFrame) -> float:
-    """The end of the time axis: above every bar, with its interval and value, that is at most thrice the median one.
-
-    A bar that ends below that gets its room too, so that none loses its interval or value without being cut.
-    """
-    total_s, high_s = rows["total_mean_s"], rows[["total_mean_s", "total_mean_high_s"]].max(axis="columns")
-    shown, wanted = total_s < 0, total_s <= 3 * total_s.median()
-    limit_s = 0.0
-    while (wanted & ~shown).any():
-        shown |= wanted
-        limit_s = 1.12 * float(high_s[shown].max())
-        wanted = total_s <= limit_s
-    return limit_s or 1.0
+def _missing(run: Analysis) -> str:
+    return "" if run.record.requests.num_rows else "nothing was replayed; 'harness run SCENARIO' replays a scenario"
 
 
-def _is_timed(source: object) -> bool:
-    """Whether a part was timed by somebody; the link has no source, being replayed from bytes and the rate named."""
-    return source in ("measured", "recorded") or source is None or source != source
+def _not_llava15(run: Analysis) -> str:
+    if not of_llava15(run):
+        return (
+            f"the run's backbone is {run.manifest.backbone}, and the figure is of LLaVA-1.5; "
+            "'harness run scenarios/llava15.yaml' makes one"
+        )
+    return _missing(run)
+
+
+FIG8 = Chart(what="latency at each uplink by its parts, and score", missing=_missing, draw=draw)
+FIG11 = Chart(what="the same with LLaVA-1.5", missing=_not_llava15, draw=draw)

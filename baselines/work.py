@@ -1,0 +1,185 @@
+"""The work of the baselines at full size, for estimates (:mod:`harness.estimates.stages`).
+
+Learned image codecs are counted at their published sizes: hyperprior with 192 and 320 channels, ELIC with those of its
+paper; in float32. Their entropy coding is in the efficiency of whole encoders, from which estimates are made.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from harness.estimates.backbone import Backbone, merging
+from harness.estimates.counting import META, Count, counted
+from harness.estimates.stages import (
+    Asked,
+    Work,
+    answering,
+    coded_features,
+    merged,
+    seeing,
+    seeing_and_answering,
+)
+from harness.schemes.contract import MergingPoint
+
+if TYPE_CHECKING:
+    from baselines.networks.network import Network
+
+HYPERPRIOR = (192, 320)
+_MULTIPLE_PX = 64
+_HEADS = 16
+"""Of both towers; VisionZip's keys are averaged over them."""
+
+
+def server_only(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:  # noqa: ARG001
+    """The file is read by the server, which keeps every token."""
+    yield Work("server", "decode", "picture_decode", Count(asked.pixels))
+    yield from seeing_and_answering("server", backbone, asked, MergingPoint())
+
+
+def device_only(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """The smaller model answers on the device."""
+    from harness import catalog
+
+    smaller = backbone_of(catalog.smaller(backbone.name, point.backbone))
+    yield from seeing_and_answering("device", smaller, asked, point)
+
+
+def raw_features(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """Features in half precision: written and read once."""
+    patches = backbone.patches(asked.width_px, asked.height_px)
+    merges = point.kept_of(backbone.n_features)
+    kept = merges or backbone.n_features
+    yield from seeing("device", backbone, asked)
+    if merges is not None:
+        yield Work("device", "merge", "dense", merged(backbone, asked))
+    copied = Count(0.0, 4.0 * patches * kept * backbone.dim)
+    yield Work("device", "encode", "dense", copied)
+    yield Work("server", "decode", "dense", copied)
+    tokens = 0 if merges is not None else backbone.all_tokens(asked.width_px, asked.height_px)
+    yield from answering("server", backbone, asked, patches * kept, tokens)
+
+
+def jpeg(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """The picture as JPEG."""
+    yield from _picture(backbone, asked, point, "jpeg_encode")
+
+
+def webp(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """The picture as WebP; its method is not in the estimate, whose efficiency is that of method 4."""
+    yield from _picture(backbone, asked, point, "webp_encode")
+
+
+def hyperprior(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """The picture by a scale hyperprior."""
+    yield from _learned(backbone, asked, point, "hyperprior")
+
+
+def elic(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """The picture by ELIC."""
+    yield from _learned(backbone, asked, point, "elic")
+
+
+def single(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """One entropy model, and no router."""
+    yield from coded_features(backbone, asked, point, n_experts=1)
+
+
+def without_networks(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """Merged features whose coding needs no network: the heuristic Laplacian, a density for each channel."""
+    yield from coded_features(backbone, asked, point, n_experts=0)
+
+
+def visionzip(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """The last layer's attention anew, and a product of the features' keys; one entropy model."""
+    patches, v, d = backbone.patches(asked.width_px, asked.height_px), backbone.n_features, backbone.dim
+    scores = merging(patches, v, d)
+    keys = Count(2.0 * patches * v * point.kept_of(v) * (d // _HEADS), 4.0 * patches * v * d)
+    yield from coded_features(backbone, asked, point, n_experts=1, reducing=scores + keys)
+
+
+def qformer(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+    """Two layers of sixteen queries, 768 wide; one entropy model."""
+    patches = backbone.patches(asked.width_px, asked.height_px)
+    reducing = _queries(patches, backbone.n_features, backbone.dim, point.kept_of(backbone.n_features))
+    yield from coded_features(backbone, asked, point, n_experts=1, reducing=reducing)
+
+
+@functools.cache
+def backbone_of(name: str) -> Backbone:
+    """A backbone, built once."""
+    return Backbone(name)
+
+
+def _picture(backbone: Backbone, asked: Asked, point: Any, kind: str) -> Iterator[Work]:
+    sent = asked.at_most(point.max_side)
+    yield from _resizing(asked, sent)
+    yield Work("device", "encode", kind, Count(sent.pixels))
+    yield Work("server", "decode", "picture_decode", Count(sent.pixels))
+    yield from seeing_and_answering("server", backbone, sent, point)
+
+
+def _learned(backbone: Backbone, asked: Asked, point: Any, codec: str) -> Iterator[Work]:
+    sent = asked.at_most(point.max_side)
+    encode, decode = codec_work(codec, sent.width_px, sent.height_px)
+    yield from _resizing(asked, sent)
+    yield Work("device", "encode", "learned_codec", encode)
+    yield Work("server", "decode", "learned_codec", decode)
+    yield from seeing_and_answering("server", backbone, sent, point)
+
+
+def _resizing(asked: Asked, sent: Asked) -> Iterator[Work]:
+    if sent != asked:
+        yield Work("device", "resize", "preprocess", Count(asked.pixels))
+
+
+@functools.lru_cache(maxsize=32)
+def codec_work(
+    codec: str, width_px: int, height_px: int, channels: tuple[int, ...] = HYPERPRIOR
+) -> tuple[Count, Count]:
+    """What encoding and decoding a picture computes, its sides padded as the codec pads them.
+
+    ``channels`` are those of the hyperprior.
+    """
+    import torch
+
+    network = _network(codec, channels)
+    height, width = (-(-side // _MULTIPLE_PX) for side in (height_px, width_px))
+    x_13HW = torch.empty(1, 3, height * _MULTIPLE_PX, width * _MULTIPLE_PX, device=META)
+    strings = [b""] * network.n_strings
+    encode = counted(lambda: network.compress(x_13HW))
+    decode = counted(lambda: network.g_s(network.decode_y(strings, height, width)))
+    return encode, decode
+
+
+def _network(codec: str, channels: tuple[int, ...]) -> "Network":
+    """A network on the meta device whose entropy coders pass shapes on and code nothing."""
+    import torch
+
+    from baselines.networks.elic import Elic2022Official
+    from baselines.networks.entropy_models import EntropyBottleneck, GaussianConditional
+    from baselines.networks.hyperprior import ScaleHyperprior
+
+    with META:
+        network = Elic2022Official() if codec == "elic" else ScaleHyperprior(*channels)
+    for module in network.modules():
+        uncoded: Any = module
+        if isinstance(module, GaussianConditional):
+            uncoded.encode = lambda y, *_: (b"", y)
+            uncoded.decode = lambda _, scales, *__: scales
+        elif isinstance(module, EntropyBottleneck):
+            n = module.channels
+            uncoded.encode = lambda z: (b"", z)
+            uncoded.decode = lambda _, height, width, n=n: torch.empty(1, n, height, width, device=META)
+    return network.eval()
+
+
+def _queries(n_patches: int, n_features: int, dim: int, queries: int) -> Count:
+    import torch
+
+    from baselines.ablations.qformer import QFormer, QFormerConfig
+
+    with META:
+        reducer = QFormer(QFormerConfig(dim=dim, queries=queries))
+        x_PVD = torch.empty(n_patches, n_features, dim)
+        hidden = reducer.queries_CH.expand(n_patches, -1, -1)
+    return counted(lambda: reducer.inner(query_embeds=hidden, encoder_hidden_states=x_PVD))

@@ -1,0 +1,42 @@
+"""What follows from a published architecture alone: it is built without weights, and counted."""
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+from harness import catalog
+
+
+def features_a_patch(backbone: str) -> int:
+    """V: a square of as many features a side as the tile has patches; raises CheckpointError for a miniature."""
+    vision = _config(backbone).vision_config
+    return int((vision.image_size // vision.patch_size) ** 2)
+
+
+@functools.cache
+def trainable_parameters(backbone: str, rank: int = 64, experts: int = 16) -> int:
+    """LoRA on tower and language model, the projector, and TOFC's codec with its router.
+
+    Raises CheckpointError for a miniature.
+    """
+    import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+    import torch
+
+    from harness.models import adapter
+    from harness.tofc.codec import CodecConfig, TofcCodec
+
+    config = _config(backbone)
+    with torch.device("meta"):
+        model = _family(backbone).model_class(config)
+        codec = TofcCodec(CodecConfig(dim=config.vision_config.hidden_size, n_experts=experts))
+    parts: Any = SimpleNamespace(model=model, projector=model.model.multi_modal_projector)
+    return adapter.size(parts, rank) + sum(p.numel() for p in codec.parameters())
+
+
+def _family(backbone: str) -> Any:
+    """What tells a backbone's model classes: the first argument of its loader."""
+    return catalog.load("backbone", backbone, catalog.BACKBONES).args[0]
+
+
+def _config(backbone: str) -> Any:
+    return _family(backbone).full_size(backbone)

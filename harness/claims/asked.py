@@ -1,0 +1,110 @@
+"""What a test asks of a run: which pipelines, points and uplinks it is about."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from harness.analysis import Analysis
+from harness.analysis.means import Estimate
+from harness.analysis.select import Key
+from harness.claims.model import Criterion, Parameter
+from harness.scenario.replay import ConstantUplink
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A test, the run that it is made of, and the level at which all its intervals hold together."""
+
+    run: Analysis
+    test: Criterion
+    alpha: float
+
+    def confidence(self, n: int) -> float:
+        """That of each of n intervals."""
+        return 1 - self.alpha / max(n, 1)
+
+    @property
+    def pipelines(self) -> dict[str, str]:
+        """Schemes and the run's pipelines of them: of several of one scheme the one that has its name, or the first."""
+        return pipelines_of(self.run)
+
+
+def pipelines_of(run: Analysis) -> dict[str, str]:
+    """The pipeline of each scheme of a run."""
+    found: dict[str, str] = {}
+    for spec in run.manifest.scenario.get("pipelines", ()):
+        if spec["scheme"] not in found or spec["name"] == spec["scheme"]:
+            found[spec["scheme"]] = spec["name"]
+    return found or {name: name for name in run.manifest.points}
+
+
+def both_points(asked: Asked, other: str) -> tuple[Key, Key] | str:
+    """The points of the scheme and of another that are to be compared; why there are none, in a phrase."""
+    mine = point_of(asked, str(asked.test.of), asked.test.at)
+    theirs = point_of(asked, other, asked.test.over_at)
+    if isinstance(mine, str):
+        return mine
+    return theirs if isinstance(theirs, str) else (mine, theirs)
+
+
+def point_of(
+    asked: Asked, scheme: str, at: Mapping[str, Parameter], *, timed: bool = True, first: bool = False
+) -> Key | str:
+    """The point of a scheme with parameters ``at``, that of most bytes among several; else the selected one.
+
+    Why there is none, in a phrase. ``first`` takes the first point where none is selected.
+    """
+    run, pipeline = asked.run, asked.pipelines[scheme]
+    points = run.points[run.points["pipeline"] == pipeline]
+    parameters = run.manifest.points[pipeline]
+    if at:
+        mine = points[[_has(parameters.get(label, {}), at) for label in points["point"]]]
+        mine = mine.nlargest(1, "payload_bytes")
+        wanted = ", ".join(f"{name}={value}" for name, value in at.items())
+        why = f"{pipeline} has no point with {wanted}"
+    else:
+        mine = points[points["selected"]]
+        why = f"{pipeline} has no point that is certified to reach {run.equality.certified:.0%} of the reference"
+        if mine.empty and first:
+            mine = points[points["point"] == next(iter(parameters))]
+    if mine.empty:
+        return why
+    key = (pipeline, str(mine["point"].iloc[0]))
+    return key if not timed or key in run.timed_points else f"{pipeline} at {key[1]} was not timed"
+
+
+def _has(own: Mapping[str, Any], wanted: Mapping[str, Parameter]) -> bool:
+    return all(
+        own.get(name) is None
+        if value is None
+        else math.isclose(float(own[name]), float(value), rel_tol=0.02)
+        if isinstance(value, float | int) and isinstance(own.get(name), float | int)
+        else str(own.get(name)) == str(value)
+        for name, value in wanted.items()
+    )
+
+
+def uplinks_of(run: Analysis) -> list[ConstantUplink]:
+    """The uplinks of one rate at which the requests of one user do not meet, rates upwards."""
+    alone = [
+        uplink
+        for uplink in run.setting.system.uplinks
+        if isinstance(uplink, ConstantUplink) and run.setting.alone({"channel": uplink.label, "users": 1})
+    ]
+    return sorted(alone, key=lambda uplink: uplink.rate_bps) if 1 in run.setting.system.users else []
+
+
+def scaled(estimate: Estimate, by: float) -> Estimate:
+    """An estimate in another unit."""
+    return dataclasses.replace(estimate, value=estimate.value * by, low=estimate.low * by, high=estimate.high * by)
+
+
+def exact(value: float) -> Estimate:
+    """A number that was counted."""
+    return Estimate(value, value, value)
+
+
+def refused(reason: str) -> Estimate:
+    """A number that could not be had."""
+    return Estimate(math.nan, math.nan, math.nan, reason)

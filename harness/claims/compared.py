@@ -1,0 +1,283 @@
+"""Schemes against each other, by curves or within rounds: bytes, latencies, times of a side, scores.
+
+S timed pictures   B resamples   C clusters of questions
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from harness.analysis import Analysis, cells, comparison, curves, means, selection
+from harness.analysis.curves import Ladder
+from harness.analysis.means import Estimate
+from harness.analysis.select import Key
+from harness.claims.asked import Asked, both_points, exact, point_of, refused, scaled, uplinks_of
+from harness.claims.verdict import Item
+from harness.scenario.replay import ConstantUplink
+
+SCORES = (0.25, 0.5, 0.75)
+"""Where over a band of scores bytes are compared."""
+
+PLAIN_NEIGHBOURS = 5
+"""The paper's K."""
+
+
+def bytes_ratio(asked: Asked) -> list[Item]:
+    """The ratio at three scores of the band that both curves have, for each other scheme.
+
+    They are a quarter, a half and three quarters up: nearer to its ends resamples leave what was measured.
+    """
+    pairs = [(other, _pair(asked, other)) for other in asked.test.over]
+    confidence = asked.confidence(len(SCORES) * len(pairs))
+    found = []
+    for other, pair in pairs:
+        if isinstance(pair, str):
+            found.append(Item(label=other, estimate=refused(pair)))
+            continue
+        low, high = curves.score_band(pair[1], pair[0])
+        if high <= low:
+            why = f"{pair[0].name} and {pair[1].name} have no scores in common"
+            found.append(Item(label=other, estimate=refused(why)))
+            continue
+        for share in SCORES:
+            at = curves.equal_score(pair[1], pair[0], low + share * (high - low), confidence=confidence)
+            estimate = refused(at.reason) if at.reason else at.ratio
+            found.append(Item(label=f"{other} at a score of {at.target:.3g}", estimate=estimate))
+    return found
+
+
+def mean_bytes_ratio(asked: Asked) -> list[Item]:
+    """BD-rate plus 1, for each other scheme."""
+    found = []
+    for other in asked.test.over:
+        pair = _pair(asked, other)
+        if isinstance(pair, str):
+            found.append(Item(label=other, estimate=refused(pair)))
+            continue
+        rate, _ = curves.bd_rate(pair[1], pair[0], confidence=asked.confidence(len(asked.test.over)))
+        found.append(Item(label=other, estimate=rate.plus(1.0)))
+    return found
+
+
+def _pair(asked: Asked, other: str) -> tuple[Ladder, Ladder] | str:
+    """The curves of the scheme and of another: of several ladders those with the widest band of scores in common."""
+    run, mine, theirs = asked.run, *(asked.pipelines[name] for name in (str(asked.test.of), other))
+    if not run.scored:
+        return f"no score is claimed: {run.equality.reference} scores 0"
+    ladders: dict[str, list[Ladder]] = {}
+    for (pipeline, _), ladder in run.ladders.items():
+        ladders.setdefault(pipeline, []).append(ladder)
+    if lacking := [name for name in (mine, theirs) if name not in ladders]:
+        return f"{lacking[0]} has no two points that send different bytes"
+    for name in (mine, theirs):
+        if not any(ladder.slope_established for ladder in ladders[name]):
+            return f"{name}: that its score grows with its bytes is not established; it takes more questions"
+
+    def width(pair: tuple[Ladder, Ladder]) -> float:
+        low, high = curves.score_band(pair[1], pair[0])
+        return high - low
+
+    pairs = [(a, b) for a in ladders[mine] for b in ladders[theirs] if a.slope_established and b.slope_established]
+    return max(pairs, key=width)
+
+
+def latency_ratio(asked: Asked) -> list[Item]:
+    """At equal score by curves where both schemes have one there, else at their selected points."""
+    uplinks = uplinks_of(asked.run)
+    confidence = asked.confidence(len(uplinks) * len(asked.test.over))
+    found = []
+    for other in asked.test.over:
+        by_curves = {} if asked.test.at or asked.test.over_at else _by_curves(asked, other, confidence)
+        for uplink in uplinks:
+            estimate = by_curves.get(uplink.label)
+            label = f"{other}, {uplink.label}, by curves"
+            if estimate is None or estimate.reason:
+                estimate, label = _of_points(asked, other, uplink, confidence), f"{other}, {uplink.label}"
+            found.append(Item(label=label, estimate=estimate, rate_bps=uplink.rate_bps))
+    return found or [Item(label="T", estimate=refused("no uplink of one rate on which requests do not meet"))]
+
+
+def _by_curves(asked: Asked, other: str, confidence: float) -> dict[str, Estimate]:
+    run, pair = asked.run, _pair(asked, other)
+    if isinstance(pair, str):
+        return {}
+    keys = {ladder.name: key for key, ladder in run.ladders.items()}
+    reference, share = run.answers.reference, run.equality.target
+    rows = comparison.latencies_at_equal_score(
+        {keys[ladder.name]: ladder for ladder in pair},
+        run.points,
+        dataclasses.replace(run.setting, confidence=confidence),
+        share * run.answers.score(reference),
+        share * run.answers.resampled(reference),
+    )
+    return {
+        row["channel"]: Estimate(row["ratio"], row["ratio_low"], row["ratio_high"], row["reason"])
+        for row in rows.to_dict("records")
+    }
+
+
+def _of_points(asked: Asked, other: str, uplink: ConstantUplink, confidence: float) -> Estimate:
+    """The ratio of mean latencies of two points within rounds."""
+    keys = both_points(asked, other)
+    if isinstance(keys, str):
+        return refused(keys)
+    setting = asked.run.setting
+    known_s = [
+        cells.times_and_known(setting.profiles[key], setting.system, uplink, setting.population)[1] for key in keys
+    ]
+    return _within_rounds(asked.run, keys, known_s, confidence)
+
+
+def _within_rounds(
+    run: Analysis, keys: tuple[Key, Key], known_s: Sequence[float], confidence: float, side: str = "total"
+) -> Estimate:
+    setting = run.setting
+    if setting.profiles[keys[0]].samples != setting.profiles[keys[1]].samples:
+        return refused("not timed on the same samples and repeats")
+    timed = [setting.timed(key) for key in keys]
+    seconds = [getattr(one, f"{side}_SR") for one in timed]
+    if any((one <= 0).any() for one in seconds):
+        return refused(f"some requests spend no time on the {side}")
+    if reason := means.too_few(len(timed[0].samples)):
+        return refused(reason)
+    stratum_S, stratum_N = cells.strata(setting.profiles[keys[0]], setting.population)
+    return means.ratio_within_rounds(
+        seconds[0],
+        seconds[1],
+        stratum_S,
+        stratum_N,
+        a_known=known_s[0],
+        b_known=known_s[1],
+        start_R=timed[0].start_R,
+        confidence=confidence,
+    )
+
+
+def server_time_ratio(asked: Asked) -> list[Item]:
+    """T_server of two points within rounds."""
+    confidence = asked.confidence(len(asked.test.over))
+    found = []
+    for other in asked.test.over:
+        keys = both_points(asked, other)
+        estimate = (
+            refused(keys)
+            if isinstance(keys, str)
+            else _within_rounds(asked.run, keys, (0.0, 0.0), confidence, "server")
+        )
+        found.append(Item(label=other, estimate=estimate))
+    return found
+
+
+def rate_gain(asked: Asked) -> list[Item]:
+    """T_a / T_b falls with the rate where (T_a less its link) / (T_b less its link) is below bytes_a / bytes_b.
+
+    With T = c + 8 b / r the sign of d(T_a / T_b) / dr is that of c_a b_b - c_b b_a, at every rate r.
+    """
+    confidence = asked.confidence(len(asked.test.over))
+    found = []
+    for other in asked.test.over:
+        keys = both_points(asked, other)
+        if isinstance(keys, str):
+            found.append(Item(label=other, estimate=refused(keys)))
+            continue
+        sent = [_mean_sent(asked.run, key) for key in keys]
+        if min(sent) <= 0:
+            found.append(Item(label=other, estimate=refused(f"{asked.test.of} or {other} sends nothing")))
+            continue
+        times, bytes_ = _within_rounds(asked.run, keys, (0.0, 0.0), confidence), sent[0] / sent[1]
+        found.append(Item(label=other, estimate=scaled(times, 1 / bytes_)))
+    return found
+
+
+def _mean_sent(run: Analysis, key: Key) -> float:
+    """The mean bytes that a point sends, over all questions."""
+    sent = np.asarray(run.population.payload_bytes[key], dtype=np.float64)
+    weights = run.population.weight_N
+    return float(np.average(sent, weights=None if weights is None else np.asarray(weights, dtype=np.float64)))
+
+
+def latency_s(asked: Asked) -> list[Item]:
+    """T of a point at each uplink, in seconds."""
+    return [
+        Item(label=uplink.label, estimate=estimate.plus(known_s) if not estimate.reason else estimate,
+             rate_bps=uplink.rate_bps)
+        for uplink, estimate, known_s in _totals(asked)
+    ]  # fmt: skip
+
+
+def link_share(asked: Asked) -> list[Item]:
+    """T_link over T of a point at each uplink."""
+    found = []
+    for uplink, own, known_s in _totals(asked):
+        ends = [known_s / (known_s + own_s) if own_s + known_s else 0.0 for own_s in (own.value, own.high, own.low)]
+        estimate = own if own.reason else Estimate(ends[0], ends[1], ends[2])
+        found.append(Item(label=uplink.label, estimate=estimate, rate_bps=uplink.rate_bps))
+    return found
+
+
+def _totals(asked: Asked) -> Iterable[tuple[ConstantUplink, Estimate, float]]:
+    """The mean device and server time at each uplink, and the link's, which is known."""
+    run, uplinks = asked.run, uplinks_of(asked.run)
+    key = point_of(asked, str(asked.test.of), asked.test.at)
+    for uplink in uplinks:
+        if isinstance(key, str):
+            yield uplink, refused(key), 0.0
+            continue
+        profile, timed = run.setting.profiles[key], run.setting.timed(key)
+        strata = cells.strata(profile, run.population)
+        _, known_s = cells.times_and_known(profile, run.setting.system, uplink, run.population)
+        confidence = asked.confidence(len(uplinks))
+        yield (
+            uplink,
+            means.mean_latency(timed.total_SR, *strata, start_R=timed.start_R, confidence=confidence),
+            known_s,
+        )
+
+
+def score_share(asked: Asked) -> list[Item]:
+    """One score over another, each bound by the score test that admits points: it holds with few pictures too."""
+    run, test = asked.run, asked.test
+    if not run.scored:
+        return [Item(label=str(test.of), estimate=refused(f"{run.equality.reference} scores 0"))]
+    mine = point_of(asked, str(test.of), test.at, timed=False)
+    others = {name: point_of(asked, name, test.over_at or test.at, timed=False) for name in test.over}
+    return [
+        Item(label=name, estimate=_share(run, mine, other, asked.confidence(len(test.over))))
+        for name, other in (others or {run.equality.reference: run.answers.reference}).items()
+    ]
+
+
+def _share(run: Analysis, mine: Key | str, other: Key | str, confidence: float) -> Estimate:
+    if isinstance(mine, str) or isinstance(other, str):
+        return refused(mine if isinstance(mine, str) else str(other))
+    tail = (1 - confidence) / 2
+    if mine == other:
+        return exact(1.0)
+    a_C, b_C = run.answers.contributions(mine), run.answers.contributions(other)
+    if len(a_C) < means.MIN_PICTURES:
+        return refused(means.too_few(len(a_C)))
+    a, b = run.answers.score(mine), run.answers.score(other)
+    if a <= 0 or b <= 0:
+        return refused(f"{(mine if a <= 0 else other)[0]} scores 0")
+    below = selection.certified_share(b_C, a_C, tail)
+    return Estimate(a / b, selection.certified_share(a_C, b_C, tail), 1 / below if below else math.inf)
+
+
+def neighbours_share(asked: Asked) -> list[Item]:
+    """Scores with other K over those of the points that differ in K alone."""
+    pipeline = asked.pipelines[str(asked.test.of)]
+    points = asked.run.manifest.points[pipeline]
+    pairs = []
+    for label, own in points.items():
+        if own.get("neighbours") not in (None, PLAIN_NEIGHBOURS):
+            alike = {**own, "neighbours": PLAIN_NEIGHBOURS}
+            pairs += [(label, plain, own["neighbours"]) for plain, other in points.items() if other == alike]
+    if not pairs:
+        return [Item(label="K", estimate=refused(f"no point of {pipeline} with another 'neighbours:' than 5"))]
+    confidence = asked.confidence(len(pairs))
+    return [
+        Item(label=f"K = {k}, {label}", estimate=_share(asked.run, (pipeline, label), (pipeline, plain), confidence))
+        for label, plain, k in pairs
+    ]

@@ -1,0 +1,86 @@
+"""The numbers of :data:`harness.claims.model.METRICS` from a run, each with an interval.
+
+All numbers of one test have intervals at 1 - alpha together: each of n at 1 - alpha / n. A number that cannot be had is
+one without an interval, with its reason.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harness.analysis import Analysis
+from harness.analysis.means import Estimate
+from harness.claims import architecture, compared, halves
+from harness.claims.asked import Asked, exact, pipelines_of, refused
+from harness.claims.model import Criterion
+from harness.claims.verdict import Item
+
+
+def measured(asked: Asked) -> Sequence[Item]:
+    """The numbers of a test that needs a run; changes and all others as the test's metric has them."""
+    name = asked.test.metric
+    items = _FUNCTIONS[_RATIO_OF.get(name, name)](asked)
+    if name in _RATIO_OF:
+        items = [dataclasses.replace(item, estimate=item.estimate.plus(-1.0)) for item in items]
+    return items
+
+
+def counted(test: Criterion, backbone: str) -> Sequence[Item]:
+    """The numbers of a test that needs no run; raises CheckpointError for a backbone without a published one."""
+    if test.metric == "trainable_parameters":
+        return [Item(label=backbone, estimate=exact(architecture.trainable_parameters(backbone)))]
+    n_c, of_all = float(str(test.at["n_c"])), architecture.features_a_patch(backbone)
+    return [Item(label=f"{n_c:.0f} of {of_all}", estimate=exact(n_c / of_all))]
+
+
+def quotient(items: Sequence[Item], others: Sequence[Item]) -> Sequence[Item]:
+    """Numbers of one run over the same of another: independent, so that the logs' distances add in squares."""
+    known = {(item.label, item.rate_bps): item.estimate for item in others}
+    found = []
+    for item in items:
+        a, b = item.estimate, known.get((item.label, item.rate_bps), refused("the other run has no such number"))
+        if reason := a.reason or b.reason:
+            found.append(dataclasses.replace(item, estimate=refused(reason)))
+            continue
+        with np.errstate(all="ignore"):
+            low = math.hypot(*(float(np.log(v / w)) for v, w in ((a.value, a.low), (b.high, b.value))))
+            high = math.hypot(*(float(np.log(v / w)) for v, w in ((a.high, a.value), (b.value, b.low))))
+        value = a.value / b.value
+        found.append(
+            dataclasses.replace(
+                item, estimate=Estimate(value, value * float(np.exp(-low)), value * float(np.exp(high)))
+            )
+        )
+    return found
+
+
+def sources(run: Analysis, test: Criterion) -> set[str]:
+    """The sources of the stage rows that a timed test rests on."""
+    mine = [pipelines_of(run)[name] for name in (str(test.of), *test.over)]
+    stages = run.record.stages
+    return set(stages.filter(pc.is_in(stages["pipeline"], pa.array(mine)))["source"].to_pylist())
+
+
+_RATIO_OF = {"bytes_change": "bytes_ratio", "mean_bytes_change": "mean_bytes_ratio", "latency_change": "latency_ratio"}
+
+_FUNCTIONS: Mapping[str, Callable[[Asked], list[Item]]] = {
+    "bytes_ratio": compared.bytes_ratio,
+    "mean_bytes_ratio": compared.mean_bytes_ratio,
+    "latency_ratio": compared.latency_ratio,
+    "server_time_ratio": compared.server_time_ratio,
+    "rate_gain": compared.rate_gain,
+    "latency_s": compared.latency_s,
+    "link_share": compared.link_share,
+    "score_share": compared.score_share,
+    "neighbours_share": compared.neighbours_share,
+    "operations_ratio": halves.operations_ratio,
+    "memory_ratio": halves.memory_ratio,
+    "visual_share": halves.visual_share,
+    "z_share": halves.z_share,
+    "experts_share": halves.experts_share,
+    "experts_used": halves.experts_used,
+}

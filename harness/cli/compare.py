@@ -1,0 +1,173 @@
+"""``harness compare``: a run beside its reference, or this checkout's times beside a commit's."""
+
+import enum
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.quantities import SOME_SECONDS
+
+if TYPE_CHECKING:
+    from harness.report.regressions import Found
+
+
+class Form(enum.StrEnum):
+    """How a comparison is shown."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    JSON = "json"
+
+
+def compare(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="REFERENCE CANDIDATE | SCENARIO", help="Runs, or folders of runs.")
+    ],
+    against: Annotated[
+        str | None, typer.Option(metavar="COMMIT", help="Time this checkout against a commit, on a scenario.")
+    ] = None,
+    fail_if: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMITS",
+            help="What fails, such as 'device>10%,bytes>0'.",
+            show_default="any difference; a stage more than 10 % slower",
+        ),
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="How it is shown.")] = Form.TERMINAL,
+    out: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
+    bytes_tolerance: Annotated[
+        str, typer.Option(metavar="SHARE", help="How far a point's mean bytes may move on another machine.")
+    ] = "1%",
+    links: Annotated[Path, typer.Option(metavar="DIR", help="Where recorded links are looked for.")] = Path(
+        "scenarios"
+    ),
+    pairs: Annotated[int, typer.Option(min=10, help="Restarted pairs in a set; with --against.")] = 20,
+    turns: Annotated[int, typer.Option(min=1, help="Timed turns of a pair; with --against.")] = 12,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures that the turns go through; with --against.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Draws who goes first; with --against.")] = 0,
+    floor: Annotated[float, typer.Option(**SOME_SECONDS, help="Shorter stages are tested together.")] = "5 ms",  # type: ignore[assignment]
+    results: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where timed pairs are kept, so that the command is resumed.")
+    ] = Path("results/timed"),
+) -> None:
+    """Compare a run with its reference: bytes, answers, scores, selection and replay, to the bit.
+
+    The status is 0 where nothing regressed, 1 for a regression, and 2 where two runs cannot be compared. Of folders of
+    runs those of the same name are compared. On another processor, with other packages or weights, differences are
+    counted instead: see docs/metrics.md.
+
+        harness compare results/reference results/runs
+        harness compare results/reference/smoke results/runs/smoke --fail-if 'bytes>1%,answers>0'
+
+    With `--against` this checkout is timed against a commit, in restarted pairs on this machine. A stage fails that is
+    more than 10 % slower beyond doubt, and once more in a second set of pairs. Repeat the command to resume.
+
+        harness compare --against v0.3 scenarios/smoke.yaml --fail-if 'device>15%'
+    """
+    from harness import files
+    from harness.analysis import regression
+    from harness.cli.display import terminal
+    from harness.report import regressions
+
+    limits, effects = regression.limits(fail_if) if fail_if is not None else (dict(regression.DEFAULT), {})
+    if out is not None:
+        files.check_writable(out)
+    if against is None:
+        if len(paths) != 2:
+            raise typer.BadParameter("give two runs, or folders of runs; or --against COMMIT and a scenario")
+        if fail_if is not None and not limits:
+            raise typer.BadParameter(f"names no {', '.join(regression.QUANTITIES)}", param_hint="--fail-if")
+        found = compared(paths[0], paths[1], limits, _share(bytes_tolerance), links)
+    else:
+        if len(paths) != 1:
+            raise typer.BadParameter("give one scenario with --against", param_hint="SCENARIO")
+        if fail_if is not None and not effects:
+            raise typer.BadParameter("names no time, such as device>10%", param_hint="--fail-if")
+        how = {"pairs": pairs, "turns": turns, "pictures": pictures, "seed": seed}
+        found = _commits(paths[0], against, how, effects, floor, results)
+    if out is not None:
+        text = regressions.text(found, "json" if form is Form.JSON else "markdown")
+        files.write_whole(out, lambda file: file.write(text.encode()))
+        typer.echo(f"{out}: {found.sentence}")
+    elif form is Form.TERMINAL:
+        terminal().print(regressions.terminal(found))
+    else:
+        typer.echo(regressions.text(found, "json" if form is Form.JSON else "markdown"), nl=False)
+    raise typer.Exit(found.code)
+
+
+def _share(text: str) -> float:
+    from harness.analysis import regression
+
+    return regression.limits(f"bytes>{text}")[0]["bytes"].most
+
+
+def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, links: Path) -> "Found":
+    """What comparing two runs, or the runs of two folders, finds."""
+    from harness.analysis import regression
+    from harness.errors import ResultsError
+    from harness.profiling.machine import fingerprint
+    from harness.report.regressions import Found
+    from harness.runs.provenance import package_versions
+    from harness.runs.store import Run
+
+    runs, refused, notes = [], [], []
+    how = {"here": fingerprint(), "packages": package_versions(), "links": links}
+    for old, new in _pairs(reference, candidate):
+        if new is None:
+            notes.append(f"{old}: has no run of its name in {candidate}, and is not compared")
+            continue
+        try:
+            runs.append(
+                regression.compare(Run.read(old), Run.read(new), wanted=limits, tolerance=tolerance, **how)  # type: ignore[arg-type]
+            )
+        except ResultsError as error:
+            refused.append(str(error))
+    if not runs and not refused:
+        raise ResultsError(f"{candidate}: has no run of the name of any in {reference}, so nothing is compared")
+    return Found(runs=runs, refused=refused, notes=notes)
+
+
+def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None]]:
+    """The runs of two folders by name; two runs are each other's, whatever their names."""
+    from harness.errors import ResultsError
+    from harness.runs.provenance import MANIFEST
+
+    if (reference / MANIFEST).exists():
+        own = candidate / reference.name
+        yield reference, candidate if (candidate / MANIFEST).exists() or not (own / MANIFEST).exists() else own
+        return
+    names = sorted(path.parent.name for path in reference.glob(f"*/{MANIFEST}")) if reference.is_dir() else []
+    if not names:
+        raise ResultsError(f"{reference}: neither a run nor a folder of runs; 'harness run' makes one")
+    if (candidate / MANIFEST).exists():
+        if candidate.name not in names:
+            raise ResultsError(f"{reference}: has no run named {candidate.name}; it has: {', '.join(names)}")
+        yield reference / candidate.name, candidate
+        return
+    for name in names:
+        there = candidate / name
+        yield reference / name, there if (there / MANIFEST).exists() else None
+
+
+def _commits(
+    scenario: Path, commit: str, how: dict[str, int], effects: dict[str, float], floor_s: float, results: Path
+) -> "Found":
+    from harness import paired
+    from harness.analysis.slowdown import Gate
+    from harness.cli.display import Display, terminal
+    from harness.report.regressions import Found
+    from harness.scenario.load import load
+
+    load(scenario)
+    effect = effects.pop("time", None)
+    gate = Gate(effects=effects, floor_s=floor_s) if effect is None else Gate(minimum_effect=effect, floor_s=floor_s)
+    if effect is not None and effects:
+        raise typer.BadParameter("'time' is every stage; give it alone", param_hint="--fail-if")
+    # What is shown on the way must not mix with what is written: Markdown and JSON go to standard output.
+    with Display(terminal(stderr=True)) as display:
+        found = paired.compare(scenario, commit, results, design=paired.Design(**how), gate=gate, reporter=display)
+    return Found(timed=[found])

@@ -1,0 +1,86 @@
+"""``harness reference``: the runs that others are compared with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.app import Command, group
+
+app = group("reference", "The runs that others are compared with.")
+ReferenceFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where reference runs are.")]
+
+
+app.info.no_args_is_help = False
+
+
+@app.callback(invoke_without_command=True)
+def listing(context: typer.Context, folder: ReferenceFolder = Path("results/reference")) -> None:
+    """List the runs that others are compared with: of which commit and machine, how large, and why they were made.
+
+    `harness reference update` makes them anew.
+
+        harness reference
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from harness.cli.display import terminal
+    from harness.reference import listed
+    from harness.units import format_bytes
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "commit", "made", "machine", "size", "verdict", "reason"):
+        table.add_column(name)
+    for manifest, update, size_bytes in listed(folder):
+        made, reason = (update.date[:10], update.reason) if update else ("", "not in the history")
+        words = (
+            manifest.name,
+            manifest.commits,
+            made,
+            ", ".join(manifest.machines),
+            format_bytes(size_bytes),
+            manifest.validity or "",
+            reason,
+        )
+        table.add_row(*(Text(word) for word in words))
+    terminal().print(table)
+
+
+@app.command(cls=Command)
+def update(
+    reason: Annotated[str, typer.Option(help="Why they are made anew; kept with the commit and the date.")],
+    scenarios: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Scenario files.", show_default="those of the runs that there are"),
+    ] = None,
+    folder: ReferenceFolder = Path("results/reference"),
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the runs themselves are made, so that they are resumed.")
+    ] = Path("results/cache/reference"),
+) -> None:
+    """Run scenarios and make their runs the reference. Repeat the command to resume.
+
+    The code must be a commit's. Requests that a replay makes again are left out, and of the machine remain processor,
+    memory and accelerators.
+
+        harness reference update --reason 'the codec of lambda 0.3 was trained longer' scenarios/smoke.yaml
+    """
+    from harness import reference
+    from harness.cli.display import Display, terminal
+    from harness.errors import ResultsError
+
+    if not reason.strip():
+        raise typer.BadParameter("is empty; say why the reference changes", param_hint="--reason")
+    files = scenarios or [Path("scenarios") / f"{manifest.name}.yaml" for manifest, _, _ in reference.listed(folder)]
+    if absent := [file for file in files if not file.is_file()]:
+        raise ResultsError(f"{absent[0]}: no such scenario")
+    console = terminal()
+    for file in files:
+        console.print(f"{file}")
+        with Display(console) as display:
+            command = ("harness", "run", str(file))
+            done = reference.update(file, folder, work, reason=reason.strip(), reporter=display, command=command)
+        console.print(f"{folder / file.stem}: {'made' if done else 'is the run that there is'}")

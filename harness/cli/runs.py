@@ -1,0 +1,50 @@
+"""``harness runs``: what is in a folder of runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def runs(
+    path: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("results/runs"),
+) -> None:
+    """List the runs in a folder: when each was worked on last, how far it is, what ran, and whether it is VALID.
+
+    The verdict is the one that was reached when the run was completed; `harness show` judges a run again. A folder
+    whose manifest cannot be read is listed with the reason, and the status is then 2.
+
+        harness runs results/runs
+    """
+    from rich.table import Column, Table
+
+    from harness.cli.display import terminal
+    from harness.errors import ResultsError
+    from harness.runs.provenance import MANIFEST, read
+    from harness.units import format_bytes
+
+    manifests = sorted(path.rglob(MANIFEST)) if path.is_dir() else []
+    if not manifests:
+        raise ResultsError(f"{path}: holds no run; 'harness run SCENARIO' makes one")
+    shown = Table(Column("run", no_wrap=True), "worked on (UTC)", "state", "what ran", "points", "size")
+    damaged = []
+    for file in manifests:
+        try:
+            found = read(file)
+        except ResultsError as error:
+            damaged.append(str(error))
+            continue
+        state = found.validity or ("half measured" if found.half else "not complete")
+        size = sum(part.stat().st_size for part in file.parent.rglob("*") if part.is_file())
+        shown.add_row(
+            str(file.parent.relative_to(path)),
+            (found.finished_utc or found.sessions[-1].started_utc)[:16].replace("T", " "),
+            state,
+            ", ".join((*found.benchmarks, found.backbone)),
+            str(sum(map(len, found.points.values()))),
+            format_bytes(size),
+        )
+    if shown.row_count:
+        terminal().print(shown)
+    if damaged:
+        raise ResultsError("\n".join(damaged))

@@ -1,0 +1,195 @@
+"""Measures what the halves' answers take of energy: blocks of one scheme's half, each followed by an idle block.
+
+A block runs whole passes over the same timed samples for at least ``block_s``; the idle block after it is as long. The
+device half is run by itself, and the server half on payloads made before, so that each side's joules are its own, also
+where both are one machine. A server on another machine is asked over the network: it waits for the link within its
+blocks, which is in their gross joules and not in their net ones.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.analysis import Analysis
+from harness.measure import Key, Plan, Reporter
+from harness.models.contract import Answer, Untimed
+from harness.profiling.clock import synchroniser
+from harness.profiling.energy import Meter, Reading
+from harness.profiling.machine import conditions
+from harness.profiling.telemetry import Telemetry
+from harness.records import EnergyRow, Side
+from harness.runs.provenance import UNAVAILABLE
+from harness.runs.store import Run, Unit
+from harness.scenario.model import Measure
+from harness.schemes.envelope import send
+
+_ATTEMPTS = 3
+"""How often a block is run of which nothing is known: a server was started again meanwhile."""
+
+_SIDES: tuple[Side, ...] = ("device", "server")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """What tells the energy of each side that is measured, and the machine's name there."""
+
+    meters: Mapping[Side, Meter]
+    machines: Mapping[Side, str]
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What each side's energy is read from, or why nothing is."""
+        return {side: meter.sources for side, meter in self.meters.items()}
+
+
+def measure_energy(
+    plan: Plan,
+    ongoing: Run,
+    reporter: Reporter,
+    *,
+    schedule: Measure,
+    seed: int,
+    sides: Sides,
+    device: str,
+    telemetry: Telemetry,
+) -> None:
+    """Commits a row for each rail of each block of each half, where ``schedule`` wants energy measured.
+
+    Of the points that are selected, or of all: one half alone does not know the score. In a round every half has its
+    block, in an order drawn anew. A half that a scheme does not have has none, and a side whose machine tells nothing
+    is left out: the manifest says why.
+    """
+    if (wanted := schedule.energy) is None:
+        return
+    told = sides.told
+    readable = [side for side in _SIDES if side in told and not told[side].startswith(UNAVAILABLE)]
+    ongoing.record_energy(told)
+    for side in told.keys() - set(readable):
+        reporter.warn(f"No energy of the {side} can be read: {told[side].removeprefix(UNAVAILABLE)}.")
+    if not readable:
+        return
+    places = plan.timed_places(schedule.timed_samples, seed)
+    keys = _selected(plan, ongoing) if wanted.points == "selected" and len(told) == len(_SIDES) else list(plan.halves)
+    halves = [(key, side) for key in keys for side in _sides(plan, key, places[0]) if side in readable]
+    units = {
+        _unit(plan, key, side, places, number, schedule): (key, side, number)
+        for number in range(wanted.blocks)
+        for key, side in _shuffled(halves, seed, number)
+    }
+    pending = ongoing.expect(units)
+    reporter.phase("energy", total=len(units), done=len(units) - len(pending))
+    if not pending:
+        return
+    wait = synchroniser(device) or (lambda: None)
+    ongoing.record_conditions("before energy", conditions())
+    for unit in pending:
+        key, side, number = units[unit]
+        work = _work(plan, key, side, places)
+        work(0)
+        wait()
+        for _ in range(_ATTEMPTS):
+            telemetry.begin()
+            block = _block(work, len(places), wanted.block_s, sides.meters[side], wait)
+            lowered = [*telemetry.end(), *block.readings[1].lowered]
+            ongoing.record_telemetry(telemetry.sources, lowered)
+            if block.told:
+                break
+        ongoing.add(unit, energy=_rows(ongoing, unit, key, side, number, block, sides))
+        reporter.advance()
+    ongoing.record_conditions("after energy", conditions())
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The requests of a block, and the readings before it, after it and after the idle block."""
+
+    requests: int
+    readings: tuple[Reading, Reading, Reading]
+
+    @property
+    def told(self) -> dict[str, float]:
+        """The joules of each rail."""
+        before, after, _ = self.readings
+        return after.since(before)
+
+
+def _selected(plan: Plan, ongoing: Run) -> list[Key]:
+    points = Analysis(ongoing.so_far()).points
+    chosen = points.loc[points["selected"], ["pipeline", "point"]].itertuples(index=False)
+    return [key for pipeline, point in chosen if (key := (str(pipeline), str(point))) in plan.halves]
+
+
+def _sides(plan: Plan, key: Key, place: int) -> tuple[Side, ...]:
+    """The sides on which a scheme has work to do."""
+    sent = send(plan.halves[key].device, plan.samples[place], Untimed())
+    return ("device",) if isinstance(sent, Answer) else _SIDES
+
+
+def _work(plan: Plan, key: Key, side: Side, places: Sequence[int]) -> Callable[[int], object]:
+    """What a half does for the sample at a place of ``places``; what the server half is sent is made before."""
+    half, samples = plan.halves[key], [plan.samples[place] for place in places]
+    if side == "device":
+        return lambda at: send(half.device, samples[at], Untimed())
+    payloads = [sent for sample in samples if not isinstance(sent := send(half.device, sample, Untimed()), Answer)]
+    return lambda at: half.again(payloads[at], [samples[at].question])
+
+
+def _block(work: Callable[[int], object], n: int, block_s: float, meter: Meter, wait: Callable[[], None]) -> _Block:
+    """Whole passes over ``n`` samples until the time is over, and nothing for as long."""
+    before, requests = meter.read(), 0
+    until_s = time.monotonic() + block_s
+    while not requests or time.monotonic() < until_s:
+        for at in range(n):
+            work(at)
+        requests += n
+    wait()
+    after = meter.read()
+    time.sleep(max(0.0, after.at_s - before.at_s))
+    return _Block(requests, (before, after, meter.read()))
+
+
+def _shuffled(halves: Sequence[tuple[Key, Side]], seed: int, number: int) -> list[tuple[Key, Side]]:
+    return [halves[index] for index in np.random.default_rng([seed, number]).permutation(len(halves))]
+
+
+def _unit(plan: Plan, key: Key, side: Side, places: Sequence[int], number: int, schedule: Measure) -> Unit:
+    assert schedule.energy is not None
+    name = f"energy {' '.join(key)}, {side}, block {number}"
+    how = {"threads": str(schedule.threads), "block": f"{schedule.energy.block_s:g} s"}
+    return Unit(name, {**plan.timing_depends(key, places), **how})
+
+
+def _rows(
+    ongoing: Run,
+    unit: Unit,
+    key: Key,
+    side: Side,
+    number: int,
+    block: _Block,
+    sides: Sides,
+) -> list[EnergyRow]:
+    before, after, idle = block.readings
+    idle_j = idle.since(after)
+    return [
+        EnergyRow(
+            run=ongoing.manifest.name,
+            unit=unit.key,
+            pipeline=key[0],
+            point=key[1],
+            sample=None,
+            block=number,
+            requests=block.requests,
+            side=side,
+            rail=rail,
+            sensor=after.rails[rail].sensor,
+            seconds=after.at_s - before.at_s,
+            energy_j=joules,
+            idle_s=idle.at_s - after.at_s if rail in idle_j else None,
+            idle_j=idle_j.get(rail),
+            machine=sides.machines[side],
+            source="measured",
+        )
+        for rail, joules in block.told.items()
+    ]

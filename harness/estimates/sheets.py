@@ -1,0 +1,158 @@
+"""The data of estimates: machines, kinds of stage, published times; each with where it comes from."""
+
+import functools
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness.errors import ScenarioError, unknown_name
+from harness.runs import digests
+
+Processor = Literal["tensor", "fp32", "cpu"]
+"""What limits a stage's operations: an accelerator's matrix units, its other units, or one core of the processor."""
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Row):
+    """Where data come from; the address is empty where only others' word is at hand."""
+
+    title: str
+    address: str
+
+
+class Machine(_Row):
+    """A data sheet: dense operations a second, bytes a second, and the clock of one core of the processor.
+
+    ``same_efficiency_as`` names the machine of which this is a power mode.
+    """
+
+    about: str
+    tensor_ops: Positive
+    fp32_ops: Positive
+    bandwidth: Positive
+    cpu_hz: Positive
+    same_efficiency_as: str = ""
+    source: str
+    firmness: str
+
+    def peak(self, processor: Processor) -> float:
+        """Operations, or elements on a core at one a cycle, a second."""
+        return {"tensor": self.tensor_ops, "fp32": self.fp32_ops, "cpu": self.cpu_hz}[processor]
+
+
+class Kind(_Row):
+    """A kind of stage; ``like`` is the one whose efficiency stands in on a machine that has none of its own."""
+
+    processor: Processor
+    like: str = ""
+    about: str
+
+
+class Published(_Row):
+    """One published time and the work that took it: a model's tokens, a codec's picture, or elements of a kind."""
+
+    name: str
+    machine: str
+    kind: str
+    model: str = ""
+    tokens: int = 0
+    weight_bits: Positive = 16.0
+    codec: str = ""
+    channels: tuple[int, ...] = ()
+    side: Literal["", "device", "server"] = ""
+    size: str = ""
+    elements: int = 0
+    ms: Positive | None = None
+    per_s: Positive | None = None
+    units: Positive = 1.0
+    source: str
+
+    @property
+    def seconds(self) -> float:
+        """What was published, in seconds."""
+        if self.ms is not None:
+            return self.ms / 1e3
+        assert self.per_s is not None
+        return self.units / self.per_s
+
+    @model_validator(mode="after")
+    def _one_time_of_one_work(self) -> "Published":
+        if (self.ms is None) == (self.per_s is None):
+            raise ValueError(f"{self.name}: either ms or per_s is wanted")
+        if sum(map(bool, (self.model, self.codec, self.elements))) != 1:
+            raise ValueError(f"{self.name}: one of model, codec and elements is wanted")
+        return self
+
+
+class LeftOut(_Row):
+    """What was published and is used nowhere, and why."""
+
+    what: str
+    why: str
+
+
+class Sheets(_Row):
+    """All data; every name that a row uses is defined."""
+
+    machines: dict[str, Machine]
+    kinds: dict[str, Kind]
+    sources: dict[str, Source]
+    rows: tuple[Published, ...]
+    left_out: tuple[LeftOut, ...]
+    models: dict[str, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _names_are_defined(self) -> "Sheets":
+        for row in self.rows:
+            for what, name, known in (
+                ("machine", row.machine, self.machines),
+                ("kind", row.kind, self.kinds),
+                ("source", row.source, self.sources),
+                *([("model", row.model, self.models)] if row.model else []),
+            ):
+                if name not in known:
+                    raise ValueError(f"{row.name}: {unknown_name(what, name, known)}")
+        return self
+
+    def machine(self, name: str) -> Machine:
+        """The machine of a name; raises ScenarioError, listing the known ones, for any other."""
+        if name not in self.machines:
+            raise ScenarioError(unknown_name("machine with a data sheet", name, self.machines))
+        return self.machines[name]
+
+    def cited(self, machines: Iterable[str], times: Iterable[str] = ()) -> Iterator[str]:
+        """The sheets of some machines and the sources of some published times, a line each."""
+        for name in dict.fromkeys(machines):
+            machine = self.machine(name)
+            source = self.sources[machine.source]
+            yield f"{name}: {machine.about}; {source.title}, {source.address} ({machine.firmness})"
+        used = set(times)
+        for key in dict.fromkeys(row.source for row in self.rows if row.name in used):
+            source = self.sources[key]
+            yield f"{source.title}{', ' + source.address if source.address else ''}"
+
+
+@functools.cache
+def sheets() -> Sheets:
+    """The package's own data."""
+    machines, published = (yaml.safe_load(text) for text in _texts())
+    sources = {**machines["sources"], **published["sources"]}
+    return Sheets.model_validate({**published, "machines": machines["machines"], "sources": sources})
+
+
+def digest() -> str:
+    """A digest of the data, on which every estimate depends."""
+    return digests.of_text("\n".join(_texts()))
+
+
+def _texts() -> list[str]:
+    folder = resources.files("harness.estimates") / "data"
+    return [(folder / f"{name}.yaml").read_text(encoding="utf-8") for name in ("machines", "published")]

@@ -1,0 +1,163 @@
+"""Reference runs: small enough for the repository, and about a kind of machine, not a computer.
+
+    scenario --study.run--> run in a folder of its own --as_reference--> results/reference/<name>/
+                                                                         results/reference/history.jsonl
+
+A reference run has the rows and the manifest of its run, with these differences: its requests are left out where its
+replay makes them again (``harness/runs/replayed.py``), recorded links lie beside it, and of each machine remains what
+decides a number. Everything that reads runs reads it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import study
+from harness.errors import ResultsError
+from harness.measure import Reporter
+from harness.runs import disk, provenance, replayed, tables
+from harness.runs.digests import of_bytes
+from harness.runs.provenance import MANIFEST, Manifest, Session
+from harness.runs.store import Record, Run
+from harness.scenario.load import load, replay_from_given
+from harness.stock import take_stock
+
+HISTORY = "history.jsonl"
+_KEPT_OF_A_MACHINE = (
+    "name", "model", "processor", "architecture", "cores", "threads", "memory_gib", "accelerators", "power_mode",
+    "torch_threads",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """Why a reference run is what it is: a line of the history."""
+
+    scenario: str
+    reason: str
+    date: str
+    commit: str
+
+
+def update(
+    scenario_file: Path, folder: Path, work: Path, *, reason: str, reporter: Reporter, command: Sequence[str]
+) -> bool:
+    """Runs a scenario and makes the run its reference in ``folder``; returns whether there was anything to do.
+
+    The run itself is made in ``work``, or completed there; a run of other code or packages is made anew. Raises
+    ResultsError where the code is no commit's: a reference says which commit it is of.
+    """
+    scenario = load(scenario_file)
+    own, reference = work / scenario.name, folder / scenario.name
+    commit, dirty = provenance.checkout(Path(__file__).parents[1])
+    if commit is None or dirty:
+        what = "is no git checkout" if commit is None else "has changes that are not committed"
+        raise ResultsError(f"a reference run is of a commit, and this harness {what}; commit them first")
+    fresh = False
+    if (own / MANIFEST).exists():
+        now = take_stock(scenario).manifest(scenario.name, {"id": "", "name": ""}, ())
+        fresh = bool(provenance.software_changes(provenance.read(own / MANIFEST), now))
+    study.run(scenario, own, reporter=reporter, fresh=fresh, command=command)
+    record = Run.read(own)
+    finished = record.manifest.finished_utc or ""
+    there = (reference / MANIFEST).exists() and provenance.read(reference / MANIFEST).finished_utc == finished
+    explained = any(one.scenario == scenario.name and one.date >= finished for one in history(folder))
+    if there and explained:
+        return False
+    if not there:
+        content = as_reference(record, scenario_file.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        disk.sweep(folder)
+        disk.discard(reference)
+        disk.write_folder(reference, content)
+    line = Update(scenario=scenario.name, reason=reason, date=provenance.utc_now(), commit=commit)
+    disk.write_text(folder / HISTORY, _lines([*history(folder), line]))
+    return True
+
+
+def as_reference(record: Record, links: Path) -> dict[str, bytes]:
+    """The files of the reference that a run makes, by relative name; its links' files count from ``links``."""
+    spec = replay_from_given(record.manifest.scenario, links)
+    content = {}
+    for kind in tables.ROWS:
+        if kind != "requests":
+            content[f"{kind}.parquet"] = _small(getattr(record, kind))
+    for part in spec.files:
+        if not part.resolve().is_relative_to(links.resolve()):
+            raise ResultsError(
+                f"{part}: is outside {links}, and a reference run keeps its links beside it; copy it there"
+            )
+        content[part.relative_to(links).as_posix()] = part.read_bytes()
+    content[f"{replayed.REPLAYED}.parquet"] = _small(replayed.digests(record.requests))
+    digests = {name.removesuffix(".parquet"): of_bytes(data) for name, data in content.items() if "/" not in name}
+    manifest = Manifest.model_validate(
+        {
+            **dict(record.manifest),
+            "tables": {name: digest for name, digest in digests.items() if name in (*tables.ROWS, replayed.REPLAYED)},
+            "sessions": tuple(_of_a_kind(session) for session in record.manifest.sessions),
+        }
+    )
+    return {**content, MANIFEST: provenance.to_json(manifest).encode()}
+
+
+def history(folder: Path) -> list[Update]:
+    """Why each reference run was made, in the order in which they were; empty where there is none.
+
+    Raises ResultsError, naming the line, for one that is none.
+    """
+    path = folder / HISTORY
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(Update(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ResultsError(f"{path}, line {number}: is no update of a reference run: {error}") from None
+    return found
+
+
+def listed(folder: Path) -> list[tuple[Manifest, Update | None, int]]:
+    """Every reference run in ``folder``, with why it was made and its size in bytes."""
+    latest = {one.scenario: one for one in history(folder)}
+    runs = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if not runs:
+        raise ResultsError(f"{folder}: holds no reference run; 'harness reference update --reason ...' makes them")
+    return [
+        (
+            provenance.read(run / MANIFEST),
+            latest.get(run.name),
+            sum(path.stat().st_size for path in run.rglob("*") if path.is_file()),
+        )
+        for run in runs
+    ]
+
+
+def _lines(updates: Sequence[Update]) -> str:
+    return "".join(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in updates)
+
+
+def _small(table: Any) -> bytes:
+    return disk.parquet(table, compression="zstd", compression_level=19)
+
+
+def _of_a_kind(session: Session) -> Session:
+    """A session without what tells one computer or its folders from another's."""
+    server = session.server
+    # Of paths on the command line the last part.
+    command = tuple(Path(word).name if word.startswith("/") else word for word in session.command)
+    return session.model_copy(
+        update={
+            "command": command,
+            "machine": _kind(session.machine),
+            "server": None if server is None else server.model_copy(update={"machine": _kind(server.machine)}),
+        }
+    )
+
+
+def _kind(machine: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": "", **{name: machine[name] for name in _KEPT_OF_A_MACHINE if name in machine}}

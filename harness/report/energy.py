@@ -1,0 +1,91 @@
+"""Joules per answer on either side, as a table."""
+
+import math
+from collections.abc import Hashable
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from harness.analysis import Analysis
+from harness.analysis.energy import MIN_BLOCKS, SHORT_S
+from harness.units import format_seconds
+
+_ROW = ["pipeline", "point", "rail"]
+
+
+def energy_table(run: Analysis) -> RenderableType | None:
+    """The joules of an answer, net and gross, a row for each point and rail; nothing where none were wanted.
+
+    Where none could be read it is the sentence that says so.
+    """
+    found, absent = run.energy, run.energy_absent
+    if found.empty:
+        return Text(absent, style="dim") if absent else None
+    title = "J per answer, device / server, net of idle (and gross)"
+    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    drawn.show_edge = False
+    drawn.add_column("scheme, point", overflow="fold")
+    drawn.add_column("rail", overflow="fold")
+    for side in ("device", "server"):
+        for head in (f"{side}\nnet", "±", "gross"):
+            drawn.add_column(head if "\n" in head else f"\n{head}", justify="right", no_wrap=True)
+    for (pipeline, point, rail), rows in found.groupby(_ROW, sort=False):
+        sides = {row["side"]: row for row in rows.to_dict("records")}
+        cells = [cell for side in ("device", "server") for cell in _cells(sides.get(side))]
+        drawn.add_row(f"{pipeline}\n{point}", str(rail), *cells)
+    return Group(drawn, *(Text(note, style="dim") for note in notes(run)))
+
+
+def notes(run: Analysis) -> list[str]:
+    """What must be known to read these joules, a sentence each."""
+    found = run.energy
+    rails = found.drop_duplicates(["side", "rail"])
+    loose = [f"{row['side']}'s {row['rail']}" for row in rails.to_dict("records") if not row["calibrated"]]
+    given = (run.manifest.scenario_value("measure").get("energy") or {}).get("calibration", {})
+    there = {f"{row['side']}/{row['rail']}" for row in rails.to_dict("records")}
+    firm_rails, unused = sorted(given.keys() & there), sorted(given.keys() - there)
+    counts = sorted(set(found["blocks"]))
+    short_s = found["shortest_s"].min()
+    few = counts[0] < MIN_BLOCKS
+    firm = sorted(set(found["source"]) - {"measured"})
+    return [
+        note
+        for note in (
+            f"blocks of one scheme's half, back to back, each followed by an idle block: {counts[0]}"
+            f"{f' to {counts[-1]}' if len(counts) > 1 else ''} of each; ±: half of Student's "
+            f"{100 * run.equality.confidence:g} % interval over blocks"
+            + (f", none for fewer than {MIN_BLOCKS} blocks" if few else ""),
+            "rails are not added up: one may be a part of another; a half's joules are of its machine's whole rail",
+            f"read from {'; '.join(f'{sensor} on {machine}' for sensor, machine in _sensors(found))}",
+            f"calibrated by the scenario: {', '.join(firm_rails)}" if firm_rails else "",
+            f"calibrations of rails that were not measured: {', '.join(unused)}" if unused else "",
+            f"uncalibrated, for no external meter was compared: {', '.join(loose)}" if loose else "",
+            f"blocks of {format_seconds(short_s)} are shorter than {SHORT_S:g} s: sensors average over as long"
+            if short_s < SHORT_S
+            else "",
+            f"some are {' and '.join(firm)}" if firm else "",
+            run.energy_absent,
+        )
+        if note
+    ]
+
+
+def _sensors(found: pd.DataFrame) -> list[tuple[str, str]]:
+    pairs = found[["sensor", "machine"]].drop_duplicates()
+    return [(str(row.sensor), str(row.machine)) for row in pairs.itertuples()]
+
+
+def _cells(row: dict[Hashable, Any] | None) -> tuple[str, str, str]:
+    """Net, the longer side of its interval, and gross."""
+    if row is None:
+        return "-", "-", "-"
+    half = max(row["net_high_j"] - row["net_j"], row["net_j"] - row["net_low_j"])
+    return _joules(row["net_j"]), "none" if math.isnan(half) else _joules(half), _joules(row["gross_j"])
+
+
+def _joules(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"

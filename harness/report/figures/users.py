@@ -1,0 +1,112 @@
+"""Many users: the 99th percentile of the latency against their number, and how busy servers and uplink are."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from harness.analysis import Analysis
+from harness.report.figures import style
+from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, logarithmic, of
+from harness.units import format_seconds
+
+_AT_MOST_IN_A_ROW = 3
+
+
+def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
+    """The figure, and its data: a row a scheme, uplink and number of users."""
+    data, looks = _data(run), style.looks(run.manifest)
+    names = [name for name in looks if name in set(data["pipeline"])]
+    handles = [
+        Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name)
+        for name in names
+    ]
+    handles += [
+        Line2D([], [], color=style.INK, marker="o", fillstyle="none", linestyle="none", markersize=4.5,
+               label="hollow: p99 of the replay, which too few pictures certify"),
+        Line2D([], [], color=style.INK, linestyle="--", label="dashed: of the uplink"),
+        Line2D([], [], color=style.INK, linestyle="-", label="solid: of the servers"),
+    ]  # fmt: skip
+    deadline_s = run.deadline_s
+    if deadline_s is not None:
+        handles.append(
+            Line2D([], [], color=style.SCORE, linestyle="--", label=f"deadline {format_seconds(deadline_s)}")
+        )
+    notes = [
+        "a system in which more work comes in than can be done (utilisation of 1 and more) has no percentile: what a "
+        "replay shows of it grows with the replay, and is not drawn",
+    ]
+    groups = list(data.groupby(["replay", "channel"], sort=False))
+    narrow = width_in < NARROW_IN
+    in_a_row = min(len(groups), 2 if narrow else _AT_MOST_IN_A_ROW)
+    left_in, gap_in, right_in = 0.46, 0.16, 0.16
+    wide_in = (width_in - left_in - right_in - (in_a_row - 1) * gap_in) / in_a_row
+    upper_in, lower_in = (1.5, 0.8) if narrow else (1.9, 0.9)
+    row_in = 0.2 + upper_in + 0.14 + lower_in + 0.36
+    n_rows = -(-len(groups) // in_a_row)
+    sheet = Sheet(width_in, n_rows * row_in, of(run, "users against the 99th percentile", notes), handles)
+    stable = data["p99_s"].where(data["reason"] == "").dropna()
+    both = [*stable, *([deadline_s] if deadline_s else [])]
+    low_s, high_s = (min(both) / 1.4, max(both) * 1.4) if both else (0.1, 1.0)
+    loads = data[["servers", "uplink"]].to_numpy(float)
+    loads = loads[np.isfinite(loads) & (loads > 0)]
+    least_load, most_load = min([0.1, *loads]) / 1.3, max([1.0, *loads]) * 1.5
+    ticks = sorted(set(data["users"]))
+    for place, ((_, channel), rows) in enumerate(groups):
+        row, column = divmod(place, in_a_row)
+        left = left_in + column * (wide_in + gap_in)
+        upper = sheet.axes(left, row * row_in + 0.2, wide_in, upper_in)
+        lower = sheet.axes(left, row * row_in + 0.2 + upper_in + 0.14, wide_in, lower_in)
+        for name in names:
+            own, look = rows[rows["pipeline"] == name].sort_values("users"), looks[name]
+            said = own[own["reason"] == ""]
+            upper.plot(said["users"], said["p99_s"], color=look.colour)
+            for certified, fill in ((True, "full"), (False, "none")):
+                some = said[said["certified"] == certified]
+                upper.plot(some["users"], some["p99_s"], linestyle="none", marker=look.marker, color=look.colour,
+                           fillstyle=fill, markersize=4.5)  # fmt: skip
+            lower.plot(own["users"], own["servers"], color=look.colour, marker=look.marker, markersize=3)
+            lower.plot(own["users"], own["uplink"], color=look.colour, linestyle="--", marker=look.marker, markersize=3)
+        if deadline_s is not None:
+            upper.axhline(deadline_s, color=style.SCORE, linestyle="--", linewidth=0.9)
+        lower.axhline(1.0, color=style.GREY, linewidth=0.8, linestyle=":")
+        for axes in (upper, lower):
+            axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [str(int(n)) for n in ticks])
+            axes.minorticks_off()
+        upper.set_ylim(low_s, high_s)
+        upper.set_yscale("log")
+        logarithmic(upper.yaxis, upper_in)
+        lower.set_ylim(least_load, most_load)
+        lower.set_yscale("log")
+        logarithmic(lower.yaxis, lower_in)
+        upper.tick_params(labelbottom=False, labelleft=column == 0)
+        lower.tick_params(labelleft=column == 0)
+        upper.set_title(style.shortened(str(channel), wide_in, 7.0), fontsize=7.0, pad=3)
+        if column == 0:
+            upper.set_ylabel("p99 of latency (s)")
+            lower.set_ylabel("utilisation")
+        if place + in_a_row >= len(groups):
+            lower.set_xlabel("users")
+    return sheet.figure, data
+
+
+def _data(run: Analysis) -> pd.DataFrame:
+    """The percentiles, those that the pictures certify with their interval, and the loads."""
+    keys = ["replay", "channel", "users", "pipeline", "point"]
+    total = run.times[run.times["part"] == "total"][[*keys, "p99_s", "p99_low_s", "p99_high_s", "reason"]]
+    total = total.rename(columns={"p99_s": "certified_p99_s"})
+    found: pd.DataFrame = run.loads.merge(total, on=keys)
+    found["certified"] = found["certified_p99_s"].notna()
+    found["reason"] = found["reason"].where(found["reason"].astype(str).str.startswith("unstable"), "")
+    return found
+
+
+def _missing(run: Analysis) -> str:
+    if run.record.requests.num_rows and run.times["users"].nunique() > 1:
+        return ""
+    return "the run was replayed for one number of users; 'harness run scenarios/multi_user.yaml' has three"
+
+
+USERS = Chart(what="users against the 99th percentile, and utilisation", missing=_missing, draw=draw)

@@ -1,0 +1,162 @@
+"""An archive that somebody else reruns without a network, and every number of the table as a LaTeX macro."""
+
+import datetime as dt
+import gzip
+import io
+import math
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from harness import files
+from harness.analysis import Analysis
+from harness.errors import ResultsError, ScenarioError
+from harness.report.figures.gallery import draw_all
+from harness.runs import disk
+from harness.runs.provenance import MANIFEST
+from harness.scenario.load import scenario_hash
+from harness.scenario.model import Scenario
+
+_STATISTICS = ("mean", "p50", "p90", "p99")
+_PARTS = ("device", "link", "wait", "server", "total")
+_UNSAFE = re.compile(r"[^A-Za-z0-9 ./+_-]")
+_MOST_BYTES = 1 << 32
+
+
+def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], out: Path) -> None:
+    """Writes the archive of a complete run, made with the scenario in ``file`` and what ``overrides`` put in its place.
+
+    It holds the rows and the manifest, the scenario and the recorded links that it names, figures with their data,
+    the versions of packages, the numbers as LaTeX macros, and a README with the commands. Raises ResultsError for
+    another scenario than the run's, ScenarioError for a recorded link outside of the scenario's folder, which would not
+    be found again.
+    """
+    found = Analysis.read(run)
+    if (own := scenario_hash(scenario)) != found.manifest.scenario_hash:
+        raise ResultsError(
+            f"{run}: was made with a scenario of hash {found.manifest.scenario_hash}, and {file} has {own}; give the "
+            "scenario of the run, and the values that replaced its own"
+        )
+    name = found.manifest.name
+    content = {f"run/{path.name}": _read(path) for path in sorted(run.glob("*.parquet"))}
+    content[f"run/{MANIFEST}"] = _read(run / MANIFEST)
+    content[f"scenarios/{file.name}"] = _read(file)
+    for link in scenario.replay.files:
+        if not link.resolve().is_relative_to(file.parent.resolve()):
+            raise ScenarioError(
+                f"{file}: {link} is outside of the scenario's folder; an archive has only what is in it"
+            )
+        content[f"scenarios/{link.resolve().relative_to(file.parent.resolve()).as_posix()}"] = _read(link)
+    with tempfile.TemporaryDirectory() as folder:
+        for drawn in draw_all(run, Path(folder)):
+            content[f"figures/{drawn.name}"] = _read(drawn)
+    content["numbers.tex"] = numbers_tex(found).encode()
+    content["requirements.txt"] = _requirements(found).encode()
+    content["README.md"] = _readme(found, file.name, overrides).encode()
+    disk.write_bytes(out, _archive(name, content, dt.datetime.fromisoformat(str(found.manifest.finished_utc))))
+
+
+def numbers_tex(run: Analysis) -> str:
+    r"""Every number of the table as a LaTeX macro, with its interval and its source.
+
+    ``\harness{tofc/25 KB/s/total_mean_s}`` is the number, with ``/low`` and ``/high`` behind it the ends of its
+    interval. A name that is not defined stops LaTeX with an error.
+    """
+    manifest = run.manifest
+    lines = [
+        f"% {manifest.name}: {run.validity}. {manifest.label or 'no stand-ins'}. {manifest.commits}.",
+        f"% Intervals at {100 * run.equality.confidence:g} %. Times in seconds, payloads in bytes.",
+        r"\providecommand{\harness}[1]{\ifcsname harness:#1\endcsname\csname harness:#1\endcsname\else",
+        r"  \errmessage{no number of the run is called #1}\fi}",
+    ]
+    for key, value, source in _numbers(run.numbers, several_users=run.numbers["users"].nunique() > 1):
+        lines.append(rf"\expandafter\def\csname harness:{key}\endcsname{{{value}}}  % {source}")
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(numbers: pd.DataFrame, *, several_users: bool) -> Iterator[tuple[str, str, str]]:
+    """The key, the value and the source of each number, those of a scheme once and those of its uplinks each."""
+    for pipeline, rows in numbers.groupby("pipeline", sort=False):
+        first = rows.iloc[0]
+        yield f"{pipeline}/point", _safe(str(first["point"])), "the operating point"
+        for quantity in ("payload_bytes", "visual_tokens", "score", "relative_score"):
+            yield from _with_interval(f"{pipeline}/{quantity}", quantity, first, "measured")
+        for _, row in rows[rows["shown"]].iterrows():
+            users = f"/{row['users']:.0f} users" if several_users else ""
+            place = f"{pipeline}/{_safe(str(row['channel']))}{users}"
+            for part in _PARTS:
+                source = row[f"{part}_source"]
+                told = source if isinstance(source, str) else "replayed"
+                for statistic in _STATISTICS:
+                    yield from _with_interval(f"{place}/{part}_{statistic}_s", f"{part}_{statistic}_s", row, told)
+            yield from _with_interval(f"{place}/in_time", "in_time", row, "replayed")
+
+
+def _with_interval(key: str, column: str, row: "pd.Series[float]", source: str) -> Iterator[tuple[str, str, str]]:
+    value = row.get(column)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return
+    stem, _, unit = column.rpartition("_") if column.endswith("_s") else (column, "", "")
+    low, high = (row.get(f"{stem}_{end}{'_' + unit if unit else ''}", math.nan) for end in ("low", "high"))
+    has_interval = math.isfinite(low) and math.isfinite(high)
+    yield key, f"{value:.6g}", source + (f", {low:.6g} to {high:.6g}" if has_interval else ", no interval")
+    if has_interval:
+        yield f"{key}/low", f"{low:.6g}", source
+        yield f"{key}/high", f"{high:.6g}", source
+
+
+def _safe(text: str) -> str:
+    """A text without the characters that LaTeX acts on."""
+    return _UNSAFE.sub("-", text)
+
+
+def _requirements(run: Analysis) -> str:
+    """The versions of the last session's packages, as pip takes them."""
+    packages = run.manifest.sessions[-1].packages
+    return "".join(f"{name}=={version}\n" for name, version in sorted(packages.items()))
+
+
+def _readme(run: Analysis, file: str, overrides: tuple[str, ...]) -> str:
+    manifest, last = run.manifest, run.manifest.sessions[-1]
+    changed = "".join(f" {assignment!r}" for assignment in overrides)
+    verdict = f"{run.validity}" + "".join(f"\n- {reason}" for reason in run.reasons)
+    return f"""# {manifest.scenario_value("title")}
+
+The run `{manifest.name}` of tofc-harness {last.harness_version}, {manifest.commits}.
+{manifest.label or "No stand-ins."}
+Machines: {", ".join(manifest.machines)}. Verdict: {verdict}
+
+- `run/`: the rows, and `manifest.json` with where they come from. `figures/`: the figures, their data, the table.
+- `numbers.tex`: every number of the table as a LaTeX macro.
+- `scenarios/`: what was run. `requirements.txt`: the packages and their versions.
+
+To read it again, to replay its rows, and to measure anew (with the same version of the harness installed):
+
+    harness show run
+    harness plot run
+    harness replay run scenarios/{file}
+    harness run scenarios/{file}{changed}
+"""
+
+
+def _archive(name: str, content: Mapping[str, bytes], time: dt.datetime) -> bytes:
+    """A gzipped tar, whose bytes depend on nothing but its content and the time."""
+    raw = io.BytesIO()
+    seconds = int(time.timestamp())
+    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=seconds) as zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
+        for path, data in sorted(content.items()):
+            facts = tarfile.TarInfo(f"{name}/{path}")
+            facts.size, facts.mtime, facts.mode = len(data), seconds, 0o644
+            tar.addfile(facts, io.BytesIO(data))
+    return raw.getvalue()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return files.read(path, _MOST_BYTES)
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {files.why(error)}") from None

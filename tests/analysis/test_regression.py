@@ -1,0 +1,217 @@
+"""A run beside its reference: to the bit where it must be, counted elsewhere, refused where there is nothing to say."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from made_up_run import small
+
+from harness.analysis import regression
+from harness.analysis.regression import Check, Comparison, Limit
+from harness.errors import ResultsError
+from harness.reference import as_reference
+from harness.runs import disk, replayed
+from harness.runs.provenance import package_versions
+from harness.runs.store import Record, Run
+
+HERE = {"here": {"name": "a processor, 2 cores"}, "packages": package_versions(), "links": Path("scenarios")}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A made-up run whose requests are those that the replay makes of its rows."""
+    return small(tmp_path_factory.mktemp("runs") / "tonight")
+
+
+def changed(record: Record, column: str, row: int, change: Callable[[Any], Any], kind: str = "outcomes") -> Record:
+    """The run with one value of a table changed."""
+    table: pa.Table = getattr(record, kind)
+    values = table[column].to_pylist()
+    values[row] = change(values[row])
+    place = table.schema.get_field_index(column)
+    moved = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+    return dataclasses.replace(record, **{kind: moved})
+
+
+def elsewhere(record: Record, **machine: Any) -> Record:
+    """The run as another machine would have made it."""
+    (session,) = record.manifest.sessions
+    session = session.model_copy(update={"machine": {**session.machine, **machine}})
+    return dataclasses.replace(record, manifest=record.manifest.model_copy(update={"sessions": (session,)}))
+
+
+def compare(reference: Record, candidate: Record, **how: Any) -> tuple[Comparison, dict[str, Check]]:
+    """The comparison, and its checks by quantity."""
+    found = regression.compare(reference, candidate, **{**HERE, **how})
+    return found, {check.quantity: check for check in found.checks}
+
+
+def test_a_run_is_as_itself(run: Record) -> None:
+    """Everything is the same, to the bit, and everything was compared."""
+    found, checks = compare(run, run)
+    assert not found.regressed
+    assert not found.basis
+    assert {check.status for check in checks.values()} == {"same"}
+    assert checks["bytes"].compared == run.outcomes.num_rows
+    assert checks["replay"].compared == run.requests.num_rows
+    assert checks["selection"].compared == 2
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_one_changed_byte_fails_and_is_named(run: Record, row: int) -> None:
+    """One byte more in one payload of thousands: the point, the question and both numbers are said."""
+    found, checks = compare(run, changed(run, "payload_bytes", row, lambda n: n + 1))
+    was = run.outcomes.slice(row % run.outcomes.num_rows, 1).to_pylist()[0]
+    assert found.regressed
+    assert checks["bytes"].differing == 1
+    assert checks["bytes"].details == (
+        f"{was['pipeline']} at {was['point']}: 1 differ, first in question {was['sample']}: payload_bytes was "
+        f"{was['payload_bytes']}, is {was['payload_bytes'] + 1}",
+    )
+    assert [c.quantity for c in found.checks if c.fails] == ["bytes"]
+
+
+def test_a_changed_answer_fails_with_its_score(run: Record) -> None:
+    """Of an answer that became wrong, the answer and the score of its point differ."""
+    wrong = changed(run, "answer", 5, lambda _: "B")
+    right = wrong.outcomes["correct"].to_pylist()[5]
+    found, checks = compare(run, changed(wrong, "correct", 5, lambda _: not right))
+    assert {c.quantity for c in found.checks if c.fails} >= {"answers", "scores"}
+    assert "answer was A, is B" in checks["answers"].details[0]
+    assert checks["scores"].differing == 1
+
+
+def test_another_replay_fails_and_names_the_request(run: Record) -> None:
+    """A request that was answered a picosecond later than this harness replays it."""
+    found, checks = compare(changed(run, "answered_s", 7, lambda s: s + 1e-12, kind="requests"), run)
+    assert [c.quantity for c in found.checks if c.fails] == ["replay"]
+    assert checks["replay"].differing == 1
+    assert "answered_s was" in checks["replay"].details[0]
+
+
+def test_limits_decide_what_fails(run: Record) -> None:
+    """A byte is tolerated where shares are asked for, or another quantity alone."""
+    one = changed(run, "payload_bytes", 3, lambda n: n + 1)
+    assert not compare(run, one, wanted={"bytes": Limit(0.01, share=True)})[0].regressed
+    assert not compare(run, one, wanted={"bytes": Limit(1, share=False)})[0].regressed
+    assert not compare(run, one, wanted={"answers": Limit(0, share=False)})[0].regressed
+    assert compare(run, one, wanted={"bytes": Limit(0, share=True)})[0].regressed
+
+
+def test_on_another_processor_differences_are_counted(run: Record) -> None:
+    """A few bytes and an answer fail nothing there; what is equal to the bit or nothing is not comparable."""
+    other = elsewhere(
+        changed(changed(run, "payload_bytes", 3, lambda n: n + 1), "answer", 9, lambda _: "B"), processor="b"
+    )
+    found, checks = compare(run, other)
+    assert found.basis == ("processor b, reference's None",)
+    assert not found.regressed
+    assert (checks["bytes"].status, checks["bytes"].differing) == ("counted", 1)
+    assert (checks["answers"].status, checks["answers"].differing) == ("counted", 1)
+    assert checks["selection"].status == checks["scores"].status == "not comparable"
+
+
+def test_elsewhere_lost_answers_and_moved_bytes_fail(run: Record) -> None:
+    """Of one point 30 right answers lost and none won, or 3 % more bytes: no rounding does that."""
+    of_point = np.flatnonzero((run.outcomes["pipeline"].to_numpy() == "tofc") & run.outcomes["correct"].to_numpy())
+    point = run.outcomes["point"].to_numpy()[of_point[0]]
+    lost = [row for row in of_point if run.outcomes["point"].to_numpy()[row] == point][:30]
+    worse = run
+    for row in lost:
+        worse = changed(worse, "correct", int(row), lambda _: False)
+    found, checks = compare(run, elsewhere(worse, processor="b"))
+    assert [c.quantity for c in found.checks if c.fails] == ["answers"]
+    assert checks["answers"].details[0].startswith(f"tofc at {point}: 30 right answers lost and 0 won")
+    table = run.outcomes
+    grown = [int(n * 1.03) for n in table["payload_bytes"].to_pylist()]
+    place = table.schema.get_field_index("payload_bytes")
+    more = dataclasses.replace(run, outcomes=table.set_column(place, table.schema.field(place), pa.array(grown)))
+    found, checks = compare(run, elsewhere(more, processor="b"))
+    assert [c.quantity for c in found.checks if c.fails] == ["bytes"]
+    assert "mean bytes moved by +" in checks["bytes"].details[0]
+
+
+def test_counted_answers_cry_wolf_no_more_often_than_they_say(run: Record) -> None:
+    """Answers that flip either way by chance fail in at most 5 % of seeded comparisons of all points."""
+    rng = np.random.default_rng(0)
+    frame = run.outcomes.to_pandas()
+    rows = frame.rename(columns={n: f"{n}_was" for n in ("answer", "correct")})
+    alarms = 0
+    for _ in range(40):
+        flips = rng.random(len(rows)) < 0.02
+        after = rows["correct_was"] ^ flips
+        both = rows.assign(answer_now=rows["answer_was"], correct_now=after)
+        # What was right mostly becomes wrong: only as many are flipped either way as are wrong.
+        share = rows.groupby(["pipeline", "point"])["correct_was"].transform("mean")
+        keep = rng.random(len(rows)) < np.where(rows["correct_was"], (1 - share) / share.clip(lower=0.5), 1)
+        both["correct_now"] = np.where(keep, both["correct_now"], both["correct_was"])
+        alarms += regression._answers(both, False, regression.DEFAULT).fails
+    assert alarms <= 5
+
+
+def test_a_foreign_run_is_refused(run: Record) -> None:
+    """Other questions, another scoring, another scenario, or no point in common: one sentence says which."""
+    facts = run.manifest.model_dump()
+    for change, words in (
+        ({"digests": {**facts["digests"], "questions": "0"}}, "digests of their questions are 0 and None"),
+        ({"benchmarks": ("MME",)}, "their benchmarks are MME and StreetsQA"),
+        ({"scenario": {**facts["scenario"], "scoring": "vlmevalkit-2024"}}, "answers are scored by vlmevalkit-2024"),
+        ({"points": {"other": {"-": {}}}}, "no operating point is in both"),
+    ):
+        foreign = dataclasses.replace(run, manifest=run.manifest.model_copy(update=change))
+        with pytest.raises(ResultsError, match=f"cannot be compared with its reference: .*{words}"):
+            compare(run, foreign)
+
+
+def test_an_edited_scenario_is_compared_in_what_is_left(run: Record) -> None:
+    """A point that is new is said and not compared; what is selected from two lists of points is not comparable."""
+    points = {**run.manifest.points, "new": {"-": {}}}
+    edited = dataclasses.replace(run, manifest=run.manifest.model_copy(update={"points": points}))
+    found, checks = compare(run, edited)
+    assert found.notes == ("new at -: not in the reference",)
+    assert checks["bytes"].status == checks["scores"].status == "same"
+    assert checks["selection"].status == "not comparable"
+
+
+def test_limits_are_read_and_mistakes_explained() -> None:
+    """``device>10%,bytes>0`` is both; what is none is said with what would be right."""
+    assert regression.limits("device>10%, bytes>0,answers>0.5%") == (
+        {"bytes": Limit(0, share=False), "answers": Limit(0.005, share=True)},
+        {"device": 0.1},
+    )
+    for text, words in (
+        ("device", "'device' is no limit; write it as in"),
+        ("device>10", "needs a share above 0"),
+        ("byte>0", "did you mean 'bytes'"),
+        ("bytes>1.2.3", "'1.2.3' is not a number"),
+    ):
+        with pytest.raises(ResultsError, match=words):
+            regression.limits(text)
+
+
+def test_a_reference_is_its_run_without_what_is_replayed_and_who_made_it(run: Record, tmp_path: Path) -> None:
+    """It reads as a run with the same requests; no identity of a computer is in it; a changed row changes a digest."""
+    (session,) = run.manifest.sessions
+    known = {**session.machine, "id": "0123abcd", "instance_id": "feed", "host": "secret", "processor": "p"}
+    named = session.model_copy(update={"machine": known, "command": ("/home/somebody/bin/harness", "run")})
+    manifest = run.manifest.model_copy(update={"sessions": (named,)})
+    content = as_reference(dataclasses.replace(run, manifest=manifest), Path("scenarios"))
+    assert "requests.parquet" not in content
+    disk.write_folder(tmp_path / "tonight", content)
+    text = (tmp_path / "tonight" / "manifest.json").read_text(encoding="utf-8")
+    assert not any(word in text for word in ("0123abcd", "feed", "secret", "somebody"))
+    reference = Run.read(tmp_path / "tonight")
+    assert reference.requests.equals(run.requests)
+    assert not compare(reference, elsewhere(run, processor="p"), here={**HERE["here"], "processor": "p"})[0].regressed
+    digests = replayed.digests(run.requests)
+    later = changed(run, "answered_s", 5, lambda s: s + 1e-12, kind="requests").requests
+    n, differing, where = replayed.first_difference(digests, replayed.digests(later))
+    assert (n, differing) == (run.requests.num_rows, 1)
+    assert where.endswith("seed 0, request 5")
+    (tmp_path / "tonight" / "replayed.parquet").write_bytes(b"else")
+    with pytest.raises(ResultsError, match="is damaged or was edited"):
+        replayed.recorded(tmp_path / "tonight", reference.manifest)

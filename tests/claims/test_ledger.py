@@ -1,0 +1,314 @@
+"""The ledger says of each claim what the rows say, whichever way they are altered."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from made_up_run import POINTS
+
+from harness.analysis import Analysis
+from harness.analysis.means import Estimate
+from harness.claims import ledger, metrics, model, shown
+from harness.claims.verdict import Item, Verdict
+from harness.records import ResourceRow, to_table
+from harness.scenario.load import hash_of
+from harness.tofc.trained import find_codec
+
+Run = Callable[..., tuple[int, str, str]]
+
+STUDIES = {"street": {"benchmarks": ["RealWorldQA"], "backbone": "llava-onevision-7b", "scenario": "realworldqa"}}
+
+
+def _claims(*tests: Mapping[str, Any], machines: Mapping[str, str] | None = None) -> model.Claims:
+    listed = [
+        {"id": place, "where": "here", "says": "so", "study": "street", "tests": [test]}
+        for place, test in enumerate(tests)
+    ]
+    given = {"title": "Ours", "studies": STUDIES, "machines": machines or {}, "claims": listed}
+    return model.Claims.model_validate(given)
+
+
+@pytest.fixture(scope="module")
+def full(made_up: Analysis) -> Analysis:
+    """The made-up run as one of the real benchmark and backbone, VALID."""
+    manifest = made_up.manifest
+    pipelines = [{"scheme": name, "name": name} for name in POINTS]
+    scenario = {
+        **manifest.scenario, "benchmark": "RealWorldQA", "backbone": "llava-onevision-7b", "pipelines": pipelines
+    }  # fmt: skip
+    changed = {"scenario": scenario, "scenario_hash": hash_of(scenario), "stand_ins": {}}
+    found = _as(made_up, **changed, validity="VALID", reasons=())
+    assert found.reasons == ()
+    return found
+
+
+@pytest.fixture(scope="module")
+def standing(full: Analysis) -> Analysis:
+    """The same on a stand-in."""
+    return _as(full, stand_ins={"RealWorldQA": "StreetsQA"}, name="stand-in")
+
+
+def _as(run: Analysis, **changes: object) -> Analysis:
+    """The run with another manifest."""
+    return Analysis(dataclasses.replace(run.record, manifest=run.manifest.model_copy(update=changes)))
+
+
+def _verdicts(run: Analysis, claims: model.Claims) -> list[Verdict]:
+    return [entry.verdict for entry in ledger.entries(claims, [run])]
+
+
+def _altered(run: Analysis, table: str, column: str, pipeline: str, change: Callable[[Any], Any]) -> Analysis:
+    """The run with a column of a pipeline's rows changed."""
+    rows: pa.Table = getattr(run.record, table)
+    changed = pc.if_else(pc.equal(rows["pipeline"], pipeline), change(rows[column]), rows[column])
+    rows = rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), changed)
+    return Analysis(dataclasses.replace(run.record, **{table: rows}))
+
+
+def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
+    """A number that is in the rows is reproduced; ten times the bytes refute it, and every form of the claim."""
+    bare = {"of": "jpeg", "over": "webp"}
+    asked = _claims({"metric": "mean_bytes_ratio", **bare, "above": 0}, {"metric": "bytes_ratio", **bare, "above": 0})
+    mean, each = (entry.tested[0].items for entry in ledger.entries(asked, [full]))
+    value = mean[0].estimate.value
+    assert 1.2 < value < 1.4
+    ratios = [item.estimate.value for item in each]
+    assert len(ratios) == 3
+    claims = _claims(
+        {"metric": "mean_bytes_ratio", **bare, "value": value, "give": 0.005},
+        {"metric": "mean_bytes_change", **bare, "value": value - 1, "give": 0.005},
+        {"metric": "mean_bytes_ratio", **bare, "above": 1},
+        {"metric": "bytes_ratio", **bare, "above": 0.8},
+        {"metric": "bytes_ratio", **bare, "where": "most", "above": 1},
+    )
+    assert _verdicts(full, claims) == [Verdict.REPRODUCED] * 5
+    more = _altered(full, "outcomes", "payload_bytes", "webp", lambda n: pc.multiply(n, 10))
+    assert _verdicts(more, claims) == [Verdict.NOT_REPRODUCED] * 5
+    # A range is kept or lost as a whole.
+    ends = [8 / max(ratios), 12 / min(ratios)]
+    of_webp = {"metric": "bytes_ratio", "of": "webp", "over": "jpeg", "between": ends}
+    assert _verdicts(more, _claims(of_webp)) == [Verdict.REPRODUCED]
+    assert _verdicts(full, _claims(of_webp)) == [Verdict.NOT_REPRODUCED]
+
+
+def test_altered_times_flip_a_verdict(full: Analysis) -> None:
+    """TOFC is ahead of raw features at 25 KB/s; a hundred times the seconds, and it is not.
+
+    Whether a saving grows with the rate has the sign of the latencies' ratios at the lowest and the highest rate.
+    """
+    pair = {"of": "tofc", "over": "raw_features"}
+    claims = _claims(
+        {"metric": "latency_ratio", **pair, "where": "lowest_rate", "below": 0.5},
+        {"metric": "latency_change", **pair, "where": "lowest_rate", "below": -0.5},
+        {"metric": "latency_s", "of": "tofc", "where": "lowest_rate", "below": 0.5},
+        {"metric": "rate_gain", **pair, "above": 1},
+    )
+    slower, faster = (
+        _altered(full, "stages", "seconds", "tofc", lambda seconds, by=by: pc.multiply(seconds, by))
+        for by in (100.0, 0.01)
+    )
+    assert _verdicts(full, claims) == [Verdict.REPRODUCED] * 4
+    assert _verdicts(slower, claims)[:3] == [Verdict.NOT_REPRODUCED] * 3
+    for run in (full, faster):
+        ratios, *_, gain = (entry.tested[0].items for entry in ledger.entries(claims, [run]))
+        values = [item.estimate.value for item in ratios]
+        assert (gain[0].estimate.value < 1) == (values[-1] < values[0])
+    assert gain[0].estimate.high < 1
+
+
+def test_altered_answers_flip_a_verdict(full: Analysis) -> None:
+    """Raw features keep four fifths of the score; where three in four of their answers are wrong they do not."""
+    claims = _claims({"metric": "score_share", "of": "raw_features", "at": {"merge_to": 0.044}, "above": 0.8})
+    assert _verdicts(full, claims) == [Verdict.REPRODUCED]
+    early = pc.less(full.record.outcomes["sample"], "q060")
+    wrong = _altered(full, "outcomes", "correct", "raw_features", lambda right: pc.and_(right, early))
+    assert _verdicts(wrong, claims) == [Verdict.NOT_REPRODUCED]
+    # A scheme that does not reach the target has no point to be set against, and that is said.
+    unreached = _claims({"metric": "latency_ratio", "of": "tofc", "over": "device_only", "below": 1})
+    (entry,) = ledger.entries(unreached, [full])
+    assert entry.verdict is Verdict.NOT_TESTABLE
+    assert "device_only has no point that is certified" in entry.why
+
+
+def test_a_stand_in_reproduces_nothing(full: Analysis, standing: Analysis) -> None:
+    """A benchmark, random weights, another machine, estimated times: each makes it *holds on the stand-in*.
+
+    Of a claim on two schemes it shows the direction, and says so.
+    """
+    test = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
+    estimated = {**test, "over": "server_only"}
+    assert _verdicts(full, _claims(test, estimated)) == [Verdict.REPRODUCED, Verdict.HOLDS]
+    assert _verdicts(full, _claims(test, machines={"device": "AGX Orin"})) == [Verdict.HOLDS]
+    assert _verdicts(full, _claims(test, machines={"device": "a processor"})) == [Verdict.REPRODUCED]
+    slower = {**test, "of": "raw_features", "over": "tofc"}
+    seconds = {"metric": "latency_s", "of": "tofc", "below": 1}
+    entries = ledger.entries(_claims(test, slower, {**test, "below": 0.01}, seconds), [standing])
+    assert [entry.verdict for entry in entries] == [
+        Verdict.HOLDS, Verdict.FAILS, Verdict.HOLDS, Verdict.NOT_TESTABLE
+    ]  # fmt: skip
+    assert entries[2].why == "the direction; the number itself is not met"
+    assert "full-size" in entries[3].why
+
+
+def test_an_invalid_run_shows_no_time_and_its_bytes_where_these_are_beyond_doubt(full: Analysis) -> None:
+    """What was disturbed keeps its answers; code that cannot be had again keeps nothing."""
+    timed = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
+    counted = {"metric": "score_share", "of": "raw_features", "above": 0.8}
+    hot = _as(full, validity="INVALID", reasons=("throttled: GPU at 95 C",))
+    first, second = ledger.entries(_claims(timed, counted), [hot])
+    assert (first.verdict, second.verdict) == (Verdict.NOT_TESTABLE, Verdict.REPRODUCED)
+    assert "INVALID: throttled" in first.why
+    session = full.manifest.sessions[0].model_copy(update={"dirty": True})
+    (entry,) = ledger.entries(_claims(counted), [_as(full, sessions=(session,))])
+    assert entry.verdict is Verdict.NOT_TESTABLE
+
+
+def test_what_is_missing_is_named(full: Analysis) -> None:
+    """A run of another backbone, a scheme that did not run, a metric of which there are no rows."""
+    claims = _claims(
+        {"metric": "bytes_ratio", "of": "tofc", "over": "elic", "below": 1},
+        {"metric": "neighbours_share", "of": "tofc", "inside": [0.9, 1.1]},
+        {"metric": "operations_ratio", "of": "tofc", "over": "jpeg", "side": "server", "below": 1},
+    )
+    whys = [entry.why for entry in ledger.entries(claims, [full])]
+    assert whys[0] == "tonight has no elic (scenario realworldqa)"
+    assert "neighbours" in whys[1]
+    assert "operations of tofc's server half was not measured" in whys[2]
+    (entry,) = ledger.entries(_claims({"metric": "z_share", "of": "tofc", "below": 1}), [])
+    assert entry.why == "no run given is of RealWorldQA with llava-onevision-7b (scenario realworldqa)"
+    assert "RealWorldQA with llava-onevision-7b" in entry.at_full_size
+
+
+def test_every_test_of_a_claim_has_to_hold(full: Analysis) -> None:
+    """One that is refuted refutes it; one that does not decide is shown alone."""
+    yes = {"metric": "score_share", "of": "raw_features", "above": 0.7}
+    no = {**yes, "above": 2}
+    claim = {"id": "a", "where": "here", "says": "so", "study": "street"}
+
+    def verdict(*tests: Mapping[str, Any]) -> Verdict:
+        given = {"title": "Ours", "studies": STUDIES, "claims": [{**claim, "tests": list(tests)}]}
+        return _verdicts(full, model.Claims.model_validate(given))[0]
+
+    assert verdict(yes, yes) is Verdict.REPRODUCED
+    assert verdict(yes, no) is Verdict.NOT_REPRODUCED
+    assert verdict(yes, {**no, "decides": False}) is Verdict.REPRODUCED
+
+
+def test_a_run_at_full_size_goes_before_a_stand_in_whatever_they_found(full: Analysis, standing: Analysis) -> None:
+    """The order in which they are given does not matter."""
+    claims = _claims({"metric": "score_share", "of": "raw_features", "above": 0.8})
+    for given in ([full, standing], [standing, full]):
+        assert ledger.entries(claims, given)[0].tested[0].run == "tonight"
+
+
+def _items(run: Analysis, **test: object) -> Sequence[Item]:
+    (entry,) = ledger.entries(_claims(test), [run])
+    return entry.tested[0].items
+
+
+def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -> None:
+    """A side or some of its stages, the weights taken off; a peak is known to 0.3 MB."""
+    quantities = {
+        "tofc": {("", "peak_memory_bytes"): 7e6, ("", "weights_bytes"): 5e6, ("prefill", "operations"): 2e9},
+        "jpeg": {("", "peak_memory_bytes"): 9e6, ("", "weights_bytes"): 5e6, ("prefill", "operations"): 5e9,
+                 ("vision_encode", "operations"): 15e9},
+    }  # fmt: skip
+    rows = [
+        ResourceRow(
+            run="r", unit="u", pipeline=name, point=next(iter(POINTS[name])), sample=None, side="server", stage=stage,
+            quantity=quantity, value=value, machine="m", source="measured",
+        )
+        for name, of in quantities.items()
+        for (stage, quantity), value in of.items()
+    ]  # fmt: skip
+    first = {name: {"n_c": 2} if name == "tofc" else {"quality": 2} for name in quantities}
+    run = Analysis(dataclasses.replace(full.record, resources=to_table(ResourceRow, rows)))
+    pair = {"of": "tofc", "over": "jpeg", "at": first["tofc"], "over_at": first["jpeg"], "side": "server", "below": 1}
+    assert _items(run, metric="operations_ratio", **pair)[0].estimate == Estimate(0.1, 0.1, 0.1)
+    assert _items(run, metric="operations_ratio", stages=["prefill"], **pair)[0].estimate.value == pytest.approx(0.4)
+    found = _items(run, metric="memory_ratio", **pair)[0].estimate
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 1.7 / 4.3, 2.3 / 3.7))
+
+
+def test_what_a_codecs_training_recorded_is_its_manifests(full: Analysis) -> None:
+    """The share of z, of the experts' indices, and how many experts code a feature, at each n_c."""
+    points = {**full.manifest.points, "tofc": {"codec=lambda-0.3": {"codec": "lambda-0.3"}}}
+    run = _as(full, points=points, backbone="mini-onevision")
+    path = find_codec("mini-onevision", "lambda-0.3").with_name("manifest.json")
+    recorded = json.loads(path.read_text())["held_out"]
+    of = {"of": "tofc", "below": 1}
+    assert [item.estimate.value for item in _items(run, metric="z_share", **of)] == [
+        row["z_share"] for row in recorded["rows"]
+    ]
+    for item, row in zip(_items(run, metric="experts_share", **of), recorded["rows"], strict=True):
+        bits = 8 * row["bytes_per_image"] * recorded["pictures"] / sum(row["expert_use"])
+        assert 0 < item.estimate.low < item.estimate.high == pytest.approx(4 / bits)
+    used = _items(run, metric="experts_used", **of)
+    assert used[0].estimate.value == sum(n > 0 for n in recorded["rows"][0]["expert_use"]) / 16
+
+
+def test_other_numbers_of_neighbours_are_set_against_five(full: Analysis) -> None:
+    """Points that differ in K alone; the score of one is over that of the other."""
+    labels = list(full.manifest.points["tofc"])
+    alike = {label: {"codec": "x", "neighbours": k} for label, k in zip(labels, (5, 7, 9, 11, 13), strict=True)}
+    run = _as(full, points={**full.manifest.points, "tofc": alike})
+    found = _items(run, metric="neighbours_share", of="tofc", inside=[0.9, 1.1])
+    scores = [run.answers.score(("tofc", label)) for label in labels]
+    assert [item.estimate.value for item in found] == pytest.approx([score / scores[0] for score in scores[1:]])
+
+
+def test_a_number_of_one_study_is_divided_by_that_of_another(full: Analysis) -> None:
+    """The share of visual tokens, exact in both; two intervals join by their logs."""
+    studies = {**STUDIES, "other": {"benchmarks": "MME", "backbone": "llava-1.5-7b"}}
+    test = {"metric": "visual_share", "of": "server_only", "versus": "other", "value": 1}
+    listed = [{"id": 1, "where": "here", "says": "so", "study": "street", "tests": [test]}]
+    claims = model.Claims.model_validate({"title": "Ours", "studies": studies, "claims": listed})
+    (entry,) = ledger.entries(claims, [full])
+    assert entry.why == "no run given is of MME with llava-1.5-7b"
+    other = _as(full, scenario={**full.manifest.scenario, "benchmark": "MME", "backbone": "llava-1.5-7b"}, name="other")
+    (entry,) = ledger.entries(claims, [full, other])
+    assert entry.tested[0].items[0].estimate == Estimate(1.0, 1.0, 1.0)
+    assert entry.tested[0].run == "tonight and other"
+    one = Item(label="a", estimate=Estimate(2.0, 1.0, 4.0))
+    (joined,) = metrics.quotient([one], [one])
+    assert joined.estimate.value == 1.0
+    assert joined.estimate.high == pytest.approx(1 / joined.estimate.low) == pytest.approx(2 ** (2**0.5))
+
+
+def test_counts_of_the_architecture_need_no_run() -> None:
+    """729 features of SigLIP; the trainable parameters are some 300 million, on layer sizes that are inferred."""
+    paper = model.load()
+    chosen = paper.model_copy(update={"claims": tuple(claim for claim in paper.claims if claim.id in ("4", "9", "49"))})
+    four, nine, forty_nine = ledger.entries(chosen, [])
+    assert (four.verdict, nine.verdict, forty_nine.verdict) == (Verdict.REPRODUCED, Verdict.HOLDS, Verdict.REPRODUCED)
+    assert [item.label for one in four.tested for item in one.items] == ["8 of 729", "32 of 729"]
+    assert abs(nine.tested[0].items[0].estimate.value - 300e6) < 10e6
+
+
+def test_all_forms_say_the_same(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
+    """A terminal, Markdown and JSON: every claim with its verdict, and the summary line; names are text."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "title: <script>alert(1)</script> | ours\nstudies: { s: { benchmarks: RealWorldQA, backbone: mini-nano } }\n"
+        "claims:\n- { id: a|b, where: here, says: 'so [bold]', study: s, tests: [{ metric: bytes_ratio, of: tofc, "
+        "over: jpeg, below: 1 }] }\n- { id: 2, where: there, says: never, missing: a judge }\n"
+    )
+    outputs = {}
+    for form in ("terminal", "markdown", "json"):
+        status, outputs[form], err = harness("claims", made_up.record.folder, "--claims", path, "--format", form)
+        assert (status, err) == (0, "")
+        assert "2 claims: 0 reproduced" in " ".join(outputs[form].split())
+        assert "2 not testable here" in " ".join(outputs[form].split())
+    assert all(len(line) <= 80 for line in outputs["terminal"].splitlines())
+    assert "so [bold]" in outputs["terminal"]
+    assert "<script>" not in outputs["markdown"]
+    assert r"a\|b" in outputs["markdown"]
+    data = json.loads(outputs["json"])
+    assert [run["name"] for run in data["runs"]] == ["tonight"]
+    assert [claim["verdict"] for claim in data["claims"]] == ["not testable here"] * 2
+    assert shown.notes(ledger.entries(model.load(path), []), [])[0].startswith("2 claims:")

@@ -1,0 +1,147 @@
+"""Joules per answer, from a scenario to its table: in one process, with a server, and in halves."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import ends
+import numpy as np
+import pytest
+from fake_nvml import FakeGpu, driver
+
+from harness.analysis import Analysis
+from harness.apart import measure_half
+from harness.derived import join
+from harness.edge.client import Remote
+from harness.energy import _block
+from harness.profiling.energy import Meters
+from harness.runs.store import Run
+from harness.scenario.load import load
+from harness.study import run
+
+IDLE_W, BUSY_W = 10.0, 40.0
+ENERGY = "energy: { block: 60 ms, blocks: 3 }"
+
+
+class PoweredGpu(FakeGpu):
+    """A GPU that takes 10 W, and 40 W more while this process computes."""
+
+    @property
+    def energy_mj(self) -> int:
+        return round(1e3 * (IDLE_W * time.monotonic() + BUSY_W * time.process_time()))
+
+    @energy_mj.setter
+    def energy_mj(self, value: int | None) -> None:
+        """It tells what it took."""
+
+
+def with_energy(scenario: Path, folder: Path, energy: str = ENERGY) -> Path:
+    """The scenario, with energy measured."""
+    text = scenario.read_text()
+    assert "repeats: 4 }" in text
+    path = folder / "energy.yaml"
+    path.write_text(text.replace("repeats: 4 }", f"repeats: 1, {energy} }}"))
+    return path
+
+
+def test_a_run_measures_what_its_halves_take(fake_scenario: Path, tmp_path: Path, harness) -> None:
+    """The selected points, both sides, three blocks; resumed, nothing is measured again; the table and CSV have it."""
+    scenario = with_energy(fake_scenario, tmp_path)
+    with driver(PoweredGpu("A")):
+        run(load(scenario), tmp_path / "fake", reporter=ends.Silent())
+        found = Analysis.read(tmp_path / "fake")
+        rows = found.record.energy
+        run(load(scenario), tmp_path / "fake", reporter=ends.Silent())
+        assert Run.read(tmp_path / "fake").energy == rows
+    frame = rows.to_pandas()
+    points = found.points[found.points["selected"]]
+    keys = {(p, q, side) for p, q in points[["pipeline", "point"]].to_numpy() for side in ("device", "server")}
+    keys = {key for key in keys if key[0] != "alone" or key[2] == "device"}
+    assert set(frame.groupby(["pipeline", "point", "side"]).groups) == keys
+    assert (frame.groupby(["pipeline", "point", "side"]).size() == 3).all()
+    assert (frame["seconds"] >= 0.06).all()
+    # A pass is three samples.
+    assert (frame["requests"] % 3 == 0).all()
+    assert np.allclose(frame["idle_s"], frame["seconds"], atol=0.05)
+    energy = found.energy
+    assert (energy["gross_j"] > energy["net_j"]).all()
+    # What is taken beyond idle is what this process computes: never more than all of the time.
+    assert (energy["net_j"] > 0).all()
+    assert (energy["net_j"] <= (energy["gross_j"] * BUSY_W / IDLE_W)).all()
+    (session,) = found.manifest.sessions
+    assert session.energy == dict.fromkeys(("device", "server"), "NVML energy counter (GPU 0)")
+    assert {"before timing", "after timing", "before energy", "after energy"} == session.conditions.keys()
+    status, out, _ = harness("show", tmp_path / "fake")
+    assert status == 0
+    assert "J per answer, device / server, net" in out
+    assert "uncalibrated, for no external meter was compared: device's GPU 0" in out
+    assert "shorter than 30 s" in out
+
+
+def test_where_nothing_can_be_read_the_table_says_so(fake_scenario: Path, tmp_path: Path, harness) -> None:
+    """One sentence for each side, and no joules."""
+    scenario = with_energy(fake_scenario, tmp_path)
+    with driver(init=12):
+        run(load(scenario), tmp_path / "fake", reporter=ends.Silent())
+    found = Analysis.read(tmp_path / "fake")
+    if not found.energy.empty:
+        pytest.skip("this machine has sensors of its own")
+    out = " ".join(harness("show", tmp_path / "fake")[1].split())
+    assert "no energy of the device could be read: NVML: " in out
+    assert "J per answer" not in out
+
+
+def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> None:
+    """Each machine's rails on its side; what a half may not know, the score, is not asked: all points are measured."""
+    scenario = with_energy(fake_scenario, tmp_path)
+    with driver(PoweredGpu("A")):
+        measure_half(load(scenario), tmp_path / "d", "device", reporter=ends.Silent())
+        measure_half(load(scenario), tmp_path / "s", "server", payloads=tmp_path / "d", reporter=ends.Silent())
+    join(tmp_path / "d", tmp_path / "s", tmp_path / "fake", links=Path(), reporter=ends.Silent(), fresh=False)
+    found = Analysis.read(tmp_path / "fake").energy
+    assert found.groupby("side")["pipeline"].agg(sorted).to_dict() == {
+        "device": ["alone", "fake", "fake", "reference"],
+        "server": ["fake", "fake", "reference"],
+    }
+    assert (found["blocks"] == 3).all()
+
+
+def test_a_server_tells_its_own_joules(fake_scenario: Path, tmp_path: Path) -> None:
+    """Rails of the server's machine on its side, read there; its stages' waiting and its halves' needs come along."""
+    scenario = with_energy(fake_scenario, tmp_path)
+    here, there = ends.FORKS.Pipe()
+    server = ends.FORKS.Process(target=_serve_powered, args=(scenario, there))
+    server.start()
+    there.close()
+    with driver(PoweredGpu("A")):
+        remote = Remote(url=f"http://127.0.0.1:{here.recv()}")
+        run(load(scenario), tmp_path / "fake", reporter=ends.Silent(), remote=remote)
+    server.kill()
+    found = Analysis.read(tmp_path / "fake")
+    rails = found.energy.groupby("side")["rail"].unique().map(list).to_dict()
+    assert rails == {"device": ["GPU 0"], "server": ["GPU 0", "GPU 1"]}
+    assert (found.energy["net_j"] > 0).any()
+    stages = found.record.stages.to_pandas()
+    assert stages.groupby("side")["waited_s"].count().to_dict() == stages.groupby("side").size().to_dict()
+    needs = found.record.resources.to_pandas().query("side == 'server'")
+    assert set(needs["quantity"]) == {"weights_bytes", "peak_memory_bytes", "operations"}
+    assert set(needs["pipeline"]) == {"reference", "fake"}
+
+
+def _serve_powered(scenario: Path, told: Any) -> None:
+    with driver(PoweredGpu("S"), PoweredGpu("T")):
+        ends._serve(scenario, 0, told)
+
+
+def test_a_block_of_a_server_that_was_started_again_tells_nothing(tmp_path: Path) -> None:
+    """Two meters' readings are not subtracted from each other."""
+    with driver(PoweredGpu("A")), Meters(tmp_path) as first, Meters(tmp_path) as second:
+
+        class Restarted:
+            def __init__(self) -> None:
+                self.meters = iter([first, second, second])
+
+            def read(self):
+                return next(self.meters).read()
+
+        assert _block(lambda _: None, 1, 0.01, Restarted(), lambda: None).told == {}

@@ -1,0 +1,150 @@
+"""A run of estimates: rows like any run's, labelled, and sums that are the paper's."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+import yaml
+
+from harness.analysis import Analysis
+from harness.projection import REASON
+from harness.scenario.load import load, scenario_hash
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "title": "A projection in miniature",
+    "benchmark": "StreetsQA",
+    "backbone": "mini-onevision",
+    "pipelines": [
+        {"scheme": "server_only"},
+        {"scheme": "tofc", "points": [{"codec": "published", "merge_to": 0.1}]},
+        {"scheme": "jpeg", "points": [{"quality": 10, "merge_to": 0.1}]},
+        {"scheme": "device_only", "points": [{"merge_to": 0.1}]},
+    ],
+    "replay": {"uplinks": [{"kind": "constant", "rate": "10 KB/s"}, {"kind": "constant", "rate": "1 MB/s"}]},
+    "estimate": {
+        "device": "agx-orin",
+        "server": "rtx-4090",
+        "picture": {"width": 200, "height": 130, "file": "50 kB"},
+        "text_tokens": 20,
+        "answer_tokens": 2,
+        "payloads": {
+            "tofc": {"size": "1000 B", "says": "made up"},
+            "jpeg": {"times": 2.5, "of": "tofc", "says": "made up"},
+            "server_only": {"size": "50 kB", "says": "made up"},
+        },
+        "claims": [
+            {"of": "tofc", "over": "server_only", "high": 0.5, "says": "made up"},
+            {"of": "server_only", "high": 0.001, "says": "made up"},
+        ],
+    },
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """The scenario's file with a part of its estimate changed."""
+    document = copy.deepcopy(SMALL)
+    document["estimate"] |= changes
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def ran(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> tuple[str, Path]:
+    """What the command printed, and the run's folder."""
+    status, out, err = harness("run", write(tmp_path), "--results", tmp_path / "runs")
+    assert status == 0, err
+    return out, tmp_path / "runs" / "small"
+
+
+def test_a_projection_is_a_run_that_says_what_it_is(ran: tuple[str, Path]) -> None:
+    """All stages are estimated, on the machines of the sheets; it is INVALID, claims no score, and is drawn."""
+    out, folder = ran
+    run = Analysis.read(folder)
+    stages = run.record.stages
+    assert pc.unique(stages["source"]).to_pylist() == ["estimated"]
+    assert set(zip(stages["side"].to_pylist(), stages["machine"].to_pylist(), strict=True)) == {
+        ("device", "agx-orin"),
+        ("server", "rtx-4090"),
+    }
+    assert not run.scored
+    assert REASON in run.reasons
+    assert "estimated" in out
+    assert (folder / "figures" / "latency_bars.png").exists()
+    assert {"projection.csv", "claims.csv"} <= {path.name for path in (folder / "figures").iterdir()}
+
+
+def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[str, Path]) -> None:
+    """T = T_device + 8 bytes / rate + T_server, with the payloads as given; device_only has no link."""
+    numbers = Analysis.read(ran[1]).numbers.set_index(["pipeline", "channel"])
+    for pipeline, n_bytes in {"tofc": 1000, "jpeg": 2500, "server_only": 50_000, "device_only": 0}.items():
+        for channel, rate in {"10 KB/s": 10e3, "1 MB/s": 1e6}.items():
+            row = numbers.loc[(pipeline, channel)]
+            assert row["link_mean_s"] == pytest.approx(n_bytes / rate)
+            assert row["total_mean_s"] == pytest.approx(
+                row["device_mean_s"] + row["link_mean_s"] + row["server_mean_s"]
+            )
+
+
+def test_claims_stand_beside_the_estimates(ran: tuple[str, Path]) -> None:
+    """A claim that holds says yes, one that cannot be said no."""
+    rows = (ran[1] / "figures" / "claims.csv").read_text().splitlines()
+    verdicts = [row.rpartition(",")[2] for row in rows[1:]]
+    assert verdicts[0] == "yes"
+    assert verdicts[2] == "no"
+
+
+def test_it_is_made_again_and_takes_no_server(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """The same command makes the run anew; options of measuring are one sentence."""
+    path = write(tmp_path)
+    status, _, err = harness("run", path, "--server", "http://127.0.0.1:1")
+    assert status == 2
+    assert "has an 'estimate:' section and measures nothing; drop --server" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"device": "agx-orion"}, "agx-orion"),
+        ({"payloads": {"tofc": {"size": "1 kB", "says": "x"}}}, "server_only has stages on the server and no payload"),
+        ({"payloads": {"tofu": {"size": "1 kB", "says": "x"}}}, "tofu"),
+        ({"payloads": {"tofc": {"times": 2, "of": "jpeg", "says": "x"}}}, "names no payload with a size of its own"),
+        ({"payloads": {"tofc": {"size": "1 kB", "times": 2, "says": "x"}}}, "a payload is given as a 'size'"),
+        ({"claims": [{"of": "tofc", "says": "x"}]}, "a claim has a 'low', a 'high' or both"),
+        ({"claims": [{"of": "tofc", "low": 2, "high": 1, "says": "x"}]}, "low: 2 is above high: 1"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    changes: dict[str, Any], sentence: str, harness: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """It names what is wrong, with status 2, and writes nothing."""
+    status, _, err = harness("run", write(tmp_path, **changes), "--results", tmp_path / "runs")
+    assert status == 2
+    assert sentence in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_section_changes_no_other_scenarios_hash(tmp_path: Path) -> None:
+    """A scenario without it hashes as if there were no such section; with it, differently."""
+    document = {name: part for name, part in SMALL.items() if name != "estimate"}
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(yaml.safe_dump(document, sort_keys=False))
+    assert scenario_hash(load(plain)) != scenario_hash(load(write(tmp_path)))
+    from harness.scenario.load import as_given
+
+    assert "estimate" not in as_given(load(plain))
+
+
+def test_the_papers_projection_names_its_sources() -> None:
+    """Every payload and claim says who says it, and the inferred rate is labelled."""
+    scenario = load(SCENARIOS / "paper_projection.yaml")
+    assert scenario.estimate is not None
+    assert all(payload.says for payload in scenario.estimate.payloads.values())
+    assert [uplink.label for uplink in scenario.replay.uplinks][-1] == "492 KB/s (inferred)"
+    assert scenario.replay.uplinks[-1].rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)  # type: ignore[union-attr]

@@ -1,0 +1,93 @@
+"""A run as an archive: what is in it, and what a reviewer does with it."""
+
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from made_up_run import make
+
+from harness.analysis import Analysis
+from harness.errors import ResultsError, ScenarioError
+from harness.report.pack import numbers_tex, pack
+from harness.scenario.load import as_given, load
+
+SCENARIO = """
+name: made-up
+title: A made-up run
+benchmark: StreetsQA
+backbone: mini-onevision
+pipelines:
+  - {scheme: server_only}
+  - {scheme: jpeg, points: [{quality: 20}]}
+measure: {warmup: 2, repeats: 3}
+selection: {target: 0.92, margin: 0.04, resamples: 500}
+replay:
+  uplinks:
+    - {kind: constant, rate: 25 KB/s}
+    - {kind: trace, path: links/one.parquet}
+"""
+ONE_KILOBYTE = b"0\n1\n2\n3\n"
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run, and the file of its scenario, which names a recorded link."""
+    folder = tmp_path_factory.mktemp("study")
+    file = folder / "made-up.yaml"
+    file.write_text(SCENARIO)
+    (folder / "links").mkdir()
+    (folder / "links" / "one.parquet").write_bytes(ONE_KILOBYTE)
+    make(folder / "run", **as_given(load(file)))
+    return folder / "run", file
+
+
+def test_an_archive_is_read_again_and_shows_the_same_numbers(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    """Rows, manifest, scenario with its links, figures, versions and commands."""
+    run, file = packed
+    pack(run, file, load(file), (), tmp_path / "a.tar.gz")
+    with tarfile.open(tmp_path / "a.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert Analysis.read(folder / "run").numbers.equals(Analysis.read(run).numbers)
+    assert as_given(load(folder / "scenarios" / "made-up.yaml")) == as_given(load(file))
+    assert (folder / "scenarios" / "links" / "one.parquet").read_bytes() == ONE_KILOBYTE
+    assert "harness run scenarios/made-up.yaml" in (folder / "README.md").read_text()
+    assert re.search(r"^numpy==\d", (folder / "requirements.txt").read_text(), re.MULTILINE)
+    assert (folder / "figures" / "table.csv").exists()
+
+
+def test_another_scenario_is_refused(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    """With both hashes, and nothing is written."""
+    run, file = packed
+    with pytest.raises(ResultsError, match="was made with a scenario of hash"):
+        pack(run, file, load(file, ["measure.repeats=4"]), (), tmp_path / "a.tar.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    """An archive that could not be rerun is not made."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "one.parquet").write_bytes(ONE_KILOBYTE)
+    file = tmp_path / "study" / "made-up.yaml"
+    file.write_text(SCENARIO.replace("links/one.parquet", "../one.parquet"))
+    make(tmp_path / "run", **as_given(load(file)))
+    with pytest.raises(ScenarioError, match=r"one\.parquet is outside of the scenario's folder"):
+        pack(tmp_path / "run", file, load(file), (), tmp_path / "a.tar.gz")
+
+
+def test_every_number_of_the_table_is_a_macro(packed: tuple[Path, Path]) -> None:
+    """Read back, each is the table's to six digits, with its interval where it has one, under a name that is once."""
+    run = Analysis.read(packed[0])
+    defined = re.findall(r"\\csname harness:(.+?)\\endcsname\{(.*?)\}", numbers_tex(run))
+    macros = dict(defined)
+    assert len(macros) == len(defined)
+    for row in run.numbers[run.numbers["shown"]].to_dict("records"):
+        for column in ("total_mean", "device_p50"):
+            place = f"{row['pipeline']}/{row['channel']}/{column}_s"
+            for key, value in ((place, f"{column}_s"), (f"{place}/low", f"{column}_low_s")):
+                wanted = row[value]
+                assert (key in macros) == (wanted == wanted), key
+                if key in macros:
+                    assert float(macros[key]) == pytest.approx(wanted, rel=1e-5)
+        assert float(macros[f"{row['pipeline']}/payload_bytes"]) == pytest.approx(row["payload_bytes"], rel=1e-5)

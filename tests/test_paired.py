@@ -1,0 +1,155 @@
+"""Restarted pairs: who is started, what is asked of it, what is kept, and what happens when it cannot answer.
+
+The processes are real; what they run is a few lines that speak as ``harness/timing_worker.py`` does.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import paired
+from harness.errors import ResultsError
+from harness.paired import Design, Series
+
+WORKER = """
+import json, os, sys
+facts = {"package": os.environ["PYTHONPATH"], "packages": {}, "machine": "m", "questions": "q",
+    "points": [["tofc", "-"]]}
+if os.path.exists("odd"):
+    facts.update(json.load(open("odd")))
+if os.path.exists("broken"):
+    sys.exit("no such scheme")
+print(json.dumps(facts), flush=True)
+slow = float(open("seconds").read())
+for line in sys.stdin:
+    if os.path.exists("dies"):
+        os._exit(9)
+    with open("turns", "a") as turns:
+        turns.write(f"{os.getpid()} {line}")
+    turn, pipeline, point = json.loads(line)
+    print(json.dumps([[pipeline, point, "device", "encode", slow + turn, 0.0]]), flush=True)
+"""
+
+
+class Told:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, int, int]] = []
+        self.steps = 0
+
+    def warn(self, text: str) -> None: ...
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        self.phases.append((name, total, done))
+
+    def advance(self) -> None:
+        self.steps += 1
+
+
+@pytest.fixture
+def series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Series:
+    """Three pairs of two turns of two commits that are folders."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    monkeypatch.setattr(paired, "_WORKER", worker)
+    sides = {side: tmp_path / side for side in ("reference", "candidate")}
+    for side, folder in sides.items():
+        folder.mkdir()
+        (folder / "seconds").write_text("1.0" if side == "reference" else "1.5")
+    return Series(tmp_path / "s.yaml", sides, tmp_path / "pairs", Design(pairs=3, turns=2, warmup=1))
+
+
+def test_each_pair_is_two_new_processes_that_take_turns(series: Series) -> None:
+    """Every turn once by each side, the warm-up dropped; the next pair has other processes."""
+    rows = series.timed("first", Told())
+    assert len(rows) == 3 * 2 * 2
+    assert set(rows[rows["side_of"] == "candidate"]["seconds"]) == {1.5, 2.5}
+    assert rows.groupby(["pair", "turn"])["side_of"].nunique().eq(2).all()
+    asked = [line.split(maxsplit=1) for line in (series.sides["reference"] / "turns").read_text().splitlines()]
+    assert len({process for process, _ in asked}) == 3
+    assert [json.loads(request)[0] for _, request in asked] == [0, 0, 1] * 3
+
+
+def test_who_goes_first_is_drawn(series: Series) -> None:
+    """Each side leads in half of a pair's turns, in an order of the pair's own that the seed gives again."""
+    series.design = Design(pairs=2, turns=8, warmup=0)
+    series.timed("first", Told())
+    leads = [json.loads(path.read_text())["leads"] for path in sorted((series.folder / "first").iterdir())]
+    assert [sum(map(sum, of_pair)) for of_pair in leads] == [4, 4]
+    assert leads[0] != leads[1]
+    assert series.pair("first", 1)["leads"] == leads[1]
+    assert series.pair("second", 1)["leads"] != leads[1]
+
+
+def test_a_point_of_one_commit_is_timed_there_alone(series: Series) -> None:
+    """What both have is timed in both."""
+    (series.sides["candidate"] / "odd").write_text(json.dumps({"points": [["tofc", "-"], ["new", "-"]]}))
+    rows = series.timed("first", Told())
+    sides = rows.groupby("pipeline")["side_of"].unique().map(sorted).to_dict()
+    assert sides == {"new": ["candidate"], "tofc": ["candidate", "reference"]}
+
+
+def test_finished_pairs_are_not_timed_again(series: Series) -> None:
+    """A comparison that was killed goes on with the pair that is missing, and says how many there were."""
+    before = series.timed("first", Told())
+    (series.folder / "first" / "pair-001.json").unlink()
+    (series.sides["candidate"] / "seconds").write_text("9.0")
+    told = Told()
+    again = series.timed("first", told)
+    assert told.phases == [("first set of pairs", 3, 2)]
+    assert told.steps == 1
+    assert again[again["pair"] != 1].equals(before[before["pair"] != 1])
+    assert set(again[(again["pair"] == 1) & (again["side_of"] == "candidate")]["seconds"]) == {9.0, 10.0}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("broken", "", "the candidate cannot time this scenario: no such scheme"),
+        ("dies", "", "the candidate cannot time this scenario: it was killed"),
+        ("odd", json.dumps({"questions": "other"}), "the two commits ask other questions"),
+        ("odd", json.dumps({"packages": {"torch": "1"}}), "ran with other packages"),
+        ("odd", json.dumps({"package": "/"}), "the candidate ran the code of /, not of"),
+    ],
+)
+def test_what_cannot_be_timed_is_one_sentence(series: Series, file: str, content: str, words: str) -> None:
+    """The sentence of the process that failed, or the difference; no pair is left behind."""
+    (series.sides["candidate"] / file).write_text(content)
+    with pytest.raises(ResultsError, match=words):
+        series.timed("first", Told())
+    assert not list((series.folder / "first").iterdir())
+
+
+def test_a_commit_that_is_none_is_said() -> None:
+    """Before anything is checked out, and options are no commits."""
+    for commit in ("no-such-tag", "--help"):
+        with (
+            pytest.raises(ResultsError, match=f"--against {commit}: no such commit or tag"),
+            paired.checked_out(commit),
+        ):
+            pass
+
+
+def test_a_commit_is_checked_out_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its files are in a folder of their own, which is gone afterwards, also for git."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    monkeypatch.setattr(paired, "ROOT", repository)
+
+    def git(*arguments: Any) -> str:
+        return paired._git("-c", "user.name=n", "-c", "user.email=e", *map(str, arguments), check=True)
+
+    git("init", "--quiet")
+    (repository / "file").write_text("one")
+    git("add", "file")
+    git("commit", "--quiet", "-m", "one")
+    (repository / "file").write_text("two")
+    git("commit", "--quiet", "-am", "two")
+    with paired.checked_out("HEAD~1") as (full, tree):
+        assert (tree / "file").read_text() == "one"
+        assert len(full) == 40
+    assert not tree.exists()
+    assert len(git("worktree", "list").splitlines()) == 1

@@ -1,0 +1,94 @@
+"""The nightly: what it runs, its status, its history and the figure of it. Scenarios are not run here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harness.analysis.regression import Check, Comparison
+from harness.errors import ResultsError
+from harness.report.regressions import Found
+from tools import nightly
+
+
+@pytest.fixture
+def night(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """What a night finds, to be changed: the outcome of each scenario's run, and what is compared and timed."""
+    monkeypatch.chdir(tmp_path)
+    check = Check(quantity="bytes", status="same", compared=3)
+    run = Comparison(name="smoke", reference="a", candidate="b", label="", basis=(), checks=(check,))
+    facts: dict[str, Any] = {
+        "ran": "",
+        "streams": "",
+        "found": Found(runs=[run]),
+        "commit": ("c" * 40, False),
+        "timed": [],
+    }
+    monkeypatch.setattr(nightly, "_ran", lambda *_: facts["ran"])
+    monkeypatch.setattr(nightly, "_streams", lambda: facts["streams"])
+    monkeypatch.setattr(nightly, "_reported", lambda *_: str(_[1]))
+    monkeypatch.setattr(nightly, "compared", lambda *_: facts["found"])
+    monkeypatch.setattr(nightly.provenance, "checkout", lambda _: facts["commit"])
+    monkeypatch.setattr(
+        nightly.paired, "compare", lambda *given, **_: facts["timed"].append(given[1]) or _timed(given[1])
+    )
+    return facts
+
+
+def _timed(commit: str) -> Any:
+    from harness.analysis.slowdown import Gate, Timed, TimedComparison
+
+    part = Timed(
+        pipeline="tofc", part="device/merge", pairs=20, reference_s=0.02, candidate_s=0.03, ratio=1.5, low=1.4,
+        high=1.6, minimum_effect=0.1, p=1e-6, verdict="slower", confirmed_p=1e-5, confirmed_ratio=1.5,
+    )  # fmt: skip
+    return TimedComparison(
+        scenario="smoke", reference=commit, candidate="b", machine="m", gate=Gate(),
+        design={"pairs": 20, "turns": 6, "pictures": 3, "warmup": 1, "seed": 0}, parts=(part,), notes=(),
+    )  # fmt: skip
+
+
+def go(against: str = "") -> int:
+    """A night of one scenario."""
+    with Path("log").open("a") as log:
+        return nightly.night([Path("scenarios/smoke.yaml")], against, nightly.TIMED, 20, Console(file=log))
+
+
+def test_a_night_adds_to_the_history_and_the_next_is_timed_against_it(night: dict[str, Any]) -> None:
+    """The first has no commit to time against; the second takes that of the first, and fails where it is slower."""
+    assert go() == 0
+    night["commit"] = ("d" * 40, False)
+    assert go() == 1
+    assert night["timed"] == ["c" * 40]
+    nights = nightly.history(Path("results/history"))
+    assert [one["commit"][0] for one in nights] == ["c", "d"]
+    assert nights[1]["verdict"] == "REGRESSION: smoke (tofc device/merge)"
+    assert "slower" in Path("results/nightly/dddddddddddd/nightly.md").read_text()
+    nightly.drawn(nights, Path("history.svg"))
+    assert Path("history.svg").read_text().startswith("<?xml")
+
+
+def test_a_named_commit_is_timed_and_the_same_is_not(night: dict[str, Any]) -> None:
+    """``AGAINST`` comes before the history; a commit is not timed against itself."""
+    go()
+    go()
+    assert night["timed"] == []
+    go("v0.1")
+    assert night["timed"] == ["v0.1"]
+
+
+@pytest.mark.parametrize("what", ["ran", "streams"])
+def test_what_could_not_be_run_is_2(night: dict[str, Any], what: str) -> None:
+    """A scenario that failed, or streams that decode otherwise, are in the history as not comparable."""
+    night[what] = "smoke: could not be run"
+    assert go() == 2
+    assert nightly.history(Path("results/history"))[0]["verdict"].startswith("NOT COMPARABLE: 1 of 2")
+
+
+def test_a_file_that_is_no_night_is_named(tmp_path: Path) -> None:
+    """One sentence with its path."""
+    (tmp_path / "x.json").write_text(json.dumps({"date": "today"}))
+    with pytest.raises(ResultsError, match=r"x.json: is no night of the history"):
+        nightly.history(tmp_path)
