@@ -3,8 +3,8 @@
 - ``link``: ``serve`` in one network namespace, ``run --server`` in another, a token bucket between (Linux, root). The
   rows must be those of a run in one process; T_link, measured as on any two machines (round trip less residence), is
   set beside the replay's for the bytes that crossed. What HTTP and the host add is calibrated, as ``harness validate``
-  does, on the smallest payload, which the bucket lets through at once: its median is added to the replay's. The limit is
-  2 % in the mean of each payload of at least ten bursts of the bucket; smaller ones are printed apart.
+  does, on the smallest payload, which the bucket lets through at once: its median is added to the replay's. The limit
+  is 2 % in the mean of each payload of at least ten bursts of the bucket; smaller ones are printed apart.
 - ``kills``: SIGKILL of the server at half of the moments, of the device at the others; the rows must be those of a run
   that nobody killed.
 - ``hostile``: requests without a token, too large, cut, of another model, bombs of lengths and of pixels, slow and
@@ -213,8 +213,8 @@ def bench_link(folder: Path, *, quick: bool) -> list[str]:
         found, links = measured_links(at_rate, rate_bps=rate_bps, sizes=SIZES, repeats=2 if quick else 6)
         means = summary(links)
         print(
-            f"\nT_link through a token bucket of {validation.BURST_BYTES} B at {format_rate(rate_bps)}, means; HTTP and the "
-            f"host add {format_seconds(means['host_s'].iloc[0])}, calibrated on the smallest"
+            f"\nT_link through a token bucket of {validation.BURST_BYTES} B at {format_rate(rate_bps)}, means; HTTP and "
+            f"the host add {format_seconds(means['host_s'].iloc[0])}, calibrated on the smallest"
         )
         print(f"  {'payload':>10}{'bursts':>8}{'requests':>10}{'sent':>11}{'measured':>12}{'replayed':>12}{'error':>9}")
         for row in means.to_dict("records"):
