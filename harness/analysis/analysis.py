@@ -38,6 +38,7 @@ class Analysis:
     def __init__(self, record: Record) -> None:
         self.record = record
         self._profiles: dict[tuple[str, str], Profile] = {}
+        self._ladders_in: dict[str, Mapping[Key, Ladder]] = {}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -362,9 +363,12 @@ class Analysis:
         """:attr:`ladders` in one benchmark by itself; none where the reference scores 0 there."""
         if self.manifest.benchmarks == (benchmark,):
             return self.ladders
+        if benchmark in self._ladders_in:
+            return self._ladders_in[benchmark]
         answers = breakdown.answers_in(self.record.outcomes, self.record.samples, self.equality, benchmark)
         points = self.benchmarks[self.benchmarks["benchmark"] == benchmark]
-        return comparison.ladders(points, answers) if answers.scored else {}
+        self._ladders_in[benchmark] = comparison.ladders(points, answers) if answers.scored else {}
+        return self._ladders_in[benchmark]
 
     @cached_property
     def equal_scores(self) -> pd.DataFrame:

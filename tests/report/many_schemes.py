@@ -1,11 +1,13 @@
 """A run in memory of any number of schemes and uplinks, with all that figures show: for what must fit on a page."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 from made_up_run import MACHINE, REPLAY
 
 from harness.analysis import Analysis
-from harness.records import LinkRow, OutcomeRow, ResourceRow, SampleRow, StageRow, schema
+from harness.records import OutcomeRow, ResourceRow, SampleRow, StageRow, schema
 from harness.replay import sweep
 from harness.replay.profile import Profile
 from harness.runs.provenance import begin
@@ -106,10 +108,9 @@ def make(
         SampleRow, N_SAMPLES, sample=samples, benchmark="StreetsQA", id=samples, picture=samples, pictures=1,
         category="street", group=samples, width_px=640, height_px=480, patches=5, file_bytes=120_000, text_bytes=60,
     )  # fmt: skip
-    return Analysis(Record(
-        folder=folder, manifest=manifest, samples=shown, links=schema(LinkRow).empty_table(),
-        energy=pa.table({}), requests=sweep(profiles, spec), **joined,
-    ))  # fmt: skip
+    given = {**joined, "folder": folder, "manifest": manifest, "samples": shown, "requests": sweep(profiles, spec)}
+    absent = {field.name: pa.table({}) for field in dataclasses.fields(Record) if field.name not in given}
+    return Analysis(Record(**given, **absent))  # type: ignore[arg-type]
 
 
 def _table(row: type, n: int, **columns: object) -> pa.Table:

@@ -138,11 +138,12 @@ def _first(rows: pd.DataFrame, crossings: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _rows(run: Analysis) -> pd.DataFrame:
-    """The means of one user at constant rates."""
+    """The means of one user, whose requests do not meet, at constant rates."""
     numbers = run.numbers
     rate = {uplink.label: uplink.rate_bps for uplink in run.setting.system.uplinks if hasattr(uplink, "rate_bps")}
     rows = numbers[(numbers["users"] == 1) & numbers["channel"].isin(rate) & numbers["total_mean_s"].notna()]
-    rows = rows.drop_duplicates(["pipeline", "channel"])
+    alone = {channel: run.setting.alone({"channel": channel, "users": 1}) for channel in set(rows["channel"])}
+    rows = rows[rows["channel"].map(alone).astype(bool)].drop_duplicates(["pipeline", "channel"])
     found: pd.DataFrame = rows[["pipeline", "point", "channel"]].assign(
         rate_bps=rows["channel"].map(rate).astype(float), mean_s=rows["total_mean_s"], low_s=rows["total_mean_low_s"],
         high_s=rows["total_mean_high_s"], link_s=rows["link_mean_s"],
@@ -155,7 +156,8 @@ def _missing(run: Analysis) -> str:
         return "nothing was replayed; 'harness run scenarios/crossover.yaml' replays a scenario over twelve rates"
     if (n := _rows(run)["channel"].nunique()) < _FEWEST_RATES:
         return (
-            f"the run has one user's latency at {n} constant rates, and a curve takes {_FEWEST_RATES}; "
+            f"the run has the latency of a user who does not wait for others at {n} constant rates, and a curve takes "
+            f"{_FEWEST_RATES}; "
             "'harness run scenarios/crossover.yaml' has twelve"
         )
     return ""

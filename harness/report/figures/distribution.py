@@ -38,6 +38,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         left_in=0.42,
     )
     notes = ["a request that was never answered is beyond the axis", "requests replayed from the timed ones"]
+    if data["unstable"].any():
+        notes.append("dotted: more work comes in than can be done, and what is seen grows with the replay's length")
     if not run.deadline_s:
         notes.append("the scenario declares no deadline ('replay: deadline: 2 s')")
     sheet = Sheet(width_in, body_in, of(run, "share of requests answered within a time", notes), handles)
@@ -52,7 +54,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             # The marks of schemes are set apart, so that curves that coincide are both seen.
             at = 0.15 + 0.7 * names.index(str(name)) / max(len(names) - 1, 1)
             mark = int(np.searchsorted(own["share"].to_numpy(float), at))
-            axes.step(own["seconds"], own["share"], where="post", color=look.colour, linewidth=1.1)
+            dash = ":" if own["unstable"].any() else "-"
+            axes.step(own["seconds"], own["share"], where="post", color=look.colour, linewidth=1.1, linestyle=dash)
             row = own.iloc[min(mark, len(own) - 1)]
             axes.plot(row["seconds"], row["share"], marker=look.marker, color=look.colour, markersize=4)
         if deadline_s is not None:
@@ -79,6 +82,11 @@ def _curves(run: Analysis) -> pd.DataFrame:
             curve.assign(**{name: cell[name] for name in ("replay", "channel", "users", "pipeline", "point")})
         )
     found: pd.DataFrame = pd.concat(tables, ignore_index=True)
+    total = run.times[run.times["part"] == "total"]
+    unstable = total.loc[total["reason"].str.startswith("unstable"), ["channel", "users", "pipeline"]]
+    cells = set(unstable.itertuples(index=False, name=None))
+    keys = found[["channel", "users", "pipeline"]].itertuples(index=False, name=None)
+    found["unstable"] = [key in cells for key in keys]
     return found.replace({"seconds": {math.inf: np.nan}})
 
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from harness.analysis import Analysis
+from harness.analysis import Analysis, comparison
 from harness.analysis.curves import Ladder
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, benchmark_name, logarithmic, of
@@ -70,6 +70,8 @@ def curves(run: Analysis, panels: Sequence[Panel], width_in: float) -> Figure:
         f"a ring is around the fewest bytes at a score certified to be at least {100 * equality.certified:.3g} % of "
         f"{equality.reference}'s",
     ]
+    if width_in >= NARROW_IN:
+        notes.append(comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference))
     several = len(run.manifest.benchmarks) > 1 and len(panels) == 1
     what = (
         "average score, each benchmark's over the reference's own, against payload"

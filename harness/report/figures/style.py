@@ -35,21 +35,21 @@ _LOOKS: Mapping[str, tuple[str, Marker]] = {
     "raw_features": ("#E69F00", "P"),
     "server_only": ("#000000", "*"),
     "device_only": ("#7F7F7F", "X"),
-    "compressai": ("#44AA99", "d"),
+    "compressai": ("#44AA99", (3, 1, 0)),
     "tofc_single": ("#882255", "p"),
-    "tofc_heuristic": ("#999933", "h"),
+    "tofc_heuristic": ("#999933", (6, 1, 0)),
     "tofc_factorized": ("#332288", "<"),
     "tofc_unmerged": _UNMERGED,
     "centres": _UNMERGED,
-    "visionzip": ("#AA4499", "8"),
-    "visionzip_merging": ("#661100", "H"),
+    "visionzip": ("#AA4499", "d"),
+    "visionzip_merging": ("#661100", (3, 1, 180)),
     "qformer": ("#997700", (4, 1, 0)),
 }
 
 _SPARE_COLOURS = ("#1B7837", "#762A83", "#B35806", "#2166AC", "#8C510A", "#01665E", "#C51B7D", "#4D4D4D")
 _SPARE_MARKERS: Sequence[Marker] = (
-    (6, 1, 0), (3, 1, 0), (8, 1, 0), (4, 1, 45), (3, 1, 180), (5, 1, 180), (7, 0, 0), (12, 1, 0), (3, 1, 90), (9, 0, 0),
-    (3, 1, 270), (10, 1, 0), (5, 0, 180), (4, 0, 20), (6, 1, 30), (16, 1, 0),
+    (4, 1, 45), (8, 1, 0), (5, 1, 180), "h", (12, 1, 0), (3, 1, 90), (3, 1, 270), "H", (10, 1, 0), "8", (5, 0, 180),
+    (6, 1, 30), (16, 1, 0), (7, 0, 0), (4, 0, 20), (9, 0, 0),
 )  # fmt: skip
 
 PARTS: Mapping[str, str] = {"device": "#1B4965", "link": "#CFD8DC", "wait": "#9A6FB0", "server": "#E3A008"}
