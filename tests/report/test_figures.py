@@ -321,7 +321,7 @@ def test_the_same_rows_give_the_same_files(made_up: Analysis, tmp_path: Path, mo
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(ResultsError, match="fig6 cannot be written: No space"):
         style.save(figure, tmp_path / "c", "fig6")
-    with pytest.raises(ResultsError, match="unknown format of figures 'bmp'; known: png, svg, pdf"):
+    with pytest.raises(ResultsError, match="unknown format of figures 'bmp'; known: pdf, png, svg"):
         style.save(figure, tmp_path / "c", "fig6", ("png", "bmp"))
     assert not list((tmp_path / "c").iterdir())
 
