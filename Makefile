@@ -4,6 +4,8 @@ PYTHON ?= python3
 TORCH ?=
 BIN := .venv/bin
 SCENARIO ?= scenarios/realworldqa_lowrate.yaml
+# More arguments for pytest.
+ARGS ?=
 CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/lambda-0.3 mini-onevision/lambda-1.0 \
 	mini-llava15/lambda-0.1 mini-llava15/lambda-0.5
 # What the nightly times its commit against (without it, the commit of the last night), and on which scenario.
@@ -11,10 +13,10 @@ AGAINST ?=
 TIMED ?= scenarios/smoke.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench wheels weights nightly clean
+.PHONY: help run test test-fast lint bench wheels weights nightly clean
 
 help:  ## What can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,8 +32,11 @@ run: .venv/installed  ## Run the main job (SCENARIO=...) to its table and figure
 	$(BIN)/harness run $(SCENARIO)
 	$(BIN)/harness plot results/runs/$(notdir $(basename $(SCENARIO)))
 
-test: .venv/installed  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: .venv/installed  ## Run the tests, or some of them (ARGS="tests/tofc -k rans")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+test-fast: .venv/installed  ## Run the tests but the slow ones, in a minute
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
 
 lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/ruff check

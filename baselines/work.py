@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness.estimates.backbone import Backbone, merging
-from harness.estimates.counting import META, Count, counted
+from harness.estimates.counting import META, counted
+from harness.estimates.estimate import Work
+from harness.estimates.roofline import Count
 from harness.estimates.stages import (
     Asked,
-    Work,
     answering,
     coded_features,
     merged,

@@ -21,7 +21,7 @@ import scipy.stats
 
 from benchmarks import calibrated_rows
 from benchmarks.tally import Tally, share, show
-from harness.analysis import curves, means, percentiles, precision, selection
+from harness.analysis import curves, energy, means, percentiles, precision, selection
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate
 from harness.analysis.whatif import mean, replicated
@@ -302,6 +302,26 @@ def bench_stopping(studies: int) -> None:
             show(f"mean, stopped at {wanted:.0%} or 200 pictures: {kind}", "95 %", tally, note=note)
 
 
+def bench_energy(studies: int) -> None:
+    """Net joules of an answer over blocks: :func:`harness.analysis.energy.mean_of_blocks`."""
+    for kind in ("5 % scatter", "log-normal 0.2", "idle power drifts", "warms up by 5 %"):
+        for blocks in (3, 4, 8):
+            rng = np.random.default_rng([9, len(kind), blocks])
+            tally = Tally()
+            for _ in range(studies):
+                idle_w = 10 + 0.2 * rng.normal(size=blocks)
+                if kind == "idle power drifts":
+                    idle_w = idle_w + np.cumsum(0.1 * rng.normal(size=blocks))
+                answer_j = 4 * (lognormal(rng, 0.2, (blocks,)) if "log" in kind else 1 + 0.05 * rng.normal(size=blocks))
+                if kind.startswith("warms"):
+                    answer_j = answer_j * np.linspace(0.975, 1.025, blocks)
+                requests = rng.integers(20, 30, blocks)
+                energy_j = 30 * idle_w + answer_j * requests
+                idle_j = 30 * (idle_w + 0.1 * rng.normal(size=blocks))
+                tally.add(energy.mean_of_blocks(((energy_j - idle_j) / requests).tolist()), 4.0)
+            show(f"net joules: {kind}, {blocks} blocks", "95 %", tally)
+
+
 BENCHES = {
     "means": bench_means,
     "ratios": bench_ratios,
@@ -310,6 +330,7 @@ BENCHES = {
     "selection": bench_selection,
     "curves": bench_curves,
     "stopping": bench_stopping,
+    "energy": bench_energy,
     "scores": calibrated_rows.bench_scores,
     "rows": calibrated_rows.bench_rows,
     "equal-rows": calibrated_rows.bench_equal_rows,

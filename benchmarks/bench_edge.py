@@ -46,7 +46,7 @@ sys.path.insert(0, str(ROOT / "tests" / "edge"))
 import ends  # noqa: E402
 import fake_harness  # noqa: E402
 
-from harness import catalog, study  # noqa: E402
+from harness import catalog, measure, study  # noqa: E402
 from harness.channel.constant import Constant  # noqa: E402
 from harness.channel.link import Link  # noqa: E402
 from harness.data.sample import Question, Sample  # noqa: E402
@@ -184,6 +184,8 @@ def end(name: str, scenario: str, folder: str = "", rate: str = "") -> None:
     """One end of the link, as a process of its own."""
     exchange.enter(name)
     patch()
+    # What halves need besides time is no matter here, and would load torch to count it.
+    measure.weigh = lambda *_, **__: None
     if name == "server":
         service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=Limits())
         with listening(exchange.ADDRESS[name], PORT) as listener:
@@ -414,7 +416,8 @@ def main() -> None:
                 missed += benches[name](Path(folder), quick=chosen.quick)
             except UnavailableError as error:
                 print(f"\n{name}: {error}")
-                missed.append(f"{name} was not done")
+                if name in chosen.which:
+                    missed.append(f"{name} was not done")
     print(f"\n{'missed: ' + '; '.join(missed) if missed else 'all as it should be'}")
     sys.exit(bool(missed))
 

@@ -17,7 +17,6 @@ from harness.measure import Key, Plan, Reporter
 from harness.models.contract import Answer, Untimed
 from harness.profiling.clock import synchroniser
 from harness.profiling.energy import Meter, Reading
-from harness.profiling.machine import conditions
 from harness.profiling.telemetry import Telemetry
 from harness.records import EnergyRow, Side
 from harness.runs.provenance import UNAVAILABLE
@@ -83,7 +82,7 @@ def measure_energy(
     if not pending:
         return
     wait = synchroniser(device) or (lambda: None)
-    ongoing.record_conditions("before energy", conditions())
+    ongoing.record_conditions("before energy", telemetry.conditions())
     for unit in pending:
         key, side, number = units[unit]
         work = _work(plan, key, side, places)
@@ -98,7 +97,7 @@ def measure_energy(
                 break
         ongoing.add(unit, energy=_rows(ongoing, unit, key, side, number, block, sides))
         reporter.advance()
-    ongoing.record_conditions("after energy", conditions())
+    ongoing.record_conditions("after energy", telemetry.conditions())
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,9 @@ from harness.data.gathered import Gathered
 from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
 from harness.edge.client import Transfer
-from harness.models.contract import Answer, Clock, Untimed
+from harness.models.contract import Answer, Clock, Sharing, Untimed
 from harness.profiling.clock import Delays, StageClock, synchroniser
 from harness.profiling.disturbance import Watch
-from harness.profiling.machine import conditions
 from harness.profiling.resources import Need, half_needs
 from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
@@ -34,9 +33,6 @@ from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
 from harness.schemes.envelope import receive, send
-
-_PICTURES_A_PART = 10
-"""Pictures whose answers are committed together: a killed run loses the work on fewer than these."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,14 +195,11 @@ def answer(plan: Plan, ongoing: Run, reporter: Reporter, *, workers: int = 1) ->
 
     Units that an earlier process finished are left as they are.
     """
-    units = {plan.answering(key, places): (key, places) for key in plan.halves for places in plan.pictures}
+    # Picture after picture, so that points that share a tower share what it makes of each.
+    units = {plan.answering(key, places): (key, places) for places in plan.pictures for key in plan.halves}
     pending = ongoing.expect(units)
     reporter.phase("answers", total=len(units), done=len(units) - len(pending))
-    parts = [
-        part
-        for _, of_key in itertools.groupby(pending, key=lambda unit: units[unit][0])
-        for part in _batches(list(of_key))
-    ]
+    parts = [list(of_picture) for _, of_picture in itertools.groupby(pending, key=lambda unit: units[unit][1])]
     run = ongoing.manifest.name
 
     def outcomes(part: Sequence[Unit]) -> list[OutcomeRow]:
@@ -275,7 +268,7 @@ def time(
                 break
         timing.record()
         if timing.warm:
-            ongoing.record_conditions("after timing", conditions())
+            ongoing.record_conditions("after timing", telemetry.conditions())
 
 
 def weigh(
@@ -408,7 +401,7 @@ class _Timing:
         taken: dict[Unit, _Request] = {}
         if to_run:
             if not self.warm:
-                self.ongoing.record_conditions("before timing", conditions())
+                self.ongoing.record_conditions("before timing", self.telemetry.conditions())
                 self.watch.begin()
                 _warm_up(plan, list(to_run.values()), timed, self.schedule.warmup, self.device)
                 self.warm = True
@@ -536,11 +529,6 @@ class _Request:
         return disturbance(seconds, waited_s, self.load, most_waited=MOST_WAITED_IN_ALL)
 
 
-def _batches(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
-    for start in range(0, len(units), _PICTURES_A_PART):
-        yield units[start : start + _PICTURES_A_PART]
-
-
 def _warm_up(plan: Plan, keys: Sequence[Key], timed: Sequence[int], requests: int, device: str) -> None:
     for place in itertools.islice(itertools.cycle(timed), requests):
         for key in keys:
@@ -550,13 +538,13 @@ def _warm_up(plan: Plan, keys: Sequence[Key], timed: Sequence[int], requests: in
 def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: str) -> Iterator[OutcomeRow]:
     """The outcomes of all questions about one picture."""
     split, samples = plan.halves[key], [plan.samples[place] for place in places]
-    sent = send(split.device, samples[0], Untimed())
+    sent = send(split.device, samples[0], Sharing())
     if isinstance(sent, Answer):
-        others = (send(split.device, sample, Untimed()) for sample in samples[1:])
+        others = (send(split.device, sample, Sharing()) for sample in samples[1:])
         n_bytes, answers = 0, [sent, *(answer for answer in others if isinstance(answer, Answer))]
     else:
         questions = [sample.question for sample in samples]
-        n_bytes, (answers, _) = len(sent), split.serve(sent, questions, Untimed())
+        n_bytes, (answers, _) = len(sent), split.serve(sent, questions, Sharing())
     for sample, answer in zip(samples, answers, strict=True):
         yield OutcomeRow(
             run=run,

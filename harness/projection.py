@@ -20,7 +20,6 @@ from harness.channel.opening import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.estimates.estimate import Estimated, Estimator, total
 from harness.estimates.sheets import digest
-from harness.estimates.stages import Asked, work_of
 from harness.measure import Reporter
 from harness.profiling.machine import fingerprint
 from harness.records import OutcomeRow, ResourceRow, SampleRow, StageRow, to_table
@@ -119,6 +118,7 @@ def project(scenario: Scenario) -> Projection:
     estimator = Estimator(section.device, section.server)
     # Late: counting imports torch, and the names above are checked without it.
     from harness.estimates.backbone import Backbone
+    from harness.estimates.stages import Asked, work_of
 
     backbone = Backbone(scenario.backbone)
     picture = section.picture

@@ -239,7 +239,7 @@ def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
         token=token,
         limits=limits,
         watch=Watch(),
-        meter=None if stock.scenario.measure.energy is None else Meters(),
+        meters=None if stock.scenario.measure.energy is None else Meters,
     )
 
 

@@ -8,10 +8,14 @@ from types import ModuleType
 import hypothesis
 import pytest
 from made_up_run import make
+from silent import Silent
 from study_rows import Work, units
 
 from harness.analysis import Analysis
 from harness.runs.provenance import Manifest, begin
+from harness.runs.store import Record, Run
+from harness.scenario.load import load
+from harness.scenario.model import Scenario
 
 # A deadline measures the machine's load; speed is the benchmarks' business.
 hypothesis.settings.register_profile("harness", deadline=None)
@@ -73,6 +77,24 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     """A complete run with an estimated scheme, one that does not reach, and a reason of the telemetry's against it."""
     folder = tmp_path_factory.mktemp("runs") / "tonight"
     return Analysis(make(folder, reasons=("throttled: GPU at 95 C",), sources={"server_only": "estimated"}))
+
+
+@pytest.fixture(scope="session")
+def smoke_scenario() -> Scenario:
+    """The smoke scenario on the first 16 questions, with a few timed requests."""
+    smoke = load(Path(__file__).parents[1] / "scenarios" / "smoke.yaml")
+    few = smoke.measure.model_copy(update={"timed_samples": 2})
+    return smoke.model_copy(update={"samples": 16, "measure": few})
+
+
+@pytest.fixture(scope="session")
+def smoke(smoke_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """One uninterrupted run of it: real models, real bytes."""
+    from harness.study import run
+
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    run(smoke_scenario, folder, reporter=Silent())
+    return Run.read(folder)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,10 @@ def samples(n: int = 3) -> list[SampleRow]:
 
 
 def units(
-    pipelines: tuple[str, ...] = ("webp", "jpeg"), samples: int = 3, depends: Mapping[str, str] | None = None
+    pipelines: tuple[str, ...] = ("webp", "jpeg"),
+    samples: int = 3,
+    depends: Mapping[str, str] | None = None,
+    repeats: int = 2,
 ) -> Iterator[Work]:
     """The units of a small study in the order in which they are worked: answers, timings, one replay.
 
@@ -36,7 +39,7 @@ def units(
                 correct=False,
             )  # fmt: skip
             yield unit, [], [outcome], []
-    for repeat in range(2):
+    for repeat in range(repeats):
         for pipeline in pipelines:
             unit = Unit(f"times {pipeline} round {repeat}", {"codec": depends.get(pipeline, "-")})
             stages = [

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from silent import Silent
 
 from harness.errors import ResultsError, UnavailableError
 from harness.models.files import ZOO
@@ -24,27 +25,36 @@ pipelines:
   - {{ scheme: jpeg, points: [{{ quality: {quality}, merge_to: 0.044 }}] }}
   - {{ scheme: tofc, points: [{{ codec: {codec}, merge_to: 0.044 }}] }}
 measure: {{ threads: 1, timed_samples: 1, warmup: 0, repeats: 1 }}
-selection: {{ reference: server_only, target: 0.5, margin: 0.4, confidence: 0.8, resamples: 200 }}
+selection: {{ reference: tofc, target: 0.5, margin: 0.4, confidence: 0.8, resamples: 200 }}
 replay:
   uplinks: [{uplink}]
 """
 CONSTANT = "{ kind: constant, rate: 25 KB/s }"
 
+pytestmark = pytest.mark.slow
 
-class Counting:
-    """A reporter that counts the steps of each phase that were still to be done, and keeps the warnings."""
 
-    def __init__(self) -> None:
-        self.left: dict[str, int] = {}
-        self.warnings: list[str] = []
+class Counting(Silent):
+    """A reporter that counts the steps of each phase that were still to be done, too."""
 
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
+    @property
+    def left(self) -> dict[str, int]:
+        """By phase."""
+        return {name: total - done for name, total, done in self.phases}
 
-    def phase(self, name: str, total: int, done: int) -> None:
-        self.left[name] = total - done
 
-    def advance(self) -> None: ...
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a complete run of the scenario."""
+    folder = tmp_path_factory.mktemp("watched") / "run"
+    assert _run(folder).left["answers"] == 2
+    return folder
+
+
+@pytest.fixture
+def folder(complete: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be worked on."""
+    return shutil.copytree(complete, tmp_path / "run")
 
 
 @pytest.fixture
@@ -71,11 +81,10 @@ def _payloads(record: Record, pipeline: str) -> dict[str, int]:
     return dict(zip(own["sample"], own["payload_bytes"], strict=True))
 
 
-def test_a_codec_that_was_exchanged_is_measured_again_and_named(tmp_path: Path, codec: Path) -> None:
+def test_a_codec_that_was_exchanged_is_measured_again_and_named(folder: Path, codec: Path) -> None:
     """Rows of two codecs never mix: the scheme that uses the file is worked again, the others are not."""
-    folder = tmp_path / "run"
     first = _run(folder, codec=codec)
-    assert first.left["answers"] == 3
+    assert first.left["answers"] == 1
     before = _payloads(Run.read(folder), "tofc")
     shutil.copyfile(ZOO / "tofc" / "mini-onevision" / "lambda-1.0" / "codec.safetensors", codec / "codec.safetensors")
     again = _run(folder, codec=codec)
@@ -86,10 +95,8 @@ def test_a_codec_that_was_exchanged_is_measured_again_and_named(tmp_path: Path, 
     assert sum(after.values()) < sum(before.values())
 
 
-def test_a_quality_that_is_added_measures_that_quality_alone(tmp_path: Path) -> None:
+def test_a_quality_that_is_added_measures_that_quality_alone(folder: Path) -> None:
     """An edited scenario computes what is new; an edit that is taken back computes nothing."""
-    folder = tmp_path / "run"
-    _run(folder)
     added = _run(folder, quality="[20, 40]")
     assert (added.left["answers"], added.left["times"]) == (1, 1)
     points = Run.read(folder).outcomes["point"].to_pylist()
@@ -100,20 +107,18 @@ def test_a_quality_that_is_added_measures_that_quality_alone(tmp_path: Path) -> 
     assert _run(folder, quality="[20, 40]").left["answers"] == 0
 
 
-def test_an_uplink_that_is_added_measures_nothing(tmp_path: Path) -> None:
+def test_an_uplink_that_is_added_measures_nothing(folder: Path) -> None:
     """Links decide no rows but the replay's."""
-    folder = tmp_path / "run"
-    _run(folder)
     again = _run(folder, uplink=f"{CONSTANT}, {{ kind: constant, rate: 1 MB/s }}")
     assert again.left["answers"] == again.left["times"] == 0
     assert set(Run.read(folder).requests["channel"].to_pylist()) == {"25 KB/s", "1 MB/s"}
 
 
-def test_a_trace_that_was_imported_again_is_replayed_again(tmp_path: Path) -> None:
+def test_a_trace_that_was_imported_again_is_replayed_again(folder: Path, tmp_path: Path) -> None:
     """The link's file is part of what a replay depends on."""
     from harness.channel.importing import import_trace
 
-    folder, trace = tmp_path / "run", tmp_path / "link.parquet"
+    trace = tmp_path / "link.parquet"
     uplink = f"{{ kind: trace, path: {trace}, start: beginning }}"
     for rate, name in ((10_000, "slow.csv"), (80_000, "fast.csv")):
         (tmp_path / name).write_text("time_s,rate_bps\n" + "".join(f"{second},{rate}\n" for second in range(200)))
@@ -126,21 +131,23 @@ def test_a_trace_that_was_imported_again_is_replayed_again(tmp_path: Path) -> No
     assert Run.read(folder).requests.to_pandas()["answered_s"].max() < slow / 4
 
 
-def test_without_stand_ins_the_run_of_one_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_stand_ins_the_run_of_one_does_not_count(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--no-stand-in after a stand-in's run is refused, not answered with its table."""
     monkeypatch.setenv("LMUData", str(tmp_path))
-    folder = tmp_path / "run"
     _run(folder, benchmark="RealWorldQA")
     with pytest.raises(UnavailableError, match="RealWorldQA"):
         _run(folder, benchmark="RealWorldQA", allow_stand_ins=False)
 
 
-def test_a_benchmark_that_has_arrived_replaces_its_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_that_has_arrived_replaces_its_stand_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A complete run on a stand-in is not the answer any more once the benchmark itself is there."""
     from harness.cache import cache_folder
 
     monkeypatch.setenv("LMUData", str(tmp_path))
-    folder = tmp_path / "run"
     _run(folder, benchmark="RealWorldQA")
     cache = cache_folder()
     assert cache is not None
@@ -153,21 +160,19 @@ def test_a_benchmark_that_has_arrived_replaces_its_stand_in(tmp_path: Path, monk
     assert manifest.stand_ins == {}
 
 
-def test_other_packages_end_the_run_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_packages_end_the_run_in_a_sentence(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of two versions of a package are not mixed, and the complete run is not shown as if nothing had changed."""
-    folder = tmp_path / "run"
-    _run(folder)
     versions = provenance.package_versions()
     monkeypatch.setattr(provenance, "package_versions", lambda: {**versions, "torch": "9.9.9"})
     with pytest.raises(ResultsError, match=r"torch \(.* before, 9\.9\.9 now\).*--fresh"):
         _run(folder)
 
 
-def test_another_scenario_of_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_another_scenario_of_the_same_folder_is_refused(complete: Path, folder: Path, tmp_path: Path) -> None:
     """A study is not written over by one of another name."""
-    folder = tmp_path / "run"
-    _run(folder)
-    path = tmp_path / "watched.yaml"
+    path = Path(shutil.copy(complete.parent / "watched.yaml", tmp_path))
     path.write_text(path.read_text().replace("name: watched", "name: another"))
     with pytest.raises(ResultsError, match="holds a run of the scenario 'watched'"):
         run(load(path), folder, reporter=Counting())

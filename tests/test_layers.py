@@ -20,6 +20,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_replay_results_and_figures_run_without_torch() -> None:
     """A laptop that only replays and draws needs no deep-learning stack: nothing here imports it, even indirectly."""
     code = (

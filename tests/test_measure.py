@@ -164,6 +164,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "Watch", Scripted)
 
 
+@pytest.mark.slow
 def test_timing_ends_when_it_is_precise(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], steady: None
 ) -> None:
@@ -183,6 +184,7 @@ def test_timing_ends_when_it_is_precise(
     assert any("was not reached" in reason for reason in reasons(Analysis(record)))
 
 
+@pytest.mark.slow
 def test_timing_until_precise_is_resumed(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
 ) -> None:
@@ -238,6 +240,7 @@ def _judged(asked: Sequence[Sample], *levels: int) -> measure.Plan:
     )
 
 
+@pytest.mark.slow
 def test_disturbed_requests_are_run_again_and_counted(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,9 @@
 ``reference/smoke.json`` was made by commit 590d1f5 from ``scenarios/smoke.yaml``: every scheme's payload, answers and
 visual tokens on 16 questions, and for three schemes the stage times and the replayed instants. The mapping: a label
 leaves out parameters at their defaults (``was`` is the earlier one); a payload is its body and an envelope, of 8 bytes
-where the body has a checksum and 12 elsewhere; T_link has grown by the envelope alone.
+where the body has a checksum and 12 elsewhere; T_link has grown by the envelope alone. TOFC's codec has been trained
+again since: its bodies and answers are those of the codec that is here, its replays those of the earlier bodies
+(``replayed_bytes``).
 """
 
 import json
@@ -15,9 +17,8 @@ import pytest
 
 from harness.records import OutcomeRow, StageRow, to_table
 from harness.replay import Profile, sweep
-from harness.runs.store import Record, Run
+from harness.runs.store import Record
 from harness.scenario.load import load
-from harness.study import run
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "smoke.json").read_text(encoding="utf-8"))
@@ -25,26 +26,7 @@ ENVELOPE = {"tofc": 8}
 OTHER_ENVELOPE = 12
 
 
-class Silent:
-    """A reporter that says nothing."""
-
-    def warn(self, text: str) -> None: ...
-
-    def phase(self, name: str, total: int, done: int) -> None: ...
-
-    def advance(self) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """The smoke scenario on the reference's 16 questions, timed as little as possible."""
-    scenario = load(ROOT / "scenarios" / "smoke.yaml")
-    little = scenario.measure.model_copy(update={"timed_samples": 1, "repeats": 1})
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    run(scenario.model_copy(update={"samples": 16, "measure": little}), folder, reporter=Silent())
-    return Run.read(folder)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("of_point", REFERENCE["answers"], ids=lambda p: f"{p['pipeline']} {p['point']}")
 def test_payloads_and_answers_are_those_of_the_reference(smoke: Record, of_point: dict[str, Any]) -> None:
     """Body for body, word for word."""
@@ -73,6 +55,7 @@ def test_the_same_times_replay_to_the_same_instants(replayed: dict[str, Any]) ->
         ],
     )  # fmt: skip
     (answers,) = (a for a in REFERENCE["answers"] if (a["pipeline"], a["point"]) == (pipeline, point))
+    bodies = answers.get("replayed_bytes", answers["body_bytes"])
     outcomes = to_table(
         OutcomeRow,
         [
@@ -80,7 +63,7 @@ def test_the_same_times_replay_to_the_same_instants(replayed: dict[str, Any]) ->
                 run="r", unit="u", pipeline=pipeline, point=point, sample=sample, payload_bytes=n_bytes,
                 visual_tokens=1, prompt_tokens=1, answer_tokens=1, answer="", truth="", correct=True,
             )
-            for sample, n_bytes in zip(answers["samples"], answers["body_bytes"], strict=True)
+            for sample, n_bytes in zip(answers["samples"], bodies, strict=True)
         ],
     )  # fmt: skip
     profile = Profile.from_tables(stages, outcomes, pipeline, point)

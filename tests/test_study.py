@@ -1,19 +1,17 @@
 """The whole flow on the smoke scenario: real models, real bytes, real files."""
 
 import io
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from forked import forked
 from PIL import Image
+from silent import Silent
 
 from harness.analysis import Analysis
 from harness.data.sample import Question, Sample
@@ -23,37 +21,12 @@ from harness.illustrate import illustrate
 from harness.runs.provenance import MANIFEST, read
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
-from harness.scenario.model import Wanted
+from harness.scenario.model import Scenario, Wanted
 from harness.study import run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
-SMOKE = ROOT / "scenarios" / "smoke.yaml"
-
-
-class Silent:
-    """A reporter that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self.phases: list[tuple[str, int, int]] = []
-        self.steps = 0
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def phase(self, name: str, total: int, done: int) -> None:
-        self.phases.append((name, total, done))
-
-    def advance(self) -> None:
-        self.steps += 1
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """One uninterrupted run of the smoke scenario."""
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    run(load(SMOKE), folder, reporter=Silent())
-    return Run.read(folder)
 
 
 def _apart_from_times(record: Record) -> dict[str, pd.DataFrame]:
@@ -70,9 +43,9 @@ def _apart_from_times(record: Record) -> dict[str, pd.DataFrame]:
     }
 
 
-def test_every_scheme_answers_every_question_at_every_point(smoke: Record) -> None:
+def test_every_scheme_answers_every_question_at_every_point(smoke: Record, smoke_scenario: Scenario) -> None:
     """As many outcome rows as points times questions, each with its payload's bytes."""
-    scenario = load(SMOKE)
+    scenario = smoke_scenario
     points = sum(1 for spec in scenario.pipelines for _ in spec.operating_points())
     outcomes = smoke.outcomes.to_pandas()
     assert len(outcomes) == points * scenario.samples
@@ -80,9 +53,9 @@ def test_every_scheme_answers_every_question_at_every_point(smoke: Record) -> No
     assert outcomes.groupby(["pipeline", "point"])["sample"].nunique().eq(scenario.samples).all()
 
 
-def test_every_stage_of_every_timed_request_is_there(smoke: Record) -> None:
+def test_every_stage_of_every_timed_request_is_there(smoke: Record, smoke_scenario: Scenario) -> None:
     """Rounds times timed samples for each stage that a scheme has, all measured, on one machine."""
-    plan = load(SMOKE).measure
+    plan = smoke_scenario.measure
     stages = smoke.stages.to_pandas()
     per_stage = stages.groupby(["pipeline", "point", "side", "stage"]).size()
     assert (per_stage == plan.repeats * plan.timed_samples).all()
@@ -114,10 +87,10 @@ def test_fewer_bytes_at_lower_quality_and_fewer_tokens_when_merged(smoke: Record
     assert jpeg["visual_tokens"].max() < 0.06 * outcomes.loc["server_only", "visual_tokens"].item()
 
 
-def test_a_complete_run_is_left_alone(smoke: Record) -> None:
+def test_a_complete_run_is_left_alone(smoke: Record, smoke_scenario: Scenario) -> None:
     """The same command again computes nothing."""
     again = Silent()
-    run(load(SMOKE), smoke.folder, reporter=again)
+    run(smoke_scenario, smoke.folder, reporter=again)
     assert again.phases == []
 
 
@@ -125,7 +98,7 @@ def test_a_stand_in_is_announced_once_and_recorded(tmp_path: Path, monkeypatch: 
     """What was wanted, why it is not here, and what runs instead: once on the way in, and in the manifest for ever."""
     monkeypatch.setenv("LMUData", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    wanted = load(SMOKE).model_copy(
+    wanted = _only("server_only", "webp").model_copy(
         update={
             "benchmark": "RealWorldQA",
             "backbone": "llava-onevision-7b",
@@ -142,35 +115,52 @@ def test_a_stand_in_is_announced_once_and_recorded(tmp_path: Path, monkeypatch: 
     assert manifest.stand_ins == {"RealWorldQA": "StreetsQA", "llava-onevision-7b": "mini-onevision"}
 
 
+@pytest.fixture(scope="module")
+def short() -> Scenario:
+    """A reference, a picture and TOFC on two pictures: two dozen units, each of which takes a part of a second."""
+    scenario = _only("server_only", "tofc", "webp")
+    little = scenario.measure.model_copy(update={"timed_samples": 2, "repeats": 2})
+    return scenario.model_copy(update={"samples": 8, "measure": little})
+
+
+@pytest.fixture(scope="module")
+def whole(short: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """An uninterrupted run of it."""
+    folder = tmp_path_factory.mktemp("runs") / "short"
+    run(short, folder, reporter=Silent())
+    return Run.read(folder)
+
+
 @pytest.mark.parametrize("seed", range(2))
-def test_a_run_killed_at_any_moment_takes_up_and_ends_with_the_same_rows(
-    smoke: Record, tmp_path: Path, seed: int
+def test_a_run_killed_at_any_moment_resumes_and_ends_with_the_same_rows(
+    short: Scenario, whole: Record, tmp_path: Path, seed: int
 ) -> None:
     """SIGKILL costs at most the unit in hand; apart from times the rows are those of an uninterrupted run."""
-    command = [sys.executable, "-m", "harness", "run", str(SMOKE), "--results", str(tmp_path)]
-    folder = tmp_path / "smoke"
-    moment = random.Random(seed)
-    landed = -1
+    moment, folder = random.Random(seed), tmp_path / "short"
+    kills, committed = 0, -1
     while True:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        target = landed + moment.randint(4, 10)
-        while process.poll() is None and _parts(folder) < target:
-            time.sleep(0.01)
-        if process.poll() is not None:
+        process = forked(_run, short, folder)
+        target = committed + moment.randint(1, 4)
+        while process.is_alive() and _parts(folder) < target:
+            time.sleep(0.005)
+        process.join(moment.random() * 0.1)
+        process.kill()
+        process.join()
+        if process.exitcode is not None and process.exitcode >= 0:
             break
-        time.sleep(moment.random() * 0.2)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+        kills += 1
         if (folder / MANIFEST).exists() and read(folder / MANIFEST).status == "running":
-            assert _parts(folder) >= landed
-            landed = _parts(folder)
-    errors = process.stderr.read().decode()
-    process.stderr.close()
-    assert process.returncode == 0, errors
-    found, wanted = _apart_from_times(Run.read(folder)), _apart_from_times(smoke)
+            assert _parts(folder) >= committed
+            committed = _parts(folder)
+    assert process.exitcode == 0
+    assert kills >= 3
+    found, wanted = _apart_from_times(Run.read(folder)), _apart_from_times(whole)
     for kind, frame in wanted.items():
         pd.testing.assert_frame_equal(found[kind], frame, obj=kind)
+
+
+def _run(scenario: Scenario, folder: Path) -> None:
+    run(scenario, folder, reporter=Silent())
 
 
 def _write_mmmu(folder: Path) -> None:
@@ -207,14 +197,13 @@ def test_several_benchmarks_in_one_study(tmp_path: Path, monkeypatch: pytest.Mon
     """An installed benchmark and a stand-in for two others, run once: every row says of which it is; one score."""
     monkeypatch.setenv("LMUData", str(tmp_path))
     _write_mmmu(tmp_path)
-    smoke = load(SMOKE)
+    smoke = _only("server_only", "webp")
     wanted = [("MMMU_DEV_VAL", None), ("RealWorldQA", "StreetsQA"), ("MMStar", "StreetsQA")]
     study = smoke.model_copy(
         update={
             "benchmark": None,
             "benchmarks": tuple(Wanted(name=name, stand_in=stand_in) for name, stand_in in wanted),
             "samples": 8,
-            "pipelines": tuple(spec for spec in smoke.pipelines if spec.name in ("server_only", "webp")),
             "measure": smoke.measure.model_copy(update={"timed_samples": 4, "repeats": 1}),
         }
     )
@@ -242,16 +231,22 @@ def test_several_benchmarks_in_one_study(tmp_path: Path, monkeypatch: pytest.Mon
     assert payload["MMMU_DEV_VAL/val_0"] == payload["MMMU_DEV_VAL/val_1"] == alone - 12 + 4, "one envelope, not two"
 
 
+def _only(*pipelines: str) -> Scenario:
+    """The smoke scenario with some of its pipelines."""
+    smoke = load(ROOT / "scenarios" / "smoke.yaml")
+    return smoke.model_copy(update={"pipelines": tuple(spec for spec in smoke.pipelines if spec.name in pipelines)})
+
+
 def _parts(folder: Path) -> int:
     return len(list((folder / "parts").glob("*"))) if (folder / "parts").exists() else 0
 
 
-def test_a_run_is_illustrated(smoke: Record, tmp_path: Path) -> None:
+def test_a_run_is_illustrated(smoke: Record, smoke_scenario: Scenario, tmp_path: Path) -> None:
     """Densities integrate to one, bits are the payloads' own, cases are right by the rows, and no row changes."""
     folder = tmp_path / "smoke"
     shutil.copytree(smoke.folder, folder)
     reporter = Silent()
-    illustrate(load(SMOKE), folder, pictures=2, reporter=reporter)
+    illustrate(smoke_scenario, folder, pictures=2, reporter=reporter)
     found = Analysis.read(folder).illustrations
     assert found is not None
     assert reporter.steps == reporter.phases[0][1]
@@ -272,6 +267,6 @@ def test_a_run_is_illustrated(smoke: Record, tmp_path: Path) -> None:
             row = outcomes[(outcomes["pipeline"] == "tofc") & (outcomes["sample"] == case.sample)].iloc[0]
             assert (row["correct"], row["answer"], row["payload_bytes"]) == (True, case.answer, case.payload_bytes)
             assert (folder / "illustrations" / case.left).exists()
-    other = load(SMOKE).model_copy(update={"seed": 1})
+    other = smoke_scenario.model_copy(update={"seed": 1})
     with pytest.raises(ResultsError, match="another scenario"):
         illustrate(other, folder, reporter=Silent())

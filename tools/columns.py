@@ -21,6 +21,9 @@ UNITS = {
 }  # fmt: skip
 """How a column's name ends, and its unit; a name that ends otherwise has none, or is a count."""
 
+_OTHERWISE = {"paced": "Stages of requests that came one after another as a user's do, with pauses, not back to back."}
+"""Tables whose rows are of the same class as another's: what they hold."""
+
 _TYPES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 _HEAD = """# What is in a run's folder
 
@@ -47,6 +50,11 @@ def text() -> str:
 
 def _table(kind: typing.Any) -> Iterator[str]:
     row = ROWS[kind]
+    same = next(other for other in ROWS if ROWS[other] is row)
+    if same != kind:
+        yield f"## {kind}.parquet\n"
+        yield f"{_OTHERWISE[kind]} The columns are those of `{same}.parquet`.\n"
+        return
     first, _, rest = (inspect.getdoc(row) or "").partition("\n")
     paragraphs = " ".join(rest.split()).replace("``", "`").replace(":class:", "").replace(":data:", "")
     yield f"## {kind}.parquet\n"

@@ -223,10 +223,14 @@ class _Remote(io.RawIOBase):
 
 
 def _open(url: str, headers: Mapping[str, str]) -> Any:
-    context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT"))
-    return urllib.request.urlopen(
-        urllib.request.Request(url, headers=dict(headers)), timeout=_PATIENCE_S, context=context
-    )
+    request = urllib.request.Request(url, headers=dict(headers))
+    return urllib.request.urlopen(request, timeout=_PATIENCE_S, context=_certificates(os.environ.get("PIP_CERT")))
+
+
+@cache
+def _certificates(file: str | None) -> ssl.SSLContext:
+    """Those that a server's is checked against; reading them takes as long as many questions to the index."""
+    return ssl.create_default_context(cafile=file)
 
 
 @dataclass

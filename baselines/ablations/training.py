@@ -139,7 +139,7 @@ class _Lessons:
 def _of_answers(backbone: Llava, projector: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Any], Tensor]:
     def distortion(y_bar_1ND: Tensor, context: tuple[list[Sequence[Asked]], list[int]]) -> Tensor:
         asked, sizes = context
-        pictures = [projector(y_ND) for y_ND in y_bar_1ND[0].split(sizes)]
+        pictures = [projector(y_ND) for y_ND in torch.split(y_bar_1ND[0], sizes)]
         return answer_loss(backbone.model, backbone.tokenizer, pictures, asked)[0]
 
     return distortion

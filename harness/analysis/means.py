@@ -15,9 +15,10 @@ X holding what is known of the timed pictures, a row each, and xbar its mean ove
 The mean is that of the levels. What is unknown about it, relative to it, has two parts:
 
 - v_1, of the pictures: sum(c^2) sum(e^2) / (S - p), e_s the residuals of z_s = mean_r y_sr / y_r about their line or
-  group, with S - p degrees of freedom, p the rank of X. What hits a whole round divides out of z_s; repeats of a
-  picture are averaged and never counted as pictures. One scatter is taken for all strata: pictures are drawn evenly
-  over them, so that c_s is nearly 1/S, and the mean is as sure as the scatter's mean.
+  group, with S - p degrees of freedom, p the rank of X. About a line through fewer than twelve pictures it is
+  sum_s c_s^2 e_s^2 / (1 - h_s)^1.25, h_s the leverages: between HC2 and HC3 of MacKinnon and White (Journal of
+  Econometrics 29, 1985), which covers too where times bend over tiles. What hits a whole round divides out of z_s;
+  repeats of a picture are averaged and never counted as pictures.
 - v_2 = sigma_b^2 / R, of the drift between rounds: the variance of log y_r less what the scatter of single requests
   explains, never below 0, with R - 1 degrees of freedom; only from three rounds on. Where the rounds come from three
   process starts or more, the starts are what is drawn, and the variance is that of their levels.
@@ -54,6 +55,9 @@ MIN_ROUNDS = 3
 
 SETTLED_ROUNDS, SETTLED_STARTS = 8, 3
 """From these on an absolute mean is more than this session's."""
+
+STEADY_PICTURES = 12
+"""From these on one scatter about the line is taken for all pictures."""
 
 SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
 BEYOND = 0.05
@@ -353,7 +357,10 @@ class _Study:
         """v_1."""
         mean_S = relative_SR.mean(axis=1)
         residual_S = mean_S - self.x_SP @ (self.inverse_PS @ mean_S)
-        return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
+        if not self.line or mean_S.size >= STEADY_PICTURES:
+            return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
+        kept_S = np.maximum(1 - np.einsum("sp,ps->s", self.x_SP, self.inverse_PS), 1e-6)
+        return float(((self.weight_S * residual_S) ** 2 / kept_S**1.25).sum())
 
     def of_requests(self, relative_SR: Floats) -> float:
         """The variance of single requests about their picture's mean; 0 of a single round."""

@@ -42,7 +42,7 @@ from harness.analysis.latency import share_in_time, total_s
 from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
 from harness.channel.opening import mean_bps
 from harness.errors import ResultsError
-from harness.replay.cell import Cell, replay
+from harness.replay.cell import Cell, Engine, replay
 from harness.replay.profile import Floats, Profile
 from harness.scenario.replay import ClosedLoop, ConstantUplink, Replay, Uplink, Wire
 
@@ -132,21 +132,48 @@ def replicated(
     pictures drawn anew. An unstable system, and fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures,
     promise none; the unstable one has no value either.
     """
+    return replicated_all(profile, cell, [statistic], resamples=resamples, confidence=confidence)[0]
+
+
+def replicated_all(
+    profile: Profile,
+    cell: Cell,
+    statistics: Sequence[Statistic],
+    *,
+    resamples: int = 20,
+    confidence: float = 0.95,
+) -> list[Estimate]:
+    """:func:`replicated` for several statistics of the same replications."""
     if reason := instability(profile, cell):
-        return Estimate(math.inf, math.nan, math.nan, reason)
+        return [Estimate(math.inf, math.nan, math.nan, reason)] * len(statistics)
+    engine = _engine(cell)
     cells = [dataclasses.replace(cell, seed=cell.seed + b) for b in range(resamples)]
-    value = float(np.mean([statistic(total_s(replay(profile, own))) for own in cells]))
     n_pictures = len(set(profile.samples))
-    if few := too_few(n_pictures):
-        return Estimate(value, math.nan, math.nan, few)
-    drawn = [statistic(total_s(replay(_resampled(profile, own.seed), own))) for own in cells]
-    if not np.isfinite([value, *drawn]).all():
-        return Estimate(value, math.nan, math.nan, "some replications leave requests without an answer")
-    error = math.sqrt(n_pictures / (n_pictures - 1) * float(np.var(drawn, ddof=1)))
-    freedom = 1 / (1 / (n_pictures - 1) + 1 / (resamples - 1))
-    half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
-    high = value * math.exp(half / value) if value > 0 else half
-    return Estimate(value, max(0.0, value - half), high)
+    few = too_few(n_pictures)
+    timed = [total_s(replay(profile, own, engine=engine)) for own in cells]
+    anew = [] if few else [total_s(replay(_resampled(profile, own.seed), own, engine=engine)) for own in cells]
+    found = []
+    for statistic in statistics:
+        value = float(np.mean([statistic(spent_s) for spent_s in timed]))
+        drawn = [statistic(spent_s) for spent_s in anew]
+        if few:
+            found.append(Estimate(value, math.nan, math.nan, few))
+        elif not np.isfinite([value, *drawn]).all():
+            found.append(Estimate(value, math.nan, math.nan, "some replications leave requests without an answer"))
+        else:
+            error = math.sqrt(n_pictures / (n_pictures - 1) * float(np.var(drawn, ddof=1)))
+            freedom = 1 / (1 / (n_pictures - 1) + 1 / (resamples - 1))
+            half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
+            high = value * math.exp(half / value) if value > 0 else half
+            found.append(Estimate(value, max(0.0, value - half), high))
+    return found
+
+
+def _engine(cell: Cell) -> Engine:
+    """The compiled path wherever it applies: there are many replays, of which each is too short to ask for it."""
+    from harness.replay import vector
+
+    return "vector" if vector.applies(cell.spec, cell.users) else "auto"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -249,57 +276,62 @@ def crossover_of_links(
     if (own_bps := mean_bps(uplink)) is None:
         raise ResultsError(f"{uplink.label} stops, and has no mean rate to look for a crossing at; let it loop")
     base = Cell(spec=spec, uplink=uplink, users=users, seed=0)
-    seeds = range(resamples)
-    drawn = [(_resampled(a, seed), _resampled(b, seed)) for seed in seeds]
+    pairs = [(a, b)] * resamples
+    drawn = [(_resampled(a, seed), _resampled(b, seed)) for seed in range(resamples)]
+    engine = _engine(base)
 
-    def difference(log_rate: float, pairs: Sequence[tuple[Profile, Profile]], of: Sequence[int]) -> float:
+    def difference(log_rate: float, of: Mapping[int, tuple[Profile, Profile]]) -> float:
         cell = dataclasses.replace(base, scale=math.exp(log_rate) / own_bps)
         late_a, late_b = (bool(instability(profile, cell)) for profile in (a, b))
         if late_a or late_b:
             return math.nan if late_a and late_b else math.inf if late_a else -math.inf
-        found = [
-            mean(total_s(replay(one, own))) - mean(total_s(replay(other, own)))
-            for (one, other), own in zip(pairs, (dataclasses.replace(cell, seed=seed) for seed in of), strict=True)
-        ]
+        found = []
+        for seed, (one, other) in of.items():
+            own = dataclasses.replace(cell, seed=seed)
+            means = [mean(total_s(replay(profile, own, engine=engine))) for profile in (one, other)]
+            found.append(means[0] - means[1])
         return float(np.mean(found))
 
-    grid = np.linspace(math.log(low_bps), math.log(high_bps), _LINK_RATES)
-    values = [difference(x, [(a, b)] * resamples, seeds) for x in grid.tolist()]
-    told = [(x, value) for x, value in zip(grid.tolist(), values, strict=True) if not math.isnan(value)]
+    everything = dict(enumerate(pairs))
+    grid = np.linspace(math.log(low_bps), math.log(high_bps), _LINK_RATES).tolist()
+    told = [(x, value) for x in grid if not math.isnan(value := difference(x, everything))]
     unstable = None if len(told) == len(grid) else math.exp(told[0][0]) if told else math.inf
     if not told:
         return Crossover(None, None, None, False, unstable)
-    crossing = _first_crossing(told, lambda x: difference(x, [(a, b)] * resamples, seeds))
     few = too_few(len(set(a.samples)))
+    crossing = _first_crossing(told, functools.partial(difference, of=everything))
     if crossing is None:
         faster = a.pipeline if told[0][1] + told[-1][1] < 0 else b.pipeline
-        own = list(zip(seeds, drawn, strict=True))
-        ends = [difference(told[place][0], [pair], [seed]) for place in (0, -1) for seed, pair in own]
+        ends = [difference(told[place][0], {seed: pair}) for place in (0, -1) for seed, pair in enumerate(drawn)]
         sure = not few and (all(end < 0 for end in ends) or all(end > 0 for end in ends))
         return Crossover(None, None, faster, sure, unstable)
     below = a.pipeline if told[0][1] < 0 else b.pipeline
     rate = math.exp(crossing)
     if few:
         return Crossover(Estimate(rate, math.nan, math.nan, few), below, None, False, unstable)
-    logs, beyond = [], {"low": False, "high": False}
+    logs, beyond = [], set()
     coarse = [x for x, _ in told[:: max(1, len(told) // _COARSE)]] + [told[-1][0]]
-    for seed, pair in zip(seeds, drawn, strict=True):
-        of_pair = functools.partial(difference, pairs=[pair], of=[seed])
+    for seed, pair in enumerate(drawn):
+        of_pair = functools.partial(difference, of={seed: pair})
         seen = [(x, of_pair(x)) for x in dict.fromkeys(coarse)]
         if (found := _first_crossing(seen, of_pair)) is not None:
             logs.append(found)
         else:
             # All on the side of the lower rates: it crosses beyond the fastest; else below the slowest.
-            beyond["high" if (seen[0][1] < 0) == (told[0][1] < 0) else "low"] = True
-    n_pictures = len(set(a.samples))
-    half = math.inf
-    if len(logs) > 1:
-        error = math.sqrt(n_pictures / (n_pictures - 1) * float(np.var(logs, ddof=1)))
-        freedom = 1 / (1 / (n_pictures - 1) + 1 / (len(logs) - 1))
-        half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
-    low = 0.0 if beyond["low"] or not math.isfinite(half) else rate * math.exp(-half)
-    high = math.inf if beyond["high"] or not math.isfinite(half) else rate * math.exp(half)
+            beyond.add("high" if (seen[0][1] < 0) == (told[0][1] < 0) else "low")
+    half = _half_of_logs(logs, len(set(a.samples)), confidence)
+    low = 0.0 if "low" in beyond else rate * math.exp(-half)
+    high = math.inf if "high" in beyond else rate * math.exp(half)
     return Crossover(Estimate(rate, low, high), below, None, False, unstable)
+
+
+def _half_of_logs(logs: Sequence[float], n_pictures: int, confidence: float) -> float:
+    """The half-width of the interval of resampled crossings, as of :func:`replicated`; infinite of fewer than two."""
+    if len(logs) < 2:
+        return math.inf
+    error = math.sqrt(n_pictures / (n_pictures - 1) * float(np.var(logs, ddof=1)))
+    freedom = 1 / (1 / (n_pictures - 1) + 1 / (len(logs) - 1))
+    return float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
 
 
 def _first_crossing(seen: Sequence[tuple[float, float]], difference: Callable[[float], float]) -> float | None:
@@ -400,9 +432,8 @@ def advise(
     for profile in profiles:
         cell = Cell(spec=spec, uplink=uplink, users=spec.users[0], seed=0)
         if requests_meet(cell):
-            mean_s = replicated(profile, cell, mean, resamples=resamples)
-            p95_s = replicated(profile, cell, percentile(95), resamples=resamples)
-            in_time = replicated(profile, cell, lambda spent: share_in_time(spent, deadline_s), resamples=resamples)
+            asked = [mean, percentile(95), lambda spent: share_in_time(spent, deadline_s)]
+            mean_s, p95_s, in_time = replicated_all(profile, cell, asked, resamples=resamples)
             if mean_s.reason.startswith("unstable"):
                 in_time = dataclasses.replace(in_time, value=0.0)
             elif in_time.high > 1:

@@ -33,19 +33,57 @@ def bytes_ratio(asked: Asked) -> list[Item]:
     confidence = asked.confidence(len(SCORES) * len(pairs))
     found = []
     for other, pair in pairs:
-        if isinstance(pair, str):
-            found.append(Item(label=other, estimate=refused(pair)))
-            continue
-        low, high = curves.score_band(pair[1], pair[0])
-        if high <= low:
-            why = f"{pair[0].name} and {pair[1].name} have no scores in common"
-            found.append(Item(label=other, estimate=refused(why)))
+        low, high = (0.0, 0.0) if isinstance(pair, str) else curves.score_band(pair[1], pair[0])
+        if isinstance(pair, str) or high <= low:
+            why = pair if isinstance(pair, str) else f"{pair[0].name} and {pair[1].name} have no scores in common"
+            found.append(_one_sided(asked, other, why))
             continue
         for share in SCORES:
             at = curves.equal_score(pair[1], pair[0], low + share * (high - low), confidence=confidence)
             estimate = refused(at.reason) if at.reason else at.ratio
             found.append(Item(label=f"{other} at a score of {at.target:.3g}", estimate=estimate))
     return found
+
+
+def _one_sided(asked: Asked, other: str, why: str) -> Item:
+    """Where one of two schemes has no curve to solve, its selected point bounds its bytes from above.
+
+    The other's are bounded from below by its curve, at the score that the point is certified to have; and so is their
+    ratio, on one side. ``why`` there is nothing else is the reason where there is no such bound either.
+    """
+    of, tail = str(asked.test.of), asked.alpha / (2 * len(asked.test.over))
+    if (bound := _fewest_over(asked, of, other, tail)) is not None:
+        return Item(label=f"{other}, at most", estimate=Estimate(bound[0], 0.0, bound[1]))
+    if (bound := _fewest_over(asked, other, of, tail)) is not None:
+        return Item(label=f"{other}, at least", estimate=Estimate(1 / bound[0], 1 / bound[1], math.inf))
+    return Item(label=other, estimate=refused(why))
+
+
+def _fewest_over(asked: Asked, scheme: str, other: str, tail: float) -> tuple[float, float] | None:
+    """A scheme's bytes at its selected point over the other's at the certified score, and the upper bound of that."""
+    run, theirs = asked.run, asked.pipelines[other]
+    key = point_of(asked, scheme, {}, timed=False)
+    ladders = [ladder for (pipeline, _), ladder in run.ladders.items() if pipeline == theirs]
+    if isinstance(key, str) or not ladders or not all(ladder.slope_established for ladder in ladders):
+        return None
+    rows = run.points[run.points["pipeline"] == key[0]]
+    mine = rows[rows["point"] == key[1]].iloc[0]
+    if not (mine["payload_bytes"] > 0 and mine["p_value"] <= tail / rows["ladder"].nunique()):
+        return None
+    share, reference = run.equality.certified, run.answers.reference
+    solved = [
+        (ladder, *ladder.reached(share * run.answers.score(reference), share * run.answers.resampled(reference)))
+        for ladder in ladders
+    ]
+    if not all(0 <= u <= 1 for _, u, _ in solved):
+        return None
+    value = min(float(np.exp(ladder.curve.log_bytes(u))) for ladder, u, _ in solved)
+    least = min(
+        float(np.exp(np.quantile(ladder.curves.log_bytes(u_B), tail, method="inverted_cdf")))
+        for ladder, _, u_B in solved
+    )
+    n_bytes = float(mine["payload_bytes"])
+    return (n_bytes / value, n_bytes / least) if least > 0 else None
 
 
 def mean_bytes_ratio(asked: Asked) -> list[Item]:

@@ -12,6 +12,7 @@ from harness.claims.asked import Asked, exact, point_of, refused
 from harness.claims.model import Parameter
 from harness.claims.verdict import Item
 from harness.errors import HarnessError
+from harness.runs import illustrations
 from harness.tofc.trained import MANIFEST, find_codec, manifest
 
 RESIDENT_BYTES = 3e5
@@ -78,20 +79,54 @@ def visual_share(asked: Asked) -> list[Item]:
     return [Item(label=str(asked.test.of), estimate=exact(visual / prompt))]
 
 
+def likelihood_lead(asked: Asked) -> list[Item]:
+    """How much likelier features' elements are under a Laplacian than under the better of the two others, in nats."""
+    found = illustrations.read(asked.run.record.folder, asked.run.manifest)
+    density = None if found is None else found.density
+    if density is None or density.pipeline != asked.pipelines[str(asked.test.of)]:
+        why = "no densities of features were computed; 'harness illustrate' does"
+        return [Item(label=str(asked.test.of), estimate=refused(why))]
+    items = []
+    for label, histogram in (("unmerged", density.unmerged), ("merged", density.merged)):
+        others = [fit.log_likelihood for family, fit in histogram.fits.items() if family != "Laplacian"]
+        lead = histogram.fits["Laplacian"].log_likelihood - max(others)
+        items.append(Item(label=f"{label}, {histogram.elements} elements", estimate=exact(lead)))
+    return items
+
+
 def z_share(asked: Asked) -> list[Item]:
     """Z over the whole stream."""
-    return [Item(label=label, estimate=exact(row["z_share"])) for label, row in _held_out(asked)] or _no_codec(asked)
+    illustrated = [Item(label=label, estimate=exact(of["z"])) for label, of in _illustrated(asked)]
+    held_out = [Item(label=label, estimate=exact(row["z_share"])) for label, row in _held_out(asked)]
+    return illustrated or held_out or _no_codec(asked)
 
 
 def experts_share(asked: Asked) -> list[Item]:
-    """From the entropy of the experts' use to log2 of their number: what an index takes is in between."""
-    found = []
-    for label, row in _held_out(asked):
+    """The experts' indices over the whole stream.
+
+    Of held-out pictures an index takes from the entropy of the experts' use to log2 of their number.
+    """
+    found = [Item(label=label, estimate=exact(of["experts"])) for label, of in _illustrated(asked)]
+    for label, row in () if found else _held_out(asked):
         use = np.asarray(row["expert_use"], dtype=np.float64)
         bits = 8 * row["bytes_per_image"] * row["pictures"] / use.sum()
         least, most = float(entropy(use, base=2)), math.log2(use.size)
         found.append(Item(label=label, estimate=Estimate(least / bits, least / bits, most / bits)))
     return found or _no_codec(asked)
+
+
+def _illustrated(asked: Asked) -> list[tuple[str, Mapping[str, float]]]:
+    """Where the bits of the scheme's points went, each part over all; of points whose streams have the parts asked."""
+    found = illustrations.read(asked.run.record.folder, asked.run.manifest)
+    mine = [] if found is None else [row for row in found.bits if row.pipeline == asked.pipelines[str(asked.test.of)]]
+    of_points: dict[str, dict[str, float]] = {}
+    for row in mine:
+        of_points.setdefault(f"{row.point}, {row.pictures} pictures", {})[row.part] = row.bits
+    return [
+        (label, {part: bits / sum(parts.values()) for part, bits in parts.items()})
+        for label, parts in of_points.items()
+        if {"z", "experts"} <= parts.keys()
+    ]
 
 
 def experts_used(asked: Asked) -> list[Item]:

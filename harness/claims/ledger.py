@@ -1,6 +1,7 @@
 """Claims set against finished runs: for each test the run that it is made of, the numbers, and the verdict."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from harness.claims import metrics
 from harness.claims.asked import Asked, pipelines_of
 from harness.claims.model import Claim, Claims, Criterion, Machines, Study, direction
 from harness.claims.verdict import ALPHA, Answer, Item, Verdict, judge, picked
+from harness.errors import HarnessError
 
 Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
 
@@ -122,29 +124,43 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
     if test.about.absolute and any(run.manifest.stand_ins for run in chosen):
         why = f"{_unit(test)} of a stand-in are not the claim's; the full-size models and benchmarks are missing"
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=why)
-    numbers = [metrics.measured(Asked(run=run, test=test, alpha=alpha / len(chosen))) for run in chosen]
-    items = metrics.quotient(*numbers) if len(numbers) == 2 else numbers[0]
+
+    def numbers(of: Criterion) -> Sequence[Item]:
+        found = [metrics.measured(Asked(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
+        return metrics.quotient(*found) if len(found) == 2 else found[0]
+
+    side = direction(test) if stood_in else None
+    try:
+        items, its_items = numbers(test), [] if side is None else numbers(side)
+    except HarnessError as error:
+        # What the rows of one run contradict is no reason against the others.
+        return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=str(error))
+    if side is not None:
+        return _directed(test, items, side, its_items, name, _source(chosen, test), stood_in)
     return _judged(test, items, name, _source(chosen, test), stood_in)
 
 
 def _judged(test: Criterion, items: Sequence[Item], run: str, source: Source, stand_ins: Sequence[str]) -> Tested:
-    def shown(number: float) -> str:
-        return written(test, number)
+    answer, why = judge(test, items, lambda number: written(test, number))
+    verdict = _verdict(answer, bool(stand_ins))
+    return Tested(test=test, verdict=verdict, items=items, run=run, source=source, stand_ins=stand_ins, why=why)
 
-    answer, why = judge(test, items, shown)
-    if stand_ins and (side := direction(test)) is not None:
-        met = _MET[answer]
-        answer, why = judge(side, items, shown)
-        why = f"the direction; {met}" if answer == "yes" else why
-    return Tested(
-        test=test,
-        verdict=_verdict(answer, bool(stand_ins)),
-        items=items,
-        run=run,
-        source=source,
-        stand_ins=stand_ins,
-        why=why,
-    )
+
+def _directed(
+    test: Criterion,
+    items: Sequence[Item],
+    side: Criterion,
+    its_items: Sequence[Item],
+    run: str,
+    source: Source,
+    stand_ins: Sequence[str],
+) -> Tested:
+    """A test on a stand-in, by its direction; its numbers are the direction's where it has none of its own."""
+    met, _ = judge(test, items)
+    found = _judged(side, its_items, run, source, stand_ins)
+    known = any(not math.isnan(item.estimate.low) for item in items)
+    why = f"the direction; {_MET[met]}" if found.verdict is Verdict.HOLDS else found.why
+    return dataclasses.replace(found, test=test, items=items if known else its_items, why=why)
 
 
 _MET: Mapping[Answer, str] = {
@@ -221,6 +237,7 @@ def _doubts(run: Analysis, test: Criterion) -> Iterator[str]:
 
 def _source(runs: Sequence[Analysis], test: Criterion) -> Source:
     if test.metric in ("z_share", "experts_share", "experts_used"):
+        # By the training of the codec; of illustrated pictures as well the run's rows hold none of it.
         return "recorded"
     if not test.about.timed:
         return "measured"

@@ -80,6 +80,7 @@ _FUNCTIONS: Mapping[str, Callable[[Asked], list[Item]]] = {
     "operations_ratio": halves.operations_ratio,
     "memory_ratio": halves.memory_ratio,
     "visual_share": halves.visual_share,
+    "likelihood_lead": halves.likelihood_lead,
     "z_share": halves.z_share,
     "experts_share": halves.experts_share,
     "experts_used": halves.experts_used,

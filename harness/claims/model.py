@@ -19,7 +19,7 @@ from harness.scenario.source import read
 PAPER = Path(__file__).with_name("paper.yaml")
 """The claims of the paper."""
 
-Kind = Literal["x", "%", "s", "count"]
+Kind = Literal["x", "%", "s", "nats", "count"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +62,29 @@ METRICS: Mapping[str, Metric] = {
     "operations_ratio": Metric(what="floating-point operations of a side or of some of its stages, over the other's"),
     "memory_ratio": Metric(what="peak memory of a side less its weights, over the other's"),
     "visual_share": Metric(what="visual tokens among those of the prompt", unit="%", neutral=0.0, over="no"),
-    "z_share": Metric(what="z's share of the stream, on the held-out pictures of the codec", unit="%", neutral=0.0,
-                      over="no"),
-    "experts_share": Metric(what="the experts' indices' share of the stream, on the same", unit="%", neutral=0.0,
-                            over="no"),
-    "experts_used": Metric(what="the share of the experts that code at least one feature, on the same", unit="%",
-                           neutral=0.0, over="no"),
+    "likelihood_lead": Metric(
+        what="mean log-likelihood of a Laplacian less the best of Gaussian and Cauchy",
+        unit="nats",
+        neutral=0.0,
+        over="no",
+    ),
+    "z_share": Metric(
+        what="z's share of the stream, of illustrated pictures or the codec's held-out ones",
+        unit="%",
+        neutral=0.0,
+        over="no",
+    ),
+    "experts_share": Metric(
+        what="the experts' indices' share of the stream, on the same", unit="%", neutral=0.0, over="no"
+    ),
+    "experts_used": Metric(
+        what="the share of the experts that code at least one feature, on the same", unit="%", neutral=0.0, over="no"
+    ),
     "features_share": Metric(what="n_c over V of the architecture", unit="%", neutral=0.0, over="no", counted=True),
-    "trainable_parameters": Metric(what="LoRA, projector and codec of the architecture", unit="count", neutral=0.0,
-                                   over="no", counted=True),
-}  # fmt: skip
+    "trainable_parameters": Metric(
+        what="LoRA, projector and codec of the architecture", unit="count", neutral=0.0, over="no", counted=True
+    ),
+}
 """The numbers that a claim can be tested by."""
 
 
@@ -271,7 +284,8 @@ def distance_from_no_effect(test: Criterion) -> float:
 def direction(test: Criterion) -> Criterion | None:
     """The side of no effect that a claim of a scheme against another is on, as far as a stand-in can show it.
 
-    None for a claim that is no more than a direction, and for one of another kind.
+    None for a claim that is no more than a direction, and for one of another kind. Of bytes it is at single scores,
+    not on average: a direction can be shown there by one side of an interval.
     """
     neutral = test.about.neutral
     claimed = test.between or [end for end in (test.value, test.below, test.above) if end is not None]
@@ -282,4 +296,5 @@ def direction(test: Criterion) -> Criterion | None:
         return None
     plain = dict.fromkeys(("value", "between", "below", "above"))
     where = test.where if test.where.endswith("rate") else "each"
-    return test.model_copy(update={**plain, "give": 0.0, "where": where, side: neutral})
+    metric = {"mean_bytes_change": "bytes_change", "mean_bytes_ratio": "bytes_ratio"}.get(test.metric, test.metric)
+    return test.model_copy(update={**plain, "metric": metric, "give": 0.0, "where": where, side: neutral})

@@ -112,22 +112,22 @@ def show_projection(found: "Projection", console: "Console") -> None:
     if not verdicts:
         return
     table = _table("What is claimed, beside the estimates")
-    for heading in ("claim", "uplink"):
-        table.add_column(heading)
-    for heading in ("claimed", "estimated", "95 %"):
-        table.add_column(heading, justify="right")
+    for heading in ("claim", "claimed", "uplink"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("estimated", "95 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("agrees")
+    said = None
     for v in verdicts:
         over = f" over {v.claim.over}" if v.claim.over else ", s"
-        table.add_row(
-            f"{v.claim.of}{over} ({v.claim.says})",
-            v.channel,
-            _range(v.claim.low, v.claim.high),
-            f"{v.value:.2f}",
-            f"{v.low:.2f} to {v.high:.2f}",
-            v.agrees,
-        )
+        # A claim is written once, and stands for the rows below it.
+        name = "" if v.claim is said else f"{v.claim.of}{over}"
+        claimed = "" if v.claim is said else _range(v.claim.low, v.claim.high)
+        said = v.claim
+        table.add_row(name, claimed, v.channel, f"{v.value:.2f}", f"{v.low:.2f} to {v.high:.2f}", v.agrees)
     console.print("", table)
+    for claim in found.section.claims:
+        console.print(f"- {claim.of}{f' over {claim.over}' if claim.over else ''}: {claim.says}")
     agreed = sum(v.agrees == "yes" for v in verdicts)
     near = sum(v.agrees == "within the error" for v in verdicts)
     console.print(

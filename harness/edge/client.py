@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.data.sample import Question
 from harness.edge import TOKEN_VARIABLE, protocol
@@ -18,6 +18,7 @@ from harness.errors import PeerError, shown
 from harness.models.contract import Answer, Clock
 from harness.profiling.clock import StageClock
 from harness.profiling.energy import Reading
+from harness.profiling.machine import Conditions
 from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
 from harness.schemes.contract import DeviceHalf
@@ -132,6 +133,15 @@ class Peer:
             raise PeerError(f"{self.url}: its answer is none: {reason}") from None
         self.lowered |= dict.fromkeys(f"server: {sentence}" for sentence in told.lowered)
         return told, exchanges[-1].transfer(response, len(payload), residence_s, told.queue_s)
+
+    def conditions(self) -> Conditions:
+        """What the server's machine is like now; raises PeerError as :meth:`ask` does."""
+        response = self._patient(lambda: self._http.get("/conditions"))
+        self._refuse(response)
+        try:
+            return TypeAdapter(Conditions).validate_json(response.content, strict=True)
+        except ValidationError as error:
+            raise PeerError(f"{self.url}: /conditions: {protocol.first_mistake(error)}") from None
 
     def energy(self) -> ToldEnergy:
         """What the server's machine tells of its energy now; raises PeerError as :meth:`ask` does."""
@@ -325,6 +335,11 @@ class PeerTelemetry(Telemetry):
         """Those of both sides, the server's under names of their own."""
         server = {f"server {kind}": what for kind, what in self._peer.info.telemetry.items()}
         return {**super().sources, **server}
+
+    def conditions(self) -> Conditions:
+        """Those of both sides, the server's under names of their own."""
+        server = {f"server {fact}": value for fact, value in self._peer.conditions().items()}
+        return {**super().conditions(), **server}
 
     def begin(self) -> None:
         """A unit of work begins."""

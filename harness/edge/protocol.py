@@ -17,8 +17,9 @@ byte received to the first byte of the answer. What is refused is answered by a 
     429, 503       too many requests wait, or the server is stopping: not begun, so it may be sent again
     500            the server half failed; the reason is in the server's own log
 
-``GET /info`` is an :class:`Info`, ``GET /energy`` a :class:`ToldEnergy`, ``GET /health`` says whether requests are
-taken, ``GET /metrics`` is Prometheus'.
+``GET /info`` is an :class:`Info`, ``GET /energy`` a :class:`ToldEnergy`, ``GET /conditions`` what
+:func:`harness.profiling.machine.conditions` says, ``GET /health`` whether requests are taken; ``GET /metrics`` is
+Prometheus'.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -70,8 +70,8 @@ class RefusedError(Exception):
 class Service:
     """The server halves as an ASGI application, :attr:`app`.
 
-    Without a ``token`` everybody is answered. ``watch`` tells how long stages were kept from running, ``meter`` what
-    the machine takes of energy, where there is one.
+    Without a ``token`` everybody is answered. ``watch`` tells how long stages were kept from running; what
+    ``meters`` makes, when it is first asked for, what the machine takes of energy.
     """
 
     def __init__(
@@ -83,14 +83,15 @@ class Service:
         token: str | None,
         limits: Limits,
         watch: Watch | None = None,
-        meter: Meters | None = None,
+        meters: Callable[[], Meters] | None = None,
     ) -> None:
         self._halves, self._info, self._device, self.limits = halves, info, device, limits
         self._identity = info.identity
         self._token = token
         self._telemetry = Telemetry()
-        self._watch, self._meter = watch, meter
-        self.watched = [one for one in (watch, meter) if one is not None]
+        self._watch, self._open_meters = watch, meters
+        self._meters: Meters | None = None
+        self._leaving = contextlib.ExitStack()
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="server half")
         self._admitted = 0
@@ -103,9 +104,18 @@ class Service:
                 Route("/health", self._tell_health),
                 Route("/metrics", self._tell_metrics),
                 Route("/energy", self._tell_energy),
+                Route("/conditions", self._tell_conditions),
             ],
             exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http, Exception: _refuse_unexpected},
         )
+
+    def __enter__(self) -> Self:
+        if self._watch is not None:
+            self._leaving.enter_context(self._watch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.close()
 
     async def _tell_health(self, request: Request) -> Response:  # noqa: ARG002
         return JSONResponse({"status": "stopping" if self.stopping else "ok"}, 503 if self.stopping else 200)
@@ -118,12 +128,19 @@ class Service:
         self._authorise(request)
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    async def _tell_conditions(self, request: Request) -> Response:
+        self._authorise(request)
+        return JSONResponse(self._telemetry.conditions())
+
     async def _tell_energy(self, request: Request) -> Response:
         self._authorise(request)
-        if self._meter is None:
+        if self._meters is None and self._open_meters is not None:
+            # Not before: some sensors are followed by a thread, which would be in the times of stages.
+            self._meters = self._leaving.enter_context(self._open_meters())
+        if self._meters is None:
             sources, reading = f"{UNAVAILABLE}it was started with a scenario that measures none", Reading(0.0, {})
         else:
-            sources, reading = self._meter.sources, self._meter.read()
+            sources, reading = self._meters.sources, self._meters.read()
         lowered = tuple(self._telemetry.end())
         self._telemetry.begin()
         rails = {name: ToldRail(**dataclasses.asdict(rail)) for name, rail in reading.rails.items()}
@@ -256,7 +273,7 @@ async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG0
 
 async def _refuse_http(request: Request, error: Exception) -> Response:  # noqa: ARG001
     assert isinstance(error, HTTPException)
-    known = "there are POST /answer, GET /info, /health, /metrics and /energy"
+    known = "there are POST /answer, GET /info, /health, /metrics, /energy and /conditions"
     return JSONResponse({"error": f"{error.detail}: {known}"}, error.status_code, {**_CLOSE, **(error.headers or {})})
 
 
@@ -307,19 +324,13 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], None]
 
     A second signal ends it at once.
     """
-    with contextlib.ExitStack() as leaving:
-        for watched in service.watched:
-            leaving.enter_context(watched)
-        _serve_watched(service, listener, started)
-
-
-def _serve_watched(service: Service, listener: socket.socket, started: Callable[[], None] | None) -> None:
     guarded = type("Guarded", (Guarded,), {"head_s": min(Guarded.head_s, service.limits.body_s)})
     config = uvicorn.Config(
         service.app, http=guarded, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
         server_header=False, timeout_keep_alive=_KEEP_ALIVE_S,
     )  # fmt: skip
-    asyncio.run(_serve(service, _Server(config), listener, started))
+    with service:
+        asyncio.run(_serve(service, _Server(config), listener, started))
 
 
 class _Server(uvicorn.Server):

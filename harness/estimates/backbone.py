@@ -5,14 +5,15 @@ T tokens of the prompt   H width of the language model
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from harness import catalog
-from harness.estimates.counting import META, Count, counted
+from harness.estimates.counting import META, counted
+from harness.estimates.roofline import Count
 from harness.models.contract import Layout, Models, Tiles
 from harness.models.llava import RANDOM
 
@@ -108,8 +109,18 @@ def entropy_networks(n_features: int, dim: int, n_experts: int) -> Count:
     return counted(work)
 
 
-def published_model(model: dict[str, Any], tokens: int, *, kind: str, weight_bits: float) -> Count:
-    """The work of a model that others timed: ``tokens`` of a prompt read, or one written after as many."""
+def published_model(model: Mapping[str, Any], tokens: int, *, kind: str, weight_bits: float) -> Count:
+    """The work of a model that others timed: ``tokens`` of a prompt read, or one written after as many.
+
+    Layers are alike, so that those of one layer and of two tell those of any number.
+    """
+    one, two = (
+        _of_layers({**model, "num_hidden_layers": n}, tokens, kind=kind, weight_bits=weight_bits) for n in (1, 2)
+    )
+    return one + (two + one * -1.0) * (model["num_hidden_layers"] - 1)
+
+
+def _of_layers(model: Mapping[str, Any], tokens: int, *, kind: str, weight_bits: float) -> Count:
     shape = dict(model)
     if shape.pop("type") == "tower":
         return _tower(shape, tokens)
@@ -137,7 +148,7 @@ def _reads(language: Any, n_tokens: int, n_before: int = 0) -> Count:
     return counted(lambda: step(n_tokens))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _language(shape: tuple[tuple[str, Any], ...]) -> Any:
     import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
     from transformers import AutoConfig, AutoModelForCausalLM

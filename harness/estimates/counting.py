@@ -7,7 +7,6 @@ operations; their inputs, weights and outputs are the bytes. What is done elemen
 with these, as fused kernels do.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -18,21 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from harness.estimates.roofline import Count
+
 META = torch.device("meta")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Count:
-    """Floating-point operations and bytes read and written."""
-
-    operations: float = 0.0
-    n_bytes: float = 0.0
-
-    def __add__(self, other: "Count") -> "Count":
-        return Count(self.operations + other.operations, self.n_bytes + other.n_bytes)
-
-    def __mul__(self, times: float) -> "Count":
-        return Count(self.operations * times, self.n_bytes * times)
 
 
 class Counter:

@@ -7,12 +7,19 @@ from collections.abc import Iterable, Sequence
 
 from harness import catalog
 from harness.errors import ScenarioError
-from harness.estimates import backbone
-from harness.estimates.counting import Count
-from harness.estimates.roofline import Roofline
-from harness.estimates.sheets import Machine, Published, Sheets, sheets
-from harness.estimates.stages import Work
+from harness.estimates.roofline import Count, Roofline, roof
+from harness.estimates.sheets import Published, Sheets, sheets
 from harness.records import Side
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Work:
+    """A part of a stage, of one kind; a stage that has several takes the sum of their times."""
+
+    side: Side
+    stage: str
+    kind: str
+    count: Count
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +103,6 @@ def total(stages: Iterable[Estimated], link_s: float = 0.0) -> tuple[float, floa
     return seconds, low_s, high_s, complete
 
 
-def roof(machine: Machine, data: Sheets, kind: str, count: Count) -> tuple[float, str]:
-    """The seconds of work at full efficiency, and what bounds it: ``operations`` or ``bytes``."""
-    by_operations = count.operations / machine.peak(data.kinds[kind].processor)
-    by_bytes = count.n_bytes / machine.bandwidth
-    return max(by_operations, by_bytes), "operations" if by_operations >= by_bytes else "bytes"
-
-
 @functools.cache
 def roofline() -> Roofline:
     """The efficiencies of the package's own data; counts the published models anew."""
@@ -115,8 +115,11 @@ def work_of_row(row: Published, data: Sheets) -> Count:
     """What a published time was taken for."""
     if row.elements:
         return Count(row.elements)
+    # Counting imports torch; names are checked before, without it.
     if row.codec:
         width, _, height = row.size.partition("x")
         encode, decode = catalog.target(catalog.CODEC_WORK)(row.codec, int(width), int(height), row.channels)
         return encode if row.side == "device" else decode
+    from harness.estimates import backbone
+
     return backbone.published_model(data.models[row.model], row.tokens, kind=row.kind, weight_bits=row.weight_bits)

@@ -8,10 +8,12 @@ on other machines. An estimate is never tested against a time that its efficienc
 
 - A published time is predicted from the other rows of its machine and kind alone, or where it is the only one by the
   rule that borrows. The logarithm of published / predicted is its residual.
-- The interval of a time by an efficiency from n rows of its own is exp(+- t s sqrt(1 + 1/n)) around it, where s is the
-  standard deviation of the n logarithms and t Student's quantile at n - 1: the prediction interval of one more.
+- The interval of a time by an efficiency from n >= 3 rows of its own is exp(+- t s sqrt(1 + 1/n)) around it, where s is
+  the standard deviation of the n logarithms and t Student's quantile at n - 1: the prediction interval of one more.
 - A rule that borrows is tested wherever a machine and kind that have rows of their own could have been served by it,
-  as if they had none; with r its root mean square residual there, over g such groups, the interval is exp(+- t_g r).
+  as if they had none; with r its root mean square residual there, over g such groups, the interval is exp(+- t_g r),
+  and never narrower than that of what is lent.
+  Accelerators and processors are tested apart. Fewer than three rows of one's own have the error of having none.
 
 Where neither can be had, there is no error to state, and the estimate says so.
 """
@@ -23,12 +25,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import scipy.special
 
-from harness.estimates.sheets import Published, Sheets
+from harness.estimates.sheets import Machine, Published, Sheets
 
 CONFIDENCE = 0.95
+_ENOUGH = 3
+"""Rows from which a scatter of their own is taken: Student's quantile of two would be 12.7."""
 
 Group = tuple[str, str]
 """A machine, by the name whose efficiencies it has, and a kind of stage."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Count:
+    """Floating-point operations and bytes read and written."""
+
+    operations: float = 0.0
+    n_bytes: float = 0.0
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.operations + other.operations, self.n_bytes + other.n_bytes)
+
+    def __mul__(self, times: float) -> "Count":
+        return Count(self.operations * times, self.n_bytes * times)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,16 +119,20 @@ class Roofline:
         return math.exp(float(np.mean([self._log(row) for row in rows])))
 
     def _factor(self, rows: Sequence[Published], group: Group) -> float:
-        if len(rows) > 1:
+        if len(rows) >= _ENOUGH:
             return prediction_factor([self._log(row) for row in rows])
         lent = self._lent(group)
-        return math.nan if lent is None else self._borrowing_factor(lent[0])
+        return math.nan if lent is None else self._borrowing_factor(lent[0], group)
 
     def _borrowed(self, group: Group) -> Efficiency | None:
         if (lent := self._lent(group)) is None:
             return None
         how, rows = lent
-        return Efficiency(self._mean(rows), self._borrowing_factor(how), _names(rows), how)
+        factor = self._borrowing_factor(how, group)
+        if len(rows) >= _ENOUGH:
+            # What is lent has an error of its own; NaN, where the rule cannot be tested, stays.
+            factor = factor if math.isnan(factor) else max(factor, prediction_factor([self._log(row) for row in rows]))
+        return Efficiency(self._mean(rows), factor, _names(rows), how)
 
     def _lent(self, group: Group) -> tuple[str, list[Published]] | None:
         """The rule that serves a group without rows of its own, and the rows that it takes."""
@@ -119,16 +141,21 @@ class Roofline:
                 return how, rows
         return None
 
-    def _borrowing_factor(self, how: str) -> float:
+    def _borrowing_factor(self, how: str, served: Group) -> float:
         """How far a rule is off where it can be tested: groups that have rows, served as if they had none."""
         squares = []
         for group, own in self._groups.items():
+            if self._on_cpu(group) != self._on_cpu(served):
+                continue
             if rows := [row for other in _RULES[how](self, group) for row in self._groups[other]]:
                 squares.append((math.log(self._mean(rows)) - np.array([self._log(row) for row in own])) ** 2)
         if not squares:
             return math.nan
         rms = math.sqrt(float(np.mean([of_group.mean() for of_group in squares])))
         return math.exp(float(scipy.special.stdtrit(len(squares), (1 + CONFIDENCE) / 2)) * rms)
+
+    def _on_cpu(self, group: Group) -> bool:
+        return self.sheets.kinds[group[1]].processor == "cpu"
 
     def like_here(self, group: Group) -> Iterator[Group]:
         """Groups of like kinds on the same machine."""
@@ -166,3 +193,10 @@ def prediction_factor(logs: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 def _names(rows: Sequence[Published]) -> tuple[str, ...]:
     return tuple(row.name for row in rows)
+
+
+def roof(machine: Machine, data: Sheets, kind: str, count: Count) -> tuple[float, str]:
+    """The seconds of work at full efficiency, and what bounds it: ``operations`` or ``bytes``."""
+    by_operations = count.operations / machine.peak(data.kinds[kind].processor)
+    by_bytes = count.n_bytes / machine.bandwidth
+    return max(by_operations, by_bytes), "operations" if by_operations >= by_bytes else "bytes"

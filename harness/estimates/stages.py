@@ -11,21 +11,12 @@ from typing import Any
 from harness import catalog
 from harness.errors import ScenarioError
 from harness.estimates.backbone import Backbone, entropy_networks, merging
-from harness.estimates.counting import Count
+from harness.estimates.estimate import Work
+from harness.estimates.roofline import Count
 from harness.records import Side
 from harness.scenario.model import PipelineSpec
 from harness.schemes.contract import MergingPoint
 from harness.schemes.image_codec import size_within
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Work:
-    """A part of a stage, of one kind; a stage that has several takes the sum of their times."""
-
-    side: Side
-    stage: str
-    kind: str
-    count: Count
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,10 @@ class Untimed:
         yield
 
 
+class Sharing(Untimed):
+    """The clock of a pass that wants answers alone: what was computed of a picture for one point serves the next."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
     """Where the features of an image belong.

@@ -11,7 +11,9 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import hashlib
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,7 +30,18 @@ from harness.data.sample import Question
 from harness.errors import BitstreamError, CheckpointError, UnavailableError, unknown_name
 from harness.models import checkpoint, files, tower
 from harness.models.adapter import Lora
-from harness.models.contract import Answer, Attention, Clock, Features, Layout, Part, Request, Tiles
+from harness.models.contract import (
+    Answer,
+    Attention,
+    Clock,
+    Features,
+    Layout,
+    Part,
+    Request,
+    Sharing,
+    Tiles,
+    Untimed,
+)
 from harness.models.engine import Engine, TransformersEngine
 from harness.models.pieces import PieceTokenizer
 from harness.models.prompts import Template
@@ -77,6 +90,10 @@ class Language(nn.Module):
         self.tied = tied
 
 
+_SEEN_AT_MOST = 4
+"""Pictures whose features are shared between points: those of one question, mostly."""
+
+
 def _n_features(config: Any) -> int:
     """V, the features of a patch."""
     side: int = config.vision_config.image_size // config.vision_config.patch_size
@@ -94,6 +111,7 @@ class LlavaVision:
         self.n_features = _n_features(config)
         self.feature_dim: int = config.vision_config.hidden_size
         self._lora = lora
+        self._seen: OrderedDict[tuple[bytes, tuple[int, int], bool], Features] = OrderedDict()
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +125,18 @@ class LlavaVision:
 
     @torch.inference_mode()
     def see(self, image: Image.Image, clock: Clock, *, attended: bool = False) -> Features:
-        """The features of an RGB image, at the tower's dtype; times ``preprocess`` and ``vision_encode``."""
+        """The features of an RGB image, at the tower's dtype; times ``preprocess`` and ``vision_encode``.
+
+        With the clock :class:`Sharing` a picture that was seen shortly before is not encoded again.
+        """
+        if isinstance(clock, Sharing):
+            key = hashlib.blake2b(image.tobytes(), digest_size=16).digest(), image.size, attended
+            if key not in self._seen:
+                self._seen[key] = self.see(image, Untimed(), attended=attended)
+                while len(self._seen) > _SEEN_AT_MOST:
+                    self._seen.popitem(last=False)
+            self._seen.move_to_end(key)
+            return self._seen[key]
         with clock.stage("preprocess"):
             tiles = self.preprocess(image)
         with clock.stage("vision_encode"), _beside(self._lora):

@@ -16,7 +16,7 @@ import subprocess
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import pynvml
@@ -48,6 +48,9 @@ ARM_PARTS = {
 
 _SALT = b"tofc-harness"
 _NVPMODEL_PATIENCE_S = 5.0
+
+
+Conditions: TypeAlias = dict[str, float | str | bool]
 
 
 @cache
@@ -84,7 +87,7 @@ def machine_name() -> str:
     return str(fingerprint()["name"])
 
 
-def conditions(root: Path = Path("/")) -> dict[str, float | str | bool | None]:
+def conditions(root: Path = Path("/")) -> Conditions:
     """What changes while nothing of the machine does: power mode, present clocks in MHz, temperatures in C.
 
     A fact that the system does not tell is left out. ``root`` is where proc and sys are.

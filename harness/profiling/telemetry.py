@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.profiling import nvml
+from harness.profiling.machine import Conditions, conditions
 from harness.runs.provenance import UNAVAILABLE
 
 _COUNTERS = (
@@ -68,6 +69,10 @@ class Telemetry:
         """What is watched, and what is unavailable and why; the clocks with the lowest and highest mean seen so far."""
         seen = {"clocks": f"{min(self._mhz):.0f} to {max(self._mhz):.0f} MHz"} if self._mhz else {}
         return {**self._sources, **seen}
+
+    def conditions(self) -> Conditions:
+        """What changes while nothing of the machine does: :func:`harness.profiling.machine.conditions`."""
+        return conditions()
 
     def begin(self) -> None:
         """A unit of work begins."""

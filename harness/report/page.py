@@ -7,11 +7,12 @@ user's and are escaped; the one script is the page's own, and the page's policy 
 import base64
 import dataclasses
 import hashlib
+import math
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jinja2
 import pandas as pd
@@ -183,7 +184,7 @@ def _section(place: int, run: Analysis, pictures: Sequence[Picture], left_out: S
         "short_stand_ins": f"{manifest.label[0].upper()}{manifest.label[1:]}. " if manifest.label else "",
         "contents": list(zip(_EVERY, _HEADINGS, strict=True)),
         "sentences": [*sentences, *([lean] if lean else [])],
-        "notes": [note[0].upper() + note[1:] for note in (table.claimed(run), table.several(run), *times) if note],
+        "notes": [note for note in (table.claimed(run), table.several(run), *times) if note],
         "tables": _tables(run),
         "figures": pictures,
         "left_out": left_out,
@@ -225,17 +226,18 @@ def _grid(
     return Grid(caption + more, heads, cells)
 
 
-def _cell(row: Mapping[str, object], name: str, form: _Form | None) -> Cell:
+def _cell(row: Mapping[Any, Any], name: str, form: _Form | None) -> Cell:
     value = row[name]
     if form is None:
-        return Cell("-" if pd.isna(value) else str(value))  # type: ignore[call-overload]
-    number = float(value)  # type: ignore[arg-type]
-    if pd.isna(number):
+        return Cell("-" if pd.isna(value) else str(value))
+    number = float(value)
+    if math.isnan(number):
         return Cell("-", "")
-    stem, end = (name[: -len("_s")], "_s") if name.endswith("_s") and f"{name[:-2]}_low_s" in row else (name, "")
+    end = next((unit for unit in ("_s", "_j") if name.endswith(unit)), "")
+    stem = name.removesuffix(end)
     if f"{stem}_low{end}" not in row:
         return Cell(form(number), repr(number))
-    ends = [float(row[f"{stem}_{which}{end}"]) for which in ("low", "high")]  # type: ignore[arg-type]
+    ends = [float(row[f"{stem}_{which}{end}"]) for which in ("low", "high")]
     if ends == [number, number]:
         return Cell(form(number), repr(number))
     return Cell(f"{form(number)} {comparison.between(ends[0], ends[1], form)}", repr(number))
@@ -250,6 +252,8 @@ def _tables(run: Analysis) -> list[Grid]:
     found.append(_stages(run))
     if not run.resources.empty:
         found.append(_resources(run))
+    if not run.energy.empty:
+        found.append(_energy(run))
     if len(run.manifest.benchmarks) > 1:
         found.append(_benchmarks(run))
     return [grid for grid in found if grid.rows]
@@ -330,7 +334,9 @@ def _stages(run: Analysis) -> Grid:
         "mean_s": ("mean", format_seconds), "timed": ("timed requests", _plain), "source": ("source", None),
         "machine": ("machine", None),
     }  # fmt: skip
-    return _grid("Mean time of each stage", run.stage_times, columns)
+    chosen = run.points.loc[run.points["selected"], ["pipeline", "point"]]
+    rows = run.stage_times.merge(chosen, on=["pipeline", "point"]) if len(run.stage_times) else run.stage_times
+    return _grid("Mean time of each stage at the selected points", rows, columns)
 
 
 def _resources(run: Analysis) -> Grid:
@@ -343,6 +349,15 @@ def _resources(run: Analysis) -> Grid:
         }
     sources = ", ".join(sorted(set(run.record.resources["source"].to_pylist())))
     return _grid("Memory and operations of each half", run.resources, columns, {"source": sources})
+
+
+def _energy(run: Analysis) -> Grid:
+    columns: dict[str, tuple[str, _Form | None]] = {
+        "pipeline": ("scheme", None), "point": ("point", None), "side": ("side", None), "rail": ("rail", None),
+        "net_j": ("J an answer, net of idle", _plain), "gross_j": ("gross", _plain), "sensor": ("sensor", None),
+        "source": ("source", None), "machine": ("machine", None),
+    }  # fmt: skip
+    return _grid("Energy of an answer on each side", run.energy, columns)
 
 
 def _benchmarks(run: Analysis) -> Grid:

@@ -284,6 +284,9 @@ def _uplink(row: "pd.Series[float]") -> str:
 
 
 def _interval(low: float, high: float) -> str:
+    if low == high:
+        # A normalised score of the reference's own.
+        return "by definition"
     return "no interval" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
 
 

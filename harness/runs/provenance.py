@@ -99,7 +99,7 @@ class Session(_Strict):
     pressure: float | None = None
     released: bool = False
     energy: dict[str, str] = Field(default_factory=dict)
-    conditions: dict[str, dict[str, float | str | bool | None]] = Field(default_factory=dict)
+    conditions: dict[str, dict[str, float | str | bool]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _machine_is_named(self) -> Self:

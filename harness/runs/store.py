@@ -187,7 +187,7 @@ class Run:
         *earlier, session = self.manifest.sessions
         self._update(sessions=(*earlier, session.model_copy(update={"energy": dict(told)})))
 
-    def record_conditions(self, when: str, told: Mapping[str, float | str | bool | None]) -> None:
+    def record_conditions(self, when: str, told: Mapping[str, float | str | bool]) -> None:
         """Commits what the machine was like at a moment of this session: power mode, clocks, temperatures."""
         *earlier, session = self.manifest.sessions
         conditions = {**session.conditions, when: dict(told)}

@@ -17,6 +17,9 @@ from harness.scenario.source import assigned, override, read
 _UNITS = {"_bps": "bit/s", "_bytes": "B", "_hz": "/s", "_s": "s"}
 """How a quantity's field ends, and the unit of its number."""
 
+_PIXELS = "_px"
+"""How the field of a number ends that is written without a unit, and without this ending."""
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Scenario:
     """The scenario in a YAML file, with what ``overrides`` such as ``measure.repeats=2`` put in its place.
@@ -51,13 +54,15 @@ def as_written(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Dumped as YAML it loads as the scenario that it was, beside the files that it names.
     """
-    written = {name: value for name, value in given.items() if value not in (None, [])}
-    if isinstance(measure := given.get("measure"), Mapping):
+    # A point's parameters are a scheme's own, without units.
+    written = {
+        name: value if name == "pipelines" else _with_units(value)
+        for name, value in given.items()
+        if value not in (None, [])
+    }
+    if isinstance(measure := written.get("measure"), dict):
         # Each of the two ways to end a measurement has a key that the other refuses.
-        idle = "at_most" if measure.get("precision") is None else "timed_samples"
-        written["measure"] = {name: value for name, value in measure.items() if name != idle}
-    if isinstance(replay := given.get("replay"), Mapping):
-        written["replay"] = _with_units(dict(replay))
+        measure.pop("at_most" if measure.get("precision") is None else "timed_samples", None)
     return written
 
 
@@ -75,7 +80,7 @@ def replay_from_given(given: Mapping[str, Any], folder: Path) -> Replay:
 
 
 def _with_units(data: Any) -> Any:
-    """A replay section's plain data as it is written: quantities as text, under their names without a unit."""
+    """A section's plain data as it is written: quantities as text, under their names without a unit."""
     if isinstance(data, list):
         return [_with_units(item) for item in data]
     if not isinstance(data, dict):
@@ -84,7 +89,7 @@ def _with_units(data: Any) -> Any:
     for name, value in data.items():
         suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), None)
         if suffix is None:
-            written[name] = _with_units(value)
+            written[name.removesuffix(_PIXELS)] = _with_units(value)
         else:
             written[name.removesuffix(suffix)] = None if value is None else f"{value!r} {_UNITS[suffix]}"
     return written

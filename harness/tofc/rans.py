@@ -48,7 +48,7 @@ MAX_SYMBOLS = 1 << 16
 _CELL_BITS = 8
 
 # Of one type in kernels: numba makes a float of a signed and an unsigned integer.
-_1 = np.uint64(1)
+_0, _1 = np.uint64(0), np.uint64(1)
 _WORD = np.uint64(32)
 _BITS = np.uint64(PRECISION)
 _FULL = np.uint64(64 - PRECISION)
@@ -57,6 +57,8 @@ _MASK = np.uint64(TOTAL - 1)
 _LOW = np.uint64(1 << 32)
 _CELL = np.uint64(PRECISION - _CELL_BITS)
 _SHARE, _SYMBOL = np.uint64(24), np.uint64(48)
+_SHIFT, _INCREMENT = np.uint64(32), np.uint64(40)
+_SHIFTS = np.uint64(63)
 
 
 class Tables:
@@ -82,12 +84,10 @@ class Tables:
             raise ValueError("a frequency table has an entry below 1 or does not sum to 2**24")
         # A symbol's c, f and own number in one integer: popping reads one place of memory for all three.
         self.entry_S = np.empty(n_symbols, np.uint64)
-        self.reciprocal_S = np.empty(n_symbols, np.uint64)
-        self.shift_S = np.empty(n_symbols, np.uint8)
-        self.increment_S = np.empty(n_symbols, np.uint8)
+        # What pushing a symbol reads, in one place, too: f 2**40, r, 2**24 - f, and c with s and d in its upper half.
+        self.pushed_S4 = np.empty((n_symbols, 4), np.uint64)
         self.cell_TC = np.empty((len(counts), 1 << _CELL_BITS), np.uint64)
-        shares = (self.entry_S, self.reciprocal_S, self.shift_S, self.increment_S, self.cell_TC)
-        _set_up(count_S, self.first_T, *shares)
+        _set_up(count_S, self.first_T, self.entry_S, self.pushed_S4, self.cell_TC)
 
 
 class Encoder:
@@ -103,8 +103,7 @@ class Encoder:
         Raises ValueError for a symbol that its table does not have; the encoder cannot be used after that.
         """
         self._make_room(len(index_M))
-        shares = (tables.first_T, tables.entry_S, tables.reciprocal_S, tables.shift_S, tables.increment_S)
-        if not _push(self._words, self._state, index_M, table_R, start_R, *shares):
+        if not _push(self._words, self._state, index_M, table_R, start_R, tables.first_T, tables.pushed_S4):
             raise ValueError("a symbol or a table to be coded does not exist")
 
     def push_bits(self, value_M: Ints, bits_M: Ints) -> None:
@@ -184,9 +183,7 @@ def _set_up(
     count_S: Ints,
     first_T: Ints,
     entry_S: Array,
-    reciprocal_S: Array,
-    shift_S: NDArray[np.uint8],
-    increment_S: NDArray[np.uint8],
+    pushed_S4: Array,
     cell_TC: Array,
 ) -> None:
     for t in range(len(first_T) - 1):
@@ -201,12 +198,16 @@ def _set_up(
             while cell < cell_TC.shape[1] and np.uint64(cell) << _CELL < end:
                 cell_TC[t, cell] = entry
                 cell += 1
-            reciprocal_S[first + i], shift_S[first + i], increment_S[first + i] = _reciprocal(share)
+            reciprocal, shift, increment = _reciprocal(share)
+            pushed_S4[first + i, 0] = share << _FULL
+            pushed_S4[first + i, 1] = reciprocal
+            pushed_S4[first + i, 2] = _TOTAL - share
+            pushed_S4[first + i, 3] = increment << _INCREMENT | shift << _SHIFT | start
             start = end
 
 
 @kernel
-def _reciprocal(share: np.uint64) -> tuple[np.uint64, np.uint8, np.uint8]:
+def _reciprocal(share: np.uint64) -> tuple[np.uint64, np.uint64, np.uint64]:
     """(r, s, d) with floor(x / f) = floor((x + d) r / 2**(64 + s)) for every x < f 2**40.
 
     With 2**s < f <= 2**(s + 1), r is 2**(64 + s) / f rounded up where that makes an error e = r f - 2**(64 + s) so
@@ -215,7 +216,7 @@ def _reciprocal(share: np.uint64) -> tuple[np.uint64, np.uint8, np.uint8]:
     1994, and Robison, "N-bit unsigned division via N-bit multiply-add", 2005.
     """
     if share == _1:
-        return ~np.uint64(0), np.uint8(0), np.uint8(1)
+        return ~np.uint64(0), _0, _1
     shift = np.uint64(0)
     while _1 << (shift + _1) < share:
         shift += _1
@@ -225,11 +226,11 @@ def _reciprocal(share: np.uint64) -> tuple[np.uint64, np.uint8, np.uint8]:
     error = (share - rest % share) % share
     if error == 0:
         # A power of two: r = 2**(64 + s) / f = 2**63.
-        return down, np.uint8(shift), np.uint8(0)
+        return down, shift, _0
     # x e < f 2**40 e, which is below 2**88.
     if _high(share << _FULL, error) < _1 << shift:
-        return down + _1, np.uint8(shift), np.uint8(0)
-    return down, np.uint8(shift), np.uint8(1)
+        return down + _1, shift, _0
+    return down, shift, _1
 
 
 @kernel
@@ -240,33 +241,31 @@ def _push(
     table_R: Ints,
     start_R: Ints,
     first_T: Ints,
-    entry_S: Array,
-    reciprocal_S: Array,
-    shift_S: NDArray[np.uint8],
-    increment_S: NDArray[np.uint8],
+    pushed_S4: Array,
 ) -> bool:
-    x, n = state[0], np.int64(state[1])
+    # Indices are unsigned: numba would look whether a signed one counts from the end.
+    x, n = state[0], state[1]
     for r in range(len(table_R) - 1, -1, -1):
         if not 0 <= table_R[r] < len(first_T) - 1:
             return False
-        first = first_T[table_R[r]]
-        n_symbols = first_T[table_R[r] + 1] - first
+        first = np.uint64(first_T[table_R[r]])
+        n_symbols = np.uint64(first_T[table_R[r] + 1]) - first
         for m in range(start_R[r + 1] - 1, start_R[r] - 1, -1):
-            i = np.int64(index_M[m])
-            if i < 0 or i >= n_symbols:
+            i = np.uint64(np.int64(index_M[np.uint64(m)]))
+            if i >= n_symbols:
                 return False
             i += first
-            entry = entry_S[i]
-            share = entry >> _SHARE & _MASK
-            # Without a branch, which would be mispredicted once a word.
+            packed = pushed_S4[i, 3]
+            increment = packed >> _INCREMENT
+            # Without a branch, which would be mispredicted once a word; what is chosen is what is multiplied.
             words[n] = np.uint32(x)
-            full = x >= share << _FULL
-            n += np.int64(full)
-            x = x >> _WORD if full else x
-            whole = _high(x + np.uint64(increment_S[i]), reciprocal_S[i]) >> np.uint64(shift_S[i])
+            full = x >= pushed_S4[i, 0]
+            n += np.uint64(full)
+            raised = (x >> _WORD) + increment if full else x + increment
+            whole = _high(raised, pushed_S4[i, 1]) >> (packed >> _SHIFT & _SHIFTS)
             # floor(x / f) 2**24 + x mod f
-            x = x + (entry & _MASK) + whole * (_TOTAL - share)
-    state[0], state[1] = x, np.uint64(n)
+            x = raised + ((packed & _MASK) - increment) + whole * pushed_S4[i, 2]
+    state[0], state[1] = x, n
     return True
 
 

@@ -120,7 +120,7 @@ def train(
         loss_d = distortion(coded.y_PCD, context)
         loss = loss_d + recipe.rate_weight * coded.rate + recipe.alpha * coded.imbalance
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
         optimiser.step()
         schedule.step()

@@ -39,14 +39,18 @@ class Use(NamedTuple):
     features: float
     parts: int
 
+    @property
+    def value(self) -> Tensor:
+        """Eq. 18 over alpha."""
+        return (self.mean_E - 1 / len(self.mean_E)).square().sum()
+
     def imbalance(self, w_NE: Tensor) -> Tensor:
         """A micro-batch's part of Eq. 18 over alpha: its mean over all parts has the step's value and gradient.
 
         With m the step's mean weights and u uniform, Eq. 18 is |m - u|^2, and its gradient 2 (m - u) dm.
         """
-        away_E = self.mean_E - 1 / len(self.mean_E)
-        mine = 2 * self.parts * (w_NE.sum(0) @ away_E) / self.features
-        return away_E.square().sum() + mine - mine.detach()
+        mine = 2 * self.parts * (w_NE.sum(0) @ (self.mean_E - 1 / len(self.mean_E))) / self.features
+        return self.value + mine - mine.detach()
 
 
 class Losses(NamedTuple):
@@ -94,20 +98,20 @@ class SplitModel(nn.Module):
         sizes = [len(picture) for picture in batch.pictures if picture is not None]
         if not sizes:
             loss_B, right = self.answers(batch, [])
-            return Losses(loss_B.mean(), zero, zero, right)
+            return Losses(loss_B.mean(), zero, zero if use is None else use.value, right)
         y_PCD = self._merged_features(batch, n_clusters)
         # Rates and means want float32, whatever the networks around compute in.
         with torch.autocast(device.type, enabled=False):
             coded = self.codec(y_PCD, temperature)
             n_examples = len(batch.pictures)
-            bits = torch.stack([bits_PC.mean() for bits_PC in coded.bits_N.view(y_PCD.shape[:2]).split(sizes)])
+            bits = torch.stack([part.mean() for part in torch.split(coded.bits_N.view(y_PCD.shape[:2]), sizes)])
             rate = bits.sum() / y_PCD.shape[2] / n_examples
             imbalance = zero
             if temperature > 0:
                 imbalance = coded.imbalance if use is None else use.imbalance(coded.w_NE)
-            y_bar = coded.y_PCD.split(sizes)
+            y_bar = torch.split(coded.y_PCD, sizes)
             if self._distortion == "features":
-                pairs = zip(y_bar, y_PCD.split(sizes), strict=True)
+                pairs = zip(y_bar, torch.split(y_PCD, sizes), strict=True)
                 lost = torch.stack([(after - before).square().mean() for after, before in pairs])
                 return Losses(lost.sum() / self._variance / n_examples, rate, imbalance, zero)
         loss_B, right = self.answers(batch, y_bar)

@@ -106,12 +106,15 @@ def measure(
         on_picture()
     found = []
     for n_c in clusters:
-        size, rate, loss, merged_loss, right, z_share, *bits = (sum(c) / len(c) for c in zip(*rows[n_c], strict=True))
+        size, rate, loss, merged_loss, right, z_share, header, expert, z, y = (
+            sum(column) / len(column) for column in zip(*rows[n_c], strict=True)
+        )
         returned, sent = (torch.cat(column) for column in zip(*kept[n_c], strict=True))
         lost = float(feature_distortion(returned, sent))
         used = tuple(use[n_c].tolist())
         of_pictures = tuple((int(row[0]), round(row[2], 5)) for row in rows[n_c])
-        found.append(HeldOut(n_c, size, rate, loss, merged_loss, right, lost, z_share, used, *bits, of_pictures))
+        means = (size, rate, loss, merged_loss, right, lost, z_share)
+        found.append(HeldOut(n_c, *means, used, header, expert, z, y, of_pictures))
     return found
 
 

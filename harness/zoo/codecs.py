@@ -49,7 +49,7 @@ def opened(folder: Path) -> tuple[Llava, SplitModel]:
 def measured(folder: Path, pages: int, first_book: int = FIRST_BOOK) -> list[HeldOut]:
     """What a folder's codec costs and loses on held-out pages, at each n_c of its training."""
     backbone, module = opened(folder)
-    data = Bundled(Bundled.Config(kind="bundled", first_book=first_book, books=8, pages=pages), backbone.template)
+    data: Any = Bundled(Bundled.Config(kind="bundled", first_book=first_book, books=8, pages=pages), backbone.template)
     clusters = tuple(manifest(folder / MANIFEST)["config"]["clusters"])
     reader = Reader(data, backbone, 4096)
     return result.measure(module, backbone, reader, range(len(data)), clusters, lambda: None)
@@ -98,10 +98,10 @@ def scatter(rows: Mapping[Path, Sequence[HeldOut]]) -> list[tuple[str, int, int,
         config = {**manifest(folder / MANIFEST)["config"], "seed": None}
         groups.setdefault(json.dumps(config, sort_keys=True), []).append(folder)
     found = []
-    for config, folders in groups.items():
+    for text, folders in groups.items():
         if len(folders) == 1:
             continue
-        given = json.loads(config)
+        given = json.loads(text)
         for of_seeds in zip(*(rows[folder] for folder in folders), strict=True):
             bytes_S, loss_S = (
                 np.array([getattr(r, key) for r in of_seeds]) for key in ("bytes_per_image", "distortion")

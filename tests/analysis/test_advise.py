@@ -7,6 +7,7 @@ import pytest
 from harness.analysis import Analysis
 
 
+@pytest.mark.slow
 def test_at_80_columns_every_name_keeps_its_line_and_no_word_is_lost(
     made_up: Analysis, monkeypatch: pytest.MonkeyPatch, harness: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -84,6 +84,7 @@ def test_the_link_is_that_of_all_questions(made_up: Analysis) -> None:
             assert row["total_mean_s"] == pytest.approx(parts)
 
 
+@pytest.mark.slow
 def test_intervals_of_the_means_cover(made_up: Analysis) -> None:
     """From rows to the table's numbers, 95 % intervals of eight pictures cover the benchmark's mean as they claim."""
     key = "jpeg", total(made_up)["point"]
@@ -155,6 +156,7 @@ def test_several_benchmarks_count_alike(made_up: Analysis) -> None:
     assert len(np.asarray(run.population.stratum_N)) == 360
 
 
+@pytest.mark.slow
 def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
     """Where requests may be given up the means are of the rows, parts add up, and ratios promise no interval."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))
@@ -168,6 +170,7 @@ def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
     assert set(run.first["reason"]) == {"", "requests meet, or the link's rate varies"}
 
 
+@pytest.mark.slow
 def test_an_unstable_system_has_no_mean(tmp_path: Any) -> None:
     """More comes in than the servers can do: the reason is said in the place of the mean."""
     crowded = {"arrivals": {"kind": "poisson", "rate_hz": 100.0}, "users": [1]}

@@ -52,6 +52,7 @@ def test_who_answers_first_is_said_with_its_interval(made_up: Analysis) -> None:
     assert len(sentences) == 3
 
 
+@pytest.mark.slow
 def test_one_that_sends_nothing_takes_part(tmp_path: Path) -> None:
     """Where device_only reaches the target the sentence has its place too, whoever sends the fewest bytes."""
     selection = {"reference": "server_only", "target": 0.6, "margin": 0.2, "confidence": 0.95, "resamples": 200}

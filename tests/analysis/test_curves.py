@@ -151,6 +151,7 @@ def test_a_classic_rate_of_scores_that_fall_is_undefined() -> None:
     assert gain == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_coverage_of_bytes_at_equal_score() -> None:
     """Of 150 studies of 765 questions at 95 % at least 90 % of the ratios given hold the true 1.8."""
     rng, held, given_ = np.random.default_rng(5), 0, 0

@@ -79,6 +79,7 @@ def test_identical_answers_qualify_together(right: list[bool], margin: float) ->
     assert found["reference"].tolist() == (found["pipeline"] == "all").tolist()
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1), a=st.floats(0, 0.3), b=st.floats(0, 0.3))
 @settings(max_examples=25, deadline=None)
 def test_a_wider_margin_accepts_more(seed: int, a: float, b: float) -> None:
@@ -95,6 +96,7 @@ def test_a_wider_margin_accepts_more(seed: int, a: float, b: float) -> None:
         assert chosen[1] <= chosen[0]
 
 
+@pytest.mark.slow
 def test_a_planted_deficit_is_refused() -> None:
     """A scheme ten points below its reference is not selected; its row stays, with its bound."""
     refused = 0
@@ -105,6 +107,7 @@ def test_a_planted_deficit_is_refused() -> None:
     assert refused == 60
 
 
+@pytest.mark.slow
 def test_errs_as_often_as_it_says() -> None:
     """At the margin a point is admitted in 1 - confidence of all studies; at equality as often as theory says."""
     n, studies, p = 300, 200, 0.8

@@ -185,6 +185,7 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", BROKEN)
 def test_a_broken_rule_is_told(made_up: Analysis, rule: str) -> None:
     """The rule that was broken is told in a sentence, with where."""
@@ -216,6 +217,7 @@ def test_a_request_is_disturbed_by_more_than_a_share_of_its_time(seconds: float,
     assert disturbance(seconds, None, None) == ""
 
 
+@pytest.mark.slow
 def test_a_verdict_is_judged_again_on_reading(tmp_path: Path) -> None:
     """A manifest that says VALID of a run that is not, whatever its seal, is not believed; its own reasons stay."""
     record = make(tmp_path / "run", measure={"warmup": 0, "repeats": 3, "precision": None})

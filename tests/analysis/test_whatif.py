@@ -166,6 +166,7 @@ def test_a_saturated_system_has_no_mean() -> None:
     assert max_users(profile, spec, spec.uplinks[0], limit_s=60.0, q=50)[0] == 0
 
 
+@pytest.mark.slow
 def test_more_replications_do_not_narrow_a_queues_interval_to_nothing() -> None:
     """With eight pictures that differ the interval stays as wide as they leave it, and holds the truth."""
     rng = np.random.default_rng(2)

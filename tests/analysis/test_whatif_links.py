@@ -52,7 +52,7 @@ def test_a_recording_of_one_rate_is_that_rate(tmp_path: Path) -> None:
         for s in (spec, constant)
     )
     assert of_link.mean_s.value == pytest.approx(of_rate.mean_s.value)
-    found = crossover_of_links(LIGHT, HEAVY, spec, spec.uplinks[0], **RANGE)
+    found = crossover_of_links(LIGHT, HEAVY, spec, spec.uplinks[0], resamples=3, **RANGE)
     assert found.rate_bps is not None
     assert found.rate_bps.value == pytest.approx(160e3, rel=0.01)
     assert found.faster_below == "light"
@@ -62,7 +62,7 @@ def test_a_crossings_interval_by_resampling_is_about_fiellers() -> None:
     """Where both can be had, on a constant link without queues, the two agree to within a half, and hold the truth."""
     spec = system({"kind": "constant", "rate": "1 MB/s"})
     exact = crossover(LIGHT, HEAVY, spec, **RANGE).rate_bps
-    found = crossover_of_links(LIGHT, HEAVY, spec, spec.uplinks[0], resamples=40, **RANGE).rate_bps
+    found = crossover_of_links(LIGHT, HEAVY, spec, spec.uplinks[0], resamples=24, **RANGE).rate_bps
     assert exact is not None
     assert found is not None
     assert found.low < 160e3 < found.high

@@ -82,6 +82,7 @@ def test_every_scheme_that_sends_is_looked_at() -> None:
     assert set(POINTS) == set(catalog.SCHEMES) - {"device_only"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", POINTS)
 def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, models: LlavaModels, sample: Sample) -> None:
     """The bundled checkpoint is found, the parts are the scheme's, and not a bit is lost or counted twice."""

@@ -89,6 +89,7 @@ def _train(monkeypatch: pytest.MonkeyPatch, codec: str, work: Path, folder: Path
     training.make(codec, work, folder)
 
 
+@pytest.mark.slow
 def test_training_reduces_the_loss_and_seeds_decide_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_thread: None
 ) -> None:
@@ -115,6 +116,7 @@ def test_training_reduces_the_loss_and_seeds_decide_it(
     assert losses[1] < 0.97 * losses[0]
 
 
+@pytest.mark.slow
 def test_stopped_training_is_taken_up_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_thread: None) -> None:
     """What is finished is read back: without a step left, the same weights are written again."""
     _train(monkeypatch, "elic", tmp_path / "work", tmp_path / "one", 2)

@@ -32,6 +32,7 @@ def codec(model: str, weights: str = "random") -> CompressAI:
     return CompressAI(ZooPoint(model=model, quality=quality and 1, weights=weights))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_picture_comes_back_and_forgeries_do_not(compressai: ModuleType, model: str) -> None:
     """Each model, made twice from its seed: one encodes, the other decodes, and refuses what the first did not make."""
@@ -71,6 +72,7 @@ def _small(name: str) -> Any:
             return models.Elic2022Official(12, 16, groups=[4, 4, 8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["factorized", "mean", "autoregressive", "anchor", "checkerboard", "elic"])
 def test_strings_and_pictures_are_compressais(compressai: ModuleType, name: str) -> None:
     """Before the scales are made exact: what compressai writes we write, and what we read it reads."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from silent import Silent
 
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
@@ -22,19 +23,6 @@ from harness.schemes.envelope import pack, receive, send
 from harness.study import run
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
-
-
-class Silent:
-    """A reporter that shows nothing."""
-
-    def warn(self, text):
-        """Nothing."""
-
-    def phase(self, name, total, done):
-        """Nothing."""
-
-    def advance(self):
-        """Nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +91,12 @@ def test_nothing_reaches_the_server(server_model, sample):
         receive(server, data, [sample.question], Untimed(), kind=DeviceOnly.kind)
 
 
+@pytest.mark.slow
 def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
     """From the scenario to the table: 0 bytes an answer, device stages alone, and a latency that no uplink changes."""
     given = yaml.safe_load(SMOKE.read_text())
     given["pipelines"] = [{"scheme": "server_only"}, {"scheme": "device_only"}]
-    given["samples"], given["measure"]["timed_samples"] = 8, 2
+    given["samples"], given["measure"]["timed_samples"] = 4, 1
     given["selection"] |= {"target": 0.1, "margin": 0.05}
     (tmp_path / "device_only.yaml").write_text(yaml.safe_dump(given))
     scenario = load_scenario(tmp_path / "device_only.yaml")

@@ -111,6 +111,7 @@ def _both(codec: str, peers: dict[str, Callable[..., Any]]) -> tuple[Network, An
     return ours, theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", OURS)
 def test_quantiles_and_tables_are_compressais(codec: str, peers: dict[str, Callable[..., Any]]) -> None:
     """Of new weights, and after the medians have followed other densities."""

@@ -57,6 +57,7 @@ def test_a_checkpoint_becomes_the_codec_that_it_was(holder: str, tmp_path: Path)
     assert sorted(tmp_path.iterdir()) == [path, out]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_wrote(harness: Run, tmp_path: Path) -> None:
     """Status 0 and a line: the file, how many tensors and numbers, whose keys they have."""
     torch.save({"state_dict": ScaleHyperprior(8, 12).state_dict()}, tmp_path / "model.pt")
@@ -129,6 +130,7 @@ def test_what_is_no_state_dict_is_refused_in_a_sentence(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [("code", "it asks for .*mkdir, which is none"), ("bomb", "a tensor of it cannot be read: .*allocate")],

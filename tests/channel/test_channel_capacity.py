@@ -57,6 +57,7 @@ def test_constant_rate_must_be_one(rate_bps: float) -> None:
         Constant(rate_bps)
 
 
+@pytest.mark.slow
 def test_rate_change_in_mid_transfer() -> None:
     """One second at 1 Mbit/s and the rest at 2 Mbit/s: 2 Mbit that start at 0 end after 1.5 s."""
     assert _pieces([(1, 1e6), (9, 2e6)]).finish(0.0, 250_000) == pytest.approx(1.5, rel=1e-15)

@@ -146,6 +146,7 @@ def test_shared_link_gives_up_a_transfer_to_the_others() -> None:
     assert sharing.next_departure() == (1.5, 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(["constant", "pieces", "markov"]))
 def test_sharing_conserves_bytes_and_its_compiled_form_agrees(seed: int, kind: str) -> None:

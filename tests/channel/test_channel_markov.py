@@ -42,6 +42,7 @@ def test_transfer_outlasts_what_is_realised() -> None:
     assert link.bits(5.0, link.finish(5.0, n_bytes)) == pytest.approx(8 * n_bytes, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_fit_recovers_a_chain() -> None:
     """Fitted to its own realisation, a chain has its rates, holding times and mean again."""
     found = fit([_recorded(GILBERT_ELLIOTT, 2, 50_000)], n_states=2, step_s=0.02)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from harness.analysis.means import Estimate
 from harness.claims import ledger, metrics, model, shown
 from harness.claims.verdict import Item, Verdict
 from harness.records import ResourceRow, to_table
+from harness.runs import illustrations
 from harness.scenario.load import hash_of
 from harness.tofc.trained import find_codec
 
@@ -94,6 +96,28 @@ def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
     of_webp = {"metric": "bytes_ratio", "of": "webp", "over": "jpeg", "between": ends}
     assert _verdicts(more, _claims(of_webp)) == [Verdict.REPRODUCED]
     assert _verdicts(full, _claims(of_webp)) == [Verdict.NOT_REPRODUCED]
+
+
+def test_a_scheme_without_a_curve_is_bounded_by_its_selected_point(full: Analysis, standing: Analysis) -> None:
+    """TOFC's one point with n_c = 8 is certified; what WebP sends for that score is bounded by its curve.
+
+    The bound is one-sided, grows with the point's bytes, and speaks for a direction alone.
+    """
+    apart = {label: {"n_c": place} for place, label in enumerate(full.manifest.points["tofc"])}
+    points = {**full.manifest.points, "tofc": apart}
+    run = _as(full, points=points)
+    assert not any(pipeline == "tofc" for pipeline, _ in run.ladders)
+    (found,) = _items(run, metric="bytes_ratio", of="tofc", over="webp", below=1)
+    (other,) = _items(run, metric="bytes_ratio", of="webp", over="tofc", above=1)
+    assert 0 == found.estimate.low < found.estimate.value < found.estimate.high < 1
+    assert (other.estimate.low, other.estimate.high) == pytest.approx((1 / found.estimate.high, math.inf))
+    more = _altered(run, "outcomes", "payload_bytes", "tofc", lambda n: pc.multiply(n, 2))
+    (twice,) = _items(more, metric="bytes_ratio", of="tofc", over="webp", below=1)
+    assert twice.estimate.high == pytest.approx(2 * found.estimate.high, rel=0.01)
+    mean = {"metric": "mean_bytes_change", "of": "tofc", "over": "webp", "value": -0.3}
+    (entry,) = ledger.entries(_claims(mean), [_as(standing, points=points)])
+    assert (entry.verdict, entry.why) == (Verdict.HOLDS, "the direction; the number itself is left open")
+    assert _verdicts(run, _claims(mean)) == [Verdict.NOT_TESTABLE]
 
 
 def test_altered_times_flip_a_verdict(full: Analysis) -> None:
@@ -184,6 +208,17 @@ def test_what_is_missing_is_named(full: Analysis) -> None:
     assert "RealWorldQA with llava-onevision-7b" in entry.at_full_size
 
 
+def test_rows_that_contradict_each_other_leave_the_other_claims(full: Analysis) -> None:
+    """A scheme that was not timed equally often has no latency, and the rows' scores are told all the same."""
+    rows = full.record.stages
+    lost = rows.filter(pc.invert(pc.and_(pc.equal(rows["repeat"], 2), pc.equal(rows["sample"], "q000"))))
+    run = Analysis(dataclasses.replace(full.record, stages=lost))
+    timed = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
+    first, second = ledger.entries(_claims(timed, {"metric": "score_share", "of": "raw_features", "above": 0.8}), [run])
+    assert (first.verdict, second.verdict) == (Verdict.NOT_TESTABLE, Verdict.REPRODUCED)
+    assert first.why
+
+
 def test_every_test_of_a_claim_has_to_hold(full: Analysis) -> None:
     """One that is refuted refutes it; one that does not decide is shown alone."""
     yes = {"metric": "score_share", "of": "raw_features", "above": 0.7}
@@ -250,6 +285,33 @@ def test_what_a_codecs_training_recorded_is_its_manifests(full: Analysis) -> Non
         assert 0 < item.estimate.low < item.estimate.high == pytest.approx(4 / bits)
     used = _items(run, metric="experts_used", **of)
     assert used[0].estimate.value == sum(n > 0 for n in recorded["rows"][0]["expert_use"]) / 16
+
+
+def test_illustrations_of_a_run_go_before_what_a_training_recorded(full: Analysis, tmp_path: Path) -> None:
+    """Where the bits of pictures went, and under which density their features are likelier."""
+
+    def histogram(lead: float) -> illustrations.Histogram:
+        fits = {"Gaussian": -1.0, "Laplacian": -1.0 + lead, "Cauchy": -2.0}
+        return illustrations.Histogram(
+            elements=100, edges=(0.0, 1.0), density=(1.0,),
+            fits={name: illustrations.Fit(location=0, scale=1, log_likelihood=ll) for name, ll in fits.items()},
+        )  # fmt: skip
+
+    of = {"pipeline": "tofc", "point": "p", "pictures": 9}
+    bits = [illustrations.Bits(**of, part=part, bits=n) for part, n in (("y", 96.0), ("z", 3.0), ("experts", 1.0))]
+    density = illustrations.Density(**of, unmerged=histogram(0.2), merged=histogram(-0.1))
+    found = illustrations.Illustrations(
+        run=illustrations.identity(full.manifest), machine="m", density=density, bits=tuple(bits)
+    )
+    illustrations.write(tmp_path, found, {})
+    run = Analysis(dataclasses.replace(full.record, folder=tmp_path))
+    tested = {"of": "tofc", "above": 0}
+    assert [i.estimate.value for i in _items(run, metric="likelihood_lead", **tested)] == pytest.approx([0.2, -0.1])
+    assert [i.estimate.value for i in _items(run, metric="z_share", **tested)] == [0.03]
+    assert [i.estimate.value for i in _items(run, metric="experts_share", **tested)] == [0.01]
+    claims = _claims({"metric": "likelihood_lead", **tested}, {"metric": "z_share", "of": "tofc", "below": 0.02})
+    assert _verdicts(run, claims) == [Verdict.NOT_REPRODUCED] * 2
+    assert "harness illustrate" in ledger.entries(claims, [full])[0].why
 
 
 def test_other_numbers_of_neighbours_are_set_against_five(full: Analysis) -> None:

@@ -43,6 +43,7 @@ def test_a_console_prints_names_as_they_are(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.count(NAME) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_sweep_shows_an_uplinks_name_as_it_is(
     harness: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
@@ -58,6 +59,7 @@ def test_a_sweep_shows_an_uplinks_name_as_it_is(
     assert NAME in (below if columns == 120 else f"{above.partition('  ')[0]} {below.strip()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
 def test_a_sweep_writes_what_the_files_ending_says(harness: Run, tmp_path: Path, name: str) -> None:
     """CSV under .csv, Parquet under .parquet; the same rows."""
@@ -91,6 +93,7 @@ def test_where_results_cannot_go_is_said_before_they_are_made(
     assert said in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", ["0s", "0 ms", "-1 s", "nan s", "1e99 s"])
 def test_a_length_of_nothing_is_refused(harness: Run, tmp_path: Path, seconds: str) -> None:
     """A bin, a hold, a gap and a step are longer than 0."""
@@ -175,6 +178,7 @@ def _process(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "said"),
     [

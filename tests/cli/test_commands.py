@@ -1,8 +1,6 @@
 """The commands as a user meets them: what they print, where, and with which status."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -138,11 +136,13 @@ def test_a_command_line_that_is_off_exits_2(harness: Run, arguments: Sequence[st
     assert "Usage" in err
 
 
-def test_help_teaches_with_an_example() -> None:
-    """The installed command, in a process of its own."""
-    command = [sys.executable, "-m", "harness"]
-    top = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert "harness run scenarios/realworldqa_lowrate.yaml" in top.stdout
+def test_help_teaches_with_an_example(harness: Run) -> None:
+    """The command's own help names every command, and each has help of its own."""
+    status, out, _ = harness("--help")
+    assert status == 0
+    assert "harness run scenarios/realworldqa_lowrate.yaml" in out
     for name in ("run", "plot", "show", "check", "schema"):
-        assert name in top.stdout
-        assert subprocess.run([*command, name, "--help"], capture_output=True, check=True, cwd=ROOT).returncode == 0
+        assert name in out
+        status, own, _ = harness(name, "--help")
+        assert status == 0
+        assert f"harness {name}" in own

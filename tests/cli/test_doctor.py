@@ -14,6 +14,7 @@ from harness.scenario.load import load
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
 
+@pytest.mark.slow
 def test_a_scenario_that_can_run_has_status_0(harness) -> None:
     """Each half of each scheme, with the parts that it asks for; a device half of JPEG asks for none."""
     status, out, _ = harness("doctor", SCENARIOS / "smoke.yaml")
@@ -23,6 +24,7 @@ def test_a_scenario_that_can_run_has_status_0(harness) -> None:
     assert out.endswith("smoke: it can run here, both halves of every scheme\n")
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_what_brings_it(harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Benchmark and weights at once, each with its command; the status is 1."""
     monkeypatch.setenv("LMUData", str(tmp_path))
@@ -45,6 +47,7 @@ def test_weights_are_counted_once_each() -> None:
     assert sum(files.elements(folder, part) for part in files.PARTS) == wanted
 
 
+@pytest.mark.slow
 def test_a_half_that_does_not_fit_does_not_run(monkeypatch: pytest.MonkeyPatch, harness) -> None:
     """A machine whose memory holds the tower and not the language model runs the device halves alone."""
     found = examine(load(SCENARIOS / "smoke.yaml"))

@@ -57,6 +57,7 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("runs") / "none", selection=selection).folder
 
 
+@pytest.mark.slow
 def test_a_run_is_asked(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
     """Table, figures, crossover and users of one run: each answers, with the pipelines that it was asked about."""
     folder = made_up.record.folder
@@ -80,6 +81,7 @@ def test_a_run_is_asked(harness: Run, made_up: Analysis, tmp_path: Path) -> None
         assert (status, "unknown pipeline 'png'; known: " in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_run_in_which_nothing_reaches_is_shown_and_drawn(harness: Run, without: Path) -> None:
     """Its table and figures say so, with status 0; a question about a selected point is answered by a sentence."""
     status, out, _ = harness("show", without)

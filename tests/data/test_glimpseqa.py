@@ -17,6 +17,7 @@ def samples(tmp_path_factory) -> list[Sample]:
     return glimpseqa.load("GlimpseQA", cache=tmp_path_factory.mktemp("cache"))
 
 
+@pytest.mark.slow
 def test_every_picture_has_one_question_to_affirm_and_one_to_deny(samples):
     """Two questions share a picture, a group and a subtask; one is true."""
     groups = defaultdict(list)

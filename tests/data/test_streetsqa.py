@@ -133,6 +133,7 @@ def test_the_splits_share_no_texture():
         assert not any(np.array_equal(a, b) for a in ours for b in theirs)
 
 
+@pytest.mark.slow
 def test_the_tsv_holds_the_samples_as_they_were_drawn(samples, pages):
     """What is read back is what was drawn, bytes and all, and has the pinned checksum."""
     few = draw_samples(pages[:8], paired=False)

@@ -304,6 +304,7 @@ def benchmarks(draw):
     return samples
 
 
+@pytest.mark.slow
 @patient
 @given(benchmarks())
 def test_what_is_written_is_read_back(tmp_path_factory, samples):
@@ -425,6 +426,7 @@ print(len(samples), total, peak_bytes(), peak_bytes() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_a_300_mb_file_is_read_under_300_mb(tmp_path):
     """A study's samples from a 300 MB file take a few rows of memory, and under 300 MB with Python and Pillow."""

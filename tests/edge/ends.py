@@ -5,12 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fake_harness
+from silent import Silent
 
 from harness import study
 from harness.edge.client import Remote
@@ -22,13 +23,12 @@ from harness.stock import take_stock
 
 HERE = Path(__file__).parent
 FAKE = (sys.executable, str(HERE / "fake_harness.py"))
-REAL = (sys.executable, "-m", "harness")
 
 
-def start(*arguments: object, program: tuple[str, ...] = FAKE, **environment: str) -> subprocess.Popen[str]:
-    """A process of the command line whose output is read here."""
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """A process of the command line with the fakes, whose output is read here."""
     return subprocess.Popen(
-        [*program, *map(str, arguments)],
+        [*FAKE, *map(str, arguments)],
         cwd=HERE.parents[1],
         env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
@@ -49,9 +49,9 @@ def listening(server: subprocess.Popen[str]) -> str:
 
 
 @contextmanager
-def serving(scenario: Path, *options: object, program: tuple[str, ...] = FAKE, **environment: str) -> Iterator[str]:
+def serving(scenario: Path, *options: object, **environment: str) -> Iterator[str]:
     """A server's address while the context lasts; it is asked to stop, and must say that it did."""
-    server = start("serve", scenario, "--listen", "127.0.0.1:0", *options, program=program, **environment)
+    server = start("serve", scenario, "--listen", "127.0.0.1:0", *options, **environment)
     try:
         yield listening(server)
         server.terminate()
@@ -67,37 +67,36 @@ def serving(scenario: Path, *options: object, program: tuple[str, ...] = FAKE, *
 FORKS = multiprocessing.get_context("forkserver")
 """Processes that begin with everything imported, from one without threads."""
 FORKS.set_forkserver_preload(
-    ["harness.study", "harness.schemes.fake", "harness.data.streetsqa", "harness.replay.system", "harness.report.links"]
+    [
+        "harness.study",
+        "harness.schemes.fake",
+        "harness.data.streetsqa",
+        "harness.replay.system",
+        "harness.report.links",
+        "torch.utils.flop_counter",
+        "torch.nn.attention",
+    ]
 )
 
 
-class Silent:
-    """A reporter that shows nothing."""
-
-    def warn(self, text: str) -> None:
-        """Nothing."""
-
-    def phase(self, name: str, total: int, done: int) -> None:
-        """Nothing."""
-
-    def advance(self) -> None:
-        """Nothing."""
-
-
-def server(scenario: Path, port: int = 0) -> tuple[Any, int]:
-    """A process that serves the fakes, and its port."""
-    here, there = FORKS.Pipe()
-    process = FORKS.Process(target=_serve, args=(scenario, port, there))
+def begun(work: Callable[..., None], *arguments: Any) -> Any:
+    """A process in which ``work`` runs."""
+    process = FORKS.Process(target=work, args=arguments)
     process.start()
+    return process
+
+
+def server(scenario: Path, port: int = 0, begin: Callable[..., Any] = begun) -> tuple[Any, int]:
+    """A process that serves a scenario, the fakes' or another, and its port."""
+    here, there = FORKS.Pipe()
+    process = begin(_serve, scenario, port, there)
     there.close()
     return process, here.recv()
 
 
 def device(scenario: Path, folder: Path, port: int, pace: str | None = None) -> Any:
     """A process that runs the fakes' device halves against a server."""
-    process = FORKS.Process(target=_run, args=(scenario, folder, f"http://127.0.0.1:{port}", pace))
-    process.start()
-    return process
+    return begun(_run, scenario, folder, f"http://127.0.0.1:{port}", pace)
 
 
 def _serve(scenario: Path, port: int, told: Any) -> None:

@@ -50,6 +50,7 @@ def parted(fake_scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return halves(fake_scenario, tmp_path_factory.mktemp("parted"))
 
 
+@pytest.mark.slow
 def test_joined_halves_are_the_run_of_one_process(alone: Record, parted: tuple[Path, Path], tmp_path: Path) -> None:
     """All rows but times, a scheme's that sends nothing among them; the unit alone is another."""
     found = joined(*parted, tmp_path / "alone")
@@ -79,6 +80,7 @@ def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_device_half_killed_at_any_moment_is_completed(
     alone: Record, parted: tuple[Path, Path], fake_scenario: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +107,7 @@ def _measure_device(scenario: Path, folder: Path) -> None:
     measure_half(load(scenario), folder, "device", reporter=SILENT)
 
 
+@pytest.mark.slow
 def test_halves_of_two_scenarios_are_not_joined(parted: tuple[Path, Path], fake_scenario: Path, tmp_path: Path) -> None:
     """The difference is named, and no folder is made."""
     other = tmp_path / "other.yaml"
@@ -120,6 +123,7 @@ def test_halves_of_two_scenarios_are_not_joined(parted: tuple[Path, Path], fake_
     assert joined(device, server, tmp_path / "run").manifest.half is None
 
 
+@pytest.mark.slow
 def test_a_payload_that_is_missing_or_was_exchanged_is_noticed(fake_scenario: Path, tmp_path: Path) -> None:
     """A copy without it is refused by name; halves whose payloads differ are not joined."""
     device, server = halves(fake_scenario, tmp_path)
@@ -144,6 +148,7 @@ def test_a_replay_section_is_read_again_from_a_manifest(path: Path) -> None:
     assert again.files == scenario.replay.files
 
 
+@pytest.mark.slow
 def test_a_replayed_run_has_the_rows_of_a_sweep(alone: Record, fake_scenario: Path, tmp_path: Path) -> None:
     """Other uplinks, users and a deadline: the requests are those that ``sweep`` makes of the run, and are recorded."""
     other = tmp_path / "other.yaml"
@@ -174,6 +179,7 @@ def test_a_replayed_run_has_the_rows_of_a_sweep(alone: Record, fake_scenario: Pa
     assert Run.read(tmp_path / "again").requests == found.requests
 
 
+@pytest.mark.slow
 def test_the_commands_make_a_run(harness, fake_scenario: Path, tmp_path: Path) -> None:
     """From two halves to a table, and to the table of a replay; what is forgotten is said."""
     where = ("--results", tmp_path)

@@ -123,6 +123,10 @@ def test_a_server_tells_its_own_joules(fake_scenario: Path, tmp_path: Path) -> N
     assert (found.energy["net_j"] > 0).any()
     stages = found.record.stages.to_pandas()
     assert stages.groupby("side")["waited_s"].count().to_dict() == stages.groupby("side").size().to_dict()
+    (session,) = found.manifest.sessions
+    for when in ("before timing", "after timing", "before energy", "after energy"):
+        own = {fact for fact in session.conditions[when] if not fact.startswith("server ")}
+        assert session.conditions[when].keys() - own >= {f"server {fact}" for fact in own}
     needs = found.record.resources.to_pandas().query("side == 'server'")
     assert set(needs["quantity"]) == {"weights_bytes", "peak_memory_bytes", "operations"}
     assert set(needs["pipeline"]) == {"reference", "fake"}

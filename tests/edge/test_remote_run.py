@@ -8,6 +8,7 @@ import ends
 import pandas as pd
 import pytest
 import yaml
+from forked import forked
 
 from harness.edge.client import Remote
 from harness.errors import PeerError, ResultsError
@@ -47,15 +48,19 @@ def alone(fake_scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> Reco
     return Run.read(folder)
 
 
+@pytest.mark.slow
 def test_the_smoke_scenario_ends_with_the_rows_of_one_process(tmp_path: Path) -> None:
-    """Real models, every scheme of the smoke scenario: answers, bytes and scores are the same, and T_link is there."""
+    """Real models and schemes of each kind of payload: answers, bytes and scores are the same, and T_link is there."""
     smoke = yaml.safe_load((ROOT / "scenarios" / "smoke.yaml").read_text())
+    few = [spec for spec in smoke["pipelines"] if spec["scheme"] in ("server_only", "tofc", "webp")]
     short = {"samples": 4, "measure": {"threads": 1, "timed_samples": 1, "warmup": 1, "repeats": 3}}
     scenario = tmp_path / "smoke.yaml"
-    scenario.write_text(yaml.safe_dump({**smoke, **short}))
+    scenario.write_text(yaml.safe_dump({**smoke, "pipelines": few, **short}))
     run(load(scenario), tmp_path / "alone", reporter=ends.Silent())
-    with ends.serving(scenario, program=ends.REAL) as address:
-        run(load(scenario), tmp_path / "parted", reporter=ends.Silent(), remote=Remote(url=address))
+    server, port = ends.server(scenario, begin=forked)
+    run(load(scenario), tmp_path / "parted", reporter=ends.Silent(), remote=Remote(url=f"http://127.0.0.1:{port}"))
+    server.kill()
+    server.join()
     found = Run.read(tmp_path / "parted")
     assert_same(found, Run.read(tmp_path / "alone"))
     (session,) = found.manifest.sessions
@@ -90,6 +95,7 @@ def test_a_paced_link_is_measured_as_it_is_replayed(fake_scenario: Path, tmp_pat
     assert (means["error"] < 1e-2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_server_killed_at_any_moment_loses_and_doubles_nothing(
     alone: Record, fake_scenario: Path, tmp_path: Path, seed: int

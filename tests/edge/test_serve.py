@@ -143,6 +143,7 @@ def test_another_scenario_is_refused_by_name(server: str, fake_scenario: Path, t
         Peer(server, study.describe(take_stock(load(path))), token=TOKEN)
 
 
+@pytest.mark.slow
 def test_an_address_that_others_reach_wants_a_token(fake_scenario: Path) -> None:
     """Refused before anything is loaded."""
     process = ends.start("serve", fake_scenario, "--listen", "0.0.0.0:0", **{TOKEN_VARIABLE: ""})
@@ -152,6 +153,7 @@ def test_an_address_that_others_reach_wants_a_token(fake_scenario: Path) -> None
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_stopping_server_answers_what_it_has_taken(fake_scenario: Path) -> None:
     """A request whose body is on its way when the server is told to stop is answered, and the server ends well."""
     process = ends.start("serve", fake_scenario, "--listen", "127.0.0.1:0")

@@ -10,7 +10,8 @@ from torch import nn
 
 from baselines.work import codec_work
 from harness.estimates.backbone import Backbone, entropy_networks, published_model
-from harness.estimates.counting import META, Count, causal_scores, counted
+from harness.estimates.counting import META, causal_scores, counted
+from harness.estimates.roofline import Count
 from harness.models.onevision import load
 from harness.profiling.resources import OperationsClock
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness.analysis import Analysis
-from harness.projection import REASON
+from harness.projection import REASON, Projection, run
 from harness.scenario.load import load, scenario_hash
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -55,32 +55,60 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.fixture
-def ran(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> tuple[str, Path]:
-    """What the command printed, and the run's folder."""
-    status, out, err = harness("run", write(tmp_path), "--results", tmp_path / "runs")
-    assert status == 0, err
-    return out, tmp_path / "runs" / "small"
+class _Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+    def phase(self, name: str, total: int, done: int) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
 
 
-def test_a_projection_is_a_run_that_says_what_it_is(ran: tuple[str, Path]) -> None:
-    """All stages are estimated, on the machines of the sheets; it is INVALID, claims no score, and is drawn."""
-    out, folder = ran
-    run = Analysis.read(folder)
-    stages = run.record.stages
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Projection, Path]:
+    """A projection, made twice over, and its run's folder."""
+    folder = tmp_path_factory.mktemp("projected")
+    scenario = load(write(folder))
+    found = run(scenario, folder / "small", reporter=_Silent())
+    again = run(scenario, folder / "small", reporter=_Silent())
+    assert again.totals == found.totals
+    return found, folder / "small"
+
+
+def test_a_projection_is_a_run_that_says_what_it_is(ran: tuple[Projection, Path]) -> None:
+    """All stages are estimated, on the machines of the sheets; it is INVALID, and claims no score."""
+    analysis = Analysis.read(ran[1])
+    stages = analysis.record.stages
     assert pc.unique(stages["source"]).to_pylist() == ["estimated"]
     assert set(zip(stages["side"].to_pylist(), stages["machine"].to_pylist(), strict=True)) == {
         ("device", "agx-orin"),
         ("server", "rtx-4090"),
     }
-    assert not run.scored
-    assert REASON in run.reasons
-    assert "estimated" in out
-    assert (folder / "figures" / "latency_bars.png").exists()
-    assert {"projection.csv", "claims.csv"} <= {path.name for path in (folder / "figures").iterdir()}
+    assert not analysis.scored
+    assert REASON in analysis.reasons
 
 
-def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[str, Path]) -> None:
+def test_the_command_ends_with_tables_and_figures(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """The stages' errors, the payloads' sources and the claims are printed, the figures drawn."""
+    status, out, err = harness("run", write(tmp_path), "--results", tmp_path / "runs")
+    assert status == 0, err
+    words = " ".join(out.split())
+    assert REASON in words
+    assert "Estimated seconds on agx-orin and rtx-4090" in words
+    assert "- tofc: 1,000 B; made up" in words
+    assert "of 4 claims agree with the estimates" in words
+    figures = {path.name for path in (tmp_path / "runs" / "small" / "figures").iterdir()}
+    assert {"latency_bars.png", "projection.csv", "claims.csv"} <= figures
+
+
+def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[Projection, Path]) -> None:
     """T = T_device + 8 bytes / rate + T_server, with the payloads as given; device_only has no link."""
     numbers = Analysis.read(ran[1]).numbers.set_index(["pipeline", "channel"])
     for pipeline, n_bytes in {"tofc": 1000, "jpeg": 2500, "server_only": 50_000, "device_only": 0}.items():
@@ -92,16 +120,15 @@ def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[str, Path]) 
             )
 
 
-def test_claims_stand_beside_the_estimates(ran: tuple[str, Path]) -> None:
-    """A claim that holds says yes, one that cannot be said no."""
-    rows = (ran[1] / "figures" / "claims.csv").read_text().splitlines()
-    verdicts = [row.rpartition(",")[2] for row in rows[1:]]
-    assert verdicts[0] == "yes"
-    assert verdicts[2] == "no"
+def test_claims_stand_beside_the_estimates(ran: tuple[Projection, Path]) -> None:
+    """A claim that holds says yes, one that cannot says no, over each uplink."""
+    verdicts = [(verdict.claim.of, verdict.channel, verdict.agrees) for verdict in ran[0].verdicts()]
+    assert verdicts[0] == ("tofc", "10 KB/s", "yes")
+    assert verdicts[2:] == [("server_only", "10 KB/s", "no"), ("server_only", "1 MB/s", "no")]
 
 
-def test_it_is_made_again_and_takes_no_server(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    """The same command makes the run anew; options of measuring are one sentence."""
+def test_it_takes_no_options_of_measuring(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """They are one sentence."""
     path = write(tmp_path)
     status, _, err = harness("run", path, "--server", "http://127.0.0.1:1")
     assert status == 2

@@ -213,6 +213,7 @@ MORE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "sentence"), MORE, ids=[str(changes) for changes, _ in MORE])
 def test_what_is_more_than_a_plain_lora_is_refused(
     models: LlavaModels, trained: tuple[OneVision, Path], changes: dict[str, object], sentence: str

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from small_models import make_backbone, make_backbone15, save
@@ -18,8 +19,8 @@ from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditi
 
 from harness.errors import CheckpointError
 from harness.models import checkpoint, files, llava15, onevision
-from harness.models.contract import Untimed
-from harness.models.llava import LlavaModels, whole_parts
+from harness.models.contract import Sharing, Untimed
+from harness.models.llava import LlavaModels, LlavaVision, whole_parts
 
 FAMILIES = {
     "onevision": (make_backbone, LlavaOnevisionForConditionalGeneration, onevision.load, "llava-onevision-7b"),
@@ -72,6 +73,7 @@ def stored(folder: Path, family: str, *, old: bool = True, sharded: bool = True,
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
@@ -326,6 +328,7 @@ CONFIGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "sentence"), CONFIGS, ids=[sentence for _, sentence in CONFIGS])
 def test_what_this_harness_does_not_run_is_refused(tmp_path: Path, damage, sentence: str) -> None:
     """One sentence that names the file and the key, before a tensor is read."""
@@ -389,10 +392,25 @@ def test_weights_of_another_kind_of_number_are_refused(tmp_path: Path, dtype: to
 
 def test_a_vision_side_from_a_checkpoint_sees(tmp_path: Path) -> None:
     """What it sees is what the whole model saw."""
-    from PIL import Image
-
     stored(tmp_path, "onevision")
     image = Image.effect_noise((90, 60), 80).convert("RGB")
     backbone = make_backbone(tie_word_embeddings=False)
     seen = onevision.load("llava-onevision-7b", weights=tmp_path).vision().see(image, Untimed())
     assert torch.equal(seen.x_PVD, backbone.see(image, Untimed()).x_PVD)
+
+
+def test_what_is_seen_for_one_point_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pass that wants answers alone a picture is encoded once, to the same features; elsewhere every time."""
+    vision = onevision.load("mini-onevision").vision()
+    encoded = []
+    encode = LlavaVision.encode
+    monkeypatch.setattr(LlavaVision, "encode", lambda self, tiles: encoded.append(1) or encode(self, tiles))
+    image, other = (Image.new("RGB", (200, 150), colour) for colour in ("red", "blue"))
+    alone = vision.see(image, Untimed()).x_PVD
+    for shown in (image, image.copy(), other, image):
+        found = vision.see(shown, Sharing()).x_PVD
+        assert torch.equal(found, alone) == (shown is not other)
+    assert len(encoded) == 3
+    for _ in range(2):
+        vision.see(image, Untimed())
+    assert len(encoded) == 5

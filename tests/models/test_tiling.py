@@ -58,6 +58,7 @@ def noise(width, height):
     return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), PHOTOGRAPHS)
 def test_tiles_are_the_processors(width, height):
     """Resize, padding, order and normalisation of every tile are transformers', to float32 rounding."""

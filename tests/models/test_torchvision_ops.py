@@ -21,6 +21,7 @@ def in_a_new_process(program):
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @with_torchvision
 @pytest.mark.parametrize("module", ["harness.models.checkpoint", "harness.models.torchvision_ops, torchvision.ops"])
 def test_torchvision_is_importable(module):
@@ -35,6 +36,7 @@ def test_the_declarations_are_made_once():
     assert torchvision_ops.declare_missing() is None
 
 
+@pytest.mark.slow
 def test_without_torchvision_nothing_is_declared():
     """Where there is no torchvision to mend, no operator is declared."""
     program = (

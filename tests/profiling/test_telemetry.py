@@ -1,10 +1,12 @@
 """Throttling, as sysfs and NVML tell of it, and as a run's manifest and verdict keep it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fake_harness
 import pytest
 from fake_nvml import FakeGpu, driver
+from silent import Silent
 
 from harness.analysis import Analysis
 from harness.analysis.validity import reasons
@@ -14,14 +16,15 @@ from harness.scenario.load import load
 from harness.scenario.model import Scenario
 from harness.study import run
 
-SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
 
-
-def _little() -> Scenario:
-    """The smoke scenario's reference and one more scheme."""
-    smoke = load(SMOKE)
-    few = tuple(spec for spec in smoke.pipelines if spec.name in ("server_only", "webp"))
-    return smoke.model_copy(update={"pipelines": few, "samples": 24})
+@pytest.fixture(scope="module")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
+    """A scenario of the fakes with a few timed requests."""
+    path = tmp_path_factory.mktemp("scenario") / "fake.yaml"
+    path.write_text(fake_harness.SCENARIO.format(samples=12, timed=3, repeats=2))
+    fake_harness.patch()
+    yield load(path)
+    fake_harness.restore()
 
 
 def write(path: Path, text: object) -> Path:
@@ -163,41 +166,35 @@ def test_the_over_current_counters_of_a_jetson_are_watched(tmp_path: Path) -> No
     assert telemetry.end() == ["the counter oc3_event_cnt rose"]
 
 
-class Meddling:
+class Meddling(Silent):
     """A reporter that changes the machine at each step of the phase in which requests are timed."""
 
     def __init__(self, change: Callable[[], object]) -> None:
+        super().__init__()
         self.change = change
-        self.timing = False
-
-    def warn(self, text: str) -> None:
-        pass
-
-    def phase(self, name: str, total: int, done: int) -> None:
-        self.timing = name == "times"
 
     def advance(self) -> None:
-        if self.timing:
+        super().advance()
+        if self.phases[-1][0] == "times":
             self.change()
 
 
 @pytest.mark.parametrize("hot", [False, True])
 def test_a_throttled_run_is_invalid_and_another_is_not(
-    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hot: bool
+    system: Path, little: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hot: bool
 ) -> None:
     """The whole way from sysfs to the manifest's verdict; a cooling device goes on after the first unit."""
     monkeypatch.setattr("harness.study.Telemetry", lambda: Telemetry(system))
     state = system / "class" / "thermal" / "cooling_device1" / "cur_state"
     folder = tmp_path / "runs" / "smoke"
-    run(_little(), folder, reporter=Meddling(lambda: write(state, int(hot))))
+    run(little, folder, reporter=Meddling(lambda: write(state, int(hot))))
     manifest = read(folder / MANIFEST)
     (session,) = manifest.sessions
     assert session.telemetry["counters"] == "4 throttling counters"
     assert session.telemetry["clocks"] == "2250 to 2250 MHz"
     found = [reason for reason in manifest.reasons if reason.startswith("throttled")]
     if hot:
-        plan = _little().measure
-        n = plan.repeats * plan.timed_samples - 1
+        n = little.measure.repeats * little.measure.timed_samples - 1
         assert found == [f"throttled: the cooling device cpufreq-cpu0 was on ({n} units of timed requests)"]
         assert manifest.throttling == "seen"
     else:
@@ -206,11 +203,13 @@ def test_a_throttled_run_is_invalid_and_another_is_not(
     assert reasons(Analysis.read(folder)) == list(manifest.reasons)
 
 
-def test_without_telemetry_a_run_says_that_it_was_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_telemetry_a_run_says_that_it_was_unavailable(
+    little: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No verdict is made of what nobody watched."""
     monkeypatch.setattr("harness.study.Telemetry", lambda: Telemetry(tmp_path / "nothing"))
     folder = tmp_path / "runs" / "smoke"
-    run(_little(), folder, reporter=Meddling(lambda: None))
+    run(little, folder, reporter=Silent())
     manifest = read(folder / MANIFEST)
     assert manifest.sessions[0].telemetry["cooling"] == "unavailable: no cooling device that slows a processor"
     assert manifest.throttling == "unavailable on this machine"

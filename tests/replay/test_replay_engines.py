@@ -70,6 +70,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("link", "wire", "arrivals", "sharing"), CASES)
 def test_engines_agree_on_every_request(
     uplinks: dict[str, dict[str, Any]], link: str, wire: str, arrivals: str, sharing: str

@@ -34,6 +34,7 @@ def test_a_sweep_is_every_cell_in_order() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_number() -> None:
     """Two processes give, row by row, what one gives."""
     assert sweep([drawn_profile(0)], _spec(), workers=2) == sweep([drawn_profile(0)], _spec())
@@ -70,6 +71,7 @@ print("still connected:", ray.is_initialized())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RAY, reason="the extra [ray] is not installed")
 def test_a_ray_cluster_does_not_change_a_number(tmp_path: Path) -> None:
     """A local Ray cluster gives, row by row, what one process gives, and raises what one process raises."""

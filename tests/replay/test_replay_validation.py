@@ -160,6 +160,7 @@ def _users_of(namespaces: set[str]) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 @linked
 def test_replay_agrees_with_a_real_link() -> None:
     """Requests of 50 kB at 5 Mbit/s, stage by stage: the medians of both sides agree within 2 %."""
@@ -171,6 +172,7 @@ def test_replay_agrees_with_a_real_link() -> None:
     assert all("%" in sentence for sentence in found.shortfalls())
 
 
+@pytest.mark.slow
 @linked
 def test_the_host_is_calibrated_and_a_wrong_link_fails_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the link's set-up to the verdict: repeats scatter; a model without headers is not excused by it."""

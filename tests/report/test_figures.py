@@ -476,6 +476,7 @@ def test_illustrations_are_of_the_rows_that_are_there(tmp_path: Path) -> None:
             illustrations.read(folder, manifest)
 
 
+@pytest.mark.slow
 def test_results_do_not_wait_for_matplotlib() -> None:
     """Importing the results, which every run does, imports neither matplotlib nor torch; figures import no torch."""
     code = (
@@ -487,6 +488,7 @@ def test_results_do_not_wait_for_matplotlib() -> None:
     assert done.stdout.split() == ["set()", "False"]
 
 
+@pytest.mark.slow
 def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
     """A run in which something waits has a part more in every bar, in a colour of its own, and the sum is the total."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))

@@ -65,6 +65,7 @@ def _shown(run: Analysis) -> str:
     return capture.get()
 
 
+@pytest.mark.slow
 def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
     """With every column that there can be no line is longer than 80 and no name or number is broken."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05, replay={"deadline_s": 0.2}))
@@ -82,6 +83,7 @@ def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
     assert "| wait (s) | server (s) | total (s) | ± | in 200 ms |" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_in_which_nothing_reaches_is_shown(tmp_path: Path) -> None:
     """The table says so of every scheme, on the terminal, as CSV and as Markdown, and so does the comparison."""
     selection = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}

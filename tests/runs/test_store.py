@@ -133,6 +133,7 @@ class _CrashError(BaseException):
     """The process is gone; a BaseException, so that nothing on the way handles it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("begun", ["new", "smaller", "larger"])
 def test_survives_a_crash_at_every_rename(
@@ -143,8 +144,11 @@ def test_survives_a_crash_at_every_rename(
     So it does in a new run and in one that is complete with another scenario, which asked for less or for more. The
     rows that are not asked for are there when they are.
     """
-    study, more = list(units(("webp", "jpeg"), samples=1)), list(units(("webp", "jpeg", "tofc"), samples=1))
-    earlier = {"new": [], "smaller": list(units(("webp",), samples=1)), "larger": more}[begun]
+    fewer, study, more = (
+        list(units(pipelines, samples=1, repeats=1))
+        for pipelines in (("webp",), ("webp", "jpeg"), ("webp", "jpeg", "tofc"))
+    )
+    earlier = {"new": [], "smaller": fewer, "larger": more}[begun]
     work(tmp_path / "whole", manifest(), study)
     whole = Run.read(tmp_path / "whole")
     if earlier:
@@ -218,6 +222,7 @@ print("finished", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
     """A process killed with SIGKILL at random moments, again and again, ends with the rows of one left in peace."""
     code = _KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "killed"))
@@ -375,6 +380,7 @@ def _with(name: str, value: object, kind: pa.DataType) -> Callable[[pa.Table], p
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_is_noticed(tmp_path: Path, manifest: Made, study_units: list[Work], kind: str) -> None:
     """One bit anywhere in a table, complete or in a part, is refused, naming the file; many of them would be read."""
@@ -396,6 +402,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, manifest: Made, study_units: l
     assert Run.read(folder).manifest.tables[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "change", "sentence"),
     [
@@ -424,6 +431,7 @@ def test_refuses_a_table_that_is_not_one(
         tables.read(kind, folder / f"{kind}.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [

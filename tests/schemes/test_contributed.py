@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from silent import Silent
 
 from harness import catalog, measure, study
 from harness.data.asking import samples
@@ -27,19 +28,6 @@ from harness.stock import missing
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 PAGES = samples(book("test", 0)[:3], paired=False)
-
-
-class Silent:
-    """A reporter that shows nothing."""
-
-    def warn(self, text):
-        """Nothing."""
-
-    def phase(self, name, total, done):
-        """Nothing."""
-
-    def advance(self):
-        """Nothing."""
 
 
 @pytest.fixture(scope="module")

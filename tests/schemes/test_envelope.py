@@ -76,6 +76,7 @@ def test_every_scheme_that_sends_is_tried() -> None:
     assert set(POINTS) == set(catalog.SCHEMES) - {"device_only"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRIED)
 def test_every_flipped_bit_is_refused(name: str) -> None:
     """Sixty payloads with one bit flipped, anywhere and in each part of the envelope: none is answered from."""

@@ -20,6 +20,7 @@ def test_every_codec_of_the_zoo_has_golden_streams() -> None:
     assert {row.codec for row in golden.read()} == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", golden.read(), ids=lambda row: f"{row.codec} {len(row.stream)} bytes")
 def test_a_golden_stream_decodes_to_the_same_features_everywhere(row: golden.Golden) -> None:
     """Here, too, the package's decoder and the one written from the description give the recorded features exactly."""

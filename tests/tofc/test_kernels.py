@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 CODE = """
@@ -40,6 +42,7 @@ CALLED = {
 """The kernels that are called from Python; those that only kernels call are a part of what is cached of these."""
 
 
+@pytest.mark.slow
 def test_a_request_compiles_nothing_after_compile_all() -> None:
     """Every kernel of TOFC and of the image codecs is compiled ahead, for the arguments of a request."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -90,6 +90,7 @@ def test_merging_agrees_with_the_float64_oracle(kind: str, n_clusters: int) -> N
     np.testing.assert_allclose(merged.y_PCD[0], means, rtol=1e-5, atol=1e-5 * np.abs(means).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_merging_agrees_with_the_oracle_at_full_size(seed: int) -> None:
     """729 SigLIP-sized features, where Eq. 2 underflows and distances concentrate, are clustered as in float64."""

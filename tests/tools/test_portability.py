@@ -16,6 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 POINTS = portability.POINTS
 
 
+@pytest.mark.slow
 def test_streams_coded_on_64_bit_arm_decode_to_the_same_bits_here() -> None:
     """Every bundled codec of features and network for pictures, the strings' symbols and the features alike."""
     manifest = json.loads((GOLDEN / portability.MANIFEST).read_text())

@@ -1,10 +1,11 @@
 """Training as a whole, on tiny random models: what falls, what is left, what a stop changes, what two processes do."""
 
 import ast
+import contextlib
 import json
 import os
 import shutil
-import subprocess
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from forked import forked
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from harness.cli import main
 from harness.data.sample import Question, Sample
 from harness.errors import CheckpointError, ScenarioError
 from harness.models.contract import Untimed
@@ -27,7 +31,7 @@ from harness.tofc.trained import adapter_beside, find_codec
 from harness.training.load import load
 from harness.training.loop import Training
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -231,24 +235,24 @@ def test_losses_and_gradient_do_not_depend_on_the_micro_batch(
 def test_two_processes_share_the_work(
     write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Under torchrun on a CPU a step's examples, some of text, are divided: losses and gradients are one process's."""
+    """Told what torchrun tells, they divide a step's examples, some of text: losses and gradients are one process's."""
     config = write_config(
         lora={"rank": 2, "alpha": 4, "dropout": 0.0}, prefit=None, steps=2, log_every=1, alpha=1.0, micro_batch=1
     )
     mixed = ("data.entries=5", "held_out=1")
-    arguments = ["-m", "harness", "train", str(config), "--set", f"out={tmp_path / 'two'}"]
+    arguments = ["train", str(config), "--set", f"out={tmp_path / 'two'}"]
     arguments += [argument for setting in mixed for argument in ("--set", setting)]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("'step': 2") == 1
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    said = [tmp_path / f"rank {rank}" for rank in range(2)]
+    ranks = [forked(_rank, rank, port, arguments, said[rank]) for rank in range(2)]
+    for process in ranks:
+        process.join(120)
+    for process in ranks:
+        process.kill()
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0], said[0].read_text() + said[1].read_text()
+    assert [text.read_text().count("'step': 2") for text in said] == [1, 0]
     assert json.loads((tmp_path / "two" / "manifest.json").read_text())["processes"] == 2
     train(config, *mixed, "micro_batch=4")
     one, two = (
@@ -257,3 +261,14 @@ def test_two_processes_share_the_work(
     )
     for name, tolerance in (("D", 1e-3), ("R", 1e-3), ("balance", 1e-2), ("grad_norm", 1e-2)):
         assert [entry[name] for entry in two] == pytest.approx([entry[name] for entry in one], rel=tolerance), name
+
+
+def _rank(rank: int, port: int, arguments: list[str], said: Path) -> None:
+    """One process of two, told by torchrun's variables who it is."""
+    two = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(two, RANK=str(rank), LOCAL_RANK=str(rank))
+    # What an earlier training in the process that this one is a copy of was told.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    sys.argv = ["harness", *arguments]
+    with said.open("w") as sys.stdout, contextlib.redirect_stderr(sys.stdout):
+        main()

@@ -32,6 +32,7 @@ def test_bundled_pages_are_asked_anew_in_every_pass() -> None:
     assert first.image().tobytes() == later.image().tobytes()
 
 
+@pytest.mark.slow
 def test_a_codec_of_the_zoo_is_a_point_of_the_scheme(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

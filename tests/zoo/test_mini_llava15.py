@@ -120,6 +120,7 @@ def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
     assert float(loss) == pytest.approx(float(wanted), rel=5e-3)
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_from_nothing(fresh, tmp_path, monkeypatch):
     """Tower, merged features and whole pictures, a few steps each: every stage's loss falls."""
     pixels_and_classes = next(iter(TileBatches(3, 0, sight=LLAVA15)))
@@ -147,6 +148,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path, monkeypatch):
     assert not torch.equal(before, fresh.model.model.multi_modal_projector.linear_1.weight)
 
 
+@pytest.mark.slow
 def test_the_stored_weights_answer_the_held_out_split(right_of_forty):
     """On forty held-out questions: above chance with all tokens or a ninth of them, at chance without an image."""
     trained = llava15.load("mini-llava15").backbone()

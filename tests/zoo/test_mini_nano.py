@@ -51,6 +51,7 @@ def test_the_stored_weights_are_small_and_share_the_tower(trained):
         torch.testing.assert_close(tensor, theirs[name], rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_weights_answer_the_held_out_split(trained, right_of_forty):
     """On forty held-out questions: above chance with all tokens or 4.2 % of them, at chance without an image."""
     right = right_of_forty(trained, 6)

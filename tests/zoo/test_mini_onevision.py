@@ -8,14 +8,13 @@ import torch
 
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page, camera_file
-from harness.data.asking import samples as draw_samples
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
 from harness.data.scoring import judge
 from harness.models.onevision import load
 from harness.zoo import features, language, lookup, mini_onevision, symbols, tower, training
 from harness.zoo.lessons import answer_loss
-from harness.zoo.scores import all_tokens, blanked, jpeg, merged, verdicts
+from harness.zoo.scores import jpeg
 from harness.zoo.views import CLASS_NAMES, GRID, TILING, TileBatches, classes_seen
 from harness.zoo.vocabulary import STOP, make_tokenizer
 
@@ -24,12 +23,6 @@ from harness.zoo.vocabulary import STOP, make_tokenizer
 def trained():
     """The backbone with the zoo's weights."""
     return load("mini-onevision").backbone()
-
-
-@pytest.fixture(scope="module")
-def samples():
-    """Forty questions of the held-out StreetsQA split."""
-    return draw_samples(streetsqa.book("test", 0)[:10], paired=False)
 
 
 @pytest.fixture
@@ -51,16 +44,14 @@ def test_the_stored_weights_have_the_recipes_architecture(trained):
     assert sum(file.stat().st_size for file in folder.iterdir()) < 12e6
 
 
-def test_the_weights_answer_the_held_out_split(trained, samples):
+@pytest.mark.slow
+def test_the_weights_answer_the_held_out_split(trained, right_of_forty):
     """On forty held-out questions: well above chance with all tokens or 4.2 % of them, at chance without an image."""
-    right = {name: sum(verdicts(trained, samples, way)) for name, way in _WAYS.items()}
+    right = right_of_forty(trained, features.CLUSTERS, coarse=jpeg(5))
     assert right["all"] >= 26
     assert right["merged"] >= 23
     assert right["blanked"] <= 20
-    assert right["jpeg 5"] < right["all"]
-
-
-_WAYS = {"all": all_tokens, "merged": merged(features.CLUSTERS), "blanked": blanked, "jpeg 5": jpeg(5)}
+    assert right["coarse"] < right["all"]
 
 
 def test_the_tokenizer_writes_anything_and_a_letter_in_one_token():
@@ -123,6 +114,7 @@ def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
     )
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_from_nothing(fresh, tmp_path):
     """A few steps of each stage, from seeds, reduce its loss; a stage that is done is read back, not run again."""
     torch.manual_seed(0)

@@ -10,7 +10,8 @@ from harness.report import table
 from harness.report.figures import style
 from harness.report.figures.sheet import Chart
 from harness.runs import disk
-from harness.runs.provenance import MANIFEST, read
+from harness.runs.provenance import MANIFEST
+from harness.runs.store import complete_runs
 
 FIGURES: Mapping[str, str] = {
     "fig4": "density:FIG4",
@@ -121,11 +122,7 @@ def draw_all(
     if (path / MANIFEST).exists():
         folders = {path: out or path / "figures"}
     else:
-        runs = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
-        complete = [run for run in runs if read(run / MANIFEST).status == "complete"]
-        folders = {run: out / run.name if out else run / "figures" for run in complete}
-    if not folders:
-        raise ResultsError(f"{path}: neither a complete run nor a folder of runs; 'harness run SCENARIO' makes one")
+        folders = {run: out / run.name if out else run / "figures" for run in complete_runs(path)}
     refused: list[ResultsError] = []
     files: list[Path] = []
     for folder, target in folders.items():

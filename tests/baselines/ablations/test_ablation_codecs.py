@@ -61,6 +61,7 @@ def trained() -> FactorizedCodec:
     return factorized(steps=100)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(("n_patches", "n_clusters", "grid"), [(1, 1, None), (5, 4, (2, 2)), (60, 3, None)])
 def test_what_is_decoded_is_what_the_training_pass_says(
