@@ -7,11 +7,12 @@ user's and are escaped; the one script is the page's own, and the page's policy 
 import base64
 import dataclasses
 import hashlib
+import math
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jinja2
 import pandas as pd
@@ -225,18 +226,18 @@ def _grid(
     return Grid(caption + more, heads, cells)
 
 
-def _cell(row: Mapping[str, object], name: str, form: _Form | None) -> Cell:
+def _cell(row: Mapping[Any, Any], name: str, form: _Form | None) -> Cell:
     value = row[name]
     if form is None:
-        return Cell("-" if pd.isna(value) else str(value))  # type: ignore[call-overload]
-    number = float(value)  # type: ignore[arg-type]
-    if pd.isna(number):
+        return Cell("-" if pd.isna(value) else str(value))
+    number = float(value)
+    if math.isnan(number):
         return Cell("-", "")
     end = next((unit for unit in ("_s", "_j") if name.endswith(unit)), "")
     stem = name.removesuffix(end)
     if f"{stem}_low{end}" not in row:
         return Cell(form(number), repr(number))
-    ends = [float(row[f"{stem}_{which}{end}"]) for which in ("low", "high")]  # type: ignore[arg-type]
+    ends = [float(row[f"{stem}_{which}{end}"]) for which in ("low", "high")]
     if ends == [number, number]:
         return Cell(form(number), repr(number))
     return Cell(f"{form(number)} {comparison.between(ends[0], ends[1], form)}", repr(number))

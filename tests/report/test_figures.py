@@ -304,15 +304,24 @@ def test_a_point_far_beyond_the_curves_is_at_the_edge(made_up: Analysis) -> None
     assert rate_performance.limits(points)[1] == pytest.approx(1.5 * before[1])
 
 
-def test_the_same_rows_give_the_same_files(made_up: Analysis, tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_files(made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PNG, SVG and PDF do not depend on when or how often they are drawn; none is there where one cannot be written."""
     first, again = (
         [file.read_bytes() for file in gallery.draw(made_up, "fig6", tmp_path / folder, widths=("column",))]
         for folder in "ab"
     )
     assert first == again
-    figure, _ = gallery.chart("fig6").draw(made_up, COLUMN)
-    with pytest.raises(ValueError, match="bmp"):
+    figure, savefig = style.page(1, 1), Figure.savefig
+
+    def full(self: Figure, file: object, *, format: str, **how: object) -> None:  # noqa: A002
+        if format == "pdf":
+            raise OSError(28, "No space left on device")
+        savefig(self, file, format=format, **how)
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(ResultsError, match="fig6 cannot be written: No space"):
+        style.save(figure, tmp_path / "c", "fig6")
+    with pytest.raises(ResultsError, match="unknown format of figures 'bmp'; known: pdf, png, svg"):
         style.save(figure, tmp_path / "c", "fig6", ("png", "bmp"))
     assert not list((tmp_path / "c").iterdir())
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from harness import files
-from harness.errors import ResultsError
+from harness.errors import ResultsError, unknown_name
 from harness.runs.provenance import Manifest
 
 Marker = str | tuple[int, int, int]
@@ -217,8 +217,12 @@ def shortened(text: str, width_in: float, size: float) -> str:
 def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Writes ``stem`` in each of the formats (PNG at :data:`DPI` dots an inch); the same figure gives the same bytes.
 
-    All are there whole or not at all. Raises ResultsError when the disk refuses.
+    All are there whole or not at all. Raises ResultsError for a format that is none of :data:`FORMATS`, and when the
+    disk refuses.
     """
+    for kind in formats:
+        if kind not in FORMATS:
+            raise ResultsError(unknown_name("format of figures", kind, FORMATS))
     written = {folder / f"{stem}.{kind}": _writer(figure, kind) for kind in formats}
     try:
         files.write_all_whole(written)
