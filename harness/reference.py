@@ -103,20 +103,25 @@ def as_reference(record: Record, links: Path) -> dict[str, bytes]:
 
 
 def history(folder: Path) -> list[Update]:
-    """Why each reference run was made, in the order in which they were; empty where there is none.
+    """Why each reference run was made, oldest first; empty where there is no history.
 
-    Raises ResultsError, naming the line, for one that is none.
+    Raises ResultsError for a history that cannot be read, and for a line that is no update.
     """
     path = folder / HISTORY
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path}: cannot be read: {error}") from None
     found = []
     for number, line in enumerate(lines, 1):
         try:
-            found.append(Update(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+            given = json.loads(line)
+            if wrong := [name for name, value in given.items() if not isinstance(value, str)]:
+                raise ValueError(f"{wrong[0]} is not text")
+            found.append(Update(**given))
+        except (ValueError, TypeError, AttributeError) as error:
             raise ResultsError(f"{path}, line {number}: is no update of a reference run: {error}") from None
     return found
 

@@ -89,7 +89,7 @@ class Comparison:
 
 
 def limits(text: str) -> tuple[dict[str, Limit], dict[str, float]]:
-    """The limits that ``--fail-if`` gives, such as ``device>10%,bytes>0``: the deterministic, and minimum effects.
+    """The limits that ``--fail-if`` gives, such as ``bytes>1%`` or ``device>10%``: of rows, and minimum effects.
 
     Raises ResultsError for what is no such text, or gives a time no share.
     """
@@ -97,7 +97,9 @@ def limits(text: str) -> tuple[dict[str, Limit], dict[str, float]]:
     effects: dict[str, float] = {}
     for term in text.split(","):
         if (parsed := _TERM.fullmatch(term)) is None:
-            raise ResultsError(f"--fail-if: {term.strip()!r} is no limit; write it as in device>10%,bytes>0")
+            raise ResultsError(
+                f"--fail-if: {term.strip()!r} is no limit; write it as in bytes>1%,answers>0 or device>10%"
+            )
         name, number, percent = parsed[1], _number(parsed[2]), parsed[3] == "%"
         if name in QUANTITIES:
             found[name] = Limit(number / 100 if percent else number, share=percent)

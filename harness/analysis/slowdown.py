@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from harness.errors import ResultsError
+from harness.errors import ResultsError, unknown_name
 
 Floats = NDArray[np.float64]
 Part = tuple[str, str]
@@ -164,9 +164,16 @@ def log_ratios(parts: pd.DataFrame) -> dict[Part, Floats]:
 def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, ArrayLike] | None = None) -> list[Timed]:
     """The verdict on every part that the gate tests, from its log ratios, by part.
 
-    Without a ``second`` set suspects are ``not confirmed``. Seconds are not known here and are nan.
-    Raises ResultsError for fewer pairs than the family needs (:func:`pairs_needed`).
+    Without a ``second`` set suspects are ``not confirmed``. Seconds are not known here and are nan. Raises ResultsError
+    for fewer pairs than the family needs (:func:`pairs_needed`), and for a limit on what none of the parts is.
     """
+    for name in gate.effects:
+        if not any(name in (part, part.partition("/")[2]) for _, part in first):
+            known = sorted({part for _, part in first} | {part.partition("/")[2] for _, part in first if "/" in part})
+            raise ResultsError(
+                f"--fail-if: {unknown_name('stage', name, known)}; stages below {1e3 * gate.floor_s:g} ms are tested "
+                "together"
+            )
     effects = {part: effect for part in first if (effect := gate.effect_of(part)) is not None}
     tested = {part: np.asarray(first[part], float) for part in effects}
     if not tested:

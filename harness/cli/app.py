@@ -1,5 +1,6 @@
 """What all commands share: how they are declared, what their help shows, and how Ctrl-C gets past the library."""
 
+import enum
 from typing import Any
 
 import typer
@@ -8,6 +9,14 @@ from typer.core import TyperCommand, TyperGroup
 
 class Interrupted(BaseException):
     """Ctrl-C; not a KeyboardInterrupt, which the library of the command line would answer with a status and no word."""
+
+
+class Form(enum.StrEnum):
+    """How what a command found is written."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    JSON = "json"
 
 
 class _Flags:

@@ -1,20 +1,12 @@
 """``harness claims``: what a publication claims, against runs."""
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness.cli.app import Form
 from harness.errors import ExitCode
-
-
-class Format(enum.StrEnum):
-    """How the ledger is written."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    JSON = "json"
 
 
 def claims(
@@ -23,7 +15,7 @@ def claims(
         Path | None,
         typer.Option("--claims", metavar="FILE", help="Claims of your own.", show_default="those of the TOFC paper"),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="How it is written.")] = Format.TERMINAL,
+    form: Annotated[Form, typer.Option("--format", help="How it is written.")] = Form.TERMINAL,
 ) -> None:
     """Set what the paper claims in numbers against runs: the value, its interval, a verdict on each claim.
 
@@ -58,9 +50,9 @@ def claims(
     wanted = model.load(model.PAPER if file is None else file)
     given = Analysis.read_all(runs)
     found = ledger.entries(wanted, given)
-    if form is Format.JSON:
+    if form is Form.JSON:
         typer.echo(json.dumps(ledger.as_data(wanted, found, given), indent=2, ensure_ascii=False, allow_nan=False))
-    elif form is Format.MARKDOWN:
+    elif form is Form.MARKDOWN:
         typer.echo(shown.markdown(wanted, found, given), nl=False)
     else:
         terminal().print(shown.ledger(wanted, found, given))

@@ -1,24 +1,16 @@
 """``harness compare``: a run beside its reference, or this checkout's times beside a commit's."""
 
-import enum
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.quantities import SOME_SECONDS
+from harness.cli.app import Form
+from harness.cli.quantities import SHARE, SOME_SECONDS
 
 if TYPE_CHECKING:
     from harness.report.regressions import Found
-
-
-class Form(enum.StrEnum):
-    """How a comparison is shown."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    JSON = "json"
 
 
 def compare(
@@ -32,15 +24,15 @@ def compare(
         str | None,
         typer.Option(
             metavar="LIMITS",
-            help="What fails, such as 'device>10%,bytes>0'.",
+            help="What fails, such as 'bytes>1%,answers>0', or 'device>15%' with --against.",
             show_default="any difference; a stage more than 10 % slower",
         ),
     ] = None,
     form: Annotated[Form, typer.Option("--format", help="How it is shown.")] = Form.TERMINAL,
     out: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
     bytes_tolerance: Annotated[
-        str, typer.Option(metavar="SHARE", help="How far a point's mean bytes may move on another machine.")
-    ] = "1%",
+        float, typer.Option(**SHARE, help="How far a point's mean bytes may move on another machine.")
+    ] = "1 %",  # type: ignore[assignment]
     links: Annotated[Path, typer.Option(metavar="DIR", help="Where recorded links are looked for.")] = Path(
         "scenarios"
     ),
@@ -50,7 +42,7 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Draws who goes first; with --against.")] = 0,
     floor: Annotated[float, typer.Option(**SOME_SECONDS, help="Shorter stages are tested together.")] = "5 ms",  # type: ignore[assignment]
     results: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where timed pairs are kept, so that the command is resumed.")
+        Path, typer.Option(metavar="DIR", help="Where timed pairs are cached, so that the command can be resumed.")
     ] = Path("results/timed"),
 ) -> None:
     """Compare a run with its reference: bytes, answers, scores, selection and replay, to the bit.
@@ -78,14 +70,22 @@ def compare(
     if against is None:
         if len(paths) != 2:
             raise typer.BadParameter("give two runs, or folders of runs; or --against COMMIT and a scenario")
-        if fail_if is not None and not limits:
-            raise typer.BadParameter(f"names no {', '.join(regression.QUANTITIES)}", param_hint="--fail-if")
-        found = compared(paths[0], paths[1], limits, _share(bytes_tolerance), links)
+        if effects:
+            raise typer.BadParameter(
+                f"{next(iter(effects))!r} is none of {', '.join(regression.QUANTITIES)}; times are compared with "
+                "--against",
+                param_hint="--fail-if",
+            )
+        found = compared(paths[0], paths[1], limits, bytes_tolerance, links)
     else:
         if len(paths) != 1:
             raise typer.BadParameter("give one scenario with --against", param_hint="SCENARIO")
-        if fail_if is not None and not effects:
-            raise typer.BadParameter("names no time, such as device>10%", param_hint="--fail-if")
+        if fail_if is not None and limits:
+            raise typer.BadParameter(
+                f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is wanted, such as "
+                "device>10%",
+                param_hint="--fail-if",
+            )
         how = {"pairs": pairs, "turns": turns, "pictures": pictures, "seed": seed}
         found = _commits(paths[0], against, how, effects, floor, results)
     if out is not None:
@@ -97,12 +97,6 @@ def compare(
     else:
         typer.echo(regressions.text(found, "json" if form is Form.JSON else "markdown"), nl=False)
     raise typer.Exit(found.code)
-
-
-def _share(text: str) -> float:
-    from harness.analysis import regression
-
-    return regression.limits(f"bytes>{text}")[0]["bytes"].most
 
 
 def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, links: Path) -> "Found":

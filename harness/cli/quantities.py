@@ -35,4 +35,5 @@ RATE = {"parser": quantity(above_0(units.parse_rate_bps)), "metavar": "RATE"}
 SECONDS = {"parser": quantity(units.parse_seconds), "metavar": "TIME"}
 SOME_SECONDS = {"parser": quantity(above_0(units.parse_seconds)), "metavar": "TIME"}
 PER_SECOND = {"parser": quantity(above_0(units.parse_per_second)), "metavar": "RATE"}
+SHARE = {"parser": quantity(units.parse_share), "metavar": "SHARE"}
 SIZE = {"parser": quantity(above_0(units.parse_bytes)), "metavar": "SIZE"}

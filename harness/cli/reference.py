@@ -8,10 +8,8 @@ import typer
 from harness.cli.app import Command, group
 
 app = group("reference", "The runs that others are compared with.")
-ReferenceFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where reference runs are.")]
-
-
 app.info.no_args_is_help = False
+ReferenceFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where reference runs are.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -54,12 +52,12 @@ def update(
     reason: Annotated[str, typer.Option(help="Why they are made anew; kept with the commit and the date.")],
     scenarios: Annotated[
         list[Path] | None,
-        typer.Argument(help="Scenario files.", show_default="those of the runs that there are"),
+        typer.Argument(help="Scenario files.", show_default="those of the runs in the folder"),
     ] = None,
     folder: ReferenceFolder = Path("results/reference"),
-    work: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the runs themselves are made, so that they are resumed.")
-    ] = Path("results/cache/reference"),
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Where the runs themselves are made and resumed.")] = Path(
+        "results/cache/reference"
+    ),
 ) -> None:
     """Run scenarios and make their runs the reference. Repeat the command to resume.
 
@@ -83,4 +81,6 @@ def update(
         with Display(console) as display:
             command = ("harness", "run", str(file))
             done = reference.update(file, folder, work, reason=reason.strip(), reporter=display, command=command)
-        console.print(f"{folder / file.stem}: {'made' if done else 'is the run that there is'}")
+        console.print(
+            f"{folder / file.stem}: {'made' if done else 'unchanged; its run and its reason are there already'}"
+        )

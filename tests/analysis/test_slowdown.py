@@ -118,6 +118,14 @@ def test_limits_by_name_test_nothing_else() -> None:
     assert GATE.effect_of(("tofc", "device")) is None
 
 
+def test_a_limit_on_no_stage_is_refused() -> None:
+    """A name that is spelt wrongly would let every time pass."""
+    first = {("tofc", "device/merge"): [0.0] * 20, ("tofc", "device"): [0.0] * 20}
+    assert slowdown.judge(first, Gate(effects={"merge": 0.1}))[0].verdict == "not slower"
+    with pytest.raises(ResultsError, match=r"unknown stage 'merg'; .*merge"):
+        slowdown.judge(first, Gate(effects={"device": 0.1, "merg": 0.1}))
+
+
 def rows(*timed: tuple[str, str, str, str, float]) -> pd.DataFrame:
     """Two pairs of two turns each, with the same seconds in all."""
     whens = [(pair, turn) for pair in range(2) for turn in range(2)]

@@ -63,7 +63,11 @@ def test_a_limit_lets_a_byte_pass(harness: Harness, runs: Path) -> None:
     assert harness("compare", runs / "reference", runs / "byte", "--fail-if", "bytes>1%")[0] == 0
     status, _, error = harness("compare", runs / "reference", runs / "byte", "--fail-if", "device>10%")
     assert status == 2
-    assert "names no bytes, tokens, answers" in " ".join(error.replace("│", "").split())
+    assert "times are compared with --against" in " ".join(error.replace("│", "").split())
+    for limits in ("byte>1%,answers>0", "device>10%,bytes>0"):
+        assert harness("compare", runs / "reference", runs / "byte", "--fail-if", limits)[0] == 2
+    status, _, error = harness("compare", __file__, "--against", "HEAD", "--fail-if", "bytes>0,device>10%")
+    assert (status, "'bytes' is not compared with --against" in " ".join(error.replace("│", "").split())) == (2, True)
 
 
 def test_markdown_and_json_hold_the_same(harness: Harness, runs: Path) -> None:
@@ -127,7 +131,7 @@ def test_an_update_is_made_once_and_explained_once(
     monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("c" * 40, False))
     command = ("reference", "update", "--reason", "a first one", scenario, "--folder", "kept", "--work", "work")
     assert harness(*command)[1].endswith("kept/smoke: made\n")
-    assert harness(*command)[1].endswith("kept/smoke: is the run that there is\n")
+    assert harness(*command)[1].endswith("kept/smoke: unchanged; its run and its reason are there already\n")
     (line,) = (tmp_path / "kept" / HISTORY).read_text().splitlines()
     assert json.loads(line).items() >= {"scenario": "smoke", "reason": "a first one", "commit": "c" * 40}.items()
     (tmp_path / "kept" / HISTORY).unlink()
