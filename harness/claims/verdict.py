@@ -16,7 +16,7 @@ the largest of them lies between the largest lower and the largest upper end, an
 On a stand-in a scheme against another can show the direction alone: a value, a range or a limit is judged by the side
 of no effect that it is on, at every score or rate, and whether the number is met as well is said beside.
 
-A number that could not be had leaves its test open, unless another one already says *no*.
+A number that could not be had leaves its test open, unless the others decide it whatever that number is.
 """
 
 import enum
@@ -64,17 +64,24 @@ def judge(
     if test.where == "some":
         return _some(test, items, shown)
     chosen = picked(test, items)
-    missing = [item for item in chosen if math.isnan(item.estimate.low)]
+    joint = test.where in ("least", "most")
+    missing = [item for item in (items if joint else chosen) if math.isnan(item.estimate.low)]
     answers = [_one(test, item.estimate, shown) for item in chosen if not math.isnan(item.estimate.low)]
     if any(answer == "no" for answer, _ in answers):
         return "no", ""
-    if missing:
+    # One of several may show the least or the largest by itself: "up to" a limit is kept by each that is below it.
+    shown_by_one = joint and bool(answers) and all(answer == "yes" for answer, _ in answers)
+    if missing and not shown_by_one:
         return "open", missing[0].estimate.reason or f"no interval of {missing[0].label}"
     return "open" if (why := next((why for answer, why in answers if answer == "open"), "")) else "yes", why
 
 
 def picked(test: Criterion, items: Sequence[Item]) -> Sequence[Item]:
-    """The items that a test is about: of the least and the largest, the joint bounds."""
+    """The items that a test is about: of the least and the largest, the joint bounds.
+
+    A number that could not be had may lie anywhere: it leaves the least without a lower end, the largest without an
+    upper one.
+    """
     if test.where in ("lowest_rate", "highest_rate"):
         of_rate = [item.rate_bps for item in items if item.rate_bps is not None]
         wanted = (min if test.where == "lowest_rate" else max)(of_rate, default=None)
@@ -86,8 +93,10 @@ def picked(test: Criterion, items: Sequence[Item]) -> Sequence[Item]:
     if not known:
         return items[:1]
     pick = min if least else max
-    ends = (pick(getattr(item.estimate, end) for item in known) for end in ("value", "low", "high"))
-    return [Item(label="the least" if least else "the largest", estimate=Estimate(*ends))]
+    value, low, high = (pick(getattr(item.estimate, end) for item in known) for end in ("value", "low", "high"))
+    if len(known) < len(items):
+        low, high = (-math.inf, high) if least else (low, math.inf)
+    return [Item(label="the least" if least else "the largest", estimate=Estimate(value, low, high))]
 
 
 def _some(test: Criterion, items: Sequence[Item], shown: Callable[[float], str]) -> tuple[Answer, str]:

@@ -77,6 +77,22 @@ def test_a_number_that_could_not_be_had_leaves_a_test_open_unless_another_refute
     assert judge(_test(below=1), [])[0] == "open"
 
 
+@pytest.mark.parametrize(
+    ("what", "answer"),
+    [
+        ({"where": "most", "below": 1}, "open"), ({"where": "most", "above": 0.4}, "yes"),
+        ({"where": "most", "above": 0.9}, "open"), ({"where": "least", "below": 1}, "yes"),
+        ({"where": "least", "above": 0.4}, "open"), ({"where": "least", "above": 0.9}, "no"),
+        ({"where": "least", "value": 0.2}, "open"), ({"where": "least", "value": 0.8}, "no"),
+    ],
+)  # fmt: skip
+def test_a_number_that_could_not_be_had_may_be_the_least_or_the_largest(what: dict[str, object], answer: str) -> None:
+    """Only what no other number could change is said: of one between 0.5 and 0.6, and another that is lost."""
+    lost = Item(label="jpeg", estimate=Estimate(math.nan, math.nan, math.nan, "too few pictures"))
+    found, why = judge(_test(**what), [_item(0.5, 0.6), lost])
+    assert (found, why) == (answer, "too few pictures" if answer == "open" else "")
+
+
 def test_the_least_the_largest_and_those_of_a_rate() -> None:
     """*Up to* is of the largest, a low rate's number of that rate alone."""
     items = [_item(0.5, 0.6, rate_bps=100.0), _item(2.0, 2.4, rate_bps=200.0)]
