@@ -76,7 +76,12 @@ def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, cons
     folder = RESULTS / "nightly" / name
     runs = folder / "runs"
     refused = [sentence for file in wanted if (sentence := _ran(file, runs, console))]
-    found = compared(kept, runs, dict(regression.DEFAULT), regression.BYTES_TOLERANCE, Path("scenarios"))
+    # What cannot be compared or timed is a part of the night's result, not its end.
+    try:
+        found = compared(kept, runs, dict(regression.DEFAULT), regression.BYTES_TOLERANCE, Path("scenarios"))
+    except HarnessError as error:
+        found = Found()
+        refused.append(str(error))
     if sentence := _streams():
         refused.append(sentence)
     notes = [*found.notes]
@@ -87,9 +92,13 @@ def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, cons
     elif last == commit and not dirty:
         notes.append("times: the commit is that of the last night, and is not timed against itself")
     else:
-        with Display(console) as display:
-            design = paired.Design(pairs=pairs)
-            times.append(paired.compare(timed, last, RESULTS / "timed", design=design, gate=Gate(), reporter=display))
+        design = paired.Design(pairs=pairs)
+        try:
+            with Display(console) as display:
+                timed_now = paired.compare(timed, last, RESULTS / "timed", design=design, gate=Gate(), reporter=display)
+            times.append(timed_now)
+        except HarnessError as error:
+            refused.append(f"times: {error}")
     found = Found(runs=found.runs, refused=[*refused, *found.refused], timed=times, notes=notes)
     console.print(regressions.terminal(found))
     _write(folder / "nightly.md", regressions.markdown(found))

@@ -70,6 +70,22 @@ def test_a_night_adds_to_the_history_and_the_next_is_timed_against_it(night: dic
     assert Path("history.svg").read_text().startswith("<?xml")
 
 
+def test_a_night_that_cannot_compare_or_time_is_written_all_the_same(
+    night: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that is gone and runs that are not there are said in the night's files, with status 2."""
+
+    def lost(*_: object, **__: object) -> Any:
+        raise ResultsError("no such commit or tag")
+
+    monkeypatch.setattr(nightly.paired, "compare", lost)
+    assert go("v0.1") == 2
+    assert "times: no such commit or tag" in Path("results/nightly/cccccccccccc/nightly.md").read_text()
+    monkeypatch.setattr(nightly, "compared", lost)
+    assert go() == 2
+    assert len(nightly.history(Path("results/history"))) >= 1
+
+
 def test_a_named_commit_is_timed_and_the_same_is_not(night: dict[str, Any]) -> None:
     """``AGAINST`` comes before the history; a commit is not timed against itself."""
     go()
