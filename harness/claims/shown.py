@@ -11,6 +11,7 @@ from harness.analysis import Analysis
 from harness.claims.ledger import Entry, Tested, claimed, number, subject, summary
 from harness.claims.model import Claims
 from harness.claims.verdict import Verdict
+from harness.report.table import markdown_table
 
 _STYLE = {
     Verdict.REPRODUCED: "bold green",
@@ -58,7 +59,7 @@ def notes(found: Sequence[Entry], runs: Sequence[Analysis]) -> list[str]:
 def markdown(claims: Claims, found: Sequence[Entry], runs: Sequence[Analysis]) -> str:
     """A row a claim; what a test of the claim itself takes is in the last column."""
     header = ["", "where", "claim", "number", "claimed", "found", "verdict", "missing here", "at full size"]
-    rows = [header, ["---"] * len(header)]
+    rows = []
     for entry in found:
         tested = entry.tested
         rows.append(
@@ -72,7 +73,7 @@ def markdown(claims: Claims, found: Sequence[Entry], runs: Sequence[Analysis]) -
                 entry.at_full_size,
             ]
         )
-    table = "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
+    table = markdown_table(header, ([_cell(cell) for cell in row] for row in rows))
     below = "\n".join(f"- {_escaped(note)}" for note in notes(found, runs))
     return f"# {_escaped(claims.title)}\n\n{table}\n\n{below}\n"
 
@@ -101,4 +102,4 @@ def _cell(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -13,6 +13,7 @@ from rich.text import Text
 from harness.analysis.regression import Check, Comparison
 from harness.analysis.slowdown import TimedComparison
 from harness.errors import ExitCode
+from harness.report.table import markdown_table
 
 Format = Literal["terminal", "markdown", "json"]
 
@@ -144,20 +145,15 @@ def markdown(found: Found) -> str:
     lines = [f"## {found.sentence}", ""]
     if found.runs:
         lines += [
-            *_rows(_CHECKS, _checks(found.runs)),
+            markdown_table(_CHECKS, _checks(found.runs)),
             "",
             *(f"- {line}" for run in found.runs for line in _prose(run)),
             "",
         ]
     for one in found.timed:
-        lines += [*_rows(_TIMES, _times(one)), "", _about(one), "", *(f"- {note}" for note in one.notes), ""]
+        lines += [markdown_table(_TIMES, _times(one)), "", _about(one), "", *(f"- {note}" for note in one.notes), ""]
     lines += [f"- {line}" for line in (*found.refused, *found.notes)]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for row in (head, ["---"] * len(head), *rows):
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
 def as_json(found: Found) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The closing table: which scheme answers first at equal score, by how much, and whether that may be believed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -104,7 +104,7 @@ def _first_answers(run: Analysis) -> str:
         for row in run.first.to_dict("records")
     ]
     users = ["users"] if several_users else []
-    return _lines(["uplink", *users, "scheme", "mean (s)", "times", "interval", "no interval because"], rows)
+    return markdown_table(["uplink", *users, "scheme", "mean (s)", "times", "interval", "no interval because"], rows)
 
 
 def _equal_scores(run: Analysis) -> str:
@@ -124,7 +124,7 @@ def _equal_scores(run: Analysis) -> str:
         sizes = ["-" if math.isnan(row[name]) else format_bytes(row[name]) for name in ("test_bytes", "anchor_bytes")]
         why = "; ".join(dict.fromkeys(reason for reason in (row["reason"], row["bd_rate_reason"]) if reason))
         rows.append([row["test"], row["anchor"], *sizes, ratio, span, rate, gain, classic, why])
-    return _lines(header, rows)
+    return markdown_table(header, rows)
 
 
 def _equal_latencies(run: Analysis) -> str:
@@ -133,7 +133,7 @@ def _equal_latencies(run: Analysis) -> str:
         ratio = f"{row['ratio']:.2f} {comparison.between(row['ratio_low'], row['ratio_high'], _plain)}"
         times = [_seconds(row["test_s"]), _seconds(row["anchor_s"])]
         rows.append([row["channel"], row["test"], row["anchor"], *times, ratio])
-    return _lines(["uplink", "scheme", "other", "T (s)", "other's (s)", "ratio"], rows)
+    return markdown_table(["uplink", "scheme", "other", "T (s)", "other's (s)", "ratio"], rows)
 
 
 def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
@@ -160,7 +160,7 @@ def _markdown(run: Analysis) -> str:
         lines.append([row["pipeline"], row["point"], format_bytes(row["payload_bytes"]), *score, uplink, *cells])
     heading = "\n\n".join(text.plain for text in _heading(run.manifest))
     notes = "\n".join(f"- {text.plain}" for text in _footnotes(run))
-    return f"{heading}\n\n{_lines(header, lines)}\n\n{notes}\n"
+    return f"{heading}\n\n{markdown_table(header, lines)}\n\n{notes}\n"
 
 
 def _markdown_of(of_schemes: pd.DataFrame, form: str) -> str:
@@ -168,12 +168,13 @@ def _markdown_of(of_schemes: pd.DataFrame, form: str) -> str:
         [str(name), *("" if pd.isna(value) else form.format(value) for value in row)]
         for name, row in of_schemes.iterrows()
     ]
-    return _lines(["scheme", *map(str, of_schemes.columns)], rows)
+    return markdown_table(["scheme", *map(str, of_schemes.columns)], rows)
 
 
-def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; a bar within a cell is no end of it."""
-    lines = [header, ["---"] * len(header), *rows]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int | None = None) -> str:
+    """A table in Markdown; a bar within a cell is no end of it. Columns from ``numbers_from`` are set to the right."""
+    rule = ["---" if numbers_from is None or place < numbers_from else "---:" for place in range(len(header))]
+    lines = (header, rule, *rows)
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from harness.analysis import Analysis
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, of
+from harness.report.table import markdown_table
 
 _HEAD_IN, _ROW_IN = 0.2, 0.155
 
@@ -138,11 +139,9 @@ _Cells = list[list[str | tuple[str, bool]]]
 def _markdown(heads: Sequence[str], cells: "_Cells", caption: str, run: Analysis) -> str:
     def shown(cell: str | tuple[str, bool]) -> str:
         words, strong = (cell, False) if isinstance(cell, str) else cell
-        words = words.replace("|", "\\|")
         return f"**{words}**" if strong else words
 
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *([shown(cell) for cell in row] for row in cells)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table(heads, ([shown(cell) for cell in row] for row in cells), numbers_from=1)
     head = "\n\n".join(
         text for text in (caption, run.manifest.label, *(f"INVALID: {why}" for why in run.reasons)) if text
     )
@@ -152,15 +151,15 @@ def _markdown(heads: Sequence[str], cells: "_Cells", caption: str, run: Analysis
 def _latex(heads: Sequence[str], cells: "_Cells", caption: str, run: Analysis, data: pd.DataFrame) -> str:
     def shown(cell: str | tuple[str, bool]) -> str:
         words, strong = (cell, False) if isinstance(cell, str) else cell
-        return f"\\textbf{{{_escaped(words)}}}" if strong else _escaped(words)
+        return f"\\textbf{{{escaped(words)}}}" if strong else escaped(words)
 
     lines = ["\\begin{table}", "\\centering"]
     notes = " ".join(
         [caption, *(f"{text}." for text in (run.manifest.label, *(f"INVALID: {w}" for w in run.reasons)) if text)]
     )
-    lines.append(f"\\caption{{{_escaped(notes)}}}")
+    lines.append(f"\\caption{{{escaped(notes)}}}")
     lines += [f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", "\\toprule"]
-    lines += [" & ".join(_escaped(head) for head in heads) + " \\\\", "\\midrule"]
+    lines += [" & ".join(escaped(head) for head in heads) + " \\\\", "\\midrule"]
     for place, row in enumerate(cells):
         if place and data["visual_tokens"].iloc[place] != data["visual_tokens"].iloc[place - 1]:
             lines.append("\\midrule")
@@ -174,7 +173,7 @@ _SPECIAL = {
 }  # fmt: skip
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A text as LaTeX sets it, sign for sign."""
     return "".join(_SPECIAL.get(sign, sign) for sign in text)
 
