@@ -218,7 +218,7 @@ class Analysis:
         timed = self.setting.timed((pipeline, point))
         stratum_S, stratum_N = cells.strata(self.profile(pipeline, point), self.population)
         return means.mean_latency(
-            timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self.equality.confidence
+            timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self._latency_confidence
         )
 
     @cached_property
@@ -272,7 +272,7 @@ class Analysis:
                     self.setting.system,
                     low_bps=uplinks[0].rate_bps,
                     high_bps=uplinks[-1].rate_bps,
-                    confidence=self.equality.confidence,
+                    confidence=self._latency_confidence,
                     wire=uplinks[0].wire,
                     population=self.population,
                 )
@@ -483,7 +483,7 @@ class Analysis:
     def pacing(self) -> pd.DataFrame:
         """What idling between requests changes, where both ways were timed: :func:`harness.analysis.pacing.compare`."""
         record = self.record
-        found = pacing.compare(record.stages, record.paced, self.population, confidence=self.equality.confidence)
+        found = pacing.compare(record.stages, record.paced, self.population, confidence=self._latency_confidence)
         return self._in_order(found)
 
     @cached_property
@@ -519,6 +519,11 @@ class Analysis:
         missing = [side for side in absent if side not in set(self.energy["side"])]
         return "; ".join(f"no energy of the {side} could be read: {absent[side]}" for side in missing)
 
+    @property
+    def bytes_source(self) -> str:
+        """Where payload bytes come from: of a run of estimates they are reported or derived, of any other measured."""
+        return "measured" if self.manifest.scenario.get("estimate") is None else "reported or derived"
+
     @cached_property
     def machines(self) -> tuple[str, ...]:
         """The machines that stages were timed on, by name, in the order of the rows."""
@@ -552,11 +557,17 @@ class Analysis:
             raise ResultsError(f"{self.record.folder}: {pipeline} has no operating point that reaches the target score")
         return self.profile(pipeline, mine["point"].iloc[0])
 
+    def confidence_of_times(self, confidence: float) -> float:
+        """At which confidence intervals of times are made that are said to have ``confidence``.
+
+        Higher where timing stopped when it was precise: :func:`harness.analysis.precision.when_stopped`.
+        """
+        stopped = self.manifest.scenario_value("measure").get("precision") is not None
+        return precision.when_stopped(confidence) if stopped else confidence
+
     @property
     def _latency_confidence(self) -> float:
-        """The confidence at which intervals of times are made; higher than that claimed where timing stopped early."""
-        stopped = self.manifest.scenario_value("measure").get("precision") is not None
-        return precision.when_stopped(self.equality.confidence) if stopped else self.equality.confidence
+        return self.confidence_of_times(self.equality.confidence)
 
     @property
     def _texts(self) -> pa.Table | None:

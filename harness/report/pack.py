@@ -5,6 +5,7 @@ import gzip
 import io
 import math
 import re
+import shlex
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,10 @@ from harness import files
 from harness.analysis import Analysis
 from harness.errors import ResultsError, ScenarioError
 from harness.report.figures.gallery import draw_all
+from harness.report.figures.table_one import escaped
 from harness.runs import disk
 from harness.runs.provenance import MANIFEST
+from harness.runs.replayed import REPLAYED
 from harness.scenario.load import scenario_hash
 from harness.scenario.model import Scenario
 
@@ -35,6 +38,10 @@ def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], 
     another scenario than the run's, ScenarioError for a recorded link outside of the scenario's folder, which would not
     be found again.
     """
+    try:
+        files.check_writable(out)
+    except OSError as error:
+        raise ResultsError(f"{out}: cannot be written: {files.why(error)}") from None
     found = Analysis.read(run)
     if (own := scenario_hash(scenario)) != found.manifest.scenario_hash:
         raise ResultsError(
@@ -50,7 +57,11 @@ def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], 
             raise ScenarioError(
                 f"{file}: {link} is outside of the scenario's folder; an archive has only what is in it"
             )
-        content[f"scenarios/{link.resolve().relative_to(file.parent.resolve()).as_posix()}"] = _read(link)
+        relative = link.resolve().relative_to(file.parent.resolve()).as_posix()
+        content[f"scenarios/{relative}"] = _read(link)
+        if REPLAYED in found.manifest.tables:
+            # A reference run is read with the links beside it.
+            content[f"run/{relative}"] = _read(run / relative)
     with tempfile.TemporaryDirectory() as folder:
         for drawn in draw_all(run, Path(folder)):
             content[f"figures/{drawn.name}"] = _read(drawn)
@@ -73,18 +84,22 @@ def numbers_tex(run: Analysis) -> str:
         r"\providecommand{\harness}[1]{\ifcsname harness:#1\endcsname\csname harness:#1\endcsname\else",
         r"  \errmessage{no number of the run is called #1}\fi}",
     ]
-    for key, value, source in _numbers(run.numbers, several_users=run.numbers["users"].nunique() > 1):
+    for key, value, source in _numbers(run):
         lines.append(rf"\expandafter\def\csname harness:{key}\endcsname{{{value}}}  % {source}")
     return "\n".join(lines) + "\n"
 
 
-def _numbers(numbers: pd.DataFrame, *, several_users: bool) -> Iterator[tuple[str, str, str]]:
+def _numbers(run: Analysis) -> Iterator[tuple[str, str, str]]:
     """The key, the value and the source of each number, those of a scheme once and those of its uplinks each."""
+    numbers, several_users = run.numbers, run.numbers["users"].nunique() > 1
     for pipeline, rows in numbers.groupby("pipeline", sort=False):
         first = rows.iloc[0]
-        yield f"{pipeline}/point", _safe(str(first["point"])), "the operating point"
-        for quantity in ("payload_bytes", "visual_tokens", "score", "relative_score"):
-            yield from _with_interval(f"{pipeline}/{quantity}", quantity, first, "measured")
+        yield f"{pipeline}/point", escaped(str(first["point"])), "the operating point"
+        known = ["payload_bytes"]
+        known += ["visual_tokens"] if run.bytes_source == "measured" else []
+        known += ["score", "relative_score"] if run.scored else []
+        for quantity in known:
+            yield from _with_interval(f"{pipeline}/{quantity}", quantity, first, run.bytes_source)
         for _, row in rows[rows["shown"]].iterrows():
             users = f"/{row['users']:.0f} users" if several_users else ""
             place = f"{pipeline}/{_safe(str(row['channel']))}{users}"
@@ -110,7 +125,7 @@ def _with_interval(key: str, column: str, row: "pd.Series[float]", source: str) 
 
 
 def _safe(text: str) -> str:
-    """A text without the characters that LaTeX acts on."""
+    """A text as a part of a macro's name: without the characters that LaTeX acts on there."""
     return _UNSAFE.sub("-", text)
 
 
@@ -122,7 +137,7 @@ def _requirements(run: Analysis) -> str:
 
 def _readme(run: Analysis, file: str, overrides: tuple[str, ...]) -> str:
     manifest, last = run.manifest, run.manifest.sessions[-1]
-    changed = "".join(f" {assignment!r}" for assignment in overrides)
+    changed = "".join(f" {shlex.quote(assignment)}" for assignment in overrides)
     verdict = f"{run.validity}" + "".join(f"\n- {reason}" for reason in run.reasons)
     return f"""# {manifest.scenario_value("title")}
 

@@ -277,7 +277,8 @@ def _numbers(run: Analysis) -> Grid:
     if run.deadline_s is not None:
         columns["in_time"] = (f"in {format_seconds(run.deadline_s)}", _share)
     columns |= {"total_source": ("source of the times", None), "timed": ("timed requests", _plain)}
-    return _grid("Selected points at each uplink; payloads and scores are measured, link times replayed", rows, columns)
+    what = "payloads and scores are measured" if run.scored else f"payloads are {run.bytes_source}"
+    return _grid(f"Selected points at each uplink; {what}, link times replayed", rows, columns)
 
 
 def _first(run: Analysis) -> Grid:
@@ -297,8 +298,9 @@ def _points(run: Analysis) -> Grid:
     ]
     columns: dict[str, tuple[str, _Form | None]] = {
         "pipeline": ("scheme", None), "point": ("point", None), "payload_bytes": ("mean payload", format_bytes),
-        "visual_tokens": ("visual tokens", _plain), "questions": ("questions", _plain),
     }  # fmt: skip
+    if run.bytes_source == "measured":
+        columns |= {"visual_tokens": ("visual tokens", _plain), "questions": ("questions", _plain)}
     if run.scored:
         columns |= {
             "score": (str(rows["metric"].iloc[0]), "{:.1f}".format),
@@ -306,7 +308,8 @@ def _points(run: Analysis) -> Grid:
             "p_value": ("p", _plain),
         }
     columns["status"] = ("", None)
-    return _grid("Every operating point: bytes and score", rows, columns, {"source": "measured"})
+    what = "bytes and score" if run.scored else "bytes"
+    return _grid(f"Every operating point: {what}", rows, columns, {"source": run.bytes_source})
 
 
 def _equal_scores(run: Analysis) -> Grid:
@@ -316,7 +319,7 @@ def _equal_scores(run: Analysis) -> Grid:
         "bd_score": ("BD-score", _plain), "reason": ("refused because", None),
     }  # fmt: skip
     caption = f"Bytes at equal score, by curves, at {run.equality.target:.0%} of {run.equality.reference}'s score"
-    return _grid(caption, run.equal_scores, columns, {"source": "measured"})
+    return _grid(caption, run.equal_scores, columns, {"source": run.bytes_source})
 
 
 def _equal_latencies(run: Analysis) -> Grid:
@@ -366,7 +369,7 @@ def _benchmarks(run: Analysis) -> Grid:
         "payload_bytes": ("mean payload", format_bytes), "score": ("score", "{:.1f}".format),
         "metric": ("metric", None),
     }  # fmt: skip
-    return _grid("Each benchmark by itself", run.benchmarks, columns, {"source": "measured"})
+    return _grid("Each benchmark by itself", run.benchmarks, columns, {"source": run.bytes_source})
 
 
 def _source(run: Analysis) -> dict[str, str]:
@@ -377,10 +380,13 @@ def _source(run: Analysis) -> dict[str, str]:
 def _origins(run: Analysis) -> list[str]:
     sources = _source(run)["source"]
     manifest = run.manifest
+    payloads = f"Payload bytes are {run.bytes_source}, and no question was answered."
+    if run.bytes_source == "measured":
+        payloads = "Payload bytes and scores are measured: counted on real payloads, judged on real answers."
     return [
-        "Payload bytes and scores are measured: counted on real payloads, judged on real answers. Stage times are "
-        f"{sources}, on {' and '.join(run.machines) or 'no machine'}. Link times are replayed: from the bytes and the "
-        "uplink named. Intervals are over pictures; docs/metrics.md has every definition.",
+        f"{payloads} Stage times are {sources}, on {' and '.join(run.machines) or 'no machine'}. Link times are "
+        "replayed: from the bytes and the uplink named. Intervals are over pictures; docs/metrics.md has every "
+        "definition.",
         f"Scenario hash {manifest.scenario_hash}, seed {manifest.seed}, code {manifest.commits}, throttling: "
         f"{manifest.throttling}. Finished {manifest.finished_utc or 'not yet'}.",
     ]

@@ -11,6 +11,8 @@ import yaml
 
 from harness.analysis import Analysis
 from harness.projection import REASON, Projection, run
+from harness.report import page
+from harness.report.pack import numbers_tex
 from harness.scenario.load import load, scenario_hash
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -93,6 +95,17 @@ def test_a_projection_is_a_run_that_says_what_it_is(ran: tuple[Projection, Path]
     }
     assert not analysis.scored
     assert REASON in analysis.reasons
+
+
+def test_a_page_and_macros_of_it_call_nothing_measured(ran: tuple[Projection, Path]) -> None:
+    """Payloads are reported or derived, times estimated; tokens and scores, which nobody knows, are not there."""
+    found = Analysis.read(ran[1])
+    text = page.render([found], figures=[])
+    assert "Payload bytes are reported or derived, and no question was answered. Stage times are estimated" in text
+    assert not any(words in text for words in (">measured<", "are measured"))
+    macros = numbers_tex(found)
+    assert r"harness:tofc/payload_bytes\endcsname{1000}  % reported or derived" in macros
+    assert not any(word in macros for word in ("% measured", "/score", "visual_tokens"))
 
 
 def test_the_command_ends_with_tables_and_figures(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def test_every_number_of_the_table_is_a_macro(packed: tuple[Path, Path]) -> None
     run = Analysis.read(packed[0])
     defined = re.findall(r"\\csname harness:(.+?)\\endcsname\{(.*?)\}", numbers_tex(run))
     macros = dict(defined)
+    # A bare underscore would stop LaTeX in the text.
+    assert macros["raw_features/point"] == r"merge\_to=0.044"
     assert len(macros) == len(defined)
     for row in run.numbers[run.numbers["shown"]].to_dict("records"):
         for column in ("total_mean", "device_p50"):
