@@ -21,8 +21,9 @@ class Asked:
     alpha: float
 
     def confidence(self, n: int) -> float:
-        """That of each of n intervals."""
-        return 1 - self.alpha / max(n, 1)
+        """That of each of n intervals, as it is to be made."""
+        confidence = 1 - self.alpha / max(n, 1)
+        return self.run.confidence_of_times(confidence) if self.test.about.timed else confidence
 
     @property
     def pipelines(self) -> dict[str, str]:

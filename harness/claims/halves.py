@@ -12,7 +12,6 @@ from harness.claims.asked import Asked, exact, point_of, refused
 from harness.claims.model import Parameter
 from harness.claims.verdict import Item
 from harness.errors import HarnessError
-from harness.runs import illustrations
 from harness.tofc.trained import MANIFEST, find_codec, manifest
 
 RESIDENT_BYTES = 3e5
@@ -81,7 +80,7 @@ def visual_share(asked: Asked) -> list[Item]:
 
 def likelihood_lead(asked: Asked) -> list[Item]:
     """How much likelier features' elements are under a Laplacian than under the better of the two others, in nats."""
-    found = illustrations.read(asked.run.record.folder, asked.run.manifest)
+    found = asked.run.illustrations
     density = None if found is None else found.density
     if density is None or density.pipeline != asked.pipelines[str(asked.test.of)]:
         why = "no densities of features were computed; 'harness illustrate' does"
@@ -117,7 +116,7 @@ def experts_share(asked: Asked) -> list[Item]:
 
 def _illustrated(asked: Asked) -> list[tuple[str, Mapping[str, float]]]:
     """Where the bits of the scheme's points went, each part over all; of points whose streams have the parts asked."""
-    found = illustrations.read(asked.run.record.folder, asked.run.manifest)
+    found = asked.run.illustrations
     mine = [] if found is None else [row for row in found.bits if row.pipeline == asked.pipelines[str(asked.test.of)]]
     of_points: dict[str, dict[str, float]] = {}
     for row in mine:

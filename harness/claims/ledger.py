@@ -237,7 +237,7 @@ def _doubts(run: Analysis, test: Criterion) -> Iterator[str]:
 
 def _source(runs: Sequence[Analysis], test: Criterion) -> Source:
     if test.metric in ("z_share", "experts_share", "experts_used"):
-        # By the training of the codec; of illustrated pictures as well the run's rows hold none of it.
+        # From the training of a codec, or from the illustrations of a run: not from its rows.
         return "recorded"
     if not test.about.timed:
         return "measured"
