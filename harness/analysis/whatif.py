@@ -357,6 +357,7 @@ def max_users(
     q: float = 99.0,
     at_most: int = 1024,
     resamples: int = 20,
+    confidence: float = 0.95,
 ) -> tuple[int, dict[int, Estimate]]:
     """The most users with whom the q-th percentile of T stays within ``limit_s``, and the percentiles looked at.
 
@@ -369,7 +370,7 @@ def max_users(
 
     def carries(users: int) -> bool:
         cell = Cell(spec=spec, uplink=uplink, users=users, seed=0)
-        tail = replicated(profile, cell, percentile(q), resamples=max(resamples, spec.seeds))
+        tail = replicated(profile, cell, percentile(q), resamples=max(resamples, spec.seeds), confidence=confidence)
         if doubt and not tail.reason:
             tail = Estimate(tail.value, math.nan, math.nan, doubt)
         seen[users] = tail
@@ -421,6 +422,7 @@ def advise(
     min_share: float = 0.95,
     resamples: int = 20,
     population: Population | None = None,
+    confidence: float = 0.95,
 ) -> list[Advice]:
     """Every profile replayed over ``uplink``; those that will do come first, the fastest of them at the top.
 
@@ -433,17 +435,18 @@ def advise(
         cell = Cell(spec=spec, uplink=uplink, users=spec.users[0], seed=0)
         if requests_meet(cell):
             asked = [mean, percentile(95), lambda spent: share_in_time(spent, deadline_s)]
-            mean_s, p95_s, in_time = replicated_all(profile, cell, asked, resamples=resamples)
+            mean_s, p95_s, in_time = replicated_all(profile, cell, asked, resamples=resamples, confidence=confidence)
             if mean_s.reason.startswith("unstable"):
                 in_time = dataclasses.replace(in_time, value=0.0)
             elif in_time.high > 1:
                 in_time = dataclasses.replace(in_time, high=1.0)
         else:
             times_SR, known_s = times_and_known(profile, spec, uplink, population)
-            mean_s = mean_latency(np.maximum(times_SR, 1e-12), *strata(profile, population)).plus(known_s)
+            own_s = mean_latency(np.maximum(times_SR, 1e-12), *strata(profile, population), confidence=confidence)
+            mean_s = own_s.plus(known_s)
             spent_SR = times_and_known(profile, spec, uplink, None)[0]
-            p95_s = percentiles.percentile(spent_SR, 0.95).estimate
-            in_time = percentiles.share(spent_SR <= deadline_s).estimate
+            p95_s = percentiles.percentile(spent_SR, 0.95, confidence=confidence).estimate
+            in_time = percentiles.share(spent_SR <= deadline_s, confidence=confidence).estimate
         score = scores[profile.pipeline, profile.point]
         reasons = [f"scores {score:.1%}, below {min_score:.0%}"] if score < min_score else []
         if mean_s.reason.startswith("unstable"):

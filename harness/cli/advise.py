@@ -155,6 +155,7 @@ def advise(
         min_score=min_score,
         min_share=min_share,
         population=analysis.population,
+        confidence=analysis.confidence_of_times(0.95),
     )
     console = terminal()
     console.print(
@@ -224,12 +225,21 @@ def crossover(
     )  # fmt: skip
     analysis = Analysis.read(path)
     one, other = (analysis.selected_profile(name) for name in (first, second))
-    uplink = spec.uplinks[0]
+    uplink, confidence = spec.uplinks[0], analysis.confidence_of_times(0.95)
     if meet:
-        found = whatif.crossover_of_links(one, other, spec, uplink, low_bps=low, high_bps=high, users=users)
+        found = whatif.crossover_of_links(
+            one, other, spec, uplink, low_bps=low, high_bps=high, users=users, confidence=confidence
+        )
     else:
         found = whatif.crossover(
-            one, other, spec, low_bps=low, high_bps=high, wire=uplink.wire, population=analysis.population
+            one,
+            other,
+            spec,
+            low_bps=low,
+            high_bps=high,
+            wire=uplink.wire,
+            population=analysis.population,
+            confidence=confidence,
         )
     span = f"between {format_rate(low)} and {format_rate(high)}"
     if meet:
@@ -281,8 +291,16 @@ def max_users(
     from harness.units import format_seconds
 
     spec = _system(rate, link, rtt, per_user=per_user, servers=servers, sharing=sharing, requests=requests, seeds=seeds)
-    profile = Analysis.read(path).selected_profile(pipeline)
-    users, seen = whatif.max_users(profile, spec, spec.uplinks[0], limit_s=limit, q=percentile)
+    analysis = Analysis.read(path)
+    profile = analysis.selected_profile(pipeline)
+    users, seen = whatif.max_users(
+        profile,
+        spec,
+        spec.uplinks[0],
+        limit_s=limit,
+        q=percentile,
+        confidence=analysis.confidence_of_times(0.95),
+    )
     typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]

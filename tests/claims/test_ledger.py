@@ -14,7 +14,9 @@ from made_up_run import POINTS
 
 from harness.analysis import Analysis
 from harness.analysis.means import Estimate
+from harness.analysis.precision import when_stopped
 from harness.claims import ledger, metrics, model, shown
+from harness.claims.asked import Asked
 from harness.claims.verdict import Item, Verdict
 from harness.records import ResourceRow, to_table
 from harness.runs import illustrations
@@ -70,6 +72,19 @@ def _altered(run: Analysis, table: str, column: str, pipeline: str, change: Call
     changed = pc.if_else(pc.equal(rows["pipeline"], pipeline), change(rows[column]), rows[column])
     rows = rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), changed)
     return Analysis(dataclasses.replace(run.record, **{table: rows}))
+
+
+def test_intervals_of_times_are_wider_where_timing_stopped_early(full: Analysis) -> None:
+    """Those of bytes are not: which pictures were timed says nothing of them."""
+    measure = {**full.manifest.scenario["measure"], "precision": 0.05}
+    stopped = _as(full, scenario={**full.manifest.scenario, "measure": measure})
+    found = {}
+    for metric in ("latency_ratio", "bytes_ratio"):
+        test = model.Criterion.model_validate({"metric": metric, "of": "tofc", "over": "jpeg", "below": 1})
+        found[metric] = [Asked(run=run, test=test, alpha=0.05).confidence(2) for run in (full, stopped)]
+    assert found["latency_ratio"] == [0.975, when_stopped(0.975)]
+    assert found["bytes_ratio"] == [0.975, 0.975]
+    assert stopped.timed_mean("tofc", "n_c=8,lambda=0.003").low < full.timed_mean("tofc", "n_c=8,lambda=0.003").low
 
 
 def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
