@@ -5,10 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness import catalog
+from harness.errors import CheckpointError
 
 
 def features_a_patch(backbone: str) -> int:
-    """V: a square of as many features a side as the tile has patches; raises CheckpointError for a miniature."""
+    """V: a square of as many features a side as the tile has patches.
+
+    Raises CheckpointError for a miniature, and for a backbone from elsewhere.
+    """
     vision = _config(backbone).vision_config
     return int((vision.image_size // vision.patch_size) ** 2)
 
@@ -35,7 +39,9 @@ def trainable_parameters(backbone: str, rank: int = 64, experts: int = 16) -> in
 
 def _family(backbone: str) -> Any:
     """What tells a backbone's model classes: the first argument of its loader."""
-    return catalog.load("backbone", backbone, catalog.BACKBONES).args[0]
+    if not (given := getattr(catalog.load("backbone", backbone, catalog.BACKBONES), "args", ())):
+        raise CheckpointError(f"backbone {backbone}: is not one whose architecture is known without its weights")
+    return given[0]
 
 
 def _config(backbone: str) -> Any:

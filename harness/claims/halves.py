@@ -103,10 +103,14 @@ def z_share(asked: Asked) -> list[Item]:
 def experts_share(asked: Asked) -> list[Item]:
     """The experts' indices over the whole stream.
 
-    Of held-out pictures an index takes from the entropy of the experts' use to log2 of their number.
+    Where a training recorded no bits of them, an index takes from the entropy of the experts' use to log2 of their
+    number.
     """
     found = [Item(label=label, estimate=exact(of["experts"])) for label, of in _illustrated(asked)]
     for label, row in () if found else _held_out(asked):
+        if "expert_bits" in row:
+            found.append(Item(label=label, estimate=exact(row["expert_bits"] / (8 * row["bytes_per_image"]))))
+            continue
         use = np.asarray(row["expert_use"], dtype=np.float64)
         bits = 8 * row["bytes_per_image"] * row["pictures"] / use.sum()
         least, most = float(entropy(use, base=2)), math.log2(use.size)

@@ -105,7 +105,11 @@ def _at_full_size(claims: Claims, claim: Claim) -> Iterator[str]:
 def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analysis], alpha: float) -> Tested:
     study, machines = claims.study_of(claim, test), claims.machines
     if test.about.counted:
-        items = metrics.counted(test, study.backbone)
+        try:
+            items = metrics.counted(test, study.backbone)
+        except HarnessError as error:
+            why = f"{test.metric} is counted on a published architecture: {error}"
+            return Tested(test=test, verdict=Verdict.NOT_TESTABLE, why=why)
         stood_in = [_CODEC_SIZES] if test.metric == "trainable_parameters" else []
         return _judged(test, items, "", "counted", stood_in)
     found = _run_for(test, study, runs)

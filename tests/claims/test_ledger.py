@@ -87,6 +87,17 @@ def test_intervals_of_times_are_wider_where_timing_stopped_early(full: Analysis)
     assert stopped.timed_mean("tofc", "n_c=8,lambda=0.003").low < full.timed_mean("tofc", "n_c=8,lambda=0.003").low
 
 
+def test_a_miniature_has_no_published_architecture() -> None:
+    """What is counted on one cannot be tested then, and the other claims are as they were."""
+    tests = ({"metric": "features_share", "at": {"n_c": 16}, "value": 0.022, "give": 0.0005},) * 2
+    claims = _claims(*tests)
+    studies = {**claims.studies, "small": claims.studies["street"].model_copy(update={"backbone": "mini-onevision"})}
+    small = claims.claims[1].model_copy(update={"study": "small"})
+    found = ledger.entries(claims.model_copy(update={"studies": studies, "claims": (claims.claims[0], small)}), [])
+    assert [entry.verdict for entry in found] == [Verdict.REPRODUCED, Verdict.NOT_TESTABLE]
+    assert "unknown full-size LLaVA-OneVision 'mini-onevision'" in found[1].why
+
+
 def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
     """A number that is in the rows is reproduced; ten times the bytes refute it, and every form of the claim."""
     bare = {"of": "jpeg", "over": "webp"}
@@ -295,8 +306,13 @@ def test_what_a_codecs_training_recorded_is_its_manifests(full: Analysis) -> Non
     assert [item.estimate.value for item in _items(run, metric="z_share", **of)] == [
         row["z_share"] for row in recorded["rows"]
     ]
-    for item, row in zip(_items(run, metric="experts_share", **of), recorded["rows"], strict=True):
-        bits = 8 * row["bytes_per_image"] * recorded["pictures"] / sum(row["expert_use"])
+    counted = [row["expert_bits"] / (8 * row["bytes_per_image"]) for row in recorded["rows"]]
+    assert [item.estimate.value for item in _items(run, metric="experts_share", **of)] == pytest.approx(counted)
+    earlier = _as(run, points={**points, "tofc": {"codec=lambda-0.1": {"codec": "lambda-0.1"}}})
+    path = find_codec("mini-onevision", "lambda-0.1").with_name("manifest.json")
+    held_out = json.loads(path.read_text())["held_out"]
+    for item, row in zip(_items(earlier, metric="experts_share", **of), held_out["rows"], strict=True):
+        bits = 8 * row["bytes_per_image"] * held_out["pictures"] / sum(row["expert_use"])
         assert 0 < item.estimate.low < item.estimate.high == pytest.approx(4 / bits)
     used = _items(run, metric="experts_used", **of)
     assert used[0].estimate.value == sum(n > 0 for n in recorded["rows"][0]["expert_use"]) / 16
