@@ -436,13 +436,20 @@ def _commands(manifest: Manifest) -> str:
     harness = ".venv/bin/harness" if commits else "harness"
     if any(session.dirty for session in manifest.sessions):
         first.append("# The code had changes that are in no commit: the numbers cannot be made again exactly.")
+    name = shlex.quote(manifest.name)
+    again = []
+    if all(session.command[1:2] == ("run",) for session in manifest.sessions):
+        # Values that replaced the scenario's own are in it as it is below.
+        server = "" if manifest.sessions[-1].server is None else " --server http://SERVER:8000"
+        again = ["# The scenario below, saved as scenario.yaml:", f"{harness} run scenario.yaml --name {name}{server}"]
     return "\n".join(
         [
             *first,
-            "# The scenario below, as scenario.yaml; or, what was run:",
+            "# What was run:",
             *dict.fromkeys(f"#   {_command(session)}" for session in manifest.sessions),
-            f"{harness} show results/runs/{manifest.name}",
-            f"{harness} plot results/runs/{manifest.name} --all",
-            f"{harness} report results/runs/{manifest.name} --out report.html",
+            *again,
+            f"{harness} show results/runs/{name}",
+            f"{harness} plot results/runs/{name} --all",
+            f"{harness} report results/runs/{name} --out report.html",
         ]
     )

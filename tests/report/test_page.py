@@ -130,6 +130,19 @@ def test_every_number_says_where_it_comes_from(made_up: Analysis, parsed: _Parse
     assert not [fact for fact in facts if fact not in text]
 
 
+def test_how_to_make_a_run_again_is_a_command(made_up: Analysis) -> None:
+    """Of a run that 'harness run' made, the scenario that is in the page; of any other, what was run alone."""
+    (session,) = made_up.manifest.sessions
+    for command, again in ((("harness", "run", "mine.yaml", "seed=3"), 1), (("harness", "join", "a", "b"), 0)):
+        changed = session.model_copy(update={"command": command})
+        commands = page._commands(made_up.manifest.model_copy(update={"sessions": (changed,)})).splitlines()
+        assert f"#   {' '.join(command)}" in commands
+        assert (
+            sum(line.endswith(f"harness run scenario.yaml --name {made_up.manifest.name}") for line in commands)
+            == again
+        )
+
+
 def test_several_runs_have_contents(parsed: _Parsed) -> None:
     """Each run and each of its parts is linked from the top."""
     links = {link["href"] for link in parsed.of("a")}
