@@ -1,5 +1,8 @@
 """The density of visual features before and after merging (the paper's Fig. 4), against fitted densities."""
 
+import itertools
+import shlex
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -72,7 +75,10 @@ def command(run: Analysis) -> str:
     name = (
         "" if scenario == "SCENARIO" or scenario.rpartition("/")[2].partition(".")[0] == named else f" --name {named}"
     )
-    return f"'harness illustrate {scenario}{name}'"
+    # Values in place of the scenario's are a part of what the run is of.
+    changed = [word for word in given[1:] if "=" in word and not word.startswith("-")]
+    changed += [f"samples={n}" for flag, n in itertools.pairwise(given) if flag == "--limit"]
+    return f"'harness illustrate {' '.join([scenario, *map(shlex.quote, changed)])}{name}'"
 
 
 def missing_part(run: Analysis, part: str, what: str) -> str:
