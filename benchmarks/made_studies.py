@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from harness.analysis import Analysis
 from harness.analysis.means import draw_by_strata
 from harness.analysis.select import Answers, Equality
-from harness.records import EnergyRow, LinkRow, OutcomeRow, RequestRow, ResourceRow, SampleRow, StageRow, schema
+from harness.records import OutcomeRow, SampleRow, StageRow, schema
 from harness.replay import sweep
 from harness.runs.provenance import Manifest, begin
 from harness.runs.store import Record
+from harness.runs.tables import ROWS
 from harness.scenario.load import hash_of
 from harness.scenario.replay import Replay
 
@@ -226,12 +227,7 @@ def _right(rng: np.random.Generator, world: World, chance: Mapping[Key, float]) 
 
 def analysis_of(world: World, tables: Mapping[str, pa.Table]) -> Analysis:
     """The analysis of a run of such rows, with the requests that ``harness run`` would replay."""
-    empty = {
-        name: schema(row).empty_table()
-        for name, row in {
-            "links": LinkRow, "energy": EnergyRow, "resources": ResourceRow, "requests": RequestRow,
-        }.items()
-    }  # fmt: skip
+    empty = {kind: schema(row).empty_table() for kind, row in ROWS.items()}
     record = Record(folder=Path("made-up"), manifest=_manifest(world), **{**empty, **tables})
     run = Analysis(record)
     requests = sweep(run.profiles(), run.setting.system)

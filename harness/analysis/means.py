@@ -279,12 +279,14 @@ def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> s
     return f"intervals may cover less than claimed: {'; '.join(sentences)}" if sentences else ""
 
 
-def reach_warning(stratum_S: ArrayLike, population_N: ArrayLike) -> str:
+def reach_warning(stratum_S: ArrayLike | None, population_N: ArrayLike | None) -> str:
     """A sentence where more than a few pictures of the benchmark lie beyond the strata that were timed, else empty.
 
     What they take is then not measured: a line is continued to them, and where all timed pictures are of one stratum
-    there is none.
+    there is none. Empty too where no strata are known.
     """
+    if stratum_S is None or population_N is None:
+        return ""
     own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
     sentences = []
     for share, word in ((float((all_N > own_S.max()).mean()), "more"), (float((all_N < own_S.min()).mean()), "fewer")):

@@ -1,7 +1,7 @@
 """The data of estimates: machines, kinds of stage, published times; each with where it comes from."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal
 
@@ -112,12 +112,14 @@ class Sheets(_Row):
     @model_validator(mode="after")
     def _names_are_defined(self) -> "Sheets":
         for row in self.rows:
-            for what, name, known in (
+            named: list[tuple[str, str, Mapping[str, object]]] = [
                 ("machine", row.machine, self.machines),
                 ("kind", row.kind, self.kinds),
                 ("source", row.source, self.sources),
-                *([("model", row.model, self.models)] if row.model else []),
-            ):
+            ]
+            if row.model:
+                named.append(("model", row.model, self.models))
+            for what, name, known in named:
                 if name not in known:
                     raise ValueError(f"{row.name}: {unknown_name(what, name, known)}")
         return self

@@ -49,7 +49,7 @@ _NOTICE_WIRE_BYTES = HEADER_BYTES + 66
 def main(end: str) -> None:
     """Live as one end until standard input closes."""
     enter(end)
-    with _undisturbed(end):
+    with undisturbed(end):
         if end == "server":
             _serve()
         else:
@@ -71,7 +71,7 @@ def enter(end: str) -> None:
 
 
 @contextlib.contextmanager
-def _undisturbed(end: str) -> Iterator[None]:
+def undisturbed(end: str) -> Iterator[None]:
     """A processor for this end before all others, which stays awake: to wake one takes longer than a small payload.
 
     Where there is one processor only, both ends share it; where the kernel refuses, the end goes on without, and its

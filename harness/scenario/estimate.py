@@ -78,9 +78,9 @@ class Estimate(Frozen):
             ):
                 raise ValueError(f"payloads.{name}: 'of: {payload.of}' names no payload with a size of its own")
         for claim in self.claims:
-            for name in (claim.of, claim.over):
-                if name is not None and name not in pipelines:
-                    raise ValueError(f"claims: {unknown_name('pipeline', name, pipelines)}")
+            for claimed in (claim.of, claim.over):
+                if claimed is not None and claimed not in pipelines:
+                    raise ValueError(f"claims: {unknown_name('pipeline', claimed, pipelines)}")
 
     def payload_bytes(self, pipeline: str) -> int | None:
         """What a pipeline sends, whole bytes; None where nothing is said of it."""
