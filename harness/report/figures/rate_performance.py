@@ -21,8 +21,8 @@ from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, benchmark_name, logarithmic, of
 from harness.report.figures.style import Look
 
-_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
-_FILLS = ("full", "none", "left", "top", "right", "bottom")
+_DASHES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_FILLS: Sequence[Any] = ("full", "none", "left", "top", "right", "bottom")
 """Of a scheme's ladders: the dashes of each one's line and how its markers are filled."""
 
 _BEYOND = 3.0
