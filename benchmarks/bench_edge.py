@@ -213,8 +213,8 @@ def bench_link(folder: Path, *, quick: bool) -> list[str]:
         found, links = measured_links(at_rate, rate_bps=rate_bps, sizes=SIZES, repeats=2 if quick else 6)
         means = summary(links)
         print(
-            f"\nT_link through a token bucket of {validation.BURST_BYTES} B at {format_rate(rate_bps)}, means; HTTP and "
-            f"the host add {format_seconds(means['host_s'].iloc[0])}, calibrated on the smallest"
+            f"\nT_link through a token bucket of {validation.BURST_BYTES} B at {format_rate(rate_bps)}, means; HTTP "
+            f"and the host add {format_seconds(means['host_s'].iloc[0])}, calibrated on the smallest"
         )
         print(f"  {'payload':>10}{'bursts':>8}{'requests':>10}{'sent':>11}{'measured':>12}{'replayed':>12}{'error':>9}")
         for row in means.to_dict("records"):

@@ -117,7 +117,7 @@ def published_model(model: Mapping[str, Any], tokens: int, *, kind: str, weight_
     one, two = (
         _of_layers({**model, "num_hidden_layers": n}, tokens, kind=kind, weight_bits=weight_bits) for n in (1, 2)
     )
-    return one + (two + one * -1.0) * (model["num_hidden_layers"] - 1)
+    return one + (two + one * -1.0) * (int(model["num_hidden_layers"]) - 1)
 
 
 def _of_layers(model: Mapping[str, Any], tokens: int, *, kind: str, weight_bits: float) -> Count:

@@ -31,7 +31,7 @@ class Counter:
 
     def __init__(self) -> None:
         self.count = Count()
-        self._modes = (_Attention(self), _Products(self))
+        self._modes: tuple[Any, ...] = (_Attention(self), _Products(self))
 
     def __enter__(self) -> Self:
         for mode in self._modes:
@@ -55,11 +55,11 @@ def counted(work: Callable[[], object]) -> Count:
     return counter.count
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The operations that torch's own counter knows."""
 
     def __init__(self, counter: Counter) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
 
     def __torch_dispatch__(

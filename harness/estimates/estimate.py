@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from harness import catalog
 from harness.errors import ScenarioError
@@ -118,7 +118,8 @@ def work_of_row(row: Published, data: Sheets) -> Count:
     # Counting imports torch; names are checked before, without it.
     if row.codec:
         width, _, height = row.size.partition("x")
-        encode, decode = catalog.target(catalog.CODEC_WORK)(row.codec, int(width), int(height), row.channels)
+        of_codec: Callable[..., tuple[Count, Count]] = catalog.target(catalog.CODEC_WORK)
+        encode, decode = of_codec(row.codec, int(width), int(height), row.channels)
         return encode if row.side == "device" else decode
     from harness.estimates import backbone
 
