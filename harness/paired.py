@@ -58,7 +58,10 @@ def compare(
     with checked_out(commit) as (full, tree):
         here = provenance.checkout(ROOT)
         sides = {"reference": tree, "candidate": ROOT}
-        facts = {"scenario": of_file(scenario_file), "code": of_code(), "design": dataclasses.asdict(design)}
+        # Not their number: a command that asks for more pairs goes on from those of an earlier one.
+        each = {name: value for name, value in dataclasses.asdict(design).items() if name != "pairs"}
+        packages = provenance.package_versions()
+        facts = {"scenario": of_file(scenario_file), "code": of_code(), "packages": packages, "design": each}
         own = folder / f"{scenario_file.stem}-{full[:12]}-{of_data({**facts, 'commit': full})}"
         series = Series(scenario_file.resolve(), sides, own, design)
         rows = series.timed("first", reporter)

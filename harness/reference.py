@@ -70,8 +70,7 @@ def update(
         content = as_reference(record, scenario_file.parent)
         folder.mkdir(parents=True, exist_ok=True)
         disk.sweep(folder)
-        disk.discard(reference)
-        disk.write_folder(reference, content)
+        disk.write_folder(reference, content, replace=True)
     line = Update(scenario=scenario.name, reason=reason, date=provenance.utc_now(), commit=commit)
     disk.write_text(folder / HISTORY, _lines([*history(folder), line]))
     return True

@@ -59,14 +59,14 @@ def compare(
 
         harness compare --against v0.3 scenarios/smoke.yaml --fail-if 'device>15%'
     """
-    from harness import files
     from harness.analysis import regression
     from harness.cli.display import terminal
     from harness.report import regressions
+    from harness.runs import disk
 
     limits, effects = regression.limits(fail_if) if fail_if is not None else (dict(regression.DEFAULT), {})
     if out is not None:
-        files.check_writable(out)
+        disk.check_writable(out)
     if against is None:
         if len(paths) != 2:
             raise typer.BadParameter("give two runs, or folders of runs; or --against COMMIT and a scenario")
@@ -90,7 +90,7 @@ def compare(
         found = _commits(paths[0], against, how, effects, floor, results)
     if out is not None:
         text = regressions.text(found, "json" if form is Form.JSON else "markdown")
-        files.write_whole(out, lambda file: file.write(text.encode()))
+        disk.write_text(out, text)
         typer.echo(f"{out}: {found.sentence}")
     elif form is Form.TERMINAL:
         terminal().print(regressions.terminal(found))

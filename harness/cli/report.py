@@ -26,19 +26,14 @@ def report(
 
         harness report results/runs --out runs.html --trace runs.json
     """
-    from harness import files
     from harness.analysis import Analysis
     from harness.cli.display import Display, terminal
-    from harness.errors import ResultsError
     from harness.report import chrome_trace, page
     from harness.runs import disk
 
     console = terminal()
     for path in filter(None, (out, trace)):
-        try:
-            files.check_writable(path)
-        except OSError as error:
-            raise ResultsError(f"{path}: cannot be written: {files.why(error)}") from None
+        disk.check_writable(path)
     found = Analysis.read_all(runs)
     with Display(console) as display:
         page.write(found, out, display)

@@ -86,15 +86,12 @@ def sweep(
 
 def _check(out: Path) -> None:
     """Raises ResultsError where rows could not be written, before they are made."""
-    from harness import files
     from harness.errors import ResultsError
+    from harness.runs import disk
 
     if out.suffix not in (".parquet", ".csv"):
         raise ResultsError(f"{out}: rows are written to a file whose name ends in .parquet or .csv")
-    try:
-        files.check_writable(out)
-    except OSError as error:
-        raise ResultsError(f"{out}: cannot be written: {files.why(error)}") from None
+    disk.check_writable(out)
 
 
 def _write(rows: "pa.Table", out: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from harness import files
 from harness.errors import ResultsError
 from harness.profiling.clock import StageClock
 from harness.profiling.machine import machine_name
@@ -32,10 +31,7 @@ class Recorder:
         self.path = Path(path)
         self._machine = machine if machine is not None else machine_name()
         self._synchronise = synchronise
-        try:
-            files.check_writable(self.path)
-        except OSError as error:
-            raise ResultsError(f"{self.path}: cannot be written: {files.why(error)}") from None
+        disk.check_writable(self.path)
         self._rows = tables.read("stages", self.path) if self.path.exists() else tables.table_of("stages", ())
         self._starts = 1 + max(self._rows["start"].to_pylist(), default=-1)
 

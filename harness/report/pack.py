@@ -38,10 +38,7 @@ def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], 
     another scenario than the run's, ScenarioError for a recorded link outside of the scenario's folder, which would not
     be found again.
     """
-    try:
-        files.check_writable(out)
-    except OSError as error:
-        raise ResultsError(f"{out}: cannot be written: {files.why(error)}") from None
+    disk.check_writable(out)
     found = Analysis.read(run)
     if (own := scenario_hash(scenario)) != found.manifest.scenario_hash:
         raise ResultsError(

@@ -17,6 +17,14 @@ from harness.errors import ResultsError
 from harness.files import UNFINISHED
 
 
+def check_writable(path: Path) -> None:
+    """ResultsError where ``path`` could not be written now: asked before computing, not after."""
+    try:
+        files.check_writable(path)
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be written: {files.why(error)}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """``text`` as the UTF-8 file ``path``, in place of what was there; ResultsError when the disk refuses."""
     write_bytes(path, text.encode())
@@ -30,8 +38,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise ResultsError(f"{path}: cannot be written: {files.why(error)}") from None
 
 
-def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
-    """The new folder ``folder`` with files of this content, by relative name; ResultsError when the disk refuses."""
+def write_folder(folder: Path, content: Mapping[str, bytes], *, replace: bool = False) -> None:
+    """The new folder ``folder`` with files of this content, by relative name; ResultsError when the disk refuses.
+
+    With ``replace`` it takes the place of one that is there, once all of it is written.
+    """
     unfinished = folder.with_name(f"{UNFINISHED}{os.getpid()}")
     try:
         unfinished.mkdir()
@@ -39,9 +50,12 @@ def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             _write(unfinished / name, data)
         files.flush_folder(unfinished)
+        if replace:
+            discard(folder)
         files.rename(unfinished, folder)
         files.flush_folder(folder.parent)
     except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise ResultsError(f"{folder}: cannot be written: {files.why(error)}") from None
 
 

@@ -110,8 +110,7 @@ def write(folder: Path, found: Illustrations, pictures: Mapping[str, bytes]) -> 
     """Writes them into a run's folder, in place of earlier ones; returns their folder."""
     target = folder / FOLDER
     content = json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
-    disk.discard(target)
-    disk.write_folder(target, {FILE: content.encode(), **pictures})
+    disk.write_folder(target, {FILE: content.encode(), **pictures}, replace=True)
     return target
 
 

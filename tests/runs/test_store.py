@@ -509,3 +509,13 @@ def test_reasons_make_a_run_invalid(tmp_path: Path, manifest: Made) -> None:
         ("too few questions",),
     )
     assert json.loads((folder / "manifest.json").read_text())["reasons"] == ["too few questions"]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    """What could not be written leaves the earlier folder as it was, and nothing beside it."""
+    disk.write_folder(tmp_path / "a", {"one": b"1"})
+    with pytest.raises(ResultsError, match="a: cannot be written"):
+        disk.write_folder(tmp_path / "a", {"two": b"2", "x" * 300: b"3"}, replace=True)
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["a", "a/one"]
+    disk.write_folder(tmp_path / "a", {"links/two": b"2"}, replace=True)
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a", "links", "two"]
