@@ -193,7 +193,7 @@ def histogram(values: Floats) -> Histogram:
 
 
 def _cases(key: Key, half: Any, run: Analysis, stock: Stock, models: Models) -> tuple[Cases, dict[str, bytes]]:
-    """The first questions that the reference and the scheme answer rightly and JPEG of as many bytes does not."""
+    """The first questions that the reference and the scheme answer correctly and JPEG of as many bytes does not."""
     jpeg = catalog.load("scheme", "jpeg", catalog.SCHEMES)
     reference = run.answers.reference
     outcomes = run.record.outcomes.to_pandas()
@@ -208,7 +208,7 @@ def _cases(key: Key, half: Any, run: Analysis, stock: Stock, models: Models) -> 
     ]  # fmt: skip
     if not both:
         raise UnavailableError(
-            f"{reference[0]} and {key[0]} answer no question about one picture rightly, both of them"
+            f"there is no question about a single picture that {reference[0]} and {key[0]} both answer correctly"
         )
     wrong: list[_Asked] = []
     right: list[_Asked] = []
@@ -228,11 +228,11 @@ def _cases(key: Key, half: Any, run: Analysis, stock: Stock, models: Models) -> 
         if len(wrong) == _CASES or looked_at == _LOOKED_AT:
             break
     rule = (
-        f"the first {_CASES} questions, one a picture in the run's order, that {reference[0]} and {key[0]} answer "
-        f"rightly and JPEG of as many bytes wrongly: {len(wrong)} of the {looked_at} looked at"
+        f"the first {_CASES} questions, one a picture in the run's order, that {reference[0]} and {key[0]} both "
+        f"answer correctly and JPEG of as many bytes does not: {len(wrong)} of the {looked_at} looked at"
     )
     if len(wrong) < _CASES:
-        rule += "; the rest are the first that JPEG answers rightly too"
+        rule += "; the rest are the first that JPEG answers correctly too"
     cases, files = [], {}
     for number, (sample, body, how, text, verdict) in enumerate((wrong + right)[:_CASES], 1):
         image = sample.images()[0]

@@ -53,7 +53,7 @@ def compare(
     """Times ``commit`` and this checkout, and judges; finished pairs are in ``folder``, and are not timed again.
 
     Raises ResultsError for a commit that is none, and where one of the two cannot time the scenario; UnavailableError
-    where this is no git checkout.
+    where this is not a git checkout.
     """
     with checked_out(commit) as (full, tree):
         here = provenance.checkout(ROOT)
@@ -96,7 +96,7 @@ def compare(
 def checked_out(commit: str) -> Iterator[tuple[str, Path]]:
     """A commit's full name, and a folder with its files, which is removed afterwards."""
     if provenance.checkout(ROOT)[0] is None:
-        raise UnavailableError(f"{ROOT} is no git checkout, so that no commit can be compared with")
+        raise UnavailableError(f"{ROOT} is not a git checkout, so it cannot be timed against a commit")
     full = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}").strip()
     if not full:
         raise ResultsError(f"--against {commit}: no such commit or tag in {ROOT}; 'git fetch --tags' may bring it")

@@ -53,7 +53,7 @@ def update(
     own, reference = work / scenario.name, folder / scenario.name
     commit, dirty = provenance.checkout(Path(__file__).parents[1])
     if commit is None or dirty:
-        what = "is no git checkout" if commit is None else "has changes that are not committed"
+        what = "is not a git checkout" if commit is None else "has changes that are not committed"
         raise ResultsError(f"a reference run is of a commit, and this harness {what}; commit them first")
     fresh = False
     if (own / MANIFEST).exists():

@@ -150,7 +150,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
             facts = json.loads(path.read_text(encoding="utf-8"))
             found.append({name: facts[name] for name in ("date", "commit", "dirty", "verdict", "runs", "timed")})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultsError(f"{path}: is no night of the history: {error!r}; remove it") from None
+            raise ResultsError(f"{path}: is not the result of a nightly: {error!r}; remove it") from None
     return found
 
 
@@ -164,7 +164,7 @@ def drawn(nights: Sequence[Mapping[str, Any]], out: Path) -> None:
     import matplotlib.pyplot as plt
 
     if not nights:
-        raise ResultsError(f"{RESULTS / 'history'}: holds no night; 'make nightly' adds one")
+        raise ResultsError(f"{RESULTS / 'history'}: holds no result of a nightly; 'make nightly' adds one")
     figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(7, 4.2), layout="constrained")
     place = range(len(nights))
     below = [0] * len(nights)

@@ -128,8 +128,8 @@ def parts_of(rows: pd.DataFrame, floor_s: float) -> tuple[pd.DataFrame, list[str
     sides = rows.groupby(["pipeline", "point"])["side_of"].nunique()
     shared, alone = sides[sides == 2].index, sides[sides < 2].index
     if shared.empty:
-        raise ResultsError("the two commits have no operating point in common, so that there is nothing to compare")
-    notes = [f"{pipeline} at {point}: timed in one of the two commits alone" for pipeline, point in alone]
+        raise ResultsError("the two commits have no operating point in common, so nothing can be compared")
+    notes = [f"{pipeline} at {point}: only one of the two commits has it" for pipeline, point in alone]
     own = rows[pd.MultiIndex.from_frame(rows[["pipeline", "point"]]).isin(shared)]
     own = own.assign(seconds=(own["seconds"] - own["waited_s"]).clip(lower=_SHORTEST_S))
     stage = ["pipeline", "side", "stage"]
@@ -137,7 +137,9 @@ def parts_of(rows: pd.DataFrame, floor_s: float) -> tuple[pd.DataFrame, list[str
     wide = wide.div(own.groupby("pipeline")["point"].nunique(), axis=0, level="pipeline").reset_index()
     of_stage = wide.groupby(stage)[["reference", "candidate"]].mean()
     in_one = of_stage.isna().any(axis=1)
-    notes += [f"{p}, {side}/{name}: a stage of one of the two commits alone" for p, side, name in in_one[in_one].index]
+    notes += [
+        f"{p}, {side}/{name}: only one of the two commits has this stage" for p, side, name in in_one[in_one].index
+    ]
     other = (of_stage.max(axis=1) < floor_s) | in_one
     pooled = other.reindex(pd.MultiIndex.from_frame(wide[stage])).to_numpy()
     stages = wide.assign(part=wide["side"] + "/" + wide["stage"].mask(pooled, POOLED))

@@ -54,8 +54,8 @@ def compare(
         harness compare results/reference results/runs
         harness compare results/reference/smoke results/runs/smoke --fail-if 'bytes>1%,answers>0'
 
-    With `--against` this checkout is timed against a commit, in restarted pairs on this machine. A stage fails that is
-    more than 10 % slower beyond doubt, and once more in a second set of pairs. Repeat the command to resume.
+    With `--against` this checkout is timed against a commit, in restarted pairs on this machine. A stage fails if it is
+    beyond doubt more than 10 % slower, in a first set of pairs and again in a second. Repeat the command to resume.
 
         harness compare --against v0.3 scenarios/smoke.yaml --fail-if 'device>15%'
     """

@@ -163,7 +163,7 @@ def test_a_stage_that_one_commit_has_is_not_lost() -> None:
     """A new stage of 50 ms is tested with the other stages of its side, and slower beyond any bound."""
     timed = [("reference", "tofc", "device", "see", 0.04), ("candidate", "tofc", "device", "see", 0.04)]
     found, notes = slowdown.parts_of(rows(*timed, ("candidate", "tofc", "device", "extra", 0.05)), 0.005)
-    assert notes == ["tofc, device/extra: a stage of one of the two commits alone"]
+    assert notes == ["tofc, device/extra: only one of the two commits has this stage"]
     assert slowdown.log_ratios(found)["tofc", f"device/{POOLED}"].tolist() == [math.inf, math.inf]
     assert slowdown.log_ratios(found)["tofc", "device"] == pytest.approx([math.log(0.09 / 0.04)] * 2)
 

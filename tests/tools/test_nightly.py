@@ -106,5 +106,5 @@ def test_what_could_not_be_run_is_2(night: dict[str, Any], what: str) -> None:
 def test_a_file_that_is_no_night_is_named(tmp_path: Path) -> None:
     """One sentence with its path."""
     (tmp_path / "x.json").write_text(json.dumps({"date": "today"}))
-    with pytest.raises(ResultsError, match=r"x.json: is no night of the history"):
+    with pytest.raises(ResultsError, match=r"x.json: is not the result of a nightly"):
         nightly.history(tmp_path)
