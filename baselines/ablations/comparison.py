@@ -21,6 +21,7 @@ from baselines.ablations.training import BACKBONE, CLUSTERS, FIG_12, TABLE_1
 from harness.data.drawing.dice import Dice
 from harness.models.llava import LlavaModels
 from harness.models.onevision import load
+from harness.runs import disk
 from harness.schemes.tofc import FeaturePoint
 from harness.zoo.codecs import against_curve
 from harness.zoo.features import book_of
@@ -98,7 +99,7 @@ def report(rows: Sequence[Row]) -> str:
     lines += ["| scheme | n_c | D | D less TOFC's | interval |", "|---|---|---|---|---|"]
     ours = next((row for row in reduced if row.scheme == TABLE_1[0].kind), None)
     for row in reduced:
-        less = "" if ours is None else "{:+.4f} | {:+.4f} to {:+.4f}".format(*paired(row, ours))
+        less = "- | -" if ours is None else "{:+.4f} | {:+.4f} to {:+.4f}".format(*paired(row, ours))
         lines.append(f"| {row.scheme} | {row.n_clusters} | {np.mean(row.of_pictures, 0)[1]:.4f} | {less} |")
     return "\n".join(lines)
 
@@ -110,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pages", type=int, default=PAGES)
     parser.add_argument("--save", type=Path, help="a JSON file for the rows")
     arguments = parser.parse_args(argv)
+    if arguments.save:
+        disk.check_writable(arguments.save)
     torch.set_num_threads(1)
     schemes.WEIGHTS = arguments.weights
     models: LlavaModels = load(BACKBONE)
@@ -121,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append(measured(models, scheme, point, n_c, arguments.pages))
             print(f"{scheme.kind} {point}, n_c {n_c}", flush=True)
     if arguments.save:
-        arguments.save.write_text(json.dumps([row._asdict() for row in rows]))
+        disk.write_text(arguments.save, json.dumps([row._asdict() for row in rows]))
     print("\n" + report(rows))
 
 

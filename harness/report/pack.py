@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness import files
-from harness.analysis import Analysis
+from harness.analysis import Analysis, latency
 from harness.errors import ResultsError, ScenarioError
 from harness.report.figures.gallery import draw_all
 from harness.report.figures.table_one import escaped
@@ -25,7 +25,6 @@ from harness.scenario.load import scenario_hash
 from harness.scenario.model import Scenario
 
 _STATISTICS = ("mean", "p50", "p90", "p99")
-_PARTS = ("device", "link", "wait", "server", "total")
 _UNSAFE = re.compile(r"[^A-Za-z0-9 ./+_-]")
 _MOST_BYTES = 1 << 32
 
@@ -89,6 +88,13 @@ def numbers_tex(run: Analysis) -> str:
 def _numbers(run: Analysis) -> Iterator[tuple[str, str, str]]:
     """The key, the value and the source of each number, those of a scheme once and those of its uplinks each."""
     numbers, several_users = run.numbers, run.numbers["users"].nunique() > 1
+    names: dict[str, str] = {}
+    for channel in numbers["channel"].dropna().unique():
+        name = _safe(str(channel))
+        while name in names.values():
+            # Uplinks that differ in a character that LaTeX acts on.
+            name += "-"
+        names[str(channel)] = name
     for pipeline, rows in numbers.groupby("pipeline", sort=False):
         first = rows.iloc[0]
         yield f"{pipeline}/point", escaped(str(first["point"])), "the operating point"
@@ -97,10 +103,10 @@ def _numbers(run: Analysis) -> Iterator[tuple[str, str, str]]:
         known += ["score", "relative_score"] if run.scored else []
         for quantity in known:
             yield from _with_interval(f"{pipeline}/{quantity}", quantity, first, run.bytes_source)
-        for _, row in rows[rows["shown"]].iterrows():
+        for _, row in rows[rows["shown"] & rows["channel"].notna()].iterrows():
             users = f"/{row['users']:.0f} users" if several_users else ""
-            place = f"{pipeline}/{_safe(str(row['channel']))}{users}"
-            for part in _PARTS:
+            place = f"{pipeline}/{names[str(row['channel'])]}{users}"
+            for part in latency.PARTS:
                 source = row[f"{part}_source"]
                 told = source if isinstance(source, str) else "replayed"
                 for statistic in _STATISTICS:

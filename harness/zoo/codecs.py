@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from harness import catalog
 from harness.models import adapter, files
 from harness.models.llava import Llava
+from harness.runs import disk
 from harness.tofc.codec import TofcCodec
 from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, manifest
 from harness.training import result
@@ -121,13 +122,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--first-book", type=int, default=FIRST_BOOK, help="of pages that nothing learnt from")
     parser.add_argument("--save", type=Path, help="a JSON file for the rows")
     arguments = parser.parse_args(argv)
+    if arguments.save:
+        disk.check_writable(arguments.save)
     torch.set_num_threads(1)
     rows: dict[Path, list[HeldOut]] = {}
     for folder in (*arguments.folders, *arguments.others):
         rows[folder] = measured(folder, arguments.pages, arguments.first_book)
         print(f"## {folder}\n\n{result.tables(rows[folder])}\n", flush=True)
     if arguments.save:
-        arguments.save.write_text(json.dumps({str(f): [r._asdict() for r in found] for f, found in rows.items()}))
+        text = json.dumps({str(f): [r._asdict() for r in found] for f, found in rows.items()})
+        disk.write_text(arguments.save, text)
     if several := scatter(rows):
         print("| training | n_c | seeds | bytes an image | deviation over seeds | D | deviation over seeds |")
         print("|---|---|---|---|---|---|---|")
