@@ -105,7 +105,7 @@ def test_the_command_ends_with_tables_and_figures(harness: Callable[..., tuple[i
     assert "- tofc: 1,000 B; made up" in words
     assert "of 4 claims agree with the estimates" in words
     figures = {path.name for path in (tmp_path / "runs" / "small" / "figures").iterdir()}
-    assert {"latency_bars.png", "projection.csv", "claims.csv"} <= figures
+    assert {"fig8.png", "projection.csv", "claims.csv"} <= figures
 
 
 def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[Projection, Path]) -> None:
