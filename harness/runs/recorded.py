@@ -219,15 +219,12 @@ def _of_csv(recording: Recording, labels: Sequence[str], wanted: Sequence[str]) 
         of_point = requests.get(label if "point" in header else "")
         if not of_point:
             raise ScenarioError(f"{path}: has no row{f' of the point {label}' if 'point' in header else ''}")
-        of_samples = _whole_requests(path, of_point)
-        if recording.samples == "any":
-            of_samples = {"": [request for own in of_samples.values() for request in own]}
         found[label] = Recorded(
             where=path,
             digest="",
             machine=recording.machine,
             source="recorded",
-            requests=of_samples,
+            requests=_whole_requests(path, of_point, for_any=recording.samples == "any"),
         )
     return found
 
@@ -266,9 +263,9 @@ def _repeat(repeats: Mapping[int, Mapping[str, object]], stage: str) -> int:
 
 
 def _whole_requests(
-    path: Path, of_point: Mapping[str, Mapping[int, Mapping[str, tuple[float, float | None]]]]
+    path: Path, of_point: Mapping[str, Mapping[int, Mapping[str, tuple[float, float | None]]]], *, for_any: bool
 ) -> dict[str, list[Stages]]:
-    """The requests, all of which have the same stages: a time that was forgotten is no time of 0 s."""
+    """The requests by sample, or ``for_any``; all have the same stages: a time that was forgotten is no time of 0 s."""
     every = dict.fromkeys(stage for repeats in of_point.values() for request in repeats.values() for stage in request)
     for sample, repeats in of_point.items():
         for repeat, request in repeats.items():
@@ -278,7 +275,8 @@ def _whole_requests(
                     f"{path}: repeat {repeat}{of_sample} has no stage {shown(missing[0])}, which other requests have; "
                     "write 0 where it took no time"
                 )
-    return {
+    requests = {
         sample: [[(stage, *times) for stage, times in request.items()] for _, request in sorted(repeats.items())]
         for sample, repeats in of_point.items()
     }
+    return {"": [request for own in requests.values() for request in own]} if for_any else requests
