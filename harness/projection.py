@@ -172,7 +172,7 @@ def run(
             for name in dict.fromkeys(p.pipeline for p in found.projected)
         },
         digests={"data sheets and published times": digest(), "scenario": scenario_hash(scenario)}
-        | {f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
+        | digests.of_links(scenario.replay.files),
         seed=scenario.seed,
         command=command,
         machine=fingerprint(),
