@@ -275,7 +275,7 @@ def _whole_requests(
                     f"{path}: repeat {repeat}{of_sample} has no stage {shown(missing[0])}, which other requests have; "
                     "write 0 where it took no time"
                 )
-    requests = {
+    requests: dict[str, list[Stages]] = {
         sample: [[(stage, *times) for stage, times in request.items()] for _, request in sorted(repeats.items())]
         for sample, repeats in of_point.items()
     }

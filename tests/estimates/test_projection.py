@@ -8,9 +8,12 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 import yaml
+from made_up_run import make
 
 from harness.analysis import Analysis
+from harness.errors import ResultsError
 from harness.projection import REASON, Projection, run
+from harness.runs.store import Run
 from harness.scenario.load import load, scenario_hash
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -155,6 +158,15 @@ def test_a_mistake_is_one_sentence(
     assert status == 2
     assert sentence in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_was_measured_is_not_replaced(tmp_path: Path) -> None:
+    """A scenario of its name that gets an ``estimate:`` section leaves its rows where they are; so does another's."""
+    for name, sentence in (("small", "holds a run that was measured"), ("other", "holds a run of another scenario")):
+        before = make(tmp_path / name, name=name)
+        with pytest.raises(ResultsError, match=rf"{sentence}; choose another --name"):
+            run(load(write(tmp_path)), tmp_path / name, reporter=_Silent())
+        assert Run.read(tmp_path / name).stages.equals(before.stages)
 
 
 def test_the_section_changes_no_other_scenarios_hash(tmp_path: Path) -> None:
