@@ -88,7 +88,8 @@ def _with_units(data: Any) -> Any:
     written = {}
     for name, value in data.items():
         suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), None)
-        if suffix is None:
+        # Names of pipelines are keys too, and may end like that.
+        if suffix is None or isinstance(value, dict):
             written[name.removesuffix(_PIXELS)] = _with_units(value)
         else:
             written[name.removesuffix(suffix)] = None if value is None else f"{value!r} {_UNITS[suffix]}"
