@@ -305,8 +305,8 @@ def _own_code(thing: object) -> dict[str, str]:
 def _model_digests(name: str, weights: str | None) -> dict[str, str]:
     """The fingerprint of each part of a model; raises UnavailableError where it is not here."""
     if name not in catalog.BACKBONES:
-        own: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
-        return {f"{part} of {name}": digest for part, digest in own.digests(weights).items()} | _own_code(own)
+        backbone: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
+        return {f"{part} of {name}": digest for part, digest in backbone.digests(weights).items()} | _own_code(backbone)
     if weights == "random":
         return {f"model {name}": weights}
     folder = files.locate(name, files.SOURCES[name] if weights is None else weights)
