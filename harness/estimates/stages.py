@@ -47,7 +47,7 @@ def work_of(spec: PipelineSpec, backbone: Backbone, asked: Asked) -> Iterator[tu
     """Each operating point of a pipeline with its work; raises ScenarioError for a scheme whose work is not counted."""
     if spec.scheme not in catalog.WORK:
         known = ", ".join(catalog.WORK)
-        raise ScenarioError(f"the work of scheme {spec.scheme} cannot be counted; it can of: {known}")
+        raise ScenarioError(f"the work of scheme {spec.scheme} cannot be counted; that of these can be: {known}")
     of: WorkOf = catalog.load("scheme", spec.scheme, catalog.WORK)
     for point in spec.operating_points():
         yield point, [work for work in of(backbone, asked, point) if work.count != Count()]
