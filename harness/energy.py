@@ -1,4 +1,4 @@
-"""Measures what the halves' answers take of energy: blocks of one scheme's half, each followed by an idle block.
+"""Measures the energy that the halves take for their answers: blocks of one half, each followed by an idle block.
 
 A block runs whole passes over the same timed samples for at least ``block_s``; the idle block after it is as long. The
 device half is run by itself, and the server half on payloads made before, so that each side's joules are its own, also
@@ -32,7 +32,7 @@ _SIDES: tuple[Side, ...] = ("device", "server")
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """What tells the energy of each side that is measured, and the machine's name there."""
+    """The meter of each side that is measured, and the machine's name there."""
 
     meters: Mapping[Side, Meter]
     machines: Mapping[Side, str]
