@@ -36,7 +36,7 @@ def main() -> None:
         run = Path(folder) / "million"
         rows = _make(run)
         print(f"{rows:,} request rows (goal: {GOAL_S} s and {GOAL_BYTES / 1e9:g} GB)")
-        for what in ("usual", "ecdf", "users", "timeline", "timings", "table1"):
+        for what in ("usual", "ecdf", "timeline", "timings", "table1"):
             code = f"from benchmarks.bench_figures import draw; draw({str(run)!r}, {what!r})"
             subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -33,6 +33,8 @@ from harness.schemes.contract import Payload
 from harness.stock import Stock, take_stock
 
 Floats = NDArray[np.float64]
+_Asked = tuple[Sample, bytes, str, str, bool]
+"""A question, the JPEG file that was sent, how it was written, the answer, and whether that is right."""
 
 _CASES, _LOOKED_AT = 2, 40
 _BINS, _INSIDE = 80, (0.0005, 0.9995)
@@ -208,7 +210,9 @@ def _cases(key: Key, half: Any, run: Analysis, stock: Stock, models: Models) -> 
         raise UnavailableError(
             f"{reference[0]} and {key[0]} answer no question about one picture rightly, both of them"
         )
-    wrong, right, looked_at = [], [], 0
+    wrong: list[_Asked] = []
+    right: list[_Asked] = []
+    looked_at = 0
     server = jpeg.server_half(models, jpeg.Point(quality=50, merge_to=half.point.merge_to, n_c=half.point.n_c))
     seen = set[str]()
     for sample_id in both:
@@ -267,7 +271,7 @@ def _jpeg(jpeg: Any, models: Models, image: Image.Image, n_bytes: int) -> tuple[
         body: bytes = codec.encode(picture)
         return body
 
-    sizes = [tuple(max(8, length >> halving) for length in image.size) for halving in range(_HALVINGS + 1)]
+    sizes = [(max(8, image.width >> n), max(8, image.height >> n)) for n in range(_HALVINGS + 1)]
     pictures = [image, *(image.resize(size, Image.Resampling.LANCZOS) for size in sizes[1:])]
     smallest = file(pictures[-1], 1)
     tables = 0 if len(smallest) <= n_bytes else smallest.index(_SCAN)
@@ -286,7 +290,9 @@ def _png(image: Image.Image, size: tuple[int, int] | None = None) -> bytes:
     if size is not None and size != image.size:
         image = image.resize(size, Image.Resampling.NEAREST)
     share = min(1.0, _SHOWN_PX / max(image.size))
-    image = image.resize(tuple(max(1, round(share * side)) for side in image.size), Image.Resampling.BICUBIC)
+    image = image.resize(
+        (max(1, round(share * image.width)), max(1, round(share * image.height))), Image.Resampling.BICUBIC
+    )
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()

@@ -100,8 +100,8 @@ def show_projection(found: "Projection", console: "Console") -> None:
     for row in sorted(found.totals, key=lambda row: _place(row.channel, (t.channel for t in found.totals))):
         error = f"{row.low_s:.2f} to {row.high_s:.2f}" + ("" if row.complete else " *")
         parts = (row.device_s, row.link_s, row.server_s, row.seconds)
-        payload = f"{n_bytes[row.pipeline]:,} B"
-        table.add_row(row.channel, row.pipeline, payload, *(f"{part:.3f}" for part in parts), error)
+        sent = f"{n_bytes[row.pipeline]:,} B"
+        table.add_row(row.channel, row.pipeline, sent, *(f"{part:.3f}" for part in parts), error)
     console.print("", table)
     if not all(row.complete for row in found.totals):
         console.print("*: without the error of some stages, of which nothing published tells")
@@ -143,11 +143,11 @@ def write_projection(found: "Projection", folder: Path) -> list[Path]:
 
     from harness.runs import disk
 
-    totals = [
+    totals: list[tuple[object, ...]] = [
         (t.channel, t.pipeline, "estimated", t.device_s, t.link_s, t.server_s, t.seconds, t.low_s, t.high_s)
         for t in found.totals
     ]
-    claims = [
+    claims: list[tuple[object, ...]] = [
         (c.of, c.over or "", c.says, v.channel, c.low, c.high, v.value, v.low, v.high, v.agrees)
         for v in found.verdicts()
         for c in (v.claim,)

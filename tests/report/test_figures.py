@@ -1,5 +1,6 @@
 """Figures: what is drawn is what the rows say, all of it can be read, and it says where it comes from."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from types import MappingProxyType
 import many_schemes
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,6 +143,23 @@ def test_users_can_be_read(width_in: float) -> None:
     assert row["servers"] == pytest.approx(16 * busy_s)
     solid = [line for line in figure.axes[0].lines if line.get_fillstyle() == "full" and line.get_linestyle() == "None"]
     assert not any(len(line.get_xdata()) for line in solid)
+
+
+@pytest.mark.parametrize("name", ["fig6", "fig7", "table1"])
+def test_several_benchmarks_can_be_read(name: str) -> None:
+    """A panel a benchmark, named with all that it stands in for; fig7 is one of their average."""
+    run = many_schemes.make(Path("/nowhere"), 3, 1)
+    names = pa.array(["StreetsQA" if n % 2 else "MMStar" for n in range(run.record.samples.num_rows)])
+    place = run.record.samples.column_names.index("benchmark")
+    samples = run.record.samples.set_column(place, run.record.samples.schema.field(place), names)
+    swaps = dict.fromkeys(("RealWorldQA", "AI2D_TEST", "MMBench_DEV_EN"), "StreetsQA")
+    facts = {"benchmarks": ("StreetsQA", "MMStar"), "stand_ins": swaps}
+    record = dataclasses.replace(run.record, samples=samples, manifest=run.manifest.model_copy(update=facts))
+    figure, data = gallery.chart(name).draw(Analysis(record), COLUMN)
+    assert_readable(figure)
+    assert len(figure.axes) == {"fig6": 2, "fig7": 1}.get(name, len(figure.axes))
+    if name == "table1":
+        assert {"StreetsQA", "MMStar", "average"} <= set(data)
 
 
 def test_cases_can_be_read(made_up: Analysis, tmp_path: Path) -> None:

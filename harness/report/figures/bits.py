@@ -71,7 +71,8 @@ def _data(run: Analysis) -> pd.DataFrame:
     rows = pd.DataFrame([row.model_dump() for row in run.illustrations.bits])
     # Schemes call the same by one name.
     rows["part"] = rows["part"].replace({"headers": "header", "frame header": "header", "container": "header"})
-    rows = rows.groupby(["pipeline", "point", "part", "pictures"], sort=False, as_index=False)["bits"].sum()
+    keys = ["pipeline", "point", "part", "pictures"]
+    rows = rows.groupby(keys, sort=False)[["bits"]].sum().reset_index()
     rows["share"] = rows["bits"] / rows.groupby("pipeline")["bits"].transform("sum")
     return rows
 

@@ -1,5 +1,8 @@
 """The density of visual features before and after merging (the paper's Fig. 4), against fitted densities."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,14 +13,18 @@ from harness.analysis import Analysis, densities
 from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, grid, of
 from harness.runs.illustrations import Density
 
-_LINES = {"Gaussian": ("#0072B2", "--"), "Laplacian": ("#D55E00", "-"), "Cauchy": ("#009E73", ":")}
+_LINES: Mapping[str, tuple[str, Any]] = {
+    "Gaussian": ("#0072B2", "--"),
+    "Laplacian": ("#D55E00", "-"),
+    "Cauchy": ("#009E73", ":"),
+}
 
 
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     """The figure, and its data: the densities, and the fits with their log-likelihoods."""
     found = _found(run)
     assert found is not None
-    handles = [Patch(facecolor="#C9CFD3", label="features")]
+    handles: list[Any] = [Patch(facecolor="#C9CFD3", label="features")]
     handles += [Line2D([], [], color=colour, linestyle=dash, label=name) for name, (colour, dash) in _LINES.items()]
     notes = [
         f"elements of the features of {found.pictures} pictures, as {found.pipeline} at {found.point} has them; fits "

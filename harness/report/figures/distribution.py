@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.analysis import Analysis
+from harness.analysis.latency import CELL
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, grid, logarithmic, of
 from harness.units import format_seconds
@@ -64,7 +65,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
         axes.tick_params(labelleft=first)
         logarithmic(axes.xaxis, box[2])
-        title = f"{channel}" + (f", {users} user{'s' * (users > 1)}" if several_users else "")
+        title = f"{channel}" + (f", {users} user{'s' * (int(str(users)) > 1)}" if several_users else "")
         axes.set_title(style.shortened(title, box[2], 7.0), fontsize=7.0, pad=3)
         if last:
             axes.set_xlabel("latency (s)")
@@ -77,10 +78,8 @@ def _curves(run: Analysis) -> pd.DataFrame:
         ranked = np.sort(seconds_R)
         n = ranked.size
         place = np.unique(np.linspace(0, n - 1, min(n, _STEPS)).round().astype(int))
-        curve = pd.DataFrame({"seconds": ranked[place], "share": (place + 1) / n, "requests": n})
-        tables.append(
-            curve.assign(**{name: cell[name] for name in ("replay", "channel", "users", "pipeline", "point")})
-        )
+        points = {"seconds": ranked[place], "share": (place + 1) / n, "requests": n}
+        tables.append(pd.DataFrame({**{name: cell[name] for name in CELL}, **points}))
     found: pd.DataFrame = pd.concat(tables, ignore_index=True)
     total = run.times[run.times["part"] == "total"]
     unstable = total.loc[total["reason"].str.startswith("unstable"), ["channel", "users", "pipeline"]]

@@ -1,5 +1,7 @@
 """Energy of an answer: the joules of each rail of device and server, and what of them is beyond the idle ones."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -53,7 +55,13 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
                 continue
             row = own.iloc[0]
             hatch, colour = style.HATCHES.get(str(row["source"])), _COLOURS.get(str(side), style.GREY)
-            pale = {"color": colour, "alpha": 0.45, "hatch": hatch, "edgecolor": style.GREY, "linewidth": 0}
+            pale: dict[str, Any] = {
+                "color": colour,
+                "alpha": 0.45,
+                "hatch": hatch,
+                "edgecolor": style.GREY,
+                "linewidth": 0,
+            }
             axes.barh(y, row["gross_j"], height=table.bar_in, **pale)
             if np.isfinite(row["net_j"]):
                 axes.barh(y, row["net_j"], height=table.bar_in, facecolor="none", edgecolor=style.INK, linewidth=0.8)

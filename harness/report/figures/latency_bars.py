@@ -60,7 +60,7 @@ def bars(
     rows = Rows.of(pipelines, narrow=narrow, slot_in=0.165 if len(pipelines) <= 8 else 0.13)
     gap_in, right_in = 0.12 if narrow else 0.16, 0.16
     # A panel has room for the value of a bar that is cut, with its interval.
-    longest = [f"{_digits(row.total_mean_s)} \u00b1{_digits(row.total_mean_s)}" for row in replayed.itertuples()]
+    longest = [f"{_digits(total_s)} \u00b1{_digits(total_s)}" for total_s in replayed["total_mean_s"].tolist()]
     least_in = 0.12 + max((style.width_of(words, _VALUE_PT) for words in longest), default=0.5)
     most = min(
         3 if narrow else 5 if n_panels > 8 else 4, int((width_in - rows.left_in - right_in) / (least_in + gap_in))
@@ -168,7 +168,7 @@ def _bars(
             hatch = style.HATCHES.get(_source(row[f"{part}_source"]))
             # Hatches are drawn in the edge's colour: dark on light parts, light on dark ones.
             ink = "white" if part in ("device", "wait") else style.GREY
-            edge = (
+            edge: dict[str, Any] = (
                 {"hatch": hatch, "edgecolor": ink, "linewidth": 0}
                 if hatch
                 else {"edgecolor": "white", "linewidth": 0.3}

@@ -21,8 +21,8 @@ from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, benchmark_name, logarithmic, of
 from harness.report.figures.style import Look
 
-_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
-_FILLS = ("full", "none", "left", "top", "right", "bottom")
+_DASHES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_FILLS: Sequence[Any] = ("full", "none", "left", "top", "right", "bottom")
 """Of a scheme's ladders: the dashes of each one's line and how its markers are filled."""
 
 _BEYOND = 3.0
@@ -81,9 +81,11 @@ def curves(run: Analysis, panels: Sequence[Panel], width_in: float) -> Figure:
     about = of(run, what, notes)
     narrow = width_in < NARROW_IN
     in_a_row = 1 if narrow or len(panels) == 1 else 2
-    left_in, right_in, below_in, above_in = 0.48, 0.14, 0.38, 0.2 if len(panels) > 1 else 0.06
+    left_in, right_in, below_in = 0.48, 0.14, 0.38
     high_in = 2.1 if narrow else 3.1 if in_a_row == 1 else 2.2
     wide_in = (width_in - in_a_row * (left_in + right_in)) / in_a_row
+    titles = [style.wrapped(panel.title, wide_in, 7.5) for panel in panels]
+    above_in = 0.08 + 0.13 * max(map(len, titles))
     row_in = above_in + high_in + below_in
     sheet = Sheet(width_in, math.ceil(len(panels) / in_a_row) * row_in, about, legend)
     for place, panel in enumerate(panels):
@@ -119,7 +121,7 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], wide_in: float) -
                 slant, [-0.02, 0.02], "-", color=style.INK, lw=0.8, clip_on=False, transform=axes.transAxes, zorder=6
             )
     if panel.title:
-        axes.set_title(panel.title, fontsize=7.5, pad=3)
+        axes.set_title(style.shortened(panel.title, wide_in, 7.5), fontsize=7.5, pad=3)
 
 
 def _ladder(

@@ -20,7 +20,8 @@ from harness import files
 from harness.errors import ResultsError, unknown_name
 from harness.runs.provenance import Manifest
 
-Marker = str | tuple[int, int, int]
+Marker = Any
+"""One of matplotlib's markers: a letter, or a star's or polygon's corners, kind and angle."""
 
 _TOFC, _UNMERGED = ("#D55E00", "o"), ("#117733", ">")
 
@@ -184,7 +185,7 @@ def _width_of(text: str, size: float, bold: bool, families: tuple[str, ...]) -> 
 
 @functools.cache
 def _renderer() -> Any:
-    return FigureCanvasAgg(Figure(figsize=(1, 1), dpi=DPI)).get_renderer()
+    return FigureCanvasAgg(Figure(figsize=(1, 1), dpi=DPI)).get_renderer()  # type: ignore[no-untyped-call]
 
 
 def wrapped(text: str, width_in: float, size: float, *, bold: bool = False) -> list[str]:

@@ -1,6 +1,7 @@
 """Methods against benchmarks (the paper's Table I): scores at equal numbers of visual tokens, and their average."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ def texts(run: Analysis) -> Mapping[str, str]:
     best = _best(data, list(metrics))
     heads = ["method", "tokens", *(f"{name} {metric}" for name, metric in metrics.items()), "average (%)"]
     caption = f"{of(run, 'scores at equal numbers of visual tokens').title}."
-    cells = [
+    cells: _Cells = [
         [
             str(row["pipeline"]),
             _tokens(row),
@@ -90,8 +91,10 @@ def rows(run: Analysis) -> pd.DataFrame:
     """
     of_each = run.benchmarks.assign(visual_tokens=run.benchmarks["visual_tokens"].round(1))
     # The tokens of a point differ from benchmark to benchmark: they are named by their mean.
-    mean = run.points.assign(visual_tokens=run.points["visual_tokens"].round(1))
-    mean = mean.set_index(["pipeline", "point"])["visual_tokens"]
+    points = run.points
+    mean = dict(
+        zip(zip(points["pipeline"], points["point"], strict=True), points["visual_tokens"].round(1), strict=True)
+    )
     of_each["visual_tokens"] = [mean[key] for key in zip(of_each["pipeline"], of_each["point"], strict=True)]
     table = of_each.pivot_table(
         index=["visual_tokens", "pipeline"], columns="benchmark", values="score", aggfunc="max", sort=False
@@ -102,10 +105,8 @@ def rows(run: Analysis) -> pd.DataFrame:
     table["average"] = 100 * relative.mean(axis=1)
     order = {name: place for place, name in enumerate(run.manifest.points)}
     found: pd.DataFrame = table.reset_index()
-    found["place"] = found["pipeline"].map(order)
-    found = found.sort_values(["visual_tokens", "place"], ascending=[False, True], ignore_index=True).drop(
-        columns="place"
-    )
+    found["place"] = [order[str(name)] for name in found["pipeline"]]
+    found = found.sort_values(["visual_tokens", "place"], ascending=[False, True], ignore_index=True)
     return found[["pipeline", "visual_tokens", *run.manifest.benchmarks, "average"]].rename_axis(columns=None)
 
 
@@ -124,7 +125,7 @@ def _best(data: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
     return found
 
 
-def _tokens(row: Mapping[str, object]) -> str:
+def _tokens(row: Mapping[Any, Any]) -> str:
     return f"{row['visual_tokens']:g}"
 
 

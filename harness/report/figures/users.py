@@ -99,7 +99,7 @@ def _data(run: Analysis) -> pd.DataFrame:
     total = total.rename(columns={"p99_s": "certified_p99_s"})
     found: pd.DataFrame = run.loads.merge(total, on=keys)
     found["certified"] = found["certified_p99_s"].notna()
-    found["reason"] = found["reason"].where(found["reason"].astype(str).str.startswith("unstable"), "")
+    found["reason"] = [str(why) if str(why).startswith("unstable") else "" for why in found["reason"]]
     return found
 
 
