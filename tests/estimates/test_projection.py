@@ -14,7 +14,7 @@ from harness.analysis import Analysis
 from harness.errors import ResultsError
 from harness.projection import REASON, Projection, run
 from harness.runs.store import Run
-from harness.scenario.load import load, scenario_hash
+from harness.scenario.load import as_given, as_written, load, scenario_hash
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
@@ -175,9 +175,19 @@ def test_the_section_changes_no_other_scenarios_hash(tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"
     plain.write_text(yaml.safe_dump(document, sort_keys=False))
     assert scenario_hash(load(plain)) != scenario_hash(load(write(tmp_path)))
-    from harness.scenario.load import as_given
-
     assert "estimate" not in as_given(load(plain))
+
+
+@pytest.mark.parametrize("name", ["jpeg_s", "jpeg_px"])
+def test_a_name_that_ends_like_a_quantity_is_written_as_it_is(tmp_path: Path, name: str) -> None:
+    """A pipeline's name is a key among the payloads; written and loaded again it is the same scenario."""
+    document = copy.deepcopy(SMALL)
+    document["pipelines"][2]["name"] = name
+    document["estimate"]["payloads"][name] = document["estimate"]["payloads"].pop("jpeg")
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    scenario = load(tmp_path / "named.yaml")
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(as_written(as_given(scenario))))
+    assert scenario_hash(load(tmp_path / "again.yaml")) == scenario_hash(scenario)
 
 
 def test_the_papers_projection_names_its_sources() -> None:
