@@ -5,13 +5,19 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.run import RunsFolder
+from harness.cli.run import Limit, Overrides, RunsFolder, given
 
 
 def illustrate(
     scenario: Annotated[Path, typer.Argument(help="The scenario of a complete run.")],
+    overrides: Overrides = None,
+    limit: Limit = None,
     name: Annotated[
-        str | None, typer.Option(help="The run's folder under the results.", show_default="the scenario's name")
+        str | None,
+        typer.Option(
+            help="The run's folder under the results.",
+            show_default="the scenario's name, and its hash where values were replaced",
+        ),
     ] = None,
     results: RunsFolder = Path("results/runs"),
     pictures: Annotated[
@@ -36,11 +42,10 @@ def illustrate(
     """
     from harness.cli.display import Display, terminal
     from harness.illustrate import illustrate as work
-    from harness.scenario.load import load
 
     console = terminal()
-    wanted = load(scenario)
-    folder = results / (name or wanted.name)
+    wanted, own_name = given(scenario, overrides, limit)
+    folder = results / (name or own_name)
     with Display(console) as display:
         made = work(wanted, folder, pictures=pictures, reporter=display)
     console.print(f"Illustrations: {made}")
