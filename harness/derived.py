@@ -119,7 +119,7 @@ def _begun(manifest: Manifest, folder: Path, **changes: Any) -> Manifest:
 def _digests(manifest: Manifest, spec: Replay) -> dict[str, str]:
     """What the rows of a run depend on, and the links that a section names."""
     kept = {name: value for name, value in manifest.digests.items() if not name.startswith("link ")}
-    return {**kept, **{f"link {path.name}": digests.of_file(path) for path in spec.files}}
+    return {**kept, **digests.of_links(spec.files)}
 
 
 def _differences(device: Record, server: Record) -> Iterator[str]:

@@ -76,11 +76,13 @@ def examine(
     notes += _power(card)
     limit_bytes = gpu_bytes[0] if on_gpu and gpu_bytes else memory_bytes
     halves: list[Half] = []
-    if scenario is not None:
+    if scenario is not None and scenario.estimate is not None:
+        wrong += missing(scenario)
+    elif scenario is not None:
         try:
             stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
         except HarnessError as error:
-            wrong += dict.fromkeys([*str(error).split("\n"), *missing(scenario)])
+            wrong += dict.fromkeys([*str(error).split("\n"), *missing(scenario, allow_stand_ins=allow_stand_ins)])
         else:
             notes += [*stock.absent, *(f"{ran} runs instead of {wanted}" for wanted, ran in stock.stand_ins.items())]
             if scenario.weights == "random":

@@ -1,4 +1,4 @@
-"""Measures what the halves' answers take of energy: blocks of one scheme's half, each followed by an idle block.
+"""Measures the energy that the halves take for their answers: blocks of one half, each followed by an idle block.
 
 A block runs whole passes over the same timed samples for at least ``block_s``; the idle block after it is as long. The
 device half is run by itself, and the server half on payloads made before, so that each side's joules are its own, also
@@ -32,7 +32,7 @@ _SIDES: tuple[Side, ...] = ("device", "server")
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """What tells the energy of each side that is measured, and the machine's name there."""
+    """The meter of each side that is measured, and the machine's name there."""
 
     meters: Mapping[Side, Meter]
     machines: Mapping[Side, str]
@@ -66,7 +66,7 @@ def measure_energy(
     readable = [side for side in _SIDES if side in told and not told[side].startswith(UNAVAILABLE)]
     ongoing.record_energy(told)
     for side in told.keys() - set(readable):
-        reporter.warn(f"No energy of the {side} can be read: {told[side].removeprefix(UNAVAILABLE)}.")
+        reporter.warn(f"The energy of the {side} is not measured: {told[side].removeprefix(UNAVAILABLE)}.")
     if not readable:
         return
     places = plan.timed_places(schedule.timed_samples, seed)
@@ -83,6 +83,7 @@ def measure_energy(
         return
     wait = synchroniser(device) or (lambda: None)
     ongoing.record_conditions("before energy", telemetry.conditions())
+    lost = []
     for unit in pending:
         key, side, number = units[unit]
         work = _work(plan, key, side, places)
@@ -95,9 +96,16 @@ def measure_energy(
             ongoing.record_telemetry(telemetry.sources, lowered)
             if block.told:
                 break
+        else:
+            lost.append(unit.name)
         ongoing.add(unit, energy=_rows(ongoing, unit, key, side, number, block, sides))
         reporter.advance()
     ongoing.record_conditions("after energy", telemetry.conditions())
+    if lost:
+        reporter.warn(
+            f"{len(lost)} of {len(pending)} blocks have no joules, among them {lost[0]}: no sensor was "
+            f"readable throughout any of {_ATTEMPTS} attempts."
+        )
 
 
 @dataclass(frozen=True)

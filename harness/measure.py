@@ -155,7 +155,7 @@ class Plan:
         name = f"times {' '.join(key)}, {self.samples.names[place].id}, repeat {repeat}"
         how = {"threads": str(schedule.threads), "warmup": str(schedule.warmup)}
         profiles = {
-            f"profile of the {side}": recorded.digest
+            f"profile of the {side}": recorded.identity
             for (*of_key, side), recorded in self.recorded.items()
             if tuple(of_key) == key
         }

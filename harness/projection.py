@@ -156,8 +156,10 @@ def run(
 ) -> Projection:
     """Makes the run of a projection in ``folder``; one that is there is made again, for nothing in it was measured.
 
-    Raises what :func:`project` raises, and ResultsError where the folder holds another study.
+    Raises what :func:`project` raises, and ResultsError where the folder holds another study, or measured rows.
     """
+    if (there := (folder / provenance.MANIFEST).exists()) and not fresh:
+        _refuse_other(folder, scenario)
     reporter.warn(f"{scenario.name}: {REASON}. Every table and figure of this run says so.")
     found = project(scenario)
     begun = provenance.begin(
@@ -172,15 +174,12 @@ def run(
             for name in dict.fromkeys(p.pipeline for p in found.projected)
         },
         digests={"data sheets and published times": digest(), "scenario": scenario_hash(scenario)}
-        | {f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
+        | digests.of_links(scenario.replay.files),
         seed=scenario.seed,
         command=command,
         machine=fingerprint(),
     )
-    there = folder / provenance.MANIFEST
-    if not fresh and there.exists() and provenance.read(there).scenario_value("name") != scenario.name:
-        raise ResultsError(f"{folder}: holds a run of another scenario; choose another --name")
-    with Run.open_or_create(folder, begun, fresh=fresh or there.exists()) as ongoing:
+    with Run.open_or_create(folder, begun, fresh=fresh or there) as ongoing:
         ongoing.record_samples([_sample(scenario)])
         for of_point in found.projected:
             unit = Unit(f"estimates {of_point.pipeline} {of_point.label}", {"sheets": digest(), **_depends(of_point)})
@@ -195,6 +194,16 @@ def run(
         study.replay(keys, scenario.replay, links, to_table(SampleRow, [_sample(scenario)]), ongoing, reporter)
         ongoing.finish([REASON, *validity.reasons(Analysis(ongoing.so_far()))])
     return found
+
+
+def _refuse_other(folder: Path, scenario: Scenario) -> None:
+    """Raises ResultsError for a folder whose run is not a projection of this scenario."""
+    given = provenance.read(folder / provenance.MANIFEST).scenario
+    choose = "choose another --name, or replace it with --fresh"
+    if given.get("name") != scenario.name:
+        raise ResultsError(f"{folder}: holds a run of another scenario; {choose}")
+    if given.get("estimate") is None:
+        raise ResultsError(f"{folder}: holds a run that was measured; {choose}")
 
 
 def _totals(scenario: Scenario, projected: Sequence[Projected]) -> Iterator[Total]:

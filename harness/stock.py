@@ -180,7 +180,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         absent=absent,
         points=points,
         depends=depends,
-        links={} if serving else {f"link {path.name}": digests.of_file(path) for path in scenario.replay.files},
+        links={} if serving else digests.of_links(scenario.replay.files),
         recorded={key: of_side for key, of_side in profiles.items() if key[:2] in points},
     )
 
@@ -230,7 +230,7 @@ def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
 
 def profile_digests(profiles: Mapping[tuple[str, str, Side], Recorded]) -> dict[str, str]:
     """The digests of the files that profiles come from, by names for people."""
-    return {f"profile {of_side.where.name}": of_side.digest for of_side in profiles.values()}
+    return digests.by_name("profile", ((of_side.where, of_side.digest) for of_side in profiles.values()))
 
 
 def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
@@ -305,8 +305,8 @@ def _own_code(thing: object) -> dict[str, str]:
 def _model_digests(name: str, weights: str | None) -> dict[str, str]:
     """The fingerprint of each part of a model; raises UnavailableError where it is not here."""
     if name not in catalog.BACKBONES:
-        own: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
-        return {f"{part} of {name}": digest for part, digest in own.digests(weights).items()} | _own_code(own)
+        backbone: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
+        return {f"{part} of {name}": digest for part, digest in backbone.digests(weights).items()} | _own_code(backbone)
     if weights == "random":
         return {f"model {name}": weights}
     folder = files.locate(name, files.SOURCES[name] if weights is None else weights)

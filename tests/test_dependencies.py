@@ -21,7 +21,6 @@ backbone: mini-onevision
 stand_in: {{ benchmark: StreetsQA }}
 samples: 4
 pipelines:
-  - scheme: server_only
   - {{ scheme: jpeg, points: [{{ quality: {quality}, merge_to: 0.044 }}] }}
   - {{ scheme: tofc, points: [{{ codec: {codec}, merge_to: 0.044 }}] }}
 measure: {{ threads: 1, timed_samples: 1, warmup: 0, repeats: 1 }}

@@ -48,6 +48,9 @@ from harness.scenario.replay import ClosedLoop, ConstantUplink, Replay, Uplink, 
 
 Statistic = Callable[[Floats], float]
 
+MOST_USERS = 1024
+"""More are not looked for."""
+
 _RATES = 64
 """How many rates a crossing is looked for at before it is solved for."""
 
@@ -355,7 +358,7 @@ def max_users(
     *,
     limit_s: float,
     q: float = 99.0,
-    at_most: int = 1024,
+    at_most: int = MOST_USERS,
     resamples: int = 20,
     confidence: float = 0.95,
 ) -> tuple[int, dict[int, Estimate]]:
@@ -363,7 +366,7 @@ def max_users(
 
     The upper end of the percentile's interval (:func:`replicated`) must be within the limit. Where the timed requests
     do not certify the percentile, or are too few for an interval, the percentile itself must be, and its reason says
-    so. It looks at doubled numbers and then bisects: the percentile is taken to grow with the users.
+    so. It looks at doubled numbers up to ``at_most`` and then bisects: the percentile is taken to grow with the users.
     """
     seen: dict[int, Estimate] = {}
     doubt = certified(profile, uplink, q / 100)

@@ -277,7 +277,7 @@ def max_users(
     sharing: Shared = Sharing.own,
     percentile: Annotated[float, typer.Option(min=1, max=100, help="Which percentile of T.")] = 99.0,
     requests: Annotated[int, typer.Option(min=10, max=10_000_000, help="How many requests each user makes.")] = 500,
-    seeds: Annotated[int, typer.Option(min=2, max=10_000, help="Random streams; at least 20 are taken.")] = 20,
+    seeds: Annotated[int, typer.Option(min=20, max=10_000, help="How many random streams.")] = 20,
 ) -> None:
     """Say how many users the servers carry within a limit on the tail of the latency.
 
@@ -301,7 +301,8 @@ def max_users(
         q=percentile,
         confidence=analysis.confidence_of_times(0.95),
     )
-    typer.echo(f"{profile.pipeline} at {profile.point}: {users} users within {format_seconds(limit)}")
+    found = f"{users} users" if users < whatif.MOST_USERS else f"at least {users} users, and more are not looked for,"
+    typer.echo(f"{profile.pipeline} at {profile.point}: {found} within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]
         shown = format_seconds(tail.value) if math.isfinite(tail.value) else "none"

@@ -48,7 +48,7 @@ class Display:
 
     def warn(self, text: str) -> None:
         """Shows what the reader must know before reading a number."""
-        self._console.print(Panel(text, border_style="yellow", title="stand-in", title_align="left"))
+        self._console.print(Panel(text, border_style="yellow", title="warning", title_align="left"))
 
     def line(self, text: str) -> None:
         """Shows a line of a log, as it is."""

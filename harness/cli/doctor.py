@@ -45,6 +45,9 @@ def doctor(
     able = {side for side in sides if all(half.fits(found.memory_bytes) for half in found.halves if half.side == side)}
     if wanted is None:
         return
+    if wanted.estimate is not None and not found.wrong:
+        typer.echo(f"{wanted.name}: it can run here; its stages are estimated, and no model is loaded")
+        return
     if found.wrong or able != {"device", "server"}:
         part = f"its {next(iter(able))} halves alone can" if len(able) == 1 and not found.wrong else "it cannot"
         typer.echo(f"{wanted.name}: {part} run here")

@@ -192,11 +192,11 @@ def _print_errors(console: "Console") -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("predicted from")
     for test in found.tests():
-        predicted = _ms(test.predicted_s) if math.isfinite(test.predicted_s) else "-"
+        predicted = _time(test.predicted_s) if math.isfinite(test.predicted_s) else "-"
         ratio = f"{test.ratio:.2f}" if math.isfinite(test.ratio) else "-"
         row = test.row
         used = f"{test.how}: {'; '.join(test.used)}" if test.used else test.how
-        table.add_row(f"{row.machine}, {row.kind}: {row.name}", _ms(row.seconds), predicted, ratio, used)
+        table.add_row(f"{row.machine}, {row.kind}: {row.name}", _time(row.seconds), predicted, ratio, used)
     console.print(table)
     table = _table("Efficiencies that estimates rest on, and by what factor a time may be off (95 %)")
     for heading in ("machine", "kind"):
@@ -223,9 +223,9 @@ def _stage_table(title: str, stages: Sequence["Estimated"]) -> "Table":
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("bound by; efficiency")
     for stage in stages:
-        error = f"{_ms(stage.low_s)} to {_ms(stage.high_s)}" if math.isfinite(stage.low_s) else "none"
+        error = f"{_time(stage.low_s)} to {_time(stage.high_s)}" if math.isfinite(stage.low_s) else "none"
         work = f"{stage.operations / 1e9:.3g}", f"{stage.n_bytes / 1e6:.3g}"
-        table.add_row(stage.side, stage.stage, *work, _ms(stage.seconds), error, f"{stage.bound}; {stage.how}")
+        table.add_row(stage.side, stage.stage, *work, _time(stage.seconds), error, f"{stage.bound}; {stage.how}")
     return table
 
 
@@ -238,7 +238,7 @@ def _table(title: str) -> "Table":
     )
 
 
-def _ms(seconds: float) -> str:
+def _time(seconds: float) -> str:
     from harness.units import format_seconds
 
     return format_seconds(seconds)

@@ -29,6 +29,8 @@ def inspect(
 
     - **WebP**: container, frame header, modes, coefficients.
 
+    - **AVIF, JPEG XL**: the picture's size, and the file as a whole.
+
     - **server_only** sends the benchmark's own file: a JPEG or WebP is shown as above, any other by its size alone.
 
     The payload is shown picture by picture, with or without its envelope; any JPEG or WebP file will do to try it. A

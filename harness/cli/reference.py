@@ -69,6 +69,7 @@ def update(
     from harness import reference
     from harness.cli.display import Display, terminal
     from harness.errors import ResultsError
+    from harness.scenario.load import load
 
     if not reason.strip():
         raise typer.BadParameter("is empty; say why the reference changes", param_hint="--reason")
@@ -81,6 +82,4 @@ def update(
         with Display(console) as display:
             command = ("harness", "run", str(file))
             done = reference.update(file, folder, work, reason=reason.strip(), reporter=display, command=command)
-        console.print(
-            f"{folder / file.stem}: {'made' if done else 'unchanged; its run and its reason are there already'}"
-        )
+        console.print(f"{folder / load(file).name}: {'made' if done else 'is up to date'}")

@@ -159,6 +159,8 @@ def show(
     from harness.report.sections import sections
     from harness.report.table import write
 
+    if out is not None and resources:
+        raise typer.BadParameter("goes without --resources, which is printed", param_hint="--out")
     found = Analysis.read(path)
     if out is None:
         console = terminal()

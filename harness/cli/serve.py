@@ -35,7 +35,8 @@ def serve(
     sides, at least 16 characters. The server speaks plain HTTP: where the network is not yours, put a proxy with TLS
     before it and give the device the proxy's https address. The proxy's time counts as the link's.
 
-    `/health` says whether requests are taken, `/info` what is served and by which machine, `/metrics` is Prometheus'.
+    `/health` says whether requests are taken, `/info` what is served and by which machine, `/conditions` that machine's
+    clocks and temperatures, `/energy` its joules; `/metrics` is Prometheus'.
 
         TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml --listen 0.0.0.0:8000
     """

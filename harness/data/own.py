@@ -100,13 +100,15 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         with fields_of_any_size(), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, csv.excel_tab if path.suffix == ".tsv" else csv.excel, strict=True)
             header = [name.strip() for name in next(reader, [])]
+            if (twice := next((name for name in header if name and header.count(name) > 1), None)) is not None:
+                raise DataError(f"{path}: line 1: the header names the column {twice!r} twice")
             line = reader.line_num + 1
             for fields in reader:
                 if fields:
                     if len(fields) != len(header):
                         raise DataError(
                             f"{path}: line {line}: the row has {len(fields)} fields and the header {len(header)}; "
-                            "a field that holds a comma is quoted"
+                            f"a field that holds a {'tab' if path.suffix == '.tsv' else 'comma'} is quoted"
                         )
                     yield line, dict(zip(header, fields, strict=True))
                 line = reader.line_num + 1

@@ -144,7 +144,7 @@ class Peer:
             raise PeerError(f"{self.url}: /conditions: {protocol.first_mistake(error)}") from None
 
     def energy(self) -> ToldEnergy:
-        """What the server's machine tells of its energy now; raises PeerError as :meth:`ask` does."""
+        """The energy counters of the server's machine now; raises PeerError as :meth:`ask` does."""
         response = self._patient(lambda: self._http.get("/energy"))
         self._refuse(response)
         try:
@@ -308,14 +308,14 @@ class RemoteSplit:
 
 
 class PeerMeter:
-    """What a server tells of its machine's energy."""
+    """The energy counters of a server's machine, read over the network."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
     @property
     def sources(self) -> str:
-        """What is read there, or that it is unavailable and why."""
+        """The sensors that are read there, or that there are none and why."""
         return self._peer.energy().sources
 
     def read(self) -> Reading:

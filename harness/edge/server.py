@@ -71,7 +71,7 @@ class Service:
     """The server halves as an ASGI application, :attr:`app`.
 
     Without a ``token`` everybody is answered. ``watch`` tells how long stages were kept from running; what
-    ``meters`` makes, when it is first asked for, what the machine takes of energy.
+    ``meters`` opens the machine's energy sensors, when they are first asked for.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from harness import catalog
+from harness.errors import ScenarioError
 from harness.estimates.counting import META, counted
 from harness.estimates.roofline import Count
 from harness.models.contract import Layout, Models, Tiles
@@ -22,9 +23,15 @@ _BF16_BITS = 16
 
 
 class Backbone:
-    """A model of the catalog on the meta device, in 16 bits: what each of its stages computes."""
+    """A model of the catalog on the meta device, in 16 bits: what each of its stages computes.
+
+    Raises ScenarioError for a model that is not in the catalog's own table.
+    """
 
     def __init__(self, name: str) -> None:
+        if name not in catalog.BACKBONES:
+            known = ", ".join(catalog.BACKBONES)
+            raise ScenarioError(f"the work of backbone {name} cannot be counted; that of these can be: {known}")
         load = catalog.load("backbone", name, catalog.BACKBONES)
         self._models: Models = load(name, weights=RANDOM, device="meta", dtype="bfloat16")
         self._vision: Any = self._models.vision()

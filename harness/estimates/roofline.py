@@ -121,8 +121,8 @@ class Roofline:
     def _factor(self, rows: Sequence[Published], group: Group) -> float:
         if len(rows) >= _ENOUGH:
             return prediction_factor([self._log(row) for row in rows])
-        lent = self._lent(group)
-        return math.nan if lent is None else self._borrowing_factor(lent[0], group)
+        borrowed = self._borrowed(group)
+        return math.nan if borrowed is None else borrowed.factor
 
     def _borrowed(self, group: Group) -> Efficiency | None:
         if (lent := self._lent(group)) is None:

@@ -100,7 +100,7 @@ class LeftOut(_Row):
 
 
 class Sheets(_Row):
-    """All data; every name that a row uses is defined."""
+    """All data; every name in it is defined."""
 
     machines: dict[str, Machine]
     kinds: dict[str, Kind]
@@ -111,18 +111,23 @@ class Sheets(_Row):
 
     @model_validator(mode="after")
     def _names_are_defined(self) -> "Sheets":
-        for row in self.rows:
-            named: list[tuple[str, str, Mapping[str, object]]] = [
-                ("machine", row.machine, self.machines),
-                ("kind", row.kind, self.kinds),
-                ("source", row.source, self.sources),
-            ]
-            if row.model:
-                named.append(("model", row.model, self.models))
-            for what, name, known in named:
-                if name not in known:
-                    raise ValueError(f"{row.name}: {unknown_name(what, name, known)}")
+        for user, what, name, known in self._named():
+            if name and name not in known:
+                raise ValueError(f"{user}: {unknown_name(what, name, known)}")
         return self
+
+    def _named(self) -> Iterator[tuple[str, str, str, Mapping[str, object]]]:
+        """Who uses a name, what it names, and where it has to be defined; an empty name is none."""
+        for row in self.rows:
+            yield row.name, "machine", row.machine, self.machines
+            yield row.name, "kind", row.kind, self.kinds
+            yield row.name, "source", row.source, self.sources
+            yield row.name, "model", row.model, self.models
+        for name, machine in self.machines.items():
+            yield name, "source", machine.source, self.sources
+            yield name, "machine", machine.same_efficiency_as, self.machines
+        for name, kind in self.kinds.items():
+            yield name, "kind", kind.like, self.kinds
 
     def machine(self, name: str) -> Machine:
         """The machine of a name; raises ScenarioError, listing the known ones, for any other."""

@@ -47,7 +47,7 @@ def work_of(spec: PipelineSpec, backbone: Backbone, asked: Asked) -> Iterator[tu
     """Each operating point of a pipeline with its work; raises ScenarioError for a scheme whose work is not counted."""
     if spec.scheme not in catalog.WORK:
         known = ", ".join(catalog.WORK)
-        raise ScenarioError(f"the work of scheme {spec.scheme} cannot be counted; it can of: {known}")
+        raise ScenarioError(f"the work of scheme {spec.scheme} cannot be counted; that of these can be: {known}")
     of: WorkOf = catalog.load("scheme", spec.scheme, catalog.WORK)
     for point in spec.operating_points():
         yield point, [work for work in of(backbone, asked, point) if work.count != Count()]
@@ -61,7 +61,10 @@ def tofc(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
 def coded_features(
     backbone: Backbone, asked: Asked, point: Any, *, n_experts: int, reducing: Count | None = None
 ) -> Iterator[Work]:
-    """A scheme that sends coded features; without experts nothing but symbols is computed, ``reducing`` is merging."""
+    """A scheme that sends coded features.
+
+    With ``n_experts`` 0 its codec has no networks; ``reducing`` is the work of its reducer, by default merging's.
+    """
     kept = point.kept_of(backbone.n_features)
     n_kept = backbone.patches(asked.width_px, asked.height_px) * kept
     symbols = Count(n_kept * (backbone.dim + (backbone.dim // 16 if n_experts else 0)))

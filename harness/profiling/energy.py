@@ -35,7 +35,7 @@ Read = Callable[[], Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rail:
-    """A rail's ``joules`` since some instant of the ``sensor``'s own, and how often it was lost sight of since."""
+    """A rail's ``joules`` since some instant of the ``sensor``'s own, and how often readings were ``lost`` since."""
 
     sensor: str
     joules: float
@@ -56,7 +56,7 @@ class Reading:
     lowered: tuple[str, ...] = ()
 
     def since(self, before: "Reading") -> dict[str, float]:
-        """The joules of each rail since an earlier reading; none of a rail that was lost sight of in between."""
+        """The joules of each rail since an earlier reading; none of a rail of which readings were lost in between."""
         if self.meter != before.meter:
             return {}
         return {
@@ -67,7 +67,7 @@ class Reading:
 
 
 class Meter(Protocol):
-    """What tells the energy of one side of a run."""
+    """Measures the energy of one side of a run."""
 
     @property
     def sources(self) -> str:
@@ -119,7 +119,7 @@ class Sensor:
                     lost = gained is None
                     known = Rail(self.name, known.joules + (gained or 0.0), known.lost + lost)
                 self._last[rail], self._rails[rail] = (now_s, value), known
-            # What cannot be read now is told of when it can be again.
+            # A rail that cannot be read now is left out until it can be again.
             return {rail: known for rail, known in self._rails.items() if rail in values}
 
     def _follow(self) -> None:

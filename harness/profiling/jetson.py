@@ -1,4 +1,4 @@
-"""A Jetson's supply lines as jtop tells of them: the one module that imports jetson-stats (the extra ``[jetson]``)."""
+"""A Jetson's supply lines as jtop reports them: the one module that imports jetson-stats (the extra ``[jetson]``)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -27,7 +27,7 @@ def rails() -> tuple[Callable[[], Mapping[str, float]], Callable[[], None]]:
         raise Unavailable(" ".join(str(error).split()) or type(error).__name__) from None
     if not lines:
         client.close()
-        raise Unavailable("it knows no supply lines of this board")
+        raise Unavailable("it reports no supply lines on this board")
 
     def read() -> Mapping[str, float]:
         try:

@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs as NVML tells of them. On a Jetson it answers, and supports neither power nor clocks."""
+"""NVIDIA's GPUs as NVML reports them. On a Jetson it answers, and supports neither power nor clocks."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -69,9 +69,9 @@ def workload(profile: Profile, spec: Replay, users: int, seed: int) -> Workload:
 
 
 def arrivals_of(spec: Replay, n: int, seed: int) -> Floats:
-    """(n,) or as many as are recorded: when the first of the study's users asks; zeros in a closed loop."""
+    """(n,) or as many as are recorded: when the first of the study's users who asks does; zeros in a closed loop."""
     if isinstance(spec.arrivals, Recorded):
-        return np.asarray(instants(spec.arrivals, spec.users[0])[0])
+        return np.asarray(next(at_s for at_s in instants(spec.arrivals, spec.users[0]) if len(at_s)))
     return _instants(spec, n, seed, 0)
 
 

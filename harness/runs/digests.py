@@ -55,6 +55,19 @@ def of_file(path: Path) -> str:
     return digest
 
 
+def of_links(paths: Iterable[Path]) -> dict[str, str]:
+    """A digest for each name of a recorded link's or arrivals' file, as ``link lte.parquet``; see :func:`by_name`."""
+    return by_name("link", ((path, of_file(path)) for path in paths))
+
+
+def by_name(what: str, digested: Iterable[tuple[Path, str]]) -> dict[str, str]:
+    """Files' digests by their names, for people; of files in several folders that share a name, the digest of all."""
+    found: dict[str, dict[str, None]] = {}
+    for path, digest in digested:
+        found.setdefault(f"{what} {path.name}", {})[digest] = None
+    return {name: next(iter(own)) if len(own) == 1 else of_data(sorted(own)) for name, own in found.items()}
+
+
 def of_folder(folder: Path, pattern: str = "**/*") -> str:
     """The digest of all files of a folder that match ``pattern``, by relative name and content."""
     return _of_files(folder, sorted(path for path in folder.glob(pattern) if path.is_file()))

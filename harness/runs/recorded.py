@@ -50,6 +50,11 @@ class Recorded:
     source: str
     requests: Mapping[str, Sequence[Stages]]
 
+    @property
+    def identity(self) -> str:
+        """A digest of the file and of what the scenario says of it: rows made of another are other rows."""
+        return digests.of_data([self.digest, self.machine, "" in self.requests])
+
     def stages(self, sample: str, repeat: int, turn: int) -> Stages:
         """Those of a request: the sample's own, its repeats in turn, or else the next of any."""
         if (own := self.requests.get(sample)) is not None:
@@ -197,17 +202,15 @@ def _of_csv(recording: Recording, labels: Sequence[str], wanted: Sequence[str]) 
             raise ScenarioError(f"{path}:{line}: {unknown_name('point', row['point'], labels)}")
         if not row["stage"]:
             raise ScenarioError(f"{path}:{line}: stage is empty; it is a name, such as vision_encode")
-        sample = "" if recording.samples == "any" else row.get("sample", "")
         if "sample" in row and not row["sample"]:
             raise ScenarioError(f"{path}:{line}: sample is empty; leave the column out where samples are not known")
         seconds = _number(path, line, "seconds", row["seconds"])
         cpu_s = _number(path, line, "cpu_s", row["cpu_s"]) if row.get("cpu_s") else None
-        repeats = requests.setdefault(row.get("point", ""), {}).setdefault(sample, {})
-        given = _whole(path, line, row["repeat"]) if "repeat" in row else None
-        repeat = _repeat(repeats, row["stage"]) if given is None or recording.samples == "any" else given
+        repeats = requests.setdefault(row.get("point", ""), {}).setdefault(row.get("sample", ""), {})
+        repeat = _whole(path, line, row["repeat"]) if "repeat" in row else _repeat(repeats, row["stage"])
         if row["stage"] in repeats.setdefault(repeat, {}):
             raise ScenarioError(
-                f"{path}:{line}: the stage {shown(row['stage'])} of repeat {repeat} is there twice; give each request "
+                f"{path}:{line}: the stage {shown(row['stage'])} of repeat {repeat} is given twice; give each request "
                 "a repeat of its own"
             )
         repeats[repeat][row["stage"]] = seconds, cpu_s
@@ -221,7 +224,7 @@ def _of_csv(recording: Recording, labels: Sequence[str], wanted: Sequence[str]) 
             digest="",
             machine=recording.machine,
             source="recorded",
-            requests=_whole_requests(path, of_point),
+            requests=_whole_requests(path, of_point, for_any=recording.samples == "any"),
         )
     return found
 
@@ -232,7 +235,7 @@ def _refuse_header(path: Path, header: Sequence[str]) -> None:
             known = f"{meant(name, _COLUMNS)}known: {', '.join(_COLUMNS)}"
             raise ScenarioError(f"{path}:1: unknown column {shown(name)}; {known}")
         if header.count(name) > 1:
-            raise ScenarioError(f"{path}:1: the column {name} is there twice")
+            raise ScenarioError(f"{path}:1: the column {name} is given twice")
     for name in ("stage", "seconds"):
         if name not in header:
             raise ScenarioError(f"{path}:1: has no column {name!r}; a CSV of stage times has stage and seconds")
@@ -260,9 +263,9 @@ def _repeat(repeats: Mapping[int, Mapping[str, object]], stage: str) -> int:
 
 
 def _whole_requests(
-    path: Path, of_point: Mapping[str, Mapping[int, Mapping[str, tuple[float, float | None]]]]
+    path: Path, of_point: Mapping[str, Mapping[int, Mapping[str, tuple[float, float | None]]]], *, for_any: bool
 ) -> dict[str, list[Stages]]:
-    """The requests, all of which have the same stages: a time that was forgotten is no time of 0 s."""
+    """The requests by sample, or ``for_any``; all have the same stages: a time that was forgotten is no time of 0 s."""
     every = dict.fromkeys(stage for repeats in of_point.values() for request in repeats.values() for stage in request)
     for sample, repeats in of_point.items():
         for repeat, request in repeats.items():
@@ -272,7 +275,8 @@ def _whole_requests(
                     f"{path}: repeat {repeat}{of_sample} has no stage {shown(missing[0])}, which other requests have; "
                     "write 0 where it took no time"
                 )
-    return {
+    requests: dict[str, list[Stages]] = {
         sample: [[(stage, *times) for stage, times in request.items()] for _, request in sorted(repeats.items())]
         for sample, repeats in of_point.items()
     }
+    return {"": [request for own in requests.values() for request in own]} if for_any else requests

@@ -20,7 +20,7 @@ from harness.channel.opening import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.replay import Profile, sweep
 from harness.runs import tables
-from harness.runs.digests import of_file
+from harness.runs.digests import of_file, of_links
 from harness.runs.provenance import Manifest
 from harness.scenario.load import replay_from_given
 
@@ -44,9 +44,11 @@ def requests(manifest: Manifest, folder: Path, stages: pa.Table, outcomes: pa.Ta
         raise ResultsError(f"{folder}: {error}") from None
     if wrong := unreadable_files(spec):
         raise ResultsError("\n".join(wrong))
-    for path in spec.files:
-        if (known := manifest.digests.get(f"link {path.name}")) not in (None, found := of_file(path)):
-            raise ResultsError(f"{path}: is not the link that the run was made with ({known}): its digest is {found}")
+    for name, found in of_links(spec.files).items():
+        if (known := manifest.digests.get(name)) not in (None, found):
+            raise ResultsError(
+                f"{folder}: {name} is not the one that the run was made with ({known}): its digest is {found}"
+            )
     pairs = stages.group_by(["pipeline", "point"], use_threads=False).aggregate([]).to_pylist()
     texts = samples if spec.question_text else None
     profiles = [Profile.from_tables(stages, outcomes, pair["pipeline"], pair["point"], samples=texts) for pair in pairs]

@@ -88,7 +88,10 @@ def _with_units(data: Any) -> Any:
     written = {}
     for name, value in data.items():
         suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), None)
-        if suffix is None:
+        if isinstance(value, dict):
+            # Among the keys of parts are pipelines' names, which may end like a quantity's.
+            written[name] = _with_units(value)
+        elif suffix is None:
             written[name.removesuffix(_PIXELS)] = _with_units(value)
         else:
             written[name.removesuffix(suffix)] = None if value is None else f"{value!r} {_UNITS[suffix]}"

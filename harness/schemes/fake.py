@@ -118,7 +118,7 @@ class FakePoint(OperatingPoint):
 
 
 class Fake:
-    """Sends quantised features, a byte each: the whole of a scheme, in the smallest words."""
+    """Sends quantised features, a byte each: a whole scheme, as small as one can be."""
 
     kind: ClassVar[str] = "fake"
     Point: ClassVar[type[OperatingPoint]] = FakePoint

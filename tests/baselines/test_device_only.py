@@ -96,7 +96,7 @@ def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
     """From the scenario to the table: 0 bytes an answer, device stages alone, and a latency that no uplink changes."""
     given = yaml.safe_load(SMOKE.read_text())
     given["pipelines"] = [{"scheme": "server_only"}, {"scheme": "device_only"}]
-    given["samples"], given["measure"]["timed_samples"] = 4, 1
+    given["samples"], given["measure"]["timed_samples"] = 16, 1
     given["selection"] |= {"target": 0.1, "margin": 0.05}
     (tmp_path / "device_only.yaml").write_text(yaml.safe_dump(given))
     scenario = load_scenario(tmp_path / "device_only.yaml")

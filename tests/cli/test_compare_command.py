@@ -131,7 +131,7 @@ def test_an_update_is_made_once_and_explained_once(
     monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("c" * 40, False))
     command = ("reference", "update", "--reason", "a first one", scenario, "--folder", "kept", "--work", "work")
     assert harness(*command)[1].endswith("kept/smoke: made\n")
-    assert harness(*command)[1].endswith("kept/smoke: unchanged; its run and its reason are there already\n")
+    assert harness(*command)[1].endswith("kept/smoke: is up to date\n")
     (line,) = (tmp_path / "kept" / HISTORY).read_text().splitlines()
     assert json.loads(line).items() >= {"scenario": "smoke", "reason": "a first one", "commit": "c" * 40}.items()
     (tmp_path / "kept" / HISTORY).unlink()

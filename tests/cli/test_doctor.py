@@ -39,6 +39,13 @@ def test_what_is_missing_is_named_with_what_brings_it(harness, monkeypatch: pyte
     assert "note: StreetsQA runs instead of RealWorldQA" in out
 
 
+def test_a_scenario_of_estimates_can_run_anywhere(harness) -> None:
+    """Neither its models nor its benchmarks are looked for."""
+    status, out, _ = harness("doctor", SCENARIOS / "paper_projection.yaml")
+    assert status == 0
+    assert out.endswith("paper_projection: it can run here; its stages are estimated, and no model is loaded\n")
+
+
 def test_weights_are_counted_once_each() -> None:
     """The parts of a bundled checkpoint have all the weights of its file together."""
     folder = files.ZOO / "mini-onevision"

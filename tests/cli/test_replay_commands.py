@@ -73,7 +73,7 @@ def test_a_run_is_asked(harness: Run, made_up: Analysis, tmp_path: Path) -> None
     assert not (tmp_path / "two").exists()
     status, out, _ = harness("crossover", folder, "tofc", "raw_features")
     assert (status, "tofc answers first below" in out, "raw_features above" in out) == (0, True, True)
-    limits = ["--rate", "1 MB/s", "--limit", "2s", "--requests", 20, "--seeds", 2]
+    limits = ["--rate", "1 MB/s", "--limit", "2s", "--requests", 20]
     status, out, _ = harness("max-users", folder, "jpeg", *limits)
     assert (status, out.startswith("jpeg at quality=35,merge_to=0.044: ")) == (0, True)
     for asked in (["crossover", folder, "png", "tofc"], ["max-users", folder, "png", *limits]):

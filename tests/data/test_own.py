@@ -125,6 +125,16 @@ def test_what_is_absent_is_unavailable(tmp_path: Path, name: str) -> None:
         own.load(tmp_path / name, cache=tmp_path / "cache")
 
 
+@pytest.mark.parametrize("name", ["shop.csv", "shop.tsv"])
+def test_a_column_that_is_named_twice_is_refused(tmp_path: Path, name: str) -> None:
+    """One of the two would be taken silently."""
+    separator = "\t" if name.endswith(".tsv") else ","
+    rows = [("image", "question", "answer", "answer"), ("a.png", "Is it red?", "yes", "no")]
+    (tmp_path / name).write_text("".join(f"{separator.join(row)}\n" for row in rows))
+    with pytest.raises(DataError, match=f"{name}: line 1: the header names the column 'answer' twice"):
+        own.load(tmp_path / name, cache=tmp_path / "cache")
+
+
 def test_a_header_that_lacks_a_column_names_it(written: Written, tmp_path: Path) -> None:
     """With the columns that were found."""
     with pytest.raises(DataError, match=r"the header lacks answer; .* found: image, question"):

@@ -91,6 +91,33 @@ def test_where_nothing_can_be_read_the_table_says_so(fake_scenario: Path, tmp_pa
     assert "J per answer" not in out
 
 
+class ForgetfulGpu(FakeGpu):
+    """A GPU whose counter begins anew between any two readings."""
+
+    @property
+    def energy_mj(self) -> int:
+        return -time.monotonic_ns()
+
+    @energy_mj.setter
+    def energy_mj(self, value: int | None) -> None:
+        """It forgets what it took."""
+
+
+def test_blocks_of_which_nothing_is_known_are_said(fake_scenario: Path, tmp_path: Path) -> None:
+    """They have no rows, and one sentence says how many they are."""
+    said: list[str] = []
+
+    class Keeping(ends.Silent):
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    scenario = with_energy(fake_scenario, tmp_path, "energy: { block: 1 ms, blocks: 2 }")
+    with driver(ForgetfulGpu("A")):
+        run(load(scenario), tmp_path / "fake", reporter=Keeping())
+    if not Run.read(tmp_path / "fake").energy.num_rows:
+        assert "10 of 10 blocks have no joules, among them energy " in said[-1]
+
+
 def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> None:
     """Each machine's rails on its side; what a half may not know, the score, is not asked: all points are measured."""
     scenario = with_energy(fake_scenario, tmp_path)

@@ -64,6 +64,11 @@ def test_recorded_stages_take_the_place_of_measured_ones(profiled: Path, tmp_pat
     again = Run.read(tmp_path / "fake").stages.to_pandas()
     assert again.query("pipeline != 'fake'").reset_index(drop=True).equals(before)
     assert again.query("pipeline == 'fake' and stage == 'see'")["seconds"].max() == 2.5
+    # So are the same times of another machine.
+    profiled.write_text(profiled.read_text().replace("AGX Orin", "Orin NX"))
+    run(load(profiled), tmp_path / "fake", reporter=ends.Silent())
+    renamed = Run.read(tmp_path / "fake").stages.to_pandas().query("source == 'recorded'")
+    assert set(renamed["machine"]) == {"Orin NX"}
 
 
 def test_the_rows_of_a_run_are_a_profile(profiled: Path, fake_scenario: Path, tmp_path: Path) -> None:

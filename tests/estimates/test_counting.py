@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from baselines.work import codec_work
+from harness.errors import ScenarioError
 from harness.estimates.backbone import Backbone, entropy_networks, published_model
 from harness.estimates.counting import META, causal_scores, counted
 from harness.estimates.roofline import Count
@@ -52,6 +53,12 @@ def test_attention_is_two_products_and_writes_no_scores() -> None:
     assert counted(lambda: _attention(q, k, v)) == Count(4 * 2 * 3 * 100 * 8, 4 * 4 * q.numel())
     causal = counted(lambda: _attention(q, k, v, is_causal=True))
     assert causal.operations == 4 * 2 * 3 * 55 * 8
+
+
+def test_a_backbone_of_ones_own_is_not_counted() -> None:
+    """What its stages are is known of the catalog's own models alone."""
+    with pytest.raises(ScenarioError, match="the work of backbone mine:Model cannot be counted; that of these can be"):
+        Backbone("mine:Model")
 
 
 def test_a_tower_on_the_meta_device_does_what_a_real_one_does(mini: Backbone) -> None:

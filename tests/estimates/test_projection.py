@@ -8,12 +8,15 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 import yaml
+from made_up_run import make
 
 from harness.analysis import Analysis
+from harness.errors import ResultsError
 from harness.projection import REASON, Projection, run
 from harness.report import page
 from harness.report.pack import numbers_tex
-from harness.scenario.load import load, scenario_hash
+from harness.runs.store import Run
+from harness.scenario.load import as_given, as_written, load, scenario_hash
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
@@ -118,7 +121,7 @@ def test_the_command_ends_with_tables_and_figures(harness: Callable[..., tuple[i
     assert "- tofc: 1,000 B; made up" in words
     assert "of 4 claims agree with the estimates" in words
     figures = {path.name for path in (tmp_path / "runs" / "small" / "figures").iterdir()}
-    assert {"latency_bars.png", "projection.csv", "claims.csv"} <= figures
+    assert {"fig8.png", "projection.csv", "claims.csv"} <= figures
 
 
 def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[Projection, Path]) -> None:
@@ -170,15 +173,34 @@ def test_a_mistake_is_one_sentence(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_that_was_measured_is_not_replaced(tmp_path: Path) -> None:
+    """A scenario of its name that gets an ``estimate:`` section leaves its rows where they are; so does another's."""
+    for name, sentence in (("small", "holds a run that was measured"), ("other", "holds a run of another scenario")):
+        before = make(tmp_path / name, name=name)
+        with pytest.raises(ResultsError, match=rf"{sentence}; choose another --name"):
+            run(load(write(tmp_path)), tmp_path / name, reporter=_Silent())
+        assert Run.read(tmp_path / name).stages.equals(before.stages)
+
+
 def test_the_section_changes_no_other_scenarios_hash(tmp_path: Path) -> None:
     """A scenario without it hashes as if there were no such section; with it, differently."""
     document = {name: part for name, part in SMALL.items() if name != "estimate"}
     plain = tmp_path / "plain.yaml"
     plain.write_text(yaml.safe_dump(document, sort_keys=False))
     assert scenario_hash(load(plain)) != scenario_hash(load(write(tmp_path)))
-    from harness.scenario.load import as_given
-
     assert "estimate" not in as_given(load(plain))
+
+
+@pytest.mark.parametrize("name", ["jpeg_s", "jpeg_px"])
+def test_a_name_that_ends_like_a_quantity_is_written_as_it_is(tmp_path: Path, name: str) -> None:
+    """A pipeline's name is a key among the payloads; written and loaded again it is the same scenario."""
+    document = copy.deepcopy(SMALL)
+    document["pipelines"][2]["name"] = name
+    document["estimate"]["payloads"][name] = document["estimate"]["payloads"].pop("jpeg")
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    scenario = load(tmp_path / "named.yaml")
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(as_written(as_given(scenario))))
+    assert scenario_hash(load(tmp_path / "again.yaml")) == scenario_hash(scenario)
 
 
 def test_the_papers_projection_names_its_sources() -> None:

@@ -101,6 +101,10 @@ def test_two_times_have_the_error_of_none() -> None:
     assert three is not None
     assert two.factor > 2
     assert three.factor == pytest.approx(1)
+    # Nor is it narrower than that of what would be lent.
+    scattered = roofline({("a", "prefill"): [1, 4, 16], ("c", "prefill"): [4, 4]}).efficiency("c", "prefill")
+    assert scattered is not None
+    assert scattered.factor == pytest.approx(prediction_factor([math.log(t) for t in (1, 4, 16)]))
 
 
 def test_the_interval_of_one_more_time_covers_as_often_as_it_says() -> None:

@@ -1,6 +1,7 @@
 """Requests that are timed as the study's arrive: when they begin, and how long the machine idles between the halves."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,13 @@ def test_in_a_closed_loop_the_machine_idles_for_the_thinking_and_the_link() -> N
     assert clock.slept_s == pytest.approx([2.0, 2.02])
     spacing(clock, uplinks=uplinks[1:]).cross(50_000)
     assert clock.slept_s[-1] == 60.0
+
+
+def test_recorded_requests_come_as_the_first_user_who_asks(tmp_path: Path) -> None:
+    """A user of whom nothing is recorded is passed over; after the last instant the gaps come again."""
+    (tmp_path / "asked.csv").write_text("at_s,user\n1,1\n3,1\n")
+    clock = Clock()
+    of_study = spacing(clock, users=2, arrivals={"kind": "recorded", "path": str(tmp_path / "asked.csv")})
+    for _ in range(4):
+        of_study.wait()
+    assert clock.slept_s == pytest.approx([0, 2, 1, 2])

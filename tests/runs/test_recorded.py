@@ -47,6 +47,10 @@ def test_requests_without_samples_stand_for_any_in_turn(tmp_path: Path) -> None:
     assert of_point.stages("q9", 0, 5) == [("see", 3.0, None), ("encode", 4.0, None)]
     any_sample = read(recording(written(tmp_path, GOOD), samples="any"), LABELS)["fake", "levels=4", "device"]
     assert any_sample.stages("q9", 0, 1) == [("see", 0.09, None), ("encode", 0.02, None)]
+    # Sorted by stage, in another order of samples each time: a request's stages stay its own.
+    mixed = "sample,stage,seconds\nq1,see,1\nq2,see,2\nq2,encode,4\nq1,encode,3\n"
+    any_sample = read(recording(written(tmp_path, mixed), samples="any"), LABELS)["fake", "levels=4", "device"]
+    assert any_sample.stages("q9", 0, 0) == [("see", 1.0, None), ("encode", 3.0, None)]
 
 
 def test_points_have_rows_of_their_own(tmp_path: Path) -> None:
@@ -76,7 +80,7 @@ def test_a_file_of_the_stage_logger_is_a_profile(tmp_path: Path) -> None:
     [
         ("", r":1: has no column 'stage'"),
         ("stage,second\nsee,1\n", r":1: unknown column 'second'; did you mean 'seconds'\? known: sample, repeat"),
-        ("stage,stage,seconds\n", r":1: the column stage is there twice"),
+        ("stage,stage,seconds\n", r":1: the column stage is given twice"),
         ("stage,seconds\n", r": has no row"),
         ("stage,seconds\nsee,1\nencode,-0.25\n", r":3: seconds is '-0.25'; it is seconds, from 0 to 86400"),
         ("stage,seconds\nsee,nan\n", r":2: seconds is 'nan'"),
@@ -87,7 +91,7 @@ def test_a_file_of_the_stage_logger_is_a_profile(tmp_path: Path) -> None:
         ('stage,seconds\n"see,1\n', r":2: is not CSV"),
         ("sample,stage,seconds\n,see,1\n", r":2: sample is empty"),
         ("repeat,stage,seconds\n-1,see,1\n", r":2: repeat is '-1'; it is a whole number from 0"),
-        ("repeat,stage,seconds\n0,see,1\n0,see,2\n", r":3: the stage 'see' of repeat 0 is there twice"),
+        ("repeat,stage,seconds\n0,see,1\n0,see,2\n", r":3: the stage 'see' of repeat 0 is given twice"),
         ("stage,seconds\nsee,1\nencode,1\nsee,2\n", r": repeat 1 has no stage 'encode', which other requests have"),
         ("point,stage,seconds\nlevels=5,see,1\n", r":2: unknown point 'levels=5'; did you mean 'levels=4'"),
         ("point,stage,seconds\nlevels=4,see,1\n", r": has no row of the point levels=32"),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from harness.errors import ScenarioError
 from harness.scenario.source import read, value
 
-letters = st.text(st.characters(min_codepoint=32, max_codepoint=0xD7FF, exclude_characters="\x7f"))
+letters = st.text(st.characters(min_codepoint=32, max_codepoint=0xD7FF, exclude_characters="\x7f"), max_size=150)
+"""In JSON a letter has up to six characters, and YAML takes a key of at most 1,024."""
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | letters,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(letters, inner, max_size=4),

@@ -58,5 +58,5 @@ def test_a_codec_of_the_zoo_is_a_point_of_the_scheme(
     with pytest.raises(BitstreamError):
         receive(server, bytes(damaged), [sample.question], Untimed(), kind=Tofc.kind)
     for half in (Tofc.device_half, Tofc.server_half):
-        with pytest.raises(UnavailableError, match=r"unknown codec of mini-onevision 'huge'; known: lambda-0.3; or"):
+        with pytest.raises(UnavailableError, match=r"unknown codec of mini-onevision 'huge'; known: lambda-0.3; train"):
             half(models, TofcPoint(codec="huge", merge_to=0.044))
