@@ -216,14 +216,14 @@ def _stand_ins(run: Analysis, test: Criterion, machines: Machines) -> Iterator[s
     yield from (f"{ran} for {wanted}" for wanted, ran in manifest.stand_ins.items())
     if manifest.scenario.get("weights") == "random":
         yield "random weights"
+    if unfirm := sorted(metrics.sources(run, test) - {"measured", "recorded"}):
+        yield f"{'times' if test.about.timed else 'numbers'} that are {' and '.join(unfirm)}"
     if not test.about.timed:
         return
     for side, wanted in (("device", machines.device), ("server", machines.server)):
         ran = _machines(run, side)
         if wanted and not all(wanted.casefold() in name.casefold() for name in ran):
             yield f"{' and '.join(ran)} for {wanted}"
-    if unfirm := sorted(metrics.sources(run, test) - {"measured", "recorded"}):
-        yield f"times that are {' and '.join(unfirm)}"
 
 
 def _machines(run: Analysis, side: str) -> list[str]:
@@ -243,8 +243,6 @@ def _source(runs: Sequence[Analysis], test: Criterion) -> Source:
     if test.metric in ("z_share", "experts_share", "experts_used"):
         # From the training of a codec, or from the illustrations of a run: not from its rows.
         return "recorded"
-    if not test.about.timed:
-        return "measured"
     found = set().union(*(metrics.sources(run, test) for run in runs))
     order: tuple[Source, ...] = ("measured", "recorded", "estimated", "reported")
     return max((source for source in order if source in found), key=order.index, default="")

@@ -59,10 +59,12 @@ def quotient(items: Sequence[Item], others: Sequence[Item]) -> Sequence[Item]:
 
 
 def sources(run: Analysis, test: Criterion) -> set[str]:
-    """The sources of the stage rows that a timed test rests on."""
+    """The sources of the rows that a test rests on: of stages, or of what halves need; answers' are the run's."""
+    if not test.about.timed and test.side is None:
+        return {"measured" if run.bytes_source == "measured" else "reported"}
     mine = [pipelines_of(run)[name] for name in (str(test.of), *test.over)]
-    stages = run.record.stages
-    return set(stages.filter(pc.is_in(stages["pipeline"], pa.array(mine)))["source"].to_pylist())
+    rows = run.record.stages if test.about.timed else run.record.resources
+    return set(rows.filter(pc.is_in(rows["pipeline"], pa.array(mine)))["source"].to_pylist())
 
 
 _RATIO_OF = {"bytes_change": "bytes_ratio", "mean_bytes_change": "mean_bytes_ratio", "latency_change": "latency_ratio"}

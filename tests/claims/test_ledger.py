@@ -294,6 +294,12 @@ def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -
     assert _items(run, metric="operations_ratio", stages=["prefill"], **pair)[0].estimate.value == pytest.approx(0.4)
     found = _items(run, metric="memory_ratio", **pair)[0].estimate
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 1.7 / 4.3, 2.3 / 3.7))
+    claims = _claims({"metric": "operations_ratio", **pair})
+    assert _verdicts(run, claims) == [Verdict.REPRODUCED]
+    counted = to_table(ResourceRow, [dataclasses.replace(row, source="estimated") for row in rows])
+    estimated = Analysis(dataclasses.replace(full.record, resources=counted))
+    (entry,) = ledger.entries(claims, [estimated])
+    assert (entry.verdict, entry.tested[0].source) == (Verdict.HOLDS, "estimated")
 
 
 def test_what_a_codecs_training_recorded_is_its_manifests(full: Analysis) -> None:
