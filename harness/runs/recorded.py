@@ -145,7 +145,7 @@ def _of_rows(recording: Recording, wanted: Sequence[str], stages: pa.Table) -> d
     rows = stages.filter(pc.equal(stages["side"], recording.side))
     if not rows.num_rows:
         raise ScenarioError(f"{path}: has no stages of the {recording.side}")
-    rows = _only(rows, "pipeline", recording.pipeline, path)
+    rows = _only(rows, "pipeline", recording.pipeline, path, exact=path.is_dir())
     found = {}
     for label in wanted:
         of_point = _only(rows, "point", label, path).to_pylist()
@@ -170,10 +170,10 @@ def _of_rows(recording: Recording, wanted: Sequence[str], stages: pa.Table) -> d
 _FIRMNESS = ("recorded", "estimated", "reported")
 
 
-def _only(rows: pa.Table, column: str, name: str, path: Path) -> pa.Table:
-    """The rows of a name, or all where they have one other name alone."""
+def _only(rows: pa.Table, column: str, name: str, path: Path, *, exact: bool = False) -> pa.Table:
+    """The rows of a name, or all where they have one other name alone, as a logger's have; ``exact`` refuses that."""
     known = pc.unique(rows[column]).to_pylist()
-    if name not in known and len(known) > 1:
+    if name not in known and (exact or len(known) > 1):
         raise ScenarioError(f"{path}: {unknown_name(column, name, known)}")
     return rows.filter(pc.equal(rows[column], name)) if name in known else rows
 

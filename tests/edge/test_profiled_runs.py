@@ -4,12 +4,14 @@ from pathlib import Path
 
 import ends
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from harness.analysis import Analysis
 from harness.analysis.pacing import compare
 from harness.derived import replay
 from harness.errors import ScenarioError
+from harness.runs import recorded
 from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.study import run
@@ -169,3 +171,11 @@ def test_a_known_difference_between_the_ways_is_found(made_up, tmp_path: Path) -
     covered = (compared["ratio_low"] <= 1.3) & (compared["ratio_high"] >= 1.3)
     assert covered.mean() > 0.85
     assert compared["ratio"].between(1.25, 1.35).all()
+
+
+def test_another_scheme_of_a_run_is_not_taken() -> None:
+    """A logger's only name stands for any pipeline; a run says whose its rows are."""
+    rows = pa.table({"pipeline": ["jpeg"], "seconds": [1.0]})
+    assert recorded._only(rows, "pipeline", "tofc", Path("logged.parquet")) is rows
+    with pytest.raises(ScenarioError, match="unknown pipeline 'tofc'; known: jpeg"):
+        recorded._only(rows, "pipeline", "tofc", Path("run"), exact=True)
