@@ -161,7 +161,9 @@ def test_a_blas_that_returns_garbage_is_noticed(monkeypatch: pytest.MonkeyPatch,
     def garbage(x_VD: np.ndarray, out_VV: np.ndarray) -> None:
         right(x_VD, out_VV)
         if x_VD.dtype.itemsize in wrong:
-            out_VV[len(out_VV) // 2 :] *= 0.5
+            # One triangle is never written, and may hold anything.
+            with np.errstate(all="ignore"):
+                out_VV[len(out_VV) // 2 :] *= 0.5
 
     x_PVD = torch.randn(2, 40, 24, generator=torch.Generator().manual_seed(5))
     expected = merge(x_PVD, 5).labels_PV
