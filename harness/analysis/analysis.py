@@ -313,7 +313,20 @@ class Analysis:
                 of_sentence.setdefault(sentence, []).append(pipeline)
             reach = reach or means.reach_warning(*strata)
         told = (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
-        return tuple(filter(None, (few, reach, *told)))
+        return tuple(filter(None, (few, reach, *self._timed_apart(), *told)))
+
+    def _timed_apart(self) -> Iterator[str]:
+        """Which selected points were timed in other starts of the process than the first: a run that was edited."""
+        columns = ["pipeline", "point", "repeat", "start"]
+        rows = self.record.stages.select(columns).to_pandas().drop_duplicates()
+        starts = {key: frozenset(zip(of["repeat"], of["start"], strict=True))
+                  for key, of in rows.groupby(["pipeline", "point"])}  # fmt: skip
+        keys = [key for key in self._selected_keys if key in starts]
+        if apart := [key[0] for key in keys if starts[key] != starts[keys[0]]]:
+            yield (
+                f"{', '.join(apart)}: timed in another start of the process than {keys[0][0]}; ratios of the two hold "
+                "what drifted between, which their intervals leave out"
+            )
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:

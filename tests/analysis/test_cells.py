@@ -131,6 +131,19 @@ def test_percentiles_are_claimed_by_pictures(made_up: Analysis) -> None:
     assert np.isnan(row["total_p99_s"])
 
 
+def test_what_was_timed_apart_is_said(made_up: Analysis) -> None:
+    """A scheme that another start of the process timed is named; of one start, or of a resumed run, nobody."""
+    stages = made_up.record.stages.to_pandas()
+
+    def warnings(start: np.ndarray) -> list[str]:
+        record = dataclasses.replace(made_up.record, stages=rows(StageRow, **stages.assign(start=start)))
+        return [text for text in Analysis(record).timing_warnings if "another start of the process" in text]
+
+    assert warnings(np.zeros(len(stages), int)) == warnings((stages["round"] > 0).to_numpy().astype(int)) == []
+    (sentence,) = warnings((stages["pipeline"] == "jpeg").to_numpy().astype(int))
+    assert sentence.startswith("jpeg: timed in another start of the process than tofc; ratios of the two hold")
+
+
 def test_drift_is_warned_of(made_up: Analysis) -> None:
     """Rounds that get slower by a fifth are told of every scheme, and cancel in the ratios of two."""
     stages = made_up.record.stages.to_pandas()
