@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -302,26 +303,32 @@ def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -
     assert (entry.verdict, entry.tested[0].source) == (Verdict.HOLDS, "estimated")
 
 
-def test_what_a_codecs_training_recorded_is_its_manifests(full: Analysis) -> None:
+def test_what_a_codecs_training_recorded_is_its_manifests(
+    full: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The share of z, of the experts' indices, and how many experts code a feature, at each n_c."""
-    points = {**full.manifest.points, "tofc": {"codec=lambda-0.3": {"codec": "lambda-0.3"}}}
-    run = _as(full, points=points, backbone="mini-onevision")
-    path = find_codec("mini-onevision", "lambda-0.3").with_name("manifest.json")
-    recorded = json.loads(path.read_text())["held_out"]
-    of = {"of": "tofc", "below": 1}
-    assert [item.estimate.value for item in _items(run, metric="z_share", **of)] == [
-        row["z_share"] for row in recorded["rows"]
-    ]
-    counted = [row["expert_bits"] / (8 * row["bytes_per_image"]) for row in recorded["rows"]]
-    assert [item.estimate.value for item in _items(run, metric="experts_share", **of)] == pytest.approx(counted)
-    earlier = _as(run, points={**points, "tofc": {"codec=lambda-0.1": {"codec": "lambda-0.1"}}})
-    path = find_codec("mini-onevision", "lambda-0.1").with_name("manifest.json")
-    held_out = json.loads(path.read_text())["held_out"]
-    for item, row in zip(_items(earlier, metric="experts_share", **of), held_out["rows"], strict=True):
+    bundled = find_codec("mini-onevision", "lambda-0.3").parent
+    manifest = json.loads((bundled / "manifest.json").read_text())
+    held_out = manifest["held_out"]
+    monkeypatch.chdir(tmp_path)
+    counted = Path("codecs/mini-onevision/counted")
+    shutil.copytree(bundled, counted)
+    for row in held_out["rows"]:
+        row["expert_bits"] = 0.02 * 8 * row["bytes_per_image"]
+    (counted / "manifest.json").write_text(json.dumps(manifest))
+
+    def of(codec: str, metric: str) -> list[Item]:
+        points = {**full.manifest.points, "tofc": {f"codec={codec}": {"codec": codec}}}
+        return _items(_as(full, points=points, backbone="mini-onevision"), metric=metric, of="tofc", below=1)
+
+    assert [item.estimate.value for item in of("counted", "z_share")] == [row["z_share"] for row in held_out["rows"]]
+    assert [item.estimate.value for item in of("counted", "experts_share")] == pytest.approx([0.02] * 2)
+    # Where no bits were recorded, the share is between that of the use's entropy and that of all indices in full.
+    for item, row in zip(of("lambda-0.3", "experts_share"), held_out["rows"], strict=True):
         bits = 8 * row["bytes_per_image"] * held_out["pictures"] / sum(row["expert_use"])
         assert 0 < item.estimate.low < item.estimate.high == pytest.approx(4 / bits)
-    used = _items(run, metric="experts_used", **of)
-    assert used[0].estimate.value == sum(n > 0 for n in recorded["rows"][0]["expert_use"]) / 16
+    used = of("lambda-0.3", "experts_used")
+    assert used[0].estimate.value == sum(n > 0 for n in held_out["rows"][0]["expert_use"]) / 16
 
 
 def test_illustrations_of_a_run_go_before_what_a_training_recorded(full: Analysis, tmp_path: Path) -> None:

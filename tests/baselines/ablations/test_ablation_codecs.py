@@ -102,7 +102,7 @@ def test_the_heuristics_statistics_are_maximum_likelihood() -> None:
     found = codec.statistics(y_PCD)
     integers = (y_PCD / found.step).round().clamp(-31, 31)
     assert found.median == integers.median() > 0
-    b = (integers - found.median).abs().mean()
+    b = float((integers - found.median).abs().mean())
     level_b = 2 ** (laplacian.LOG2_B_MIN + found.level / laplacian.LEVELS_PER_OCTAVE)
     assert abs(np.log2(b / level_b)) <= 0.51 / laplacian.LEVELS_PER_OCTAVE
 
