@@ -535,7 +535,12 @@ class Analysis:
     @property
     def bytes_source(self) -> str:
         """Where payload bytes come from: of a run of estimates they are reported or derived, of any other measured."""
-        return "measured" if self.manifest.scenario.get("estimate") is None else "reported or derived"
+        return "reported or derived" if self.is_estimated else "measured"
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether the run's stages are estimated for machines that are not here, and nothing of it was measured."""
+        return self.manifest.scenario.get("estimate") is not None
 
     @cached_property
     def machines(self) -> tuple[str, ...]:

@@ -201,7 +201,9 @@ def _footnotes(run: Analysis) -> Sequence[Text]:
         *run.elsewhere,
         *run.timing_warnings,
         *sorted({str(why) for why in run.numbers["total_reason"].dropna() if str(why).startswith("unstable")}),
-        f"timed on {'; '.join(run.machines) or 'no machine'} (throttling: {manifest.throttling}); links replayed",
+        f"estimated for {'; '.join(run.machines)}; links replayed from payloads that are {run.bytes_source}"
+        if run.is_estimated
+        else f"timed on {'; '.join(run.machines) or 'no machine'} (throttling: {manifest.throttling}); links replayed",
         f"run {manifest.name}, {manifest.validity or 'unfinished'}; "
         f"scenario {manifest.scenario_hash}; code {manifest.commits}",
     ]

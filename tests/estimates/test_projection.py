@@ -9,11 +9,14 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 from made_up_run import make
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError
 from harness.projection import REASON, Projection, run
 from harness.report import page
+from harness.report.figures import gallery, style
 from harness.report.pack import numbers_tex
 from harness.runs.store import Run
 from harness.scenario.load import as_given, as_written, load, scenario_hash
@@ -109,6 +112,20 @@ def test_a_page_and_macros_of_it_call_nothing_measured(ran: tuple[Projection, Pa
     macros = numbers_tex(found)
     assert r"harness:tofc/payload_bytes\endcsname{1000}  % reported or derived" in macros
     assert not any(word in macros for word in ("% measured", "/score", "visual_tokens"))
+
+
+def test_every_bar_of_it_is_hatched(ran: tuple[Projection, Path]) -> None:
+    """Stages as estimated, links as reported, and the legend and the footer say so."""
+    figure, numbers = gallery.chart("fig8").draw(Analysis.read(ran[1]), style.WIDTHS_IN["page"])
+    assert set(numbers["link_source"]) == {"reported"}
+    drawn = [bar for axes in figure.axes for bar in axes.patches if isinstance(bar, Rectangle) and bar.get_width() > 0]
+    assert drawn
+    assert all(bar.get_hatch() for bar in drawn)
+    legend = {text.get_text() for row in figure.legends for text in row.get_texts()}
+    assert {"estimated", "reported"} <= legend
+    words = " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
+    assert "Estimated for agx-orin and rtx-4090" in words
+    assert "Timed on" not in words
 
 
 def test_the_command_ends_with_tables_and_figures(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

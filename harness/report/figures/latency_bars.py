@@ -23,14 +23,17 @@ _ONE_AXIS = 4.0
 
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     """The figure, and the numbers that it shows."""
+    payloads = f"payloads that are {run.bytes_source}" if run.is_estimated else "the bytes of all questions"
     notes = [
-        "means over the whole benchmark; link times replayed from the bytes of all questions and the uplink named",
+        f"means over the whole benchmark; link times replayed from {payloads} and the uplink named",
         f"intervals at {100 * run.equality.confidence:g} %",
         *(comparison.first_sentences(run.first)[:3] if width_in >= NARROW_IN else []),
         *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
     ]
     about = of(run, "latency at each uplink" + (", and score" if run.scored else "; no score is claimed"), notes)
-    return bars(run.numbers, run.parts, about, width_in, scored=run.scored, target=run.equality.target), run.numbers
+    # The bytes of an estimated run's links are nobody's measurement.
+    numbers = run.numbers.assign(link_source="reported") if run.is_estimated else run.numbers
+    return bars(numbers, run.parts, about, width_in, scored=run.scored, target=run.equality.target), numbers
 
 
 def bars(
