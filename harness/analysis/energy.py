@@ -39,7 +39,7 @@ def per_answer(
 
     ``calibration`` gives k of rails that were compared with an external meter, by side and rail (``device/VDD_IN``).
     ``net_j`` is null where a block has no idle one beside it, the intervals where there are fewer than
-    :data:`MIN_BLOCKS` blocks. ``calibrated`` says whether the rail was, ``source`` is the least firm,
+    :data:`MIN_BLOCKS` blocks. ``calibrated`` says whether the rail was, ``source`` is the weakest source,
     ``shortest_s`` the shortest block's seconds.
     """
     found = []

@@ -41,7 +41,7 @@ PARTS = {
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 
 SOURCES = ("measured", "recorded", "estimated", "reported")
-"""From the firmest to the least firm; what is summed from several sources is as firm as the least firm of them."""
+"""From the strongest to the weakest; what is summed from several sources has the weakest of them."""
 
 COLUMNS = (
     *CELL, "part", "requests", "done", "timed",
@@ -92,7 +92,7 @@ def stage_times(stages: pa.Table, *, confidence: float = 0.95) -> pd.DataFrame:
 
     ``mean_s`` over the point's timed requests (``timed``; one without the stage counts as zero, so that the means add
     up to T_device and T_server), its interval over the timed pictures (null where some requests have no such stage),
-    ``cpu_s``, the mean processor time (null where a row has none), ``source`` (the least firm) and ``machine`` (all of
+    ``cpu_s``, the mean processor time (null where a row has none), ``source`` (the weakest) and ``machine`` (all of
     them).
     """
     rows = stages.to_pandas()
@@ -173,7 +173,7 @@ def _rank(share: float, n: int) -> int:
 
 
 def sources(stages: pa.Table) -> dict[tuple[str, str, str], str]:
-    """The least firm source at each (pipeline, point, side)."""
+    """The weakest source at each (pipeline, point, side)."""
     rows = stages.group_by(["pipeline", "point", "side", "source"]).aggregate([]).to_pandas()
     sides = rows.groupby(["pipeline", "point", "side"])["source"]
     return {(pipeline, point, side): _least_firm(named) for (pipeline, point, side), named in sides}
@@ -184,7 +184,7 @@ def _least_firm(named: "pd.Series[str]") -> str:
 
 
 def part_source(firmness: Mapping[tuple[str, str, str], str], key: tuple[str, str], part: str) -> str | None:
-    """The least firm source of a part of a point's latency; None where it has none."""
+    """The weakest source of a part of a point's latency; None where it has none."""
     sides = ("device", "server") if part == "total" else (part,)
     named = [firmness[*key, side] for side in sides if (*key, side) in firmness]
     return max(named, key=SOURCES.index) if named else None

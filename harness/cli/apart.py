@@ -12,7 +12,7 @@ from harness.cli.run import Limit, Overrides, RunsFolder, given
 Name = Annotated[
     str | None, typer.Option(help="The run's folder under the results.", show_default="the scenario's name")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew; the folder's earlier run is deleted.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over; the folder's earlier run is deleted.")]
 
 
 class Half(StrEnum):

@@ -5,20 +5,14 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.run import Limit, Overrides, RunsFolder, given
+from harness.cli.run import Limit, Name, Overrides, RunsFolder, given
 
 
 def illustrate(
     scenario: Annotated[Path, typer.Argument(help="The scenario of a complete run.")],
     overrides: Overrides = None,
     limit: Limit = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="The run's folder under the results.",
-            show_default="the scenario's name, and its hash where values were replaced",
-        ),
-    ] = None,
+    name: Name = None,
     results: RunsFolder = Path("results/runs"),
     pictures: Annotated[
         int, typer.Option(min=1, max=10_000, help="Over how many pictures densities and bits are taken.")

@@ -24,6 +24,13 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="The run's folder under the results.",
+        show_default="the scenario's name, and its hash where values were replaced",
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Ask at most N questions of each benchmark; short for samples=N.")
 ]
@@ -34,15 +41,9 @@ def run(
     scenario: Annotated[Path, typer.Argument(help="A scenario file.")],
     overrides: Overrides = None,
     limit: Limit = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="The run's folder under the results.",
-            show_default="the scenario's name, and its hash where values were replaced",
-        ),
-    ] = None,
+    name: Name = None,
     results: RunsFolder = Path("results/runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; the folder's earlier run is deleted.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the folder's earlier run is deleted.")] = False,
     no_stand_in: Annotated[
         bool,
         typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed."),

@@ -16,7 +16,7 @@ def train(
         bool,
         typer.Option("--dry-run", help="Read configuration, backbone and data, say what would be done, and leave."),
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; what the folder holds is deleted.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; what the folder holds is deleted.")] = False,
 ) -> None:
     """Train a codec, and with it the backbone's adapter and projector, for one lambda.
 

@@ -24,7 +24,7 @@ def validate(
     are waited for as long as they were recorded; the payloads are real bytes. The verdict wants T_link within 1 % in
     the median and 3 % at the 99th percentile, request by request, and the mean of each stage within 2 %. Where T_link's
     mean is within its limit, requests that are off by no more microseconds than repeats of one exchange scatter at the
-    same percentile, in the same run, are told and do not fail. Whatever happens, nothing of it is left behind. The
+    same percentile, in the same run, are reported and do not fail. The namespaces are removed in any case. The
     status is 1 if a limit is missed.
 
         sudo harness validate results/runs/realworldqa_lowrate --rate "100 KB/s" --pipeline jpeg

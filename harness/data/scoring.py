@@ -204,7 +204,7 @@ class Rotations(Metric):
     def group_of(self, sample_id: str, image_id: str, category: str) -> str:  # noqa: ARG002
         """Rotations share their index modulo one million; raises DataError for an index that is no whole number."""
         if not (sample_id.isascii() and sample_id.isdigit()):
-            raise DataError(f"the index {sample_id!r} is not a whole number, from which MMBench's rotations are told")
+            raise DataError(f"the index {sample_id!r} is not a whole number, by which MMBench's rotations are grouped")
         return str(int(sample_id) % 1_000_000)
 
     def max(self, category: Words) -> float:  # noqa: ARG002

@@ -278,7 +278,7 @@ async def _refuse_http(request: Request, error: Exception) -> Response:  # noqa:
 
 
 async def _refuse_unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    """The traceback goes to the server's log, by uvicorn; the device is told where it is."""
+    """The traceback goes to the server's log, by uvicorn; the answer says so."""
     return JSONResponse({"error": "the server half failed; the server's log says why"}, 500, _CLOSE)
 
 

@@ -46,7 +46,7 @@ class Rail:
 class Reading:
     """All rails of a machine at an instant of its monotonic clock.
 
-    ``meter`` says whose reading it is: those of a process that was started again begin anew. ``lowered`` is what
+    ``meter`` says whose reading it is: a restarted process counts from zero. ``lowered`` is what
     another machine's telemetry has to say since its last reading.
     """
 

@@ -147,7 +147,7 @@ def _name(machine: dict[str, Any]) -> str:
 
 
 def _processor(root: Path) -> str:
-    """The model's name, or the Arm cores by implementer and part; the architecture where neither is told."""
+    """The model's name, or the Arm cores by implementer and part; the architecture where neither is known."""
     entries = [
         {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in entry.splitlines())}
         for entry in (_text(root / "proc/cpuinfo") or "").split("\n\n")
