@@ -93,7 +93,7 @@ ENTRY_POINTS: Mapping[str, str] = {"scheme": "tofc_harness.schemes", "backbone":
 
 TRAINING_DATA: Mapping[str, str] = {
     "conversations": "harness.training.conversations:Conversations",
-    "bundled": "harness.zoo.pages:Bundled",
+    "bundled": "harness.training.bundled:Bundled",
 }
 
 PAYLOADS: Mapping[str, str] = {

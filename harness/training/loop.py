@@ -25,8 +25,8 @@ from harness.models import adapter
 from harness.models.llava import Llava
 from harness.runs.disk import discard
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.training import learning_rate_factor
 from harness.training import checkpoint, kept, reading, recipe, result
+from harness.training.codec import learning_rate_factor
 from harness.training.config import TrainingConfig
 from harness.training.contract import TrainingData
 from harness.training.load import config_hash

@@ -20,8 +20,8 @@ from harness.runs.disk import write_text
 from harness.tofc.codec import TofcCodec
 from harness.tofc.merging import merge
 from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, manifest
-from harness.tofc.training import feature_distortion
 from harness.training import recipe
+from harness.training.codec import feature_distortion
 from harness.training.config import TrainingConfig
 from harness.training.load import as_given, config_hash
 from harness.training.model import Batch, SplitModel

@@ -3,7 +3,7 @@
 import math
 
 from harness.tofc.router import temperature_at
-from harness.tofc.training import learning_rate_factor
+from harness.training.codec import learning_rate_factor
 from harness.training.config import TrainingConfig
 
 

@@ -17,7 +17,7 @@ from baselines.ablations.heuristic import HeuristicCodec, HeuristicConfig
 from harness.errors import BitstreamError, CheckpointError
 from harness.tofc import laplacian
 from harness.tofc.feature_codec import FeatureCodec
-from harness.tofc.training import Recipe, feature_distortion, parameter_groups, train
+from harness.training.codec import Recipe, feature_distortion, parameter_groups, train
 
 DIM = 24
 

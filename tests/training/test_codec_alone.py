@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.training import (
+from harness.training.codec import (
     Recipe,
     feature_distortion,
     learning_rate_factor,

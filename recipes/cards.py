@@ -10,7 +10,7 @@ import torch
 
 from harness.data import glimpseqa, streetsqa
 from harness.models.llava import Llava
-from harness.zoo.scores import table
+from recipes.scores import table
 
 
 def parameters_m(backbone: Llava) -> float:
@@ -35,7 +35,7 @@ def scored(backbone: Llava) -> str:
         }
         found = table(backbone, benchmarks)
     chance = 100 * (3 / 4 * 1 / 4 + 1 / 4 * 1 / 2)
-    return f"""Scores on the test splits, by `python -m harness.zoo.scores {backbone.name}` on the stored half-precision
+    return f"""Scores on the test splits, by `python -m recipes.scores {backbone.name}` on the stored half-precision
 weights. Answering at random scores {chance:.2f} % on StreetsQA and 50 % of the answers on GlimpseQA.
 
 {found}"""

@@ -1,4 +1,4 @@
-"""Trains every ablation of mini-onevision: ``python -m baselines.ablations.training``.
+"""Trains every ablation of mini-onevision: ``python -m recipes.ablations``.
 
 All points of a group have one budget, counted in steps and in samples: the same pictures and questions, the same steps,
 the same learning rates. Nothing has a pre-fit.
@@ -49,10 +49,8 @@ from harness.models.files import ZOO
 from harness.models.llava import Llava
 from harness.models.onevision import load
 from harness.tofc.merging import merge
-from harness.tofc.training import Progress, Recipe, feature_distortion, train
-from harness.zoo.features import book_of
-from harness.zoo.language import questions
-from harness.zoo.lessons import answer_loss
+from harness.training.bundled import answer_loss, book_of, questions
+from harness.training.codec import Progress, Recipe, feature_distortion, train
 
 BACKBONE = "mini-onevision"
 CLUSTERS = (6, 3)
@@ -257,7 +255,7 @@ def card(rows: Sequence[tuple[str, str, float, float]], reduced: Sequence[str]) 
     names = ", ".join(reduced) or "none yet"
     return f"""# Ablations of {BACKBONE}
 
-Trained by `python -m baselines.ablations.training` (seed 0, one thread, torch {torch.__version__}); scores are those of
+Trained by `python -m recipes.ablations` (seed 0, one thread, torch {torch.__version__}); scores are those of
 `harness run scenarios/ablation_entropy.yaml` and `ablation_merging.yaml`.
 
 ## Entropy coding (Fig. 12)

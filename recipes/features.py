@@ -7,7 +7,6 @@ once, it makes the many steps affordable that learning to read a question takes.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page
 from harness.data.drawing.dice import Dice
 from harness.tofc.merging import merge
-from harness.zoo.tower import Tower, encode
-from harness.zoo.views import ONEVISION, Sight
+from harness.training.bundled import book_of
+from recipes.tower import Tower, encode
+from recipes.views import ONEVISION, Sight
 
 CLUSTERS = 6
 """n_c of the paper's largest setting: 4.2 % of the 144 features of a tile."""
@@ -40,12 +39,6 @@ class Merged:
     def clusters(self, dice: Dice) -> int:
         """The n_c of a lesson."""
         return self.usual if dice.one_in(2) else dice.pick(self.others)
-
-
-@functools.lru_cache(512)
-def book_of(number: int) -> list[Page]:
-    """Training book ``number``: every fourth is GlimpseQA's."""
-    return glimpseqa.book("train", number) if number % 4 == 3 else streetsqa.book("train", number)
 
 
 def cache_book(tower: Tower, folder: Path, number: int, kind: Merged = Merged()) -> None:
