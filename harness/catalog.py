@@ -116,7 +116,7 @@ CODECS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.models.files:ZOO",
+    "zoo": "harness.tofc.trained:CODECS",
     "ablations": "baselines.ablations.schemes:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""

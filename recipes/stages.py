@@ -1,30 +1,25 @@
-"""One training stage: AdamW under a cosine, with a progress bar, that takes up where it was stopped."""
+"""A stage of a recipe: :func:`harness.training.fit.fit` on a module, resumed from a file of the stage's own."""
 
-import math
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from harness.cli.display import Display, terminal
+from harness.errors import CheckpointError
+from harness.training import checkpoint
+from harness.training.fit import Group, fit, warm_up_and_cosine
 
 _SAVE_EVERY_STEPS = 100
 _WARM_UP = 60
+_FLOOR = 0.02
 _BETAS = (0.9, 0.98)
 _WEIGHT_DECAY = 0.05
 _CLIP_NORM = 1.0
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 _REPORT_EVERY_STEPS = 25
-
-
-def cosine(step: int, steps: int, warm_up: int) -> float:
-    """The learning rate's factor: a linear rise, then half a cosine down to 2 %."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
 def train(
@@ -39,7 +34,8 @@ def train(
 
     ``rates`` gives the peak learning rate by the beginning of a parameter's name; a parameter that no entry names is
     left alone. ``losses(first)`` yields the loss and a score of each step, beginning with step ``first``.
-    ``folder/<stage>.safetensors`` holds the newest state; a stage that was finished is read back, not run.
+    ``folder/<stage>.safetensors`` holds the newest state; a stage that was finished is read back, not run. Raises
+    CheckpointError where that file is of another stage: other steps, rates or sizes.
     """
     path = folder / f"{stage}.safetensors"
     named = {
@@ -48,89 +44,75 @@ def train(
     parameters = {name: p for name, p in module.named_parameters() if name in named}
     for name, p in module.named_parameters():
         p.requires_grad_(name in named)
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p], "lr": 0.0, "peak": named[n], "weight_decay": _WEIGHT_DECAY if p.ndim > 1 else 0.0}
-            for n, p in parameters.items()
-        ],
-        betas=_BETAS,
-    )
+    groups = [
+        Group(name=name, parameters={name: p}, rate=named[name], weight_decay=_WEIGHT_DECAY if p.ndim > 1 else 0.0)
+        for name, p in parameters.items()
+    ]
+    identity = _identity(stage, steps, groups)
+    state = checkpoint.read(path)
+    if state is not None:
+        if state.identity != identity:
+            raise CheckpointError(
+                f"{path}: is of other steps, rates or sizes than the stage has; delete it to begin again"
+            )
+        weights = {key.removeprefix("weight:"): t for key, t in state.tensors.items() if key.startswith("weight:")}
+        module.load_state_dict(weights)
+
+    before_s = 0.0 if state is None else state.seconds
+
+    def save(done: int, seconds: float, moments: dict[str, Tensor]) -> None:
+        # Tied weights are written twice: two names of one tensor are refused by the format.
+        weights = {f"weight:{name}": tensor.contiguous().clone() for name, tensor in module.state_dict().items()}
+        checkpoint.write(path, checkpoint.State(identity, stage, done, before_s + seconds, {}, {**weights, **moments}))
+
+    shown: list[tuple[float, float]] = []
     run: list[float] = []
-    first, spent_s = _resume(path, module, parameters, optimiser) if path.exists() else (0, 0.0)
-    begun = time.monotonic()
+
+    def of_steps(first: int) -> Iterator[list[Tensor]]:
+        for loss, score in losses(first):
+            shown.append((float(loss.detach()), score))
+            yield [loss]
+
+    first = 0 if state is None else state.steps
     if first < steps:
         module.train()
-        batches = losses(first)
-        with _progress() as progress:
-            task = progress.add_task(stage, total=steps, completed=first, note="")
-            shown, since = [], time.monotonic()
-            for step in range(first, steps):
-                for group in optimiser.param_groups:
-                    group["lr"] = group["peak"] * cosine(step, steps, _WARM_UP)
-                loss, score = next(batches)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(parameters.values(), _CLIP_NORM)
-                optimiser.step()
-                optimiser.zero_grad()
-                run.append(float(loss.detach()))
-                shown.append((run[-1], score))
+        taken = fit(
+            groups,
+            steps,
+            of_steps,
+            factor=lambda step: warm_up_and_cosine(step, steps, _WARM_UP, full_at=_WARM_UP, floor=_FLOOR),
+            betas=_BETAS,
+            gradient_norm=_CLIP_NORM,
+            state=state,
+            save=save,
+            save_every=_SAVE_EVERY_STEPS,
+        )
+        with Display(terminal()) as display:
+            display.phase(stage, steps, first)
+            since = time.monotonic()
+            for step in taken:
+                run.append(shown[-1][0])
                 if len(shown) == _REPORT_EVERY_STEPS:
-                    mean_loss, mean_score = (sum(column) / len(shown) for column in zip(*shown, strict=True))
+                    loss, score = (sum(column) / len(shown) for column in zip(*shown, strict=True))
                     seconds = (time.monotonic() - since) / len(shown)
-                    note = f"loss {mean_loss:.3f}  score {mean_score:.3f}  {seconds:.2f} s a step"
-                    progress.update(task, note=note)
-                    if not progress.console.is_terminal:
-                        progress.console.print(f"{stage}: step {step + 1}/{steps}  {note}")
-                    shown, since = [], time.monotonic()
-                progress.update(task, completed=step + 1)
-                if (step + 1) % _SAVE_EVERY_STEPS == 0 or step + 1 == steps:
-                    _save(path, module, parameters, optimiser, step + 1, spent_s + time.monotonic() - begun)
+                    display.line(
+                        f"{stage}: step {step.number + 1}/{steps}  loss {loss:.3f}  score {score:.3f}  "
+                        f"{seconds:.2f} s a step"
+                    )
+                    shown.clear()
+                    since = time.monotonic()
+                display.advance()
     module.eval()
     module.requires_grad_(False)
     return run
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[note]}"))
-
-
-def _save(
-    path: Path,
-    module: nn.Module,
-    parameters: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    done: int,
-    spent_s: float,
-) -> None:
-    state = {f"weight:{name}": tensor.contiguous().clone() for name, tensor in module.state_dict().items()}
-    for name, p in parameters.items():
-        state |= {f"{m}:{name}": optimiser.state[p][m] for m in _MOMENTS if p in optimiser.state}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    save_file(state, unfinished, metadata={"steps": str(done), "seconds": f"{spent_s:.0f}"})
-    unfinished.replace(path)
-
-
-def _resume(
-    path: Path, module: nn.Module, parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
-    """The steps done and the seconds that they took, with the module and the optimiser as they were then."""
-    with safe_open(path, "pt") as file:
-        done, spent_s = int(file.metadata()["steps"]), float(file.metadata()["seconds"])
-    state = load_file(path)
-    module.load_state_dict({name.removeprefix("weight:"): t for name, t in state.items() if name.startswith("weight:")})
-    for name, p in parameters.items():
-        if f"{_MOMENTS[0]}:{name}" in state:
-            moments = {m: state[f"{m}:{name}"] for m in _MOMENTS}
-            optimiser.state[p] = {"step": torch.tensor(float(done)), **moments}
-    return done, spent_s
+def _identity(stage: str, steps: int, groups: list[Group]) -> str:
+    sizes = [(g.name, f"{g.rate:.3g}", tuple(p.shape)) for g in groups for p in g.parameters.values()]
+    return hashlib.sha256(json.dumps([stage, steps, sizes]).encode()).hexdigest()[:16]
 
 
 def seconds(folder: Path) -> float:
-    """The time that the stages kept in ``folder`` have been trained for, over all the runs that took them up again."""
-    total = 0.0
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            total += float(file.metadata()["seconds"])
-    return total
+    """The time that the stages kept in ``folder`` have been trained for, over all the runs that resumed them."""
+    states = [checkpoint.read(path, tensors=False) for path in sorted(folder.glob("*.safetensors"))]
+    return sum(state.seconds for state in states if state is not None)

@@ -1,24 +1,19 @@
-"""Algorithm 1 from the merged features on: one loop for the pre-fit on frozen features and for the whole model.
+"""Algorithm 1 from the merged features on, in memory and on one process: any codec, any distortion.
 
     P patches   C clusters   D dimension
 
-What varies is the distortion. A pre-fit takes :func:`feature_distortion`, on features that were merged once and kept;
-the whole training passes y_bar through projector and language model and takes the cross-entropy of the answer (Eq. 10).
-The pre-fit is an addition to the paper: it starts the entropy models, router and step near where the joint training,
-which is far dearer a step, will end.
+The distortion is :func:`feature_distortion`, or the cross entropy of answers to which y_bar is passed on (Eq. 10).
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.tofc.codec import TofcCodec
 from harness.tofc.feature_codec import Coded
 from harness.tofc.router import temperature_at
+from harness.training.fit import Group, fit, learning_rate_factor
 
 Context = TypeVar("Context")
 
@@ -53,14 +48,6 @@ class Progress(NamedTuple):
     temperature: float
 
 
-def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:
-    """A linear rise over the share ``warm_up`` of the steps, then half a cosine to zero; in 0..1."""
-    rising = round(warm_up * steps)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1, steps - rising))
-
-
 class Trainable(Protocol):
     """A codec as :func:`train` sees it, or what stands in the place of one."""
 
@@ -68,11 +55,11 @@ class Trainable(Protocol):
         """As a module's."""
         ...
 
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
+    def parameters(self) -> Iterator[nn.Parameter]:
         """As a module's."""
         ...
 
-    def scale_parameters(self) -> list[torch.nn.Parameter]:
+    def scale_parameters(self) -> list[nn.Parameter]:
         """The quantiser's step and offset, where it has any."""
         ...
 
@@ -81,15 +68,19 @@ class Trainable(Protocol):
         ...
 
 
-def parameter_groups(codec: Trainable, recipe: Recipe) -> list[dict[str, Any]]:
-    """The optimiser's groups for a codec, apart from any others: its networks, and its quantiser's step and offset."""
-    scale = codec.scale_parameters()
-    networks = [p for p in codec.parameters() if all(p is not s for s in scale)]
+def parameter_groups(codec: Trainable, recipe: Recipe) -> list[Group]:
+    """A codec's groups, apart from any others: its networks, and its quantiser's step and offset."""
+    scale = {f"scale.{number}": p for number, p in enumerate(codec.scale_parameters())}
+    networks = [p for p in codec.parameters() if all(p is not s for s in scale.values())]
     groups = [
-        {"params": networks, "lr": recipe.learning_rate},
-        {"params": scale, "lr": recipe.step_learning_rate},
+        Group(
+            name="codec",
+            parameters={f"codec.{number}": p for number, p in enumerate(networks)},
+            rate=recipe.learning_rate,
+        ),
+        Group(name="step", parameters=scale, rate=recipe.step_learning_rate),
     ]
-    return [group for group in groups if group["params"]]
+    return [group for group in groups if group.parameters]
 
 
 def train(
@@ -97,72 +88,43 @@ def train(
     batches: Iterable[tuple[Tensor, Context]],
     distortion: Callable[[Tensor, Context], Tensor],
     recipe: Recipe,
-    other_groups: Iterable[dict[str, Any]] = (),
+    other_groups: Sequence[Group] = (),
 ) -> Iterator[Progress]:
     """Train in place for at most ``recipe.steps`` batches, yielding after each; freeze() is the caller's, afterwards.
 
     A batch is merged features ``y_PCD`` and whatever ``distortion`` needs beside their quantised form ``y_bar_PCD``;
-    ``other_groups`` are the optimiser's groups of parameters outside the codec (LoRA, projector) that y depends on or
-    that the distortion passes through. The loss is D + lambda R + L_balance (Algorithm 1, line 14).
+    ``other_groups`` are those of parameters outside the codec (LoRA, projector) that y depends on or that the
+    distortion passes through. The loss is D + lambda R + L_balance (Algorithm 1, line 14).
     """
     codec.train()
-    groups = [*parameter_groups(codec, recipe), *other_groups]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, recipe.steps, recipe.warm_up)
-    )
     soft_steps = round((1 - recipe.hard_share) * recipe.steps)
-    parameters = [p for group in groups for p in group["params"]]
-    for step, (y_PCD, context) in zip(range(recipe.steps), batches, strict=False):
-        soft = step < soft_steps
-        temperature = temperature_at(step / max(1, soft_steps - 1)) if soft else 0.0
-        coded = codec(y_PCD, temperature)
-        loss_d = distortion(coded.y_PCD, context)
-        loss = loss_d + recipe.rate_weight * coded.rate + recipe.alpha * coded.imbalance
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
-        optimiser.step()
-        schedule.step()
-        yield Progress(step, loss_d.item(), coded.rate.item(), coded.imbalance.item(), temperature)
+    now: list[Progress] = []
+
+    def losses(first: int) -> Iterator[list[Tensor]]:
+        for step, (y_PCD, context) in enumerate(batches, first):
+            temperature = temperature_at(step / max(1, soft_steps - 1)) if step < soft_steps else 0.0
+            coded = codec(y_PCD, temperature)
+            loss_d = distortion(coded.y_PCD, context)
+            now[:] = [Progress(step, loss_d.item(), coded.rate.item(), coded.imbalance.item(), temperature)]
+            yield [objective(loss_d, coded.rate, coded.imbalance, recipe.rate_weight, recipe.alpha)]
+
+    taken = fit(
+        [*parameter_groups(codec, recipe), *other_groups],
+        recipe.steps,
+        losses,
+        factor=lambda step: learning_rate_factor(step, recipe.steps, recipe.warm_up),
+        gradient_norm=recipe.gradient_norm,
+    )
+    for _ in taken:
+        yield now[0]
+
+
+def objective(distortion: Tensor, rate: Tensor, imbalance: Tensor, rate_weight: float, alpha: float) -> Tensor:
+    """D + lambda R + L_balance (Algorithm 1, line 14), R in bits per element of y; L_balance is alpha times Eq. 18."""
+    return distortion + rate_weight * rate + alpha * imbalance
 
 
 def feature_distortion(y_bar_PCD: Tensor, y_PCD: Tensor) -> Tensor:
     """The mean squared error over the mean variance of a channel: 1 for a codec that sends nothing but means."""
     variance_D = y_PCD.flatten(0, 1).var(0).clamp(min=1e-12)
     return ((y_bar_PCD - y_PCD).square() / variance_D.mean()).mean()
-
-
-def shuffled(y_MCD: Tensor, patches: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of ``patches`` kept patches with themselves as context, reshuffled every epoch."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        for chosen in torch.split(torch.randperm(len(y_MCD), generator=generator), patches):
-            yield y_MCD[chosen], y_MCD[chosen]
-
-
-class RateDistortion(NamedTuple):
-    """What real streams cost and lose: bytes an image, distortion, z's share of the bits, features of each expert."""
-
-    bytes_per_image: float
-    distortion: float
-    z_share: float
-    expert_use: tuple[int, ...]
-
-
-def measure(codec: TofcCodec, images: Iterable[Tensor]) -> RateDistortion:
-    """Compress and decompress every image's merged features (P, C, D) and average over the images."""
-    n_images, total_bits, z_bits = 0, 0, 0
-    kept: list[Tensor] = []
-    returned: list[Tensor] = []
-    use_E = torch.zeros(codec.config.n_experts, dtype=torch.int64)
-    for y_PCD in images:
-        decoded = codec.decompress(codec.compress(y_PCD), limits=None)
-        n_images += 1
-        total_bits += decoded.budget.total_bits
-        z_bits += decoded.budget.z_bits
-        use_E += decoded.expert_PC.flatten().bincount(minlength=len(use_E))
-        kept.append(y_PCD)
-        returned.append(decoded.y_PCD)
-    loss = feature_distortion(torch.cat(returned), torch.cat(kept)).item()
-    return RateDistortion(total_bits / 8 / n_images, loss, z_bits / total_bits, tuple(use_E.tolist()))

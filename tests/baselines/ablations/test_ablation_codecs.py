@@ -249,7 +249,8 @@ def test_every_parameter_of_a_codec_is_trained() -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
-    grouped = [p for group in parameter_groups(codec, Recipe(rate_weight=1, steps=1)) for p in group["params"]]
+    groups = parameter_groups(codec, Recipe(rate_weight=1, steps=1))
+    grouped = [p for group in groups for p in group.parameters.values()]
     assert sorted(map(id, grouped)) == sorted(map(id, codec.parameters()))
 
     without = heuristic().train()
