@@ -13,8 +13,8 @@ from harness.data.drawing.street import Street
 from harness.data.scoring import judge
 from harness.models.files import ZOO
 from harness.models.onevision import load
-from harness.training.bundled import answer_loss
-from recipes import features, language, lookup, mini_onevision, stages, symbols, tower
+from harness.training.bundled import answer_loss, questions, spelt_out
+from recipes import features, lookup, mini_onevision, stages, symbols, tower
 from recipes.scores import jpeg
 from recipes.views import CLASS_NAMES, GRID, TILING, TileBatches, classes_seen
 from recipes.vocabulary import STOP, make_tokenizer
@@ -88,7 +88,7 @@ def test_scaling_the_tower_scales_its_features_and_nothing_else(fresh):
 def test_packed_questions_are_answered_as_if_asked_alone(fresh):
     """The loss of questions packed behind one picture is the mean of their losses behind a picture of their own."""
     page = streetsqa.book("train", 3)[0]
-    asked = language.questions(page, Dice("packed"))
+    asked = questions(page, Dice("packed"))
     picture = torch.randn(20, fresh.model.config.text_config.hidden_size) * 0.05
     with torch.no_grad():
         packed, _ = answer_loss(fresh.model, fresh.tokenizer, [picture], [asked])
@@ -172,7 +172,7 @@ def test_answers_that_are_spelt_out_are_judged_right():
     """What training wants to hear is right by the benchmark's own rules, and would be wrong about another truth."""
     pages = streetsqa.book("train", 5)[:20] + glimpseqa.book("train", 5)
     for page in pages:
-        for plain, spelt in zip(page.asked, (language.spelt_out(one, page.street) for one in page.asked), strict=True):
+        for plain, spelt in zip(page.asked, (spelt_out(one, page.street) for one in page.asked), strict=True):
             assert judge(plain.question, plain.truth, spelt.truth)
             assert spelt.truth.rsplit(" ", 1)[1] == plain.truth
             other = {"Yes": "No", "No": "Yes", "A": "B"}.get(plain.truth, "A")
