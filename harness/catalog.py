@@ -93,7 +93,7 @@ ENTRY_POINTS: Mapping[str, str] = {"scheme": "tofc_harness.schemes", "backbone":
 
 TRAINING_DATA: Mapping[str, str] = {
     "conversations": "harness.training.conversations:Conversations",
-    "bundled": "harness.zoo.pages:Bundled",
+    "bundled": "harness.training.bundled:Bundled",
 }
 
 PAYLOADS: Mapping[str, str] = {
@@ -116,7 +116,7 @@ CODECS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.models.files:ZOO",
+    "zoo": "harness.tofc.trained:CODECS",
     "ablations": "baselines.ablations.schemes:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""

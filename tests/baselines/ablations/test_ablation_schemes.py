@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.ablations import comparison, schemes, training
+from baselines.ablations import schemes
 from baselines.ablations.schemes import (
     DISTORTION,
     TABLE_1_CLUSTERS,
@@ -19,17 +19,6 @@ from baselines.ablations.schemes import (
     Selective,
     Single,
     Unmerged,
-)
-from baselines.ablations.training import (
-    FIG_12,
-    OF_FIG_12,
-    OF_TABLE_1,
-    TABLE_1,
-    Lesson,
-    drawn_lessons,
-    merged_lessons,
-    train_point,
-    train_reduced,
 )
 from harness import catalog
 from harness.data.asking import samples
@@ -42,7 +31,20 @@ from harness.models.onevision import load
 from harness.profiling.clock import StageClock
 from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import TofcPoint
-from harness.zoo.features import book_of
+from harness.training.bundled import book_of
+from recipes import ablations as training
+from recipes import compare_ablations as comparison
+from recipes.ablations import (
+    FIG_12,
+    OF_FIG_12,
+    OF_TABLE_1,
+    TABLE_1,
+    Lesson,
+    drawn_lessons,
+    merged_lessons,
+    train_point,
+    train_reduced,
+)
 
 TINY = dataclasses.replace(OF_FIG_12, steps=2, pictures=2, asked=2)
 TINY_REDUCED = dataclasses.replace(OF_TABLE_1, steps=1, pictures=1, asked=2)

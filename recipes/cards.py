@@ -1,16 +1,13 @@
 """What every card of the zoo says alike: how a checkpoint was made, and what its stored files score."""
 
-import os
-import platform
-import subprocess
 import tempfile
 from pathlib import Path
 
-import torch
-
 from harness.data import glimpseqa, streetsqa
 from harness.models.llava import Llava
-from harness.zoo.scores import table
+from harness.profiling.machine import fingerprint
+from harness.training.result import came_from, origin
+from recipes.scores import table
 
 
 def parameters_m(backbone: Llava) -> float:
@@ -20,10 +17,7 @@ def parameters_m(backbone: Llava) -> float:
 
 def made(seed: int, seconds: float) -> str:
     """One sentence on seed, code, time and machine."""
-    return (
-        f"Seed {seed}, commit {_commit()}, {seconds / 60:.0f} minutes of training on {os.cpu_count()} cores "
-        f"({platform.machine()}), torch {torch.__version__}."
-    )
+    return f"{origin(came_from(seed, seconds, 1, fingerprint()))}."
 
 
 def scored(backbone: Llava) -> str:
@@ -35,15 +29,7 @@ def scored(backbone: Llava) -> str:
         }
         found = table(backbone, benchmarks)
     chance = 100 * (3 / 4 * 1 / 4 + 1 / 4 * 1 / 2)
-    return f"""Scores on the test splits, by `python -m harness.zoo.scores {backbone.name}` on the stored half-precision
+    return f"""Scores on the test splits, by `python -m recipes.scores {backbone.name}` on the stored half-precision
 weights. Answering at random scores {chance:.2f} % on StreetsQA and 50 % of the answers on GlimpseQA.
 
 {found}"""
-
-
-def _commit() -> str:
-    try:
-        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()

@@ -11,12 +11,13 @@ from harness.data.asking import Page, camera_file
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
 from harness.data.scoring import judge
+from harness.models.files import ZOO
 from harness.models.onevision import load
-from harness.zoo import features, language, lookup, mini_onevision, symbols, tower, training
-from harness.zoo.lessons import answer_loss
-from harness.zoo.scores import jpeg
-from harness.zoo.views import CLASS_NAMES, GRID, TILING, TileBatches, classes_seen
-from harness.zoo.vocabulary import STOP, make_tokenizer
+from harness.training.bundled import answer_loss, questions, spelt_out
+from recipes import features, lookup, mini_onevision, stages, symbols, tower
+from recipes.scores import jpeg
+from recipes.views import CLASS_NAMES, GRID, TILING, TileBatches, classes_seen
+from recipes.vocabulary import STOP, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,7 @@ def test_the_stored_weights_have_the_recipes_architecture(trained):
     assert (trained.n_features, trained.feature_dim) == (GRID**2, ours.vision_config.hidden_size)
     assert trained.tiling == TILING
     assert trained.tokenizer.to_str() == make_tokenizer().to_str()
-    folder = mini_onevision.Path(mini_onevision.__file__).parent / "mini-onevision"
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 12e6
+    assert sum(file.stat().st_size for file in (ZOO / mini_onevision.NAME).iterdir()) < 12e6
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_scaling_the_tower_scales_its_features_and_nothing_else(fresh):
 def test_packed_questions_are_answered_as_if_asked_alone(fresh):
     """The loss of questions packed behind one picture is the mean of their losses behind a picture of their own."""
     page = streetsqa.book("train", 3)[0]
-    asked = language.questions(page, Dice("packed"))
+    asked = questions(page, Dice("packed"))
     picture = torch.randn(20, fresh.model.config.text_config.hidden_size) * 0.05
     with torch.no_grad():
         packed, _ = answer_loss(fresh.model, fresh.tokenizer, [picture], [asked])
@@ -125,10 +125,10 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path):
     def dense(first):
         return (stage.loss(tower.encode(vision_tower, pixels), classes) for _ in itertools.count(first))
 
-    losses = training.train("tower", tmp_path, stage, {"": 1e-3}, 16, dense)
+    losses = stages.train("tower", tmp_path, stage, {"": 1e-3}, 16, dense)
     assert len(losses) == 16
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-    assert training.train("tower", tmp_path, stage, {"": 1e-3}, 16, dense) == []
+    assert stages.train("tower", tmp_path, stage, {"": 1e-3}, 16, dense) == []
 
     page = glimpseqa.book("train", 3)[0]
     with torch.inference_mode():
@@ -139,13 +139,13 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path):
         for _ in itertools.count(first):
             yield answer_loss(fresh.model, fresh.tokenizer, [projector(y_PCD.clone().flatten(0, 1))], [page.asked])
 
-    losses = training.train("answers", tmp_path, fresh.model, {"model.language_model": 1e-3}, 16, lessons)
+    losses = stages.train("answers", tmp_path, fresh.model, {"model.language_model": 1e-3}, 16, lessons)
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
 
 
 def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch):
     """Killed after some steps and run again, a stage ends with the weights of an uninterrupted run."""
-    monkeypatch.setattr(training, "_SAVE_EVERY_STEPS", 4)
+    monkeypatch.setattr(stages, "_SAVE_EVERY_STEPS", 4)
 
     def run(folder, stop_at):
         torch.manual_seed(1)
@@ -158,7 +158,7 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch)
                 x = torch.from_numpy(np.random.default_rng(step).normal(size=(5, 3)).astype(np.float32))
                 yield module(x).square().mean(), 0.0
 
-        training.train("stage", folder, module, {"": 1e-2}, 10, losses)
+        stages.train("stage", folder, module, {"": 1e-2}, 10, losses)
         return module.state_dict()
 
     whole = run(tmp_path / "whole", None)
@@ -172,7 +172,7 @@ def test_answers_that_are_spelt_out_are_judged_right():
     """What training wants to hear is right by the benchmark's own rules, and would be wrong about another truth."""
     pages = streetsqa.book("train", 5)[:20] + glimpseqa.book("train", 5)
     for page in pages:
-        for plain, spelt in zip(page.asked, (language.spelt_out(one, page.street) for one in page.asked), strict=True):
+        for plain, spelt in zip(page.asked, (spelt_out(one, page.street) for one in page.asked), strict=True):
             assert judge(plain.question, plain.truth, spelt.truth)
             assert spelt.truth.rsplit(" ", 1)[1] == plain.truth
             other = {"Yes": "No", "No": "Yes", "A": "B"}.get(plain.truth, "A")

@@ -8,9 +8,9 @@ import pytest
 from harness.models.onevision import load
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.trained import CODECS
+from harness.training.bundled import book_of
 from harness.training.result import HeldOut
-from harness.zoo import codecs
-from harness.zoo.features import book_of
+from recipes import compare_codecs as codecs
 
 
 def row(n_clusters: int, of_pictures: list[tuple[int, float]]) -> HeldOut:

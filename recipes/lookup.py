@@ -18,9 +18,7 @@ from harness.data.drawing import things
 from harness.data.drawing.dice import Dice
 from harness.data.sample import Question
 from harness.models.prompts import ONEVISION, Template
-
-NOWHERE = "nowhere"
-"""What is seen of a thing that is not there."""
+from harness.training.bundled import NOWHERE
 
 _IGNORED = -100
 _PAIRS = 4

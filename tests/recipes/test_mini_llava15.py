@@ -11,9 +11,9 @@ from harness.data.drawing.street import Street
 from harness.models import llava15, onevision
 from harness.models.files import ZOO
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
-from harness.zoo import features, language, mini_llava15, tower, training
-from harness.zoo.lessons import answer_loss
-from harness.zoo.views import CLASS_NAMES, LLAVA15, TileBatches, classes_seen
+from harness.training.bundled import answer_loss
+from recipes import features, language, mini_llava15, stages, tower
+from recipes.views import CLASS_NAMES, LLAVA15, TileBatches, classes_seen
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path, monkeypatch):
         for _ in range(first, 99):
             yield stage.loss(tower.encode(stage.tower, pixels, LLAVA15), classes)
 
-    losses = training.train("tower", tmp_path, stage, {"": 1e-3}, 12, dense)
+    losses = stages.train("tower", tmp_path, stage, {"": 1e-3}, 12, dense)
     assert losses[-1] < 0.9 * losses[0]
 
     pages = streetsqa.book("train", 0)[:2]

@@ -1,4 +1,4 @@
-"""The ablations' points on held-out pages, against TOFC's own: ``python -m baselines.ablations.comparison``.
+"""The ablations' points on held-out pages, against TOFC's own: ``python -m recipes.compare_ablations``.
 
 Every point runs as its scheme does, device half and server half, on pages of books that nothing learnt from; D is the
 cross-entropy of the answers to the same questions (Eq. 10). Fig. 12 is compared at equal bytes, Table I at equal n_c.
@@ -17,16 +17,14 @@ import torch
 
 from baselines.ablations import schemes
 from baselines.ablations.schemes import DISTORTION, TABLE_1_CLUSTERS, Ablation, Selective
-from baselines.ablations.training import BACKBONE, CLUSTERS, FIG_12, TABLE_1
 from harness.data.drawing.dice import Dice
 from harness.models.llava import LlavaModels
 from harness.models.onevision import load
 from harness.runs import disk
 from harness.schemes.tofc import FeaturePoint
-from harness.zoo.codecs import against_curve
-from harness.zoo.features import book_of
-from harness.zoo.language import questions
-from harness.zoo.lessons import answer_loss
+from harness.training.bundled import answer_loss, book_of, questions
+from recipes.ablations import BACKBONE, CLUSTERS, FIG_12, TABLE_1
+from recipes.compare_codecs import against_curve
 
 FIRST_BOOK, PAGES = 310_000, 96
 _ASKED, _RESAMPLES = 6, 2000

@@ -1,6 +1,6 @@
 """What a backbone scores on the bundled benchmarks, and what is left of it when it is shown less.
 
-``python -m harness.zoo.scores mini-onevision``
+``python -m recipes.scores mini-onevision``
 """
 
 import argparse

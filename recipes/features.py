@@ -7,21 +7,21 @@ once, it makes the many steps affordable that learning to read a question takes.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page
 from harness.data.drawing.dice import Dice
 from harness.tofc.merging import merge
-from harness.zoo.tower import Tower, encode
-from harness.zoo.views import ONEVISION, Sight
+from harness.training.bundled import book_of
+from harness.training.kept import cached
+from recipes.tower import Tower, encode
+from recipes.views import ONEVISION, Sight
 
 CLUSTERS = 6
 """n_c of the paper's largest setting: 4.2 % of the 144 features of a tile."""
@@ -42,26 +42,19 @@ class Merged:
         return self.usual if dice.one_in(2) else dice.pick(self.others)
 
 
-@functools.lru_cache(512)
-def book_of(number: int) -> list[Page]:
-    """Training book ``number``: every fourth is GlimpseQA's."""
-    return glimpseqa.book("train", number) if number % 4 == 3 else streetsqa.book("train", number)
-
-
 def cache_book(tower: Tower, folder: Path, number: int, kind: Merged = Merged()) -> None:
     """Encode and merge a book's pictures into ``folder/<number>.safetensors``, unless it is there."""
-    path = folder / f"{number:04d}.safetensors"
-    if path.exists():
-        return
-    dice = Dice("clusters", number)
-    merged = {}
-    with torch.inference_mode():
-        for index, page in enumerate(book_of(number)):
-            x_PVD = encode(tower, kind.sight.tiling(page.scene().image).pixels_PCHW, kind.sight)
-            merged[str(index)] = merge(x_PVD, kind.clusters(dice)).y_PCD.half()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(merged, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+
+    def made() -> dict[str, Tensor]:
+        dice = Dice("clusters", number)
+        merged = {}
+        with torch.inference_mode():
+            for index, page in enumerate(book_of(number)):
+                x_PVD = encode(tower, kind.sight.tiling(page.scene().image).pixels_PCHW, kind.sight)
+                merged[str(index)] = merge(x_PVD, kind.clusters(dice)).y_PCD.half()
+        return merged
+
+    cached(folder / f"{number:04d}.safetensors", made)
 
 
 def _cache_alone(tower: Tower, folder: Path, number: int, kind: Merged) -> None:

@@ -7,7 +7,7 @@ import harness.models.torchvision_ops  # noqa: F401  isort: skip
 import pytest
 import torch
 
-from harness.zoo import recipe, training
+from recipes import command, stages
 
 
 def test_a_recipe_makes_its_checkpoint_and_then_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_a_recipe_makes_its_checkpoint_and_then_the_card(tmp_path: Path, monkeyp
             yield module(torch.ones(1, 1)).square().sum(), 0.0
 
     def make(folder: Path, work: Path, workers: int) -> None:
-        training.train("only", work, module, {"weight": 0.01}, 3, losses)
+        stages.train("only", work, module, {"weight": 0.01}, 3, losses)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "workers").write_text(str(workers))
 
@@ -31,6 +31,6 @@ def test_a_recipe_makes_its_checkpoint_and_then_the_card(tmp_path: Path, monkeyp
     given = ["recipe", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--workers", "5"]
     monkeypatch.setattr("sys.argv", given)
     for _ in range(2):
-        recipe.run("tiny", "Makes it.", make, card)
+        command.run("tiny", "Makes it.", make, card)
     assert (tmp_path / "out" / "card.md").read_text() == "5 workers, 0 s"
     assert ran == [0, 1, 2]

@@ -20,8 +20,8 @@ from transformers import CLIPVisionModel, SiglipVisionModel
 
 from harness.data.drawing import things
 from harness.models.tower import features
-from harness.zoo.training import train
-from harness.zoo.views import CLASS_NAMES, ONEVISION, Sight, TileBatches
+from recipes.stages import train
+from recipes.views import CLASS_NAMES, ONEVISION, Sight, TileBatches
 
 Tower = SiglipVisionModel | CLIPVisionModel
 

@@ -1,4 +1,4 @@
-"""Trained codecs side by side on held-out pages, at equal bytes: ``python -m harness.zoo.codecs OLD... --with NEW...``.
+"""Trained codecs side by side on held-out pages, at equal bytes: ``python -m recipes.compare_codecs OLD --with NEW``.
 
 The pages are of books that no training uses. Every picture's stream is written and read back, and its questions'
 answers cost D (Eq. 10), so that two codecs are compared on the same pictures and questions.
@@ -22,10 +22,10 @@ from harness.runs import disk
 from harness.tofc.codec import TofcCodec
 from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, manifest
 from harness.training import result
+from harness.training.bundled import Bundled
 from harness.training.model import SplitModel
 from harness.training.reading import Reader
 from harness.training.result import HeldOut
-from harness.zoo.pages import Bundled
 
 FIRST_BOOK = 210_000
 _RESAMPLES = 2000

@@ -1,4 +1,4 @@
-"""Trains every ablation of mini-onevision: ``python -m baselines.ablations.training``.
+"""Trains every ablation of mini-onevision: ``python -m recipes.ablations``.
 
 All points of a group have one budget, counted in steps and in samples: the same pictures and questions, the same steps,
 the same learning rates. Nothing has a pre-fit.
@@ -49,10 +49,9 @@ from harness.models.files import ZOO
 from harness.models.llava import Llava
 from harness.models.onevision import load
 from harness.tofc.merging import merge
-from harness.tofc.training import Progress, Recipe, feature_distortion, train
-from harness.zoo.features import book_of
-from harness.zoo.language import questions
-from harness.zoo.lessons import answer_loss
+from harness.training.bundled import answer_loss, book_of, questions
+from harness.training.codec import Progress, Recipe, feature_distortion, train
+from harness.training.fit import Group
 
 BACKBONE = "mini-onevision"
 CLUSTERS = (6, 3)
@@ -168,7 +167,7 @@ def train_point(
         alpha=budget.alpha,
     )
     batches = _Lessons(lessons, budget, seed).batches(lambda lesson: lesson.seen)
-    others = [{"params": list(projector.parameters()), "lr": budget.projector_rate}]
+    others = [Group(name="projector", parameters=dict(projector.named_parameters()), rate=budget.projector_rate)]
     _say(train(codec, batches, _of_answers(backbone, projector), recipe, others), f"{scheme.kind} {point}")
     codec.eval()
     codec.freeze(everything_1ND)
@@ -189,12 +188,12 @@ def train_reduced(
     torch.manual_seed(seed)
     peft = adapter.attach(backbone, _RANK, _LORA_ALPHA, 0.0)
     rates = {"language": budget.language_rate, "vision": budget.vision_rate, "projector": budget.projector_rate}
-    groups: dict[str, list[Any]] = {part: [] for part in rates}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in rates}
     for name, parameter in adapter.trainable(peft).items():
-        groups[adapter.part_of(name)].append(parameter)
-    others = [{"params": parameters, "lr": rates[part]} for part, parameters in groups.items()]
+        parts[adapter.part_of(name)][name] = parameter
+    others = [Group(name=part, parameters=parameters, rate=rates[part]) for part, parameters in parts.items()]
     if learned is not None:
-        others.append({"params": list(learned.parameters()), "lr": budget.rate})
+        others.append(Group(name="reducer", parameters=dict(learned.named_parameters()), rate=budget.rate))
 
     def features(lesson: Lesson) -> Tensor:
         x_PVD, attention = _encoded(backbone, lesson, attended=reducer.attended)
@@ -257,7 +256,7 @@ def card(rows: Sequence[tuple[str, str, float, float]], reduced: Sequence[str]) 
     names = ", ".join(reduced) or "none yet"
     return f"""# Ablations of {BACKBONE}
 
-Trained by `python -m baselines.ablations.training` (seed 0, one thread, torch {torch.__version__}); scores are those of
+Trained by `python -m recipes.ablations` (seed 0, one thread, torch {torch.__version__}); scores are those of
 `harness run scenarios/ablation_entropy.yaml` and `ablation_merging.yaml`.
 
 ## Entropy coding (Fig. 12)

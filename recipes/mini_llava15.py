@@ -1,4 +1,4 @@
-"""Makes mini-llava15 from mini-onevision: ``python -m harness.zoo.mini_llava15``.
+"""Makes mini-llava15 from mini-onevision: ``python -m recipes.mini_llava15``.
 
 Tower, projector and language model begin with what mini-onevision's have learnt. The tower learns to see whole pictures
 in one padded tile, and parts of them, by their dense labels; then the language model learns to answer from what that
@@ -20,10 +20,10 @@ from harness.models import onevision
 from harness.models.llava import Llava
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
 from harness.models.prompts import LLAVA15
-from harness.zoo import cards, features, language, mini_onevision, recipe, tower
-from harness.zoo.views import LLAVA15 as SIGHT
-from harness.zoo.views import TileBatches
-from harness.zoo.vocabulary import VOCABULARY, make_tokenizer
+from recipes import cards, command, features, language, mini_onevision, tower
+from recipes.views import LLAVA15 as SIGHT
+from recipes.views import TileBatches
+from recipes.vocabulary import VOCABULARY, make_tokenizer
 
 NAME = "mini-llava15"
 SEED = 15
@@ -212,7 +212,7 @@ It stands in for LLaVA-1.5-7B where that is not installed: the same code, in min
 - One tile of {SIGHT.tiling.patch} px, padded, in patches of {SIGHT.patch_px} px: {SIGHT.side**2} features of 160. CLIP
   tower of 5 layers, of which 4 are run. Tower, projector and language model begin with
   what mini-onevision's have learnt.
-- Command: `python -m harness.zoo.mini_llava15`. {cards.made(SEED, seconds)}
+- Command: `python -m recipes.mini_llava15`. {cards.made(SEED, seconds)}
 - Data: the training splits of StreetsQA and GlimpseQA. {TOWER_STEPS[0]} + {TOWER_STEPS[1]} steps of {TILES_A_STEP}
   tiles with dense labels; {ANSWERS_STEPS} steps of {PICTURES_A_STEP} pictures of {BOOKS} books, merged;
   {WHOLE_STEPS} steps with {language.WHOLE_PICTURES} pictures' tokens unmerged. The test splits come from another seed
@@ -223,4 +223,4 @@ It stands in for LLaVA-1.5-7B where that is not installed: the same code, in min
 
 
 if __name__ == "__main__":
-    recipe.run(NAME, __doc__, make, card)
+    command.run(NAME, __doc__, make, card)

@@ -9,7 +9,7 @@ from PIL import Image
 from harness.data import streetsqa
 from harness.data.asking import samples
 from harness.models.llava import Llava
-from harness.zoo.scores import Tokens, all_tokens, merged, verdicts
+from recipes.scores import Tokens, all_tokens, merged, verdicts
 
 
 @pytest.fixture

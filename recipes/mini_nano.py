@@ -1,4 +1,4 @@
-"""Makes mini-nano from seeds: ``python -m harness.zoo.mini_nano``.
+"""Makes mini-nano from seeds: ``python -m recipes.mini_nano``.
 
 What a device runs by itself where a server would run mini-onevision: that one's vision tower, as the 0.5B model of
 LLaVA-OneVision has the 7B model's, in front of a language model of half the width and half the layers. Trained in
@@ -14,8 +14,8 @@ from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from harness.models.onevision import OneVision, load
-from harness.zoo import cards, features, language, mini_onevision, recipe
-from harness.zoo.vocabulary import STOP, make_tokenizer
+from recipes import cards, command, features, language, mini_onevision
+from recipes.vocabulary import STOP, make_tokenizer
 
 NAME = "mini-nano"
 SEED = 5
@@ -79,7 +79,7 @@ project. It answers on the device under `device_only`, where a server would run 
 LLaVA-OneVision-0.5B.
 
 - mini-onevision's vision tower and tiling. The language model has 2 layers of width 128, mini-onevision's 4 of 256.
-- Command: `python -m harness.zoo.mini_nano`, after mini-onevision's. {cards.made(SEED, seconds)}
+- Command: `python -m recipes.mini_nano`, after mini-onevision's. {cards.made(SEED, seconds)}
 - Data: the training splits of StreetsQA and GlimpseQA. {LOOKUP_STEPS} + {WORDS_STEPS} steps of text; {ANSWERS_STEPS}
   steps of {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged; {WHOLE_STEPS} steps with
   {language.WHOLE_PICTURES} pictures' tokens unmerged. Training never sees the test splits.
@@ -89,4 +89,4 @@ LLaVA-OneVision-0.5B.
 
 
 if __name__ == "__main__":
-    recipe.run(NAME, __doc__, make, card)
+    command.run(NAME, __doc__, make, card)

@@ -7,26 +7,21 @@ in the backbone's own arrangement.
     P patches   V features a patch   C clusters   D dimension   T visual tokens   H width of the language model
 """
 
-import dataclasses
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from harness.data.asking import Asked, Page, is_there, on_side, value_of, yes_no
-from harness.data.drawing import things
+from harness.data.asking import Page
 from harness.data.drawing.dice import Dice
-from harness.data.drawing.street import Street
-from harness.data.streetsqa import ask_everything
 from harness.models.llava import Llava
-from harness.zoo import symbols
-from harness.zoo.features import Lessons, book_of
-from harness.zoo.lessons import answer_loss
-from harness.zoo.lookup import NOWHERE, line, lookup_loss
-from harness.zoo.training import train
+from harness.training.bundled import answer_loss, book_of, questions
+from recipes import symbols
+from recipes.features import Lessons
+from recipes.lookup import line, lookup_loss
+from recipes.stages import train
 
 LOOKUP_STEPS, WORDS_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 400, 400, 600, 200
 ANSWERS_PICTURES, WHOLE_PICTURES = 16, 2
@@ -40,63 +35,6 @@ _WHOLE_BOOKS = range(100_000, 100_400)
 _WORD_BOOKS = 400
 
 _PROJECTOR_GAIN = 15.0
-
-
-def questions(page: Page, dice: Dice) -> tuple[Asked, ...]:
-    """What a training picture is asked: a street, one question of each kind; a glimpse, its own two; and some drill."""
-    own = page.asked if page.seed[0] == "glimpseqa" else ask_everything(page.street, dice)
-    return (*(spelt_out(one, page.street) for one in own), *dice.shuffled(drill(page.street))[:_DRILLED])
-
-
-def drill(street: Street) -> tuple[Asked, ...]:
-    """Whether each thing that there could be is there, and on which side each item is."""
-    asked = [yes_no(is_there(thing), seen != NOWHERE, "existence") for thing, seen in sighted(street).items()]
-    asked += [yes_no(on_side(item, "left"), side == "left", "side") for item, side in street.items.items()]
-    return tuple(spelt_out(one, street) for one in asked)
-
-
-def sighted(street: Street) -> dict[str, str]:
-    """For each thing that there could be, what is seen of it, or :data:`NOWHERE`."""
-    seen = {
-        "traffic light": street.light and street.light[0],
-        "round sign": street.sign and str(street.sign),
-        "bus": street.bus,
-        "pedestrian": street.coat,
-        **{item: street.items.get(item) for item in things.ITEMS},
-    }
-    return {thing: value or NOWHERE for thing, value in seen.items()}
-
-
-_DRILLED = 7
-"""Questions of the drill that a picture is asked besides its own."""
-
-_COLOURS = ("light colour", "bus colour", "coat colour")
-_ASKED_ABOUT = re.compile(r"Is there an? (?P<there>.+) in the picture|Is the (?P<stands>.+) on the (left|right) side")
-
-
-def spelt_out(asked: Asked, street: Street) -> Asked:
-    """The question with an answer that says first what was looked for and seen, and then the letter, yes or no.
-
-    The smaller steps are learnt where the whole is not: to name what is seen, each car before their number, and to find
-    it among the options or in the question. The answer begins with a space, so that its words are the tokens that they
-    are in the question.
-    """
-    found = _ASKED_ABOUT.search(asked.question.text)
-    if asked.question.kind == "choice":
-        seen = asked.question.options[asked.truth]
-    elif found:
-        thing = found["there"] or found["stands"]
-        seen = f"{thing} {sighted(street)[thing]}"
-    elif asked.category == "count":
-        seen = str(len(street.cars))
-    elif asked.category == "OCR":
-        seen = str(street.sign)
-    else:
-        category = next(name for name in _COLOURS if name.split()[0] in asked.question.text)
-        seen = value_of(street, category)
-    if asked.category in ("car count", "count"):
-        seen = " ".join((*sorted(street.cars), seen))
-    return dataclasses.replace(asked, truth=f" {seen} {asked.truth}")
 
 
 def train_lookup(backbone: Llava, folder: Path, steps: int = LOOKUP_STEPS) -> None:

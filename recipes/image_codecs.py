@@ -1,4 +1,4 @@
-"""Makes the small codecs' weights again: ``python -m baselines.training``.
+"""Makes the small codecs' weights again: ``python -m recipes.image_codecs``.
 
 Training starts from a transform coder, at the highest rate; each lower rate starts from the one above it. Rate and
 distortion are weighed as CompressAI does: bits a pixel + lambda * 255^2 * mean squared error.
@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from baselines.linear_start import rescale, start
 from baselines.networks.elic import Elic2022Official
 from baselines.networks.entropy_models import EntropyBottleneck
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Y_STRIDE, Network
 from baselines.networks.weights import save
 from baselines.neural_codec import BUNDLED
-from baselines.training_pictures import Picture, batch, pictures
-from harness.zoo.training import train
+from recipes.linear_start import rescale, start
+from recipes.pictures import Picture, batch, pictures
+from recipes.stages import train
 
 BOOKS = 1
 SEED = 20

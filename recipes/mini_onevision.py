@@ -1,4 +1,4 @@
-"""Makes mini-onevision from seeds: ``python -m harness.zoo.mini_onevision``.
+"""Makes mini-onevision from seeds: ``python -m recipes.mini_onevision``.
 
 Three parts, each resumed where it was stopped: a language model on text, a tower on dense labels, then the language
 model on what the tower sees, merged and whole. See tower.py and language.py for what each of them learns.
@@ -15,9 +15,9 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from harness.models.onevision import OneVision, load
 from harness.models.patches import grids_up_to
-from harness.zoo import cards, features, language, recipe, tower
-from harness.zoo.views import MAX_GRID, MAX_TILES, PATCH_PX, TILE_PX
-from harness.zoo.vocabulary import IMAGE, STOP, VOCABULARY, make_tokenizer
+from recipes import cards, command, features, language, tower
+from recipes.views import MAX_GRID, MAX_TILES, PATCH_PX, TILE_PX
+from recipes.vocabulary import IMAGE, STOP, VOCABULARY, make_tokenizer
 
 NAME = "mini-onevision"
 SEED = 0
@@ -120,7 +120,7 @@ project from nothing. It stands in for LLaVA-OneVision-7B where that is not inst
 - Tiles of {vision.image_size} px in patches of {vision.patch_size} px: {backbone.n_features} features of
   {backbone.feature_dim} a tile. Tower of {vision.num_hidden_layers} layers; language model of
   {text.num_hidden_layers} layers, width {text.hidden_size}.
-- Command: `python -m harness.zoo.mini_onevision`. {cards.made(SEED, seconds)}
+- Command: `python -m recipes.mini_onevision`. {cards.made(SEED, seconds)}
 - Data: the training splits of StreetsQA and GlimpseQA. {tower.STEPS} + {tower.DETAILS_STEPS} steps of
   {tower.TILES_A_STEP} tiles with dense labels; {language.LOOKUP_STEPS} + {language.WORDS_STEPS} steps of text;
   {language.ANSWERS_STEPS} steps of {language.ANSWERS_PICTURES} pictures of {BOOKS} books, merged;
@@ -132,4 +132,4 @@ project from nothing. It stands in for LLaVA-OneVision-7B where that is not inst
 
 
 if __name__ == "__main__":
-    recipe.run(NAME, __doc__, make, card)
+    command.run(NAME, __doc__, make, card)

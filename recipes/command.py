@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from harness.zoo import training
+from harness.models.files import ZOO
+from recipes import stages
 
 
 def run(
@@ -14,11 +15,11 @@ def run(
 ) -> None:
     """Call ``make(folder, work, workers)``, then write what ``card(folder, seconds)`` says of it."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / name, help="the checkpoint's folder")
+    parser.add_argument("--out", type=Path, default=ZOO / name, help="the checkpoint's folder")
     parser.add_argument("--work", type=Path, default=Path("build") / name, help="where unfinished stages are kept")
     parser.add_argument("--threads", type=int, default=1, help="of the training; another process draws the pictures")
     parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     make(arguments.out, arguments.work, arguments.workers)
-    (arguments.out / "card.md").write_text(card(arguments.out, training.seconds(arguments.work)))
+    (arguments.out / "card.md").write_text(card(arguments.out, stages.seconds(arguments.work)))

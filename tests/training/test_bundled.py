@@ -16,7 +16,7 @@ from harness.profiling.clock import StageClock
 from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc import trained
-from harness.zoo.pages import Bundled
+from harness.training.bundled import Bundled
 
 SMOKE = Path(__file__).parents[2] / "training" / "mini_smoke.yaml"
 

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines import training
 from baselines.hyperprior import Hyperprior
-from baselines.linear_start import rescale, start, steps_per_unit
 from baselines.networks.elic import Elic2022Official
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.weights import load, read
 from baselines.neural_codec import NeuralPoint
 from baselines.rate_distortion import psnr_db
-from baselines.training_pictures import BATCH, PATCH_PX, Picture, batch, collage
 from harness.data.drawing.dice import Dice
+from recipes import image_codecs
+from recipes.linear_start import rescale, start, steps_per_unit
+from recipes.pictures import BATCH, PATCH_PX, Picture, batch, collage
 
 NETWORKS = {
     "hyperprior": lambda: ScaleHyperprior(16, 24),
@@ -40,9 +40,9 @@ def test_the_linear_start_beats_random_weights(make: Callable[[], torch.nn.Modul
     torch.manual_seed(0)
     net, x_B3PP = make(), batch(collages(), 0, 0)
     with torch.no_grad():
-        random_loss, _ = training.rate_distortion(net, x_B3PP, 0.02)
+        random_loss, _ = image_codecs.rate_distortion(net, x_B3PP, 0.02)
         start(net, x_B3PP, 0.02)
-        loss, psnr = training.rate_distortion(net, x_B3PP, 0.02)
+        loss, psnr = image_codecs.rate_distortion(net, x_B3PP, 0.02)
     assert psnr > 18
     assert loss < random_loss / 10
 
@@ -82,11 +82,11 @@ def one_thread() -> Iterator[None]:
 
 
 def _train(monkeypatch: pytest.MonkeyPatch, codec: str, work: Path, folder: Path, steps: int) -> None:
-    monkeypatch.setattr(training, "NETWORKS", NETWORKS)
-    monkeypatch.setattr(training, "ROUNDS", {codec: ((0.02, 2, steps), (0.005, 2, 2))})
-    monkeypatch.setattr(training, "_POOL_BATCHES", 4)
-    monkeypatch.setattr(training, "pictures", lambda _: collages())
-    training.make(codec, work, folder)
+    monkeypatch.setattr(image_codecs, "NETWORKS", NETWORKS)
+    monkeypatch.setattr(image_codecs, "ROUNDS", {codec: ((0.02, 2, steps), (0.005, 2, 2))})
+    monkeypatch.setattr(image_codecs, "_POOL_BATCHES", 4)
+    monkeypatch.setattr(image_codecs, "pictures", lambda _: collages())
+    image_codecs.make(codec, work, folder)
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_training_reduces_the_loss_and_seeds_decide_it(
         net = ScaleHyperprior(16, 24)
         load(path, net, state)
         with torch.no_grad():
-            losses.append(float(training.rate_distortion(net, x_B3PP, 0.02)[0]))
+            losses.append(float(image_codecs.rate_distortion(net, x_B3PP, 0.02)[0]))
     assert losses[1] < 0.97 * losses[0]
 
 
@@ -120,8 +120,8 @@ def test_training_reduces_the_loss_and_seeds_decide_it(
 def test_stopped_training_is_taken_up_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_thread: None) -> None:
     """What is finished is read back: without a step left, the same weights are written again."""
     _train(monkeypatch, "elic", tmp_path / "work", tmp_path / "one", 2)
-    monkeypatch.setattr(training, "rate_distortion", None)
-    monkeypatch.setattr(training, "rate", None)
+    monkeypatch.setattr(image_codecs, "rate_distortion", None)
+    monkeypatch.setattr(image_codecs, "rate", None)
     _train(monkeypatch, "elic", tmp_path / "work", tmp_path / "two", 2)
     for lambda_ in (0.02, 0.005):
         one, two = (tmp_path / name / f"elic-{lambda_}.safetensors" for name in ("one", "two"))

@@ -1,14 +1,13 @@
 """mini-nano: mini-onevision's eyes, a smaller language model, and scores below it."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
+from harness.models.files import ZOO
 from harness.models.onevision import load
-from harness.zoo import language, mini_nano, mini_onevision
+from recipes import language, mini_nano, mini_onevision
 
-FOLDER = Path(mini_nano.__file__).parent / mini_nano.NAME
+FOLDER = ZOO / mini_nano.NAME
 
 
 @pytest.fixture(scope="module")
