@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from silent import Silent
+from tests.silent import Silent
 
 from harness.errors import ResultsError, UnavailableError
 from harness.models.files import ZOO

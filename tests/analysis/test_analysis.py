@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from made_up_run import ORDER, RATES_BPS, make
+from tests.made_up_run import ORDER, RATES_BPS, make
 
 from harness.analysis import Analysis, analysis, breakdown, cells, comparison, latency
 from harness.errors import ResultsError

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_run import make
+from tests.made_up_run import make
 
 from harness.analysis import Analysis
 from harness.analysis.validity import disturbance, reasons

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from silent import Silent
+from tests.silent import Silent
 
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog

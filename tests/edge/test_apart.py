@@ -4,8 +4,8 @@ import random
 import time
 from pathlib import Path
 
-import ends
-import fake_harness
+from tests.edge import ends
+from tests.edge import fake_harness
 import pandas as pd
 import pytest
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from small_models import make_backbone, save
+from tests.small_models import make_backbone, save
 
 from harness.errors import CheckpointError
 from harness.models import adapter

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_models import said, save
+from tests.small_models import said, save
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from harness.data.sample import Question

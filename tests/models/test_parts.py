@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_models import make_backbone, make_backbone15, save
+from tests.small_models import make_backbone, make_backbone15, save
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
 from harness.errors import CheckpointError

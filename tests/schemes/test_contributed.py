@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from silent import Silent
+from tests.silent import Silent
 
 from harness import catalog, measure, study
 from harness.data.asking import samples

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 from PIL import Image
-from small_models import make_backbone
+from tests.small_models import make_backbone
 
 from baselines.pillow_codecs import Jpeg, JpegPoint
 from baselines.raw_features import RawFeatures, RawFeaturesPoint
