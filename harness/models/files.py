@@ -17,11 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from harness.catalog import ZOO
 from harness.errors import CheckpointError, UnavailableError
 from harness.models.contract import Part
-
-ZOO = Path(__file__).parents[1] / "zoo"
-"""The project's own trained weights."""
 
 SOURCES: Mapping[str, str | Path] = {
     "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",

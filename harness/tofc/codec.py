@@ -26,9 +26,6 @@ FORMAT = "tofc-codec-3"
 
 _ANALYSIS, _SYNTHESIS = "h_a.", "h_s."
 
-CODECS = Path(__file__).parents[1] / "zoo" / "tofc"
-"""The project's own codecs: a folder for each backbone, in it a checkpoint for each codec."""
-
 
 class CodecConfig(BaseModel):
     """The sizes of a codec: ``dim`` is d_v, ``n_experts`` n_e; hidden widths default to (D, D/2), see entropy_model."""

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.small_models import said, save
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from harness import catalog
 from harness.data.sample import Question
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
 from harness.models import files, llava, onevision, tower
@@ -319,7 +320,7 @@ def test_absent_checkpoints_say_how_to_get_them(tmp_path, monkeypatch):
         load("llava-onevision-7b")
     with pytest.raises(UnavailableError, match="/nowhere/at/all is neither a folder nor in the local cache"):
         load("llava-onevision-7b", weights="/nowhere/at/all")
-    monkeypatch.setitem(files.SOURCES, "mini-nano", files.ZOO / "untrained")
+    monkeypatch.setitem(files.SOURCES, "mini-nano", catalog.ZOO / "untrained")
     with pytest.raises(UnavailableError, match="'make weights' trains them"):
         load("mini-nano")
 

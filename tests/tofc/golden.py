@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from harness.tofc.codec import CODECS, TofcCodec
+from harness.tofc.codec import TofcCodec
+from harness.tofc.trained import CODECS
 
 PATH = Path(__file__).with_name("golden.json")
 SHAPES = (((0, 0), 1, 2), ((1, 2), 3, 2))

@@ -9,7 +9,8 @@ from tests.tofc import plain_decoder
 import pytest
 
 from harness.tofc import bitstream
-from harness.tofc.codec import CODECS, TofcCodec
+from harness.tofc.codec import TofcCodec
+from harness.tofc.trained import CODECS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bitstream.md"
 

@@ -8,7 +8,7 @@ import pytest
 from baselines.ablations.schemes import DISTORTION, POINT, PROJECTOR, WEIGHTS
 from baselines.ablations.trained import trained_around
 from baselines.ablations.training import FIG_12, TABLE_1
-from harness.models.files import ZOO
+from harness.catalog import ZOO
 from harness.scenario.load import load
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios"
