@@ -52,11 +52,11 @@ def test_features_are_merged_and_coded(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_replay_of_a_csv_gives_the_closed_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Alone, a latency is device + 8 bytes / rate + propagation + server; among four users waiting is added."""
     file = tmp_path / "times.csv"
-    file.write_text("scheme,sample,device_s,payload_bytes,server_s\na,q,0.2,2500,0.1\nb,q,0.01,25000,0.3\n")
+    file.write_text("scheme,sample,device_s,payload_bytes,server_s\na,q,0.2,2000,0.1\nb,q,0.01,20000,0.3\n")
     main_of("replay_csv")(file)
     means = re.findall(r"([\d.]+) s +([\d.]+) s +(\w)$", capsys.readouterr().out, re.MULTILINE)
     alone, among = means[0::2], means[1::2]
-    assert alone == [("0.400", "1.310", "a"), ("0.325", "0.560", "a"), ("0.323", "0.355", "a")]
+    assert alone == [("0.380", "1.110", "a"), ("0.320", "0.510", "a"), ("0.322", "0.350", "a")]
     for one, four in zip(alone, among, strict=True):
         assert float(four[0]) > float(one[0])
         assert float(four[1]) > float(one[1])
