@@ -125,11 +125,9 @@ def advise(
         harness advise results/runs/realworldqa_lowrate --rate "50 KB/s" --deadline 1s --min-score 0.9
         harness advise results/runs/mme --link bus.parquet --rtt 60ms --users 8 --per-user "0.1 /s" --deadline 2s
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from harness.analysis import Analysis, whatif
     from harness.cli.display import terminal
+    from harness.report.fitting import Fitting
     from harness.units import format_seconds
 
     analysis = Analysis.read(path)
@@ -164,7 +162,7 @@ def advise(
     names = [f"{advice.pipeline}\n" + advice.point.replace(",", "\n") for advice in found]
     # At 80 columns a name keeps its line, and the verdict is what is broken into several.
     widest = max(len(line) for name in names for line in name.splitlines())
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
+    table = Fitting(leading=1)
     table.add_column("scheme, point", overflow="fold", no_wrap=widest <= _NAME_COLUMNS)
     for column in ("score", "mean, its 95 %", "p95", "in time"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -28,7 +28,7 @@ class Display:
         self._console = console
         self._progress = Progress(
             TextColumn("{task.description:<24}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=max(4, min(40, console.width - 56))),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),

@@ -12,7 +12,7 @@ from harness.errors import ScenarioError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from harness.report.fitting import Fitting
 
     from harness.estimates.estimate import Estimated
     from harness.projection import Projection
@@ -215,7 +215,7 @@ def _print_errors(console: "Console") -> None:
         console.print(f"- {left.what}: {left.why}")
 
 
-def _stage_table(title: str, stages: Sequence["Estimated"]) -> "Table":
+def _stage_table(title: str, stages: Sequence["Estimated"]) -> "Fitting":
     table = _table(title)
     for heading in ("side", "stage"):
         table.add_column(heading)
@@ -229,13 +229,10 @@ def _stage_table(title: str, stages: Sequence["Estimated"]) -> "Table":
     return table
 
 
-def _table(title: str) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _table(title: str) -> "Fitting":
+    from harness.report.fitting import Fitting
 
-    return Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
-    )
+    return Fitting(title=title)
 
 
 def _time(seconds: float) -> str:

@@ -29,18 +29,17 @@ def plan(
         harness plan scenarios/realworldqa_lowrate.yaml --latency 5 --bytes 10 --score 2
     """
     import numpy as np
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
 
     from harness.analysis import Analysis
     from harness.cli.display import terminal
+    from harness.report.fitting import Fitting
     from harness.scenario.load import load
 
     folder = path if path.is_dir() else results / load(path).name
     run = Analysis.read(folder)
     found = run.plan(latency=latency / 100, payload=payload / 100, score=score)
     console = terminal()
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = Fitting()
     table.add_column("scheme", overflow="fold")
     heads = (f"{latency:g} % of the latency", f"{payload:g} % of the bytes", f"{score:g} points of score")
     for head in heads:

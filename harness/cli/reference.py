@@ -22,14 +22,14 @@ def listing(context: typer.Context, folder: ReferenceFolder = Path("results/refe
     """
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
     from rich.text import Text
 
     from harness.cli.display import terminal
     from harness.reference import listed
+    from harness.report.fitting import Fitting
     from harness.units import format_bytes
 
-    table = Table(box=None, pad_edge=False)
+    table = Fitting()
     for name in ("run", "commit", "made", "machine", "size", "verdict", "reason"):
         table.add_column(name)
     for manifest, update, size_bytes in listed(folder):

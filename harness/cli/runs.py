@@ -16,17 +16,18 @@ def runs(
 
         harness runs results/runs
     """
-    from rich.table import Column, Table
+    from rich.table import Column
 
     from harness.cli.display import terminal
     from harness.errors import ResultsError
+    from harness.report.fitting import Fitting
     from harness.runs.provenance import MANIFEST, read
     from harness.units import format_bytes
 
     manifests = sorted(path.rglob(MANIFEST)) if path.is_dir() else []
     if not manifests:
         raise ResultsError(f"{path}: holds no run; 'harness run SCENARIO' makes one")
-    shown = Table(Column("run", no_wrap=True), "worked on (UTC)", "state", "what ran", "points", "size")
+    shown = Fitting(Column("run", no_wrap=True), "worked on (UTC)", "state", "what ran", "points", "size")
     damaged = []
     for file in manifests:
         try:

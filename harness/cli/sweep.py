@@ -41,14 +41,12 @@ def sweep(
 
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from harness.analysis import Analysis, whatif
     from harness.channel.opening import unreadable_files
     from harness.cli.display import terminal
     from harness.errors import ScenarioError
     from harness.replay import sweep as replay_sweep
+    from harness.report.fitting import Fitting
     from harness.scenario.load import load
     from harness.units import format_seconds
 
@@ -64,8 +62,7 @@ def sweep(
     summary = whatif.summarise(rows, spec.deadline_s)
     console = terminal()
     for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
-        table = Table(title=f"{scheme} at {point}", title_justify="left", box=SIMPLE_HEAD)
-        table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
+        table = Fitting(title=f"{scheme} at {point}", names=2)
         table.add_column("uplink", overflow="fold")  # A long name goes on below; numbers are never cut.
         for column in ("users", "mean", "p50", "p99", "answered"):
             table.add_column(column, justify="right", no_wrap=True)

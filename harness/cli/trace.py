@@ -106,15 +106,15 @@ def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Re
     harness trace show traces/*.parquet
     """
     import numpy as np
-    from rich.table import Table
 
     from harness.channel.recording import RateRecording, load
     from harness.cli.display import terminal
     from harness.errors import printable
+    from harness.report.fitting import Fitting
     from harness.units import format_rate
 
     notes = []
-    table = Table("recording", "duration", "mean", "5 % / 50 % / 95 %", "outages", "gaps")
+    table = Fitting("recording", "duration", "mean", "5 % / 50 % / 95 %", "outages", "gaps")
     for file in files:
         found = load(file)
         link = found.channel(loop=False, gaps="outage")

@@ -29,14 +29,13 @@ def validate(
 
         sudo harness validate results/runs/realworldqa_lowrate --rate "100 KB/s" --pipeline jpeg
     """
-    from rich.table import Table
-
     from harness.analysis import Analysis, whatif
     from harness.analysis.latency import PERCENTILES, required_samples
     from harness.cli.display import terminal
     from harness.errors import UnavailableError
     from harness.replay import validation
     from harness.replay.testbed import why_not
+    from harness.report.fitting import Fitting
     from harness.scenario.replay import Replay
     from harness.units import format_rate, format_seconds
 
@@ -47,7 +46,7 @@ def validate(
     for profile in Analysis.read(path).profiles(pipeline):
         found = validation.validate(profile, rate_bps=rate, requests=requests, seed=seed)
         title = f"{profile.pipeline} at {profile.point}, {requests} requests at {format_rate(rate)}"
-        table = Table("stage", "", "mean", "p50", "p90", "p99", "error of the mean", title=title, title_justify="left")
+        table = Fitting("stage", "", "mean", "p50", "p90", "p99", "error of the mean", title=title, names=2)
         for stage, row in found.by_stage().items():
             for side in ("real", "replayed"):
                 numbers = [format_seconds(row[f"{side}_mean_s"])]
