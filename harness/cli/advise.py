@@ -104,7 +104,7 @@ def _described(spec: "Replay") -> str:
 
 def advise(
     path: RunFolder,
-    deadline: Annotated[float, typer.Option(help="Time within which an answer is wanted.", **SECONDS)],
+    deadline: Annotated[float, typer.Option(help="Time within which an answer is expected.", **SECONDS)],
     min_score: Annotated[float, typer.Option(min=0.0, help="Lowest score to accept, as a share of the reference's.")] = 0.9,
     min_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests that must be answered in time.")] = 0.95,
     rate: Rate = None,

@@ -82,7 +82,7 @@ def compare(
             raise typer.BadParameter("give one scenario with --against", param_hint="SCENARIO")
         if fail_if is not None and limits:
             raise typer.BadParameter(
-                f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is wanted, such as "
+                f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is expected, such as "
                 "device>10%",
                 param_hint="--fail-if",
             )

@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: holds a {type(found).__name__}; a JSON object is wanted")
+        raise CheckpointError(f"{path}: holds a {type(found).__name__}; a JSON object is expected")
     return found
 
 
@@ -132,7 +132,7 @@ def _listed(folder: Path) -> Iterator[tuple[str, Path]]:
         for key, name in weight_map.items():
             if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
                 raise CheckpointError(
-                    f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is wanted, others are not "
+                    f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is expected, others are not "
                     "opened"
                 )
             yield key, folder / name

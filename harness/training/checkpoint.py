@@ -55,7 +55,7 @@ def read(folder: Path) -> State | None:
         return State(**json.loads(metadata["state"]), tensors=tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: not a readable checkpoint of a training: {error}; --fresh begins anew"
+            f"{path}: not a readable checkpoint of a training: {error}; --fresh starts over"
         ) from None
 
 

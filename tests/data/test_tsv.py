@@ -150,7 +150,7 @@ def test_harmless_differences(tsv, dressed):
 
 
 DAMAGE = [
-    (b"", "the file is empty; a header with index, image, question, answer is wanted"),
+    (b"", "the file is empty; a header with index, image, question, answer is expected"),
     (HEADER, "there is a header and no row"),
     ("index\tquestion\tanswer\n", "line 1: the header lacks image"),
     ("a,b,c\n1,2,3\n", "line 1: the header lacks index, image, question, answer.*'a,b,c'"),

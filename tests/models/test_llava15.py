@@ -99,7 +99,7 @@ def test_unknown_names_list_the_known():
     sentence = r"unknown model 'llava-1\.6'; did you mean 'llava-1\.5-7b'\? known: .*llava-1\.5-7b.*mini-llava15"
     with pytest.raises(CheckpointError, match=sentence):
         load("llava-1.6")
-    with pytest.raises(CheckpointError, match="model_type is 'llava_onevision'; 'llava' is wanted"):
+    with pytest.raises(CheckpointError, match="model_type is 'llava_onevision'; 'llava' is expected"):
         load("mini-onevision")
     with pytest.raises(CheckpointError, match=r"unknown full-size LLaVA-1.5 'mini-llava15'"):
         llava15.full_size_config("mini-llava15")

@@ -290,7 +290,7 @@ def both_sides(path):
 
 DAMAGE = [
     (damage_config, "config.json: is not JSON"),
-    (foreign_config, "config.json: model_type is 'llava'; 'llava_onevision' is wanted"),
+    (foreign_config, "config.json: model_type is 'llava'; 'llava_onevision' is expected"),
     (impossible_config, "config.json: does not describe a llava_onevision model"),
     (cut_weights, "its weights cannot be read: "),
     (lose_a_weight, "1 weights of the projector are missing, image_newline first"),
