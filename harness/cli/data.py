@@ -124,7 +124,6 @@ class _Bar:
 
     def __init__(self, console: "Console", name: str, *, sized: bool) -> None:
         from rich.progress import (
-            BarColumn,
             DownloadColumn,
             MofNCompleteColumn,
             Progress,
@@ -133,8 +132,10 @@ class _Bar:
             TransferSpeedColumn,
         )
 
+        from harness.cli.display import bar
+
         amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)
-        columns = (TextColumn("{task.description:<15}", markup=False), BarColumn(), *amount, TimeRemainingColumn())
+        columns = (TextColumn("{task.description:<15}", markup=False), bar(console), *amount, TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task(name, total=None)
 
