@@ -248,7 +248,9 @@ def _header(path: Path, names: list[str]) -> tuple[list[str], str]:
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise TraceError(f"{path}: is not text in UTF-8; a CSV with the columns {', '.join(names)} is expected") from None
+        raise TraceError(
+            f"{path}: is not text in UTF-8; a CSV with the columns {', '.join(names)} is expected"
+        ) from None
     if not text.rstrip("\r\n").replace("\t", "").isprintable():
         raise TraceError(f"{path}: is not text; a CSV with the columns {', '.join(names)} is expected")
     if not text.strip():

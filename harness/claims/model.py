@@ -210,7 +210,9 @@ class Claim(Frozen):
     @model_validator(mode="after")
     def _tested_or_not(self) -> Self:
         if bool(self.missing) == bool(self.tests):
-            raise ValueError("either 'tests:' or 'missing:' is expected: how it is tested, or what is missing to test it")
+            raise ValueError(
+                "either 'tests:' or 'missing:' is expected: how it is tested, or what is missing to test it"
+            )
         if self.tests and not any(test.decides for test in self.tests):
             raise ValueError("tests: none of them decides")
         if (

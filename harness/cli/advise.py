@@ -35,11 +35,16 @@ RoundTrip = Annotated[
     float, typer.Option("--rtt", help="Round-trip time without load, half of it in each direction.", **SECONDS)
 ]
 Servers = Annotated[int, typer.Option(min=1, max=10_000, help="Number of servers.")]
-Shared = Annotated[Sharing, typer.Option(help="Give each user a link (own), or share one in order of arrival (fifo) or evenly (processor).")]
+Shared = Annotated[
+    Sharing,
+    typer.Option(help="Give each user a link (own), or share one in order of arrival (fifo) or evenly (processor)."),
+]
 PerUser = Annotated[
     float | None,
     typer.Option(
-        help="Mean rate at which each user asks, at random times, such as '0.2 /s'.", show_default="again when answered", **PER_SECOND
+        help="Mean rate at which each user asks, at random times, such as '0.2 /s'.",
+        show_default="again when answered",
+        **PER_SECOND,
     ),
 ]
 Users = Annotated[int, typer.Option(min=1, max=100_000, help="Number of users.")]
@@ -105,8 +110,10 @@ def _described(spec: "Replay") -> str:
 def advise(
     path: RunFolder,
     deadline: Annotated[float, typer.Option(help="Time within which an answer is expected.", **SECONDS)],
-    min_score: Annotated[float, typer.Option(min=0.0, help="Lowest score to accept, as a share of the reference's.")] = 0.9,
-    min_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests that must be answered in time.")] = 0.95,
+    min_score: Annotated[float, typer.Option(min=0.0, help="Lowest score, as a share of the reference's.")] = 0.9,
+    min_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of requests that must be answered in time.")
+    ] = 0.95,
     rate: Rate = None,
     link: Link = None,
     rtt: RoundTrip = "0 s",  # type: ignore[assignment]
@@ -192,8 +199,8 @@ def crossover(
     path: RunFolder,
     first: Annotated[str, typer.Argument(help="A pipeline of the run.")],
     second: Annotated[str, typer.Argument(help="The pipeline to compare it with.")],
-    low: Annotated[float, typer.Option(help="Slowest uplink to search.", **RATE)] = "1 KB/s",  # type: ignore[assignment]
-    high: Annotated[float, typer.Option(help="Fastest uplink to search.", **RATE)] = "100 MB/s",  # type: ignore[assignment]
+    low: Annotated[float, typer.Option(help="Slowest uplink tried.", **RATE)] = "1 KB/s",  # type: ignore[assignment]
+    high: Annotated[float, typer.Option(help="Fastest uplink tried.", **RATE)] = "100 MB/s",  # type: ignore[assignment]
     link: Link = None,
     rtt: RoundTrip = "0 s",  # type: ignore[assignment]
     users: Users = 1,

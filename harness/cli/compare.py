@@ -31,7 +31,7 @@ def compare(
     form: Annotated[Form, typer.Option("--format", help="Format of the output.")] = Form.TERMINAL,
     out: Annotated[Path | None, typer.Option(help="Write the result to this file instead.")] = None,
     bytes_tolerance: Annotated[
-        float, typer.Option(**SHARE, help="Relative change of a point's mean bytes that is accepted on another machine.")
+        float, typer.Option(**SHARE, help="Change of a point's mean bytes that is accepted on another machine.")
     ] = "1 %",  # type: ignore[assignment]
     links: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the recorded links.")] = Path(
         "scenarios"
@@ -39,10 +39,14 @@ def compare(
     pairs: Annotated[int, typer.Option(min=10, help="With --against: restarted pairs in a set.")] = 20,
     turns: Annotated[int, typer.Option(min=1, help="With --against: timed turns of a pair.")] = 12,
     pictures: Annotated[int, typer.Option(min=1, help="With --against: pictures that the turns use.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="With --against: seed of the order in which the sides take turns.")] = 0,
-    floor: Annotated[float, typer.Option(**SOME_SECONDS, help="With --against: stages shorter than this are tested together.")] = "5 ms",  # type: ignore[assignment]
+    seed: Annotated[
+        int, typer.Option(min=0, help="With --against: seed of the order in which the sides take turns.")
+    ] = 0,
+    floor: Annotated[
+        float, typer.Option(**SOME_SECONDS, help="With --against: stages shorter than this are tested together.")
+    ] = "5 ms",  # type: ignore[assignment]
     results: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder in which timed pairs are stored, so that the command can be resumed.")
+        Path, typer.Option(metavar="DIR", help="Folder of timed pairs, from which the command is resumed.")
     ] = Path("results/timed"),
 ) -> None:
     """Compare a run with its reference: bytes, answers, scores, selection and replay, to the bit.
@@ -82,8 +86,8 @@ def compare(
             raise typer.BadParameter("give one scenario with --against", param_hint="SCENARIO")
         if fail_if is not None and limits:
             raise typer.BadParameter(
-                f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is expected, such as "
-                "device>10%",
+                f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is expected, such "
+                "as device>10%",
                 param_hint="--fail-if",
             )
         how = {"pairs": pairs, "turns": turns, "pictures": pictures, "seed": seed}

@@ -160,7 +160,7 @@ def _options(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
     options = {letter: row[letter] for letter in _LETTERS if row.get(letter)}
     listed = [text.strip() for text in row.get("options", "").split("|")] if row.get("options", "").strip() else []
     if listed and options:
-        _refuse(path, line, "options", row["options"], "are given beside columns of options; one of the two is expected")
+        _refuse(path, line, "options", row["options"], "are given beside columns of options; use one of the two")
     if len(listed) > len(_LETTERS) or not all(listed):
         _refuse(path, line, "options", row["options"], f"are not 1 to {len(_LETTERS)} texts with | between them")
     return options or dict(zip(_LETTERS, listed, strict=False))

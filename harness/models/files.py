@@ -132,8 +132,8 @@ def _listed(folder: Path) -> Iterator[tuple[str, Path]]:
         for key, name in weight_map.items():
             if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
                 raise CheckpointError(
-                    f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is expected, others are not "
-                    "opened"
+                    f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is expected, others are "
+                    "not opened"
                 )
             yield key, folder / name
         return

@@ -84,7 +84,7 @@ def _read(path: Path) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}") from None
     if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: holds {type(entries).__name__}; a list of conversations is expected, with one or more")
+        raise DataError(f"{path}: holds {type(entries).__name__}; a list of one or more conversations is expected")
     return entries
 
 
