@@ -46,7 +46,7 @@ def test_the_schemes_of_learned_codecs_import_no_network() -> None:
 
 
 def reached_by_path(module: Path) -> Iterator[Path]:
-    """What a module's own path is joined to: ``Path(__file__).parents[1] / "zoo"`` and the like, as far as it is text."""
+    """What a module joins to its own path, as in ``Path(__file__).parents[1] / "zoo"``; a part that is no text is ``*``."""
 
     def value(node: ast.expr) -> Path | None:
         match node:
@@ -111,7 +111,8 @@ def test_a_path_into_another_package_is_found(tmp_path: Path, code: str) -> None
 
 def test_the_design_lists_every_layer() -> None:
     """docs/design.md has each package and module that the contracts have, and these are there."""
-    here = {path.stem for path in (ROOT / "harness").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    package = (ROOT / "harness").iterdir()
+    here = {path.stem for path in package if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert set(layers()) == here - {"__init__", "__main__"}
     tree = (ROOT / "docs" / "design.md").read_text().partition("## The tree")[2].partition("\n## ")[0]
     assert [name for name in layers() if f"{name}/" not in tree and f"{name}.py" not in tree] == []
