@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from harness import catalog
 
@@ -31,3 +33,20 @@ def test_every_scheme_is_drawn() -> None:
     """docs/codecs.md says of every scheme which half does what."""
     text = (ROOT / "docs" / "codecs.md").read_text(encoding="utf-8")
     assert [name for name in catalog.SCHEMES if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_of_a_document_is_one(path: Path) -> None:
+    """What follows ``harness`` in code is a command, and each of its options is that command's."""
+    from harness.cli import app
+
+    text = path.read_text(encoding="utf-8")
+    lines = re.findall(r"^ {4,}(?:.*[/ ])?harness ([a-z].*)$", text, re.MULTILINE) + re.findall(r"`harness ([^`]+)`", text)
+    for line in lines if path.name != "CHANGELOG.md" else []:
+        words = line.partition(" #")[0].replace("\\", " ").split()
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands") and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
+            assert words[0] in command.commands, f"harness {line}"
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {word.partition("=")[0].strip("'\",.") for word in words if word.startswith("--")} <= known, f"harness {line}"
