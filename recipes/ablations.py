@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from baselines.ablations.schemes import (
-    CODEC,
     DISTORTION,
     TABLE_1_CLUSTERS,
     WEIGHTS,
@@ -49,6 +48,7 @@ from harness.models.files import ZOO
 from harness.models.llava import Llava
 from harness.models.onevision import load
 from harness.tofc.merging import merge
+from harness.tofc.trained import CODEC
 from harness.training.bundled import answer_loss, book_of, questions
 from harness.training.codec import Progress, Recipe, feature_distortion, train
 from harness.training.fit import Group
@@ -179,7 +179,7 @@ def train_reduced(
 ) -> Adapted:
     """A point of Table I; ``backbone`` is changed: LoRA is put into it."""
     torch.manual_seed(seed)
-    reducer: Any = scheme.new_reducer(backbone.feature_dim)
+    reducer: Any = scheme.new_reducer(backbone.feature_dim, TABLE_1_CLUSTERS)
     learned: LearnedReducer | None = reducer if isinstance(reducer, LearnedReducer) else None
     if learned is not None:
         learned.fit_scale(
