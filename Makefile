@@ -13,7 +13,7 @@ AGAINST ?=
 TIMED ?= scenarios/smoke.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint bench wheels weights nightly clean
+.PHONY: help run test test-fast coverage lint docs bench wheels weights nightly clean
 
 help:  ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +38,17 @@ test: .venv/installed  ## Run the tests, or some of them (ARGS="tests/tofc -k ra
 test-fast: .venv/installed  ## Run the tests but the slow ones, in a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
 
+coverage: .venv/installed-dev  ## Run the tests and print the share of lines that they run
+	OMP_NUM_THREADS=1 COVERAGE_CORE=sysmon $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
+
 lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/installed-dev  ## Build the API pages from the docstrings, in build/api
+	$(BIN)/python -W error::UserWarning -m pdoc --docformat restructuredtext --output-directory build/api harness baselines
 
 bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; case $$file in *calibration*) form=--quick;; *) form=;; esac; \

@@ -88,6 +88,9 @@ BENCHMARKS: Mapping[str, str] = {
     "GlimpseQA": "harness.data.glimpseqa:load",
 }
 
+ZOO = Path(__file__).with_name("zoo")
+"""The folder of the project's own weights: backbones, and codecs under ``tofc``. Nothing else builds a path to it."""
+
 ENTRY_POINTS: Mapping[str, str] = {"scheme": "tofc_harness.schemes", "backbone": "tofc_harness.backbones"}
 """The groups of entry points in which packages declare names, by what they are names of."""
 

@@ -44,7 +44,7 @@ from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice
 from harness.models import adapter, tower
 from harness.models.contract import Attention, Tiles
-from harness.models.files import ZOO
+from harness.catalog import ZOO
 from harness.models.llava import Llava
 from harness.models.onevision import load
 from harness.tofc.merging import merge

@@ -19,7 +19,7 @@ class Stage(enum.StrEnum):
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A training's configuration, such as those in training/.")],
+    config: Annotated[Path, typer.Argument(help="Configuration file; training/ has several.")],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the configuration; may be repeated."),
@@ -32,16 +32,16 @@ def train(
     ] = Stage.whole,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read configuration, backbone and data, say what would be done, and leave."),
+        typer.Option("--dry-run", help="Read configuration, backbone and data, print the plan, and exit."),
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; what the folder holds is deleted.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over and delete what is in the folder.")] = False,
 ) -> None:
-    """Train a codec, and with it the backbone's adapter and projector, for one lambda.
+    """Train a codec with the backbone's adapter and projector, for one lambda.
 
     The loss is L = D + lambda R + L_balance: D the answers' cross entropy, R the bits per element of merged features.
     A larger lambda gives smaller streams and worse answers. With `lora.rank` 0 the backbone stays frozen. A pre-fit on
-    cached features (`prefit.steps`) brings the codec near its end cheaply; the joint training (`steps` or `epochs`)
-    follows. `--dry-run` prints the budget, what the recipe adds to the paper's, and T, lambda and rates by step.
+    cached features (`prefit.steps`) does most of the work cheaply; the joint training (`steps` or `epochs`) follows.
+    `--dry-run` prints the budget, what the recipe adds to the paper's, and T, lambda and learning rates by step.
 
     `--stage codec` fits the entropy models alone, in minutes: no LoRA, features of frozen weights, cached once. What it
     leaves is used like a full training's result and labelled codec only. It is content with a folder of pictures:
@@ -58,7 +58,7 @@ def train(
 
     The folder `out` then holds `codec.safetensors`, `adapter/` as peft saves it, `manifest.json`, `card.md`, and
     `log.jsonl` with a line for every `log_every` steps. The scheme `tofc` takes the folder as its point's `codec:`.
-    Repeat the command to resume a training that was stopped, or killed, from its last checkpoint (`save_every`).
+    Repeat the command to resume a training that was stopped or killed, from its last checkpoint (`save_every`).
     """
     from harness.cli.display import Display, terminal
     from harness.profiling.machine import fingerprint
@@ -72,7 +72,7 @@ def train(
         typer.echo(training.plan())
         return
     if not fresh and training.is_complete:
-        typer.echo(f"{wanted.out}: is complete; --fresh trains it again")
+        typer.echo(f"{wanted.out}: is complete; use --fresh to train it again")
         return
     console = terminal(quiet=not training.accelerator.is_main_process, soft_wrap=True)
     with Display(console) as display:

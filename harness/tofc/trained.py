@@ -6,11 +6,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from harness import catalog
 from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.models import files
 from harness.models.contract import Models, Part
 
-CODECS = files.ZOO / "tofc"
+CODECS = catalog.ZOO / "tofc"
 """The project's own codecs: a folder for each backbone, in it one for each codec."""
 
 TRAINED = Path("codecs")

@@ -87,7 +87,7 @@ class Training:
         # Without being told, accelerate would take the processes of torchrun on a CPU for strangers.
         on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
         if on_cpu and config.precision == "fp16":
-            raise ScenarioError("precision: fp16 wants an accelerator, and this machine has none; bf16 runs anywhere")
+            raise ScenarioError("precision: fp16 needs an accelerator, and this machine has none; bf16 runs anywhere")
         self.accelerator = Accelerator(mixed_precision=config.precision, cpu=on_cpu, kwargs_handlers=[unused])
         self.share = reading.Share(self.accelerator.process_index, self.accelerator.num_processes)
         self._check_batches()
@@ -201,7 +201,7 @@ class Training:
         if state and state.identity != self._identity:
             raise ScenarioError(
                 f"{self.folder}: holds an unfinished training of another configuration or other weights; "
-                "--fresh begins anew, another 'out' keeps both"
+                "--fresh starts over, another 'out' keeps both"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         if state:

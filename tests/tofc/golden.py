@@ -1,6 +1,6 @@
 """Streams of the bundled codecs, and the digests of what they hold: every machine has to decode them alike.
 
-``python tests/tofc/golden.py`` writes golden.json anew. To be done only when a codec of the zoo or the format changes.
+``python -m tests.tofc.golden`` writes golden.json anew. To be done only when a codec of the zoo or the format changes.
 """
 
 import base64

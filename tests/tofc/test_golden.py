@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-import golden
+from tests.tofc import golden
 import numpy as np
-import plain_decoder
+from tests.tofc import plain_decoder
 import pytest
 
 from harness.tofc import bitstream

@@ -51,7 +51,7 @@ def test_a_dry_run_of_a_stage_says_what_is_left_out(harness: Run, write_config: 
         (["weights=nowhere"], "harness: mini-onevision: nowhere is neither a folder"),
         pytest.param(
             ["precision=fp16"],
-            "harness: precision: fp16 wants an accelerator, and this machine has none",
+            "harness: precision: fp16 needs an accelerator, and this machine has none",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="an accelerator has half precision"),
         ),
     ],

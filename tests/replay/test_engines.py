@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replay_systems import drawn_profile, profile_of, replayed, spec_of
+from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 from harness.channel.recording import PacketRecording, RateRecording, save
 from harness.errors import ScenarioError, TraceError

@@ -7,7 +7,7 @@ import pytest
 
 from baselines.ablations.schemes import DISTORTION, POINT, PROJECTOR, WEIGHTS
 from baselines.ablations.trained import trained_around
-from harness.models.files import ZOO
+from harness.catalog import ZOO
 from harness.scenario.load import load
 from recipes.ablations import FIG_12, TABLE_1
 

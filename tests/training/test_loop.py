@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from forked import forked
+from tests.forked import forked
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -96,7 +96,7 @@ def test_settings_replace_values(write_config: Callable[..., Path]) -> None:
         ({"precision": "fp8"}, r"precision: 'fp8' is not right"),
         (
             {"prefit": {"steps": 2, "distortion": "features"}},
-            "distortion: features wants a lambda of its own in the pre-",
+            "distortion: features needs a lambda of its own in the pre-",
         ),
     ],
 )

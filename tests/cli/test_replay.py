@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made_up_run import make
+from tests.made_up_run import make
 
 from harness.analysis import Analysis
 from harness.channel.markov import Chain

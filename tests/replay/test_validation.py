@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replay_systems import profile_of
+from tests.replay.systems import profile_of
 
 from harness.errors import UnavailableError
 from harness.replay import testbed, validation

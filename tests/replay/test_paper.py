@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replay_systems import drawn_profile, profile_of, replayed, spec_of
+from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 from harness.analysis.latency import part_s, total_s
 from harness.records import RequestRow, schema

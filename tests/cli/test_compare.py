@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from made_up_run import make, small
+from tests.made_up_run import make, small
 
 from harness.profiling.machine import fingerprint
 from harness.reference import HISTORY, as_reference

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from replay_systems import drawn_profile, profile_of, replayed, spec_of
+from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 from harness.analysis.latency import PARTS, part_s, total_s
 from harness.analysis.whatif import deadline_share

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from replay_systems import drawn_profile, spec_of
+from tests.replay.systems import drawn_profile, spec_of
 
 from harness.errors import UnavailableError
 from harness.replay import sweep
@@ -58,8 +58,8 @@ OVER_RAY = """
 import sys, pyarrow.parquet, ray
 from harness.errors import TraceError
 from harness.replay import sweep
-from replay_systems import drawn_profile, spec_of
-from test_replay_sweep import _spec
+from tests.replay.systems import drawn_profile, spec_of
+from tests.replay.test_sweep import _spec
 
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 pyarrow.parquet.write_table(sweep([drawn_profile(0)], _spec(), workers="ray"), sys.argv[1])
@@ -76,8 +76,8 @@ print("still connected:", ray.is_initialized())
 def test_a_ray_cluster_does_not_change_a_number(tmp_path: Path) -> None:
     """A local Ray cluster gives, row by row, what one process gives, and raises what one process raises."""
     command = [sys.executable, "-c", OVER_RAY, str(tmp_path / "rows.parquet")]
-    # Where this module and the profiles are defined, for the program and for the cluster's workers.
-    places = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]
+    # Where the tests are, for the program and for the cluster's workers.
+    places = [str(Path(__file__).parents[2]), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     if "timed out during startup" in done.stderr:

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from replay_systems import profile_of, replayed, spec_of
+from tests.replay.systems import profile_of, replayed, spec_of
 
 from harness.analysis.percentiles import over_replications
 from harness.replay import Profile
