@@ -97,6 +97,7 @@ ENTRY_POINTS: Mapping[str, str] = {"scheme": "tofc_harness.schemes", "backbone":
 TRAINING_DATA: Mapping[str, str] = {
     "conversations": "harness.training.conversations:Conversations",
     "bundled": "harness.training.bundled:Bundled",
+    "pictures": "harness.training.pictures:Pictures",
 }
 
 PAYLOADS: Mapping[str, str] = {

@@ -166,6 +166,9 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
             if (published := _stands_in_for(scheme, point)) is not None:
                 ran[published] = f"small {published}"
                 absent += [] if allow_stand_ins else [_no_stand_in(spec.name, point)]
+            if _is_codec_only(scheme, backbone, point):
+                ran[scheme.kind] = "codec only (backbone not tuned)"
+                absent += [] if allow_stand_ins else [_not_tuned(spec.name, point)]
     if absent and not allow_stand_ins:
         raise UnavailableError("\n".join(absent))
     swaps = {**ran, scenario.backbone: backbone}
@@ -207,6 +210,8 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
                 if model is not None:
                     _refuse_size(backbone, scenario.weights, point)
                 _scheme_digests(scheme, backbone, point)
+                if not allow_stand_ins and _is_codec_only(scheme, backbone, point):
+                    found.append(_not_tuned(spec.name, point))
             except HarnessError as error:
                 # What several points name is said once.
                 wrong.setdefault(str(error), f"{spec.name} at {point.label}: {error}")
@@ -219,6 +224,19 @@ def _stands_in_for(scheme: type[Scheme], point: OperatingPoint) -> str | None:
     """What a point's networks are a stand-in for, if they are one."""
     asked = getattr(scheme, "stands_in_for", None)
     return None if asked is None else asked(point)
+
+
+def _is_codec_only(scheme: type[Scheme], backbone: str, point: OperatingPoint) -> bool:
+    """Whether a point's codec stands in for one that was trained together with the backbone."""
+    asked = getattr(scheme, "is_codec_only", None)
+    return asked is not None and bool(asked(backbone, point))
+
+
+def _not_tuned(pipeline: str, point: OperatingPoint) -> str:
+    return (
+        f"{pipeline} at {point.label}: the codec was fitted alone, to features of a backbone that was not tuned; name "
+        "one that 'harness train' trained without --stage codec"
+    )
 
 
 def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from baselines.ablations.schemes import (
-    CODEC,
     DISTORTION,
     TABLE_1_CLUSTERS,
     WEIGHTS,
@@ -40,15 +39,16 @@ from baselines.ablations.schemes import (
 )
 from baselines.ablations.trained import Adapted, LearnedReducer, Trained, trained_around
 from baselines.ablations.uncoded import HalfPrecision
+from harness.catalog import ZOO
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice
 from harness.models import adapter, tower
 from harness.models.contract import Attention, Tiles
-from harness.catalog import ZOO
 from harness.models.llava import Llava
 from harness.models.onevision import load
 from harness.tofc.merging import merge
+from harness.tofc.trained import CODEC
 from harness.training.bundled import answer_loss, book_of, questions
 from harness.training.codec import Progress, Recipe, feature_distortion, train
 from harness.training.fit import Group
@@ -179,7 +179,7 @@ def train_reduced(
 ) -> Adapted:
     """A point of Table I; ``backbone`` is changed: LoRA is put into it."""
     torch.manual_seed(seed)
-    reducer: Any = scheme.new_reducer(backbone.feature_dim)
+    reducer: Any = scheme.new_reducer(backbone.feature_dim, TABLE_1_CLUSTERS)
     learned: LearnedReducer | None = reducer if isinstance(reducer, LearnedReducer) else None
     if learned is not None:
         learned.fit_scale(

@@ -6,7 +6,8 @@ from pathlib import Path
 from harness.data import glimpseqa, streetsqa
 from harness.models.llava import Llava
 from harness.profiling.machine import fingerprint
-from harness.training.result import came_from, origin
+from harness.training.card import origin
+from harness.training.result import came_from
 from recipes.scores import table
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from harness.models.files import ZOO
+from harness.catalog import ZOO
 from recipes import stages
 
 

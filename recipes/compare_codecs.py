@@ -23,9 +23,9 @@ from harness.tofc.codec import TofcCodec
 from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, manifest
 from harness.training import result
 from harness.training.bundled import Bundled
+from harness.training.card import HeldOut, tables
 from harness.training.model import SplitModel
 from harness.training.reading import Reader
-from harness.training.result import HeldOut
 
 FIRST_BOOK = 210_000
 _RESAMPLES = 2000
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: dict[Path, list[HeldOut]] = {}
     for folder in (*arguments.folders, *arguments.others):
         rows[folder] = measured(folder, arguments.pages, arguments.first_book)
-        print(f"## {folder}\n\n{result.tables(rows[folder])}\n", flush=True)
+        print(f"## {folder}\n\n{tables(rows[folder])}\n", flush=True)
     if arguments.save:
         text = json.dumps({str(f): [r._asdict() for r in found] for f, found in rows.items()})
         disk.write_text(arguments.save, text)

@@ -18,6 +18,8 @@ TRAINED = Path("codecs")
 """One's own, in the working folder, laid out as the project's are."""
 
 CODEC, ADAPTER, CARD, MANIFEST = "codec.safetensors", "adapter", "card.md", "manifest.json"
+REDUCER = "reducer.safetensors"
+"""What makes few features of many, where that is learned."""
 
 
 def find_codec(backbone: str, codec: str) -> Path:

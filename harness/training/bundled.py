@@ -50,6 +50,8 @@ class Bundled:
     Each question is a dialogue of its own about the picture.
     """
 
+    asks = True
+
     class Config(Frozen):
         """Which books, and how many of their pages."""
 

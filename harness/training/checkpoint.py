@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.errors import CheckpointError
 
@@ -80,3 +80,16 @@ def restore_moments(
         if f"{_MOMENTS[0]}:{name}" in tensors:
             state: dict[str, Any] = {m: tensors[f"{m}:{name}"].to(p.device) for m in _MOMENTS[1:]}
             optimiser.state[p] = {"step": tensors[f"step:{name}"], **state}
+
+
+def write_halves(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+    """A trained module's tensors in half precision; raises ValueError for a weight that leaves its range."""
+    halves = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    if not all(torch.isfinite(tensor).all() for tensor in halves.values()):
+        raise ValueError(f"{path}: a weight leaves the range of half precision")
+    unfinished = path.with_suffix(".part")
+    save_file(halves, unfinished, dict(metadata))
+    unfinished.replace(path)

@@ -1,4 +1,4 @@
-"""Algorithm 1 as a program: pre-fit, joint training, result; on one process or many, and taken up where it stopped.
+"""Algorithm 1 as a program: pre-fit, joint training, result; on one process or many, resumed from checkpoints.
 
 Nothing random outlives a step: examples, n_c and dropout follow from the seed and the step's number. So a training that
 was stopped and resumed ends with the weights of one that was not. A step's losses are those of its whole batch, however
@@ -19,24 +19,21 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from harness import catalog, files
 from harness.data.drawing.dice import Dice
 from harness.errors import ScenarioError
 from harness.models import adapter
 from harness.models.llava import Llava
 from harness.runs.disk import discard
-from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.training import checkpoint, kept, reading, recipe, result
+from harness.training.card import STAGES, HeldOut, Reduced
 from harness.training.codec import objective
-from harness.training.config import TrainingConfig
-from harness.training.contract import TrainingData
+from harness.training.config import TrainingConfig, reduces
 from harness.training.fit import Group, Step, fit, learning_rate_factor
 from harness.training.load import config_hash
+from harness.training.log import LOG, Window, cut_log
 from harness.training.model import Batch, SplitModel, Use
+from harness.training.opening import open_backbone, open_codec, open_data
 from harness.training.schedule import Schedule
-from harness.training.window import Window
-
-LOG = "log.jsonl"
 
 
 class Reporter(Protocol):
@@ -73,24 +70,6 @@ class Stage(NamedTuple):
     batches: Callable[[int], Iterator[Batch]]
 
 
-def open_data(config: TrainingConfig, template: Any) -> TrainingData:
-    """The examples that a configuration names; raises DataError where they are not to be read."""
-    kind = catalog.load("kind of training data", config.data["kind"], catalog.TRAINING_DATA)
-    data: TrainingData = kind(config.data_config(), template)
-    return data
-
-
-def open_backbone(config: TrainingConfig, device: torch.device) -> Llava:
-    """The backbone that a configuration names; raises as its loader does, and ScenarioError for n_c it cannot merge."""
-    load = catalog.load("backbone", config.backbone, catalog.BACKBONES)
-    backbone: Llava = load(config.backbone, device=device, dtype=config.dtype, weights=config.weights).backbone()
-    if (largest := max(config.clusters)) > backbone.n_features:
-        raise ScenarioError(
-            f"clusters: {largest} is more than the {backbone.n_features} features of a patch of {config.backbone}"
-        )
-    return backbone
-
-
 class Training:
     """One training of a configuration, from wherever it is to its end.
 
@@ -115,18 +94,18 @@ class Training:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device: torch.device = self.accelerator.device
-        self.backbone = open_backbone(config, self.device)
-        self.backbone.model.requires_grad_(False)
-        self._base = self.backbone.fingerprints()
+        self.backbone: Any
+        self.backbone, self._base = open_backbone(config, self.device)
         self._identity = result.identity_of(config_hash(config), self._base)
-        self.data = open_data(config, self.backbone.template)
+        self.data = open_data(config, getattr(self.backbone, "template", None))
         self.pool, self.held_out = self._split()
         torch.manual_seed(config.seed)
-        sizes = CodecConfig(dim=self.backbone.feature_dim, n_experts=config.codec.experts, hidden=config.codec.hidden)
-        self.codec = TofcCodec(sizes).to(self.device)
-        if config.codec.step != "learned":
-            for scale in self.codec.scale_parameters():
-                scale.requires_grad_(False)
+        dim = self.backbone.feature_dim
+        self.codec: Any = None
+        self.reducer: Any = reduces(config.scheme).new_reducer(dim, max(config.clusters))
+        if config.codec is not None:
+            self.codec = open_codec(config.codec, dim).to(self.device)
+        self._learned: Any = self.reducer.to(self.device) if isinstance(self.reducer, torch.nn.Module) else None
         self.peft: Any = None
         self.seconds = 0.0
         self.schedule = Schedule(config, self.joint_steps)
@@ -176,13 +155,19 @@ class Training:
         """What would be done, in a few lines."""
         config = self.config
         lora = config.lora.rank and adapter.size(self.backbone, config.lora.rank)
-        codec = sum(p.numel() for p in self.codec.parameters())
+        own = self.codec or self._learned
+        what = "the codec" if self.codec else f"the reducer of {config.scheme}"
+        of_own = sum(p.numel() for p in own.parameters()) if own else 0
+        whole = self.backbone.model if isinstance(self.backbone, Llava) else self.backbone.vision_tower
+        alone = "" if isinstance(self.backbone, Llava) else " of its vision tower, the only part that is needed,"
+        size = sum(p.numel() for p in whole.parameters())
         return "\n".join(
             (
                 f"{config.name}: {self.data.identity}; {len(self.pool)} to train on, {len(self.held_out)} held out",
-                f"backbone {config.backbone}: {sum(p.numel() for p in self.backbone.model.parameters()) / 1e6:.1f} M "
-                f"parameters on {self.device}, weights {' '.join(self._base.values())}",
-                f"trained: {codec / 1e6:.1f} M parameters of the codec, {lora / 1e6:.1f} M of LoRA and projector",
+                f"backbone {config.backbone}: {size / 1e6:.1f} M parameters{alone} on {self.device}, weights "
+                f"{' '.join(self._base.values())}",
+                f"stage: {STAGES[config.stage]}",
+                f"trained: {of_own / 1e6:.1f} M parameters of {what}, {lora / 1e6:.1f} M of LoRA and projector",
                 f"budget: {config.prefit.steps} steps of {config.prefit.batch} pictures on cached features, then "
                 f"{self.joint_steps} of {config.batch} examples, {config.micro_batch} at once on each of "
                 f"{self.share.processes} processes: {config.prefit.steps * config.prefit.batch} and "
@@ -190,7 +175,14 @@ class Training:
                 f"recipe: {recipe.recipe_of(config)}",
                 *(f"  adds {text}" for text in recipe.additions(config)),
                 *(f"  departs: {text}" for text in recipe.departures(config)),
-                f"the joint training can change the quantiser's step by a factor of {self.schedule.step_range():.3g}",
+                *(
+                    [
+                        "the joint training can change the quantiser's step by a factor of "
+                        f"{self.schedule.step_range():.3g}"
+                    ]
+                    if config.stage == "whole"
+                    else ()
+                ),
                 *self.schedule.lines(),
             )
         )
@@ -220,7 +212,7 @@ class Training:
             self._train(self._prefit(), state)
             state = None
         elif state is None:
-            self._fit_scale(self._few_features())
+            self._begin()
         if self.joint_steps:
             self._train(self._joint(), state)
         if self.accelerator.is_main_process:
@@ -253,8 +245,8 @@ class Training:
         module = SplitModel(
             self.backbone, self.codec, merged=True, distortion=config.prefit.distortion, variance=float(variance)
         )
-        weight, hot = config.prefit_rate_weight, config.temperature.start
-        return self._stage("prefit", config.prefit.steps, 0, weight, lambda _: hot, module, 1, batches)
+        weight, temperature = config.prefit_rate_weight, self.schedule.of_prefit
+        return self._stage("prefit", config.prefit.steps, 0, weight, temperature, module, 1, batches)
 
     def _joint(self) -> Stage:
         config = self.config
@@ -274,9 +266,9 @@ class Training:
                 share=self.share, first=first, workers=config.workers,
             )  # fmt: skip
 
-        module = SplitModel(self.backbone, self.codec, merged=False)
+        module = SplitModel(self.backbone, self.codec, merged=False, reducer=self.reducer)
         micro_batches = config.batch // self.share.processes // config.micro_batch
-        weight, temperature = config.rate_weight, self.schedule.temperature
+        weight, temperature = config.rate_weight or 0.0, self.schedule.temperature
         return self._stage(
             "joint", self.joint_steps, config.prefit.steps, weight, temperature, module, micro_batches, batches
         )
@@ -286,14 +278,18 @@ class Training:
         module: SplitModel, micro_batches: int, batches: Callable[[int], Iterator[Batch]],
     ) -> Stage:  # fmt: skip
         """A stage with its parameters by part; codec and router are groups of their own, outside the adapter."""
-        parts: dict[str, dict[str, Tensor]] = {"codec": {}, "step": {}, "language": {}, "vision": {}, "projector": {}}
-        for key, p in self.codec.named_parameters():
+        names = ("codec", "step", "reducer", "language", "vision", "projector")
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+        for key, p in self.codec.named_parameters() if self.codec else ():
             if p.requires_grad:
                 parts["step" if key in ("offset_D", "log_step_D") else "codec"][f"codec.{key}"] = p
+        for key, p in self._learned.named_parameters() if self._learned else ():
+            parts["reducer"][f"reducer.{key}"] = p
         if self.peft is not None:
             for key, p in adapter.trainable(self.peft).items():
                 parts[adapter.part_of(key)][f"adapter.{key}"] = p
         rates = self.config.learning_rates.model_dump()
+        rates["reducer"] = rates["codec"]
         parts = {part: parameters for part, parameters in parts.items() if parameters}
         return Stage(name, steps, offset, rate_weight, temperature, module, rates, parts, micro_batches, batches)
 
@@ -303,17 +299,26 @@ class Training:
     def _fit_scale(self, y_1ND: Tensor) -> None:
         """Start from these features: the router's normalisation, and the quantiser's step unless that is one."""
         self.codec.fit_scale(y_1ND)
-        if self.config.codec.step == "one":
+        if self.config.codec is not None and self.config.codec.step == "one":
             with torch.no_grad():
                 for scale in self.codec.scale_parameters():
                     scale.zero_()
 
-    def _few_features(self) -> Tensor:
-        """A few pictures' features, for where there is no pre-fit."""
-        reader = reading.Reader(self.data, self.backbone, self.config.max_tokens, pictures=False)
-        few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
-        features = kept.keep(self.backbone, reader, few, self.config.clusters, None, lambda: None)
-        return kept.features(features).to(self.device)
+    def _begin(self) -> None:
+        """Start what depends on the features' scale from those of a few pictures, for where there is no pre-fit."""
+        few = self._few()
+        if self.codec is not None:
+            reader = reading.Reader(self.data, self.backbone, self.config.max_tokens, pictures=False)
+            features = kept.keep(self.backbone, reader, few, self.config.clusters, None, lambda: None)
+            self._fit_scale(kept.features(features).to(self.device))
+        elif self._learned is not None:
+            pictures = [image() for index in few if (image := self.data.example(index, 0).image) is not None]
+            seen = [self.backbone.encode(self.backbone.preprocess(picture)).float() for picture in pictures]
+            self._learned.fit_scale(torch.cat(seen))
+
+    def _few(self) -> list[int]:
+        """A few examples with pictures, of those to train on."""
+        return [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
 
     def _use(
         self, stage: Stage, parts: Sequence[Batch], seeds: Sequence[int], step: int, n_clusters: int
@@ -324,7 +329,7 @@ class Training:
         """
         temperature = stage.temperature(step)
         in_all = len(parts) * self.share.processes
-        if in_all == 1 or temperature == 0 or self.config.alpha == 0:
+        if not hasattr(self.codec, "router") or in_all == 1 or temperature == 0 or self.config.alpha == 0:
             return None
         total: Any = 0
         for batch, seed in zip(parts, seeds, strict=True):
@@ -338,6 +343,8 @@ class Training:
     def _train(self, stage: Stage, state: checkpoint.State | None) -> None:
         config, accelerator = self.config, self.accelerator
         named = {name: p for part in stage.parameters.values() for name, p in part.items()}
+        if not named:
+            return  # A codec without parameters, alone: all that it has is taken from features when it is frozen.
         if state:
             self._restore(state, named)
         first = state.steps if state else 0
@@ -418,7 +425,11 @@ class Training:
     ) -> None:
         if not self.accelerator.is_main_process:
             return
-        tensors = {f"codec:{key}": t.detach().cpu().contiguous() for key, t in self.codec.state_dict().items()}
+        tensors = {
+            f"{part}:{key}": t.detach().cpu().contiguous()
+            for part, module in self._own()
+            for key, t in module.state_dict().items()
+        }
         tensors |= {f"weight:{name}": p.detach().cpu().contiguous() for name, p in named.items() if "adapter." in name}
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
         state = checkpoint.State(
@@ -431,10 +442,16 @@ class Training:
         )
         checkpoint.write(self.folder / checkpoint.FILE, state)
 
+    def _own(self) -> list[tuple[str, Any]]:
+        """What is trained besides the backbone."""
+        return [(n, module) for n, module in (("codec", self.codec), ("reducer", self._learned)) if module is not None]
+
     def _restore(self, state: checkpoint.State, named: Mapping[str, Tensor]) -> None:
         """Weights and loss scale as they were; the log loses what was written after them."""
-        mine = {name.removeprefix("codec:"): t for name, t in state.tensors.items() if name.startswith("codec:")}
-        self.codec.load_state_dict(mine)
+        for part, module in self._own():
+            prefix = f"{part}:"
+            mine = {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}
+            module.load_state_dict(mine)
         with torch.no_grad():
             for name, p in named.items():
                 if f"weight:{name}" in state.tensors:
@@ -445,19 +462,26 @@ class Training:
             cut_log(self.folder / LOG, state.steps + (self.config.prefit.steps if state.stage == "joint" else 0))
 
     def _finish(self) -> None:
-        few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
         if self.peft is not None:
             adapter.halve(self.peft)
+        if self._learned is not None:
+            self._learned.half().float()
         self._reporter.phase("held out", len(self.held_out), 0)
-        module = SplitModel(self.backbone, self.codec, merged=True).eval()
+        module = SplitModel(self.backbone, self.codec, merged=True, reducer=self.reducer).eval()
         reader = reading.Reader(self.data, self.backbone, self.config.max_tokens)
-        clusters = self.config.clusters
-        result.freeze(self.codec, self.backbone, reader, few, clusters)
-        found = result.measure(module, self.backbone, reader, self.held_out, clusters, self._reporter.advance)
+        clusters, advance = self.config.clusters, self._reporter.advance
+        found: Sequence[HeldOut] | Sequence[Reduced]
+        if self.codec is not None:
+            result.freeze(self.codec, self.backbone, reader, self._few(), clusters)
+            found = result.measure(module, self.backbone, reader, self.held_out, clusters, advance)
+        else:
+            plain = self.peft.disable_adapter
+            found = result.measure_reduced(module, self.backbone, reader, self.held_out, clusters, plain, advance)
         result.write(
             self.folder,
             self.config,
             codec=self.codec,
+            reducer=self._learned,
             peft=self.peft,
             backbone=self.backbone,
             base=self._base,
@@ -469,20 +493,3 @@ class Training:
             machine=self._machine,
         )
         (self.folder / checkpoint.FILE).unlink(missing_ok=True)
-
-
-def cut_log(log: Path, done: int) -> None:
-    """Take out of a log what follows step ``done``, and a line that a kill has torn; a log that is absent stays so."""
-    try:
-        lines = log.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return
-    files.write_whole(log, lambda file: file.write(b"".join(line for line in lines if 0 <= _step(line) <= done)))
-
-
-def _step(line: bytes) -> int:
-    """The step of a log's line; -1 for one that is not whole."""
-    try:
-        return int(json.loads(line)["step"]) if line.endswith(b"\n") else -1
-    except (ValueError, KeyError, TypeError):
-        return -1

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from harness.data.drawing.dice import Dice
-from harness.models.llava import Llava
+from harness.models.llava import Llava, LlavaVision
 from harness.training.contract import TrainingData
 from harness.training.model import Batch
 from harness.training.packing import Script, script
@@ -56,10 +56,13 @@ def clusters_of_step(clusters: Sequence[int], seed: int, step: int) -> int:
 class Reader(Dataset[tuple[Tensor | None, list[Script]]]):
     """Examples as pixels (P, 3, p, p) and scripts; ``pictures`` False leaves the pixels out."""
 
-    def __init__(self, data: TrainingData, backbone: Llava, max_tokens: int, *, pictures: bool = True) -> None:
+    def __init__(
+        self, data: TrainingData, backbone: Llava | LlavaVision, max_tokens: int, *, pictures: bool = True
+    ) -> None:
         self.data, self.pictures = data, pictures
-        self._preprocess, self._tokenizer, self._template = backbone.preprocess, backbone.tokenizer, backbone.template
-        self._max_tokens = max_tokens
+        self._preprocess, self._max_tokens = backbone.preprocess, max_tokens
+        if isinstance(backbone, Llava):
+            self._tokenizer, self._template = backbone.tokenizer, backbone.template
 
     def __getitem__(self, key: Key) -> tuple[Tensor | None, list[Script]]:
         example = self.data.example(*key)

@@ -9,7 +9,7 @@ from harness.models.onevision import load
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.trained import CODECS
 from harness.training.bundled import book_of
-from harness.training.result import HeldOut
+from harness.training.card import HeldOut
 from recipes import compare_codecs as codecs
 
 

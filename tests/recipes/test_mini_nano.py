@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.models.files import ZOO
+from harness.catalog import ZOO
 from harness.models.onevision import load
 from recipes import language, mini_nano, mini_onevision
 

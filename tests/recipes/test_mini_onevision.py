@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from harness.catalog import ZOO
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page, camera_file
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
 from harness.data.scoring import judge
-from harness.models.files import ZOO
 from harness.models.onevision import load
 from harness.training.bundled import answer_loss, questions, spelt_out
 from recipes import features, lookup, mini_onevision, stages, symbols, tower

@@ -155,7 +155,7 @@ def test_a_point_of_table_1_trains_tower_language_model_projector_and_queries(dr
     """By the answers alone: every part of the adapter moves, and what is learned of the reducer."""
     fresh = load("mini-onevision").backbone()
     torch.manual_seed(0)
-    start = QFormerQueries.new_reducer(fresh.feature_dim)
+    start = QFormerQueries.new_reducer(fresh.feature_dim, TABLE_1_CLUSTERS)
     found = train_reduced(fresh, drawn, QFormerQueries, TINY_REDUCED)
     assert isinstance(start, torch.nn.Module)
     assert found.reducer is not None

@@ -1,12 +1,18 @@
-"""What a line of the log averages."""
+"""A training's log: what a line of it averages, and what is cut off where a training resumes."""
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - accelerate may import transformers
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from harness import files
+
+LOG = "log.jsonl"
 
 
 class Window:
@@ -33,3 +39,20 @@ class Window:
         seconds = (time.monotonic() - self._since) / self._count
         self._reset()
         return {name: round(value, 5) for name, value in zip(self.NAMES, total.tolist(), strict=True)}, seconds
+
+
+def cut_log(log: Path, done: int) -> None:
+    """Take out of a log what follows step ``done``, and a line that a kill has torn; a log that is absent stays so."""
+    try:
+        lines = log.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    files.write_whole(log, lambda file: file.write(b"".join(line for line in lines if 0 <= _step(line) <= done)))
+
+
+def _step(line: bytes) -> int:
+    """The step of a log's line; -1 for one that is not whole."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else -1
+    except (ValueError, KeyError, TypeError):
+        return -1
