@@ -40,12 +40,12 @@ from baselines.ablations.schemes import (
 )
 from baselines.ablations.trained import Adapted, LearnedReducer, Trained, trained_around
 from baselines.ablations.uncoded import HalfPrecision
+from harness.catalog import ZOO
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.dice import Dice
 from harness.models import adapter, tower
 from harness.models.contract import Attention, Tiles
-from harness.catalog import ZOO
 from harness.models.llava import Llava
 from harness.models.onevision import load
 from harness.tofc.merging import merge

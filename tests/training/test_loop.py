@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tests.forked import forked
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -30,6 +29,7 @@ from harness.tofc.codec import TofcCodec
 from harness.tofc.trained import adapter_beside, find_codec
 from harness.training.load import load
 from harness.training.loop import Training
+from tests.forked import forked
 
 pytestmark = pytest.mark.slow
 

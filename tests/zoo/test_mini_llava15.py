@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from harness.catalog import ZOO
 from harness.data import streetsqa
 from harness.data.asking import Page
 from harness.data.drawing.dice import Dice
 from harness.data.drawing.street import Street
 from harness.models import llava15, onevision
-from harness.catalog import ZOO
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
 from harness.zoo import features, language, mini_llava15, tower, training
 from harness.zoo.lessons import answer_loss
