@@ -10,7 +10,9 @@ import typer
 from harness import catalog
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(ROOT / name / "README.md" for name in ("training", "results"))})
+DOCUMENTS = sorted(
+    {*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(ROOT / name / "README.md" for name in ("training", "results"))}
+)
 FOLDERS = "harness|baselines|benchmarks|containers|docs|examples|scenarios|tests|tools|training"
 
 
@@ -41,7 +43,9 @@ def test_every_command_of_a_document_is_one(path: Path) -> None:
     from harness.cli import app
 
     text = path.read_text(encoding="utf-8")
-    lines = re.findall(r"^ {4,}(?:.*[/ ])?harness ([a-z].*)$", text, re.MULTILINE) + re.findall(r"`harness ([^`]+)`", text)
+    lines = re.findall(r"^ {4,}(?:.*[/ ])?harness ([a-z].*)$", text, re.MULTILINE) + re.findall(
+        r"`harness ([^`]+)`", text
+    )
     for line in lines if path.name != "CHANGELOG.md" else []:
         words = line.partition(" #")[0].replace("\\", " ").split()
         command: Any = typer.main.get_command(app)
@@ -49,4 +53,6 @@ def test_every_command_of_a_document_is_one(path: Path) -> None:
             assert words[0] in command.commands, f"harness {line}"
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-        assert {word.partition("=")[0].strip("'\",.") for word in words if word.startswith("--")} <= known, f"harness {line}"
+        assert {word.partition("=")[0].strip("'\",.") for word in words if word.startswith("--")} <= known, (
+            f"harness {line}"
+        )

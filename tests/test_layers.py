@@ -46,7 +46,7 @@ def test_the_schemes_of_learned_codecs_import_no_network() -> None:
 
 
 def reached_by_path(module: Path) -> Iterator[Path]:
-    """What a module joins to its own path, as in ``Path(__file__).parents[1] / "zoo"``; a part that is no text is ``*``."""
+    """What a module joins to its own path, as in ``Path(__file__).parents[1] / "zoo"``; ``*`` for what varies."""
 
     def value(node: ast.expr) -> Path | None:
         match node:

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.forked import forked
 from PIL import Image
-from tests.silent import Silent
 
 from harness.analysis import Analysis
 from harness.data.sample import Question, Sample
@@ -23,6 +21,8 @@ from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.scenario.model import Scenario, Wanted
 from harness.study import run
+from tests.forked import forked
+from tests.silent import Silent
 
 pytestmark = pytest.mark.slow
 

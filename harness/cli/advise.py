@@ -48,9 +48,7 @@ PerUser = Annotated[
     ),
 ]
 Users = Annotated[int, typer.Option(min=1, max=100_000, help="Number of users.")]
-Requests = Annotated[
-    int, typer.Option(min=10, max=10_000_000, help="Requests of each user, where requests may queue.")
-]
+Requests = Annotated[int, typer.Option(min=10, max=10_000_000, help="Requests of each user, where requests may queue.")]
 
 
 def _system(

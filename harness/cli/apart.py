@@ -9,9 +9,7 @@ import typer
 
 from harness.cli.run import Limit, Overrides, RunsFolder, given
 
-Name = Annotated[
-    str | None, typer.Option(help="Name of the run's folder.", show_default="the scenario's name")
-]
+Name = Annotated[str | None, typer.Option(help="Name of the run's folder.", show_default="the scenario's name")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over and delete the run that is in the folder.")]
 
 
@@ -28,7 +26,8 @@ def measure(
     overrides: Overrides = None,
     limit: Limit = None,
     payloads: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With --half server: the device half's folder, copied to this machine.")
+        Path | None,
+        typer.Option(metavar="DIR", help="With --half server: the device half's folder, copied to this machine."),
     ] = None,
     name: Annotated[
         str | None,

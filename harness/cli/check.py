@@ -10,10 +10,14 @@ import typer
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A value that replaces the scenarios' own; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A value that replaces the scenarios' own; may be repeated."),
     ] = None,
     no_stand_in: Annotated[
-        bool, typer.Option("--no-stand-in", help="Look only for the scenarios' own backbone, codecs and networks, not their stand-ins.")
+        bool,
+        typer.Option(
+            "--no-stand-in", help="Look only for the scenarios' own backbone, codecs and networks, not their stand-ins."
+        ),
     ] = False,
 ) -> None:
     """Validate scenarios without running them.

@@ -13,7 +13,9 @@ def claims(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that hold runs.")],
     file: Annotated[
         Path | None,
-        typer.Option("--claims", metavar="FILE", help="File with your own claims.", show_default="those of the TOFC paper"),
+        typer.Option(
+            "--claims", metavar="FILE", help="File with your own claims.", show_default="those of the TOFC paper"
+        ),
     ] = None,
     form: Annotated[Form, typer.Option("--format", help="Format of the output.")] = Form.TERMINAL,
 ) -> None:

@@ -33,9 +33,7 @@ def compare(
     bytes_tolerance: Annotated[
         float, typer.Option(**SHARE, help="Change of a point's mean bytes that is accepted on another machine.")
     ] = "1 %",  # type: ignore[assignment]
-    links: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the recorded links.")] = Path(
-        "scenarios"
-    ),
+    links: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the recorded links.")] = Path("scenarios"),
     pairs: Annotated[int, typer.Option(min=10, help="With --against: restarted pairs in a set.")] = 20,
     turns: Annotated[int, typer.Option(min=1, help="With --against: timed turns of a pair.")] = 12,
     pictures: Annotated[int, typer.Option(min=1, help="With --against: pictures that the turns use.")] = 3,

@@ -42,7 +42,9 @@ def list_() -> None:
 
 @app.command(cls=Command)
 def get(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Benchmarks, by their names in 'harness data list'.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Benchmarks, by their names in 'harness data list'.")
+    ],
     mirror: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +73,9 @@ def get(
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME|FILE", help="Benchmarks, or files of your own; by default those that are installed."),
+        typer.Argument(
+            metavar="NAME|FILE", help="Benchmarks, or files of your own; by default those that are installed."
+        ),
     ] = None,
 ) -> None:
     """Read every row and picture of benchmarks, and verify the md5 of the published ones.

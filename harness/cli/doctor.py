@@ -14,7 +14,9 @@ def doctor(
     overrides: Overrides = None,
     no_stand_in: Annotated[
         bool,
-        typer.Option("--no-stand-in", help="Look only for the scenario's own benchmark and backbone, not their stand-ins."),
+        typer.Option(
+            "--no-stand-in", help="Look only for the scenario's own benchmark and backbone, not their stand-ins."
+        ),
     ] = False,
 ) -> None:
     """Describe this machine, and list which halves of a scenario's schemes it can run.

@@ -14,9 +14,7 @@ def illustrate(
     limit: Limit = None,
     name: Name = None,
     results: RunsFolder = Path("results/runs"),
-    pictures: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Number of pictures for densities and bits.")
-    ] = 8,
+    pictures: Annotated[int, typer.Option(min=1, max=10_000, help="Number of pictures for densities and bits.")] = 8,
 ) -> None:
     """Compute the data of three figures that a run's rows do not hold, and write it into the run.
 

@@ -13,7 +13,9 @@ def pack(
     scenario: Annotated[Path, typer.Argument(help="Scenario that the run was made with.")],
     overrides: Overrides = None,
     limit: Limit = None,
-    out: Annotated[Path | None, typer.Option(help="Archive to write.", show_default="the run's name and .tar.gz")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Archive to write.", show_default="the run's name and .tar.gz")
+    ] = None,
 ) -> None:
     """Write a run as an archive that a reviewer can read and rerun without a network.
 

@@ -61,9 +61,7 @@ def plan(
                 console.print(f"no number for the {what} of {', '.join(schemes)}: {reason}")
     wanted = found[["pictures", "bytes_pictures", "score_pictures"]].to_numpy(float)
     if wanted[np.isfinite(wanted)].max(initial=0) > answered:
-        console.print(
-            f"this run asked about {answered} pictures only; raise 'samples' in the scenario for more"
-        )
+        console.print(f"this run asked about {answered} pictures only; raise 'samples' in the scenario for more")
     if pictures := int(found["pictures"].max()):
         rounds = int(found["rounds"].max())
         console.print(

@@ -20,7 +20,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Values that replace the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
+        help="Values to replace the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
         show_default=False,
     ),
 ]
@@ -43,16 +43,22 @@ def run(
     limit: Limit = None,
     name: Name = None,
     results: RunsFolder = Path("results/runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over and delete the run that is in the folder.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over and delete the run that is in the folder.")
+    ] = False,
     no_stand_in: Annotated[
         bool,
         typer.Option("--no-stand-in", help="Fail if the scenario's own benchmark or backbone is not installed."),
     ] = False,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Run the server halves at this address, where 'harness serve' listens.")
+        str | None,
+        typer.Option(metavar="URL", help="Run the server halves at this address, where 'harness serve' listens."),
     ] = None,
     pace: Annotated[
-        str | None, typer.Option(metavar="RATE|TRACE", help="With --server: send at this rate, or at the rates of a recorded link.")
+        str | None,
+        typer.Option(
+            metavar="RATE|TRACE", help="With --server: send at this rate, or at the rates of a recorded link."
+        ),
     ] = None,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.

@@ -17,10 +17,17 @@ def serve(
     scenario: Annotated[Path, typer.Argument(help="A scenario file, the same as on the device.")],
     overrides: Overrides = None,
     limit: Limit = None,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address to listen on; port 0 takes a free one.")] = "127.0.0.1:8000",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address to listen on; port 0 takes a free one.")
+    ] = "127.0.0.1:8000",
     most: Annotated[int, typer.Option(help="Largest request that is accepted.", **SIZE)] = "64 MiB",  # type: ignore[assignment]
-    within: Annotated[float, typer.Option(help="Time within which a request must have arrived.", **SOME_SECONDS)] = "120 s",  # type: ignore[assignment]
-    queue: Annotated[int, typer.Option(min=1, max=1024, help="Requests that may wait or be answered at once; further ones are refused.")] = 8,
+    within: Annotated[
+        float, typer.Option(help="Time within which a request must have arrived.", **SOME_SECONDS)
+    ] = "120 s",  # type: ignore[assignment]
+    queue: Annotated[
+        int,
+        typer.Option(min=1, max=1024, help="Requests that may wait or be answered at once; further ones are refused."),
+    ] = 8,
     no_stand_in: Annotated[
         bool, typer.Option("--no-stand-in", help="Fail if the scenario's own backbone is not installed.")
     ] = False,

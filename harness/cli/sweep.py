@@ -25,14 +25,15 @@ class Engine(StrEnum):
 def sweep(
     path: Annotated[Path, typer.Argument(help="A run's folder.")],
     scenario: Annotated[Path, typer.Argument(help="A scenario; only its replay section is used.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Write the request rows to this .parquet or .csv file.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the request rows to this .parquet or .csv file.")] = None,
     pipeline: Annotated[
-        list[str] | None, typer.Option(help="Replay only this pipeline; may be repeated.", show_default="all of the run")
+        list[str] | None,
+        typer.Option(help="Replay only this pipeline; may be repeated.", show_default="all of the run"),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
-    engine: Annotated[Engine, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")] = Engine.processes,
+    engine: Annotated[
+        Engine, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")
+    ] = Engine.processes,
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 

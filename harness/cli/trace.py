@@ -44,7 +44,9 @@ class Handover(StrEnum):
 def import_(
     source: Annotated[Path, typer.Argument(help="File of a recorder.")],
     out: Annotated[Path, typer.Argument(help="Recording to write, a .parquet file.")],
-    kind: Annotated[Format, typer.Option("--format", help="Format of the file; by default it is detected.")] = Format.auto,
+    kind: Annotated[
+        Format, typer.Option("--format", help="Format of the file; by default it is detected.")
+    ] = Format.auto,
     column: Annotated[
         str | None, typer.Option(help="Uplink of a cellular file: ULtput_x (AT&T) or ULtput_y (Verizon).")
     ] = None,
@@ -57,8 +59,12 @@ def import_(
         str | None,
         typer.Option(help="Unit of the rates, such as Mbit/s or KB/s, if the column's name does not say it."),
     ] = None,
-    end: Annotated[str | None, typer.Option(help="CSV column of the time at which a row ends, if there is one.")] = None,
-    hold: Annotated[float | None, typer.Option(help="Longest duration of a CSV row; what follows is a gap.", **SOME_SECONDS)] = None,
+    end: Annotated[
+        str | None, typer.Option(help="CSV column of the time at which a row ends, if there is one.")
+    ] = None,
+    hold: Annotated[
+        float | None, typer.Option(help="Longest duration of a CSV row; what follows is a gap.", **SOME_SECONDS)
+    ] = None,
     handover: Annotated[
         Handover, typer.Option(help="Treat a handover in a cellular file as measured, or as an outage.")
     ] = Handover.measured,
@@ -67,7 +73,8 @@ def import_(
         float | None, typer.Option(help="Split at gaps of at least this length, into one file each.", **SOME_SECONDS)
     ] = None,
     bin_: Annotated[
-        float | None, typer.Option("--bin", help="Convert packets to mean rates over bins of this length.", **SOME_SECONDS)
+        float | None,
+        typer.Option("--bin", help="Convert packets to mean rates over bins of this length.", **SOME_SECONDS),
     ] = None,
 ) -> None:
     """Write a recorded uplink in the harness's own form.
@@ -142,7 +149,9 @@ def fit(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of rates.")],
     out: Annotated[Path, typer.Option(help="Chain to write, a .json file.")],
     states: Annotated[int, typer.Option(min=2, max=64, help="Number of states of the chain.")] = 8,
-    step: Annotated[float, typer.Option(help="Interval at which the recordings are sampled.", **SOME_SECONDS)] = "500 ms",  # type: ignore[assignment]
+    step: Annotated[
+        float, typer.Option(help="Interval at which the recordings are sampled.", **SOME_SECONDS)
+    ] = "500 ms",  # type: ignore[assignment]
     source: Annotated[str | None, typer.Option(help="Source of the recordings, recorded in the file.")] = None,
 ) -> None:
     """Fit a Markov chain of rates to recordings, and compare its rates with theirs.

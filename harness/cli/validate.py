@@ -14,7 +14,8 @@ def validate(
     rate: Annotated[float, typer.Option(help="Rate of the uplink.", **RATE)] = "2 Mbit/s",  # type: ignore[assignment]
     requests: Annotated[int, typer.Option(min=2, help="Requests of each point.")] = 30,
     pipeline: Annotated[
-        list[str] | None, typer.Option(help="Validate only this pipeline; may be repeated.", show_default="all of the run")
+        list[str] | None,
+        typer.Option(help="Validate only this pipeline; may be repeated.", show_default="all of the run"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of requests.")] = 0,
 ) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from tests.made_up_run import ORDER, RATES_BPS, make
 
 from harness.analysis import Analysis, analysis, breakdown, cells, comparison, latency
 from harness.claims import metrics
@@ -18,6 +17,7 @@ from harness.errors import ResultsError
 from harness.replay import Profile
 from harness.report import table
 from harness.report.figures.gallery import draw_all
+from tests.made_up_run import ORDER, RATES_BPS, make
 
 METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
 NONE_REACHES = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}

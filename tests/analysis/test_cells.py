@@ -8,11 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.made_up_run import MACHINE, RATES_BPS, make
 
 from harness.analysis import Analysis, cells
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, SampleRow, StageRow, schema
+from tests.made_up_run import MACHINE, RATES_BPS, make
 
 ROUNDS = 4
 

@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.made_up_run import make
 
 from harness.analysis import Analysis
 from harness.analysis.validity import disturbance, reasons
 from harness.runs.provenance import Manifest, Session
 from harness.runs.store import Record, Run, Unit
 from harness.scenario.load import hash_of
+from tests.made_up_run import make
 
 
 def _where(table: pa.Table, **values: object) -> pa.ChunkedArray:

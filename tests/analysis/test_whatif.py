@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.stats
-from tests.replay.systems import profile_of, replayed, spec_of
 
 from harness.analysis.means import mean_latency
 from harness.analysis.whatif import (
@@ -22,6 +21,7 @@ from harness.analysis.whatif import (
 from harness.errors import ResultsError
 from harness.replay import Cell
 from harness.scenario.replay import ConstantUplink
+from tests.replay.systems import profile_of, replayed, spec_of
 
 LIGHT = profile_of([2000] * 8, np.linspace(0.4, 0.6, 8), [0.1] * 8, pipeline="light")
 HEAVY = profile_of(np.linspace(9000, 11_000, 8), [0.1] * 8, [0.1] * 8, pipeline="heavy")

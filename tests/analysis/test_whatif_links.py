@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.replay.systems import profile_of
 
 from harness.analysis import Analysis
 from harness.analysis.cells import instability
@@ -17,6 +16,7 @@ from harness.channel.opening import mean_bps
 from harness.errors import ResultsError
 from harness.replay import Cell
 from harness.scenario.replay import Replay
+from tests.replay.systems import profile_of
 
 LIGHT = profile_of([2000] * 8, np.linspace(0.4, 0.6, 8), [0.1] * 8, pipeline="light")
 HEAVY = profile_of(np.linspace(9000, 11_000, 8), [0.1] * 8, [0.1] * 8, pipeline="heavy")

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tests.silent import Silent
 
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
@@ -21,6 +20,7 @@ from harness.scenario.load import load as load_scenario
 from harness.schemes.contract import Answer, Payload
 from harness.schemes.envelope import pack, receive, send
 from harness.study import run
+from tests.silent import Silent
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
 

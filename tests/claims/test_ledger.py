@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.made_up_run import POINTS
 
 from harness.analysis import Analysis
 from harness.analysis.means import Estimate
@@ -23,6 +22,7 @@ from harness.records import ResourceRow, to_table
 from harness.runs import illustrations
 from harness.scenario.load import hash_of
 from harness.tofc.trained import find_codec
+from tests.made_up_run import POINTS
 
 Run = Callable[..., tuple[int, str, str]]
 

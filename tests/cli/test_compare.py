@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.made_up_run import make, small
 
 from harness.profiling.machine import fingerprint
 from harness.reference import HISTORY, as_reference
 from harness.runs import disk
 from harness.runs.store import Record
 from harness.scenario.load import as_given, load
+from tests.made_up_run import make, small
 
 Harness = Callable[..., tuple[int, str, str]]
 

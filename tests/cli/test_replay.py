@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.made_up_run import make
 
 from harness.analysis import Analysis
 from harness.channel.markov import Chain
 from harness.records import RequestRow, schema
+from tests.made_up_run import make
 
 Run = Callable[..., tuple[int, str, str]]
 

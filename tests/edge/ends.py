@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.edge import fake_harness
-from tests.silent import Silent
-
 from harness import study
 from harness.edge.client import Remote
 from harness.edge.pacing import Pace
@@ -20,6 +17,8 @@ from harness.edge.server import Limits, serve
 from harness.edge.server import listening as listen
 from harness.scenario.load import load
 from harness.stock import take_stock
+from tests.edge import fake_harness
+from tests.silent import Silent
 
 ROOT = Path(__file__).parents[2]
 FAKE = (sys.executable, "-m", "tests.edge.fake_harness")

@@ -4,8 +4,6 @@ import random
 import time
 from pathlib import Path
 
-from tests.edge import ends
-from tests.edge import fake_harness
 import pandas as pd
 import pytest
 
@@ -17,6 +15,7 @@ from harness.replay import sweep
 from harness.runs.store import Record, Run
 from harness.scenario.load import as_given, load, replay_from_given
 from harness.study import run
+from tests.edge import ends, fake_harness
 
 ROOT = Path(__file__).parents[2]
 SILENT = ends.Silent()

@@ -4,10 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.edge import ends
 import numpy as np
 import pytest
-from tests.fake_nvml import FakeGpu, driver
 
 from harness.analysis import Analysis
 from harness.apart import measure_half
@@ -18,6 +16,8 @@ from harness.profiling.energy import Meters
 from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.edge import ends
+from tests.fake_nvml import FakeGpu, driver
 
 IDLE_W, BUSY_W = 10.0, 40.0
 ENERGY = "energy: { block: 60 ms, blocks: 3 }"

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from tests.edge import ends
 import pytest
 
 from benchmarks import bench_edge
@@ -11,6 +10,7 @@ from harness.replay import testbed
 from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.edge import ends
 
 linked = pytest.mark.skipif(testbed.why_not() is not None, reason=f"no real link: {testbed.why_not()}")
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from tests.edge import ends
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,6 +14,7 @@ from harness.runs import recorded
 from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.edge import ends
 
 CSV = "stage,seconds\nsee,0.5\nencode,0.25\nsee,1.5\nencode,0.25\n"
 

@@ -4,11 +4,9 @@ import random
 import time
 from pathlib import Path
 
-from tests.edge import ends
 import pandas as pd
 import pytest
 import yaml
-from tests.forked import forked
 
 from harness.edge.client import Remote
 from harness.errors import PeerError, ResultsError
@@ -17,6 +15,8 @@ from harness.runs.provenance import MANIFEST, read
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.edge import ends
+from tests.forked import forked
 
 ROOT = Path(__file__).parents[2]
 TIMES = ["seconds", "cpu_s", "waited_s", "load", "start", "run"]

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 import yaml
-from tests.made_up_run import make
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
@@ -20,6 +19,7 @@ from harness.report.figures import gallery, style
 from harness.report.pack import numbers_tex
 from harness.runs.store import Run
 from harness.scenario.load import as_given, as_written, load, scenario_hash
+from tests.made_up_run import make
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 

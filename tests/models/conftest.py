@@ -1,6 +1,7 @@
 """Small random models of the real classes."""
 
 import pytest
+
 from tests.small_models import make_backbone, make_backbone15, make_tokenizer
 
 

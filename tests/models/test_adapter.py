@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tests.small_models import make_backbone, save
 
 from harness.errors import CheckpointError
 from harness.models import adapter
@@ -16,6 +15,7 @@ from harness.models.adapter import Lora
 from harness.models.contract import Layout, Part, Tiles
 from harness.models.llava import LlavaModels, whole_parts
 from harness.models.onevision import OneVision, load
+from tests.small_models import make_backbone, save
 
 TILES = Tiles(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), Layout((1, 1), (32, 32)))
 PARTS: tuple[Part, ...] = ("tower", "language")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.small_models import said, save
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -15,6 +14,7 @@ from harness.errors import BitstreamError, CheckpointError
 from harness.models import llava15
 from harness.models.contract import Layout
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD, full_size_config, load
+from tests.small_models import said, save
 
 CHOICE = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tests.small_models import said, save
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from harness import catalog
@@ -19,6 +18,7 @@ from harness.models import files, llava, onevision, tower
 from harness.models.contract import LanguageSide, Layout, Request, Untimed, VisionSide
 from harness.models.engine import TransformersEngine
 from harness.models.onevision import full_size_config, load
+from tests.small_models import said, save
 
 CHOICE = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
 YES_NO = Question(text="Is it red?", kind="yes_no")

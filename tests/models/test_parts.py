@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.small_models import make_backbone, make_backbone15, save
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
 from harness.errors import CheckpointError
 from harness.models import checkpoint, files, llava15, onevision
 from harness.models.contract import Sharing, Untimed
 from harness.models.llava import LlavaModels, LlavaVision, whole_parts
+from tests.small_models import make_backbone, make_backbone15, save
 
 FAMILIES = {
     "onevision": (make_backbone, LlavaOnevisionForConditionalGeneration, onevision.load, "llava-onevision-7b"),

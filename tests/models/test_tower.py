@@ -35,7 +35,9 @@ def _towers(kind, config_class):
     [(SiglipVisionModel, SiglipVisionConfig, False), (CLIPVisionModel, CLIPVisionConfig, True)],
 )
 @torch.inference_mode()
-def test_attention_is_that_of_the_eager_tower(kind: str, config_class, has_cls, layer, chunk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_is_that_of_the_eager_tower(
+    kind: str, config_class, has_cls, layer, chunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Received from the class token, or the mean over queries; of the layer that gives the features, in one pass."""
     monkeypatch.setattr(tower, "_CHUNK_ELEMENTS", chunk)
     fused, eager = _towers(kind, config_class)

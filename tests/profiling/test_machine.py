@@ -12,10 +12,10 @@ from typing import Any
 
 import pynvml
 import pytest
-from tests.fake_nvml import FakeGpu, driver
 
 from harness.profiling.machine import fingerprint, machine_name
 from harness.profiling.telemetry import Telemetry
+from tests.fake_nvml import FakeGpu, driver
 
 NO_LIBRARY = 12
 """NVML's code for a machine without the driver's library."""

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 from harness.channel.recording import PacketRecording, RateRecording, save
 from harness.errors import ScenarioError, TraceError
 from harness.records import RequestRow, schema
 from harness.replay import vector
+from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 INSTANTS = [name for name in schema(RequestRow).names if name.endswith("_s")]
 ARRIVALS: dict[str, dict[str, Any]] = {

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 from harness.analysis.latency import part_s, total_s
 from harness.records import RequestRow, schema
+from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 
 @settings(max_examples=30, deadline=None)

@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 import pytest
-from tests.replay.systems import profile_of, replayed, spec_of
 
 from harness.analysis.percentiles import over_replications
 from harness.replay import Profile
 from harness.scenario.replay import Replay
+from tests.replay.systems import profile_of, replayed, spec_of
 
 RNG = np.random.default_rng(0)
 EXPONENTIAL_S = RNG.exponential(1.0, 4000)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from tests.replay.systems import drawn_profile, spec_of
 
 from harness.errors import UnavailableError
 from harness.replay import sweep
 from harness.scenario.replay import Replay
+from tests.replay.systems import drawn_profile, spec_of
 
 RAY = importlib.util.find_spec("ray") is not None
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 from harness.analysis.latency import PARTS, part_s, total_s
 from harness.analysis.whatif import deadline_share
 from harness.records import RequestRow, schema
+from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 
 SLOW = {"kind": "constant", "rate": "1 KB/s"}
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.replay.systems import profile_of
 
 from harness.errors import UnavailableError
 from harness.replay import testbed, validation
 from harness.replay.profile import Floats
 from harness.replay.validation import LINK_MEDIAN, LINK_P99, Host, Validation, validate
 from harness.scenario.replay import Wire
+from tests.replay.systems import profile_of
 
 US = 1e-6
 linked = pytest.mark.skipif(testbed.why_not() is not None, reason=f"no real link: {testbed.why_not()}")

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
-from tests.made_up_run import MACHINE, REPLAY
 
 from harness.analysis import Analysis
 from harness.records import OutcomeRow, ResourceRow, SampleRow, StageRow, schema
@@ -14,6 +13,7 @@ from harness.runs.provenance import begin
 from harness.runs.store import Record
 from harness.scenario.load import hash_of
 from harness.scenario.replay import Replay
+from tests.made_up_run import MACHINE, REPLAY
 
 KNOWN = (
     "tofc", "jpeg", "webp", "hyperprior", "elic", "raw_features", "device_only", "compressai", "tofc_single",

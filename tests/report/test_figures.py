@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.report import many_schemes
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.made_up_run import make
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -29,6 +27,8 @@ from harness.report.figures import gallery, latency_bars, rate_performance, shee
 from harness.report.figures.sheet import Provenance, of
 from harness.runs import illustrations
 from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
+from tests.made_up_run import make
+from tests.report import many_schemes
 
 ABOUT = Provenance(
     title="A study: of something",

@@ -16,7 +16,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.study_rows import Work, samples, units, work_on
 
 from harness import files
 from harness.errors import ResultsError
@@ -25,6 +24,7 @@ from harness.runs import disk, provenance, tables
 from harness.runs.provenance import Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit
 from harness.runs.tables import ROWS, Kind
+from tests.study_rows import Work, samples, units, work_on
 
 KINDS = tuple(ROWS)
 WORKED = ("stages", "outcomes", "requests")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.silent import Silent
 
 from harness import catalog, measure, study
 from harness.data.asking import samples
@@ -27,6 +26,7 @@ from harness.schemes.contract import Payload
 from harness.schemes.envelope import pack, receive, send
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 from harness.stock import missing
+from tests.silent import Silent
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_scheme.py"
 PAGES = samples(book("test", 0)[:3], paired=False)

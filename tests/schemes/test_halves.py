@@ -5,7 +5,6 @@ import io
 import pytest
 import torch
 from PIL import Image
-from tests.small_models import make_backbone
 
 from baselines.pillow_codecs import Jpeg, JpegPoint
 from baselines.raw_features import RawFeatures, RawFeaturesPoint
@@ -16,6 +15,7 @@ from harness.models.contract import Untimed
 from harness.profiling.clock import StageClock
 from harness.schemes.contract import OperatingPoint, Payload
 from harness.schemes.envelope import receive, send, unpack
+from tests.small_models import make_backbone
 
 QUESTION = Question(
     text="Is <image 2> as red as <image 1>?", kind="choice", options={"A": "yes", "B": "as <image 1>"}, marked=True

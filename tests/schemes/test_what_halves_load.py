@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from tests.made_up_run import make
 
 ROOT = Path(__file__).parents[2]
