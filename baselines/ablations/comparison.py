@@ -19,7 +19,7 @@ from baselines.ablations import schemes
 from baselines.ablations.schemes import DISTORTION, TABLE_1_CLUSTERS, Ablation, Selective
 from baselines.ablations.training import BACKBONE, CLUSTERS, FIG_12, TABLE_1
 from harness.data.drawing.dice import Dice
-from harness.models.llava import LlavaModels
+from harness.models.loading import LlavaModels
 from harness.models.onevision import load
 from harness.runs import disk
 from harness.schemes.tofc import FeaturePoint

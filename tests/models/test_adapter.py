@@ -14,7 +14,8 @@ from harness.errors import CheckpointError
 from harness.models import adapter
 from harness.models.adapter import Lora
 from harness.models.contract import Layout, Part, Tiles
-from harness.models.llava import LlavaModels, whole_parts
+from harness.models.family import whole_parts
+from harness.models.loading import LlavaModels
 from harness.models.onevision import OneVision, load
 
 TILES = Tiles(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), Layout((1, 1), (32, 32)))
