@@ -10,16 +10,16 @@ from harness.cli.run import Limit, Overrides, given
 
 def pack(
     run: Annotated[Path, typer.Argument(help="A complete run's folder.")],
-    scenario: Annotated[Path, typer.Argument(help="The scenario that it was made with.")],
+    scenario: Annotated[Path, typer.Argument(help="Scenario that the run was made with.")],
     overrides: Overrides = None,
     limit: Limit = None,
-    out: Annotated[Path | None, typer.Option(help="The archive.", show_default="the run's name and .tar.gz")] = None,
+    out: Annotated[Path | None, typer.Option(help="Archive to write.", show_default="the run's name and .tar.gz")] = None,
 ) -> None:
-    """Write a run as an archive that a reviewer reads and reruns without a network.
+    """Write a run as an archive that a reviewer can read and rerun without a network.
 
-    It holds the rows and the manifest, the scenario and the recorded links that it names, the figures with their data,
-    the versions of all packages, `numbers.tex` with a LaTeX macro for every number of the table (with its interval and
-    its source), and a README with the commands.
+    It contains the rows and the manifest, the scenario and its recorded links, the figures with their data, the
+    versions of all packages, `numbers.tex` with a LaTeX macro for every number of the table (with its interval and its
+    source), and a README with the commands.
 
         harness pack results/runs/smoke scenarios/smoke.yaml
     """

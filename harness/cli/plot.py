@@ -1,4 +1,4 @@
-"""``harness plot``: a run's rows as figures."""
+"""``harness plot``: the figures of a run."""
 
 import re
 import warnings
@@ -14,13 +14,13 @@ _NO_GLYPH = re.compile(r"Glyph (\d+) ")
 def plot(
     path: Annotated[Path, typer.Argument(help="A run's folder, or a folder of runs.")] = Path("results/runs"),
     out: Annotated[
-        Path | None, typer.Option(help="Where the figures go.", show_default="a folder 'figures' in each run")
+        Path | None, typer.Option(help="Folder for the figures.", show_default="a folder 'figures' in each run")
     ] = None,
     figure: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A figure by its name; repeat it for more.", show_default=False),
+        typer.Option(metavar="NAME", help="Draw the figure of this name; may be repeated.", show_default=False),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every figure that the run's rows can draw.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Draw every figure for which the run has data.")] = False,
 ) -> None:
     """Draw a run's figures as PNG, SVG and PDF, for a page and for a column, with their data as CSV.
 
@@ -36,8 +36,8 @@ def plot(
     - **crossover** latency against rate; **ecdf** with deadlines; **timeline** of a request; **memory** and operations;
       **users** against p99; **bits** of payloads; **timings**, their interval and drift; **energy** of an answer
 
-    What fig4, fig9 and bits show `harness illustrate` computes first. A figure that a run's rows cannot draw is refused
-    with the command that makes what is missing; with `--all` it is left out, with a note.
+    `harness illustrate` computes the data of fig4, fig9 and bits. A figure for which a run has no data is refused, with
+    the command that makes it; with `--all` it is left out, with a note.
 
         harness plot results/runs/realworldqa_lowrate
 

@@ -1,4 +1,4 @@
-"""``harness report``: runs as one page."""
+"""``harness report``: runs as one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,16 +8,16 @@ import typer
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that hold runs.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path("report.html"),
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a timeline as well, for Perfetto.", show_default=False),
+        typer.Option(metavar="FILE", help="Also write a timeline for Perfetto to this file.", show_default=False),
     ] = None,
 ) -> None:
     """Write runs as one HTML file that needs no network, under 3 MB.
 
-    It has the verdict on each run, who answers first and by how much, tables that can be sorted, the figures, where
-    every number comes from, and how to make them again. Several runs have a table of contents.
+    It contains the verdict on each run, which scheme answers first and by how much, sortable tables, the figures, the
+    source of every number, and the commands that repeat them. Several runs have a table of contents.
 
         harness report results/runs/realworldqa_lowrate --out realworldqa.html
 

@@ -70,7 +70,7 @@ def cut_of(config: Any) -> Cut:
     strategy, layer = config.vision_feature_select_strategy, config.vision_feature_layer
     if strategy != "default":
         raise CheckpointError(
-            f"vision_feature_select_strategy is {strategy!r}; 'default' is wanted, which leaves the class token out: "
+            f"vision_feature_select_strategy is {strategy!r}; 'default' is expected, which leaves the class token out: "
             "with it the positions are no square"
         )
     positions = one_of_two(vision.image_size) // one_of_two(vision.patch_size)

@@ -73,7 +73,7 @@ def grids_of(pinpoints: Any, patch: int) -> Grids:
     ):
         raise CheckpointError(
             f"image_grid_pinpoints are {str(pinpoints)[:80]}; pairs of a height and a width of whole tiles of {patch} "
-            "px are wanted"
+            "px are expected"
         )
     return tuple((height // patch, width // patch) for height, width in pinpoints)
 
@@ -192,8 +192,8 @@ def shuffled(side: int, ratio: Any) -> int:
     square = round(1 / ratio) if isinstance(ratio, (int, float)) and 0 < ratio <= 1 else 0
     if not square or square * ratio != 1 or side % square:
         raise CheckpointError(
-            f"downsample_ratio is {shown(ratio)}; 0.5 or another 1 / n is wanted, n a divisor of the {side} positions "
-            "on a tile's side"
+            f"downsample_ratio is {shown(ratio)}; 0.5 or another 1 / n is expected, n a divisor of the {side} "
+            "positions on a tile's side"
         )
     return square
 
@@ -206,7 +206,7 @@ def pooled(side: int, tokens: Any) -> int:
     root = math.isqrt(tokens) if type(tokens) is int and tokens > 0 else 0
     if not root or root**2 != tokens or side % root:
         raise CheckpointError(
-            f"mm_tokens_per_image is {shown(tokens)}; a square number is wanted whose root divides the {side} "
+            f"mm_tokens_per_image is {shown(tokens)}; a square number is expected whose root divides the {side} "
             "positions on a picture's side"
         )
     return side // root
@@ -235,7 +235,7 @@ def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]
     config: Mapping[str, Any] = files.read_json(path)
     kind = config.get("model_type")
     if kind not in _KINDS:
-        raise CheckpointError(f"{path}: model_type is {shown(kind)}; one of these is wanted: {', '.join(_KINDS)}")
+        raise CheckpointError(f"{path}: model_type is {shown(kind)}; one of these is expected: {', '.join(_KINDS)}")
     return path, config
 
 
@@ -244,7 +244,7 @@ def _size(path: Path, config: Mapping[str, Any], name: str, default: int) -> int
     vision = config.get("vision_config")
     size = one_of_two(vision.get(name, default) if isinstance(vision, Mapping) else default)
     if type(size) is not int or size < 1:
-        raise CheckpointError(f"{path}: vision_config.{name} is {shown(size)}; a whole number from 1 on is wanted")
+        raise CheckpointError(f"{path}: vision_config.{name} is {shown(size)}; a whole number from 1 on is expected")
     return size
 
 

@@ -2,9 +2,8 @@
 
 import pandas as pd
 import pyarrow as pa
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
+from harness.report.fitting import Fitting
 from harness.units import format_bytes, format_seconds
 
 
@@ -35,11 +34,10 @@ def link_times(links: pa.Table) -> pd.DataFrame:
     return means
 
 
-def links_table(links: pa.Table) -> Table:
+def links_table(links: pa.Table) -> Fitting:
     """The measured T_link of each scheme and point."""
     title = "T_link, measured: round trip less the server's residence; means"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.show_edge = False
+    table = Fitting(title=title, names=2)
     for column in ("scheme", "point"):
         table.add_column(column, overflow="fold")
     for column in ("requests", "sent", "T_link", "replayed", "error", "set-up"):

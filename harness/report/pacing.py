@@ -2,12 +2,11 @@
 
 import math
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from harness.analysis import Analysis
+from harness.report.fitting import Fitting
 from harness.units import format_seconds
 
 
@@ -17,8 +16,7 @@ def pacing_table(run: Analysis) -> RenderableType | None:
     if found.empty:
         return None
     title = "Timed as the study's requests arrive, over back to back; means"
-    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    drawn.show_edge = False
+    drawn = Fitting(title=title, names=2)
     drawn.add_column("scheme, point", overflow="fold")
     drawn.add_column("side")
     for head in ("back to back", "at arrivals", "ratio", "interval"):

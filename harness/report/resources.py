@@ -2,13 +2,12 @@
 
 import math
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError
+from harness.report.fitting import Fitting
 
 _COLUMNS = {
     "weights_bytes": ("weights,\nMB", 1e6),
@@ -22,7 +21,7 @@ def resources_table(run: Analysis) -> Group:
     found = run.resources
     if found.empty:
         raise ResultsError(f"{run.record.folder}: nothing was measured of memory and operations")
-    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    drawn = Fitting()
     drawn.add_column("scheme, point", overflow="fold")
     for side in ("device", "server"):
         for head, _ in _COLUMNS.values():

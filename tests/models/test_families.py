@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, save
 
 from baselines.raw_features import RawFeatures
 from harness import catalog, illustrate
@@ -19,6 +18,7 @@ from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.tofc.reducer import Merging
+from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, save
 
 FAMILIES = {
     "onevision": (make_backbone, onevision.load, "llava-onevision-7b"),

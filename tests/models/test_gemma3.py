@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import logits_of, make_gemma3, said, save
 from transformers import Gemma3ForConditionalGeneration, Gemma3Processor, PreTrainedTokenizerFast
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -15,6 +14,7 @@ from harness.errors import CheckpointError, UnavailableError
 from harness.models import adapter
 from harness.models.contract import Request, Untimed
 from harness.models.gemma3 import bidirectional, full_size_config, load
+from tests.small_models import logits_of, make_gemma3, said, save
 
 QUESTIONS = {
     "choice": (
@@ -208,7 +208,7 @@ def test_embeddings_are_scaled_whatever_answers(tiny, tmp_path, engine):
 @pytest.mark.parametrize(
     ("file", "change", "sentence"),
     [
-        ("config.json", {"mm_tokens_per_image": 15}, "mm_tokens_per_image is 15; a square number is wanted"),
+        ("config.json", {"mm_tokens_per_image": 15}, "mm_tokens_per_image is 15; a square number is expected"),
         ("config.json", {"mm_tokens_per_image": 9}, "whose root divides the 8 positions on a picture's side"),
         ("preprocessor_config.json", {"do_pan_and_scan": True}, "do_pan_and_scan is True"),
         ("preprocessor_config.json", {"image_std": [1, 1, 1]}, r"image_std is \[1, 1, 1\]"),

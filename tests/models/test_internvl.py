@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import INTERNVL_SPECIAL, logits_of, make_internvl, make_internvl_config, said, save
 from transformers import InternVLForConditionalGeneration, InternVLProcessor, PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
@@ -15,6 +14,7 @@ from harness.data.sample import Question
 from harness.errors import CheckpointError, UnavailableError
 from harness.models import adapter
 from harness.models.internvl import IMAGENET_MEAN, IMAGENET_STD, full_size_config, load
+from tests.small_models import INTERNVL_SPECIAL, logits_of, make_internvl, make_internvl_config, said, save
 
 QUESTIONS = {
     "choice": (
@@ -180,7 +180,7 @@ def test_full_size_parameters(name, total_m, embedded):
             {"vision_feature_select_strategy": "full"},
             "vision_feature_select_strategy is 'full'; 'default'",
         ),
-        ("config.json", {"downsample_ratio": 0.3}, "downsample_ratio is 0.3; 0.5 or another 1 / n is wanted"),
+        ("config.json", {"downsample_ratio": 0.3}, "downsample_ratio is 0.3; 0.5 or another 1 / n is expected"),
         ("config.json", {"downsample_ratio": "half"}, "downsample_ratio"),
         ("config.json", {"vision_feature_layer": 5}, "vision_feature_layer is 5; a tower of 2 layers"),
         ("preprocessor_config.json", {"max_patches": 6}, "max_patches is 6; this harness runs the model with 12"),

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, save
 from transformers import (
     Gemma3ForConditionalGeneration,
     InternVLForConditionalGeneration,
@@ -29,6 +28,7 @@ from harness.models.contract import Sharing, Untimed
 from harness.models.family import whole_parts
 from harness.models.llava import LlavaVision
 from harness.models.loading import LlavaModels
+from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, save
 
 FAMILIES = {
     "onevision": (make_backbone, LlavaOnevisionForConditionalGeneration, onevision.load, "llava-onevision-7b"),
@@ -245,11 +245,11 @@ def test_random_parts_are_no_copies(tmp_path: Path) -> None:
 
 
 PLACES = [
-    ("weights.bin", "a safetensors file in the same folder is wanted"),
-    ("../outside.safetensors", "a safetensors file in the same folder is wanted"),
-    ("/etc/outside.safetensors", "a safetensors file in the same folder is wanted"),
-    ("sub/model.safetensors", "a safetensors file in the same folder is wanted"),
-    (7, "a safetensors file in the same folder is wanted"),
+    ("weights.bin", "a safetensors file in the same folder is expected"),
+    ("../outside.safetensors", "a safetensors file in the same folder is expected"),
+    ("/etc/outside.safetensors", "a safetensors file in the same folder is expected"),
+    ("sub/model.safetensors", "a safetensors file in the same folder is expected"),
+    (7, "a safetensors file in the same folder is expected"),
 ]
 
 
