@@ -65,6 +65,12 @@ BACKBONES: Mapping[str, str] = {
     "llava-onevision-7b": "harness.models.onevision:load",
     "llava-onevision-0.5b": "harness.models.onevision:load",
     "llava-1.5-7b": "harness.models.llava15:load",
+    "internvl3-1b": "harness.models.internvl:load",
+    "internvl3-2b": "harness.models.internvl:load",
+    "internvl3-8b": "harness.models.internvl:load",
+    "gemma-3-4b": "harness.models.gemma3:load",
+    "gemma-3-12b": "harness.models.gemma3:load",
+    "gemma-3-27b": "harness.models.gemma3:load",
     "mini-onevision": "harness.models.onevision:load",
     "mini-nano": "harness.models.onevision:load",
     "mini-llava15": "harness.models.llava15:load",
@@ -72,6 +78,10 @@ BACKBONES: Mapping[str, str] = {
 
 ON_DEVICE: Mapping[str, str] = {
     "llava-onevision-7b": "llava-onevision-0.5b",
+    "internvl3-2b": "internvl3-1b",
+    "internvl3-8b": "internvl3-1b",
+    "gemma-3-12b": "gemma-3-4b",
+    "gemma-3-27b": "gemma-3-4b",
     "mini-onevision": "mini-nano",
 }
 """The smaller model of a backbone's family, that a device runs by itself; LLaVA-1.5 has none."""

@@ -299,13 +299,17 @@ def _png(image: Image.Image, size: tuple[int, int] | None = None) -> bytes:
 
 
 def _labels(half: Any, image: Image.Image) -> tuple[tuple[int, ...], ...]:
-    """Into which merged feature each feature of the picture's first patch went, as a square; empty if it is none."""
+    """Into which merged feature each feature of the picture's first patch went, as a square.
+
+    Empty where it is none, or the patch does not show the picture padded to a square.
+    """
     from harness.tofc.merging import merge
 
-    x_PVD = half.vision.see(image, Untimed()).x_PVD[:1]
+    seen = half.vision.see(image, Untimed())
+    x_PVD = seen.x_PVD[:1]
     n_features = x_PVD.shape[1]
     side = math.isqrt(n_features)
-    if side * side != n_features:
+    if side * side != n_features or seen.layout.stretched:
         return ()
     merged = merge(x_PVD, half.point.kept_of(n_features), half.reducer.neighbours)
     return tuple(map(tuple, merged.labels_PV[0].view(side, side).tolist()))

@@ -75,7 +75,9 @@ _POWER_EVERY_S = 0.02
 def codec_for(dim: int, device: str) -> TofcCodec:
     """The paper's codec at a width, untrained, its scale fitted to noise: work and losslessness are real."""
     torch.manual_seed(0)
-    codec = TofcCodec(CodecConfig(dim=dim, n_experts=16)).eval()
+    # At D = 4096 the widths that are the default, (D, D / 2), would make a codec of a billion parameters.
+    hidden = (1152, 576) if dim > 1152 else ()
+    codec = TofcCodec(CodecConfig(dim=dim, n_experts=16, hidden=hidden)).eval()
     noise_PCD = torch.randn(4, 64, dim)
     codec.fit_scale(noise_PCD)
     codec.to(device).freeze(noise_PCD.to(device))
@@ -252,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it all, and print what there is to see."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--backbone", choices=[*catalog.ON_DEVICE, "llava-1.5-7b", "llava-onevision-0.5b"])
+    parser.add_argument("--backbone", choices=list(catalog.BACKBONES))
     parser.add_argument("--sheet", help="a data sheet's name (harness estimate --machines)")
     parser.add_argument("--size", default="", help="the pictures' size, such as 1536x1024")
     parser.add_argument("--pictures", type=int, default=6)
@@ -262,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = given.backbone or ("llava-onevision-7b" if device == "cuda" else "mini-onevision")
-    width, _, height = (given.size or ("1536x1024" if name.startswith("llava") else "480x320")).partition("x")
+    width, _, height = (given.size or ("480x320" if name.startswith("mini-") else "1536x1024")).partition("x")
     schemes = [s for s in given.schemes if s != "device_only" or name in catalog.ON_DEVICE]
     folder: Path = given.folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,12 +9,11 @@ from harness.errors import CheckpointError
 
 
 def features_a_patch(backbone: str) -> int:
-    """V: a square of as many features a side as the tile has patches.
+    """V, the features that the tower's reduction leaves of a tile.
 
     Raises CheckpointError for a miniature, and for a backbone from elsewhere.
     """
-    vision = _config(backbone).vision_config
-    return int((vision.image_size // vision.patch_size) ** 2)
+    return int(_family(backbone).cut(_config(backbone)).n_features)
 
 
 @functools.cache
@@ -32,7 +31,7 @@ def trainable_parameters(backbone: str, rank: int = 64, experts: int = 16) -> in
     config = _config(backbone)
     with torch.device("meta"):
         model = _family(backbone).model_class(config)
-        codec = TofcCodec(CodecConfig(dim=config.vision_config.hidden_size, n_experts=experts))
+        codec = TofcCodec(CodecConfig(dim=_family(backbone).cut(config).feature_dim, n_experts=experts))
     parts: Any = SimpleNamespace(model=model, projector=model.model.multi_modal_projector)
     return adapter.size(parts, rank) + sum(p.numel() for p in codec.parameters())
 

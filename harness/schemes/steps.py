@@ -1,6 +1,6 @@
 """The steps that halves share: a picture or its features in, visual tokens, answers.
 
-P patches (the thumbnail first)   V features a patch   C features a patch that are kept   D feature dimension
+P patches   V features a patch   C features a patch that are kept   D feature dimension
 T visual tokens   H width of the language model
 """
 

@@ -24,7 +24,7 @@ from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
 from harness.models.contract import Untimed
-from harness.models.llava import LlavaModels
+from harness.models.loading import LlavaModels
 from harness.models.onevision import load
 from harness.schemes import image_codec
 from harness.schemes.anatomy import of_body
