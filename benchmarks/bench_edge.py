@@ -47,7 +47,7 @@ import ends  # noqa: E402
 import fake_harness  # noqa: E402
 
 from harness import catalog, measure, study  # noqa: E402
-from harness.channel.constant import Constant  # noqa: E402
+from harness.channel.channel import Constant  # noqa: E402
 from harness.channel.link import Link  # noqa: E402
 from harness.data.sample import Question, Sample  # noqa: E402
 from harness.edge import TOKEN_VARIABLE, protocol  # noqa: E402

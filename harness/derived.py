@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from harness import study
 from harness.analysis import Analysis, validity
 from harness.apart import PAYLOADS, payloads_digest
-from harness.channel.opening import unreadable_files
+from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.measure import Reporter
 from harness.profiling.machine import fingerprint

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from harness import study
 from harness.analysis import Analysis, validity
-from harness.channel.opening import unreadable_files
+from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.estimates.estimate import Estimated, Estimator, total
 from harness.estimates.sheets import digest

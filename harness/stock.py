@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from harness import catalog
 from harness.cache import cache_folder
-from harness.channel.opening import unreadable_files
+from harness.channel.channel import unreadable_files
 from harness.data import own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample

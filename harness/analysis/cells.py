@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.analysis import latency, means, percentiles
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, mean_latency
-from harness.channel.opening import mean_bps
+from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Profile

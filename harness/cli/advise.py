@@ -61,7 +61,7 @@ def _system(
     seeds: int = 1,
 ) -> "Replay":
     """The replay section that the options describe; its one uplink is the rate's or the recorded link's."""
-    from harness.channel.opening import unreadable_files
+    from harness.channel.channel import unreadable_files
     from harness.errors import ScenarioError
     from harness.scenario.replay import Replay
 

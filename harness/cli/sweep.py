@@ -45,7 +45,7 @@ def sweep(
     from rich.table import Table
 
     from harness.analysis import Analysis, whatif
-    from harness.channel.opening import unreadable_files
+    from harness.channel.channel import unreadable_files
     from harness.cli.display import terminal
     from harness.errors import ScenarioError
     from harness.replay import sweep as replay_sweep

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from harness import units
-from harness.channel.contract import Channel
-from harness.channel.opening import open_channel
+from harness.channel.channel import Channel, open_channel
 from harness.errors import TraceError
 from harness.scenario.replay import ConstantUplink, TraceUplink
 

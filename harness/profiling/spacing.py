@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from harness.channel.channel import open_channel
 from harness.channel.link import Link
-from harness.channel.opening import open_channel
 from harness.replay.workload import arrivals_of
 from harness.scenario.replay import ClosedLoop, Replay
 

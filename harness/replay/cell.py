@@ -6,8 +6,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from harness.channel.contract import Channel
-from harness.channel.opening import open_channel
+from harness.channel.channel import Channel, open_channel
 from harness.errors import ScenarioError, TraceError
 from harness.records import RequestRow, schema
 from harness.replay.profile import Profile

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from harness.channel.constant import Constant
+from harness.channel.channel import Constant
 from harness.channel.link import wire_bytes
 from harness.replay.exchange import HEADER_BYTES as SMALLEST_BYTES
 from harness.replay.profile import Floats, Ints, Profile

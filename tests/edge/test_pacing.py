@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.channel.constant import Constant
+from harness.channel.channel import Constant
 from harness.channel.importing import import_trace
 from harness.edge.pacing import Pace
 from harness.errors import TraceError
