@@ -119,7 +119,7 @@ def _first_pictures(stock: Stock, pictures: int) -> list[Sample]:
 def _merging(chosen: Sequence[Key], stock: Stock, models: Models) -> "tuple[Key, Any] | None":
     """The first scheme that merges features on the device by the paper's way, and its device half."""
     from harness.schemes.features import FeatureDevice
-    from harness.tofc.reducer import Merging
+    from harness.tofc.merging import Merging
 
     for key in chosen:
         scheme, point = stock.points[key]

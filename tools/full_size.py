@@ -52,7 +52,7 @@ from harness.schemes.envelope import send
 from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging
 from tools import portability
 
 MERGE_TO = 0.022

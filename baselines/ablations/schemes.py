@@ -16,7 +16,7 @@ from harness.tofc.trained import ADAPTER
 
 if TYPE_CHECKING:
     from harness.tofc.feature_codec import FeatureCodec
-    from harness.tofc.reducer import Reducer
+    from harness.tofc.merging import Reducer
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The bundled ones: a folder for each backbone, in it one for each scheme, in it one for each trained point."""
@@ -75,7 +75,7 @@ class Ablation(Tofc):
     @classmethod
     def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
         """The reducer, untrained where it is learned."""
-        from harness.tofc.reducer import Merging
+        from harness.tofc.merging import Merging
 
         return Merging()
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
 
 from harness.tofc import density_peaks
-from harness.tofc.merging import cluster_on_accelerator, merge
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging, cluster_on_accelerator, merge
 
 
 def oracle(x_VD: torch.Tensor, n_clusters: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,7 @@ from baselines.ablations.qformer import QFormer, QFormerConfig
 from baselines.ablations.visionzip import VisionZip
 from harness.errors import CheckpointError
 from harness.models.contract import Attention
-from harness.tofc.merging import merge
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging, merge
 
 
 def _features(n_patches: int = 3, n_features: int = 16, dim: int = 8, seed: int = 0) -> tuple[Tensor, Attention]:
