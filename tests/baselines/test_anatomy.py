@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
-from baselines.neural_codec import NeuralPoint, bundled
+from baselines.neural_codec import Elic, Hyperprior, NeuralPoint, bundled
 from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, pack
 from baselines.raw_features import _HEADER
 from harness import catalog

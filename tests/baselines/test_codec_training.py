@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from baselines import training
-from baselines.hyperprior import Hyperprior
 from baselines.linear_start import rescale, start, steps_per_unit
 from baselines.networks.elic import Elic2022Official
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.weights import load, read
-from baselines.neural_codec import NeuralPoint
+from baselines.neural_codec import Hyperprior, NeuralPoint
 from baselines.rate_distortion import psnr_db
 from baselines.training_pictures import BATCH, PATCH_PX, Picture, batch, collage
 from harness.data.drawing.dice import Dice

@@ -13,11 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
 from baselines.networks.network import MULTIPLE_PX
 from baselines.networks.pictures import padded
-from baselines.neural_codec import NeuralCodec, NeuralPoint, bundled
+from baselines.neural_codec import Elic, Hyperprior, NeuralCodec, NeuralPoint, bundled
 from baselines.neural_container import Picture, pack, unpack
 from baselines.pillow_codecs import Jpeg, JpegPoint
 from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db

@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
 from baselines.networks.entropy_models import EntropyBottleneck, GaussianConditional
-from baselines.neural_codec import NeuralCodec, NeuralPoint, bundled
+from baselines.neural_codec import Elic, Hyperprior, NeuralCodec, NeuralPoint, bundled
 from baselines.neural_container import Picture, pack, unpack
 from baselines.rans import MOST_SYMBOL, TOTAL, Rans, quantised_cdf
 from harness.errors import BitstreamError, CheckpointError
