@@ -196,7 +196,7 @@ class Unmerged(Ablation):
     @classmethod
     def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
         """The cluster centres."""
-        from baselines.ablations.centres import Centres
+        from baselines.ablations.reducers import Centres
 
         return Centres()
 
@@ -209,7 +209,7 @@ class VisionZipDominant(Ablation):
     @classmethod
     def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
         """The paper's 4 of 16."""
-        from baselines.ablations.visionzip import VisionZip
+        from baselines.ablations.reducers import VisionZip
 
         return VisionZip(one_in=4)
 
@@ -222,7 +222,7 @@ class VisionZipMerging(Ablation):
     @classmethod
     def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
         """No dominant features."""
-        from baselines.ablations.visionzip import VisionZip
+        from baselines.ablations.reducers import VisionZip
 
         return VisionZip(one_in=None)
 

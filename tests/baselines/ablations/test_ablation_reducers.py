@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baselines.ablations.centres import Centres
 from baselines.ablations.qformer import QFormer, QFormerConfig
-from baselines.ablations.visionzip import VisionZip
+from baselines.ablations.reducers import Centres, VisionZip
 from harness.errors import CheckpointError
 from harness.models.contract import Attention
 from harness.tofc.merging import Merging, merge
