@@ -156,8 +156,7 @@ def show(
     """
     from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.report.resources import resources_table
-    from harness.report.sections import sections
+    from harness.report.sections import resources_table, sections
     from harness.report.table import write
 
     if out is not None and resources:

@@ -72,7 +72,7 @@ FORKS.set_forkserver_preload(
         "harness.schemes.fake",
         "harness.data.streetsqa",
         "harness.replay.system",
-        "harness.report.links",
+        "harness.report.sections",
         "torch.utils.flop_counter",
         "torch.nn.attention",
     ]

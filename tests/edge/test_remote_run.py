@@ -12,7 +12,7 @@ from forked import forked
 
 from harness.edge.client import Remote
 from harness.errors import PeerError, ResultsError
-from harness.report.links import link_times
+from harness.report.sections import link_times
 from harness.runs.provenance import MANIFEST, read
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
