@@ -106,7 +106,7 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
     study, machines = claims.study_of(claim, test), claims.machines
     if test.about.counted:
         try:
-            items = metrics.counted(test, study.backbone)
+            items = metrics.of_architecture(test, study.backbone)
         except HarnessError as error:
             why = f"{test.metric} is counted on a published architecture: {error}"
             return Tested(test=test, verdict=Verdict.NOT_TESTABLE, why=why)
@@ -130,7 +130,7 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=why)
 
     def numbers(of: Criterion) -> Sequence[Item]:
-        found = [metrics.measured(Asked(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
+        found = [metrics.of_run(Asked(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
         return metrics.quotient(*found) if len(found) == 2 else found[0]
 
     side = direction(test) if stood_in else None

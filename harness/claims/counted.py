@@ -1,17 +1,20 @@
 """What is counted: operations and memory of halves, tokens, what codecs recorded, a published architecture."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from scipy.stats import entropy
 
+from harness import catalog
 from harness.analysis.means import Estimate
 from harness.claims.asked import Asked, exact, point_of, refused
 from harness.claims.model import Parameter
 from harness.claims.verdict import Item
-from harness.errors import HarnessError
+from harness.errors import CheckpointError, HarnessError
 from harness.tofc.trained import MANIFEST, find_codec, manifest
 
 RESIDENT_BYTES = 3e5
@@ -161,3 +164,43 @@ def _held_out(asked: Asked) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _is_whole(row: Mapping[str, Any]) -> bool:
     return {"z_share", "expert_use", "bytes_per_image", "n_clusters"} <= row.keys() and sum(row["expert_use"]) > 0
+
+
+def features_a_patch(backbone: str) -> int:
+    """V: a square of as many features a side as the tile has patches.
+
+    Raises CheckpointError for a miniature, and for a backbone from elsewhere.
+    """
+    vision = _config(backbone).vision_config
+    return int((vision.image_size // vision.patch_size) ** 2)
+
+
+@functools.cache
+def trainable_parameters(backbone: str, rank: int = 64, experts: int = 16) -> int:
+    """LoRA on tower and language model, the projector, and TOFC's codec with its router.
+
+    Raises CheckpointError for a miniature.
+    """
+    import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+    import torch
+
+    from harness.models import adapter
+    from harness.tofc.codec import CodecConfig, TofcCodec
+
+    config = _config(backbone)
+    with torch.device("meta"):
+        model = _family(backbone).model_class(config)
+        codec = TofcCodec(CodecConfig(dim=config.vision_config.hidden_size, n_experts=experts))
+    parts: Any = SimpleNamespace(model=model, projector=model.model.multi_modal_projector)
+    return adapter.size(parts, rank) + sum(p.numel() for p in codec.parameters())
+
+
+def _family(backbone: str) -> Any:
+    """What tells a backbone's model classes: the first argument of its loader."""
+    if not (given := getattr(catalog.load("backbone", backbone, catalog.BACKBONES), "args", ())):
+        raise CheckpointError(f"backbone {backbone}: is not one whose architecture is known without its weights")
+    return given[0]
+
+
+def _config(backbone: str) -> Any:
+    return _family(backbone).full_size(backbone)
