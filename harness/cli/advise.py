@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.quantities import PER_SECOND, RATE, SECONDS
+from harness.cli.app import PER_SECOND, RATE, SECONDS
 from harness.errors import ExitCode, ResultsError
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.app import Form
-from harness.cli.quantities import SHARE, SOME_SECONDS
+from harness.cli.app import SHARE, SOME_SECONDS, Form
 
 if TYPE_CHECKING:
     from harness.report.regressions import Found

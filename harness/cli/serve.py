@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.quantities import SIZE, SOME_SECONDS
+from harness.cli.app import SIZE, SOME_SECONDS
 from harness.cli.run import Limit, Overrides, given
 from harness.edge import TOKEN_VARIABLE
 
@@ -41,8 +41,7 @@ def serve(
         TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml --listen 0.0.0.0:8000
     """
     from harness import study
-    from harness.edge.server import Limits, listening
-    from harness.edge.server import serve as serve_halves
+    from harness.edge.server import Limits, listening, serve as serve_halves
     from harness.stock import take_stock
 
     host, port = _parted(listen)

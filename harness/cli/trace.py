@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import Command, group
-from harness.cli.quantities import SECONDS, SOME_SECONDS
+from harness.cli.app import SECONDS, SOME_SECONDS, Command, group
 
 app = group(
     "trace",
