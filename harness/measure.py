@@ -27,7 +27,7 @@ from harness.profiling.resources import Need, half_needs
 from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
-from harness.records import LinkRow, OutcomeRow, ResourceRow, Side, StageRow
+from harness.records import LinkRow, OutcomeRow, PointKey, ResourceRow, Side, StageRow
 from harness.runs.recorded import Recorded
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
@@ -95,8 +95,7 @@ _Way: TypeAlias = Literal["stages", "paced"]
 _ATTEMPTS = 3
 """How often a request is run that is disturbed each time."""
 
-Key = tuple[str, str]
-Halves = Mapping[Key, Parted]
+Halves = Mapping[PointKey, Parted]
 """By pipeline and point."""
 
 
@@ -107,7 +106,7 @@ class Plan:
     halves: Halves
     samples: Gathered
     sample_digests: Sequence[str]
-    depends: Mapping[Key, Mapping[str, str]]
+    depends: Mapping[PointKey, Mapping[str, str]]
     patches: Sequence[int]
     """Into how many patches each sample's pictures are cut: the strata from which timed pictures are drawn."""
     scoring: str = DEFAULT_SCORING
@@ -143,13 +142,13 @@ class Plan:
         order = self.to_time(seed)
         return [place for places in order[: -(-n // len(order[0]))] for place in places]
 
-    def answering(self, key: Key, places: Sequence[int]) -> Unit:
+    def answering(self, key: PointKey, places: Sequence[int]) -> Unit:
         """The answers of a scheme to all questions about one picture."""
         name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
         return Unit(name, {**self.depends[key], **self._questions(places), "scoring": self.scoring})
 
     def timing(
-        self, key: Key, repeat: int, place: int, schedule: Measure, spaced: Mapping[str, str] | None = None
+        self, key: PointKey, repeat: int, place: int, schedule: Measure, spaced: Mapping[str, str] | None = None
     ) -> Unit:
         """The times of one request of a scheme; ``spaced`` is what they depend on if not timed back to back."""
         name = f"times {' '.join(key)}, {self.samples.names[place].id}, repeat {repeat}"
@@ -161,11 +160,11 @@ class Plan:
         }
         return Unit(name, {**self.timing_depends(key, [place]), **how, **profiles, **(spaced or {})})
 
-    def timing_depends(self, key: Key, places: Sequence[int]) -> dict[str, str]:
+    def timing_depends(self, key: PointKey, places: Sequence[int]) -> dict[str, str]:
         """What the work on some samples by a scheme depends on."""
         return {**self.depends[key], **self._questions(places)}
 
-    def weighing(self, key: Key, place: int, device: str) -> Unit:
+    def weighing(self, key: PointKey, place: int, device: str) -> Unit:
         """What a scheme needs besides time, for one request."""
         name = f"resources {' '.join(key)}, {self.samples.names[place].id}"
         return Unit(name, {**self.depends[key], **self._questions([place]), "device": device})
@@ -386,7 +385,7 @@ class _Timing:
     def _take(
         self,
         table: _Way,
-        left: Mapping[Unit, Key],
+        left: Mapping[Unit, PointKey],
         place: int,
         when: Mapping[str, int],
         timed: Sequence[int],
@@ -431,7 +430,7 @@ class _Timing:
             )
             self.again = Counter()
 
-    def _turn(self, left: Mapping[Unit, Key], sample: Sample, spaced: "Spaced | None") -> dict[Unit, "_Request"]:
+    def _turn(self, left: Mapping[Unit, PointKey], sample: Sample, spaced: "Spaced | None") -> dict[Unit, "_Request"]:
         """Each scheme's request once, and those that were disturbed again, at most twice."""
         taken: dict[Unit, _Request] = {}
         waiting, seen = list(left), list[str]()
@@ -456,7 +455,7 @@ class _Timing:
         return taken
 
     def _rows(
-        self, unit: Unit, key: Key, place: int, request: "_Request | None", when: Mapping[str, int], turn: int
+        self, unit: Unit, key: PointKey, place: int, request: "_Request | None", when: Mapping[str, int], turn: int
     ) -> Iterator[StageRow]:
         sample = self.plan.samples.names[place].id
         common: dict[str, Any] = {
@@ -488,7 +487,7 @@ class _Timing:
                     source="measured",
                 )
 
-    def _link(self, unit: Unit, key: Key, place: int, transfer: Transfer, repeat: int) -> LinkRow:
+    def _link(self, unit: Unit, key: PointKey, place: int, transfer: Transfer, repeat: int) -> LinkRow:
         return LinkRow(
             run=self.ongoing.manifest.name,
             unit=unit.key,
@@ -529,13 +528,13 @@ class _Request:
         return disturbance(seconds, waited_s, self.load, most_waited=MOST_WAITED_IN_ALL)
 
 
-def _warm_up(plan: Plan, keys: Sequence[Key], timed: Sequence[int], requests: int, device: str) -> None:
+def _warm_up(plan: Plan, keys: Sequence[PointKey], timed: Sequence[int], requests: int, device: str) -> None:
     for place in itertools.islice(itertools.cycle(timed), requests):
         for key in keys:
             _request(plan.halves[key], plan.samples[place], device)
 
 
-def _outcomes(plan: Plan, key: Key, places: Sequence[int], *, run: str, unit: str) -> Iterator[OutcomeRow]:
+def _outcomes(plan: Plan, key: PointKey, places: Sequence[int], *, run: str, unit: str) -> Iterator[OutcomeRow]:
     """The outcomes of all questions about one picture."""
     split, samples = plan.halves[key], [plan.samples[place] for place in places]
     sent = send(split.device, samples[0], Sharing())

@@ -25,6 +25,9 @@ Quantity = Literal["weights_bytes", "peak_memory_bytes", "operations"]
 """What a :class:`ResourceRow` is about: the weights that a half holds, the most memory that it needs while it works
 (weights included), the floating-point operations of a stage."""
 
+PointKey = tuple[str, str]
+"""A pipeline and the label of one of its points."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:

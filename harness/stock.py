@@ -20,7 +20,7 @@ from harness.errors import DataError, HarnessError, ScenarioError, UnavailableEr
 from harness.models import files
 from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
-from harness.records import SampleRow, Side
+from harness.records import PointKey, SampleRow, Side
 from harness.runs import digests, provenance, recorded
 from harness.runs.recorded import Recorded
 from harness.scenario.load import as_given, scenario_hash
@@ -28,8 +28,6 @@ from harness.scenario.model import Scenario
 from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
 
 Thing = TypeVar("Thing")
-Key = tuple[str, str]
-"""A pipeline and the label of one of its points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +45,8 @@ class Stock:
     backbone: str
     stand_ins: Mapping[str, str]
     absent: Sequence[str]
-    points: Mapping[Key, tuple[type[Scheme], OperatingPoint]]
-    depends: Mapping[Key, Mapping[str, str]]
+    points: Mapping[PointKey, tuple[type[Scheme], OperatingPoint]]
+    depends: Mapping[PointKey, Mapping[str, str]]
     links: Mapping[str, str]
     recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
 
@@ -154,8 +152,8 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     at_hand = {name: found for name, found in samples.items() if found is not None}
     if len(at_hand) < len(samples) or model is None:
         raise UnavailableError("\n".join(absent))
-    points: dict[Key, tuple[type[Scheme], OperatingPoint]] = {}
-    depends: dict[Key, dict[str, str]] = {}
+    points: dict[PointKey, tuple[type[Scheme], OperatingPoint]] = {}
+    depends: dict[PointKey, dict[str, str]] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
         for point in spec.operating_points(stand_in=backbone != scenario.backbone):

@@ -21,7 +21,7 @@ from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSp
 from harness.edge.protocol import VERSION, Info
 from harness.edge.server import Limits, Service
 from harness.energy import Sides, measure_energy
-from harness.measure import Halves, Key, Parted, Reporter
+from harness.measure import Halves, Parted, Reporter
 from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meter, Meters
@@ -29,7 +29,7 @@ from harness.profiling.machine import fingerprint, machine_name
 from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
-from harness.records import SampleRow, Side, to_table
+from harness.records import PointKey, SampleRow, Side, to_table
 from harness.replay import Profile, sweep
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
@@ -205,7 +205,7 @@ def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Inf
 def prepare(stock: Stock, peer: Peer | None = None) -> Study:
     """Makes both halves of every scheme at every point, or the device halves alone where a server has the others."""
     models, device, threads = load_models(stock)
-    halves: dict[Key, Parted] = {}
+    halves: dict[PointKey, Parted] = {}
     for key, (scheme, point) in stock.points.items():
         here = scheme.device_half(models, point)
         if peer is None:
@@ -244,7 +244,12 @@ def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
 
 
 def replay(
-    keys: Iterable[Key], spec: Replay, links: Mapping[str, str], samples: pa.Table, ongoing: Run, reporter: Reporter
+    keys: Iterable[PointKey],
+    spec: Replay,
+    links: Mapping[str, str],
+    samples: pa.Table,
+    ongoing: Run,
+    reporter: Reporter,
 ) -> None:
     """Replays schemes at operating points over a section's uplinks, from the rows that are committed.
 

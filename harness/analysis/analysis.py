@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from harness.analysis import breakdown, cells, comparison, energy, latency, means, pacing, precision
 from harness.analysis.cells import Population, Setting
 from harness.analysis.curves import Ladder
-from harness.analysis.select import Answers, Equality, Key, ladders_of, select
+from harness.analysis.select import Answers, Equality, ladders_of, select
 from harness.errors import ResultsError, unknown_name
-from harness.records import Quantity, Side
+from harness.records import PointKey, Quantity, Side
 from harness.replay.cell import Cell
 from harness.replay.profile import Profile, sent_bytes
 from harness.runs import illustrations
@@ -38,7 +38,7 @@ class Analysis:
     def __init__(self, record: Record) -> None:
         self.record = record
         self._profiles: dict[tuple[str, str], Profile] = {}
-        self._ladders_in: dict[str, Mapping[Key, Ladder]] = {}
+        self._ladders_in: dict[str, Mapping[PointKey, Ladder]] = {}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -162,7 +162,7 @@ class Analysis:
     @cached_property
     def setting(self) -> Setting:
         """What the latencies rest on besides the request rows: :class:`harness.analysis.cells.Setting`."""
-        starts: dict[Key, dict[int, int]] = {}
+        starts: dict[PointKey, dict[int, int]] = {}
         keys = ["pipeline", "point", "repeat"]
         for row in self.record.stages.group_by(keys).aggregate([("start", "min")]).to_pylist():
             starts.setdefault((row["pipeline"], row["point"]), {})[row["repeat"]] = row["start_min"]
@@ -368,11 +368,11 @@ class Analysis:
         return tuple(part for part in latency.PARTS if part != "wait" or waited)
 
     @cached_property
-    def ladders(self) -> Mapping[Key, Ladder]:
+    def ladders(self) -> Mapping[PointKey, Ladder]:
         """The curves of score over bytes: :func:`harness.analysis.comparison.ladders`; none where none is claimed."""
         return comparison.ladders(self.points, self.answers) if self.scored else {}
 
-    def ladders_in(self, benchmark: str) -> Mapping[Key, Ladder]:
+    def ladders_in(self, benchmark: str) -> Mapping[PointKey, Ladder]:
         """:attr:`ladders` in one benchmark by itself; none where the reference scores 0 there."""
         if self.manifest.benchmarks == (benchmark,):
             return self.ladders
@@ -616,7 +616,7 @@ class Analysis:
         return requests.filter(pc.is_in(of_row, keys))
 
     @cached_property
-    def _selected_keys(self) -> tuple[Key, ...]:
+    def _selected_keys(self) -> tuple[PointKey, ...]:
         """The selected points that were timed."""
         chosen = self.points.loc[self.points["selected"], ["pipeline", "point"]].to_numpy().tolist()
         return tuple((p, q) for p, q in chosen if (p, q) in self.timed_points)

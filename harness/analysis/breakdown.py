@@ -7,8 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis.select import Answers, Equality, Key, select, with_samples
+from harness.analysis.select import Answers, Equality, select, with_samples
 from harness.data.scoring import metric
+from harness.records import PointKey
 
 _CATEGORY_COLUMNS = ("benchmark", "pipeline", "point", "category", "questions", "score")
 
@@ -18,7 +19,7 @@ def by_benchmark(
     samples: pa.Table,
     equality: Equality,
     benchmarks: Sequence[str],
-    ladders: Mapping[Key, Hashable] | None = None,
+    ladders: Mapping[PointKey, Hashable] | None = None,
 ) -> pd.DataFrame:
     """:func:`harness.analysis.select.select` in each benchmark by itself, with a column ``benchmark`` before all."""
     tables = [

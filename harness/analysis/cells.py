@@ -29,6 +29,7 @@ from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, mean_latency
 from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
+from harness.records import PointKey
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Profile
 from harness.scenario.replay import (
@@ -44,7 +45,6 @@ from harness.scenario.replay import (
 )
 
 Floats = NDArray[np.float64]
-Key = tuple[str, str]
 
 _BARE = Wire()
 
@@ -130,8 +130,8 @@ class Setting:
 
     system: Replay
     population: Population
-    profiles: Mapping[Key, Profile]
-    starts: Mapping[Key, Mapping[int, int]]
+    profiles: Mapping[PointKey, Profile]
+    starts: Mapping[PointKey, Mapping[int, int]]
     sources: Mapping[tuple[str, str, str], str]
     confidence: float = 0.95
 
@@ -146,7 +146,7 @@ class Setting:
             return False
         return not requests_meet(Cell(spec=self.system, uplink=uplink, users=int(cell["users"]), seed=0))
 
-    def timed(self, key: Key) -> Timed:
+    def timed(self, key: PointKey) -> Timed:
         """The timed requests of a point."""
         return Timed.of(self.profiles[key], self.starts[key])
 
@@ -197,7 +197,7 @@ def summarise(requests: pa.Table, setting: Setting, deadline_s: float | None = N
 
 
 def _alone(
-    setting: Setting, key: Key, cell: Mapping[str, Any], deadline_s: float | None
+    setting: Setting, key: PointKey, cell: Mapping[str, Any], deadline_s: float | None
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The parts of a point whose requests do not meet, each with its mean and percentiles."""
     profile, timed = setting.profiles[key], setting.timed(key)
@@ -233,7 +233,7 @@ def _alone(
 
 
 def _met(
-    setting: Setting, key: Key, cell: Mapping[str, Any], rows: pa.Table
+    setting: Setting, key: PointKey, cell: Mapping[str, Any], rows: pa.Table
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The same of a point whose requests may meet, from the replay's rows."""
     frame = rows.select(["seed", "sample"]).to_pandas()

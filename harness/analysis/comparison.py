@@ -12,11 +12,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from harness.analysis import curves, means
-from harness.analysis.cells import Key, Setting, strata, times_and_known
+from harness.analysis.cells import Setting, strata, times_and_known
 from harness.analysis.curves import Ladder
 from harness.analysis.means import Estimate
 from harness.analysis.select import Answers
 from harness.errors import ResultsError
+from harness.records import PointKey
 from harness.units import format_bytes, format_seconds
 
 _UPLINK = ["replay", "channel", "users"]
@@ -51,7 +52,7 @@ def _ratio(row: "pd.Series[Any]", first: "pd.Series[Any]", setting: Setting) -> 
     cell = {"channel": row["channel"], "users": row["users"]}
     if not setting.alone(cell):
         return Estimate(plain, math.nan, math.nan, "requests meet, or the link's rate varies")
-    keys: list[Key] = [(str(r["pipeline"]), str(r["point"])) for r in (row, first)]
+    keys: list[PointKey] = [(str(r["pipeline"]), str(r["point"])) for r in (row, first)]
     profiles = [setting.profiles[key] for key in keys]
     if profiles[0].samples != profiles[1].samples:
         return Estimate(plain, math.nan, math.nan, "not timed on the same samples and repeats")

@@ -37,6 +37,7 @@ from harness.analysis import percentiles, selection
 from harness.analysis.means import too_few
 from harness.data.scoring import Metric, metric
 from harness.errors import ResultsError
+from harness.records import PointKey
 from harness.runs.provenance import Manifest
 
 Floats = NDArray[np.float64]
@@ -89,16 +90,13 @@ NORMALISED = "normalised score (%)"
 RATES = ("quality", "codec", "weights", "lambda", "lmbda")
 """The parameters by which a scheme trades score for bytes; any other that differs begins another ladder."""
 
-Key = tuple[str, str]
-"""A pipeline and the label of one of its points."""
 
-
-def ladders_of(points: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[Key, Hashable]:
+def ladders_of(points: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[PointKey, Hashable]:
     """The ladder of every point, from a manifest's parameters of each: those that are not :data:`RATES`.
 
     Parameters that all points of a scheme share do not tell its ladders apart and are left out.
     """
-    found: dict[Key, Hashable] = {}
+    found: dict[PointKey, Hashable] = {}
     for pipeline, labels in points.items():
         values: dict[str, set[str]] = {}
         for own in labels.values():
@@ -122,7 +120,7 @@ class Answers:
     def __init__(self, outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmarks: Sequence[str]) -> None:
         rows = with_samples(outcomes, samples)
         self.equality = equality
-        self.points: dict[Key, pd.DataFrame] = {
+        self.points: dict[PointKey, pd.DataFrame] = {
             (str(pipeline), str(point)): p.sort_values("sample")
             for (pipeline, point), p in rows.groupby(["pipeline", "point"], sort=True)
         }
@@ -133,8 +131,8 @@ class Answers:
         self.parts = _parts(asked, benchmarks, equality)
         self._correct = {key: answers["correct"].to_numpy(dtype=np.bool_) for key, answers in self.points.items()}
         self.units = [part.score(self._correct[self.reference]) for part in self.parts]
-        self._contributions: dict[Key, Floats] = {}
-        self._resampled: dict[Key, Floats] = {}
+        self._contributions: dict[PointKey, Floats] = {}
+        self._resampled: dict[PointKey, Floats] = {}
 
     @property
     def scored(self) -> bool:
@@ -156,25 +154,25 @@ class Answers:
         """C."""
         return sum(part.n_clusters for part in self.parts)
 
-    def score(self, key: Key) -> float:
+    def score(self, key: PointKey) -> float:
         """A point's score on all questions."""
         return float(_sum(self._scale, [part.score(self._correct[key]) for part in self.parts]))
 
-    def resampled(self, key: Key) -> Floats:
+    def resampled(self, key: PointKey) -> Floats:
         """Its score in every resample, (B,); the same resamples for every point, each benchmark by itself."""
         if key not in self._resampled:
             drawn = [part.resampled(self._correct[key]) for part in self.parts]
             self._resampled[key] = np.asarray(_sum(self._scale, drawn))
         return self._resampled[key]
 
-    def contributions(self, key: Key) -> Floats:
+    def contributions(self, key: PointKey) -> Floats:
         """The clusters' parts of its score, (C,): :func:`harness.analysis.selection.contributions`."""
         if key not in self._contributions:
             found = [part.contributions(self._correct[key]) for part in self.parts]
             self._contributions[key] = found[0] if len(found) == 1 else selection.joined(found, self.units)
         return self._contributions[key]
 
-    def mean_of_means(self, key: Key, column: str) -> float:
+    def mean_of_means(self, key: PointKey, column: str) -> float:
         """A column's mean over each benchmark's questions, averaged over the benchmarks."""
         values = self.points[key][column].to_numpy()
         return float(np.mean([values[part.mine].mean() for part in self.parts]))
@@ -186,7 +184,7 @@ class Answers:
         return [100 / (len(self.parts) * unit) if unit > 0 else np.nan for unit in self.units]
 
 
-def select(answers: Answers, ladders: Mapping[Key, Hashable] | None = None) -> pd.DataFrame:
+def select(answers: Answers, ladders: Mapping[PointKey, Hashable] | None = None) -> pd.DataFrame:
     """Every point with its bytes and score, whether it is admissible, and each pipeline's selected one.
 
     ``ladders`` names the ladder of each point (:func:`ladders_of`); without it a pipeline's points are one. A row each,
@@ -239,10 +237,10 @@ def select(answers: Answers, ladders: Mapping[Key, Hashable] | None = None) -> p
     return table
 
 
-def _decided(answers: Answers, table: pd.DataFrame, theta: float) -> dict[Key, tuple[float, bool]]:
+def _decided(answers: Answers, table: pd.DataFrame, theta: float) -> dict[PointKey, tuple[float, bool]]:
     """The p-value of every point and whether it is admitted; the reference is, wherever theta is at most 1."""
     reference_C = answers.contributions(answers.reference)
-    decided: dict[Key, tuple[float, bool]] = {answers.reference: (np.nan, theta <= 1)}
+    decided: dict[PointKey, tuple[float, bool]] = {answers.reference: (np.nan, theta <= 1)}
     for pipeline, points in table.groupby("pipeline", sort=False):
         if pipeline == answers.reference[0]:
             continue
@@ -256,7 +254,7 @@ def _decided(answers: Answers, table: pd.DataFrame, theta: float) -> dict[Key, t
     return decided
 
 
-def _interval(answers: Answers, key: Key) -> tuple[float, float]:
+def _interval(answers: Answers, key: PointKey) -> tuple[float, float]:
     """The interval of a score: that of a share of the highest score, or of several benchmarks that of a ratio.
 
     A normalised average is a ratio to the reference on the same pictures. Its interval holds the ratios that the score

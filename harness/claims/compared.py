@@ -12,9 +12,9 @@ import numpy as np
 from harness.analysis import Analysis, cells, comparison, curves, means, selection
 from harness.analysis.curves import Ladder
 from harness.analysis.means import Estimate
-from harness.analysis.select import Key
 from harness.claims.asked import Asked, both_points, exact, point_of, refused, scaled, uplinks_of
 from harness.claims.verdict import Item
+from harness.records import PointKey
 from harness.scenario.replay import ConstantUplink
 
 SCORES = (0.25, 0.5, 0.75)
@@ -169,7 +169,7 @@ def _of_points(asked: Asked, other: str, uplink: ConstantUplink, confidence: flo
 
 
 def _within_rounds(
-    run: Analysis, keys: tuple[Key, Key], known_s: Sequence[float], confidence: float, side: str = "total"
+    run: Analysis, keys: tuple[PointKey, PointKey], known_s: Sequence[float], confidence: float, side: str = "total"
 ) -> Estimate:
     setting = run.setting
     if setting.profiles[keys[0]].samples != setting.profiles[keys[1]].samples:
@@ -229,7 +229,7 @@ def rate_gain(asked: Asked) -> list[Item]:
     return found
 
 
-def _mean_sent(run: Analysis, key: Key) -> float:
+def _mean_sent(run: Analysis, key: PointKey) -> float:
     """The mean bytes that a point sends, over all questions."""
     sent = np.asarray(run.population.payload_bytes[key], dtype=np.float64)
     weights = run.population.weight_N
@@ -287,7 +287,7 @@ def score_share(asked: Asked) -> list[Item]:
     ]
 
 
-def _share(run: Analysis, mine: Key | str, other: Key | str, confidence: float) -> Estimate:
+def _share(run: Analysis, mine: PointKey | str, other: PointKey | str, confidence: float) -> Estimate:
     if isinstance(mine, str) or isinstance(other, str):
         return refused(mine if isinstance(mine, str) else str(other))
     tail = (1 - confidence) / 2

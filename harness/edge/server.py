@@ -35,6 +35,7 @@ from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meters, Reading
 from harness.profiling.resources import half_needs
 from harness.profiling.telemetry import Telemetry
+from harness.records import PointKey
 from harness.runs.provenance import UNAVAILABLE
 from harness.schemes.contract import ServerHalf
 from harness.schemes.envelope import receive
@@ -46,8 +47,6 @@ _CLOSE = {"Connection": "close"}
 _BACKLOG = 1024
 _KEEP_ALIVE_S = 300
 """A device may compute for minutes between two requests; its connection stays open so long."""
-
-Key = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ class Service:
 
     def __init__(
         self,
-        halves: Mapping[Key, ServerHalf],
+        halves: Mapping[PointKey, ServerHalf],
         info: Info,
         *,
         device: str,

@@ -33,7 +33,6 @@ _COLUMNS = ("sample", "repeat", "point", "stage", "seconds", "cpu_s")
 
 Stages: TypeAlias = Sequence[tuple[str, float, float | None]]
 """Of one request: each stage with its wall and processor seconds, in the order in which they happened."""
-Key: TypeAlias = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
