@@ -28,7 +28,7 @@ from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
 from harness.records import LinkRow, OutcomeRow, PointKey, ResourceRow, Side, StageRow
-from harness.runs.recorded import Recorded
+from harness.runs.recorded import RecordedTimes
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
@@ -110,7 +110,7 @@ class Plan:
     patches: Sequence[int]
     """Into how many patches each sample's pictures are cut: the strata from which timed pictures are drawn."""
     scoring: str = DEFAULT_SCORING
-    recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
+    recorded: Mapping[tuple[str, str, Side], RecordedTimes] = dataclasses.field(default_factory=dict)
     """Stage times that take the place of measured ones."""
 
     @functools.cached_property

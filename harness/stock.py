@@ -22,7 +22,7 @@ from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
 from harness.records import PointKey, SampleRow, Side
 from harness.runs import digests, provenance, recorded
-from harness.runs.recorded import Recorded
+from harness.runs.recorded import RecordedTimes
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
 from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
@@ -48,7 +48,7 @@ class Stock:
     points: Mapping[PointKey, tuple[type[Scheme], OperatingPoint]]
     depends: Mapping[PointKey, Mapping[str, str]]
     links: Mapping[str, str]
-    recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
+    recorded: Mapping[tuple[str, str, Side], RecordedTimes] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def samples(self) -> Gathered:
@@ -226,15 +226,15 @@ def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
     )
 
 
-def profile_digests(profiles: Mapping[tuple[str, str, Side], Recorded]) -> dict[str, str]:
+def profile_digests(profiles: Mapping[tuple[str, str, Side], RecordedTimes]) -> dict[str, str]:
     """The digests of the files that profiles come from, by names for people."""
     return digests.by_name("profile", ((of_side.where, of_side.digest) for of_side in profiles.values()))
 
 
-def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
+def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], RecordedTimes], list[str]]:
     """What a scenario's profiles hold, and the sentences on those that cannot be used."""
     labels = {spec.name: spec.labels for spec in scenario.pipelines}
-    found: dict[tuple[str, str, Side], Recorded] = {}
+    found: dict[tuple[str, str, Side], RecordedTimes] = {}
     wrong = []
     for recording in scenario.profile:
         try:

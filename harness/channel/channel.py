@@ -14,7 +14,7 @@ from harness.scenario.replay import (
     ConstantUplink,
     GilbertElliottUplink,
     MarkovUplink,
-    Recorded,
+    RecordedArrivals,
     Replay,
     TraceUplink,
     Uplink,
@@ -103,7 +103,7 @@ def mean_bps(uplink: Uplink) -> float | None:
 def unreadable_files(spec: Replay) -> list[str]:
     """The sentences on the files that a replay section names and that cannot be replayed; every file is opened."""
     found = [_refused(open_channel, uplink, np.random.SeedSequence(0)) for uplink in spec.uplinks]
-    if isinstance(spec.arrivals, Recorded):
+    if isinstance(spec.arrivals, RecordedArrivals):
         from harness.scenario.arrivals import instants
 
         # With fewer users, a user of the file may be one too many: each number is a system of its own.

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.replay.profile import Floats, Ints, Profile
 from harness.scenario.arrivals import instants
-from harness.scenario.replay import ClosedLoop, Periodic, Poisson, Recorded, Replay
+from harness.scenario.replay import ClosedLoop, Periodic, Poisson, RecordedArrivals, Replay
 
 
 class Stream(enum.IntEnum):
@@ -55,7 +55,7 @@ class Workload:
 
 def workload(profile: Profile, spec: Replay, users: int, seed: int) -> Workload:
     """The requests of ``users`` users; raises ScenarioError for recorded arrivals that cannot be read."""
-    if isinstance(spec.arrivals, Recorded):
+    if isinstance(spec.arrivals, RecordedArrivals):
         times_s = instants(spec.arrivals, users)
     else:
         n = spec.requests or len(profile.samples)
@@ -70,14 +70,14 @@ def workload(profile: Profile, spec: Replay, users: int, seed: int) -> Workload:
 
 def arrivals_of(spec: Replay, n: int, seed: int) -> Floats:
     """(n,) or as many as are recorded: when the first of the study's users who asks does; zeros in a closed loop."""
-    if isinstance(spec.arrivals, Recorded):
+    if isinstance(spec.arrivals, RecordedArrivals):
         return np.asarray(next(at_s for at_s in instants(spec.arrivals, spec.users[0]) if len(at_s)))
     return _instants(spec, n, seed, 0)
 
 
 def _rows(profile: Profile, spec: Replay, n: int, users: int, seed: int, user: int) -> Ints:
     rng = np.random.default_rng(stream(seed, Stream.DRAWS, user))
-    if spec.requests is None and not isinstance(spec.arrivals, Recorded):
+    if spec.requests is None and not isinstance(spec.arrivals, RecordedArrivals):
         every_row_once = np.arange(n)
         return every_row_once if users == 1 else rng.permutation(every_row_once)
     return profile.draw(n, rng)

@@ -170,13 +170,13 @@ class Periodic(Frozen):
     phase: Literal["random", "aligned"] = "random"
 
 
-class Recorded(FromFile):
+class RecordedArrivals(FromFile):
     """Requests at recorded instants: a CSV with a column ``at_s`` and, if the users are known, ``user`` (from 0)."""
 
     kind: Literal["recorded"]
 
 
-Arrivals = Annotated[ClosedLoop | Poisson | Periodic | Recorded, Field(discriminator="kind")]
+Arrivals = Annotated[ClosedLoop | Poisson | Periodic | RecordedArrivals, Field(discriminator="kind")]
 
 
 class Batching(Frozen):
@@ -256,7 +256,7 @@ class Replay(Frozen):
             raise ValueError(f"users {list(self.users)} names a number twice")
         if self.sharing == "processor" and any(u.wire.slow_start or u.wire.burst_bytes for u in self.uplinks):
             raise ValueError("sharing: processor divides a link evenly; it goes with neither slow_start nor burst")
-        if isinstance(self.arrivals, Recorded) and self.requests is not None:
+        if isinstance(self.arrivals, RecordedArrivals) and self.requests is not None:
             raise ValueError("recorded arrivals bring their own number of requests; drop 'requests:'")
         return self
 
