@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from harness import catalog
 from harness.errors import unknown_name
 from harness.records import Side
-from harness.scenario.estimate import Estimate
+from harness.scenario.estimate import EstimateSection
 from harness.scenario.explain import NestedError, SeveralNestedError
 from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, Line, SchemeName, Share, Slug, repeated
 from harness.scenario.replay import FromFile, Replay, SomeS
@@ -218,7 +218,7 @@ class Scenario(Frozen):
     selection: Selection = Selection()
     replay: Replay
     profile: tuple[Recording, ...] = Field(default=(), strict=False)
-    estimate: Estimate | None = None
+    estimate: EstimateSection | None = None
 
     _folder: Path = PrivateAttr(default=Path())
 
