@@ -193,7 +193,7 @@ class Batching(Frozen):
     together: tuple[str, ...] = Field(default=("vision_encode", "project", "prefill", "generate"), strict=False)
 
 
-class Answer(Frozen):
+class AnswerLink(Frozen):
     """The answer's way back: ``size`` bytes at ``rate``, and ``propagation``; by default free, as in the paper."""
 
     size_bytes: SizeBytes = Field(default=0, alias="size")
@@ -244,7 +244,7 @@ class Replay(Frozen):
     seeds: int = Field(default=1, ge=1, le=10_000)
     deadline_s: SomeS | None = Field(default=None, alias="deadline")
     timeout_s: SomeS | None = Field(default=None, alias="timeout")
-    answer: Answer = Answer()
+    answer: AnswerLink = AnswerLink()
     question_text: bool = False
 
     @model_validator(mode="after")
