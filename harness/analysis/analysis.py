@@ -126,8 +126,8 @@ class Analysis:
 
     @cached_property
     def times(self) -> pd.DataFrame:
-        """The latency of the selected points at each uplink, by part: :func:`harness.analysis.cells.summarise`."""
-        return cells.summarise(self._selected_requests, self.setting, self.deadline_s)
+        """The latency of the selected points at each uplink, by part: :func:`harness.analysis.cells.latencies`."""
+        return cells.latencies(self._selected_requests, self.setting, self.deadline_s)
 
     @cached_property
     def population(self) -> Population:

@@ -151,7 +151,7 @@ class Setting:
         return Timed.of(self.profiles[key], self.starts[key])
 
 
-def summarise(requests: pa.Table, setting: Setting, deadline_s: float | None = None) -> pd.DataFrame:
+def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = None) -> pd.DataFrame:
     """The parts of the latency in each cell of a replay.
 
     One row for each of :data:`harness.analysis.latency.CELL` and part (device, link, wait, server, total), by uplink

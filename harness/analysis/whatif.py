@@ -92,7 +92,7 @@ class CellSummary:
     in_time: Estimate | None
 
 
-def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellSummary]:
+def cell_summaries(requests: pa.Table, deadline_s: float | None = None) -> list[CellSummary]:
     """What a sweep's rows say, a row for each uplink, number of users, pipeline and point, in the rows' order.
 
     A picture's requests are one observation: its mean, and of a percentile the share that is not slower. What the

@@ -61,7 +61,7 @@ def sweep(
     rows = replay_sweep(found, spec, workers="ray" if engine is Engine.ray else workers)
     if out is not None:
         _write(rows, out)
-    summary = whatif.summarise(rows, spec.deadline_s)
+    summary = whatif.cell_summaries(rows, spec.deadline_s)
     console = terminal()
     for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Table(title=f"{scheme} at {point}", title_justify="left", box=SIMPLE_HEAD)
