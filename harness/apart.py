@@ -20,7 +20,7 @@ from harness.errors import ResultsError
 from harness.measure import Parted, Plan, Reporter
 from harness.models.contract import Untimed
 from harness.profiling.energy import Meters
-from harness.profiling.machine import fingerprint, machine_name
+from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
@@ -69,7 +69,7 @@ def measure_half(
             server = scheme.server_half(models, point)
             from_files = _FromFiles(sent.files[key], scheme.kind)
             halves[key] = measure.Split(kind=scheme.kind, device=from_files, server=server)
-    machine = {**fingerprint(), "torch_threads": threads}
+    machine = {**this_machine(), "torch_threads": threads}
     manifest = stock.manifest(folder.name, machine, command, half=half)
     if sent is not None:
         manifest = manifest.model_copy(update={"digests": {**manifest.digests, PAYLOADS: sent.digest}})

@@ -20,7 +20,7 @@ from harness.models import files
 from harness.models.contract import Part
 from harness.profiling import nvml
 from harness.profiling.energy import Meters
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.records import Side
 from harness.scenario.model import Scenario
 from harness.stock import Stock, missing, take_stock
@@ -63,7 +63,7 @@ def examine(
     scenario: Scenario | None = None, *, allow_stand_ins: bool = True, card: Mapping[str, Any] | None = None
 ) -> Findings:
     """What this machine is, and whether a scenario can run on it; ``card`` is the machine's."""
-    card = fingerprint() if card is None else card
+    card = this_machine() if card is None else card
     gpus, no_gpu = nvml.gpus()
     torch_line, on_gpu, notes, wrong = _torch(bool(gpus))
     memory_bytes = psutil.virtual_memory().total

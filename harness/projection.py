@@ -21,7 +21,7 @@ from harness.errors import ResultsError, ScenarioError
 from harness.estimates.estimate import Estimated, Estimator, total
 from harness.estimates.sheets import digest
 from harness.measure import Reporter
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.records import OutcomeRow, ResourceRow, SampleRow, StageRow, to_table
 from harness.replay import Profile, sweep
 from harness.runs import digests, provenance
@@ -177,7 +177,7 @@ def run(
         | digests.of_links(scenario.replay.files),
         seed=scenario.seed,
         command=command,
-        machine=fingerprint(),
+        machine=this_machine(),
     )
     with Run.open_or_create(folder, begun, fresh=fresh or there) as ongoing:
         ongoing.record_samples([_sample(scenario)])

@@ -25,7 +25,7 @@ from harness.measure import Halves, Parted, Reporter
 from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meter, Meters
-from harness.profiling.machine import fingerprint, machine_name
+from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
@@ -101,7 +101,7 @@ def _work(
 ) -> None:
     """Measures and replays what is left to do, and completes the run."""
     stock, scenario = study.stock, study.stock.scenario
-    machine = {**fingerprint(), "torch_threads": study.threads}
+    machine = {**this_machine(), "torch_threads": study.threads}
     server = None if peer is None else peer.info.provenance()
     manifest = stock.manifest(folder.name, machine, command, server)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
@@ -180,7 +180,7 @@ def spaced(stock: Stock) -> measure.Spaced | None:
 def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Info:
     """What decides the answers and times of this side, for the other side to compare itself with. Imports no torch."""
     scenario = stock.scenario
-    here = stock.manifest("", fingerprint(), ()).sessions[-1]
+    here = stock.manifest("", this_machine(), ()).sessions[-1]
     depends: dict[str, dict[str, dict[str, str]]] = {}
     for (pipeline, label), of_point in stock.depends.items():
         depends.setdefault(pipeline, {})[label] = dict(of_point)

@@ -43,7 +43,7 @@ from harness.estimates.stages import Asked, work_of
 from harness.measure import Split
 from harness.models.contract import Answer, Models, Untimed
 from harness.profiling.clock import synchroniser
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.profiling.nvml import Gpu, gpus
 from harness.profiling.resources import memory_taken_bytes, weights_bytes
 from harness.runs.provenance import package_versions
@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = pictures(given.pictures, int(width), int(height))
     sheet = sheet_of(given.sheet)
     card = {
-        "machine": fingerprint(),
+        "machine": this_machine(),
         "packages": package_versions(),
         "cuda": torch.version.cuda,
         "device": device,
