@@ -108,7 +108,7 @@ PAYLOADS: Mapping[str, str] = {
 WEIGHTS_CONVERTER = "baselines.networks.convert"
 """What is run as a program to make safetensors of a pickle."""
 
-CODECS: Mapping[str, str] = {
+CODEC_FORMATS: Mapping[str, str] = {
     "tofc-codec-3": "harness.tofc.codec:TofcCodec",
     "heuristic-codec-1": "baselines.ablations.heuristic:HeuristicCodec",
     "factorized-codec-1": "baselines.ablations.factorized:FactorizedCodec",

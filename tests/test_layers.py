@@ -46,7 +46,7 @@ def test_every_name_of_the_catalog_exists() -> None:
     """A name that a scenario may use leads to an object."""
     from harness import catalog
 
-    for what in ("SCHEMES", "BACKBONES", "BENCHMARKS", "PAYLOADS", "CODECS"):
+    for what in ("SCHEMES", "BACKBONES", "BENCHMARKS", "PAYLOADS", "CODEC_FORMATS"):
         table = getattr(catalog, what)
         for name in table:
             assert callable(catalog.load(what, name, table)), name

@@ -76,7 +76,7 @@ def _checkpoint(model: bytes) -> Path | None:
 def codec_of(path: Path) -> type[FeatureCodec]:
     """The class of the codec whose checkpoint is at ``path``: TOFC's for a file that does not say, or is none."""
     name = _format(path)
-    found: type[FeatureCodec] = TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODECS)
+    found: type[FeatureCodec] = TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODEC_FORMATS)
     return found
 
 
@@ -87,4 +87,4 @@ def _format(path: Path) -> str | None:
             found = (file.metadata() or {}).get("format")
     except (OSError, SafetensorError):
         return None
-    return found if found in catalog.CODECS else None
+    return found if found in catalog.CODEC_FORMATS else None
