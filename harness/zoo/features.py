@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.tofc.merging import merge
 from harness.zoo.tower import Tower, encode
 from harness.zoo.views import ONEVISION, Sight
@@ -37,9 +37,9 @@ class Merged:
     usual: int = CLUSTERS
     others: tuple[int, ...] = OTHER_CLUSTERS
 
-    def clusters(self, dice: Dice) -> int:
+    def clusters(self, rng: SeededRandom) -> int:
         """The n_c of a lesson."""
-        return self.usual if dice.one_in(2) else dice.pick(self.others)
+        return self.usual if rng.one_in(2) else rng.pick(self.others)
 
 
 @functools.lru_cache(512)
@@ -53,12 +53,12 @@ def cache_book(tower: Tower, folder: Path, number: int, kind: Merged = Merged())
     path = folder / f"{number:04d}.safetensors"
     if path.exists():
         return
-    dice = Dice("clusters", number)
+    rng = SeededRandom("clusters", number)
     merged = {}
     with torch.inference_mode():
         for index, page in enumerate(book_of(number)):
             x_PVD = encode(tower, kind.sight.tiling(page.scene().image).pixels_PCHW, kind.sight)
-            merged[str(index)] = merge(x_PVD, kind.clusters(dice)).y_PCD.half()
+            merged[str(index)] = merge(x_PVD, kind.clusters(rng)).y_PCD.half()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(merged, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
@@ -94,7 +94,7 @@ class Lessons:
     def __len__(self) -> int:
         return len(self._pages)
 
-    def draw(self, dice: Dice) -> tuple[Page, Tensor]:
+    def draw(self, rng: SeededRandom) -> tuple[Page, Tensor]:
         """A page and its merged features (P, C, D)."""
-        page, y_PCD = dice.pick(self._pages)
+        page, y_PCD = rng.pick(self._pages)
         return page, y_PCD.float()

@@ -6,7 +6,7 @@ from PIL import Image
 from pydantic import Field
 
 from harness.data.asking import Page
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.models.prompts import Template
 from harness.scenario.fields import Frozen
 from harness.training.contract import Example, Turn
@@ -45,7 +45,7 @@ class Bundled:
         """A page, its questions drawn for this pass."""
         page = self._pages[index]
         name = "/".join(map(str, page.seed))
-        asked = questions(page, Dice("training questions", name, draw))
+        asked = questions(page, SeededRandom("training questions", name, draw))
         turns = [Turn(self._template.text_of(one.question), one.truth) for one in asked]
 
         def image() -> Image.Image:

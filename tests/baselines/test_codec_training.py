@@ -19,7 +19,7 @@ from baselines.networks.weights import load, read
 from baselines.neural_codec import Hyperprior, NeuralPoint
 from baselines.rate_distortion import psnr_db
 from baselines.training_pictures import BATCH, PATCH_PX, Picture, batch, collage
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 
 NETWORKS = {
     "hyperprior": lambda: ScaleHyperprior(16, 24),
@@ -30,7 +30,7 @@ NETWORKS = {
 @functools.cache
 def collages() -> list[Picture]:
     """A few training pictures."""
-    return [collage(Dice("test", number)) for number in range(6)]
+    return [collage(SeededRandom("test", number)) for number in range(6)]
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
