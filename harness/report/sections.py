@@ -16,7 +16,7 @@ from harness.report.energy import energy_table
 from harness.report.table import table
 from harness.units import format_bytes, format_seconds
 
-_RESOURCES = {
+_NEEDS = {
     "weights_bytes": ("weights,\nMB", 1e6),
     "peak_memory_bytes": ("peak,\nMB", 1e6),
     "operations": ("GFLOP", 1e9),
@@ -38,8 +38,8 @@ def link_times(links: pa.Table) -> pd.DataFrame:
     """Means of a run's link rows for each pipeline and point.
 
     ``link_s`` is T_link, up and down: the round trip less the server's residence. ``channel_s`` is the replay's sum for
-    the bytes that crossed, ``error`` how far that is from ``link_s``, relative to it; both are null where nothing paced
-    the sending. ``set_up_s`` is the mean over the requests that opened a connection, ``opened`` how many did.
+    the bytes that crossed, ``error`` how far that is from ``link_s``, relative to it; both are null where nothing
+    shaped the sending. ``set_up_s`` is the mean over the requests that opened a connection, ``opened`` how many did.
     """
     rows = links.to_pandas()
     rows["link_s"] = rows["round_trip_s"] - rows["residence_s"]
@@ -49,13 +49,13 @@ def link_times(links: pa.Table) -> pd.DataFrame:
         sent_bytes=("sent_bytes", "mean"),
         link_s=("link_s", "mean"),
         queue_s=("queue_s", "mean"),
-        paced=("channel_s", "count"),
+        shaped=("channel_s", "count"),
         channel_s=("channel_s", "mean"),
         opened=("set_up_s", "count"),
         set_up_s=("set_up_s", "mean"),
     )
     # A mean over other requests than those of link_s would be compared with it in vain.
-    found["channel_s"] = found["channel_s"].where(found.pop("paced") == found["requests"])
+    found["channel_s"] = found["channel_s"].where(found.pop("shaped") == found["requests"])
     found["error"] = found["channel_s"] / found["link_s"] - 1
     means: pd.DataFrame = found.reset_index()
     return means
@@ -113,11 +113,11 @@ def resources_table(run: Analysis) -> Group:
     drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     drawn.add_column("scheme, point", overflow="fold")
     for side in ("device", "server"):
-        for head, _ in _RESOURCES.values():
+        for head, _ in _NEEDS.values():
             drawn.add_column(f"{side}\n{head}", justify="right", no_wrap=True)
     for _, row in found.iterrows():
         cells = [
-            _cell(row[f"{side}/{name}"] / unit) for side in ("device", "server") for name, (_, unit) in _RESOURCES.items()
+            _cell(row[f"{side}/{name}"] / unit) for side in ("device", "server") for name, (_, unit) in _NEEDS.items()
         ]
         drawn.add_row(f"{row['pipeline']}\n{row['point']}", *cells)
     notes = (

@@ -15,9 +15,9 @@ from silent import Silent
 
 from harness import study
 from harness.edge.client import Remote
-from harness.edge.pacing import Pace
 from harness.edge.server import Limits, serve
 from harness.edge.server import listening as listen
+from harness.edge.shaping import Shaper
 from harness.scenario.load import load
 from harness.stock import take_stock
 
@@ -94,9 +94,9 @@ def server(scenario: Path, port: int = 0, begin: Callable[..., Any] = begun) -> 
     return process, here.recv()
 
 
-def device(scenario: Path, folder: Path, port: int, pace: str | None = None) -> Any:
+def device(scenario: Path, folder: Path, port: int, shaper: str | None = None) -> Any:
     """A process that runs the fakes' device halves against a server."""
-    return begun(_run, scenario, folder, f"http://127.0.0.1:{port}", pace)
+    return begun(_run, scenario, folder, f"http://127.0.0.1:{port}", shaper)
 
 
 def _serve(scenario: Path, port: int, told: Any) -> None:
@@ -106,7 +106,7 @@ def _serve(scenario: Path, port: int, told: Any) -> None:
         serve(service, listener, lambda: told.send(listener.getsockname()[1]))
 
 
-def _run(scenario: Path, folder: Path, url: str, pace: str | None) -> None:
+def _run(scenario: Path, folder: Path, url: str, shaper: str | None) -> None:
     fake_harness.patch()
-    remote = Remote(url=url, pace=None if pace is None else Pace.of(pace))
+    remote = Remote(url=url, shaper=None if shaper is None else Shaper.of(shaper))
     study.run(load(scenario), folder, reporter=Silent(), remote=remote)
