@@ -91,7 +91,7 @@ def measure_half(
             device=device,
             telemetry=Telemetry(),
             sides=(half,),
-            spacing=study.spaced(stock),
+            pacing=study.paced(stock),
         )
         measure.weigh(
             plan,

@@ -23,8 +23,8 @@ from harness.edge.client import Transfer
 from harness.models.contract import Answer, Clock, Sharing, Untimed
 from harness.profiling.clock import Delays, StageClock, synchroniser
 from harness.profiling.disturbance import Watch
+from harness.profiling.pacing import Pacing
 from harness.profiling.resources import Need, half_needs
-from harness.profiling.spacing import Spacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
 from harness.records import LinkRow, OutcomeRow, PointKey, ResourceRow, Side, StageRow
@@ -82,10 +82,10 @@ class Parted(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Spaced:
+class Paced:
     """When requests begin that are timed as the study's come, and what that depends on."""
 
-    spacing: Spacing
+    pacing: Pacing
     depends: Mapping[str, str]
 
 
@@ -148,9 +148,9 @@ class Plan:
         return Unit(name, {**self.depends[key], **self._questions(places), "scoring": self.scoring})
 
     def timing(
-        self, key: PointKey, repeat: int, place: int, schedule: Measure, spaced: Mapping[str, str] | None = None
+        self, key: PointKey, repeat: int, place: int, schedule: Measure, paced: Mapping[str, str] | None = None
     ) -> Unit:
-        """The times of one request of a scheme; ``spaced`` is what they depend on if not timed back to back."""
+        """The times of one request of a scheme; ``paced`` is what they depend on if not timed back to back."""
         name = f"times {' '.join(key)}, {self.samples.names[place].id}, repeat {repeat}"
         how = {"threads": str(schedule.threads), "warmup": str(schedule.warmup)}
         profiles = {
@@ -158,7 +158,7 @@ class Plan:
             for (*of_key, side), recorded in self.recorded.items()
             if tuple(of_key) == key
         }
-        return Unit(name, {**self.timing_depends(key, [place]), **how, **profiles, **(spaced or {})})
+        return Unit(name, {**self.timing_depends(key, [place]), **how, **profiles, **(paced or {})})
 
     def timing_depends(self, key: PointKey, places: Sequence[int]) -> dict[str, str]:
         """What the work on some samples by a scheme depends on."""
@@ -222,7 +222,7 @@ def time(
     telemetry: Telemetry,
     server: str | None = None,
     sides: Sequence[Side] = ("device", "server"),
-    spacing: Spaced | None = None,
+    pacing: Paced | None = None,
 ) -> None:
     """Times every scheme on ``schedule.timed_samples`` samples, in ``schedule.repeats`` rounds.
 
@@ -237,7 +237,7 @@ def time(
     together may lose, is run again at the end of its turn, at most twice, and counted in the session; what is committed
     is its last run, with what disturbed that. With
     ``schedule.precision`` pictures are timed block by block (:func:`harness.analysis.precision.looks`) until the mean
-    of every point is that precise. ``schedule.pacing`` other than ``back_to_back`` needs the ``spacing``. Where the
+    of every point is that precise. ``schedule.pacing`` other than ``back_to_back`` needs the ``pacing``. Where the
     plan has recorded times of a side, these are committed in the place of measured ones.
     """
     order = plan.to_time(seed)
@@ -251,12 +251,12 @@ def time(
         recorded.refuse_missing(plan.samples.names[place].id for block in blocks for place in block)
     with Watch() as watch:
         machines: dict[Side, str] = {"device": machine, "server": server or machine}
-        ways: dict[_Way, Spaced | None] = {}
+        ways: dict[_Way, Paced | None] = {}
         if schedule.pacing != "arrivals":
             ways["stages"] = None
         if schedule.pacing != "back_to_back":
-            assert spacing is not None
-            ways["paced" if ways else "stages"] = spacing
+            assert pacing is not None
+            ways["paced" if ways else "stages"] = pacing
         timing = _Timing(plan, ongoing, reporter, schedule, seed, machines, device, telemetry, watch, sides, ways)
         timing.most_spoilt = MOST_DISTURBED * sum(map(len, blocks)) * schedule.repeats * len(plan.halves)
         for number, block in enumerate(blocks):
@@ -349,7 +349,7 @@ class _Timing:
     telemetry: Telemetry
     watch: Watch
     sides: Sequence[Side]
-    ways: Mapping[_Way, "Spaced | None"]
+    ways: Mapping[_Way, "Paced | None"]
     most_spoilt: float = 0.0
     """Once more requests than these stay disturbed the run is INVALID, and to run them again is of no use."""
     spoilt: int = 0
@@ -430,7 +430,7 @@ class _Timing:
             )
             self.again = Counter()
 
-    def _turn(self, left: Mapping[Unit, PointKey], sample: Sample, spaced: "Spaced | None") -> dict[Unit, "_Request"]:
+    def _turn(self, left: Mapping[Unit, PointKey], sample: Sample, paced: "Paced | None") -> dict[Unit, "_Request"]:
         """Each scheme's request once, and those that were disturbed again, at most twice."""
         taken: dict[Unit, _Request] = {}
         waiting, seen = list(left), list[str]()
@@ -439,7 +439,7 @@ class _Timing:
             for unit in waiting:
                 half = self.plan.halves[left[unit]]
                 taken[unit] = _request(
-                    half, sample, self.device, self.watch, None if spaced is None else spaced.spacing
+                    half, sample, self.device, self.watch, None if paced is None else paced.pacing
                 )
                 self.telemetry.look()
             load = self.watch.load()
@@ -562,17 +562,17 @@ def _outcomes(plan: Plan, key: PointKey, places: Sequence[int], *, run: str, uni
 
 
 def _request(
-    split: Parted, sample: Sample, device: str, delays: Delays | None = None, spacing: Spacing | None = None
+    split: Parted, sample: Sample, device: str, delays: Delays | None = None, pacing: Pacing | None = None
 ) -> _Request:
-    """One request through both halves, each with its own clock, and its way between them; ``spacing`` idles around."""
+    """One request through both halves, each with its own clock, and its way between them; ``pacing`` idles around."""
     clocks: dict[Side, StageClock] = {
         "device": StageClock(synchroniser(device), delays),
         "server": StageClock(synchroniser(device), delays),
     }
-    if spacing is not None:
-        spacing.wait()
+    if pacing is not None:
+        pacing.wait()
     sent = send(split.device, sample, clocks["device"])
-    if spacing is not None and not isinstance(sent, Answer) and split.near:
-        spacing.cross(len(sent))
+    if pacing is not None and not isinstance(sent, Answer) and split.near:
+        pacing.cross(len(sent))
     transfer = None if isinstance(sent, Answer) else split.serve(sent, [sample.question], clocks["server"])[1]
     return _Request(clocks, {side: clock.waited_s() for side, clock in clocks.items()}, transfer)

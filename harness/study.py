@@ -26,7 +26,7 @@ from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meter, Meters
 from harness.profiling.machine import machine_name, this_machine
-from harness.profiling.spacing import Spacing
+from harness.profiling.pacing import Pacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
 from harness.records import PointKey, SampleRow, Side, to_table
@@ -123,7 +123,7 @@ def _work(
             device=study.device,
             telemetry=telemetry,
             server=server_machine,
-            spacing=spaced(stock),
+            pacing=paced(stock),
         )
         measure.weigh(
             plan,
@@ -165,15 +165,15 @@ def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure
     )
 
 
-def spaced(stock: Stock) -> measure.Spaced | None:
+def paced(stock: Stock) -> measure.Paced | None:
     """How requests come in the scenario's own study, where it wants them timed so."""
     scenario = stock.scenario
     if scenario.measure.pacing == "back_to_back":
         return None
     given = scenario.replay.model_dump(mode="json", include={"arrivals", "uplinks", "users"})
     arrivals = digests.of_data([given["arrivals"], given["uplinks"][0], given["users"][0], scenario.seed])
-    return measure.Spaced(
-        spacing=Spacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals}
+    return measure.Paced(
+        pacing=Pacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals}
     )
 
 

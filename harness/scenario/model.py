@@ -151,7 +151,7 @@ class Measure(Frozen):
     time of every point is known to within that, or ``at_most`` pictures are timed; ``timed_samples`` is then not given.
 
     ``pacing`` is how requests follow each other: ``back_to_back``, or as the study's ``arrivals`` come, idle in between
-    (:class:`harness.profiling.spacing.Spacing`), for the clocks of an idle processor fall; ``both`` times both ways in
+    (:class:`harness.profiling.pacing.Pacing`), for the clocks of an idle processor fall; ``both`` times both ways in
     each round, replays the former and reports the difference. With ``energy`` the joules of an answer are measured.
     """
 

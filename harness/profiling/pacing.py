@@ -23,7 +23,7 @@ _LONGEST_S = 60.0
 """A link that carries nothing for longer is not waited for."""
 
 
-class Spacing:
+class Pacing:
     """When the requests of one user begin; ``now_s`` and ``sleep`` are the clock's."""
 
     def __init__(
