@@ -52,7 +52,7 @@ from harness.channel.link import Link  # noqa: E402
 from harness.data.sample import Question, Sample  # noqa: E402
 from harness.edge import TOKEN_VARIABLE, protocol  # noqa: E402
 from harness.edge.client import Peer, Remote  # noqa: E402
-from harness.edge.server import Limits, listening, serve  # noqa: E402
+from harness.edge.server import ServerLimits, listening, serve  # noqa: E402
 from harness.errors import UnavailableError  # noqa: E402
 from harness.models.contract import Answer, Clock, Models, Request  # noqa: E402
 from harness.replay import exchange, testbed, validation  # noqa: E402
@@ -195,7 +195,7 @@ def end(name: str, scenario: str, folder: str = "", rate: str = "") -> None:
     # What is measured is the link: others' work on this machine shall not be in it.
     with exchange.undisturbed(name):
         if name == "server":
-            service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=Limits())
+            service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=ServerLimits())
             with listening(exchange.ADDRESS[name], PORT) as listener:
                 serve(service, listener, lambda: exchange.say({"listening": True}))
         exchange.shape("add", rate_bps=float(rate), burst_bytes=validation.BURST_BYTES)

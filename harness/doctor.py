@@ -30,7 +30,7 @@ _FASTEST = ("MAXN", "MAXN_SUPER")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Half:
+class HalfNeeds:
     """What one half of a scheme at a point needs here: the parts of models, their bytes, or why it cannot be made."""
 
     pipeline: str
@@ -55,7 +55,7 @@ class Findings:
     facts: Sequence[str]
     notes: Sequence[str]
     wrong: Sequence[str]
-    halves: Sequence[Half]
+    halves: Sequence[HalfNeeds]
     memory_bytes: int
 
 
@@ -75,7 +75,7 @@ def examine(
         facts.append(f"energy: {meters.sources}")
     notes += _power(card)
     limit_bytes = gpu_bytes[0] if on_gpu and gpu_bytes else memory_bytes
-    halves: list[Half] = []
+    halves: list[HalfNeeds] = []
     if scenario is not None and scenario.estimate is not None:
         wrong += missing(scenario)
     elif scenario is not None:
@@ -123,7 +123,7 @@ def _power(card: Mapping[str, Any]) -> Iterator[str]:
         yield "clocks vary; 'sudo jetson_clocks' holds them at their highest"
 
 
-def _halves(stock: Stock, bytes_each: int) -> Iterator[Half]:
+def _halves(stock: Stock, bytes_each: int) -> Iterator[HalfNeeds]:
     for (pipeline, label), (scheme, point) in stock.points.items():
         sides: tuple[Side, ...] = ("device", "server")
         for side in sides:
@@ -133,7 +133,7 @@ def _halves(stock: Stock, bytes_each: int) -> Iterator[Half]:
                 (scheme.device_half if side == "device" else scheme.server_half)(asked, point)
             except HarnessError as error:
                 refused = f"{pipeline} at {label}, {side} half: {error}"
-            yield Half(
+            yield HalfNeeds(
                 pipeline=pipeline,
                 point=label,
                 side=side,

@@ -117,12 +117,12 @@ def project(scenario: Scenario) -> Projection:
         raise ScenarioError("\n".join(wrong))
     estimator = Estimator(section.device, section.server)
     # Late: counting imports torch, and the names above are checked without it.
-    from harness.estimates.backbone import Backbone
-    from harness.estimates.stages import Asked, work_of
+    from harness.estimates.backbone import CountedBackbone
+    from harness.estimates.stages import NominalRequest, work_of
 
-    backbone = Backbone(scenario.backbone)
+    backbone = CountedBackbone(scenario.backbone)
     picture = section.picture
-    asked = Asked(
+    asked = NominalRequest(
         width_px=picture.width_px,
         height_px=picture.height_px,
         text_tokens=section.text_tokens,

@@ -19,7 +19,7 @@ from harness import catalog, measure
 from harness.analysis import Analysis, validity
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info
-from harness.edge.server import Limits, Service
+from harness.edge.server import ServerLimits, Service
 from harness.energy import Sides, measure_energy
 from harness.measure import Halves, Parted, Reporter
 from harness.models.contract import Models
@@ -228,7 +228,7 @@ def load_models(stock: Stock) -> tuple[Models, str, int]:
     return models, device, torch.get_num_threads()
 
 
-def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
+def service(stock: Stock, *, token: str | None, limits: ServerLimits) -> Service:
     """The server halves of every scheme at every point, loaded and ready to be served."""
     models, device, _ = load_models(stock)
     halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}

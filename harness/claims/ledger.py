@@ -9,7 +9,7 @@ from typing import Any, Literal
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
 from harness.claims.asked import Asked, pipelines_of
-from harness.claims.model import Claim, Claims, Criterion, Machines, Study, direction
+from harness.claims.model import Claim, ClaimStudy, Claims, Criterion, Machines, direction
 from harness.claims.verdict import ALPHA, Answer, Item, Verdict, judge, picked
 from harness.errors import HarnessError
 
@@ -185,7 +185,7 @@ def _verdict(answer: Answer, on_stand_in: bool) -> Verdict:
 _CODEC_SIZES = "the codec's layer sizes, which are not in the paper and were chosen to leave about this total"
 
 
-def _run_for(test: Criterion, study: Study, runs: Sequence[Analysis]) -> Analysis | str:
+def _run_for(test: Criterion, study: ClaimStudy, runs: Sequence[Analysis]) -> Analysis | str:
     """The run that a test is made of, or which is missing."""
     fitting = [run for run in runs if _wanted(run) == (frozenset(study.benchmarks), study.backbone)]
     schemes = {str(test.of), *test.over}

@@ -41,7 +41,7 @@ def serve(
         TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml --listen 0.0.0.0:8000
     """
     from harness import study
-    from harness.edge.server import Limits, listening, serve as serve_halves
+    from harness.edge.server import ServerLimits, listening, serve as serve_halves
     from harness.stock import take_stock
 
     host, port = _parted(listen)
@@ -56,7 +56,7 @@ def serve(
     with listening(host, port) as listener:
         for sentence in stock.absent:
             typer.echo(sentence, err=True)
-        limits = Limits(most_bytes=most, body_s=within, waiting=queue)
+        limits = ServerLimits(most_bytes=most, body_s=within, waiting=queue)
         service = study.service(stock, token=token, limits=limits)
         address = _address(listener)
         points = f"{len(stock.points)} operating points of {stock.backbone}"

@@ -81,7 +81,7 @@ def import_(
 
         harness trace import link.csv traces/link.parquet --time t --time-unit s --rate up_mbps --hold 5s
     """
-    from harness.channel.formats import Layout
+    from harness.channel.formats import CsvColumns
     from harness.channel.importing import Treatment, import_trace
 
     chosen = {"time": time, "time_unit": time_unit, "rate": rate, "unit": unit, "end": end, "hold_s": hold}
@@ -91,7 +91,7 @@ def import_(
         out,
         kind=kind.value,
         column=column,
-        layout=Layout(**given) if given else None,  # type: ignore[arg-type]
+        layout=CsvColumns(**given) if given else None,  # type: ignore[arg-type]
         handover=handover.value,
         treatment=Treatment(skip_s=skip, split_gap_s=split, bin_s=bin_),
     )

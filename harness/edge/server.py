@@ -50,7 +50,7 @@ _KEEP_ALIVE_S = 300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
+class ServerLimits:
     """What a server takes: the bytes of a body, the seconds in which it must have arrived, the requests at once."""
 
     most_bytes: int = 64 << 20
@@ -80,7 +80,7 @@ class Service:
         *,
         device: str,
         token: str | None,
-        limits: Limits,
+        limits: ServerLimits,
         watch: Watch | None = None,
         meters: Callable[[], Meters] | None = None,
     ) -> None:

@@ -14,7 +14,7 @@ from harness.scenario.arrivals import instants
 from harness.scenario.replay import ClosedLoop, Periodic, Poisson, RecordedArrivals, Replay
 
 
-class Stream(enum.IntEnum):
+class RandomStream(enum.IntEnum):
     """The independent random streams of a seed; each has a substream per user."""
 
     ARRIVALS = 0
@@ -22,7 +22,7 @@ class Stream(enum.IntEnum):
     CHANNEL = 2
 
 
-def stream(seed: int, kind: Stream, user: int) -> np.random.SeedSequence:
+def stream(seed: int, kind: RandomStream, user: int) -> np.random.SeedSequence:
     """The seed of one user's random stream.
 
     It depends on nothing else. Schemes, rates and points that are compared meet the same arrivals and the same
@@ -76,7 +76,7 @@ def arrivals_of(spec: Replay, n: int, seed: int) -> Floats:
 
 
 def _rows(profile: Profile, spec: Replay, n: int, users: int, seed: int, user: int) -> Ints:
-    rng = np.random.default_rng(stream(seed, Stream.DRAWS, user))
+    rng = np.random.default_rng(stream(seed, RandomStream.DRAWS, user))
     if spec.requests is None and not isinstance(spec.arrivals, RecordedArrivals):
         every_row_once = np.arange(n)
         return every_row_once if users == 1 else rng.permutation(every_row_once)
@@ -84,7 +84,7 @@ def _rows(profile: Profile, spec: Replay, n: int, users: int, seed: int, user: i
 
 
 def _instants(spec: Replay, n: int, seed: int, user: int) -> Floats:
-    rng = np.random.default_rng(stream(seed, Stream.ARRIVALS, user))
+    rng = np.random.default_rng(stream(seed, RandomStream.ARRIVALS, user))
     match spec.arrivals:
         case Poisson(rate_hz=rate_hz):
             return np.cumsum(rng.exponential(1 / rate_hz, n))

@@ -49,7 +49,7 @@ class Reporter(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """What a cell shows, and what it is sorted by: a number, empty where it is missing; None for its text."""
 
     text: str
@@ -70,11 +70,11 @@ class Grid:
 
     caption: str
     columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Picture:
+class FigureImage:
     """A figure as a data address, with what it shows in words."""
 
     data: str
@@ -110,9 +110,9 @@ def render(runs: Sequence[Analysis], reporter: Reporter | None = None, figures: 
 
 def _pictures(
     runs: Sequence[Analysis], wanted: Sequence[Sequence[str]], left: int, reporter: Reporter | None
-) -> tuple[list[list[Picture]], list[list[str]]]:
+) -> tuple[list[list[FigureImage]], list[list[str]]]:
     """The figures of each run that fit: the first of every run before the second of any."""
-    pictures: list[dict[str, Picture]] = [{} for _ in runs]
+    pictures: list[dict[str, FigureImage]] = [{} for _ in runs]
     left_out: list[list[str]] = [[] for _ in runs]
     for rank in range(max(map(len, wanted), default=0)):
         for place, run in enumerate(runs):
@@ -136,7 +136,7 @@ def _pictures(
     return [list(of_run.values()) for of_run in pictures], left_out
 
 
-def _picture(run: Analysis, name: str) -> Picture:
+def _picture(run: Analysis, name: str) -> FigureImage:
     """The smaller of a figure's two forms; an image of its own, so that nothing in it meets the page's names."""
     with tempfile.TemporaryDirectory() as folder:
         files = gallery.draw(run, name, Path(folder), ("svg", "png"), ("page",))
@@ -145,14 +145,14 @@ def _picture(run: Analysis, name: str) -> Picture:
         data = base64.b64encode(drawn.read_bytes()).decode()
     what = gallery.chart(name).what
     stand_ins = f" ({run.manifest.label})" if run.manifest.label else ""
-    return Picture(
+    return FigureImage(
         data=f"data:image/{kinds[drawn.suffix]};base64,{data}",
         alt=f"{name} of {subject(run.manifest)}: {what}; its numbers are in the tables above{stand_ins}",
         caption=f"{name}: {what}{stand_ins}",
     )
 
 
-def _filled(runs: Sequence[Analysis], pictures: Sequence[Sequence[Picture]], left_out: Sequence[Sequence[str]]) -> str:
+def _filled(runs: Sequence[Analysis], pictures: Sequence[Sequence[FigureImage]], left_out: Sequence[Sequence[str]]) -> str:
     here = Path(__file__)
     script = here.with_suffix(".js").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -168,7 +168,7 @@ def _filled(runs: Sequence[Analysis], pictures: Sequence[Sequence[Picture]], lef
     )
 
 
-def _section(place: int, run: Analysis, pictures: Sequence[Picture], left_out: Sequence[str]) -> dict[str, object]:
+def _section(place: int, run: Analysis, pictures: Sequence[FigureImage], left_out: Sequence[str]) -> dict[str, object]:
     manifest, equality = run.manifest, run.equality
     sentences = comparison.first_sentences(run.first) or ["nothing was timed, so no scheme answers first"]
     lean = comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else ""
@@ -219,28 +219,28 @@ def _grid(
     same = fixed or {}
     heads = [*(Column(head, form is not None) for head, form in columns.values()), *map(Column, same)]
     cells = [
-        [*(_cell(row, name, form) for name, (_, form) in columns.items()), *map(Cell, same.values())]
+        [*(_cell(row, name, form) for name, (_, form) in columns.items()), *map(TableCell, same.values())]
         for row in rows.iloc[:_MOST_ROWS].to_dict("records")
     ]
     more = f"; the first {_MOST_ROWS} of {len(rows)} rows, 'harness plot' writes all" if len(rows) > _MOST_ROWS else ""
     return Grid(caption + more, heads, cells)
 
 
-def _cell(row: Mapping[Any, Any], name: str, form: _Form | None) -> Cell:
+def _cell(row: Mapping[Any, Any], name: str, form: _Form | None) -> TableCell:
     value = row[name]
     if form is None:
-        return Cell("-" if pd.isna(value) else str(value))
+        return TableCell("-" if pd.isna(value) else str(value))
     number = float(value)
     if math.isnan(number):
-        return Cell("-", "")
+        return TableCell("-", "")
     end = next((unit for unit in ("_s", "_j") if name.endswith(unit)), "")
     stem = name.removesuffix(end)
     if f"{stem}_low{end}" not in row:
-        return Cell(form(number), repr(number))
+        return TableCell(form(number), repr(number))
     ends = [float(row[f"{stem}_{which}{end}"]) for which in ("low", "high")]
     if ends == [number, number]:
-        return Cell(form(number), repr(number))
-    return Cell(f"{form(number)} {comparison.between(ends[0], ends[1], form)}", repr(number))
+        return TableCell(form(number), repr(number))
+    return TableCell(f"{form(number)} {comparison.between(ends[0], ends[1], form)}", repr(number))
 
 
 def _tables(run: Analysis) -> list[Grid]:
@@ -402,7 +402,7 @@ def _provenance(run: Analysis) -> list[Grid]:
             commit = f"{session.commit or 'none'}{' and changes' if session.dirty else ''}"
             cells = (str(number), session.started_utc, side, str(machine["name"]), str(machine.get("system", "-")),
                      commit, session.harness_version, _command(session))  # fmt: skip
-            sessions.append([Cell(text) for text in cells])
+            sessions.append([TableCell(text) for text in cells])
     heads = ("session", "started", "side", "machine", "system", "commit", "version", "command")
     packages = sorted({(name, version) for session in manifest.sessions for name, version in session.packages.items()})
     digests = [*manifest.digests.items(), *((f"the run's {name}", digest) for name, digest in manifest.tables.items())]
@@ -420,7 +420,7 @@ def _provenance(run: Analysis) -> list[Grid]:
 
 
 def _texts(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
-    return Grid(caption, [Column(head) for head in heads], [[Cell(text) for text in row] for row in rows])
+    return Grid(caption, [Column(head) for head in heads], [[TableCell(text) for text in row] for row in rows])
 
 
 def _command(session: Session) -> str:

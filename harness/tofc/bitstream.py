@@ -126,7 +126,7 @@ class Budget:
         return self.header_bits + self.expert_bits + self.z_bits + self.y_bits
 
 
-class Tables:
+class ModelTables:
     """The integer counts, over 2**24, that a model ships: of its experts, of z, and of y for each level of scale.
 
     ``side_bytes`` is the length of the side information that its streams hold after their header. Raises ValueError
@@ -163,7 +163,7 @@ class SideInformation:
     """Of the header and its like, of the experts, of z."""
 
 
-def write(header: Header, tables: Tables, symbols: Symbols, level_ND: Levels) -> bytes:
+def write(header: Header, tables: ModelTables, symbols: Symbols, level_ND: Levels) -> bytes:
     """The stream of these symbols, y under the tables of ``level_ND``.
 
     Raises ValueError for more than MAX_FEATURES features or a |y| above SYMBOL_LIMIT.
@@ -209,7 +209,7 @@ def read_header(stream: bytes) -> Header:
 
 
 def read_side_information(
-    stream: bytes, model: bytes, tables: Tables, limits: Limits | None = LIMITS
+    stream: bytes, model: bytes, tables: ModelTables, limits: Limits | None = LIMITS
 ) -> SideInformation:
     """The header, experts and z of a stream that ``model`` wrote; without ``limits``, only the format's own holds.
 
@@ -243,7 +243,7 @@ def read_side_information(
     return SideInformation(header, stream[_HEADER.size : start], expert_N, z_NZ, decoder, bits)
 
 
-def read_y(side: SideInformation, tables: Tables, level_ND: Levels) -> tuple[Ints, Budget]:
+def read_y(side: SideInformation, tables: ModelTables, level_ND: Levels) -> tuple[Ints, Budget]:
     """The symbols of y (N, D), under the tables of ``level_ND``, and where the stream's bits went.
 
     Once only: it uses up the decoder. Raises BitstreamError for a stream longer than its symbols.

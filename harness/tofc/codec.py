@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from harness.tofc import bitstream, laplacian
-from harness.tofc.bitstream import Budget, SideInformation, Symbols, Tables
+from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import Z_RATIO, EntropyModels
-from harness.tofc.feature_codec import Coded, FeatureCodec, Frozen, scale_of
+from harness.tofc.feature_codec import Coded, FeatureCodec, FrozenCodec, scale_of
 from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
 from harness.tofc.level_order import Levels
 from harness.tofc.router import Router
@@ -174,7 +174,7 @@ class _Frozen(Frozen):
     @classmethod
     def build(cls, digest: str, frozen: Mapping[str, Tensor], config: CodecConfig, device: torch.device) -> "_Frozen":
         y_levels = laplacian.split(frozen["frozen.y"].to(torch.int64).numpy())
-        tables = Tables(frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels)
+        tables = ModelTables(frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels)
         analysis = IntegerAnalysis(_network(frozen, _ANALYSIS), device)
         synthesis = IntegerSynthesis(_network(frozen, _SYNTHESIS), device)
         sizes = (config.n_experts, config.dim, tables.n_channels, 2 * config.dim)

@@ -16,7 +16,7 @@ from PIL import Image
 from baselines.networks.network import MULTIPLE_PX
 from baselines.networks.pictures import padded
 from baselines.neural_codec import Elic, Hyperprior, NeuralCodec, NeuralPoint, bundled
-from baselines.neural_container import Picture, pack, unpack
+from baselines.neural_container import CodedPicture, pack, unpack
 from baselines.pillow_codecs import Jpeg, JpegPoint
 from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db
 from harness.data import streetsqa
@@ -198,7 +198,7 @@ def test_forged_strings_under_a_true_checksum_are_refused_or_read(kind: type[Neu
         start, end = data.draw(st.binary(max_size=12)), data.draw(st.integers(0, 12))
         strings[place] = start + strings[place][len(start) : len(strings[place]) - end]
     width, height = data.draw(st.one_of(st.just((60, 60)), st.tuples(st.integers(1, 200), st.integers(1, 200))))
-    body = pack(coder.model, Picture(width, height, tuple(strings)))
+    body = pack(coder.model, CodedPicture(width, height, tuple(strings)))
     try:
         decoded = scheme.decode(body)
     except BitstreamError as error:
@@ -245,11 +245,11 @@ def test_strings_that_do_not_fit_the_claim_are_refused_before_computing(
     picture = unpack(scheme.encode(streets(1)[0].crop((0, 0, 64, 64))), scheme.coder.model, scheme.coder.net.n_strings)
     monkeypatch.setattr(type(scheme.coder.net), "decode_y", None)
     forged = [
-        Picture(64, 64, (*picture.strings[:place], bytes(20_000), *picture.strings[place + 1 :]))
+        CodedPicture(64, 64, (*picture.strings[:place], bytes(20_000), *picture.strings[place + 1 :]))
         for place in range(len(picture.strings))
     ]
     if kind is Hyperprior:
-        forged += [Picture(4000, 4000, picture.strings), Picture(4000, 1, picture.strings)]
+        forged += [CodedPicture(4000, 4000, picture.strings), CodedPicture(4000, 1, picture.strings)]
     for claim in forged:
         with pytest.raises(BitstreamError, match=r"an entropy coder's string has \d+ bytes; \d+ symbols take"):
             scheme.decode(pack(scheme.coder.model, claim))

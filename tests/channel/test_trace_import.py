@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.channel import recording
-from harness.channel.formats import Layout
+from harness.channel.formats import CsvColumns
 from harness.channel.importing import Treatment, binned, import_trace, read
 from harness.channel.recording import PacketRecording, RateRecording
 from harness.errors import TraceError
@@ -126,10 +126,10 @@ def test_csv_of_time_and_rate_with_foreign_line_ends(tmp_path: Path) -> None:
     """CR/LF is fine where the content is; the last row lasts as long as the one before; the unit is in the name."""
     path = tmp_path / "link.csv"
     path.write_bytes(b"time_s,rate_mbps\r\n100,8\r\n101,0\r\n103,2\r\n")
-    found = _rates(path, layout=Layout(rate="rate_mbps"))
+    found = _rates(path, layout=CsvColumns(rate="rate_mbps"))
     assert found.at_s.tolist() == [0, 1, 3, 5]
     assert found.rate_bps.tolist() == [8e6, 0, 2e6]
-    held = _rates(path, layout=Layout(rate="rate_mbps", hold_s=1.0))
+    held = _rates(path, layout=CsvColumns(rate="rate_mbps", hold_s=1.0))
     np.testing.assert_array_equal(held.rate_bps, [8e6, 0, np.nan, 2e6])
 
 
@@ -137,7 +137,7 @@ def test_a_recording_survives_its_file(tmp_path: Path) -> None:
     """What is saved is what is loaded, gaps included; the source is kept without the folder it lay in."""
     path = tmp_path / "link.csv"
     path.write_text("time_s,rate_bps\n0,1e6\n1,2e6\n9,3e6\n")
-    import_trace(path, tmp_path / "out" / "link.parquet", layout=Layout(hold_s=2.0))
+    import_trace(path, tmp_path / "out" / "link.parquet", layout=CsvColumns(hold_s=2.0))
     found = recording.load(tmp_path / "out" / "link.parquet")
     assert isinstance(found, RateRecording)
     assert found.at_s.tolist() == [0, 1, 3, 9, 11]
@@ -173,9 +173,9 @@ BROKEN = {
     "one row": (b"time_s,rate_bps\n0,1\n", {}, "two are wanted"),
     "a header alone": (b"time_s,rate_bps\n", {}, "is empty"),
     "other columns": (b"when,what\n0,1\n1,1\n", {}, "no column 'time_s'; its columns are 'when, what'"),
-    "a downlink": (b"time_s,DL_bps\n0,1\n1,1\n", {"layout": Layout(rate="DL_bps")}, "is a downlink"),
-    "no unit": (b"time_s,rate\n0,1\n1,1\n", {"layout": Layout(rate="rate")}, "does not say its unit"),
-    "an unknown unit": (b"t,r\n0,1\n1,1\n", {"layout": Layout(time="t", rate="r", unit="Mb")}, "'Mb' is no unit"),
+    "a downlink": (b"time_s,DL_bps\n0,1\n1,1\n", {"layout": CsvColumns(rate="DL_bps")}, "is a downlink"),
+    "no unit": (b"time_s,rate\n0,1\n1,1\n", {"layout": CsvColumns(rate="rate")}, "does not say its unit"),
+    "an unknown unit": (b"t,r\n0,1\n1,1\n", {"layout": CsvColumns(time="t", rate="r", unit="Mb")}, "'Mb' is no unit"),
     "ragged rows": (b"time_s,rate_bps\n0,1\n1\n", {}, "is not a CSV"),
     "JSON of something else": (b'{"intervals": 3}', {}, "is not a log of iperf3"),
     "JSON that ends early": (b'{"intervals": [', {}, "is not a log of iperf3"),
@@ -334,10 +334,10 @@ def test_a_rates_unit_is_in_its_name_or_asked_for(tmp_path: Path, name: str, bps
     path.write_text(f"time_s,{name}\n0,2\n1,2\n")
     if bps is None:
         with pytest.raises(TraceError, match="does not say its unit; give --unit, one of bit/s, B/s"):
-            _rates(path, layout=Layout(rate=name))
-        assert _rates(path, layout=Layout(rate=name, unit="mbps")).rate_bps[0] == 2e6
+            _rates(path, layout=CsvColumns(rate=name))
+        assert _rates(path, layout=CsvColumns(rate=name, unit="mbps")).rate_bps[0] == 2e6
     else:
-        assert _rates(path, layout=Layout(rate=name)).rate_bps[0] == 2 * bps
+        assert _rates(path, layout=CsvColumns(rate=name)).rate_bps[0] == 2 * bps
 
 
 @pytest.mark.parametrize(
@@ -357,14 +357,14 @@ def test_a_times_unit_is_in_its_name_or_in_its_size(tmp_path: Path, name: str, s
     """Seconds, milliseconds and so on by name; time since 1970 by its size; dates by their form."""
     path = tmp_path / "link.csv"
     path.write_text("".join([f"{name},up_mbps\n", *(f"{stamp},{i}\n" for i, stamp in enumerate(stamps))]))
-    np.testing.assert_allclose(_rates(path, layout=Layout(time=name, rate="up_mbps")).at_s, [0, 0.5, 1, 1.5], atol=1e-6)
+    np.testing.assert_allclose(_rates(path, layout=CsvColumns(time=name, rate="up_mbps")).at_s, [0, 0.5, 1, 1.5], atol=1e-6)
 
 
 def test_the_end_of_a_row_counts_from_where_its_beginning_does(tmp_path: Path) -> None:
     """Both are time since 1970, and the gap between two rows is one."""
     path = tmp_path / "link.csv"
     path.write_text("from_ms,to_ms,up_mbps\n1700000000000,1700000001000,1\n1700000003000,1700000004000,2\n")
-    found = _rates(path, layout=Layout(time="from_ms", end="to_ms", rate="up_mbps"))
+    found = _rates(path, layout=CsvColumns(time="from_ms", end="to_ms", rate="up_mbps"))
     assert found.at_s.tolist() == [0, 1, 3, 4]
     np.testing.assert_array_equal(found.rate_bps, [1e6, np.nan, 2e6])
 
@@ -372,19 +372,19 @@ def test_the_end_of_a_row_counts_from_where_its_beginning_does(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "layout", "said"),
     [
-        ("t,up_mbps\n0,2\n1,2\n", Layout(time="t", rate="up_mbps"), "'t' does not say its unit; give --time-unit"),
-        ("t_s,up_mbps\n1700000000000,2\n1700000001000,2\n", Layout(time="t_s", rate="up_mbps"), "say with --time-unit"),
-        ("t,up_mbps\n0,2\n1,2\n", Layout(time="t", time_unit="min", rate="up_mbps"), "'min' is no unit of a column"),
-        ("t_s;up_mbps\n0;2\n1;2\n", Layout(time="t_s", rate="up_mbps"), "has semicolons"),
-        ("t_s,up_mbps,up_mbps\n0,2,3\n1,2,3\n", Layout(time="t_s", rate="up_mbps"), "has 2 columns 'up_mbps'"),
-        ("t_s,up_mbps\n0,1e300\n1,2\n", Layout(time="t_s", rate="up_mbps"), "is not one from 0"),
-        ("t_s,up_mbps\n0,1\n1e10,2\n", Layout(time="t_s", rate="up_mbps"), "ends by 1e"),
-        ("t_s,up_mbps\n0,0\n1,0\n", Layout(time="t_s", rate="up_mbps"), "never carries anything"),
+        ("t,up_mbps\n0,2\n1,2\n", CsvColumns(time="t", rate="up_mbps"), "'t' does not say its unit; give --time-unit"),
+        ("t_s,up_mbps\n1700000000000,2\n1700000001000,2\n", CsvColumns(time="t_s", rate="up_mbps"), "say with --time-unit"),
+        ("t,up_mbps\n0,2\n1,2\n", CsvColumns(time="t", time_unit="min", rate="up_mbps"), "'min' is no unit of a column"),
+        ("t_s;up_mbps\n0;2\n1;2\n", CsvColumns(time="t_s", rate="up_mbps"), "has semicolons"),
+        ("t_s,up_mbps,up_mbps\n0,2,3\n1,2,3\n", CsvColumns(time="t_s", rate="up_mbps"), "has 2 columns 'up_mbps'"),
+        ("t_s,up_mbps\n0,1e300\n1,2\n", CsvColumns(time="t_s", rate="up_mbps"), "is not one from 0"),
+        ("t_s,up_mbps\n0,1\n1e10,2\n", CsvColumns(time="t_s", rate="up_mbps"), "ends by 1e"),
+        ("t_s,up_mbps\n0,0\n1,0\n", CsvColumns(time="t_s", rate="up_mbps"), "never carries anything"),
         ("a line of text\n0,0\n", None, "line 1 has 'a line of text', which no known trace has"),
         ("Connecting to host 10.0.0.1\n[ ID] Interval\n", None, "is what iperf3 prints for people; record with -J"),
     ],
 )
-def test_a_csv_that_cannot_be_known_is_refused(tmp_path: Path, content: str, layout: Layout | None, said: str) -> None:
+def test_a_csv_that_cannot_be_known_is_refused(tmp_path: Path, content: str, layout: CsvColumns | None, said: str) -> None:
     """Units, separators, columns and sizes that leave a doubt; nothing is written."""
     path = tmp_path / "link.csv"
     path.write_text(content)
@@ -448,7 +448,7 @@ def test_a_failed_import_leaves_what_was_there(tmp_path: Path) -> None:
         import_trace(
             tmp_path / "link.csv",
             tmp_path / "link.parquet",
-            layout=Layout(hold_s=1),
+            layout=CsvColumns(hold_s=1),
             treatment=Treatment(split_gap_s=5),
         )
     assert (tmp_path / "link.parquet").read_bytes() == before

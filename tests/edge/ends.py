@@ -15,7 +15,7 @@ from silent import Silent
 
 from harness import study
 from harness.edge.client import Remote
-from harness.edge.server import Limits, serve
+from harness.edge.server import ServerLimits, serve
 from harness.edge.server import listening as listen
 from harness.edge.shaping import Shaper
 from harness.scenario.load import load
@@ -101,7 +101,7 @@ def device(scenario: Path, folder: Path, port: int, shaper: str | None = None) -
 
 def _serve(scenario: Path, port: int, told: Any) -> None:
     fake_harness.patch()
-    service = study.service(take_stock(load(scenario), serving=True), token=None, limits=Limits())
+    service = study.service(take_stock(load(scenario), serving=True), token=None, limits=ServerLimits())
     with listen("127.0.0.1", port) as listener:
         serve(service, listener, lambda: told.send(listener.getsockname()[1]))
 
