@@ -9,6 +9,7 @@ one, and turns every table into lists at each call; here each entropy model has 
 import importlib
 import importlib.util
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,7 @@ def coded(net: Any, place: str) -> "ZooNetwork":
     return _Hyperprior(net, place) if hasattr(net, "h_s") else _Factorized(net, place)
 
 
-class ZooNetwork:
+class ZooNetwork(ABC):
     """A model of compressai's as :class:`baselines.networks.pictures.PictureCoder` wants it."""
 
     n_strings: int
@@ -96,9 +97,9 @@ class ZooNetwork:
     def make_exact(self) -> None:
         """Have scales and means computed in whole numbers."""
 
+    @abstractmethod
     def parts(self, height: int, width: int) -> list[tuple[nn.Module, int]]:
         """Of each string its entropy model and how many symbols it has, at ``height`` x ``width`` positions of z."""
-        raise NotImplementedError
 
     def shape(self, height: int, width: int) -> Any:
         """What compressai calls the shape of a picture whose z has this height and width."""
