@@ -16,7 +16,7 @@ from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import round_straight_through
 from harness.tofc.factorized import LIMIT, FactorizedDensity
 from harness.tofc.feature_codec import Coded, FeatureCodec, FrozenCodec, scale_of
-from harness.tofc.integer_synthesis import FRACTION_BITS
+from harness.tofc.integer_transforms import FRACTION_BITS
 
 
 class FactorizedConfig(BaseModel):

@@ -94,6 +94,7 @@ class ZooNetwork(ABC):
         """Every weight and table."""
         return self.net.state_dict()  # type: ignore[no-any-return]
 
+    @abstractmethod
     def make_exact(self) -> None:
         """Have scales and means computed in whole numbers."""
 
@@ -128,6 +129,9 @@ class _Factorized(ZooNetwork):
     """y alone, each channel with its own density."""
 
     n_strings = 1
+
+    def make_exact(self) -> None:
+        """No network finds scales or means."""
 
     def parts(self, height: int, width: int) -> list[tuple[nn.Module, int]]:
         return [(self.net.entropy_bottleneck, self.net.M * _Y_OF_Z**2 * height * width)]

@@ -18,7 +18,7 @@ from harness.tofc import bitstream, laplacian
 from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import Z_RATIO, EntropyModels
 from harness.tofc.feature_codec import Coded, FeatureCodec, FrozenCodec, scale_of
-from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
+from harness.tofc.integer_transforms import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
 from harness.tofc.level_order import Levels
 from harness.tofc.router import Router
 
