@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from harness.analysis import Analysis
 from harness.analysis.means import draw_by_strata
-from harness.analysis.select import Answers, Equality
+from harness.analysis.select import Equality, Scores
 from harness.records import OutcomeRow, PointKey, SampleRow, StageRow, schema
 from harness.replay import sweep
 from harness.runs.provenance import Manifest, begin
@@ -301,7 +301,7 @@ def true_score(benchmark: str, scheme: Scheme) -> float:
     return 100 * (scheme.chance + float(both))
 
 
-def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], schemes: Mapping[str, Scheme]) -> Answers:
+def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], schemes: Mapping[str, Scheme]) -> Scores:
     """The answers of schemes, the first the reference, to benchmarks of so many pictures and questions about each."""
     tables: list[pa.Table] = []
     samples: list[pa.Table] = []
@@ -329,4 +329,4 @@ def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], sch
                 )
             )  # fmt: skip
     equality = Equality(reference=next(iter(schemes)), target=0.92, margin=0.05)
-    return Answers(pa.concat_tables(tables), pa.concat_tables(samples), equality, list(asked))
+    return Scores(pa.concat_tables(tables), pa.concat_tables(samples), equality, list(asked))

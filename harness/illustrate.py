@@ -196,7 +196,7 @@ def histogram(values: Floats) -> Histogram:
 def _cases(key: PointKey, half: Any, run: Analysis, stock: Stock, models: Models) -> tuple[Cases, dict[str, bytes]]:
     """The first questions that the reference and the scheme answer correctly and JPEG of as many bytes does not."""
     jpeg = catalog.load("scheme", "jpeg", catalog.SCHEMES)
-    reference = run.answers.reference
+    reference = run.scores.reference
     outcomes = run.record.outcomes.to_pandas()
     of_key, of_reference = (
         outcomes[(outcomes["pipeline"] == k[0]) & (outcomes["point"] == k[1])].set_index("sample")

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from harness.analysis import breakdown, cells, comparison, energy, latency, means, pacing, precision
 from harness.analysis.cells import Population, Setting
 from harness.analysis.curves import Ladder
-from harness.analysis.select import Answers, Equality, ladders_of, select
+from harness.analysis.select import Equality, Scores, ladders_of, select
 from harness.errors import ResultsError, unknown_name
 from harness.records import PointKey, Quantity, Side
 from harness.replay.cell import Cell
@@ -80,9 +80,9 @@ class Analysis:
         return Equality.of(self.manifest)
 
     @cached_property
-    def answers(self) -> Answers:
-        """The verdicts of every point: :class:`harness.analysis.select.Answers`."""
-        return Answers(self.record.outcomes, self.record.samples, self.equality, self.manifest.benchmarks)
+    def scores(self) -> Scores:
+        """The scores of every point: :class:`harness.analysis.select.Scores`."""
+        return Scores(self.record.outcomes, self.record.samples, self.equality, self.manifest.benchmarks)
 
     @cached_property
     def points(self) -> pd.DataFrame:
@@ -91,7 +91,7 @@ class Analysis:
         Where no score is claimed (:attr:`scored`) the first point that the scenario declares of each pipeline stands
         for it, as selected.
         """
-        found = self._in_order(select(self.answers, ladders_of(self.manifest.points)))
+        found = self._in_order(select(self.scores, ladders_of(self.manifest.points)))
         if not self.scored:
             first = {pipeline: next(iter(labels), "") for pipeline, labels in self.manifest.points.items()}
             found["selected"] = found["point"] == found["pipeline"].map(first)
@@ -100,7 +100,7 @@ class Analysis:
     @property
     def scored(self) -> bool:
         """Whether scores are claimed: the reference scores more than 0 in every benchmark."""
-        return self.answers.scored
+        return self.scores.scored
 
     @cached_property
     def reference(self) -> "pd.Series[float]":
@@ -370,7 +370,7 @@ class Analysis:
     @cached_property
     def ladders(self) -> Mapping[PointKey, Ladder]:
         """The curves of score over bytes: :func:`harness.analysis.comparison.ladders`; none where none is claimed."""
-        return comparison.ladders(self.points, self.answers) if self.scored else {}
+        return comparison.ladders(self.points, self.scores) if self.scored else {}
 
     def ladders_in(self, benchmark: str) -> Mapping[PointKey, Ladder]:
         """:attr:`ladders` in one benchmark by itself; none where the reference scores 0 there."""
@@ -378,9 +378,9 @@ class Analysis:
             return self.ladders
         if benchmark in self._ladders_in:
             return self._ladders_in[benchmark]
-        answers = breakdown.answers_in(self.record.outcomes, self.record.samples, self.equality, benchmark)
+        scores = breakdown.scores_in(self.record.outcomes, self.record.samples, self.equality, benchmark)
         points = self.benchmarks[self.benchmarks["benchmark"] == benchmark]
-        self._ladders_in[benchmark] = comparison.ladders(points, answers) if answers.scored else {}
+        self._ladders_in[benchmark] = comparison.ladders(points, scores) if scores.scored else {}
         return self._ladders_in[benchmark]
 
     @cached_property
@@ -396,8 +396,8 @@ class Analysis:
     @cached_property
     def _target(self) -> tuple[float, "np.ndarray[Any, np.dtype[np.float64]]"]:
         """The target score, on all questions and in every resample."""
-        key = self.answers.reference
-        return self.equality.target * self.answers.score(key), self.equality.target * self.answers.resampled(key)
+        key = self.scores.reference
+        return self.equality.target * self.scores.score(key), self.equality.target * self.scores.resampled(key)
 
     @cached_property
     def scores_at_tokens(self) -> pd.DataFrame:
@@ -438,10 +438,10 @@ class Analysis:
                 )
             bytes_pictures, bytes_reason = self._for_bytes(pipeline, payload)
             score_pictures = np.nan
-            enough = self.answers.n_clusters >= means.MIN_PICTURES
-            if self.scored and enough and (pipeline, point) != self.answers.reference:
+            enough = self.scores.n_clusters >= means.MIN_PICTURES
+            if self.scored and enough and (pipeline, point) != self.scores.reference:
                 own_C, reference_C = (
-                    self.answers.contributions(key) for key in ((pipeline, point), self.answers.reference)
+                    self.scores.contributions(key) for key in ((pipeline, point), self.scores.reference)
                 )
                 score_pictures = precision.questions_for_score(
                     own_C, reference_C, score, confidence=self.equality.confidence

@@ -15,7 +15,7 @@ from harness.analysis import curves, means
 from harness.analysis.cells import Setting, strata, times_and_known
 from harness.analysis.curves import Ladder
 from harness.analysis.means import Estimate
-from harness.analysis.select import Answers
+from harness.analysis.select import Scores
 from harness.errors import ResultsError
 from harness.records import PointKey
 from harness.units import format_bytes, format_seconds
@@ -98,7 +98,7 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def ladders(points: pd.DataFrame, answers: Answers) -> dict[tuple[str, str], Ladder]:
+def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladder]:
     """The curve of every ladder of two or more points that send something, by pipeline and ladder.
 
     ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first.
@@ -112,7 +112,7 @@ def ladders(points: pd.DataFrame, answers: Answers) -> dict[tuple[str, str], Lad
             continue
         keys = [(str(pipeline), str(point)) for point in rungs["point"]]
         name = f"{pipeline} ({ladder})" if several[str(pipeline)] > 1 else str(pipeline)
-        score_BP = np.column_stack([answers.resampled(key) for key in keys])
+        score_BP = np.column_stack([scores.resampled(key) for key in keys])
         found[str(pipeline), str(ladder)] = Ladder.fit(name, rungs["payload_bytes"], rungs["score"], score_BP)
     return found
 

@@ -108,8 +108,8 @@ def ladders_of(points: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[Po
     return found
 
 
-class Answers:
-    """The verdicts of every point on the same questions, and what its score is made of.
+class Scores:
+    """The scores of every point on the same questions, and what they are made of.
 
     ``outcomes`` are the outcome rows (:class:`harness.records.OutcomeRow`) of one run, ``samples`` the sample rows of
     all their questions; ``benchmarks`` names the benchmarks that these are of. Raises ResultsError where points were
@@ -184,7 +184,7 @@ class Answers:
         return [100 / (len(self.parts) * unit) if unit > 0 else np.nan for unit in self.units]
 
 
-def select(answers: Answers, ladders: Mapping[PointKey, Hashable] | None = None) -> pd.DataFrame:
+def select(scores: Scores, ladders: Mapping[PointKey, Hashable] | None = None) -> pd.DataFrame:
     """Every point with its bytes and score, whether it is admissible, and each pipeline's selected one.
 
     ``ladders`` names the ladder of each point (:func:`ladders_of`); without it a pipeline's points are one. A row each,
@@ -199,35 +199,35 @@ def select(answers: Answers, ladders: Mapping[PointKey, Hashable] | None = None)
       ended above the point
     - ``reference``, ``admissible``, ``selected``: a pipeline with no selected point does not reach the target
     """
-    equality, scored = answers.equality, answers.scored
-    theta, unit = equality.certified, answers.score(answers.reference)
+    equality, scored = scores.equality, scores.scored
+    theta, unit = equality.certified, scores.score(scores.reference)
     found = []
-    for key, rows in answers.points.items():
-        score, low, high = answers.score(key), np.nan, np.nan
+    for key, rows in scores.points.items():
+        score, low, high = scores.score(key), np.nan, np.nan
         if scored:
-            low, high = _interval(answers, key)
+            low, high = _interval(scores, key)
         found.append(
             {
                 "pipeline": key[0],
                 "point": key[1],
                 "ladder": str((ladders or {}).get(key, "")),
-                "metric": answers.metric_name,
+                "metric": scores.metric_name,
                 "questions": len(rows),
-                "clusters": answers.n_clusters,
-                **{name: answers.mean_of_means(key, name) for name in ("payload_bytes", "visual_tokens")},
+                "clusters": scores.n_clusters,
+                **{name: scores.mean_of_means(key, name) for name in ("payload_bytes", "visual_tokens")},
                 "score": score,
                 "score_low": low,
                 "score_high": high,
-                "score_max": answers.score_max,
+                "score_max": scores.score_max,
                 "relative_score": score / unit if scored else np.nan,
-                "reference": key == answers.reference,
+                "reference": key == scores.reference,
             }
         )
     table = pd.DataFrame(found)
     table = table.sort_values(
         ["pipeline", "payload_bytes", "score", "point"], ascending=[True, True, False, True], ignore_index=True
     )
-    decided = _decided(answers, table, theta) if scored else {}
+    decided = _decided(scores, table, theta) if scored else {}
     keys = list(zip(table["pipeline"], table["point"], strict=True))
     table["p_value"] = [decided[key][0] if key in decided else np.nan for key in keys]
     table["admissible"] = [key in decided and decided[key][1] for key in keys]
@@ -237,45 +237,45 @@ def select(answers: Answers, ladders: Mapping[PointKey, Hashable] | None = None)
     return table
 
 
-def _decided(answers: Answers, table: pd.DataFrame, theta: float) -> dict[PointKey, tuple[float, bool]]:
+def _decided(scores: Scores, table: pd.DataFrame, theta: float) -> dict[PointKey, tuple[float, bool]]:
     """The p-value of every point and whether it is admitted; the reference is, wherever theta is at most 1."""
-    reference_C = answers.contributions(answers.reference)
-    decided: dict[PointKey, tuple[float, bool]] = {answers.reference: (np.nan, theta <= 1)}
+    reference_C = scores.contributions(scores.reference)
+    decided: dict[PointKey, tuple[float, bool]] = {scores.reference: (np.nan, theta <= 1)}
     for pipeline, points in table.groupby("pipeline", sort=False):
-        if pipeline == answers.reference[0]:
+        if pipeline == scores.reference[0]:
             continue
         ladders: dict[Hashable, list[tuple[Hashable, Any]]] = {}
         for ladder, rungs in points.groupby("ladder", sort=False):
             order = selection.descending(rungs["point"].tolist(), rungs["payload_bytes"].tolist())
-            ladders[ladder] = [(point, answers.contributions((str(pipeline), str(point)))) for point in order]
-        alpha = 1 - answers.equality.confidence
+            ladders[ladder] = [(point, scores.contributions((str(pipeline), str(point)))) for point in order]
+        alpha = 1 - scores.equality.confidence
         for decision in selection.admit(ladders, reference_C, theta=theta, alpha=alpha):
             decided[str(pipeline), str(decision.point)] = decision.p_value, decision.admitted
     return decided
 
 
-def _interval(answers: Answers, key: PointKey) -> tuple[float, float]:
+def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
     """The interval of a score: that of a share of the highest score, or of several benchmarks that of a ratio.
 
     A normalised average is a ratio to the reference on the same pictures. Its interval holds the ratios that the score
     test of :mod:`harness.analysis.selection` rejects neither from below nor, with the two changed over, from above; the
     reference's own is 100 by definition.
     """
-    own_C, confidence = answers.contributions(key), answers.equality.confidence
-    if len(answers.parts) == 1:
-        top, most = answers.score_max, len(answers.points[key])
+    own_C, confidence = scores.contributions(key), scores.equality.confidence
+    if len(scores.parts) == 1:
+        top, most = scores.score_max, len(scores.points[key])
         found = percentiles.share(own_C[:, None] / top, at_most=most, confidence=confidence).estimate
         return top * found.low, top * found.high
-    if key == answers.reference:
+    if key == scores.reference:
         return 100.0, 100.0
-    if too_few(answers.n_clusters):
+    if too_few(scores.n_clusters):
         return np.nan, np.nan
-    reference_C, tail = answers.contributions(answers.reference), (1 - confidence) / 2
+    reference_C, tail = scores.contributions(scores.reference), (1 - confidence) / 2
     over, under = (
         selection.certified_share(own_C, reference_C, tail),
         selection.certified_share(reference_C, own_C, tail),
     )
-    return 100 * over, min(100 / under if under > 0 else np.inf, answers.score_max)
+    return 100 * over, min(100 / under if under > 0 else np.inf, scores.score_max)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

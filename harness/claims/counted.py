@@ -77,7 +77,7 @@ def visual_share(asked: Asked) -> list[Item]:
     key = point_of(asked, str(asked.test.of), asked.test.at, timed=False)
     if isinstance(key, str):
         return [Item(label=str(asked.test.of), estimate=refused(key))]
-    visual, prompt = (asked.run.answers.mean_of_means(key, f"{name}_tokens") for name in ("visual", "prompt"))
+    visual, prompt = (asked.run.scores.mean_of_means(key, f"{name}_tokens") for name in ("visual", "prompt"))
     return [Item(label=str(asked.test.of), estimate=exact(visual / prompt))]
 
 
