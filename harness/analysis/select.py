@@ -140,9 +140,14 @@ class Scores:
         return all(unit > 0 for unit in self.units)
 
     @property
+    def normalised(self) -> bool:
+        """Whether a score is the average of several benchmarks in percent of the reference; of one it has its unit."""
+        return len(self.parts) > 1
+
+    @property
     def metric_name(self) -> str:
         """What the score is called, with its unit."""
-        return self.parts[0].metric.name if len(self.parts) == 1 else NORMALISED
+        return NORMALISED if self.normalised else self.parts[0].metric.name
 
     @property
     def score_max(self) -> float:
@@ -169,7 +174,7 @@ class Scores:
         """The clusters' parts of its score, (C,): :func:`harness.analysis.selection.contributions`."""
         if key not in self._contributions:
             found = [part.contributions(self._correct[key]) for part in self.parts]
-            self._contributions[key] = found[0] if len(found) == 1 else selection.joined(found, self.units)
+            self._contributions[key] = selection.joined(found, self._scale)
         return self._contributions[key]
 
     def mean_of_means(self, key: PointKey, column: str) -> float:
@@ -179,7 +184,8 @@ class Scores:
 
     @cached_property
     def _scale(self) -> Sequence[float]:
-        if len(self.parts) == 1:
+        """What each benchmark's score is multiplied by before they are added up."""
+        if not self.normalised:
             return [1.0]
         return [100 / (len(self.parts) * unit) if unit > 0 else np.nan for unit in self.units]
 
@@ -262,7 +268,7 @@ def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
     reference's own is 100 by definition.
     """
     own_C, confidence = scores.contributions(key), scores.equality.confidence
-    if len(scores.parts) == 1:
+    if not scores.normalised:
         top, most = scores.score_max, len(scores.points[key])
         found = percentiles.share(own_C[:, None] / top, at_most=most, confidence=confidence).estimate
         return top * found.low, top * found.high
@@ -289,7 +295,7 @@ class _Part:
     group: Words
     cluster_G: NDArray[np.int64]
     n_resamples: int
-    seed: int | Sequence[int]
+    seed: tuple[int, int]
 
     @property
     def n_clusters(self) -> int:
@@ -339,7 +345,6 @@ def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -
             raise ResultsError(f"no question of {name} was answered; the score needs each of: {', '.join(benchmarks)}")
         questions = asked[mine]
         group = _words(questions["group"])
-        seed = equality.seed if len(benchmarks) == 1 else [equality.seed, index]
         parts.append(
             _Part(
                 name=name,
@@ -349,7 +354,7 @@ def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -
                 group=group,
                 cluster_G=_clusters(group, _words(questions["picture"])),
                 n_resamples=equality.resamples,
-                seed=seed if isinstance(seed, int) else tuple(seed),
+                seed=(equality.seed, index),
             )
         )
     return parts
@@ -410,14 +415,13 @@ def _clusters(group: Words, picture: Words) -> NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=8)
-def _drawn(n_clusters: int, n_B: int, seed: int | tuple[int, ...]) -> Floats:
+def _drawn(n_clusters: int, n_B: int, seed: tuple[int, int]) -> Floats:
     """How often each of C clusters is drawn in each resample, (B, C): C times with replacement."""
     rng = np.random.default_rng(seed)
     drawn_BC = rng.integers(n_clusters, size=(n_B, n_clusters)) + n_clusters * np.arange(n_B)[:, None]
     return np.bincount(drawn_BC.ravel(), minlength=n_B * n_clusters).reshape(n_B, n_clusters).astype(np.float64)
 
 
-def _resampled_weights(cluster_G: NDArray[np.int64], n_B: int, seed: int | Sequence[int]) -> Floats:
+def _resampled_weights(cluster_G: NDArray[np.int64], n_B: int, seed: tuple[int, int]) -> Floats:
     """How often each group counts in each resample, (B, G)."""
-    of_seed = seed if isinstance(seed, int) else tuple(seed)
-    return _drawn(int(cluster_G.max()) + 1, n_B, of_seed)[:, cluster_G]
+    return _drawn(int(cluster_G.max()) + 1, n_B, seed)[:, cluster_G]
