@@ -17,7 +17,7 @@ from harness import files, measure, study
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
 from harness.errors import ResultsError
-from harness.measure import Parted, Plan, Reporter
+from harness.measure import Parted, Plan
 from harness.models.contract import Untimed
 from harness.profiling.energy import Meters
 from harness.profiling.machine import machine_name, this_machine
@@ -25,6 +25,7 @@ from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
 from harness.records import PointKey, Side
+from harness.reporter import Reporter
 from harness.runs import disk
 from harness.runs.digests import changed, of_folder
 from harness.runs.store import Run

@@ -16,8 +16,8 @@ from harness.analysis import Analysis, validity
 from harness.apart import PAYLOADS, payloads_digest
 from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
-from harness.measure import Reporter
 from harness.profiling.machine import this_machine
+from harness.reporter import Reporter
 from harness.runs import digests, provenance, recorded
 from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit

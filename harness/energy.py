@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analysis import Analysis
-from harness.measure import Plan, Reporter
+from harness.measure import Plan
 from harness.models.contract import Answer, Untimed
 from harness.profiling.clock import synchroniser
 from harness.profiling.energy import Meter, Reading
 from harness.profiling.telemetry import Telemetry
 from harness.records import EnergyRow, PointKey, Side
+from harness.reporter import Reporter
 from harness.runs.provenance import UNAVAILABLE
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure

@@ -21,10 +21,10 @@ from harness.analysis import Analysis, densities
 from harness.data.sample import Sample
 from harness.data.scoring import judge
 from harness.errors import BitstreamError, ResultsError, UnavailableError
-from harness.measure import Reporter
 from harness.models.contract import Answer, Models, Untimed
 from harness.profiling.machine import machine_name
 from harness.records import PointKey
+from harness.reporter import Reporter
 from harness.runs import digests, illustrations
 from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
 from harness.scenario.load import scenario_hash

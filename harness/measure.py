@@ -28,6 +28,7 @@ from harness.profiling.resources import Need, half_needs
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import spread
 from harness.records import LinkRow, OutcomeRow, PointKey, ResourceRow, Side, StageRow
+from harness.reporter import Reporter
 from harness.runs.recorded import RecordedTimes
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
@@ -171,22 +172,6 @@ class Plan:
 
     def _questions(self, places: Sequence[int]) -> dict[str, str]:
         return {self.samples.names[place].id: self.sample_digests[place] for place in places}
-
-
-class Reporter(Protocol):
-    """Shows a reader how far the work is."""
-
-    def warn(self, text: str) -> None:
-        """Shows what must be known before a number is read."""
-        ...
-
-    def phase(self, name: str, total: int, done: int) -> None:
-        """Begins a phase of ``total`` steps, ``done`` of which an earlier process did."""
-        ...
-
-    def advance(self) -> None:
-        """One step of the phase is done."""
-        ...
 
 
 def answer(plan: Plan, ongoing: Run, reporter: Reporter, *, workers: int = 1) -> None:

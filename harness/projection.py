@@ -20,10 +20,10 @@ from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.estimates.estimate import Estimated, Estimator, total
 from harness.estimates.sheets import digest
-from harness.measure import Reporter
 from harness.profiling.machine import this_machine
 from harness.records import OutcomeRow, ResourceRow, SampleRow, StageRow, to_table
 from harness.replay import Profile, sweep
+from harness.reporter import Reporter
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
 from harness.scenario.estimate import ClaimedTime, EstimateSection

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import study
 from harness.errors import ResultsError
-from harness.measure import Reporter
+from harness.reporter import Reporter
 from harness.runs import disk, provenance, replayed, tables
 from harness.runs.digests import of_bytes
 from harness.runs.provenance import MANIFEST, Manifest, Session

@@ -21,7 +21,7 @@ from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSp
 from harness.edge.protocol import VERSION, Info
 from harness.edge.server import ServerLimits, Service
 from harness.energy import Sides, measure_energy
-from harness.measure import Halves, Parted, Reporter
+from harness.measure import Halves, Parted
 from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meter, Meters
@@ -31,6 +31,7 @@ from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
 from harness.records import PointKey, SampleRow, Side, to_table
 from harness.replay import Profile, sweep
+from harness.reporter import Reporter
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Scenario

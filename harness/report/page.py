@@ -12,7 +12,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -24,6 +24,7 @@ from harness.errors import HarnessError, ResultsError
 from harness.report import table
 from harness.report.figures import gallery
 from harness.report.figures.sheet import subject
+from harness.reporter import Progress
 from harness.runs import disk
 from harness.runs.provenance import Manifest, Session, utc_now
 from harness.scenario.load import as_written
@@ -36,16 +37,6 @@ _RESERVED_BYTES = 100_000
 _MOST_ROWS = 400
 _EVERY = ("answer", "tables", "figures", "provenance", "again")
 _HEADINGS = ("Who answers first", "Tables", "Figures", "Where the numbers come from", "How to make them again")
-
-
-class Reporter(Protocol):
-    """Who is told how far a report is."""
-
-    def phase(self, name: str, total: int, done: int) -> None:
-        """A phase of so many steps begins."""
-
-    def advance(self) -> None:
-        """One of them is done."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,7 +74,7 @@ class FigureImage:
 
 
 def write(
-    runs: Sequence[Analysis], out: Path, reporter: Reporter | None = None, figures: Sequence[str] | None = None
+    runs: Sequence[Analysis], out: Path, reporter: Progress | None = None, figures: Sequence[str] | None = None
 ) -> None:
     """Writes the report of ``runs`` to ``out``, whole or not at all; below :data:`MOST_BYTES`.
 
@@ -95,7 +86,7 @@ def write(
     disk.write_text(out, render(runs, reporter, figures))
 
 
-def render(runs: Sequence[Analysis], reporter: Reporter | None = None, figures: Sequence[str] | None = None) -> str:
+def render(runs: Sequence[Analysis], reporter: Progress | None = None, figures: Sequence[str] | None = None) -> str:
     """The report as HTML, as :func:`write` writes it."""
     wanted = [[name for name in gallery.names(run) if figures is None or name in figures] for run in runs]
     if reporter is not None:
@@ -109,7 +100,7 @@ def render(runs: Sequence[Analysis], reporter: Reporter | None = None, figures: 
 
 
 def _pictures(
-    runs: Sequence[Analysis], wanted: Sequence[Sequence[str]], left: int, reporter: Reporter | None
+    runs: Sequence[Analysis], wanted: Sequence[Sequence[str]], left: int, reporter: Progress | None
 ) -> tuple[list[list[FigureImage]], list[list[str]]]:
     """The figures of each run that fit: the first of every run before the second of any."""
     pictures: list[dict[str, FigureImage]] = [{} for _ in runs]
