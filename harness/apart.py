@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from harness import files, measure, study
+from harness import files, measure, study, timing
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
 from harness.errors import ResultsError
@@ -82,7 +82,7 @@ def measure_half(
             plan if sent is not None else dataclasses.replace(plan, halves=_write_payloads(plan, folder, reporter))
         )
         measure.answer(answering, ongoing, reporter, workers=workers_for(device, threads))
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             reporter,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness import catalog, measure
+from harness import catalog, measure, timing
 from harness.analysis import Analysis, validity
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info
@@ -114,7 +114,7 @@ def _work(
         measure.answer(plan, ongoing, reporter, workers=workers)
         telemetry = Telemetry() if peer is None else PeerTelemetry(peer)
         server_machine = None if server is None else server.machine["name"]
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             reporter,
@@ -166,14 +166,14 @@ def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure
     )
 
 
-def paced(stock: Stock) -> measure.Paced | None:
+def paced(stock: Stock) -> timing.Paced | None:
     """How requests come in the scenario's own study, where it wants them timed so."""
     scenario = stock.scenario
     if scenario.measure.pacing == "back_to_back":
         return None
     given = scenario.replay.model_dump(mode="json", include={"arrivals", "uplinks", "users"})
     arrivals = digests.of_data([given["arrivals"], given["uplinks"][0], given["users"][0], scenario.seed])
-    return measure.Paced(
+    return timing.Paced(
         pacing=Pacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals}
     )
 
