@@ -33,7 +33,7 @@ from harness.records import PointKey
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Profile
 from harness.scenario.replay import (
-    Answer,
+    AnswerLink,
     Batching,
     ClosedLoop,
     ConstantUplink,
@@ -115,7 +115,7 @@ def system_of(replay_section: Mapping[str, Any]) -> Replay:
             "uplinks": tuple(uplinks),
             "arrivals": of_kind.model_construct(**arrivals) if of_kind else None,
             "batching": None if batching is None else Batching.model_construct(**batching),
-            "answer": Answer.model_construct(**(section.get("answer") or {})),
+            "answer": AnswerLink.model_construct(**(section.get("answer") or {})),
         }
     )
 

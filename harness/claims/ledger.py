@@ -10,7 +10,7 @@ from harness.analysis import Analysis, validity
 from harness.claims import metrics
 from harness.claims.asked import Asked, pipelines_of
 from harness.claims.model import Claim, ClaimStudy, Claims, Criterion, Machines, direction
-from harness.claims.verdict import ALPHA, Answer, Item, Verdict, judge, picked
+from harness.claims.verdict import ALPHA, Decided, Item, Verdict, judge, picked
 from harness.errors import HarnessError
 
 Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
@@ -167,14 +167,14 @@ def _directed(
     return dataclasses.replace(found, test=test, items=items if known else its_items, why=why)
 
 
-_MET: Mapping[Answer, str] = {
+_MET: Mapping[Decided, str] = {
     "yes": "the number itself is met too",
     "no": "the number itself is not met",
     "open": "the number itself is left open",
 }
 
 
-def _verdict(answer: Answer, on_stand_in: bool) -> Verdict:
+def _verdict(answer: Decided, on_stand_in: bool) -> Verdict:
     if answer == "open":
         return Verdict.NOT_TESTABLE
     if on_stand_in:
