@@ -33,12 +33,13 @@ def plan(
     from rich.table import Table
 
     from harness.analysis import Analysis
+    from harness.analysis.precision import plan as plan_of
     from harness.cli.display import terminal
     from harness.scenario.load import load
 
     folder = path if path.is_dir() else results / load(path).name
     run = Analysis.read(folder)
-    found = run.plan(latency=latency / 100, payload=payload / 100, score=score)
+    found = plan_of(run, latency=latency / 100, payload=payload / 100, score=score)
     console = terminal()
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("scheme", overflow="fold")
