@@ -104,9 +104,9 @@ def z_share(asked: Asked) -> list[Item]:
 
 
 def experts_share(asked: Asked) -> list[Item]:
-    """The experts' indices over the whole stream.
+    """The indices of the entropy models (the part ``experts``) over the whole stream.
 
-    Where a training recorded no bits of them, an index takes from the entropy of the experts' use to log2 of their
+    Where a training recorded no bits of them, an index takes from the entropy of the models' use to log2 of their
     number.
     """
     found = [Item(label=label, estimate=exact(of["experts"])) for label, of in _illustrated(asked)]

@@ -75,10 +75,10 @@ METRICS: Mapping[str, ClaimMetric] = {
         over="no",
     ),
     "experts_share": ClaimMetric(
-        what="the experts' indices' share of the stream, on the same", unit="%", neutral=0.0, over="no"
+        what="the share of the entropy models' indices in the stream, on the same", unit="%", neutral=0.0, over="no"
     ),
     "experts_used": ClaimMetric(
-        what="the share of the experts that code at least one feature, on the same", unit="%", neutral=0.0, over="no"
+        what="the share of the entropy models that code at least one feature, on the same", unit="%", neutral=0.0, over="no"
     ),
     "features_share": ClaimMetric(what="n_c over V of the architecture", unit="%", neutral=0.0, over="no", counted=True),
     "trainable_parameters": ClaimMetric(

@@ -62,7 +62,7 @@ def of_stream(body: bytes, codec: Path | None) -> Anatomy | None:
         {"header": budget.header_bits, "experts": budget.expert_bits, "z": budget.z_bits, "y": budget.y_bits},
         [
             f"{budget.y_bits / decoded.y_PCD.numel():.3f} bits for each element of y",
-            "features of each expert: " + ", ".join(f"{expert}: {n}" for expert, n in enumerate(use) if n),
+            "features of each entropy model: " + ", ".join(f"{expert}: {n}" for expert, n in enumerate(use) if n),
         ],
     )
 

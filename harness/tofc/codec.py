@@ -100,7 +100,7 @@ class TofcCodec(FeatureCodec):
         return Coded(y_bar_ND.view(y_PCD.shape).to(y_PCD.dtype), bits_N, w_NE)
 
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:
-        """The tables of the experts, of z and of y, and h_a and h_s in integers."""
+        """The tables of the entropy models, of z and of y, and h_a and h_s in integers."""
         expert_N = self.router.choose(y_ND)
         used_E = torch.bincount(expert_N, minlength=self.config.n_experts).double().cpu().numpy()
         density = self.models.density

@@ -131,7 +131,7 @@ class FeatureCodec(nn.Module, ABC):
 
     @torch.no_grad()
     def freeze(self, y_PCD: Tensor) -> None:
-        """Derive the integer tables from the weights, and the experts' table from their use on ``y_PCD``.
+        """Derive the integer tables from the weights, and the table of the models' indices from their use on ``y_PCD``.
 
         To be called after training, on the device on which the codec stays, and before compress, save and decompress;
         ``train()`` drops the tables. Raises ValueError where there are no networks to derive them from.
