@@ -1,5 +1,7 @@
 """The layers of docs/design.md hold, and the command line starts at once."""
 
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,14 @@ def test_every_name_of_the_catalog_exists() -> None:
             assert callable(catalog.load(what, name, table)), name
     for name in catalog.CODEC_FOLDERS:
         assert catalog.load("folder of codecs", name, catalog.CODEC_FOLDERS).is_dir(), name
+
+
+def test_every_word_of_the_glossary_is_where_it_says() -> None:
+    """The last column names a module or a package for each word."""
+    rows = re.findall(r"^\| .* \| (`harness.*) \|$", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.M)
+    assert len(rows) > 30
+    for name in re.findall(r"`([\w.]+)`", ", ".join(rows)):
+        assert importlib.util.find_spec(name) is not None, name
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -127,7 +127,7 @@ class Budget:
 
 
 class ModelTables:
-    """The integer counts, over 2**24, that a checkpoint ships: of its entropy models, of z, of y for each level of scale.
+    """The counts, over 2**24, that a checkpoint ships: of its entropy models, of z, and of y for each level of scale.
 
     ``side_bytes`` is the length of the side information that its streams hold after their header. Raises ValueError
     unless every entry is positive and every table sums to 2**24.
