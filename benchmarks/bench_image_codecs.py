@@ -20,7 +20,7 @@ from baselines.networks.pictures import padded
 from baselines.networks.weights import load, ready
 from baselines.neural_codec import Elic, Hyperprior, NeuralPoint, bundled
 from baselines.pillow_codecs import Jpeg, JpegPoint, WebP, WebPPoint
-from baselines.rate_distortion import RateDistortion, bd_rate_percent, psnr_db
+from benchmarks.rate_distortion import RateDistortion, bd_rate_percent, psnr_db
 from benchmarks.timing import interleaved_s, place
 from harness.data import streetsqa
 from harness.schemes.image_codec import ImageCodec

@@ -17,8 +17,8 @@ from baselines.networks.elic import Elic2022Official
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.weights import load, read
 from baselines.neural_codec import Hyperprior, NeuralPoint
-from baselines.rate_distortion import psnr_db
 from baselines.training_pictures import BATCH, PATCH_PX, Picture, batch, collage
+from benchmarks.rate_distortion import psnr_db
 from harness.data.drawing.seeded_random import SeededRandom
 
 NETWORKS = {

@@ -18,7 +18,7 @@ from baselines.networks.pictures import padded
 from baselines.neural_codec import Elic, Hyperprior, NeuralCodec, NeuralPoint, bundled
 from baselines.neural_container import CodedPicture, pack, unpack
 from baselines.pillow_codecs import Jpeg, JpegPoint
-from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db
+from benchmarks.rate_distortion import RateDistortion, bd_rate_percent, mean_rate_distortion, psnr_db
 from harness.data import streetsqa
 from harness.errors import BitstreamError, DataError
 
@@ -42,7 +42,7 @@ def streets(count: int) -> list[Image.Image]:
 @functools.cache
 def curve(kind: type[NeuralCodec]) -> list[RateDistortion]:
     """The curve of the bundled models on held-out streets."""
-    return [measure(codec(kind, place), streets(5)) for place in range(len(bundled(kind.kind)))]
+    return [mean_rate_distortion(codec(kind, place), streets(5)) for place in range(len(bundled(kind.kind)))]
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_a_larger_lambda_buys_quality_with_bytes(kind: type[NeuralCodec]) -> Non
 @pytest.mark.parametrize("kind", CODECS)
 def test_it_needs_fewer_bytes_than_jpeg(kind: type[NeuralCodec]) -> None:
     """A tenth less at equal PSNR on held-out streets, at the least."""
-    jpeg = [measure(Jpeg(JpegPoint(quality=q)), streets(5)) for q in (5, 10, 20, 30, 50, 70)]
+    jpeg = [mean_rate_distortion(Jpeg(JpegPoint(quality=q)), streets(5)) for q in (5, 10, 20, 30, 50, 70)]
     difference = bd_rate_percent(curve(kind), jpeg)
     assert difference is not None
     assert difference < -10
