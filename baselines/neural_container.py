@@ -43,7 +43,7 @@ def fits(width_px: int, height_px: int, max_pixels: int = MAX_PIXELS) -> bool:
     return 0 < width_px <= MAX_SIDE_PX and 0 < height_px <= MAX_SIDE_PX and width_px * height_px <= max_pixels
 
 
-def pack(model: bytes, picture: Picture) -> bytes:
+def pack(model: bytes, picture: CodedPicture) -> bytes:
     """The file; ``model`` are MODEL_BYTES bytes that name the weights."""
     assert len(model) == MODEL_BYTES
     assert fits(picture.width_px, picture.height_px, MAX_SIDE_PX**2)

@@ -173,9 +173,7 @@ def paced(stock: Stock) -> timing.Paced | None:
         return None
     given = scenario.replay.model_dump(mode="json", include={"arrivals", "uplinks", "users"})
     arrivals = digests.of_data([given["arrivals"], given["uplinks"][0], given["users"][0], scenario.seed])
-    return timing.Paced(
-        pacing=Pacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals}
-    )
+    return timing.Paced(pacing=Pacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals})
 
 
 def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Info:

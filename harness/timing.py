@@ -213,9 +213,7 @@ class _Timing:
             self.watch.begin(anew=attempt > 0)
             for unit in waiting:
                 half = self.plan.halves[left[unit]]
-                taken[unit] = _request(
-                    half, sample, self.device, self.watch, None if paced is None else paced.pacing
-                )
+                taken[unit] = _request(half, sample, self.device, self.watch, None if paced is None else paced.pacing)
                 self.telemetry.look()
             load = self.watch.load()
             for unit in waiting:

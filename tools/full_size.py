@@ -150,7 +150,12 @@ def _once(split: Split, sample: Sample, on_device: Any, on_server: Any) -> tuple
 
 
 def beside_estimates(
-    measured: Mapping[str, Any], point: Any, name: str, backbone: CountedBackbone, asked: NominalRequest, estimator: Estimator
+    measured: Mapping[str, Any],
+    point: Any,
+    name: str,
+    backbone: CountedBackbone,
+    asked: NominalRequest,
+    estimator: Estimator,
 ) -> list[dict[str, Any]]:
     """Each stage's median over its estimate, and whether it lies within the estimate's interval."""
     spec = PipelineSpec.model_construct(scheme=name, name=name, points=(point.model_dump(),))

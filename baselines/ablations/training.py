@@ -125,7 +125,10 @@ class _Lessons:
 
     def __init__(self, lessons: Sequence[Lesson], budget: Budget, seed: int) -> None:
         self._lessons, self._budget = lessons, budget
-        self._pages, self._asking = SeededRandom("ablations", "answers", seed), SeededRandom("ablations", "questions", seed)
+        self._pages, self._asking = (
+            SeededRandom("ablations", "answers", seed),
+            SeededRandom("ablations", "questions", seed),
+        )
 
     def batches(self, features: Callable[[Lesson], Tensor]) -> Iterator[tuple[Tensor, tuple[Any, list[int]]]]:
         """Endless batches: all features (1, N, D), what is asked about each picture, and how many features it has."""

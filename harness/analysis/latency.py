@@ -194,7 +194,7 @@ def part_source(firmness: Mapping[tuple[str, str, str], str], key: tuple[str, st
 
 
 def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, *, reaching: bool = True) -> pd.DataFrame:
-    """:attr:`harness.analysis.Analysis.numbers` of points and times; ``reaching`` is false where no score is claimed."""
+    """:attr:`harness.analysis.Analysis.numbers` of points and times; ``reaching`` is false if no score is claimed."""
     statistics = [name for name in times.columns if name.endswith("_s")]
     of_part = [*statistics, "done", "source", "reason"]
     index = [*UPLINK, "pipeline", "point", "requests", "timed"]

@@ -188,10 +188,11 @@ def _positive(wanted: float) -> None:
 def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd.DataFrame:
     """How many pictures and rounds resolve a mean latency, and how many pictures bytes and a score.
 
-    ``latency`` and ``payload`` are relative (0.05: 5 %), ``score`` in the metric's unit. A row for each selected
-    point that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times
+    ``latency`` and ``payload`` are relative (0.05: 5 %), ``score`` in the metric's unit. A row for each selected point
+    that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times
     (:func:`plan_latency`; 0 where none do, with ``latency_reason``); ``bytes_pictures``, for the ratio of bytes at
-    equal score over the next scheme with a curve, and ``score_pictures``, for the difference from the reference's score; null where nothing can be said.
+    equal score over the next scheme with a curve, and ``score_pictures``, for the difference from the reference's
+    score; null where nothing can be said.
     """
     # What times a study asks this module too, and needs no replay.
     from harness.analysis.cells import strata

@@ -163,7 +163,9 @@ def log_ratios(parts: pd.DataFrame) -> dict[Part, Floats]:
     }
 
 
-def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, ArrayLike] | None = None) -> list[TimedPart]:
+def judge(
+    first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, ArrayLike] | None = None
+) -> list[TimedPart]:
     """The verdict on every part that the gate tests, from its log ratios, by part.
 
     Without a ``second`` set suspects are ``not confirmed``. Seconds are not known here and are nan. Raises ResultsError

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
 from harness.claims.asked import Asked, pipelines_of
-from harness.claims.model import Claim, ClaimStudy, Claims, Criterion, Machines, direction
+from harness.claims.model import Claim, Claims, ClaimStudy, Criterion, Machines, direction
 from harness.claims.verdict import ALPHA, Decided, Item, Verdict, judge, picked
 from harness.errors import HarnessError
 

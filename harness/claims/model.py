@@ -43,7 +43,9 @@ class ClaimMetric:
 METRICS: Mapping[str, ClaimMetric] = {
     "bytes_ratio": ClaimMetric(what="bytes over the other's at equal score, at scores that both reach"),
     "bytes_change": ClaimMetric(what="bytes_ratio less 1", unit="%", neutral=0.0),
-    "mean_bytes_ratio": ClaimMetric(what="bytes over the other's at equal score, averaged over scores (BD-rate plus 1)"),
+    "mean_bytes_ratio": ClaimMetric(
+        what="bytes over the other's at equal score, averaged over scores (BD-rate plus 1)"
+    ),
     "mean_bytes_change": ClaimMetric(what="mean_bytes_ratio less 1: BD-rate", unit="%", neutral=0.0),
     "latency_ratio": ClaimMetric(what="T over the other's at equal score, at each uplink", timed=True),
     "latency_change": ClaimMetric(what="latency_ratio less 1", unit="%", neutral=0.0, timed=True),
@@ -58,8 +60,12 @@ METRICS: Mapping[str, ClaimMetric] = {
         what="T_link over T at each uplink", unit="%", neutral=0.0, over="no", timed=True, absolute=True
     ),
     "score_share": ClaimMetric(what="score over the other's, or over the reference's", unit="%", over="may"),
-    "neighbours_share": ClaimMetric(what="score over that with K = 5 neighbours, for each other K", unit="%", over="no"),
-    "operations_ratio": ClaimMetric(what="floating-point operations of a side or of some of its stages, over the other's"),
+    "neighbours_share": ClaimMetric(
+        what="score over that with K = 5 neighbours, for each other K", unit="%", over="no"
+    ),
+    "operations_ratio": ClaimMetric(
+        what="floating-point operations of a side or of some of its stages, over the other's"
+    ),
     "memory_ratio": ClaimMetric(what="peak memory of a side less its weights, over the other's"),
     "visual_share": ClaimMetric(what="visual tokens among those of the prompt", unit="%", neutral=0.0, over="no"),
     "likelihood_lead": ClaimMetric(
@@ -78,9 +84,14 @@ METRICS: Mapping[str, ClaimMetric] = {
         what="the share of the entropy models' indices in the stream, on the same", unit="%", neutral=0.0, over="no"
     ),
     "experts_used": ClaimMetric(
-        what="the share of the entropy models that code at least one feature, on the same", unit="%", neutral=0.0, over="no"
+        what="the share of the entropy models that code at least one feature, on the same",
+        unit="%",
+        neutral=0.0,
+        over="no",
     ),
-    "features_share": ClaimMetric(what="n_c over V of the architecture", unit="%", neutral=0.0, over="no", counted=True),
+    "features_share": ClaimMetric(
+        what="n_c over V of the architecture", unit="%", neutral=0.0, over="no", counted=True
+    ),
     "trainable_parameters": ClaimMetric(
         what="LoRA, projector and codec of the architecture", unit="count", neutral=0.0, over="no", counted=True
     ),

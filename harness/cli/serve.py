@@ -41,7 +41,8 @@ def serve(
         TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml --listen 0.0.0.0:8000
     """
     from harness import study
-    from harness.edge.server import ServerLimits, listening, serve as serve_halves
+    from harness.edge.server import ServerLimits, listening
+    from harness.edge.server import serve as serve_halves
     from harness.stock import take_stock
 
     host, port = _parted(listen)

@@ -90,7 +90,9 @@ def merged(backbone: CountedBackbone, asked: NominalRequest) -> Count:
     return merging(backbone.patches(asked.width_px, asked.height_px), backbone.n_features, backbone.dim)
 
 
-def answering(side: Side, backbone: CountedBackbone, asked: NominalRequest, n_features: int, n_tokens: int = 0) -> Iterator[Work]:
+def answering(
+    side: Side, backbone: CountedBackbone, asked: NominalRequest, n_features: int, n_tokens: int = 0
+) -> Iterator[Work]:
     """Features to an answer; as many visual tokens as features, unless ``n_tokens`` says otherwise."""
     prompt = (n_tokens or n_features) + asked.text_tokens
     yield Work(side, "project", "dense", backbone.project(n_features))
@@ -98,7 +100,9 @@ def answering(side: Side, backbone: CountedBackbone, asked: NominalRequest, n_fe
     yield Work(side, "generate", "generate", backbone.generate(prompt, asked.answer_tokens))
 
 
-def seeing_and_answering(side: Side, backbone: CountedBackbone, asked: NominalRequest, point: MergingPoint) -> Iterator[Work]:
+def seeing_and_answering(
+    side: Side, backbone: CountedBackbone, asked: NominalRequest, point: MergingPoint
+) -> Iterator[Work]:
     """Pixels to an answer on one side, merged as the point asks."""
     yield from seeing(side, backbone, asked)
     patches = backbone.patches(asked.width_px, asked.height_px)

@@ -114,7 +114,9 @@ def _picture(run: Analysis, name: str) -> FigureImage:
     )
 
 
-def _filled(runs: Sequence[Analysis], pictures: Sequence[Sequence[FigureImage]], left_out: Sequence[Sequence[str]]) -> str:
+def _filled(
+    runs: Sequence[Analysis], pictures: Sequence[Sequence[FigureImage]], left_out: Sequence[Sequence[str]]
+) -> str:
     here = Path(__file__)
     script = here.with_suffix(".js").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)

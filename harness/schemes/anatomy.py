@@ -76,7 +76,9 @@ def _checkpoint(model: bytes) -> Path | None:
 def codec_of(path: Path) -> type[FeatureCodec]:
     """The class of the codec whose checkpoint is at ``path``: TOFC's for a file that does not say, or is none."""
     name = _format(path)
-    found: type[FeatureCodec] = TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODEC_FORMATS)
+    found: type[FeatureCodec] = (
+        TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODEC_FORMATS)
+    )
     return found
 
 

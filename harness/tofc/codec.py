@@ -164,7 +164,7 @@ def find(model: bytes, folder: Path) -> Path | None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Frozen(Frozen):
+class _Frozen(FrozenCodec):
     """Integers, and the step that scales the result."""
 
     analysis: IntegerAnalysis
@@ -174,7 +174,9 @@ class _Frozen(Frozen):
     @classmethod
     def build(cls, digest: str, frozen: Mapping[str, Tensor], config: CodecConfig, device: torch.device) -> "_Frozen":
         y_levels = laplacian.split(frozen["frozen.y"].to(torch.int64).numpy())
-        tables = ModelTables(frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels)
+        tables = ModelTables(
+            frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels
+        )
         analysis = IntegerAnalysis(_network(frozen, _ANALYSIS), device)
         synthesis = IntegerSynthesis(_network(frozen, _SYNTHESIS), device)
         sizes = (config.n_experts, config.dim, tables.n_channels, 2 * config.dim)

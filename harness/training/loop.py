@@ -354,7 +354,9 @@ class Training:
                 group["lr"] = stage.rates[group["name"]] * factor
             temperature, n_clusters = stage.temperature(step), self._clusters(step)
             parts = [next(batches) for _ in range(stage.micro_batches)]
-            generators = (SeededRandom("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts)))
+            generators = (
+                SeededRandom("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts))
+            )
             seeds = [rng.below(2**31) for rng in generators]
             use = self._use(stage, parts, seeds, step, n_clusters)
             norm = 0.0

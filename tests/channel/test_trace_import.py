@@ -230,7 +230,9 @@ def test_a_times_unit_is_in_its_name_or_in_its_size(tmp_path: Path, name: str, s
     """Seconds, milliseconds and so on by name; time since 1970 by its size; dates by their form."""
     path = tmp_path / "link.csv"
     path.write_text("".join([f"{name},up_mbps\n", *(f"{stamp},{i}\n" for i, stamp in enumerate(stamps))]))
-    np.testing.assert_allclose(_rates(path, layout=CsvColumns(time=name, rate="up_mbps")).at_s, [0, 0.5, 1, 1.5], atol=1e-6)
+    np.testing.assert_allclose(
+        _rates(path, layout=CsvColumns(time=name, rate="up_mbps")).at_s, [0, 0.5, 1, 1.5], atol=1e-6
+    )
 
 
 def test_the_end_of_a_row_counts_from_where_its_beginning_does(tmp_path: Path) -> None:
@@ -246,8 +248,16 @@ def test_the_end_of_a_row_counts_from_where_its_beginning_does(tmp_path: Path) -
     ("content", "layout", "said"),
     [
         ("t,up_mbps\n0,2\n1,2\n", CsvColumns(time="t", rate="up_mbps"), "'t' does not say its unit; give --time-unit"),
-        ("t_s,up_mbps\n1700000000000,2\n1700000001000,2\n", CsvColumns(time="t_s", rate="up_mbps"), "say with --time-unit"),
-        ("t,up_mbps\n0,2\n1,2\n", CsvColumns(time="t", time_unit="min", rate="up_mbps"), "'min' is no unit of a column"),
+        (
+            "t_s,up_mbps\n1700000000000,2\n1700000001000,2\n",
+            CsvColumns(time="t_s", rate="up_mbps"),
+            "say with --time-unit",
+        ),
+        (
+            "t,up_mbps\n0,2\n1,2\n",
+            CsvColumns(time="t", time_unit="min", rate="up_mbps"),
+            "'min' is no unit of a column",
+        ),
         ("t_s;up_mbps\n0;2\n1;2\n", CsvColumns(time="t_s", rate="up_mbps"), "has semicolons"),
         ("t_s,up_mbps,up_mbps\n0,2,3\n1,2,3\n", CsvColumns(time="t_s", rate="up_mbps"), "has 2 columns 'up_mbps'"),
         ("t_s,up_mbps\n0,1e300\n1,2\n", CsvColumns(time="t_s", rate="up_mbps"), "is not one from 0"),
@@ -257,7 +267,9 @@ def test_the_end_of_a_row_counts_from_where_its_beginning_does(tmp_path: Path) -
         ("Connecting to host 10.0.0.1\n[ ID] Interval\n", None, "is what iperf3 prints for people; record with -J"),
     ],
 )
-def test_a_csv_that_cannot_be_known_is_refused(tmp_path: Path, content: str, layout: CsvColumns | None, said: str) -> None:
+def test_a_csv_that_cannot_be_known_is_refused(
+    tmp_path: Path, content: str, layout: CsvColumns | None, said: str
+) -> None:
     """Units, separators, columns and sizes that leave a doubt; nothing is written."""
     path = tmp_path / "link.csv"
     path.write_text(content)

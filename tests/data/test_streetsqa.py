@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from harness.data import streetsqa
-from harness.data.asking import CHOICES, LETTERS, camera_file, samples as draw_samples, value_of
+from harness.data.asking import CHOICES, LETTERS, camera_file, value_of
+from harness.data.asking import samples as draw_samples
 from harness.data.bundled import checksum
 from harness.data.drawing import textures, things
 from harness.data.drawing.seeded_random import SeededRandom

@@ -134,7 +134,9 @@ def test_the_same_machine_has_the_same_ids() -> None:
 
 def test_asking_imports_no_torch() -> None:
     """A device half that needs no tensors can say where it ran."""
-    code = "import sys; from harness.profiling.machine import this_machine; this_machine(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from harness.profiling.machine import this_machine; this_machine(); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

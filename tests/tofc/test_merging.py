@@ -145,9 +145,7 @@ def test_few_features_in_doubt_are_settled_by_their_own_differences(taken: list[
     norm_V = x_VD.double().square().sum(-1).numpy()
     for n_clusters in range(1, 80):
         centres, labels = np.empty(n_clusters, np.int64), np.empty(80, np.int64)
-        density_peaks.choose(
-            x_VD.double().numpy(), exact_VV.copy(), norm_V, np.arange(80), 5, 0.0, centres, labels
-        )
+        density_peaks.choose(x_VD.double().numpy(), exact_VV.copy(), norm_V, np.arange(80), 5, 0.0, centres, labels)
         merged = merge(x_VD[None], n_clusters)
         assert merged.centres_PC[0].tolist() == centres.tolist()
         assert merged.labels_PV[0].tolist() == labels.tolist()
@@ -173,7 +171,7 @@ def test_the_first_patch_in_doubt_finds_its_kernels_compiled() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_blas_that_returns_garbage_is_noticed(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    """OpenBLAS has kernels that do, for processors that are not this one: the clusters are the right ones all the same."""
+    """OpenBLAS has kernels that do, for other processors than this one: the clusters are right all the same."""
     right = density_peaks.inner_products
 
     def garbage(x_VD: np.ndarray, out_VV: np.ndarray) -> None:

@@ -117,7 +117,9 @@ def _place(street: Street, canvas: Canvas, ground: Ground, rng: SeededRandom) ->
     return placed
 
 
-def _spot(canvas: Canvas, ground: Ground, rng: SeededRandom, where: str, sprite: Image.Image, height_px: int) -> Box | None:
+def _spot(
+    canvas: Canvas, ground: Ground, rng: SeededRandom, where: str, sprite: Image.Image, height_px: int
+) -> Box | None:
     """A random box for a thing of this height in the part of the street where it belongs."""
     if where == "pole":
         width = sprite.width * height_px // sprite.height

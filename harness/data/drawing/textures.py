@@ -37,7 +37,9 @@ def _fractal(rng: SeededRandom, *octaves: tuple[int, int]) -> NDArray[np.int32]:
     return sum((_noise(rng, cell, cell) * weight for cell, weight in octaves), np.int32(0)) // 100  # type: ignore[return-value]
 
 
-def _grid(rng: SeededRandom, height_px: int, width_px: int, *, stagger: bool, joint_px: int, spread: int) -> NDArray[np.int32]:
+def _grid(
+    rng: SeededRandom, height_px: int, width_px: int, *, stagger: bool, joint_px: int, spread: int
+) -> NDArray[np.int32]:
     """Blocks of one shade each between dark joints, every other course moved by half a block where they stagger."""
     y = np.arange(SIDE_PX)[:, None]
     course = y // height_px
