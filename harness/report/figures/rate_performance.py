@@ -207,7 +207,8 @@ def _legend(panels: Sequence[Panel], looks: Mapping[str, SchemeLook], run: Analy
         elif beyond:
             remarks.append("beyond the axis: at the edge")
         if not any(panel.points.loc[panel.points["pipeline"] == pipeline, "selected"].any() for panel in panels):
-            remarks.append("does not reach")
+            # The average of several benchmarks may reach where no single one has the questions to certify it.
+            remarks.append("does not reach" if len(panels) == 1 else "does not reach on any one benchmark")
         dotted = not (rungs["payload_bytes"] > 0).any()
         handles.append(
             Line2D(
