@@ -40,30 +40,26 @@ import psutil
 from PIL import Image
 from pydantic import Field
 
+from harness import catalog, measure, study
+from harness.channel.channel import Constant
+from harness.channel.link import Link
+from harness.data.sample import Question, Sample
+from harness.edge import TOKEN_VARIABLE, protocol
+from harness.edge.client import Peer, Remote
+from harness.edge.server import ServerLimits, listening, serve
+from harness.errors import UnavailableError
+from harness.models.contract import Answer, Clock, Models, Request
+from harness.replay import exchange, testbed, validation
+from harness.runs.provenance import MANIFEST, read
+from harness.runs.store import Record, Run
+from harness.scenario.load import load
+from harness.scenario.replay import Wire
+from harness.schemes.contract import DeviceHalf, OperatingPoint, Payload, ServerHalf
+from harness.stock import take_stock
+from harness.units import format_bytes, format_rate, format_seconds
+from tests.edge import ends, fake_harness
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "edge"))
-
-import ends  # noqa: E402
-import fake_harness  # noqa: E402
-
-from harness import catalog, measure, study  # noqa: E402
-from harness.channel.channel import Constant  # noqa: E402
-from harness.channel.link import Link  # noqa: E402
-from harness.data.sample import Question, Sample  # noqa: E402
-from harness.edge import TOKEN_VARIABLE, protocol  # noqa: E402
-from harness.edge.client import Peer, Remote  # noqa: E402
-from harness.edge.server import ServerLimits, listening, serve  # noqa: E402
-from harness.errors import UnavailableError  # noqa: E402
-from harness.models.contract import Answer, Clock, Models, Request  # noqa: E402
-from harness.replay import exchange, testbed, validation  # noqa: E402
-from harness.runs.provenance import MANIFEST, read  # noqa: E402
-from harness.runs.store import Record, Run  # noqa: E402
-from harness.scenario.load import load  # noqa: E402
-from harness.scenario.replay import Wire  # noqa: E402
-from harness.schemes.contract import DeviceHalf, OperatingPoint, Payload, ServerHalf  # noqa: E402
-from harness.stock import take_stock  # noqa: E402
-from harness.units import format_bytes, format_rate, format_seconds  # noqa: E402
-
 LIMIT = 0.02
 BURSTS = 10
 SIZED = "benchmarks.bench_edge:Sized"
@@ -332,7 +328,7 @@ class Good:
 
     def go_on(self) -> None:
         """Until it is stopped."""
-        import hostile
+        from tests.edge import hostile
 
         while not self.stop.is_set():
             told, _ = self.peer.ask(*hostile.KEY, hostile.PAYLOAD, [hostile.PAGE.question], timed=True)
@@ -342,7 +338,7 @@ class Good:
 
 def bench_hostile(folder: Path, *, quick: bool) -> list[str]:
     """A thousand requests and more, a hundred at a time."""
-    import hostile
+    from tests.edge import hostile
 
     n = 100 if quick else 1000
     scenario = folder / "hostile.yaml"

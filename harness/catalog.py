@@ -88,12 +88,15 @@ BENCHMARKS: Mapping[str, str] = {
     "GlimpseQA": "harness.data.glimpseqa:load",
 }
 
+ZOO = Path(__file__).with_name("zoo")
+"""The folder of the project's own weights: backbones, and codecs under ``tofc``. Nothing else builds a path to it."""
+
 ENTRY_POINTS: Mapping[str, str] = {"scheme": "tofc_harness.schemes", "backbone": "tofc_harness.backbones"}
 """The groups of entry points in which packages declare names, by what they are names of."""
 
 TRAINING_DATA: Mapping[str, str] = {
     "conversations": "harness.training.conversations:Conversations",
-    "bundled": "harness.zoo.pages:Bundled",
+    "bundled": "harness.training.bundled:Bundled",
 }
 
 PAYLOADS: Mapping[str, str] = {
@@ -116,7 +119,7 @@ CODEC_FORMATS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.models.files:ZOO",
+    "zoo": "harness.tofc.trained:CODECS",
     "ablations": "baselines.ablations.schemes:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""

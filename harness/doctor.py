@@ -95,7 +95,7 @@ def examine(
 def _torch(has_gpu: bool) -> tuple[str, bool, list[str], list[str]]:
     """A line on torch, whether it computes on a GPU here, and what of it may mislead or must be mended."""
     if importlib.util.find_spec("torch") is None:
-        return "torch is not installed", False, [], ["torch is not installed; 'pip install torch' brings it"]
+        return "torch is not installed", False, [], ["torch is not installed; 'pip install torch' installs it"]
     import torch
 
     version, cuda = importlib.metadata.version("torch"), torch.version.cuda

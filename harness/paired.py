@@ -99,7 +99,7 @@ def checked_out(commit: str) -> Iterator[tuple[str, Path]]:
         raise UnavailableError(f"{ROOT} is not a git checkout, so it cannot be timed against a commit")
     full = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}").strip()
     if not full:
-        raise ResultsError(f"--against {commit}: no such commit or tag in {ROOT}; 'git fetch --tags' may bring it")
+        raise ResultsError(f"--against {commit}: no such commit or tag in {ROOT}; 'git fetch --tags' may fetch it")
     with tempfile.TemporaryDirectory(prefix="harness-compare-") as temporary:
         tree = Path(temporary) / "reference"
         try:

@@ -7,9 +7,9 @@ from types import ModuleType
 
 import hypothesis
 import pytest
-from made_up_run import make
-from silent import Silent
-from study_rows import Work, units
+from tests.made_up_run import make
+from tests.silent import Silent
+from tests.study_rows import Work, units
 
 from harness.analysis import Analysis
 from harness.runs.provenance import Manifest, begin

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from silent import Silent
+from tests.silent import Silent
 
 from harness.errors import ResultsError, UnavailableError
-from harness.models.files import ZOO
+from harness.catalog import ZOO
 from harness.runs import provenance
 from harness.runs.store import Record, Run
 from harness.scenario.load import load

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from forked import forked
+from tests.forked import forked
 from PIL import Image
-from silent import Silent
+from tests.silent import Silent
 
 from harness.analysis import Analysis
 from harness.data.sample import Question, Sample

@@ -1,4 +1,4 @@
-"""The ablations as schemes: TOFC with one part replaced, trained under one budget by the recipe in training.py.
+"""The ablations as schemes: TOFC with one part replaced, trained under one budget by ``recipes.ablations``.
 
 The bundled points are of an earlier recipe, which their card describes. Fig. 12 replaces the entropy coding of merged
 features; :class:`Selective` is the group's TOFC. Table I replaces the merging, without a codec: backbone and reducer
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
 from harness.schemes.tofc import FeaturePoint, Tofc
+from harness.tofc import trained
 from harness.tofc.trained import ADAPTER
 
 if TYPE_CHECKING:
@@ -36,12 +37,16 @@ HIDDEN = (32,)
 
 
 def folder_of(backbone: str, scheme: str, point: str) -> Path:
-    """The folder of a bundled point; raises UnavailableError, listing the known ones, where there is none."""
-    among = WEIGHTS / backbone / scheme
-    known = sorted(path.parent.name for name in (PROJECTOR, POINT) for path in among.glob(f"*/{name}"))
-    if point not in known:
-        raise UnavailableError(f"{among}: {unknown_name('codec', point, known or ['none'])}")
-    return among / point
+    """The folder of a point: a bundled one's or one's own by its name, or a path.
+
+    Raises UnavailableError, listing the known names, where there is none.
+    """
+    folders = [trained.TRAINED / backbone / scheme, WEIGHTS / backbone / scheme]
+    marks = (PROJECTOR, POINT)
+    if (mark := trained.find(point, folders, marks)) is None:
+        names = trained.known(folders, marks) or ["none"]
+        raise UnavailableError(f"{folders[-1]}: {unknown_name('codec', point, names)}")
+    return mark.parent
 
 
 def adapter_of(folder: Path) -> Path | None:

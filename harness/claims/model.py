@@ -162,7 +162,7 @@ class Criterion(Frozen):
     def _one_relation(self) -> Self:
         given = [name for name in _RELATIONS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"gives {' and '.join(given) or 'nothing'}; one of {', '.join(_RELATIONS)} is wanted")
+            raise ValueError(f"gives {' and '.join(given) or 'nothing'}; one of {', '.join(_RELATIONS)} is expected")
         for name in ("between", "inside"):
             if (ends := getattr(self, name)) is not None and not ends[0] < ends[1]:
                 raise ValueError(f"{name}: {list(ends)} is no range; its first number must be below its second")
@@ -221,7 +221,9 @@ class Claim(Frozen):
     @model_validator(mode="after")
     def _tested_or_not(self) -> Self:
         if bool(self.missing) == bool(self.tests):
-            raise ValueError("either 'tests:' or 'missing:' is wanted: how it is tested, or what is missing to test it")
+            raise ValueError(
+                "either 'tests:' or 'missing:' is expected: how it is tested, or what is missing to test it"
+            )
         if self.tests and not any(test.decides for test in self.tests):
             raise ValueError("tests: none of them decides")
         if (

@@ -11,7 +11,7 @@ from harness import units
 
 
 class Interrupted(BaseException):
-    """Ctrl-C; not a KeyboardInterrupt, which the library of the command line would answer with a status and no word."""
+    """Ctrl-C; not a KeyboardInterrupt, for which the command-line library would exit without a message."""
 
 
 class Form(enum.StrEnum):

@@ -16,13 +16,13 @@ _NO_GLYPH = re.compile(r"Glyph (\d+) ")
 def plot(
     path: Annotated[Path, typer.Argument(help="A run's folder, or a folder of runs.")] = Path("results/runs"),
     out: Annotated[
-        Path | None, typer.Option(help="Where the figures go.", show_default="a folder 'figures' in each run")
+        Path | None, typer.Option(help="Folder for the figures.", show_default="a folder 'figures' in each run")
     ] = None,
     figure: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A figure by its name; repeat it for more.", show_default=False),
+        typer.Option(metavar="NAME", help="Draw the figure of this name; may be repeated.", show_default=False),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every figure that the run's rows can draw.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Draw every figure for which the run has data.")] = False,
 ) -> None:
     """Draw a run's figures as PNG, SVG and PDF, for a page and for a column, with their data as CSV.
 
@@ -38,8 +38,8 @@ def plot(
     - **crossover** latency against rate; **ecdf** with deadlines; **timeline** of a request; **memory** and operations;
       **users** against p99; **bits** of payloads; **timings**, their interval and drift; **energy** of an answer
 
-    What fig4, fig9 and bits show `harness illustrate` computes first. A figure that a run's rows cannot draw is refused
-    with the command that makes what is missing; with `--all` it is left out, with a note.
+    `harness illustrate` computes the data of fig4, fig9 and bits. A figure for which a run has no data is refused, with
+    the command that makes it; with `--all` it is left out, with a note.
 
         harness plot results/runs/realworldqa_lowrate
 
@@ -62,16 +62,16 @@ def plot(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that hold runs.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path("report.html"),
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a timeline as well, for Perfetto.", show_default=False),
+        typer.Option(metavar="FILE", help="Also write a timeline for Perfetto to this file.", show_default=False),
     ] = None,
 ) -> None:
     """Write runs as one HTML file that needs no network, under 3 MB.
 
-    It has the verdict on each run, who answers first and by how much, tables that can be sorted, the figures, where
-    every number comes from, and how to make them again. Several runs have a table of contents.
+    It contains the verdict on each run, which scheme answers first and by how much, sortable tables, the figures, the
+    source of every number, and the commands that repeat them. Several runs have a table of contents.
 
         harness report results/runs/realworldqa_lowrate --out realworldqa.html
 
@@ -99,16 +99,16 @@ def report(
 
 def pack(
     run: Annotated[Path, typer.Argument(help="A complete run's folder.")],
-    scenario: Annotated[Path, typer.Argument(help="The scenario that it was made with.")],
+    scenario: Annotated[Path, typer.Argument(help="Scenario that the run was made with.")],
     overrides: Overrides = None,
     limit: Limit = None,
-    out: Annotated[Path | None, typer.Option(help="The archive.", show_default="the run's name and .tar.gz")] = None,
+    out: Annotated[Path | None, typer.Option(help="Archive to write.", show_default="the run's name and .tar.gz")] = None,
 ) -> None:
-    """Write a run as an archive that a reviewer reads and reruns without a network.
+    """Write a run as an archive that a reviewer can read and rerun without a network.
 
-    It holds the rows and the manifest, the scenario and the recorded links that it names, the figures with their data,
-    the versions of all packages, `numbers.tex` with a LaTeX macro for every number of the table (with its interval and
-    its source), and a README with the commands.
+    It contains the rows and the manifest, the scenario and its recorded links, the figures with their data, the
+    versions of all packages, `numbers.tex` with a LaTeX macro for every number of the table (with its interval and its
+    source), and a README with the commands.
 
         harness pack results/runs/smoke scenarios/smoke.yaml
     """

@@ -20,21 +20,21 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Values in place of the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
+        help="Values that replace the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
         show_default=False,
     ),
 ]
 Name = Annotated[
     str | None,
     typer.Option(
-        help="The run's folder under the results.",
+        help="Name of the run's folder.",
         show_default="the scenario's name, and its hash where values were replaced",
     ),
 ]
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Ask at most N questions of each benchmark; short for samples=N.")
 ]
-RunsFolder = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")]
+RunsFolder = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds the runs.")]
 
 
 def run(
@@ -43,16 +43,16 @@ def run(
     limit: Limit = None,
     name: Name = None,
     results: RunsFolder = Path("results/runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the folder's earlier run is deleted.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over and delete the run that is in the folder.")] = False,
     no_stand_in: Annotated[
         bool,
-        typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed."),
+        typer.Option("--no-stand-in", help="Fail if the scenario's own benchmark or backbone is not installed."),
     ] = False,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Run the server halves there, where 'harness serve' runs.")
+        str | None, typer.Option(metavar="URL", help="Run the server halves at this address, where 'harness serve' listens.")
     ] = None,
     shape: Annotated[
-        str | None, typer.Option(metavar="RATE|TRACE", help="Send at a rate, or as a recorded link; with --server.")
+        str | None, typer.Option(metavar="RATE|TRACE", help="With --server: send at this rate, or at the rates of a recorded link.")
     ] = None,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
@@ -64,8 +64,8 @@ def run(
 
         harness run scenarios/realworldqa_lowrate.yaml measure.repeats=6 --limit 40
 
-    With `--server` this machine runs the device halves alone, and the way to the server and back is measured. Both
-    sides need the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
+    With `--server` this machine runs only the device halves, and the link to the server is measured. Both sides need
+    the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
 
         harness run scenarios/realworldqa_lowrate.yaml --server http://192.168.1.20:8000
 
@@ -144,10 +144,10 @@ def _remote(server: str | None, shape: str | None) -> "Remote | None":
 def show(
     path: Annotated[Path, typer.Argument(help="A run's folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="Write the table's numbers here instead, as .csv or .md by the file's ending.")
+        Path | None, typer.Option(help="Write the table's numbers to this .csv or .md file instead.")
     ] = None,
     resources: Annotated[
-        bool, typer.Option("--resources", help="Print what each half needs besides time instead: memory, operations.")
+        bool, typer.Option("--resources", help="Print the memory and operations of each half instead.")
     ] = False,
 ) -> None:
     """Print the closing table of a complete run again.

@@ -7,23 +7,23 @@ import typer
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A training's configuration, such as those in training/.")],
+    config: Annotated[Path, typer.Argument(help="Configuration file; training/ has several.")],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the configuration; may be repeated."),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read configuration, backbone and data, say what would be done, and leave."),
+        typer.Option("--dry-run", help="Read configuration, backbone and data, print the plan, and exit."),
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; what the folder holds is deleted.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over and delete what is in the folder.")] = False,
 ) -> None:
-    """Train a codec, and with it the backbone's adapter and projector, for one lambda.
+    """Train a codec with the backbone's adapter and projector, for one lambda.
 
     The loss is L = D + lambda R + L_balance: D the answers' cross entropy, R the bits per element of merged features.
     A larger lambda gives smaller streams and worse answers. With `lora.rank` 0 the backbone stays frozen. A pre-fit on
-    cached features (`prefit.steps`) brings the codec near its end cheaply; the joint training (`steps` or `epochs`)
-    follows. `--dry-run` prints the budget, what the recipe adds to the paper's, and T, lambda and rates by step.
+    cached features (`prefit.steps`) does most of the work cheaply; the joint training (`steps` or `epochs`) follows.
+    `--dry-run` prints the budget, what the recipe adds to the paper's, and T, lambda and learning rates by step.
 
         harness train training/mini_smoke.yaml
         harness train training/mini_onevision.yaml --dry-run
@@ -32,7 +32,7 @@ def train(
 
     The folder `out` then holds `codec.safetensors`, `adapter/` as peft saves it, `manifest.json`, `card.md`, and
     `log.jsonl` with a line for every `log_every` steps. The scheme `tofc` takes the folder as its point's `codec:`.
-    Repeat the command to resume a training that was stopped, or killed, from its last checkpoint (`save_every`).
+    Repeat the command to resume a training that was stopped or killed, from its last checkpoint (`save_every`).
     """
     from harness.cli.display import Display, terminal
     from harness.profiling.machine import this_machine
@@ -46,7 +46,7 @@ def train(
         typer.echo(training.plan())
         return
     if not fresh and training.is_complete:
-        typer.echo(f"{wanted.out}: is complete; --fresh trains it again")
+        typer.echo(f"{wanted.out}: is complete; use --fresh to train it again")
         return
     console = terminal(quiet=not training.accelerator.is_main_process, soft_wrap=True)
     with Display(console) as display:

@@ -184,7 +184,7 @@ class Service:
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token.encode()):
-            raise RefusedError(401, "this server wants its bearer token", {**_CLOSE, "WWW-Authenticate": "Bearer"})
+            raise RefusedError(401, "this server requires its bearer token", {**_CLOSE, "WWW-Authenticate": "Bearer"})
 
     def _refuse_size(self, request: Request) -> None:
         """Before a byte of the body is read."""

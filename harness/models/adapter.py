@@ -204,15 +204,15 @@ class Lora:
 def _refuse_more_than_lora(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / CONFIG_NAME
     if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; LORA is wanted")
+        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; LORA is expected")
     for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias"):
         if config.get(key):
-            raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is wanted")
+            raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is expected")
     if config.get("bias", "none") != "none":
-        raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is wanted")
+        raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is expected")
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
-            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a whole number from 1 on is wanted")
+            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a whole number from 1 on is expected")
 
 
 def _tensors(folder: Path, part: Part) -> dict[str, Tensor]:

@@ -32,12 +32,12 @@ def read_config(folder: Path, config_class: type[transformers.PretrainedConfig])
     declared = files.read_json(path)
     found = declared.get("model_type")
     if found != config_class.model_type:
-        raise CheckpointError(f"{path}: model_type is {found!r}; {config_class.model_type!r} is wanted")
+        raise CheckpointError(f"{path}: model_type is {found!r}; {config_class.model_type!r} is expected")
     if "quantization_config" in declared:
         quantised = declared["quantization_config"]
         kind = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise CheckpointError(
-            f"{path}: its weights are quantised ({kind or 'an unnamed method'}); weights in 16 or 32 bits are wanted"
+            f"{path}: its weights are quantised ({kind or 'an unnamed method'}); weights in 16 or 32 bits are expected"
         )
     try:
         return config_class.from_dict(declared)
@@ -75,7 +75,7 @@ def stop_tokens(folder: Path, config: Any) -> list[int]:
     declared = files.read_json(path).get("eos_token_id") if path.is_file() else config.text_config.eos_token_id
     found = [] if declared is None else [declared] if isinstance(declared, int) else declared
     if not isinstance(found, list) or not all(isinstance(token, int) for token in found):
-        raise CheckpointError(f"{path}: eos_token_id is {declared!r}; a token's number or a list of such is wanted")
+        raise CheckpointError(f"{path}: eos_token_id is {declared!r}; a token's number or a list of such is expected")
     return found
 
 

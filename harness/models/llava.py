@@ -576,10 +576,10 @@ def _check_config(folder: Path, family: Family, config: Any) -> None:
         part, _, key = name.rpartition(".")
         value = getattr(getattr(config, part), key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"{path}: {name} is {value!r}; a whole number from 1 on is wanted")
+            raise CheckpointError(f"{path}: {name} is {value!r}; a whole number from 1 on is expected")
     layer, n_layers = config.vision_feature_layer, vision.num_hidden_layers
     if not isinstance(layer, int) or isinstance(layer, bool):
-        raise CheckpointError(f"{path}: vision_feature_layer is {layer!r}; the number of one layer is wanted")
+        raise CheckpointError(f"{path}: vision_feature_layer is {layer!r}; the number of one layer is expected")
     if not -n_layers - 1 <= layer <= n_layers:
         raise CheckpointError(
             f"{path}: vision_feature_layer is {layer}; a tower of {n_layers} layers has {-n_layers - 1} to {n_layers}"
@@ -593,7 +593,7 @@ def _check_config(folder: Path, family: Family, config: Any) -> None:
         ("text_config.num_attention_heads", text.num_attention_heads, text.num_key_value_heads),
     ):
         if of % heads:
-            raise CheckpointError(f"{path}: {name} is {of}; a multiple of the {heads} {_HEADS[name]} is wanted")
+            raise CheckpointError(f"{path}: {name} is {of}; a multiple of the {heads} {_HEADS[name]} is expected")
     if vision.image_size < vision.patch_size:
         raise CheckpointError(
             f"{path}: vision_config has image_size {vision.image_size} and patch_size {vision.patch_size}; a patch is "

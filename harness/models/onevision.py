@@ -78,7 +78,7 @@ def max_tiles(config: Any) -> int:
     if match := re.fullmatch(r"anyres_max_([1-9]\d*)", str(declared)):
         return int(match[1])
     raise CheckpointError(
-        f"vision_aspect_ratio is {declared!r}; 'anyres_max_9' or another anyres_max_N is wanted: the plain 'anyres' "
+        f"vision_aspect_ratio is {declared!r}; 'anyres_max_9' or another anyres_max_N is expected: the plain 'anyres' "
         "and 'square' arrange features otherwise and are not supported"
     )
 

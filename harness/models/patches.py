@@ -58,7 +58,7 @@ def grids_of(pinpoints: Any, patch: int) -> Grids:
     ):
         raise CheckpointError(
             f"image_grid_pinpoints are {str(pinpoints)[:80]}; pairs of a height and a width of whole tiles of {patch} "
-            "px are wanted"
+            "px are expected"
         )
     return tuple((height // patch, width // patch) for height, width in pinpoints)
 
@@ -136,7 +136,7 @@ def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]
     config: Mapping[str, Any] = files.read_json(path)
     kind = config.get("model_type")
     if kind not in ("llava", "llava_onevision"):
-        raise CheckpointError(f"{path}: model_type is {shown(kind)}; 'llava' or 'llava_onevision' is wanted")
+        raise CheckpointError(f"{path}: model_type is {shown(kind)}; 'llava' or 'llava_onevision' is expected")
     return path, config
 
 
@@ -145,7 +145,7 @@ def _size(path: Path, config: Mapping[str, Any], name: str, default: int) -> int
     vision = config.get("vision_config")
     size = vision.get(name, default) if isinstance(vision, Mapping) else default
     if type(size) is not int or size < 1:
-        raise CheckpointError(f"{path}: vision_config.{name} is {shown(size)}; a whole number from 1 on is wanted")
+        raise CheckpointError(f"{path}: vision_config.{name} is {shown(size)}; a whole number from 1 on is expected")
     return size
 
 

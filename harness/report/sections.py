@@ -5,14 +5,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 import pyarrow as pa
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError
 from harness.report.energy import energy_table
+from harness.report.fitting import Fitting
 from harness.report.table import table
 from harness.units import format_bytes, format_seconds
 
@@ -61,11 +60,10 @@ def link_times(links: pa.Table) -> pd.DataFrame:
     return means
 
 
-def links_table(links: pa.Table) -> Table:
+def links_table(links: pa.Table) -> Fitting:
     """The measured T_link of each scheme and point."""
     title = "T_link, measured: round trip less the server's residence; means"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.show_edge = False
+    table = Fitting(title=title, names=2)
     for column in ("scheme", "point"):
         table.add_column(column, overflow="fold")
     for column in ("requests", "sent", "T_link", "replayed", "error", "set-up"):
@@ -86,8 +84,7 @@ def pacing_table(run: Analysis) -> RenderableType | None:
     if found.empty:
         return None
     title = "Timed as the study's requests arrive, over back to back; means"
-    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    drawn.show_edge = False
+    drawn = Fitting(title=title, names=2)
     drawn.add_column("scheme, point", overflow="fold")
     drawn.add_column("side")
     for head in ("back to back", "at arrivals", "ratio", "interval"):
@@ -110,7 +107,7 @@ def resources_table(run: Analysis) -> Group:
     found = run.resources
     if found.empty:
         raise ResultsError(f"{run.record.folder}: nothing was measured of memory and operations")
-    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    drawn = Fitting()
     drawn.add_column("scheme, point", overflow="fold")
     for side in ("device", "server"):
         for head, _ in _NEEDS.values():

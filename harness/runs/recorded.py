@@ -184,7 +184,7 @@ def _of_csv(recording: Recording, labels: Sequence[str], wanted: Sequence[str]) 
     try:
         text = files.read(path, _MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a CSV of stage times is wanted") from None
+        raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a CSV of stage times is expected") from None
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if row]

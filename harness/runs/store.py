@@ -305,7 +305,7 @@ class Run:
             raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness {command}' to complete it")
         if manifest.half != half:
             is_ = "a run of both halves" if manifest.half is None else f"the {manifest.half} half of a run alone"
-            wanted = "'harness join' makes a run of two halves" if half is None else f"the {half} half is wanted"
+            wanted = "'harness join' makes a run of two halves" if half is None else f"the {half} half is expected"
             raise ResultsError(f"{folder}: is {is_}; {wanted}")
         left_out = ("requests",) if replayed.REPLAYED in manifest.tables else ()
         read = {

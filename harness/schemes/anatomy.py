@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from harness import catalog
 from harness.errors import BitstreamError
 from harness.tofc import bitstream
-from harness.tofc.codec import TofcCodec, find
+from harness.tofc.codec import TofcCodec
 from harness.tofc.feature_codec import FeatureCodec
+from harness.tofc.trained import find_by_hash
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def of_stream(body: bytes, codec: Path | None) -> Anatomy | None:
 def _checkpoint(model: bytes) -> Path | None:
     """The bundled checkpoint of a model, if there is one."""
     folders = [catalog.load("folder of codecs", name, catalog.CODEC_FOLDERS) for name in catalog.CODEC_FOLDERS]
-    return next((path for folder in folders if (path := find(model, folder)) is not None), None)
+    return next((path for folder in folders if (path := find_by_hash(model, folder)) is not None), None)
 
 
 def codec_of(path: Path) -> type[FeatureCodec]:

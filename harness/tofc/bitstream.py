@@ -256,7 +256,7 @@ def read_y(side: SideInformation, tables: ModelTables, level_ND: Levels) -> tupl
     if len(escaped):
         y_M[escaped] = _pop_escapes(side.decoder, tables.reach_L[level_M[escaped]])
     if not side.decoder.is_empty:
-        raise BitstreamError("the stream goes on after its last symbol")
+        raise BitstreamError("the stream continues after its last symbol")
     return y_M.reshape(level_ND.shape), Budget(*side.bits, y_bits)
 
 

@@ -5,13 +5,11 @@ P patches   C clusters   N = P C merged features   D dimension   E entropy model
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from harness.tofc import bitstream, laplacian
@@ -25,9 +23,6 @@ from harness.tofc.router import Router
 FORMAT = "tofc-codec-3"
 
 _ANALYSIS, _SYNTHESIS = "h_a.", "h_s."
-
-CODECS = Path(__file__).parents[1] / "zoo" / "tofc"
-"""The project's own codecs: a folder for each backbone, in it a checkpoint for each codec."""
 
 
 class CodecConfig(BaseModel):
@@ -145,22 +140,6 @@ class TofcCodec(FeatureCodec):
         y_ND, budget = bitstream.read_y(side, frozen.tables, level_ND.cpu().numpy())
         u_ND = torch.from_numpy(y_ND).to(device).double() + mu_ND.double() / 2**FRACTION_BITS
         return (u_ND * frozen.step_D.double() + self.offset_D.detach().double()).float(), budget
-
-
-def find(model: bytes, folder: Path) -> Path | None:
-    """The codec's checkpoint below ``folder`` whose hash begins with ``model``, as a stream's header has it.
-
-    It may be a :class:`TofcCodec`'s or another codec's; None if there is none.
-    """
-    for path in sorted(folder.rglob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-        except (OSError, SafetensorError):
-            continue
-        if "-codec-" in metadata.get("format", "") and metadata.get("hash", "").startswith(model.hex()):
-            return path
-    return None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

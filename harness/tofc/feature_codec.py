@@ -99,7 +99,7 @@ class FeatureCodec(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, y_PCD: Tensor, temperature: float) -> Coded:
-        """Quantise differentiably, in float32; ``temperature`` is the router's (Eq. 17), 0 the choice made in use."""
+        """Quantise differentiably, in float32; ``temperature`` is the router's (Eq. 17), 0 the hard choice."""
 
     @abstractmethod
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ class Prefit(Frozen):
     def _lambda_has_one_meaning(self) -> Self:
         if self.steps and self.distortion == "features" and self.rate_weight is None:
             raise ValueError(
-                "distortion: features wants a lambda of its own in the pre-fit, such as 'lambda: 0.05': the joint "
+                "distortion: features needs a lambda of its own in the pre-fit, such as 'lambda: 0.05': the joint "
                 "training's weighs bits against the answers' cross entropy, not against squared error"
             )
         return self

@@ -1,4 +1,4 @@
-"""Merged features of training pictures, encoded once by the frozen tower and kept: what the pre-fit learns from.
+"""Merged features of training pictures, encoded once by the frozen tower and cached: what the pre-fit learns from.
 
 P patches   C clusters   D dimension
 """
@@ -32,27 +32,37 @@ def keep(
     on_picture: Callable[[], None],
 ) -> Kept:
     """Encode and merge the pictures of these examples to every n_c, or read them from ``cache`` if they are there."""
+
+    def made() -> dict[str, Tensor]:
+        found = {}
+        for index in indices:
+            read = reader.data.example(index, 0).image
+            assert read is not None
+            x_PVD = backbone.encode(backbone.preprocess(read()))
+            for n_clusters in clusters:
+                found[f"{index}/{n_clusters}"] = merge(x_PVD.float(), n_clusters).y_PCD.cpu().clone()
+            on_picture()
+        return found
+
     path = cache and cache / f"{_name(backbone, reader, indices, clusters)}.safetensors"
+    return _grouped(cached(path, made))
+
+
+def cached(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors in a file; where there is none, or a damaged one, they are made and written whole."""
     if path and path.exists():
         try:
-            return _grouped(load_file(path))
+            return load_file(path)
         except (OSError, SafetensorError):
             path.unlink()
-    found: dict[str, Tensor] = {}
-    for index in indices:
-        read = reader.data.example(index, 0).image
-        assert read is not None
-        x_PVD = backbone.encode(backbone.preprocess(read()))
-        for n_clusters in clusters:
-            found[f"{index}/{n_clusters}"] = merge(x_PVD.float(), n_clusters).y_PCD.cpu().clone()
-        on_picture()
+    found = make()
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Trainings for several lambdas may be keeping the same features at once.
+        # Trainings for several lambdas may be making the same features at once.
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         save_file(found, unfinished)
         unfinished.replace(path)
-    return _grouped(found)
+    return found
 
 
 def _grouped(found: Mapping[str, Tensor]) -> Kept:

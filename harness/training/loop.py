@@ -6,6 +6,7 @@ that is divided among processes and micro-batches (see :mod:`harness.training.mo
 micro-batch.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +26,11 @@ from harness.models import adapter
 from harness.models.llava import Llava
 from harness.runs.disk import discard
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.training import learning_rate_factor
 from harness.training import checkpoint, kept, reading, recipe, result
+from harness.training.codec import objective
 from harness.training.config import TrainingConfig
 from harness.training.contract import TrainingData
+from harness.training.fit import Group, Step, fit, learning_rate_factor
 from harness.training.load import config_hash
 from harness.training.model import Batch, SplitModel, Use
 from harness.training.schedule import Schedule
@@ -106,7 +108,7 @@ class Training:
         # Without being told, accelerate would take the processes of torchrun on a CPU for strangers.
         on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
         if on_cpu and config.precision == "fp16":
-            raise ScenarioError("precision: fp16 wants an accelerator, and this machine has none; bf16 runs anywhere")
+            raise ScenarioError("precision: fp16 needs an accelerator, and this machine has none; bf16 runs anywhere")
         self.accelerator = Accelerator(mixed_precision=config.precision, cpu=on_cpu, kwargs_handlers=[unused])
         self.share = reading.Share(self.accelerator.process_index, self.accelerator.num_processes)
         self._check_batches()
@@ -203,11 +205,11 @@ class Training:
             for name in (checkpoint.FILE, LOG, *result.FILES):
                 discard(self.folder / name)
         self.accelerator.wait_for_everyone()
-        state = checkpoint.read(self.folder)
+        state = checkpoint.read(self.folder / checkpoint.FILE)
         if state and state.identity != self._identity:
             raise ScenarioError(
                 f"{self.folder}: holds an unfinished training of another configuration or other weights; "
-                "--fresh begins anew, another 'out' keeps both"
+                "--fresh starts over, another 'out' keeps both"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         if state:
@@ -336,55 +338,60 @@ class Training:
     def _train(self, stage: Stage, state: checkpoint.State | None) -> None:
         config, accelerator = self.config, self.accelerator
         named = {name: p for part in stage.parameters.values() for name, p in part.items()}
-        groups = [{"params": list(part.values()), "name": name, "lr": 0.0} for name, part in stage.parameters.items()]
-        optimiser: Any = torch.optim.AdamW(groups, weight_decay=0.0)
         if state:
-            self._restore(state, named, optimiser)
+            self._restore(state, named)
         first = state.steps if state else 0
         accelerator.gradient_accumulation_steps = stage.micro_batches
         stage.module.train()
-        module, stepper = accelerator.prepare(stage.module, optimiser)
-        self._reporter.phase(stage.name, stage.steps, first)
-        batches = stage.batches(first)
         window = Window(self.device)
+        taken = fit(
+            [Group(name=name, parameters=part, rate=stage.rates[name]) for name, part in stage.parameters.items()],
+            stage.steps,
+            functools.partial(self._losses, stage, accelerator.prepare(stage.module), window),
+            factor=lambda step: learning_rate_factor(step, stage.steps, config.warm_up),
+            gradient_norm=config.gradient_norm,
+            engine=accelerator,
+            state=state,
+            save=functools.partial(self._save, stage, named),
+            save_every=config.save_every,
+        )
+        self._reporter.phase(stage.name, stage.steps, first)
         begun = time.monotonic()
-        for step in range(first, stage.steps):
-            factor = learning_rate_factor(step, stage.steps, config.warm_up)
-            for group in optimiser.param_groups:
-                group["lr"] = stage.rates[group["name"]] * factor
-            temperature, n_clusters = stage.temperature(step), self._clusters(step)
-            parts = [next(batches) for _ in range(stage.micro_batches)]
-            generators = (
-                SeededRandom("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts))
-            )
-            seeds = [rng.below(2**31) for rng in generators]
-            use = self._use(stage, parts, seeds, step, n_clusters)
-            norm = 0.0
-            for batch, seed in zip(parts, seeds, strict=True):
-                # After the reading, which may draw numbers of its own when it begins.
-                torch.manual_seed(seed)
-                with accelerator.accumulate(module):
-                    losses = module(batch, n_clusters, temperature, use)
-                    balance = config.alpha * losses.imbalance
-                    loss = losses.distortion + stage.rate_weight * losses.rate + balance
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(list(named.values()), config.gradient_norm)
-                    stepper.step()
-                    stepper.zero_grad()
-                window.add(loss, losses.distortion, losses.rate, balance, losses.right)
-            done = step + 1
+        for step in taken:
+            done = step.number + 1
             if done % config.log_every == 0 or done == stage.steps:
-                self._log(stage, done, window, temperature, factor, float(norm))
-            if done % config.save_every == 0 or done == stage.steps:
-                self._save(stage, done, named, optimiser, time.monotonic() - begun)
+                self._log(stage, done, window, step)
             self._reporter.advance()
         self.seconds += time.monotonic() - begun
         # The next stage wraps the same weights: this one's hooks on their gradients must be gone.
-        del module, stepper
+        del taken
         accelerator.free_memory()
 
-    def _log(self, stage: Stage, done: int, window: Window, temperature: float, factor: float, norm: float) -> None:
+    def _losses(self, stage: Stage, module: Any, window: Window, first: int) -> Iterator[Iterator[Tensor]]:
+        """The losses of each step's micro-batches, from step ``first`` on."""
+        batches = stage.batches(first)
+        for step in range(first, stage.steps):
+            yield self._of_step(stage, module, window, step, [next(batches) for _ in range(stage.micro_batches)])
+
+    def _of_step(
+        self, stage: Stage, module: Any, window: Window, step: int, parts: Sequence[Batch]
+    ) -> Iterator[Tensor]:
+        config = self.config
+        temperature, n_clusters = stage.temperature(step), self._clusters(step)
+        generators = (SeededRandom("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts)))
+        seeds = [rng.below(2**31) for rng in generators]
+        use = self._use(stage, parts, seeds, step, n_clusters)
+        for batch, seed in zip(parts, seeds, strict=True):
+            # After the reading, which may draw numbers of its own when it begins.
+            torch.manual_seed(seed)
+            with self.accelerator.accumulate(module):
+                losses = module(batch, n_clusters, temperature, use)
+                loss = objective(losses.distortion, losses.rate, losses.imbalance, stage.rate_weight, config.alpha)
+                window.add(loss, losses.distortion, losses.rate, config.alpha * losses.imbalance, losses.right)
+                # Its gradient is taken while accelerate holds back the exchange between processes.
+                yield loss
+
+    def _log(self, stage: Stage, done: int, window: Window, step: Step) -> None:
         mean, seconds = window.means(self.accelerator)
         if not all(value == value and abs(value) != float("inf") for value in mean.values()):
             raise ScenarioError(
@@ -393,9 +400,9 @@ class Training:
             )
         entry = {
             **mean,
-            "T": round(temperature, 4),
-            "grad_norm": round(norm, 4),
-            **{f"lr_{part}": float(f"{stage.rates[part] * factor:.4g}") for part in stage.parameters},
+            "T": round(stage.temperature(step.number), 4),
+            "grad_norm": round(float(step.norm), 4),
+            **{f"lr_{part}": float(f"{stage.rates[part] * step.factor:.4g}") for part in stage.parameters},
             "seconds_a_step": round(seconds * stage.micro_batches, 4),
             "epoch": round(done * self.config.batch / len(self.pool), 4) if stage.name == "joint" else 0.0,
             "stage": stage.name,
@@ -407,7 +414,7 @@ class Training:
                 file.write(json.dumps(entry) + "\n")
 
     def _save(
-        self, stage: Stage, done: int, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, spent_s: float
+        self, stage: Stage, named: Mapping[str, Tensor], done: int, seconds: float, moments: Mapping[str, Tensor]
     ) -> None:
         if not self.accelerator.is_main_process:
             return
@@ -418,21 +425,20 @@ class Training:
             identity=self._identity,
             stage=stage.name,
             steps=done,
-            seconds=self.seconds + spent_s,
+            seconds=self.seconds + seconds,
             scaler=scaler,
-            tensors={**tensors, **checkpoint.moments(optimiser, named)},
+            tensors={**tensors, **moments},
         )
-        checkpoint.write(self.folder, state)
+        checkpoint.write(self.folder / checkpoint.FILE, state)
 
-    def _restore(self, state: checkpoint.State, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
-        """Weights, moments and loss scale as they were; the log loses what was written after them."""
+    def _restore(self, state: checkpoint.State, named: Mapping[str, Tensor]) -> None:
+        """Weights and loss scale as they were; the log loses what was written after them."""
         mine = {name.removeprefix("codec:"): t for name, t in state.tensors.items() if name.startswith("codec:")}
         self.codec.load_state_dict(mine)
         with torch.no_grad():
             for name, p in named.items():
                 if f"weight:{name}" in state.tensors:
                     p.copy_(state.tensors[f"weight:{name}"])
-        checkpoint.restore_moments(optimiser, named, state.tensors)
         if self.accelerator.scaler is not None and state.scaler:
             self.accelerator.scaler.load_state_dict(dict(state.scaler))
         if self.accelerator.is_main_process:

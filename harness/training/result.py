@@ -20,8 +20,8 @@ from harness.runs.disk import write_text
 from harness.tofc.codec import TofcCodec
 from harness.tofc.merging import merge
 from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, manifest
-from harness.tofc.training import feature_distortion
 from harness.training import recipe
+from harness.training.codec import feature_distortion
 from harness.training.config import TrainingConfig
 from harness.training.load import as_given, config_hash
 from harness.training.model import Batch, SplitModel
@@ -139,7 +139,6 @@ def write(
     unfinished = folder / f"{CODEC}.part"
     codec.save(unfinished, networks=config.codec.keep_networks)
     unfinished.replace(folder / CODEC)
-    commit, dirty = provenance.checkout(Path(__file__).parents[2])
     facts = {
         "name": config.name,
         "config": as_given(config),
@@ -153,19 +152,37 @@ def write(
         "fingerprints": dict(base),
         "codec_hash": codec.frozen.digest,
         "data": data,
-        "seed": config.seed,
         "steps": {"prefit": steps[0], "joint": steps[1]},
-        "seconds": round(seconds),
-        "processes": processes,
         "held_out": {"pictures": config.held_out, "rows": [row._asdict() for row in measured]},
-        "commit": commit,
-        "dirty": dirty,
+        **came_from(config.seed, seconds, processes, machine),
         "finished_utc": provenance.utc_now(),
         "packages": provenance.package_versions(),
-        "machine": dict(machine),
     }
     write_text(folder / CARD, card(config, facts, measured))
     write_text(folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
+
+
+def came_from(seed: int, seconds: float, processes: int, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """How weights were made: seed, seconds of training, processes, the machine, and this code's commit."""
+    commit, dirty = provenance.checkout(Path(__file__).parents[2])
+    return {
+        "seed": seed,
+        "seconds": round(seconds),
+        "processes": processes,
+        "commit": commit,
+        "dirty": dirty,
+        "machine": dict(machine),
+    }
+
+
+def origin(facts: Mapping[str, Any]) -> str:
+    """:func:`came_from` as a card says it."""
+    commit = facts["commit"]
+    code = "unknown" if commit is None else commit[:9] + ("+changes" if facts["dirty"] else "")
+    return (
+        f"Seed {facts['seed']}, commit {code}; {facts['seconds'] / 60:.1f} minutes of training in processes: "
+        f"{facts['processes']}, on {facts['machine'].get('name', 'unknown machine')}, torch {torch.__version__}"
+    )
 
 
 def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[HeldOut]) -> str:
@@ -176,8 +193,6 @@ def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[He
         if config.lora.rank
         else "the backbone is frozen, where the paper adapts it too"
     )
-    commit = facts["commit"]
-    code = "unknown" if commit is None else commit[:9] + ("+changes" if facts["dirty"] else "")
     steps = facts["steps"]
     fingerprints = ", ".join(f"{part} {facts['fingerprints'][part]}" for part in PARTS)
     name = recipe.recipe_of(config)
@@ -200,8 +215,7 @@ Other departures from the paper's numbers (V-A):
 
 - Data: {facts["data"]}.
 - Backbone's weights: fingerprints {fingerprints}.
-- Seed {config.seed}, commit {code}; {facts["seconds"] / 60:.1f} minutes of training in processes:
-  {facts["processes"]}, on {facts["machine"].get("name", "unknown machine")}, torch {torch.__version__}.
+- {origin(facts)}.
 
 On {config.held_out} pictures held out of training: real streams, written and read back. D is the answers' cross entropy
 (Eq. 10); R the stream's bits per element of y, headers included; error is the features', squared.

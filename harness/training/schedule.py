@@ -3,8 +3,8 @@
 import math
 
 from harness.tofc.router import temperature_at
-from harness.tofc.training import learning_rate_factor
 from harness.training.config import TrainingConfig
+from harness.training.fit import learning_rate_factor
 
 
 class Schedule:

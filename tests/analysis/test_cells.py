@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from made_up_run import MACHINE, RATES_BPS, make
+from tests.made_up_run import MACHINE, RATES_BPS, make
 
 from harness.analysis import Analysis, cells
 from harness.errors import ResultsError

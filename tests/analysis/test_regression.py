@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_up_run import small
+from tests.made_up_run import small
 
 from harness.analysis import regression
 from harness.analysis.regression import Check, Comparison, Limit

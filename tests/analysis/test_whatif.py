@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.stats
-from replay_systems import profile_of, replayed, spec_of
+from tests.replay.systems import profile_of, replayed, spec_of
 
 from harness.analysis.means import mean_latency
 from harness.analysis.whatif import Population, advise, cell_summaries, crossover, max_users, mean, replicated

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replay_systems import profile_of
+from tests.replay.systems import profile_of
 
 from harness.analysis import Analysis
 from harness.analysis.cells import instability

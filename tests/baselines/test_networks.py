@@ -16,8 +16,8 @@ from baselines.networks.network import Network
 from baselines.networks.weights import load, make_ready, ready
 from baselines.neural_codec import bundled
 from baselines.rans import Rans
-from baselines.training_pictures import collage
 from harness.data.drawing.seeded_random import SeededRandom
+from recipes.pictures import collage
 
 GROUPS = (4, 4, 16)
 OURS: dict[str, Callable[[], Network]] = {

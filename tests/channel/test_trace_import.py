@@ -152,7 +152,7 @@ BROKEN = {
     "a rate that is text": (b"time_s,rate_bps\n0,1\n1,fast\n2,1\n", {}, "row 2 has 'fast' as rate_bps"),
     "a rate that is missing": (b"time_s,rate_bps\n0,1\n1,\n2,1\n", {}, "row 2 has no finite rate_bps"),
     "a time that is missing": (b"time_s,rate_bps\n0,1\n,5\n2,1\n", {}, "row 2 has no finite time_s"),
-    "one row": (b"time_s,rate_bps\n0,1\n", {}, "two are wanted"),
+    "one row": (b"time_s,rate_bps\n0,1\n", {}, "two are expected"),
     "a header alone": (b"time_s,rate_bps\n", {}, "is empty"),
     "other columns": (b"when,what\n0,1\n1,1\n", {}, "no column 'time_s'; its columns are 'when, what'"),
     "a downlink": (b"time_s,DL_bps\n0,1\n1,1\n", {"layout": CsvColumns(rate="DL_bps")}, "is a downlink"),

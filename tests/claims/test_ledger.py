@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from made_up_run import POINTS
+from tests.made_up_run import POINTS
 
 from harness.analysis import Analysis
 from harness.analysis.means import Estimate

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_up_run import make
+from tests.made_up_run import make
 from rich.panel import Panel
 from rich.table import Table
 

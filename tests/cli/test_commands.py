@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import made_up_run
+from tests import made_up_run
 import pytest
 
 from harness.cli.run import given

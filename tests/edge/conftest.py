@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import fake_harness
+from tests.edge import fake_harness
 import pytest
 
 

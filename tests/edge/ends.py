@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fake_harness
-from silent import Silent
+from tests.edge import fake_harness
+from tests.silent import Silent
 
 from harness import study
 from harness.edge.client import Remote
@@ -21,16 +21,16 @@ from harness.edge.shaping import Shaper
 from harness.scenario.load import load
 from harness.stock import take_stock
 
-HERE = Path(__file__).parent
-FAKE = (sys.executable, str(HERE / "fake_harness.py"))
+ROOT = Path(__file__).parents[2]
+FAKE = (sys.executable, "-m", "tests.edge.fake_harness")
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     """A process of the command line with the fakes, whose output is read here."""
     return subprocess.Popen(
         [*FAKE, *map(str, arguments)],
-        cwd=HERE.parents[1],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", **environment},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

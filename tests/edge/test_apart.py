@@ -4,8 +4,8 @@ import random
 import time
 from pathlib import Path
 
-import ends
-import fake_harness
+from tests.edge import ends
+from tests.edge import fake_harness
 import pandas as pd
 import pytest
 
@@ -75,7 +75,7 @@ def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
     device, server = parted
     with pytest.raises(ResultsError, match=r"is the device half of a run alone; 'harness join'"):
         Analysis.read(device)
-    with pytest.raises(ResultsError, match="is the server half of a run alone; the device half is wanted"):
+    with pytest.raises(ResultsError, match="is the server half of a run alone; the device half is expected"):
         joined(server, device, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ends
+from tests.edge import ends
 import numpy as np
 import pytest
-from fake_nvml import FakeGpu, driver
+from tests.fake_nvml import FakeGpu, driver
 
 from harness.analysis import Analysis
 from harness.apart import measure_half

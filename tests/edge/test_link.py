@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import ends
+from tests.edge import ends
 import pytest
 
 from benchmarks import bench_edge

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import ends
+from tests.edge import ends
 import numpy as np
 import pyarrow as pa
 import pytest

@@ -4,11 +4,11 @@ import random
 import time
 from pathlib import Path
 
-import ends
+from tests.edge import ends
 import pandas as pd
 import pytest
 import yaml
-from forked import forked
+from tests.forked import forked
 
 from harness.edge.client import Remote
 from harness.errors import PeerError, ResultsError

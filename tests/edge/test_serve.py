@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import ends
+from tests.edge import ends
 import httpx
 import psutil
 import pytest
-from hostile import KEY, MOST_BYTES, PAGE, PAYLOAD, TOKEN, attack, body, head, hostile
+from tests.edge.hostile import KEY, MOST_BYTES, PAGE, PAYLOAD, TOKEN, attack, body, head, hostile
 
 from harness import study
 from harness.edge import TOKEN_VARIABLE

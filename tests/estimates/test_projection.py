@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 import yaml
-from made_up_run import make
+from tests.made_up_run import make
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 

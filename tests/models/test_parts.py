@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_models import make_backbone, make_backbone15, save
+from tests.small_models import make_backbone, make_backbone15, save
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
 from harness.errors import CheckpointError
@@ -225,11 +225,11 @@ def test_random_parts_are_no_copies(tmp_path: Path) -> None:
 
 
 PLACES = [
-    ("weights.bin", "a safetensors file in the same folder is wanted"),
-    ("../outside.safetensors", "a safetensors file in the same folder is wanted"),
-    ("/etc/outside.safetensors", "a safetensors file in the same folder is wanted"),
-    ("sub/model.safetensors", "a safetensors file in the same folder is wanted"),
-    (7, "a safetensors file in the same folder is wanted"),
+    ("weights.bin", "a safetensors file in the same folder is expected"),
+    ("../outside.safetensors", "a safetensors file in the same folder is expected"),
+    ("/etc/outside.safetensors", "a safetensors file in the same folder is expected"),
+    ("sub/model.safetensors", "a safetensors file in the same folder is expected"),
+    (7, "a safetensors file in the same folder is expected"),
 ]
 
 

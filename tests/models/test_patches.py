@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ SIZES = st.integers(1, 5000)
 
 @settings(max_examples=50, deadline=None)
 @given(SIZES, SIZES)
-def test_patches_are_those_of_the_tiling(width, height):
+def test_patches_are_those_of_the_tiling(width: int, height: int) -> None:
     """The miniature's and the full model's count is the one that their tiling cuts; LLaVA-1.5 has one patch."""
     for backbone, weights, side in (("mini-onevision", None, 192), ("llava-onevision-7b", "random", 384)):
         tiling = Tiling(patch=side, grids=grids_up_to(6))
@@ -26,7 +27,7 @@ def test_patches_are_those_of_the_tiling(width, height):
     assert patches_of(width, height, "mini-llava15") == patches_of(width, height, "llava-1.5-7b", "random") == 1
 
 
-def test_pictures_of_a_question_add_up():
+def test_pictures_of_a_question_add_up() -> None:
     """A question with several pictures has the patches of all of them."""
     sizes = [(100, 100), (400, 200)]
     assert patches_of_all(sizes, "mini-onevision") == sum(patches_of(w, h, "mini-onevision") for w, h in sizes)
@@ -41,7 +42,7 @@ def test_pictures_of_a_question_add_up():
         ("llava-1.5-7b", "random", 576),
     ],
 )
-def test_features_of_a_patch_are_the_towers(backbone, weights, n_features):
+def test_features_of_a_patch_are_the_towers(backbone, weights, n_features: int) -> None:
     """V of the miniatures' files, and of the published models where they are not on this machine."""
     assert features_of(backbone, weights) == n_features
 
@@ -54,7 +55,7 @@ def test_features_of_a_patch_are_the_towers(backbone, weights, n_features):
         ({"model_type": "llava_onevision", "image_grid_pinpoints": [[100, 384]]}, "image_grid_pinpoints are"),
     ],
 )
-def test_a_wrong_config_is_said(tmp_path, config, message):
+def test_a_wrong_config_is_said(tmp_path: Path, config, message: str) -> None:
     """A config.json that describes no tiling is one sentence with its path."""
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message) as raised:
@@ -62,7 +63,7 @@ def test_a_wrong_config_is_said(tmp_path, config, message):
     assert str(tmp_path / "config.json") in str(raised.value)
 
 
-def test_a_model_that_is_not_here_is_said(tmp_path, monkeypatch):
+def test_a_model_that_is_not_here_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its config.json a model's patches are not guessed, unless its weights are random."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
@@ -70,7 +71,7 @@ def test_a_model_that_is_not_here_is_said(tmp_path, monkeypatch):
         patches_of(100, 100, "llava-1.5-7b", None)
 
 
-def test_torch_is_not_imported():
+def test_torch_is_not_imported() -> None:
     """Counting patches imports no torch."""
     code = (
         "import sys, harness.models.patches as p; p.patches_of(9, 9, 'mini-onevision'); print('torch' in sys.modules)"

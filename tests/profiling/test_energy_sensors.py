@@ -7,7 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
-from fake_nvml import FakeGpu, driver
+from tests.fake_nvml import FakeGpu, driver
 
 from harness.profiling import energy
 from harness.profiling.energy import Meters, Rail, Reading, Sensor

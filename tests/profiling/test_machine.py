@@ -12,7 +12,7 @@ from typing import Any
 
 import pynvml
 import pytest
-from fake_nvml import FakeGpu, driver
+from tests.fake_nvml import FakeGpu, driver
 
 from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.telemetry import Telemetry

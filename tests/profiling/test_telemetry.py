@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fake_harness
+from tests.edge import fake_harness
 import pytest
-from fake_nvml import FakeGpu, driver
-from silent import Silent
+from tests.fake_nvml import FakeGpu, driver
+from tests.silent import Silent
 
 from harness.analysis import Analysis
 from harness.analysis.validity import reasons

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
-from made_up_run import MACHINE, REPLAY
+from tests.made_up_run import MACHINE, REPLAY
 
 from harness.analysis import Analysis
 from harness.records import OutcomeRow, ResourceRow, SampleRow, StageRow, schema

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 
-import many_schemes
+from tests.report import many_schemes
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_run import make
+from tests.made_up_run import make
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure

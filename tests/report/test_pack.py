@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from made_up_run import make
+from tests.made_up_run import make
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError, ScenarioError

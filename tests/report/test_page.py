@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import NAMES, Browser, installed
+from tests.browser import NAMES, Browser, installed
 
 from harness.analysis import Analysis
 from harness.report import page

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from made_up_run import ORDER, make
+from tests.made_up_run import ORDER, make
 from rich.console import Console
 
 from harness.analysis import Analysis, latency

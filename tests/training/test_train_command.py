@@ -39,7 +39,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
         (["weights=nowhere"], "harness: mini-onevision: nowhere is neither a folder"),
         pytest.param(
             ["precision=fp16"],
-            "harness: precision: fp16 wants an accelerator, and this machine has none",
+            "harness: precision: fp16 needs an accelerator, and this machine has none",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="an accelerator has half precision"),
         ),
     ],
