@@ -30,7 +30,7 @@ OTHER_CLUSTERS = (2, 3, 4, 5, 8)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Merged:
+class CachedKind:
     """What is cached: the features of a sight, merged to ``usual`` or, half of the time, to one of ``others``."""
 
     sight: Sight = ONEVISION
@@ -42,7 +42,7 @@ class Merged:
         return self.usual if rng.one_in(2) else rng.pick(self.others)
 
 
-def cache_book(tower: Tower, folder: Path, number: int, kind: Merged = Merged()) -> None:
+def cache_book(tower: Tower, folder: Path, number: int, kind: CachedKind = CachedKind()) -> None:
     """Encode and merge a book's pictures into ``folder/<number>.safetensors``, unless it is there."""
 
     def made() -> dict[str, Tensor]:
@@ -57,12 +57,12 @@ def cache_book(tower: Tower, folder: Path, number: int, kind: Merged = Merged())
     cached(folder / f"{number:04d}.safetensors", made)
 
 
-def _cache_alone(tower: Tower, folder: Path, number: int, kind: Merged) -> None:
+def _cache_alone(tower: Tower, folder: Path, number: int, kind: CachedKind) -> None:
     torch.set_num_threads(1)
     cache_book(tower, folder, number, kind)
 
 
-def cache_books(tower: Tower, folder: Path, books: int, workers: int, kind: Merged = Merged()) -> Iterator[None]:
+def cache_books(tower: Tower, folder: Path, books: int, workers: int, kind: CachedKind = CachedKind()) -> Iterator[None]:
     """Cache the first ``books`` books in ``workers`` processes; yields as they finish."""
     if workers <= 1:
         for number in range(books):
