@@ -26,7 +26,7 @@ from harness.schemes.envelope import receive, send
 from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging
 
 NAME = "llava-onevision-0.5b"
 CLUSTERS = 16

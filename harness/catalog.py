@@ -22,8 +22,8 @@ SCHEMES: Mapping[str, str] = {
     "webp": "baselines.pillow_codecs:WebP",
     "avif": "baselines.pillow_codecs:Avif",
     "jxl": "baselines.pillow_codecs:JpegXL",
-    "hyperprior": "baselines.hyperprior:Hyperprior",
-    "elic": "baselines.elic:Elic",
+    "hyperprior": "baselines.neural_codec:Hyperprior",
+    "elic": "baselines.neural_codec:Elic",
     "compressai": "baselines.compressai_zoo:CompressAI",
     "server_only": "baselines.server_only:ServerOnly",
     "device_only": "baselines.device_only:DeviceOnly",
@@ -122,7 +122,7 @@ PAYLOADS: Mapping[str, str] = {
 WEIGHTS_CONVERTER = "baselines.networks.convert"
 """What is run as a program to make safetensors of a pickle."""
 
-CODECS: Mapping[str, str] = {
+CODEC_FORMATS: Mapping[str, str] = {
     "tofc-codec-3": "harness.tofc.codec:TofcCodec",
     "heuristic-codec-1": "baselines.ablations.heuristic:HeuristicCodec",
     "factorized-codec-1": "baselines.ablations.factorized:FactorizedCodec",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from harness import catalog
 from harness.cache import cache_folder
-from harness.channel.opening import unreadable_files
+from harness.channel.channel import unreadable_files
 from harness.data import own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
@@ -20,16 +20,14 @@ from harness.errors import DataError, HarnessError, ScenarioError, UnavailableEr
 from harness.models import files
 from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
-from harness.records import SampleRow, Side
+from harness.records import PointKey, SampleRow, Side
 from harness.runs import digests, provenance, recorded
-from harness.runs.recorded import Recorded
+from harness.runs.recorded import RecordedTimes
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
 from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
 
 Thing = TypeVar("Thing")
-Key = tuple[str, str]
-"""A pipeline and the label of one of its points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,10 +45,10 @@ class Stock:
     backbone: str
     stand_ins: Mapping[str, str]
     absent: Sequence[str]
-    points: Mapping[Key, tuple[type[Scheme], OperatingPoint]]
-    depends: Mapping[Key, Mapping[str, str]]
+    points: Mapping[PointKey, tuple[type[Scheme], OperatingPoint]]
+    depends: Mapping[PointKey, Mapping[str, str]]
     links: Mapping[str, str]
-    recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
+    recorded: Mapping[tuple[str, str, Side], RecordedTimes] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def samples(self) -> Gathered:
@@ -154,8 +152,8 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     at_hand = {name: found for name, found in samples.items() if found is not None}
     if len(at_hand) < len(samples) or model is None:
         raise UnavailableError("\n".join(absent))
-    points: dict[Key, tuple[type[Scheme], OperatingPoint]] = {}
-    depends: dict[Key, dict[str, str]] = {}
+    points: dict[PointKey, tuple[type[Scheme], OperatingPoint]] = {}
+    depends: dict[PointKey, dict[str, str]] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
         for point in spec.operating_points(stand_in=backbone != scenario.backbone):
@@ -246,15 +244,15 @@ def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
     )
 
 
-def profile_digests(profiles: Mapping[tuple[str, str, Side], Recorded]) -> dict[str, str]:
+def profile_digests(profiles: Mapping[tuple[str, str, Side], RecordedTimes]) -> dict[str, str]:
     """The digests of the files that profiles come from, by names for people."""
     return digests.by_name("profile", ((of_side.where, of_side.digest) for of_side in profiles.values()))
 
 
-def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
+def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], RecordedTimes], list[str]]:
     """What a scenario's profiles hold, and the sentences on those that cannot be used."""
     labels = {spec.name: spec.labels for spec in scenario.pipelines}
-    found: dict[tuple[str, str, Side], Recorded] = {}
+    found: dict[tuple[str, str, Side], RecordedTimes] = {}
     wrong = []
     for recording in scenario.profile:
         try:

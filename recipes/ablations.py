@@ -42,7 +42,7 @@ from baselines.ablations.uncoded import HalfPrecision
 from harness.catalog import ZOO
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.models import adapter, tower
 from harness.models.contract import Attention, Tiles
 from harness.models.llava import Llava
@@ -124,7 +124,10 @@ class _Lessons:
 
     def __init__(self, lessons: Sequence[Lesson], budget: Budget, seed: int) -> None:
         self._lessons, self._budget = lessons, budget
-        self._pages, self._asking = Dice("ablations", "answers", seed), Dice("ablations", "questions", seed)
+        self._pages, self._asking = (
+            SeededRandom("ablations", "answers", seed),
+            SeededRandom("ablations", "questions", seed),
+        )
 
     def batches(self, features: Callable[[Lesson], Tensor]) -> Iterator[tuple[Tensor, tuple[Any, list[int]]]]:
         """Endless batches: all features (1, N, D), what is asked about each picture, and how many features it has."""

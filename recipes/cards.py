@@ -5,7 +5,7 @@ from pathlib import Path
 
 from harness.data import glimpseqa, streetsqa
 from harness.models.llava import Llava
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.training.card import origin
 from harness.training.result import came_from
 from recipes.scores import table
@@ -18,7 +18,7 @@ def parameters_m(backbone: Llava) -> float:
 
 def made(seed: int, seconds: float) -> str:
     """One sentence on seed, code, time and machine."""
-    return f"{origin(came_from(seed, seconds, 1, fingerprint()))}."
+    return f"{origin(came_from(seed, seconds, 1, this_machine()))}."
 
 
 def scored(backbone: Llava) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from baselines.ablations import schemes
 from baselines.ablations.schemes import DISTORTION, TABLE_1_CLUSTERS, Ablation, Selective
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.models.llava import LlavaModels
 from harness.models.onevision import load
 from harness.runs import disk
@@ -54,8 +54,8 @@ def measured(models: LlavaModels, scheme: type[Ablation], point: str, n_clusters
     found = []
     held_out = [page for book in range(FIRST_BOOK, FIRST_BOOK + 1 + pages // 90) for page in book_of(book)][:pages]
     for number, page in enumerate(held_out):
-        dice = Dice("ablations held out", number)
-        asked = dice.shuffled(questions(page, dice))[:_ASKED]
+        rng = SeededRandom("ablations held out", number)
+        asked = rng.shuffled(questions(page, rng))[:_ASKED]
         tiles = device.vision.preprocess(page.scene().image)
         attention = None
         if device.reducer.attended:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.data.asking import Page
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.tofc.merging import merge
 from harness.training.bundled import book_of
 from harness.training.kept import cached
@@ -30,39 +30,41 @@ OTHER_CLUSTERS = (2, 3, 4, 5, 8)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Merged:
+class CachedKind:
     """What is cached: the features of a sight, merged to ``usual`` or, half of the time, to one of ``others``."""
 
     sight: Sight = ONEVISION
     usual: int = CLUSTERS
     others: tuple[int, ...] = OTHER_CLUSTERS
 
-    def clusters(self, dice: Dice) -> int:
+    def clusters(self, rng: SeededRandom) -> int:
         """The n_c of a lesson."""
-        return self.usual if dice.one_in(2) else dice.pick(self.others)
+        return self.usual if rng.one_in(2) else rng.pick(self.others)
 
 
-def cache_book(tower: Tower, folder: Path, number: int, kind: Merged = Merged()) -> None:
+def cache_book(tower: Tower, folder: Path, number: int, kind: CachedKind = CachedKind()) -> None:
     """Encode and merge a book's pictures into ``folder/<number>.safetensors``, unless it is there."""
 
     def made() -> dict[str, Tensor]:
-        dice = Dice("clusters", number)
+        rng = SeededRandom("clusters", number)
         merged = {}
         with torch.inference_mode():
             for index, page in enumerate(book_of(number)):
                 x_PVD = encode(tower, kind.sight.tiling(page.scene().image).pixels_PCHW, kind.sight)
-                merged[str(index)] = merge(x_PVD, kind.clusters(dice)).y_PCD.half()
+                merged[str(index)] = merge(x_PVD, kind.clusters(rng)).y_PCD.half()
         return merged
 
     cached(folder / f"{number:04d}.safetensors", made)
 
 
-def _cache_alone(tower: Tower, folder: Path, number: int, kind: Merged) -> None:
+def _cache_alone(tower: Tower, folder: Path, number: int, kind: CachedKind) -> None:
     torch.set_num_threads(1)
     cache_book(tower, folder, number, kind)
 
 
-def cache_books(tower: Tower, folder: Path, books: int, workers: int, kind: Merged = Merged()) -> Iterator[None]:
+def cache_books(
+    tower: Tower, folder: Path, books: int, workers: int, kind: CachedKind = CachedKind()
+) -> Iterator[None]:
     """Cache the first ``books`` books in ``workers`` processes; yields as they finish."""
     if workers <= 1:
         for number in range(books):
@@ -87,7 +89,7 @@ class Lessons:
     def __len__(self) -> int:
         return len(self._pages)
 
-    def draw(self, dice: Dice) -> tuple[Page, Tensor]:
+    def draw(self, rng: SeededRandom) -> tuple[Page, Tensor]:
         """A page and its merged features (P, C, D)."""
-        page, y_PCD = dice.pick(self._pages)
+        page, y_PCD = rng.pick(self._pages)
         return page, y_PCD.float()

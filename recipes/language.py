@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.data.asking import Page
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.models.llava import Llava
 from harness.training.bundled import answer_loss, book_of, questions
 from recipes import symbols
@@ -42,7 +42,7 @@ def train_lookup(backbone: Llava, folder: Path, steps: int = LOOKUP_STEPS) -> No
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
-            yield _of_lines(backbone, Dice("lookup", step), _LOOKUP_LINES)
+            yield _of_lines(backbone, SeededRandom("lookup", step), _LOOKUP_LINES)
 
     train("lookup", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
@@ -52,7 +52,7 @@ def train_words(backbone: Llava, folder: Path, steps: int = WORDS_STEPS) -> None
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
-            yield _of_words(backbone, Dice("words", step), _PICTURES_IN_WORDS)
+            yield _of_words(backbone, SeededRandom("words", step), _PICTURES_IN_WORDS)
 
     train("words", folder, backbone.model, {"model.language_model": _LANGUAGE_RATE}, steps, losses)
 
@@ -70,9 +70,9 @@ def train_answers(
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
-            dice = Dice("answers", step)
-            seen, score = _of_lessons(backbone, lessons, dice, pictures)
-            yield seen + _kept_up(backbone, dice), score
+            rng = SeededRandom("answers", step)
+            seen, score = _of_lessons(backbone, lessons, rng, pictures)
+            yield seen + _kept_up(backbone, rng), score
 
     rates = {"model.multi_modal_projector": _PROJECTOR_RATE, "model.language_model": _LANGUAGE_RATE}
     train("answers", folder, backbone.model, rates, steps, losses)
@@ -83,42 +83,42 @@ def train_whole(backbone: Llava, folder: Path, lessons: Lessons, steps: int = WH
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
-            dice = Dice("whole", step)
-            pages = [dice.pick(book_of(dice.pick(_WHOLE_BOOKS))) for _ in range(WHOLE_PICTURES)]
+            rng = SeededRandom("whole", step)
+            pages = [rng.pick(book_of(rng.pick(_WHOLE_BOOKS))) for _ in range(WHOLE_PICTURES)]
             pictures = [_all_tokens(backbone, page) for page in pages]
-            asked = [questions(page, dice) for page in pages]
+            asked = [questions(page, rng) for page in pages]
             whole, score = answer_loss(backbone.model, backbone.tokenizer, pictures, asked, backbone.template)
-            seen, _ = _of_lessons(backbone, lessons, dice, ANSWERS_PICTURES // 2)
-            yield (whole + seen) / 2 + _kept_up(backbone, dice), score
+            seen, _ = _of_lessons(backbone, lessons, rng, ANSWERS_PICTURES // 2)
+            yield (whole + seen) / 2 + _kept_up(backbone, rng), score
 
     rates = dict.fromkeys(("model.multi_modal_projector", "model.language_model", "model.image_newline"), _WHOLE_RATE)
     train("whole", folder, backbone.model, rates, steps, losses)
 
 
-def _kept_up(backbone: Llava, dice: Dice) -> Tensor:
+def _kept_up(backbone: Llava, rng: SeededRandom) -> Tensor:
     """A little of both earlier stages: without it the later ones unlearn to compare what they see with the question."""
-    told, _ = _of_words(backbone, dice, _WORDS_KEPT_UP)
-    found, _ = _of_lines(backbone, dice, _LINES_KEPT_UP)
+    told, _ = _of_words(backbone, rng, _WORDS_KEPT_UP)
+    found, _ = _of_lines(backbone, rng, _LINES_KEPT_UP)
     return (told + found) / 4
 
 
-def _of_lines(backbone: Llava, dice: Dice, count: int) -> tuple[Tensor, float]:
-    lines = [line(backbone.tokenizer, dice, backbone.template) for _ in range(count)]
+def _of_lines(backbone: Llava, rng: SeededRandom, count: int) -> tuple[Tensor, float]:
+    lines = [line(backbone.tokenizer, rng, backbone.template) for _ in range(count)]
     return lookup_loss(backbone.model, backbone.tokenizer, lines)
 
 
-def _of_lessons(backbone: Llava, lessons: Lessons, dice: Dice, count: int) -> tuple[Tensor, float]:
-    drawn = [lessons.draw(dice) for _ in range(count)]
+def _of_lessons(backbone: Llava, lessons: Lessons, rng: SeededRandom, count: int) -> tuple[Tensor, float]:
+    drawn = [lessons.draw(rng) for _ in range(count)]
     pictures = [backbone.model.model.multi_modal_projector(y_PCD.flatten(0, 1)) for _, y_PCD in drawn]
-    asked = [questions(page, dice) for page, _ in drawn]
+    asked = [questions(page, rng) for page, _ in drawn]
     return answer_loss(backbone.model, backbone.tokenizer, pictures, asked, backbone.template)
 
 
-def _of_words(backbone: Llava, dice: Dice, count: int) -> tuple[Tensor, float]:
-    pages = [dice.pick(book_of(dice.below(_WORD_BOOKS))) for _ in range(count)]
+def _of_words(backbone: Llava, rng: SeededRandom, count: int) -> tuple[Tensor, float]:
+    pages = [rng.pick(book_of(rng.below(_WORD_BOOKS))) for _ in range(count)]
     embed = backbone.model.get_input_embeddings()
-    pictures = [symbols.picture(page.street, dice, backbone.tokenizer, embed) for page in pages]
-    asked = [questions(page, dice) for page in pages]
+    pictures = [symbols.picture(page.street, rng, backbone.tokenizer, embed) for page in pages]
+    asked = [questions(page, rng) for page in pages]
     return answer_loss(backbone.model, backbone.tokenizer, pictures, asked, backbone.template)
 
 

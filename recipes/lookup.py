@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from harness.data import glimpseqa
 from harness.data.asking import CHOICES, LETTERS, choice, is_there, on_side, yes_no
 from harness.data.drawing import things
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.sample import Question
 from harness.models.prompts import ONEVISION, Template
 from harness.training.bundled import NOWHERE
@@ -24,13 +24,13 @@ _IGNORED = -100
 _PAIRS = 4
 
 
-def line(tokenizer: Tokenizer, dice: Dice, template: Template = ONEVISION) -> tuple[list[int], list[int]]:
+def line(tokenizer: Tokenizer, rng: SeededRandom, template: Template = ONEVISION) -> tuple[list[int], list[int]]:
     """The tokens of a prompt followed by several answers to it, each with what was seen; the targets.
 
     A target stands where its token is predicted: what follows the thing seen, the letter, yes or no, and what ends the
     answer, have one.
     """
-    question, answers = dice.pick((_options, _options, _comparison, _sighting))(dice)
+    question, answers = rng.pick((_options, _options, _comparison, _sighting))(rng)
     tokens = tokenizer.encode(template.before + template.suffix(question)).ids
     targets = [_IGNORED] * len(tokens)
     for seen, said in answers:
@@ -40,36 +40,36 @@ def line(tokenizer: Tokenizer, dice: Dice, template: Template = ONEVISION) -> tu
     return tokens, targets
 
 
-def _options(dice: Dice) -> tuple[Question, list[tuple[str, str]]]:
+def _options(rng: SeededRandom) -> tuple[Question, list[tuple[str, str]]]:
     """A choice; each of its options' texts with its letter, in random order."""
-    category = dice.pick(tuple(CHOICES))
-    question = choice(category, dice.pick(CHOICES[category][1]), dice.pick(LETTERS), dice).question
-    return question, [(question.options[letter], letter) for letter in dice.shuffled(LETTERS)]
+    category = rng.pick(tuple(CHOICES))
+    question = choice(category, rng.pick(CHOICES[category][1]), rng.pick(LETTERS), rng).question
+    return question, [(question.options[letter], letter) for letter in rng.shuffled(LETTERS)]
 
 
-def _comparison(dice: Dice) -> tuple[Question, list[tuple[str, str]]]:
+def _comparison(rng: SeededRandom) -> tuple[Question, list[tuple[str, str]]]:
     """A yes/no question that names a value; what could be seen, half of the time that value, with the verdict."""
-    kind = dice.below(6)
+    kind = rng.below(6)
     prefix, values = "", tuple(str(number) for number in things.NUMBERS)
     text = glimpseqa.NUMBER
     if kind < 3:
-        text, values = dice.pick(tuple(glimpseqa.COLOURS.values()))
+        text, values = rng.pick(tuple(glimpseqa.COLOURS.values()))
     elif kind == 3:
         text, values = glimpseqa.THERE, tuple(str(number) for number in glimpseqa.COUNTS)
     elif kind == 4:
-        item = dice.pick(things.ITEMS)
+        item = rng.pick(things.ITEMS)
         text, values, prefix = on_side(item, "left").replace("left", "{}"), ("left", "right"), f"{item} "
-    named = dice.pick(values)
+    named = rng.pick(values)
     words = glimpseqa.COUNTS[int(named)] if text == glimpseqa.THERE else named
-    seen = [named if dice.one_in(2) else dice.pick([v for v in values if v != named]) for _ in range(_PAIRS)]
+    seen = [named if rng.one_in(2) else rng.pick([v for v in values if v != named]) for _ in range(_PAIRS)]
     verdicts = [(prefix + value, "Yes" if value == named else "No") for value in seen]
     return yes_no(text.format(words), True, "").question, verdicts
 
 
-def _sighting(dice: Dice) -> tuple[Question, list[tuple[str, str]]]:
+def _sighting(rng: SeededRandom) -> tuple[Question, list[tuple[str, str]]]:
     """Whether a thing is there; what could be seen of it, half of the time nothing, with the verdict."""
-    item = dice.pick(things.ITEMS)
-    seen = [dice.pick((NOWHERE, NOWHERE, *things.SIDES)) for _ in range(_PAIRS)]
+    item = rng.pick(things.ITEMS)
+    seen = [rng.pick((NOWHERE, NOWHERE, *things.SIDES)) for _ in range(_PAIRS)]
     verdicts = [(f"{item} {value}", "No" if value == NOWHERE else "Yes") for value in seen]
     return yes_no(is_there(item), True, "").question, verdicts
 

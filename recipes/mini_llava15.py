@@ -36,7 +36,7 @@ BOOKS = 24
 ANSWERS_STEPS, WHOLE_STEPS = 600, 120
 PICTURES_A_STEP = 8
 
-MERGED = features.Merged(SIGHT, 36, (9, 14, 18, 27, 54))
+MERGED = features.CachedKind(SIGHT, 36, (9, 14, 18, 27, 54))
 """n_c: the paper's 16 to 64 of 576 features are 9 to 36 of these 324."""
 
 PHRASES = (

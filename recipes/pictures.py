@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.data import glimpseqa, streetsqa
 from harness.data.drawing.canvas import tinted
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.textures import Sheet, bank
 
 PATCH_PX = 256
@@ -32,7 +32,7 @@ def pictures(books: int) -> list[Picture]:
     for number in range(books):
         pages = (*streetsqa.book("train", number)[:64], *glimpseqa.book("train", number)[:32])
         drawn += [_large_enough(page.scene().image) for page in pages]
-        drawn += [collage(Dice("collage", number, index)) for index in range(48)]
+        drawn += [collage(SeededRandom("collage", number, index)) for index in range(48)]
     return drawn
 
 
@@ -43,47 +43,47 @@ def _large_enough(image: Image.Image) -> Picture:
     return np.pad(pixels, (*short, (0, 0)), "symmetric")
 
 
-def collage(dice: Dice) -> Picture:
+def collage(rng: SeededRandom) -> Picture:
     """Shapes over one another, each plain, shaded or textured at any size and tint: edges and surfaces of all kinds."""
-    canvas = Image.fromarray(_surface(dice))
-    for _ in range(dice.between(*_SHAPES)):
+    canvas = Image.fromarray(_surface(rng))
+    for _ in range(rng.between(*_SHAPES)):
         mask = Image.new("L", canvas.size)
-        _shape(ImageDraw.Draw(mask), dice)
-        canvas.paste(Image.fromarray(_surface(dice)), (0, 0), mask)
-    if dice.one_in(3):
-        canvas = canvas.filter(ImageFilter.GaussianBlur(dice.between(2, 8) / 8))
+        _shape(ImageDraw.Draw(mask), rng)
+        canvas.paste(Image.fromarray(_surface(rng)), (0, 0), mask)
+    if rng.one_in(3):
+        canvas = canvas.filter(ImageFilter.GaussianBlur(rng.between(2, 8) / 8))
     return np.asarray(canvas)
 
 
-def _surface(dice: Dice) -> Picture:
-    colour = (dice.below(256), dice.below(256), dice.below(256))
-    if dice.one_in(3):
+def _surface(rng: SeededRandom) -> Picture:
+    colour = (rng.below(256), rng.below(256), rng.below(256))
+    if rng.one_in(3):
         return np.broadcast_to(np.array(colour, np.uint8), (_COLLAGE_PX, _COLLAGE_PX, 3))
-    if dice.one_in(3):
-        rise, run = dice.between(-96, 96), dice.between(-96, 96)
+    if rng.one_in(3):
+        rise, run = rng.between(-96, 96), rng.between(-96, 96)
         y, x = np.ogrid[:_COLLAGE_PX, :_COLLAGE_PX]
         sheet: Sheet = (128 + (y * rise + x * run) // _COLLAGE_PX // 2).astype(np.uint8)
         return tinted(sheet, colour, 100)
     sheets = bank("train")
-    sheet = dice.pick(sheets[dice.pick(tuple(sheets))])
-    side = dice.between(_COLLAGE_PX // 3, len(sheet))
-    piece = Image.fromarray(sheet[:side, :side]).rotate(dice.between(0, 359), Image.Resampling.BILINEAR, fillcolor=128)
+    sheet = rng.pick(sheets[rng.pick(tuple(sheets))])
+    side = rng.between(_COLLAGE_PX // 3, len(sheet))
+    piece = Image.fromarray(sheet[:side, :side]).rotate(rng.between(0, 359), Image.Resampling.BILINEAR, fillcolor=128)
     scaled = piece.resize((_COLLAGE_PX, _COLLAGE_PX), Image.Resampling.BICUBIC)
-    return tinted(np.asarray(scaled), colour, dice.between(20, 160))
+    return tinted(np.asarray(scaled), colour, rng.between(20, 160))
 
 
-def _shape(draw: ImageDraw.ImageDraw, dice: Dice) -> None:
+def _shape(draw: ImageDraw.ImageDraw, rng: SeededRandom) -> None:
     """Draw one ellipse, polygon or stroke, larger ones less often."""
-    size = _COLLAGE_PX // dice.between(2, 24)
-    left, top = dice.between(-size // 2, _COLLAGE_PX), dice.between(-size // 2, _COLLAGE_PX)
-    corners = [(left + dice.below(2 * size), top + dice.below(2 * size)) for _ in range(dice.between(3, 6))]
-    match dice.below(4):
+    size = _COLLAGE_PX // rng.between(2, 24)
+    left, top = rng.between(-size // 2, _COLLAGE_PX), rng.between(-size // 2, _COLLAGE_PX)
+    corners = [(left + rng.below(2 * size), top + rng.below(2 * size)) for _ in range(rng.between(3, 6))]
+    match rng.below(4):
         case 0:
-            draw.ellipse((left, top, left + size, top + dice.between(size // 2, 2 * size)), fill=255)
+            draw.ellipse((left, top, left + size, top + rng.between(size // 2, 2 * size)), fill=255)
         case 1:
-            draw.line(corners, fill=255, width=dice.between(1, 8))
+            draw.line(corners, fill=255, width=rng.between(1, 8))
         case 2:
-            draw.rectangle((left, top, left + size, top + dice.between(size // 2, 2 * size)), fill=255)
+            draw.rectangle((left, top, left + size, top + rng.between(size // 2, 2 * size)), fill=255)
         case _:
             draw.polygon(corners, fill=255)
 

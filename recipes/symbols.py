@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Street
 
 
@@ -30,11 +30,11 @@ def words(street: Street) -> list[str]:
     return things
 
 
-def picture(street: Street, dice: Dice, tokenizer: Tokenizer, embed: nn.Embedding) -> Tensor:
+def picture(street: Street, rng: SeededRandom, tokenizer: Tokenizer, embed: nn.Embedding) -> Tensor:
     """The street's things in random order among some nothings, (S, H)."""
     rows = []
-    for thing in dice.shuffled([*words(street), *[""] * dice.between(4, 12)]):
+    for thing in rng.shuffled([*words(street), *[""] * rng.between(4, 12)]):
         ids = [i for word in thing.split("|") for i in tokenizer.encode(word).ids] if thing else []
         rows.append(embed(torch.tensor(ids)).sum(0) if ids else torch.zeros(embed.embedding_dim))
     x_SH = torch.stack(rows)
-    return x_SH + torch.randn(x_SH.shape, generator=torch.Generator().manual_seed(dice.below(1 << 30))) * 0.02
+    return x_SH + torch.randn(x_SH.shape, generator=torch.Generator().manual_seed(rng.below(1 << 30))) * 0.02

@@ -13,7 +13,7 @@ from PIL import Image
 
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Scene
 from harness.data.drawing.things import LABELS, SURFACES
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
@@ -86,18 +86,18 @@ def _onto(label_HW: NDArray[np.uint8], canvas_h: int, canvas_w: int) -> NDArray[
     return np.asarray(canvas)
 
 
-def _close_up(page: Page, dice: Dice) -> Page:
+def _close_up(page: Page, rng: SeededRandom) -> Page:
     """A page with fewer and larger things, in which a small detail is seen before it is learnt to be small."""
     street = dataclasses.replace(
         page.street,
         cars=page.street.cars[:1],
         items=dict(list(page.street.items.items())[:1]),
-        zoom_percent=page.street.zoom_percent * dice.between(110, 170) // 100,
+        zoom_percent=page.street.zoom_percent * rng.between(110, 170) // 100,
     )
     return dataclasses.replace(page, street=street)
 
 
-def _cut_out(scene: Scene, side: int, dice: Dice, *, small: bool) -> Scene:
+def _cut_out(scene: Scene, side: int, rng: SeededRandom, *, small: bool) -> Scene:
     """A square of a picture, ``side`` pixels or as many as there are, around one of its things: ``small`` ones only.
 
     A tower that is given whole pictures learns from parts of them, in which things are larger, what to look for.
@@ -106,11 +106,11 @@ def _cut_out(scene: Scene, side: int, dice: Dice, *, small: bool) -> Scene:
     rows, columns = np.nonzero(wanted if small and wanted.any() else scene.label_HW >= len(SURFACES))
     if not len(rows):
         return scene
-    at = dice.below(len(rows))
+    at = rng.below(len(rows))
     height, width = scene.label_HW.shape
     side = min(side, height, width)
-    top = min(max(0, int(rows[at]) - dice.below(side)), height - side)
-    left = min(max(0, int(columns[at]) - dice.below(side)), width - side)
+    top = min(max(0, int(rows[at]) - rng.below(side)), height - side)
+    left = min(max(0, int(columns[at]) - rng.below(side)), width - side)
     return dataclasses.replace(
         scene,
         image=scene.image.crop((left, top, left + side, top + side)),
@@ -131,33 +131,33 @@ class TileBatches(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Ten
         torch.set_num_threads(1)
         number = self.first
         while True:
-            yield self._batch(Dice("details" if self.details else "tower", number))
+            yield self._batch(SeededRandom("details" if self.details else "tower", number))
             number += 1
 
-    def _batch(self, dice: Dice) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(self, rng: SeededRandom) -> tuple[torch.Tensor, torch.Tensor]:
         pixels: list[torch.Tensor] = []
         classes: list[torch.Tensor] = []
-        book = glimpseqa.book if dice.one_in(6) else streetsqa.book
-        pages = book("train", dice.below(_BOOKS))
+        book = glimpseqa.book if rng.one_in(6) else streetsqa.book
+        pages = book("train", rng.below(_BOOKS))
         while len(pixels) < self.tiles:
-            page = dice.pick(pages)
-            scene = (_close_up(page, dice) if book is streetsqa.book and dice.one_in(3) else page).scene()
-            pixels_PCHW, seen_PV = self._seen(scene, dice)
+            page = rng.pick(pages)
+            scene = (_close_up(page, rng) if book is streetsqa.book and rng.one_in(3) else page).scene()
+            pixels_PCHW, seen_PV = self._seen(scene, rng)
             # Tiles with many things first, those that need sharp eyes before others: an empty tile teaches little.
             worth = [len(np.unique(seen_V)) * 4 + 10 * int(np.isin(seen_V, _SMALL).any()) for seen_V in seen_PV]
-            order = np.argsort([-w - dice.below(8) for w in worth], kind="stable")
-            if self.details and not dice.one_in(4):
+            order = np.argsort([-w - rng.below(8) for w in worth], kind="stable")
+            if self.details and not rng.one_in(4):
                 order = np.array([index for index in order if np.isin(seen_PV[index], _SMALL).any()], dtype=np.int64)
             for index in order[:5]:
                 pixels.append(pixels_PCHW[index])
                 classes.append(torch.from_numpy(seen_PV[index]))
         return torch.stack(pixels[: self.tiles]), torch.stack(classes[: self.tiles])
 
-    def _seen(self, scene: Scene, dice: Dice) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    def _seen(self, scene: Scene, rng: SeededRandom) -> tuple[torch.Tensor, NDArray[np.int64]]:
         """The tiles of a picture, and where the tower is only given whole ones those of two parts of it."""
         shown = [scene]
         if isinstance(self.sight.tiling, PaddedTile):
-            sides = (dice.between(120, 200), dice.between(200, 288))
-            shown += [_cut_out(scene, side, dice, small=self.details) for side in sides]
+            sides = (rng.between(120, 200), rng.between(200, 288))
+            shown += [_cut_out(scene, side, rng, small=self.details) for side in sides]
         pixels = torch.cat([self.sight.tiling(one.image).pixels_PCHW for one in shown])
         return pixels, np.concatenate([classes_seen(one.label_HW, self.sight) for one in shown])

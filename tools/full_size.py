@@ -36,14 +36,14 @@ from harness.data import streetsqa
 from harness.data.asking import samples
 from harness.data.sample import Sample
 from harness.errors import ExitCode, ScenarioError
-from harness.estimates.backbone import Backbone
+from harness.estimates.backbone import CountedBackbone
 from harness.estimates.estimate import Estimator
 from harness.estimates.sheets import sheets
-from harness.estimates.stages import Asked, work_of
+from harness.estimates.stages import NominalRequest, work_of
 from harness.measure import Split
 from harness.models.contract import Answer, Models, Untimed
 from harness.profiling.clock import synchroniser
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.profiling.nvml import Gpu, gpus
 from harness.profiling.resources import memory_taken_bytes, weights_bytes
 from harness.runs.provenance import package_versions
@@ -52,7 +52,7 @@ from harness.schemes.envelope import send
 from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging
 from tools import portability
 
 MERGE_TO = 0.022
@@ -152,7 +152,12 @@ def _once(split: Split, sample: Sample, on_device: Any, on_server: Any) -> tuple
 
 
 def beside_estimates(
-    measured: Mapping[str, Any], point: Any, name: str, backbone: Backbone, asked: Asked, estimator: Estimator
+    measured: Mapping[str, Any],
+    point: Any,
+    name: str,
+    backbone: CountedBackbone,
+    asked: NominalRequest,
+    estimator: Estimator,
 ) -> list[dict[str, Any]]:
     """Each stage's median over its estimate, and whether it lies within the estimate's interval."""
     spec = PipelineSpec.model_construct(scheme=name, name=name, points=(point.model_dump(),))
@@ -279,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = pictures(given.pictures, int(width), int(height))
     sheet = sheet_of(given.sheet)
     card = {
-        "machine": fingerprint(),
+        "machine": this_machine(),
         "packages": package_versions(),
         "cuda": torch.version.cuda,
         "device": device,
@@ -296,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recorder = library.record(profile, synchronise=synchroniser(device))
     report: dict[str, Any] = {"card": card, "schemes": {}, "estimates": []}
     estimator = Estimator(sheet, sheet) if sheet else None
-    backbone = Backbone(name) if sheet else None
+    backbone = CountedBackbone(name) if sheet else None
     first: Split | None = None
     for scheme, point, split in splits(models, codec, schemes):
         first = first or split
@@ -304,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seen = timed(split, scheme, point.label, shown, given.rounds, recorder, device)
         report["schemes"][scheme] = seen
         if estimator is not None and backbone is not None:
-            asked = Asked(
+            asked = NominalRequest(
                 width_px=int(width),
                 height_px=int(height),
                 text_tokens=seen["text_tokens"],

@@ -20,7 +20,7 @@ from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, REDUCER
 
 if TYPE_CHECKING:
     from harness.tofc.feature_codec import FeatureCodec
-    from harness.tofc.reducer import Reducer
+    from harness.tofc.merging import Reducer
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The bundled ones: a folder for each backbone, in it one for each scheme, in it one for each trained point."""
@@ -228,7 +228,7 @@ class Unmerged(Ablation):
     @classmethod
     def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
         """The cluster centres."""
-        from baselines.ablations.centres import Centres
+        from baselines.ablations.reducers import Centres
 
         return Centres()
 
@@ -241,7 +241,7 @@ class VisionZipDominant(Ablation):
     @classmethod
     def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
         """The paper's 4 of 16."""
-        from baselines.ablations.visionzip import VisionZip
+        from baselines.ablations.reducers import VisionZip
 
         return VisionZip(one_in=4)
 
@@ -254,7 +254,7 @@ class VisionZipMerging(Ablation):
     @classmethod
     def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
         """No dominant features."""
-        from baselines.ablations.visionzip import VisionZip
+        from baselines.ablations.reducers import VisionZip
 
         return VisionZip(one_in=None)
 

@@ -61,13 +61,13 @@ def train(
     Repeat the command to resume a training that was stopped or killed, from its last checkpoint (`save_every`).
     """
     from harness.cli.display import Display, terminal
-    from harness.profiling.machine import fingerprint
+    from harness.profiling.machine import this_machine
     from harness.training import result
     from harness.training.load import load
     from harness.training.loop import Training
 
     wanted = load(config, settings or (), cast("StageName", stage.value))
-    training = Training(wanted, machine=fingerprint())
+    training = Training(wanted, machine=this_machine())
     if dry_run:
         typer.echo(training.plan())
         return

@@ -22,7 +22,7 @@ _HALF = torch.bfloat16
 _BF16_BITS = 16
 
 
-class Backbone:
+class CountedBackbone:
     """A model of the catalog on the meta device, in 16 bits: what each of its stages computes.
 
     Raises ScenarioError for a model that is not in the catalog's own table.

@@ -63,7 +63,7 @@ def of_stream(body: bytes, codec: Path | None) -> Anatomy | None:
         {"header": budget.header_bits, "experts": budget.expert_bits, "z": budget.z_bits, "y": budget.y_bits},
         [
             f"{budget.y_bits / decoded.y_PCD.numel():.3f} bits for each element of y",
-            "features of each expert: " + ", ".join(f"{expert}: {n}" for expert, n in enumerate(use) if n),
+            "features of each entropy model: " + ", ".join(f"{expert}: {n}" for expert, n in enumerate(use) if n),
         ],
     )
 
@@ -77,7 +77,9 @@ def _checkpoint(model: bytes) -> Path | None:
 def codec_of(path: Path) -> type[FeatureCodec]:
     """The class of the codec whose checkpoint is at ``path``: TOFC's for a file that does not say, or is none."""
     name = _format(path)
-    found: type[FeatureCodec] = TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODECS)
+    found: type[FeatureCodec] = (
+        TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODEC_FORMATS)
+    )
     return found
 
 
@@ -88,4 +90,4 @@ def _format(path: Path) -> str | None:
             found = (file.metadata() or {}).get("format")
     except (OSError, SafetensorError):
         return None
-    return found if found in catalog.CODECS else None
+    return found if found in catalog.CODEC_FORMATS else None

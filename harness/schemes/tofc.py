@@ -61,7 +61,7 @@ class Tofc:
         """Loads the vision tower as it was trained with the codec, and the codec."""
         from harness.schemes.features import FeatureDevice, load_codec
         from harness.tofc.codec import TofcCodec
-        from harness.tofc.reducer import Merging
+        from harness.tofc.merging import Merging
 
         path = find_codec(models.name, point.codec)
         adapter = adapter_beside(path, models, ("tower",))

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from harness.tofc import bitstream, laplacian
-from harness.tofc.bitstream import Budget, SideInformation, Symbols, Tables
+from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import Z_RATIO, EntropyModels
-from harness.tofc.feature_codec import Coded, FeatureCodec, Frozen, scale_of
-from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
+from harness.tofc.feature_codec import Coded, FeatureCodec, FrozenCodec, scale_of
+from harness.tofc.integer_transforms import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
 from harness.tofc.level_order import Levels
 from harness.tofc.router import Router
 
@@ -95,7 +95,7 @@ class TofcCodec(FeatureCodec):
         return Coded(y_bar_ND.view(y_PCD.shape).to(y_PCD.dtype), bits_N, w_NE)
 
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:
-        """The tables of the experts, of z and of y, and h_a and h_s in integers."""
+        """The tables of the entropy models, of z and of y, and h_a and h_s in integers."""
         expert_N = self.router.choose(y_ND)
         used_E = torch.bincount(expert_N, minlength=self.config.n_experts).double().cpu().numpy()
         density = self.models.density
@@ -143,7 +143,7 @@ class TofcCodec(FeatureCodec):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Frozen(Frozen):
+class _Frozen(FrozenCodec):
     """Integers, and the step that scales the result."""
 
     analysis: IntegerAnalysis
@@ -153,7 +153,9 @@ class _Frozen(Frozen):
     @classmethod
     def build(cls, digest: str, frozen: Mapping[str, Tensor], config: CodecConfig, device: torch.device) -> "_Frozen":
         y_levels = laplacian.split(frozen["frozen.y"].to(torch.int64).numpy())
-        tables = Tables(frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels)
+        tables = ModelTables(
+            frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels
+        )
         analysis = IntegerAnalysis(_network(frozen, _ANALYSIS), device)
         synthesis = IntegerSynthesis(_network(frozen, _SYNTHESIS), device)
         sizes = (config.n_experts, config.dim, tables.n_channels, 2 * config.dim)

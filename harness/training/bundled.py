@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Asked, Page, is_there, on_side, value_of, yes_no
 from harness.data.drawing import things
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Street
 from harness.data.streetsqa import ask_everything
 from harness.models.prompts import ONEVISION, Template
@@ -77,7 +77,7 @@ class Bundled:
         """A page, its questions drawn for this pass."""
         page = self._pages[index]
         name = "/".join(map(str, page.seed))
-        asked = questions(page, Dice("training questions", name, draw))
+        asked = questions(page, SeededRandom("training questions", name, draw))
         turns = [Turn(self._template.text_of(one.question), one.truth) for one in asked]
 
         def image() -> Image.Image:
@@ -86,10 +86,10 @@ class Bundled:
         return Example(name, tuple((turn,) for turn in turns), image)
 
 
-def questions(page: Page, dice: Dice) -> tuple[Asked, ...]:
+def questions(page: Page, rng: SeededRandom) -> tuple[Asked, ...]:
     """What a training picture is asked: a street, one question of each kind; a glimpse, its own two; and some drill."""
-    own = page.asked if page.seed[0] == "glimpseqa" else ask_everything(page.street, dice)
-    return (*(spelt_out(one, page.street) for one in own), *dice.shuffled(drill(page.street))[:_DRILLED])
+    own = page.asked if page.seed[0] == "glimpseqa" else ask_everything(page.street, rng)
+    return (*(spelt_out(one, page.street) for one in own), *rng.shuffled(drill(page.street))[:_DRILLED])
 
 
 def drill(street: Street) -> tuple[Asked, ...]:

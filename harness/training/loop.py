@@ -19,7 +19,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.errors import ScenarioError
 from harness.models import adapter
 from harness.models.llava import Llava
@@ -325,7 +325,7 @@ class Training:
     ) -> Use | None:
         """How a step's features use the models, from a pass of its own; None where the step is one micro-batch.
 
-        The pass runs tower and router without gradients, under the dice of the other one.
+        The pass runs tower and router without gradients, with the random numbers of the other one.
         """
         temperature = stage.temperature(step)
         in_all = len(parts) * self.share.processes
@@ -385,11 +385,13 @@ class Training:
     ) -> Iterator[Tensor]:
         config = self.config
         temperature, n_clusters = stage.temperature(step), self._clusters(step)
-        dice = (Dice("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts)))
-        seeds = [die.below(2**31) for die in dice]
+        generators = (
+            SeededRandom("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts))
+        )
+        seeds = [rng.below(2**31) for rng in generators]
         use = self._use(stage, parts, seeds, step, n_clusters)
         for batch, seed in zip(parts, seeds, strict=True):
-            # After the reading, which may throw dice of its own when it begins.
+            # After the reading, which may draw numbers of its own when it begins.
             torch.manual_seed(seed)
             with self.accelerator.accumulate(module):
                 losses = module(batch, n_clusters, temperature, use)

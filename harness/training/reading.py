@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.models.llava import Llava, LlavaVision
 from harness.training.contract import TrainingData
 from harness.training.model import Batch
@@ -50,7 +50,7 @@ def keys_of_step(pool: Sequence[int], seed: int, batch: int, step: int) -> list[
 
 def clusters_of_step(clusters: Sequence[int], seed: int, step: int) -> int:
     """The n_c of a step, the same in every process."""
-    return Dice("clusters", seed, step).pick(clusters)
+    return SeededRandom("clusters", seed, step).pick(clusters)
 
 
 class Reader(Dataset[tuple[Tensor | None, list[Script]]]):

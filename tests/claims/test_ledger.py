@@ -364,7 +364,7 @@ def test_other_numbers_of_neighbours_are_set_against_five(full: Analysis) -> Non
     alike = {label: {"codec": "x", "neighbours": k} for label, k in zip(labels, (5, 7, 9, 11, 13), strict=True)}
     run = _as(full, points={**full.manifest.points, "tofc": alike})
     found = _items(run, metric="neighbours_share", of="tofc", inside=[0.9, 1.1])
-    scores = [run.answers.score(("tofc", label)) for label in labels]
+    scores = [run.scores.score(("tofc", label)) for label in labels]
     assert [item.estimate.value for item in found] == pytest.approx([score / scores[0] for score in scores[1:]])
 
 

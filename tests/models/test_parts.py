@@ -15,29 +15,20 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-<<<<<<< HEAD
-from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
-=======
 from transformers import (
     Gemma3ForConditionalGeneration,
     InternVLForConditionalGeneration,
     LlavaForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
 )
->>>>>>> models
 
 from harness.errors import CheckpointError
 from harness.models import checkpoint, files, gemma3, internvl, llava15, onevision
 from harness.models.contract import Sharing, Untimed
-<<<<<<< HEAD
-from harness.models.llava import LlavaModels, LlavaVision, whole_parts
-from tests.small_models import make_backbone, make_backbone15, save
-=======
 from harness.models.family import whole_parts
 from harness.models.llava import LlavaVision
 from harness.models.loading import LlavaModels
 from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, save
->>>>>>> models
 
 FAMILIES = {
     "onevision": (make_backbone, LlavaOnevisionForConditionalGeneration, onevision.load, "llava-onevision-7b"),

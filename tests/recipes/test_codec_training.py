@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.hyperprior import Hyperprior
 from baselines.networks.elic import Elic2022Official
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.weights import load, read
-from baselines.neural_codec import NeuralPoint
-from baselines.rate_distortion import psnr_db
-from harness.data.drawing.dice import Dice
+from baselines.neural_codec import Hyperprior, NeuralPoint
+from benchmarks.rate_distortion import psnr_db
+from harness.data.drawing.seeded_random import SeededRandom
 from recipes import image_codecs
 from recipes.linear_start import rescale, start, steps_per_unit
 from recipes.pictures import BATCH, PATCH_PX, Picture, batch, collage
@@ -31,7 +30,7 @@ NETWORKS = {
 @functools.cache
 def collages() -> list[Picture]:
     """A few training pictures."""
-    return [collage(Dice("test", number)) for number in range(6)]
+    return [collage(SeededRandom("test", number)) for number in range(6)]
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)

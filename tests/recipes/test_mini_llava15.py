@@ -7,7 +7,7 @@ import torch
 from harness.catalog import ZOO
 from harness.data import streetsqa
 from harness.data.asking import Page
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Street
 from harness.models import llava15, onevision
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
@@ -140,7 +140,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path, monkeypatch):
     monkeypatch.setattr(language, "ANSWERS_PICTURES", 2)
     list(features.cache_books(stage.tower, tmp_path / "features", 1, 1, mini_llava15.MERGED))
     lessons = features.Lessons(tmp_path / "features", 1)
-    _, y_PCD = lessons.draw(Dice("any"))
+    _, y_PCD = lessons.draw(SeededRandom("any"))
     assert y_PCD.shape[0] == 1
     assert y_PCD.shape[1] in {mini_llava15.MERGED.usual, *mini_llava15.MERGED.others}
     before = fresh.model.model.multi_modal_projector.linear_1.weight.clone()

@@ -9,7 +9,7 @@ import torch
 from harness.catalog import ZOO
 from harness.data import glimpseqa, streetsqa
 from harness.data.asking import Page, camera_file
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Street
 from harness.data.scoring import judge
 from harness.models.onevision import load
@@ -88,7 +88,7 @@ def test_scaling_the_tower_scales_its_features_and_nothing_else(fresh):
 def test_packed_questions_are_answered_as_if_asked_alone(fresh):
     """The loss of questions packed behind one picture is the mean of their losses behind a picture of their own."""
     page = streetsqa.book("train", 3)[0]
-    asked = questions(page, Dice("packed"))
+    asked = questions(page, SeededRandom("packed"))
     picture = torch.randn(20, fresh.model.config.text_config.hidden_size) * 0.05
     with torch.no_grad():
         packed, _ = answer_loss(fresh.model, fresh.tokenizer, [picture], [asked])
@@ -186,7 +186,7 @@ def test_pictures_in_words_hold_everything_that_stands_in_the_street():
         street = page.street
         named = symbols.words(street)
         assert len(named) == len(street.cars) + len(street.items) + 4
-        rows = symbols.picture(street, Dice("words", number), tokenizer, embed)
+        rows = symbols.picture(street, SeededRandom("words", number), tokenizer, embed)
         assert int((rows.norm(dim=1) > 1).sum()) == len(named)
 
 
@@ -195,7 +195,7 @@ def test_a_line_of_lookups_says_the_truth_about_everything_seen():
     tokenizer = make_tokenizer()
     kinds = set()
     for number in range(60):
-        tokens, targets = lookup.line(tokenizer, Dice("line", number))
+        tokens, targets = lookup.line(tokenizer, SeededRandom("line", number))
         assert len(tokens) == len(targets)
         for place, target in enumerate(targets[:-1]):
             assert target in (-100, tokens[place + 1])
@@ -227,7 +227,7 @@ def test_merged_features_are_cached_once(fresh, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "encode", lambda *_: pytest.fail("was encoded again"))
     list(features.cache_books(fresh.model.model.vision_tower, tmp_path, 1, workers=1))
     lessons = features.Lessons(tmp_path, 1)
-    page, y_PCD = lessons.draw(Dice("any"))
+    page, y_PCD = lessons.draw(SeededRandom("any"))
     assert len(lessons) == 2
     assert page in pages
     n_h, n_w = TILING.grid(page.street.height_px, page.street.width_px)

@@ -38,9 +38,9 @@ def night(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
 
 def _timed(commit: str) -> Any:
-    from harness.analysis.slowdown import Gate, Timed, TimedComparison
+    from harness.analysis.slowdown import Gate, TimedComparison, TimedPart
 
-    part = Timed(
+    part = TimedPart(
         pipeline="tofc", part="device/merge", pairs=20, reference_s=0.02, candidate_s=0.03, ratio=1.5, low=1.4,
         high=1.6, minimum_effect=0.1, p=1e-6, verdict="slower", confirmed_p=1e-5, confirmed_ratio=1.5,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from torch import Tensor
 from harness.tofc import laplacian
 from harness.tofc.entropy_model import EntropyModels
 from harness.tofc.factorized import LIMIT
-from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
+from harness.tofc.integer_transforms import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-"""VisionZip (Table I; Yang et al., "VisionZip: Longer is better but not necessary in vision language models").
+"""What takes the place of merging in Table I, and has nothing to learn: cluster centres alone, and VisionZip.
 
-Of the C features a patch, the *dominant* ones are those that receive most attention in the tower; where the tower has a
-class token, that is one of them, as in the method's own code. Of the R others, some at a uniform stride are *targets*;
-each of the rest goes to the target whose key is most similar, and a *contextual* feature is a target plus the mean of
-what went to it.
+VisionZip is Yang et al., "VisionZip: Longer is better but not necessary in vision language models". Of the C features a
+patch, the *dominant* ones are those that receive most attention in the tower; where the tower has a class token, that
+is one of them, as in the method's own code. Of the R others, some at a uniform stride are *targets*; each of the rest
+goes to the target whose key is most similar, and a *contextual* feature is a target plus the mean of what went to it.
 
     P patches   V features a patch   C features that are kept   D dimension   R features that are not dominant
     T targets   K dimension of a key
@@ -14,6 +14,17 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from harness.models.contract import Attention
+from harness.tofc.merging import merge
+
+
+class Centres:
+    """FMM without merging: keeps the cluster centres of Eqs. 2-3 as they are, and discards all other features."""
+
+    attended = False
+
+    def __call__(self, x_PVD: Tensor, n_clusters: int, attention: Attention | None = None) -> Tensor:  # noqa: ARG002
+        """The features at ``centres_PC`` of :func:`harness.tofc.merging.merge`, exactly."""
+        return _at(x_PVD, merge(x_PVD.detach(), n_clusters).centres_PC)
 
 
 class VisionZip:

@@ -26,7 +26,7 @@ def psnr_db(original: Image.Image, decoded: Image.Image) -> float:
     return 10 * math.log10(255**2 / mean) if mean > 0 else math.inf
 
 
-def measure(codec: ImageCodec, images: Sequence[Image.Image]) -> RateDistortion:
+def mean_rate_distortion(codec: ImageCodec, images: Sequence[Image.Image]) -> RateDistortion:
     """A codec's means over some pictures, each encoded and decoded."""
     rates, psnrs = [], []
     for image in images:

@@ -1,21 +1,20 @@
-"""From an uplink as a scenario declares it to a channel that a transfer can be computed on."""
+"""A channel: a capacity over time, and how one is opened from an uplink as a scenario declares it."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Protocol, Union
 
 import numpy as np
 
-from harness.channel.constant import Constant
-from harness.channel.contract import Channel
 from harness.errors import HarnessError
 from harness.scenario.replay import (
     ConstantUplink,
     GilbertElliottUplink,
     MarkovUplink,
-    Recorded,
+    RecordedArrivals,
     Replay,
     TraceUplink,
     Uplink,
@@ -23,6 +22,40 @@ from harness.scenario.replay import (
 
 if TYPE_CHECKING:
     from harness.channel.varying import Packets, Pieces
+
+
+class Channel(Protocol):
+    """The capacity of a link over time, in bits; what is sent over it is :class:`harness.channel.link.Link`'s concern.
+
+    Both methods are exact: they invert or evaluate the cumulative capacity, and never step through time.
+    """
+
+    def finish(self, start_s: float, n_bytes: float) -> float:
+        """When the last of ``n_bytes`` leaves if the first is ready at ``start_s``; infinity if it never does."""
+        ...
+
+    def bits(self, start_s: float, end_s: float) -> float:
+        """How many bits the link can carry after ``start_s`` and up to ``end_s``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Constant:
+    """A link that carries ``rate_bps`` bit/s at all times."""
+
+    rate_bps: float
+
+    def __post_init__(self) -> None:
+        if not (self.rate_bps > 0 and math.isfinite(self.rate_bps)):
+            raise ValueError(f"a constant link needs a finite rate above 0 bit/s, not {self.rate_bps}")
+
+    def finish(self, start_s: float, n_bytes: float) -> float:
+        """Start + 8 n / rate."""
+        return start_s + 8 * n_bytes / self.rate_bps
+
+    def bits(self, start_s: float, end_s: float) -> float:
+        """Rate x (end - start)."""
+        return self.rate_bps * (end_s - start_s)
 
 
 def open_channel(uplink: Uplink, seed: np.random.SeedSequence, scale: float = 1.0) -> Channel:
@@ -70,7 +103,7 @@ def mean_bps(uplink: Uplink) -> float | None:
 def unreadable_files(spec: Replay) -> list[str]:
     """The sentences on the files that a replay section names and that cannot be replayed; every file is opened."""
     found = [_refused(open_channel, uplink, np.random.SeedSequence(0)) for uplink in spec.uplinks]
-    if isinstance(spec.arrivals, Recorded):
+    if isinstance(spec.arrivals, RecordedArrivals):
         from harness.scenario.arrivals import instants
 
         # With fewer users, a user of the file may be one too many: each number is a system of its own.

@@ -1,17 +1,20 @@
 """What is counted: operations and memory of halves, tokens, what codecs recorded, a published architecture."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from scipy.stats import entropy
 
+from harness import catalog
 from harness.analysis.means import Estimate
 from harness.claims.asked import Asked, exact, point_of, refused
 from harness.claims.model import Parameter
 from harness.claims.verdict import Item
-from harness.errors import HarnessError
+from harness.errors import CheckpointError, HarnessError
 from harness.tofc.trained import MANIFEST, find_codec, manifest
 
 RESIDENT_BYTES = 3e5
@@ -74,7 +77,7 @@ def visual_share(asked: Asked) -> list[Item]:
     key = point_of(asked, str(asked.test.of), asked.test.at, timed=False)
     if isinstance(key, str):
         return [Item(label=str(asked.test.of), estimate=refused(key))]
-    visual, prompt = (asked.run.answers.mean_of_means(key, f"{name}_tokens") for name in ("visual", "prompt"))
+    visual, prompt = (asked.run.scores.mean_of_means(key, f"{name}_tokens") for name in ("visual", "prompt"))
     return [Item(label=str(asked.test.of), estimate=exact(visual / prompt))]
 
 
@@ -101,9 +104,9 @@ def z_share(asked: Asked) -> list[Item]:
 
 
 def experts_share(asked: Asked) -> list[Item]:
-    """The experts' indices over the whole stream.
+    """The indices of the entropy models (the part ``experts``) over the whole stream.
 
-    Where a training recorded no bits of them, an index takes from the entropy of the experts' use to log2 of their
+    Where a training recorded no bits of them, an index takes from the entropy of the models' use to log2 of their
     number.
     """
     found = [Item(label=label, estimate=exact(of["experts"])) for label, of in _illustrated(asked)]
@@ -161,3 +164,42 @@ def _held_out(asked: Asked) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _is_whole(row: Mapping[str, Any]) -> bool:
     return {"z_share", "expert_use", "bytes_per_image", "n_clusters"} <= row.keys() and sum(row["expert_use"]) > 0
+
+
+def features_a_patch(backbone: str) -> int:
+    """V, the features that the tower's reduction leaves of a tile.
+
+    Raises CheckpointError for a miniature, and for a backbone from elsewhere.
+    """
+    return int(_family(backbone).cut(_config(backbone)).n_features)
+
+
+@functools.cache
+def trainable_parameters(backbone: str, rank: int = 64, experts: int = 16) -> int:
+    """LoRA on tower and language model, the projector, and TOFC's codec with its router.
+
+    Raises CheckpointError for a miniature.
+    """
+    import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+    import torch
+
+    from harness.models import adapter
+    from harness.tofc.codec import CodecConfig, TofcCodec
+
+    config = _config(backbone)
+    with torch.device("meta"):
+        model = _family(backbone).model_class(config)
+        codec = TofcCodec(CodecConfig(dim=_family(backbone).cut(config).feature_dim, n_experts=experts))
+    parts: Any = SimpleNamespace(model=model, projector=model.model.multi_modal_projector)
+    return adapter.size(parts, rank) + sum(p.numel() for p in codec.parameters())
+
+
+def _family(backbone: str) -> Any:
+    """What tells a backbone's model classes: the first argument of its loader."""
+    if not (given := getattr(catalog.load("backbone", backbone, catalog.BACKBONES), "args", ())):
+        raise CheckpointError(f"backbone {backbone}: is not one whose architecture is known without its weights")
+    return given[0]
+
+
+def _config(backbone: str) -> Any:
+    return _family(backbone).full_size(backbone)

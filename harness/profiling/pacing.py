@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from harness.channel.channel import open_channel
 from harness.channel.link import Link
-from harness.channel.opening import open_channel
 from harness.replay.workload import arrivals_of
 from harness.scenario.replay import ClosedLoop, Replay
 
@@ -23,7 +23,7 @@ _LONGEST_S = 60.0
 """A link that carries nothing for longer is not waited for."""
 
 
-class Spacing:
+class Pacing:
     """When the requests of one user begin; ``now_s`` and ``sleep`` are the clock's."""
 
     def __init__(

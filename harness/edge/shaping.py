@@ -1,4 +1,4 @@
-"""Sending paced to a channel of the replay's, so that a laboratory network can stand for an uplink, without root.
+"""Sending shaped as a channel of the replay's, so that a laboratory network can stand for an uplink, without root.
 
 Bytes are given to the kernel when the channel would have carried the last of them. Only the sending is shaped: what the
 real network adds comes on top, and the answer's way back is the real network's.
@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from harness import units
-from harness.channel.contract import Channel
-from harness.channel.opening import open_channel
+from harness.channel.channel import Channel, open_channel
 from harness.errors import TraceError
 from harness.scenario.replay import ConstantUplink, TraceUplink
 
@@ -22,8 +21,8 @@ _SPIN_S = 2e-4
 """A sleep ends late by about as much; the rest is waited for in short ones."""
 
 
-class Pace:
-    """A channel whose time began when the pace was made; a recorded link begins at its beginning, and is repeated."""
+class Shaper:
+    """Sends as a channel would, whose time begins with the shaper; a recorded link begins at its start, and repeats."""
 
     def __init__(self, channel: Channel, name: str) -> None:
         self.name = name
@@ -31,8 +30,8 @@ class Pace:
         self._zero_s = time.perf_counter()
 
     @classmethod
-    def of(cls, text: str) -> "Pace":
-        """The pace that a rate (``25 KB/s``) or a recorded link's file gives; raises TraceError for anything else."""
+    def of(cls, text: str) -> "Shaper":
+        """The shaper of a rate (``25 KB/s``) or a recorded link's file; raises TraceError for anything else."""
         uplink: ConstantUplink | TraceUplink
         try:
             uplink = ConstantUplink.model_validate({"kind": "constant", "rate": text})

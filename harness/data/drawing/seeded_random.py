@@ -1,4 +1,4 @@
-"""Seeded chance that is the same on every machine.
+"""A seeded generator of random numbers, the same on every machine.
 
 Only the raw words of PCG64 are used, whose stream numpy promises to keep; numpy's own distributions are free to change.
 """
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 
 
-class Dice:
-    """Whole-number chance drawn from the words of a name: the same words give the same throws."""
+class SeededRandom:
+    """Random whole numbers seeded by the words of a name: the same words give the same numbers."""
 
     def __init__(self, *name: str | int) -> None:
         digest = hashlib.sha256("/".join(str(word) for word in name).encode()).digest()
@@ -29,7 +29,7 @@ class Dice:
         return low + self.below(high - low + 1)
 
     def one_in(self, n: int) -> bool:
-        """True once in ``n`` throws."""
+        """True with a chance of one in ``n``."""
         return self.below(n) == 0
 
     def pick(self, things: Sequence[T]) -> T:
