@@ -1,5 +1,7 @@
 """Small random models of the real classes, a byte-level tokenizer with the templates' tokens, and what asks them."""
 
+from typing import Any
+
 import harness.models.torchvision_ops  # noqa: F401  isort: skip
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -19,7 +21,7 @@ from harness.models.llava15 import Llava15
 from harness.models.onevision import OneVision
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>", "<image>")
-NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+NO_TOKENS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
 def make_config(*, tile=32, patch=8, width=32, layers=2, max_tiles=9, **changes):

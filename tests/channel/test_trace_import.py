@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -204,7 +205,7 @@ def test_a_folder_and_a_missing_file_are_no_traces(tmp_path: Path) -> None:
             import_trace(path, tmp_path / "out.parquet")
         for kind in ("mahimahi", "iperf3", "csv"):
             with pytest.raises(TraceError):
-                read(path, kind=kind)  # type: ignore[arg-type]
+                read(path, kind=kind)
     with pytest.raises(TraceError, match="is a folder"):
         recording.load(tmp_path)
     with pytest.raises(TraceError, match="does not exist; write it with 'harness trace import"):
@@ -455,7 +456,7 @@ def test_a_failed_import_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["link.csv", "link.parquet"]
 
 
-FORGED = {
+FORGED: dict[str, Any] = {
     "no packets' size": {"kind": "packets", "version": 1, "source": "s"},
     "a size below zero": {"kind": "packets", "version": 1, "source": "s", "packet_bytes": -1500},
     "a size of none": {"kind": "packets", "version": 1, "source": "s", "packet_bytes": 0},
