@@ -58,6 +58,7 @@ from harness.schemes.contract import DeviceHalf, OperatingPoint, Payload, Server
 from harness.stock import take_stock
 from harness.units import format_bytes, format_rate, format_seconds
 from tests.edge import ends, fake_harness
+from tests.silent import Silent
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 0.02
@@ -196,7 +197,7 @@ def end(name: str, scenario: str, folder: str = "", rate: str = "") -> None:
                 serve(service, listener, lambda: exchange.say({"listening": True}))
         exchange.shape("add", rate_bps=float(rate), burst_bytes=validation.BURST_BYTES)
         remote = Remote(url=f"http://{exchange.ADDRESS['server']}:{PORT}")
-        study.run(load(Path(scenario)), Path(folder), reporter=ends.Silent(), remote=remote)
+        study.run(load(Path(scenario)), Path(folder), reporter=Silent(), remote=remote)
         exchange.say({"done": True})
 
 
@@ -226,7 +227,7 @@ def bench_link(folder: Path, *, quick: bool) -> list[str]:
                     f"{row['error']:+.2%} (limit {LIMIT:.0%})"
                 )
         alone = at_rate / "alone" / "sized"
-        study.run(load(at_rate / "sized.yaml"), alone, reporter=ends.Silent())
+        study.run(load(at_rate / "sized.yaml"), alone, reporter=Silent())
         differ = same_rows(found, Run.read(alone))
         print(f"  rows beside those of one process, apart from times: {', '.join(differ) or 'the same'}")
         missed += [f"{kind} differ from those of one process" for kind in differ]
@@ -238,7 +239,7 @@ def bench_kills(folder: Path, *, quick: bool) -> list[str]:
     moments, moment = 4 if quick else 15, random.Random(16)
     scenario = folder / "fake.yaml"
     scenario.write_text(fake_harness.SCENARIO.format(samples=12, timed=3, repeats=8 if quick else 40))
-    study.run(load(scenario), folder / "alone" / "fake", reporter=ends.Silent())
+    study.run(load(scenario), folder / "alone" / "fake", reporter=Silent())
     wanted = Run.read(folder / "alone" / "fake")
     missed = []
     for killed in ("server", "device"):

@@ -19,7 +19,7 @@ from harness.tofc.trained import adapter_beside, find_codec
 BACKBONE, CODEC = "mini-onevision", "lambda-0.3"
 
 
-def main(picture: Path | None = None, n_clusters: int = 8) -> None:
+def main(picture: Path | None = None, *, n_clusters: int = 8) -> None:
     """Print the size of each step's result, and how far the decoded features are from the merged ones."""
     if picture is None:
         image = samples(streetsqa.book("test", 0)[:1], paired=False)[0].images()[0]
@@ -43,7 +43,8 @@ def main(picture: Path | None = None, n_clusters: int = 8) -> None:
     print(f"merged    {tuple(y_PCD.shape)}: {2 * y_PCD.numel()} bytes in half precision")
     print(f"stream    {len(stream)} bytes, {8 * len(stream) / y_PCD.numel():.2f} bits per element")
     print(f"decoded   {tuple(decoded.y_PCD.shape)}: error {error_PCD.norm() / y_PCD.norm():.1%} of the merged features")
-    print(f"experts   {len(decoded.expert_PC.unique())} of {codec.config.n_experts} entropy models were chosen")
+    chosen = set(decoded.expert_PC.flatten().tolist())
+    print(f"experts   {len(chosen)} of {codec.config.n_experts} entropy models were chosen")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Small random models of the real classes, a byte-level tokenizer with the templates' tokens, and what asks them."""
 
+from typing import Any
+
 import harness.models.torchvision_ops  # noqa: F401  isort: skip
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -32,7 +34,7 @@ GEMMA3_SPECIAL = (
     *("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
     *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
 )
-NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+NO_TOKENS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
 def make_config(*, tile=32, patch=8, width=32, layers=2, max_tiles=9, **changes):

@@ -19,7 +19,7 @@ from harness.data.streetsqa import book
 from harness.profiling.clock import StageClock
 from harness.profiling.disturbance import Watch
 from harness.profiling.telemetry import Telemetry
-from harness.records import SampleRow
+from harness.records import SampleRow, Side
 from harness.runs.provenance import Manifest
 from harness.runs.store import Record, Run
 from harness.scenario.load import hash_of
@@ -107,8 +107,8 @@ def time(folder: Path, begun: Manifest, plan: measure.Plan, schedule: Measure, r
             for name, patches in zip(plan.samples.names, plan.patches, strict=True)
         )  # fmt: skip
         measure.answer(plan, run, Told())
-        how = {"schedule": schedule, "seed": 3, "machine": "here", "device": "cpu", "telemetry": Telemetry()}
-        timing.time(plan, run, reporter, **how)
+        where = {"machine": "here", "device": "cpu"}
+        timing.time(plan, run, reporter, schedule=schedule, seed=3, telemetry=Telemetry(), **where)
         return run.so_far()
 
 
@@ -279,7 +279,7 @@ def test_a_run_that_is_spoilt_is_not_run_again_without_end(
 )
 def test_what_lost_more_than_all_may_lose_is_run_again(lost: float, again: bool, disturbed: bool) -> None:
     """Between 2 and 5 % of its time a request is run again, so that no run is INVALID by losses that none looked at."""
-    clocks = {"device": StageClock(), "server": StageClock()}
+    clocks: dict[Side, StageClock] = {"device": StageClock(), "server": StageClock()}
     clocks["device"].seconds["encode"] = 0.1
     request = timing._Request(clocks, {"device": {"encode": 0.1 * lost}, "server": {}})
     assert bool(request.why_again) == again

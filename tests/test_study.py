@@ -48,6 +48,7 @@ def test_every_scheme_answers_every_question_at_every_point(smoke: Record, smoke
     scenario = smoke_scenario
     points = sum(1 for spec in scenario.pipelines for _ in spec.operating_points())
     outcomes = smoke.outcomes.to_pandas()
+    assert scenario.samples is not None
     assert len(outcomes) == points * scenario.samples
     assert (outcomes["payload_bytes"] > 0).all()
     assert outcomes.groupby(["pipeline", "point"])["sample"].nunique().eq(scenario.samples).all()

@@ -138,9 +138,9 @@ def test_a_link_too_slow_for_all_is_called_unstable(tmp_path: Path) -> None:
 
 def test_where_neither_keeps_up_there_is_no_crossing() -> None:
     """Servers that are asked for more than they do leave nothing to compare; a slow link only below its own rate."""
-    busy = [profile_of([100] * 8, [0.0] * 8, [0.65] * 8, pipeline=name) for name in ("a", "b")]
+    one, other = (profile_of([100] * 8, [0.0] * 8, [0.65] * 8, pipeline=name) for name in ("a", "b"))
     spec = system({"kind": "constant", "rate": "1 MB/s"}, arrivals={"kind": "poisson", "rate": "2 /s"}, requests=20)
-    found = crossover_of_links(*busy, spec, spec.uplinks[0], **RANGE)
+    found = crossover_of_links(one, other, spec, spec.uplinks[0], **RANGE)
     assert (found.rate_bps, found.unstable_below_bps) == (None, math.inf)
     slow = system({"kind": "constant", "rate": "1 MB/s"}, arrivals={"kind": "poisson", "rate": "1 /s"}, requests=50)
     found = crossover_of_links(LIGHT, HEAVY, slow, slow.uplinks[0], resamples=3, **RANGE)

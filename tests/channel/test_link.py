@@ -47,13 +47,13 @@ def test_transfers_wait_for_each_other() -> None:
 
 def test_headers_go_with_every_segment() -> None:
     """1449 bytes are two segments of 1448 and carry two headers; none carry none."""
-    wire = Wire(header="66 B")
+    wire = Wire.model_validate({"header": "66 B"})
     assert [wire_bytes(wire, n) for n in (0, 1, 1448, 1449)] == [0, 67, 1514, 1581]
 
 
 def test_bucket_lets_its_depth_through_at_once_and_refills() -> None:
     """A full bucket of 3000 bytes serves a small payload at once; 1000 bytes later it holds what 8 ms refilled."""
-    link = Link(MBPS, Wire(burst="3000 B"))
+    link = Link(MBPS, Wire.model_validate({"burst": "3000 B"}))
     assert link.send(1.0, 2500) == 1.0
     assert link.send(1.008, 2500) == pytest.approx(1.008 + 8 * 1000 / 1e6)
     assert link.send(9.0, 3100) == pytest.approx(9.0 + 8 * 100 / 1e6)
@@ -61,7 +61,7 @@ def test_bucket_lets_its_depth_through_at_once_and_refills() -> None:
 
 def test_slow_start_doubles_its_window_each_round_trip() -> None:
     """On a link too fast to matter, 70 segments from a window of 10 take the rounds 10, 20 and 40."""
-    wire = Wire(slow_start=True, propagation="50 ms")
+    wire = Wire.model_validate({"slow_start": True, "propagation": "50 ms"})
     fast = Link(Constant(1e15), wire)
     assert fast.send(0.0, 10 * 1448) == pytest.approx(0.0, abs=1e-6)
     assert fast.send(1.0, 30 * 1448) == pytest.approx(1.1, abs=1e-6)
@@ -70,7 +70,7 @@ def test_slow_start_doubles_its_window_each_round_trip() -> None:
 
 def test_slow_start_ends_when_the_link_is_full() -> None:
     """Where a window takes longer than a round trip nothing waits: the bytes over the rate."""
-    link = Link(MBPS, Wire(slow_start=True, propagation="1 ms"))
+    link = Link(MBPS, Wire.model_validate({"slow_start": True, "propagation": "1 ms"}))
     assert link.send(0.0, 1_000_000) == pytest.approx(8.0)
 
 
@@ -103,9 +103,9 @@ def test_compiled_queue_gives_the_links_instants(seed: int, kind: str, extra: st
     """One compiled call gives what the link gives payload by payload, to 1e-9 s."""
     wires = {
         "plain": Wire(),
-        "headers": Wire(header="66 B"),
-        "bucket": Wire() if kind == "packets" else Wire(burst="10 KB"),
-        "windows": Wire(slow_start=True, propagation="20 ms"),
+        "headers": Wire.model_validate({"header": "66 B"}),
+        "bucket": Wire() if kind == "packets" else Wire.model_validate({"burst": "10 KB"}),
+        "windows": Wire.model_validate({"slow_start": True, "propagation": "20 ms"}),
     }
     ready_s, n_bytes = _arrivals(seed)
     link = Link(_drawn(seed, kind), wires[extra])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_a_folder_and_a_missing_file_are_no_traces(tmp_path: Path) -> None:
             import_trace(path, tmp_path / "out.parquet")
         for kind in ("mahimahi", "iperf3", "csv"):
             with pytest.raises(TraceError):
-                read(path, kind=kind)  # type: ignore[arg-type]
+                read(path, kind=kind)
     with pytest.raises(TraceError, match="is a folder"):
         recording.load(tmp_path)
     with pytest.raises(TraceError, match="does not exist; write it with 'harness trace import"):

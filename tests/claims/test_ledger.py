@@ -317,7 +317,7 @@ def test_what_a_codecs_training_recorded_is_its_manifests(
         row["expert_bits"] = 0.02 * 8 * row["bytes_per_image"]
     (counted / "manifest.json").write_text(json.dumps(manifest))
 
-    def of(codec: str, metric: str) -> list[Item]:
+    def of(codec: str, metric: str) -> Sequence[Item]:
         points = {**full.manifest.points, "tofc": {f"codec={codec}": {"codec": codec}}}
         return _items(_as(full, points=points, backbone="mini-onevision"), metric=metric, of="tofc", below=1)
 

@@ -243,7 +243,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
 
 
 OTHERS = [EPS, b"", b"no picture"]
-OTHERS += [saved(Image.new("RGB", (8, 8)), kind) for kind in ("PPM", "ICO", *["AVIF"] * features.check("avif"))]
+OTHERS += [saved(Image.new("RGB", (8, 8)), kind) for kind in ("PPM", "ICO", *["AVIF"] * bool(features.check("avif")))]
 
 
 @pytest.mark.parametrize("file", OTHERS)
@@ -266,9 +266,7 @@ def test_a_text_that_unpacks_to_more_than_pillow_takes_is_one_sentence() -> None
 
 
 FILES = [
-    saved(RED_HALF.resize((31, 24)), kind, **options)
-    for kind, options in (("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("GIF", {}))
-] + [
+    *(saved(RED_HALF.resize((31, 24)), kind) for kind in ("PNG", "WEBP", "TIFF", "GIF")),
     saved(Image.effect_noise((31, 24), 60), "JPEG"),
     saved(
         Image.effect_noise((31, 24), 60), "JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0"

@@ -16,9 +16,10 @@ from harness.runs.store import Record, Run
 from harness.scenario.load import as_given, load, replay_from_given
 from harness.study import run
 from tests.edge import ends, fake_harness
+from tests.silent import Silent
 
 ROOT = Path(__file__).parents[2]
-SILENT = ends.Silent()
+SILENT = Silent()
 
 
 def halves(scenario: Path, folder: Path) -> tuple[Path, Path]:

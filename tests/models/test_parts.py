@@ -24,7 +24,7 @@ from transformers import (
 
 from harness.errors import CheckpointError
 from harness.models import checkpoint, files, gemma3, internvl, llava15, onevision
-from harness.models.contract import Sharing, Untimed
+from harness.models.contract import Part, Sharing, Untimed
 from harness.models.family import whole_parts
 from harness.models.llava import LlavaVision
 from harness.models.loading import LlavaModels
@@ -71,7 +71,7 @@ def write(folder: Path, weights: dict[str, torch.Tensor], *, sharded: bool) -> N
         return
     names = sorted(weights)
     shards = [names[k * len(names) // 12 : (k + 1) * len(names) // 12] for k in range(12)]
-    index = {}
+    index: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-00012.safetensors"
         save_file({name: weights[name] for name in shard}, folder / file, {"format": "pt"})
@@ -192,7 +192,7 @@ def test_a_vision_side_reads_the_tower_alone(tmp_path: Path, family: str, opened
     (tmp_path / others[0]).unlink()
     (tmp_path / others[1]).write_bytes(b"\xff" * 100)
     models = load(name, weights=tmp_path)
-    assert models.vision().encode
+    assert callable(models.vision().encode)
     assert set(opened) == of_tower
     assert set().union(*opened.values()) == {key for key in index if key.startswith("vision_tower")}
     assert models.fingerprint("tower")
@@ -256,7 +256,7 @@ PLACES = [
 @pytest.mark.parametrize(("place", "sentence"), PLACES)
 @pytest.mark.parametrize("part", files.PARTS)
 def test_an_index_leads_to_no_pickle_and_out_of_no_folder(
-    tmp_path: Path, place: object, sentence: str, part: files.Part, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, place: object, sentence: str, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever part is asked for: the entry is refused before any file is opened."""
     folder = tmp_path / "checkpoint"

@@ -154,7 +154,7 @@ def test_normalisation_is_per_channel() -> None:
 
 def photographs():
     """One photograph of each size there is."""
-    of_size = {}
+    of_size: dict[tuple[int, int], Path] = {}
     for path in sorted(PHOTOS.glob("*/*")):
         if path.suffix in (".png", ".jpg"):
             with Image.open(path) as opened:

@@ -13,7 +13,8 @@ class Clock:
     """A clock that only sleeping, and work that is told it, move."""
 
     def __init__(self) -> None:
-        self.now_s, self.slept_s = 1000.0, []
+        self.now_s = 1000.0
+        self.slept_s: list[float] = []
 
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0

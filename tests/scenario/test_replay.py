@@ -29,11 +29,11 @@ def test_relative_paths_count_from_the_scenarios_folder() -> None:
     link = {"kind": "trace", "path": "links/drive.parquet"}
     spec = Replay.model_validate({"uplinks": [link]}, context={"folder": Path("/somewhere")})
     for copy in (spec, pickle.loads(pickle.dumps(spec))):
-        assert copy.uplinks[0].file == Path("/somewhere/links/drive.parquet")
+        assert copy.files[0] == Path("/somewhere/links/drive.parquet")
     assert "somewhere" not in spec.model_dump_json()
     assert spec.uplinks[0].label == "drive"
     absolute = Replay.model_validate({"uplinks": [{**link, "path": "/a/b.parquet"}]}, context={"folder": Path("/x")})
-    assert absolute.uplinks[0].file == Path("/a/b.parquet")
+    assert absolute.files[0] == Path("/a/b.parquet")
 
 
 def test_one_number_of_users_stands_for_a_list() -> None:

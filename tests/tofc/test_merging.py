@@ -118,7 +118,7 @@ def test_distances_from_a_product_are_within_their_bound(kind: str, dimension: i
     density_peaks._take_differences(x_VD.astype(np.float64), exact_VV, np.ones(len(x_VD)), np.arange(len(x_VD)))
     i, j = np.tril_indices(len(x_VD), -1)
     error = np.abs(square_VV[i, j] - exact_VV[i, j]) / (norm_V[i] + norm_V[j])
-    assert error.max() < 0.5 * density_peaks.rounding(dimension, np.finfo(x_VD.dtype).eps)
+    assert error.max() < 0.5 * density_peaks.rounding(dimension, float(np.finfo(x_VD.dtype).eps))
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def test_bundled_pages_are_asked_anew_in_every_pass() -> None:
     assert first.dialogues == again.dialogues != later.dialogues
     assert all(len(dialogue) == 1 for dialogue in first.dialogues)
     assert first.image is not None
+    assert later.image is not None
     assert first.image().tobytes() == later.image().tobytes()
 
 
