@@ -6,7 +6,6 @@ import io
 import numpy as np
 import pytest
 import torch
-from harness.tofc.reducer import Merging
 from PIL import Image
 
 from baselines.raw_features import RawFeatures
@@ -18,6 +17,7 @@ from harness.schemes.contract import Payload
 from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
+from harness.tofc.merging import Merging
 from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, save
 
 FAMILIES = {
