@@ -168,7 +168,8 @@ def make_tokenizer(special=SPECIAL):
 def make_model(config, seed=0):
     """Random weights, large enough that answers depend on what the model is shown."""
     torch.manual_seed(seed)
-    model = KINDS[config.model_type]._from_config(config, attn_implementation="sdpa").eval()
+    kind: Any = KINDS[config.model_type]
+    model = kind._from_config(config, attn_implementation="sdpa").eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

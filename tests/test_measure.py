@@ -5,6 +5,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def time(folder: Path, begun: Manifest, plan: measure.Plan, schedule: Measure, r
             for name, patches in zip(plan.samples.names, plan.patches, strict=True)
         )  # fmt: skip
         measure.answer(plan, run, Told())
-        where = {"machine": "here", "device": "cpu"}
+        where: dict[str, Any] = {"machine": "here", "device": "cpu"}
         timing.time(plan, run, reporter, schedule=schedule, seed=3, telemetry=Telemetry(), **where)
         return run.so_far()
 

@@ -111,7 +111,8 @@ def projector_of(config: Any) -> nn.Module:
 def through_norm(projector: Any, x_PVD: Tensor) -> Tensor:
     """Pooled features through the projector's norm and matrix: what it does behind its pooling."""
     weight_DH: Tensor = projector.mm_input_projection_weight
-    return projector.mm_soft_emb_norm(x_PVD.to(weight_DH.dtype)) @ weight_DH
+    normed_PVD: Tensor = projector.mm_soft_emb_norm(x_PVD.to(weight_DH.dtype))
+    return normed_PVD @ weight_DH
 
 
 def scaled_embedding(text_config: Any) -> nn.Module:

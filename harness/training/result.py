@@ -97,7 +97,7 @@ def measure(
         lost = float(feature_distortion(returned, sent))
         used = tuple(use[n_c].tolist())
         of_pictures = tuple((int(row[0]), round(row[2], 5)) for row in rows[n_c] if row[2] is not None)
-        found.append(HeldOut(n_c, *means[:5], lost, means[5], used, *means[6:], of_pictures))
+        found.append(HeldOut._make([n_c, *means[:5], lost, means[5], used, *means[6:], of_pictures]))
     return found
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def test_a_name_that_is_no_text_is_kept_in_escapes(tmp_path: Path) -> None:
     assert r"drive-\udcff\udcfe.csv" in recording.load(out).source
 
 
-FORGED = {
+FORGED: dict[str, Any] = {
     "no packets' size": {"kind": "packets", "version": 1, "source": "s"},
     "a size below zero": {"kind": "packets", "version": 1, "source": "s", "packet_bytes": -1500},
     "a size of none": {"kind": "packets", "version": 1, "source": "s", "packet_bytes": 0},

@@ -1,6 +1,7 @@
 """The ledger says of each claim what the rows say, whichever way they are altered."""
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -160,8 +161,7 @@ def test_altered_times_flip_a_verdict(full: Analysis) -> None:
         {"metric": "rate_gain", **pair, "above": 1},
     )
     slower, faster = (
-        _altered(full, "stages", "seconds", "tofc", lambda seconds, by=by: pc.multiply(seconds, by))
-        for by in (100.0, 0.01)
+        _altered(full, "stages", "seconds", "tofc", functools.partial(pc.multiply, by)) for by in (100.0, 0.01)
     )
     assert _verdicts(full, claims) == [Verdict.REPRODUCED] * 4
     assert _verdicts(slower, claims)[:3] == [Verdict.NOT_REPRODUCED] * 3

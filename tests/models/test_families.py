@@ -99,9 +99,14 @@ def test_areas_are_drawn_where_the_patch_is_the_padded_picture(models):
 def test_a_device_half_reads_the_tower_alone(models, monkeypatch):
     """A device that runs TOFC's vision side needs no other tensor; the next picture needs none at all."""
     fresh = type(models)(models.family, models.name, weights=models.folder)
-    read = []
+    read: list[str] = []
     fill = checkpoint.fill
-    monkeypatch.setattr(checkpoint, "fill", lambda folder, part, *rest: read.append(part) or fill(folder, part, *rest))
+
+    def noted(folder, part, *rest):
+        read.append(part)
+        return fill(folder, part, *rest)
+
+    monkeypatch.setattr(checkpoint, "fill", noted)
     for width in (32, 90):
         assert fresh.vision().see(Shown(width, 40).images()[0], Untimed()).x_PVD.shape[2] == fresh.vision().feature_dim
     assert read == ["tower"]

@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -422,9 +423,14 @@ def test_a_vision_side_from_a_checkpoint_sees(tmp_path: Path) -> None:
 def test_what_is_seen_for_one_point_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a pass that wants answers alone a picture is encoded once, to the same features; elsewhere every time."""
     vision = onevision.load("mini-onevision").vision()
-    encoded = []
+    encoded: list[int] = []
     encode = LlavaVision.encode
-    monkeypatch.setattr(LlavaVision, "encode", lambda self, tiles: encoded.append(1) or encode(self, tiles))
+
+    def counted(self: LlavaVision, tiles: Any) -> torch.Tensor:
+        encoded.append(1)
+        return encode(self, tiles)
+
+    monkeypatch.setattr(LlavaVision, "encode", counted)
     image, other = (Image.new("RGB", (200, 150), colour) for colour in ("red", "blue"))
     alone = vision.see(image, Untimed()).x_PVD
     for shown in (image, image.copy(), other, image):

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,8 @@ def test_the_step_is_where_bytes_and_error_trade_evenly(lambda_: float) -> None:
 def test_a_rescaled_codec_is_the_same_transform() -> None:
     """Without quantisation the picture is the same, and y and its scales are as much larger as asked."""
     torch.manual_seed(0)
-    net, x_B3PP = NETWORKS["hyperprior"](), batch(collages(), 0, 0)
+    net: Any = NETWORKS["hyperprior"]()
+    x_B3PP = batch(collages(), 0, 0)
     start(net, x_B3PP, 0.02)
     with torch.no_grad():
         y, x_hat = net.g_a(x_B3PP), net.g_s(net.g_a(x_B3PP))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_streams_are_those_of_the_scheme() -> None:
     models, page = load("mini-onevision"), book_of(900_000)[0]
     for of_clusters in rows:
         point = TofcPoint(codec="lambda-0.3", merge_to=of_clusters.n_clusters / 144)
-        device = Tofc.device_half(models, point)
+        device: Any = Tofc.device_half(models, point)
         tiles = models.vision().preprocess(page.scene().image)
         y_PCD = device.reducer(device.vision.encode(tiles), of_clusters.n_clusters)
         stream = device.codec.compress(y_PCD, tiles.layout.grid)

@@ -52,8 +52,8 @@ def test_it_sees_nearly_as_its_teacher(fresh, teacher):
     theirs = small.hidden_states[-1]
 
     def likeness(x_BVD):
-        centred = [x - x.mean((0, 1)) for x in (x_BVD, theirs)]
-        return float(torch.nn.functional.cosine_similarity(*centred, dim=-1).mean())
+        one, other = (x - x.mean((0, 1)) for x in (x_BVD, theirs))
+        return float(torch.nn.functional.cosine_similarity(one, other, dim=-1).mean())
 
     assert likeness(ours) > 0.5
     assert abs(likeness(stranger)) < 0.2

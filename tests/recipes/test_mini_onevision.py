@@ -1,6 +1,7 @@
 """mini-onevision: its recipe learns, what it packs is what the backbone asks, and its weights earn their place."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Street
 from harness.data.scoring import judge
 from harness.models.onevision import load
-from harness.training.bundled import answer_loss, questions, spelt_out
+from harness.tofc.merging import merge
+from harness.training.bundled import NOWHERE, answer_loss, questions, spelt_out
 from recipes import features, lookup, mini_onevision, stages, symbols, tower
 from recipes.scores import jpeg
 from recipes.views import CLASS_NAMES, GRID, TILING, TileBatches, classes_seen
@@ -38,7 +40,8 @@ def test_the_stored_weights_have_the_recipes_architecture(trained):
     for part in ("vision_config", "text_config"):
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
             assert getattr(getattr(ours, part), name) == getattr(getattr(theirs, part), name)
-    assert (trained.n_features, trained.feature_dim) == (GRID**2, ours.vision_config.hidden_size)
+    vision: Any = ours.vision_config
+    assert (trained.n_features, trained.feature_dim) == (GRID**2, vision.hidden_size)
     assert trained.tiling == TILING
     assert trained.tokenizer.to_str() == make_tokenizer().to_str()
     assert sum(file.stat().st_size for file in (ZOO / mini_onevision.NAME).iterdir()) < 12e6
@@ -132,7 +135,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path):
 
     page = glimpseqa.book("train", 3)[0]
     with torch.inference_mode():
-        y_PCD = features.merge(tower.encode(vision_tower, TILING(page.scene().image).pixels_PCHW), 6).y_PCD
+        y_PCD = merge(tower.encode(vision_tower, TILING(page.scene().image).pixels_PCHW), 6).y_PCD
 
     def lessons(first):
         projector = fresh.model.model.multi_modal_projector
@@ -211,7 +214,7 @@ def test_a_line_of_lookups_says_the_truth_about_everything_seen():
             elif "side of the road" in prompt:
                 assert (verdict == "Yes") == (f"the {seen.rsplit(' ', 1)[1]} side" in prompt)
             elif "Is there a " in prompt:
-                assert (verdict == "Yes") != seen.endswith(lookup.NOWHERE)
+                assert (verdict == "Yes") != seen.endswith(NOWHERE)
             else:
                 assert (verdict == "Yes") == any(
                     f" {verb}{seen}?" in prompt for verb in ("bus ", "pedestrian ", "show ", "sign ")

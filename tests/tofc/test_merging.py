@@ -1,6 +1,7 @@
 """Feature merging against Eqs. 2-3 evaluated naively in float64."""
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,7 +128,12 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     density_peaks.prepare()
     found: list[int] = []
     take = density_peaks._take_differences
-    monkeypatch.setattr(density_peaks, "_take_differences", lambda *given: (found.append(len(given[-1])), take(*given)))
+
+    def counted(*given: Any) -> None:
+        found.append(len(given[-1]))
+        take(*given)
+
+    monkeypatch.setattr(density_peaks, "_take_differences", counted)
     return found
 
 
@@ -226,7 +232,12 @@ def test_the_accelerator_leaves_few_patches_to_the_cpu(monkeypatch: pytest.Monke
     """Of ordinary, offset, spread and padded features none; of features that tie all."""
     left: list[int] = []
     cluster = density_peaks.cluster
-    monkeypatch.setattr(density_peaks, "cluster", lambda x, *given: (left.append(len(x)), cluster(x, *given))[1])
+
+    def counted(x_PVD: torch.Tensor, *given: Any) -> Any:
+        left.append(len(x_PVD))
+        return cluster(x_PVD, *given)
+
+    monkeypatch.setattr(density_peaks, "cluster", counted)
     x_PVD = torch.stack([features(kind) for kind in ("ordinary", "offset", "spread", "padded")])
     cluster_on_accelerator(x_PVD, 8, 5)
     assert left == []

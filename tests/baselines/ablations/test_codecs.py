@@ -255,7 +255,7 @@ def test_every_parameter_of_a_codec_is_trained() -> None:
 
     without = heuristic().train()
     assert parameter_groups(without, Recipe(rate_weight=1, steps=1)) == []
-    y_PCD.grad = None
+    y_PCD = make_features(4).requires_grad_()
     coded = without(y_PCD, 1.0)
     (coded.rate + coded.y_PCD.square().mean()).backward()
     assert y_PCD.grad is not None
