@@ -6,7 +6,8 @@ LLaVA-OneVision-7B's vision tower encodes drawn pictures of one tile and its thu
 entropy models of D = 1152 are fitted to them by the shipped configuration with fewer steps; then a stream of a new
 picture is written and read back. Seconds and bytes of memory are measured, here; what the shipped budget would take on
 this machine is extrapolated from them, in proportion to patches and to features, and says so. With random weights the
-codec is worth nothing: its cost is real. Repeat the command to resume; pictures that are encoded are cached, and their seconds kept.
+codec is worth nothing: its cost is real. Repeat the command to resume; pictures that are encoded are cached, as are the
+seconds that they took.
 
 ``FOLDER/report.json`` has all of it.
 """
