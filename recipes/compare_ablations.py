@@ -18,7 +18,7 @@ import torch
 from baselines.ablations import schemes
 from baselines.ablations.schemes import DISTORTION, TABLE_1_CLUSTERS, Ablation, Selective
 from harness.data.drawing.seeded_random import SeededRandom
-from harness.models.llava import LlavaModels
+from harness.models.loading import LlavaModels
 from harness.models.onevision import load
 from harness.runs import disk
 from harness.schemes.tofc import FeaturePoint

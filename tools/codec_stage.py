@@ -27,7 +27,7 @@ from rich.table import Table
 from harness import catalog
 from harness.data import streetsqa
 from harness.models.contract import Untimed
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.runs.disk import write_text
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.trained import MANIFEST, manifest
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     draw(folder / "pictures", given.pictures + HELD_OUT)
     config = configuration(folder, given.pictures, given.steps, given.batch, given.backbone)
     begun_s = time.perf_counter()
-    training = Training(config, machine=fingerprint())
+    training = Training(config, machine=this_machine())
     built_s = time.perf_counter() - begun_s
     console.print(training.plan())
     reporter = Timed(console)
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     stream_bytes, error = sent(out, config, sorted((folder / "pictures").glob("*.png"))[-1])
     measured |= {"stream_bytes": float(stream_bytes), "error_over_variance": error}
-    report: dict[str, Any] = {"machine": fingerprint(), "measured": measured, "held_out": found["held_out"]}
+    report: dict[str, Any] = {"machine": this_machine(), "measured": measured, "held_out": found["held_out"]}
     if encoded:
         measured["seconds_a_patch"] = sum(encoded) / len(encoded) / patches
     if steps:

@@ -12,7 +12,7 @@ from harness.schemes.contract import DeviceHalf, MergingPoint, Models, Operating
 from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, adapter_beside, find_codec
 
 if TYPE_CHECKING:
-    from harness.tofc.reducer import Reducer
+    from harness.tofc.merging import Reducer
 
 
 class FeaturePoint(ReducedPoint):
@@ -40,7 +40,7 @@ class Tofc:
     @classmethod
     def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
         """What makes few features of many, untrained where it is learned: the paper's merging, which is not."""
-        from harness.tofc.reducer import Merging
+        from harness.tofc.merging import Merging
 
         return Merging()
 

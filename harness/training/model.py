@@ -20,7 +20,7 @@ from harness.models.contract import Attention
 from harness.models.llava import Llava, LlavaVision
 from harness.tofc.codec import TofcCodec
 from harness.tofc.feature_codec import FeatureCodec
-from harness.tofc.reducer import Merging, Reducer
+from harness.tofc.merging import Merging, Reducer
 from harness.training.packing import Script, answer_losses
 
 

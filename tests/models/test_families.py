@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging
 from PIL import Image
 
 from baselines.raw_features import RawFeatures

@@ -26,7 +26,8 @@ from harness.data.streetsqa import book
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
 from harness.models import adapter
 from harness.models.contract import Untimed
-from harness.models.llava import Llava, LlavaModels
+from harness.models.llava import Llava
+from harness.models.loading import LlavaModels
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock
 from harness.schemes.envelope import receive, send
