@@ -59,14 +59,14 @@ wheels: .venv/installed  ## Ask the package index for a wheel of every package, 
 	$(BIN)/python -m tools.wheels --extra test
 
 weights: .venv/installed  ## Make every file of the zoo again, from seeds
-	$(BIN)/python -m harness.zoo.mini_onevision
-	$(BIN)/python -m harness.zoo.mini_nano
-	$(BIN)/python -m harness.zoo.mini_llava15
+	$(BIN)/python -m recipes.mini_onevision
+	$(BIN)/python -m recipes.mini_nano
+	$(BIN)/python -m recipes.mini_llava15
 	@for codec in $(CODECS); do backbone=$${codec%%/*}; \
 		$(BIN)/harness train training/$$(echo $$backbone | tr - _).yaml --fresh --set lambda=$${codec##*-} \
 		--set out=harness/zoo/tofc/$$codec || exit 1; done
-	$(BIN)/python -m baselines.training
-	$(BIN)/python -m baselines.ablations.training
+	$(BIN)/python -m recipes.image_codecs
+	$(BIN)/python -m recipes.ablations
 
 nightly: .venv/installed  ## Run the scenarios that have a reference, compare with it and (AGAINST=...) in time
 	$(BIN)/python -m tools.nightly run --timed $(TIMED) $(if $(AGAINST),--against '$(AGAINST)')

@@ -41,12 +41,12 @@ from PIL import Image
 from pydantic import Field
 
 from harness import catalog, measure, study
-from harness.channel.constant import Constant
+from harness.channel.channel import Constant
 from harness.channel.link import Link
 from harness.data.sample import Question, Sample
 from harness.edge import TOKEN_VARIABLE, protocol
 from harness.edge.client import Peer, Remote
-from harness.edge.server import Limits, listening, serve
+from harness.edge.server import ServerLimits, listening, serve
 from harness.errors import UnavailableError
 from harness.models.contract import Answer, Clock, Models, Request
 from harness.replay import exchange, testbed, validation
@@ -192,7 +192,7 @@ def end(name: str, scenario: str, folder: str = "", rate: str = "") -> None:
     # What is measured is the link: others' work on this machine shall not be in it.
     with exchange.undisturbed(name):
         if name == "server":
-            service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=Limits())
+            service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=ServerLimits())
             with listening(exchange.ADDRESS[name], PORT) as listener:
                 serve(service, listener, lambda: exchange.say({"listening": True}))
         exchange.shape("add", rate_bps=float(rate), burst_bytes=validation.BURST_BYTES)

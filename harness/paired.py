@@ -27,7 +27,7 @@ import pandas as pd
 from harness.analysis import slowdown
 from harness.analysis.slowdown import TIMED_COLUMNS, Gate, TimedComparison
 from harness.errors import ResultsError, UnavailableError
-from harness.measure import Reporter
+from harness.reporter import Reporter
 from harness.runs import disk, provenance
 from harness.runs.digests import of_code, of_data, of_file
 

@@ -44,7 +44,7 @@ _DAY_MS = 86_400_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class CsvColumns:
     """Which columns of a CSV hold what.
 
     ``time`` is when a row's rate begins, in ``time_unit`` or as a date and time; ``end`` is when it ends, where the
@@ -60,7 +60,7 @@ class Layout:
     hold_s: float | None = None
 
 
-STARLINK = Layout(time="timestamp_start_ul", end="timestamp_end_ul", rate="upload", unit="Mbit/s")
+STARLINK = CsvColumns(time="timestamp_start_ul", end="timestamp_end_ul", rate="upload", unit="Mbit/s")
 
 
 def read_mahimahi(path: Path) -> PacketRecording:
@@ -107,7 +107,7 @@ def head(path: Path) -> str:
         return file.read(1 << 16).decode("utf-8-sig", errors="replace")
 
 
-def read_rates(path: Path, layout: Layout) -> RateRecording:
+def read_rates(path: Path, layout: CsvColumns) -> RateRecording:
     """A CSV with a column of times and one of rates."""
     if _DOWNLINK.search(layout.rate):
         raise TraceError(f"{path}: the column {layout.rate!r} is a downlink by its name; an uplink's is expected")
@@ -343,7 +343,7 @@ def _check_increasing(path: Path, start_s: Floats, name: str) -> None:
         )
 
 
-def _unit_bps(path: Path, layout: Layout) -> float:
+def _unit_bps(path: Path, layout: CsvColumns) -> float:
     """How many bit/s the unit of the rates is."""
     if layout.unit is not None:
         if layout.unit not in units.RATES_BPS:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.quantities import PER_SECOND, RATE, SECONDS
+from harness.cli.app import PER_SECOND, RATE, SECONDS
 from harness.errors import ExitCode, ResultsError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _system(
     seeds: int = 1,
 ) -> "Replay":
     """The replay section that the options describe; its one uplink is the rate's or the recorded link's."""
-    from harness.channel.opening import unreadable_files
+    from harness.channel.channel import unreadable_files
     from harness.errors import ScenarioError
     from harness.scenario.replay import Replay
 

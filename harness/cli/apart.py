@@ -13,7 +13,7 @@ Name = Annotated[str | None, typer.Option(help="Name of the run's folder.", show
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over and delete the run that is in the folder.")]
 
 
-class Half(StrEnum):
+class HalfName(StrEnum):
     """A side of a run."""
 
     device = "device"
@@ -22,7 +22,7 @@ class Half(StrEnum):
 
 def measure(
     scenario: Annotated[Path, typer.Argument(help="A scenario file, the same on both machines.")],
-    half: Annotated[Half, typer.Option(help="The half that this machine runs.")],
+    half: Annotated[HalfName, typer.Option(help="The half that this machine runs.")],
     overrides: Overrides = None,
     limit: Limit = None,
     payloads: Annotated[
@@ -55,7 +55,7 @@ def measure(
     from harness.apart import measure_half
     from harness.cli.display import Display, terminal
 
-    if (half is Half.server) != (payloads is not None):
+    if (half is HalfName.server) != (payloads is not None):
         raise typer.BadParameter("goes with --half server, and is needed there", param_hint="--payloads")
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or f"{own_name}-{half.value}")

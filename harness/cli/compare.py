@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.app import Form
-from harness.cli.quantities import SHARE, SOME_SECONDS
+from harness.cli.app import SHARE, SOME_SECONDS, Form
 
 if TYPE_CHECKING:
     from harness.report.regressions import Found
@@ -105,13 +104,13 @@ def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, li
     """What comparing two runs, or the runs of two folders, finds."""
     from harness.analysis import regression
     from harness.errors import ResultsError
-    from harness.profiling.machine import fingerprint
+    from harness.profiling.machine import this_machine
     from harness.report.regressions import Found
     from harness.runs.provenance import package_versions
     from harness.runs.store import Run
 
     runs, refused, notes = [], [], []
-    how = {"here": fingerprint(), "packages": package_versions(), "links": links}
+    how = {"here": this_machine(), "packages": package_versions(), "links": links}
     for old, new in _pairs(reference, candidate):
         if new is None:
             notes.append(f"{old}: has no run of its name in {candidate}, and is not compared")

@@ -57,14 +57,14 @@ def estimate(
     wanted = load(scenario)
     if (match := _SIZE.fullmatch(picture)) is None:
         raise typer.BadParameter(f"{picture!r} is no size such as 1536x1024", param_hint="--picture")
-    from harness.estimates.backbone import Backbone
+    from harness.estimates.backbone import CountedBackbone
     from harness.estimates.estimate import Estimator
-    from harness.estimates.stages import Asked, work_of
+    from harness.estimates.stages import NominalRequest, work_of
 
     estimator = Estimator(device, server)
     size = int(match[1]), int(match[2])
-    asked = Asked(width_px=size[0], height_px=size[1], text_tokens=text_tokens, answer_tokens=answer_tokens)
-    backbone = Backbone(wanted.backbone)
+    asked = NominalRequest(width_px=size[0], height_px=size[1], text_tokens=text_tokens, answer_tokens=answer_tokens)
+    backbone = CountedBackbone(wanted.backbone)
     console.print(
         f"{wanted.backbone}, {asked.width_px} x {asked.height_px} px ({backbone.patches(*size)} patches), "
         f"{text_tokens} text tokens, {answer_tokens} answer tokens; device {device}, server {server}. All times are "

@@ -19,7 +19,7 @@ def inspect(
 
     The kind is recognised by the first bytes. The parts are:
 
-    - **TOFC** and its ablations: header, the experts' indices, z (side information), y (the features).
+    - **TOFC** and its ablations: header, experts (the entropy models' indices), z (side information), y (the features).
 
     - **hyperprior, ELIC**: header, z, y; of ELIC also the bytes of each group of channels.
 

@@ -31,13 +31,14 @@ def plan(
     import numpy as np
 
     from harness.analysis import Analysis
+    from harness.analysis.precision import plan as plan_of
     from harness.cli.display import terminal
     from harness.report.fitting import Fitting
     from harness.scenario.load import load
 
     folder = path if path.is_dir() else results / load(path).name
     run = Analysis.read(folder)
-    found = run.plan(latency=latency / 100, payload=payload / 100, score=score)
+    found = plan_of(run, latency=latency / 100, payload=payload / 100, score=score)
     console = terminal()
     table = Fitting()
     table.add_column("scheme", overflow="fold")

@@ -54,7 +54,7 @@ def run(
         str | None,
         typer.Option(metavar="URL", help="Run the server halves at this address, where 'harness serve' listens."),
     ] = None,
-    pace: Annotated[
+    shape: Annotated[
         str | None,
         typer.Option(
             metavar="RATE|TRACE", help="With --server: send at this rate, or at the rates of a recorded link."
@@ -88,10 +88,10 @@ def run(
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or own_name)
     if wanted.estimate is not None:
-        refuse_options(scenario, server=server, pace=pace, no_stand_in=no_stand_in)
+        refuse_options(scenario, server=server, shape=shape, no_stand_in=no_stand_in)
         _project(wanted, folder, fresh=fresh, console=console)
         return
-    remote = _remote(server, pace)
+    remote = _remote(server, shape)
     with Display(console) as display:
         run_study(
             wanted,
@@ -132,18 +132,18 @@ def _project(wanted: "Scenario", folder: Path, *, fresh: bool, console: "Console
         console.print(str(file), soft_wrap=True)
 
 
-def _remote(server: str | None, pace: str | None) -> "Remote | None":
+def _remote(server: str | None, shape: str | None) -> "Remote | None":
     from harness.edge.client import Remote
-    from harness.edge.pacing import Pace
+    from harness.edge.shaping import Shaper
 
     if server is None:
-        if pace is not None:
-            raise typer.BadParameter("is the pace of sending to a server; name one with --server", param_hint="--pace")
+        if shape is not None:
+            raise typer.BadParameter("shapes what is sent to a server; name one with --server", param_hint="--shape")
         return None
     return Remote(
         url=server,
         token=os.environ.get(TOKEN_VARIABLE, "").strip() or None,
-        pace=None if pace is None else Pace.of(pace),
+        shaper=None if shape is None else Shaper.of(shape),
     )
 
 
@@ -162,8 +162,7 @@ def show(
     """
     from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.report.resources import resources_table
-    from harness.report.sections import sections
+    from harness.report.sections import resources_table, sections
     from harness.report.table import write
 
     if out is not None and resources:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.quantities import SIZE, SOME_SECONDS
+from harness.cli.app import SIZE, SOME_SECONDS
 from harness.cli.run import Limit, Overrides, given
 from harness.edge import TOKEN_VARIABLE
 
@@ -48,7 +48,7 @@ def serve(
         TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml --listen 0.0.0.0:8000
     """
     from harness import study
-    from harness.edge.server import Limits, listening
+    from harness.edge.server import ServerLimits, listening
     from harness.edge.server import serve as serve_halves
     from harness.stock import take_stock
 
@@ -64,7 +64,7 @@ def serve(
     with listening(host, port) as listener:
         for sentence in stock.absent:
             typer.echo(sentence, err=True)
-        limits = Limits(most_bytes=most, body_s=within, waiting=queue)
+        limits = ServerLimits(most_bytes=most, body_s=within, waiting=queue)
         service = study.service(stock, token=token, limits=limits)
         address = _address(listener)
         points = f"{len(stock.points)} operating points of {stock.backbone}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.analysis.means import Estimate
 
 
-class Engine(StrEnum):
+class EngineName(StrEnum):
     """Where the cells of a sweep are replayed."""
 
     processes = "processes"
@@ -32,8 +32,8 @@ def sweep(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     engine: Annotated[
-        Engine, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")
-    ] = Engine.processes,
+        EngineName, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")
+    ] = EngineName.processes,
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
@@ -43,7 +43,7 @@ def sweep(
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
     from harness.analysis import Analysis, whatif
-    from harness.channel.opening import unreadable_files
+    from harness.channel.channel import unreadable_files
     from harness.cli.display import terminal
     from harness.errors import ScenarioError
     from harness.replay import sweep as replay_sweep
@@ -57,10 +57,10 @@ def sweep(
     if out is not None:
         _check(out)
     found = Analysis.read(path).profiles(pipeline)
-    rows = replay_sweep(found, spec, workers="ray" if engine is Engine.ray else workers)
+    rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers)
     if out is not None:
         _write(rows, out)
-    summary = whatif.summarise(rows, spec.deadline_s)
+    summary = whatif.cell_summaries(rows, spec.deadline_s)
     console = terminal()
     for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)

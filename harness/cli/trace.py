@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import Command, group
-from harness.cli.quantities import SECONDS, SOME_SECONDS
+from harness.cli.app import SECONDS, SOME_SECONDS, Command, group
 
 app = group(
     "trace",
@@ -89,7 +88,7 @@ def import_(
 
         harness trace import link.csv traces/link.parquet --time t --time-unit s --rate up_mbps --hold 5s
     """
-    from harness.channel.formats import Layout
+    from harness.channel.formats import CsvColumns
     from harness.channel.importing import Treatment, import_trace
 
     chosen = {"time": time, "time_unit": time_unit, "rate": rate, "unit": unit, "end": end, "hold_s": hold}
@@ -99,7 +98,7 @@ def import_(
         out,
         kind=kind.value,
         column=column,
-        layout=Layout(**given) if given else None,  # type: ignore[arg-type]
+        layout=CsvColumns(**given) if given else None,  # type: ignore[arg-type]
         handover=handover.value,
         treatment=Treatment(skip_s=skip, split_gap_s=split, bin_s=bin_),
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.quantities import RATE
+from harness.cli.app import RATE
 from harness.errors import ExitCode
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, UnavailableError
 from harness.models import files
 from harness.models.contract import Part
 
@@ -42,8 +42,10 @@ _COPIED_BELOW_BYTES = 1 << 30
 def attach(backbone: "Llava", rank: int, alpha: int, dropout: float) -> "PeftModel":
     """LoRA in vision tower and language model, and a trainable copy of the projector, put into ``backbone.model``.
 
-    What is trainable is float32; all else is frozen. As LoRA begins, the model computes what it did before.
+    What is trainable is float32; all else is frozen. As LoRA begins, the model computes what it did before. Raises
+    UnavailableError for a family whose prompts training cannot pack.
     """
+    refuse_untrainable(backbone)
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -60,6 +62,18 @@ def attach(backbone: "Llava", rank: int, alpha: int, dropout: float) -> "PeftMod
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+def refuse_untrainable(backbone: "Llava") -> None:
+    """Raises UnavailableError for a family with tokens around a picture, or with attention that is not causal.
+
+    Dialogues are packed (:mod:`harness.training.packing`) for LLaVA's prompts.
+    """
+    if backbone.template.opens or backbone.family.masks is not None:
+        raise UnavailableError(
+            f"{backbone.name}: no adapter is trained for it: training packs dialogues as LLaVA-OneVision and LLaVA-1.5 "
+            "read them, and would not give this model the prompt that it is asked with"
+        )
 
 
 def size(backbone: "Llava", rank: int) -> int:

@@ -18,7 +18,9 @@ from harness.errors import CheckpointError, unknown_name
 from harness.models import prompts
 from harness.models.arrangement import arrange
 from harness.models.contract import Layout
-from harness.models.llava import Family, Llava, LlavaModels
+from harness.models.family import Family, llava_cut
+from harness.models.llava import Llava
+from harness.models.loading import LlavaModels
 from harness.models.patches import grids_of
 from harness.models.tiling import Tiling
 
@@ -90,13 +92,14 @@ class OneVision(Llava):
         config_class=LlavaOnevisionConfig,
         model_class=LlavaOnevisionForConditionalGeneration,
         template=prompts.ONEVISION,
+        full_size=full_size_config,
+        cut=llava_cut,
+        tiling=tiling_of,
         projector=LlavaOnevisionMultiModalProjector,
         has_newline=True,
-        full_size=full_size_config,
-        tiling=tiling_of,
         arranged=arranged,
     )
 
 
 load = functools.partial(LlavaModels, OneVision.is_of)
-"""The :class:`harness.models.llava.LlavaModels` of a name."""
+"""The :class:`harness.models.loading.LlavaModels` of a name."""

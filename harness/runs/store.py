@@ -109,8 +109,8 @@ class Run:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
                 raise ResultsError(f"{folder}: cannot be made: {error.strerror or error}") from None
-            disk.sweep(folder)
-            disk.sweep(folder / _PARTS)
+            disk.remove_unfinished(folder)
+            disk.remove_unfinished(folder / _PARTS)
             if (folder / MANIFEST).exists():
                 manifest = _resume(folder, manifest)
             disk.write_text(folder / MANIFEST, provenance.to_json(manifest))

@@ -9,14 +9,14 @@ import pyarrow.csv
 
 from harness import files
 from harness.errors import ScenarioError, shown
-from harness.scenario.replay import Recorded
+from harness.scenario.replay import RecordedArrivals
 
 _MOST_BYTES = 1 << 30
 _MOST_S = 1e9
 """Thirty years; an instant beyond is a date, or in another unit."""
 
 
-def instants(arrivals: Recorded, users: int) -> list[npt.NDArray[np.float64]]:
+def instants(arrivals: RecordedArrivals, users: int) -> list[npt.NDArray[np.float64]]:
     """When each of ``users`` users asks, in seconds from 0, in order; without a column ``user`` they ask in turn.
 
     Raises ScenarioError, naming the file, the row and the value, for what is not a CSV of instants and users.

@@ -30,6 +30,8 @@ class Conversations:
     ends with a question.
     """
 
+    asks = True
+
     class Config(Frozen):
         """The file, the folder that its images' paths start from, and how many entries to read (all without it)."""
 

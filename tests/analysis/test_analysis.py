@@ -40,21 +40,21 @@ def test_showing_everything_computes_each_quantity_once(
         monkeypatch.setattr(module, name, counting)
 
     counted(analysis, "select")
-    counted(cells, "summarise")
+    counted(cells, "latencies")
     counted(breakdown, "by_category")
     for name in ("first_answers", "ladders", "equal_scores", "latencies_at_equal_score"):
         counted(comparison, name)
     counted(comparison, "scores_at_tokens")
     draw_all(made_up.record.folder, tmp_path)
     compared = ("first_answers", "ladders", "equal_scores", "latencies_at_equal_score", "scores_at_tokens")
-    assert calls == dict.fromkeys(("select", "summarise", "by_category", *compared), 1)
+    assert calls == dict.fromkeys(("select", "latencies", "by_category", *compared), 1)
     calls.clear()
     run = Analysis(made_up.record)
     for _ in range(2):
         table.table(run)
         table.write(run, tmp_path / "table.csv")
         run.selected_profile("jpeg")
-    assert calls == dict.fromkeys(("select", "summarise", "first_answers", "ladders", "equal_scores"), 1)
+    assert calls == dict.fromkeys(("select", "latencies", "first_answers", "ladders", "equal_scores"), 1)
     assert run.selected_profile("jpeg") is run.profile("jpeg", run.selected_profile("jpeg").point)
 
 

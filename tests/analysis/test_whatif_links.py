@@ -12,7 +12,7 @@ from harness.analysis import Analysis
 from harness.analysis.cells import instability
 from harness.analysis.whatif import advise, crossover, crossover_of_links, max_users
 from harness.channel import recording
-from harness.channel.opening import mean_bps
+from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
 from harness.replay import Cell
 from harness.scenario.replay import Replay

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.channel import capacity
-from harness.channel.constant import Constant
+from harness.channel.channel import Constant
 from harness.channel.recording import PacketRecording, RateRecording
 from harness.channel.varying import Packets, Pieces
 

@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.channel import bulk
-from harness.channel.constant import Constant
-from harness.channel.contract import Channel
-from harness.channel.link import Link, wire_bytes
+from harness.channel.channel import Channel, Constant
+from harness.channel.link import Link, ProcessorSharing, wire_bytes
 from harness.channel.markov import Chain, Markov
-from harness.channel.sharing import Sharing
 from harness.channel.varying import Packets, Pieces
 from harness.scenario.replay import Wire
 
@@ -117,7 +115,7 @@ def test_compiled_queue_gives_the_links_instants(seed: int, kind: str, extra: st
 
 
 def _shared_one_by_one(channel: Channel, ready_s: np.ndarray, n_bytes: np.ndarray) -> np.ndarray:
-    sharing, left_s, i = Sharing(channel), np.full(len(ready_s), np.inf), 0
+    sharing, left_s, i = ProcessorSharing(channel), np.full(len(ready_s), np.inf), 0
     while (departure := sharing.next_departure()) is not None or i < len(ready_s):
         if i < len(ready_s) and (departure is None or ready_s[i] < departure[0]):
             sharing.join(ready_s[i], i, int(n_bytes[i]))
@@ -139,7 +137,7 @@ def test_two_equal_transfers_share_evenly() -> None:
 
 def test_shared_link_gives_up_a_transfer_to_the_others() -> None:
     """When one of two is given up, the other has the link to itself."""
-    sharing = Sharing(MBPS)
+    sharing = ProcessorSharing(MBPS)
     sharing.join(0.0, 0, 125_000)
     sharing.join(0.0, 1, 125_000)
     sharing.give_up(1.0, 0)

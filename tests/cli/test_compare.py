@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.reference import HISTORY, as_reference
 from harness.runs import disk
 from harness.runs.store import Record
@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     record = small(folder / "made" / "tonight")
     (session,) = record.manifest.sessions
-    here = session.model_copy(update={"machine": fingerprint()})
+    here = session.model_copy(update={"machine": this_machine()})
     record = dataclasses.replace(record, manifest=record.manifest.model_copy(update={"sessions": (here,)}))
     written(record, folder / "reference" / "tonight")
     written(record, folder / "same" / "tonight")

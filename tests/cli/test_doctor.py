@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from harness import catalog, doctor
-from harness.doctor import Half, examine
+from harness.doctor import HalfNeeds, examine
 from harness.models import files
 from harness.scenario.load import load
 
@@ -69,7 +69,7 @@ def test_a_half_that_does_not_fit_does_not_run(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_half_that_cannot_be_made_says_why() -> None:
     """Whatever its size."""
-    half = Half(pipeline="tofc", point="-", side="device", parts=(), weight_bytes=0, refused="its codec is absent")
+    half = HalfNeeds(pipeline="tofc", point="-", side="device", parts=(), weight_bytes=0, refused="its codec is absent")
     assert not half.fits(1 << 60)
 
 

@@ -201,7 +201,7 @@ def test_a_header_is_read_without_decoding() -> None:
             pictures.header(damaged)
     for kind in ("JPEG", "BMP"):
         file = saved(noise, kind)[:2000]
-        assert pictures.header(file) == pictures.Header(kind, 300, 200)
+        assert pictures.header(file) == pictures.PictureHeader(kind, 300, 200)
         with pytest.raises(DataError, match="are not a whole picture"):
             pictures.decode(file)
 

@@ -12,7 +12,7 @@ from harness.data.asking import CHOICES, LETTERS, camera_file, value_of
 from harness.data.asking import samples as draw_samples
 from harness.data.bundled import checksum
 from harness.data.drawing import textures, things
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.things import LABEL
 from harness.data.sample import Sample
 from harness.data.tsv import write_tsv
@@ -91,7 +91,7 @@ def test_the_truth_of_every_question_holds_in_the_street_that_is_drawn(pages) ->
 def test_training_asks_one_question_of_every_category(pages) -> None:
     """The training questions have the same categories and true answers."""
     for page in pages[:20]:
-        asked = streetsqa.ask_everything(page.street, Dice("test", *page.seed))
+        asked = streetsqa.ask_everything(page.street, SeededRandom("test", *page.seed))
         assert [one.category for one in asked] == [*CHOICES, "existence", "side"]
         for one in asked[:6]:
             assert one.question.options[one.truth] == value_of(page.street, one.category)

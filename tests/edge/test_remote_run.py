@@ -10,7 +10,7 @@ import yaml
 
 from harness.edge.client import Remote
 from harness.errors import PeerError, ResultsError
-from harness.report.links import link_times
+from harness.report.sections import link_times
 from harness.runs.provenance import MANIFEST, read
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
@@ -80,13 +80,13 @@ def test_the_smoke_scenario_ends_with_the_rows_of_one_process(tmp_path: Path) ->
 
 
 def test_a_paced_link_is_measured_as_it_is_replayed(fake_scenario: Path, tmp_path: Path) -> None:
-    """No request is faster than the channel that it is paced to, and the bytes that crossed are the channel's."""
+    """No request is faster than the channel that it is shaped as, and the bytes that crossed are the channel's."""
     server, port = ends.server(fake_scenario)
-    device = ends.device(fake_scenario, tmp_path / "paced", port, "20 KB/s")
+    device = ends.device(fake_scenario, tmp_path / "shaped", port, "20 KB/s")
     device.join()
     server.kill()
     assert device.exitcode == 0
-    links = Run.read(tmp_path / "paced").links
+    links = Run.read(tmp_path / "shaped").links
     frame = links.to_pandas()
     assert len(frame) == 3 * 12
     assert (frame["channel_s"] - 8 * frame["sent_bytes"] / 160e3).abs().max() < 1e-9

@@ -226,4 +226,4 @@ def test_the_papers_projection_names_its_sources() -> None:
     assert scenario.estimate is not None
     assert all(payload.says for payload in scenario.estimate.payloads.values())
     assert [uplink.label for uplink in scenario.replay.uplinks][-1] == "492 KB/s (inferred)"
-    assert scenario.replay.uplinks[-1].rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)  # type: ignore[union-attr]
+    assert scenario.replay.uplinks[-1].rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)

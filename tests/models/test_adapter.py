@@ -13,7 +13,8 @@ from harness.errors import CheckpointError
 from harness.models import adapter
 from harness.models.adapter import Lora
 from harness.models.contract import Layout, Part, Tiles
-from harness.models.llava import LlavaModels, whole_parts
+from harness.models.family import whole_parts
+from harness.models.loading import LlavaModels
 from harness.models.onevision import OneVision, load
 from tests.small_models import make_backbone, save
 

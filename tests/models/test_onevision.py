@@ -16,7 +16,7 @@ from harness.data.sample import Question
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
 from harness.models import files, llava, onevision, tower
 from harness.models.contract import LanguageSide, Layout, Request, Untimed, VisionSide
-from harness.models.engine import TransformersEngine
+from harness.models.engine import Prompt, TransformersEngine
 from harness.models.onevision import full_size_config, load
 from tests.small_models import said, save
 
@@ -135,7 +135,7 @@ def test_where_an_answer_ends(build) -> None:
 
     def written(stop, limit):
         engine = TransformersEngine(backbone._engine.language, stop=stop, max_new_tokens=limit)
-        (found,) = engine.answer([lambda: backbone.prompt([tokens_TH], CHOICE)], [Untimed()])
+        (found,) = engine.answer([lambda: Prompt(backbone.prompt([tokens_TH], CHOICE))], [Untimed()])
         return found
 
     free = written((), 8)

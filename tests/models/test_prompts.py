@@ -3,7 +3,7 @@
 import pytest
 
 from harness.data.sample import Question
-from harness.models.prompts import LLAVA15, ONEVISION
+from harness.models.prompts import GEMMA3, INTERNVL, LLAVA15, ONEVISION
 
 CHOICE = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
 HINTED = Question(text="Which colour?", kind="choice", options={"A": "red", "C": "green"}, hint="It is dark.")
@@ -82,6 +82,9 @@ def shown(parts):
         (ONEVISION, OPEN, 2, "user\n<1>\n<2>\nQuestion: What is written?\n"),
         # A picture that is shown twice is there twice.
         (LLAVA15, Question(text="<image 1> or <image 1>?", kind="open", marked=True), 1, "USER: <1>\n or <1>\n?"),
+        # Around a picture stands what its model was trained to see there, wherever the picture is.
+        (INTERNVL, MARKED, 4, "user\n<img><4></img>\nHow do <img><1></img>\n and <img><2></img>\n differ?"),
+        (GEMMA3, OPEN, 1, "<bos><start_of_turn>user\n\n\n<start_of_image><1><end_of_image>\n\nQuestion: What"),
         # Words like a mark are words where the benchmark has no marks.
         (ONEVISION, Question(text="In <image 1>, what?", kind="open"), 1, "<1>\nQuestion: In <image 1>, what?\n"),
     ],

@@ -10,12 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
 from harness.models.patches import best_grid, grids_up_to
-from harness.models.tiling import PaddedTile, Tiling, fitted, normalised, squared
+from harness.models.tiling import PaddedTile, StretchedTile, StretchedTiling, Tiling, fitted, normalised, squared
 
 patient = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no reason to fail."""
@@ -69,6 +71,26 @@ def test_tiles_are_the_processors(width: int, height: int) -> None:
     assert ours.pixels_PCHW.dtype == torch.float32
     assert ours.pixels_PCHW.is_contiguous()
     torch.testing.assert_close(ours.pixels_PCHW[1:], theirs_PCHW[1:], atol=5e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (448, 448), (900, 300), (1, 1), (30, 1000)])
+def test_stretched_tiles_are_the_processors(width, height):
+    """InternVL's canvas, its tiles' order, the thumbnail after them or none after a single tile; Gemma's square."""
+    image = noise(width, height)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    theirs = GotOcr2ImageProcessorPil(
+        size={"height": 112, "width": 112}, crop_to_patches=True, image_mean=list(mean), image_std=list(std)
+    )(image, return_tensors="pt")
+    tiling = StretchedTiling(patch=112, mean=mean, std=std)
+    ours = tiling(image)
+    assert len(ours.pixels_PCHW) == int(theirs["num_patches"][0]) == tiling.n_patches(*ours.layout.grid)
+    assert sum(n_h * n_w for n_h, n_w in tiling.canvases(height, width)) == len(ours.pixels_PCHW)
+    torch.testing.assert_close(ours.pixels_PCHW, theirs["pixel_values"], atol=1e-6, rtol=0)
+    theirs = Gemma3ImageProcessorPil(size={"height": 112, "width": 112})(image, return_tensors="pt")
+    tile = StretchedTile(patch=112, mean=(0.5,) * 3, std=(0.5,) * 3)(image)
+    torch.testing.assert_close(tile.pixels_PCHW, theirs["pixel_values"], atol=1e-6, rtol=0)
+    assert ours.layout.stretched
+    assert tile.layout.stretched
 
 
 @patient

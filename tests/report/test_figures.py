@@ -91,16 +91,16 @@ def texts(figure: Figure) -> list[Text]:
 
 def _beyond(axis: object) -> list[Text]:
     """The labels of ticks beyond an axis's limits, which matplotlib keeps and does not draw."""
-    low, high = sorted(axis.get_view_interval())  # type: ignore[attr-defined]
-    drawn = {id(t) for t in axis._update_ticks() if low <= t.get_loc() <= high}  # type: ignore[attr-defined]
-    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]  # type: ignore[attr-defined]
+    low, high = sorted(axis.get_view_interval())
+    drawn = {id(t) for t in axis._update_ticks() if low <= t.get_loc() <= high}
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
     return [label for tick in ticks if id(tick) not in drawn for label in (tick.label1, tick.label2)]
 
 
 def assert_readable(figure: Figure) -> None:
     """No text leaves the page, none is smaller than 6 points, and no two overlap."""
     shown = texts(figure)
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    renderer = figure.canvas.get_renderer()
     boxes = np.array([text.get_window_extent(renderer).extents for text in shown])
     words = [text.get_text() for text in shown]
     assert min(text.get_fontsize() for text in shown) >= 6

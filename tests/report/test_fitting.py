@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from harness.analysis import Analysis
 from harness.cli.display import Display, terminal
-from harness.report import resources, table
+from harness.report import table
 from harness.report.fitting import Fitting
 from tests.made_up_run import make
 
@@ -74,9 +74,9 @@ def test_the_closing_table_holds(made_up: Analysis, width: int) -> None:
 @pytest.mark.parametrize("width", [60, 80])
 def test_every_table_of_a_run_holds(made_up: Analysis, width: int) -> None:
     """Memory and operations, and all that ``show`` prints below the closing table."""
-    from harness.report.sections import sections
+    from harness.report.sections import resources_table, sections
 
-    for what in (resources.resources_table(made_up), *sections(made_up)):
+    for what in (resources_table(made_up), *sections(made_up)):
         lines = shown(what, width)
         assert max(map(len, lines)) <= width
         assert "…" not in "\n".join(lines)

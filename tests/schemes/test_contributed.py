@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness import catalog, measure, study
+from harness import catalog, measure, study, timing
 from harness.data.asking import samples
 from harness.data.gathered import gather
 from harness.data.streetsqa import book
@@ -196,7 +196,7 @@ def test_a_scheme_is_measured_into_a_run(tmp_path: Path, manifest) -> None:
     schedule = Measure(timed_samples=2, repeats=3, warmup=1)
     with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
         measure.answer(plan, ongoing, Silent())
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             Silent(),
@@ -254,7 +254,7 @@ def test_one_stage_name_on_both_sides_is_two_stages(tmp_path: Path, manifest) ->
     """A stage's side is where it was timed: rows of the same name on two sides are kept apart."""
     plan = plan_of(Mirrored, FakePoint())
     with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             Silent(),

@@ -37,6 +37,22 @@ def test_a_shipped_configuration_is_valid(path: Path) -> None:
         assert (config.temperature.start, config.temperature.end, config.alpha) == (10, 0.1, 1e-3)
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_stage_of_a_shipped_configuration_is_valid(path: Path) -> None:
+    """Merging alone of all, and the codec alone of those with a pre-fit; named and kept apart from the whole."""
+    whole, merging = load(path), load(path, stage="merging")
+    assert (merging.name, merging.out, merging.stage) == (f"{path.stem}_merging", f"{whole.out}_merging", "merging")
+    assert (merging.codec, merging.rate_weight, merging.prefit.steps) == (None, None, 0)
+    assert merging.lora == whole.lora
+    assert Schedule(merging, 10).lines()[1:]
+    if whole.prefit.steps:
+        codec = load(path, stage="codec")
+        assert (codec.name, codec.steps, codec.lora.rank, codec.stage) == (f"{path.stem}_codec", 0, 0, "codec")
+        assert codec.prefit == whole.prefit
+        ends = [Schedule(codec, 0).of_prefit(step) for step in (0, codec.prefit.steps - 1)]
+        assert ends == [10, 0 if codec.temperature.hard_share else pytest.approx(0.1)]
+
+
 def test_full_size_has_the_paper_s_budget() -> None:
     """About 300 million trainable parameters of 8 billion (V-A2), counted without allocating any."""
     config = load(SHIPPED[0].parent / "llava_onevision_7b.yaml")
@@ -66,7 +82,12 @@ def test_settings_replace_values(write_config: Callable[..., Path]) -> None:
         ({"colour": 1}, r"tiny.yaml:\d+: colour: unknown key; .*known: name, backbone"),
         ({"lambda": 0}, r"tiny.yaml:\d+: lambda: 0 is not right: input should be greater than 0"),
         ({"backbone": "llava"}, r"unknown backbone 'llava'; known: "),
-        ({"data": {"kind": "tsv"}}, r"unknown kind of training data 'tsv'; known: bundled, conversations"),
+        ({"data": {"kind": "tsv"}}, r"unknown kind of training data 'tsv'; known: bundled, conversations, pictures"),
+        ({"data": {"kind": "pictures", "folder": "x"}}, "data: pictures have no questions, and fit a codec alone"),
+        ({"lambda": None}, "lambda: is missing; it weighs bits against the distortion"),
+        ({"codec": {"scheme": "jpeg"}}, r"codec.scheme: 'jpeg' is not right"),
+        ({"codec": {"scheme": "tofc_heuristic"}}, "bits: is the bit length of tofc_heuristic, which has no default"),
+        ({"scheme": "visionzip"}, "scheme is visionzip, whose reduction is trained by the distortion alone"),
         ({"data": {"kind": "bundled", "first_book": -1}}, r"data.first_book: -1 is not right"),
         ({"epochs": 1.0}, "how long to train is given once"),
         ({"steps": 0}, "lora.rank is above 0, but steps is 0"),
@@ -85,6 +106,23 @@ def test_a_mistake_is_one_sentence_with_its_place(
     """File, line and key, the value, and what would be right."""
     with pytest.raises(ScenarioError, match=sentence):
         load(write_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("scheme=jpeg", "--set scheme=jpeg: .*jpeg reduces no features; tofc, visionzip or qformer do"),
+        ("scheme=gif", "--set scheme=gif: .*unknown scheme 'gif'"),
+        ("lora.rank=0", "codec is null, and lora.rank is 0: there is nothing to train"),
+        ("prefit.steps=2", "codec is null, but prefit.steps is above 0"),
+    ],
+)
+def test_a_stage_without_a_codec_refuses_what_has_no_place(
+    write_config: Callable[..., Path], setting: str, sentence: str
+) -> None:
+    """A pre-fit, a frozen backbone, a scheme that keeps all features."""
+    with pytest.raises(ScenarioError, match=sentence):
+        load(write_config(), [setting], "merging")
 
 
 @pytest.mark.parametrize(

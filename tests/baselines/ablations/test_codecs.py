@@ -17,7 +17,7 @@ from baselines.ablations.heuristic import HeuristicCodec, HeuristicConfig
 from harness.errors import BitstreamError, CheckpointError
 from harness.tofc import laplacian
 from harness.tofc.feature_codec import FeatureCodec
-from harness.tofc.training import Recipe, feature_distortion, parameter_groups, train
+from harness.training.codec import Recipe, feature_distortion, parameter_groups, train
 
 DIM = 24
 
@@ -249,12 +249,13 @@ def test_every_parameter_of_a_codec_is_trained() -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
-    grouped = [p for group in parameter_groups(codec, Recipe(rate_weight=1, steps=1)) for p in group["params"]]
+    groups = parameter_groups(codec, Recipe(rate_weight=1, steps=1))
+    grouped = [p for group in groups for p in group.parameters.values()]
     assert sorted(map(id, grouped)) == sorted(map(id, codec.parameters()))
 
     without = heuristic().train()
     assert parameter_groups(without, Recipe(rate_weight=1, steps=1)) == []
-    y_PCD.grad = None
+    y_PCD = make_features(4).requires_grad_()
     coded = without(y_PCD, 1.0)
     (coded.rate + coded.y_PCD.square().mean()).backward()
     assert y_PCD.grad is not None

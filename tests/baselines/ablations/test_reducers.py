@@ -8,13 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baselines.ablations.centres import Centres
 from baselines.ablations.qformer import QFormer, QFormerConfig
-from baselines.ablations.visionzip import VisionZip
+from baselines.ablations.reducers import Centres, VisionZip
 from harness.errors import CheckpointError
 from harness.models.contract import Attention
-from harness.tofc.merging import merge
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging, merge
 
 
 def _features(n_patches: int = 3, n_features: int = 16, dim: int = 8, seed: int = 0) -> tuple[Tensor, Attention]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.ablations import comparison, schemes, training
+from baselines.ablations import schemes
 from baselines.ablations.schemes import (
     DISTORTION,
     TABLE_1_CLUSTERS,
@@ -20,7 +20,22 @@ from baselines.ablations.schemes import (
     Single,
     Unmerged,
 )
-from baselines.ablations.training import (
+from harness import catalog
+from harness.data.asking import samples
+from harness.data.streetsqa import book
+from harness.errors import BitstreamError, CheckpointError, UnavailableError
+from harness.models import adapter
+from harness.models.contract import Untimed
+from harness.models.llava import Llava
+from harness.models.loading import LlavaModels
+from harness.models.onevision import load
+from harness.profiling.clock import StageClock
+from harness.schemes.envelope import receive, send
+from harness.schemes.tofc import TofcPoint
+from harness.training.bundled import book_of
+from recipes import ablations as training
+from recipes import compare_ablations as comparison
+from recipes.ablations import (
     FIG_12,
     OF_FIG_12,
     OF_TABLE_1,
@@ -31,18 +46,6 @@ from baselines.ablations.training import (
     train_point,
     train_reduced,
 )
-from harness import catalog
-from harness.data.asking import samples
-from harness.data.streetsqa import book
-from harness.errors import BitstreamError, CheckpointError, UnavailableError
-from harness.models import adapter
-from harness.models.contract import Untimed
-from harness.models.llava import Llava, LlavaModels
-from harness.models.onevision import load
-from harness.profiling.clock import StageClock
-from harness.schemes.envelope import receive, send
-from harness.schemes.tofc import TofcPoint
-from harness.zoo.features import book_of
 
 TINY = dataclasses.replace(OF_FIG_12, steps=2, pictures=2, asked=2)
 TINY_REDUCED = dataclasses.replace(OF_TABLE_1, steps=1, pictures=1, asked=2)
@@ -153,7 +156,7 @@ def test_a_point_of_table_1_trains_tower_language_model_projector_and_queries(dr
     """By the answers alone: every part of the adapter moves, and what is learned of the reducer."""
     fresh = load("mini-onevision").backbone()
     torch.manual_seed(0)
-    start = QFormerQueries.new_reducer(fresh.feature_dim)
+    start = QFormerQueries.new_reducer(fresh.feature_dim, TABLE_1_CLUSTERS)
     found = train_reduced(fresh, drawn, QFormerQueries, TINY_REDUCED)
     assert isinstance(start, torch.nn.Module)
     assert found.reducer is not None

@@ -7,9 +7,9 @@ import pytest
 
 from baselines.ablations.schemes import DISTORTION, POINT, PROJECTOR, WEIGHTS
 from baselines.ablations.trained import trained_around
-from baselines.ablations.training import FIG_12, TABLE_1
 from harness.catalog import ZOO
 from harness.scenario.load import load
+from recipes.ablations import FIG_12, TABLE_1
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios"
 
@@ -37,5 +37,5 @@ def test_bundled_points_are_of_the_backbone_that_is_here() -> None:
     for folder in folders:
         backbone = folder.parents[1].name
         here = hashlib.sha256((ZOO / backbone / "model.safetensors").read_bytes()).hexdigest()
-        assert trained_around(folder) == here, f"{folder} is stale: python -m baselines.ablations.training"
+        assert trained_around(folder) == here, f"{folder} is stale: python -m recipes.ablations"
     assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) < 14_000_000
