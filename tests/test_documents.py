@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     {*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(ROOT / name / "README.md" for name in ("training", "results"))}
 )
-FOLDERS = "harness|baselines|benchmarks|containers|docs|examples|scenarios|tests|tools|training"
+FOLDERS = "harness|baselines|benchmarks|containers|docs|examples|recipes|scenarios|tests|tools|training"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
