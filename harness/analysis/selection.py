@@ -36,6 +36,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+_ROUNDING = 1e-9
+"""Of the largest part: below it two parts of scores are the same, which are differences of scores near 1."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -91,6 +94,8 @@ def p_value(point_C: ArrayLike, reference_C: ArrayLike, theta: float) -> float:
         raise ValueError(f"parts of shapes {point_C.shape} and {reference_C.shape} are not paired")
     n = point_C.size
     difference_C = point_C - theta * reference_C
+    # Equal answers have parts that differ by the rounding of their slopes, and speak for nothing.
+    difference_C[abs(difference_C) < _ROUNDING * abs(point_C).max(initial=0.0)] = 0.0
     mean = float(difference_C.mean()) if n else 0.0
     if n < 2 or mean <= 0:
         return 1.0
@@ -154,6 +159,8 @@ def _null(difference_C: Floats, worst: float) -> tuple[Floats, float]:
     def mean_of(lambda_: float) -> float:
         return float((difference_C / (1 + lambda_ * difference_C)).sum())
 
-    # Where the worst is among those seen the sum falls without end towards the upper limit.
-    found = scipy.optimize.brentq(mean_of, 0.0, highest * (1 - 1e-12), xtol=1e-14, rtol=1e-10)
+    # Where the worst is among those seen the sum falls without end towards the upper limit; where it is not, weights
+    # whose sum is 1 but for rounding leave no root below the limit.
+    limit = highest * (1 - 1e-12)
+    found = limit if mean_of(limit) >= 0 else scipy.optimize.brentq(mean_of, 0.0, limit, xtol=1e-14, rtol=1e-10)
     return 1 / (n * (1 + found * difference_C)), 0.0

@@ -60,6 +60,15 @@ def test_what_is_certified_is_where_the_test_turns(both: int, gained: int, lost:
     assert selection.p_value(point, reference, share + 1e-6) > 0.05
 
 
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=30).filter(any), st.integers(0, 2**32 - 1))
+def test_parts_that_differ_by_rounding_alone_speak_for_nothing(quarters: list[int], seed: int) -> None:
+    """A point with the reference's own answers is not above it, whatever the rounding of its slopes."""
+    reference_C = 32.6 * np.array(quarters)
+    noise_C = 1e-11 * np.random.default_rng(seed).normal(size=len(quarters))
+    assert selection.p_value(reference_C + noise_C, reference_C, 1.0) == 1
+    assert selection.p_value(reference_C + abs(noise_C), reference_C, 1.0) == 1
+
+
 def test_a_ladder_stops_at_the_first_point_that_fails() -> None:
     """Below it nothing is tested, however good; another ladder goes on at its own level."""
     good, bad = pairs(200, 5, 1, 50)[0], pairs(120, 5, 81, 50)[0]
