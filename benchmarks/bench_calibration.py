@@ -144,12 +144,63 @@ def _study_of_ratios(n: int, number: int, counts: Counts) -> None:
 
 
 def _lines_of_ratios(n: int, counts: Counts, _studies: int) -> Iterable[str]:
-    yield line(
-        f"ratio within rounds: {n} pictures x 6 rounds, 10 % drift", "95 %", counts["ratio"], counts["before"]
-    )
+    yield line(f"ratio within rounds: {n} pictures x 6 rounds, 10 % drift", "95 %", counts["ratio"], counts["before"])
     yield line(f"  the same, links added: {n} pictures", "95 %", counts["with links"])
     without_width = str(counts["crossing"]).split("  width", maxsplit=1)[0]
     yield line(f"crossover (difference holds 0): {n} x 3", "95 %", without_width)
+
+
+def cells_of_apart() -> Iterator[Cell]:
+    """Ratios of schemes that were timed in different starts of the process, whose levels scatter."""
+    for restart in (0.0, 0.05, 0.1):
+        for starts in (3, 4, 8):
+            for n in (6, 12, 40):
+                what = f"ratio, timed apart: {restart:.0%} over {starts} starts, {n} pictures"
+                study = functools.partial(_study_of_apart, restart, starts, n)
+                yield Cell(section="apart", name=what, study=study, lines=functools.partial(_lines_of_apart, what))
+
+
+def _study_of_apart(restart: float, starts: int, n: int, number: int, counts: Counts) -> None:
+    rng = np.random.default_rng([10, round(100 * restart), starts, n, number])
+    start_R = np.repeat(np.arange(starts), 2)
+    times, tiles, truth = timed(rng, "tiles", n, start_R.size)
+    other = (0.06 * tiles[:, None] + 0.3) * lognormal(rng, 0.1, (n, 1)) * lognormal(rng, 0.1, (n, start_R.size))
+    other_truth = float((0.06 * TILES + 0.3).mean())
+    level_R, other_level_R = (1 + restart * rng.normal(size=(2, starts)).clip(-4, 4))[:, start_R]
+    times, other = times * level_R, other * other_level_R
+    found = means.ratio_within_rounds(other, times, tiles, TILES, start_R=start_R, b_start_R=starts + start_R)
+    counts["now"].add(found, other_truth / truth)
+    counts["before"].add(means.ratio_within_rounds(other, times, tiles, TILES), other_truth / truth)
+
+
+def _lines_of_apart(what: str, counts: Counts, _studies: int) -> Iterable[str]:
+    yield line(what, "95 %", counts["now"], counts["before"], "as if within rounds")
+
+
+FEW = ("Student over samples", "post-stratified", "line on tiles", "regression")
+"""How a mean of few pictures can be made: the line differs from the regression in how its scatter is taken."""
+
+
+def cells_of_few() -> Iterator[Cell]:
+    """Means of few pictures by each rule that there is: which of them covers."""
+    for kind in ("normal", "log-normal 0.25", "log-normal 0.5", "tiles", "tiles squared", "tiles, 10 % drift"):
+        for n in (6, 8, 11, 12):
+            study, lines = functools.partial(_study_of_few, kind, n), functools.partial(_lines_of_few, kind, n)
+            yield Cell(section="few", name=f"{kind}, {n} pictures", study=study, lines=lines)
+
+
+def _study_of_few(kind: str, n: int, number: int, counts: Counts) -> None:
+    rng = np.random.default_rng([11, KINDS.index(kind), n, number])
+    times, tiles, truth = timed(rng, kind, n, 6 if kind.endswith("drift") else 3)
+    counts["Student over samples"].add(means.mean_latency(times), truth)
+    counts["post-stratified"].add(means.mean_latency(times, tiles, TILES, method="strata"), truth)
+    counts["line on tiles"].add(means.mean_latency(times, tiles, TILES, method="line"), truth)
+    counts["regression"].add(means.mean_latency(times, tiles, TILES, method="regression"), truth)
+
+
+def _lines_of_few(kind: str, n: int, counts: Counts, _studies: int) -> Iterable[str]:
+    for rule in FEW:
+        yield line(f"{rule}: {kind}, {n} pictures", "95 %", counts[rule])
 
 
 def cells_of_percentiles() -> Iterator[Cell]:
@@ -243,7 +294,8 @@ def cells_of_selection() -> Iterator[Cell]:
         for shape in ((1,), (5,), (8,), (4, 4)):
             ladders = f"{len(shape)} ladder{'s' * (len(shape) > 1)}"
             what = f"admission: {sum(shape)} points in {ladders}, {n} pictures"
-            study, lines = functools.partial(_study_of_selection, n, shape), functools.partial(_lines_of_selection, what)
+            study = functools.partial(_study_of_selection, n, shape)
+            lines = functools.partial(_lines_of_selection, what)
             yield Cell(section="selection", name=what, study=study, lines=lines, times=10)
 
 
@@ -410,6 +462,8 @@ def _lines_of_energy(what: str, counts: Counts, _studies: int) -> Iterable[str]:
 SECTIONS: dict[str, Callable[[], Iterator[Cell]]] = {
     "means": cells_of_means,
     "ratios": cells_of_ratios,
+    "apart": cells_of_apart,
+    "few": cells_of_few,
     "percentiles": cells_of_percentiles,
     "queues": cells_of_queues,
     "selection": cells_of_selection,
@@ -418,6 +472,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Cell]]] = {
     "energy": cells_of_energy,
     "scores": calibrated_rows.cells_of_scores,
     "rows": calibrated_rows.cells_of_rows,
+    "restarts": calibrated_rows.cells_of_restarts,
     "equal-rows": calibrated_rows.cells_of_equal_rows,
     "stopped-rows": calibrated_rows.cells_of_stopped_rows,
     "users": calibrated_rows.cells_of_users,
@@ -459,9 +514,7 @@ def main() -> None:
         "stopped rows a half, p99 a quarter); seeds are fixed",
         flush=True,
     )
-    resumable.run(
-        cells, wanted, studies, file=arguments.file, digest=digest(), processes=arguments.processes
-    )
+    resumable.run(cells, wanted, studies, file=arguments.file, digest=digest(), processes=arguments.processes)
 
 
 if __name__ == "__main__":

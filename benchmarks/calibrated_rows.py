@@ -18,7 +18,6 @@ from benchmarks.made_studies import (
     DEADLINE_S,
     RATE_BPS,
     SHARES,
-    Key,
     Scheme,
     Study,
     World,
@@ -120,19 +119,38 @@ ROWS = {
     "log-normal 0.5": dataclasses.replace(_ONE_POINT, spread=0.5, by_tiles=False),
     "tiles, 10 % drift": dataclasses.replace(_ONE_POINT, rounds=6, drift=0.1),
 }
+RESTARTS = {
+    "3 starts, 5 %": dataclasses.replace(_ONE_POINT, rounds=9, starts=3, restart=0.05),
+    "8 starts, 5 %": dataclasses.replace(_ONE_POINT, rounds=8, starts=8, restart=0.05),
+    "timed apart, 3 starts, 5 %": dataclasses.replace(_ONE_POINT, rounds=6, starts=3, restart=0.05, apart=("jpeg",)),
+    "timed apart, 8 starts, 5 %": dataclasses.replace(_ONE_POINT, rounds=8, starts=8, restart=0.05, apart=("jpeg",)),
+}
+_WORLDS = {**ROWS, **RESTARTS}
 _TOFC, _JPEG = ("tofc", "lambda=2"), ("jpeg", "quality=2")
 
 
 def cells_of_rows() -> Iterator[Cell]:
     """From rows to what is printed: made-up runs, read by the code that reads a run's own."""
-    for kind, world in ROWS.items():
+    for kind in ROWS:
         for n in (6, 12, 40):
-            study, lines = functools.partial(_study_of_rows, kind, n), functools.partial(_lines_of_rows, kind, n)
-            yield Cell(section="rows", name=f"{kind}, {n} x {world.rounds}", study=study, lines=lines)
+            yield _cell_of_rows("rows", kind, n)
+
+
+def cells_of_restarts() -> Iterator[Cell]:
+    """The same of runs over several starts of the process, of which each has a level of its own."""
+    for kind in RESTARTS:
+        for n in (6, 12):
+            yield _cell_of_rows("restarts", kind, n)
+
+
+def _cell_of_rows(section: str, kind: str, n: int) -> Cell:
+    study, lines = functools.partial(_study_of_rows, kind, n), functools.partial(_lines_of_rows, kind, n)
+    return Cell(section=section, name=f"{kind}, {n} x {_WORLDS[kind].rounds}", study=study, lines=lines)
 
 
 def _study_of_rows(kind: str, n: int, number: int, counts: Counts) -> None:
-    made = study(dataclasses.replace(ROWS[kind], timed=n), [11, list(ROWS).index(kind), n, number])
+    seed = [11, list(_WORLDS).index(kind), n, number]
+    made = study(dataclasses.replace(_WORLDS[kind], timed=n), seed, engine="vector")
     if not made.run.points.set_index("pipeline").loc["tofc", "selected"]:
         return
     _count_run(made, counts)
@@ -148,7 +166,7 @@ def _lines_of_rows(kind: str, n: int, counts: Counts, _studies: int) -> Iterable
     of_run = ("run: mean", "run: device part", "run: times the first's", "run: share in time")
     for claim in (*of_run, "advise: mean", "advise: share in time", "crossover: rate"):
         note = "discrete" if "share" in claim else ""
-        yield line(f"{claim}, {kind}, {n} x {ROWS[kind].rounds}", "95 %", counts[claim], note=note)
+        yield line(f"{claim}, {kind}, {n} x {_WORLDS[kind].rounds}", "95 %", counts[claim], note=note)
 
 
 def _count_run(made: Study, counts: Counts) -> None:
@@ -191,7 +209,7 @@ def cells_of_equal_rows() -> Iterator[Cell]:
 def _study_of_equal_rows(pictures: int, number: int, counts: Counts) -> None:
     needed = target_share((THETA + 0.05) * 0.78)
     world = World(pictures=pictures, questions=2, timed=12, schemes=("server_only", "tofc", "jpeg"))
-    made = study(world, [12, pictures, number])
+    made = study(world, [12, pictures, number], engine="vector")
     sizes = {name: float(made.sent[name, point].mean()) for name, point in THIRDS.items()}
     bytes_true = {name: needed * size for name, size in sizes.items()}
 
@@ -242,13 +260,13 @@ def cells_of_stopped_rows() -> Iterator[Cell]:
 
 def _study_of_stopped_rows(kind: str, number: int, counts: Counts) -> None:
     world = dataclasses.replace(STOPPED[kind], timed=100, schemes=("server_only", "tofc"), precision=0.1)
-    made = study(world, [13, len(kind), number])
+    made = study(world, [13, len(kind), number], engine="vector")
     record = made.run.record
     assert world.precision is not None
     for n in precision.looks(world.timed):
         timed = pc.is_in(record.stages["sample"], pa.array(made.timed[:n]))
         stages = record.stages.filter(timed)
-        looked = looked_at(stages, record.samples, precision=world.precision, at_most=world.timed)
+        looked = looked_at(stages, record.samples, precision=world.precision, at_most=world.timed, confidence=0.95)
         if not any(look.go_on_to for look in looked.values()):
             break
     run = Analysis(dataclasses.replace(record, stages=stages))
@@ -291,7 +309,8 @@ def _of_users() -> tuple[Replay, float, float]:
 
 def _study_of_users(timed: int, number: int, counts: Counts) -> None:
     spec, true_s, limit_s = _of_users()
-    made = study(dataclasses.replace(_USERS, timed=timed), [14, timed, number], population=[14])
+    world = dataclasses.replace(_USERS, timed=timed)
+    made = study(world, [14, timed, number], population=[14], engine="vector")
     own = made.run.selected_profile("tofc")
     found, _ = max_users(own, spec, spec.uplinks[0], limit_s=limit_s, q=50, at_most=20)
     few = replay.Cell(spec=spec, uplink=spec.uplinks[0], users=_FEW_USERS, seed=0)

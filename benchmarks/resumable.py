@@ -7,6 +7,7 @@ Every study has a random stream of its own, so that what is counted depends neit
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -73,9 +74,7 @@ class Made:
 CellsOf = Callable[[], Iterable[Cell]]
 
 
-def run(
-    cells_of: CellsOf, wanted: Sequence[str], asked: int, *, file: Path, digest: str, processes: int = 1
-) -> None:
+def run(cells_of: CellsOf, wanted: Sequence[str], asked: int, *, file: Path, digest: str, processes: int = 1) -> None:
     """Make what the file lacks of the ``wanted`` sections and print every cell, in order, as soon as it is complete.
 
     ``cells_of`` is a function of a module, which each process calls for itself. ``digest`` is that of all that the
@@ -121,7 +120,7 @@ def pieces_of(cell: Cell, asked: int) -> list[Piece]:
     """A cell's studies in pieces: a hundredth, then up to twentieths."""
     n = cell.studies(asked)
     bounds = np.unique(np.rint(n * np.r_[0.0, _PILOT, np.linspace(0.05, 1.0, 20)]).astype(int)).tolist()
-    return [Piece(cell.key, first, last) for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [Piece(cell.key, first, last) for first, last in itertools.pairwise(bounds)]
 
 
 def read(file: Path, digest: str) -> dict[Piece, Made]:

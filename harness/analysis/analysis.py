@@ -162,17 +162,12 @@ class Analysis:
     @cached_property
     def setting(self) -> Setting:
         """What the latencies rest on besides the request rows: :class:`harness.analysis.cells.Setting`."""
-        starts: dict[Key, dict[int, int]] = {}
-        keys = ["pipeline", "point", "repeat"]
-        for row in self.record.stages.group_by(keys).aggregate([("start", "min")]).to_pylist():
-            starts.setdefault((row["pipeline"], row["point"]), {})[row["repeat"]] = row["start_min"]
         return Setting(
             system=cells.system_of(self.manifest.scenario_value("replay")),
             population=self.population,
             profiles={key: self.profile(*key) for key in self.timed_points},
-            starts=starts,
             sources=latency.sources(self.record.stages),
-            confidence=self._latency_confidence,
+            confidence=self.latency_confidence,
         )
 
     def spent(self) -> Iterator[tuple[dict[str, object], latency.Floats]]:
@@ -218,7 +213,7 @@ class Analysis:
         timed = self.setting.timed((pipeline, point))
         stratum_S, stratum_N = cells.strata(self.profile(pipeline, point), self.population)
         return means.mean_latency(
-            timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self._latency_confidence
+            timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self.latency_confidence
         )
 
     @cached_property
@@ -272,7 +267,7 @@ class Analysis:
                     self.setting.system,
                     low_bps=uplinks[0].rate_bps,
                     high_bps=uplinks[-1].rate_bps,
-                    confidence=self._latency_confidence,
+                    confidence=self.latency_confidence,
                     wire=uplinks[0].wire,
                     population=self.population,
                 )
@@ -317,21 +312,21 @@ class Analysis:
 
     def _timed_apart(self) -> Iterator[str]:
         """Which selected points were timed in other starts of the process than the first: a run that was edited."""
-        columns = ["pipeline", "point", "repeat", "start"]
-        rows = self.record.stages.select(columns).to_pandas().drop_duplicates()
-        starts = {key: frozenset(zip(of["repeat"], of["start"], strict=True))
-                  for key, of in rows.groupby(["pipeline", "point"])}  # fmt: skip
-        keys = [key for key in self._selected_keys if key in starts]
-        if apart := [key[0] for key in keys if starts[key] != starts[keys[0]]]:
+        timed = {key: self.setting.timed(key) for key in self._selected_keys}
+        if not timed:
+            return
+        first, *_ = timed
+        if others := [key for key, one in timed.items() if cells.timed_apart(timed[first], one)]:
+            refused = any(means.apart(timed[first].start_R, timed[key].start_R) for key in others)
             yield (
-                f"{', '.join(apart)}: timed in another start of the process than {keys[0][0]}; ratios of the two hold "
-                "what drifted between, which their intervals leave out"
+                f"{', '.join(key[0] for key in others)}: timed in another start of the process than {first[0]}; "
+                + ("ratios of the two have no interval" if refused else "ratios of the two hold what starts scatter")
             )
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:
         """How long each stage of each point takes: :func:`harness.analysis.latency.stage_times`."""
-        return latency.stage_times(self.record.stages, confidence=self._latency_confidence)
+        return latency.stage_times(self.record.stages, confidence=self.latency_confidence)
 
     @cached_property
     def side_times(self) -> pd.DataFrame:
@@ -418,8 +413,9 @@ class Analysis:
         """How many pictures and rounds resolve a mean latency, and how many pictures bytes and a score.
 
         ``latency`` and ``payload`` are relative (0.05: 5 %), ``score`` in the metric's unit. A row for each selected
-        point that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times
-        (:func:`harness.analysis.precision.plan_latency`; 0 where none do, with ``latency_reason``);
+        point that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times, and
+        over how many ``starts`` of the process (:func:`harness.analysis.precision.plan_latency`; 0 where none do, with
+        ``latency_reason``);
         ``bytes_pictures``, for the ratio of bytes at equal score over the next scheme with a curve, and
         ``score_pictures``, for the difference from the reference's score; null where nothing can be said.
         """
@@ -431,7 +427,7 @@ class Analysis:
                 planned = precision.LatencyPlan(pictures=0, rounds=0, half_width=np.nan, reason=few)
             else:
                 planned = precision.plan_latency(
-                    means.components(timed.total_SR, *strata),
+                    means.components(timed.total_SR, *strata, start_R=timed.start_R),
                     latency,
                     at_least_rounds=means.MIN_ROUNDS,
                     confidence=self.equality.confidence,
@@ -452,13 +448,14 @@ class Analysis:
                     "point": point,
                     "pictures": planned.pictures,
                     "rounds": planned.rounds,
+                    "starts": planned.starts,
                     "latency_reason": planned.reason,
                     "bytes_pictures": bytes_pictures,
                     "bytes_reason": bytes_reason,
                     "score_pictures": score_pictures,
                 }
             )
-        columns = ["pipeline", "point", "pictures", "rounds", "latency_reason"]
+        columns = ["pipeline", "point", "pictures", "rounds", "starts", "latency_reason"]
         return pd.DataFrame(found, columns=[*columns, "bytes_pictures", "bytes_reason", "score_pictures"])
 
     def _for_bytes(self, pipeline: str, wanted: float) -> tuple[float, str]:
@@ -496,7 +493,7 @@ class Analysis:
     def pacing(self) -> pd.DataFrame:
         """What idling between requests changes, where both ways were timed: :func:`harness.analysis.pacing.compare`."""
         record = self.record
-        found = pacing.compare(record.stages, record.paced, self.population, confidence=self._latency_confidence)
+        found = pacing.compare(record.stages, record.paced, self.population, confidence=self.latency_confidence)
         return self._in_order(found)
 
     @cached_property
@@ -584,7 +581,8 @@ class Analysis:
         return precision.when_stopped(confidence) if stopped else confidence
 
     @property
-    def _latency_confidence(self) -> float:
+    def latency_confidence(self) -> float:
+        """At which confidence intervals of times are made: the scenario's, higher where timing stops when precise."""
         return self.confidence_of_times(self.equality.confidence)
 
     @property

@@ -155,7 +155,7 @@ def advise(
         min_score=min_score,
         min_share=min_share,
         population=analysis.population,
-        confidence=analysis.confidence_of_times(0.95),
+        confidence=analysis.latency_confidence,
     )
     console = terminal()
     console.print(
@@ -166,7 +166,7 @@ def advise(
     widest = max(len(line) for name in names for line in name.splitlines())
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
     table.add_column("scheme, point", overflow="fold", no_wrap=widest <= _NAME_COLUMNS)
-    for column in ("score", "mean, its 95 %", "p95", "in time"):
+    for column in ("score", f"mean, its {100 * analysis.equality.confidence:g} %", "p95", "in time"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
     for name, advice in zip(names, found, strict=True):
@@ -206,9 +206,9 @@ def crossover(
 ) -> None:
     """Say from which uplink rate on one scheme answers before the other.
 
-    Each scheme is taken at its operating point of equal score; the interval at 95 % holds the rates at which the timed
-    pictures leave open which scheme is faster. Of a recorded link the rate at every instant is scaled, and the answer
-    is its mean. Where users queue, rates at which neither scheme keeps up are said.
+    Each scheme is taken at its operating point of equal score; the interval, at the confidence of the run's scenario,
+    holds the rates at which the timed pictures leave open which scheme is faster. Of a recorded link the rate at every
+    instant is scaled, and the answer is its mean. Where users queue, rates at which neither scheme keeps up are said.
 
         harness crossover results/runs/crossover webp raw_features
         harness crossover results/runs/crossover webp tofc --link bus.parquet --users 8 --per-user "0.1 /s" --servers 2
@@ -225,7 +225,7 @@ def crossover(
     )  # fmt: skip
     analysis = Analysis.read(path)
     one, other = (analysis.selected_profile(name) for name in (first, second))
-    uplink, confidence = spec.uplinks[0], analysis.confidence_of_times(0.95)
+    uplink, confidence = spec.uplinks[0], analysis.latency_confidence
     if meet:
         found = whatif.crossover_of_links(
             one, other, spec, uplink, low_bps=low, high_bps=high, users=users, confidence=confidence
@@ -299,7 +299,7 @@ def max_users(
         spec.uplinks[0],
         limit_s=limit,
         q=percentile,
-        confidence=analysis.confidence_of_times(0.95),
+        confidence=analysis.latency_confidence,
     )
     found = f"{users} users" if users < whatif.MOST_USERS else f"at least {users} users, and more are not looked for,"
     typer.echo(f"{profile.pipeline} at {profile.point}: {found} within {format_seconds(limit)}")
