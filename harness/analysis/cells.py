@@ -23,17 +23,19 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from harness.analysis import latency, means, percentiles
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, mean_latency
-from harness.channel.opening import mean_bps
+from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
+from harness.records import PointKey
 from harness.replay.cell import Cell, replay
-from harness.replay.profile import Profile
+from harness.replay.profile import Profile, sent_bytes
 from harness.scenario.replay import (
-    Answer,
+    AnswerLink,
     Batching,
     ClosedLoop,
     ConstantUplink,
@@ -46,7 +48,6 @@ from harness.scenario.replay import (
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Key = tuple[str, str]
 
 _BARE = Wire()
 
@@ -64,6 +65,34 @@ class Population:
     stratum_N: ArrayLike
     payload_bytes: Mapping[tuple[str, str], ArrayLike]
     weight_N: ArrayLike | None = None
+
+    @classmethod
+    def of(cls, outcomes: pa.Table, samples: pa.Table, texts: pa.Table | None = None) -> "Population":
+        """All questions of a run: its outcome and sample rows; ``texts`` are sample rows whose questions are sent too.
+
+        Of several benchmarks each counts alike, whatever its size.
+        """
+        known = samples.select(["sample", "benchmark", "patches"]).to_pandas().set_index("sample")
+        asked = known.loc[sorted(set(pc.unique(outcomes["sample"]).to_pylist()) & set(known.index))]
+        sizes = asked.groupby("benchmark").size()
+        weight = 1 / (len(sizes) * asked["benchmark"].map(sizes).to_numpy(float))
+        sent = outcomes.select(["pipeline", "point", "sample", "payload_bytes"]).to_pandas()
+        payloads = {
+            (str(pipeline), str(point)): rows.set_index("sample")["payload_bytes"].reindex(asked.index, fill_value=0)
+            for (pipeline, point), rows in sent.groupby(["pipeline", "point"], sort=False)
+        }
+        strata = [
+            np.sort(of_one.to_numpy(float))[np.arange(sizes.max()) * len(of_one) // sizes.max()]
+            for _, of_one in asked.groupby("benchmark", sort=False)["patches"]
+        ]
+        return cls(
+            stratum_of={str(name): float(n) for name, n in known["patches"].items()},
+            stratum_N=np.concatenate(strata),
+            payload_bytes={
+                key: sent_bytes(asked.index, n_bytes.to_numpy(np.int64), texts) for key, n_bytes in payloads.items()
+            },
+            weight_N=weight if len(sizes) > 1 else None,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +147,7 @@ def system_of(replay_section: Mapping[str, Any]) -> Replay:
             "uplinks": tuple(uplinks),
             "arrivals": of_kind.model_construct(**arrivals) if of_kind else None,
             "batching": None if batching is None else Batching.model_construct(**batching),
-            "answer": Answer.model_construct(**(section.get("answer") or {})),
+            "answer": AnswerLink.model_construct(**(section.get("answer") or {})),
         }
     )
 
@@ -132,7 +161,7 @@ class Setting:
 
     system: Replay
     population: Population
-    profiles: Mapping[Key, Profile]
+    profiles: Mapping[PointKey, Profile]
     sources: Mapping[tuple[str, str, str], str]
     confidence: float = 0.95
 
@@ -147,7 +176,7 @@ class Setting:
             return False
         return not requests_meet(Cell(spec=self.system, uplink=uplink, users=int(cell["users"]), seed=0))
 
-    def timed(self, key: Key) -> Timed:
+    def timed(self, key: PointKey) -> Timed:
         """The timed requests of a point."""
         return Timed.of(self.profiles[key])
 
@@ -189,7 +218,7 @@ def ratio_of(
     )
 
 
-def summarise(requests: pa.Table, setting: Setting, deadline_s: float | None = None) -> pd.DataFrame:
+def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = None) -> pd.DataFrame:
     """The parts of the latency in each cell of a replay.
 
     One row for each of :data:`harness.analysis.latency.CELL` and part (device, link, wait, server, total), by uplink
@@ -235,7 +264,7 @@ def summarise(requests: pa.Table, setting: Setting, deadline_s: float | None = N
 
 
 def _alone(
-    setting: Setting, key: Key, cell: Mapping[str, Any], deadline_s: float | None
+    setting: Setting, key: PointKey, cell: Mapping[str, Any], deadline_s: float | None
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The parts of a point whose requests do not meet, each with its mean and percentiles."""
     profile, timed = setting.profiles[key], setting.timed(key)
@@ -271,7 +300,7 @@ def _alone(
 
 
 def _met(
-    setting: Setting, key: Key, cell: Mapping[str, Any], rows: pa.Table
+    setting: Setting, key: PointKey, cell: Mapping[str, Any], rows: pa.Table
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The same of a point whose requests may meet, from the replay's rows."""
     frame = rows.select(["seed", "sample"]).to_pandas()
@@ -403,6 +432,35 @@ def level_of(profile: Profile, population: Population | None = None) -> means.Le
 def levels(timed: Timed) -> Floats:
     """A point's mean device and server time in each round, over that in all rounds, (R,)."""
     return np.asarray(timed.total_SR.mean(axis=0) / timed.total_SR.mean())
+
+
+def timing_warnings(setting: Setting, keys: Sequence[PointKey]) -> Iterator[str]:
+    """What makes the times of points doubtful: pictures too few or too alike, other starts, drift, skew."""
+    of_sentence: dict[str, list[str]] = {}
+    few = reach = ""
+    for key in keys:
+        timed, of_key = setting.timed(key), strata(setting.profiles[key], setting.population)
+        drift = means.drift_between_rounds(timed.total_SR, *of_key)
+        skew = means.skew_warning(timed.total_SR, of_key[0])
+        few = few or means.too_few(len(timed.samples))
+        for sentence in filter(None, (drift.sentence, skew)):
+            of_sentence.setdefault(sentence, []).append(key[0])
+        reach = reach or means.reach_warning(*of_key)
+    yield from filter(None, (few, reach, _timed_apart(setting, keys)))
+    yield from (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
+
+
+def _timed_apart(setting: Setting, keys: Sequence[PointKey]) -> str:
+    """Which points were timed in other starts of the process than the first: a run that was edited."""
+    timed = [setting.timed(key) for key in keys]
+    others = [place for place, one in enumerate(timed) if timed_apart(timed[0], one)]
+    if not others:
+        return ""
+    refused = any(means.apart(timed[0].start_R, timed[place].start_R) for place in others)
+    return (
+        f"{', '.join(keys[place][0] for place in others)}: timed in another start of the process than {keys[0][0]}; "
+        + ("ratios of the two have no interval" if refused else "ratios of the two hold what starts scatter")
+    )
 
 
 def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:

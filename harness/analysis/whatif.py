@@ -46,7 +46,7 @@ from harness.analysis.cells import (
 )
 from harness.analysis.latency import share_in_time, total_s
 from harness.analysis.means import Estimate, Level, apart, difference_within_rounds, mean_latency, too_few
-from harness.channel.opening import mean_bps
+from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, Engine, replay
 from harness.replay.profile import Floats, Profile
@@ -101,7 +101,7 @@ class CellSummary:
     in_time: Estimate | None
 
 
-def summarise(
+def cell_summaries(
     requests: pa.Table,
     deadline_s: float | None = None,
     *,
