@@ -10,7 +10,7 @@ A run times a scheme that computes for some 20 ms a request, without any model, 
 - ``pauses``: the process is stopped (SIGSTOP) for 20 ms, three times in a fifth of a second.
 
 Quiet runs say something only where nothing else runs: the load average is printed with them. At most one quiet run in
-twenty should be INVALID, and at least nineteen of twenty of each disturbed kind.
+twenty should be INVALID, and at least nineteen of twenty of each disturbed kind. Progress goes to standard error.
 """
 
 import argparse
@@ -183,17 +183,27 @@ def main() -> None:
         sys.exit(f"--only {arguments.only}: {', '.join(unknown)} is not among {', '.join(kinds)}")
     head = f"{'time lost: median, most':>25}{'run again':>11}  load average, and the reasons"
     print(f"{'beside it':<10}{'runs':>6}{'INVALID':>9}{'seconds':>9}{head}")
-    for kind in arguments.only.split(",") if arguments.only else kinds:
+    chosen = arguments.only.split(",") if arguments.only else list(kinds)
+    done, begun = 0, time.monotonic()
+    for kind in chosen:
         told: Counter[str] = Counter()
         invalid, all_again, begin, losses = 0, 0, time.monotonic(), []
         load = os.getloadavg()[0]
-        for _ in range(arguments.runs):
+        for number in range(arguments.runs):
             with tempfile.TemporaryDirectory() as folder, beside(kinds[kind]):
                 found, lost, again = one_run(Path(folder) / "run", plan)
             invalid += bool(found)
             all_again += again
             losses.append(lost)
             told.update(_kind_of(reason) for reason in found)
+            done += 1
+            left_s = (time.monotonic() - begun) / done * (len(chosen) * arguments.runs - done)
+            verdict = "INVALID" if found else "VALID"
+            print(
+                f"{kind}: run {number + 1} of {arguments.runs} is {verdict}; about {left_s / 60:.0f} min left of all",
+                file=sys.stderr,
+                flush=True,
+            )
         reasons = ", ".join(f"{reason}: {n}" for reason, n in told.most_common())
         spent = f"{statistics.median(losses):.1%}, {max(losses):.1%}"
         print(

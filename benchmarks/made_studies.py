@@ -26,6 +26,7 @@ from harness.analysis.means import draw_by_strata
 from harness.analysis.select import Equality, Scores
 from harness.records import OutcomeRow, PointKey, SampleRow, StageRow, schema
 from harness.replay import sweep
+from harness.replay.cell import Engine
 from harness.runs.provenance import Manifest, begin
 from harness.runs.store import Record
 from harness.runs.tables import ROWS
@@ -66,7 +67,9 @@ class World:
     """What studies are drawn from: how times scatter, and how the score grows with the bytes.
 
     ``spread`` is the sigma of a picture's own factor of its times (log-normal, mean 1), ``by_tiles`` whether times
-    follow tiles; ``request`` the sigma of a single request, ``drift`` the standard deviation of a round's factor.
+    follow tiles; ``request`` the sigma of a single request, ``drift`` the standard deviation of a round's factor, and
+    ``restart`` that of a process start's. The rounds come from ``starts`` of the process; schemes that were timed
+    ``apart`` have rounds and starts of their own.
     ``pictures`` have ``questions`` each; ``alike`` is how far what decides an answer is shared by the points.
     ``schemes`` are those of :data:`STAGES` that take part, the first the reference; ``shares`` those of the points of a
     ladder.
@@ -80,6 +83,9 @@ class World:
     by_tiles: bool = True
     request: float = 0.1
     drift: float = 0.0
+    starts: int = 1
+    restart: float = 0.0
+    apart: tuple[str, ...] = ()
     alike: float = 0.85
     schemes: tuple[str, ...] = ("server_only", "device_only", "tofc", "jpeg")
     shares: tuple[float, ...] = SHARES
@@ -140,8 +146,13 @@ def target_share(target: float) -> float:
     return math.exp(-math.log((0.78 - target) / 0.08) / 0.9)
 
 
-def study(world: World, seed: Sequence[int], *, population: Sequence[int] | None = None) -> Study:
-    """One study of a world; with ``population`` of the pictures that this seed draws, the same in every study."""
+def study(
+    world: World, seed: Sequence[int], *, population: Sequence[int] | None = None, engine: Engine = "auto"
+) -> Study:
+    """One study of a world; with ``population`` of the pictures that this seed draws, the same in every study.
+
+    ``engine`` is what replays it: the compiled one is the faster from some tens of studies on.
+    """
     rng = np.random.default_rng([*(population or seed), 1])
     n = world.pictures
     tiles_N = rng.choice([3.0, 4.0, 5.0, 7.0, 10.0], n, p=[0.3, 0.25, 0.2, 0.15, 0.1])
@@ -176,9 +187,11 @@ def study(world: World, seed: Sequence[int], *, population: Sequence[int] | None
         height_px=480, file_bytes=88_000, text_bytes=60,
     )  # fmt: skip
     outcomes, stages = [], []
-    drift_R = 1 + world.drift * rng.normal(size=world.rounds).clip(-4, 4)
+    own_R = {scheme: _levels(rng, world) for scheme in ("", *world.apart)}
     places = timed * world.questions
     for key in world.keys:
+        start_R, level_R = own_R[key[0] if key[0] in world.apart else ""]
+        start_R = start_R + world.starts * (1 + world.apart.index(key[0]) if key[0] in world.apart else 0)
         common = {"run": "made up", "unit": "-", "pipeline": key[0], "point": key[1]}
         outcomes.append(
             _table(
@@ -187,7 +200,7 @@ def study(world: World, seed: Sequence[int], *, population: Sequence[int] | None
             )
         )  # fmt: skip
         noise_SR = np.exp(world.request * rng.normal(size=(world.timed, world.rounds)) - world.request**2 / 2)
-        took_GSR = fixed[key[0]][:, timed, None] * noise_SR * drift_R
+        took_GSR = fixed[key[0]][:, timed, None] * noise_SR * level_R
         n_stages = took_GSR.shape[0]
         stage_G, place_S, round_R = np.meshgrid(
             np.arange(n_stages), places, np.arange(world.rounds), indexing="ij"
@@ -197,20 +210,30 @@ def study(world: World, seed: Sequence[int], *, population: Sequence[int] | None
         stages.append(
             _table(
                 StageRow, **common, sample=names.take(pa.array(place_S.ravel())), repeat=round_R.ravel(),
-                round=round_R.ravel(), start=0, side=pa.array(sides).take(which), stage=pa.array(called).take(which),
+                round=round_R.ravel(), start=start_R[round_R.ravel()],
+                side=pa.array(sides).take(which), stage=pa.array(called).take(which),
                 seconds=took_GSR.ravel(), cpu_s=None, waited_s=None, load=None, machine="a processor",
                 source="measured",
             )
         )  # fmt: skip
     tables = {"samples": samples, "outcomes": pa.concat_tables(outcomes), "stages": pa.concat_tables(stages)}
     return Study(
-        run=analysis_of(world, tables), world=world, seconds=seconds, sent=sent, chance=chance,
+        run=analysis_of(world, tables, engine), world=world, seconds=seconds, sent=sent, chance=chance,
         device_s={
             scheme: fixed[scheme][[name.startswith("device") for name in STAGES[scheme]]].sum(axis=0)
             for scheme in world.schemes
         },
         timed=names.take(pa.array(places)).to_pylist(),
     )  # fmt: skip
+
+
+def _levels(rng: np.random.Generator, world: World) -> tuple[NDArray[np.int64], Floats]:
+    """In which start each round was timed, (R,), and by what factor all its times are longer, (R,)."""
+    start_R = np.arange(world.rounds) * world.starts // world.rounds
+    level_R = 1 + world.drift * rng.normal(size=world.rounds).clip(-4, 4)
+    if world.restart:
+        level_R = level_R * (1 + world.restart * rng.normal(size=world.starts).clip(-4, 4))[start_R]
+    return start_R, level_R
 
 
 def _right(
@@ -226,12 +249,12 @@ def _right(
     }
 
 
-def analysis_of(world: World, tables: Mapping[str, pa.Table]) -> Analysis:
+def analysis_of(world: World, tables: Mapping[str, pa.Table], engine: Engine = "auto") -> Analysis:
     """The analysis of a run of such rows, with the requests that ``harness run`` would replay."""
     empty = {kind: schema(row).empty_table() for kind, row in ROWS.items()}
     record = Record(folder=Path("made-up"), manifest=_manifest(world), **{**empty, **tables})
     run = Analysis(record)
-    requests = sweep(run.profiles(), run.setting.system)
+    requests = sweep(run.profiles(), run.setting.system, engine=engine)
     found = Analysis(dataclasses.replace(record, requests=requests))
     found._profiles = run._profiles
     return found

@@ -104,7 +104,13 @@ def _precise(ongoing: Run, schedule: Measure) -> str | None:
     """None where more pictures are to be timed; else empty, or which precision was not reached."""
     assert schedule.precision is not None
     record = ongoing.so_far()
-    found = looked_at(record.stages, record.samples, precision=schedule.precision, at_most=schedule.at_most)
+    found = looked_at(
+        record.stages,
+        record.samples,
+        precision=schedule.precision,
+        at_most=schedule.at_most,
+        confidence=record.manifest.scenario_value("selection", "confidence"),
+    )
     if any(look.go_on_to for look in found.values()):
         return None
     return "; ".join(f"{' at '.join(key)}: {look.sentence}" for key, look in found.items() if not look.precise)

@@ -134,17 +134,12 @@ class Analysis:
     @cached_property
     def setting(self) -> Setting:
         """What the latencies rest on besides the request rows: :class:`harness.analysis.cells.Setting`."""
-        starts: dict[PointKey, dict[int, int]] = {}
-        keys = ["pipeline", "point", "repeat"]
-        for row in self.record.stages.group_by(keys).aggregate([("start", "min")]).to_pylist():
-            starts.setdefault((row["pipeline"], row["point"]), {})[row["repeat"]] = row["start_min"]
         return Setting(
             system=cells.system_of(self.manifest.scenario_value("replay")),
             population=self.population,
             profiles={key: self.profile(*key) for key in self.timed_points},
-            starts=starts,
             sources=latency.sources(self.record.stages),
-            confidence=self._latency_confidence,
+            confidence=self.latency_confidence,
         )
 
     def spent(self) -> Iterator[tuple[dict[str, object], latency.Floats]]:
@@ -190,7 +185,7 @@ class Analysis:
         timed = self.setting.timed((pipeline, point))
         stratum_S, stratum_N = cells.strata(self.profile(pipeline, point), self.population)
         return means.mean_latency(
-            timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self._latency_confidence
+            timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self.latency_confidence
         )
 
     @cached_property
@@ -230,12 +225,12 @@ class Analysis:
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
         """What makes the selected points' times doubtful: :func:`harness.analysis.cells.timing_warnings`."""
-        return tuple(cells.timing_warnings(self.setting, self.selected_keys, self.record.stages))
+        return tuple(cells.timing_warnings(self.setting, self.selected_keys))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:
         """How long each stage of each point takes: :func:`harness.analysis.latency.stage_times`."""
-        return latency.stage_times(self.record.stages, confidence=self._latency_confidence)
+        return latency.stage_times(self.record.stages, confidence=self.latency_confidence)
 
     @cached_property
     def side_times(self) -> pd.DataFrame:
@@ -339,7 +334,7 @@ class Analysis:
     def pacing(self) -> pd.DataFrame:
         """What idling between requests changes, where both ways were timed: :func:`harness.analysis.pacing.compare`."""
         record = self.record
-        found = pacing.compare(record.stages, record.paced, self.population, confidence=self._latency_confidence)
+        found = pacing.compare(record.stages, record.paced, self.population, confidence=self.latency_confidence)
         return self._in_order(found)
 
     @cached_property
@@ -427,7 +422,8 @@ class Analysis:
         return precision.when_stopped(confidence) if stopped else confidence
 
     @property
-    def _latency_confidence(self) -> float:
+    def latency_confidence(self) -> float:
+        """At which confidence intervals of times are made: the scenario's, higher where timing stops when precise."""
         return self.confidence_of_times(self.equality.confidence)
 
     @property

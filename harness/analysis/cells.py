@@ -14,10 +14,11 @@ A percentile is claimed only where the pictures' effective number of requests ce
     S timed pictures   R rounds   N questions of the benchmark
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,7 @@ from harness.scenario.replay import (
 )
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 _BARE = Wire()
 
@@ -97,28 +99,29 @@ class Population:
 class Timed:
     """A point's timed requests by picture and round: what it did on each side, and in which start of the process.
 
-    ``samples`` (S,) are the pictures' samples; times are in seconds, (S, R); ``start_R`` (R,).
+    ``samples`` (S,) are the pictures' samples; times are in seconds, (S, R), and starts are counted, (S, R).
     """
 
     samples: Sequence[str]
     device_SR: Floats
     server_SR: Floats
-    start_R: NDArray[np.int64]
+    start_SR: Ints
 
     @classmethod
-    def of(cls, profile: Profile, start_of: Mapping[int, int]) -> "Timed":
-        """The timed requests of a profile; ``start_of`` maps each repeat to the start of the process it was timed in.
-
-        Raises ResultsError where pictures were not timed equally often.
-        """
-        device_SR = matrix(profile, profile.device_s)
-        starts = [start_of[repeat] for repeat in sorted(start_of)][: device_SR.shape[1]]
+    def of(cls, profile: Profile) -> "Timed":
+        """The timed requests of a profile; raises ResultsError where pictures were not timed equally often."""
+        start = np.zeros(len(profile.samples), np.int64) if profile.start is None else profile.start
         return cls(
             samples=tuple(dict.fromkeys(profile.samples)),
-            device_SR=device_SR,
+            device_SR=matrix(profile, profile.device_s),
             server_SR=matrix(profile, profile.server_s),
-            start_R=np.array(starts, dtype=np.int64),
+            start_SR=matrix(profile, start).astype(np.int64),
         )
+
+    @property
+    def start_R(self) -> Ints:  # noqa: N802
+        """(R,), the start of the process in which each round began."""
+        return np.asarray(self.start_SR.min(axis=0))
 
     @property
     def total_SR(self) -> Floats:  # noqa: N802
@@ -153,14 +156,12 @@ def system_of(replay_section: Mapping[str, Any]) -> Replay:
 class Setting:
     """What the latencies of a run rest on besides its request rows.
 
-    ``starts`` maps a point and a repeat to the start of the process it was timed in, ``sources`` is
-    :func:`harness.analysis.latency.sources` of the stage rows.
+    ``sources`` is :func:`harness.analysis.latency.sources` of the stage rows.
     """
 
     system: Replay
     population: Population
     profiles: Mapping[PointKey, Profile]
-    starts: Mapping[PointKey, Mapping[int, int]]
     sources: Mapping[tuple[str, str, str], str]
     confidence: float = 0.95
 
@@ -177,7 +178,44 @@ class Setting:
 
     def timed(self, key: PointKey) -> Timed:
         """The timed requests of a point."""
-        return Timed.of(self.profiles[key], self.starts[key])
+        return Timed.of(self.profiles[key])
+
+
+def timed_apart(a: Timed, b: Timed) -> bool:
+    """Whether two schemes were timed in different starts of the process, so that they have no round in common.
+
+    A run that was stopped goes on at the sample where it was, of which the two may be of different starts: one sample
+    for each start beyond the first.
+    """
+    if a.start_SR.shape != b.start_SR.shape:
+        return True
+    starts = np.unique(np.stack([a.start_SR, b.start_SR])).size
+    return int((a.start_SR != b.start_SR).sum()) >= starts
+
+
+def ratio_of(
+    a: Timed,
+    b: Timed,
+    stratum_S: ArrayLike | None,
+    stratum_N: ArrayLike | None,
+    *,
+    side: Literal["device", "server", "total"] = "total",
+    a_known: float = 0.0,
+    b_known: float = 0.0,
+    confidence: float,
+) -> Estimate:
+    """The ratio of two schemes' mean times: :func:`harness.analysis.means.ratio_within_rounds`, or of two apart."""
+    return means.ratio_within_rounds(
+        getattr(a, f"{side}_SR"),
+        getattr(b, f"{side}_SR"),
+        stratum_S,
+        stratum_N,
+        a_known=a_known,
+        b_known=b_known,
+        start_R=a.start_R,
+        b_start_R=b.start_R if timed_apart(a, b) else None,
+        confidence=confidence,
+    )
 
 
 def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = None) -> pd.DataFrame:
@@ -267,6 +305,9 @@ def _met(
     """The same of a point whose requests may meet, from the replay's rows."""
     frame = rows.select(["seed", "sample"]).to_pandas()
     answered_R = np.isfinite(latency.part_s(rows, "total"))
+    link_s = latency.part_s(rows, "link")[answered_R]
+    still_s = {"total": float(link_s.mean()) if link_s.size else 0.0}
+    level = level_of(setting.profiles[key], setting.population)
     unstable = ""
     if setting.system.arrivals is not None:
         uplink = setting.uplink(str(cell["channel"]))
@@ -274,7 +315,9 @@ def _met(
         unstable = instability(setting.profiles[key], judged)
     for part in latency.PARTS:
         frame["spent_s"] = latency.part_s(rows, part)
-        mean = mean_of_rows(frame[answered_R], setting.confidence)
+        mean = mean_of_rows(
+            frame[answered_R], setting.confidence, None if part == "link" else level, still_s.get(part, 0.0)
+        )
         estimates = {"mean": mean}
         for name, p in latency.PERCENTILES.items():
             estimates[name] = percentile_of_rows(frame, p, setting.confidence)
@@ -343,15 +386,20 @@ def times_and_known(
     profile: Profile, spec: Replay, uplink: Uplink, population: Population | None
 ) -> tuple[Floats, float]:
     """T by picture and round; with a population, T less the link's part, and the mean of that over all questions."""
-    once = Cell(spec=spec.model_copy(update={"requests": None}), uplink=uplink, users=1, seed=0)
-    key = (profile.pipeline, profile.point)
-    if population is None or key not in population.payload_bytes:
-        return matrix(profile, total_s(replay(profile, once))), 0.0
-    n_bytes = np.asarray(population.payload_bytes[key], dtype=np.int64)
-    timed_SR = matrix(profile, profile.device_s + profile.server_s)
+    timed_s = profile.device_s + profile.server_s
+    if population is not None and (profile.pipeline, profile.point) in population.payload_bytes:
+        return matrix(profile, timed_s), mean_link_s(profile, spec, uplink, population)
+    if _bits_alone(uplink, spec) and spec.timeout_s is None and spec.batching is None:
+        return matrix(profile, timed_s + 8 * profile.payload_bytes / uplink.rate_bps), 0.0
+    return matrix(profile, total_s(replay(profile, _once(spec, uplink)))), 0.0
+
+
+def mean_link_s(profile: Profile, spec: Replay, uplink: Uplink, population: Population) -> float:
+    """The mean of the link's part over the payloads of all questions, for one user whose requests do not meet."""
+    n_bytes = np.asarray(population.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
     weight_N = None if population.weight_N is None else np.asarray(population.weight_N, dtype=np.float64)
-    if isinstance(uplink, ConstantUplink) and uplink.wire == _BARE and not spec.answer.seconds:
-        return timed_SR, 8 * float(np.average(n_bytes, weights=weight_N)) / uplink.rate_bps
+    if _bits_alone(uplink, spec):
+        return 8 * float(np.average(n_bytes, weights=weight_N)) / uplink.rate_bps
     nothing = np.zeros(n_bytes.size)
     links = Profile(
         pipeline=profile.pipeline,
@@ -362,7 +410,23 @@ def times_and_known(
         server_stages=("none",),
         server_stage_s=nothing[:, None],
     )
-    return timed_SR, float(np.average(total_s(replay(links, once)), weights=weight_N))
+    return float(np.average(total_s(replay(links, _once(spec, uplink))), weights=weight_N))
+
+
+def _once(spec: Replay, uplink: Uplink) -> Cell:
+    """Each timed request once, for one user."""
+    return Cell(spec=spec.model_copy(update={"requests": None}), uplink=uplink, users=1, seed=0)
+
+
+def _bits_alone(uplink: Uplink, spec: Replay) -> TypeGuard[ConstantUplink]:
+    """Whether the link time of a lone request is its bits over the rate."""
+    return isinstance(uplink, ConstantUplink) and uplink.wire == _BARE and not spec.answer.seconds
+
+
+def level_of(profile: Profile, population: Population | None = None) -> means.Level:
+    """What rounds and starts leave unknown of a point's times: :func:`harness.analysis.means.level_of`."""
+    timed = Timed.of(profile)
+    return means.level_of(timed.total_SR, *strata(profile, population), start_R=timed.start_R)
 
 
 def levels(timed: Timed) -> Floats:
@@ -370,7 +434,7 @@ def levels(timed: Timed) -> Floats:
     return np.asarray(timed.total_SR.mean(axis=0) / timed.total_SR.mean())
 
 
-def timing_warnings(setting: Setting, keys: Sequence[PointKey], stages: pa.Table) -> Iterator[str]:
+def timing_warnings(setting: Setting, keys: Sequence[PointKey]) -> Iterator[str]:
     """What makes the times of points doubtful: pictures too few or too alike, other starts, drift, skew."""
     of_sentence: dict[str, list[str]] = {}
     few = reach = ""
@@ -382,23 +446,21 @@ def timing_warnings(setting: Setting, keys: Sequence[PointKey], stages: pa.Table
         for sentence in filter(None, (drift.sentence, skew)):
             of_sentence.setdefault(sentence, []).append(key[0])
         reach = reach or means.reach_warning(*of_key)
-    yield from filter(None, (few, reach, _timed_apart(keys, stages)))
+    yield from filter(None, (few, reach, _timed_apart(setting, keys)))
     yield from (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
 
 
-def _timed_apart(keys: Sequence[PointKey], stages: pa.Table) -> str:
+def _timed_apart(setting: Setting, keys: Sequence[PointKey]) -> str:
     """Which points were timed in other starts of the process than the first: a run that was edited."""
-    rows = stages.select(["pipeline", "point", "repeat", "start"]).to_pandas().drop_duplicates()
-    starts = {
-        key: frozenset(zip(of["repeat"], of["start"], strict=True)) for key, of in rows.groupby(["pipeline", "point"])
-    }
-    known = [key for key in keys if key in starts]
-    if apart := [key[0] for key in known if starts[key] != starts[known[0]]]:
-        return (
-            f"{', '.join(apart)}: timed in another start of the process than {known[0][0]}; ratios of the two hold "
-            "what drifted between, which their intervals leave out"
-        )
-    return ""
+    timed = [setting.timed(key) for key in keys]
+    others = [place for place, one in enumerate(timed) if timed_apart(timed[0], one)]
+    if not others:
+        return ""
+    refused = any(means.apart(timed[0].start_R, timed[place].start_R) for place in others)
+    return (
+        f"{', '.join(keys[place][0] for place in others)}: timed in another start of the process than {keys[0][0]}; "
+        + ("ratios of the two have no interval" if refused else "ratios of the two hold what starts scatter")
+    )
 
 
 def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:
@@ -416,10 +478,10 @@ def strata(profile: Profile, population: Population | None) -> tuple[Floats | No
     return np.array([population.stratum_of[name] for name in names], dtype=np.float64), population.stratum_N
 
 
-def matrix(profile: Profile, values: Floats) -> Floats:
+def matrix(profile: Profile, values: Floats | Ints) -> Floats:
     """Values of timed requests as pictures by rounds (S, R); raises ResultsError for unequal repeats."""
     n_pictures = len(set(profile.samples))
-    if len(values) % n_pictures or len(set(map(profile.samples.count, set(profile.samples)))) > 1:
+    if len(values) % n_pictures or len(set(collections.Counter(profile.samples).values())) > 1:
         raise ResultsError(f"{profile.pipeline} at {profile.point}: its pictures were not timed equally often")
     return np.asarray(values, dtype=np.float64).reshape(n_pictures, -1)
 
@@ -431,22 +493,31 @@ def of_pictures(requests: pa.Table, values: ArrayLike) -> Floats:
     return np.bincount(place, np.asarray(values, np.float64)) / np.bincount(place)
 
 
-def mean_of_rows(done: pd.DataFrame, confidence: float = 0.95) -> Estimate:
-    """The mean of answered requests: pictures' means, with what the seeds scatter beyond the pictures added."""
+def mean_of_rows(
+    done: pd.DataFrame, confidence: float, level: means.Level | None = None, still_s: float = 0.0
+) -> Estimate:
+    """The mean of answered requests: pictures' means, with what the seeds scatter beyond the pictures added.
+
+    ``level`` is what rounds and starts leave unknown of all of it but ``still_s``, the link's part; what it does to
+    waiting is taken to be in proportion.
+    """
     if done.empty:
         return Estimate(math.inf, math.nan, math.nan, "no request was answered")
     mean_S = np.maximum(done.groupby("sample")["spent_s"].mean().to_numpy(float), 1e-12)
     pictures = mean_latency(mean_S[:, None], confidence=confidence)
     value = float(done["spent_s"].mean())
+    if pictures.reason:
+        return Estimate(value, math.nan, math.nan, pictures.reason)
     by_seed = done.groupby("seed")["spent_s"].mean().to_numpy(float)
     streams = percentiles.over_replications(by_seed, confidence=confidence)
     over_streams = 0.0 if math.isnan(streams.low) else streams.high - streams.value
-    low = math.hypot(pictures.value - pictures.low, over_streams)
-    high = math.hypot(pictures.high - pictures.value, over_streams)
-    return Estimate(value, max(0.0, value - low), value + high, pictures.reason)
+    moved = 0.0 if level is None else level.half_width(confidence) * max(0.0, value - still_s)
+    low = math.hypot(pictures.value - pictures.low, over_streams, moved)
+    high = math.hypot(pictures.high - pictures.value, over_streams, moved)
+    return Estimate(value, max(0.0, value - low), value + high)
 
 
-def percentile_of_rows(rows: pd.DataFrame, p: float, confidence: float = 0.95) -> Estimate:
+def percentile_of_rows(rows: pd.DataFrame, p: float, confidence: float) -> Estimate:
     """A percentile of requests with its interval by pictures (Woodruff); neither where they do not certify it."""
     spent_s = rows["spent_s"].to_numpy(float)
     value = latency.percentile(spent_s, p)

@@ -14,7 +14,16 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from harness.analysis import curves, means
-from harness.analysis.cells import Setting, mean_at, strata, times_and_known
+from harness.analysis.cells import (
+    Floats,
+    Setting,
+    Timed,
+    mean_at,
+    ratio_of,
+    strata,
+    timed_apart,
+    times_and_known,
+)
 from harness.analysis.curves import Ladder
 from harness.analysis.latency import UPLINK
 from harness.analysis.means import Estimate
@@ -64,14 +73,13 @@ def _ratio(row: "pd.Series[Any]", first: "pd.Series[Any]", setting: Setting) -> 
     known_s = [times_and_known(p, setting.system, uplink, setting.population)[1] for p in profiles]
     timed = [setting.timed(key) for key in keys]
     stratum_S, stratum_N = strata(profiles[0], setting.population)
-    return means.ratio_within_rounds(
-        timed[0].total_SR,
-        timed[1].total_SR,
+    return ratio_of(
+        timed[0],
+        timed[1],
         stratum_S,
         stratum_N,
         a_known=known_s[0],
         b_known=known_s[1],
-        start_R=timed[0].start_R,
         confidence=setting.confidence,
     )
 
@@ -88,7 +96,9 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
         if others.empty:
             sentences.append(f"{where}: {leader['pipeline']} alone was timed, {mean}")
             continue
-        open_ = others[(others["ratio_low"] <= 1) & (others["ratio_high"] >= 1)]["pipeline"].tolist()
+        apart = others["reason"].str.startswith(means.NOT_COMPARABLE)
+        either = (others["ratio_low"] <= 1) & (others["ratio_high"] >= 1)
+        open_ = others[either | apart]["pipeline"].tolist()
         names = " or ".join([str(leader["pipeline"]), *open_])
         listed = ", ".join(
             f"{row['pipeline']} {_times(row['ratio'])} {between(row['ratio_low'], row['ratio_high'], _times)}"
@@ -192,21 +202,22 @@ def latencies_at_equal_score(
             continue
         for (test_key, test), (anchor_key, anchor) in _pairs(found):
             timed = [_timed(key, one, points, setting) for key, one in ((anchor_key, anchor), (test_key, test))]
-            if timed[0] is None or timed[1] is None or timed[0].shape[0] != timed[1].shape[0]:
-                refused = Estimate(math.nan, math.nan, math.nan, "not timed on the same samples and repeats")
-                estimates = (refused, refused, refused)
-            elif reason := means.too_few(timed[0].shape[0]):
+            if reason := _not_together(timed[0], timed[1]):
                 refused = Estimate(math.nan, math.nan, math.nan, reason)
                 estimates = (refused, refused, refused)
             else:
+                stratum_S, stratum_N = strata(setting.profiles[_keys(anchor_key, points)[0]], setting.population)
+                level_BP = _level_errors([*timed[0], *timed[1]], stratum_S, stratum_N, np.asarray(target_B).size)
+                at_P, test_at_P = ([_means(one, stratum_S, stratum_N) for one in of_one] for of_one in timed)
                 estimates = curves.latency_at_equal_score(
                     anchor,
                     test,
                     target,
                     target_B,
                     rate_bps=uplink.rate_bps,  # type: ignore[union-attr]
-                    anchor_timed_SP=timed[0],
-                    test_timed_SP=timed[1],
+                    anchor_timed_SP=np.column_stack(at_P),
+                    test_timed_SP=np.column_stack(test_at_P),
+                    level_BPs=(level_BP[:, : len(timed[0])], level_BP[:, len(timed[0]) :]),
                     confidence=setting.confidence,
                 )
             row: dict[str, Any] = {"channel": uplink.label, "test": test.name, "anchor": anchor.name}
@@ -217,31 +228,58 @@ def latencies_at_equal_score(
     return pd.DataFrame(rows, columns=["channel", "test", "anchor", *ends, "reason"])
 
 
-def _timed(
-    key: tuple[str, str], ladder: Ladder, points: pd.DataFrame, setting: Setting
-) -> "np.ndarray[Any, np.dtype[np.float64]] | None":
-    """The pictures' mean times at each point of a ladder, by its bytes upwards; None where some point was not timed."""
-    pipeline, name = key
-    rungs = points[(points["pipeline"] == pipeline) & (points["ladder"] == name) & (points["payload_bytes"] > 0)]
+def _keys(ladder: tuple[str, str], points: pd.DataFrame) -> list[PointKey]:
+    """The points of a ladder that send something, by their bytes upwards."""
+    rungs = points[(points["pipeline"] == ladder[0]) & (points["ladder"] == ladder[1]) & (points["payload_bytes"] > 0)]
     rungs = rungs.drop_duplicates("payload_bytes").sort_values("payload_bytes")
-    keys = [(pipeline, str(point)) for point in rungs["point"]]
+    return [(ladder[0], str(point)) for point in rungs["point"]]
+
+
+def _timed(key: tuple[str, str], ladder: Ladder, points: pd.DataFrame, setting: Setting) -> list[Timed]:
+    """Each point of a ladder as it was timed, by its bytes upwards; none where some point was not timed alike."""
+    keys = _keys(key, points)
     if any(key not in setting.profiles for key in keys) or len(keys) != ladder.score.size:
-        return None
+        return []
     try:
         timed = [setting.timed(key) for key in keys]
     except ResultsError:
-        return None
-    if any(one.samples != timed[0].samples for one in timed):
-        return None
-    stratum_S, stratum_N = strata(setting.profiles[keys[0]], setting.population)
-    # Every picture counts as much as the benchmark has of its like, so that the mean is the benchmark's.
-    moved = [
-        one.total_SR.mean(axis=1)
-        - one.total_SR.mean()
-        + means.split_mean(one.total_SR, [one.total_SR], stratum_S, stratum_N)[0]
-        for one in timed
-    ]
-    return np.column_stack(moved)
+        return []
+    return timed if all(one.samples == timed[0].samples for one in timed) else []
+
+
+def _not_together(one: Sequence[Timed], other: Sequence[Timed]) -> str:
+    """Why two ladders' times cannot be compared; empty where they can."""
+    if not one or not other or one[0].samples != other[0].samples:
+        return "not timed on the same samples and repeats"
+    if reason := means.too_few(len(one[0].samples)):
+        return reason
+    of_apart = (means.apart(one[0].start_R, timed.start_R) for timed in (*one, *other) if timed_apart(one[0], timed))
+    return next(filter(None, of_apart), "")
+
+
+def _means(timed: Timed, stratum_S: ArrayLike | None, stratum_N: ArrayLike | None) -> Floats:
+    """The pictures' mean times, (S,), moved so that their mean is that of the benchmark."""
+    total_SR = timed.total_SR
+    moved_s = means.split_mean(total_SR, [total_SR], stratum_S, stratum_N)[0] - total_SR.mean()
+    return np.asarray(total_SR.mean(axis=1) + moved_s)
+
+
+def _level_errors(
+    timed: Sequence[Timed], stratum_S: ArrayLike | None, stratum_N: ArrayLike | None, n_resamples: int
+) -> Floats:
+    """By how much the level of each point's times is off in each resample, in logs, (B, P).
+
+    Points that were timed in the same rounds share what is drawn of these.
+    """
+    rng, groups, found = np.random.default_rng(1), list[tuple[Timed, Floats]](), []
+    for one in timed:
+        shift_U = means.level_shifts(one.total_SR, stratum_S, stratum_N, start_R=one.start_R)
+        error_BU = next((error_BU for first, error_BU in groups if not timed_apart(first, one)), None)
+        if error_BU is None or error_BU.shape[1] != shift_U.size:
+            error_BU = curves.joint_errors(rng, n_resamples, shift_U.size)
+            groups.append((one, error_BU))
+        found.append(error_BU @ shift_U)
+    return np.column_stack(found)
 
 
 def _pairs(

@@ -191,6 +191,7 @@ def latency_at_equal_score(
     rate_bps: float,
     anchor_timed_SP: ArrayLike,
     test_timed_SP: ArrayLike,
+    level_BPs: tuple[Floats, Floats] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[Estimate, Estimate, Estimate]:
@@ -201,6 +202,8 @@ def latency_at_equal_score(
     Times between two points are on a line over the log of bytes. ``..._timed_SP`` (S, P) are the pictures' mean times,
     device and server together, of the same pictures for both, points by their bytes upwards. Their uncertainty joins
     that of u*: each resample draws errors with the pictures' joint covariance over S, as Student's with S - 1 degrees.
+    ``level_BPs`` are by how much, in logs, the level of each point's times is off in each resample, of the anchor and
+    of the test (:func:`joint_errors` of rounds or starts); nothing where it is not given.
     What :func:`equal_score` refuses is refused here with its reason.
     """
     targets = np.full(anchor.score_B.shape[0], target) if target_B is None else np.asarray(target_B, np.float64)
@@ -210,12 +213,9 @@ def latency_at_equal_score(
         t.shape[1] != x.score.size for t, x in zip(timed, (anchor, test), strict=True)
     ):
         raise ValueError(f"times of shapes {timed[0].shape} and {timed[1].shape} do not go with the two ladders")
-    rng = np.random.default_rng(seed)
-    freedom = max(n_pictures - 1, 1)
-    error_BS = rng.normal(size=(n_B, n_pictures)) / math.sqrt(n_pictures * freedom)
-    error_BS *= np.sqrt(freedom / rng.chisquare(freedom, n_B))[:, None]
+    error_BS = joint_errors(np.random.default_rng(seed), n_B, n_pictures)
     values, drawn = [], []
-    for ladder, timed_SP in zip((anchor, test), timed, strict=True):
+    for ladder, timed_SP, level_BP in zip((anchor, test), timed, level_BPs or (None, None), strict=True):
         u, u_B = ladder.reached(target, targets)
         if reason := _refused(ladder, u, target):
             refused = Estimate(math.nan, math.nan, math.nan, reason)
@@ -223,6 +223,8 @@ def latency_at_equal_score(
         at_P = (np.log(ladder.payload_bytes) - ladder.curve.low) / ladder.curve.span
         mean_P = timed_SP.mean(axis=0)
         timed_BP = mean_P + error_BS @ (timed_SP - mean_P)
+        if level_BP is not None:
+            timed_BP = timed_BP * np.exp(np.clip(level_BP, -20, 20))
         within_B = np.clip(u_B, 0, 1)
         left_B = np.clip(np.searchsorted(at_P, within_B, side="right") - 1, 0, at_P.size - 2)
         share_B = (within_B - at_P[left_B]) / (at_P[left_B + 1] - at_P[left_B])
@@ -241,6 +243,13 @@ def latency_at_equal_score(
         _estimate(values[1], drawn[1], confidence),
         _estimate(values[1] / values[0], ratio_B, confidence),
     )
+
+
+def joint_errors(rng: np.random.Generator, n_resamples: int, n_units: int) -> Floats:
+    """Errors (B, U): times deviations from the mean of U units, those of the mean, Student's with U - 1 degrees."""
+    freedom = max(n_units - 1, 1)
+    error_BU = rng.normal(size=(n_resamples, n_units)) / math.sqrt(n_units * freedom)
+    return np.asarray(error_BU * np.sqrt(freedom / rng.chisquare(freedom, n_resamples))[:, None])
 
 
 def bd_score(anchor: Ladder, test: Ladder, *, confidence: float = 0.95) -> Estimate:

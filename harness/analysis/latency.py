@@ -104,15 +104,19 @@ def stage_times(stages: pa.Table, *, confidence: float = 0.95) -> pd.DataFrame:
         requests = timed[["sample", "repeat"]].drop_duplicates().sort_values(["sample", "repeat"])
         index = pd.MultiIndex.from_frame(requests)
         n_pictures = requests["sample"].nunique()
+        complete = len(requests) % n_pictures == 0
+        start_R = timed.groupby(["sample", "repeat"])["start"].min().reindex(index).to_numpy()
+        start_R = start_R.reshape(n_pictures, -1).min(axis=0) if complete else None
         for (side, stage), of_stage in timed.groupby(["side", "stage"], sort=False):
             seconds_R = (
                 of_stage.groupby(["sample", "repeat"])["seconds"].sum().reindex(index, fill_value=0.0).to_numpy()
             )
             low = high = np.nan
-            if (seconds_R > 0).all() and len(seconds_R) % n_pictures == 0:
-                estimate = mean_latency(seconds_R.reshape(n_pictures, -1), confidence=confidence)
+            if complete and (seconds_R > 0).all():
+                seconds_SR = seconds_R.reshape(n_pictures, -1)
+                estimate = mean_latency(seconds_SR, start_R=start_R, confidence=confidence)
                 low, high = estimate.low, estimate.high
-            complete = bool(of_stage["cpu_s"].notna().all())
+            known = bool(of_stage["cpu_s"].notna().all())
             found.append(
                 {
                     "pipeline": pipeline,
@@ -123,7 +127,7 @@ def stage_times(stages: pa.Table, *, confidence: float = 0.95) -> pd.DataFrame:
                     "mean_s": float(seconds_R.mean()),
                     "mean_low_s": low,
                     "mean_high_s": high,
-                    "cpu_s": of_stage["cpu_s"].sum() / len(requests) if complete else np.nan,
+                    "cpu_s": of_stage["cpu_s"].sum() / len(requests) if known else np.nan,
                     "source": _least_firm(of_stage["source"]),
                     "machine": ", ".join(dict.fromkeys(of_stage["machine"])),
                 }

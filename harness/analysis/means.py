@@ -31,6 +31,11 @@ above, since times are skewed to the right and a Student interval misses mostly 
 A ratio of two schemes' means is taken within each round, so that what both meet in a round cancels:
 log q_r = log y_r^A - log y_r^B, z_s = mean_r (y_sr^A / y_r^A - y_sr^B / y_r^B), and the interval q exp(+- half).
 
+Schemes that were timed in different starts of the process share no round: nothing cancels but the pictures, and the
+ratio of their means holds the scatter of the starts of each, half^2 = t_1^2 v_1 + t_W^2 (v_2^A + v_2^B), t_W at Welch's
+degrees of freedom (Biometrika 34, 1947). Fewer than three starts of either do not tell how starts scatter, and there is
+no interval.
+
     S pictures   R rounds   H groups of strata   N pictures of the whole benchmark
 """
 
@@ -40,12 +45,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Method = Literal["auto", "strata", "line"]
+Method = Literal["auto", "strata", "line", "regression"]
 
 MIN_PICTURES = 6
 """Fewer pictures than these promise no interval: with them the calibration is shown, with fewer it is not."""
@@ -58,6 +64,9 @@ SETTLED_ROUNDS, SETTLED_STARTS = 8, 3
 
 STEADY_PICTURES = 12
 """From these on one scatter about the line is taken for all pictures."""
+
+NOT_COMPARABLE = "not comparable"
+"""How the reason of a ratio begins that would say nothing of which scheme is faster."""
 
 SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
 BEYOND = 0.05
@@ -95,8 +104,9 @@ class Components:
     """What is unknown about a mean, as squares relative to it.
 
     ``picture`` is the variance between pictures of an endless number of repeats, about their group or line;
-    ``request`` that of single requests about their picture's mean; ``drift`` sigma_b^2. ``pictures`` and ``rounds`` are
-    S and R, and ``spent`` is p, the degrees of freedom that the groups or the line take.
+    ``request`` that of single requests about their picture's mean; ``drift`` sigma_b^2, of rounds, or of the process
+    starts where there are three or more, ``starts`` of them (else 0). ``pictures`` and ``rounds`` are S and R, and
+    ``spent`` is p, the degrees of freedom that the groups or the line take.
     """
 
     picture: float
@@ -105,6 +115,7 @@ class Components:
     pictures: int
     rounds: int
     spent: int
+    starts: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +132,30 @@ class Drift:
     sentence: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """What is unknown of the level of all times together: the standard error of its mean over rounds or starts.
+
+    ``error`` is relative, or in the unit of a difference, and 0 where nothing beyond the scatter of requests was seen,
+    or the rounds are fewer than :data:`MIN_ROUNDS`; ``freedom`` are its degrees of freedom.
+    """
+
+    error: float
+    freedom: float
+
+    def half_width(self, confidence: float) -> float:
+        """That of an interval about the level by Student's quantile."""
+        return self.error * float(scipy.special.stdtrit(self.freedom, (1 + confidence) / 2))
+
+    def with_another(self, other: "Level") -> "Level":
+        """That of the difference of two independent ones, with Welch's degrees of freedom."""
+        error = math.hypot(self.error, other.error)
+        if not error:
+            return self
+        parts = [(one.error / error) ** 4 / one.freedom for one in (self, other)]
+        return Level(error=error, freedom=1 / sum(parts))
+
+
 def mean_latency(
     seconds_SR: ArrayLike,
     stratum_S: ArrayLike | None = None,
@@ -135,13 +170,60 @@ def mean_latency(
     ``seconds_SR`` (S, R) holds times above 0; ``stratum_S`` (S,) each timed picture's stratum, a number such as its
     count of tiles, and ``population_N`` (N,) that of every picture of the benchmark; without both the mean is that of
     the pictures. ``start_R`` (R,) says in which process start each round was timed. ``method`` is ``auto`` outside
-    calibrations: groups (``strata``) or a ``line`` by the number of pictures. Fewer than :data:`MIN_PICTURES` pictures
+    calibrations: groups (``strata``), a ``line`` by the number of pictures, or a ``regression``, a line about which one
+    scatter is taken for all pictures however few they are. Fewer than :data:`MIN_PICTURES` pictures
     promise no interval. Raises ValueError for shapes that do not agree and times not above 0.
     """
     study = _Study(seconds_SR, stratum_S, population_N, method)
     level_R = study.levels(study.seconds_SR)
-    value = float(level_R.mean())
-    return study.interval(value, np.log(level_R), study.seconds_SR / level_R, start_R, confidence, scale="mean")
+    relative_SR = study.seconds_SR / level_R
+    level = study.level(np.log(level_R), relative_SR, start_R)
+    return study.interval(float(level_R.mean()), relative_SR, level, confidence, scale="mean")
+
+
+def level_of(
+    seconds_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    start_R: ArrayLike | None = None,
+) -> Level:
+    """What the drift between rounds, or the scatter of starts, leaves unknown of a mean, relative to it.
+
+    Arguments as of :func:`mean_latency`, in whose interval it is.
+    """
+    study = _Study(seconds_SR, stratum_S, population_N, "auto")
+    level_R = study.levels(study.seconds_SR)
+    return study.level(np.log(level_R), study.seconds_SR / level_R, start_R)
+
+
+def level_shifts(
+    seconds_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    start_R: ArrayLike | None = None,
+) -> Floats:
+    """How far, in logs, the level of each round or start is from their mean beyond the scatter of requests, (U,).
+
+    The standard error of their mean is that of :func:`level_of`.
+    """
+    study = _Study(seconds_SR, stratum_S, population_N, "auto")
+    level_R = study.levels(study.seconds_SR)
+    between, unit_U = study.drift(np.log(level_R), study.of_requests(study.seconds_SR / level_R), start_R)
+    shift_U = unit_U - unit_U.mean()
+    return shift_U * math.sqrt(between / float(unit_U.var(ddof=1))) if between else np.zeros_like(shift_U)
+
+
+def level_of_sum(seconds: Sequence[ArrayLike], weights: Sequence[float], *, start_R: ArrayLike | None = None) -> Level:
+    """:func:`level_of` of a weighted sum of the logs of several schemes' levels, over the same pictures and rounds."""
+    studies = [_Study(one_SR, None, None, "auto") for one_SR in seconds]
+    level_GR = [study.levels(study.seconds_SR) for study in studies]
+    log_R = np.asarray(weights) @ np.log(level_GR)
+    relative_SR = sum(
+        weight * study.seconds_SR / level_R for weight, study, level_R in zip(weights, studies, level_GR, strict=True)
+    )
+    return studies[0].level(log_R, np.asarray(relative_SR), start_R)
 
 
 def split_mean(
@@ -164,20 +246,30 @@ def ratio_within_rounds(
     a_known: float = 0.0,
     b_known: float = 0.0,
     start_R: ArrayLike | None = None,
+    b_start_R: ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
     """The ratio of scheme A's mean time to scheme B's, over the same pictures in the same rounds.
 
     ``a_known`` and ``b_known`` are parts of each mean that are known exactly, as the link time over the payloads of
-    all questions: both are added to every round's level. Otherwise as :func:`mean_latency`.
+    all questions: both are added to every round's level. ``b_start_R`` is given where B was timed in other starts of
+    the process than A, whose are in ``start_R``: then it is the ratio of two means of rounds that have nothing in
+    common. Otherwise as :func:`mean_latency`.
     """
     study, other = (_Study(seconds, stratum_S, population_N, "auto") for seconds in (a_SR, b_SR))
     if study.seconds_SR.shape != other.seconds_SR.shape:
         raise ValueError(f"times of shapes {study.seconds_SR.shape} and {other.seconds_SR.shape} are not paired")
     a_R, b_R = study.levels(study.seconds_SR) + a_known, study.levels(other.seconds_SR) + b_known
-    log_R = np.log(a_R) - np.log(b_R)
-    relative_SR = (study.seconds_SR + a_known) / a_R - (other.seconds_SR + b_known) / b_R
-    return study.interval(math.exp(log_R.mean()), log_R, relative_SR, start_R, confidence, scale="ratio")
+    log_aR, log_bR = np.log(a_R), np.log(b_R)
+    one_SR, two_SR = (study.seconds_SR + a_known) / a_R, (other.seconds_SR + b_known) / b_R
+    value = math.exp((log_aR - log_bR).mean())
+    if b_start_R is None:
+        level = study.level(log_aR - log_bR, one_SR - two_SR, start_R)
+    elif reason := apart(start_R, b_start_R):
+        return Estimate(value, math.nan, math.nan, reason)
+    else:
+        level = study.level(log_aR, one_SR, start_R).with_another(study.level(log_bR, two_SR, b_start_R))
+    return study.interval(value, one_SR - two_SR, level, confidence, scale="ratio")
 
 
 def difference_within_rounds(
@@ -188,20 +280,45 @@ def difference_within_rounds(
     *,
     a_known: float = 0.0,
     b_known: float = 0.0,
+    start_R: ArrayLike | None = None,
+    b_start_R: ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
     """Scheme A's mean time less scheme B's, over the same pictures in the same rounds; times may be 0.
 
     As :func:`ratio_within_rounds`, with y_sr^A - y_sr^B in the place of the relative times, and mean +- half.
     """
-    gain_SR = np.asarray(a_SR, np.float64) - np.asarray(b_SR, np.float64)
+    one_SR, two_SR = np.asarray(a_SR, np.float64), np.asarray(b_SR, np.float64)
+    gain_SR = one_SR - two_SR
     study = _Study(np.ones_like(gain_SR), stratum_S, population_N, "auto")
-    level_R = study.levels(gain_SR) + a_known - b_known
-    return study.interval(float(level_R.mean()), level_R, gain_SR, None, confidence, scale="difference")
+    value = float(study.levels(gain_SR).mean()) + a_known - b_known
+    if b_start_R is None:
+        level = study.level(study.levels(gain_SR), gain_SR, start_R)
+    elif reason := apart(start_R, b_start_R):
+        return Estimate(value, math.nan, math.nan, reason)
+    else:
+        of_two = study.level(study.levels(two_SR), two_SR, b_start_R)
+        level = study.level(study.levels(one_SR), one_SR, start_R).with_another(of_two)
+    return study.interval(value, gain_SR, level, confidence, scale="difference")
+
+
+def apart(start_R: ArrayLike | None, b_start_R: ArrayLike | None) -> str:
+    """Why two schemes that were timed in different starts of the process cannot be compared; empty where they can."""
+    fewest = min(1 if starts is None else np.unique(np.asarray(starts)).size for starts in (start_R, b_start_R))
+    if fewest >= SETTLED_STARTS:
+        return ""
+    return (
+        f"{NOT_COMPARABLE}: timed in different starts of the process, {fewest} of one of the two, where "
+        f"{SETTLED_STARTS} tell how starts differ"
+    )
 
 
 def components(
-    seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None, population_N: ArrayLike | None = None
+    seconds_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    start_R: ArrayLike | None = None,
 ) -> Components:
     """The parts of a mean's variance, for planning; arguments as of :func:`mean_latency`."""
     study = _Study(seconds_SR, stratum_S, population_N, "auto")
@@ -209,12 +326,15 @@ def components(
     level_R = study.levels(study.seconds_SR)
     relative_SR = study.seconds_SR / level_R
     request = study.of_requests(relative_SR)
+    between, unit_U = study.drift(np.log(level_R), request, start_R)
+    n_starts = 1 if start_R is None else np.unique(np.asarray(start_R)).size
     return Components(
         picture=max(0.0, study.of_pictures(relative_SR) / study.inflation - request / n_rounds),
         request=request,
-        drift=study.drift(np.log(level_R), request, None)[0],
+        drift=between,
         pictures=n_pictures,
         rounds=n_rounds,
+        starts=unit_U.size if n_starts >= SETTLED_STARTS else 0,
         spent=n_pictures - study.freedom,
     )
 
@@ -313,6 +433,16 @@ def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
     return np.asarray(ranked_N[np.argsort(np.argsort(at_N))][:n], dtype=np.int64)
 
 
+def units_of(log_R: Floats, start_R: ArrayLike | None) -> Floats:
+    """The levels that are drawn anew: those of the rounds, or the means of each start where there are three or more."""
+    if start_R is None:
+        return log_R
+    _, start = np.unique(np.asarray(start_R), return_inverse=True)
+    if start.shape != log_R.shape:
+        raise ValueError(f"{start.size} process starts do not go with {log_R.size} rounds")
+    return np.bincount(start, log_R) / np.bincount(start) if start.max() + 1 >= SETTLED_STARTS else log_R
+
+
 def too_few(pictures: int) -> str:
     """Why so few pictures promise no interval; empty from :data:`MIN_PICTURES` on."""
     if pictures >= MIN_PICTURES:
@@ -329,13 +459,13 @@ class _Study:
     ) -> None:
         self.seconds_SR = _times(seconds_SR)
         n_pictures = self.seconds_SR.shape[0]
-        self.line = False
+        self.line, self.steady = False, method == "regression"
         x_SP, xbar_P = np.ones((n_pictures, 1)), np.ones(1)
         if stratum_S is not None and population_N is not None:
             own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
             if own_S.shape != (n_pictures,):
                 raise ValueError(f"{own_S.size} strata do not go with {n_pictures} pictures")
-            self.line = method == "line" or (method == "auto" and n_pictures >= MIN_PICTURES)
+            self.line = method in ("line", "regression") or (method == "auto" and n_pictures >= MIN_PICTURES)
             if self.line and np.ptp(own_S) > 0:
                 x_SP, xbar_P = np.column_stack([np.ones(n_pictures), own_S]), np.array([1.0, all_N.mean()])
             else:
@@ -359,7 +489,7 @@ class _Study:
         """v_1."""
         mean_S = relative_SR.mean(axis=1)
         residual_S = mean_S - self.x_SP @ (self.inverse_PS @ mean_S)
-        if not self.line or mean_S.size >= STEADY_PICTURES:
+        if not self.line or self.steady or mean_S.size >= STEADY_PICTURES:
             return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
         kept_S = np.maximum(1 - np.einsum("sp,ps->s", self.x_SP, self.inverse_PS), 1e-6)
         return float(((self.weight_S * residual_S) ** 2 / kept_S**1.25).sum())
@@ -374,38 +504,33 @@ class _Study:
         about_SR = about_SR - about_SR.mean(axis=0)
         return float((about_SR**2).sum()) / ((n_pictures - 1) * (n_rounds - 1))
 
-    def drift(self, log_R: Floats, request: float, start_R: ArrayLike | None) -> tuple[float, int]:
-        """sigma_b^2 and its degrees of freedom; 0 where the rounds are too few."""
-        unit_U, n_rounds = log_R, log_R.size
-        if start_R is not None:
-            _, start = np.unique(np.asarray(start_R), return_inverse=True)
-            if start.shape != log_R.shape:
-                raise ValueError(f"{start.size} process starts do not go with {n_rounds} rounds")
-            if start.max() + 1 >= SETTLED_STARTS:
-                unit_U = np.bincount(start, log_R) / np.bincount(start)
+    def drift(self, log_R: Floats, request: float, start_R: ArrayLike | None) -> tuple[float, Floats]:
+        """sigma_b^2 of the units that are drawn, rounds or starts, and their levels, (U,); 0 where they are few."""
+        unit_U = units_of(log_R, start_R)
         if unit_U.size < MIN_ROUNDS:
-            return 0.0, 1
-        explained = request * self.inflation * unit_U.size / n_rounds
-        between = max(0.0, float(unit_U.var(ddof=1)) - explained)
-        return between * n_rounds / unit_U.size, unit_U.size - 1
+            return 0.0, unit_U
+        explained = request * self.inflation * unit_U.size / log_R.size
+        return max(0.0, float(unit_U.var(ddof=1)) - explained), unit_U
+
+    def level(self, log_R: Floats, relative_SR: Floats, start_R: ArrayLike | None) -> Level:
+        """v_2, as the error that it is the square of."""
+        between, unit_U = self.drift(log_R, self.of_requests(relative_SR), start_R)
+        return Level(error=math.sqrt(between / unit_U.size), freedom=max(unit_U.size - 1, 1))
 
     def interval(
         self,
         value: float,
-        log_R: Floats,
         relative_SR: Floats,
-        start_R: ArrayLike | None,
+        level: Level,
         confidence: float,
         *,
         scale: Literal["mean", "ratio", "difference"],
     ) -> Estimate:
-        n_pictures, n_rounds = relative_SR.shape
-        if reason := too_few(n_pictures):
+        if reason := too_few(relative_SR.shape[0]):
             return Estimate(value, math.nan, math.nan, reason)
-        between, freedom = self.drift(log_R, self.of_requests(relative_SR), start_R)
-        parts = np.array([self.of_pictures(relative_SR), between / n_rounds])
-        quantiles = scipy.stats.t.ppf((1 + confidence) / 2, [self.freedom, freedom])
-        half = math.sqrt(float(parts @ quantiles**2))
+        quantile = float(scipy.special.stdtrit(self.freedom, (1 + confidence) / 2))
+        of_pictures = quantile * math.sqrt(self.of_pictures(relative_SR))
+        half = math.hypot(of_pictures, level.half_width(confidence))
         match scale:
             case "difference":
                 return Estimate(value, value - half, value + half)

@@ -2,7 +2,9 @@
 
 The half-width of a mean latency's interval, on the log, from S pictures in R rounds (:mod:`harness.analysis.means`):
 
-    half^2 = t_{S-p}^2 (picture + request / R) / S + t_{R-1}^2 drift / R <= log(1 + precision)^2
+    half^2 = t_{S-p}^2 (picture + request / R) / S + t_{U-1}^2 drift / U <= log(1 + precision)^2
+
+with U = R rounds, or the process starts that the rounds come from, where those scatter are known (three or more).
 
 What rests on questions gets narrower with their square root: n_wanted = n (half / wanted)^2.
 
@@ -24,7 +26,7 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from harness.analysis import means
-from harness.analysis.means import MIN_PICTURES, MIN_ROUNDS, Components, Estimate, mean_latency
+from harness.analysis.means import MIN_PICTURES, MIN_ROUNDS, Components, Estimate, level_of, mean_latency
 
 if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
@@ -40,13 +42,15 @@ _MOST = 1_000_000
 class LatencyPlan:
     """Pictures and rounds that resolve a mean latency; ``half_width`` is the relative one that they are to give.
 
-    Where no number does, both are 0 and ``reason`` says why.
+    ``starts`` are those of the process that the rounds are to be spread over, 0 where it is not known how starts
+    scatter. Where no number of pictures does, pictures and rounds are 0 and ``reason`` says why.
     """
 
     pictures: int
     rounds: int
     half_width: float
     reason: str = ""
+    starts: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +64,24 @@ class Look:
 
 
 def half_width(found: Components, pictures: int, rounds: int, confidence: float = 0.95) -> float:
-    """The relative half-width, exp(half) - 1, that so many pictures and rounds are to give; infinite for too few."""
+    """The relative half-width, exp(half) - 1, that so many pictures and rounds are to give; infinite for too few.
+
+    Where ``found`` knows how starts scatter each start has as many rounds as it had there (:func:`starts_of`).
+    """
     freedom = pictures - min(found.spent, pictures - 1)
-    if pictures < MIN_PICTURES or (found.drift > 0 and rounds < MIN_ROUNDS):
+    units = starts_of(found, rounds) or rounds
+    if pictures < MIN_PICTURES or (found.drift > 0 and units < MIN_ROUNDS):
         return math.inf
     tail = (1 + confidence) / 2
     squared = float(scipy.special.stdtrit(freedom, tail)) ** 2 * (found.picture + found.request / rounds) / pictures
     if found.drift > 0:
-        squared += float(scipy.special.stdtrit(rounds - 1, tail)) ** 2 * found.drift / rounds
+        squared += float(scipy.special.stdtrit(units - 1, tail)) ** 2 * found.drift / units
     return math.expm1(min(math.sqrt(squared), 700.0))
+
+
+def starts_of(found: Components, rounds: int) -> int:
+    """How many process starts so many rounds come from, as many rounds in each as in ``found``; 0: not known."""
+    return found.starts and rounds * found.starts // found.rounds
 
 
 def pictures_needed(found: Components, precision: float, rounds: int, *, confidence: float = 0.95) -> int:
@@ -102,12 +115,16 @@ def plan_latency(
         pictures = pictures_needed(found, precision, rounds, confidence=confidence)
         if pictures and (best is None or pictures * rounds < best.pictures * best.rounds):
             best = LatencyPlan(
-                pictures=pictures, rounds=rounds, half_width=half_width(found, pictures, rounds, confidence)
+                pictures=pictures,
+                rounds=rounds,
+                half_width=half_width(found, pictures, rounds, confidence),
+                starts=starts_of(found, rounds),
             )
     if best is not None:
         return best
     drift = math.sqrt(found.drift)
-    reason = f"the rounds drift by {drift:.1%}, so that {at_most_rounds} of them do not resolve {100 * precision:g} %"
+    drifting = "starts of the process scatter" if found.starts else "rounds drift"
+    reason = f"the {drifting} by {drift:.1%}, so that {at_most_rounds} rounds do not resolve {100 * precision:g} %"
     return LatencyPlan(pictures=0, rounds=0, half_width=math.nan, reason=reason)
 
 
@@ -170,6 +187,9 @@ def look(
     if n >= at_most:
         shown = f"{relative:.1%}" if math.isfinite(relative) else "no interval"
         sentence = f"{precision:.1%} was not reached: {shown} after {n} pictures, the most that were to be timed"
+        level = level_of(seconds_SR, stratum_S, population_N, start_R=start_R)
+        if (alone := math.expm1(min(level.half_width(when_stopped(confidence)), 700.0))) > precision:
+            sentence += f" (rounds and starts of the process alone leave {alone:.1%})"
         return Look(estimate=found, precise=False, go_on_to=0, sentence=sentence)
     following = next(number for number in looks(at_most) if number > n)
     return Look(estimate=found, precise=False, go_on_to=following, sentence="")
@@ -189,10 +209,10 @@ def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd
     """How many pictures and rounds resolve a mean latency, and how many pictures bytes and a score.
 
     ``latency`` and ``payload`` are relative (0.05: 5 %), ``score`` in the metric's unit. A row for each selected point
-    that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times
-    (:func:`plan_latency`; 0 where none do, with ``latency_reason``); ``bytes_pictures``, for the ratio of bytes at
-    equal score over the next scheme with a curve, and ``score_pictures``, for the difference from the reference's
-    score; null where nothing can be said.
+    that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times, and over
+    how many ``starts`` of the process (:func:`plan_latency`; 0 where none do, with ``latency_reason``);
+    ``bytes_pictures``, for the ratio of bytes at equal score over the next scheme with a curve, and
+    ``score_pictures``, for the difference from the reference's score; null where nothing can be said.
     """
     # What times a study asks this module too, and needs no replay.
     from harness.analysis.cells import strata
@@ -205,7 +225,7 @@ def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd
             planned = LatencyPlan(pictures=0, rounds=0, half_width=np.nan, reason=few)
         else:
             planned = plan_latency(
-                means.components(timed.total_SR, *strata_of),
+                means.components(timed.total_SR, *strata_of, start_R=timed.start_R),
                 latency,
                 at_least_rounds=means.MIN_ROUNDS,
                 confidence=run.equality.confidence,
@@ -222,13 +242,14 @@ def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd
                 "point": point,
                 "pictures": planned.pictures,
                 "rounds": planned.rounds,
+                "starts": planned.starts,
                 "latency_reason": planned.reason,
                 "bytes_pictures": bytes_pictures,
                 "bytes_reason": bytes_reason,
                 "score_pictures": score_pictures,
             }
         )
-    columns = ["pipeline", "point", "pictures", "rounds", "latency_reason"]
+    columns = ["pipeline", "point", "pictures", "rounds", "starts", "latency_reason"]
     return pd.DataFrame(found, columns=[*columns, "bytes_pictures", "bytes_reason", "score_pictures"])
 
 

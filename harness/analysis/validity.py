@@ -105,29 +105,42 @@ def disturbance(seconds: float, waited_s: float | None, load: float | None, *, m
 
 
 def timed_requests(stages: pa.Table) -> pd.DataFrame:
-    """The measured requests of stage rows: ``seconds``, ``cpu_s``, ``waited_s`` and ``load``, NaN where not known."""
-    columns = [*_REQUEST, "source", "seconds", "cpu_s", "waited_s", "load"]
+    """The measured requests of stage rows: ``seconds``, ``cpu_s``, ``waited_s`` and ``load``, NaN where not known.
+
+    ``start`` says in which start of the process each was timed.
+    """
+    columns = [*_REQUEST, "source", "seconds", "cpu_s", "waited_s", "load", "start"]
     rows = stages.select(columns).to_pandas()
     of_request = rows[rows["source"] == "measured"].groupby(_REQUEST, sort=False)
     sums = of_request[["seconds", "cpu_s", "waited_s"]].sum(min_count=1)
-    found: pd.DataFrame = sums.assign(load=of_request["load"].max()).reset_index()
+    of_all = {"load": of_request["load"].max(), "start": of_request["start"].min()}
+    found: pd.DataFrame = sums.assign(**of_all).reset_index()
     return found
 
 
-def looked_at(stages: pa.Table, samples: pa.Table, *, precision: float, at_most: int) -> Mapping[tuple[str, str], Look]:
+def looked_at(
+    stages: pa.Table, samples: pa.Table, *, precision: float, at_most: int, confidence: float
+) -> Mapping[tuple[str, str], Look]:
     """By point, whether its mean time is known to within ``precision``: :func:`harness.analysis.precision.look`.
 
-    Pictures whose repeats are not all there are left out.
+    Pictures whose repeats are not all there are left out. ``confidence`` is the scenario's.
     """
     known = samples.to_pandas().set_index("sample")
     population_N = known.drop_duplicates("picture")["patches"].to_numpy(float)
     found: dict[tuple[str, str], Look] = {}
     for (pipeline, point), of_point in timed_requests(stages).groupby(_POINT):
         seconds_SR = of_point.pivot(index="sample", columns="repeat", values="seconds").dropna()
+        start_R = of_point.groupby("repeat")["start"].min()[seconds_SR.columns]
         stratum_S = known.loc[seconds_SR.index, "patches"].to_numpy(float)
         most = min(at_most, len(population_N))
         found[str(pipeline), str(point)] = look(
-            seconds_SR.to_numpy(), stratum_S, population_N, precision=precision, at_most=most
+            seconds_SR.to_numpy(),
+            stratum_S,
+            population_N,
+            precision=precision,
+            at_most=most,
+            start_R=start_R.tolist(),
+            confidence=confidence,
         )
     return found
 
@@ -277,7 +290,13 @@ def _precision(record: Record) -> Iterator[str]:
     wanted = record.manifest.scenario_value("measure")
     if wanted.get("precision") is None or not record.stages.num_rows:
         return
-    found = looked_at(record.stages, record.samples, precision=wanted["precision"], at_most=wanted["at_most"])
+    found = looked_at(
+        record.stages,
+        record.samples,
+        precision=wanted["precision"],
+        at_most=wanted["at_most"],
+        confidence=record.manifest.scenario_value("selection", "confidence"),
+    )
     if short := {f"{pipeline} at {point}": of for (pipeline, point), of in found.items() if not of.precise}:
         worst = max(short, key=lambda key: short[key].estimate.half_width / short[key].estimate.value)
         said = short[worst].sentence or f"{wanted['precision']:.1%} was not reached"

@@ -11,6 +11,8 @@ Every interval is over the timed pictures, never over resamples of the simulator
       error^2 = S / (S - 1) var_B(statistic),        1 / nu = 1 / (S - 1) + 1 / (B - 1),
 
   with Student's quantile at nu (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 6.5), above on the log.
+  What rounds and starts of the process leave unknown of the level of all times is added in squares: the statistic is
+  replayed with times longer and shorter by the level's error, and half the difference is its error.
 
 A system in which more work comes in than can be done has no mean: its utilisation is said instead.
 """
@@ -26,20 +28,24 @@ import pyarrow as pa
 import scipy.optimize
 import scipy.special
 
-from harness.analysis import latency, percentiles
+from harness.analysis import latency, means, percentiles
 from harness.analysis.cells import (
     Population,
+    Timed,
     instability,
+    level_of,
     matrix,
+    mean_link_s,
     mean_of_rows,
     of_pictures,
     percentile_of_rows,
     requests_meet,
     strata,
+    timed_apart,
     times_and_known,
 )
 from harness.analysis.latency import share_in_time, total_s
-from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
+from harness.analysis.means import Estimate, Level, apart, difference_within_rounds, mean_latency, too_few
 from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, Engine, replay
@@ -50,6 +56,9 @@ Statistic = Callable[[Floats], float]
 
 MOST_USERS = 1024
 """More are not looked for."""
+
+_AT_LEVELS = 5
+"""How many random streams show what the level of all times does."""
 
 _RATES = 64
 """How many rates a crossing is looked for at before it is solved for."""
@@ -92,24 +101,33 @@ class CellSummary:
     in_time: Estimate | None
 
 
-def cell_summaries(requests: pa.Table, deadline_s: float | None = None) -> list[CellSummary]:
+def cell_summaries(
+    requests: pa.Table,
+    deadline_s: float | None = None,
+    *,
+    confidence: float = 0.95,
+    levels: Mapping[tuple[str, str], Level] | None = None,
+) -> list[CellSummary]:
     """What a sweep's rows say, a row for each uplink, number of users, pipeline and point, in the rows' order.
 
     A picture's requests are one observation: its mean, and of a percentile the share that is not slower. What the
     streams of different seeds add is in the mean's interval too; what other pictures would change of the waiting in a
-    queue is not, for which :func:`replicated` replays anew. Percentiles have no interval but where the pictures certify
-    them.
+    queue is not, for which :func:`replicated` replays anew. ``levels`` are what rounds and starts leave unknown of each
+    pipeline and point (:func:`harness.analysis.cells.level_of`). Percentiles have no interval but where the pictures
+    certify them.
     """
     names = ["channel", "users", "pipeline", "point", "seed", "sample"]
     frame = requests.select(names).to_pandas()
     frame["spent_s"] = total_s(requests)
+    frame["link_s"] = latency.part_s(requests, "link")
     found = []
     for (channel, users, pipeline, point), rows in frame.groupby(["channel", "users", "pipeline", "point"], sort=False):
         done = rows[np.isfinite(rows["spent_s"])]
+        level = (levels or {}).get((str(pipeline), str(point)))
         in_time = None
         if deadline_s is not None:
             met_S = (rows["spent_s"] <= deadline_s).groupby(rows["sample"]).mean().to_numpy(float)
-            in_time = percentiles.share(met_S[:, None]).estimate
+            in_time = percentiles.share(met_S[:, None], confidence=confidence).estimate
         found.append(
             CellSummary(
                 channel=str(channel),
@@ -117,9 +135,9 @@ def cell_summaries(requests: pa.Table, deadline_s: float | None = None) -> list[
                 pipeline=str(pipeline),
                 point=str(point),
                 answered=len(done) / len(rows),
-                mean_s=mean_of_rows(done),
-                p50_s=percentile_of_rows(rows, 0.5),
-                p99_s=percentile_of_rows(rows, 0.99),
+                mean_s=mean_of_rows(done, confidence, level, float(done["link_s"].mean()) if len(done) else 0.0),
+                p50_s=percentile_of_rows(rows, 0.5, confidence),
+                p99_s=percentile_of_rows(rows, 0.99, confidence),
                 in_time=in_time,
             )
         )
@@ -155,21 +173,38 @@ def replicated_all(
     few = too_few(n_pictures)
     timed = [total_s(replay(profile, own, engine=engine)) for own in cells]
     anew = [] if few else [total_s(replay(_resampled(profile, own.seed), own, engine=engine)) for own in cells]
+    level = level_of(profile)
+    # The same streams at a level up and down: what the level's error does, and nothing else.
+    moved = [
+        [total_s(replay(_at_level(profile, factor * level.error), own, engine=engine)) for own in cells[:_AT_LEVELS]]
+        for factor in ((-1, 1) if level.error and not few else ())
+    ]
     found = []
     for statistic in statistics:
         value = float(np.mean([statistic(spent_s) for spent_s in timed]))
+        ends = [float(np.mean([statistic(spent_s) for spent_s in at])) for at in moved] or [0.0, 0.0]
         drawn = [statistic(spent_s) for spent_s in anew]
         if few:
             found.append(Estimate(value, math.nan, math.nan, few))
-        elif not np.isfinite([value, *drawn]).all():
+        elif not np.isfinite([value, *drawn, *ends]).all():
             found.append(Estimate(value, math.nan, math.nan, "some replications leave requests without an answer"))
         else:
             error = math.sqrt(n_pictures / (n_pictures - 1) * float(np.var(drawn, ddof=1)))
             freedom = 1 / (1 / (n_pictures - 1) + 1 / (resamples - 1))
             half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
+            of_level = Level(error=abs(ends[1] - ends[0]) / 2, freedom=level.freedom)
+            half = math.hypot(half, of_level.half_width(confidence))
             high = value * math.exp(half / value) if value > 0 else half
             found.append(Estimate(value, max(0.0, value - half), high))
     return found
+
+
+def _at_level(profile: Profile, log_level: float) -> Profile:
+    """The profile with all times longer by a factor, exp(log_level)."""
+    factor = math.exp(log_level)
+    return dataclasses.replace(
+        profile, device_s=factor * profile.device_s, server_stage_s=factor * profile.server_stage_s
+    )
 
 
 def _engine(cell: Cell) -> Engine:
@@ -210,22 +245,41 @@ def crossover(
 
     The interval holds the rates at which the interval of the difference of the two means, over the same pictures in
     the same rounds, holds 0 (Fieller, Journal of the Royal Statistical Society B 16, 1954). It ends at 0 or at infinity
-    where it goes beyond the rates looked at. Both profiles hold the same samples and repeats; raises ResultsError
+    where it goes beyond the rates looked at. Schemes that were timed in different starts of the process have none where
+    :func:`harness.analysis.means.apart` says why. Both profiles hold the same samples and repeats; raises ResultsError
     otherwise.
     """
     if a.samples != b.samples:
         raise ResultsError(f"{a.pipeline} and {b.pipeline} were not timed on the same samples and repeats")
     once = spec.model_copy(update={"requests": None, "arrivals": ClosedLoop(kind="closed_loop"), "users": (1,)})
 
+    timed = [Timed.of(profile) for profile in (a, b)]
+    stratum_S, stratum_N = strata(a, population)
+
+    def within_rounds(a_SR: Floats, b_SR: Floats) -> Estimate:
+        return difference_within_rounds(
+            a_SR,
+            b_SR,
+            stratum_S,
+            stratum_N,
+            start_R=timed[0].start_R,
+            b_start_R=timed[1].start_R if timed_apart(*timed) else None,
+            confidence=confidence,
+        )
+
+    # A link that is known exactly moves the interval and does not widen it.
+    whole = population is not None and all((p.pipeline, p.point) in population.payload_bytes for p in (a, b))
+    fixed = within_rounds(*(one.device_SR + one.server_SR for one in timed)) if whole else None
+
     def difference(log_rate: float) -> Estimate:
         uplink = ConstantUplink.model_construct(
             kind="constant", rate_bps=math.exp(log_rate), name="", wire=wire or Wire()
         )
+        if fixed is not None and population is not None:
+            a_s, b_s = (mean_link_s(profile, once, uplink, population) for profile in (a, b))
+            return fixed.plus(a_s - b_s)
         times, known = zip(*(times_and_known(p, once, uplink, population) for p in (a, b)), strict=True)
-        stratum_S, stratum_N = strata(a, population)
-        return difference_within_rounds(
-            times[0], times[1], stratum_S, stratum_N, a_known=known[0], b_known=known[1], confidence=confidence
-        )
+        return within_rounds(*times).plus(known[0] - known[1])
 
     grid = np.linspace(math.log(low_bps), math.log(high_bps), _RATES)
     found = [difference(log_rate) for log_rate in grid.tolist()]
@@ -270,9 +324,9 @@ def crossover_of_links(
     The link is ``uplink`` with its rate at every instant scaled, so that its mean is the rate looked at. The value is
     where the means of ``resamples`` replications, on the timed pictures and the same random streams, are equal; its
     interval, as :func:`replicated`'s, comes from as many crossings, each of pictures drawn anew and a stream of its
-    own. An end is open, 0 or infinity, where such a crossing is not between the rates looked at. Where a system is
-    unstable the other answers first. Raises ResultsError for profiles of other samples, and for a recording that
-    stops, which has no mean rate.
+    own, and from what rounds and starts leave unknown of the two schemes' levels. An end is open, 0 or infinity, where
+    such a crossing is not between the rates looked at. Where a system is unstable the other answers first. Raises
+    ResultsError for profiles of other samples, and for a recording that stops, which has no mean rate.
     """
     if a.samples != b.samples:
         raise ResultsError(f"{a.pipeline} and {b.pipeline} were not timed on the same samples and repeats")
@@ -291,8 +345,8 @@ def crossover_of_links(
         found = []
         for seed, (one, other) in of.items():
             own = dataclasses.replace(cell, seed=seed)
-            means = [mean(total_s(replay(profile, own, engine=engine))) for profile in (one, other)]
-            found.append(means[0] - means[1])
+            mean_s = [mean(total_s(replay(profile, own, engine=engine))) for profile in (one, other)]
+            found.append(mean_s[0] - mean_s[1])
         return float(np.mean(found))
 
     everything = dict(enumerate(pairs))
@@ -301,7 +355,10 @@ def crossover_of_links(
     unstable = None if len(told) == len(grid) else math.exp(told[0][0]) if told else math.inf
     if not told:
         return Crossover(None, None, None, False, unstable)
+    timed = [Timed.of(profile) for profile in (a, b)]
     few = too_few(len(set(a.samples)))
+    if not few and timed_apart(*timed):
+        few = apart(*(one.start_R for one in timed))
     crossing = _first_crossing(told, functools.partial(difference, of=everything))
     if crossing is None:
         faster = a.pipeline if told[0][1] + told[-1][1] < 0 else b.pipeline
@@ -322,10 +379,49 @@ def crossover_of_links(
         else:
             # All on the side of the lower rates: it crosses beyond the fastest; else below the slowest.
             beyond.add("high" if (seen[0][1] < 0) == (told[0][1] < 0) else "low")
-    half = _half_of_logs(logs, len(set(a.samples)), confidence)
+    half = math.hypot(
+        _half_of_logs(logs, len(set(a.samples)), confidence), _half_of_levels(a, b, crossing, difference, confidence)
+    )
     low = 0.0 if "low" in beyond else rate * math.exp(-half)
     high = math.inf if "high" in beyond else rate * math.exp(half)
     return Crossover(Estimate(rate, low, high), below, None, False, unstable)
+
+
+def _half_of_levels(
+    a: Profile,
+    b: Profile,
+    crossing: float,
+    difference: Callable[[float, Mapping[int, tuple[Profile, Profile]]], float],
+    confidence: float,
+) -> float:
+    """What rounds and starts leave unknown of the log of the rate of a crossing, as a half-width.
+
+    The crossing moves with each scheme's level as the difference of the two means does, over how that moves with the
+    rate; it is infinite where the difference is.
+    """
+    if len(a.samples) < means.MIN_ROUNDS * len(set(a.samples)):
+        return 0.0
+    step = 0.02
+
+    def at(log_rate: float, a_level: float = 0.0, b_level: float = 0.0) -> float:
+        pair = _at_level(a, a_level), _at_level(b, b_level)
+        return difference(log_rate, dict.fromkeys(range(_AT_LEVELS), pair))
+
+    slope = at(crossing + step) - at(crossing - step)
+    moved = [
+        at(crossing, a_level=step) - at(crossing, a_level=-step),
+        at(crossing, b_level=step) - at(crossing, b_level=-step),
+    ]
+    if not np.isfinite([slope, *moved]).all() or not slope:
+        return math.inf
+    timed = [Timed.of(profile) for profile in (a, b)]
+    weights = [-move / slope for move in moved]
+    if timed_apart(*timed):
+        levels = [
+            means.level_of_sum([one.total_SR], [w], start_R=one.start_R) for one, w in zip(timed, weights, strict=True)
+        ]
+        return levels[0].with_another(levels[1]).half_width(confidence)
+    return means.level_of_sum([one.total_SR for one in timed], weights, start_R=timed[0].start_R).half_width(confidence)
 
 
 def _half_of_logs(logs: Sequence[float], n_pictures: int, confidence: float) -> float:
@@ -445,7 +541,12 @@ def advise(
                 in_time = dataclasses.replace(in_time, high=1.0)
         else:
             times_SR, known_s = times_and_known(profile, spec, uplink, population)
-            own_s = mean_latency(np.maximum(times_SR, 1e-12), *strata(profile, population), confidence=confidence)
+            own_s = mean_latency(
+                np.maximum(times_SR, 1e-12),
+                *strata(profile, population),
+                start_R=Timed.of(profile).start_R,
+                confidence=confidence,
+            )
             mean_s = own_s.plus(known_s)
             spent_SR = times_and_known(profile, spec, uplink, None)[0]
             p95_s = percentiles.percentile(spent_SR, 0.95, confidence=confidence).estimate
@@ -485,4 +586,5 @@ def _resampled(profile: Profile, seed: int) -> Profile:
         payload_bytes=profile.payload_bytes[rows],
         device_s=profile.device_s[rows],
         server_stage_s=profile.server_stage_s[rows],
+        start=None if profile.start is None else profile.start[rows],
     )

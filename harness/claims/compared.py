@@ -6,6 +6,7 @@ S timed pictures   B resamples   C clusters of questions
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -169,7 +170,11 @@ def _of_points(asked: Asked, other: str, uplink: ConstantUplink, confidence: flo
 
 
 def _within_rounds(
-    run: Analysis, keys: tuple[PointKey, PointKey], known_s: Sequence[float], confidence: float, side: str = "total"
+    run: Analysis,
+    keys: tuple[PointKey, PointKey],
+    known_s: Sequence[float],
+    confidence: float,
+    side: Literal["server", "total"] = "total",
 ) -> Estimate:
     setting = run.setting
     if setting.profiles[keys[0]].samples != setting.profiles[keys[1]].samples:
@@ -181,16 +186,17 @@ def _within_rounds(
     if reason := means.too_few(len(timed[0].samples)):
         return refused(reason)
     stratum_S, stratum_N = cells.strata(setting.profiles[keys[0]], setting.population)
-    return means.ratio_within_rounds(
-        seconds[0],
-        seconds[1],
+    found = cells.ratio_of(
+        timed[0],
+        timed[1],
         stratum_S,
         stratum_N,
+        side=side,
         a_known=known_s[0],
         b_known=known_s[1],
-        start_R=timed[0].start_R,
         confidence=confidence,
     )
+    return refused(found.reason) if found.reason else found
 
 
 def server_time_ratio(asked: Asked) -> list[Item]:

@@ -158,7 +158,7 @@ def advise(
         min_score=min_score,
         min_share=min_share,
         population=analysis.population,
-        confidence=analysis.confidence_of_times(0.95),
+        confidence=analysis.latency_confidence,
     )
     console = terminal()
     console.print(
@@ -169,7 +169,7 @@ def advise(
     widest = max(len(line) for name in names for line in name.splitlines())
     table = Fitting(leading=1)
     table.add_column("scheme, point", overflow="fold", no_wrap=widest <= _NAME_COLUMNS)
-    for column in ("score", "mean [95 %]", "p95", "in time"):
+    for column in ("score", f"mean [{100 * analysis.equality.confidence:g} %]", "p95", "in time"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
     for name, advice in zip(names, found, strict=True):
@@ -209,9 +209,9 @@ def crossover(
 ) -> None:
     """Find the uplink rate at which two schemes are equally fast.
 
-    Each scheme runs at its operating point of equal score. The 95 % interval holds the rates at which the timed
-    pictures do not decide which scheme is faster. A recorded link is scaled as a whole, and the answer is its mean
-    rate. If users queue, rates at which neither scheme keeps up are reported.
+    Each scheme runs at its operating point of equal score. The interval, at the confidence of the run's scenario, holds
+    the rates at which the timed pictures do not decide which scheme is faster. A recorded link is scaled as a whole,
+    and the answer is its mean rate. If users queue, rates at which neither scheme keeps up are reported.
 
         harness crossover results/runs/crossover webp raw_features
         harness crossover results/runs/crossover webp tofc --link bus.parquet --users 8 --per-user "0.1 /s" --servers 2
@@ -228,7 +228,7 @@ def crossover(
     )  # fmt: skip
     analysis = Analysis.read(path)
     one, other = (analysis.selected_profile(name) for name in (first, second))
-    uplink, confidence = spec.uplinks[0], analysis.confidence_of_times(0.95)
+    uplink, confidence = spec.uplinks[0], analysis.latency_confidence
     if meet:
         found = whatif.crossover_of_links(
             one, other, spec, uplink, low_bps=low, high_bps=high, users=users, confidence=confidence
@@ -302,7 +302,7 @@ def max_users(
         spec.uplinks[0],
         limit_s=limit,
         q=percentile,
-        confidence=analysis.confidence_of_times(0.95),
+        confidence=analysis.latency_confidence,
     )
     found = f"{users} users" if users < whatif.MOST_USERS else f"at least {users} users, the most that is searched for,"
     typer.echo(f"{profile.pipeline} at {profile.point}: {found} within {format_seconds(limit)}")

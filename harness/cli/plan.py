@@ -47,10 +47,16 @@ def plan(
         table.add_column(head, justify="right")
     for row in found.to_dict("records"):
         timed = f"{row['pictures']} pictures x {row['rounds']} rounds" if row["pictures"] else "-"
+        if row["starts"]:
+            timed += f" over {row['starts']} starts"
         table.add_row(row["pipeline"], timed, _questions(row["bytes_pictures"]), _questions(row["score_pictures"]))
     console.print(table)
     answered = int(run.points["clusters"].iloc[0])
     console.print(f"now: {run.timed_pictures} timed pictures x {run.rounds} rounds; {answered} pictures with questions")
+    if found["starts"].any():
+        console.print("for another start of the process raise measure.repeats by its rounds and repeat the run")
+    elif run.session:
+        console.print("how starts of the process scatter is not known: from three of them on it is in the plan")
     if run.equality.reference in set(found["pipeline"]):
         console.print(
             f"bytes: over the next scheme's at equal score; score: the difference from {run.equality.reference}"

@@ -37,12 +37,12 @@ def sweep(
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
-    Nothing is measured again: the stage times are those of the run, and the intervals are over its timed pictures. The
-    numbers do not depend on the engine or the number of workers.
+    Nothing is measured again: the stage times are those of the run, and the intervals are over its timed pictures,
+    rounds and starts of the process. The numbers do not depend on the engine or the number of workers.
 
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
-    from harness.analysis import Analysis, whatif
+    from harness.analysis import Analysis, cells, whatif
     from harness.channel.channel import unreadable_files
     from harness.cli.display import terminal
     from harness.errors import ScenarioError
@@ -56,25 +56,27 @@ def sweep(
         raise ScenarioError("\n".join(f"{scenario}: {sentence}" for sentence in wrong))
     if out is not None:
         _check(out)
-    found = Analysis.read(path).profiles(pipeline)
+    run = Analysis.read(path)
+    found = run.profiles(pipeline)
     rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers)
     if out is not None:
         _write(rows, out)
-    summary = whatif.cell_summaries(rows, spec.deadline_s)
+    levels = {(profile.pipeline, profile.point): cells.level_of(profile) for profile in found}
+    summary = whatif.cell_summaries(rows, spec.deadline_s, confidence=run.latency_confidence, levels=levels)
     console = terminal()
-    for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
+    for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)
         table.add_column("uplink", overflow="fold")  # A long name goes on below; numbers are never cut.
         for column in ("users", "mean", "p50", "p99", "answered"):
             table.add_column(column, justify="right", no_wrap=True)
         if spec.deadline_s is not None:
             table.add_column(f"in {format_seconds(spec.deadline_s)}", justify="right", no_wrap=True)
-        for cell in cells:
+        for cell in of_point:
             spread = [_shown(cell.mean_s), _middle(cell.p50_s), _shown(cell.p99_s)]
             in_time = [] if cell.in_time is None else [f"{cell.in_time.value:.1%}"]
             table.add_row(cell.channel, str(cell.users), *spread, f"{cell.answered:.1%}", *in_time)
         console.print(table, "")
-    console.print("±: 95 % over the timed pictures")
+    console.print(f"±: {100 * run.equality.confidence:g} % over the timed pictures, rounds and starts of the process")
     for reason in dict.fromkeys(part.reason for cell in summary for part in (cell.mean_s, cell.p50_s, cell.p99_s)):
         if reason:
             console.print(f"no interval, or none claimed (-): {reason}")

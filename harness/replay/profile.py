@@ -39,6 +39,8 @@ class Profile:
     """G names."""
     server_stage_s: Floats
     """(R, G), zero where a request had no such stage."""
+    start: Ints | None = None
+    """(R,), in which start of the process each request was timed; all in one where it is not known."""
 
     @property
     def server_s(self) -> Floats:
@@ -87,6 +89,8 @@ class Profile:
         of_server = timed["stage"].filter(pa.array(on_server_row))
         stages_G = tuple(pc.unique(of_server).to_pylist())
         server_stage_s = np.zeros((code_R.size, len(stages_G)))
+        start_R = np.full(code_R.size, np.iinfo(np.int64).max)
+        np.minimum.at(start_R, request_row, timed["start"].to_numpy())
         if stages_G:
             stage_row = pc.index_in(of_server, pa.array(stages_G, pa.string())).to_numpy()
             np.add.at(server_stage_s, (request_row[on_server_row], stage_row), seconds_row[on_server_row])
@@ -100,6 +104,7 @@ class Profile:
             ),
             server_stages=stages_G,
             server_stage_s=server_stage_s,
+            start=start_R,
         )
 
     def draw(self, n: int, rng: np.random.Generator) -> Ints:

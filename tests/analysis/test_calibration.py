@@ -1,13 +1,18 @@
 """Small calibrations that begin at rows: how often what a run prints holds the truth of a made-up study."""
 
 import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.calibrated_rows import ROWS
+from benchmarks import resumable
+from benchmarks.calibrated_rows import RESTARTS, ROWS
 from benchmarks.made_studies import DEADLINE_S, Scheme, World, answered, study, true_score
-from benchmarks.tally import Tally
+from benchmarks.resumable import Cell
+from benchmarks.tally import Counts, Tally
 from harness.analysis.means import Estimate
 from harness.analysis.select import select
 from harness.analysis.whatif import advise, crossover
@@ -73,3 +78,77 @@ def test_intervals_of_scores_hold_the_truth(asked: dict[str, tuple[int, int]]) -
             row = found.loc[name]
             tally.add(Estimate(row["score"], row["score_low"], row["score_high"]), float(truths[0]))
     assert min(tally.hits for tally in tallies.values()) >= 27
+
+
+@pytest.mark.parametrize("kind", ["3 starts, 5 %", "timed apart, 3 starts, 5 %"])
+def test_runs_over_three_starts_hold_the_truth(kind: str) -> None:
+    """Of 12 runs whose starts scatter by 5 % all but one hold each truth, one scheme timed apart or none."""
+    world = dataclasses.replace(RESTARTS[kind], timed=6, resamples=50)
+    held = dict.fromkeys(("run", "ratio", "advise", "crossover"), 0)
+    made_up = (study(world, [2, number]) for number in range(14))
+    selected = [made for made in made_up if {"tofc", "jpeg"} <= set(made.run.first["pipeline"])][:12]
+    for made in selected:
+        run = made.run
+        row = run.numbers.set_index("pipeline").loc["tofc"]
+        first = run.first.set_index("pipeline")
+        other = "jpeg" if first.loc["jpeg", "first"] != "jpeg" else "tofc"
+        keys = {"tofc": TOFC, "jpeg": JPEG, "server_only": ("server_only", "-")}
+        ratio = made.mean_s(keys[other]) / made.mean_s(keys[first.loc[other, "first"]])
+        (told,) = advise(
+            [run.profile(*TOFC)], {TOFC: 1.0}, run.setting.system, run.setting.system.uplinks[0],
+            deadline_s=DEADLINE_S, min_score=0.9, population=run.population,
+        )  # fmt: skip
+        crossed = crossover(
+            run.profile(*TOFC), run.profile(*JPEG), run.setting.system, low_bps=1e4, high_bps=1e9,
+            population=run.population,
+        ).rate_bps  # fmt: skip
+        assert crossed is not None
+        held["run"] += row["total_mean_low_s"] <= made.mean_s(TOFC) <= row["total_mean_high_s"]
+        held["ratio"] += first.loc[other, "ratio_low"] <= ratio <= first.loc[other, "ratio_high"]
+        held["advise"] += told.mean_s.low <= made.mean_s(TOFC) <= told.mean_s.high
+        held["crossover"] += crossed.low <= made.crossover_bps(JPEG, TOFC) <= crossed.high
+    assert len(selected) >= 10
+    assert min(held.values()) >= len(selected) - 1, held
+
+
+MADE: list[tuple[str, int]] = []
+
+
+def cells() -> Iterator[Cell]:
+    """Two cells that count what was made."""
+
+    def told(counts: Counts, studies: int) -> list[str]:
+        return [f"{counts.sums['made']:g} of {studies}, {counts['claim'].hits} hits"]
+
+    for name in ("even", "odd"):
+
+        def made(number: int, counts: Counts, name: str = name) -> None:
+            MADE.append((name, number))
+            counts.sums["made"] += 1
+            counts["claim"].add(Estimate(0.0, -1.0, 1.0), number % 2 + (name == "odd"))
+
+        yield Cell(section="counted", name=name, study=made, lines=told, times=1.0 if name == "even" else 0.5)
+
+
+def test_a_calibration_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every study is made once, whatever is in the file of its code; a line cut short and other code's are left out."""
+    file = tmp_path / "calibration.jsonl"
+    MADE.clear()
+    resumable.run(cells, ["counted"], 40, file=file, digest="this")
+    whole = capsys.readouterr().out
+    assert [line for line in whole.splitlines() if "of" in line] == ["40 of 40, 40 hits", "20 of 20, 10 hits"]
+    assert sorted(MADE) == [("even", n) for n in range(40)] + [("odd", n) for n in range(20)]
+    lines = [line for line in file.read_text().splitlines() if line]
+    # The first study of each cell comes first: it says how long all take.
+    assert [json.loads(line)["first"] for line in lines[:2]] == [0, 0]
+    file.write_text("\n".join([*lines[:12], lines[12][:40]]))
+    MADE.clear()
+    resumable.run(cells, ["counted"], 40, file=file, digest="this")
+    assert [line for line in capsys.readouterr().out.splitlines() if "of" in line] == [
+        line for line in whole.splitlines() if "of" in line
+    ]
+    again = sum(json.loads(line)["last"] - json.loads(line)["first"] for line in lines[:12])
+    assert len(MADE) == len(set(MADE)) == 60 - again
+    MADE.clear()
+    resumable.run(cells, ["counted"], 40, file=file, digest="other")
+    assert len(MADE) == 60

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from harness.analysis import Analysis, cells
+from harness.analysis import Analysis, cells, comparison, whatif
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, SampleRow, StageRow, schema
 from tests.made_up_run import MACHINE, RATES_BPS, make
@@ -131,17 +131,75 @@ def test_percentiles_are_claimed_by_pictures(made_up: Analysis) -> None:
     assert np.isnan(row["total_p99_s"])
 
 
-def test_what_was_timed_apart_is_said(made_up: Analysis) -> None:
-    """A scheme that another start of the process timed is named; of one start, or of a resumed run, nobody."""
+def started(made_up: Analysis, start: Any) -> Analysis:
+    """The made-up run, whose stage rows come from these starts of the process."""
+    stages = made_up.record.stages.to_pandas().assign(start=np.asarray(start, dtype=np.int64))
+    return Analysis(dataclasses.replace(made_up.record, stages=rows(StageRow, **stages)))
+
+
+def apart_warnings(run: Analysis) -> list[str]:
+    """The warnings that name schemes timed in other starts of the process."""
+    return [text for text in run.timing_warnings if "another start of the process" in text]
+
+
+def test_schemes_timed_apart_have_no_interval_between_them(made_up: Analysis) -> None:
+    """A scheme that one other start of the process timed is named, and no ratio with it has an interval."""
     stages = made_up.record.stages.to_pandas()
+    run = started(made_up, stages["pipeline"] == "jpeg")
+    (sentence,) = apart_warnings(run)
+    assert sentence == "jpeg: timed in another start of the process than tofc; ratios of the two have no interval"
+    others = run.first[run.first["pipeline"] != run.first["first"]]
+    refused = (others["pipeline"] == "jpeg") | (others["first"] == "jpeg")
+    assert others["ratio_low"].isna().tolist() == refused.tolist()
+    assert others.loc[refused, "reason"].str.startswith("not comparable: timed in different starts").all()
+    said = comparison.first_sentences(run.first)
+    assert all("jpeg" in sentence.split(" answers first")[0] for sentence in said), "which of them is left open"
+    crossed = whatif.crossover(
+        run.selected_profile("jpeg"), run.selected_profile("tofc"), run.setting.system, low_bps=1e4, high_bps=1e9,
+        population=run.population, confidence=run.latency_confidence,
+    ).rate_bps  # fmt: skip
+    assert crossed is not None
+    assert np.isnan(crossed.low)
+    assert crossed.reason.startswith("not comparable: ")
+    at = run.latencies_at_equal_score
+    of_jpeg = at["test"].str.startswith("jpeg") | at["anchor"].str.startswith("jpeg")
+    assert at.loc[of_jpeg, "ratio_low"].isna().all()
 
-    def warnings(start: np.ndarray) -> list[str]:
-        record = dataclasses.replace(made_up.record, stages=rows(StageRow, **stages.assign(start=start)))
-        return [text for text in Analysis(record).timing_warnings if "another start of the process" in text]
 
-    assert warnings(np.zeros(len(stages), int)) == warnings((stages["round"] > 0).to_numpy().astype(int)) == []
-    (sentence,) = warnings((stages["pipeline"] == "jpeg").to_numpy().astype(int))
-    assert sentence.startswith("jpeg: timed in another start of the process than tofc; ratios of the two hold")
+def test_a_run_that_was_resumed_compares_its_schemes(made_up: Analysis) -> None:
+    """Of rounds that all schemes share nobody is named, though a start ended between two schemes' turns on a sample."""
+    stages = made_up.record.stages.to_pandas()
+    samples = sorted(stages["sample"].unique())
+    place = stages["sample"].map({sample: place for place, sample in enumerate(samples)})
+    later = (stages["round"] > 1) | ((stages["round"] == 1) & (place > 4))
+    split = later | ((stages["round"] == 1) & (place == 4) & (stages["pipeline"] != "jpeg"))
+    for start in (np.zeros(len(stages)), stages["round"] > 0, split):
+        run = started(made_up, start)
+        assert apart_warnings(run) == []
+        assert run.first["ratio_low"].notna().all()
+
+
+def test_starts_that_scatter_are_in_every_interval_of_times(made_up: Analysis) -> None:
+    """Where three starts differ by a tenth each interval of a mean time is as wide as that, whoever prints it."""
+    stages = made_up.record.stages.to_pandas()
+    stages["seconds"] *= np.array([0.9, 1.0, 1.12])[stages["round"]]
+    scattered = Analysis(dataclasses.replace(made_up.record, stages=rows(StageRow, **stages)))
+    run = started(scattered, stages["round"])
+    spec = run.setting.system
+    told = whatif.advise(
+        [run.selected_profile("jpeg")], {("jpeg", total(run)["point"]): 1.0}, spec, spec.uplinks[0], deadline_s=1.0,
+        min_score=0.5, population=run.population, confidence=run.latency_confidence,
+    )[0].mean_s  # fmt: skip
+    row, link_s = total(run), total(run)["link_mean_s"]
+    assert told.high == pytest.approx(row["total_mean_high_s"])
+    of_stages = run.stage_times[run.stage_times["mean_low_s"].notna()]
+    spread = [
+        (row["total_mean_high_s"] - link_s) / (row["total_mean_s"] - link_s),
+        run.timed_mean("jpeg", row["point"]).high / run.timed_mean("jpeg", row["point"]).value,
+        (of_stages["mean_high_s"] / of_stages["mean_s"]).median(),
+    ]
+    # Most of Student's quantile of two degrees times 11 % over the root of three: requests scatter too.
+    assert min(spread) > np.exp(0.75 * 4.30 * 0.11 / np.sqrt(3))
 
 
 def test_drift_is_warned_of(made_up: Analysis) -> None:
@@ -207,3 +265,37 @@ def test_no_requests_no_rows(made_up: Analysis) -> None:
     run = Analysis(dataclasses.replace(made_up.record, requests=made_up.record.requests.slice(0, 0)))
     assert run.times.empty
     assert list(run.times.columns) == list(made_up.times.columns)
+
+
+def test_every_interval_is_at_the_scenarios_confidence(made_up: Analysis) -> None:
+    """At 80 % all that are finite are shorter than at 95 %, in each table that the analysis has."""
+
+    def at(confidence: float) -> Analysis:
+        scenario = dict(made_up.manifest.scenario)
+        scenario["selection"] = {**scenario["selection"], "confidence": confidence}  # type: ignore[dict-item]
+        manifest = made_up.manifest.model_copy(update={"scenario": scenario})
+        return Analysis(dataclasses.replace(made_up.record, manifest=manifest))
+
+    low, high = at(0.8), at(0.95)
+    # Each of the same points: what is selected may differ.
+    tables = {
+        "times": lambda run: run.stage_times.set_index(["pipeline", "point", "side", "stage"]),
+        "scores": lambda run: run.points.set_index(["pipeline", "point"]),
+        "bytes": lambda run: run.equal_scores.set_index(["test", "anchor"]),
+        "latencies": lambda run: run.latencies_at_equal_score.set_index(["channel", "test", "anchor"]),
+        "numbers": lambda run: run.numbers.set_index(["channel", "pipeline", "point"]),
+        "crossovers": lambda run: run.crossovers.set_index(["below", "above"]),
+    }
+    for name, table_of in tables.items():
+        narrow, wide = table_of(low), table_of(high)
+        both = narrow.index.intersection(wide.index)
+        ends = [column for column in narrow.columns if "_low" in column and column.replace("_low", "_high") in narrow]
+        assert ends, name
+        for column in ends:
+            widths = [
+                (table.loc[both, column.replace("_low", "_high")] - table.loc[both, column]).to_numpy(float)
+                for table in (narrow, wide)
+            ]
+            known = np.isfinite(widths[0]) & np.isfinite(widths[1]) & (widths[1] > 0)
+            assert (widths[0] <= widths[1])[known].all(), (name, column)
+            assert not known.any() or (widths[0] < widths[1])[known].any(), (name, column)

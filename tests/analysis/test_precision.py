@@ -43,6 +43,19 @@ def test_a_plan_takes_rounds_where_rounds_drift() -> None:
     assert (hopeless.pictures, "drift by 5.0%" in hopeless.reason) == (0, True)
 
 
+def test_a_plan_takes_starts_where_starts_scatter() -> None:
+    """Starts that scatter by 5 % are planned as units: as many rounds in each, Student's t of their number less one."""
+    scattering = Components(picture=0.01, request=0.01, drift=0.0025, pictures=12, rounds=9, spent=2, starts=3)
+    plan = precision.plan_latency(scattering, 0.05, at_least_rounds=3)
+    assert plan.starts >= 5
+    assert plan.rounds == 3 * plan.starts
+    squared = scipy.stats.t.ppf(0.975, plan.starts - 1) ** 2 * 0.0025 / plan.starts
+    squared += scipy.stats.t.ppf(0.975, plan.pictures - 2) ** 2 * (0.01 + 0.01 / plan.rounds) / plan.pictures
+    assert plan.half_width == pytest.approx(math.expm1(math.sqrt(squared)))
+    hopeless = precision.plan_latency(scattering, 0.001)
+    assert (hopeless.pictures, "starts of the process scatter by 5.0%" in hopeless.reason) == (0, True)
+
+
 def test_half_the_width_takes_four_times_the_questions() -> None:
     """The number grows with the square; what is unbounded no number of questions mends."""
     assert precision.questions_needed(4.0, 160, 2.0) == 640
@@ -93,3 +106,10 @@ def test_components_are_the_variances() -> None:
     found = means.components(times)
     expected = (0.2, 0.1, 0.05)
     assert [math.sqrt(v) for v in (found.picture, found.request, found.drift)] == pytest.approx(expected, rel=0.25)
+    assert found.starts == 0
+    start = np.repeat(np.arange(20), 2)
+    moved = times * np.exp(0.2 * rng.normal(size=20))[start]
+    by_starts = means.components(moved, start_R=start)
+    assert by_starts.starts == 20
+    # The rounds' own 5 % are in it as the mean of two.
+    assert math.sqrt(by_starts.drift) == pytest.approx(math.hypot(0.2, 0.05 / math.sqrt(2)), rel=0.3)

@@ -9,9 +9,18 @@ import pytest
 import scipy.stats
 
 from harness.analysis.means import mean_latency
-from harness.analysis.whatif import Population, advise, cell_summaries, crossover, max_users, mean, replicated
+from harness.analysis.whatif import (
+    Population,
+    advise,
+    cell_summaries,
+    crossover,
+    crossover_of_links,
+    max_users,
+    mean,
+    replicated,
+)
 from harness.errors import ResultsError
-from harness.replay import Cell
+from harness.replay import Cell, Profile
 from harness.scenario.replay import ConstantUplink
 from tests.replay.systems import profile_of, replayed, spec_of
 
@@ -28,6 +37,48 @@ def test_crossover_is_where_the_papers_sums_are_equal() -> None:
     assert found.faster_below == "light"
     other_way = crossover(HEAVY, LIGHT, spec_of(), low_bps=1e4, high_bps=1e7)
     assert other_way == found
+
+
+def scattered(pipeline: str, seed: int, level: tuple[float, ...]) -> Profile:
+    """Eight pictures in as many rounds as there are levels, each in a start of its own."""
+    rng = np.random.default_rng(seed)
+    repeats = len(level)
+    at = np.tile(level, 8)
+    device_s = at * np.repeat(rng.uniform(0.4, 0.6, 8) if pipeline == "light" else np.full(8, 0.1), repeats)
+    n_bytes = np.repeat(2000 if pipeline == "light" else 10_000, 8 * repeats)
+    profile = profile_of(n_bytes, device_s, 0.1 * at, pipeline=pipeline, repeats=repeats)
+    return dataclasses.replace(profile, start=np.tile(np.arange(repeats), 8))
+
+
+def test_starts_that_scatter_are_in_a_crossing_and_in_what_queues() -> None:
+    """Times of four starts that differ by a tenth widen each interval; of schemes apart there is one from three on."""
+    level = (0.9, 1.0, 1.05, 1.15)
+    still, moved = (
+        [scattered(name, seed, of) for seed, name in enumerate(("light", "heavy"))] for of in ((1.0,) * 4, level)
+    )
+    rate = {"low_bps": 1e4, "high_bps": 1e7}
+    ends = []
+    queue = spec_of(arrivals={"kind": "poisson", "rate": "0.5 /s"}, requests=200)
+    for one, other in (still, moved):
+        crossed = crossover(one, other, spec_of(), **rate).rate_bps
+        links = crossover_of_links(one, other, spec_of(), spec_of().uplinks[0], resamples=6, **rate).rate_bps
+        waited = replicated(one, Cell(spec=queue, uplink=queue.uplinks[0], users=1, seed=0), mean)
+        assert crossed is not None
+        assert links is not None
+        ends.append([found.high / found.low for found in (crossed, links, waited)])
+    assert (np.array(ends[1]) > 1.1 * np.array(ends[0])).all()
+    apart = [moved[0], dataclasses.replace(moved[1], start=np.tile(np.arange(4, 8), 8))]
+    found = crossover(*apart, spec_of(), **rate).rate_bps
+    assert found is not None
+    assert found.high / found.low > 1.1 * ends[1][0]
+    lone = dataclasses.replace(moved[1], start=np.full(32, 9))
+    for found in (
+        crossover(moved[0], lone, spec_of(), **rate).rate_bps,
+        crossover_of_links(moved[0], lone, spec_of(), spec_of().uplinks[0], resamples=6, **rate).rate_bps,
+    ):
+        assert found is not None
+        assert math.isnan(found.low)
+        assert found.reason.startswith("not comparable: timed in different starts")
 
 
 def test_one_picture_has_a_crossing_and_no_interval() -> None:
