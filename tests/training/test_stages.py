@@ -50,7 +50,7 @@ def test_a_codec_alone_is_fitted_to_a_folder_of_pictures(
     of_pictures: Path, train: Train, tmp_path: Path, onevision_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tower alone is loaded; T falls over the fit; the scheme runs on what is left, and says *codec only*."""
-    monkeypatch.setattr("harness.models.llava.LlavaModels.whole", lambda _: pytest.fail("the whole model was read"))
+    monkeypatch.setattr("harness.models.loading.LlavaModels.whole", lambda _: pytest.fail("the whole model was read"))
     train(of_pictures, stage="codec")
     folder = tmp_path / "out_codec"
     manifest = json.loads((folder / "manifest.json").read_text())
