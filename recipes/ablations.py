@@ -50,7 +50,7 @@ from harness.models.onevision import load
 from harness.tofc.merging import merge
 from harness.tofc.trained import CODEC
 from harness.training.bundled import answer_loss, book_of, questions
-from harness.training.codec import Progress, Recipe, feature_distortion, train
+from harness.training.codec import Recipe, StepLosses, feature_distortion, train
 from harness.training.fit import Group
 
 BACKBONE = "mini-onevision"
@@ -228,7 +228,7 @@ def rate_weight(point: str) -> float:
     return float(point.removeprefix("lambda-")) if point.startswith("lambda-") else 0.2
 
 
-def _say(progress: Iterator[Progress], what: str, every: int = 25) -> None:
+def _say(progress: Iterator[StepLosses], what: str, every: int = 25) -> None:
     for state in progress:
         if state.step % every == every - 1:
             print(

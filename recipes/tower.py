@@ -91,7 +91,7 @@ class Probe(nn.Module):
         self.place = nn.Linear(dimension, 2 * side)
 
 
-class Stage(nn.Module):
+class ProbedTower(nn.Module):
     """The tower and what probes it."""
 
     def __init__(self, tower: Tower, sight: Sight = ONEVISION) -> None:
@@ -144,7 +144,7 @@ def train_tower(
 
     Digits and arrows are the last that a tower learns: the second part of the training shows it what bears them.
     """
-    stage = Stage(tower, sight)
+    stage = ProbedTower(tower, sight)
 
     def losses(first: int, details: bool) -> Iterator[tuple[Tensor, float]]:
         batches = TileBatches(tiles, first, details=details, sight=sight)

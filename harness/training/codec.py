@@ -38,7 +38,7 @@ class Recipe(BaseModel):
     warm_up: float = Field(default=0.03, ge=0, lt=1)
 
 
-class Progress(NamedTuple):
+class StepLosses(NamedTuple):
     """One step's losses: D, R in bits per element of y, the imbalance of Eq. 18 (over alpha), and T."""
 
     step: int
@@ -89,7 +89,7 @@ def train(
     distortion: Callable[[Tensor, Context], Tensor],
     recipe: Recipe,
     other_groups: Sequence[Group] = (),
-) -> Iterator[Progress]:
+) -> Iterator[StepLosses]:
     """Train in place for at most ``recipe.steps`` batches, yielding after each; freeze() is the caller's, afterwards.
 
     A batch is merged features ``y_PCD`` and whatever ``distortion`` needs beside their quantised form ``y_bar_PCD``;
@@ -98,14 +98,14 @@ def train(
     """
     codec.train()
     soft_steps = round((1 - recipe.hard_share) * recipe.steps)
-    now: list[Progress] = []
+    now: list[StepLosses] = []
 
     def losses(first: int) -> Iterator[list[Tensor]]:
         for step, (y_PCD, context) in enumerate(batches, first):
             temperature = temperature_at(step / max(1, soft_steps - 1)) if step < soft_steps else 0.0
             coded = codec(y_PCD, temperature)
             loss_d = distortion(coded.y_PCD, context)
-            now[:] = [Progress(step, loss_d.item(), coded.rate.item(), coded.imbalance.item(), temperature)]
+            now[:] = [StepLosses(step, loss_d.item(), coded.rate.item(), coded.imbalance.item(), temperature)]
             yield [objective(loss_d, coded.rate, coded.imbalance, recipe.rate_weight, recipe.alpha)]
 
     taken = fit(

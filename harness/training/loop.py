@@ -23,6 +23,7 @@ from harness.data.drawing.seeded_random import SeededRandom
 from harness.errors import ScenarioError
 from harness.models import adapter
 from harness.models.llava import Llava
+from harness.reporter import Progress
 from harness.runs.disk import discard
 from harness.training import checkpoint, kept, reading, recipe, result
 from harness.training.card import STAGES, HeldOut, Reduced
@@ -36,26 +37,18 @@ from harness.training.opening import open_backbone, open_codec, open_data
 from harness.training.schedule import Schedule
 
 
-class Reporter(Protocol):
-    """Shows a reader how far the training is."""
-
-    def phase(self, name: str, total: int, done: int) -> None:
-        """Begins a phase of ``total`` steps, ``done`` of which an earlier process did."""
-        ...
-
-    def advance(self) -> None:
-        """One step of the phase is done."""
-        ...
+class LogReporter(Progress, Protocol):
+    """Shows a reader how far the training is, and its log."""
 
     def line(self, text: str) -> None:
         """Shows one line of the log."""
         ...
 
 
-class Stage(NamedTuple):
-    """A stretch of training with an optimiser of its own: what is trained, at which peak rates, on which batches.
+class Phase(NamedTuple):
+    """A phase of training with an optimiser of its own: what is trained, at which peak rates, on which batches.
 
-    ``temperature`` is T of a step of the stage, ``rate_weight`` its lambda.
+    ``temperature`` is T of a step of the phase, ``rate_weight`` its lambda.
     """
 
     name: str
@@ -187,7 +180,7 @@ class Training:
             )
         )
 
-    def run(self, reporter: Reporter, *, fresh: bool = False) -> Path:
+    def run(self, reporter: LogReporter, *, fresh: bool = False) -> Path:
         """Train, measure and save; returns the folder. Raises as the data, the backbone and the checkpoint do.
 
         ``fresh`` deletes what another training left in the folder.
@@ -221,7 +214,7 @@ class Training:
         self.accelerator.end_training()
         return self.folder
 
-    def _prefit(self) -> Stage:
+    def _prefit(self) -> Phase:
         config = self.config
         with_pictures = [index for index in self.pool if self.data.has_image(index)]
         chosen = [key.example for key in reading.keys_of_step(with_pictures, config.seed, len(with_pictures), 0)]
@@ -248,7 +241,7 @@ class Training:
         weight, temperature = config.prefit_rate_weight, self.schedule.of_prefit
         return self._stage("prefit", config.prefit.steps, 0, weight, temperature, module, 1, batches)
 
-    def _joint(self) -> Stage:
+    def _joint(self) -> Phase:
         config = self.config
         if config.lora.rank:
             # The adapter's first weights are drawn here, whatever came before.
@@ -276,8 +269,8 @@ class Training:
     def _stage(
         self, name: str, steps: int, offset: int, rate_weight: float, temperature: Callable[[int], float],
         module: SplitModel, micro_batches: int, batches: Callable[[int], Iterator[Batch]],
-    ) -> Stage:  # fmt: skip
-        """A stage with its parameters by part; codec and router are groups of their own, outside the adapter."""
+    ) -> Phase:  # fmt: skip
+        """A phase with its parameters by part; codec and router are groups of their own, outside the adapter."""
         names = ("codec", "step", "reducer", "language", "vision", "projector")
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for key, p in self.codec.named_parameters() if self.codec else ():
@@ -291,7 +284,7 @@ class Training:
         rates = self.config.learning_rates.model_dump()
         rates["reducer"] = rates["codec"]
         parts = {part: parameters for part, parameters in parts.items() if parameters}
-        return Stage(name, steps, offset, rate_weight, temperature, module, rates, parts, micro_batches, batches)
+        return Phase(name, steps, offset, rate_weight, temperature, module, rates, parts, micro_batches, batches)
 
     def _clusters(self, step: int) -> int:
         return reading.clusters_of_step(self.config.clusters, self.config.seed, step)
@@ -321,13 +314,13 @@ class Training:
         return [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
 
     def _use(
-        self, stage: Stage, parts: Sequence[Batch], seeds: Sequence[int], step: int, n_clusters: int
+        self, phase: Phase, parts: Sequence[Batch], seeds: Sequence[int], step: int, n_clusters: int
     ) -> Use | None:
         """How a step's features use the models, from a pass of its own; None where the step is one micro-batch.
 
         The pass runs tower and router without gradients, with the random numbers of the other one.
         """
-        temperature = stage.temperature(step)
+        temperature = phase.temperature(step)
         in_all = len(parts) * self.share.processes
         if not hasattr(self.codec, "router") or in_all == 1 or temperature == 0 or self.config.alpha == 0:
             return None
@@ -335,87 +328,87 @@ class Training:
         for batch, seed in zip(parts, seeds, strict=True):
             torch.manual_seed(seed)
             with self.accelerator.autocast():
-                total = total + stage.module.used(batch, n_clusters, temperature)
+                total = total + phase.module.used(batch, n_clusters, temperature)
         total = self.accelerator.reduce(total, "sum")
         features = max(1.0, float(total[-1]))
         return Use(total[:-1] / features, features, in_all)
 
-    def _train(self, stage: Stage, state: checkpoint.State | None) -> None:
+    def _train(self, phase: Phase, state: checkpoint.State | None) -> None:
         config, accelerator = self.config, self.accelerator
-        named = {name: p for part in stage.parameters.values() for name, p in part.items()}
+        named = {name: p for part in phase.parameters.values() for name, p in part.items()}
         if not named:
             return  # A codec without parameters, alone: all that it has is taken from features when it is frozen.
         if state:
             self._restore(state, named)
         first = state.steps if state else 0
-        accelerator.gradient_accumulation_steps = stage.micro_batches
-        stage.module.train()
+        accelerator.gradient_accumulation_steps = phase.micro_batches
+        phase.module.train()
         window = Window(self.device)
         taken = fit(
-            [Group(name=name, parameters=part, rate=stage.rates[name]) for name, part in stage.parameters.items()],
-            stage.steps,
-            functools.partial(self._losses, stage, accelerator.prepare(stage.module), window),
-            factor=lambda step: learning_rate_factor(step, stage.steps, config.warm_up),
+            [Group(name=name, parameters=part, rate=phase.rates[name]) for name, part in phase.parameters.items()],
+            phase.steps,
+            functools.partial(self._losses, phase, accelerator.prepare(phase.module), window),
+            factor=lambda step: learning_rate_factor(step, phase.steps, config.warm_up),
             gradient_norm=config.gradient_norm,
             engine=accelerator,
             state=state,
-            save=functools.partial(self._save, stage, named),
+            save=functools.partial(self._save, phase, named),
             save_every=config.save_every,
         )
-        self._reporter.phase(stage.name, stage.steps, first)
+        self._reporter.phase(phase.name, phase.steps, first)
         begun = time.monotonic()
         for step in taken:
             done = step.number + 1
-            if done % config.log_every == 0 or done == stage.steps:
-                self._log(stage, done, window, step)
+            if done % config.log_every == 0 or done == phase.steps:
+                self._log(phase, done, window, step)
             self._reporter.advance()
         self.seconds += time.monotonic() - begun
-        # The next stage wraps the same weights: this one's hooks on their gradients must be gone.
+        # The next phase wraps the same weights: this one's hooks on their gradients must be gone.
         del taken
         accelerator.free_memory()
 
-    def _losses(self, stage: Stage, module: Any, window: Window, first: int) -> Iterator[Iterator[Tensor]]:
+    def _losses(self, phase: Phase, module: Any, window: Window, first: int) -> Iterator[Iterator[Tensor]]:
         """The losses of each step's micro-batches, from step ``first`` on."""
-        batches = stage.batches(first)
-        for step in range(first, stage.steps):
-            yield self._of_step(stage, module, window, step, [next(batches) for _ in range(stage.micro_batches)])
+        batches = phase.batches(first)
+        for step in range(first, phase.steps):
+            yield self._of_step(phase, module, window, step, [next(batches) for _ in range(phase.micro_batches)])
 
     def _of_step(
-        self, stage: Stage, module: Any, window: Window, step: int, parts: Sequence[Batch]
+        self, phase: Phase, module: Any, window: Window, step: int, parts: Sequence[Batch]
     ) -> Iterator[Tensor]:
         config = self.config
-        temperature, n_clusters = stage.temperature(step), self._clusters(step)
+        temperature, n_clusters = phase.temperature(step), self._clusters(step)
         generators = (
-            SeededRandom("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts))
+            SeededRandom("dropout", config.seed, phase.offset + step, m, self.share.rank) for m in range(len(parts))
         )
         seeds = [rng.below(2**31) for rng in generators]
-        use = self._use(stage, parts, seeds, step, n_clusters)
+        use = self._use(phase, parts, seeds, step, n_clusters)
         for batch, seed in zip(parts, seeds, strict=True):
             # After the reading, which may draw numbers of its own when it begins.
             torch.manual_seed(seed)
             with self.accelerator.accumulate(module):
                 losses = module(batch, n_clusters, temperature, use)
-                loss = objective(losses.distortion, losses.rate, losses.imbalance, stage.rate_weight, config.alpha)
+                loss = objective(losses.distortion, losses.rate, losses.imbalance, phase.rate_weight, config.alpha)
                 window.add(loss, losses.distortion, losses.rate, config.alpha * losses.imbalance, losses.right)
                 # Its gradient is taken while accelerate holds back the exchange between processes.
                 yield loss
 
-    def _log(self, stage: Stage, done: int, window: Window, step: Step) -> None:
+    def _log(self, phase: Phase, done: int, window: Window, step: Step) -> None:
         mean, seconds = window.means(self.accelerator)
         if not all(value == value and abs(value) != float("inf") for value in mean.values()):
             raise ScenarioError(
-                f"{self.config.name}: the losses are {mean} at step {done} of {stage.name}; lower learning rates or "
+                f"{self.config.name}: the losses are {mean} at step {done} of {phase.name}; lower learning rates or "
                 "precision: no may help; the last checkpoint is kept"
             )
         entry = {
             **mean,
-            "T": round(stage.temperature(step.number), 4),
+            "T": round(phase.temperature(step.number), 4),
             "grad_norm": round(float(step.norm), 4),
-            **{f"lr_{part}": float(f"{stage.rates[part] * step.factor:.4g}") for part in stage.parameters},
-            "seconds_a_step": round(seconds * stage.micro_batches, 4),
-            "epoch": round(done * self.config.batch / len(self.pool), 4) if stage.name == "joint" else 0.0,
-            "stage": stage.name,
-            "step": stage.offset + done,
+            **{f"lr_{part}": float(f"{phase.rates[part] * step.factor:.4g}") for part in phase.parameters},
+            "seconds_a_step": round(seconds * phase.micro_batches, 4),
+            "epoch": round(done * self.config.batch / len(self.pool), 4) if phase.name == "joint" else 0.0,
+            "stage": phase.name,
+            "step": phase.offset + done,
         }
         if self.accelerator.is_main_process:
             self._reporter.line(str(entry))
@@ -423,7 +416,7 @@ class Training:
                 file.write(json.dumps(entry) + "\n")
 
     def _save(
-        self, stage: Stage, named: Mapping[str, Tensor], done: int, seconds: float, moments: Mapping[str, Tensor]
+        self, phase: Phase, named: Mapping[str, Tensor], done: int, seconds: float, moments: Mapping[str, Tensor]
     ) -> None:
         if not self.accelerator.is_main_process:
             return
@@ -436,7 +429,7 @@ class Training:
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
         state = checkpoint.State(
             identity=self._identity,
-            stage=stage.name,
+            stage=phase.name,
             steps=done,
             seconds=self.seconds + seconds,
             scaler=scaler,

@@ -124,7 +124,7 @@ def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
 def test_the_recipe_learns_from_nothing(fresh, tmp_path, monkeypatch):
     """Tower, merged features and whole pictures, a few steps each: every stage's loss falls."""
     pixels_and_classes = next(iter(TileBatches(3, 0, sight=LLAVA15)))
-    stage = tower.Stage(fresh.model.model.vision_tower, LLAVA15)
+    stage = tower.ProbedTower(fresh.model.model.vision_tower, LLAVA15)
 
     def dense(first):
         pixels, classes = pixels_and_classes

@@ -122,7 +122,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path):
     """A few steps of each stage, from seeds, reduce its loss; a stage that is done is read back, not run again."""
     torch.manual_seed(0)
     vision_tower = fresh.model.model.vision_tower
-    stage = tower.Stage(vision_tower)
+    stage = tower.ProbedTower(vision_tower)
     pixels, classes = next(iter(TileBatches(4, 0)))
 
     def dense(first):
