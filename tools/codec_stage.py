@@ -6,7 +6,8 @@ LLaVA-OneVision-7B's vision tower encodes drawn pictures of one tile and its thu
 entropy models of D = 1152 are fitted to them by the shipped configuration with fewer steps; then a stream of a new
 picture is written and read back. Seconds and bytes of memory are measured, here; what the shipped budget would take on
 this machine is extrapolated from them, in proportion to patches and to features, and says so. With random weights the
-codec is worth nothing: its cost is real. Repeat the command to resume; pictures that are encoded are cached.
+codec is worth nothing: its cost is real. Repeat the command to resume; pictures that are encoded are cached, as are the
+seconds that they took.
 
 ``FOLDER/report.json`` has all of it.
 """
@@ -79,11 +80,11 @@ def configuration(folder: Path, pictures: int, steps: int, batch: int, backbone:
 
 
 class Timed:
-    """A reporter that keeps the seconds of each phase's steps, and shows how far they are."""
+    """A reporter that keeps the seconds of each phase's steps in a file, and shows how far they are."""
 
-    def __init__(self, console: Console) -> None:
-        self.seconds: dict[str, list[float]] = {}
-        self._console, self._name, self._last_s = console, "", 0.0
+    def __init__(self, console: Console, file: Path) -> None:
+        self.seconds: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
+        self._console, self._file, self._name, self._last_s = console, file, "", 0.0
 
     def phase(self, name: str, total: int, done: int) -> None:
         """Begins a phase."""
@@ -96,6 +97,7 @@ class Timed:
         now_s = time.perf_counter()
         self.seconds[self._name].append(now_s - self._last_s)
         self._last_s = now_s
+        write_text(self._file, json.dumps(self.seconds))
         if len(self.seconds[self._name]) % 5 == 0:
             self._console.print(f"{self._name}: {len(self.seconds[self._name])}, {self.seconds[self._name][-1]:.2f} s")
 
@@ -152,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = Training(config, machine=this_machine())
     built_s = time.perf_counter() - begun_s
     console.print(training.plan())
-    reporter = Timed(console)
+    reporter = Timed(console, folder / "seconds.json")
     if training.is_complete:
         console.print(f"{config.out}: is complete; remove it to measure again")
         return
