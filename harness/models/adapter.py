@@ -73,8 +73,8 @@ def refuse_untrainable(name: str, family: "Family") -> None:
     if family.template.opens or family.masks is not None:
         raise UnavailableError(
             f"{name}: training asks questions as LLaVA-OneVision and LLaVA-1.5 read them, and would not give this "
-            "model the prompt that it is asked with; a codec alone is trained on pictures without questions (data: kind: "
-            "pictures)"
+            "model the prompt that it is asked with; a codec alone is trained on pictures without questions "
+            "(data: kind: pictures)"
         )
 
 
