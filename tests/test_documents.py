@@ -56,3 +56,18 @@ def test_every_command_of_a_document_is_one(path: Path) -> None:
         assert {word.partition("=")[0].strip("'\",.") for word in words if word.startswith("--")} <= known, (
             f"harness {line}"
         )
+
+
+def test_the_readme_shows_the_reference_run(tmp_path: Path) -> None:
+    """Its table is that of the committed rows, and its figure is of the same run."""
+    from harness.analysis import Analysis
+    from harness.report import table
+
+    run = Analysis.read_all([ROOT / "results" / "reference" / "realworldqa_lowrate"])[0]
+    table.write(run, tmp_path / "table.md")
+    made = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in made if line.startswith("| scheme |") or "| 25 KB/s |" in line]
+    assert len(rows) == 9
+    assert [line for line in rows if line not in shown] == []
+    assert run.manifest.scenario_hash[:16] in (ROOT / "docs" / "reference" / "fig8.svg").read_text(encoding="utf-8")
