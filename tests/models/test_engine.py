@@ -126,8 +126,11 @@ def test_other_attention_is_read_one_at_a_time(monkeypatch, tiny, setting, value
     assert not tiny._engine._reads_together(clocks)
 
 
-def test_half_precision_is_read_one_at_a_time():
-    """Where rounding moves every answer's lead, nothing is read together."""
+def test_half_precision_and_masks_are_read_one_at_a_time(monkeypatch):
+    """Where rounding moves every answer's lead, or attention is more than causal, nothing is read together."""
     backbone = make_backbone()
+    with monkeypatch.context() as patched:
+        patched.setattr(backbone._engine, "_masks", lambda *_: None)
+        assert not backbone._engine._reads_together([Sharing(), Sharing()])
     backbone.model.bfloat16()
     assert not backbone._engine._reads_together([Sharing(), Sharing()])
