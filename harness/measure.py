@@ -182,10 +182,12 @@ def weigh(
     device: str,
     server: str | None = None,
     sides: Sequence[Side] = ("device", "server"),
+    workers: int = 1,
 ) -> None:
     """Commits what each half of every scheme needs besides time, on the first of the timed samples.
 
-    Of ``sides`` alone; ``server`` is the machine of the server halves, if another. It says itself what they need.
+    Of ``sides`` alone, in ``workers`` processes; ``server`` is the machine of the server halves, if another. It says
+    itself what they need.
 
     Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
     its operations.
@@ -194,11 +196,13 @@ def weigh(
     units = {plan.weighing(key, place, device): key for key in plan.halves}
     pending = ongoing.expect(units)
     reporter.phase("memory and operations", total=len(units), done=len(units) - len(pending))
-    for unit in pending:
+    run = ongoing.manifest.name
+
+    def needed(unit: Unit) -> list[ResourceRow]:
         needs = _needs(plan.halves[units[unit]], plan.samples[place], device)
-        rows = [
+        return [
             ResourceRow(
-                run=ongoing.manifest.name,
+                run=run,
                 unit=unit.key,
                 pipeline=units[unit][0],
                 point=units[unit][1],
@@ -213,6 +217,8 @@ def weigh(
             for side, (stage, quantity, value) in needs
             if side in sides
         ]
+
+    for unit, rows in spread(needed, pending, workers):
         ongoing.add(unit, resources=rows)
         reporter.advance()
 

@@ -22,6 +22,7 @@ from harness.models.contract import Part
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from harness.models.family import Family
     from harness.models.llava import Llava
 
 CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
@@ -45,7 +46,7 @@ def attach(backbone: "Llava", rank: int, alpha: int, dropout: float) -> "PeftMod
     What is trainable is float32; all else is frozen. As LoRA begins, the model computes what it did before. Raises
     UnavailableError for a family whose prompts training cannot pack.
     """
-    refuse_untrainable(backbone)
+    refuse_untrainable(backbone.name, backbone.family)
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -64,15 +65,16 @@ def attach(backbone: "Llava", rank: int, alpha: int, dropout: float) -> "PeftMod
     return model
 
 
-def refuse_untrainable(backbone: "Llava") -> None:
+def refuse_untrainable(name: str, family: "Family") -> None:
     """Raises UnavailableError for a family with tokens around a picture, or with attention that is not causal.
 
     Dialogues are packed (:mod:`harness.training.packing`) for LLaVA's prompts.
     """
-    if backbone.template.opens or backbone.family.masks is not None:
+    if family.template.opens or family.masks is not None:
         raise UnavailableError(
-            f"{backbone.name}: no adapter is trained for it: training packs dialogues as LLaVA-OneVision and LLaVA-1.5 "
-            "read them, and would not give this model the prompt that it is asked with"
+            f"{name}: training asks questions as LLaVA-OneVision and LLaVA-1.5 read them, and would not give this "
+            "model the prompt that it is asked with; a codec alone is trained on pictures without questions "
+            "(data: kind: pictures)"
         )
 
 

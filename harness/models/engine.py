@@ -1,11 +1,13 @@
 """What runs the language model's layers: prompts of embeddings in, tokens out.
 
-    T prompt tokens   H width of the language model   L vocabulary
+    B prompts   T prompt tokens   Q tokens that are read   K tokens that they may look at
+    H width of the language model   L vocabulary
 
 Another engine than transformers stands behind the same method: it is given the same embeddings.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +15,22 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from harness.models.contract import Clock
+from harness.models.contract import Clock, Sharing, Untimed
+
+_AT_ONCE = 8
+"""Prompts that are read together at most, which bounds the memory that they take."""
+
+_BEYOND_DOUBT = 1e-3
+"""The lead of a token, in parts of the largest logit, that rounding does not take from it.
+
+In single precision it moves logits by less than 1e-6 (``benchmarks/bench_answers.py``).
+"""
+
+_READ_TOGETHER = ("qwen2", "llama")
+"""Models whose attention is told by a mask alone."""
+
+_ALL = -1
+"""The owner of what all prompts share."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +66,12 @@ class Engine(Protocol):
 
 
 class TransformersEngine:
-    """The layers of transformers, one prompt at a time, as in the paper; at most ``max_new_tokens`` of an answer."""
+    """The layers of transformers, one prompt at a time, as in the paper; at most ``max_new_tokens`` of an answer.
+
+    Where answers alone are wanted, prompts that begin alike are read together: what they share once, and the rest side
+    by side. Rounding differs then, so a prompt of which any token is in doubt is read again by itself: the answers are
+    those of one at a time. That is done on a CPU in single precision; in half precision nearly all would be in doubt.
+    """
 
     def __init__(
         self, language: Any, *, stop: Collection[int], max_new_tokens: int = 16, masks: Masks | None = None
@@ -62,15 +84,36 @@ class TransformersEngine:
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Callable[[], Prompt]], clocks: Sequence[Clock]) -> list[Written]:
         """Those of transformers' ``generate(do_sample=False)``."""
+        if not self._reads_together(clocks):
+            return [self._alone(prompt, clock) for prompt, clock in zip(prompts, clocks, strict=True)]
         found = []
-        for prompt, clock in zip(prompts, clocks, strict=True):
-            cache = DynamicCache(config=self.language.model.config)
-            with clock.stage("prefill"):
-                embeds_TH, pictures = prompt()
-                token_11 = self._next_token(embeds_TH[None], cache, self._mask(embeds_TH, pictures))
-            with clock.stage("generate"):
-                found.append(self._continued(token_11, cache, embeds_TH.shape[0]))
+        for begin in range(0, len(prompts), _AT_ONCE):
+            made = [prompt() for prompt in prompts[begin : begin + _AT_ONCE]]
+            for one, written in zip(made, self._together([prompt.embeds_TH for prompt in made]), strict=True):
+                found.append(written or self._alone(lambda prompt=one: prompt, Untimed()))
         return found
+
+    def _reads_together(self, clocks: Sequence[Clock]) -> bool:
+        """Whether prompts may be read together, with the answers of one at a time."""
+        if len(clocks) < 2 or not all(isinstance(clock, Sharing) for clock in clocks):
+            return False
+        config, weight = self.language.model.config, self.language.lm_head.weight
+        return (
+            self._masks is None
+            and config.model_type in _READ_TOGETHER
+            and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+            and config.rope_parameters["rope_type"] == "default"
+            and weight.dtype == torch.float32
+            and weight.device.type == "cpu"
+        )
+
+    def _alone(self, prompt: Callable[[], Prompt], clock: Clock) -> Written:
+        cache = DynamicCache(config=self.language.model.config)
+        with clock.stage("prefill"):
+            embeds_TH, pictures = prompt()
+            token_11 = self._next_token(embeds_TH[None], cache, self._mask(embeds_TH, pictures))
+        with clock.stage("generate"):
+            return self._continued(token_11, cache, embeds_TH.shape[0])
 
     def _continued(self, token_11: Tensor, cache: Any, n_prompt: int) -> Written:
         tokens: list[int] = []
@@ -93,3 +136,83 @@ class TransformersEngine:
         )[0]
         logits_11L: Tensor = self.language.lm_head(hidden_1TH[:, -1:])
         return logits_11L.argmax(dim=-1)
+
+    def _together(self, prompts_TH: Sequence[Tensor]) -> list[Written | None]:
+        """What follows each prompt, read side by side behind what all begin with; None where a token is in doubt."""
+        n_alike = _n_alike(prompts_TH)
+        sizes = [len(prompt_TH) for prompt_TH in prompts_TH]
+        own = [size - n_alike for size in sizes]
+        branches = _Branches(self.language.model, prompts_TH[0][:n_alike])
+        hidden_BH = branches.read(
+            torch.cat([prompt_TH[n_alike:] for prompt_TH in prompts_TH]),
+            torch.arange(len(own)).repeat_interleave(torch.tensor(own)),
+            torch.cat([torch.arange(n_alike, size) for size in sizes]),
+        )[torch.tensor(own).cumsum(0) - 1]
+        found: list[Written | None] = [None] * len(own)
+        tokens: list[list[int]] = [[] for _ in own]
+        asking = list(range(len(own)))
+        while asking:
+            going_on = []
+            for number, token, is_sure in zip(asking, *_decided(self.language.lm_head(hidden_BH)), strict=True):
+                if not is_sure:
+                    continue
+                ends = token in self.stop
+                tokens[number] += [] if ends else [token]
+                if ends or len(tokens[number]) == self.max_new_tokens:
+                    found[number] = Written(tokens[number], sizes[number], len(tokens[number]) + ends)
+                else:
+                    going_on.append(number)
+            asking = going_on
+            if asking:
+                hidden_BH = branches.read(
+                    self.language.model.embed_tokens(torch.tensor([tokens[number][-1] for number in asking])),
+                    torch.tensor(asking),
+                    torch.tensor([sizes[number] + len(tokens[number]) - 1 for number in asking]),
+                )
+        return found
+
+
+class _Branches:
+    """Prompts that begin alike, in one cache: what all share, then what each has of its own, in any order."""
+
+    def __init__(self, model: Any, shared_TH: Tensor) -> None:
+        self._model = model
+        self._cache = DynamicCache(config=model.config)
+        self._owner_K = torch.full((len(shared_TH),), _ALL)
+        self._position_K = torch.arange(len(shared_TH))
+        if len(shared_TH):
+            model(inputs_embeds=shared_TH[None], past_key_values=self._cache, use_cache=True)
+
+    def read(self, embeds_QH: Tensor, owner_Q: Tensor, position_Q: Tensor) -> Tensor:
+        """The last hidden states (Q, H) of more tokens, each of the prompt ``owner_Q`` at ``position_Q`` in it.
+
+        A token looks at what is shared, and at its own prompt up to itself.
+        """
+        self._owner_K = torch.cat([self._owner_K, owner_Q])
+        self._position_K = torch.cat([self._position_K, position_Q])
+        is_earlier_QK = self._position_K <= position_Q[:, None]
+        is_seen_QK = is_earlier_QK & ((self._owner_K == _ALL) | (self._owner_K == owner_Q[:, None]))
+        hidden_1QH: Tensor = self._model(
+            inputs_embeds=embeds_QH[None],
+            attention_mask=is_seen_QK[None, None],
+            position_ids=position_Q[None],
+            past_key_values=self._cache,
+            use_cache=True,
+        )[0]
+        return hidden_1QH[0]
+
+
+def _n_alike(prompts_TH: Sequence[Tensor]) -> int:
+    """How many tokens all prompts begin with, to the bit; each keeps one of its own."""
+    n_alike = min(map(len, prompts_TH)) - 1
+    for one_TH, other_TH in itertools.pairwise(prompts_TH):
+        differs_T = (one_TH[:n_alike] != other_TH[:n_alike]).any(-1)
+        n_alike = int(differs_T.int().argmax()) if differs_T.any() else n_alike
+    return n_alike
+
+
+def _decided(logits_BL: Tensor) -> tuple[list[int], list[bool]]:
+    """The most probable token of each row, and whether it leads by more than rounding."""
+    top = logits_BL.topk(2)
+    lead_B = top.values[:, 0] - top.values[:, 1]
+    return top.indices[:, 0].tolist(), (lead_B > _BEYOND_DOUBT * logits_BL.abs().amax(-1)).tolist()

@@ -7,6 +7,7 @@ import torch
 
 from harness import catalog
 from harness.errors import ScenarioError
+from harness.models import adapter
 from harness.models.contract import Part
 from harness.models.files import PARTS
 from harness.models.llava import Llava, LlavaVision
@@ -35,6 +36,7 @@ def open_backbone(config: TrainingConfig, device: torch.device) -> tuple[Llava |
     models = load(config.backbone, device=device, dtype=config.dtype, weights=config.weights)
     backbone: Llava | LlavaVision
     if catalog.load("kind of training data", config.data["kind"], catalog.TRAINING_DATA).asks:
+        adapter.refuse_untrainable(config.backbone, models.family)
         whole: Llava = models.backbone()
         whole.model.requires_grad_(False)
         backbone, base = whole, whole.fingerprints()

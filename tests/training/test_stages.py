@@ -22,6 +22,7 @@ from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import FeaturePoint, Tofc, TofcPoint
 from harness.stock import missing, take_stock
 from harness.training.pictures import Pictures
+from tests.small_models import make_gemma3, make_internvl, save
 
 Train = Callable[..., Any]
 Write = Callable[..., Path]
@@ -68,6 +69,20 @@ def test_a_codec_alone_is_fitted_to_a_folder_of_pictures(
     models = load_onevision("mini-onevision", weights=onevision_folder)
     assert answered(Tofc, models, point, tmp_path / "images" / "some" / "1.png").visual_tokens > 0
     assert Tofc.is_codec_only("mini-onevision", point)
+
+
+@pytest.mark.parametrize(("build", "name"), [(make_internvl, "internvl3-8b"), (make_gemma3, "gemma-3-4b")])
+def test_other_families_have_a_codec_alone(
+    build: Callable[[], Any], name: str, write_config: Write, conversations: Path, train: Train, tmp_path: Path
+) -> None:
+    """A codec is fitted to features of any family; trainings that ask questions are refused before any is read."""
+    weights = str(save(build(), tmp_path))
+    data = {"kind": "pictures", "folder": str(conversations.parent / "images")}
+    train(write_config(data=data, prefit=FITTED, backbone=name, weights=weights), stage="codec")
+    manifest = json.loads((tmp_path / "out_codec" / "manifest.json").read_text())
+    assert all(row["bytes_per_image"] > 0 for row in manifest["held_out"]["rows"])
+    with pytest.raises(UnavailableError, match=f"{name}: training asks questions as LLaVA-OneVision"):
+        train(write_config(backbone=name, weights=weights))
 
 
 def test_a_run_says_that_a_codec_is_only_a_codec(

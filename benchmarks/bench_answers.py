@@ -1,0 +1,139 @@
+"""What answers take when points and questions share what is alike, beside each by itself; the rows are compared.
+
+    python -m benchmarks.bench_answers [SCENARIO ...] [--questions 24]
+
+*By itself*: every point encodes every picture, and every prompt is read alone, as a timed request is. *Sharing*, as
+``harness run`` does: a picture is encoded once for all points that share a tower's state, and the questions about it
+are read together (:class:`harness.models.engine.TransformersEngine`). Seconds of the processor, the least of two rounds
+in turns. The goal is a ratio of 2 for the ablations together. Also printed: how many prompts were read again because a
+token was in doubt, and by how much of the largest logit reading together moves one.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import measure, study
+from harness.models import engine
+from harness.models.contract import Sharing, Untimed
+from harness.models.engine import TransformersEngine
+from harness.scenario.load import load
+from harness.stock import sample_rows, take_stock
+
+SCENARIOS = Path(__file__).parents[1] / "scenarios"
+GOAL = 2.0
+
+
+def main() -> None:
+    """Print a line a scenario, and the ratio of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ablations = [SCENARIOS / "ablation_entropy.yaml", SCENARIOS / "ablation_merging.yaml"]
+    parser.add_argument("scenario", type=Path, nargs="*", default=ablations)
+    parser.add_argument("--questions", type=int, default=24)
+    given = parser.parse_args()
+    all_s = {Untimed: 0.0, Sharing: 0.0}
+    for file in given.scenario:
+        stock = take_stock(load(file, [f"samples={given.questions}"]))
+        plan = study.plan_of(stock, study.prepare(stock).halves, list(sample_rows(stock)))
+        outcomes(plan, Sharing)
+        taken: dict[type[Untimed], list[float]] = {Untimed: [], Sharing: []}
+        rows: dict[type[Untimed], list[Any]] = {}
+        with _Watched() as watched:
+            for turn in range(2):
+                for clock in (Untimed, Sharing)[:: 1 - 2 * turn]:
+                    begun = time.process_time()
+                    rows[clock] = outcomes(plan, clock)
+                    taken[clock].append(time.process_time() - begun)
+        alone_s, shared_s = (min(taken[clock]) for clock in (Untimed, Sharing))
+        all_s = {Untimed: all_s[Untimed] + alone_s, Sharing: all_s[Sharing] + shared_s}
+        equal = "equal" if rows[Untimed] == rows[Sharing] else "NOT EQUAL"
+        print(
+            f"{file.stem}: by itself {alone_s:.2f} s, sharing {shared_s:.2f} s, x{alone_s / shared_s:.2f}; "
+            f"{len(rows[Sharing])} rows {equal}; {watched.again} of {watched.read} prompts read again, the least lead "
+            f"otherwise {watched.least_lead:.1e}; rounding {rounding(plan):.1e} of the largest logit"
+        )
+    print(f"all together: x{all_s[Untimed] / all_s[Sharing]:.2f} (goal: x{GOAL:g})")
+
+
+def outcomes(plan: measure.Plan, clock: type[Untimed]) -> list[Any]:
+    """The outcome rows of a plan on clocks of a kind, picture after picture as in a run."""
+    before, measure.Sharing = measure.Sharing, clock  # type: ignore[misc,assignment]
+    try:
+        keys = [(places, key) for places in plan.pictures for key in plan.halves]
+        return [row for places, key in keys for row in measure._outcomes(plan, key, places, run="bench", unit="")]
+    finally:
+        measure.Sharing = before  # type: ignore[misc]
+
+
+def rounding(plan: measure.Plan) -> float:
+    """By how much of the largest logit the first tokens' logits differ when prompts are read together."""
+    worst = 0.0
+    together = TransformersEngine._together
+
+    def beside(self: TransformersEngine, prompts_TH: Any) -> Any:
+        nonlocal worst
+        with _Caught() as caught:
+            found = together(self, prompts_TH)
+        for prompt_TH, logits_L in zip(prompts_TH, caught.first, strict=True):
+            alone_L = self.language.lm_head(self.language.model(inputs_embeds=prompt_TH[None])[0][0, -1])
+            worst = max(worst, float((alone_L - logits_L).abs().max() / alone_L.abs().max()))
+        return found
+
+    TransformersEngine._together = beside  # type: ignore[method-assign]
+    try:
+        outcomes(plan, Sharing)
+    finally:
+        TransformersEngine._together = together  # type: ignore[method-assign]
+    return worst
+
+
+class _Caught:
+    """The logits by which the first tokens are decided."""
+
+    def __enter__(self) -> "_Caught":
+        self.first: Any = None
+        self._decided = engine._decided
+        engine._decided = self._catch
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        engine._decided = self._decided
+
+    def _catch(self, logits_BL: torch.Tensor) -> tuple[list[int], list[bool]]:
+        self.first = logits_BL if self.first is None else self.first
+        return self._decided(logits_BL)
+
+
+class _Watched:
+    """How many prompts are read together, how many of them again, and the least lead among the others."""
+
+    def __enter__(self) -> "_Watched":
+        self.read = self.again = 0
+        self.least_lead = float("inf")
+        self._together, self._decided = TransformersEngine._together, engine._decided
+
+        def together(of: TransformersEngine, prompts_TH: Any) -> Any:
+            found = self._together(of, prompts_TH)
+            self.read += len(found)
+            self.again += found.count(None)
+            return found
+
+        def decided(logits_BL: torch.Tensor) -> tuple[list[int], list[bool]]:
+            tokens, is_sure = self._decided(logits_BL)
+            top = logits_BL.topk(2).values
+            leads = ((top[:, 0] - top[:, 1]) / logits_BL.abs().amax(-1)).tolist()
+            self.least_lead = min([self.least_lead, *(lead for lead, sure in zip(leads, is_sure, strict=True) if sure)])
+            return tokens, is_sure
+
+        TransformersEngine._together, engine._decided = together, decided  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        TransformersEngine._together, engine._decided = self._together, self._decided  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    main()

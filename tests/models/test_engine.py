@@ -1,0 +1,136 @@
+"""The engine: prompts that are read together get the answers of one at a time."""
+
+import pytest
+import torch
+from small_models import make_backbone, make_backbone15
+
+from harness.data.sample import Question
+from harness.models import engine
+from harness.models.contract import Request, Sharing, Untimed
+
+ASKED = [
+    Question(text="Which colour has the bus behind the lamp?", kind="choice", options={"A": "red", "B": "x"}),
+    Question(text="Is it red?", kind="yes_no"),
+    Question(text="Which colour has the van?", kind="choice", options={"A": "green", "B": "blue", "C": "black"}),
+]
+
+
+def picture(seed, *, n_tokens=12, width=32):
+    """Visual tokens (T, H)."""
+    return torch.randn(n_tokens, width, generator=torch.Generator().manual_seed(seed))
+
+
+def answered(backbone, requests, clock):
+    """What is answered to each request, on clocks of a kind."""
+    return backbone.answer(requests, [clock() for _ in requests])
+
+
+@pytest.fixture
+def read_alone(monkeypatch):
+    """The prompts that are read one at a time."""
+    seen = []
+    alone = engine.TransformersEngine._alone
+    monkeypatch.setattr(engine.TransformersEngine, "_alone", lambda self, *given: seen.append(1) or alone(self, *given))
+    return seen
+
+
+@pytest.mark.parametrize("make", [make_backbone, make_backbone15])
+@pytest.mark.parametrize("seed", range(4))
+def test_questions_read_together_are_answered_as_alone(make, seed, read_alone):
+    """Answers, and what was read and written for them, are those of one prompt at a time; few are read again."""
+    backbone = make(seed)
+    shown, other = picture(seed), picture(seed + 100)
+    asked = again = 0
+    for requests in (
+        [Request([shown], question) for question in ASKED],
+        [Request([shown if i % 2 else other], question) for i, question in enumerate(ASKED)],
+        [Request([shown], ASKED[0])] * (engine._AT_ONCE + 2),
+    ):
+        wanted = answered(backbone, requests, Untimed)
+        assert len(read_alone) == len(requests)
+        read_alone.clear()
+        assert answered(backbone, requests, Sharing) == wanted
+        asked, again = asked + len(requests), again + len(read_alone)
+        read_alone.clear()
+    assert again < asked / 2
+
+
+def test_what_is_in_doubt_is_read_again_by_itself(monkeypatch, tiny, read_alone):
+    """A prompt with a token that leads by less than rounding might take is answered one at a time."""
+    requests = [Request([picture(0)], question) for question in ASKED]
+    wanted = answered(tiny, requests, Untimed)
+    read_alone.clear()
+    monkeypatch.setattr(engine, "_BEYOND_DOUBT", 2.0)
+    assert answered(tiny, requests, Sharing) == wanted
+    assert len(read_alone) == len(requests)
+
+
+def test_a_lead_is_a_part_of_the_largest_logit():
+    """A token is decided where it leads the next by more than rounding, at any scale; of undefined logits none is."""
+    logits_BL = torch.tensor([[9.0, -10.0, 8.9], [9.0, -10.0, 8.995], [float("nan")] * 3])
+    for scale in (1.0, 1e4):
+        tokens, is_sure = engine._decided(logits_BL * scale)
+        assert tokens[:2] == [0, 0]
+        assert is_sure == [True, False, False]
+
+
+@pytest.mark.parametrize("n_shared", [0, 1, 30])
+def test_branches_do_not_see_each_other(tiny, n_shared):
+    """The hidden states of prompts read side by side are those of each read by itself, token after token."""
+    model = tiny._engine.language.model
+    shared_TH = picture(1, n_tokens=n_shared)
+    own = [picture(2 + i, n_tokens=n) for i, n in enumerate((5, 1, 9))]
+    sizes = torch.tensor([len(own_TH) for own_TH in own])
+    with torch.inference_mode():
+        branches = engine._Branches(model, shared_TH)
+        owner_Q = torch.arange(3).repeat_interleave(sizes)
+        position_Q = n_shared + torch.cat([torch.arange(n) for n in sizes])
+        first_QH = branches.read(torch.cat(own), owner_Q, position_Q)
+        # Then one more token of two of them, in another order.
+        more_QH = branches.read(picture(9, n_tokens=2), torch.tensor([2, 0]), n_shared + sizes[[2, 0]])
+        for number, own_TH in enumerate(own):
+            wanted_TH = model(inputs_embeds=torch.cat([shared_TH, own_TH])[None])[0][0, n_shared:]
+            torch.testing.assert_close(first_QH[owner_Q == number], wanted_TH, rtol=1e-5, atol=1e-5)
+        for row, number in enumerate((2, 0)):
+            whole_TH = torch.cat([shared_TH, own[number], picture(9, n_tokens=2)[row : row + 1]])
+            wanted_H = model(inputs_embeds=whole_TH[None])[0][0, -1]
+            torch.testing.assert_close(more_QH[row], wanted_H, rtol=1e-5, atol=1e-5)
+
+
+def test_what_prompts_begin_with(tiny):
+    """Of prompts that are alike to the end of one, each keeps a token of its own."""
+    long_TH = picture(0)
+    changed_TH = long_TH.clone()
+    changed_TH[4, 3] += 1
+    assert engine._n_alike([long_TH, changed_TH]) == 4
+    assert engine._n_alike([long_TH, long_TH[:7], long_TH]) == 6
+    assert engine._n_alike([long_TH, changed_TH, long_TH[:2]]) == 1
+    assert engine._n_alike([long_TH + 1, long_TH]) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("model_type", "gemma3_text"),
+        ("layer_types", ["sliding_attention"] * 2),
+        ("rope_parameters", {"rope_type": "dynamic"}),
+    ],
+)
+def test_other_attention_is_read_one_at_a_time(monkeypatch, tiny, setting, value):
+    """A model that a mask alone does not tell what to look at, or whose positions depend on the length, reads alone."""
+    clocks = [Sharing(), Sharing()]
+    assert tiny._engine._reads_together(clocks)
+    assert not tiny._engine._reads_together([Sharing(), Untimed()])
+    assert not tiny._engine._reads_together(clocks[:1])
+    monkeypatch.setattr(tiny._engine.language.model.config, setting, value, raising=False)
+    assert not tiny._engine._reads_together(clocks)
+
+
+def test_half_precision_and_masks_are_read_one_at_a_time(monkeypatch):
+    """Where rounding moves every answer's lead, or attention is more than causal, nothing is read together."""
+    backbone = make_backbone()
+    with monkeypatch.context() as patched:
+        patched.setattr(backbone._engine, "_masks", lambda *_: None)
+        assert not backbone._engine._reads_together([Sharing(), Sharing()])
+    backbone.model.bfloat16()
+    assert not backbone._engine._reads_together([Sharing(), Sharing()])
