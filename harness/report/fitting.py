@@ -54,7 +54,7 @@ class Fitting(Table):
                 return small
         pairs = Table.grid(padding=(0, 2, 0, 0))
         for column, cell in zip(columns, cells, strict=True):
-            pairs.add_row(Text("  " + " ".join(_lines(column.header))), Text(", ".join(_lines(cell))))
+            pairs.add_row(Text("  " + " ".join(_lines(column.header))), Text(", ".join(_lines(cell)), overflow="fold"))
         return pairs
 
 
