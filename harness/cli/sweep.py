@@ -3,23 +3,17 @@
 import functools
 import itertools
 import math
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.app import EngineName
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from harness.analysis.means import Estimate
-
-
-class Engine(StrEnum):
-    """Where the cells of a sweep are replayed."""
-
-    processes = "processes"
-    ray = "ray"
 
 
 def sweep(
@@ -32,7 +26,7 @@ def sweep(
         list[str] | None, typer.Option(help="Only this pipeline; may be repeated.", show_default="all of the run")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many processes.")] = 1,
-    engine: Annotated[Engine, typer.Option(help="Processes here, or a Ray cluster.")] = Engine.processes,
+    engine: Annotated[EngineName, typer.Option(help="Processes here, or a Ray cluster.")] = EngineName.processes,
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
@@ -58,7 +52,7 @@ def sweep(
     if out is not None:
         _check(out)
     found = Analysis.read(path).profiles(pipeline)
-    rows = replay_sweep(found, spec, workers="ray" if engine is Engine.ray else workers)
+    rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers)
     if out is not None:
         _write(rows, out)
     summary = whatif.summarise(rows, spec.deadline_s)
