@@ -9,6 +9,7 @@ from typing import Any
 from harness import catalog
 from harness.models import files
 from harness.models.contract import Part
+from harness.models.patches import feature_dim_of
 from harness.stock import Stock
 
 
@@ -60,8 +61,7 @@ class Asked:
             self.parts[self.name, part] = 0
             return _Side(self.name, 0)
         self.parts[self.name, part] = files.elements(self._folder, part)
-        config = files.read_json(self._folder / "config.json")
-        return _Side(self.name, int(config.get("vision_config", {}).get("hidden_size", 0)))
+        return _Side(self.name, feature_dim_of(self.name, self._weights))
 
 
 @dataclasses.dataclass(frozen=True)

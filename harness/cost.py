@@ -15,8 +15,9 @@ import pandas as pd
 import pyarrow as pa
 
 from harness.errors import HarnessError, ResultsError
-from harness.measure import Key, Plan
-from harness.profiling.machine import fingerprint, machine_name
+from harness.measure import Plan
+from harness.profiling.machine import machine_name, this_machine
+from harness.records import PointKey
 from harness.runs import provenance, tables
 from harness.runs.provenance import MANIFEST
 from harness.runs.store import Unit
@@ -133,7 +134,7 @@ def cost_of(
     )
 
 
-def rates_of(stock: Stock, folder: Path) -> tuple[Mapping[Key, Rate], str]:
+def rates_of(stock: Stock, folder: Path) -> tuple[Mapping[PointKey, Rate], str]:
     """The rate of every point, and where they come from; none where nothing tells."""
     found, runs = recorded(stock, folder)
     how = f"recorded: timed requests of {', '.join(runs)}"
@@ -147,19 +148,19 @@ def rates_of(stock: Stock, folder: Path) -> tuple[Mapping[Key, Rate], str]:
     return filled, how
 
 
-def _like(key: Key, known: Mapping[Key, Rate]) -> Rate:
+def _like(key: PointKey, known: Mapping[PointKey, Rate]) -> Rate:
     """The mean rate of the pipeline's known points, or of all."""
     alike = [rate for other, rate in known.items() if other[0] == key[0]] or list(known.values())
     return Rate(*(statistics.fmean(values) for values in zip(*map(dataclasses.astuple, alike), strict=True)))
 
 
-def recorded(stock: Stock, folder: Path) -> tuple[dict[Key, Rate], list[str]]:
+def recorded(stock: Stock, folder: Path) -> tuple[dict[PointKey, Rate], list[str]]:
     """The rates of points that were timed on this machine with the same weights, and in which runs.
 
     The run in ``folder`` is looked at first, then those beside it. What cannot be read tells nothing.
     """
     neighbours = sorted(path.parent for path in folder.parent.glob(f"*/{MANIFEST}") if path.parent != folder)
-    found: dict[Key, Rate] = {}
+    found: dict[PointKey, Rate] = {}
     runs = []
     for run in itertools.islice([folder, *neighbours], _MOST_RUNS):
         try:
@@ -175,7 +176,7 @@ def recorded(stock: Stock, folder: Path) -> tuple[dict[Key, Rate], list[str]]:
     return found, runs
 
 
-def _same_points(stock: Stock, manifest: provenance.Manifest) -> set[Key]:
+def _same_points(stock: Stock, manifest: provenance.Manifest) -> set[PointKey]:
     """The points that a run has with the same parameters, model and files."""
     if manifest.backbone != stock.backbone:
         return set()
@@ -198,7 +199,7 @@ def _stages(run: Path) -> pd.DataFrame:
     return rows.loc[(rows["source"] == "measured") & (rows["machine"] == machine_name())]
 
 
-def _rates(stages: pd.DataFrame, keys: set[Key]) -> dict[Key, Rate]:
+def _rates(stages: pd.DataFrame, keys: set[PointKey]) -> dict[PointKey, Rate]:
     """The mean seconds of a request at each point, by what they are for."""
     found = {}
     for key, rows in stages.groupby(["pipeline", "point"]):
@@ -212,7 +213,7 @@ def _rates(stages: pd.DataFrame, keys: set[Key]) -> dict[Key, Rate]:
     return found
 
 
-def estimated(stock: Stock) -> tuple[dict[Key, Rate], str]:
+def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
     """The rates by the roofline of this machine's GPU, for the median picture; none where it has no data sheet."""
     if (sheet := sheet_here()) is None or not stock.samples.names:
         return {}, ""
@@ -227,7 +228,7 @@ def estimated(stock: Stock) -> tuple[dict[Key, Rate], str]:
         text_tokens=max(1, int(statistics.median(name.text_bytes for name in names)) // _TEXT_BYTES_A_TOKEN),
         answer_tokens=_ANSWER_TOKENS,
     )
-    found: dict[Key, Rate] = {}
+    found: dict[PointKey, Rate] = {}
     try:
         estimator, backbone = Estimator(sheet, sheet), Backbone(stock.backbone)
         for spec in stock.scenario.pipelines:
@@ -246,7 +247,7 @@ def estimated(stock: Stock) -> tuple[dict[Key, Rate], str]:
 
 def sheet_here() -> str | None:
     """The data sheet of the GPU that computes here, if it has one."""
-    machine = fingerprint()
+    machine = this_machine()
     names = [str(machine.get("model") or ""), *(one["name"] for one in machine["accelerators"])]
     found = next((sheet for name in names for part, sheet in _SHEETS.items() if part in name), None)
     return None if found is None else found + _MODES.get(str(machine.get("power_mode")), "")
@@ -257,7 +258,7 @@ _UNIT_BYTES, _TABLE_BYTES, _ROW_BYTES = 130, 7_000, 60
 """Of a part: a line of its list of units, a table's head, a row; measured on runs of the bundled scenarios."""
 
 
-def _disk_bytes(left: Sequence[tuple[Key, Sequence[int]]], timed: int) -> int:
+def _disk_bytes(left: Sequence[tuple[PointKey, Sequence[int]]], timed: int) -> int:
     """The parts of what is left, in whole blocks, and the run's tables at its end."""
     of_picture: dict[int, list[int]] = {}
     for _, places in left:

@@ -18,23 +18,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness import catalog, cost, measure
+from harness import catalog, cost, measure, timing
 from harness.analysis import Analysis, validity
 from harness.asked import elements_of
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
-from harness.edge.server import Limits, Service
+from harness.edge.server import ServerLimits, Service
 from harness.energy import Sides, measure_energy
 from harness.errors import PeerError
-from harness.measure import Halves, Key, Parted, Reporter
+from harness.measure import Halves, Parted
 from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meter, Meters
-from harness.profiling.machine import fingerprint, machine_name
-from harness.profiling.spacing import Spacing
+from harness.profiling.machine import machine_name, this_machine
+from harness.profiling.pacing import Pacing
 from harness.profiling.telemetry import Telemetry
-from harness.records import SampleRow, Side, to_table
+from harness.records import PointKey, SampleRow, Side, to_table
 from harness.replay import Profile, sweep
+from harness.reporter import Reporter
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Scenario
@@ -122,7 +123,7 @@ def _work(
     loads = peer is None and team.loads(device, threads)
     if not loads:
         halves.make()
-    machine = {**fingerprint(), "torch_threads": threads}
+    machine = {**this_machine(), "torch_threads": threads}
     server = None if peer is None else peer.info.provenance()
     manifest = stock.manifest(folder.name, machine, command, server)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
@@ -139,7 +140,7 @@ def _work(
         halves.make()
         telemetry = Telemetry() if peer is None else PeerTelemetry(peer)
         server_machine = None if server is None else server.machine["name"]
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             reporter,
@@ -149,7 +150,7 @@ def _work(
             device=device,
             telemetry=telemetry,
             server=server_machine,
-            spacing=spaced(stock),
+            pacing=paced(stock),
         )
         measure.weigh(
             plan,
@@ -196,22 +197,20 @@ def planned(stock: Stock) -> measure.Plan:
     return plan_of(stock, _Halves(stock), list(sample_rows(stock)))
 
 
-def spaced(stock: Stock) -> measure.Spaced | None:
+def paced(stock: Stock) -> timing.Paced | None:
     """How requests come in the scenario's own study, where it wants them timed so."""
     scenario = stock.scenario
     if scenario.measure.pacing == "back_to_back":
         return None
     given = scenario.replay.model_dump(mode="json", include={"arrivals", "uplinks", "users"})
     arrivals = digests.of_data([given["arrivals"], given["uplinks"][0], given["users"][0], scenario.seed])
-    return measure.Spaced(
-        spacing=Spacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals}
-    )
+    return timing.Paced(pacing=Pacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals})
 
 
 def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Info:
     """What decides the answers and times of this side, for the other side to compare itself with. Imports no torch."""
     scenario = stock.scenario
-    here = stock.manifest("", fingerprint(), ()).sessions[-1]
+    here = stock.manifest("", this_machine(), ()).sessions[-1]
     depends: dict[str, dict[str, dict[str, str]]] = {}
     for (pipeline, label), of_point in stock.depends.items():
         depends.setdefault(pipeline, {})[label] = dict(of_point)
@@ -241,7 +240,7 @@ def prepare(stock: Stock, peer: Peer | None = None) -> Study:
     return Study(stock=stock, halves=halves, device=device, threads=threads)
 
 
-class _Halves(Mapping[Key, Parted]):
+class _Halves(Mapping[PointKey, Parted]):
     """The halves of every scheme at every point, made when they are first wanted."""
 
     def __init__(self, stock: Stock, peer: Peer | None = None) -> None:
@@ -252,9 +251,9 @@ class _Halves(Mapping[Key, Parted]):
         _ = self._made
 
     @functools.cached_property
-    def _made(self) -> dict[Key, Parted]:
+    def _made(self) -> dict[PointKey, Parted]:
         models, _, _ = load_models(self._stock)
-        halves: dict[Key, Parted] = {}
+        halves: dict[PointKey, Parted] = {}
         for key, (scheme, point) in self._stock.points.items():
             here = scheme.device_half(models, point)
             if self._peer is not None:
@@ -264,10 +263,10 @@ class _Halves(Mapping[Key, Parted]):
             halves[key] = measure.Split(kind=scheme.kind, device=here, server=there)
         return halves
 
-    def __getitem__(self, key: Key) -> Parted:
+    def __getitem__(self, key: PointKey) -> Parted:
         return self._made[key]
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[PointKey]:
         return iter(self._stock.points)
 
     def __len__(self) -> int:
@@ -326,7 +325,7 @@ def _refuse_worker(differs: Sequence[str]) -> None:
 def computes_on(device: str) -> str:
     """The name of the GPU, or of the processor, that computes."""
     if device != "cuda":
-        return str(fingerprint()["processor"])
+        return str(this_machine()["processor"])
     import torch
 
     return torch.cuda.get_device_name()
@@ -371,7 +370,7 @@ def load_models(stock: Stock) -> tuple[Models, str, int]:
     return models, device, torch.get_num_threads()
 
 
-def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
+def service(stock: Stock, *, token: str | None, limits: ServerLimits) -> Service:
     """The server halves of every scheme at every point, loaded and ready to be served."""
     models, device, _ = load_models(stock)
     halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
@@ -387,7 +386,12 @@ def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
 
 
 def replay(
-    keys: Iterable[Key], spec: Replay, links: Mapping[str, str], samples: pa.Table, ongoing: Run, reporter: Reporter
+    keys: Iterable[PointKey],
+    spec: Replay,
+    links: Mapping[str, str],
+    samples: pa.Table,
+    ongoing: Run,
+    reporter: Reporter,
 ) -> None:
     """Replays schemes at operating points over a section's uplinks, from the rows that are committed.
 

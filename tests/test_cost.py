@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import fake_harness
 import pandas as pd
 import pytest
-from silent import Silent
 
 from harness import cost, study
 from harness.cost import Rate
 from harness.scenario.load import load
 from harness.stock import Stock, take_stock
 from harness.units import format_duration
+from tests.edge import fake_harness
+from tests.silent import Silent
 
 
 @pytest.fixture

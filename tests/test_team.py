@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fake_harness
 import pandas as pd
 import psutil
 import pytest
-from silent import Silent
 
 from harness import measure, study
 from harness.data.asking import samples
@@ -25,6 +23,8 @@ from harness.scenario.load import load
 from harness.scenario.model import Scenario
 from harness.stock import take_stock
 from harness.team import Team, refuse_memory
+from tests.edge import fake_harness
+from tests.silent import Silent
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 

@@ -29,6 +29,11 @@ def terminal(**how: Any) -> Console:
     return Console(markup=False, emoji=False, **how)
 
 
+def bar(console: Console) -> BarColumn:
+    """A progress bar that leaves room for a name, an amount and two times."""
+    return BarColumn(bar_width=max(4, min(40, console.width - 56)))
+
+
 class Display:
     """A study's reporter on a terminal; where output goes to a file, the sentences, and a line of progress a minute."""
 
@@ -36,7 +41,7 @@ class Display:
         self._console = console
         self._progress = Progress(
             TextColumn("{task.description:<24}", markup=False),
-            BarColumn(),
+            bar(console),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),

@@ -126,7 +126,7 @@ def _fetch(
                 if idle > _RETRIES:
                     raise UnavailableError(
                         f"{benchmark.name}: the connection to {url} is lost after {file.tell()} bytes ({_why(error)}); "
-                        "the same command goes on from there"
+                        "repeat the command to resume"
                     ) from None
                 time.sleep(pause_s)
             except _WrongError as error:

@@ -31,7 +31,7 @@ from harness.profiling.workers import (
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_task_is_done_once_and_what_the_work_holds_is_inherited(workers):
+def test_every_task_is_done_once_and_what_the_work_holds_is_inherited(workers: int) -> None:
     """Results come with their tasks, whatever the order; a closure needs no pickling."""
     table = {n: n * n for n in range(20)}
     done = dict(spread(lambda n: (table[n], os.getpid()), range(20), workers))
@@ -42,7 +42,7 @@ def test_every_task_is_done_once_and_what_the_work_holds_is_inherited(workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_a_task_is_raised_to_the_caller(workers):
+def test_an_error_in_a_task_is_raised_to_the_caller(workers: int) -> None:
     """With its type and text."""
     with pytest.raises(ZeroDivisionError, match="division"):
         list(spread(lambda n: 1 // n, [1, 0, 2], workers))
@@ -56,6 +56,7 @@ class Simulated:
         self._doing: dict[int, int | None] = {}
         self._idle: set[int] = set()
         self.deaths = 0
+        self.stopped = False
 
     def start(self, place: int) -> None:
         assert place not in self._doing
@@ -89,7 +90,9 @@ class Simulated:
 
 
 @given(st.data(), st.integers(0, 30), st.integers(1, 5), st.sampled_from([0, 10, 40]))
-def test_whoever_dies_whenever_every_task_is_done_once(data, n_tasks, workers, mortality):
+def test_whoever_dies_whenever_every_task_is_done_once(
+    data: st.DataObject, n_tasks: int, workers: int, mortality: int
+) -> None:
     """Whatever the order of replies and deaths: all tasks once, or three died at one, which is said; none is left."""
     pool = Simulated(lambda n: data.draw(st.integers(0, n - 1)), mortality)
     done: list[tuple[int, int]] = []
@@ -116,7 +119,7 @@ def _killed_at(tasks: set[int], folder: Path, n: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_four_workers_of_which_two_are_killed_do_what_one_does(tmp_path):
+def test_four_workers_of_which_two_are_killed_do_what_one_does(tmp_path: Path) -> None:
     """SIGKILL while they have a task in hand: another does it, and a new process takes the place."""
     lost: list[str] = []
     work = functools.partial(_killed_at, {1, 5}, tmp_path)
@@ -126,11 +129,11 @@ def test_four_workers_of_which_two_are_killed_do_what_one_does(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_a_task_that_kills_every_worker_ends_in_a_sentence():
+def test_a_task_that_kills_every_worker_ends_in_a_sentence() -> None:
     """After three, with the task's name; the tasks done before have been yielded, and no process is left."""
-    done = {}
+    done: dict[int, int] = {}
 
-    def work(n):
+    def work(n: int) -> int:
         if n == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return os.getpid()
@@ -145,7 +148,7 @@ def _nothing_to_load() -> Callable[[int], int]:
     raise DataError("pictures.tsv: no such file")
 
 
-def test_a_spawned_process_loads_with_its_own_environment():
+def test_a_spawned_process_loads_with_its_own_environment() -> None:
     """What it works with is made in it, after its variables are set; an error there is raised to the caller."""
     make = functools.partial(functools.partial, os.getenv)
     pool = Processes(make, "spawn", lambda place: {"PLACE": f"GPU {place}"})
@@ -154,19 +157,19 @@ def test_a_spawned_process_loads_with_its_own_environment():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_an_error_while_a_worker_loads_is_raised_to_the_caller():
+def test_an_error_while_a_worker_loads_is_raised_to_the_caller() -> None:
     """With its type and text."""
     with pytest.raises(DataError, match=r"pictures\.tsv: no such file"):
         list(hand_out([7, 8], Processes(_nothing_to_load, "fork"), 2))
 
 
-def test_no_memory_in_a_worker_is_said_with_what_helps():
+def test_no_memory_in_a_worker_is_said_with_what_helps() -> None:
     """Where torch or Python says so; a traceback would not tell."""
 
     class OutOfMemoryError(RuntimeError):
         pass
 
-    def work(n):
+    def work(n: int) -> int:
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nIt has 24 GiB.")
 
     if sys.platform == "linux":
@@ -174,14 +177,14 @@ def test_no_memory_in_a_worker_is_said_with_what_helps():
             list(spread(work, range(3), 2))
 
 
-def test_an_error_that_cannot_pass_between_processes_is_told_in_words():
+def test_an_error_that_cannot_pass_between_processes_is_told_in_words() -> None:
     """Its type and text come as those of a RuntimeError."""
 
     class OwnError(Exception):
-        def __init__(self, one, two):
+        def __init__(self, one: str, two: str) -> None:
             super().__init__(f"{one} and {two}")
 
-    def work(n):
+    def work(n: int) -> int:
         raise OwnError("pictures", "words")
 
     if sys.platform == "linux":
@@ -189,7 +192,7 @@ def test_an_error_that_cannot_pass_between_processes_is_told_in_words():
             list(spread(work, range(3), 2))
 
 
-def test_a_parent_that_shows_its_progress_from_a_thread_spreads_work():
+def test_a_parent_that_shows_its_progress_from_a_thread_spreads_work() -> None:
     """Python 3.12 and later warn of a fork beside any thread; who runs the harness is not shown that."""
     finished = threading.Event()
     display = threading.Thread(target=finished.wait)
@@ -204,7 +207,7 @@ def test_a_parent_that_shows_its_progress_from_a_thread_spreads_work():
     assert [str(warning.message) for warning in warned] == []
 
 
-def test_an_accelerator_and_a_threaded_computation_get_one_process():
+def test_an_accelerator_and_a_threaded_computation_get_one_process() -> None:
     """Neither can be forked safely."""
     assert workers_for("cuda", 1) == workers_for("cpu", 2) == 1
     assert not may_fork("cuda", 1)
@@ -213,7 +216,7 @@ def test_an_accelerator_and_a_threaded_computation_get_one_process():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel can be asked for this")
-def test_a_killed_parent_takes_its_workers_with_it():
+def test_a_killed_parent_takes_its_workers_with_it() -> None:
     """No orphan goes on computing after kill -9."""
     script = (
         "import os, time\n"
@@ -232,7 +235,7 @@ def test_a_killed_parent_takes_its_workers_with_it():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_ctrl_c_is_the_parents_and_ends_all_workers():
+def test_ctrl_c_is_the_parents_and_ends_all_workers() -> None:
     """The signal reaches the whole group, as from a terminal: the parent raises, no worker says a word."""
     script = (
         "import os, time\n"
@@ -253,7 +256,7 @@ def test_ctrl_c_is_the_parents_and_ends_all_workers():
     assert not any(_runs(child) for child in children)
 
 
-def _runs(process):
+def _runs(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
