@@ -10,9 +10,12 @@ token was in doubt, and by how much of the largest logit reading together moves 
 """
 
 import argparse
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -41,7 +44,8 @@ def main() -> None:
         outcomes(plan, Sharing)
         taken: dict[type[Untimed], list[float]] = {Untimed: [], Sharing: []}
         rows: dict[type[Untimed], list[Any]] = {}
-        with _Watched() as watched:
+        watched = _Watched()
+        with watched.on():
             for turn in range(2):
                 for clock in (Untimed, Sharing)[:: 1 - 2 * turn]:
                     begun = time.process_time()
@@ -52,68 +56,54 @@ def main() -> None:
         equal = "equal" if rows[Untimed] == rows[Sharing] else "NOT EQUAL"
         print(
             f"{file.stem}: by itself {alone_s:.2f} s, sharing {shared_s:.2f} s, x{alone_s / shared_s:.2f}; "
-            f"{len(rows[Sharing])} rows {equal}; {watched.again} of {watched.read} prompts read again, the least lead "
-            f"otherwise {watched.least_lead:.1e}; rounding {rounding(plan):.1e} of the largest logit"
+            f"{len(rows[Sharing])} rows {equal}; {watched.again} of {watched.read} prompts read again; "
+            f"rounding {rounding(plan):.1e} of the largest logit"
         )
     print(f"all together: x{all_s[Untimed] / all_s[Sharing]:.2f} (goal: x{GOAL:g})")
 
 
 def outcomes(plan: measure.Plan, clock: type[Untimed]) -> list[Any]:
     """The outcome rows of a plan on clocks of a kind, picture after picture as in a run."""
-    before, measure.Sharing = measure.Sharing, clock  # type: ignore[misc,assignment]
-    try:
-        keys = [(places, key) for places in plan.pictures for key in plan.halves]
+    keys = [(places, key) for places in plan.pictures for key in plan.halves]
+    with mock.patch.object(measure, "Sharing", clock):
         return [row for places, key in keys for row in measure._outcomes(plan, key, places, run="bench", unit="")]
-    finally:
-        measure.Sharing = before  # type: ignore[misc]
 
 
 def rounding(plan: measure.Plan) -> float:
     """By how much of the largest logit the first tokens' logits differ when prompts are read together."""
     worst = 0.0
-    together = TransformersEngine._together
+    together, decided = TransformersEngine._together, engine._decided
 
     def beside(self: TransformersEngine, prompts_TH: Any) -> Any:
         nonlocal worst
-        with _Caught() as caught:
+        seen: list[torch.Tensor] = []
+
+        def caught(logits_BL: torch.Tensor) -> Any:
+            seen.append(logits_BL)
+            return decided(logits_BL)
+
+        with mock.patch.object(engine, "_decided", caught):
             found = together(self, prompts_TH)
-        for prompt_TH, logits_L in zip(prompts_TH, caught.first, strict=True):
+        for prompt_TH, logits_L in zip(prompts_TH, seen[0], strict=True):
             alone_L = self.language.lm_head(self.language.model(inputs_embeds=prompt_TH[None])[0][0, -1])
             worst = max(worst, float((alone_L - logits_L).abs().max() / alone_L.abs().max()))
         return found
 
-    TransformersEngine._together = beside  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(TransformersEngine, "_together", beside):
         outcomes(plan, Sharing)
-    finally:
-        TransformersEngine._together = together  # type: ignore[method-assign]
     return worst
 
 
-class _Caught:
-    """The logits by which the first tokens are decided."""
-
-    def __enter__(self) -> "_Caught":
-        self.first: Any = None
-        self._decided = engine._decided
-        engine._decided = self._catch
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        engine._decided = self._decided
-
-    def _catch(self, logits_BL: torch.Tensor) -> tuple[list[int], list[bool]]:
-        self.first = logits_BL if self.first is None else self.first
-        return self._decided(logits_BL)
-
-
 class _Watched:
-    """How many prompts are read together, how many of them again, and the least lead among the others."""
+    """How many prompts are read together, and how many of them again."""
 
-    def __enter__(self) -> "_Watched":
+    def __init__(self) -> None:
         self.read = self.again = 0
-        self.least_lead = float("inf")
-        self._together, self._decided = TransformersEngine._together, engine._decided
+        self._together = TransformersEngine._together
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """Counts for as long as the body runs."""
 
         def together(of: TransformersEngine, prompts_TH: Any) -> Any:
             found = self._together(of, prompts_TH)
@@ -121,18 +111,8 @@ class _Watched:
             self.again += found.count(None)
             return found
 
-        def decided(logits_BL: torch.Tensor) -> tuple[list[int], list[bool]]:
-            tokens, is_sure = self._decided(logits_BL)
-            top = logits_BL.topk(2).values
-            leads = ((top[:, 0] - top[:, 1]) / logits_BL.abs().amax(-1)).tolist()
-            self.least_lead = min([self.least_lead, *(lead for lead, sure in zip(leads, is_sure, strict=True) if sure)])
-            return tokens, is_sure
-
-        TransformersEngine._together, engine._decided = together, decided  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        TransformersEngine._together, engine._decided = self._together, self._decided  # type: ignore[method-assign]
+        with mock.patch.object(TransformersEngine, "_together", together):
+            yield
 
 
 if __name__ == "__main__":

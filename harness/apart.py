@@ -9,6 +9,7 @@ makes a run of the two.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,7 @@ from harness.profiling.energy import Meters
 from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
-from harness.profiling.workers import workers_for
+from harness.profiling.workers import spread, workers_for
 from harness.records import PointKey, Side
 from harness.reporter import Reporter
 from harness.runs import disk
@@ -81,7 +82,8 @@ def measure_half(
         answering = (
             plan if sent is not None else dataclasses.replace(plan, halves=_write_payloads(plan, folder, reporter))
         )
-        measure.answer(answering, ongoing, reporter, workers=workers_for(device, threads))
+        workers = workers_for(device, threads)
+        measure.answer(answering, ongoing, reporter, spread=functools.partial(spread, workers=workers))
         timing.time(
             plan,
             ongoing,

@@ -5,20 +5,15 @@ harness computes in. Activations come on top, and are not guessed.
 """
 
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from harness import catalog
+from harness.asked import Asked
 from harness.errors import HarnessError
-from harness.models import files
-from harness.models.contract import Part
-from harness.models.patches import feature_dim_of
 from harness.profiling import nvml
 from harness.profiling.energy import Meters
 from harness.profiling.machine import this_machine
@@ -128,7 +123,7 @@ def _halves(stock: Stock, bytes_each: int) -> Iterator[HalfNeeds]:
     for (pipeline, label), (scheme, point) in stock.points.items():
         sides: tuple[Side, ...] = ("device", "server")
         for side in sides:
-            asked = _Asked(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
+            asked = Asked(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
             refused = None
             try:
                 (scheme.device_half if side == "device" else scheme.server_half)(asked, point)
@@ -142,58 +137,3 @@ def _halves(stock: Stock, bytes_each: int) -> Iterator[HalfNeeds]:
                 weight_bytes=bytes_each * sum(asked.parts.values()),
                 refused=refused,
             )
-
-
-class _Asked:
-    """In the place of a model: notes which parts are asked for, and how many weights they have."""
-
-    device = "cpu"
-
-    def __init__(
-        self, name: str, weights: str | None, max_pixels: int, parts: dict[tuple[str, Part], int] | None = None
-    ):
-        self.name, self.max_pixels = name, max_pixels
-        self._weights = weights
-        self.parts: dict[tuple[str, Part], int] = {} if parts is None else parts
-
-    @functools.cached_property
-    def _folder(self) -> Path:
-        return files.locate(self.name, files.SOURCES[self.name] if self._weights is None else self._weights)
-
-    def vision(self, adapter: Path | None = None) -> Any:  # noqa: ARG002
-        """Notes the tower."""
-        return self._note("tower")
-
-    def language(self, adapter: Path | None = None, projector: Any = None) -> Any:  # noqa: ARG002
-        """Notes the projector and the language model."""
-        self._note("projector")
-        return self._note("language")
-
-    def fingerprint(self, part: Part) -> str:
-        """That of the files."""
-        return files.fingerprint(self._folder, part)
-
-    def smaller(self, name: str | None = None, weights: str | None = None) -> "_Asked":
-        """The model that a device runs by itself, noted in the same place."""
-        return _Asked(catalog.smaller(self.name, name), weights, self.max_pixels, self.parts)
-
-    def _note(self, part: Part) -> "_Side":
-        if self._weights == "random" or self.name not in catalog.BACKBONES:
-            self.parts[self.name, part] = 0
-            return _Side(self.name, 0)
-        self.parts[self.name, part] = files.elements(self._folder, part)
-        return _Side(self.name, feature_dim_of(self.name, self._weights))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Side:
-    """What halves ask of a vision or language side while they are made; they are not run."""
-
-    name: str
-    feature_dim: int
-    device: str = "cpu"
-    n_features: int = 2**16
-
-    def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
-        """One: what bounds payloads decides no memory of weights."""
-        return 1

@@ -4,20 +4,21 @@ Answers want every sample and no waste: the questions about one picture share it
 Times (:mod:`harness.timing`) want one request after the other, as a user would send them, and are another pass.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import ClassVar, Protocol, TypeAlias
 
 from harness.analysis.means import draw_by_strata
 from harness.data.gathered import Gathered
 from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
 from harness.edge.client import Transfer
+from harness.errors import PeerError
 from harness.models.contract import Answer, Clock, Sharing, Untimed
 from harness.profiling.resources import Need, half_needs
-from harness.profiling.workers import spread
 from harness.records import OutcomeRow, PointKey, ResourceRow, Side
 from harness.reporter import Reporter
 from harness.runs.recorded import RecordedTimes
@@ -125,6 +126,14 @@ class Plan:
         name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
         return Unit(name, {**self.depends[key], **self._questions(places), "scoring": self.scoring})
 
+    @functools.cached_property
+    def to_answer(self) -> Mapping[Unit, tuple[PointKey, Sequence[int]]]:
+        """The units of all answers, with the point and the places of the samples of each.
+
+        Picture after picture, so that points that share a tower share what it makes of each.
+        """
+        return {self.answering(key, places): (key, places) for places in self.pictures for key in self.halves}
+
     def timing(
         self, key: PointKey, repeat: int, place: int, schedule: Measure, paced: Mapping[str, str] | None = None
     ) -> Unit:
@@ -151,25 +160,54 @@ class Plan:
         return {self.samples.names[place].id: self.sample_digests[place] for place in places}
 
 
-def answer(plan: Plan, ongoing: Run, reporter: Reporter, *, workers: int = 1) -> None:
-    """Lets every scheme answer every sample, in ``workers`` processes, and commits an outcome row for each.
+Part: TypeAlias = Sequence[Unit]
+"""Units of one picture, which are answered together and committed together."""
+Answers: TypeAlias = Callable[[Part], list[OutcomeRow]]
+"""What answers a part."""
+Answered: TypeAlias = Generator[tuple[Part, list[OutcomeRow]], None, None]
+"""Each part with its rows, as they are there."""
+Spread: TypeAlias = Callable[[Answers, Sequence[Part]], Answered]
+"""What has parts answered, wherever that is."""
+
+
+def one_by_one(answers: Answers, parts: Sequence[Part]) -> Answered:
+    """Has this process answer the parts in their order."""
+    for part in parts:
+        yield part, answers(part)
+
+
+def answer(plan: Plan, ongoing: Run, reporter: Reporter, *, spread: Spread = one_by_one) -> None:
+    """Lets every scheme answer every sample, wherever ``spread`` has it done, and commits an outcome row for each.
 
     Units that an earlier process finished are left as they are.
     """
-    # Picture after picture, so that points that share a tower share what it makes of each.
-    units = {plan.answering(key, places): (key, places) for places in plan.pictures for key in plan.halves}
+    units = plan.to_answer
     pending = ongoing.expect(units)
     reporter.phase("answers", total=len(units), done=len(units) - len(pending))
     parts = [list(of_picture) for _, of_picture in itertools.groupby(pending, key=lambda unit: units[unit][1])]
-    run = ongoing.manifest.name
+    if not parts:
+        return
+    with contextlib.closing(spread(answers_of(plan, ongoing.manifest.name), parts)) as answered:
+        for part, rows in answered:
+            ongoing.add(part, outcomes=rows)
+            for _ in part:
+                reporter.advance()
 
-    def outcomes(part: Sequence[Unit]) -> list[OutcomeRow]:
+
+def answers_of(plan: Plan, run: str) -> Answers:
+    """What answers parts of a plan, for a run of this name.
+
+    Raises PeerError for a unit that is not the plan's, as where another process asks that depends on other things.
+    """
+    units = plan.to_answer
+
+    def answers(part: Part) -> list[OutcomeRow]:
+        for unit in part:
+            if unit not in units:
+                raise PeerError(f"{unit.name}: depends on other things here than where it is asked for")
         return [row for unit in part for row in _outcomes(plan, *units[unit], run=run, unit=unit.key)]
 
-    for part, rows in spread(outcomes, parts, workers):
-        ongoing.add(part, outcomes=rows)
-        for _ in part:
-            reporter.advance()
+    return answers
 
 
 def weigh(

@@ -9,18 +9,23 @@ points and drawing work on those rows alone, whenever they are wanted (``harness
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from harness import catalog, measure, timing
+from harness import catalog, cost, measure, timing
 from harness.analysis import Analysis, validity
+from harness.asked import elements_of
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
-from harness.edge.protocol import VERSION, Info
+from harness.edge.protocol import VERSION, Info, differences
 from harness.edge.server import ServerLimits, Service
 from harness.energy import Sides, measure_energy
+from harness.errors import PeerError
 from harness.measure import Halves, Parted
 from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
@@ -28,7 +33,6 @@ from harness.profiling.energy import Meter, Meters
 from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.pacing import Pacing
 from harness.profiling.telemetry import Telemetry
-from harness.profiling.workers import workers_for
 from harness.records import PointKey, SampleRow, Side, to_table
 from harness.replay import Profile, sweep
 from harness.reporter import Reporter
@@ -37,6 +41,7 @@ from harness.runs.store import Run, Unit
 from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
 from harness.stock import Stock, sample_rows, take_stock
+from harness.team import AS_SUITS, Answering, Team
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,13 +66,16 @@ def run(
     fresh: bool = False,
     command: Sequence[str] = (),
     remote: Remote | None = None,
+    team: Team = AS_SUITS,
+    tell: Callable[[str], None] | None = None,
 ) -> None:
     """Runs a scenario into ``folder``, or completes the run that is there.
 
     A complete run of which nothing has changed is left alone; of another, what depends on a change is worked again.
-    With a ``remote`` its server runs the server halves. Raises UnavailableError where something that the scenario names
-    is not installed and has no stand-in, ResultsError where the folder holds another study, and PeerError where the
-    server is absent or another than it must be.
+    With a ``remote`` its server runs the server halves, and this process alone asks it; without one a ``team`` answers.
+    What is timed is timed by this process. ``tell`` is given lines on what the work will take. Raises UnavailableError
+    where something that the scenario names is not installed and has no stand-in, ResultsError where the folder holds
+    another study, and PeerError where the server is absent or another than it must be, or a worker is.
     """
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
@@ -84,7 +92,7 @@ def run(
     stock.refuse_pictures()
     with contextlib.ExitStack() as leaving:
         peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock)))
-        _work(prepare(stock, peer), folder, peer, reporter=reporter, fresh=fresh, command=command)
+        _work(stock, folder, peer, reporter=reporter, fresh=fresh, command=command, team=team, tell=tell)
 
 
 def announce(stock: Stock, reporter: Reporter) -> None:
@@ -98,20 +106,38 @@ def announce(stock: Stock, reporter: Reporter) -> None:
 
 
 def _work(
-    study: Study, folder: Path, peer: Peer | None, *, reporter: Reporter, fresh: bool, command: Sequence[str]
+    stock: Stock,
+    folder: Path,
+    peer: Peer | None,
+    *,
+    reporter: Reporter,
+    fresh: bool,
+    command: Sequence[str],
+    team: Team,
+    tell: Callable[[str], None] | None,
 ) -> None:
     """Measures and replays what is left to do, and completes the run."""
-    stock, scenario = study.stock, study.stock.scenario
-    machine = {**this_machine(), "torch_threads": study.threads}
+    scenario = stock.scenario
+    _, device, threads = load_models(stock)
+    halves = _Halves(stock, peer)
+    loads = peer is None and team.loads(device, threads)
+    if not loads:
+        halves.make()
+    machine = {**this_machine(), "torch_threads": threads}
     server = None if peer is None else peer.info.provenance()
     manifest = stock.manifest(folder.name, machine, command, server)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
         shown = list(sample_rows(stock))
         ongoing.record_samples(shown)
-        plan = plan_of(stock, study.halves, shown)
-        # A connection is one process's, and a server answers one request at a time.
-        workers = 1 if peer is not None else workers_for(study.device, study.threads)
-        measure.answer(plan, ongoing, reporter, workers=workers)
+        plan = plan_of(stock, halves, shown)
+        if tell is not None:
+            for line in cost.lines(stock, plan, folder, missing=ongoing.missing, workers=team.at_once(device, threads)):
+                tell(line)
+        if peer is not None:
+            measure.answer(plan, ongoing, reporter)  # A connection is one process's.
+        else:
+            measure.answer(plan, ongoing, reporter, spread=_answering(stock, team, device, threads, ongoing, reporter))
+        halves.make()
         telemetry = Telemetry() if peer is None else PeerTelemetry(peer)
         server_machine = None if server is None else server.machine["name"]
         timing.time(
@@ -121,7 +147,7 @@ def _work(
             schedule=scenario.measure,
             seed=scenario.seed,
             machine=machine_name(),
-            device=study.device,
+            device=device,
             telemetry=telemetry,
             server=server_machine,
             pacing=paced(stock),
@@ -132,7 +158,7 @@ def _work(
             reporter,
             seed=scenario.seed,
             machine=machine_name(),
-            device=study.device,
+            device=device,
             server=server_machine,
             workers=workers,
         )
@@ -147,10 +173,10 @@ def _work(
                     schedule=scenario.measure,
                     seed=scenario.seed,
                     sides=Sides(meters=told, machines=machines),
-                    device=study.device,
+                    device=device,
                     telemetry=telemetry,
                 )
-        replay(study.halves, scenario.replay, stock.links, to_table(SampleRow, shown), ongoing, reporter)
+        replay(halves, scenario.replay, stock.links, to_table(SampleRow, shown), ongoing, reporter)
         ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
 
 
@@ -165,6 +191,11 @@ def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure
         scoring=stock.scenario.scoring,
         recorded=stock.recorded,
     )
+
+
+def planned(stock: Stock) -> measure.Plan:
+    """What is measured of a study; its halves are made when the first of them is asked for."""
+    return plan_of(stock, _Halves(stock), list(sample_rows(stock)))
 
 
 def paced(stock: Stock) -> timing.Paced | None:
@@ -204,15 +235,127 @@ def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Inf
 
 def prepare(stock: Stock, peer: Peer | None = None) -> Study:
     """Makes both halves of every scheme at every point, or the device halves alone where a server has the others."""
-    models, device, threads = load_models(stock)
-    halves: dict[PointKey, Parted] = {}
-    for key, (scheme, point) in stock.points.items():
-        here = scheme.device_half(models, point)
-        if peer is None:
-            halves[key] = measure.Split(kind=scheme.kind, device=here, server=scheme.server_half(models, point))
-        else:
-            halves[key] = RemoteSplit(here, peer, key)
+    _, device, threads = load_models(stock)
+    halves = _Halves(stock, peer)
+    halves.make()
     return Study(stock=stock, halves=halves, device=device, threads=threads)
+
+
+class _Halves(Mapping[PointKey, Parted]):
+    """The halves of every scheme at every point, made when they are first wanted."""
+
+    def __init__(self, stock: Stock, peer: Peer | None = None) -> None:
+        self._stock, self._peer = stock, peer
+
+    def make(self) -> None:
+        """Makes them now."""
+        _ = self._made
+
+    @functools.cached_property
+    def _made(self) -> dict[PointKey, Parted]:
+        models, _, _ = load_models(self._stock)
+        halves: dict[PointKey, Parted] = {}
+        for key, (scheme, point) in self._stock.points.items():
+            here = scheme.device_half(models, point)
+            if self._peer is not None:
+                halves[key] = RemoteSplit(here, self._peer, key)
+                continue
+            there = scheme.server_half(models, point)
+            halves[key] = measure.Split(kind=scheme.kind, device=here, server=there)
+        return halves
+
+    def __getitem__(self, key: PointKey) -> Parted:
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[PointKey]:
+        return iter(self._stock.points)
+
+    def __len__(self) -> int:
+        return len(self._stock.points)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a worker that loads for itself is told: the study, and what it depends on where it is asked for.
+
+    ``folder`` is where relative paths count from, ``computes`` names the processor or GPU there, ``threads`` says how
+    many the worker's networks may use.
+    """
+
+    scenario: Scenario
+    run: str
+    folder: Path
+    asked_by: Info
+    computes: str
+    threads: int
+
+
+def answers_for(order: Order) -> measure.Answers:
+    """Loads a study in a worker, and gives what answers its parts.
+
+    Raises PeerError where code, packages, model files, schemes or what computes differ from the asker's: a row could.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.chdir(order.folder)
+    stock = take_stock(order.scenario)
+    here = describe(stock)
+    packages = {name: (order.asked_by.packages.get(name), here.packages.get(name)) for name in provenance.PACKAGES}
+    found = [
+        *differences(order.asked_by, here),
+        *(f"{name} is {asker} here and {own} there" for name, (asker, own) in packages.items() if asker != own),
+    ]
+    _refuse_worker(found)
+    study = prepare(stock)
+    if (computes := computes_on(study.device)) != order.computes:
+        _refuse_worker([f"{order.computes} computes here and {computes} there"])
+    if study.threads != order.threads:
+        import torch
+
+        torch.set_num_threads(order.threads)
+    return measure.answers_of(plan_of(stock, study.halves, list(sample_rows(stock))), order.run)
+
+
+def _refuse_worker(differs: Sequence[str]) -> None:
+    if differs:
+        raise PeerError(
+            f"a worker on {platform.node()} could give other rows: {'; '.join(differs)}; give all workers the same "
+            "harness, packages, scenario, model files and kind of processor"
+        )
+
+
+def computes_on(device: str) -> str:
+    """The name of the GPU, or of the processor, that computes."""
+    if device != "cuda":
+        return str(this_machine()["processor"])
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def _answering(stock: Stock, team: Team, device: str, threads: int, ongoing: Run, reporter: Reporter) -> Answering:
+    """A team at the answers of a study."""
+
+    def answerer(each: int) -> Callable[[], measure.Answers]:
+        order = Order(
+            scenario=stock.scenario,
+            run=ongoing.manifest.name,
+            folder=Path.cwd(),
+            asked_by=describe(stock),
+            computes=computes_on(device),
+            threads=each,
+        )
+        return functools.partial(answers_for, order)
+
+    return Answering(
+        team=team,
+        device=device,
+        threads=threads,
+        given=stock.scenario.measure.threads is not None,
+        answerer=answerer,
+        weight_bytes=lambda: elements_of(stock) * (2 if device == "cuda" else 4),
+        record=functools.partial(ongoing.record_conditions, "answers"),
+        warn=reporter.warn,
+    )
 
 
 def load_models(stock: Stock) -> tuple[Models, str, int]:

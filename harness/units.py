@@ -97,3 +97,13 @@ def format_bytes(n_bytes: float) -> str:
 def format_seconds(seconds: float) -> str:
     """A time for people: ``83.7 ms``."""
     return _scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")))
+
+
+def format_duration(seconds: float) -> str:
+    """A time that somebody waits, in two units at most: ``40 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    whole = max(1, round(seconds))
+    for unit, smaller, name, smaller_name in ((86_400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
+        if (of_smaller := round(whole / smaller)) * smaller >= unit:
+            most, rest = divmod(of_smaller, unit // smaller)
+            return f"{most} {name} {rest} {smaller_name}" if rest else f"{most} {name}"
+    return f"{whole} s"

@@ -22,6 +22,13 @@ class Form(enum.StrEnum):
     JSON = "json"
 
 
+class EngineName(enum.StrEnum):
+    """What work is spread over."""
+
+    processes = "processes"
+    ray = "ray"
+
+
 class _Flags:
     """Help in which a flag, which takes no value, has no type beside it."""
 

@@ -2,9 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from harness.cli.run import RunsFolder
+
+if TYPE_CHECKING:
+    from harness.scenario.model import Scenario
 
 
 def check(
@@ -19,6 +24,10 @@ def check(
             "--no-stand-in", help="Look only for the scenarios' own backbone, codecs and networks, not their stand-ins."
         ),
     ] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Print what a run takes, too: units, hours, disk; reads the benchmarks.")
+    ] = False,
+    results: RunsFolder = Path("results/runs"),
 ) -> None:
     """Validate scenarios without running them.
 
@@ -29,6 +38,11 @@ def check(
         harness check scenarios/*.yaml
 
         harness check scenarios/realworldqa.yaml --no-stand-in
+
+    With `--cost` hours are recorded ones where timed requests of the same points, weights and machine are in a run
+    under the results, estimated where a GPU with a data sheet is here, and not given elsewhere.
+
+        harness check scenarios/realworldqa.yaml --cost
     """
     from harness.errors import ScenarioError
     from harness.scenario.load import load, scenario_hash
@@ -49,8 +63,21 @@ def check(
             f"{file}: {scenario.name} {scenario_hash(scenario)}: {len(scenario.pipelines)} schemes, "
             f"{points} operating points, {len(scenario.replay.uplinks)} uplinks"
         )
+        if cost and scenario.estimate is None:
+            for line in _cost(scenario, results, no_stand_in):
+                typer.echo(f"  {line}")
     if mistakes:
         raise ScenarioError("\n".join(mistakes))
+
+
+def _cost(scenario: "Scenario", results: Path, no_stand_in: bool) -> "list[str]":
+    """What a run of a scenario from its beginning takes."""
+    from harness.cost import lines
+    from harness.stock import take_stock
+    from harness.study import planned
+
+    stock = take_stock(scenario, allow_stand_ins=not no_stand_in)
+    return list(lines(stock, planned(stock), results / scenario.name))
 
 
 def schema() -> None:

@@ -1,5 +1,6 @@
 """What a running study shows: one bar a phase, with the time left, and the sentences that a reader must not miss."""
 
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from harness.units import format_duration
+
+_EVERY_S = 60.0
+"""How often a line says how far a phase is, where there is no terminal."""
+_SPEED_OF_S = 3600.0
+"""Over which time the speed of a bar is taken: a step may be minutes."""
+
 
 def terminal(**how: Any) -> Console:
     """A console that prints names as they are: ``[lte]`` in one is no markup, ``:up:`` no picture."""
@@ -27,7 +35,7 @@ def bar(console: Console) -> BarColumn:
 
 
 class Display:
-    """A study's reporter on a terminal; where output goes to a file, the sentences alone."""
+    """A study's reporter on a terminal; where output goes to a file, the sentences, and a line of progress a minute."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -39,8 +47,11 @@ class Display:
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            speed_estimate_period=_SPEED_OF_S,
         )
         self._task: TaskID | None = None
+        self._name, self._steps, self._left = "", 0, 0
+        self._began_s = self._told_s = 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -64,9 +75,18 @@ class Display:
         if not self._console.is_terminal:
             before = f", {done} of them done before" if done else ""
             self._console.print(f"{name}: {total} steps{before}")
+        self._name, self._steps, self._left = name, 0, total - done
+        self._began_s = self._told_s = time.monotonic()
         self._task = self._progress.add_task(name, total=total, completed=done)
 
     def advance(self) -> None:
         """One step of the phase is done."""
         if self._task is not None:
             self._progress.advance(self._task)
+        self._steps += 1
+        self._left -= 1
+        now_s = time.monotonic()
+        if not self._console.is_terminal and self._left > 0 and now_s - self._told_s >= _EVERY_S:
+            self._told_s = now_s
+            left_s = (now_s - self._began_s) / self._steps * self._left
+            self._console.print(f"{self._name}: {self._left} steps left, about {format_duration(left_s)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.app import EngineName
 from harness.cli.estimate import refuse_options, show_projection, write_projection
 from harness.edge import TOKEN_VARIABLE
 
@@ -60,6 +61,19 @@ def run(
             metavar="RATE|TRACE", help="With --server: send at this rate, or at the rates of a recorded link."
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=4096,
+            metavar="N",
+            help="How many processes answer; each has a GPU where there are some.",
+            show_default="one a core where the scenario has measure.threads: 1 and no GPU computes, else one",
+        ),
+    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="What answers: processes here, or actors of a Ray cluster.")
+    ] = EngineName.processes,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
 
@@ -75,6 +89,15 @@ def run(
 
         harness run scenarios/realworldqa_lowrate.yaml --server http://192.168.1.20:8000
 
+    `--workers` spreads the answers, never the timing, over processes of this machine, or with `--engine ray` over a Ray
+    cluster, whose nodes need the same harness, scenario and model files under the same paths. The rows do not depend on
+    it. Each worker loads a model of its own, unless it computes on one processor thread of this machine; a worker that
+    is killed is replaced.
+
+        harness run scenarios/realworldqa.yaml --workers 4
+
+        RAY_ADDRESS=HEAD:6379 harness run scenarios/realworldqa.yaml --engine ray
+
     A scenario with an `estimate:` section needs neither weights nor the hardware: its times are estimated.
 
         harness run scenarios/paper_projection.yaml
@@ -83,15 +106,20 @@ def run(
     from harness.cli.display import Display, terminal
     from harness.report.sections import sections
     from harness.study import run as run_study
+    from harness.team import Team
 
     console = terminal()
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or own_name)
     if wanted.estimate is not None:
-        refuse_options(scenario, server=server, shape=shape, no_stand_in=no_stand_in)
+        ray = engine is EngineName.ray
+        refuse_options(scenario, server=server, shape=shape, no_stand_in=no_stand_in, workers=workers, engine=ray)
         _project(wanted, folder, fresh=fresh, console=console)
         return
     remote = _remote(server, shape)
+    if remote is not None and ((workers or 1) > 1 or engine is EngineName.ray):
+        option = "--workers" if engine is EngineName.processes else "--engine"
+        raise typer.BadParameter("goes without --server, whose connection is one process's", param_hint=option)
     with Display(console) as display:
         run_study(
             wanted,
@@ -101,6 +129,8 @@ def run(
             fresh=fresh,
             command=tuple(sys.argv),
             remote=remote,
+            team=Team(workers=workers, engine=engine.value),
+            tell=display.line,
         )
     for section in sections(Analysis.read(folder)):
         console.print(section)

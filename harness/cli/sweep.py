@@ -3,23 +3,17 @@
 import functools
 import itertools
 import math
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.app import EngineName
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from harness.analysis.means import Estimate
-
-
-class EngineName(StrEnum):
-    """Where the cells of a sweep are replayed."""
-
-    processes = "processes"
-    ray = "ray"
 
 
 def sweep(

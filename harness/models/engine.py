@@ -7,6 +7,7 @@ Another engine than transformers stands behind the same method: it is given the 
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -90,7 +91,7 @@ class TransformersEngine:
         for begin in range(0, len(prompts), _AT_ONCE):
             made = [prompt() for prompt in prompts[begin : begin + _AT_ONCE]]
             for one, written in zip(made, self._together([prompt.embeds_TH for prompt in made]), strict=True):
-                found.append(written or self._alone(lambda prompt=one: prompt, Untimed()))
+                found.append(written or self._alone(functools.partial(Prompt, *one), Untimed()))
         return found
 
     def _reads_together(self, clocks: Sequence[Clock]) -> bool:

@@ -1,65 +1,326 @@
-"""Work spread over processes that share what was loaded, where that is safe: networks on Linux's processors.
+"""Work handed out to processes a task at a time, so that one may die and another takes its task.
 
-The processes are forked, so that a model is in memory once. That is safe as long as no thread of the parent is inside a
-computation; so each process gets one thread, and an accelerator, which cannot be forked, gets one process.
+*Forked* ones share what was loaded, so that a model is in memory once; that is safe as long as no thread of the parent
+is inside a computation, so each gets one thread, and an accelerator, which cannot be forked, none. *Spawned* ones load
+for themselves, and so do actors of a Ray cluster (:mod:`harness.profiling.actors`).
 """
 
+import collections
+import contextlib
 import ctypes
+import dataclasses
+import functools
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
+import pickle
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
+from harness.errors import HarnessError, UnavailableError
 from harness.kernels import compile_all
 
 Task = TypeVar("Task")
-Done = TypeVar("Done")
+Result = TypeVar("Result")
+Work: TypeAlias = Callable[[Task], Result]
 
 _PR_SET_PDEATHSIG = 1
-_shared: Callable[[object], object]
+_MOST_DEATHS = 3
+"""Of workers at one task, or in one place before they were ready: another would die of the same."""
+_PATIENCE_S = 5.0
+"""With a process that said its last word and is not gone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has loaded what it works with."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """What a worker made of its task."""
+
+    result: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failed:
+    """What a worker raised, in a task or before."""
+
+    error: Exception
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Died:
+    """A worker is no more; ``how`` is a phrase such as ``killed by SIGKILL``."""
+
+    how: str
+
+
+Reply: TypeAlias = Ready | Finished | Failed | Died
+
+
+class Pool(Protocol):
+    """Workers, each in a place of its own; each replies that it is ready, and once to each task."""
+
+    def start(self, place: int) -> None:
+        """Begins a worker in a place that has none."""
+        ...
+
+    def give(self, place: int, task: Any) -> None:
+        """Gives a task to a worker that has none."""
+        ...
+
+    def wait(self) -> tuple[int, Reply]:
+        """The next reply and the place that it comes from."""
+        ...
+
+    def stop(self) -> None:
+        """Ends all workers at once, whatever they do."""
+        ...
+
+
+def _nothing(how: str) -> None:
+    """What is done where nobody asks."""
+
+
+def hand_out(
+    tasks: Sequence[Task],
+    pool: Pool,
+    workers: int,
+    *,
+    named: Callable[[Task], str] = str,
+    lost: Callable[[str], None] = _nothing,
+) -> Generator[tuple[Task, Any], None, None]:
+    """Yields each task with what a worker of the pool made of it, as they finish.
+
+    A worker gets its next task before the caller sees what it finished. ``lost`` is told how one died; its task goes to
+    another that is idle, or else to a new one in its place. An error in a task is raised here. Raises
+    UnavailableError where three workers died at one task, or in one place before they had loaded. All workers have
+    ended when this returns, raises or is closed.
+    """
+    waiting = collections.deque(range(len(tasks)))
+    idle: list[int] = []
+    in_hand: dict[int, int] = {}
+    deaths: collections.Counter[int] = collections.Counter()
+    unready: collections.Counter[int] = collections.Counter()
+    left = len(tasks)
+
+    def deal() -> None:
+        while waiting and idle:
+            place = idle.pop(0)
+            in_hand[place] = waiting.popleft()
+            pool.give(place, tasks[in_hand[place]])
+
+    try:
+        for place in range(min(workers, left)):
+            pool.start(place)
+        while left:
+            place, reply = pool.wait()
+            number = in_hand.pop(place, None)
+            if isinstance(reply, Failed):
+                raise reply.error
+            if isinstance(reply, Died):
+                if number is not None:
+                    deaths[number] += 1
+                    waiting.appendleft(number)
+                elif place in idle:
+                    idle.remove(place)
+                else:
+                    unready[place] += 1
+                if max(unready[place], 0 if number is None else deaths[number]) >= _MOST_DEATHS:
+                    where = "while they loaded" if number is None else f"at {named(tasks[number])}"
+                    raise UnavailableError(_given_up(where, reply.how))
+                lost(reply.how)
+                deal()
+                if waiting:
+                    pool.start(place)
+                continue
+            unready[place] = 0
+            idle.append(place)
+            deal()
+            if isinstance(reply, Finished):
+                assert number is not None
+                left -= 1
+                yield tasks[number], reply.result
+    finally:
+        pool.stop()
+
+
+def _given_up(where: str, how: str) -> str:
+    short = "" if "SIGKILL" not in how else ", which is how Linux ends a process when memory is short"
+    return (
+        f"{_MOST_DEATHS} worker processes ended {where}, the last {how}{short}; what others had finished is stored: "
+        "repeat the command to resume, with fewer --workers where memory is short"
+    )
+
+
+class Processes:
+    """A pool of processes of this machine; ``make``, called in each, gives the work that it does.
+
+    Forked ones inherit ``make`` and all that it holds; for spawned ones it is pickled. ``environment`` gives the
+    variables that the process in a place is started with, before ``make`` is called.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Work[Any, Any]],
+        how: Literal["fork", "spawn"],
+        environment: Callable[[int], Mapping[str, str]] | None = None,
+    ) -> None:
+        self._make, self._environment = make, environment
+        self._context: Any = multiprocessing.get_context(how)
+        self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
+
+    def start(self, place: int) -> None:
+        """Begins a process, in which Ctrl-C is ignored: it is the parent's to handle."""
+        ours, theirs = self._context.Pipe()
+        given = (theirs, self._make, {} if self._environment is None else dict(self._environment(place)), os.getpid())
+        process: BaseProcess = self._context.Process(target=_serve, args=given, daemon=True)
+        if self._context.get_start_method() == "spawn":
+            multiprocessing.resource_tracker.ensure_running()  # It would lift the block below when it starts.
+        # Blocked, not ignored by the process itself: Ctrl-C may come before its first line.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with warnings.catch_warnings():
+                # Python 3.12 warns of any thread in the parent. A progress display's holds no lock that a worker needs.
+                warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+                process.start()
+            theirs.close()
+            self._workers[place] = process, ours
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def give(self, place: int, task: Any) -> None:
+        """Sends a task; one that died meanwhile is found by :meth:`wait`."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._workers[place][1].send(task)
+
+    def wait(self) -> tuple[int, Reply]:
+        """The next reply; a process that ended without one has died."""
+        connections = {ours: place for place, (_, ours) in self._workers.items()}
+        ended = {process.sentinel: place for place, (process, _) in self._workers.items()}
+        ready = wait([*connections, *ended])
+        place = next((connections[one] for one in ready if one in connections), None)
+        if place is None:
+            place = ended[next(one for one in ready if isinstance(one, int))]
+        process, ours = self._workers[place]
+        try:
+            # What it sent before its end counts.
+            if ours.poll():
+                reply: Reply = ours.recv()
+                return place, reply
+        except (EOFError, OSError):
+            pass
+        del self._workers[place]
+        process.join(_PATIENCE_S)
+        process.kill()
+        process.join()
+        ours.close()
+        return place, Died(_how(process.exitcode))
+
+    def stop(self) -> None:
+        """Kills them: what was finished has been received."""
+        for process, _ in self._workers.values():
+            process.kill()
+        for process, ours in self._workers.values():
+            process.join()
+            ours.close()
+        self._workers.clear()
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-exit_code).name}"
+    return f"with exit status {exit_code}"
+
+
+def _serve(theirs: Connection, make: Callable[[], Work[Any, Any]], environment: Mapping[str, str], parent: int) -> None:
+    """What a process does: it loads, says that it is ready, and replies to each task until there is no parent."""
+    _follow(parent)
+    os.environ.update(environment)
+    made = reply_of(make)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        theirs.send(Ready() if isinstance(made, Finished) else made)
+        while isinstance(made, Finished):
+            theirs.send(reply_of(made.result, theirs.recv()))
+
+
+def reply_of(work: Callable[..., Any], *given: Any) -> Finished | Failed:
+    """What a worker replies to work that it was given."""
+    try:
+        return Finished(work(*given))
+    except Exception as error:  # Whatever it is, it is the caller's.
+        return Failed(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as it passes between processes."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return UnavailableError(
+            f"a worker has no memory left: {reason}; each has a model: repeat the command with fewer --workers"
+        )
+    if not isinstance(error, HarnessError):
+        error.add_note("In a worker:\n" + "".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # Whatever an error of somebody's own raises there.
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
+
+
+def _follow(parent: int) -> None:
+    """A killed parent takes this process with it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It was killed before.
+        os._exit(1)
+
+
+def may_fork(device: str, threads: int) -> bool:
+    """Whether processes that compute on ``device`` with ``threads`` threads each may share what this one loaded."""
+    return sys.platform == "linux" and device == "cpu" and threads == 1
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers_for(device: str, threads: int) -> int:
     """How many processes may compute at once on ``device`` with ``threads`` threads each: the cores there are."""
-    if sys.platform != "linux" or device != "cpu" or threads != 1:
-        return 1
-    return len(os.sched_getaffinity(0))
+    return processors() if may_fork(device, threads) else 1
 
 
-def spread(work: Callable[[Task], Done], tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Done]]:
+def spread(
+    work: Work[Task, Result],
+    tasks: Sequence[Task],
+    workers: int,
+    *,
+    named: Callable[[Task], str] = str,
+    lost: Callable[[str], None] = _nothing,
+) -> Generator[tuple[Task, Result], None, None]:
     """Yields each task with what ``work`` made of it, as they finish; in order, and in this process, for one worker.
 
-    Only tasks and results pass between processes; ``work`` and all that it holds are inherited. An error in a task is
-    raised here, and the tasks not begun are dropped.
+    Only tasks and results pass between processes; ``work`` and all that it holds are inherited. Otherwise as
+    :func:`hand_out`.
     """
     if workers <= 1 or len(tasks) <= 1:
         for task in tasks:
             yield task, work(task)
         return
     compile_all()
-    global _shared
-    _shared = work  # type: ignore[assignment]
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=_follow_parent)
-    try:
-        with warnings.catch_warnings():
-            # Python 3.12 warns of any thread in the parent. A progress display's holds no lock that a worker asks for.
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            futures = {pool.submit(_run, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()  # type: ignore[misc]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    pool = Processes(functools.partial(_same, work), "fork")
+    yield from hand_out(tasks, pool, workers, named=named, lost=lost)
 
 
-def _follow_parent() -> None:
-    """A killed parent takes its workers with it; Ctrl-C is the parent's to handle."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _run(task: object) -> object:
-    return _shared(task)
+def _same(work: Work[Task, Result]) -> Work[Task, Result]:
+    return work

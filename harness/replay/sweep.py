@@ -2,14 +2,13 @@
 
 import concurrent.futures
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import pyarrow as pa
 
-from harness.errors import UnavailableError
+from harness.cluster import connected
 from harness.records import RequestRow, schema
 from harness.replay.cell import Cell, Engine, replay
 from harness.replay.profile import Profile
@@ -59,28 +58,13 @@ def _over_processes(jobs: Sequence[Job], workers: int) -> list[pa.Table]:
 
 
 def _over_ray(jobs: Sequence[Job]) -> list[pa.Table]:
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise UnavailableError("Ray is not installed; 'pip install tofc-harness[ray]' adds it") from None
-    ours = not ray.is_initialized()
-    if ours:
-        # A cluster of our own tells nobody that it was used; one that is there already has been asked.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with connected() as ray:
         try:
-            ray.init(log_to_driver=False, include_dashboard=False)
-        except Exception as error:  # Ray raises no narrower one.
-            reason = str(error).partition("\n")[0]
-            raise UnavailableError(f"a Ray cluster can be neither reached nor started here: {reason}") from None
-    try:
-        remote = ray.remote(_replayed)
-        return list(ray.get([remote.remote(job) for job in jobs]))
-    except ray.exceptions.RayTaskError as error:
-        # What went wrong in a cell is what the caller is told, as by the other engines.
-        raise error.cause from None
-    finally:
-        if ours:
-            ray.shutdown()
+            remote = ray.remote(_replayed)
+            return list(ray.get([remote.remote(job) for job in jobs]))
+        except ray.exceptions.RayTaskError as error:
+            # What went wrong in a cell is what the caller is told, as by the other engines.
+            raise error.cause from None
 
 
 def _replayed(job: Job) -> pa.Table:

@@ -80,7 +80,7 @@ class Session(_Strict):
     the machine waited for a processor. ``released``: without a commit, whether the code is an installed release's.
     ``server`` is null where both halves ran in this process. ``energy`` says of each side what its energy was read
     from, or why nothing was. ``conditions`` has the power mode, clocks (MHz) and temperatures (C) before and after a
-    pass.
+    pass, and of answers that several processes gave how many, what they were and how many died.
     """
 
     started_utc: str

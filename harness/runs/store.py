@@ -128,6 +128,10 @@ class Run:
         """Says that the run consists of these units too; returns those whose rows are not there yet."""
         units = list(units)
         self._wanted |= {unit.key for unit in units}
+        return self.missing(units)
+
+    def missing(self, units: Iterable[Unit]) -> list[Unit]:
+        """Those of some units whose rows are not there yet."""
         return [unit for unit in units if unit.key not in self._units]
 
     def add(

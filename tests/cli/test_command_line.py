@@ -1,6 +1,7 @@
 """The command line itself: names are shown as they are, what it writes is asked first, and Ctrl-C says so."""
 
 import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -41,6 +42,20 @@ def test_a_console_prints_names_as_they_are(capsys: pytest.CaptureFixture[str]) 
         display.line(NAME)
         display.phase(NAME, total=1, done=0)
     assert capsys.readouterr().out.count(NAME) == 7
+
+
+def test_without_a_terminal_a_line_a_minute_says_how_long_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the steps of this process alone: those that were done before took another's time."""
+    now_s = itertools.chain([0.0, 50.0, 100.0, 110.0, 400.0], itertools.repeat(500.0))
+    monkeypatch.setattr("harness.cli.display.time.monotonic", lambda: next(now_s))
+    display = Display(terminal(width=200))
+    display.phase("answers", total=15, done=10)
+    for _ in range(5):
+        display.advance()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["answers: 3 steps left, about 2 min 30 s", "answers: 1 steps left, about 1 min 40 s"]
 
 
 @pytest.mark.slow

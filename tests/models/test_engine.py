@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_models import make_backbone, make_backbone15
 
 from harness.data.sample import Question
 from harness.models import engine
 from harness.models.contract import Request, Sharing, Untimed
+from tests.small_models import make_backbone, make_backbone15
 
 ASKED = [
     Question(text="Which colour has the bus behind the lamp?", kind="choice", options={"A": "red", "B": "x"}),
@@ -28,15 +28,20 @@ def answered(backbone, requests, clock):
 @pytest.fixture
 def read_alone(monkeypatch):
     """The prompts that are read one at a time."""
-    seen = []
+    seen: list[int] = []
     alone = engine.TransformersEngine._alone
-    monkeypatch.setattr(engine.TransformersEngine, "_alone", lambda self, *given: seen.append(1) or alone(self, *given))
+
+    def noted(self, prompt, clock):
+        seen.append(1)
+        return alone(self, prompt, clock)
+
+    monkeypatch.setattr(engine.TransformersEngine, "_alone", noted)
     return seen
 
 
 @pytest.mark.parametrize("make", [make_backbone, make_backbone15])
 @pytest.mark.parametrize("seed", range(4))
-def test_questions_read_together_are_answered_as_alone(make, seed, read_alone):
+def test_questions_read_together_are_answered_as_alone(make, seed, read_alone) -> None:
     """Answers, and what was read and written for them, are those of one prompt at a time; few are read again."""
     backbone = make(seed)
     shown, other = picture(seed), picture(seed + 100)
@@ -55,7 +60,7 @@ def test_questions_read_together_are_answered_as_alone(make, seed, read_alone):
     assert again < asked / 2
 
 
-def test_what_is_in_doubt_is_read_again_by_itself(monkeypatch, tiny, read_alone):
+def test_what_is_in_doubt_is_read_again_by_itself(monkeypatch, tiny, read_alone) -> None:
     """A prompt with a token that leads by less than rounding might take is answered one at a time."""
     requests = [Request([picture(0)], question) for question in ASKED]
     wanted = answered(tiny, requests, Untimed)
@@ -65,7 +70,7 @@ def test_what_is_in_doubt_is_read_again_by_itself(monkeypatch, tiny, read_alone)
     assert len(read_alone) == len(requests)
 
 
-def test_a_lead_is_a_part_of_the_largest_logit():
+def test_a_lead_is_a_part_of_the_largest_logit() -> None:
     """A token is decided where it leads the next by more than rounding, at any scale; of undefined logits none is."""
     logits_BL = torch.tensor([[9.0, -10.0, 8.9], [9.0, -10.0, 8.995], [float("nan")] * 3])
     for scale in (1.0, 1e4):
@@ -75,7 +80,7 @@ def test_a_lead_is_a_part_of_the_largest_logit():
 
 
 @pytest.mark.parametrize("n_shared", [0, 1, 30])
-def test_branches_do_not_see_each_other(tiny, n_shared):
+def test_branches_do_not_see_each_other(tiny, n_shared) -> None:
     """The hidden states of prompts read side by side are those of each read by itself, token after token."""
     model = tiny._engine.language.model
     shared_TH = picture(1, n_tokens=n_shared)
@@ -97,7 +102,7 @@ def test_branches_do_not_see_each_other(tiny, n_shared):
             torch.testing.assert_close(more_QH[row], wanted_H, rtol=1e-5, atol=1e-5)
 
 
-def test_what_prompts_begin_with(tiny):
+def test_what_prompts_begin_with() -> None:
     """Of prompts that are alike to the end of one, each keeps a token of its own."""
     long_TH = picture(0)
     changed_TH = long_TH.clone()
@@ -116,7 +121,7 @@ def test_what_prompts_begin_with(tiny):
         ("rope_parameters", {"rope_type": "dynamic"}),
     ],
 )
-def test_other_attention_is_read_one_at_a_time(monkeypatch, tiny, setting, value):
+def test_other_attention_is_read_one_at_a_time(monkeypatch, tiny, setting, value) -> None:
     """A model that a mask alone does not tell what to look at, or whose positions depend on the length, reads alone."""
     clocks = [Sharing(), Sharing()]
     assert tiny._engine._reads_together(clocks)
@@ -126,7 +131,7 @@ def test_other_attention_is_read_one_at_a_time(monkeypatch, tiny, setting, value
     assert not tiny._engine._reads_together(clocks)
 
 
-def test_half_precision_and_masks_are_read_one_at_a_time(monkeypatch):
+def test_half_precision_and_masks_are_read_one_at_a_time(monkeypatch) -> None:
     """Where rounding moves every answer's lead, or attention is more than causal, nothing is read together."""
     backbone = make_backbone()
     with monkeypatch.context() as patched:
