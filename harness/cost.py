@@ -217,12 +217,12 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
     """The rates by the roofline of this machine's GPU, for the median picture; none where it has no data sheet."""
     if (sheet := sheet_here()) is None or not stock.samples.names:
         return {}, ""
-    from harness.estimates.backbone import Backbone
+    from harness.estimates.backbone import CountedBackbone
     from harness.estimates.estimate import Estimator
-    from harness.estimates.stages import Asked, work_of
+    from harness.estimates.stages import NominalRequest, work_of
 
     names = stock.samples.names
-    asked = Asked(
+    asked = NominalRequest(
         width_px=int(statistics.median(name.width_px for name in names)),
         height_px=int(statistics.median(name.height_px for name in names)),
         text_tokens=max(1, int(statistics.median(name.text_bytes for name in names)) // _TEXT_BYTES_A_TOKEN),
@@ -230,7 +230,7 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
     )
     found: dict[PointKey, Rate] = {}
     try:
-        estimator, backbone = Estimator(sheet, sheet), Backbone(stock.backbone)
+        estimator, backbone = Estimator(sheet, sheet), CountedBackbone(stock.backbone)
         for spec in stock.scenario.pipelines:
             for point, works in work_of(spec, backbone, asked):
                 rows = [

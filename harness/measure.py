@@ -19,6 +19,7 @@ from harness.edge.client import Transfer
 from harness.errors import PeerError
 from harness.models.contract import Answer, Clock, Sharing, Untimed
 from harness.profiling.resources import Need, half_needs
+from harness.profiling.workers import spread
 from harness.records import OutcomeRow, PointKey, ResourceRow, Side
 from harness.reporter import Reporter
 from harness.runs.recorded import RecordedTimes

@@ -160,7 +160,7 @@ def _work(
             machine=machine_name(),
             device=device,
             server=server_machine,
-            workers=workers,
+            workers=1 if peer is not None or loads else team.count(device, threads),
         )
         if scenario.measure.energy is not None:
             with Meters() as meters:
