@@ -27,7 +27,7 @@ SYSTEM = Replay.model_validate(
         "uplinks": [
             {"kind": "constant", "rate": "25 KB/s"},
             {"kind": "constant", "rate": "100 KB/s"},
-            {"kind": "constant", "rate": "1 MB/s", "propagation": "20 ms"},
+            {"kind": "constant", "rate": "1 MB/s", "wire": {"propagation": "20 ms"}},
         ],
         "users": [1, 4],
         "sharing": "fifo",

@@ -18,8 +18,8 @@ from harness.data.scoring import DEFAULT_SCORING, judge
 from harness.edge.client import Transfer
 from harness.errors import PeerError
 from harness.models.contract import Answer, Clock, Sharing, Untimed
+from harness.profiling import workers as forked
 from harness.profiling.resources import Need, half_needs
-from harness.profiling.workers import spread
 from harness.records import OutcomeRow, PointKey, ResourceRow, Side
 from harness.reporter import Reporter
 from harness.runs.recorded import RecordedTimes
@@ -257,7 +257,7 @@ def weigh(
             if side in sides
         ]
 
-    for unit, rows in spread(needed, pending, workers):
+    for unit, rows in forked.spread(needed, pending, workers):
         ongoing.add(unit, resources=rows)
         reporter.advance()
 

@@ -122,7 +122,7 @@ def test_a_wrong_entry_is_named_with_its_number_and_id(
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("{", "is not JSON"), ("{}", "holds dict; a list of conversations"), ("[]", "holds list")],
+    [("{", "is not JSON"), ("{}", "holds dict; a list of one or more conversations"), ("[]", "holds list")],
 )
 def test_a_file_that_is_no_list_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     """So is one that is not there."""
