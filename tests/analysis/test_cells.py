@@ -272,7 +272,7 @@ def test_every_interval_is_at_the_scenarios_confidence(made_up: Analysis) -> Non
 
     def at(confidence: float) -> Analysis:
         scenario = dict(made_up.manifest.scenario)
-        scenario["selection"] = {**scenario["selection"], "confidence": confidence}  # type: ignore[dict-item]
+        scenario["selection"] = {**scenario["selection"], "confidence": confidence}
         manifest = made_up.manifest.model_copy(update={"scenario": scenario})
         return Analysis(dataclasses.replace(made_up.record, manifest=manifest))
 
