@@ -221,4 +221,5 @@ def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, *, reaching: bool = Tr
     found = pd.concat(rows, ignore_index=True)
     numeric = [f"{part}_{name}" for name in (*statistics, "done") for part in PARTS]
     numeric += ["in_time", "in_time_low", "in_time_high", "requests", "timed"]
-    return found.astype(dict.fromkeys(numeric, float) | {"users": float})
+    wrong = [name for name in (*numeric, "users") if found[name].dtype != np.float64]
+    return found.astype(dict.fromkeys(wrong, float))

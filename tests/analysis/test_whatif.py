@@ -68,7 +68,7 @@ def test_starts_that_scatter_are_in_a_crossing_and_in_what_queues() -> None:
         ends.append([found.high / found.low for found in (crossed, links, waited)])
     assert (np.array(ends[1]) > 1.1 * np.array(ends[0])).all()
     apart = [moved[0], dataclasses.replace(moved[1], start=np.tile(np.arange(4, 8), 8))]
-    found = crossover(*apart, spec_of(), **rate).rate_bps
+    found = crossover(apart[0], apart[1], spec_of(), **rate).rate_bps
     assert found is not None
     assert found.high / found.low > 1.1 * ends[1][0]
     lone = dataclasses.replace(moved[1], start=np.full(32, 9))
