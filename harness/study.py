@@ -134,7 +134,6 @@ def _work(
             machine=machine_name(),
             device=study.device,
             server=server_machine,
-            workers=workers,
         )
         if scenario.measure.energy is not None:
             with Meters() as meters:
