@@ -18,7 +18,6 @@ from harness.data.scoring import DEFAULT_SCORING, judge
 from harness.edge.client import Transfer
 from harness.errors import PeerError
 from harness.models.contract import Answer, Clock, Sharing, Untimed
-from harness.profiling import workers as forked
 from harness.profiling.resources import Need, half_needs
 from harness.records import OutcomeRow, PointKey, ResourceRow, Side
 from harness.reporter import Reporter
@@ -221,12 +220,10 @@ def weigh(
     device: str,
     server: str | None = None,
     sides: Sequence[Side] = ("device", "server"),
-    workers: int = 1,
 ) -> None:
     """Commits what each half of every scheme needs besides time, on the first of the timed samples.
 
-    Of ``sides`` alone, in ``workers`` processes; ``server`` is the machine of the server halves, if another. It says
-    itself what they need.
+    Of ``sides`` alone; ``server`` is the machine of the server halves, if another. It says itself what they need.
 
     Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
     its operations.
@@ -235,13 +232,11 @@ def weigh(
     units = {plan.weighing(key, place, device): key for key in plan.halves}
     pending = ongoing.expect(units)
     reporter.phase("memory and operations", total=len(units), done=len(units) - len(pending))
-    run = ongoing.manifest.name
-
-    def needed(unit: Unit) -> list[ResourceRow]:
+    for unit in pending:
         needs = _needs(plan.halves[units[unit]], plan.samples[place], device)
-        return [
+        rows = [
             ResourceRow(
-                run=run,
+                run=ongoing.manifest.name,
                 unit=unit.key,
                 pipeline=units[unit][0],
                 point=units[unit][1],
@@ -256,8 +251,6 @@ def weigh(
             for side, (stage, quantity, value) in needs
             if side in sides
         ]
-
-    for unit, rows in forked.spread(needed, pending, workers):
         ongoing.add(unit, resources=rows)
         reporter.advance()
 

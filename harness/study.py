@@ -33,7 +33,6 @@ from harness.profiling.energy import Meter, Meters
 from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.pacing import Pacing
 from harness.profiling.telemetry import Telemetry
-from harness.profiling.workers import workers_for
 from harness.records import PointKey, SampleRow, Side, to_table
 from harness.replay import Profile, sweep
 from harness.reporter import Reporter
@@ -161,7 +160,6 @@ def _work(
             machine=machine_name(),
             device=device,
             server=server_machine,
-            workers=workers_for(device, threads) if peer is None else 1,
         )
         if scenario.measure.energy is not None:
             with Meters() as meters:
