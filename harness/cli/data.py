@@ -1,16 +1,12 @@
 """``harness data``: the public benchmarks on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from harness.cli.app import Command, group
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console
+from harness.data import MIRROR_VARIABLE
 
 app = group(
     "data",
@@ -46,23 +42,23 @@ def get(
     mirror: Annotated[
         str | None,
         typer.Option(
-            envvar="HARNESS_DATA_MIRROR",
+            envvar=MIRROR_VARIABLE,
             help="A URL under which the files lie as they do under VLMEvalKit's own.",
             show_default="where VLMEvalKit publishes them",
         ),
     ] = None,
 ) -> None:
-    """Download benchmarks; what was begun is taken up, and a file takes its name when its md5 is right.
+    """Download benchmarks; what was begun is resumed, and a file takes its name when its md5 is right.
 
     harness data get RealWorldQA MME
     """
-    from harness.cli.display import terminal
+    from harness.cli.display import Bar, terminal
     from harness.data.benchmarks import PREFIX, find, folder
     from harness.data.download import download
 
     console = terminal()
     for benchmark in [find(name) for name in names]:
-        with _Bar(console, benchmark.name, sized=True) as bar:
+        with Bar(console, benchmark.name, sized=True) as bar:
             path = download(benchmark, folder(), mirror=mirror or PREFIX, progress=bar)
         console.print(f"{benchmark.name}: {path}, md5 {benchmark.md5}", soft_wrap=True, highlight=False)
 
@@ -86,7 +82,7 @@ def check(
         harness data check photographs/
     """
     from harness.cache import cache_folder
-    from harness.cli.display import terminal
+    from harness.cli.display import Bar, terminal
     from harness.data import own
     from harness.data.benchmarks import BENCHMARKS, check_md5, find, folder, load, locate
     from harness.errors import DataError, HarnessError, UnavailableError
@@ -101,7 +97,7 @@ def check(
         published = name in BENCHMARKS or not ("/" in name or name.endswith((".tsv", ".csv")))
         try:
             samples = load(name) if published else own.load(Path(name), cache=cache_folder())[1]
-            with _Bar(console, name, sized=False) as bar:
+            with Bar(console, name, sized=False) as bar:
                 for number, _ in enumerate(samples, 1):
                     bar(number, len(samples))
         except HarnessError as error:
@@ -117,30 +113,3 @@ def check(
         mistakes += found
     if mistakes:
         raise DataError("\n".join(mistakes))
-
-
-class _Bar:
-    """A progress bar on a terminal, in bytes or in questions; nothing where output goes to a file."""
-
-    def __init__(self, console: "Console", name: str, *, sized: bool) -> None:
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)
-        columns = (TextColumn("{task.description:<15}", markup=False), BarColumn(), *amount, TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task(name, total=None)
-
-    def __enter__(self) -> "Callable[[int, int | None], None]":
-        self._progress.start()
-        return lambda done, total: self._progress.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()

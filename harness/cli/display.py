@@ -1,5 +1,7 @@
 """What a running study shows: one bar a phase, with the time left, and the sentences that a reader must not miss."""
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -7,13 +9,20 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
+
+from harness.units import format_bytes
+
+LINE_EVERY_S = 15.0
+"""How often a line says how far something has come where there is no terminal for a bar."""
 
 
 def terminal(**how: Any) -> Console:
@@ -65,3 +74,31 @@ class Display:
         """One step of the phase is done."""
         if self._task is not None:
             self._progress.advance(self._task)
+
+
+class Bar:
+    """How far one thing has come, in bytes or in steps: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, console: Console, name: str, *, sized: bool) -> None:
+        amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)
+        columns = (TextColumn("{task.description:<15}", markup=False), BarColumn(), *amount, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task(name, total=None)
+        self._console, self._name, self._sized = console, name, sized
+        self._said_s = time.monotonic()
+
+    def __enter__(self) -> Callable[[int, int | None], None]:
+        self._progress.start()
+        return self._told
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _told(self, done: int, total: int | None) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+        if self._console.is_terminal or (now_s := time.monotonic()) < self._said_s + LINE_EVERY_S:
+            return
+        self._said_s = now_s
+        form = format_bytes if self._sized else str
+        whole = "" if total is None else f" of {form(total)}" + (f", {100 * done // total} %" if total else "")
+        self._console.print(f"{self._name}: {form(done)}{whole}", soft_wrap=True, highlight=False)

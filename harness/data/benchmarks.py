@@ -14,11 +14,10 @@ from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 from harness.data.tsv import read_tsv
 from harness.errors import DataError, UnavailableError, unknown_name
+from harness.files import hexdigest
 
 PREFIX = "https://opencompass.openxlab.space/utils/"
 """VLMEvalKit's public prefix of the ``url_path`` of every benchmark."""
-
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,21 +96,10 @@ def load(
 def check_md5(benchmark: Benchmark, path: Path) -> None:
     """Reads a benchmark's file from end to end; raises DataError where its md5 is not the published one."""
     try:
-        found = md5_of(path)
+        found = hexdigest(path, hashlib.md5(usedforsecurity=False))
     except OSError as error:
         raise UnavailableError(f"{benchmark.name}: {path} cannot be read: {error.strerror or error}") from None
     if found != benchmark.md5:
         raise DataError(
             f"{path}: its md5 is {found}, and {benchmark.md5} is published; it is damaged, or of another release"
         )
-
-
-def md5_of(path: Path, n_bytes: int | None = None) -> str:
-    """The md5 of a file, or of its first bytes, in hexadecimal digits; raises OSError where it cannot be read."""
-    digest = hashlib.md5(usedforsecurity=False)
-    left = path.stat().st_size if n_bytes is None else n_bytes
-    with path.open("rb") as file:
-        while chunk := file.read(min(left, _CHUNK_BYTES)):
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest()

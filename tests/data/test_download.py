@@ -156,7 +156,7 @@ def test_a_connection_that_brings_nothing_is_given_up(server: Server, tmp_path: 
     """What has come stays for the next command."""
     (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT[:1000])
     server.cut_after = 0
-    with pytest.raises(UnavailableError, match=r"lost after 1000 bytes .* the same command goes on from there"):
+    with pytest.raises(UnavailableError, match=r"lost after 1000 bytes .* repeat the command to resume"):
         fetch(server, tmp_path)
     assert (tmp_path / "RealWorldQA.tsv.part").read_bytes() == CONTENT[:1000]
     server.cut_after = None
