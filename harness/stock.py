@@ -3,6 +3,7 @@
 Nothing is loaded and torch is not imported: a scenario is checked, and a complete run recognised, in a second.
 """
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from harness import catalog
 from harness.cache import cache_folder
 from harness.channel.opening import unreadable_files
-from harness.data import own
+from harness.data import benchmarks, own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
@@ -24,7 +25,7 @@ from harness.records import SampleRow, Side
 from harness.runs import digests, provenance, recorded
 from harness.runs.recorded import Recorded
 from harness.scenario.load import as_given, scenario_hash
-from harness.scenario.model import Scenario
+from harness.scenario.model import PipelineSpec, Scenario
 from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
 
 Thing = TypeVar("Thing")
@@ -158,7 +159,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     depends: dict[Key, dict[str, str]] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in spec.operating_points(stand_in=backbone != scenario.backbone):
+        for point in points_of(spec, scheme, backbone, standing_in=backbone != scenario.backbone):
             key = spec.name, point.label
             points[key] = scheme, point
             _refuse_size(backbone, scenario.weights, point)
@@ -186,13 +187,15 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
 
 
 def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
-    """The sentences on what a scenario names and its run would not find, apart from benchmarks.
+    """The sentences on what a scenario names and its run would not find.
 
-    Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
+    Of benchmarks and backbone, what would run is looked at: the wanted one or its stand-in; benchmarks are not opened.
+    Imports no torch, loads nothing.
     """
     found = [*unreadable_files(scenario.replay), *profiles_of(scenario)[1]]
     if scenario.estimate is not None:
         return found  # It is made from counted work: neither weights nor codecs are opened.
+    found += _absent_benchmarks(scenario, allow_stand_ins=allow_stand_ins)
     absent: list[str] = []
     stand_in = scenario.stand_in.backbone if allow_stand_ins else None
     backbone, model = _first_at_hand(
@@ -202,7 +205,7 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     wrong: dict[str, str] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in spec.operating_points(stand_in=backbone != scenario.backbone):
+        for point in points_of(spec, scheme, backbone, standing_in=backbone != scenario.backbone):
             try:
                 if model is not None:
                     _refuse_size(backbone, scenario.weights, point)
@@ -213,6 +216,26 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
             if not allow_stand_ins and _stands_in_for(scheme, point) is not None:
                 found.append(_no_stand_in(spec.name, point))
     return [*found, *wrong.values()]
+
+
+def points_of(
+    spec: PipelineSpec, scheme: type[Scheme], backbone: str, *, standing_in: bool
+) -> Sequence[OperatingPoint]:
+    """The points of a pipeline that run; ``standing_in`` says whether the backbone is a stand-in.
+
+    Its ``stand_in`` points are small networks in the place of published ones, or codecs of the backbone's stand-in.
+    The former are needed only where the published networks are not here, for these do not depend on the backbone.
+    """
+    wanted = list(spec.operating_points())
+    if not standing_in or not spec.stand_in:
+        return wanted
+    instead = list(spec.operating_points(stand_in=True))
+    if any(_stands_in_for(scheme, point) is not None for point in instead):
+        with contextlib.suppress(HarnessError):
+            for point in wanted:
+                _scheme_digests(scheme, backbone, point)
+            return wanted
+    return instead
 
 
 def _stands_in_for(scheme: type[Scheme], point: OperatingPoint) -> str | None:
@@ -324,6 +347,30 @@ def _first_at_hand(
             except UnavailableError as error:
                 absent.append(str(error))
     return wanted, None
+
+
+def _absent_benchmarks(scenario: Scenario, *, allow_stand_ins: bool) -> Iterator[str]:
+    """The sentences on each benchmark that is not here, nor its stand-in."""
+    for wanted in scenario.wanted:
+        sentences = []
+        for name in (wanted.name, wanted.stand_in if allow_stand_ins else None):
+            try:
+                if name is not None:
+                    _refuse_absent(name, scenario.folder)
+                    break
+            except UnavailableError as error:
+                sentences.append(str(error))
+        else:
+            yield from sentences
+
+
+def _refuse_absent(name: str, folder: Path) -> None:
+    """Raises UnavailableError for a benchmark that is not here; of one's own, ``folder`` is where its path counts from.
+    """
+    if name in benchmarks.BENCHMARKS:
+        benchmarks.refuse_absent(name)
+    elif name not in catalog.BENCHMARKS:
+        own.refuse_absent(folder / name)
 
 
 def _load_benchmark(name: str, folder: Path) -> tuple[str, Sequence[Sample]]:

@@ -84,13 +84,18 @@ def load(
 
     Raises UnavailableError, saying how to get it, where the file is absent, and DataError where it is damaged.
     """
+    return read_tsv(refuse_absent(name), name, max_pixels=max_pixels)
+
+
+def refuse_absent(name: str) -> Path:
+    """The path of a benchmark's TSV; raises UnavailableError, saying how to get it, where it is absent."""
     path = locate(name)
     if not path.exists():
         raise UnavailableError(
             f"{name} is not on this machine: {path} is absent (md5 {BENCHMARKS[name].md5}); 'harness data get {name}' "
             "downloads it"
         )
-    return read_tsv(path, name, max_pixels=max_pixels)
+    return path
 
 
 def check_md5(benchmark: Benchmark, path: Path) -> None:

@@ -34,6 +34,9 @@ SOURCES: Mapping[str, str | Path] = {
 }
 """Where the weights of each name are: a hub id, or a folder of the zoo."""
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of a LoRA adapter, as peft names them."""
+
 PARTS: tuple[Part, ...] = ("tower", "projector", "language")
 
 PINNED = "tofc-harness"
@@ -52,6 +55,7 @@ _NAMES: tuple[tuple[str, Part, str], ...] = (
 _PLACES = tuple((re.compile(pattern), part, prefix) for pattern, part, prefix in _NAMES)
 
 _COMPUTED = (".position_ids", ".rotary_emb.inv_freq")
+_HEAD = "lm_head.weight"
 _FEW = 256
 
 
@@ -155,7 +159,17 @@ def tensors(folder: Path) -> Mapping[Part, Mapping[str, Place]]:
         if place := place_of(key):
             part, name = place
             parts[part][name] = Place(file, key)
+    if _HEAD in parts["language"] and (config := folder / "config.json").is_file() and is_tied(read_json(config)):
+        # Some versions of transformers stored it beside the embedding that it is.
+        del parts["language"][_HEAD]
     return parts
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether the head shares the embedding's weights: older checkpoints say so in their text model's config alone."""
+    text = config.get("text_config")
+    own = text.get("tie_word_embeddings") if isinstance(text, Mapping) else None
+    return bool(config.get("tie_word_embeddings") or own)
 
 
 def weight_map(index: Path) -> Iterator[tuple[str, str]]:

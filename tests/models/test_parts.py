@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_models import make_backbone, make_backbone15, save
+from small_models import make_backbone, make_backbone15, old_name, save, write
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
 from harness.errors import CheckpointError
@@ -27,38 +27,6 @@ FAMILIES = {
     "llava15": (make_backbone15, LlavaForConditionalGeneration, llava15.load, "llava-1.5-7b"),
 }
 STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def old_name(name: str) -> str:
-    """A tensor's name in the hub's checkpoints, which transformers before 5.0 wrote."""
-    name = name.replace("model.vision_tower.vision_model.", "model.vision_tower.")
-    for new, old in (
-        ("model.vision_tower.", "vision_tower.vision_model."),
-        ("model.language_model.", "language_model.model."),
-        ("lm_head.", "language_model.lm_head."),
-        ("model.multi_modal_projector.", "multi_modal_projector."),
-        ("model.image_newline", "image_newline"),
-    ):
-        if name.startswith(new):
-            return old + name.removeprefix(new)
-    raise AssertionError(name)
-
-
-def write(folder: Path, weights: dict[str, torch.Tensor], *, sharded: bool) -> None:
-    """A checkpoint's weights in one file, or in twelve under an index, as the hub's are."""
-    for path in folder.glob("model*"):
-        path.unlink()
-    if not sharded:
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        return
-    names = sorted(weights)
-    shards = [names[k * len(names) // 12 : (k + 1) * len(names) // 12] for k in range(12)]
-    index = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-00012.safetensors"
-        save_file({name: weights[name] for name in shard}, folder / file, {"format": "pt"})
-        index |= dict.fromkeys(shard, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
 def stored(folder: Path, family: str, *, old: bool = True, sharded: bool = True, dtype=torch.float32, tied=False):
