@@ -24,7 +24,7 @@ def find_codec(backbone: str, codec: str) -> Path:
     """
     folders = [TRAINED / backbone, CODECS / backbone]
     places = [folder / name for folder in folders for name in (f"{codec}.safetensors", f"{codec}/{CODEC}")]
-    if _is_path(codec):
+    if "/" in codec or codec.startswith("."):
         places = [Path(codec), Path(codec) / CODEC]
     for place in places:
         if place.is_file():
@@ -35,47 +35,6 @@ def find_codec(backbone: str, codec: str) -> Path:
         f"{unknown_name(f'codec of {backbone}', codec, known or ['none'])}; train one to {TRAINED / backbone / codec}, "
         "or give the path of a training's folder"
     )
-
-
-def find_adapter(backbone: str, adapter: str) -> Path:
-    """The folder of an adapter as peft saves it: that folder or a training's, as a path, or by its name.
-
-    Names are looked for in :data:`TRAINED` and :data:`CODECS`. Raises UnavailableError, listing the known names, where
-    there is none.
-    """
-    among = [TRAINED / backbone, CODECS / backbone]
-    places = [Path(adapter)] if _is_path(adapter) else [folder / adapter for folder in among]
-    for place in places:
-        for folder in (place / ADAPTER, place):
-            if (folder / files.ADAPTER_CONFIG).is_file():
-                return folder
-    if _is_path(adapter):
-        raise UnavailableError(
-            f"{adapter}: has no adapter; a training's folder, or one with {files.ADAPTER_CONFIG} and "
-            f"{files.ADAPTER_WEIGHTS} as peft saves them, is wanted"
-        )
-    known = {path.parents[1].name for folder in among for path in folder.glob(f"*/{ADAPTER}/{files.ADAPTER_CONFIG}")}
-    raise UnavailableError(
-        f"{unknown_name(f'adapter of {backbone}', adapter, known or ['none'])}; train one to "
-        f"{TRAINED / backbone / adapter}, or give the path of its folder"
-    )
-
-
-def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:
-    """The files of an adapter, by names for people; raises as :func:`find_adapter`."""
-    folder = find_adapter(backbone, adapter)
-    return {f"adapter {adapter}, {name}": folder / name for name in (files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS)}
-
-
-def load_adapter(models: Models, adapter: str) -> Path:
-    """The folder of an adapter for all parts of a model.
-
-    Raises as :func:`find_adapter`, and CheckpointError for one that was trained around other weights.
-    """
-    folder = find_adapter(models.name, adapter)
-    if folder.name == ADAPTER:
-        _refuse_other_weights(folder.parent, models, files.PARTS)
-    return folder
 
 
 def adapter_beside(codec: Path, models: Models, parts: Sequence[Part]) -> Path | None:
@@ -103,10 +62,6 @@ def _refuse_other_weights(folder: Path, models: Models, parts: Sequence[Part]) -
             )
 
 
-def _is_path(name: str) -> bool:
-    return "/" in name or name.startswith(".")
-
-
 def manifest(path: Path) -> dict[str, Any]:
     """A training's manifest; raises CheckpointError where there is none in the file."""
     found = files.read_json(path)
@@ -116,3 +71,45 @@ def manifest(path: Path) -> dict[str, Any]:
             f"{path}: is not a training's manifest: its 'fingerprints' must hold {', '.join(files.PARTS)}"
         )
     return found
+
+
+def find_adapter(backbone: str, adapter: str) -> Path:
+    """The folder of an adapter as peft saves it: that folder or a training's, as a path, or by its name.
+
+    Names are looked for in :data:`TRAINED` and :data:`CODECS`. Raises UnavailableError, listing the known names, where
+    there is none.
+    """
+    among = [TRAINED / backbone, CODECS / backbone]
+    is_path = "/" in adapter or adapter.startswith(".")
+    places = [Path(adapter)] if is_path else [folder / adapter for folder in among]
+    for place in places:
+        for folder in (place / ADAPTER, place):
+            if (folder / files.ADAPTER_CONFIG).is_file():
+                return folder
+    if is_path:
+        raise UnavailableError(
+            f"{adapter}: has no adapter; a training's folder, or one with {files.ADAPTER_CONFIG} and "
+            f"{files.ADAPTER_WEIGHTS} as peft saves them, is wanted"
+        )
+    known = {path.parents[1].name for folder in among for path in folder.glob(f"*/{ADAPTER}/{files.ADAPTER_CONFIG}")}
+    raise UnavailableError(
+        f"{unknown_name(f'adapter of {backbone}', adapter, known or ['none'])}; train one to "
+        f"{TRAINED / backbone / adapter}, or give the path of its folder"
+    )
+
+
+def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:
+    """The files of an adapter, by names for people; raises as :func:`find_adapter`."""
+    folder = find_adapter(backbone, adapter)
+    return {f"adapter {adapter}, {name}": folder / name for name in (files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS)}
+
+
+def load_adapter(models: Models, adapter: str) -> Path:
+    """The folder of an adapter for all parts of a model.
+
+    Raises as :func:`find_adapter`, and CheckpointError for one that was trained around other weights.
+    """
+    folder = find_adapter(models.name, adapter)
+    if folder.name == ADAPTER:
+        _refuse_other_weights(folder.parent, models, files.PARTS)
+    return folder
