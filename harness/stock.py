@@ -155,18 +155,11 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     at_hand = {name: found for name, found in samples.items() if found is not None}
     if len(at_hand) < len(samples) or model is None:
         raise UnavailableError("\n".join(absent))
-    points: dict[Key, tuple[type[Scheme], OperatingPoint]] = {}
-    depends: dict[Key, dict[str, str]] = {}
-    for spec in scenario.pipelines:
-        scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in points_of(spec, scheme, backbone, standing_in=backbone != scenario.backbone):
-            key = spec.name, point.label
-            points[key] = scheme, point
-            _refuse_size(backbone, scenario.weights, point)
-            depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
-            if (published := _stands_in_for(scheme, point)) is not None:
-                ran[published] = f"small {published}"
-                absent += [] if allow_stand_ins else [_no_stand_in(spec.name, point)]
+    points, depends = _points_at_hand(scenario, backbone, model)
+    for (name, _), (scheme, point) in points.items():
+        if (published := _stands_in_for(scheme, point)) is not None:
+            ran[published] = f"small {published}"
+            absent += [] if allow_stand_ins else [_no_stand_in(name, point)]
     if absent and not allow_stand_ins:
         raise UnavailableError("\n".join(absent))
     swaps = {**ran, scenario.backbone: backbone}
@@ -184,6 +177,31 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         links={} if serving else digests.of_links(scenario.replay.files),
         recorded={key: of_side for key, of_side in profiles.items() if key[:2] in points},
     )
+
+
+def _points_at_hand(
+    scenario: Scenario, backbone: str, model: Mapping[str, str]
+) -> tuple[dict[Key, tuple[type[Scheme], OperatingPoint]], dict[Key, Mapping[str, str]]]:
+    """Every operating point that runs, and the digests of what its rows depend on.
+
+    Raises what the first point raises that cannot run, with the sentences of all.
+    """
+    points: dict[Key, tuple[type[Scheme], OperatingPoint]] = {}
+    depends: dict[Key, Mapping[str, str]] = {}
+    refused: dict[str, HarnessError] = {}
+    for spec in scenario.pipelines:
+        scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
+        for point in points_of(spec, scheme, backbone, standing_in=backbone != scenario.backbone):
+            key = spec.name, point.label
+            points[key] = scheme, point
+            try:
+                _refuse_size(backbone, scenario.weights, point)
+                depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
+            except HarnessError as error:
+                refused.setdefault(str(error), error)
+    if refused:
+        raise type(next(iter(refused.values())))("\n".join(refused))
+    return points, depends
 
 
 def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:

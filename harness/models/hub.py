@@ -64,15 +64,19 @@ def get(
 ) -> Path:
     """The folder of a model's checkpoint in the hub's cache, fetched unless all of it is there.
 
-    ``revision`` is a branch, tag or commit of the repository; without one, what is there is taken as it is, and else
-    ``main``. The commit is pinned: scenarios use it until another is fetched. ``HF_ENDPOINT`` may name a mirror.
+    ``revision`` is a branch, tag or commit of the repository; without one, it is the commit that is there, whole or in
+    part, and else ``main``. The commit is pinned: scenarios use it until another is fetched. ``HF_ENDPOINT`` may name a
+    mirror.
 
     Raises UnavailableError, saying what to do, where it cannot be had, would not fit on the disk, or has no
     safetensors; DataError where what came is not what is published. What had come is kept.
     """
     hub_id = find(name)
-    if revision is None and (here := files.snapshot_of(hub_id)) is not None and files.first_absent(here) is None:
-        return here
+    here = files.snapshot_of(hub_id)
+    if revision is None and here is not None:
+        if files.first_absent(here) is None:
+            return here
+        revision = here.name
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
         raise UnavailableError(f"{name}: {hub_id} is not fetched while HF_HUB_OFFLINE is set")
     hub = _Hub(name, hub_id, os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC, pause_s)

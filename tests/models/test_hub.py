@@ -276,7 +276,7 @@ REFUSALS: dict[str, tuple[Callable[[Server, pytest.MonkeyPatch], object], str]] 
     "a file that is not there": (lambda s, _: _index(s, "x.safetensors"), "names x.safetensors, which the repository"),
     "a full disk": (
         lambda _, patch: patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26 + 300_000)),
-        r"600\.6 KB are to come, and .* has room for 67\.4 MB; make room, or name a folder on another disk in HF_HOME",
+        r"601 KB are to come, and .* has room for 67\.4 MB; make room, or name a folder on another disk in HF_HOME",
     ),
 }
 
@@ -340,7 +340,7 @@ def test_the_command_fetches_and_lists(
     monkeypatch.setattr(display, "LINE_EVERY_S", 0.0)
     status, out, err = harness("weights", "get", NAME)
     assert (status, err) == (0, "")
-    assert f"{NAME}: 600.8 KB of 600.8 KB, 100 %\n" in out
+    assert f"{NAME}: 601 KB of 601 KB, 100 %\n" in out
     assert out.splitlines()[-1] == f"{NAME}: {located()}"
     assert re.search(rf"{NAME} +installed ", harness("weights", "list")[1])
 

@@ -14,6 +14,7 @@ from silent import Silent
 from small_models import make_config, make_config15, make_model, make_tokenizer, on_hub
 
 from baselines.neural_codec import bundled
+from harness.errors import HarnessError
 from harness.models import files, llava15, onevision
 from harness.runs.store import Run
 from harness.scenario.load import load
@@ -92,6 +93,9 @@ def test_check_finds_everything_that_a_full_size_run_lacks(installed: Cache, nam
     told, wanted = missing(scenario), named(scenario)
     assert all(any(text.startswith(f"{spec} at ") and what in text for text in told) for spec, what in wanted), told
     assert len(told) == len(wanted)
+    with pytest.raises(HarnessError) as refusal:
+        take_stock(scenario)
+    assert len(str(refusal.value).splitlines()) == len(wanted)
     if not name.startswith("ablation"):
         provide(folder, scenario)
         assert missing(scenario) == []
