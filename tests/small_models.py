@@ -169,8 +169,9 @@ def on_hub(cache: Path, hub_id: str, backbone, *, old: bool) -> Path:
         config = json.loads((folder / "config.json").read_text())
         for part in (config, config["vision_config"], config["text_config"]):
             part["torch_dtype"] = part.pop("dtype", "float16")
-            part.pop("rope_parameters", None)
-        config["text_config"]["tie_word_embeddings"] = tied
+        text = config["text_config"]
+        text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]
+        text["tie_word_embeddings"] = tied
         (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
         weights = {old_name(name): tensor for name, tensor in weights.items()}
         weights["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)

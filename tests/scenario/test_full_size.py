@@ -120,7 +120,7 @@ def test_the_parts_are_those_of_the_repository(installed: Cache, style: str) -> 
 def test_a_full_size_run_goes_through(installed: Cache, name: str, style: str) -> None:
     """Every full-size point answers, is timed and replayed; of the stand-ins, the benchmarks' alone run."""
     folder = installed(style)
-    short = ("samples=1", "measure.timed_samples=1", "measure.warmup=0", "measure.repeats=1", "selection.resamples=100")
+    short = ("samples=4", "measure.timed_samples=1", "measure.warmup=0", "measure.repeats=1", "selection.resamples=100")
     scenario = load(SCENARIOS / f"{name}.yaml", short)
     provide(folder, scenario)
     assert set(take_stock(scenario).stand_ins.values()) <= {"StreetsQA", "GlimpseQA"}
