@@ -383,8 +383,7 @@ def _absent_benchmarks(scenario: Scenario, *, allow_stand_ins: bool) -> Iterator
 
 
 def _refuse_absent(name: str, folder: Path) -> None:
-    """Raises UnavailableError for a benchmark that is not here; of one's own, ``folder`` is where its path counts from.
-    """
+    """Raises UnavailableError for a benchmark that is not here; one's own is a path that counts from ``folder``."""
     if name in benchmarks.BENCHMARKS:
         benchmarks.refuse_absent(name)
     elif name not in catalog.BENCHMARKS:

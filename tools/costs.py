@@ -81,7 +81,15 @@ def _models() -> str:
                 _gb(cache),
             ]
         )
-    head = ["model", "parameters, M", "of them tower", "disk, GB", "download, min", "device half, GB", "server half, GB"]
+    head = [
+        "model",
+        "parameters, M",
+        "of them tower",
+        "disk, GB",
+        "download, min",
+        "device half, GB",
+        "server half, GB",
+    ]
     return markdown_table([*head, "and keys and values, GB"], rows, numbers_from=1)
 
 
@@ -142,9 +150,7 @@ def _seconds(study: str, device: str, server: str, width_px: int, height_px: int
     estimator, backbone = Estimator(device, server), _backbone(scenario.backbone)
     asked = Asked(width_px=width_px, height_px=height_px, text_tokens=TEXT_TOKENS, answer_tokens=ANSWER_TOKENS)
     return [
-        total(estimator.stages(works))[0]
-        for spec in scenario.pipelines
-        for _, works in work_of(spec, backbone, asked)
+        total(estimator.stages(works))[0] for spec in scenario.pipelines for _, works in work_of(spec, backbone, asked)
     ]
 
 

@@ -173,8 +173,7 @@ def is_tied(config: Mapping[str, Any]) -> bool:
 
 
 def weight_map(index: Path) -> Iterator[tuple[str, str]]:
-    """An index's tensors, each with its file; raises CheckpointError for a file that is no safetensors file beside it.
-    """
+    """An index's tensors, each with its file; raises CheckpointError for what is no safetensors file beside it."""
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise CheckpointError(f"{index}: its 'weight_map' is no object of tensors and files")

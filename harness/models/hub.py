@@ -1,4 +1,4 @@
-"""Fetches checkpoints of supported models from the Hugging Face hub into its own cache, where its clients find them too.
+"""Fetches checkpoints of models from the Hugging Face hub into its own cache, where its clients find them too.
 
     <repository>/blobs/<digest>               a file, whole and checked
                  blobs/<digest>.incomplete    what has come of one; the same command goes on from its end (HTTP Range)
@@ -59,9 +59,7 @@ def find(name: str) -> str:
     return names()[name]
 
 
-def get(
-    name: str, *, revision: str | None = None, progress: Progress = lambda *_: None, pause_s: float = 1.0
-) -> Path:
+def get(name: str, *, revision: str | None = None, progress: Progress = lambda *_: None, pause_s: float = 1.0) -> Path:
     """The folder of a model's checkpoint in the hub's cache, fetched unless all of it is there.
 
     ``revision`` is a branch, tag or commit of the repository; without one, it is the commit that is there, whole or in
@@ -90,18 +88,18 @@ def get(
         raise UnavailableError(f"{name}: {hub_id} has no safetensors at {commit}; pickled weights are not fetched")
     told = 0
 
-    def told_of(blob: Blob) -> Progress:
-        return lambda done, _: progress(told + done, sum(one.n_bytes for one in (*small, *weights)))
+    def tell(done: int, _: int | None) -> None:
+        progress(told + done, sum(blob.n_bytes for blob in (*small, *weights)))
 
     # The index comes first: a repository may hold the same weights twice.
     for blob in small:
-        hub.fetch(commit, blob, told_of(blob))
+        hub.fetch(commit, blob, tell)
         told += blob.n_bytes
     if files.INDEX in published:
         weights = _indexed(hub.blob(published[files.INDEX]), published)
     hub.refuse_size(weights)
     for blob in weights:
-        hub.fetch(commit, blob, told_of(blob))
+        hub.fetch(commit, blob, tell)
         told += blob.n_bytes
     progress(told, told)
     return hub.link(commit, [*small, *weights], is_main=revision in (None, "main"))

@@ -37,10 +37,12 @@ BESIDE = {"pytorch_model.bin": b"pickled", "consolidated.safetensors": b"the sam
 
 
 def git_id(content: bytes) -> str:
+    """The object id of a blob."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def sha256(content: bytes) -> str:
+    """In hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

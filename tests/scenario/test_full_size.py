@@ -24,9 +24,7 @@ from harness.study import run
 from harness.tofc.trained import CODECS
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
-AT_FULL_SIZE = sorted(
-    path.stem for path in SCENARIOS.glob("*.yaml") if path.stem not in ("smoke", "paper_projection")
-)
+AT_FULL_SIZE = sorted(path.stem for path in SCENARIOS.glob("*.yaml") if path.stem not in ("smoke", "paper_projection"))
 WIDTH = 160
 Cache = Callable[[str], Path]
 

@@ -69,11 +69,13 @@ def random(tmp_path_factory: pytest.TempPathFactory) -> tuple[OneVision, Path]:
 
 
 def picture(seed: int) -> Image.Image:
+    """Noise."""
     torch.manual_seed(seed)
     return Image.fromarray(torch.randint(0, 256, (40, 56, 3), dtype=torch.uint8).numpy())
 
 
 def point(**more: Any) -> JpegPoint:
+    """One that merges."""
     return JpegPoint(quality=90, n_c=4, **more)
 
 
@@ -164,7 +166,7 @@ def test_an_adapter_is_found_and_rows_depend_on_its_files(
     told = missing(wanted)
     assert len(told) == 1
     assert "unknown adapter of mini-onevision 'merging'" in told[0] or f"{name}: has no adapter" in told[0]
-    with pytest.raises(UnavailableError, match="unknown adapter of|has no adapter"):
+    with pytest.raises(UnavailableError, match=r"unknown adapter of|has no adapter"):
         take_stock(wanted)
     place = tmp_path / (name if name.startswith("./") else "codecs/mini-onevision/merging/adapter")
     shutil.copytree(random[1], place)

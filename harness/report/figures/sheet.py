@@ -97,7 +97,11 @@ class Sheet:
             (line, self._title_pt, style.INK, True)
             for line in style.wrapped(about.title, inner_in, self._title_pt, bold=True)
         ]
-        labels = [(about.stand_ins, "#8A5A00"), (about.untuned, "#8A5A00"), *((warning, "#B00020") for warning in about.warnings)]
+        labels = [
+            (about.stand_ins, "#8A5A00"),
+            (about.untuned, "#8A5A00"),
+            *((warning, "#B00020") for warning in about.warnings),
+        ]
         lines += [
             (line, self._label_pt, colour, False)
             for text, colour in labels
