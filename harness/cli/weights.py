@@ -32,7 +32,7 @@ def list_() -> None:
 
     for name, hub_id in hub.names().items():
         where = files.snapshot_of(hub_id) or files.hub_folder(hub_id)
-        typer.echo(f"{name:<20}{hub.state(hub_id):<11}{hub_id}  {where}")
+        typer.echo(f"{name:<24}{hub.state(hub_id):<11}{hub_id}  {where}")
 
 
 @app.command(cls=Command)

@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             if commit not in server.commits:
                 self._say(404, b"", {"X-Error-Code": "RevisionNotFound"})
             else:
-                self._say(200, server.page or self._listing(commit))
+                self._say(200, server.page or self._listing(commit), {})
         elif (resolved := re.fullmatch(rf"/{HUB_ID}/resolve/([^/]+)/(.+)", path)) is not None:
             commit, name = resolved.groups()
             if name.endswith(".safetensors"):
