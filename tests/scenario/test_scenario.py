@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from baselines.networks.convert import convert
 from baselines.neural_codec import bundled
+from harness import catalog
 from harness.errors import ScenarioError, UnavailableError
 from harness.scenario.load import as_given, json_schema, load, scenario_hash
 from harness.schemes.contract import MergingPoint
-from harness.stock import missing, take_stock
+from harness.stock import missing, points_of, take_stock
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
 
@@ -443,11 +444,12 @@ def test_published_networks_are_preferred_to_bundled_ones(
     published = [f"weights/{codec}-{quality}.safetensors" for quality in (1, 2)]
     points = {"points": [{"weights": published, "n_c": 6}], "stand_in": [{"weights": 0.006, "n_c": 6}]}
     scenario = load(written(_with({"scheme": codec, **points})))
+    scheme = catalog.load("scheme", codec, catalog.SCHEMES)
 
     def runs() -> tuple[list[str], bool]:
-        stock = take_stock(scenario)
+        found = points_of(scenario.pipelines[1], scheme, "mini-onevision", standing_in=True)
         assert missing(scenario) == []
-        return [label for pipeline, label in stock.points if pipeline == codec], codec in stock.stand_ins
+        return [point.label for point in found], scheme.stands_in_for(found[0]) == codec
 
     checkpoint = load_file(bundled(codec)[0.006])
     for path in published:
