@@ -16,7 +16,7 @@ from baselines.work import HYPERPRIOR
 from harness import catalog
 from harness.data.benchmarks import BENCHMARKS
 from harness.estimates.backbone import Backbone
-from harness.estimates.estimate import Estimator, total
+from harness.estimates.estimate import Estimator, Work, total
 from harness.estimates.stages import Asked, work_of
 from harness.models import hub
 from harness.models.files import PARTS
@@ -143,18 +143,28 @@ def _studies() -> str:
     return markdown_table([*head, *(f"hours on {name}" for name in HARDWARE)], rows, numbers_from=2)
 
 
-@functools.cache
 def _seconds(study: str, device: str, server: str, width_px: int, height_px: int) -> Sequence[float]:
     """The estimated seconds of a request at every point of a study."""
+    estimator = Estimator(device, server)
+    return [total(estimator.stages(works))[0] for works in _works(study, width_px, height_px)]
+
+
+@functools.cache
+def _works(study: str, width_px: int, height_px: int) -> Sequence[Sequence[Work]]:
+    """The work of a request at every point of a study."""
     scenario = load(SCENARIOS / f"{study}.yaml")
-    estimator, backbone = Estimator(device, server), _backbone(scenario.backbone)
     asked = Asked(width_px=width_px, height_px=height_px, text_tokens=TEXT_TOKENS, answer_tokens=ANSWER_TOKENS)
-    return [
-        total(estimator.stages(works))[0] for spec in scenario.pipelines for _, works in work_of(spec, backbone, asked)
-    ]
+    backbone = _backbone(scenario.backbone)
+    return [works for spec in scenario.pipelines for _, works in work_of(spec, backbone, asked)]
 
 
-_backbone = functools.cache(Backbone)
+@functools.cache
+def _backbone(name: str) -> Any:
+    """A backbone whose stages are counted once each: most points of a study differ in the codec alone."""
+    found: Any = Backbone(name)
+    for stage in ("project", "prefill", "generate"):
+        setattr(found, stage, functools.cache(getattr(found, stage)))
+    return found
 
 
 def _count(parameters: Iterable[torch.nn.Parameter]) -> int:

@@ -83,7 +83,7 @@ def provide(folder: Path, scenario: Scenario) -> None:
         shutil.copy(codec if pipeline == "tofc" else bundled(pipeline)[0.0018], path)
 
 
-@pytest.mark.parametrize(("name", "style"), zip(AT_FULL_SIZE, itertools.cycle(["old", "new"]), strict=False))
+@pytest.mark.parametrize(("name", "style"), list(zip(AT_FULL_SIZE, itertools.cycle(["old", "new"]), strict=False)))
 def test_check_finds_everything_that_a_full_size_run_lacks(installed: Cache, name: str, style: str) -> None:
     """Each codec and network once, by pipeline and name, and nothing else: the backbones themselves are found."""
     folder = installed(style)
