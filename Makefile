@@ -13,7 +13,7 @@ AGAINST ?=
 TIMED ?= scenarios/smoke.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint bench wheels weights nightly clean
+.PHONY: help run test test-fast coverage lint docs bench wheels weights nightly clean
 
 help:  ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +38,18 @@ test: .venv/installed  ## Run the tests, or some of them (ARGS="tests/tofc -k ra
 test-fast: .venv/installed  ## Run the tests but the slow ones, in a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
 
+coverage: .venv/installed-dev  ## Run the tests and print the share of lines that they run
+	OMP_NUM_THREADS=1 COVERAGE_CORE=sysmon $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
+
 lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/installed-dev  ## Build the API pages from the docstrings, in build/api
+	# An import of NumPy asks lscpu what the processor is.
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -W error::UserWarning -m pdoc --docformat restructuredtext --output-directory build/api harness baselines
 
 bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; case $$file in *calibration*) form=--quick;; *) form=;; esac; \
@@ -52,14 +59,14 @@ wheels: .venv/installed  ## Ask the package index for a wheel of every package, 
 	$(BIN)/python -m tools.wheels --extra test
 
 weights: .venv/installed  ## Make every file of the zoo again, from seeds
-	$(BIN)/python -m harness.zoo.mini_onevision
-	$(BIN)/python -m harness.zoo.mini_nano
-	$(BIN)/python -m harness.zoo.mini_llava15
+	$(BIN)/python -m recipes.mini_onevision
+	$(BIN)/python -m recipes.mini_nano
+	$(BIN)/python -m recipes.mini_llava15
 	@for codec in $(CODECS); do backbone=$${codec%%/*}; \
 		$(BIN)/harness train training/$$(echo $$backbone | tr - _).yaml --fresh --set lambda=$${codec##*-} \
 		--set out=harness/zoo/tofc/$$codec || exit 1; done
-	$(BIN)/python -m baselines.training
-	$(BIN)/python -m baselines.ablations.training
+	$(BIN)/python -m recipes.image_codecs
+	$(BIN)/python -m recipes.ablations
 
 nightly: .venv/installed  ## Run the scenarios that have a reference, compare with it and (AGAINST=...) in time
 	$(BIN)/python -m tools.nightly run --timed $(TIMED) $(if $(AGAINST),--against '$(AGAINST)')

@@ -4,7 +4,7 @@ import contextlib
 import functools
 from pathlib import Path
 
-from baselines.neural_container import MAGIC, MAX_SIDE_PX, MODEL_BYTES, Picture, unpack
+from baselines.neural_container import MAGIC, MAX_SIDE_PX, MODEL_BYTES, CodedPicture, unpack
 from baselines.pillow_codecs import JXL_CODESTREAM, jxl_size
 from baselines.raw_features import unpack as unpack_features
 from harness.errors import BitstreamError
@@ -57,7 +57,7 @@ def of_raw_features(body: bytes, codec: Path | None) -> Anatomy | None:  # noqa:
     return Anatomy(what, {"header": 8 * len(body) - features, "features": features})
 
 
-def _picture(body: bytes, model: bytes) -> Picture:
+def _picture(body: bytes, model: bytes) -> CodedPicture:
     """The file's strings, however many: those of y, two for each group of ELIC's channels, then that of z.
 
     The fewest that fit are right: with fewer than there are, the lengths not read and their strings are left over.

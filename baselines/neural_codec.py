@@ -93,6 +93,24 @@ class BundledCodec(NeuralCodec):
         return {f"{cls.kind} {point.weights}": path, **super().files(backbone, point)}
 
 
+class Hyperprior(BundledCodec):
+    """The scale hyperprior (Balle et al., arXiv 1802.01436); see :mod:`baselines.networks.hyperprior`.
+
+    y is coded with zero-mean Gaussians whose scales h_s finds from z.
+    """
+
+    kind = "hyperprior"
+
+
+class Elic(BundledCodec):
+    """ELIC (He et al., arXiv 2203.10886); see :mod:`baselines.networks.elic`.
+
+    y is coded in groups of channels, each in two passes given z and what went before.
+    """
+
+    kind = "elic"
+
+
 def bundled(codec: str) -> dict[float, Path]:
     """The project's own models of a codec by their lambda, from the lowest rate to the highest."""
     found = {float(path.stem.removeprefix(f"{codec}-")): path for path in BUNDLED.glob(f"{codec}-*.safetensors")}

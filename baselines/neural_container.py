@@ -30,7 +30,7 @@ _VARINT_BYTES = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Picture:
+class CodedPicture:
     """What a file holds: the picture's size in pixels, and the coder's strings in the codec's own order."""
 
     width_px: int
@@ -43,7 +43,7 @@ def fits(width_px: int, height_px: int, max_pixels: int = MAX_PIXELS) -> bool:
     return 0 < width_px <= MAX_SIDE_PX and 0 < height_px <= MAX_SIDE_PX and width_px * height_px <= max_pixels
 
 
-def pack(model: bytes, picture: Picture) -> bytes:
+def pack(model: bytes, picture: CodedPicture) -> bytes:
     """The file; ``model`` are MODEL_BYTES bytes that name the weights."""
     assert len(model) == MODEL_BYTES
     assert fits(picture.width_px, picture.height_px, MAX_SIDE_PX**2)
@@ -52,7 +52,7 @@ def pack(model: bytes, picture: Picture) -> bytes:
     return body + zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def unpack(body: bytes, model: bytes, n_strings: int, max_pixels: int = MAX_PIXELS) -> Picture:
+def unpack(body: bytes, model: bytes, n_strings: int, max_pixels: int = MAX_PIXELS) -> CodedPicture:
     """What is in a file; raises BitstreamError unless it is whole, of this model, and of ``n_strings`` strings.
 
     So does a claim of more than ``max_pixels``. The checksum comes before anything that it covers; whoever forges it
@@ -76,7 +76,7 @@ def unpack(body: bytes, model: bytes, n_strings: int, max_pixels: int = MAX_PIXE
         )
     if sum(lengths) != len(content) - start:
         raise BitstreamError(f"a payload claims strings of {sum(lengths)} bytes and has {len(content) - start}")
-    return Picture(width_px, height_px, tuple(_split(content[start:], lengths)))
+    return CodedPicture(width_px, height_px, tuple(_split(content[start:], lengths)))
 
 
 def _split(joined: bytes, lengths: Sequence[int]) -> Iterable[bytes]:

@@ -222,4 +222,4 @@ def _jxl() -> Any:
     try:
         return importlib.import_module("pillow_jxl.JpegXLImagePlugin")
     except ImportError:
-        raise UnavailableError("jxl: JPEG XL is not installed; pip install 'tofc-harness[jxl]' brings it") from None
+        raise UnavailableError("jxl: JPEG XL is not installed; pip install 'tofc-harness[jxl]' installs it") from None

@@ -132,7 +132,7 @@ class Stream:
         """Raise BitstreamError unless the string ends here."""
         if self._state[0] != _LOW or int(self._state[1]) != len(self._words):
             raise BitstreamError(
-                f"an entropy coder's string of {self._string_bytes} bytes goes on after its last symbol"
+                f"an entropy coder's string of {self._string_bytes} bytes continues after its last symbol"
             )
 
 

@@ -119,7 +119,7 @@ def unpack(body: bytes) -> tuple[Features, bool]:
         raise BitstreamError(f"a payload of {len(body)} bytes announces features of {wanted} bytes in its header")
     if min(n_h, n_w, n_features, dim, height, width) < 1 or n_patches not in (1, n_h * n_w + 1):
         raise BitstreamError(
-            f"a payload announces {n_patches} patches of a {n_h} x {n_w} grid; the grid and its thumbnail are wanted"
+            f"a payload announces {n_patches} patches of a {n_h} x {n_w} grid; the grid and its thumbnail are expected"
         )
     x_PVD = np.frombuffer(body, "<f2", offset=_HEADER.size).astype(np.float32).reshape(n_patches, n_features, dim)
     if not np.isfinite(x_PVD).all():

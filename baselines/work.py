@@ -8,18 +8,11 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from harness.estimates.backbone import Backbone, merging
+from harness.estimates.backbone import CountedBackbone, merging
 from harness.estimates.counting import META, counted
 from harness.estimates.estimate import Work
 from harness.estimates.roofline import Count
-from harness.estimates.stages import (
-    Asked,
-    answering,
-    coded_features,
-    merged,
-    seeing,
-    seeing_and_answering,
-)
+from harness.estimates.stages import NominalRequest, answering, coded_features, merged, seeing, seeing_and_answering
 from harness.schemes.contract import MergingPoint
 
 if TYPE_CHECKING:
@@ -31,13 +24,13 @@ _HEADS = 16
 """Of both towers; VisionZip's keys are averaged over them."""
 
 
-def server_only(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:  # noqa: ARG001
+def server_only(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:  # noqa: ARG001
     """The file is read by the server, which keeps every token."""
     yield Work("server", "decode", "picture_decode", Count(asked.pixels))
     yield from seeing_and_answering("server", backbone, asked, MergingPoint())
 
 
-def device_only(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def device_only(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """The smaller model answers on the device."""
     from harness import catalog
 
@@ -45,7 +38,7 @@ def device_only(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
     yield from seeing_and_answering("device", smaller, asked, point)
 
 
-def raw_features(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def raw_features(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """Features in half precision: written and read once."""
     patches = backbone.patches(asked.width_px, asked.height_px)
     merges = point.kept_of(backbone.n_features)
@@ -60,37 +53,37 @@ def raw_features(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]
     yield from answering("server", backbone, asked, patches * kept, tokens)
 
 
-def jpeg(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def jpeg(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """The picture as JPEG."""
     yield from _picture(backbone, asked, point, "jpeg_encode")
 
 
-def webp(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def webp(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """The picture as WebP; its method is not in the estimate, whose efficiency is that of method 4."""
     yield from _picture(backbone, asked, point, "webp_encode")
 
 
-def hyperprior(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def hyperprior(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """The picture by a scale hyperprior."""
     yield from _learned(backbone, asked, point, "hyperprior")
 
 
-def elic(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def elic(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """The picture by ELIC."""
     yield from _learned(backbone, asked, point, "elic")
 
 
-def single(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def single(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """One entropy model, and no router."""
     yield from coded_features(backbone, asked, point, n_experts=1)
 
 
-def without_networks(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def without_networks(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """Merged features whose coding needs no network: the heuristic Laplacian, a density for each channel."""
     yield from coded_features(backbone, asked, point, n_experts=0)
 
 
-def visionzip(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def visionzip(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """The last layer's attention anew, and a product of the features' keys; one entropy model."""
     patches, v, d = backbone.patches(asked.width_px, asked.height_px), backbone.n_features, backbone.dim
     scores = merging(patches, v, d)
@@ -98,7 +91,7 @@ def visionzip(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
     yield from coded_features(backbone, asked, point, n_experts=1, reducing=scores + keys)
 
 
-def qformer(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def qformer(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """Two layers of sixteen queries, 768 wide; one entropy model."""
     patches = backbone.patches(asked.width_px, asked.height_px)
     reducing = _queries(patches, backbone.n_features, backbone.dim, point.kept_of(backbone.n_features))
@@ -106,12 +99,12 @@ def qformer(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
 
 
 @functools.cache
-def backbone_of(name: str) -> Backbone:
+def backbone_of(name: str) -> CountedBackbone:
     """A backbone, built once."""
-    return Backbone(name)
+    return CountedBackbone(name)
 
 
-def _picture(backbone: Backbone, asked: Asked, point: Any, kind: str) -> Iterator[Work]:
+def _picture(backbone: CountedBackbone, asked: NominalRequest, point: Any, kind: str) -> Iterator[Work]:
     sent = asked.at_most(point.max_side)
     yield from _resizing(asked, sent)
     yield Work("device", "encode", kind, Count(sent.pixels))
@@ -119,7 +112,7 @@ def _picture(backbone: Backbone, asked: Asked, point: Any, kind: str) -> Iterato
     yield from seeing_and_answering("server", backbone, sent, point)
 
 
-def _learned(backbone: Backbone, asked: Asked, point: Any, codec: str) -> Iterator[Work]:
+def _learned(backbone: CountedBackbone, asked: NominalRequest, point: Any, codec: str) -> Iterator[Work]:
     sent = asked.at_most(point.max_side)
     encode, decode = codec_work(codec, sent.width_px, sent.height_px)
     yield from _resizing(asked, sent)
@@ -128,7 +121,7 @@ def _learned(backbone: Backbone, asked: Asked, point: Any, codec: str) -> Iterat
     yield from seeing_and_answering("server", backbone, sent, point)
 
 
-def _resizing(asked: Asked, sent: Asked) -> Iterator[Work]:
+def _resizing(asked: NominalRequest, sent: NominalRequest) -> Iterator[Work]:
     if sent != asked:
         yield Work("device", "resize", "preprocess", Count(asked.pixels))
 

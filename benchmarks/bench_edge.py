@@ -40,30 +40,27 @@ import psutil
 from PIL import Image
 from pydantic import Field
 
+from harness import catalog, measure, study
+from harness.channel.channel import Constant
+from harness.channel.link import Link
+from harness.data.sample import Question, Sample
+from harness.edge import TOKEN_VARIABLE, protocol
+from harness.edge.client import Peer, Remote
+from harness.edge.server import ServerLimits, listening, serve
+from harness.errors import UnavailableError
+from harness.models.contract import Answer, Clock, Models, Request
+from harness.replay import exchange, testbed, validation
+from harness.runs.provenance import MANIFEST, read
+from harness.runs.store import Record, Run
+from harness.scenario.load import load
+from harness.scenario.replay import Wire
+from harness.schemes.contract import DeviceHalf, OperatingPoint, Payload, ServerHalf
+from harness.stock import take_stock
+from harness.units import format_bytes, format_rate, format_seconds
+from tests.edge import ends, fake_harness
+from tests.silent import Silent
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "edge"))
-
-import ends  # noqa: E402
-import fake_harness  # noqa: E402
-
-from harness import catalog, measure, study  # noqa: E402
-from harness.channel.constant import Constant  # noqa: E402
-from harness.channel.link import Link  # noqa: E402
-from harness.data.sample import Question, Sample  # noqa: E402
-from harness.edge import TOKEN_VARIABLE, protocol  # noqa: E402
-from harness.edge.client import Peer, Remote  # noqa: E402
-from harness.edge.server import Limits, listening, serve  # noqa: E402
-from harness.errors import UnavailableError  # noqa: E402
-from harness.models.contract import Answer, Clock, Models, Request  # noqa: E402
-from harness.replay import exchange, testbed, validation  # noqa: E402
-from harness.runs.provenance import MANIFEST, read  # noqa: E402
-from harness.runs.store import Record, Run  # noqa: E402
-from harness.scenario.load import load  # noqa: E402
-from harness.scenario.replay import Wire  # noqa: E402
-from harness.schemes.contract import DeviceHalf, OperatingPoint, Payload, ServerHalf  # noqa: E402
-from harness.stock import take_stock  # noqa: E402
-from harness.units import format_bytes, format_rate, format_seconds  # noqa: E402
-
 LIMIT = 0.02
 BURSTS = 10
 SIZED = "benchmarks.bench_edge:Sized"
@@ -195,12 +192,12 @@ def end(name: str, scenario: str, folder: str = "", rate: str = "") -> None:
     # What is measured is the link: others' work on this machine shall not be in it.
     with exchange.undisturbed(name):
         if name == "server":
-            service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=Limits())
+            service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=ServerLimits())
             with listening(exchange.ADDRESS[name], PORT) as listener:
                 serve(service, listener, lambda: exchange.say({"listening": True}))
         exchange.shape("add", rate_bps=float(rate), burst_bytes=validation.BURST_BYTES)
         remote = Remote(url=f"http://{exchange.ADDRESS['server']}:{PORT}")
-        study.run(load(Path(scenario)), Path(folder), reporter=ends.Silent(), remote=remote)
+        study.run(load(Path(scenario)), Path(folder), reporter=Silent(), remote=remote)
         exchange.say({"done": True})
 
 
@@ -230,7 +227,7 @@ def bench_link(folder: Path, *, quick: bool) -> list[str]:
                     f"{row['error']:+.2%} (limit {LIMIT:.0%})"
                 )
         alone = at_rate / "alone" / "sized"
-        study.run(load(at_rate / "sized.yaml"), alone, reporter=ends.Silent())
+        study.run(load(at_rate / "sized.yaml"), alone, reporter=Silent())
         differ = same_rows(found, Run.read(alone))
         print(f"  rows beside those of one process, apart from times: {', '.join(differ) or 'the same'}")
         missed += [f"{kind} differ from those of one process" for kind in differ]
@@ -242,7 +239,7 @@ def bench_kills(folder: Path, *, quick: bool) -> list[str]:
     moments, moment = 4 if quick else 15, random.Random(16)
     scenario = folder / "fake.yaml"
     scenario.write_text(fake_harness.SCENARIO.format(samples=12, timed=3, repeats=8 if quick else 40))
-    study.run(load(scenario), folder / "alone" / "fake", reporter=ends.Silent())
+    study.run(load(scenario), folder / "alone" / "fake", reporter=Silent())
     wanted = Run.read(folder / "alone" / "fake")
     missed = []
     for killed in ("server", "device"):
@@ -332,7 +329,7 @@ class Good:
 
     def go_on(self) -> None:
         """Until it is stopped."""
-        import hostile
+        from tests.edge import hostile
 
         while not self.stop.is_set():
             told, _ = self.peer.ask(*hostile.KEY, hostile.PAYLOAD, [hostile.PAGE.question], timed=True)
@@ -342,7 +339,7 @@ class Good:
 
 def bench_hostile(folder: Path, *, quick: bool) -> list[str]:
     """A thousand requests and more, a hundred at a time."""
-    import hostile
+    from tests.edge import hostile
 
     n = 100 if quick else 1000
     scenario = folder / "hostile.yaml"

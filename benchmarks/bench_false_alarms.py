@@ -38,7 +38,7 @@ import scipy.stats
 from harness.analysis import regression, slowdown
 from harness.analysis.slowdown import Floats, Gate, Part
 from harness.paired import Design, Series
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.runs.provenance import package_versions
 from harness.runs.store import Run
 
@@ -114,7 +114,7 @@ def detections(draw: Draw, part: Part, nights: int, pairs: int, seed: int) -> in
 def changed_bytes(nights: int) -> tuple[int, int]:
     """Of so many changes of one byte in a reference run, how many there were and how many fail."""
     reference = Run.read(REFERENCE)
-    here = {"here": {**fingerprint(), **reference.manifest.sessions[-1].machine}, "packages": package_versions()}
+    here = {"here": {**this_machine(), **reference.manifest.sessions[-1].machine}, "packages": package_versions()}
     caught, rng = 0, np.random.default_rng(0)
     column = reference.outcomes.schema.get_field_index("payload_bytes")
     for row in rng.permutation(reference.outcomes.num_rows)[:nights]:
@@ -157,7 +157,7 @@ def store(parts: pd.DataFrame) -> None:
     """Writes the data: seconds as they were measured, in single precision."""
     DATA.parent.mkdir(exist_ok=True)
     small = parts.astype({"pair": "int16", "turn": "int16", "reference": "float32", "candidate": "float32"})
-    machine = {b"machine": str(fingerprint()["name"]).encode()}
+    machine = {b"machine": str(this_machine()["name"]).encode()}
     table = pa.Table.from_pandas(small, preserve_index=False).replace_schema_metadata(machine)
     pq.write_table(table, DATA, compression="zstd", compression_level=19)
 

@@ -14,15 +14,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
 from baselines.networks.elic import Elic2022Official
 from baselines.networks.network import Network
 from baselines.networks.pictures import padded
 from baselines.networks.weights import load, ready
-from baselines.neural_codec import NeuralPoint, bundled
+from baselines.neural_codec import Elic, Hyperprior, NeuralPoint, bundled
 from baselines.pillow_codecs import Jpeg, JpegPoint, WebP, WebPPoint
-from baselines.rate_distortion import RateDistortion, bd_rate_percent, psnr_db
+from benchmarks.rate_distortion import RateDistortion, bd_rate_percent, psnr_db
 from benchmarks.timing import interleaved_s, place
 from harness.data import streetsqa
 from harness.schemes.image_codec import ImageCodec

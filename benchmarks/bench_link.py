@@ -15,7 +15,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from harness.channel.constant import Constant
+from harness.channel.channel import Constant
 from harness.channel.link import Link, wire_bytes
 from harness.errors import UnavailableError
 from harness.replay import validation

@@ -18,7 +18,7 @@ import numpy as np
 import simpy
 
 from harness.channel import recording
-from harness.channel.formats import Layout
+from harness.channel.formats import CsvColumns
 from harness.channel.importing import import_trace
 from harness.channel.recording import RateRecording
 from harness.replay import Cell, Profile, replay, vector
@@ -132,7 +132,7 @@ def _day(folder: Path) -> None:
         for block in np.array_split(at_ms, 100):
             rows = zip(block.tolist(), np.resize(values, len(block)).tolist(), strict=True)
             file.write("".join(f"{t / 1000:.3f},{rate}\n" for t, rate in rows).encode())
-    took = _timed(lambda: import_trace(rates, folder / "rates.parquet", layout=Layout(rate="rate_kbps")))
+    took = _timed(lambda: import_trace(rates, folder / "rates.parquet", layout=CsvColumns(rate="rate_kbps")))
     _print(f"import a day of 1 ms rates ({rates.stat().st_size / 1e6:.0f} MB)", took)
 
 

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness import measure
+from harness import measure, timing
 from harness.analysis import Analysis, validity
 from harness.data.asking import samples
 from harness.data.gathered import gather
@@ -115,7 +115,7 @@ def one_run(folder: Path, plan: measure.Plan) -> tuple[list[str], float, int]:
         ongoing.record_samples(_rows(plan))
         measure.answer(plan, ongoing, Silent())
         how = {"schedule": _SCHEDULE, "seed": 0, "machine": "here", "device": "cpu", "telemetry": Telemetry()}
-        measure.time(plan, ongoing, Silent(), **how)
+        timing.time(plan, ongoing, Silent(), **how)
         record = ongoing.so_far()
         found = validity.reasons(Analysis(record))
         ongoing.finish(found)

@@ -18,7 +18,6 @@ from benchmarks.made_studies import (
     DEADLINE_S,
     RATE_BPS,
     SHARES,
-    Key,
     Scheme,
     Study,
     World,
@@ -35,6 +34,7 @@ from harness.analysis.means import Estimate
 from harness.analysis.select import select
 from harness.analysis.validity import looked_at
 from harness.analysis.whatif import advise, crossover, max_users, percentile, replicated
+from harness.records import PointKey
 from harness.replay import Cell, replay
 from harness.scenario.replay import Replay
 
@@ -126,7 +126,7 @@ def bench_rows(studies: int) -> None:
                 show(f"{claim}, {kind}, {n} x {world.rounds}", "95 %", tally, note=note)
 
 
-def _tally_run(made: Study, tallies: dict[str, Tally], tofc: Key, jpeg: Key) -> None:
+def _tally_run(made: Study, tallies: dict[str, Tally], tofc: PointKey, jpeg: PointKey) -> None:
     """What the closing table and its sentence say of one scheme."""
     row = made.run.numbers.set_index("pipeline").loc["tofc"]
     tallies["run: mean"].add(_of(row, "total_mean{}_s"), made.mean_s(tofc))
@@ -142,7 +142,7 @@ def _of(row: Any, name: str) -> Estimate:
     return Estimate(*(float(row[name.format(end)]) for end in ("", "_low", "_high")))
 
 
-def _tally_advice(made: Study, tallies: dict[str, Tally], tofc: Key) -> None:
+def _tally_advice(made: Study, tallies: dict[str, Tally], tofc: PointKey) -> None:
     spec = made.run.setting.system
     profiles = [made.run.selected_profile("tofc")]
     (advice,) = advise(

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from harness.analysis import Analysis
 from harness.analysis.means import draw_by_strata
-from harness.analysis.select import Answers, Equality
-from harness.records import OutcomeRow, SampleRow, StageRow, schema
+from harness.analysis.select import Equality, Scores
+from harness.records import OutcomeRow, PointKey, SampleRow, StageRow, schema
 from harness.replay import sweep
 from harness.runs.provenance import Manifest, begin
 from harness.runs.store import Record
@@ -33,7 +33,6 @@ from harness.scenario.load import hash_of
 from harness.scenario.replay import Replay
 
 Floats = NDArray[np.float64]
-Key = tuple[str, str]
 
 RATE_BPS = 400e3
 DEADLINE_S = 0.5
@@ -92,7 +91,7 @@ class World:
         return {f"{_RATE[scheme]}={share:g}": share for share in self.shares} if scheme in _RATE else {"-": 1.0}
 
     @property
-    def keys(self) -> list[Key]:
+    def keys(self) -> list[PointKey]:
         """The points of all schemes."""
         return [(scheme, point) for scheme in self.schemes for point in self.points(scheme)]
 
@@ -107,25 +106,25 @@ class Study:
 
     run: Analysis
     world: World
-    seconds: Mapping[Key, Floats]
-    sent: Mapping[Key, Floats]
-    chance: Mapping[Key, float]
+    seconds: Mapping[PointKey, Floats]
+    sent: Mapping[PointKey, Floats]
+    chance: Mapping[PointKey, float]
     device_s: Mapping[str, Floats]
     """The device's part of each scheme's ``seconds``, (N,)."""
     timed: Sequence[str]
     """The samples that were timed, in the order in which they were drawn."""
 
-    def mean_s(self, key: Key, rate_bps: float = RATE_BPS) -> float:
+    def mean_s(self, key: PointKey, rate_bps: float = RATE_BPS) -> float:
         """The true mean latency over the benchmark."""
         return float(self.seconds[key].mean() + 8 * self.sent[key].mean() / rate_bps)
 
-    def in_time(self, key: Key, deadline_s: float = DEADLINE_S, rate_bps: float = RATE_BPS) -> float:
+    def in_time(self, key: PointKey, deadline_s: float = DEADLINE_S, rate_bps: float = RATE_BPS) -> float:
         """The true share of requests answered within a deadline, over the benchmark's questions."""
         left = np.maximum(deadline_s - 8 * self.sent[key] / rate_bps, 1e-12)
         sigma = self.world.request
         return float(scipy.special.ndtr((np.log(left / self.seconds[key]) + sigma**2 / 2) / sigma).mean())
 
-    def crossover_bps(self, a: Key, b: Key) -> float:
+    def crossover_bps(self, a: PointKey, b: PointKey) -> float:
         """The rate at which two points answer alike; negative where there is none."""
         more = 8 * float(self.sent[a].mean() - self.sent[b].mean())
         return more / float(self.seconds[b].mean() - self.seconds[a].mean())
@@ -214,7 +213,9 @@ def study(world: World, seed: Sequence[int], *, population: Sequence[int] | None
     )  # fmt: skip
 
 
-def _right(rng: np.random.Generator, world: World, chance: Mapping[Key, float]) -> dict[Key, NDArray[np.bool_]]:
+def _right(
+    rng: np.random.Generator, world: World, chance: Mapping[PointKey, float]
+) -> dict[PointKey, NDArray[np.bool_]]:
     """Which questions each point answers rightly: questions about a picture are alike, and so are points."""
     shape = (world.pictures, world.questions)
     hard = math.sqrt(0.3) * rng.normal(size=(world.pictures, 1)) + math.sqrt(0.7) * rng.normal(size=shape)
@@ -300,7 +301,7 @@ def true_score(benchmark: str, scheme: Scheme) -> float:
     return 100 * (scheme.chance + float(both))
 
 
-def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], schemes: Mapping[str, Scheme]) -> Answers:
+def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], schemes: Mapping[str, Scheme]) -> Scores:
     """The answers of schemes, the first the reference, to benchmarks of so many pictures and questions about each."""
     tables: list[pa.Table] = []
     samples: list[pa.Table] = []
@@ -328,4 +329,4 @@ def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], sch
                 )
             )  # fmt: skip
     equality = Equality(reference=next(iter(schemes)), target=0.92, margin=0.05)
-    return Answers(pa.concat_tables(tables), pa.concat_tables(samples), equality, list(asked))
+    return Scores(pa.concat_tables(tables), pa.concat_tables(samples), equality, list(asked))

@@ -13,18 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from harness import files, measure, study
+from harness import files, measure, study, timing
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
 from harness.errors import ResultsError
-from harness.measure import Key, Parted, Plan, Reporter
+from harness.measure import Parted, Plan
 from harness.models.contract import Untimed
 from harness.profiling.energy import Meters
-from harness.profiling.machine import fingerprint, machine_name
+from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
-from harness.records import Side
+from harness.records import PointKey, Side
+from harness.reporter import Reporter
 from harness.runs import disk
 from harness.runs.digests import changed, of_folder
 from harness.runs.store import Run
@@ -61,7 +62,7 @@ def measure_half(
     if half == "device":
         stock.refuse_pictures()
     models, device, threads = study.load_models(stock)
-    halves: dict[Key, Parted] = {}
+    halves: dict[PointKey, Parted] = {}
     for key, (scheme, point) in stock.points.items():
         if sent is None:
             halves[key] = _Sending(scheme.device_half(models, point))
@@ -69,7 +70,7 @@ def measure_half(
             server = scheme.server_half(models, point)
             from_files = _FromFiles(sent.files[key], scheme.kind)
             halves[key] = measure.Split(kind=scheme.kind, device=from_files, server=server)
-    machine = {**fingerprint(), "torch_threads": threads}
+    machine = {**this_machine(), "torch_threads": threads}
     manifest = stock.manifest(folder.name, machine, command, half=half)
     if sent is not None:
         manifest = manifest.model_copy(update={"digests": {**manifest.digests, PAYLOADS: sent.digest}})
@@ -81,7 +82,7 @@ def measure_half(
             plan if sent is not None else dataclasses.replace(plan, halves=_write_payloads(plan, folder, reporter))
         )
         measure.answer(answering, ongoing, reporter, workers=workers_for(device, threads))
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             reporter,
@@ -91,7 +92,7 @@ def measure_half(
             device=device,
             telemetry=Telemetry(),
             sides=(half,),
-            spacing=study.spaced(stock),
+            pacing=study.paced(stock),
         )
         measure.weigh(
             plan,
@@ -122,14 +123,14 @@ def payloads_digest(folder: Path) -> str:
     return of_folder(folder / PAYLOADS)
 
 
-def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[Key, Parted]:
+def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointKey, Parted]:
     """Writes the payload of every picture by every scheme; returns the halves that answer by themselves instead.
 
     A payload that is there is whole: its name is the key of all that it depends on.
     """
     places = (folder / PAYLOADS).glob("*") if (folder / PAYLOADS).is_dir() else ()
     there = {path.name for path in places}
-    answering: dict[Key, Parted] = {}
+    answering: dict[PointKey, Parted] = {}
     units = {plan.answering(key, places).key: (key, places) for key in plan.halves for places in plan.pictures}
     for strange in there - units.keys():
         disk.discard(folder / PAYLOADS / strange)
@@ -185,7 +186,7 @@ class _FromFiles:
 class _Sent:
     """What a device half sent: the file of each sample's payload, by scheme and point, and the digest of all."""
 
-    files: Mapping[Key, Mapping[str, Path]]
+    files: Mapping[PointKey, Mapping[str, Path]]
     digest: str
 
     @classmethod
@@ -207,7 +208,7 @@ class _Sent:
             (row["pipeline"], row["point"]) for row in record.outcomes.select(["pipeline", "point"]).to_pylist()
         }
         plan = study.plan_of(stock, {}, list(sample_rows(stock)))
-        paths: dict[Key, dict[str, Path]] = {}
+        paths: dict[PointKey, dict[str, Path]] = {}
         for key in stock.points:
             if key in by_itself:
                 continue

@@ -22,8 +22,8 @@ SCHEMES: Mapping[str, str] = {
     "webp": "baselines.pillow_codecs:WebP",
     "avif": "baselines.pillow_codecs:Avif",
     "jxl": "baselines.pillow_codecs:JpegXL",
-    "hyperprior": "baselines.hyperprior:Hyperprior",
-    "elic": "baselines.elic:Elic",
+    "hyperprior": "baselines.neural_codec:Hyperprior",
+    "elic": "baselines.neural_codec:Elic",
     "compressai": "baselines.compressai_zoo:CompressAI",
     "server_only": "baselines.server_only:ServerOnly",
     "device_only": "baselines.device_only:DeviceOnly",
@@ -65,6 +65,12 @@ BACKBONES: Mapping[str, str] = {
     "llava-onevision-7b": "harness.models.onevision:load",
     "llava-onevision-0.5b": "harness.models.onevision:load",
     "llava-1.5-7b": "harness.models.llava15:load",
+    "internvl3-1b": "harness.models.internvl:load",
+    "internvl3-2b": "harness.models.internvl:load",
+    "internvl3-8b": "harness.models.internvl:load",
+    "gemma-3-4b": "harness.models.gemma3:load",
+    "gemma-3-12b": "harness.models.gemma3:load",
+    "gemma-3-27b": "harness.models.gemma3:load",
     "mini-onevision": "harness.models.onevision:load",
     "mini-nano": "harness.models.onevision:load",
     "mini-llava15": "harness.models.llava15:load",
@@ -72,6 +78,10 @@ BACKBONES: Mapping[str, str] = {
 
 ON_DEVICE: Mapping[str, str] = {
     "llava-onevision-7b": "llava-onevision-0.5b",
+    "internvl3-2b": "internvl3-1b",
+    "internvl3-8b": "internvl3-1b",
+    "gemma-3-12b": "gemma-3-4b",
+    "gemma-3-27b": "gemma-3-4b",
     "mini-onevision": "mini-nano",
 }
 """The smaller model of a backbone's family, that a device runs by itself; LLaVA-1.5 has none."""
@@ -88,12 +98,16 @@ BENCHMARKS: Mapping[str, str] = {
     "GlimpseQA": "harness.data.glimpseqa:load",
 }
 
+ZOO = Path(__file__).with_name("zoo")
+"""The folder of the project's own weights: backbones, and codecs under ``tofc``. Nothing else builds a path to it."""
+
 ENTRY_POINTS: Mapping[str, str] = {"scheme": "tofc_harness.schemes", "backbone": "tofc_harness.backbones"}
 """The groups of entry points in which packages declare names, by what they are names of."""
 
 TRAINING_DATA: Mapping[str, str] = {
     "conversations": "harness.training.conversations:Conversations",
-    "bundled": "harness.zoo.pages:Bundled",
+    "bundled": "harness.training.bundled:Bundled",
+    "pictures": "harness.training.pictures:Pictures",
 }
 
 PAYLOADS: Mapping[str, str] = {
@@ -108,7 +122,7 @@ PAYLOADS: Mapping[str, str] = {
 WEIGHTS_CONVERTER = "baselines.networks.convert"
 """What is run as a program to make safetensors of a pickle."""
 
-CODECS: Mapping[str, str] = {
+CODEC_FORMATS: Mapping[str, str] = {
     "tofc-codec-3": "harness.tofc.codec:TofcCodec",
     "heuristic-codec-1": "baselines.ablations.heuristic:HeuristicCodec",
     "factorized-codec-1": "baselines.ablations.factorized:FactorizedCodec",
@@ -116,7 +130,7 @@ CODECS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.models.files:ZOO",
+    "zoo": "harness.tofc.trained:CODECS",
     "ablations": "baselines.ablations.schemes:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""

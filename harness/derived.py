@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from harness import study
 from harness.analysis import Analysis, validity
 from harness.apart import PAYLOADS, payloads_digest
-from harness.channel.opening import unreadable_files
+from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
-from harness.measure import Reporter
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
+from harness.reporter import Reporter
 from harness.runs import digests, provenance, recorded
 from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit
@@ -69,7 +69,7 @@ def replay(
     given = as_given(scenario)
     changed = ("name", "title", "replay", *(["profile"] if profiles else []))
     of_run = {**record.manifest.scenario, **{name: given[name] for name in changed}}
-    session = provenance.session(command=command, machine=fingerprint())
+    session = provenance.session(command=command, machine=this_machine())
     manifest = _begun(
         record.manifest,
         folder,

@@ -18,9 +18,10 @@ from harness import catalog
 from harness.errors import HarnessError
 from harness.models import files
 from harness.models.contract import Part
+from harness.models.patches import feature_dim_of
 from harness.profiling import nvml
 from harness.profiling.energy import Meters
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.records import Side
 from harness.scenario.model import Scenario
 from harness.stock import Stock, missing, take_stock
@@ -30,7 +31,7 @@ _FASTEST = ("MAXN", "MAXN_SUPER")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Half:
+class HalfNeeds:
     """What one half of a scheme at a point needs here: the parts of models, their bytes, or why it cannot be made."""
 
     pipeline: str
@@ -55,7 +56,7 @@ class Findings:
     facts: Sequence[str]
     notes: Sequence[str]
     wrong: Sequence[str]
-    halves: Sequence[Half]
+    halves: Sequence[HalfNeeds]
     memory_bytes: int
 
 
@@ -63,7 +64,7 @@ def examine(
     scenario: Scenario | None = None, *, allow_stand_ins: bool = True, card: Mapping[str, Any] | None = None
 ) -> Findings:
     """What this machine is, and whether a scenario can run on it; ``card`` is the machine's."""
-    card = fingerprint() if card is None else card
+    card = this_machine() if card is None else card
     gpus, no_gpu = nvml.gpus()
     torch_line, on_gpu, notes, wrong = _torch(bool(gpus))
     memory_bytes = psutil.virtual_memory().total
@@ -75,7 +76,7 @@ def examine(
         facts.append(f"energy: {meters.sources}")
     notes += _power(card)
     limit_bytes = gpu_bytes[0] if on_gpu and gpu_bytes else memory_bytes
-    halves: list[Half] = []
+    halves: list[HalfNeeds] = []
     if scenario is not None and scenario.estimate is not None:
         wrong += missing(scenario)
     elif scenario is not None:
@@ -95,7 +96,7 @@ def examine(
 def _torch(has_gpu: bool) -> tuple[str, bool, list[str], list[str]]:
     """A line on torch, whether it computes on a GPU here, and what of it may mislead or must be mended."""
     if importlib.util.find_spec("torch") is None:
-        return "torch is not installed", False, [], ["torch is not installed; 'pip install torch' brings it"]
+        return "torch is not installed", False, [], ["torch is not installed; 'pip install torch' installs it"]
     import torch
 
     version, cuda = importlib.metadata.version("torch"), torch.version.cuda
@@ -123,7 +124,7 @@ def _power(card: Mapping[str, Any]) -> Iterator[str]:
         yield "clocks vary; 'sudo jetson_clocks' holds them at their highest"
 
 
-def _halves(stock: Stock, bytes_each: int) -> Iterator[Half]:
+def _halves(stock: Stock, bytes_each: int) -> Iterator[HalfNeeds]:
     for (pipeline, label), (scheme, point) in stock.points.items():
         sides: tuple[Side, ...] = ("device", "server")
         for side in sides:
@@ -133,7 +134,7 @@ def _halves(stock: Stock, bytes_each: int) -> Iterator[Half]:
                 (scheme.device_half if side == "device" else scheme.server_half)(asked, point)
             except HarnessError as error:
                 refused = f"{pipeline} at {label}, {side} half: {error}"
-            yield Half(
+            yield HalfNeeds(
                 pipeline=pipeline,
                 point=label,
                 side=side,
@@ -181,8 +182,7 @@ class _Asked:
             self.parts[self.name, part] = 0
             return _Side(self.name, 0)
         self.parts[self.name, part] = files.elements(self._folder, part)
-        config = files.read_json(self._folder / "config.json")
-        return _Side(self.name, int(config.get("vision_config", {}).get("hidden_size", 0)))
+        return _Side(self.name, feature_dim_of(self.name, self._weights))
 
 
 @dataclasses.dataclass(frozen=True)

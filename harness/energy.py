@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analysis import Analysis
-from harness.measure import Key, Plan, Reporter
+from harness.measure import Plan
 from harness.models.contract import Answer, Untimed
 from harness.profiling.clock import synchroniser
 from harness.profiling.energy import Meter, Reading
 from harness.profiling.telemetry import Telemetry
-from harness.records import EnergyRow, Side
+from harness.records import EnergyRow, PointKey, Side
+from harness.reporter import Reporter
 from harness.runs.provenance import UNAVAILABLE
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
@@ -122,19 +123,19 @@ class _Block:
         return after.since(before)
 
 
-def _selected(plan: Plan, ongoing: Run) -> list[Key]:
+def _selected(plan: Plan, ongoing: Run) -> list[PointKey]:
     points = Analysis(ongoing.so_far()).points
     chosen = points.loc[points["selected"], ["pipeline", "point"]].itertuples(index=False)
     return [key for pipeline, point in chosen if (key := (str(pipeline), str(point))) in plan.halves]
 
 
-def _sides(plan: Plan, key: Key, place: int) -> tuple[Side, ...]:
+def _sides(plan: Plan, key: PointKey, place: int) -> tuple[Side, ...]:
     """The sides on which a scheme has work to do."""
     sent = send(plan.halves[key].device, plan.samples[place], Untimed())
     return ("device",) if isinstance(sent, Answer) else _SIDES
 
 
-def _work(plan: Plan, key: Key, side: Side, places: Sequence[int]) -> Callable[[int], object]:
+def _work(plan: Plan, key: PointKey, side: Side, places: Sequence[int]) -> Callable[[int], object]:
     """What a half does for the sample at a place of ``places``; what the server half is sent is made before."""
     half, samples = plan.halves[key], [plan.samples[place] for place in places]
     if side == "device":
@@ -157,11 +158,11 @@ def _block(work: Callable[[int], object], n: int, block_s: float, meter: Meter, 
     return _Block(requests, (before, after, meter.read()))
 
 
-def _shuffled(halves: Sequence[tuple[Key, Side]], seed: int, number: int) -> list[tuple[Key, Side]]:
+def _shuffled(halves: Sequence[tuple[PointKey, Side]], seed: int, number: int) -> list[tuple[PointKey, Side]]:
     return [halves[index] for index in np.random.default_rng([seed, number]).permutation(len(halves))]
 
 
-def _unit(plan: Plan, key: Key, side: Side, places: Sequence[int], number: int, schedule: Measure) -> Unit:
+def _unit(plan: Plan, key: PointKey, side: Side, places: Sequence[int], number: int, schedule: Measure) -> Unit:
     assert schedule.energy is not None
     name = f"energy {' '.join(key)}, {side}, block {number}"
     how = {"threads": str(schedule.threads), "block": f"{schedule.energy.block_s:g} s"}
@@ -171,7 +172,7 @@ def _unit(plan: Plan, key: Key, side: Side, places: Sequence[int], number: int, 
 def _rows(
     ongoing: Run,
     unit: Unit,
-    key: Key,
+    key: PointKey,
     side: Side,
     number: int,
     block: _Block,

@@ -21,9 +21,10 @@ from harness.analysis import Analysis, densities
 from harness.data.sample import Sample
 from harness.data.scoring import judge
 from harness.errors import BitstreamError, ResultsError, UnavailableError
-from harness.measure import Key, Reporter
 from harness.models.contract import Answer, Models, Untimed
 from harness.profiling.machine import machine_name
+from harness.records import PointKey
+from harness.reporter import Reporter
 from harness.runs import digests, illustrations
 from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
 from harness.scenario.load import scenario_hash
@@ -96,7 +97,7 @@ def illustrate(scenario: Scenario, folder: Path, *, pictures: int = 8, reporter:
     return illustrations.write(folder, found, files)
 
 
-def _chosen(run: Analysis, stock: Stock) -> list[Key]:
+def _chosen(run: Analysis, stock: Stock) -> list[PointKey]:
     """The selected point of each pipeline; of one that has none, its first."""
     found = []
     for pipeline in run.manifest.points:
@@ -116,10 +117,10 @@ def _first_pictures(stock: Stock, pictures: int) -> list[Sample]:
     return [stock.samples[listed[place]] for place in spread]
 
 
-def _merging(chosen: Sequence[Key], stock: Stock, models: Models) -> "tuple[Key, Any] | None":
+def _merging(chosen: Sequence[PointKey], stock: Stock, models: Models) -> "tuple[PointKey, Any] | None":
     """The first scheme that merges features on the device by the paper's way, and its device half."""
     from harness.schemes.features import FeatureDevice
-    from harness.tofc.reducer import Merging
+    from harness.tofc.merging import Merging
 
     for key in chosen:
         scheme, point = stock.points[key]
@@ -131,7 +132,7 @@ def _merging(chosen: Sequence[Key], stock: Stock, models: Models) -> "tuple[Key,
     return None
 
 
-def _bits(key: Key, stock: Stock, models: Models, shown: Sequence[Sample]) -> Iterator[Bits]:
+def _bits(key: PointKey, stock: Stock, models: Models, shown: Sequence[Sample]) -> Iterator[Bits]:
     """Where the bits of a scheme's payloads go, part by part; nothing of a scheme that sends nothing."""
     scheme, point = stock.points[key]
     named = getattr(scheme, "files", None)
@@ -157,7 +158,7 @@ def _bits(key: Key, stock: Stock, models: Models, shown: Sequence[Sample]) -> It
         yield Bits(pipeline=key[0], point=key[1], part=part, bits=total / len(shown), pictures=len(shown))
 
 
-def _density(key: Key, half: Any, shown: Sequence[Sample]) -> Density:
+def _density(key: PointKey, half: Any, shown: Sequence[Sample]) -> Density:
     """The densities of the elements of x and of the merged y, with their fits."""
     unmerged, merged = [], []
     for sample in shown:
@@ -192,10 +193,10 @@ def histogram(values: Floats) -> Histogram:
     )
 
 
-def _cases(key: Key, half: Any, run: Analysis, stock: Stock, models: Models) -> tuple[Cases, dict[str, bytes]]:
+def _cases(key: PointKey, half: Any, run: Analysis, stock: Stock, models: Models) -> tuple[Cases, dict[str, bytes]]:
     """The first questions that the reference and the scheme answer correctly and JPEG of as many bytes does not."""
     jpeg = catalog.load("scheme", "jpeg", catalog.SCHEMES)
-    reference = run.answers.reference
+    reference = run.scores.reference
     outcomes = run.record.outcomes.to_pandas()
     of_key, of_reference = (
         outcomes[(outcomes["pipeline"] == k[0]) & (outcomes["point"] == k[1])].set_index("sample")
@@ -299,13 +300,17 @@ def _png(image: Image.Image, size: tuple[int, int] | None = None) -> bytes:
 
 
 def _labels(half: Any, image: Image.Image) -> tuple[tuple[int, ...], ...]:
-    """Into which merged feature each feature of the picture's first patch went, as a square; empty if it is none."""
+    """Into which merged feature each feature of the picture's first patch went, as a square.
+
+    Empty where it is none, or the patch does not show the picture padded to a square.
+    """
     from harness.tofc.merging import merge
 
-    x_PVD = half.vision.see(image, Untimed()).x_PVD[:1]
+    seen = half.vision.see(image, Untimed())
+    x_PVD = seen.x_PVD[:1]
     n_features = x_PVD.shape[1]
     side = math.isqrt(n_features)
-    if side * side != n_features:
+    if side * side != n_features or seen.layout.stretched:
         return ()
     merged = merge(x_PVD, half.point.kept_of(n_features), half.reducer.neighbours)
     return tuple(map(tuple, merged.labels_PV[0].view(side, side).tolist()))

@@ -27,7 +27,7 @@ import pandas as pd
 from harness.analysis import slowdown
 from harness.analysis.slowdown import TIMED_COLUMNS, Gate, TimedComparison
 from harness.errors import ResultsError, UnavailableError
-from harness.measure import Reporter
+from harness.reporter import Reporter
 from harness.runs import disk, provenance
 from harness.runs.digests import of_code, of_data, of_file
 
@@ -99,7 +99,7 @@ def checked_out(commit: str) -> Iterator[tuple[str, Path]]:
         raise UnavailableError(f"{ROOT} is not a git checkout, so it cannot be timed against a commit")
     full = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}").strip()
     if not full:
-        raise ResultsError(f"--against {commit}: no such commit or tag in {ROOT}; 'git fetch --tags' may bring it")
+        raise ResultsError(f"--against {commit}: no such commit or tag in {ROOT}; 'git fetch --tags' may fetch it")
     with tempfile.TemporaryDirectory(prefix="harness-compare-") as temporary:
         tree = Path(temporary) / "reference"
         try:

@@ -16,17 +16,17 @@ import pyarrow.compute as pc
 
 from harness import study
 from harness.analysis import Analysis, validity
-from harness.channel.opening import unreadable_files
+from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.estimates.estimate import Estimated, Estimator, total
 from harness.estimates.sheets import digest
-from harness.measure import Reporter
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.records import OutcomeRow, ResourceRow, SampleRow, StageRow, to_table
 from harness.replay import Profile, sweep
+from harness.reporter import Reporter
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
-from harness.scenario.estimate import Claim, Estimate
+from harness.scenario.estimate import ClaimedTime, EstimateSection
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
 
@@ -65,10 +65,10 @@ class Total:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class JudgedClaim:
     """A claim beside what is estimated over each uplink: the value, its ends, and how the two agree."""
 
-    claim: Claim
+    claim: ClaimedTime
     channel: str
     value: float
     low: float
@@ -86,12 +86,12 @@ class Projection:
     totals: Sequence[Total]
 
     @property
-    def section(self) -> Estimate:
+    def section(self) -> EstimateSection:
         """The scenario's own."""
         assert self.scenario.estimate is not None
         return self.scenario.estimate
 
-    def verdicts(self) -> Iterator[Verdict]:
+    def verdicts(self) -> Iterator[JudgedClaim]:
         """Each claim over each uplink."""
         of = {(row.pipeline, row.channel): row for row in self.totals}
         for claim in self.section.claims:
@@ -102,7 +102,7 @@ class Projection:
                     other = of[claim.over, channel]
                     value, low, high = value / other.seconds, low / other.high_s, high / other.low_s
                 agrees = _agrees(claim, value, low, high)
-                yield Verdict(claim=claim, channel=channel, value=value, low=low, high=high, agrees=agrees)
+                yield JudgedClaim(claim=claim, channel=channel, value=value, low=low, high=high, agrees=agrees)
 
 
 def project(scenario: Scenario) -> Projection:
@@ -117,12 +117,12 @@ def project(scenario: Scenario) -> Projection:
         raise ScenarioError("\n".join(wrong))
     estimator = Estimator(section.device, section.server)
     # Late: counting imports torch, and the names above are checked without it.
-    from harness.estimates.backbone import Backbone
-    from harness.estimates.stages import Asked, work_of
+    from harness.estimates.backbone import CountedBackbone
+    from harness.estimates.stages import NominalRequest, work_of
 
-    backbone = Backbone(scenario.backbone)
+    backbone = CountedBackbone(scenario.backbone)
     picture = section.picture
-    asked = Asked(
+    asked = NominalRequest(
         width_px=picture.width_px,
         height_px=picture.height_px,
         text_tokens=section.text_tokens,
@@ -177,7 +177,7 @@ def run(
         | digests.of_links(scenario.replay.files),
         seed=scenario.seed,
         command=command,
-        machine=fingerprint(),
+        machine=this_machine(),
     )
     with Run.open_or_create(folder, begun, fresh=fresh or there) as ongoing:
         ongoing.record_samples([_sample(scenario)])
@@ -326,7 +326,7 @@ def _depends(of_point: Projected) -> Mapping[str, str]:
     return {"stages": digests.of_data(rows), "payload": str(of_point.payload_bytes)}
 
 
-def _agrees(claim: Claim, value: float, low: float, high: float) -> str:
+def _agrees(claim: ClaimedTime, value: float, low: float, high: float) -> str:
     """``yes``; ``within the error``, where the interval reaches the claimed range; ``no``."""
     least, most = claim.low if claim.low is not None else -math.inf, claim.high if claim.high is not None else math.inf
     if least <= value <= most:

@@ -25,6 +25,9 @@ Quantity = Literal["weights_bytes", "peak_memory_bytes", "operations"]
 """What a :class:`ResourceRow` is about: the weights that a half holds, the most memory that it needs while it works
 (weights included), the floating-point operations of a stage."""
 
+PointKey = tuple[str, str]
+"""A pipeline and the label of one of its points."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
@@ -90,8 +93,8 @@ class LinkRow:
     ``residence_s`` from the last byte received to the first byte of the answer, on the server's, of which the request
     waited ``queue_s`` for others. T_link, up and down together, is the difference of the two. ``set_up_s`` is what
     opening the connection took before, null where it was open. ``sent_bytes`` and ``received_bytes`` count HTTP's heads
-    and the question beside the payload. ``channel_s`` is what the channel that paced the sending gives for
-    ``sent_bytes``, null where nothing paced it. ``unit`` and ``start`` are as in :class:`StageRow`.
+    and the question beside the payload. ``channel_s`` is what the channel that shaped the sending gives for
+    ``sent_bytes``, null where nothing shaped it. ``unit`` and ``start`` are as in :class:`StageRow`.
     """
 
     run: str

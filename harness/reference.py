@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import study
 from harness.errors import ResultsError
-from harness.measure import Reporter
+from harness.reporter import Reporter
 from harness.runs import disk, provenance, replayed, tables
 from harness.runs.digests import of_bytes
 from harness.runs.provenance import MANIFEST, Manifest, Session
@@ -69,7 +69,7 @@ def update(
     if not there:
         content = as_reference(record, scenario_file.parent)
         folder.mkdir(parents=True, exist_ok=True)
-        disk.sweep(folder)
+        disk.remove_unfinished(folder)
         disk.write_folder(reference, content, replace=True)
     line = Update(scenario=scenario.name, reason=reason, date=provenance.utc_now(), commit=commit)
     disk.write_text(folder / HISTORY, _lines([*history(folder), line]))

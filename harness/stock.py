@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from harness import catalog
 from harness.cache import cache_folder
-from harness.channel.opening import unreadable_files
+from harness.channel.channel import unreadable_files
 from harness.data import benchmarks, own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
@@ -21,16 +21,14 @@ from harness.errors import DataError, HarnessError, ScenarioError, UnavailableEr
 from harness.models import files
 from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
-from harness.records import SampleRow, Side
+from harness.records import PointKey, SampleRow, Side
 from harness.runs import digests, provenance, recorded
-from harness.runs.recorded import Recorded
+from harness.runs.recorded import RecordedTimes
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import PipelineSpec, Scenario
 from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
 
 Thing = TypeVar("Thing")
-Key = tuple[str, str]
-"""A pipeline and the label of one of its points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,10 +46,10 @@ class Stock:
     backbone: str
     stand_ins: Mapping[str, str]
     absent: Sequence[str]
-    points: Mapping[Key, tuple[type[Scheme], OperatingPoint]]
-    depends: Mapping[Key, Mapping[str, str]]
+    points: Mapping[PointKey, tuple[type[Scheme], OperatingPoint]]
+    depends: Mapping[PointKey, Mapping[str, str]]
     links: Mapping[str, str]
-    recorded: Mapping[tuple[str, str, Side], Recorded] = dataclasses.field(default_factory=dict)
+    recorded: Mapping[tuple[str, str, Side], RecordedTimes] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def samples(self) -> Gathered:
@@ -160,6 +158,9 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         if (published := _stands_in_for(scheme, point)) is not None:
             ran[published] = f"small {published}"
             absent += [] if allow_stand_ins else [_no_stand_in(name, point)]
+        if _is_codec_only(scheme, backbone, point):
+            ran[scheme.kind] = "codec only (backbone not tuned)"
+            absent += [] if allow_stand_ins else [_not_tuned(name, point)]
     if absent and not allow_stand_ins:
         raise UnavailableError("\n".join(absent))
     swaps = {**ran, scenario.backbone: backbone}
@@ -181,13 +182,13 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
 
 def _points_at_hand(
     scenario: Scenario, backbone: str, model: Mapping[str, str]
-) -> tuple[dict[Key, tuple[type[Scheme], OperatingPoint]], dict[Key, Mapping[str, str]]]:
+) -> tuple[dict[PointKey, tuple[type[Scheme], OperatingPoint]], dict[PointKey, Mapping[str, str]]]:
     """Every operating point that runs, and the digests of what its rows depend on.
 
     Raises what the first point raises that cannot run, with the sentences of all.
     """
-    points: dict[Key, tuple[type[Scheme], OperatingPoint]] = {}
-    depends: dict[Key, Mapping[str, str]] = {}
+    points: dict[PointKey, tuple[type[Scheme], OperatingPoint]] = {}
+    depends: dict[PointKey, Mapping[str, str]] = {}
     refused: dict[str, HarnessError] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
@@ -228,6 +229,8 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
                 if model is not None:
                     _refuse_size(backbone, scenario.weights, point)
                 _scheme_digests(scheme, backbone, point)
+                if not allow_stand_ins and _is_codec_only(scheme, backbone, point):
+                    found.append(_not_tuned(spec.name, point))
             except HarnessError as error:
                 # What several points name is said once.
                 wrong.setdefault(str(error), f"{spec.name} at {point.label}: {error}")
@@ -262,6 +265,19 @@ def _stands_in_for(scheme: type[Scheme], point: OperatingPoint) -> str | None:
     return None if asked is None else asked(point)
 
 
+def _is_codec_only(scheme: type[Scheme], backbone: str, point: OperatingPoint) -> bool:
+    """Whether a point's codec stands in for one that was trained together with the backbone."""
+    asked = getattr(scheme, "is_codec_only", None)
+    return asked is not None and bool(asked(backbone, point))
+
+
+def _not_tuned(pipeline: str, point: OperatingPoint) -> str:
+    return (
+        f"{pipeline} at {point.label}: the codec was fitted alone, to features of a backbone that was not tuned; name "
+        "one that 'harness train' trained without --stage codec"
+    )
+
+
 def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
     return (
         f"{pipeline} at {point.label}: the bundled networks are small and saw no photograph; name a published "
@@ -269,15 +285,15 @@ def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
     )
 
 
-def profile_digests(profiles: Mapping[tuple[str, str, Side], Recorded]) -> dict[str, str]:
+def profile_digests(profiles: Mapping[tuple[str, str, Side], RecordedTimes]) -> dict[str, str]:
     """The digests of the files that profiles come from, by names for people."""
     return digests.by_name("profile", ((of_side.where, of_side.digest) for of_side in profiles.values()))
 
 
-def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorded], list[str]]:
+def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], RecordedTimes], list[str]]:
     """What a scenario's profiles hold, and the sentences on those that cannot be used."""
     labels = {spec.name: spec.labels for spec in scenario.pipelines}
-    found: dict[tuple[str, str, Side], Recorded] = {}
+    found: dict[tuple[str, str, Side], RecordedTimes] = {}
     wrong = []
     for recording in scenario.profile:
         try:

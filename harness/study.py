@@ -15,22 +15,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness import catalog, measure
+from harness import catalog, measure, timing
 from harness.analysis import Analysis, validity
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info
-from harness.edge.server import Limits, Service
+from harness.edge.server import ServerLimits, Service
 from harness.energy import Sides, measure_energy
-from harness.measure import Halves, Key, Parted, Reporter
+from harness.measure import Halves, Parted
 from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meter, Meters
-from harness.profiling.machine import fingerprint, machine_name
-from harness.profiling.spacing import Spacing
+from harness.profiling.machine import machine_name, this_machine
+from harness.profiling.pacing import Pacing
 from harness.profiling.telemetry import Telemetry
 from harness.profiling.workers import workers_for
-from harness.records import SampleRow, Side, to_table
+from harness.records import PointKey, SampleRow, Side, to_table
 from harness.replay import Profile, sweep
+from harness.reporter import Reporter
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Scenario
@@ -101,7 +102,7 @@ def _work(
 ) -> None:
     """Measures and replays what is left to do, and completes the run."""
     stock, scenario = study.stock, study.stock.scenario
-    machine = {**fingerprint(), "torch_threads": study.threads}
+    machine = {**this_machine(), "torch_threads": study.threads}
     server = None if peer is None else peer.info.provenance()
     manifest = stock.manifest(folder.name, machine, command, server)
     with Run.open_or_create(folder, manifest, fresh=fresh) as ongoing:
@@ -113,7 +114,7 @@ def _work(
         measure.answer(plan, ongoing, reporter, workers=workers)
         telemetry = Telemetry() if peer is None else PeerTelemetry(peer)
         server_machine = None if server is None else server.machine["name"]
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             reporter,
@@ -123,7 +124,7 @@ def _work(
             device=study.device,
             telemetry=telemetry,
             server=server_machine,
-            spacing=spaced(stock),
+            pacing=paced(stock),
         )
         measure.weigh(
             plan,
@@ -165,22 +166,20 @@ def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure
     )
 
 
-def spaced(stock: Stock) -> measure.Spaced | None:
+def paced(stock: Stock) -> timing.Paced | None:
     """How requests come in the scenario's own study, where it wants them timed so."""
     scenario = stock.scenario
     if scenario.measure.pacing == "back_to_back":
         return None
     given = scenario.replay.model_dump(mode="json", include={"arrivals", "uplinks", "users"})
     arrivals = digests.of_data([given["arrivals"], given["uplinks"][0], given["users"][0], scenario.seed])
-    return measure.Spaced(
-        spacing=Spacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals}
-    )
+    return timing.Paced(pacing=Pacing(scenario.replay, scenario.seed), depends={**stock.links, "arrivals": arrivals})
 
 
 def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Info:
     """What decides the answers and times of this side, for the other side to compare itself with. Imports no torch."""
     scenario = stock.scenario
-    here = stock.manifest("", fingerprint(), ()).sessions[-1]
+    here = stock.manifest("", this_machine(), ()).sessions[-1]
     depends: dict[str, dict[str, dict[str, str]]] = {}
     for (pipeline, label), of_point in stock.depends.items():
         depends.setdefault(pipeline, {})[label] = dict(of_point)
@@ -205,7 +204,7 @@ def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Inf
 def prepare(stock: Stock, peer: Peer | None = None) -> Study:
     """Makes both halves of every scheme at every point, or the device halves alone where a server has the others."""
     models, device, threads = load_models(stock)
-    halves: dict[Key, Parted] = {}
+    halves: dict[PointKey, Parted] = {}
     for key, (scheme, point) in stock.points.items():
         here = scheme.device_half(models, point)
         if peer is None:
@@ -228,7 +227,7 @@ def load_models(stock: Stock) -> tuple[Models, str, int]:
     return models, device, torch.get_num_threads()
 
 
-def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
+def service(stock: Stock, *, token: str | None, limits: ServerLimits) -> Service:
     """The server halves of every scheme at every point, loaded and ready to be served."""
     models, device, _ = load_models(stock)
     halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
@@ -244,7 +243,12 @@ def service(stock: Stock, *, token: str | None, limits: Limits) -> Service:
 
 
 def replay(
-    keys: Iterable[Key], spec: Replay, links: Mapping[str, str], samples: pa.Table, ongoing: Run, reporter: Reporter
+    keys: Iterable[PointKey],
+    spec: Replay,
+    links: Mapping[str, str],
+    samples: pa.Table,
+    ongoing: Run,
+    reporter: Reporter,
 ) -> None:
     """Replays schemes at operating points over a section's uplinks, from the rows that are committed.
 

@@ -24,7 +24,7 @@ def main(scenario_file: Path, pictures: int, orders: TextIO, told: TextIO) -> No
     from harness.models.contract import Answer, Untimed
     from harness.profiling.clock import StageClock, synchroniser
     from harness.profiling.disturbance import Watch
-    from harness.profiling.machine import fingerprint
+    from harness.profiling.machine import this_machine
     from harness.runs import digests, provenance
     from harness.scenario.load import load
     from harness.schemes.envelope import send
@@ -55,7 +55,7 @@ def main(scenario_file: Path, pictures: int, orders: TextIO, told: TextIO) -> No
         {
             "package": str(Path(harness.__file__).parents[1]),
             "packages": provenance.package_versions(),
-            "machine": fingerprint()["name"],
+            "machine": this_machine()["name"],
             "points": [list(key) for key in study.halves],
             "questions": digests.of_data([[s.image_id, repr(s.question), s.truth] for s in samples]),
         }

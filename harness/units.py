@@ -41,7 +41,7 @@ def _parse(text: object, scales: Mapping[str, float], example: str, most: float)
         raise ValueError(f"{shown(text)} is not a number with one of the units {known} (such as {example!r})")
     value = float(match[1]) * scales[match[2]]
     if not 0 <= value <= most:
-        raise ValueError(f"{shown(text)} is negative or too large; a value such as {example!r} is wanted")
+        raise ValueError(f"{shown(text)} is negative or too large; a value such as {example!r} is expected")
     return value
 
 

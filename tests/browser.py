@@ -32,8 +32,12 @@ class Browser:
             "--remote-debugging-pipe", f"--user-data-dir={folder}", "about:blank",
         ]  # fmt: skip
         shell = ["bash", "-c", f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}', *command]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(shell, pass_fds=(to_child, from_child), **quiet)
+        quiet: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(shell, pass_fds=(to_child, from_child), **quiet)
         os.close(to_child)
         os.close(from_child)
         self._ids, self._unread = itertools.count(1), b""

@@ -7,15 +7,15 @@ from types import ModuleType
 
 import hypothesis
 import pytest
-from made_up_run import make
-from silent import Silent
-from study_rows import Work, units
 
 from harness.analysis import Analysis
 from harness.runs.provenance import Manifest, begin
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.scenario.model import Scenario
+from tests.made_up_run import make
+from tests.silent import Silent
+from tests.study_rows import Work, units
 
 # A deadline measures the machine's load; speed is the benchmarks' business.
 hypothesis.settings.register_profile("harness", deadline=None)

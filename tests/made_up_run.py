@@ -224,7 +224,7 @@ def _requests(
     return pa.concat_tables(tables)
 
 
-def _table(row: type, **columns: object) -> pa.Table:
+def _table(row: type, **columns: Any) -> pa.Table:
     """A table of lists and of constants, which are as long as the lists."""
     n = max(len(column) for column in columns.values() if not isinstance(column, str) and hasattr(column, "__len__"))
     lists = {

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip
 import torch
@@ -9,6 +10,12 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -19,11 +26,18 @@ from transformers import (
 )
 
 from harness.models.contract import Request, Untimed
+from harness.models.gemma3 import Gemma3
+from harness.models.internvl import InternVL
 from harness.models.llava15 import Llava15
 from harness.models.onevision import OneVision
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>", "<image>")
-NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+INTERNVL_SPECIAL = ("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+GEMMA3_SPECIAL = (
+    *("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
+    *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+)
+NO_TOKENS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
 def make_config(*, tile=32, patch=8, width=32, layers=2, max_tiles=9, **changes):
@@ -81,26 +95,100 @@ def make_config15(*, tile=32, patch=8, width=32, **changes):
     )
 
 
-def make_tokenizer():
+def make_internvl_config(*, tile=32, patch=4, width=32, vision=None, **changes):
+    """An InternVL with a square of (tile // patch // 2) features a side, of 4 * width dimensions."""
+    return InternVLConfig(
+        vision_config=InternVLVisionConfig(
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            attention_bias=True,
+            image_size=[tile, tile],
+            patch_size=[patch, patch],
+            **(vision or {}),
+        ),
+        text_config=Qwen2Config(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=300,
+            max_position_embeddings=8192,
+            **NO_TOKENS,
+        ),
+        image_token_id=256 + INTERNVL_SPECIAL.index("<IMG_CONTEXT>"),
+        image_seq_length=(tile // patch // 2) ** 2,
+        **{"tie_word_embeddings": False, **changes},
+    )
+
+
+def make_gemma3_config(*, tile=32, patch=4, width=32, tokens=16, window=8, **changes):
+    """A Gemma 3 with ``tokens`` features, more of them than its windowed layers reach back."""
+    return Gemma3Config(
+        vision_config=SiglipVisionConfig(
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=tile,
+            patch_size=patch,
+            vision_use_head=False,
+        ),
+        text_config=Gemma3TextConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=window,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            vocab_size=300,
+            max_position_embeddings=8192,
+            **{**NO_TOKENS, "pad_token_id": 256},
+        ),
+        mm_tokens_per_image=tokens,
+        boi_token_index=256 + GEMMA3_SPECIAL.index("<start_of_image>"),
+        eoi_token_index=256 + GEMMA3_SPECIAL.index("<end_of_image>"),
+        image_token_index=256 + GEMMA3_SPECIAL.index("<image_soft_token>"),
+        **{"tie_word_embeddings": False, **changes},
+    )
+
+
+def make_tokenizer(special=SPECIAL):
     """A token a byte, and the special ones after them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
     return tokenizer
 
 
 def make_model(config, seed=0):
     """Random weights, large enough that answers depend on what the model is shown."""
-    kind = LlavaForConditionalGeneration if config.model_type == "llava" else LlavaOnevisionForConditionalGeneration
     torch.manual_seed(seed)
+    kind: Any = KINDS[config.model_type]
     model = kind._from_config(config, attn_implementation="sdpa").eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(2.0)
+            if config.model_type in ("internvl", "gemma3"):
+                # What begins with zeros, or ones, would not be seen.
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model
+
+
+KINDS = {
+    "llava": LlavaForConditionalGeneration,
+    "llava_onevision": LlavaOnevisionForConditionalGeneration,
+    "internvl": InternVLForConditionalGeneration,
+    "gemma3": Gemma3ForConditionalGeneration,
+}
 
 
 def make_backbone(seed=0, **changes):
@@ -113,6 +201,26 @@ def make_backbone15(seed=0, **changes):
     return Llava15("tiny", make_model(make_config15(**changes), seed), make_tokenizer())
 
 
+def make_internvl(seed=0, **changes):
+    """An InternVL of random weights."""
+    return InternVL("tiny", make_model(make_internvl_config(**changes), seed), make_tokenizer(INTERNVL_SPECIAL))
+
+
+def make_gemma3(seed=0, **changes):
+    """A Gemma 3 of random weights."""
+    return Gemma3("tiny", make_model(make_gemma3_config(**changes), seed), make_tokenizer(GEMMA3_SPECIAL))
+
+
+def logits_of(backbone, pictures, question):
+    """The logits (T, L) of a prompt, its pictures' visual tokens given, by the modules that answer it."""
+    prompt, engine = backbone._laid_out(pictures, question), backbone._engine
+    with torch.inference_mode():
+        hidden_1TH = engine.language.model(
+            inputs_embeds=prompt.embeds_TH[None], attention_mask=engine._mask(*prompt), use_cache=False
+        )[0]
+        return engine.language.lm_head(hidden_1TH)[0]
+
+
 def save(backbone, folder):
     """A checkpoint as transformers writes it, with its tokenizer."""
     backbone.model.save_pretrained(folder)
@@ -121,7 +229,9 @@ def save(backbone, folder):
 
 
 def old_name(name: str) -> str:
-    """A tensor's name in the hub's checkpoints, which transformers before 5.0 wrote."""
+    """A tensor's name in the hub's checkpoints, which transformers before 5.0 wrote; InternViT has no vision_model."""
+    if ".encoder.layer." in name or "_embeddings" in name or name.endswith("cls_token"):
+        return name.removeprefix("model.")
     name = name.replace("model.vision_tower.vision_model.", "model.vision_tower.")
     for new, old in (
         ("model.vision_tower.", "vision_tower.vision_model."),

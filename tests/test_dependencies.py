@@ -4,14 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from silent import Silent
 
+from harness.catalog import ZOO
 from harness.errors import ResultsError, UnavailableError
-from harness.models.files import ZOO
 from harness.runs import provenance
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.silent import Silent
 
 SCENARIO = """
 name: watched

@@ -1,7 +1,12 @@
 """The layers of docs/design.md hold, and the command line starts at once."""
 
+import ast
+import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,23 +40,104 @@ def test_replay_results_and_figures_run_without_torch() -> None:
 def test_the_schemes_of_learned_codecs_import_no_network() -> None:
     """A scenario that names them is checked without building what they compute with, and without compressai."""
     code = (
-        "import sys, baselines.hyperprior, baselines.elic, baselines.compressai_zoo\n"
+        "import sys, baselines.neural_codec, baselines.compressai_zoo\n"
         "print([name for name in sys.modules if name.startswith(('baselines.networks', 'compressai'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 
 
+def reached_by_path(module: Path) -> Iterator[Path]:
+    """What a module joins to its own path, as in ``Path(__file__).parents[1] / "zoo"``; ``*`` for what varies."""
+
+    def value(node: ast.expr) -> Path | None:
+        match node:
+            case ast.Call(func=ast.Name(id="Path"), args=[ast.Name(id="__file__")]):
+                return module
+            case ast.Attribute(value=inner, attr="parent"):
+                return found.parent if (found := value(inner)) else None
+            case ast.Subscript(value=ast.Attribute(value=inner, attr="parents"), slice=ast.Constant(value=int(up))):
+                return found.parents[up] if (found := value(inner)) else None
+            case ast.BinOp(left=left, op=ast.Div(), right=right):
+                text = right.value if isinstance(right, ast.Constant) else "*"
+                return found / str(text) if (found := value(left)) else None
+            case ast.Call(func=ast.Attribute(value=inner, attr="with_name" | "joinpath" as way), args=[first, *_]):
+                text = first.value if isinstance(first, ast.Constant) else "*"
+                found = value(inner)
+                return found and (found.with_name(str(text)) if way == "with_name" else found / str(text))
+            case ast.Call(func=ast.Attribute(value=inner, attr="resolve")):
+                return value(inner)
+        return None
+
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.expr) and (found := value(node)):
+            yield found
+
+
+def layers() -> list[str]:
+    """The contract's layers, the highest first; those that stand side by side one after the other."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    listed = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return [name.strip(" ()") for layer in listed for name in layer.replace(":", "|").split("|")]
+
+
+def test_paths_point_down_the_layers_as_imports_do() -> None:
+    """What an import would tell the contracts cannot be hidden in a path: the zoo's folder is the catalog's alone."""
+    package, order = ROOT / "harness", layers()
+    reached = set()
+    for module in sorted(package.rglob("*.py")):
+        own = module.relative_to(package).parts[0].removesuffix(".py")
+        for path in reached_by_path(module):
+            if path.is_relative_to(package) and path != package:
+                reached.add((own, path.relative_to(package).parts[0].removesuffix(".py")))
+    others = {(own, other) for own, other in reached if own in order and own != other}
+    upwards = {(own, other) for own, other in others if other not in order[order.index(own) :]}
+    assert upwards == {("catalog", "zoo")}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'Path(__file__).parents[1] / "zoo" / "tofc"',
+        'Path(__file__).resolve().parent.parent.joinpath("zoo")',
+        'Path(__file__).parent.with_name("zoo")',
+    ],
+)
+def test_a_path_into_another_package_is_found(tmp_path: Path, code: str) -> None:
+    """Each way of writing one is seen, as the contract's own check."""
+    (tmp_path / "tofc").mkdir()
+    module = tmp_path / "tofc" / "codec.py"
+    module.write_text(f"from pathlib import Path\nCODECS = {code}\n", encoding="utf-8")
+    assert tmp_path / "zoo" in set(reached_by_path(module))
+
+
+def test_the_design_lists_every_layer() -> None:
+    """docs/design.md has each package and module that the contracts have, and these are there."""
+    package = (ROOT / "harness").iterdir()
+    here = {path.stem for path in package if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(layers()) == here - {"__init__", "__main__"}
+    tree = (ROOT / "docs" / "design.md").read_text().partition("## The tree")[2].partition("\n## ")[0]
+    assert [name for name in layers() if f"{name}/" not in tree and f"{name}.py" not in tree] == []
+
+
 def test_every_name_of_the_catalog_exists() -> None:
     """A name that a scenario may use leads to an object."""
     from harness import catalog
 
-    for what in ("SCHEMES", "BACKBONES", "BENCHMARKS", "PAYLOADS", "CODECS"):
+    for what in ("SCHEMES", "BACKBONES", "BENCHMARKS", "PAYLOADS", "CODEC_FORMATS"):
         table = getattr(catalog, what)
         for name in table:
             assert callable(catalog.load(what, name, table)), name
     for name in catalog.CODEC_FOLDERS:
         assert catalog.load("folder of codecs", name, catalog.CODEC_FOLDERS).is_dir(), name
+
+
+def test_every_word_of_the_glossary_is_where_it_says() -> None:
+    """The last column names a module or a package for each word."""
+    rows = re.findall(r"^\| .* \| (`harness.*) \|$", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.M)
+    assert len(rows) > 30
+    for name in re.findall(r"`([\w.]+)`", ", ".join(rows)):
+        assert importlib.util.find_spec(name) is not None, name
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -5,11 +5,12 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from harness import measure
+from harness import measure, timing
 from harness.analysis import Analysis
 from harness.analysis.validity import disturbance, reasons
 from harness.data.asking import samples
@@ -19,7 +20,7 @@ from harness.data.streetsqa import book
 from harness.profiling.clock import StageClock
 from harness.profiling.disturbance import Watch
 from harness.profiling.telemetry import Telemetry
-from harness.records import SampleRow
+from harness.records import SampleRow, Side
 from harness.runs.provenance import Manifest
 from harness.runs.store import Record, Run
 from harness.scenario.load import hash_of
@@ -107,8 +108,8 @@ def time(folder: Path, begun: Manifest, plan: measure.Plan, schedule: Measure, r
             for name, patches in zip(plan.samples.names, plan.patches, strict=True)
         )  # fmt: skip
         measure.answer(plan, run, Told())
-        how = {"schedule": schedule, "seed": 3, "machine": "here", "device": "cpu", "telemetry": Telemetry()}
-        measure.time(plan, run, reporter, **how)
+        where: dict[str, Any] = {"machine": "here", "device": "cpu"}
+        timing.time(plan, run, reporter, schedule=schedule, seed=3, telemetry=Telemetry(), **where)
         return run.so_far()
 
 
@@ -161,7 +162,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     rng, now = np.random.default_rng(0), itertools.count()
     at_ns = np.cumsum(1e6 * rng.lognormal(0, 0.05, 1_000_000)).astype(np.int64)
     monkeypatch.setattr("time.perf_counter_ns", lambda: int(at_ns[next(now)]))
-    monkeypatch.setattr(measure, "Watch", Scripted)
+    monkeypatch.setattr(timing, "Watch", Scripted)
 
 
 @pytest.mark.slow
@@ -245,7 +246,7 @@ def test_disturbed_requests_are_run_again_and_counted(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At most twice more; what is committed is the last run with what disturbed it; nothing is dropped in silence."""
-    monkeypatch.setattr(measure, "Watch", Scripted)
+    monkeypatch.setattr(timing, "Watch", Scripted)
     plan, schedule = plan_of({"StreetsQA": asked}, 16, 4), Measure(timed_samples=6, repeats=9, warmup=1)
     # The first turn recovers at its third run, the second never does.
     Scripted.loads = [0.5, 0.6, 0.01, 0.7, 0.8, 0.9]
@@ -263,7 +264,7 @@ def test_a_run_that_is_spoilt_is_not_run_again_without_end(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once more requests stay disturbed than a VALID run may have, none is run again; the run says how many were."""
-    monkeypatch.setattr(measure, "Watch", Scripted)
+    monkeypatch.setattr(timing, "Watch", Scripted)
     plan, schedule = plan_of({"StreetsQA": asked}, 16), Measure(timed_samples=6, repeats=4, warmup=1)
     Scripted.loads = list(itertools.repeat(0.5, 100))
     record = time(tmp_path / "run", begin(manifest, schedule), plan, schedule, Told())
@@ -279,8 +280,8 @@ def test_a_run_that_is_spoilt_is_not_run_again_without_end(
 )
 def test_what_lost_more_than_all_may_lose_is_run_again(lost: float, again: bool, disturbed: bool) -> None:
     """Between 2 and 5 % of its time a request is run again, so that no run is INVALID by losses that none looked at."""
-    clocks = {"device": StageClock(), "server": StageClock()}
+    clocks: dict[Side, StageClock] = {"device": StageClock(), "server": StageClock()}
     clocks["device"].seconds["encode"] = 0.1
-    request = measure._Request(clocks, {"device": {"encode": 0.1 * lost}, "server": {}})
+    request = timing._Request(clocks, {"device": {"encode": 0.1 * lost}, "server": {}})
     assert bool(request.why_again) == again
     assert bool(disturbance(0.1, 0.1 * lost, None)) == disturbed

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from forked import forked
 from PIL import Image
-from silent import Silent
 
 from harness.analysis import Analysis
 from harness.data.sample import Question, Sample
@@ -23,6 +21,8 @@ from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.scenario.model import Scenario, Wanted
 from harness.study import run
+from tests.forked import forked
+from tests.silent import Silent
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +48,7 @@ def test_every_scheme_answers_every_question_at_every_point(smoke: Record, smoke
     scenario = smoke_scenario
     points = sum(1 for spec in scenario.pipelines for _ in spec.operating_points())
     outcomes = smoke.outcomes.to_pandas()
+    assert scenario.samples is not None
     assert len(outcomes) == points * scenario.samples
     assert (outcomes["payload_bytes"] > 0).all()
     assert outcomes.groupby(["pipeline", "point"])["sample"].nunique().eq(scenario.samples).all()

@@ -29,17 +29,16 @@ _HEAD = """# What is in a run's folder
 
 <!-- Made by `python -m tools.columns` from harness/records.py. -->
 
-`harness run` writes `results/runs/NAME/`. `results/reference/` holds such runs, kept in the repository: `harness
-reference` lists them with the reason for each, `harness reference update --reason "..."` makes them anew. A run is a
-`manifest.json`, whose fields `harness/runs/provenance.py` describes, and the tables below as Parquet. Schema version
-{version}.
+`harness run` writes `results/runs/NAME/`. `results/reference/` has such runs in the repository: `harness reference`
+lists them with the reason for each, `harness reference update --reason "..."` remakes them. A run is a `manifest.json`,
+whose fields `harness/runs/provenance.py` describes, and the tables below as Parquet. Schema version {version}.
 
-Durations are in seconds, sizes in bytes, rates in bits a second, instants in seconds since the start of their replay.
-Nothing in a table is a mean. A column is null only where it says so. `source` says where a number comes from: measured
-in this run, recorded earlier, estimated, or reported.
+Durations are in seconds, sizes in bytes, rates in bits per second, instants in seconds since the start of their replay.
+Tables hold single values, never means. A column is null only where its description says so. `source` says where a
+number comes from: measured in this run, recorded earlier, estimated, or reported.
 
-A reference run has `replayed.parquet` in the place of `requests.parquet`. Its replay section makes the requests again
-from the other tables; the digests of `replayed.parquet` tell whether they are the same (`harness/runs/replayed.py`).
+A reference run has `replayed.parquet` instead of `requests.parquet`. Its requests are made again by its replay section
+from the other tables; the digests in `replayed.parquet` tell whether they are the same (`harness/runs/replayed.py`).
 """
 
 

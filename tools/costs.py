@@ -15,9 +15,9 @@ import torch
 from baselines.work import HYPERPRIOR
 from harness import catalog
 from harness.data.benchmarks import BENCHMARKS
-from harness.estimates.backbone import Backbone
+from harness.estimates.backbone import CountedBackbone
 from harness.estimates.estimate import Estimator, Work, total
-from harness.estimates.stages import Asked, work_of
+from harness.estimates.stages import NominalRequest, work_of
 from harness.models import hub
 from harness.models.files import PARTS
 from harness.report.table import markdown_table
@@ -153,7 +153,7 @@ def _seconds(study: str, device: str, server: str, width_px: int, height_px: int
 def _works(study: str, width_px: int, height_px: int) -> Sequence[Sequence[Work]]:
     """The work of a request at every point of a study."""
     scenario = load(SCENARIOS / f"{study}.yaml")
-    asked = Asked(width_px=width_px, height_px=height_px, text_tokens=TEXT_TOKENS, answer_tokens=ANSWER_TOKENS)
+    asked = NominalRequest(width_px=width_px, height_px=height_px, text_tokens=TEXT_TOKENS, answer_tokens=ANSWER_TOKENS)
     backbone = _backbone(scenario.backbone)
     return [works for spec in scenario.pipelines for _, works in work_of(spec, backbone, asked)]
 
@@ -161,7 +161,7 @@ def _works(study: str, width_px: int, height_px: int) -> Sequence[Sequence[Work]
 @functools.cache
 def _backbone(name: str) -> Any:
     """A backbone whose stages are counted once each: most points of a study differ in the codec alone."""
-    found: Any = Backbone(name)
+    found: Any = CountedBackbone(name)
     for stage in ("project", "prefill", "generate"):
         setattr(found, stage, functools.cache(getattr(found, stage)))
     return found

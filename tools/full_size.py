@@ -36,14 +36,14 @@ from harness.data import streetsqa
 from harness.data.asking import samples
 from harness.data.sample import Sample
 from harness.errors import ExitCode, ScenarioError
-from harness.estimates.backbone import Backbone
+from harness.estimates.backbone import CountedBackbone
 from harness.estimates.estimate import Estimator
 from harness.estimates.sheets import sheets
-from harness.estimates.stages import Asked, work_of
+from harness.estimates.stages import NominalRequest, work_of
 from harness.measure import Split
 from harness.models.contract import Answer, Models, Untimed
 from harness.profiling.clock import synchroniser
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.profiling.nvml import Gpu, gpus
 from harness.profiling.resources import memory_taken_bytes, weights_bytes
 from harness.runs.provenance import package_versions
@@ -52,7 +52,7 @@ from harness.schemes.envelope import send
 from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging
 from tools import portability
 
 MERGE_TO = 0.022
@@ -75,7 +75,9 @@ _POWER_EVERY_S = 0.02
 def codec_for(dim: int, device: str) -> TofcCodec:
     """The paper's codec at a width, untrained, its scale fitted to noise: work and losslessness are real."""
     torch.manual_seed(0)
-    codec = TofcCodec(CodecConfig(dim=dim, n_experts=16)).eval()
+    # At D = 4096 the widths that are the default, (D, D / 2), would make a codec of a billion parameters.
+    hidden = (1152, 576) if dim > 1152 else ()
+    codec = TofcCodec(CodecConfig(dim=dim, n_experts=16, hidden=hidden)).eval()
     noise_PCD = torch.randn(4, 64, dim)
     codec.fit_scale(noise_PCD)
     codec.to(device).freeze(noise_PCD.to(device))
@@ -150,7 +152,12 @@ def _once(split: Split, sample: Sample, on_device: Any, on_server: Any) -> tuple
 
 
 def beside_estimates(
-    measured: Mapping[str, Any], point: Any, name: str, backbone: Backbone, asked: Asked, estimator: Estimator
+    measured: Mapping[str, Any],
+    point: Any,
+    name: str,
+    backbone: CountedBackbone,
+    asked: NominalRequest,
+    estimator: Estimator,
 ) -> list[dict[str, Any]]:
     """Each stage's median over its estimate, and whether it lies within the estimate's interval."""
     spec = PipelineSpec.model_construct(scheme=name, name=name, points=(point.model_dump(),))
@@ -252,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it all, and print what there is to see."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--backbone", choices=[*catalog.ON_DEVICE, "llava-1.5-7b", "llava-onevision-0.5b"])
+    parser.add_argument("--backbone", choices=list(catalog.BACKBONES))
     parser.add_argument("--sheet", help="a data sheet's name (harness estimate --machines)")
     parser.add_argument("--size", default="", help="the pictures' size, such as 1536x1024")
     parser.add_argument("--pictures", type=int, default=6)
@@ -262,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = given.backbone or ("llava-onevision-7b" if device == "cuda" else "mini-onevision")
-    width, _, height = (given.size or ("1536x1024" if name.startswith("llava") else "480x320")).partition("x")
+    width, _, height = (given.size or ("480x320" if name.startswith("mini-") else "1536x1024")).partition("x")
     schemes = [s for s in given.schemes if s != "device_only" or name in catalog.ON_DEVICE]
     folder: Path = given.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -277,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = pictures(given.pictures, int(width), int(height))
     sheet = sheet_of(given.sheet)
     card = {
-        "machine": fingerprint(),
+        "machine": this_machine(),
         "packages": package_versions(),
         "cuda": torch.version.cuda,
         "device": device,
@@ -294,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recorder = library.record(profile, synchronise=synchroniser(device))
     report: dict[str, Any] = {"card": card, "schemes": {}, "estimates": []}
     estimator = Estimator(sheet, sheet) if sheet else None
-    backbone = Backbone(name) if sheet else None
+    backbone = CountedBackbone(name) if sheet else None
     first: Split | None = None
     for scheme, point, split in splits(models, codec, schemes):
         first = first or split
@@ -302,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seen = timed(split, scheme, point.label, shown, given.rounds, recorder, device)
         report["schemes"][scheme] = seen
         if estimator is not None and backbone is not None:
-            asked = Asked(
+            asked = NominalRequest(
                 width_px=int(width),
                 height_px=int(height),
                 text_tokens=seen["text_tokens"],

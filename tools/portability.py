@@ -38,7 +38,7 @@ from harness.data import streetsqa
 from harness.data.sample import Sample
 from harness.errors import BitstreamError, HarnessError, ResultsError
 from harness.models.contract import Answer, Models, Untimed, VisionSide
-from harness.profiling.machine import fingerprint
+from harness.profiling.machine import this_machine
 from harness.runs.provenance import package_versions
 from harness.schemes import envelope
 from harness.schemes.anatomy import codec_of
@@ -159,7 +159,7 @@ def code(folder: Path, n_pictures: int, n_whole: int, show: Callable[[str], None
         show(f"{name}: {len(sent)} bytes, answer {answer!r}")
     manifest = {
         "format": FORMAT,
-        "machine": fingerprint(),
+        "machine": this_machine(),
         "packages": package_versions(),
         "pictures": [hashlib.sha256(picture(number).tobytes()).hexdigest() for number in range(n_pictures)],
         "requests": requests,
@@ -257,7 +257,7 @@ def decode(folder: Path) -> tuple[list[str], int]:
             count["equal" if same else "other"] += 1
     wrong = sum(count["refused"] + count["other"] for count in counts.values())
     answered, refused = _answers(manifest["answers"], tensors)
-    there, here = manifest["machine"], fingerprint()
+    there, here = manifest["machine"], this_machine()
     told = [
         f"coded on {there['name']} ({there['architecture']}), decoded on {here['name']} ({here['architecture']}) "
         f"in {time.perf_counter() - began:.0f} s",

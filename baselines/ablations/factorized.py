@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from harness.tofc import bitstream, laplacian
-from harness.tofc.bitstream import Budget, SideInformation, Symbols, Tables
+from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import round_straight_through
 from harness.tofc.factorized import LIMIT, FactorizedDensity
-from harness.tofc.feature_codec import Coded, FeatureCodec, Frozen, scale_of
-from harness.tofc.integer_synthesis import FRACTION_BITS
+from harness.tofc.feature_codec import Coded, FeatureCodec, FrozenCodec, scale_of
+from harness.tofc.integer_transforms import FRACTION_BITS
 
 
 class FactorizedConfig(BaseModel):
@@ -72,13 +72,13 @@ class FactorizedCodec(FeatureCodec):
             "y": torch.from_numpy(laplacian.frequencies(masses_DA)).to(torch.int32),
         }
 
-    def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> Frozen:
+    def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> FrozenCodec:
         """The channels' tables, to be coded with: each is a level of its own."""
         one, none = np.array([laplacian.TABLE_TOTAL]), np.zeros((1, 0, 2 * LIMIT + 1), np.int64)
         y_levels = list(tensors["frozen.y"].to(torch.int64).numpy())
         if len(y_levels) != self.config.dim:
             raise ValueError(f"{len(y_levels)} tables for {self.config.dim} channels")
-        return Frozen(digest, tensors, Tables(one, none, y_levels))
+        return FrozenCodec(digest, tensors, ModelTables(one, none, y_levels))
 
     @torch.no_grad()
     def symbols(self, y_PCD: Tensor) -> tuple[Symbols, Any]:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from harness.errors import BitstreamError
 from harness.tofc import bitstream, laplacian
-from harness.tofc.bitstream import Budget, SideInformation, Symbols, Tables
+from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import round_straight_through
 from harness.tofc.factorized import LIMIT
-from harness.tofc.feature_codec import Coded, FeatureCodec, Frozen
+from harness.tofc.feature_codec import Coded, FeatureCodec, FrozenCodec
 from harness.tofc.level_order import Levels
 
 PERCENTILE = 0.999
@@ -80,11 +80,11 @@ class HeuristicCodec(FeatureCodec):
         levels = [laplacian.table(level) for level in range(laplacian.LEVELS)]
         return {"y": torch.from_numpy(np.concatenate(levels)).to(torch.int32)}
 
-    def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> Frozen:
+    def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> FrozenCodec:
         """The Laplacian's tables, to be coded with."""
         y_levels = laplacian.split(tensors["frozen.y"].to(torch.int64).numpy())
         one, none = np.array([laplacian.TABLE_TOTAL]), np.zeros((1, 0, 2 * LIMIT + 1), np.int64)
-        return Frozen(digest, tensors, Tables(one, none, y_levels, _SIDE.size))
+        return FrozenCodec(digest, tensors, ModelTables(one, none, y_levels, _SIDE.size))
 
     def statistics(self, y_PCD: Tensor) -> Statistics:
         """What :meth:`compress` takes from an image's features and sends with them."""

@@ -1,4 +1,4 @@
-"""The ablations as schemes: TOFC with one part replaced, trained under one budget by the recipe in training.py.
+"""The ablations as schemes: TOFC with one part replaced, trained under one budget by ``recipes.ablations``.
 
 The bundled points are of an earlier recipe, which their card describes. Fig. 12 replaces the entropy coding of merged
 features; :class:`Selective` is the group's TOFC. Table I replaces the merging, without a codec: backbone and reducer
@@ -6,22 +6,26 @@ are trained by the distortion alone, and the features cross the link as half-pre
 :data:`DISTORTION`; TOFC's merging is that point of :class:`Single`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from harness import catalog
 from harness.errors import CheckpointError, UnavailableError, unknown_name
+from harness.models.contract import Part
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
 from harness.schemes.tofc import FeaturePoint, Tofc
-from harness.tofc.trained import ADAPTER
+from harness.tofc import trained
+from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, REDUCER
 
 if TYPE_CHECKING:
     from harness.tofc.feature_codec import FeatureCodec
-    from harness.tofc.reducer import Reducer
+    from harness.tofc.merging import Reducer
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The bundled ones: a folder for each backbone, in it one for each scheme, in it one for each trained point."""
 
-CODEC, PROJECTOR, REDUCER = "codec.safetensors", "projector.safetensors", "reducer.safetensors"
+PROJECTOR = "projector.safetensors"
 POINT = "point.json"
 """Of a folder with an adapter: written last, it says what the point was trained around, and how."""
 
@@ -31,32 +35,47 @@ DISTORTION = "distortion"
 TABLE_1_CLUSTERS = 4
 """Table I's n_c: 2.8 % of a tile's 144 features, for the paper's 2.2 %, and a quarter of them is a whole number."""
 
+_FULL_SIZE_DIM = 1024
+"""The towers' of the 7B backbones have 1024 and 1152; a miniature's has 160."""
+
 HIDDEN = (32,)
 """The hidden width of every entropy model here: one layer, so that the trained points stay small."""
 
 
 def folder_of(backbone: str, scheme: str, point: str) -> Path:
-    """The folder of a bundled point; raises UnavailableError, listing the known ones, where there is none."""
-    among = WEIGHTS / backbone / scheme
-    known = sorted(path.parent.name for name in (PROJECTOR, POINT) for path in among.glob(f"*/{name}"))
-    if point not in known:
-        raise UnavailableError(f"{among}: {unknown_name('codec', point, known or ['none'])}")
-    return among / point
+    """The folder of a point: a bundled one's or one's own by its name, or a path.
+
+    Raises UnavailableError, listing the known names, where there is none.
+    """
+    folders = [trained.TRAINED / backbone / scheme, WEIGHTS / backbone / scheme]
+    marks = (PROJECTOR, POINT, MANIFEST)
+    if (mark := trained.find(point, folders, marks)) is None:
+        names = trained.known(folders, marks) or ["none"]
+        raise UnavailableError(f"{folders[-1]}: {unknown_name('codec', point, names)}")
+    return mark.parent
 
 
-def adapter_of(folder: Path) -> Path | None:
-    """The adapter of a point that was trained with one; such a point has no codec."""
+def adapter_of(folder: Path, models: Models, parts: Sequence[Part]) -> Path | None:
+    """The adapter of a point that was trained with one.
+
+    Raises CheckpointError where ``harness train`` trained it around other weights of these parts.
+    """
+    if (folder / MANIFEST).is_file():
+        return trained.adapter_beside(folder / CODEC, models, parts)
     return folder / ADAPTER if (folder / POINT).is_file() else None
 
 
 class Ablation(Tofc):
     """A scheme whose points are folders of :data:`WEIGHTS`; a subclass replaces a part.
 
-    ``learned`` says that its reducer has weights.
+    A point may also be the folder of a ``harness train --stage merging``, whose ``scheme`` is :attr:`method`, or of one
+    that trained a codec: around any backbone. ``learned`` says that the reducer has weights.
     """
 
     Point: ClassVar[type[OperatingPoint]] = FeaturePoint
     learned: ClassVar[bool] = False
+    method: ClassVar[str] = Tofc.kind
+    """The scheme whose reduction this one's points were trained with."""
 
     @classmethod
     def codec_type(cls) -> "type[FeatureCodec]":
@@ -73,16 +92,27 @@ class Ablation(Tofc):
         return TofcCodec(CodecConfig(dim=dim, n_experts=1, hidden=HIDDEN))
 
     @classmethod
-    def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
-        """The reducer, untrained where it is learned."""
-        from harness.tofc.reducer import Merging
-
-        return Merging()
-
-    @classmethod
     def reducer(cls, folder: Path, dim: int, device: str) -> "Reducer":  # noqa: ARG003
         """The reducer of a point's folder, for features of ``dim`` dimensions."""
-        return cls.new_reducer(dim)
+        return cls.new_reducer(dim, TABLE_1_CLUSTERS)
+
+    @classmethod
+    def folder(cls, backbone: str, point: FeaturePoint) -> Path:
+        """The point's folder.
+
+        Raises UnavailableError where there is none, CheckpointError for one that was trained with another reduction.
+        """
+        folder = folder_of(backbone, cls.kind, point.codec)
+        if (path := folder / MANIFEST).is_file():
+            config = trained.manifest(path).get("config")
+            found = config.get("scheme", Tofc.kind) if isinstance(config, dict) else None
+            method = getattr(catalog.load("scheme", str(found), catalog.SCHEMES), "method", found)
+            if method != cls.method:
+                raise CheckpointError(
+                    f"{folder}: was trained with the reduction of {found}; {cls.kind} wants one of {cls.method}, which "
+                    f"'harness train --stage merging --set scheme={cls.method}' makes"
+                )
+        return folder
 
     @classmethod
     def device_half(cls, models: Models, point: FeaturePoint) -> DeviceHalf:
@@ -90,11 +120,10 @@ class Ablation(Tofc):
         from baselines.ablations.uncoded import HalfPrecision
         from harness.schemes.features import FeatureDevice, load_codec
 
-        folder = folder_of(models.name, cls.kind, point.codec)
-        adapter = adapter_of(folder)
-        vision = models.vision(adapter)
+        folder = cls.folder(models.name, point)
+        vision = models.vision(adapter_of(folder, models, ("tower",)))
         reducer = cls.reducer(folder, vision.feature_dim, models.device)
-        if adapter is not None:
+        if not (folder / CODEC).is_file():
             return FeatureDevice(cls.kind, vision, reducer, HalfPrecision(), point, checked=False)
         codec = load_codec(cls.codec_type(), folder / CODEC, models.device)
         return FeatureDevice(cls.kind, vision, reducer, codec, point)
@@ -109,22 +138,25 @@ class Ablation(Tofc):
         from baselines.ablations.uncoded import HalfPrecision
         from harness.schemes.features import FeatureServer, limits_of, load_codec
 
-        folder = folder_of(models.name, cls.kind, point.codec)
-        if (adapter := adapter_of(folder)) is not None:
-            adapted = models.language(adapter)
-            return FeatureServer(adapted, HalfPrecision(), limits_of(models, adapted, point))
-        projector, _ = read(folder / PROJECTOR)
-        try:
-            language = models.language(projector=projector)
-        except CheckpointError as error:
-            raise CheckpointError(f"{folder / PROJECTOR}: {error}") from None
+        folder = cls.folder(models.name, point)
+        adapter = adapter_of(folder, models, ("projector", "language"))
+        if adapter is not None or not (folder / PROJECTOR).is_file():
+            language = models.language(adapter)
+        else:
+            projector, _ = read(folder / PROJECTOR)
+            try:
+                language = models.language(projector=projector)
+            except CheckpointError as error:
+                raise CheckpointError(f"{folder / PROJECTOR}: {error}") from None
         limits = limits_of(models, language, point)
+        if not (folder / CODEC).is_file():
+            return FeatureServer(language, HalfPrecision(), limits)
         return FeatureServer(language, load_codec(cls.codec_type(), folder / CODEC, models.device), limits)
 
     @classmethod
     def files(cls, backbone: str, point: FeaturePoint) -> dict[str, Path]:
         """The files of the point's folder."""
-        folder = folder_of(backbone, cls.kind, point.codec)
+        folder = cls.folder(backbone, point)
         files = sorted([*folder.glob("*.safetensors"), *folder.glob(f"{ADAPTER}/*")])
         return {f"{cls.kind} {point.codec}, {file.relative_to(folder)}": file for file in files}
 
@@ -191,12 +223,12 @@ class Factorized(Ablation):
 class Unmerged(Ablation):
     """FMM without merging: the centres alone."""
 
-    kind = "tofc_unmerged"
+    kind = method = "tofc_unmerged"
 
     @classmethod
-    def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
+    def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
         """The cluster centres."""
-        from baselines.ablations.centres import Centres
+        from baselines.ablations.reducers import Centres
 
         return Centres()
 
@@ -204,12 +236,12 @@ class Unmerged(Ablation):
 class VisionZipDominant(Ablation):
     """VisionZip: a quarter of the features are kept for their attention, the others merged by their keys."""
 
-    kind = "visionzip"
+    kind = method = "visionzip"
 
     @classmethod
-    def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
+    def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
         """The paper's 4 of 16."""
-        from baselines.ablations.visionzip import VisionZip
+        from baselines.ablations.reducers import VisionZip
 
         return VisionZip(one_in=4)
 
@@ -217,12 +249,12 @@ class VisionZipDominant(Ablation):
 class VisionZipMerging(Ablation):
     """VisionZip's merging for all features."""
 
-    kind = "visionzip_merging"
+    kind = method = "visionzip_merging"
 
     @classmethod
-    def new_reducer(cls, dim: int) -> "Reducer":  # noqa: ARG003
+    def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
         """No dominant features."""
-        from baselines.ablations.visionzip import VisionZip
+        from baselines.ablations.reducers import VisionZip
 
         return VisionZip(one_in=None)
 
@@ -230,7 +262,7 @@ class VisionZipMerging(Ablation):
 class QFormerQueries(Ablation):
     """Learned queries in the place of merging."""
 
-    kind = "qformer"
+    kind = method = "qformer"
     learned = True
 
     @classmethod
@@ -241,8 +273,10 @@ class QFormerQueries(Ablation):
         return QFormer.load(folder / REDUCER, device)
 
     @classmethod
-    def new_reducer(cls, dim: int) -> "Reducer":
-        """The miniature's: two layers of 96, four queries."""
+    def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":
+        """As many queries as features are kept; two layers of 768, in miniature of 96."""
         from baselines.ablations.qformer import QFormer, QFormerConfig
 
-        return QFormer(QFormerConfig(dim=dim, queries=TABLE_1_CLUSTERS, width=96, layers=2, heads=4))
+        if dim < _FULL_SIZE_DIM:
+            return QFormer(QFormerConfig(dim=dim, queries=n_clusters, width=96, layers=2, heads=4))
+        return QFormer(QFormerConfig(dim=dim, queries=n_clusters))

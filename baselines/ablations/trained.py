@@ -10,18 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from baselines.ablations.schemes import CODEC, POINT, PROJECTOR, REDUCER
+from baselines.ablations.schemes import POINT, PROJECTOR
 from harness.errors import CheckpointError
 from harness.models import adapter, files
 from harness.runs.disk import write_text
 from harness.tofc.feature_codec import FeatureCodec
-from harness.tofc.trained import ADAPTER
+from harness.tofc.trained import ADAPTER, CODEC, REDUCER
 
 
 class LearnedReducer(nn.Module, ABC):
@@ -43,10 +41,12 @@ class Trained:
 
     def save(self, folder: Path, backbone: str) -> None:
         """Write the folder; ``backbone`` is the hash of the weights that it was trained around."""
+        from harness.training.checkpoint import write_halves
+
         folder.mkdir(parents=True, exist_ok=True)
         # The projector last: a folder that has it is whole.
         self.codec.save(folder / CODEC, networks=False)
-        _write(folder / PROJECTOR, self.projector, {"backbone": backbone})
+        write_halves(folder / PROJECTOR, self.projector, {"backbone": backbone})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,12 @@ class Adapted:
 
     def save(self, folder: Path, backbone: str) -> None:
         """Write the folder; ``backbone`` is the hash of the weights that it was trained around."""
+        from harness.training.checkpoint import write_halves
+
         folder.mkdir(parents=True, exist_ok=True)
         adapter.save(self.peft, folder / ADAPTER, self.name)
         if self.reducer is not None:
-            _write(folder / REDUCER, self.reducer, {"config": self.reducer.config.model_dump_json()})
+            write_halves(folder / REDUCER, self.reducer, {"config": self.reducer.config.model_dump_json()})
         write_text(folder / POINT, json.dumps({"backbone": backbone, "trained_by": "distortion alone"}) + "\n")
 
 
@@ -89,15 +91,3 @@ def trained_around(folder: Path) -> str:
             return str((file.metadata() or {}).get("backbone", ""))
     except (OSError, SafetensorError):
         return ""
-
-
-def _write(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
-    halves = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for name, tensor in module.state_dict().items()
-    }
-    if not all(torch.isfinite(tensor).all() for tensor in halves.values()):
-        raise ValueError(f"{path}: a weight leaves the range of half precision")
-    unfinished = path.with_suffix(".part")
-    save_file(halves, unfinished, dict(metadata))
-    unfinished.replace(path)

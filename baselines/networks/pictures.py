@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from baselines.networks.network import MULTIPLE_PX, move
 from baselines.networks.weights import fingerprint
-from baselines.neural_container import MODEL_BYTES, Picture, fits, pack, unpack
+from baselines.neural_container import MODEL_BYTES, CodedPicture, fits, pack, unpack
 from harness.errors import DataError
 
 
@@ -71,7 +71,7 @@ class PictureCoder:
                 f"a picture of {image.width} x {image.height} px has {image.width * image.height} px; neural codecs "
                 f"take sides below 65536 px and at most {max_pixels} px"
             )
-        return pack(self.model, Picture(*image.size, tuple(self.net.compress(padded(image)))))
+        return pack(self.model, CodedPicture(*image.size, tuple(self.net.compress(padded(image)))))
 
     @torch.inference_mode()
     def decode(self, body: bytes, max_pixels: int) -> Image.Image:

@@ -9,6 +9,7 @@ one, and turns every table into lists at each call; here each entropy model has 
 import importlib
 import importlib.util
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,7 @@ def coded(net: Any, place: str) -> "ZooNetwork":
     return _Hyperprior(net, place) if hasattr(net, "h_s") else _Factorized(net, place)
 
 
-class ZooNetwork:
+class ZooNetwork(ABC):
     """A model of compressai's as :class:`baselines.networks.pictures.PictureCoder` wants it."""
 
     n_strings: int
@@ -93,12 +94,13 @@ class ZooNetwork:
         """Every weight and table."""
         return self.net.state_dict()  # type: ignore[no-any-return]
 
+    @abstractmethod
     def make_exact(self) -> None:
         """Have scales and means computed in whole numbers."""
 
+    @abstractmethod
     def parts(self, height: int, width: int) -> list[tuple[nn.Module, int]]:
         """Of each string its entropy model and how many symbols it has, at ``height`` x ``width`` positions of z."""
-        raise NotImplementedError
 
     def shape(self, height: int, width: int) -> Any:
         """What compressai calls the shape of a picture whose z has this height and width."""
@@ -127,6 +129,9 @@ class _Factorized(ZooNetwork):
     """y alone, each channel with its own density."""
 
     n_strings = 1
+
+    def make_exact(self) -> None:
+        """No network finds scales or means."""
 
     def parts(self, height: int, width: int) -> list[tuple[nn.Module, int]]:
         return [(self.net.entropy_bottleneck, self.net.M * _Y_OF_Z**2 * height * width)]

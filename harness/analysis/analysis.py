@@ -13,18 +13,15 @@ import pyarrow.compute as pc
 from harness.analysis import breakdown, cells, comparison, energy, latency, means, pacing, precision
 from harness.analysis.cells import Population, Setting
 from harness.analysis.curves import Ladder
-from harness.analysis.select import Answers, Equality, Key, ladders_of, select
+from harness.analysis.select import Equality, Scores, ladders_of, select
 from harness.errors import ResultsError, unknown_name
-from harness.records import Quantity, Side
+from harness.records import PointKey, Quantity, Side
 from harness.replay.cell import Cell
-from harness.replay.profile import Profile, sent_bytes
+from harness.replay.profile import Profile
 from harness.runs import illustrations
 from harness.runs.illustrations import Illustrations
 from harness.runs.provenance import UNAVAILABLE, Manifest
 from harness.runs.store import Record, Run, complete_runs
-from harness.scenario.replay import ConstantUplink
-
-_UPLINK = ["replay", "channel", "users"]
 
 
 class Analysis:
@@ -38,7 +35,7 @@ class Analysis:
     def __init__(self, record: Record) -> None:
         self.record = record
         self._profiles: dict[tuple[str, str], Profile] = {}
-        self._ladders_in: dict[str, Mapping[Key, Ladder]] = {}
+        self._ladders_in: dict[str, Mapping[PointKey, Ladder]] = {}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -80,9 +77,9 @@ class Analysis:
         return Equality.of(self.manifest)
 
     @cached_property
-    def answers(self) -> Answers:
-        """The verdicts of every point: :class:`harness.analysis.select.Answers`."""
-        return Answers(self.record.outcomes, self.record.samples, self.equality, self.manifest.benchmarks)
+    def scores(self) -> Scores:
+        """The scores of every point: :class:`harness.analysis.select.Scores`."""
+        return Scores(self.record.outcomes, self.record.samples, self.equality, self.manifest.benchmarks)
 
     @cached_property
     def points(self) -> pd.DataFrame:
@@ -91,7 +88,7 @@ class Analysis:
         Where no score is claimed (:attr:`scored`) the first point that the scenario declares of each pipeline stands
         for it, as selected.
         """
-        found = self._in_order(select(self.answers, ladders_of(self.manifest.points)))
+        found = self._in_order(select(self.scores, ladders_of(self.manifest.points)))
         if not self.scored:
             first = {pipeline: next(iter(labels), "") for pipeline, labels in self.manifest.points.items()}
             found["selected"] = found["point"] == found["pipeline"].map(first)
@@ -100,7 +97,7 @@ class Analysis:
     @property
     def scored(self) -> bool:
         """Whether scores are claimed: the reference scores more than 0 in every benchmark."""
-        return self.answers.scored
+        return self.scores.scored
 
     @cached_property
     def reference(self) -> "pd.Series[float]":
@@ -126,43 +123,18 @@ class Analysis:
 
     @cached_property
     def times(self) -> pd.DataFrame:
-        """The latency of the selected points at each uplink, by part: :func:`harness.analysis.cells.summarise`."""
-        return cells.summarise(self._selected_requests, self.setting, self.deadline_s)
+        """The latency of the selected points at each uplink, by part: :func:`harness.analysis.cells.latencies`."""
+        return cells.latencies(self._selected_requests, self.setting, self.deadline_s)
 
     @cached_property
     def population(self) -> Population:
-        """The patches and payloads of all questions, of which the timed ones are a few.
-
-        Of several benchmarks each counts alike, whatever its size.
-        """
-        samples = self.record.samples.select(["sample", "benchmark", "patches"]).to_pandas().set_index("sample")
-        asked = samples.loc[sorted(set(pc.unique(self.record.outcomes["sample"]).to_pylist()) & set(samples.index))]
-        sizes = asked.groupby("benchmark").size()
-        weight = 1 / (len(sizes) * asked["benchmark"].map(sizes).to_numpy(float))
-        payloads = {
-            (str(pipeline), str(point)): rows.set_index("sample")["payload_bytes"].reindex(asked.index, fill_value=0)
-            for (pipeline, point), rows in self.record.outcomes.select(["pipeline", "point", "sample", "payload_bytes"])
-            .to_pandas()
-            .groupby(["pipeline", "point"], sort=False)
-        }
-        strata = [
-            np.sort(of_one.to_numpy(float))[np.arange(sizes.max()) * len(of_one) // sizes.max()]
-            for _, of_one in asked.groupby("benchmark", sort=False)["patches"]
-        ]
-        return Population(
-            stratum_of={str(name): float(n) for name, n in samples["patches"].items()},
-            stratum_N=np.concatenate(strata),
-            payload_bytes={
-                key: sent_bytes(asked.index, n_bytes.to_numpy(np.int64), self._texts)
-                for key, n_bytes in payloads.items()
-            },
-            weight_N=weight if len(sizes) > 1 else None,
-        )
+        """The patches and payloads of all questions: :meth:`harness.analysis.cells.Population.of`."""
+        return Population.of(self.record.outcomes, self.record.samples, self._texts)
 
     @cached_property
     def setting(self) -> Setting:
         """What the latencies rest on besides the request rows: :class:`harness.analysis.cells.Setting`."""
-        starts: dict[Key, dict[int, int]] = {}
+        starts: dict[PointKey, dict[int, int]] = {}
         keys = ["pipeline", "point", "repeat"]
         for row in self.record.stages.group_by(keys).aggregate([("start", "min")]).to_pylist():
             starts.setdefault((row["pipeline"], row["point"]), {})[row["repeat"]] = row["start_min"]
@@ -205,7 +177,7 @@ class Analysis:
         Columns ``pipeline``, ``point``, ``round`` (from 0), ``start`` and ``level``.
         """
         tables = []
-        for pipeline, point in self._selected_keys:
+        for pipeline, point in self.selected_keys:
             timed = self.setting.timed((pipeline, point))
             level_R = cells.levels(timed)
             columns = {"round": np.arange(level_R.size), "start": timed.start_R, "level": level_R}
@@ -241,51 +213,8 @@ class Analysis:
 
     @cached_property
     def crossovers(self) -> pd.DataFrame:
-        """Every rate at which two schemes change places: :func:`harness.analysis.whatif.crossover`.
-
-        Between the slowest and the fastest constant uplink, for one user at each scheme's selected point. A row each
-        with ``below`` and ``above``, the schemes that answer first on either side, ``rate_bps`` with ``rate_low_bps``
-        and ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where none is promised) and ``mean_s``,
-        the latency there. Empty where fewer than two such uplinks were replayed.
-        """
-        from harness.analysis import whatif
-
-        uplinks = sorted(
-            (u for u in self.setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps
-        )
-        columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "reason"]
-        rows = []
-        keys = self._selected_keys if len(uplinks) > 1 else ()
-        ends_s = {
-            key: [cells.mean_at(self.profile(*key), self.setting, uplinks[end]) for end in (0, -1)] for key in keys
-        }
-        for place, key in enumerate(keys):
-            for other in keys[place + 1 :]:
-                one, two = self.profile(*key), self.profile(*other)
-                # Who is ahead at both ends is ahead throughout: T is a + b / rate.
-                slow_s, fast_s = (ends_s[key][end] - ends_s[other][end] for end in (0, 1))
-                if one.samples != two.samples or slow_s * fast_s >= 0:
-                    continue
-                found = whatif.crossover(
-                    one,
-                    two,
-                    self.setting.system,
-                    low_bps=uplinks[0].rate_bps,
-                    high_bps=uplinks[-1].rate_bps,
-                    confidence=self._latency_confidence,
-                    wire=uplinks[0].wire,
-                    population=self.population,
-                )
-                if (rate := found.rate_bps) is None:
-                    continue
-                names = (one.pipeline, two.pipeline)
-                below = str(found.faster_below)
-                at = ConstantUplink.model_construct(kind="constant", rate_bps=rate.value, name="", wire=uplinks[0].wire)
-                mean_s = cells.mean_at(one, self.setting, at)
-                above = names[1] if below == names[0] else names[0]
-                ends = (rate.value, rate.low, rate.high)
-                rows.append(dict(zip(columns, (below, above, *ends, mean_s, rate.reason), strict=True)))
-        return pd.DataFrame(rows, columns=columns)
+        """Every rate at which two schemes change places: :func:`harness.analysis.comparison.crossovers`."""
+        return comparison.crossovers([self.profile(*key) for key in self.selected_keys], self.setting)
 
     @cached_property
     def first(self) -> pd.DataFrame:
@@ -300,33 +229,8 @@ class Analysis:
 
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
-        """What makes the selected points' times doubtful: pictures too few or too alike, drift between rounds, skew."""
-        of_sentence: dict[str, list[str]] = {}
-        few = reach = ""
-        for pipeline, point in self._selected_keys:
-            timed, profile = self.setting.timed((pipeline, point)), self.profile(pipeline, point)
-            strata = cells.strata(profile, self.population)
-            drift = means.drift_between_rounds(timed.total_SR, *strata)
-            skew = means.skew_warning(timed.total_SR, strata[0])
-            few = few or means.too_few(len(timed.samples))
-            for sentence in filter(None, (drift.sentence, skew)):
-                of_sentence.setdefault(sentence, []).append(pipeline)
-            reach = reach or means.reach_warning(*strata)
-        told = (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
-        return tuple(filter(None, (few, reach, *self._timed_apart(), *told)))
-
-    def _timed_apart(self) -> Iterator[str]:
-        """Which selected points were timed in other starts of the process than the first: a run that was edited."""
-        columns = ["pipeline", "point", "repeat", "start"]
-        rows = self.record.stages.select(columns).to_pandas().drop_duplicates()
-        starts = {key: frozenset(zip(of["repeat"], of["start"], strict=True))
-                  for key, of in rows.groupby(["pipeline", "point"])}  # fmt: skip
-        keys = [key for key in self._selected_keys if key in starts]
-        if apart := [key[0] for key in keys if starts[key] != starts[keys[0]]]:
-            yield (
-                f"{', '.join(apart)}: timed in another start of the process than {keys[0][0]}; ratios of the two hold "
-                "what drifted between, which their intervals leave out"
-            )
+        """What makes the selected points' times doubtful: :func:`harness.analysis.cells.timing_warnings`."""
+        return tuple(cells.timing_warnings(self.setting, self.selected_keys, self.record.stages))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:
@@ -359,7 +263,7 @@ class Analysis:
         selected point was not replayed has one row without times too. Where no score is claimed ``reaches`` is false
         throughout and the times are of each pipeline's first point; ``shown`` says whether a row may have times.
         """
-        return at_uplinks(self.points, self.times, reaching=self.scored)
+        return latency.at_uplinks(self.points, self.times, reaching=self.scored)
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
@@ -368,19 +272,19 @@ class Analysis:
         return tuple(part for part in latency.PARTS if part != "wait" or waited)
 
     @cached_property
-    def ladders(self) -> Mapping[Key, Ladder]:
+    def ladders(self) -> Mapping[PointKey, Ladder]:
         """The curves of score over bytes: :func:`harness.analysis.comparison.ladders`; none where none is claimed."""
-        return comparison.ladders(self.points, self.answers) if self.scored else {}
+        return comparison.ladders(self.points, self.scores) if self.scored else {}
 
-    def ladders_in(self, benchmark: str) -> Mapping[Key, Ladder]:
+    def ladders_in(self, benchmark: str) -> Mapping[PointKey, Ladder]:
         """:attr:`ladders` in one benchmark by itself; none where the reference scores 0 there."""
         if self.manifest.benchmarks == (benchmark,):
             return self.ladders
         if benchmark in self._ladders_in:
             return self._ladders_in[benchmark]
-        answers = breakdown.answers_in(self.record.outcomes, self.record.samples, self.equality, benchmark)
+        scores = breakdown.scores_in(self.record.outcomes, self.record.samples, self.equality, benchmark)
         points = self.benchmarks[self.benchmarks["benchmark"] == benchmark]
-        self._ladders_in[benchmark] = comparison.ladders(points, answers) if answers.scored else {}
+        self._ladders_in[benchmark] = comparison.ladders(points, scores) if scores.scored else {}
         return self._ladders_in[benchmark]
 
     @cached_property
@@ -396,8 +300,8 @@ class Analysis:
     @cached_property
     def _target(self) -> tuple[float, "np.ndarray[Any, np.dtype[np.float64]]"]:
         """The target score, on all questions and in every resample."""
-        key = self.answers.reference
-        return self.equality.target * self.answers.score(key), self.equality.target * self.answers.resampled(key)
+        key = self.scores.reference
+        return self.equality.target * self.scores.score(key), self.equality.target * self.scores.resampled(key)
 
     @cached_property
     def scores_at_tokens(self) -> pd.DataFrame:
@@ -413,67 +317,6 @@ class Analysis:
     def rounds(self) -> int:
         """R, the number of rounds that they were timed in."""
         return len(pc.unique(self.record.stages["repeat"]))
-
-    def plan(self, *, latency: float, payload: float, score: float) -> pd.DataFrame:
-        """How many pictures and rounds resolve a mean latency, and how many pictures bytes and a score.
-
-        ``latency`` and ``payload`` are relative (0.05: 5 %), ``score`` in the metric's unit. A row for each selected
-        point that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times
-        (:func:`harness.analysis.precision.plan_latency`; 0 where none do, with ``latency_reason``);
-        ``bytes_pictures``, for the ratio of bytes at equal score over the next scheme with a curve, and
-        ``score_pictures``, for the difference from the reference's score; null where nothing can be said.
-        """
-        found = []
-        for pipeline, point in self._selected_keys:
-            timed = self.setting.timed((pipeline, point))
-            strata = cells.strata(self.profile(pipeline, point), self.population)
-            if few := means.too_few(len(timed.samples)):
-                planned = precision.LatencyPlan(pictures=0, rounds=0, half_width=np.nan, reason=few)
-            else:
-                planned = precision.plan_latency(
-                    means.components(timed.total_SR, *strata),
-                    latency,
-                    at_least_rounds=means.MIN_ROUNDS,
-                    confidence=self.equality.confidence,
-                )
-            bytes_pictures, bytes_reason = self._for_bytes(pipeline, payload)
-            score_pictures = np.nan
-            enough = self.answers.n_clusters >= means.MIN_PICTURES
-            if self.scored and enough and (pipeline, point) != self.answers.reference:
-                own_C, reference_C = (
-                    self.answers.contributions(key) for key in ((pipeline, point), self.answers.reference)
-                )
-                score_pictures = precision.questions_for_score(
-                    own_C, reference_C, score, confidence=self.equality.confidence
-                )
-            found.append(
-                {
-                    "pipeline": pipeline,
-                    "point": point,
-                    "pictures": planned.pictures,
-                    "rounds": planned.rounds,
-                    "latency_reason": planned.reason,
-                    "bytes_pictures": bytes_pictures,
-                    "bytes_reason": bytes_reason,
-                    "score_pictures": score_pictures,
-                }
-            )
-        columns = ["pipeline", "point", "pictures", "rounds", "latency_reason"]
-        return pd.DataFrame(found, columns=[*columns, "bytes_pictures", "bytes_reason", "score_pictures"])
-
-    def _for_bytes(self, pipeline: str, wanted: float) -> tuple[float, str]:
-        """The pictures that resolve a pipeline's bytes at equal score, over another's; why nothing can be said."""
-        pairs = self.equal_scores
-        mine = pairs[(pairs["test_pipeline"] == pipeline) | (pairs["anchor_pipeline"] == pipeline)]
-        if mine.empty:
-            return np.nan, ""
-        said = mine[mine["reason"] == ""]
-        if said.empty:
-            return np.nan, str(mine["reason"].iloc[0])
-        pair = said.iloc[0]
-        ends = [pair["ratio_high"] / pair["ratio"], pair["ratio"] / pair["ratio_low"] if pair["ratio_low"] else np.inf]
-        half, clusters = float(np.log(max(ends))), int(self.points["clusters"].iloc[0])
-        return precision.questions_needed(half, clusters, float(np.log1p(wanted))), ""
 
     @cached_property
     def illustrations(self) -> Illustrations | None:
@@ -616,7 +459,7 @@ class Analysis:
         return requests.filter(pc.is_in(of_row, keys))
 
     @cached_property
-    def _selected_keys(self) -> tuple[Key, ...]:
+    def selected_keys(self) -> tuple[PointKey, ...]:
         """The selected points that were timed."""
         chosen = self.points.loc[self.points["selected"], ["pipeline", "point"]].to_numpy().tolist()
         return tuple((p, q) for p, q in chosen if (p, q) in self.timed_points)
@@ -625,30 +468,3 @@ class Analysis:
     def _rounds(self) -> list[dict[str, int]]:
         rows: list[dict[str, int]] = self.record.stages.group_by(["round", "start"]).aggregate([]).to_pylist()
         return rows
-
-
-def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, *, reaching: bool = True) -> pd.DataFrame:
-    """:attr:`Analysis.numbers` of points and latencies; ``reaching`` is false where no score is claimed."""
-    statistics = [name for name in times.columns if name.endswith("_s")]
-    of_part = [*statistics, "done", "source", "reason"]
-    index = [*_UPLINK, "pipeline", "point", "requests", "timed"]
-    wide = times.pivot(index=index, columns="part", values=of_part)
-    wide.columns = pd.Index([f"{column[1]}_{column[0]}" for column in wide.columns.to_list()])
-    # No request at all has no part; its columns are there all the same.
-    wide = wide.reindex(columns=[f"{part}_{name}" for name in of_part for part in latency.PARTS])
-    wide = times[_UPLINK].drop_duplicates(ignore_index=True).merge(wide.infer_objects().reset_index(), on=_UPLINK)
-    shares = times.loc[times["part"] == "total", [*latency.CELL, "share", "share_low", "share_high"]]
-    shares = shares.rename(columns=lambda name: name.replace("share", "in_time"))
-    wide = wide.merge(shares, on=list(latency.CELL), how="left")
-    rows = []
-    for pipeline, of_pipeline in points.groupby("pipeline", sort=False):
-        selected = of_pipeline[of_pipeline["selected"]]
-        shown = len(selected) == 1
-        point = selected if shown else of_pipeline.nlargest(1, "score")
-        point = point.drop(columns=["selected", "admissible"]).assign(reaches=shown and reaching, shown=shown)
-        timed = wide[wide["pipeline"] == pipeline] if shown else wide.iloc[:0]
-        rows.append(point.merge(timed, on=["pipeline", "point"], how="left"))
-    found = pd.concat(rows, ignore_index=True)
-    numeric = [f"{part}_{name}" for name in (*statistics, "done") for part in latency.PARTS]
-    numeric += ["in_time", "in_time_low", "in_time_high", "requests", "timed"]
-    return found.astype(dict.fromkeys(numeric, float) | {"users": float})

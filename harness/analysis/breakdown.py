@@ -7,8 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis.select import Answers, Equality, Key, select, with_samples
+from harness.analysis.select import Equality, Scores, select, with_samples
 from harness.data.scoring import metric
+from harness.records import PointKey
 
 _CATEGORY_COLUMNS = ("benchmark", "pipeline", "point", "category", "questions", "score")
 
@@ -18,21 +19,21 @@ def by_benchmark(
     samples: pa.Table,
     equality: Equality,
     benchmarks: Sequence[str],
-    ladders: Mapping[Key, Hashable] | None = None,
+    ladders: Mapping[PointKey, Hashable] | None = None,
 ) -> pd.DataFrame:
     """:func:`harness.analysis.select.select` in each benchmark by itself, with a column ``benchmark`` before all."""
     tables = [
-        select(answers_in(outcomes, samples, equality, name), ladders).assign(benchmark=name) for name in benchmarks
+        select(scores_in(outcomes, samples, equality, name), ladders).assign(benchmark=name) for name in benchmarks
     ]
     found = pd.concat(tables, ignore_index=True)
     return found[["benchmark", *found.columns.drop("benchmark")]]
 
 
-def answers_in(outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmark: str) -> Answers:
+def scores_in(outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmark: str) -> Scores:
     """The verdicts of every point in one benchmark by itself."""
     mine = samples.filter(pc.equal(samples["benchmark"], benchmark))
     answered = outcomes.filter(pc.is_in(outcomes["sample"], mine["sample"].combine_chunks()))
-    return Answers(answered, mine, equality, [benchmark])
+    return Scores(answered, mine, equality, [benchmark])
 
 
 def by_category(outcomes: pa.Table, samples: pa.Table, benchmarks: Sequence[str]) -> pd.DataFrame:

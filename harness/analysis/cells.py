@@ -22,17 +22,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from harness.analysis import latency, means, percentiles
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, mean_latency
-from harness.channel.opening import mean_bps
+from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
+from harness.records import PointKey
 from harness.replay.cell import Cell, replay
-from harness.replay.profile import Profile
+from harness.replay.profile import Profile, sent_bytes
 from harness.scenario.replay import (
-    Answer,
+    AnswerLink,
     Batching,
     ClosedLoop,
     ConstantUplink,
@@ -44,7 +46,6 @@ from harness.scenario.replay import (
 )
 
 Floats = NDArray[np.float64]
-Key = tuple[str, str]
 
 _BARE = Wire()
 
@@ -62,6 +63,34 @@ class Population:
     stratum_N: ArrayLike
     payload_bytes: Mapping[tuple[str, str], ArrayLike]
     weight_N: ArrayLike | None = None
+
+    @classmethod
+    def of(cls, outcomes: pa.Table, samples: pa.Table, texts: pa.Table | None = None) -> "Population":
+        """All questions of a run: its outcome and sample rows; ``texts`` are sample rows whose questions are sent too.
+
+        Of several benchmarks each counts alike, whatever its size.
+        """
+        known = samples.select(["sample", "benchmark", "patches"]).to_pandas().set_index("sample")
+        asked = known.loc[sorted(set(pc.unique(outcomes["sample"]).to_pylist()) & set(known.index))]
+        sizes = asked.groupby("benchmark").size()
+        weight = 1 / (len(sizes) * asked["benchmark"].map(sizes).to_numpy(float))
+        sent = outcomes.select(["pipeline", "point", "sample", "payload_bytes"]).to_pandas()
+        payloads = {
+            (str(pipeline), str(point)): rows.set_index("sample")["payload_bytes"].reindex(asked.index, fill_value=0)
+            for (pipeline, point), rows in sent.groupby(["pipeline", "point"], sort=False)
+        }
+        strata = [
+            np.sort(of_one.to_numpy(float))[np.arange(sizes.max()) * len(of_one) // sizes.max()]
+            for _, of_one in asked.groupby("benchmark", sort=False)["patches"]
+        ]
+        return cls(
+            stratum_of={str(name): float(n) for name, n in known["patches"].items()},
+            stratum_N=np.concatenate(strata),
+            payload_bytes={
+                key: sent_bytes(asked.index, n_bytes.to_numpy(np.int64), texts) for key, n_bytes in payloads.items()
+            },
+            weight_N=weight if len(sizes) > 1 else None,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +144,7 @@ def system_of(replay_section: Mapping[str, Any]) -> Replay:
             "uplinks": tuple(uplinks),
             "arrivals": of_kind.model_construct(**arrivals) if of_kind else None,
             "batching": None if batching is None else Batching.model_construct(**batching),
-            "answer": Answer.model_construct(**(section.get("answer") or {})),
+            "answer": AnswerLink.model_construct(**(section.get("answer") or {})),
         }
     )
 
@@ -130,8 +159,8 @@ class Setting:
 
     system: Replay
     population: Population
-    profiles: Mapping[Key, Profile]
-    starts: Mapping[Key, Mapping[int, int]]
+    profiles: Mapping[PointKey, Profile]
+    starts: Mapping[PointKey, Mapping[int, int]]
     sources: Mapping[tuple[str, str, str], str]
     confidence: float = 0.95
 
@@ -146,12 +175,12 @@ class Setting:
             return False
         return not requests_meet(Cell(spec=self.system, uplink=uplink, users=int(cell["users"]), seed=0))
 
-    def timed(self, key: Key) -> Timed:
+    def timed(self, key: PointKey) -> Timed:
         """The timed requests of a point."""
         return Timed.of(self.profiles[key], self.starts[key])
 
 
-def summarise(requests: pa.Table, setting: Setting, deadline_s: float | None = None) -> pd.DataFrame:
+def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = None) -> pd.DataFrame:
     """The parts of the latency in each cell of a replay.
 
     One row for each of :data:`harness.analysis.latency.CELL` and part (device, link, wait, server, total), by uplink
@@ -197,7 +226,7 @@ def summarise(requests: pa.Table, setting: Setting, deadline_s: float | None = N
 
 
 def _alone(
-    setting: Setting, key: Key, cell: Mapping[str, Any], deadline_s: float | None
+    setting: Setting, key: PointKey, cell: Mapping[str, Any], deadline_s: float | None
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The parts of a point whose requests do not meet, each with its mean and percentiles."""
     profile, timed = setting.profiles[key], setting.timed(key)
@@ -233,7 +262,7 @@ def _alone(
 
 
 def _met(
-    setting: Setting, key: Key, cell: Mapping[str, Any], rows: pa.Table
+    setting: Setting, key: PointKey, cell: Mapping[str, Any], rows: pa.Table
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The same of a point whose requests may meet, from the replay's rows."""
     frame = rows.select(["seed", "sample"]).to_pandas()
@@ -339,6 +368,37 @@ def times_and_known(
 def levels(timed: Timed) -> Floats:
     """A point's mean device and server time in each round, over that in all rounds, (R,)."""
     return np.asarray(timed.total_SR.mean(axis=0) / timed.total_SR.mean())
+
+
+def timing_warnings(setting: Setting, keys: Sequence[PointKey], stages: pa.Table) -> Iterator[str]:
+    """What makes the times of points doubtful: pictures too few or too alike, other starts, drift, skew."""
+    of_sentence: dict[str, list[str]] = {}
+    few = reach = ""
+    for key in keys:
+        timed, of_key = setting.timed(key), strata(setting.profiles[key], setting.population)
+        drift = means.drift_between_rounds(timed.total_SR, *of_key)
+        skew = means.skew_warning(timed.total_SR, of_key[0])
+        few = few or means.too_few(len(timed.samples))
+        for sentence in filter(None, (drift.sentence, skew)):
+            of_sentence.setdefault(sentence, []).append(key[0])
+        reach = reach or means.reach_warning(*of_key)
+    yield from filter(None, (few, reach, _timed_apart(keys, stages)))
+    yield from (f"{', '.join(pipelines)}: {sentence}" for sentence, pipelines in of_sentence.items())
+
+
+def _timed_apart(keys: Sequence[PointKey], stages: pa.Table) -> str:
+    """Which points were timed in other starts of the process than the first: a run that was edited."""
+    rows = stages.select(["pipeline", "point", "repeat", "start"]).to_pandas().drop_duplicates()
+    starts = {
+        key: frozenset(zip(of["repeat"], of["start"], strict=True)) for key, of in rows.groupby(["pipeline", "point"])
+    }
+    known = [key for key in keys if key in starts]
+    if apart := [key[0] for key in known if starts[key] != starts[known[0]]]:
+        return (
+            f"{', '.join(apart)}: timed in another start of the process than {known[0][0]}; ratios of the two hold "
+            "what drifted between, which their intervals leave out"
+        )
+    return ""
 
 
 def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:

@@ -3,8 +3,10 @@
 The last is the paper's Table I: what merging keeps of the backbone's score where all keep the same number of tokens.
 """
 
+import functools
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,14 +14,16 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from harness.analysis import curves, means
-from harness.analysis.cells import Key, Setting, strata, times_and_known
+from harness.analysis.cells import Setting, mean_at, strata, times_and_known
 from harness.analysis.curves import Ladder
+from harness.analysis.latency import UPLINK
 from harness.analysis.means import Estimate
-from harness.analysis.select import Answers
+from harness.analysis.select import Scores
 from harness.errors import ResultsError
+from harness.records import PointKey
+from harness.replay.profile import Profile
+from harness.scenario.replay import ConstantUplink
 from harness.units import format_bytes, format_seconds
-
-_UPLINK = ["replay", "channel", "users"]
 
 
 def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
@@ -32,10 +36,10 @@ def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     (:func:`harness.analysis.means.ratio_within_rounds`). The interval is null, and ``reason`` says why, where requests
     meet or the two were not timed on the same pictures.
     """
-    columns = [*_UPLINK, "pipeline", "point", "total_mean_s"]
+    columns = [*UPLINK, "pipeline", "point", "total_mean_s"]
     found = []
     timed = numbers[numbers["total_mean_s"].notna()]
-    for _, rows in timed.groupby(_UPLINK, sort=False):
+    for _, rows in timed.groupby(UPLINK, sort=False):
         ranked = rows.sort_values("total_mean_s", kind="stable")
         first = ranked.iloc[0]
         for _, row in ranked.iterrows():
@@ -51,7 +55,7 @@ def _ratio(row: "pd.Series[Any]", first: "pd.Series[Any]", setting: Setting) -> 
     cell = {"channel": row["channel"], "users": row["users"]}
     if not setting.alone(cell):
         return Estimate(plain, math.nan, math.nan, "requests meet, or the link's rate varies")
-    keys: list[Key] = [(str(r["pipeline"]), str(r["point"])) for r in (row, first)]
+    keys: list[PointKey] = [(str(r["pipeline"]), str(r["point"])) for r in (row, first)]
     profiles = [setting.profiles[key] for key in keys]
     if profiles[0].samples != profiles[1].samples:
         return Estimate(plain, math.nan, math.nan, "not timed on the same samples and repeats")
@@ -76,7 +80,7 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
     """:func:`first_answers` as a sentence for each uplink; none where nothing was timed."""
     sentences = []
     several_users = first["users"].nunique() > 1
-    for _, rows in first.groupby(_UPLINK, sort=False):
+    for _, rows in first.groupby(UPLINK, sort=False):
         leader, others = rows.iloc[0], rows.iloc[1:]
         users = int(leader["users"])
         where = f"{leader['channel']}, {users} user{'s' * (users > 1)}" if several_users else str(leader["channel"])
@@ -97,7 +101,7 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def ladders(points: pd.DataFrame, answers: Answers) -> dict[tuple[str, str], Ladder]:
+def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladder]:
     """The curve of every ladder of two or more points that send something, by pipeline and ladder.
 
     ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first.
@@ -111,7 +115,7 @@ def ladders(points: pd.DataFrame, answers: Answers) -> dict[tuple[str, str], Lad
             continue
         keys = [(str(pipeline), str(point)) for point in rungs["point"]]
         name = f"{pipeline} ({ladder})" if several[str(pipeline)] > 1 else str(pipeline)
-        score_BP = np.column_stack([answers.resampled(key) for key in keys])
+        score_BP = np.column_stack([scores.resampled(key) for key in keys])
         found[str(pipeline), str(ladder)] = Ladder.fit(name, rungs["payload_bytes"], rungs["score"], score_BP)
     return found
 
@@ -304,3 +308,44 @@ def between(low: float, high: float, form: Callable[[float], str]) -> str:
 
 def _times(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+
+
+def crossovers(profiles: Sequence[Profile], setting: Setting) -> pd.DataFrame:
+    """Every rate at which two schemes change places: :func:`harness.analysis.whatif.crossover`.
+
+    Between the slowest and the fastest constant uplink of the setting's system, for one user. A row each with ``below``
+    and ``above``, the schemes that answer first on either side, ``rate_bps`` with ``rate_low_bps`` and
+    ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where none is promised) and ``mean_s``, the
+    latency there. Empty where the system has fewer than two such uplinks.
+    """
+    from harness.analysis import whatif
+
+    uplinks = sorted((u for u in setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps)
+    columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "reason"]
+    rows = []
+    pairs = itertools.combinations(profiles, 2) if len(uplinks) > 1 else ()
+    ends_s = functools.cache(lambda profile: [mean_at(profile, setting, uplinks[end]) for end in (0, -1)])
+    for one, two in pairs:
+        # Who is ahead at both ends is ahead throughout: T is a + b / rate.
+        slow_s, fast_s = (a_s - b_s for a_s, b_s in zip(ends_s(one), ends_s(two), strict=True))
+        if one.samples != two.samples or slow_s * fast_s >= 0:
+            continue
+        wire = uplinks[0].wire
+        found = whatif.crossover(
+            one,
+            two,
+            setting.system,
+            low_bps=uplinks[0].rate_bps,
+            high_bps=uplinks[-1].rate_bps,
+            confidence=setting.confidence,
+            wire=wire,
+            population=setting.population,
+        )
+        if (rate := found.rate_bps) is None:
+            continue
+        below = str(found.faster_below)
+        above = two.pipeline if below == one.pipeline else one.pipeline
+        at = ConstantUplink.model_construct(kind="constant", rate_bps=rate.value, name="", wire=wire)
+        row = (below, above, rate.value, rate.low, rate.high, mean_at(one, setting, at), rate.reason)
+        rows.append(dict(zip(columns, row, strict=True)))
+    return pd.DataFrame(rows, columns=columns)

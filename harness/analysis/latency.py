@@ -26,7 +26,10 @@ from harness.analysis.means import mean_latency
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-CELL = ("replay", "channel", "users", "pipeline", "point")
+UPLINK = ["replay", "channel", "users"]
+"""What tells an uplink of a replay from its others."""
+
+CELL = (*UPLINK, "pipeline", "point")
 """What is kept apart when requests are summed up; seeds and users are not."""
 
 PARTS = {
@@ -188,3 +191,30 @@ def part_source(firmness: Mapping[tuple[str, str, str], str], key: tuple[str, st
     sides = ("device", "server") if part == "total" else (part,)
     named = [firmness[*key, side] for side in sides if (*key, side) in firmness]
     return max(named, key=SOURCES.index) if named else None
+
+
+def at_uplinks(points: pd.DataFrame, times: pd.DataFrame, *, reaching: bool = True) -> pd.DataFrame:
+    """:attr:`harness.analysis.Analysis.numbers` of points and times; ``reaching`` is false if no score is claimed."""
+    statistics = [name for name in times.columns if name.endswith("_s")]
+    of_part = [*statistics, "done", "source", "reason"]
+    index = [*UPLINK, "pipeline", "point", "requests", "timed"]
+    wide = times.pivot(index=index, columns="part", values=of_part)
+    wide.columns = pd.Index([f"{column[1]}_{column[0]}" for column in wide.columns.to_list()])
+    # No request at all has no part; its columns are there all the same.
+    wide = wide.reindex(columns=[f"{part}_{name}" for name in of_part for part in PARTS])
+    wide = times[UPLINK].drop_duplicates(ignore_index=True).merge(wide.infer_objects().reset_index(), on=UPLINK)
+    shares = times.loc[times["part"] == "total", [*CELL, "share", "share_low", "share_high"]]
+    shares = shares.rename(columns=lambda name: name.replace("share", "in_time"))
+    wide = wide.merge(shares, on=list(CELL), how="left")
+    rows = []
+    for pipeline, of_pipeline in points.groupby("pipeline", sort=False):
+        selected = of_pipeline[of_pipeline["selected"]]
+        shown = len(selected) == 1
+        point = selected if shown else of_pipeline.nlargest(1, "score")
+        point = point.drop(columns=["selected", "admissible"]).assign(reaches=shown and reaching, shown=shown)
+        timed = wide[wide["pipeline"] == pipeline] if shown else wide.iloc[:0]
+        rows.append(point.merge(timed, on=["pipeline", "point"], how="left"))
+    found = pd.concat(rows, ignore_index=True)
+    numeric = [f"{part}_{name}" for name in (*statistics, "done") for part in PARTS]
+    numeric += ["in_time", "in_time_low", "in_time_high", "requests", "timed"]
+    return found.astype(dict.fromkeys(numeric, float) | {"users": float})

@@ -16,12 +16,18 @@ cost of stopping; the level is calibrated in ``benchmarks/bench_calibration.py``
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import scipy.special
 from numpy.typing import ArrayLike
 
+from harness.analysis import means
 from harness.analysis.means import MIN_PICTURES, MIN_ROUNDS, Components, Estimate, mean_latency
+
+if TYPE_CHECKING:
+    from harness.analysis.analysis import Analysis
 
 FIRST_LOOK = 12
 STOPPING_MISSES = 0.8
@@ -177,3 +183,65 @@ def when_stopped(confidence: float) -> float:
 def _positive(wanted: float) -> None:
     if not wanted > 0:
         raise ValueError(f"a precision is {wanted:g}; it is above 0")
+
+
+def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd.DataFrame:
+    """How many pictures and rounds resolve a mean latency, and how many pictures bytes and a score.
+
+    ``latency`` and ``payload`` are relative (0.05: 5 %), ``score`` in the metric's unit. A row for each selected point
+    that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times
+    (:func:`plan_latency`; 0 where none do, with ``latency_reason``); ``bytes_pictures``, for the ratio of bytes at
+    equal score over the next scheme with a curve, and ``score_pictures``, for the difference from the reference's
+    score; null where nothing can be said.
+    """
+    # What times a study asks this module too, and needs no replay.
+    from harness.analysis.cells import strata
+
+    found = []
+    for pipeline, point in run.selected_keys:
+        timed = run.setting.timed((pipeline, point))
+        strata_of = strata(run.profile(pipeline, point), run.population)
+        if few := means.too_few(len(timed.samples)):
+            planned = LatencyPlan(pictures=0, rounds=0, half_width=np.nan, reason=few)
+        else:
+            planned = plan_latency(
+                means.components(timed.total_SR, *strata_of),
+                latency,
+                at_least_rounds=means.MIN_ROUNDS,
+                confidence=run.equality.confidence,
+            )
+        bytes_pictures, bytes_reason = _for_bytes(run, pipeline, payload)
+        score_pictures = np.nan
+        enough = run.scores.n_clusters >= means.MIN_PICTURES
+        if run.scored and enough and (pipeline, point) != run.scores.reference:
+            own_C, reference_C = (run.scores.contributions(key) for key in ((pipeline, point), run.scores.reference))
+            score_pictures = questions_for_score(own_C, reference_C, score, confidence=run.equality.confidence)
+        found.append(
+            {
+                "pipeline": pipeline,
+                "point": point,
+                "pictures": planned.pictures,
+                "rounds": planned.rounds,
+                "latency_reason": planned.reason,
+                "bytes_pictures": bytes_pictures,
+                "bytes_reason": bytes_reason,
+                "score_pictures": score_pictures,
+            }
+        )
+    columns = ["pipeline", "point", "pictures", "rounds", "latency_reason"]
+    return pd.DataFrame(found, columns=[*columns, "bytes_pictures", "bytes_reason", "score_pictures"])
+
+
+def _for_bytes(run: "Analysis", pipeline: str, wanted: float) -> tuple[float, str]:
+    """The pictures that resolve a pipeline's bytes at equal score, over another's; why nothing can be said."""
+    pairs = run.equal_scores
+    mine = pairs[(pairs["test_pipeline"] == pipeline) | (pairs["anchor_pipeline"] == pipeline)]
+    if mine.empty:
+        return np.nan, ""
+    said = mine[mine["reason"] == ""]
+    if said.empty:
+        return np.nan, str(mine["reason"].iloc[0])
+    pair = said.iloc[0]
+    ends = [pair["ratio_high"] / pair["ratio"], pair["ratio"] / pair["ratio_low"] if pair["ratio_low"] else np.inf]
+    half, clusters = float(np.log(max(ends))), int(run.points["clusters"].iloc[0])
+    return questions_needed(half, clusters, float(np.log1p(wanted))), ""

@@ -37,6 +37,7 @@ from harness.analysis import percentiles, selection
 from harness.analysis.means import too_few
 from harness.data.scoring import Metric, metric
 from harness.errors import ResultsError
+from harness.records import PointKey
 from harness.runs.provenance import Manifest
 
 Floats = NDArray[np.float64]
@@ -89,16 +90,13 @@ NORMALISED = "normalised score (%)"
 RATES = ("quality", "codec", "weights", "lambda", "lmbda")
 """The parameters by which a scheme trades score for bytes; any other that differs begins another ladder."""
 
-Key = tuple[str, str]
-"""A pipeline and the label of one of its points."""
 
-
-def ladders_of(points: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[Key, Hashable]:
+def ladders_of(points: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[PointKey, Hashable]:
     """The ladder of every point, from a manifest's parameters of each: those that are not :data:`RATES`.
 
     Parameters that all points of a scheme share do not tell its ladders apart and are left out.
     """
-    found: dict[Key, Hashable] = {}
+    found: dict[PointKey, Hashable] = {}
     for pipeline, labels in points.items():
         values: dict[str, set[str]] = {}
         for own in labels.values():
@@ -110,8 +108,8 @@ def ladders_of(points: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[Ke
     return found
 
 
-class Answers:
-    """The verdicts of every point on the same questions, and what its score is made of.
+class Scores:
+    """The scores of every point on the same questions, and what they are made of.
 
     ``outcomes`` are the outcome rows (:class:`harness.records.OutcomeRow`) of one run, ``samples`` the sample rows of
     all their questions; ``benchmarks`` names the benchmarks that these are of. Raises ResultsError where points were
@@ -122,7 +120,7 @@ class Answers:
     def __init__(self, outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmarks: Sequence[str]) -> None:
         rows = with_samples(outcomes, samples)
         self.equality = equality
-        self.points: dict[Key, pd.DataFrame] = {
+        self.points: dict[PointKey, pd.DataFrame] = {
             (str(pipeline), str(point)): p.sort_values("sample")
             for (pipeline, point), p in rows.groupby(["pipeline", "point"], sort=True)
         }
@@ -133,8 +131,8 @@ class Answers:
         self.parts = _parts(asked, benchmarks, equality)
         self._correct = {key: answers["correct"].to_numpy(dtype=np.bool_) for key, answers in self.points.items()}
         self.units = [part.score(self._correct[self.reference]) for part in self.parts]
-        self._contributions: dict[Key, Floats] = {}
-        self._resampled: dict[Key, Floats] = {}
+        self._contributions: dict[PointKey, Floats] = {}
+        self._resampled: dict[PointKey, Floats] = {}
 
     @property
     def scored(self) -> bool:
@@ -142,9 +140,14 @@ class Answers:
         return all(unit > 0 for unit in self.units)
 
     @property
+    def normalised(self) -> bool:
+        """Whether a score is the average of several benchmarks in percent of the reference; of one it has its unit."""
+        return len(self.parts) > 1
+
+    @property
     def metric_name(self) -> str:
         """What the score is called, with its unit."""
-        return self.parts[0].metric.name if len(self.parts) == 1 else NORMALISED
+        return NORMALISED if self.normalised else self.parts[0].metric.name
 
     @property
     def score_max(self) -> float:
@@ -156,37 +159,38 @@ class Answers:
         """C."""
         return sum(part.n_clusters for part in self.parts)
 
-    def score(self, key: Key) -> float:
+    def score(self, key: PointKey) -> float:
         """A point's score on all questions."""
         return float(_sum(self._scale, [part.score(self._correct[key]) for part in self.parts]))
 
-    def resampled(self, key: Key) -> Floats:
+    def resampled(self, key: PointKey) -> Floats:
         """Its score in every resample, (B,); the same resamples for every point, each benchmark by itself."""
         if key not in self._resampled:
             drawn = [part.resampled(self._correct[key]) for part in self.parts]
             self._resampled[key] = np.asarray(_sum(self._scale, drawn))
         return self._resampled[key]
 
-    def contributions(self, key: Key) -> Floats:
+    def contributions(self, key: PointKey) -> Floats:
         """The clusters' parts of its score, (C,): :func:`harness.analysis.selection.contributions`."""
         if key not in self._contributions:
             found = [part.contributions(self._correct[key]) for part in self.parts]
-            self._contributions[key] = found[0] if len(found) == 1 else selection.joined(found, self.units)
+            self._contributions[key] = selection.joined(found, self._scale)
         return self._contributions[key]
 
-    def mean_of_means(self, key: Key, column: str) -> float:
+    def mean_of_means(self, key: PointKey, column: str) -> float:
         """A column's mean over each benchmark's questions, averaged over the benchmarks."""
         values = self.points[key][column].to_numpy()
         return float(np.mean([values[part.mine].mean() for part in self.parts]))
 
     @cached_property
     def _scale(self) -> Sequence[float]:
-        if len(self.parts) == 1:
+        """What each benchmark's score is multiplied by before they are added up."""
+        if not self.normalised:
             return [1.0]
         return [100 / (len(self.parts) * unit) if unit > 0 else np.nan for unit in self.units]
 
 
-def select(answers: Answers, ladders: Mapping[Key, Hashable] | None = None) -> pd.DataFrame:
+def select(scores: Scores, ladders: Mapping[PointKey, Hashable] | None = None) -> pd.DataFrame:
     """Every point with its bytes and score, whether it is admissible, and each pipeline's selected one.
 
     ``ladders`` names the ladder of each point (:func:`ladders_of`); without it a pipeline's points are one. A row each,
@@ -201,35 +205,35 @@ def select(answers: Answers, ladders: Mapping[Key, Hashable] | None = None) -> p
       ended above the point
     - ``reference``, ``admissible``, ``selected``: a pipeline with no selected point does not reach the target
     """
-    equality, scored = answers.equality, answers.scored
-    theta, unit = equality.certified, answers.score(answers.reference)
+    equality, scored = scores.equality, scores.scored
+    theta, unit = equality.certified, scores.score(scores.reference)
     found = []
-    for key, rows in answers.points.items():
-        score, low, high = answers.score(key), np.nan, np.nan
+    for key, rows in scores.points.items():
+        score, low, high = scores.score(key), np.nan, np.nan
         if scored:
-            low, high = _interval(answers, key)
+            low, high = _interval(scores, key)
         found.append(
             {
                 "pipeline": key[0],
                 "point": key[1],
                 "ladder": str((ladders or {}).get(key, "")),
-                "metric": answers.metric_name,
+                "metric": scores.metric_name,
                 "questions": len(rows),
-                "clusters": answers.n_clusters,
-                **{name: answers.mean_of_means(key, name) for name in ("payload_bytes", "visual_tokens")},
+                "clusters": scores.n_clusters,
+                **{name: scores.mean_of_means(key, name) for name in ("payload_bytes", "visual_tokens")},
                 "score": score,
                 "score_low": low,
                 "score_high": high,
-                "score_max": answers.score_max,
+                "score_max": scores.score_max,
                 "relative_score": score / unit if scored else np.nan,
-                "reference": key == answers.reference,
+                "reference": key == scores.reference,
             }
         )
     table = pd.DataFrame(found)
     table = table.sort_values(
         ["pipeline", "payload_bytes", "score", "point"], ascending=[True, True, False, True], ignore_index=True
     )
-    decided = _decided(answers, table, theta) if scored else {}
+    decided = _decided(scores, table, theta) if scored else {}
     keys = list(zip(table["pipeline"], table["point"], strict=True))
     table["p_value"] = [decided[key][0] if key in decided else np.nan for key in keys]
     table["admissible"] = [key in decided and decided[key][1] for key in keys]
@@ -239,45 +243,45 @@ def select(answers: Answers, ladders: Mapping[Key, Hashable] | None = None) -> p
     return table
 
 
-def _decided(answers: Answers, table: pd.DataFrame, theta: float) -> dict[Key, tuple[float, bool]]:
+def _decided(scores: Scores, table: pd.DataFrame, theta: float) -> dict[PointKey, tuple[float, bool]]:
     """The p-value of every point and whether it is admitted; the reference is, wherever theta is at most 1."""
-    reference_C = answers.contributions(answers.reference)
-    decided: dict[Key, tuple[float, bool]] = {answers.reference: (np.nan, theta <= 1)}
+    reference_C = scores.contributions(scores.reference)
+    decided: dict[PointKey, tuple[float, bool]] = {scores.reference: (np.nan, theta <= 1)}
     for pipeline, points in table.groupby("pipeline", sort=False):
-        if pipeline == answers.reference[0]:
+        if pipeline == scores.reference[0]:
             continue
         ladders: dict[Hashable, list[tuple[Hashable, Any]]] = {}
         for ladder, rungs in points.groupby("ladder", sort=False):
             order = selection.descending(rungs["point"].tolist(), rungs["payload_bytes"].tolist())
-            ladders[ladder] = [(point, answers.contributions((str(pipeline), str(point)))) for point in order]
-        alpha = 1 - answers.equality.confidence
+            ladders[ladder] = [(point, scores.contributions((str(pipeline), str(point)))) for point in order]
+        alpha = 1 - scores.equality.confidence
         for decision in selection.admit(ladders, reference_C, theta=theta, alpha=alpha):
             decided[str(pipeline), str(decision.point)] = decision.p_value, decision.admitted
     return decided
 
 
-def _interval(answers: Answers, key: Key) -> tuple[float, float]:
+def _interval(scores: Scores, key: PointKey) -> tuple[float, float]:
     """The interval of a score: that of a share of the highest score, or of several benchmarks that of a ratio.
 
     A normalised average is a ratio to the reference on the same pictures. Its interval holds the ratios that the score
     test of :mod:`harness.analysis.selection` rejects neither from below nor, with the two changed over, from above; the
     reference's own is 100 by definition.
     """
-    own_C, confidence = answers.contributions(key), answers.equality.confidence
-    if len(answers.parts) == 1:
-        top, most = answers.score_max, len(answers.points[key])
+    own_C, confidence = scores.contributions(key), scores.equality.confidence
+    if not scores.normalised:
+        top, most = scores.score_max, len(scores.points[key])
         found = percentiles.share(own_C[:, None] / top, at_most=most, confidence=confidence).estimate
         return top * found.low, top * found.high
-    if key == answers.reference:
+    if key == scores.reference:
         return 100.0, 100.0
-    if too_few(answers.n_clusters):
+    if too_few(scores.n_clusters):
         return np.nan, np.nan
-    reference_C, tail = answers.contributions(answers.reference), (1 - confidence) / 2
+    reference_C, tail = scores.contributions(scores.reference), (1 - confidence) / 2
     over, under = (
         selection.certified_share(own_C, reference_C, tail),
         selection.certified_share(reference_C, own_C, tail),
     )
-    return 100 * over, min(100 / under if under > 0 else np.inf, answers.score_max)
+    return 100 * over, min(100 / under if under > 0 else np.inf, scores.score_max)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +295,7 @@ class _Part:
     group: Words
     cluster_G: NDArray[np.int64]
     n_resamples: int
-    seed: int | Sequence[int]
+    seed: tuple[int, int]
 
     @property
     def n_clusters(self) -> int:
@@ -341,7 +345,6 @@ def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -
             raise ResultsError(f"no question of {name} was answered; the score needs each of: {', '.join(benchmarks)}")
         questions = asked[mine]
         group = _words(questions["group"])
-        seed = equality.seed if len(benchmarks) == 1 else [equality.seed, index]
         parts.append(
             _Part(
                 name=name,
@@ -351,7 +354,7 @@ def _parts(asked: pd.DataFrame, benchmarks: Sequence[str], equality: Equality) -
                 group=group,
                 cluster_G=_clusters(group, _words(questions["picture"])),
                 n_resamples=equality.resamples,
-                seed=seed if isinstance(seed, int) else tuple(seed),
+                seed=(equality.seed, index),
             )
         )
     return parts
@@ -412,14 +415,13 @@ def _clusters(group: Words, picture: Words) -> NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=8)
-def _drawn(n_clusters: int, n_B: int, seed: int | tuple[int, ...]) -> Floats:
+def _drawn(n_clusters: int, n_B: int, seed: tuple[int, int]) -> Floats:
     """How often each of C clusters is drawn in each resample, (B, C): C times with replacement."""
     rng = np.random.default_rng(seed)
     drawn_BC = rng.integers(n_clusters, size=(n_B, n_clusters)) + n_clusters * np.arange(n_B)[:, None]
     return np.bincount(drawn_BC.ravel(), minlength=n_B * n_clusters).reshape(n_B, n_clusters).astype(np.float64)
 
 
-def _resampled_weights(cluster_G: NDArray[np.int64], n_B: int, seed: int | Sequence[int]) -> Floats:
+def _resampled_weights(cluster_G: NDArray[np.int64], n_B: int, seed: tuple[int, int]) -> Floats:
     """How often each group counts in each resample, (B, G)."""
-    of_seed = seed if isinstance(seed, int) else tuple(seed)
-    return _drawn(int(cluster_G.max()) + 1, n_B, of_seed)[:, cluster_G]
+    return _drawn(int(cluster_G.max()) + 1, n_B, seed)[:, cluster_G]

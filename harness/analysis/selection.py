@@ -71,16 +71,13 @@ def contributions(resampled: Callable[[Floats], Floats], cluster_G: ArrayLike, *
     return np.asarray(part_C - part_C.mean() + score)
 
 
-def joined(parts: Sequence[Floats], units: Sequence[float]) -> Floats:
-    """Clusters' parts of the normalised average of several benchmarks, from the parts of each.
+def joined(parts: Sequence[Floats], scales: Sequence[float]) -> Floats:
+    """Clusters' parts of the sum of several benchmarks' scores, each times its scale, from the parts of each.
 
-    ``units`` are the reference's scores, s_0,b: the mean of what is returned is 100 * mean over b of s_b / s_0,b.
-    Questions of different benchmarks are different clusters.
+    The mean of what is returned is sum_b scale_b s_b. Questions of different benchmarks are different clusters.
     """
-    total, n = sum(part.size for part in parts), len(parts)
-    return np.concatenate(
-        [100 * total / (n * part.size * unit) * part for part, unit in zip(parts, units, strict=True)]
-    )
+    total = sum(part.size for part in parts)
+    return np.concatenate([scale * total / part.size * part for part, scale in zip(parts, scales, strict=True)])
 
 
 def p_value(point_C: ArrayLike, reference_C: ArrayLike, theta: float) -> float:

@@ -70,7 +70,7 @@ Verdict = Literal["slower", "not slower", "faster", "not confirmed"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
+class TimedPart:
     """One part of one scheme in both commits: ratios are candidate over reference.
 
     ``p`` is of the first set's test that it is no more than ``minimum_effect`` slower; ``confirmed_p`` that of the
@@ -103,7 +103,7 @@ class TimedComparison:
     machine: str
     gate: Gate
     design: Mapping[str, int]
-    parts: tuple[Timed, ...]
+    parts: tuple[TimedPart, ...]
     notes: tuple[str, ...]
 
     @property
@@ -163,7 +163,9 @@ def log_ratios(parts: pd.DataFrame) -> dict[Part, Floats]:
     }
 
 
-def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, ArrayLike] | None = None) -> list[Timed]:
+def judge(
+    first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, ArrayLike] | None = None
+) -> list[TimedPart]:
     """The verdict on every part that the gate tests, from its log ratios, by part.
 
     Without a ``second`` set suspects are ``not confirmed``. Seconds are not known here and are nan. Raises ResultsError
@@ -197,7 +199,7 @@ def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, Arr
         else:
             verdict = "faster" if high < -math.log1p(effects[part]) else "not slower"
         verdicts.append(
-            Timed(
+            TimedPart(
                 pipeline=part[0],
                 part=part[1],
                 pairs=len(d),
@@ -216,7 +218,7 @@ def judge(first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, Arr
     return verdicts
 
 
-def suspects(judged: Iterable[Timed]) -> list[Part]:
+def suspects(judged: Iterable[TimedPart]) -> list[Part]:
     """The parts that a second set of pairs is to confirm."""
     return [(one.pipeline, one.part) for one in judged if one.verdict == "not confirmed"]
 

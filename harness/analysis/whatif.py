@@ -40,7 +40,7 @@ from harness.analysis.cells import (
 )
 from harness.analysis.latency import share_in_time, total_s
 from harness.analysis.means import Estimate, difference_within_rounds, mean_latency, too_few
-from harness.channel.opening import mean_bps
+from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
 from harness.replay.cell import Cell, Engine, replay
 from harness.replay.profile import Floats, Profile
@@ -92,7 +92,7 @@ class CellSummary:
     in_time: Estimate | None
 
 
-def summarise(requests: pa.Table, deadline_s: float | None = None) -> list[CellSummary]:
+def cell_summaries(requests: pa.Table, deadline_s: float | None = None) -> list[CellSummary]:
     """What a sweep's rows say, a row for each uplink, number of users, pipeline and point, in the rows' order.
 
     A picture's requests are one observation: its mean, and of a percentile the share that is not slower. What the

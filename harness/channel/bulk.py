@@ -4,8 +4,7 @@ import numpy as np
 
 from harness.channel import capacity
 from harness.channel.capacity import Floats, Ints
-from harness.channel.constant import Constant
-from harness.channel.contract import Channel
+from harness.channel.channel import Channel, Constant
 from harness.channel.link import Link, in_rounds, wire_bytes
 from harness.channel.markov import Markov
 from harness.channel.varying import Packets, Pieces
@@ -26,7 +25,7 @@ def fifo(channel: Channel, wire: Wire, ready_s: Floats, n_bytes: Ints) -> Floats
 
 
 def shared(channel: Channel, wire: Wire, ready_s: Floats, n_bytes: Ints) -> Floats:
-    """When each of the payloads, ready in this order, has left a link that all present share (:class:`Sharing`)."""
+    """When each of the payloads, ready in this order, has left a link that all share (:class:`ProcessorSharing`)."""
     on_wire = wire_bytes(wire, n_bytes)
     pieces = _as_pieces(channel, ready_s, on_wire)
     return np.asarray(capacity.pieces_shared(ready_s + pieces.offset_s, on_wire, *pieces.arrays)) - pieces.offset_s

@@ -170,7 +170,7 @@ def pieces_shared(
     """When each of the transfers, ready in this order, leaves a link that all present ones share evenly.
 
     Every present transfer has received the same number of bytes since the link was last idle, ``attained``; it leaves
-    when that reaches its own target. See :class:`harness.channel.sharing.Sharing`, which does the same step by step.
+    when that reaches its own target. :class:`harness.channel.link.ProcessorSharing` does the same step by step.
     """
     finish_s = np.full(len(ready_s), np.inf)
     present = [(0.0, -1)]

@@ -44,7 +44,7 @@ _DAY_MS = 86_400_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class CsvColumns:
     """Which columns of a CSV hold what.
 
     ``time`` is when a row's rate begins, in ``time_unit`` or as a date and time; ``end`` is when it ends, where the
@@ -60,7 +60,7 @@ class Layout:
     hold_s: float | None = None
 
 
-STARLINK = Layout(time="timestamp_start_ul", end="timestamp_end_ul", rate="upload", unit="Mbit/s")
+STARLINK = CsvColumns(time="timestamp_start_ul", end="timestamp_end_ul", rate="upload", unit="Mbit/s")
 
 
 def read_mahimahi(path: Path) -> PacketRecording:
@@ -82,7 +82,7 @@ def read_mahimahi(path: Path) -> PacketRecording:
             if line and not re.fullmatch(rb"[+-]?\d{1,18}", line.removeprefix(b"\xef\xbb\xbf")):
                 found = shown(line[:100].decode(errors="replace"))
                 raise TraceError(f"{path}: line {number} has {found}; {wanted} is Mahimahi's form")
-    raise TraceError(f"{path}: is empty; {wanted} is wanted")
+    raise TraceError(f"{path}: is empty; {wanted} is expected")
 
 
 def _counted_from_zero(path: Path, at_ms: npt.NDArray[np.int64]) -> PacketRecording:
@@ -107,10 +107,10 @@ def head(path: Path) -> str:
         return file.read(1 << 16).decode("utf-8-sig", errors="replace")
 
 
-def read_rates(path: Path, layout: Layout) -> RateRecording:
+def read_rates(path: Path, layout: CsvColumns) -> RateRecording:
     """A CSV with a column of times and one of rates."""
     if _DOWNLINK.search(layout.rate):
-        raise TraceError(f"{path}: the column {layout.rate!r} is a downlink by its name; an uplink's is wanted")
+        raise TraceError(f"{path}: the column {layout.rate!r} is a downlink by its name; an uplink's is expected")
     unit_bps = _unit_bps(path, layout)
     table = _columns(path, [layout.time, layout.rate, *([layout.end] if layout.end else [])])
     start_s, zero_s = _seconds(path, table, layout.time, layout.time_unit, None)
@@ -126,7 +126,7 @@ def read_rates(path: Path, layout: Layout) -> RateRecording:
     _check_increasing(path, start_s, layout.time)
     if len(start_s) < 2:
         raise TraceError(
-            f"{path}: holds {len(start_s)} rows; the length of a row is known from the next, so two are wanted"
+            f"{path}: holds {len(start_s)} rows; the length of a row is known from the next, so two are expected"
         )
     edges_s = np.append(start_s, 2 * start_s[-1] - start_s[-2])
     if layout.hold_s is None:
@@ -152,7 +152,7 @@ def read_cellular(path: Path, column: str, *, hold_s: float = 2.0, handover: str
     timed = frame.dropna(subset="at_s").sort_values("at_s", kind="stable")
     reports = timed.dropna(subset="mbps").groupby("at_s", as_index=False)["mbps"].mean()
     if len(reports) < 2:
-        raise TraceError(f"{path}: the column {column!r} holds {len(reports)} timed rates; at least two are wanted")
+        raise TraceError(f"{path}: the column {column!r} holds {len(reports)} timed rates; at least two are expected")
     at_s, rate_bps = reports["at_s"].to_numpy(float), reports["mbps"].to_numpy(float) * 1e6
     end_s = np.minimum(np.append(at_s[1:], 2 * at_s[-1] - at_s[-2]), at_s + hold_s)
     recording = spans(path, f"{path} ({column})", at_s - at_s[0], end_s - at_s[0], rate_bps)
@@ -237,7 +237,7 @@ def _columns(path: Path, names: list[str]) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise TraceError(f"{path}: is not {wanted}: {str(error).splitlines()[0]}") from None
     if not len(table):
-        raise TraceError(f"{path}: is empty; {wanted} is wanted")
+        raise TraceError(f"{path}: is empty; {wanted} is expected")
     return table.rename_columns(names)
 
 
@@ -248,11 +248,13 @@ def _header(path: Path, names: list[str]) -> tuple[list[str], str]:
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise TraceError(f"{path}: is not text in UTF-8; a CSV with the columns {', '.join(names)} is wanted") from None
+        raise TraceError(
+            f"{path}: is not text in UTF-8; a CSV with the columns {', '.join(names)} is expected"
+        ) from None
     if not text.rstrip("\r\n").replace("\t", "").isprintable():
-        raise TraceError(f"{path}: is not text; a CSV with the columns {', '.join(names)} is wanted")
+        raise TraceError(f"{path}: is not text; a CSV with the columns {', '.join(names)} is expected")
     if not text.strip():
-        raise TraceError(f"{path}: is empty; a CSV with the columns {', '.join(names)} is wanted")
+        raise TraceError(f"{path}: is empty; a CSV with the columns {', '.join(names)} is expected")
     delimiter = "\t" if "\t" in text and "," not in text else ","
     if ";" in text and "," not in text:
         raise TraceError(f"{path}: has semicolons between its columns; write commas there, and points in its numbers")
@@ -323,7 +325,7 @@ def _numbers(path: Path, table: pa.Table, name: str) -> Floats:
         texts = column.cast(pa.string())
         number = pc.match_substring_regex(texts, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$").fill_null(False)
         row = _first(~number.to_numpy(zero_copy_only=False))
-        raise TraceError(f"{path}: row {row} has {texts[row - 1].as_py()!r} as {name}; a number is wanted")
+        raise TraceError(f"{path}: row {row} has {texts[row - 1].as_py()!r} as {name}; a number is expected")
     values: npt.NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
     if not math.isfinite(values.sum()) and (wrong := ~np.isfinite(values)).any():
         row = _first(wrong)
@@ -341,7 +343,7 @@ def _check_increasing(path: Path, start_s: Floats, name: str) -> None:
         )
 
 
-def _unit_bps(path: Path, layout: Layout) -> float:
+def _unit_bps(path: Path, layout: CsvColumns) -> float:
     """How many bit/s the unit of the rates is."""
     if layout.unit is not None:
         if layout.unit not in units.RATES_BPS:

@@ -36,7 +36,7 @@ def import_trace(
     *,
     kind: Format = "auto",
     column: str | None = None,
-    layout: formats.Layout | None = None,
+    layout: formats.CsvColumns | None = None,
     handover: Literal["measured", "outage"] = "measured",
     treatment: Treatment | None = None,
 ) -> list[Path]:
@@ -68,7 +68,7 @@ def read(
     *,
     kind: Format = "auto",
     column: str | None = None,
-    layout: formats.Layout | None = None,
+    layout: formats.CsvColumns | None = None,
     handover: Literal["measured", "outage"] = "measured",
 ) -> Recording:
     """The recording in a recorder's file."""
@@ -86,7 +86,7 @@ def read(
                 raise TraceError(f"{source}: holds two operators; choose ULtput_x (AT&T) or ULtput_y (Verizon)")
             return formats.read_cellular(source, column, handover=handover)
         case "csv":
-            return formats.read_rates(source, layout or formats.Layout())
+            return formats.read_rates(source, layout or formats.CsvColumns())
         case _:
             raise TraceError(unknown_name("trace format", kind, get_args(Format)))
 

@@ -34,7 +34,7 @@ def read(path: Path) -> RateRecording:
             f"{path}: {said or f'is not a log of iperf3 -J with intervals: {type(error).__name__} {error}'}"
         ) from None
     if reverse:
-        raise TraceError(f"{path}: was recorded with iperf3 -R, from server to client; an uplink is wanted")
+        raise TraceError(f"{path}: was recorded with iperf3 -R, from server to client; an uplink is expected")
     if protocol != "TCP":
         raise TraceError(
             f"{path}: is of a test over {protocol}, which sends at the rate it was told, whatever arrives; "
@@ -66,7 +66,7 @@ def _log(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise formats.unreadable(path, error) from None
     except UnicodeDecodeError:
-        raise TraceError(f"{path}: is not text; a log of iperf3 -J is wanted") from None
+        raise TraceError(f"{path}: is not text; a log of iperf3 -J is expected") from None
     try:
         found = list(_json_objects(text))
     except (ValueError, RecursionError) as error:
@@ -80,7 +80,7 @@ def _log(path: Path) -> dict[str, Any]:
     if len(found) != 1:
         what = "no log" if not found else f"{len(found)} logs"
         said = " ".join(line.strip() for line in text.splitlines() if line.startswith("iperf3:"))[:200]
-        raise TraceError(f"{path}: holds {what} of iperf3 -J; one is wanted{f'. It says {said!r}' if said else ''}")
+        raise TraceError(f"{path}: holds {what} of iperf3 -J; one is expected{f'. It says {said!r}' if said else ''}")
     return found[0]
 
 

@@ -1,17 +1,19 @@
-"""A first-come-first-served link: a channel, what the wire adds to a payload, and what is still being sent.
+"""Links: transfers over a channel, one after the other or all present at once.
 
-The link remembers the busy period that it is in: when that began, and how many bytes were sent since. The end of a
-transfer is then one call of the channel, ``finish(busy since, bytes since)``. No capacity is used twice and none is
-lost to rounding, also where capacity comes in whole packets.
+A first-come-first-served link is a channel, what the wire adds to a payload, and what is still being sent. It remembers
+the busy period that it is in: when that began, and how many bytes were sent since. The end of a transfer is then one
+call of the channel, ``finish(busy since, bytes since)``. No capacity is used twice and none is lost to rounding, also
+where capacity comes in whole packets.
 """
 
+import heapq
 import math
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.channel.contract import Channel
+from harness.channel.channel import Channel
 from harness.scenario.replay import Wire
 
 Count = TypeVar("Count", int, npt.NDArray[np.int64])
@@ -84,3 +86,49 @@ class Link:
             if end_s >= acknowledged_s:
                 return self._transmit(end_s, wire_bytes(wire, left))
             begin_s, window = acknowledged_s, 2 * window
+
+
+class ProcessorSharing:
+    """A link that serves all present transfers at once: egalitarian processor sharing, exact at every event.
+
+    Since the link was last idle, every present transfer has received the same number of bytes, ``attained``; one that
+    joined at ``a`` with n bytes leaves when that reaches ``a + n``.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._present: list[tuple[float, int]] = []
+        self._attained_bytes = 0.0
+        self._last_s = 0.0
+
+    def join(self, at_s: float, index: int, n_bytes: int) -> None:
+        """A transfer of ``n_bytes`` begins at ``at_s``."""
+        self._advance(at_s)
+        heapq.heappush(self._present, (self._attained_bytes + n_bytes, index))
+
+    def next_departure(self) -> tuple[float, int] | None:
+        """When the next transfer leaves if none joins before, and which; None where none ever does."""
+        if not self._present:
+            return None
+        target_bytes, index = self._present[0]
+        missing_bytes = max(0.0, target_bytes - self._attained_bytes) * len(self._present)
+        leaves_s = self._channel.finish(self._last_s, missing_bytes)
+        return None if math.isinf(leaves_s) else (leaves_s, index)
+
+    def depart(self, at_s: float) -> None:
+        """The transfer that :meth:`next_departure` named has left."""
+        self._attained_bytes, _ = heapq.heappop(self._present)
+        self._last_s = at_s
+
+    def give_up(self, at_s: float, index: int) -> None:
+        """Transfer ``index`` is given up at ``at_s``; the others share what it leaves."""
+        self._advance(at_s)
+        self._present = [entry for entry in self._present if entry[1] != index]
+        heapq.heapify(self._present)
+
+    def _advance(self, at_s: float) -> None:
+        if self._present:
+            self._attained_bytes += self._channel.bits(self._last_s, at_s) / 8.0 / len(self._present)
+        else:
+            self._attained_bytes = 0.0
+        self._last_s = at_s

@@ -57,7 +57,7 @@ class RateRecording:
 
     def __post_init__(self) -> None:
         if len(self.rate_bps) == 0:
-            raise TraceError(f"{self.source}: holds no rates; at least one span with a rate is wanted")
+            raise TraceError(f"{self.source}: holds no rates; at least one span with a rate is expected")
         if not np.isfinite(self.at_s).all():
             raise TraceError(f"{self.source}: row {_first(~np.isfinite(self.at_s))} has no finite time")
         if (backwards := self.at_s[1:] <= self.at_s[:-1]).any():
@@ -108,7 +108,7 @@ class PacketRecording:
         if not 1 <= self.packet_bytes <= 1 << 24:
             raise TraceError(f"{self.source}: has packets of {self.packet_bytes} bytes; 1 to {1 << 24} are right")
         if len(self.at_ms) == 0:
-            raise TraceError(f"{self.source}: holds no packets; one whole millisecond a line is wanted")
+            raise TraceError(f"{self.source}: holds no packets; one whole millisecond a line is expected")
         if self.at_ms[0] < 0:
             raise TraceError(f"{self.source}: begins at {self.at_ms[0]} ms; times count from 0")
         if (backwards := np.diff(self.at_ms) < 0).any():

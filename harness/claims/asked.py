@@ -7,8 +7,8 @@ from typing import Any
 
 from harness.analysis import Analysis
 from harness.analysis.means import Estimate
-from harness.analysis.select import Key
 from harness.claims.model import Criterion, Parameter
+from harness.records import PointKey
 from harness.scenario.replay import ConstantUplink
 
 
@@ -40,7 +40,7 @@ def pipelines_of(run: Analysis) -> dict[str, str]:
     return found or {name: name for name in run.manifest.points}
 
 
-def both_points(asked: Asked, other: str) -> tuple[Key, Key] | str:
+def both_points(asked: Asked, other: str) -> tuple[PointKey, PointKey] | str:
     """The points of the scheme and of another that are to be compared; why there are none, in a phrase."""
     mine = point_of(asked, str(asked.test.of), asked.test.at)
     theirs = point_of(asked, other, asked.test.over_at)
@@ -51,7 +51,7 @@ def both_points(asked: Asked, other: str) -> tuple[Key, Key] | str:
 
 def point_of(
     asked: Asked, scheme: str, at: Mapping[str, Parameter], *, timed: bool = True, first: bool = False
-) -> Key | str:
+) -> PointKey | str:
     """The point of a scheme with parameters ``at``, that of most bytes among several; else the selected one.
 
     Why there is none, in a phrase. ``first`` takes the first point where none is selected.

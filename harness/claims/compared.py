@@ -12,9 +12,9 @@ import numpy as np
 from harness.analysis import Analysis, cells, comparison, curves, means, selection
 from harness.analysis.curves import Ladder
 from harness.analysis.means import Estimate
-from harness.analysis.select import Key
 from harness.claims.asked import Asked, both_points, exact, point_of, refused, scaled, uplinks_of
 from harness.claims.verdict import Item
+from harness.records import PointKey
 from harness.scenario.replay import ConstantUplink
 
 SCORES = (0.25, 0.5, 0.75)
@@ -70,9 +70,9 @@ def _fewest_over(asked: Asked, scheme: str, other: str, tail: float) -> tuple[fl
     mine = rows[rows["point"] == key[1]].iloc[0]
     if not (mine["payload_bytes"] > 0 and mine["p_value"] <= tail / rows["ladder"].nunique()):
         return None
-    share, reference = run.equality.certified, run.answers.reference
+    share, reference = run.equality.certified, run.scores.reference
     solved = [
-        (ladder, *ladder.reached(share * run.answers.score(reference), share * run.answers.resampled(reference)))
+        (ladder, *ladder.reached(share * run.scores.score(reference), share * run.scores.resampled(reference)))
         for ladder in ladders
     ]
     if not all(0 <= u <= 1 for _, u, _ in solved):
@@ -142,13 +142,13 @@ def _by_curves(asked: Asked, other: str, confidence: float) -> dict[str, Estimat
     if isinstance(pair, str):
         return {}
     keys = {ladder.name: key for key, ladder in run.ladders.items()}
-    reference, share = run.answers.reference, run.equality.target
+    reference, share = run.scores.reference, run.equality.target
     rows = comparison.latencies_at_equal_score(
         {keys[ladder.name]: ladder for ladder in pair},
         run.points,
         dataclasses.replace(run.setting, confidence=confidence),
-        share * run.answers.score(reference),
-        share * run.answers.resampled(reference),
+        share * run.scores.score(reference),
+        share * run.scores.resampled(reference),
     )
     return {
         row["channel"]: Estimate(row["ratio"], row["ratio_low"], row["ratio_high"], row["reason"])
@@ -169,7 +169,7 @@ def _of_points(asked: Asked, other: str, uplink: ConstantUplink, confidence: flo
 
 
 def _within_rounds(
-    run: Analysis, keys: tuple[Key, Key], known_s: Sequence[float], confidence: float, side: str = "total"
+    run: Analysis, keys: tuple[PointKey, PointKey], known_s: Sequence[float], confidence: float, side: str = "total"
 ) -> Estimate:
     setting = run.setting
     if setting.profiles[keys[0]].samples != setting.profiles[keys[1]].samples:
@@ -229,7 +229,7 @@ def rate_gain(asked: Asked) -> list[Item]:
     return found
 
 
-def _mean_sent(run: Analysis, key: Key) -> float:
+def _mean_sent(run: Analysis, key: PointKey) -> float:
     """The mean bytes that a point sends, over all questions."""
     sent = np.asarray(run.population.payload_bytes[key], dtype=np.float64)
     weights = run.population.weight_N
@@ -283,20 +283,20 @@ def score_share(asked: Asked) -> list[Item]:
     others = {name: point_of(asked, name, test.over_at or test.at, timed=False) for name in test.over}
     return [
         Item(label=name, estimate=_share(run, mine, other, asked.confidence(len(test.over))))
-        for name, other in (others or {run.equality.reference: run.answers.reference}).items()
+        for name, other in (others or {run.equality.reference: run.scores.reference}).items()
     ]
 
 
-def _share(run: Analysis, mine: Key | str, other: Key | str, confidence: float) -> Estimate:
+def _share(run: Analysis, mine: PointKey | str, other: PointKey | str, confidence: float) -> Estimate:
     if isinstance(mine, str) or isinstance(other, str):
         return refused(mine if isinstance(mine, str) else str(other))
     tail = (1 - confidence) / 2
     if mine == other:
         return exact(1.0)
-    a_C, b_C = run.answers.contributions(mine), run.answers.contributions(other)
+    a_C, b_C = run.scores.contributions(mine), run.scores.contributions(other)
     if len(a_C) < means.MIN_PICTURES:
         return refused(means.too_few(len(a_C)))
-    a, b = run.answers.score(mine), run.answers.score(other)
+    a, b = run.scores.score(mine), run.scores.score(other)
     if a <= 0 or b <= 0:
         return refused(f"{(mine if a <= 0 else other)[0]} scores 0")
     below = selection.certified_share(b_C, a_C, tail)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
 from harness.claims.asked import Asked, pipelines_of
-from harness.claims.model import Claim, Claims, Criterion, Machines, Study, direction
-from harness.claims.verdict import ALPHA, Answer, Item, Verdict, judge, picked
+from harness.claims.model import Claim, Claims, ClaimStudy, Criterion, Machines, direction
+from harness.claims.verdict import ALPHA, Decided, Item, Verdict, judge, picked
 from harness.errors import HarnessError
 
 Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
@@ -106,7 +106,7 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
     study, machines = claims.study_of(claim, test), claims.machines
     if test.about.counted:
         try:
-            items = metrics.counted(test, study.backbone)
+            items = metrics.of_architecture(test, study.backbone)
         except HarnessError as error:
             why = f"{test.metric} is counted on a published architecture: {error}"
             return Tested(test=test, verdict=Verdict.NOT_TESTABLE, why=why)
@@ -130,7 +130,7 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=why)
 
     def numbers(of: Criterion) -> Sequence[Item]:
-        found = [metrics.measured(Asked(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
+        found = [metrics.of_run(Asked(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
         return metrics.quotient(*found) if len(found) == 2 else found[0]
 
     side = direction(test) if stood_in else None
@@ -167,14 +167,14 @@ def _directed(
     return dataclasses.replace(found, test=test, items=items if known else its_items, why=why)
 
 
-_MET: Mapping[Answer, str] = {
+_MET: Mapping[Decided, str] = {
     "yes": "the number itself is met too",
     "no": "the number itself is not met",
     "open": "the number itself is left open",
 }
 
 
-def _verdict(answer: Answer, on_stand_in: bool) -> Verdict:
+def _verdict(answer: Decided, on_stand_in: bool) -> Verdict:
     if answer == "open":
         return Verdict.NOT_TESTABLE
     if on_stand_in:
@@ -185,7 +185,7 @@ def _verdict(answer: Answer, on_stand_in: bool) -> Verdict:
 _CODEC_SIZES = "the codec's layer sizes, which are not in the paper and were chosen to leave about this total"
 
 
-def _run_for(test: Criterion, study: Study, runs: Sequence[Analysis]) -> Analysis | str:
+def _run_for(test: Criterion, study: ClaimStudy, runs: Sequence[Analysis]) -> Analysis | str:
     """The run that a test is made of, or which is missing."""
     fitting = [run for run in runs if _wanted(run) == (frozenset(study.benchmarks), study.backbone)]
     schemes = {str(test.of), *test.over}

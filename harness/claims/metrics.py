@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from harness.analysis import Analysis
 from harness.analysis.means import Estimate
-from harness.claims import architecture, compared, halves
+from harness.claims import compared, counted
 from harness.claims.asked import Asked, exact, pipelines_of, refused
 from harness.claims.model import Criterion
 from harness.claims.verdict import Item
 
 
-def measured(asked: Asked) -> Sequence[Item]:
+def of_run(asked: Asked) -> Sequence[Item]:
     """The numbers of a test that needs a run; changes and all others as the test's metric has them."""
     name = asked.test.metric
     items = _FUNCTIONS[_RATIO_OF.get(name, name)](asked)
@@ -29,11 +29,11 @@ def measured(asked: Asked) -> Sequence[Item]:
     return items
 
 
-def counted(test: Criterion, backbone: str) -> Sequence[Item]:
+def of_architecture(test: Criterion, backbone: str) -> Sequence[Item]:
     """The numbers of a test that needs no run; raises CheckpointError for a backbone without a published one."""
     if test.metric == "trainable_parameters":
-        return [Item(label=backbone, estimate=exact(architecture.trainable_parameters(backbone)))]
-    n_c, of_all = float(str(test.at["n_c"])), architecture.features_a_patch(backbone)
+        return [Item(label=backbone, estimate=exact(counted.trainable_parameters(backbone)))]
+    n_c, of_all = float(str(test.at["n_c"])), counted.features_a_patch(backbone)
     return [Item(label=f"{n_c:.0f} of {of_all}", estimate=exact(n_c / of_all))]
 
 
@@ -79,11 +79,11 @@ _FUNCTIONS: Mapping[str, Callable[[Asked], list[Item]]] = {
     "link_share": compared.link_share,
     "score_share": compared.score_share,
     "neighbours_share": compared.neighbours_share,
-    "operations_ratio": halves.operations_ratio,
-    "memory_ratio": halves.memory_ratio,
-    "visual_share": halves.visual_share,
-    "likelihood_lead": halves.likelihood_lead,
-    "z_share": halves.z_share,
-    "experts_share": halves.experts_share,
-    "experts_used": halves.experts_used,
+    "operations_ratio": counted.operations_ratio,
+    "memory_ratio": counted.memory_ratio,
+    "visual_share": counted.visual_share,
+    "likelihood_lead": counted.likelihood_lead,
+    "z_share": counted.z_share,
+    "experts_share": counted.experts_share,
+    "experts_used": counted.experts_used,
 }

@@ -23,7 +23,7 @@ Kind = Literal["x", "%", "s", "nats", "count"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
+class ClaimMetric:
     """What a metric is: its unit and its value where there is no effect.
 
     ``over`` says whether it sets a scheme against another (``must``, ``may``) or not (``no``). A ``timed`` one rests on
@@ -40,48 +40,59 @@ class Metric:
     counted: bool = False
 
 
-METRICS: Mapping[str, Metric] = {
-    "bytes_ratio": Metric(what="bytes over the other's at equal score, at scores that both reach"),
-    "bytes_change": Metric(what="bytes_ratio less 1", unit="%", neutral=0.0),
-    "mean_bytes_ratio": Metric(what="bytes over the other's at equal score, averaged over scores (BD-rate plus 1)"),
-    "mean_bytes_change": Metric(what="mean_bytes_ratio less 1: BD-rate", unit="%", neutral=0.0),
-    "latency_ratio": Metric(what="T over the other's at equal score, at each uplink", timed=True),
-    "latency_change": Metric(what="latency_ratio less 1", unit="%", neutral=0.0, timed=True),
-    "rate_gain": Metric(
+METRICS: Mapping[str, ClaimMetric] = {
+    "bytes_ratio": ClaimMetric(what="bytes over the other's at equal score, at scores that both reach"),
+    "bytes_change": ClaimMetric(what="bytes_ratio less 1", unit="%", neutral=0.0),
+    "mean_bytes_ratio": ClaimMetric(
+        what="bytes over the other's at equal score, averaged over scores (BD-rate plus 1)"
+    ),
+    "mean_bytes_change": ClaimMetric(what="mean_bytes_ratio less 1: BD-rate", unit="%", neutral=0.0),
+    "latency_ratio": ClaimMetric(what="T over the other's at equal score, at each uplink", timed=True),
+    "latency_change": ClaimMetric(what="latency_ratio less 1", unit="%", neutral=0.0, timed=True),
+    "rate_gain": ClaimMetric(
         what="the ratio of device and server times over the ratio of bytes: below 1 where a higher rate lowers the "
         "ratio of the two latencies",
         timed=True,
     ),
-    "server_time_ratio": Metric(what="T_server over the other's", timed=True),
-    "latency_s": Metric(what="T at each uplink", unit="s", neutral=0.0, over="no", timed=True, absolute=True),
-    "link_share": Metric(
+    "server_time_ratio": ClaimMetric(what="T_server over the other's", timed=True),
+    "latency_s": ClaimMetric(what="T at each uplink", unit="s", neutral=0.0, over="no", timed=True, absolute=True),
+    "link_share": ClaimMetric(
         what="T_link over T at each uplink", unit="%", neutral=0.0, over="no", timed=True, absolute=True
     ),
-    "score_share": Metric(what="score over the other's, or over the reference's", unit="%", over="may"),
-    "neighbours_share": Metric(what="score over that with K = 5 neighbours, for each other K", unit="%", over="no"),
-    "operations_ratio": Metric(what="floating-point operations of a side or of some of its stages, over the other's"),
-    "memory_ratio": Metric(what="peak memory of a side less its weights, over the other's"),
-    "visual_share": Metric(what="visual tokens among those of the prompt", unit="%", neutral=0.0, over="no"),
-    "likelihood_lead": Metric(
+    "score_share": ClaimMetric(what="score over the other's, or over the reference's", unit="%", over="may"),
+    "neighbours_share": ClaimMetric(
+        what="score over that with K = 5 neighbours, for each other K", unit="%", over="no"
+    ),
+    "operations_ratio": ClaimMetric(
+        what="floating-point operations of a side or of some of its stages, over the other's"
+    ),
+    "memory_ratio": ClaimMetric(what="peak memory of a side less its weights, over the other's"),
+    "visual_share": ClaimMetric(what="visual tokens among those of the prompt", unit="%", neutral=0.0, over="no"),
+    "likelihood_lead": ClaimMetric(
         what="mean log-likelihood of a Laplacian less the best of Gaussian and Cauchy",
         unit="nats",
         neutral=0.0,
         over="no",
     ),
-    "z_share": Metric(
+    "z_share": ClaimMetric(
         what="z's share of the stream, of illustrated pictures or the codec's held-out ones",
         unit="%",
         neutral=0.0,
         over="no",
     ),
-    "experts_share": Metric(
-        what="the experts' indices' share of the stream, on the same", unit="%", neutral=0.0, over="no"
+    "experts_share": ClaimMetric(
+        what="the share of the entropy models' indices in the stream, on the same", unit="%", neutral=0.0, over="no"
     ),
-    "experts_used": Metric(
-        what="the share of the experts that code at least one feature, on the same", unit="%", neutral=0.0, over="no"
+    "experts_used": ClaimMetric(
+        what="the share of the entropy models that code at least one feature, on the same",
+        unit="%",
+        neutral=0.0,
+        over="no",
     ),
-    "features_share": Metric(what="n_c over V of the architecture", unit="%", neutral=0.0, over="no", counted=True),
-    "trainable_parameters": Metric(
+    "features_share": ClaimMetric(
+        what="n_c over V of the architecture", unit="%", neutral=0.0, over="no", counted=True
+    ),
+    "trainable_parameters": ClaimMetric(
         what="LoRA, projector and codec of the architecture", unit="count", neutral=0.0, over="no", counted=True
     ),
 }
@@ -138,7 +149,7 @@ class Criterion(Frozen):
     decides: bool = True
 
     @property
-    def about(self) -> Metric:
+    def about(self) -> ClaimMetric:
         """The metric."""
         return METRICS[self.metric]
 
@@ -151,7 +162,7 @@ class Criterion(Frozen):
     def _one_relation(self) -> Self:
         given = [name for name in _RELATIONS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"gives {' and '.join(given) or 'nothing'}; one of {', '.join(_RELATIONS)} is wanted")
+            raise ValueError(f"gives {' and '.join(given) or 'nothing'}; one of {', '.join(_RELATIONS)} is expected")
         for name in ("between", "inside"):
             if (ends := getattr(self, name)) is not None and not ends[0] < ends[1]:
                 raise ValueError(f"{name}: {list(ends)} is no range; its first number must be below its second")
@@ -182,7 +193,7 @@ class Criterion(Frozen):
 _RELATIONS = ("value", "between", "inside", "below", "above")
 
 
-class Study(Frozen):
+class ClaimStudy(Frozen):
     """What was run: all of these benchmarks together, on a backbone; the bundled ``scenario`` does it again."""
 
     benchmarks: Benchmarks = Field(min_length=1)
@@ -210,7 +221,9 @@ class Claim(Frozen):
     @model_validator(mode="after")
     def _tested_or_not(self) -> Self:
         if bool(self.missing) == bool(self.tests):
-            raise ValueError("either 'tests:' or 'missing:' is wanted: how it is tested, or what is missing to test it")
+            raise ValueError(
+                "either 'tests:' or 'missing:' is expected: how it is tested, or what is missing to test it"
+            )
         if self.tests and not any(test.decides for test in self.tests):
             raise ValueError("tests: none of them decides")
         if (
@@ -232,7 +245,7 @@ class Claims(Frozen):
 
     title: Line
     machines: Machines = Machines()
-    studies: dict[Slug, Study] = Field(min_length=1)
+    studies: dict[Slug, ClaimStudy] = Field(min_length=1)
     claims: tuple[Claim, ...] = Field(min_length=1, max_length=1000, strict=False)
 
     @model_validator(mode="after")
@@ -245,7 +258,7 @@ class Claims(Frozen):
                 raise ValueError(f"claims: claim {claim.id}: {unknown_name('study', unknown, self.studies)}")
         return self
 
-    def study_of(self, claim: Claim, test: Criterion) -> Study:
+    def study_of(self, claim: Claim, test: Criterion) -> ClaimStudy:
         """What the run of a test ran."""
         return self.studies[str(test.study or claim.study)]
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from harness.analysis import Analysis
 from harness.claims.ledger import Entry, Tested, claimed, number, subject, summary
 from harness.claims.model import Claims
 from harness.claims.verdict import Verdict
+from harness.report.fitting import Fitting
 from harness.report.table import markdown_table
 
 _STYLE = {
@@ -23,8 +22,8 @@ _STYLE = {
 
 
 def ledger(claims: Claims, found: Sequence[Entry], runs: Sequence[Analysis]) -> Group:
-    """The claims one below the other with numbers, verdict and what is missing, for 80 columns or more."""
-    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
+    """The claims one below the other with numbers, verdict and what is missing."""
+    drawn = Fitting(leading=1)
     drawn.add_column("", no_wrap=True)
     drawn.add_column("claim, number and interval", overflow="fold", ratio=3)
     drawn.add_column("verdict", overflow="fold", ratio=2)

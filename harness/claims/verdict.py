@@ -30,7 +30,7 @@ from harness.claims.model import Criterion, distance_from_no_effect
 
 ALPHA = 0.05
 
-Answer = Literal["yes", "no", "open"]
+Decided = Literal["yes", "no", "open"]
 
 
 class Verdict(enum.StrEnum):
@@ -57,7 +57,7 @@ class Item:
 
 def judge(
     test: Criterion, items: Sequence[Item], shown: Callable[[float], str] = "{:.3g}".format
-) -> tuple[Answer, str]:
+) -> tuple[Decided, str]:
     """What the numbers of a test say of it, and why it is left open; ``shown`` writes a number in a reason."""
     if not items:
         return "open", "there is no such number"
@@ -99,7 +99,7 @@ def picked(test: Criterion, items: Sequence[Item]) -> Sequence[Item]:
     return [Item(label="the least" if least else "the largest", estimate=Estimate(value, low, high))]
 
 
-def _some(test: Criterion, items: Sequence[Item], shown: Callable[[float], str]) -> tuple[Answer, str]:
+def _some(test: Criterion, items: Sequence[Item], shown: Callable[[float], str]) -> tuple[Decided, str]:
     """Whether a value lies among several numbers: the nearest of them has to be known well enough to tell."""
     known = [item.estimate for item in items if not math.isnan(item.estimate.low)]
     value = float(test.value or 0)
@@ -114,11 +114,11 @@ def _some(test: Criterion, items: Sequence[Item], shown: Callable[[float], str])
     return "yes", ""
 
 
-def _one(test: Criterion, found: Estimate, shown: Callable[[float], str]) -> tuple[Answer, str]:
+def _one(test: Criterion, found: Estimate, shown: Callable[[float], str]) -> tuple[Decided, str]:
     low, high = found.low, found.high
     between = f"the interval {shown(low)} to {shown(high)}"
     if test.below is not None:
-        answer: Answer = "yes" if high < test.below else "no" if low >= test.below else "open"
+        answer: Decided = "yes" if high < test.below else "no" if low >= test.below else "open"
         return answer, f"{between} holds {shown(test.below)}"
     if test.above is not None:
         answer = "yes" if low > test.above else "no" if high <= test.above else "open"

@@ -19,9 +19,7 @@ from harness.cli import (
     estimate,
     illustrate,
     inspect,
-    pack,
     plan,
-    plot,
     reference,
     report,
     run,
@@ -38,7 +36,7 @@ from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
 
 _RESUMED = (["run"], ["measure"], ["train"], ["data", "get"], ["weights", "get"], ["compare"], ["reference", "update"])
-"""The commands that go on where they were stopped."""
+"""The commands that resume when they are repeated."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What a disk says of no file in particular."""
@@ -48,13 +46,13 @@ app = group(
     """Latency studies of multimodal inference that is split between a device and an edge server.
 
     A scenario names a benchmark, a backbone, the schemes to compare and the uplinks to replay them over. `run`
-    measures, selects operating points at equal score and replays; `plot` draws what `run` found.
+    measures, selects operating points at equal score and replays; `plot` draws the figures.
 
         harness check scenarios/realworldqa_lowrate.yaml
         harness run scenarios/realworldqa_lowrate.yaml
         harness plot results/runs/realworldqa_lowrate
 
-    A mistake in an input is said in one sentence, with exit status 2.""",
+    A mistake in an input is reported in one sentence, with exit status 2.""",
 )
 for command in (
     run.run,
@@ -64,10 +62,10 @@ for command in (
     apart.measure,
     apart.join,
     apart.replay,
-    plot.plot,
+    report.plot,
     report.report,
     claims.claims,
-    pack.pack,
+    report.pack,
     illustrate.illustrate,
     plan.plan,
     compare.compare,
@@ -99,7 +97,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None: ...
 
@@ -115,7 +113,7 @@ def main() -> None:
     except HarnessError as error:
         _leave(str(error), ExitCode.BAD_INPUT)
     except OSError as error:
-        # Where a command does not expect it, what the system refuses is still the user's to mend.
+        # Where a command does not expect it, a refusal of the system is still one for the user to fix.
         if error.filename is None and error.errno not in _FULL:
             raise
         _leave(f"{error.filename}: {why(error)}" if error.filename else why(error), ExitCode.BAD_INPUT)

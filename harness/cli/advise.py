@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.quantities import PER_SECOND, RATE, SECONDS
+from harness.cli.app import PER_SECOND, RATE, SECONDS
 from harness.errors import ExitCode, ResultsError
 
 if TYPE_CHECKING:
@@ -26,26 +26,29 @@ class Sharing(StrEnum):
 
 
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
-Rate = Annotated[float | None, typer.Option(help="The uplink's rate; or give --link.", **RATE)]
+Rate = Annotated[float | None, typer.Option(help="Rate of the uplink; or give --link.", **RATE)]
 Link = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A recorded link instead, as 'harness trace import' writes it; it loops."),
+    typer.Option(metavar="FILE", help="Use a recorded link, as 'harness trace import' writes it, in a loop."),
 ]
 RoundTrip = Annotated[
-    float, typer.Option("--rtt", help="The round trip without load: half on the way there, half back.", **SECONDS)
+    float, typer.Option("--rtt", help="Round-trip time without load, half of it in each direction.", **SECONDS)
 ]
-Servers = Annotated[int, typer.Option(min=1, max=10_000, help="How many servers answer.")]
-Shared = Annotated[Sharing, typer.Option(help="Each user a link, or one for all in turn, or evenly.")]
+Servers = Annotated[int, typer.Option(min=1, max=10_000, help="Number of servers.")]
+Shared = Annotated[
+    Sharing,
+    typer.Option(help="Give each user a link (own), or share one in order of arrival (fifo) or evenly (processor)."),
+]
 PerUser = Annotated[
     float | None,
     typer.Option(
-        help="How often each user asks, at random, such as '0.2 /s'.", show_default="again when answered", **PER_SECOND
+        help="Mean rate at which each user asks, at random times, such as '0.2 /s'.",
+        show_default="again when answered",
+        **PER_SECOND,
     ),
 ]
-Users = Annotated[int, typer.Option(min=1, max=100_000, help="How many users there are.")]
-Requests = Annotated[
-    int, typer.Option(min=10, max=10_000_000, help="How many requests each user makes, where requests may meet.")
-]
+Users = Annotated[int, typer.Option(min=1, max=100_000, help="Number of users.")]
+Requests = Annotated[int, typer.Option(min=10, max=10_000_000, help="Requests of each user, where requests may queue.")]
 
 
 def _system(
@@ -61,7 +64,7 @@ def _system(
     seeds: int = 1,
 ) -> "Replay":
     """The replay section that the options describe; its one uplink is the rate's or the recorded link's."""
-    from harness.channel.opening import unreadable_files
+    from harness.channel.channel import unreadable_files
     from harness.errors import ScenarioError
     from harness.scenario.replay import Replay
 
@@ -104,9 +107,11 @@ def _described(spec: "Replay") -> str:
 
 def advise(
     path: RunFolder,
-    deadline: Annotated[float, typer.Option(help="When an answer is wanted.", **SECONDS)],
-    min_score: Annotated[float, typer.Option(min=0.0, help="The least score, as a share of the reference's.")] = 0.9,
-    min_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share to be answered in time.")] = 0.95,
+    deadline: Annotated[float, typer.Option(help="Time within which an answer is expected.", **SECONDS)],
+    min_score: Annotated[float, typer.Option(min=0.0, help="Lowest score, as a share of the reference's.")] = 0.9,
+    min_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of requests that must be answered in time.")
+    ] = 0.95,
     rate: Rate = None,
     link: Link = None,
     rtt: RoundTrip = "0 s",  # type: ignore[assignment]
@@ -116,20 +121,18 @@ def advise(
     sharing: Shared = Sharing.own,
     requests: Requests = 200,
 ) -> None:
-    """Say which scheme at which operating point to use over an uplink.
+    """Recommend a scheme and operating point for an uplink.
 
-    Every point of the run is replayed over the rate or the recorded link. Those that score enough and answer often
-    enough in time come first, the fastest at the top; the others follow with the reason. The status is 1 if none will
-    do. A system in which more work comes in than can be done is called unstable.
+    Every point of the run is replayed over the rate or the recorded link. Points that meet both the score and the
+    deadline come first, the fastest at the top; the others follow, each with the reason. The exit status is 1 if no
+    point qualifies. A system that receives more work than it can do is called unstable.
 
         harness advise results/runs/realworldqa_lowrate --rate "50 KB/s" --deadline 1s --min-score 0.9
         harness advise results/runs/mme --link bus.parquet --rtt 60ms --users 8 --per-user "0.1 /s" --deadline 2s
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from harness.analysis import Analysis, whatif
     from harness.cli.display import terminal
+    from harness.report.fitting import Fitting
     from harness.units import format_seconds
 
     analysis = Analysis.read(path)
@@ -164,9 +167,9 @@ def advise(
     names = [f"{advice.pipeline}\n" + advice.point.replace(",", "\n") for advice in found]
     # At 80 columns a name keeps its line, and the verdict is what is broken into several.
     widest = max(len(line) for name in names for line in name.splitlines())
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
+    table = Fitting(leading=1)
     table.add_column("scheme, point", overflow="fold", no_wrap=widest <= _NAME_COLUMNS)
-    for column in ("score", "mean, its 95 %", "p95", "in time"):
+    for column in ("score", "mean [95 %]", "p95", "in time"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
     for name, advice in zip(names, found, strict=True):
@@ -177,7 +180,7 @@ def advise(
             f"{format_seconds(mean.value)}\n{_span(mean)}" if math.isfinite(mean.value) else "none",
             format_seconds(advice.p95_s.value) if math.isfinite(advice.p95_s.value) else "none",
             f"{share.value:.1%}",
-            advice.rejected or "will do",
+            advice.rejected or "meets both",
         )
     console.print(table)
     for reason in dict.fromkeys(part.reason for advice in found for part in (advice.mean_s, advice.p95_s)):
@@ -185,7 +188,7 @@ def advise(
             console.print(f"none: {reason}")
     best = found[0]
     if best.rejected:
-        console.print("No point of this run will do.")
+        console.print("No point of this run meets both the score and the deadline.")
         raise typer.Exit(ExitCode.NEGATIVE)
     console.print(f"Use {best.pipeline} at {best.point}.")
 
@@ -193,9 +196,9 @@ def advise(
 def crossover(
     path: RunFolder,
     first: Annotated[str, typer.Argument(help="A pipeline of the run.")],
-    second: Annotated[str, typer.Argument(help="Another.")],
-    low: Annotated[float, typer.Option(help="The slowest uplink looked at.", **RATE)] = "1 KB/s",  # type: ignore[assignment]
-    high: Annotated[float, typer.Option(help="The fastest.", **RATE)] = "100 MB/s",  # type: ignore[assignment]
+    second: Annotated[str, typer.Argument(help="The pipeline to compare it with.")],
+    low: Annotated[float, typer.Option(help="Slowest uplink tried.", **RATE)] = "1 KB/s",  # type: ignore[assignment]
+    high: Annotated[float, typer.Option(help="Fastest uplink tried.", **RATE)] = "100 MB/s",  # type: ignore[assignment]
     link: Link = None,
     rtt: RoundTrip = "0 s",  # type: ignore[assignment]
     users: Users = 1,
@@ -204,11 +207,11 @@ def crossover(
     sharing: Shared = Sharing.own,
     requests: Requests = 100,
 ) -> None:
-    """Say from which uplink rate on one scheme answers before the other.
+    """Find the uplink rate at which two schemes are equally fast.
 
-    Each scheme is taken at its operating point of equal score; the interval at 95 % holds the rates at which the timed
-    pictures leave open which scheme is faster. Of a recorded link the rate at every instant is scaled, and the answer
-    is its mean. Where users queue, rates at which neither scheme keeps up are said.
+    Each scheme runs at its operating point of equal score. The 95 % interval holds the rates at which the timed
+    pictures do not decide which scheme is faster. A recorded link is scaled as a whole, and the answer is its mean
+    rate. If users queue, rates at which neither scheme keeps up are reported.
 
         harness crossover results/runs/crossover webp raw_features
         harness crossover results/runs/crossover webp tofc --link bus.parquet --users 8 --per-user "0.1 /s" --servers 2
@@ -266,23 +269,23 @@ def crossover(
 def max_users(
     path: RunFolder,
     pipeline: Annotated[str, typer.Argument(help="A pipeline of the run, taken at its selected point.")],
-    limit: Annotated[float, typer.Option(help="What the percentile of T must not exceed.", **SECONDS)],
+    limit: Annotated[float, typer.Option(help="Limit on the percentile of T.", **SECONDS)],
     rate: Rate = None,
     link: Link = None,
     rtt: RoundTrip = "0 s",  # type: ignore[assignment]
     per_user: Annotated[
-        float, typer.Option(help="How often each user asks, such as '0.2 /s'.", **PER_SECOND)
+        float, typer.Option(help="Mean rate at which each user asks, such as '0.2 /s'.", **PER_SECOND)
     ] = "0.2 /s",  # type: ignore[assignment]
     servers: Servers = 1,
     sharing: Shared = Sharing.own,
-    percentile: Annotated[float, typer.Option(min=1, max=100, help="Which percentile of T.")] = 99.0,
-    requests: Annotated[int, typer.Option(min=10, max=10_000_000, help="How many requests each user makes.")] = 500,
-    seeds: Annotated[int, typer.Option(min=20, max=10_000, help="How many random streams.")] = 20,
+    percentile: Annotated[float, typer.Option(min=1, max=100, help="Percentile of T that is limited.")] = 99.0,
+    requests: Annotated[int, typer.Option(min=10, max=10_000_000, help="Requests of each user.")] = 500,
+    seeds: Annotated[int, typer.Option(min=20, max=10_000, help="Number of random streams.")] = 20,
 ) -> None:
-    """Say how many users the servers carry within a limit on the tail of the latency.
+    """Find how many users the servers support within a limit on the tail of the latency.
 
-    Users ask at random. The upper end of the percentile's interval over the timed pictures must stay within the limit;
-    where they certify none, the percentile itself must, and the answer says so.
+    Users ask at random times. The upper end of the percentile's interval over the timed pictures must stay within the
+    limit. If there are too few pictures for an interval, the percentile itself must, and the answer says so.
 
         harness max-users results/runs/realworldqa_lowrate jpeg --rate "1 MB/s" --limit 2s --servers 2
         harness max-users results/runs/realworldqa_lowrate tofc --link bus.parquet --rtt 60ms --limit 3s
@@ -301,7 +304,7 @@ def max_users(
         q=percentile,
         confidence=analysis.confidence_of_times(0.95),
     )
-    found = f"{users} users" if users < whatif.MOST_USERS else f"at least {users} users, and more are not looked for,"
+    found = f"{users} users" if users < whatif.MOST_USERS else f"at least {users} users, the most that is searched for,"
     typer.echo(f"{profile.pipeline} at {profile.point}: {found} within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]

@@ -9,13 +9,11 @@ import typer
 
 from harness.cli.run import Limit, Overrides, RunsFolder, given
 
-Name = Annotated[
-    str | None, typer.Option(help="The run's folder under the results.", show_default="the scenario's name")
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over; the folder's earlier run is deleted.")]
+Name = Annotated[str | None, typer.Option(help="Name of the run's folder.", show_default="the scenario's name")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over and delete the run that is in the folder.")]
 
 
-class Half(StrEnum):
+class HalfName(StrEnum):
     """A side of a run."""
 
     device = "device"
@@ -24,24 +22,25 @@ class Half(StrEnum):
 
 def measure(
     scenario: Annotated[Path, typer.Argument(help="A scenario file, the same on both machines.")],
-    half: Annotated[Half, typer.Option(help="Which half this machine runs.")],
+    half: Annotated[HalfName, typer.Option(help="The half that this machine runs.")],
     overrides: Overrides = None,
     limit: Limit = None,
     payloads: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The device half's folder, copied here; with --half server.")
+        Path | None,
+        typer.Option(metavar="DIR", help="With --half server: the device half's folder, copied to this machine."),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="The folder under the results.", show_default="the scenario's name and the half"),
+        typer.Option(help="Name of the folder.", show_default="the scenario's name and the half"),
     ] = None,
     results: RunsFolder = Path("results/runs"),
     fresh: Fresh = False,
     no_stand_in: Annotated[
         bool,
-        typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed."),
+        typer.Option("--no-stand-in", help="Fail if the scenario's own benchmark or backbone is not installed."),
     ] = False,
 ) -> None:
-    """Measure one half of a scenario, where device and server have no network between them.
+    """Measure one half of a scenario, for machines that have no network between them.
 
     The device half times its stages and writes every payload to a file. Copy its folder to the server, whose half
     answers these payloads and times its own stages. `harness join` makes a run of the two. Both machines need the same
@@ -56,7 +55,7 @@ def measure(
     from harness.apart import measure_half
     from harness.cli.display import Display, terminal
 
-    if (half is Half.server) != (payloads is not None):
+    if (half is HalfName.server) != (payloads is not None):
         raise typer.BadParameter("goes with --half server, and is needed there", param_hint="--payloads")
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or f"{own_name}-{half.value}")
@@ -80,11 +79,11 @@ def join(
     name: Name = None,
     results: RunsFolder = Path("results/runs"),
     links: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder from which the scenario counts its recorded links.")
+        Path, typer.Option(metavar="DIR", help="Folder to which the scenario's paths of recorded links are relative.")
     ] = Path("scenarios"),
     fresh: Fresh = False,
 ) -> None:
-    """Make a run of a device half and a server half, and print its table.
+    """Join a device half and a server half into a run, and print its table.
 
     Halves of different scenarios, models, payloads or code are refused, and the difference is named.
 
@@ -107,10 +106,10 @@ def replay(
     results: RunsFolder = Path("results/runs"),
     fresh: Fresh = False,
 ) -> None:
-    """Make a run of a finished run's rows and a scenario's replay section, and print its table.
+    """Make a new run from a finished run's rows and a scenario's replay section, and print its table.
 
-    Nothing is measured: the times are those of the run, and are called recorded. `show`, `plot` and all other commands
-    take the new run. `sweep` prints statistics of such a replay without making one.
+    Nothing is measured: the times are those of the run, and are labelled recorded. `show`, `plot` and all other
+    commands accept the new run. `sweep` prints the statistics of such a replay without making a run.
 
         harness replay results/runs/realworldqa_lowrate scenarios/trace_cellular.yaml --name over_lte
     """

@@ -1,14 +1,17 @@
-"""What all commands share: how they are declared, what their help shows, and how Ctrl-C gets past the library."""
+"""What all commands share: how they are declared, their quantities with units, and how Ctrl-C is told to the user."""
 
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from harness import units
+
 
 class Interrupted(BaseException):
-    """Ctrl-C; not a KeyboardInterrupt, which the library of the command line would answer with a status and no word."""
+    """Ctrl-C; not a KeyboardInterrupt, for which the command-line library would exit without a message."""
 
 
 class Form(enum.StrEnum):
@@ -57,3 +60,34 @@ def group(name: str, help_text: str) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         help=help_text,
     )
+
+
+def quantity(parse: Callable[[object], float]) -> Callable[[str], Any]:
+    """A parser for an option that prints the sentence of :mod:`harness.units` where the text is no such quantity."""
+
+    def parsed(text: str) -> float:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parsed
+
+
+def above_0(parse: Callable[[object], float]) -> Callable[[object], float]:
+    """``parse`` for what nothing can be of length 0: a bin, a gap, a step."""
+
+    def parsed(text: object) -> float:
+        if (value := parse(text)) == 0:
+            raise ValueError(f"{text!r} is not above 0")
+        return value
+
+    return parsed
+
+
+RATE = {"parser": quantity(above_0(units.parse_rate_bps)), "metavar": "RATE"}
+SECONDS = {"parser": quantity(units.parse_seconds), "metavar": "TIME"}
+SOME_SECONDS = {"parser": quantity(above_0(units.parse_seconds)), "metavar": "TIME"}
+PER_SECOND = {"parser": quantity(above_0(units.parse_per_second)), "metavar": "RATE"}
+SHARE = {"parser": quantity(units.parse_share), "metavar": "SHARE"}
+SIZE = {"parser": quantity(above_0(units.parse_bytes)), "metavar": "SIZE"}

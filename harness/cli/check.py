@@ -1,4 +1,4 @@
-"""``harness check`` and ``harness schema``: what a scenario may say, without running it."""
+"""``harness check`` and ``harness schema``: what a scenario may contain, without running it."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,21 @@ import typer
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A value in place of the scenarios' own.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A value that replaces the scenarios' own; may be repeated."),
     ] = None,
     no_stand_in: Annotated[
-        bool, typer.Option("--no-stand-in", help="Look for the scenarios' own backbone, its codecs and networks.")
+        bool,
+        typer.Option(
+            "--no-stand-in", help="Look only for the scenarios' own backbone, codecs and networks, not their stand-ins."
+        ),
     ] = False,
 ) -> None:
     """Validate scenarios without running them.
 
-    Every mistake is a line with the file, the line, the key path and the value; the status is 2 if there is one.
-    What a scenario names is opened: recorded links and arrivals, codecs, weights. Of a backbone that is not installed
-    the stand-in's are looked for, unless `--no-stand-in` is given; benchmarks are read by 'harness data check'.
+    Every mistake is reported with the file, the line, the key path and the value; the exit status is 2 if there is one.
+    The files that a scenario names are opened: recorded links and arrivals, codecs, weights. If the backbone is not
+    installed, those of its stand-in are opened, unless `--no-stand-in` is given. `harness data check` reads benchmarks.
 
         harness check scenarios/*.yaml
 

@@ -13,22 +13,24 @@ def claims(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that hold runs.")],
     file: Annotated[
         Path | None,
-        typer.Option("--claims", metavar="FILE", help="Claims of your own.", show_default="those of the TOFC paper"),
+        typer.Option(
+            "--claims", metavar="FILE", help="File with your own claims.", show_default="those of the TOFC paper"
+        ),
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="How it is written.")] = Form.TERMINAL,
+    form: Annotated[Form, typer.Option("--format", help="Format of the output.")] = Form.TERMINAL,
 ) -> None:
-    """Set what the paper claims in numbers against runs: the value, its interval, a verdict on each claim.
+    """Compare what the paper claims in numbers with runs: the value, its interval, a verdict on each claim.
 
     A claim is *reproduced*, *not reproduced*, *holds on the stand-in*, *does not hold on the stand-in*, or *not
-    testable here*, and then what is missing is named. A stand-in reproduces nothing. A claim that an interval leaves
-    open is not testable here either. The status is 1 if a claim is not reproduced.
+    testable here*, with what is missing. A stand-in reproduces nothing. A claim that its interval does not decide is
+    not testable here either. The exit status is 1 if a claim is not reproduced.
 
         harness claims results/runs/realworldqa results/runs/mme
 
         harness claims results/runs --claims mine.yaml --format markdown > claims.md
 
-    A file of your own has the form of `harness/claims/paper.yaml`: what was run for which claim (`studies:`), and of
-    each claim its words, the number that shows it and what that has to be:
+    A file of your own has the form of `harness/claims/paper.yaml`: what was run for which claim (`studies:`), and for
+    each claim its text, the number that tests it and the value that number must have:
 
         title: Our revision
         studies:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.app import Form
-from harness.cli.quantities import SHARE, SOME_SECONDS
+from harness.cli.app import SHARE, SOME_SECONDS, Form
 
 if TYPE_CHECKING:
     from harness.report.regressions import Found
@@ -24,38 +23,40 @@ def compare(
         str | None,
         typer.Option(
             metavar="LIMITS",
-            help="What fails, such as 'bytes>1%,answers>0', or 'device>15%' with --against.",
+            help="Limits beyond which the command fails, such as 'bytes>1%,answers>0', or 'device>15%' with --against.",
             show_default="any difference; a stage more than 10 % slower",
         ),
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="How it is shown.")] = Form.TERMINAL,
-    out: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
+    form: Annotated[Form, typer.Option("--format", help="Format of the output.")] = Form.TERMINAL,
+    out: Annotated[Path | None, typer.Option(help="Write the result to this file instead.")] = None,
     bytes_tolerance: Annotated[
-        float, typer.Option(**SHARE, help="How far a point's mean bytes may move on another machine.")
+        float, typer.Option(**SHARE, help="Change of a point's mean bytes that is accepted on another machine.")
     ] = "1 %",  # type: ignore[assignment]
-    links: Annotated[Path, typer.Option(metavar="DIR", help="Where recorded links are looked for.")] = Path(
-        "scenarios"
-    ),
-    pairs: Annotated[int, typer.Option(min=10, help="Restarted pairs in a set; with --against.")] = 20,
-    turns: Annotated[int, typer.Option(min=1, help="Timed turns of a pair; with --against.")] = 12,
-    pictures: Annotated[int, typer.Option(min=1, help="Pictures that the turns go through; with --against.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Draws who goes first; with --against.")] = 0,
-    floor: Annotated[float, typer.Option(**SOME_SECONDS, help="Shorter stages are tested together.")] = "5 ms",  # type: ignore[assignment]
+    links: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the recorded links.")] = Path("scenarios"),
+    pairs: Annotated[int, typer.Option(min=10, help="With --against: restarted pairs in a set.")] = 20,
+    turns: Annotated[int, typer.Option(min=1, help="With --against: timed turns of a pair.")] = 12,
+    pictures: Annotated[int, typer.Option(min=1, help="With --against: pictures that the turns use.")] = 3,
+    seed: Annotated[
+        int, typer.Option(min=0, help="With --against: seed of the order in which the sides take turns.")
+    ] = 0,
+    floor: Annotated[
+        float, typer.Option(**SOME_SECONDS, help="With --against: stages shorter than this are tested together.")
+    ] = "5 ms",  # type: ignore[assignment]
     results: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where timed pairs are cached, so that the command can be resumed.")
+        Path, typer.Option(metavar="DIR", help="Folder of timed pairs, from which the command is resumed.")
     ] = Path("results/timed"),
 ) -> None:
     """Compare a run with its reference: bytes, answers, scores, selection and replay, to the bit.
 
-    The status is 0 where nothing regressed, 1 for a regression, and 2 where two runs cannot be compared. Of folders of
-    runs those of the same name are compared. On another processor, with other packages or weights, differences are
+    The exit status is 0 if nothing regressed, 1 for a regression, and 2 if two runs cannot be compared. In folders of
+    runs, those of the same name are compared. With another processor, other packages or other weights, differences are
     counted instead: see docs/metrics.md.
 
         harness compare results/reference results/runs
         harness compare results/reference/smoke results/runs/smoke --fail-if 'bytes>1%,answers>0'
 
     With `--against` this checkout is timed against a commit, in restarted pairs on this machine. A stage fails if it is
-    beyond doubt more than 10 % slower, in a first set of pairs and again in a second. Repeat the command to resume.
+    significantly more than 10 % slower in a first set of pairs and again in a second. Repeat the command to resume.
 
         harness compare --against v0.3 scenarios/smoke.yaml --fail-if 'device>15%'
     """
@@ -82,8 +83,8 @@ def compare(
             raise typer.BadParameter("give one scenario with --against", param_hint="SCENARIO")
         if fail_if is not None and limits:
             raise typer.BadParameter(
-                f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is wanted, such as "
-                "device>10%",
+                f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is expected, such "
+                "as device>10%",
                 param_hint="--fail-if",
             )
         how = {"pairs": pairs, "turns": turns, "pictures": pictures, "seed": seed}
@@ -103,13 +104,13 @@ def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, li
     """What comparing two runs, or the runs of two folders, finds."""
     from harness.analysis import regression
     from harness.errors import ResultsError
-    from harness.profiling.machine import fingerprint
+    from harness.profiling.machine import this_machine
     from harness.report.regressions import Found
     from harness.runs.provenance import package_versions
     from harness.runs.store import Run
 
     runs, refused, notes = [], [], []
-    how = {"here": fingerprint(), "packages": package_versions(), "links": links}
+    how = {"here": this_machine(), "packages": package_versions(), "links": links}
     for old, new in _pairs(reference, candidate):
         if new is None:
             notes.append(f"{old}: has no run of its name in {candidate}, and is not compared")

@@ -12,7 +12,7 @@ app = group(
     "data",
     """List, fetch and check the seven benchmarks of the paper, as VLMEvalKit publishes them.
 
-    They lie where VLMEvalKit looks for them too: in `$LMUData` if that is set and the folder exists, else in
+    They are stored where VLMEvalKit looks for them: in `$LMUData` if that is set and the folder exists, else in
     `~/LMUData`.
 
         harness data list
@@ -23,7 +23,7 @@ app = group(
 
 @app.command("list", cls=Command)
 def list_() -> None:
-    """Show every benchmark: its questions, whether it is here, its published md5, and where it lies or would lie."""
+    """List every benchmark: its questions, whether it is installed, its published md5, and its path."""
     from harness.data.benchmarks import BENCHMARKS, locate
 
     for benchmark in BENCHMARKS.values():
@@ -38,17 +38,19 @@ def list_() -> None:
 
 @app.command(cls=Command)
 def get(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Benchmarks, as 'harness data list' has them.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Benchmarks, by their names in 'harness data list'.")
+    ],
     mirror: Annotated[
         str | None,
         typer.Option(
             envvar=MIRROR_VARIABLE,
-            help="A URL under which the files lie as they do under VLMEvalKit's own.",
+            help="URL of a mirror with the same layout as VLMEvalKit's.",
             show_default="where VLMEvalKit publishes them",
         ),
     ] = None,
 ) -> None:
-    """Download benchmarks; what was begun is resumed, and a file takes its name when its md5 is right.
+    """Download benchmarks. An interrupted download is resumed; a file gets its name once its md5 is right.
 
     harness data get RealWorldQA MME
     """
@@ -67,15 +69,17 @@ def get(
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME|FILE", help="Benchmarks, or files of your own; without any, those that are here."),
+        typer.Argument(
+            metavar="NAME|FILE", help="Benchmarks, or files of your own; by default those that are installed."
+        ),
     ] = None,
 ) -> None:
     """Read every row and picture of benchmarks, and verify the md5 of the published ones.
 
-    What is wrong is said with file, line, column and value, and the status is 2. A benchmark of your own is a TSV in
-    VLMEvalKit's form, or a folder with pictures and a CSV: columns `image` (a file name), `question`, `answer`, and
-    `options` with `|` between them, or `A`, `B`, ..; where wanted `index`, `hint`, `category`, `group`, and `metric`
-    (`accuracy`, `circular` or `pairs`, the same in all rows).
+    Mistakes are reported with file, line, column and value, and the exit status is then 2. A benchmark of your own is a
+    TSV in VLMEvalKit's form, or a folder with pictures and a CSV. Its columns are `image` (a file name), `question`,
+    `answer`, and `options` separated by `|`, or `A`, `B`, ..; optional are `index`, `hint`, `category`, `group`, and
+    `metric` (`accuracy`, `circular` or `pairs`, the same in all rows).
 
         harness data check RealWorldQA
 

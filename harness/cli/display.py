@@ -30,6 +30,11 @@ def terminal(**how: Any) -> Console:
     return Console(markup=False, emoji=False, **how)
 
 
+def bar(console: Console) -> BarColumn:
+    """A progress bar that leaves room for a name, an amount and two times."""
+    return BarColumn(bar_width=max(4, min(40, console.width - 56)))
+
+
 class Display:
     """A study's reporter on a terminal; where output goes to a file, the sentences alone."""
 
@@ -37,7 +42,7 @@ class Display:
         self._console = console
         self._progress = Progress(
             TextColumn("{task.description:<24}", markup=False),
-            BarColumn(),
+            bar(console),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -81,7 +86,7 @@ class Bar:
 
     def __init__(self, console: Console, name: str, *, sized: bool) -> None:
         amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)
-        columns = (TextColumn("{task.description:<15}", markup=False), BarColumn(), *amount, TimeRemainingColumn())
+        columns = (TextColumn("{task.description:<15}", markup=False), bar(console), *amount, TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task(name, total=None)
         self._console, self._name, self._sized = console, name, sized

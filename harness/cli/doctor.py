@@ -14,13 +14,15 @@ def doctor(
     overrides: Overrides = None,
     no_stand_in: Annotated[
         bool,
-        typer.Option("--no-stand-in", help="Ask for the scenario's own benchmark and backbone."),
+        typer.Option(
+            "--no-stand-in", help="Look only for the scenario's own benchmark and backbone, not their stand-ins."
+        ),
     ] = False,
 ) -> None:
-    """Show what this machine is, and which halves of a scenario's schemes it can run.
+    """Describe this machine, and list which halves of a scenario's schemes it can run.
 
-    The memory shown is that of the weights, counted from the checkpoint; activations come on top. What is missing is
-    named with what brings it. The status is 1 if the scenario cannot run here.
+    The memory shown is that of the weights, counted from the checkpoint; activations are not included. For whatever is
+    missing, the command that installs it is printed. The exit status is 1 if the scenario cannot run here.
 
         harness doctor scenarios/realworldqa_lowrate.yaml --no-stand-in
     """

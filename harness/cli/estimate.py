@@ -12,31 +12,31 @@ from harness.errors import ScenarioError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from harness.estimates.estimate import Estimated
     from harness.projection import Projection
+    from harness.report.fitting import Fitting
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
 def estimate(
     scenario: Annotated[Path | None, typer.Argument(help="A scenario file; not needed with --errors.")] = None,
-    device: Annotated[str, typer.Option(help="The device, by its data sheet's name.")] = "agx-orin",
-    server: Annotated[str, typer.Option(help="The server.")] = "rtx-4090",
-    picture: Annotated[str, typer.Option(metavar="WxH", help="The picture of the request, in px.")] = "1536x1024",
+    device: Annotated[str, typer.Option(help="Device, by its name in --machines.")] = "agx-orin",
+    server: Annotated[str, typer.Option(help="Server, by its name in --machines.")] = "rtx-4090",
+    picture: Annotated[str, typer.Option(metavar="WxH", help="Size of the request's picture in pixels.")] = "1536x1024",
     text_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Tokens of the prompt's text.")] = 60,
     answer_tokens: Annotated[int, typer.Option(min=1, max=10_000, help="Tokens of the answer.")] = 2,
     errors: Annotated[
-        bool, typer.Option("--errors", help="Print each published time beside what the others predict of it.")
+        bool, typer.Option("--errors", help="Print each published time beside the prediction from the others.")
     ] = False,
     machines: Annotated[bool, typer.Option("--machines", help="Print the data sheets.")] = False,
 ) -> None:
-    """Estimate each stage of each scheme at full size, from counted work and data sheets, with its error beside it.
+    """Estimate each stage of each scheme at full size, with its error, from counted work and data sheets.
 
-    A roofline with one efficiency for each machine and kind of stage. Efficiencies come from published times, never
-    from the time that they are tested against: --errors prints what was used, and what was left out. Queues, the
-    network and the launch of kernels are not in the estimates. `harness run` makes a run of a scenario with an
+    The model is a roofline with one efficiency for each machine and kind of stage. Efficiencies come from published
+    times, never from the time that they are tested against; --errors prints which times were used and which were left
+    out. Queues, the network and kernel launches are not included. `harness run` makes a run of a scenario with an
     `estimate:` section.
 
         harness estimate scenarios/realworldqa_lowrate.yaml --device agx-orin-30w --server h100
@@ -57,14 +57,14 @@ def estimate(
     wanted = load(scenario)
     if (match := _SIZE.fullmatch(picture)) is None:
         raise typer.BadParameter(f"{picture!r} is no size such as 1536x1024", param_hint="--picture")
-    from harness.estimates.backbone import Backbone
+    from harness.estimates.backbone import CountedBackbone
     from harness.estimates.estimate import Estimator
-    from harness.estimates.stages import Asked, work_of
+    from harness.estimates.stages import NominalRequest, work_of
 
     estimator = Estimator(device, server)
     size = int(match[1]), int(match[2])
-    asked = Asked(width_px=size[0], height_px=size[1], text_tokens=text_tokens, answer_tokens=answer_tokens)
-    backbone = Backbone(wanted.backbone)
+    asked = NominalRequest(width_px=size[0], height_px=size[1], text_tokens=text_tokens, answer_tokens=answer_tokens)
+    backbone = CountedBackbone(wanted.backbone)
     console.print(
         f"{wanted.backbone}, {asked.width_px} x {asked.height_px} px ({backbone.patches(*size)} patches), "
         f"{text_tokens} text tokens, {answer_tokens} answer tokens; device {device}, server {server}. All times are "
@@ -215,7 +215,7 @@ def _print_errors(console: "Console") -> None:
         console.print(f"- {left.what}: {left.why}")
 
 
-def _stage_table(title: str, stages: Sequence["Estimated"]) -> "Table":
+def _stage_table(title: str, stages: Sequence["Estimated"]) -> "Fitting":
     table = _table(title)
     for heading in ("side", "stage"):
         table.add_column(heading)
@@ -229,13 +229,10 @@ def _stage_table(title: str, stages: Sequence["Estimated"]) -> "Table":
     return table
 
 
-def _table(title: str) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _table(title: str) -> "Fitting":
+    from harness.report.fitting import Fitting
 
-    return Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
-    )
+    return Fitting(title=title)
 
 
 def _time(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""``harness illustrate``: what some figures show of a run besides its rows."""
+"""``harness illustrate``: the data of figures that a run's rows do not hold."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,26 +9,24 @@ from harness.cli.run import Limit, Name, Overrides, RunsFolder, given
 
 
 def illustrate(
-    scenario: Annotated[Path, typer.Argument(help="The scenario of a complete run.")],
+    scenario: Annotated[Path, typer.Argument(help="Scenario of a complete run.")],
     overrides: Overrides = None,
     limit: Limit = None,
     name: Name = None,
     results: RunsFolder = Path("results/runs"),
-    pictures: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Over how many pictures densities and bits are taken.")
-    ] = 8,
+    pictures: Annotated[int, typer.Option(min=1, max=10_000, help="Number of pictures for densities and bits.")] = 8,
 ) -> None:
-    """Compute what three figures show of a run besides its rows, and write it into the run.
+    """Compute the data of three figures that a run's rows do not hold, and write it into the run.
 
-    With the scenario's pictures and the model that ran, at the run's selected points:
+    It uses the scenario's pictures and the model that ran, at the run's selected points:
 
     - **fig4**: the density of visual features before and after merging, with fitted Gaussian, Laplacian and Cauchy.
 
-    - **bits**: to which parts of their payloads the schemes' bits go.
+    - **bits**: how the bits of each scheme's payload divide among its parts.
 
-    - **fig9**: questions that TOFC answers and JPEG of as many bytes does not, with what JPEG leaves of the picture.
+    - **fig9**: questions that TOFC answers and JPEG with as many bytes does not, with the decoded JPEG.
 
-    Nothing is timed, and no row of the run changes. Of a run whose scenario had values replaced, give them again.
+    Nothing is timed, and no row of the run changes. If the run had values replaced on the command line, repeat them.
 
         harness illustrate scenarios/realworldqa_lowrate.yaml
 

@@ -1,4 +1,4 @@
-"""``harness inspect``: what a payload is, and where its bits went."""
+"""``harness inspect``: the kind of a payload, and the bits of each of its parts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,15 +11,15 @@ def inspect(
     codec: Annotated[
         Path | None,
         typer.Option(
-            help="The checkpoint that wrote a TOFC stream. Default: the bundled one that the stream's header names."
+            help="Checkpoint that wrote a TOFC stream. Default: the bundled one that the stream's header names."
         ),
     ] = None,
 ) -> None:
-    """Show what a payload is and where its bits went.
+    """Print the kind of a payload and the bits of each of its parts.
 
-    Every scheme's payload is known by its first bytes, and shown by its parts:
+    The kind is recognised by the first bytes. The parts are:
 
-    - **TOFC** and its ablations: header, the experts' indices, z (side information), y (the features).
+    - **TOFC** and its ablations: header, experts (the entropy models' indices), z (side information), y (the features).
 
     - **hyperprior, ELIC**: header, z, y; of ELIC also the bytes of each group of channels.
 
@@ -33,8 +33,8 @@ def inspect(
 
     - **server_only** sends the benchmark's own file: a JPEG or WebP is shown as above, any other by its size alone.
 
-    The payload is shown picture by picture, with or without its envelope; any JPEG or WebP file will do to try it. A
-    file that is none of these exits with status 2.
+    A payload with or without its envelope is accepted, and is shown picture by picture. Try it with any JPEG or WebP
+    file. For any other file the exit status is 2.
 
         harness inspect payload.tofc
 

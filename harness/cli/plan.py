@@ -11,7 +11,7 @@ Percent = Annotated[float, typer.Option(min=0.01, max=1000, help="Percent of a m
 
 
 def plan(
-    path: Annotated[Path, typer.Argument(help="A run's folder, or a scenario that was run.")],
+    path: Annotated[Path, typer.Argument(help="Folder of a run, or a scenario that was run.")],
     latency: Percent = 5.0,
     payload: Annotated[
         float, typer.Option("--bytes", min=0.01, max=1000, help="Percent of the bytes at equal score to resolve.")
@@ -21,26 +21,26 @@ def plan(
     ] = 2.0,
     results: RunsFolder = Path("results/runs"),
 ) -> None:
-    """Say how many pictures, rounds and questions would resolve a latency, bytes at equal score, and a score.
+    """Estimate how many pictures, rounds and questions resolve a latency, bytes at equal score, and a score.
 
-    The variances are those of a run, at its selected points: a run of six timed pictures knows its scatter within a
-    factor of about two, and so the plan. A pilot of twelve pictures in three rounds does better.
+    The variances are those of a run at its selected points. Six timed pictures give the scatter, and so the plan,
+    within a factor of about two; a pilot of twelve pictures in three rounds is better.
 
         harness plan scenarios/realworldqa_lowrate.yaml --latency 5 --bytes 10 --score 2
     """
     import numpy as np
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
 
     from harness.analysis import Analysis
+    from harness.analysis.precision import plan as plan_of
     from harness.cli.display import terminal
+    from harness.report.fitting import Fitting
     from harness.scenario.load import load
 
     folder = path if path.is_dir() else results / load(path).name
     run = Analysis.read(folder)
-    found = run.plan(latency=latency / 100, payload=payload / 100, score=score)
+    found = plan_of(run, latency=latency / 100, payload=payload / 100, score=score)
     console = terminal()
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = Fitting()
     table.add_column("scheme", overflow="fold")
     heads = (f"{latency:g} % of the latency", f"{payload:g} % of the bytes", f"{score:g} points of score")
     for head in heads:
@@ -62,14 +62,12 @@ def plan(
                 console.print(f"no number for the {what} of {', '.join(schemes)}: {reason}")
     wanted = found[["pictures", "bytes_pictures", "score_pictures"]].to_numpy(float)
     if wanted[np.isfinite(wanted)].max(initial=0) > answered:
-        console.print(
-            f"more than {answered} pictures are more than this run asked about; 'samples' in the scenario says how many"
-        )
+        console.print(f"this run asked about {answered} pictures only; raise 'samples' in the scenario for more")
     if pictures := int(found["pictures"].max()):
         rounds = int(found["rounds"].max())
         console.print(
-            f"the latency of all that have a number: measure: {{timed_samples: {pictures}, repeats: {rounds}}}, or "
-            f"measure: {{precision: {latency:g} %}}, which times until it is reached",
+            f"for every latency above: measure: {{timed_samples: {pictures}, repeats: {rounds}}}, or "
+            f"measure: {{precision: {latency:g} %}}, which stops when that is reached",
             markup=False,
         )
 

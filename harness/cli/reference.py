@@ -1,4 +1,4 @@
-"""``harness reference``: the runs that others are compared with."""
+"""``harness reference``: the committed runs that others are compared with."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,29 +7,29 @@ import typer
 
 from harness.cli.app import Command, group
 
-app = group("reference", "The runs that others are compared with.")
+app = group("reference", "List and remake the committed runs that others are compared with.")
 app.info.no_args_is_help = False
-ReferenceFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where reference runs are.")]
+ReferenceFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the reference runs.")]
 
 
 @app.callback(invoke_without_command=True)
 def listing(context: typer.Context, folder: ReferenceFolder = Path("results/reference")) -> None:
-    """List the runs that others are compared with: of which commit and machine, how large, and why they were made.
+    """List the reference runs: commit and machine, size, and the reason for each.
 
-    `harness reference update` makes them anew.
+    `harness reference update` remakes them.
 
         harness reference
     """
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
     from rich.text import Text
 
     from harness.cli.display import terminal
     from harness.reference import listed
+    from harness.report.fitting import Fitting
     from harness.units import format_bytes
 
-    table = Table(box=None, pad_edge=False)
+    table = Fitting()
     for name in ("run", "commit", "made", "machine", "size", "verdict", "reason"):
         table.add_column(name)
     for manifest, update, size_bytes in listed(folder):
@@ -49,20 +49,20 @@ def listing(context: typer.Context, folder: ReferenceFolder = Path("results/refe
 
 @app.command(cls=Command)
 def update(
-    reason: Annotated[str, typer.Option(help="Why they are made anew; kept with the commit and the date.")],
+    reason: Annotated[str, typer.Option(help="Why the reference changes; recorded with the commit and the date.")],
     scenarios: Annotated[
         list[Path] | None,
         typer.Argument(help="Scenario files.", show_default="those of the runs in the folder"),
     ] = None,
     folder: ReferenceFolder = Path("results/reference"),
-    work: Annotated[Path, typer.Option(metavar="DIR", help="Where the runs themselves are made and resumed.")] = Path(
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Folder in which the runs are made and resumed.")] = Path(
         "results/cache/reference"
     ),
 ) -> None:
     """Run scenarios and make their runs the reference. Repeat the command to resume.
 
-    The code must be a commit's. Requests that a replay makes again are left out, and of the machine remain processor,
-    memory and accelerators.
+    The code must be committed. Rows that the replay makes again are left out, and of the machine only processor, memory
+    and accelerators are recorded.
 
         harness reference update --reason 'the codec of lambda 0.3 was trained longer' scenarios/smoke.yaml
     """

@@ -20,21 +20,21 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Values in place of the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
+        help="Values to replace the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
         show_default=False,
     ),
 ]
 Name = Annotated[
     str | None,
     typer.Option(
-        help="The run's folder under the results.",
+        help="Name of the run's folder.",
         show_default="the scenario's name, and its hash where values were replaced",
     ),
 ]
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Ask at most N questions of each benchmark; short for samples=N.")
 ]
-RunsFolder = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where runs are kept.")]
+RunsFolder = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder that holds the runs.")]
 
 
 def run(
@@ -43,16 +43,22 @@ def run(
     limit: Limit = None,
     name: Name = None,
     results: RunsFolder = Path("results/runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the folder's earlier run is deleted.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over and delete the run that is in the folder.")
+    ] = False,
     no_stand_in: Annotated[
         bool,
-        typer.Option("--no-stand-in", help="Fail where the scenario's own benchmark or backbone is not installed."),
+        typer.Option("--no-stand-in", help="Fail if the scenario's own benchmark or backbone is not installed."),
     ] = False,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Run the server halves there, where 'harness serve' runs.")
+        str | None,
+        typer.Option(metavar="URL", help="Run the server halves at this address, where 'harness serve' listens."),
     ] = None,
-    pace: Annotated[
-        str | None, typer.Option(metavar="RATE|TRACE", help="Send at a rate, or as a recorded link; with --server.")
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE|TRACE", help="With --server: send at this rate, or at the rates of a recorded link."
+        ),
     ] = None,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
@@ -64,8 +70,8 @@ def run(
 
         harness run scenarios/realworldqa_lowrate.yaml measure.repeats=6 --limit 40
 
-    With `--server` this machine runs the device halves alone, and the way to the server and back is measured. Both
-    sides need the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
+    With `--server` this machine runs only the device halves, and the link to the server is measured. Both sides need
+    the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
 
         harness run scenarios/realworldqa_lowrate.yaml --server http://192.168.1.20:8000
 
@@ -82,10 +88,10 @@ def run(
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or own_name)
     if wanted.estimate is not None:
-        refuse_options(scenario, server=server, pace=pace, no_stand_in=no_stand_in)
+        refuse_options(scenario, server=server, shape=shape, no_stand_in=no_stand_in)
         _project(wanted, folder, fresh=fresh, console=console)
         return
-    remote = _remote(server, pace)
+    remote = _remote(server, shape)
     with Display(console) as display:
         run_study(
             wanted,
@@ -126,28 +132,28 @@ def _project(wanted: "Scenario", folder: Path, *, fresh: bool, console: "Console
         console.print(str(file), soft_wrap=True)
 
 
-def _remote(server: str | None, pace: str | None) -> "Remote | None":
+def _remote(server: str | None, shape: str | None) -> "Remote | None":
     from harness.edge.client import Remote
-    from harness.edge.pacing import Pace
+    from harness.edge.shaping import Shaper
 
     if server is None:
-        if pace is not None:
-            raise typer.BadParameter("is the pace of sending to a server; name one with --server", param_hint="--pace")
+        if shape is not None:
+            raise typer.BadParameter("shapes what is sent to a server; name one with --server", param_hint="--shape")
         return None
     return Remote(
         url=server,
         token=os.environ.get(TOKEN_VARIABLE, "").strip() or None,
-        pace=None if pace is None else Pace.of(pace),
+        shaper=None if shape is None else Shaper.of(shape),
     )
 
 
 def show(
     path: Annotated[Path, typer.Argument(help="A run's folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="Write the table's numbers here instead, as .csv or .md by the file's ending.")
+        Path | None, typer.Option(help="Write the table's numbers to this .csv or .md file instead.")
     ] = None,
     resources: Annotated[
-        bool, typer.Option("--resources", help="Print what each half needs besides time instead: memory, operations.")
+        bool, typer.Option("--resources", help="Print the memory and operations of each half instead.")
     ] = False,
 ) -> None:
     """Print the closing table of a complete run again.
@@ -156,8 +162,7 @@ def show(
     """
     from harness.analysis import Analysis
     from harness.cli.display import terminal
-    from harness.report.resources import resources_table
-    from harness.report.sections import sections
+    from harness.report.sections import resources_table, sections
     from harness.report.table import write
 
     if out is not None and resources:

@@ -1,4 +1,4 @@
-"""``harness runs``: what is in a folder of runs."""
+"""``harness runs``: the runs in a folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,24 +9,25 @@ import typer
 def runs(
     path: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("results/runs"),
 ) -> None:
-    """List the runs in a folder: when each was worked on last, how far it is, what ran, and whether it is VALID.
+    """List the runs in a folder: when each was last worked on, whether it is complete and VALID, and what ran.
 
-    The verdict is the one that was reached when the run was completed; `harness show` judges a run again. A folder
-    whose manifest cannot be read is listed with the reason, and the status is then 2.
+    The verdict is that of the day when the run was completed; `harness show` judges a run again. A folder whose
+    manifest cannot be read is listed with the reason, and the exit status is then 2.
 
         harness runs results/runs
     """
-    from rich.table import Column, Table
+    from rich.table import Column
 
     from harness.cli.display import terminal
     from harness.errors import ResultsError
+    from harness.report.fitting import Fitting
     from harness.runs.provenance import MANIFEST, read
     from harness.units import format_bytes
 
     manifests = sorted(path.rglob(MANIFEST)) if path.is_dir() else []
     if not manifests:
         raise ResultsError(f"{path}: holds no run; 'harness run SCENARIO' makes one")
-    shown = Table(Column("run", no_wrap=True), "worked on (UTC)", "state", "what ran", "points", "size")
+    shown = Fitting(Column("run", no_wrap=True), "worked on (UTC)", "state", "what ran", "points", "size")
     damaged = []
     for file in manifests:
         try:

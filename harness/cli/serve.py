@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.quantities import SIZE, SOME_SECONDS
+from harness.cli.app import SIZE, SOME_SECONDS
 from harness.cli.run import Limit, Overrides, given
 from harness.edge import TOKEN_VARIABLE
 
@@ -17,31 +17,38 @@ def serve(
     scenario: Annotated[Path, typer.Argument(help="A scenario file, the same as on the device.")],
     overrides: Overrides = None,
     limit: Limit = None,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where; port 0 is a free one.")] = "127.0.0.1:8000",
-    most: Annotated[int, typer.Option(help="The largest request.", **SIZE)] = "64 MiB",  # type: ignore[assignment]
-    within: Annotated[float, typer.Option(help="How long a request may take to arrive.", **SOME_SECONDS)] = "120 s",  # type: ignore[assignment]
-    queue: Annotated[int, typer.Option(min=1, max=1024, help="How many requests may be here at once.")] = 8,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address to listen on; port 0 takes a free one.")
+    ] = "127.0.0.1:8000",
+    most: Annotated[int, typer.Option(help="Largest request that is accepted.", **SIZE)] = "64 MiB",  # type: ignore[assignment]
+    within: Annotated[
+        float, typer.Option(help="Time within which a request must have arrived.", **SOME_SECONDS)
+    ] = "120 s",  # type: ignore[assignment]
+    queue: Annotated[
+        int,
+        typer.Option(min=1, max=1024, help="Requests that may wait or be answered at once; further ones are refused."),
+    ] = 8,
     no_stand_in: Annotated[
-        bool, typer.Option("--no-stand-in", help="Fail where the scenario's own backbone is not installed.")
+        bool, typer.Option("--no-stand-in", help="Fail if the scenario's own backbone is not installed.")
     ] = False,
 ) -> None:
     """Serve the server halves of a scenario's schemes to devices, until Ctrl-C or SIGTERM.
 
     A device runs `harness run SCENARIO --server http://HOST:PORT`. Only the parts of the model that server halves need
-    are loaded; the benchmark need not be here. Requests are answered one at a time; those that were taken are answered
-    before the server stops.
+    are loaded, and the benchmark is not needed. Requests are answered one at a time; those that were accepted are
+    answered before the server stops.
 
     On an address that other machines reach, a bearer token is required: the same text in `TOFC_HARNESS_TOKEN` on both
-    sides, at least 16 characters. The server speaks plain HTTP: where the network is not yours, put a proxy with TLS
-    before it and give the device the proxy's https address. The proxy's time counts as the link's.
+    sides, at least 16 characters. The server speaks plain HTTP: if the network is not yours, put a proxy with TLS in
+    front of it and give the device the proxy's https address. The proxy's time counts as link time.
 
-    `/health` says whether requests are taken, `/info` what is served and by which machine, `/conditions` that machine's
-    clocks and temperatures, `/energy` its joules; `/metrics` is Prometheus'.
+    `/health` says whether requests are accepted, `/info` what is served and by which machine. `/conditions` has that
+    machine's clocks and temperatures, `/energy` its joules, and `/metrics` the format of Prometheus.
 
         TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml --listen 0.0.0.0:8000
     """
     from harness import study
-    from harness.edge.server import Limits, listening
+    from harness.edge.server import ServerLimits, listening
     from harness.edge.server import serve as serve_halves
     from harness.stock import take_stock
 
@@ -57,7 +64,7 @@ def serve(
     with listening(host, port) as listener:
         for sentence in stock.absent:
             typer.echo(sentence, err=True)
-        limits = Limits(most_bytes=most, body_s=within, waiting=queue)
+        limits = ServerLimits(most_bytes=most, body_s=within, waiting=queue)
         service = study.service(stock, token=token, limits=limits)
         address = _address(listener)
         points = f"{len(stock.points)} operating points of {stock.backbone}"

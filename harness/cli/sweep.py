@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.analysis.means import Estimate
 
 
-class Engine(StrEnum):
+class EngineName(StrEnum):
     """Where the cells of a sweep are replayed."""
 
     processes = "processes"
@@ -24,31 +24,30 @@ class Engine(StrEnum):
 
 def sweep(
     path: Annotated[Path, typer.Argument(help="A run's folder.")],
-    scenario: Annotated[Path, typer.Argument(help="A scenario; its replay section is what is replayed.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Write the request rows here, as .parquet or .csv by the file's ending.")
-    ] = None,
+    scenario: Annotated[Path, typer.Argument(help="A scenario; only its replay section is used.")],
+    out: Annotated[Path | None, typer.Option(help="Write the request rows to this .parquet or .csv file.")] = None,
     pipeline: Annotated[
-        list[str] | None, typer.Option(help="Only this pipeline; may be repeated.", show_default="all of the run")
+        list[str] | None,
+        typer.Option(help="Replay only this pipeline; may be repeated.", show_default="all of the run"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="How many processes.")] = 1,
-    engine: Annotated[Engine, typer.Option(help="Processes here, or a Ray cluster.")] = Engine.processes,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    engine: Annotated[
+        EngineName, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")
+    ] = EngineName.processes,
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
-    Nothing is measured again: the stage rows are the run's. The intervals are over the timed pictures. The numbers do
-    not depend on the engine or the number of workers.
+    Nothing is measured again: the stage times are those of the run, and the intervals are over its timed pictures. The
+    numbers do not depend on the engine or the number of workers.
 
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from harness.analysis import Analysis, whatif
-    from harness.channel.opening import unreadable_files
+    from harness.channel.channel import unreadable_files
     from harness.cli.display import terminal
     from harness.errors import ScenarioError
     from harness.replay import sweep as replay_sweep
+    from harness.report.fitting import Fitting
     from harness.scenario.load import load
     from harness.units import format_seconds
 
@@ -58,14 +57,13 @@ def sweep(
     if out is not None:
         _check(out)
     found = Analysis.read(path).profiles(pipeline)
-    rows = replay_sweep(found, spec, workers="ray" if engine is Engine.ray else workers)
+    rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers)
     if out is not None:
         _write(rows, out)
-    summary = whatif.summarise(rows, spec.deadline_s)
+    summary = whatif.cell_summaries(rows, spec.deadline_s)
     console = terminal()
     for (scheme, point), cells in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
-        table = Table(title=f"{scheme} at {point}", title_justify="left", box=SIMPLE_HEAD)
-        table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
+        table = Fitting(title=f"{scheme} at {point}", names=2)
         table.add_column("uplink", overflow="fold")  # A long name goes on below; numbers are never cut.
         for column in ("users", "mean", "p50", "p99", "answered"):
             table.add_column(column, justify="right", no_wrap=True)

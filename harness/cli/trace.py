@@ -1,4 +1,4 @@
-"""``harness trace``: recorded links, from whatever recorded them to what a scenario replays."""
+"""``harness trace``: imports recorded links in the form that a scenario replays."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import Command, group
-from harness.cli.quantities import SECONDS, SOME_SECONDS
+from harness.cli.app import SECONDS, SOME_SECONDS, Command, group
 
 app = group(
     "trace",
-    """Import, fit and look at recorded uplinks.
+    """Import, fit and inspect recorded uplinks.
 
-    A scenario replays a recording in the harness's own form (`kind: trace`) or a Markov chain fitted to some
+    A scenario replays a recording in the harness's own form (`kind: trace`), or a Markov chain fitted to recordings
     (`kind: markov`).
 
         harness trace import upload.csv traces/drive.parquet
@@ -42,39 +41,46 @@ class Handover(StrEnum):
 
 @app.command("import", cls=Command)
 def import_(
-    source: Annotated[Path, typer.Argument(help="A recorder's file.")],
-    out: Annotated[Path, typer.Argument(help="The recording to write, as .parquet.")],
-    kind: Annotated[Format, typer.Option("--format", help="What the file is; found out by itself.")] = Format.auto,
+    source: Annotated[Path, typer.Argument(help="File of a recorder.")],
+    out: Annotated[Path, typer.Argument(help="Recording to write, a .parquet file.")],
+    kind: Annotated[
+        Format, typer.Option("--format", help="Format of the file; by default it is detected.")
+    ] = Format.auto,
     column: Annotated[
-        str | None, typer.Option(help="Which uplink of a cellular file: ULtput_x (AT&T) or ULtput_y (Verizon).")
+        str | None, typer.Option(help="Uplink of a cellular file: ULtput_x (AT&T) or ULtput_y (Verizon).")
     ] = None,
-    time: Annotated[str | None, typer.Option(help="A CSV's column of times, or of dates and times.")] = None,
+    time: Annotated[str | None, typer.Option(help="CSV column of times, or of dates and times.")] = None,
     time_unit: Annotated[
-        str | None, typer.Option(help="The times' unit, s, ms, us or ns, where the column's name does not say it.")
+        str | None, typer.Option(help="Unit of the times (s, ms, us or ns), if the column's name does not say it.")
     ] = None,
-    rate: Annotated[str | None, typer.Option(help="A CSV's column of uplink rates.")] = None,
+    rate: Annotated[str | None, typer.Option(help="CSV column of uplink rates.")] = None,
     unit: Annotated[
         str | None,
-        typer.Option(help="The rates' unit, such as Mbit/s or KB/s, where the column's name does not say it."),
+        typer.Option(help="Unit of the rates, such as Mbit/s or KB/s, if the column's name does not say it."),
     ] = None,
-    end: Annotated[str | None, typer.Option(help="A CSV's column of when a row ends, if it has one.")] = None,
-    hold: Annotated[float | None, typer.Option(help="A CSV's row lasts no longer; then a gap.", **SOME_SECONDS)] = None,
+    end: Annotated[
+        str | None, typer.Option(help="CSV column of the time at which a row ends, if there is one.")
+    ] = None,
+    hold: Annotated[
+        float | None, typer.Option(help="Longest duration of a CSV row; what follows is a gap.", **SOME_SECONDS)
+    ] = None,
     handover: Annotated[
-        Handover, typer.Option(help="In a cellular file: as measured across it, or an outage.")
+        Handover, typer.Option(help="Treat a handover in a cellular file as measured, or as an outage.")
     ] = Handover.measured,
-    skip: Annotated[float, typer.Option(help="Drop this much of the beginning.", **SECONDS)] = "0 s",  # type: ignore[assignment]
+    skip: Annotated[float, typer.Option(help="Drop this much from the beginning.", **SECONDS)] = "0 s",  # type: ignore[assignment]
     split: Annotated[
-        float | None, typer.Option(help="Write what lies between gaps of this length apart.", **SOME_SECONDS)
+        float | None, typer.Option(help="Split at gaps of at least this length, into one file each.", **SOME_SECONDS)
     ] = None,
     bin_: Annotated[
-        float | None, typer.Option("--bin", help="Turn packets into mean rates of bins this long.", **SOME_SECONDS)
+        float | None,
+        typer.Option("--bin", help="Convert packets to mean rates over bins of this length.", **SOME_SECONDS),
     ] = None,
 ) -> None:
     """Write a recorded uplink in the harness's own form.
 
     Reads Mahimahi packet traces, iperf3 -J logs of a client, CSV files of time and rate, and the cellular (PAM 2025)
-    and Starlink (Autobahn) sets. An outage is a rate of 0; a gap is where nothing was recorded: the scenario says
-    whether it is an outage or holds the rate before it, and whether the trace begins again at its end.
+    and Starlink (Autobahn) sets. An outage is a rate of 0. A gap is where nothing was recorded; the scenario says
+    whether it is an outage or keeps the rate before it, and whether the trace repeats at its end.
 
         harness trace import ATT-LTE-driving-2016.up traces/att.parquet
 
@@ -82,7 +88,7 @@ def import_(
 
         harness trace import link.csv traces/link.parquet --time t --time-unit s --rate up_mbps --hold 5s
     """
-    from harness.channel.formats import Layout
+    from harness.channel.formats import CsvColumns
     from harness.channel.importing import Treatment, import_trace
 
     chosen = {"time": time, "time_unit": time_unit, "rate": rate, "unit": unit, "end": end, "hold_s": hold}
@@ -92,7 +98,7 @@ def import_(
         out,
         kind=kind.value,
         column=column,
-        layout=Layout(**given) if given else None,  # type: ignore[arg-type]
+        layout=CsvColumns(**given) if given else None,  # type: ignore[arg-type]
         handover=handover.value,
         treatment=Treatment(skip_s=skip, split_gap_s=split, bin_s=bin_),
     )
@@ -101,20 +107,20 @@ def import_(
 
 @app.command(cls=Command)
 def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings.")]) -> None:
-    """Print what recordings hold: duration, rates, outages and gaps.
+    """Print the duration, rates, outages and gaps of recordings.
 
     harness trace show traces/*.parquet
     """
     import numpy as np
-    from rich.table import Table
 
     from harness.channel.recording import RateRecording, load
     from harness.cli.display import terminal
     from harness.errors import printable
+    from harness.report.fitting import Fitting
     from harness.units import format_rate
 
     notes = []
-    table = Table("recording", "duration", "mean", "5 % / 50 % / 95 %", "outages", "gaps")
+    table = Fitting("recording", "duration", "mean", "5 % / 50 % / 95 %", "outages", "gaps")
     for file in files:
         found = load(file)
         link = found.channel(loop=False, gaps="outage")
@@ -140,15 +146,17 @@ def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Re
 @app.command(cls=Command)
 def fit(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of rates.")],
-    out: Annotated[Path, typer.Option(help="The chain to write, as .json.")],
-    states: Annotated[int, typer.Option(min=2, max=64, help="How many rates the chain has.")] = 8,
-    step: Annotated[float, typer.Option(help="How often the recordings are looked at.", **SOME_SECONDS)] = "500 ms",  # type: ignore[assignment]
-    source: Annotated[str | None, typer.Option(help="Where the recordings come from, kept in the file.")] = None,
+    out: Annotated[Path, typer.Option(help="Chain to write, a .json file.")],
+    states: Annotated[int, typer.Option(min=2, max=64, help="Number of states of the chain.")] = 8,
+    step: Annotated[
+        float, typer.Option(help="Interval at which the recordings are sampled.", **SOME_SECONDS)
+    ] = "500 ms",  # type: ignore[assignment]
+    source: Annotated[str | None, typer.Option(help="Source of the recordings, recorded in the file.")] = None,
 ) -> None:
     """Fit a Markov chain of rates to recordings, and compare its rates with theirs.
 
-    Several recordings make one chain; nothing is counted from the end of one to the beginning of the next. A scenario
-    replays it as `{kind: markov, path: FILE}`, with another course of the link for every user and seed.
+    Several recordings make one chain; the step from the end of one to the beginning of the next is not counted. A
+    scenario replays the chain as `{kind: markov, path: FILE}`, with a different course for every user and seed.
 
         harness trace fit traces/run-*.parquet --out traces/cellular.json --states 8
     """

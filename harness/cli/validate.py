@@ -5,38 +5,38 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.quantities import RATE
+from harness.cli.app import RATE
 from harness.errors import ExitCode
 
 
 def validate(
-    path: Annotated[Path, typer.Argument(help="A run's folder; its stage rows and payload sizes are sent.")],
-    rate: Annotated[float, typer.Option(help="The uplink's rate.", **RATE)] = "2 Mbit/s",  # type: ignore[assignment]
-    requests: Annotated[int, typer.Option(min=2, help="How many requests of each point.")] = 30,
+    path: Annotated[Path, typer.Argument(help="Folder of a run; its stage times and payload sizes are used.")],
+    rate: Annotated[float, typer.Option(help="Rate of the uplink.", **RATE)] = "2 Mbit/s",  # type: ignore[assignment]
+    requests: Annotated[int, typer.Option(min=2, help="Requests of each point.")] = 30,
     pipeline: Annotated[
-        list[str] | None, typer.Option(help="Only this pipeline; may be repeated.", show_default="all of the run")
+        list[str] | None,
+        typer.Option(help="Validate only this pipeline; may be repeated.", show_default="all of the run"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which requests are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of requests.")] = 0,
 ) -> None:
     """Send a run's requests over a real TCP link, replay them, and compare stage by stage (Linux, as root).
 
-    Makes two network namespaces with a link between them whose uplink is a token bucket. The device and server stages
-    are waited for as long as they were recorded; the payloads are real bytes. The verdict wants T_link within 1 % in
-    the median and 3 % at the 99th percentile, request by request, and the mean of each stage within 2 %. Where T_link's
-    mean is within its limit, requests that are off by no more microseconds than repeats of one exchange scatter at the
-    same percentile, in the same run, are reported and do not fail. The namespaces are removed in any case. The
-    status is 1 if a limit is missed.
+    Two network namespaces are made with a link between them whose uplink is a token bucket. Device and server wait for
+    the recorded time of each stage; the payloads are real bytes. T_link must be within 1 % in the median and 3 % at the
+    99th percentile, request by request, and the mean of each stage within 2 %. If the mean of T_link is within its
+    limit, errors no larger than the host's own scatter at the same percentile, measured in the same run on repeats of
+    one exchange, are reported and do not fail. The namespaces are always removed. The exit status is 1 if a limit is
+    missed.
 
         sudo harness validate results/runs/realworldqa_lowrate --rate "100 KB/s" --pipeline jpeg
     """
-    from rich.table import Table
-
     from harness.analysis import Analysis, whatif
     from harness.analysis.latency import PERCENTILES, required_samples
     from harness.cli.display import terminal
     from harness.errors import UnavailableError
     from harness.replay import validation
     from harness.replay.testbed import why_not
+    from harness.report.fitting import Fitting
     from harness.scenario.replay import Replay
     from harness.units import format_rate, format_seconds
 
@@ -47,7 +47,7 @@ def validate(
     for profile in Analysis.read(path).profiles(pipeline):
         found = validation.validate(profile, rate_bps=rate, requests=requests, seed=seed)
         title = f"{profile.pipeline} at {profile.point}, {requests} requests at {format_rate(rate)}"
-        table = Table("stage", "", "mean", "p50", "p90", "p99", "error of the mean", title=title, title_justify="left")
+        table = Fitting("stage", "", "mean", "p50", "p90", "p99", "error of the mean", title=title, names=2)
         for stage, row in found.by_stage().items():
             for side in ("real", "replayed"):
                 numbers = [format_seconds(row[f"{side}_mean_s"])]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from harness.data.drawing import things
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Scene, Side, Street, draw
 from harness.data.drawing.textures import Split
 from harness.data.sample import Question, Sample
@@ -60,10 +60,10 @@ CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _YES_NO = "Please answer yes or no."
 
 
-def choice(category: str, value: str, letter: str, dice: Dice) -> Asked:
+def choice(category: str, value: str, letter: str, rng: SeededRandom) -> Asked:
     """A question with four options of which ``letter`` is the true ``value``; the others are drawn from the rest."""
     text, values = CHOICES[category]
-    wrong = iter(dice.shuffled([other for other in values if other != value])[:3])
+    wrong = iter(rng.shuffled([other for other in values if other != value])[:3])
     options = {name: value if name == letter else next(wrong) for name in LETTERS}
     return Asked(Question(text=text, kind="choice", options=options), letter, category)
 
@@ -98,12 +98,12 @@ def value_of(street: Street, category: str) -> str:
     return found[category]
 
 
-def deck(dice: Dice, values: Sequence[T], others: Sequence[str], size: int) -> list[tuple[T, str]]:
+def deck(rng: SeededRandom, values: Sequence[T], others: Sequence[str], size: int) -> list[tuple[T, str]]:
     """``size`` pairs in random order, every value with every other one equally often; ``size`` must divide evenly."""
     pairs = [(value, other) for value in values for other in others]
     copies, rest = divmod(size, len(pairs))
     assert rest == 0, f"{size} cards do not hold {len(pairs)} pairs equally often"
-    return dice.shuffled(pairs * copies)
+    return rng.shuffled(pairs * copies)
 
 
 def camera_file(scene: Scene) -> bytes:

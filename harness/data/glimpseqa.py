@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.data.asking import Asked, Page, is_there, on_side, samples, yes_no
 from harness.data.bundled import load_bundled
 from harness.data.drawing import things
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Side, Street
 from harness.data.drawing.textures import Split
 from harness.data.pictures import MAX_PIXELS
@@ -35,67 +35,67 @@ NUMBER = "Is the number on the round sign {}?"
 _STREET_THINGS = ("traffic light", "round sign", "bus", "pedestrian")
 
 
-def _street(dice: Dice, *, has: frozenset[str], cars: int, items: Mapping[str, Side]) -> Street:
+def _street(rng: SeededRandom, *, has: frozenset[str], cars: int, items: Mapping[str, Side]) -> Street:
     """A small street in which the named things and ``items`` stand, and nothing else of their kind."""
-    width, height = dice.pick(_SIZES_PX)
+    width, height = rng.pick(_SIZES_PX)
     return Street(
         width_px=width,
         height_px=height,
-        light=(dice.pick(things.LAMPS), dice.pick(things.ARROWS)) if "traffic light" in has else None,
-        sign=dice.pick(things.NUMBERS) if "round sign" in has else None,
-        cars=tuple(dice.pick(_PAINTS) for _ in range(cars)),
-        bus=dice.pick(_PAINTS) if "bus" in has else None,
-        coat=dice.pick(_PAINTS) if "pedestrian" in has else None,
+        light=(rng.pick(things.LAMPS), rng.pick(things.ARROWS)) if "traffic light" in has else None,
+        sign=rng.pick(things.NUMBERS) if "round sign" in has else None,
+        cars=tuple(rng.pick(_PAINTS) for _ in range(cars)),
+        bus=rng.pick(_PAINTS) if "bus" in has else None,
+        coat=rng.pick(_PAINTS) if "pedestrian" in has else None,
         items=items,
         zoom_percent=_ZOOM_PERCENT,
     )
 
 
-def _some(dice: Dice, *always: str) -> frozenset[str]:
-    return frozenset(always) | {thing for thing in _STREET_THINGS if dice.one_in(2)}
+def _some(rng: SeededRandom, *always: str) -> frozenset[str]:
+    return frozenset(always) | {thing for thing in _STREET_THINGS if rng.one_in(2)}
 
 
-def _sides(dice: Dice, items: list[str]) -> dict[str, Side]:
-    return {item: dice.pick(_SIDES) for item in items}
+def _sides(rng: SeededRandom, items: list[str]) -> dict[str, Side]:
+    return {item: rng.pick(_SIDES) for item in items}
 
 
-def _existence(dice: Dice) -> tuple[Street, str, str]:
-    shuffled = dice.shuffled((*_STREET_THINGS, *things.ITEMS))
+def _existence(rng: SeededRandom) -> tuple[Street, str, str]:
+    shuffled = rng.shuffled((*_STREET_THINGS, *things.ITEMS))
     shown, hidden = shuffled[:4], shuffled[4:]
     items = [thing for thing in shown if thing in things.ITEMS]
-    street = _street(dice, has=frozenset(shown) - {*items}, cars=dice.below(3), items=_sides(dice, items))
+    street = _street(rng, has=frozenset(shown) - {*items}, cars=rng.below(3), items=_sides(rng, items))
     return street, is_there(shown[0]), is_there(hidden[0])
 
 
-def _count(dice: Dice) -> tuple[Street, str, str]:
-    right, wrong, _ = dice.shuffled((1, 2, 3))
-    street = _street(dice, has=_some(dice), cars=right, items=_sides(dice, [dice.pick(things.ITEMS)]))
+def _count(rng: SeededRandom) -> tuple[Street, str, str]:
+    right, wrong, _ = rng.shuffled((1, 2, 3))
+    street = _street(rng, has=_some(rng), cars=right, items=_sides(rng, [rng.pick(things.ITEMS)]))
     return street, THERE.format(COUNTS[right]), THERE.format(COUNTS[wrong])
 
 
-def _color(dice: Dice) -> tuple[Street, str, str]:
-    thing = dice.pick(("bus", "pedestrian", "traffic light"))
-    street = _street(dice, has=_some(dice, thing), cars=dice.below(2), items=_sides(dice, [dice.pick(things.ITEMS)]))
+def _color(rng: SeededRandom) -> tuple[Street, str, str]:
+    thing = rng.pick(("bus", "pedestrian", "traffic light"))
+    street = _street(rng, has=_some(rng, thing), cars=rng.below(2), items=_sides(rng, [rng.pick(things.ITEMS)]))
     text, values = COLOURS[thing]
     right = {"bus": street.bus, "pedestrian": street.coat, "traffic light": street.light and street.light[0]}[thing]
-    wrong = dice.pick([value for value in values if value != right])
+    wrong = rng.pick([value for value in values if value != right])
     return street, text.format(right), text.format(wrong)
 
 
-def _position(dice: Dice) -> tuple[Street, str, str]:
-    items = _sides(dice, dice.shuffled(things.ITEMS)[:2])
-    street = _street(dice, has=_some(dice), cars=dice.below(2), items=items)
+def _position(rng: SeededRandom) -> tuple[Street, str, str]:
+    items = _sides(rng, rng.shuffled(things.ITEMS)[:2])
+    street = _street(rng, has=_some(rng), cars=rng.below(2), items=items)
     item, side = next(iter(items.items()))
     return street, on_side(item, side), on_side(item, _SIDES[1 - _SIDES.index(side)])
 
 
-def _ocr(dice: Dice) -> tuple[Street, str, str]:
-    street = _street(dice, has=_some(dice, "round sign"), cars=dice.below(3), items={})
-    wrong = dice.pick([number for number in things.NUMBERS if number != street.sign])
+def _ocr(rng: SeededRandom) -> tuple[Street, str, str]:
+    street = _street(rng, has=_some(rng, "round sign"), cars=rng.below(3), items={})
+    wrong = rng.pick([number for number in things.NUMBERS if number != street.sign])
     return street, NUMBER.format(street.sign), NUMBER.format(wrong)
 
 
-SUBTASKS: Mapping[str, Callable[[Dice], tuple[Street, str, str]]] = {
+SUBTASKS: Mapping[str, Callable[[SeededRandom], tuple[Street, str, str]]] = {
     "existence": _existence,
     "count": _count,
     "color": _color,
@@ -107,11 +107,11 @@ SUBTASKS: Mapping[str, Callable[[Dice], tuple[Street, str, str]]] = {
 
 def book(split: Split, number: int) -> list[Page]:
     """The pictures of one book, each with its two questions in random order."""
-    dice = Dice("glimpseqa", split, number)
+    rng = SeededRandom("glimpseqa", split, number)
     pages: list[Page] = []
-    for subtask in dice.shuffled(tuple(SUBTASKS) * PAGES_EACH):
-        street, true, false = SUBTASKS[subtask](dice)
-        asked: list[Asked] = dice.shuffled([yes_no(true, True, subtask), yes_no(false, False, subtask)])
+    for subtask in rng.shuffled(tuple(SUBTASKS) * PAGES_EACH):
+        street, true, false = SUBTASKS[subtask](rng)
+        asked: list[Asked] = rng.shuffled([yes_no(true, True, subtask), yes_no(false, False, subtask)])
         pages.append(Page(street, split, ("glimpseqa", number, len(pages)), tuple(asked)))
     return pages
 

@@ -38,7 +38,7 @@ def refuse_absent(path: Path) -> Path:
             raise UnavailableError(f"{path}: holds {len(found) or 'no'} CSV files; a folder of pictures has one")
         path = found[0]
     if not path.is_file():
-        raise UnavailableError(f"{path}: there is no such benchmark; a TSV, a CSV or a folder with a CSV is wanted")
+        raise UnavailableError(f"{path}: there is no such benchmark; a TSV, a CSV or a folder with a CSV is expected")
     return path
 
 
@@ -91,7 +91,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str], Path]]:
     for line, row in _table(path):
         if missing := [column for column in _REQUIRED if column not in row]:
             raise DataError(
-                f"{path}: line 1: the header lacks {', '.join(missing)}; columns {', '.join(_REQUIRED)} are wanted, "
+                f"{path}: line 1: the header lacks {', '.join(missing)}; columns {', '.join(_REQUIRED)} are expected, "
                 f"and these were found: {', '.join(list(row)[:12])}"
             )
         picture = path.parent / row["image"]
@@ -166,7 +166,7 @@ def _options(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
     options = {letter: row[letter] for letter in _LETTERS if row.get(letter)}
     listed = [text.strip() for text in row.get("options", "").split("|")] if row.get("options", "").strip() else []
     if listed and options:
-        _refuse(path, line, "options", row["options"], "are given beside columns of options; one of the two is wanted")
+        _refuse(path, line, "options", row["options"], "are given beside columns of options; use one of the two")
     if len(listed) > len(_LETTERS) or not all(listed):
         _refuse(path, line, "options", row["options"], f"are not 1 to {len(_LETTERS)} texts with | between them")
     return options or dict(zip(_LETTERS, listed, strict=False))

@@ -63,7 +63,7 @@ class NotAPictureError(DataError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Header:
+class PictureHeader:
     """What a picture file says before its pixels: Pillow's name of its format, and its size as shown (px)."""
 
     format: str
@@ -81,7 +81,7 @@ def digest(files: Sequence[bytes]) -> str:
     return found.hexdigest()[:_DIGEST_DIGITS]
 
 
-def header(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Header:
+def header(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> PictureHeader:
     """What a picture file says of itself; no pixel is decoded.
 
     Raises DataError where it is not of one of ``formats``, is damaged before its pixels, or has more than
@@ -95,7 +95,7 @@ def header(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
             width, height = height, width
         if opened.format == "PNG" and not _says_more_later(file):
             opened.verify()
-        return Header(str(opened.format), width, height)
+        return PictureHeader(str(opened.format), width, height)
 
 
 def decode(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -22,7 +22,7 @@ from harness.data.asking import (
 )
 from harness.data.bundled import load_bundled
 from harness.data.drawing import things
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Side, Street
 from harness.data.drawing.textures import Split
 from harness.data.pictures import MAX_PIXELS
@@ -42,21 +42,21 @@ _ITEMS_SHOWN = 3
 
 def book(split: Split, number: int) -> list[Page]:
     """The streets and questions of one book; over a book every category's truths and letters are balanced exactly."""
-    dice = Dice("streetsqa", split, number)
-    cards = {name: deck(dice, values, LETTERS, PAGES // 2) for name, (_, values) in CHOICES.items()}
-    there = deck(dice, things.ITEMS, ("Yes", "No"), PAGES // 2)
-    sides = deck(dice, [(item, side) for item in things.ITEMS for side in _SIDES], ("Yes", "No"), PAGES // 2)
+    rng = SeededRandom("streetsqa", split, number)
+    cards = {name: deck(rng, values, LETTERS, PAGES // 2) for name, (_, values) in CHOICES.items()}
+    there = deck(rng, things.ITEMS, ("Yes", "No"), PAGES // 2)
+    sides = deck(rng, [(item, side) for item in things.ITEMS for side in _SIDES], ("Yes", "No"), PAGES // 2)
     pages: list[Page] = []
     for _ in range(PAGES // 2):
-        categories = dice.shuffled(tuple(CHOICES))
+        categories = rng.shuffled(tuple(CHOICES))
         item, truth = there.pop()
         pages.append(
             _page(
-                dice,
+                rng,
                 split,
                 ("streetsqa", number, len(pages)),
                 {name: cards[name].pop() for name in categories[:3]},
-                present={item: dice.pick(_SIDES)} if truth == "Yes" else {},
+                present={item: rng.pick(_SIDES)} if truth == "Yes" else {},
                 absent=item,
                 last=yes_no(is_there(item), truth == "Yes", "existence"),
             )
@@ -65,7 +65,7 @@ def book(split: Split, number: int) -> list[Page]:
         stands = side if (truth == "Yes") else _SIDES[1 - _SIDES.index(side)]
         pages.append(
             _page(
-                dice,
+                rng,
                 split,
                 ("streetsqa", number, len(pages)),
                 {name: cards[name].pop() for name in categories[3:]},
@@ -74,11 +74,11 @@ def book(split: Split, number: int) -> list[Page]:
                 last=yes_no(on_side(item, side), truth == "Yes", "side"),
             )
         )
-    return dice.shuffled(pages)
+    return rng.shuffled(pages)
 
 
 def _page(
-    dice: Dice,
+    rng: SeededRandom,
     split: Split,
     seed: tuple[str | int, ...],
     cards: dict[str, tuple[str, str]],
@@ -90,32 +90,32 @@ def _page(
     """A street in which the dealt truths hold; all that is not asked about is left to chance."""
     fixed = {name: value for name, (value, _) in cards.items()}
     paints = tuple(things.PAINTS)
-    others = dice.shuffled([item for item in things.ITEMS if item != absent])[: _ITEMS_SHOWN - len(present)]
-    width, height = dice.pick(_SIZES_PX)
+    others = rng.shuffled([item for item in things.ITEMS if item != absent])[: _ITEMS_SHOWN - len(present)]
+    width, height = rng.pick(_SIZES_PX)
     street = Street(
-        width_px=width - dice.below(24),
-        height_px=height - dice.below(24),
+        width_px=width - rng.below(24),
+        height_px=height - rng.below(24),
         light=(
-            fixed.get("light colour") or dice.pick(things.LAMPS),
-            fixed.get("light arrow", "").replace("there is no arrow", "none") or dice.pick(things.ARROWS),
+            fixed.get("light colour") or rng.pick(things.LAMPS),
+            fixed.get("light arrow", "").replace("there is no arrow", "none") or rng.pick(things.ARROWS),
         ),
-        sign=int(fixed.get("sign number") or dice.pick(things.NUMBERS)),
-        cars=tuple(dice.pick(paints) for _ in range(int(fixed.get("car count") or dice.between(1, 4)))),
-        bus=fixed.get("bus colour") or dice.pick(paints),
-        coat=fixed.get("coat colour") or dice.pick(paints),
-        items={**present, **{item: dice.pick(_SIDES) for item in others}},
+        sign=int(fixed.get("sign number") or rng.pick(things.NUMBERS)),
+        cars=tuple(rng.pick(paints) for _ in range(int(fixed.get("car count") or rng.between(1, 4)))),
+        bus=fixed.get("bus colour") or rng.pick(paints),
+        coat=fixed.get("coat colour") or rng.pick(paints),
+        items={**present, **{item: rng.pick(_SIDES) for item in others}},
     )
-    asked = tuple(choice(name, value, letter, dice) for name, (value, letter) in cards.items())
+    asked = tuple(choice(name, value, letter, rng) for name, (value, letter) in cards.items())
     return Page(street, split, seed, (*asked, last))
 
 
-def ask_everything(street: Street, dice: Dice) -> tuple[Asked, ...]:
+def ask_everything(street: Street, rng: SeededRandom) -> tuple[Asked, ...]:
     """One question of every category about a full street, letters and truths left to chance: what training asks."""
-    asked = [choice(name, value_of(street, name), dice.pick(LETTERS), dice) for name in CHOICES]
-    present = dice.one_in(2)
-    item = dice.pick([name for name in things.ITEMS if (name in street.items) == present])
+    asked = [choice(name, value_of(street, name), rng.pick(LETTERS), rng) for name in CHOICES]
+    present = rng.one_in(2)
+    item = rng.pick([name for name in things.ITEMS if (name in street.items) == present])
     asked.append(yes_no(is_there(item), present, "existence"))
-    item, side = dice.pick(tuple(street.items)), dice.pick(_SIDES)
+    item, side = rng.pick(tuple(street.items)), rng.pick(_SIDES)
     asked.append(yes_no(on_side(item, side), street.items[item] == side, "side"))
     return tuple(asked)
 

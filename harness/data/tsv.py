@@ -251,12 +251,12 @@ class TsvSamples(Sequence[Sample]):
 
     def _check_header(self) -> None:
         if not self._header:
-            raise DataError(f"{self.path}: the file is empty; a header with {', '.join(_REQUIRED)} is wanted")
+            raise DataError(f"{self.path}: the file is empty; a header with {', '.join(_REQUIRED)} is expected")
         if missing := [name for name in _REQUIRED if name not in self._header]:
             found = ", ".join(_short(name) for name in self._header[:12])
             raise DataError(
                 f"{self.path}: line 1: the header lacks {', '.join(missing)}; tab-separated columns "
-                f"{', '.join(_REQUIRED)} are wanted, and these were found: {found}"
+                f"{', '.join(_REQUIRED)} are expected, and these were found: {found}"
             )
         if repeated := {name for name in self._header if name and self._header.count(name) > 1}:
             raise DataError(f"{self.path}: line 1: the header names the column {min(repeated)!r} twice")

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.data.sample import Question
 from harness.edge import TOKEN_VARIABLE, protocol
-from harness.edge.pacing import Pace
 from harness.edge.protocol import Info, Told, ToldEnergy
+from harness.edge.shaping import Shaper
 from harness.errors import PeerError, shown
 from harness.models.contract import Answer, Clock
 from harness.profiling.clock import StageClock
@@ -56,9 +56,9 @@ class Peer:
     Raises PeerError, naming every difference, for a server that is not what ``device`` needs.
     """
 
-    def __init__(self, url: str, device: Info, *, token: str | None = None, pace: Pace | None = None) -> None:
+    def __init__(self, url: str, device: Info, *, token: str | None = None, shaper: Shaper | None = None) -> None:
         self.url = _checked(url)
-        self._pace = pace
+        self._shaper = shaper
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         timeout = httpx.Timeout(30.0, read=_ANSWER_S, write=_ANSWER_S)
         # An environment's proxy would be measured too.
@@ -106,19 +106,19 @@ class Peer:
         *,
         timed: bool,
         needs: bool = False,
-        paced: bool = True,
+        shaped: bool = True,
     ) -> tuple[Told, Transfer]:
-        """The server's answers about a payload, and what their way there and back took; ``paced`` if there is a pace.
+        """The server's answers about a payload, and what their way took; ``shaped`` where there is a shaper.
 
         A request is repeated only where no answer to it can have come: it was refused unread, or its connection is no
         more. Raises PeerError where the server answers nothing for a minute, refuses the request, or is another.
         """
         body = protocol.pack(protocol.asked(pipeline, point, questions, timed=timed, needs=needs), payload)
-        pace = self._pace if paced else None
+        shaper = self._shaper if shaped else None
         exchanges: list[_Exchange] = []
 
         def once() -> httpx.Response:
-            exchanges.append(_Exchange(self._http, body, self._identity, pace))
+            exchanges.append(_Exchange(self._http, body, self._identity, shaper))
             return exchanges[-1].run()
 
         response = self._patient(once)
@@ -195,16 +195,16 @@ class Peer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A server as it is asked for: its address, its token, and what the sending is paced to, if anything."""
+    """A server as it is asked for: its address, its token, and what the sending is shaped as, if anything."""
 
     url: str
     token: str | None = None
-    pace: Pace | None = None
+    shaper: Shaper | None = None
 
     @contextlib.contextmanager
     def connected(self, device: Info) -> Iterator[Peer]:
         """The server while the context lasts; raises PeerError as :class:`Peer` does."""
-        peer = Peer(self.url, device, token=self.token, pace=self.pace)
+        peer = Peer(self.url, device, token=self.token, shaper=self.shaper)
         try:
             yield peer
         finally:
@@ -214,8 +214,8 @@ class Remote:
 class _Exchange:
     """One request, with the instants at which it got how far."""
 
-    def __init__(self, http: httpx.Client, body: bytes, identity: str, pace: Pace | None) -> None:
-        self._http, self._body, self._pace = http, body, pace
+    def __init__(self, http: httpx.Client, body: bytes, identity: str, shaper: Shaper | None) -> None:
+        self._http, self._body, self._shaper = http, body, shaper
         self._headers = {
             "Content-Length": str(len(body)),
             protocol.IDENTITY: identity,
@@ -231,10 +231,10 @@ class _Exchange:
         return self._http.send(request)
 
     def _content(self) -> bytes | Iterator[bytes]:
-        return self._body if self._pace is None else self._paced(self._pace)
+        return self._body if self._shaper is None else self._shaped(self._shaper)
 
-    def _paced(self, pace: Pace) -> Iterator[bytes]:
-        yield from pace.send(self._body, self._head_bytes)
+    def _shaped(self, shaper: Shaper) -> Iterator[bytes]:
+        yield from shaper.send(self._body, self._head_bytes)
 
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         self._at_s[event] = time.perf_counter()
@@ -242,8 +242,8 @@ class _Exchange:
             request = info["request"]
             line = len(b"%b %b HTTP/1.1\r\n" % (request.method, request.url.target))
             self._head_bytes = line + _headers_bytes(request.headers)
-            if self._pace is not None:
-                self._begun_s = self._pace.now_s()
+            if self._shaper is not None:
+                self._begun_s = self._shaper.now_s()
 
     def transfer(self, response: httpx.Response, payload_bytes: int, residence_s: float, queue_s: float) -> Transfer:
         """The times of the exchange whose response this is."""
@@ -251,7 +251,7 @@ class _Exchange:
         connected = at_s.get("connection.start_tls.complete", at_s.get("connection.connect_tcp.complete"))
         sent_bytes = self._head_bytes + len(self._body)
         line = len(f"HTTP/1.1 {response.status_code} {response.reason_phrase}\r\n")
-        channel_s = self._pace.seconds(self._begun_s, sent_bytes) if self._pace is not None else None
+        channel_s = self._shaper.seconds(self._begun_s, sent_bytes) if self._shaper is not None else None
         return Transfer(
             payload_bytes=payload_bytes,
             sent_bytes=sent_bytes,
@@ -299,11 +299,11 @@ class RemoteSplit:
 
     def again(self, data: bytes, questions: Sequence[Question]) -> None:
         """The server half's work on an envelope once more, sent as fast as it can be."""
-        self.peer.ask(*self.key, data, questions, timed=False, paced=False)
+        self.peer.ask(*self.key, data, questions, timed=False, shaped=False)
 
     def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:  # noqa: ARG002
         """What the server half needs for an envelope, on the server's own device."""
-        told, _ = self.peer.ask(*self.key, data, questions, timed=False, needs=True, paced=False)
+        told, _ = self.peer.ask(*self.key, data, questions, timed=False, needs=True, shaped=False)
         return [(need.stage, need.quantity, need.value) for need in told.needs]
 
 

@@ -35,6 +35,7 @@ from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meters, Reading
 from harness.profiling.resources import half_needs
 from harness.profiling.telemetry import Telemetry
+from harness.records import PointKey
 from harness.runs.provenance import UNAVAILABLE
 from harness.schemes.contract import ServerHalf
 from harness.schemes.envelope import receive
@@ -47,11 +48,9 @@ _BACKLOG = 1024
 _KEEP_ALIVE_S = 300
 """A device may compute for minutes between two requests; its connection stays open so long."""
 
-Key = tuple[str, str]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
+class ServerLimits:
     """What a server takes: the bytes of a body, the seconds in which it must have arrived, the requests at once."""
 
     most_bytes: int = 64 << 20
@@ -76,12 +75,12 @@ class Service:
 
     def __init__(
         self,
-        halves: Mapping[Key, ServerHalf],
+        halves: Mapping[PointKey, ServerHalf],
         info: Info,
         *,
         device: str,
         token: str | None,
-        limits: Limits,
+        limits: ServerLimits,
         watch: Watch | None = None,
         meters: Callable[[], Meters] | None = None,
     ) -> None:
@@ -185,7 +184,7 @@ class Service:
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token.encode()):
-            raise RefusedError(401, "this server wants its bearer token", {**_CLOSE, "WWW-Authenticate": "Bearer"})
+            raise RefusedError(401, "this server requires its bearer token", {**_CLOSE, "WWW-Authenticate": "Bearer"})
 
     def _refuse_size(self, request: Request) -> None:
         """Before a byte of the body is read."""

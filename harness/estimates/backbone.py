@@ -1,6 +1,6 @@
 """The work of a backbone's stages at full size, counted on the meta device; and that of models that others timed.
 
-P patches (the thumbnail first)   V features a patch   C features a patch that are kept   D feature dimension
+P patches   V features a patch   C features a patch that are kept   D feature dimension
 T tokens of the prompt   H width of the language model
 """
 
@@ -16,13 +16,13 @@ from harness.errors import ScenarioError
 from harness.estimates.counting import META, counted
 from harness.estimates.roofline import Count
 from harness.models.contract import Layout, Models, Tiles
-from harness.models.llava import RANDOM
+from harness.models.loading import RANDOM
 
 _HALF = torch.bfloat16
 _BF16_BITS = 16
 
 
-class Backbone:
+class CountedBackbone:
     """A model of the catalog on the meta device, in 16 bits: what each of its stages computes.
 
     Raises ScenarioError for a model that is not in the catalog's own table.

@@ -86,9 +86,9 @@ class Published(_Row):
     @model_validator(mode="after")
     def _one_time_of_one_work(self) -> "Published":
         if (self.ms is None) == (self.per_s is None):
-            raise ValueError(f"{self.name}: either ms or per_s is wanted")
+            raise ValueError(f"{self.name}: either ms or per_s is expected")
         if sum(map(bool, (self.model, self.codec, self.elements))) != 1:
-            raise ValueError(f"{self.name}: one of model, codec and elements is wanted")
+            raise ValueError(f"{self.name}: one of model, codec and elements is expected")
         return self
 
 

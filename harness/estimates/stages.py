@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import catalog
 from harness.errors import ScenarioError
-from harness.estimates.backbone import Backbone, entropy_networks, merging
+from harness.estimates.backbone import CountedBackbone, entropy_networks, merging
 from harness.estimates.estimate import Work
 from harness.estimates.roofline import Count
 from harness.records import Side
@@ -20,7 +20,7 @@ from harness.schemes.image_codec import size_within
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class NominalRequest:
     """A request: its picture's size, the prompt's text and the answer's length in tokens."""
 
     width_px: int
@@ -33,17 +33,17 @@ class Asked:
         """Those of the picture."""
         return self.width_px * self.height_px
 
-    def at_most(self, max_side_px: int | None) -> "Asked":
+    def at_most(self, max_side_px: int | None) -> "NominalRequest":
         """The same question about the picture as an image codec sends it, whose longer side may be bounded."""
         width_px, height_px = size_within((self.width_px, self.height_px), max_side_px)
         return dataclasses.replace(self, width_px=width_px, height_px=height_px)
 
 
-WorkOf = Callable[[Backbone, Asked, Any], Iterator[Work]]
+WorkOf = Callable[[CountedBackbone, NominalRequest, Any], Iterator[Work]]
 """The work of a scheme at a point."""
 
 
-def work_of(spec: PipelineSpec, backbone: Backbone, asked: Asked) -> Iterator[tuple[Any, list[Work]]]:
+def work_of(spec: PipelineSpec, backbone: CountedBackbone, asked: NominalRequest) -> Iterator[tuple[Any, list[Work]]]:
     """Each operating point of a pipeline with its work; raises ScenarioError for a scheme whose work is not counted."""
     if spec.scheme not in catalog.WORK:
         known = ", ".join(catalog.WORK)
@@ -53,13 +53,13 @@ def work_of(spec: PipelineSpec, backbone: Backbone, asked: Asked) -> Iterator[tu
         yield point, [work for work in of(backbone, asked, point) if work.count != Count()]
 
 
-def tofc(backbone: Backbone, asked: Asked, point: Any) -> Iterator[Work]:
+def tofc(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
     """TOFC with the paper's sixteen entropy models."""
     yield from coded_features(backbone, asked, point, n_experts=16)
 
 
 def coded_features(
-    backbone: Backbone, asked: Asked, point: Any, *, n_experts: int, reducing: Count | None = None
+    backbone: CountedBackbone, asked: NominalRequest, point: Any, *, n_experts: int, reducing: Count | None = None
 ) -> Iterator[Work]:
     """A scheme that sends coded features.
 
@@ -78,19 +78,21 @@ def coded_features(
     yield from answering("server", backbone, asked, n_kept)
 
 
-def seeing(side: Side, backbone: Backbone, asked: Asked) -> Iterator[Work]:
+def seeing(side: Side, backbone: CountedBackbone, asked: NominalRequest) -> Iterator[Work]:
     """Pixels to features."""
     pixels = backbone.seen_pixels(asked.width_px, asked.height_px)
     yield Work(side, "preprocess", "preprocess", Count(pixels))
     yield Work(side, "vision_encode", "vision", backbone.vision(asked.width_px, asked.height_px))
 
 
-def merged(backbone: Backbone, asked: Asked) -> Count:
+def merged(backbone: CountedBackbone, asked: NominalRequest) -> Count:
     """All patches' features merged."""
     return merging(backbone.patches(asked.width_px, asked.height_px), backbone.n_features, backbone.dim)
 
 
-def answering(side: Side, backbone: Backbone, asked: Asked, n_features: int, n_tokens: int = 0) -> Iterator[Work]:
+def answering(
+    side: Side, backbone: CountedBackbone, asked: NominalRequest, n_features: int, n_tokens: int = 0
+) -> Iterator[Work]:
     """Features to an answer; as many visual tokens as features, unless ``n_tokens`` says otherwise."""
     prompt = (n_tokens or n_features) + asked.text_tokens
     yield Work(side, "project", "dense", backbone.project(n_features))
@@ -98,7 +100,9 @@ def answering(side: Side, backbone: Backbone, asked: Asked, n_features: int, n_t
     yield Work(side, "generate", "generate", backbone.generate(prompt, asked.answer_tokens))
 
 
-def seeing_and_answering(side: Side, backbone: Backbone, asked: Asked, point: MergingPoint) -> Iterator[Work]:
+def seeing_and_answering(
+    side: Side, backbone: CountedBackbone, asked: NominalRequest, point: MergingPoint
+) -> Iterator[Work]:
     """Pixels to an answer on one side, merged as the point asks."""
     yield from seeing(side, backbone, asked)
     patches = backbone.patches(asked.width_px, asked.height_px)

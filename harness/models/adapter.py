@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, UnavailableError
 from harness.models import files
 from harness.models.contract import Part
 
@@ -41,8 +41,10 @@ _COPIED_BELOW_BYTES = 1 << 30
 def attach(backbone: "Llava", rank: int, alpha: int, dropout: float) -> "PeftModel":
     """LoRA in vision tower and language model, and a trainable copy of the projector, put into ``backbone.model``.
 
-    What is trainable is float32; all else is frozen. As LoRA begins, the model computes what it did before.
+    What is trainable is float32; all else is frozen. As LoRA begins, the model computes what it did before. Raises
+    UnavailableError for a family whose prompts training cannot pack.
     """
+    refuse_untrainable(backbone)
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -59,6 +61,18 @@ def attach(backbone: "Llava", rank: int, alpha: int, dropout: float) -> "PeftMod
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+def refuse_untrainable(backbone: "Llava") -> None:
+    """Raises UnavailableError for a family with tokens around a picture, or with attention that is not causal.
+
+    Dialogues are packed (:mod:`harness.training.packing`) for LLaVA's prompts.
+    """
+    if backbone.template.opens or backbone.family.masks is not None:
+        raise UnavailableError(
+            f"{backbone.name}: no adapter is trained for it: training packs dialogues as LLaVA-OneVision and LLaVA-1.5 "
+            "read them, and would not give this model the prompt that it is asked with"
+        )
 
 
 def size(backbone: "Llava", rank: int) -> int:
@@ -203,15 +217,15 @@ class Lora:
 def _refuse_more_than_lora(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / CONFIG_NAME
     if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; LORA is wanted")
+        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; LORA is expected")
     for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias"):
         if config.get(key):
-            raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is wanted")
+            raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is expected")
     if config.get("bias", "none") != "none":
-        raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is wanted")
+        raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is expected")
     for key in ("r", "lora_alpha"):
         if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
-            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a whole number from 1 on is wanted")
+            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a whole number from 1 on is expected")
 
 
 def _tensors(folder: Path, part: Part) -> dict[str, Tensor]:

@@ -32,12 +32,12 @@ def read_config(folder: Path, config_class: type[transformers.PretrainedConfig])
     declared = files.read_json(path)
     found = declared.get("model_type")
     if found != config_class.model_type:
-        raise CheckpointError(f"{path}: model_type is {found!r}; {config_class.model_type!r} is wanted")
+        raise CheckpointError(f"{path}: model_type is {found!r}; {config_class.model_type!r} is expected")
     if "quantization_config" in declared:
         quantised = declared["quantization_config"]
         kind = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise CheckpointError(
-            f"{path}: its weights are quantised ({kind or 'an unnamed method'}); weights in 16 or 32 bits are wanted"
+            f"{path}: its weights are quantised ({kind or 'an unnamed method'}); weights in 16 or 32 bits are expected"
         )
     try:
         config = config_class.from_dict(declared)
@@ -77,7 +77,7 @@ def stop_tokens(folder: Path, config: Any) -> list[int]:
     declared = files.read_json(path).get("eos_token_id") if path.is_file() else config.text_config.eos_token_id
     found = [] if declared is None else [declared] if isinstance(declared, int) else declared
     if not isinstance(found, list) or not all(isinstance(token, int) for token in found):
-        raise CheckpointError(f"{path}: eos_token_id is {declared!r}; a token's number or a list of such is wanted")
+        raise CheckpointError(f"{path}: eos_token_id is {declared!r}; a token's number or a list of such is expected")
     return found
 
 
@@ -99,6 +99,7 @@ def fill(folder: Path, part: Part, module: nn.Module, device: torch.device, dtyp
             for name in names:
                 state[name] = _read(opened, places[name], tuple(module.get_parameter(name).shape), device, dtype)
     module.load_state_dict(state, strict=False, assign=True)
+    _untie(module, state)
     tie(module)
     return module.to(device).eval()
 
@@ -120,6 +121,16 @@ def tie(module: nn.Module) -> None:
     """Lets the head of a ``tied`` language part share the embedding's weights."""
     if getattr(module, "tied", False):
         module.lm_head.weight = module.model.embed_tokens.weight  # type: ignore[union-attr]
+
+
+def _untie(module: Any, state: Mapping[str, Tensor]) -> None:
+    """Takes a head that was read, and is not the embedding, for what it is, whatever the config says of it.
+
+    A config that says nothing of it is read as one that ties; transformers decides by the weights as well.
+    """
+    head = state.get("lm_head.weight")
+    if getattr(module, "tied", False) and head is not None:
+        module.tied = torch.equal(head, state["model.embed_tokens.weight"])
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -153,7 +164,7 @@ def _plain(name: str) -> str:
 
 def _places_of(module: nn.Module, known: Mapping[str, files.Place], part: Part, folder: Path) -> dict[str, files.Place]:
     """Where each parameter of a module is stored."""
-    names = [name for name, _ in module.named_parameters()]
+    names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
     places = {name: known[_plain(name)] for name in names if _plain(name) in known}
     tied = {name for name in names if name.endswith("lm_head.weight")} if getattr(module, "tied", False) else set()
     if missing := sorted(set(names) - places.keys() - tied):

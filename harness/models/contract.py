@@ -1,6 +1,6 @@
 """What the harness asks of a model, in the parts between which a scheme may cut.
 
-    P patches (the thumbnail first)   V features a patch   C merged features a patch   D feature dimension
+    P patches   V features a patch   C merged features a patch   D feature dimension
     K dimension of an attention head   T visual tokens   H width of the language model
 
 A *vision side* takes pixels to features, a *language side* features to answers. Each is loaded by itself, so that a
@@ -50,18 +50,22 @@ class Sharing(Untimed):
 class Layout:
     """Where the features of an image belong.
 
-    ``grid`` is (n_h, n_w), so that P = n_h * n_w + 1 where the model tiles at all, and P = 1, grid (1, 1), where it
-    does not. ``image_size`` is the original (height, width) in pixels.
+    ``grid`` is (n_h, n_w), so that P = n_h * n_w + 1 with the thumbnail. P = 1, grid (1, 1), where the model does not
+    tile, or leaves the thumbnail of a single tile out. ``image_size`` is the original (height, width) in pixels.
+    ``stretched`` says that patches show the picture without its aspect ratio.
     """
 
     grid: tuple[int, int]
     image_size: tuple[int, int]
+    stretched: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tiles:
-    """An image as a vision tower wants it: float32 normalised pixels (P, C, H, W), the thumbnail first and then the
-    tiles row by row, and their layout.
+    """An image as a vision tower wants it: float32 normalised pixels (P, C, H, W), and their layout.
+
+    Patches are in the order in which the model reads them: the thumbnail first and then the tiles row by row, or the
+    thumbnail last.
     """
 
     pixels_PCHW: "Tensor"

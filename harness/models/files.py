@@ -18,16 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from harness.catalog import ZOO
 from harness.errors import CheckpointError, UnavailableError
 from harness.models.contract import Part
-
-ZOO = Path(__file__).parents[1] / "zoo"
-"""The project's own trained weights."""
 
 SOURCES: Mapping[str, str | Path] = {
     "llava-onevision-7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
     "llava-onevision-0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
     "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "internvl3-1b": "OpenGVLab/InternVL3-1B-hf",
+    "internvl3-2b": "OpenGVLab/InternVL3-2B-hf",
+    "internvl3-8b": "OpenGVLab/InternVL3-8B-hf",
+    "gemma-3-4b": "google/gemma-3-4b-it",
+    "gemma-3-12b": "google/gemma-3-12b-it",
+    "gemma-3-27b": "google/gemma-3-27b-it",
     "mini-onevision": ZOO / "mini-onevision",
     "mini-nano": ZOO / "mini-nano",
     "mini-llava15": ZOO / "mini-llava15",
@@ -144,7 +148,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: holds a {type(found).__name__}; a JSON object is wanted")
+        raise CheckpointError(f"{path}: holds a {type(found).__name__}; a JSON object is expected")
     return found
 
 
@@ -180,8 +184,8 @@ def weight_map(index: Path) -> Iterator[tuple[str, str]]:
     for key, name in found.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is wanted, others are not "
-                "opened"
+                f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is expected, others are "
+                "not opened"
             )
         yield key, name
 

@@ -1,34 +1,28 @@
-"""What the LLaVA models have in common: a vision tower, a projector, a language model that reads visual tokens.
+"""The vision and the language side of models of LLaVA's kind: a tower, a projector, a language model.
 
     P patches   V features a patch   C merged features a patch   D feature dimension
     T visual tokens   H width of the language model
 
-The modules are transformers' own. They are built and called one by one, because a scheme cuts between them, because a
-device loads its own part alone, and because transformers' way around them cannot take merged features.
+The modules are transformers' own. They are called one by one, because a scheme cuts between them, because a device
+loads its own part alone, and because transformers' way around them cannot take merged features. What is a model's own
+is its family's (:mod:`harness.models.family`).
 """
 
 import contextlib
-import copy
-import dataclasses
 import functools
 import hashlib
-import os
+import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoModel
 
-from harness import catalog
-from harness.data.pictures import PAYLOAD_MAX_PIXELS
 from harness.data.sample import Question
-from harness.errors import BitstreamError, CheckpointError, UnavailableError, unknown_name
-from harness.models import checkpoint, files, tower
+from harness.errors import BitstreamError
+from harness.models import checkpoint, tower
 from harness.models.adapter import Lora
 from harness.models.contract import (
     Answer,
@@ -42,62 +36,12 @@ from harness.models.contract import (
     Tiles,
     Untimed,
 )
-from harness.models.engine import Engine, TransformersEngine
-from harness.models.pieces import PieceTokenizer
+from harness.models.engine import Engine, Prompt, TransformersEngine
+from harness.models.family import Family, Projector, whole_parts
 from harness.models.prompts import Template
-from harness.models.tiling import PaddedTile, Tiling
-
-_auto: Any = AutoModel
-RANDOM = "random"
-"""The weights of a scenario that is about latency alone."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """Models of one class in transformers, and what is their own.
-
-    ``full_size`` gives the architecture of a published name without the hub; it raises CheckpointError for others.
-    ``tiling`` says how an image is cut; ``arranged`` lays all of an image's projected tokens (P, V, H) out as the
-    language model reads them, (T, H), differentiably; ``projector`` is transformers' class.
-    """
-
-    config_class: Any
-    model_class: Any
-    template: Template
-    projector: Any
-    has_newline: bool
-    full_size: Callable[[str], Any]
-    tiling: Callable[[Any], Tiling | PaddedTile]
-    arranged: Callable[[Any, Tensor, Tensor | None, Layout], Tensor]
-
-
-class Projector(nn.Module):
-    """The projector and, where the model has one, the token that closes a row of features."""
-
-    def __init__(self, multi_modal_projector: nn.Module, image_newline: nn.Parameter | None = None) -> None:
-        super().__init__()
-        self.multi_modal_projector = multi_modal_projector
-        self.image_newline = image_newline
-
-
-class Language(nn.Module):
-    """The language model and its head; ``tied`` where the head shares the embedding's weights."""
-
-    def __init__(self, model: Any, lm_head: nn.Linear, *, tied: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.lm_head = lm_head
-        self.tied = tied
-
 
 _SEEN_AT_MOST = 4
 """Pictures whose features are shared between points: those of one question, mostly."""
-
-
-def _n_features(config: Any) -> int:
-    """V, the features of a patch."""
-    side: int = config.vision_config.image_size // config.vision_config.patch_size
-    return side**2
 
 
 class LlavaVision:
@@ -107,9 +51,10 @@ class LlavaVision:
         self.name = name
         self.config = config
         self.vision_tower = vision_tower
+        self.cut = family.cut(config)
         self.tiling = family.tiling(config)
-        self.n_features = _n_features(config)
-        self.feature_dim: int = config.vision_config.hidden_size
+        self.n_features = self.cut.n_features
+        self.feature_dim = self.cut.feature_dim
         self._lora = lora
         self._seen: OrderedDict[tuple[bytes, tuple[int, int], bool], Features] = OrderedDict()
 
@@ -154,19 +99,11 @@ class LlavaVision:
     def encode_attended(self, tiles: Tiles) -> tuple[Tensor, Attention]:
         """The visual features x (P, V, D), and how the layer that gave them attended to each, from one pass."""
         pixels_PCHW = tiles.pixels_PCHW.to(self.device, non_blocking=True)
-        return tower.attended_features(
-            self.vision_tower, pixels_PCHW, self.config.vision_feature_layer, drop_cls=self._drops_cls
-        )
+        return tower.cut_attended(self.vision_tower, pixels_PCHW, self.cut)
 
     def features(self, pixels_PCHW: Tensor) -> Tensor:
         """Visual features (P, V, D) of normalised pixels on the tower's device; differentiable."""
-        return tower.features(
-            self.vision_tower, pixels_PCHW, self.config.vision_feature_layer, drop_cls=self._drops_cls
-        )
-
-    @property
-    def _drops_cls(self) -> bool:
-        return bool(self.config.vision_feature_select_strategy == "default")
+        return tower.cut_features(self.vision_tower, pixels_PCHW, self.cut)
 
 
 class LlavaLanguage:
@@ -191,8 +128,9 @@ class LlavaLanguage:
         self.config = config
         self.tokenizer = tokenizer
         self.template = family.template
-        self.n_features = _n_features(config)
-        self.feature_dim: int = config.vision_config.hidden_size
+        cut = family.cut(config)
+        self.n_features = cut.n_features
+        self.feature_dim = cut.feature_dim
         self._projector = projector
         self._embedding = embedding
         self._engine = engine
@@ -247,7 +185,7 @@ class LlavaLanguage:
                 raise BitstreamError(
                     f"the question shows picture {max(named)}, and the payload holds {len(request.pictures)}"
                 )
-        prompts = [functools.partial(self.prompt, request.pictures, request.question) for request in requests]
+        prompts = [functools.partial(self._laid_out, request.pictures, request.question) for request in requests]
         with _beside(self._lora):
             written = self._engine.answer(prompts, clocks)
         found = []
@@ -262,16 +200,22 @@ class LlavaLanguage:
 
         ``pictures`` are the visual tokens (T, H) of each. Raises ValueError for a question that shows more pictures.
         """
+        return self._laid_out(pictures, question).embeds_TH
+
+    def _laid_out(self, pictures: Sequence[Tensor], question: Question) -> Prompt:
         parts = self.template.parts(question, len(pictures))
         ids = [self.tokenizer.encode(part, add_special_tokens=False).ids for part in parts if isinstance(part, str)]
         text = torch.tensor([token for of_part in ids for token in of_part], device=self.device)
         text_TH = self._embedding(text)
         texts = iter(text_TH.split([len(of_part) for of_part in ids]))
-        return torch.cat([next(texts) if isinstance(part, str) else pictures[part].to(text_TH) for part in parts])
+        laid = [next(texts) if isinstance(part, str) else pictures[part].to(text_TH) for part in parts]
+        ends = itertools.accumulate(map(len, laid))
+        places = zip(parts, laid, ends, strict=True)
+        seen = tuple((end - len(piece), end) for part, piece, end in places if not isinstance(part, str))
+        return Prompt(torch.cat(laid), seen)
 
     def _projected(self, x_PVD: Tensor) -> Tensor:
-        tokens_PVH: Tensor = self.projector(x_PVD.to(self.device, self.projector.linear_1.weight.dtype))
-        return tokens_PVH
+        return self.family.through(self.projector, x_PVD.to(self.device))
 
 
 def _visual_tokens(request: Request) -> int:
@@ -307,6 +251,7 @@ class Llava(LlavaVision, LlavaLanguage):
             parts["language"],
             stop=stop_ids(tokenizer, family.template, stop),
             max_new_tokens=max_new_tokens,
+            masks=family.masks,
         )
         LlavaLanguage.__init__(
             self,
@@ -319,19 +264,6 @@ class Llava(LlavaVision, LlavaLanguage):
             engine,
         )
 
-    @classmethod
-    def load(
-        cls,
-        name: str,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype | None = None,
-        weights: str | os.PathLike[str] | None = None,
-    ) -> Self:
-        """The whole model of a name; see :class:`LlavaModels` for the arguments and what is raised."""
-        models = LlavaModels(cls.is_of, name, device=device, dtype=dtype, weights=weights)
-        return cls(name, models.whole(), models.tokenizer)
-
     @property
     def projector(self) -> Any:
         """What takes visual features to tokens: for training, peft puts a copy in the place of the model's own."""
@@ -340,282 +272,6 @@ class Llava(LlavaVision, LlavaLanguage):
     def fingerprints(self) -> dict[Part, str]:
         """What tells the weights of each part from others; see :func:`harness.models.checkpoint.fingerprint`."""
         return {part: checkpoint.fingerprint(module) for part, module in whole_parts(self.model).items()}
-
-
-def whole_parts(model: Any) -> dict[Part, nn.Module]:
-    """The parts of a whole model of transformers, as modules that share its weights."""
-    body = model.model
-    return {
-        "tower": body.vision_tower,
-        "projector": Projector(body.multi_modal_projector, getattr(body, "image_newline", None)),
-        "language": Language(body.language_model, model.lm_head, tied=bool(model.config.tie_word_embeddings)),
-    }
-
-
-class LlavaModels:
-    """The Models (see :mod:`harness.models.contract`) of a name in a family: each part is read when it is asked for.
-
-    ``dtype`` None is float32 on a CPU, bfloat16 elsewhere. ``weights`` is a folder or a hub id to use instead of the
-    name's own, or ``"random"``: the architecture alone, for latency work, with the checkpoint's config and tokenizer
-    where those are on this machine. ``engine`` makes what answers of the language part, which it need not read.
-
-    Raises UnavailableError where the weights are not on this machine, CheckpointError where their configuration is
-    damaged or of another model.
-    """
-
-    def __init__(
-        self,
-        family: Family,
-        name: str,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: str | torch.dtype | None = None,
-        weights: str | os.PathLike[str] | None = None,
-        max_new_tokens: int = 16,
-        max_pixels: int = PAYLOAD_MAX_PIXELS,
-    ) -> None:
-        self.name = name
-        self.max_pixels = max_pixels
-        self.family = family
-        self.device = str(device)
-        self._torch_device = torch.device(device)
-        self._dtype = checkpoint.dtype_of(dtype, self._torch_device)
-        self._random = weights == RANDOM
-        self._max_new_tokens = max_new_tokens
-        if name not in files.SOURCES:
-            raise CheckpointError(unknown_name("model", name, files.SOURCES))
-        self.folder: Path | None
-        try:
-            source = files.SOURCES[name] if self._random or weights is None else weights
-            self.folder = files.locate(name, source)
-            self.config = checkpoint.read_config(self.folder, family.config_class)
-            _check_config(self.folder, family, self.config)
-        except UnavailableError:
-            if not self._random:
-                raise
-            self.folder, self.config = None, family.full_size(name)
-        self._parts: dict[tuple[Any, ...], Any] = {}
-
-    @functools.cached_property
-    def tokenizer(self) -> Any:
-        """The checkpoint's tokenizer, or one that gives about as many tokens where there is none."""
-        if self.folder is None:
-            return PieceTokenizer(self.config.text_config.vocab_size)
-        return checkpoint.read_tokenizer(self.folder, self.family.template.special, self.config.text_config.vocab_size)
-
-    @property
-    def declared_stop(self) -> list[int]:
-        """The tokens that the checkpoint declares to end an answer."""
-        return [] if self.folder is None else checkpoint.stop_tokens(self.folder, self.config)
-
-    def vision(self, adapter: Path | None = None) -> LlavaVision:
-        """The vision side; reads no tensor of the other parts, and opens no file without one of the tower's."""
-        key = ("vision", adapter)
-        if key not in self._parts:
-            module, lora = self._adapted("tower", adapter)
-            self._parts[key] = LlavaVision(self.name, self.family, self.config, module, lora)
-        found: LlavaVision = self._parts[key]
-        return found
-
-    def language(
-        self,
-        adapter: Path | None = None,
-        projector: Mapping[str, Tensor] | None = None,
-        engine: Callable[["LlavaModels"], Engine] | None = None,
-    ) -> LlavaLanguage:
-        """The language side, with a projector's own weights where they are given.
-
-        Another ``engine`` than transformers' layers gets the embedding table and the projector read, and no layer.
-        """
-        key = ("language", adapter, engine)
-        if key not in self._parts:
-            lora = None
-            # What is small is looked at before gigabytes are read.
-            stop = stop_ids(self.tokenizer, self.family.template, self.declared_stop)
-            if engine is None:
-                module, lora = self._adapted("language", adapter)
-                embedding = module.model.embed_tokens
-                runs: Engine = TransformersEngine(module, stop=stop, max_new_tokens=self._max_new_tokens)
-            else:
-                embedding, runs = self._embedding(), engine(self)
-            self._parts[key] = LlavaLanguage(
-                self.name,
-                self.family,
-                self.config,
-                self.tokenizer,
-                self._projector(adapter),
-                embedding,
-                runs,
-                lora,
-            )
-        found: LlavaLanguage = self._parts[key]
-        return found if projector is None else self._with_projector(found, projector)
-
-    def fingerprint(self, part: Part) -> str:
-        """What tells a part's weights from others; reads that part alone."""
-        if self._random or self.folder is None:
-            return RANDOM
-        return files.fingerprint(self.folder, part)
-
-    def smaller(self, name: str | None = None, weights: str | None = None) -> "LlavaModels":
-        """The model that a device runs by itself: the catalog's for this one, or another by its name."""
-        name = catalog.smaller(self.name, name)
-        key = ("smaller", name, weights)
-        if key not in self._parts:
-            load = catalog.load("backbone", name, catalog.BACKBONES)
-            self._parts[key] = load(name, device=self.device, weights=weights, max_pixels=self.max_pixels)
-        found: LlavaModels = self._parts[key]
-        return found
-
-    def backbone(self) -> Llava:
-        """Both sides around the whole model."""
-        return Llava(self.name, self.whole(), self.tokenizer, family=self.family)
-
-    def whole(self) -> Any:
-        """The model of transformers with all of its parts."""
-        build = functools.partial(
-            self.family.model_class._from_config, self.config, dtype=self._dtype, attn_implementation="sdpa"
-        )
-        if self._random or self.folder is None:
-            with self._torch_device:
-                return build().eval()
-        with checkpoint.empty():
-            model = build()
-        for part, module in whole_parts(model).items():
-            checkpoint.fill(self.folder, part, module, self._torch_device, self._dtype)
-            if part == "projector" and module.image_newline is not None:
-                model.model.image_newline = module.image_newline
-        model.generation_config.eos_token_id = self.declared_stop
-        return model.to(self._torch_device).eval()
-
-    def _adapted(self, part: Part, adapter: Path | None) -> tuple[Any, Lora | None]:
-        """A part as trained with an adapter: merged into a copy, or beside the weights of a part that is large."""
-        module = self._module(part)
-        if adapter is None:
-            return module, None
-        lora = Lora.read(adapter, part, module, self.name)
-        if lora.is_worth_a_copy(module):
-            return lora.merged(module), None
-        return module, lora.beside(module)
-
-    def _module(self, part: Part) -> Any:
-        key = ("module", part)
-        if key not in self._parts:
-            build = functools.partial(_build, self.family, self.config, part)
-            if self._random or self.folder is None:
-                module = checkpoint.with_random_weights(build, self._torch_device, self._dtype)
-            else:
-                with checkpoint.empty():
-                    module = build()
-                module = checkpoint.fill(self.folder, part, module, self._torch_device, self._dtype)
-            self._parts[key] = module.requires_grad_(False)
-        return self._parts[key]
-
-    def _projector(self, adapter: Path | None) -> Projector:
-        module: Projector = self._module("projector")
-        if adapter is None:
-            return module
-        weights = Lora.read_projector(adapter, module.multi_modal_projector, self.name)
-        return _replaced(module, weights, self.name)
-
-    def _with_projector(self, side: LlavaLanguage, weights: Mapping[str, Tensor]) -> LlavaLanguage:
-        other = copy.copy(side)
-        other._projector = _replaced(side._projector, weights, self.name)
-        return other
-
-    def _embedding(self) -> nn.Module:
-        """The embedding table alone."""
-        text = self.config.text_config
-
-        def build() -> nn.Module:
-            part = nn.Module()
-            part.model = nn.Module()
-            part.model.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
-            return part
-
-        if self._random or self.folder is None:
-            module = checkpoint.with_random_weights(build, self._torch_device, self._dtype)
-        else:
-            with checkpoint.empty():
-                module = build()
-            module = checkpoint.fill(self.folder, "language", module, self._torch_device, self._dtype)
-        embedding: nn.Module = module.requires_grad_(False).model.embed_tokens  # type: ignore[union-attr,assignment]
-        return embedding
-
-
-def _build(family: Family, config: Any, part: Part) -> nn.Module:
-    """A part's module, on whatever device and at whatever dtype are the default."""
-    if part == "tower":
-        module: nn.Module = _auto.from_config(
-            config.vision_config, attn_implementation="sdpa", dtype=torch.get_default_dtype()
-        )
-        return module
-    width = config.text_config.hidden_size
-    if part == "projector":
-        newline = nn.Parameter(torch.randn(width) * width**-0.5) if family.has_newline else None
-        return Projector(family.projector(config), newline)
-    layers = _auto.from_config(config.text_config, attn_implementation="sdpa", dtype=torch.get_default_dtype())
-    head = nn.Linear(width, config.text_config.vocab_size, bias=False)
-    return Language(layers, head, tied=bool(config.tie_word_embeddings))
-
-
-def _replaced(module: Projector, weights: Mapping[str, Tensor], name: str) -> Projector:
-    """The projector with other weights; raises CheckpointError for those of another."""
-    projector = copy.deepcopy(module.multi_modal_projector)
-    try:
-        projector.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise CheckpointError(f"not the projector of {name}: {str(error).splitlines()[-1].strip()}") from None
-    return Projector(projector.requires_grad_(False), module.image_newline)
-
-
-def _check_config(folder: Path, family: Family, config: Any) -> None:
-    """Refuses what a config.json may say and this harness does not run."""
-    vision, text, path = config.vision_config, config.text_config, folder / "config.json"
-    for name in _SIZES:
-        part, _, key = name.rpartition(".")
-        value = getattr(getattr(config, part), key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"{path}: {name} is {value!r}; a whole number from 1 on is wanted")
-    layer, n_layers = config.vision_feature_layer, vision.num_hidden_layers
-    if not isinstance(layer, int) or isinstance(layer, bool):
-        raise CheckpointError(f"{path}: vision_feature_layer is {layer!r}; the number of one layer is wanted")
-    if not -n_layers - 1 <= layer <= n_layers:
-        raise CheckpointError(
-            f"{path}: vision_feature_layer is {layer}; a tower of {n_layers} layers has {-n_layers - 1} to {n_layers}"
-        )
-    strategy = config.vision_feature_select_strategy
-    if strategy not in ("default", "full"):
-        raise CheckpointError(f"{path}: vision_feature_select_strategy is {strategy!r}; it is default or full")
-    for name, of, heads in (
-        ("vision_config.hidden_size", vision.hidden_size, vision.num_attention_heads),
-        ("text_config.hidden_size", text.hidden_size, text.num_attention_heads),
-        ("text_config.num_attention_heads", text.num_attention_heads, text.num_key_value_heads),
-    ):
-        if of % heads:
-            raise CheckpointError(f"{path}: {name} is {of}; a multiple of the {heads} {_HEADS[name]} is wanted")
-    if vision.image_size < vision.patch_size:
-        raise CheckpointError(
-            f"{path}: vision_config has image_size {vision.image_size} and patch_size {vision.patch_size}; a patch is "
-            "no larger than an image"
-        )
-    try:
-        family.tiling(config)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-
-
-_SIZES = (
-    *(f"vision_config.{key}" for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")),
-    *(f"vision_config.{key}" for key in ("image_size", "patch_size", "intermediate_size")),
-    *(f"text_config.{key}" for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")),
-    *(f"text_config.{key}" for key in ("num_key_value_heads", "vocab_size", "intermediate_size")),
-)
-_HEADS = {
-    "vision_config.hidden_size": "num_attention_heads",
-    "text_config.hidden_size": "num_attention_heads",
-    "text_config.num_attention_heads": "num_key_value_heads",
-}
 
 
 def stop_ids(tokenizer: Any, template: Template, declared: Sequence[int]) -> frozenset[int]:

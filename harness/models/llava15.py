@@ -7,14 +7,14 @@ import functools
 from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
-from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from harness.errors import CheckpointError, unknown_name
 from harness.models import prompts
-from harness.models.contract import Layout
-from harness.models.llava import Family, Llava, LlavaModels
+from harness.models.family import Family, llava_cut
+from harness.models.llava import Llava
+from harness.models.loading import LlavaModels
 from harness.models.tiling import PaddedTile
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -49,11 +49,6 @@ def tiling_of(config: Any) -> PaddedTile:
     return PaddedTile(patch=config.vision_config.image_size, mean=CLIP_MEAN, std=CLIP_STD)
 
 
-def arranged(config: Any, tokens_PVH: Tensor, newline_H: Tensor | None, layout: Layout) -> Tensor:  # noqa: ARG001
-    """Projected tokens as they are: (V, H)."""
-    return tokens_PVH.flatten(0, 1)
-
-
 class Llava15(Llava):
     """LLaVA-1.5: the whole image is one patch, padded to a square; its tokens are read in the features' order."""
 
@@ -61,13 +56,12 @@ class Llava15(Llava):
         config_class=LlavaConfig,
         model_class=LlavaForConditionalGeneration,
         template=prompts.LLAVA15,
-        projector=LlavaMultiModalProjector,
-        has_newline=False,
         full_size=full_size_config,
+        cut=llava_cut,
         tiling=tiling_of,
-        arranged=arranged,
+        projector=LlavaMultiModalProjector,
     )
 
 
 load = functools.partial(LlavaModels, Llava15.is_of)
-"""The :class:`harness.models.llava.LlavaModels` of a name."""
+"""The :class:`harness.models.loading.LlavaModels` of a name."""

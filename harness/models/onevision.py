@@ -18,7 +18,9 @@ from harness.errors import CheckpointError, unknown_name
 from harness.models import prompts
 from harness.models.arrangement import arrange
 from harness.models.contract import Layout
-from harness.models.llava import Family, Llava, LlavaModels
+from harness.models.family import Family, llava_cut
+from harness.models.llava import Llava
+from harness.models.loading import LlavaModels
 from harness.models.patches import grids_of
 from harness.models.tiling import Tiling
 
@@ -78,7 +80,7 @@ def max_tiles(config: Any) -> int:
     if match := re.fullmatch(r"anyres_max_([1-9]\d*)", str(declared)):
         return int(match[1])
     raise CheckpointError(
-        f"vision_aspect_ratio is {declared!r}; 'anyres_max_9' or another anyres_max_N is wanted: the plain 'anyres' "
+        f"vision_aspect_ratio is {declared!r}; 'anyres_max_9' or another anyres_max_N is expected: the plain 'anyres' "
         "and 'square' arrange features otherwise and are not supported"
     )
 
@@ -90,13 +92,14 @@ class OneVision(Llava):
         config_class=LlavaOnevisionConfig,
         model_class=LlavaOnevisionForConditionalGeneration,
         template=prompts.ONEVISION,
+        full_size=full_size_config,
+        cut=llava_cut,
+        tiling=tiling_of,
         projector=LlavaOnevisionMultiModalProjector,
         has_newline=True,
-        full_size=full_size_config,
-        tiling=tiling_of,
         arranged=arranged,
     )
 
 
 load = functools.partial(LlavaModels, OneVision.is_of)
-"""The :class:`harness.models.llava.LlavaModels` of a name."""
+"""The :class:`harness.models.loading.LlavaModels` of a name."""

@@ -1,11 +1,14 @@
-"""How many patches a picture is cut into, from its size and a model's config.json. Nothing here imports torch.
+"""How many patches a picture is cut into, and how many features of how many dimensions each has.
 
-An image is enlarged to the smallest grid of n_h x n_w patches that holds it, and a thumbnail goes in front; a model
-without grids cuts none. What pixels become is :mod:`harness.models.tiling`'s.
+Known from the picture's size and the model's config.json; nothing here imports torch. An image is enlarged to a grid of
+n_h x n_w patches, beside which a thumbnail goes; a model without grids cuts none. What pixels become is
+:mod:`harness.models.tiling`'s.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,6 @@ def grids_up_to(max_grid: int) -> Grids:
     """All grids of 1 to ``max_grid`` rows and columns; LLaVA-OneVision has those up to 6."""
     sides = range(1, max_grid + 1)
     return tuple((n_h, n_w) for n_h in sides for n_w in sides)
-
-
-_SIDE_PX, _GRIDS = 384, grids_up_to(6)
-"""LLaVA-OneVision's side of a patch and its grids, where a config.json does not say otherwise."""
-
-_ONE_TILE = ("llava-1.5-7b", "mini-llava15")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -46,6 +43,24 @@ def best_grid(height: int, width: int, patch: int, grids: Sequence[tuple[int, in
     return max(grids, key=kept_and_spared)
 
 
+@functools.lru_cache(maxsize=4096)
+def closest_grid(height: int, width: int, patch: int, min_tiles: int, max_tiles: int) -> tuple[int, int]:
+    """The (n_h, n_w) of ``min_tiles`` to ``max_tiles`` patches whose aspect ratio is closest to an image's.
+
+    Of several that are as close it is the largest with less than twice the image's pixels, or else the smallest, as
+    transformers' processor for InternVL chooses.
+    """
+    sides = range(1, max_tiles + 1)
+    grids = [(n_h, n_w) for n_w in sides for n_h in sides if min_tiles <= n_h * n_w <= max_tiles]
+    best, best_difference = (1, 1), math.inf
+    for n_h, n_w in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        difference = abs(width / height - n_w / n_h)
+        is_filled = width * height > 0.5 * patch**2 * n_h * n_w
+        if difference < best_difference or (difference == best_difference and is_filled):
+            best, best_difference = (n_h, n_w), difference
+    return best
+
+
 def grids_of(pinpoints: Any, patch: int) -> Grids:
     """The grids that a config's ``image_grid_pinpoints`` (height, width in px) describe.
 
@@ -58,25 +73,30 @@ def grids_of(pinpoints: Any, patch: int) -> Grids:
     ):
         raise CheckpointError(
             f"image_grid_pinpoints are {str(pinpoints)[:80]}; pairs of a height and a width of whole tiles of {patch} "
-            "px are wanted"
+            "px are expected"
         )
     return tuple((height // patch, width // patch) for height, width in pinpoints)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Sight:
+    """What a config.json says of a vision side: V, D, and P of a (width, height)."""
+
+    n_features: int
+    feature_dim: int
+    patches: Callable[[int, int], int]
 
 
 def patches_of(width_px: int, height_px: int, backbone: str, weights: str | None = None) -> int:
     """P, the patches that a model's vision side makes of a picture; thumbnail included, 1 where it does not tile.
 
-    ``weights`` is as of :class:`harness.models.llava.LlavaModels`. Raises UnavailableError where the model's
+    ``weights`` is as of :class:`harness.models.loading.LlavaModels`. Raises UnavailableError where the model's
     config.json is not on this machine (with random weights the published sizes are taken), CheckpointError where it
     is damaged or of another model.
     """
     if (own := _own(backbone)) is not None:
         return own.patches_of(width_px, height_px, weights)
-    found = _tiling(backbone, None if weights is None else str(weights))
-    if found is None:
-        return 1
-    n_h, n_w = best_grid(height_px, width_px, *found)
-    return n_h * n_w + 1
+    return _sight(backbone, None if weights is None else str(weights)).patches(width_px, height_px)
 
 
 def patches_of_all(sizes_px: Iterable[tuple[int, int]], backbone: str, weights: str | None = None) -> int:
@@ -84,34 +104,112 @@ def patches_of_all(sizes_px: Iterable[tuple[int, int]], backbone: str, weights: 
     return sum(patches_of(width_px, height_px, backbone, weights) for width_px, height_px in sizes_px)
 
 
-@functools.lru_cache(maxsize=64)
 def features_of(backbone: str, weights: str | None = None) -> int:
     """V, the features that a model's vision side makes of a patch; ``weights`` and errors as of :func:`patches_of`."""
     if (own := _own(backbone)) is not None:
         return own.features_of(weights)
-    found = _config(backbone, weights)
-    if found is None:
-        return 576 if backbone in _ONE_TILE else 729
-    path, config = found
-    side_px, patch_px = (336, 14) if config["model_type"] == "llava" else (_SIDE_PX, 14)
-    side = _size(path, config, "image_size", side_px) // _size(path, config, "patch_size", patch_px)
-    return side**2
+    return _sight(backbone, weights).n_features
+
+
+def feature_dim_of(backbone: str, weights: str | None = None) -> int:
+    """D of one of the harness's own models; ``weights`` and errors as of :func:`patches_of`."""
+    return _sight(backbone, weights).feature_dim
 
 
 @functools.lru_cache(maxsize=64)
-def _tiling(backbone: str, weights: str | None) -> tuple[int, Grids] | None:
-    """The side of a patch and the grids; None where every picture is one patch."""
-    found = _config(backbone, weights)
-    if found is None:
-        return None if backbone in _ONE_TILE else (_SIDE_PX, _GRIDS)
-    path, config = found
-    if config["model_type"] == "llava":
-        return None
-    side = _size(path, config, "image_size", _SIDE_PX)
+def _sight(backbone: str, weights: str | None) -> _Sight:
+    path, config = _config(backbone, weights)
+    return _KINDS[config["model_type"]](path, config)
+
+
+def _llava(path: Path, config: Mapping[str, Any]) -> _Sight:
+    side = _size(path, config, "image_size", 336) // _size(path, config, "patch_size", 14)
+    return _Sight(side**2, _size(path, config, "hidden_size", 1024), _one_patch)
+
+
+def _llava_onevision(path: Path, config: Mapping[str, Any]) -> _Sight:
+    side_px = _size(path, config, "image_size", 384)
+    side = side_px // _size(path, config, "patch_size", 14)
     try:
-        return side, grids_of(config.get("image_grid_pinpoints", [[h * 384, w * 384] for h, w in _GRIDS]), side)
+        grids = grids_of(config.get("image_grid_pinpoints", [[h * 384, w * 384] for h, w in grids_up_to(6)]), side_px)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+    def patches(width_px: int, height_px: int) -> int:
+        n_h, n_w = best_grid(height_px, width_px, side_px, grids)
+        return n_h * n_w + 1
+
+    return _Sight(side**2, _size(path, config, "hidden_size", 1152), patches)
+
+
+def _internvl(path: Path, config: Mapping[str, Any]) -> _Sight:
+    side_px = _size(path, config, "image_size", 448)
+    side = side_px // _size(path, config, "patch_size", 14)
+    try:
+        square = shuffled(side, config.get("downsample_ratio", 0.5))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+    def patches(width_px: int, height_px: int) -> int:
+        n_h, n_w = closest_grid(height_px, width_px, side_px, *INTERNVL_TILES)
+        return n_h * n_w + (n_h * n_w > 1)
+
+    return _Sight((side // square) ** 2, square**2 * _size(path, config, "hidden_size", 1024), patches)
+
+
+def _gemma3(path: Path, config: Mapping[str, Any]) -> _Sight:
+    side = _size(path, config, "image_size", 896) // _size(path, config, "patch_size", 14)
+    try:
+        square = pooled(side, tokens := config.get("mm_tokens_per_image", 256))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    assert tokens * square**2 == side**2
+    return _Sight(tokens, _size(path, config, "hidden_size", 1152), _one_patch)
+
+
+def _one_patch(width_px: int, height_px: int) -> int:  # noqa: ARG001
+    return 1
+
+
+INTERNVL_TILES = (1, 12)
+"""The fewest and the most tiles of a picture, as in the preprocessor_config.json of the published models."""
+
+_KINDS: Mapping[str, Callable[[Path, Mapping[str, Any]], _Sight]] = {
+    "llava": _llava,
+    "llava_onevision": _llava_onevision,
+    "internvl": _internvl,
+    "gemma3": _gemma3,
+}
+_PUBLISHED = {"llava-onevision": "llava_onevision", "llava-1.5": "llava", "internvl3": "internvl", "gemma-3": "gemma3"}
+"""The kind of a published model by how its name begins; those of a kind see alike."""
+
+
+def shuffled(side: int, ratio: Any) -> int:
+    """How many positions a side InternVL puts into a feature: 1 / ``downsample_ratio``.
+
+    Raises CheckpointError where that is no whole number, or the ``side`` positions of a patch no multiple of it.
+    """
+    square = round(1 / ratio) if isinstance(ratio, (int, float)) and 0 < ratio <= 1 else 0
+    if not square or square * ratio != 1 or side % square:
+        raise CheckpointError(
+            f"downsample_ratio is {shown(ratio)}; 0.5 or another 1 / n is expected, n a divisor of the {side} "
+            "positions on a tile's side"
+        )
+    return square
+
+
+def pooled(side: int, tokens: Any) -> int:
+    """How many positions a side Gemma 3 averages for a feature, of ``side`` on a picture's side.
+
+    Raises CheckpointError where ``tokens``, V, is no square of whole squares.
+    """
+    root = math.isqrt(tokens) if type(tokens) is int and tokens > 0 else 0
+    if not root or root**2 != tokens or side % root:
+        raise CheckpointError(
+            f"mm_tokens_per_image is {shown(tokens)}; a square number is expected whose root divides the {side} "
+            "positions on a picture's side"
+        )
+    return side // root
 
 
 def _own(backbone: str) -> Backbone | None:
@@ -122,31 +220,38 @@ def _own(backbone: str) -> Backbone | None:
     return found
 
 
-def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]] | None:
-    """A model's config.json, which is of a known kind; None for random weights where the model is not here."""
+def _config(backbone: str, weights: str | None) -> tuple[Path, Mapping[str, Any]]:
+    """A model's config.json, which is of a known kind; for random weights of a model that is not here, its kind."""
     if backbone not in files.SOURCES:
         raise CheckpointError(unknown_name("model", backbone, files.SOURCES))
     try:
         source = files.SOURCES[backbone] if weights in (None, "random") else weights
         path = files.locate(backbone, source) / "config.json"
     except UnavailableError:
-        if weights != "random":
+        kind = next((kind for beginning, kind in _PUBLISHED.items() if backbone.startswith(beginning)), None)
+        if weights != "random" or kind is None:
             raise
-        return None
+        return Path("config.json"), {"model_type": kind}
     config: Mapping[str, Any] = files.read_json(path)
     kind = config.get("model_type")
-    if kind not in ("llava", "llava_onevision"):
-        raise CheckpointError(f"{path}: model_type is {shown(kind)}; 'llava' or 'llava_onevision' is wanted")
+    if kind not in _KINDS:
+        raise CheckpointError(f"{path}: model_type is {shown(kind)}; one of these is expected: {', '.join(_KINDS)}")
     return path, config
 
 
 def _size(path: Path, config: Mapping[str, Any], name: str, default: int) -> int:
-    """A size in pixels of a config's vision_config."""
+    """A size of a config's vision_config; a list of two equal ones is one."""
     vision = config.get("vision_config")
-    size = vision.get(name, default) if isinstance(vision, Mapping) else default
+    size = one_of_two(vision.get(name, default) if isinstance(vision, Mapping) else default)
     if type(size) is not int or size < 1:
-        raise CheckpointError(f"{path}: vision_config.{name} is {shown(size)}; a whole number from 1 on is wanted")
+        raise CheckpointError(f"{path}: vision_config.{name} is {shown(size)}; a whole number from 1 on is expected")
     return size
+
+
+def one_of_two(size: Any) -> Any:
+    """A side of a square given as its height and width, which InternVL's configs do; anything else as it is."""
+    is_square = isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1]
+    return size[0] if is_square else size
 
 
 def _is_pinpoint(pair: Any, patch: int) -> bool:

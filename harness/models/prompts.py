@@ -11,10 +11,10 @@ from harness.data.sample import MARK, Question
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A conversation: ``before`` the visual tokens, ``after`` them with the question's text in the middle.
+    """A conversation: ``before`` its pictures, ``after`` them with the question's text in it.
 
-    ``again`` opens a later turn. ``stop`` is the token that ends an answer, ``special`` are those that a tokenizer must
-    have for this template.
+    ``opens`` stands before each picture's visual tokens and ``closes`` behind them. ``again`` opens a later turn.
+    ``stop`` is the token that ends an answer, ``special`` are those that a tokenizer must have for this template.
     """
 
     before: str
@@ -23,6 +23,8 @@ class Template:
     stop: str
     special: tuple[str, ...]
     text_of: Callable[[Question], str]
+    opens: str = ""
+    closes: str = "\n"
 
     def suffix(self, question: Question) -> str:
         """All that follows the visual tokens, up to where the answer begins."""
@@ -30,16 +32,14 @@ class Template:
 
     def turn(self, text: str, *, first: bool, image: bool) -> str:
         """All that stands between the visual tokens, ``before``, or an answer's stop, and the next answer."""
-        words = self.after.format(text=text)
-        if first and image:
-            return words
-        return ("" if first else self.again) + words.removeprefix("\n")
+        opening = (self.closes if image else "") if first else self.again
+        return opening + self.after.format(text=text)
 
     def parts(self, question: Question, n_pictures: int) -> list[str | int]:
         """The whole prompt in order: text, and the number (from 0) of the picture whose visual tokens stand there.
 
-        Pictures stand before the text, but those of a marked question where their marks are, as often as they are. What
-        follows a picture begins on a new line. Raises ValueError for a mark without a picture.
+        Pictures stand before the text, but those of a marked question where their marks are, as often as they are.
+        Raises ValueError for a mark without a picture.
         """
         named = {k - 1 for k in question.pictures_named()}
         if beyond := [k for k in named if not 0 <= k < n_pictures]:
@@ -47,11 +47,14 @@ class Template:
         parts: list[str | int] = [self.before]
         for k in range(n_pictures):
             if k not in named:
-                parts += [k, "\n"]
-        text, tail = self.text_of(question), self.after.removeprefix("\n{text}")
+                parts += self._picture(k)
+        text, tail = self.text_of(question), self.after.removeprefix("{text}")
         for place, piece in enumerate(MARK.split(text) if named else [text]):
-            parts += [int(piece) - 1, "\n"] if place % 2 else [piece]
+            parts += self._picture(int(piece) - 1) if place % 2 else [piece]
         return _joined([*parts, tail])
+
+    def _picture(self, k: int) -> list[str | int]:
+        return [self.opens, k, self.closes]
 
 
 def onevision_text(question: Question) -> str:
@@ -76,6 +79,18 @@ def llava15_text(question: Question) -> str:
     return f"{asked}{options}\nAnswer with the option's letter from the given choices directly."
 
 
+def internvl_text(question: Question) -> str:
+    """What InternVL is asked: as LLaVA-1.5, but a yes/no question ends with how long the answer is to be."""
+    if question.kind == "yes_no":
+        return f"{_yes_no(question)} Answer the question using a single word or phrase."
+    return llava15_text(question)
+
+
+def gemma3_text(question: Question) -> str:
+    """What Gemma 3 is asked: as LLaVA-OneVision, without blanks at the end, which its chat template strips."""
+    return onevision_text(question).strip()
+
+
 def _yes_no(question: Question) -> str:
     text = f"{_hint(question)}{question.text}"
     return text if "yes or no" in question.text.lower() else f"{text} Please answer yes or no."
@@ -98,7 +113,7 @@ def _joined(parts: Sequence[str | int]) -> list[str | int]:
 
 ONEVISION = Template(
     before="<|im_start|>user\n",
-    after="\n{text}<|im_end|>\n<|im_start|>assistant\n",
+    after="{text}<|im_end|>\n<|im_start|>assistant\n",
     again="\n<|im_start|>user\n",
     stop="<|im_end|>",
     special=("<|im_start|>", "<|im_end|>"),
@@ -110,9 +125,31 @@ LLAVA15 = Template(
         "<s>A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: "
     ),
-    after="\n{text} ASSISTANT:",
+    after="{text} ASSISTANT:",
     again="USER: ",
     stop="</s>",
     special=("<s>", "</s>"),
     text_of=llava15_text,
+)
+
+INTERNVL = Template(
+    before="<|im_start|>user\n",
+    after="{text}<|im_end|>\n<|im_start|>assistant\n",
+    again="\n<|im_start|>user\n",
+    opens="<img>",
+    closes="</img>\n",
+    stop="<|im_end|>",
+    special=("<|im_start|>", "<|im_end|>", "<img>", "</img>"),
+    text_of=internvl_text,
+)
+
+GEMMA3 = Template(
+    before="<bos><start_of_turn>user\n",
+    after="{text}<end_of_turn>\n<start_of_turn>model\n",
+    again="\n<start_of_turn>user\n",
+    opens="\n\n<start_of_image>",
+    closes="<end_of_image>\n\n",
+    stop="<end_of_turn>",
+    special=("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"),
+    text_of=gemma3_text,
 )

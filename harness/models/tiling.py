@@ -1,15 +1,16 @@
-"""How images are cut: the any-resolution tiling of the paper's section III, and a single padded tile.
+"""How images are cut: the any-resolution tiling of the paper's section III, InternVL's, and a single tile.
 
     P patches   C colour channels   H, W the side of a patch in pixels, both p
 
-An image is enlarged to the smallest grid of n_h x n_w patches that holds it, its aspect ratio kept, and padded around
-with black. In front of the tiles goes a thumbnail: the image padded to a square (the paper's way; transformers'
-processor squashes it) and resized to p x p.
+The paper's: an image is enlarged to the smallest grid of n_h x n_w patches that holds it, its aspect ratio kept, and
+padded around with black. In front of the tiles goes a thumbnail: the image padded to a square (the paper's way;
+transformers' processor squashes it) and resized to p x p. The others are as the models' processors cut.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.models.contract import Layout, Tiles
-from harness.models.patches import best_grid
+from harness.models.patches import best_grid, closest_grid
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +76,53 @@ class Tiling:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PaddedTile:
-    """The other way: the whole image is one patch of side ``patch``, padded to a square in the colour ``mean``."""
+class StretchedTiling:
+    """InternVL's way: the image is stretched to the grid of at most ``max_tiles`` whose aspect ratio is closest.
 
+    The thumbnail, the whole image stretched to one patch, comes last, and is left out where there is one tile.
+    """
+
+    patch: int
+    min_tiles: int = 1
+    max_tiles: int = 12
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(n_h, n_w) of an image; see :func:`harness.models.patches.closest_grid`."""
+        return closest_grid(height, width, self.patch, self.min_tiles, self.max_tiles)
+
+    def n_patches(self, n_h: int, n_w: int) -> int:
+        """P of a grid: its tiles, and the thumbnail where they are several."""
+        return n_h * n_w + (n_h * n_w > 1)
+
+    def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
+        """The most patches of any picture: the grid follows its aspect ratio, whatever its size."""
+        return self.n_patches(1, self.max_tiles)
+
+    def __call__(self, image: Image.Image) -> Tiles:
+        """The tiles of an RGB image row by row, and the thumbnail: (P, 3, p, p)."""
+        n_h, n_w = self.grid(image.height, image.width)
+        p, n_tiles = self.patch, n_h * n_w
+        canvas_HWC = np.asarray(image.resize((n_w * p, n_h * p), Image.Resampling.BICUBIC))
+        pixels_PHWC = np.empty((self.n_patches(n_h, n_w), p, p, 3), np.uint8)
+        pixels_PHWC[:n_tiles] = canvas_HWC.reshape(n_h, p, n_w, p, 3).transpose(0, 2, 1, 3, 4).reshape(-1, p, p, 3)
+        if n_tiles > 1:
+            pixels_PHWC[n_tiles] = np.asarray(image.resize((p, p), Image.Resampling.BICUBIC))
+        layout = Layout((n_h, n_w), (image.height, image.width), stretched=True)
+        return Tiles(normalised(pixels_PHWC, self.mean, self.std), layout)
+
+    def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """The grids onto which an image is fitted, in the order of their patches: the tiles', the thumbnail's."""
+        grid = self.grid(height, width)
+        return (grid,) if grid == (1, 1) else (grid, (1, 1))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OneTile:
+    """The whole image is one patch of side ``patch``; a subclass says how it becomes a square."""
+
+    stretches: ClassVar[bool] = False
     patch: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -96,14 +141,38 @@ class PaddedTile:
 
     def __call__(self, image: Image.Image) -> Tiles:
         """An RGB image as (1, 3, p, p)."""
-        fill = (int(255 * self.mean[0]), int(255 * self.mean[1]), int(255 * self.mean[2]))
-        tile = squared(image, fill).resize((self.patch, self.patch), Image.Resampling.BICUBIC)
-        layout = Layout((1, 1), (image.height, image.width))
-        return Tiles(normalised(np.array(tile)[None], self.mean, self.std), layout)
+        layout = Layout((1, 1), (image.height, image.width), stretched=self.stretches)
+        return Tiles(normalised(np.array(self._tile(image))[None], self.mean, self.std), layout)
 
     def canvases(self, height: int, width: int) -> tuple[tuple[int, int], ...]:  # noqa: ARG002
         """The one grid onto which every image is fitted."""
         return ((1, 1),)
+
+    def _tile(self, image: Image.Image) -> Image.Image:
+        raise NotImplementedError
+
+
+class PaddedTile(OneTile):
+    """LLaVA-1.5's way: the image is padded to a square in the colour ``mean``."""
+
+    __slots__ = ()
+
+    def _tile(self, image: Image.Image) -> Image.Image:
+        fill = (int(255 * self.mean[0]), int(255 * self.mean[1]), int(255 * self.mean[2]))
+        return squared(image, fill).resize((self.patch, self.patch), Image.Resampling.BICUBIC)
+
+
+class StretchedTile(OneTile):
+    """Gemma 3's way: the image is stretched to a square, its aspect ratio lost."""
+
+    __slots__ = ()
+    stretches: ClassVar[bool] = True
+
+    def _tile(self, image: Image.Image) -> Image.Image:
+        return image.resize((self.patch, self.patch), Image.Resampling.BILINEAR)
+
+
+AnyTiling = Tiling | StretchedTiling | OneTile
 
 
 def fitted(height: int, width: int, canvas_h: int, canvas_w: int) -> tuple[int, int]:

@@ -54,7 +54,7 @@ Conditions: TypeAlias = dict[str, float | str | bool]
 
 
 @cache
-def fingerprint(root: Path = Path("/")) -> dict[str, Any]:
+def this_machine(root: Path = Path("/")) -> dict[str, Any]:
     """What the machine is, as plain data; a fact that the system does not tell is null.
 
     ``machine_id`` (``id`` is the same) digests what decides speed, ``instance_id`` which computer it is; ``name`` is
@@ -84,7 +84,7 @@ def fingerprint(root: Path = Path("/")) -> dict[str, Any]:
 
 def machine_name() -> str:
     """The machine in the words that rows and figures use, such as ``AMD EPYC, 2 cores``."""
-    return str(fingerprint()["name"])
+    return str(this_machine()["name"])
 
 
 def conditions(root: Path = Path("/")) -> Conditions:

@@ -6,13 +6,12 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from harness.channel.contract import Channel
-from harness.channel.opening import open_channel
+from harness.channel.channel import Channel, open_channel
 from harness.errors import ScenarioError, TraceError
 from harness.records import RequestRow, schema
 from harness.replay.profile import Profile
 from harness.replay.system import Instants, System
-from harness.replay.workload import Stream, Workload, stream, workload
+from harness.replay.workload import RandomStream, Workload, stream, workload
 from harness.scenario.replay import ConstantUplink, Replay, TraceUplink, Uplink
 
 Engine = Literal["auto", "simpy", "vector"]
@@ -64,7 +63,7 @@ def _instants(profile: Profile, cell: Cell, load: Workload, engine: Engine) -> I
 def channels(cell: Cell) -> list[Channel]:
     """A channel for every user, or the one that all share."""
     n = cell.users if cell.spec.sharing == "own" else 1
-    opened = [open_channel(cell.uplink, stream(cell.seed, Stream.CHANNEL, user), cell.scale) for user in range(n)]
+    opened = [open_channel(cell.uplink, stream(cell.seed, RandomStream.CHANNEL, user), cell.scale) for user in range(n)]
     if isinstance(cell.uplink, TraceUplink) and (cell.spec.sharing == "processor" or cell.uplink.wire.burst_bytes):
         from harness.channel.varying import Packets
 

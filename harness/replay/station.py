@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import simpy
 
-from harness.channel.sharing import Sharing
+from harness.channel.link import ProcessorSharing
 
 DEVICE, UPLINK, SERVER = 2, 3, 4
 """Ranks: SimPy's own events have the priorities 0 and 1, and are all processed before a station picks."""
@@ -164,7 +164,7 @@ class Batches(Station):
 class SharedUplink:
     """A link that serves all present jobs at equal shares of its rate."""
 
-    def __init__(self, env: Calendar, sharing: Sharing, on_wire: Callable[[int], int]) -> None:
+    def __init__(self, env: Calendar, sharing: ProcessorSharing, on_wire: Callable[[int], int]) -> None:
         self.env = env
         self._sharing = sharing
         self._on_wire = on_wire

@@ -9,9 +9,8 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import simpy
 
-from harness.channel.contract import Channel
-from harness.channel.link import Link, wire_bytes
-from harness.channel.sharing import Sharing
+from harness.channel.channel import Channel
+from harness.channel.link import Link, ProcessorSharing, wire_bytes
 from harness.replay.profile import Floats, Profile
 from harness.replay.station import DEVICE, SERVER, UPLINK, Abortable, Batches, Calendar, Job, SharedUplink, Station
 from harness.replay.workload import Workload
@@ -65,7 +64,7 @@ class System:
 
     def _uplink(self, channel: Channel) -> Station | SharedUplink:
         if self.spec.sharing == "processor":
-            return SharedUplink(self.env, Sharing(channel), lambda n_bytes: wire_bytes(self.wire, n_bytes))
+            return SharedUplink(self.env, ProcessorSharing(channel), lambda n_bytes: wire_bytes(self.wire, n_bytes))
         link = Link(channel, self.wire)
         return Abortable(self.env, UPLINK, lambda job: link.send(job.ready_s, job.work), link.give_up)
 

@@ -115,5 +115,5 @@ def hear(process: subprocess.Popen[str]) -> dict[str, Any]:
     line = process.stdout.readline()
     message: dict[str, Any] = json.loads(line) if line else {"error": f"an end of the link stopped ({process.wait()})"}
     if "error" in message:
-        raise UnavailableError(f"a real link cannot be kept up here: {message['error']}")
+        raise UnavailableError(f"a real link cannot be made here: {message['error']}")
     return message

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from harness.channel.constant import Constant
+from harness.channel.channel import Constant
 from harness.channel.link import wire_bytes
 from harness.replay.exchange import HEADER_BYTES as SMALLEST_BYTES
 from harness.replay.profile import Floats, Ints, Profile
 from harness.replay.system import System
 from harness.replay.testbed import HEADER_BYTES, Testbed
 from harness.replay.workload import Workload
-from harness.scenario.replay import Answer, ClosedLoop, ConstantUplink, Replay, Wire
+from harness.scenario.replay import AnswerLink, ClosedLoop, ConstantUplink, Replay, Wire
 
 PRIMER_BYTES = 2 * 1448
 """A payload of two full segments."""
@@ -213,7 +213,7 @@ def _replayed(
     spec = Replay.model_construct(
         uplinks=(uplink,),
         arrivals=ClosedLoop.model_construct(kind="closed_loop", think_s=idle_s),
-        answer=Answer.model_construct(propagation_s=host.back_s),
+        answer=AnswerLink.model_construct(propagation_s=host.back_s),
     )
     load = Workload(first=np.array([0, len(rows)]), row=rows, submitted_s=None)
     seen = System(profile, load, spec, wire, [Constant(rate_bps)]).run()

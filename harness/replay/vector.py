@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.channel import bulk
-from harness.channel.contract import Channel
+from harness.channel.channel import Channel
 from harness.channel.link import Link
 from harness.kernels import kernel
 from harness.replay.profile import Floats, Ints, Profile

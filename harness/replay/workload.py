@@ -11,10 +11,10 @@ import numpy as np
 
 from harness.replay.profile import Floats, Ints, Profile
 from harness.scenario.arrivals import instants
-from harness.scenario.replay import ClosedLoop, Periodic, Poisson, Recorded, Replay
+from harness.scenario.replay import ClosedLoop, Periodic, Poisson, RecordedArrivals, Replay
 
 
-class Stream(enum.IntEnum):
+class RandomStream(enum.IntEnum):
     """The independent random streams of a seed; each has a substream per user."""
 
     ARRIVALS = 0
@@ -22,7 +22,7 @@ class Stream(enum.IntEnum):
     CHANNEL = 2
 
 
-def stream(seed: int, kind: Stream, user: int) -> np.random.SeedSequence:
+def stream(seed: int, kind: RandomStream, user: int) -> np.random.SeedSequence:
     """The seed of one user's random stream.
 
     It depends on nothing else. Schemes, rates and points that are compared meet the same arrivals and the same
@@ -55,7 +55,7 @@ class Workload:
 
 def workload(profile: Profile, spec: Replay, users: int, seed: int) -> Workload:
     """The requests of ``users`` users; raises ScenarioError for recorded arrivals that cannot be read."""
-    if isinstance(spec.arrivals, Recorded):
+    if isinstance(spec.arrivals, RecordedArrivals):
         times_s = instants(spec.arrivals, users)
     else:
         n = spec.requests or len(profile.samples)
@@ -70,21 +70,21 @@ def workload(profile: Profile, spec: Replay, users: int, seed: int) -> Workload:
 
 def arrivals_of(spec: Replay, n: int, seed: int) -> Floats:
     """(n,) or as many as are recorded: when the first of the study's users who asks does; zeros in a closed loop."""
-    if isinstance(spec.arrivals, Recorded):
+    if isinstance(spec.arrivals, RecordedArrivals):
         return np.asarray(next(at_s for at_s in instants(spec.arrivals, spec.users[0]) if len(at_s)))
     return _instants(spec, n, seed, 0)
 
 
 def _rows(profile: Profile, spec: Replay, n: int, users: int, seed: int, user: int) -> Ints:
-    rng = np.random.default_rng(stream(seed, Stream.DRAWS, user))
-    if spec.requests is None and not isinstance(spec.arrivals, Recorded):
+    rng = np.random.default_rng(stream(seed, RandomStream.DRAWS, user))
+    if spec.requests is None and not isinstance(spec.arrivals, RecordedArrivals):
         every_row_once = np.arange(n)
         return every_row_once if users == 1 else rng.permutation(every_row_once)
     return profile.draw(n, rng)
 
 
 def _instants(spec: Replay, n: int, seed: int, user: int) -> Floats:
-    rng = np.random.default_rng(stream(seed, Stream.ARRIVALS, user))
+    rng = np.random.default_rng(stream(seed, RandomStream.ARRIVALS, user))
     match spec.arrivals:
         case Poisson(rate_hz=rate_hz):
             return np.cumsum(rng.exponential(1 / rate_hz, n))

@@ -5,13 +5,12 @@ from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from harness.analysis import Analysis
 from harness.analysis.energy import MIN_BLOCKS, SHORT_S
+from harness.report.fitting import Fitting
 from harness.units import format_seconds
 
 _ROW = ["pipeline", "point", "rail"]
@@ -26,8 +25,7 @@ def energy_table(run: Analysis) -> RenderableType | None:
     if found.empty:
         return Text(absent, style="dim") if absent else None
     title = "J per answer, device / server, net of idle (and gross)"
-    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    drawn.show_edge = False
+    drawn = Fitting(title=title, names=2)
     drawn.add_column("scheme, point", overflow="fold")
     drawn.add_column("rail", overflow="fold")
     for side in ("device", "server"):

@@ -154,7 +154,7 @@ Machines: {", ".join(manifest.machines)}. Verdict: {verdict}
 - `numbers.tex`: every number of the table as a LaTeX macro.
 - `scenarios/`: what was run. `requirements.txt`: the packages and their versions.
 
-To read it again, to replay its rows, and to measure anew (with the same version of the harness installed):
+To read it again, to replay its rows, and to measure again (with the same version of the harness installed):
 
     harness show run
     harness plot run

@@ -7,74 +7,36 @@ user's and are escaped; the one script is the page's own, and the page's policy 
 import base64
 import dataclasses
 import hashlib
-import math
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import jinja2
-import pandas as pd
 import yaml
 
 from harness import __version__
 from harness.analysis import Analysis, comparison
 from harness.errors import HarnessError, ResultsError
-from harness.report import table
+from harness.report import grids, table
 from harness.report.figures import gallery
 from harness.report.figures.sheet import subject
+from harness.reporter import Progress
 from harness.runs import disk
 from harness.runs.provenance import Manifest, Session, utc_now
 from harness.scenario.load import as_written
-from harness.units import format_bytes, format_seconds
+from harness.units import format_bytes
 
 MOST_BYTES = 3_000_000
 """A report is smaller: figures that do not fit are left out, and it says so."""
 
 _RESERVED_BYTES = 100_000
-_MOST_ROWS = 400
 _EVERY = ("answer", "tables", "figures", "provenance", "again")
 _HEADINGS = ("Who answers first", "Tables", "Figures", "Where the numbers come from", "How to make them again")
 
 
-class Reporter(Protocol):
-    """Who is told how far a report is."""
-
-    def phase(self, name: str, total: int, done: int) -> None:
-        """A phase of so many steps begins."""
-
-    def advance(self) -> None:
-        """One of them is done."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
-class Cell:
-    """What a cell shows, and what it is sorted by: a number, empty where it is missing; None for its text."""
-
-    text: str
-    key: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Column:
-    """A column's head, and whether it holds numbers."""
-
-    head: str
-    number: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Grid:
-    """A table of a page, with its caption."""
-
-    caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Picture:
+class FigureImage:
     """A figure as a data address, with what it shows in words."""
 
     data: str
@@ -83,7 +45,7 @@ class Picture:
 
 
 def write(
-    runs: Sequence[Analysis], out: Path, reporter: Reporter | None = None, figures: Sequence[str] | None = None
+    runs: Sequence[Analysis], out: Path, reporter: Progress | None = None, figures: Sequence[str] | None = None
 ) -> None:
     """Writes the report of ``runs`` to ``out``, whole or not at all; below :data:`MOST_BYTES`.
 
@@ -95,7 +57,7 @@ def write(
     disk.write_text(out, render(runs, reporter, figures))
 
 
-def render(runs: Sequence[Analysis], reporter: Reporter | None = None, figures: Sequence[str] | None = None) -> str:
+def render(runs: Sequence[Analysis], reporter: Progress | None = None, figures: Sequence[str] | None = None) -> str:
     """The report as HTML, as :func:`write` writes it."""
     wanted = [[name for name in gallery.names(run) if figures is None or name in figures] for run in runs]
     if reporter is not None:
@@ -109,10 +71,10 @@ def render(runs: Sequence[Analysis], reporter: Reporter | None = None, figures: 
 
 
 def _pictures(
-    runs: Sequence[Analysis], wanted: Sequence[Sequence[str]], left: int, reporter: Reporter | None
-) -> tuple[list[list[Picture]], list[list[str]]]:
+    runs: Sequence[Analysis], wanted: Sequence[Sequence[str]], left: int, reporter: Progress | None
+) -> tuple[list[list[FigureImage]], list[list[str]]]:
     """The figures of each run that fit: the first of every run before the second of any."""
-    pictures: list[dict[str, Picture]] = [{} for _ in runs]
+    pictures: list[dict[str, FigureImage]] = [{} for _ in runs]
     left_out: list[list[str]] = [[] for _ in runs]
     for rank in range(max(map(len, wanted), default=0)):
         for place, run in enumerate(runs):
@@ -136,7 +98,7 @@ def _pictures(
     return [list(of_run.values()) for of_run in pictures], left_out
 
 
-def _picture(run: Analysis, name: str) -> Picture:
+def _picture(run: Analysis, name: str) -> FigureImage:
     """The smaller of a figure's two forms; an image of its own, so that nothing in it meets the page's names."""
     with tempfile.TemporaryDirectory() as folder:
         files = gallery.draw(run, name, Path(folder), ("svg", "png"), ("page",))
@@ -145,14 +107,16 @@ def _picture(run: Analysis, name: str) -> Picture:
         data = base64.b64encode(drawn.read_bytes()).decode()
     what = gallery.chart(name).what
     stand_ins = f" ({run.manifest.label})" if run.manifest.label else ""
-    return Picture(
+    return FigureImage(
         data=f"data:image/{kinds[drawn.suffix]};base64,{data}",
         alt=f"{name} of {subject(run.manifest)}: {what}; its numbers are in the tables above{stand_ins}",
         caption=f"{name}: {what}{stand_ins}",
     )
 
 
-def _filled(runs: Sequence[Analysis], pictures: Sequence[Sequence[Picture]], left_out: Sequence[Sequence[str]]) -> str:
+def _filled(
+    runs: Sequence[Analysis], pictures: Sequence[Sequence[FigureImage]], left_out: Sequence[Sequence[str]]
+) -> str:
     here = Path(__file__)
     script = here.with_suffix(".js").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -168,7 +132,7 @@ def _filled(runs: Sequence[Analysis], pictures: Sequence[Sequence[Picture]], lef
     )
 
 
-def _section(place: int, run: Analysis, pictures: Sequence[Picture], left_out: Sequence[str]) -> dict[str, object]:
+def _section(place: int, run: Analysis, pictures: Sequence[FigureImage], left_out: Sequence[str]) -> dict[str, object]:
     manifest, equality = run.manifest, run.equality
     sentences = comparison.first_sentences(run.first) or ["nothing was timed, so no scheme answers first"]
     lean = comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else ""
@@ -185,7 +149,7 @@ def _section(place: int, run: Analysis, pictures: Sequence[Picture], left_out: S
         "contents": list(zip(_EVERY, _HEADINGS, strict=True)),
         "sentences": [*sentences, *([lean] if lean else [])],
         "notes": [note for note in (manifest.untuned, table.claimed(run), table.several(run), *times) if note],
-        "tables": _tables(run),
+        "tables": grids.tables(run),
         "figures": pictures,
         "left_out": left_out,
         "origins": _origins(run),
@@ -195,190 +159,8 @@ def _section(place: int, run: Analysis, pictures: Sequence[Picture], left_out: S
     }
 
 
-_Form = Callable[[float], str]
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _grid(
-    caption: str,
-    rows: pd.DataFrame,
-    columns: Mapping[str, tuple[str, _Form | None]],
-    fixed: Mapping[str, str] | None = None,
-) -> Grid:
-    """Columns of a frame by name: their head, and how a number is written; ``fixed`` are the same in every row.
-
-    A number with ``_low`` and ``_high`` beside it in the frame is written with its interval.
-    """
-    same = fixed or {}
-    heads = [*(Column(head, form is not None) for head, form in columns.values()), *map(Column, same)]
-    cells = [
-        [*(_cell(row, name, form) for name, (_, form) in columns.items()), *map(Cell, same.values())]
-        for row in rows.iloc[:_MOST_ROWS].to_dict("records")
-    ]
-    more = f"; the first {_MOST_ROWS} of {len(rows)} rows, 'harness plot' writes all" if len(rows) > _MOST_ROWS else ""
-    return Grid(caption + more, heads, cells)
-
-
-def _cell(row: Mapping[Any, Any], name: str, form: _Form | None) -> Cell:
-    value = row[name]
-    if form is None:
-        return Cell("-" if pd.isna(value) else str(value))
-    number = float(value)
-    if math.isnan(number):
-        return Cell("-", "")
-    end = next((unit for unit in ("_s", "_j") if name.endswith(unit)), "")
-    stem = name.removesuffix(end)
-    if f"{stem}_low{end}" not in row:
-        return Cell(form(number), repr(number))
-    ends = [float(row[f"{stem}_{which}{end}"]) for which in ("low", "high")]
-    if ends == [number, number]:
-        return Cell(form(number), repr(number))
-    return Cell(f"{form(number)} {comparison.between(ends[0], ends[1], form)}", repr(number))
-
-
-def _tables(run: Analysis) -> list[Grid]:
-    found = [_numbers(run), _first(run), _points(run)]
-    if run.scored and not run.equal_scores.empty:
-        found.append(_equal_scores(run))
-    if run.scored and run.latencies_at_equal_score["ratio"].notna().any():
-        found.append(_equal_latencies(run))
-    found.append(_stages(run))
-    if not run.resources.empty:
-        found.append(_resources(run))
-    if not run.energy.empty:
-        found.append(_energy(run))
-    if len(run.manifest.benchmarks) > 1:
-        found.append(_benchmarks(run))
-    return [grid for grid in found if grid.rows]
-
-
-def _numbers(run: Analysis) -> Grid:
-    rows = run.numbers.copy()
-    rows["reaching"] = ["yes" if reaches else "no" for reaches in rows["reaches"]]
-    rows["where"] = rows["channel"].where(rows["users"].notna(), "not replayed")
-    columns: dict[str, tuple[str, _Form | None]] = {
-        "pipeline": ("scheme", None),
-        "point": ("point", None),
-        "reaching": ("reaches the target", None),
-        "payload_bytes": ("payload", format_bytes),
-        "where": ("uplink", None),
-        "users": ("users", _plain),
-    }
-    if run.scored:
-        columns["score"] = (str(rows["metric"].iloc[0]), "{:.1f}".format)
-    columns |= {f"{part}_mean_s": (f"{part}, mean", format_seconds) for part in run.parts}
-    if run.deadline_s is not None:
-        columns["in_time"] = (f"in {format_seconds(run.deadline_s)}", _share)
-    columns |= {"total_source": ("source of the times", None), "timed": ("timed requests", _plain)}
-    what = "payloads and scores are measured" if run.scored else f"payloads are {run.bytes_source}"
-    return _grid(f"Selected points at each uplink; {what}, link times replayed", rows, columns)
-
-
-def _first(run: Analysis) -> Grid:
-    columns: dict[str, tuple[str, _Form | None]] = {
-        "channel": ("uplink", None), "users": ("users", _plain), "pipeline": ("scheme", None), "point": ("point", None),
-        "total_mean_s": ("mean latency", format_seconds), "ratio": ("times as long as the first", _plain),
-        "reason": ("no interval because", None),
-    }  # fmt: skip
-    return _grid("Who answers first: means over the first's, within rounds", run.first, columns, _source(run))
-
-
-def _points(run: Analysis) -> Grid:
-    rows = run.points.copy()
-    rows["status"] = [
-        "reference" if row["reference"] else "selected" if row["selected"] else "admitted" if row["admissible"] else ""
-        for row in rows.to_dict("records")
-    ]
-    columns: dict[str, tuple[str, _Form | None]] = {
-        "pipeline": ("scheme", None), "point": ("point", None), "payload_bytes": ("mean payload", format_bytes),
-    }  # fmt: skip
-    if run.bytes_source == "measured":
-        columns |= {"visual_tokens": ("visual tokens", _plain), "questions": ("questions", _plain)}
-    if run.scored:
-        columns |= {
-            "score": (str(rows["metric"].iloc[0]), "{:.1f}".format),
-            "relative_score": ("over the reference's", _share),
-            "p_value": ("p", _plain),
-        }
-    columns["status"] = ("", None)
-    what = "bytes and score" if run.scored else "bytes"
-    return _grid(f"Every operating point: {what}", rows, columns, {"source": run.bytes_source})
-
-
-def _equal_scores(run: Analysis) -> Grid:
-    columns: dict[str, tuple[str, _Form | None]] = {
-        "test": ("scheme", None), "anchor": ("other", None), "ratio": ("bytes over the other's", _plain),
-        "least": ("least over scores", _plain), "most": ("largest over scores", _plain), "bd_rate": ("BD-rate", _share),
-        "bd_score": ("BD-score", _plain), "reason": ("refused because", None),
-    }  # fmt: skip
-    caption = f"Bytes at equal score, by curves, at {run.equality.target:.0%} of {run.equality.reference}'s score"
-    return _grid(caption, run.equal_scores, columns, {"source": run.bytes_source})
-
-
-def _equal_latencies(run: Analysis) -> Grid:
-    columns: dict[str, tuple[str, _Form | None]] = {
-        "channel": ("uplink", None), "test": ("scheme", None), "anchor": ("other", None),
-        "test_s": ("latency", format_seconds), "anchor_s": ("the other's", format_seconds), "ratio": ("ratio", _plain),
-        "reason": ("refused because", None),
-    }  # fmt: skip
-    return _grid("Latency at equal score, by curves", run.latencies_at_equal_score, columns, _source(run))
-
-
-def _stages(run: Analysis) -> Grid:
-    columns: dict[str, tuple[str, _Form | None]] = {
-        "pipeline": ("scheme", None), "point": ("point", None), "side": ("side", None), "stage": ("stage", None),
-        "mean_s": ("mean", format_seconds), "timed": ("timed requests", _plain), "source": ("source", None),
-        "machine": ("machine", None),
-    }  # fmt: skip
-    chosen = run.points.loc[run.points["selected"], ["pipeline", "point"]]
-    rows = run.stage_times.merge(chosen, on=["pipeline", "point"]) if len(run.stage_times) else run.stage_times
-    return _grid("Mean time of each stage at the selected points", rows, columns)
-
-
-def _resources(run: Analysis) -> Grid:
-    columns: dict[str, tuple[str, _Form | None]] = {"pipeline": ("scheme", None), "point": ("point", None)}
-    for side in ("device", "server"):
-        columns |= {
-            f"{side}/weights_bytes": (f"{side}: weights", format_bytes),
-            f"{side}/peak_memory_bytes": (f"{side}: peak memory", format_bytes),
-            f"{side}/operations": (f"{side}: operations", lambda n: f"{n / 1e9:.3g} GFLOP"),
-        }
-    sources = ", ".join(sorted(set(run.record.resources["source"].to_pylist())))
-    return _grid("Memory and operations of each half", run.resources, columns, {"source": sources})
-
-
-def _energy(run: Analysis) -> Grid:
-    columns: dict[str, tuple[str, _Form | None]] = {
-        "pipeline": ("scheme", None), "point": ("point", None), "side": ("side", None), "rail": ("rail", None),
-        "net_j": ("J an answer, net of idle", _plain), "gross_j": ("gross", _plain), "sensor": ("sensor", None),
-        "source": ("source", None), "machine": ("machine", None),
-    }  # fmt: skip
-    return _grid("Energy of an answer on each side", run.energy, columns)
-
-
-def _benchmarks(run: Analysis) -> Grid:
-    columns: dict[str, tuple[str, _Form | None]] = {
-        "benchmark": ("benchmark", None), "pipeline": ("scheme", None), "point": ("point", None),
-        "payload_bytes": ("mean payload", format_bytes), "score": ("score", "{:.1f}".format),
-        "metric": ("metric", None),
-    }  # fmt: skip
-    return _grid("Each benchmark by itself", run.benchmarks, columns, {"source": run.bytes_source})
-
-
-def _source(run: Analysis) -> dict[str, str]:
-    """The sources of the run's stage rows, for tables that rest on them."""
-    return {"source": ", ".join(sorted(set(run.record.stages["source"].to_pylist()))) or "none"}
-
-
 def _origins(run: Analysis) -> list[str]:
-    sources = _source(run)["source"]
+    sources = grids.source(run)["source"]
     manifest = run.manifest
     payloads = f"Payload bytes are {run.bytes_source}, and no question was answered."
     if run.bytes_source == "measured":
@@ -392,7 +174,7 @@ def _origins(run: Analysis) -> list[str]:
     ]
 
 
-def _provenance(run: Analysis) -> list[Grid]:
+def _provenance(run: Analysis) -> list[grids.Grid]:
     manifest = run.manifest
     sessions = []
     for number, session in enumerate(manifest.sessions, 1):
@@ -402,7 +184,7 @@ def _provenance(run: Analysis) -> list[Grid]:
             commit = f"{session.commit or 'none'}{' and changes' if session.dirty else ''}"
             cells = (str(number), session.started_utc, side, str(machine["name"]), str(machine.get("system", "-")),
                      commit, session.harness_version, _command(session))  # fmt: skip
-            sessions.append([Cell(text) for text in cells])
+            sessions.append(cells)
     heads = ("session", "started", "side", "machine", "system", "commit", "version", "command")
     packages = sorted({(name, version) for session in manifest.sessions for name, version in session.packages.items()})
     digests = [*manifest.digests.items(), *((f"the run's {name}", digest) for name, digest in manifest.tables.items())]
@@ -412,15 +194,11 @@ def _provenance(run: Analysis) -> list[Grid]:
         for label, parameters in labels.items()
     ]
     return [
-        Grid("Sessions", [Column(head) for head in heads], sessions),
-        _texts("Operating points", ("scheme", "point", "parameters"), points),
-        _texts("Packages", ("package", "version"), packages),
-        _texts("Digests of what the rows depend on, and of the run's files", ("of", "digest"), digests),
+        grids.texts("Sessions", heads, sessions),
+        grids.texts("Operating points", ("scheme", "point", "parameters"), points),
+        grids.texts("Packages", ("package", "version"), packages),
+        grids.texts("Digests of what the rows depend on, and of the run's files", ("of", "digest"), digests),
     ]
-
-
-def _texts(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
-    return Grid(caption, [Column(head) for head in heads], [[Cell(text) for text in row] for row in rows])
 
 
 def _command(session: Session) -> str:

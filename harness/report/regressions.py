@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from harness.analysis.regression import Check, Comparison
 from harness.analysis.slowdown import TimedComparison
 from harness.errors import ExitCode
+from harness.report.fitting import Fitting
 from harness.report.table import markdown_table
 
 Format = Literal["terminal", "markdown", "json"]
@@ -129,8 +129,8 @@ def terminal(found: Found) -> RenderableType:
     return Group(*shown, *(Text(line) for line in (*found.refused, *found.notes)), Text(found.sentence, style="bold"))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Fitting:
+    table = Fitting(names=2)
     for name in head:
         table.add_column(
             name, justify="right" if name in ("compared", "differ", "reference", "candidate", "ratio") else "left"

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from harness.analysis import Analysis, comparison
 from harness.errors import ResultsError
+from harness.report.fitting import Fitting
 from harness.runs import disk
 from harness.runs.provenance import Manifest
 from harness.units import format_bytes, format_seconds
@@ -22,12 +21,15 @@ _MOST_BESIDE = 6
 
 
 def table(run: Analysis) -> Group:
-    """The closing table of a run for a terminal of 80 columns or more, with its labels above and its sources below."""
+    """The closing table of a run for a terminal, with its labels above and its sources below.
+
+    It is a table at 80 columns; where that is too wide, each scheme has a small one of its own.
+    """
     numbers, times = _numbers(run), _time_columns(run)
-    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
     # With more times than these, 80 columns have no room for a column that is not one number.
     stacked = len(times) > _MOST_BESIDE
     heads = ["scheme, point,\npayload, score"] if stacked else ["scheme, point", "payload, score"]
+    drawn = Fitting(leading=1, names=len(heads))
     for column in (*heads, "uplink"):
         drawn.add_column(column, no_wrap=True)
     for column in times:

@@ -66,7 +66,7 @@ def parquet(table: pa.Table, **how: object) -> bytes:
     return file.getvalue()
 
 
-def sweep(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Removes what a killed process had not finished writing in ``folder``."""
     for leftover in folder.glob(f"{UNFINISHED}*"):
         discard(leftover)

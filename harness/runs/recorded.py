@@ -33,11 +33,10 @@ _COLUMNS = ("sample", "repeat", "point", "stage", "seconds", "cpu_s")
 
 Stages: TypeAlias = Sequence[tuple[str, float, float | None]]
 """Of one request: each stage with its wall and processor seconds, in the order in which they happened."""
-Key: TypeAlias = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recorded:
+class RecordedTimes:
     """The stages of one pipeline at one point on one side, recorded on ``machine``; ``where`` is their file.
 
     ``requests`` has the repeats of each sample; the empty name's stand for any sample. ``source`` is ``recorded``, or
@@ -73,7 +72,7 @@ class Recorded:
             )
 
 
-def read(recording: Recording, labels: Sequence[str]) -> dict[tuple[str, str, Side], Recorded]:
+def read(recording: Recording, labels: Sequence[str]) -> dict[tuple[str, str, Side], RecordedTimes]:
     """What a recording has for each of its pipeline's points; ``labels`` are those of all of them.
 
     Raises ScenarioError in a sentence that names the file, the line, the value and what would be right.
@@ -97,7 +96,7 @@ def read(recording: Recording, labels: Sequence[str]) -> dict[tuple[str, str, Si
     }
 
 
-def put(stages: pa.Table, profiles: Mapping[tuple[str, str, Side], Recorded]) -> pa.Table:
+def put(stages: pa.Table, profiles: Mapping[tuple[str, str, Side], RecordedTimes]) -> pa.Table:
     """Stage rows of a finished run, with recorded ones in the place of each side that a profile has.
 
     Raises ScenarioError for a pipeline at a point that the run did not time.
@@ -139,7 +138,7 @@ def _run(folder: Path) -> pa.Table:
     return Run.read(folder, half).stages
 
 
-def _of_rows(recording: Recording, wanted: Sequence[str], stages: pa.Table) -> dict[str, Recorded]:
+def _of_rows(recording: Recording, wanted: Sequence[str], stages: pa.Table) -> dict[str, RecordedTimes]:
     """Of stage rows; those of a logger have a pipeline and a point of their own."""
     path = recording.file
     rows = stages.filter(pc.equal(stages["side"], recording.side))
@@ -157,7 +156,7 @@ def _of_rows(recording: Recording, wanted: Sequence[str], stages: pa.Table) -> d
             stage = row["stage"], row["seconds"], row["cpu_s"]
             requests.setdefault(sample, {}).setdefault(request, []).append(stage)
         sources = {"recorded" if row["source"] == "measured" else row["source"] for row in of_point}
-        found[label] = Recorded(
+        found[label] = RecordedTimes(
             where=path,
             digest="",
             machine=recording.machine or ", ".join(dict.fromkeys(row["machine"] for row in of_point)),
@@ -178,14 +177,14 @@ def _only(rows: pa.Table, column: str, name: str, path: Path, *, exact: bool = F
     return rows.filter(pc.equal(rows[column], name)) if name in known else rows
 
 
-def _of_csv(recording: Recording, labels: Sequence[str], wanted: Sequence[str]) -> dict[str, Recorded]:
+def _of_csv(recording: Recording, labels: Sequence[str], wanted: Sequence[str]) -> dict[str, RecordedTimes]:
     path = recording.file
     if recording.machine is None:
         raise ScenarioError(f"{path}: does not say where it was recorded; give the profile a 'machine:'")
     try:
         text = files.read(path, _MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a CSV of stage times is wanted") from None
+        raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a CSV of stage times is expected") from None
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if row]
@@ -219,7 +218,7 @@ def _of_csv(recording: Recording, labels: Sequence[str], wanted: Sequence[str]) 
         of_point = requests.get(label if "point" in header else "")
         if not of_point:
             raise ScenarioError(f"{path}: has no row{f' of the point {label}' if 'point' in header else ''}")
-        found[label] = Recorded(
+        found[label] = RecordedTimes(
             where=path,
             digest="",
             machine=recording.machine,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.channel.opening import unreadable_files
+from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.replay import Profile, sweep
 from harness.runs import tables

@@ -109,8 +109,8 @@ class Run:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
                 raise ResultsError(f"{folder}: cannot be made: {error.strerror or error}") from None
-            disk.sweep(folder)
-            disk.sweep(folder / _PARTS)
+            disk.remove_unfinished(folder)
+            disk.remove_unfinished(folder / _PARTS)
             if (folder / MANIFEST).exists():
                 manifest = _resume(folder, manifest)
             disk.write_text(folder / MANIFEST, provenance.to_json(manifest))
@@ -305,7 +305,7 @@ class Run:
             raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness {command}' to complete it")
         if manifest.half != half:
             is_ = "a run of both halves" if manifest.half is None else f"the {manifest.half} half of a run alone"
-            wanted = "'harness join' makes a run of two halves" if half is None else f"the {half} half is wanted"
+            wanted = "'harness join' makes a run of two halves" if half is None else f"the {half} half is expected"
             raise ResultsError(f"{folder}: is {is_}; {wanted}")
         left_out = ("requests",) if replayed.REPLAYED in manifest.tables else ()
         read = {

@@ -9,14 +9,14 @@ import pyarrow.csv
 
 from harness import files
 from harness.errors import ScenarioError, shown
-from harness.scenario.replay import Recorded
+from harness.scenario.replay import RecordedArrivals
 
 _MOST_BYTES = 1 << 30
 _MOST_S = 1e9
 """Thirty years; an instant beyond is a date, or in another unit."""
 
 
-def instants(arrivals: Recorded, users: int) -> list[npt.NDArray[np.float64]]:
+def instants(arrivals: RecordedArrivals, users: int) -> list[npt.NDArray[np.float64]]:
     """When each of ``users`` users asks, in seconds from 0, in order; without a column ``user`` they ask in turn.
 
     Raises ScenarioError, naming the file, the row and the value, for what is not a CSV of instants and users.
@@ -50,7 +50,7 @@ def _table(path: Path) -> pa.Table:
             pa.BufferReader(content), convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True)
         )
     except OSError as error:
-        raise ScenarioError(f"{path}: cannot be read: {files.why(error)}; {wanted} is wanted") from None
+        raise ScenarioError(f"{path}: cannot be read: {files.why(error)}; {wanted} is expected") from None
     except pa.ArrowException as error:
         raise ScenarioError(f"{path}: is not {wanted}: {str(error).splitlines()[0]}") from None
     names = [name.strip().removeprefix("\ufeff") for name in table.column_names]
@@ -59,10 +59,10 @@ def _table(path: Path) -> pa.Table:
         if names.count(name) > 1 or (name == "at_s" and name not in names):
             raise ScenarioError(
                 f"{path}: has {names.count(name) or 'no'} column{'s' * (names.count(name) > 1)} {name!r}; "
-                f"its columns are {shown(', '.join(names))}, and {wanted} is wanted"
+                f"its columns are {shown(', '.join(names))}, and {wanted} is expected"
             )
     if not len(table):
-        raise ScenarioError(f"{path}: holds no rows; {wanted} is wanted")
+        raise ScenarioError(f"{path}: holds no rows; {wanted} is expected")
     return table
 
 
@@ -71,16 +71,16 @@ def _column(path: Path, table: pa.Table, name: str, wanted: str) -> npt.NDArray[
     column = table[name].combine_chunks()
     if column.null_count:
         row = int(np.asarray(column.is_null()).argmax())
-        raise ScenarioError(f"{path}: row {row + 1} has nothing as {name}; {wanted} is wanted in every row")
+        raise ScenarioError(f"{path}: row {row + 1} has nothing as {name}; {wanted} is expected in every row")
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         values: npt.NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
         if np.isfinite(values).all():
             return values
         row = int((~np.isfinite(values)).argmax())
-        raise ScenarioError(f"{path}: row {row + 1} has {values[row]} as {name}; {wanted} is wanted")
+        raise ScenarioError(f"{path}: row {row + 1} has {values[row]} as {name}; {wanted} is expected")
     texts = [str(value) for value in column.to_pylist()]
     row = next((row for row, text in enumerate(texts) if not _is_number(text)), 0)
-    raise ScenarioError(f"{path}: row {row + 1} has {shown(texts[row])} as {name}; {wanted} is wanted")
+    raise ScenarioError(f"{path}: row {row + 1} has {shown(texts[row])} as {name}; {wanted} is expected")
 
 
 def _is_number(text: str) -> bool:

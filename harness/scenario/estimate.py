@@ -16,7 +16,7 @@ SidePx = Annotated[int, Field(ge=1, le=100_000)]
 Tokens = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class Picture(Frozen):
+class RequestPicture(Frozen):
     """The picture of the request: its sides, and the size of its file."""
 
     width_px: SidePx = Field(alias="width")
@@ -39,7 +39,7 @@ class PayloadFrom(Frozen):
         return self
 
 
-class Claim(Frozen):
+class ClaimedTime(Frozen):
     """What somebody claims: the seconds of a pipeline, or of one ``over`` another's, from ``low`` to ``high``."""
 
     of: Slug
@@ -57,16 +57,16 @@ class Claim(Frozen):
         return self
 
 
-class Estimate(Frozen):
+class EstimateSection(Frozen):
     """Machines by their names in ``harness estimate --machines``, the request, what is sent, what is claimed."""
 
     device: Line
     server: Line
-    picture: Picture
+    picture: RequestPicture
     text_tokens: Tokens
     answer_tokens: Tokens
     payloads: dict[Slug, PayloadFrom] = Field(default_factory=dict)
-    claims: tuple[Claim, ...] = Field(default=(), strict=False)
+    claims: tuple[ClaimedTime, ...] = Field(default=(), strict=False)
 
     def check(self, pipelines: Mapping[str, object]) -> None:
         """Raises ValueError for a name that is no pipeline's, and for payloads that are given of each other."""

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from harness import catalog
 from harness.errors import unknown_name
 from harness.records import Side
-from harness.scenario.estimate import Estimate
+from harness.scenario.estimate import EstimateSection
 from harness.scenario.explain import NestedError, SeveralNestedError
 from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, Line, SchemeName, Share, Slug, repeated
 from harness.scenario.replay import FromFile, Replay, SomeS
@@ -151,7 +151,7 @@ class Measure(Frozen):
     time of every point is known to within that, or ``at_most`` pictures are timed; ``timed_samples`` is then not given.
 
     ``pacing`` is how requests follow each other: ``back_to_back``, or as the study's ``arrivals`` come, idle in between
-    (:class:`harness.profiling.spacing.Spacing`), for the clocks of an idle processor fall; ``both`` times both ways in
+    (:class:`harness.profiling.pacing.Pacing`), for the clocks of an idle processor fall; ``both`` times both ways in
     each round, replays the former and reports the difference. With ``energy`` the joules of an answer are measured.
     """
 
@@ -218,7 +218,7 @@ class Scenario(Frozen):
     selection: Selection = Selection()
     replay: Replay
     profile: tuple[Recording, ...] = Field(default=(), strict=False)
-    estimate: Estimate | None = None
+    estimate: EstimateSection | None = None
 
     _folder: Path = PrivateAttr(default=Path())
 

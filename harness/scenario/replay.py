@@ -170,13 +170,13 @@ class Periodic(Frozen):
     phase: Literal["random", "aligned"] = "random"
 
 
-class Recorded(FromFile):
+class RecordedArrivals(FromFile):
     """Requests at recorded instants: a CSV with a column ``at_s`` and, if the users are known, ``user`` (from 0)."""
 
     kind: Literal["recorded"]
 
 
-Arrivals = Annotated[ClosedLoop | Poisson | Periodic | Recorded, Field(discriminator="kind")]
+Arrivals = Annotated[ClosedLoop | Poisson | Periodic | RecordedArrivals, Field(discriminator="kind")]
 
 
 class Batching(Frozen):
@@ -193,7 +193,7 @@ class Batching(Frozen):
     together: tuple[str, ...] = Field(default=("vision_encode", "project", "prefill", "generate"), strict=False)
 
 
-class Answer(Frozen):
+class AnswerLink(Frozen):
     """The answer's way back: ``size`` bytes at ``rate``, and ``propagation``; by default free, as in the paper."""
 
     size_bytes: SizeBytes = Field(default=0, alias="size")
@@ -244,7 +244,7 @@ class Replay(Frozen):
     seeds: int = Field(default=1, ge=1, le=10_000)
     deadline_s: SomeS | None = Field(default=None, alias="deadline")
     timeout_s: SomeS | None = Field(default=None, alias="timeout")
-    answer: Answer = Answer()
+    answer: AnswerLink = AnswerLink()
     question_text: bool = False
 
     @model_validator(mode="after")
@@ -256,7 +256,7 @@ class Replay(Frozen):
             raise ValueError(f"users {list(self.users)} names a number twice")
         if self.sharing == "processor" and any(u.wire.slow_start or u.wire.burst_bytes for u in self.uplinks):
             raise ValueError("sharing: processor divides a link evenly; it goes with neither slow_start nor burst")
-        if isinstance(self.arrivals, Recorded) and self.requests is not None:
+        if isinstance(self.arrivals, RecordedArrivals) and self.requests is not None:
             raise ValueError("recorded arrivals bring their own number of requests; drop 'requests:'")
         return self
 

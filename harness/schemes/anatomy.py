@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from harness import catalog
 from harness.errors import BitstreamError
 from harness.tofc import bitstream
-from harness.tofc.codec import TofcCodec, find
+from harness.tofc.codec import TofcCodec
 from harness.tofc.feature_codec import FeatureCodec
+from harness.tofc.trained import find_by_hash
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def of_stream(body: bytes, codec: Path | None) -> Anatomy | None:
         {"header": budget.header_bits, "experts": budget.expert_bits, "z": budget.z_bits, "y": budget.y_bits},
         [
             f"{budget.y_bits / decoded.y_PCD.numel():.3f} bits for each element of y",
-            "features of each expert: " + ", ".join(f"{expert}: {n}" for expert, n in enumerate(use) if n),
+            "features of each entropy model: " + ", ".join(f"{expert}: {n}" for expert, n in enumerate(use) if n),
         ],
     )
 
@@ -70,13 +71,15 @@ def of_stream(body: bytes, codec: Path | None) -> Anatomy | None:
 def _checkpoint(model: bytes) -> Path | None:
     """The bundled checkpoint of a model, if there is one."""
     folders = [catalog.load("folder of codecs", name, catalog.CODEC_FOLDERS) for name in catalog.CODEC_FOLDERS]
-    return next((path for folder in folders if (path := find(model, folder)) is not None), None)
+    return next((path for folder in folders if (path := find_by_hash(model, folder)) is not None), None)
 
 
 def codec_of(path: Path) -> type[FeatureCodec]:
     """The class of the codec whose checkpoint is at ``path``: TOFC's for a file that does not say, or is none."""
     name = _format(path)
-    found: type[FeatureCodec] = TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODECS)
+    found: type[FeatureCodec] = (
+        TofcCodec if name is None else catalog.load("codec of features", name, catalog.CODEC_FORMATS)
+    )
     return found
 
 
@@ -87,4 +90,4 @@ def _format(path: Path) -> str | None:
             found = (file.metadata() or {}).get("format")
     except (OSError, SafetensorError):
         return None
-    return found if found in catalog.CODECS else None
+    return found if found in catalog.CODEC_FORMATS else None

@@ -15,7 +15,7 @@ from harness.schemes.contract import Answer, Clock, Payload, ReducedPoint
 from harness.schemes.steps import answers, reduced
 from harness.tofc.bitstream import Limits
 from harness.tofc.feature_codec import Decoded, FeatureCodec
-from harness.tofc.reducer import Reducer
+from harness.tofc.merging import Reducer
 
 if TYPE_CHECKING:
     from torch import Tensor

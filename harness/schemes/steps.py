@@ -1,6 +1,6 @@
 """The steps that halves share: a picture or its features in, visual tokens, answers.
 
-P patches (the thumbnail first)   V features a patch   C features a patch that are kept   D feature dimension
+P patches   V features a patch   C features a patch that are kept   D feature dimension
 T visual tokens   H width of the language model
 """
 
@@ -16,7 +16,7 @@ from harness.schemes.contract import MergingPoint, ReducedPoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.tofc.reducer import Reducer
+    from harness.tofc.merging import Reducer
 
 
 def reduced(vision: VisionSide, image: Image, reducer: "Reducer", point: ReducedPoint, clock: Clock) -> Features:
@@ -32,7 +32,7 @@ def merged(vision: VisionSide, image: Image, point: MergingPoint, clock: Clock) 
     """The features of a picture, merged by density where the point asks for that, and whether they are."""
     if point.merge_to is None and point.n_c is None:
         return vision.see(image, clock), False
-    from harness.tofc.reducer import Merging
+    from harness.tofc.merging import Merging
 
     return reduced(vision, image, Merging(point.neighbours), point, clock), True
 

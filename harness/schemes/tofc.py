@@ -4,12 +4,15 @@ Its ablations are the same scheme with another reducer in the place of merging, 
 """
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
 from harness.schemes.contract import DeviceHalf, MergingPoint, Models, OperatingPoint, ReducedPoint, ServerHalf
-from harness.tofc.trained import ADAPTER, adapter_beside, find_codec
+from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, adapter_beside, find_codec
+
+if TYPE_CHECKING:
+    from harness.tofc.merging import Reducer
 
 
 class FeaturePoint(ReducedPoint):
@@ -35,11 +38,30 @@ class Tofc:
     Point: ClassVar[type[OperatingPoint]] = TofcPoint
 
     @classmethod
+    def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
+        """What makes few features of many, untrained where it is learned: the paper's merging, which is not."""
+        from harness.tofc.merging import Merging
+
+        return Merging()
+
+    @classmethod
+    def folder(cls, backbone: str, point: Any) -> Path:
+        """The folder of the point's codec; raises UnavailableError where there is none."""
+        return find_codec(backbone, point.codec).parent
+
+    @classmethod
+    def is_codec_only(cls, backbone: str, point: Any) -> bool:
+        """Whether ``harness train`` fitted the point's codec alone, to features of a backbone that was not tuned."""
+        folder = cls.folder(backbone, point)
+        is_trained = (folder / MANIFEST).is_file() and (folder / CODEC).is_file()
+        return is_trained and not (folder / ADAPTER).is_dir()
+
+    @classmethod
     def device_half(cls, models: Models, point: TofcPoint) -> DeviceHalf:
         """Loads the vision tower as it was trained with the codec, and the codec."""
         from harness.schemes.features import FeatureDevice, load_codec
         from harness.tofc.codec import TofcCodec
-        from harness.tofc.reducer import Merging
+        from harness.tofc.merging import Merging
 
         path = find_codec(models.name, point.codec)
         adapter = adapter_beside(path, models, ("tower",))

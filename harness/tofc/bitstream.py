@@ -126,8 +126,8 @@ class Budget:
         return self.header_bits + self.expert_bits + self.z_bits + self.y_bits
 
 
-class Tables:
-    """The integer counts, over 2**24, that a model ships: of its experts, of z, and of y for each level of scale.
+class ModelTables:
+    """The counts, over 2**24, that a checkpoint ships: of its entropy models, of z, and of y for each level of scale.
 
     ``side_bytes`` is the length of the side information that its streams hold after their header. Raises ValueError
     unless every entry is positive and every table sums to 2**24.
@@ -139,7 +139,7 @@ class Tables:
             raise ValueError(f"{len(expert_E)} entropy models have tables of z for {len(z_EZA)}")
         self.n_experts, self.n_channels = z_EZA.shape[:2]
         self.reach_L = np.array([len(table) // 2 - 1 for table in y_levels])
-        # One expert needs no symbols.
+        # One entropy model needs no symbols.
         self.expert = rans.Tables([expert_E] if self.n_experts > 1 else [])
         self.z = rans.Tables(list(z_EZA.reshape(-1, z_EZA.shape[-1])))
         self.y = rans.Tables(y_levels)
@@ -160,10 +160,10 @@ class SideInformation:
     z_NZ: Ints
     decoder: Decoder
     bits: tuple[int, int, int]
-    """Of the header and its like, of the experts, of z."""
+    """Of the header and its like, of the entropy models' indices, of z."""
 
 
-def write(header: Header, tables: Tables, symbols: Symbols, level_ND: Levels) -> bytes:
+def write(header: Header, tables: ModelTables, symbols: Symbols, level_ND: Levels) -> bytes:
     """The stream of these symbols, y under the tables of ``level_ND``.
 
     Raises ValueError for more than MAX_FEATURES features or a |y| above SYMBOL_LIMIT.
@@ -209,9 +209,9 @@ def read_header(stream: bytes) -> Header:
 
 
 def read_side_information(
-    stream: bytes, model: bytes, tables: Tables, limits: Limits | None = LIMITS
+    stream: bytes, model: bytes, tables: ModelTables, limits: Limits | None = LIMITS
 ) -> SideInformation:
-    """The header, experts and z of a stream that ``model`` wrote; without ``limits``, only the format's own holds.
+    """The header, the indices and z of a stream that ``model`` wrote; without ``limits``, only the format's own holds.
 
     Raises BitstreamError for a stream that is damaged, of another model, or beyond the limits.
     """
@@ -243,7 +243,7 @@ def read_side_information(
     return SideInformation(header, stream[_HEADER.size : start], expert_N, z_NZ, decoder, bits)
 
 
-def read_y(side: SideInformation, tables: Tables, level_ND: Levels) -> tuple[Ints, Budget]:
+def read_y(side: SideInformation, tables: ModelTables, level_ND: Levels) -> tuple[Ints, Budget]:
     """The symbols of y (N, D), under the tables of ``level_ND``, and where the stream's bits went.
 
     Once only: it uses up the decoder. Raises BitstreamError for a stream longer than its symbols.
@@ -256,7 +256,7 @@ def read_y(side: SideInformation, tables: Tables, level_ND: Levels) -> tuple[Int
     if len(escaped):
         y_M[escaped] = _pop_escapes(side.decoder, tables.reach_L[level_M[escaped]])
     if not side.decoder.is_empty:
-        raise BitstreamError("the stream goes on after its last symbol")
+        raise BitstreamError("the stream continues after its last symbol")
     return y_M.reshape(level_ND.shape), Budget(*side.bits, y_bits)
 
 

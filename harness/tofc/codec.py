@@ -5,29 +5,24 @@ P patches   C clusters   N = P C merged features   D dimension   E entropy model
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from harness.tofc import bitstream, laplacian
-from harness.tofc.bitstream import Budget, SideInformation, Symbols, Tables
+from harness.tofc.bitstream import Budget, ModelTables, SideInformation, Symbols
 from harness.tofc.entropy_model import Z_RATIO, EntropyModels
-from harness.tofc.feature_codec import Coded, FeatureCodec, Frozen, scale_of
-from harness.tofc.integer_synthesis import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
+from harness.tofc.feature_codec import Coded, FeatureCodec, FrozenCodec, scale_of
+from harness.tofc.integer_transforms import FRACTION_BITS, IntegerAnalysis, IntegerSynthesis
 from harness.tofc.level_order import Levels
 from harness.tofc.router import Router
 
 FORMAT = "tofc-codec-3"
 
 _ANALYSIS, _SYNTHESIS = "h_a.", "h_s."
-
-CODECS = Path(__file__).parents[1] / "zoo" / "tofc"
-"""The project's own codecs: a folder for each backbone, in it a checkpoint for each codec."""
 
 
 class CodecConfig(BaseModel):
@@ -100,7 +95,7 @@ class TofcCodec(FeatureCodec):
         return Coded(y_bar_ND.view(y_PCD.shape).to(y_PCD.dtype), bits_N, w_NE)
 
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:
-        """The tables of the experts, of z and of y, and h_a and h_s in integers."""
+        """The tables of the entropy models, of z and of y, and h_a and h_s in integers."""
         expert_N = self.router.choose(y_ND)
         used_E = torch.bincount(expert_N, minlength=self.config.n_experts).double().cpu().numpy()
         density = self.models.density
@@ -147,24 +142,8 @@ class TofcCodec(FeatureCodec):
         return (u_ND * frozen.step_D.double() + self.offset_D.detach().double()).float(), budget
 
 
-def find(model: bytes, folder: Path) -> Path | None:
-    """The codec's checkpoint below ``folder`` whose hash begins with ``model``, as a stream's header has it.
-
-    It may be a :class:`TofcCodec`'s or another codec's; None if there is none.
-    """
-    for path in sorted(folder.rglob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-        except (OSError, SafetensorError):
-            continue
-        if "-codec-" in metadata.get("format", "") and metadata.get("hash", "").startswith(model.hex()):
-            return path
-    return None
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Frozen(Frozen):
+class _Frozen(FrozenCodec):
     """Integers, and the step that scales the result."""
 
     analysis: IntegerAnalysis
@@ -174,7 +153,9 @@ class _Frozen(Frozen):
     @classmethod
     def build(cls, digest: str, frozen: Mapping[str, Tensor], config: CodecConfig, device: torch.device) -> "_Frozen":
         y_levels = laplacian.split(frozen["frozen.y"].to(torch.int64).numpy())
-        tables = Tables(frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels)
+        tables = ModelTables(
+            frozen["frozen.expert_E"].numpy(), frozen["frozen.z_EZA"].to(torch.int64).numpy(), y_levels
+        )
         analysis = IntegerAnalysis(_network(frozen, _ANALYSIS), device)
         synthesis = IntegerSynthesis(_network(frozen, _SYNTHESIS), device)
         sizes = (config.n_experts, config.dim, tables.n_channels, 2 * config.dim)

@@ -3,9 +3,8 @@
     V features   D dimension   C clusters   K neighbours
 
 A product gives squared distances with a rounding error, so the scan carries bounds on every density and score. Where
-the bounds leave no doubt about the centres they are exact. Where they leave a few features in doubt, the distances of
-those are taken anew, as differences; where that does not settle it, the patch is clustered again on a product in
-float64; and where features tie, on differences alone, which are exact to float64's last digit.
+the bounds leave no doubt about the centres they are exact. Where they do, the distances of the features in doubt are
+taken anew, as differences in float64, and then, where doubt or a tie is left, those of all others too.
 """
 
 import functools
@@ -28,9 +27,6 @@ _SAMPLE = 8
 
 _OFFSET = 0.5
 """Share of the features' energy from which on their offset is taken off: a smaller one costs a bit at the most."""
-
-_FEW = 1 / 16
-"""Share of the features that may be looked at again before the whole patch is."""
 
 _BLOCK = 16
 """Squared distances of a row that are compared at once with the largest of the K that the row has kept so far."""
@@ -56,35 +52,33 @@ def cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
 @warm_up
 def prepare() -> None:
     """Compile every kernel for every dtype, once a process: a patch in doubt may be timed, and must not wait for it."""
-    evenly_spaced = torch.arange(8, dtype=torch.float32).view(1, 8, 1)
-    _cluster(evenly_spaced, 3, 1)
+    in_doubt = torch.arange(8.0).view(1, 8, 1)
+    for x_PVD in (in_doubt, torch.exp2(in_doubt)):
+        _cluster(x_PVD, 3, 2)
+        _cluster(x_PVD.double(), 3, 2)
 
 
 def _cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     n_patches, n_features, dimension = x_PVD.shape
     x_PVD_np = x_PVD.contiguous().numpy()
+    dtype = x_PVD_np.dtype
     centres_PC = np.empty((n_patches, n_clusters), np.int64)
     labels_PV = np.empty((n_patches, n_features), np.int64)
     norm_V = np.empty(n_features, np.float64)
-    dtypes = dict.fromkeys((x_PVD_np.dtype, np.dtype(np.float64)))
-    memory = {dtype: (np.empty(x_PVD.shape[1:], dtype), np.empty((n_features, n_features), dtype)) for dtype in dtypes}
+    centred_VD, square_VV = np.empty(x_PVD.shape[1:], dtype), np.empty((n_features, n_features), dtype)
+    least, most = RANGE[dtype.itemsize]
     # BLAS keeps threads of its own, which heed no limit of torch.
     with _blas.limit(limits=torch.get_num_threads()):
         for patch, x_VD in enumerate(x_PVD_np):
-            found = centres_PC[patch], labels_PV[patch]
-            for dtype, (centred_VD, square_VV) in memory.items():
-                exact_VD = x_VD.astype(dtype, copy=False)
-                twin_V, largest, is_centred = _centre(exact_VD, centred_VD, norm_V)
-                if not math.isfinite(largest):
-                    raise ValueError(f"patch {patch} holds infinite, undefined or huge values; features must be finite")
-                least, most = RANGE[dtype.itemsize]
-                if least < largest < most and is_exact(exact_VD.dtype):
-                    inner_products(centred_VD if is_centred else exact_VD, square_VV)
-                    error = rounding(dimension, float(np.finfo(dtype).eps))
-                    if scan(exact_VD, square_VV, norm_V, twin_V, k, error, *found):
-                        break
-            else:
-                scan(exact_VD, _differences(exact_VD), norm_V, twin_V, k, 0.0, *found)
+            twin_V, largest, is_centred = _centre(x_VD, centred_VD, norm_V)
+            if not math.isfinite(largest):
+                raise ValueError(f"patch {patch} holds infinite, undefined or huge values; features must be finite")
+            error = math.inf
+            if least < largest < most and is_exact(dtype):
+                inner_products(centred_VD if is_centred else x_VD, square_VV)
+                to_squared_distances(square_VV, norm_V, twin_V)
+                error = rounding(dimension, float(np.finfo(dtype).eps))
+            choose(x_VD, square_VV, norm_V, twin_V, k, error, centres_PC[patch], labels_PV[patch])
     return torch.from_numpy(centres_PC), torch.from_numpy(labels_PV)
 
 
@@ -104,7 +98,7 @@ def is_exact(dtype: np.dtype[Any]) -> bool:
     """Whether BLAS's product of whole numbers is the right one on this machine; asked once a process.
 
     There are processors on which it is not: the float32 kernels for SVE and SME of OpenBLAS 0.3.30 return garbage on
-    some, without a word. There the clusters come from the other dtype, or from differences.
+    some, without a word. There the clusters come from differences.
     """
     whole_VD = np.random.default_rng(0).integers(-8, 9, (144, 160))
     found_VV = np.zeros((144, 144), dtype)
@@ -169,17 +163,6 @@ def _twins(x_VD: Array, norm_V: Array) -> Array:
 
 
 @_kernel
-def _differences(x_VD: Array) -> Array:
-    """Squared distances, below the diagonal, from differences in float64."""
-    n_features = x_VD.shape[0]
-    square_VV = np.empty((n_features, n_features), np.float64)
-    for i in range(n_features):
-        for j in range(i):
-            square_VV[i, j] = _difference(x_VD, i, j)
-    return square_VV
-
-
-@_kernel
 def _difference(x_VD: Array, i: int, j: int) -> np.float64:
     total = np.float64(0.0)
     for d in range(x_VD.shape[1]):
@@ -188,7 +171,7 @@ def _difference(x_VD: Array, i: int, j: int) -> np.float64:
     return total
 
 
-def scan(
+def choose(
     x_VD: Array,
     square_VV: Array,
     norm_V: Array,
@@ -197,58 +180,49 @@ def scan(
     error: float,
     centres_C: Array,
     labels_V: Array,
-) -> bool:
-    """Fill in centres and labels; return False where the rounding of the product leaves the centres in doubt.
+) -> None:
+    """Fill in centres and labels from squared distances, below the diagonal of ``square_VV``, which may be changed.
 
-    ``square_VV`` holds inner products below the diagonal where ``error`` (their relative bound) is positive, and then
-    becomes squared distances; where ``error`` is 0 it holds exact squared distances.
+    ``error`` bounds their rounding (:func:`rounding`); it is infinite where they are not to be used.
     """
+    error_V = np.full(len(x_VD), error)
+    decide = functools.partial(_decided, norm_V=norm_V, twin_V=twin_V, k=k, error_V=error_V, centres_C=centres_C)
+    doubtful = anew = np.arange(len(x_VD)) if math.isinf(error) else decide(square_VV)
+    if doubtful.size:
+        # What is above the diagonal was never written.
+        x_VD, square_VV = x_VD.astype(np.float64, copy=False), np.tril(square_VV).astype(np.float64, copy=False)
+    while doubtful.size and anew.size:
+        _take_differences(x_VD, square_VV, error_V, anew)
+        error_V[anew] = 0.0
+        doubtful, anew = decide(square_VV), np.flatnonzero(error_V)
+    _assign(x_VD, square_VV, norm_V, float(error_V.max()), centres_C, labels_V)
+
+
+def _decided(square_VV: Array, norm_V: Array, twin_V: Array, k: int, error_V: Array, centres_C: Array) -> Array:
+    """Fill in the likeliest centres; returns the features that may or may not be among them."""
     # Numbers that are not negative are in the order of their bits, and minima of integers, which need no care for NaN,
     # take a fraction of the time.
     bits_VV = square_VV.view(np.int32 if square_VV.dtype == np.float32 else np.int64)
-    precision = float(np.finfo(square_VV.dtype).eps)
-    return bool(_scan(x_VD, square_VV, bits_VV, norm_V, twin_V, k, error, precision, centres_C, labels_V))
+    doubtful: Array = _scan(square_VV, bits_VV, norm_V, twin_V, k, error_V, centres_C)
+    return doubtful
 
 
 @_kernel
 def _scan(
-    x_VD: Array,
-    square_VV: Array,
-    bits_VV: Array,
-    norm_V: Array,
-    twin_V: Array,
-    k: int,
-    error: float,
-    precision: float,
-    centres_C: Array,
-    labels_V: Array,
-) -> bool:
-    if error > 0.0:
-        _to_squared_distances(square_VV, norm_V, twin_V)
-    n_features = square_VV.shape[0]
+    square_VV: Array, bits_VV: Array, norm_V: Array, twin_V: Array, k: int, error_V: Array, centres_C: Array
+) -> Array:
     infinity = np.full(1, np.inf, square_VV.dtype).view(bits_VV.dtype)[0]
     nearest_KV = _nearest(bits_VV, k, infinity)
-    error_V = np.full(n_features, error)
-    n_refined = 0
-    while True:
-        low_V, high_V = _scores(square_VV, bits_VV, nearest_KV, norm_V, twin_V, error_V, infinity)
-        _leading(low_V, centres_C)
-        doubtful = _doubtful(centres_C, low_V, high_V, twin_V)
-        if error == 0.0 or doubtful.shape[0] == 0:
-            break
-        coarse = doubtful[error_V[doubtful] > precision]
-        n_refined += coarse.shape[0]
-        if coarse.shape[0] == 0 or n_refined > _FEW * n_features:
-            return False
-        _refine(x_VD, square_VV, bits_VV, nearest_KV, coarse, infinity)
-        error_V[coarse] = precision
+    low_V, high_V = _scores(square_VV, bits_VV, nearest_KV, norm_V, twin_V, error_V, infinity)
+    _leading(low_V, centres_C)
+    doubtful = _doubtful(centres_C, low_V, high_V, twin_V)
     centres_C.sort()
-    _assign(x_VD, square_VV, norm_V, error, centres_C, labels_V)
-    return True
+    return doubtful
 
 
 @_kernel
-def _to_squared_distances(square_VV: Array, norm_V: Array, twin_V: Array) -> None:
+def to_squared_distances(square_VV: Array, norm_V: Array, twin_V: Array) -> None:
+    """Make squared distances of inner products, below the diagonal; those of equal features are 0."""
     zero = square_VV.dtype.type(0.0)
     own_V = norm_V.astype(square_VV.dtype)
     for i in range(square_VV.shape[0]):
@@ -259,6 +233,20 @@ def _to_squared_distances(square_VV: Array, norm_V: Array, twin_V: Array) -> Non
             for j in range(i):
                 if twin_V[j] == twin_V[i]:
                     row_V[j] = zero
+
+
+@_kernel
+def _take_differences(x_VD: Array, square_VV: Array, error_V: Array, anew: Array) -> None:
+    """Take the squared distances of some features anew, from differences; a feature without error has its own."""
+    n_features = x_VD.shape[0]
+    is_anew_V = np.zeros(n_features, np.bool_)
+    is_anew_V[anew] = True
+    # Feature by feature: each is read once for all that are taken anew, and each pair is taken once.
+    for j in range(n_features):
+        if error_V[j] > 0.0:
+            for i in anew:
+                if j < i or not is_anew_V[j]:
+                    square_VV[max(i, j), min(i, j)] = _difference(x_VD, i, j)
 
 
 @_kernel
@@ -300,23 +288,6 @@ def _insert(ascending_K: Array, value: int) -> None:
         ascending_K[slot] = ascending_K[slot - 1]
         slot -= 1
     ascending_K[slot] = value
-
-
-@_kernel
-def _refine(x_VD: Array, square_VV: Array, bits_VV: Array, nearest_KV: Array, chosen: Array, infinity: int) -> None:
-    """Take the distances of the chosen features, and their nearest, anew."""
-    # Feature by feature: each is read once for all that are chosen.
-    for j in range(x_VD.shape[0]):
-        for i in chosen:
-            if i != j:
-                square_VV[max(i, j), min(i, j)] = _difference(x_VD, i, j)
-    own_K = np.empty(nearest_KV.shape[0], nearest_KV.dtype)
-    for i in chosen:
-        own_K[:] = infinity
-        for j in range(x_VD.shape[0]):
-            if i != j and bits_VV[max(i, j), min(i, j)] < own_K[-1]:
-                _insert(own_K, bits_VV[max(i, j), min(i, j)])
-        nearest_KV[:, i] = own_K
 
 
 @_kernel

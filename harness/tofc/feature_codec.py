@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from harness.errors import CheckpointError
 from harness.tofc import bitstream
-from harness.tofc.bitstream import LIMITS, Budget, Header, Limits, SideInformation, Symbols, Tables
+from harness.tofc.bitstream import LIMITS, Budget, Header, Limits, ModelTables, SideInformation, Symbols
 from harness.tofc.level_order import Levels
 from harness.tofc.router import imbalance
 
@@ -61,12 +61,12 @@ class Decoded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Frozen:
+class FrozenCodec:
     """All that a decoder computes with: the checkpoint's integers, and the hash of these and the weights."""
 
     digest: str
     tensors: Mapping[str, Tensor]
-    tables: Tables
+    tables: ModelTables
 
     @property
     def model(self) -> bytes:
@@ -99,14 +99,14 @@ class FeatureCodec(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, y_PCD: Tensor, temperature: float) -> Coded:
-        """Quantise differentiably, in float32; ``temperature`` is the router's (Eq. 17), 0 the choice made in use."""
+        """Quantise differentiably, in float32; ``temperature`` is the router's (Eq. 17), 0 the hard choice."""
 
     @abstractmethod
     def derive(self, y_ND: Tensor) -> dict[str, Tensor]:
         """The integer tables that follow from the weights, and from features ``y_ND`` such as will be coded."""
 
     @abstractmethod
-    def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> Frozen:
+    def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> FrozenCodec:
         """What :meth:`derive` gave, ready to be coded with; raises ValueError or KeyError where it is not that."""
 
     @abstractmethod
@@ -131,7 +131,7 @@ class FeatureCodec(nn.Module, ABC):
 
     @torch.no_grad()
     def freeze(self, y_PCD: Tensor) -> None:
-        """Derive the integer tables from the weights, and the experts' table from their use on ``y_PCD``.
+        """Derive the integer tables from the weights, and the table of the models' indices from their use on ``y_PCD``.
 
         To be called after training, on the device on which the codec stays, and before compress, save and decompress;
         ``train()`` drops the tables. Raises ValueError where there are no networks to derive them from.

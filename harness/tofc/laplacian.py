@@ -1,7 +1,7 @@
-"""The Laplacian convolved with a uniform (Eq. 5): its rate in training, its integer tables in use.
+"""The Laplacian convolved with a uniform (Eq. 5): its rate in training, its integer tables at inference.
 
-A scale is held as log2 b. In use it is one of ``LEVELS`` values, 1/12 octave apart: a scale that is off by at most 3 %
-costs some 0.01 % of the rate.
+A scale is held as log2 b. At inference it is one of ``LEVELS`` values, 1/12 octave apart: a scale that is off by at
+most 3 % costs some 0.01 % of the rate.
 """
 
 import math

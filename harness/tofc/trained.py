@@ -4,17 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from harness import catalog
 from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.models import files
 from harness.models.contract import Models, Part
 
-CODECS = files.ZOO / "tofc"
+CODECS = catalog.ZOO / "tofc"
 """The project's own codecs: a folder for each backbone, in it one for each codec."""
 
 TRAINED = Path("codecs")
 """One's own, in the working folder, laid out as the project's are."""
 
 CODEC, ADAPTER, CARD, MANIFEST = "codec.safetensors", "adapter", "card.md", "manifest.json"
+REDUCER = "reducer.safetensors"
+"""What makes few features of many, where that is learned."""
 
 
 def find_codec(backbone: str, codec: str) -> Path:
@@ -23,18 +28,49 @@ def find_codec(backbone: str, codec: str) -> Path:
     Raises UnavailableError, listing the known names, where there is none.
     """
     folders = [TRAINED / backbone, CODECS / backbone]
-    places = [folder / name for folder in folders for name in (f"{codec}.safetensors", f"{codec}/{CODEC}")]
-    if "/" in codec or codec.startswith("."):
-        places = [Path(codec), Path(codec) / CODEC]
-    for place in places:
-        if place.is_file():
-            return place
-    known = {path.stem for folder in folders for path in folder.glob("*.safetensors")}
-    known |= {path.parent.name for folder in folders for path in folder.glob(f"*/{CODEC}")}
+    if (place := find(codec, folders, (CODEC,))) is not None:
+        return place
     raise UnavailableError(
-        f"{unknown_name(f'codec of {backbone}', codec, known or ['none'])}; train one to {TRAINED / backbone / codec}, "
-        "or give the path of a training's folder"
+        f"{unknown_name(f'codec of {backbone}', codec, known(folders, (CODEC,)) or ['none'])}; train one to "
+        f"{TRAINED / backbone / codec}, or give the path of a training's folder"
     )
+
+
+def find(name: str, folders: Sequence[Path], marks: Sequence[str]) -> Path | None:
+    """The file that marks the result of that name: one of ``marks`` in the folder ``name`` of one of ``folders``.
+
+    A codec may be a file by itself, ``<name>.safetensors``; a name with a slash, or a dot before it, is a path.
+    """
+    if "/" in name or name.startswith("."):
+        places = [Path(name), *(Path(name) / mark for mark in marks)]
+    else:
+        flat = [f"{name}.safetensors"] if CODEC in marks else []
+        places = [folder / place for folder in folders for place in (*flat, *(f"{name}/{mark}" for mark in marks))]
+    return next((place for place in places if place.is_file()), None)
+
+
+def known(folders: Sequence[Path], marks: Sequence[str]) -> list[str]:
+    """The names that :func:`find` knows."""
+    found = {path.parent.name for folder in folders for mark in marks for path in folder.glob(f"*/{mark}")}
+    if CODEC in marks:
+        found |= {path.stem for folder in folders for path in folder.glob("*.safetensors")}
+    return sorted(found)
+
+
+def find_by_hash(model: bytes, folder: Path) -> Path | None:
+    """The codec's checkpoint below ``folder`` whose hash begins with ``model``, as a stream's header has it.
+
+    It may be of any codec of features; None if there is none.
+    """
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+        except (OSError, SafetensorError):
+            continue
+        if "-codec-" in metadata.get("format", "") and metadata.get("hash", "").startswith(model.hex()):
+            return path
+    return None
 
 
 def adapter_beside(codec: Path, models: Models, parts: Sequence[Part]) -> Path | None:

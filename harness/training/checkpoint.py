@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.errors import CheckpointError
 
@@ -33,29 +33,32 @@ class State:
     tensors: Mapping[str, Tensor]
 
 
-def write(folder: Path, state: State) -> None:
-    """Replace the folder's checkpoint, in one step."""
+def write(path: Path, state: State) -> None:
+    """Replace a checkpoint, in one step."""
     facts = {key: getattr(state, key) for key in ("identity", "stage", "steps", "seconds", "scaler")}
-    unfinished = (folder / FILE).with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
     save_file(dict(state.tensors), unfinished, {"format": _FORMAT, "state": json.dumps(facts)})
-    unfinished.replace(folder / FILE)
+    unfinished.replace(path)
 
 
-def read(folder: Path) -> State | None:
-    """The folder's checkpoint, None where there is none; raises CheckpointError for a damaged one."""
-    path = folder / FILE
+def read(path: Path, *, tensors: bool = True) -> State | None:
+    """A checkpoint, without its tensors where they are not wanted; None where there is none.
+
+    Raises CheckpointError for a damaged one.
+    """
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
         if metadata.get("format") != _FORMAT:
             raise ValueError(f"its format is {metadata.get('format')!r}, a training's is {_FORMAT!r}")
-        return State(**json.loads(metadata["state"]), tensors=tensors)
+        return State(**json.loads(metadata["state"]), tensors=found)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: not a readable checkpoint of a training: {error}; --fresh begins anew"
+            f"{path}: not a readable checkpoint of a training: {error}; --fresh starts over"
         ) from None
 
 
@@ -77,3 +80,16 @@ def restore_moments(
         if f"{_MOMENTS[0]}:{name}" in tensors:
             state: dict[str, Any] = {m: tensors[f"{m}:{name}"].to(p.device) for m in _MOMENTS[1:]}
             optimiser.state[p] = {"step": tensors[f"step:{name}"], **state}
+
+
+def write_halves(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+    """A trained module's tensors in half precision; raises ValueError for a weight that leaves its range."""
+    halves = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    if not all(torch.isfinite(tensor).all() for tensor in halves.values()):
+        raise ValueError(f"{path}: a weight leaves the range of half precision")
+    unfinished = path.with_suffix(".part")
+    save_file(halves, unfinished, dict(metadata))
+    unfinished.replace(path)

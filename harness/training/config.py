@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from harness import catalog
-from harness.errors import unknown_name
+from harness.errors import ScenarioError, unknown_name
 from harness.scenario.explain import NestedError
 from harness.scenario.fields import BackboneName, Frozen, Slug
 from harness.tofc.router import COLD, HOT
@@ -19,12 +19,29 @@ def _words(value: Any) -> Any:
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_words)]
 
 
+Stage = Literal["whole", "codec", "merging"]
+
+MERGING = "tofc"
+"""The scheme whose reduction is the paper's merging."""
+
+
+def reduces(scheme: str) -> Any:
+    """The scheme of that name, whose ``new_reducer`` makes few features of many; raises ValueError for another."""
+    try:
+        found = catalog.load("scheme", scheme, catalog.SCHEMES)
+    except ScenarioError as error:
+        raise ValueError(str(error)) from None
+    if not hasattr(found, "new_reducer"):
+        raise ValueError(f"{scheme} reduces no features; tofc, visionzip or qformer do, for example")
+    return found
+
+
 class Temperature(Frozen):
     """The softmax temperature of Eq. 17, falling exponentially from ``start`` to ``end`` over the joint training.
 
-    The defaults are V-A2's. A pre-fit, before it, is at ``start``. The last ``hard_share`` of the joint training, an
-    addition to the paper, has one model a feature, as inference has: at T = 0.1 a mixture still averages several
-    models' roundings, which no stream can.
+    The defaults are V-A2's. A pre-fit, before it, is at ``start``; without a joint training T falls over the pre-fit.
+    The last ``hard_share``, an addition to the paper, has one model a feature, as inference has: at T = 0.1 a mixture
+    still averages several models' roundings, which no stream can.
     """
 
     start: float = Field(default=HOT, gt=0)
@@ -38,13 +55,22 @@ class Codec(Frozen):
     ``step`` is that of the quantiser: ``one`` rounds y to integers as the paper does, where the tower's adapter alone
     can change its scale; ``fixed`` rounds it in units of half the deviation that a channel begins with, for features
     whose own unit is far from theirs; ``learned`` begins so, and learns step and offset of each channel.
-    ``keep_networks`` keeps in the codec's file what only further training needs, half of the file or more.
+    ``keep_networks`` keeps in the codec's file what only further training needs, half of the file or more. ``scheme``
+    names an ablation whose entropy coding is trained in TOFC's place (Fig. 12), ``bits`` is the heuristic one's length.
     """
 
+    scheme: Literal["tofc", "tofc_factorized", "tofc_heuristic"] = "tofc"
+    bits: int | None = Field(default=None, ge=2, le=15)
     experts: int = Field(default=16, ge=1, le=64)
     hidden: tuple[int, ...] = Field(default=(), max_length=4, strict=False)
     step: Literal["one", "fixed", "learned"] = "learned"
     keep_networks: bool = True
+
+    @model_validator(mode="after")
+    def _bits_are_the_heuristics(self) -> Self:
+        if (self.bits is None) == (self.scheme == "tofc_heuristic"):
+            raise ValueError("bits: is the bit length of tofc_heuristic, which has no default, and of no other scheme")
+        return self
 
 
 class Lora(Frozen):
@@ -56,7 +82,7 @@ class Lora(Frozen):
 
 
 class LearningRates(Frozen):
-    """Peak learning rates; ``step`` is the quantiser's step and offset."""
+    """Peak learning rates; ``codec`` is a learned reducer's too, ``step`` that of the quantiser's step and offset."""
 
     language: float = Field(default=1e-5, ge=0)
     vision: float = Field(default=2e-6, ge=0)
@@ -71,7 +97,8 @@ class Prefit(Frozen):
     An addition to the paper: far cheaper a step than the joint training. ``distortion`` is that of the answers (Eq. 10,
     through the frozen projector and language model) or the squared error of the features over their variance, which
     wants a ``lambda`` of its own: the joint training's weighs bits against cross entropy. ``batch`` is over all
-    processes. ``cache`` is a folder in which the features are kept for other trainings; without it they are not.
+    processes. ``cache`` is a folder in which the features are cached, for other trainings and for this one if it is
+    stopped while they are made.
     """
 
     steps: int = Field(default=0, ge=0)
@@ -85,14 +112,19 @@ class Prefit(Frozen):
     def _lambda_has_one_meaning(self) -> Self:
         if self.steps and self.distortion == "features" and self.rate_weight is None:
             raise ValueError(
-                "distortion: features wants a lambda of its own in the pre-fit, such as 'lambda: 0.05': the joint "
+                "distortion: features needs a lambda of its own in the pre-fit, such as 'lambda: 0.05': the joint "
                 "training's weighs bits against the answers' cross entropy, not against squared error"
             )
         return self
 
 
 class TrainingConfig(Frozen):
-    """Algorithm 1 with all its numbers.
+    """Algorithm 1 with all its numbers, or a stage of it alone.
+
+    With ``steps: 0`` and no adapter the pre-fit is all: a *codec only*, its temperature falling over the pre-fit. With
+    ``codec: null`` there is no codec: adapter and projector are tuned for merged features by the distortion alone, as
+    the paper does for its baselines (V-A3) and for Table I, where ``scheme`` is the one whose reduction is merging's
+    rival. ``harness train --stage`` makes either of a whole configuration.
 
     ``batch`` examples make a step, ``micro_batch`` of them at once on a process; how many micro-batches are accumulated
     follows from the number of processes, so that a recipe is the same on one accelerator and on eight. ``clusters`` are
@@ -106,10 +138,11 @@ class TrainingConfig(Frozen):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     data: dict[str, Any]
     clusters: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, strict=False)
-    rate_weight: float = Field(alias="lambda", gt=0)
+    scheme: str = MERGING
+    rate_weight: float | None = Field(default=None, alias="lambda", gt=0)
     alpha: float = Field(default=1e-3, ge=0)
     temperature: Temperature = Temperature()
-    codec: Codec = Codec()
+    codec: Codec | None = Codec()
     lora: Lora = Lora()
     learning_rates: LearningRates = LearningRates()
     prefit: Prefit = Prefit()
@@ -142,22 +175,65 @@ class TrainingConfig(Frozen):
             raise NestedError((), error) from None
         return data
 
+    @field_validator("scheme")
+    @classmethod
+    def _scheme_reduces(cls, scheme: str) -> str:
+        reduces(scheme)
+        return scheme
+
     @model_validator(mode="after")
     def _there_is_something_to_do(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("how long to train is given once: as 'steps' or as 'epochs'")
         if self.steps == 0 and self.prefit.steps == 0:
-            raise ValueError("steps and prefit.steps are both 0; one of them says how long to train")
+            raise ValueError(
+                "steps and prefit.steps are both 0; one of them says how long to train, for a codec alone prefit.steps"
+            )
         if self.steps == 0 and self.lora.rank > 0:
             raise ValueError("lora.rank is above 0, but steps is 0: an adapter learns in the joint training alone")
         if self.batch % self.micro_batch:
             raise ValueError(f"batch is {self.batch}; it must be a multiple of micro_batch, {self.micro_batch}")
         return self
 
+    @model_validator(mode="after")
+    def _a_codec_or_none(self) -> Self:
+        if self.codec is None:
+            if self.prefit.steps:
+                raise ValueError("codec is null, but prefit.steps is above 0: a pre-fit is of the codec alone")
+            if not self.lora.rank:
+                raise ValueError("codec is null, and lora.rank is 0: there is nothing to train")
+            return self
+        if self.rate_weight is None:
+            raise ValueError("lambda: is missing; it weighs bits against the distortion, such as 'lambda: 0.01'")
+        if self.scheme != MERGING:
+            raise ValueError(
+                f"scheme is {self.scheme}, whose reduction is trained by the distortion alone: 'codec: null', or "
+                "--stage merging"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _questions_where_they_are_asked(self) -> Self:
+        kind = self.data["kind"]
+        asks = catalog.load("kind of training data", kind, catalog.TRAINING_DATA).asks
+        if not asks and (self.stage != "codec" or self.prefit.distortion == "answers"):
+            raise ValueError(
+                f"data: {kind} have no questions, and fit a codec alone, by the distortion of features: --stage codec, "
+                "with prefit: {distortion: features, lambda: 0.05} and its steps"
+            )
+        return self
+
+    @property
+    def stage(self) -> Stage:
+        """What is trained: all of Algorithm 1, the codec alone, or adapter and projector without a codec."""
+        if self.codec is None:
+            return "merging"
+        return "codec" if self.steps == 0 else "whole"
+
     @property
     def prefit_rate_weight(self) -> float:
         """Lambda of the pre-fit: its own, or the joint training's."""
-        return self.rate_weight if self.prefit.rate_weight is None else self.prefit.rate_weight
+        return self.prefit.rate_weight or self.rate_weight or 0.0
 
     def data_config(self) -> Any:
         """``data`` as its kind's own model."""

@@ -35,10 +35,12 @@ class Example:
 class TrainingData(Protocol):
     """A set of examples; ``Config`` is its part of a training's configuration.
 
-    Made of its configuration and the template of the backbone that will read it.
+    Made of its configuration and the template of the backbone that will read it. ``asks`` says whether there are
+    dialogues about the pictures: without, the features alone can be learnt from.
     """
 
     Config: ClassVar[type[Frozen]]
+    asks: ClassVar[bool]
 
     def __init__(self, config: Any, template: Template) -> None: ...
 

@@ -30,6 +30,8 @@ class Conversations:
     ends with a question.
     """
 
+    asks = True
+
     class Config(Frozen):
         """The file, the folder that its images' paths start from, and how many entries to read (all without it)."""
 
@@ -84,7 +86,7 @@ def _read(path: Path) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}") from None
     if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: holds {type(entries).__name__}; a list of conversations is wanted, with one or more")
+        raise DataError(f"{path}: holds {type(entries).__name__}; a list of one or more conversations is expected")
     return entries
 
 
@@ -116,12 +118,12 @@ def _checked(file: Path, number: int, entry: Any, files: _Listing) -> Conversati
     where = f"{where} (id {name})"
     said = entry.get("conversations")
     if not isinstance(said, list):
-        raise DataError(f"{where}: its 'conversations' is {said!r:.60}; a list of turns is wanted")
+        raise DataError(f"{where}: its 'conversations' is {said!r:.60}; a list of turns is expected")
     texts = _turns(where, said)
     image = entry.get("image")
     if image is not None:
         if not isinstance(image, str) or not image:
-            raise DataError(f"{where}: its 'image' is {image!r:.60}; a path under the image folder is wanted")
+            raise DataError(f"{where}: its 'image' is {image!r:.60}; a path under the image folder is expected")
         marks = [text.count(_IMAGE) for text in texts[::2]]
         if marks[0] != 1 or sum(marks) != 1:
             raise DataError(
@@ -141,7 +143,7 @@ def _turns(where: str, said: list[Any]) -> list[str]:
             found = turn.get("from") if isinstance(turn, dict) else type(turn).__name__
             raise DataError(f"{where}: turn {place} is from {found!r}; 'human' and 'gpt' are those who speak")
         if not isinstance(turn.get("value"), str):
-            raise DataError(f"{where}: turn {place} has the value {turn.get('value')!r:.60}; a text is wanted")
+            raise DataError(f"{where}: turn {place} has the value {turn.get('value')!r:.60}; a text is expected")
     if said and said[0]["from"] == "gpt":
         said = said[1:]
     for place, turn in enumerate(said):

@@ -1,8 +1,9 @@
-"""Merged features of training pictures, encoded once by the frozen tower and kept: what the pre-fit learns from.
+"""Merged features of training pictures, encoded once by the frozen tower and cached: what the pre-fit learns from.
 
 P patches   C clusters   D dimension
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -14,45 +15,65 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.models.llava import Llava
+from harness.models.llava import LlavaVision
 from harness.tofc.merging import merge
 from harness.training.model import Batch
 from harness.training.reading import Reader, Share, keys_of_step
+
+_PICTURES_A_FILE = 16
 
 Kept = Mapping[int, Mapping[int, Tensor]]
 """By example and n_c, the features (P, C, D) in float32, on the CPU."""
 
 
 def keep(
-    backbone: Llava,
+    backbone: LlavaVision,
     reader: Reader,
     indices: Sequence[int],
     clusters: Sequence[int],
     cache: Path | None,
     on_picture: Callable[[], None],
 ) -> Kept:
-    """Encode and merge the pictures of these examples to every n_c, or read them from ``cache`` if they are there."""
-    path = cache and cache / f"{_name(backbone, reader, indices, clusters)}.safetensors"
+    """Encode and merge the pictures of these examples to every n_c, or read them from ``cache`` if they are there.
+
+    They are cached a few pictures at a time, so that what was stopped loses little.
+    """
+
+    def made(few: Sequence[int]) -> dict[str, Tensor]:
+        found = {}
+        for index in few:
+            read = reader.data.example(index, 0).image
+            assert read is not None
+            x_PVD = backbone.encode(backbone.preprocess(read()))
+            for n_clusters in clusters:
+                found[f"{index}/{n_clusters}"] = merge(x_PVD.float(), n_clusters).y_PCD.cpu().clone()
+            on_picture()
+        return found
+
+    name = _name(backbone, reader, indices, clusters) if cache else ""
+    found: dict[str, Tensor] = {}
+    for first in range(0, len(indices), _PICTURES_A_FILE):
+        few = indices[first : first + _PICTURES_A_FILE]
+        path = cache and cache / f"{name}-{first}.safetensors"
+        found |= cached(path, functools.partial(made, few))
+    return _grouped(found)
+
+
+def cached(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors in a file; where there is none, or a damaged one, they are made and written whole."""
     if path and path.exists():
         try:
-            return _grouped(load_file(path))
+            return load_file(path)
         except (OSError, SafetensorError):
             path.unlink()
-    found: dict[str, Tensor] = {}
-    for index in indices:
-        read = reader.data.example(index, 0).image
-        assert read is not None
-        x_PVD = backbone.encode(backbone.preprocess(read()))
-        for n_clusters in clusters:
-            found[f"{index}/{n_clusters}"] = merge(x_PVD.float(), n_clusters).y_PCD.cpu().clone()
-        on_picture()
+    found = make()
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Trainings for several lambdas may be keeping the same features at once.
+        # Trainings for several lambdas may be making the same features at once.
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         save_file(found, unfinished)
         unfinished.replace(path)
-    return _grouped(found)
+    return found
 
 
 def _grouped(found: Mapping[str, Tensor]) -> Kept:
@@ -63,10 +84,10 @@ def _grouped(found: Mapping[str, Tensor]) -> Kept:
     return kept
 
 
-def _name(backbone: Llava, reader: Reader, indices: Sequence[int], clusters: Sequence[int]) -> str:
+def _name(backbone: LlavaVision, reader: Reader, indices: Sequence[int], clusters: Sequence[int]) -> str:
     """A digest of all that the features follow from: the tower, the pictures, the n_c."""
     total = hashlib.sha256(json.dumps([reader.data.identity, list(indices), sorted(clusters)]).encode())
-    for name, parameter in sorted(backbone.model.model.vision_tower.named_parameters()):
+    for name, parameter in sorted(backbone.vision_tower.named_parameters()):
         total.update(name.encode())
         total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:24]

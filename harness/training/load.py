@@ -1,8 +1,9 @@
 """From a YAML file and ``--set key=value`` to a :class:`TrainingConfig`, or to one sentence a mistake."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,31 @@ from pydantic import ValidationError
 from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.source import KeyPath, read, value
-from harness.training.config import TrainingConfig
+from harness.training.config import MERGING, Stage, TrainingConfig
 
 _FREE_TO_CHANGE = ("out", "log_every", "save_every", "threads", "workers")
 """What a training that is taken up again may have otherwise: no weight depends on it."""
 
 
-def load(path: Path, settings: Sequence[str] = ()) -> TrainingConfig:
+_STAGES: Mapping[Stage, Mapping[str, Any]] = {
+    "whole": {},
+    "codec": {"steps": 0, "epochs": None, "lora": {"rank": 0}},
+    "merging": {"codec": None, "lambda": None, "prefit": {}},
+}
+"""What each stage replaces in a configuration."""
+
+
+def load(path: Path, settings: Sequence[str] = (), stage: Stage = "whole") -> TrainingConfig:
     """The configuration in a YAML file, with ``settings`` (``lora.rank=8``) in place of what it says.
 
+    A ``stage`` of it is named after both, and has a folder of its own: ``out``, an underscore, the stage.
     Raises ScenarioError with a sentence for every mistake, each naming the file and line, or the setting.
     """
     document = read(path, what="configuration", keys="'name:' and 'backbone:'")
+    document.mapping.update(copy.deepcopy(_STAGES[stage]))
+    for key in ("name", "out") if stage != "whole" else ():
+        if isinstance(document.mapping.get(key), str):
+            document.mapping[key] += f"_{stage}"
     given: dict[KeyPath, str] = {}
     for setting in settings:
         given[_set(document.mapping, setting)] = setting
@@ -70,6 +84,11 @@ def as_given(config: TrainingConfig) -> dict[str, Any]:
     """
     given = config.model_dump(mode="json", by_alias=True, exclude=set(_FREE_TO_CHANGE))
     del given["prefit"]["cache"]
+    # Configurations from before there were other reductions and codecs keep their hash.
+    if given["scheme"] == MERGING:
+        del given["scheme"]
+    if given["codec"] is not None and given["codec"]["scheme"] == MERGING:
+        del given["codec"]["scheme"], given["codec"]["bits"]
     return given
 
 

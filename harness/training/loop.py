@@ -1,4 +1,4 @@
-"""Algorithm 1 as a program: pre-fit, joint training, result; on one process or many, and taken up where it stopped.
+"""Algorithm 1 as a program: pre-fit, joint training, result; on one process or many, resumed from checkpoints.
 
 Nothing random outlives a step: examples, n_c and dropout follow from the seed and the step's number. So a training that
 was stopped and resumed ends with the weights of one that was not. A step's losses are those of its whole batch, however
@@ -6,6 +6,7 @@ that is divided among processes and micro-batches (see :mod:`harness.training.mo
 micro-batch.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,23 +19,21 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from harness import catalog, files
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.errors import ScenarioError
 from harness.models import adapter
 from harness.models.llava import Llava
 from harness.runs.disk import discard
-from harness.tofc.codec import CodecConfig, TofcCodec
-from harness.tofc.training import learning_rate_factor
 from harness.training import checkpoint, kept, reading, recipe, result
-from harness.training.config import TrainingConfig
-from harness.training.contract import TrainingData
+from harness.training.card import STAGES, HeldOut, Reduced
+from harness.training.codec import objective
+from harness.training.config import TrainingConfig, reduces
+from harness.training.fit import Group, Step, fit, learning_rate_factor
 from harness.training.load import config_hash
+from harness.training.log import LOG, Window, cut_log
 from harness.training.model import Batch, SplitModel, Use
+from harness.training.opening import open_backbone, open_codec, open_data
 from harness.training.schedule import Schedule
-from harness.training.window import Window
-
-LOG = "log.jsonl"
 
 
 class Reporter(Protocol):
@@ -71,24 +70,6 @@ class Stage(NamedTuple):
     batches: Callable[[int], Iterator[Batch]]
 
 
-def open_data(config: TrainingConfig, template: Any) -> TrainingData:
-    """The examples that a configuration names; raises DataError where they are not to be read."""
-    kind = catalog.load("kind of training data", config.data["kind"], catalog.TRAINING_DATA)
-    data: TrainingData = kind(config.data_config(), template)
-    return data
-
-
-def open_backbone(config: TrainingConfig, device: torch.device) -> Llava:
-    """The backbone that a configuration names; raises as its loader does, and ScenarioError for n_c it cannot merge."""
-    load = catalog.load("backbone", config.backbone, catalog.BACKBONES)
-    backbone: Llava = load(config.backbone, device=device, dtype=config.dtype, weights=config.weights).backbone()
-    if (largest := max(config.clusters)) > backbone.n_features:
-        raise ScenarioError(
-            f"clusters: {largest} is more than the {backbone.n_features} features of a patch of {config.backbone}"
-        )
-    return backbone
-
-
 class Training:
     """One training of a configuration, from wherever it is to its end.
 
@@ -106,25 +87,25 @@ class Training:
         # Without being told, accelerate would take the processes of torchrun on a CPU for strangers.
         on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
         if on_cpu and config.precision == "fp16":
-            raise ScenarioError("precision: fp16 wants an accelerator, and this machine has none; bf16 runs anywhere")
+            raise ScenarioError("precision: fp16 needs an accelerator, and this machine has none; bf16 runs anywhere")
         self.accelerator = Accelerator(mixed_precision=config.precision, cpu=on_cpu, kwargs_handlers=[unused])
         self.share = reading.Share(self.accelerator.process_index, self.accelerator.num_processes)
         self._check_batches()
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device: torch.device = self.accelerator.device
-        self.backbone = open_backbone(config, self.device)
-        self.backbone.model.requires_grad_(False)
-        self._base = self.backbone.fingerprints()
+        self.backbone: Any
+        self.backbone, self._base = open_backbone(config, self.device)
         self._identity = result.identity_of(config_hash(config), self._base)
-        self.data = open_data(config, self.backbone.template)
+        self.data = open_data(config, getattr(self.backbone, "template", None))
         self.pool, self.held_out = self._split()
         torch.manual_seed(config.seed)
-        sizes = CodecConfig(dim=self.backbone.feature_dim, n_experts=config.codec.experts, hidden=config.codec.hidden)
-        self.codec = TofcCodec(sizes).to(self.device)
-        if config.codec.step != "learned":
-            for scale in self.codec.scale_parameters():
-                scale.requires_grad_(False)
+        dim = self.backbone.feature_dim
+        self.codec: Any = None
+        self.reducer: Any = reduces(config.scheme).new_reducer(dim, max(config.clusters))
+        if config.codec is not None:
+            self.codec = open_codec(config.codec, dim).to(self.device)
+        self._learned: Any = self.reducer.to(self.device) if isinstance(self.reducer, torch.nn.Module) else None
         self.peft: Any = None
         self.seconds = 0.0
         self.schedule = Schedule(config, self.joint_steps)
@@ -174,13 +155,19 @@ class Training:
         """What would be done, in a few lines."""
         config = self.config
         lora = config.lora.rank and adapter.size(self.backbone, config.lora.rank)
-        codec = sum(p.numel() for p in self.codec.parameters())
+        own = self.codec or self._learned
+        what = "the codec" if self.codec else f"the reducer of {config.scheme}"
+        of_own = sum(p.numel() for p in own.parameters()) if own else 0
+        whole = self.backbone.model if isinstance(self.backbone, Llava) else self.backbone.vision_tower
+        alone = "" if isinstance(self.backbone, Llava) else " of its vision tower, the only part that is needed,"
+        size = sum(p.numel() for p in whole.parameters())
         return "\n".join(
             (
                 f"{config.name}: {self.data.identity}; {len(self.pool)} to train on, {len(self.held_out)} held out",
-                f"backbone {config.backbone}: {sum(p.numel() for p in self.backbone.model.parameters()) / 1e6:.1f} M "
-                f"parameters on {self.device}, weights {' '.join(self._base.values())}",
-                f"trained: {codec / 1e6:.1f} M parameters of the codec, {lora / 1e6:.1f} M of LoRA and projector",
+                f"backbone {config.backbone}: {size / 1e6:.1f} M parameters{alone} on {self.device}, weights "
+                f"{' '.join(self._base.values())}",
+                f"stage: {STAGES[config.stage]}",
+                f"trained: {of_own / 1e6:.1f} M parameters of {what}, {lora / 1e6:.1f} M of LoRA and projector",
                 f"budget: {config.prefit.steps} steps of {config.prefit.batch} pictures on cached features, then "
                 f"{self.joint_steps} of {config.batch} examples, {config.micro_batch} at once on each of "
                 f"{self.share.processes} processes: {config.prefit.steps * config.prefit.batch} and "
@@ -188,7 +175,14 @@ class Training:
                 f"recipe: {recipe.recipe_of(config)}",
                 *(f"  adds {text}" for text in recipe.additions(config)),
                 *(f"  departs: {text}" for text in recipe.departures(config)),
-                f"the joint training can change the quantiser's step by a factor of {self.schedule.step_range():.3g}",
+                *(
+                    [
+                        "the joint training can change the quantiser's step by a factor of "
+                        f"{self.schedule.step_range():.3g}"
+                    ]
+                    if config.stage == "whole"
+                    else ()
+                ),
                 *self.schedule.lines(),
             )
         )
@@ -203,11 +197,11 @@ class Training:
             for name in (checkpoint.FILE, LOG, *result.FILES):
                 discard(self.folder / name)
         self.accelerator.wait_for_everyone()
-        state = checkpoint.read(self.folder)
+        state = checkpoint.read(self.folder / checkpoint.FILE)
         if state and state.identity != self._identity:
             raise ScenarioError(
                 f"{self.folder}: holds an unfinished training of another configuration or other weights; "
-                "--fresh begins anew, another 'out' keeps both"
+                "--fresh starts over, another 'out' keeps both"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         if state:
@@ -218,7 +212,7 @@ class Training:
             self._train(self._prefit(), state)
             state = None
         elif state is None:
-            self._fit_scale(self._few_features())
+            self._begin()
         if self.joint_steps:
             self._train(self._joint(), state)
         if self.accelerator.is_main_process:
@@ -251,8 +245,8 @@ class Training:
         module = SplitModel(
             self.backbone, self.codec, merged=True, distortion=config.prefit.distortion, variance=float(variance)
         )
-        weight, hot = config.prefit_rate_weight, config.temperature.start
-        return self._stage("prefit", config.prefit.steps, 0, weight, lambda _: hot, module, 1, batches)
+        weight, temperature = config.prefit_rate_weight, self.schedule.of_prefit
+        return self._stage("prefit", config.prefit.steps, 0, weight, temperature, module, 1, batches)
 
     def _joint(self) -> Stage:
         config = self.config
@@ -272,9 +266,9 @@ class Training:
                 share=self.share, first=first, workers=config.workers,
             )  # fmt: skip
 
-        module = SplitModel(self.backbone, self.codec, merged=False)
+        module = SplitModel(self.backbone, self.codec, merged=False, reducer=self.reducer)
         micro_batches = config.batch // self.share.processes // config.micro_batch
-        weight, temperature = config.rate_weight, self.schedule.temperature
+        weight, temperature = config.rate_weight or 0.0, self.schedule.temperature
         return self._stage(
             "joint", self.joint_steps, config.prefit.steps, weight, temperature, module, micro_batches, batches
         )
@@ -284,14 +278,18 @@ class Training:
         module: SplitModel, micro_batches: int, batches: Callable[[int], Iterator[Batch]],
     ) -> Stage:  # fmt: skip
         """A stage with its parameters by part; codec and router are groups of their own, outside the adapter."""
-        parts: dict[str, dict[str, Tensor]] = {"codec": {}, "step": {}, "language": {}, "vision": {}, "projector": {}}
-        for key, p in self.codec.named_parameters():
+        names = ("codec", "step", "reducer", "language", "vision", "projector")
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+        for key, p in self.codec.named_parameters() if self.codec else ():
             if p.requires_grad:
                 parts["step" if key in ("offset_D", "log_step_D") else "codec"][f"codec.{key}"] = p
+        for key, p in self._learned.named_parameters() if self._learned else ():
+            parts["reducer"][f"reducer.{key}"] = p
         if self.peft is not None:
             for key, p in adapter.trainable(self.peft).items():
                 parts[adapter.part_of(key)][f"adapter.{key}"] = p
         rates = self.config.learning_rates.model_dump()
+        rates["reducer"] = rates["codec"]
         parts = {part: parameters for part, parameters in parts.items() if parameters}
         return Stage(name, steps, offset, rate_weight, temperature, module, rates, parts, micro_batches, batches)
 
@@ -301,28 +299,37 @@ class Training:
     def _fit_scale(self, y_1ND: Tensor) -> None:
         """Start from these features: the router's normalisation, and the quantiser's step unless that is one."""
         self.codec.fit_scale(y_1ND)
-        if self.config.codec.step == "one":
+        if self.config.codec is not None and self.config.codec.step == "one":
             with torch.no_grad():
                 for scale in self.codec.scale_parameters():
                     scale.zero_()
 
-    def _few_features(self) -> Tensor:
-        """A few pictures' features, for where there is no pre-fit."""
-        reader = reading.Reader(self.data, self.backbone, self.config.max_tokens, pictures=False)
-        few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
-        features = kept.keep(self.backbone, reader, few, self.config.clusters, None, lambda: None)
-        return kept.features(features).to(self.device)
+    def _begin(self) -> None:
+        """Start what depends on the features' scale from those of a few pictures, for where there is no pre-fit."""
+        few = self._few()
+        if self.codec is not None:
+            reader = reading.Reader(self.data, self.backbone, self.config.max_tokens, pictures=False)
+            features = kept.keep(self.backbone, reader, few, self.config.clusters, None, lambda: None)
+            self._fit_scale(kept.features(features).to(self.device))
+        elif self._learned is not None:
+            pictures = [image() for index in few if (image := self.data.example(index, 0).image) is not None]
+            seen = [self.backbone.encode(self.backbone.preprocess(picture)).float() for picture in pictures]
+            self._learned.fit_scale(torch.cat(seen))
+
+    def _few(self) -> list[int]:
+        """A few examples with pictures, of those to train on."""
+        return [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
 
     def _use(
         self, stage: Stage, parts: Sequence[Batch], seeds: Sequence[int], step: int, n_clusters: int
     ) -> Use | None:
         """How a step's features use the models, from a pass of its own; None where the step is one micro-batch.
 
-        The pass runs tower and router without gradients, under the dice of the other one.
+        The pass runs tower and router without gradients, with the random numbers of the other one.
         """
         temperature = stage.temperature(step)
         in_all = len(parts) * self.share.processes
-        if in_all == 1 or temperature == 0 or self.config.alpha == 0:
+        if not hasattr(self.codec, "router") or in_all == 1 or temperature == 0 or self.config.alpha == 0:
             return None
         total: Any = 0
         for batch, seed in zip(parts, seeds, strict=True):
@@ -336,53 +343,64 @@ class Training:
     def _train(self, stage: Stage, state: checkpoint.State | None) -> None:
         config, accelerator = self.config, self.accelerator
         named = {name: p for part in stage.parameters.values() for name, p in part.items()}
-        groups = [{"params": list(part.values()), "name": name, "lr": 0.0} for name, part in stage.parameters.items()]
-        optimiser: Any = torch.optim.AdamW(groups, weight_decay=0.0)
+        if not named:
+            return  # A codec without parameters, alone: all that it has is taken from features when it is frozen.
         if state:
-            self._restore(state, named, optimiser)
+            self._restore(state, named)
         first = state.steps if state else 0
         accelerator.gradient_accumulation_steps = stage.micro_batches
         stage.module.train()
-        module, stepper = accelerator.prepare(stage.module, optimiser)
-        self._reporter.phase(stage.name, stage.steps, first)
-        batches = stage.batches(first)
         window = Window(self.device)
+        taken = fit(
+            [Group(name=name, parameters=part, rate=stage.rates[name]) for name, part in stage.parameters.items()],
+            stage.steps,
+            functools.partial(self._losses, stage, accelerator.prepare(stage.module), window),
+            factor=lambda step: learning_rate_factor(step, stage.steps, config.warm_up),
+            gradient_norm=config.gradient_norm,
+            engine=accelerator,
+            state=state,
+            save=functools.partial(self._save, stage, named),
+            save_every=config.save_every,
+        )
+        self._reporter.phase(stage.name, stage.steps, first)
         begun = time.monotonic()
-        for step in range(first, stage.steps):
-            factor = learning_rate_factor(step, stage.steps, config.warm_up)
-            for group in optimiser.param_groups:
-                group["lr"] = stage.rates[group["name"]] * factor
-            temperature, n_clusters = stage.temperature(step), self._clusters(step)
-            parts = [next(batches) for _ in range(stage.micro_batches)]
-            dice = (Dice("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts)))
-            seeds = [die.below(2**31) for die in dice]
-            use = self._use(stage, parts, seeds, step, n_clusters)
-            norm = 0.0
-            for batch, seed in zip(parts, seeds, strict=True):
-                # After the reading, which may throw dice of its own when it begins.
-                torch.manual_seed(seed)
-                with accelerator.accumulate(module):
-                    losses = module(batch, n_clusters, temperature, use)
-                    balance = config.alpha * losses.imbalance
-                    loss = losses.distortion + stage.rate_weight * losses.rate + balance
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = accelerator.clip_grad_norm_(list(named.values()), config.gradient_norm)
-                    stepper.step()
-                    stepper.zero_grad()
-                window.add(loss, losses.distortion, losses.rate, balance, losses.right)
-            done = step + 1
+        for step in taken:
+            done = step.number + 1
             if done % config.log_every == 0 or done == stage.steps:
-                self._log(stage, done, window, temperature, factor, float(norm))
-            if done % config.save_every == 0 or done == stage.steps:
-                self._save(stage, done, named, optimiser, time.monotonic() - begun)
+                self._log(stage, done, window, step)
             self._reporter.advance()
         self.seconds += time.monotonic() - begun
         # The next stage wraps the same weights: this one's hooks on their gradients must be gone.
-        del module, stepper
+        del taken
         accelerator.free_memory()
 
-    def _log(self, stage: Stage, done: int, window: Window, temperature: float, factor: float, norm: float) -> None:
+    def _losses(self, stage: Stage, module: Any, window: Window, first: int) -> Iterator[Iterator[Tensor]]:
+        """The losses of each step's micro-batches, from step ``first`` on."""
+        batches = stage.batches(first)
+        for step in range(first, stage.steps):
+            yield self._of_step(stage, module, window, step, [next(batches) for _ in range(stage.micro_batches)])
+
+    def _of_step(
+        self, stage: Stage, module: Any, window: Window, step: int, parts: Sequence[Batch]
+    ) -> Iterator[Tensor]:
+        config = self.config
+        temperature, n_clusters = stage.temperature(step), self._clusters(step)
+        generators = (
+            SeededRandom("dropout", config.seed, stage.offset + step, m, self.share.rank) for m in range(len(parts))
+        )
+        seeds = [rng.below(2**31) for rng in generators]
+        use = self._use(stage, parts, seeds, step, n_clusters)
+        for batch, seed in zip(parts, seeds, strict=True):
+            # After the reading, which may draw numbers of its own when it begins.
+            torch.manual_seed(seed)
+            with self.accelerator.accumulate(module):
+                losses = module(batch, n_clusters, temperature, use)
+                loss = objective(losses.distortion, losses.rate, losses.imbalance, stage.rate_weight, config.alpha)
+                window.add(loss, losses.distortion, losses.rate, config.alpha * losses.imbalance, losses.right)
+                # Its gradient is taken while accelerate holds back the exchange between processes.
+                yield loss
+
+    def _log(self, stage: Stage, done: int, window: Window, step: Step) -> None:
         mean, seconds = window.means(self.accelerator)
         if not all(value == value and abs(value) != float("inf") for value in mean.values()):
             raise ScenarioError(
@@ -391,9 +409,9 @@ class Training:
             )
         entry = {
             **mean,
-            "T": round(temperature, 4),
-            "grad_norm": round(norm, 4),
-            **{f"lr_{part}": float(f"{stage.rates[part] * factor:.4g}") for part in stage.parameters},
+            "T": round(stage.temperature(step.number), 4),
+            "grad_norm": round(float(step.norm), 4),
+            **{f"lr_{part}": float(f"{stage.rates[part] * step.factor:.4g}") for part in stage.parameters},
             "seconds_a_step": round(seconds * stage.micro_batches, 4),
             "epoch": round(done * self.config.batch / len(self.pool), 4) if stage.name == "joint" else 0.0,
             "stage": stage.name,
@@ -405,51 +423,67 @@ class Training:
                 file.write(json.dumps(entry) + "\n")
 
     def _save(
-        self, stage: Stage, done: int, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, spent_s: float
+        self, stage: Stage, named: Mapping[str, Tensor], done: int, seconds: float, moments: Mapping[str, Tensor]
     ) -> None:
         if not self.accelerator.is_main_process:
             return
-        tensors = {f"codec:{key}": t.detach().cpu().contiguous() for key, t in self.codec.state_dict().items()}
+        tensors = {
+            f"{part}:{key}": t.detach().cpu().contiguous()
+            for part, module in self._own()
+            for key, t in module.state_dict().items()
+        }
         tensors |= {f"weight:{name}": p.detach().cpu().contiguous() for name, p in named.items() if "adapter." in name}
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
         state = checkpoint.State(
             identity=self._identity,
             stage=stage.name,
             steps=done,
-            seconds=self.seconds + spent_s,
+            seconds=self.seconds + seconds,
             scaler=scaler,
-            tensors={**tensors, **checkpoint.moments(optimiser, named)},
+            tensors={**tensors, **moments},
         )
-        checkpoint.write(self.folder, state)
+        checkpoint.write(self.folder / checkpoint.FILE, state)
 
-    def _restore(self, state: checkpoint.State, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
-        """Weights, moments and loss scale as they were; the log loses what was written after them."""
-        mine = {name.removeprefix("codec:"): t for name, t in state.tensors.items() if name.startswith("codec:")}
-        self.codec.load_state_dict(mine)
+    def _own(self) -> list[tuple[str, Any]]:
+        """What is trained besides the backbone."""
+        return [(n, module) for n, module in (("codec", self.codec), ("reducer", self._learned)) if module is not None]
+
+    def _restore(self, state: checkpoint.State, named: Mapping[str, Tensor]) -> None:
+        """Weights and loss scale as they were; the log loses what was written after them."""
+        for part, module in self._own():
+            prefix = f"{part}:"
+            mine = {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}
+            module.load_state_dict(mine)
         with torch.no_grad():
             for name, p in named.items():
                 if f"weight:{name}" in state.tensors:
                     p.copy_(state.tensors[f"weight:{name}"])
-        checkpoint.restore_moments(optimiser, named, state.tensors)
         if self.accelerator.scaler is not None and state.scaler:
             self.accelerator.scaler.load_state_dict(dict(state.scaler))
         if self.accelerator.is_main_process:
             cut_log(self.folder / LOG, state.steps + (self.config.prefit.steps if state.stage == "joint" else 0))
 
     def _finish(self) -> None:
-        few = [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
         if self.peft is not None:
             adapter.halve(self.peft)
+        if self._learned is not None:
+            self._learned.half().float()
         self._reporter.phase("held out", len(self.held_out), 0)
-        module = SplitModel(self.backbone, self.codec, merged=True).eval()
+        module = SplitModel(self.backbone, self.codec, merged=True, reducer=self.reducer).eval()
         reader = reading.Reader(self.data, self.backbone, self.config.max_tokens)
-        clusters = self.config.clusters
-        result.freeze(self.codec, self.backbone, reader, few, clusters)
-        found = result.measure(module, self.backbone, reader, self.held_out, clusters, self._reporter.advance)
+        clusters, advance = self.config.clusters, self._reporter.advance
+        found: Sequence[HeldOut] | Sequence[Reduced]
+        if self.codec is not None:
+            result.freeze(self.codec, self.backbone, reader, self._few(), clusters)
+            found = result.measure(module, self.backbone, reader, self.held_out, clusters, advance)
+        else:
+            plain = self.peft.disable_adapter
+            found = result.measure_reduced(module, self.backbone, reader, self.held_out, clusters, plain, advance)
         result.write(
             self.folder,
             self.config,
             codec=self.codec,
+            reducer=self._learned,
             peft=self.peft,
             backbone=self.backbone,
             base=self._base,
@@ -461,20 +495,3 @@ class Training:
             machine=self._machine,
         )
         (self.folder / checkpoint.FILE).unlink(missing_ok=True)
-
-
-def cut_log(log: Path, done: int) -> None:
-    """Take out of a log what follows step ``done``, and a line that a kill has torn; a log that is absent stays so."""
-    try:
-        lines = log.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return
-    files.write_whole(log, lambda file: file.write(b"".join(line for line in lines if 0 <= _step(line) <= done)))
-
-
-def _step(line: bytes) -> int:
-    """The step of a log's line; -1 for one that is not whole."""
-    try:
-        return int(json.loads(line)["step"]) if line.endswith(b"\n") else -1
-    except (ValueError, KeyError, TypeError):
-        return -1

@@ -10,14 +10,17 @@ whole step's mean weights, and :class:`Use` brings these to every micro-batch.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from harness.models.llava import Llava
+from harness.models import tower
+from harness.models.contract import Attention
+from harness.models.llava import Llava, LlavaVision
 from harness.tofc.codec import TofcCodec
-from harness.tofc.merging import merge
+from harness.tofc.feature_codec import FeatureCodec
+from harness.tofc.merging import Merging, Reducer
 from harness.training.packing import Script, answer_losses
 
 
@@ -69,37 +72,45 @@ class SplitModel(nn.Module):
     """Lines 4-14 of Algorithm 1. The gradient reaches the tower through the means of merging, not through its choices.
 
     ``merged`` says that batches hold merged features, and leaves the tower out. The distortion is that of the answers,
-    or of the features: their squared error over ``variance``, the mean variance of a channel.
+    or of the features: their squared error over ``variance``, the mean variance of a channel; a vision side alone has
+    no answers. Without a ``codec`` the features that ``reducer`` makes are answered from as they are.
     """
 
     def __init__(
         self,
-        backbone: Llava,
-        codec: TofcCodec,
+        backbone: Llava | LlavaVision,
+        codec: FeatureCodec | None,
         *,
         merged: bool,
         distortion: Literal["answers", "features"] = "answers",
         variance: float = 1.0,
+        reducer: Reducer | None = None,
     ) -> None:
         super().__init__()
         self.codec = codec
-        self.model = backbone.model
+        self.reducer: Reducer = reducer or Merging()
+        self.model: Any = None
         self._merged, self._distortion, self._variance = merged, distortion, variance
-        self._features = backbone.features
-        self._before: list[int] = backbone.tokenizer.encode(backbone.template.before, add_special_tokens=False).ids
+        self._backbone = backbone
+        if isinstance(backbone, Llava):
+            self.model = backbone.model
+            self._before: list[int] = backbone.tokenizer.encode(backbone.template.before, add_special_tokens=False).ids
 
     def forward(self, batch: Batch, n_clusters: int, temperature: float, use: Use | None = None) -> Losses:
         """The losses of a batch, its pictures merged to ``n_clusters`` a patch; see :meth:`TofcCodec.forward` for T.
 
         ``use`` is that of the step of which the batch is a part; None where it is the whole.
         """
-        device = self.codec.device
+        device = self._backbone.device
         zero = torch.zeros((), device=device)
         sizes = [len(picture) for picture in batch.pictures if picture is not None]
         if not sizes:
             loss_B, right = self.answers(batch, [])
             return Losses(loss_B.mean(), zero, zero if use is None else use.value, right)
         y_PCD = self._merged_features(batch, n_clusters)
+        if self.codec is None:
+            loss_B, right = self.answers(batch, torch.split(y_PCD, sizes))
+            return Losses(loss_B.mean(), zero, zero, right)
         # Rates and means want float32, whatever the networks around compute in.
         with torch.autocast(device.type, enabled=False):
             coded = self.codec(y_PCD, temperature)
@@ -120,6 +131,7 @@ class SplitModel(nn.Module):
     @torch.no_grad()
     def used(self, batch: Batch, n_clusters: int, temperature: float) -> Tensor:
         """The sum of the weights that the batch's features give each model (Eq. 17), then their number: (E + 1,)."""
+        assert isinstance(self.codec, TofcCodec)
         device = self.codec.device
         total = torch.zeros(self.codec.config.n_experts + 1, device=device)
         if any(picture is not None for picture in batch.pictures):
@@ -131,13 +143,13 @@ class SplitModel(nn.Module):
 
     def _merged_features(self, batch: Batch, n_clusters: int) -> Tensor:
         """All the batch's pictures' merged features (P, C, D), float32."""
-        device = self.codec.device
+        device = self._backbone.device
         together = torch.cat([picture.to(device) for picture in batch.pictures if picture is not None])
         if self._merged:
             return together.float()
-        x_PVD = self._features(together)
+        x_PVD, attention = features(self._backbone, together, attended=self.reducer.attended)
         with torch.autocast(device.type, enabled=False):
-            return merge(x_PVD.float(), n_clusters).y_PCD
+            return self.reducer(x_PVD.float(), n_clusters, attention)
 
     def answers(self, batch: Batch, y_bar: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """D of each example (B,), and the share of right tokens, from its picture's decoded features (P, C, D)."""
@@ -146,3 +158,18 @@ class SplitModel(nn.Module):
         left = iter(y_bar)
         tokens = [None if p is None else projector(next(left).flatten(0, 1).to(dtype)) for p in batch.pictures]
         return answer_losses(self.model, self._before, tokens, batch.scripts)
+
+
+def features(backbone: LlavaVision, pixels_PCHW: Tensor, *, attended: bool) -> tuple[Tensor, Attention | None]:
+    """All features of tiles (P, V, D), differentiable, and the tower's attention, which is not, where it is wanted."""
+    if not attended:
+        return backbone.features(pixels_PCHW), None
+    config = backbone.config
+    x_PVD, attention = tower.attended_features(
+        backbone.vision_tower,
+        pixels_PCHW,
+        config.vision_feature_layer,
+        drop_cls=config.vision_feature_select_strategy == "default",
+    )
+    received_PV, keys_PVK = attention.received_PV.detach().float(), attention.keys_PVK.detach().float()
+    return x_PVD, Attention(received_PV, keys_PVK, attention.class_PD)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from harness.data.drawing.dice import Dice
-from harness.models.llava import Llava
+from harness.data.drawing.seeded_random import SeededRandom
+from harness.models.llava import Llava, LlavaVision
 from harness.training.contract import TrainingData
 from harness.training.model import Batch
 from harness.training.packing import Script, script
@@ -50,16 +50,19 @@ def keys_of_step(pool: Sequence[int], seed: int, batch: int, step: int) -> list[
 
 def clusters_of_step(clusters: Sequence[int], seed: int, step: int) -> int:
     """The n_c of a step, the same in every process."""
-    return Dice("clusters", seed, step).pick(clusters)
+    return SeededRandom("clusters", seed, step).pick(clusters)
 
 
 class Reader(Dataset[tuple[Tensor | None, list[Script]]]):
     """Examples as pixels (P, 3, p, p) and scripts; ``pictures`` False leaves the pixels out."""
 
-    def __init__(self, data: TrainingData, backbone: Llava, max_tokens: int, *, pictures: bool = True) -> None:
+    def __init__(
+        self, data: TrainingData, backbone: Llava | LlavaVision, max_tokens: int, *, pictures: bool = True
+    ) -> None:
         self.data, self.pictures = data, pictures
-        self._preprocess, self._tokenizer, self._template = backbone.preprocess, backbone.tokenizer, backbone.template
-        self._max_tokens = max_tokens
+        self._preprocess, self._max_tokens = backbone.preprocess, max_tokens
+        if isinstance(backbone, Llava):
+            self._tokenizer, self._template = backbone.tokenizer, backbone.template
 
     def __getitem__(self, key: Key) -> tuple[Tensor | None, list[Script]]:
         example = self.data.example(*key)

@@ -1,6 +1,6 @@
 """The two recipes: ``paper`` is Algorithm 1 as it stands, ``ours`` adds to it; and other departures of numbers."""
 
-from harness.training.config import TrainingConfig
+from harness.training.config import MERGING, Codec, TrainingConfig
 
 _PAPER_LORA, _PAPER_EXPERTS, _PAPER_ALPHA = 64, 16, 1e-3
 _PAPER_LAMBDA = (0.003, 0.03)
@@ -9,6 +9,10 @@ _PAPER_LAMBDA = (0.003, 0.03)
 def additions(config: TrainingConfig) -> list[str]:
     """What a configuration adds to Algorithm 1, each in a sentence's part; none is the recipe ``paper``."""
     found = []
+    if config.codec is None:
+        if len(config.clusters) > 1:
+            found.append(f"one model for n_c = {', '.join(map(str, config.clusters))}, one drawn each step")
+        return found
     if config.prefit.steps:
         found.append(
             f"a pre-fit of the codec alone on cached features, {config.prefit.steps} steps by the distortion of the "
@@ -36,25 +40,34 @@ def recipe_of(config: TrainingConfig) -> str:
 
 def departures(config: TrainingConfig) -> list[str]:
     """Where a configuration's numbers are not the paper's (V-A), each in a sentence's part."""
-    temperature, lora = config.temperature, config.lora
-    found = []
-    if config.codec.step == "fixed":
-        found.append("y is rounded in units of half a channel's first deviation, where the paper rounds to integers")
+    lora = config.lora
+    found = [] if config.codec is None else _of_codec(config, config.codec)
     if not lora.rank:
         found.append("the backbone is frozen; the paper adapts tower and language model, and trains the projector")
     elif lora.rank != _PAPER_LORA:
         found.append(f"LoRA of rank {lora.rank}; the paper's is {_PAPER_LORA}")
-    if config.codec.experts != _PAPER_EXPERTS:
-        found.append(f"{config.codec.experts} entropy models; the paper has {_PAPER_EXPERTS}")
+    if config.data.get("kind") == "pictures":
+        found.append("pictures without questions; the paper trains on 665K instruction samples, once each")
+    elif config.data.get("kind") != "conversations":
+        found.append("the project's own drawn pages; the paper trains on 665K instruction samples, once each")
+    elif config.epochs != 1:
+        found.append("another number of epochs than the paper's one")
+    return found
+
+
+def _of_codec(config: TrainingConfig, codec: Codec) -> list[str]:
+    temperature, found = config.temperature, []
+    if codec.step == "fixed":
+        found.append("y is rounded in units of half a channel's first deviation, where the paper rounds to integers")
+    if codec.scheme != MERGING:
+        found.append(f"the entropy coding of {codec.scheme} in the place of selectable entropy models")
+    elif codec.experts != _PAPER_EXPERTS:
+        found.append(f"{codec.experts} entropy models; the paper has {_PAPER_EXPERTS}")
     if config.alpha != _PAPER_ALPHA:
         found.append(f"a balance weight of {config.alpha:g}; the paper's is {_PAPER_ALPHA:g}")
     if (temperature.start, temperature.end) != (10.0, 0.1):
         found.append(f"a temperature from {temperature.start:g} to {temperature.end:g}; the paper's is from 10 to 0.1")
     low, high = _PAPER_LAMBDA
-    if not low <= config.rate_weight <= high:
+    if config.rate_weight is not None and not low <= config.rate_weight <= high:
         found.append(f"a lambda of {config.rate_weight:g}; the paper's are {low:g} to {high:g}")
-    if config.data.get("kind") != "conversations":
-        found.append("the project's own drawn pages; the paper trains on 665K instruction samples, once each")
-    elif config.epochs != 1:
-        found.append("another number of epochs than the paper's one")
     return found

@@ -5,8 +5,9 @@ P patches   C clusters   D dimension
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,49 +15,28 @@ from torch import Tensor
 from harness.models import adapter
 from harness.models.contract import Part
 from harness.models.files import PARTS
-from harness.models.llava import Llava
+from harness.models.llava import LlavaVision
 from harness.runs import provenance
 from harness.runs.disk import write_text
-from harness.tofc.codec import TofcCodec
+from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.merging import merge
-from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, manifest
-from harness.tofc.training import feature_distortion
+from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, REDUCER, manifest
 from harness.training import recipe
+from harness.training.card import HeldOut, Reduced, card
+from harness.training.checkpoint import write_halves
+from harness.training.codec import feature_distortion
 from harness.training.config import TrainingConfig
 from harness.training.load import as_given, config_hash
-from harness.training.model import Batch, SplitModel
+from harness.training.model import Batch, SplitModel, features
 from harness.training.reading import Key, Reader
 
-FILES = (CODEC, ADAPTER, CARD, MANIFEST)
-
-
-class HeldOut(NamedTuple):
-    """Means over held-out pictures at one n_c, of streams that were written and read back.
-
-    ``distortion`` and ``right`` are D (Eq. 10) and the share of answer tokens that are right; ``merged_distortion`` is
-    D of the same features uncoded; ``rate`` is in bits per element of y, headers included. ``z_share`` is the mean of
-    the streams' shares; ``expert_use`` counts the features of each model; then follows where a stream's bits go, and
-    the bytes and D of each picture.
-    """
-
-    n_clusters: int
-    bytes_per_image: float
-    rate: float
-    distortion: float
-    merged_distortion: float
-    right: float
-    feature_distortion: float
-    z_share: float
-    expert_use: tuple[int, ...]
-    header_bits: float
-    expert_bits: float
-    z_bits: float
-    y_bits: float
-    of_pictures: tuple[tuple[int, float], ...]
+FILES = (CODEC, ADAPTER, REDUCER, CARD, MANIFEST)
 
 
 @torch.inference_mode()
-def freeze(codec: TofcCodec, backbone: Llava, reader: Reader, seen: Sequence[int], clusters: Sequence[int]) -> None:
+def freeze(
+    codec: FeatureCodec, backbone: LlavaVision, reader: Reader, seen: Sequence[int], clusters: Sequence[int]
+) -> None:
     """Derive the codec's integers, its table of models from their use on ``seen`` examples."""
     everything = []
     for index in seen:
@@ -65,7 +45,7 @@ def freeze(codec: TofcCodec, backbone: Llava, reader: Reader, seen: Sequence[int
     codec.eval().freeze(torch.cat(everything)[None])
 
 
-def _features(backbone: Llava, reader: Reader, index: int) -> tuple[Tensor, tuple[int, int]]:
+def _features(backbone: LlavaVision, reader: Reader, index: int) -> tuple[Tensor, tuple[int, int]]:
     """All features of an example's picture, float32, and its grid."""
     read = reader.data.example(index, 0).image
     assert read is not None
@@ -76,7 +56,7 @@ def _features(backbone: Llava, reader: Reader, index: int) -> tuple[Tensor, tupl
 @torch.inference_mode()
 def measure(
     module: SplitModel,
-    backbone: Llava,
+    backbone: LlavaVision,
     reader: Reader,
     held_out: Sequence[int],
     clusters: Sequence[int],
@@ -84,8 +64,10 @@ def measure(
 ) -> list[HeldOut]:
     """Measure a frozen codec on examples that were not trained on, the networks as at inference: without autocast."""
     codec = module.codec
-    rows: dict[int, list[tuple[float, ...]]] = {n_c: [] for n_c in clusters}
-    use = {n_c: torch.zeros(codec.config.n_experts, dtype=torch.int64) for n_c in clusters}
+    assert codec is not None
+    n_experts = getattr(codec.config, "n_experts", 1)
+    rows: dict[int, list[tuple[Any, ...]]] = {n_c: [] for n_c in clusters}
+    use = {n_c: torch.zeros(n_experts, dtype=torch.int64) for n_c in clusters}
     kept: dict[int, list[tuple[Tensor, Tensor]]] = {n_c: [] for n_c in clusters}
     for index in held_out:
         x_PVD, grid = _features(backbone, reader, index)
@@ -94,27 +76,64 @@ def measure(
             y_PCD = merge(x_PVD, n_c).y_PCD
             stream = codec.compress(y_PCD, grid)
             decoded = codec.decompress(stream)
-            batch = Batch([y_PCD], [scripts])
-            (loss,), right = module.answers(batch, [decoded.y_PCD])
-            (merged_loss,), _ = module.answers(batch, [y_PCD])
+            losses: tuple[float | None, ...] = (None, None, None)
+            if scripts:
+                batch = Batch([y_PCD], [scripts])
+                (loss,), right = module.answers(batch, [decoded.y_PCD])
+                (merged_loss,), _ = module.answers(batch, [y_PCD])
+                losses = (float(loss), float(merged_loss), float(right))
             size, budget = len(stream), decoded.budget
             parts = (budget.header_bits, budget.expert_bits, budget.z_bits, budget.y_bits)
-            losses = (float(loss), float(merged_loss), float(right))
             rows[n_c].append((size, 8 * size / y_PCD.numel(), *losses, budget.z_bits / budget.total_bits, *parts))
-            use[n_c] += decoded.expert_PC.flatten().bincount(minlength=codec.config.n_experts)
+            use[n_c] += decoded.expert_PC.flatten().bincount(minlength=n_experts)
             kept[n_c].append((decoded.y_PCD, y_PCD))
         on_picture()
     found = []
     for n_c in clusters:
-        size, rate, loss, merged_loss, right, z_share, header, expert, z, y = (
-            sum(column) / len(column) for column in zip(*rows[n_c], strict=True)
-        )
+        means: list[Any] = [
+            None if column[0] is None else sum(column) / len(column) for column in zip(*rows[n_c], strict=True)
+        ]
         returned, sent = (torch.cat(column) for column in zip(*kept[n_c], strict=True))
         lost = float(feature_distortion(returned, sent))
         used = tuple(use[n_c].tolist())
-        of_pictures = tuple((int(row[0]), round(row[2], 5)) for row in rows[n_c])
-        means = (size, rate, loss, merged_loss, right, lost, z_share)
-        found.append(HeldOut(n_c, *means, used, header, expert, z, y, of_pictures))
+        of_pictures = tuple((int(row[0]), round(row[2], 5)) for row in rows[n_c] if row[2] is not None)
+        found.append(HeldOut._make([n_c, *means[:5], lost, means[5], used, *means[6:], of_pictures]))
+    return found
+
+
+@torch.inference_mode()
+def measure_reduced(
+    module: SplitModel,
+    backbone: LlavaVision,
+    reader: Reader,
+    held_out: Sequence[int],
+    clusters: Sequence[int],
+    untuned: Callable[[], AbstractContextManager[Any]],
+    on_picture: Callable[[], None],
+) -> list[Reduced]:
+    """Measure a tuned backbone on examples that were not trained on; in ``untuned`` it is as it was."""
+    rows: dict[int, list[tuple[float, float, float]]] = {n_c: [] for n_c in clusters}
+    for index in held_out:
+        pixels, scripts = reader[Key(index, 0)]
+        assert pixels is not None
+
+        def answered(n_c: int, pixels: Tensor = pixels, scripts: Any = scripts) -> tuple[float, float]:
+            x_PVD, attention = features(backbone, pixels.to(backbone.device), attended=module.reducer.attended)
+            y_PCD = module.reducer(x_PVD.float(), n_c, attention)
+            (loss,), right = module.answers(Batch([y_PCD], [scripts]), [y_PCD])
+            return float(loss), float(right)
+
+        for n_c in clusters:
+            loss, right = answered(n_c)
+            with untuned():
+                untuned_loss, _ = answered(n_c)
+            rows[n_c].append((loss, untuned_loss, right))
+        on_picture()
+    found = []
+    for n_c in clusters:
+        loss, untuned_loss, right = (sum(column) / len(column) for column in zip(*rows[n_c], strict=True))
+        of_pictures = tuple((round(a, 5), round(b, 5)) for a, b, _ in rows[n_c])
+        found.append(Reduced(n_c, loss, untuned_loss, right, of_pictures))
     return found
 
 
@@ -122,26 +141,30 @@ def write(
     folder: Path,
     config: TrainingConfig,
     *,
-    codec: TofcCodec,
+    codec: FeatureCodec | None,
+    reducer: Any,
     peft: Any,
-    backbone: Llava,
+    backbone: LlavaVision,
     base: Mapping[Part, str],
     data: str,
     steps: tuple[int, int],
     seconds: float,
     processes: int,
-    measured: Sequence[HeldOut],
+    measured: Sequence[HeldOut] | Sequence[Reduced],
     machine: Mapping[str, Any],
 ) -> None:
-    """Codec, adapter, card, and last the manifest: a folder that has one is complete."""
+    """Codec or reducer, adapter, card, and last the manifest: a folder that has one is complete."""
     if peft is not None:
         adapter.save(peft, folder / ADAPTER, backbone.name)
-    unfinished = folder / f"{CODEC}.part"
-    codec.save(unfinished, networks=config.codec.keep_networks)
-    unfinished.replace(folder / CODEC)
-    commit, dirty = provenance.checkout(Path(__file__).parents[2])
+    if codec is not None and config.codec is not None:
+        unfinished = folder / f"{CODEC}.part"
+        codec.save(unfinished, networks=config.codec.keep_networks)
+        unfinished.replace(folder / CODEC)
+    if reducer is not None:
+        write_halves(folder / REDUCER, reducer, {"config": reducer.config.model_dump_json()})
     facts = {
         "name": config.name,
+        "stage": config.stage,
         "config": as_given(config),
         "config_hash": config_hash(config),
         "recipe": {
@@ -151,92 +174,29 @@ def write(
         },
         "backbone": backbone.name,
         "fingerprints": dict(base),
-        "codec_hash": codec.frozen.digest,
+        **({} if codec is None else {"codec_hash": codec.frozen.digest}),
         "data": data,
-        "seed": config.seed,
         "steps": {"prefit": steps[0], "joint": steps[1]},
-        "seconds": round(seconds),
-        "processes": processes,
         "held_out": {"pictures": config.held_out, "rows": [row._asdict() for row in measured]},
-        "commit": commit,
-        "dirty": dirty,
+        **came_from(config.seed, seconds, processes, machine),
         "finished_utc": provenance.utc_now(),
         "packages": provenance.package_versions(),
-        "machine": dict(machine),
     }
     write_text(folder / CARD, card(config, facts, measured))
     write_text(folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
-def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[HeldOut]) -> str:
-    """The folder's contents for a reader."""
-    tuned = (
-        f"LoRA of rank {config.lora.rank} on vision tower and language model, and the projector, in `{ADAPTER}/` as "
-        "peft saves them"
-        if config.lora.rank
-        else "the backbone is frozen, where the paper adapts it too"
-    )
-    commit = facts["commit"]
-    code = "unknown" if commit is None else commit[:9] + ("+changes" if facts["dirty"] else "")
-    steps = facts["steps"]
-    fingerprints = ", ".join(f"{part} {facts['fingerprints'][part]}" for part in PARTS)
-    name = recipe.recipe_of(config)
-    added = "\n".join(f"- {text}" for text in recipe.additions(config))
-    departed = "\n".join(f"- {text}" for text in recipe.departures(config))
-    about = f"Recipe `{name}`: Algorithm 1" + (", and what it adds to it:\n\n" + added if added else " as it stands.")
-    samples = steps["prefit"] * config.prefit.batch, steps["joint"] * config.batch
-    return f"""# {config.name}: a TOFC codec of {config.backbone}
-
-{config.codec.experts} selectable entropy models and their router in `{CODEC}`; {tuned}. Trained by `harness train`
-with lambda = {config.rate_weight:g}: {steps["prefit"]} steps of {config.prefit.batch} pictures on cached features with
-the backbone frozen ({samples[0]} samples), then {steps["joint"]} steps of {config.batch} examples ({samples[1]}
-samples).
-
-{about}
-
-Other departures from the paper's numbers (V-A):
-
-{departed or "- none"}
-
-- Data: {facts["data"]}.
-- Backbone's weights: fingerprints {fingerprints}.
-- Seed {config.seed}, commit {code}; {facts["seconds"] / 60:.1f} minutes of training in processes:
-  {facts["processes"]}, on {facts["machine"].get("name", "unknown machine")}, torch {torch.__version__}.
-
-On {config.held_out} pictures held out of training: real streams, written and read back. D is the answers' cross entropy
-(Eq. 10); R the stream's bits per element of y, headers included; error is the features', squared.
-
-{tables(measured)}
-"""
-
-
-def tables(measured: Sequence[HeldOut]) -> str:
-    """What streams cost and lose, where their bits go, and how many features each entropy model has, for each n_c."""
-    rows = [
-        "| n_c | bytes an image | R | D | D uncoded | tokens right | error over variance |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            f"| {row.n_clusters} | {row.bytes_per_image:.0f} | {row.rate:.3f} | {row.distortion:.3f} "
-            f"| {row.merged_distortion:.3f} | {100 * row.right:.1f} % | {row.feature_distortion:.3f} |"
-            for row in measured
-        ),
-        "",
-        "Bits of an image's stream by part, and the share of all features that each model codes, most used first:",
-        "",
-        "| n_c | header | models' indices | z | y | z's share | features | of each model, % |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in measured:
-        features = sum(row.expert_use)
-        shares = ", ".join(f"{100 * used / features:.1f}" for used in sorted(row.expert_use, reverse=True))
-        rows.append(
-            f"| {row.n_clusters} | {row.header_bits:.0f} | {row.expert_bits:.0f} | {row.z_bits:.0f} | {row.y_bits:.0f} "
-            f"| {100 * row.z_share:.1f} % | {features} | {shares} |"
-        )
-    use_E = [sum(used) for used in zip(*(row.expert_use for row in measured), strict=True)]
-    least, unused = min(use_E) / sum(use_E), sum(not used for used in use_E)
-    rows += ["", f"Over all n_c the least used model has {100 * least:.2f} % of the features; {unused} have none."]
-    return "\n".join(rows)
+def came_from(seed: int, seconds: float, processes: int, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """How weights were made: seed, seconds of training, processes, the machine, and this code's commit."""
+    commit, dirty = provenance.checkout(Path(__file__).parents[2])
+    return {
+        "seed": seed,
+        "seconds": round(seconds),
+        "processes": processes,
+        "commit": commit,
+        "dirty": dirty,
+        "machine": dict(machine),
+    }
 
 
 def identity_of(config_hash: str, fingerprints: Mapping[Part, str]) -> str:
@@ -254,10 +214,17 @@ def identity(folder: Path) -> str | None:
 
 
 def summary(folder: Path) -> str:
-    """What a complete folder's codec costs and loses, in a sentence a n_c."""
-    rows = manifest(folder / MANIFEST)["held_out"]["rows"]
-    return "; ".join(
-        f"n_c {row['n_clusters']}: {row['bytes_per_image']:.0f} bytes an image, R {row['rate']:.3f}, "
-        f"D {row['distortion']:.3f} ({row['merged_distortion']:.3f} uncoded)"
-        for row in rows
+    """What a complete folder's codec costs and loses at each n_c, or what merging loses."""
+    found = manifest(folder / MANIFEST)
+    return "; ".join(f"n_c {row['n_clusters']}: {_sentence(row)}" for row in found["held_out"]["rows"])
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    if "untuned_distortion" in row:
+        return f"D {row['distortion']:.3f} ({row['untuned_distortion']:.3f} as it was)"
+    lost = (
+        f"squared error {row['feature_distortion']:.3f} of the variance"
+        if row["distortion"] is None
+        else f"D {row['distortion']:.3f} ({row['merged_distortion']:.3f} uncoded)"
     )
+    return f"{row['bytes_per_image']:.0f} bytes an image, R {row['rate']:.3f}, {lost}"

@@ -3,17 +3,21 @@
 import dataclasses
 import importlib
 import re
+from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from made_up_run import ORDER, RATES_BPS, make
 
 from harness.analysis import Analysis, analysis, breakdown, cells, comparison, latency
+from harness.claims import metrics
+from harness.claims.model import METRICS as CLAIMED
 from harness.errors import ResultsError
 from harness.replay import Profile
 from harness.report import table
 from harness.report.figures.gallery import draw_all
+from tests.made_up_run import ORDER, RATES_BPS, make
 
 METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
 NONE_REACHES = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confidence": 0.95, "resamples": 100}
@@ -36,21 +40,21 @@ def test_showing_everything_computes_each_quantity_once(
         monkeypatch.setattr(module, name, counting)
 
     counted(analysis, "select")
-    counted(cells, "summarise")
+    counted(cells, "latencies")
     counted(breakdown, "by_category")
     for name in ("first_answers", "ladders", "equal_scores", "latencies_at_equal_score"):
         counted(comparison, name)
     counted(comparison, "scores_at_tokens")
     draw_all(made_up.record.folder, tmp_path)
     compared = ("first_answers", "ladders", "equal_scores", "latencies_at_equal_score", "scores_at_tokens")
-    assert calls == dict.fromkeys(("select", "summarise", "by_category", *compared), 1)
+    assert calls == dict.fromkeys(("select", "latencies", "by_category", *compared), 1)
     calls.clear()
     run = Analysis(made_up.record)
     for _ in range(2):
         table.table(run)
         table.write(run, tmp_path / "table.csv")
         run.selected_profile("jpeg")
-    assert calls == dict.fromkeys(("select", "summarise", "first_answers", "ladders", "equal_scores"), 1)
+    assert calls == dict.fromkeys(("select", "latencies", "first_answers", "ladders", "equal_scores"), 1)
     assert run.selected_profile("jpeg") is run.profile("jpeg", run.selected_profile("jpeg").point)
 
 
@@ -138,14 +142,25 @@ def test_outcomes_of_a_pipeline_without_parameters_are_refused(made_up: Analysis
 
 
 def test_every_metric_is_made_where_its_documentation_says() -> None:
-    """Each row of a metric in docs/metrics.md names one maker, and what it names is there."""
+    """Each row of a table of metrics in docs/metrics.md names what makes it, last, and all that is named is there."""
     text = METRICS.read_text(encoding="utf-8")
-    named = re.findall(r"`((?:harness|baselines)\.[\w.]+):(\w+)`", text)
+    named = re.findall(r"`((?:harness|baselines)\.[\w.]+):([\w.]+)`", text)
     for module, name in named:
-        assert callable(getattr(importlib.import_module(module), name)), f"{module}:{name}"
-    tables = re.findall(r"\| symbol \| name \| definition \| made by \|\n\|[-|]+\|\n((?:\|.*\n)+)", text)
-    assert len(tables) == text.count("| symbol |") >= 4
+        assert callable(attrgetter(name)(importlib.import_module(module))), f"{module}:{name}"
+    tables = re.findall(r"^\|.*\| made by \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert len(tables) == text.count("| made by |") >= 9
+    maker = r"`(?:harness|baselines)\.[\w.]+:[\w.]+`"
     for row in "".join(tables).splitlines():
-        assert re.fullmatch(r"\|.*\| `[\w.]+:\w+` \|", row), row
-    makers = {name for _, name in named}
-    assert {"part_s", "total_s", "percentile", "share", "select", "equal_scores", "first_answers"} <= makers
+        assert re.fullmatch(rf"\|.*\| {maker}(?:, {maker})* \|", row), row
+
+
+def test_every_metric_of_a_claim_is_documented_with_its_function() -> None:
+    """The table of docs/metrics.md has every name that a claim may use, and what computes each is what it says."""
+    table = METRICS.read_text(encoding="utf-8").partition("| metric | number | made by |\n")[2].partition("\n\n")[0]
+    rows = [row.split(" | ") for row in table.splitlines()[1:]]
+    made = {name: row[-1] for row in rows for name in row[0].strip("| ").split(", ")}
+    assert set(made) == set(CLAIMED)
+    functions: dict[str, Callable[..., object]] = dict(metrics._FUNCTIONS)
+    functions |= dict.fromkeys((name for name in CLAIMED if CLAIMED[name].counted), metrics.counted)
+    for name, function in functions.items():
+        assert f"`{function.__module__}:{function.__name__}`" in made[name], name

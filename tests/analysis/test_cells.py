@@ -8,11 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from made_up_run import MACHINE, RATES_BPS, make
 
 from harness.analysis import Analysis, cells
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, SampleRow, StageRow, schema
+from tests.made_up_run import MACHINE, RATES_BPS, make
 
 ROUNDS = 4
 
@@ -93,7 +93,7 @@ def test_intervals_of_the_means_cover(made_up: Analysis) -> None:
     own = own.filter(pc.equal(own["channel"], "25 KB/s"))
     for seed in range(n):
         run, truth = studied(made_up, np.random.default_rng(seed), 8, points=[key])
-        found = cells.summarise(own, run.setting).set_index("part")
+        found = cells.latencies(own, run.setting).set_index("part")
         known = found.loc["link", "mean_s"]
         low, high = found.loc["total", ["mean_low_s", "mean_high_s"]] - known
         covered += low <= truth <= high

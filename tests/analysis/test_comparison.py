@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_run import RATES_BPS, make
 
 from harness.analysis import Analysis, comparison
+from tests.made_up_run import RATES_BPS, make
 
 
 @pytest.fixture

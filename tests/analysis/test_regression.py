@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_up_run import small
 
 from harness.analysis import regression
 from harness.analysis.regression import Check, Comparison, Limit
@@ -17,6 +16,7 @@ from harness.reference import as_reference
 from harness.runs import disk, replayed
 from harness.runs.provenance import package_versions
 from harness.runs.store import Record, Run
+from tests.made_up_run import small
 
 HERE = {"here": {"name": "a processor, 2 cores"}, "packages": package_versions(), "links": Path("scenarios")}
 

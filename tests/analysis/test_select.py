@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from harness.analysis.select import Answers, Equality, ladders_of, select
+from harness.analysis.select import Equality, Scores, ladders_of, select
 from harness.data.scoring import Metric, metric
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, SampleRow, schema
@@ -47,7 +47,7 @@ def questions(table: pa.Table, **columns: list[str]) -> pa.Table:
 
 def picked(table: pa.Table, equality: Equality | None = None, **columns: list[str]) -> pd.DataFrame:
     """The selection among outcome rows of StreetsQA's."""
-    return select(Answers(table, questions(table, **columns), equality or EQUALITY, STREETS))
+    return select(Scores(table, questions(table, **columns), equality or EQUALITY, STREETS))
 
 
 def row(table: pd.DataFrame, pipeline: str, point: str = "-") -> "pd.Series[float]":
@@ -161,7 +161,7 @@ def test_reproducible_from_its_seed() -> None:
     shuffled = table.take(np.random.default_rng(4).permutation(table.num_rows))
     pd.testing.assert_frame_equal(picked(table), picked(shuffled))
     one, other = (
-        Answers(table, questions(table), dataclasses.replace(EQUALITY, seed=seed), STREETS).resampled(("x", "-"))
+        Scores(table, questions(table), dataclasses.replace(EQUALITY, seed=seed), STREETS).resampled(("x", "-"))
         for seed in (0, 1)
     )
     assert (one != other).any()
@@ -176,7 +176,7 @@ def test_scores_are_the_benchmarks(benchmark: str) -> None:
     table = outcomes({("all", "-"): right, ("x", "-"): right})
     pairs = [f"g{i // 2:03}" for i in range(200)]
     asked = questions(table, benchmark=[benchmark] * 200, group=pairs)
-    found = select(Answers(table, asked, EQUALITY, [benchmark]))
+    found = select(Scores(table, asked, EQUALITY, [benchmark]))
     expected = scoring.score(np.full(200, "all"), np.array(pairs), right)
     assert found["score"].tolist() == [expected, expected]
     assert (found["score_low"] < expected).all()
@@ -225,7 +225,7 @@ def test_a_ladder_ends_where_a_point_is_not_certified() -> None:
     together = picked(table)
     assert np.isnan(row(together, "x", "small")["p_value"])
     assert not together[together["pipeline"] == "x"]["admissible"].any()
-    apart = select(Answers(table, questions(table), EQUALITY, STREETS), {("x", "big"): 16, ("x", "small"): 32})
+    apart = select(Scores(table, questions(table), EQUALITY, STREETS), {("x", "big"): 16, ("x", "small"): 32})
     assert row(apart, "x", "small")["selected"]
 
 
@@ -257,7 +257,7 @@ def test_refuses_what_cannot_be_compared() -> None:
         picked(pa.concat_tables([outcomes({("all", "-"): right})] * 2))
     table = outcomes({("all", "-"): right})
     with pytest.raises(ResultsError, match="sample q00004 was answered and is not among the 4 of the samples table"):
-        Answers(table, questions(table).slice(0, 4), EQUALITY, STREETS)
+        Scores(table, questions(table).slice(0, 4), EQUALITY, STREETS)
 
 
 TWO = ["StreetsQA", "GlimpseQA"]
@@ -289,7 +289,7 @@ def test_several_benchmarks_are_averaged_each_over_the_reference() -> None:
     """The score is 100 times the mean of the benchmarks' own ratios, whatever their sizes and units."""
     reference = (np.arange(100) < 80, np.arange(40) < 36)
     scheme = (np.arange(100) < 60, np.arange(40) < 36)
-    found = select(Answers(*two({"all": reference, "x": scheme}, {"all": (9000, 1000), "x": (300, 100)})))
+    found = select(Scores(*two({"all": reference, "x": scheme}, {"all": (9000, 1000), "x": (300, 100)})))
     assert set(found["metric"]) == {"normalised score (%)"}
     assert row(found, "all")["score"] == pytest.approx(100)
     assert row(found, "x")["score"] == pytest.approx(100 * (60 / 80 + 1) / 2)
@@ -309,7 +309,7 @@ def test_a_normalised_score_is_a_ratio() -> None:
     reference = (rng.random(300) < 0.7, rng.random(200) < 0.9)
     alike = tuple(np.where(rng.random(right.size) < 0.03, ~right, right) for right in reference)
     other = (rng.random(300) < 0.68, rng.random(200) < 0.88)
-    found = select(Answers(*two({"all": reference, "x": alike, "y": other})))
+    found = select(Scores(*two({"all": reference, "x": alike, "y": other})))
     whole = row(found, "all")
     assert (whole["score_low"], whole["score_high"]) == (100, 100)
     for name in "xy":
@@ -321,10 +321,10 @@ def test_a_normalised_score_is_a_ratio() -> None:
 def test_several_benchmarks_that_cannot_be_averaged() -> None:
     """A benchmark in which the reference scores nothing, or nothing was asked, or a sample of no benchmark."""
     table, asked, equality, names = two({"all": (np.ones(10, bool), np.zeros(4, bool))})
-    nothing = Answers(table, asked, equality, names)
+    nothing = Scores(table, asked, equality, names)
     assert not nothing.scored
     assert not select(nothing)[["admissible", "selected"]].any(axis=None)
     with pytest.raises(ResultsError, match="sample Y/0000 is of the benchmark 'GlimpseQA'; this run is of StreetsQA"):
-        Answers(table, asked, equality, STREETS)
+        Scores(table, asked, equality, STREETS)
     with pytest.raises(ResultsError, match="no question of MMStar was answered"):
-        Answers(table, asked, equality, [*names, "MMStar"])
+        Scores(table, asked, equality, [*names, "MMStar"])

@@ -108,7 +108,7 @@ def test_contributions_of_pairs_average_to_the_score() -> None:
 def test_several_benchmarks_join_to_their_normalised_average() -> None:
     """100 * mean over benchmarks of s / s_0, whatever their sizes."""
     small, large = np.array([1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])
-    assert selection.joined([small, large], [0.5, 1.0]).mean() == pytest.approx(100 * (1.0 + 0.75) / 2)
+    assert selection.joined([small, large], [100 / (2 * 0.5), 100 / 2]).mean() == pytest.approx(100 * (1.0 + 0.75) / 2)
 
 
 @pytest.mark.parametrize("shape", [(1,), (5,), (4, 4)])

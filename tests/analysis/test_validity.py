@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_run import make
 
 from harness.analysis import Analysis
 from harness.analysis.validity import disturbance, reasons
 from harness.runs.provenance import Manifest, Session
 from harness.runs.store import Record, Run, Unit
 from harness.scenario.load import hash_of
+from tests.made_up_run import make
 
 
 def _where(table: pa.Table, **values: object) -> pa.ChunkedArray:
@@ -146,7 +146,7 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
         lambda r: sessions(r, {}, {"dirty": True}),
         r"the code had changes that are in no commit \(commit 012345678 and changes\)",
     ),
-    "unknown tree": (lambda r: sessions(r, {"dirty": None}), "changes that are in no commit could not be told"),
+    "unknown tree": (lambda r: sessions(r, {"dirty": None}), "changes that are in no commit is not known"),
     "no tree": (
         lambda r: sessions(r, {"commit": None, "dirty": None}),
         "neither a commit's nor an installed release's",

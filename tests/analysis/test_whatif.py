@@ -7,21 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.stats
-from replay_systems import profile_of, replayed, spec_of
 
 from harness.analysis.means import mean_latency
-from harness.analysis.whatif import (
-    Population,
-    advise,
-    crossover,
-    max_users,
-    mean,
-    replicated,
-    summarise,
-)
+from harness.analysis.whatif import Population, advise, cell_summaries, crossover, max_users, mean, replicated
 from harness.errors import ResultsError
 from harness.replay import Cell
 from harness.scenario.replay import ConstantUplink
+from tests.replay.systems import profile_of, replayed, spec_of
 
 LIGHT = profile_of([2000] * 8, np.linspace(0.4, 0.6, 8), [0.1] * 8, pipeline="light")
 HEAVY = profile_of(np.linspace(9000, 11_000, 8), [0.1] * 8, [0.1] * 8, pipeline="heavy")
@@ -185,7 +177,7 @@ def test_a_sweeps_intervals_do_not_shrink_with_its_seeds() -> None:
     profile = profile_of([2000] * 8, np.linspace(0.2, 0.9, 8), [0.1] * 8)
     spec = spec_of()
     rows = [pa.concat_tables(replayed(profile, spec, seed=s) for s in range(k)) for k in (4, 40)]
-    few, many = (summarise(table, 0.5)[0] for table in rows)
+    few, many = (cell_summaries(table, 0.5)[0] for table in rows)
     assert (many.mean_s.low, many.mean_s.high) == pytest.approx((few.mean_s.low, few.mean_s.high))
     assert few.in_time is not None
     assert few.in_time.high - few.in_time.low > 0.5

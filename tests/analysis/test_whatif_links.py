@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replay_systems import profile_of
 
 from harness.analysis import Analysis
 from harness.analysis.cells import instability
 from harness.analysis.whatif import advise, crossover, crossover_of_links, max_users
 from harness.channel import recording
-from harness.channel.opening import mean_bps
+from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
 from harness.replay import Cell
 from harness.scenario.replay import Replay
+from tests.replay.systems import profile_of
 
 LIGHT = profile_of([2000] * 8, np.linspace(0.4, 0.6, 8), [0.1] * 8, pipeline="light")
 HEAVY = profile_of(np.linspace(9000, 11_000, 8), [0.1] * 8, [0.1] * 8, pipeline="heavy")
@@ -138,9 +138,9 @@ def test_a_link_too_slow_for_all_is_called_unstable(tmp_path: Path) -> None:
 
 def test_where_neither_keeps_up_there_is_no_crossing() -> None:
     """Servers that are asked for more than they do leave nothing to compare; a slow link only below its own rate."""
-    busy = [profile_of([100] * 8, [0.0] * 8, [0.65] * 8, pipeline=name) for name in ("a", "b")]
+    one, other = (profile_of([100] * 8, [0.0] * 8, [0.65] * 8, pipeline=name) for name in ("a", "b"))
     spec = system({"kind": "constant", "rate": "1 MB/s"}, arrivals={"kind": "poisson", "rate": "2 /s"}, requests=20)
-    found = crossover_of_links(*busy, spec, spec.uplinks[0], **RANGE)
+    found = crossover_of_links(one, other, spec, spec.uplinks[0], **RANGE)
     assert (found.rate_bps, found.unstable_below_bps) == (None, math.inf)
     slow = system({"kind": "constant", "rate": "1 MB/s"}, arrivals={"kind": "poisson", "rate": "1 /s"}, requests=50)
     found = crossover_of_links(LIGHT, HEAVY, slow, slow.uplinks[0], resamples=3, **RANGE)

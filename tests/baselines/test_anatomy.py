@@ -12,10 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
-from baselines.neural_codec import NeuralPoint, bundled
-from baselines.neural_container import MAGIC, MODEL_BYTES, Picture, pack
+from baselines.neural_codec import Elic, Hyperprior, NeuralPoint, bundled
+from baselines.neural_container import MAGIC, MODEL_BYTES, CodedPicture, pack
 from baselines.raw_features import _HEADER
 from harness import catalog
 from harness.data.asking import samples
@@ -24,7 +22,7 @@ from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
 from harness.models.contract import Untimed
-from harness.models.llava import LlavaModels
+from harness.models.loading import LlavaModels
 from harness.models.onevision import load
 from harness.schemes import image_codec
 from harness.schemes.anatomy import of_body
@@ -119,7 +117,7 @@ def test_however_many_strings_a_neural_file_has_they_are_told_apart(n_strings: i
     rng = np.random.default_rng(n_strings)
     for _ in range(50):
         strings = tuple(rng.bytes(int(n)) for n in rng.integers(0, 300, n_strings))
-        found = of_body(pack(b"none", Picture(9, 7, strings)))
+        found = of_body(pack(b"none", CodedPicture(9, 7, strings)))
         z = strings[-1] if n_strings > 1 else b""
         assert found.bits["z"] == 8 * len(z)
         assert found.bits["y"] == 8 * (sum(map(len, strings)) - len(z))
@@ -131,7 +129,7 @@ def test_however_many_strings_a_neural_file_has_they_are_told_apart(n_strings: i
 
 def test_a_damaged_neural_file_is_refused() -> None:
     """Its checksum does not hold, whatever the count of its strings."""
-    body = pack(b"none", Picture(9, 7, (b"abc", b"de")))
+    body = pack(b"none", CodedPicture(9, 7, (b"abc", b"de")))
     assert body[: len(MAGIC) + MODEL_BYTES].endswith(b"none")
     with pytest.raises(BitstreamError, match="its checksum does not hold"):
         of_body(body[:-1] + bytes([body[-1] ^ 1]))

@@ -18,7 +18,7 @@ from baselines.networks import zoo
 from baselines.networks.pictures import padded
 from baselines.networks.weights import make_ready
 from baselines.neural_codec import bundled
-from baselines.neural_container import Picture, pack, unpack
+from baselines.neural_container import CodedPicture, pack, unpack
 from harness import catalog
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
 from harness.schemes.anatomy import of_body
@@ -49,7 +49,7 @@ def test_a_picture_comes_back_and_forgeries_do_not(compressai: ModuleType, model
         for forged in (b"", string[:-4], string + bytes(4), bytes(50_000 * 4), noise.bytes(len(string))):
             strings = (*picture.strings[:place], forged, *picture.strings[place + 1 :])
             with pytest.raises(BitstreamError, match="an entropy coder's string"):
-                coder.decode(pack(coder.model, Picture(100, 50, strings)), 10_000)
+                coder.decode(pack(coder.model, CodedPicture(100, 50, strings)), 10_000)
     with pytest.raises(BitstreamError, match="at most 4999 px"):
         coder.decode(body, 4999)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from silent import Silent
 
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
@@ -21,6 +20,7 @@ from harness.scenario.load import load as load_scenario
 from harness.schemes.contract import Answer, Payload
 from harness.schemes.envelope import pack, receive, send
 from harness.study import run
+from tests.silent import Silent
 
 SMOKE = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
 
@@ -37,7 +37,7 @@ def server_model():
     return load("mini-onevision")
 
 
-def test_the_smaller_model_answers(server_model, sample):
+def test_the_smaller_model_answers(server_model, sample) -> None:
     """The answer is mini-nano's, from all of its tokens; every stage is the device's."""
     half = DeviceOnly.device_half(server_model, DeviceOnlyPoint())
     assert (half.vision.name, half.language.name) == ("mini-nano", "mini-nano")
@@ -53,7 +53,7 @@ def test_the_smaller_model_answers(server_model, sample):
     assert tuple(clock.seconds) == ("preprocess", "vision_encode", "project", "prefill", "generate")
 
 
-def test_it_may_merge_what_it_reads(server_model, sample):
+def test_it_may_merge_what_it_reads(server_model, sample) -> None:
     """With merge_to the device's own model has fewer tokens to read."""
     half = DeviceOnly.device_half(server_model, DeviceOnlyPoint(merge_to=0.044))
     clock = StageClock()
@@ -63,7 +63,7 @@ def test_it_may_merge_what_it_reads(server_model, sample):
     assert tuple(clock.seconds) == ("preprocess", "vision_encode", "merge", "project", "prefill", "generate")
 
 
-def test_the_model_on_the_device_may_be_named(server_model):
+def test_the_model_on_the_device_may_be_named(server_model) -> None:
     """A point's backbone goes before the catalog's; an unknown one is refused with the known."""
     half = DeviceOnly.device_half(server_model, DeviceOnlyPoint(backbone="mini-onevision"))
     assert half.language.name == "mini-onevision"
@@ -71,7 +71,7 @@ def test_the_model_on_the_device_may_be_named(server_model):
         DeviceOnly.device_half(server_model, DeviceOnlyPoint(backbone="pico"))
 
 
-def test_a_backbone_without_a_smaller_one_says_so():
+def test_a_backbone_without_a_smaller_one_says_so() -> None:
     """LLaVA-1.5 has none, so that a scenario has to name one."""
     assert set(catalog.ON_DEVICE) | set(catalog.ON_DEVICE.values()) <= set(catalog.BACKBONES)
     llava15 = load_llava15("mini-llava15")
@@ -83,7 +83,7 @@ def test_a_backbone_without_a_smaller_one_says_so():
     assert half.language.name == "mini-nano"
 
 
-def test_nothing_reaches_the_server(server_model, sample):
+def test_nothing_reaches_the_server(server_model, sample) -> None:
     """Its server half has nothing to say to any payload."""
     server = DeviceOnly.server_half(server_model, DeviceOnlyPoint())
     data = pack(Payload(DeviceOnly.kind, (b"abc",)))
@@ -92,7 +92,7 @@ def test_nothing_reaches_the_server(server_model, sample):
 
 
 @pytest.mark.slow
-def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path):
+def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path: Path) -> None:
     """From the scenario to the table: 0 bytes an answer, device stages alone, and a latency that no uplink changes."""
     given = yaml.safe_load(SMOKE.read_text())
     given["pipelines"] = [{"scheme": "server_only"}, {"scheme": "device_only"}]

@@ -10,17 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 
-from baselines.pillow_codecs import (
-    Avif,
-    AvifPoint,
-    Jpeg,
-    JpegPoint,
-    JpegXL,
-    JpegXLPoint,
-    WebP,
-    WebPPoint,
-    jxl_size,
-)
+from baselines.pillow_codecs import Avif, AvifPoint, Jpeg, JpegPoint, JpegXL, JpegXLPoint, WebP, WebPPoint, jxl_size
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError, DataError, UnavailableError
 from harness.models.contract import Untimed

@@ -16,8 +16,8 @@ from baselines.networks.network import Network
 from baselines.networks.weights import load, make_ready, ready
 from baselines.neural_codec import bundled
 from baselines.rans import Rans
-from baselines.training_pictures import collage
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
+from recipes.pictures import collage
 
 GROUPS = (4, 4, 16)
 OURS: dict[str, Callable[[], Network]] = {
@@ -55,7 +55,7 @@ def peers(compressai: ModuleType) -> dict[str, Callable[..., Any]]:
 @functools.cache
 def picture(height: int = 64, width: int = 128) -> Tensor:
     """A collage as x_13HW."""
-    pixels = torch.from_numpy(collage(Dice("networks", 0)).copy())
+    pixels = torch.from_numpy(collage(SeededRandom("networks", 0)).copy())
     return pixels[:height, :width].permute(2, 0, 1)[None].float() / 255
 
 

@@ -13,14 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
 from baselines.networks.network import MULTIPLE_PX
 from baselines.networks.pictures import padded
-from baselines.neural_codec import NeuralCodec, NeuralPoint, bundled
-from baselines.neural_container import Picture, pack, unpack
+from baselines.neural_codec import Elic, Hyperprior, NeuralCodec, NeuralPoint, bundled
+from baselines.neural_container import CodedPicture, pack, unpack
 from baselines.pillow_codecs import Jpeg, JpegPoint
-from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db
+from benchmarks.rate_distortion import RateDistortion, bd_rate_percent, mean_rate_distortion, psnr_db
 from harness.data import streetsqa
 from harness.errors import BitstreamError, DataError
 
@@ -44,7 +42,7 @@ def streets(count: int) -> list[Image.Image]:
 @functools.cache
 def curve(kind: type[NeuralCodec]) -> list[RateDistortion]:
     """The curve of the bundled models on held-out streets."""
-    return [measure(codec(kind, place), streets(5)) for place in range(len(bundled(kind.kind)))]
+    return [mean_rate_distortion(codec(kind, place), streets(5)) for place in range(len(bundled(kind.kind)))]
 
 
 @pytest.mark.slow
@@ -60,7 +58,7 @@ def test_a_larger_lambda_buys_quality_with_bytes(kind: type[NeuralCodec]) -> Non
 @pytest.mark.parametrize("kind", CODECS)
 def test_it_needs_fewer_bytes_than_jpeg(kind: type[NeuralCodec]) -> None:
     """A tenth less at equal PSNR on held-out streets, at the least."""
-    jpeg = [measure(Jpeg(JpegPoint(quality=q)), streets(5)) for q in (5, 10, 20, 30, 50, 70)]
+    jpeg = [mean_rate_distortion(Jpeg(JpegPoint(quality=q)), streets(5)) for q in (5, 10, 20, 30, 50, 70)]
     difference = bd_rate_percent(curve(kind), jpeg)
     assert difference is not None
     assert difference < -10
@@ -200,7 +198,7 @@ def test_forged_strings_under_a_true_checksum_are_refused_or_read(kind: type[Neu
         start, end = data.draw(st.binary(max_size=12)), data.draw(st.integers(0, 12))
         strings[place] = start + strings[place][len(start) : len(strings[place]) - end]
     width, height = data.draw(st.one_of(st.just((60, 60)), st.tuples(st.integers(1, 200), st.integers(1, 200))))
-    body = pack(coder.model, Picture(width, height, tuple(strings)))
+    body = pack(coder.model, CodedPicture(width, height, tuple(strings)))
     try:
         decoded = scheme.decode(body)
     except BitstreamError as error:
@@ -247,11 +245,11 @@ def test_strings_that_do_not_fit_the_claim_are_refused_before_computing(
     picture = unpack(scheme.encode(streets(1)[0].crop((0, 0, 64, 64))), scheme.coder.model, scheme.coder.net.n_strings)
     monkeypatch.setattr(type(scheme.coder.net), "decode_y", None)
     forged = [
-        Picture(64, 64, (*picture.strings[:place], bytes(20_000), *picture.strings[place + 1 :]))
+        CodedPicture(64, 64, (*picture.strings[:place], bytes(20_000), *picture.strings[place + 1 :]))
         for place in range(len(picture.strings))
     ]
     if kind is Hyperprior:
-        forged += [Picture(4000, 4000, picture.strings), Picture(4000, 1, picture.strings)]
+        forged += [CodedPicture(4000, 4000, picture.strings), CodedPicture(4000, 1, picture.strings)]
     for claim in forged:
         with pytest.raises(BitstreamError, match=r"an entropy coder's string has \d+ bytes; \d+ symbols take"):
             scheme.decode(pack(scheme.coder.model, claim))

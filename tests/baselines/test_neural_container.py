@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baselines.neural_container import MAGIC, MAX_PIXELS, Picture, _varint, fits, pack, unpack
+from baselines.neural_container import MAGIC, MAX_PIXELS, CodedPicture, _varint, fits, pack, unpack
 from harness.errors import BitstreamError
 
 MODEL = b"\x01\x02\x03\x04"
 pictures = st.builds(
-    Picture,
+    CodedPicture,
     width_px=st.integers(1, 4000),
     height_px=st.integers(1, 4000),
     strings=st.lists(st.binary(max_size=300), min_size=1, max_size=12).map(tuple),
@@ -25,13 +25,13 @@ def _sealed(*numbers: int, strings: bytes = b"") -> bytes:
 
 
 @given(pictures)
-def test_a_picture_comes_back(picture: Picture) -> None:
+def test_a_picture_comes_back(picture: CodedPicture) -> None:
     """Size and strings, empty ones included."""
     assert unpack(pack(MODEL, picture), MODEL, len(picture.strings)) == picture
 
 
 @given(pictures)
-def test_the_container_costs_its_header_and_no_more(picture: Picture) -> None:
+def test_the_container_costs_its_header_and_no_more(picture: CodedPicture) -> None:
     """Twelve bytes, and one for every seven bits of a number."""
     numbers = (picture.width_px, picture.height_px, *map(len, picture.strings))
     varints = sum(max(1, -(-number.bit_length() // 7)) for number in numbers)
@@ -39,7 +39,7 @@ def test_the_container_costs_its_header_and_no_more(picture: Picture) -> None:
 
 
 @given(picture=pictures, data=st.data())
-def test_damage_is_a_bitstream_error(picture: Picture, data: st.DataObject) -> None:
+def test_damage_is_a_bitstream_error(picture: CodedPicture, data: st.DataObject) -> None:
     """Any byte that is not what it was, and any cut."""
     body = bytearray(pack(MODEL, picture))
     place = data.draw(st.integers(0, len(body) - 1))
@@ -85,7 +85,7 @@ def test_a_claim_that_cannot_be_is_refused(body: bytes, sentence: str) -> None:
 def test_the_other_models_payload_is_refused() -> None:
     """Both models are named."""
     with pytest.raises(BitstreamError, match="model 01020304, and this side has 05060708"):
-        unpack(pack(MODEL, Picture(3, 3, (b"a", b"b"))), b"\x05\x06\x07\x08", 2)
+        unpack(pack(MODEL, CodedPicture(3, 3, (b"a", b"b"))), b"\x05\x06\x07\x08", 2)
 
 
 def test_the_limits() -> None:

@@ -8,13 +8,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
 from baselines.networks.elic import Elic2022Official
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Network
 from baselines.networks.weights import build, fingerprint, load, read
-from baselines.neural_codec import BUNDLED, NeuralCodec, NeuralPoint, bundled
+from baselines.neural_codec import BUNDLED, Elic, Hyperprior, NeuralCodec, NeuralPoint, bundled
 from harness.errors import CheckpointError
 
 State = dict[str, torch.Tensor]

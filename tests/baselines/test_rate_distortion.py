@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from baselines.pillow_codecs import Jpeg, JpegPoint
-from baselines.rate_distortion import RateDistortion, bd_rate_percent, measure, psnr_db
+from benchmarks.rate_distortion import RateDistortion, bd_rate_percent, mean_rate_distortion, psnr_db
 
 CURVE = [RateDistortion(bpp, 30 + 6 * math.log2(bpp)) for bpp in (0.1, 0.2, 0.5, 1.0)]
 
@@ -46,4 +46,4 @@ def test_rate_is_what_is_sent() -> None:
     images = [Image.fromarray(noise), Image.fromarray(noise[:8, :8])]
     codec = Jpeg(JpegPoint(quality=50))
     expected = np.mean([8 * len(codec.encode(image)) / (image.width * image.height) for image in images])
-    assert measure(codec, images).bpp == pytest.approx(expected)
+    assert mean_rate_distortion(codec, images).bpp == pytest.approx(expected)

@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.elic import Elic
-from baselines.hyperprior import Hyperprior
 from baselines.networks.entropy_models import EntropyBottleneck, GaussianConditional
-from baselines.neural_codec import NeuralCodec, NeuralPoint, bundled
-from baselines.neural_container import Picture, pack, unpack
+from baselines.neural_codec import Elic, Hyperprior, NeuralCodec, NeuralPoint, bundled
+from baselines.neural_container import CodedPicture, pack, unpack
 from baselines.rans import MOST_SYMBOL, TOTAL, Rans, quantised_cdf
 from harness.errors import BitstreamError, CheckpointError
 
@@ -229,12 +227,12 @@ def test_a_forged_picture_is_refused(kind: type[NeuralCodec]) -> None:
     rest = picture.strings[1:]
     start = bytes(4) + b"\x00\x00\x00\x80"
     for forged in (
-        Picture(64, 64, (noise.bytes(len(picture.strings[0]) // 4 * 4), *rest)),
-        Picture(64, 64, (*picture.strings[:-1], picture.strings[-1][:-4])),
-        Picture(64, 64, (b"\xff" * 1_000_000, *rest)),
-        Picture(64, 64, (b"", *rest)),
-        Picture(2000, 2000, picture.strings),
-        Picture(4000, 4000, (start,) * n_strings),
+        CodedPicture(64, 64, (noise.bytes(len(picture.strings[0]) // 4 * 4), *rest)),
+        CodedPicture(64, 64, (*picture.strings[:-1], picture.strings[-1][:-4])),
+        CodedPicture(64, 64, (b"\xff" * 1_000_000, *rest)),
+        CodedPicture(64, 64, (b"", *rest)),
+        CodedPicture(2000, 2000, picture.strings),
+        CodedPicture(4000, 4000, (start,) * n_strings),
     ):
         with pytest.raises(BitstreamError, match="an entropy coder's string"):
             codec.decode(pack(model, forged))

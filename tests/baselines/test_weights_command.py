@@ -11,11 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from baselines.hyperprior import Hyperprior
 from baselines.networks.convert import convert
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.weights import read
-from baselines.neural_codec import NeuralPoint, bundled
+from baselines.neural_codec import Hyperprior, NeuralPoint, bundled
 from harness.errors import CheckpointError
 
 Run = Callable[..., tuple[int, str, str]]

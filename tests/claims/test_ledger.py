@@ -1,6 +1,7 @@
 """The ledger says of each claim what the rows say, whichever way they are altered."""
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -11,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from made_up_run import POINTS
 
 from harness.analysis import Analysis
 from harness.analysis.means import Estimate
@@ -23,6 +23,7 @@ from harness.records import ResourceRow, to_table
 from harness.runs import illustrations
 from harness.scenario.load import hash_of
 from harness.tofc.trained import find_codec
+from tests.made_up_run import POINTS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -160,8 +161,7 @@ def test_altered_times_flip_a_verdict(full: Analysis) -> None:
         {"metric": "rate_gain", **pair, "above": 1},
     )
     slower, faster = (
-        _altered(full, "stages", "seconds", "tofc", lambda seconds, by=by: pc.multiply(seconds, by))
-        for by in (100.0, 0.01)
+        _altered(full, "stages", "seconds", "tofc", functools.partial(pc.multiply, by)) for by in (100.0, 0.01)
     )
     assert _verdicts(full, claims) == [Verdict.REPRODUCED] * 4
     assert _verdicts(slower, claims)[:3] == [Verdict.NOT_REPRODUCED] * 3
@@ -317,7 +317,7 @@ def test_what_a_codecs_training_recorded_is_its_manifests(
         row["expert_bits"] = 0.02 * 8 * row["bytes_per_image"]
     (counted / "manifest.json").write_text(json.dumps(manifest))
 
-    def of(codec: str, metric: str) -> list[Item]:
+    def of(codec: str, metric: str) -> Sequence[Item]:
         points = {**full.manifest.points, "tofc": {f"codec={codec}": {"codec": codec}}}
         return _items(_as(full, points=points, backbone="mini-onevision"), metric=metric, of="tofc", below=1)
 
@@ -364,7 +364,7 @@ def test_other_numbers_of_neighbours_are_set_against_five(full: Analysis) -> Non
     alike = {label: {"codec": "x", "neighbours": k} for label, k in zip(labels, (5, 7, 9, 11, 13), strict=True)}
     run = _as(full, points={**full.manifest.points, "tofc": alike})
     found = _items(run, metric="neighbours_share", of="tofc", inside=[0.9, 1.1])
-    scores = [run.answers.score(("tofc", label)) for label in labels]
+    scores = [run.scores.score(("tofc", label)) for label in labels]
     assert [item.estimate.value for item in found] == pytest.approx([score / scores[0] for score in scores[1:]])
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_up_run import make
 from rich.panel import Panel
 from rich.table import Table
 
 from harness.channel import recording
 from harness.cli.display import Display, terminal
+from tests.made_up_run import make
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str, str]]

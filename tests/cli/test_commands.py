@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import made_up_run
 import pytest
 
 from harness.cli.run import given
+from tests import made_up_run
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ROOT / "scenarios"

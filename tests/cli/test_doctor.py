@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from harness import doctor
-from harness.doctor import Half, examine
+from harness import catalog, doctor
+from harness.doctor import HalfNeeds, examine
 from harness.models import files
 from harness.scenario.load import load
 
@@ -48,7 +48,7 @@ def test_a_scenario_of_estimates_can_run_anywhere(harness) -> None:
 
 def test_weights_are_counted_once_each() -> None:
     """The parts of a bundled checkpoint have all the weights of its file together."""
-    folder = files.ZOO / "mini-onevision"
+    folder = catalog.ZOO / "mini-onevision"
     with safe_open(folder / "model.safetensors", framework="np") as opened:
         wanted = sum(opened.get_tensor(name).size for name in opened.keys())  # noqa: SIM118
     assert sum(files.elements(folder, part) for part in files.PARTS) == wanted
@@ -69,7 +69,7 @@ def test_a_half_that_does_not_fit_does_not_run(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_half_that_cannot_be_made_says_why() -> None:
     """Whatever its size."""
-    half = Half(pipeline="tofc", point="-", side="device", parts=(), weight_bytes=0, refused="its codec is absent")
+    half = HalfNeeds(pipeline="tofc", point="-", side="device", parts=(), weight_bytes=0, refused="its codec is absent")
     assert not half.fits(1 << 60)
 
 

@@ -35,7 +35,7 @@ def write_realworldqa(folder):
     )
 
 
-def test_every_benchmark_has_a_source_and_a_metric():
+def test_every_benchmark_has_a_source_and_a_metric() -> None:
     """The table names each file once, with an md5, and each is scored by a metric of its own."""
     assert len({b.md5 for b in BENCHMARKS.values()}) == len(BENCHMARKS) == 7
     for name, benchmark in BENCHMARKS.items():
@@ -45,7 +45,7 @@ def test_every_benchmark_has_a_source_and_a_metric():
         assert metric(name).max(np.array(["OCR"])) in (100, 200)
 
 
-def test_lmudata_counts_only_if_it_exists(home, monkeypatch):
+def test_lmudata_counts_only_if_it_exists(home, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in VLMEvalKit: $LMUData where that folder exists, else ~/LMUData."""
     assert locate("MME") == home / "LMUData" / "MME.tsv"
     monkeypatch.setenv("LMUData", str(home / "elsewhere"))
@@ -54,7 +54,7 @@ def test_lmudata_counts_only_if_it_exists(home, monkeypatch):
     assert locate("MME") == home / "elsewhere" / "MME.tsv"
 
 
-def test_an_absent_benchmark_says_how_to_get_it(home):
+def test_an_absent_benchmark_says_how_to_get_it(home) -> None:
     """The error holds the path, the command and the md5."""
     with pytest.raises(UnavailableError) as refusal:
         load("RealWorldQA")
@@ -62,21 +62,21 @@ def test_an_absent_benchmark_says_how_to_get_it(home):
         assert part in str(refusal.value)
 
 
-def test_a_present_benchmark_is_read(home):
+def test_a_present_benchmark_is_read(home) -> None:
     """A file in its place is loaded lazily, with the benchmark's own grouping."""
     write_realworldqa(home / "LMUData")
     (sample,) = load("RealWorldQA")
     assert (sample.truth, sample.group, sample.image().getpixel((0, 0))) == ("A", "0", (3, 2, 1))
 
 
-def test_unknown_names_list_the_known():
+def test_unknown_names_list_the_known() -> None:
     """A name that is not in the table is refused with those that are."""
     sentence = r"unknown benchmark 'RealWorld'; did you mean 'RealWorldQA'\? known: AI2D_TEST, .*ScienceQA_TEST"
     with pytest.raises(DataError, match=sentence):
         load("RealWorld")
 
 
-def test_md5_tells_a_damaged_file(home, monkeypatch):
+def test_md5_tells_a_damaged_file(home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published file passes, another is refused with both sums, an absent one is unavailable."""
     with pytest.raises(UnavailableError, match="cannot be read"):
         check_md5(find("RealWorldQA"), locate("RealWorldQA"))

@@ -18,7 +18,7 @@ def samples(tmp_path_factory) -> list[Sample]:
 
 
 @pytest.mark.slow
-def test_every_picture_has_one_question_to_affirm_and_one_to_deny(samples):
+def test_every_picture_has_one_question_to_affirm_and_one_to_deny(samples) -> None:
     """Two questions share a picture, a group and a subtask; one is true."""
     groups = defaultdict(list)
     for sample in samples:
@@ -32,19 +32,19 @@ def test_every_picture_has_one_question_to_affirm_and_one_to_deny(samples):
         assert first.question.text != second.question.text
 
 
-def test_the_subtasks_are_mmes_and_equally_frequent(samples):
+def test_the_subtasks_are_mmes_and_equally_frequent(samples) -> None:
     """Five of MME's perception subtasks, twenty pictures each."""
     counts = Counter(sample.category for sample in samples)
     assert set(counts) == set(glimpseqa.SUBTASKS) <= set(MME_PERCEPTION)
     assert set(counts.values()) == {40}
 
 
-def test_a_picture_fits_into_one_tile(samples):
+def test_a_picture_fits_into_one_tile(samples) -> None:
     """No side is longer than 192 px."""
     assert max(max(sample.image().size) for sample in samples) <= 192
 
 
-def test_the_order_of_a_pair_and_its_text_tell_nothing():
+def test_the_order_of_a_pair_and_its_text_tell_nothing() -> None:
     """Over many books the first question is true half of the time, and so is every text that is often asked."""
     pages = [page for number in range(40) for page in glimpseqa.book("train", number)]
     firsts = [page.asked[0].truth == "Yes" for page in pages]
@@ -59,7 +59,7 @@ def test_the_order_of_a_pair_and_its_text_tell_nothing():
         assert abs(sum(truths) / len(truths) - 0.5) < 4.5 * 0.5 / len(truths) ** 0.5, text
 
 
-def test_what_is_read_back_is_what_was_drawn(samples):
+def test_what_is_read_back_is_what_was_drawn(samples) -> None:
     """The TSV holds the samples as they were drawn, and they have the pinned checksum."""
     few = draw_samples(glimpseqa.book("test", 0)[:8], paired=True)
     assert list(samples)[: len(few)] == few

@@ -74,7 +74,7 @@ DEEP = {
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_deep_pictures_are_scaled(kind):
+def test_deep_pictures_are_scaled(kind: str) -> None:
     """A ramp from black to white in more than 8 bits is the same ramp in 8, grey or colour, whoever wrote it."""
     assert (pixels(DEEP[kind]()) == (RAMP >> 8)[..., None]).all()
 
@@ -89,7 +89,7 @@ def test_deep_pictures_are_scaled(kind):
         (png16(np.stack([RAMP] * 3, -1), 2, chunk(b"tRNS", bytes(6))), "one 16-bit colour as transparent"),
     ],
 )
-def test_values_without_a_known_white_are_refused(file, sentence):
+def test_values_without_a_known_white_are_refused(file, sentence: str) -> None:
     """Where it is not known which value is white, nothing is guessed."""
     with pytest.raises(DataError, match=sentence):
         pictures.decode(file)
@@ -104,7 +104,7 @@ def on_white(file, colour=(255, 255, 255)):
     return (pixels(file) == colour).all()
 
 
-def test_transparency_lies_on_white():
+def test_transparency_lies_on_white() -> None:
     """Alpha, a transparent grey, colour or entry of a palette, in whatever mode; opaque pixels stay as they are."""
     for kind in ("PNG", "WEBP", "TIFF"):
         assert on_white(saved(RED_HALF, kind, **({"lossless": True} if kind == "WEBP" else {})), PINK)
@@ -124,7 +124,7 @@ def test_transparency_lies_on_white():
     assert (pixels(saved(alpha, "PNG")) == np.asarray(opaque)).all()
 
 
-def test_plain_pictures_are_pillows_own():
+def test_plain_pictures_are_pillows_own() -> None:
     """8-bit RGB and grey, palettes, bits, CMYK: what Pillow's conversion gives, to the value."""
     rgb = Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8))
     grey = rgb.convert("L")
@@ -147,7 +147,7 @@ FRAMES = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
 @pytest.mark.parametrize(
     ("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("MPO", {})]
 )
-def test_of_several_pictures_the_first_counts(kind, options):
+def test_of_several_pictures_the_first_counts(kind: str, options) -> None:
     """An animation, a file of pages, a stereo pair."""
     file = saved(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:], **options)
     assert np.abs(pixels(file).astype(int) - (255, 0, 0)).max() <= 1
@@ -168,7 +168,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize(("kind", "number"), list(itertools.product(("PNG", "TIFF", "WEBP", "late PNG"), UPRIGHT)))
-def test_orientation_is_applied(kind, number):
+def test_orientation_is_applied(kind: str, number: int) -> None:
     """Each of EXIF's eight, and the header's size is that of the picture as shown."""
     exif = Image.Exif()
     exif[0x0112] = number
@@ -183,7 +183,7 @@ def test_orientation_is_applied(kind, number):
     assert (found.height_px, found.width_px) == expected.shape
 
 
-def test_a_photograph_is_turned_and_damaged_exif_is_not():
+def test_a_photograph_is_turned_and_damaged_exif_is_not() -> None:
     """A JPEG's orientation counts; an EXIF block that cannot be read says nothing."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -192,7 +192,7 @@ def test_a_photograph_is_turned_and_damaged_exif_is_not():
         assert pictures.decode(saved(Image.new("RGB", (30, 20)), "JPEG", exif=broken)).size == (30, 20)
 
 
-def test_a_header_is_read_without_decoding():
+def test_a_header_is_read_without_decoding() -> None:
     """Format and size are known from the beginning of a file whose pixels have gone; a PNG's checksums are verified."""
     noise = Image.fromarray(np.random.default_rng(2).integers(0, 256, (200, 300, 3), dtype=np.uint8))
     cut = saved(noise, "PNG")
@@ -201,12 +201,12 @@ def test_a_header_is_read_without_decoding():
             pictures.header(damaged)
     for kind in ("JPEG", "BMP"):
         file = saved(noise, kind)[:2000]
-        assert pictures.header(file) == pictures.Header(kind, 300, 200)
+        assert pictures.header(file) == pictures.PictureHeader(kind, 300, 200)
         with pytest.raises(DataError, match="are not a whole picture"):
             pictures.decode(file)
 
 
-def test_the_limit_is_checked_before_anything_is_decoded(monkeypatch):
+def test_the_limit_is_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One pixel more than the limit is refused from the header alone, by both readers, and the limit itself is read."""
     for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"):
         file = saved(Image.new("RGB", (50, 20)), kind)
@@ -218,7 +218,7 @@ def test_the_limit_is_checked_before_anything_is_decoded(monkeypatch):
                     read(file, max_pixels=999)
 
 
-def test_a_small_file_of_a_huge_picture_is_refused():
+def test_a_small_file_of_a_huge_picture_is_refused() -> None:
     """A header may claim 65,500 x 65,500; the limits stated are the defaults."""
     file = bytearray(saved(Image.new("RGB", (16, 16)), "JPEG"))
     at = file.index(b"\xff\xc0") + 5
@@ -230,7 +230,7 @@ def test_a_small_file_of_a_huge_picture_is_refused():
     assert pictures.PAYLOAD_MAX_PIXELS == 16_000_000
 
 
-def test_a_jpeg_of_endless_scans_is_refused():
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
     """Each scan goes over the whole picture again, and costs a few bytes."""
     file = saved(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
     last = file[file.rindex(b"\xff\xda") : -2]
@@ -243,11 +243,11 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
 
 
 OTHERS = [EPS, b"", b"no picture"]
-OTHERS += [saved(Image.new("RGB", (8, 8)), kind) for kind in ("PPM", "ICO", *["AVIF"] * features.check("avif"))]
+OTHERS += [saved(Image.new("RGB", (8, 8)), kind) for kind in ("PPM", "ICO", *["AVIF"] * bool(features.check("avif")))]
 
 
 @pytest.mark.parametrize("file", OTHERS)
-def test_other_formats_are_not_read(file, monkeypatch):
+def test_other_formats_are_not_read(file, monkeypatch: pytest.MonkeyPatch) -> None:
     """PostScript above all: no program is started, and the formats that are read are named."""
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
     for read in (pictures.header, pictures.decode):
@@ -255,7 +255,7 @@ def test_other_formats_are_not_read(file, monkeypatch):
             read(file)
 
 
-def test_a_text_that_unpacks_to_more_than_pillow_takes_is_one_sentence():
+def test_a_text_that_unpacks_to_more_than_pillow_takes_is_one_sentence() -> None:
     """Pillow's ValueError of a compressed text; its SyntaxError of a broken chunk."""
     file = saved(Image.new("RGB", (8, 8)), "PNG")
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3 << 20)))
@@ -266,9 +266,7 @@ def test_a_text_that_unpacks_to_more_than_pillow_takes_is_one_sentence():
 
 
 FILES = [
-    saved(RED_HALF.resize((31, 24)), kind, **options)
-    for kind, options in (("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("GIF", {}))
-] + [
+    *(saved(RED_HALF.resize((31, 24)), kind) for kind in ("PNG", "WEBP", "TIFF", "GIF")),
     saved(Image.effect_noise((31, 24), 60), "JPEG"),
     saved(
         Image.effect_noise((31, 24), 60), "JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0"
@@ -280,7 +278,7 @@ FILES = [
 
 
 @given(st.sampled_from(FILES), st.data())
-def test_a_damaged_file_is_a_picture_or_one_sentence(file, data):
+def test_a_damaged_file_is_a_picture_or_one_sentence(file, data) -> None:
     """Bytes overwritten, cut or put in anywhere: nothing else comes out, whatever Pillow raises."""
     body = bytearray(file)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -296,7 +294,7 @@ def test_a_damaged_file_is_a_picture_or_one_sentence(file, data):
         assert len(said) < 300
 
 
-def test_identity_is_the_bytes():
+def test_identity_is_the_bytes() -> None:
     """Equal files share a digest; a byte, the order, and where one file ends make another."""
     one, two = b"one", b"two"
     assert pictures.digest([one]) == pictures.digest([bytes(one)])

@@ -124,7 +124,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("benchmark", RUNS)
-def test_a_run_scores_what_was_worked_out_by_hand(benchmark):
+def test_a_run_scores_what_was_worked_out_by_hand(benchmark: str) -> None:
     """Each answer is judged, answers are grouped, and the score and each category's are the ones written down."""
     answers, score, categories = RUNS[benchmark]
     verdicts = [judge(question, truth, answer) for _, _, _, question, truth, answer, _ in answers]
@@ -140,12 +140,12 @@ def test_a_run_scores_what_was_worked_out_by_hand(benchmark):
         assert found[name][1] == pytest.approx(expected), name
 
 
-def test_perception_and_cognition_are_all_of_mme():
+def test_perception_and_cognition_are_all_of_mme() -> None:
     """All right is 2000 in perception and 800 in the four subtasks of cognition."""
     cognition = ("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation")
     category = np.repeat([*MME_PERCEPTION, *cognition], 4)
     group = np.array([f"{c}/{i // 2}" for i, c in enumerate(category)])
     found = metric("MME").by_category(category, group, np.ones(category.size, bool))
-    assert found["perception"] == (40, pytest.approx(2000))
-    assert found["cognition"] == (16, pytest.approx(800))
+    assert found["perception"] == pytest.approx((40, 2000))
+    assert found["cognition"] == pytest.approx((16, 800))
     assert len(found) == 16

@@ -162,7 +162,7 @@ OPEN = [
 
 
 @pytest.mark.parametrize(("options", "answer", "letter"), CHOICES)
-def test_letter_that_the_rules_read(options, answer, letter):
+def test_letter_that_the_rules_read(options, answer: str, letter: str) -> None:
     """Each golden answer means the letter that the written rules give."""
     assert scoring(DEFAULT_SCORING).letter(options, answer) == letter
     for truth in options:
@@ -170,20 +170,20 @@ def test_letter_that_the_rules_read(options, answer, letter):
 
 
 @pytest.mark.parametrize(("truth", "answer", "right"), YES_NO)
-def test_yes_or_no_as_a_word(truth, answer, right):
+def test_yes_or_no_as_a_word(truth: str, answer: str, right) -> None:
     """Yes/no answers count when exactly one of the two words stands in them."""
     assert judge(Question(text="?", kind="yes_no"), truth, answer) is right
 
 
 @pytest.mark.parametrize(("truth", "answer", "right"), OPEN)
-def test_open_answers(truth, answer, right):
+def test_open_answers(truth: str, answer: str, right) -> None:
     """Open answers are judged as VLMEvalKit's choice between the truth and all else, with what that brings."""
     assert judge(Question(text="?", kind="open"), truth, answer) is right
 
 
 @patient
 @given(st.sampled_from("ABCD"), st.text(st.sampled_from(".()[],:;!*#{} \n"), max_size=12))
-def test_punctuation_never_hides_a_letter(letter, marks):
+def test_punctuation_never_hides_a_letter(letter: str, marks) -> None:
     """A letter wrapped in any of the listed marks is still read."""
     assert scoring(DEFAULT_SCORING).letter(PHRASES, marks + letter + marks) == letter
 
@@ -254,7 +254,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize("name", SCORINGS)
-def test_hundreds_of_answers_are_read_as_the_rules_are_written(name):
+def test_hundreds_of_answers_are_read_as_the_rules_are_written(name: str) -> None:
     """Every form of answer, about every option of every set, means what a plain reading of the rules gives."""
     assert len(GOLDEN) > 300
     rules = scoring(name)
@@ -270,7 +270,7 @@ PIECES = st.sampled_from([*"ABCDEZab", *WORDS, *TEXTS, *".,:;!*#-/_'\"()[]{}=?\n
 
 @patient
 @given(st.lists(PIECES, max_size=9).map("".join) | st.lists(PIECES, max_size=9).map(" ".join), st.data())
-def test_any_answer_is_read_as_the_rules_are_written(answer, data):
+def test_any_answer_is_read_as_the_rules_are_written(answer: str, data) -> None:
     """Letters and yes or no are those of the plain reading, whatever is answered and whichever the scoring."""
     options = data.draw(st.sampled_from([ANIMALS, NUMBERS, PHRASES, {"A": "one", "C": "two"}]))
     for name, rules in SCORINGS.items():
@@ -287,7 +287,7 @@ def test_any_answer_is_read_as_the_rules_are_written(answer, data):
         ("B", "B", "B"),
     ],
 )
-def test_what_the_kit_of_2024_reads_otherwise(answer, now, then):
+def test_what_the_kit_of_2024_reads_otherwise(answer: str, now, then) -> None:
     """It took a letter anywhere and a text in an answer of any length; everything goes by the scoring's name."""
     question = Question(text="?", kind="choice", options=ANIMALS)
     for name, letter in (("vlmevalkit-2025-08", now), ("vlmevalkit-2024", then)):
@@ -296,7 +296,7 @@ def test_what_the_kit_of_2024_reads_otherwise(answer, now, then):
     assert DEFAULT_SCORING == "vlmevalkit-2025-08"
 
 
-def test_more_than_32_full_stops_are_not_taken_out():
+def test_more_than_32_full_stops_are_not_taken_out() -> None:
     """The kit passes a flag where a count is expected: the thirty-third full stop stays on its word."""
     assert [scoring(name).yes_or_no("." * 31 + " yes.") for name in SCORINGS] == ["Yes", "Yes"]
     assert [scoring(name).yes_or_no("." * 32 + " yes.") for name in SCORINGS] == [None, None]
@@ -304,7 +304,7 @@ def test_more_than_32_full_stops_are_not_taken_out():
     assert [scoring(name).yes_or_no("1. " * 32 + "yes.") for name in SCORINGS] == ["Yes", None]
 
 
-def test_an_unknown_scoring_lists_the_known():
+def test_an_unknown_scoring_lists_the_known() -> None:
     """A name that is not in the table is refused."""
     with pytest.raises(ScenarioError, match="unknown scoring 'kit'; known: vlmevalkit-2024, vlmevalkit-2025-08"):
         judge(Question(text="?", kind="open"), "x", "x", "kit")
@@ -316,12 +316,12 @@ def rows(*answers):
     return np.array(category), np.array(group), np.array(correct)
 
 
-def test_accuracy_is_the_share_of_right_answers():
+def test_accuracy_is_the_share_of_right_answers() -> None:
     """Three of four right is 75 %."""
     assert metric("RealWorldQA").score(*rows(("x", "1", 1), ("x", "2", 1), ("y", "3", 0), ("y", "4", 1))) == 75.0
 
 
-def test_mme_adds_accuracy_and_pairs_of_each_subtask():
+def test_mme_adds_accuracy_and_pairs_of_each_subtask() -> None:
     """A subtask with two images, one with both answers right, scores 75 + 50; a subtask all wrong 0."""
     answers = rows(
         ("count", "count/1", 1),
@@ -335,7 +335,7 @@ def test_mme_adds_accuracy_and_pairs_of_each_subtask():
     assert metric("MME").max(answers[0]) == 400.0
 
 
-def test_mme_is_perception_alone():
+def test_mme_is_perception_alone() -> None:
     """Cognition does not count, and all ten perception subtasks right are MME's 2000."""
     categories = [*MME_PERCEPTION, "code_reasoning", "commonsense_reasoning"]
     answers = rows(*((c, f"{c}/{i}", c in MME_PERCEPTION) for c in categories for i in range(3) for _ in "ab"))
@@ -344,19 +344,19 @@ def test_mme_is_perception_alone():
     assert metric("GlimpseQA").max(answers[0]) == 2400.0
 
 
-def test_mme_without_perception_is_refused():
+def test_mme_without_perception_is_refused() -> None:
     """A run with no subtask that counts has no score, rather than zero."""
     with pytest.raises(ValueError, match="no answer belongs to a subtask"):
         metric("MME").score(*rows(("code_reasoning", "1", 1)))
 
 
-def test_a_pair_lies_in_one_subtask():
+def test_a_pair_lies_in_one_subtask() -> None:
     """A group that spans two categories is refused."""
     with pytest.raises(ValueError, match="spans two categories"):
         metric("GlimpseQA").score(*rows(("count", "1", 1), ("color", "1", 1)))
 
 
-def test_mmbench_wants_every_rotation_right():
+def test_mmbench_wants_every_rotation_right() -> None:
     """Of three questions one is right in all its rotations."""
     answers = rows(("x", "1", 1), ("x", "1", 1), ("x", "2", 1), ("x", "2", 0), ("x", "3", 0))
     assert metric("MMBench_DEV_EN").score(*answers) == pytest.approx(100 / 3)
@@ -372,25 +372,25 @@ def test_mmbench_wants_every_rotation_right():
         ("GlimpseQA", "17", "a", "colour", "colour/a"),
     ],
 )
-def test_what_a_benchmark_groups(benchmark, sample, image, category, group):
+def test_what_a_benchmark_groups(benchmark: str, sample, image, category, group) -> None:
     """Questions, rotations and pairs are told apart as each benchmark's scoring has it."""
     assert metric(benchmark).group_of(sample, image, category) == group
 
 
-def test_rotations_need_whole_numbers():
+def test_rotations_need_whole_numbers() -> None:
     """MMBench's rotations cannot be told from an index that is no number."""
     with pytest.raises(DataError, match="'x1' is not a whole number"):
         metric("MMBench_DEV_EN").group_of("x1", "9", "")
 
 
-def test_unknown_benchmarks_list_the_known():
+def test_unknown_benchmarks_list_the_known() -> None:
     """A benchmark without a metric is refused, and the error names those that have one."""
     sentence = r"unknown benchmark 'RealWorld'; did you mean 'RealWorldQA'\? known: AI2D_TEST, .*RealWorldQA"
     with pytest.raises(DataError, match=sentence):
         metric("RealWorld")
 
 
-def test_shapes_that_do_not_agree_are_refused():
+def test_shapes_that_do_not_agree_are_refused() -> None:
     """Weights for another number of groups are a mistake of the caller's."""
     with pytest.raises(ValueError, match="do not go together"):
         metric("RealWorldQA").resampled(np.array(["x"]), np.array(["1"]), np.array([True]), np.ones((2, 3)))
@@ -412,7 +412,7 @@ def runs(draw):
 
 @patient
 @given(runs(), st.sampled_from(BENCHMARKS))
-def test_bounds_and_order(run, benchmark):
+def test_bounds_and_order(run, benchmark: str) -> None:
     """Every score lies between 0 and its maximum, reaches it when all is right, and ignores the rows' order."""
     category, group, correct = run
     its = metric(benchmark)
@@ -426,7 +426,7 @@ def test_bounds_and_order(run, benchmark):
 
 @patient
 @given(runs(), st.sampled_from(BENCHMARKS), st.data())
-def test_a_weight_counts_its_group_so_many_times(run, benchmark, data):
+def test_a_weight_counts_its_group_so_many_times(run, benchmark: str, data) -> None:
     """Resampling by weights is the score of the rows with each group repeated as often as its weight says."""
     category, group, correct = run
     names = np.unique(group)

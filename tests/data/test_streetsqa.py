@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from harness.data.asking import CHOICES, LETTERS, camera_file, value_of
 from harness.data.asking import samples as draw_samples
 from harness.data.bundled import checksum
 from harness.data.drawing import textures, things
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.things import LABEL
 from harness.data.sample import Sample
 from harness.data.tsv import write_tsv
@@ -33,7 +34,7 @@ def samples(tmp_path_factory) -> list[Sample]:
 
 
 @pytest.mark.parametrize(("split", "number"), [("test", 0), ("train", 0), ("train", 77)])
-def test_letters_and_truths_are_balanced_exactly_in_every_book(split, number):
+def test_letters_and_truths_are_balanced_exactly_in_every_book(split, number: int) -> None:
     """Within a category every truth, every letter and every pair of the two is right equally often."""
     asked = [one for page in streetsqa.book(split, number) for one in page.asked]
     for category, (_, values) in CHOICES.items():
@@ -47,7 +48,7 @@ def test_letters_and_truths_are_balanced_exactly_in_every_book(split, number):
         assert {text for text, _ in texts} == {text for text, truth in texts if truth == "No"}
 
 
-def test_a_blind_reader_cannot_beat_chance_by_more_than_four_points(pages):
+def test_a_blind_reader_cannot_beat_chance_by_more_than_four_points(pages) -> None:
     """Neither a letter, nor a favourite value, nor the other options tell the truth: at best 31.25 % + 4."""
     asked = [one for page in pages for one in page.asked]
     rules = {letter: [one.truth == letter or one.truth == "No" for one in asked] for letter in LETTERS}
@@ -68,7 +69,7 @@ def _letter_of(options, favourite):
     return next((letter for letter, value in options.items() if value == favourite), "A")
 
 
-def test_the_truth_of_every_question_holds_in_the_street_that_is_drawn(pages):
+def test_the_truth_of_every_question_holds_in_the_street_that_is_drawn(pages) -> None:
     """The option that is right names what stands in the street, and yes means that it is there."""
     for page in pages:
         assert len(page.asked) == 4
@@ -87,16 +88,16 @@ def test_the_truth_of_every_question_holds_in_the_street_that_is_drawn(pages):
                 assert one.truth == ("Yes" if true else "No")
 
 
-def test_training_asks_one_question_of_every_category(pages):
+def test_training_asks_one_question_of_every_category(pages) -> None:
     """The training questions have the same categories and true answers."""
     for page in pages[:20]:
-        asked = streetsqa.ask_everything(page.street, Dice("test", *page.seed))
+        asked = streetsqa.ask_everything(page.street, SeededRandom("test", *page.seed))
         assert [one.category for one in asked] == [*CHOICES, "existence", "side"]
         for one in asked[:6]:
             assert one.question.options[one.truth] == value_of(page.street, one.category)
 
 
-def test_everything_that_is_asked_about_can_be_seen(pages):
+def test_everything_that_is_asked_about_can_be_seen(pages) -> None:
     """Each thing of a street has pixels of its own in the label map, none hidden by another, and all of them small."""
     for page in pages[:12]:
         scene, street = page.scene(), page.street
@@ -114,7 +115,7 @@ def test_everything_that_is_asked_about_can_be_seen(pages):
         assert counts[LABEL[names[1]]] < 0.02 * counts.sum()
 
 
-def test_a_scene_is_drawn_the_same_again_and_differs_by_seed(pages):
+def test_a_scene_is_drawn_the_same_again_and_differs_by_seed(pages) -> None:
     """The same page gives the same pixels and file; another seed or split gives other ones."""
     page = pages[0]
     first, second = page.scene(), page.scene()
@@ -125,7 +126,7 @@ def test_a_scene_is_drawn_the_same_again_and_differs_by_seed(pages):
     assert streetsqa.book("train", 0) != pages
 
 
-def test_the_splits_share_no_texture():
+def test_the_splits_share_no_texture() -> None:
     """Every surface has families of its own in each split, and no sheet of one split is a sheet of the other."""
     for surface, families in textures.FAMILIES["train"].items():
         assert not set(families) & set(textures.FAMILIES["test"][surface])
@@ -134,7 +135,7 @@ def test_the_splits_share_no_texture():
 
 
 @pytest.mark.slow
-def test_the_tsv_holds_the_samples_as_they_were_drawn(samples, pages):
+def test_the_tsv_holds_the_samples_as_they_were_drawn(samples, pages) -> None:
     """What is read back is what was drawn, bytes and all, and has the pinned checksum."""
     few = draw_samples(pages[:8], paired=False)
     assert list(samples)[: len(few)] == few
@@ -143,7 +144,7 @@ def test_the_tsv_holds_the_samples_as_they_were_drawn(samples, pages):
     assert len(samples) == 384
 
 
-def test_a_file_that_is_not_the_pinned_one_is_refused(tmp_path, monkeypatch, samples):
+def test_a_file_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples) -> None:
     """A sound TSV with one other word is a DataError that names the file: it is read and checked, not built again."""
     monkeypatch.setattr(streetsqa, "test_samples", lambda: pytest.fail("was built again"))
     path = tmp_path / f"StreetsQA-{streetsqa.CHECKSUM[:12]}.tsv"

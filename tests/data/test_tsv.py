@@ -50,7 +50,7 @@ def tsv(tmp_path):
     return write
 
 
-def test_a_row_becomes_a_sample(tsv):
+def test_a_row_becomes_a_sample(tsv) -> None:
     """Every column lands where it belongs, and the image is the original file, byte for byte."""
     text = f"index\timage\tquestion\thint\tA\tB\tC\tanswer\tcategory\n7\t{RED}\tWhich?\tLook.\tcat\tdog\t\tB\tanimals\n"
     (sample,) = read_tsv(tsv(text), "RealWorldQA")
@@ -66,14 +66,14 @@ def test_a_row_becomes_a_sample(tsv):
     assert sample.image_id == digest([png()])
 
 
-def test_short_image_values_refer_to_rows(tsv):
+def test_short_image_values_refer_to_rows(tsv) -> None:
     """A row may show another row's image, whichever of the two comes first."""
     samples = read_tsv(tsv(HEADER + "1\t2\tWhich?\tcat\tdog\tA\tx\n2" + FIRST[1:]), "RealWorldQA")
     assert [s.image_id for s in samples] == [digest([png()])] * 2
     assert samples[0].image_bytes == samples[1].image_bytes == png()
 
 
-def test_mme_pairs_share_a_picture(tsv):
+def test_mme_pairs_share_a_picture(tsv) -> None:
     """MME's rows are yes/no questions, grouped by subtask, image_path and what is shown."""
     rows = "".join(
         f"{i}\t{RED}\tIs it?\t{a}\tcount\tp/{i // 2}.jpg\n" for i, a in enumerate(("Yes", "No", "YES", "no"))
@@ -87,7 +87,7 @@ def test_mme_pairs_share_a_picture(tsv):
 
 
 @pytest.mark.parametrize("benchmark", ["RealWorldQA", "MME"])
-def test_an_image_path_does_not_make_two_pictures_one(tsv, benchmark):
+def test_an_image_path_does_not_make_two_pictures_one(tsv, benchmark: str) -> None:
     """Rows that share an image_path and show different pictures are told apart in identity and in MME's pairs."""
     blue = base64.b64encode(png("blue")).decode()
     shown = [RED, blue, RED, "1", blue]
@@ -103,7 +103,7 @@ def test_an_image_path_does_not_make_two_pictures_one(tsv, benchmark):
         assert [s.group for s in samples] == list("01234")
 
 
-def test_a_name_is_what_its_sample_is(tsv):
+def test_a_name_is_what_its_sample_is(tsv) -> None:
     """Identity, sizes as shown, bytes and texts are known from the index alone, and are those of the sample."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -124,7 +124,7 @@ def test_a_name_is_what_its_sample_is(tsv):
     assert samples[1:].names == [second]
 
 
-def test_quoted_fields_hold_tabs_line_ends_and_quotes(tsv):
+def test_quoted_fields_hold_tabs_line_ends_and_quotes(tsv) -> None:
     """Offsets follow rows, not lines: the row after a quoted field with line ends is still found."""
     rows = '1\tIMAGE\t"a\tb\nc ""d""\r\ne"\tcat\tdog\tB\tx\n2\tIMAGE\tNext?\tcat\tdog\tA\tx\n'.replace("IMAGE", RED)
     samples = read_tsv(tsv(HEADER + rows), "RealWorldQA")
@@ -143,14 +143,14 @@ def test_quoted_fields_hold_tabs_line_ends_and_quotes(tsv):
     ],
     ids=["byte order mark", "CR/LF", "blank lines", "no last line end", "a list of one image"],
 )
-def test_harmless_differences(tsv, dressed):
+def test_harmless_differences(tsv, dressed) -> None:
     """What differs only in how it was saved reads the same."""
     (sample,) = read_tsv(tsv(dressed((HEADER + FIRST).encode())), "RealWorldQA")
     assert (sample.id, sample.truth, sample.image_bytes) == ("1", "B", png())
 
 
 DAMAGE = [
-    (b"", "the file is empty; a header with index, image, question, answer is wanted"),
+    (b"", "the file is empty; a header with index, image, question, answer is expected"),
     (HEADER, "there is a header and no row"),
     ("index\tquestion\tanswer\n", "line 1: the header lacks image"),
     ("a,b,c\n1,2,3\n", "line 1: the header lacks index, image, question, answer.*'a,b,c'"),
@@ -183,7 +183,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("text", "sentence"), DAMAGE)
-def test_damage_is_named_with_its_place(tsv, text, sentence):
+def test_damage_is_named_with_its_place(tsv, text: str, sentence: str) -> None:
     """Every kind of damage is refused when the file is opened, with one sentence that says where it is."""
     path = tsv(text)
     with pytest.raises(DataError, match=sentence) as refusal:
@@ -196,7 +196,7 @@ def test_damage_is_named_with_its_place(tsv, text, sentence):
     "content",
     [b"no picture" * 20, b"\x89PNG\r\n\x1a\n" + bytes(100), b"%!PS-Adobe-3.0 EPSF-3.0\n" + bytes(100), png()[:30] * 3],
 )
-def test_what_is_no_picture_is_refused_with_the_file(tsv, content):
+def test_what_is_no_picture_is_refused_with_the_file(tsv, content) -> None:
     """Headers are read when the file is opened: another format or a broken one has file, line and column."""
     path = tsv(HEADER + FIRST.replace(RED, base64.b64encode(content).decode()))
     with pytest.raises(
@@ -206,7 +206,7 @@ def test_what_is_no_picture_is_refused_with_the_file(tsv, content):
     assert "\n" not in str(refusal.value)
 
 
-def test_an_image_that_does_not_decode(tsv):
+def test_an_image_that_does_not_decode(tsv) -> None:
     """Pixels are read when a sample is asked for: the error names file, line, column, sample and which picture."""
     file = io.BytesIO()
     Image.effect_noise((90, 70), 80).save(file, "JPEG")
@@ -217,7 +217,7 @@ def test_an_image_that_does_not_decode(tsv):
         samples[0]
 
 
-def test_a_picture_beyond_the_limit_is_refused_with_the_file(tsv):
+def test_a_picture_beyond_the_limit_is_refused_with_the_file(tsv) -> None:
     """The limit is the caller's, checked by the header, and stays with the sample."""
     path = tsv(HEADER + FIRST)
     with pytest.raises(DataError, match=r"line 2: column 'image': sample 1: .*: it has 9 x 7 px, more than the 62 px"):
@@ -229,7 +229,7 @@ def test_a_picture_beyond_the_limit_is_refused_with_the_file(tsv):
         dataclasses.replace(sample, max_pixels=62).images()
 
 
-def test_a_row_exchanged_while_in_use(tsv):
+def test_a_row_exchanged_while_in_use(tsv) -> None:
     """A picture that has changed since the file was opened is an error, not another picture."""
     path = tsv(HEADER + FIRST)
     samples = read_tsv(path, "RealWorldQA")
@@ -238,7 +238,7 @@ def test_a_row_exchanged_while_in_use(tsv):
         samples[0]
 
 
-def test_what_is_no_file(tmp_path):
+def test_what_is_no_file(tmp_path: Path) -> None:
     """A directory and an absent file are refused in one sentence."""
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_tsv(tmp_path, "RealWorldQA")
@@ -246,7 +246,7 @@ def test_what_is_no_file(tmp_path):
         read_tsv(tmp_path / "absent.tsv", "RealWorldQA")
 
 
-def test_a_file_cut_while_in_use(tsv):
+def test_a_file_cut_while_in_use(tsv) -> None:
     """A row that has gone since the file was opened is an error, not another row."""
     path = tsv(HEADER + FIRST + "2" + FIRST[1:])
     samples = read_tsv(path, "RealWorldQA")
@@ -255,7 +255,7 @@ def test_a_file_cut_while_in_use(tsv):
         samples[1]
 
 
-def test_it_is_a_sequence(tsv):
+def test_it_is_a_sequence(tsv) -> None:
     """Length, negative indices, slices and iteration are those of a list of the same samples."""
     samples = read_tsv(tsv(HEADER + "".join(f"{i}{FIRST[1:]}" for i in range(7))), "RealWorldQA")
     listed = list(samples)
@@ -307,7 +307,7 @@ def benchmarks(draw):
 @pytest.mark.slow
 @patient
 @given(benchmarks())
-def test_what_is_written_is_read_back(tmp_path_factory, samples):
+def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, samples) -> None:
     """Writing and reading are inverse, field by field, whatever text the fields hold."""
     path = tmp_path_factory.getbasetemp() / "round.tsv"
     write_tsv(path, samples)
@@ -339,7 +339,7 @@ UNWRITABLE = [
 
 
 @pytest.mark.parametrize(("unwritable", "sentence"), UNWRITABLE)
-def test_the_file_appears_whole_or_not_at_all(tmp_path, unwritable, sentence):
+def test_the_file_appears_whole_or_not_at_all(tmp_path: Path, unwritable, sentence: str) -> None:
     """A sample that the form cannot hold leaves the old file as it was, and nothing beside it."""
     path = tmp_path / "b.tsv"
     write_tsv(path, [sample()])
@@ -355,7 +355,7 @@ MMMU = "index\timage\tquestion\tA\tB\tanswer\tcategory\n"
 PAIR = str([RED, base64.b64encode(png("blue")).decode()])
 
 
-def test_several_pictures_and_open_questions(tsv):
+def test_several_pictures_and_open_questions(tsv) -> None:
     """MMMU's rows hold a list of pictures and marks for them, and a row without options is an open question."""
     rows = (
         f"dev_1\t{PAIR}\tHow does <image 1> differ from <image 2>?\tcat\tdog\tB\tArt\n"
@@ -380,7 +380,7 @@ def test_several_pictures_and_open_questions(tsv):
         ("<image 0>?", "line 2: column 'question': '<image 0>' is shown, but pictures are counted from 1"),
     ],
 )
-def test_a_mark_without_a_picture_is_refused(tsv, question, sentence):
+def test_a_mark_without_a_picture_is_refused(tsv, question, sentence: str) -> None:
     """A question that shows a picture which its row lacks cannot be asked; in other benchmarks it is text."""
     path = tsv(MMMU + f"1\t{PAIR}\t{question}\tcat\tdog\tB\tArt\n")
     with pytest.raises(DataError, match=sentence):
@@ -388,7 +388,7 @@ def test_a_mark_without_a_picture_is_refused(tsv, question, sentence):
     assert read_tsv(path, "MMStar")[0].question.pictures_named() == []
 
 
-def test_rotations_are_told_from_the_index(tsv):
+def test_rotations_are_told_from_the_index(tsv) -> None:
     """Rows that share their index modulo one million are one question, and an index that is no number is refused."""
     rows = "".join(f"{i}{FIRST[1:]}" for i in (17, 18, 1000017, 3000017))
     assert [s.group for s in read_tsv(tsv(HEADER + rows), "MMBench_DEV_EN")] == ["17", "18", "17", "17"]
@@ -396,14 +396,14 @@ def test_rotations_are_told_from_the_index(tsv):
         read_tsv(tsv(HEADER + "x" + FIRST[1:]), "MMBench_DEV_EN")
 
 
-def test_the_process_keeps_its_csv_limit(tsv):
+def test_the_process_keeps_its_csv_limit(tsv) -> None:
     """Reading long fields leaves csv's limit, which belongs to the whole process, as it was."""
     before = csv.field_size_limit()
     assert len(list(read_tsv(tsv(HEADER + FIRST), "RealWorldQA"))) == 1
     assert csv.field_size_limit() == before
 
 
-def test_an_image_is_written_once(tmp_path):
+def test_an_image_is_written_once(tmp_path: Path) -> None:
     """Samples of one picture hold its bytes once, and refer to it otherwise."""
     picture = png(size=(400, 300))
     write_tsv(tmp_path / "b.tsv", [sample(str(i), picture) for i in range(10)])
@@ -428,7 +428,7 @@ print(len(samples), total, peak_bytes(), peak_bytes() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_a_300_mb_file_is_read_under_300_mb(tmp_path):
+def test_a_300_mb_file_is_read_under_300_mb(tmp_path: Path) -> None:
     """A study's samples from a 300 MB file take a few rows of memory, and under 300 MB with Python and Pillow."""
     path = tmp_path / "large.tsv"
     file = io.BytesIO()
@@ -449,7 +449,7 @@ def test_a_300_mb_file_is_read_under_300_mb(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa is not here")
-def test_real_questions():
+def test_real_questions() -> None:
     """MMBench's published samples: quoted options with line ends, options left out, images of several sizes."""
     samples = read_tsv(SHARED, "MMBench_DEV_EN")
     assert len(samples) == 20
@@ -463,7 +463,7 @@ def test_real_questions():
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa is not here")
-def test_real_questions_written_and_read(tmp_path):
+def test_real_questions_written_and_read(tmp_path: Path) -> None:
     """A published file survives being written by this project."""
     samples = read_tsv(SHARED, "MMBench_DEV_EN")
     write_tsv(tmp_path / "again.tsv", samples)

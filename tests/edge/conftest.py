@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import fake_harness
 import pytest
+
+from tests.edge import fake_harness
 
 
 @pytest.fixture(scope="session")

@@ -10,27 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fake_harness
-from silent import Silent
-
 from harness import study
 from harness.edge.client import Remote
-from harness.edge.pacing import Pace
-from harness.edge.server import Limits, serve
+from harness.edge.server import ServerLimits, serve
 from harness.edge.server import listening as listen
+from harness.edge.shaping import Shaper
 from harness.scenario.load import load
 from harness.stock import take_stock
+from tests.edge import fake_harness
+from tests.silent import Silent
 
-HERE = Path(__file__).parent
-FAKE = (sys.executable, str(HERE / "fake_harness.py"))
+ROOT = Path(__file__).parents[2]
+FAKE = (sys.executable, "-m", "tests.edge.fake_harness")
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     """A process of the command line with the fakes, whose output is read here."""
     return subprocess.Popen(
         [*FAKE, *map(str, arguments)],
-        cwd=HERE.parents[1],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", **environment},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -72,7 +71,7 @@ FORKS.set_forkserver_preload(
         "harness.schemes.fake",
         "harness.data.streetsqa",
         "harness.replay.system",
-        "harness.report.links",
+        "harness.report.sections",
         "torch.utils.flop_counter",
         "torch.nn.attention",
     ]
@@ -94,19 +93,19 @@ def server(scenario: Path, port: int = 0, begin: Callable[..., Any] = begun) -> 
     return process, here.recv()
 
 
-def device(scenario: Path, folder: Path, port: int, pace: str | None = None) -> Any:
+def device(scenario: Path, folder: Path, port: int, shaper: str | None = None) -> Any:
     """A process that runs the fakes' device halves against a server."""
-    return begun(_run, scenario, folder, f"http://127.0.0.1:{port}", pace)
+    return begun(_run, scenario, folder, f"http://127.0.0.1:{port}", shaper)
 
 
 def _serve(scenario: Path, port: int, told: Any) -> None:
     fake_harness.patch()
-    service = study.service(take_stock(load(scenario), serving=True), token=None, limits=Limits())
+    service = study.service(take_stock(load(scenario), serving=True), token=None, limits=ServerLimits())
     with listen("127.0.0.1", port) as listener:
         serve(service, listener, lambda: told.send(listener.getsockname()[1]))
 
 
-def _run(scenario: Path, folder: Path, url: str, pace: str | None) -> None:
+def _run(scenario: Path, folder: Path, url: str, shaper: str | None) -> None:
     fake_harness.patch()
-    remote = Remote(url=url, pace=None if pace is None else Pace.of(pace))
+    remote = Remote(url=url, shaper=None if shaper is None else Shaper.of(shaper))
     study.run(load(scenario), folder, reporter=Silent(), remote=remote)

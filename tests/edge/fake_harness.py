@@ -56,8 +56,8 @@ class FakeAlone(Fake):
 
 
 _ADDED: tuple[tuple[Any, dict[str, Any]], ...] = (
-    (catalog.SCHEMES, {"fake": "harness.schemes.fake:Fake", "fake_alone": "fake_harness:FakeAlone"}),
-    (catalog.BENCHMARKS, {"three_pages": "fake_harness:three_pages"}),
+    (catalog.SCHEMES, {"fake": "harness.schemes.fake:Fake", "fake_alone": "tests.edge.fake_harness:FakeAlone"}),
+    (catalog.BENCHMARKS, {"three_pages": "tests.edge.fake_harness:three_pages"}),
     (files.SOURCES, {"fake": files.SOURCES["mini-llava15"]}),
     (catalog.BACKBONES, {"fake": "harness.schemes.fake:FakeModels"}),
     (scoring._METRICS, {"three_pages": scoring._METRICS["StreetsQA"]}),

@@ -4,8 +4,6 @@ import random
 import time
 from pathlib import Path
 
-import ends
-import fake_harness
 import pandas as pd
 import pytest
 
@@ -17,9 +15,11 @@ from harness.replay import sweep
 from harness.runs.store import Record, Run
 from harness.scenario.load import as_given, load, replay_from_given
 from harness.study import run
+from tests.edge import ends, fake_harness
+from tests.silent import Silent
 
 ROOT = Path(__file__).parents[2]
-SILENT = ends.Silent()
+SILENT = Silent()
 
 
 def halves(scenario: Path, folder: Path) -> tuple[Path, Path]:
@@ -75,7 +75,7 @@ def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
     device, server = parted
     with pytest.raises(ResultsError, match=r"is the device half of a run alone; 'harness join'"):
         Analysis.read(device)
-    with pytest.raises(ResultsError, match="is the server half of a run alone; the device half is wanted"):
+    with pytest.raises(ResultsError, match="is the server half of a run alone; the device half is expected"):
         joined(server, device, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -4,10 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ends
 import numpy as np
 import pytest
-from fake_nvml import FakeGpu, driver
 
 from harness.analysis import Analysis
 from harness.apart import measure_half
@@ -18,6 +16,9 @@ from harness.profiling.energy import Meters
 from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.edge import ends
+from tests.fake_nvml import FakeGpu, driver
+from tests.silent import Silent
 
 IDLE_W, BUSY_W = 10.0, 40.0
 ENERGY = "energy: { block: 60 ms, blocks: 3 }"
@@ -48,10 +49,10 @@ def test_a_run_measures_what_its_halves_take(fake_scenario: Path, tmp_path: Path
     """The selected points, both sides, three blocks; resumed, nothing is measured again; the table and CSV have it."""
     scenario = with_energy(fake_scenario, tmp_path)
     with driver(PoweredGpu("A")):
-        run(load(scenario), tmp_path / "fake", reporter=ends.Silent())
+        run(load(scenario), tmp_path / "fake", reporter=Silent())
         found = Analysis.read(tmp_path / "fake")
         rows = found.record.energy
-        run(load(scenario), tmp_path / "fake", reporter=ends.Silent())
+        run(load(scenario), tmp_path / "fake", reporter=Silent())
         assert Run.read(tmp_path / "fake").energy == rows
     frame = rows.to_pandas()
     points = found.points[found.points["selected"]]
@@ -82,7 +83,7 @@ def test_where_nothing_can_be_read_the_table_says_so(fake_scenario: Path, tmp_pa
     """One sentence for each side, and no joules."""
     scenario = with_energy(fake_scenario, tmp_path)
     with driver(init=12):
-        run(load(scenario), tmp_path / "fake", reporter=ends.Silent())
+        run(load(scenario), tmp_path / "fake", reporter=Silent())
     found = Analysis.read(tmp_path / "fake")
     if not found.energy.empty:
         pytest.skip("this machine has sensors of its own")
@@ -107,7 +108,7 @@ def test_blocks_of_which_nothing_is_known_are_said(fake_scenario: Path, tmp_path
     """They have no rows, and one sentence says how many they are."""
     said: list[str] = []
 
-    class Keeping(ends.Silent):
+    class Keeping(Silent):
         def warn(self, text: str) -> None:
             said.append(text)
 
@@ -122,9 +123,9 @@ def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> 
     """Each machine's rails on its side; what a half may not know, the score, is not asked: all points are measured."""
     scenario = with_energy(fake_scenario, tmp_path)
     with driver(PoweredGpu("A")):
-        measure_half(load(scenario), tmp_path / "d", "device", reporter=ends.Silent())
-        measure_half(load(scenario), tmp_path / "s", "server", payloads=tmp_path / "d", reporter=ends.Silent())
-    join(tmp_path / "d", tmp_path / "s", tmp_path / "fake", links=Path(), reporter=ends.Silent(), fresh=False)
+        measure_half(load(scenario), tmp_path / "d", "device", reporter=Silent())
+        measure_half(load(scenario), tmp_path / "s", "server", payloads=tmp_path / "d", reporter=Silent())
+    join(tmp_path / "d", tmp_path / "s", tmp_path / "fake", links=Path(), reporter=Silent(), fresh=False)
     found = Analysis.read(tmp_path / "fake").energy
     assert found.groupby("side")["pipeline"].agg(sorted).to_dict() == {
         "device": ["alone", "fake", "fake", "reference"],
@@ -142,7 +143,7 @@ def test_a_server_tells_its_own_joules(fake_scenario: Path, tmp_path: Path) -> N
     there.close()
     with driver(PoweredGpu("A")):
         remote = Remote(url=f"http://127.0.0.1:{here.recv()}")
-        run(load(scenario), tmp_path / "fake", reporter=ends.Silent(), remote=remote)
+        run(load(scenario), tmp_path / "fake", reporter=Silent(), remote=remote)
     server.kill()
     found = Analysis.read(tmp_path / "fake")
     rails = found.energy.groupby("side")["rail"].unique().map(list).to_dict()

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import ends
 import pytest
 
 from benchmarks import bench_edge
@@ -11,6 +10,7 @@ from harness.replay import testbed
 from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.silent import Silent
 
 linked = pytest.mark.skipif(testbed.why_not() is not None, reason=f"no real link: {testbed.why_not()}")
 
@@ -27,5 +27,5 @@ def test_t_link_over_a_real_link_is_the_replays_and_the_rows_are_those_of_one_pr
     # 62 ms; what else the machine does is in some of them. The benchmark's limit is 2 % of the mean.
     assert (large["link_s"] / large["replayed_s"]).min() < 1.3
     monkeypatch.setitem(catalog.SCHEMES, "sized", bench_edge.SIZED)
-    run(load(tmp_path / "sized.yaml"), tmp_path / "alone" / "sized", reporter=ends.Silent())
+    run(load(tmp_path / "sized.yaml"), tmp_path / "alone" / "sized", reporter=Silent())
     assert bench_edge.same_rows(found, Run.read(tmp_path / "alone" / "sized")) == []

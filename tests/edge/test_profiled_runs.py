@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import ends
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,6 +14,7 @@ from harness.runs import recorded
 from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.silent import Silent
 
 CSV = "stage,seconds\nsee,0.5\nencode,0.25\nsee,1.5\nencode,0.25\n"
 
@@ -42,7 +42,7 @@ def profiled(fake_scenario: Path, tmp_path: Path) -> Path:
 
 def test_recorded_stages_take_the_place_of_measured_ones(profiled: Path, tmp_path: Path, harness) -> None:
     """Of the scheme and the side named, and of no other; answers and bytes are the run's; the replay draws them."""
-    run(load(profiled), tmp_path / "fake", reporter=ends.Silent())
+    run(load(profiled), tmp_path / "fake", reporter=Silent())
     found = Analysis.read(tmp_path / "fake")
     stages = found.record.stages.to_pandas()
     mine = stages.query("pipeline == 'fake' and side == 'device'")
@@ -62,23 +62,23 @@ def test_recorded_stages_take_the_place_of_measured_ones(profiled: Path, tmp_pat
     # Another file is another run's: what rests on it is timed again, and nothing else.
     before = stages.query("pipeline != 'fake'").reset_index(drop=True)
     (tmp_path / "orin.csv").write_text(CSV.replace("1.5", "2.5"))
-    run(load(profiled), tmp_path / "fake", reporter=ends.Silent())
+    run(load(profiled), tmp_path / "fake", reporter=Silent())
     again = Run.read(tmp_path / "fake").stages.to_pandas()
     assert again.query("pipeline != 'fake'").reset_index(drop=True).equals(before)
     assert again.query("pipeline == 'fake' and stage == 'see'")["seconds"].max() == 2.5
     # So are the same times of another machine.
     profiled.write_text(profiled.read_text().replace("AGX Orin", "Orin NX"))
-    run(load(profiled), tmp_path / "fake", reporter=ends.Silent())
+    run(load(profiled), tmp_path / "fake", reporter=Silent())
     renamed = Run.read(tmp_path / "fake").stages.to_pandas().query("source == 'recorded'")
     assert set(renamed["machine"]) == {"Orin NX"}
 
 
 def test_the_rows_of_a_run_are_a_profile(profiled: Path, fake_scenario: Path, tmp_path: Path) -> None:
     """Both sides of a scheme from another run: it is not run again for its times, and they are that run's."""
-    run(load(profiled), tmp_path / "fake", reporter=ends.Silent())
+    run(load(profiled), tmp_path / "fake", reporter=Silent())
     section = "".join(f"  - {{ path: fake, pipeline: reference, side: {side} }}\n" for side in ("device", "server"))
     other = scenario_with(fake_scenario, tmp_path, f"profile:\n{section}")
-    run(load(other), tmp_path / "other", reporter=ends.Silent())
+    run(load(other), tmp_path / "other", reporter=Silent())
     columns = ["sample", "repeat", "side", "stage", "seconds", "cpu_s", "machine"]
     first, second = (
         Run.read(tmp_path / name).stages.to_pandas().query("pipeline == 'reference'")[columns].reset_index(drop=True)
@@ -92,8 +92,8 @@ def test_a_finished_run_is_replayed_with_times_from_elsewhere(
 ) -> None:
     """The rows are those of a run that was measured with the profile; a scheme that was not timed is refused."""
     plain = scenario_with(fake_scenario, tmp_path / "plain", "")
-    run(load(plain), tmp_path / "fake", reporter=ends.Silent())
-    replay(tmp_path / "fake", load(profiled), tmp_path / "again", reporter=ends.Silent(), command=(), fresh=False)
+    run(load(plain), tmp_path / "fake", reporter=Silent())
+    replay(tmp_path / "fake", load(profiled), tmp_path / "again", reporter=Silent(), command=(), fresh=False)
     found = Analysis.read(tmp_path / "again")
     for profile in found.profiles(["fake"]):
         assert set(profile.device_s) == {0.75, 1.75}
@@ -104,7 +104,7 @@ def test_a_finished_run_is_replayed_with_times_from_elsewhere(
     text = profiled.read_text().replace("levels: [4, 32]", "levels: [4, 33]")
     profiled.write_text(text)
     with pytest.raises(ScenarioError, match=r"orin\.csv: is of fake at levels=33, which the run did not time"):
-        replay(tmp_path / "fake", load(profiled), tmp_path / "no", reporter=ends.Silent(), command=(), fresh=False)
+        replay(tmp_path / "fake", load(profiled), tmp_path / "no", reporter=Silent(), command=(), fresh=False)
     assert not (tmp_path / "no").exists()
 
 
@@ -135,7 +135,7 @@ def test_check_names_what_is_wrong_in_a_profile(profiled: Path, tmp_path: Path, 
     assert status == 2
     assert "orin.csv:4: seconds is '-1.5'; it is seconds" in " ".join(err.split())
     with pytest.raises(ScenarioError, match=r"orin\.csv:4: seconds is"):
-        run(load(profiled), tmp_path / "fake", reporter=ends.Silent())
+        run(load(profiled), tmp_path / "fake", reporter=Silent())
     assert not (tmp_path / "fake").exists()
 
 
@@ -145,7 +145,7 @@ def test_requests_are_timed_both_ways_in_each_round(fake_scenario: Path, tmp_pat
     scenario.write_text(
         scenario.read_text().replace("replay:", "replay:\n  arrivals: { kind: periodic, every: 10 ms }")
     )
-    run(load(scenario), tmp_path / "fake", reporter=ends.Silent())
+    run(load(scenario), tmp_path / "fake", reporter=Silent())
     found = Analysis.read(tmp_path / "fake")
     stages, paced = found.record.stages.to_pandas(), found.record.paced.to_pandas()
     keys = ["pipeline", "point", "sample", "repeat", "side", "stage", "round", "start"]

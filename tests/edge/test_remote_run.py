@@ -4,19 +4,20 @@ import random
 import time
 from pathlib import Path
 
-import ends
 import pandas as pd
 import pytest
 import yaml
-from forked import forked
 
 from harness.edge.client import Remote
 from harness.errors import PeerError, ResultsError
-from harness.report.links import link_times
+from harness.report.sections import link_times
 from harness.runs.provenance import MANIFEST, read
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.study import run
+from tests.edge import ends
+from tests.forked import forked
+from tests.silent import Silent
 
 ROOT = Path(__file__).parents[2]
 TIMES = ["seconds", "cpu_s", "waited_s", "load", "start", "run"]
@@ -44,7 +45,7 @@ def assert_same(found: Record, wanted: Record) -> None:
 def alone(fake_scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
     """The fakes' run in one process."""
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    run(load(fake_scenario), folder, reporter=ends.Silent())
+    run(load(fake_scenario), folder, reporter=Silent())
     return Run.read(folder)
 
 
@@ -56,9 +57,9 @@ def test_the_smoke_scenario_ends_with_the_rows_of_one_process(tmp_path: Path) ->
     short = {"samples": 4, "measure": {"threads": 1, "timed_samples": 1, "warmup": 1, "repeats": 3}}
     scenario = tmp_path / "smoke.yaml"
     scenario.write_text(yaml.safe_dump({**smoke, "pipelines": few, **short}))
-    run(load(scenario), tmp_path / "alone", reporter=ends.Silent())
+    run(load(scenario), tmp_path / "alone", reporter=Silent())
     server, port = ends.server(scenario, begin=forked)
-    run(load(scenario), tmp_path / "parted", reporter=ends.Silent(), remote=Remote(url=f"http://127.0.0.1:{port}"))
+    run(load(scenario), tmp_path / "parted", reporter=Silent(), remote=Remote(url=f"http://127.0.0.1:{port}"))
     server.kill()
     server.join()
     found = Run.read(tmp_path / "parted")
@@ -79,13 +80,13 @@ def test_the_smoke_scenario_ends_with_the_rows_of_one_process(tmp_path: Path) ->
 
 
 def test_a_paced_link_is_measured_as_it_is_replayed(fake_scenario: Path, tmp_path: Path) -> None:
-    """No request is faster than the channel that it is paced to, and the bytes that crossed are the channel's."""
+    """No request is faster than the channel that it is shaped as, and the bytes that crossed are the channel's."""
     server, port = ends.server(fake_scenario)
-    device = ends.device(fake_scenario, tmp_path / "paced", port, "20 KB/s")
+    device = ends.device(fake_scenario, tmp_path / "shaped", port, "20 KB/s")
     device.join()
     server.kill()
     assert device.exitcode == 0
-    links = Run.read(tmp_path / "paced").links
+    links = Run.read(tmp_path / "shaped").links
     frame = links.to_pandas()
     assert len(frame) == 3 * 12
     assert (frame["channel_s"] - 8 * frame["sent_bytes"] / 160e3).abs().max() < 1e-9
@@ -149,7 +150,7 @@ def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
     other = tmp_path / "longer.yaml"
     other.write_text(fake_scenario.read_text().replace("repeats: 4", "repeats: 5"))
     with pytest.raises(ResultsError, match=r"where the server halves run \(in the same process before, on .* now\)"):
-        run(load(other), alone.folder, reporter=ends.Silent(), remote=Remote(url=f"http://127.0.0.1:{port}"))
+        run(load(other), alone.folder, reporter=Silent(), remote=Remote(url=f"http://127.0.0.1:{port}"))
     server.kill()
     assert Run.read(alone.folder).manifest.status == "complete"
 
@@ -166,5 +167,5 @@ def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
 def test_what_is_no_address_is_refused(fake_scenario: Path, tmp_path: Path, url: str, sentence: str) -> None:
     """Before a run's folder is made."""
     with pytest.raises(PeerError, match=sentence):
-        run(load(fake_scenario), tmp_path / "run", reporter=ends.Silent(), remote=Remote(url=url))
+        run(load(fake_scenario), tmp_path / "run", reporter=Silent(), remote=Remote(url=url))
     assert not (tmp_path / "run").exists()

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import ends
 import httpx
 import psutil
 import pytest
-from hostile import KEY, MOST_BYTES, PAGE, PAYLOAD, TOKEN, attack, body, head, hostile
 
 from harness import study
 from harness.edge import TOKEN_VARIABLE
@@ -25,6 +23,8 @@ from harness.scenario.load import load
 from harness.schemes.envelope import receive
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 from harness.stock import take_stock
+from tests.edge import ends
+from tests.edge.hostile import KEY, MOST_BYTES, PAGE, PAYLOAD, TOKEN, attack, body, head, hostile
 
 
 @pytest.fixture(scope="module")

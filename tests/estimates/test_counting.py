@@ -10,7 +10,7 @@ from torch import nn
 
 from baselines.work import codec_work
 from harness.errors import ScenarioError
-from harness.estimates.backbone import Backbone, entropy_networks, published_model
+from harness.estimates.backbone import CountedBackbone, entropy_networks, published_model
 from harness.estimates.counting import META, causal_scores, counted
 from harness.estimates.roofline import Count
 from harness.models.onevision import load
@@ -20,9 +20,9 @@ _attention = torch.nn.functional.scaled_dot_product_attention
 
 
 @pytest.fixture(scope="module")
-def mini() -> Backbone:
+def mini() -> CountedBackbone:
     """The miniature on the meta device."""
-    return Backbone("mini-onevision")
+    return CountedBackbone("mini-onevision")
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
@@ -58,17 +58,17 @@ def test_attention_is_two_products_and_writes_no_scores() -> None:
 def test_a_backbone_of_ones_own_is_not_counted() -> None:
     """What its stages are is known of the catalog's own models alone."""
     with pytest.raises(ScenarioError, match="the work of backbone mine:Model cannot be counted; that of these can be"):
-        Backbone("mine:Model")
+        CountedBackbone("mine:Model")
 
 
-def test_a_tower_on_the_meta_device_does_what_a_real_one_does(mini: Backbone) -> None:
+def test_a_tower_on_the_meta_device_does_what_a_real_one_does(mini: CountedBackbone) -> None:
     """The vision tower's operations are those that torch counts while the real miniature sees a picture."""
     clock = OperationsClock("cpu")
     load("mini-onevision").vision().see(Image.new("RGB", (200, 130)), clock)
     assert mini.vision(200, 130).operations == clock.operations["vision_encode"]
 
 
-def test_one_token_after_many_reads_the_weights_and_what_was_kept(mini: Backbone) -> None:
+def test_one_token_after_many_reads_the_weights_and_what_was_kept(mini: CountedBackbone) -> None:
     """Its operations are those of its products; each further token before it adds its keys and values, twice used."""
     config = load("mini-onevision", weights="random", device="meta").config.text_config
     heads, layers = config.num_attention_heads, config.num_hidden_layers

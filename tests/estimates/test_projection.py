@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 import yaml
-from made_up_run import make
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
@@ -20,6 +19,7 @@ from harness.report.figures import gallery, style
 from harness.report.pack import numbers_tex
 from harness.runs.store import Run
 from harness.scenario.load import as_given, as_written, load, scenario_hash
+from tests.made_up_run import make
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
@@ -226,4 +226,4 @@ def test_the_papers_projection_names_its_sources() -> None:
     assert scenario.estimate is not None
     assert all(payload.says for payload in scenario.estimate.payloads.values())
     assert [uplink.label for uplink in scenario.replay.uplinks][-1] == "492 KB/s (inferred)"
-    assert scenario.replay.uplinks[-1].rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)  # type: ignore[union-attr]
+    assert scenario.replay.uplinks[-1].rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)

@@ -126,8 +126,8 @@ def test_a_roof_is_the_slower_of_operations_and_bytes() -> None:
 def test_a_total_without_some_stages_error_says_so() -> None:
     """The stage adds its middle to both ends, and the total is not complete."""
     parts = {"side": "device", "operations": 1.0, "n_bytes": 1.0, "bound": "bytes", "how": "its own"}
-    sure = Estimated(stage="prefill", seconds=2.0, low_s=1.0, high_s=4.0, **parts)  # type: ignore[arg-type]
-    unsure = Estimated(stage="encode", seconds=3.0, low_s=math.nan, high_s=math.nan, **parts)  # type: ignore[arg-type]
+    sure = Estimated(stage="prefill", seconds=2.0, low_s=1.0, high_s=4.0, **parts)
+    unsure = Estimated(stage="encode", seconds=3.0, low_s=math.nan, high_s=math.nan, **parts)
     assert total([sure, unsure], 1.0) == (6.0, 5.0, 8.0, False)
     assert total([sure]) == (2.0, 1.0, 4.0, True)
 

@@ -1,7 +1,8 @@
 """Small random models of the real classes."""
 
 import pytest
-from small_models import make_backbone, make_backbone15, make_tokenizer
+
+from tests.small_models import make_backbone, make_backbone15, make_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from small_models import make_backbone, save
 
 from harness.errors import CheckpointError
 from harness.models import adapter
 from harness.models.adapter import Lora
 from harness.models.contract import Layout, Part, Tiles
-from harness.models.llava import LlavaModels, whole_parts
+from harness.models.family import whole_parts
+from harness.models.loading import LlavaModels
 from harness.models.onevision import OneVision, load
+from tests.small_models import make_backbone, save
 
 TILES = Tiles(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), Layout((1, 1), (32, 32)))
 PARTS: tuple[Part, ...] = ("tower", "language")
@@ -203,8 +204,8 @@ MORE = [
     ({"fan_in_fan_out": True}, "fan_in_fan_out is True; a plain LoRA"),
     ({"lora_bias": True}, "lora_bias is True; a plain LoRA"),
     ({"bias": "all"}, "bias is 'all'; a plain LoRA"),
-    ({"peft_type": "ADALORA"}, "peft_type is 'ADALORA'; LORA is wanted"),
-    ({"peft_type": None}, "peft_type is None; LORA is wanted"),
+    ({"peft_type": "ADALORA"}, "peft_type is 'ADALORA'; LORA is expected"),
+    ({"peft_type": None}, "peft_type is None; LORA is expected"),
     ({"r": 0}, "r is 0; a whole number from 1 on"),
     ({"r": True}, "r is True; a whole number from 1 on"),
     ({"r": 5}, r"has factors of rank 4, and adapter_config.json says r = 5"),

@@ -24,7 +24,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("image_size", SIZES)
-def test_arrangement_is_transformers_at_full_geometry(real_grid, image_size):
+def test_arrangement_is_transformers_at_full_geometry(real_grid, image_size) -> None:
     """27 x 27 features a tile, any grid, unpadded, interpolated, with newlines: the same tokens in the same order."""
     model = real_grid.model.model
     grid = real_grid.tiling.grid(*image_size)
@@ -37,7 +37,7 @@ def test_arrangement_is_transformers_at_full_geometry(real_grid, image_size):
     torch.testing.assert_close(found_TH, wanted_TH, atol=1e-6, rtol=0)
 
 
-def test_every_token_is_there_where_nothing_is_cut():
+def test_every_token_is_there_where_nothing_is_cut() -> None:
     """A full grid under the limit: the thumbnail's tokens, then picture rows closed by newlines."""
     tokens_PVH = torch.arange(7 * 4.0).view(7, 4, 1)
     newline_H = torch.tensor([-1.0])
@@ -52,7 +52,7 @@ def test_every_token_is_there_where_nothing_is_cut():
     ]
 
 
-def test_gradients_pass_through():
+def test_gradients_pass_through() -> None:
     """Training can go through the arrangement, also where it interpolates."""
     tokens_PVH = torch.randn(37, 16, 4, requires_grad=True)
     newline_H = torch.zeros(4, requires_grad=True)

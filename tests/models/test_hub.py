@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from rich.console import Console
-from small_models import make_backbone, make_tokenizer
 
 from harness.cli import display
 from harness.errors import CheckpointError, DataError, HarnessError, UnavailableError
 from harness.models import files, hub, onevision
+from tests.small_models import make_backbone, make_tokenizer
 
 NAME, HUB_ID = "llava-onevision-7b", "llava-hf/llava-onevision-qwen2-7b-ov-hf"
 COMMIT, NEWER = "a" * 40, "b" * 40

@@ -1,10 +1,11 @@
 """LLaVA-1.5 in parts: together they are transformers' own model."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import said, save
 from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -13,6 +14,7 @@ from harness.errors import BitstreamError, CheckpointError
 from harness.models import llava15
 from harness.models.contract import Layout
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD, full_size_config, load
+from tests.small_models import said, save
 
 CHOICE = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
 
@@ -23,7 +25,7 @@ def picture(width, height):
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (32, 32), (30, 41), (700, 500), (1, 9)])
-def test_one_padded_tile_is_the_processors(tiny15, width, height):
+def test_one_padded_tile_is_the_processors(tiny15, width: int, height: int) -> None:
     """Square padding in the mean colour, resize and normalisation are those of transformers' processor."""
     size = {"height": 32, "width": 32}
     processor = LlavaImageProcessorPil(
@@ -36,7 +38,7 @@ def test_one_padded_tile_is_the_processors(tiny15, width, height):
     torch.testing.assert_close(tiles.pixels_PCHW, wanted_PCHW, atol=1e-6, rtol=0)
 
 
-def test_all_tokens_are_get_image_features(tiny15):
+def test_all_tokens_are_get_image_features(tiny15) -> None:
     """The second-last layer without its class token, through the projector."""
     assert (tiny15.n_features, tiny15.feature_dim) == (16, 32)
     tiles = tiny15.preprocess(picture(40, 30))
@@ -48,7 +50,7 @@ def test_all_tokens_are_get_image_features(tiny15):
     torch.testing.assert_close(tiny15.project(x_PVD), wanted)
 
 
-def test_the_whole_answer_is_transformers_own(tiny15):
+def test_the_whole_answer_is_transformers_own(tiny15) -> None:
     """From pixels and token ids, with transformers placing the image: the same text as from the parts."""
     tiles = tiny15.preprocess(picture(40, 30))
     encode = tiny15.tokenizer.encode
@@ -68,7 +70,7 @@ def test_the_whole_answer_is_transformers_own(tiny15):
     assert said(tiny15, tokens_TH, CHOICE) == wanted
 
 
-def test_features_of_a_tiled_image_are_refused(tiny15):
+def test_features_of_a_tiled_image_are_refused(tiny15) -> None:
     """project_all takes the features of one patch, because features may have come over a link."""
     with pytest.raises(
         BitstreamError, match=r"features of shape \(5, 16, 32\) on a 2 x 2 grid are not those .*\(1, 16, 32\) on 1 x 1"
@@ -76,7 +78,7 @@ def test_features_of_a_tiled_image_are_refused(tiny15):
         tiny15.project_all(torch.zeros(5, 16, 32), Layout((2, 2), (60, 60)))
 
 
-def test_a_checkpoint_is_loaded(tiny15, tmp_path):
+def test_a_checkpoint_is_loaded(tiny15, tmp_path: Path) -> None:
     """A saved model is loaded by name and folder, and answers as it did."""
     loaded = load("llava-1.5-7b", weights=save(tiny15, tmp_path)).language()
     tokens_TH = tiny15.project(torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0)))
@@ -84,7 +86,7 @@ def test_a_checkpoint_is_loaded(tiny15, tmp_path):
     assert found[0] == found[1]
 
 
-def test_full_size_parameters():
+def test_full_size_parameters() -> None:
     """The full-size architecture has 7063.4 million parameters, and 576 features of 1024."""
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(full_size_config("llava-1.5-7b"))
@@ -94,12 +96,12 @@ def test_full_size_parameters():
     assert (model.config.vision_feature_layer, model.config.vision_feature_select_strategy) == (-2, "default")
 
 
-def test_unknown_names_list_the_known():
+def test_unknown_names_list_the_known() -> None:
     """A name that no family has is refused with the known; the checkpoint of another family by its model_type."""
     sentence = r"unknown model 'llava-1\.6'; did you mean 'llava-1\.5-7b'\? known: .*llava-1\.5-7b.*mini-llava15"
     with pytest.raises(CheckpointError, match=sentence):
         load("llava-1.6")
-    with pytest.raises(CheckpointError, match="model_type is 'llava_onevision'; 'llava' is wanted"):
+    with pytest.raises(CheckpointError, match="model_type is 'llava_onevision'; 'llava' is expected"):
         load("mini-onevision")
     with pytest.raises(CheckpointError, match=r"unknown full-size LLaVA-1.5 'mini-llava15'"):
         llava15.full_size_config("mini-llava15")

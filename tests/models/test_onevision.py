@@ -2,21 +2,23 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_models import said, save
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from harness import catalog
 from harness.data.sample import Question
 from harness.errors import BitstreamError, CheckpointError, UnavailableError
 from harness.models import files, llava, onevision, tower
 from harness.models.contract import LanguageSide, Layout, Request, Untimed, VisionSide
-from harness.models.engine import TransformersEngine
+from harness.models.engine import Prompt, TransformersEngine
 from harness.models.onevision import full_size_config, load
+from tests.small_models import said, save
 
 CHOICE = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
 YES_NO = Question(text="Is it red?", kind="yes_no")
@@ -42,7 +44,7 @@ def theirs(backbone, prompt_TH, **options):
     return backbone.tokenizer.decode(ids[0].tolist(), skip_special_tokens=True)
 
 
-def test_it_is_both_sides_of_a_model(tiny):
+def test_it_is_both_sides_of_a_model(tiny) -> None:
     """The class has every part that the contract names, and says its geometry."""
     for side in (VisionSide, LanguageSide):
         assert all(hasattr(tiny, name) for name in vars(side) if not name.startswith("_"))
@@ -53,7 +55,7 @@ def test_it_is_both_sides_of_a_model(tiny):
 
 
 @pytest.mark.parametrize("layer", [-1, -2, 1])
-def test_features_are_the_towers_hidden_states(tiny, layer):
+def test_features_are_the_towers_hidden_states(tiny, layer) -> None:
     """X is hidden_states[layer] of transformers' own forward pass."""
     pixels_PCHW = tiny.preprocess(picture()).pixels_PCHW
     with torch.inference_mode():
@@ -61,7 +63,7 @@ def test_features_are_the_towers_hidden_states(tiny, layer):
         torch.testing.assert_close(tower.features(tiny.model.model.vision_tower, pixels_PCHW, layer), wanted)
 
 
-def test_all_tokens_are_get_image_features(real_grid):
+def test_all_tokens_are_get_image_features(real_grid) -> None:
     """The parts up to the tokens are transformers' get_image_features, at 27 x 27 features a tile."""
     tiles = real_grid.preprocess(picture(500, 300))
     tokens_TH = real_grid.project_all(real_grid.encode(tiles), tiles.layout)
@@ -70,7 +72,7 @@ def test_all_tokens_are_get_image_features(real_grid):
     torch.testing.assert_close(tokens_TH, wanted.pooler_output[0])
 
 
-def test_merged_features_go_through_the_projector_alone(tiny):
+def test_merged_features_go_through_the_projector_alone(tiny) -> None:
     """Project is the projector, patch after patch, whatever dtype the features arrive in."""
     y_PCD = torch.randn(5, 3, 32)
     tokens_TH = tiny.project(y_PCD)
@@ -80,7 +82,7 @@ def test_merged_features_go_through_the_projector_alone(tiny):
     torch.testing.assert_close(tiny.project(y_PCD.double()), tokens_TH)
 
 
-def test_the_whole_answer_is_transformers_own(build):
+def test_the_whole_answer_is_transformers_own(build) -> None:
     """From pixels and token ids, with transformers placing the image: the same text as from the parts."""
     backbone = build(seed=3)
     tiles = backbone.preprocess(picture(90, 60))
@@ -109,7 +111,7 @@ def test_the_whole_answer_is_transformers_own(build):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("question", [CHOICE, YES_NO])
-def test_prefill_and_generate_are_greedy_generation(build, seed, question):
+def test_prefill_and_generate_are_greedy_generation(build, seed: int, question) -> None:
     """Split in two, decoding gives what generate(inputs_embeds=...) gives in one, and counts what it read and wrote."""
     backbone = build(seed)
     tokens_TH = backbone.project(torch.randn(3, 4, 32, generator=torch.Generator().manual_seed(seed)))
@@ -126,14 +128,14 @@ def test_prefill_and_generate_are_greedy_generation(build, seed, question):
     assert answer.answer_tokens == limit or n_said <= answer.answer_tokens
 
 
-def test_where_an_answer_ends(build):
+def test_where_an_answer_ends(build) -> None:
     """An answer ends before a stop token, wherever that comes, or after max_new_tokens."""
     backbone = build(1)
     tokens_TH = backbone.project(torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0)))
 
     def written(stop, limit):
         engine = TransformersEngine(backbone._engine.language, stop=stop, max_new_tokens=limit)
-        (found,) = engine.answer([lambda: backbone.prompt([tokens_TH], CHOICE)], [Untimed()])
+        (found,) = engine.answer([lambda: Prompt(backbone.prompt([tokens_TH], CHOICE))], [Untimed()])
         return found
 
     free = written((), 8)
@@ -146,7 +148,7 @@ def test_where_an_answer_ends(build):
 
 
 @pytest.mark.parametrize(("declared", "ids"), [(7, {7}), ([7, 8], {7, 8}), (None, set())])
-def test_stop_tokens_are_the_templates_and_the_checkpoints(folder, declared, ids):
+def test_stop_tokens_are_the_templates_and_the_checkpoints(folder, declared, ids) -> None:
     """Whatever end the checkpoint declares counts beside the template's, for a language side and for a whole model."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
     models = load("llava-onevision-7b", weights=folder)
@@ -157,14 +159,14 @@ def test_stop_tokens_are_the_templates_and_the_checkpoints(folder, declared, ids
 
 
 @pytest.mark.parametrize("declared", ["end", [7, "end"], 1.5])
-def test_damaged_stop_tokens_are_refused(folder, declared):
+def test_damaged_stop_tokens_are_refused(folder, declared) -> None:
     """What is no token's number is told with the file."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
     with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id is .* a token's number"):
         load("llava-onevision-7b", weights=folder).language()
 
 
-def test_the_prompt_can_be_trained_through(tiny):
+def test_the_prompt_can_be_trained_through(tiny) -> None:
     """Gradients reach the visual tokens and the embeddings."""
     tokens_TH = torch.randn(3, 32, requires_grad=True)
     tiny.prompt([tokens_TH], CHOICE).square().sum().backward()
@@ -172,7 +174,7 @@ def test_the_prompt_can_be_trained_through(tiny):
     tiny.model.zero_grad()
 
 
-def test_features_of_another_image_are_refused(tiny):
+def test_features_of_another_image_are_refused(tiny) -> None:
     """project_all says what does not fit, because features may have come over a link."""
     tiles = tiny.preprocess(picture())
     x_PVD = tiny.encode(tiles)
@@ -191,7 +193,7 @@ def folder(tmp_path, tiny):
     return tmp_path
 
 
-def test_a_checkpoint_is_loaded(folder, tiny, capfd):
+def test_a_checkpoint_is_loaded(folder, tiny, capfd: pytest.CaptureFixture[str]) -> None:
     """Half-precision weights run in float32 on a CPU, answer as the model that was saved, and load in silence."""
     loaded = load("llava-onevision-0.5b", weights=folder).backbone()
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
@@ -203,7 +205,7 @@ def test_a_checkpoint_is_loaded(folder, tiny, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_random_weights_take_the_checkpoints_own_config(folder, monkeypatch):
+def test_random_weights_take_the_checkpoints_own_config(folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights of a name whose checkpoint is here have its architecture and tokenizer."""
     monkeypatch.setitem(files.SOURCES, "mini-onevision", folder)
     backbone = load("mini-onevision", weights="random", dtype=torch.bfloat16).backbone()
@@ -289,7 +291,7 @@ def both_sides(path):
 
 DAMAGE = [
     (damage_config, "config.json: is not JSON"),
-    (foreign_config, "config.json: model_type is 'llava'; 'llava_onevision' is wanted"),
+    (foreign_config, "config.json: model_type is 'llava'; 'llava_onevision' is expected"),
     (impossible_config, "config.json: does not describe a llava_onevision model"),
     (cut_weights, "its weights cannot be read: "),
     (lose_a_weight, "1 weights of the projector are missing, image_newline first"),
@@ -303,7 +305,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("damage", "sentence"), DAMAGE, ids=[damage.__name__ for damage, _ in DAMAGE])
-def test_damaged_and_foreign_checkpoints(folder, damage, sentence):
+def test_damaged_and_foreign_checkpoints(folder, damage, sentence: str) -> None:
     """Each is refused in one sentence that names the file."""
     damage(folder)
     with pytest.raises(CheckpointError, match=sentence.replace("|", r"\|")) as refusal:
@@ -312,19 +314,19 @@ def test_damaged_and_foreign_checkpoints(folder, damage, sentence):
     assert "\n" not in str(refusal.value)
 
 
-def test_absent_checkpoints_say_how_to_get_them(tmp_path, monkeypatch):
+def test_absent_checkpoints_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub id that is not cached, a path that is not there, and a miniature that is not trained."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UnavailableError, match="'harness weights get llava-onevision-7b'"):
         load("llava-onevision-7b")
     with pytest.raises(UnavailableError, match="/nowhere/at/all is neither a folder nor in the local cache"):
         load("llava-onevision-7b", weights="/nowhere/at/all")
-    monkeypatch.setitem(files.SOURCES, "mini-nano", files.ZOO / "untrained")
+    monkeypatch.setitem(files.SOURCES, "mini-nano", catalog.ZOO / "untrained")
     with pytest.raises(UnavailableError, match="'make weights' trains them"):
         load("mini-nano")
 
 
-def test_unknown_names_and_dtypes():
+def test_unknown_names_and_dtypes() -> None:
     """Names and dtypes that are not there are refused with those that are."""
     with pytest.raises(CheckpointError, match=r"unknown model 'gpt'; known: .*llava-onevision-7b"):
         load("gpt")
@@ -336,7 +338,7 @@ def test_unknown_names_and_dtypes():
     ("name", "total_m", "vision_m", "projector_m"),
     [("llava-onevision-7b", 8030.8, 397.7, 17.0), ("llava-onevision-0.5b", 893.7, 397.7, 1.8)],
 )
-def test_full_size_parameters(name, total_m, vision_m, projector_m):
+def test_full_size_parameters(name: str, total_m, vision_m, projector_m) -> None:
     """The full-size architectures have the published numbers of parameters, in millions."""
     with torch.device("meta"):
         model = LlavaOnevisionForConditionalGeneration(full_size_config(name))
@@ -353,7 +355,7 @@ def test_full_size_parameters(name, total_m, vision_m, projector_m):
     assert (vision.image_size // vision.patch_size) ** 2 == 729
 
 
-def test_copies_of_a_checkpoint_agree(folder, tmp_path_factory):
+def test_copies_of_a_checkpoint_agree(folder, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A folder is all that a checkpoint is: moved elsewhere it gives the same answers."""
     elsewhere = shutil.copytree(folder, tmp_path_factory.mktemp("copies") / "moved")
     tokens = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))

@@ -3,29 +3,46 @@
 The checkpoints are random models of a few thousand weights, under the names of transformers before 5.0 and after.
 """
 
+import itertools
 import json
 import os
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_models import make_backbone, make_backbone15, old_name, save, write
-from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
+from transformers import (
+    Gemma3ForConditionalGeneration,
+    InternVLForConditionalGeneration,
+    LlavaForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
+)
 
 from harness.errors import CheckpointError
-from harness.models import checkpoint, files, llava15, onevision
-from harness.models.contract import Sharing, Untimed
-from harness.models.llava import LlavaModels, LlavaVision, whole_parts
+from harness.models import checkpoint, files, gemma3, internvl, llava15, onevision
+from harness.models.contract import Part, Sharing, Untimed
+from harness.models.family import whole_parts
+from harness.models.llava import LlavaVision
+from harness.models.loading import LlavaModels
+from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, old_name, save, write
 
 FAMILIES = {
     "onevision": (make_backbone, LlavaOnevisionForConditionalGeneration, onevision.load, "llava-onevision-7b"),
     "llava15": (make_backbone15, LlavaForConditionalGeneration, llava15.load, "llava-1.5-7b"),
+    "internvl": (make_internvl, InternVLForConditionalGeneration, internvl.load, "internvl3-8b"),
+    "gemma3": (make_gemma3, Gemma3ForConditionalGeneration, gemma3.load, "gemma-3-4b"),
 }
+CHANGED = {
+    "tower": ("encoder.layers.1.mlp.fc1.weight", "encoder.layer.1.mlp.fc1.weight"),
+    "projector": ("multi_modal_projector.linear_2.bias", "multi_modal_projector.mm_input_projection_weight"),
+    "language": ("lm_head.weight",),
+}
+"""A tensor of each part, by how its name ends."""
 STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -41,12 +58,18 @@ def stored(folder: Path, family: str, *, old: bool = True, sharded: bool = True,
     return weights
 
 
+LAYOUTS = [
+    *itertools.product(("onevision", "llava15"), (False, True), (False, True), (False, True), STORED),
+    *(
+        (family, old, old, tied, "bf16")
+        for family in ("internvl", "gemma3")
+        for old, tied in ((True, False), (False, True))
+    ),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", STORED)
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
-@pytest.mark.parametrize("old", [False, True], ids=["new names", "old names"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "old", "sharded", "tied", "dtype"), LAYOUTS)
 def test_parts_are_those_that_transformers_reads(
     tmp_path: Path, family: str, old: bool, sharded: bool, tied: bool, dtype: str
 ) -> None:
@@ -91,12 +114,8 @@ def test_a_fingerprint_is_of_weights_and_not_of_files(tmp_path: Path, family: st
     found = [{part: files.fingerprint(tmp_path / n, part) for part in files.PARTS} for n in ("0", "1")]
     assert found[0] == found[1]
     assert len(set(found[0].values())) == 3
-    for part, key in (
-        ("tower", "model.vision_tower.encoder.layers.1.mlp.fc1.weight"),
-        ("projector", "model.multi_modal_projector.linear_2.bias"),
-        ("language", "lm_head.weight"),
-    ):
-        key = next(name for name in weights if name.replace("vision_model.", "") == key)
+    for part, endings in CHANGED.items():
+        (key,) = [name for name in weights if name.endswith(endings)]
         folder = shutil.copytree(tmp_path / "0", tmp_path / part)
         write(folder, {**weights, key: weights[key] + 1}, sharded=False)
         after = {part: files.fingerprint(folder, part) for part in files.PARTS}
@@ -140,7 +159,7 @@ def test_a_vision_side_reads_the_tower_alone(tmp_path: Path, family: str, opened
     (tmp_path / others[0]).unlink()
     (tmp_path / others[1]).write_bytes(b"\xff" * 100)
     models = load(name, weights=tmp_path)
-    assert models.vision().encode
+    assert callable(models.vision().encode)
     assert set(opened) == of_tower
     assert set().union(*opened.values()) == {key for key in index if key.startswith("vision_tower")}
     assert models.fingerprint("tower")
@@ -193,18 +212,18 @@ def test_random_parts_are_no_copies(tmp_path: Path) -> None:
 
 
 PLACES = [
-    ("weights.bin", "a safetensors file in the same folder is wanted"),
-    ("../outside.safetensors", "a safetensors file in the same folder is wanted"),
-    ("/etc/outside.safetensors", "a safetensors file in the same folder is wanted"),
-    ("sub/model.safetensors", "a safetensors file in the same folder is wanted"),
-    (7, "a safetensors file in the same folder is wanted"),
+    ("weights.bin", "a safetensors file in the same folder is expected"),
+    ("../outside.safetensors", "a safetensors file in the same folder is expected"),
+    ("/etc/outside.safetensors", "a safetensors file in the same folder is expected"),
+    ("sub/model.safetensors", "a safetensors file in the same folder is expected"),
+    (7, "a safetensors file in the same folder is expected"),
 ]
 
 
 @pytest.mark.parametrize(("place", "sentence"), PLACES)
 @pytest.mark.parametrize("part", files.PARTS)
 def test_an_index_leads_to_no_pickle_and_out_of_no_folder(
-    tmp_path: Path, place: object, sentence: str, part: files.Part, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, place: object, sentence: str, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever part is asked for: the entry is refused before any file is opened."""
     folder = tmp_path / "checkpoint"
@@ -370,9 +389,14 @@ def test_a_vision_side_from_a_checkpoint_sees(tmp_path: Path) -> None:
 def test_what_is_seen_for_one_point_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a pass that wants answers alone a picture is encoded once, to the same features; elsewhere every time."""
     vision = onevision.load("mini-onevision").vision()
-    encoded = []
+    encoded: list[int] = []
     encode = LlavaVision.encode
-    monkeypatch.setattr(LlavaVision, "encode", lambda self, tiles: encoded.append(1) or encode(self, tiles))
+
+    def counted(self: LlavaVision, tiles: Any) -> torch.Tensor:
+        encoded.append(1)
+        return encode(self, tiles)
+
+    monkeypatch.setattr(LlavaVision, "encode", counted)
     image, other = (Image.new("RGB", (200, 150), colour) for colour in ("red", "blue"))
     alone = vision.see(image, Untimed()).x_PVD
     for shown in (image, image.copy(), other, image):

@@ -3,47 +3,86 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from harness.errors import CheckpointError, UnavailableError
-from harness.models.patches import features_of, grids_up_to, patches_of, patches_of_all
-from harness.models.tiling import Tiling
+from harness.models.patches import (
+    closest_grid,
+    feature_dim_of,
+    features_of,
+    grids_up_to,
+    patches_of,
+    patches_of_all,
+)
+from harness.models.tiling import StretchedTiling, Tiling
 
 SIZES = st.integers(1, 5000)
 
 
 @settings(max_examples=50, deadline=None)
 @given(SIZES, SIZES)
-def test_patches_are_those_of_the_tiling(width, height):
+def test_patches_are_those_of_the_tiling(width: int, height: int) -> None:
     """The miniature's and the full model's count is the one that their tiling cuts; LLaVA-1.5 has one patch."""
     for backbone, weights, side in (("mini-onevision", None, 192), ("llava-onevision-7b", "random", 384)):
         tiling = Tiling(patch=side, grids=grids_up_to(6))
         wanted = tiling.n_patches(*tiling.grid(height, width))
         assert patches_of(width, height, backbone, weights) == wanted
-    assert patches_of(width, height, "mini-llava15") == patches_of(width, height, "llava-1.5-7b", "random") == 1
+    for backbone, weights in (("mini-llava15", None), ("llava-1.5-7b", "random"), ("gemma-3-4b", "random")):
+        assert patches_of(width, height, backbone, weights) == 1
+    stretched = StretchedTiling(patch=448, mean=(0, 0, 0), std=(1, 1, 1))
+    wanted = stretched.n_patches(*stretched.grid(height, width))
+    assert patches_of(width, height, "internvl3-8b", "random") == wanted <= stretched.max_patches(width * height)
 
 
-def test_pictures_of_a_question_add_up():
+def test_pictures_of_a_question_add_up() -> None:
     """A question with several pictures has the patches of all of them."""
     sizes = [(100, 100), (400, 200)]
     assert patches_of_all(sizes, "mini-onevision") == sum(patches_of(w, h, "mini-onevision") for w, h in sizes)
 
 
 @pytest.mark.parametrize(
-    ("backbone", "weights", "n_features"),
+    ("backbone", "weights", "n_features", "dim"),
     [
-        ("mini-onevision", None, 144),
-        ("mini-llava15", None, 324),
-        ("llava-onevision-7b", "random", 729),
-        ("llava-1.5-7b", "random", 576),
+        ("mini-onevision", None, 144, 160),
+        ("mini-llava15", None, 324, 160),
+        ("llava-onevision-7b", "random", 729, 1152),
+        ("llava-1.5-7b", "random", 576, 1024),
+        ("internvl3-8b", "random", 256, 4096),
+        ("gemma-3-12b", "random", 256, 1152),
     ],
 )
-def test_features_of_a_patch_are_the_towers(backbone, weights, n_features):
-    """V of the miniatures' files, and of the published models where they are not on this machine."""
-    assert features_of(backbone, weights) == n_features
+def test_features_of_a_patch_are_the_towers(backbone, weights, n_features, dim):
+    """V and D of the miniatures' files, and of the published models where they are not on this machine."""
+    assert (features_of(backbone, weights), feature_dim_of(backbone, weights)) == (n_features, dim)
+
+
+def test_a_config_is_read_as_its_family_writes_it(tmp_path):
+    """InternVL's sides are a height and a width, and half of Gemma's squares make four times as many features."""
+    vision = {"image_size": [224, 224], "patch_size": [14, 14], "hidden_size": 64}
+    for folder, config in (
+        ("internvl", {"model_type": "internvl", "vision_config": vision, "downsample_ratio": 0.5}),
+        ("gemma3", {"model_type": "gemma3", "vision_config": {"image_size": 896}, "mm_tokens_per_image": 1024}),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+    at = str(tmp_path / "internvl")
+    assert (features_of("internvl3-8b", at), feature_dim_of("internvl3-8b", at)) == (64, 256)
+    assert patches_of(448, 224, "internvl3-8b", at) == 3
+    assert features_of("gemma-3-4b", str(tmp_path / "gemma3")) == 1024
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZES, SIZES, st.sampled_from([32, 448]), st.sampled_from([(1, 12), (1, 6), (2, 9), (1, 1)]))
+def test_the_closest_grid_is_the_processors(width, height, patch, tiles):
+    """Any size has the grid that transformers' processor for InternVL chooses."""
+    columns, rows = get_optimal_tiled_canvas((height, width), (patch, patch), *tiles)
+    assert closest_grid(height, width, patch, *tiles) == (rows, columns)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +91,15 @@ def test_features_of_a_patch_are_the_towers(backbone, weights, n_features):
         ({"model_type": "qwen2"}, "model_type is 'qwen2'"),
         ({"model_type": "llava_onevision", "vision_config": {"image_size": 0}}, "image_size is 0"),
         ({"model_type": "llava_onevision", "image_grid_pinpoints": [[100, 384]]}, "image_grid_pinpoints are"),
+        ({"model_type": "internvl", "vision_config": {"image_size": [448, 224]}}, r"image_size is \[448, 224\]"),
+        ({"model_type": "internvl", "downsample_ratio": 0}, "downsample_ratio is 0; 0.5 or another 1 / n"),
+        ({"model_type": "internvl", "downsample_ratio": 0.2}, "n a divisor of the 32 positions"),
+        ({"model_type": "gemma3", "mm_tokens_per_image": 250}, "mm_tokens_per_image is 250; a square number"),
+        ({"model_type": "gemma3", "mm_tokens_per_image": 9}, "whose root divides the 64 positions"),
+        ({"model_type": "gemma3", "mm_tokens_per_image": True}, "mm_tokens_per_image is True"),
     ],
 )
-def test_a_wrong_config_is_said(tmp_path, config, message):
+def test_a_wrong_config_is_said(tmp_path: Path, config, message: str) -> None:
     """A config.json that describes no tiling is one sentence with its path."""
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message) as raised:
@@ -62,7 +107,7 @@ def test_a_wrong_config_is_said(tmp_path, config, message):
     assert str(tmp_path / "config.json") in str(raised.value)
 
 
-def test_a_model_that_is_not_here_is_said(tmp_path, monkeypatch):
+def test_a_model_that_is_not_here_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its config.json a model's patches are not guessed, unless its weights are random."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
@@ -70,7 +115,7 @@ def test_a_model_that_is_not_here_is_said(tmp_path, monkeypatch):
         patches_of(100, 100, "llava-1.5-7b", None)
 
 
-def test_torch_is_not_imported():
+def test_torch_is_not_imported() -> None:
     """Counting patches imports no torch."""
     code = (
         "import sys, harness.models.patches as p; p.patches_of(9, 9, 'mini-onevision'); print('torch' in sys.modules)"

@@ -13,7 +13,7 @@ PIECES = PieceTokenizer(152_000)
 
 @patient
 @given(st.text(max_size=60))
-def test_ids_are_in_the_vocabulary_and_repeatable(text):
+def test_ids_are_in_the_vocabulary_and_repeatable(text: str) -> None:
     """Any text has ids of the vocabulary, the same every time, at most one a character."""
     ids = PIECES.encode(text).ids
     assert ids == PIECES.encode(text).ids
@@ -21,7 +21,7 @@ def test_ids_are_in_the_vocabulary_and_repeatable(text):
     assert len(ids) <= len(text)
 
 
-def test_words_count_once():
+def test_words_count_once() -> None:
     """Words, digits and punctuation are a token each, and so is a template's token."""
     assert len(PIECES.encode("How many red cars?").ids) == 5
     assert len(PIECES.encode("12").ids) == 2
@@ -31,6 +31,6 @@ def test_words_count_once():
 
 @patient
 @given(st.text(max_size=60) | st.lists(st.sampled_from(["a", " b", "?", "9", "_", "<|im_end|>", "it's"])).map("".join))
-def test_no_character_is_lost(text):
+def test_no_character_is_lost(text: str) -> None:
     """The pieces put together are the text: nothing that is asked costs no tokens."""
     assert "".join(pieces(text)) == text

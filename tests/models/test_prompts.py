@@ -3,7 +3,7 @@
 import pytest
 
 from harness.data.sample import Question
-from harness.models.prompts import LLAVA15, ONEVISION
+from harness.models.prompts import GEMMA3, INTERNVL, LLAVA15, ONEVISION
 
 CHOICE = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
 HINTED = Question(text="Which colour?", kind="choice", options={"A": "red", "C": "green"}, hint="It is dark.")
@@ -30,7 +30,7 @@ OPEN = Question(text="What is written?", kind="open")
         (OPEN, "Question: What is written?\n"),
     ],
 )
-def test_onevision_texts(question, text):
+def test_onevision_texts(question, text: str) -> None:
     """LLaVA-OneVision's texts, and around them the template that is published with its checkpoint."""
     assert f"{ONEVISION.before}<image>{ONEVISION.suffix(question)}" == (
         f"<|im_start|>user\n<image>\n{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -53,7 +53,7 @@ def test_onevision_texts(question, text):
         (OPEN, "What is written?\nAnswer the question directly."),
     ],
 )
-def test_llava15_texts(question, text):
+def test_llava15_texts(question, text: str) -> None:
     """LLaVA-1.5's texts in Vicuna's conversation."""
     assert LLAVA15.before.endswith("USER: ")
     assert LLAVA15.suffix(question) == f"\n{text} ASSISTANT:"
@@ -82,29 +82,32 @@ def shown(parts):
         (ONEVISION, OPEN, 2, "user\n<1>\n<2>\nQuestion: What is written?\n"),
         # A picture that is shown twice is there twice.
         (LLAVA15, Question(text="<image 1> or <image 1>?", kind="open", marked=True), 1, "USER: <1>\n or <1>\n?"),
+        # Around a picture stands what its model was trained to see there, wherever the picture is.
+        (INTERNVL, MARKED, 4, "user\n<img><4></img>\nHow do <img><1></img>\n and <img><2></img>\n differ?"),
+        (GEMMA3, OPEN, 1, "<bos><start_of_turn>user\n\n\n<start_of_image><1><end_of_image>\n\nQuestion: What"),
         # Words like a mark are words where the benchmark has no marks.
         (ONEVISION, Question(text="In <image 1>, what?", kind="open"), 1, "<1>\nQuestion: In <image 1>, what?\n"),
     ],
 )
-def test_pictures_stand_where_their_marks_are(template, question, n_pictures, text):
+def test_pictures_stand_where_their_marks_are(template, question, n_pictures: int, text: str) -> None:
     """Each picture's tokens are in the mark's place, on whose other side a new line begins."""
     assert text in shown(template.parts(question, n_pictures))
 
 
 @pytest.mark.parametrize("question", [CHOICE, HINTED, YES_NO, OPEN])
 @pytest.mark.parametrize("template", [ONEVISION, LLAVA15])
-def test_one_picture_is_between_head_and_question(template, question):
+def test_one_picture_is_between_head_and_question(template, question) -> None:
     """Without marks the parts are the template's two halves around the picture."""
     assert template.parts(question, 1) == [template.before, 0, template.suffix(question)]
 
 
-def test_a_mark_without_a_picture_is_a_mistake():
+def test_a_mark_without_a_picture_is_a_mistake() -> None:
     """A question that shows more pictures than there are cannot be asked."""
     with pytest.raises(ValueError, match="shows picture 3 of 2"):
         ONEVISION.parts(MARKED, 2)
 
 
-def test_braces_in_a_question_stay():
+def test_braces_in_a_question_stay() -> None:
     """A question is text, not a format: its braces come through."""
     question = Question(text="What does {0} mean in f'{x}'?", kind="open")
     assert "What does {0} mean in f'{x}'?" in ONEVISION.suffix(question)

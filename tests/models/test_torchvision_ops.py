@@ -24,20 +24,20 @@ def in_a_new_process(program):
 @pytest.mark.slow
 @with_torchvision
 @pytest.mark.parametrize("module", ["harness.models.checkpoint", "harness.models.torchvision_ops, torchvision.ops"])
-def test_torchvision_is_importable(module):
+def test_torchvision_is_importable(module) -> None:
     """After the shim, or any module of the project that needs it, the operator is known to torch."""
     assert in_a_new_process(f"import {module}, torch; print(hasattr(torch.ops.torchvision, 'nms'))") == "True"
 
 
 @with_torchvision
-def test_the_declarations_are_made_once():
+def test_the_declarations_are_made_once() -> None:
     """Where the operators are there, declared or compiled, nothing is added."""
     assert hasattr(torch.ops.torchvision, "nms")
     assert torchvision_ops.declare_missing() is None
 
 
 @pytest.mark.slow
-def test_without_torchvision_nothing_is_declared():
+def test_without_torchvision_nothing_is_declared() -> None:
     """Where there is no torchvision to mend, no operator is declared."""
     program = (
         "import importlib.util, torch\n"

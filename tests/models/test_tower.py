@@ -35,7 +35,9 @@ def _towers(kind, config_class):
     [(SiglipVisionModel, SiglipVisionConfig, False), (CLIPVisionModel, CLIPVisionConfig, True)],
 )
 @torch.inference_mode()
-def test_attention_is_that_of_the_eager_tower(kind, config_class, has_cls, layer, chunk, monkeypatch):
+def test_attention_is_that_of_the_eager_tower(
+    kind: str, config_class, has_cls, layer, chunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Received from the class token, or the mean over queries; of the layer that gives the features, in one pass."""
     monkeypatch.setattr(tower, "_CHUNK_ELEMENTS", chunk)
     fused, eager = _towers(kind, config_class)
@@ -52,7 +54,7 @@ def test_attention_is_that_of_the_eager_tower(kind, config_class, has_cls, layer
     assert (total < 1).all() if has_cls else torch.allclose(total, torch.ones(3))
 
 
-def test_keys_are_the_layers_averaged_over_heads(tiny):
+def test_keys_are_the_layers_averaged_over_heads(tiny) -> None:
     """The key projection of the last layer, of what that layer's norm gives it."""
     tiles = Tiles(torch.randn(2, 3, 32, 32), Layout((1, 1), (32, 32)))
     x_PVD, attention = tiny.encode_attended(tiles)
@@ -65,7 +67,7 @@ def test_keys_are_the_layers_averaged_over_heads(tiny):
     torch.testing.assert_close(attention.keys_PVK, keys_PVD.unflatten(-1, (2, -1)).mean(2))
 
 
-def test_no_hook_stays_behind(tiny):
+def test_no_hook_stays_behind(tiny) -> None:
     """A pass that asks for attention leaves the tower as it was."""
 
     def hooks():

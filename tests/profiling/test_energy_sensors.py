@@ -7,11 +7,11 @@ import types
 from pathlib import Path
 
 import pytest
-from fake_nvml import FakeGpu, driver
 
 from harness.profiling import energy
 from harness.profiling.energy import Meters, Rail, Reading, Sensor
 from harness.profiling.machine import conditions
+from tests.fake_nvml import FakeGpu, driver
 
 
 def write(path: Path, text: object) -> Path:

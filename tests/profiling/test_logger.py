@@ -1,7 +1,5 @@
 """Anybody's own code writes rows that the harness reads."""
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -11,8 +9,6 @@ import pytest
 import harness
 from harness.errors import ResultsError
 from harness.runs import tables
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_three_lines_write_a_valid_row(tmp_path: Path) -> None:
@@ -70,13 +66,3 @@ def test_what_is_not_a_file_of_rows_is_refused_before_anything_is_timed(tmp_path
     assert strange.read_bytes() == before
     with pytest.raises(ResultsError, match="cannot be written"):
         harness.record(strange / "run.parquet")
-
-
-def test_the_example_records_every_stage(tmp_path: Path) -> None:
-    """It runs as it is, and twice into one file where its repeats are others."""
-    path = tmp_path / "run.parquet"
-    subprocess.run([sys.executable, ROOT / "examples" / "own_engine.py", path], cwd=ROOT, check=True)
-    rows = tables.read("stages", path).to_pandas()
-    assert len(rows) == 3 * 2 * 2
-    assert set(rows["stage"]) == {"prefill", "generate"}
-    assert (rows["seconds"] > 0).all()

@@ -1,4 +1,4 @@
-"""The machine's fingerprint, of fixture trees that hold what other machines' kernels and tools say."""
+"""What a machine is, from fixture trees that hold what other machines' kernels and tools say."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from typing import Any
 
 import pynvml
 import pytest
-from fake_nvml import FakeGpu, driver
 
-from harness.profiling.machine import fingerprint, machine_name
+from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.telemetry import Telemetry
+from tests.fake_nvml import FakeGpu, driver
 
 NO_LIBRARY = 12
 """NVML's code for a machine without the driver's library."""
@@ -107,15 +107,15 @@ def workstation(root: Path, **files: object) -> Path:
 
 
 def card(root: Path, *gpus: FakeGpu, **facts: Any) -> dict[str, Any]:
-    """The fingerprint of a tree, with these GPUs behind NVML."""
-    fingerprint.cache_clear()
+    """What a tree says of its machine, with these GPUs behind NVML."""
+    this_machine.cache_clear()
     with driver(*gpus, **facts):
-        return fingerprint(root)
+        return this_machine(root)
 
 
-def test_the_fingerprint_is_plain_data_and_names_the_machine() -> None:
+def test_the_facts_of_a_machine_are_plain_data_and_name_it() -> None:
     """It goes into a manifest as JSON."""
-    found = fingerprint()
+    found = this_machine()
     assert json.loads(json.dumps(found)) == found
     assert found["threads"] == len(os.sched_getaffinity(0))
     assert found["memory_gib"] >= 1
@@ -126,15 +126,17 @@ def test_the_fingerprint_is_plain_data_and_names_the_machine() -> None:
 
 def test_the_same_machine_has_the_same_ids() -> None:
     """Asking twice, in this process or another, makes neither another machine nor another instance."""
-    code = "import json; from harness.profiling.machine import fingerprint; print(json.dumps(fingerprint()))"
+    code = "import json; from harness.profiling.machine import this_machine; print(json.dumps(this_machine()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    first, again = fingerprint(), json.loads(done.stdout)
+    first, again = this_machine(), json.loads(done.stdout)
     assert (again["machine_id"], again["instance_id"]) == (first["machine_id"], first["instance_id"])
 
 
 def test_asking_imports_no_torch() -> None:
     """A device half that needs no tensors can say where it ran."""
-    code = "import sys; from harness.profiling.machine import fingerprint; fingerprint(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from harness.profiling.machine import this_machine; this_machine(); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

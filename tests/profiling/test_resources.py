@@ -73,7 +73,7 @@ def test_weights_are_counted_once_wherever_they_are_held() -> None:
     def closed() -> torch.Tensor:
         return extra
 
-    assert weights_bytes(_Half(net, table, net[0].weight.view(-1))) == in_net + 400
+    assert weights_bytes(_Half(net, table, next(net.parameters()).view(-1))) == in_net + 400
     assert weights_bytes(functools.partial(closed)) == 28
     assert weights_bytes([closed, extra[2:], net.forward, {"name": "half", "table": table[::2]}]) >= in_net + 28
     assert weights_bytes(print) == 0

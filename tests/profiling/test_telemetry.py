@@ -3,10 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fake_harness
 import pytest
-from fake_nvml import FakeGpu, driver
-from silent import Silent
 
 from harness.analysis import Analysis
 from harness.analysis.validity import reasons
@@ -15,6 +12,9 @@ from harness.runs.provenance import MANIFEST, read
 from harness.scenario.load import load
 from harness.scenario.model import Scenario
 from harness.study import run
+from tests.edge import fake_harness
+from tests.fake_nvml import FakeGpu, driver
+from tests.silent import Silent
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from harness.profiling.workers import spread, workers_for
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_task_is_done_once_and_what_the_work_holds_is_inherited(workers):
+def test_every_task_is_done_once_and_what_the_work_holds_is_inherited(workers) -> None:
     """Results come with their tasks, whatever the order; a closure needs no pickling."""
     table = {n: n * n for n in range(20)}
     done = dict(spread(lambda n: (table[n], os.getpid()), range(20), workers))
@@ -26,13 +26,13 @@ def test_every_task_is_done_once_and_what_the_work_holds_is_inherited(workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_a_task_is_raised_to_the_caller(workers):
+def test_an_error_in_a_task_is_raised_to_the_caller(workers) -> None:
     """With its type and text."""
     with pytest.raises(ZeroDivisionError, match="division"):
         list(spread(lambda n: 1 // n, [1, 0, 2], workers))
 
 
-def test_a_parent_that_shows_its_progress_from_a_thread_spreads_work():
+def test_a_parent_that_shows_its_progress_from_a_thread_spreads_work() -> None:
     """Python 3.12 and later warn of a fork beside any thread; who runs the harness is not shown that."""
     finished = threading.Event()
     display = threading.Thread(target=finished.wait)
@@ -47,7 +47,7 @@ def test_a_parent_that_shows_its_progress_from_a_thread_spreads_work():
     assert [str(warning.message) for warning in warned] == []
 
 
-def test_an_accelerator_and_a_threaded_computation_get_one_process():
+def test_an_accelerator_and_a_threaded_computation_get_one_process() -> None:
     """Neither can be forked safely."""
     assert workers_for("cuda", 1) == workers_for("cpu", 2) == 1
     if sys.platform == "linux":
@@ -55,7 +55,7 @@ def test_an_accelerator_and_a_threaded_computation_get_one_process():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel can be asked for this")
-def test_a_killed_parent_takes_its_workers_with_it():
+def test_a_killed_parent_takes_its_workers_with_it() -> None:
     """No orphan goes on computing after kill -9."""
     script = (
         "import os, time\n"

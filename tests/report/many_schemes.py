@@ -1,10 +1,10 @@
 """A run in memory of any number of schemes and uplinks, with all that figures show: for what must fit on a page."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from made_up_run import MACHINE, REPLAY
 
 from harness.analysis import Analysis
 from harness.records import OutcomeRow, ResourceRow, SampleRow, StageRow, schema
@@ -14,6 +14,7 @@ from harness.runs.provenance import begin
 from harness.runs.store import Record
 from harness.scenario.load import hash_of
 from harness.scenario.replay import Replay
+from tests.made_up_run import MACHINE, REPLAY
 
 KNOWN = (
     "tofc", "jpeg", "webp", "hyperprior", "elic", "raw_features", "device_only", "compressai", "tofc_single",
@@ -36,7 +37,7 @@ def make(
 ) -> Analysis:
     """The analysis of such a run, of ``server_only`` and others; every scheme has two points that differ in rate."""
     names = ["server_only", *STRANGE[: max(0, n_schemes - 1 - len(KNOWN))], *KNOWN][:n_schemes]
-    points = {
+    points: dict[str, dict[str, Any]] = {
         name: {"-": {}} if name in ("server_only", "device_only") else {f"quality={q}": {"quality": q} for q in (5, 50)}
         for name in names
     }
@@ -69,7 +70,7 @@ def make(
     )
     rng = np.random.default_rng(0)
     samples = [f"q{i:02}" for i in range(N_SAMPLES)]
-    tables = {kind: [] for kind in ("outcomes", "stages", "resources")}
+    tables: dict[str, list[Any]] = {kind: [] for kind in ("outcomes", "stages", "resources")}
     ease = rng.random(N_SAMPLES)
     for place, name in enumerate(names):
         for level, point in enumerate(points[name]):
@@ -110,7 +111,7 @@ def make(
     )  # fmt: skip
     given = {**joined, "folder": folder, "manifest": manifest, "samples": shown, "requests": sweep(profiles, spec)}
     absent = {field.name: pa.table({}) for field in dataclasses.fields(Record) if field.name not in given}
-    return Analysis(Record(**given, **absent))  # type: ignore[arg-type]
+    return Analysis(Record(**given, **absent))
 
 
 def _table(row: type, n: int, **columns: object) -> pa.Table:

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 
-import many_schemes
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_run import make
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -29,6 +27,8 @@ from harness.report.figures import gallery, latency_bars, rate_performance, shee
 from harness.report.figures.sheet import Provenance, of
 from harness.runs import illustrations
 from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
+from tests.made_up_run import make
+from tests.report import many_schemes
 
 ABOUT = Provenance(
     title="A study: of something",
@@ -91,16 +91,16 @@ def texts(figure: Figure) -> list[Text]:
 
 def _beyond(axis: object) -> list[Text]:
     """The labels of ticks beyond an axis's limits, which matplotlib keeps and does not draw."""
-    low, high = sorted(axis.get_view_interval())  # type: ignore[attr-defined]
-    drawn = {id(t) for t in axis._update_ticks() if low <= t.get_loc() <= high}  # type: ignore[attr-defined]
-    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]  # type: ignore[attr-defined]
+    low, high = sorted(axis.get_view_interval())
+    drawn = {id(t) for t in axis._update_ticks() if low <= t.get_loc() <= high}
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
     return [label for tick in ticks if id(tick) not in drawn for label in (tick.label1, tick.label2)]
 
 
 def assert_readable(figure: Figure) -> None:
     """No text leaves the page, none is smaller than 6 points, and no two overlap."""
     shown = texts(figure)
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    renderer = figure.canvas.get_renderer()
     boxes = np.array([text.get_window_extent(renderer).extents for text in shown])
     words = [text.get_text() for text in shown]
     assert min(text.get_fontsize() for text in shown) >= 6

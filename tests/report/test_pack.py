@@ -5,12 +5,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from made_up_run import make
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError, ScenarioError
 from harness.report.pack import numbers_tex, pack
 from harness.scenario.load import as_given, load
+from tests.made_up_run import make
 
 SCENARIO = """
 name: made-up

@@ -10,12 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import NAMES, Browser, installed
 
 from harness.analysis import Analysis
 from harness.report import page
 from harness.report.figures import gallery
 from harness.scenario.load import as_given, as_written, load, scenario_hash
+from tests.browser import NAMES, Browser, installed
 
 Run = Callable[..., tuple[int, str, str]]
 EVIL = "<script>alert(1)</script> & <img src=x onerror=alert(1)>"

@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from made_up_run import ORDER, make
 from rich.console import Console
 
 from harness.analysis import Analysis, latency
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, schema
 from harness.report import table
+from tests.made_up_run import ORDER, make
 
 
 @pytest.fixture(scope="module")

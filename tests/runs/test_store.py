@@ -16,7 +16,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from study_rows import Work, samples, units, work_on
 
 from harness import files
 from harness.errors import ResultsError
@@ -25,6 +24,7 @@ from harness.runs import disk, provenance, tables
 from harness.runs.provenance import Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit
 from harness.runs.tables import ROWS, Kind
+from tests.study_rows import Work, samples, units, work_on
 
 KINDS = tuple(ROWS)
 WORKED = ("stages", "outcomes", "requests")
@@ -208,8 +208,8 @@ def test_a_kill_before_the_parts_are_gone_leaves_none_for_ever(
 _KILLED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from study_rows import units, work_on
+sys.path.insert(0, {root!r})
+from tests.study_rows import units, work_on
 from harness.runs.provenance import begin
 from harness.runs.store import Run
 manifest = begin(name="tonight", scenario={{"name": "study"}}, scenario_hash="h", benchmarks=[], backbone="b",
@@ -225,7 +225,7 @@ print("finished", flush=True)
 @pytest.mark.slow
 def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
     """A process killed with SIGKILL at random moments, again and again, ends with the rows of one left in peace."""
-    code = _KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "killed"))
+    code = _KILLED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path / "killed"))
     rng, kills, units_seen = random.Random(11), 0, [0]
     while True:
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -251,7 +251,7 @@ def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
 def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Made) -> None:
     """The second one is told which process holds the run; the lock goes with its holder, even one that is killed."""
     folder = tmp_path / "tonight"
-    code = _KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(folder)).replace(
+    code = _KILLED.format(root=str(Path(__file__).parents[2]), folder=str(folder)).replace(
         "run.finish()", "time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from harness.errors import ScenarioError
 from harness.scenario.arrivals import instants
-from harness.scenario.replay import Recorded
+from harness.scenario.replay import RecordedArrivals
 
 
-def _recorded(path: Path) -> Recorded:
-    return Recorded.model_validate({"kind": "recorded", "path": path.name}, context={"folder": path.parent})
+def _recorded(path: Path) -> RecordedArrivals:
+    return RecordedArrivals.model_validate({"kind": "recorded", "path": path.name}, context={"folder": path.parent})
 
 
 def _read(tmp_path: Path, text: str, users: int = 2) -> list[list[float]]:

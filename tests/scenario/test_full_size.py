@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from silent import Silent
-from small_models import make_config, make_config15, make_model, make_tokenizer, on_hub
 
 from baselines.neural_codec import bundled
 from harness.errors import HarnessError
@@ -23,6 +21,8 @@ from harness.scenario.model import Scenario
 from harness.stock import missing, take_stock
 from harness.study import run
 from harness.tofc.trained import CODECS
+from tests.silent import Silent
+from tests.small_models import make_config, make_config15, make_model, make_tokenizer, on_hub
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 AT_FULL_SIZE = sorted(path.stem for path in SCENARIOS.glob("*.yaml") if path.stem not in ("smoke", "paper_projection"))

@@ -77,7 +77,7 @@ def test_benchmarks_are_wanted_however_they_are_given(written: Callable[[object]
 
 def test_a_rate_arrives_in_bits_per_second(written: Callable[[object], Path]) -> None:
     """25 KB/s is 200,000 bit/s inside."""
-    assert load(written(GOOD)).replay.uplinks[0].rate_bps == 200_000.0
+    assert load(written(GOOD)).replay.uplinks[0].model_dump()["rate_bps"] == 200_000.0
 
 
 def test_the_hash_follows_what_the_scenario_decides_and_nothing_else(written: Callable[[object], Path]) -> None:

@@ -1,9 +1,9 @@
 """The small models that the tests of models have, in parts as schemes ask for them."""
 
 import pytest
-from small_models import make_backbone, save
 
 from harness.models.onevision import load
+from tests.small_models import make_backbone, save
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,16 @@
-"""What people who write schemes are given: CONTRIBUTING.md's recipe, and a scheme and a model that need nothing."""
+"""What people who write schemes are given: the example, and a scheme and a model that need nothing."""
 
+import importlib.util
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from silent import Silent
 
-from harness import catalog, measure, study
+from harness import catalog, measure, study, timing
 from harness.data.asking import samples
 from harness.data.gathered import gather
 from harness.data.streetsqa import book
@@ -25,34 +26,34 @@ from harness.schemes.contract import Payload
 from harness.schemes.envelope import pack, receive, send
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 from harness.stock import missing
+from tests.silent import Silent
 
-CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_scheme.py"
 PAGES = samples(book("test", 0)[:3], paired=False)
 
 
 @pytest.fixture(scope="module")
-def recipe():
-    """The recipe's code, word for word, as a module."""
-    section = CONTRIBUTING.read_text(encoding="utf-8").partition("## Adding a scheme\n")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    module = types.ModuleType("recipe")
-    sys.modules["recipe"] = module
-    exec(compile(code, str(CONTRIBUTING), "exec"), module.__dict__)
-    yield module
-    del sys.modules["recipe"]
+def example() -> types.ModuleType:
+    """The example's code as a module."""
+    spec = importlib.util.spec_from_file_location("own_scheme_example", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("make_models", [FakeModels, lambda: load("mini-onevision")], ids=["fake", "mini-onevision"])
-def test_the_recipe_is_a_scheme(recipe, make_models) -> None:
+def test_the_example_is_a_scheme(example, make_models) -> None:
     """Its halves, made apart, answer a sample; parameters change bytes' values, damage is told, stages are timed."""
     models, sample = make_models(), PAGES[0]
     answered = []
     for bits in (16, 9):
-        point = recipe.MeanPoint(bits=bits)
+        point = example.MeanPoint(bits=bits)
         clocks = StageClock(), StageClock()
-        data = send(recipe.Mean.device_half(models, point), sample, clocks[0])
-        server = recipe.Mean.server_half(make_models(), point)
-        (answer,) = receive(server, data, [sample.question], clocks[1], kind=recipe.Mean.kind)
+        data = send(example.Mean.device_half(models, point), sample, clocks[0])
+        server = example.Mean.server_half(make_models(), point)
+        (answer,) = receive(server, data, [sample.question], clocks[1], kind=example.Mean.kind)
         assert isinstance(answer, Answer)
         assert tuple(clocks[0].seconds) == ("preprocess", "vision_encode", "merge", "encode")
         assert tuple(clocks[1].seconds) == ("decode", "project", "prefill", "generate")
@@ -108,8 +109,7 @@ replay: {uplinks: [{kind: constant, rate: 1 MB/s}]}
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A working folder with a scheme, a model and a scenario that names both."""
-    code = re.findall(r"^```python\n(.*?)^```$", CONTRIBUTING.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[0]
-    (tmp_path / "own_scheme.py").write_text(code, encoding="utf-8")
+    shutil.copy(EXAMPLE, tmp_path)
     (tmp_path / "own_model.py").write_text(OWN_MODEL, encoding="utf-8")
     (tmp_path / "shop").mkdir()
     asked = []
@@ -124,6 +124,14 @@ def own(tmp_path, monkeypatch):
     yield tmp_path
     for module in ("own_scheme", "own_model"):
         sys.modules.pop(module, None)
+
+
+def test_the_examples_scenario_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is checked as any scenario is, with the module found as its first comment says."""
+    monkeypatch.setattr(sys, "path", [str(EXAMPLE.parent), *sys.path])
+    scenario = scenario_of(EXAMPLE.with_suffix(".yaml"))
+    assert [pipeline.name for pipeline in scenario.pipelines] == ["server_only", "jpeg", "mean"]
+    assert sys.modules.pop("own_scheme").Mean.kind == "mean"
 
 
 def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
@@ -188,7 +196,7 @@ def test_a_scheme_is_measured_into_a_run(tmp_path: Path, manifest) -> None:
     schedule = Measure(timed_samples=2, repeats=3, warmup=1)
     with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
         measure.answer(plan, ongoing, Silent())
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             Silent(),
@@ -246,7 +254,7 @@ def test_one_stage_name_on_both_sides_is_two_stages(tmp_path: Path, manifest) ->
     """A stage's side is where it was timed: rows of the same name on two sides are kept apart."""
     plan = plan_of(Mirrored, FakePoint())
     with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
-        measure.time(
+        timing.time(
             plan,
             ongoing,
             Silent(),

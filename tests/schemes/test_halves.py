@@ -5,7 +5,6 @@ import io
 import pytest
 import torch
 from PIL import Image
-from small_models import make_backbone
 
 from baselines.pillow_codecs import Jpeg, JpegPoint
 from baselines.raw_features import RawFeatures, RawFeaturesPoint
@@ -16,6 +15,7 @@ from harness.models.contract import Untimed
 from harness.profiling.clock import StageClock
 from harness.schemes.contract import OperatingPoint, Payload
 from harness.schemes.envelope import receive, send, unpack
+from tests.small_models import make_backbone
 
 QUESTION = Question(
     text="Is <image 2> as red as <image 1>?", kind="choice", options={"A": "yes", "B": "as <image 1>"}, marked=True
@@ -53,7 +53,7 @@ RED, BLUE, GREEN = file("red", (70, 40)), file("blue", (30, 30)), file("green", 
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_each_picture_is_sent_as_if_it_were_alone(models, name):
+def test_each_picture_is_sent_as_if_it_were_alone(models, name: str) -> None:
     """The payload holds what each picture's own would be, and the answer is that of their tokens in their places."""
     scheme, point, (of_device, of_server) = SCHEMES[name]
     device, server = scheme.device_half(models, point), scheme.server_half(models, point)
@@ -74,7 +74,7 @@ def test_each_picture_is_sent_as_if_it_were_alone(models, name):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_question_about_one_picture_takes_no_three(models, name):
+def test_a_question_about_one_picture_takes_no_three(models, name: str) -> None:
     """The numbers of pictures sent and asked about are the same, or nothing is answered."""
     scheme, point, _ = SCHEMES[name]
     three = send(scheme.device_half(models, point), sample(RED, BLUE, GREEN), Untimed())
@@ -83,7 +83,7 @@ def test_a_question_about_one_picture_takes_no_three(models, name):
         receive(server, three, [Question(text="?", kind="open")], Untimed(), kind=scheme.kind)
 
 
-def test_tokens_stand_where_their_marks_are():
+def test_tokens_stand_where_their_marks_are() -> None:
     """A prompt is its texts' embeddings with each picture's tokens in its mark's place."""
     backbone = make_backbone()
     red_TH, blue_TH = (torch.full((3, 32), value) for value in (1.5, -2.5))
@@ -102,7 +102,7 @@ def test_tokens_stand_where_their_marks_are():
     assert prompt_TH.requires_grad
 
 
-def test_a_picture_that_was_not_sent_is_an_error(models):
+def test_a_picture_that_was_not_sent_is_an_error(models) -> None:
     """A payload with fewer pictures than the question shows is no answer's, even without an envelope."""
     server = ServerOnly.server_half(models, OperatingPoint())
     with pytest.raises(BitstreamError, match="shows picture 2, and the payload holds 1"):

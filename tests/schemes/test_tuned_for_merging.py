@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from made_up_run import make
 from PIL import Image
 from rich.console import Console
-from small_models import make_backbone, save
 
 from baselines.pillow_codecs import Jpeg, JpegPoint
 from harness.analysis import Analysis
@@ -20,7 +18,7 @@ from harness.data.sample import Question
 from harness.errors import CheckpointError, ScenarioError
 from harness.models import adapter, files
 from harness.models.contract import Untimed
-from harness.models.llava import LlavaModels
+from harness.models.loading import LlavaModels
 from harness.models.onevision import OneVision, load
 from harness.report import table
 from harness.report.figures import sheet
@@ -29,6 +27,8 @@ from harness.schemes.contract import Payload
 from harness.schemes.steps import tokens_of_image
 from harness.stock import missing, take_stock
 from harness.tofc import trained
+from tests.made_up_run import make
+from tests.small_models import make_backbone, save
 
 QUESTION = Question(text="Which?", kind="choice", options={"A": "one", "B": "two", "C": "three"})
 NAME = "mini-onevision"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from made_up_run import make
+
+from tests.made_up_run import make
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "peft", "accelerate", "compressai", "numba")

@@ -1,6 +1,6 @@
 """Streams of the bundled codecs, and the digests of what they hold: every machine has to decode them alike.
 
-``python tests/tofc/golden.py`` writes golden.json anew. To be done only when a codec of the zoo or the format changes.
+``python -m tests.tofc.golden`` writes golden.json anew. To be done only when a codec of the zoo or the format changes.
 """
 
 import base64
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from harness.tofc.codec import CODECS, TofcCodec
+from harness.tofc.codec import TofcCodec
+from harness.tofc.trained import CODECS
 
 PATH = Path(__file__).with_name("golden.json")
 SHAPES = (((0, 0), 1, 2), ((1, 2), 3, 2))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from harness.errors import BitstreamError
 from harness.tofc import bitstream, laplacian
-from harness.tofc.bitstream import Header, Limits, Symbols, Tables
+from harness.tofc.bitstream import Header, Limits, ModelTables, Symbols
 from harness.tofc.factorized import LIMIT
 from harness.tofc.level_order import Levels
 
@@ -17,10 +17,10 @@ MODEL = b"\x01\x02\x03\x04"
 N_EXPERTS, N_CHANNELS, DIM = 4, 2, 32
 
 
-def make_tables(n_experts: int = N_EXPERTS) -> Tables:
+def make_tables(n_experts: int = N_EXPERTS) -> ModelTables:
     """Tables of a plausible model: skewed experts, bell-shaped z, the Laplacian's y."""
     bell = np.exp(-np.abs(np.arange(-LIMIT, LIMIT + 1)) / 3.0)
-    return Tables(
+    return ModelTables(
         laplacian.frequencies(np.arange(1.0, n_experts + 1)),
         laplacian.frequencies(np.broadcast_to(bell, (n_experts, N_CHANNELS, 2 * LIMIT + 1)).copy()),
         [laplacian.table(level) for level in range(laplacian.LEVELS)],
@@ -30,7 +30,7 @@ def make_tables(n_experts: int = N_EXPERTS) -> Tables:
 TABLES = make_tables()
 
 
-def read(stream: bytes, level_ND: Levels, tables: Tables = TABLES) -> tuple[Header, Symbols]:
+def read(stream: bytes, level_ND: Levels, tables: ModelTables = TABLES) -> tuple[Header, Symbols]:
     """Decode with known levels."""
     side = bitstream.read_side_information(stream, MODEL, tables, limits=None)
     y_ND, budget = bitstream.read_y(side, tables, level_ND)
@@ -180,7 +180,7 @@ def test_images_that_no_header_can_hold_are_refused(grid: tuple[int, int], n_clu
 def test_tables_must_be_positive_and_sum_to_the_coders_total() -> None:
     """A table that does not sum to 2**24 is refused when a model is loaded."""
     with pytest.raises(ValueError, match="does not sum"):
-        Tables(np.array([1, 2]), np.zeros((2, 0, 2 * LIMIT + 1), np.int64), [])
+        ModelTables(np.array([1, 2]), np.zeros((2, 0, 2 * LIMIT + 1), np.int64), [])
 
 
 def claim(grid: tuple[int, int], n_clusters: int) -> bytes:

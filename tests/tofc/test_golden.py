@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-import golden
 import numpy as np
-import plain_decoder
 import pytest
 
 from harness.tofc import bitstream
-from harness.tofc.codec import CODECS, TofcCodec
+from harness.tofc.codec import TofcCodec
+from harness.tofc.trained import CODECS
+from tests.tofc import golden, plain_decoder
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bitstream.md"
 

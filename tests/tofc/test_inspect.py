@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from harness.cli.inspect import inspect
 from harness.errors import BitstreamError
-from harness.tofc.codec import CodecConfig, TofcCodec, find
+from harness.tofc.codec import CodecConfig, TofcCodec
+from harness.tofc.trained import find_by_hash
 
 app = typer.Typer()
 app.command()(inspect)
@@ -48,8 +49,8 @@ def test_without_the_checkpoint_the_header_is_shown(saved: tuple[Path, Path]) ->
     assert result.exit_code == 0
     assert "grid 2 x 2" in result.output
     assert "--codec" in result.output
-    assert find(stream.read_bytes()[3:7], codec.parent) == codec
-    assert find(b"none", codec.parent) is None
+    assert find_by_hash(stream.read_bytes()[3:7], codec.parent) == codec
+    assert find_by_hash(b"none", codec.parent) is None
 
 
 def test_damage_names_the_file(saved: tuple[Path, Path]) -> None:

@@ -14,7 +14,8 @@ import sys
 import torch
 from numba.core.dispatcher import Dispatcher
 from harness.kernels import compile_all
-from harness.tofc.codec import CODECS, TofcCodec
+from harness.tofc.codec import TofcCodec
+from harness.tofc.trained import CODECS
 from harness.tofc.merging import merge
 import baselines.rans
 

@@ -1,6 +1,7 @@
 """Feature merging against Eqs. 2-3 evaluated naively in float64."""
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,7 @@ from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
 
 from harness.tofc import density_peaks
-from harness.tofc.merging import cluster_on_accelerator, merge
-from harness.tofc.reducer import Merging
+from harness.tofc.merging import Merging, cluster_on_accelerator, merge
 
 
 def oracle(x_VD: torch.Tensor, n_clusters: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ def test_merging_agrees_with_the_oracle_at_full_size(seed: int) -> None:
     exact_VV = square.numpy()
     centres, labels = np.empty(16, np.int64), np.empty(729, np.int64)
     norm_V = x_VD.double().square().sum(-1).numpy()
-    density_peaks.scan(x_VD.double().numpy(), exact_VV, norm_V, np.arange(729), 5, 0.0, centres, labels)
+    density_peaks.choose(x_VD.double().numpy(), exact_VV, norm_V, np.arange(729), 5, 0.0, centres, labels)
     merged = merge(x_VD[None], 16)
     assert merged.centres_PC[0].tolist() == centres.tolist()
     assert merged.labels_PV[0].tolist() == labels.tolist()
@@ -114,24 +114,49 @@ def test_distances_from_a_product_are_within_their_bound(kind: str, dimension: i
     centred_VD, norm_V, square_VV = np.empty_like(x_VD), np.empty(len(x_VD)), np.zeros((len(x_VD),) * 2, np.float32)
     twin_V, _, is_centred = density_peaks._centre(x_VD, centred_VD, norm_V)
     density_peaks.inner_products(centred_VD if is_centred else x_VD, square_VV)
-    density_peaks._to_squared_distances(square_VV, norm_V, twin_V)
-    exact_VV = density_peaks._differences(x_VD.astype(np.float64))
+    density_peaks.to_squared_distances(square_VV, norm_V, twin_V)
+    exact_VV = np.zeros((len(x_VD),) * 2)
+    density_peaks._take_differences(x_VD.astype(np.float64), exact_VV, np.ones(len(x_VD)), np.arange(len(x_VD)))
     i, j = np.tril_indices(len(x_VD), -1)
     error = np.abs(square_VV[i, j] - exact_VV[i, j]) / (norm_V[i] + norm_V[j])
-    assert error.max() < 0.5 * density_peaks.rounding(dimension, np.finfo(x_VD.dtype).eps)
+    assert error.max() < 0.5 * density_peaks.rounding(dimension, float(np.finfo(x_VD.dtype).eps))
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("ordinary", 0), ("near1e-6", 1), ("padded", 0)])
-def test_doubt_is_settled_without_differences_of_all_features(
-    kind: str, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where float32 leaves doubt, a product in float64 settles it; all differences are for features that tie."""
-    dtypes: list[np.dtype] = []
-    product = density_peaks.inner_products
-    monkeypatch.setattr(density_peaks, "inner_products", lambda x, out: (dtypes.append(x.dtype), product(x, out)))
-    monkeypatch.setattr(density_peaks, "_differences", lambda _: pytest.fail("differences of all features"))
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many features' distances were taken as differences, time after time."""
+    density_peaks.prepare()
+    found: list[int] = []
+    take = density_peaks._take_differences
+
+    def counted(*given: Any) -> None:
+        found.append(len(given[-1]))
+        take(*given)
+
+    monkeypatch.setattr(density_peaks, "_take_differences", counted)
+    return found
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("ordinary", 0), ("spread", 0), ("padded", 0), ("near1e-6", 120)])
+def test_differences_are_taken_where_the_product_leaves_doubt(kind: str, expected: int, taken: list[int]) -> None:
+    """Of features that float32 tells apart no distance is taken anew; where all have a near-duplicate, all are."""
     merge(features(kind)[None], 8)
-    assert len([dtype for dtype in dtypes if dtype == np.float64]) == expected
+    assert sum(taken) == expected
+
+
+def test_few_features_in_doubt_are_settled_by_their_own_differences(taken: list[int]) -> None:
+    """Where float32 cannot order those at the last centre, for some numbers of centres, only their distances are."""
+    x_VD = features("ordinary", 80, 1152)
+    exact_VV = torch.cdist(x_VD.double(), x_VD.double(), compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
+    norm_V = x_VD.double().square().sum(-1).numpy()
+    for n_clusters in range(1, 80):
+        centres, labels = np.empty(n_clusters, np.int64), np.empty(80, np.int64)
+        density_peaks.choose(x_VD.double().numpy(), exact_VV.copy(), norm_V, np.arange(80), 5, 0.0, centres, labels)
+        merged = merge(x_VD[None], n_clusters)
+        assert merged.centres_PC[0].tolist() == centres.tolist()
+        assert merged.labels_PV[0].tolist() == labels.tolist()
+    assert taken
+    assert max(taken) <= 8
 
 
 def test_the_first_patch_in_doubt_finds_its_kernels_compiled() -> None:
@@ -150,22 +175,18 @@ def test_the_first_patch_in_doubt_finds_its_kernels_compiled() -> None:
     assert len(anew._scan.signatures) == 2
 
 
-@pytest.mark.parametrize("wrong", [(4,), (4, 8)])
-def test_a_blas_that_returns_garbage_is_noticed(monkeypatch: pytest.MonkeyPatch, wrong: tuple[int, ...]) -> None:
-    """OpenBLAS has kernels that do, for processors that are not this one: the clusters are the right ones all the same.
-
-    The bytes of the dtypes are given whose product is wrong.
-    """
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_blas_that_returns_garbage_is_noticed(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """OpenBLAS has kernels that do, for other processors than this one: the clusters are right all the same."""
     right = density_peaks.inner_products
 
     def garbage(x_VD: np.ndarray, out_VV: np.ndarray) -> None:
         right(x_VD, out_VV)
-        if x_VD.dtype.itemsize in wrong:
-            # One triangle is never written, and may hold anything.
-            with np.errstate(all="ignore"):
-                out_VV[len(out_VV) // 2 :] *= 0.5
+        # One triangle is never written, and may hold anything.
+        with np.errstate(all="ignore"):
+            out_VV[len(out_VV) // 2 :] *= 0.5
 
-    x_PVD = torch.randn(2, 40, 24, generator=torch.Generator().manual_seed(5))
+    x_PVD = torch.randn(2, 40, 24, generator=torch.Generator().manual_seed(5)).to(dtype)
     expected = merge(x_PVD, 5).labels_PV
     density_peaks.is_exact.cache_clear()
     with monkeypatch.context() as patch:
@@ -211,7 +232,12 @@ def test_the_accelerator_leaves_few_patches_to_the_cpu(monkeypatch: pytest.Monke
     """Of ordinary, offset, spread and padded features none; of features that tie all."""
     left: list[int] = []
     cluster = density_peaks.cluster
-    monkeypatch.setattr(density_peaks, "cluster", lambda x, *given: (left.append(len(x)), cluster(x, *given))[1])
+
+    def counted(x_PVD: torch.Tensor, *given: Any) -> Any:
+        left.append(len(x_PVD))
+        return cluster(x_PVD, *given)
+
+    monkeypatch.setattr(density_peaks, "cluster", counted)
     x_PVD = torch.stack([features(kind) for kind in ("ordinary", "offset", "spread", "padded")])
     cluster_on_accelerator(x_PVD, 8, 5)
     assert left == []

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from harness import paired
 from harness.analysis.regression import Check, Comparison
 from harness.errors import ResultsError
 from harness.report.regressions import Found
+from harness.runs import provenance
 from tools import nightly
 
 
@@ -30,17 +32,15 @@ def night(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     monkeypatch.setattr(nightly, "_streams", lambda: facts["streams"])
     monkeypatch.setattr(nightly, "_reported", lambda *_: str(_[1]))
     monkeypatch.setattr(nightly, "compared", lambda *_: facts["found"])
-    monkeypatch.setattr(nightly.provenance, "checkout", lambda _: facts["commit"])
-    monkeypatch.setattr(
-        nightly.paired, "compare", lambda *given, **_: facts["timed"].append(given[1]) or _timed(given[1])
-    )
+    monkeypatch.setattr(provenance, "checkout", lambda _: facts["commit"])
+    monkeypatch.setattr(paired, "compare", lambda *given, **_: facts["timed"].append(given[1]) or _timed(given[1]))
     return facts
 
 
 def _timed(commit: str) -> Any:
-    from harness.analysis.slowdown import Gate, Timed, TimedComparison
+    from harness.analysis.slowdown import Gate, TimedComparison, TimedPart
 
-    part = Timed(
+    part = TimedPart(
         pipeline="tofc", part="device/merge", pairs=20, reference_s=0.02, candidate_s=0.03, ratio=1.5, low=1.4,
         high=1.6, minimum_effect=0.1, p=1e-6, verdict="slower", confirmed_p=1e-5, confirmed_ratio=1.5,
     )  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_night_that_cannot_compare_or_time_is_written_all_the_same(
     def lost(*_: object, **__: object) -> Any:
         raise ResultsError("no such commit or tag")
 
-    monkeypatch.setattr(nightly.paired, "compare", lost)
+    monkeypatch.setattr(paired, "compare", lost)
     assert go("v0.1") == 2
     assert "times: no such commit or tag" in Path("results/nightly/cccccccccccc/nightly.md").read_text()
     monkeypatch.setattr(nightly, "compared", lost)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from baselines.neural_codec import bundled
 from harness import catalog
 from harness.errors import ResultsError
 from tools import portability
@@ -22,10 +23,10 @@ def test_streams_coded_on_64_bit_arm_decode_to_the_same_bits_here() -> None:
     manifest = json.loads((GOLDEN / portability.MANIFEST).read_text())
     assert manifest["machine"]["architecture"] == "aarch64"
     coded = {request["codec"] for request in manifest["requests"]}
-    bundled = {f"{kind}/{point}" for kind in portability.NETWORKS for point in portability.bundled(kind)}
+    known = {f"{kind}/{point}" for kind in portability.NETWORKS for point in bundled(kind)}
     for backbone in portability.BACKBONES:
-        bundled |= portability.feature_codecs(backbone).keys()
-    assert coded == bundled
+        known |= portability.feature_codecs(backbone).keys()
+    assert coded == known
     told, wrong = portability.decode(GOLDEN)
     assert wrong == 0, "\n".join(told)
     assert sum("0 refused, 0 differ" in line for line in told) == 4

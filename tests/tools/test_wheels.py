@@ -3,12 +3,14 @@
 import io
 import json
 import threading
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from tools import wheels
@@ -193,3 +195,14 @@ def test_an_extra_of_the_project_brings_the_extras_that_it_names() -> None:
     assert not Target("x86_64", "3.13").wants(compressai)
     assert not Target("aarch64", "3.12").wants(compressai)
     assert {"compressai", "constriction"}.isdisjoint(required)
+
+
+def test_the_versions_of_python_are_the_same_everywhere() -> None:
+    """The package's classifiers are those that have wheels, and CI runs the oldest and the newest of them."""
+    classifiers = tomllib.loads((wheels.ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    stem = "Programming Language :: Python :: "
+    assert [line.removeprefix(stem) for line in classifiers if line.startswith(stem)] == list(wheels.PYTHONS)
+    workflow = yaml.safe_load((wheels.ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    matrix = workflow["jobs"]["ci"]["strategy"]["matrix"]
+    run = {*matrix["python"], *(job["python"] for job in matrix["include"])}
+    assert {wheels.PYTHONS[0], wheels.PYTHONS[-1]} <= run <= set(wheels.PYTHONS)

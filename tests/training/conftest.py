@@ -189,9 +189,9 @@ def train() -> Callable[..., Silent]:
     from harness.training.load import load
     from harness.training.loop import Training
 
-    def run(path: Path, *settings: str, stop_after: int | None = None) -> Silent:
+    def run(path: Path, *settings: str, stage: Any = "whole", stop_after: int | None = None) -> Silent:
         reporter = Silent(stop_after)
-        training = Training(load(path, settings), machine={"name": "test"})
+        training = Training(load(path, settings, stage), machine={"name": "test"})
         training.run(reporter)
         return reporter
 

@@ -29,6 +29,18 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_of_a_stage_says_what_is_left_out(harness: Run, write_config: Callable[..., Path]) -> None:
+    """The codec alone adapts nothing; merging alone has no codec."""
+    status, out, _ = harness("train", write_config(), "--stage", "codec", "--dry-run")
+    assert status == 0
+    assert "stage: codec only" in out
+    assert "0.0 M of LoRA and projector" in out
+    status, out, _ = harness("train", write_config(), "--stage", "merging", "--set", "scheme=qformer", "--dry-run")
+    assert status == 0
+    assert "stage: merging only" in out
+    assert "of the reducer of qformer" in out
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -39,7 +51,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
         (["weights=nowhere"], "harness: mini-onevision: nowhere is neither a folder"),
         pytest.param(
             ["precision=fp16"],
-            "harness: precision: fp16 wants an accelerator, and this machine has none",
+            "harness: precision: fp16 needs an accelerator, and this machine has none",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="an accelerator has half precision"),
         ),
     ],

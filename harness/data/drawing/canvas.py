@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.textures import Sheet
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -16,9 +16,9 @@ Box: TypeAlias = tuple[int, int, int, int]
 _BLUR = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))
 
 
-def jittered(dice: Dice, colour: Colour, spread: int) -> Colour:
+def jittered(rng: SeededRandom, colour: Colour, spread: int) -> Colour:
     """The colour, each channel moved by at most ``spread``."""
-    red, green, blue = (min(255, max(0, channel + dice.between(-spread, spread))) for channel in colour)
+    red, green, blue = (min(255, max(0, channel + rng.between(-spread, spread))) for channel in colour)
     return red, green, blue
 
 
@@ -72,15 +72,15 @@ class Canvas:
         mask = Image.fromarray(inside.astype(np.uint8) * (255 - 255 * keep_percent // 100), "L")
         self.image.paste((12, 12, 16), box, mask)
 
-    def photograph(self, dice: Dice, grain: Sheet) -> Image.Image:
+    def photograph(self, rng: SeededRandom, grain: Sheet) -> Image.Image:
         """The picture as a camera sees it: uneven light, a white balance, a soft lens, a noisy sensor."""
         height, width = self.height_px, self.width_px
-        light = np.linspace(dice.between(224, 272), dice.between(224, 272), width).astype(np.int32)[None, :]
-        light = light + (grain.astype(np.int32) - 128) * dice.between(22, 40) // 100
-        gains = np.array([dice.between(236, 272), 256, dice.between(236, 272)])
+        light = np.linspace(rng.between(224, 272), rng.between(224, 272), width).astype(np.int32)[None, :]
+        light = light + (grain.astype(np.int32) - 128) * rng.between(22, 40) // 100
+        gains = np.array([rng.between(236, 272), 256, rng.between(236, 272)])
         scene = np.asarray(self.image.filter(_BLUR), dtype=np.int32)
         lit = scene * (light[:, :, None] * gains >> 8) >> 8
-        first, second = dice.octets(2, height, width, 3).astype(np.int16)
+        first, second = rng.octets(2, height, width, 3).astype(np.int16)
         sensor = first + second - 255
-        noisy = lit + (sensor * dice.between(4, 9) >> 7)
+        noisy = lit + (sensor * rng.between(4, 9) >> 7)
         return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8), "RGB")

@@ -11,7 +11,7 @@ from PIL import Image
 from harness.data.drawing import things
 from harness.data.drawing.backdrop import Ground, paint_backdrop
 from harness.data.drawing.canvas import Box, Canvas, plain
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.textures import Split, cut
 from harness.data.drawing.things import LABEL
 
@@ -67,10 +67,10 @@ class _Room:
 def draw(street: Street, split: Split, *seed: str | int) -> Scene:
     """The picture of a street, the same for the same seed on every machine."""
     for attempt in range(20):
-        dice = Dice("street", split, *seed, attempt)
+        rng = SeededRandom("street", split, *seed, attempt)
         canvas = Canvas(street.width_px, street.height_px)
-        ground = paint_backdrop(canvas, dice, split)
-        placed = _place(street, canvas, ground, dice)
+        ground = paint_backdrop(canvas, rng, split)
+        placed = _place(street, canvas, ground, rng)
         if placed is not None:
             for _, sprite, box, label in sorted(placed, key=lambda thing: thing[0]):
                 if label < LABEL["car red"]:
@@ -78,37 +78,37 @@ def draw(street: Street, split: Split, *seed: str | int) -> Scene:
                 else:
                     canvas.shade((box[0] - 3, box[3] - (box[3] - box[1]) // 8, box[2] + 3, box[3] + 3), 45)
                 canvas.stamp(sprite, box, label)
-            grain = cut(dice, split, "sky", street.height_px, street.width_px)
-            return Scene(street, canvas.photograph(dice, grain), np.asarray(canvas.label, dtype=np.uint8))
+            grain = cut(rng, split, "sky", street.height_px, street.width_px)
+            return Scene(street, canvas.photograph(rng, grain), np.asarray(canvas.label, dtype=np.uint8))
     raise AssertionError(f"no room for {street}")
 
 
 _Placed = tuple[int, Image.Image, Box, int]
 
 
-def _place(street: Street, canvas: Canvas, ground: Ground, dice: Dice) -> list[_Placed] | None:
+def _place(street: Street, canvas: Canvas, ground: Ground, rng: SeededRandom) -> list[_Placed] | None:
     """A box for everything, with the picture's row that decides what is in front; None where the room runs out."""
     room = _Room(canvas)
     placed: list[_Placed] = []
     # Heights in px of the things at the picture's lower edge; they shrink to 60 % towards the horizon.
     wanted: list[tuple[Image.Image, int, str, str]] = []
     if street.bus:
-        wanted.append((things.bus(dice, street.bus), dice.between(62, 84), "road", f"bus {street.bus}"))
-    wanted += [(things.car(dice, paint), dice.between(38, 54), "road", f"car {paint}") for paint in street.cars]
+        wanted.append((things.bus(rng, street.bus), rng.between(62, 84), "road", f"bus {street.bus}"))
+    wanted += [(things.car(rng, paint), rng.between(38, 54), "road", f"car {paint}") for paint in street.cars]
     if street.light:
         lamp, arrow = street.light
-        wanted.append((things.traffic_light(dice, lamp, arrow), dice.between(44, 56), "pole", f"light {lamp} {arrow}"))
+        wanted.append((things.traffic_light(rng, lamp, arrow), rng.between(44, 56), "pole", f"light {lamp} {arrow}"))
     if street.sign:
-        wanted.append((things.round_sign(dice, street.sign), dice.between(34, 42), "pole", f"sign {street.sign}"))
+        wanted.append((things.round_sign(rng, street.sign), rng.between(34, 42), "pole", f"sign {street.sign}"))
     if street.coat:
-        wanted.append((things.pedestrian(dice, street.coat), dice.between(46, 62), "pavement", f"coat {street.coat}"))
+        wanted.append((things.pedestrian(rng, street.coat), rng.between(46, 62), "pavement", f"coat {street.coat}"))
     for item, side in street.items.items():
-        wanted.append((things.ITEM_SPRITES[item](dice), dice.between(26, 36), side, f"{item} {side}"))
+        wanted.append((things.ITEM_SPRITES[item](rng), rng.between(26, 36), side, f"{item} {side}"))
     for sprite, size_px, where, label in wanted:
         for trial in range(150):
             shrink = 100 - trial // 3
             height = size_px * street.zoom_percent * shrink // 10_000
-            box = _spot(canvas, ground, dice, where, sprite, height)
+            box = _spot(canvas, ground, rng, where, sprite, height)
             if box is not None and room.free(box):
                 placed.append((box[3] if where != "pole" else 0, sprite, room.take(box), LABEL[label]))
                 break
@@ -117,20 +117,22 @@ def _place(street: Street, canvas: Canvas, ground: Ground, dice: Dice) -> list[_
     return placed
 
 
-def _spot(canvas: Canvas, ground: Ground, dice: Dice, where: str, sprite: Image.Image, height_px: int) -> Box | None:
+def _spot(
+    canvas: Canvas, ground: Ground, rng: SeededRandom, where: str, sprite: Image.Image, height_px: int
+) -> Box | None:
     """A random box for a thing of this height in the part of the street where it belongs."""
     if where == "pole":
         width = sprite.width * height_px // sprite.height
-        x = dice.between(2, canvas.width_px - width - 3)
-        y = dice.between(canvas.height_px // 12, max(canvas.height_px // 12, ground.horizon_px - height_px + 8))
+        x = rng.between(2, canvas.width_px - width - 3)
+        y = rng.between(canvas.height_px // 12, max(canvas.height_px // 12, ground.horizon_px - height_px + 8))
         return x, y, x + width, y + height_px
     reach = canvas.height_px - ground.horizon_px
-    foot = ground.horizon_px + dice.between(reach * 12 // 100, reach - 3)
+    foot = ground.horizon_px + rng.between(reach * 12 // 100, reach - 3)
     height = height_px * (60 + 40 * (foot - ground.horizon_px) // reach) // 100
     width = sprite.width * height // sprite.height
     road_left, road_right = ground.road(foot)
     if where == "pavement":
-        where = dice.pick(("left", "right"))
+        where = rng.pick(("left", "right"))
     # Feet near the kerb may overhang the road by a quarter of the thing.
     low, high = {
         "road": (road_left + 2, road_right - width - 2),
@@ -139,7 +141,7 @@ def _spot(canvas: Canvas, ground: Ground, dice: Dice, where: str, sprite: Image.
     }[where]
     if high < low:
         return None
-    x = dice.between(low, high)
+    x = rng.between(low, high)
     return x, foot - height, x + width, foot
 
 

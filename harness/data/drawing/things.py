@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from PIL import Image, ImageDraw
 
 from harness.data.drawing.canvas import Colour, jittered
-from harness.data.drawing.dice import Dice
+from harness.data.drawing.seeded_random import SeededRandom
 
 PAINTS: Mapping[str, Colour] = {
     "red": (188, 34, 34),
@@ -62,10 +62,10 @@ def _darker(colour: Colour, percent: int) -> Colour:
     return colour[0] * percent // 100, colour[1] * percent // 100, colour[2] * percent // 100
 
 
-def traffic_light(dice: Dice, lamp: str, arrow: str) -> Image.Image:
+def traffic_light(rng: SeededRandom, lamp: str, arrow: str) -> Image.Image:
     """Three lamps in a dark head; those that are lit are round or show an arrow."""
     sprite, draw = _blank(44, 120)
-    draw.rounded_rectangle((0, 0, 43, 119), 8, fill=jittered(dice, (24, 26, 26), 8), outline=(70, 72, 70), width=2)
+    draw.rounded_rectangle((0, 0, 43, 119), 8, fill=jittered(rng, (24, 26, 26), 8), outline=(70, 72, 70), width=2)
     for name, top in (("red", 5), ("amber", 43), ("green", 81)):
         box = (5, top, 38, top + 33)
         draw.ellipse(box, fill=_darker(_LIT[name], 16))
@@ -85,11 +85,11 @@ def _arrow(direction: str, x: int, y: int) -> list[tuple[int, int]]:
     return [(x + a, y + b) for a, b in turned[direction]]
 
 
-def round_sign(dice: Dice, number: int) -> Image.Image:
+def round_sign(rng: SeededRandom, number: int) -> Image.Image:
     """A round white sign with a red rim and a black digit, as one that limits the weight of lorries."""
     sprite, draw = _blank(96, 96)
-    draw.ellipse((0, 0, 95, 95), fill=jittered(dice, (196, 26, 34), 14))
-    draw.ellipse((9, 9, 86, 86), fill=jittered(dice, (240, 240, 236), 10))
+    draw.ellipse((0, 0, 95, 95), fill=jittered(rng, (196, 26, 34), 14))
+    draw.ellipse((9, 9, 86, 86), fill=jittered(rng, (240, 240, 236), 10))
     for row, bits in enumerate(_DIGITS[number]):
         for column in range(5):
             if bits >> (4 - column) & 1:
@@ -98,11 +98,11 @@ def round_sign(dice: Dice, number: int) -> Image.Image:
     return sprite
 
 
-def car(dice: Dice, paint: str) -> Image.Image:
+def car(rng: SeededRandom, paint: str) -> Image.Image:
     """A car seen from behind."""
     sprite, draw = _blank(96, 80)
-    body = jittered(dice, PAINTS[paint], 12)
-    glass = jittered(dice, (70, 86, 100), 18)
+    body = jittered(rng, PAINTS[paint], 12)
+    glass = jittered(rng, (70, 86, 100), 18)
     draw.rectangle((8, 60, 24, 79), fill=(18, 18, 18))
     draw.rectangle((71, 60, 87, 79), fill=(18, 18, 18))
     draw.polygon([(20, 3), (75, 3), (88, 34), (7, 34)], fill=body)
@@ -116,17 +116,17 @@ def car(dice: Dice, paint: str) -> Image.Image:
     return sprite
 
 
-def bus(dice: Dice, paint: str) -> Image.Image:
+def bus(rng: SeededRandom, paint: str) -> Image.Image:
     """A bus seen from the front: tall, with one large pane and a dark number box."""
     sprite, draw = _blank(96, 124)
-    body = jittered(dice, PAINTS[paint], 12)
-    glass = jittered(dice, (58, 72, 84), 14)
+    body = jittered(rng, PAINTS[paint], 12)
+    glass = jittered(rng, (58, 72, 84), 14)
     draw.rectangle((8, 108, 26, 123), fill=(18, 18, 18))
     draw.rectangle((69, 108, 87, 123), fill=(18, 18, 18))
     draw.rounded_rectangle((2, 0, 93, 115), 8, fill=body)
     draw.rectangle((22, 5, 73, 17), fill=(20, 20, 16))
     for x in range(26, 66, 12):
-        draw.rectangle((x, 8, x + dice.between(3, 8), 14), fill=(240, 170, 40))
+        draw.rectangle((x, 8, x + rng.between(3, 8), 14), fill=(240, 170, 40))
     draw.rounded_rectangle((8, 22, 87, 66), 4, fill=glass)
     draw.polygon([(12, 24), (40, 24), (22, 64), (10, 64)], fill=_darker(glass, 140))
     draw.line((48, 22, 48, 66), fill=(22, 24, 26), width=2)
@@ -136,25 +136,25 @@ def bus(dice: Dice, paint: str) -> Image.Image:
     return sprite
 
 
-def pedestrian(dice: Dice, paint: str) -> Image.Image:
+def pedestrian(rng: SeededRandom, paint: str) -> Image.Image:
     """A person in a coat."""
     sprite, draw = _blank(44, 112)
-    coat = jittered(dice, PAINTS[paint], 12)
-    legs = jittered(dice, (52, 54, 66), 16)
-    stride = dice.between(2, 8)
+    coat = jittered(rng, PAINTS[paint], 12)
+    legs = jittered(rng, (52, 54, 66), 16)
+    stride = rng.between(2, 8)
     draw.polygon([(14, 70), (22, 70), (20 - stride, 111), (10 - stride, 111)], fill=legs)
     draw.polygon([(22, 70), (31, 70), (34 + stride, 111), (24 + stride, 111)], fill=_darker(legs, 80))
     draw.polygon([(12, 24), (32, 24), (38, 82), (6, 82)], fill=coat)
     draw.polygon([(12, 24), (6, 30), (1, 62), (8, 63)], fill=_darker(coat, 80))
     draw.polygon([(32, 24), (38, 30), (43, 62), (36, 63)], fill=_darker(coat, 80))
-    draw.ellipse((13, 1, 31, 24), fill=dice.pick([(224, 178, 148), (168, 118, 84), (98, 66, 48)]))
-    draw.pieslice((12, 0, 32, 20), 180, 360, fill=dice.pick([(40, 30, 24), (120, 84, 40), (60, 58, 56)]))
+    draw.ellipse((13, 1, 31, 24), fill=rng.pick([(224, 178, 148), (168, 118, 84), (98, 66, 48)]))
+    draw.pieslice((12, 0, 32, 20), 180, 360, fill=rng.pick([(40, 30, 24), (120, 84, 40), (60, 58, 56)]))
     return sprite
 
 
-def _bicycle(dice: Dice) -> Image.Image:
+def _bicycle(rng: SeededRandom) -> Image.Image:
     sprite, draw = _blank(120, 76)
-    frame = jittered(dice, (30, 150, 160), 24)
+    frame = jittered(rng, (30, 150, 160), 24)
     for left in (2, 72):
         draw.ellipse((left, 30, left + 45, 75), outline=(20, 20, 22), width=6)
     for line in (
@@ -171,9 +171,9 @@ def _bicycle(dice: Dice) -> Image.Image:
     return sprite
 
 
-def _dog(dice: Dice) -> Image.Image:
+def _dog(rng: SeededRandom) -> Image.Image:
     sprite, draw = _blank(110, 80)
-    coat = dice.pick([(150, 98, 50), (186, 140, 84), (110, 70, 42)])
+    coat = rng.pick([(150, 98, 50), (186, 140, 84), (110, 70, 42)])
     for left in (22, 34, 68, 80):
         draw.rectangle((left, 46, left + 8, 79), fill=_darker(coat, 84))
     draw.ellipse((14, 26, 94, 58), fill=coat)
@@ -184,9 +184,9 @@ def _dog(dice: Dice) -> Image.Image:
     return sprite
 
 
-def _bench(dice: Dice) -> Image.Image:
+def _bench(rng: SeededRandom) -> Image.Image:
     sprite, draw = _blank(130, 72)
-    wood = jittered(dice, (176, 116, 58), 14)
+    wood = jittered(rng, (176, 116, 58), 14)
     for top in (2, 16, 38):
         draw.rectangle((2, top, 127, top + 9), fill=wood)
     for left in (12, 110):
@@ -194,9 +194,9 @@ def _bench(dice: Dice) -> Image.Image:
     return sprite
 
 
-def _hydrant(dice: Dice) -> Image.Image:
+def _hydrant(rng: SeededRandom) -> Image.Image:
     sprite, draw = _blank(60, 96)
-    paint = jittered(dice, (240, 140, 24), 12)
+    paint = jittered(rng, (240, 140, 24), 12)
     draw.rectangle((16, 22, 43, 88), fill=paint)
     draw.pieslice((14, 2, 45, 42), 180, 360, fill=_darker(paint, 84))
     draw.rectangle((2, 40, 57, 56), fill=_darker(paint, 74))
@@ -205,9 +205,9 @@ def _hydrant(dice: Dice) -> Image.Image:
     return sprite
 
 
-def _letter_box(dice: Dice) -> Image.Image:
+def _letter_box(rng: SeededRandom) -> Image.Image:
     sprite, draw = _blank(56, 110)
-    paint = jittered(dice, (150, 30, 110), 10)
+    paint = jittered(rng, (150, 30, 110), 10)
     draw.rectangle((6, 14, 49, 100), fill=paint)
     draw.ellipse((2, 0, 53, 28), fill=_darker(paint, 118))
     draw.rectangle((14, 34, 41, 40), fill=(12, 12, 12))
@@ -216,9 +216,9 @@ def _letter_box(dice: Dice) -> Image.Image:
     return sprite
 
 
-def _bin(dice: Dice) -> Image.Image:
+def _bin(rng: SeededRandom) -> Image.Image:
     sprite, draw = _blank(60, 92)
-    paint = jittered(dice, (70, 92, 84), 10)
+    paint = jittered(rng, (70, 92, 84), 10)
     draw.polygon([(6, 18), (53, 18), (48, 91), (11, 91)], fill=paint)
     for x in range(14, 48, 8):
         draw.line((x, 22, x, 88), fill=_darker(paint, 60), width=2)
@@ -227,7 +227,7 @@ def _bin(dice: Dice) -> Image.Image:
     return sprite
 
 
-ITEM_SPRITES: Mapping[str, Callable[[Dice], Image.Image]] = {
+ITEM_SPRITES: Mapping[str, Callable[[SeededRandom], Image.Image]] = {
     "bicycle": _bicycle,
     "dog": _dog,
     "bench": _bench,

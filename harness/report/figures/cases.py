@@ -84,7 +84,7 @@ def _words(case: Case, pipeline: str) -> list[tuple[str, str, str]]:
 def _regions(axes: Axes, case: Case, size: tuple[int, int]) -> None:
     """The areas of the merged features over the picture, which was padded to a square before it was cut."""
     if not case.labels:
-        axes.text(0.5, 0.5, "not on a square grid", transform=axes.transAxes, ha="center", va="center", fontsize=6.5)
+        axes.text(0.5, 0.5, "not a padded square", transform=axes.transAxes, ha="center", va="center", fontsize=6.5)
         return
     labels = np.array(case.labels)
     width, height = size

@@ -19,7 +19,7 @@ from harness.analysis import Analysis, comparison
 from harness.analysis.curves import Ladder
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, benchmark_name, logarithmic, of
-from harness.report.figures.style import Look
+from harness.report.figures.style import SchemeLook
 
 _DASHES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _FILLS: Sequence[Any] = ("full", "none", "left", "top", "right", "bottom")
@@ -95,7 +95,7 @@ def curves(run: Analysis, panels: Sequence[Panel], width_in: float) -> Figure:
     return sheet.figure
 
 
-def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], wide_in: float) -> None:
+def _draw(axes: Axes, panel: Panel, looks: Mapping[str, SchemeLook], wide_in: float) -> None:
     points = panel.points
     low, high = limits(points)
     # Room for a marker's half and its ring on either side.
@@ -125,7 +125,7 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Look], wide_in: float) -
 
 
 def _ladder(
-    axes: Axes, rungs: pd.DataFrame, ladder: Ladder | None, look: Look, place: int, limits_kb: tuple[float, float]
+    axes: Axes, rungs: pd.DataFrame, ladder: Ladder | None, look: SchemeLook, place: int, limits_kb: tuple[float, float]
 ) -> None:
     """One ladder: its curve, its points with their intervals; what lies beyond the axis is an arrow at its edge."""
     dash, fill = _DASHES[place % len(_DASHES)], _FILLS[place % len(_FILLS)]
@@ -191,7 +191,7 @@ def _beyond(points: pd.DataFrame, pipeline: str, ladder: str) -> list[float]:
     return [float(value) for value in kilobytes[(kilobytes < low) | (kilobytes > high)]]
 
 
-def _legend(panels: Sequence[Panel], looks: Mapping[str, Look], run: Analysis) -> list[Any]:
+def _legend(panels: Sequence[Panel], looks: Mapping[str, SchemeLook], run: Analysis) -> list[Any]:
     """An entry a ladder, with what cannot be seen in the axes; then what the lines and the ring mean."""
     points = panels[0].points
     several = points.groupby("pipeline")["ladder"].nunique()
@@ -207,7 +207,8 @@ def _legend(panels: Sequence[Panel], looks: Mapping[str, Look], run: Analysis) -
         elif beyond:
             remarks.append("beyond the axis: at the edge")
         if not any(panel.points.loc[panel.points["pipeline"] == pipeline, "selected"].any() for panel in panels):
-            remarks.append("does not reach")
+            # The average of several benchmarks may reach where no single one has the questions to certify it.
+            remarks.append("does not reach" if len(panels) == 1 else "does not reach on any one benchmark")
         dotted = not (rungs["payload_bytes"] > 0).any()
         handles.append(
             Line2D(

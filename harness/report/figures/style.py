@@ -109,14 +109,14 @@ _RC = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Look:
+class SchemeLook:
     """A scheme's colour and marker, the same in every figure of a run."""
 
     colour: str
     marker: Marker
 
 
-def looks(manifest: Manifest) -> dict[str, Look]:
+def looks(manifest: Manifest) -> dict[str, SchemeLook]:
     """The look of each of a run's pipelines, no two alike.
 
     A pipeline has the look of its own name, or else of its scheme's, if no earlier one has it; any other has the next
@@ -130,15 +130,15 @@ def looks(manifest: Manifest) -> dict[str, Look]:
     return looks_of({name: schemes.get(name, name) for name in manifest.points})
 
 
-def looks_of(schemes: Mapping[str, str]) -> dict[str, Look]:
+def looks_of(schemes: Mapping[str, str]) -> dict[str, SchemeLook]:
     """The look of each pipeline, from the scheme that it is of."""
-    found: dict[str, Look] = {}
+    found: dict[str, SchemeLook] = {}
     # Who has a name of the table has its look, whoever comes before.
     for known in (lambda name: name, lambda name: schemes[name]):
         for name in schemes:
             look = _LOOKS.get(known(name))
-            if name not in found and look is not None and Look(*look) not in found.values():
-                found[name] = Look(*look)
+            if name not in found and look is not None and SchemeLook(*look) not in found.values():
+                found[name] = SchemeLook(*look)
     spare = 0
     for name in schemes:
         if name not in found:
@@ -147,10 +147,10 @@ def looks_of(schemes: Mapping[str, str]) -> dict[str, Look]:
     return {name: found[name] for name in schemes}
 
 
-def _spare(place: int) -> Look:
+def _spare(place: int) -> SchemeLook:
     around = place // len(_SPARE_MARKERS)
     colour = _SPARE_COLOURS[(place + around) % len(_SPARE_COLOURS)]
-    return Look(colour, _SPARE_MARKERS[place % len(_SPARE_MARKERS)])
+    return SchemeLook(colour, _SPARE_MARKERS[place % len(_SPARE_MARKERS)])
 
 
 @contextmanager

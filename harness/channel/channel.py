@@ -1,0 +1,145 @@
+"""A channel: a capacity over time, and how one is opened from an uplink as a scenario declares it."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Union
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.scenario.replay import (
+    ConstantUplink,
+    GilbertElliottUplink,
+    MarkovUplink,
+    RecordedArrivals,
+    Replay,
+    TraceUplink,
+    Uplink,
+)
+
+if TYPE_CHECKING:
+    from harness.channel.varying import Packets, Pieces
+
+
+class Channel(Protocol):
+    """The capacity of a link over time, in bits; what is sent over it is :class:`harness.channel.link.Link`'s concern.
+
+    Both methods are exact: they invert or evaluate the cumulative capacity, and never step through time.
+    """
+
+    def finish(self, start_s: float, n_bytes: float) -> float:
+        """When the last of ``n_bytes`` leaves if the first is ready at ``start_s``; infinity if it never does."""
+        ...
+
+    def bits(self, start_s: float, end_s: float) -> float:
+        """How many bits the link can carry after ``start_s`` and up to ``end_s``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Constant:
+    """A link that carries ``rate_bps`` bit/s at all times."""
+
+    rate_bps: float
+
+    def __post_init__(self) -> None:
+        if not (self.rate_bps > 0 and math.isfinite(self.rate_bps)):
+            raise ValueError(f"a constant link needs a finite rate above 0 bit/s, not {self.rate_bps}")
+
+    def finish(self, start_s: float, n_bytes: float) -> float:
+        """Start + 8 n / rate."""
+        return start_s + 8 * n_bytes / self.rate_bps
+
+    def bits(self, start_s: float, end_s: float) -> float:
+        """Rate x (end - start)."""
+        return self.rate_bps * (end_s - start_s)
+
+
+def open_channel(uplink: Uplink, seed: np.random.SeedSequence, scale: float = 1.0) -> Channel:
+    """The channel that ``uplink`` describes; ``seed`` decides where a trace begins and how a chain goes on.
+
+    Its rate at every instant is ``scale`` times the uplink's. Raises TraceError for a file that is not what it should
+    be.
+    """
+    if isinstance(uplink, ConstantUplink):
+        return Constant(scale * uplink.rate_bps)
+    # Links that vary are compiled code; a link of constant rate does not wait for it.
+    from harness.channel.markov import Chain, Markov
+
+    if isinstance(uplink, TraceUplink):
+        link = _scaled(_recorded(uplink.file, _modified_ns(uplink.file), uplink), scale)
+        return link.from_offset(np.random.default_rng(seed).random() * link.period_s) if uplink.random_start else link
+    if isinstance(uplink, MarkovUplink):
+        chain = Chain.load(uplink.file)
+    else:
+        assert isinstance(uplink, GilbertElliottUplink)
+        chain = Chain.gilbert_elliott(uplink.good_bps, uplink.bad_bps, uplink.good_for_s, uplink.bad_for_s)
+    if scale != 1:
+        chain = chain.model_copy(update={"rate_bps": tuple(scale * rate for rate in chain.rate_bps)})
+    return Markov(chain, seed)
+
+
+def mean_bps(uplink: Uplink) -> float | None:
+    """The rate of an uplink over a long time, in bit/s; None for a trace that stops, which has none.
+
+    Raises TraceError for a file that is not what it should be.
+    """
+    if isinstance(uplink, ConstantUplink):
+        return uplink.rate_bps
+    from harness.channel.markov import Chain
+
+    if isinstance(uplink, TraceUplink):
+        link = _recorded(uplink.file, _modified_ns(uplink.file), uplink)
+        return link.bits(0.0, link.period_s) / link.period_s if link.loop else None
+    if isinstance(uplink, MarkovUplink):
+        return Chain.load(uplink.file).mean_bps()
+    assert isinstance(uplink, GilbertElliottUplink)
+    return Chain.gilbert_elliott(uplink.good_bps, uplink.bad_bps, uplink.good_for_s, uplink.bad_for_s).mean_bps()
+
+
+def unreadable_files(spec: Replay) -> list[str]:
+    """The sentences on the files that a replay section names and that cannot be replayed; every file is opened."""
+    found = [_refused(open_channel, uplink, np.random.SeedSequence(0)) for uplink in spec.uplinks]
+    if isinstance(spec.arrivals, RecordedArrivals):
+        from harness.scenario.arrivals import instants
+
+        # With fewer users, a user of the file may be one too many: each number is a system of its own.
+        found += [_refused(instants, spec.arrivals, users) for users in spec.users]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _refused(open_: Callable[..., object], *arguments: object) -> str:
+    try:
+        open_(*arguments)
+    except HarnessError as error:
+        return str(error)
+    return ""
+
+
+def _scaled(link: Union["Pieces", "Packets"], scale: float) -> Union["Pieces", "Packets"]:
+    """A recording at so many times its rate; its chances carry as many times as much."""
+    if scale == 1:
+        return link
+    from harness.channel.varying import Pieces
+
+    if isinstance(link, Pieces):
+        return dataclasses.replace(link, rate_bps=scale * link.rate_bps)
+    return dataclasses.replace(link, packet_bytes=scale * link.packet_bytes)
+
+
+def _modified_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0  # What is wrong with it, reading says.
+
+
+@functools.lru_cache(maxsize=4)
+def _recorded(path: Path, modified_ns: int, uplink: TraceUplink) -> Union["Pieces", "Packets"]:  # noqa: ARG001
+    """A recording, read once for all the users of a sweep's cells."""
+    from harness.channel import recording
+
+    return recording.load(path).channel(loop=uplink.at_end == "loop", gaps=uplink.gaps)

@@ -1,0 +1,66 @@
+"""Sending shaped as a channel of the replay's, so that a laboratory network can stand for an uplink, without root.
+
+Bytes are given to the kernel when the channel would have carried the last of them. Only the sending is shaped: what the
+real network adds comes on top, and the answer's way back is the real network's.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from harness import units
+from harness.channel.channel import Channel, open_channel
+from harness.errors import TraceError
+from harness.scenario.replay import ConstantUplink, TraceUplink
+
+_SEGMENT_BYTES = 1448
+"""What is given to the kernel at a time: the payload of an Ethernet frame."""
+_SPIN_S = 2e-4
+"""A sleep ends late by about as much; the rest is waited for in short ones."""
+
+
+class Shaper:
+    """Sends as a channel would, whose time begins with the shaper; a recorded link begins at its start, and repeats."""
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self.name = name
+        self._channel = channel
+        self._zero_s = time.perf_counter()
+
+    @classmethod
+    def of(cls, text: str) -> "Shaper":
+        """The shaper of a rate (``25 KB/s``) or a recorded link's file; raises TraceError for anything else."""
+        uplink: ConstantUplink | TraceUplink
+        try:
+            uplink = ConstantUplink.model_validate({"kind": "constant", "rate": text})
+        except ValueError:
+            if not Path(text).exists():
+                raise TraceError(
+                    f"{text}: is neither a rate with one of the units {units.KNOWN_RATES} (such as 25 KB/s) nor a "
+                    "recorded link's file"
+                ) from None
+            uplink = TraceUplink(kind="trace", path=text, start="beginning")
+        return cls(open_channel(uplink, np.random.SeedSequence(0)), uplink.label)
+
+    def now_s(self) -> float:
+        """The channel's time."""
+        return time.perf_counter() - self._zero_s
+
+    def seconds(self, begun_s: float, n_bytes: int) -> float:
+        """How long the channel alone is busy with some bytes that are ready at an instant of its time."""
+        return self._channel.finish(begun_s, n_bytes) - begun_s
+
+    def send(self, data: bytes, before_bytes: int) -> Iterator[bytes]:
+        """The bytes, each part when it has left the channel; ``before_bytes`` were sent just before and count too."""
+        begun_s = self.now_s()
+        for start in range(0, len(data), _SEGMENT_BYTES):
+            part = data[start : start + _SEGMENT_BYTES]
+            self._wait(self._channel.finish(begun_s, before_bytes + start + len(part)))
+            yield part
+
+    def _wait(self, until_s: float) -> None:
+        while (left_s := until_s - self.now_s()) > 0:
+            # Waits without end are not made: a link that never carries the rest is seen as such by the time limit.
+            time.sleep(min(max(left_s - _SPIN_S, _SPIN_S / 4), 1.0))

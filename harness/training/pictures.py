@@ -1,0 +1,74 @@
+"""A folder of pictures as training data: what a codec alone is fitted to needs no questions."""
+
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import Field
+
+from harness.data import pictures
+from harness.errors import DataError
+from harness.scenario.fields import Frozen
+from harness.training.contract import Example
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+class Pictures:
+    """All pictures below a folder, in the order of their paths.
+
+    Raises DataError, naming the file, where the folder is absent or empty, or holds a picture that cannot be read: the
+    header of each is looked at first.
+    """
+
+    asks = False
+
+    class Config(Frozen):
+        """The folder, and how many of its pictures to take (all without it)."""
+
+        kind: Literal["pictures"]
+        folder: str
+        pictures: int | None = Field(default=None, ge=1)
+
+    def __init__(self, config: Config, template: Any = None) -> None:  # noqa: ARG002
+        self._folder = Path(config.folder)
+        if not self._folder.is_dir():
+            raise DataError(f"{self._folder}: there is no such folder")
+        found = sorted(path for path in self._folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        self._paths = found[: config.pictures]
+        if not self._paths:
+            raise DataError(f"{self._folder}: holds no picture ({', '.join(SUFFIXES)})")
+        for path in self._paths:
+            self._read(path, pictures.header)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @property
+    def identity(self) -> str:
+        """The folder's name, the number of its pictures and their size."""
+        n_bytes = sum(path.stat().st_size for path in self._paths)
+        return f"{len(self)} pictures of {self._folder.resolve().name}, {n_bytes} bytes"
+
+    def has_image(self, index: int) -> bool:  # noqa: ARG002
+        """Every one is a picture."""
+        return True
+
+    def example(self, index: int, draw: int) -> Example:  # noqa: ARG002
+        """A picture, without a question."""
+        path = self._paths[index]
+        return Example(
+            path.relative_to(self._folder).as_posix(), (), functools.partial(self._read, path, pictures.decode)
+        )
+
+    def _read(self, path: Path, read: Any) -> Image.Image:
+        try:
+            image: Image.Image = read(path.read_bytes())
+        except OSError as error:
+            why = error.strerror or str(error)
+        except DataError as error:
+            why = str(error)
+        else:
+            return image
+        raise DataError(f"{path}: cannot be read as a picture: {why}")

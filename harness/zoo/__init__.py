@@ -1,1 +1,0 @@
-"""Trained weights, and the recipes that make them from seeds."""

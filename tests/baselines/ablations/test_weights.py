@@ -1,0 +1,41 @@
+"""The bundled points: those that the scenarios name, trained around the backbone that is here, small."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from baselines.ablations.schemes import DISTORTION, POINT, PROJECTOR, WEIGHTS
+from baselines.ablations.trained import trained_around
+from harness.catalog import ZOO
+from harness.scenario.load import load
+from recipes.ablations import FIG_12, TABLE_1
+
+SCENARIOS = Path(__file__).parents[3] / "scenarios"
+
+
+@pytest.mark.parametrize("name", ["ablation_entropy"])
+def test_scenarios_name_points_that_the_recipe_makes(name: str) -> None:
+    """And each group has its own TOFC, at the same points as what replaces a part of it."""
+    known = {scheme.kind: set(points) for scheme, points in FIG_12.items()}
+    if name == "ablation_merging":
+        known = {scheme.kind: {DISTORTION} for scheme in TABLE_1}
+    scenario = load(SCENARIOS / f"{name}.yaml")
+    ablations = [spec for spec in scenario.pipelines if spec.scheme in known]
+    assert len(ablations) == len(scenario.pipelines) - 1 >= 4
+    shares = []
+    for spec in ablations:
+        points = list(spec.operating_points())
+        assert {point.codec for point in points} <= known[spec.scheme]
+        shares.append({point.merge_to for point in points})
+    assert all(of_scheme == shares[0] for of_scheme in shares)
+
+
+def test_bundled_points_are_of_the_backbone_that_is_here() -> None:
+    """A backbone trained anew makes them stale, and the recipe makes those again; together they stay below 14 MB."""
+    folders = [path.parent for marker in (PROJECTOR, POINT) for path in WEIGHTS.rglob(marker)]
+    for folder in folders:
+        backbone = folder.parents[1].name
+        here = hashlib.sha256((ZOO / backbone / "model.safetensors").read_bytes()).hexdigest()
+        assert trained_around(folder) == here, f"{folder} is stale: python -m recipes.ablations"
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) < 14_000_000

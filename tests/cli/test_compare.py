@@ -1,0 +1,141 @@
+"""``harness compare`` and ``harness reference``: what the statuses mean, and what is written."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from harness.profiling.machine import this_machine
+from harness.reference import HISTORY, as_reference
+from harness.runs import disk
+from harness.runs.store import Record
+from harness.scenario.load import as_given, load
+from tests.made_up_run import make, small
+
+Harness = Callable[..., tuple[int, str, str]]
+
+
+def written(record: Record, folder: Path) -> None:
+    """A run as its reference has it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    disk.write_folder(folder, as_reference(record, Path("scenarios")))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``reference``, and three candidates: the ``same``, one with a ``byte`` more, and a ``foreign`` one."""
+    folder = tmp_path_factory.mktemp("runs")
+    record = small(folder / "made" / "tonight")
+    (session,) = record.manifest.sessions
+    here = session.model_copy(update={"machine": this_machine()})
+    record = dataclasses.replace(record, manifest=record.manifest.model_copy(update={"sessions": (here,)}))
+    written(record, folder / "reference" / "tonight")
+    written(record, folder / "same" / "tonight")
+    table = record.outcomes
+    place = table.schema.get_field_index("payload_bytes")
+    one = pa.array([1] + [0] * (table.num_rows - 1))
+    grown = table.set_column(place, table.schema.field(place), pc.add(table["payload_bytes"], one))
+    written(dataclasses.replace(record, outcomes=grown), folder / "byte" / "tonight")
+    foreign = record.manifest.model_copy(update={"benchmarks": ("MME",)})
+    written(dataclasses.replace(record, manifest=foreign), folder / "foreign" / "tonight")
+    return folder
+
+
+def test_the_status_is_the_verdict(harness: Harness, runs: Path) -> None:
+    """0 where nothing regressed, 1 for one byte, 2 for a run that cannot be compared, each with its sentence."""
+    status, out, _ = harness("compare", runs / "reference", runs / "same")
+    assert (status, out.splitlines()[-1]) == (0, "no regression in 1 run")
+    status, out, _ = harness("compare", runs / "reference", runs / "byte")
+    assert status == 1
+    assert "1 differ, first in question" in " ".join(out.split())
+    assert out.splitlines()[-1] == "REGRESSION: tonight (bytes)"
+    status, out, _ = harness("compare", runs / "reference" / "tonight", runs / "foreign" / "tonight")
+    assert status == 2
+    assert "their benchmarks are MME and StreetsQA" in " ".join(out.split())
+
+
+def test_a_limit_lets_a_byte_pass(harness: Harness, runs: Path) -> None:
+    """``bytes>1%`` is of means; a limit of a time is none here."""
+    assert harness("compare", runs / "reference", runs / "byte", "--fail-if", "bytes>1%")[0] == 0
+    status, _, error = harness("compare", runs / "reference", runs / "byte", "--fail-if", "device>10%")
+    assert status == 2
+    assert "times are compared with --against" in " ".join(error.replace("│", "").split())
+    for limits in ("byte>1%,answers>0", "device>10%,bytes>0"):
+        assert harness("compare", runs / "reference", runs / "byte", "--fail-if", limits)[0] == 2
+    status, _, error = harness("compare", __file__, "--against", "HEAD", "--fail-if", "bytes>0,device>10%")
+    assert (status, "'bytes' is not compared with --against" in " ".join(error.replace("│", "").split())) == (2, True)
+
+
+def test_markdown_and_json_hold_the_same(harness: Harness, runs: Path) -> None:
+    """A file of each, written whole; the JSON has every check with its numbers."""
+    status, out, _ = harness("compare", runs / "reference", runs / "byte", "--format", "json")
+    data = json.loads(out)
+    assert (status, data["exit_code"]) == (1, 1)
+    checks = {check["quantity"]: check for check in data["runs"][0]["checks"]}
+    assert (checks["bytes"]["differing"], checks["bytes"]["fails"], checks["replay"]["status"]) == (1, True, "same")
+    status, out, _ = harness("compare", runs / "reference", runs / "byte", "--out", "night.md")
+    assert (status, out) == (1, "night.md: REGRESSION: tonight (bytes)\n")
+    text = Path("night.md").read_text(encoding="utf-8")
+    assert text.startswith("## REGRESSION: tonight (bytes)\n")
+    assert "| tonight | bytes | 1,440 | 1 | differs: FAILS |" in text
+
+
+def test_what_is_no_run_is_said(harness: Harness, runs: Path) -> None:
+    """A folder without runs, a name that the reference lacks, one argument of two."""
+    assert harness("compare", runs / "made", runs)[0] == 2
+    status, _, error = harness("compare", runs / "nowhere", runs / "same")
+    assert (status, "neither a run nor a folder of runs" in error) == (2, True)
+    assert harness("compare", runs / "reference")[0] == 2
+
+
+def test_reference_lists_why_each_was_made(harness: Harness, runs: Path) -> None:
+    """The reason of the latest update, and that a run without one is not in the history."""
+    assert "not in the history" in " ".join(harness("reference", "--folder", runs / "reference")[1].split())
+    line = {"scenario": "tonight", "reason": "made up", "date": "2026-11-26T00:00:00+00:00", "commit": "c"}
+    (runs / "reference" / HISTORY).write_text(json.dumps(line) + "\n")
+    status, out, _ = harness("reference", "--folder", runs / "reference")
+    assert (status, "made up" in out) == (0, True)
+    (runs / "reference" / HISTORY).write_text("{}\n")
+    status, _, error = harness("reference", "--folder", runs / "reference")
+    assert (status, f"{HISTORY}, line 1: is no update" in error) == (2, True)
+
+
+def test_a_reference_needs_a_reason_and_a_commit(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is run for an empty reason, or from code that is no commit's."""
+    assert harness("reference", "update", "--reason", " ", __file__)[0] == 2
+    monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("0" * 40, True))
+    scenario = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
+    status, _, error = harness("reference", "update", "--reason", "why", scenario, "--work", tmp_path / "work")
+    assert (status, "has changes that are not committed" in error) == (2, True)
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_update_is_made_once_and_explained_once(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same command again does nothing; one that died before its line was written writes that alone."""
+    scenario = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
+    given = as_given(load(scenario))
+
+    def ran(_: object, folder: Path, **how: object) -> None:
+        if not folder.exists():
+            make(folder, name="smoke", replay=given["replay"])
+
+    monkeypatch.setattr("harness.study.run", ran)
+    monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("c" * 40, False))
+    command = ("reference", "update", "--reason", "a first one", scenario, "--folder", "kept", "--work", "work")
+    assert harness(*command)[1].endswith("kept/smoke: made\n")
+    assert harness(*command)[1].endswith("kept/smoke: is up to date\n")
+    (line,) = (tmp_path / "kept" / HISTORY).read_text().splitlines()
+    assert json.loads(line).items() >= {"scenario": "smoke", "reason": "a first one", "commit": "c" * 40}.items()
+    (tmp_path / "kept" / HISTORY).unlink()
+    before = (tmp_path / "kept" / "smoke" / "manifest.json").stat().st_ino
+    assert harness(*command)[0] == 0
+    assert len((tmp_path / "kept" / HISTORY).read_text().splitlines()) == 1
+    assert (tmp_path / "kept" / "smoke" / "manifest.json").stat().st_ino == before

@@ -1,0 +1,118 @@
+"""What every family of models does with the schemes: features cross the link, and the same answers come back."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from baselines.raw_features import RawFeatures
+from harness import catalog, illustrate
+from harness.data.sample import Question
+from harness.models import checkpoint, files, gemma3, internvl, llava15, onevision
+from harness.models.contract import Request, Untimed
+from harness.schemes.contract import Payload
+from harness.schemes.features import FeatureDevice, FeatureServer, limits_of
+from harness.schemes.tofc import Tofc, TofcPoint
+from harness.tofc.codec import CodecConfig, TofcCodec
+from harness.tofc.merging import Merging
+from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, save
+
+FAMILIES = {
+    "onevision": (make_backbone, onevision.load, "llava-onevision-7b"),
+    "llava15": (make_backbone15, llava15.load, "llava-1.5-7b"),
+    "internvl": (make_internvl, internvl.load, "internvl3-8b"),
+    "gemma3": (make_gemma3, gemma3.load, "gemma-3-4b"),
+}
+QUESTION = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
+
+
+@dataclasses.dataclass
+class Shown:
+    """A picture, where a scheme wants a sample."""
+
+    width: int
+    height: int
+
+    def images(self):
+        """The one picture, as it is decoded from a file."""
+        pixels = np.random.default_rng(self.width).integers(0, 256, (self.height, self.width, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return [Image.open(file).convert("RGB")]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def models(request, tmp_path_factory):
+    """The parts of a small model of each family, from its checkpoint."""
+    build, load, name = FAMILIES[request.param]
+    return load(name, weights=save(build(), tmp_path_factory.mktemp(request.param)), max_pixels=1 << 16)
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (90, 40)])
+def test_all_features_cross_and_answer_alike(models, width, height):
+    """Sent whole in half precision, features come back in their places, and answer as those that were not sent."""
+    point = RawFeatures.Point.model_validate({})
+    device, server = RawFeatures.device_half(models, point), RawFeatures.server_half(models, point)
+    sample = Shown(width, height)
+    (answer,) = server(device(sample, Untimed()), [QUESTION], Untimed())
+    vision, language = models.vision(), models.language()
+    seen = vision.see(sample.images()[0], Untimed())
+    tokens_TH = language.project_all(seen.x_PVD.half().float(), seen.layout)
+    (wanted,) = language.answer([Request([tokens_TH], QUESTION)], [Untimed()])
+    assert answer == wanted
+    assert answer.visual_tokens == len(tokens_TH)
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (90, 40)])
+def test_tofc_answers_from_a_stream(models, width, height):
+    """Merged features of every patch, coded at the family's D, within the limits of its largest picture."""
+    vision, language = models.vision(), models.language()
+    torch.manual_seed(0)
+    dim, n_c = vision.feature_dim, 3
+    codec = TofcCodec(CodecConfig(dim=dim, n_experts=2, hidden=(16,))).eval()
+    noise_PCD = torch.randn(2, 32, dim)
+    codec.fit_scale(noise_PCD)
+    codec.freeze(noise_PCD)
+    point = TofcPoint(codec="untrained", n_c=n_c)
+    device = FeatureDevice(Tofc.kind, vision, Merging(), codec, point)
+    limits = limits_of(models, language, point)
+    payload = device(Shown(width, height), Untimed())
+    assert isinstance(payload, Payload)
+    (answer,) = FeatureServer(language, codec, limits)(payload, [QUESTION], Untimed())
+    n_patches = len(vision.preprocess(Shown(width, height).images()[0]).pixels_PCHW)
+    assert answer.visual_tokens == n_patches * n_c
+    assert n_patches <= limits.max_patches
+
+
+def test_areas_are_drawn_where_the_patch_is_the_padded_picture(models):
+    """Which features became one is shown over the picture as it was padded to a square, or not at all."""
+    device = FeatureDevice(Tofc.kind, models.vision(), Merging(), None, TofcPoint(codec="untrained", n_c=3))
+    labels = illustrate._labels(device, Shown(90, 40).images()[0])
+    assert {len(labels), *map(len, labels)} == (
+        {0} if models.vision().preprocess(Shown(90, 40).images()[0]).layout.stretched else {4}
+    )
+
+
+def test_a_device_half_reads_the_tower_alone(models, monkeypatch):
+    """A device that runs TOFC's vision side needs no other tensor; the next picture needs none at all."""
+    fresh = type(models)(models.family, models.name, weights=models.folder)
+    read: list[str] = []
+    fill = checkpoint.fill
+
+    def noted(folder, part, *rest):
+        read.append(part)
+        return fill(folder, part, *rest)
+
+    monkeypatch.setattr(checkpoint, "fill", noted)
+    for width in (32, 90):
+        assert fresh.vision().see(Shown(width, 40).images()[0], Untimed()).x_PVD.shape[2] == fresh.vision().feature_dim
+    assert read == ["tower"]
+
+
+def test_every_name_has_a_source_and_a_loader():
+    """The catalog, the sources of weights and the smaller models name the same models."""
+    assert set(catalog.BACKBONES) == set(files.SOURCES)
+    assert set(catalog.ON_DEVICE.values()) <= set(catalog.BACKBONES)

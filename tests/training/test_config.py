@@ -1,0 +1,180 @@
+"""Configurations: those that are shipped, what --set changes, and the sentence for each mistake."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
+import pytest
+import torch
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from harness.errors import ScenarioError
+from harness.models import adapter
+from harness.models.onevision import OneVision, full_size_config
+from harness.models.pieces import PieceTokenizer
+from harness.tofc.codec import CodecConfig, TofcCodec
+from harness.training import recipe
+from harness.training.load import as_given, config_hash, load
+from harness.training.schedule import Schedule
+
+SHIPPED = sorted((Path(__file__).parents[2] / "training").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_configuration_is_valid(path: Path) -> None:
+    """It is named after its file, and full size is the paper's setting."""
+    config = load(path)
+    assert config.name == path.stem
+    if "7b" in path.stem:
+        assert (config.lora.rank, config.codec.experts, config.epochs, config.alpha) == (64, 16, 1, 1e-3)
+        assert config.batch == {"llava_onevision_7b": 256, "llava_1.5_7b": 128}[path.stem.removesuffix("_paper")]
+        assert (config.temperature.start, config.temperature.end) == (10, 0.1)
+        assert 0.003 <= config.rate_weight <= 0.03
+        assert not [text for text in recipe.departures(config) if "balance" not in text]
+    if path.stem.endswith("_paper"):
+        assert recipe.recipe_of(config) == "paper"
+        assert (config.temperature.start, config.temperature.end, config.alpha) == (10, 0.1, 1e-3)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_stage_of_a_shipped_configuration_is_valid(path: Path) -> None:
+    """Merging alone of all, and the codec alone of those with a pre-fit; named and kept apart from the whole."""
+    whole, merging = load(path), load(path, stage="merging")
+    assert (merging.name, merging.out, merging.stage) == (f"{path.stem}_merging", f"{whole.out}_merging", "merging")
+    assert (merging.codec, merging.rate_weight, merging.prefit.steps) == (None, None, 0)
+    assert merging.lora == whole.lora
+    assert Schedule(merging, 10).lines()[1:]
+    if whole.prefit.steps:
+        codec = load(path, stage="codec")
+        assert (codec.name, codec.steps, codec.lora.rank, codec.stage) == (f"{path.stem}_codec", 0, 0, "codec")
+        assert codec.prefit == whole.prefit
+        ends = [Schedule(codec, 0).of_prefit(step) for step in (0, codec.prefit.steps - 1)]
+        assert ends == [10, 0 if codec.temperature.hard_share else pytest.approx(0.1)]
+
+
+def test_full_size_has_the_paper_s_budget() -> None:
+    """About 300 million trainable parameters of 8 billion (V-A2), counted without allocating any."""
+    config = load(SHIPPED[0].parent / "llava_onevision_7b.yaml")
+    with torch.device("meta"):
+        model = LlavaOnevisionForConditionalGeneration(full_size_config(config.backbone))
+        codec = TofcCodec(CodecConfig(dim=1152, n_experts=config.codec.experts))
+    backbone = OneVision(config.backbone, model, PieceTokenizer(model.config.text_config.vocab_size))
+    trained = adapter.size(backbone, config.lora.rank) + sum(p.numel() for p in codec.parameters())
+    assert trained == pytest.approx(300e6, rel=0.03)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(8.03e9, rel=0.01)
+
+
+def test_settings_replace_values(write_config: Callable[..., Path]) -> None:
+    """Dotted keys, values as YAML has them; a bare no is a precision; the folder does not decide the weights."""
+    path = write_config()
+    config = load(path, ["lambda=0.5", "lora.rank=2", "clusters=[4]", "precision=no", "out=elsewhere"])
+    assert (config.rate_weight, config.lora.rank, config.clusters) == (0.5, 2, (4,))
+    assert (config.precision, config.out) == ("no", "elsewhere")
+    assert as_given(config)["lambda"] == 0.5
+    assert config_hash(load(path, ["out=a", "log_every=1", "prefit.cache=b"])) == config_hash(load(path))
+    assert config_hash(load(path, ["seed=1"])) != config_hash(load(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"colour": 1}, r"tiny.yaml:\d+: colour: unknown key; .*known: name, backbone"),
+        ({"lambda": 0}, r"tiny.yaml:\d+: lambda: 0 is not right: input should be greater than 0"),
+        ({"backbone": "llava"}, r"unknown backbone 'llava'; known: "),
+        ({"data": {"kind": "tsv"}}, r"unknown kind of training data 'tsv'; known: bundled, conversations, pictures"),
+        ({"data": {"kind": "pictures", "folder": "x"}}, "data: pictures have no questions, and fit a codec alone"),
+        ({"lambda": None}, "lambda: is missing; it weighs bits against the distortion"),
+        ({"codec": {"scheme": "jpeg"}}, r"codec.scheme: 'jpeg' is not right"),
+        ({"codec": {"scheme": "tofc_heuristic"}}, "bits: is the bit length of tofc_heuristic, which has no default"),
+        ({"scheme": "visionzip"}, "scheme is visionzip, whose reduction is trained by the distortion alone"),
+        ({"data": {"kind": "bundled", "first_book": -1}}, r"data.first_book: -1 is not right"),
+        ({"epochs": 1.0}, "how long to train is given once"),
+        ({"steps": 0}, "lora.rank is above 0, but steps is 0"),
+        ({"steps": 0, "prefit": None}, "steps and prefit.steps are both 0"),
+        ({"micro_batch": 3}, "batch is 4; it must be a multiple of micro_batch, 3"),
+        ({"precision": "fp8"}, r"precision: 'fp8' is not right"),
+        (
+            {"prefit": {"steps": 2, "distortion": "features"}},
+            "distortion: features needs a lambda of its own in the pre-",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_its_place(
+    write_config: Callable[..., Path], changes: dict[str, Any], sentence: str
+) -> None:
+    """File, line and key, the value, and what would be right."""
+    with pytest.raises(ScenarioError, match=sentence):
+        load(write_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("scheme=jpeg", "--set scheme=jpeg: .*jpeg reduces no features; tofc, visionzip or qformer do"),
+        ("scheme=gif", "--set scheme=gif: .*unknown scheme 'gif'"),
+        ("lora.rank=0", "codec is null, and lora.rank is 0: there is nothing to train"),
+        ("prefit.steps=2", "codec is null, but prefit.steps is above 0"),
+    ],
+)
+def test_a_stage_without_a_codec_refuses_what_has_no_place(
+    write_config: Callable[..., Path], setting: str, sentence: str
+) -> None:
+    """A pre-fit, a frozen backbone, a scheme that keeps all features."""
+    with pytest.raises(ScenarioError, match=sentence):
+        load(write_config(), [setting], "merging")
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("lambda=-1", "--set lambda=-1: -1 is not right"),
+        ("lora.size=3", "--set lora.size=3: unknown key"),
+        ("lambda", "--set lambda: is not KEY=VALUE"),
+        ("name.x=1", "--set name.x=1: 'name' has no keys inside it"),
+    ],
+)
+def test_a_wrong_setting_is_named(write_config: Callable[..., Path], setting: str, sentence: str) -> None:
+    """The file is not blamed for what the command line said."""
+    with pytest.raises(ScenarioError, match=sentence):
+        load(write_config(), [setting])
+
+
+def test_the_temperature_falls_over_the_soft_steps(write_config: Callable[..., Path]) -> None:
+    """From start to end exponentially, whatever the pre-fit's steps, then hard; without a hard share it ends at end."""
+    schedule = Schedule(load(write_config(temperature={"hard_share": 0.5})), 10)
+    assert [schedule.temperature(step) for step in (0, 2, 4)] == pytest.approx([10, 1, 0.1])
+    assert [schedule.temperature(step) for step in (5, 9)] == [0, 0]
+    whole = Schedule(load(write_config(temperature={})), 101)
+    assert [whole.temperature(step) for step in (0, 50, 100)] == pytest.approx([10, 1, 0.1])
+
+
+def test_a_recipe_is_the_paper_s_only_without_additions(write_config: Callable[..., Path]) -> None:
+    """Each of the four additions alone makes it ours, and is named; other numbers are departures."""
+    plain = {"clusters": [3], "prefit": None, "temperature": {}, "codec": {"experts": 16, "step": "one"}}
+    config = load(write_config(**plain))
+    assert (recipe.recipe_of(config), recipe.additions(config)) == ("paper", [])
+    additions = {
+        "pre-fit": {"prefit": {"steps": 2}},
+        "learned step": {"codec": {"experts": 16}},
+        "one instance": {"clusters": [2, 3]},
+        "hard steps": {"temperature": {"hard_share": 0.1}},
+    }
+    for words, changes in additions.items():
+        (text,) = recipe.additions(load(write_config(**{**plain, **changes})))
+        assert words in text
+    departed = {
+        "balance weight of 0.1": {"alpha": 0.1},
+        "frozen": {"lora": {"rank": 0}},
+        "3 entropy models": {"codec": {"experts": 3, "step": "one"}},
+        "first deviation": {"codec": {"experts": 16, "step": "fixed"}},
+        "lambda of 0.5": {"lambda": 0.5},
+    }
+    for words, changes in departed.items():
+        assert any(words in text for text in recipe.departures(load(write_config(**{**plain, **changes})))), words
+
+
+def test_a_full_size_joint_training_can_move_the_step() -> None:
+    """By a factor of 4 and more: a pre-fit that ends a bit from the rate that lambda wants is followed."""
+    for name, steps in (("llava_onevision_7b", 2599), ("llava_1.5_7b", 5197)):
+        assert Schedule(load(SHIPPED[0].parent / f"{name}.yaml"), steps).step_range() > 4
