@@ -40,7 +40,7 @@ FAMILIES = {
 CHANGED = {
     "tower": ("encoder.layers.1.mlp.fc1.weight", "encoder.layer.1.mlp.fc1.weight"),
     "projector": ("multi_modal_projector.linear_2.bias", "multi_modal_projector.mm_input_projection_weight"),
-    "language": ("lm_head.weight",),
+    "language": ("language_model.norm.weight",),
 }
 """A tensor of each part, by how its name ends."""
 STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
