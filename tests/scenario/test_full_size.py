@@ -125,7 +125,7 @@ def test_a_full_size_run_goes_through(installed: Cache) -> None:
         "hyperprior": "{weights: weights/hyperprior-1.safetensors, n_c: 16}",
         "elic": "{weights: weights/elic-0004.safetensors, n_c: 16}",
     }
-    short = ("samples=2", "measure.timed_samples=1", "measure.warmup=0", "measure.repeats=1", "selection.resamples=100")
+    short = ("samples=8", "measure.timed_samples=1", "measure.warmup=0", "measure.repeats=1", "selection.resamples=100")
     points = (f"pipelines.{name}.points=[{point}]" for name, point in few.items())
     scenario = load(SCENARIOS / "realworldqa_lowrate.yaml", (*short, *points))
     provide(folder, scenario)
