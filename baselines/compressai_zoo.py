@@ -79,6 +79,7 @@ class CompressAI(NeuralCodec):
         return zoo.network(point.model, point.quality, point.weights)
 
     @classmethod
-    def files(cls, backbone: str, point: ZooPoint) -> dict[str, Path]:  # noqa: ARG003
-        """The checkpoint, where the weights are not random."""
-        return {} if point.weights == RANDOM else {f"{point.model} {point.weights}": Path(point.weights)}
+    def files(cls, backbone: str, point: ZooPoint) -> dict[str, Path]:
+        """The checkpoint, where the weights are not random, and those of every image codec."""
+        own = {} if point.weights == RANDOM else {f"{point.model} {point.weights}": Path(point.weights)}
+        return own | super().files(backbone, point)

@@ -86,11 +86,11 @@ class BundledCodec(NeuralCodec):
         return cls.kind if isinstance(point.weights, float) else None
 
     @classmethod
-    def files(cls, backbone: str, point: NeuralPoint) -> dict[str, Path]:  # noqa: ARG003
-        """The checkpoint; raises CheckpointError where there is none."""
+    def files(cls, backbone: str, point: NeuralPoint) -> dict[str, Path]:
+        """The checkpoint, and those of every image codec; raises CheckpointError where there is none."""
         if not (path := locate(cls.kind, point.weights)).is_file():
             raise CheckpointError(f"{path}: there is no such file; 'harness weights convert' makes it of a .pth.tar")
-        return {f"{cls.kind} {point.weights}": path}
+        return {f"{cls.kind} {point.weights}": path, **super().files(backbone, point)}
 
 
 class Hyperprior(BundledCodec):

@@ -118,10 +118,10 @@ class Avif(ImageCodec):
         return picture(body, ("AVIF",), self.max_pixels)
 
     @classmethod
-    def files(cls, backbone: str, point: AvifPoint) -> dict[str, Path]:  # noqa: ARG003
-        """None; raises UnavailableError as the halves do."""
+    def files(cls, backbone: str, point: AvifPoint) -> dict[str, Path]:
+        """Those of every image codec; raises UnavailableError as the halves do."""
         _avif()
-        return {}
+        return super().files(backbone, point)
 
 
 class JpegXLPoint(ImagePoint):
@@ -162,10 +162,10 @@ class JpegXL(ImageCodec):
         return picture(body, ("JXL",), self.max_pixels)
 
     @classmethod
-    def files(cls, backbone: str, point: JpegXLPoint) -> dict[str, Path]:  # noqa: ARG003
-        """None; raises UnavailableError as the halves do."""
+    def files(cls, backbone: str, point: JpegXLPoint) -> dict[str, Path]:
+        """Those of every image codec; raises UnavailableError as the halves do."""
         _jxl()
-        return {}
+        return super().files(backbone, point)
 
 
 JXL_CODESTREAM = b"\xff\x0a"

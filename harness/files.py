@@ -11,12 +11,17 @@ import secrets
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 UNFINISHED = ".unfinished-"
 """The beginning of every name that is not yet, or no longer, part of anything."""
 
 Write = Callable[[BinaryIO], object]
+
+_CHUNK_BYTES = 1 << 20
 
 
 def opened(path: Path) -> io.BufferedReader:
@@ -36,6 +41,16 @@ def read(path: Path, at_most: int) -> bytes:
     if len(content) > at_most:
         raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", str(path))
     return content
+
+
+def hexdigest(path: Path, digest: "_Hash", n_bytes: int | None = None) -> str:
+    """What ``digest`` becomes with a file, or with its first bytes, in hexadecimal digits; OSError if unreadable."""
+    left = path.stat().st_size if n_bytes is None else n_bytes
+    with path.open("rb") as file:
+        while chunk := file.read(min(left, _CHUNK_BYTES)):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
 
 
 def write_whole(path: Path, write: Write) -> None:

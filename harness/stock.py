@@ -3,6 +3,7 @@
 Nothing is loaded and torch is not imported: a scenario is checked, and a complete run recognised, in a second.
 """
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from harness import catalog
 from harness.cache import cache_folder
 from harness.channel.channel import unreadable_files
-from harness.data import own
+from harness.data import benchmarks, own
 from harness.data.gathered import Gathered, gather
 from harness.data.sample import Sample
 from harness.errors import DataError, HarnessError, ScenarioError, UnavailableError
@@ -24,7 +25,7 @@ from harness.records import PointKey, SampleRow, Side
 from harness.runs import digests, provenance, recorded
 from harness.runs.recorded import RecordedTimes
 from harness.scenario.load import as_given, scenario_hash
-from harness.scenario.model import Scenario
+from harness.scenario.model import PipelineSpec, Scenario
 from harness.schemes.contract import MergingPoint, OperatingPoint, ReducedPoint, Scheme
 
 Thing = TypeVar("Thing")
@@ -152,21 +153,14 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     at_hand = {name: found for name, found in samples.items() if found is not None}
     if len(at_hand) < len(samples) or model is None:
         raise UnavailableError("\n".join(absent))
-    points: dict[PointKey, tuple[type[Scheme], OperatingPoint]] = {}
-    depends: dict[PointKey, dict[str, str]] = {}
-    for spec in scenario.pipelines:
-        scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in spec.operating_points(stand_in=backbone != scenario.backbone):
-            key = spec.name, point.label
-            points[key] = scheme, point
-            _refuse_size(backbone, scenario.weights, point)
-            depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
-            if (published := _stands_in_for(scheme, point)) is not None:
-                ran[published] = f"small {published}"
-                absent += [] if allow_stand_ins else [_no_stand_in(spec.name, point)]
-            if _is_codec_only(scheme, backbone, point):
-                ran[scheme.kind] = "codec only (backbone not tuned)"
-                absent += [] if allow_stand_ins else [_not_tuned(spec.name, point)]
+    points, depends = _points_at_hand(scenario, backbone, model)
+    for (name, _), (scheme, point) in points.items():
+        if (published := _stands_in_for(scheme, point)) is not None:
+            ran[published] = f"small {published}"
+            absent += [] if allow_stand_ins else [_no_stand_in(name, point)]
+        if _is_codec_only(scheme, backbone, point):
+            ran[scheme.kind] = "codec only (backbone not tuned)"
+            absent += [] if allow_stand_ins else [_not_tuned(name, point)]
     if absent and not allow_stand_ins:
         raise UnavailableError("\n".join(absent))
     swaps = {**ran, scenario.backbone: backbone}
@@ -186,14 +180,41 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     )
 
 
-def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
-    """The sentences on what a scenario names and its run would not find, apart from benchmarks.
+def _points_at_hand(
+    scenario: Scenario, backbone: str, model: Mapping[str, str]
+) -> tuple[dict[PointKey, tuple[type[Scheme], OperatingPoint]], dict[PointKey, Mapping[str, str]]]:
+    """Every operating point that runs, and the digests of what its rows depend on.
 
-    Of the backbone, what would run is looked at: the wanted one or its stand-in. Imports no torch, loads nothing.
+    Raises what the first point raises that cannot run, with the sentences of all.
+    """
+    points: dict[PointKey, tuple[type[Scheme], OperatingPoint]] = {}
+    depends: dict[PointKey, Mapping[str, str]] = {}
+    refused: dict[str, HarnessError] = {}
+    for spec in scenario.pipelines:
+        scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
+        for point in points_of(spec, scheme, backbone, standing_in=backbone != scenario.backbone):
+            key = spec.name, point.label
+            points[key] = scheme, point
+            try:
+                _refuse_size(backbone, scenario.weights, point)
+                depends[key] = {**model, **_scheme_digests(scheme, backbone, point)}
+            except HarnessError as error:
+                refused.setdefault(str(error), error)
+    if refused:
+        raise type(next(iter(refused.values())))("\n".join(refused))
+    return points, depends
+
+
+def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
+    """The sentences on what a scenario names and its run would not find.
+
+    Of benchmarks and backbone, what would run is looked at: the wanted one or its stand-in; benchmarks are not opened.
+    Imports no torch, loads nothing.
     """
     found = [*unreadable_files(scenario.replay), *profiles_of(scenario)[1]]
     if scenario.estimate is not None:
         return found  # It is made from counted work: neither weights nor codecs are opened.
+    found += _absent_benchmarks(scenario, allow_stand_ins=allow_stand_ins)
     absent: list[str] = []
     stand_in = scenario.stand_in.backbone if allow_stand_ins else None
     backbone, model = _first_at_hand(
@@ -203,7 +224,7 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     wrong: dict[str, str] = {}
     for spec in scenario.pipelines:
         scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
-        for point in spec.operating_points(stand_in=backbone != scenario.backbone):
+        for point in points_of(spec, scheme, backbone, standing_in=backbone != scenario.backbone):
             try:
                 if model is not None:
                     _refuse_size(backbone, scenario.weights, point)
@@ -216,6 +237,26 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
             if not allow_stand_ins and _stands_in_for(scheme, point) is not None:
                 found.append(_no_stand_in(spec.name, point))
     return [*found, *wrong.values()]
+
+
+def points_of(
+    spec: PipelineSpec, scheme: type[Scheme], backbone: str, *, standing_in: bool
+) -> Sequence[OperatingPoint]:
+    """The points of a pipeline that run; ``standing_in`` says whether the backbone is a stand-in.
+
+    Its ``stand_in`` points are small networks in the place of published ones, or codecs of the backbone's stand-in.
+    The former are needed only where the published networks are not here, for these do not depend on the backbone.
+    """
+    wanted = list(spec.operating_points())
+    if not standing_in or not spec.stand_in:
+        return wanted
+    instead = list(spec.operating_points(stand_in=True))
+    if any(_stands_in_for(scheme, point) is not None for point in instead):
+        with contextlib.suppress(HarnessError):
+            for point in wanted:
+                _scheme_digests(scheme, backbone, point)
+            return wanted
+    return instead
 
 
 def _stands_in_for(scheme: type[Scheme], point: OperatingPoint) -> str | None:
@@ -340,6 +381,29 @@ def _first_at_hand(
             except UnavailableError as error:
                 absent.append(str(error))
     return wanted, None
+
+
+def _absent_benchmarks(scenario: Scenario, *, allow_stand_ins: bool) -> Iterator[str]:
+    """The sentences on each benchmark that is not here, nor its stand-in."""
+    for wanted in scenario.wanted:
+        sentences = []
+        for name in (wanted.name, wanted.stand_in if allow_stand_ins else None):
+            try:
+                if name is not None:
+                    _refuse_absent(name, scenario.folder)
+                    break
+            except UnavailableError as error:
+                sentences.append(str(error))
+        else:
+            yield from sentences
+
+
+def _refuse_absent(name: str, folder: Path) -> None:
+    """Raises UnavailableError for a benchmark that is not here; one's own is a path that counts from ``folder``."""
+    if name in benchmarks.BENCHMARKS:
+        benchmarks.refuse_absent(name)
+    elif name not in catalog.BENCHMARKS:
+        own.refuse_absent(folder / name)
 
 
 def _load_benchmark(name: str, folder: Path) -> tuple[str, Sequence[Sample]]:

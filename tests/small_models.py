@@ -1,9 +1,12 @@
 """Small random models of the real classes, a byte-level tokenizer with the templates' tokens, and what asks them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
@@ -67,16 +70,16 @@ def make_config(*, tile=32, patch=8, width=32, layers=2, max_tiles=9, **changes)
     )
 
 
-def make_config15(**changes):
-    """A LLaVA-1.5 with 4 x 4 features."""
+def make_config15(*, tile=32, patch=8, width=32, **changes):
+    """A LLaVA-1.5 with a square of (tile // patch) features a side."""
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=32,
+            hidden_size=width,
             intermediate_size=64,
             num_hidden_layers=3,
             num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
+            image_size=tile,
+            patch_size=patch,
         ),
         text_config=LlamaConfig(
             hidden_size=32,
@@ -87,7 +90,7 @@ def make_config15(**changes):
             **NO_TOKENS,
         ),
         image_token_index=261,
-        image_seq_length=16,
+        image_seq_length=(tile // patch) ** 2,
         **changes,
     )
 
@@ -222,6 +225,70 @@ def save(backbone, folder):
     """A checkpoint as transformers writes it, with its tokenizer."""
     backbone.model.save_pretrained(folder)
     backbone.tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def old_name(name: str) -> str:
+    """A tensor's name in the hub's checkpoints, which transformers before 5.0 wrote; InternViT has no vision_model."""
+    if ".encoder.layer." in name or "_embeddings" in name or name.endswith("cls_token"):
+        return name.removeprefix("model.")
+    name = name.replace("model.vision_tower.vision_model.", "model.vision_tower.")
+    for new, old in (
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.image_newline", "image_newline"),
+    ):
+        if name.startswith(new):
+            return old + name.removeprefix(new)
+    raise AssertionError(name)
+
+
+def write(folder: Path, weights: dict[str, torch.Tensor], *, sharded: bool) -> None:
+    """A checkpoint's weights in one file, or in twelve under an index, as the hub's are."""
+    for path in folder.glob("model*"):
+        path.unlink()
+    if not sharded:
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        return
+    names = sorted(weights)
+    shards = [names[k * len(names) // 12 : (k + 1) * len(names) // 12] for k in range(12)]
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-00012.safetensors"
+        save_file({name: weights[name] for name in shard}, folder / file, {"format": "pt"})
+        index |= dict.fromkeys(shard, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def on_hub(cache: Path, hub_id: str, backbone, *, old: bool) -> Path:
+    """A checkpoint in the hub's cache as its repository has it: in float16, sharded, under new names or old ones.
+
+    An old one has the config of its time, what versions stored that later ones compute, and a tied head twice.
+    """
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    folder = repository / "snapshots" / ("0" * 40)
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    save(backbone, folder)
+    weights = {name: tensor.half().clone() for name, tensor in backbone.model.state_dict().items()}
+    tied = backbone.model.config.tie_word_embeddings
+    if old:
+        config = json.loads((folder / "config.json").read_text())
+        for part in (config, config["vision_config"], config["text_config"]):
+            part["torch_dtype"] = part.pop("dtype", "float16")
+        text = config["text_config"]
+        text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]
+        text["tie_word_embeddings"] = tied
+        (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+        weights = {old_name(name): tensor for name, tensor in weights.items()}
+        weights["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+        weights["vision_tower.vision_model.embeddings.position_ids"] = torch.arange(16)[None]
+    elif tied:
+        del weights["lm_head.weight"]
+    write(folder, weights, sharded=True)
     return folder
 
 

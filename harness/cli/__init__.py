@@ -35,7 +35,7 @@ from harness.cli.app import Command, Interrupted, group
 from harness.errors import ExitCode, HarnessError, printable
 from harness.files import why
 
-_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"], ["compare"], ["reference", "update"])
+_RESUMED = (["run"], ["measure"], ["train"], ["data", "get"], ["weights", "get"], ["compare"], ["reference", "update"])
 """The commands that resume when they are repeated."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

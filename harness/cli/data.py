@@ -1,16 +1,12 @@
 """``harness data``: the public benchmarks on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from harness.cli.app import Command, group
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console
+from harness.data import MIRROR_VARIABLE
 
 app = group(
     "data",
@@ -48,7 +44,7 @@ def get(
     mirror: Annotated[
         str | None,
         typer.Option(
-            envvar="HARNESS_DATA_MIRROR",
+            envvar=MIRROR_VARIABLE,
             help="URL of a mirror with the same layout as VLMEvalKit's.",
             show_default="where VLMEvalKit publishes them",
         ),
@@ -58,13 +54,13 @@ def get(
 
     harness data get RealWorldQA MME
     """
-    from harness.cli.display import terminal
+    from harness.cli.display import Bar, terminal
     from harness.data.benchmarks import PREFIX, find, folder
     from harness.data.download import download
 
     console = terminal()
     for benchmark in [find(name) for name in names]:
-        with _Bar(console, benchmark.name, sized=True) as bar:
+        with Bar(console, benchmark.name, sized=True) as bar:
             path = download(benchmark, folder(), mirror=mirror or PREFIX, progress=bar)
         console.print(f"{benchmark.name}: {path}, md5 {benchmark.md5}", soft_wrap=True, highlight=False)
 
@@ -90,7 +86,7 @@ def check(
         harness data check photographs/
     """
     from harness.cache import cache_folder
-    from harness.cli.display import terminal
+    from harness.cli.display import Bar, terminal
     from harness.data import own
     from harness.data.benchmarks import BENCHMARKS, check_md5, find, folder, load, locate
     from harness.errors import DataError, HarnessError, UnavailableError
@@ -105,7 +101,7 @@ def check(
         published = name in BENCHMARKS or not ("/" in name or name.endswith((".tsv", ".csv")))
         try:
             samples = load(name) if published else own.load(Path(name), cache=cache_folder())[1]
-            with _Bar(console, name, sized=False) as bar:
+            with Bar(console, name, sized=False) as bar:
                 for number, _ in enumerate(samples, 1):
                     bar(number, len(samples))
         except HarnessError as error:
@@ -121,31 +117,3 @@ def check(
         mistakes += found
     if mistakes:
         raise DataError("\n".join(mistakes))
-
-
-class _Bar:
-    """A progress bar on a terminal, in bytes or in questions; nothing where output goes to a file."""
-
-    def __init__(self, console: "Console", name: str, *, sized: bool) -> None:
-        from rich.progress import (
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        from harness.cli.display import bar
-
-        amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)
-        columns = (TextColumn("{task.description:<15}", markup=False), bar(console), *amount, TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task(name, total=None)
-
-    def __enter__(self) -> "Callable[[int, int | None], None]":
-        self._progress.start()
-        return lambda done, total: self._progress.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()

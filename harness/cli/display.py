@@ -1,6 +1,7 @@
 """What a running study shows: one bar a phase, with the time left, and the sentences that a reader must not miss."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,18 +9,22 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
-from harness.units import format_duration
+from harness.units import format_bytes, format_duration
 
 _EVERY_S = 60.0
 """How often a line says how far a phase is, where there is no terminal."""
+LINE_EVERY_S = 15.0
+"""How often a line says how far a file or a list has come, where there is no terminal."""
 _SPEED_OF_S = 3600.0
 """Over which time the speed of a bar is taken: a step may be minutes."""
 
@@ -90,3 +95,31 @@ class Display:
             self._told_s = now_s
             left_s = (now_s - self._began_s) / self._steps * self._left
             self._console.print(f"{self._name}: {self._left} steps left, about {format_duration(left_s)}")
+
+
+class Bar:
+    """How far one thing has come, in bytes or in steps: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, console: Console, name: str, *, sized: bool) -> None:
+        amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)
+        columns = (TextColumn("{task.description:<15}", markup=False), bar(console), *amount, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task(name, total=None)
+        self._console, self._name, self._sized = console, name, sized
+        self._said_s = time.monotonic()
+
+    def __enter__(self) -> Callable[[int, int | None], None]:
+        self._progress.start()
+        return self._told
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _told(self, done: int, total: int | None) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+        if self._console.is_terminal or (now_s := time.monotonic()) < self._said_s + LINE_EVERY_S:
+            return
+        self._said_s = now_s
+        form = format_bytes if self._sized else str
+        whole = "" if total is None else f" of {form(total)}" + (f", {100 * done // total} %" if total else "")
+        self._console.print(f"{self._name}: {form(done)}{whole}", soft_wrap=True, highlight=False)

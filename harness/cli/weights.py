@@ -1,4 +1,4 @@
-"""``harness weights``: published weights for this project."""
+"""``harness weights``: published weights, of models and of learned image codecs."""
 
 import os
 import subprocess
@@ -10,13 +10,60 @@ import typer
 
 from harness.cli.app import Command, group
 
-app = group("weights", "Weights of learned image codecs.")
+app = group(
+    "weights",
+    """Fetch the checkpoints of models, and convert those of learned image codecs.
+
+    Models are fetched from the Hugging Face hub into its own cache (`$HF_HOME`, else `~/.cache/huggingface`), where
+    scenarios and other programs find them.
+
+        harness weights list
+        harness weights get llava-onevision-7b
+        harness weights convert bmshj2018-hyperprior-3-6d87be32.pth.tar weights/hyperprior-3.safetensors""",
+)
 
 _TIMEOUT_S = 600
 
 
-@app.callback()
-def _weights() -> None: ...
+@app.command("list", cls=Command)
+def list_() -> None:
+    """Show every model that can be fetched: whether it is here, its name on the hub, and where it lies or would lie."""
+    from harness.models import files, hub
+
+    for name, hub_id in hub.names().items():
+        where = files.snapshot_of(hub_id) or files.hub_folder(hub_id)
+        typer.echo(f"{name:<24}{hub.state(hub_id):<11}{hub_id}  {where}")
+
+
+@app.command(cls=Command)
+def get(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, as 'harness weights list' has them.")],
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            help="A branch, tag or commit of the model's repository; scenarios use it until another is fetched.",
+            show_default="what is here, else main",
+        ),
+    ] = None,
+) -> None:
+    """Download models from the Hugging Face hub; what was begun is resumed, and every file is checked.
+
+    JSON and safetensors alone are fetched, all of one commit. Scenarios find a model when all of it is here.
+    `docs/full_size.md` has the sizes. `HF_ENDPOINT` may name a mirror; `HF_TOKEN` is for models whose licence must be
+    accepted.
+
+        harness weights get llava-onevision-7b llava-onevision-0.5b
+    """
+    from harness.cli.display import Bar, terminal
+    from harness.models import hub
+
+    console = terminal()
+    for name in names:
+        hub.find(name)
+    for name in names:
+        with Bar(console, name, sized=True) as bar:
+            folder = hub.get(name, revision=revision, progress=bar)
+        console.print(f"{name}: {folder}", soft_wrap=True, highlight=False)
 
 
 @app.command(cls=Command)
@@ -30,7 +77,7 @@ def convert(
     read safetensors. The state dict may be under `state_dict` or `network` and its keys under `module.`; older layouts
     of CompressAI are written as today's.
 
-        harness weights convert bmshj2018-hyperprior-3-6d87be32.pth.tar hyperprior-3.safetensors
+        harness weights convert bmshj2018-hyperprior-3-6d87be32.pth.tar weights/hyperprior-3.safetensors
     """
     from harness import catalog
     from harness.errors import CheckpointError

@@ -14,11 +14,10 @@ from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 from harness.data.tsv import read_tsv
 from harness.errors import DataError, UnavailableError, unknown_name
+from harness.files import hexdigest
 
 PREFIX = "https://opencompass.openxlab.space/utils/"
 """VLMEvalKit's public prefix of the ``url_path`` of every benchmark."""
-
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,33 +84,27 @@ def load(
 
     Raises UnavailableError, saying how to get it, where the file is absent, and DataError where it is damaged.
     """
+    return read_tsv(refuse_absent(name), name, max_pixels=max_pixels)
+
+
+def refuse_absent(name: str) -> Path:
+    """The path of a benchmark's TSV; raises UnavailableError, saying how to get it, where it is absent."""
     path = locate(name)
     if not path.exists():
         raise UnavailableError(
             f"{name} is not on this machine: {path} is absent (md5 {BENCHMARKS[name].md5}); 'harness data get {name}' "
             "downloads it"
         )
-    return read_tsv(path, name, max_pixels=max_pixels)
+    return path
 
 
 def check_md5(benchmark: Benchmark, path: Path) -> None:
     """Reads a benchmark's file from end to end; raises DataError where its md5 is not the published one."""
     try:
-        found = md5_of(path)
+        found = hexdigest(path, hashlib.md5(usedforsecurity=False))
     except OSError as error:
         raise UnavailableError(f"{benchmark.name}: {path} cannot be read: {error.strerror or error}") from None
     if found != benchmark.md5:
         raise DataError(
             f"{path}: its md5 is {found}, and {benchmark.md5} is published; it is damaged, or of another release"
         )
-
-
-def md5_of(path: Path, n_bytes: int | None = None) -> str:
-    """The md5 of a file, or of its first bytes, in hexadecimal digits; raises OSError where it cannot be read."""
-    digest = hashlib.md5(usedforsecurity=False)
-    left = path.stat().st_size if n_bytes is None else n_bytes
-    with path.open("rb") as file:
-        while chunk := file.read(min(left, _CHUNK_BYTES)):
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest()

@@ -1,26 +1,29 @@
-"""Fetches the public benchmarks: resumed where it was cut off, and checked before the file takes its name.
+"""Fetches published files: resumed where it was cut off, and checked before the file takes its name.
 
-<folder>/<name>.tsv.part    what has come so far; the same command goes on from its end (HTTP Range)
+<folder>/<name>.tsv.part    what has come so far of a benchmark; the same command goes on from its end (HTTP Range)
 <folder>/<name>.tsv         the whole file, with the published md5
 
 Nothing that a server answers takes bytes away from a part. A server that sends the file from its beginning is compared
 with the part, byte by byte, until it reaches the part's end.
 """
 
+import dataclasses
 import fcntl
+import hashlib
 import itertools
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import httpx
 
-from harness.data.benchmarks import PREFIX, Benchmark, check_md5, md5_of
+from harness.data.benchmarks import PREFIX, Benchmark, check_md5
 from harness.errors import DataError, UnavailableError
+from harness.files import hexdigest
 
 Progress = Callable[[int, int | None], None]
 """Told how many bytes of a file are here, and how many it has, or None where the server does not say."""
@@ -28,12 +31,41 @@ Progress = Callable[[int, int | None], None]
 MAX_BYTES = 4 * 2**30
 """What a benchmark's file may have at most: an answer that does not end is cut off here."""
 
+SPARE_BYTES = 2**26
+"""What a disk must have beyond a file that is fetched to it."""
+
 _TIMEOUT_S = 30.0
 _RETRIES = 4
 _PAUSE_S = 1.0
-_SPARE_BYTES = 2**26
+_BUSY = (429, 500, 502, 503, 504)
+"""Statuses of a server that may answer a moment later."""
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _BOM = b"\xef\xbb\xbf"
+_PAGE = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
+"""The beginning of a web page. A file of numbers may begin with a space and ``<`` by itself."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A file as somebody publishes it: what sentences call it, where it is, and the digest of its content.
+
+    ``digest`` is in hexadecimal digits; that of ``git`` is a blob's. ``by_hand`` says what to do where the address is
+    out of reach, ``refused`` what a status that is no success means; ``headers`` are sent with each request.
+    """
+
+    name: str
+    url: str
+    kind: Literal["md5", "sha256", "git"]
+    digest: str
+    by_hand: str
+    refused: Callable[[httpx.Response], str] = lambda _: "is the address right?"
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def digest_of(self, path: Path, n_bytes: int) -> str:
+        """The same digest of the first bytes of a file."""
+        if self.kind == "git":
+            return hexdigest(path, hashlib.sha1(b"blob %d\0" % n_bytes, usedforsecurity=False), n_bytes)
+        return hexdigest(path, hashlib.new(self.kind, usedforsecurity=False), n_bytes)
 
 
 def download(
@@ -47,34 +79,60 @@ def download(
 ) -> Path:
     """The benchmark's TSV in ``folder``, fetched unless it is there; its md5 is the published one when this returns.
 
-    ``mirror`` is a URL under which the files lie as they do under VLMEvalKit's own prefix. A connection that is lost is
-    taken up again from where it was, after ``pause_s``, as long as bytes keep coming.
-
-    Raises UnavailableError where the file cannot be had or written, or would have more than ``max_bytes``, and
-    DataError where what lies there, or what came, is not the published file. What had come before this call is kept.
+    ``mirror`` is a URL under which the files lie as they do under VLMEvalKit's own prefix. Raises as :func:`fetch`, and
+    DataError where what lies there is not the published file.
     """
     path = folder / f"{benchmark.name}.tsv"
     if path.exists():
         check_md5(benchmark, path)
         return path
+    file = Published(
+        name=benchmark.name,
+        url=f"{mirror.rstrip('/')}/{benchmark.url_path}",
+        kind="md5",
+        digest=benchmark.md5,
+        by_hand=f"put it at {path} (md5 {benchmark.md5}), or name a mirror with --mirror",
+    )
     part = path.with_name(f"{path.name}.part")
-    url = f"{mirror.rstrip('/')}/{benchmark.url_path}"
-    with _opened(part) as file:
-        begun = file.tell()
-        total = _fetch(benchmark, file, url, progress, pause_s, max_bytes)
-        file.flush()
-        came = file.tell() if total is None else total
-        if (found := md5_of(part, came)) != benchmark.md5:
-            # An answer that does not say how long it is may have been cut off anywhere.
-            left = file.tell() if total is None else begun
-            file.truncate(left)
-            raise DataError(
-                f"{benchmark.name}: what came from {url}, {came} bytes, has the md5 {found}, and {benchmark.md5} is "
-                f"published; {_what_now(part, left, cut=total is None)}"
-            )
-        file.truncate(came)
-        part.replace(path)
+    fetch(file, path, part, progress=progress, pause_s=pause_s, max_bytes=max_bytes)
     return path
+
+
+def fetch(
+    file: Published,
+    path: Path,
+    part: Path,
+    *,
+    progress: Progress = lambda *_: None,
+    pause_s: float = _PAUSE_S,
+    max_bytes: int = MAX_BYTES,
+) -> None:
+    """Fetches a file to ``path`` by way of ``part``, which holds what has come so far.
+
+    A connection that is lost is taken up again from where it was, after ``pause_s``, as long as bytes keep coming.
+
+    Raises UnavailableError where the file cannot be had or written, or would have more than ``max_bytes``, and
+    DataError where what came is not the published file. What had come before this call is kept.
+    """
+    with _opened(part) as coming:
+        begun = coming.tell()
+        total = _fetch(file, coming, progress, pause_s, max_bytes)
+        coming.flush()
+        came = coming.tell() if total is None else total
+        if (found := file.digest_of(part, came)) != file.digest:
+            # An answer that does not say how long it is may have been cut off anywhere.
+            left = coming.tell() if total is None else begun
+            coming.truncate(left)
+            raise DataError(
+                f"{file.name}: what came from {file.url}, {came} bytes, has the {_called(file.kind)} {found}, and "
+                f"{file.digest} is published; {_what_now(part, left, cut=total is None)}"
+            )
+        coming.truncate(came)
+        part.replace(path)
+
+
+def _called(kind: str) -> str:
+    return "git object id" if kind == "git" else kind
 
 
 def _what_now(part: Path, n_bytes: int, *, cut: bool) -> str:
@@ -103,34 +161,41 @@ def _opened(part: Path) -> Iterator[BinaryIO]:
         raise UnavailableError(f"{part}: cannot be written: {error.strerror or error}") from None
 
 
-def _fetch(
-    benchmark: Benchmark, file: BinaryIO, url: str, progress: Progress, pause_s: float, max_bytes: int
-) -> int | None:
-    """Appends to ``file`` what it lacks, and returns how many bytes the server says the whole has, if it does.
+def _fetch(file: Published, coming: BinaryIO, progress: Progress, pause_s: float, max_bytes: int) -> int | None:
+    """Appends to ``coming`` what it lacks, and returns how many bytes the server says the whole has, if it does.
 
     Gives up after a few attempts in a row that brought nothing.
     """
-    idle = 0
-    with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client:
+    idle, url = 0, file.url
+    headers = {"Accept-Encoding": "identity", **file.headers}
+    with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=True, headers=headers) as client:
         while True:
-            had = file.tell()
+            had = coming.tell()
             try:
-                return _attempt(client, file, url, progress, max_bytes)
+                return _attempt(client, coming, url, progress, max_bytes)
             except httpx.HTTPStatusError as error:
-                answer = f"{error.response.status_code} {error.response.reason_phrase}".strip()
-                raise UnavailableError(f"{benchmark.name}: {url} answers {answer}; is the address right?") from None
+                raise UnavailableError(
+                    f"{file.name}: {url} answers {_status(error.response)}; {file.refused(error.response)}"
+                ) from None
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise UnavailableError(_out_of_reach(benchmark, file, url, error)) from None
+                raise UnavailableError(
+                    f"{file.name}: {url} cannot be reached from this machine ({_why(error)}); fetch it on one with a "
+                    f"network and {file.by_hand}"
+                ) from None
             except (httpx.HTTPError, _LostError) as error:
-                idle = 0 if file.tell() > had else idle + 1
+                idle = 0 if coming.tell() > had else idle + 1
                 if idle > _RETRIES:
                     raise UnavailableError(
-                        f"{benchmark.name}: the connection to {url} is lost after {file.tell()} bytes ({_why(error)}); "
+                        f"{file.name}: the connection to {url} is lost after {coming.tell()} bytes ({_why(error)}); "
                         "repeat the command to resume"
                     ) from None
                 time.sleep(pause_s)
             except _WrongError as error:
-                raise UnavailableError(f"{benchmark.name}: {url} {error}") from None
+                raise UnavailableError(f"{file.name}: {url} {error}") from None
+
+
+def _status(response: httpx.Response) -> str:
+    return f"{response.status_code} {response.reason_phrase}".strip()
 
 
 class _LostError(Exception):
@@ -149,19 +214,25 @@ def _attempt(client: httpx.Client, file: BinaryIO, url: str, progress: Progress,
             if _range(response)[1] == begun:
                 return begun
         else:
-            response.raise_for_status()
+            _raise_for_status(response)
             start, total = _range(response)
             if start is not None and start in (0, begun):
                 _receive(response, file, start, total, progress, max_bytes)
                 return total
     # The server has less than the part, or sends another piece than was asked for: once more, from the beginning.
     with client.stream("GET", url) as response:
-        response.raise_for_status()
+        _raise_for_status(response)
         start, total = _range(response)
         if start != 0:
             raise _WrongError("sends a part of the file, where all of it was asked for")
         _receive(response, file, 0, total, progress, max_bytes)
         return total
+
+
+def _raise_for_status(response: httpx.Response) -> None:
+    if response.status_code in _BUSY:
+        raise _LostError(f"it answers {_status(response)}")
+    response.raise_for_status()
 
 
 def _receive(
@@ -176,7 +247,7 @@ def _receive(
     chunks = response.iter_raw()
     if not start:
         first = next(chunks, b"")
-        if first.removeprefix(_BOM).lstrip().startswith(b"<"):
+        if _PAGE.match(first.removeprefix(_BOM)):
             raise _WrongError("answers with a web page instead of the file; does the network ask for a login?")
         chunks = itertools.chain([first], chunks)
     for chunk in chunks:
@@ -206,7 +277,7 @@ def _check_room(file: BinaryIO, total: int, end: int, max_bytes: int) -> None:
     if total > max_bytes:
         raise _WrongError(f"has a file of {total} bytes; at most {max_bytes} are fetched")
     free = shutil.disk_usage(Path(file.name).parent).free
-    if total - end + _SPARE_BYTES > free:
+    if total - end + SPARE_BYTES > free:
         raise _WrongError(f"has {total - end} bytes to come, and {Path(file.name).parent} has room for {free}")
 
 
@@ -226,14 +297,6 @@ def _first_difference(one: bytes, other: bytes) -> int | None:
     if one == other:
         return None
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _out_of_reach(benchmark: Benchmark, file: BinaryIO, url: str, error: Exception) -> str:
-    path = Path(file.name).with_suffix("")
-    return (
-        f"{benchmark.name}: {url} cannot be reached from this machine ({_why(error)}); fetch it on one with a network "
-        f"and put it at {path} (md5 {benchmark.md5}), or name a mirror with --mirror"
-    )
 
 
 def _why(error: Exception) -> str:

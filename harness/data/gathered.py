@@ -1,6 +1,7 @@
 """Samples of one or several benchmarks, all of them or some, each read from its file when it is asked for."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeVar, overload
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from harness.data.sample import Name, Sample
 from harness.data.tsv import TsvSamples
+from harness.errors import ScenarioError
 
 Named = TypeVar("Named", Name, Sample)
 
@@ -48,12 +50,17 @@ class Gathered(Sequence[Sample]):
 def gather(benchmarks: Mapping[str, Sequence[Sample]], wanted: int | None = None, seed: int = 0) -> Gathered:
     """At most ``wanted`` samples of each benchmark, whole images only, drawn at random; all for None.
 
-    They are kept in the file's order. A prefix of a file would not do: benchmarks are sorted by category.
+    They are kept in the file's order. A prefix of a file would not do: benchmarks are sorted by category. Raises
+    ScenarioError where every image of a benchmark has more questions than are wanted.
     """
     places = {
         name: _some([known.image_id for known in _names(samples, name)], wanted, seed)
         for name, samples in benchmarks.items()
     }
+    for name, samples in benchmarks.items():
+        if samples and not places[name]:
+            fewest = min(Counter(known.image_id for known in _names(samples, name)).values())
+            raise ScenarioError(f"samples: {wanted} of {name}, whose pictures have {fewest} questions or more each")
     return Gathered(benchmarks, places)
 
 

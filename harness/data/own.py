@@ -30,13 +30,8 @@ _LETTERS = tuple(string.ascii_uppercase)
 _LARGEST_BYTES = 1 << 30
 
 
-def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXELS) -> tuple[str, Sequence[Sample]]:
-    """The name that a benchmark of one's own has in rows and tables, and its samples, read as they are asked for.
-
-    The name is the file's, with the metric behind it where that is not accuracy: ``shop.csv``, ``shop.tsv:pairs``.
-    A CSV is written to ``cache`` as a TSV first, with its pictures. Raises UnavailableError where there is no such
-    file, and DataError, naming file, line, column and value, for what is no benchmark.
-    """
+def refuse_absent(path: Path) -> Path:
+    """The TSV or CSV of a path, which may be the CSV's folder; raises UnavailableError where there is none."""
     if path.is_dir():
         found = sorted(path.glob("*.csv"))
         if len(found) != 1:
@@ -44,6 +39,17 @@ def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXEL
         path = found[0]
     if not path.is_file():
         raise UnavailableError(f"{path}: there is no such benchmark; a TSV, a CSV or a folder with a CSV is expected")
+    return path
+
+
+def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXELS) -> tuple[str, Sequence[Sample]]:
+    """The name that a benchmark of one's own has in rows and tables, and its samples, read as they are asked for.
+
+    The name is the file's, with the metric behind it where that is not accuracy: ``shop.csv``, ``shop.tsv:pairs``.
+    A CSV is written to ``cache`` as a TSV first, with its pictures. Raises UnavailableError where there is no such
+    file, and DataError, naming file, line, column and value, for what is no benchmark.
+    """
+    path = refuse_absent(path)
     name = path.name + _metric(path)
     if path.suffix == ".tsv":
         return name, read_tsv(path, name, max_pixels=max_pixels)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from harness.models.family import Family
     from harness.models.llava import Llava
 
-CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
-"""As peft names them."""
+CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME = files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS
 
 TARGETS = (
     r".*(vision_tower\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"

@@ -40,7 +40,9 @@ def read_config(folder: Path, config_class: type[transformers.PretrainedConfig])
             f"{path}: its weights are quantised ({kind or 'an unnamed method'}); weights in 16 or 32 bits are expected"
         )
     try:
-        return config_class.from_dict(declared)
+        config = config_class.from_dict(declared)
+        config.tie_word_embeddings = config.tie_word_embeddings or files.is_tied(declared)
+        return config
     except Exception as error:  # its strict dataclasses raise many kinds, all of them about this file
         raise CheckpointError(f"{path}: does not describe a {found} model: {_first_line(error)}") from None
 

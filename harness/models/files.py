@@ -1,7 +1,8 @@
 """A checkpoint's files: where they are, which part each tensor belongs to, and what tells its weights from others.
 
 A checkpoint is a folder as transformers saves it: config.json, model*.safetensors, tokenizer.json. Nothing is fetched
-from a network, no pickle is read, and no file outside the folder is opened. Nothing here imports torch.
+from a network (:mod:`harness.models.hub` does that), no pickle is read, and no file outside the folder is opened.
+Nothing here imports torch.
 """
 
 import functools
@@ -37,9 +38,16 @@ SOURCES: Mapping[str, str | Path] = {
 }
 """Where the weights of each name are: a hub id, or a folder of the zoo."""
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of a LoRA adapter, as peft names them."""
+
 PARTS: tuple[Part, ...] = ("tower", "projector", "language")
 
-_INDEX = "model.safetensors.index.json"
+PINNED = "tofc-harness"
+"""The reference, beside the hub's own such as ``main``, to the commit that the harness fetched and uses."""
+
+INDEX = "model.safetensors.index.json"
+"""Which file has which tensor, where there are several."""
 _NAMES: tuple[tuple[str, Part, str], ...] = (
     (r"(?:model\.)?vision_tower\.(?:vision_model\.)?", "tower", ""),
     (r"(?:model\.)?multi_modal_projector\.", "projector", "multi_modal_projector."),
@@ -50,6 +58,8 @@ _NAMES: tuple[tuple[str, Part, str], ...] = (
 """How tensors are called in checkpoints of transformers before 5.0 and after, and in their part."""
 _PLACES = tuple((re.compile(pattern), part, prefix) for pattern, part, prefix in _NAMES)
 
+_COMPUTED = (".position_ids", ".rotary_emb.inv_freq")
+_HEAD = "lm_head.weight"
 _FEW = 256
 
 
@@ -61,7 +71,12 @@ class Place(NamedTuple):
 
 
 def place_of(key: str) -> tuple[Part, str] | None:
-    """The part that a checkpoint's tensor belongs to, and its name there; None for one that no part has."""
+    """The part that a checkpoint's tensor belongs to, and its name there; None for one that no part has.
+
+    What older versions of transformers stored and newer ones compute is no weight.
+    """
+    if key.endswith(_COMPUTED):
+        return None
     for pattern, part, prefix in _PLACES:
         if match := pattern.match(key):
             return part, prefix + key[match.end() :]
@@ -71,35 +86,57 @@ def place_of(key: str) -> tuple[Part, str] | None:
 def locate(name: str, source: str | os.PathLike[str]) -> Path:
     """The folder of a checkpoint: ``source`` itself, or a hub id's snapshot in the local cache (``HF_HOME``).
 
-    Raises UnavailableError, saying how to get it, where it is neither.
+    Raises UnavailableError, saying how to get it, where it is neither, or is there in part.
     """
     folder = Path(source)
     if folder.is_dir():
         return folder
     if folder.is_relative_to(ZOO):
         raise UnavailableError(f"{name}: its weights are not in {folder}; 'make weights' trains them")
-    snapshot = _snapshot(str(source))
-    if snapshot is not None:
-        return snapshot
-    raise UnavailableError(
-        f"{name}: {source} is neither a folder nor in the local cache of the Hugging Face hub; run "
-        f"'hf download {source}' on a machine with a network (HF_HOME says where the cache is), or give the path "
-        "of a folder with its config.json, tokenizer.json and safetensors as weights"
-    )
+    brings = f"harness weights get {name}" if str(source) == SOURCES.get(name) else f"hf download {source}"
+    snapshot = snapshot_of(str(source))
+    if snapshot is None:
+        raise UnavailableError(
+            f"{name}: {source} is neither a folder nor in the local cache of the Hugging Face hub; run '{brings}' on a "
+            "machine with a network (HF_HOME says where the cache is), or give the path of a folder with its "
+            "config.json, tokenizer.json and safetensors as weights"
+        )
+    if (absent := first_absent(snapshot)) is not None:
+        raise UnavailableError(f"{name}: {snapshot} has no {absent} yet; '{brings}' fetches what is missing")
+    return snapshot
 
 
-def _snapshot(hub_id: str) -> Path | None:
-    """The newest snapshot of a repository in the hub's cache, as its clients lay it out; None where there is none."""
+def hub_folder(hub_id: str) -> Path:
+    """Where the hub's clients keep a repository, whether it is there or not."""
     named = os.environ.get("HF_HUB_CACHE")
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    try:
-        hub = Path(named or Path(home) / "hub").expanduser()
-        repository = hub / f"models--{hub_id.replace('/', '--')}"
-        revision = (repository / "refs" / "main").read_text(encoding="utf-8").strip()
-        folder = repository / "snapshots" / revision
-        return folder if folder.is_dir() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
+    return Path(named or Path(home) / "hub").expanduser() / f"models--{hub_id.replace('/', '--')}"
+
+
+def snapshot_of(hub_id: str) -> Path | None:
+    """A repository's snapshot in the hub's cache: the one that the harness fetched, or the newest of another client.
+
+    None where there is none.
+    """
+    for name in (PINNED, "main"):
+        try:
+            repository = hub_folder(hub_id)
+            commit = (repository / "refs" / name).read_text(encoding="utf-8").strip()
+            if (folder := repository / "snapshots" / commit).is_dir():
+                return folder
+        except (OSError, RuntimeError, ValueError):
+            continue
+    return None
+
+
+def first_absent(folder: Path) -> str | None:
+    """A file that a snapshot should have and has not: another client makes one before all files have come."""
+    names = ["config.json", "tokenizer.json"]
+    if (index := folder / INDEX).is_file():
+        names += sorted({name for _, name in weight_map(index)})
+    elif not any(folder.glob("*.safetensors")):
+        names.append("model.safetensors")
+    return next((name for name in names if not (folder / name).is_file()), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -126,22 +163,36 @@ def tensors(folder: Path) -> Mapping[Part, Mapping[str, Place]]:
         if place := place_of(key):
             part, name = place
             parts[part][name] = Place(file, key)
+    if _HEAD in parts["language"] and (config := folder / "config.json").is_file() and is_tied(read_json(config)):
+        # Some versions of transformers stored it beside the embedding that it is.
+        del parts["language"][_HEAD]
     return parts
 
 
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether the head shares the embedding's weights: older checkpoints say so in their text model's config alone."""
+    text = config.get("text_config")
+    own = text.get("tie_word_embeddings") if isinstance(text, Mapping) else None
+    return bool(config.get("tie_word_embeddings") or own)
+
+
+def weight_map(index: Path) -> Iterator[tuple[str, str]]:
+    """An index's tensors, each with its file; raises CheckpointError for what is no safetensors file beside it."""
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise CheckpointError(f"{index}: its 'weight_map' is no object of tensors and files")
+    for key, name in found.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is expected, others are "
+                "not opened"
+            )
+        yield key, name
+
+
 def _listed(folder: Path) -> Iterator[tuple[str, Path]]:
-    index = folder / _INDEX
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index}: its 'weight_map' is no object of tensors and files")
-        for key, name in weight_map.items():
-            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-                raise CheckpointError(
-                    f"{index}: maps {key} to {name!r}; a safetensors file in the same folder is expected, others are "
-                    "not opened"
-                )
-            yield key, folder / name
+    if (index := folder / INDEX).is_file():
+        yield from ((key, folder / name) for key, name in weight_map(index))
         return
     files = sorted(folder.glob("*.safetensors"))
     if not files:

@@ -74,8 +74,9 @@ def numbers_tex(run: Analysis) -> str:
     interval. A name that is not defined stops LaTeX with an error.
     """
     manifest = run.manifest
+    labels = ". ".join(filter(None, (manifest.label or "no stand-ins", manifest.untuned)))
     lines = [
-        f"% {manifest.name}: {run.validity}. {manifest.label or 'no stand-ins'}. {manifest.commits}.",
+        f"% {manifest.name}: {run.validity}. {labels}. {manifest.commits}.",
         f"% Intervals at {100 * run.equality.confidence:g} %. Times in seconds, payloads in bytes.",
         r"\providecommand{\harness}[1]{\ifcsname harness:#1\endcsname\csname harness:#1\endcsname\else",
         r"  \errmessage{no number of the run is called #1}\fi}",
@@ -141,11 +142,12 @@ def _requirements(run: Analysis) -> str:
 def _readme(run: Analysis, file: str, overrides: tuple[str, ...]) -> str:
     manifest, last = run.manifest, run.manifest.sessions[-1]
     changed = "".join(f" {shlex.quote(assignment)}" for assignment in overrides)
+    labels = "\n".join(filter(None, (manifest.label or "No stand-ins.", manifest.untuned)))
     verdict = f"{run.validity}" + "".join(f"\n- {reason}" for reason in run.reasons)
     return f"""# {manifest.scenario_value("title")}
 
 The run `{manifest.name}` of tofc-harness {last.harness_version}, {manifest.commits}.
-{manifest.label or "No stand-ins."}
+{labels}
 Machines: {", ".join(manifest.machines)}. Verdict: {verdict}
 
 - `run/`: the rows, and `manifest.json` with where they come from. `figures/`: the figures, their data, the table.

@@ -148,7 +148,7 @@ def _section(place: int, run: Analysis, pictures: Sequence[FigureImage], left_ou
         "short_stand_ins": f"{manifest.label[0].upper()}{manifest.label[1:]}. " if manifest.label else "",
         "contents": list(zip(_EVERY, _HEADINGS, strict=True)),
         "sentences": [*sentences, *([lean] if lean else [])],
-        "notes": [note for note in (table.claimed(run), table.several(run), *times) if note],
+        "notes": [note for note in (manifest.untuned, table.claimed(run), table.several(run), *times) if note],
         "tables": grids.tables(run),
         "figures": pictures,
         "left_out": left_out,

@@ -182,8 +182,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numb
 
 def _heading(manifest: Manifest) -> Sequence[Text]:
     lines = [Text(str(manifest.scenario_value("title")), style="bold")]
-    if manifest.label:
-        lines.append(Text(manifest.label, style="yellow"))
+    lines += [Text(label, style="yellow") for label in (manifest.label, manifest.untuned) if label]
     if manifest.validity == "INVALID":
         lines += [Text(f"INVALID: {reason}", style="bold red") for reason in manifest.reasons]
     return lines

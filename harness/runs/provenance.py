@@ -156,6 +156,17 @@ class Manifest(_Strict):
         return f"stand-ins: {'; '.join(swaps)}"
 
     @property
+    def untuned(self) -> str:
+        """Empty, or what tables and figures say of schemes that send pictures to a model that merges untuned.
+
+        The paper's baselines are answered by a model that was tuned for merged features (V-A3): a point's ``adapter``.
+        """
+        if self.scenario.get("estimate") is not None:
+            return ""  # Nothing is answered.
+        names = [name for name, points in self.points.items() if any(map(_merges_untuned, points.values()))]
+        return f"not tuned for merging: {', '.join(names)}" if names else ""
+
+    @property
     def machines(self) -> tuple[str, ...]:
         """The names of the machines that took part, in order of appearance."""
         sides = (side for session in self.sessions for side in (session, session.server) if side is not None)
@@ -198,6 +209,12 @@ class Manifest(_Strict):
                 raise ResultsError(f"run {self.name}: {MANIFEST} has no key {key!r} in {place}; it has: {known}")
             value = value[key]
         return value
+
+
+def _merges_untuned(parameters: Mapping[str, Any]) -> bool:
+    """Whether a point is of an image codec (they alone have ``max_side``) and merges without an adapter."""
+    merges = parameters.get("merge_to") is not None or parameters.get("n_c") is not None
+    return "max_side" in parameters and merges and parameters.get("adapter") is None
 
 
 def _commit(session: Session) -> str:

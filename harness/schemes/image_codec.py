@@ -4,10 +4,11 @@ import dataclasses
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from harness.data.pictures import PAYLOAD_MAX_PIXELS, decode
 from harness.data.sample import Question, Sample
@@ -15,6 +16,7 @@ from harness.errors import BitstreamError, DataError
 from harness.models.contract import LanguageSide, VisionSide
 from harness.schemes.contract import Answer, Clock, DeviceHalf, MergingPoint, Models, Payload, ServerHalf
 from harness.schemes.steps import answers, tokens_of_image
+from harness.tofc.trained import adapter_files, load_adapter
 
 
 class ImagePoint(MergingPoint):
@@ -22,9 +24,30 @@ class ImagePoint(MergingPoint):
 
     How the server merges the decoded picture's features, and ``max_side``: a picture whose longer side has more pixels
     is made smaller before it is encoded. That is the obvious rival at low rates.
+
+    ``adapter`` is that of a model which was tuned for merged features by the distortion alone: the paper answers the
+    pictures of every image codec with such a model (V-A3). It is the name or the folder of a training, or the folder of
+    a LoRA adapter as peft saves it; without one the backbone answers as it was published.
     """
 
     max_side: Annotated[int, Field(ge=1, le=2**16)] | None = None
+    adapter: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _tuned_for_what_is_merged(self) -> Self:
+        if self.adapter is not None and self.merge_to is None and self.n_c is None:
+            raise ValueError(
+                f"adapter {self.adapter} goes with a merge_to or an n_c: it is of a model tuned for merged features"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_an_absent_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The parameters; those of a point without an adapter are what they were before there were adapters."""
+        given: dict[str, Any] = handler(self)
+        if self.adapter is None:
+            given.pop("adapter", None)
+        return given
 
 
 class ImageCodec(ABC):
@@ -59,8 +82,15 @@ class ImageCodec(ABC):
 
     @classmethod
     def server_half(cls, models: Models, point: ImagePoint) -> ServerHalf:
-        """The decoder, and the whole model."""
-        return PictureServer(cls(point, models.device, models.max_pixels), models.vision(), models.language())
+        """The decoder, and the whole model, as it was tuned with the point's adapter if there is one."""
+        codec = cls(point, models.device, models.max_pixels)
+        adapter = None if point.adapter is None else load_adapter(models, point.adapter)
+        return PictureServer(codec, models.vision(adapter), models.language(adapter))
+
+    @classmethod
+    def files(cls, backbone: str, point: Any) -> dict[str, Path]:
+        """The files that the point names, by names for people: its adapter's; raises UnavailableError for none."""
+        return {} if point.adapter is None else adapter_files(backbone, point.adapter)
 
 
 @dataclasses.dataclass(frozen=True)

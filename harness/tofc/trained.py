@@ -78,18 +78,24 @@ def adapter_beside(codec: Path, models: Models, parts: Sequence[Part]) -> Path |
 
     Raises CheckpointError for a codec that was trained around other weights of these parts of the model.
     """
-    path = codec.parent / MANIFEST
-    if codec.name != CODEC or not path.exists():
+    if codec.name != CODEC or not (codec.parent / MANIFEST).exists():
         return None
+    _refuse_other_weights(codec.parent, models, parts)
+    adapter = codec.parent / ADAPTER
+    return adapter if adapter.is_dir() else None
+
+
+def _refuse_other_weights(folder: Path, models: Models, parts: Sequence[Part]) -> None:
+    """Raises CheckpointError where a training's manifest names other weights of some parts than the model has."""
+    if not (path := folder / MANIFEST).exists():
+        return
     wanted = manifest(path)["fingerprints"]
     for part in parts:
         if (found := models.fingerprint(part)) not in (wanted[part], "random"):
             raise CheckpointError(
-                f"{codec.parent}: was trained with weights {wanted[part]} of the {part} of {models.name}, and these "
-                f"are {found}; 'harness train' makes it again"
+                f"{folder}: was trained with weights {wanted[part]} of the {part} of {models.name}, and these are "
+                f"{found}; 'harness train' makes it again"
             )
-    adapter = codec.parent / ADAPTER
-    return adapter if adapter.is_dir() else None
 
 
 def manifest(path: Path) -> dict[str, Any]:
@@ -101,3 +107,45 @@ def manifest(path: Path) -> dict[str, Any]:
             f"{path}: is not a training's manifest: its 'fingerprints' must hold {', '.join(files.PARTS)}"
         )
     return found
+
+
+def find_adapter(backbone: str, adapter: str) -> Path:
+    """The folder of an adapter as peft saves it: that folder or a training's, as a path, or by its name.
+
+    Names are looked for in :data:`TRAINED` and :data:`CODECS`. Raises UnavailableError, listing the known names, where
+    there is none.
+    """
+    among = [TRAINED / backbone, CODECS / backbone]
+    is_path = "/" in adapter or adapter.startswith(".")
+    places = [Path(adapter)] if is_path else [folder / adapter for folder in among]
+    for place in places:
+        for folder in (place / ADAPTER, place):
+            if (folder / files.ADAPTER_CONFIG).is_file():
+                return folder
+    if is_path:
+        raise UnavailableError(
+            f"{adapter}: has no adapter; a training's folder, or one with {files.ADAPTER_CONFIG} and "
+            f"{files.ADAPTER_WEIGHTS} as peft saves them, is wanted"
+        )
+    known = {path.parents[1].name for folder in among for path in folder.glob(f"*/{ADAPTER}/{files.ADAPTER_CONFIG}")}
+    raise UnavailableError(
+        f"{unknown_name(f'adapter of {backbone}', adapter, known or ['none'])}; train one to "
+        f"{TRAINED / backbone / adapter}, or give the path of its folder"
+    )
+
+
+def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:
+    """The files of an adapter, by names for people; raises as :func:`find_adapter`."""
+    folder = find_adapter(backbone, adapter)
+    return {f"adapter {adapter}, {name}": folder / name for name in (files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS)}
+
+
+def load_adapter(models: Models, adapter: str) -> Path:
+    """The folder of an adapter for all parts of a model.
+
+    Raises as :func:`find_adapter`, and CheckpointError for one that was trained around other weights.
+    """
+    folder = find_adapter(models.name, adapter)
+    if folder.name == ADAPTER:
+        _refuse_other_weights(folder.parent, models, files.PARTS)
+    return folder

@@ -75,7 +75,7 @@ def test_get_fetches_from_a_mirror_and_check_reads_it(
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setenv("HARNESS_DATA_MIRROR", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("TOFC_HARNESS_DATA_MIRROR", f"http://127.0.0.1:{server.server_port}")
         status, out, err = harness("data", "get", "RealWorldQA")
         server.shutdown()
         thread.join()

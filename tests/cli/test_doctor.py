@@ -33,7 +33,7 @@ def test_what_is_missing_is_named_with_what_brings_it(harness, monkeypatch: pyte
     status, out, err = harness("doctor", SCENARIOS / "realworldqa_lowrate.yaml", "--no-stand-in")
     assert (status, err) == (1, "")
     assert "'harness data get RealWorldQA'" in out
-    assert "'hf download llava-hf/llava-onevision-qwen2-7b-ov-hf'" in out
+    assert "'harness weights get llava-onevision-7b'" in out
     status, out, _ = harness("doctor", SCENARIOS / "realworldqa_lowrate.yaml")
     assert status == 0
     assert "note: StreetsQA runs instead of RealWorldQA" in out

@@ -13,6 +13,7 @@ from harness.data.gathered import gather
 from harness.data.pictures import digest
 from harness.data.sample import Name, Question, Sample
 from harness.data.tsv import read_tsv
+from harness.errors import ScenarioError
 
 
 def picture(number: int) -> bytes:
@@ -50,6 +51,12 @@ def test_some_are_whole_images_in_the_files_order() -> None:
         assert [s for s in every if s.image_id == image] == [s for s in chosen if s.image_id == image]
     assert chosen == list(gather({"x": every}, 9, seed=1))
     assert len({tuple(s.id for s in gather({"x": every}, 9, seed=seed)) for seed in range(8)}) > 1
+
+
+def test_fewer_than_one_image_has_is_a_sentence() -> None:
+    """Nothing at all would be asked."""
+    with pytest.raises(ScenarioError, match="samples: 1 of x, whose pictures have 2 questions or more each"):
+        gather({"x": samples([3, 2])}, 1)
 
 
 def test_all_where_none_are_left_out() -> None:

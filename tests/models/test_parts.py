@@ -29,7 +29,7 @@ from harness.models.contract import Part, Sharing, Untimed
 from harness.models.family import whole_parts
 from harness.models.llava import LlavaVision
 from harness.models.loading import LlavaModels
-from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, save
+from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, old_name, save, write
 
 FAMILIES = {
     "onevision": (make_backbone, LlavaOnevisionForConditionalGeneration, onevision.load, "llava-onevision-7b"),
@@ -40,44 +40,10 @@ FAMILIES = {
 CHANGED = {
     "tower": ("encoder.layers.1.mlp.fc1.weight", "encoder.layer.1.mlp.fc1.weight"),
     "projector": ("multi_modal_projector.linear_2.bias", "multi_modal_projector.mm_input_projection_weight"),
-    "language": ("lm_head.weight",),
+    "language": ("language_model.norm.weight",),
 }
 """A tensor of each part, by how its name ends."""
 STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def old_name(name: str) -> str:
-    """A tensor's name in the hub's checkpoints, which transformers before 5.0 wrote; InternViT has no vision_model."""
-    if ".encoder.layer." in name or "_embeddings" in name or name.endswith("cls_token"):
-        return name.removeprefix("model.")
-    name = name.replace("model.vision_tower.vision_model.", "model.vision_tower.")
-    for new, old in (
-        ("model.vision_tower.", "vision_tower.vision_model."),
-        ("model.language_model.", "language_model.model."),
-        ("lm_head.", "language_model.lm_head."),
-        ("model.multi_modal_projector.", "multi_modal_projector."),
-        ("model.image_newline", "image_newline"),
-    ):
-        if name.startswith(new):
-            return old + name.removeprefix(new)
-    raise AssertionError(name)
-
-
-def write(folder: Path, weights: dict[str, torch.Tensor], *, sharded: bool) -> None:
-    """A checkpoint's weights in one file, or in twelve under an index, as the hub's are."""
-    for path in folder.glob("model*"):
-        path.unlink()
-    if not sharded:
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        return
-    names = sorted(weights)
-    shards = [names[k * len(names) // 12 : (k + 1) * len(names) // 12] for k in range(12)]
-    index: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-00012.safetensors"
-        save_file({name: weights[name] for name in shard}, folder / file, {"format": "pt"})
-        index |= dict.fromkeys(shard, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
 def stored(folder: Path, family: str, *, old: bool = True, sharded: bool = True, dtype=torch.float32, tied=False):

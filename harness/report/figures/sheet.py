@@ -48,6 +48,7 @@ class Provenance:
     stand_ins: str
     warnings: Sequence[str]
     sources: str
+    untuned: str = ""
 
 
 def of(run: Analysis, subtitle: str, notes: Sequence[str] = (), benchmarks: Sequence[str] | None = None) -> Provenance:
@@ -67,6 +68,7 @@ def of(run: Analysis, subtitle: str, notes: Sequence[str] = (), benchmarks: Sequ
     return Provenance(
         title=f"{subject(manifest, benchmarks)}: {subtitle}",
         stand_ins=manifest.label,
+        untuned=manifest.untuned,
         warnings=warnings,
         sources=". ".join([*(_capital(note) for note in notes if note), timed, f"{which}, {what}, {finished}"]) + ".",
     )
@@ -95,7 +97,11 @@ class Sheet:
             (line, self._title_pt, style.INK, True)
             for line in style.wrapped(about.title, inner_in, self._title_pt, bold=True)
         ]
-        labels = [(about.stand_ins, "#8A5A00"), *((warning, "#B00020") for warning in about.warnings)]
+        labels = [
+            (about.stand_ins, "#8A5A00"),
+            (about.untuned, "#8A5A00"),
+            *((warning, "#B00020") for warning in about.warnings),
+        ]
         lines += [
             (line, self._label_pt, colour, False)
             for text, colour in labels
