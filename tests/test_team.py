@@ -17,6 +17,7 @@ from harness import measure, study
 from harness.data.asking import samples
 from harness.data.streetsqa import book
 from harness.errors import PeerError, UnavailableError
+from harness.records import PointKey
 from harness.runs.provenance import read
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
@@ -57,7 +58,7 @@ def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     honest = measure._outcomes
     last = [places[0] for places in study.planned(take_stock(eight_pages)).pictures][-2:]
 
-    def dying(plan: measure.Plan, key: measure.Key, places: list[int], **how: str) -> Iterator[object]:
+    def dying(plan: measure.Plan, key: PointKey, places: list[int], **how: str) -> Iterator[object]:
         mark = tmp_path / f"died at {places[0]}"
         # In the middle of a picture: its first points are answered and lost.
         if places[0] in last and key[0] == "alone" and not mark.exists():
@@ -83,7 +84,7 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     honest = measure._outcomes
     deadly = study.planned(take_stock(eight_pages)).pictures[-1][0]
 
-    def dying(plan: measure.Plan, key: measure.Key, places: list[int], **how: str) -> Iterator[object]:
+    def dying(plan: measure.Plan, key: PointKey, places: list[int], **how: str) -> Iterator[object]:
         if places[0] == deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         return honest(plan, key, places, **how)
