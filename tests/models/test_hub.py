@@ -249,8 +249,9 @@ def test_what_another_client_left_in_part_is_completed(server: Server) -> None:
     assert server.files_asked() == [(last, None)]
 
 
-def _without(server: Server, name: str) -> None:
-    del server.commits[COMMIT][name]
+def _without(server: Server, *names: str) -> None:
+    for name in names:
+        del server.commits[COMMIT][name]
 
 
 def _index(server: Server, name: str) -> None:
@@ -271,7 +272,7 @@ REFUSALS: dict[str, tuple[Callable[[Server, pytest.MonkeyPatch], object], str]] 
     "no commit": (lambda s, _: setattr(s, "page", b'{"sha": "../x", "siblings": []}'), r"the commit is '\.\./x'"),
     "no tokenizer": (lambda s, _: _without(s, "tokenizer.json"), "has no tokenizer.json at a+; it is no checkpoint"),
     "pickles alone": (
-        lambda s, _: [_without(s, name) for name in [*SHARDS, "consolidated.safetensors"]],
+        lambda s, _: _without(s, *SHARDS, "consolidated.safetensors"),
         "has no safetensors at a+; pickled weights are not fetched",
     ),
     "a pickle in the index": (lambda s, _: _index(s, "pytorch_model.bin"), "maps tensor to 'pytorch_model.bin'"),
