@@ -7,7 +7,6 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,21 +206,3 @@ def test_the_versions_of_python_are_the_same_everywhere() -> None:
     matrix = workflow["jobs"]["ci"]["strategy"]["matrix"]
     run = {*matrix["python"], *(job["python"] for job in matrix["include"])}
     assert {wheels.PYTHONS[0], wheels.PYTHONS[-1]} <= run <= set(wheels.PYTHONS)
-
-
-def test_a_wheel_has_the_bundled_weights() -> None:
-    """Every file of weights, and every JSON beside one, is named by the patterns of a package, recipes by none."""
-    setuptools = tomllib.loads((wheels.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    patterns, tops = setuptools["package-data"], ("harness", "baselines")
-    assert setuptools["packages"]["find"]["include"] == [f"{top}*" for top in tops]
-    named: set[Path] = set()
-    bundled: set[Path] = set()
-    for top in (wheels.ROOT / name for name in tops):
-        for folder in (top, *(path for path in top.rglob("*") if path.is_dir())):
-            parts = folder.relative_to(wheels.ROOT).parts
-            # A folder with a dot in its name is no package.
-            for pattern in [] if "." in "".join(parts) else [*patterns["*"], *patterns.get(".".join(parts), [])]:
-                named.update(folder.glob(pattern))
-        bundled.update(*(top.rglob(pattern) for pattern in ("*.safetensors", "*.json")))
-    assert any(path.parent.name == "lambda-0.1" for path in bundled)
-    assert bundled <= named
