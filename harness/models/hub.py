@@ -1,7 +1,7 @@
 """Fetches checkpoints of models from the Hugging Face hub into its own cache, where its clients find them too.
 
     <repository>/blobs/<digest>               a file, whole and checked
-                 blobs/<digest>.incomplete    what has come of one; the same command goes on from its end (HTTP Range)
+                 blobs/<digest>.incomplete    a part of one; the same command resumes it (HTTP Range)
                  snapshots/<commit>/<file>    links to blobs, made when all of them are there
                  refs/tofc-harness            the commit that the harness uses, written last
 
