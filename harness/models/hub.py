@@ -106,9 +106,13 @@ def get(name: str, *, revision: str | None = None, progress: Progress = lambda *
 
 
 def state(hub_id: str) -> str:
-    """``installed``, ``begun`` or ``absent``."""
+    """``installed``, ``begun``, ``absent``, or ``damaged`` where the index of its files cannot be read."""
     here = files.snapshot_of(hub_id)
-    if here is not None and files.first_absent(here) is None:
+    try:
+        is_whole = here is not None and files.first_absent(here) is None
+    except CheckpointError:
+        return "damaged"
+    if is_whole:
         return "installed"
     blobs = files.hub_folder(hub_id) / "blobs"
     return "begun" if here is not None or any(blobs.glob("*")) else "absent"
