@@ -108,10 +108,14 @@ def locate(name: str, source: str | os.PathLike[str]) -> Path:
 
 
 def hub_folder(hub_id: str) -> Path:
-    """Where the hub's clients keep a repository, whether it is there or not."""
+    """Where the hub's clients keep a repository, if it is there; raises UnavailableError without a home folder."""
     named = os.environ.get("HF_HUB_CACHE")
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(named or Path(home) / "hub").expanduser() / f"models--{hub_id.replace('/', '--')}"
+    try:
+        cache = Path(named or Path(home) / "hub").expanduser()
+    except RuntimeError:
+        raise UnavailableError("the Hugging Face hub's cache: there is no home folder; name one in HF_HOME") from None
+    return cache / f"models--{hub_id.replace('/', '--')}"
 
 
 def snapshot_of(hub_id: str) -> Path | None:
@@ -125,7 +129,7 @@ def snapshot_of(hub_id: str) -> Path | None:
             commit = (repository / "refs" / name).read_text(encoding="utf-8").strip()
             if (folder := repository / "snapshots" / commit).is_dir():
                 return folder
-        except (OSError, RuntimeError, ValueError):
+        except (OSError, ValueError, UnavailableError):
             continue
     return None
 
