@@ -5,6 +5,7 @@ A list of ``{"id", "image" (absent for text alone), "conversations": [{"from": "
 """
 
 import functools
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -49,10 +50,12 @@ class Conversations:
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
-        """The file's name, its size, and how many of its entries are read."""
-        return f"{self._file.name}, {self._file.stat().st_size} bytes, {len(self)} entries"
+        """The file's name and size, a digest of it, and how many of its entries are read."""
+        with self._file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()[:8]
+        return f"{self._file.name}, {self._file.stat().st_size} bytes, {digest}, {len(self)} entries"
 
     def has_image(self, index: int) -> bool:
         """Whether an entry shows a picture."""

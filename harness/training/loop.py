@@ -89,8 +89,8 @@ class Training:
         self.device: torch.device = self.accelerator.device
         self.backbone: Any
         self.backbone, self._base = open_backbone(config, self.device)
-        self._identity = result.identity_of(config_hash(config), self._base)
         self.data = open_data(config, getattr(self.backbone, "template", None))
+        self._identity = result.identity_of(config_hash(config), self._base, self.data.identity)
         self.pool, self.held_out = self._split()
         torch.manual_seed(config.seed)
         dim = self.backbone.feature_dim
@@ -139,7 +139,7 @@ class Training:
         found = result.identity(self.folder)
         if found is not None and found != self._identity:
             raise ScenarioError(
-                f"{self.folder}: holds the result of another configuration or other weights; --fresh replaces it, "
+                f"{self.folder}: holds the result of another configuration, other weights or other data; --fresh replaces it, "
                 "another 'out' keeps both"
             )
         return found is not None
@@ -193,7 +193,7 @@ class Training:
         state = checkpoint.read(self.folder / checkpoint.FILE)
         if state and state.identity != self._identity:
             raise ScenarioError(
-                f"{self.folder}: holds an unfinished training of another configuration or other weights; "
+                f"{self.folder}: holds an unfinished training of another configuration, other weights or other data; "
                 "--fresh starts over, another 'out' keeps both"
             )
         self.folder.mkdir(parents=True, exist_ok=True)

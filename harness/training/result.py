@@ -199,9 +199,9 @@ def came_from(seed: int, seconds: float, processes: int, machine: Mapping[str, A
     }
 
 
-def identity_of(config_hash: str, fingerprints: Mapping[Part, str]) -> str:
-    """Which training a configuration is, around a backbone's weights."""
-    return f"{config_hash} on {' '.join(fingerprints[part] for part in PARTS)}"
+def identity_of(config_hash: str, fingerprints: Mapping[Part, str], data: str) -> str:
+    """Which training a configuration is, around a backbone's weights and on data."""
+    return f"{config_hash} on {' '.join(fingerprints[part] for part in PARTS)} with {data}"
 
 
 def identity(folder: Path) -> str | None:
@@ -210,7 +210,7 @@ def identity(folder: Path) -> str | None:
     if not path.exists():
         return None
     found = manifest(path)
-    return identity_of(str(found.get("config_hash")), found["fingerprints"])
+    return identity_of(str(found.get("config_hash")), found["fingerprints"], str(found.get("data")))
 
 
 def summary(folder: Path) -> str:

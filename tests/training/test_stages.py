@@ -1,6 +1,7 @@
 """The two stages of a training: the codec alone, from a folder of pictures; merging and its rivals without a codec."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from baselines.ablations.schemes import Factorized, Heuristic, QFormerQueries, Single, VisionZipDominant
 from harness.data import pictures
 from harness.data.sample import Question, Sample
-from harness.errors import CheckpointError, DataError, UnavailableError
+from harness.errors import CheckpointError, DataError, ScenarioError, UnavailableError
 from harness.models.contract import Models, Untimed
 from harness.models.llava15 import load as load_llava15
 from harness.models.onevision import load as load_onevision
@@ -21,6 +22,8 @@ from harness.scenario.load import load as load_scenario
 from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import FeaturePoint, Tofc, TofcPoint
 from harness.stock import missing, take_stock
+from harness.training.load import load
+from harness.training.loop import Training
 from harness.training.pictures import Pictures
 from tests.small_models import make_gemma3, make_internvl, save
 
@@ -83,6 +86,16 @@ def test_other_families_have_a_codec_alone(
     assert all(row["bytes_per_image"] > 0 for row in manifest["held_out"]["rows"])
     with pytest.raises(UnavailableError, match=f"{name}: training asks questions as LLaVA-OneVision"):
         train(write_config(backbone=name, weights=weights))
+
+
+def test_a_training_is_of_its_data(of_pictures: Path, train: Train, conversations: Path) -> None:
+    """A picture more in the folder makes it another training, which neither is complete nor resumes."""
+    train(of_pictures, stage="codec")
+    assert Training(load(of_pictures, stage="codec"), machine={}).is_complete
+    one = next((conversations.parent / "images").rglob("*.png"))
+    shutil.copy(one, one.with_name("another.png"))
+    with pytest.raises(ScenarioError, match="the result of another configuration, other weights or other data"):
+        assert Training(load(of_pictures, stage="codec"), machine={}).is_complete
 
 
 def test_a_run_says_that_a_codec_is_only_a_codec(
