@@ -69,7 +69,7 @@ def half_width(found: Components, pictures: int, rounds: int, confidence: float 
     Where ``found`` knows how starts scatter each start has as many rounds as it had there (:func:`starts_of`).
     """
     freedom = pictures - min(found.spent, pictures - 1)
-    units = starts_of(found, rounds) or rounds
+    units = starts_of(found, rounds) if found.starts else rounds
     if pictures < MIN_PICTURES or (found.drift > 0 and units < MIN_ROUNDS):
         return math.inf
     tail = (1 + confidence) / 2
