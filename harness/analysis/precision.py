@@ -80,7 +80,7 @@ def half_width(found: Components, pictures: int, rounds: int, confidence: float 
 
 
 def starts_of(found: Components, rounds: int) -> int:
-    """How many process starts so many rounds come from, as many rounds in each as in ``found``; 0: not known, or not one."""
+    """How many starts so many rounds come from, as many rounds in each as in ``found``; 0: not known, or not one."""
     return found.starts and rounds * found.starts // found.rounds
 
 
