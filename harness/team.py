@@ -111,9 +111,9 @@ class Answering:
             workers = self.team.workers or most
             if workers > most or not most:
                 each = "a GPU" if on_gpus else f"{threads} processor{'s' if threads > 1 else ''}"
+                helps = f"give --workers {most} or fewer, or add nodes" if most else "add nodes"
                 raise UnavailableError(
-                    f"the Ray cluster has room for {most} workers of {each} each, and {max(1, workers)} are wanted; "
-                    "give --workers no more, or add nodes"
+                    f"the Ray cluster has room for {most} workers of {each} each, not for {max(1, workers)}; {helps}"
                 )
             pool = Actors(ray, self.answerer(threads), on_gpus=on_gpus, threads=threads)
             yield from self._handed_out(parts, pool, min(workers, len(parts)))
@@ -159,7 +159,7 @@ def visible_gpus() -> list[str]:
 def refuse_memory(workers: int, weight_bytes: int, gpus: int | None, warn: Callable[[str], None]) -> None:
     """Raises UnavailableError where the weights of so many workers cannot fit, on the GPUs or in this machine's memory.
 
-    It warns where they fit and leave nothing of what is free now. Activations are not counted.
+    It warns where they fit in all of it and not in what is free now. Activations are not counted.
     """
     if gpus is None:
         memory = psutil.virtual_memory()
@@ -178,6 +178,7 @@ def refuse_memory(workers: int, weight_bytes: int, gpus: int | None, warn: Calla
     )
     if needed > total:
         most = total // each * (gpus or 1)
-        raise UnavailableError(f"{text}it has {format_bytes(total)}; give --workers {most} or fewer")
+        helps = f"give --workers {most} or fewer" if most else "a larger one or a smaller model is needed"
+        raise UnavailableError(f"{text}it has {format_bytes(total)}; {helps}")
     if needed > free:
         warn(f"{text}{format_bytes(free)} are free now; the system may end some of them.")
