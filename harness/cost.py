@@ -217,10 +217,14 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
     """The rates by the roofline of this machine's GPU, for the median picture; none where it has no data sheet."""
     if (sheet := sheet_here()) is None or not stock.samples.names:
         return {}, ""
+    import torch
+
     from harness.estimates.backbone import CountedBackbone
     from harness.estimates.estimate import Estimator
     from harness.estimates.stages import NominalRequest, work_of
 
+    if not torch.cuda.is_available():
+        return {}, ""  # The GPU is there, and torch does not compute with it.
     names = stock.samples.names
     asked = NominalRequest(
         width_px=int(statistics.median(name.width_px for name in names)),
