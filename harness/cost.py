@@ -177,8 +177,8 @@ def recorded(stock: Stock, folder: Path) -> tuple[dict[PointKey, Rate], list[str
 
 
 def _same_points(stock: Stock, manifest: provenance.Manifest) -> set[PointKey]:
-    """The points that a run has with the same parameters, model and files."""
-    if manifest.backbone != stock.backbone:
+    """The points that a run of both halves has with the same parameters, model and files."""
+    if manifest.backbone != stock.backbone or manifest.half is not None:
         return set()
     here = stock.parameters
     return {
@@ -190,13 +190,15 @@ def _same_points(stock: Stock, manifest: provenance.Manifest) -> set[PointKey]:
 
 
 def _stages(run: Path) -> pd.DataFrame:
-    """The stage rows of a run, finished or not, that were measured on this machine."""
+    """The stage rows of a run, finished or not, of the points that were measured on this machine alone."""
     parts = itertools.islice(sorted(run.glob("parts/*/stages.parquet")), _MOST_PARTS)
     files = [path for path in (run / "stages.parquet", *parts) if path.is_file()]
     if not files:
         raise ResultsError(f"{run}: nothing was timed")
     rows: pd.DataFrame = pa.concat_tables(tables.read("stages", path) for path in files).to_pandas()
-    return rows.loc[(rows["source"] == "measured") & (rows["machine"] == machine_name())]
+    here = (rows["source"] == "measured") & (rows["machine"] == machine_name())
+    # Half a request says nothing of a whole one: the other half was a server's, or a profile's.
+    return rows.loc[here.groupby([rows["pipeline"], rows["point"]]).transform("all").astype(bool)]
 
 
 def _rates(stages: pd.DataFrame, keys: set[PointKey]) -> dict[PointKey, Rate]:
