@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _MOST_DEATHS = 3
 """Of workers at one task, or in one place before they were ready: another would die of the same."""
 _PATIENCE_S = 5.0
-"""With a process that said its last word and is not gone."""
+"""How long a process that closed its pipe may take to end before it is killed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
