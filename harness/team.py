@@ -14,7 +14,7 @@ import psutil
 
 from harness.cluster import connected
 from harness.errors import UnavailableError
-from harness.measure import Answered, Answers, Part
+from harness.measure import Answered, Answers, Part, named
 from harness.profiling import nvml
 from harness.profiling.actors import Actors, room
 from harness.profiling.workers import Pool, Processes, hand_out, may_fork, processors, spread, workers_for
@@ -88,7 +88,7 @@ class Answering:
             workers = self.team.count(self.device, self.threads)
             self._warn_of_crowds(min(workers, len(parts)), self.threads)
             told = self._begin(workers, parts)
-            yield from spread(answers, parts, workers, named=_named, lost=told)
+            yield from spread(answers, parts, workers, named=named, lost=told)
 
     def _over_processes(self, parts: Sequence[Part]) -> Answered:
         workers = min(self.team.count(self.device, self.threads), len(parts))
@@ -119,7 +119,7 @@ class Answering:
             yield from self._handed_out(parts, pool, min(workers, len(parts)))
 
     def _handed_out(self, parts: Sequence[Part], pool: Pool, workers: int) -> Answered:
-        yield from hand_out(parts, pool, workers, named=_named, lost=self._begin(workers, parts))
+        yield from hand_out(parts, pool, workers, named=named, lost=self._begin(workers, parts))
 
     def _warn_of_crowds(self, workers: int, threads: int) -> None:
         if self.device == "cpu" and workers > 1 and workers * threads > processors():
@@ -140,10 +140,6 @@ class Answering:
             self.warn(f"A worker ended, {how}; another answers what it had in hand.")
 
         return lost
-
-
-def _named(part: Part) -> str:
-    return part[0].name
 
 
 def visible_gpus() -> list[str]:
