@@ -67,8 +67,11 @@ def run(
             min=1,
             max=4096,
             metavar="N",
-            help="How many processes answer; each has a GPU where there are some.",
-            show_default="one a core where the scenario has measure.threads: 1 and no GPU computes, else one",
+            help="How many processes answer, spread over the GPUs if there are any.",
+            show_default=(
+                "one a core where the scenario has measure.threads: 1 and no GPU computes, else one; on a Ray cluster "
+                "all that it has room for"
+            ),
         ),
     ] = None,
     engine: Annotated[
