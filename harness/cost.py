@@ -130,7 +130,7 @@ def cost_of(
         answers_s=None if seconds is None else seconds[0],
         timing_s=None if seconds is None else seconds[1],
         how=how,
-        disk_bytes=_disk_bytes(left, len(timed)),
+        disk_bytes=_disk_bytes(left, ways * timed),
     )
 
 
@@ -264,14 +264,15 @@ _UNIT_BYTES, _TABLE_BYTES, _ROW_BYTES = 130, 7_000, 60
 """Of a part: a line of its list of units, a table's head, a row; measured on runs of the bundled scenarios."""
 
 
-def _disk_bytes(left: Sequence[tuple[PointKey, Sequence[int]]], timed: int) -> int:
+def _disk_bytes(left: Sequence[tuple[PointKey, Sequence[int]]], timed: Sequence[PointKey]) -> int:
     """The parts of what is left, in whole blocks, and the run's tables at its end."""
     of_picture: dict[int, list[int]] = {}
     for _, places in left:
         of_picture.setdefault(places[0], []).append(len(places))
     sizes = [(len(questions), sum(questions)) for questions in of_picture.values()]
-    points = max((len(questions) for questions in of_picture.values()), default=1)
-    sizes += [(points, 8 * points)] * (timed // points)  # A turn of all points is a part, of some eight stages each.
+    points = max(1, len(set(timed)))
+    # A turn of all points is a part, of some eight stages each.
+    sizes += [(points, 8 * points)] * (len(timed) // points)
     rows = sum(rows for _, rows in sizes)
     return sum(
         _BLOCK_BYTES + _blocks(units * _UNIT_BYTES) + _blocks(_TABLE_BYTES + rows * _ROW_BYTES) for units, rows in sizes
