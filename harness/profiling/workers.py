@@ -58,7 +58,7 @@ class Failed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Died:
-    """A worker is no more; ``how`` is a phrase such as ``killed by SIGKILL``."""
+    """A worker ended; ``how`` is a phrase such as ``killed by SIGKILL``."""
 
     how: str
 
@@ -87,7 +87,7 @@ class Pool(Protocol):
 
 
 def _nothing(how: str) -> None:
-    """What is done where nobody asks."""
+    """What is told of a worker that died where nobody asks."""
 
 
 def hand_out(
