@@ -1,8 +1,8 @@
 """Who answers: this process, processes forked from it, processes that load a model each, or actors of a Ray cluster.
 
-Who it is changes no row. What is handed out are the units of one picture, so that what points share of it is computed
-once; whoever asked commits what comes back. A worker that loads for itself compares what it has with the asker, and
-answers nothing where a number could differ.
+Who it is changes no row as long as each computes with as many threads. What is handed out are the units of one picture,
+so that what points share of it is computed once; whoever asked commits what comes back. A worker that loads for itself
+compares what it has with the asker, and answers nothing where a number could differ.
 """
 
 import dataclasses
@@ -94,6 +94,7 @@ class Answering:
         workers = min(self.team.count(self.device, self.threads), len(parts))
         gpus = visible_gpus() if self.device == "cuda" else []
         threads = self.threads if self.given else max(1, processors() // workers)
+        self._warn_of_rounding(threads)
         refuse_memory(workers, self.weight_bytes(), len(gpus) or None, self.warn)
         self._warn_of_crowds(workers, threads)
         pool = Processes(
@@ -106,6 +107,7 @@ class Answering:
     def _over_ray(self, parts: Sequence[Part]) -> Answered:
         on_gpus = self.device == "cuda"
         threads = self.threads if self.given else 1
+        self._warn_of_rounding(threads)
         with connected() as ray:
             most = room(ray, on_gpus=on_gpus, threads=threads)
             workers = self.team.workers or most
@@ -124,6 +126,13 @@ class Answering:
     def _warn_of_crowds(self, workers: int, threads: int) -> None:
         if self.device == "cpu" and workers > 1 and workers * threads > processors():
             self.warn(f"{workers} workers of {threads} threads share {processors()} processors; fewer are as fast.")
+
+    def _warn_of_rounding(self, threads: int) -> None:
+        if self.device == "cpu" and threads != self.threads:
+            self.warn(
+                f"Each worker computes with {threads} of {self.threads} threads: rounding, and with it an answer, may "
+                "differ from one process's. With measure.threads in the scenario rows do not depend on the workers."
+            )
 
     def _begin(self, workers: int, parts: Sequence[Part]) -> Callable[[str], None]:
         """Commits who answers; what it returns is told of each worker that died."""

@@ -94,8 +94,8 @@ def run(
 
     `--workers` spreads the answers, never the timing, over processes of this machine, or with `--engine ray` over a Ray
     cluster, whose nodes need the same harness, scenario and model files under the same paths. The rows do not depend on
-    it. Each worker loads a model of its own, unless it computes on one processor thread of this machine; a worker that
-    is killed is replaced.
+    it if the scenario has `measure.threads`. Each worker loads a model of its own, unless it computes on one processor
+    thread of this machine; a worker that is killed is replaced.
 
         harness run scenarios/realworldqa.yaml --workers 4
 
