@@ -130,7 +130,7 @@ CODEC_FORMATS: Mapping[str, str] = {
 """The codecs of features by the format of their checkpoints."""
 
 CODEC_FOLDERS: Mapping[str, str] = {
-    "zoo": "harness.tofc.trained:CODECS",
+    "zoo": "harness.catalog:ZOO",
     "ablations": "baselines.ablations.schemes:WEIGHTS",
 }
 """Where the bundled checkpoints of codecs are."""

@@ -78,7 +78,10 @@ def examine(
         try:
             stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
         except HarnessError as error:
-            wrong += dict.fromkeys([*str(error).split("\n"), *missing(scenario, allow_stand_ins=allow_stand_ins)])
+            named = missing(scenario, allow_stand_ins=allow_stand_ins)
+            # Where a sentence is about a point, that of the same mistake with the point's name is enough.
+            others = [line for line in str(error).split("\n") if not any(line in sentence for sentence in named)]
+            wrong += dict.fromkeys([*others, *named])
         else:
             notes += [*stock.absent, *(f"{ran} runs instead of {wanted}" for wanted, ran in stock.stand_ins.items())]
             if scenario.weights == "random":

@@ -114,7 +114,7 @@ def _rates(net: nn.Module, relative: float, *, transforms: bool) -> dict[str, fl
 def make(codec: str, work: Path, folder: Path) -> None:
     """Train one codec at every lambda, and write ``folder/<codec>-<lambda>.safetensors`` after each.
 
-    ``work`` holds the newest state of each round: what was stopped is taken up again, what is finished is not repeated.
+    ``work`` holds the newest state of each round: what was stopped is resumed, what is finished is not repeated.
     """
     torch.manual_seed(SEED)
     net = NETWORKS[codec]()

@@ -23,7 +23,7 @@ def main_of(name: str) -> Main:
 
 
 def test_every_example_is_named_for_readers() -> None:
-    """The README lists each, and no other."""
+    """The README lists each."""
     readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in EXAMPLES.glob("*.py") if f"examples/{path.name}" not in readme] == []
 

@@ -34,7 +34,7 @@ forks = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is
 def eight_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scenario]:
     """The fake scheme at four points, asked about eight pictures."""
     fake_harness.patch()
-    monkeypatch.setattr(fake_harness, "three_pages", lambda *_: samples(book("test", 0)[:8], paired=False))
+    monkeypatch.setattr(fake_harness, "three_pages", lambda *_, **__: samples(book("test", 0)[:8], paired=False))
     path = tmp_path / "fake.yaml"
     path.write_text(fake_harness.SCENARIO.format(samples=100, timed=1, repeats=1))
     yield load(path)

@@ -42,7 +42,7 @@ HELD_OUT = 4
 _SIZE_PX = (384, 288)
 """Of a drawn picture: one tile and the thumbnail."""
 _PATCHES_OF_A_PHOTOGRAPH = 10
-"""A thumbnail and 3 x 3 tiles, the most that the model's pictures are cut into when it is trained."""
+"""Assumed: a thumbnail and 3 x 3 tiles, of a picture of about 1152 x 1152 px."""
 
 
 def draw(folder: Path, number: int) -> None:
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run it, and print what was measured and what follows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--backbone", default="llava-onevision-7b", help="a name with weights or not: random ones")
+    parser.add_argument("--backbone", default="llava-onevision-7b", help="built with random weights")
     parser.add_argument("--pictures", type=int, default=40, help="to fit to; a few more are held out")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=8, help="pictures a step")

@@ -1,6 +1,6 @@
 """Prints the tables of ``docs/full_size.md``: what models, networks and studies cost in disk, memory and hours.
 
-python -m tools.costs
+    python -m tools.costs
 
 Sizes are computed from the models' configurations on the meta device; hours are estimated (``harness estimate``).
 """

@@ -21,7 +21,8 @@ def check(
     no_stand_in: Annotated[
         bool,
         typer.Option(
-            "--no-stand-in", help="Look only for the scenarios' own backbone, codecs and networks, not their stand-ins."
+            "--no-stand-in",
+            help="Look only for the scenarios' own benchmarks, backbone, codecs and networks, not their stand-ins.",
         ),
     ] = False,
     cost: Annotated[

@@ -43,7 +43,7 @@ def train(
     cached features (`prefit.steps`) does most of the work cheaply; the joint training (`steps` or `epochs`) follows.
     `--dry-run` prints the budget, what the recipe adds to the paper's, and T, lambda and learning rates by step.
 
-    `--stage codec` fits the entropy models alone, in minutes: no LoRA, features of frozen weights, cached once. What it
+    `--stage codec` fits the entropy models alone: no LoRA, features of frozen weights, cached once. What it
     leaves is used like a full training's result and labelled codec only. It is content with a folder of pictures:
     `data: {kind: pictures, folder: ...}`. `--stage merging` tunes adapter and projector for merged features by the
     distortion alone, as the paper does for its image codecs (V-A3) and, with `scheme`, for the rivals of merging

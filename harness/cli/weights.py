@@ -27,7 +27,7 @@ _TIMEOUT_S = 600
 
 @app.command("list", cls=Command)
 def list_() -> None:
-    """Show every model that can be fetched: whether it is here, its name on the hub, and where it lies or would lie."""
+    """List every model that can be fetched: whether it is installed, its name on the hub, and its path."""
     from harness.models import files, hub
 
     for name, hub_id in hub.names().items():
@@ -37,7 +37,9 @@ def list_() -> None:
 
 @app.command(cls=Command)
 def get(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, as 'harness weights list' has them.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Models, by their names in 'harness weights list'.")
+    ],
     revision: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +48,7 @@ def get(
         ),
     ] = None,
 ) -> None:
-    """Download models from the Hugging Face hub; what was begun is resumed, and every file is checked.
+    """Download models from the Hugging Face hub. An interrupted download is resumed, and every file is checked.
 
     JSON and safetensors alone are fetched, all of one commit. Scenarios find a model when all of it is here.
     `docs/full_size.md` has the sizes. `HF_ENDPOINT` may name a mirror; `HF_TOKEN` is for models whose licence must be

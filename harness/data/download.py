@@ -1,6 +1,6 @@
 """Fetches published files: resumed where it was cut off, and checked before the file takes its name.
 
-<folder>/<name>.tsv.part    what has come so far of a benchmark; the same command goes on from its end (HTTP Range)
+<folder>/<name>.tsv.part    a part of a benchmark's file; the same command resumes it (HTTP Range)
 <folder>/<name>.tsv         the whole file, with the published md5
 
 Nothing that a server answers takes bytes away from a part. A server that sends the file from its beginning is compared
@@ -109,7 +109,7 @@ def fetch(
 ) -> None:
     """Fetches a file to ``path`` by way of ``part``, which holds what has come so far.
 
-    A connection that is lost is taken up again from where it was, after ``pause_s``, as long as bytes keep coming.
+    A lost connection is opened again and the download resumed, after ``pause_s``, as long as bytes keep coming.
 
     Raises UnavailableError where the file cannot be had or written, or would have more than ``max_bytes``, and
     DataError where what came is not the published file. What had come before this call is kept.

@@ -92,7 +92,7 @@ def fill(folder: Path, part: Part, module: nn.Module, device: torch.device, dtyp
     Weights are at ``dtype`` on ``device`` whatever they are stored as. Raises CheckpointError where they are absent,
     damaged, or not those of the module.
     """
-    places = _places_of(module, files.tensors(folder)[part], part, folder)
+    places = _places_of(module, files.tensors(folder, part), part, folder)
     state: dict[str, Tensor] = {}
     for names in _batches(places, module):
         with _opened(places[names[0]].file) as opened:

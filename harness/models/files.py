@@ -60,6 +60,7 @@ _PLACES = tuple((re.compile(pattern), part, prefix) for pattern, part, prefix in
 
 _COMPUTED = (".position_ids", ".rotary_emb.inv_freq")
 _HEAD = "lm_head.weight"
+_EMBEDDING = "model.embed_tokens.weight"
 _FEW = 256
 
 
@@ -107,10 +108,14 @@ def locate(name: str, source: str | os.PathLike[str]) -> Path:
 
 
 def hub_folder(hub_id: str) -> Path:
-    """Where the hub's clients keep a repository, whether it is there or not."""
+    """Where the hub's clients keep a repository, if it is there; raises UnavailableError without a home folder."""
     named = os.environ.get("HF_HUB_CACHE")
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(named or Path(home) / "hub").expanduser() / f"models--{hub_id.replace('/', '--')}"
+    try:
+        cache = Path(named or Path(home) / "hub").expanduser()
+    except RuntimeError:
+        raise UnavailableError("the Hugging Face hub's cache: there is no home folder; name one in HF_HOME") from None
+    return cache / f"models--{hub_id.replace('/', '--')}"
 
 
 def snapshot_of(hub_id: str) -> Path | None:
@@ -124,7 +129,7 @@ def snapshot_of(hub_id: str) -> Path | None:
             commit = (repository / "refs" / name).read_text(encoding="utf-8").strip()
             if (folder := repository / "snapshots" / commit).is_dir():
                 return folder
-        except (OSError, RuntimeError, ValueError):
+        except (OSError, ValueError, UnavailableError):
             continue
     return None
 
@@ -153,20 +158,33 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def tensors(folder: Path) -> Mapping[Part, Mapping[str, Place]]:
-    """The tensors of each part by their names in it; opens no file whose tensors an index lists.
+def tensors(folder: Path, part: Part) -> Mapping[str, Place]:
+    """The tensors of a part by their names in it; of files whose tensors an index lists, opens those of a tied head.
 
     Raises CheckpointError where there are no weights, or the index names what is no safetensors file in the folder.
     """
+    found = dict(_tensors(folder)[part])
+    has_both = {_HEAD, _EMBEDDING} <= found.keys() and (folder / "config.json").is_file()
+    if has_both and is_tied(read_json(folder / "config.json")) and _are_equal(found[_HEAD], found[_EMBEDDING]):
+        # Some versions of transformers stored it beside the embedding that it is.
+        del found[_HEAD]
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _tensors(folder: Path) -> Mapping[Part, Mapping[str, Place]]:
     parts: dict[Part, dict[str, Place]] = {part: {} for part in PARTS}
     for key, file in _listed(folder):
         if place := place_of(key):
             part, name = place
             parts[part][name] = Place(file, key)
-    if _HEAD in parts["language"] and (config := folder / "config.json").is_file() and is_tied(read_json(config)):
-        # Some versions of transformers stored it beside the embedding that it is.
-        del parts["language"][_HEAD]
     return parts
+
+
+def _are_equal(one: Place, other: Place) -> bool:
+    """Whether two tensors have one shape and the same first values."""
+    (shape, values), (other_shape, other_values) = _few({"one": one, "other": other}).values()
+    return shape == other_shape and np.array_equal(values, other_values)
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
@@ -211,8 +229,13 @@ def fingerprint(folder: Path, part: Part) -> str:
 
     Raises CheckpointError where they cannot be read.
     """
+    return of_tensors(_few(tensors(folder, part)))
+
+
+def _few(places: Mapping[str, Place]) -> dict[str, tuple[tuple[int, ...], NDArray[np.uint16]]]:
+    """The shape and the first values of tensors, by their names."""
     by_file: dict[Path, list[tuple[str, str]]] = {}
-    for name, place in tensors(folder)[part].items():
+    for name, place in places.items():
         by_file.setdefault(place.file, []).append((name, place.key))
     few: dict[str, tuple[tuple[int, ...], NDArray[np.uint16]]] = {}
     for file, names in by_file.items():
@@ -231,7 +254,7 @@ def fingerprint(folder: Path, part: Part) -> str:
                 if len(data) < n_bytes:
                     raise CheckpointError(f"{file}: its weights cannot be read: {key} lies beyond its end")
                 few[name] = shape, _VALUES[dtype](data)
-    return of_tensors(few)
+    return few
 
 
 def elements(folder: Path, part: Part) -> int:
@@ -241,7 +264,7 @@ def elements(folder: Path, part: Part) -> int:
     """
     headers: dict[Path, Mapping[str, Any]] = {}
     total = 0
-    for place in tensors(folder)[part].values():
+    for place in tensors(folder, part).values():
         if place.file not in headers:
             headers[place.file] = _header(place.file)[0]
         total += int(np.prod(_facts(headers[place.file], place.key, place.file)[1], dtype=np.int64))

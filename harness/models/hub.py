@@ -1,7 +1,7 @@
 """Fetches checkpoints of models from the Hugging Face hub into its own cache, where its clients find them too.
 
     <repository>/blobs/<digest>               a file, whole and checked
-                 blobs/<digest>.incomplete    what has come of one; the same command goes on from its end (HTTP Range)
+                 blobs/<digest>.incomplete    a part of one; the same command resumes it (HTTP Range)
                  snapshots/<commit>/<file>    links to blobs, made when all of them are there
                  refs/tofc-harness            the commit that the harness uses, written last
 
@@ -106,9 +106,13 @@ def get(name: str, *, revision: str | None = None, progress: Progress = lambda *
 
 
 def state(hub_id: str) -> str:
-    """``installed``, ``begun`` or ``absent``."""
+    """``installed``, ``begun``, ``absent``, or ``damaged`` where the index of its files cannot be read."""
     here = files.snapshot_of(hub_id)
-    if here is not None and files.first_absent(here) is None:
+    try:
+        is_whole = here is not None and files.first_absent(here) is None
+    except CheckpointError:
+        return "damaged"
+    if is_whole:
         return "installed"
     blobs = files.hub_folder(hub_id) / "blobs"
     return "begun" if here is not None or any(blobs.glob("*")) else "absent"

@@ -15,7 +15,7 @@ from harness.scenario.source import KeyPath, read, value
 from harness.training.config import MERGING, Stage, TrainingConfig
 
 _FREE_TO_CHANGE = ("out", "log_every", "save_every", "threads", "workers")
-"""What a training that is taken up again may have otherwise: no weight depends on it."""
+"""What may be changed when a training is resumed: no weight depends on it."""
 
 
 _STAGES: Mapping[Stage, Mapping[str, Any]] = {

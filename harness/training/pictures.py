@@ -1,6 +1,8 @@
 """A folder of pictures as training data: what a codec alone is fitted to needs no questions."""
 
 import functools
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,9 +49,10 @@ class Pictures:
 
     @property
     def identity(self) -> str:
-        """The folder's name, the number of its pictures and their size."""
-        n_bytes = sum(path.stat().st_size for path in self._paths)
-        return f"{len(self)} pictures of {self._folder.resolve().name}, {n_bytes} bytes"
+        """The folder's name, the number of its pictures and their size, and a digest of each one's path and size."""
+        sizes = {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in self._paths}
+        digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:8]
+        return f"{len(self)} pictures of {self._folder.resolve().name}, {sum(sizes.values())} bytes, {digest}"
 
     def has_image(self, index: int) -> bool:  # noqa: ARG002
         """Every one is a picture."""

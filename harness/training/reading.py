@@ -38,7 +38,7 @@ def _permutation(size: int, seed: int, draw: int) -> list[int]:
 def keys_of_step(pool: Sequence[int], seed: int, batch: int, step: int) -> list[Key]:
     """The ``batch`` examples of a step: every one of ``pool`` once a pass, reshuffled each pass.
 
-    A step's examples follow from its number alone, so that a training taken up in the middle sees what it would have
+    A step's examples follow from its number alone, so that a training resumed in the middle sees what it would have
     seen.
     """
     places = range(step * batch, (step + 1) * batch)

@@ -27,7 +27,8 @@ def additions(config: TrainingConfig) -> list[str]:
         )
     if config.temperature.hard_share:
         found.append(
-            f"hard steps: the last {100 * config.temperature.hard_share:g} % of the joint training have one model a "
+            f"hard steps: the last {100 * config.temperature.hard_share:g} % of the "
+            f"{'pre-fit' if config.stage == 'codec' else 'joint training'} have one model a "
             "feature, as inference has"
         )
     return found

@@ -144,10 +144,9 @@ def test_another_process_decodes_to_the_same_picture(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     program = (
-        "import sys, torch, importlib; from pathlib import Path; torch.set_num_threads(2)\n"
-        "from baselines.neural_codec import NeuralPoint, bundled\n"
-        "for name, kind in (('hyperprior', 'Hyperprior'), ('elic', 'Elic')):\n"
-        "    codec = getattr(importlib.import_module('baselines.' + name), kind)\n"
+        "import sys, torch; from pathlib import Path; torch.set_num_threads(2)\n"
+        "from baselines.neural_codec import Elic, Hyperprior, NeuralPoint, bundled\n"
+        "for name, codec in (('hyperprior', Hyperprior), ('elic', Elic)):\n"
         "    scheme = codec(NeuralPoint(weights=list(bundled(name))[-1]))\n"
         "    scheme.decode((Path(sys.argv[1]) / name).read_bytes()).save(Path(sys.argv[1]) / f'{name}.png')\n"
     )

@@ -357,3 +357,27 @@ def test_a_terminal_has_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) -
         for done in range(100):
             told(done, 100)
     assert capsys.readouterr().out == ""
+
+
+def test_a_damaged_index_does_not_hide_the_other_models(
+    server: Server, harness: Callable[..., tuple[int, str, str]]
+) -> None:
+    """The list says which model it is."""
+    (get() / "model.safetensors.index.json").resolve().write_text("{")
+    assert hub.state(HUB_ID) == "damaged"
+    status, out, _ = harness("weights", "list")
+    assert (status, len(out.splitlines())) == (0, len(hub.names()))
+
+
+def test_without_a_home_folder_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sentence; a scenario that looks for a model there finds none."""
+    for name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nowhere(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    assert files.snapshot_of(HUB_ID) is None
+    with pytest.raises(UnavailableError, match="there is no home folder; name one in HF_HOME"):
+        hub.state(HUB_ID)

@@ -97,7 +97,7 @@ def test_a_run_says_that_a_codec_is_only_a_codec(
         "benchmark": "StreetsQA",
         "backbone": "mini-onevision",
         "weights": str(onevision_folder),
-        "samples": 2,
+        "samples": 4,
         "seed": 0,
         "pipelines": [
             {"scheme": "server_only"},
