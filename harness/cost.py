@@ -5,6 +5,7 @@ machine; or *estimated*, by the roofline of a GPU that has a data sheet; or not 
 What points share of a picture is counted once, and what is done once a picture is not counted for each question.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import statistics
@@ -234,10 +235,13 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
         text_tokens=max(1, int(statistics.median(name.text_bytes for name in names)) // _TEXT_BYTES_A_TOKEN),
         answer_tokens=_ANSWER_TOKENS,
     )
-    found: dict[PointKey, Rate] = {}
     try:
         estimator, backbone = Estimator(sheet, sheet), CountedBackbone(stock.backbone)
-        for spec in stock.scenario.pipelines:
+    except HarnessError:
+        return {}, ""  # A model whose work is not counted.
+    found: dict[PointKey, Rate] = {}
+    for spec in stock.scenario.pipelines:
+        with contextlib.suppress(HarnessError):  # A scheme whose work is not counted: its points are as the others.
             for point, works in work_of(spec, backbone, asked):
                 rows = [
                     [spec.name, point.label, stage.side, stage.stage, stage.seconds, "", 0]
@@ -245,8 +249,6 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
                 ]
                 columns = ["pipeline", "point", "side", "stage", "seconds", "sample", "repeat"]
                 found |= _rates(pd.DataFrame(rows, columns=columns), {(spec.name, point.label)})
-    except HarnessError:
-        pass  # A scheme or a model whose work is not counted; its points are as the others.
     known = {key: rate for key, rate in found.items() if key in stock.points}
     return known, f"estimated: the roofline of {sheet}, without the launch of kernels"
 
