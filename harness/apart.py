@@ -82,8 +82,8 @@ def measure_half(
         answering = (
             plan if sent is not None else dataclasses.replace(plan, halves=_write_payloads(plan, folder, reporter))
         )
-        workers = workers_for(device, threads)
-        measure.answer(answering, ongoing, reporter, spread=functools.partial(spread, workers=workers))
+        spreading: measure.Spread = functools.partial(spread, workers=workers_for(device, threads), named=measure.named)
+        measure.answer(answering, ongoing, reporter, spread=spreading)
         timing.time(
             plan,
             ongoing,

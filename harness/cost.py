@@ -5,6 +5,7 @@ machine; or *estimated*, by the roofline of a GPU that has a data sheet; or not 
 What points share of a picture is counted once, and what is done once a picture is not counted for each question.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import statistics
@@ -130,7 +131,7 @@ def cost_of(
         answers_s=None if seconds is None else seconds[0],
         timing_s=None if seconds is None else seconds[1],
         how=how,
-        disk_bytes=_disk_bytes(left, len(timed)),
+        disk_bytes=_disk_bytes(left, ways * timed),
     )
 
 
@@ -177,8 +178,8 @@ def recorded(stock: Stock, folder: Path) -> tuple[dict[PointKey, Rate], list[str
 
 
 def _same_points(stock: Stock, manifest: provenance.Manifest) -> set[PointKey]:
-    """The points that a run has with the same parameters, model and files."""
-    if manifest.backbone != stock.backbone:
+    """The points that a run of both halves has with the same parameters, model and files."""
+    if manifest.backbone != stock.backbone or manifest.half is not None:
         return set()
     here = stock.parameters
     return {
@@ -190,13 +191,15 @@ def _same_points(stock: Stock, manifest: provenance.Manifest) -> set[PointKey]:
 
 
 def _stages(run: Path) -> pd.DataFrame:
-    """The stage rows of a run, finished or not, that were measured on this machine."""
+    """The stage rows of a run, finished or not, of the points that were measured on this machine alone."""
     parts = itertools.islice(sorted(run.glob("parts/*/stages.parquet")), _MOST_PARTS)
     files = [path for path in (run / "stages.parquet", *parts) if path.is_file()]
     if not files:
         raise ResultsError(f"{run}: nothing was timed")
     rows: pd.DataFrame = pa.concat_tables(tables.read("stages", path) for path in files).to_pandas()
-    return rows.loc[(rows["source"] == "measured") & (rows["machine"] == machine_name())]
+    here = (rows["source"] == "measured") & (rows["machine"] == machine_name())
+    # Half a request says nothing of a whole one: the other half was a server's, or a profile's.
+    return rows.loc[here.groupby([rows["pipeline"], rows["point"]]).transform("all").astype(bool)]
 
 
 def _rates(stages: pd.DataFrame, keys: set[PointKey]) -> dict[PointKey, Rate]:
@@ -217,10 +220,14 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
     """The rates by the roofline of this machine's GPU, for the median picture; none where it has no data sheet."""
     if (sheet := sheet_here()) is None or not stock.samples.names:
         return {}, ""
+    import torch
+
     from harness.estimates.backbone import CountedBackbone
     from harness.estimates.estimate import Estimator
     from harness.estimates.stages import NominalRequest, work_of
 
+    if not torch.cuda.is_available():
+        return {}, ""  # The GPU is there, and torch does not compute with it.
     names = stock.samples.names
     asked = NominalRequest(
         width_px=int(statistics.median(name.width_px for name in names)),
@@ -228,10 +235,13 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
         text_tokens=max(1, int(statistics.median(name.text_bytes for name in names)) // _TEXT_BYTES_A_TOKEN),
         answer_tokens=_ANSWER_TOKENS,
     )
-    found: dict[PointKey, Rate] = {}
     try:
         estimator, backbone = Estimator(sheet, sheet), CountedBackbone(stock.backbone)
-        for spec in stock.scenario.pipelines:
+    except HarnessError:
+        return {}, ""  # A model whose work is not counted.
+    found: dict[PointKey, Rate] = {}
+    for spec in stock.scenario.pipelines:
+        with contextlib.suppress(HarnessError):  # A scheme whose work is not counted: its points are as the others.
             for point, works in work_of(spec, backbone, asked):
                 rows = [
                     [spec.name, point.label, stage.side, stage.stage, stage.seconds, "", 0]
@@ -239,8 +249,6 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
                 ]
                 columns = ["pipeline", "point", "side", "stage", "seconds", "sample", "repeat"]
                 found |= _rates(pd.DataFrame(rows, columns=columns), {(spec.name, point.label)})
-    except HarnessError:
-        pass  # A scheme or a model whose work is not counted; its points are as the others.
     known = {key: rate for key, rate in found.items() if key in stock.points}
     return known, f"estimated: the roofline of {sheet}, without the launch of kernels"
 
@@ -258,14 +266,15 @@ _UNIT_BYTES, _TABLE_BYTES, _ROW_BYTES = 130, 7_000, 60
 """Of a part: a line of its list of units, a table's head, a row; measured on runs of the bundled scenarios."""
 
 
-def _disk_bytes(left: Sequence[tuple[PointKey, Sequence[int]]], timed: int) -> int:
+def _disk_bytes(left: Sequence[tuple[PointKey, Sequence[int]]], timed: Sequence[PointKey]) -> int:
     """The parts of what is left, in whole blocks, and the run's tables at its end."""
     of_picture: dict[int, list[int]] = {}
     for _, places in left:
         of_picture.setdefault(places[0], []).append(len(places))
     sizes = [(len(questions), sum(questions)) for questions in of_picture.values()]
-    points = max((len(questions) for questions in of_picture.values()), default=1)
-    sizes += [(points, 8 * points)] * (timed // points)  # A turn of all points is a part, of some eight stages each.
+    points = max(1, len(set(timed)))
+    # A turn of all points is a part, of some eight stages each.
+    sizes += [(points, 8 * points)] * (len(timed) // points)
     rows = sum(rows for _, rows in sizes)
     return sum(
         _BLOCK_BYTES + _blocks(units * _UNIT_BYTES) + _blocks(_TABLE_BYTES + rows * _ROW_BYTES) for units, rows in sizes

@@ -170,6 +170,11 @@ Spread: TypeAlias = Callable[[Answers, Sequence[Part]], Answered]
 """What has parts answered, wherever that is."""
 
 
+def named(part: Part) -> str:
+    """What a part is called where it cannot be answered: by its first unit."""
+    return part[0].name
+
+
 def one_by_one(answers: Answers, parts: Sequence[Part]) -> Answered:
     """Has this process answer the parts in their order."""
     for part in parts:

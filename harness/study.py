@@ -131,7 +131,8 @@ def _work(
         ongoing.record_samples(shown)
         plan = plan_of(stock, halves, shown)
         if tell is not None:
-            for line in cost.lines(stock, plan, folder, missing=ongoing.missing, workers=team.at_once(device, threads)):
+            at_once = 1 if peer is not None else team.at_once(device, threads)
+            for line in cost.lines(stock, plan, folder, missing=ongoing.missing, workers=at_once):
                 tell(line)
         if peer is not None:
             measure.answer(plan, ongoing, reporter)  # A connection is one process's.

@@ -1,8 +1,8 @@
 """Who answers: this process, processes forked from it, processes that load a model each, or actors of a Ray cluster.
 
-Who it is changes no row. What is handed out are the units of one picture, so that what points share of it is computed
-once; whoever asked commits what comes back. A worker that loads for itself compares what it has with the asker, and
-answers nothing where a number could differ.
+Who it is changes no row as long as each computes with as many threads. What is handed out are the units of one picture,
+so that what points share of it is computed once; whoever asked commits what comes back. A worker that loads for itself
+compares what it has with the asker, and answers nothing where a number could differ.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import psutil
 
 from harness.cluster import connected
 from harness.errors import UnavailableError
-from harness.measure import Answered, Answers, Part
+from harness.measure import Answered, Answers, Part, named
 from harness.profiling import nvml
 from harness.profiling.actors import Actors, room
 from harness.profiling.workers import Pool, Processes, hand_out, may_fork, processors, spread, workers_for
@@ -88,12 +88,13 @@ class Answering:
             workers = self.team.count(self.device, self.threads)
             self._warn_of_crowds(min(workers, len(parts)), self.threads)
             told = self._begin(workers, parts)
-            yield from spread(answers, parts, workers, named=_named, lost=told)
+            yield from spread(answers, parts, workers, named=named, lost=told)
 
     def _over_processes(self, parts: Sequence[Part]) -> Answered:
         workers = min(self.team.count(self.device, self.threads), len(parts))
         gpus = visible_gpus() if self.device == "cuda" else []
         threads = self.threads if self.given else max(1, processors() // workers)
+        self._warn_of_rounding(threads)
         refuse_memory(workers, self.weight_bytes(), len(gpus) or None, self.warn)
         self._warn_of_crowds(workers, threads)
         pool = Processes(
@@ -106,24 +107,32 @@ class Answering:
     def _over_ray(self, parts: Sequence[Part]) -> Answered:
         on_gpus = self.device == "cuda"
         threads = self.threads if self.given else 1
+        self._warn_of_rounding(threads)
         with connected() as ray:
             most = room(ray, on_gpus=on_gpus, threads=threads)
             workers = self.team.workers or most
             if workers > most or not most:
                 each = "a GPU" if on_gpus else f"{threads} processor{'s' if threads > 1 else ''}"
+                helps = f"give --workers {most} or fewer, or add nodes" if most else "add nodes"
                 raise UnavailableError(
-                    f"the Ray cluster has room for {most} workers of {each} each, and {max(1, workers)} are wanted; "
-                    "give --workers no more, or add nodes"
+                    f"the Ray cluster has room for {most} workers of {each} each, not for {max(1, workers)}; {helps}"
                 )
             pool = Actors(ray, self.answerer(threads), on_gpus=on_gpus, threads=threads)
             yield from self._handed_out(parts, pool, min(workers, len(parts)))
 
     def _handed_out(self, parts: Sequence[Part], pool: Pool, workers: int) -> Answered:
-        yield from hand_out(parts, pool, workers, named=_named, lost=self._begin(workers, parts))
+        yield from hand_out(parts, pool, workers, named=named, lost=self._begin(workers, parts))
 
     def _warn_of_crowds(self, workers: int, threads: int) -> None:
         if self.device == "cpu" and workers > 1 and workers * threads > processors():
             self.warn(f"{workers} workers of {threads} threads share {processors()} processors; fewer are as fast.")
+
+    def _warn_of_rounding(self, threads: int) -> None:
+        if self.device == "cpu" and threads != self.threads:
+            self.warn(
+                f"Each worker computes with {threads} of {self.threads} threads: rounding, and with it an answer, may "
+                "differ from one process's. With measure.threads in the scenario rows do not depend on the workers."
+            )
 
     def _begin(self, workers: int, parts: Sequence[Part]) -> Callable[[str], None]:
         """Commits who answers; what it returns is told of each worker that died."""
@@ -142,10 +151,6 @@ class Answering:
         return lost
 
 
-def _named(part: Part) -> str:
-    return part[0].name
-
-
 def visible_gpus() -> list[str]:
     """What CUDA_VISIBLE_DEVICES would say of each GPU that torch sees, without opening any."""
     import torch
@@ -159,7 +164,7 @@ def visible_gpus() -> list[str]:
 def refuse_memory(workers: int, weight_bytes: int, gpus: int | None, warn: Callable[[str], None]) -> None:
     """Raises UnavailableError where the weights of so many workers cannot fit, on the GPUs or in this machine's memory.
 
-    It warns where they fit and leave nothing of what is free now. Activations are not counted.
+    It warns where they fit in all of it and not in what is free now. Activations are not counted.
     """
     if gpus is None:
         memory = psutil.virtual_memory()
@@ -178,6 +183,7 @@ def refuse_memory(workers: int, weight_bytes: int, gpus: int | None, warn: Calla
     )
     if needed > total:
         most = total // each * (gpus or 1)
-        raise UnavailableError(f"{text}it has {format_bytes(total)}; give --workers {most} or fewer")
+        helps = f"give --workers {most} or fewer" if most else "a larger one or a smaller model is needed"
+        raise UnavailableError(f"{text}it has {format_bytes(total)}; {helps}")
     if needed > free:
         warn(f"{text}{format_bytes(free)} are free now; the system may end some of them.")

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from harness import cost, study
 from harness.cost import Rate
+from harness.profiling.machine import machine_name
+from harness.runs import tables
 from harness.scenario.load import load
 from harness.stock import Stock, take_stock
 from harness.units import format_duration
@@ -42,6 +45,22 @@ def test_a_rate_is_the_mean_of_requests_by_what_they_are_for() -> None:
     frame = pd.DataFrame(rows, columns=["pipeline", "point", "sample", "repeat", "side", "stage", "seconds"])
     keys = {("jpeg", "q"), ("tofc", "p")}
     assert cost._rates(frame, keys) == {("jpeg", "q"): Rate(0, 22, 200), ("tofc", "p"): Rate(3, 4, 8)}
+
+
+def test_half_a_request_tells_nothing_of_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point of which one half was another machine's, or a profile's, has no rate; one measured here has."""
+    here = machine_name()
+    rows = [
+        ("tofc", "device", here, "measured"),
+        ("tofc", "server", "another", "measured"),
+        ("jpeg", "device", here, "measured"),
+        ("jpeg", "server", here, "recorded"),
+        ("alone", "device", here, "measured"),
+    ]
+    frame = pd.DataFrame(rows, columns=["pipeline", "side", "machine", "source"]).assign(point="p")
+    monkeypatch.setattr(tables, "read", lambda *_: pa.Table.from_pandas(frame))
+    (tmp_path / "stages.parquet").touch()
+    assert cost._stages(tmp_path)["pipeline"].tolist() == ["alone"]
 
 
 def test_a_cost_is_the_sum_over_what_is_left(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

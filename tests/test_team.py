@@ -120,10 +120,12 @@ def test_a_worker_that_could_give_other_rows_refuses(eight_pages: Scenario, tmp_
 
 
 def test_more_workers_than_memory_are_refused_and_a_tight_fit_is_warned_of() -> None:
-    """By the weights alone, which are counted from the checkpoint; the sentence says how many fit."""
+    """By the weights alone, which are counted from the checkpoint; the sentence says how many fit, if any does."""
     memory, told = psutil.virtual_memory(), list[str]()
     with pytest.raises(UnavailableError, match=r"4 workers on this machine take at least .* give --workers 1 or fewer"):
         refuse_memory(4, memory.total // 2, None, told.append)
+    with pytest.raises(UnavailableError, match=r"a larger one or a smaller model is needed"):
+        refuse_memory(2, 2 * memory.total, None, told.append)
     refuse_memory(1, 0, None, told.append)
     assert told == []
     refuse_memory(1, memory.total - 700_000_000, None, told.append)

@@ -69,7 +69,7 @@ def half_width(found: Components, pictures: int, rounds: int, confidence: float 
     Where ``found`` knows how starts scatter each start has as many rounds as it had there (:func:`starts_of`).
     """
     freedom = pictures - min(found.spent, pictures - 1)
-    units = starts_of(found, rounds) or rounds
+    units = starts_of(found, rounds) if found.starts else rounds
     if pictures < MIN_PICTURES or (found.drift > 0 and units < MIN_ROUNDS):
         return math.inf
     tail = (1 + confidence) / 2
@@ -80,7 +80,7 @@ def half_width(found: Components, pictures: int, rounds: int, confidence: float 
 
 
 def starts_of(found: Components, rounds: int) -> int:
-    """How many process starts so many rounds come from, as many rounds in each as in ``found``; 0: not known."""
+    """How many starts so many rounds come from, as many rounds in each as in ``found``; 0: not known, or not one."""
     return found.starts and rounds * found.starts // found.rounds
 
 

@@ -40,8 +40,8 @@ def check(
 
         harness check scenarios/realworldqa.yaml --no-stand-in
 
-    With `--cost` hours are recorded ones where timed requests of the same points, weights and machine are in a run
-    under the results, estimated where a GPU with a data sheet is here, and not given elsewhere.
+    With `--cost` hours are those of one process: recorded where timed requests of the same points, weights and machine
+    are in a run under the results, estimated where a GPU with a data sheet is here, and not given elsewhere.
 
         harness check scenarios/realworldqa.yaml --cost
     """

@@ -67,8 +67,11 @@ def run(
             min=1,
             max=4096,
             metavar="N",
-            help="How many processes answer; each has a GPU where there are some.",
-            show_default="one a core where the scenario has measure.threads: 1 and no GPU computes, else one",
+            help="How many processes answer, spread over the GPUs if there are any.",
+            show_default=(
+                "one a core where the scenario has measure.threads: 1 and no GPU computes, else one; on a Ray cluster "
+                "all that it has room for"
+            ),
         ),
     ] = None,
     engine: Annotated[
@@ -91,8 +94,8 @@ def run(
 
     `--workers` spreads the answers, never the timing, over processes of this machine, or with `--engine ray` over a Ray
     cluster, whose nodes need the same harness, scenario and model files under the same paths. The rows do not depend on
-    it. Each worker loads a model of its own, unless it computes on one processor thread of this machine; a worker that
-    is killed is replaced.
+    it if the scenario has `measure.threads`. Each worker loads a model of its own, unless it computes on one processor
+    thread of this machine; a worker that is killed is replaced.
 
         harness run scenarios/realworldqa.yaml --workers 4
 

@@ -102,6 +102,8 @@ class TransformersEngine:
         return (
             self._masks is None
             and config.model_type in _READ_TOGETHER
+            # Where attention is eager a mask is added to the scores, and this one is of booleans.
+            and config._attn_implementation == "sdpa"
             and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
             and config.rope_parameters["rope_type"] == "default"
             and weight.dtype == torch.float32

@@ -255,7 +255,7 @@ def _check_config(folder: Path, family: Family, config: Any) -> None:
     vision, text, path = config.vision_config, config.text_config, folder / "config.json"
     for name in _SIZES:
         part, _, key = name.rpartition(".")
-        value = one_of_two(getattr(getattr(config, part), key))
+        value = one_of_two(getattr(getattr(config, part), key, None))
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointError(f"{path}: {name} is {value!r}; a whole number from 1 on is expected")
     if hasattr(config, "vision_feature_layer"):

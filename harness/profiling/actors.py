@@ -56,7 +56,7 @@ class Actors:
                 reply: Reply = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
                 self._actors.pop(place)
-                return place, Died(f"by Ray's word: {_first_line(error)}")
+                return place, Died(f"as Ray reports: {_first_line(error)}")
             if not is_here:
                 return place, reply
             self._awaited[self._actors[place].load.remote(self._make)] = place

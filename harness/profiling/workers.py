@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _MOST_DEATHS = 3
 """Of workers at one task, or in one place before they were ready: another would die of the same."""
 _PATIENCE_S = 5.0
-"""With a process that said its last word and is not gone."""
+"""How long a process that closed its pipe may take to end before it is killed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Failed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Died:
-    """A worker is no more; ``how`` is a phrase such as ``killed by SIGKILL``."""
+    """A worker ended; ``how`` is a phrase such as ``killed by SIGKILL``."""
 
     how: str
 
@@ -87,7 +87,7 @@ class Pool(Protocol):
 
 
 def _nothing(how: str) -> None:
-    """What is done where nobody asks."""
+    """What is told of a worker that died where nobody asks."""
 
 
 def hand_out(

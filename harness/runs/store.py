@@ -192,7 +192,7 @@ class Run:
         self._update(sessions=(*earlier, session.model_copy(update={"energy": dict(told)})))
 
     def record_conditions(self, when: str, told: Mapping[str, float | str | bool]) -> None:
-        """Commits what the machine was like at a moment of this session: power mode, clocks, temperatures."""
+        """Commits what a pass of this session met: power mode, clocks, temperatures; of the answers, who gave them."""
         *earlier, session = self.manifest.sessions
         conditions = {**session.conditions, when: dict(told)}
         self._update(sessions=(*earlier, session.model_copy(update={"conditions": conditions})))

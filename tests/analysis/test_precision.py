@@ -56,6 +56,13 @@ def test_a_plan_takes_starts_where_starts_scatter() -> None:
     assert (hopeless.pictures, "starts of the process scatter by 5.0%" in hopeless.reason) == (0, True)
 
 
+def test_rounds_that_fill_no_three_starts_resolve_nothing() -> None:
+    """Of starts of four rounds three rounds are less than one, and no number of pictures says how starts differ."""
+    scattering = Components(picture=0.01, request=0.01, drift=0.0025, pictures=12, rounds=12, spent=2, starts=3)
+    assert [precision.half_width(scattering, 10_000, rounds) for rounds in (3, 8)] == [math.inf] * 2
+    assert math.isfinite(precision.half_width(scattering, 10_000, 12))
+
+
 def test_half_the_width_takes_four_times_the_questions() -> None:
     """The number grows with the square; what is unbounded no number of questions mends."""
     assert precision.questions_needed(4.0, 160, 2.0) == 640

@@ -119,6 +119,7 @@ def test_what_prompts_begin_with() -> None:
         ("model_type", "gemma3_text"),
         ("layer_types", ["sliding_attention"] * 2),
         ("rope_parameters", {"rope_type": "dynamic"}),
+        ("_attn_implementation", "eager"),
     ],
 )
 def test_other_attention_is_read_one_at_a_time(monkeypatch, tiny, setting, value) -> None:
