@@ -139,8 +139,8 @@ class Training:
         found = result.identity(self.folder)
         if found is not None and found != self._identity:
             raise ScenarioError(
-                f"{self.folder}: holds the result of another configuration, other weights or other data; --fresh replaces it, "
-                "another 'out' keeps both"
+                f"{self.folder}: holds the result of another configuration, other weights or other data; --fresh "
+                "replaces it, another 'out' keeps both"
             )
         return found is not None
 
