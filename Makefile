@@ -48,8 +48,9 @@ lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/lint-imports
 
 docs: .venv/installed-dev  ## Build the API pages from the docstrings, in build/api
-	# An import of NumPy asks lscpu what the processor is.
-	PDOC_ALLOW_EXEC=1 $(BIN)/python -W error::UserWarning -m pdoc --docformat restructuredtext --output-directory build/api harness baselines
+	# An import of NumPy asks lscpu what the processor is. Types that are imported for type checkers alone stay as they are written.
+	PDOC_ALLOW_EXEC=1 $(BIN)/python -W error::UserWarning -W 'ignore:Error parsing type annotation:UserWarning' \
+		-W 'ignore:Failed to run TYPE_CHECKING code:UserWarning' -m pdoc --docformat restructuredtext --output-directory build/api harness baselines
 
 bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; case $$file in *calibration*) form=--quick;; *) form=;; esac; \
