@@ -189,8 +189,10 @@ def choose(
     decide = functools.partial(_decided, norm_V=norm_V, twin_V=twin_V, k=k, error_V=error_V, centres_C=centres_C)
     doubtful = anew = np.arange(len(x_VD)) if math.isinf(error) else decide(square_VV)
     if doubtful.size:
-        # What is above the diagonal was never written.
-        x_VD, square_VV = x_VD.astype(np.float64, copy=False), np.tril(square_VV).astype(np.float64, copy=False)
+        # What was never written is not cast: above the diagonal always, and all of it without a product.
+        x_VD = x_VD.astype(np.float64, copy=False)
+        is_written = not math.isinf(error)
+        square_VV = np.tril(square_VV).astype(np.float64) if is_written else np.zeros(square_VV.shape)
     while doubtful.size and anew.size:
         _take_differences(x_VD, square_VV, error_V, anew)
         error_V[anew] = 0.0
