@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -296,3 +298,8 @@ def said(side, tokens_TH, question):
     """What a language side answers to a question about one picture."""
     (answer,) = side.answer([Request([tokens_TH], question)], [Untimed()])
     return answer.text
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """A picture in which every pixel matters."""
+    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""What all commands share: how they are declared, their quantities with units, and how Ctrl-C is told to the user."""
+"""What all commands share: how they are declared, their quantities with units, and what Ctrl-C prints."""
 
 import enum
 from collections.abc import Callable

@@ -36,7 +36,7 @@ MAX_PIXELS = 2**26
 """The largest picture of a benchmark or a training set, in pixels: 8192 x 8192."""
 
 PAYLOAD_MAX_PIXELS = 16_000_000
-"""The largest picture that a server decodes from a payload, in pixels, unless it is told another limit."""
+"""The largest picture that a server decodes from a payload, in pixels, by default."""
 
 _DIGEST_DIGITS = 20
 _FILTERS = threading.Lock()

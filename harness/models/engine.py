@@ -28,7 +28,7 @@ In single precision it moves logits by less than 1e-6 (``benchmarks/bench_answer
 """
 
 _READ_TOGETHER = ("qwen2", "llama")
-"""Models whose attention is told by a mask alone."""
+"""Models whose attention depends on the mask alone."""
 
 _ALL = -1
 """The owner of what all prompts share."""

@@ -7,6 +7,7 @@ padded around with black. In front of the tiles goes a thumbnail: the image padd
 transformers' processor squashes it) and resized to p x p. The others are as the models' processors cut.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ class StretchedTiling:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OneTile:
+class OneTile(abc.ABC):
     """The whole image is one patch of side ``patch``; a subclass says how it becomes a square."""
 
     stretches: ClassVar[bool] = False
@@ -148,8 +149,9 @@ class OneTile:
         """The one grid onto which every image is fitted."""
         return ((1, 1),)
 
+    @abc.abstractmethod
     def _tile(self, image: Image.Image) -> Image.Image:
-        raise NotImplementedError
+        """The image as a square of side ``patch``."""
 
 
 class PaddedTile(OneTile):

@@ -87,7 +87,7 @@ class Pool(Protocol):
 
 
 def _nothing(how: str) -> None:
-    """What is told of a worker that died where nobody asks."""
+    """Ignores the death of a worker."""
 
 
 def hand_out(
@@ -100,8 +100,8 @@ def hand_out(
 ) -> Generator[tuple[Task, Any], None, None]:
     """Yields each task with what a worker of the pool made of it, as they finish.
 
-    A worker gets its next task before the caller sees what it finished. ``lost`` is told how one died; its task goes to
-    another that is idle, or else to a new one in its place. An error in a task is raised here. Raises
+    A worker gets its next task before the caller sees what it finished. ``lost`` is called with how one died; its task
+    goes to another that is idle, or else to a new one in its place. An error in a task is raised here. Raises
     UnavailableError where three workers died at one task, or in one place before they had loaded. All workers have
     ended when this returns, raises or is closed.
     """

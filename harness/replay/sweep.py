@@ -9,6 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from harness.cluster import connected
+from harness.errors import UnavailableError
 from harness.records import RequestRow, schema
 from harness.replay.cell import Cell, Engine, replay
 from harness.replay.profile import Profile
@@ -63,8 +64,11 @@ def _over_ray(jobs: Sequence[Job]) -> list[pa.Table]:
             remote = ray.remote(_replayed)
             return list(ray.get([remote.remote(job) for job in jobs]))
         except ray.exceptions.RayTaskError as error:
-            # What went wrong in a cell is what the caller is told, as by the other engines.
+            # The caller gets the error of the cell itself, as from the other engines.
             raise error.cause from None
+        except ray.exceptions.RayError as error:
+            reason = str(error).partition("\n")[0]
+            raise UnavailableError(f"the Ray cluster lost a replay: {reason}; repeat the command") from None
 
 
 def _replayed(job: Job) -> pa.Table:

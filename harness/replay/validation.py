@@ -4,8 +4,8 @@ The real side waits for the recorded durations and sends real bytes over TCP thr
 empties before each payload. The replayed side is the SimPy system with the wire as it is known beforehand (headers and
 segments) and two latencies of the host, calibrated on payloads of one size at one rate, which are no part of the
 comparison. How far the host scatters by itself is seen where one exchange is repeated among the requests: no replay can
-be nearer to single requests than that, so T_link's errors within it are not held against this one, if they average out,
-and are told. Repeats are compared with their own median: no error of a replay can hide in their scatter.
+be nearer to single requests than that, so T_link's errors within it do not fail this one if they average out, and are
+reported. Repeats are compared with their own median: no error of a replay can hide in their scatter.
 """
 
 import dataclasses

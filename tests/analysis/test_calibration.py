@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,26 @@ from benchmarks.calibrated_rows import RESTARTS, ROWS
 from benchmarks.made_studies import DEADLINE_S, Scheme, World, answered, study, true_score
 from benchmarks.resumable import Cell
 from benchmarks.tally import Counts, Tally
+from harness.analysis import Analysis
 from harness.analysis.means import Estimate
 from harness.analysis.select import select
 from harness.analysis.whatif import advise, crossover
 
 TOFC, JPEG = ("tofc", "lambda=2"), ("jpeg", "quality=2")
+
+
+def asked(run: Analysis) -> tuple[Any, Estimate]:
+    """What ``advise`` says of TOFC, and the rate at which it and JPEG cross."""
+    system = run.setting.system
+    (told,) = advise(
+        [run.profile(*TOFC)], {TOFC: 1.0}, system, system.uplinks[0],
+        deadline_s=DEADLINE_S, min_score=0.9, population=run.population,
+    )  # fmt: skip
+    crossed = crossover(
+        run.profile(*TOFC), run.profile(*JPEG), system, low_bps=1e4, high_bps=1e9, population=run.population
+    ).rate_bps
+    assert crossed is not None
+    return told, crossed
 
 
 def test_what_is_printed_of_six_timed_pictures_holds_the_truth() -> None:
@@ -30,15 +46,7 @@ def test_what_is_printed_of_six_timed_pictures_holds_the_truth() -> None:
         row = run.numbers.set_index("pipeline").loc["tofc"]
         first = run.first.set_index("pipeline").loc["server_only"]
         leader = TOFC if first["first"] == "tofc" else JPEG
-        (told,) = advise(
-            [run.profile(*TOFC)], {TOFC: 1.0}, run.setting.system, run.setting.system.uplinks[0],
-            deadline_s=DEADLINE_S, min_score=0.9, population=run.population,
-        )  # fmt: skip
-        crossed = crossover(
-            run.profile(*TOFC), run.profile(*JPEG), run.setting.system, low_bps=1e4, high_bps=1e9,
-            population=run.population,
-        ).rate_bps  # fmt: skip
-        assert crossed is not None
+        told, crossed = asked(run)
         mean_s, share = made.mean_s(TOFC), made.in_time(TOFC)
         rate_bps, ratio = made.crossover_bps(JPEG, TOFC), made.mean_s(("server_only", "-")) / made.mean_s(leader)
         held["run"] += row["total_mean_low_s"] <= mean_s <= row["total_mean_high_s"]
@@ -94,15 +102,7 @@ def test_runs_over_three_starts_hold_the_truth(kind: str) -> None:
         other = "jpeg" if first.loc["jpeg", "first"] != "jpeg" else "tofc"
         keys = {"tofc": TOFC, "jpeg": JPEG, "server_only": ("server_only", "-")}
         ratio = made.mean_s(keys[other]) / made.mean_s(keys[first.loc[other, "first"]])
-        (told,) = advise(
-            [run.profile(*TOFC)], {TOFC: 1.0}, run.setting.system, run.setting.system.uplinks[0],
-            deadline_s=DEADLINE_S, min_score=0.9, population=run.population,
-        )  # fmt: skip
-        crossed = crossover(
-            run.profile(*TOFC), run.profile(*JPEG), run.setting.system, low_bps=1e4, high_bps=1e9,
-            population=run.population,
-        ).rate_bps  # fmt: skip
-        assert crossed is not None
+        told, crossed = asked(run)
         held["run"] += row["total_mean_low_s"] <= made.mean_s(TOFC) <= row["total_mean_high_s"]
         held["ratio"] += first.loc[other, "ratio_low"] <= ratio <= first.loc[other, "ratio_high"]
         held["advise"] += told.mean_s.low <= made.mean_s(TOFC) <= told.mean_s.high

@@ -2,10 +2,8 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import Gemma3ForConditionalGeneration, Gemma3Processor, PreTrainedTokenizerFast
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -14,7 +12,7 @@ from harness.errors import CheckpointError, UnavailableError
 from harness.models import adapter
 from harness.models.contract import Request, Untimed
 from harness.models.gemma3 import bidirectional, full_size_config, load
-from tests.small_models import logits_of, make_gemma3, said, save
+from tests.small_models import logits_of, make_gemma3, noise, said, save
 
 QUESTIONS = {
     "choice": (
@@ -25,11 +23,6 @@ QUESTIONS = {
     "yes or no": (Question(text="Is it red?", kind="yes_no"), "Is it red? Please answer yes or no."),
     "open": (Question(text="What {is} it?", kind="open"), "Question: What {is} it?"),
 }
-
-
-def picture(width, height):
-    """A picture in which every pixel matters."""
-    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +56,7 @@ def prepared(backbone, images, text):
 def test_logits_are_transformers_own(tiny, kind, size):
     """From pixels and text to the logits of every position, with all features, in layers of either kind."""
     question, text = QUESTIONS[kind]
-    image = picture(*size)
+    image = noise(*size)
     inputs = prepared(tiny, [image], text)
     with torch.inference_mode():
         wanted_TL = tiny.model(**inputs).logits[0]
@@ -81,7 +74,7 @@ def test_logits_are_transformers_own(tiny, kind, size):
 def test_two_pictures_do_not_read_each_other_both_ways(tiny):
     """Each picture is a block of its own; the second reads the first, and not the first the second."""
     question, text = QUESTIONS["open"]
-    images = [picture(40, 30), picture(50, 50)]
+    images = [noise(40, 30), noise(50, 50)]
     inputs = prepared(tiny, images, text)
     with torch.inference_mode():
         wanted_TL = tiny.model(**inputs).logits[0]
@@ -110,7 +103,7 @@ def test_merged_features_are_a_shorter_block(tiny, n_c):
 def test_the_whole_answer_is_transformers_own(tiny):
     """The same text as generate(), whose later tokens read the windows that the prompt left."""
     question, text = QUESTIONS["choice"]
-    image = picture(40, 30)
+    image = noise(40, 30)
     inputs = prepared(tiny, [image], text)
     with torch.inference_mode():
         generated = tiny.model.generate(
@@ -129,7 +122,7 @@ def test_the_whole_answer_is_transformers_own(tiny):
 def test_features_are_what_the_projector_norms(tile, patch, width, tokens):
     """The cut is behind the pooling: 256 means of 4 x 4 positions on the real one's picture of 896 px."""
     backbone = make_gemma3(tile=tile, patch=patch, width=width, tokens=tokens)
-    tiles = backbone.preprocess(picture(70, 32))
+    tiles = backbone.preprocess(noise(70, 32))
     caught = []
     norm = backbone.model.model.multi_modal_projector.mm_soft_emb_norm
     hook = norm.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
@@ -145,7 +138,7 @@ def test_features_are_what_the_projector_norms(tile, patch, width, tokens):
 
 def test_attention_is_that_of_the_eager_tower(tiny):
     """A mean receives what its positions receive on average."""
-    tiles = tiny.preprocess(picture(64, 32))
+    tiles = tiny.preprocess(noise(64, 32))
     x_PVD, seen = tiny.encode_attended(tiles)
     assert torch.equal(x_PVD, tiny.encode(tiles))
     eager = type(tiny.vision_tower)._from_config(tiny.config.vision_config, attn_implementation="eager").eval()

@@ -2,10 +2,8 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import InternVLForConditionalGeneration, InternVLProcessor, PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
@@ -14,7 +12,7 @@ from harness.data.sample import Question
 from harness.errors import CheckpointError, UnavailableError
 from harness.models import adapter
 from harness.models.internvl import IMAGENET_MEAN, IMAGENET_STD, full_size_config, load
-from tests.small_models import INTERNVL_SPECIAL, logits_of, make_internvl, make_internvl_config, said, save
+from tests.small_models import INTERNVL_SPECIAL, logits_of, make_internvl, make_internvl_config, noise, said, save
 
 QUESTIONS = {
     "choice": (
@@ -27,11 +25,6 @@ QUESTIONS = {
     ),
     "open": (Question(text="What {is} it?", kind="open"), "What {is} it?\nAnswer the question directly."),
 }
-
-
-def picture(width, height):
-    """A picture in which every pixel matters."""
-    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +65,7 @@ def prepared(backbone, image, text):
 def test_logits_are_transformers_own(tiny, kind, width, height, n_patches):
     """From pixels and text to the logits of every position, with all features, whatever the grid."""
     question, text = QUESTIONS[kind]
-    image = picture(width, height)
+    image = noise(width, height)
     inputs = prepared(tiny, image, text)
     with torch.inference_mode():
         wanted_TL = tiny.model(**inputs).logits[0]
@@ -87,7 +80,7 @@ def test_logits_are_transformers_own(tiny, kind, width, height, n_patches):
 def test_the_whole_answer_is_transformers_own(tiny):
     """The same text as generate(), from what the processor made."""
     question, text = QUESTIONS["choice"]
-    image = picture(130, 64)
+    image = noise(130, 64)
     inputs = prepared(tiny, image, text)
     with torch.inference_mode():
         generated = tiny.model.generate(
@@ -109,7 +102,7 @@ def test_the_whole_answer_is_transformers_own(tiny):
 def test_features_are_what_the_projector_is_given(tile, patch, width, vision):
     """The cut is behind the pixel shuffle: 256 features of four positions each on the real one's tiles of 448 px."""
     backbone = make_internvl(tile=tile, patch=patch, width=width, vision=vision)
-    tiles = backbone.preprocess(picture(700, 320))
+    tiles = backbone.preprocess(noise(700, 320))
     caught = []
     projector = backbone.model.model.multi_modal_projector
     hook = projector.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
@@ -141,7 +134,7 @@ def test_merged_features_stand_where_all_would(tiny):
 def test_attention_is_that_of_the_eager_tower(qk_norm):
     """A square receives what the class token pays to its positions on average; the class token is no feature's size."""
     backbone = make_internvl(vision={"use_qk_norm": qk_norm})
-    tiles = backbone.preprocess(picture(64, 32))
+    tiles = backbone.preprocess(noise(64, 32))
     x_PVD, seen = backbone.encode_attended(tiles)
     assert torch.equal(x_PVD, backbone.encode(tiles))
     assert seen.class_PD is None

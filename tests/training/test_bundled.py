@@ -6,17 +6,13 @@ from typing import Any
 
 import pytest
 
-from harness.data.asking import samples
-from harness.data.streetsqa import book
-from harness.errors import BitstreamError, UnavailableError
-from harness.models.contract import Untimed
+from harness.errors import UnavailableError
 from harness.models.onevision import load as load_onevision
 from harness.models.prompts import ONEVISION
-from harness.profiling.clock import StageClock
-from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import Tofc, TofcPoint
 from harness.tofc import trained
 from harness.training.bundled import Bundled
+from tests.one_request import answers_from_its_stream
 
 SMOKE = Path(__file__).parents[2] / "training" / "mini_smoke.yaml"
 
@@ -44,20 +40,7 @@ def test_a_codec_of_the_zoo_is_a_point_of_the_scheme(
     monkeypatch.setattr(trained, "CODECS", tmp_path)
     models = load_onevision("mini-onevision")
     point = TofcPoint(codec="lambda-0.3", merge_to=0.021)
-    device, server = Tofc.device_half(models, point), Tofc.server_half(models, point)
-    sample = samples(book("test", 0)[:1], paired=False)[0]
-    clocks = StageClock(), StageClock()
-    data = send(device, sample, clocks[0])
-    assert isinstance(data, bytes)
-    (answer,) = receive(server, data, [sample.question], clocks[1], kind=Tofc.kind)
-    assert tuple(clocks[0].seconds) == ("preprocess", "vision_encode", "merge", "encode")
-    assert tuple(clocks[1].seconds) == ("decode", "project", "prefill", "generate")
-    n_h, n_w = models.vision().preprocess(sample.image()).layout.grid
-    assert answer.visual_tokens == 3 * (n_h * n_w + 1)
-    damaged = bytearray(data)
-    damaged[len(damaged) // 2] ^= 1
-    with pytest.raises(BitstreamError):
-        receive(server, bytes(damaged), [sample.question], Untimed(), kind=Tofc.kind)
+    answers_from_its_stream(Tofc, models, point, n_clusters=3)
     for half in (Tofc.device_half, Tofc.server_half):
         with pytest.raises(UnavailableError, match=r"unknown codec of mini-onevision 'huge'; known: lambda-0.3; train"):
             half(models, TofcPoint(codec="huge", merge_to=0.044))

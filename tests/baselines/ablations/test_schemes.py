@@ -21,16 +21,12 @@ from baselines.ablations.schemes import (
     Unmerged,
 )
 from harness import catalog
-from harness.data.asking import samples
 from harness.data.streetsqa import book
-from harness.errors import BitstreamError, CheckpointError, UnavailableError
+from harness.errors import CheckpointError, UnavailableError
 from harness.models import adapter
-from harness.models.contract import Untimed
 from harness.models.llava import Llava
 from harness.models.loading import LlavaModels
 from harness.models.onevision import load
-from harness.profiling.clock import StageClock
-from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import TofcPoint
 from harness.training.bundled import book_of
 from recipes import ablations as training
@@ -46,6 +42,7 @@ from recipes.ablations import (
     train_point,
     train_reduced,
 )
+from tests.one_request import answers_from_its_stream
 
 TINY = dataclasses.replace(OF_FIG_12, steps=2, pictures=2, asked=2)
 TINY_REDUCED = dataclasses.replace(OF_TABLE_1, steps=1, pictures=1, asked=2)
@@ -103,20 +100,7 @@ def test_every_ablation_answers_from_its_stream(models: LlavaModels, scheme: typ
     """Its stages are TOFC's, its tokens as many as are asked for, and damage to its stream is a BitstreamError."""
     assert catalog.load("scheme", scheme.kind, catalog.SCHEMES) is scheme
     point = TofcPoint(codec=name, merge_to=0.02)
-    device, server = scheme.device_half(models, point), scheme.server_half(models, point)
-    sample = samples(book("test", 0)[:1], paired=False)[0]
-    clocks = StageClock(), StageClock()
-    data = send(device, sample, clocks[0])
-    assert isinstance(data, bytes)
-    (answer,) = receive(server, data, [sample.question], clocks[1], kind=scheme.kind)
-    assert tuple(clocks[0].seconds) == ("preprocess", "vision_encode", "merge", "encode")
-    assert tuple(clocks[1].seconds) == ("decode", "project", "prefill", "generate")
-    n_h, n_w = models.vision().preprocess(sample.image()).layout.grid
-    assert answer.visual_tokens == 3 * (n_h * n_w + 1)
-    damaged = bytearray(data)
-    damaged[len(damaged) // 2] ^= 1
-    with pytest.raises(BitstreamError):
-        receive(server, bytes(damaged), [sample.question], Untimed(), kind=scheme.kind)
+    answers_from_its_stream(scheme, models, point, n_clusters=3)
 
 
 def test_every_point_of_a_group_spends_the_same(backbone: Llava, kept: list[Lesson], drawn: list[Lesson]) -> None:
