@@ -104,7 +104,9 @@ def ladders_of(points: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[Po
                 values.setdefault(name, set()).add(repr(own.get(name)))
         telling = [name for name, seen in values.items() if name not in RATES and len(seen) > 1]
         for label, own in labels.items():
-            found[pipeline, label] = ", ".join(f"{name}={own.get(name)}" for name in sorted(telling))
+            found[pipeline, label] = ", ".join(
+                f"no {name}" if own.get(name) is None else f"{name}={own[name]}" for name in sorted(telling)
+            )
     return found
 
 

@@ -46,8 +46,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     )
     notes = [
         f"means with intervals at {100 * run.equality.confidence:g} %; lines are timed stages + 8 bytes / rate",
-        f"{len(crossings)} rates at which two schemes change places; named, with their intervals, are those at which "
-        "another answers first",
+        f"circles: rates at which two schemes change places ({len(crossings)}); named, with their intervals, are those "
+        "at which another answers first",
     ]
     left_in, right_in, high_in = 0.5, 0.24, 2.5 if narrow else 3.3
     wide_in = width_in - left_in - right_in
