@@ -66,6 +66,10 @@ weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	@for codec in $(CODECS); do backbone=$${codec%%/*}; \
 		$(BIN)/harness train training/$$(echo $$backbone | tr - _).yaml --fresh --set lambda=$${codec##*-} \
 		--set out=harness/zoo/tofc/$$codec || exit 1; done
+	$(BIN)/harness train training/mini_onevision.yaml --stage merging --fresh --set 'clusters=[6]' --set held_out=96 \
+		--set out=harness/zoo/tofc/mini-onevision/merging
+	$(BIN)/harness train training/mini_llava15.yaml --stage merging --fresh --set 'clusters=[36]' --set held_out=96 \
+		--set out=harness/zoo/tofc/mini-llava15/merging
 	$(BIN)/python -m recipes.image_codecs
 	$(BIN)/python -m recipes.ablations
 

@@ -130,7 +130,8 @@ def find_adapter(backbone: str, adapter: str) -> Path:
     known = {path.parents[1].name for folder in among for path in folder.glob(f"*/{ADAPTER}/{files.ADAPTER_CONFIG}")}
     raise UnavailableError(
         f"{unknown_name(f'adapter of {backbone}', adapter, known or ['none'])}; train one to "
-        f"{TRAINED / backbone / adapter}, or give the path of its folder"
+        f"{TRAINED / backbone / adapter} ('harness train ... --stage merging'), give the path of its folder, or leave "
+        "'adapter' out of the points: they then count as not tuned for merging"
     )
 
 

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from baselines.neural_codec import bundled
+from harness import catalog
 from harness.errors import HarnessError
-from harness.models import files, llava15, onevision
+from harness.models import adapter, files, llava15, onevision
 from harness.runs.store import Run
 from harness.scenario.load import load
 from harness.scenario.model import Scenario
 from harness.stock import missing, take_stock
 from harness.study import run
-from harness.tofc.trained import CODECS
+from harness.tofc import trained
 from tests.silent import Silent
 from tests.small_models import make_config, make_config15, make_model, make_tokenizer, on_hub
 
@@ -63,21 +64,25 @@ def installed(caches: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path
     return install
 
 
-def named(scenario: Scenario) -> set[tuple[str, str]]:
-    """The pipelines of a scenario with the codecs and networks that their full-size points name."""
-    return {
-        (spec.name, name)
-        for spec in scenario.pipelines
-        for point in spec.operating_points()
-        for name in (getattr(point, "codec", None), getattr(point, "weights", None))
-        if isinstance(name, str)
-    }
+def named(scenario: Scenario, *keys: str) -> set[tuple[str, str]]:
+    """The pipelines of a scenario with the codecs and networks that their full-size points name; an adapter once."""
+    found: dict[tuple[str, str], str] = {}
+    for spec in scenario.pipelines:
+        for point in spec.operating_points():
+            for key in keys or ("codec", "weights", "adapter"):
+                if isinstance(name := getattr(point, key, None), str):
+                    found.setdefault(("adapter" if key == "adapter" else spec.name, name), spec.name)
+    return {(pipeline, name) for (_, name), pipeline in found.items()}
 
 
 def provide(folder: Path, scenario: Scenario) -> None:
     """Everything that the full-size points name, in the working folder."""
-    codec = next(CODECS.glob("mini-onevision/*/codec.safetensors"))
-    for pipeline, name in named(scenario):
+    for _, tuned in named(scenario, "adapter"):
+        backbone = catalog.load("backbone", scenario.backbone, catalog.BACKBONES)(scenario.backbone).backbone()
+        place = folder / "codecs" / scenario.backbone / tuned / trained.ADAPTER
+        adapter.save(adapter.attach(backbone, 2, 4, 0.0), place, scenario.backbone)
+    codec = next(trained.CODECS.glob("mini-onevision/*/codec.safetensors"))
+    for pipeline, name in named(scenario, "codec", "weights"):
         path = folder / (name if "/" in name else f"codecs/{scenario.backbone}/{name}.safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(codec if pipeline == "tofc" else bundled(pipeline)[0.0018], path)
@@ -120,8 +125,8 @@ def test_a_full_size_run_goes_through(installed: Cache) -> None:
     folder = installed("old")
     few = {
         "tofc": "{codec: lambda-0.01, n_c: 8}",
-        "jpeg": "{quality: 5, n_c: 16}",
-        "webp": "{quality: 5, n_c: 16}",
+        "jpeg": "{quality: 5, n_c: 16, adapter: merging}",
+        "webp": "{quality: 5, n_c: 16, adapter: merging}",
         "hyperprior": "{weights: weights/hyperprior-1.safetensors, n_c: 16}",
         "elic": "{weights: weights/elic-0004.safetensors, n_c: 16}",
     }
