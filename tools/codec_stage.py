@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import catalog
+from harness.cli import guarded
 from harness.data import streetsqa
 from harness.models.contract import Untimed
 from harness.profiling.machine import this_machine
@@ -194,4 +195,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "codec_stage", resumes=True)

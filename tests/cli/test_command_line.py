@@ -16,7 +16,9 @@ from rich.panel import Panel
 from rich.table import Table
 
 from harness.channel import recording
+from harness.cli import guarded
 from harness.cli.display import Display, terminal
+from harness.errors import CheckpointError
 from tests.made_up_run import make
 
 ROOT = Path(__file__).parents[2]
@@ -231,3 +233,25 @@ def test_a_name_that_no_file_system_has_is_a_sentence(harness: Run, command: str
     status, _, err = harness(command, "n" * 300)
     assert (status, err.count("\n")) == (2, 1)
     assert "File name too long" in err
+
+
+@pytest.mark.parametrize(
+    ("mistake", "status", "sentence"),
+    [
+        (CheckpointError("a.safetensors: is no checkpoint"), 2, "tool: a.safetensors: is no checkpoint\n"),
+        (KeyboardInterrupt(), 130, "tool: interrupted; repeat the command to resume\n"),
+        (None, 0, ""),
+    ],
+)
+def test_a_tool_or_recipe_ends_as_a_command_does(
+    mistake: BaseException | None, status: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a sentence that its own name begins, and the statuses of the commands."""
+
+    def command() -> None:
+        if mistake is not None:
+            raise mistake
+
+    with pytest.raises(SystemExit) as exit_:
+        guarded(command, "tool", resumes=True)
+    assert (exit_.value.code or 0, capsys.readouterr().err) == (status, sentence)
