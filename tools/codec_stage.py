@@ -91,7 +91,7 @@ class Timed:
         """Begins a phase."""
         self._console.print(f"{name}: {total} steps, {done} of them done before")
         self._name, self._last_s = name, time.perf_counter()
-        self.seconds.setdefault(name, [])
+        self.seconds[name] = self.seconds.get(name, [])[:done]  # What is done again is timed again.
 
     def advance(self) -> None:
         """One step of the phase is done."""
