@@ -58,7 +58,8 @@ def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     """One worker, four, and four of which two are killed with units in hand; the manifest says how many there were."""
     study.run(eight_pages, tmp_path / "one", reporter=Silent(), team=Team(workers=1))
     wanted, needs = _outcomes(Run.read(tmp_path / "one")), _needs(Run.read(tmp_path / "one"))
-    assert len(needs) and bool(needs["value"].notna().any())
+    assert len(needs)
+    assert bool(needs["value"].notna().any())
     study.run(eight_pages, tmp_path / "four", reporter=Silent(), team=Team(workers=4))
     pd.testing.assert_frame_equal(_outcomes(Run.read(tmp_path / "four")), wanted)
     pd.testing.assert_frame_equal(_needs(Run.read(tmp_path / "four")), needs)

@@ -164,7 +164,7 @@ def _twins(x_VD: Array, norm_V: Array) -> Array:
 
 @_kernel
 def _is_equal(x_VD: Array, i: int, j: int) -> bool:
-    for d in range(x_VD.shape[1]):
+    for d in range(x_VD.shape[1]):  # noqa: SIM110 - a generator is not compiled
         if x_VD[i, d] != x_VD[j, d]:
             return False
     return True
@@ -269,11 +269,10 @@ def _nearest(bits_VV: Array, k: int, infinity: int) -> Array:
     # From the last row up: when a row's turn comes, all later rows have left it so small a K-th smallest that few of
     # its own values are inserted.
     for i in range(n_features - 1, -1, -1):
-        # Loops: numba takes seconds to compile the assignment of a slice, for the sentence on shapes that differ.
+        # Loops: numba takes seconds to compile one slice's assignment to another, for its sentence on other shapes.
         for j in range(i):
             row_V[j] = bits_VV[i, j]
-        for j in range(i, i + _BLOCK):
-            row_V[j] = infinity
+        row_V[i : i + _BLOCK] = infinity
         for slot in range(k):
             own_K[slot] = nearest_KV[slot, i]
         for start in range(0, i, _BLOCK):
