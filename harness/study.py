@@ -14,7 +14,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -23,7 +23,6 @@ from harness.analysis import Analysis, validity
 from harness.asked import elements_of
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
-from harness.edge.server import ServerLimits, Service
 from harness.energy import Sides, measure_energy
 from harness.errors import PeerError
 from harness.measure import Halves, Parted
@@ -42,6 +41,9 @@ from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
 from harness.stock import Stock, sample_rows, take_stock
 from harness.team import AS_SUITS, Answering, Team
+
+if TYPE_CHECKING:
+    from harness.edge.server import ServerLimits, Service
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,7 @@ def _work(
             machine=machine_name(),
             device=device,
             server=server_machine,
+            workers=team.forks(device, threads) if peer is None else 1,
         )
         if scenario.measure.energy is not None:
             with Meters() as meters:
@@ -371,8 +374,10 @@ def load_models(stock: Stock) -> tuple[Models, str, int]:
     return models, device, torch.get_num_threads()
 
 
-def service(stock: Stock, *, token: str | None, limits: ServerLimits) -> Service:
+def service(stock: Stock, *, token: str | None, limits: "ServerLimits") -> "Service":
     """The server halves of every scheme at every point, loaded and ready to be served."""
+    from harness.edge.server import Service  # With a web server, which only this needs.
+
     models, device, _ = load_models(stock)
     halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
     return Service(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 
 from harness.analysis.analysis import Analysis
 from harness.analysis.slowdown import holm
@@ -301,7 +301,7 @@ def _answers(rows: pd.DataFrame, exact: bool, wanted: Limits) -> Check:
     for key, of_point in rows.groupby(["pipeline", "point"], sort=False):
         was, now = of_point["correct_was"].to_numpy(bool), of_point["correct_now"].to_numpy(bool)
         lost[key], won[key] = int((was & ~now).sum()), int((~was & now).sum())
-        p[key] = float(scipy.stats.binom.sf(lost[key] - 1, lost[key] + won[key], 0.5)) if lost[key] else 1.0
+        p[key] = float(scipy.special.bdtrc(lost[key] - 1, lost[key] + won[key], 0.5)) if lost[key] else 1.0
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
     worse = [key for key in adjusted if adjusted[key] <= ALPHA]
     said = [
