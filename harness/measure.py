@@ -19,7 +19,6 @@ from harness.edge.client import Transfer
 from harness.errors import PeerError
 from harness.models.contract import Answer, Clock, Sharing, Untimed
 from harness.profiling.resources import Need, half_needs
-from harness.profiling.workers import spread as spread_over
 from harness.records import OutcomeRow, PointKey, ResourceRow, Side
 from harness.reporter import Reporter
 from harness.runs.recorded import RecordedTimes
@@ -226,24 +225,21 @@ def weigh(
     device: str,
     server: str | None = None,
     sides: Sequence[Side] = ("device", "server"),
-    workers: int = 1,
 ) -> None:
     """Commits what each half of every scheme needs besides time, on the first of the timed samples.
 
     Of ``sides`` alone; ``server`` is the machine of the server halves, if another. It says itself what they need.
 
     Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
-    its operations. Neither depends on what else is computed, so several forked ``workers`` may share the schemes; each
-    counts its own memory.
+    its operations. In one process: the peak of a forked one differs by some percent.
     """
     place = plan.to_time(seed)[0][0]
     units = {plan.weighing(key, place, device): key for key in plan.halves}
     pending = ongoing.expect(units)
     reporter.phase("memory and operations", total=len(units), done=len(units) - len(pending))
-
-    def weighed(unit: Unit) -> list[ResourceRow]:
+    for unit in pending:
         needs = _needs(plan.halves[units[unit]], plan.samples[place], device)
-        return [
+        rows = [
             ResourceRow(
                 run=ongoing.manifest.name,
                 unit=unit.key,
@@ -260,11 +256,8 @@ def weigh(
             for side, (stage, quantity, value) in needs
             if side in sides
         ]
-
-    with contextlib.closing(spread_over(weighed, pending, workers, named=lambda unit: unit.name)) as found:
-        for unit, rows in found:
-            ongoing.add(unit, resources=rows)
-            reporter.advance()
+        ongoing.add(unit, resources=rows)
+        reporter.advance()
 
 
 def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, Need]]:

@@ -163,7 +163,6 @@ def _work(
             machine=machine_name(),
             device=device,
             server=server_machine,
-            workers=team.forks(device, threads) if peer is None else 1,
         )
         if scenario.measure.energy is not None:
             with Meters() as meters:

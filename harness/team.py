@@ -45,10 +45,6 @@ class Team:
         """How many there will be; on a cluster that is not asked how many it has room for, one."""
         return self.workers or (1 if self.engine == "ray" else workers_for(device, threads))
 
-    def forks(self, device: str, threads: int) -> int:
-        """How many processes may share what this one has loaded, at work that only this machine can do."""
-        return min(self.workers or processors(), processors()) if may_fork(device, threads) else 1
-
     def at_once(self, device: str, threads: int) -> int:
         """How many of them compute at once: no more than this machine has processors or GPUs."""
         if self.engine == "ray":
