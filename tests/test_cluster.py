@@ -14,7 +14,7 @@ from harness.errors import UnavailableError
 @pytest.fixture(autouse=True)
 def _with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not the extra is installed here."""
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(cluster, "_CONNECT_S", 0.3)
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -105,7 +106,7 @@ def test_what_is_not_left_and_what_is_not_known_is_said(
     plan = study.planned(stock)
     monkeypatch.setattr(cost, "rates_of", lambda *_: (dict.fromkeys(plan.halves, Rate(1.0, 1.0, 1.0)), "recorded"))
 
-    def line(only: str = "", **how: int) -> str:
+    def line(only: str = "", **how: Any) -> str:
         def missing(units: Iterable[Unit]) -> list[Unit]:
             return [unit for unit in units if unit.name.startswith(only)]
 
