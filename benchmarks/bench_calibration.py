@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from benchmarks.tally import Counts, line, share
 from harness import replay
 from harness.analysis import curves, energy, means, percentiles, precision, selection
 from harness.analysis.latency import total_s
-from harness.analysis.means import Estimate
+from harness.analysis.means import Estimate, Floats
 from harness.analysis.whatif import mean, replicated
 from harness.runs import digests, provenance
 from harness.scenario.replay import Replay
@@ -41,12 +41,12 @@ THETA = 0.87
 RESAMPLES = 500
 
 
-def lognormal(rng: np.random.Generator, sigma: float, shape: tuple[int, ...]) -> np.ndarray:
+def lognormal(rng: np.random.Generator, sigma: float, shape: tuple[int, ...]) -> Floats:
     """Log-normal values of mean 1."""
-    return np.exp(sigma * rng.normal(size=shape) - sigma**2 / 2)
+    return np.asarray(np.exp(sigma * rng.normal(size=shape) - sigma**2 / 2))
 
 
-def bootstrap(rng: np.random.Generator, of_pictures: np.ndarray) -> Estimate:
+def bootstrap(rng: np.random.Generator, of_pictures: Floats) -> Estimate:
     """The method that was there before: the percentile bootstrap of pictures."""
     n = of_pictures.size
     drawn = of_pictures[rng.integers(n, size=(400, n))].mean(axis=1)
@@ -69,7 +69,7 @@ KINDS = (
 
 def timed(
     rng: np.random.Generator, kind: str, n: int, rounds: int, *, by_strata: bool = True
-) -> tuple[np.ndarray, np.ndarray, float]:
+) -> tuple[Floats, Floats, float]:
     """Times (S, R) of a scheme, the pictures' tiles, and the benchmark's true mean."""
     seed = int(rng.integers(2**62))
     tiles = TILES[means.draw_by_strata(TILES, n, seed) if by_strata else rng.permutation(TILES.size)[:n]]
@@ -116,7 +116,7 @@ def _lines_of_means(what: str, counts: Counts, studies: int) -> Iterable[str]:
 def cells_of_ratios() -> Iterator[Cell]:
     """Ratios and differences of two schemes within rounds; a crossover's rate is covered where the difference is."""
     for n in (6, 12, 40):
-        study, lines = (functools.partial(made, n) for made in (_study_of_ratios, _lines_of_ratios))
+        study, lines = functools.partial(_study_of_ratios, n), functools.partial(_lines_of_ratios, n)
         yield Cell(section="ratios", name=f"{n} pictures", study=study, lines=lines)
 
 
@@ -226,7 +226,7 @@ def _study_of_percentiles(between: float, within: float, p: float, n: int, numbe
     times = np.exp(between * rng.normal(size=(n, 1)) + within * rng.normal(size=(n, 3)))
     counts["now"].add(percentiles.percentile(times, p).estimate, truth)
     ranked, size = np.sort(times, axis=None), times.size
-    low, high = scipy.stats.binom.ppf([0.025, 0.975], size, p).astype(int)
+    low, high = np.asarray(scipy.stats.binom.ppf([0.025, 0.975], size, p)).astype(int)
     counts["before"].add(Estimate(1.0, ranked[max(low - 1, 0)], ranked[min(high, size - 1)]), truth)
 
 
@@ -282,7 +282,7 @@ def _lines_of_queues(what: str, counts: Counts, _studies: int) -> Iterable[str]:
     yield line(what, "95 %", counts["now"], counts["before"], "over seeds")
 
 
-def scores(rng: np.random.Generator, chance: np.ndarray, n: int, alike: float = 0.85) -> np.ndarray:
+def scores(rng: np.random.Generator, chance: Floats, n: int, alike: float = 0.85) -> Floats:
     """Whether each of n questions is right (C, P), alike: the correlation of what decides it between points."""
     difficulty = alike * rng.normal(size=(n, 1)) + math.sqrt(1 - alike**2) * rng.normal(size=(n, chance.size))
     return (difficulty < scipy.special.ndtri(chance)).astype(float)
@@ -326,15 +326,16 @@ def _lines_of_selection(what: str, counts: Counts, studies: int) -> Iterable[str
     )
 
 
-def _any_admitted(right: np.ndarray, shape: tuple[int, ...]) -> bool:
-    ladders, place = {}, 0
+def _any_admitted(right: Floats, shape: tuple[int, ...]) -> bool:
+    ladders: dict[Hashable, list[tuple[Hashable, Floats]]] = {}
+    place = 0
     for ladder, size in enumerate(shape):
         ladders[ladder] = [(point, right[:, point]) for point in range(place, place + size)]
         place += size
     return any(found.admitted for found in selection.admit(ladders, right[:, -1], theta=THETA))
 
 
-CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+CURVES: dict[str, Callable[[Floats], Floats]] = {
     "logistic": lambda x: 0.25 + 0.5 / (1 + np.exp(-1.6 * x)),
     "saturation": lambda x: 0.78 - 0.25 * np.exp(-0.9 * x),
 }
@@ -349,7 +350,7 @@ def cells_of_curves() -> Iterator[Cell]:
     """At equal score: bytes, latency, BD-score and BD-rate of two ladders whose true ratio of bytes is 1.8."""
     for name in CURVES:
         for n in (160, 765):
-            study, lines = (functools.partial(made, name, n) for made in (_study_of_curves, _lines_of_curves))
+            study, lines = functools.partial(_study_of_curves, name, n), functools.partial(_lines_of_curves, name, n)
             times = 0.5 if n > 500 else 1.0
             yield Cell(section="curves", name=f"{name}, {n} pictures", study=study, lines=lines, times=times, least=20)
 
