@@ -81,6 +81,7 @@ def layers() -> list[str]:
     return [name.strip(" ()") for layer in listed for name in layer.replace(":", "|").split("|")]
 
 
+@pytest.mark.slow
 def test_paths_point_down_the_layers_as_imports_do() -> None:
     """What an import would tell the contracts cannot be hidden in a path: the zoo's folder is the catalog's alone."""
     package, order = ROOT / "harness", layers()

@@ -45,6 +45,7 @@ def _outcomes(record: Record) -> pd.DataFrame:
     return record.outcomes.to_pandas().drop(columns="run")
 
 
+@pytest.mark.slow
 @forks
 def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     eight_pages: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -76,6 +77,7 @@ def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     assert told == [None, {"workers": 4, "engine": "processes"}, {"workers": 4, "engine": "processes", "died": 2}]
 
 
+@pytest.mark.slow
 @forks
 def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     eight_pages: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +102,7 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     assert done >= 6 * 4, "what the other worker had in hand may be lost"
 
 
+@pytest.mark.slow
 def test_a_worker_that_could_give_other_rows_refuses(eight_pages: Scenario, tmp_path: Path) -> None:
     """Other packages, other weights, another processor: each is named; the same answers what is asked, and no more."""
     stock = take_stock(eight_pages)

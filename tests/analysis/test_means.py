@@ -220,6 +220,7 @@ def test_times_that_are_none_are_refused(times: list[list[float]]) -> None:
         means.mean_latency(times)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 12, 40])
 @pytest.mark.parametrize("drift", [0.0, 0.1])
 def test_intervals_cover_what_follows_tiles(n: int, drift: float) -> None:

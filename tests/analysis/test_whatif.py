@@ -50,6 +50,7 @@ def scattered(pipeline: str, seed: int, level: tuple[float, ...]) -> Profile:
     return dataclasses.replace(profile, start=np.tile(np.arange(repeats), 8))
 
 
+@pytest.mark.slow
 def test_starts_that_scatter_are_in_a_crossing_and_in_what_queues() -> None:
     """Times of four starts that differ by a tenth widen each interval; of schemes apart there is one from three on."""
     level = (0.9, 1.0, 1.05, 1.15)

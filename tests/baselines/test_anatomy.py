@@ -97,6 +97,7 @@ def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, models: Llava
     assert sum(found.bits.values()) == 8 * len(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "n_y"), [(Hyperprior, 1), (Elic, 10)])
 def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], n_y: int) -> None:
     """The last string is z, the others are y; a bundled model is named by its lambda."""
@@ -111,6 +112,7 @@ def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], 
     assert found.what.startswith("a file of hyperprior" if n_y == 1 else "a file of ELIC")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_strings", [1, 2, 3, 5, 7, 11, 33])
 def test_however_many_strings_a_neural_file_has_they_are_told_apart(n_strings: int) -> None:
     """Strings of any length, empty ones too: no smaller count of strings fits a file of more."""
@@ -201,6 +203,7 @@ def test_bytes_between_the_segments_of_a_jpeg_are_shown_as_fill() -> None:
     assert bits == of_body(body).bits
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_damaged_picture_file_has_parts_that_do_not_sum(data: st.DataObject) -> None:
     """Whatever bytes are overwritten or put in: no negative part, and all parts are the file, or one sentence."""

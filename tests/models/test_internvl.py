@@ -148,6 +148,7 @@ def test_attention_is_that_of_the_eager_tower(qk_norm):
     assert seen.keys_PVK.shape == (3, 16, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "total_m", "embedded"),
     [("internvl3-1b", 938.2, 896), ("internvl3-2b", 2089.0, 1536), ("internvl3-8b", 7944.4, 3584)],

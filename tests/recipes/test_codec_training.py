@@ -34,6 +34,7 @@ def collages() -> list[Picture]:
     return [collage(SeededRandom("test", number)) for number in range(6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_the_linear_start_beats_random_weights(make: Callable[[], torch.nn.Module]) -> None:
     """A transform coder of 24 components: above 18 dB at once, at a tenth of the loss or less."""

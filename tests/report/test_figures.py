@@ -114,6 +114,7 @@ def assert_readable(figure: Figure) -> None:
     assert not meet.any(), [(words[a], words[b]) for a, b in np.argwhere(meet)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(gallery.FIGURES))
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN], ids=["page", "column"])
 def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_in: float) -> None:
@@ -128,6 +129,7 @@ def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_
             assert_readable(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN])
 def test_users_can_be_read(width_in: float) -> None:
     """Users against p99: the loads are those of the rows, what too few pictures certify is hollow, all can be read."""
@@ -145,6 +147,7 @@ def test_users_can_be_read(width_in: float) -> None:
     assert not any(len(line.get_xdata()) for line in solid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig6", "fig7", "table1"])
 def test_several_benchmarks_can_be_read(name: str) -> None:
     """A panel a benchmark, named with all that it stands in for; fig7 is one of their average."""
@@ -162,6 +165,7 @@ def test_several_benchmarks_can_be_read(name: str) -> None:
         assert {"StreetsQA", "MMStar", "average"} <= set(data)
 
 
+@pytest.mark.slow
 def test_cases_can_be_read(made_up: Analysis, tmp_path: Path) -> None:
     """A case shows both answers, the sizes and the rule; the areas are those of the labels."""
     run = Analysis(make(tmp_path / "run"))
@@ -189,6 +193,7 @@ def test_cases_can_be_read(made_up: Analysis, tmp_path: Path) -> None:
         assert all(len(np.unique(np.asarray(areas[0])[np.array(labels) == n])) == 1 for n in range(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Ba$$in: ($5) and ($_10)", r"[red]\frac{1}{2}$^$[/red]"])
 def test_a_name_is_drawn_letter_by_letter(made_up: Analysis, numbers: pd.DataFrame, tmp_path: Path, name: str) -> None:
     """Titles, uplinks and schemes are drawn as they are; none is read as a formula, and none ends the drawing."""
@@ -218,6 +223,7 @@ def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
         assert ends == pytest.approx(rows["total_mean_s"].tolist())
 
 
+@pytest.mark.slow
 def test_the_score_is_shown_once(numbers: pd.DataFrame) -> None:
     """However many uplinks there are, there is one panel of scores, with each scheme's; without a claim none."""
     for scored in (True, False):
@@ -229,6 +235,7 @@ def test_the_score_is_shown_once(numbers: pd.DataFrame) -> None:
     assert drawn == pytest.approx(sorted(numbers.drop_duplicates("pipeline")["score"]))
 
 
+@pytest.mark.slow
 def test_sources_are_hatched(numbers: pd.DataFrame) -> None:
     """A part that this run did not time is hatched as its source is, and the legend names the sources that occur."""
     for source in ("estimated", "recorded", "reported"):
@@ -242,6 +249,7 @@ def test_sources_are_hatched(numbers: pd.DataFrame) -> None:
         assert legend & set(style.HATCHES) == {source}
 
 
+@pytest.mark.slow
 def test_what_does_not_reach_is_said(made_up: Analysis, numbers: pd.DataFrame) -> None:
     """A scheme without a point at equal score has no bar, but the words, in every panel and in the curves' legend."""
     words = [text.get_text() for text in texts(latency_bars.bars(numbers, PARTS, ABOUT))]
@@ -254,6 +262,7 @@ def test_what_does_not_reach_is_said(made_up: Analysis, numbers: pd.DataFrame) -
     assert_readable(figure)
 
 
+@pytest.mark.slow
 def test_a_bar_that_is_cut_has_its_value_and_interval(numbers: pd.DataFrame) -> None:
     """The axis ends before it, and at the cut stand its mean and both ends of its interval."""
     panel = bars_axes(latency_bars.bars(numbers, PARTS, ABOUT))[0]
@@ -323,6 +332,7 @@ def test_a_point_far_beyond_the_curves_is_at_the_edge(made_up: Analysis) -> None
     assert rate_performance.limits(points)[1] == pytest.approx(1.5 * before[1])
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_files(made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PNG, SVG and PDF do not depend on when or how often they are drawn; none is there where one cannot be written."""
     first, again = (
@@ -392,6 +402,7 @@ def test_provenance_is_on_the_figure(made_up: Analysis) -> None:
         assert fact in written
 
 
+@pytest.mark.slow
 def test_crossings_are_those_of_the_lines() -> None:
     """At each rate that is marked the two schemes' sums of timed stages and 8 bytes / rate are equal."""
     _, data = gallery.chart("crossover").draw(many_schemes.make(Path("/nowhere"), 9, 4), PAGE)
@@ -426,6 +437,7 @@ def test_distributions_and_timelines_are_the_rows(made_up: Analysis) -> None:
         assert np.abs(own["answered_s"] - ends[-1]).min() < 1e-9
 
 
+@pytest.mark.slow
 def test_table_one_in_all_its_forms(made_up: Analysis, tmp_path: Path) -> None:
     """Picture, CSV, Markdown and LaTeX have the same numbers; the best of those with as many tokens is bold."""
     gallery.draw(made_up, "table1", tmp_path, widths=("column",))
@@ -443,6 +455,7 @@ def test_table_one_in_all_its_forms(made_up: Analysis, tmp_path: Path) -> None:
     assert "stand-in" in latex
 
 
+@pytest.mark.slow
 def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -> None:
     """A run's folder gives two figures in all forms and tables; named ones come alone; an empty folder is refused."""
     files = gallery.draw_all(made_up.record.folder)
@@ -478,6 +491,7 @@ def test_what_cannot_be_drawn_names_the_command(made_up: Analysis, tmp_path: Pat
     assert gallery.usual(made_up) == ["fig6", "fig8"]
 
 
+@pytest.mark.slow
 def test_illustrations_are_of_the_rows_that_are_there(tmp_path: Path) -> None:
     """What was computed of other rows than the run's is not shown, and a damaged file is said to be one."""
     run = Analysis(make(tmp_path / "run"))
@@ -535,6 +549,7 @@ def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> N
     assert_readable(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN])
 def test_energy_can_be_read(width_in: float) -> None:
     """A panel a rail, never their sum: bars are the joules of an answer, framed what is beyond idle, source hatched."""

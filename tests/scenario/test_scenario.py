@@ -460,6 +460,7 @@ def test_published_networks_are_preferred_to_bundled_ones(
     assert runs() == ([f"weights={path},n_c=6" for path in published], False)
 
 
+@pytest.mark.slow
 def test_bundled_networks_are_labelled_as_stand_ins(written: Callable[[object], Path]) -> None:
     """In the manifest, whose label every table and figure has; without stand-ins they are refused."""
     elic = {"scheme": "elic", "points": [{"weights": 0.006}]}
