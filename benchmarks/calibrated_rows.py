@@ -31,11 +31,13 @@ from benchmarks.resumable import Cell
 from benchmarks.tally import Counts, line, share
 from harness import replay
 from harness.analysis import Analysis, precision
+from harness.analysis.crossings import crossover
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate
+from harness.analysis.replications import percentile, replicated
 from harness.analysis.select import select
 from harness.analysis.validity import looked_at
-from harness.analysis.whatif import advise, crossover, max_users, percentile, replicated
+from harness.analysis.whatif import advise, max_users
 from harness.scenario.replay import Replay
 
 THETA = 0.87

@@ -15,9 +15,10 @@ from benchmarks.made_studies import DEADLINE_S, Scheme, World, answered, study, 
 from benchmarks.resumable import Cell
 from benchmarks.tally import Counts, Tally
 from harness.analysis import Analysis
+from harness.analysis.crossings import crossover
 from harness.analysis.means import Estimate
 from harness.analysis.select import select
-from harness.analysis.whatif import advise, crossover
+from harness.analysis.whatif import advise
 
 TOFC, JPEG = ("tofc", "lambda=2"), ("jpeg", "quality=2")
 

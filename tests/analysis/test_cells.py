@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from harness.analysis import Analysis, cells, comparison, whatif
+from harness.analysis import Analysis, cells, comparison, crossings, whatif
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, SampleRow, StageRow, schema
 from tests.made_up_run import MACHINE, RATES_BPS, make
@@ -154,7 +154,7 @@ def test_schemes_timed_apart_have_no_interval_between_them(made_up: Analysis) ->
     assert others.loc[refused, "reason"].str.startswith("not comparable: timed in different starts").all()
     said = comparison.first_sentences(run.first)
     assert all("jpeg" in sentence.split(" answers first")[0] for sentence in said), "which of them is left open"
-    crossed = whatif.crossover(
+    crossed = crossings.crossover(
         run.selected_profile("jpeg"), run.selected_profile("tofc"), run.setting.system, low_bps=1e4, high_bps=1e9,
         population=run.population, confidence=run.latency_confidence,
     ).rate_bps  # fmt: skip

@@ -8,17 +8,11 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
+from harness.analysis.crossings import crossover, crossover_of_links
 from harness.analysis.means import mean_latency
-from harness.analysis.whatif import (
-    Population,
-    advise,
-    cell_summaries,
-    crossover,
-    crossover_of_links,
-    max_users,
-    mean,
-    replicated,
-)
+from harness.analysis.replications import mean, replicated
+from harness.analysis.setting import Population
+from harness.analysis.whatif import advise, cell_summaries, max_users
 from harness.errors import ResultsError
 from harness.replay import Cell, Profile
 from harness.scenario.replay import ConstantUplink

@@ -10,7 +10,8 @@ import pytest
 
 from harness.analysis import Analysis
 from harness.analysis.cells import instability
-from harness.analysis.whatif import advise, crossover, crossover_of_links, max_users
+from harness.analysis.crossings import crossover, crossover_of_links
+from harness.analysis.whatif import advise, max_users
 from harness.channel import recording
 from harness.channel.channel import mean_bps
 from harness.errors import ResultsError

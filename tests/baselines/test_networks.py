@@ -150,6 +150,7 @@ def test_strings_and_pictures_are_compressais(codec: str, peers: dict[str, Calla
         assert torch.equal(ours.decompress(mine, height, width), decoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", OURS)
 def test_the_bundled_weights_are_compressais_too(codec: str, peers: dict[str, Callable[..., Any]]) -> None:
     """A class of compressai's that has them writes the same strings as ours, before either is made exact."""

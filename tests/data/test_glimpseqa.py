@@ -46,6 +46,7 @@ def test_a_picture_fits_into_one_tile(samples) -> None:
     assert max(max(sample.image().size) for sample in samples) <= 192
 
 
+@pytest.mark.slow
 def test_the_order_of_a_pair_and_its_text_tell_nothing() -> None:
     """Over many books the first question is true half of the time, and so is every text that is often asked."""
     pages = [page for number in range(40) for page in glimpseqa.book("train", number)]

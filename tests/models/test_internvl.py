@@ -202,6 +202,7 @@ def test_the_published_processor_is_taken(tiny, tmp_path):
     assert load("internvl3-8b", weights=tmp_path).vision().n_features == 16
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_head_of_its_own_is_read_whatever_the_config_says(tmp_path):
     """The published configs leave out that the head is its own, which is read as tied: the weights decide."""

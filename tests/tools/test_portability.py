@@ -98,6 +98,7 @@ def test_what_differs_is_counted(copy: Path) -> None:
     assert portability.main(["decode", str(copy)]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["absent", "no json", "another format", "no tensors"])
 def test_a_folder_that_holds_no_streams_is_refused_in_a_sentence(
     few: None, copy: Path, damage: str, capsys: pytest.CaptureFixture[str]
