@@ -1,7 +1,7 @@
 """``harness inspect`` on what every scheme sends: the parts are the payload's, and other bytes are refused."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from harness.data.streetsqa import book
 from harness.errors import BitstreamError
 from harness.models.contract import Untimed
 from harness.models.loading import LlavaModels
-from harness.models.onevision import load
 from harness.schemes import image_codec
 from harness.schemes.anatomy import of_body
 from harness.schemes.contract import Payload
@@ -52,15 +51,6 @@ POINTS = {
     "qformer": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
 }
 EXTRAS = {"compressai": "compressai", "jxl": "pillow_jxl"}
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[LlavaModels]:
-    """The zoo's backbone on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load("mini-onevision")
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Every ablation, hardly trained, as a scheme of the harness; and the recipe that makes them."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +49,6 @@ pytestmark = pytest.mark.slow
 TINY = dataclasses.replace(OF_FIG_12, steps=2, pictures=2, asked=2)
 TINY_REDUCED = dataclasses.replace(OF_TABLE_1, steps=1, pictures=1, asked=2)
 ALL = [(scheme, points[0]) for scheme, points in FIG_12.items()] + [(scheme, DISTORTION) for scheme in TABLE_1]
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[LlavaModels]:
-    """The parts of the zoo's backbone on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load("mini-onevision")
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
