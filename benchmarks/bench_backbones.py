@@ -5,6 +5,7 @@ Random weights: the times are those of any weights of this size. Both sides of a
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import numpy as np
@@ -20,7 +21,7 @@ from harness.models.contract import Request, Untimed
 from harness.models.onevision import OneVision
 from harness.models.pieces import PieceTokenizer
 
-TILE = 96
+TILE, VOCABULARY = 96, 768
 ROUNDS = 15
 QUESTION = Question(
     text="Which colour is the light?", kind="choice", options={"A": "red", "B": "green", "C": "amber", "D": "off"}
@@ -47,7 +48,7 @@ def miniature() -> OneVision:
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "vocab_size": 768,
+            "vocab_size": VOCABULARY,
             "max_position_embeddings": 8192,
         },
         image_token_index=766,
@@ -55,8 +56,10 @@ def miniature() -> OneVision:
         image_grid_pinpoints=[[h * TILE, w * TILE] for h in range(1, 7) for w in range(1, 7)],
     )
     torch.manual_seed(0)
-    model = LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
-    return OneVision("miniature", model, PieceTokenizer(config.text_config.vocab_size), max_new_tokens=2)
+    # Its method has no types.
+    built: Any = LlavaOnevisionForConditionalGeneration
+    model = built._from_config(config, attn_implementation="sdpa").eval()
+    return OneVision("miniature", model, PieceTokenizer(VOCABULARY), max_new_tokens=2)
 
 
 def medians_ms(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:

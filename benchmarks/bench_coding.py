@@ -5,6 +5,7 @@ coding  92,160 symbols: bytes over their information; encode, decode and setting
 codec   the device's and the server's stage of the whole codec, miniature and full size, by how many models are in use
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -215,22 +216,23 @@ def whole_codec() -> None:
             u_ND = torch.randn(y_PCD.flatten(0, 1).shape, generator=generator)
             seconds = interleaved_s(
                 {
-                    "device": lambda c=codec, y=y_PCD: c.compress(y),
-                    "networks": lambda f=codec.frozen, u=u_ND, z=z_NZ, e=expert_N: (
-                        f.analysis(u, e),
-                        f.synthesis(z, e),
-                    ),
-                    "coder": lambda f=codec.frozen, h=header, s=symbols, n=level_ND: bitstream.write(h, f.tables, s, n),
-                    "server": lambda c=codec, s=stream: c.decompress(s),
-                    "merging": lambda x=x_PVD, n=n_clusters: merge(x, n),
+                    "device": functools.partial(codec.compress, y_PCD),
+                    "networks": functools.partial(_networks, codec, u_ND, z_NZ, expert_N),
+                    "coder": functools.partial(bitstream.write, header, codec.frozen.tables, symbols, level_ND),
+                    "server": functools.partial(codec.decompress, stream),
+                    "merging": functools.partial(merge, x_PVD, n_clusters),
                 }
             )
             ms = {key: 1e3 * value for key, value in seconds.items()}
             own = (f"{ms[key]:.2f}" for key in ("device", "networks", "coder", "server", "merging"))
-            cells = (name, str(len(expert_N.unique())), *own, f"{ms['device'] / ms['merging']:.2f}")
+            cells = (name, str(len(np.unique(symbols.expert_N))), *own, f"{ms['device'] / ms['merging']:.2f}")
             print(
                 "".join(cell.rjust(width) for cell, width in zip(cells, (13, 13, 12, 17, 8, 12, 13, 17), strict=True))
             )
+
+
+def _networks(codec: TofcCodec, u_ND: torch.Tensor, z_NZ: torch.Tensor, expert_N: torch.Tensor) -> object:
+    return codec.frozen.analysis(u_ND, expert_N), codec.frozen.synthesis(z_NZ, expert_N)
 
 
 def main() -> None:

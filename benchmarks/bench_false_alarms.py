@@ -167,10 +167,11 @@ def _goals(nights: int, pairs: int) -> Iterator[bool]:
     parts, machine = table.to_pandas(), (table.schema.metadata or {}).get(b"machine", b"?").decode()
     ratios = {part: d for part, d in slowdown.log_ratios(parts).items() if Gate().effect_of(part) is not None}
     spread = {part: float(np.std(d)) for part, d in ratios.items()}
+    widest = max(spread, key=lambda part: spread[part])
     n_pairs = parts["pair"].nunique()
     print(f"{n_pairs} restarted pairs of one commit, recorded on {machine}: {len(ratios)} stages tested")
     print(f"a pair's log ratio: standard deviation {np.median(list(spread.values())):.3f} (median of stages), at most")
-    print(f"{max(spread.values()):.3f} ({' '.join(max(spread, key=spread.__getitem__))}); pairs in a set: {pairs}\n")
+    print(f"{spread[widest]:.3f} ({' '.join(widest)}); pairs in a set: {pairs}\n")
     if n_pairs < FEWEST_RECORDED:
         print(f"fewer than {FEWEST_RECORDED} pairs, {2 * FEWEST_RECORDED} restarted runs: --collect makes more\n")
     yield n_pairs >= FEWEST_RECORDED

@@ -76,6 +76,7 @@ def main(name: str = NAME) -> None:
         clocks = {"device": StageClock(), "server": StageClock()}
         payload = send(device, sample, clocks["device"])
         assert isinstance(payload, bytes)
+        n_bytes = len(payload)
         (answer,) = receive(server, payload, [sample.question], clocks["server"], kind=Tofc.kind)
 
     table = Table(title=f"{name}, random weights, bfloat16, {torch.get_num_threads()} thread(s)")
@@ -92,7 +93,7 @@ def main(name: str = NAME) -> None:
     console.print(table)
     width, height = sample.image().size
     console.print(
-        f"{width} x {height} picture, {answer.visual_tokens} visual tokens, {len(payload)} payload bytes; "
+        f"{width} x {height} picture, {answer.visual_tokens} visual tokens, {n_bytes} payload bytes; "
         f"peak memory {peak_gib():.2f} GiB"
     )
     assert grown_gib < 1.25 * held_gib, "random weights were in memory twice"

@@ -4,6 +4,7 @@ Where compressai is installed, hyperprior and ELIC run beside its classes with t
 entropy coding of y alone. Run with OMP_NUM_THREADS=1 for the times of one core.
 """
 
+import functools
 import importlib.util
 import statistics
 import time
@@ -116,12 +117,12 @@ def beside_compressai(image: Image.Image) -> None:
         body = exact.encode(image)
         seconds = interleaved_s(
             {
-                "encode": lambda n=net: n.compress(x_13HW),
-                "their encode": lambda n=peer: n.compress(x_13HW),
-                "exact encode": lambda c=exact: c.encode(image),
-                "decode": lambda n=net, s=strings: n.decompress(s, height, width),
-                "their decode": lambda n=peer, o=out: n.decompress(o["strings"], o["shape"]),
-                "exact decode": lambda c=exact, b=body: c.decode(b),
+                "encode": functools.partial(net.compress, x_13HW),
+                "their encode": functools.partial(peer.compress, x_13HW),
+                "exact encode": functools.partial(exact.encode, image),
+                "decode": functools.partial(net.decompress, strings, height, width),
+                "their decode": functools.partial(peer.decompress, out["strings"], out["shape"]),
+                "exact decode": functools.partial(exact.decode, body),
             }
         )
         for what in ("encode", "decode"):

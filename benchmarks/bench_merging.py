@@ -1,7 +1,10 @@
 """Feature merging beside the product it needs and beside the same equations in plain torch operations."""
 
+import functools
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -28,7 +31,7 @@ def plain(x_PVD: Tensor, n_clusters: int, k: int = 5) -> Tensor:
     return sums_PCD / sizes_PC[..., None]
 
 
-def product(x_PVD: Tensor) -> list[np.ndarray]:
+def product(x_PVD: Tensor) -> list[NDArray[np.float32]]:
     """Compute the symmetric product alone: numpy recognises x @ x.T and computes half of it (BLAS syrk)."""
     return [x_VD @ x_VD.T for x_VD in x_PVD.numpy()]
 
@@ -74,10 +77,10 @@ def main() -> None:
     ):
         seconds = interleaved_s(
             {
-                "merge": lambda x=x_PVD, n=n_clusters: merge(x, n),
-                "syrk": lambda x=x_PVD: product(x),
-                "own": lambda x=x_PVD: own_product(x),
-                "plain": lambda x=x_PVD, n=n_clusters: plain(x, n),
+                "merge": functools.partial(merge, x_PVD, n_clusters),
+                "syrk": functools.partial(product, x_PVD),
+                "own": functools.partial(own_product, x_PVD),
+                "plain": functools.partial(plain, x_PVD, n_clusters),
             }
         )
         merged, syrk, own, torch_form = (1e3 * seconds[name] for name in ("merge", "syrk", "own", "plain"))

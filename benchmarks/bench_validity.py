@@ -103,7 +103,7 @@ def one_run(folder: Path, plan: measure.Plan) -> tuple[list[str], float, int]:
 
     With it the share of its requests' time in which they were kept from running, and how many were run again.
     """
-    points = {pipeline: {point: {}} for pipeline, point in plan.halves}
+    points: dict[str, dict[str, dict[str, object]]] = {pipeline: {point: {}} for pipeline, point in plan.halves}
     manifest = provenance.begin(
         name=folder.name, scenario=_SCENARIO, scenario_hash=hash_of(_SCENARIO), benchmarks=["StreetsQA"],
         backbone="fake", stand_ins={}, points=points, digests={}, seed=0, command=sys.argv,
@@ -114,8 +114,9 @@ def one_run(folder: Path, plan: measure.Plan) -> tuple[list[str], float, int]:
     with Run.open_or_create(folder, manifest.model_copy(update={"sessions": (clean,)})) as ongoing:
         ongoing.record_samples(_rows(plan))
         measure.answer(plan, ongoing, Silent())
-        how = {"schedule": _SCHEDULE, "seed": 0, "machine": "here", "device": "cpu", "telemetry": Telemetry()}
-        timing.time(plan, ongoing, Silent(), **how)
+        timing.time(
+            plan, ongoing, Silent(), schedule=_SCHEDULE, seed=0, machine="here", device="cpu", telemetry=Telemetry()
+        )
         record = ongoing.so_far()
         found = validity.reasons(Analysis(record))
         ongoing.finish(found)

@@ -31,11 +31,13 @@ from benchmarks.resumable import Cell
 from benchmarks.tally import Counts, line, share
 from harness import replay
 from harness.analysis import Analysis, precision
+from harness.analysis.crossings import crossover
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate
+from harness.analysis.replications import percentile, replicated
 from harness.analysis.select import select
 from harness.analysis.validity import looked_at
-from harness.analysis.whatif import advise, crossover, max_users, percentile, replicated
+from harness.analysis.whatif import advise, max_users
 from harness.scenario.replay import Replay
 
 THETA = 0.87
@@ -52,11 +54,14 @@ def cells_of_scores() -> Iterator[Cell]:
         "GlimpseQA": ((10, 2), (40, 2), (160, 2)),
     }.items():
         for shape in shapes:
-            study, lines = (functools.partial(made, benchmark, shape) for made in (_study_of_score, _lines_of_score))
+            study, lines = (
+                functools.partial(_study_of_score, benchmark, shape),
+                functools.partial(_lines_of_score, benchmark, shape),
+            )
             yield Cell(section="scores", name=f"{benchmark}, {shape[0]} x {shape[1]}", study=study, lines=lines)
-    for shapes in ((10, 10), (40, 40), (160, 60)):
-        study, lines = (functools.partial(made, shapes) for made in (_study_of_average, _lines_of_average))
-        yield Cell(section="scores", name=f"average, {shapes[0]} + {shapes[1]}", study=study, lines=lines)
+    for sizes in ((10, 10), (40, 40), (160, 60)):
+        study, lines = functools.partial(_study_of_average, sizes), functools.partial(_lines_of_average, sizes)
+        yield Cell(section="scores", name=f"average, {sizes[0]} + {sizes[1]}", study=study, lines=lines)
 
 
 def _study_of_score(benchmark: str, shape: tuple[int, int], number: int, counts: Counts) -> None:
@@ -182,7 +187,8 @@ def _count_run(made: Study, counts: Counts) -> None:
 
 
 def _of(row: Any, name: str) -> Estimate:
-    return Estimate(*(float(row[name.format(end)]) for end in ("", "_low", "_high")))
+    value, low, high = (float(row[name.format(end)]) for end in ("", "_low", "_high"))
+    return Estimate(value, low, high)
 
 
 def _count_advice(made: Study, counts: Counts) -> None:
@@ -202,7 +208,10 @@ _EQUAL = ("bytes at equal score", "ratio of bytes", "latency at equal score", "r
 def cells_of_equal_rows() -> Iterator[Cell]:
     """Bytes, latency and BD-score at equal score, from rows: two ladders whose true ratio of bytes is 1.8."""
     for pictures in (160, 400):
-        study, lines = (functools.partial(made, pictures) for made in (_study_of_equal_rows, _lines_of_equal_rows))
+        study, lines = (
+            functools.partial(_study_of_equal_rows, pictures),
+            functools.partial(_lines_of_equal_rows, pictures),
+        )
         yield Cell(section="equal-rows", name=f"{pictures} pictures", study=study, lines=lines)
 
 
@@ -254,7 +263,7 @@ STOPPED = {
 def cells_of_stopped_rows() -> Iterator[Cell]:
     """Means of runs that stop when precise: looked at and printed by the same code as ``measure: {precision: ...}``."""
     for kind in STOPPED:
-        study, lines = (functools.partial(made, kind) for made in (_study_of_stopped_rows, _lines_of_stopped_rows))
+        study, lines = functools.partial(_study_of_stopped_rows, kind), functools.partial(_lines_of_stopped_rows, kind)
         yield Cell(section="stopped-rows", name=kind, study=study, lines=lines, times=0.5)
 
 

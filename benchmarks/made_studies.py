@@ -251,7 +251,7 @@ def _right(
 
 def analysis_of(world: World, tables: Mapping[str, pa.Table], engine: Engine = "auto") -> Analysis:
     """The analysis of a run of such rows, with the requests that ``harness run`` would replay."""
-    empty = {kind: schema(row).empty_table() for kind, row in ROWS.items()}
+    empty: dict[str, Any] = {kind: schema(row).empty_table() for kind, row in ROWS.items()}
     record = Record(folder=Path("made-up"), manifest=_manifest(world), **{**empty, **tables})
     run = Analysis(record)
     requests = sweep(run.profiles(), run.setting.system, engine=engine)

@@ -98,6 +98,7 @@ def test_kernels_run_without_any_place_to_write(home: str, made: Path) -> None:
     assert run(CODE, made, HOME=home, TOFC_HARNESS_CACHE="") == ["None", "0", "1"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_costs_the_cache_and_not_the_run(made: Path) -> None:
     """A kernel whose folder vanishes after it was found is compiled all the same."""
     code = """

@@ -80,6 +80,7 @@ def test_a_cost_is_the_sum_over_what_is_left(stock: Stock, tmp_path: Path, monke
     assert left.disk_bytes < whole.disk_bytes
 
 
+@pytest.mark.slow
 def test_seconds_are_recorded_ones_where_there_are_some_and_unknown_elsewhere(stock: Stock, tmp_path: Path) -> None:
     """A run with the same points beside it tells them; without one there is no number."""
     plan = study.planned(stock)

@@ -37,6 +37,7 @@ def test_every_scheme_is_drawn() -> None:
     assert [name for name in catalog.SCHEMES if not re.search(rf"\b{name}\b", text)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_command_of_a_document_is_one(path: Path) -> None:
     """What follows ``harness`` in code is a command, and each of its options is that command's."""
@@ -58,6 +59,7 @@ def test_every_command_of_a_document_is_one(path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_readme_shows_the_reference_run(tmp_path: Path) -> None:
     """Its table is that of the committed rows, and its figure is of the same run."""
     from harness.analysis import Analysis

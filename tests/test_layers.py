@@ -81,6 +81,7 @@ def layers() -> list[str]:
     return [name.strip(" ()") for layer in listed for name in layer.replace(":", "|").split("|")]
 
 
+@pytest.mark.slow
 def test_paths_point_down_the_layers_as_imports_do() -> None:
     """What an import would tell the contracts cannot be hidden in a path: the zoo's folder is the catalog's alone."""
     package, order = ROOT / "harness", layers()
@@ -111,13 +112,24 @@ def test_a_path_into_another_package_is_found(tmp_path: Path, code: str) -> None
     assert tmp_path / "zoo" in set(reached_by_path(module))
 
 
-def test_the_design_lists_every_layer() -> None:
-    """docs/design.md has each package and module that the contracts have, and these are there."""
+def test_the_contract_lists_every_layer() -> None:
+    """Each package and module is in the contract, and what the contract names is there."""
     package = (ROOT / "harness").iterdir()
     here = {path.stem for path in package if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert set(layers()) == here - {"__init__", "__main__"}
+
+
+def test_the_tree_of_the_design_is_the_tree_on_disk() -> None:
+    """Each module and folder of the package is in the first column of docs/design.md's tree, and nothing else is."""
     tree = (ROOT / "docs" / "design.md").read_text().partition("## The tree")[2].partition("\n## ")[0]
-    assert [name for name in layers() if f"{name}/" not in tree and f"{name}.py" not in tree] == []
+    columns = [re.split(r"\s{2,}", line.strip())[0] for line in tree.splitlines() if line.startswith("    ")]
+    named = [name for column in columns for name in re.findall(r"\w+(?:\.py|/)", column)]
+    packages = {"harness/", "baselines/", "recipes/"}
+    own = [name for name in named if name not in packages]
+    package = ROOT / "harness"
+    here = {path.name for path in package.glob("[!_]*.py")} | {f"{path.name}/" for path in package.glob("[!_]*/")}
+    assert sorted(own) == sorted(here)
+    assert packages <= set(named)
 
 
 def test_every_name_of_the_catalog_exists() -> None:

@@ -113,6 +113,7 @@ def time(folder: Path, begun: Manifest, plan: measure.Plan, schedule: Measure, r
         return run.so_far()
 
 
+@pytest.mark.slow
 def test_pictures_to_time_are_spread_over_strata(asked: list[Sample]) -> None:
     """Each picture is there once; any beginning has of each stratum its share to within one; questions take turns."""
     plan = plan_of({"StreetsQA": asked}, 16)
@@ -202,6 +203,7 @@ def test_timing_until_precise_is_resumed(
     assert set(parts.stages["start"].to_pylist()) == {0, 1}
 
 
+@pytest.mark.slow
 def test_one_sample_eleven_times_certifies_nothing(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
 ) -> None:
@@ -211,6 +213,7 @@ def test_one_sample_eleven_times_certifies_nothing(
     assert any(reason.startswith("timed on 1 picture, where 6 are needed") for reason in found)
 
 
+@pytest.mark.slow
 def test_a_clock_that_stands_still_is_found(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_clock_that_stands_still_is_found(
     assert "the clock stood still: 12 of 12 timed requests took 0 s" in found
 
 
+@pytest.mark.slow
 def test_truths_exchanged_before_a_resumption_are_not_mixed(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
 ) -> None:
@@ -260,6 +264,7 @@ def test_disturbed_requests_are_run_again_and_counted(
     assert found == [], "2 of 108 requests are under 2 %"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_spoilt_is_not_run_again_without_end(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return {(Path(folder) / name).as_posix() for _, folder, _, names in command.data_files for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_every_file_that_a_package_reads_is_installed(installed: set[str]) -> None:
     """Weights and cards in folders with a dot in their names, too."""

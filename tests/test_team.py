@@ -51,6 +51,7 @@ def _needs(record: Record) -> pd.DataFrame:
     return table.assign(value=table["value"].mask(table["quantity"] == "peak_memory_bytes"))
 
 
+@pytest.mark.slow
 @forks
 def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     eight_pages: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,6 +86,7 @@ def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     assert told == [None, {"workers": 4, "engine": "processes"}, {"workers": 4, "engine": "processes", "died": 2}]
 
 
+@pytest.mark.slow
 @forks
 def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     eight_pages: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +111,7 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     assert done >= 6 * 4, "what the other worker had in hand may be lost"
 
 
+@pytest.mark.slow
 def test_a_worker_that_could_give_other_rows_refuses(eight_pages: Scenario, tmp_path: Path) -> None:
     """Other packages, other weights, another processor: each is named; the same answers what is asked, and no more."""
     stock = take_stock(eight_pages)

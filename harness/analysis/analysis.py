@@ -10,10 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import breakdown, cells, comparison, energy, latency, means, pacing, precision
-from harness.analysis.cells import Population, Setting
+from harness.analysis import breakdown, cells, comparison, doubts, energy, latency, means, pacing, precision
 from harness.analysis.curves import Ladder
 from harness.analysis.select import Equality, Scores, ladders_of, select
+from harness.analysis.setting import Population, Setting, levels, strata, system_of
 from harness.errors import ResultsError, unknown_name
 from harness.records import PointKey, Quantity, Side
 from harness.replay.cell import Cell
@@ -128,14 +128,14 @@ class Analysis:
 
     @cached_property
     def population(self) -> Population:
-        """The patches and payloads of all questions: :meth:`harness.analysis.cells.Population.of`."""
+        """The patches and payloads of all questions: :meth:`harness.analysis.setting.Population.of`."""
         return Population.of(self.record.outcomes, self.record.samples, self._texts)
 
     @cached_property
     def setting(self) -> Setting:
-        """What the latencies rest on besides the request rows: :class:`harness.analysis.cells.Setting`."""
+        """What the latencies rest on besides the request rows: :class:`harness.analysis.setting.Setting`."""
         return Setting(
-            system=cells.system_of(self.manifest.scenario_value("replay")),
+            system=system_of(self.manifest.scenario_value("replay")),
             population=self.population,
             profiles={key: self.profile(*key) for key in self.timed_points},
             sources=latency.sources(self.record.stages),
@@ -174,7 +174,7 @@ class Analysis:
         tables = []
         for pipeline, point in self.selected_keys:
             timed = self.setting.timed((pipeline, point))
-            level_R = cells.levels(timed)
+            level_R = levels(timed)
             columns = {"round": np.arange(level_R.size), "start": timed.start_R, "level": level_R}
             tables.append(pd.DataFrame({"pipeline": pipeline, "point": point, **columns}))
         empty = pd.DataFrame(columns=["pipeline", "point", "round", "start", "level"])
@@ -183,7 +183,7 @@ class Analysis:
     def timed_mean(self, pipeline: str, point: str) -> means.Estimate:
         """The mean of a point's device and server times over the whole benchmark, in seconds, without the link."""
         timed = self.setting.timed((pipeline, point))
-        stratum_S, stratum_N = cells.strata(self.profile(pipeline, point), self.population)
+        stratum_S, stratum_N = strata(self.profile(pipeline, point), self.population)
         return means.mean_latency(
             timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=self.latency_confidence
         )
@@ -218,14 +218,14 @@ class Analysis:
 
     @cached_property
     def session(self) -> str:
-        """What absolute means are of: :func:`harness.analysis.means.session_label` of the rounds and starts."""
+        """What absolute means are of: :func:`harness.analysis.doubts.session_label` of the rounds and starts."""
         rounds = {(row["start"], row["round"]) for row in self._rounds}
-        return means.session_label(len({round_ for _, round_ in rounds}), len({start for start, _ in rounds}))
+        return doubts.session_label(len({round_ for _, round_ in rounds}), len({start for start, _ in rounds}))
 
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
-        """What makes the selected points' times doubtful: :func:`harness.analysis.cells.timing_warnings`."""
-        return tuple(cells.timing_warnings(self.setting, self.selected_keys))
+        """What makes the selected points' times doubtful: :func:`harness.analysis.doubts.timing_warnings`."""
+        return tuple(doubts.timing_warnings(self.setting, self.selected_keys))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:

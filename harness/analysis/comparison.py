@@ -14,20 +14,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from harness.analysis import curves, means
-from harness.analysis.cells import (
-    Floats,
-    Setting,
-    Timed,
-    mean_at,
-    ratio_of,
-    strata,
-    timed_apart,
-    times_and_known,
-)
+from harness.analysis.cells import mean_at, times_and_known
 from harness.analysis.curves import Ladder
 from harness.analysis.latency import UPLINK
 from harness.analysis.means import Estimate
 from harness.analysis.select import Scores
+from harness.analysis.setting import Floats, Setting, Timed, ratio_of, strata, timed_apart
 from harness.errors import ResultsError
 from harness.records import PointKey
 from harness.replay.profile import Profile
@@ -349,14 +341,14 @@ def _times(ratio: float) -> str:
 
 
 def crossovers(profiles: Sequence[Profile], setting: Setting) -> pd.DataFrame:
-    """Every rate at which two schemes change places: :func:`harness.analysis.whatif.crossover`.
+    """Every rate at which two schemes change places: :func:`harness.analysis.crossings.crossover`.
 
     Between the slowest and the fastest constant uplink of the setting's system, for one user. A row each with ``below``
     and ``above``, the schemes that answer first on either side, ``rate_bps`` with ``rate_low_bps`` and
     ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where none is promised) and ``mean_s``, the
     latency there. Empty where the system has fewer than two such uplinks.
     """
-    from harness.analysis import whatif
+    from harness.analysis import crossings
 
     uplinks = sorted((u for u in setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps)
     columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "reason"]
@@ -369,7 +361,7 @@ def crossovers(profiles: Sequence[Profile], setting: Setting) -> pd.DataFrame:
         if one.samples != two.samples or slow_s * fast_s >= 0:
             continue
         wire = uplinks[0].wire
-        found = whatif.crossover(
+        found = crossings.crossover(
             one,
             two,
             setting.system,

@@ -67,10 +67,6 @@ STEADY_PICTURES = 12
 NOT_COMPARABLE = "not comparable"
 """How the reason of a ratio begins that would say nothing of which scheme is faster."""
 
-SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
-BEYOND = 0.05
-"""A larger share of pictures beyond the strata that were timed is warned of."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Estimate:
@@ -118,20 +114,6 @@ class Components:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """How the level moved from round to round, what hits all pictures alike.
-
-    ``spread`` is sigma_b, relative; ``trend`` the relative change from the first round to the last along a line, and
-    ``trend_p`` how likely a line as steep is without any. ``sentence`` is the warning, empty where there is none.
-    """
-
-    spread: float
-    trend: float
-    trend_p: float
-    sentence: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """What is unknown of the level of all times together: the standard error of its mean over rounds or starts.
 
@@ -173,7 +155,7 @@ def mean_latency(
     scatter is taken for all pictures however few they are. Fewer than :data:`MIN_PICTURES` pictures
     promise no interval. Raises ValueError for shapes that do not agree and times not above 0.
     """
-    study = _Study(seconds_SR, stratum_S, population_N, method)
+    study = Study(seconds_SR, stratum_S, population_N, method)
     level_R = study.levels(study.seconds_SR)
     relative_SR = study.seconds_SR / level_R
     level = study.level(np.log(level_R), relative_SR, start_R)
@@ -191,7 +173,7 @@ def level_of(
 
     Arguments as of :func:`mean_latency`, in whose interval it is.
     """
-    study = _Study(seconds_SR, stratum_S, population_N, "auto")
+    study = Study(seconds_SR, stratum_S, population_N, "auto")
     level_R = study.levels(study.seconds_SR)
     return study.level(np.log(level_R), study.seconds_SR / level_R, start_R)
 
@@ -207,7 +189,7 @@ def level_shifts(
 
     The standard error of their mean is that of :func:`level_of`.
     """
-    study = _Study(seconds_SR, stratum_S, population_N, "auto")
+    study = Study(seconds_SR, stratum_S, population_N, "auto")
     level_R = study.levels(study.seconds_SR)
     between, unit_U = study.drift(np.log(level_R), study.of_requests(study.seconds_SR / level_R), start_R)
     shift_U = unit_U - unit_U.mean()
@@ -216,7 +198,7 @@ def level_shifts(
 
 def level_of_sum(seconds: Sequence[ArrayLike], weights: Sequence[float], *, start_R: ArrayLike | None = None) -> Level:
     """:func:`level_of` of a weighted sum of the logs of several schemes' levels, over the same pictures and rounds."""
-    studies = [_Study(one_SR, None, None, "auto") for one_SR in seconds]
+    studies = [Study(one_SR, None, None, "auto") for one_SR in seconds]
     level_GR = [study.levels(study.seconds_SR) for study in studies]
     log_R = np.asarray(weights) @ np.log(level_GR)
     relative_SR = sum(
@@ -232,7 +214,7 @@ def split_mean(
     population_N: ArrayLike | None = None,
 ) -> list[float]:
     """The means of parts that add up to a total, by the weights of :func:`mean_latency` of that: they add up too."""
-    study = _Study(total_SR, stratum_S, population_N, "auto")
+    study = Study(total_SR, stratum_S, population_N, "auto")
     return [float(study.levels(np.asarray(part, dtype=np.float64)).mean()) for part in parts]
 
 
@@ -255,7 +237,7 @@ def ratio_within_rounds(
     the process than A, whose are in ``start_R``: then it is the ratio of two means of rounds that have nothing in
     common. Otherwise as :func:`mean_latency`.
     """
-    study, other = (_Study(seconds, stratum_S, population_N, "auto") for seconds in (a_SR, b_SR))
+    study, other = (Study(seconds, stratum_S, population_N, "auto") for seconds in (a_SR, b_SR))
     if study.seconds_SR.shape != other.seconds_SR.shape:
         raise ValueError(f"times of shapes {study.seconds_SR.shape} and {other.seconds_SR.shape} are not paired")
     a_R, b_R = study.levels(study.seconds_SR) + a_known, study.levels(other.seconds_SR) + b_known
@@ -289,7 +271,7 @@ def difference_within_rounds(
     """
     one_SR, two_SR = np.asarray(a_SR, np.float64), np.asarray(b_SR, np.float64)
     gain_SR = one_SR - two_SR
-    study = _Study(np.ones_like(gain_SR), stratum_S, population_N, "auto")
+    study = Study(np.ones_like(gain_SR), stratum_S, population_N, "auto")
     value = float(study.levels(gain_SR).mean()) + a_known - b_known
     if b_start_R is None:
         level = study.level(study.levels(gain_SR), gain_SR, start_R)
@@ -320,7 +302,7 @@ def components(
     start_R: ArrayLike | None = None,
 ) -> Components:
     """The parts of a mean's variance, for planning; arguments as of :func:`mean_latency`."""
-    study = _Study(seconds_SR, stratum_S, population_N, "auto")
+    study = Study(seconds_SR, stratum_S, population_N, "auto")
     n_pictures, n_rounds = study.seconds_SR.shape
     level_R = study.levels(study.seconds_SR)
     relative_SR = study.seconds_SR / level_R
@@ -336,83 +318,6 @@ def components(
         starts=unit_U.size if n_starts >= SETTLED_STARTS else 0,
         spent=n_pictures - study.freedom,
     )
-
-
-def drift_between_rounds(
-    seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None, population_N: ArrayLike | None = None
-) -> Drift:
-    """How far the rounds' levels moved, with a warning above 2 % where it is beyond chance; zeros for one round."""
-    study = _Study(seconds_SR, stratum_S, population_N, "auto")
-    log_R = np.log(study.levels(study.seconds_SR))
-    n_rounds = log_R.size
-    if n_rounds < MIN_ROUNDS:
-        return Drift(spread=0.0, trend=0.0, trend_p=1.0, sentence="")
-    request = study.of_requests(study.seconds_SR / np.exp(log_R))
-    spread = math.sqrt(study.drift(log_R, request, None)[0])
-    at_R = np.arange(n_rounds) - (n_rounds - 1) / 2
-    slope = float(at_R @ log_R / (at_R @ at_R))
-    # Against the scatter of requests, not that of the levels: three rounds on a line leave none.
-    error = math.sqrt(max(request * study.inflation, 1e-18) / float(at_R @ at_R))
-    freedom = (study.seconds_SR.shape[0] - 1) * (n_rounds - 1)
-    trend_p = 2 * float(scipy.special.stdtr(freedom, -abs(slope) / error))
-    observed = float(log_R.var(ddof=1))
-    chance = float(scipy.special.fdtrc(n_rounds - 1, freedom, observed / max(request * study.inflation, 1e-18)))
-    trend = math.expm1(slope * (n_rounds - 1))
-    warned = max(spread, abs(trend)) > 0.02 and min(chance, trend_p) < 0.01
-    sentence = (
-        f"the rounds drifted: {trend:+.1%} from the first to the last, {spread:.1%} from round to round"
-        if warned
-        else ""
-    )
-    return Drift(spread=spread, trend=trend, trend_p=trend_p, sentence=sentence)
-
-
-def session_label(rounds: int, starts: int) -> str:
-    """What absolute means are: ``this session only`` below eight rounds over three process starts, else empty."""
-    return "" if rounds >= SETTLED_ROUNDS and starts >= SETTLED_STARTS else "this session only"
-
-
-def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> str:
-    """A sentence where times look such that no interval of so few pictures covers as claimed, else empty.
-
-    Two looks: the scatter of the logs of the pictures' means within their groups is above 0.75 (log-normal times with
-    sigma 1), or at least one request in a hundred took twice its own picture's median (some requests three times
-    slower). The second sees what repeats show: it needs three rounds.
-    """
-    seconds_SR = _times(seconds_SR)
-    n_pictures, n_rounds = seconds_SR.shape
-    sentences = []
-    log_S = np.log(seconds_SR.mean(axis=1))
-    if n_pictures >= 3:
-        study = _Study(seconds_SR, stratum_S, stratum_S, "auto")
-        residual_S = log_S - study.x_SP @ (study.inverse_PS @ log_S)
-        spread = math.sqrt(float(residual_S @ residual_S) / study.freedom)
-        if spread > SKEWED:
-            sentences.append(f"pictures' times scatter {math.exp(spread):.1f} times up and down and are skewed")
-    if n_rounds >= MIN_ROUNDS:
-        level_R = np.median(seconds_SR / np.median(seconds_SR, axis=1, keepdims=True), axis=0)
-        settled_SR = seconds_SR / level_R
-        slow = float((settled_SR > SLOW_FACTOR * np.median(settled_SR, axis=1, keepdims=True)).mean())
-        if slow >= SLOW_SHARE:
-            sentences.append(f"{slow:.1%} of the requests took more than twice their picture's median")
-    return f"intervals may cover less than claimed: {'; '.join(sentences)}" if sentences else ""
-
-
-def reach_warning(stratum_S: ArrayLike | None, population_N: ArrayLike | None) -> str:
-    """A sentence where more than a few pictures of the benchmark lie beyond the strata that were timed, else empty.
-
-    What they take is then not measured: a line is continued to them, and where all timed pictures are of one stratum
-    there is none. Empty too where no strata are known.
-    """
-    if stratum_S is None or population_N is None:
-        return ""
-    own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
-    sentences = []
-    for share, word in ((float((all_N > own_S.max()).mean()), "more"), (float((all_N < own_S.min()).mean()), "fewer")):
-        if share > BEYOND:
-            sentences.append(f"{share:.0%} of the benchmark's pictures have {word} patches than any that was timed")
-    taken = "as slow as those timed" if np.ptp(own_S) == 0 else "on the line through those timed"
-    return f"{' and '.join(sentences)}: they are taken to be {taken}" if sentences else ""
 
 
 def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
@@ -450,13 +355,13 @@ def too_few(pictures: int) -> str:
     return f"{counted} no interval: {MIN_PICTURES} are needed"
 
 
-class _Study:
+class Study:
     """Times and the weights c that make of them a mean over the benchmark: what every interval here rests on."""
 
     def __init__(
         self, seconds_SR: ArrayLike, stratum_S: ArrayLike | None, population_N: ArrayLike | None, method: Method
     ) -> None:
-        self.seconds_SR = _times(seconds_SR)
+        self.seconds_SR = times_of(seconds_SR)
         n_pictures = self.seconds_SR.shape[0]
         self.line, self.steady = False, method == "regression"
         x_SP, xbar_P = np.ones((n_pictures, 1)), np.ones(1)
@@ -525,6 +430,7 @@ class _Study:
         *,
         scale: Literal["mean", "ratio", "difference"],
     ) -> Estimate:
+        """``value`` with its interval on the scale of a mean, a ratio or a difference, as at the top of the module."""
         if reason := too_few(relative_SR.shape[0]):
             return Estimate(value, math.nan, math.nan, reason)
         quantile = float(scipy.special.stdtrit(self.freedom, (1 + confidence) / 2))
@@ -539,7 +445,8 @@ class _Study:
                 return Estimate(value, value * max(0.0, 1 - half), value * math.exp(half))
 
 
-def _times(seconds_SR: ArrayLike) -> Floats:
+def times_of(seconds_SR: ArrayLike) -> Floats:
+    """Times as an array (S, R); raises ValueError for another shape, and for times that are not finite and above 0."""
     times_SR = np.asarray(seconds_SR, dtype=np.float64)
     if times_SR.ndim != 2 or times_SR.size == 0:
         raise ValueError(f"times are of shape {times_SR.shape}; they must be pictures by rounds, (S, R)")

@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 
 from harness.analysis import means
-from harness.analysis.cells import Population, Timed, ratio_of
 from harness.analysis.latency import side_times
+from harness.analysis.setting import Population, Timed, ratio_of
 from harness.records import Side
 
 COLUMNS = ("pipeline", "point", "side", "back_to_back_s", "paced_s", "ratio", "ratio_low", "ratio_high", "reason")
@@ -17,7 +17,7 @@ COLUMNS = ("pipeline", "point", "side", "back_to_back_s", "paced_s", "ratio", "r
 def compare(stages: pa.Table, paced: pa.Table, population: Population, *, confidence: float = 0.95) -> pd.DataFrame:
     """A row for each point and side that was measured both ways; columns :data:`COLUMNS`, means in seconds.
 
-    ``ratio`` is that of the paced mean to the other, within rounds (:func:`harness.analysis.cells.ratio_of`). A side
+    ``ratio`` is that of the paced mean to the other, within rounds (:func:`harness.analysis.setting.ratio_of`). A side
     with a request that has no stage there has no row.
     """
     if not paced.num_rows:

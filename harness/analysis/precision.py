@@ -215,7 +215,7 @@ def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd
     ``score_pictures``, for the difference from the reference's score; null where nothing can be said.
     """
     # What times a study asks this module too, and needs no replay.
-    from harness.analysis.cells import strata
+    from harness.analysis.setting import strata
 
     found = []
     for pipeline, point in run.selected_keys:

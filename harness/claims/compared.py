@@ -13,6 +13,7 @@ import numpy as np
 from harness.analysis import Analysis, cells, comparison, curves, means, selection
 from harness.analysis.curves import Ladder
 from harness.analysis.means import Estimate
+from harness.analysis.setting import ratio_of, strata
 from harness.claims.asked import Asked, both_points, exact, point_of, refused, scaled, uplinks_of
 from harness.claims.verdict import Item
 from harness.records import PointKey
@@ -185,8 +186,8 @@ def _within_rounds(
         return refused(f"some requests spend no time on the {side}")
     if reason := means.too_few(len(timed[0].samples)):
         return refused(reason)
-    stratum_S, stratum_N = cells.strata(setting.profiles[keys[0]], setting.population)
-    found = cells.ratio_of(
+    stratum_S, stratum_N = strata(setting.profiles[keys[0]], setting.population)
+    found = ratio_of(
         timed[0],
         timed[1],
         stratum_S,
@@ -270,12 +271,12 @@ def _totals(asked: Asked) -> Iterable[tuple[ConstantUplink, Estimate, float]]:
             yield uplink, refused(key), 0.0
             continue
         profile, timed = run.setting.profiles[key], run.setting.timed(key)
-        strata = cells.strata(profile, run.population)
+        of_pictures = strata(profile, run.population)
         _, known_s = cells.times_and_known(profile, run.setting.system, uplink, run.population)
         confidence = asked.confidence(len(uplinks))
         yield (
             uplink,
-            means.mean_latency(timed.total_SR, *strata, start_R=timed.start_R, confidence=confidence),
+            means.mean_latency(timed.total_SR, *of_pictures, start_R=timed.start_R, confidence=confidence),
             known_s,
         )
 

@@ -216,7 +216,7 @@ def crossover(
         harness crossover results/runs/crossover webp raw_features
         harness crossover results/runs/crossover webp tofc --link bus.parquet --users 8 --per-user "0.1 /s" --servers 2
     """
-    from harness.analysis import Analysis, whatif
+    from harness.analysis import Analysis, crossings
     from harness.units import format_rate
 
     if low >= high:
@@ -230,11 +230,11 @@ def crossover(
     one, other = (analysis.selected_profile(name) for name in (first, second))
     uplink, confidence = spec.uplinks[0], analysis.latency_confidence
     if meet:
-        found = whatif.crossover_of_links(
+        found = crossings.crossover_of_links(
             one, other, spec, uplink, low_bps=low, high_bps=high, users=users, confidence=confidence
         )
     else:
-        found = whatif.crossover(
+        found = crossings.crossover(
             one,
             other,
             spec,

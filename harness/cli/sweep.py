@@ -36,7 +36,8 @@ def sweep(
 
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
-    from harness.analysis import Analysis, cells, whatif
+    from harness.analysis import Analysis, whatif
+    from harness.analysis.setting import level_of
     from harness.channel.channel import unreadable_files
     from harness.cli.display import terminal
     from harness.errors import ScenarioError
@@ -55,7 +56,7 @@ def sweep(
     rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers, tell=_tell)
     if out is not None:
         _write(rows, out)
-    levels = {(profile.pipeline, profile.point): cells.level_of(profile) for profile in found}
+    levels = {(profile.pipeline, profile.point): level_of(profile) for profile in found}
     summary = whatif.cell_summaries(rows, spec.deadline_s, confidence=run.latency_confidence, levels=levels)
     console = terminal()
     for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):

@@ -15,9 +15,10 @@ from benchmarks.made_studies import DEADLINE_S, Scheme, World, answered, study, 
 from benchmarks.resumable import Cell
 from benchmarks.tally import Counts, Tally
 from harness.analysis import Analysis
+from harness.analysis.crossings import crossover
 from harness.analysis.means import Estimate
 from harness.analysis.select import select
-from harness.analysis.whatif import advise, crossover
+from harness.analysis.whatif import advise
 
 TOFC, JPEG = ("tofc", "lambda=2"), ("jpeg", "quality=2")
 
@@ -36,6 +37,7 @@ def asked(run: Analysis) -> tuple[Any, Estimate]:
     return told, crossed
 
 
+@pytest.mark.slow
 def test_what_is_printed_of_six_timed_pictures_holds_the_truth() -> None:
     """Of 16 runs whose times follow tiles and drift, 14 or more hold each truth: in tables, advice and crossover."""
     world = dataclasses.replace(ROWS["tiles, 10 % drift"], timed=6)
@@ -57,6 +59,7 @@ def test_what_is_printed_of_six_timed_pictures_holds_the_truth() -> None:
     assert min(held.values()) >= 14, held
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_when_precise_prints_the_interval_that_it_looked_at() -> None:
     """Its mean is printed at a confidence of 96 %, which covers as 95 % once the scatter has decided when to stop."""
     plain, stopped = (
@@ -68,6 +71,7 @@ def test_a_run_that_stops_when_precise_prints_the_interval_that_it_looked_at() -
     assert 1.02 < widths[1] / widths[0] < 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", [{"StreetsQA": (10, 1)}, {"GlimpseQA": (40, 2)}, {"StreetsQA": (40, 3), "GlimpseQA": (40, 2)}]
 )
@@ -88,6 +92,7 @@ def test_intervals_of_scores_hold_the_truth(asked: dict[str, tuple[int, int]]) -
     assert min(tally.hits for tally in tallies.values()) >= 27
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["3 starts, 5 %", "timed apart, 3 starts, 5 %"])
 def test_runs_over_three_starts_hold_the_truth(kind: str) -> None:
     """Of 12 runs whose starts scatter by 5 % all but one hold each truth, one scheme timed apart or none."""

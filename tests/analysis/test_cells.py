@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from harness.analysis import Analysis, cells, comparison, whatif
+from harness.analysis import Analysis, cells, comparison, crossings, whatif
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, SampleRow, StageRow, schema
 from tests.made_up_run import MACHINE, RATES_BPS, make
@@ -154,7 +154,7 @@ def test_schemes_timed_apart_have_no_interval_between_them(made_up: Analysis) ->
     assert others.loc[refused, "reason"].str.startswith("not comparable: timed in different starts").all()
     said = comparison.first_sentences(run.first)
     assert all("jpeg" in sentence.split(" answers first")[0] for sentence in said), "which of them is left open"
-    crossed = whatif.crossover(
+    crossed = crossings.crossover(
         run.selected_profile("jpeg"), run.selected_profile("tofc"), run.setting.system, low_bps=1e4, high_bps=1e9,
         population=run.population, confidence=run.latency_confidence,
     ).rate_bps  # fmt: skip
@@ -166,6 +166,7 @@ def test_schemes_timed_apart_have_no_interval_between_them(made_up: Analysis) ->
     assert at.loc[of_jpeg, "ratio_low"].isna().all()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_resumed_compares_its_schemes(made_up: Analysis) -> None:
     """Of rounds that all schemes share nobody is named, though a start ended between two schemes' turns on a sample."""
     stages = made_up.record.stages.to_pandas()
@@ -179,6 +180,7 @@ def test_a_run_that_was_resumed_compares_its_schemes(made_up: Analysis) -> None:
         assert run.first["ratio_low"].notna().all()
 
 
+@pytest.mark.slow
 def test_starts_that_scatter_are_in_every_interval_of_times(made_up: Analysis) -> None:
     """Where three starts differ by a tenth each interval of a mean time is as wide as that, whoever prints it."""
     stages = made_up.record.stages.to_pandas()
@@ -216,6 +218,7 @@ def test_drift_is_warned_of(made_up: Analysis) -> None:
         np.testing.assert_allclose(moved.loc[channel, "ratio"], fixed.loc[channel, "ratio"], rtol=0.25)
 
 
+@pytest.mark.slow
 def test_several_benchmarks_count_alike(made_up: Analysis) -> None:
     """Link times are the mean of the benchmarks' means, as payload bytes are."""
     samples = made_up.record.samples.to_pandas().sort_values("sample", ignore_index=True)
@@ -267,6 +270,7 @@ def test_no_requests_no_rows(made_up: Analysis) -> None:
     assert list(run.times.columns) == list(made_up.times.columns)
 
 
+@pytest.mark.slow
 def test_every_interval_is_at_the_scenarios_confidence(made_up: Analysis) -> None:
     """At 80 % all that are finite are shorter than at 95 %, in each table that the analysis has."""
 

@@ -23,6 +23,7 @@ def frame(*rows: EnergyRow, **calibration: float):
     return per_answer(to_table(EnergyRow, rows), calibration=by_rail)
 
 
+@pytest.mark.slow
 @given(
     answer_j=st.floats(0.01, 1e3), idle_w=st.floats(0, 100), seconds=st.floats(1, 100), idle_s=st.floats(1, 100),
     requests=st.integers(1, 1000), factor=st.none() | st.floats(0.5, 2),
@@ -63,6 +64,7 @@ def test_rails_and_sides_are_rows_of_their_own() -> None:
     assert frame().empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [3, 4, 8])
 @pytest.mark.parametrize("noise", ["normal", "skewed", "idle drifts"])
 def test_intervals_of_net_joules_cover_as_they_say(blocks: int, noise: str) -> None:

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis import means
+from harness.analysis import doubts, means
 
 TILES = np.repeat([3, 4, 5, 7, 10], [120, 100, 80, 60, 40]).astype(float)
 seeds = st.integers(0, 2**32 - 1)
@@ -172,25 +172,25 @@ def test_drift_is_measured_and_warned_of() -> None:
     """A trend of 10 % over six rounds is found as such; none is found where there is none."""
     rng = np.random.default_rng(0)
     quiet = np.exp(0.3 * rng.normal(size=(12, 1)) + 0.02 * rng.normal(size=(12, 6)))
-    found = means.drift_between_rounds(quiet * np.linspace(1, 1.1, 6))
+    found = doubts.drift_between_rounds(quiet * np.linspace(1, 1.1, 6))
     assert found.trend == pytest.approx(0.1, abs=0.03)
     assert found.sentence.startswith("the rounds drifted: +")
-    assert means.drift_between_rounds(quiet).sentence == ""
+    assert doubts.drift_between_rounds(quiet).sentence == ""
 
 
 def test_short_sessions_are_labelled() -> None:
     """Eight rounds over three starts are more than a session, seven or two are not."""
-    assert [means.session_label(*r) for r in ((8, 3), (7, 3), (8, 2))] == ["", *["this session only"] * 2]
+    assert [doubts.session_label(*r) for r in ((8, 3), (7, 3), (8, 2))] == ["", *["this session only"] * 2]
 
 
 def test_skewed_and_slow_times_are_warned_of() -> None:
     """Sigma 1 and one request in twenty three times slower are seen, sigma 0.25 is not."""
     rng = np.random.default_rng(1)
     base = np.exp(0.25 * rng.normal(size=(40, 3)))
-    assert means.skew_warning(np.exp(0.1 * rng.normal(size=(40, 3)))) == ""
-    assert "skewed" in means.skew_warning(np.exp(rng.normal(size=(40, 1))) * base)
+    assert doubts.skew_warning(np.exp(0.1 * rng.normal(size=(40, 3)))) == ""
+    assert "skewed" in doubts.skew_warning(np.exp(rng.normal(size=(40, 1))) * base)
     slow = np.where(rng.random((40, 3)) < 0.05, 3.0, 1.0)
-    assert "twice their picture's median" in means.skew_warning(slow)
+    assert "twice their picture's median" in doubts.skew_warning(slow)
 
 
 def test_pictures_unlike_any_timed_one_are_warned_of() -> None:
@@ -198,9 +198,9 @@ def test_pictures_unlike_any_timed_one_are_warned_of() -> None:
     rare, rarer = np.repeat([3, 10], [90, 10]), np.repeat([3, 10], [99, 1])
     alike, spread = [3] * 6, [3, 3, 3, 4, 4, 5]
     said = "10% of the benchmark's pictures have more patches than any that was timed: they are taken to be "
-    assert means.reach_warning(alike, rare) == said + "as slow as those timed"
-    assert means.reach_warning(spread, rare) == said + "on the line through those timed"
-    assert means.reach_warning(alike, rarer) == means.reach_warning([3, 10], rare) == ""
+    assert doubts.reach_warning(alike, rare) == said + "as slow as those timed"
+    assert doubts.reach_warning(spread, rare) == said + "on the line through those timed"
+    assert doubts.reach_warning(alike, rarer) == doubts.reach_warning([3, 10], rare) == ""
 
 
 @given(seeds, st.integers(1, 400))
@@ -220,6 +220,7 @@ def test_times_that_are_none_are_refused(times: list[list[float]]) -> None:
         means.mean_latency(times)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 12, 40])
 @pytest.mark.parametrize("drift", [0.0, 0.1])
 def test_intervals_cover_what_follows_tiles(n: int, drift: float) -> None:

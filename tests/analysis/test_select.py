@@ -65,6 +65,7 @@ def paired(n: int, p_reference: float, flips: dict[str, tuple[float, float]], rn
     return outcomes(answers)
 
 
+@pytest.mark.slow
 @given(right=st.lists(st.booleans(), min_size=2, max_size=60).filter(any), margin=st.floats(0.05, 0.5))
 @settings(max_examples=15, deadline=None)
 def test_identical_answers_qualify_together(right: list[bool], margin: float) -> None:

@@ -253,6 +253,7 @@ def test_a_device_that_sends_nothing_needs_no_server(made_up: Analysis) -> None:
     assert not any("device_only" in reason for reason in reasons(made_up))
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_before_it_is_finished(
     tmp_path: Path, manifest: Callable[..., Manifest], made_up: Analysis
 ) -> None:

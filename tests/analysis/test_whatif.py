@@ -8,17 +8,11 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
+from harness.analysis.crossings import crossover, crossover_of_links
 from harness.analysis.means import mean_latency
-from harness.analysis.whatif import (
-    Population,
-    advise,
-    cell_summaries,
-    crossover,
-    crossover_of_links,
-    max_users,
-    mean,
-    replicated,
-)
+from harness.analysis.replications import mean, replicated
+from harness.analysis.setting import Population
+from harness.analysis.whatif import advise, cell_summaries, max_users
 from harness.errors import ResultsError
 from harness.replay import Cell, Profile
 from harness.scenario.replay import ConstantUplink
@@ -50,6 +44,7 @@ def scattered(pipeline: str, seed: int, level: tuple[float, ...]) -> Profile:
     return dataclasses.replace(profile, start=np.tile(np.arange(repeats), 8))
 
 
+@pytest.mark.slow
 def test_starts_that_scatter_are_in_a_crossing_and_in_what_queues() -> None:
     """Times of four starts that differ by a tenth widen each interval; of schemes apart there is one from three on."""
     level = (0.9, 1.0, 1.05, 1.15)

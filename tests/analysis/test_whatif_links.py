@@ -10,7 +10,8 @@ import pytest
 
 from harness.analysis import Analysis
 from harness.analysis.cells import instability
-from harness.analysis.whatif import advise, crossover, crossover_of_links, max_users
+from harness.analysis.crossings import crossover, crossover_of_links
+from harness.analysis.whatif import advise, max_users
 from harness.channel import recording
 from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
@@ -58,6 +59,7 @@ def test_a_recording_of_one_rate_is_that_rate(tmp_path: Path) -> None:
     assert found.faster_below == "light"
 
 
+@pytest.mark.slow
 def test_a_crossings_interval_by_resampling_is_about_fiellers() -> None:
     """Where both can be had, on a constant link without queues, the two agree to within a half, and hold the truth."""
     spec = system({"kind": "constant", "rate": "1 MB/s"})
@@ -151,6 +153,7 @@ def test_where_neither_keeps_up_there_is_no_crossing() -> None:
     assert found.rate_bps.value > 80e3
 
 
+@pytest.mark.slow
 def test_the_commands_take_links_round_trips_and_users(
     made_up: Analysis, harness: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

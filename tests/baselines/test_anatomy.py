@@ -1,7 +1,7 @@
 """``harness inspect`` on what every scheme sends: the parts are the payload's, and other bytes are refused."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from harness.data.streetsqa import book
 from harness.errors import BitstreamError
 from harness.models.contract import Untimed
 from harness.models.loading import LlavaModels
-from harness.models.onevision import load
 from harness.schemes import image_codec
 from harness.schemes.anatomy import of_body
 from harness.schemes.contract import Payload
@@ -52,15 +51,6 @@ POINTS = {
     "qformer": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
 }
 EXTRAS = {"compressai": "compressai", "jxl": "pillow_jxl"}
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[LlavaModels]:
-    """The zoo's backbone on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load("mini-onevision")
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +87,7 @@ def test_the_parts_of_every_scheme_sum_to_its_payload(scheme: str, models: Llava
     assert sum(found.bits.values()) == 8 * len(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "n_y"), [(Hyperprior, 1), (Elic, 10)])
 def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], n_y: int) -> None:
     """The last string is z, the others are y; a bundled model is named by its lambda."""
@@ -111,6 +102,7 @@ def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], 
     assert found.what.startswith("a file of hyperprior" if n_y == 1 else "a file of ELIC")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_strings", [1, 2, 3, 5, 7, 11, 33])
 def test_however_many_strings_a_neural_file_has_they_are_told_apart(n_strings: int) -> None:
     """Strings of any length, empty ones too: no smaller count of strings fits a file of more."""
@@ -201,6 +193,7 @@ def test_bytes_between_the_segments_of_a_jpeg_are_shown_as_fill() -> None:
     assert bits == of_body(body).bits
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_damaged_picture_file_has_parts_that_do_not_sum(data: st.DataObject) -> None:
     """Whatever bytes are overwritten or put in: no negative part, and all parts are the file, or one sentence."""

@@ -94,6 +94,7 @@ def test_strings_and_pictures_are_compressais(compressai: ModuleType, name: str)
         assert torch.equal(ours.decompress(strings, *x_13HW.shape[2:]), decoded)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_model_is_read_and_another_is_not(compressai: ModuleType, tmp_path: Path) -> None:
     """In today's layout and an older one; a size of another quality, and the bundled hyperprior, are refused."""
     from compressai.zoo.image import bmshj2018_factorized

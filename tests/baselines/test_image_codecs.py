@@ -80,6 +80,7 @@ def _picture(height: int, width: int, seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ALL)
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), seed=st.integers(0, 9))
@@ -268,6 +269,7 @@ def test_a_payload_that_claims_a_large_picture_is_not_decoded() -> None:
         picture(Jpeg(JpegPoint(quality=50)).encode(Image.new("RGB", (16, 16))), ("JPEG",), max_pixels=255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 @given(data=st.data())
 def test_a_damaged_payload_is_a_bitstream_error_or_a_picture(kind: type[ImageCodec], data: st.DataObject) -> None:

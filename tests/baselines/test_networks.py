@@ -80,6 +80,7 @@ def test_the_same_seed_draws_the_same_network(codec: str, peers: dict[str, Calla
         assert torch.equal(ours[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("codec", OURS)
 def test_gradients_are_compressais(codec: str, training: bool, peers: dict[str, Callable[..., Any]]) -> None:
@@ -134,6 +135,7 @@ def test_quantiles_and_tables_are_compressais(codec: str, peers: dict[str, Calla
             assert torch.equal(ours.state_dict()[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", OURS)
 def test_strings_and_pictures_are_compressais(codec: str, peers: dict[str, Callable[..., Any]]) -> None:
     """Both write the same strings, and each decodes the other's to the same picture, to the bit."""
@@ -148,6 +150,7 @@ def test_strings_and_pictures_are_compressais(codec: str, peers: dict[str, Calla
         assert torch.equal(ours.decompress(mine, height, width), decoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", OURS)
 def test_the_bundled_weights_are_compressais_too(codec: str, peers: dict[str, Callable[..., Any]]) -> None:
     """A class of compressai's that has them writes the same strings as ours, before either is made exact."""

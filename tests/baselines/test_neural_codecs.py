@@ -55,6 +55,7 @@ def test_a_larger_lambda_buys_quality_with_bytes(kind: type[NeuralCodec]) -> Non
     assert [p.psnr_db for p in points] == sorted(p.psnr_db for p in points)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
 def test_it_needs_fewer_bytes_than_jpeg(kind: type[NeuralCodec]) -> None:
     """A tenth less at equal PSNR on held-out streets, at the least."""
@@ -64,6 +65,7 @@ def test_it_needs_fewer_bytes_than_jpeg(kind: type[NeuralCodec]) -> None:
     assert difference < -10
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(kind=st.sampled_from(CODECS), height=st.integers(1, 70), width=st.integers(1, 70))
 def test_a_picture_of_any_size_comes_back_at_its_own_size(kind: type[NeuralCodec], height: int, width: int) -> None:
@@ -96,6 +98,7 @@ def test_photographs_come_back(kind: type[NeuralCodec]) -> None:
         assert psnr_db(original, decoded) > 22
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
 def test_bytes_are_the_strings_and_the_container(kind: type[NeuralCodec]) -> None:
     """The strings of compress(), in order; the rest is twelve bytes and the varints of two sides and every length."""
@@ -109,6 +112,7 @@ def test_bytes_are_the_strings_and_the_container(kind: type[NeuralCodec]) -> Non
     assert len(body) == sum(map(len, strings)) + 12 + varints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
 def test_bytes_are_near_the_entropy_that_the_model_estimates(kind: type[NeuralCodec]) -> None:
     """The integer tables, the coder and the exact convolutions cost less than 4 % and 16 bytes a string together."""
@@ -170,6 +174,7 @@ def test_scales_do_not_depend_on_how_they_are_computed(kind: type[NeuralCodec]) 
     assert torch.equal(together, apart)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(kind=st.sampled_from(CODECS), data=st.data())
 def test_a_damaged_payload_is_a_bitstream_error(kind: type[NeuralCodec], data: st.DataObject) -> None:
@@ -185,6 +190,7 @@ def test_a_damaged_payload_is_a_bitstream_error(kind: type[NeuralCodec], data: s
         codec(kind, 0).decode(cut)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(kind=st.sampled_from(CODECS), data=st.data())
 def test_forged_strings_under_a_true_checksum_are_refused_or_read(kind: type[NeuralCodec], data: st.DataObject) -> None:

@@ -41,6 +41,7 @@ def test_an_unknown_lambda_lists_the_known_ones() -> None:
         Elic(NeuralPoint(weights=0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "published"),
     [
@@ -66,6 +67,7 @@ def test_a_claim_of_terabytes_is_refused_before_they_are_asked_for(tmp_path: Pat
         Hyperprior(NeuralPoint(weights=str(path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Hyperprior, Elic])
 def test_a_checkpoint_without_tables_gets_them(kind: type[NeuralCodec], tmp_path: Path) -> None:
     """As compressai saves it before update(): a picture still goes through."""
@@ -166,6 +168,7 @@ OLD_KEYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", OLD_KEYS)
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.module."])
 @pytest.mark.parametrize("kind", [Hyperprior, Elic])

@@ -46,6 +46,7 @@ def encoded(pairs: list[tuple[int, int]]) -> tuple[bytes, list[int], list[int]]:
     return CODER.encode(symbols, indexes), symbols, indexes
 
 
+@pytest.mark.slow
 @given(coded)
 def test_what_is_written_comes_back(pairs: list[tuple[int, int]]) -> None:
     """Symbols inside and far outside of their tables, none and one of them too."""

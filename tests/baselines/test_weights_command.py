@@ -40,6 +40,7 @@ HOLDERS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_a_checkpoint_becomes_the_codec_that_it_was(holder: str, tmp_path: Path) -> None:
     """Bare, wrapped and in an older layout: the same tensors, and a scheme codes with them."""

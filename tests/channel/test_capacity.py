@@ -129,6 +129,7 @@ def test_one_line_of_mahimahi_is_twelve_megabits() -> None:
     assert link.bits(0.0, 10.0) == 120e6
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(1, 3000), st.integers(1, 200_000))
 def test_packets_leave_at_the_chance_that_carries_them(times_ms: list[int], start_ms: int, n_bytes: int) -> None:

@@ -100,6 +100,7 @@ def test_a_miniature_has_no_published_architecture() -> None:
     assert "unknown full-size LLaVA-OneVision 'mini-onevision'" in found[1].why
 
 
+@pytest.mark.slow
 def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
     """A number that is in the rows is reproduced; ten times the bytes refute it, and every form of the claim."""
     bare = {"of": "jpeg", "over": "webp"}
@@ -126,6 +127,7 @@ def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
     assert _verdicts(full, _claims(of_webp)) == [Verdict.NOT_REPRODUCED]
 
 
+@pytest.mark.slow
 def test_a_scheme_without_a_curve_is_bounded_by_its_selected_point(full: Analysis, standing: Analysis) -> None:
     """TOFC's one point with n_c = 8 is certified; what WebP sends for that score is bounded by its curve.
 
@@ -148,6 +150,7 @@ def test_a_scheme_without_a_curve_is_bounded_by_its_selected_point(full: Analysi
     assert _verdicts(run, _claims(mean)) == [Verdict.NOT_TESTABLE]
 
 
+@pytest.mark.slow
 def test_altered_times_flip_a_verdict(full: Analysis) -> None:
     """TOFC is ahead of raw features at 25 KB/s; a hundred times the seconds, and it is not.
 
@@ -186,6 +189,7 @@ def test_altered_answers_flip_a_verdict(full: Analysis) -> None:
     assert "device_only has no point that is certified" in entry.why
 
 
+@pytest.mark.slow
 def test_a_stand_in_reproduces_nothing(full: Analysis, standing: Analysis) -> None:
     """A benchmark, random weights, another machine, estimated times: each makes it *holds on the stand-in*.
 
@@ -235,6 +239,7 @@ def test_what_is_missing_is_named(full: Analysis) -> None:
     assert "RealWorldQA with llava-onevision-7b" in entry.at_full_size
 
 
+@pytest.mark.slow
 def test_rows_that_contradict_each_other_leave_the_other_claims(full: Analysis) -> None:
     """A scheme that was not timed equally often has no latency, and the rows' scores are told all the same."""
     rows = full.record.stages
@@ -273,6 +278,7 @@ def _items(run: Analysis, **test: object) -> Sequence[Item]:
     return entry.tested[0].items
 
 
+@pytest.mark.slow
 def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -> None:
     """A side or some of its stages, the weights taken off; a peak is known to 0.3 MB."""
     quantities = {
@@ -341,7 +347,7 @@ def test_illustrations_of_a_run_go_before_what_a_training_recorded(full: Analysi
             fits={name: illustrations.Fit(location=0, scale=1, log_likelihood=ll) for name, ll in fits.items()},
         )  # fmt: skip
 
-    of = {"pipeline": "tofc", "point": "p", "pictures": 9}
+    of: Any = {"pipeline": "tofc", "point": "p", "pictures": 9}
     bits = [illustrations.Bits(**of, part=part, bits=n) for part, n in (("y", 96.0), ("z", 3.0), ("experts", 1.0))]
     density = illustrations.Density(**of, unmerged=histogram(0.2), merged=histogram(-0.1))
     found = illustrations.Illustrations(

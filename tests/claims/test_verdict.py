@@ -1,6 +1,7 @@
 """A verdict follows from a claim's numbers and their joint intervals, and from nothing else."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_a_number_that_could_not_be_had_leaves_a_test_open_unless_another_refute
         ({"where": "least", "value": 0.2}, "open"), ({"where": "least", "value": 0.8}, "no"),
     ],
 )  # fmt: skip
-def test_a_number_that_could_not_be_had_may_be_the_least_or_the_largest(what: dict[str, object], answer: str) -> None:
+def test_a_number_that_could_not_be_had_may_be_the_least_or_the_largest(what: dict[str, Any], answer: str) -> None:
     """Only what no other number could change is said: of one between 0.5 and 0.6, and another that is lost."""
     lost = Item(label="jpeg", estimate=Estimate(math.nan, math.nan, math.nan, "too few pictures"))
     found, why = judge(_test(**what), [_item(0.5, 0.6), lost])

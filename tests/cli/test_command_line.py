@@ -266,6 +266,7 @@ def test_ctrl_c_is_a_sentence_and_status_130(tmp_path: Path, command: list[str],
     assert (process.returncode, out, err) == (130, "", said)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_knows_ascii_alone_is_told_in_escapes(tmp_path: Path) -> None:
     """Names of other characters, and paths of no characters, are shown as far as they can be."""
     path = tmp_path / os.fsdecode("größe-".encode() + b"\xff.yaml")

@@ -59,6 +59,7 @@ def test_a_value_on_the_command_line_makes_another_scenario(harness: Run) -> Non
     assert given(smoke, None, limit=8)[0].samples == 8
 
 
+@pytest.mark.slow
 def test_runs_are_listed(harness: Run, tmp_path: Path) -> None:
     """Each with its verdict; a damaged one is named with status 2, and an empty folder is said to be one."""
     made_up_run.make(tmp_path / "results" / "runs" / "first")

@@ -70,6 +70,7 @@ def test_a_limit_lets_a_byte_pass(harness: Harness, runs: Path) -> None:
     assert (status, "'bytes' is not compared with --against" in " ".join(error.replace("│", "").split())) == (2, True)
 
 
+@pytest.mark.slow
 def test_markdown_and_json_hold_the_same(harness: Harness, runs: Path) -> None:
     """A file of each, written whole; the JSON has every check with its numbers."""
     status, out, _ = harness("compare", runs / "reference", runs / "byte", "--format", "json")
@@ -117,6 +118,7 @@ def test_a_reference_needs_a_reason_and_a_commit(
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_an_update_is_made_once_and_explained_once(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -215,6 +215,7 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_what_a_server_answers_takes_nothing_away(server: Server, tmp_path: Path, answer: str) -> None:
     """Whatever else than the file comes is one sentence; the part keeps what it had."""

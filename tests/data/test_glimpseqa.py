@@ -32,6 +32,7 @@ def test_every_picture_has_one_question_to_affirm_and_one_to_deny(samples) -> No
         assert first.question.text != second.question.text
 
 
+@pytest.mark.slow
 def test_the_subtasks_are_mmes_and_equally_frequent(samples) -> None:
     """Five of MME's perception subtasks, twenty pictures each."""
     counts = Counter(sample.category for sample in samples)
@@ -39,11 +40,13 @@ def test_the_subtasks_are_mmes_and_equally_frequent(samples) -> None:
     assert set(counts.values()) == {40}
 
 
+@pytest.mark.slow
 def test_a_picture_fits_into_one_tile(samples) -> None:
     """No side is longer than 192 px."""
     assert max(max(sample.image().size) for sample in samples) <= 192
 
 
+@pytest.mark.slow
 def test_the_order_of_a_pair_and_its_text_tell_nothing() -> None:
     """Over many books the first question is true half of the time, and so is every text that is often asked."""
     pages = [page for number in range(40) for page in glimpseqa.book("train", number)]
@@ -59,6 +62,7 @@ def test_the_order_of_a_pair_and_its_text_tell_nothing() -> None:
         assert abs(sum(truths) / len(truths) - 0.5) < 4.5 * 0.5 / len(truths) ** 0.5, text
 
 
+@pytest.mark.slow
 def test_what_is_read_back_is_what_was_drawn(samples) -> None:
     """The TSV holds the samples as they were drawn, and they have the pinned checksum."""
     few = draw_samples(glimpseqa.book("test", 0)[:8], paired=True)

@@ -410,6 +410,7 @@ def runs(draw):
     return rows(*draw(st.permutations(answers)))
 
 
+@pytest.mark.slow
 @patient
 @given(runs(), st.sampled_from(BENCHMARKS))
 def test_bounds_and_order(run, benchmark: str) -> None:
@@ -424,6 +425,7 @@ def test_bounds_and_order(run, benchmark: str) -> None:
     assert its.score(category[back], group[back], correct[back]) == pytest.approx(its.score(*run))
 
 
+@pytest.mark.slow
 @patient
 @given(runs(), st.sampled_from(BENCHMARKS), st.data())
 def test_a_weight_counts_its_group_so_many_times(run, benchmark: str, data) -> None:

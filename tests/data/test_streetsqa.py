@@ -144,6 +144,7 @@ def test_the_tsv_holds_the_samples_as_they_were_drawn(samples, pages) -> None:
     assert len(samples) == 384
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples) -> None:
     """A sound TSV with one other word is a DataError that names the file: it is read and checked, not built again."""
     monkeypatch.setattr(streetsqa, "test_samples", lambda: pytest.fail("was built again"))

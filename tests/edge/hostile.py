@@ -16,9 +16,10 @@ from harness.schemes.fake import Fake, FakeModels, FakePoint
 TOKEN = "a token of the tests alone"
 MOST_BYTES = 1 << 20
 PAGE = samples(book("test", 0)[:1], paired=False)[0]
-PAYLOAD = send(Fake.device_half(FakeModels(), FakePoint(levels=4)), PAGE, Untimed())
+_SENT = send(Fake.device_half(FakeModels(), FakePoint(levels=4)), PAGE, Untimed())
+assert isinstance(_SENT, bytes)
+PAYLOAD: bytes = _SENT
 KEY = ("fake", "levels=4")
-assert isinstance(PAYLOAD, bytes)
 
 
 def body(payload: bytes = PAYLOAD, pipeline: str = KEY[0], point: str = KEY[1]) -> bytes:

@@ -70,6 +70,7 @@ def test_joined_halves_are_the_run_of_one_process(alone: Record, parted: tuple[P
     assert not [why for why in found.manifest.reasons if any(word in why for word in structural)]
 
 
+@pytest.mark.slow
 def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
     """Whoever reads it as a run, or takes one half for the other, is told which half it is."""
     device, server = parted

@@ -45,6 +45,7 @@ def with_energy(scenario: Path, folder: Path, energy: str = ENERGY) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_measures_what_its_halves_take(fake_scenario: Path, tmp_path: Path, harness) -> None:
     """The selected points, both sides, three blocks; resumed, nothing is measured again; the table and CSV have it."""
     scenario = with_energy(fake_scenario, tmp_path)
@@ -79,6 +80,7 @@ def test_a_run_measures_what_its_halves_take(fake_scenario: Path, tmp_path: Path
     assert "shorter than 30 s" in out
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_read_the_table_says_so(fake_scenario: Path, tmp_path: Path, harness) -> None:
     """One sentence for each side, and no joules."""
     scenario = with_energy(fake_scenario, tmp_path)
@@ -104,6 +106,7 @@ class ForgetfulGpu(FakeGpu):
         """It forgets what it took."""
 
 
+@pytest.mark.slow
 def test_blocks_of_which_nothing_is_known_are_said(fake_scenario: Path, tmp_path: Path) -> None:
     """They have no rows, and one sentence says how many they are."""
     said: list[str] = []
@@ -119,6 +122,7 @@ def test_blocks_of_which_nothing_is_known_are_said(fake_scenario: Path, tmp_path
         assert "10 of 10 blocks have no joules, among them energy " in said[-1]
 
 
+@pytest.mark.slow
 def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> None:
     """Each machine's rails on its side; what a half may not know, the score, is not asked: all points are measured."""
     scenario = with_energy(fake_scenario, tmp_path)
@@ -134,6 +138,7 @@ def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> 
     assert (found["blocks"] == 3).all()
 
 
+@pytest.mark.slow
 def test_a_server_tells_its_own_joules(fake_scenario: Path, tmp_path: Path) -> None:
     """Rails of the server's machine on its side, read there; its stages' waiting and its halves' needs come along."""
     scenario = with_energy(fake_scenario, tmp_path)
@@ -170,6 +175,8 @@ def test_a_block_of_a_server_that_was_started_again_tells_nothing(tmp_path: Path
     with driver(PoweredGpu("A")), Meters(tmp_path) as first, Meters(tmp_path) as second:
 
         class Restarted:
+            sources = "two meters"
+
             def __init__(self) -> None:
                 self.meters = iter([first, second, second])
 

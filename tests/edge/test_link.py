@@ -15,6 +15,7 @@ from tests.silent import Silent
 linked = pytest.mark.skipif(testbed.why_not() is not None, reason=f"no real link: {testbed.why_not()}")
 
 
+@pytest.mark.slow
 @linked
 def test_t_link_over_a_real_link_is_the_replays_and_the_rows_are_those_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

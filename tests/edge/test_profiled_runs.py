@@ -40,6 +40,7 @@ def profiled(fake_scenario: Path, tmp_path: Path) -> Path:
     return scenario_with(fake_scenario, tmp_path, section)
 
 
+@pytest.mark.slow
 def test_recorded_stages_take_the_place_of_measured_ones(profiled: Path, tmp_path: Path, harness) -> None:
     """Of the scheme and the side named, and of no other; answers and bytes are the run's; the replay draws them."""
     run(load(profiled), tmp_path / "fake", reporter=Silent())
@@ -73,6 +74,7 @@ def test_recorded_stages_take_the_place_of_measured_ones(profiled: Path, tmp_pat
     assert set(renamed["machine"]) == {"Orin NX"}
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_run_are_a_profile(profiled: Path, fake_scenario: Path, tmp_path: Path) -> None:
     """Both sides of a scheme from another run: it is not run again for its times, and they are that run's."""
     run(load(profiled), tmp_path / "fake", reporter=Silent())
@@ -87,6 +89,7 @@ def test_the_rows_of_a_run_are_a_profile(profiled: Path, fake_scenario: Path, tm
     assert first.equals(second)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_replayed_with_times_from_elsewhere(
     profiled: Path, fake_scenario: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +142,7 @@ def test_check_names_what_is_wrong_in_a_profile(profiled: Path, tmp_path: Path, 
     assert not (tmp_path / "fake").exists()
 
 
+@pytest.mark.slow
 def test_requests_are_timed_both_ways_in_each_round(fake_scenario: Path, tmp_path: Path, harness) -> None:
     """Rows of the paced requests beside the others, the idle time in neither; what is replayed is back to back."""
     scenario = scenario_with(fake_scenario, tmp_path, "", ", pacing: both")

@@ -45,6 +45,7 @@ def info(**changes: object) -> Info:
     return Info.model_validate({**facts, **changes})
 
 
+@pytest.mark.slow
 @given(st.lists(QUESTIONS, min_size=1, max_size=3), st.binary(max_size=100), st.booleans(), WORDS)
 def test_a_request_arrives_as_it_was_sent(questions: list[Question], payload: bytes, timed: bool, name: str) -> None:
     """Every question, whatever its characters, and every byte of the payload."""

@@ -79,6 +79,7 @@ def test_the_smoke_scenario_ends_with_the_rows_of_one_process(tmp_path: Path) ->
     assert (on_server["seconds"].sum() <= held).all()
 
 
+@pytest.mark.slow
 def test_a_paced_link_is_measured_as_it_is_replayed(fake_scenario: Path, tmp_path: Path) -> None:
     """No request is faster than the channel that it is shaped as, and the bytes that crossed are the channel's."""
     server, port = ends.server(fake_scenario)
@@ -119,6 +120,7 @@ def test_a_server_killed_at_any_moment_loses_and_doubles_nothing(
     assert len(Run.read(folder).links) == 3 * 12
 
 
+@pytest.mark.slow
 def test_a_device_killed_at_any_moment_resumes(alone: Record, fake_scenario: Path, tmp_path: Path) -> None:
     """SIGKILL at four moments and the same command each time: the rows are those of an uninterrupted run."""
     moment, folder = random.Random(7), tmp_path / "alone"
@@ -142,6 +144,7 @@ def _sessions(folder: Path) -> int:
     return len(read(folder / MANIFEST).sessions) if (folder / MANIFEST).exists() else 0
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
     alone: Record, fake_scenario: Path, tmp_path: Path
 ) -> None:
@@ -155,6 +158,7 @@ def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
     assert Run.read(alone.folder).manifest.status == "complete"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [

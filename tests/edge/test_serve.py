@@ -49,6 +49,7 @@ def right_answers() -> list[Answer]:
     return receive(half, PAYLOAD, [PAGE.question], Untimed(), kind="fake")
 
 
+@pytest.mark.slow
 def test_a_thousand_hostile_requests_harm_nobody(server: str, peer: Peer) -> None:
     """Each is refused by its status; the good device's answers are right, memory is bounded, no traceback is sent."""
     attacks = hostile(peer.info.identity)
@@ -93,6 +94,7 @@ def test_a_thousand_hostile_requests_harm_nobody(server: str, peer: Peer) -> Non
     assert process.memory_info().rss - before < 4 * MOST_BYTES + 100 * (256 << 10)
 
 
+@pytest.mark.slow
 def test_a_slow_sender_holds_nobody_up(server: str, peer: Peer) -> None:
     """A body that trickles is given up after its time, and its place in the queue is another's."""
     place = urlsplit(server)
@@ -111,6 +113,7 @@ def test_a_slow_sender_holds_nobody_up(server: str, peer: Peer) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_who_asks_for_less_than_an_answer_is_told(server: str) -> None:
     """Health is open; the card and the metrics want the token; what was answered is counted."""
     own = {"Authorization": f"Bearer {TOKEN}"}
@@ -128,6 +131,7 @@ def test_who_asks_for_less_than_an_answer_is_told(server: str) -> None:
     assert "harness_stage_seconds" in metrics
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_the_devices_to_mend(server: str, fake_scenario: Path) -> None:
     """One sentence that names the variable."""
     mine = study.describe(take_stock(load(fake_scenario)))
@@ -135,6 +139,7 @@ def test_a_wrong_token_is_the_devices_to_mend(server: str, fake_scenario: Path) 
         Peer(server, mine, token="another token, long enough")
 
 
+@pytest.mark.slow
 def test_another_scenario_is_refused_by_name(server: str, fake_scenario: Path, tmp_path: Path) -> None:
     """A point that is not served, and another limit on pictures, are both named."""
     path = tmp_path / "other.yaml"

@@ -68,6 +68,7 @@ def test_a_tower_on_the_meta_device_does_what_a_real_one_does(mini: CountedBackb
     assert mini.vision(200, 130).operations == clock.operations["vision_encode"]
 
 
+@pytest.mark.slow
 def test_one_token_after_many_reads_the_weights_and_what_was_kept(mini: CountedBackbone) -> None:
     """Its operations are those of its products; each further token before it adds its keys and values, twice used."""
     config = load("mini-onevision", weights="random", device="meta").config.text_config
@@ -110,6 +111,7 @@ def test_four_bits_are_read_in_the_place_of_sixteen() -> None:
     assert full.n_bytes - quantised.n_bytes == linear * (16 - 4.125) / 8
 
 
+@pytest.mark.slow
 def test_a_learned_codec_grows_with_its_picture() -> None:
     """Twice the picture is twice the operations, of either codec and on either side."""
     for codec in ("hyperprior", "elic"):

@@ -19,6 +19,7 @@ from harness.report.figures import gallery, style
 from harness.report.pack import numbers_tex
 from harness.runs.store import Run
 from harness.scenario.load import as_given, as_written, load, scenario_hash
+from harness.scenario.replay import ConstantUplink
 from tests.made_up_run import make
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -90,6 +91,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Projection, Path]:
     return found, folder / "small"
 
 
+@pytest.mark.slow
 def test_a_projection_is_a_run_that_says_what_it_is(ran: tuple[Projection, Path]) -> None:
     """All stages are estimated, on the machines of the sheets; it is INVALID, and claims no score."""
     analysis = Analysis.read(ran[1])
@@ -103,6 +105,7 @@ def test_a_projection_is_a_run_that_says_what_it_is(ran: tuple[Projection, Path]
     assert REASON in analysis.reasons
 
 
+@pytest.mark.slow
 def test_a_page_and_macros_of_it_call_nothing_measured(ran: tuple[Projection, Path]) -> None:
     """Payloads are reported or derived, times estimated; tokens and scores, which nobody knows, are not there."""
     found = Analysis.read(ran[1])
@@ -114,6 +117,7 @@ def test_a_page_and_macros_of_it_call_nothing_measured(ran: tuple[Projection, Pa
     assert not any(word in macros for word in ("% measured", "/score", "visual_tokens"))
 
 
+@pytest.mark.slow
 def test_every_bar_of_it_is_hatched(ran: tuple[Projection, Path]) -> None:
     """Stages as estimated, links as reported, and the legend and the footer say so."""
     figure, numbers = gallery.chart("fig8").draw(Analysis.read(ran[1]), style.WIDTHS_IN["page"])
@@ -128,6 +132,7 @@ def test_every_bar_of_it_is_hatched(ran: tuple[Projection, Path]) -> None:
     assert "Timed on" not in words
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_tables_and_figures(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     """The stages' errors, the payloads' sources and the claims are printed, the figures drawn."""
     status, out, err = harness("run", write(tmp_path), "--results", tmp_path / "runs")
@@ -141,18 +146,20 @@ def test_the_command_ends_with_tables_and_figures(harness: Callable[..., tuple[i
     assert {"fig8.png", "projection.csv", "claims.csv"} <= figures
 
 
+@pytest.mark.slow
 def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[Projection, Path]) -> None:
     """T = T_device + 8 bytes / rate + T_server, with the payloads as given; device_only has no link."""
     numbers = Analysis.read(ran[1]).numbers.set_index(["pipeline", "channel"])
     for pipeline, n_bytes in {"tofc": 1000, "jpeg": 2500, "server_only": 50_000, "device_only": 0}.items():
         for channel, rate in {"10 KB/s": 10e3, "1 MB/s": 1e6}.items():
-            row = numbers.loc[(pipeline, channel)]
+            row: Any = numbers.loc[(pipeline, channel)]
             assert row["link_mean_s"] == pytest.approx(n_bytes / rate)
             assert row["total_mean_s"] == pytest.approx(
                 row["device_mean_s"] + row["link_mean_s"] + row["server_mean_s"]
             )
 
 
+@pytest.mark.slow
 def test_claims_stand_beside_the_estimates(ran: tuple[Projection, Path]) -> None:
     """A claim that holds says yes, one that cannot says no, over each uplink."""
     verdicts = [(verdict.claim.of, verdict.channel, verdict.agrees) for verdict in ran[0].verdicts()]
@@ -168,6 +175,7 @@ def test_it_takes_no_options_of_measuring(harness: Callable[..., tuple[int, str,
     assert "has an 'estimate:' section and measures nothing; drop --server" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -190,6 +198,7 @@ def test_a_mistake_is_one_sentence(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_measured_is_not_replaced(tmp_path: Path) -> None:
     """A scenario of its name that gets an ``estimate:`` section leaves its rows where they are; so does another's."""
     for name, sentence in (("small", "holds a run that was measured"), ("other", "holds a run of another scenario")):
@@ -226,4 +235,6 @@ def test_the_papers_projection_names_its_sources() -> None:
     assert scenario.estimate is not None
     assert all(payload.says for payload in scenario.estimate.payloads.values())
     assert [uplink.label for uplink in scenario.replay.uplinks][-1] == "492 KB/s (inferred)"
-    assert scenario.replay.uplinks[-1].rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)
+    (*_, inferred) = scenario.replay.uplinks
+    assert isinstance(inferred, ConstantUplink)
+    assert inferred.rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)

@@ -1,6 +1,7 @@
 """Efficiencies and their errors: no number is fitted on itself, and the intervals cover what they say."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,9 +94,9 @@ def test_an_error_is_stated_only_where_borrowing_can_be_tested() -> None:
 
 def test_two_times_have_the_error_of_none() -> None:
     """A scatter of two is not taken: the factor is that of borrowing; three have their own."""
-    times = {("a", "prefill"): [2.0, 2.0], ("b", "prefill"): [4.0, 4.0]}
+    times: dict[tuple[str, str], list[float]] = {("a", "prefill"): [2.0, 2.0], ("b", "prefill"): [4.0, 4.0]}
     two, three = (
-        roofline({**times, ("c", "prefill"): own}).efficiency("c", "prefill") for own in ([3, 3.3], [3, 3, 3])
+        roofline({**times, ("c", "prefill"): own}).efficiency("c", "prefill") for own in ([3.0, 3.3], [3.0, 3.0, 3.0])
     )
     assert two is not None
     assert three is not None
@@ -125,7 +126,7 @@ def test_a_roof_is_the_slower_of_operations_and_bytes() -> None:
 
 def test_a_total_without_some_stages_error_says_so() -> None:
     """The stage adds its middle to both ends, and the total is not complete."""
-    parts = {"side": "device", "operations": 1.0, "n_bytes": 1.0, "bound": "bytes", "how": "its own"}
+    parts: Any = {"side": "device", "operations": 1.0, "n_bytes": 1.0, "bound": "bytes", "how": "its own"}
     sure = Estimated(stage="prefill", seconds=2.0, low_s=1.0, high_s=4.0, **parts)
     unsure = Estimated(stage="encode", seconds=3.0, low_s=math.nan, high_s=math.nan, **parts)
     assert total([sure, unsure], 1.0) == (6.0, 5.0, 8.0, False)

@@ -39,6 +39,7 @@ def read_alone(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_backbone, make_backbone15])
 @pytest.mark.parametrize("seed", range(4))
 def test_questions_read_together_are_answered_as_alone(make, seed, read_alone) -> None:

@@ -51,6 +51,7 @@ def models(request, tmp_path_factory):
     return load(name, weights=save(build(), tmp_path_factory.mktemp(request.param)), max_pixels=1 << 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (90, 40)])
 def test_all_features_cross_and_answer_alike(models, width, height):
     """Sent whole in half precision, features come back in their places, and answer as those that were not sent."""
@@ -66,6 +67,7 @@ def test_all_features_cross_and_answer_alike(models, width, height):
     assert answer.visual_tokens == len(tokens_TH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (90, 40)])
 def test_tofc_answers_from_a_stream(models, width, height):
     """Merged features of every patch, coded at the family's D, within the limits of its largest picture."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -144,7 +145,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
         thread.join()
 
 
-def get(**how: object) -> Path:
+def get(**how: Any) -> Path:
     """The download without waiting between attempts."""
     return hub.get(NAME, pause_s=0.0, **how)
 
@@ -206,6 +207,7 @@ def test_an_interrupted_download_is_resumed_and_was_never_visible(server: Server
     assert hub.state(HUB_ID) == "installed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "called"), [("tokenizer.json", "git object id"), (next(iter(SHARDS)), "sha256")])
 def test_another_file_than_the_published_one_is_refused(server: Server, name: str, called: str) -> None:
     """A changed byte is found in small files and large ones, and what came is deleted."""
@@ -284,6 +286,7 @@ REFUSALS: dict[str, tuple[Callable[[Server, pytest.MonkeyPatch], object], str]] 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSALS)
 def test_what_cannot_be_fetched_is_one_sentence(
     server: Server, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -314,6 +317,7 @@ def test_a_token_is_shown_to_the_hub_alone(server: Server, monkeypatch: pytest.M
     assert seen == {(False, "Bearer hf_of_mine"), (True, None)}
 
 
+@pytest.mark.slow
 def test_a_fetched_checkpoint_loads(server: Server, tmp_path: Path) -> None:
     """A sharded model goes from the hub to a vision side and a language side without a further setting."""
     backbone = make_backbone()

@@ -148,6 +148,7 @@ def test_attention_is_that_of_the_eager_tower(qk_norm):
     assert seen.keys_PVK.shape == (3, 16, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "total_m", "embedded"),
     [("internvl3-1b", 938.2, 896), ("internvl3-2b", 2089.0, 1536), ("internvl3-8b", 7944.4, 3584)],
@@ -201,6 +202,7 @@ def test_the_published_processor_is_taken(tiny, tmp_path):
     assert load("internvl3-8b", weights=tmp_path).vision().n_features == 16
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_head_of_its_own_is_read_whatever_the_config_says(tmp_path):
     """The published configs leave out that the head is its own, which is read as tied: the weights decide."""

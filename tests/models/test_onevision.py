@@ -304,6 +304,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "sentence"), DAMAGE, ids=[damage.__name__ for damage, _ in DAMAGE])
 def test_damaged_and_foreign_checkpoints(folder, damage, sentence: str) -> None:
     """Each is refused in one sentence that names the file."""

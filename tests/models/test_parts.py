@@ -92,6 +92,7 @@ def test_parts_are_those_that_transformers_reads(
     assert (language.lm_head.weight is language.model.embed_tokens.weight) == tied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parts_together_are_the_whole(tmp_path: Path, family: str) -> None:
     """The model that training takes has the parts' weights, and each part's fingerprint is told without loading it."""
@@ -220,6 +221,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "sentence"), PLACES)
 @pytest.mark.parametrize("part", files.PARTS)
 def test_an_index_leads_to_no_pickle_and_out_of_no_folder(
@@ -332,6 +334,7 @@ def test_what_this_harness_does_not_run_is_refused(tmp_path: Path, damage, sente
     assert str(path) in str(refusal.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "generation_config.json"])
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000, "\xff", "null", ""], ids=list("deeps")[:5])
 def test_json_that_is_deep_or_none_is_one_sentence(tmp_path: Path, name: str, text: str) -> None:

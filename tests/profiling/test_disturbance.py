@@ -36,6 +36,7 @@ with Watch() as watch:
 """
 
 
+@pytest.mark.slow
 @linux
 def test_a_stopped_process_stood_still_for_as_long_as_it_was_stopped() -> None:
     """SIGSTOP in the middle of a stage is seen in that stage, within two beats, and in no other."""
@@ -52,6 +53,7 @@ def test_a_stopped_process_stood_still_for_as_long_as_it_was_stopped() -> None:
     assert seconds > 0.5
 
 
+@pytest.mark.slow
 @linux
 def test_waiting_for_a_processor_is_counted() -> None:
     """A process that shares one processor with two busy ones waits for most of its time, and the clock says so."""

@@ -44,6 +44,7 @@ for megabytes in (64, 96):
 """
 
 
+@pytest.mark.slow
 def test_memory_that_is_taken_and_freed_is_seen() -> None:
     """The peak is what was held at once, whoever allocated it, and what was held before is not in it.
 

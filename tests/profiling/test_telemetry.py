@@ -179,6 +179,7 @@ class Meddling(Silent):
             self.change()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hot", [False, True])
 def test_a_throttled_run_is_invalid_and_another_is_not(
     system: Path, little: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hot: bool
@@ -203,6 +204,7 @@ def test_a_throttled_run_is_invalid_and_another_is_not(
     assert reasons(Analysis.read(folder)) == list(manifest.reasons)
 
 
+@pytest.mark.slow
 def test_without_telemetry_a_run_says_that_it_was_unavailable(
     little: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,6 +148,7 @@ def _nothing_to_load() -> Callable[[int], int]:
     raise DataError("pictures.tsv: no such file")
 
 
+@pytest.mark.slow
 def test_a_spawned_process_loads_with_its_own_environment() -> None:
     """What it works with is made in it, after its variables are set; an error there is raised to the caller."""
     make = functools.partial(functools.partial, os.getenv)
@@ -234,6 +235,7 @@ def test_a_killed_parent_takes_its_workers_with_it() -> None:
     assert not any(_runs(child) for child in children)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 def test_ctrl_c_is_the_parents_and_ends_all_workers() -> None:
     """The signal reaches the whole group, as from a terminal: the parent raises, no worker says a word."""

@@ -34,6 +34,7 @@ def collages() -> list[Picture]:
     return [collage(SeededRandom("test", number)) for number in range(6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_the_linear_start_beats_random_weights(make: Callable[[], torch.nn.Module]) -> None:
     """A transform coder of 24 components: above 18 dB at once, at a tenth of the loss or less."""
@@ -58,6 +59,7 @@ def test_the_step_is_where_bytes_and_error_trade_evenly(lambda_: float) -> None:
     assert cost(step) < min(cost(1.01 * step), cost(0.99 * step))
 
 
+@pytest.mark.slow
 def test_a_rescaled_codec_is_the_same_transform() -> None:
     """Without quantisation the picture is the same, and y and its scales are as much larger as asked."""
     torch.manual_seed(0)

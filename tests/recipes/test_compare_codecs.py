@@ -54,6 +54,7 @@ def test_trainings_that_differ_in_their_seed_alone_are_a_group(tmp_path: Path) -
     assert numbers == pytest.approx([102, 8**0.5, 0.55, 0.005**0.5])
 
 
+@pytest.mark.slow
 def test_streams_are_those_of_the_scheme() -> None:
     """A page's bytes at each n_c are the body's that the scheme's device half sends of the same picture."""
     folder = CODECS / "mini-onevision" / "lambda-0.3"

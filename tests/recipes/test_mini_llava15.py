@@ -40,6 +40,7 @@ def test_it_speaks_as_its_teacher(fresh, teacher):
         torch.testing.assert_close(ours.multi_modal_projector(x_PVD), theirs.multi_modal_projector(x_PVD))
 
 
+@pytest.mark.slow
 def test_it_sees_nearly_as_its_teacher(fresh, teacher):
     """Where both are shown one tile, each in its own colours, features go together as those of two strangers do not."""
     mini_llava15.begin_with(fresh, teacher)
@@ -84,6 +85,7 @@ def test_a_feature_of_the_padded_tile_is_the_thing_that_it_covers():
     assert covered <= bus_YX.sum() <= 3 * covered + 8
 
 
+@pytest.mark.slow
 def test_batches_show_whole_pictures_and_parts_of_them():
     """Tiles of 288 px with a class a feature; among the details every tile shows some of a light or a sign."""
     pixels, classes = next(iter(TileBatches(9, 0, sight=LLAVA15)))

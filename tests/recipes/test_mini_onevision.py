@@ -88,6 +88,7 @@ def test_scaling_the_tower_scales_its_features_and_nothing_else(fresh):
     torch.testing.assert_close(after, before / 2, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
 
 
+@pytest.mark.slow
 def test_packed_questions_are_answered_as_if_asked_alone(fresh):
     """The loss of questions packed behind one picture is the mean of their losses behind a picture of their own."""
     page = streetsqa.book("train", 3)[0]

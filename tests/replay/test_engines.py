@@ -91,6 +91,7 @@ def test_engines_agree_on_every_request(
     assert difference <= 1e-9
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 5), st.sampled_from(["own", "fifo", "processor"]))
 def test_engines_agree_on_random_systems(seed: int, users: int, servers: int, sharing: str) -> None:

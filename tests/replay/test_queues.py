@@ -65,6 +65,7 @@ def test_md1_wait_at_an_uplink_that_many_users_share() -> None:
     _within(profile, spec, "device_done_s", "sent_s", seconds, rho * seconds / (2 * (1 - rho)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service_s", [EXPONENTIAL_S, TWO_MOMENTS_S], ids=["exponential", "two values"])
 def test_mg1_wait_at_the_server(service_s: np.ndarray) -> None:
     """M/G/1 (Pollaczek-Khinchine): lambda E[S^2] / (2 (1 - rho)); M/M/1 where S is exponential."""
@@ -86,6 +87,7 @@ def test_mm1_wait_at_the_device() -> None:
     _within(profile, spec, "submitted_s", "device_begun_s", 0.0, rho * second_moment / 2 / (1 - rho))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("servers", [2, 5])
 def test_mmc_wait_at_a_pool_of_servers(servers: int) -> None:
     """M/M/c: Erlang's C over c mu - lambda."""
@@ -99,6 +101,7 @@ def test_mmc_wait_at_a_pool_of_servers(servers: int) -> None:
     _within(profile, spec, "delivered_s", "answered_s", mean_s, erlang_c * mean_s / (servers * (1 - rho)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("payload", [np.full(10, 1000), np.array([500] * 9 + [5500])], ids=["equal", "two sizes"])
 def test_processor_sharing_depends_on_the_mean_alone(payload: np.ndarray) -> None:
     """M/G/1-PS: E[S] / (1 - rho), whatever the distribution of the sizes."""

@@ -123,6 +123,7 @@ def test_a_large_payloads_microseconds_do_not_spoil_a_small_ones_excuse() -> Non
     assert ["p99" in sentence for sentence in found.excused()] == [True]
 
 
+@pytest.mark.slow
 @given(
     off_s=st.lists(st.floats(-1e-3, 1e-3), min_size=2, max_size=40).map(np.array),
     scatter_s=st.tuples(st.floats(0, 1e-3), st.floats(0, 1e-3)),
@@ -190,6 +191,7 @@ def test_the_host_is_calibrated_and_a_wrong_link_fails_all_the_same(monkeypatch:
     assert found.excused() == []
 
 
+@pytest.mark.slow
 @linked
 def test_the_link_is_as_fast_as_it_was_told_to_be() -> None:
     """The same payload takes four times as long at a quarter of the rate; a wrong model could not be told otherwise."""

@@ -42,6 +42,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "run", file
 
 
+@pytest.mark.slow
 def test_an_archive_is_read_again_and_shows_the_same_numbers(packed: tuple[Path, Path], tmp_path: Path) -> None:
     """Rows, manifest, scenario with its links, figures, versions and commands."""
     run, file = packed
@@ -57,6 +58,7 @@ def test_an_archive_is_read_again_and_shows_the_same_numbers(packed: tuple[Path,
     assert (folder / "figures" / "table.csv").exists()
 
 
+@pytest.mark.slow
 def test_another_scenario_is_refused(packed: tuple[Path, Path], tmp_path: Path) -> None:
     """With both hashes, and nothing is written."""
     run, file = packed
@@ -65,6 +67,7 @@ def test_another_scenario_is_refused(packed: tuple[Path, Path], tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_link_from_elsewhere_is_refused(tmp_path: Path) -> None:
     """An archive that could not be rerun is not made."""
     (tmp_path / "study").mkdir()
@@ -76,6 +79,7 @@ def test_a_link_from_elsewhere_is_refused(tmp_path: Path) -> None:
         pack(tmp_path / "run", file, load(file), (), tmp_path / "a.tar.gz")
 
 
+@pytest.mark.slow
 def test_every_number_of_the_table_is_a_macro(packed: tuple[Path, Path]) -> None:
     """Read back, each is the table's to six digits, with its interval where it has one, under a name that is once."""
     run = Analysis.read(packed[0])

@@ -149,6 +149,7 @@ def test_several_runs_have_contents(parsed: _Parsed) -> None:
     assert {"#run-1", "#run-2", "#run-1-tables", "#run-2-provenance"} <= links
 
 
+@pytest.mark.slow
 def test_figures_that_do_not_fit_are_left_out_and_it_says_so(
     made_up: Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,7 @@ def test_an_embedded_scenario_is_the_one_that_was_run() -> None:
         assert scenario_hash(again) == scenario_hash(scenario), path.name
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_and_trace(
     harness: Run, made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +200,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width_px", "dark"), [(1200, False), (400, False), (400, True)])
 def test_a_browser_shows_it_without_complaint(browser: Browser, two: Path, width_px: int, dark: bool) -> None:
     """No error on the console, no request but for the file, all pictures drawn, nothing wider than the window."""
@@ -213,6 +216,7 @@ def test_a_browser_shows_it_without_complaint(browser: Browser, two: Path, width
     assert (sum(map(int, re.findall(r"\d+", light))) < sum(map(int, re.findall(r"\d+", ink)))) == dark
 
 
+@pytest.mark.slow
 def test_a_browser_sorts_tables(browser: Browser, two: Path) -> None:
     """By number where a column holds numbers, up and then down, what is missing last; by name elsewhere."""
     browser.open(two)
@@ -234,6 +238,7 @@ def test_a_browser_sorts_tables(browser: Browser, two: Path) -> None:
     assert browser.evaluate(f"{table}.tHead.querySelectorAll('[aria-sort]').length") == 1
 
 
+@pytest.mark.slow
 def test_it_prints(browser: Browser, two: Path) -> None:
     """As a PDF of several pages, in black on white."""
     browser.open(two, dark=True)

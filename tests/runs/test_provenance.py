@@ -73,6 +73,7 @@ def test_git_cannot_hang_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -120,6 +121,7 @@ def test_an_edited_manifest_is_noticed(tmp_path: Path, manifest: Callable[..., M
         assert str(refusal.value).startswith(str(path))
 
 
+@pytest.mark.slow
 def test_says_what_changed(manifest: Callable[..., Manifest]) -> None:
     """Between two manifests each thing that decides a number is named; that another machine went on is not."""
     old = manifest()

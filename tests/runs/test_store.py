@@ -69,6 +69,7 @@ def test_reads_what_was_added(tmp_path: Path, manifest: Made, study_units: list[
     assert [path.name for path in folder.parent.iterdir()] == ["tonight"], "neither lock nor leftovers"
 
 
+@pytest.mark.slow
 def test_order_of_work_does_not_matter(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """The consolidated files are the same, byte for byte, whatever the order in which the units were worked."""
     work(tmp_path / "a", manifest(), study_units)
@@ -77,6 +78,7 @@ def test_order_of_work_does_not_matter(tmp_path: Path, manifest: Made, study_uni
         assert (tmp_path / "a" / f"{kind}.parquet").read_bytes() == (tmp_path / "b" / f"{kind}.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_takes_up_an_unfinished_run(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """A run that was given up goes on with the units that are missing, and both sessions are on record."""
     folder = tmp_path / "tonight"
@@ -91,6 +93,7 @@ def test_takes_up_an_unfinished_run(tmp_path: Path, manifest: Made, study_units:
     assert same_rows(Run.read(folder), Run.read(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_what_a_unit_depends_on_decides_whether_it_is_worked_again(tmp_path: Path, manifest: Made) -> None:
     """After one codec's file changed its pipeline's units are worked again, and the replay; the other's are not."""
     folder = tmp_path / "tonight"
@@ -107,6 +110,7 @@ def test_what_a_unit_depends_on_decides_whether_it_is_worked_again(tmp_path: Pat
     assert same_rows(Run.read(folder), Run.read(tmp_path / "before"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [False, True], ids=["complete", "unfinished"])
 def test_an_edited_scenario_measures_only_what_is_new(tmp_path: Path, manifest: Made, interrupted: bool) -> None:
     """A pipeline more, or one less, and back: rows of units that are still wanted, or wanted again, are not lost."""
@@ -184,6 +188,7 @@ def test_survives_a_crash_at_every_rename(
     assert crash_at > len(KINDS) + 3, "a manifest, the tables, the replay's part, a manifest, the parts' going"
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_parts_are_gone_leaves_none_for_ever(
     tmp_path: Path, manifest: Made, study_units: list[Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +253,7 @@ def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
     assert same_rows(Run.read(tmp_path / "killed"), Run.read(tmp_path / "peace"))
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Made) -> None:
     """The second one is told which process holds the run; the lock goes with its holder, even one that is killed."""
     folder = tmp_path / "tonight"
@@ -271,6 +277,7 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Made) -> N
         Run.open_or_create(folder, manifest())
 
 
+@pytest.mark.slow
 def test_does_not_mix_runs(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """A folder of another scenario, or of other code or packages, is left alone, with a word on what to do."""
     folder = tmp_path / "tonight"
@@ -288,6 +295,7 @@ def test_does_not_mix_runs(tmp_path: Path, manifest: Made, study_units: list[Wor
     assert Run.read(folder).outcomes.num_rows == 6, "nothing of it was touched"
 
 
+@pytest.mark.slow
 def test_fresh_discards_a_run_and_nothing_else(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """``fresh`` begins again where a run was, complete or damaged, and refuses a folder that is not a run."""
     folder = tmp_path / "tonight"
@@ -305,6 +313,7 @@ def test_fresh_discards_a_run_and_nothing_else(tmp_path: Path, manifest: Made, s
     assert (letters / "dear.txt").read_text() == "dear"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_link_to_a_run_is_not_written_through(
     tmp_path: Path, manifest: Made, study_units: list[Work], fresh: bool
@@ -335,6 +344,7 @@ def test_a_unit_is_committed_once(tmp_path: Path, manifest: Made, study_units: l
             run.finish()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["../escape", "a/b", ".hidden", "..", "100 % é", "quality=10,merge=0.044", "n" * 5000, "\u0000"]
 )
@@ -497,6 +507,7 @@ def test_refuses_what_is_not_a_finished_run(tmp_path: Path, manifest: Made) -> N
         Run.read(tmp_path / "tonight")
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_named(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """A part that the disk has spoilt is named, with what to do and which units that costs, rather than dropped."""
     folder, unit = tmp_path / "tonight", study_units[0][0]

@@ -88,6 +88,7 @@ def provide(folder: Path, scenario: Scenario) -> None:
         shutil.copy(codec if pipeline == "tofc" else bundled(pipeline)[0.0018], path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "style"), list(zip(AT_FULL_SIZE, itertools.cycle(["old", "new"]), strict=False)))
 def test_check_finds_everything_that_a_full_size_run_lacks(installed: Cache, name: str, style: str) -> None:
     """Each codec and network once, by pipeline and name, and nothing else: the backbones themselves are found."""
@@ -105,6 +106,7 @@ def test_check_finds_everything_that_a_full_size_run_lacks(installed: Cache, nam
         assert missing(scenario) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["old", "new"])
 def test_the_parts_are_those_of_the_repository(installed: Cache, style: str) -> None:
     """Under old names and new ones a part has one fingerprint, read or not, and a tied head is the embedding."""

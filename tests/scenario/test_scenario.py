@@ -7,44 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
-from baselines.networks.convert import convert
-from baselines.neural_codec import bundled
-from harness import catalog
-from harness.errors import ScenarioError, UnavailableError
+from harness.errors import ScenarioError
 from harness.scenario.load import as_given, json_schema, load, scenario_hash
 from harness.schemes.contract import MergingPoint
-from harness.stock import missing, points_of, take_stock
+from harness.stock import missing
+from tests.scenario.studies import GOOD, with_pipeline
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
-
-GOOD: dict[str, Any] = {
-    "name": "a-study",
-    "title": "A study",
-    "benchmark": "RealWorldQA",
-    "backbone": "llava-onevision-7b",
-    "stand_in": {"benchmark": "StreetsQA", "backbone": "mini-onevision"},
-    "pipelines": [
-        {"scheme": "server_only"},
-        {"scheme": "jpeg", "points": [{"quality": [10, 50], "merge_to": 0.044}]},
-    ],
-    "replay": {"uplinks": [{"kind": "constant", "rate": "25 KB/s"}]},
-}
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[[object], Path]:
-    """Writes a scenario, as data or as text, to a file."""
-
-    def write(content: object) -> Path:
-        file = tmp_path / "study.yaml"
-        file.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
-        return file
-
-    return write
 
 
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
@@ -333,7 +304,7 @@ def test_a_precision_takes_the_place_of_a_number_of_samples(written: Callable[[o
 def test_neighbours_of_merging_are_a_parameter_of_points(written: Callable[[object], Path]) -> None:
     """K is named where it is not the default, and refused where nothing merges by density peaks."""
     tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "merge_to": 0.044, "neighbours": [5, 9]}]}
-    labels = [point.label for point in load(written(_with(tofc))).pipelines[1].operating_points()]
+    labels = [point.label for point in load(written(with_pipeline(tofc))).pipelines[1].operating_points()]
     assert labels == ["codec=lambda-0.3,merge_to=0.044", "codec=lambda-0.3,merge_to=0.044,neighbours=9"]
     for pipeline, sentence in (
         ({"scheme": "raw_features", "points": [{"neighbours": 9}]}, "neighbours goes with a merge_to"),
@@ -343,13 +314,13 @@ def test_neighbours_of_merging_are_a_parameter_of_points(written: Callable[[obje
         ({"scheme": "visionzip", "points": [{"codec": "c", "merge_to": 0.1, "neighbours": 9}]}, "neighbours"),
     ):
         with pytest.raises(ScenarioError, match=sentence):
-            load(written(_with(pipeline)))
+            load(written(with_pipeline(pipeline)))
 
 
 def test_points_may_say_how_many_features_are_kept(written: Callable[[object], Path]) -> None:
     """n_c is named in place of the share; both, or neither where a scheme always reduces, are refused."""
     tofc = {"scheme": "tofc", "points": [{"codec": "lambda-0.3", "n_c": [3, 6]}]}
-    points = list(load(written(_with(tofc))).pipelines[1].operating_points())
+    points = list(load(written(with_pipeline(tofc))).pipelines[1].operating_points())
     assert [point.label for point in points] == ["codec=lambda-0.3,n_c=3", "codec=lambda-0.3,n_c=6"]
     assert [point.kept_of(144) for point in points] == [3, 6]
     for pipeline, sentence in (
@@ -358,7 +329,7 @@ def test_points_may_say_how_many_features_are_kept(written: Callable[[object], P
         ({"scheme": "raw_features", "points": [{"n_c": 0}]}, "n_c: 0 is not right"),
     ):
         with pytest.raises(ScenarioError, match=sentence):
-            load(written(_with(pipeline)))
+            load(written(with_pipeline(pipeline)))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +343,7 @@ def test_more_features_than_a_patch_has_are_refused_before_anything_runs(
     written: Callable[[object], Path], point: dict[str, Any], sentence: str | None
 ) -> None:
     """V is that of the backbone that would run."""
-    found = missing(load(written(_with({"scheme": "raw_features", "points": [point]}))))
+    found = missing(load(written(with_pipeline({"scheme": "raw_features", "points": [point]}))))
     assert [text.partition(": ")[2] for text in found] == ([sentence] if sentence else [])
 
 
@@ -380,94 +351,6 @@ def test_more_features_than_a_patch_has_are_refused_before_anything_runs(
 def test_the_papers_shares_are_its_numbers_of_features(share: float, n_c: int) -> None:
     """Of 729 features a patch."""
     assert MergingPoint(merge_to=share).kept_of(729) == n_c
-
-
-def test_the_stand_in_of_a_backbone_has_points_of_its_own(written: Callable[[object], Path]) -> None:
-    """They are checked as the others are, and the reference has one there too."""
-    tofc = {"scheme": "tofc", "points": [{"codec": "big", "n_c": 16}], "stand_in": [{"codec": ["a", "b"], "n_c": 3}]}
-    pipeline = load(written(_with(tofc))).pipelines[1]
-    assert [point.codec for point in pipeline.operating_points()] == ["big"]
-    assert [point.codec for point in pipeline.operating_points(stand_in=True)] == ["a", "b"]
-    with pytest.raises(ScenarioError, match=r"study.yaml:\d+: pipelines.1.stand_in.0.n_c: 0 is not right"):
-        load(written(_with({**tofc, "stand_in": [{"codec": "a", "n_c": 0}]})))
-
-
-def test_without_stand_ins_everything_that_is_missing_is_named(
-    written: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Benchmark and backbone, each codec once, and networks that only stand in for the published ones."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setenv("LMUData", str(tmp_path))
-    pipelines = [
-        {"scheme": "server_only"},
-        {
-            "scheme": "tofc",
-            "points": [{"codec": "big", "n_c": [8, 16]}],
-            "stand_in": [{"codec": "lambda-0.1", "n_c": 6}],
-        },
-        {"scheme": "elic", "points": [{"weights": [0.006, "elic.safetensors"]}], "stand_in": [{"weights": 0.006}]},
-    ]
-    scenario = load(written({**GOOD, "pipelines": pipelines}))
-    assert missing(scenario) == []
-    benchmark, backbone, small, codec, network = missing(scenario, allow_stand_ins=False)
-    assert "'harness data get RealWorldQA' downloads it" in benchmark
-    assert "llava-hf/llava-onevision-qwen2-7b-ov-hf" in backbone
-    assert small.startswith("elic at weights=0.006: the bundled networks are small and saw no photograph")
-    assert "unknown codec of llava-onevision-7b 'big'; known: none; train one to codecs/llava-onevision-7b/big" in codec
-    assert "elic.safetensors: there is no such file; 'harness weights convert'" in network
-
-
-def test_a_benchmark_that_is_not_here_is_told_before_a_run(
-    written: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Unless its stand-in runs; of one's own, the path counts from the scenario's folder."""
-    monkeypatch.setenv("LMUData", str(tmp_path))
-    several = [{"name": "MME"}, {"name": "MMStar", "stand_in": "StreetsQA"}, {"name": "shop.csv"}]
-    given = {**GOOD, "benchmarks": several, "stand_in": {"backbone": "mini-onevision"}}
-    del given["benchmark"]
-    scenario = load(written(given))
-    mme, shop = missing(scenario)
-    assert "'harness data get MME' downloads it" in mme
-    assert shop.startswith(f"{tmp_path / 'shop.csv'}: there is no such benchmark")
-    assert len([text for text in missing(scenario, allow_stand_ins=False) if "MMStar" in text]) == 1
-    for name in ("MME.tsv", "shop.csv"):
-        (tmp_path / name).touch()
-    assert missing(scenario) == []
-
-
-@pytest.mark.parametrize("codec", ["hyperprior", "elic"])
-def test_published_networks_are_preferred_to_bundled_ones(
-    written: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codec: str
-) -> None:
-    """Where all that the points name are here; the bundled ones run, labelled, where one is missing."""
-    monkeypatch.chdir(tmp_path)
-    published = [f"weights/{codec}-{quality}.safetensors" for quality in (1, 2)]
-    points = {"points": [{"weights": published, "n_c": 6}], "stand_in": [{"weights": 0.006, "n_c": 6}]}
-    scenario = load(written(_with({"scheme": codec, **points})))
-    scheme = catalog.load("scheme", codec, catalog.SCHEMES)
-
-    def runs() -> tuple[list[str], bool]:
-        found = points_of(scenario.pipelines[1], scheme, "mini-onevision", standing_in=True)
-        assert missing(scenario) == []
-        return [point.label for point in found], scheme.stands_in_for(found[0]) == codec
-
-    checkpoint = load_file(bundled(codec)[0.006])
-    for path in published:
-        assert runs() == (["weights=0.006,n_c=6"], True)
-        torch.save({"state_dict": checkpoint}, tmp_path / "published.pth.tar")
-        (tmp_path / "weights").mkdir(exist_ok=True)
-        convert(tmp_path / "published.pth.tar", Path(path))
-    assert runs() == ([f"weights={path},n_c=6" for path in published], False)
-
-
-def test_bundled_networks_are_labelled_as_stand_ins(written: Callable[[object], Path]) -> None:
-    """In the manifest, whose label every table and figure has; without stand-ins they are refused."""
-    elic = {"scheme": "elic", "points": [{"weights": 0.006}]}
-    own = {**_with(elic), "benchmark": "StreetsQA", "backbone": "mini-onevision", "stand_in": {}}
-    scenario = load(written(own))
-    assert dict(take_stock(scenario).stand_ins) == {"elic": "small elic"}
-    with pytest.raises(UnavailableError, match=r"elic at weights=0\.006: the bundled networks are small"):
-        take_stock(scenario, allow_stand_ins=False)
 
 
 @pytest.mark.parametrize(
@@ -509,7 +392,3 @@ def test_a_wrong_value_on_the_command_line_is_a_sentence(
     """It names what was given; the file is not blamed for a line that it does not have."""
     with pytest.raises(ScenarioError, match=sentence):
         load(written(GOOD), [assignment])
-
-
-def _with(pipeline: dict[str, Any]) -> dict[str, Any]:
-    return {**GOOD, "pipelines": [{"scheme": "server_only"}, pipeline]}

@@ -43,6 +43,7 @@ def example() -> types.ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_models", [FakeModels, lambda: load("mini-onevision")], ids=["fake", "mini-onevision"])
 def test_the_example_is_a_scheme(example, make_models) -> None:
     """Its halves, made apart, answer a sample; parameters change bytes' values, damage is told, stages are timed."""
@@ -134,6 +135,7 @@ def test_the_examples_scenario_names_it(monkeypatch: pytest.MonkeyPatch) -> None
     assert sys.modules.pop("own_scheme").Mean.kind == "mean"
 
 
+@pytest.mark.slow
 def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
     """With one's own pictures; their code is among what the run's rows depend on."""
     study.run(scenario_of(own / "own.yaml"), own / "run", reporter=Silent())
@@ -190,6 +192,7 @@ def plan_of(scheme, *points) -> measure.Plan:
     )
 
 
+@pytest.mark.slow
 def test_a_scheme_is_measured_into_a_run(tmp_path: Path, manifest) -> None:
     """Answers and times of the fake scheme are rows: each sample's, each round's, with processor time and its side."""
     plan = plan_of(Fake, FakePoint(), FakePoint(levels=4))

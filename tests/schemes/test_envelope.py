@@ -99,6 +99,7 @@ def test_every_flipped_bit_is_refused(name: str) -> None:
     assert taken == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRIED)
 def test_truncations_and_extensions_are_refused(name: str) -> None:
     """Cut at any place tried, or with bytes behind it, a payload is no payload."""
@@ -109,6 +110,7 @@ def test_truncations_and_extensions_are_refused(name: str) -> None:
             receive(server, damaged, [question], Untimed(), kind=scheme.kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRIED)
 def test_a_payload_of_another_kind_is_refused(name: str) -> None:
     """The envelope says whose a payload is, and somebody reads it."""

@@ -212,6 +212,7 @@ def test_an_adapter_of_another_model_is_refused(
         Jpeg.server_half(other, point(adapter=str(random[1])))
 
 
+@pytest.mark.slow
 def test_tables_and_figures_say_which_codecs_are_not_tuned(tmp_path: Path) -> None:
     """Those that send pictures and merge without an adapter; with one, or without merging, nothing is said."""
     found = Analysis(make(tmp_path / "run")).record

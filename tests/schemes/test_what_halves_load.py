@@ -41,6 +41,7 @@ for name, point in (("jpeg", {"quality": 30}), ("avif", {"quality": 30}), ("serv
 """
 
 
+@pytest.mark.slow
 def test_a_device_half_that_needs_no_model_loads_no_torch() -> None:
     """From the catalog's name to the payload of a picture, with nothing of a model at hand."""
     assert loaded(DEVICE) == set()

@@ -77,6 +77,7 @@ KINDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_clusters", [1, 2, 8, 32, 119, 120])
 def test_merging_agrees_with_the_float64_oracle(kind: str, n_clusters: int) -> None:
@@ -217,6 +218,7 @@ def test_ties_are_broken_by_the_index(values: list[list[int]], data: st.DataObje
     assert labels_PV[0].tolist() == labels.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_accelerators_path_agrees_with_the_oracle(kind: str) -> None:
     """The batched torch form, run here on the CPU, chooses the oracle's centres and labels."""

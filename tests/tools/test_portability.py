@@ -60,6 +60,7 @@ def copy(coded: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_machine_agrees_with_itself(coded: Path) -> None:
     """Streams, clusters, features and pictures: nothing differs."""
     told, wrong = portability.decode(coded)
@@ -71,6 +72,7 @@ def test_a_machine_agrees_with_itself(coded: Path) -> None:
     assert "  the pictures drawn here: 1 of 1 equal" in told
 
 
+@pytest.mark.slow
 def test_what_differs_is_counted(copy: Path) -> None:
     """A flipped bit is refused by the stream's checksum; another digest is a difference, in features and pictures."""
     tensors = load_file(copy / portability.TENSORS)
@@ -96,6 +98,7 @@ def test_what_differs_is_counted(copy: Path) -> None:
     assert portability.main(["decode", str(copy)]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["absent", "no json", "another format", "no tensors"])
 def test_a_folder_that_holds_no_streams_is_refused_in_a_sentence(
     few: None, copy: Path, damage: str, capsys: pytest.CaptureFixture[str]

@@ -112,6 +112,7 @@ def test_extras_are_followed_and_others_are_not(files: Files, index: Index) -> N
     assert resolved(index, ARM, "two") == ({"two": "1.0", "one": "1.0", "more": "1.0"}, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tag", "arm", "intel"),
     [
@@ -165,6 +166,7 @@ def test_of_a_large_wheel_only_the_metadata_is_transferred(files: Files, index: 
     assert files.n_sent < 300_000
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_missing(
     files: Files, index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

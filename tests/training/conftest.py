@@ -23,7 +23,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -31,7 +31,7 @@ VISION = {
     "image_size": 32,
     "patch_size": 8,
 }
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,

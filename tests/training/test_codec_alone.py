@@ -37,7 +37,8 @@ def measure(codec: TofcCodec, images: Iterable[Tensor]) -> Streams:
         sent.append(y_PCD)
         sizes.append(len(stream))
         decoded.append(codec.decompress(stream, limits=None))
-    used = sum(one.expert_PC.flatten().bincount(minlength=codec.config.n_experts) for one in decoded)
+    experts = torch.cat([one.expert_PC.flatten() for one in decoded])
+    used = experts.bincount(minlength=codec.config.n_experts)
     loss = feature_distortion(torch.cat([one.y_PCD for one in decoded]), torch.cat(sent)).item()
     return Streams(sum(sizes) / len(sizes), loss, tuple(used.tolist()))
 

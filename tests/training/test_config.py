@@ -27,6 +27,8 @@ def test_a_shipped_configuration_is_valid(path: Path) -> None:
     config = load(path)
     assert config.name == path.stem
     if "7b" in path.stem:
+        assert config.codec is not None
+        assert config.rate_weight is not None
         assert (config.lora.rank, config.codec.experts, config.epochs, config.alpha) == (64, 16, 1, 1e-3)
         assert config.batch == {"llava_onevision_7b": 256, "llava_1.5_7b": 128}[path.stem.removesuffix("_paper")]
         assert (config.temperature.start, config.temperature.end) == (10, 0.1)
@@ -56,10 +58,13 @@ def test_a_stage_of_a_shipped_configuration_is_valid(path: Path) -> None:
 def test_full_size_has_the_paper_s_budget() -> None:
     """About 300 million trainable parameters of 8 billion (V-A2), counted without allocating any."""
     config = load(SHIPPED[0].parent / "llava_onevision_7b.yaml")
+    assert config.codec is not None
     with torch.device("meta"):
         model = LlavaOnevisionForConditionalGeneration(full_size_config(config.backbone))
         codec = TofcCodec(CodecConfig(dim=1152, n_experts=config.codec.experts))
-    backbone = OneVision(config.backbone, model, PieceTokenizer(model.config.text_config.vocab_size))
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    backbone = OneVision(config.backbone, model, PieceTokenizer(embedding.num_embeddings))
     trained = adapter.size(backbone, config.lora.rank) + sum(p.numel() for p in codec.parameters())
     assert trained == pytest.approx(300e6, rel=0.03)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(8.03e9, rel=0.01)
@@ -165,7 +170,7 @@ def test_a_recipe_is_the_paper_s_only_without_additions(write_config: Callable[.
     plain = {"clusters": [3], "prefit": None, "temperature": {}, "codec": {"experts": 16, "step": "one"}}
     config = load(write_config(**plain))
     assert (recipe.recipe_of(config), recipe.additions(config)) == ("paper", [])
-    additions = {
+    additions: dict[str, dict[str, Any]] = {
         "pre-fit": {"prefit": {"steps": 2}},
         "learned step": {"codec": {"experts": 16}},
         "one instance": {"clusters": [2, 3]},
@@ -174,7 +179,7 @@ def test_a_recipe_is_the_paper_s_only_without_additions(write_config: Callable[.
     for words, changes in additions.items():
         (text,) = recipe.additions(load(write_config(**{**plain, **changes})))
         assert words in text
-    departed = {
+    departed: dict[str, dict[str, Any]] = {
         "balance weight of 0.1": {"alpha": 0.1},
         "frozen": {"lora": {"rank": 0}},
         "3 entropy models": {"codec": {"experts": 3, "step": "one"}},

@@ -113,9 +113,11 @@ def test_losses_of_micro_batches_add_up() -> None:
             order.append(f"loss {step}.{part}")
             yield loss_of(parted, step) / 2
 
-    how = {"factor": lambda _: 1.0}
-    list(fit(groups_of(whole), 2, lambda first: losses(whole, first, 2), **how))
-    taken = fit(groups_of(parted), 2, lambda first: (parts(step) for step in range(first, 2)), **how)
+    def steady(_: float) -> float:
+        return 1.0
+
+    list(fit(groups_of(whole), 2, lambda first: losses(whole, first, 2), factor=steady))
+    taken = fit(groups_of(parted), 2, lambda first: (parts(step) for step in range(first, 2)), factor=steady)
     for step in taken:
         order += [f"step {step.number}"]
     assert order == ["loss 0.0", "loss 0.1", "step 0", "loss 1.0", "loss 1.1", "step 1"]

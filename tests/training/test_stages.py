@@ -50,6 +50,7 @@ def of_pictures(write_config: Write, conversations: Path) -> Path:
     return write_config(data={"kind": "pictures", "folder": str(conversations.parent / "images")}, prefit=FITTED)
 
 
+@pytest.mark.slow
 def test_a_codec_alone_is_fitted_to_a_folder_of_pictures(
     of_pictures: Path, train: Train, tmp_path: Path, onevision_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_codec_alone_is_fitted_to_a_folder_of_pictures(
     assert Tofc.is_codec_only("mini-onevision", point)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "name"), [(make_internvl, "internvl3-8b"), (make_gemma3, "gemma-3-4b")])
 def test_other_families_have_a_codec_alone(
     build: Callable[[], Any], name: str, write_config: Write, conversations: Path, train: Train, tmp_path: Path
@@ -88,6 +90,7 @@ def test_other_families_have_a_codec_alone(
         train(write_config(backbone=name, weights=weights))
 
 
+@pytest.mark.slow
 def test_a_training_is_of_its_data(of_pictures: Path, train: Train, conversations: Path) -> None:
     """A picture more in the folder makes it another training, which neither is complete nor resumes."""
     train(of_pictures, stage="codec")
@@ -98,6 +101,7 @@ def test_a_training_is_of_its_data(of_pictures: Path, train: Train, conversation
         assert Training(load(of_pictures, stage="codec"), machine={}).is_complete
 
 
+@pytest.mark.slow
 def test_a_run_says_that_a_codec_is_only_a_codec(
     of_pictures: Path, train: Train, tmp_path: Path, onevision_folder: Path
 ) -> None:
@@ -134,6 +138,7 @@ def test_a_run_says_that_a_codec_is_only_a_codec(
     assert dict(take_stock(scenario).stand_ins) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "settings"),
     [
@@ -158,6 +163,7 @@ def test_an_ablation_of_the_entropy_coding_is_fitted_alike(
             Tofc.device_half(models, TofcPoint(codec=str(folder), n_c=3))
 
 
+@pytest.mark.slow
 def test_cached_features_are_made_once_and_in_pieces(
     of_pictures: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_what_is_decoded_is_what_the_training_pass_says(
     assert decoded.budget.y_bits == pytest.approx(coded.rate.item() * y_PCD.numel(), rel=0.01, abs=64)
 
 
+@pytest.mark.slow
 def test_the_heuristic_maps_the_percentile_to_the_largest_integer() -> None:
     """A thousandth of the features, and no more, reaches it or is clipped; the step follows."""
     y_PCD = make_features(200)
@@ -134,6 +135,7 @@ def test_more_bits_cost_more_and_lose_less() -> None:
     assert sorted(losses, reverse=True) == losses
 
 
+@pytest.mark.slow
 def test_the_factorized_stream_is_within_half_a_per_cent_of_its_entropy(trained: FactorizedCodec) -> None:
     """Integer tables, coder and escapes together, against the learned density's own -log2."""
     y_PCD = make_features(120, 6, seed=5)

@@ -91,6 +91,7 @@ def test_without_attention_visionzip_says_what_it_needs() -> None:
             VisionZip()(x_PVD, wrong, attention)
 
 
+@pytest.mark.slow
 def test_unmerged_features_are_those_at_the_centres() -> None:
     """Bit for bit; what surrounds them has no part in them, and merging would have changed them."""
     x_PVD, _ = _features(4, 32)

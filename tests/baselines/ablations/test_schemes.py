@@ -1,7 +1,6 @@
 """Every ablation, hardly trained, as a scheme of the harness; and the recipe that makes them."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +43,12 @@ from recipes.ablations import (
 )
 from tests.one_request import answers_from_its_stream
 
+# Every test needs the points that a fixture trains.
+pytestmark = pytest.mark.slow
+
 TINY = dataclasses.replace(OF_FIG_12, steps=2, pictures=2, asked=2)
 TINY_REDUCED = dataclasses.replace(OF_TABLE_1, steps=1, pictures=1, asked=2)
 ALL = [(scheme, points[0]) for scheme, points in FIG_12.items()] + [(scheme, DISTORTION) for scheme in TABLE_1]
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[LlavaModels]:
-    """The parts of the zoo's backbone on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load("mini-onevision")
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +87,6 @@ def _found_there(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schemes, "WEIGHTS", weights)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "name"), ALL)
 def test_every_ablation_answers_from_its_stream(models: LlavaModels, scheme: type[Ablation], name: str) -> None:
     """Its stages are TOFC's, its tokens as many as are asked for, and damage to its stream is a BitstreamError."""
@@ -188,7 +180,6 @@ def test_a_damaged_point_is_refused(weights: Path, scheme: type[Ablation], name:
         path.write_bytes(whole)
 
 
-@pytest.mark.slow
 def test_the_recipe_makes_what_is_missing_and_nothing_twice(
     backbone: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

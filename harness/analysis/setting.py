@@ -1,0 +1,233 @@
+"""What the latencies of a run rest on: the timed requests, the whole benchmark, and the system that is replayed.
+
+S timed pictures   R rounds   N questions of the benchmark
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from harness.analysis import means
+from harness.analysis.means import Estimate
+from harness.errors import ResultsError
+from harness.records import PointKey
+from harness.replay.cell import Cell
+from harness.replay.profile import Profile, sent_bytes
+from harness.scenario.replay import (
+    AnswerLink,
+    Batching,
+    ClosedLoop,
+    ConstantUplink,
+    Periodic,
+    Poisson,
+    Replay,
+    Wire,
+)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Population:
+    """What is known of all questions of a benchmark, of which a few pictures were timed.
+
+    ``stratum_of`` maps the timed samples to their strata (counts of tiles) and ``stratum_N`` (N,) holds those of all;
+    ``payload_bytes`` maps (pipeline, point) to the payloads of all questions, from which link times are taken, and
+    ``weight_N`` says how much each question counts where they do not count alike.
+    """
+
+    stratum_of: Mapping[str, float]
+    stratum_N: ArrayLike
+    payload_bytes: Mapping[tuple[str, str], ArrayLike]
+    weight_N: ArrayLike | None = None
+
+    @classmethod
+    def of(cls, outcomes: pa.Table, samples: pa.Table, texts: pa.Table | None = None) -> "Population":
+        """All questions of a run: its outcome and sample rows; ``texts`` are sample rows whose questions are sent too.
+
+        Of several benchmarks each counts alike, whatever its size.
+        """
+        known = samples.select(["sample", "benchmark", "patches"]).to_pandas().set_index("sample")
+        asked = known.loc[sorted(set(pc.unique(outcomes["sample"]).to_pylist()) & set(known.index))]
+        sizes = asked.groupby("benchmark").size()
+        weight = 1 / (len(sizes) * asked["benchmark"].map(sizes).to_numpy(float))
+        sent = outcomes.select(["pipeline", "point", "sample", "payload_bytes"]).to_pandas()
+        payloads = {
+            (str(pipeline), str(point)): rows.set_index("sample")["payload_bytes"].reindex(asked.index, fill_value=0)
+            for (pipeline, point), rows in sent.groupby(["pipeline", "point"], sort=False)
+        }
+        strata = [
+            np.sort(of_one.to_numpy(float))[np.arange(sizes.max()) * len(of_one) // sizes.max()]
+            for _, of_one in asked.groupby("benchmark", sort=False)["patches"]
+        ]
+        return cls(
+            stratum_of={str(name): float(n) for name, n in known["patches"].items()},
+            stratum_N=np.concatenate(strata),
+            payload_bytes={
+                key: sent_bytes(asked.index, n_bytes.to_numpy(np.int64), texts) for key, n_bytes in payloads.items()
+            },
+            weight_N=weight if len(sizes) > 1 else None,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """A point's timed requests by picture and round: what it did on each side, and in which start of the process.
+
+    ``samples`` (S,) are the pictures' samples; times are in seconds, (S, R), and starts are counted, (S, R).
+    """
+
+    samples: Sequence[str]
+    device_SR: Floats
+    server_SR: Floats
+    start_SR: Ints
+
+    @classmethod
+    def of(cls, profile: Profile) -> "Timed":
+        """The timed requests of a profile; raises ResultsError where pictures were not timed equally often."""
+        start = np.zeros(len(profile.samples), np.int64) if profile.start is None else profile.start
+        return cls(
+            samples=tuple(dict.fromkeys(profile.samples)),
+            device_SR=matrix(profile, profile.device_s),
+            server_SR=matrix(profile, profile.server_s),
+            start_SR=matrix(profile, start).astype(np.int64),
+        )
+
+    @property
+    def start_R(self) -> Ints:  # noqa: N802
+        """(R,), the start of the process in which each round began."""
+        return np.asarray(self.start_SR.min(axis=0))
+
+    @property
+    def total_SR(self) -> Floats:  # noqa: N802
+        """Device and server together, above 0 as a clock without resolution would not have it."""
+        return np.maximum(self.device_SR + self.server_SR, 1e-12)
+
+
+def system_of(replay_section: Mapping[str, Any]) -> Replay:
+    """A manifest's replay section as the model that it came from; recorded links and arrivals are not opened."""
+    section = {name: value for name, value in replay_section.items() if name in Replay.model_fields}
+    uplinks = []
+    for uplink in section.get("uplinks", ()):
+        wire = Wire.model_construct(**uplink.get("wire", {}))
+        if uplink["kind"] == "constant":
+            uplinks.append(ConstantUplink.model_construct(**{**uplink, "wire": wire}))
+    arrivals = section.get("arrivals") or {"kind": "closed_loop"}
+    kinds: Mapping[str, Any] = {"closed_loop": ClosedLoop, "poisson": Poisson, "periodic": Periodic}
+    of_kind = kinds.get(arrivals["kind"])
+    batching = section.get("batching")
+    return Replay.model_construct(
+        **{
+            **section,
+            "uplinks": tuple(uplinks),
+            "arrivals": of_kind.model_construct(**arrivals) if of_kind else None,
+            "batching": None if batching is None else Batching.model_construct(**batching),
+            "answer": AnswerLink.model_construct(**(section.get("answer") or {})),
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What the latencies of a run rest on besides its request rows.
+
+    ``sources`` is :func:`harness.analysis.latency.sources` of the stage rows.
+    """
+
+    system: Replay
+    population: Population
+    profiles: Mapping[PointKey, Profile]
+    sources: Mapping[tuple[str, str, str], str]
+    confidence: float = 0.95
+
+    def uplink(self, label: str) -> ConstantUplink | None:
+        """The constant uplink of a label; None for a link of another kind."""
+        return next((u for u in self.system.uplinks if isinstance(u, ConstantUplink) and u.label == label), None)
+
+    def alone(self, cell: Mapping[str, Any]) -> bool:
+        """Whether the requests of a cell do not meet, so that its times are the timed stages and a link time."""
+        uplink = self.uplink(str(cell["channel"]))
+        if uplink is None or self.system.arrivals is None or self.system.timeout_s is not None:
+            return False
+        return not requests_meet(Cell(spec=self.system, uplink=uplink, users=int(cell["users"]), seed=0))
+
+    def timed(self, key: PointKey) -> Timed:
+        """The timed requests of a point."""
+        return Timed.of(self.profiles[key])
+
+
+def timed_apart(a: Timed, b: Timed) -> bool:
+    """Whether two schemes were timed in different starts of the process, so that they have no round in common.
+
+    A run that was stopped goes on at the sample where it was, of which the two may be of different starts: one sample
+    for each start beyond the first.
+    """
+    if a.start_SR.shape != b.start_SR.shape:
+        return True
+    starts = np.unique(np.stack([a.start_SR, b.start_SR])).size
+    return int((a.start_SR != b.start_SR).sum()) >= starts
+
+
+def ratio_of(
+    a: Timed,
+    b: Timed,
+    stratum_S: ArrayLike | None,
+    stratum_N: ArrayLike | None,
+    *,
+    side: Literal["device", "server", "total"] = "total",
+    a_known: float = 0.0,
+    b_known: float = 0.0,
+    confidence: float,
+) -> Estimate:
+    """The ratio of two schemes' mean times: :func:`harness.analysis.means.ratio_within_rounds`, or of two apart."""
+    return means.ratio_within_rounds(
+        getattr(a, f"{side}_SR"),
+        getattr(b, f"{side}_SR"),
+        stratum_S,
+        stratum_N,
+        a_known=a_known,
+        b_known=b_known,
+        start_R=a.start_R,
+        b_start_R=b.start_R if timed_apart(a, b) else None,
+        confidence=confidence,
+    )
+
+
+def requests_meet(cell: Cell) -> bool:
+    """Whether a request may wait for another, or meet a link of another rate: then replays differ from each other."""
+    alone = cell.users == 1 and isinstance(cell.spec.arrivals, ClosedLoop)
+    return not (alone and isinstance(cell.uplink, ConstantUplink) and not cell.uplink.wire.burst_bytes)
+
+
+def level_of(profile: Profile, population: Population | None = None) -> means.Level:
+    """What rounds and starts leave unknown of a point's times: :func:`harness.analysis.means.level_of`."""
+    timed = Timed.of(profile)
+    return means.level_of(timed.total_SR, *strata(profile, population), start_R=timed.start_R)
+
+
+def levels(timed: Timed) -> Floats:
+    """A point's mean device and server time in each round, over that in all rounds, (R,)."""
+    return np.asarray(timed.total_SR.mean(axis=0) / timed.total_SR.mean())
+
+
+def strata(profile: Profile, population: Population | None) -> tuple[Floats | None, ArrayLike | None]:
+    """The strata of a profile's pictures (S,) and of all questions (N,); None for both without a population."""
+    if population is None:
+        return None, None
+    names = dict.fromkeys(profile.samples)
+    return np.array([population.stratum_of[name] for name in names], dtype=np.float64), population.stratum_N
+
+
+def matrix(profile: Profile, values: Floats | Ints) -> Floats:
+    """Values of timed requests as pictures by rounds (S, R); raises ResultsError for unequal repeats."""
+    n_pictures = len(set(profile.samples))
+    if len(values) % n_pictures or len(set(collections.Counter(profile.samples).values())) > 1:
+        raise ResultsError(f"{profile.pipeline} at {profile.point}: its pictures were not timed equally often")
+    return np.asarray(values, dtype=np.float64).reshape(n_pictures, -1)
