@@ -73,3 +73,36 @@ def test_the_readme_shows_the_reference_run(tmp_path: Path) -> None:
     assert len(rows) == 9
     assert [line for line in rows if line not in shown] == []
     assert run.manifest.scenario_hash[:16] in (ROOT / "docs" / "reference" / "fig8.svg").read_text(encoding="utf-8")
+
+
+def _written(text: str) -> set[str]:
+    """The paths that a document's commands write, with each value of a loop over a variable."""
+    found = set()
+    for line in re.findall(r"^ {4,}(.*)$", text, re.MULTILINE):
+        loop = re.match(r"for (\w+) in ([^;]+); do ", line)
+        for value in loop[2].split() if loop else [""]:
+            said = line.replace(f"${loop[1]}", value) if loop else line
+            found |= set(re.findall(r"out=(\S+?)(?:;|$| )", said)) | set(re.findall(r"convert \S+ ([^;\s]+)", said))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("document", "scenario"),
+    [
+        ("training/README.md", "first_number"),
+        ("training/README.md", "realworldqa_lowrate"),
+        ("docs/full_size.md", "first_number"),
+    ],
+)
+def test_the_written_road_makes_all_that_its_scenario_names(document: str, scenario: str) -> None:
+    """Each codec, adapter and network of the full-size points is what a command of the document writes."""
+    from harness.scenario.load import load
+
+    study = load(ROOT / "scenarios" / f"{scenario}.yaml")
+    points = [point for spec in study.pipelines for point in spec.operating_points()]
+    named = {str(name) for key in ("codec", "adapter", "weights") for p in points if (name := getattr(p, key, None))}
+    text = (ROOT / document).read_text(encoding="utf-8")
+    wanted = {name if "/" in name else f"codecs/{study.backbone}/{name}" for name in named}
+    assert wanted
+    assert wanted - _written(text) == set()
+    assert f"scenarios/{scenario}.yaml" in text
