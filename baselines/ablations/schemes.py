@@ -6,9 +6,12 @@ are trained by the distortion alone, and the features cross the link as half-pre
 :data:`DISTORTION`; TOFC's merging is that point of :class:`Single`.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from safetensors import SafetensorError, safe_open
 
 from harness import catalog
 from harness.errors import CheckpointError, UnavailableError, unknown_name
@@ -65,6 +68,17 @@ def adapter_of(folder: Path, models: Models, parts: Sequence[Part]) -> Path | No
     return folder / ADAPTER if (folder / POINT).is_file() else None
 
 
+def _experts(codec: Path) -> int | None:
+    """How many entropy models a codec's file says that it has; None where it says nothing, or cannot be read."""
+    try:
+        with safe_open(codec, framework="np") as file:
+            config = json.loads((file.metadata() or {}).get("config", "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    found = config.get("n_experts") if isinstance(config, dict) else None
+    return found if isinstance(found, int) else None
+
+
 class Ablation(Tofc):
     """A scheme whose points are folders of :data:`WEIGHTS`; a subclass replaces a part.
 
@@ -76,6 +90,8 @@ class Ablation(Tofc):
     learned: ClassVar[bool] = False
     method: ClassVar[str] = Tofc.kind
     """The scheme whose reduction this one's points were trained with."""
+    is_single: ClassVar[bool | None] = None
+    """Whether the codec has one entropy model, or several; None where that is not what the scheme is about."""
 
     @classmethod
     def codec_type(cls) -> "type[FeatureCodec]":
@@ -100,7 +116,8 @@ class Ablation(Tofc):
     def folder(cls, backbone: str, point: FeaturePoint) -> Path:
         """The point's folder.
 
-        Raises UnavailableError where there is none, CheckpointError for one that was trained with another reduction.
+        Raises UnavailableError where there is none, CheckpointError for one that was trained with another reduction or
+        whose codec has as many entropy models as another scheme's.
         """
         folder = folder_of(backbone, cls.kind, point.codec)
         if (path := folder / MANIFEST).is_file():
@@ -111,6 +128,14 @@ class Ablation(Tofc):
                 raise CheckpointError(
                     f"{folder}: was trained with the reduction of {found}; {cls.kind} wants one of {cls.method}, which "
                     f"'harness train --stage merging --set scheme={cls.method}' makes"
+                )
+        if cls.is_single is not None and (path := folder / CODEC).is_file():
+            experts = _experts(path)
+            if experts is not None and (experts == 1) != cls.is_single:
+                wanted = "one" if cls.is_single else "several"
+                raise CheckpointError(
+                    f"{path}: has {experts} entropy model{'s' * (experts > 1)}; {cls.kind} wants a codec of {wanted}, "
+                    f"which 'harness train --set codec.experts={1 if cls.is_single else 16}' makes"
                 )
         return folder
 
@@ -165,6 +190,7 @@ class Selective(Ablation):
     """TOFC itself: merging, and sixteen selectable entropy models."""
 
     kind = "tofc_selective"
+    is_single = False
 
     @classmethod
     def new_codec(cls, dim: int, point: str) -> "FeatureCodec":  # noqa: ARG003
@@ -178,6 +204,7 @@ class Single(Ablation):
     """One entropy model with hyperprior, and no router: in Fig. 12 an ablation, in Table I's group what all have."""
 
     kind = "tofc_single"
+    is_single = True
 
 
 class Heuristic(Ablation):
