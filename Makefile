@@ -11,6 +11,9 @@ CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/la
 # What the nightly times its commit against (without it, the commit of the last night), and on which scenario.
 AGAINST ?=
 TIMED ?= scenarios/smoke.yaml
+# Put a complete training of build/weights in the zoo, in the place of the one that is there.
+bundle = rm -rf harness/zoo/tofc/$(1) && mkdir -p harness/zoo/tofc/$(1) && cp -R build/weights/$(1)/. harness/zoo/tofc/$(1) \
+	&& rm -f harness/zoo/tofc/$(1)/log.jsonl
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast coverage lint docs bench wheels weights nightly clean
@@ -64,12 +67,14 @@ weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/python -m recipes.mini_nano
 	$(BIN)/python -m recipes.mini_llava15
 	@for codec in $(CODECS); do backbone=$${codec%%/*}; \
-		$(BIN)/harness train training/$$(echo $$backbone | tr - _).yaml --fresh --set lambda=$${codec##*-} \
-		--set out=harness/zoo/tofc/$$codec || exit 1; done
-	$(BIN)/harness train training/mini_onevision.yaml --stage merging --fresh --set 'clusters=[6]' --set held_out=96 \
-		--set out=harness/zoo/tofc/mini-onevision/merging
-	$(BIN)/harness train training/mini_llava15.yaml --stage merging --fresh --set 'clusters=[36]' --set held_out=96 \
-		--set out=harness/zoo/tofc/mini-llava15/merging
+		$(BIN)/harness train training/$$(echo $$backbone | tr - _).yaml --set lambda=$${codec##*-} \
+		--set out=build/weights/$$codec && $(call bundle,$$codec) || exit 1; done
+	$(BIN)/harness train training/mini_onevision.yaml --stage merging --set 'clusters=[6]' --set held_out=96 \
+		--set out=build/weights/mini-onevision/merging
+	$(call bundle,mini-onevision/merging)
+	$(BIN)/harness train training/mini_llava15.yaml --stage merging --set 'clusters=[36]' --set held_out=96 \
+		--set out=build/weights/mini-llava15/merging
+	$(call bundle,mini-llava15/merging)
 	$(BIN)/python -m recipes.image_codecs
 	$(BIN)/python -m recipes.ablations
 
