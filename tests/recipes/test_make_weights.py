@@ -11,7 +11,8 @@ HARNESS = """#!/bin/sh
 case "$*" in *--fresh*) exit 9;; esac
 out=$(echo "$*" | sed 's/.*out=//')
 mkdir -p "$out"
-case "$out" in *lambda-0.1) test -f "$out/unfinished" || { touch "$out/unfinished"; exit 1; }; rm "$out/unfinished";; esac
+case "$out" in *lambda-0.1) test -f "$out/unfinished" || { touch "$out/unfinished"; exit 1; }; rm "$out/unfinished"
+esac
 echo new > "$out/codec.safetensors"
 echo step > "$out/log.jsonl"
 """
