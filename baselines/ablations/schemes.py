@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from safetensors import SafetensorError, safe_open
 
-from harness import catalog
 from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.models.contract import Part
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
@@ -121,13 +120,11 @@ class Ablation(Tofc):
         """
         folder = folder_of(backbone, cls.kind, point.codec)
         if (path := folder / MANIFEST).is_file():
-            config = trained.manifest(path).get("config")
-            found = config.get("scheme", Tofc.kind) if isinstance(config, dict) else None
-            method = getattr(catalog.load("scheme", str(found), catalog.SCHEMES), "method", found)
+            scheme, method = trained.reduction_of(trained.manifest(path)) or ("an unnamed scheme", None)
             if method != cls.method:
                 raise CheckpointError(
-                    f"{folder}: was trained with the reduction of {found}; {cls.kind} wants one of {cls.method}, which "
-                    f"'harness train --stage merging --set scheme={cls.method}' makes"
+                    f"{folder}: was trained with the reduction of {scheme}; {cls.kind} wants one of {cls.method}, "
+                    f"which 'harness train --stage merging --set scheme={cls.method}' makes"
                 )
         if cls.is_single is not None and (path := folder / CODEC).is_file():
             experts = _experts(path)

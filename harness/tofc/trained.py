@@ -1,6 +1,6 @@
 """What a training leaves in a folder, and where codecs are found. Nothing here imports torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ TRAINED = Path("codecs")
 """One's own, in the working folder, laid out as the project's are."""
 
 CODEC, ADAPTER, CARD, MANIFEST = "codec.safetensors", "adapter", "card.md", "manifest.json"
+MERGING = "tofc"
+"""The scheme whose reduction is the paper's merging."""
+
 REDUCER = "reducer.safetensors"
 """What makes few features of many, where that is learned."""
 
@@ -121,6 +124,33 @@ def manifest(path: Path) -> dict[str, Any]:
     return found
 
 
+def reduction_of(found: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The scheme that a training's manifest names, and the one whose reduction that has: ``tofc`` for merging.
+
+    None where the manifest does not say.
+    """
+    if not isinstance(config := found.get("config"), dict):
+        return None
+    scheme = str(config.get("scheme", MERGING))
+    return scheme, str(getattr(catalog.load("scheme", scheme, catalog.SCHEMES), "method", scheme))
+
+
+def _refuse_not_merging(folder: Path) -> None:
+    """Raises CheckpointError where a training's manifest is of a codec, or of another reduction than merging."""
+    if not (path := folder / MANIFEST).exists():
+        return
+    found = manifest(path)
+    if (said := reduction_of(found)) is None:
+        return
+    scheme, reduction = said
+    if (with_codec := found["config"].get("codec") is not None) or reduction != MERGING:
+        was = "together with a codec" if with_codec else f"for the reduction of {scheme}"
+        raise CheckpointError(
+            f"{folder}: its adapter was trained {was}; 'adapter' wants one that was tuned for merged features alone, "
+            "which 'harness train --stage merging' makes"
+        )
+
+
 def find_adapter(backbone: str, adapter: str) -> Path:
     """The folder of an adapter as peft saves it: that folder or a training's, as a path, or by its name.
 
@@ -150,12 +180,13 @@ def find_adapter(backbone: str, adapter: str) -> Path:
 def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:
     """The files of an adapter, by names for people.
 
-    Raises as :func:`find_adapter`, and CheckpointError for an adapter of another backbone and for files that cannot be
-    read.
+    Raises as :func:`find_adapter`, and CheckpointError for an adapter of another backbone, for one that was not
+    trained for merging alone, and for files that cannot be read.
     """
     folder = find_adapter(backbone, adapter)
     if folder.name == ADAPTER:
         refuse_other_backbone(folder.parent, backbone)
+        _refuse_not_merging(folder.parent)
     refuse_unreadable_adapter(folder)
     return {f"adapter {adapter}, {name}": folder / name for name in (files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS)}
 
@@ -169,10 +200,12 @@ def refuse_unreadable_adapter(folder: Path) -> None:
 def load_adapter(models: Models, adapter: str) -> Path:
     """The folder of an adapter for all parts of a model.
 
-    Raises as :func:`find_adapter`, and CheckpointError for one that was trained around other weights.
+    Raises as :func:`find_adapter`, and CheckpointError for one that was trained around other weights or not for merging
+    alone.
     """
     folder = find_adapter(models.name, adapter)
     if folder.name == ADAPTER:
         refuse_other_backbone(folder.parent, models.name)
+        _refuse_not_merging(folder.parent)
         _refuse_other_weights(folder.parent, models, files.PARTS)
     return folder

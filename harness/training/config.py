@@ -9,6 +9,7 @@ from harness.errors import ScenarioError, unknown_name
 from harness.scenario.explain import NestedError
 from harness.scenario.fields import BackboneName, Frozen, Slug
 from harness.tofc.router import COLD, HOT
+from harness.tofc.trained import MERGING
 
 
 def _words(value: Any) -> Any:
@@ -21,9 +22,6 @@ Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_words)]
 
 Stage = Literal["whole", "codec", "merging"]
 
-MERGING = "tofc"
-"""The scheme whose reduction is the paper's merging."""
-
 
 def reduces(scheme: str) -> Any:
     """The scheme of that name, whose ``new_reducer`` makes few features of many; raises ValueError for another."""
@@ -34,6 +32,16 @@ def reduces(scheme: str) -> Any:
     if not hasattr(found, "new_reducer"):
         raise ValueError(f"{scheme} reduces no features; tofc, visionzip or qformer do, for example")
     return found
+
+
+def merges(scheme: str) -> bool:
+    """Whether a scheme's reduction is the paper's merging; several ablations' is."""
+    return bool(getattr(reduces(scheme), "method", MERGING) == MERGING)
+
+
+def learns_reducer(scheme: str) -> bool:
+    """Whether a scheme's reducer has weights of its own."""
+    return bool(getattr(reduces(scheme), "learned", False))
 
 
 class Temperature(Frozen):

@@ -189,6 +189,34 @@ def test_an_adapter_is_found_and_rows_depend_on_its_files(
     assert files.ADAPTER_WEIGHTS in told
 
 
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            {"codec": {"experts": 16}},
+            "its adapter was trained together with a codec; 'adapter' wants one",
+        ),
+        ({"codec": None, "scheme": "visionzip"}, "its adapter was trained for the reduction of visionzip; 'adapter'"),
+        ({"codec": None, "scheme": "tofc_single"}, None),
+        ({"codec": None}, None),
+    ],
+)
+def test_an_adapter_that_was_not_tuned_for_merging_alone_is_refused(
+    random: tuple[OneVision, Path], tmp_path: Path, config: dict[str, Any], sentence: str | None
+) -> None:
+    """By the manifest of its training, whose own scheme alone may use it; each name of merging is merging."""
+    shutil.copytree(random[1], tmp_path / "training" / trained.ADAPTER)
+    prints = dict.fromkeys(files.PARTS, "0" * 16)
+    given = {"backbone": NAME, "fingerprints": prints, "config": config}
+    (tmp_path / "training" / trained.MANIFEST).write_text(json.dumps(given))
+    chosen = point(adapter=str(tmp_path / "training"))
+    if sentence is None:
+        assert len(Jpeg.files(NAME, chosen)) == 2
+    else:
+        with pytest.raises(CheckpointError, match=f"training: {sentence}"):
+            Jpeg.files(NAME, chosen)
+
+
 def test_an_adapter_of_another_model_is_refused(
     models: LlavaModels, random: tuple[OneVision, Path], tmp_path: Path
 ) -> None:
