@@ -6,15 +6,17 @@ from typing import Any, NamedTuple
 import torch
 
 from harness.models.files import PARTS
-from harness.tofc.trained import ADAPTER, CODEC, REDUCER
+from harness.tofc.trained import ADAPTER, CODEC, MERGING, REDUCER
 from harness.training import recipe
-from harness.training.config import MERGING, Stage, TrainingConfig
+from harness.training.config import Stage, TrainingConfig, learns_reducer, merges
 
 STAGES: Mapping[Stage, str] = {
     "whole": "Algorithm 1, codec and backbone",
     "codec": "codec only: the backbone is as it was published, where the paper tunes it with the codec",
     "merging": "merging only: the backbone is tuned for few features by the distortion alone, and nothing is coded",
 }
+
+_FROZEN = "Algorithm 1 around a frozen backbone: the codec alone is trained, where the paper tunes the backbone with it"
 
 
 class HeldOut(NamedTuple):
@@ -56,6 +58,11 @@ class Reduced(NamedTuple):
     of_pictures: tuple[tuple[float, float], ...]
 
 
+def stage_of(config: TrainingConfig) -> str:
+    """What is trained, for a reader."""
+    return _FROZEN if config.stage == "whole" and not config.lora.rank else STAGES[config.stage]
+
+
 def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[HeldOut] | Sequence[Reduced]) -> str:
     """The folder's contents for a reader."""
     tuned = (
@@ -75,9 +82,9 @@ def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[He
     if config.codec is None:
         about = "By the distortion alone (V-A3)" + (f": {added}" if added else ".")
         what = (
-            f"# {config.name}: {config.backbone} tuned for the few features of {_REDUCTIONS[config.scheme == MERGING]}"
-            f"\n\n{tuned}" + (f"; the reducer of `{config.scheme}` in `{REDUCER}`" if config.scheme != MERGING else "")
-        )
+            f"# {config.name}: {config.backbone} tuned for the few features of "
+            f"{'merging' if merges(config.scheme) else 'another reduction than merging'}\n\n{tuned}"
+        ) + (f"; the reducer of `{config.scheme}` in `{REDUCER}`" if learns_reducer(config.scheme) else "")
         trained = f"Trained by `harness train`: {joint}."
     else:
         models = f"{config.codec.experts} selectable entropy models and their router"
@@ -91,7 +98,7 @@ def card(config: TrainingConfig, facts: Mapping[str, Any], measured: Sequence[He
         ) + (f", then {joint}." if steps["joint"] else ".")
     return f"""{what}.
 
-Stage: {STAGES[config.stage]}. {trained}
+Stage: {stage_of(config)}. {trained}
 
 {about}
 
@@ -110,7 +117,6 @@ On {config.held_out} pictures held out of training; D is the answers' cross entr
 """
 
 
-_REDUCTIONS = ("another reduction than merging", "merging")
 _HOW = (
     "Real streams, written and read back: R is their bits per element of y, headers included; error is the features', "
     "squared.",

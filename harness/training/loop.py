@@ -26,7 +26,7 @@ from harness.models.llava import Llava
 from harness.reporter import Progress
 from harness.runs.disk import discard
 from harness.training import checkpoint, kept, reading, recipe, result
-from harness.training.card import STAGES, HeldOut, Reduced
+from harness.training.card import HeldOut, Reduced, stage_of
 from harness.training.codec import objective
 from harness.training.config import TrainingConfig, reduces
 from harness.training.fit import Group, Step, fit, learning_rate_factor
@@ -150,7 +150,7 @@ class Training:
         lora = config.lora.rank and adapter.size(self.backbone, config.lora.rank)
         own = self.codec or self._learned
         what = "the codec" if self.codec else f"the reducer of {config.scheme}"
-        of_own = sum(p.numel() for p in own.parameters()) if own else 0
+        of_own = f"{sum(p.numel() for p in own.parameters()) / 1e6:.1f} M parameters of {what}, " if own else ""
         whole = self.backbone.model if isinstance(self.backbone, Llava) else self.backbone.vision_tower
         alone = "" if isinstance(self.backbone, Llava) else " of its vision tower, the only part that is needed,"
         size = sum(p.numel() for p in whole.parameters())
@@ -159,8 +159,8 @@ class Training:
                 f"{config.name}: {self.data.identity}; {len(self.pool)} to train on, {len(self.held_out)} held out",
                 f"backbone {config.backbone}: {size / 1e6:.1f} M parameters{alone} on {self.device}, weights "
                 f"{' '.join(self._base.values())}",
-                f"stage: {STAGES[config.stage]}",
-                f"trained: {of_own / 1e6:.1f} M parameters of {what}, {lora / 1e6:.1f} M of LoRA and projector",
+                f"stage: {stage_of(config)}",
+                f"trained: {of_own}{lora / 1e6:.1f} M of LoRA and projector",
                 f"budget: {config.prefit.steps} steps of {config.prefit.batch} pictures on cached features, then "
                 f"{self.joint_steps} of {config.batch} examples, {config.micro_batch} at once on each of "
                 f"{self.share.processes} processes: {config.prefit.steps * config.prefit.batch} and "

@@ -3,7 +3,7 @@
 import math
 
 from harness.tofc.router import temperature_at
-from harness.training.config import MERGING, TrainingConfig
+from harness.training.config import TrainingConfig, learns_reducer
 from harness.training.fit import learning_rate_factor
 
 
@@ -47,7 +47,7 @@ class Schedule:
         prefit = config.prefit
         tuned = {"codec": rates.codec}
         if config.codec is None:
-            tuned = {"reducer": rates.codec} if config.scheme != MERGING else {}
+            tuned = {"reducer": rates.codec} if learns_reducer(config.scheme) else {}
         elif config.codec.step == "learned":
             tuned["step"] = rates.step
         adapted = {"language": rates.language, "vision": rates.vision, "projector": rates.projector}

@@ -15,6 +15,7 @@ from harness.models.onevision import OneVision, full_size_config
 from harness.models.pieces import PieceTokenizer
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.training import recipe
+from harness.training.card import Reduced, card, stage_of
 from harness.training.load import as_given, config_hash, load
 from harness.training.schedule import Schedule
 
@@ -194,3 +195,59 @@ def test_a_full_size_joint_training_can_move_the_step() -> None:
     """By a factor of 4 and more: a pre-fit that ends a bit from the rate that lambda wants is followed."""
     for name, steps in (("llava_onevision_7b", 2599), ("llava_1.5_7b", 5197)):
         assert Schedule(load(SHIPPED[0].parent / f"{name}.yaml"), steps).step_range() > 4
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "words"),
+    [
+        ("llava_onevision_7b_paper", "batch=8", "a batch of 8; the paper's is 256"),
+        ("llava_1.5_7b_paper", "batch=256", "a batch of 256; the paper's is 128"),
+        ("llava_onevision_7b_paper", "warm_up=0.1", "a warm-up of 0.1 of the steps; the paper's is 0.03"),
+        ("llava_onevision_7b_paper", "learning_rates.language=1e-3", "a learning rate of 0.001 for the language part"),
+        ("llava_onevision_7b_paper", "learning_rates.vision=1e-5", "a learning rate of 1e-05 for the vision part"),
+        ("llava_1.5_7b_paper", "learning_rates.projector=1e-3", "a learning rate of 0.001 for the projector part"),
+        ("llava_onevision_7b_paper", "clusters=[64]", "an n_c of 64; the paper's are 8 to 32"),
+        ("llava_1.5_7b_paper", "clusters=[8]", "an n_c of 8; the paper's are 16 to 64"),
+        ("llava_onevision_7b_paper", "data.entries=1000", "the first 1000 entries; the paper trains on 665K"),
+        ("llava_onevision_7b_paper", "backbone=llava-onevision-0.5b", "the backbone is llava-onevision-0.5b"),
+    ],
+)
+def test_each_number_that_is_not_the_paper_s_is_a_departure(name: str, setting: str, words: str) -> None:
+    """By backbone, and the shipped configuration has none of them."""
+    path = SHIPPED[0].parent / f"{name}.yaml"
+    assert recipe.departures(load(path)) == []
+    (text,) = recipe.departures(load(path, [setting]))
+    assert text.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "of_merging", "learned"),
+    [("tofc_single", True, False), ("tofc", True, False), ("visionzip", False, False), ("qformer", False, True)],
+)
+def test_a_card_and_a_schedule_name_a_reducer_only_where_one_is_learned(
+    write_config: Callable[..., Path], scheme: str, of_merging: bool, learned: bool
+) -> None:
+    """Merging is merging under each name that it has in Table I."""
+    config = load(write_config(clusters=[4]), [f"scheme={scheme}"], "merging")
+    facts = {
+        "steps": {"prefit": 0, "joint": 6},
+        "fingerprints": dict.fromkeys(("tower", "projector", "language"), "0"),
+        "data": "few",
+        "seed": 0,
+        "commit": None,
+        "dirty": False,
+        "seconds": 1,
+        "processes": 1,
+        "machine": {},
+    }
+    text = card(config, facts, [Reduced(4, 0.1, 0.2, 0.5, ())])
+    assert ("few features of merging" in text) == of_merging
+    assert ("few features of another reduction than merging" in text) == (not of_merging)
+    assert (f"the reducer of `{scheme}`" in text) == learned
+    assert any("reducer" in line for line in Schedule(config, 6).lines()) == learned
+
+
+def test_a_frozen_backbone_is_not_said_to_be_trained(write_config: Callable[..., Path]) -> None:
+    """Joint steps without an adapter train the codec alone."""
+    assert stage_of(load(write_config())) == "Algorithm 1, codec and backbone"
+    assert stage_of(load(write_config(lora={"rank": 0}))).startswith("Algorithm 1 around a frozen backbone")
