@@ -15,6 +15,7 @@ import copy
 import dataclasses
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -253,14 +254,28 @@ def measured(backbone: Llava, images: Sequence[Tiles], scheme: type[Ablation], f
     return n_bytes / len(images), feature_distortion(torch.cat(returned), torch.cat(kept)).item()
 
 
-def card(rows: Sequence[tuple[str, str, float, float]], reduced: Sequence[str]) -> str:
+def how(point: str, coded: Budget, uncoded: Budget, pictures: int, seed: int) -> str:
+    """All that decides a point's weights besides the backbone, as a point's folder says it."""
+    budget = dataclasses.asdict(uncoded if point == DISTORTION else coded)
+    return json.dumps({**budget, "learned_from": pictures, "seed": seed}, sort_keys=True)
+
+
+def card(
+    rows: Sequence[tuple[str, str, float, float]],
+    reduced: Sequence[str],
+    coded: Budget = OF_FIG_12,
+    uncoded: Budget = OF_TABLE_1,
+    pictures: int = PICTURES,
+    seed: int = 0,
+) -> str:
     """How the points were made, and what those with a codec cost and lose on pictures that they did not learn from."""
     table = "\n".join(f"| {scheme} | {point} | {n_bytes:.0f} | {loss:.3f} |" for scheme, point, n_bytes, loss in rows)
-    coded, uncoded = OF_FIG_12, OF_TABLE_1
     names = ", ".join(reduced) or "none yet"
     return f"""# Ablations of {BACKBONE}
 
-Trained by `python -m recipes.ablations` (seed 0, one thread, torch {torch.__version__}); scores are those of
+Trained by `python -m recipes.ablations` (seed {seed}, {pictures} pictures to learn from, one thread,
+torch {torch.__version__});
+scores are those of
 `harness run scenarios/ablation_entropy.yaml` and `ablation_merging.yaml`.
 
 ## Entropy coding (Fig. 12)
@@ -288,7 +303,7 @@ projector and, where it is learned, the reducer. Nothing is coded: the features 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the points that are missing, or were trained around other weights of the backbone, and the card."""
+    """Make the points that are missing or were trained around another backbone or otherwise, and the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=ZOO / BACKBONE, help="the backbone's folder")
     parser.add_argument("--out", type=Path, default=WEIGHTS / BACKBONE, help="where the points go")
@@ -308,9 +323,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := set(arguments.only or ()) - set(names):
         parser.error(f"--only {' '.join(sorted(unknown))}: known are {', '.join(names)}")
     wanted = [names[name] for name in arguments.only or names]
-    missing = [
-        (scheme, point) for scheme, point in wanted if trained_around(arguments.out / scheme.kind / point) != around
-    ]
+    taught = coded, uncoded, arguments.pictures, arguments.seed
+
+    def is_made(scheme: type[Ablation], point: str) -> bool:
+        return trained_around(arguments.out / scheme.kind / point) == (around, how(point, *taught))
+
+    missing = [(scheme, point) for scheme, point in wanted if not is_made(scheme, point)]
     print(f"{len(missing)} of {len(wanted)} points are to be trained", flush=True)
     pages = list(
         itertools.islice(
@@ -329,19 +347,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             trained = train_reduced(backbone, made[True], scheme, uncoded, arguments.seed)
         else:
             trained = train_point(backbone, made[False], scheme, point, coded, arguments.seed)
-        trained.save(arguments.out / scheme.kind / point, around)
+        trained.save(arguments.out / scheme.kind / point, around, how(point, *taught))
         print(f"{scheme.kind} {point}: {time.monotonic() - begun:.0f} s", flush=True)
     backbone = _backbone(arguments.weights)
     images = [backbone.preprocess(page.scene().image) for page in streetsqa.book("test", 0)[:_HELD_OUT]]
     rows, reduced = [], []
     for scheme, point in every:
         folder = arguments.out / scheme.kind / point
-        if trained_around(folder) == around and point == DISTORTION:
+        if not is_made(scheme, point):
+            continue
+        if point == DISTORTION:
             reduced.append(scheme.kind)
-        elif trained_around(folder) == around:
+        else:
             rows.append((scheme.kind, point, *measured(backbone, images, scheme, folder)))
             print(*rows[-1], flush=True)
-    (arguments.out / "card.md").write_text(card(rows, reduced))
+    (arguments.out / "card.md").write_text(card(rows, reduced, *taught))
 
 
 def _backbone(weights: Path) -> Llava:

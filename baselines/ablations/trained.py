@@ -39,14 +39,14 @@ class Trained:
     codec: FeatureCodec
     projector: nn.Module
 
-    def save(self, folder: Path, backbone: str) -> None:
-        """Write the folder; ``backbone`` is the hash of the weights that it was trained around."""
+    def save(self, folder: Path, backbone: str, how: str = "") -> None:
+        """Write the folder; ``backbone`` is the hash of the weights that it was trained around, ``how`` its budget."""
         from harness.training.checkpoint import write_halves
 
         folder.mkdir(parents=True, exist_ok=True)
         # The projector last: a folder that has it is whole.
         self.codec.save(folder / CODEC, networks=False)
-        write_halves(folder / PROJECTOR, self.projector, {"backbone": backbone})
+        write_halves(folder / PROJECTOR, self.projector, {"backbone": backbone, "how": how})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +57,16 @@ class Adapted:
     name: str
     reducer: "LearnedReducer | None"
 
-    def save(self, folder: Path, backbone: str) -> None:
-        """Write the folder; ``backbone`` is the hash of the weights that it was trained around."""
+    def save(self, folder: Path, backbone: str, how: str = "") -> None:
+        """Write the folder; ``backbone`` is the hash of the weights that it was trained around, ``how`` its budget."""
         from harness.training.checkpoint import write_halves
 
         folder.mkdir(parents=True, exist_ok=True)
         adapter.save(self.peft, folder / ADAPTER, self.name)
         if self.reducer is not None:
             write_halves(folder / REDUCER, self.reducer, {"config": self.reducer.config.model_dump_json()})
-        write_text(folder / POINT, json.dumps({"backbone": backbone, "trained_by": "distortion alone"}) + "\n")
+        facts = {"backbone": backbone, "how": how, "trained_by": "distortion alone"}
+        write_text(folder / POINT, json.dumps(facts) + "\n")
 
 
 def read(path: Path) -> tuple[Mapping[str, Tensor], str]:
@@ -82,12 +83,17 @@ def read(path: Path) -> tuple[Mapping[str, Tensor], str]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}, config
 
 
-def trained_around(folder: Path) -> str:
-    """The hash of the backbone that a folder was trained around; empty where the folder is not whole."""
+def trained_around(folder: Path) -> tuple[str, str]:
+    """The hash of the backbone that a folder was trained around, and how; both empty where the folder is not whole.
+
+    Folders of an earlier code do not say how: that is empty too.
+    """
     if (folder / POINT).is_file():
-        return str(files.read_json(folder / POINT).get("backbone", ""))
-    try:
-        with safe_open(folder / PROJECTOR, framework="pt") as file:
-            return str((file.metadata() or {}).get("backbone", ""))
-    except (OSError, SafetensorError):
-        return ""
+        found = files.read_json(folder / POINT)
+    else:
+        try:
+            with safe_open(folder / PROJECTOR, framework="pt") as file:
+                found = file.metadata() or {}
+        except (OSError, SafetensorError):
+            found = {}
+    return str(found.get("backbone", "")), str(found.get("how", ""))

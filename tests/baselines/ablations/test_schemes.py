@@ -183,7 +183,7 @@ def test_a_damaged_point_is_refused(weights: Path, scheme: type[Ablation], name:
 def test_the_recipe_makes_what_is_missing_and_nothing_twice(
     backbone: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Points land one by one; a second run finds them, and its card has their bytes."""
+    """A second run finds them; of another seed they are trained again, and a card has those of its own run alone."""
     monkeypatch.setattr(
         training, "FIG_12", {Single: ("lambda-0.2",), Selective: ("lambda-0.2",), Heuristic: ("bits-3",)}
     )
@@ -193,19 +193,28 @@ def test_the_recipe_makes_what_is_missing_and_nothing_twice(
     training.main(["--out", str(tmp_path), "--only", "tofc_single/lambda-0.2", *steps])
     training.main(["--out", str(tmp_path), *steps])
     training.main(["--out", str(tmp_path), *steps])
+    training.main(["--out", str(tmp_path), "--only", "tofc_unmerged/distortion", *steps, "--seed", "1"])
     lines = [line for line in capsys.readouterr().out.splitlines() if "to be trained" in line]
     assert lines == [
         "1 of 1 points are to be trained",
         "3 of 4 points are to be trained",
         "0 of 4 points are to be trained",
+        "1 of 1 points are to be trained",
     ]
     card = (tmp_path / "card.md").read_text()
+    assert "(seed 1, 2 pictures to learn from" in card
+    assert "Points named `distortion`: tofc_unmerged." in card
+    assert "1 steps of 4 pictures" in card
+    assert not [line for line in card.splitlines() if "| lambda-" in line or "| bits-" in line]
+    training.main(["--out", str(tmp_path), "--only", "tofc_single/lambda-0.2", *steps])
+    card = (tmp_path / "card.md").read_text()
+    assert "(seed 0, 2 pictures to learn from" in card
     assert [line.split("|")[1].strip() for line in card.splitlines() if "lambda-" in line or "bits-" in line] == [
         "tofc_single",
         "tofc_selective",
         "tofc_heuristic",
     ]
-    assert "Points named `distortion`: tofc_unmerged." in card
+    assert "Points named `distortion`: none yet." in card
 
 
 def test_points_are_compared_on_the_same_pages(models: LlavaModels) -> None:
