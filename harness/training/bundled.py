@@ -69,9 +69,9 @@ class Bundled:
     def __len__(self) -> int:
         return len(self._pages)
 
-    def has_image(self, index: int) -> bool:  # noqa: ARG002
-        """Every page has a picture."""
-        return True
+    def picture(self, index: int) -> str:
+        """The page's seed."""
+        return "/".join(map(str, self._pages[index].seed))
 
     def example(self, index: int, draw: int) -> Example:
         """A page, its questions drawn for this pass."""

@@ -60,6 +60,6 @@ class TrainingData(Protocol):
         """What tells these data from others, in one line."""
         ...
 
-    def has_image(self, index: int) -> bool:
-        """Whether example ``index`` shows a picture; cheap."""
+    def picture(self, index: int) -> str | None:
+        """What tells the picture of example ``index`` from others; None where it shows none. Cheap."""
         ...

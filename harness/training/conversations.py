@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import posixpath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,9 +58,10 @@ class Conversations:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()[:8]
         return f"{self._file.name}, {self._file.stat().st_size} bytes, {digest}, {len(self)} entries"
 
-    def has_image(self, index: int) -> bool:
-        """Whether an entry shows a picture."""
-        return self._entries[index][1] is not None
+    def picture(self, index: int) -> str | None:
+        """The path of the picture that an entry shows, if it shows one; several entries may show the same."""
+        image = self._entries[index][1]
+        return None if image is None else posixpath.normpath(image)
 
     def example(self, index: int, draw: int) -> Example:  # noqa: ARG002
         """An entry; the same in every pass."""

@@ -90,8 +90,11 @@ class Training:
         self.backbone: Any
         self.backbone, self._base = open_backbone(config, self.device)
         self.data = open_data(config, getattr(self.backbone, "template", None))
-        self._identity = result.identity_of(config_hash(config), self._base, self.data.identity)
         self.pool, self.held_out = self._split()
+        self._learnt_from = self.data.identity
+        if left_out := len(self.data) - len(self.pool) - len(self.held_out):
+            self._learnt_from += f", {left_out} of them left out for their held-out picture"
+        self._identity = result.identity_of(config_hash(config), self._base, self._learnt_from)
         torch.manual_seed(config.seed)
         dim = self.backbone.feature_dim
         self.codec: Any = None
@@ -122,16 +125,19 @@ class Training:
             )
 
     def _split(self) -> tuple[list[int], list[int]]:
-        """Examples to train on, and the last ones with pictures, held out."""
-        shown = [index for index in range(len(self.data)) if self.data.has_image(index)]
-        held_out = shown[-self.config.held_out :]
-        if len(shown) <= len(held_out):
+        """Examples to train on, and the last ones of different pictures, held out with all others of those pictures."""
+        of_example = [self.data.picture(index) for index in range(len(self.data))]
+        n_pictures = len({picture for picture in of_example if picture is not None})
+        if n_pictures <= self.config.held_out:
             raise ScenarioError(
-                f"held_out: {self.config.held_out} of the {len(shown)} examples with pictures are to be held out; "
+                f"held_out: {self.config.held_out} of the {n_pictures} pictures of the examples are to be held out; "
                 "that leaves none to train on"
             )
-        kept_back = set(held_out)
-        return [index for index in range(len(self.data)) if index not in kept_back], held_out
+        last: dict[str, int] = {}
+        for index in reversed(range(len(of_example))):
+            if (picture := of_example[index]) is not None and len(last) < self.config.held_out:
+                last.setdefault(picture, index)
+        return [index for index, picture in enumerate(of_example) if picture not in last], sorted(last.values())
 
     @property
     def is_complete(self) -> bool:
@@ -156,7 +162,7 @@ class Training:
         size = sum(p.numel() for p in whole.parameters())
         return "\n".join(
             (
-                f"{config.name}: {self.data.identity}; {len(self.pool)} to train on, {len(self.held_out)} held out",
+                f"{config.name}: {self._learnt_from}; {len(self.pool)} to train on, {len(self.held_out)} held out",
                 f"backbone {config.backbone}: {size / 1e6:.1f} M parameters{alone} on {self.device}, weights "
                 f"{' '.join(self._base.values())}",
                 f"stage: {stage_of(config)}",
@@ -216,7 +222,7 @@ class Training:
 
     def _prefit(self) -> Phase:
         config = self.config
-        with_pictures = [index for index in self.pool if self.data.has_image(index)]
+        with_pictures = [index for index in self.pool if self.data.picture(index) is not None]
         chosen = [key.example for key in reading.keys_of_step(with_pictures, config.seed, len(with_pictures), 0)]
         mine = sorted(chosen[: config.prefit.pictures][self.share.rank :: self.share.processes])
         if not mine:
@@ -311,7 +317,7 @@ class Training:
 
     def _few(self) -> list[int]:
         """A few examples with pictures, of those to train on."""
-        return [index for index in self.pool if self.data.has_image(index)][: len(self.held_out)]
+        return [index for index in self.pool if self.data.picture(index) is not None][: len(self.held_out)]
 
     def _use(
         self, phase: Phase, parts: Sequence[Batch], seeds: Sequence[int], step: int, n_clusters: int
@@ -480,7 +486,7 @@ class Training:
             peft=self.peft,
             backbone=self.backbone,
             base=self._base,
-            data=self.data.identity,
+            data=self._learnt_from,
             steps=(self.config.prefit.steps, self.joint_steps),
             seconds=self.seconds,
             processes=self.share.processes,

@@ -54,9 +54,9 @@ class Pictures:
         digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:8]
         return f"{len(self)} pictures of {self._folder.resolve().name}, {sum(sizes.values())} bytes, {digest}"
 
-    def has_image(self, index: int) -> bool:  # noqa: ARG002
-        """Every one is a picture."""
-        return True
+    def picture(self, index: int) -> str:
+        """The path below the folder."""
+        return self._paths[index].relative_to(self._folder).as_posix()
 
     def example(self, index: int, draw: int) -> Example:  # noqa: ARG002
         """A picture, without a question."""

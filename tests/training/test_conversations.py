@@ -25,7 +25,7 @@ def test_entries_are_read_in_order_and_images_when_they_are_wanted(conversations
     """Turns without the image's mark, wherever it stood; text alone has no picture; a picture is opened late."""
     data = read(conversations)
     assert len(data) == 9
-    assert [data.has_image(index) for index in range(9)].count(False) == 1
+    assert [data.picture(index) for index in range(9)].count(None) == 1
     first, two_turns, words = (data.example(index, 0) for index in (0, 3, 4))
     assert first.dialogues == ((Turn("Is it bright?", "No"),),)
     assert two_turns.dialogues == ((Turn("Is it bright?", "Yes"), Turn("Sure?", "Yes")),)

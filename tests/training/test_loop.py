@@ -275,3 +275,17 @@ def _rank(rank: int, port: int, arguments: list[str], said: Path) -> None:
     sys.argv = ["harness", *arguments]
     with said.open("w") as sys.stdout, contextlib.redirect_stderr(sys.stdout):
         main()
+
+
+def test_no_picture_that_is_held_out_is_learnt_from(write_config: Callable[..., Path], conversations: Path) -> None:
+    """Two entries of one picture are on one side, and as many pictures are held out as are asked for."""
+    plain = Training(load(write_config(held_out=2)), machine={})
+    assert (plain.held_out, len(plain.pool)) == ([7, 8], 7)
+    given = json.loads(conversations.read_text())
+    given[0]["image"], given[7]["image"] = given[8]["image"], "some/./7.png"
+    conversations.write_text(json.dumps(given))
+    training = Training(load(write_config(held_out=2)), machine={})
+    shown = {side: {training.data.picture(index) for index in getattr(training, side)} for side in ("pool", "held_out")}
+    assert shown["held_out"] == {"some/7.png", "some/5.png"}
+    assert not shown["pool"] & shown["held_out"]
+    assert "2 of them left out for their held-out picture" in training.plan()

@@ -46,7 +46,7 @@ def test_a_dry_run_of_a_stage_says_what_is_left_out(harness: Run, write_config: 
     [
         (["lambda=-1"], "harness: --set lambda=-1: -1 is not right: input should be greater than 0"),
         (["clusters=[17]"], "harness: clusters: 17 is more than the 16 features of a patch of mini-onevision"),
-        (["held_out=8"], "harness: held_out: 8 of the 8 examples with pictures are to be held out; that leaves none"),
+        (["held_out=8"], "harness: held_out: 8 of the 8 pictures of the examples are to be held out; that leaves none"),
         (["data.images=nowhere"], "its image some/0.png is not in nowhere"),
         (["weights=nowhere"], "harness: mini-onevision: nowhere is neither a folder"),
         pytest.param(
