@@ -23,6 +23,7 @@ class State:
     """A stage's name and the steps of it that are done; the seconds spent so far; tensors by name.
 
     ``identity`` tells the training from others; ``scaler`` is the state of fp16's loss scaling, empty otherwise.
+    ``processes`` is how many it is trained on; None in checkpoints of an earlier code.
     """
 
     identity: str
@@ -31,11 +32,12 @@ class State:
     seconds: float
     scaler: Mapping[str, float]
     tensors: Mapping[str, Tensor]
+    processes: int | None = None
 
 
 def write(path: Path, state: State) -> None:
     """Replace a checkpoint, in one step."""
-    facts = {key: getattr(state, key) for key in ("identity", "stage", "steps", "seconds", "scaler")}
+    facts = {key: getattr(state, key) for key in ("identity", "stage", "steps", "seconds", "scaler", "processes")}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     save_file(dict(state.tensors), unfinished, {"format": _FORMAT, "state": json.dumps(facts)})

@@ -16,7 +16,7 @@ from harness.tofc.trained import MERGING
 from harness.training.config import Stage, TrainingConfig
 
 _FREE_TO_CHANGE = ("out", "log_every", "save_every", "threads", "workers")
-"""What may be changed when a training is resumed: no weight depends on it."""
+"""What may be changed when a training is resumed: no weight depends on it, but for the last bits on the threads."""
 
 
 _STAGES: Mapping[Stage, Mapping[str, Any]] = {

@@ -202,6 +202,12 @@ class Training:
                 f"{self.folder}: holds an unfinished training of another configuration, other weights or other data; "
                 "--fresh starts over, another 'out' keeps both"
             )
+        # A process's share of the cached features follows from how many there are.
+        if state and state.stage == "prefit" and state.processes not in (None, self.share.processes):
+            raise ScenarioError(
+                f"{self.folder}: holds a pre-fit that began on {state.processes} processes, and these are "
+                f"{self.share.processes}; resume it on {state.processes}, or --fresh starts over"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         if state:
             self.seconds = state.seconds
@@ -440,6 +446,7 @@ class Training:
             seconds=self.seconds + seconds,
             scaler=scaler,
             tensors={**tensors, **moments},
+            processes=self.share.processes,
         )
         checkpoint.write(self.folder / checkpoint.FILE, state)
 

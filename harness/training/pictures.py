@@ -3,10 +3,10 @@
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from PIL import Image
 from pydantic import Field
 
 from harness.data import pictures
@@ -14,6 +14,7 @@ from harness.errors import DataError
 from harness.scenario.fields import Frozen
 from harness.training.contract import Example
 
+T = TypeVar("T")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -41,37 +42,42 @@ class Pictures:
         self._paths = found[: config.pictures]
         if not self._paths:
             raise DataError(f"{self._folder}: holds no picture ({', '.join(SUFFIXES)})")
-        for path in self._paths:
-            self._read(path, pictures.header)
+        self._of_content = {self._name(path): self._read(path, self._looked_at) for path in self._paths}
 
     def __len__(self) -> int:
         return len(self._paths)
 
     @property
     def identity(self) -> str:
-        """The folder's name, the number of its pictures and their size, and a digest of each one's path and size."""
-        sizes = {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in self._paths}
-        digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:8]
-        return f"{len(self)} pictures of {self._folder.resolve().name}, {sum(sizes.values())} bytes, {digest}"
+        """The folder's name, the number of its pictures and their size, and a digest of each one's path and content."""
+        size = sum(size for size, _ in self._of_content.values())
+        digest = hashlib.sha256(json.dumps(self._of_content).encode()).hexdigest()[:8]
+        return f"{len(self)} pictures of {self._folder.resolve().name}, {size} bytes, {digest}"
 
     def picture(self, index: int) -> str:
         """The path below the folder."""
-        return self._paths[index].relative_to(self._folder).as_posix()
+        return self._name(self._paths[index])
 
     def example(self, index: int, draw: int) -> Example:  # noqa: ARG002
         """A picture, without a question."""
         path = self._paths[index]
-        return Example(
-            path.relative_to(self._folder).as_posix(), (), functools.partial(self._read, path, pictures.decode)
-        )
+        return Example(self._name(path), (), functools.partial(self._read, path, pictures.decode))
 
-    def _read(self, path: Path, read: Any) -> Image.Image:
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
+
+    @staticmethod
+    def _looked_at(content: bytes) -> tuple[int, str]:
+        pictures.header(content)
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    def _read(self, path: Path, read: Callable[[bytes], T]) -> T:
         try:
-            image: Image.Image = read(path.read_bytes())
+            found = read(path.read_bytes())
         except OSError as error:
             why = error.strerror or str(error)
         except DataError as error:
             why = str(error)
         else:
-            return image
+            return found
         raise DataError(f"{path}: cannot be read as a picture: {why}")

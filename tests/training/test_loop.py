@@ -277,6 +277,19 @@ def _rank(rank: int, port: int, arguments: list[str], said: Path) -> None:
         main()
 
 
+def test_a_pre_fit_is_not_resumed_on_another_number_of_processes(
+    write_config: Callable[..., Path], train: Callable[..., Any], silent: Any, tmp_path: Path
+) -> None:
+    """Which pictures it draws follows from the number."""
+    path = write_config(held_out=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(path, stop_after=3)
+    training = Training(load(path), machine={})
+    training.share = training.share._replace(processes=2)
+    with pytest.raises(ScenarioError, match="holds a pre-fit that began on 1 processes, and these are 2; resume it on"):
+        training.run(silent)
+
+
 def test_no_picture_that_is_held_out_is_learnt_from(write_config: Callable[..., Path], conversations: Path) -> None:
     """Two entries of one picture are on one side, and as many pictures are held out as are asked for."""
     plain = Training(load(write_config(held_out=2)), machine={})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from baselines.ablations.schemes import Factorized, Heuristic, QFormerQueries, Single, VisionZipDominant
@@ -247,6 +248,25 @@ def test_any_backbone_has_the_rows_of_table_1(
     for file in files:
         first, second = (load_file(tmp_path / name / file) for name in ("whole", "stopped"))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_picture_that_was_edited_makes_other_data(tmp_path: Path) -> None:
+    """Also at equal size; the same content elsewhere is the same data."""
+    for place in ("here", "there"):
+        (tmp_path / place / "photos").mkdir(parents=True)
+    image = Image.new("RGB", (8, 8))
+    image.save(tmp_path / "here" / "photos" / "a.bmp")
+    shutil.copy(tmp_path / "here" / "photos" / "a.bmp", tmp_path / "there" / "photos" / "a.bmp")
+
+    def identity(place: str) -> str:
+        return Pictures(Pictures.Config(kind="pictures", folder=str(tmp_path / place / "photos"))).identity
+
+    before = identity("here")
+    assert identity("there") == before
+    image.putpixel((0, 0), (9, 9, 9))
+    image.save(tmp_path / "here" / "photos" / "a.bmp")
+    assert identity("here") != before
+    assert identity("here").split()[:5] == before.split()[:5]
 
 
 @pytest.mark.parametrize(
