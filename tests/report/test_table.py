@@ -12,6 +12,7 @@ from harness.analysis import Analysis, latency
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, schema
 from harness.report import table
+from harness.scenario.load import hash_of
 from tests.made_up_run import ORDER, make
 
 
@@ -170,3 +171,18 @@ def test_a_reference_that_scores_nothing_leaves_latency(made_up: Analysis, tmp_p
     table.write(run, tmp_path / "table.md")
     table.write_comparison(run, tmp_path / "comparison.md")
     assert "Equal score" not in (tmp_path / "comparison.md").read_text()
+
+
+def test_the_verdict_is_judged_again(made_up: Analysis, tmp_path: Path) -> None:
+    """A manifest that says VALID of rows that break a rule is not believed: neither above the table nor below it."""
+    manifest = made_up.manifest
+    measure = {**manifest.scenario_value("measure"), "warmup": 0}
+    edited = {**manifest.scenario, "measure": measure}
+    changes = {"scenario": edited, "scenario_hash": hash_of(edited), "validity": "VALID", "reasons": ()}
+    run = Analysis(dataclasses.replace(made_up.record, manifest=manifest.model_copy(update=changes)))
+    table.write(run, tmp_path / "table.md")
+    table.write_comparison(run, tmp_path / "comparison.md")
+    written = [(tmp_path / f"{name}.md").read_text() for name in ("table", "comparison")]
+    texts = [" ".join(_shown(run).split()), *written]
+    assert all("INVALID: no warm-up request was dropped before timing" in text for text in texts)
+    assert all("tonight, INVALID" in text for text in texts[:2])
