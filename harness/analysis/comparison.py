@@ -114,9 +114,11 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
 def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladder]:
     """The curve of every ladder of two or more points that send something, by pipeline and ladder.
 
-    ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first.
+    ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first. Each benchmark
+    is resampled by itself, so that the one with the fewest clusters decides whether they are enough for intervals.
     """
     found = {}
+    clusters = min(part.n_clusters for part in scores.parts)
     sent = points[points["payload_bytes"] > 0]
     several = sent.groupby("pipeline")["ladder"].nunique()
     for (pipeline, ladder), rungs in sent.groupby(["pipeline", "ladder"], sort=False):
@@ -126,7 +128,9 @@ def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladde
         keys = [(str(pipeline), str(point)) for point in rungs["point"]]
         name = f"{pipeline} ({ladder})" if several[str(pipeline)] > 1 else str(pipeline)
         score_BP = np.column_stack([scores.resampled(key) for key in keys])
-        found[str(pipeline), str(ladder)] = Ladder.fit(name, rungs["payload_bytes"], rungs["score"], score_BP)
+        found[str(pipeline), str(ladder)] = Ladder.fit(
+            name, rungs["payload_bytes"], rungs["score"], score_BP, clusters=clusters
+        )
     return found
 
 

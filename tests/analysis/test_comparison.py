@@ -1,9 +1,11 @@
 """Schemes against each other: who answers first, bytes and latency at equal score, scores at equal tokens."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from harness.analysis import Analysis, comparison
@@ -110,3 +112,17 @@ def test_a_ladder_that_measured_as_much_says_its_bytes() -> None:
         "jpeg's; nothing of elic (see comparison.md)"
     )
     assert comparison.bytes_sentence(pairs.iloc[:0], 0.92, "server_only") == ""
+
+
+def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
+    """Each pair at equal score is refused for its one cluster, BD-score has no interval, the classic values stay."""
+    samples = made_up.record.samples
+    on_one = samples.set_column(samples.column_names.index("picture"), "picture", pa.repeat("street", len(samples)))
+    run = Analysis(dataclasses.replace(made_up.record, samples=on_one))
+    found = run.equal_scores
+    assert found["reason"].str.startswith("1 picture promises no interval").all()
+    assert found[["ratio", "bd_rate", "bd_score_low", "least", "most"]].isna().all(axis=None)
+    assert found["bd_score"].notna().tolist() == made_up.equal_scores["bd_score"].notna().tolist()
+    same = [name for name in found if name.endswith(("_pchip", "_akima"))]
+    pd.testing.assert_frame_equal(found[same], made_up.equal_scores[same])
+    assert "refused; 1 picture" in comparison.bytes_sentence(found, 0.92, "server_only")
