@@ -226,7 +226,8 @@ def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = N
 
     - ``requests``; ``done``, how many of them finished the part; ``timed``, how many timed ones they were drawn from
     - ``mean_s`` with its interval, ``p50_s``, ``p90_s``, ``p99_s`` with theirs, null where none is promised
-    - ``share``, ``share_low``, ``share_high``: of requests answered within ``deadline_s``; null where it is None
+    - ``share``, ``share_low``, ``share_high``: of requests answered within ``deadline_s``; null where it is None, and
+      where the system is unstable, whose share falls with the replay's length
     - ``source``: the least direct of its stages'; null where it has none, as link and wait, which are replayed
     - ``reason``: why there is no interval, or no mean
 
@@ -239,12 +240,14 @@ def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = N
             raise ResultsError(
                 f"{key[0]} at {key[1]} has requests but no stage rows; they were replayed from other rows"
             )
-        of_parts = _alone(setting, key, cell, deadline_s) if setting.alone(cell) else _met(setting, key, cell, rows)
+        of_parts = (
+            _alone(setting, key, cell, deadline_s)
+            if setting.alone(cell)
+            else _met(setting, key, cell, rows, deadline_s)
+        )
         for part, estimates in of_parts:
             seconds_R = latency.part_s(rows, part)
-            share = Estimate(math.nan, math.nan, math.nan)
-            if part == "total" and deadline_s is not None:
-                share = estimates["share"] if "share" in estimates else _share_of_rows(rows, deadline_s, setting)
+            share = estimates.get("share", Estimate(math.nan, math.nan, math.nan))
             found.append(
                 {
                     **cell,
@@ -300,7 +303,7 @@ def _alone(
 
 
 def _met(
-    setting: Setting, key: PointKey, cell: Mapping[str, Any], rows: pa.Table
+    setting: Setting, key: PointKey, cell: Mapping[str, Any], rows: pa.Table, deadline_s: float | None
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The same of a point whose requests may meet, from the replay's rows."""
     frame = rows.select(["seed", "sample"]).to_pandas()
@@ -321,6 +324,8 @@ def _met(
         estimates = {"mean": mean}
         for name, p in latency.PERCENTILES.items():
             estimates[name] = percentile_of_rows(frame, p, setting.confidence)
+        if part == "total" and deadline_s is not None:
+            estimates["share"] = _share_of_rows(rows, deadline_s, setting)
         if unstable:
             estimates = dict.fromkeys(estimates, Estimate(math.nan, math.nan, math.nan, unstable))
         yield part, estimates

@@ -243,12 +243,13 @@ def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
 
 @pytest.mark.slow
 def test_an_unstable_system_has_no_mean(tmp_path: Any) -> None:
-    """More comes in than the servers can do: the reason is said in the place of the mean."""
-    crowded = {"arrivals": {"kind": "poisson", "rate_hz": 100.0}, "users": [1]}
+    """More comes in than the servers can do: the reason is said in the place of the mean, and no share is in time."""
+    crowded = {"arrivals": {"kind": "poisson", "rate_hz": 100.0}, "users": [1], "deadline_s": 0.2}
     run = Analysis(make(tmp_path / "run", replay=crowded))
     row = total(run)
     assert np.isnan(row["total_mean_s"])
     assert row["total_reason"].startswith("unstable: utilisation ")
+    assert row[["in_time", "in_time_low", "in_time_high", "total_p50_s"]].isna().all()
 
 
 def test_requests_without_stages_are_refused(made_up: Analysis) -> None:
