@@ -224,8 +224,12 @@ class Analysis:
 
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
-        """What makes the selected points' times doubtful: :func:`harness.analysis.cells.timing_warnings`."""
-        return tuple(cells.timing_warnings(self.setting, self.selected_keys))
+        """What makes the selected points' times doubtful: :func:`harness.analysis.cells.timing_warnings`.
+
+        Last what is not judged of the system: :meth:`harness.analysis.cells.Setting.unjudged`.
+        """
+        unjudged = self.setting.unjudged(pc.unique(self._selected_requests["channel"]).to_pylist())
+        return (*cells.timing_warnings(self.setting, self.selected_keys), *filter(None, [unjudged]))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:

@@ -300,3 +300,24 @@ def test_every_interval_is_at_the_scenarios_confidence(made_up: Analysis) -> Non
             known = np.isfinite(widths[0]) & np.isfinite(widths[1]) & (widths[1] > 0)
             assert (widths[0] <= widths[1])[known].all(), (name, column)
             assert not known.any() or (widths[0] < widths[1])[known].any(), (name, column)
+
+
+def test_a_finished_runs_links_are_judged_by_their_mean_or_said_not_to_be(made_up: Analysis) -> None:
+    """A chain of two rates is in the manifest and is judged; of a link in a file it is said that it is not."""
+    chain = {"kind": "gilbert_elliott", "good_bps": 400e3, "bad_bps": 0.0, "good_for_s": 1.0, "bad_for_s": 1.0}
+    file = {"kind": "trace", "path": "link.parquet", "at_end": "loop", "gaps": "outage", "start": None}
+    uplinks = [{**chain, "name": "25 KB/s"}, {**file, "name": "50 KB/s"}, {**file, "name": "100 KB/s"}]
+    warned = (
+        "not judged, whether they keep up with what is asked: the uplink 100 KB/s, 50 KB/s, whose rate is in a file"
+    )
+    for rate_hz, unstable in ((0.01, False), (3.0, True)):
+        replay = {**made_up.manifest.scenario_value("replay"), "uplinks": uplinks}
+        replay["arrivals"] = {"kind": "poisson", "rate_hz": rate_hz}
+        manifest = made_up.manifest.model_copy(update={"scenario": {**made_up.manifest.scenario, "replay": replay}})
+        run = Analysis(dataclasses.replace(made_up.record, manifest=manifest))
+        row = total(run, "server_only")
+        assert str(row["total_reason"]).startswith("unstable: utilisation ") == unstable
+        assert np.isnan(row["total_mean_s"]) == unstable
+        assert np.isfinite(total(run, "server_only", "50 KB/s")["total_mean_s"])
+        assert run.timing_warnings[-1] == warned
+    assert not any("not judged" in text for text in made_up.timing_warnings)
