@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,22 +34,26 @@ from harness.replay.profile import Profile
 from harness.scenario.replay import ConstantUplink
 from harness.units import format_bytes, format_seconds
 
+if TYPE_CHECKING:
+    from pandas.core.groupby import DataFrameGroupBy
+
 
 def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Who answers first at each uplink, and how many times as long each other scheme takes.
 
     ``numbers`` are :attr:`harness.analysis.Analysis.numbers`; every scheme that was replayed at its selected point
-    takes part, one that sends nothing as well. A row each, by uplink and mean: the uplink's columns, ``pipeline``,
-    ``point``, ``total_mean_s``, ``first``, the pipeline of the least mean, and ``ratio``, ``ratio_low``,
-    ``ratio_high``, the scheme's mean over that one's, within rounds
+    takes part, one that sends nothing as well. A row each, by uplink (rates upwards, then by users) and mean: the
+    uplink's columns, ``pipeline``, ``point``, ``total_mean_s``, ``first``, the pipeline of the least mean, and
+    ``ratio``, ``ratio_low``, ``ratio_high``, the scheme's mean over that one's, within rounds
     (:func:`harness.analysis.means.ratio_within_rounds`). The interval is null, and ``reason`` says why, where requests
     meet or the two were not timed on the same pictures.
     """
     columns = [*UPLINK, "pipeline", "point", "total_mean_s"]
     found = []
-    timed = numbers[numbers["total_mean_s"].notna()]
-    for _, rows in timed.groupby(UPLINK, sort=False):
-        ranked = rows.sort_values("total_mean_s", kind="stable")
+    for _, rows in _replayed(numbers):
+        if (timed := rows[rows["total_mean_s"].notna()]).empty:
+            continue
+        ranked = timed.sort_values("total_mean_s", kind="stable")
         first = ranked.iloc[0]
         for _, row in ranked.iterrows():
             own = row["pipeline"] == first["pipeline"]
@@ -84,17 +88,33 @@ def _ratio(row: "pd.Series[Any]", first: "pd.Series[Any]", setting: Setting) -> 
     )
 
 
-def first_sentences(first: pd.DataFrame) -> list[str]:
-    """:func:`first_answers` as a sentence for each uplink; none where nothing was timed."""
+def _replayed(numbers: pd.DataFrame) -> "DataFrameGroupBy[Any, Any]":
+    """The rows of what was replayed, for each uplink and number of users in the order of the first scheme's rows."""
+    return numbers[numbers["requests"] > 0].groupby(UPLINK, sort=False)
+
+
+def first_sentences(first: pd.DataFrame, numbers: pd.DataFrame | None = None) -> list[str]:
+    """:func:`first_answers` as a sentence for each uplink; none where nothing was timed.
+
+    A lead without an interval is one ``by the means alone``. With ``numbers``, those that :func:`first_answers` was
+    made of, each sentence names the schemes that were replayed there and have no mean.
+    """
     sentences = []
-    several_users = first["users"].nunique() > 1
-    for _, rows in first.groupby(UPLINK, sort=False):
+    at = dict(iter(first.groupby(UPLINK, sort=False)))
+    timeless = {} if numbers is None else {cell: _timeless(rows) for cell, rows in _replayed(numbers)}
+    several_users = len({users for _, _, users in timeless or at}) > 1
+    for cell in timeless or at:
+        _, channel, n_users = cell
+        where = f"{channel}, {n_users:.0f} user{'s' * (n_users > 1)}" if several_users else str(channel)
+        without = timeless.get(cell, "")
+        if cell not in at:
+            sentences.append(f"{where}: no scheme has a time: {without}")
+            continue
+        rows, without = at[cell], without and f"; without a time: {without}"
         leader, others = rows.iloc[0], rows.iloc[1:]
-        users = int(leader["users"])
-        where = f"{leader['channel']}, {users} user{'s' * (users > 1)}" if several_users else str(leader["channel"])
         mean = format_seconds(leader["total_mean_s"])
         if others.empty:
-            sentences.append(f"{where}: {leader['pipeline']} alone was timed, {mean}")
+            sentences.append(f"{where}: {leader['pipeline']} alone has a time there, {mean}{without}")
             continue
         apart = others["reason"].str.startswith(means.NOT_COMPARABLE)
         either = (others["ratio_low"] <= 1) & (others["ratio_high"] >= 1)
@@ -104,11 +124,20 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
             f"{row['pipeline']} {_times(row['ratio'])} {between(row['ratio_low'], row['ratio_high'], _times)}"
             for row in others.to_dict("records")
         )
-        leads = f"{names} answers first, {mean}"
+        by_means = " by the means alone" if (others["ratio_low"].isna() & ~apart).any() else ""
+        leads = f"{names} answers first{by_means}, {mean}"
         if open_:
-            leads = f"{names} answers first, which of them is left open ({leader['pipeline']} {mean})"
-        sentences.append(f"{where}: {leads}; times as long: {listed}")
+            leads = f"{names} answers first{by_means}, which of them is left open ({leader['pipeline']} {mean})"
+        sentences.append(f"{where}: {leads}; times as long: {listed}{without}")
     return sentences
+
+
+def _timeless(rows: pd.DataFrame) -> str:
+    """The schemes of an uplink that have no mean, by why: ``jpeg, webp (unstable)``; empty where there is none."""
+    absent: dict[str, list[str]] = {}
+    for row in rows[rows["total_mean_s"].isna()].to_dict("records"):
+        absent.setdefault(str(row["total_reason"]).partition(":")[0], []).append(str(row["pipeline"]))
+    return ", ".join(f"{', '.join(pipelines)} ({reason})" for reason, pipelines in absent.items())
 
 
 def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladder]:

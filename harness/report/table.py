@@ -196,7 +196,7 @@ def _footnotes(run: Analysis) -> Sequence[Text]:
         f"score: {first['metric']} on {asked}, with its {confidence} interval" if run.scored else "",
         several(run),
         claimed(run),
-        *comparison.first_sentences(run.first),
+        *comparison.first_sentences(run.first, run.numbers),
         comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else "",
         _timing(run),
         *run.elsewhere,

@@ -126,3 +126,26 @@ def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
     same = [name for name in found if name.endswith(("_pchip", "_akima"))]
     pd.testing.assert_frame_equal(found[same], made_up.equal_scores[same])
     assert "refused; 1 picture" in comparison.bytes_sentence(found, 0.92, "server_only")
+
+
+def test_sentences_name_who_has_no_time_in_the_order_of_the_uplinks(made_up: Analysis) -> None:
+    """Users upwards, whoever saturates: a lead without an interval is by the means alone, the unstable are named."""
+    columns = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "total_reason", "requests"]
+    times = {"a": (0.2, 0.3, None, None), "b": (0.4, 0.5, 0.6, None), "c": (0.3, 0.9, None, None)}
+    why = "unstable: utilisation 2 of the servers"
+    rows = [
+        ("r", "25 KB/s", float(users), pipeline, "-", mean_s, "" if mean_s else why, 10.0)
+        for pipeline, means_s in times.items()
+        for users, mean_s in zip((1, 4, 16, 64), means_s, strict=True)
+    ]
+    numbers = pd.DataFrame([*rows, ("r", None, None, "d", "-", None, None, None)], columns=columns)
+    spec = made_up.setting.system.model_copy(update={"timeout_s": 60.0})
+    first = comparison.first_answers(numbers, dataclasses.replace(made_up.setting, system=spec))
+    assert comparison.first_sentences(first, numbers) == [
+        "25 KB/s, 1 user: a answers first by the means alone, 200 ms; "
+        "times as long: c 1.50 (no interval), b 2.00 (no interval)",
+        "25 KB/s, 4 users: a answers first by the means alone, 300 ms; "
+        "times as long: b 1.67 (no interval), c 3.00 (no interval)",
+        "25 KB/s, 16 users: b alone has a time there, 600 ms; without a time: a, c (unstable)",
+        "25 KB/s, 64 users: no scheme has a time: a, b, c (unstable)",
+    ]

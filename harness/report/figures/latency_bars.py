@@ -27,7 +27,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     notes = [
         f"means over the whole benchmark; link times replayed from {payloads} and the uplink named",
         f"intervals at {100 * run.equality.confidence:g} %",
-        *(comparison.first_sentences(run.first)[:3] if width_in >= NARROW_IN else []),
+        *(comparison.first_sentences(run.first, run.numbers)[:3] if width_in >= NARROW_IN else []),
         *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
     ]
     about = of(run, "latency at each uplink" + (", and score" if run.scored else "; no score is claimed"), notes)
