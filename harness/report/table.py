@@ -243,9 +243,15 @@ def _timing(run: Analysis) -> str:
     unfirm = sorted(set(replayed["total_source"].dropna()) - {"measured"})
     lost = int((replayed["requests"] - replayed["total_done"]).sum())
     deadline = "" if run.deadline_s is None else f"; in {format_seconds(run.deadline_s)}: the share answered by then"
+    whole = "over the whole benchmark from {} timed requests, link times from the bytes of all questions"
+    own = "of the replayed requests, with their own bytes"
+    of = {
+        "none": whole,
+        "some": f"{whole}; where requests meet or a rate varies {own}",
+        "all": f"{own}, from {{}} timed requests",
+    }
     return (
-        f"times: mean seconds over the whole benchmark from {_range(replayed['timed'])} timed requests, link times "
-        "from the bytes of all questions"
+        f"times: mean seconds {of[run.met].format(_range(replayed['timed']))}"
         + f"; ±: the longer side of the mean's {100 * run.equality.confidence:g} % interval"
         + (f"; {run.session}" if run.session else "")
         + (f"; some are {' and '.join(unfirm)}" if unfirm else "")

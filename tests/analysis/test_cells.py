@@ -239,6 +239,7 @@ def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
     assert row["total_mean_low_s"] < row["total_mean_s"] < row["total_mean_high_s"]
     assert run.first["ratio_low"].notna().sum() == 3
     assert set(run.first["reason"]) == {"", "requests meet, or the link's rate varies"}
+    assert run.met == "all"
 
 
 @pytest.mark.slow
@@ -321,3 +322,32 @@ def test_a_finished_runs_links_are_judged_by_their_mean_or_said_not_to_be(made_u
         assert np.isfinite(total(run, "server_only", "50 KB/s")["total_mean_s"])
         assert run.timing_warnings[-1] == warned
     assert not any("not judged" in text for text in made_up.timing_warnings)
+
+
+def test_a_session_is_that_of_the_side_with_the_fewest_starts(made_up: Analysis) -> None:
+    """Nine rounds over three starts are more than a session unless a shown point, or a side of it, has one start."""
+    stages = made_up.record.stages.to_pandas()
+    again = [stages.assign(repeat=3 * n + stages["repeat"], round=3 * n + stages["round"], start=n) for n in range(3)]
+    stages = pd.concat(again, ignore_index=True)
+    shown = total(made_up)["point"]
+    of_jpeg = (stages["pipeline"] == "jpeg") & (stages["point"] == shown)
+    hidden = (stages["pipeline"] == "jpeg") & (stages["point"] != shown)
+    cases = (
+        (stages["side"] == "none", ""),
+        (hidden, ""),
+        (of_jpeg, "yes"),
+        (of_jpeg & (stages["side"] == "server"), "yes"),
+    )
+    for late, session in cases:
+        timed = rows(StageRow, **stages.assign(start=stages["start"].mask(late, 3)))
+        run = Analysis(dataclasses.replace(made_up.record, stages=timed))
+        assert run.session == (session and "this session only")
+
+
+def test_means_are_of_the_benchmark_only_where_requests_do_not_meet(made_up: Analysis) -> None:
+    """One user of a closed loop meets nobody, four do; a run of both says so of both."""
+    requests = made_up.record.requests
+    four = requests.set_column(requests.column_names.index("users"), "users", pa.repeat(4, len(requests)).cast("int64"))
+    both = pa.concat_tables([requests, four.cast(requests.schema)])
+    found = [Analysis(dataclasses.replace(made_up.record, requests=table)).met for table in (requests, four, both)]
+    assert found == ["none", "all", "some"]

@@ -53,8 +53,9 @@ def test_says_what_must_be_known(made_up: Analysis, shown: str) -> None:
     for fact in (
         "RealWorldQA at low uplink rates", "stand-ins: StreetsQA for RealWorldQA", "INVALID: throttled: GPU at 95 C",
         "does not reach", "some are estimated", "240 questions in 60 independent groups", "36 timed requests",
-        "this session only", "at least 88 % of server_only's", "a processor, 2 cores",
-        made_up.manifest.scenario_hash, "answers first",
+        "this session only", "at least 88 % of server_only's",
+        "over the whole benchmark from 36 timed requests, link times from the bytes of all questions",
+        "a processor, 2 cores", made_up.manifest.scenario_hash, "answers first",
     ):  # fmt: skip
         assert fact in words
 
@@ -74,7 +75,10 @@ def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
     assert all(len(line) <= 80 for line in shown.splitlines())
     head = " ".join(shown.split("─")[0].split())
     assert head.endswith("uplink device link wait server total ± 200 ms")
-    assert "in 200 ms: the share answered by then" in " ".join(shown.split())
+    words = " ".join(shown.split())
+    assert "in 200 ms: the share answered by then" in words
+    assert "mean seconds of the replayed requests, with their own bytes, from 36 timed requests; " in words
+    assert "over the whole benchmark" not in words
     first = next(line for line in shown.splitlines() if line.startswith("tofc "))
     row = run.numbers.iloc[0]
     assert first.split()[-2:] == [f"{100 * row['in_time']:.0f}", "%"]
