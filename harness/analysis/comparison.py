@@ -18,6 +18,7 @@ from harness.analysis.cells import (
     Floats,
     Setting,
     Timed,
+    bits_alone,
     mean_at,
     ratio_of,
     strata,
@@ -31,7 +32,7 @@ from harness.analysis.select import Scores
 from harness.errors import ResultsError
 from harness.records import PointKey
 from harness.replay.profile import Profile
-from harness.scenario.replay import ConstantUplink
+from harness.scenario.replay import ConstantUplink, Uplink
 from harness.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -224,8 +225,9 @@ def latencies_at_equal_score(
     target: float,
     target_B: ArrayLike,
 ) -> pd.DataFrame:
-    """T of each pair of ladders where both have the score ``target``, at each constant uplink without a wire model.
+    """T of each pair of ladders where both have the score ``target``, at each constant uplink.
 
+    A link time is taken from the bytes of a curve, 8 bytes / rate, so that an uplink on which it is more is refused.
     A row a pair and uplink: ``channel``, ``test``, ``anchor``, ``test_s``, ``anchor_s``, ``ratio`` with their ends, and
     ``reason`` (:func:`harness.analysis.curves.latency_at_equal_score`).
     """
@@ -235,7 +237,7 @@ def latencies_at_equal_score(
             continue
         for (test_key, test), (anchor_key, anchor) in _pairs(found):
             timed = [_timed(key, one, points, setting) for key, one in ((anchor_key, anchor), (test_key, test))]
-            if reason := _not_together(timed[0], timed[1]):
+            if reason := _more_than_bits(uplink, setting) or _not_together(timed[0], timed[1]):
                 refused = Estimate(math.nan, math.nan, math.nan, reason)
                 estimates = (refused, refused, refused)
             else:
@@ -259,6 +261,15 @@ def latencies_at_equal_score(
             rows.append({**row, "reason": estimates[2].reason})
     ends = [f"{name}{end}" for name in ("test_s", "anchor_s", "ratio") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["channel", "test", "anchor", *ends, "reason"])
+
+
+def _more_than_bits(uplink: Uplink, setting: Setting) -> str:
+    """Why a link time is not 8 payload_bytes / rate; empty where it is."""
+    if setting.system.question_text:
+        return "the question's text is sent as well, and a curve is over the bytes of payloads"
+    if not bits_alone(uplink, setting.system):
+        return f"over {uplink.label} a link time is more than the payload's bits over the rate"
+    return ""
 
 
 def _keys(ladder: tuple[str, str], points: pd.DataFrame) -> list[PointKey]:

@@ -78,8 +78,12 @@ def write_comparison(run: Analysis, path: Path) -> None:
             "equal bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
             _equal_scores(run) or "No two schemes have two or more points each that send something.",
         ]
-        if run.latencies_at_equal_score["ratio"].notna().any():
+        latencies = run.latencies_at_equal_score
+        if latencies["ratio"].notna().any():
             parts += ["## Latency at equal score", _equal_latencies(run)]
+        elif not latencies.empty:
+            refused = "; ".join(dict.fromkeys(latencies["reason"]))
+            parts += ["## Latency at equal score", f"Refused: {refused}."]
         parts += [
             "## Equal tokens",
             f"Score over that of {equality.reference}, the best of the points with as many visual tokens on average.",

@@ -2,14 +2,17 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from harness.analysis import Analysis, comparison
-from tests.made_up_run import RATES_BPS, make
+from harness.analysis import Analysis, cells, comparison
+from tests.made_up_run import RATES_BPS, REPLAY, make
+
+UPLINK = REPLAY["uplinks"][0]
 
 
 @pytest.fixture
@@ -149,3 +152,25 @@ def test_sentences_name_who_has_no_time_in_the_order_of_the_uplinks(made_up: Ana
         "25 KB/s, 16 users: b alone has a time there, 600 ms; without a time: a, c (unstable)",
         "25 KB/s, 64 users: no scheme has a time: a, b, c (unstable)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"question_text": True}, "the question's text is sent as well"),
+        ({"answer": {"size_bytes": 0, "rate_bps": None, "propagation_s": 0.03}}, "over 25 KB/s a link time is more"),
+        ({"uplinks": [{**UPLINK, "wire": {"propagation_s": 0.03}}]}, "over 25 KB/s a link time is more"),
+        ({"uplinks": [{**UPLINK, "wire": {"header_bytes": 40, "segment_bytes": 1460}}]}, "over 25 KB/s a link"),
+    ],
+)
+def test_latency_at_equal_score_is_refused_where_more_than_bits_is_sent(
+    made_up: Analysis, more: dict[str, Any], why: str
+) -> None:
+    """Its link times are those of a curve's bytes alone: whatever else a link takes time for is refused."""
+    replay = {**REPLAY, "uplinks": [UPLINK], **more}
+    setting = dataclasses.replace(made_up.setting, system=cells.system_of(replay))
+    target = np.full(500, 70.0)
+    found = comparison.latencies_at_equal_score(made_up.ladders, made_up.points, setting, 70.0, target)
+    assert len(found) == 3
+    assert found[["ratio", "test_s", "anchor_s"]].isna().all(axis=None)
+    assert found["reason"].str.startswith(why).all()
