@@ -101,8 +101,8 @@ def first_sentences(first: pd.DataFrame, numbers: pd.DataFrame | None = None) ->
     made of, each sentence names the schemes that were replayed there and have no mean.
     """
     sentences = []
-    at = dict(iter(first.groupby(UPLINK, sort=False)))
-    timeless = {} if numbers is None else {cell: _timeless(rows) for cell, rows in _replayed(numbers)}
+    at: dict[Any, pd.DataFrame] = dict(iter(first.groupby(UPLINK, sort=False)))
+    timeless: dict[Any, str] = {} if numbers is None else {cell: _timeless(rows) for cell, rows in _replayed(numbers)}
     several_users = len({users for _, _, users in timeless or at}) > 1
     for cell in timeless or at:
         _, channel, n_users = cell
