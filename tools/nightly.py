@@ -4,8 +4,8 @@
     python -m tools.nightly draw [--out FILE]
 
 ``run`` runs each scenario anew (or completes it: a night that was stopped is resumed), compares its rows with
-``results/reference/``, decodes the streams that another machine coded, times this commit against that of the last
-night in the history (or ``--against`` any), and writes ``nightly.md``, ``nightly.json`` and ``report.html`` into
+``results/reference/``, decodes the streams that another machine coded, times this commit against the last other one
+in the history (or ``--against`` any), and writes ``nightly.md``, ``nightly.json`` and ``report.html`` into
 ``results/nightly/COMMIT/``, and a file into ``results/history/``. The status is that of ``harness compare``: 0, 1 for a
 regression, 2 where something could not be run or compared. ``draw`` shows the history.
 """
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="run, compare, report, and add to the history")
     run.add_argument("scenarios", nargs="*", type=Path, help="instead of those that have a reference")
     run.add_argument(
-        "--against", metavar="COMMIT", default="", help="the commit to time against; default: last night's"
+        "--against", metavar="COMMIT", default="", help="the commit to time against; default: the last other one"
     )
     run.add_argument(
         "--timed", metavar="SCENARIO", type=Path, default=TIMED, help="what is timed; default: %(default)s"
@@ -86,11 +86,9 @@ def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, cons
         refused.append(sentence)
     notes = [*found.notes]
     times = []
-    last = against or _last_commit(history(RESULTS / "history"))
+    last = against or _last_commit(history(RESULTS / "history"), other_than=None if dirty else commit)
     if not last:
-        notes.append("times: the history has no night to compare with; name a commit with --against")
-    elif last == commit and not dirty:
-        notes.append("times: the commit is that of the last night, and is not timed against itself")
+        notes.append("times: the history has no night of another commit; name one with --against")
     else:
         design = paired.Design(pairs=pairs)
         try:
@@ -154,9 +152,13 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _last_commit(nights: Sequence[Mapping[str, Any]]) -> str:
-    """The commit of the last night that was of a commit; empty where there is none."""
-    return next((str(one["commit"]) for one in reversed(nights) if one["commit"] and not one["dirty"]), "")
+def _last_commit(nights: Sequence[Mapping[str, Any]], other_than: str | None) -> str:
+    """The commit of the last night that was of another commit; empty where there is none.
+
+    A night that is repeated is thus timed against what it was timed against before, and fails where it failed.
+    """
+    commits = [str(one["commit"]) for one in nights if one["commit"] and not one["dirty"]]
+    return next((commit for commit in reversed(commits) if commit != other_than), "")
 
 
 def drawn(nights: Sequence[Mapping[str, Any]], out: Path) -> None:

@@ -108,3 +108,14 @@ def test_a_file_that_is_no_night_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"date": "today"}))
     with pytest.raises(ResultsError, match=r"x.json: is not the result of a nightly"):
         nightly.history(tmp_path)
+
+
+def test_a_night_that_failed_fails_again_when_it_is_repeated(night: dict[str, Any]) -> None:
+    """It is timed against the same commit as before, not passed over as its own last night; so is one of changes."""
+    go()
+    night["commit"] = ("d" * 40, False)
+    assert [go(), go()] == [1, 1]
+    assert night["timed"] == ["c" * 40] * 2
+    night["commit"] = ("d" * 40, True)
+    assert go() == 1
+    assert night["timed"][-1] == "d" * 40
