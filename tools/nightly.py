@@ -37,6 +37,7 @@ RESULTS = Path("results")
 GOLDEN = Path("tests/tools/golden")
 TIMED = Path("scenarios/smoke.yaml")
 _MOST_LABELS = 8
+_MOST_SAID = 300
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,8 +83,9 @@ def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, cons
     except HarnessError as error:
         found = Found()
         refused.append(str(error))
-    if sentence := _streams():
-        refused.append(sentence)
+    streams, why_unread = _streams()
+    if why_unread:
+        refused.append(why_unread)
     notes = [*found.notes]
     times = []
     last = against or _last_commit(history(RESULTS / "history"), other_than=None if dirty else commit)
@@ -97,7 +99,8 @@ def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, cons
             times.append(timed_now)
         except HarnessError as error:
             refused.append(f"times: {error}")
-    found = Found(runs=found.runs, refused=[*refused, *found.refused], timed=times, notes=notes)
+    others = {"recorded streams": streams} if streams else {}
+    found = Found(runs=found.runs, others=others, refused=[*refused, *found.refused], timed=times, notes=notes)
     console.print(regressions.terminal(found))
     _write(folder / "nightly.md", regressions.markdown(found))
     _write(folder / "nightly.json", regressions.text(found, "json"))
@@ -120,20 +123,28 @@ def _ran(file: Path, runs: Path, console: Console) -> str:
     return ""
 
 
-def _streams() -> str:
-    """Decodes the streams that a machine of another kind coded; returns what differs, or nothing."""
+def _streams() -> tuple[str, str]:
+    """Decodes the streams that a machine of another kind coded; returns what differs, and why they could not be read.
+
+    Both are empty where all decode equal.
+    """
     command = [sys.executable, "-m", "tools.portability", "decode", str(GOLDEN)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = " ".join(done.stdout.split())[-_MOST_SAID:]
+    # What differs is printed when all is decoded. A crash ends with 1 too, and prints nothing there.
+    if done.returncode == 1 and said:
+        return f"{GOLDEN}: recorded streams do not decode equal: {said}", ""
     if done.returncode:
-        return f"{GOLDEN}: recorded streams do not decode equal: {' '.join(done.stdout.split())[-300:]}"
-    return ""
+        why = " ".join(done.stderr.split())[-_MOST_SAID:] or f"status {done.returncode}"
+        return "", f"{GOLDEN}: recorded streams could not be decoded: {why}"
+    return "", ""
 
 
 def _reported(runs: Sequence[Path], out: Path) -> str:
     """Writes the report of all runs; returns why it could not be written, or where it is."""
     command = [sys.executable, "-m", "harness", "report", *map(str, runs), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return str(out) if done.returncode == 0 else f"no report: {' '.join(done.stderr.split())[-300:]}"
+    return str(out) if done.returncode == 0 else f"no report: {' '.join(done.stderr.split())[-_MOST_SAID:]}"
 
 
 def _write(path: Path, text: str) -> None:

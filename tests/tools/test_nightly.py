@@ -23,7 +23,7 @@ def night(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     run = Comparison(name="smoke", reference="a", candidate="b", label="", basis=(), checks=(check,))
     facts: dict[str, Any] = {
         "ran": "",
-        "streams": "",
+        "streams": ("", ""),
         "found": Found(runs=[run]),
         "commit": ("c" * 40, False),
         "timed": [],
@@ -95,10 +95,10 @@ def test_a_named_commit_is_timed_and_the_same_is_not(night: dict[str, Any]) -> N
     assert night["timed"] == ["v0.1"]
 
 
-@pytest.mark.parametrize("what", ["ran", "streams"])
-def test_what_could_not_be_run_is_2(night: dict[str, Any], what: str) -> None:
-    """A scenario that failed, or streams that decode otherwise, are in the history as not comparable."""
-    night[what] = "smoke: could not be run"
+@pytest.mark.parametrize(("what", "found"), [("ran", "smoke: could not be run"), ("streams", ("", "no such codec"))])
+def test_what_could_not_be_run_is_2(night: dict[str, Any], what: str, found: Any) -> None:
+    """A scenario that failed, or streams that could not be read, are in the history as not comparable."""
+    night[what] = found
     assert go() == 2
     assert nightly.history(Path("results/history"))[0]["verdict"].startswith("NOT COMPARABLE: 1 of 2")
 
@@ -119,3 +119,36 @@ def test_a_night_that_failed_fails_again_when_it_is_repeated(night: dict[str, An
     night["commit"] = ("d" * 40, True)
     assert go() == 1
     assert night["timed"][-1] == "d" * 40
+
+
+def test_streams_that_decode_otherwise_are_a_regression(night: dict[str, Any]) -> None:
+    """The status is 1, and the verdict, the night's file and the history name them."""
+    night["streams"] = ("2 of 300 streams decode otherwise", "")
+    assert go() == 1
+    assert nightly.history(Path("results/history"))[0]["verdict"] == "REGRESSION: recorded streams"
+    assert "- 2 of 300 streams decode otherwise" in Path("results/nightly/cccccccccccc/nightly.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("program", "differs", "unread"),
+    [
+        ("print('all equal')", "", ""),
+        ("print('1 of 2 differ'); sys.exit(1)", "recorded streams do not decode equal: 1 of 2 differ", ""),
+        ("sys.exit('lacks a key')", "", "recorded streams could not be decoded: lacks a key"),
+        ("1 / 0", "", "ZeroDivisionError"),
+        ("print('half', file=sys.stderr); sys.exit(2)", "", "recorded streams could not be decoded: half"),
+        ("import os; os._exit(9)", "", "could not be decoded: status 9"),
+    ],
+)
+def test_streams_that_differ_are_told_from_a_tool_that_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, differs: str, unread: str
+) -> None:
+    """What differs is on standard output with status 1; everything else says on standard error what is wrong."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "portability.py").write_text(f"import sys\n{program}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    found = nightly._streams()
+    for said, wanted in zip(found, (differs, unread), strict=True):
+        assert wanted in said
+        assert bool(said) == bool(wanted)
