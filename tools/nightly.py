@@ -197,8 +197,11 @@ def drawn(nights: Sequence[Mapping[str, Any]], out: Path) -> None:
         for timed in one["timed"]:
             for part in timed["parts"]:
                 slower = part["verdict"] == "slower"
-                low, high = (part[end] if part[end] is not None else part["ratio"] for end in ("low", "high"))
                 look = {"color": "#c1272d" if slower else "#7a7a7a", "marker": "^" if slower else ".", "linewidth": 0.6}
+                if part["ratio"] is None:  # Only this commit has the stage: its ratio is infinite, and at the top edge.
+                    bottom.plot(at, 1.0, clip_on=False, transform=bottom.get_xaxis_transform(), **look)
+                    continue
+                low, high = (part[end] if part[end] is not None else part["ratio"] for end in ("low", "high"))
                 bottom.errorbar(at, part["ratio"], [[part["ratio"] - low], [high - part["ratio"]]], **look)
             bottom.plot([at - 0.4, at + 0.4], [1 + timed["gate"]["minimum_effect"]] * 2, "k--", linewidth=0.8)
     bottom.axhline(1, color="k", linewidth=0.5)

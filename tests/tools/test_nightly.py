@@ -1,6 +1,8 @@
 """The nightly: what it runs, its status, its history and the figure of it. Scenarios are not run here."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,17 @@ def test_streams_that_differ_are_told_from_a_tool_that_failed(
     for said, wanted in zip(found, (differs, unread), strict=True):
         assert wanted in said
         assert bool(said) == bool(wanted)
+
+
+def test_a_stage_without_a_finite_ratio_is_drawn_at_the_top(night: dict[str, Any]) -> None:
+    """A stage that one commit alone has is infinitely slower, which JSON has no number for."""
+    found = _timed("c" * 40)
+    endless = dataclasses.replace(found.parts[0], ratio=math.inf, low=math.inf, high=math.inf, confirmed_ratio=math.inf)
+    with pytest.MonkeyPatch.context() as patch:
+        parts = (endless, *found.parts)
+        patch.setattr(paired, "compare", lambda *_, **__: dataclasses.replace(found, parts=parts))
+        assert go("v0.1") == 1
+    nights = nightly.history(Path("results/history"))
+    assert [part["ratio"] for part in nights[0]["timed"][0]["parts"]] == [None, 1.5]
+    nightly.drawn(nights, Path("history.svg"))
+    assert Path("history.svg").read_text().startswith("<?xml")
