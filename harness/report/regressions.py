@@ -132,7 +132,11 @@ def terminal(found: Found) -> RenderableType:
         shown += [_table(_CHECKS, _checks(found.runs)), *(Text(line) for run in found.runs for line in _prose(run))]
     for one in found.timed:
         shown += [_table(_TIMES, _times(one)), Text(_about(one)), *(Text(note) for note in one.notes)]
-    return Group(*shown, *(Text(line) for line in (*found.others.values(), *found.refused, *found.notes)), Text(found.sentence, style="bold"))
+    return Group(
+        *shown,
+        *(Text(line) for line in (*found.others.values(), *found.refused, *found.notes)),
+        Text(found.sentence, style="bold"),
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Fitting:

@@ -241,6 +241,8 @@ def test_scores_that_nobody_claims_are_no_regression(run: Record) -> None:
     assert not found.regressed
     assert (checks["scores"].status, checks["scores"].compared) == ("not comparable", 0)
     assert checks["scores"].details[0].startswith("no score is claimed in either run")
-    _, checks = compare(without, in_two_benchmarks(run, reference_right=True), wanted={"scores": Limit(0.5, share=True)})
+    _, checks = compare(
+        without, in_two_benchmarks(run, reference_right=True), wanted={"scores": Limit(0.5, share=True)}
+    )
     assert checks["scores"].fails
     assert checks["scores"].change == np.inf
