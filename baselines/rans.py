@@ -181,10 +181,10 @@ def _steal(cdf: NDArray[np.int64]) -> None:
             frequency = cdf[place + 1] - cdf[place]
             if 1 < frequency < fewest:
                 fewest, donor = frequency, place
-        if donor < empty:
-            cdf[donor + 1 : empty + 1] -= 1
-        else:
-            cdf[empty + 1 : donor + 1] += 1
+        for place in range(donor + 1, empty + 1):
+            cdf[place] -= 1
+        for place in range(empty + 1, donor + 1):
+            cdf[place] += 1
 
 
 @kernel

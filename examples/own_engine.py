@@ -1,20 +1,23 @@
 """An engine that is no scheme of the harness, and the rows of its stages.
 
-    python examples/own_engine.py run.parquet
+    python examples/own_engine.py [FILE.parquet]
 
 The engine here is a matrix product; yours is whatever answers. On an accelerator give the recorder what waits for it:
 ``harness.record("run.parquet", synchronise=torch.cuda.synchronize)``.
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
 import harness
 
 
-def main(path: str, questions: int = 3, repeats: int = 2) -> None:
-    """Answers some questions, each several times, and records how long the stages took."""
+def main(path: str | None = None, questions: int = 3, repeats: int = 2) -> None:
+    """Answers some questions, each several times, records how long the stages took, and prints where."""
+    path = path or str(Path(tempfile.mkdtemp(prefix="own_engine-")) / "run.parquet")
     weights = np.random.default_rng(0).random((256, 256))
     recorder = harness.record(path)
     for repeat in range(repeats):
@@ -25,7 +28,8 @@ def main(path: str, questions: int = 3, repeats: int = 2) -> None:
                 with r.stage("generate"):
                     for _ in range(4):
                         state = np.tanh(state @ weights)
+    print(f"{path}: the stages of {questions * repeats} requests; a scenario takes it under 'profile:'")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:2])

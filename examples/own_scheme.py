@@ -2,6 +2,8 @@
 
     PYTHONPATH=examples harness run examples/own_scheme.yaml
 
+Run directly, the file prints this command: a scheme is run by a scenario that names it.
+
 The halves share nothing but bytes. The module imports no torch at its top: a scenario is checked, and a finished run
 replayed, where there is none.
 
@@ -72,3 +74,7 @@ class Mean:
             return answers(language, tokens, questions, clock)
 
         return half
+
+
+if __name__ == "__main__":
+    print("a scheme is run by a scenario: PYTHONPATH=examples harness run examples/own_scheme.yaml")

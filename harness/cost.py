@@ -76,27 +76,48 @@ def lines(
     *,
     missing: Callable[[Iterable[Unit]], Sequence[Unit]] = list,
     workers: int = 1,
+    at_once: int | None = None,
+    remote: bool = False,
 ) -> Iterator[str]:
-    """What is left of a study to answer and to time, for people; nothing where it is all there."""
-    found = cost_of(stock, plan, folder, missing=missing)
+    """What is left of a study to answer and to time, for people; nothing where it is all there.
+
+    Of the ``workers`` that answer, ``at_once`` compute at a time, without it all; ``remote`` server halves are a
+    server's, of which the times of this machine say nothing.
+    """
+    found = cost_of(stock, plan, folder, missing=missing, remote=remote)
     if not found.units and not found.requests:
         return
     answers, times = "", ""
     if found.answers_s is not None and found.timing_s is not None:
+        together = min(workers, at_once or workers)
         by = f" by {workers} workers" if workers > 1 else ""
-        answers = f", about {format_duration(found.answers_s / workers)}{by}"
+        by += f", {together} at once" if together < workers else ""
+        answers = f", about {format_duration(found.answers_s / together)}{by}"
         times = f", about {format_duration(found.timing_s)}"
+    units = (
+        f"{found.units} units, {found.points} points x {found.pictures} pictures with {found.questions} "
+        f"questions{answers}"
+    )
+    requests = f"{found.requests} requests{times}"
     yield (
-        f"answers: {found.units} units, {found.points} points x {found.pictures} pictures with {found.questions} "
-        f"questions{answers}; times: {found.requests} requests{times} ({found.how})"
+        f"answers: {units if found.units else 'none left'}; times: {requests if found.requests else 'none left'} "
+        f"({found.how})"
     )
     yield f"disk: about {format_bytes(found.disk_bytes)} (estimated)"
 
 
 def cost_of(
-    stock: Stock, plan: Plan, folder: Path, *, missing: Callable[[Iterable[Unit]], Sequence[Unit]] = list
+    stock: Stock,
+    plan: Plan,
+    folder: Path,
+    *,
+    missing: Callable[[Iterable[Unit]], Sequence[Unit]] = list,
+    remote: bool = False,
 ) -> Cost:
-    """What is left to answer and to time; ``missing`` gives those units that are not done, of a run in ``folder``."""
+    """What is left to answer and to time; ``missing`` gives those units that are not done, of a run in ``folder``.
+
+    Where the server halves are ``remote`` no seconds are given.
+    """
     schedule = stock.scenario.measure
     left = [plan.to_answer[unit] for unit in missing(plan.to_answer)]
     wanted = schedule.timed_samples if schedule.precision is None else schedule.at_most
@@ -109,7 +130,10 @@ def cost_of(
         for place in places
     }
     timed = [to_time[unit] for unit in missing(to_time)]
-    rates, how = rates_of(stock, folder) if left or timed else ({}, "")
+    rates: Mapping[PointKey, Rate] = {}
+    how = "how long is not known: it depends on the server and the link"
+    if not remote:
+        rates, how = rates_of(stock, folder) if left or timed else ({}, "")
     seconds = None
     if rates:
         seen = {key: rate.seen_s for key, rate in rates.items()}
@@ -144,7 +168,7 @@ def rates_of(stock: Stock, folder: Path) -> tuple[Mapping[PointKey, Rate], str]:
     if not found:
         return {}, "how long is not known before the first are done"
     if others := [key for key in stock.points if key not in found]:
-        how += f"; {len(others)} points as the others"
+        how += f"; for {len(others)} of {len(stock.points)} points, of which nothing is known, the mean of the rest"
     filled = {key: found[key] if key in found else _like(key, found) for key in stock.points}
     return filled, how
 

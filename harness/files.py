@@ -84,9 +84,12 @@ def write_all_whole(files: Mapping[Path, Write]) -> None:
 def check_writable(path: Path) -> None:
     """OSError where ``path`` could not be written now: asked before computing, not after.
 
-    Folders that are absent are made.
+    No folder is made: one that is absent is more likely a slip than a wish.
     """
-    _make_folder(path.parent)
+    if not path.parent.exists():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {path.parent}; make it first", str(path))
+    if not path.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     hidden = _unfinished(path)

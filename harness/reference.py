@@ -47,14 +47,11 @@ def update(
     """Runs a scenario and makes the run its reference in ``folder``; returns whether there was anything to do.
 
     The run itself is made in ``work``, or completed there; a run of other code or packages is made anew. Raises
-    ResultsError where the code is no commit's: a reference says which commit it is of.
+    ResultsError where what the rows depend on is no commit's: a reference says which commit it is of.
     """
     scenario = load(scenario_file)
     own, reference = work / scenario.name, folder / scenario.name
-    commit, dirty = provenance.checkout(Path(__file__).parents[1])
-    if commit is None or dirty:
-        what = "is not a git checkout" if commit is None else "has changes that are not committed"
-        raise ResultsError(f"a reference run is of a commit, and this harness {what}; commit them first")
+    commit = _commit(Path(__file__).parents[1])
     fresh = False
     if (own / MANIFEST).exists():
         now = take_stock(scenario).manifest(scenario.name, {"id": "", "name": ""}, ())
@@ -74,6 +71,25 @@ def update(
     line = Update(scenario=scenario.name, reason=reason, date=provenance.utc_now(), commit=commit)
     disk.write_text(folder / HISTORY, _lines([*history(folder), line]))
     return True
+
+
+def _commit(root: Path) -> str:
+    """The commit that a reference run is of; raises ResultsError where its rows could be another tree's.
+
+    What is not in :data:`provenance.REMADE_FROM`, such as the README, may differ.
+    """
+    commit, _ = provenance.checkout(root)
+    if commit is None:
+        raise ResultsError("a reference run is of a commit, and this harness is not a git checkout; clone it first")
+    differing = provenance.uncommitted(root, provenance.REMADE_FROM)
+    if differing is None:
+        raise ResultsError("a reference run is of a commit, and git does not say whether this checkout differs from it")
+    if differing:
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise ResultsError(
+            f"a reference run is of a commit, and {differing[0]}{more} differs from it; commit or undo the change first"
+        )
+    return commit
 
 
 def as_reference(record: Record, links: Path) -> dict[str, bytes]:

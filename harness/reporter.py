@@ -21,3 +21,7 @@ class Reporter(Progress, Protocol):
     def warn(self, text: str) -> None:
         """Shows what must be known before a number is read."""
         ...
+
+
+def unsaid(text: str) -> None:
+    """Shows a line to nobody."""

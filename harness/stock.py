@@ -239,6 +239,25 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     return [*found, *wrong.values()]
 
 
+def running_points(scenario: Scenario, *, allow_stand_ins: bool = True) -> int:
+    """How many operating points run here: a stand-in's where one runs. Imports no torch, loads nothing."""
+    backbone = scenario.backbone
+    if scenario.estimate is None:
+        stand_in = scenario.stand_in.backbone if allow_stand_ins else None
+        backbone, _ = _first_at_hand(backbone, stand_in, lambda name: _model_digests(name, scenario.weights), [])
+    return sum(
+        len(
+            points_of(
+                spec,
+                catalog.load("scheme", spec.scheme, catalog.SCHEMES),
+                backbone,
+                standing_in=backbone != scenario.backbone,
+            )
+        )
+        for spec in scenario.pipelines
+    )
+
+
 def points_of(
     spec: PipelineSpec, scheme: type[Scheme], backbone: str, *, standing_in: bool
 ) -> Sequence[OperatingPoint]:

@@ -14,7 +14,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -23,7 +23,6 @@ from harness.analysis import Analysis, validity
 from harness.asked import elements_of
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
-from harness.edge.server import ServerLimits, Service
 from harness.energy import Sides, measure_energy
 from harness.errors import PeerError
 from harness.measure import Halves, Parted
@@ -35,13 +34,16 @@ from harness.profiling.pacing import Pacing
 from harness.profiling.telemetry import Telemetry
 from harness.records import PointKey, SampleRow, Side, to_table
 from harness.replay import Profile, sweep
-from harness.reporter import Reporter
+from harness.reporter import Reporter, unsaid
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
 from harness.stock import Stock, sample_rows, take_stock
 from harness.team import AS_SUITS, Answering, Team
+
+if TYPE_CHECKING:
+    from harness.edge.server import ServerLimits, Service
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,15 +69,16 @@ def run(
     command: Sequence[str] = (),
     remote: Remote | None = None,
     team: Team = AS_SUITS,
-    tell: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] = unsaid,
 ) -> None:
     """Runs a scenario into ``folder``, or completes the run that is there.
 
     A complete run of which nothing has changed is left alone; of another, what depends on a change is worked again.
     With a ``remote`` its server runs the server halves, and this process alone asks it; without one a ``team`` answers.
-    What is timed is timed by this process. ``tell`` is given lines on what the work will take. Raises UnavailableError
-    where something that the scenario names is not installed and has no stand-in, ResultsError where the folder holds
-    another study, and PeerError where the server is absent or another than it must be, or a worker is.
+    What is timed is timed by this process. ``tell`` is given lines on what the work takes and on what is waited for.
+    Raises UnavailableError where something that the scenario names is not installed and has no stand-in, or no Ray
+    cluster answers, ResultsError where the folder holds another study, and PeerError where the server is absent or
+    another than it must be, or a worker is.
     """
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
@@ -88,10 +91,11 @@ def run(
             return
         if differs:
             reporter.warn(f"Since this run was last worked on, these changed: {', '.join(differs)}.")
+    team.refuse_cluster()
     announce(stock, reporter)
     stock.refuse_pictures()
     with contextlib.ExitStack() as leaving:
-        peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock)))
+        peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock), tell))
         _work(stock, folder, peer, reporter=reporter, fresh=fresh, command=command, team=team, tell=tell)
 
 
@@ -114,7 +118,7 @@ def _work(
     fresh: bool,
     command: Sequence[str],
     team: Team,
-    tell: Callable[[str], None] | None,
+    tell: Callable[[str], None],
 ) -> None:
     """Measures and replays what is left to do, and completes the run."""
     scenario = stock.scenario
@@ -130,14 +134,23 @@ def _work(
         shown = list(sample_rows(stock))
         ongoing.record_samples(shown)
         plan = plan_of(stock, halves, shown)
-        if tell is not None:
-            at_once = 1 if peer is not None else team.at_once(device, threads)
-            for line in cost.lines(stock, plan, folder, missing=ongoing.missing, workers=at_once):
+        if tell is not unsaid:
+            for line in cost.lines(
+                stock,
+                plan,
+                folder,
+                missing=ongoing.missing,
+                workers=1 if peer is not None else team.count(device, threads),
+                at_once=1 if peer is not None else team.at_once(device, threads),
+                remote=peer is not None,
+            ):
                 tell(line)
         if peer is not None:
             measure.answer(plan, ongoing, reporter)  # A connection is one process's.
         else:
-            measure.answer(plan, ongoing, reporter, spread=_answering(stock, team, device, threads, ongoing, reporter))
+            measure.answer(
+                plan, ongoing, reporter, spread=_answering(stock, team, device, threads, ongoing, reporter, tell)
+            )
         halves.make()
         telemetry = Telemetry() if peer is None else PeerTelemetry(peer)
         server_machine = None if server is None else server.machine["name"]
@@ -332,7 +345,15 @@ def computes_on(device: str) -> str:
     return torch.cuda.get_device_name()
 
 
-def _answering(stock: Stock, team: Team, device: str, threads: int, ongoing: Run, reporter: Reporter) -> Answering:
+def _answering(
+    stock: Stock,
+    team: Team,
+    device: str,
+    threads: int,
+    ongoing: Run,
+    reporter: Reporter,
+    tell: Callable[[str], None] = unsaid,
+) -> Answering:
     """A team at the answers of a study."""
 
     def answerer(each: int) -> Callable[[], measure.Answers]:
@@ -355,6 +376,7 @@ def _answering(stock: Stock, team: Team, device: str, threads: int, ongoing: Run
         weight_bytes=lambda: elements_of(stock) * (2 if device == "cuda" else 4),
         record=functools.partial(ongoing.record_conditions, "answers"),
         warn=reporter.warn,
+        tell=tell,
     )
 
 
@@ -371,8 +393,10 @@ def load_models(stock: Stock) -> tuple[Models, str, int]:
     return models, device, torch.get_num_threads()
 
 
-def service(stock: Stock, *, token: str | None, limits: ServerLimits) -> Service:
+def service(stock: Stock, *, token: str | None, limits: "ServerLimits") -> "Service":
     """The server halves of every scheme at every point, loaded and ready to be served."""
+    from harness.edge.server import Service  # With a web server, which only this needs.
+
     models, device, _ = load_models(stock)
     halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
     return Service(

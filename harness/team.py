@@ -12,12 +12,13 @@ from typing import Literal, TypeAlias
 
 import psutil
 
-from harness.cluster import connected
+from harness.cluster import check_address, connected
 from harness.errors import UnavailableError
 from harness.measure import Answered, Answers, Part, named
 from harness.profiling import nvml
 from harness.profiling.actors import Actors, room
 from harness.profiling.workers import Pool, Processes, hand_out, may_fork, processors, spread, workers_for
+from harness.reporter import unsaid
 from harness.units import format_bytes
 
 Engine: TypeAlias = Literal["processes", "ray"]
@@ -51,6 +52,11 @@ class Team:
             return self.count(device, threads)
         return min(self.count(device, threads), processors() if device == "cpu" else max(1, len(visible_gpus())))
 
+    def refuse_cluster(self) -> None:
+        """Raises UnavailableError where the workers are a Ray cluster's and none answers at its address."""
+        if self.engine == "ray":
+            check_address()
+
 
 AS_SUITS = Team()
 """As many processes of this machine as suit it."""
@@ -62,7 +68,8 @@ class Answering:
 
     ``device`` and ``threads`` are those that torch computes with here; threads that the scenario has not ``given`` are
     divided among the workers. ``answerer`` gives, for so many threads, what a worker calls that loads for
-    itself; ``weight_bytes`` what its model takes. ``record`` commits who answers, ``warn`` shows a sentence.
+    itself; ``weight_bytes`` what its model takes. ``record`` commits who answers, ``warn`` shows a sentence,
+    ``tell`` a line of progress.
     """
 
     team: Team
@@ -73,6 +80,7 @@ class Answering:
     weight_bytes: Callable[[], int]
     record: Callable[[Mapping[str, float | str]], None]
     warn: Callable[[str], None]
+    tell: Callable[[str], None] = unsaid
 
     def __call__(self, answers: Answers, parts: Sequence[Part]) -> Answered:
         """Yields each part with its rows as they are there; ``answers`` is what this process would answer with.
@@ -108,7 +116,7 @@ class Answering:
         on_gpus = self.device == "cuda"
         threads = self.threads if self.given else 1
         self._warn_of_rounding(threads)
-        with connected() as ray:
+        with connected(self.tell) as ray:
             most = room(ray, on_gpus=on_gpus, threads=threads)
             workers = self.team.workers or most
             if workers > most or not most:

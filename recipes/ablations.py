@@ -40,6 +40,7 @@ from baselines.ablations.schemes import (
 from baselines.ablations.trained import Adapted, LearnedReducer, Trained, trained_around
 from baselines.ablations.uncoded import HalfPrecision
 from harness.catalog import ZOO
+from harness.cli import guarded
 from harness.data import streetsqa
 from harness.data.asking import Asked, Page
 from harness.data.drawing.seeded_random import SeededRandom
@@ -350,4 +351,4 @@ def _backbone(weights: Path) -> Llava:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "ablations", resumes=True)

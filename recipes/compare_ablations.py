@@ -17,6 +17,7 @@ import torch
 
 from baselines.ablations import schemes
 from baselines.ablations.schemes import DISTORTION, TABLE_1_CLUSTERS, Ablation, Selective
+from harness.cli import guarded
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.models.loading import LlavaModels
 from harness.models.onevision import load
@@ -127,4 +128,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "compare_ablations")

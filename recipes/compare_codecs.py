@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness import catalog
+from harness.cli import guarded
 from harness.models import adapter, files
 from harness.models.llava import Llava
 from harness.runs import disk
@@ -146,4 +147,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "compare_codecs")

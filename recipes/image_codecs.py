@@ -21,6 +21,7 @@ from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Y_STRIDE, Network
 from baselines.networks.weights import save
 from baselines.neural_codec import BUNDLED
+from harness.cli import guarded
 from recipes.linear_start import rescale, start
 from recipes.pictures import Picture, batch, pictures
 from recipes.stages import train
@@ -154,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "image_codecs", resumes=True)

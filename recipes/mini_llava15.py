@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from torch.nn.functional import interpolate
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from harness.cli import guarded
 from harness.models import onevision
 from harness.models.llava import Llava
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
@@ -223,4 +224,4 @@ It stands in for LLaVA-1.5-7B where that is not installed: the same code, in min
 
 
 if __name__ == "__main__":
-    command.run(NAME, __doc__, make, card)
+    guarded(lambda: command.run(NAME, __doc__, make, card), NAME, resumes=True)

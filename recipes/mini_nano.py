@@ -13,6 +13,7 @@ import torch
 from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+from harness.cli import guarded
 from harness.models.onevision import OneVision, load
 from recipes import cards, command, features, language, mini_onevision
 from recipes.vocabulary import STOP, make_tokenizer
@@ -89,4 +90,4 @@ LLaVA-OneVision-0.5B.
 
 
 if __name__ == "__main__":
-    command.run(NAME, __doc__, make, card)
+    guarded(lambda: command.run(NAME, __doc__, make, card), NAME, resumes=True)

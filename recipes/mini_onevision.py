@@ -13,6 +13,7 @@ import torch
 from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+from harness.cli import guarded
 from harness.models.onevision import OneVision, load
 from harness.models.patches import grids_up_to
 from recipes import cards, command, features, language, tower
@@ -132,4 +133,4 @@ project from nothing. It stands in for LLaVA-OneVision-7B where that is not inst
 
 
 if __name__ == "__main__":
-    command.run(NAME, __doc__, make, card)
+    guarded(lambda: command.run(NAME, __doc__, make, card), NAME, resumes=True)

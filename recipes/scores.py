@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from harness import catalog
+from harness.cli import guarded
 from harness.data import glimpseqa, streetsqa
 from harness.data.sample import Sample
 from harness.data.scoring import judge, metric
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "scores")

@@ -1,7 +1,8 @@
 """What a study will take, before it starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -11,6 +12,7 @@ from harness import cost, study
 from harness.cost import Rate
 from harness.profiling.machine import machine_name
 from harness.runs import tables
+from harness.runs.store import Unit
 from harness.scenario.load import load
 from harness.stock import Stock, take_stock
 from harness.units import format_duration
@@ -95,6 +97,28 @@ def test_seconds_are_recorded_ones_where_there_are_some_and_unknown_elsewhere(st
     told.clear()
     study.run(stock.scenario, tmp_path / "first", reporter=Silent(), tell=told.append)
     assert told == []
+
+
+def test_what_is_not_left_and_what_is_not_known_is_said(
+    stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answers left or no times; how many workers compute at once; a server's share is not guessed."""
+    plan = study.planned(stock)
+    monkeypatch.setattr(cost, "rates_of", lambda *_: (dict.fromkeys(plan.halves, Rate(1.0, 1.0, 1.0)), "recorded"))
+
+    def line(only: str = "", **how: Any) -> str:
+        def missing(units: Iterable[Unit]) -> list[Unit]:
+            return [unit for unit in units if unit.name.startswith(only)]
+
+        return next(cost.lines(stock, plan, tmp_path, missing=missing, **how))
+
+    assert line("times").startswith("answers: none left; times: 16 requests, about ")
+    assert line("answers").endswith("; times: none left (recorded)")
+    assert " by 3 workers, 2 at once; " in line(workers=3, at_once=2)
+    assert " by 2 workers; " in line(workers=2, at_once=2)
+    remote = line(remote=True)
+    assert "about" not in remote
+    assert remote.endswith("16 requests (how long is not known: it depends on the server and the link)")
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,10 @@ def test_every_example_is_named_for_readers() -> None:
     assert [path.name for path in EXAMPLES.glob("*.py") if f"examples/{path.name}" not in readme] == []
 
 
-def test_an_engine_of_ones_own_records_every_stage(tmp_path: Path) -> None:
+def test_an_engine_of_ones_own_records_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each question, repeat and stage is a row."""
     main_of("own_engine")(str(tmp_path / "run.parquet"))
+    assert f"{tmp_path / 'run.parquet'}: the stages of 6 requests" in capsys.readouterr().out
     rows = tables.read("stages", tmp_path / "run.parquet").to_pandas()
     assert len(rows) == 3 * 2 * 2
     assert set(rows["stage"]) == {"prefill", "generate"}

@@ -39,9 +39,11 @@ def test_the_longest_name_that_a_file_system_has_is_written(tmp_path: Path) -> N
 
 
 def test_whether_a_file_can_be_written_is_asked_without_a_trace(tmp_path: Path) -> None:
-    """A folder that is missing is made, an old file stays; a name below a file, or a folder's own, is refused."""
-    files.check_writable(tmp_path / "new" / "rows.csv")
-    assert list((tmp_path / "new").iterdir()) == []
+    """No folder is made, an old file stays; a name in no folder, below a file, or a folder's own, is refused."""
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*new; make it first"):
+        files.check_writable(tmp_path / "new" / "rows.csv")
+    files.check_writable(tmp_path / "rows.csv")
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_bytes(b"old")
     files.check_writable(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"old"

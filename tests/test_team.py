@@ -45,15 +45,24 @@ def _outcomes(record: Record) -> pd.DataFrame:
     return record.outcomes.to_pandas().drop(columns="run")
 
 
+def _needs(record: Record) -> pd.DataFrame:
+    """What halves need, but for what the system says of memory, which is never twice the same."""
+    table = record.resources.to_pandas().drop(columns="run")
+    return table.assign(value=table["value"].mask(table["quantity"] == "peak_memory_bytes"))
+
+
 @forks
 def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     eight_pages: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One worker, four, and four of which two are killed with units in hand; the manifest says how many there were."""
     study.run(eight_pages, tmp_path / "one", reporter=Silent(), team=Team(workers=1))
-    wanted = _outcomes(Run.read(tmp_path / "one"))
+    wanted, needs = _outcomes(Run.read(tmp_path / "one")), _needs(Run.read(tmp_path / "one"))
+    assert len(needs)
+    assert bool(needs["value"].notna().any())
     study.run(eight_pages, tmp_path / "four", reporter=Silent(), team=Team(workers=4))
     pd.testing.assert_frame_equal(_outcomes(Run.read(tmp_path / "four")), wanted)
+    pd.testing.assert_frame_equal(_needs(Run.read(tmp_path / "four")), needs)
 
     honest = measure._outcomes
     last = [places[0] for places in study.planned(take_stock(eight_pages)).pictures][-2:]

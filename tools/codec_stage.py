@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import catalog
+from harness.cli import guarded
 from harness.data import streetsqa
 from harness.models.contract import Untimed
 from harness.profiling.machine import this_machine
@@ -90,7 +91,7 @@ class Timed:
         """Begins a phase."""
         self._console.print(f"{name}: {total} steps, {done} of them done before")
         self._name, self._last_s = name, time.perf_counter()
-        self.seconds.setdefault(name, [])
+        self.seconds[name] = self.seconds.get(name, [])[:done]  # What is done again is timed again.
 
     def advance(self) -> None:
         """One step of the phase is done."""
@@ -194,4 +195,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "codec_stage", resumes=True)

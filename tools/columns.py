@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.cli import guarded
 from harness.records import SCHEMA_VERSION
 from harness.runs.store import MEASURED
 from harness.runs.tables import KEYS, ROWS
@@ -78,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "columns")

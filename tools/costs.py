@@ -14,6 +14,7 @@ import torch
 
 from baselines.work import HYPERPRIOR
 from harness import catalog
+from harness.cli import guarded
 from harness.data.benchmarks import BENCHMARKS
 from harness.estimates.backbone import CountedBackbone
 from harness.estimates.estimate import Estimator, Work, total
@@ -177,4 +178,4 @@ def _gb(n_bytes: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main, "costs")

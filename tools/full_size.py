@@ -18,7 +18,6 @@ import io
 import itertools
 import json
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from rich.table import Table
 
 import harness as library
 from harness import catalog
+from harness.cli import guarded
 from harness.data import streetsqa
 from harness.data.asking import samples
 from harness.data.sample import Sample
@@ -354,4 +354,4 @@ def _ms(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    guarded(main, "full_size")

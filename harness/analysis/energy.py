@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import scipy.stats
+import scipy.special
 
 from harness.analysis.latency import SOURCES
 from harness.analysis.means import Estimate
@@ -76,6 +76,6 @@ def mean_of_blocks(values_B: Sequence[float], confidence: float = 0.95) -> Estim
     n = len(values_B)
     if math.isnan(mean) or n < MIN_BLOCKS:
         return Estimate(mean, math.nan, math.nan, f"{n} blocks, where {MIN_BLOCKS} are needed")
-    quantile = scipy.stats.t.ppf(0.5 + confidence / 2, n - 1)
+    quantile = scipy.special.stdtrit(n - 1, 0.5 + confidence / 2)
     half = float(quantile * np.std(values_B, ddof=1) / math.sqrt(n))
     return Estimate(mean, mean - half, mean + half)

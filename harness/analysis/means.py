@@ -46,7 +46,6 @@ from typing import Literal
 
 import numpy as np
 import scipy.special
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
@@ -355,9 +354,9 @@ def drift_between_rounds(
     # Against the scatter of requests, not that of the levels: three rounds on a line leave none.
     error = math.sqrt(max(request * study.inflation, 1e-18) / float(at_R @ at_R))
     freedom = (study.seconds_SR.shape[0] - 1) * (n_rounds - 1)
-    trend_p = 2 * float(scipy.stats.t.sf(abs(slope) / error, freedom))
+    trend_p = 2 * float(scipy.special.stdtr(freedom, -abs(slope) / error))
     observed = float(log_R.var(ddof=1))
-    chance = float(scipy.stats.f.sf(observed / max(request * study.inflation, 1e-18), n_rounds - 1, freedom))
+    chance = float(scipy.special.fdtrc(n_rounds - 1, freedom, observed / max(request * study.inflation, 1e-18)))
     trend = math.expm1(slope * (n_rounds - 1))
     warned = max(spread, abs(trend)) > 0.02 and min(chance, trend_p) < 0.01
     sentence = (

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 
 from harness.analysis.analysis import Analysis
 from harness.analysis.slowdown import holm
@@ -136,7 +136,7 @@ def compare(
     without an operating point in common.
     """
     old, new = reference.manifest, candidate.manifest
-    _refuse_foreign(old, new)
+    _refuse_foreign(old, new, _questions(reference, candidate))
     basis = _basis(old, new)
     pairs, notes = _common(old, new)
     rows = _rows(reference, candidate, pairs)
@@ -159,7 +159,13 @@ def compare(
     )
 
 
-def _refuse_foreign(old: Manifest, new: Manifest) -> None:
+def _questions(reference: Record, candidate: Record) -> str:
+    """How many questions each of two runs asks, and how many have the same name in both."""
+    was, now = (set(record.samples["sample"].to_pylist()) for record in (reference, candidate))
+    return f"it asks {len(now)} questions and its reference {len(was)}, {len(now & was)} of them by the same name"
+
+
+def _refuse_foreign(old: Manifest, new: Manifest, questions: str) -> None:
     for what, was, now in (
         ("their scenarios are", old.scenario.get("name"), new.scenario.get("name")),
         ("their benchmarks are", ", ".join(old.benchmarks), ", ".join(new.benchmarks)),
@@ -169,7 +175,8 @@ def _refuse_foreign(old: Manifest, new: Manifest) -> None:
         ("digests of their questions are", old.digests.get("questions"), new.digests.get("questions")),
     ):
         if was != now:
-            raise ResultsError(f"run {new.name} cannot be compared with its reference: {what} {now} and {was}")
+            more = f"; {questions}" if "questions" in what else ""
+            raise ResultsError(f"run {new.name} cannot be compared with its reference: {what} {now} and {was}{more}")
 
 
 def _basis(old: Manifest, new: Manifest) -> list[str]:
@@ -302,7 +309,7 @@ def _answers(rows: pd.DataFrame, exact: bool, wanted: Limits) -> Check:
     for key, of_point in rows.groupby(["pipeline", "point"], sort=False):
         was, now = of_point["correct_was"].to_numpy(bool), of_point["correct_now"].to_numpy(bool)
         lost[key], won[key] = int((was & ~now).sum()), int((~was & now).sum())
-        p[key] = float(scipy.stats.binom.sf(lost[key] - 1, lost[key] + won[key], 0.5)) if lost[key] else 1.0
+        p[key] = float(scipy.special.bdtrc(lost[key] - 1, lost[key] + won[key], 0.5)) if lost[key] else 1.0
     adjusted = dict(zip(p, holm(list(p.values())), strict=True))
     worse = [key for key in adjusted if adjusted[key] <= ALPHA]
     said = [

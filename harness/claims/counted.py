@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from scipy.stats import entropy
+import scipy.special
+from numpy.typing import NDArray
 
 from harness import catalog
 from harness.analysis.means import Estimate
@@ -116,9 +117,14 @@ def experts_share(asked: Asked) -> list[Item]:
             continue
         use = np.asarray(row["expert_use"], dtype=np.float64)
         bits = 8 * row["bytes_per_image"] * row["pictures"] / use.sum()
-        least, most = float(entropy(use, base=2)), math.log2(use.size)
+        least, most = _entropy_bits(use), math.log2(use.size)
         found.append(Item(label=label, estimate=Estimate(least / bits, least / bits, most / bits)))
     return found or _no_codec(asked)
+
+
+def _entropy_bits(use_E: NDArray[np.float64]) -> float:
+    """The entropy of which model codes a feature, from how often each does."""
+    return float(scipy.special.entr(use_E / use_E.sum()).sum()) / math.log(2)
 
 
 def _illustrated(asked: Asked) -> list[tuple[str, Mapping[str, float]]]:

@@ -3,7 +3,8 @@
 import errno
 import io
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -103,26 +104,33 @@ def _options(
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one sentence on standard error and a status, never a traceback."""
+    """The entry point."""
+    guarded(app, "harness", resumes=any(sys.argv[1 : 1 + len(words)] == words for words in _RESUMED))
+
+
+def guarded(command: Callable[[], int | None], name: str, *, resumes: bool = False) -> NoReturn:
+    """Run a command and exit: a user's mistake is one sentence on standard error and a status, never a traceback.
+
+    ``name`` begins the sentence, and ``resumes`` says whether the command goes on where it stopped when it is repeated.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A terminal that knows few characters, and a path that is no text, are shown in escapes.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        sys.exit(command())
     except HarnessError as error:
-        _leave(str(error), ExitCode.BAD_INPUT)
+        _end(name, str(error), ExitCode.BAD_INPUT)
     except OSError as error:
         # Where a command does not expect it, a refusal of the system is still one for the user to fix.
         if error.filename is None and error.errno not in _FULL:
             raise
-        _leave(f"{error.filename}: {why(error)}" if error.filename else why(error), ExitCode.BAD_INPUT)
+        _end(name, f"{error.filename}: {why(error)}" if error.filename else why(error), ExitCode.BAD_INPUT)
     except (Interrupted, KeyboardInterrupt):
-        resumed = any(sys.argv[1 : 1 + len(words)] == words for words in _RESUMED)
-        _leave("interrupted" + ("; repeat the command to resume" if resumed else ""), ExitCode.INTERRUPTED)
+        _end(name, "interrupted" + ("; repeat the command to resume" if resumes else ""), ExitCode.INTERRUPTED)
 
 
-def _leave(sentences: str, code: ExitCode) -> None:
+def _end(name: str, sentences: str, code: ExitCode) -> NoReturn:
     for sentence in sentences.split("\n"):
-        print(f"harness: {printable(sentence)}", file=sys.stderr)
+        print(f"{name}: {printable(sentence)}", file=sys.stderr)
     sys.exit(code)

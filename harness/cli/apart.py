@@ -7,9 +7,15 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.app import folder_name
 from harness.cli.run import Limit, Overrides, RunsFolder, given
 
-Name = Annotated[str | None, typer.Option(help="Name of the run's folder.", show_default="the scenario's name")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", callback=folder_name, help="Name of the run's folder.", show_default="the scenario's name"
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over and delete the run that is in the folder.")]
 
 
@@ -31,7 +37,12 @@ def measure(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the folder.", show_default="the scenario's name and the half"),
+        typer.Option(
+            metavar="NAME",
+            callback=folder_name,
+            help="Name of the folder.",
+            show_default="the scenario's name and the half",
+        ),
     ] = None,
     results: RunsFolder = Path("results/runs"),
     fresh: Fresh = False,
@@ -93,7 +104,7 @@ def join(
     from harness.derived import join as join_halves
     from harness.runs.provenance import MANIFEST, read
 
-    folder = results / (name or str(read(device / MANIFEST).scenario_value("name")))
+    folder = results / (name or str(folder_name(str(read(device / MANIFEST).scenario_value("name")))))
     with Display(terminal()) as display:
         join_halves(device, server, folder, links=links, reporter=display, fresh=fresh)
     _print_table(folder)

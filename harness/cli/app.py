@@ -1,6 +1,7 @@
 """What all commands share: how they are declared, their quantities with units, and what Ctrl-C prints."""
 
 import enum
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from harness import units
+from harness.errors import shown
+from harness.files import UNFINISHED
 
 
 class Interrupted(BaseException):
@@ -90,6 +93,22 @@ def above_0(parse: Callable[[object], float]) -> Callable[[object], float]:
         return value
 
     return parsed
+
+
+_MOST_NAME_BYTES = 128
+"""Of a run's name; file systems allow 255, and what is unfinished has a longer one."""
+
+
+def folder_name(text: str | None) -> str | None:
+    """A run's name as an option has it; raises BadParameter for what is not the name of one folder."""
+    if text is None:
+        return None
+    is_name = text.strip() == text != "" and text.isprintable() and not text.startswith((".", "-", UNFINISHED))
+    if not is_name or "/" in text or "\\" in text or len(os.fsencode(text)) > _MOST_NAME_BYTES:
+        raise typer.BadParameter(
+            f"{shown(text)} is no name of a folder; a name such as smoke-2 is expected, and --results says where it is"
+        )
+    return text
 
 
 RATE = {"parser": quantity(above_0(units.parse_rate_bps)), "metavar": "RATE"}

@@ -47,7 +47,7 @@ def check(
     """
     from harness.errors import ScenarioError
     from harness.scenario.load import load, scenario_hash
-    from harness.stock import missing
+    from harness.stock import missing, running_points
 
     mistakes = []
     for file in files:
@@ -59,7 +59,7 @@ def check(
         if wrong := missing(scenario, allow_stand_ins=not no_stand_in):
             mistakes += [f"{file}: {sentence}" for sentence in wrong]
             continue
-        points = sum(1 for pipeline in scenario.pipelines for _ in pipeline.operating_points())
+        points = running_points(scenario, allow_stand_ins=not no_stand_in)
         typer.echo(
             f"{file}: {scenario.name} {scenario_hash(scenario)}: {len(scenario.pipelines)} schemes, "
             f"{points} operating points, {len(scenario.replay.uplinks)} uplinks"

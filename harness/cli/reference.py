@@ -61,7 +61,8 @@ def update(
 ) -> None:
     """Run scenarios and make their runs the reference. Repeat the command to resume.
 
-    The code must be committed. Rows that the replay makes again are left out, and of the machine only processor, memory
+    What the rows depend on must be committed: `harness/`, `baselines/`, `scenarios/`, `constraints.txt` and
+    `pyproject.toml`. Rows that the replay makes again are left out, and of the machine only processor, memory
     and accelerators are recorded.
 
         harness reference update --reason 'the codec of lambda 0.3 was trained longer' scenarios/smoke.yaml
@@ -70,12 +71,13 @@ def update(
     from harness.cli.display import Display, terminal
     from harness.errors import ResultsError
     from harness.scenario.load import load
+    from harness.scenario.source import suggested
 
     if not reason.strip():
         raise typer.BadParameter("is empty; say why the reference changes", param_hint="--reason")
     files = scenarios or [Path("scenarios") / f"{manifest.name}.yaml" for manifest, _, _ in reference.listed(folder)]
     if absent := [file for file in files if not file.is_file()]:
-        raise ResultsError(f"{absent[0]}: no such scenario")
+        raise ResultsError(f"{absent[0]}: no such scenario; {suggested(absent[0])}a scenario's file is expected")
     console = terminal()
     for file in files:
         console.print(f"{file}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import EngineName
+from harness.cli.app import EngineName, folder_name
 from harness.cli.estimate import refuse_options, show_projection, write_projection
 from harness.edge import TOKEN_VARIABLE
 
@@ -28,6 +28,8 @@ Overrides = Annotated[
 Name = Annotated[
     str | None,
     typer.Option(
+        metavar="NAME",
+        callback=folder_name,
         help="Name of the run's folder.",
         show_default="the scenario's name, and its hash where values were replaced",
     ),
@@ -197,9 +199,12 @@ def show(
     from harness.cli.display import terminal
     from harness.report.sections import resources_table, sections
     from harness.report.table import write
+    from harness.runs import disk
 
     if out is not None and resources:
         raise typer.BadParameter("goes without --resources, which is printed", param_hint="--out")
+    if out is not None:
+        disk.check_writable(out)
     found = Analysis.read(path)
     if out is None:
         console = terminal()

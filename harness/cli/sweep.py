@@ -52,7 +52,7 @@ def sweep(
         _check(out)
     run = Analysis.read(path)
     found = run.profiles(pipeline)
-    rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers)
+    rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers, tell=_tell)
     if out is not None:
         _write(rows, out)
     levels = {(profile.pipeline, profile.point): cells.level_of(profile) for profile in found}
@@ -76,6 +76,10 @@ def sweep(
             console.print(f"no interval, or none claimed (-): {reason}")
     if any(cell.answered < 1 for cell in summary):
         console.print("means are of the requests that were answered; to p50 and p99 one never answered is the slowest")
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _check(out: Path) -> None:

@@ -60,7 +60,10 @@ def gather(benchmarks: Mapping[str, Sequence[Sample]], wanted: int | None = None
     for name, samples in benchmarks.items():
         if samples and not places[name]:
             fewest = min(Counter(known.image_id for known in _names(samples, name)).values())
-            raise ScenarioError(f"samples: {wanted} of {name}, whose pictures have {fewest} questions or more each")
+            raise ScenarioError(
+                f"samples: {wanted} of {name}, whose pictures have {fewest} questions or more each; give at least "
+                f"{fewest}, as --limit {fewest}"
+            )
     return Gathered(benchmarks, places)
 
 

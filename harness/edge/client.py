@@ -21,6 +21,7 @@ from harness.profiling.energy import Reading
 from harness.profiling.machine import Conditions
 from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
+from harness.reporter import unsaid
 from harness.schemes.contract import DeviceHalf
 
 _PATIENCE_S = 60.0
@@ -53,12 +54,21 @@ class Transfer:
 class Peer:
     """A server, over one connection that is kept open; :attr:`info` is what it said of itself.
 
-    Raises PeerError, naming every difference, for a server that is not what ``device`` needs.
+    ``tell`` is given a line when the server is waited for. Raises PeerError, naming every difference, for a server that
+    is not what ``device`` needs.
     """
 
-    def __init__(self, url: str, device: Info, *, token: str | None = None, shaper: Shaper | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        device: Info,
+        *,
+        token: str | None = None,
+        shaper: Shaper | None = None,
+        tell: Callable[[str], None] = unsaid,
+    ) -> None:
         self.url = _checked(url)
-        self._shaper = shaper
+        self._shaper, self._tell = shaper, tell
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         timeout = httpx.Timeout(30.0, read=_ANSWER_S, write=_ANSWER_S)
         # An environment's proxy would be measured too.
@@ -174,6 +184,8 @@ class Peer:
                     f"{self.url}: took no request for {_PATIENCE_S:g} s ({reason}); start it with 'harness serve', "
                     "then repeat the command to resume"
                 )
+            if not attempt:
+                self._tell(f"{self.url}: takes no request yet ({reason}); trying for {_PATIENCE_S:g} s")
             time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
             attempt += 1
 
@@ -202,9 +214,9 @@ class Remote:
     shaper: Shaper | None = None
 
     @contextlib.contextmanager
-    def connected(self, device: Info) -> Iterator[Peer]:
-        """The server while the context lasts; raises PeerError as :class:`Peer` does."""
-        peer = Peer(self.url, device, token=self.token, shaper=self.shaper)
+    def connected(self, device: Info, tell: Callable[[str], None] = unsaid) -> Iterator[Peer]:
+        """The server while the context lasts; ``tell`` and PeerError are as :class:`Peer` has them."""
+        peer = Peer(self.url, device, token=self.token, shaper=self.shaper, tell=tell)
         try:
             yield peer
         finally:

@@ -138,8 +138,7 @@ class Lora:
 
         Raises CheckpointError where it is absent, damaged or of another model, or more than a plain LoRA.
         """
-        config = files.read_json(folder / CONFIG_NAME)
-        _refuse_more_than_lora(folder, config)
+        config = files.adapter_config(folder)
         found = {name: tensor.float() for name, tensor in _tensors(folder, part).items()}
         linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
         layers = [name for name in linear if _targeted(part, name)]
@@ -214,20 +213,6 @@ class Lora:
             yield
         finally:
             self._is_on = False
-
-
-def _refuse_more_than_lora(folder: Path, config: Mapping[str, Any]) -> None:
-    path = folder / CONFIG_NAME
-    if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; LORA is expected")
-    for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias"):
-        if config.get(key):
-            raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is expected")
-    if config.get("bias", "none") != "none":
-        raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is expected")
-    for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
-            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a whole number from 1 on is expected")
 
 
 def _tensors(folder: Path, part: Part) -> dict[str, Tensor]:

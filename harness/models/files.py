@@ -157,6 +157,34 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the adapter in ``folder``; raises CheckpointError for more than a plain LoRA."""
+    path = folder / ADAPTER_CONFIG
+    config = read_json(path)
+    if config.get("peft_type") != "LORA":
+        raise CheckpointError(f"{path}: peft_type is {config.get('peft_type')!r}; LORA is expected")
+    for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "lora_bias"):
+        if config.get(key):
+            raise CheckpointError(f"{path}: {key} is {config[key]!r}; a plain LoRA is expected")
+    if config.get("bias", "none") != "none":
+        raise CheckpointError(f"{path}: bias is {config['bias']!r}; a plain LoRA is expected")
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key), int) or isinstance(config[key], bool) or config[key] < 1:
+            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a whole number from 1 on is expected")
+    return config
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises CheckpointError for what is not a whole safetensors file; its header and length are looked at."""
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: is damaged, or is not safetensors: {error}") from None
+
+
 @functools.lru_cache(maxsize=64)
 def tensors(folder: Path, part: Part) -> Mapping[str, Place]:
     """The tensors of a part by their names in it; of files whose tensors an index lists, opens those of a tied head.

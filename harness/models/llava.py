@@ -58,6 +58,18 @@ class LlavaVision:
         self._lora = lora
         self._seen: OrderedDict[tuple[bytes, tuple[int, int], bool], Features] = OrderedDict()
 
+    def share(self, other: "LlavaVision") -> None:
+        """From now on, what one of two has seen serves the other too, if both see every picture to the same bits."""
+        ours, theirs = (side.vision_tower.state_dict() for side in (self, other))
+        if (
+            (self._lora, other._lora) == (None, None)
+            and (self.cut, self.tiling, self.device) == (other.cut, other.tiling, other.device)
+            and self.config.vision_config.to_dict() == other.config.vision_config.to_dict()
+            and ours.keys() == theirs.keys()
+            and all(ours[name].dtype == theirs[name].dtype and ours[name].equal(theirs[name]) for name in ours)
+        ):
+            self._seen = other._seen
+
     @property
     def device(self) -> torch.device:
         """Where the tower's weights are."""

@@ -75,6 +75,7 @@ class LlavaModels:
                 raise
             self.folder, self.config = None, family.full_size(name)
         self._parts: dict[tuple[Any, ...], Any] = {}
+        self._smaller_than: LlavaModels | None = None
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -94,6 +95,9 @@ class LlavaModels:
         if key not in self._parts:
             module, lora = self._adapted("tower", adapter)
             self._parts[key] = LlavaVision(self.name, self.family, self.config, module, lora)
+            larger = self._smaller_than
+            if larger is not None and key in larger._parts:
+                self._parts[key].share(larger._parts[key])
         found: LlavaVision = self._parts[key]
         return found
 
@@ -146,6 +150,7 @@ class LlavaModels:
         if key not in self._parts:
             load = catalog.load("backbone", name, catalog.BACKBONES)
             self._parts[key] = load(name, device=self.device, weights=weights, max_pixels=self.max_pixels)
+            self._parts[key]._smaller_than = self
         found: LlavaModels = self._parts[key]
         return found
 

@@ -33,6 +33,7 @@ Work: TypeAlias = Callable[[Task], Result]
 _PR_SET_PDEATHSIG = 1
 _MOST_DEATHS = 3
 """Of workers at one task, or in one place before they were ready: another would die of the same."""
+_FEWER = "have fewer workers (--workers of 'harness run'; before any command, 'taskset -c 0' for one)"
 _PATIENCE_S = 5.0
 """How long a process that closed its pipe may take to end before it is killed."""
 
@@ -157,7 +158,7 @@ def _given_up(where: str, how: str) -> str:
     short = "" if "SIGKILL" not in how else ", which is how Linux ends a process when memory is short"
     return (
         f"{_MOST_DEATHS} worker processes ended {where}, the last {how}{short}; what others had finished is stored: "
-        "repeat the command to resume, with fewer --workers where memory is short"
+        f"repeat the command to resume; where memory is short, {_FEWER}"
     )
 
 
@@ -265,9 +266,7 @@ def _portable(error: Exception) -> Exception:
     """An error as it passes between processes."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         reason = str(error).partition("\n")[0] or type(error).__name__
-        return UnavailableError(
-            f"a worker has no memory left: {reason}; each has a model: repeat the command with fewer --workers"
-        )
+        return UnavailableError(f"a worker has no memory left: {reason}; each has a model: {_FEWER}")
     if not isinstance(error, HarnessError):
         error.add_note("In a worker:\n" + "".join(traceback.format_exception(error)))
     try:

@@ -3,7 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from harness.errors import UnavailableError
 from harness.records import RequestRow, schema
 from harness.replay.cell import Cell, Engine, replay
 from harness.replay.profile import Profile
+from harness.reporter import unsaid
 from harness.scenario.replay import Replay
 
 Job = tuple[Profile, Cell, Engine]
@@ -27,17 +28,24 @@ def cells(spec: Replay) -> Iterator[Cell]:
                 yield Cell(spec=spec, uplink=uplink, users=users, seed=seed)
 
 
-def sweep(profiles: Sequence[Profile], spec: Replay, *, workers: Workers = 1, engine: Engine = "auto") -> pa.Table:
+def sweep(
+    profiles: Sequence[Profile],
+    spec: Replay,
+    *,
+    workers: Workers = 1,
+    engine: Engine = "auto",
+    tell: Callable[[str], None] = unsaid,
+) -> pa.Table:
     """The request rows of every profile in every cell, in that order whoever replays them.
 
     ``workers`` is a number of processes, or ``ray`` for the cluster that Ray is connected to (a local one where there
     is none); its nodes need the harness, and the files of recorded links under the same paths. A cell's random streams
-    depend on its seed alone, so the rows do not depend on the workers. Raises UnavailableError where Ray is asked for
-    and not installed, and what :func:`replay` raises.
+    depend on its seed alone, so the rows do not depend on the workers. ``tell`` is given a line of progress. Raises
+    UnavailableError where Ray is asked for and not installed or not reached, and what :func:`replay` raises.
     """
     jobs = [(profile, cell, engine) for profile in profiles for cell in cells(spec)]
     if workers == "ray":
-        tables = _over_ray(jobs)
+        tables = _over_ray(jobs, tell)
     elif workers == 1 or len(jobs) < 2:
         tables = [_replayed(job) for job in jobs]
     else:
@@ -58,8 +66,8 @@ def _over_processes(jobs: Sequence[Job], workers: int) -> list[pa.Table]:
         pool.shutdown(cancel_futures=True)
 
 
-def _over_ray(jobs: Sequence[Job]) -> list[pa.Table]:
-    with connected() as ray:
+def _over_ray(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[pa.Table]:
+    with connected(tell) as ray:
         try:
             remote = ray.remote(_replayed)
             return list(ray.get([remote.remote(job) for job in jobs]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis import Analysis, comparison
+from harness.analysis import Analysis, comparison, means
 from harness.units import format_bytes, format_seconds
 
 _MOST_ROWS = 400
@@ -62,6 +62,12 @@ def texts(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return Grid(caption, [Column(head) for head in heads], [[TableCell(text) for text in row] for row in rows])
 
 
+def how_compared(run: Analysis) -> str:
+    """How schemes are compared with the first: within rounds, where they were timed in the same ones."""
+    apart = run.first["reason"].fillna("").str.startswith(means.NOT_COMPARABLE)
+    return "within rounds" + ("; schemes that were timed apart have no interval" if apart.any() else "")
+
+
 def source(run: Analysis) -> dict[str, str]:
     """The sources of the run's stage rows, for tables that rest on them."""
     return {"source": ", ".join(sorted(set(run.record.stages["source"].to_pylist()))) or "none"}
@@ -95,7 +101,7 @@ def _first(run: Analysis) -> Grid:
         "total_mean_s": ("mean latency", format_seconds), "ratio": ("times as long as the first", _plain),
         "reason": ("no interval because", None),
     }  # fmt: skip
-    return _grid("Who answers first: means over the first's, within rounds", run.first, columns, source(run))
+    return _grid(f"Who answers first: means over the first's, {how_compared(run)}", run.first, columns, source(run))
 
 
 def _points(run: Analysis) -> Grid:

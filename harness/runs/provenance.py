@@ -333,6 +333,19 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+CODE = ("harness", "baselines")
+"""What of a checkout computes a run's rows; the scenario and the packages' versions are in the manifest."""
+
+REMADE_FROM = (*CODE, "scenarios", "constraints.txt", "pyproject.toml")
+"""What of a checkout decides the rows that somebody else's run of a committed scenario has."""
+
+
+def uncommitted(root: Path, paths: Sequence[str] = CODE) -> list[str] | None:
+    """The files under ``paths`` that differ from the checkout's commit, new ones too; None where git does not say."""
+    told = _git(root, "status", "--porcelain", "--", *paths)
+    return None if told is None else [line[3:] for line in told.splitlines()]
+
+
 def checkout(root: Path) -> tuple[str | None, bool | None]:
     """The commit of the git checkout whose top folder is ``root``, and whether its code differs from that commit.
 
@@ -342,8 +355,8 @@ def checkout(root: Path) -> tuple[str | None, bool | None]:
     answer = _git(root, "rev-parse", "--show-toplevel", "HEAD")
     if answer is None or len(lines := answer.splitlines()) != 2 or Path(lines[0]).resolve() != root.resolve():
         return None, None
-    changes = _git(root, "status", "--porcelain", "--", "harness", "baselines")
-    return lines[1], None if changes is None else bool(changes)
+    differing = uncommitted(root)
+    return lines[1], None if differing is None else bool(differing)
 
 
 def released(root: Path) -> bool:

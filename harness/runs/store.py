@@ -35,6 +35,7 @@ from harness.runs.provenance import MANIFEST, Manifest
 from harness.runs.tables import Kind, Rows
 
 _PARTS, _UNITS = "parts", "units.json"
+_SHOWN_UNITS = 3
 
 MEASURED: tuple[Kind, ...] = ("stages", "paced", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
@@ -275,10 +276,7 @@ class Run:
         try:
             rows = tables.read(kind, part / f"{kind}.parquet", facts["tables"].get(kind))
         except ResultsError as error:
-            raise ResultsError(
-                f"{error}; remove the folder {part}, and its units are worked again: "
-                f"{', '.join(facts['units'].values())}"
-            ) from None
+            raise ResultsError(f"{error}; {_work_again(part, facts)}") from None
         return rows.filter(pc.is_in(rows["unit"], pa.array(sorted(keys), pa.string()))) if kind in MEASURED else rows
 
     def _update(self, **changes: object) -> None:
@@ -301,6 +299,8 @@ class Run:
 
         Raises ResultsError for one that is absent, unfinished, damaged, of another schema, or the other half.
         """
+        if folder.is_file():
+            raise ResultsError(f"{folder}: is a file, and a run's folder is expected; {_of_file(folder)}")
         if not folder.is_dir():
             raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
         manifest = provenance.read(folder / MANIFEST)
@@ -320,6 +320,20 @@ class Run:
         if left_out:
             read["requests"] = replayed.requests(manifest, folder, read["stages"], read["outcomes"], read["samples"])
         return Record(folder=folder, manifest=manifest, **{str(kind): table for kind, table in read.items()})
+
+
+def _of_file(path: Path) -> str:
+    """What a file that was given as a run is, and what takes it."""
+    if path.name == MANIFEST:
+        return f"give the folder, {path.parent}"
+    try:
+        tables.read("stages", path)
+    except ResultsError:
+        return "'harness runs' lists the runs"
+    return (
+        "it holds rows of stages, as 'harness.record' writes them, and a scenario takes it as times: "
+        f"profile: [{{ path: {path.name}, pipeline: ..., side: server, machine: ... }}]"
+    )
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -386,7 +400,28 @@ def _read_facts(part: Path) -> Facts:
         raise ResultsError(
             f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are worked again"
         ) from None
+    for kind, digest in facts["tables"].items():
+        path = part / f"{kind}.parquet"
+        try:
+            found = of_bytes(path.read_bytes())
+        except OSError as error:
+            raise ResultsError(f"{path}: cannot be read: {files.why(error)}; {_work_again(part, facts)}") from None
+        if found != digest:
+            raise ResultsError(
+                f"{path}: is damaged or was edited: its digest is {found}, and the run wrote {digest}; "
+                f"{_work_again(part, facts)}"
+            )
     return facts
+
+
+def _work_again(part: Path, facts: Facts) -> str:
+    """What to do about a damaged part: how many units are lost with it, and the first of them."""
+    names = list(facts["units"].values())
+    more = ", ..." if len(names) > _SHOWN_UNITS else ""
+    return (
+        f"remove the folder {part}, and its {len(names)} unit{'s are' if len(names) != 1 else ' is'} worked again: "
+        f"{', '.join(dict.fromkeys(names[:_SHOWN_UNITS]))}{more}"
+    )
 
 
 def complete_runs(path: Path) -> list[Path]:

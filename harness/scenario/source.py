@@ -56,7 +56,8 @@ def read(path: Path, what: str = "scenario", keys: str = "'name:' and 'benchmark
     try:
         text = files.read(path, at_most=_MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise ScenarioError(f"{path}: cannot be read: {files.why(error)}; a YAML file is expected") from None
+        meant = suggested(path)
+        raise ScenarioError(f"{path}: cannot be read: {files.why(error)}; {meant}a YAML file is expected") from None
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a {what} is UTF-8 text") from None
     reader = _Reader(path, what)
@@ -70,6 +71,14 @@ def read(path: Path, what: str = "scenario", keys: str = "'name:' and 'benchmark
     if not isinstance(found, dict):
         raise ScenarioError(f"{path}: holds no mapping; a {what} begins with keys such as {keys}")
     return Document(found, reader.lines, reader.mistakes)
+
+
+def suggested(path: Path) -> str:
+    """``did you mean scenarios/smoke.yaml? `` where ``path`` is only its name; nothing where no such file is there."""
+    name = path.name.removesuffix(".yaml")
+    places = (Path(folder) / f"{name}.yaml" for folder in ("scenarios", "training", "examples"))
+    meant = next((place for place in places if not path.exists() and place.is_file()), None)
+    return "" if meant is None else f"did you mean {meant}? "
 
 
 def value(text: str) -> Any:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
+from harness.models.files import refuse_unreadable
 from harness.schemes.contract import DeviceHalf, MergingPoint, Models, OperatingPoint, ReducedPoint, ServerHalf
-from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, adapter_beside, find_codec
+from harness.tofc.trained import (
+    ADAPTER,
+    CODEC,
+    MANIFEST,
+    adapter_beside,
+    find_codec,
+    refuse_other_backbone,
+    refuse_unreadable_adapter,
+)
 
 if TYPE_CHECKING:
     from harness.tofc.merging import Reducer
@@ -85,7 +94,11 @@ class Tofc:
     def files(cls, backbone: str, point: TofcPoint) -> dict[str, Path]:
         """The files that the point names besides the model, by names for people; raises as the halves do."""
         path = find_codec(backbone, point.codec)
+        refuse_unreadable(path)
+        if path.name == CODEC:
+            refuse_other_backbone(path.parent, backbone)
         found = {f"codec {point.codec}": path}
         if (adapter := path.parent / ADAPTER).is_dir():
+            refuse_unreadable_adapter(adapter)
             found |= {f"adapter of {point.codec}, {file.name}": file for file in sorted(adapter.iterdir())}
         return found

@@ -156,10 +156,18 @@ def _twins(x_VD: Array, norm_V: Array) -> Array:
             candidates += norm_V[j] == norm_V[i]
         if candidates > 0:
             for j in range(i):
-                if norm_V[j] == norm_V[i] and twin_V[j] == j and (x_VD[j] == x_VD[i]).all():
+                if norm_V[j] == norm_V[i] and twin_V[j] == j and _is_equal(x_VD, i, j):
                     twin_V[i] = j
                     break
     return twin_V
+
+
+@_kernel
+def _is_equal(x_VD: Array, i: int, j: int) -> bool:
+    for d in range(x_VD.shape[1]):  # noqa: SIM110 - a generator is not compiled
+        if x_VD[i, d] != x_VD[j, d]:
+            return False
+    return True
 
 
 @_kernel
@@ -201,12 +209,13 @@ def choose(
 
 
 def _decided(square_VV: Array, norm_V: Array, twin_V: Array, k: int, error_V: Array, centres_C: Array) -> Array:
-    """Fill in the likeliest centres; returns the features that may or may not be among them."""
+    """Fill in the likeliest centres, ascending; returns the features that may or may not be among them."""
     # Numbers that are not negative are in the order of their bits, and minima of integers, which need no care for NaN,
     # take a fraction of the time.
     bits_VV = square_VV.view(np.int32 if square_VV.dtype == np.float32 else np.int64)
-    doubtful: Array = _scan(square_VV, bits_VV, norm_V, twin_V, k, error_V, centres_C)
-    return doubtful
+    doubtful_V = _scan(square_VV, bits_VV, norm_V, twin_V, k, error_V, centres_C)
+    centres_C.sort()
+    return np.flatnonzero(doubtful_V)
 
 
 @_kernel
@@ -217,9 +226,7 @@ def _scan(
     nearest_KV = _nearest(bits_VV, k, infinity)
     low_V, high_V = _scores(square_VV, bits_VV, nearest_KV, norm_V, twin_V, error_V, infinity)
     _leading(low_V, centres_C)
-    doubtful = _doubtful(centres_C, low_V, high_V, twin_V)
-    centres_C.sort()
-    return doubtful
+    return _doubtful(centres_C, low_V, high_V, twin_V)
 
 
 @_kernel
@@ -242,7 +249,8 @@ def _take_differences(x_VD: Array, square_VV: Array, error_V: Array, anew: Array
     """Take the squared distances of some features anew, from differences; a feature without error has its own."""
     n_features = x_VD.shape[0]
     is_anew_V = np.zeros(n_features, np.bool_)
-    is_anew_V[anew] = True
+    for i in anew:
+        is_anew_V[i] = True
     # Feature by feature: each is read once for all that are taken anew, and each pair is taken once.
     for j in range(n_features):
         if error_V[j] > 0.0:
@@ -261,9 +269,12 @@ def _nearest(bits_VV: Array, k: int, infinity: int) -> Array:
     # From the last row up: when a row's turn comes, all later rows have left it so small a K-th smallest that few of
     # its own values are inserted.
     for i in range(n_features - 1, -1, -1):
-        row_V[:i] = bits_VV[i, :i]
+        # Loops: numba takes seconds to compile one slice's assignment to another, for its sentence on other shapes.
+        for j in range(i):
+            row_V[j] = bits_VV[i, j]
         row_V[i : i + _BLOCK] = infinity
-        own_K[:] = nearest_KV[:, i]
+        for slot in range(k):
+            own_K[slot] = nearest_KV[slot, i]
         for start in range(0, i, _BLOCK):
             least = infinity
             for j in range(start, start + _BLOCK):
@@ -272,7 +283,8 @@ def _nearest(bits_VV: Array, k: int, infinity: int) -> Array:
                 for j in range(start, start + _BLOCK):
                     if row_V[j] < own_K[k - 1]:
                         _insert(own_K, row_V[j])
-        nearest_KV[:, i] = own_K
+        for slot in range(k):
+            nearest_KV[slot, i] = own_K[slot]
         # Each value sinks through its column's list, slot by slot; what it displaces sinks on.
         for slot in range(k):
             slot_V = nearest_KV[slot]
@@ -386,11 +398,12 @@ def _leading(score_V: Array, centres_C: Array) -> None:
 
 @_kernel
 def _doubtful(leading_C: Array, low_V: Array, high_V: Array, twin_V: Array) -> Array:
-    """Indices of the features that may or may not be among the centres; none where the leaders by ``low_V`` are."""
+    """Which features may or may not be among the centres; none where the leaders by ``low_V`` are."""
     n_features = low_V.shape[0]
     threshold = low_V[leading_C[-1]]
     chosen_V = np.zeros(n_features, np.bool_)
-    chosen_V[leading_C] = True
+    for i in leading_C:
+        chosen_V[i] = True
     rival = -np.inf
     for i in range(n_features):
         if not chosen_V[i]:
@@ -402,7 +415,7 @@ def _doubtful(leading_C: Array, low_V: Array, high_V: Array, twin_V: Array) -> A
         else:
             # Equal features have to serve as centres: all others must be known to come before them.
             doubtful_V[i] = low_V[i] == -np.inf and twin_V[i] == i
-    return np.flatnonzero(doubtful_V)
+    return doubtful_V
 
 
 @_kernel

@@ -86,7 +86,9 @@ class IntegerLayers:
         if x_NI.device.type != "cpu":
             return self.by_matrix_products(x_NI, expert_N)
         out_NO = np.empty((len(x_NI), self.shape[2]), np.int32)
-        _run(x_NI.to(torch.int16).numpy(), expert_N.numpy(), *self._arrays, out_NO)  # type: ignore[call-arg, arg-type]
+        model_N = expert_N.numpy()
+        order_N = np.argsort(model_N, kind="stable")  # Here: numba takes a second to compile a sort.
+        _run(x_NI.to(torch.int16).numpy(), model_N, order_N, *self._arrays, out_NO)  # type: ignore[call-arg, arg-type]
         return torch.from_numpy(out_NO)
 
     def by_matrix_products(self, x_NI: Tensor, expert_N: Tensor) -> Tensor:
@@ -152,13 +154,13 @@ def _check(layer: int, weight_EOI: Tensor, multiplier_EO: Tensor, bias_EO: Tenso
 def _run(
     x_NI: NDArray[np.int16],
     expert_N: NDArray[np.int64],
+    order_N: NDArray[np.int64],
     weights: tuple[Array, ...],
     multipliers: tuple[Array, ...],
     biases: tuple[Array, ...],
     out_NO: NDArray[np.int32],
 ) -> None:
-    """Run each model over its own features, so that its weights are read once."""
-    order_N = np.argsort(expert_N, kind="mergesort")
+    """Run each model over its own features, which ``order_N`` puts together, so that its weights are read once."""
     start = 0
     while start < len(order_N):
         expert = expert_N[order_N[start]]

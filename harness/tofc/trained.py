@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness import catalog
-from harness.errors import CheckpointError, UnavailableError, unknown_name
+from harness.errors import CheckpointError, UnavailableError, shown, unknown_name
 from harness.models import files
 from harness.models.contract import Models, Part
 
@@ -80,9 +80,21 @@ def adapter_beside(codec: Path, models: Models, parts: Sequence[Part]) -> Path |
     """
     if codec.name != CODEC or not (codec.parent / MANIFEST).exists():
         return None
+    refuse_other_backbone(codec.parent, models.name)
     _refuse_other_weights(codec.parent, models, parts)
     adapter = codec.parent / ADAPTER
     return adapter if adapter.is_dir() else None
+
+
+def refuse_other_backbone(folder: Path, backbone: str) -> None:
+    """Raises CheckpointError where the manifest of the training in ``folder`` names another backbone than this."""
+    if (path := folder / MANIFEST).exists():
+        was = manifest(path).get("backbone", backbone)
+        if was != backbone:
+            raise CheckpointError(
+                f"{folder}: is of {shown(was)}, and {backbone} needs one that was trained with it; 'harness train' "
+                "makes one"
+            )
 
 
 def _refuse_other_weights(folder: Path, models: Models, parts: Sequence[Part]) -> None:
@@ -136,9 +148,22 @@ def find_adapter(backbone: str, adapter: str) -> Path:
 
 
 def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:
-    """The files of an adapter, by names for people; raises as :func:`find_adapter`."""
+    """The files of an adapter, by names for people.
+
+    Raises as :func:`find_adapter`, and CheckpointError for an adapter of another backbone and for files that cannot be
+    read.
+    """
     folder = find_adapter(backbone, adapter)
+    if folder.name == ADAPTER:
+        refuse_other_backbone(folder.parent, backbone)
+    refuse_unreadable_adapter(folder)
     return {f"adapter {adapter}, {name}": folder / name for name in (files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS)}
+
+
+def refuse_unreadable_adapter(folder: Path) -> None:
+    """Raises CheckpointError for an adapter that is damaged, or more than a plain LoRA; no weights are read."""
+    files.adapter_config(folder)
+    files.refuse_unreadable(folder / files.ADAPTER_WEIGHTS)
 
 
 def load_adapter(models: Models, adapter: str) -> Path:
@@ -148,5 +173,6 @@ def load_adapter(models: Models, adapter: str) -> Path:
     """
     folder = find_adapter(models.name, adapter)
     if folder.name == ADAPTER:
+        refuse_other_backbone(folder.parent, models.name)
         _refuse_other_weights(folder.parent, models, files.PARTS)
     return folder

@@ -58,7 +58,7 @@ def read(path: Path, *, tensors: bool = True) -> State | None:
         return State(**json.loads(metadata["state"]), tensors=found)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: not a readable checkpoint of a training: {error}; --fresh starts over"
+            f"{path}: not a readable checkpoint of a training: {error}; delete it to start over"
         ) from None
 
 

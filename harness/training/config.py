@@ -216,11 +216,13 @@ class TrainingConfig(Frozen):
     def _questions_where_they_are_asked(self) -> Self:
         kind = self.data["kind"]
         asks = catalog.load("kind of training data", kind, catalog.TRAINING_DATA).asks
-        if not asks and (self.stage != "codec" or self.prefit.distortion == "answers"):
-            raise ValueError(
-                f"data: {kind} have no questions, and fit a codec alone, by the distortion of features: --stage codec, "
-                "with prefit: {distortion: features, lambda: 0.05} and its steps"
-            )
+        needed = [] if self.stage == "codec" else ["--stage codec"]
+        if self.prefit.distortion == "answers":
+            needed.append("prefit.distortion: features")
+            needed += ["prefit.lambda, such as 0.05"] if self.prefit.rate_weight is None else []
+        needed += [] if self.prefit.steps else ["prefit.steps above 0"]
+        if not asks and needed:
+            raise ValueError(f"data: {kind} have no questions, and fit a codec alone, which needs {', '.join(needed)}")
         return self
 
     @property

@@ -157,7 +157,10 @@ def test_a_foreign_run_is_refused(run: Record) -> None:
     """Other questions, another scoring, another scenario, or no point in common: one sentence says which."""
     facts = run.manifest.model_dump()
     for change, words in (
-        ({"digests": {**facts["digests"], "questions": "0"}}, "digests of their questions are 0 and None"),
+        (
+            {"digests": {**facts["digests"], "questions": "0"}},
+            r"questions are 0 and None; it asks (\d+) questions and its reference \1, \1 of them by the same name",
+        ),
         ({"benchmarks": ("MME",)}, "their benchmarks are MME and StreetsQA"),
         ({"scenario": {**facts["scenario"], "scoring": "vlmevalkit-2024"}}, "answers are scored by vlmevalkit-2024"),
         ({"points": {"other": {"-": {}}}}, "no operating point is in both"),

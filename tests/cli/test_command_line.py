@@ -15,8 +15,11 @@ import yaml
 from rich.panel import Panel
 from rich.table import Table
 
+from harness import record
 from harness.channel import recording
+from harness.cli import guarded
 from harness.cli.display import Display, terminal
+from harness.errors import CheckpointError
 from tests.made_up_run import make
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +83,7 @@ def test_a_sweep_writes_what_the_files_ending_says(harness: Run, tmp_path: Path,
     """CSV under .csv, Parquet under .parquet; the same rows."""
     make(tmp_path / "run")
     scenario = _scenario(tmp_path / "s.yaml")
+    (tmp_path / "new").mkdir()
     assert harness("sweep", tmp_path / "run", scenario, "--pipeline", "tofc", "--out", tmp_path / "new" / name)[0] == 0
     content = (tmp_path / "new" / name).read_bytes()
     assert content.startswith(b"PAR1" if name.endswith(".parquet") else b'"replay","pipeline","point"')
@@ -91,6 +95,19 @@ def test_a_sweep_writes_what_the_files_ending_says(harness: Run, tmp_path: Path,
     [
         (["sweep", "none", "s.yaml", "--out", "rows.txt"], "rows.txt: rows are written to a file whose name ends in"),
         (["sweep", "none", "s.yaml", "--out", "file/rows.csv"], "file/rows.csv: cannot be written: Not a directory"),
+        (
+            ["sweep", "none", "s.yaml", "--out", "new/a.csv"],
+            "new/a.csv: cannot be written: there is no folder new; make",
+        ),
+        (["report", "none", "--out", "new/a.html"], "new/a.html: cannot be written: there is no folder new; make it"),
+        (["report", "none", "--trace", "new/a.json"], "new/a.json: cannot be written: there is no folder new; make"),
+        (["show", "none", "--out", "new/a.csv"], "new/a.csv: cannot be written: there is no folder new; make it first"),
+        (["compare", "none", "none", "--out", "new/a.md"], "new/a.md: cannot be written: there is no folder new; make"),
+        (
+            ["pack", "none", "s.yaml", "--out", "new/a.tar.gz"],
+            "new/a.tar.gz: cannot be written: there is no folder new",
+        ),
+        (["trace", "import", "none.up", "new/x.parquet"], "new/x.parquet: cannot be written: there is no folder new"),
         (["trace", "import", "none.up", "file/x.parquet"], "file/x.parquet: cannot be written: Not a directory"),
         (["trace", "import", "none.up", "x.csv"], "x.csv: a recording is written as Parquet"),
         (["trace", "fit", "none.parquet", "--out", "file/x.json"], "file/x.json: cannot be written: Not a directory"),
@@ -118,6 +135,40 @@ def test_a_length_of_nothing_is_refused(harness: Run, tmp_path: Path, seconds: s
         assert status == 2
         assert option in err
     assert harness("trace", "fit", "a.parquet", "--out", "a.json", "--step", seconds)[0] == 2
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../../x", "a/b", "/x", ".hidden", "-x", " ", "a\nb", "n" * 300])
+def test_a_runs_name_is_that_of_a_folder(harness: Run, name: str) -> None:
+    """Every command that takes one refuses a path, before it looks at its inputs."""
+    for command in (
+        ["run", "s.yaml"],
+        ["measure", "s.yaml", "--half", "device"],
+        ["join", "a", "b"],
+        ["replay", "a", "s.yaml"],
+        ["illustrate", "s.yaml"],
+    ):
+        status, _, err = harness(*command, f"--name={name}")
+        assert status == 2
+        assert "is no name of" in " ".join(err.replace("│", " ").split())
+
+
+def test_a_scenarios_name_for_its_file_is_understood(harness: Run, tmp_path: Path) -> None:
+    """The file that may be meant is in the sentence."""
+    (tmp_path / "scenarios").mkdir()
+    _scenario(tmp_path / "scenarios" / "smoke.yaml")
+    for command in (["run", "smoke"], ["check", "smoke"], ["reference", "update", "--reason", "r", "smoke"]):
+        status, _, err = harness(*command)
+        assert (status, "did you mean scenarios/smoke.yaml?" in err) == (2, True)
+
+
+def test_a_file_of_the_recorder_is_told_from_a_run(harness: Run, tmp_path: Path) -> None:
+    """It is not shown, and the sentence says what takes it."""
+    with record(tmp_path / "own.parquet").request("q") as r, r.stage("prefill"):
+        pass
+    status, _, err = harness("show", "own.parquet")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "own.parquet: is a file" in err
+    assert "profile: [{ path: own.parquet" in err
 
 
 def test_an_option_is_named_as_it_is_written(harness: Run) -> None:
@@ -231,3 +282,25 @@ def test_a_name_that_no_file_system_has_is_a_sentence(harness: Run, command: str
     status, _, err = harness(command, "n" * 300)
     assert (status, err.count("\n")) == (2, 1)
     assert "File name too long" in err
+
+
+@pytest.mark.parametrize(
+    ("mistake", "status", "sentence"),
+    [
+        (CheckpointError("a.safetensors: is no checkpoint"), 2, "tool: a.safetensors: is no checkpoint\n"),
+        (KeyboardInterrupt(), 130, "tool: interrupted; repeat the command to resume\n"),
+        (None, 0, ""),
+    ],
+)
+def test_a_tool_or_recipe_ends_as_a_command_does(
+    mistake: BaseException | None, status: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a sentence that its own name begins, and the statuses of the commands."""
+
+    def command() -> None:
+        if mistake is not None:
+            raise mistake
+
+    with pytest.raises(SystemExit) as exit_:
+        guarded(command, "tool", resumes=True)
+    assert (exit_.value.code or 0, capsys.readouterr().err) == (status, sentence)

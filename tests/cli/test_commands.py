@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli.run import given
+from harness.scenario.load import load
+from harness.stock import take_stock
 from tests import made_up_run
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,16 @@ def test_a_right_scenario_is_described_in_a_line(harness: Run) -> None:
     assert (status, err) == (0, "")
     assert len(out.splitlines()) == len(list(SCENARIOS.glob("*.yaml")))
     assert "operating points" in out
+
+
+def test_the_points_that_a_check_counts_are_those_that_run(harness: Run) -> None:
+    """Where a stand-in of the backbone runs its points are counted, not the wanted ones."""
+    path = SCENARIOS / "realworldqa_lowrate.yaml"
+    stock = take_stock(load(path))
+    status, out, _ = harness("check", path)
+    assert (status, stock.backbone != stock.scenario.backbone) == (0, True)
+    assert f", {len(stock.points)} operating points, " in out
+    assert len(stock.points) != sum(len(list(spec.operating_points())) for spec in stock.scenario.pipelines)
 
 
 def test_a_wrong_scenario_exits_2_with_one_sentence_and_the_right_ones_are_still_checked(

@@ -110,10 +110,11 @@ def test_a_reference_needs_a_reason_and_a_commit(
 ) -> None:
     """Nothing is run for an empty reason, or from code that is no commit's."""
     assert harness("reference", "update", "--reason", " ", __file__)[0] == 2
-    monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("0" * 40, True))
+    monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("0" * 40, False))
+    monkeypatch.setattr("harness.runs.provenance.uncommitted", lambda *_: ["scenarios/smoke.yaml", "constraints.txt"])
     scenario = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
     status, _, error = harness("reference", "update", "--reason", "why", scenario, "--work", tmp_path / "work")
-    assert (status, "has changes that are not committed" in error) == (2, True)
+    assert (status, "scenarios/smoke.yaml and 1 more differs from it" in error) == (2, True)
     assert not (tmp_path / "work").exists()
 
 
@@ -130,6 +131,7 @@ def test_an_update_is_made_once_and_explained_once(
 
     monkeypatch.setattr("harness.study.run", ran)
     monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("c" * 40, False))
+    monkeypatch.setattr("harness.runs.provenance.uncommitted", lambda *_: [])
     command = ("reference", "update", "--reason", "a first one", scenario, "--folder", "kept", "--work", "work")
     assert harness(*command)[1].endswith("kept/smoke: made\n")
     assert harness(*command)[1].endswith("kept/smoke: is up to date\n")

@@ -386,6 +386,30 @@ def test_a_vision_side_from_a_checkpoint_sees(tmp_path: Path) -> None:
     assert torch.equal(seen.x_PVD, backbone.see(image, Untimed()).x_PVD)
 
 
+def test_a_smaller_model_behind_the_same_tower_sees_what_the_larger_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features are the same to the bit, and computed once; behind a tower that differs in a bit, or alone, anew."""
+    image = Image.new("RGB", (200, 150), "red")
+    alone = onevision.load("mini-onevision").smaller().vision().see(image, Sharing()).x_PVD
+    models, other = onevision.load("mini-onevision"), onevision.load("mini-onevision")
+    seen = models.vision().see(image, Sharing()).x_PVD
+    other.vision().see(image, Sharing())
+    with torch.no_grad():
+        next(other.vision().vision_tower.parameters()).view(-1)[0] += 1e-3
+    encoded: list[int] = []
+    encode = LlavaVision.encode
+
+    def counted(self: LlavaVision, tiles: Any) -> torch.Tensor:
+        encoded.append(1)
+        return encode(self, tiles)
+
+    monkeypatch.setattr(LlavaVision, "encode", counted)
+    assert torch.equal(models.smaller().vision().see(image, Sharing()).x_PVD, seen)
+    assert not encoded
+    assert torch.equal(other.smaller().vision().see(image, Sharing()).x_PVD, alone)
+    assert torch.equal(seen, alone)
+    assert len(encoded) == 1
+
+
 def test_what_is_seen_for_one_point_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a pass that wants answers alone a picture is encoded once, to the same features; elsewhere every time."""
     vision = onevision.load("mini-onevision").vision()

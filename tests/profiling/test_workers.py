@@ -173,7 +173,7 @@ def test_no_memory_in_a_worker_is_said_with_what_helps() -> None:
     def work(n: int) -> int:
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nIt has 24 GiB.")
 
-    with pytest.raises(UnavailableError, match=r"no memory left: CUDA out of memory.*fewer --workers"):
+    with pytest.raises(UnavailableError, match=r"no memory left: CUDA out of memory.*have fewer workers"):
         list(spread(work, range(3), 2))
 
 

@@ -52,6 +52,13 @@ def test_tells_its_own_checkout_from_another(tmp_path: Path) -> None:
     assert provenance.checkout(tmp_path) == (commit, False)
     (tmp_path / "harness" / "a.py").write_text("a = 2\n")
     assert provenance.checkout(tmp_path) == (commit, True)
+    assert provenance.uncommitted(tmp_path) == ["harness/a.py"]
+    _git(tmp_path, "checkout", "-q", "harness")
+    for name in ("README.md", "scenarios/new.yaml", "constraints.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("new\n")
+    assert provenance.uncommitted(tmp_path) == []
+    assert provenance.uncommitted(tmp_path, provenance.REMADE_FROM) == ["constraints.txt", "scenarios/"]
     assert provenance.checkout(tmp_path / "harness") == (None, None), "an installed package in a user's repository"
 
 

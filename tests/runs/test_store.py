@@ -402,6 +402,23 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, manifest: Made, study_units: l
     assert Run.read(folder).manifest.tables[kind]
 
 
+def test_a_damaged_part_is_noticed_when_the_run_is_resumed(tmp_path: Path, manifest: Made) -> None:
+    """Before anything is computed; of its units there are the number and the first three."""
+    folder = tmp_path / "tonight"
+    with Run.open_or_create(folder, manifest()) as run:
+        run.add([Unit(f"picture {n}") for n in range(40)])
+    (part,) = (folder / "parts").iterdir()
+    facts = json.loads((part / "units.json").read_text())
+    (part / "outcomes.parquet").write_bytes(b"flipped")
+    (part / "units.json").write_text(json.dumps({**facts, "tables": {"outcomes": "0" * 16}}))
+    with pytest.raises(ResultsError, match=r"outcomes\.parquet: is damaged or was edited") as refusal:
+        Run.open_or_create(folder, manifest())
+    assert str(refusal.value).endswith("its 40 units are worked again: picture 0, picture 1, picture 2, ...")
+    (part / "outcomes.parquet").unlink()
+    with pytest.raises(ResultsError, match=r"outcomes\.parquet: cannot be read: No such file"):
+        Run.open_or_create(folder, manifest())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "change", "sentence"),

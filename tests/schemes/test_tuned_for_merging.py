@@ -177,6 +177,13 @@ def test_an_adapter_is_found_and_rows_depend_on_its_files(
     changed = {pipeline for (pipeline, label), depends in before.items() if depends != after[pipeline, label]}
     assert changed == {"jpeg", "hyperprior"}
     assert f"adapter {name}, {files.ADAPTER_WEIGHTS}" in before["jpeg", f"quality=40,n_c=6,adapter={name}"]
+    whole, text = (place / files.ADAPTER_WEIGHTS).read_bytes(), config.read_text()
+    (place / files.ADAPTER_WEIGHTS).write_bytes(whole[:-100])
+    assert f"{files.ADAPTER_WEIGHTS}: is damaged, or is not safetensors" in missing(wanted)[0]
+    (place / files.ADAPTER_WEIGHTS).write_bytes(whole)
+    config.write_text(text[:-9])
+    assert f"{files.ADAPTER_CONFIG}: is not JSON" in missing(wanted)[0]
+    config.write_text(text)
     (place / files.ADAPTER_WEIGHTS).unlink()
     (told,) = missing(wanted)
     assert files.ADAPTER_WEIGHTS in told
@@ -195,6 +202,11 @@ def test_an_adapter_of_another_model_is_refused(
     manifest.write_text(json.dumps({"fingerprints": {**prints, "language": "0" * 16}}))
     with pytest.raises(CheckpointError, match=r"training: was trained with weights 0{16} of the language of mini-"):
         Jpeg.server_half(models, chosen)
+    manifest.write_text(json.dumps({"backbone": "mini-llava15", "fingerprints": prints}))
+    with pytest.raises(CheckpointError, match="training: is of 'mini-llava15', and mini-onevision needs one"):
+        Jpeg.server_half(models, chosen)
+    with pytest.raises(CheckpointError, match="training: is of 'mini-llava15', and mini-onevision needs one"):
+        Jpeg.files("mini-onevision", chosen)
     other = load(NAME, weights=save(make_backbone(width=48), tmp_path / "wide"))
     with pytest.raises(CheckpointError, match="it was trained with another model"):
         Jpeg.server_half(other, point(adapter=str(random[1])))

@@ -84,6 +84,17 @@ def test_settings_replace_values(write_config: Callable[..., Path]) -> None:
         ({"backbone": "llava"}, r"unknown backbone 'llava'; known: "),
         ({"data": {"kind": "tsv"}}, r"unknown kind of training data 'tsv'; known: bundled, conversations, pictures"),
         ({"data": {"kind": "pictures", "folder": "x"}}, "data: pictures have no questions, and fit a codec alone"),
+        (
+            {
+                "data": {"kind": "pictures", "folder": "x"},
+                "prefit": {"steps": 2, "distortion": "features", "lambda": 0.05},
+            },
+            r"fit a codec alone, which needs --stage codec$",
+        ),
+        (
+            {"data": {"kind": "pictures", "folder": "x"}, "steps": 0, "lora": {"rank": 0}, "prefit": {"steps": 2}},
+            r"fit a codec alone, which needs prefit.distortion: features, prefit.lambda, such as 0.05$",
+        ),
         ({"lambda": None}, "lambda: is missing; it weighs bits against the distortion"),
         ({"codec": {"scheme": "jpeg"}}, r"codec.scheme: 'jpeg' is not right"),
         ({"codec": {"scheme": "tofc_heuristic"}}, "bits: is the bit length of tofc_heuristic, which has no default"),

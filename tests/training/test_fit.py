@@ -133,7 +133,9 @@ def test_the_loop_ends_with_its_losses() -> None:
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     """With what to do about it."""
     (tmp_path / "state").write_bytes(b"no")
-    with pytest.raises(CheckpointError, match=r"state: not a readable checkpoint of a training: .*--fresh starts over"):
+    with pytest.raises(
+        CheckpointError, match=r"state: not a readable checkpoint of a training: .*delete it to start over"
+    ):
         checkpoint.read(tmp_path / "state")
 
 
