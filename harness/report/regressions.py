@@ -34,7 +34,7 @@ class Found:
     @property
     def code(self) -> ExitCode:
         """1 where anything regressed, else 2 where anything could not be compared, else 0."""
-        if self.others or any(one.regressed for one in (*self.runs, *self.timed)):
+        if self.others or any(run.regressed for run in self.runs) or any(one.regressed for one in self.timed):
             return ExitCode.NEGATIVE
         return ExitCode.BAD_INPUT if self.refused else ExitCode.FINE
 
