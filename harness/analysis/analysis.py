@@ -397,6 +397,11 @@ class Analysis:
         return "reported or derived" if self.is_estimated else "measured"
 
     @property
+    def resources_source(self) -> str:
+        """Where the rows of memory and operations come from: their sources, such as ``measured``."""
+        return " and ".join(sorted(pc.unique(self.record.resources["source"]).to_pylist()))
+
+    @property
     def is_estimated(self) -> bool:
         """Whether the run's stages are estimated for machines that are not here, and nothing of it was measured."""
         return self.manifest.scenario.get("estimate") is not None

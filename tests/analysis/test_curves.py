@@ -179,10 +179,12 @@ def test_few_clusters_promise_nothing() -> None:
     """Resamples of one cluster are all alike: no slope is sure and nothing has an interval, from six on it has."""
     score = np.array([0.5, 0.6, 0.66, 0.7])
     score_B = np.broadcast_to(score, (100, 4))
-    enough, one, five = (
-        [Ladder.fit(name, n * BYTES, score, score_B, clusters=clusters) for name, n in (("a", 1), ("b", 1.8))]
-        for clusters in (6, 1, 5)
-    )
+
+    def pair(clusters: int) -> tuple[Ladder, Ladder]:
+        a, b = (Ladder.fit(name, n * BYTES, score, score_B, clusters=clusters) for name, n in (("a", 1.0), ("b", 1.8)))
+        return a, b
+
+    enough, one, five = pair(6), pair(1), pair(5)
     assert curves.equal_score(*enough, 0.65).ratio.value == pytest.approx(1.8)
     for few, reason in ((one, "1 picture promises no interval"), (five, "5 pictures promise no interval")):
         at, (rate, _), gain = curves.equal_score(*few, 0.65), curves.bd_rate(*few), curves.bd_score(*few)
