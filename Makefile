@@ -8,7 +8,7 @@ SCENARIO ?= scenarios/realworldqa_lowrate.yaml
 ARGS ?=
 CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/lambda-0.3 mini-onevision/lambda-1.0 \
 	mini-llava15/lambda-0.1 mini-llava15/lambda-0.5
-# What the nightly times its commit against (without it, the commit of the last night), and on which scenario.
+# What the nightly times its commit against (without it, the last night's of another commit), and on which scenario.
 AGAINST ?=
 TIMED ?= scenarios/smoke.yaml
 # Put a complete training of build/weights in the zoo, in the place of the one that is there.

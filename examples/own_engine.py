@@ -32,4 +32,4 @@ def main(path: str | None = None, questions: int = 3, repeats: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if len(sys.argv) > 1 else None)

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -30,10 +31,14 @@ from harness.errors import ResultsError, UnavailableError
 from harness.reporter import Reporter
 from harness.runs import disk, provenance
 from harness.runs.digests import of_code, of_data, of_file
+from harness.scenario.load import load
+from harness.stock import take_stock
 
 ROOT = Path(__file__).parents[1]
 _WORKER = Path(__file__).with_name("timing_worker.py")
 _GIT_PATIENCE_S = 300.0
+_PATIENCE_S = 1800.0
+"""How long a process may take to load, or for one request, before it is taken to hang."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +65,7 @@ def compare(
         sides = {"reference": tree, "candidate": ROOT}
         # Not their number: a command that asks for more pairs goes on from those of an earlier one.
         each = {name: value for name, value in dataclasses.asdict(design).items() if name != "pairs"}
-        packages = provenance.package_versions()
-        facts = {"scenario": of_file(scenario_file), "code": of_code(), "packages": packages, "design": each}
+        facts = {**depended_on(scenario_file), "packages": provenance.package_versions(), "design": each}
         own = folder / f"{scenario_file.stem}-{full[:12]}-{of_data({**facts, 'commit': full})}"
         series = Series(scenario_file.resolve(), sides, own, design)
         rows = series.timed("first", reporter)
@@ -90,6 +94,21 @@ def compare(
             ),
             notes=tuple(notes),
         )
+
+
+def depended_on(scenario_file: Path) -> dict[str, str]:
+    """Digests of what this checkout's times of a scenario depend on: the file, the code, the weights, the questions.
+
+    Raises what :func:`harness.stock.take_stock` does.
+    """
+    stock = take_stock(load(scenario_file))
+    weights = {f"{pipeline} at {label}": named for (pipeline, label), named in stock.depends.items()}
+    return {
+        "scenario": of_file(scenario_file),
+        "code": of_code(),
+        "weights": of_data(weights),
+        "questions": of_data(stock.sample_digests),
+    }
 
 
 @contextlib.contextmanager
@@ -223,6 +242,11 @@ class _Worker:
 
     def _read(self) -> Any:
         assert self._process.stdout is not None
+        # A process tells one line for each that it was told: none is left in the buffer, where select sees nothing.
+        if not select.select([self._process.stdout], [], [], _PATIENCE_S)[0]:
+            raise ResultsError(
+                f"the {self._side} has not answered for {_PATIENCE_S:g} s, and was ended; repeat the command to resume"
+            )
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()

@@ -12,9 +12,10 @@ import pytest
 from harness import paired
 from harness.errors import ResultsError
 from harness.paired import Design, Series
+from harness.runs import digests
 
 WORKER = """
-import json, os, sys
+import json, os, sys, time
 facts = {"package": os.environ["PYTHONPATH"], "packages": {}, "machine": "m", "questions": "q",
     "points": [["tofc", "-"]]}
 if os.path.exists("odd"):
@@ -24,6 +25,8 @@ if os.path.exists("broken"):
 print(json.dumps(facts), flush=True)
 slow = float(open("seconds").read())
 for line in sys.stdin:
+    if os.path.exists("hangs"):
+        time.sleep(60)
     if os.path.exists("dies"):
         os._exit(9)
     with open("turns", "a") as turns:
@@ -153,3 +156,24 @@ def test_a_commit_is_checked_out_and_removed(monkeypatch: pytest.MonkeyPatch, tm
         assert len(full) == 40
     assert not tree.exists()
     assert len(git("worktree", "list").splitlines()) == 1
+
+
+def test_a_process_that_hangs_is_ended_and_named(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for no longer than the limit, and its pair is not there to be resumed from."""
+    (series.sides["candidate"] / "hangs").touch()
+    monkeypatch.setattr(paired, "_PATIENCE_S", 1.0)
+    with pytest.raises(ResultsError, match=r"the candidate has not answered for 1 s, and was ended"):
+        series.timed("first", Told())
+    assert not list((series.folder / "first").iterdir())
+
+
+def test_pairs_depend_on_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pairs timed with other weights are not resumed from; with the same, the digests are the same."""
+    file = tmp_path / "s.yaml"
+    file.write_text(Path("scenarios/smoke.yaml").read_text())
+    before = paired.depended_on(file)
+    assert paired.depended_on(file) == before
+    real = digests.of_file
+    monkeypatch.setattr(digests, "of_file", lambda path: real(path) + "'" * (path.suffix == ".safetensors"))
+    now = paired.depended_on(file)
+    assert [name for name in before if now[name] != before[name]] == ["weights"]

@@ -4,8 +4,8 @@
     python -m tools.nightly draw [--out FILE]
 
 ``run`` runs each scenario anew (or completes it: a night that was stopped is resumed), compares its rows with
-``results/reference/``, decodes the streams that another machine coded, times this commit against that of the last
-night in the history (or ``--against`` any), and writes ``nightly.md``, ``nightly.json`` and ``report.html`` into
+``results/reference/``, decodes the streams that another machine coded, times this commit against the last other one
+in the history (or ``--against`` any), and writes ``nightly.md``, ``nightly.json`` and ``report.html`` into
 ``results/nightly/COMMIT/``, and a file into ``results/history/``. The status is that of ``harness compare``: 0, 1 for a
 regression, 2 where something could not be run or compared. ``draw`` shows the history.
 """
@@ -37,6 +37,7 @@ RESULTS = Path("results")
 GOLDEN = Path("tests/tools/golden")
 TIMED = Path("scenarios/smoke.yaml")
 _MOST_LABELS = 8
+_MOST_SAID = 300
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="run, compare, report, and add to the history")
     run.add_argument("scenarios", nargs="*", type=Path, help="instead of those that have a reference")
     run.add_argument(
-        "--against", metavar="COMMIT", default="", help="the commit to time against; default: last night's"
+        "--against", metavar="COMMIT", default="", help="the commit to time against; default: the last other one"
     )
     run.add_argument(
         "--timed", metavar="SCENARIO", type=Path, default=TIMED, help="what is timed; default: %(default)s"
@@ -82,15 +83,14 @@ def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, cons
     except HarnessError as error:
         found = Found()
         refused.append(str(error))
-    if sentence := _streams():
-        refused.append(sentence)
+    streams, why_unread = _streams()
+    if why_unread:
+        refused.append(why_unread)
     notes = [*found.notes]
     times = []
-    last = against or _last_commit(history(RESULTS / "history"))
+    last = against or _last_commit(history(RESULTS / "history"), other_than=None if dirty else commit)
     if not last:
-        notes.append("times: the history has no night to compare with; name a commit with --against")
-    elif last == commit and not dirty:
-        notes.append("times: the commit is that of the last night, and is not timed against itself")
+        notes.append("times: the history has no night of another commit; name one with --against")
     else:
         design = paired.Design(pairs=pairs)
         try:
@@ -99,7 +99,8 @@ def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, cons
             times.append(timed_now)
         except HarnessError as error:
             refused.append(f"times: {error}")
-    found = Found(runs=found.runs, refused=[*refused, *found.refused], timed=times, notes=notes)
+    others = {"recorded streams": streams} if streams else {}
+    found = Found(runs=found.runs, others=others, refused=[*refused, *found.refused], timed=times, notes=notes)
     console.print(regressions.terminal(found))
     _write(folder / "nightly.md", regressions.markdown(found))
     _write(folder / "nightly.json", regressions.text(found, "json"))
@@ -122,20 +123,28 @@ def _ran(file: Path, runs: Path, console: Console) -> str:
     return ""
 
 
-def _streams() -> str:
-    """Decodes the streams that a machine of another kind coded; returns what differs, or nothing."""
+def _streams() -> tuple[str, str]:
+    """Decodes the streams that a machine of another kind coded; returns what differs, and why they could not be read.
+
+    Both are empty where all decode equal.
+    """
     command = [sys.executable, "-m", "tools.portability", "decode", str(GOLDEN)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = " ".join(done.stdout.split())[-_MOST_SAID:]
+    # What differs is printed when all is decoded. A crash ends with 1 too, and prints nothing there.
+    if done.returncode == 1 and said:
+        return f"{GOLDEN}: recorded streams do not decode equal: {said}", ""
     if done.returncode:
-        return f"{GOLDEN}: recorded streams do not decode equal: {' '.join(done.stdout.split())[-300:]}"
-    return ""
+        why = " ".join(done.stderr.split())[-_MOST_SAID:] or f"status {done.returncode}"
+        return "", f"{GOLDEN}: recorded streams could not be decoded: {why}"
+    return "", ""
 
 
 def _reported(runs: Sequence[Path], out: Path) -> str:
     """Writes the report of all runs; returns why it could not be written, or where it is."""
     command = [sys.executable, "-m", "harness", "report", *map(str, runs), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return str(out) if done.returncode == 0 else f"no report: {' '.join(done.stderr.split())[-300:]}"
+    return str(out) if done.returncode == 0 else f"no report: {' '.join(done.stderr.split())[-_MOST_SAID:]}"
 
 
 def _write(path: Path, text: str) -> None:
@@ -154,9 +163,13 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _last_commit(nights: Sequence[Mapping[str, Any]]) -> str:
-    """The commit of the last night that was of a commit; empty where there is none."""
-    return next((str(one["commit"]) for one in reversed(nights) if one["commit"] and not one["dirty"]), "")
+def _last_commit(nights: Sequence[Mapping[str, Any]], other_than: str | None) -> str:
+    """The commit of the last night that was of another commit; empty where there is none.
+
+    A night that is repeated is thus timed against what it was timed against before, and fails where it failed.
+    """
+    commits = [str(one["commit"]) for one in nights if one["commit"] and not one["dirty"]]
+    return next((commit for commit in reversed(commits) if commit != other_than), "")
 
 
 def drawn(nights: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -184,8 +197,11 @@ def drawn(nights: Sequence[Mapping[str, Any]], out: Path) -> None:
         for timed in one["timed"]:
             for part in timed["parts"]:
                 slower = part["verdict"] == "slower"
-                low, high = (part[end] if part[end] is not None else part["ratio"] for end in ("low", "high"))
                 look = {"color": "#c1272d" if slower else "#7a7a7a", "marker": "^" if slower else ".", "linewidth": 0.6}
+                if part["ratio"] is None:  # Only this commit has the stage: its ratio is infinite, and at the top edge.
+                    bottom.plot(at, 1.0, clip_on=False, transform=bottom.get_xaxis_transform(), **look)
+                    continue
+                low, high = (part[end] if part[end] is not None else part["ratio"] for end in ("low", "high"))
                 bottom.errorbar(at, part["ratio"], [[part["ratio"] - low], [high - part["ratio"]]], **look)
             bottom.plot([at - 0.4, at + 0.4], [1 + timed["gate"]["minimum_effect"]] * 2, "k--", linewidth=0.8)
     bottom.axhline(1, color="k", linewidth=0.5)

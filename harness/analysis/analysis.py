@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -218,14 +218,25 @@ class Analysis:
 
     @cached_property
     def session(self) -> str:
-        """What absolute means are of: :func:`harness.analysis.doubts.session_label` of the rounds and starts."""
-        rounds = {(row["start"], row["round"]) for row in self._rounds}
-        return doubts.session_label(len({round_ for _, round_ in rounds}), len({start for start, _ in rounds}))
+        """What absolute means are of: :func:`harness.analysis.doubts.session_label` of the rounds and starts.
+
+        The fewest in which a side of a selected point was timed: a scheme that was added to a run, and the server of
+        two machines' run, have rounds and starts of their own. Of all points where none that was timed is selected.
+        """
+        sides = ["pipeline", "point", "side"]
+        rows = self.record.stages.group_by([*sides, "round", "start"], use_threads=False).aggregate([]).to_pandas()
+        shown = pd.MultiIndex.from_frame(rows[["pipeline", "point"]]).isin(list(self.selected_keys))
+        counts = (rows[shown] if shown.any() else rows).groupby(sides)[["round", "start"]].nunique()
+        return doubts.session_label(int(counts["round"].min()), int(counts["start"].min())) if len(counts) else ""
 
     @cached_property
     def timing_warnings(self) -> tuple[str, ...]:
-        """What makes the selected points' times doubtful: :func:`harness.analysis.doubts.timing_warnings`."""
-        return tuple(doubts.timing_warnings(self.setting, self.selected_keys))
+        """What makes the selected points' times doubtful: :func:`harness.analysis.doubts.timing_warnings`.
+
+        Last what is not judged of the system: :meth:`harness.analysis.setting.Setting.unjudged`.
+        """
+        unjudged = self.setting.unjudged(pc.unique(self._selected_requests["channel"]).to_pylist())
+        return (*doubts.timing_warnings(self.setting, self.selected_keys), *filter(None, [unjudged]))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:
@@ -259,6 +270,16 @@ class Analysis:
         throughout and the times are of each pipeline's first point; ``shown`` says whether a row may have times.
         """
         return latency.at_uplinks(self.points, self.times, reaching=self.scored)
+
+    @cached_property
+    def met(self) -> Literal["none", "some", "all"]:
+        """In which replayed cells of :attr:`numbers` requests may meet, or a link's rate varies.
+
+        There a mean is of the requests that were replayed, and elsewhere of the whole benchmark.
+        """
+        cells_ = self.numbers.loc[self.numbers["requests"] > 0, ["channel", "users"]].drop_duplicates()
+        alone = [self.setting.alone(cell) for cell in cells_.to_dict("records")]  # type: ignore[arg-type]
+        return "none" if all(alone) else "some" if any(alone) else "all"
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
@@ -376,6 +397,11 @@ class Analysis:
         return "reported or derived" if self.is_estimated else "measured"
 
     @property
+    def resources_source(self) -> str:
+        """Where the rows of memory and operations come from: their sources, such as ``measured``."""
+        return " and ".join(sorted(pc.unique(self.record.resources["source"]).to_pylist()))
+
+    @property
     def is_estimated(self) -> bool:
         """Whether the run's stages are estimated for machines that are not here, and nothing of it was measured."""
         return self.manifest.scenario.get("estimate") is not None
@@ -459,8 +485,3 @@ class Analysis:
         """The selected points that were timed."""
         chosen = self.points.loc[self.points["selected"], ["pipeline", "point"]].to_numpy().tolist()
         return tuple((p, q) for p, q in chosen if (p, q) in self.timed_points)
-
-    @cached_property
-    def _rounds(self) -> list[dict[str, int]]:
-        rows: list[dict[str, int]] = self.record.stages.group_by(["round", "start"]).aggregate([]).to_pylist()
-        return rows

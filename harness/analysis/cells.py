@@ -17,7 +17,7 @@ A percentile is claimed only where the pictures' effective number of requests ce
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -47,7 +47,8 @@ def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = N
 
     - ``requests``; ``done``, how many of them finished the part; ``timed``, how many timed ones they were drawn from
     - ``mean_s`` with its interval, ``p50_s``, ``p90_s``, ``p99_s`` with theirs, null where none is promised
-    - ``share``, ``share_low``, ``share_high``: of requests answered within ``deadline_s``; null where it is None
+    - ``share``, ``share_low``, ``share_high``: of requests answered within ``deadline_s``; null where it is None, and
+      where the system is unstable, whose share falls with the replay's length
     - ``source``: the least direct of its stages'; null where it has none, as link and wait, which are replayed
     - ``reason``: why there is no interval, or no mean
 
@@ -60,12 +61,14 @@ def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = N
             raise ResultsError(
                 f"{key[0]} at {key[1]} has requests but no stage rows; they were replayed from other rows"
             )
-        of_parts = _alone(setting, key, cell, deadline_s) if setting.alone(cell) else _met(setting, key, cell, rows)
+        of_parts = (
+            _alone(setting, key, cell, deadline_s)
+            if setting.alone(cell)
+            else _met(setting, key, cell, rows, deadline_s)
+        )
         for part, estimates in of_parts:
             seconds_R = latency.part_s(rows, part)
-            share = Estimate(math.nan, math.nan, math.nan)
-            if part == "total" and deadline_s is not None:
-                share = estimates["share"] if "share" in estimates else _share_of_rows(rows, deadline_s, setting)
+            share = estimates.get("share", Estimate(math.nan, math.nan, math.nan))
             found.append(
                 {
                     **cell,
@@ -121,7 +124,7 @@ def _alone(
 
 
 def _met(
-    setting: Setting, key: PointKey, cell: Mapping[str, Any], rows: pa.Table
+    setting: Setting, key: PointKey, cell: Mapping[str, Any], rows: pa.Table, deadline_s: float | None
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The same of a point whose requests may meet, from the replay's rows."""
     frame = rows.select(["seed", "sample"]).to_pandas()
@@ -131,7 +134,7 @@ def _met(
     level = level_of(setting.profiles[key], setting.population)
     unstable = ""
     if setting.system.arrivals is not None:
-        uplink = setting.uplink(str(cell["channel"]))
+        uplink = setting.link(str(cell["channel"]))
         judged = Cell(spec=setting.system, uplink=uplink, users=int(cell["users"]), seed=0)  # type: ignore[arg-type]
         unstable = instability(setting.profiles[key], judged)
     for part in latency.PARTS:
@@ -142,6 +145,8 @@ def _met(
         estimates = {"mean": mean}
         for name, p in latency.PERCENTILES.items():
             estimates[name] = percentile_of_rows(frame, p, setting.confidence)
+        if part == "total" and deadline_s is not None:
+            estimates["share"] = _share_of_rows(rows, deadline_s, setting)
         if unstable:
             estimates = dict.fromkeys(estimates, Estimate(math.nan, math.nan, math.nan, unstable))
         yield part, estimates
@@ -171,6 +176,17 @@ def instability(profile: Profile, cell: Cell) -> str:
     """
     loads = utilisations(profile, cell)
     return next((reason for where, rho in loads.items() if (reason := percentiles.unstable(rho, where))), "")
+
+
+def unstable_cells(profiles: Sequence[Profile], spec: Replay) -> dict[tuple[str, int, str, str], str]:
+    """:func:`instability` of each uplink's label, number of users, pipeline and point that has one in a system."""
+    found = {}
+    for uplink in spec.uplinks:
+        for users in spec.users:
+            for profile in profiles:
+                if reason := instability(profile, Cell(spec=spec, uplink=uplink, users=users, seed=0)):
+                    found[uplink.label, users, profile.pipeline, profile.point] = reason
+    return found
 
 
 def utilisations(profile: Profile, cell: Cell) -> dict[str, float]:
@@ -204,7 +220,7 @@ def times_and_known(
     timed_s = profile.device_s + profile.server_s
     if population is not None and (profile.pipeline, profile.point) in population.payload_bytes:
         return matrix(profile, timed_s), mean_link_s(profile, spec, uplink, population)
-    if _bits_alone(uplink, spec) and spec.timeout_s is None and spec.batching is None:
+    if bits_alone(uplink, spec) and spec.timeout_s is None and spec.batching is None:
         return matrix(profile, timed_s + 8 * profile.payload_bytes / uplink.rate_bps), 0.0
     return matrix(profile, total_s(replay(profile, _once(spec, uplink)))), 0.0
 
@@ -213,7 +229,7 @@ def mean_link_s(profile: Profile, spec: Replay, uplink: Uplink, population: Popu
     """The mean of the link's part over the payloads of all questions, for one user whose requests do not meet."""
     n_bytes = np.asarray(population.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
     weight_N = None if population.weight_N is None else np.asarray(population.weight_N, dtype=np.float64)
-    if _bits_alone(uplink, spec):
+    if bits_alone(uplink, spec):
         return 8 * float(np.average(n_bytes, weights=weight_N)) / uplink.rate_bps
     nothing = np.zeros(n_bytes.size)
     links = Profile(
@@ -233,7 +249,7 @@ def _once(spec: Replay, uplink: Uplink) -> Cell:
     return Cell(spec=spec.model_copy(update={"requests": None}), uplink=uplink, users=1, seed=0)
 
 
-def _bits_alone(uplink: Uplink, spec: Replay) -> TypeGuard[ConstantUplink]:
+def bits_alone(uplink: Uplink, spec: Replay) -> TypeGuard[ConstantUplink]:
     """Whether the link time of a lone request is its bits over the rate."""
     return isinstance(uplink, ConstantUplink) and uplink.wire == _BARE and not spec.answer.seconds
 

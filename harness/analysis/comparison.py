@@ -7,14 +7,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from harness.analysis import curves, means
-from harness.analysis.cells import mean_at, times_and_known
+from harness.analysis.cells import bits_alone, mean_at, times_and_known
 from harness.analysis.curves import Ladder
 from harness.analysis.latency import UPLINK
 from harness.analysis.means import Estimate
@@ -23,25 +23,29 @@ from harness.analysis.setting import Floats, Setting, Timed, ratio_of, strata, t
 from harness.errors import ResultsError
 from harness.records import PointKey
 from harness.replay.profile import Profile
-from harness.scenario.replay import ConstantUplink
+from harness.scenario.replay import ConstantUplink, Uplink
 from harness.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from pandas.core.groupby import DataFrameGroupBy
 
 
 def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Who answers first at each uplink, and how many times as long each other scheme takes.
 
     ``numbers`` are :attr:`harness.analysis.Analysis.numbers`; every scheme that was replayed at its selected point
-    takes part, one that sends nothing as well. A row each, by uplink and mean: the uplink's columns, ``pipeline``,
-    ``point``, ``total_mean_s``, ``first``, the pipeline of the least mean, and ``ratio``, ``ratio_low``,
-    ``ratio_high``, the scheme's mean over that one's, within rounds
+    takes part, one that sends nothing as well. A row each, by uplink (rates upwards, then by users) and mean: the
+    uplink's columns, ``pipeline``, ``point``, ``total_mean_s``, ``first``, the pipeline of the least mean, and
+    ``ratio``, ``ratio_low``, ``ratio_high``, the scheme's mean over that one's, within rounds
     (:func:`harness.analysis.means.ratio_within_rounds`). The interval is null, and ``reason`` says why, where requests
     meet or the two were not timed on the same pictures.
     """
     columns = [*UPLINK, "pipeline", "point", "total_mean_s"]
     found = []
-    timed = numbers[numbers["total_mean_s"].notna()]
-    for _, rows in timed.groupby(UPLINK, sort=False):
-        ranked = rows.sort_values("total_mean_s", kind="stable")
+    for _, rows in _replayed(numbers):
+        if (timed := rows[rows["total_mean_s"].notna()]).empty:
+            continue
+        ranked = timed.sort_values("total_mean_s", kind="stable")
         first = ranked.iloc[0]
         for _, row in ranked.iterrows():
             own = row["pipeline"] == first["pipeline"]
@@ -76,17 +80,33 @@ def _ratio(row: "pd.Series[Any]", first: "pd.Series[Any]", setting: Setting) -> 
     )
 
 
-def first_sentences(first: pd.DataFrame) -> list[str]:
-    """:func:`first_answers` as a sentence for each uplink; none where nothing was timed."""
+def _replayed(numbers: pd.DataFrame) -> "DataFrameGroupBy[Any, Any]":
+    """The rows of what was replayed, for each uplink and number of users in the order of the first scheme's rows."""
+    return numbers[numbers["requests"] > 0].groupby(UPLINK, sort=False)
+
+
+def first_sentences(first: pd.DataFrame, numbers: pd.DataFrame | None = None) -> list[str]:
+    """:func:`first_answers` as a sentence for each uplink; none where nothing was timed.
+
+    A lead without an interval is one ``by the means alone``. With ``numbers``, those that :func:`first_answers` was
+    made of, each sentence names the schemes that were replayed there and have no mean.
+    """
     sentences = []
-    several_users = first["users"].nunique() > 1
-    for _, rows in first.groupby(UPLINK, sort=False):
+    at: dict[Any, pd.DataFrame] = dict(iter(first.groupby(UPLINK, sort=False)))
+    timeless: dict[Any, str] = {} if numbers is None else {cell: _timeless(rows) for cell, rows in _replayed(numbers)}
+    several_users = len({users for _, _, users in timeless or at}) > 1
+    for cell in timeless or at:
+        _, channel, n_users = cell
+        where = f"{channel}, {n_users:.0f} user{'s' * (n_users > 1)}" if several_users else str(channel)
+        without = timeless.get(cell, "")
+        if cell not in at:
+            sentences.append(f"{where}: no scheme has a time: {without}")
+            continue
+        rows, without = at[cell], without and f"; without a time: {without}"
         leader, others = rows.iloc[0], rows.iloc[1:]
-        users = int(leader["users"])
-        where = f"{leader['channel']}, {users} user{'s' * (users > 1)}" if several_users else str(leader["channel"])
         mean = format_seconds(leader["total_mean_s"])
         if others.empty:
-            sentences.append(f"{where}: {leader['pipeline']} alone was timed, {mean}")
+            sentences.append(f"{where}: {leader['pipeline']} alone has a time there, {mean}{without}")
             continue
         apart = others["reason"].str.startswith(means.NOT_COMPARABLE)
         either = (others["ratio_low"] <= 1) & (others["ratio_high"] >= 1)
@@ -96,19 +116,30 @@ def first_sentences(first: pd.DataFrame) -> list[str]:
             f"{row['pipeline']} {_times(row['ratio'])} {between(row['ratio_low'], row['ratio_high'], _times)}"
             for row in others.to_dict("records")
         )
-        leads = f"{names} answers first, {mean}"
+        by_means = " by the means alone" if (others["ratio_low"].isna() & ~apart).any() else ""
+        leads = f"{names} answers first{by_means}, {mean}"
         if open_:
-            leads = f"{names} answers first, which of them is left open ({leader['pipeline']} {mean})"
-        sentences.append(f"{where}: {leads}; times as long: {listed}")
+            leads = f"{names} answers first{by_means}, which of them is left open ({leader['pipeline']} {mean})"
+        sentences.append(f"{where}: {leads}; times as long: {listed}{without}")
     return sentences
+
+
+def _timeless(rows: pd.DataFrame) -> str:
+    """The schemes of an uplink that have no mean, by why: ``jpeg, webp (unstable)``; empty where there is none."""
+    absent: dict[str, list[str]] = {}
+    for row in rows[rows["total_mean_s"].isna()].to_dict("records"):
+        absent.setdefault(str(row["total_reason"]).partition(":")[0], []).append(str(row["pipeline"]))
+    return ", ".join(f"{', '.join(pipelines)} ({reason})" for reason, pipelines in absent.items())
 
 
 def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladder]:
     """The curve of every ladder of two or more points that send something, by pipeline and ladder.
 
-    ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first.
+    ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first. Each benchmark
+    is resampled by itself, so that the one with the fewest clusters decides whether they are enough for intervals.
     """
     found = {}
+    clusters = min(part.n_clusters for part in scores.parts)
     sent = points[points["payload_bytes"] > 0]
     several = sent.groupby("pipeline")["ladder"].nunique()
     for (pipeline, ladder), rungs in sent.groupby(["pipeline", "ladder"], sort=False):
@@ -118,7 +149,9 @@ def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladde
         keys = [(str(pipeline), str(point)) for point in rungs["point"]]
         name = f"{pipeline} ({ladder})" if several[str(pipeline)] > 1 else str(pipeline)
         score_BP = np.column_stack([scores.resampled(key) for key in keys])
-        found[str(pipeline), str(ladder)] = Ladder.fit(name, rungs["payload_bytes"], rungs["score"], score_BP)
+        found[str(pipeline), str(ladder)] = Ladder.fit(
+            name, rungs["payload_bytes"], rungs["score"], score_BP, clusters=clusters
+        )
     return found
 
 
@@ -183,8 +216,9 @@ def latencies_at_equal_score(
     target: float,
     target_B: ArrayLike,
 ) -> pd.DataFrame:
-    """T of each pair of ladders where both have the score ``target``, at each constant uplink without a wire model.
+    """T of each pair of ladders where both have the score ``target``, at each constant uplink.
 
+    A link time is taken from the bytes of a curve, 8 bytes / rate, so that an uplink on which it is more is refused.
     A row a pair and uplink: ``channel``, ``test``, ``anchor``, ``test_s``, ``anchor_s``, ``ratio`` with their ends, and
     ``reason`` (:func:`harness.analysis.curves.latency_at_equal_score`).
     """
@@ -194,7 +228,7 @@ def latencies_at_equal_score(
             continue
         for (test_key, test), (anchor_key, anchor) in _pairs(found):
             timed = [_timed(key, one, points, setting) for key, one in ((anchor_key, anchor), (test_key, test))]
-            if reason := _not_together(timed[0], timed[1]):
+            if reason := _more_than_bits(uplink, setting) or _not_together(timed[0], timed[1]):
                 refused = Estimate(math.nan, math.nan, math.nan, reason)
                 estimates = (refused, refused, refused)
             else:
@@ -218,6 +252,15 @@ def latencies_at_equal_score(
             rows.append({**row, "reason": estimates[2].reason})
     ends = [f"{name}{end}" for name in ("test_s", "anchor_s", "ratio") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["channel", "test", "anchor", *ends, "reason"])
+
+
+def _more_than_bits(uplink: Uplink, setting: Setting) -> str:
+    """Why a link time is not 8 payload_bytes / rate; empty where it is."""
+    if setting.system.question_text:
+        return "the question's text is sent as well, and a curve is over the bytes of payloads"
+    if not bits_alone(uplink, setting.system):
+        return f"over {uplink.label} a link time is more than the payload's bits over the rate"
+    return ""
 
 
 def _keys(ladder: tuple[str, str], points: pd.DataFrame) -> list[PointKey]:

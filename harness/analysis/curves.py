@@ -17,6 +17,8 @@ joint bootstrap are fitted at once: a resample draws pictures, the same for ever
   band is fixed once, from the curves of all data; a resample whose curves do not reach it is undefined, and above 2.5 %
   of such there is no BD-rate.
 - Where the lower 97.5 % bound of A is not above 0, the slope is not established, and nothing is said at equal score.
+- Resamples of few clusters of questions are too much alike, of one cluster all the same: fewer than
+  :data:`harness.analysis.means.MIN_PICTURES` establish no slope and promise no interval.
 
 Intervals are the central ones of the resamples.
 
@@ -31,7 +33,7 @@ import numpy as np
 import scipy.interpolate
 from numpy.typing import ArrayLike, NDArray
 
-from harness.analysis.means import Estimate
+from harness.analysis.means import Estimate, too_few
 
 Floats = NDArray[np.float64]
 
@@ -76,7 +78,10 @@ class Curves:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ladder:
-    """The points of one scheme with one n_c: mean bytes (P,), scores (P,), and these in every resample (B, P)."""
+    """The points of one scheme with one n_c: mean bytes (P,), scores (P,), and these in every resample (B, P).
+
+    ``few`` is why the clusters that were resampled promise no interval (:func:`harness.analysis.means.too_few`).
+    """
 
     name: str
     payload_bytes: Floats
@@ -84,13 +89,23 @@ class Ladder:
     score_B: Floats
     curve: Curves
     curves: Curves
+    few: str = ""
 
     @classmethod
-    def fit(cls, name: str, payload_bytes: ArrayLike, score_P: ArrayLike, score_BP: ArrayLike) -> Self:
+    def fit(
+        cls,
+        name: str,
+        payload_bytes: ArrayLike,
+        score_P: ArrayLike,
+        score_BP: ArrayLike,
+        *,
+        clusters: int | None = None,
+    ) -> Self:
         """The ladder with its curve and those of the resamples.
 
         ``payload_bytes`` (P,) above 0 and all different, at least two; ``score_P`` in the metric's unit; ``score_BP``
-        from one joint bootstrap. A point's weight is one over its variance in it. Raises ValueError otherwise.
+        from one joint bootstrap of as many ``clusters`` of questions, any number where they are not given. A point's
+        weight is one over its variance in it. Raises ValueError otherwise.
         """
         n_bytes = np.asarray(payload_bytes, dtype=np.float64)
         score, score_B = np.asarray(score_P, dtype=np.float64), np.asarray(score_BP, dtype=np.float64)
@@ -109,12 +124,13 @@ class Ladder:
             score_B=score_B,
             curve=_fit(np.log(n_bytes), score[None], weight_P),
             curves=_fit(np.log(n_bytes), score_B, weight_P),
+            few="" if clusters is None else too_few(clusters),
         )
 
     @property
     def slope_established(self) -> bool:
         """Whether the score surely gains from the smallest point to the largest."""
-        return float(_quantile(self.curves.gain_B, 0.025)) > 0
+        return not self.few and float(_quantile(self.curves.gain_B, 0.025)) > 0
 
     def reached(self, target: float, target_B: Floats) -> tuple[float, Floats]:
         """u* of all data and of each resample, (B,): endless beyond the measured range."""
@@ -255,7 +271,8 @@ def joint_errors(rng: np.random.Generator, n_resamples: int, n_units: int) -> Fl
 def bd_score(anchor: Ladder, test: Ladder, *, confidence: float = 0.95) -> Estimate:
     """The mean gain in score of the test over the anchor at equal bytes, in the metric's unit.
 
-    Over the log of the bytes that both ladders measured; NaN with a reason where they have none in common.
+    Over the log of the bytes that both ladders measured; NaN with a reason where they have none in common. Without an
+    interval where either was resampled from too few clusters.
     """
     low = max(anchor.curve.low, test.curve.low)
     high = min(anchor.curve.low + anchor.curve.span, test.curve.low + test.curve.span)
@@ -267,6 +284,8 @@ def bd_score(anchor: Ladder, test: Ladder, *, confidence: float = 0.95) -> Estim
         return np.asarray(curves.at((at - ladder.curve.low) / ladder.curve.span).mean(axis=1))
 
     value = float((averaged(test, test.curve) - averaged(anchor, anchor.curve))[0])
+    if few := anchor.few or test.few:
+        return Estimate(value, math.nan, math.nan, few)
     gain_B = averaged(test, test.curves) - averaged(anchor, anchor.curves)
     tail = (1 - confidence) / 2
     return Estimate(value, float(_quantile(gain_B, tail)), float(_quantile(gain_B, 1 - tail)))
@@ -383,7 +402,7 @@ def _refused(ladder: Ladder, u: float, target: float) -> str:
 
 
 def _flat(ladder: Ladder) -> str:
-    return f"{ladder.name}: that its score grows with its bytes is not established"
+    return ladder.few or f"{ladder.name}: that its score grows with its bytes is not established"
 
 
 def _estimate(value: float, log_B: Floats, confidence: float) -> Estimate:

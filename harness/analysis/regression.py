@@ -1,10 +1,11 @@
-"""Whether a run computes what an earlier run of its scenario computed: payloads, answers, scores, selection, replay.
+"""Whether a run computes what an earlier run of its scenario did: payload sizes, answers, scores, selection, replay.
 
 All this is the same to the bit wherever the processor, the packages and the weights are: then every difference is
 shown, with the first question that differs, and fails by default. Elsewhere floating-point sums end otherwise, and
 now and then a bit and a word with them. There, differences are counted: the bytes of a point may move by a tolerance,
 right answers are lost and won (McNemar's exact test that more are lost, Holm over the points), and the rest is not
-comparable. Times are not looked at: :mod:`harness.analysis.slowdown` compares those, of two commits on one machine.
+comparable. Rows hold no digest of a payload, so that of one only the size is compared. Times are not looked at:
+:mod:`harness.analysis.slowdown` compares those, of two commits on one machine.
 """
 
 import dataclasses
@@ -332,13 +333,18 @@ def _scores(
     columns = ["pipeline", "point", "score", "selected"]
     both = pairs.merge(old.points[columns], on=["pipeline", "point"])
     both = both.merge(new.points[columns], on=["pipeline", "point"], suffixes=("_was", "_now"))
+    both = both[both[["score_was", "score_now"]].notna().any(axis=1)]
     unequal = both[both["score_was"] != both["score_now"]]
-    change = ((unequal["score_now"] - unequal["score_was"]) / unequal["score_was"]).abs().max() if len(unequal) else 0.0
+    # A score that one of the two runs does not have has changed beyond any share.
+    change = ((unequal["score_now"] - unequal["score_was"]) / unequal["score_was"]).abs().fillna(np.inf).max()
     said = [
         f"{row['pipeline']} at {row['point']}: score was {row['score_was']:.6g}, is {row['score_now']:.6g}"
         for row in unequal.to_dict("records")
     ]
-    scores = _judged("scores", wanted, len(both), len(unequal), float(change), said)
+    scores = _judged("scores", wanted, len(both), len(unequal), float(change) if len(unequal) else 0.0, said)
+    if both.empty:
+        none = ("no score is claimed in either run: the reference scheme scores 0 on a benchmark",)
+        scores = Check(quantity="scores", status="not comparable", details=none)
     same_choice = (
         reference.manifest.scenario.get("selection") == candidate.manifest.scenario.get("selection")
         and reference.manifest.points == candidate.manifest.points

@@ -5,7 +5,7 @@ S timed pictures   R rounds   N questions of the benchmark
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +24,11 @@ from harness.scenario.replay import (
     Batching,
     ClosedLoop,
     ConstantUplink,
+    GilbertElliottUplink,
     Periodic,
     Poisson,
     Replay,
+    Uplink,
     Wire,
 )
 
@@ -112,13 +114,18 @@ class Timed:
 
 
 def system_of(replay_section: Mapping[str, Any]) -> Replay:
-    """A manifest's replay section as the model that it came from; recorded links and arrivals are not opened."""
+    """A manifest's replay section as the model that it came from; what is in a file, links and arrivals, is not opened.
+
+    Links of a file are left out: a manifest names the file as its scenario did, and it may hold another link by now.
+    """
     section = {name: value for name, value in replay_section.items() if name in Replay.model_fields}
-    uplinks = []
+    uplinks: list[Uplink] = []
     for uplink in section.get("uplinks", ()):
         wire = Wire.model_construct(**uplink.get("wire", {}))
         if uplink["kind"] == "constant":
             uplinks.append(ConstantUplink.model_construct(**{**uplink, "wire": wire}))
+        elif uplink["kind"] == "gilbert_elliott":
+            uplinks.append(GilbertElliottUplink.model_construct(**{**uplink, "wire": wire}))
     arrivals = section.get("arrivals") or {"kind": "closed_loop"}
     kinds: Mapping[str, Any] = {"closed_loop": ClosedLoop, "poisson": Poisson, "periodic": Periodic}
     of_kind = kinds.get(arrivals["kind"])
@@ -149,7 +156,21 @@ class Setting:
 
     def uplink(self, label: str) -> ConstantUplink | None:
         """The constant uplink of a label; None for a link of another kind."""
-        return next((u for u in self.system.uplinks if isinstance(u, ConstantUplink) and u.label == label), None)
+        found = self.link(label)
+        return found if isinstance(found, ConstantUplink) else None
+
+    def link(self, label: str) -> Uplink | None:
+        """The uplink of a label; None for one that is in a file."""
+        return next((uplink for uplink in self.system.uplinks if uplink.label == label), None)
+
+    def unjudged(self, labels: Iterable[str]) -> str:
+        """What is not known to keep up with users who ask at given times, of these uplinks; else empty."""
+        if not isinstance(self.system.arrivals, Poisson | Periodic):
+            return ""
+        links = ", ".join(label for label in labels if self.link(label) is None)
+        found = [f"the uplink {links}, whose rate is in a file"] if links else []
+        found += ["the servers, which answer in batches"] if self.system.batching is not None else []
+        return f"not judged, whether they keep up with what is asked: {'; '.join(found)}" if found else ""
 
     def alone(self, cell: Mapping[str, Any]) -> bool:
         """Whether the requests of a cell do not meet, so that its times are the timed stages and a link time."""

@@ -169,7 +169,8 @@ def judge(
     """The verdict on every part that the gate tests, from its log ratios, by part.
 
     Without a ``second`` set suspects are ``not confirmed``. Seconds are not known here and are nan. Raises ResultsError
-    for fewer pairs than the family needs (:func:`pairs_needed`), and for a limit on what none of the parts is.
+    for fewer pairs than the family needs (:func:`pairs_needed`), for a limit on what none of the parts is, and where
+    there is nothing to test.
     """
     for name in gate.effects:
         if not any(name in (part, part.partition("/")[2]) for _, part in first):
@@ -181,7 +182,7 @@ def judge(
     effects = {part: effect for part in first if (effect := gate.effect_of(part)) is not None}
     tested = {part: np.asarray(first[part], float) for part in effects}
     if not tested:
-        return []
+        raise ResultsError(f"no stage takes {1e3 * gate.floor_s:g} ms, so none was tested; --floor sets a shorter time")
     fewest = min(len(d) for d in tested.values())
     if fewest < (needed := pairs_needed(len(tested), gate.alpha)):
         raise ResultsError(f"{fewest} pairs cannot tell {len(tested)} stages from noise; give {needed} or more")

@@ -57,6 +57,7 @@ def cell_summaries(
     *,
     confidence: float = 0.95,
     levels: Mapping[tuple[str, str], Level] | None = None,
+    unstable: Mapping[tuple[str, int, str, str], str] | None = None,
 ) -> list[CellSummary]:
     """What a sweep's rows say, a row for each uplink, number of users, pipeline and point, in the rows' order.
 
@@ -64,7 +65,8 @@ def cell_summaries(
     streams of different seeds add is in the mean's interval too; what other pictures would change of the waiting in a
     queue is not, for which :func:`replicated` replays anew. ``levels`` are what rounds and starts leave unknown of each
     pipeline and point (:func:`harness.analysis.setting.level_of`). Percentiles have no interval but where the pictures
-    certify them.
+    certify them. A cell that is ``unstable`` (:func:`harness.analysis.cells.unstable_cells`) has that reason and no
+    numbers but the share that was answered.
     """
     names = ["channel", "users", "pipeline", "point", "seed", "sample"]
     frame = requests.select(names).to_pandas()
@@ -78,19 +80,23 @@ def cell_summaries(
         if deadline_s is not None:
             met_S = (rows["spent_s"] <= deadline_s).groupby(rows["sample"]).mean().to_numpy(float)
             in_time = percentiles.share(met_S[:, None], confidence=confidence).estimate
-        found.append(
-            CellSummary(
-                channel=str(channel),
-                users=int(users),
-                pipeline=str(pipeline),
-                point=str(point),
-                answered=len(done) / len(rows),
-                mean_s=mean_of_rows(done, confidence, level, float(done["link_s"].mean()) if len(done) else 0.0),
-                p50_s=percentile_of_rows(rows, 0.5, confidence),
-                p99_s=percentile_of_rows(rows, 0.99, confidence),
-                in_time=in_time,
-            )
+        summary = CellSummary(
+            channel=str(channel),
+            users=int(users),
+            pipeline=str(pipeline),
+            point=str(point),
+            answered=len(done) / len(rows),
+            mean_s=mean_of_rows(done, confidence, level, float(done["link_s"].mean()) if len(done) else 0.0),
+            p50_s=percentile_of_rows(rows, 0.5, confidence),
+            p99_s=percentile_of_rows(rows, 0.99, confidence),
+            in_time=in_time,
         )
+        if why := (unstable or {}).get((summary.channel, summary.users, summary.pipeline, summary.point)):
+            none = Estimate(math.nan, math.nan, math.nan, why)
+            summary = dataclasses.replace(
+                summary, mean_s=none, p50_s=none, p99_s=none, in_time=None if in_time is None else none
+            )
+        found.append(summary)
     return found
 
 

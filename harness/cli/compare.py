@@ -1,5 +1,6 @@
 """``harness compare``: a run beside its reference, or this checkout's times beside a commit's."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +58,7 @@ def compare(
 
     With `--against` this checkout is timed against a commit, in restarted pairs on this machine. A stage fails if it is
     significantly more than 10 % slower in a first set of pairs and again in a second. Repeat the command to resume.
+    Limits of the other form are left to it, and named.
 
         harness compare --against v0.3 scenarios/smoke.yaml --fail-if 'device>15%'
     """
@@ -71,17 +73,20 @@ def compare(
     if against is None:
         if len(paths) != 2:
             raise typer.BadParameter("give two runs, or folders of runs; or --against COMMIT and a scenario")
-        if effects:
+        stages = _stages(paths[0]) if effects.keys() - set(regression.TIMED) else set()
+        unknown = [name for name in effects if name not in stages.union(regression.TIMED)]
+        if unknown or (effects and not limits):
             raise typer.BadParameter(
-                f"{next(iter(effects))!r} is none of {', '.join(regression.QUANTITIES)}; times are compared with "
-                "--against",
+                f"{next(iter(unknown or effects))!r} is none of {', '.join(regression.QUANTITIES)}; times are "
+                "compared with --against",
                 param_hint="--fail-if",
             )
         found = compared(paths[0], paths[1], limits, bytes_tolerance, links)
+        left, other = list(effects), "times are compared with --against COMMIT"
     else:
         if len(paths) != 1:
             raise typer.BadParameter("give one scenario with --against", param_hint="SCENARIO")
-        if fail_if is not None and limits:
+        if fail_if is not None and limits and not effects:
             raise typer.BadParameter(
                 f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is expected, such "
                 "as device>10%",
@@ -89,6 +94,10 @@ def compare(
             )
         how = {"pairs": pairs, "turns": turns, "pictures": pictures, "seed": seed}
         found = _commits(paths[0], against, how, effects, floor, results)
+        left, other = list(limits) if fail_if is not None else [], "they are compared of two runs, without --against"
+    if left:
+        note = f"--fail-if: not compared here: {', '.join(left)}; {other}"
+        found = dataclasses.replace(found, notes=[*found.notes, note])
     if out is not None:
         text = regressions.text(found, "json" if form is Form.JSON else "markdown")
         disk.write_text(out, text)
@@ -124,6 +133,15 @@ def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, li
     if not runs and not refused:
         raise ResultsError(f"{candidate}: has no run of the name of any in {reference}, so nothing is compared")
     return Found(runs=runs, refused=refused, notes=notes)
+
+
+def _stages(folder: Path) -> set[str]:
+    """The stages of a run, or of the runs of a folder."""
+    from harness.runs.provenance import MANIFEST
+    from harness.runs.store import Run
+
+    runs = [folder] if (folder / MANIFEST).exists() else [path.parent for path in folder.glob(f"*/{MANIFEST}")]
+    return {str(name) for run in runs for name in Run.read(run).stages["stage"].unique().to_pylist()}
 
 
 def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None]]:

@@ -37,6 +37,7 @@ def sweep(
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
     from harness.analysis import Analysis, whatif
+    from harness.analysis.cells import unstable_cells
     from harness.analysis.setting import level_of
     from harness.channel.channel import unreadable_files
     from harness.cli.display import terminal
@@ -57,7 +58,13 @@ def sweep(
     if out is not None:
         _write(rows, out)
     levels = {(profile.pipeline, profile.point): level_of(profile) for profile in found}
-    summary = whatif.cell_summaries(rows, spec.deadline_s, confidence=run.latency_confidence, levels=levels)
+    summary = whatif.cell_summaries(
+        rows,
+        spec.deadline_s,
+        confidence=run.latency_confidence,
+        levels=levels,
+        unstable=unstable_cells(found, spec),
+    )
     console = terminal()
     for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)
@@ -68,7 +75,7 @@ def sweep(
             table.add_column(f"in {format_seconds(spec.deadline_s)}", justify="right", no_wrap=True)
         for cell in of_point:
             spread = [_shown(cell.mean_s), _middle(cell.p50_s), _shown(cell.p99_s)]
-            in_time = [] if cell.in_time is None else [f"{cell.in_time.value:.1%}"]
+            in_time = [] if cell.in_time is None else [_share(cell.in_time.value)]
             table.add_row(cell.channel, str(cell.users), *spread, f"{cell.answered:.1%}", *in_time)
         console.print(table, "")
     console.print(f"±: {100 * run.equality.confidence:g} % over the timed pictures, rounds and starts of the process")
@@ -116,6 +123,10 @@ def _shown(estimate: "Estimate") -> str:
     number, unit = middle.split()
     half = half_s / {"s": 1.0, "ms": 1e-3, "us": 1e-6}[unit]
     return f"{number} ± {half:.2g} {unit}" if half < 100 else f"{number} ± {half:.0f} {unit}"
+
+
+def _share(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.1%}"
 
 
 def _middle(estimate: "Estimate") -> str:

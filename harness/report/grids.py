@@ -164,8 +164,7 @@ def _resources(run: Analysis) -> Grid:
             f"{side}/peak_memory_bytes": (f"{side}: peak memory", format_bytes),
             f"{side}/operations": (f"{side}: operations", lambda n: f"{n / 1e9:.3g} GFLOP"),
         }
-    sources = ", ".join(sorted(set(run.record.resources["source"].to_pylist())))
-    return _grid("Memory and operations of each half", run.resources, columns, {"source": sources})
+    return _grid("Memory and operations of each half", run.resources, columns, {"source": run.resources_source})
 
 
 def _energy(run: Analysis) -> Grid:

@@ -134,7 +134,7 @@ def _filled(
 
 def _section(place: int, run: Analysis, pictures: Sequence[FigureImage], left_out: Sequence[str]) -> dict[str, object]:
     manifest, equality = run.manifest, run.equality
-    sentences = comparison.first_sentences(run.first) or ["nothing was timed, so no scheme answers first"]
+    sentences = comparison.first_sentences(run.first, run.numbers) or ["nothing was timed, so no scheme answers first"]
     lean = comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else ""
     times = [run.session, *run.timing_warnings] if not run.first.empty else []
     return {

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -20,9 +20,13 @@ Format = Literal["terminal", "markdown", "json"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """All that a command compared: runs, what could not be compared and why, and commits timed."""
+    """All that a command compared: runs, what could not be compared and why, and commits timed.
+
+    ``others`` is what else regressed: a sentence by its name.
+    """
 
     runs: Sequence[Comparison] = ()
+    others: Mapping[str, str] = dataclasses.field(default_factory=dict)
     refused: Sequence[str] = ()
     timed: Sequence[TimedComparison] = ()
     notes: Sequence[str] = ()
@@ -30,7 +34,7 @@ class Found:
     @property
     def code(self) -> ExitCode:
         """1 where anything regressed, else 2 where anything could not be compared, else 0."""
-        if any(run.regressed for run in self.runs) or any(one.regressed for one in self.timed):
+        if self.others or any(run.regressed for run in self.runs) or any(one.regressed for one in self.timed):
             return ExitCode.NEGATIVE
         return ExitCode.BAD_INPUT if self.refused else ExitCode.FINE
 
@@ -45,10 +49,12 @@ class Found:
             for one in self.timed
             if one.regressed
         ]
+        failing += self.others
         if failing:
             return f"REGRESSION: {'; '.join(failing)}"
         if self.refused:
-            return f"NOT COMPARABLE: {len(self.refused)} of {len(self.refused) + len(self.runs)} runs"
+            of = len(self.refused) + len(self.runs) + len(self.timed)
+            return f"NOT COMPARABLE: {len(self.refused)} of {of} comparison{'s' * (of > 1)}"
         return f"no regression in {' and '.join(self._what())}"
 
     def _what(self) -> Iterator[str]:
@@ -126,7 +132,11 @@ def terminal(found: Found) -> RenderableType:
         shown += [_table(_CHECKS, _checks(found.runs)), *(Text(line) for run in found.runs for line in _prose(run))]
     for one in found.timed:
         shown += [_table(_TIMES, _times(one)), Text(_about(one)), *(Text(note) for note in one.notes)]
-    return Group(*shown, *(Text(line) for line in (*found.refused, *found.notes)), Text(found.sentence, style="bold"))
+    return Group(
+        *shown,
+        *(Text(line) for line in (*found.others.values(), *found.refused, *found.notes)),
+        Text(found.sentence, style="bold"),
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Fitting:
@@ -152,7 +162,7 @@ def markdown(found: Found) -> str:
         ]
     for one in found.timed:
         lines += [markdown_table(_TIMES, _times(one)), "", _about(one), "", *(f"- {note}" for note in one.notes), ""]
-    lines += [f"- {line}" for line in (*found.refused, *found.notes)]
+    lines += [f"- {line}" for line in (*found.others.values(), *found.refused, *found.notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -163,6 +173,7 @@ def as_json(found: Found) -> dict[str, Any]:
         "exit_code": int(found.code),
         "runs": [_plain(dataclasses.asdict(run)) for run in found.runs],
         "timed": [_plain(dataclasses.asdict(one)) for one in found.timed],
+        "others": dict(found.others),
         "refused": list(found.refused),
         "notes": list(found.notes),
     }

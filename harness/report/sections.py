@@ -121,7 +121,7 @@ def resources_table(run: Analysis) -> Group:
         "weights: all tensors and arrays that a half holds; peak: with what it takes beyond them for one request",
         "GFLOP: floating-point operations of one request in torch, a multiplication and an addition being two; what "
         "torch does not compute (entropy coding, clustering on a CPU, picture codecs) is not counted",
-        f"measured on {'; '.join(sorted(set(run.record.resources['machine'].to_pylist())))}, on sample "
+        f"{run.resources_source} on {'; '.join(sorted(set(run.record.resources['machine'].to_pylist())))}, on sample "
         f"{run.record.resources['sample'][0].as_py()}",
     )
     title = f"{run.manifest.scenario_value('title')}: memory and operations"

@@ -12,7 +12,6 @@ from harness.analysis import Analysis, comparison
 from harness.errors import ResultsError
 from harness.report.fitting import Fitting
 from harness.runs import disk
-from harness.runs.provenance import Manifest
 from harness.units import format_bytes, format_seconds
 
 _Form = Callable[[float], str]
@@ -47,7 +46,7 @@ def table(run: Analysis) -> Group:
         uplinks = [_uplink(row) for _, row in rows.iterrows()]
         cells = ["\n".join(form(value) for value in rows[column]) for column, form in times.values()]
         drawn.add_row(*left, "\n".join(uplinks), *cells)
-    return Group(*_heading(run.manifest), Text(), drawn, Text(), *_footnotes(run))
+    return Group(*_heading(run), Text(), drawn, Text(), *_footnotes(run))
 
 
 def write(run: Analysis, path: Path) -> None:
@@ -64,7 +63,7 @@ def write_comparison(run: Analysis, path: Path) -> None:
     """The schemes against each other, who answers first, at equal score and at equal tokens, as Markdown."""
     parts = [
         f"# {run.manifest.scenario_value('title')}",
-        *(text.plain for text in _heading(run.manifest)[1:]),
+        *(text.plain for text in _heading(run)[1:]),
         "## Who answers first",
         "How many times as long as the first each scheme takes, within rounds, with the interval.",
         _first_answers(run),
@@ -79,8 +78,12 @@ def write_comparison(run: Analysis, path: Path) -> None:
             "equal bytes; the classic values, without intervals, go through the points (piecewise-cubic, Akima).",
             _equal_scores(run) or "No two schemes have two or more points each that send something.",
         ]
-        if run.latencies_at_equal_score["ratio"].notna().any():
+        latencies = run.latencies_at_equal_score
+        if latencies["ratio"].notna().any():
             parts += ["## Latency at equal score", _equal_latencies(run)]
+        elif not latencies.empty:
+            refused = "; ".join(dict.fromkeys(latencies["reason"]))
+            parts += ["## Latency at equal score", f"Refused: {refused}."]
         parts += [
             "## Equal tokens",
             f"Score over that of {equality.reference}, the best of the points with as many visual tokens on average.",
@@ -160,7 +163,7 @@ def _markdown(run: Analysis) -> str:
         score = [f"{row['score']:.1f}", _interval(row["score_low"], row["score_high"])] if run.scored else ["none", ""]
         cells = [form(row[column]) for column, form in times.values()]
         lines.append([row["pipeline"], row["point"], format_bytes(row["payload_bytes"]), *score, uplink, *cells])
-    heading = "\n\n".join(text.plain for text in _heading(run.manifest))
+    heading = "\n\n".join(text.plain for text in _heading(run))
     notes = "\n".join(f"- {text.plain}" for text in _footnotes(run))
     return f"{heading}\n\n{markdown_table(header, lines)}\n\n{notes}\n"
 
@@ -180,12 +183,13 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numb
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _heading(manifest: Manifest) -> Sequence[Text]:
+def _heading(run: Analysis) -> Sequence[Text]:
+    manifest = run.manifest
     lines = [Text(str(manifest.scenario_value("title")), style="bold")]
     lines += [Text(label, style="yellow") for label in (manifest.label, manifest.untuned) if label]
-    if manifest.validity == "INVALID":
-        lines += [Text(f"INVALID: {reason}", style="bold red") for reason in manifest.reasons]
-    return lines
+    # Of a run that is not finished nothing is judged yet, as its last footnote says.
+    reasons = run.reasons if manifest.validity else ()
+    return lines + [Text(f"INVALID: {reason}", style="bold red") for reason in reasons]
 
 
 def _footnotes(run: Analysis) -> Sequence[Text]:
@@ -196,7 +200,7 @@ def _footnotes(run: Analysis) -> Sequence[Text]:
         f"score: {first['metric']} on {asked}, with its {confidence} interval" if run.scored else "",
         several(run),
         claimed(run),
-        *comparison.first_sentences(run.first),
+        *comparison.first_sentences(run.first, run.numbers),
         comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else "",
         _timing(run),
         *run.elsewhere,
@@ -205,7 +209,7 @@ def _footnotes(run: Analysis) -> Sequence[Text]:
         f"estimated for {'; '.join(run.machines)}; links replayed from payloads that are {run.bytes_source}"
         if run.is_estimated
         else f"timed on {'; '.join(run.machines) or 'no machine'} (throttling: {manifest.throttling}); links replayed",
-        f"run {manifest.name}, {manifest.validity or 'unfinished'}; "
+        f"run {manifest.name}, {run.validity if manifest.validity else 'unfinished'}; "
         f"scenario {manifest.scenario_hash}; code {manifest.commits}",
     ]
     return [Text(note, style="dim") for note in notes if note]
@@ -243,9 +247,15 @@ def _timing(run: Analysis) -> str:
     unfirm = sorted(set(replayed["total_source"].dropna()) - {"measured"})
     lost = int((replayed["requests"] - replayed["total_done"]).sum())
     deadline = "" if run.deadline_s is None else f"; in {format_seconds(run.deadline_s)}: the share answered by then"
+    whole = "over the whole benchmark from {} timed requests, link times from the bytes of all questions"
+    own = "of the replayed requests, with their own bytes"
+    of = {
+        "none": whole,
+        "some": f"{whole}; where requests meet or a rate varies {own}",
+        "all": f"{own}, from {{}} timed requests",
+    }
     return (
-        f"times: mean seconds over the whole benchmark from {_range(replayed['timed'])} timed requests, link times "
-        "from the bytes of all questions"
+        f"times: mean seconds {of[run.met].format(_range(replayed['timed']))}"
         + f"; ±: the longer side of the mean's {100 * run.equality.confidence:g} % interval"
         + (f"; {run.session}" if run.session else "")
         + (f"; some are {' and '.join(unfirm)}" if unfirm else "")

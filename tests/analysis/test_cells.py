@@ -242,16 +242,18 @@ def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
     assert row["total_mean_low_s"] < row["total_mean_s"] < row["total_mean_high_s"]
     assert run.first["ratio_low"].notna().sum() == 3
     assert set(run.first["reason"]) == {"", "requests meet, or the link's rate varies"}
+    assert run.met == "all"
 
 
 @pytest.mark.slow
 def test_an_unstable_system_has_no_mean(tmp_path: Any) -> None:
-    """More comes in than the servers can do: the reason is said in the place of the mean."""
-    crowded = {"arrivals": {"kind": "poisson", "rate_hz": 100.0}, "users": [1]}
+    """More comes in than the servers can do: the reason is said in the place of the mean, and no share is in time."""
+    crowded = {"arrivals": {"kind": "poisson", "rate_hz": 100.0}, "users": [1], "deadline_s": 0.2}
     run = Analysis(make(tmp_path / "run", replay=crowded))
     row = total(run)
     assert np.isnan(row["total_mean_s"])
     assert row["total_reason"].startswith("unstable: utilisation ")
+    assert row[["in_time", "in_time_low", "in_time_high", "total_p50_s"]].isna().all()
 
 
 def test_requests_without_stages_are_refused(made_up: Analysis) -> None:
@@ -303,3 +305,53 @@ def test_every_interval_is_at_the_scenarios_confidence(made_up: Analysis) -> Non
             known = np.isfinite(widths[0]) & np.isfinite(widths[1]) & (widths[1] > 0)
             assert (widths[0] <= widths[1])[known].all(), (name, column)
             assert not known.any() or (widths[0] < widths[1])[known].any(), (name, column)
+
+
+def test_a_finished_runs_links_are_judged_by_their_mean_or_said_not_to_be(made_up: Analysis) -> None:
+    """A chain of two rates is in the manifest and is judged; of a link in a file it is said that it is not."""
+    chain = {"kind": "gilbert_elliott", "good_bps": 400e3, "bad_bps": 0.0, "good_for_s": 1.0, "bad_for_s": 1.0}
+    file = {"kind": "trace", "path": "link.parquet", "at_end": "loop", "gaps": "outage", "start": None}
+    uplinks = [{**chain, "name": "25 KB/s"}, {**file, "name": "50 KB/s"}, {**file, "name": "100 KB/s"}]
+    warned = (
+        "not judged, whether they keep up with what is asked: the uplink 100 KB/s, 50 KB/s, whose rate is in a file"
+    )
+    for rate_hz, unstable in ((0.01, False), (3.0, True)):
+        replay = {**made_up.manifest.scenario_value("replay"), "uplinks": uplinks}
+        replay["arrivals"] = {"kind": "poisson", "rate_hz": rate_hz}
+        manifest = made_up.manifest.model_copy(update={"scenario": {**made_up.manifest.scenario, "replay": replay}})
+        run = Analysis(dataclasses.replace(made_up.record, manifest=manifest))
+        row = total(run, "server_only")
+        assert str(row["total_reason"]).startswith("unstable: utilisation ") == unstable
+        assert np.isnan(row["total_mean_s"]) == unstable
+        assert np.isfinite(total(run, "server_only", "50 KB/s")["total_mean_s"])
+        assert run.timing_warnings[-1] == warned
+    assert not any("not judged" in text for text in made_up.timing_warnings)
+
+
+def test_a_session_is_that_of_the_side_with_the_fewest_starts(made_up: Analysis) -> None:
+    """Nine rounds over three starts are more than a session unless a shown point, or a side of it, has one start."""
+    stages = made_up.record.stages.to_pandas()
+    again = [stages.assign(repeat=3 * n + stages["repeat"], round=3 * n + stages["round"], start=n) for n in range(3)]
+    stages = pd.concat(again, ignore_index=True)
+    shown = total(made_up)["point"]
+    of_jpeg = (stages["pipeline"] == "jpeg") & (stages["point"] == shown)
+    hidden = (stages["pipeline"] == "jpeg") & (stages["point"] != shown)
+    cases = (
+        (stages["side"] == "none", ""),
+        (hidden, ""),
+        (of_jpeg, "yes"),
+        (of_jpeg & (stages["side"] == "server"), "yes"),
+    )
+    for late, session in cases:
+        timed = rows(StageRow, **stages.assign(start=stages["start"].mask(late, 3)))
+        run = Analysis(dataclasses.replace(made_up.record, stages=timed))
+        assert run.session == (session and "this session only")
+
+
+def test_means_are_of_the_benchmark_only_where_requests_do_not_meet(made_up: Analysis) -> None:
+    """One user of a closed loop meets nobody, four do; a run of both says so of both."""
+    requests = made_up.record.requests
+    four = requests.set_column(requests.column_names.index("users"), "users", pa.repeat(4, len(requests)).cast("int64"))
+    both = pa.concat_tables([requests, four.cast(requests.schema)])
+    found = [Analysis(dataclasses.replace(made_up.record, requests=table)).met for table in (requests, four, both)]
+    assert found == ["none", "all", "some"]

@@ -1,13 +1,18 @@
 """Schemes against each other: who answers first, bytes and latency at equal score, scores at equal tokens."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from harness.analysis import Analysis, comparison
-from tests.made_up_run import RATES_BPS, make
+from harness.analysis import Analysis, cells, comparison
+from tests.made_up_run import RATES_BPS, REPLAY, make
+
+UPLINK = REPLAY["uplinks"][0]
 
 
 @pytest.fixture
@@ -110,3 +115,62 @@ def test_a_ladder_that_measured_as_much_says_its_bytes() -> None:
         "jpeg's; nothing of elic (see comparison.md)"
     )
     assert comparison.bytes_sentence(pairs.iloc[:0], 0.92, "server_only") == ""
+
+
+def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
+    """Each pair at equal score is refused for its one cluster, BD-score has no interval, the classic values stay."""
+    samples = made_up.record.samples
+    on_one = samples.set_column(samples.column_names.index("picture"), "picture", pa.repeat("street", len(samples)))
+    run = Analysis(dataclasses.replace(made_up.record, samples=on_one))
+    found = run.equal_scores
+    assert found["reason"].str.startswith("1 picture promises no interval").all()
+    assert found[["ratio", "bd_rate", "bd_score_low", "least", "most"]].isna().all(axis=None)
+    assert found["bd_score"].notna().tolist() == made_up.equal_scores["bd_score"].notna().tolist()
+    same = [name for name in found if name.endswith(("_pchip", "_akima"))]
+    pd.testing.assert_frame_equal(found[same], made_up.equal_scores[same])
+    assert "refused; 1 picture" in comparison.bytes_sentence(found, 0.92, "server_only")
+
+
+def test_sentences_name_who_has_no_time_in_the_order_of_the_uplinks(made_up: Analysis) -> None:
+    """Users upwards, whoever saturates: a lead without an interval is by the means alone, the unstable are named."""
+    columns = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "total_reason", "requests"]
+    times = {"a": (0.2, 0.3, None, None), "b": (0.4, 0.5, 0.6, None), "c": (0.3, 0.9, None, None)}
+    why = "unstable: utilisation 2 of the servers"
+    rows = [
+        ("r", "25 KB/s", float(users), pipeline, "-", mean_s, "" if mean_s else why, 10.0)
+        for pipeline, means_s in times.items()
+        for users, mean_s in zip((1, 4, 16, 64), means_s, strict=True)
+    ]
+    numbers = pd.DataFrame([*rows, ("r", None, None, "d", "-", None, None, None)], columns=columns)
+    spec = made_up.setting.system.model_copy(update={"timeout_s": 60.0})
+    first = comparison.first_answers(numbers, dataclasses.replace(made_up.setting, system=spec))
+    assert comparison.first_sentences(first, numbers) == [
+        "25 KB/s, 1 user: a answers first by the means alone, 200 ms; "
+        "times as long: c 1.50 (no interval), b 2.00 (no interval)",
+        "25 KB/s, 4 users: a answers first by the means alone, 300 ms; "
+        "times as long: b 1.67 (no interval), c 3.00 (no interval)",
+        "25 KB/s, 16 users: b alone has a time there, 600 ms; without a time: a, c (unstable)",
+        "25 KB/s, 64 users: no scheme has a time: a, b, c (unstable)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"question_text": True}, "the question's text is sent as well"),
+        ({"answer": {"size_bytes": 0, "rate_bps": None, "propagation_s": 0.03}}, "over 25 KB/s a link time is more"),
+        ({"uplinks": [{**UPLINK, "wire": {"propagation_s": 0.03}}]}, "over 25 KB/s a link time is more"),
+        ({"uplinks": [{**UPLINK, "wire": {"header_bytes": 40, "segment_bytes": 1460}}]}, "over 25 KB/s a link"),
+    ],
+)
+def test_latency_at_equal_score_is_refused_where_more_than_bits_is_sent(
+    made_up: Analysis, more: dict[str, Any], why: str
+) -> None:
+    """Its link times are those of a curve's bytes alone: whatever else a link takes time for is refused."""
+    replay = {**REPLAY, "uplinks": [UPLINK], **more}
+    setting = dataclasses.replace(made_up.setting, system=cells.system_of(replay))
+    target = np.full(500, 70.0)
+    found = comparison.latencies_at_equal_score(made_up.ladders, made_up.points, setting, 70.0, target)
+    assert len(found) == 3
+    assert found[["ratio", "test_s", "anchor_s"]].isna().all(axis=None)
+    assert found["reason"].str.startswith(why).all()

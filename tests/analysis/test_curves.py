@@ -173,3 +173,28 @@ def test_coverage_of_bytes_at_equal_score() -> None:
             held += found.ratio.low <= 1.8 <= found.ratio.high
     assert given_ > 100
     assert held >= 0.9 * given_
+
+
+def test_few_clusters_promise_nothing() -> None:
+    """Resamples of one cluster are all alike: no slope is sure and nothing has an interval, from six on it has."""
+    score = np.array([0.5, 0.6, 0.66, 0.7])
+    score_B = np.broadcast_to(score, (100, 4))
+
+    def pair(clusters: int) -> tuple[Ladder, Ladder]:
+        a, b = (Ladder.fit(name, n * BYTES, score, score_B, clusters=clusters) for name, n in (("a", 1.0), ("b", 1.8)))
+        return a, b
+
+    enough, one, five = pair(6), pair(1), pair(5)
+    assert curves.equal_score(*enough, 0.65).ratio.value == pytest.approx(1.8)
+    for few, reason in ((one, "1 picture promises no interval"), (five, "5 pictures promise no interval")):
+        at, (rate, _), gain = curves.equal_score(*few, 0.65), curves.bd_rate(*few), curves.bd_score(*few)
+        refused = (at.ratio, at.test_bytes, rate)
+        assert all(math.isnan(number) for estimate in refused for number in (estimate.value, estimate.low))
+        assert gain.value == pytest.approx(curves.bd_score(*enough).value)
+        assert [math.isnan(end) for end in (gain.low, gain.high)] == [True, True]
+        assert all(why.startswith(reason) for why in (at.reason, rate.reason, gain.reason))
+        timed_SP = np.full((6, 4), 0.1)
+        total = curves.latency_at_equal_score(
+            *few, 0.65, None, rate_bps=1e6, anchor_timed_SP=timed_SP, test_timed_SP=timed_SP
+        )
+        assert total[2].reason.startswith(reason)

@@ -218,3 +218,34 @@ def test_a_reference_is_its_run_without_what_is_replayed_and_who_made_it(run: Re
     (tmp_path / "tonight" / "replayed.parquet").write_bytes(b"else")
     with pytest.raises(ResultsError, match="is damaged or was edited"):
         replayed.recorded(tmp_path / "tonight", reference.manifest)
+
+
+def in_two_benchmarks(record: Record, *, reference_right: bool) -> Record:
+    """The run with its second half of questions in another benchmark, which the reference scheme fails or passes."""
+    names = record.samples["sample"].to_pylist()
+    moved = set(names[len(names) // 2 :])
+    place = record.samples.schema.get_field_index("benchmark")
+    benchmarks = pa.array(["MMStar" if name in moved else "StreetsQA" for name in names])
+    samples = record.samples.set_column(place, record.samples.schema.field(place), benchmarks)
+    place = record.outcomes.schema.get_field_index("correct")
+    correct = [
+        reference_right if row["pipeline"] == "server_only" and row["sample"] in moved else row["correct"]
+        for row in record.outcomes.select(["pipeline", "sample", "correct"]).to_pylist()
+    ]
+    outcomes = record.outcomes.set_column(place, record.outcomes.schema.field(place), pa.array(correct))
+    manifest = record.manifest.model_copy(update={"benchmarks": ("StreetsQA", "MMStar")})
+    return dataclasses.replace(record, manifest=manifest, samples=samples, outcomes=outcomes)
+
+
+def test_scores_that_nobody_claims_are_no_regression(run: Record) -> None:
+    """With a reference of score 0 no score is a number: a run is as itself; one that got scores is not."""
+    without = in_two_benchmarks(run, reference_right=False)
+    found, checks = compare(without, without)
+    assert not found.regressed
+    assert (checks["scores"].status, checks["scores"].compared) == ("not comparable", 0)
+    assert checks["scores"].details[0].startswith("no score is claimed in either run")
+    _, checks = compare(
+        without, in_two_benchmarks(run, reference_right=True), wanted={"scores": Limit(0.5, share=True)}
+    )
+    assert checks["scores"].fails
+    assert checks["scores"].change == np.inf

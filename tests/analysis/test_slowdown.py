@@ -173,3 +173,11 @@ def test_commits_without_a_common_point_are_refused() -> None:
     one = rows(("reference", "tofc", "device", "see", 0.04), ("candidate", "jpeg", "device", "see", 0.04))
     with pytest.raises(ResultsError, match="no operating point in common"):
         slowdown.parts_of(one, 0.005)
+
+
+def test_no_verdict_without_a_test() -> None:
+    """Where every stage is below the floor nothing was tested, which is no pass."""
+    both = [(side_of, "tofc", "device", "merge", 0.004) for side_of in ("reference", "candidate")]
+    found, _ = slowdown.parts_of(rows(*both), 0.005)
+    with pytest.raises(ResultsError, match=r"no stage takes 5 ms, so none was tested; --floor"):
+        slowdown.judge(slowdown.log_ratios(found), Gate(floor_s=0.005))

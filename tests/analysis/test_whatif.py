@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
+from harness.analysis.cells import unstable_cells
 from harness.analysis.crossings import crossover, crossover_of_links
 from harness.analysis.means import mean_latency
 from harness.analysis.replications import mean, replicated
@@ -238,3 +239,23 @@ def test_crossover_takes_the_wire_into_account() -> None:
     found = crossover(light, heavy, uplink, low_bps=1e4, high_bps=1e7, wire=uplink.uplinks[0].wire)
     assert found.rate_bps is not None
     assert found.rate_bps.value == pytest.approx(320e3, rel=1e-3)
+
+
+def test_an_unstable_cell_of_a_sweep_has_its_reason_and_no_time() -> None:
+    """Over 10 KB/s, of a chain of two rates or of one, 20 kB a second have none, and 2 kB a second have their times."""
+    slow, fast = profile_of([20_000] * 8, [0.0] * 8, [0.01] * 8), profile_of([2000] * 8, [0.0] * 8, [0.01] * 8)
+    links = (
+        {"kind": "constant", "rate": "10 KB/s"},
+        {"kind": "gilbert_elliott", "good": "20 KB/s", "bad": "0 B/s", "good_for": "100 ms", "bad_for": "100 ms"},
+    )
+    for link in links:
+        spec = spec_of(uplink=link, arrivals={"kind": "poisson", "rate": "1 /s"}, requests=20)
+        of_slow, of_fast = (
+            cell_summaries(replayed(one, spec), 0.5, unstable=unstable_cells([one], spec))[0] for one in (slow, fast)
+        )
+        assert of_slow.in_time is not None
+        for estimate in (of_slow.mean_s, of_slow.p50_s, of_slow.p99_s, of_slow.in_time):
+            assert (math.isnan(estimate.value), estimate.reason) == (True, "unstable: utilisation 2 of the uplink")
+        assert of_fast.mean_s.value > 0
+        assert of_fast.in_time is not None
+        assert of_fast.in_time.value > 0

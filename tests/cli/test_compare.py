@@ -4,13 +4,16 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from harness.cli import compare
 from harness.profiling.machine import this_machine
 from harness.reference import HISTORY, as_reference
+from harness.report.regressions import Found
 from harness.runs import disk
 from harness.runs.store import Record
 from harness.scenario.load import as_given, load
@@ -64,9 +67,8 @@ def test_a_limit_lets_a_byte_pass(harness: Harness, runs: Path) -> None:
     status, _, error = harness("compare", runs / "reference", runs / "byte", "--fail-if", "device>10%")
     assert status == 2
     assert "times are compared with --against" in " ".join(error.replace("│", "").split())
-    for limits in ("byte>1%,answers>0", "device>10%,bytes>0"):
-        assert harness("compare", runs / "reference", runs / "byte", "--fail-if", limits)[0] == 2
-    status, _, error = harness("compare", __file__, "--against", "HEAD", "--fail-if", "bytes>0,device>10%")
+    assert harness("compare", runs / "reference", runs / "byte", "--fail-if", "byte>1%,answers>0")[0] == 2
+    status, _, error = harness("compare", __file__, "--against", "HEAD", "--fail-if", "bytes>0")
     assert (status, "'bytes' is not compared with --against" in " ".join(error.replace("│", "").split())) == (2, True)
 
 
@@ -143,3 +145,29 @@ def test_an_update_is_made_once_and_explained_once(
     assert harness(*command)[0] == 0
     assert len((tmp_path / "kept" / HISTORY).read_text().splitlines()) == 1
     assert (tmp_path / "kept" / "smoke" / "manifest.json").stat().st_ino == before
+
+
+@pytest.mark.parametrize("limits", ["device>10%,bytes>0", "bytes>0,prefill>10%"])
+def test_limits_of_both_forms_are_each_judged_where_they_can_be(harness: Harness, runs: Path, limits: str) -> None:
+    """Two runs are judged by their bytes, and the time is named as left to ``--against``."""
+    time = next(term.partition(">")[0] for term in limits.split(",") if "10%" in term)
+    for candidate, wanted in (("same", 0), ("byte", 1)):
+        status, out, _ = harness("compare", runs / "reference", runs / candidate, "--fail-if", limits)
+        assert status == wanted
+        assert f"--fail-if: not compared here: {time}; times are compared with --against COMMIT" in " ".join(
+            out.split()
+        )
+
+
+def test_a_timed_comparison_leaves_bytes_to_two_runs(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gate has the effect of the time alone, and the note names the rest."""
+    asked = []
+
+    def commits(*given: Any) -> Found:
+        asked.append(given[3])
+        return Found()
+
+    monkeypatch.setattr(compare, "_commits", commits)
+    status, out, _ = harness("compare", __file__, "--against", "HEAD", "--fail-if", "device>10%,bytes>0")
+    assert (status, asked) == (0, [{"device": 0.1}])
+    assert "--fail-if: not compared here: bytes; they are compared of two runs" in " ".join(out.split())

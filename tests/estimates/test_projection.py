@@ -1,6 +1,7 @@
 """A run of estimates: rows like any run's, labelled, and sums that are the paper's."""
 
 import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,16 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 import yaml
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from rich.console import Console
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError
 from harness.projection import REASON, Projection, run
-from harness.report import page
-from harness.report.figures import gallery, style
+from harness.report import page, sections
+from harness.report.figures import gallery, resources, style
 from harness.report.pack import numbers_tex
 from harness.runs.store import Run
 from harness.scenario.load import as_given, as_written, load, scenario_hash
@@ -238,3 +241,19 @@ def test_the_papers_projection_names_its_sources() -> None:
     (*_, inferred) = scenario.replay.uplinks
     assert isinstance(inferred, ConstantUplink)
     assert inferred.rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)
+
+
+def test_its_operations_are_called_estimated(ran: tuple[Projection, Path]) -> None:
+    """The table says so, and each filled bar of the figure is hatched."""
+    found = Analysis.read(ran[1])
+    assert found.resources_source == "estimated"
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(sections.resources_table(found))
+    words = console.export_text()
+    assert "estimated on agx-orin; rtx-4090" in words
+    assert "measured on" not in words
+    figure, _ = resources.draw(found, style.WIDTHS_IN["page"])
+    bars = [bar for axes in figure.axes for bar in axes.patches if isinstance(bar, Rectangle) and bar.get_width() > 0]
+    filled = [bar for bar in bars if bar.get_fill() and to_rgba(bar.get_facecolor())[3]]
+    assert filled
+    assert all(bar.get_hatch() for bar in filled)

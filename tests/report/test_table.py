@@ -12,6 +12,7 @@ from harness.analysis import Analysis, latency
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, schema
 from harness.report import table
+from harness.scenario.load import hash_of
 from tests.made_up_run import ORDER, make
 
 
@@ -52,8 +53,9 @@ def test_says_what_must_be_known(made_up: Analysis, shown: str) -> None:
     for fact in (
         "RealWorldQA at low uplink rates", "stand-ins: StreetsQA for RealWorldQA", "INVALID: throttled: GPU at 95 C",
         "does not reach", "some are estimated", "240 questions in 60 independent groups", "36 timed requests",
-        "this session only", "at least 88 % of server_only's", "a processor, 2 cores",
-        made_up.manifest.scenario_hash, "answers first",
+        "this session only", "at least 88 % of server_only's",
+        "over the whole benchmark from 36 timed requests, link times from the bytes of all questions",
+        "a processor, 2 cores", made_up.manifest.scenario_hash, "answers first",
     ):  # fmt: skip
         assert fact in words
 
@@ -73,7 +75,10 @@ def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
     assert all(len(line) <= 80 for line in shown.splitlines())
     head = " ".join(shown.split("─")[0].split())
     assert head.endswith("uplink device link wait server total ± 200 ms")
-    assert "in 200 ms: the share answered by then" in " ".join(shown.split())
+    words = " ".join(shown.split())
+    assert "in 200 ms: the share answered by then" in words
+    assert "mean seconds of the replayed requests, with their own bytes, from 36 timed requests; " in words
+    assert "over the whole benchmark" not in words
     first = next(line for line in shown.splitlines() if line.startswith("tofc "))
     row = run.numbers.iloc[0]
     assert first.split()[-2:] == [f"{100 * row['in_time']:.0f}", "%"]
@@ -170,3 +175,18 @@ def test_a_reference_that_scores_nothing_leaves_latency(made_up: Analysis, tmp_p
     table.write(run, tmp_path / "table.md")
     table.write_comparison(run, tmp_path / "comparison.md")
     assert "Equal score" not in (tmp_path / "comparison.md").read_text()
+
+
+def test_the_verdict_is_judged_again(made_up: Analysis, tmp_path: Path) -> None:
+    """A manifest that says VALID of rows that break a rule is not believed: neither above the table nor below it."""
+    manifest = made_up.manifest
+    measure = {**manifest.scenario_value("measure"), "warmup": 0}
+    edited = {**manifest.scenario, "measure": measure}
+    changes = {"scenario": edited, "scenario_hash": hash_of(edited), "validity": "VALID", "reasons": ()}
+    run = Analysis(dataclasses.replace(made_up.record, manifest=manifest.model_copy(update=changes)))
+    table.write(run, tmp_path / "table.md")
+    table.write_comparison(run, tmp_path / "comparison.md")
+    written = [(tmp_path / f"{name}.md").read_text() for name in ("table", "comparison")]
+    texts = [" ".join(_shown(run).split()), *written]
+    assert all("INVALID: no warm-up request was dropped before timing" in text for text in texts)
+    assert all("tonight, INVALID" in text for text in texts[:2])

@@ -1,6 +1,8 @@
 """The nightly: what it runs, its status, its history and the figure of it. Scenarios are not run here."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def night(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     run = Comparison(name="smoke", reference="a", candidate="b", label="", basis=(), checks=(check,))
     facts: dict[str, Any] = {
         "ran": "",
-        "streams": "",
+        "streams": ("", ""),
         "found": Found(runs=[run]),
         "commit": ("c" * 40, False),
         "timed": [],
@@ -95,10 +97,10 @@ def test_a_named_commit_is_timed_and_the_same_is_not(night: dict[str, Any]) -> N
     assert night["timed"] == ["v0.1"]
 
 
-@pytest.mark.parametrize("what", ["ran", "streams"])
-def test_what_could_not_be_run_is_2(night: dict[str, Any], what: str) -> None:
-    """A scenario that failed, or streams that decode otherwise, are in the history as not comparable."""
-    night[what] = "smoke: could not be run"
+@pytest.mark.parametrize(("what", "found"), [("ran", "smoke: could not be run"), ("streams", ("", "no such codec"))])
+def test_what_could_not_be_run_is_2(night: dict[str, Any], what: str, found: Any) -> None:
+    """A scenario that failed, or streams that could not be read, are in the history as not comparable."""
+    night[what] = found
     assert go() == 2
     assert nightly.history(Path("results/history"))[0]["verdict"].startswith("NOT COMPARABLE: 1 of 2")
 
@@ -108,3 +110,61 @@ def test_a_file_that_is_no_night_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"date": "today"}))
     with pytest.raises(ResultsError, match=r"x.json: is not the result of a nightly"):
         nightly.history(tmp_path)
+
+
+def test_a_night_that_failed_fails_again_when_it_is_repeated(night: dict[str, Any]) -> None:
+    """It is timed against the same commit as before, not passed over as its own last night; so is one of changes."""
+    go()
+    night["commit"] = ("d" * 40, False)
+    assert [go(), go()] == [1, 1]
+    assert night["timed"] == ["c" * 40] * 2
+    night["commit"] = ("d" * 40, True)
+    assert go() == 1
+    assert night["timed"][-1] == "d" * 40
+
+
+def test_streams_that_decode_otherwise_are_a_regression(night: dict[str, Any]) -> None:
+    """The status is 1, and the verdict, the night's file and the history name them."""
+    night["streams"] = ("2 of 300 streams decode otherwise", "")
+    assert go() == 1
+    assert nightly.history(Path("results/history"))[0]["verdict"] == "REGRESSION: recorded streams"
+    assert "- 2 of 300 streams decode otherwise" in Path("results/nightly/cccccccccccc/nightly.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("program", "differs", "unread"),
+    [
+        ("print('all equal')", "", ""),
+        ("print('1 of 2 differ'); sys.exit(1)", "recorded streams do not decode equal: 1 of 2 differ", ""),
+        ("sys.exit('lacks a key')", "", "recorded streams could not be decoded: lacks a key"),
+        ("1 / 0", "", "ZeroDivisionError"),
+        ("print('half', file=sys.stderr); sys.exit(2)", "", "recorded streams could not be decoded: half"),
+        ("import os; os._exit(9)", "", "could not be decoded: status 9"),
+    ],
+)
+def test_streams_that_differ_are_told_from_a_tool_that_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, differs: str, unread: str
+) -> None:
+    """What differs is on standard output with status 1; everything else says on standard error what is wrong."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "portability.py").write_text(f"import sys\n{program}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    found = nightly._streams()
+    for said, wanted in zip(found, (differs, unread), strict=True):
+        assert wanted in said
+        assert bool(said) == bool(wanted)
+
+
+def test_a_stage_without_a_finite_ratio_is_drawn_at_the_top(night: dict[str, Any]) -> None:
+    """A stage that one commit alone has is infinitely slower, which JSON has no number for."""
+    found = _timed("c" * 40)
+    endless = dataclasses.replace(found.parts[0], ratio=math.inf, low=math.inf, high=math.inf, confirmed_ratio=math.inf)
+    with pytest.MonkeyPatch.context() as patch:
+        parts = (endless, *found.parts)
+        patch.setattr(paired, "compare", lambda *_, **__: dataclasses.replace(found, parts=parts))
+        assert go("v0.1") == 1
+    nights = nightly.history(Path("results/history"))
+    assert [part["ratio"] for part in nights[0]["timed"][0]["parts"]] == [None, 1.5]
+    nightly.drawn(nights, Path("history.svg"))
+    assert Path("history.svg").read_text().startswith("<?xml")

@@ -24,10 +24,13 @@ _ONE_AXIS = 4.0
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     """The figure, and the numbers that it shows."""
     payloads = f"payloads that are {run.bytes_source}" if run.is_estimated else "the bytes of all questions"
+    whole = f"means over the whole benchmark; link times replayed from {payloads} and the uplink named"
+    own = "means of the replayed requests, with their own bytes"
     notes = [
-        f"means over the whole benchmark; link times replayed from {payloads} and the uplink named",
+        *([whole] if run.met != "all" else []),
+        *([own] if run.met == "all" else [f"where requests meet or a rate varies {own}"] if run.met == "some" else []),
         f"intervals at {100 * run.equality.confidence:g} %",
-        *(comparison.first_sentences(run.first)[:3] if width_in >= NARROW_IN else []),
+        *(comparison.first_sentences(run.first, run.numbers)[:3] if width_in >= NARROW_IN else []),
         *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
     ]
     about = of(run, "latency at each uplink" + (", and score" if run.scored else "; no score is claimed"), notes)

@@ -1,5 +1,7 @@
 """What each half needs besides time: memory on the device and on the server, and floating-point operations."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -25,12 +27,17 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         Patch(facecolor=_COLOURS["server"], label="server"),
         Patch(facecolor="white", edgecolor=style.INK, linewidth=0.8, label="framed: weights"),
     ]
+    source = run.resources_source
+    edge: dict[str, Any] = {}
+    if hatch := style.HATCHES.get(source):
+        edge = {"hatch": hatch, "edgecolor": style.GREY, "linewidth": 0}
+        handles.append(Patch(facecolor="white", edgecolor=style.INK, hatch=hatch, label=source))
     sample = run.record.resources["sample"].to_pandas().dropna()
     notes = [
         "memory is the most that a half needs while it answers one request, the weights that it holds included",
         "operations are torch's, a multiplication and an addition being two; entropy coding, clustering and picture "
         "codecs are not counted",
-        f"measured on question {sample.iloc[0]}" if len(sample) else "",
+        f"{source} on question {sample.iloc[0]}" if len(sample) else "",
     ]
     sheet = Sheet(width_in, body_in, of(run, "memory and operations of one request", notes), handles)
     y = np.array(list(rows.at.values()))
@@ -40,13 +47,13 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             sides = [data[f"{side}/operations"].to_numpy(float) / 1e9 for side in _COLOURS]
             left = np.zeros(len(data))
             for values, colour in zip(sides, _COLOURS.values(), strict=True):
-                axes.barh(y, np.nan_to_num(values), left=left, height=rows.bar_in, color=colour)
+                axes.barh(y, np.nan_to_num(values), left=left, height=rows.bar_in, color=colour, **edge)
                 left += np.nan_to_num(values)
             total, title = np.where(np.isnan(sides).all(axis=0), np.nan, left), "operations (GFLOP)"
         else:
             total = data[f"{what}/peak_memory_bytes"].to_numpy(float) / 1e6
             weights = data[f"{what}/weights_bytes"].to_numpy(float) / 1e6
-            axes.barh(y, np.nan_to_num(total), height=rows.bar_in, color=_COLOURS[what], alpha=0.55)
+            axes.barh(y, np.nan_to_num(total), height=rows.bar_in, color=_COLOURS[what], alpha=0.55, **edge)
             axes.barh(
                 y, np.nan_to_num(weights), height=rows.bar_in, facecolor="none", edgecolor=style.INK, linewidth=0.8
             )  # fmt: skip
