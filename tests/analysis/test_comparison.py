@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from harness.analysis import Analysis, cells, comparison
+from harness.analysis import Analysis, comparison
+from harness.analysis.setting import system_of
 from tests.made_up_run import RATES_BPS, REPLAY, make
 
 UPLINK = REPLAY["uplinks"][0]
@@ -168,7 +169,7 @@ def test_latency_at_equal_score_is_refused_where_more_than_bits_is_sent(
 ) -> None:
     """Its link times are those of a curve's bytes alone: whatever else a link takes time for is refused."""
     replay = {**REPLAY, "uplinks": [UPLINK], **more}
-    setting = dataclasses.replace(made_up.setting, system=cells.system_of(replay))
+    setting = dataclasses.replace(made_up.setting, system=system_of(replay))
     target = np.full(500, 70.0)
     found = comparison.latencies_at_equal_score(made_up.ladders, made_up.points, setting, 70.0, target)
     assert len(found) == 3

@@ -23,8 +23,8 @@ def test_a_recording_survives_its_file(tmp_path: Path) -> None:
     """What is saved is what is loaded, gaps included; the source is kept without the folder it lay in."""
     path = tmp_path / "link.csv"
     path.write_text("time_s,rate_bps\n0,1e6\n1,2e6\n9,3e6\n")
-    import_trace(path, tmp_path / "out" / "link.parquet", layout=CsvColumns(hold_s=2.0))
-    found = recording.load(tmp_path / "out" / "link.parquet")
+    import_trace(path, tmp_path / "link.parquet", layout=CsvColumns(hold_s=2.0))
+    found = recording.load(tmp_path / "link.parquet")
     assert isinstance(found, RateRecording)
     assert found.at_s.tolist() == [0, 1, 3, 9, 11]
     np.testing.assert_array_equal(found.rate_bps, [1e6, 2e6, np.nan, 3e6])

@@ -77,7 +77,7 @@ def test_waiting_for_a_processor_is_counted() -> None:
             process.kill()
             process.wait()
     waited_s, seconds = clock.waited_s()["spin"], clock.seconds["spin"]
-    assert 0.3 * seconds < waited_s < seconds
+    assert 0.3 * seconds < waited_s <= seconds
     # What was neither computed nor waited for is next to nothing: a spinning process never sleeps.
     assert abs(seconds - waited_s - clock.cpu_s["spin"]) < 0.2 * seconds
 

@@ -181,6 +181,7 @@ def test_the_command_writes_page_and_trace(
 ) -> None:
     """Both, or a sentence before anything is drawn where one of them cannot be written."""
     monkeypatch.setattr(gallery, "names", lambda _: [])
+    (tmp_path / "a").mkdir()
     status, out, err = harness("report", made_up.record.folder, "--out", "a/page.html", "--trace", "b.json")
     assert (status, err) == (0, "")
     assert out.splitlines()[-2:] == ["a/page.html", "b.json"]

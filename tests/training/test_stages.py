@@ -23,6 +23,7 @@ from harness.scenario.load import load as load_scenario
 from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import FeaturePoint, Tofc, TofcPoint
 from harness.stock import missing, take_stock
+from harness.tofc.trained import ADAPTER, CODECS
 from harness.training.load import load
 from harness.training.loop import Training
 from harness.training.pictures import Pictures
@@ -135,7 +136,7 @@ def test_a_run_says_that_a_codec_is_only_a_codec(
     assert "the codec was fitted alone, to features of a backbone that was not tuned" in sentence
     with pytest.raises(UnavailableError, match="the codec was fitted alone"):
         take_stock(scenario, allow_stand_ins=False)
-    (tmp_path / "out_codec" / "adapter").mkdir()
+    shutil.copytree(CODECS / "mini-onevision" / "lambda-0.3" / ADAPTER, tmp_path / "out_codec" / ADAPTER)
     assert dict(take_stock(scenario).stand_ins) == {}
 
 
