@@ -220,8 +220,9 @@ def test_an_accelerator_and_a_threaded_computation_get_one_process() -> None:
 def test_a_killed_parent_takes_its_workers_with_it() -> None:
     """No orphan goes on computing after kill -9."""
     script = (
-        "import os, time\n"
+        "import os, signal, time\n"
         "from harness.profiling.workers import spread\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # A shell's background job ignores it.
         'def work(n):\n    os.write(1, f"{os.getpid()}\\n".encode())\n    time.sleep(60)\n'
         "list(spread(work, [1, 2], 2))\n"
     )
