@@ -220,9 +220,8 @@ def test_an_accelerator_and_a_threaded_computation_get_one_process() -> None:
 def test_a_killed_parent_takes_its_workers_with_it() -> None:
     """No orphan goes on computing after kill -9."""
     script = (
-        "import os, signal, time\n"
+        "import os, time\n"
         "from harness.profiling.workers import spread\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # A shell's background job ignores it.
         'def work(n):\n    os.write(1, f"{os.getpid()}\\n".encode())\n    time.sleep(60)\n'
         "list(spread(work, [1, 2], 2))\n"
     )
@@ -248,7 +247,12 @@ def test_ctrl_c_is_the_parents_and_ends_all_workers() -> None:
         'except KeyboardInterrupt:\n    print("interrupted")\n'
     )
     command, pipe = [sys.executable, "-c", script], subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as parent:
+    begun = signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job ignores it.
+    try:
+        started = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, begun)
+    with started as parent:
         assert parent.stdout is not None
         assert parent.stderr is not None
         children = [int(parent.stdout.readline()) for _ in range(2)]
