@@ -1,4 +1,4 @@
-"""Who is told how far the work is, and what must be known before a number is read."""
+"""Where progress goes, and what must be known before a number is read."""
 
 from typing import Protocol
 

@@ -289,7 +289,7 @@ class _Halves(Mapping[PointKey, Parted]):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a worker that loads for itself is told: the study, and what it depends on where it is asked for.
+    """What a worker that loads for itself gets: the study, and what it depends on where it was started.
 
     ``folder`` is where relative paths count from, ``computes`` names the processor or GPU there, ``threads`` says how
     many the worker's networks may use.

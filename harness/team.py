@@ -143,7 +143,7 @@ class Answering:
             )
 
     def _begin(self, workers: int, parts: Sequence[Part]) -> Callable[[str], None]:
-        """Commits who answers; what it returns is told of each worker that died."""
+        """Records how many workers answer, and where; returns what to call with each worker that died."""
         workers = min(workers, len(parts))
         told: dict[str, float | str] = {"workers": float(workers), "engine": self.team.engine}
         died = 0.0

@@ -67,7 +67,7 @@ def _cluster(x_PVD: Tensor, n_clusters: int, k: int) -> tuple[Tensor, Tensor]:
     norm_V = np.empty(n_features, np.float64)
     centred_VD, square_VV = np.empty(x_PVD.shape[1:], dtype), np.empty((n_features, n_features), dtype)
     least, most = RANGE[dtype.itemsize]
-    # BLAS keeps threads of its own, which heed no limit of torch.
+    # BLAS has its own threads; torch.set_num_threads does not limit them.
     with _blas.limit(limits=torch.get_num_threads()):
         for patch, x_VD in enumerate(x_PVD_np):
             twin_V, largest, is_centred = _centre(x_VD, centred_VD, norm_V)

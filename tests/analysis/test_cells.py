@@ -205,7 +205,7 @@ def test_starts_that_scatter_are_in_every_interval_of_times(made_up: Analysis) -
 
 
 def test_drift_is_warned_of(made_up: Analysis) -> None:
-    """Rounds that get slower by a fifth are told of every scheme, and cancel in the ratios of two."""
+    """Rounds that get slower by a fifth are reported for every scheme, and cancel in the ratios of two."""
     stages = made_up.record.stages.to_pandas()
     stages["seconds"] *= 1 + 0.2 * stages["round"]
     run = Analysis(dataclasses.replace(made_up.record, stages=rows(StageRow, **stages)))

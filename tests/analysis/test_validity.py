@@ -188,7 +188,7 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", BROKEN)
 def test_a_broken_rule_is_told(made_up: Analysis, rule: str) -> None:
-    """The rule that was broken is told in a sentence, with where."""
+    """One sentence says which rule was broken, and where."""
     change, sentence = BROKEN[rule]
     found = judged(made_up.record, **change(made_up.record))
     assert any(re.search(sentence, reason) for reason in found), found

@@ -241,7 +241,7 @@ def test_what_is_missing_is_named(full: Analysis) -> None:
 
 @pytest.mark.slow
 def test_rows_that_contradict_each_other_leave_the_other_claims(full: Analysis) -> None:
-    """A scheme that was not timed equally often has no latency, and the rows' scores are told all the same."""
+    """A scheme that was not timed equally often has no latency, and its scores are still reported."""
     rows = full.record.stages
     lost = rows.filter(pc.invert(pc.and_(pc.equal(rows["repeat"], 2), pc.equal(rows["sample"], "q000"))))
     run = Analysis(dataclasses.replace(full.record, stages=lost))

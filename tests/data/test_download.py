@@ -267,7 +267,7 @@ def test_out_of_reach_is_one_sentence(server: Server, tmp_path: Path) -> None:
 
 
 def test_one_process_writes_at_a_time(server: Server, tmp_path: Path) -> None:
-    """A second download of the same file is refused, and a folder that cannot be written is told."""
+    """A second download of the same file is refused, and a folder that cannot be written is named."""
     part = tmp_path / "RealWorldQA.tsv.part"
     with part.open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)

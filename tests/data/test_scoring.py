@@ -373,7 +373,7 @@ def test_mmbench_wants_every_rotation_right() -> None:
     ],
 )
 def test_what_a_benchmark_groups(benchmark: str, sample, image, category, group) -> None:
-    """Questions, rotations and pairs are told apart as each benchmark's scoring has it."""
+    """Questions, rotations and pairs are distinguished as each benchmark's scoring has it."""
     assert metric(benchmark).group_of(sample, image, category) == group
 
 

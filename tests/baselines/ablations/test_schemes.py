@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_point(backbone: Llava, kept: list[Lesson])
 
 
 def test_an_unknown_point_lists_the_known_ones(models: LlavaModels) -> None:
-    """A scenario that names a point that nobody trained is told which there are."""
+    """A scenario that names an untrained point is refused, and the message lists the trained ones."""
     sentence = r"tofc_heuristic: unknown codec 'bits-9'; did you mean 'bits-3'\? known: bits-3"
     for half in (Heuristic.device_half, Heuristic.server_half):
         with pytest.raises(UnavailableError, match=sentence):
