@@ -242,7 +242,7 @@ class _Worker:
 
     def _read(self) -> Any:
         assert self._process.stdout is not None
-        # A process tells one line for each that it was told: none is left in the buffer, where select sees nothing.
+        # The process writes one line for each request: none is in the buffer, where select would not see it.
         if not select.select([self._process.stdout], [], [], _PATIENCE_S)[0]:
             raise ResultsError(
                 f"the {self._side} has not answered for {_PATIENCE_S:g} s, and was ended; repeat the command to resume"

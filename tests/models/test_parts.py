@@ -389,8 +389,22 @@ def test_a_vision_side_from_a_checkpoint_sees(tmp_path: Path) -> None:
     assert torch.equal(seen.x_PVD, backbone.see(image, Untimed()).x_PVD)
 
 
-def test_a_smaller_model_behind_the_same_tower_sees_what_the_larger_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The features are the same to the bit, and computed once; behind a tower that differs in a bit, or alone, anew."""
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever a tower encodes a picture."""
+    found: list[int] = []
+    encode = LlavaVision.encode
+
+    def counted(self: LlavaVision, tiles: Any) -> torch.Tensor:
+        found.append(1)
+        return encode(self, tiles)
+
+    monkeypatch.setattr(LlavaVision, "encode", counted)
+    return found
+
+
+def test_a_smaller_model_behind_the_same_tower_sees_what_the_larger_has_seen(encoded: list[int]) -> None:
+    """The features are the same to the bit, and computed once; behind another tower, or alone, they are computed again."""
     image = Image.new("RGB", (200, 150), "red")
     alone = onevision.load("mini-onevision").smaller().vision().see(image, Sharing()).x_PVD
     models, other = onevision.load("mini-onevision"), onevision.load("mini-onevision")
@@ -398,14 +412,7 @@ def test_a_smaller_model_behind_the_same_tower_sees_what_the_larger_has_seen(mon
     other.vision().see(image, Sharing())
     with torch.no_grad():
         next(other.vision().vision_tower.parameters()).view(-1)[0] += 1e-3
-    encoded: list[int] = []
-    encode = LlavaVision.encode
-
-    def counted(self: LlavaVision, tiles: Any) -> torch.Tensor:
-        encoded.append(1)
-        return encode(self, tiles)
-
-    monkeypatch.setattr(LlavaVision, "encode", counted)
+    encoded.clear()
     assert torch.equal(models.smaller().vision().see(image, Sharing()).x_PVD, seen)
     assert not encoded
     assert torch.equal(other.smaller().vision().see(image, Sharing()).x_PVD, alone)
@@ -413,17 +420,9 @@ def test_a_smaller_model_behind_the_same_tower_sees_what_the_larger_has_seen(mon
     assert len(encoded) == 1
 
 
-def test_what_is_seen_for_one_point_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_seen_for_one_point_serves_the_next(encoded: list[int]) -> None:
     """In a pass that wants answers alone a picture is encoded once, to the same features; elsewhere every time."""
     vision = onevision.load("mini-onevision").vision()
-    encoded: list[int] = []
-    encode = LlavaVision.encode
-
-    def counted(self: LlavaVision, tiles: Any) -> torch.Tensor:
-        encoded.append(1)
-        return encode(self, tiles)
-
-    monkeypatch.setattr(LlavaVision, "encode", counted)
     image, other = (Image.new("RGB", (200, 150), colour) for colour in ("red", "blue"))
     alone = vision.see(image, Untimed()).x_PVD
     for shown in (image, image.copy(), other, image):
