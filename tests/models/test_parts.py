@@ -404,7 +404,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_smaller_model_behind_the_same_tower_sees_what_the_larger_has_seen(encoded: list[int]) -> None:
-    """The features are the same to the bit, and computed once; behind another tower, or alone, they are computed again."""
+    """The features are equal to the bit and computed once; behind another tower, or alone, they are computed again."""
     image = Image.new("RGB", (200, 150), "red")
     alone = onevision.load("mini-onevision").smaller().vision().see(image, Sharing()).x_PVD
     models, other = onevision.load("mini-onevision"), onevision.load("mini-onevision")
