@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -68,7 +68,7 @@ def compare(
         facts = {**depended_on(scenario_file), "packages": provenance.package_versions(), "design": each}
         own = folder / f"{scenario_file.stem}-{full[:12]}-{of_data({**facts, 'commit': full})}"
         series = Series(scenario_file.resolve(), sides, own, design)
-        rows = series.timed("first", reporter)
+        rows = series.timed("first", reporter, check=lambda first: _refuse_unknown(first, gate))
         parts, notes = slowdown.parts_of(rows, gate.floor_s)
         judged = slowdown.judge(slowdown.log_ratios(parts), gate)
         if slowdown.suspects(judged):
@@ -143,6 +143,16 @@ def _git(*arguments: str, check: bool = False) -> str:
     return done.stdout
 
 
+def _frame(pairs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame([row for pair in pairs for row in pair["rows"]], columns=list(TIMED_COLUMNS))
+
+
+def _refuse_unknown(rows: pd.DataFrame, gate: Gate) -> None:
+    """Refuses a limit on no stage of these rows; one that is tested with others in the end is refused then."""
+    stages = set(slowdown.parts_of(rows, 0.0)[0]["part"])
+    slowdown.refuse_unknown(stages | {f"{side}/{slowdown.POOLED}" for side in ("device", "server")}, gate)
+
+
 class Series:
     """Pairs of one scenario by two checkouts, each pair a file of ``folder``."""
 
@@ -153,8 +163,11 @@ class Series:
         self.design = design
         self.machine = ""
 
-    def timed(self, name: str, reporter: Reporter) -> pd.DataFrame:
-        """The rows of a set of pairs, with :data:`harness.analysis.slowdown.TIMED_COLUMNS`."""
+    def timed(self, name: str, reporter: Reporter, check: Callable[[pd.DataFrame], None] | None = None) -> pd.DataFrame:
+        """The rows of a set of pairs, with :data:`harness.analysis.slowdown.TIMED_COLUMNS`.
+
+        ``check`` gets those of the first pair, before any other is timed.
+        """
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"pair-{pair:03}.json" for pair in range(self.design.pairs)]
@@ -163,11 +176,13 @@ class Series:
             if not path.exists():
                 disk.write_text(path, json.dumps(self.pair(name, pair)))
                 reporter.advance()
+            if pair == 0 and check is not None:
+                check(_frame([json.loads(path.read_text(encoding="utf-8"))]))
         read = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         self.machine = read[0]["machine"]
         if len({pair["machine"] for pair in read}) > 1:
             raise ResultsError(f"{folder}: its pairs were timed on two machines; remove it to time them again")
-        return pd.DataFrame([row for pair in read for row in pair["rows"]], columns=list(TIMED_COLUMNS))
+        return _frame(read)
 
     def pair(self, name: str, pair: int) -> dict[str, Any]:
         """One pair: two processes that begin for it, their turns, and their end."""

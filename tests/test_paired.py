@@ -3,6 +3,7 @@
 The processes are real; what they run is a few lines that speak as ``harness/timing_worker.py`` does.
 """
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness import paired
+from harness.analysis.slowdown import Gate
 from harness.errors import ResultsError
 from harness.paired import Design, Series
 from harness.runs import digests
@@ -177,3 +179,16 @@ def test_pairs_depend_on_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(digests, "of_file", lambda path: real(path) + "'" * (path.suffix == ".safetensors"))
     now = paired.depended_on(file)
     assert [name for name in before if now[name] != before[name]] == ["weights"]
+
+
+def test_a_limit_on_no_stage_is_refused_after_one_pair(series: Series) -> None:
+    """Names that are right pass: a stage's, with its side or without, a side's and the short stages' together."""
+    reporter = Told()
+    with pytest.raises(ResultsError, match=r"unknown stage 'encod'.*encode"):
+        series.timed(
+            "first", reporter, check=functools.partial(paired._refuse_unknown, gate=Gate(effects={"encod": 0.1}))
+        )
+    assert len(list((series.folder / "first").iterdir())) == reporter.steps == 1
+    named = dict.fromkeys(("encode", "device/encode", "device", "total", "other stages"), 0.1)
+    series.timed("first", reporter, check=functools.partial(paired._refuse_unknown, gate=Gate(effects=named)))
+    assert reporter.steps == 3

@@ -139,14 +139,20 @@ def extrapolated(measured: Mapping[str, float], whole: TrainingConfig) -> dict[s
     }
 
 
+def _at_least_one(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it, and print what was measured and what follows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--backbone", default="llava-onevision-7b", help="built with random weights")
-    parser.add_argument("--pictures", type=int, default=40, help="to fit to; a few more are held out")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=8, help="pictures a step")
+    parser.add_argument("--pictures", type=_at_least_one, default=40, help="to fit to; a few more are held out")
+    parser.add_argument("--steps", type=_at_least_one, default=40)
+    parser.add_argument("--batch", type=_at_least_one, default=8, help="pictures a step")
     given = parser.parse_args(arguments)
     console, folder = Console(markup=False, emoji=False), Path(given.folder)
     draw(folder / "pictures", given.pictures + HELD_OUT)

@@ -22,7 +22,7 @@ Stages that take less than a *floor* are timed too coarsely for that; a scheme's
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 import numpy as np
@@ -163,6 +163,17 @@ def log_ratios(parts: pd.DataFrame) -> dict[Part, Floats]:
     }
 
 
+def refuse_unknown(parts: Set[str], gate: Gate) -> None:
+    """Raises ResultsError for a limit on what none of the parts is."""
+    known = parts | {part.partition("/")[2] for part in parts if "/" in part}
+    for name in gate.effects:
+        if name not in known:
+            raise ResultsError(
+                f"--fail-if: {unknown_name('stage', name, sorted(known))}; stages below {1e3 * gate.floor_s:g} ms are "
+                "tested together"
+            )
+
+
 def judge(
     first: Mapping[Part, ArrayLike], gate: Gate, second: Mapping[Part, ArrayLike] | None = None
 ) -> list[TimedPart]:
@@ -172,13 +183,7 @@ def judge(
     for fewer pairs than the family needs (:func:`pairs_needed`), for a limit on what none of the parts is, and where
     there is nothing to test.
     """
-    for name in gate.effects:
-        if not any(name in (part, part.partition("/")[2]) for _, part in first):
-            known = sorted({part for _, part in first} | {part.partition("/")[2] for _, part in first if "/" in part})
-            raise ResultsError(
-                f"--fail-if: {unknown_name('stage', name, known)}; stages below {1e3 * gate.floor_s:g} ms are tested "
-                "together"
-            )
+    refuse_unknown({part for _, part in first}, gate)
     effects = {part: effect for part in first if (effect := gate.effect_of(part)) is not None}
     tested = {part: np.asarray(first[part], float) for part in effects}
     if not tested:

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness import catalog
-from harness.errors import CheckpointError, UnavailableError, shown, unknown_name
+from harness.errors import CheckpointError, HarnessError, UnavailableError, shown, unknown_name
 from harness.models import files
 from harness.models.contract import Models, Part
 
@@ -138,6 +138,11 @@ def reduction_of(found: Mapping[str, Any]) -> tuple[str, str] | None:
 def _refuse_not_merging(folder: Path) -> None:
     """Raises CheckpointError where a training's manifest is of a codec, or of another reduction than merging."""
     if not (path := folder / MANIFEST).exists():
+        if (folder / CODEC).is_file():
+            raise CheckpointError(
+                f"{folder}: holds a codec, so that its adapter was trained together with one; 'adapter' wants one that "
+                "was tuned for merged features alone, which 'harness train --stage merging' makes"
+            )
         return
     found = manifest(path)
     if (said := reduction_of(found)) is None:
@@ -149,6 +154,21 @@ def _refuse_not_merging(folder: Path) -> None:
             f"{folder}: its adapter was trained {was}; 'adapter' wants one that was tuned for merged features alone, "
             "which 'harness train --stage merging' makes"
         )
+
+
+def _is_of_merging(folder: Path) -> bool:
+    try:
+        _refuse_not_merging(folder)
+    except HarnessError:
+        return False
+    return True
+
+
+def _refuse_other_base(folder: Path, backbone: str) -> None:
+    """Raises CheckpointError where peft's own note in an adapter names another backbone of the catalog."""
+    base = files.read_json(folder / files.ADAPTER_CONFIG).get("base_model_name_or_path")
+    if base != backbone and base in catalog.BACKBONES:
+        raise CheckpointError(f"{folder}: is an adapter of {base}, and {backbone} needs one of its own")
 
 
 def find_adapter(backbone: str, adapter: str) -> Path:
@@ -169,9 +189,10 @@ def find_adapter(backbone: str, adapter: str) -> Path:
             f"{adapter}: has no adapter; a training's folder, or one with {files.ADAPTER_CONFIG} and "
             f"{files.ADAPTER_WEIGHTS} as peft saves them, is wanted"
         )
-    known = {path.parents[1].name for folder in among for path in folder.glob(f"*/{ADAPTER}/{files.ADAPTER_CONFIG}")}
+    known = {path.parents[1] for folder in among for path in folder.glob(f"*/{ADAPTER}/{files.ADAPTER_CONFIG}")}
+    tuned = [folder.name for folder in known if _is_of_merging(folder)] or ["none"]
     raise UnavailableError(
-        f"{unknown_name(f'adapter of {backbone}', adapter, known or ['none'])}; train one to "
+        f"{unknown_name(f'adapter of {backbone}', adapter, tuned)}; train one to "
         f"{TRAINED / backbone / adapter} ('harness train ... --stage merging'), give the path of its folder, or leave "
         "'adapter' out of the points: they then count as not tuned for merging"
     )
@@ -188,6 +209,7 @@ def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:
         refuse_other_backbone(folder.parent, backbone)
         _refuse_not_merging(folder.parent)
     refuse_unreadable_adapter(folder)
+    _refuse_other_base(folder, backbone)
     return {f"adapter {adapter}, {name}": folder / name for name in (files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS)}
 
 
@@ -208,4 +230,5 @@ def load_adapter(models: Models, adapter: str) -> Path:
         refuse_other_backbone(folder.parent, models.name)
         _refuse_not_merging(folder.parent)
         _refuse_other_weights(folder.parent, models, files.PARTS)
+    _refuse_other_base(folder, models.name)
     return folder

@@ -15,7 +15,7 @@ from rich.console import Console
 from baselines.pillow_codecs import Jpeg, JpegPoint
 from harness.analysis import Analysis
 from harness.data.sample import Question
-from harness.errors import CheckpointError, ScenarioError
+from harness.errors import CheckpointError, ScenarioError, UnavailableError
 from harness.models import adapter, files
 from harness.models.contract import Untimed
 from harness.models.loading import LlavaModels
@@ -267,3 +267,17 @@ def test_a_scenario_with_an_adapter_and_nothing_merged_is_refused(scenario: Call
     path.write_text(SCENARIO.format(adapter="merging").replace("quality: 40, n_c: 6, adapter", "quality: 40, adapter"))
     with pytest.raises(ScenarioError, match=r"tuned\.yaml:\d+: pipelines\.1\.points\.0.*adapter merging goes with a"):
         load_scenario(path)
+
+
+def test_an_adapter_that_was_copied_is_known_by_what_lies_in_it(tmp_path: Path) -> None:
+    """By the codec beside it, and by the backbone that peft wrote down; names that are offered can be taken."""
+    zoo = trained.CODECS / NAME / "lambda-0.3"
+    shutil.copytree(zoo, tmp_path / "joint")
+    (tmp_path / "joint" / trained.MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match="holds a codec"):
+        trained.adapter_files(NAME, str(tmp_path / "joint"))
+    shutil.copytree(trained.CODECS / "mini-llava15" / "merging" / trained.ADAPTER, tmp_path / "other")
+    with pytest.raises(CheckpointError, match=f"is an adapter of mini-llava15, and {NAME} needs"):
+        trained.adapter_files(NAME, str(tmp_path / "other"))
+    with pytest.raises(UnavailableError, match="known: merging;"):
+        trained.adapter_files(NAME, "nosuch")
