@@ -5,6 +5,7 @@ answers cost D (Eq. 10), so that two codecs are compared on the same pictures an
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,9 +28,9 @@ from harness.training.bundled import Bundled
 from harness.training.card import HeldOut, tables
 from harness.training.model import SplitModel
 from harness.training.reading import Reader
+from recipes import over_seeds
 
 FIRST_BOOK = 210_000
-_RESAMPLES = 2000
 
 
 def opened(folder: Path) -> tuple[Llava, SplitModel]:
@@ -57,61 +58,71 @@ def measured(folder: Path, pages: int, first_book: int = FIRST_BOOK) -> list[Hel
     return result.measure(module, backbone, reader, range(len(data)), clusters, lambda: None)
 
 
-Pictures = Sequence[tuple[int, float]]
-"""Bytes and D of each picture."""
-
-
-def against_curve(point: Pictures, curve: Sequence[Pictures], seed: int = 0) -> tuple[float, float, float] | None:
-    """A point's D less a curve's at the point's bytes, and its 95 % bootstrap interval; None beyond the curve.
-
-    The curve's D is interpolated in the logarithm of its points' bytes; pictures are drawn alike for all.
-    """
-    mine_PX = np.array(point)
-    table_KPX = np.array(sorted(curve, key=lambda of_pictures: np.mean(of_pictures, 0)[0]))
-    n_pictures = len(mine_PX)
-
-    def less(drawn: Any) -> float:
-        of_curve_KX, of_point_X = table_KPX[:, drawn].mean(1), mine_PX[drawn].mean(0)
-        return float(of_point_X[1] - np.interp(np.log(of_point_X[0]), np.log(of_curve_KX[:, 0]), of_curve_KX[:, 1]))
-
-    if not len(table_KPX) or not table_KPX[0, :, 0].mean() <= mine_PX[:, 0].mean() <= table_KPX[-1, :, 0].mean():
-        return None
-    rng = np.random.default_rng(seed)
-    low, high = np.quantile([less(rng.integers(0, n_pictures, n_pictures)) for _ in range(_RESAMPLES)], [0.025, 0.975])
-    return less(np.arange(n_pictures)), float(low), float(high)
+def by_training(rows: Mapping[Path, Sequence[HeldOut]]) -> dict[str, list[Path]]:
+    """The folders of trainings that differ in their seed alone, by name and lambda."""
+    groups: dict[str, list[Path]] = {}
+    for folder in rows:
+        config = {**manifest(folder / MANIFEST)["config"], "seed": None, "out": None}
+        groups.setdefault(json.dumps(config, sort_keys=True), []).append(folder)
+    named: dict[str, list[Path]] = {}
+    for text, folders in groups.items():
+        given = json.loads(text)
+        name = f"{given['name']}, lambda {given['lambda']:g}"
+        named[name if name not in named else f"{name} ({folders[0].name})"] = folders
+    return named
 
 
 def at_equal_bytes(
-    old: Sequence[HeldOut], new: Sequence[HeldOut]
-) -> list[tuple[int, float, tuple[float, float, float]]]:
-    """For each new point within the old curve's bytes at its n_c: n_c, bytes, and what :func:`against_curve` says."""
+    old: Sequence[HeldOut], new: Sequence[Sequence[HeldOut]]
+) -> list[tuple[int, float, over_seeds.Difference | None]]:
+    """D of a training's seeds less the old curve's at their bytes, for each n_c: n_c, mean bytes, and the difference.
+
+    None where a seed is beyond the curve.
+    """
     found = []
-    for row in sorted(new, key=lambda r: r.n_clusters):
-        compared = against_curve(row.of_pictures, [r.of_pictures for r in old if r.n_clusters == row.n_clusters])
-        if compared is not None:
-            found.append((row.n_clusters, row.bytes_per_image, compared))
+    for of_seeds in sorted(zip(*new, strict=True), key=lambda rows: rows[0].n_clusters):
+        curve = [row.of_pictures for row in old if row.n_clusters == of_seeds[0].n_clusters]
+        less = [over_seeds.less_than_curve(row.of_pictures, curve) for row in of_seeds]
+        compared = None if any(one is None for one in less) else over_seeds.difference(less)
+        found.append((of_seeds[0].n_clusters, float(np.mean([row.bytes_per_image for row in of_seeds])), compared))
     return found
 
 
 def scatter(rows: Mapping[Path, Sequence[HeldOut]]) -> list[tuple[str, int, int, float, float, float, float]]:
     """Of trainings that differ in their seed alone: name, n_c, seeds, and mean and deviation of bytes and of D."""
-    groups: dict[str, list[Path]] = {}
-    for folder in rows:
-        config = {**manifest(folder / MANIFEST)["config"], "seed": None}
-        groups.setdefault(json.dumps(config, sort_keys=True), []).append(folder)
     found = []
-    for text, folders in groups.items():
+    for name, folders in by_training(rows).items():
         if len(folders) == 1:
             continue
-        given = json.loads(text)
         for of_seeds in zip(*(rows[folder] for folder in folders), strict=True):
             bytes_S, loss_S = (
                 np.array([getattr(r, key) for r in of_seeds]) for key in ("bytes_per_image", "distortion")
             )
-            name = f"{given['name']}, lambda {given['lambda']:g}"
             numbers = (bytes_S.mean(), bytes_S.std(ddof=1), loss_S.mean(), loss_S.std(ddof=1))
             found.append((name, of_seeds[0].n_clusters, len(folders), *map(float, numbers)))
     return found
+
+
+def saved(path: Path | None) -> dict[str, list[HeldOut]]:
+    """The rows of an earlier call, by the digest of what they were measured of."""
+    if path is None or not path.is_file():
+        return {}
+    return {key: [row_of(row) for row in rows] for key, rows in files.read_json(path).items()}
+
+
+def row_of(row: Mapping[str, Any]) -> HeldOut:
+    """A row as JSON holds it."""
+    pictures = tuple((int(n_bytes), float(loss)) for n_bytes, loss in row["of_pictures"])
+    return HeldOut(**{**row, "expert_use": tuple(row["expert_use"]), "of_pictures": pictures})
+
+
+def digest(folder: Path, pages: int, first_book: int) -> str:
+    """Of all that decides a folder's rows."""
+    found = hashlib.sha256(f"{pages} {first_book}".encode())
+    for path in (folder / CODEC, folder / ADAPTER / adapter.SAFETENSORS_WEIGHTS_NAME, folder / MANIFEST):
+        if path.is_file():
+            found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -121,29 +132,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--with", dest="others", nargs="*", type=Path, default=[], help="compared with the others")
     parser.add_argument("--pages", type=int, default=96)
     parser.add_argument("--first-book", type=int, default=FIRST_BOOK, help="of pages that nothing learnt from")
-    parser.add_argument("--save", type=Path, help="a JSON file for the rows")
+    parser.add_argument("--save", type=Path, help="a JSON file for the rows; what it holds is not measured again")
     arguments = parser.parse_args(argv)
     if arguments.save:
         disk.check_writable(arguments.save)
     torch.set_num_threads(1)
+    known = saved(arguments.save)
     rows: dict[Path, list[HeldOut]] = {}
     for folder in (*arguments.folders, *arguments.others):
-        rows[folder] = measured(folder, arguments.pages, arguments.first_book)
+        key = digest(folder, arguments.pages, arguments.first_book)
+        if key not in known:
+            known[key] = measured(folder, arguments.pages, arguments.first_book)
+            if arguments.save:
+                text = json.dumps({name: [r._asdict() for r in found] for name, found in known.items()})
+                disk.write_text(arguments.save, text)
+        rows[folder] = known[key]
         print(f"## {folder}\n\n{tables(rows[folder])}\n", flush=True)
-    if arguments.save:
-        text = json.dumps({str(f): [r._asdict() for r in found] for f, found in rows.items()})
-        disk.write_text(arguments.save, text)
     if several := scatter(rows):
         print("| training | n_c | seeds | bytes an image | deviation over seeds | D | deviation over seeds |")
         print("|---|---|---|---|---|---|---|")
     for name, n_c, seeds, n_bytes, sd_bytes, loss, sd_loss in several:
         print(f"| {name} | {n_c} | {seeds} | {n_bytes:.0f} | {sd_bytes:.1f} | {loss:.4f} | {sd_loss:.4f} |")
-    old, new = ([row for folder in group for row in rows[folder]] for group in (arguments.folders, arguments.others))
-    if new:
-        print("| n_c | bytes an image | D less the first group's at equal bytes | 95 % interval over pictures |")
-        print("|---|---|---|---|")
-    for n_c, n_bytes, (less, low, high) in at_equal_bytes(old, new):
-        print(f"| {n_c} | {n_bytes:.0f} | {less:+.4f} | {low:+.4f} to {high:+.4f} |")
+    if arguments.others:
+        print("\nD less the first group's at equal bytes; the interval is over pictures, and over seeds from two on.\n")
+        print("| training | n_c | bytes an image | D less | 95 % interval | seeds |\n|---|---|---|---|---|---|")
+    old = [row for folder in arguments.folders for row in rows[folder]]
+    for name, folders in by_training({folder: rows[folder] for folder in arguments.others}).items():
+        for n_c, n_bytes, compared in at_equal_bytes(old, [rows[folder] for folder in folders]):
+            shown = f"beyond its curve | - | {len(folders)}" if compared is None else compared
+            print(f"| {name} | {n_c} | {n_bytes:.0f} | {shown} |")
 
 
 if __name__ == "__main__":

@@ -233,10 +233,12 @@ def test_points_are_compared_on_the_same_pages(models: LlavaModels) -> None:
     header, halves = 20, 2 * n_patches * TABLE_1_CLUSTERS * vision.feature_dim
     assert [row.of_pictures[0][0] for row in found[2:]] == [header + halves] * 2
     assert all(0 < row.of_pictures[0][1] < 10 for row in found)
-    a, b = (comparison.Row("x", "y", 3, pages) for pages in (((9, 0.5), (8, 0.3)), ((9, 0.4), (8, 0.1))))
-    assert comparison.paired(a, a) == (0, 0, 0)
-    less, low, high = comparison.paired(a, b)
-    assert (less, low, high) == pytest.approx((0.15, 0.1, 0.2))
+    pages_a, pages_b = ((9, 0.5), (8, 0.3)), ((9, 0.4), (8, 0.1))
+    a, b = (comparison.Row("x", "y", 3, 0, pages, (72, 32)) for pages in (pages_a, pages_b))
+    assert comparison.over_common_seeds([a], [a])[:3] == (0, 0, 0)
+    assert comparison.over_common_seeds([a], [b]).value == pytest.approx(0.15)
+    assert comparison.objective(a, 0.5) == pytest.approx([0.5 + 0.5, 0.3 + 1])
+    assert comparison.over_common_seeds([a], [b._replace(seed=1), b]).seeds == 1
     text = comparison.report(found)
     assert "| tofc_heuristic | bits-3 | 3 |" in text
     assert "| tofc_single | 4 |" in text
