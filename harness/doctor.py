@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from harness.asked import Asked
 from harness.errors import HarnessError
+from harness.model_probe import ModelProbe
 from harness.profiling import nvml
 from harness.profiling.energy import Meters
 from harness.profiling.machine import this_machine
@@ -126,17 +126,17 @@ def _halves(stock: Stock, bytes_each: int) -> Iterator[HalfNeeds]:
     for (pipeline, label), (scheme, point) in stock.points.items():
         sides: tuple[Side, ...] = ("device", "server")
         for side in sides:
-            asked = Asked(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
+            probe = ModelProbe(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
             refused = None
             try:
-                (scheme.device_half if side == "device" else scheme.server_half)(asked, point)
+                (scheme.device_half if side == "device" else scheme.server_half)(probe, point)
             except HarnessError as error:
                 refused = f"{pipeline} at {label}, {side} half: {error}"
             yield HalfNeeds(
                 pipeline=pipeline,
                 point=label,
                 side=side,
-                parts=[f"{part} of {name}" for name, part in asked.parts],
-                weight_bytes=bytes_each * sum(asked.parts.values()),
+                parts=[f"{part} of {name}" for name, part in probe.parts],
+                weight_bytes=bytes_each * sum(probe.parts.values()),
                 refused=refused,
             )

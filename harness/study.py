@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from harness import catalog, cost, measure, timing
 from harness.analysis import Analysis, validity
-from harness.asked import elements_of
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
 from harness.energy import Sides, measure_energy
 from harness.errors import PeerError
 from harness.measure import Halves, Parted
+from harness.model_probe import elements_of
 from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meter, Meters
