@@ -7,10 +7,16 @@ it wants.
 
 from pathlib import Path
 
-from harness.data.asking import (
+from harness.data.bundled import load_bundled
+from harness.data.drawing import things
+from harness.data.drawing.seeded_random import SeededRandom
+from harness.data.drawing.street import Side, Street
+from harness.data.drawing.textures import Split
+from harness.data.pictures import MAX_PIXELS
+from harness.data.questions import (
     CHOICES,
     LETTERS,
-    Asked,
+    LabelledQuestion,
     Page,
     choice,
     deck,
@@ -20,12 +26,6 @@ from harness.data.asking import (
     value_of,
     yes_no,
 )
-from harness.data.bundled import load_bundled
-from harness.data.drawing import things
-from harness.data.drawing.seeded_random import SeededRandom
-from harness.data.drawing.street import Side, Street
-from harness.data.drawing.textures import Split
-from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 
 PAGES = 96
@@ -85,7 +85,7 @@ def _page(
     *,
     present: dict[str, Side],
     absent: str,
-    last: Asked,
+    last: LabelledQuestion,
 ) -> Page:
     """A street in which the dealt truths hold; all that is not asked about is left to chance."""
     fixed = {name: value for name, (value, _) in cards.items()}
@@ -109,7 +109,7 @@ def _page(
     return Page(street, split, seed, (*asked, last))
 
 
-def ask_everything(street: Street, rng: SeededRandom) -> tuple[Asked, ...]:
+def ask_everything(street: Street, rng: SeededRandom) -> tuple[LabelledQuestion, ...]:
     """One question of every category about a full street, letters and truths left to chance: what training asks."""
     asked = [choice(name, value_of(street, name), rng.pick(LETTERS), rng) for name in CHOICES]
     present = rng.one_in(2)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from harness import catalog, measure, study, timing
-from harness.data.asking import samples
 from harness.data.gathered import gather
+from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError
 from harness.models.contract import Answer, Untimed
