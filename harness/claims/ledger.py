@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
-from harness.claims.asked import Asked, pipelines_of
+from harness.claims.evaluation import Evaluation, pipelines_of
 from harness.claims.model import Claim, Claims, ClaimStudy, Criterion, Machines, direction
 from harness.claims.verdict import ALPHA, Decided, Item, Verdict, judge, picked
 from harness.errors import HarnessError
@@ -130,7 +130,7 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=why)
 
     def numbers(of: Criterion) -> Sequence[Item]:
-        found = [metrics.of_run(Asked(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
+        found = [metrics.of_run(Evaluation(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
         return metrics.quotient(*found) if len(found) == 2 else found[0]
 
     side = direction(test) if stood_in else None

@@ -13,7 +13,7 @@ from harness.scenario.replay import ConstantUplink
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Evaluation:
     """A test, the run that it is made of, and the level at which all its intervals hold together."""
 
     run: Analysis
@@ -40,23 +40,23 @@ def pipelines_of(run: Analysis) -> dict[str, str]:
     return found or {name: name for name in run.manifest.points}
 
 
-def both_points(asked: Asked, other: str) -> tuple[PointKey, PointKey] | str:
+def both_points(evaluation: Evaluation, other: str) -> tuple[PointKey, PointKey] | str:
     """The points of the scheme and of another that are to be compared; why there are none, in a phrase."""
-    mine = point_of(asked, str(asked.test.of), asked.test.at)
-    theirs = point_of(asked, other, asked.test.over_at)
+    mine = point_of(evaluation, str(evaluation.test.of), evaluation.test.at)
+    theirs = point_of(evaluation, other, evaluation.test.over_at)
     if isinstance(mine, str):
         return mine
     return theirs if isinstance(theirs, str) else (mine, theirs)
 
 
 def point_of(
-    asked: Asked, scheme: str, at: Mapping[str, Parameter], *, timed: bool = True, first: bool = False
+    evaluation: Evaluation, scheme: str, at: Mapping[str, Parameter], *, timed: bool = True, first: bool = False
 ) -> PointKey | str:
     """The point of a scheme with parameters ``at``, that of most bytes among several; else the selected one.
 
     Why there is none, in a phrase. ``first`` takes the first point where none is selected.
     """
-    run, pipeline = asked.run, asked.pipelines[scheme]
+    run, pipeline = evaluation.run, evaluation.pipelines[scheme]
     points = run.points[run.points["pipeline"] == pipeline]
     parameters = run.manifest.points[pipeline]
     if at:
