@@ -18,7 +18,7 @@ from harness.analysis import means
 from harness.analysis.cells import instability, mean_link_s, times_and_known
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, apart, difference_within_rounds, too_few
-from harness.analysis.replications import AT_LEVELS, at_level, engine_of, mean, resampled
+from harness.analysis.replications import AT_LEVELS, at_level, mean, resampled, simulator_of
 from harness.analysis.setting import Population, Timed, strata, timed_apart
 from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
@@ -154,7 +154,7 @@ def crossover_of_links(
     base = Cell(spec=spec, uplink=uplink, users=users, seed=0)
     pairs = [(a, b)] * resamples
     drawn = [(resampled(a, seed), resampled(b, seed)) for seed in range(resamples)]
-    engine = engine_of(base)
+    simulator = simulator_of(base)
 
     def difference(log_rate: float, of: Mapping[int, tuple[Profile, Profile]]) -> float:
         cell = dataclasses.replace(base, scale=math.exp(log_rate) / own_bps)
@@ -164,7 +164,7 @@ def crossover_of_links(
         found = []
         for seed, (one, other) in of.items():
             own = dataclasses.replace(cell, seed=seed)
-            mean_s = [mean(total_s(replay(profile, own, engine=engine))) for profile in (one, other)]
+            mean_s = [mean(total_s(replay(profile, own, simulator=simulator))) for profile in (one, other)]
             found.append(mean_s[0] - mean_s[1])
         return float(np.mean(found))
 

@@ -131,7 +131,7 @@ def _entropy_bits(use_E: NDArray[np.float64]) -> float:
 
 
 def _illustrated(evaluation: Evaluation) -> list[tuple[str, Mapping[str, float]]]:
-    """Where the bits of the scheme's points went, each part over all; of points whose streams have the parts evaluation."""
+    """Where the bits of the scheme's points went, as shares of all, for points whose streams have these parts."""
     found = evaluation.run.illustrations
     mine = (
         []

@@ -14,7 +14,7 @@ from harness.replay.system import Instants, System
 from harness.replay.workload import RandomStream, Workload, stream, workload
 from harness.scenario.replay import ConstantUplink, Replay, TraceUplink, Uplink
 
-Engine = Literal["auto", "simpy", "vector"]
+Simulator = Literal["auto", "simpy", "vector"]
 
 _WORTH_COMPILING = 2_000
 """Requests from which loading the compiled path pays."""
@@ -34,7 +34,7 @@ class Cell:
     scale: float = 1.0
 
 
-def replay(profile: Profile, cell: Cell, *, engine: Engine = "auto") -> pa.Table:
+def replay(profile: Profile, cell: Cell, *, simulator: Simulator = "auto") -> pa.Table:
     """The request rows of one cell, user after user, each user's in the order in which they were made.
 
     ``auto`` takes the vectorised path where it applies; it gives the same instants. A user of a closed loop whose
@@ -42,18 +42,18 @@ def replay(profile: Profile, cell: Cell, *, engine: Engine = "auto") -> pa.Table
     for an uplink's file, ScenarioError for recorded arrivals, that cannot be read.
     """
     load = workload(profile, cell.spec, cell.users, cell.seed)
-    return request_rows(profile, cell, load, _instants(profile, cell, load, engine))
+    return request_rows(profile, cell, load, _instants(profile, cell, load, simulator))
 
 
-def _instants(profile: Profile, cell: Cell, load: Workload, engine: Engine) -> Instants:
+def _instants(profile: Profile, cell: Cell, load: Workload, simulator: Simulator) -> Instants:
     links = channels(cell)
-    if engine == "vector" or (engine == "auto" and len(load.row) >= _WORTH_COMPILING):
+    if simulator == "vector" or (simulator == "auto" and len(load.row) >= _WORTH_COMPILING):
         # What is compiled takes a second to load: not for a handful of requests.
         from harness.replay import vector
 
         if vector.applies(cell.spec, cell.users):
             return vector.run(profile, load, cell.spec, cell.uplink.wire, links)
-        if engine == "vector":
+        if simulator == "vector":
             raise ScenarioError(
                 "the vectorised path does not apply to a timeout, to batches, or to a closed loop whose users meet"
             )

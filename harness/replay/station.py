@@ -22,7 +22,7 @@ class Calendar(simpy.Environment):
     """A SimPy environment in which an event can be put at an exact instant.
 
     SimPy schedules by delays, and ``now + (instant - now)`` is not always ``instant`` in floating point. With exact
-    instants, two requests that are ready together are so in every engine.
+    instants, two requests that are ready together are so in every simulator.
     """
 
     def at(self, instant_s: float, value: Any = None, priority: int = simpy.events.NORMAL) -> simpy.Event:

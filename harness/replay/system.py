@@ -1,6 +1,6 @@
 """The system in SimPy: devices, uplinks and servers through which every request of a workload goes.
 
-This is the engine of record. A transfer is one event, computed by the link, never a loop over packets.
+This is the simulator of record. A transfer is one event, computed by the link, never a loop over packets.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Who asks what, when: the requests of one cell, decided before anything is replayed.
 
-Everything random comes from here, so that every engine replays the same requests. N requests, user after user; the
+Everything random comes from here, so that every simulator replays the same requests. N requests, user after user; the
 requests ``first[u]`` to ``first[u + 1]`` are user u's, in the order in which they are made.
 """
 
