@@ -35,7 +35,7 @@ class Step(NamedTuple):
     norm: Tensor
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """How gradients are taken: on one process, or by accelerate on several."""
 
     def prepare(self, optimiser: Any) -> Any:
@@ -81,7 +81,7 @@ def fit(
     factor: Callable[[int], float],
     betas: tuple[float, float] = (0.9, 0.999),
     gradient_norm: float = 1.0,
-    engine: Engine = ONE_PROCESS,
+    backend: Backend = ONE_PROCESS,
     state: checkpoint.State | None = None,
     save: Callable[[int, float, dict[str, Tensor]], None] | None = None,
     save_every: int = 1,
@@ -106,15 +106,15 @@ def fit(
     if state is not None:
         checkpoint.restore_moments(optimiser, named, state.tensors)
         first = state.steps
-    stepper = engine.prepare(optimiser)
+    stepper = backend.prepare(optimiser)
     begun = time.monotonic()
     for step, parts in zip(range(first, steps), losses(first), strict=False):
         of_peak = factor(step)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * of_peak
         for loss in parts:
-            engine.backward(loss)
-        norm = engine.clip_grad_norm_(list(named.values()), gradient_norm)
+            backend.backward(loss)
+        norm = backend.clip_grad_norm_(list(named.values()), gradient_norm)
         stepper.step()
         stepper.zero_grad()
         yield Step(step, of_peak, norm)

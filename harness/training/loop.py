@@ -362,7 +362,7 @@ class Training:
             functools.partial(self._losses, phase, accelerator.prepare(phase.module), window),
             factor=lambda step: learning_rate_factor(step, phase.steps, config.warm_up),
             gradient_norm=config.gradient_norm,
-            engine=accelerator,
+            backend=accelerator,
             state=state,
             save=functools.partial(self._save, phase, named),
             save_every=config.save_every,
