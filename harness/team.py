@@ -21,7 +21,7 @@ from harness.profiling.workers import Pool, Processes, hand_out, may_fork, proce
 from harness.reporter import unsaid
 from harness.units import format_bytes
 
-Engine: TypeAlias = Literal["processes", "ray"]
+Executor: TypeAlias = Literal["processes", "ray"]
 
 PROCESS_BYTES = 600_000_000
 """What a worker takes besides weights, on the processor: measured, torch and transformers imported."""
@@ -34,27 +34,27 @@ class Team:
     """How many workers there are to be, as many as suit the machine for None, and what they are."""
 
     workers: int | None = None
-    engine: Engine = "processes"
+    executor: Executor = "processes"
 
     def loads(self, device: str, threads: int) -> bool:
         """Whether each worker loads a model of its own."""
-        if self.engine == "ray":
+        if self.executor == "ray":
             return True
         return self.count(device, threads) > 1 and not may_fork(device, threads)
 
     def count(self, device: str, threads: int) -> int:
         """How many there will be; on a cluster that is not asked how many it has room for, one."""
-        return self.workers or (1 if self.engine == "ray" else workers_for(device, threads))
+        return self.workers or (1 if self.executor == "ray" else workers_for(device, threads))
 
     def at_once(self, device: str, threads: int) -> int:
         """How many of them compute at once: no more than this machine has processors or GPUs."""
-        if self.engine == "ray":
+        if self.executor == "ray":
             return self.count(device, threads)
         return min(self.count(device, threads), processors() if device == "cpu" else max(1, len(visible_gpus())))
 
     def refuse_cluster(self) -> None:
         """Raises UnavailableError where the workers are a Ray cluster's and none answers at its address."""
-        if self.engine == "ray":
+        if self.executor == "ray":
             check_address()
 
 
@@ -88,7 +88,7 @@ class Answering:
         Raises UnavailableError for more workers than there is memory or, on a cluster, room for, and as
         :func:`harness.profiling.workers.hand_out`.
         """
-        if self.team.engine == "ray":
+        if self.team.executor == "ray":
             yield from self._over_ray(parts)
         elif self.team.loads(self.device, self.threads):
             yield from self._over_processes(parts)
@@ -145,9 +145,9 @@ class Answering:
     def _begin(self, workers: int, parts: Sequence[Part]) -> Callable[[str], None]:
         """Records how many workers answer, and where; returns what to call with each worker that died."""
         workers = min(workers, len(parts))
-        told: dict[str, float | str] = {"workers": float(workers), "engine": self.team.engine}
+        told: dict[str, float | str] = {"workers": float(workers), "engine": self.team.executor}
         died = 0.0
-        if workers > 1 or self.team.engine == "ray":
+        if workers > 1 or self.team.executor == "ray":
             self.record(told)
 
         def lost(how: str) -> None:

@@ -25,7 +25,7 @@ class Form(enum.StrEnum):
     JSON = "json"
 
 
-class EngineName(enum.StrEnum):
+class ExecutorName(enum.StrEnum):
     """What work is spread over."""
 
     processes = "processes"

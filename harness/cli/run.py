@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import EngineName, folder_name
+from harness.cli.app import ExecutorName, folder_name
 from harness.cli.estimate import refuse_options, show_projection, write_projection
 from harness.edge import TOKEN_VARIABLE
 
@@ -77,8 +77,8 @@ def run(
         ),
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="What answers: processes here, or actors of a Ray cluster.")
-    ] = EngineName.processes,
+        ExecutorName, typer.Option(help="What answers: processes here, or actors of a Ray cluster.")
+    ] = ExecutorName.processes,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
 
@@ -117,13 +117,13 @@ def run(
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or own_name)
     if wanted.estimate is not None:
-        ray = engine is EngineName.ray
+        ray = engine is ExecutorName.ray
         refuse_options(scenario, server=server, shape=shape, no_stand_in=no_stand_in, workers=workers, engine=ray)
         _project(wanted, folder, fresh=fresh, console=console)
         return
     remote = _remote(server, shape)
-    if remote is not None and ((workers or 1) > 1 or engine is EngineName.ray):
-        option = "--workers" if engine is EngineName.processes else "--engine"
+    if remote is not None and ((workers or 1) > 1 or engine is ExecutorName.ray):
+        option = "--workers" if engine is ExecutorName.processes else "--engine"
         raise typer.BadParameter("goes without --server, whose connection is one process's", param_hint=option)
     with Display(console) as display:
         run_study(
@@ -134,7 +134,7 @@ def run(
             fresh=fresh,
             command=tuple(sys.argv),
             remote=remote,
-            team=Team(workers=workers, engine=engine.value),
+            team=Team(workers=workers, executor=engine.value),
             tell=display.line,
         )
     for section in sections(Analysis.read(folder)):

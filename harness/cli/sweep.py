@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import EngineName
+from harness.cli.app import ExecutorName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,8 +26,8 @@ def sweep(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     engine: Annotated[
-        EngineName, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")
-    ] = EngineName.processes,
+        ExecutorName, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")
+    ] = ExecutorName.processes,
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
@@ -54,7 +54,7 @@ def sweep(
         _check(out)
     run = Analysis.read(path)
     found = run.profiles(pipeline)
-    rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers, tell=_tell)
+    rows = replay_sweep(found, spec, workers="ray" if engine is ExecutorName.ray else workers, tell=_tell)
     if out is not None:
         _write(rows, out)
     levels = {(profile.pipeline, profile.point): level_of(profile) for profile in found}
