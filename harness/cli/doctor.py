@@ -51,7 +51,7 @@ def doctor(
         typer.echo(f"{wanted.name}: it can run here; its stages are estimated, and no model is loaded")
         return
     if found.wrong or able != {"device", "server"}:
-        part = f"its {next(iter(able))} halves alone can" if len(able) == 1 and not found.wrong else "it cannot"
+        part = f"only its {next(iter(able))} halves can" if len(able) == 1 and not found.wrong else "it cannot"
         typer.echo(f"{wanted.name}: {part} run here")
         raise typer.Exit(ExitCode.NEGATIVE)
     typer.echo(f"{wanted.name}: it can run here, both halves of every scheme")

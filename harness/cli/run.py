@@ -69,15 +69,15 @@ def run(
             min=1,
             max=4096,
             metavar="N",
-            help="How many processes answer, spread over the GPUs if there are any.",
+            help="Number of processes that compute answers, spread over the GPUs if there are any.",
             show_default=(
-                "one a core where the scenario has measure.threads: 1 and no GPU computes, else one; on a Ray cluster "
-                "all that it has room for"
+                "one per core if the scenario has measure.threads: 1 and no GPU is used, else one; on a Ray cluster "
+                "as many as it has room for"
             ),
         ),
     ] = None,
     engine: Annotated[
-        ExecutorName, typer.Option(help="What answers: processes here, or actors of a Ray cluster.")
+        ExecutorName, typer.Option(help="Compute answers in processes on this machine, or in actors of a Ray cluster.")
     ] = ExecutorName.processes,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
@@ -124,7 +124,9 @@ def run(
     remote = _remote(server, shape)
     if remote is not None and ((workers or 1) > 1 or engine is ExecutorName.ray):
         option = "--workers" if engine is ExecutorName.processes else "--engine"
-        raise typer.BadParameter("goes without --server, whose connection is one process's", param_hint=option)
+        raise typer.BadParameter(
+            "cannot be combined with --server, whose connection belongs to one process", param_hint=option
+        )
     with Display(console) as display:
         run_study(
             wanted,
@@ -143,7 +145,7 @@ def run(
 
 
 def given(path: Path, overrides: list[str] | None, limit: int | None = None) -> "tuple[Scenario, str]":
-    """The scenario of a command line, and the name that a run of it has by itself."""
+    """The scenario of a command line, and the default name of its run."""
     from harness.scenario.load import load, scenario_hash
 
     changes = [*(overrides or ()), *([] if limit is None else [f"samples={limit}"])]
@@ -173,7 +175,7 @@ def _remote(server: str | None, shape: str | None) -> "Remote | None":
 
     if server is None:
         if shape is not None:
-            raise typer.BadParameter("shapes what is sent to a server; name one with --server", param_hint="--shape")
+            raise typer.BadParameter("shapes what is sent to a server; give one with --server", param_hint="--shape")
         return None
     return Remote(
         url=server,
@@ -202,7 +204,7 @@ def show(
     from harness.runs import disk
 
     if out is not None and resources:
-        raise typer.BadParameter("goes without --resources, which is printed", param_hint="--out")
+        raise typer.BadParameter("cannot be combined with --resources, which is only printed", param_hint="--out")
     if out is not None:
         disk.check_writable(out)
     found = Analysis.read(path)

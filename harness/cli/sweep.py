@@ -83,7 +83,7 @@ def sweep(
         if reason:
             console.print(f"no interval, or none claimed (-): {reason}")
     if any(cell.answered < 1 for cell in summary):
-        console.print("means are of the requests that were answered; to p50 and p99 one never answered is the slowest")
+        console.print("means are of answered requests; for p50 and p99 a request that is never answered is the slowest")
 
 
 def _tell(text: str) -> None:
