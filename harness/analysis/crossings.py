@@ -38,8 +38,8 @@ class Crossover:
     """Where two schemes are equally fast; below ``rate_bps`` the one with fewer bytes answers first.
 
     ``rate_bps`` is None where one of them, ``faster_throughout``, is faster at every rate looked at; ``sure`` says
-    whether the pictures leave no doubt of it at either end. Below ``unstable_below_bps`` neither keeps up with what is
-    asked, and neither is faster; it is None where one does at every rate, infinity where none does.
+    whether the pictures establish it at both ends. Below ``unstable_below_bps`` neither keeps up with what is asked,
+    and neither is faster; it is None where one does at every rate, infinity where none does.
     """
 
     rate_bps: Estimate | None

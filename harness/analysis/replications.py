@@ -50,7 +50,7 @@ def replicated(
 
     The value is the mean of ``resamples`` replications on the timed pictures; the interval comes from as many, each on
     pictures drawn anew. An unstable system, and fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures,
-    promise none; the unstable one has no value either.
+    have none; the unstable one has no value either.
     """
     return replicated_all(profile, cell, [statistic], resamples=resamples, confidence=confidence)[0]
 

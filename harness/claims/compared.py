@@ -20,7 +20,7 @@ from harness.records import PointKey
 from harness.scenario.replay import ConstantUplink
 
 SCORES = (0.25, 0.5, 0.75)
-"""Where over a band of scores bytes are compared."""
+"""The places in a band of scores at which bytes are compared."""
 
 PLAIN_NEIGHBOURS = 5
 """The paper's K."""
@@ -29,7 +29,7 @@ PLAIN_NEIGHBOURS = 5
 def bytes_ratio(evaluation: Evaluation) -> list[Item]:
     """The ratio at three scores of the band that both curves have, for each other scheme.
 
-    They are a quarter, a half and three quarters up: nearer to its ends resamples leave what was measured.
+    They are a quarter, a half and three quarters up: nearer to its ends, resamples leave the measured range.
     """
     pairs = [(other, _pair(evaluation, other)) for other in evaluation.test.over]
     confidence = evaluation.confidence(len(SCORES) * len(pairs))
@@ -50,8 +50,8 @@ def bytes_ratio(evaluation: Evaluation) -> list[Item]:
 def _one_sided(evaluation: Evaluation, other: str, why: str) -> Item:
     """Where one of two schemes has no curve to solve, its selected point bounds its bytes from above.
 
-    The other's are bounded from below by its curve, at the score that the point is certified to have; and so is their
-    ratio, on one side. ``why`` there is nothing else is the reason where there is no such bound either.
+    The other's are bounded from below by its curve, at the score that the point is certified to have, and so is their
+    ratio, on one side. ``why`` is the reason if there is no such bound either.
     """
     of, tail = str(evaluation.test.of), evaluation.alpha / (2 * len(evaluation.test.over))
     if (bound := _fewest_over(evaluation, of, other, tail)) is not None:
@@ -113,7 +113,7 @@ def _pair(evaluation: Evaluation, other: str) -> tuple[Ladder, Ladder] | str:
         return f"{lacking[0]} has no two points that send different bytes"
     for name in (mine, theirs):
         if not any(ladder.slope_established for ladder in ladders[name]):
-            return f"{name}: that its score grows with its bytes is not established; it takes more questions"
+            return f"{name}: that its score grows with its bytes is not established; more questions are needed"
 
     def width(pair: tuple[Ladder, Ladder]) -> float:
         low, high = curves.score_band(pair[1], pair[0])
@@ -311,7 +311,7 @@ def _share(run: Analysis, mine: PointKey | str, other: PointKey | str, confidenc
 
 
 def neighbours_share(evaluation: Evaluation) -> list[Item]:
-    """Scores with other K over those of the points that differ in K alone."""
+    """Scores with other K over those of the points that differ only in K."""
     pipeline = evaluation.pipelines[str(evaluation.test.of)]
     points = evaluation.run.manifest.points[pipeline]
     pairs = []

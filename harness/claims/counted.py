@@ -28,7 +28,7 @@ def operations_ratio(evaluation: Evaluation) -> list[Item]:
 
 
 def memory_ratio(evaluation: Evaluation) -> list[Item]:
-    """What a half takes beyond its weights for one request."""
+    """What a half needs beyond its weights for one request."""
 
     def span(of: Mapping[str, float]) -> tuple[float, float]:
         beyond = of["peak_memory_bytes"] - of["weights_bytes"]
@@ -48,7 +48,7 @@ def _resources(evaluation: Evaluation, span: Callable[[Mapping[str, float]], tup
         if isinstance(mine, str) or isinstance(theirs, str):
             estimate = refused(mine if isinstance(mine, str) else str(theirs))
         elif theirs[0] <= 0:
-            estimate = refused(f"{other}'s {test.side} half takes less than can be told from nothing")
+            estimate = refused(f"{other}'s {test.side} half needs less memory than can be measured")
         else:
             estimate = Estimate(sum(mine) / sum(theirs), mine[0] / theirs[1], mine[1] / theirs[0])
         found.append(Item(label=other, estimate=estimate))
@@ -61,9 +61,9 @@ def _of_half(
     at: Mapping[str, Parameter],
     span: Callable[[Mapping[str, float]], tuple[float, float]],
 ) -> tuple[float, float] | str:
-    """The least and the most that a half of a scheme needs of a quantity; why nothing can be said."""
+    """The least and the most that a half of a scheme needs of a quantity; or why it is not known."""
     test, table = evaluation.test, evaluation.run.record.resources.to_pandas()
-    # What a half needs is asked of no score.
+    # What a half needs does not depend on its score.
     if isinstance(key := point_of(evaluation, scheme, at, timed=False, first=True), str):
         return key
     mine = table[(table["pipeline"] == key[0]) & (table["point"] == key[1]) & (table["side"] == test.side)]
@@ -86,7 +86,7 @@ def visual_share(evaluation: Evaluation) -> list[Item]:
 
 
 def likelihood_lead(evaluation: Evaluation) -> list[Item]:
-    """How much likelier features' elements are under a Laplacian than under the better of the two others, in nats."""
+    """The log-likelihood of features' elements under a Laplacian less that of the better of the two others, in nats."""
     found = evaluation.run.illustrations
     density = None if found is None else found.density
     if density is None or density.pipeline != evaluation.pipelines[str(evaluation.test.of)]:
@@ -101,7 +101,7 @@ def likelihood_lead(evaluation: Evaluation) -> list[Item]:
 
 
 def z_share(evaluation: Evaluation) -> list[Item]:
-    """Z over the whole stream."""
+    """The share of z in the stream."""
     illustrated = [Item(label=label, estimate=exact(of["z"])) for label, of in _illustrated(evaluation)]
     held_out = [Item(label=label, estimate=exact(row["z_share"])) for label, row in _held_out(evaluation)]
     return illustrated or held_out or _no_codec(evaluation)
@@ -168,7 +168,7 @@ def _held_out(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
     found: list[tuple[str, Mapping[str, Any]]] = []
     for codec in dict.fromkeys(str(point["codec"]) for point in points if "codec" in point):
         try:
-            # What a training recorded lies beside its codec.
+            # A training's record lies beside its codec.
             held_out = manifest(find_codec(evaluation.run.manifest.backbone, codec).parent / MANIFEST)["held_out"]
             rows = [{**row, "pictures": held_out["pictures"]} for row in held_out["rows"]]
         except (HarnessError, KeyError, TypeError):
@@ -210,7 +210,7 @@ def trainable_parameters(backbone: str, rank: int = 64, experts: int = 16) -> in
 
 
 def _family(backbone: str) -> Any:
-    """What tells a backbone's model classes: the first argument of its loader."""
+    """The family of a backbone: the first argument of its loader."""
     if not (given := getattr(catalog.load("backbone", backbone, catalog.BACKBONES), "args", ())):
         raise CheckpointError(f"backbone {backbone}: is not one whose architecture is known without its weights")
     return given[0]

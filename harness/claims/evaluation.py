@@ -1,4 +1,4 @@
-"""What a test asks of a run: which pipelines, points and uplinks it is about."""
+"""A test applied to a run: the pipelines, points and uplinks that it is about."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ from harness.scenario.replay import ConstantUplink
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A test, the run that it is made of, and the level at which all its intervals hold together."""
+    """A test, the run that it is applied to, and the joint level of its intervals."""
 
     run: Analysis
     test: Criterion
     alpha: float
 
     def confidence(self, n: int) -> float:
-        """That of each of n intervals, as it is to be made."""
+        """The confidence at which each of n intervals is computed."""
         confidence = 1 - self.alpha / max(n, 1)
         return self.run.confidence_of_times(confidence) if self.test.about.timed else confidence
 
     @property
     def pipelines(self) -> dict[str, str]:
-        """Schemes and the run's pipelines of them: of several of one scheme the one that has its name, or the first."""
+        """The run's pipeline of each scheme: of several, the one with the scheme's name, or the first."""
         return pipelines_of(self.run)
 
 
@@ -41,7 +41,7 @@ def pipelines_of(run: Analysis) -> dict[str, str]:
 
 
 def both_points(evaluation: Evaluation, other: str) -> tuple[PointKey, PointKey] | str:
-    """The points of the scheme and of another that are to be compared; why there are none, in a phrase."""
+    """The points of the scheme and of another that are to be compared, or a phrase that says why there are none."""
     mine = point_of(evaluation, str(evaluation.test.of), evaluation.test.at)
     theirs = point_of(evaluation, other, evaluation.test.over_at)
     if isinstance(mine, str):
@@ -54,7 +54,7 @@ def point_of(
 ) -> PointKey | str:
     """The point of a scheme with parameters ``at``, that of most bytes among several; else the selected one.
 
-    Why there is none, in a phrase. ``first`` takes the first point where none is selected.
+    If there is none, a phrase that says why. ``first`` takes the first point where none is selected.
     """
     run, pipeline = evaluation.run, evaluation.pipelines[scheme]
     points = run.points[run.points["pipeline"] == pipeline]
@@ -107,5 +107,5 @@ def exact(value: float) -> Estimate:
 
 
 def refused(reason: str) -> Estimate:
-    """A number that could not be had."""
+    """A number that is not available."""
     return Estimate(math.nan, math.nan, math.nan, reason)

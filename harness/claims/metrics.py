@@ -1,7 +1,7 @@
 """The numbers of :data:`harness.claims.model.METRICS` from a run, each with an interval.
 
-All numbers of one test have intervals at 1 - alpha together: each of n at 1 - alpha / n. A number that cannot be had is
-one without an interval, with its reason.
+All numbers of one test have intervals at 1 - alpha together: each of n at 1 - alpha / n. A number that is not available
+has no interval, and a reason.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from harness.claims.verdict import Item
 
 
 def of_run(evaluation: Evaluation) -> Sequence[Item]:
-    """The numbers of a test that needs a run; changes and all others as the test's metric has them."""
+    """The numbers of a test that needs a run; as ratios or changes, whichever the test's metric is."""
     name = evaluation.test.metric
     items = _FUNCTIONS[_RATIO_OF.get(name, name)](evaluation)
     if name in _RATIO_OF:
