@@ -1,6 +1,7 @@
-"""The bundled pages as training data: drawn streets and glimpses, asked anew in every pass.
+"""The bundled pages as training data: drawn streets and glimpses, with new questions in every pass.
 
-The miniatures, their codecs and the ablations all learn from these pages, their questions and :func:`answer_loss`.
+The miniatures, their codecs and the ablations are all trained on these pages and their questions, with
+:func:`answer_loss`.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ NOWHERE = "nowhere"
 _MAX_TOKENS = 4096
 
 _DRILLED = 7
-"""Questions of the drill that a picture is asked besides its own."""
+"""The number of drill questions about a picture besides its own."""
 
 _COLOURS = ("light colour", "bus colour", "coat colour")
 _ASKED_ABOUT = re.compile(r"Is there an? (?P<there>.+) in the picture|Is the (?P<stands>.+) on the (left|right) side")
@@ -45,7 +46,7 @@ def book_of(number: int) -> list[Page]:
 
 
 class Bundled:
-    """Training books of StreetsQA and, every fourth, of GlimpseQA, with the questions that the miniatures learnt from.
+    """Training books of StreetsQA and, every fourth, of GlimpseQA, with the miniatures' training questions.
 
     Each question is a dialogue of its own about the picture.
     """
@@ -87,7 +88,7 @@ class Bundled:
 
 
 def questions(page: Page, rng: SeededRandom) -> tuple[LabelledQuestion, ...]:
-    """What a training picture is asked: a street, one question of each kind; a glimpse, its own two; and some drill."""
+    """The questions about a training picture: one of each kind about a street, a glimpse's own two, and some drill."""
     own = page.questions if page.seed[0] == "glimpseqa" else ask_everything(page.street, rng)
     return (*(spelt_out(one, page.street) for one in own), *rng.shuffled(drill(page.street))[:_DRILLED])
 
@@ -114,9 +115,9 @@ def sighted(street: Street) -> dict[str, str]:
 def spelt_out(labelled: LabelledQuestion, street: Street) -> LabelledQuestion:
     """The question with an answer that says first what was looked for and seen, and then the letter, yes or no.
 
-    The smaller steps are learnt where the whole is not: to name what is seen, each car before their number, and to find
-    it among the options or in the question. The answer begins with a space, so that its words are the tokens that they
-    are in the question.
+    The smaller steps can be learned where the whole cannot: to name what is seen, each car before their number, and to
+    find it among the options or in the question. The answer begins with a space, so that its words are the tokens that
+    they are in the question.
     """
     found = _ASKED_ABOUT.search(labelled.question.text)
     if labelled.question.kind == "choice":
