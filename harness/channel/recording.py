@@ -30,11 +30,11 @@ _KEY = b"tofc_harness.trace"
 _MOST_ROWS = 50_000_000
 _MOST_BPS = 1e15
 _MOST_S = 1e9
-"""Thirty years; longer, a clock is wrong or a unit is."""
+"""Thirty years; beyond that, a clock or a unit is wrong."""
 
 
 class _About(BaseModel):
-    """What a recording's file says of itself."""
+    """The description in a recording's file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -132,12 +132,12 @@ Recording = RateRecording | PacketRecording
 
 
 def save(recording: Recording, path: Path) -> None:
-    """Write a recording as Parquet, whole or not at all; TraceError when the disk refuses."""
+    """Write a recording as Parquet, atomically; TraceError if it cannot be written."""
     save_all({path: recording})
 
 
 def save_all(recordings: Mapping[Path, Recording]) -> None:
-    """Write recordings as Parquet, all of them or none; TraceError when the disk refuses."""
+    """Write recordings as Parquet, all of them or none; TraceError if they cannot be written."""
     try:
         files.write_all_whole({path: _writer(recording) for path, recording in recordings.items()})
     except OSError as error:

@@ -1,7 +1,7 @@
 """GlimpseQA, the bundled stand-in for MME: small pictures, each with two questions, one true and one not.
 
 A picture fits into one tile. Its two questions belong to one of five of MME's perception subtasks, and MME's score
-counts them apart and together. A book has twenty pictures a subtask; the test split is one book.
+counts them both separately and together. A book has twenty pictures a subtask; the test split is one book.
 """
 
 from collections.abc import Callable, Mapping
@@ -125,5 +125,5 @@ def load(name: str, *, cache: Path, max_pixels: int = MAX_PIXELS) -> list[Sample
 
 
 def test_samples() -> list[Sample]:
-    """The test split, drawn anew."""
+    """The test split, drawn again."""
     return samples(book("test", 0), paired=True)

@@ -1,6 +1,6 @@
-"""Questions about a drawn street, and decks that balance what is asked and what is true.
+"""Questions about a drawn street, and decks that balance questions and truths.
 
-Nothing in a question's text tells its answer: over a full deck every truth is equally frequent, every letter is the
+A question's text does not reveal its answer: over a full deck every truth is equally frequent, every letter is the
 right one equally often with every truth, and the wrong options are drawn from the same values as the right one.
 """
 
@@ -69,7 +69,7 @@ def choice(category: str, value: str, letter: str, rng: SeededRandom) -> Labelle
 
 
 def yes_no(text: str, truth: bool, category: str) -> LabelledQuestion:
-    """A question that asks for yes or no in so many words, as MME's do."""
+    """A question that ends with a request for yes or no, as MME's do."""
     return LabelledQuestion(Question(text=f"{text} {_YES_NO}", kind="yes_no"), "Yes" if truth else "No", category)
 
 

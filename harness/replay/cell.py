@@ -24,7 +24,7 @@ _WORTH_COMPILING = 2_000
 class Cell:
     """What is replayed; ``uplink`` is one of the spec's and ``users`` one of its numbers.
 
-    The uplink's rate is taken ``scale`` times.
+    The uplink's rate is multiplied by ``scale``.
     """
 
     spec: Replay
@@ -48,7 +48,7 @@ def replay(profile: Profile, cell: Cell, *, simulator: Simulator = "auto") -> pa
 def _instants(profile: Profile, cell: Cell, load: Workload, simulator: Simulator) -> Instants:
     links = channels(cell)
     if simulator == "vector" or (simulator == "auto" and len(load.row) >= _WORTH_COMPILING):
-        # What is compiled takes a second to load: not for a handful of requests.
+        # Compiled code takes a second to load, which a handful of requests does not justify.
         from harness.replay import vector
 
         if vector.applies(cell.spec, cell.users):

@@ -36,12 +36,12 @@ def sweep(
     simulator: Simulator = "auto",
     tell: Callable[[str], None] = unsaid,
 ) -> pa.Table:
-    """The request rows of every profile in every cell, in that order whoever replays them.
+    """The request rows of every profile in every cell, in the same order for any number of workers.
 
     ``workers`` is a number of processes, or ``ray`` for the cluster that Ray is connected to (a local one where there
     is none); its nodes need the harness, and the files of recorded links under the same paths. A cell's random streams
     depend on its seed alone, so the rows do not depend on the workers. ``tell`` is given a line of progress. Raises
-    UnavailableError where Ray is asked for and not installed or not reached, and what :func:`replay` raises.
+    UnavailableError if Ray is requested and not installed or not reached, and what :func:`replay` raises.
     """
     jobs = [(profile, cell, simulator) for profile in profiles for cell in cells(spec)]
     if workers == "ray":
