@@ -49,11 +49,11 @@ class ModelProbe:
         return self._note("language")
 
     def fingerprint(self, part: Part) -> str:
-        """That of the files."""
+        """The fingerprint of the part's files."""
         return files.fingerprint(self._folder, part)
 
     def smaller(self, name: str | None = None, weights: str | None = None) -> "ModelProbe":
-        """The model that a device runs by itself, noted in the same place."""
+        """The smaller model that runs on a device, noted in the same place."""
         return ModelProbe(catalog.smaller(self.name, name), weights, self.max_pixels, self.parts)
 
     def _note(self, part: Part) -> "_Side":
@@ -66,7 +66,7 @@ class ModelProbe:
 
 @dataclasses.dataclass(frozen=True)
 class _Side:
-    """What halves ask of a vision or language side while they are made; they are not run."""
+    """What halves read of a vision or language side while they are made; they are not run."""
 
     name: str
     feature_dim: int
@@ -74,5 +74,5 @@ class _Side:
     n_features: int = 2**16
 
     def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
-        """One: what bounds payloads decides no memory of weights."""
+        """One: the limit of payloads does not affect the memory of weights."""
         return 1
