@@ -117,7 +117,7 @@ def measure_half(
                     device=device,
                     telemetry=Telemetry(),
                 )
-        ongoing.finish([f"holds the {half} half alone; 'harness join' makes a run of two"])
+        ongoing.finish([f"holds only the {half} half; 'harness join' makes a run of two"])
 
 
 def payloads_digest(folder: Path) -> str:

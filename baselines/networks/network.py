@@ -23,7 +23,7 @@ Y_STRIDE = 16
 
 
 def size(state: Mapping[str, Tensor], name: str, dimension: int) -> int:
-    """One dimension of a convolution's weight, which tells the channels; raises CheckpointError where it is absent."""
+    """One dimension of a convolution's weight, its number of channels; raises CheckpointError where it is absent."""
     if name not in state or state[name].ndim != 4:
         raise CheckpointError(f"has no convolution {name}")
     return state[name].shape[dimension]

@@ -126,7 +126,7 @@ class ZooNetwork(ABC):
 
 
 class _Factorized(ZooNetwork):
-    """y alone, each channel with its own density."""
+    """Only y, each channel with its own density."""
 
     n_strings = 1
 

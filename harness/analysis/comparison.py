@@ -136,7 +136,7 @@ def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladde
     """The curve of every ladder of two or more points that send something, by pipeline and ladder.
 
     ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first. Each benchmark
-    is resampled by itself, so that the one with the fewest clusters decides whether they are enough for intervals.
+    is resampled separately, so that the one with the fewest clusters decides whether they are enough for intervals.
     """
     found = {}
     clusters = min(part.n_clusters for part in scores.parts)
@@ -271,7 +271,7 @@ def _keys(ladder: tuple[str, str], points: pd.DataFrame) -> list[PointKey]:
 
 
 def _timed(key: tuple[str, str], ladder: Ladder, points: pd.DataFrame, setting: Setting) -> list[Timed]:
-    """Each point of a ladder as it was timed, by its bytes upwards; none where some point was not timed alike."""
+    """Each point of a ladder as it was timed, by its bytes upwards; none if some point was timed differently."""
     keys = _keys(key, points)
     if any(key not in setting.profiles for key in keys) or len(keys) != ladder.score.size:
         return []

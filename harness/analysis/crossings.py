@@ -142,9 +142,9 @@ def crossover_of_links(
 
     The link is ``uplink`` with its rate at every instant scaled, so that its mean is the rate looked at. The value is
     where the means of ``resamples`` replications, on the timed pictures and the same random streams, are equal; its
-    interval, as a replication's, comes from as many crossings, each of pictures drawn anew and a stream of its
-    own, and from what rounds and starts leave unknown of the two schemes' levels. An end is open, 0 or infinity, where
-    such a crossing is not between the rates looked at. Where a system is unstable the other answers first. Raises
+    interval, as a replication's, comes from as many crossings, each of newly drawn pictures and a stream of its own,
+    and from what rounds and starts leave unknown of the two schemes' levels. An end is open, 0 or infinity, where such
+    a crossing is not between the rates looked at. Where a system is unstable the other answers first. Raises
     ResultsError for profiles of other samples, and for a recording that stops, which has no mean rate.
     """
     if a.samples != b.samples:

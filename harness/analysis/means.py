@@ -33,8 +33,8 @@ log q_r = log y_r^A - log y_r^B, z_s = mean_r (y_sr^A / y_r^A - y_sr^B / y_r^B),
 
 Schemes that were timed in different starts of the process share no round: nothing cancels but the pictures, and the
 ratio of their means holds the scatter of the starts of each, half^2 = t_1^2 v_1 + t_W^2 (v_2^A + v_2^B), t_W at Welch's
-degrees of freedom (Biometrika 34, 1947). Fewer than three starts of either do not tell how starts scatter, and there is
-no interval.
+degrees of freedom (Biometrika 34, 1947). With fewer than three starts of either the scatter of starts is unknown, and
+there is no interval.
 
     S pictures   R rounds   H groups of strata   N pictures of the whole benchmark
 """
@@ -338,7 +338,7 @@ def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
 
 
 def units_of(log_R: Floats, start_R: ArrayLike | None) -> Floats:
-    """The levels that are drawn anew: those of the rounds, or the means of each start where there are three or more."""
+    """The levels that are resampled: those of the rounds, or the means of each start where there are three or more."""
     if start_R is None:
         return log_R
     _, start = np.unique(np.asarray(start_R), return_inverse=True)

@@ -42,7 +42,7 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None) -> float:
     """The effective size n of a share, from S to S R; ``inside_SR`` (S, R) says of each request whether it is inside.
 
     A column may also hold pictures' own shares (S, 1), from 0 to 1; n then goes up to ``at_most``, how many requests
-    were timed, since replaying one of them again tells nothing new.
+    were timed, since replaying one of them again adds no information.
     """
     inside_SR = _pictures_by_requests(inside_SR)
     n_pictures = inside_SR.shape[0]

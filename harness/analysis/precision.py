@@ -137,7 +137,7 @@ def questions_needed(half_now: float, n_now: int, wanted: float) -> float:
     """
     _positive(wanted)
     if n_now < 1 or math.isnan(half_now):
-        raise ValueError(f"a half-width of {half_now} from {n_now} questions tells nothing of how many are needed")
+        raise ValueError(f"a half-width of {half_now} from {n_now} questions does not show how many are needed")
     return float(math.ceil(n_now * (half_now / wanted) ** 2 - 1e-9)) if math.isfinite(half_now) else math.inf
 
 

@@ -49,8 +49,8 @@ def replicated(
     """A statistic of T in a system with queues, its interval over pictures and random streams together.
 
     The value is the mean of ``resamples`` replications on the timed pictures; the interval comes from as many, each on
-    pictures drawn anew. An unstable system, and fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures,
-    have none; the unstable one has no value either.
+    newly drawn pictures. An unstable system, and fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures, have
+    none; the unstable one has no value either.
     """
     return replicated_all(profile, cell, [statistic], resamples=resamples, confidence=confidence)[0]
 

@@ -154,7 +154,7 @@ def parts_of(rows: pd.DataFrame, floor_s: float) -> tuple[pd.DataFrame, list[str
 
 def log_ratios(parts: pd.DataFrame) -> dict[Part, Floats]:
     """Each pair's d, by part: of :func:`parts_of`'s rows."""
-    with np.errstate(divide="ignore"):  # A stage that one commit alone has is infinitely slower, or faster.
+    with np.errstate(divide="ignore"):  # A stage that only one commit has is infinitely slower, or faster.
         of_turn = parts.assign(d=np.log(parts["candidate"]) - np.log(parts["reference"]))
     of_pair = of_turn.groupby(["pipeline", "part", "pair"], sort=False)["d"].median()
     return {

@@ -63,10 +63,10 @@ def cell_summaries(
 
     A picture's requests are one observation: its mean, and of a percentile the share that is not slower. What the
     streams of different seeds add is in the mean's interval too; what other pictures would change of the waiting in a
-    queue is not, for which :func:`replicated` replays anew. ``levels`` are what rounds and starts leave unknown of each
-    pipeline and point (:func:`harness.analysis.setting.level_of`). Percentiles have no interval but where the pictures
-    certify them. A cell that is ``unstable`` (:func:`harness.analysis.cells.unstable_cells`) has that reason and no
-    numbers but the share that was answered.
+    queue is not, for which :func:`replicated` replays again. ``levels`` are what rounds and starts leave unknown of
+    each pipeline and point (:func:`harness.analysis.setting.level_of`). Percentiles have no interval but where the
+    pictures certify them. A cell that is ``unstable`` (:func:`harness.analysis.cells.unstable_cells`) has that reason
+    and no numbers but the share that was answered.
     """
     names = ["channel", "users", "pipeline", "point", "seed", "sample"]
     frame = requests.select(names).to_pandas()

@@ -106,7 +106,7 @@ def _every_sum(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _sent(log: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What the client sent in each interval, as seen by whoever wrote the log."""
+    """What the client sent in each interval, as seen by the side that wrote the log."""
     at_server = "accepted_connection" in log["start"]
     for interval in log["intervals"]:
         sums = interval["sums"]

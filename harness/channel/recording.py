@@ -84,7 +84,7 @@ class RateRecording:
         return float(self.at_s[-1])
 
     def channel(self, *, loop: bool, gaps: str) -> Pieces:
-        """The link as it was, with gaps as outages (``outage``) or at the rate before them (``hold``)."""
+        """The recorded link, with gaps as outages (``outage``) or at the rate before them (``hold``)."""
         rate_bps = self.rate_bps
         if (missing := np.isnan(rate_bps)).any():
             known = np.maximum.accumulate(np.where(missing, -1, np.arange(len(rate_bps))))
@@ -124,7 +124,7 @@ class PacketRecording:
         return max(1, int(self.at_ms[-1])) / 1000
 
     def channel(self, *, loop: bool, gaps: str = "outage") -> Packets:  # noqa: ARG002 - chances have no gaps
-        """The link as it was."""
+        """The recorded link."""
         return Packets(self.at_ms, self.packet_bytes, loop)
 
 

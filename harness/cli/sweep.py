@@ -68,7 +68,7 @@ def sweep(
     console = terminal()
     for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)
-        table.add_column("uplink", overflow="fold")  # A long name goes on below; numbers are never cut.
+        table.add_column("uplink", overflow="fold")  # A long name is wrapped; numbers are never cut.
         for column in ("users", "mean", "p50", "p99", "answered"):
             table.add_column(column, justify="right", no_wrap=True)
         if spec.deadline_s is not None:

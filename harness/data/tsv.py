@@ -5,7 +5,7 @@
 ``image`` is the file in base64, a list of several (``['..', '..']``), or (64 characters at most) the index of the row
 that holds them. A row without options is a yes/no question where its answer is yes or no, and an open one otherwise; in
 MMMU, whose texts say with ``<image k>`` where a picture stands, it is always open. Pictures are identified by their
-bytes; ``image_path`` only tells MME's pairs apart that show the same bytes under two names. ``group`` is this project's
+bytes; ``image_path`` only separates MME's pairs that show the same bytes under two names. ``group`` is this project's
 own column, for benchmarks whose groups the metric cannot derive. Fields may be quoted; they then hold tabs and line
 ends.
 

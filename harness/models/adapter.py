@@ -71,9 +71,8 @@ def refuse_untrainable(name: str, family: "Family") -> None:
     """
     if family.template.opens or family.masks is not None:
         raise UnavailableError(
-            f"{name}: training asks questions as LLaVA-OneVision and LLaVA-1.5 read them, and would not give this "
-            "model the prompt that it is asked with; a codec alone is trained on pictures without questions "
-            "(data: kind: pictures)"
+            f"{name}: training packs questions for LLaVA-OneVision and LLaVA-1.5, and would not give this model "
+            "its own prompt; train only a codec, on pictures without questions (data: kind: pictures)"
         )
 
 

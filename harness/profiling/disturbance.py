@@ -145,7 +145,7 @@ class Watch:
         wall_s, busy_s, own_s = (new - old for new, old in zip(now, since, strict=True))
         if wall_s < _SHORTEST_S:
             return None
-        # A tick each at both ends belongs to whoever ran when it came.
+        # One tick at each end is charged to whatever ran at that moment.
         others_s = max(0.0, busy_s - own_s - 2 * _TICK_S)
         return min(1.0, others_s / (wall_s * self._n_processors))
 

@@ -207,7 +207,7 @@ def _tool(*command: str) -> None:
 
 
 def say(message: dict[str, Any]) -> None:
-    """A line of JSON to whoever started this end."""
+    """A line of JSON to the process that started this end."""
     print(json.dumps(message), flush=True)
 
 

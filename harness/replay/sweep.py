@@ -40,8 +40,8 @@ def sweep(
 
     ``workers`` is a number of processes, or ``ray`` for the cluster that Ray is connected to (a local one where there
     is none); its nodes need the harness, and the files of recorded links under the same paths. A cell's random streams
-    depend on its seed alone, so the rows do not depend on the workers. ``tell`` is given a line of progress. Raises
-    UnavailableError if Ray is requested and not installed or not reached, and what :func:`replay` raises.
+    depend on its seed alone, so the rows do not depend on the workers. ``tell`` is called with a line of progress.
+    Raises UnavailableError if Ray is requested and not installed or not reached, and what :func:`replay` raises.
     """
     jobs = [(profile, cell, simulator) for profile in profiles for cell in cells(spec)]
     if workers == "ray":
@@ -62,7 +62,7 @@ def _over_processes(jobs: Sequence[Job], workers: int) -> list[pa.Table]:
     try:
         return list(pool.map(_replayed, jobs))
     finally:
-        # Ctrl-C is the parent's to handle; it does not wait for cells that are not begun.
+        # Ctrl-C is the parent's to handle; it does not wait for cells that have not started.
         pool.shutdown(cancel_futures=True)
 
 

@@ -1,7 +1,7 @@
 """A real link to check the replay against: two network namespaces, a veth pair and a token bucket (Linux, root).
 
 Nothing has to be cleaned up. The namespaces belong to two child processes, and vanish with them, and the kernel ends
-those with this process, whatever ends it.
+those with this process, however it ends.
 """
 
 import contextlib

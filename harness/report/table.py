@@ -281,7 +281,7 @@ def _score(row: "pd.Series[float]") -> str:
 
 
 def _wide(half: float) -> str:
-    """A relative half-width in percent, rounded up; ``none`` where no interval is promised."""
+    """A relative half-width in percent, rounded up; ``none`` where there is no interval."""
     return "none" if math.isnan(half) else f"{math.ceil(100 * half)} %"
 
 

@@ -67,7 +67,7 @@ class Tofc:
 
     @classmethod
     def device_half(cls, models: Models, point: TofcPoint) -> DeviceHalf:
-        """Loads the vision tower as it was trained with the codec, and the codec."""
+        """Loads the vision tower that was trained with the codec, and the codec."""
         from harness.schemes.features import FeatureDevice, load_codec
         from harness.tofc.codec import TofcCodec
         from harness.tofc.merging import Merging
@@ -81,7 +81,7 @@ class Tofc:
 
     @classmethod
     def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:
-        """Loads the projector and the language model as they were trained with the codec, and the codec."""
+        """Loads the projector and the language model that were trained with the codec, and the codec."""
         from harness.schemes.features import FeatureServer, limits_of, load_codec
         from harness.tofc.codec import TofcCodec
 

@@ -100,7 +100,8 @@ class LearningRates(Frozen):
 
 
 class Prefit(Frozen):
-    """Steps of the codec alone before the joint training, on the cached merged features of ``pictures`` pictures.
+    """Steps that train only the codec before the joint training, on the cached merged features of ``pictures``
+    pictures.
 
     An addition to the paper: far cheaper a step than the joint training. ``distortion`` is that of the answers (Eq. 10,
     through the frozen projector and language model) or the squared error of the features over their variance, which
@@ -194,9 +195,7 @@ class TrainingConfig(Frozen):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("how long to train is given once: as 'steps' or as 'epochs'")
         if self.steps == 0 and self.prefit.steps == 0:
-            raise ValueError(
-                "steps and prefit.steps are both 0; one of them says how long to train, for a codec alone prefit.steps"
-            )
+            raise ValueError("steps and prefit.steps are both 0; set one of them, for only a codec prefit.steps")
         if self.steps == 0 and self.lora.rank > 0:
             raise ValueError("lora.rank is above 0, but steps is 0: an adapter is trained only in the joint training")
         if self.batch % self.micro_batch:
@@ -207,7 +206,7 @@ class TrainingConfig(Frozen):
     def _a_codec_or_none(self) -> Self:
         if self.codec is None:
             if self.prefit.steps:
-                raise ValueError("codec is null, but prefit.steps is above 0: a pre-fit is of the codec alone")
+                raise ValueError("codec is null, but prefit.steps is above 0: a pre-fit trains only a codec")
             if not self.lora.rank:
                 raise ValueError("codec is null, and lora.rank is 0: there is nothing to train")
             return self
@@ -215,7 +214,7 @@ class TrainingConfig(Frozen):
             raise ValueError("lambda: is missing; it weighs bits against the distortion, such as 'lambda: 0.01'")
         if self.scheme != MERGING:
             raise ValueError(
-                f"scheme is {self.scheme}, whose reduction is trained by the distortion alone: 'codec: null', or "
+                f"scheme is {self.scheme}, whose reduction is trained with only the distortion: 'codec: null', or "
                 "--stage merging"
             )
         return self
@@ -230,7 +229,7 @@ class TrainingConfig(Frozen):
             needed += ["prefit.lambda, such as 0.05"] if self.prefit.rate_weight is None else []
         needed += [] if self.prefit.steps else ["prefit.steps above 0"]
         if not asks and needed:
-            raise ValueError(f"data: {kind} have no questions, and fit a codec alone, which needs {', '.join(needed)}")
+            raise ValueError(f"data: {kind} have no questions, and fit only a codec, which needs {', '.join(needed)}")
         return self
 
     @property

@@ -1,6 +1,6 @@
 r"""Instruction-tuning data in the form of ``llava_v1_5_mix665k.json``, with its folder of images.
 
-A list of ``{"id", "image" (absent for text alone), "conversations": [{"from": "human", "value": "<image>\n..."},
+A list of ``{"id", "image" (absent for text only), "conversations": [{"from": "human", "value": "<image>\n..."},
 {"from": "gpt", "value": ...}, ...]}``. All entries are checked when the file is read; images are opened one by one.
 """
 

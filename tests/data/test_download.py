@@ -201,7 +201,10 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
     "a server that is down": ({"status": 503}, "answers 503"),
     "a web page": ({"status": 200, "body": PAGE}, "answers with a web page instead of the file"),
     "a web page without a length": ({"status": 200, "body": PAGE, "sized": False}, "answers with a web page"),
-    "another file": ({"status": 200, "body": CONTENT[:500] + b"?" * 900}, "byte 500 differs from .*delete it to download"),
+    "another file": (
+        {"status": 200, "body": CONTENT[:500] + b"?" * 900},
+        "byte 500 differs from .*delete it to download",
+    ),
     "a shorter file": ({"status": 200, "body": CONTENT[:500]}, "500 bytes, has the md5 .* kept with 1000 bytes"),
     "nothing": ({"status": 200}, "0 bytes, has the md5 .* kept with 1000 bytes"),
     "nothing, without a length": ({"status": 200, "sized": False}, "has the md5 .* kept with 1000 bytes"),

@@ -88,7 +88,7 @@ def test_other_families_have_a_codec_alone(
     train(write_config(data=data, prefit=FITTED, backbone=name, weights=weights), stage="codec")
     manifest = json.loads((tmp_path / "out_codec" / "manifest.json").read_text())
     assert all(row["bytes_per_image"] > 0 for row in manifest["held_out"]["rows"])
-    with pytest.raises(UnavailableError, match=f"{name}: training asks questions as LLaVA-OneVision"):
+    with pytest.raises(UnavailableError, match=f"{name}: training packs questions for LLaVA-OneVision"):
         train(write_config(backbone=name, weights=weights))
 
 

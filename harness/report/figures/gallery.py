@@ -111,7 +111,7 @@ def draw_all(
     the :func:`usual` ones. Named figures are drawn without the tables:
 
     ``comparison.md`` sets the schemes against each other. ``categories.csv`` has every point's score in each category;
-    of several benchmarks, ``benchmarks.csv`` has every point in each of them by itself. ``first.csv`` says who answers
+    of several benchmarks, ``benchmarks.csv`` has every point in each of them separately. ``first.csv`` says who answers
     first, ``equal_score.csv`` and ``latency_at_equal_score.csv`` have each two schemes at equal score by their curves.
 
     They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.

@@ -1,6 +1,6 @@
 """How figures look: a colour and a marker for each scheme, sizes of type, files that do not change from run to run.
 
-The schemes' colours are Okabe and Ito's and Tol's, told apart with any common colour vision. In grey the marker
+The schemes' colours are Okabe and Ito's and Tol's, distinguishable with any common colour vision. In grey the marker
 distinguishes them: no two schemes of a run share one.
 """
 
