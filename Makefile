@@ -18,7 +18,7 @@ bundle = rm -rf harness/zoo/tofc/$(1) && mkdir -p harness/zoo/tofc/$(1) && cp -R
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast coverage lint docs bench wheels weights nightly clean
 
-help:  ## What can be made
+help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml constraints.txt
@@ -38,7 +38,7 @@ run: .venv/installed  ## Run the main job (SCENARIO=...) to its table and figure
 test: .venv/installed  ## Run the tests, or some of them (ARGS="tests/tofc -k rans")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
-test-fast: .venv/installed  ## Run the tests but the slow ones, in a minute
+test-fast: .venv/installed  ## Run the tests except the slow ones, in a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
 
 coverage: .venv/installed-dev  ## Run the tests and print the share of lines that they run
@@ -51,7 +51,7 @@ lint: .venv/installed-dev  ## Check style, types and layers
 	$(BIN)/lint-imports
 
 docs: .venv/installed-dev  ## Build the API pages from the docstrings, in build/api
-	# An import of NumPy asks lscpu what the processor is. Types that are imported for type checkers alone stay as they are written.
+	# An import of NumPy asks lscpu what the processor is. Types that are imported only for type checkers stay as written.
 	PDOC_ALLOW_EXEC=1 $(BIN)/python -W error::UserWarning -W 'ignore:Error parsing type annotation:UserWarning' \
 		-W 'ignore:Failed to run TYPE_CHECKING code:UserWarning' -m pdoc --docformat restructuredtext --output-directory build/api harness baselines
 
@@ -59,7 +59,7 @@ bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; case $$file in *calibration*) form=--quick;; *) form=;; esac; \
 		$(BIN)/python -m $$(echo $${file%.py} | tr / .) $$form || exit 1; done
 
-wheels: .venv/installed  ## Ask the package index for a wheel of every package, on each machine and Python
+wheels: .venv/installed  ## Check the package index for a wheel of every package, on each machine and Python
 	$(BIN)/python -m tools.wheels --extra test
 
 weights: .venv/installed  ## Make every file of the zoo again, from seeds

@@ -1,4 +1,4 @@
-"""The anatomy of what the baselines send that is no picture file: neural codecs' files, raw features."""
+"""The anatomy of the baselines' payloads that are not picture files: neural codecs' files, raw features."""
 
 import contextlib
 import functools
@@ -69,7 +69,7 @@ def _picture(body: bytes, model: bytes) -> CodedPicture:
 
 
 def _name(model: bytes) -> str:
-    """A model by what a scenario's ``weights:`` call it, if it is a bundled one."""
+    """A model by its name in a scenario's ``weights:``, if it is bundled."""
     known = _bundled()
     return f"bundled weights {known[model]:g} (model {model.hex()})" if model in known else f"model {model.hex()}"
 

@@ -28,15 +28,15 @@ MODELS: Mapping[str, int | None] = {
 """The highest quality of each model, or None for those that have one size."""
 
 RANDOM = "random"
-"""What a point calls untrained weights."""
+"""The name of untrained weights in a point."""
 
 
 class ZooPoint(ImagePoint):
-    """A model in compressai's own name, its quality, and its weights.
+    """A model by compressai's own name, its quality, and its weights.
 
     ``quality`` decides the network's size, and with published weights the lambda; ELIC and the checkerboard model have
     none. ``weights`` is a checkpoint in safetensors (``harness weights convert`` makes one of a ``.pth.tar``), or
-    ``random``: untrained weights, with which times are right, and bytes and pictures are not.
+    ``random``: untrained weights, whose times are valid, and whose bytes and pictures are not.
     """
 
     model: str = Field(json_schema_extra={"enum": list(MODELS)})
@@ -45,7 +45,7 @@ class ZooPoint(ImagePoint):
 
     @property
     def label(self) -> str:
-        """The model and its parameters; that weights are random is said, though it is the default."""
+        """The model and its parameters; random weights are named, although they are the default."""
         return f"{super().label},weights={RANDOM}" if self.weights == RANDOM else super().label
 
     @field_validator("model")

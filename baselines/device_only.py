@@ -1,4 +1,4 @@
-"""Device-only inference: the smaller language model of the family answers where the picture is, and nothing is sent."""
+"""Device-only inference: the family's smaller model answers on the device, and nothing is sent."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class DeviceOnly:
 
     @classmethod
     def server_half(cls, models: Models, point: DeviceOnlyPoint) -> ServerHalf:  # noqa: ARG003
-        """Needs nothing, and answers nothing."""
+        """Needs nothing, and refuses every payload."""
         return _refuse
 
     @classmethod
@@ -68,5 +68,5 @@ class _Device:
 
 
 def _refuse(payload: Payload, questions: Sequence[Question], clock: Clock) -> NoReturn:  # noqa: ARG001
-    """Raises BitstreamError: whatever has arrived, the device half did not send it."""
+    """Raises BitstreamError, because the device half sends no payload."""
     raise BitstreamError("device_only sends nothing, and a payload arrived")

@@ -31,7 +31,7 @@ class NeuralPoint(ImagePoint):
 class NeuralCodec(ImageCodec):
     """A learned codec; a subclass says which network codes for its point.
 
-    ``max_pixels`` bounds the picture that is encoded, and the one that a payload may ask for.
+    ``max_pixels`` bounds the picture that is encoded, and the one that a payload may claim.
     """
 
     checked: ClassVar[bool] = True
@@ -96,7 +96,7 @@ class BundledCodec(NeuralCodec):
 class Hyperprior(BundledCodec):
     """The scale hyperprior (Balle et al., arXiv 1802.01436); see :mod:`baselines.networks.hyperprior`.
 
-    y is coded with zero-mean Gaussians whose scales h_s finds from z.
+    y is coded with zero-mean Gaussians whose scales h_s computes from z.
     """
 
     kind = "hyperprior"
@@ -105,7 +105,7 @@ class Hyperprior(BundledCodec):
 class Elic(BundledCodec):
     """ELIC (He et al., arXiv 2203.10886); see :mod:`baselines.networks.elic`.
 
-    y is coded in groups of channels, each in two passes given z and what went before.
+    y is coded in groups of channels, each in two passes given z and what was coded before.
     """
 
     kind = "elic"

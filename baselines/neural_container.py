@@ -22,7 +22,7 @@ MAGIC = b"NIC\x01"
 MODEL_BYTES = 4
 MAX_SIDE_PX = 2**16 - 1
 MAX_PIXELS = PAYLOAD_MAX_PIXELS
-"""What a header may claim unless another limit is named: nothing larger is encoded, or allocated for."""
+"""The largest picture that a header may claim by default: nothing larger is encoded or allocated."""
 
 _CHECKSUM_BYTES = 4
 _SHORTEST = len(MAGIC) + MODEL_BYTES + 2 + _CHECKSUM_BYTES
@@ -55,8 +55,8 @@ def pack(model: bytes, picture: CodedPicture) -> bytes:
 def unpack(body: bytes, model: bytes, n_strings: int, max_pixels: int = MAX_PIXELS) -> CodedPicture:
     """What is in a file; raises BitstreamError unless it is whole, of this model, and of ``n_strings`` strings.
 
-    So does a claim of more than ``max_pixels``. The checksum comes before anything that it covers; whoever forges it
-    is left to :mod:`baselines.rans`.
+    So does a claim of more than ``max_pixels``. The checksum is verified before anything that it covers is read;
+    :mod:`baselines.rans` handles forged ones.
     """
     if len(body) < _SHORTEST:
         raise BitstreamError(f"a payload of {len(body)} bytes is too short for a neural codec's file")

@@ -1,6 +1,6 @@
-"""JPEG, WebP, AVIF and JPEG XL through Pillow: libjpeg-turbo, libwebp, libavif, and libjxl where its plugin is.
+"""JPEG, WebP, AVIF and JPEG XL through Pillow: libjpeg-turbo, libwebp, libavif, and libjxl if its plugin is installed.
 
-All encode and decode on one thread, and put nothing of the original file's metadata into what they send.
+All encode and decode on one thread, and none sends metadata of the original file.
 """
 
 import functools
@@ -59,7 +59,7 @@ class Jpeg(ImageCodec):
 
 
 class WebPPoint(ImagePoint):
-    """libwebp's quality, and its ``method``: how much time it takes to find fewer bytes (0 fastest, 6 smallest).
+    """libwebp's quality, and its ``method``: how much time it spends to save bytes (0 fastest, 6 smallest).
 
     Encoding time differs eightfold between methods, so a WebP latency without its method says little.
     """
@@ -152,7 +152,7 @@ class JpegXL(ImageCodec):
     def decode(self, body: bytes) -> Image.Image:
         """The picture in a codestream; raises BitstreamError where there is none.
 
-        The plugin decodes a picture as soon as it is opened, so that its size is read here before.
+        The plugin decodes a picture as soon as it is opened, so its size is read here first.
         """
         width_px, height_px = jxl_size(body)
         if width_px * height_px > self.max_pixels:
@@ -170,7 +170,7 @@ class JpegXL(ImageCodec):
 
 JXL_CODESTREAM = b"\xff\x0a"
 _JXL_SIZE_BYTES = 12
-"""No codestream is so short: signature and size alone may take as many, and a frame follows."""
+"""Every codestream is longer: signature and size may take this many bytes, and a frame follows."""
 _JXL_SIZE_BITS = (9, 13, 18, 30)
 _JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 

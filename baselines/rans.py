@@ -1,7 +1,7 @@
-"""The asymmetric numeral system of compressai's strings: an encoder, a decoder that keeps within its string, tables.
+"""The asymmetric numeral system of compressai's strings: an encoder, a decoder that stays within its string, tables.
 
 A string is what compressai's coder writes, bit for bit. compressai's own encoder writes out of bounds where there are
-fewer symbols than four, and its decoder reads on behind the end of a string; neither happens here.
+fewer symbols than four, and its decoder reads beyond the end of a string; neither happens here.
 
     N symbols   T tables   A entries of a table
 
@@ -30,7 +30,7 @@ _TABLE_BITS, _TABLE_MASK = np.uint64(TABLE_BITS), np.uint64(TOTAL - 1)
 _NIBBLE_BITS, _NIBBLE_MASK = np.uint64(4), np.uint64(15)
 _WORD_BITS, _WORD_MASK = np.uint64(32), np.uint64(2**32 - 1)
 _MOST_NIBBLES = 7
-"""With eight compressai's encoder shifts 32 bits by 32, and does not end."""
+"""With eight, compressai's encoder shifts 32 bits by 32, and never ends."""
 _SLACK_BITS = math.log2(1 + 2**-15)
 """What a step of the decoder may take less from the state than -log2 of the symbol's frequency: the state is 2^31 or
 more, and its lower 16 bits are rounded up."""
@@ -57,7 +57,7 @@ class Rans:
     def encode(self, symbol_N: ArrayLike, index_N: ArrayLike) -> bytes:
         """The string of integers, each with the index of its table.
 
-        Raises CheckpointError for a symbol that no escape holds: weights that are trained give none.
+        Raises CheckpointError for a symbol beyond the escapes; trained weights give none.
         """
         symbol_N, index_N = np.asarray(symbol_N, np.int32).ravel(), self._index(index_N)
         assert symbol_N.shape == index_N.shape
@@ -90,7 +90,7 @@ class Rans:
         return Stream(string, self._tables)
 
     def check(self, string: bytes, n_symbols: int, *, each_table: bool) -> None:
-        """Raise BitstreamError where a string cannot hold ``n_symbols`` symbols, before anything is made for them.
+        """Raise BitstreamError where a string cannot hold ``n_symbols`` symbols, before anything is allocated for them.
 
         With ``each_table`` every table has the same share of the symbols, as the channels of z have. A symbol takes
         -log2 of its frequency from the state, and the state begins with the string's bits and ends with 31 of them.
@@ -119,7 +119,7 @@ class Stream:
         self._tables = tables
 
     def read(self, index_N: ArrayLike) -> NDArray[np.int32]:
-        """The next symbols; raises BitstreamError where the string does not have them."""
+        """The next symbols; raises BitstreamError if the string does not have them."""
         index_N = np.asarray(index_N, np.int32).ravel()
         assert not len(index_N) or 0 <= int(index_N.min()) <= int(index_N.max()) < len(self._tables[1])
         symbol_N = np.empty(len(index_N), np.int32)
@@ -164,7 +164,7 @@ def quantised_cdf(pmf_A: ArrayLike) -> NDArray[np.int32]:
     frequency_A = np.floor(pmf_A.astype(np.float64) * TOTAL + 0.5).astype(np.int64)
     total = int(frequency_A.sum())
     if total == 0 or len(pmf_A) >= TOTAL:
-        raise CheckpointError(f"{len(pmf_A)} probabilities that sum to {float(pmf_A.sum()):g} make no table")
+        raise CheckpointError(f"{len(pmf_A)} probabilities that sum to {float(pmf_A.sum()):g} do not make a table")
     cdf = np.concatenate(([0], np.cumsum(frequency_A * TOTAL // total)))
     cdf[-1] = TOTAL
     _steal(cdf)

@@ -1,4 +1,4 @@
-"""Server-only inference: the original file is sent as it is, and the server keeps all visual tokens."""
+"""Server-only inference: the original file is sent unchanged, and the server keeps all visual tokens."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from harness.schemes.steps import answers, tokens_of_image
 
 
 class ServerOnly:
-    """The prevailing way: nothing is computed on the device, nothing is merged, every byte of the file is sent."""
+    """The usual way: nothing is computed on the device, nothing is merged, every byte of the file is sent."""
 
     kind: ClassVar[str] = "file"
     Point: ClassVar[type[OperatingPoint]] = OperatingPoint
@@ -39,7 +39,7 @@ class ServerOnly:
 
 
 def _files(sample: Sample, clock: Clock) -> Payload:  # noqa: ARG001
-    """The files that the sample came in."""
+    """The sample's original files."""
     return Payload(ServerOnly.kind, sample.files)
 
 

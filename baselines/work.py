@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HYPERPRIOR = (192, 320)
 _MULTIPLE_PX = 64
 _HEADS = 16
-"""Of both towers; VisionZip's keys are averaged over them."""
+"""The number of heads of both towers; VisionZip's keys are averaged over them."""
 
 
 def server_only(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:  # noqa: ARG001
@@ -84,7 +84,7 @@ def without_networks(backbone: CountedBackbone, asked: NominalRequest, point: An
 
 
 def visionzip(backbone: CountedBackbone, asked: NominalRequest, point: Any) -> Iterator[Work]:
-    """The last layer's attention anew, and a product of the features' keys; one entropy model."""
+    """The last layer's attention again, and a product of the features' keys; one entropy model."""
     patches, v, d = backbone.patches(asked.width_px, asked.height_px), backbone.n_features, backbone.dim
     scores = merging(patches, v, d)
     keys = Count(2.0 * patches * v * point.kept_of(v) * (d // _HEADS), 4.0 * patches * v * d)
@@ -146,7 +146,7 @@ def codec_work(
 
 
 def _network(codec: str, channels: tuple[int, ...]) -> "Network":
-    """A network on the meta device whose entropy coders pass shapes on and code nothing."""
+    """A network on the meta device whose entropy coders only pass shapes on."""
     import torch
 
     from baselines.networks.elic import Elic2022Official

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import catalog
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.profiling.clock import StageClock
 from harness.profiling.resources import weights_bytes

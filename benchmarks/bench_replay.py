@@ -40,7 +40,7 @@ def main() -> None:
         vector.run(profile, load, cell.spec, wire, channels(cell))
         runs = [_timed(lambda: vector.run(profile, load, cell.spec, wire, channels(cell))) for _ in range(3)]
         _print(f"vectorised, {REQUESTS:,} requests (goal 0.3 s)", min(runs))
-        rows = [_timed(lambda: replay(profile, cell, engine="vector")) for _ in range(3)]
+        rows = [_timed(lambda: replay(profile, cell, simulator="vector")) for _ in range(3)]
         _print("  the same with drawing requests and making rows", min(rows))
         _print(
             "SimPy, the same requests (goal 40 s)",
@@ -49,8 +49,8 @@ def main() -> None:
         bare = _timed(_bare_timeouts)
         _print(f"SimPy's own limit: {REQUESTS:,} bare timeouts", bare)
         print(f"  {REQUESTS / bare[0] / 1e6:.2f} million timeouts a second")
-        for engine in ("vector", "simpy"):
-            print(f"memory, {engine:<8} {_bytes_a_request(Path(folder), engine):6.0f} bytes a request (goal 300)")
+        for simulator in ("vector", "simpy"):
+            print(f"memory, {simulator:<8} {_bytes_a_request(Path(folder), simulator):6.0f} bytes a request (goal 300)")
         _day(Path(folder))
 
 
@@ -97,19 +97,19 @@ def _bare_timeouts() -> None:
     env.run()
 
 
-def _bytes_a_request(folder: Path, engine: str) -> float:
+def _bytes_a_request(folder: Path, simulator: str) -> float:
     """The growth of a fresh process's peak memory over one that replays a hundredth of the requests."""
     peaks = []
     for share in (100, 1):
-        command = [sys.executable, __file__, "--peak", str(folder), engine, str(share)]
+        command = [sys.executable, __file__, "--peak", str(folder), simulator, str(share)]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     return (peaks[1] - peaks[0]) / (REQUESTS * 0.99)
 
 
-def _peak(folder: Path, engine: str, share: int) -> None:
+def _peak(folder: Path, simulator: str, share: int) -> None:
     profile, cell = _cell(folder)
     spec = cell.spec.model_copy(update={"requests": REQUESTS // USERS // share})
-    replay(profile, Cell(spec=spec, uplink=cell.uplink, users=USERS, seed=0), engine=engine)  # type: ignore[arg-type]
+    replay(profile, Cell(spec=spec, uplink=cell.uplink, users=USERS, seed=0), simulator=simulator)  # type: ignore[arg-type]
     # getrusage would report the parent's peak, which a child inherits.
     status = Path("/proc/self/status").read_text()
     print(1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]))

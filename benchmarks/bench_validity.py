@@ -32,8 +32,8 @@ import numpy as np
 
 from harness import measure, timing
 from harness.analysis import Analysis, validity
-from harness.data.asking import samples
 from harness.data.gathered import gather
+from harness.data.questions import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.profiling.telemetry import Telemetry

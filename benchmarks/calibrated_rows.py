@@ -155,7 +155,7 @@ def _cell_of_rows(section: str, kind: str, n: int) -> Cell:
 
 def _study_of_rows(kind: str, n: int, number: int, counts: Counts) -> None:
     seed = [11, list(_WORLDS).index(kind), n, number]
-    made = study(dataclasses.replace(_WORLDS[kind], timed=n), seed, engine="vector")
+    made = study(dataclasses.replace(_WORLDS[kind], timed=n), seed, simulator="vector")
     if not made.run.points.set_index("pipeline").loc["tofc", "selected"]:
         return
     _count_run(made, counts)
@@ -218,7 +218,7 @@ def cells_of_equal_rows() -> Iterator[Cell]:
 def _study_of_equal_rows(pictures: int, number: int, counts: Counts) -> None:
     needed = target_share((THETA + 0.05) * 0.78)
     world = World(pictures=pictures, questions=2, timed=12, schemes=("server_only", "tofc", "jpeg"))
-    made = study(world, [12, pictures, number], engine="vector")
+    made = study(world, [12, pictures, number], simulator="vector")
     sizes = {name: float(made.sent[name, point].mean()) for name, point in THIRDS.items()}
     bytes_true = {name: needed * size for name, size in sizes.items()}
 
@@ -269,7 +269,7 @@ def cells_of_stopped_rows() -> Iterator[Cell]:
 
 def _study_of_stopped_rows(kind: str, number: int, counts: Counts) -> None:
     world = dataclasses.replace(STOPPED[kind], timed=100, schemes=("server_only", "tofc"), precision=0.1)
-    made = study(world, [13, len(kind), number], engine="vector")
+    made = study(world, [13, len(kind), number], simulator="vector")
     record = made.run.record
     assert world.precision is not None
     for n in precision.looks(world.timed):
@@ -319,7 +319,7 @@ def _of_users() -> tuple[Replay, float, float]:
 def _study_of_users(timed: int, number: int, counts: Counts) -> None:
     spec, true_s, limit_s = _of_users()
     world = dataclasses.replace(_USERS, timed=timed)
-    made = study(world, [14, timed, number], population=[14], engine="vector")
+    made = study(world, [14, timed, number], population=[14], simulator="vector")
     own = made.run.selected_profile("tofc")
     found, _ = max_users(own, spec, spec.uplinks[0], limit_s=limit_s, q=50, at_most=20)
     few = replay.Cell(spec=spec, uplink=spec.uplinks[0], users=_FEW_USERS, seed=0)

@@ -26,7 +26,7 @@ from harness.analysis.means import draw_by_strata
 from harness.analysis.select import Equality, Scores
 from harness.records import OutcomeRow, PointKey, SampleRow, StageRow, schema
 from harness.replay import sweep
-from harness.replay.cell import Engine
+from harness.replay.cell import Simulator
 from harness.runs.provenance import Manifest, begin
 from harness.runs.store import Record
 from harness.runs.tables import ROWS
@@ -147,11 +147,11 @@ def target_share(target: float) -> float:
 
 
 def study(
-    world: World, seed: Sequence[int], *, population: Sequence[int] | None = None, engine: Engine = "auto"
+    world: World, seed: Sequence[int], *, population: Sequence[int] | None = None, simulator: Simulator = "auto"
 ) -> Study:
     """One study of a world; with ``population`` of the pictures that this seed draws, the same in every study.
 
-    ``engine`` is what replays it: the compiled one is the faster from some tens of studies on.
+    ``simulator`` is what replays it: the compiled one is the faster from some tens of studies on.
     """
     rng = np.random.default_rng([*(population or seed), 1])
     n = world.pictures
@@ -218,7 +218,7 @@ def study(
         )  # fmt: skip
     tables = {"samples": samples, "outcomes": pa.concat_tables(outcomes), "stages": pa.concat_tables(stages)}
     return Study(
-        run=analysis_of(world, tables, engine), world=world, seconds=seconds, sent=sent, chance=chance,
+        run=analysis_of(world, tables, simulator), world=world, seconds=seconds, sent=sent, chance=chance,
         device_s={
             scheme: fixed[scheme][[name.startswith("device") for name in STAGES[scheme]]].sum(axis=0)
             for scheme in world.schemes
@@ -249,12 +249,12 @@ def _right(
     }
 
 
-def analysis_of(world: World, tables: Mapping[str, pa.Table], engine: Engine = "auto") -> Analysis:
+def analysis_of(world: World, tables: Mapping[str, pa.Table], simulator: Simulator = "auto") -> Analysis:
     """The analysis of a run of such rows, with the requests that ``harness run`` would replay."""
     empty: dict[str, Any] = {kind: schema(row).empty_table() for kind, row in ROWS.items()}
     record = Record(folder=Path("made-up"), manifest=_manifest(world), **{**empty, **tables})
     run = Analysis(record)
-    requests = sweep(run.profiles(), run.setting.system, engine=engine)
+    requests = sweep(run.profiles(), run.setting.system, simulator=simulator)
     found = Analysis(dataclasses.replace(record, requests=requests))
     found._profiles = run._profiles
     return found

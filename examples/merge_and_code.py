@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from harness.data import pictures, streetsqa
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.models.contract import Untimed
 from harness.models.onevision import load
 from harness.tofc.codec import TofcCodec

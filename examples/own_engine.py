@@ -2,7 +2,7 @@
 
     python examples/own_engine.py [FILE.parquet]
 
-The engine here is a matrix product; yours is whatever answers. On an accelerator give the recorder what waits for it:
+The engine here is a matrix product; use your own. On an accelerator, give the recorder a function that waits for it:
 ``harness.record("run.parquet", synchronise=torch.cuda.synchronize)``.
 """
 

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 def record(
     path: Path | str, *, machine: str | None = None, synchronise: Callable[[], None] | None = None
 ) -> "Recorder":
-    """A recorder of one's own code's stages, into a Parquet file of rows; see :mod:`harness.profiling.logger`."""
-    # By its name: whoever wants the version alone does not depend on what times stages.
+    """Records the stages of a user's own code in a Parquet file of rows; see :mod:`harness.profiling.logger`."""
+    # Loaded by name, so that reading the version does not import what times stages.
     recorder: type[Recorder] = importlib.import_module("harness.profiling.logger").Recorder
     return recorder(path, machine=machine, synchronise=synchronise)

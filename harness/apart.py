@@ -1,10 +1,10 @@
-"""One half of a run, on a machine that never meets the other's: the payloads travel as files.
+"""One half of a run, on a machine without a network to the other: payloads are carried as files.
 
     device half: <run>/payloads/<key>   the envelope of a picture by a scheme at a point, by the key of its unit
                  stages of the device; the outcomes of schemes that send nothing
     server half: stages of the server, and the outcomes of everything else, from a copy of the device half's folder
 
-Both sides have the benchmark and the model's files; each loads the parts that its own halves ask for. ``harness join``
+Both sides have the benchmark and the model's files; each loads the parts that its own halves need. ``harness join``
 makes a run of the two.
 """
 
@@ -54,7 +54,7 @@ def measure_half(
 ) -> None:
     """Measures the device halves of a scenario into ``folder``, or its server halves on another folder's payloads.
 
-    Completes what is there. Raises ResultsError where ``payloads`` is no device half of this scenario, and what
+    Completes an unfinished half. Raises ResultsError if ``payloads`` is not a device half of this scenario, and what
     :func:`harness.study.run` raises.
     """
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
@@ -117,7 +117,7 @@ def measure_half(
                     device=device,
                     telemetry=Telemetry(),
                 )
-        ongoing.finish([f"holds the {half} half alone; 'harness join' makes a run of two"])
+        ongoing.finish([f"holds only the {half} half; 'harness join' makes a run of two"])
 
 
 def payloads_digest(folder: Path) -> str:
@@ -126,9 +126,9 @@ def payloads_digest(folder: Path) -> str:
 
 
 def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointKey, Parted]:
-    """Writes the payload of every picture by every scheme; returns the halves that answer by themselves instead.
+    """Writes the payload of every picture by every scheme; returns the halves that answer instead of sending.
 
-    A payload that is there is whole: its name is the key of all that it depends on.
+    A payload that exists is complete: its name is the key of everything that it depends on.
     """
     places = (folder / PAYLOADS).glob("*") if (folder / PAYLOADS).is_dir() else ()
     there = {path.name for path in places}
@@ -151,7 +151,7 @@ def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointK
 
 @dataclasses.dataclass(frozen=True)
 class _Sending:
-    """A scheme on the device, whose payloads nobody answers here."""
+    """A scheme on the device, whose payloads are not answered here."""
 
     device: DeviceHalf
     near: ClassVar[bool] = True
@@ -170,7 +170,7 @@ class _Sending:
 
 @dataclasses.dataclass(frozen=True)
 class _FromFiles:
-    """In a device half's place: the payload that it made of a sample's pictures, from its file."""
+    """Stands in for a device half: reads the payload that it made of a sample's pictures from its file."""
 
     files: Mapping[str, Path]
     kind: str

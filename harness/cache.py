@@ -1,4 +1,4 @@
-"""Where files that a run writes and anybody may delete go: compiled kernels, generated benchmarks."""
+"""The folder of files that may be deleted at any time: compiled kernels, generated benchmarks."""
 
 import os
 import tempfile
@@ -16,7 +16,7 @@ def cache_folder() -> Path | None:
     try:
         folder = _named()
         folder.mkdir(parents=True, exist_ok=True)
-        # Permissions do not tell: a file system may be read-only or full, and root may do what others may not.
+        # Permissions are not enough: a file system may be read-only or full, and root ignores them.
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError):
         # RuntimeError: there is no home folder at all.

@@ -1,7 +1,7 @@
 """Names that a scenario may use, and where each is defined.
 
 The one table of names. Targets are strings, so that reading the table imports nothing; :func:`load` imports a target
-when it is wanted. Schemes and backbones may live outside the harness, as the baselines do: a scenario may name one as
+when it is needed. Schemes and backbones may live outside the harness, as the baselines do: a scenario may name one as
 ``package.module:object``, found as Python finds modules or in the working folder, and an installed package may declare
 a name for one as an entry point (:data:`ENTRY_POINTS`).
 """
@@ -59,7 +59,7 @@ WORK: Mapping[str, str] = {
 """What counts a scheme's operations and bytes at full size, for estimates."""
 
 CODEC_WORK = "baselines.work:codec_work"
-"""What counts those of a learned image codec, which others timed."""
+"""What counts those of learned image codecs with published times."""
 
 BACKBONES: Mapping[str, str] = {
     "llava-onevision-7b": "harness.models.onevision:load",
@@ -84,7 +84,7 @@ ON_DEVICE: Mapping[str, str] = {
     "gemma-3-27b": "gemma-3-4b",
     "mini-onevision": "mini-nano",
 }
-"""The smaller model of a backbone's family, that a device runs by itself; LLaVA-1.5 has none."""
+"""The smaller model of a backbone's family that runs on a device; LLaVA-1.5 has none."""
 
 BENCHMARKS: Mapping[str, str] = {
     "RealWorldQA": "harness.data.benchmarks:load",
@@ -117,10 +117,10 @@ PAYLOADS: Mapping[str, str] = {
     "JPEG XL codestreams": "baselines.anatomy:of_jxl",
     "picture files": "harness.schemes.picture_file:of_picture",
 }
-"""What is sent of a picture, and what shows its parts; see :mod:`harness.schemes.anatomy`."""
+"""The kinds of payloads of a picture, and what shows their parts; see :mod:`harness.schemes.anatomy`."""
 
 WEIGHTS_CONVERTER = "baselines.networks.convert"
-"""What is run as a program to make safetensors of a pickle."""
+"""The program that converts a pickle to safetensors."""
 
 CODEC_FORMATS: Mapping[str, str] = {
     "tofc-codec-3": "harness.tofc.codec:TofcCodec",
@@ -133,18 +133,18 @@ CODEC_FOLDERS: Mapping[str, str] = {
     "zoo": "harness.catalog:ZOO",
     "ablations": "baselines.ablations.schemes:WEIGHTS",
 }
-"""Where the bundled checkpoints of codecs are."""
+"""The folders of the bundled codecs' checkpoints."""
 
 
 def smaller(backbone: str, name: str | None = None) -> str:
-    """The model that a device runs by itself: ``name``, or else the smaller one of the backbone's family.
+    """The smaller model that runs on a device: ``name``, or else the one of the backbone's family.
 
     Raises UnavailableError where there is none.
     """
     if found := name or ON_DEVICE.get(backbone):
         return found
     raise UnavailableError(
-        f"the catalog knows no smaller model than {backbone} for a device; name one as the point's backbone"
+        f"the catalog has no smaller model than {backbone} for a device; name one as the point's backbone"
     )
 
 
@@ -175,7 +175,7 @@ def _declared(what: str) -> Mapping[str, str]:
 
 
 def _own(what: str, path: str) -> Any:
-    """Somebody's own object; whatever its module raises when it is imported is a ScenarioError."""
+    """A user's own object; any error of its module's import becomes a ScenarioError."""
     module, _, attribute = path.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)

@@ -1,4 +1,4 @@
-"""A Ray cluster: the one that is there, or else one of this machine alone."""
+"""A Ray cluster: an existing one, or else a local one."""
 
 import contextlib
 import importlib.util
@@ -17,9 +17,10 @@ ADDRESS = "RAY_ADDRESS"
 """The variable that names a cluster."""
 
 _CONNECT_S = 10.0
-"""How long a cluster may take to answer. Ray itself tries for minutes, and may then end the process."""
+"""How long a cluster may take to answer. Ray itself tries for minutes, and may then kill the process."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""How a client of HTTP/2, and so of gRPC, begins; the server's first frame is of the type SETTINGS (RFC 9113, 3.4)."""
+"""The preface of a client of HTTP/2, and so of gRPC; the server's first frame is of the type SETTINGS (RFC 9113,
+3.4)."""
 _SETTINGS = 4
 _ABSENT = "Ray is not installed; 'pip install tofc-harness[ray]' adds it"
 _EXPECTED = "HOST:6379 of a running head ('ray start --head'), ray://HOST:10001, auto or local is expected"
@@ -49,7 +50,7 @@ def _check(named: str, host_and_port: str) -> None:
     except ValueError:
         host, port = None, None
     if not host or not port or found.netloc != host_and_port:
-        raise UnavailableError(f"{named[:200]}: is no address of a Ray cluster; {_EXPECTED}")
+        raise UnavailableError(f"{named[:200]}: is not an address of a Ray cluster; {_EXPECTED}")
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
             if os.environ.get("RAY_USE_TLS", "0") in ("0", ""):
@@ -57,7 +58,7 @@ def _check(named: str, host_and_port: str) -> None:
                 head = connection.recv(9, socket.MSG_WAITALL)
                 if head[3:4] != bytes((_SETTINGS,)):
                     raise UnavailableError(
-                        f"{named}: something else than a Ray cluster answers there ({shown(head)}); {_EXPECTED}"
+                        f"{named}: something other than a Ray cluster answers there ({shown(head)}); {_EXPECTED}"
                     )
     except TimeoutError:
         raise UnavailableError(f"{named}: no Ray cluster answers there in {_CONNECT_S:g} s; {_EXPECTED}") from None
@@ -69,8 +70,8 @@ def _check(named: str, host_and_port: str) -> None:
 def connected(tell: Callable[[str], None] = unsaid) -> Iterator[Any]:
     """The module ``ray``, connected to a cluster; one that was started for it ends afterwards.
 
-    ``tell`` is given a line before anything that may take long. Raises UnavailableError as :func:`check_address`, and
-    where a cluster can be neither reached nor started.
+    ``tell`` is called with a line before anything that may take long. Raises UnavailableError as :func:`check_address`,
+    and where a cluster can be neither reached nor started.
     """
     try:
         import ray
@@ -90,11 +91,11 @@ def _connect(ray: Any, tell: Callable[[str], None]) -> None:
     address = os.environ.get(ADDRESS, "")
     tell(f"connecting to Ray at {address}" if address else "connecting to Ray on this machine, or starting it")
     check_address()
-    # A cluster of our own reports no usage; one that is there already was configured by its owner.
+    # A local cluster reports no usage; an existing one was configured by its owner.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises no narrower one.
+    except Exception as error:  # Ray raises nothing more specific.
         reason = " ".join(str(error).split()) or type(error).__name__
         where = f"{ADDRESS}={address}: the cluster cannot be used" if address else "no Ray cluster can be used"
         raise UnavailableError(f"{where} from here: {reason:.500}") from None

@@ -2,7 +2,7 @@
 
 Seconds are *recorded*, from the timed requests of the run itself or of its neighbours with the same points, weights and
 machine; or *estimated*, by the roofline of a GPU that has a data sheet; or not known before the first units are done.
-What points share of a picture is counted once, and what is done once a picture is not counted for each question.
+Work that points share on a picture is counted once, and work per picture is not counted for each question.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from harness.stock import Stock
 from harness.units import format_bytes, format_duration
 
 _SEEING = ("preprocess", "vision_encode")
-"""On the device: what points share of a picture."""
+"""On the device: the work that points share on a picture."""
 _ANSWERING = ("prefill", "generate")
-"""What each question takes."""
+"""The stages of each question."""
 _TEXT_BYTES_A_TOKEN, _ANSWER_TOKENS = 4, 2
 _MOST_PARTS, _MOST_RUNS = 200, 50
-"""Read for a rate: parts of an unfinished run, neighbours of a run."""
+"""The most that is read for a rate: parts of an unfinished run, neighbours of a run."""
 
 _SHEETS = {"H200": "h200", "H100": "h100", "RTX 4090": "rtx-4090", "RTX 8000": "rtx-8000", "AGX Orin": "agx-orin"}
 _MODES = {"MODE_50W": "-50w", "MODE_30W": "-30w", "MODE_15W": "-15w"}
@@ -39,7 +39,7 @@ _MODES = {"MODE_50W": "-50w", "MODE_30W": "-30w", "MODE_15W": "-15w"}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rate:
-    """The seconds of a scheme at a point: to see a picture, besides once a picture, and once a question."""
+    """The seconds of a scheme at a point: of the shared work on a picture, of its own per picture, and per question."""
 
     seen_s: float
     picture_s: float
@@ -47,15 +47,15 @@ class Rate:
 
     @property
     def request_s(self) -> float:
-        """Those of a request by itself."""
+        """Those of a single request."""
         return self.seen_s + self.picture_s + self.question_s
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What is left of a study: units and requests, and the seconds that these take in one process.
+    """The remaining work of a study: units and requests, and the seconds that these take in one process.
 
-    ``how`` says where the seconds come from; where nothing tells them they are null, and it says that.
+    ``how`` says where the seconds come from; if they are not known they are null, and it says so.
     """
 
     points: int
@@ -79,10 +79,10 @@ def lines(
     at_once: int | None = None,
     remote: bool = False,
 ) -> Iterator[str]:
-    """What is left of a study to answer and to time, for people; nothing where it is all there.
+    """The remaining answers and times of a study, for people; nothing if it is complete.
 
     Of the ``workers`` that answer, ``at_once`` compute at a time, without it all; ``remote`` server halves are a
-    server's, of which the times of this machine say nothing.
+    server's, about which this machine's times say nothing.
     """
     found = cost_of(stock, plan, folder, missing=missing, remote=remote)
     if not found.units and not found.requests:
@@ -160,7 +160,7 @@ def cost_of(
 
 
 def rates_of(stock: Stock, folder: Path) -> tuple[Mapping[PointKey, Rate], str]:
-    """The rate of every point, and where they come from; none where nothing tells."""
+    """The rate of every point, and where they come from; none if nothing is known."""
     found, runs = recorded(stock, folder)
     how = f"recorded: timed requests of {', '.join(runs)}"
     if not found:
@@ -182,7 +182,7 @@ def _like(key: PointKey, known: Mapping[PointKey, Rate]) -> Rate:
 def recorded(stock: Stock, folder: Path) -> tuple[dict[PointKey, Rate], list[str]]:
     """The rates of points that were timed on this machine with the same weights, and in which runs.
 
-    The run in ``folder`` is looked at first, then those beside it. What cannot be read tells nothing.
+    The run in ``folder`` is read first, then those beside it. What cannot be read is skipped.
     """
     neighbours = sorted(path.parent for path in folder.parent.glob(f"*/{MANIFEST}") if path.parent != folder)
     found: dict[PointKey, Rate] = {}
@@ -215,19 +215,19 @@ def _same_points(stock: Stock, manifest: provenance.Manifest) -> set[PointKey]:
 
 
 def _stages(run: Path) -> pd.DataFrame:
-    """The stage rows of a run, finished or not, of the points that were measured on this machine alone."""
+    """The stage rows of a run, finished or not, of the points that were measured only on this machine."""
     parts = itertools.islice(sorted(run.glob("parts/*/stages.parquet")), _MOST_PARTS)
     files = [path for path in (run / "stages.parquet", *parts) if path.is_file()]
     if not files:
         raise ResultsError(f"{run}: nothing was timed")
     rows: pd.DataFrame = pa.concat_tables(tables.read("stages", path) for path in files).to_pandas()
     here = (rows["source"] == "measured") & (rows["machine"] == machine_name())
-    # Half a request says nothing of a whole one: the other half was a server's, or a profile's.
+    # Half a request says nothing about a whole one: the other half was a server's, or a profile's.
     return rows.loc[here.groupby([rows["pipeline"], rows["point"]]).transform("all").astype(bool)]
 
 
 def _rates(stages: pd.DataFrame, keys: set[PointKey]) -> dict[PointKey, Rate]:
-    """The mean seconds of a request at each point, by what they are for."""
+    """The mean seconds of a request at each point, by kind of work."""
     found = {}
     for key, rows in stages.groupby(["pipeline", "point"]):
         if key not in keys:
@@ -251,7 +251,7 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
     from harness.estimates.stages import NominalRequest, work_of
 
     if not torch.cuda.is_available():
-        return {}, ""  # The GPU is there, and torch does not compute with it.
+        return {}, ""  # There is a GPU, but torch does not use it.
     names = stock.samples.names
     asked = NominalRequest(
         width_px=int(statistics.median(name.width_px for name in names)),
@@ -265,7 +265,8 @@ def estimated(stock: Stock) -> tuple[dict[PointKey, Rate], str]:
         return {}, ""  # A model whose work is not counted.
     found: dict[PointKey, Rate] = {}
     for spec in stock.scenario.pipelines:
-        with contextlib.suppress(HarnessError):  # A scheme whose work is not counted: its points are as the others.
+        # The points of a scheme whose work is not counted get the mean of the others.
+        with contextlib.suppress(HarnessError):
             for point, works in work_of(spec, backbone, asked):
                 rows = [
                     [spec.name, point.label, stage.side, stage.stage, stage.seconds, "", 0]
@@ -287,7 +288,8 @@ def sheet_here() -> str | None:
 
 _BLOCK_BYTES = 4096
 _UNIT_BYTES, _TABLE_BYTES, _ROW_BYTES = 130, 7_000, 60
-"""Of a part: a line of its list of units, a table's head, a row; measured on runs of the bundled scenarios."""
+"""The bytes of a part: a line of its list of units, a table's head, a row; measured on runs of the bundled
+scenarios."""
 
 
 def _disk_bytes(left: Sequence[tuple[PointKey, Sequence[int]]], timed: Sequence[PointKey]) -> int:

@@ -40,7 +40,7 @@ def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Rep
         raise ResultsError(f"{device} and {server} are not halves of one run: {'; '.join(differs)}")
     spec = replay_from_given(ours.manifest.scenario, links)
     _refuse_links(spec)
-    # Sessions are known by their number, and the server's come after the device's.
+    # Sessions are identified by their number, and the server's come after the device's.
     offset = len(ours.manifest.sessions)
     rows: Tables = {
         kind: pa.concat_tables([getattr(ours, kind), _later(getattr(theirs, kind), offset)]) for kind in MEASURED
@@ -56,9 +56,8 @@ def replay(
 ) -> None:
     """Makes a run of a finished run's rows and the replay section of a scenario, whose name and title it has.
 
-    What was measured is recorded in the new run; sources that are weaker stay what they are. Stage times of the
-    scenario's profile take the place of the run's. Raises ScenarioError where the section's links or the profile cannot
-    be read.
+    What was measured is recorded in the new run; weaker sources are unchanged. Stage times of the scenario's profile
+    take the place of the run's. Raises ScenarioError where the section's links or the profile cannot be read.
     """
     record = Run.read(source)
     spec = scenario.replay
@@ -95,7 +94,7 @@ def _write(
     reporter: Reporter,
     fresh: bool,
 ) -> None:
-    """Writes the run; what an earlier attempt left unfinished is made again, for nothing in it was measured."""
+    """Writes the run; an unfinished earlier attempt is replaced, because nothing in it was measured."""
     if not fresh and (folder / MANIFEST).exists() and provenance.read(folder / MANIFEST).status == "complete":
         raise ResultsError(f"{folder}: holds a complete run; choose another --name, or replace it with --fresh")
     with Run.open_or_create(folder, manifest, fresh=(folder / MANIFEST).exists()) as ongoing:
@@ -111,7 +110,7 @@ def _write(
 
 
 def _begun(manifest: Manifest, folder: Path, **changes: Any) -> Manifest:
-    """A manifest as that of a run that begins."""
+    """A manifest as that of a new run."""
     begun = {"name": folder.name, "status": "running", "validity": None, "reasons": (), "finished_utc": None}
     return Manifest.model_validate({**dict(manifest), **begun, "tables": {}, **changes})
 
@@ -160,7 +159,7 @@ def _of_unit(table: pa.Table, unit: Unit, run: str) -> pa.Table:
 
 
 def _with(table: pa.Table, name: str, change: Any) -> pa.Table:
-    """A table with a column changed, where it has it; the schema stays."""
+    """A table with a column changed, if it has it; the schema is unchanged."""
     if name not in table.column_names:
         return table
     place = table.column_names.index(name)

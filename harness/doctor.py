@@ -1,7 +1,7 @@
-"""What this machine is, and which halves of a scenario's schemes it can run; nothing of a model is loaded.
+"""Describes this machine, and which halves of a scenario's schemes it can run, without loading a model.
 
-The memory of a half is that of the weights which it asks for, counted from the checkpoint at the precision that the
-harness computes in. Activations come on top, and are not guessed.
+The memory of a half is that of the weights that it needs, counted from the checkpoint at the precision that the harness
+computes in. Activations are not included.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from harness.asked import Asked
 from harness.errors import HarnessError
+from harness.model_probe import ModelProbe
 from harness.profiling import nvml
 from harness.profiling.energy import Meters
 from harness.profiling.machine import this_machine
@@ -43,9 +43,9 @@ class HalfNeeds:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What was found: ``facts`` on the machine, ``notes`` on what may mislead, ``wrong`` is what must be mended.
+    """What was found: ``facts`` on the machine, ``notes`` on what may mislead, ``wrong`` is what must be fixed.
 
-    ``memory_bytes`` is that of what computes: the first GPU, or the machine.
+    ``memory_bytes`` is that of the first GPU, or of the machine.
     """
 
     facts: Sequence[str]
@@ -79,20 +79,20 @@ def examine(
             stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
         except HarnessError as error:
             named = missing(scenario, allow_stand_ins=allow_stand_ins)
-            # Where a sentence is about a point, that of the same mistake with the point's name is enough.
+            # If the same mistake is reported with a point's name, that sentence is enough.
             others = [line for line in str(error).split("\n") if not any(line in sentence for sentence in named)]
             wrong += dict.fromkeys([*others, *named])
         else:
             notes += [*stock.absent, *(f"{ran} runs instead of {wanted}" for wanted, ran in stock.stand_ins.items())]
             if scenario.weights == "random":
-                notes.append("random weights are made, not read: their memory is not counted")
+                notes.append("random weights are generated, not read: their memory is not counted")
             halves = list(_halves(stock, bytes_each=2 if on_gpu else 4))
             wrong += dict.fromkeys(half.refused for half in halves if half.refused is not None)
     return Findings(facts=facts, notes=notes, wrong=wrong, halves=halves, memory_bytes=limit_bytes)
 
 
 def _torch(has_gpu: bool) -> tuple[str, bool, list[str], list[str]]:
-    """A line on torch, whether it computes on a GPU here, and what of it may mislead or must be mended."""
+    """A line on torch, whether it uses a GPU here, and what may mislead or must be fixed."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed", False, [], ["torch is not installed; 'pip install torch' installs it"]
     import torch
@@ -112,7 +112,7 @@ def _torch(has_gpu: bool) -> tuple[str, bool, list[str], list[str]]:
 
 
 def _power(card: Mapping[str, Any]) -> Iterator[str]:
-    """What slows a Jetson down on purpose."""
+    """The settings that slow a Jetson down on purpose."""
     if card.get("l4t") is None:
         return
     mode = card.get("power_mode")
@@ -126,17 +126,17 @@ def _halves(stock: Stock, bytes_each: int) -> Iterator[HalfNeeds]:
     for (pipeline, label), (scheme, point) in stock.points.items():
         sides: tuple[Side, ...] = ("device", "server")
         for side in sides:
-            asked = Asked(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
+            probe = ModelProbe(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
             refused = None
             try:
-                (scheme.device_half if side == "device" else scheme.server_half)(asked, point)
+                (scheme.device_half if side == "device" else scheme.server_half)(probe, point)
             except HarnessError as error:
                 refused = f"{pipeline} at {label}, {side} half: {error}"
             yield HalfNeeds(
                 pipeline=pipeline,
                 point=label,
                 side=side,
-                parts=[f"{part} of {name}" for name, part in asked.parts],
-                weight_bytes=bytes_each * sum(asked.parts.values()),
+                parts=[f"{part} of {name}" for name, part in probe.parts],
+                weight_bytes=bytes_each * sum(probe.parts.values()),
                 refused=refused,
             )

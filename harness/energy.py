@@ -1,9 +1,9 @@
-"""Measures the energy that the halves take for their answers: blocks of one half, each followed by an idle block.
+"""Measures the energy of the halves' answers: blocks of one half, each followed by an idle block.
 
 A block runs whole passes over the same timed samples for at least ``block_s``; the idle block after it is as long. The
-device half is run by itself, and the server half on payloads made before, so that each side's joules are its own, also
-where both are one machine. A server on another machine is asked over the network: it waits for the link within its
-blocks, which is in their gross joules and not in their net ones.
+device half runs alone, and the server half on payloads made before, so that each side's joules are its own, also where
+both are one machine. A server on another machine is called over the network: it waits for the link within its blocks,
+which is in their gross joules but not in their net ones.
 """
 
 import time
@@ -26,7 +26,7 @@ from harness.scenario.model import Measure
 from harness.schemes.envelope import send
 
 _ATTEMPTS = 3
-"""How often a block is run of which nothing is known: a server was started again meanwhile."""
+"""How often a block without a reading is run, such as when a server was restarted meanwhile."""
 
 _SIDES: tuple[Side, ...] = ("device", "server")
 
@@ -55,10 +55,10 @@ def measure_energy(
     device: str,
     telemetry: Telemetry,
 ) -> None:
-    """Commits a row for each rail of each block of each half, where ``schedule`` wants energy measured.
+    """Commits a row for each rail of each block of each half, if ``schedule`` asks for energy.
 
-    Of the points that are selected, or of all: one half alone does not know the score. In a round every half has its
-    block, in an order drawn anew. A half that a scheme does not have has none, and a side whose machine tells nothing
+    Of the points that are selected, or of all: a single half does not know the score. In a round every half has its
+    block, in a new random order. A half that a scheme does not have has none, and a side whose machine reports nothing
     is left out: the manifest says why.
     """
     if (wanted := schedule.energy) is None:
@@ -136,7 +136,7 @@ def _sides(plan: Plan, key: PointKey, place: int) -> tuple[Side, ...]:
 
 
 def _work(plan: Plan, key: PointKey, side: Side, places: Sequence[int]) -> Callable[[int], object]:
-    """What a half does for the sample at a place of ``places``; what the server half is sent is made before."""
+    """The work of a half for the sample at a place of ``places``; the server half's payload is made before."""
     half, samples = plan.halves[key], [plan.samples[place] for place in places]
     if side == "device":
         return lambda at: send(half.device, samples[at], Untimed())
@@ -145,7 +145,7 @@ def _work(plan: Plan, key: PointKey, side: Side, places: Sequence[int]) -> Calla
 
 
 def _block(work: Callable[[int], object], n: int, block_s: float, meter: Meter, wait: Callable[[], None]) -> _Block:
-    """Whole passes over ``n`` samples until the time is over, and nothing for as long."""
+    """Whole passes over ``n`` samples until the time is over, then idle for as long."""
     before, requests = meter.read(), 0
     until_s = time.monotonic() + block_s
     while not requests or time.monotonic() < until_s:

@@ -10,8 +10,8 @@
     ├── PeerError          the other side of a network connection
     └── UnavailableError   something this machine does not have
 
-Every one of them is the user's to mend: the command line prints its sentence and exits with status 2.
-A sentence names the file, the place in it, the value found, and what would be right.
+A user can fix every one of them: the command line prints its sentence and exits with status 2. A sentence names the
+file, the place in it, the value found, and what would be right.
 """
 
 import difflib
@@ -21,11 +21,11 @@ from collections.abc import Iterable
 
 
 class ExitCode(enum.IntEnum):
-    """What the status of every command means."""
+    """The exit status of every command."""
 
     FINE = 0
     NEGATIVE = 1
-    """A verdict that is a no: no point will do, a limit is missed."""
+    """A negative verdict: no point qualifies, a limit is missed."""
     BAD_INPUT = 2
     """An input that is wrong, or two that cannot be compared."""
     NOTHING_MEASURED = 3
@@ -34,7 +34,7 @@ class ExitCode(enum.IntEnum):
 
 
 class HarnessError(Exception):
-    """The base of every error that a user can mend."""
+    """The base of every error that a user can fix."""
 
 
 class ScenarioError(HarnessError):
@@ -62,7 +62,7 @@ class ResultsError(HarnessError):
 
 
 class PeerError(HarnessError):
-    """A network peer that speaks otherwise than it should, or not at all."""
+    """A network peer that does not follow the protocol, or does not answer."""
 
 
 class UnavailableError(HarnessError):
@@ -70,7 +70,7 @@ class UnavailableError(HarnessError):
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not in a table: the name that may be meant, and those that there are."""
+    """The sentence for a name that is not in a table: the name that may be meant, and the known ones."""
     names = sorted(known)
     return f"unknown {what} {shown(name)}; {meant(name, names)}known: {', '.join(names)}"
 
@@ -92,5 +92,5 @@ def shown(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with escapes for what a terminal would act on or cannot show: control characters, half surrogates."""
+    """``text`` with escapes for what a terminal would interpret or cannot show: control characters, half surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,8 @@
-"""Files: read with a limit, and written so that they are there whole or not at all.
+"""Files: read with a limit, and written atomically.
 
-A file is written under a name that no reader looks at, flushed to the disk, and renamed: that is one step, whenever the
-process dies or the power goes. What fails is an OSError, for the caller to put into a sentence.
+A file is written under a name that no reader uses, flushed to the disk, and renamed in one step, so that it is there
+complete or not at all even if the process dies or the power fails. A failure is an OSError, which the caller puts into
+a sentence.
 """
 
 import errno
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 UNFINISHED = ".unfinished-"
-"""The beginning of every name that is not yet, or no longer, part of anything."""
+"""The prefix of every file or folder that is unfinished, or about to be removed."""
 
 Write = Callable[[BinaryIO], object]
 
@@ -44,7 +45,7 @@ def read(path: Path, at_most: int) -> bytes:
 
 
 def hexdigest(path: Path, digest: "_Hash", n_bytes: int | None = None) -> str:
-    """What ``digest`` becomes with a file, or with its first bytes, in hexadecimal digits; OSError if unreadable."""
+    """Updates ``digest`` with a file, or with its first bytes, and returns it in hexadecimal; OSError if unreadable."""
     left = path.stat().st_size if n_bytes is None else n_bytes
     with path.open("rb") as file:
         while chunk := file.read(min(left, _CHUNK_BYTES)):
@@ -54,12 +55,12 @@ def hexdigest(path: Path, digest: "_Hash", n_bytes: int | None = None) -> str:
 
 
 def write_whole(path: Path, write: Write) -> None:
-    """``path`` with what ``write`` writes, in place of what was there; OSError when the disk refuses."""
+    """Writes ``path`` with ``write``, replacing it; OSError if it cannot be written."""
     write_all_whole({path: write})
 
 
 def write_all_whole(files: Mapping[Path, Write]) -> None:
-    """All ``files``, none of which takes its name before every one is written; OSError when the disk refuses.
+    """Writes all ``files``, none of which gets its name before every one is written; OSError if that fails.
 
     Folders that are absent are made.
     """
@@ -82,9 +83,9 @@ def write_all_whole(files: Mapping[Path, Write]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """OSError where ``path`` could not be written now: asked before computing, not after.
+    """Raises OSError if ``path`` could not be written now; called before computing, not after.
 
-    No folder is made: one that is absent is more likely a slip than a wish.
+    No folder is created: a missing one is more likely a typing mistake.
     """
     if not path.parent.exists():
         raise FileNotFoundError(errno.ENOENT, f"there is no folder {path.parent}; make it first", str(path))
@@ -93,7 +94,7 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     hidden = _unfinished(path)
-    # A file without content can be made on a full disk: it is the block that is wanted.
+    # An empty file can be created on a full disk, so a block is written.
     with hidden.open("xb") as file:
         try:
             file.write(bytes(1 << 16))
@@ -130,5 +131,5 @@ def _make_folder(folder: Path) -> None:
 
 
 def _unfinished(path: Path) -> Path:
-    # Of one short length: a path may use up all that its file system allows, 255 bytes, by itself.
+    # A short fixed length: the name by itself may already have the 255 bytes that a file system allows.
     return path.with_name(f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")

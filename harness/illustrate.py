@@ -1,4 +1,4 @@
-"""What figures show of a run besides its rows: how features are distributed, where bits go, what JPEG leaves.
+"""What figures show of a run besides its rows: the densities of features, the bits of payloads, example questions.
 
 Computed from the scenario's pictures with the model that ran, at the run's selected points, and written into the run
 (:mod:`harness.runs.illustrations`). Nothing is timed, and no row changes.
@@ -52,7 +52,7 @@ def illustrate(scenario: Scenario, folder: Path, *, pictures: int = 8, reporter:
     """Computes a run's illustrations and writes them into its folder; returns where they are.
 
     ``pictures`` is how many of its pictures densities and bits are taken over. Raises ResultsError where the folder
-    holds no complete run of this scenario as it is now.
+    does not hold a complete run of the present scenario.
     """
     run = Analysis.read(folder)
     manifest = run.manifest
@@ -150,7 +150,7 @@ def _bits(key: PointKey, stock: Stock, models: Models, shown: Sequence[Sample]) 
             try:
                 parts = anatomy.of_body(body, codec).bits
             except BitstreamError:
-                # Not every original file is of a kind whose parts are known.
+                # The parts of some original files' formats are not known.
                 parts = {"file": 8 * len(body)}
             for part, n_bits in parts.items():
                 sums[part] = sums.get(part, 0.0) + n_bits
@@ -263,8 +263,8 @@ def _cases(key: PointKey, half: Any, run: Analysis, stock: Stock, models: Models
 def _jpeg(jpeg: Any, models: Models, image: Image.Image, n_bytes: int) -> tuple[bytes, str]:
     """The best JPEG file of at most so many bytes, and how it was written.
 
-    The picture is halved as often as it takes for the lowest quality to fit. Where none fits, for a JPEG begins with
-    some 600 bytes of tables, the tables are not counted.
+    The picture is halved until the lowest quality fits. If none fits, because a JPEG begins with some 600 bytes of
+    tables, the tables are not counted.
     """
 
     def file(picture: Image.Image, quality: int) -> bytes:
@@ -287,7 +287,7 @@ def _jpeg(jpeg: Any, models: Models, image: Image.Image, n_bytes: int) -> tuple[
 
 
 def _png(image: Image.Image, size: tuple[int, int] | None = None) -> bytes:
-    """A picture to be looked at, at most so large; one that was made smaller is shown at its first size, by blocks."""
+    """A picture to show, with a maximum size; one that was made smaller is shown at its original size, in blocks."""
     if size is not None and size != image.size:
         image = image.resize(size, Image.Resampling.NEAREST)
     share = min(1.0, _SHOWN_PX / max(image.size))
@@ -302,7 +302,7 @@ def _png(image: Image.Image, size: tuple[int, int] | None = None) -> bytes:
 def _labels(half: Any, image: Image.Image) -> tuple[tuple[int, ...], ...]:
     """Into which merged feature each feature of the picture's first patch went, as a square.
 
-    Empty where it is none, or the patch does not show the picture padded to a square.
+    Empty if it is not a square, or the patch does not show the picture padded to a square.
     """
     from harness.tofc.merging import merge
 

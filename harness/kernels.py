@@ -45,7 +45,7 @@ def _compiled(options: dict[str, Any], function: Callable[..., Any]) -> Any:
 
 
 class _Cache(FunctionCache):
-    """numba's cache of one function in a folder of ours; a folder that fails later costs the cache, not the run."""
+    """numba's cache of one function in this project's folder; if the folder fails later, only the cache is lost."""
 
     def __init__(self, function: Callable[..., Any], folder: Path) -> None:
         # numba reads this setting here and nowhere else; $NUMBA_CACHE_DIR would set it for every package.
@@ -72,8 +72,8 @@ class _Cache(FunctionCache):
 def _folder(package: Path) -> Path | None:
     """Where the kernels of a package's modules are cached.
 
-    numba compiles a kernel anew when its own file changes, not when a kernel or constant does that it uses from another
-    one. So the name of the folder stands for the contents of the whole package and of this module.
+    numba recompiles a kernel when its own file changes, but not when a kernel or constant changes that it uses from
+    another file. So the name of the folder is a digest of the whole package and of this module.
     """
     root = cache_folder()
     if root is None:

@@ -1,7 +1,7 @@
 """Runs the schemes: what they answer and how many bytes they send, and what their halves need besides time.
 
-Answers want every sample and no waste: the questions about one picture share its payload, which changes no answer.
-Times (:mod:`harness.timing`) want one request after the other, as a user would send them, and are another pass.
+Answers need every sample, at the least cost: the questions about one picture share its payload, which changes no
+answer. Times (:mod:`harness.timing`) need one request after the other, as a user would send them, in another pass.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ class Split:
     near: ClassVar[bool] = True
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], None]:
-        """What the server half answers about an envelope; nothing is under way."""
+        """The server half's answers about an envelope; there is no link."""
         return receive(self.server, data, questions, clock, kind=self.kind), None
 
     def again(self, data: bytes, questions: Sequence[Question]) -> None:
-        """The server half's work on an envelope once more, whatever it answers."""
+        """Repeats the server half's work on an envelope; the answer is discarded."""
         self.serve(data, questions, Untimed())
 
     def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:
@@ -51,10 +51,10 @@ class Split:
 
 
 class Parted(Protocol):
-    """A scheme at one point, wherever its server half is: a :class:`Split`, or one of :mod:`harness.edge.client`."""
+    """A scheme at one point: a :class:`Split`, or with a remote server half, one of :mod:`harness.edge.client`."""
 
     near: ClassVar[bool]
-    """Whether nothing is under way to the server half, so that the time has to be waited for."""
+    """Whether there is no link to the server half, so that its time has to be waited."""
 
     @property
     def device(self) -> DeviceHalf:
@@ -62,15 +62,15 @@ class Parted(Protocol):
         ...
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], Transfer | None]:
-        """The answers about an envelope, and how long it was under way where there was a way."""
+        """The answers about an envelope, and the link's times if there is a link."""
         ...
 
     def again(self, data: bytes, questions: Sequence[Question]) -> None:
-        """The server half's work on an envelope once more, as fast as it can be sent, whatever it answers."""
+        """Repeats the server half's work on an envelope, unshaped; the answer is discarded."""
         ...
 
     def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:
-        """What the server half needs for an envelope: stage, quantity and value; ``device`` is where torch computes."""
+        """What the server half needs for an envelope: stage, quantity and value; ``device`` is torch's name."""
         ...
 
 
@@ -87,7 +87,7 @@ class Plan:
     sample_digests: Sequence[str]
     depends: Mapping[PointKey, Mapping[str, str]]
     patches: Sequence[int]
-    """Into how many patches each sample's pictures are cut: the strata from which timed pictures are drawn."""
+    """The number of patches of each sample's pictures: the strata from which timed pictures are drawn."""
     scoring: str = DEFAULT_SCORING
     recorded: Mapping[tuple[str, str, Side], RecordedTimes] = dataclasses.field(default_factory=dict)
     """Stage times that take the place of measured ones."""
@@ -122,7 +122,7 @@ class Plan:
         return [place for places in order[: -(-n // len(order[0]))] for place in places]
 
     def answering(self, key: PointKey, places: Sequence[int]) -> Unit:
-        """The answers of a scheme to all questions about one picture."""
+        """The unit of a scheme's answers to all questions about one picture."""
         name = f"answers {' '.join(key)}, {self.samples.names[places[0]].id}"
         return Unit(name, {**self.depends[key], **self._questions(places), "scoring": self.scoring})
 
@@ -130,14 +130,14 @@ class Plan:
     def to_answer(self) -> Mapping[Unit, tuple[PointKey, Sequence[int]]]:
         """The units of all answers, with the point and the places of the samples of each.
 
-        Picture after picture, so that points that share a tower share what it makes of each.
+        Picture after picture, so that points that share a tower share its features of each.
         """
         return {self.answering(key, places): (key, places) for places in self.pictures for key in self.halves}
 
     def timing(
         self, key: PointKey, repeat: int, place: int, schedule: Measure, paced: Mapping[str, str] | None = None
     ) -> Unit:
-        """The times of one request of a scheme; ``paced`` is what they depend on if not timed back to back."""
+        """The unit of one timed request of a scheme; ``paced`` is what it depends on if not timed back to back."""
         name = f"times {' '.join(key)}, {self.samples.names[place].id}, repeat {repeat}"
         how = {"threads": str(schedule.threads), "warmup": str(schedule.warmup)}
         profiles = {
@@ -167,24 +167,24 @@ Answers: TypeAlias = Callable[[Part], list[OutcomeRow]]
 Answered: TypeAlias = Generator[tuple[Part, list[OutcomeRow]], None, None]
 """Each part with its rows, as they are there."""
 Spread: TypeAlias = Callable[[Answers, Sequence[Part]], Answered]
-"""What has parts answered, wherever that is."""
+"""What has parts answered, here or elsewhere."""
 
 
 def named(part: Part) -> str:
-    """What a part is called where it cannot be answered: by its first unit."""
+    """The name of a part in messages: that of its first unit."""
     return part[0].name
 
 
 def one_by_one(answers: Answers, parts: Sequence[Part]) -> Answered:
-    """Has this process answer the parts in their order."""
+    """Answers the parts in this process, in order."""
     for part in parts:
         yield part, answers(part)
 
 
 def answer(plan: Plan, ongoing: Run, reporter: Reporter, *, spread: Spread = one_by_one) -> None:
-    """Lets every scheme answer every sample, wherever ``spread`` has it done, and commits an outcome row for each.
+    """Lets every scheme answer every sample, by way of ``spread``, and commits an outcome row for each.
 
-    Units that an earlier process finished are left as they are.
+    Units that an earlier process finished are skipped.
     """
     units = plan.to_answer
     pending = ongoing.expect(units)
@@ -202,14 +202,14 @@ def answer(plan: Plan, ongoing: Run, reporter: Reporter, *, spread: Spread = one
 def answers_of(plan: Plan, run: str) -> Answers:
     """What answers parts of a plan, for a run of this name.
 
-    Raises PeerError for a unit that is not the plan's, as where another process asks that depends on other things.
+    Raises PeerError for a unit that is not in the plan, such as one of a process with other dependencies.
     """
     units = plan.to_answer
 
     def answers(part: Part) -> list[OutcomeRow]:
         for unit in part:
             if unit not in units:
-                raise PeerError(f"{unit.name}: depends on other things here than where it is asked for")
+                raise PeerError(f"{unit.name}: depends on other things here than in the process that requested it")
         return [row for unit in part for row in _outcomes(plan, *units[unit], run=run, unit=unit.key)]
 
     return answers
@@ -228,10 +228,10 @@ def weigh(
 ) -> None:
     """Commits what each half of every scheme needs besides time, on the first of the timed samples.
 
-    Of ``sides`` alone; ``server`` is the machine of the server halves, if another. It says itself what they need.
+    Only of ``sides``; ``server`` is the machine of the server halves, if another, which reports their needs itself.
 
     Each half runs once before, so that what it loads or compiles once is not counted; once for its memory, and once for
-    its operations. In one process: the peak of a forked one differs by some percent.
+    its operations. This runs in one process: the peak of a forked one differs by some percent.
     """
     place = plan.to_time(seed)[0][0]
     units = {plan.weighing(key, place, device): key for key in plan.halves}

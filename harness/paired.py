@@ -3,9 +3,9 @@
     commit --git worktree--> folder --PYTHONPATH--> process --turns--> seconds
     this checkout -----------------PYTHONPATH-----> process --turns--> seconds
 
-The two processes of a pair are alive together and take turns, request by request, in an order that is drawn: what
-slows the machine for a while slows both. A pair ends with its processes, for a process's times have a start of their
-own. Each finished pair is a file, so that a comparison that was killed is resumed.
+The two processes of a pair run together and take turns, request by request, in a random order: what slows the machine
+for a while slows both. A pair ends with its processes, because times differ between starts of a process. Each finished
+pair is a file, so that a comparison that was killed is resumed.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 _WORKER = Path(__file__).with_name("timing_worker.py")
 _GIT_PATIENCE_S = 300.0
 _PATIENCE_S = 1800.0
-"""How long a process may take to load, or for one request, before it is taken to hang."""
+"""How long a process may take to load, or for one request, before it counts as hung."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +57,13 @@ def compare(
 ) -> TimedComparison:
     """Times ``commit`` and this checkout, and judges; finished pairs are in ``folder``, and are not timed again.
 
-    Raises ResultsError for a commit that is none, and where one of the two cannot time the scenario; UnavailableError
-    where this is not a git checkout.
+    Raises ResultsError for an unknown commit, and if one of the two cannot time the scenario; UnavailableError where
+    this is not a git checkout.
     """
     with checked_out(commit) as (full, tree):
         here = provenance.checkout(ROOT)
         sides = {"reference": tree, "candidate": ROOT}
-        # Not their number: a command that asks for more pairs goes on from those of an earlier one.
+        # Not their number: a command for more pairs continues from those of an earlier one.
         each = {name: value for name, value in dataclasses.asdict(design).items() if name != "pairs"}
         facts = {**depended_on(scenario_file), "packages": provenance.package_versions(), "design": each}
         own = folder / f"{scenario_file.stem}-{full[:12]}-{of_data({**facts, 'commit': full})}"
@@ -73,7 +73,7 @@ def compare(
         judged = slowdown.judge(slowdown.log_ratios(parts), gate)
         if slowdown.suspects(judged):
             again = series.timed("second", reporter)
-            # One partition for both sets: a stage near the floor is then the same part in both.
+            # The same partition for both sets, so that a stage near the floor belongs to the same part in both.
             both, notes = slowdown.parts_of(
                 pd.concat([rows, again.assign(pair=again["pair"] + design.pairs)]), gate.floor_s
             )
@@ -148,7 +148,7 @@ def _frame(pairs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _refuse_unknown(rows: pd.DataFrame, gate: Gate) -> None:
-    """Refuses a limit on no stage of these rows; one that is tested with others in the end is refused then."""
+    """Refuses a limit on a stage that these rows lack; one that is tested with others is refused at the end."""
     stages = set(slowdown.parts_of(rows, 0.0)[0]["part"])
     slowdown.refuse_unknown(stages | {f"{side}/{slowdown.POOLED}" for side in ("device", "server")}, gate)
 
@@ -185,12 +185,12 @@ class Series:
         return _frame(read)
 
     def pair(self, name: str, pair: int) -> dict[str, Any]:
-        """One pair: two processes that begin for it, their turns, and their end."""
+        """One pair: two processes that are started for it, their turns, and their end."""
         rng = np.random.default_rng([self.design.seed, sum(name.encode()), pair])
         names = list(self.sides)
         rows: list[list[Any]] = []
         with contextlib.ExitStack() as leaving:
-            # Both load at once, each beginning first in half of the pairs.
+            # Both load at once, each starting first in half of the pairs.
             begins = names if pair % 2 else names[::-1]
             workers = {side: leaving.enter_context(_Worker(self, side)) for side in begins}
             told = {side: worker.told() for side, worker in workers.items()}
@@ -215,9 +215,11 @@ class Series:
                 )
         one, other = told.values()
         if one["questions"] != other["questions"]:
-            raise ResultsError("the two commits ask other questions of this scenario, so their times are not compared")
+            raise ResultsError(
+                "the two commits ask different questions of this scenario, so their times are not compared"
+            )
         if one["packages"] != other["packages"]:
-            raise ResultsError("the two commits ran with other packages, so their times are not compared")
+            raise ResultsError("the two commits ran with different packages, so their times are not compared")
 
 
 def _leads(points: int, turns: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
@@ -226,7 +228,7 @@ def _leads(points: int, turns: int, rng: np.random.Generator) -> npt.NDArray[np.
 
 
 class _Worker:
-    """A process that times turns; a context manager, for it must not outlive the pair."""
+    """A process that times turns; a context manager, because it must not outlive the pair."""
 
     def __init__(self, series: Series, side: str) -> None:
         self._side = side
@@ -242,7 +244,7 @@ class _Worker:
         )
 
     def told(self) -> dict[str, Any]:
-        """What the process says that it times."""
+        """The process's description of what it times."""
         facts: dict[str, Any] = self._read()
         return facts
 

@@ -1,9 +1,9 @@
-"""A run of estimates: a scenario with an ``estimate:`` section, on hardware that is not here.
+"""A run of estimates: a scenario with an ``estimate:`` section, for other hardware.
 
     work of each stage --roofline--> StageRow (estimated)
     payloads as reported or derived -> OutcomeRow          --replay--> RequestRow
 
-Everything that reads runs reads it. No score is claimed, and the run is INVALID, for nothing in it was measured.
+Everything that reads runs reads it. No score is claimed, and the run is INVALID, because nothing in it was measured.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class Total:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedClaim:
-    """A claim beside what is estimated over each uplink: the value, its ends, and how the two agree."""
+    """A claim beside the estimate over each uplink: the value, its ends, and how the two agree."""
 
     claim: ClaimedTime
     channel: str
@@ -116,7 +116,7 @@ def project(scenario: Scenario) -> Projection:
     if wrong := unreadable_files(scenario.replay):
         raise ScenarioError("\n".join(wrong))
     estimator = Estimator(section.device, section.server)
-    # Late: counting imports torch, and the names above are checked without it.
+    # Imported late: counting imports torch, and the names above are checked without it.
     from harness.estimates.backbone import CountedBackbone
     from harness.estimates.stages import NominalRequest, work_of
 
@@ -154,7 +154,7 @@ def project(scenario: Scenario) -> Projection:
 def run(
     scenario: Scenario, folder: Path, *, reporter: Reporter, fresh: bool = False, command: Sequence[str] = ()
 ) -> Projection:
-    """Makes the run of a projection in ``folder``; one that is there is made again, for nothing in it was measured.
+    """Makes the run of a projection in ``folder``; an existing one is replaced, because nothing in it was measured.
 
     Raises what :func:`project` raises, and ResultsError where the folder holds another study, or measured rows.
     """
@@ -207,7 +207,7 @@ def _refuse_other(folder: Path, scenario: Scenario) -> None:
 
 
 def _totals(scenario: Scenario, projected: Sequence[Projected]) -> Iterator[Total]:
-    """Each pipeline's first point over each uplink, one request alone."""
+    """Each pipeline's first point over each uplink, for a single request."""
     spec = scenario.replay.model_copy(update={"requests": None, "users": scenario.replay.users[:1]})
     first = {p.pipeline: p for p in reversed(projected)}
     for of_point in (p for p in projected if first[p.pipeline] is p):
@@ -281,7 +281,7 @@ def _resource_rows(run: str, unit: str, of_point: Projected, found: Projection) 
 
 
 def _outcome(run: str, unit: str, of_point: Projected) -> OutcomeRow:
-    """What is sent; nothing is answered, so that no verdict is right and no score is claimed."""
+    """The payloads; nothing is answered, so no verdict is right and no score is claimed."""
     return OutcomeRow(
         run=run,
         unit=unit,

@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 
 SCHEMA_VERSION = 4
-"""Raised with every change of a row's fields or of their meaning; runs of different versions are not compared."""
+"""Incremented with every change of a row's fields or of their meaning; runs of different versions are not compared."""
 
 Side = Literal["device", "server"]
 Source = Literal["measured", "recorded", "estimated", "reported"]
@@ -62,8 +62,8 @@ class StageRow:
     ``seconds`` is wall time and ``cpu_s`` the process's processor time, null where it is not known. ``waited_s`` is how
     long of it the process was kept from running: by others that had the processor, or because it or the machine stood
     still. ``load`` is the share of all the machine's processors that others kept busy around the request, from 0 to 1.
-    Both are null where the system does not tell. ``round`` says in which round of the schedule the request was timed,
-    ``start`` by which start of the process (from 0): times drift between rounds, and more between starts. ``unit`` is
+    Both are null if the system does not report them. ``round`` is the round of the schedule in which the request was
+    timed, ``start`` the start of the process (from 0): times drift between rounds, and more between starts. ``unit`` is
     the key of the unit of work that the row comes from.
     """
 
@@ -87,14 +87,14 @@ class StageRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LinkRow:
-    """How long one timed request was under way over a real network; a run in one process has none.
+    """How long one timed request took over a real network; a run in one process has none.
 
     ``round_trip_s`` is from the first byte sent to the last byte of the answer received, on the device's clock;
     ``residence_s`` from the last byte received to the first byte of the answer, on the server's, of which the request
     waited ``queue_s`` for others. T_link, up and down together, is the difference of the two. ``set_up_s`` is what
-    opening the connection took before, null where it was open. ``sent_bytes`` and ``received_bytes`` count HTTP's heads
-    and the question beside the payload. ``channel_s`` is what the channel that shaped the sending gives for
-    ``sent_bytes``, null where nothing shaped it. ``unit`` and ``start`` are as in :class:`StageRow`.
+    opening the connection took before, null if it was open. ``sent_bytes`` and ``received_bytes`` include HTTP's heads
+    and the question. ``channel_s`` is the time of ``sent_bytes`` in the channel that shaped the sending, null if it was
+    not shaped. ``unit`` and ``start`` are as in :class:`StageRow`.
     """
 
     run: str
@@ -194,7 +194,7 @@ class RequestRow:
     has one; ``seed`` its random stream. The instants, in their order: ``submitted``; ``device_begun`` and
     ``device_done``, between which the device works on this request; ``sent``, the last byte has left; ``delivered``, it
     has arrived; ``server_begun`` and ``server_done``, between which a server works on it; ``answered``, the answer is
-    back. A request that the device answers alone has all from ``sent`` on equal to ``device_done``.
+    back. A request that the device answers has all instants from ``sent`` on equal to ``device_done``.
     """
 
     replay: str

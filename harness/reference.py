@@ -4,8 +4,8 @@
                                                                          results/reference/history.jsonl
 
 A reference run has the rows and the manifest of its run, with these differences: its requests are left out where its
-replay makes them again (``harness/runs/replayed.py``), recorded links lie beside it, and of each machine remains what
-decides a number. Everything that reads runs reads it.
+replay makes them again (``harness/runs/replayed.py``), recorded links are stored beside it, and of each machine only
+what decides a number is recorded. Everything that reads runs reads it.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ _KEPT_OF_A_MACHINE = (
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """Why a reference run is what it is: a line of the history."""
+    """Why a reference run was made: a line of the history."""
 
     scenario: str
     reason: str
@@ -46,8 +46,8 @@ def update(
 ) -> bool:
     """Runs a scenario and makes the run its reference in ``folder``; returns whether there was anything to do.
 
-    The run itself is made in ``work``, or completed there; a run of other code or packages is made anew. Raises
-    ResultsError where what the rows depend on is no commit's: a reference says which commit it is of.
+    The run itself is made in ``work``, or completed there; a run of other code or packages is made again. Raises
+    ResultsError if what the rows depend on is not committed: a reference names its commit.
     """
     scenario = load(scenario_file)
     own, reference = work / scenario.name, folder / scenario.name
@@ -74,7 +74,7 @@ def update(
 
 
 def _commit(root: Path) -> str:
-    """The commit that a reference run is of; raises ResultsError where its rows could be another tree's.
+    """The commit that a reference run is of; raises ResultsError if its rows could be of another tree.
 
     What is not in :data:`provenance.REMADE_FROM`, such as the README, may differ.
     """
@@ -102,7 +102,7 @@ def as_reference(record: Record, links: Path) -> dict[str, bytes]:
     for part in spec.files:
         if not part.resolve().is_relative_to(links.resolve()):
             raise ResultsError(
-                f"{part}: is outside {links}, and a reference run keeps its links beside it; copy it there"
+                f"{part}: is outside {links}, and a reference run has its links beside it; copy it there"
             )
         content[part.relative_to(links).as_posix()] = part.read_bytes()
     content[f"{replayed.REPLAYED}.parquet"] = _small(replayed.digests(record.requests))
@@ -120,7 +120,7 @@ def as_reference(record: Record, links: Path) -> dict[str, bytes]:
 def history(folder: Path) -> list[Update]:
     """Why each reference run was made, oldest first; empty where there is no history.
 
-    Raises ResultsError for a history that cannot be read, and for a line that is no update.
+    Raises ResultsError for a history that cannot be read, and for a line that is not an update.
     """
     path = folder / HISTORY
     try:
@@ -137,7 +137,7 @@ def history(folder: Path) -> list[Update]:
                 raise ValueError(f"{wrong[0]} is not text")
             found.append(Update(**given))
         except (ValueError, TypeError, AttributeError) as error:
-            raise ResultsError(f"{path}, line {number}: is no update of a reference run: {error}") from None
+            raise ResultsError(f"{path}, line {number}: is not an update of a reference run: {error}") from None
     return found
 
 
@@ -166,9 +166,9 @@ def _small(table: Any) -> bytes:
 
 
 def _of_a_kind(session: Session) -> Session:
-    """A session without what tells one computer or its folders from another's."""
+    """A session without what identifies a computer or its folders."""
     server = session.server
-    # Of paths on the command line the last part.
+    # Only the last part of paths on the command line.
     command = tuple(Path(word).name if word.startswith("/") else word for word in session.command)
     return session.model_copy(
         update={

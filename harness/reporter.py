@@ -1,4 +1,4 @@
-"""Where progress goes, and what must be known before a number is read."""
+"""The interface for progress, and for warnings that must be read before a number."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ class Progress(Protocol):
     """Shows a reader how far the work is."""
 
     def phase(self, name: str, total: int, done: int) -> None:
-        """Begins a phase of ``total`` steps, ``done`` of which an earlier process did."""
+        """Begins a phase of ``total`` steps, ``done`` of which an earlier process completed."""
         ...
 
     def advance(self) -> None:
@@ -16,12 +16,12 @@ class Progress(Protocol):
 
 
 class Reporter(Progress, Protocol):
-    """Shows a reader how far the work is, and what else must be seen."""
+    """Shows a reader how far the work is, and warnings."""
 
     def warn(self, text: str) -> None:
-        """Shows what must be known before a number is read."""
+        """Shows a warning that must be read before a number."""
         ...
 
 
 def unsaid(text: str) -> None:
-    """Shows a line to nobody."""
+    """Discards a line."""

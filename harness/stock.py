@@ -1,6 +1,6 @@
 """What a scenario names, as far as it is here, with the digests of what its rows depend on.
 
-Nothing is loaded and torch is not imported: a scenario is checked, and a complete run recognised, in a second.
+Nothing is loaded and torch is not imported: checking a scenario, or recognising a complete run, takes a second.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ Thing = TypeVar("Thing")
 class Stock:
     """What a scenario names, as far as it is here.
 
-    ``benchmarks`` are those that run: a stand-in for several that are wanted runs once. ``stand_ins`` maps what was
-    wanted to what runs instead; ``absent`` has the sentence on each thing that is not here. ``points`` are the schemes
-    with their operating points, ``depends`` the digests of what the rows of each depend on besides the samples, and
-    ``links`` those of recorded links and arrivals. ``recorded`` are the stage times that a profile has for a side.
+    ``benchmarks`` are those that run: a stand-in for several runs once. ``stand_ins`` maps what was wanted to what runs
+    instead; ``absent`` has a sentence on each thing that is not installed. ``points`` are the schemes with their
+    operating points, ``depends`` the digests of what the rows of each depend on besides the samples, and ``links``
+    those of recorded links and arrivals. ``recorded`` are the stage times that a profile has for a side.
     """
 
     scenario: Scenario
@@ -70,7 +70,7 @@ class Stock:
         return points
 
     def refuse_pictures(self) -> None:
-        """Raises DataError for a picture that cannot be decoded, or is larger than the scenario's server takes."""
+        """Raises DataError for a picture that cannot be decoded, or is larger than the scenario's server accepts."""
         most, seen = self.scenario.max_pixels, set()
         for place, name in enumerate(self.samples.names):
             if name.image_id in seen:
@@ -79,7 +79,7 @@ class Stock:
             for width_px, height_px in name.sizes_px:
                 if width_px * height_px > most:
                     raise DataError(
-                        f"sample {name.id}: its picture has {width_px} x {height_px} px, and the server takes {most} "
+                        f"sample {name.id}: its picture has {width_px} x {height_px} px, and the server accepts {most} "
                         "from a payload; give the scenario a larger max_pixels"
                     )
             self.samples[place].images()
@@ -119,7 +119,8 @@ class Stock:
 def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: bool = False) -> Stock:
     """Finds what a scenario names, or its stand-ins, with the digests of what its rows depend on. Imports no torch.
 
-    What is ``serving`` is sent its questions and replays nothing: neither benchmarks nor links are looked for.
+    A server (``serving``) gets its questions from the device and replays nothing: it needs neither benchmarks nor
+    links.
 
     Raises UnavailableError with a sentence for each thing that is absent and has no stand-in, ScenarioError for
     recorded links and arrivals that cannot be replayed, and what reading a file that a point names raises.
@@ -141,7 +142,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
     for wanted in () if serving else scenario.wanted:
         instead = wanted.stand_in if allow_stand_ins else None
         name, found = _first_at_hand(wanted.name, instead, load_benchmark, absent)
-        # One's own is called otherwise than its path.
+        # A user's own benchmark has another name than its path.
         called, samples_of_it = (name, None) if found is None else found
         if file_of.setdefault(called, name) != name:
             raise ScenarioError(f"benchmarks: {file_of[called]} and {name} would both be {called} in rows; rename one")
@@ -185,7 +186,7 @@ def _points_at_hand(
 ) -> tuple[dict[PointKey, tuple[type[Scheme], OperatingPoint]], dict[PointKey, Mapping[str, str]]]:
     """Every operating point that runs, and the digests of what its rows depend on.
 
-    Raises what the first point raises that cannot run, with the sentences of all.
+    Raises the error of the first point that cannot run, with the sentences of all.
     """
     points: dict[PointKey, tuple[type[Scheme], OperatingPoint]] = {}
     depends: dict[PointKey, Mapping[str, str]] = {}
@@ -208,12 +209,12 @@ def _points_at_hand(
 def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     """The sentences on what a scenario names and its run would not find.
 
-    Of benchmarks and backbone, what would run is looked at: the wanted one or its stand-in; benchmarks are not opened.
+    For benchmarks and backbone it checks what would run: the wanted one or its stand-in; benchmarks are not opened.
     Imports no torch, loads nothing.
     """
     found = [*unreadable_files(scenario.replay), *profiles_of(scenario)[1]]
     if scenario.estimate is not None:
-        return found  # It is made from counted work: neither weights nor codecs are opened.
+        return found  # It is estimated from counted work: neither weights nor codecs are opened.
     found += _absent_benchmarks(scenario, allow_stand_ins=allow_stand_ins)
     absent: list[str] = []
     stand_in = scenario.stand_in.backbone if allow_stand_ins else None
@@ -232,7 +233,7 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
                 if not allow_stand_ins and _is_codec_only(scheme, backbone, point):
                     found.append(_not_tuned(spec.name, point))
             except HarnessError as error:
-                # What several points name is said once.
+                # What several points name is reported once.
                 wrong.setdefault(str(error), f"{spec.name} at {point.label}: {error}")
             if not allow_stand_ins and _stands_in_for(scheme, point) is not None:
                 found.append(_no_stand_in(spec.name, point))
@@ -263,8 +264,8 @@ def points_of(
 ) -> Sequence[OperatingPoint]:
     """The points of a pipeline that run; ``standing_in`` says whether the backbone is a stand-in.
 
-    Its ``stand_in`` points are small networks in the place of published ones, or codecs of the backbone's stand-in.
-    The former are needed only where the published networks are not here, for these do not depend on the backbone.
+    Its ``stand_in`` points are small networks in place of published ones, or codecs of the backbone's stand-in. The
+    former are needed only if the published networks are not installed, because these do not depend on the backbone.
     """
     wanted = list(spec.operating_points())
     if not standing_in or not spec.stand_in:
@@ -323,7 +324,7 @@ def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorde
 
 
 def sample_rows(stock: Stock) -> Iterator[SampleRow]:
-    """What each question shows and asks, and into how many patches the backbone that runs cuts its pictures."""
+    """What each question shows and asks, and the number of its patches with the backbone that runs."""
     for name in stock.samples.names:
         yield SampleRow(
             sample=name.id,
@@ -367,7 +368,7 @@ def _refuse_size(backbone: str, weights: str | None, point: OperatingPoint) -> N
 
 
 def _own_code(thing: object) -> dict[str, str]:
-    """The digest of the code that somebody's own scheme or backbone is in: its module, or all of its package."""
+    """The digest of the code of a user's own scheme or backbone: its module, or all of its package."""
     module = sys.modules[getattr(thing, "__module__", type(thing).__module__)]
     top = module.__name__.partition(".")[0]
     if top in ("harness", "baselines") or module.__file__ is None:
@@ -379,7 +380,7 @@ def _own_code(thing: object) -> dict[str, str]:
 
 
 def _model_digests(name: str, weights: str | None) -> dict[str, str]:
-    """The fingerprint of each part of a model; raises UnavailableError where it is not here."""
+    """The fingerprint of each part of a model; raises UnavailableError if it is not installed."""
     if name not in catalog.BACKBONES:
         backbone: Backbone = catalog.load("backbone", name, catalog.BACKBONES)
         return {f"{part} of {name}": digest for part, digest in backbone.digests(weights).items()} | _own_code(backbone)
@@ -392,7 +393,7 @@ def _model_digests(name: str, weights: str | None) -> dict[str, str]:
 def _first_at_hand(
     wanted: str, stand_in: str | None, load: Callable[[str], Thing], absent: list[str]
 ) -> tuple[str, Thing | None]:
-    """What was wanted or else its stand-in; the sentences on what is absent are added to ``absent``."""
+    """The wanted one, or else its stand-in; the sentences on what is absent are added to ``absent``."""
     for name in (wanted, stand_in):
         if name is not None:
             try:
@@ -403,7 +404,7 @@ def _first_at_hand(
 
 
 def _absent_benchmarks(scenario: Scenario, *, allow_stand_ins: bool) -> Iterator[str]:
-    """The sentences on each benchmark that is not here, nor its stand-in."""
+    """The sentences on each benchmark that is not installed, nor its stand-in."""
     for wanted in scenario.wanted:
         sentences = []
         for name in (wanted.name, wanted.stand_in if allow_stand_ins else None):
@@ -418,7 +419,7 @@ def _absent_benchmarks(scenario: Scenario, *, allow_stand_ins: bool) -> Iterator
 
 
 def _refuse_absent(name: str, folder: Path) -> None:
-    """Raises UnavailableError for a benchmark that is not here; one's own is a path that counts from ``folder``."""
+    """Raises UnavailableError for a benchmark that is not installed; a user's own is a path relative to ``folder``."""
     if name in benchmarks.BENCHMARKS:
         benchmarks.refuse_absent(name)
     elif name not in catalog.BENCHMARKS:
@@ -426,7 +427,7 @@ def _refuse_absent(name: str, folder: Path) -> None:
 
 
 def _load_benchmark(name: str, folder: Path) -> tuple[str, Sequence[Sample]]:
-    """What a benchmark is called in rows, and its samples; of one's own, ``folder`` is where its path counts from."""
+    """A benchmark's name in rows, and its samples; a user's own is a path relative to ``folder``."""
     cache = cache_folder()
     if name not in catalog.BENCHMARKS:
         return own.load(folder / name, cache=cache)

@@ -4,7 +4,7 @@
 
 Taking stock finds everything that a scenario names, or its stand-in, and its digest, without loading any of it. Each
 later step reads rows and writes rows (``harness/records.py``); nothing else passes between them. Selecting operating
-points and drawing work on those rows alone, whenever they are wanted (``harness/analysis``, ``harness/report``).
+points and drawing use only those rows, at any later time (``harness/analysis``, ``harness/report``).
 """
 
 import contextlib
@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from harness import catalog, cost, measure, timing
 from harness.analysis import Analysis, validity
-from harness.asked import elements_of
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
 from harness.energy import Sides, measure_energy
 from harness.errors import PeerError
 from harness.measure import Halves, Parted
+from harness.model_probe import elements_of
 from harness.models.contract import Models
 from harness.profiling.disturbance import Watch
 from harness.profiling.energy import Meter, Meters
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 class Study:
     """A scenario with everything that it names loaded: both halves of each scheme at each point.
 
-    ``device`` is torch's name of what computes, ``threads`` how many processor threads its networks may use.
+    ``device`` is torch's name of the device, ``threads`` how many processor threads its networks may use.
     """
 
     stock: Stock
@@ -73,17 +73,17 @@ def run(
 ) -> None:
     """Runs a scenario into ``folder``, or completes the run that is there.
 
-    A complete run of which nothing has changed is left alone; of another, what depends on a change is worked again.
-    With a ``remote`` its server runs the server halves, and this process alone asks it; without one a ``team`` answers.
-    What is timed is timed by this process. ``tell`` is given lines on what the work takes and on what is waited for.
+    A complete run of which nothing has changed is not touched; otherwise what depends on a change is computed again.
+    With a ``remote`` its server runs the server halves, called only by this process; without one a ``team`` answers.
+    Timing is always done by this process. ``tell`` is called with lines on what the work takes and on what is awaited.
     Raises UnavailableError where something that the scenario names is not installed and has no stand-in, or no Ray
-    cluster answers, ResultsError where the folder holds another study, and PeerError where the server is absent or
-    another than it must be, or a worker is.
+    cluster answers, ResultsError where the folder holds another study, and PeerError if the server is absent or
+    differs, or a worker does.
     """
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)
-        # Which server it is now is seen when it is asked, if there is anything to do.
+        # Which server it is now is checked when it is called, if there is anything to do.
         server = earlier.sessions[-1].server if remote is not None else None
         now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server)
         differs = provenance.changes(earlier, now)
@@ -100,7 +100,7 @@ def run(
 
 
 def announce(stock: Stock, reporter: Reporter) -> None:
-    """Says what runs instead of what was wanted, and why, if anything does."""
+    """Warns of stand-ins, and says why they run."""
     if stock.stand_ins:
         wanted_of: dict[str, list[str]] = {}
         for wanted, ran in stock.stand_ins.items():
@@ -207,12 +207,12 @@ def plan_of(stock: Stock, halves: Halves, shown: Sequence[SampleRow]) -> measure
 
 
 def planned(stock: Stock) -> measure.Plan:
-    """What is measured of a study; its halves are made when the first of them is asked for."""
+    """What is measured of a study; its halves are made when the first of them is needed."""
     return plan_of(stock, _Halves(stock), list(sample_rows(stock)))
 
 
 def paced(stock: Stock) -> timing.Paced | None:
-    """How requests come in the scenario's own study, where it wants them timed so."""
+    """The pacing of requests by the scenario's own arrivals, if it asks for that."""
     scenario = stock.scenario
     if scenario.measure.pacing == "back_to_back":
         return None
@@ -247,7 +247,7 @@ def describe(stock: Stock, *, telemetry: Mapping[str, str] | None = None) -> Inf
 
 
 def prepare(stock: Stock, peer: Peer | None = None) -> Study:
-    """Makes both halves of every scheme at every point, or the device halves alone where a server has the others."""
+    """Makes both halves of every scheme at every point, or only the device halves if a server has the others."""
     _, device, threads = load_models(stock)
     halves = _Halves(stock, peer)
     halves.make()
@@ -255,7 +255,7 @@ def prepare(stock: Stock, peer: Peer | None = None) -> Study:
 
 
 class _Halves(Mapping[PointKey, Parted]):
-    """The halves of every scheme at every point, made when they are first wanted."""
+    """The halves of every scheme at every point, made when they are first needed."""
 
     def __init__(self, stock: Stock, peer: Peer | None = None) -> None:
         self._stock, self._peer = stock, peer
@@ -289,7 +289,7 @@ class _Halves(Mapping[PointKey, Parted]):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a worker that loads for itself gets: the study, and what it depends on where it was started.
+    """The order to a worker that loads for itself: the study, and what it depends on in the parent.
 
     ``folder`` is where relative paths count from, ``computes`` names the processor or GPU there, ``threads`` says how
     many the worker's networks may use.
@@ -306,7 +306,8 @@ class Order:
 def answers_for(order: Order) -> measure.Answers:
     """Loads a study in a worker, and gives what answers its parts.
 
-    Raises PeerError where code, packages, model files, schemes or what computes differ from the asker's: a row could.
+    Raises PeerError if code, packages, model files, schemes or the processor differ from the parent's: rows could
+    differ.
     """
     with contextlib.suppress(FileNotFoundError):
         os.chdir(order.folder)
@@ -381,7 +382,7 @@ def _answering(
 
 
 def load_models(stock: Stock) -> tuple[Models, str, int]:
-    """The parts of the scenario's model, none of which is read yet; what computes them, in how many threads."""
+    """The parts of the scenario's model, none of which is read yet; the device, and the number of threads."""
     import torch
 
     scenario = stock.scenario
@@ -395,7 +396,7 @@ def load_models(stock: Stock) -> tuple[Models, str, int]:
 
 def service(stock: Stock, *, token: str | None, limits: "ServerLimits") -> "Service":
     """The server halves of every scheme at every point, loaded and ready to be served."""
-    from harness.edge.server import Service  # With a web server, which only this needs.
+    from harness.edge.server import Service  # Imports a web server, which only this needs.
 
     models, device, _ = load_models(stock)
     halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}

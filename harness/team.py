@@ -1,8 +1,8 @@
 """Who answers: this process, processes forked from it, processes that load a model each, or actors of a Ray cluster.
 
-Who it is changes no row as long as each computes with as many threads. What is handed out are the units of one picture,
-so that what points share of it is computed once; whoever asked commits what comes back. A worker that loads for itself
-compares what it has with the asker, and answers nothing where a number could differ.
+Rows do not depend on it as long as each computes with the same number of threads. A part is the units of one picture,
+so that what points share of it is computed once; the parent commits the rows that come back. A worker that loads for
+itself compares what it has with the parent, and refuses if a number could differ.
 """
 
 import dataclasses
@@ -21,45 +21,45 @@ from harness.profiling.workers import Pool, Processes, hand_out, may_fork, proce
 from harness.reporter import unsaid
 from harness.units import format_bytes
 
-Engine: TypeAlias = Literal["processes", "ray"]
+Executor: TypeAlias = Literal["processes", "ray"]
 
 PROCESS_BYTES = 600_000_000
-"""What a worker takes besides weights, on the processor: measured, torch and transformers imported."""
+"""The memory of a worker besides weights, on the processor: measured, torch and transformers imported."""
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Team:
-    """How many workers there are to be, as many as suit the machine for None, and what they are."""
+    """The number of workers (None: as many as suit the machine), and what runs them."""
 
     workers: int | None = None
-    engine: Engine = "processes"
+    executor: Executor = "processes"
 
     def loads(self, device: str, threads: int) -> bool:
         """Whether each worker loads a model of its own."""
-        if self.engine == "ray":
+        if self.executor == "ray":
             return True
         return self.count(device, threads) > 1 and not may_fork(device, threads)
 
     def count(self, device: str, threads: int) -> int:
-        """How many there will be; on a cluster that is not asked how many it has room for, one."""
-        return self.workers or (1 if self.engine == "ray" else workers_for(device, threads))
+        """The number of workers; one on a cluster whose room is not known yet."""
+        return self.workers or (1 if self.executor == "ray" else workers_for(device, threads))
 
     def at_once(self, device: str, threads: int) -> int:
         """How many of them compute at once: no more than this machine has processors or GPUs."""
-        if self.engine == "ray":
+        if self.executor == "ray":
             return self.count(device, threads)
         return min(self.count(device, threads), processors() if device == "cpu" else max(1, len(visible_gpus())))
 
     def refuse_cluster(self) -> None:
         """Raises UnavailableError where the workers are a Ray cluster's and none answers at its address."""
-        if self.engine == "ray":
+        if self.executor == "ray":
             check_address()
 
 
 AS_SUITS = Team()
-"""As many processes of this machine as suit it."""
+"""As many processes as suit this machine."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ class Answering:
     """A team at the answers of one study: a :data:`harness.measure.Spread`.
 
     ``device`` and ``threads`` are those that torch computes with here; threads that the scenario has not ``given`` are
-    divided among the workers. ``answerer`` gives, for so many threads, what a worker calls that loads for
-    itself; ``weight_bytes`` what its model takes. ``record`` commits who answers, ``warn`` shows a sentence,
-    ``tell`` a line of progress.
+    divided among the workers. ``answerer`` returns, for a number of threads, what a worker calls that loads for itself;
+    ``weight_bytes`` what its model takes. ``record`` commits who answers, ``warn`` shows a sentence, ``tell`` a line of
+    progress.
     """
 
     team: Team
@@ -83,12 +83,12 @@ class Answering:
     tell: Callable[[str], None] = unsaid
 
     def __call__(self, answers: Answers, parts: Sequence[Part]) -> Answered:
-        """Yields each part with its rows as they are there; ``answers`` is what this process would answer with.
+        """Yields each part with its rows as they arrive; ``answers`` is what this process would answer with.
 
         Raises UnavailableError for more workers than there is memory or, on a cluster, room for, and as
         :func:`harness.profiling.workers.hand_out`.
         """
-        if self.team.engine == "ray":
+        if self.team.executor == "ray":
             yield from self._over_ray(parts)
         elif self.team.loads(self.device, self.threads):
             yield from self._over_processes(parts)
@@ -133,34 +133,36 @@ class Answering:
 
     def _warn_of_crowds(self, workers: int, threads: int) -> None:
         if self.device == "cpu" and workers > 1 and workers * threads > processors():
-            self.warn(f"{workers} workers of {threads} threads share {processors()} processors; fewer are as fast.")
+            self.warn(
+                f"{workers} workers of {threads} threads share {processors()} processors; fewer would be as fast."
+            )
 
     def _warn_of_rounding(self, threads: int) -> None:
         if self.device == "cpu" and threads != self.threads:
             self.warn(
                 f"Each worker computes with {threads} of {self.threads} threads: rounding, and with it an answer, may "
-                "differ from one process's. With measure.threads in the scenario rows do not depend on the workers."
+                "differ from one process's. With measure.threads in the scenario, rows do not depend on the workers."
             )
 
     def _begin(self, workers: int, parts: Sequence[Part]) -> Callable[[str], None]:
         """Records how many workers answer, and where; returns what to call with each worker that died."""
         workers = min(workers, len(parts))
-        told: dict[str, float | str] = {"workers": float(workers), "engine": self.team.engine}
+        told: dict[str, float | str] = {"workers": float(workers), "engine": self.team.executor}
         died = 0.0
-        if workers > 1 or self.team.engine == "ray":
+        if workers > 1 or self.team.executor == "ray":
             self.record(told)
 
         def lost(how: str) -> None:
             nonlocal died
             died += 1
             self.record({**told, "died": died})
-            self.warn(f"A worker ended, {how}; another answers what it had in hand.")
+            self.warn(f"A worker ended, {how}; another takes over its part.")
 
         return lost
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES would say of each GPU that torch sees, without opening any."""
+    """The entry in CUDA_VISIBLE_DEVICES of each GPU that torch sees, without opening any."""
     import torch
 
     wanted = os.environ.get(_VISIBLE)
@@ -172,7 +174,7 @@ def visible_gpus() -> list[str]:
 def refuse_memory(workers: int, weight_bytes: int, gpus: int | None, warn: Callable[[str], None]) -> None:
     """Raises UnavailableError where the weights of so many workers cannot fit, on the GPUs or in this machine's memory.
 
-    It warns where they fit in all of it and not in what is free now. Activations are not counted.
+    It warns if they fit in the total but not in what is free now. Activations are not counted.
     """
     if gpus is None:
         memory = psutil.virtual_memory()

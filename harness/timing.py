@@ -27,7 +27,7 @@ from harness.schemes.envelope import send
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paced:
-    """When requests begin that are timed as the study's come, and what that depends on."""
+    """The pacing of requests that are timed at the study's arrival times, and what that depends on."""
 
     pacing: Pacing
     depends: Mapping[str, str]
@@ -37,7 +37,7 @@ _Way: TypeAlias = Literal["stages", "paced"]
 """The table to which the rows of one way of timing go."""
 
 _ATTEMPTS = 3
-"""How often a request is run that is disturbed each time."""
+"""How often a request is run at most if it is disturbed each time."""
 
 
 def time(
@@ -56,19 +56,19 @@ def time(
 ) -> None:
     """Times every scheme on ``schedule.timed_samples`` samples, in ``schedule.repeats`` rounds.
 
-    In a round every scheme takes its turn on a sample before the next sample comes, in an order drawn anew each time,
-    so that drift hits all alike; ``telemetry`` watches the clocks meanwhile. A row is committed for each stage, all of
-    a turn together, and one for the way of each request over a network. ``machine`` runs the device halves, ``server``
-    the server halves, without it the same; rows of ``sides`` are kept. Whenever a process begins to time,
+    In a round every scheme takes its turn on a sample before the next sample comes, in a new random order each time, so
+    that drift affects all alike; ``telemetry`` watches the clocks meanwhile. A row is committed for each stage, all of
+    a turn together, and one for each request over a network. ``machine`` runs the device halves, ``server`` the server
+    halves, by default the same; only rows of ``sides`` are stored. Whenever a process begins to time,
     ``schedule.warmup`` requests of each scheme that it times are run and dropped. Of several benchmarks each gives the
     same number of samples, rounded up.
 
-    A request that was disturbed (:func:`harness.analysis.validity.disturbance`), or lost more of its time than all
-    together may lose, is run again at the end of its turn, at most twice, and counted in the session; what is committed
-    is its last run, with what disturbed that. With
-    ``schedule.precision`` pictures are timed block by block (:func:`harness.analysis.precision.looks`) until the mean
-    of every point is that precise. ``schedule.pacing`` other than ``back_to_back`` needs the ``pacing``. Where the
-    plan has recorded times of a side, these are committed in the place of measured ones.
+    A request that was disturbed (:func:`harness.analysis.validity.disturbance`), or lost a larger share of its time
+    than all requests together may lose, is run again at the end of its turn, at most twice, and counted in the session;
+    what is committed is its last run, with what disturbed that. With ``schedule.precision`` pictures are timed block by
+    block (:func:`harness.analysis.precision.looks`) until the mean of every point is that precise. ``schedule.pacing``
+    other than ``back_to_back`` needs the ``pacing``. Where the plan has recorded times of a side, these are committed
+    in place of measured ones.
     """
     order = plan.to_time(seed)
     if schedule.precision is None:
@@ -101,7 +101,7 @@ def time(
 
 
 def _precise(ongoing: Run, schedule: Measure) -> str | None:
-    """None where more pictures are to be timed; else empty, or which precision was not reached."""
+    """None if more pictures are to be timed; else empty, or which precision was not reached."""
     assert schedule.precision is not None
     record = ongoing.so_far()
     found = looked_at(
@@ -132,7 +132,7 @@ class _Timing:
     sides: Sequence[Side]
     ways: Mapping[_Way, "Paced | None"]
     most_spoilt: float = 0.0
-    """Once more requests than these stay disturbed the run is INVALID, and to run them again is of no use."""
+    """If more requests than this remain disturbed, the run is INVALID, and repeating them is useless."""
     spoilt: int = 0
     warm: bool = False
     again: "Counter[str]" = dataclasses.field(default_factory=Counter)
@@ -155,7 +155,7 @@ class _Timing:
             draw = [self.seed, repeat, number] if block == 0 else [self.seed, repeat, number, block]
             shuffled = np.random.default_rng(draw).permutation(len(turn))
             of_turn = [unit for unit in (list(turn)[index] for index in shuffled) if unit in pending]
-            # The one way first in even rounds, the other in odd ones.
+            # One way first in even rounds, the other in odd ones.
             for table in list(self.ways)[:: -1 if repeat % 2 else 1]:
                 if left := {unit: turn[unit][0] for unit in of_turn if turn[unit][1] == table}:
                     when = {"repeat": repeat, "round": repeat, "start": self.ongoing.start}
@@ -173,7 +173,7 @@ class _Timing:
         *,
         turn: int,
     ) -> None:
-        """Commits the units of a turn; a scheme of which all is recorded is not run."""
+        """Commits the units of a turn; a scheme with recorded times on both sides is not run."""
         plan = self.plan
         to_run = {
             unit: key for unit, key in left.items() if not all((*key, side) in plan.recorded for side in self.sides)
@@ -200,7 +200,7 @@ class _Timing:
         self.ongoing.add(list(left), links=links, **{table: rows})
 
     def record(self, lowered: Sequence[str] = ()) -> None:
-        """Commits what was seen of the machine; nothing where this process timed nothing."""
+        """Commits what the telemetry saw; nothing if this process timed nothing."""
         if self.warm:
             self.ongoing.record_telemetry(
                 self.telemetry.sources,
@@ -292,15 +292,15 @@ class _Request:
     load: float | None = None
 
     def told_by(self, side: Side, watch: Watch) -> bool:
-        """Whether it is known how long a side's stages waited: another machine says so itself, or says nothing."""
+        """Whether it is known how long a side's stages waited: another machine reports it itself, or not at all."""
         return watch.tells or (side == "server" and self.transfer is not None)
 
     @property
     def why_again(self) -> str:
-        """Why it is to be run again; empty where it is not.
+        """Why it is to be repeated; empty if it is not.
 
-        It may have lost no more of its time than all requests together may: many that each lost a little less than a
-        disturbed one would add up to a run that is INVALID, and none of them had been run again.
+        It may have lost no larger share of its time than all requests together may: many that each lost a little less
+        than a disturbed one would add up to an INVALID run without any of them having been repeated.
         """
         seconds = sum(sum(clock.seconds.values()) for clock in self.clocks.values())
         waited_s = sum(sum(of_side.values()) for of_side in self.waited_s.values())
@@ -316,7 +316,7 @@ def _warm_up(plan: Plan, keys: Sequence[PointKey], timed: Sequence[int], request
 def _request(
     split: Parted, sample: Sample, device: str, delays: Delays | None = None, pacing: Pacing | None = None
 ) -> _Request:
-    """One request through both halves, each with its own clock, and its way between them; ``pacing`` idles around."""
+    """One request through both halves, each with its own clock, and the link; ``pacing`` adds the idle times."""
     clocks: dict[Side, StageClock] = {
         "device": StageClock(synchroniser(device), delays),
         "server": StageClock(synchroniser(device), delays),

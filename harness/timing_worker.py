@@ -1,11 +1,11 @@
-"""Times the stages of a scenario, a request whenever it is told to: one side of ``harness compare --against``.
+"""Times the stages of a scenario, one request for each order: one side of ``harness compare --against``.
 
     python -P harness/timing_worker.py SCENARIO PICTURES
 
 It is run by its path, with ``PYTHONPATH`` leading to the checkout whose code it times, which may be older than this
-file: so it asks that code for little. It answers with lines of JSON: what it times, then a line for each line that it
-reads, a request: the number of a turn, which decides the question, a scheme and a point. It tells of each stage how
-long it took, and how long of that the process was kept from running. No answer is judged and nothing is written.
+file, so it uses little of that code. It answers with lines of JSON: what it times, then a line for each line that it
+reads, a request: the number of a turn, which decides the question, a scheme and a point. It reports how long each stage
+took, and for how much of that the process was kept from running. No answer is judged and nothing is written.
 """
 
 import json
@@ -77,7 +77,7 @@ def main(scenario_file: Path, pictures: int, orders: TextIO, told: TextIO) -> No
 
 
 if __name__ == "__main__":
-    # What libraries print goes to standard error: standard output is the conversation.
+    # Output of libraries goes to standard error: standard output carries the protocol.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:

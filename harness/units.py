@@ -1,9 +1,9 @@
 """Quantities as people write them, to and from SI.
 
-Inside the harness a rate is in bit/s, a size in bytes, a time in seconds. A quantity in a scenario or on the
-command line carries its unit (``25 KB/s``, ``1.5 Mbit/s``, ``20 ms``): a bare number is refused, because
-network rates are off by a factor of eight too easily. ``k`` is 1000; ``Ki`` is 1024. What no link, file or study
-comes near is refused too: rates above 10^20 bit/s, sizes above 1 PB, times above 30 years.
+Inside the harness a rate is in bit/s, a size in bytes, a time in seconds. A quantity in a scenario or on the command
+line carries its unit (``25 KB/s``, ``1.5 Mbit/s``, ``20 ms``): a bare number is refused, because network rates are
+easily wrong by a factor of eight. ``k`` is 1000; ``Ki`` is 1024. Absurd values are refused too: rates above 10^20
+bit/s, sizes above 1 PB, times above 30 years.
 """
 
 import re
@@ -19,10 +19,10 @@ RATES_BPS: Mapping[str, float] = {
         for prefix, scale in _PREFIXES.items()
         for unit, bits in (("bit/s", 1), ("bps", 1), ("B/s", 8), ("Bps", 8))
     },
-    # Small letters throughout are how recorders write bits; no rate is in thousandths of them.
+    # Recorders write bits in small letters throughout; no rate is in thousandths of them.
     **{f"{prefix.lower()}{unit}": _PREFIXES[prefix] for prefix in "MG" for unit in ("bit/s", "bps")},
 }
-"""The units of a rate. A capital B is bytes; ``MBPS`` is neither, for it may be either."""
+"""The units of a rate. A capital B is bytes; ``MBPS`` is refused, because it may be either."""
 KNOWN_RATES = "bit/s, B/s, kbit/s, KB/s, Mbit/s, MB/s, Gbit/s, GB/s, KiB/s, MiB/s"
 
 _SIZES_BYTES = {f"{prefix}B": scale for prefix, scale in _PREFIXES.items()}
@@ -100,7 +100,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A time that somebody waits, in two units at most: ``40 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    """A waiting time, in two units at most: ``40 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
     whole = max(1, round(seconds))
     for unit, smaller, name, smaller_name in ((86_400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
         if (of_smaller := round(whole / smaller)) * smaller >= unit:

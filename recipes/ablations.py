@@ -43,8 +43,8 @@ from baselines.ablations.uncoded import HalfPrecision
 from harness.catalog import ZOO
 from harness.cli import guarded
 from harness.data import streetsqa
-from harness.data.asking import Asked, Page
 from harness.data.drawing.seeded_random import SeededRandom
+from harness.data.questions import LabelledQuestion, Page
 from harness.models import adapter, tower
 from harness.models.contract import Attention, Tiles
 from harness.models.llava import Llava
@@ -141,7 +141,7 @@ class _Lessons:
 
 
 def _of_answers(backbone: Llava, projector: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Any], Tensor]:
-    def distortion(y_bar_1ND: Tensor, context: tuple[list[Sequence[Asked]], list[int]]) -> Tensor:
+    def distortion(y_bar_1ND: Tensor, context: tuple[list[Sequence[LabelledQuestion]], list[int]]) -> Tensor:
         asked, sizes = context
         pictures = [projector(y_ND) for y_ND in torch.split(y_bar_1ND[0], sizes)]
         return answer_loss(backbone.model, backbone.tokenizer, pictures, asked)[0]

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.data.asking import Page
 from harness.data.drawing.seeded_random import SeededRandom
+from harness.data.questions import Page
 from harness.tofc.merging import merge
 from harness.training.bundled import book_of
 from harness.training.kept import cached

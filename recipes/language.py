@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.data.asking import Page
 from harness.data.drawing.seeded_random import SeededRandom
+from harness.data.questions import Page
 from harness.models.llava import Llava
 from harness.training.bundled import answer_loss, book_of, questions
 from recipes import symbols

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.data import glimpseqa
-from harness.data.asking import CHOICES, LETTERS, choice, is_there, on_side, yes_no
 from harness.data.drawing import things
 from harness.data.drawing.seeded_random import SeededRandom
+from harness.data.questions import CHOICES, LETTERS, choice, is_there, on_side, yes_no
 from harness.data.sample import Question
 from harness.models.prompts import ONEVISION, Template
 from harness.training.bundled import NOWHERE

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.data import glimpseqa, streetsqa
-from harness.data.asking import Page
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Scene
 from harness.data.drawing.things import LABELS, SURFACES
+from harness.data.questions import Page
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
 from harness.models.patches import grids_up_to
 from harness.models.tiling import PaddedTile, Tiling, fitted

@@ -7,7 +7,7 @@ an option with its letter: a model this small is slow to learn that a letter bel
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from harness.data import glimpseqa, streetsqa
-from harness.data.asking import CHOICES, LETTERS
+from harness.data.questions import CHOICES, LETTERS
 from harness.models.prompts import ONEVISION
 
 END, START, STOP, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"
@@ -67,7 +67,7 @@ def _texts() -> list[str]:
     texts = []
     for number in range(_BOOKS):
         for page in streetsqa.book("train", number) + glimpseqa.book("train", number):
-            for asked in page.asked:
+            for asked in page.questions:
                 text = ONEVISION.before + ONEVISION.suffix(asked.question) + asked.truth
                 for phrase in sorted((*PHRASES, *SPECIAL), key=len, reverse=True):
                     text = text.replace(phrase, "\x00")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
 from harness.models.contract import Untimed

@@ -59,8 +59,8 @@ def test_an_address_where_grpc_answers_is_taken(scheme: str, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("first", "sentence"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else than a Ray cluster answers there .*HTTP/1.1"),
-        (b"", "something else than a Ray cluster"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something other than a Ray cluster answers there .*HTTP/1.1"),
+        (b"", "something other than a Ray cluster"),
         (None, "no Ray cluster answers there in 0.3 s"),
     ],
 )
@@ -89,5 +89,5 @@ def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.
 def test_a_malformed_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Host and port are both needed."""
     monkeypatch.setenv(cluster.ADDRESS, address)
-    with pytest.raises(UnavailableError, match="is no address of a Ray cluster; HOST:6379"):
+    with pytest.raises(UnavailableError, match="is not an address of a Ray cluster; HOST:6379"):
         cluster.check_address()

@@ -13,8 +13,8 @@ import pytest
 from harness import measure, timing
 from harness.analysis import Analysis
 from harness.analysis.validity import disturbance, reasons
-from harness.data.asking import samples
 from harness.data.gathered import gather
+from harness.data.questions import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.profiling.clock import StageClock

@@ -115,8 +115,8 @@ def test_finished_pairs_are_not_timed_again(series: Series) -> None:
     [
         ("broken", "", "the candidate cannot time this scenario: no such scheme"),
         ("dies", "", "the candidate cannot time this scenario: it was killed"),
-        ("odd", json.dumps({"questions": "other"}), "the two commits ask other questions"),
-        ("odd", json.dumps({"packages": {"torch": "1"}}), "ran with other packages"),
+        ("odd", json.dumps({"questions": "other"}), "the two commits ask different questions"),
+        ("odd", json.dumps({"packages": {"torch": "1"}}), "ran with different packages"),
         ("odd", json.dumps({"package": "/"}), "the candidate ran the code of /, not of"),
     ],
 )

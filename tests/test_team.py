@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from harness import measure, study
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.errors import PeerError, UnavailableError
 from harness.records import PointKey

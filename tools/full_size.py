@@ -33,7 +33,7 @@ import harness as library
 from harness import catalog
 from harness.cli import guarded
 from harness.data import streetsqa
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.data.sample import Sample
 from harness.errors import ExitCode, ScenarioError
 from harness.estimates.backbone import CountedBackbone

@@ -189,7 +189,7 @@ def _halves(name: str) -> tuple[type[Scheme], Any, Any]:
 
 @cache
 def _sample() -> Sample:
-    asked = _pages()[0].asked[0]
+    asked = _pages()[0].questions[0]
     file = io.BytesIO()
     picture(0).save(file, "PNG")
     return Sample(

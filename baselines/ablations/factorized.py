@@ -28,7 +28,7 @@ class FactorizedConfig(BaseModel):
 
 
 class FactorizedCodec(FeatureCodec):
-    """A learned density for each channel of y, in units of the quantiser's step, which is learned as TOFC's is."""
+    """A learned density for each channel of y, in units of the quantiser's step, which is learned like TOFC's."""
 
     FORMAT: ClassVar[str] = "factorized-codec-1"
     Config: ClassVar[type[BaseModel]] = FactorizedConfig
@@ -73,7 +73,7 @@ class FactorizedCodec(FeatureCodec):
         }
 
     def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> FrozenCodec:
-        """The channels' tables, to be coded with: each is a level of its own."""
+        """The channels' tables, ready for coding: each is a level of its own."""
         one, none = np.array([laplacian.TABLE_TOTAL]), np.zeros((1, 0, 2 * LIMIT + 1), np.int64)
         y_levels = list(tensors["frozen.y"].to(torch.int64).numpy())
         if len(y_levels) != self.config.dim:

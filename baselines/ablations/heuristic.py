@@ -2,8 +2,8 @@
 
 A linear scaling maps the 99.9 % percentile of the features' magnitudes to the largest integer of ``bits`` bits; what
 lies beyond is clipped. Mean and scale are the Laplacian's maximum likelihood estimates of the integers, their median
-and their mean distance from it, and travel with the scaling in the stream: the paper takes them from "each batch", and
-in use a batch is one image. Nothing is learned.
+and their mean distance from it, and are sent with the scaling in the stream: the paper takes them from "each batch",
+and at inference a batch is one image. Nothing is learned.
 
 P patches   C clusters   N = P C merged features   D dimension
 """
@@ -57,7 +57,7 @@ class Statistics:
 
 
 class HeuristicCodec(FeatureCodec):
-    """Scales, rounds and clips all features alike; a Laplacian over the integers says how long the stream is."""
+    """Scales, rounds and clips all features alike; a Laplacian over the integers gives the length of the stream."""
 
     FORMAT: ClassVar[str] = "heuristic-codec-1"
     Config: ClassVar[type[BaseModel]] = HeuristicConfig
@@ -81,13 +81,13 @@ class HeuristicCodec(FeatureCodec):
         return {"y": torch.from_numpy(np.concatenate(levels)).to(torch.int32)}
 
     def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> FrozenCodec:
-        """The Laplacian's tables, to be coded with."""
+        """The Laplacian's tables, ready for coding."""
         y_levels = laplacian.split(tensors["frozen.y"].to(torch.int64).numpy())
         one, none = np.array([laplacian.TABLE_TOTAL]), np.zeros((1, 0, 2 * LIMIT + 1), np.int64)
         return FrozenCodec(digest, tensors, ModelTables(one, none, y_levels, _SIDE.size))
 
     def statistics(self, y_PCD: Tensor) -> Statistics:
-        """What :meth:`compress` takes from an image's features and sends with them."""
+        """The statistics that :meth:`compress` computes from an image's features and sends with them."""
         y_ND = self._flat(y_PCD)
         step = self._step(y_ND)
         q_ND = self._quantised(y_ND, step)
@@ -114,7 +114,7 @@ class HeuristicCodec(FeatureCodec):
         step, median, level = _SIDE.unpack(side.side)
         largest = self.config.largest
         if not (0 < step < math.inf and abs(median) <= largest and level < laplacian.LEVELS):
-            raise BitstreamError(f"a step of {step}, a median of {median} and a scale of {level} are no statistics")
+            raise BitstreamError(f"a step of {step}, a median of {median} and a scale of {level} are not valid")
         level_ND = np.full((side.header.n_features, self.config.dim), level, np.uint8)
         symbol_ND, budget = bitstream.read_y(side, self.frozen.tables, level_ND)
         if np.abs(symbol_ND + median).max() > largest:

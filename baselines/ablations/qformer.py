@@ -16,7 +16,7 @@ from harness.models.contract import Attention
 
 
 class QFormerConfig(BaseModel):
-    """Sizes; ``width`` is H. The paper's has 16 queries, the miniature as many as the largest n_c that it learns."""
+    """Sizes; ``width`` is H. The paper's has 16 queries, the miniature as many as its largest n_c."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +30,8 @@ class QFormerConfig(BaseModel):
 class QFormer(LearnedReducer):
     """The Blip2QFormerModel of transformers, with queries and with a map from its width to the features' dimension.
 
-    Its output is normalised, so the map also carries the features' mean and spread: :meth:`fit_scale` starts them.
+    Its output is normalised, so the map also carries the features' mean and spread, which :meth:`fit_scale`
+    initialises.
     """
 
     attended = False
@@ -38,7 +39,7 @@ class QFormer(LearnedReducer):
     config: QFormerConfig
 
     def __init__(self, config: QFormerConfig) -> None:
-        # Late, because transformers is slow to import and a scenario is checked without it.
+        # Imported late: transformers is slow to import, and a scenario is checked without it.
         import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
         from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
@@ -64,7 +65,7 @@ class QFormer(LearnedReducer):
 
     @torch.no_grad()
     def fit_scale(self, x_NVD: Tensor) -> None:
-        """Read features by these ones' mean and deviation, and begin with an output of about the same."""
+        """Normalise inputs by these features' mean and deviation, and start with outputs of about the same."""
         x_MD = x_NVD.flatten(0, -2).float()
         self.get_buffer("mean_D").copy_(x_MD.mean(0))
         self.get_buffer("scale_D").copy_(x_MD.std(0).clamp(min=1e-6))
@@ -72,7 +73,7 @@ class QFormer(LearnedReducer):
         self.features.bias.zero_()
 
     def __call__(self, x_PVD: Tensor, n_clusters: int, attention: Attention | None = None) -> Tensor:
-        """What the first ``n_clusters`` queries find; raises ValueError where there are fewer queries."""
+        """The features of the first ``n_clusters`` queries; raises ValueError where there are fewer queries."""
         y_PCD: Tensor = super().__call__(x_PVD, n_clusters, attention)
         return y_PCD
 

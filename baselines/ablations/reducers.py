@@ -1,9 +1,10 @@
-"""What takes the place of merging in Table I, and has nothing to learn: cluster centres alone, and VisionZip.
+"""Replacements of merging in Table I without parameters: only the cluster centres, and VisionZip.
 
 VisionZip is Yang et al., "VisionZip: Longer is better but not necessary in vision language models". Of the C features a
 patch, the *dominant* ones are those that receive most attention in the tower; where the tower has a class token, that
 is one of them, as in the method's own code. Of the R others, some at a uniform stride are *targets*; each of the rest
-goes to the target whose key is most similar, and a *contextual* feature is a target plus the mean of what went to it.
+is assigned to the target whose key is most similar, and a *contextual* feature is a target plus the mean of the
+features assigned to it.
 
     P patches   V features a patch   C features that are kept   D dimension   R features that are not dominant
     T targets   K dimension of a key
@@ -18,7 +19,7 @@ from harness.tofc.merging import merge
 
 
 class Centres:
-    """FMM without merging: keeps the cluster centres of Eqs. 2-3 as they are, and discards all other features."""
+    """FMM without merging: keeps the cluster centres of Eqs. 2-3 unchanged, and discards all other features."""
 
     attended = False
 
@@ -55,7 +56,7 @@ class VisionZip:
         n_dominant = self.n_dominant(n_clusters)
         kept = [] if attention.class_PD is None or not n_dominant else [attention.class_PD[:, None].to(x_PVD)]
         n_attended = n_dominant - len(kept)
-        # Equal attention: the lower place first.
+        # With equal attention the lower index comes first.
         order_PV = attention.received_PV.argsort(dim=-1, descending=True, stable=True)
         dominant_PC = order_PV[:, :n_attended].sort(-1).values
         others_PR = order_PV[:, n_attended:].sort(-1).values

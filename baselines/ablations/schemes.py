@@ -2,8 +2,8 @@
 
 The bundled points are of an earlier recipe, which their card describes. Fig. 12 replaces the entropy coding of merged
 features; :class:`Selective` is the group's TOFC. Table I replaces the merging, without a codec: backbone and reducer
-are trained by the distortion alone, and the features cross the link as half-precision numbers. Its points are called
-:data:`DISTORTION`; TOFC's merging is that point of :class:`Single`.
+are trained with only the distortion as the loss, and the features cross the link as half-precision numbers. Its points
+are called :data:`DISTORTION`; TOFC's merging is that point of :class:`Single`.
 """
 
 import json
@@ -29,7 +29,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 PROJECTOR = "projector.safetensors"
 POINT = "point.json"
-"""Of a folder with an adapter: written last, it says what the point was trained around, and how."""
+"""The file of a folder with an adapter that is written last, and says what the point was trained around, and how."""
 
 DISTORTION = "distortion"
 """The point of Table I's methods."""
@@ -45,7 +45,7 @@ HIDDEN = (32,)
 
 
 def folder_of(backbone: str, scheme: str, point: str) -> Path:
-    """The folder of a point: a bundled one's or one's own by its name, or a path.
+    """The folder of a point: a bundled or a user's own by its name, or a path.
 
     Raises UnavailableError, listing the known names, where there is none.
     """
@@ -68,7 +68,7 @@ def adapter_of(folder: Path, models: Models, parts: Sequence[Part]) -> Path | No
 
 
 def _experts(codec: Path) -> int | None:
-    """How many entropy models a codec's file says that it has; None where it says nothing, or cannot be read."""
+    """How many entropy models a codec's file says that it has; None if it does not say, or cannot be read."""
     try:
         with safe_open(codec, framework="np") as file:
             config = json.loads((file.metadata() or {}).get("config", "{}"))
@@ -90,7 +90,7 @@ class Ablation(Tofc):
     method: ClassVar[str] = Tofc.kind
     """The scheme whose reduction this one's points were trained with."""
     is_single: ClassVar[bool | None] = None
-    """Whether the codec has one entropy model, or several; None where that is not what the scheme is about."""
+    """Whether the codec has one entropy model, or several; None if the scheme does not restrict it."""
 
     @classmethod
     def codec_type(cls) -> "type[FeatureCodec]":
@@ -123,7 +123,7 @@ class Ablation(Tofc):
             scheme, method = trained.reduction_of(trained.manifest(path)) or ("an unnamed scheme", None)
             if method != cls.method:
                 raise CheckpointError(
-                    f"{folder}: was trained with the reduction of {scheme}; {cls.kind} wants one of {cls.method}, "
+                    f"{folder}: was trained with the reduction of {scheme}; {cls.kind} needs one of {cls.method}, "
                     f"which 'harness train --stage merging --set scheme={cls.method}' makes"
                 )
         if cls.is_single is not None and (path := folder / CODEC).is_file():
@@ -131,7 +131,7 @@ class Ablation(Tofc):
             if experts is not None and (experts == 1) != cls.is_single:
                 wanted = "one" if cls.is_single else "several"
                 raise CheckpointError(
-                    f"{path}: has {experts} entropy model{'s' * (experts > 1)}; {cls.kind} wants a codec of {wanted}, "
+                    f"{path}: has {experts} entropy model{'s' * (experts > 1)}; {cls.kind} needs a codec of {wanted}, "
                     f"which 'harness train --set codec.experts={1 if cls.is_single else 16}' makes"
                 )
         return folder
@@ -198,14 +198,14 @@ class Selective(Ablation):
 
 
 class Single(Ablation):
-    """One entropy model with hyperprior, and no router: in Fig. 12 an ablation, in Table I's group what all have."""
+    """One entropy model with hyperprior, and no router: in Fig. 12 an ablation, in Table I's group the common codec."""
 
     kind = "tofc_single"
     is_single = True
 
 
 class Heuristic(Ablation):
-    """The heuristic Laplacian in the place of the entropy models; a point is named for its bit length: ``bits-3``."""
+    """The heuristic Laplacian in place of the entropy models; a point is named after its bit length: ``bits-3``."""
 
     kind = "tofc_heuristic"
 
@@ -225,7 +225,7 @@ class Heuristic(Ablation):
 
 
 class Factorized(Ablation):
-    """A learned density for each channel in the place of the entropy models, without a hyperprior."""
+    """A learned density for each channel in place of the entropy models, without a hyperprior."""
 
     kind = "tofc_factorized"
 
@@ -245,7 +245,7 @@ class Factorized(Ablation):
 
 
 class Unmerged(Ablation):
-    """FMM without merging: the centres alone."""
+    """FMM without merging: only the centres."""
 
     kind = method = "tofc_unmerged"
 
@@ -284,7 +284,7 @@ class VisionZipMerging(Ablation):
 
 
 class QFormerQueries(Ablation):
-    """Learned queries in the place of merging."""
+    """Learned queries in place of merging."""
 
     kind = method = "qformer"
     learned = True

@@ -1,4 +1,4 @@
-"""A trained ablation on disk: codec and projector, or adapter and, where that is learned, reducer.
+"""A trained ablation on disk: codec and projector, or adapter and, if it is learned, reducer.
 
 Projector, adapter and reducer are in half precision; the codec is its own checkpoint.
 """
@@ -29,12 +29,12 @@ class LearnedReducer(nn.Module, ABC):
 
     @abstractmethod
     def fit_scale(self, x_NVD: Tensor) -> None:
-        """Start whatever depends on the features' scale from those of some patches."""
+        """Initialise what depends on the features' scale from those of some patches."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What training gives a point of Fig. 12: a frozen codec and a projector."""
+    """The result of training a point of Fig. 12: a frozen codec and a projector."""
 
     codec: FeatureCodec
     projector: nn.Module
@@ -44,14 +44,14 @@ class Trained:
         from harness.training.checkpoint import write_halves
 
         folder.mkdir(parents=True, exist_ok=True)
-        # The projector last: a folder that has it is whole.
+        # The projector last: a folder that has it is complete.
         self.codec.save(folder / CODEC, networks=False)
         write_halves(folder / PROJECTOR, self.projector, {"backbone": backbone, "how": how})
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """What training gives a point of Table I: LoRA and projector around a backbone, and a learned reducer."""
+    """The result of training a point of Table I: LoRA and projector of a backbone, and a learned reducer."""
 
     peft: Any
     name: str
@@ -70,7 +70,7 @@ class Adapted:
 
 
 def read(path: Path) -> tuple[Mapping[str, Tensor], str]:
-    """A projector's or reducer's weights, in single precision, and the sizes that are kept with them.
+    """A projector's or reducer's weights, in single precision, and the sizes that are stored with them.
 
     Raises CheckpointError for a file that is absent or damaged.
     """
@@ -84,7 +84,7 @@ def read(path: Path) -> tuple[Mapping[str, Tensor], str]:
 
 
 def trained_around(folder: Path) -> tuple[str, str]:
-    """The hash of the backbone that a folder was trained around, and how; both empty where the folder is not whole.
+    """The hash of the backbone that a folder was trained around, and how; both empty if the folder is incomplete.
 
     Folders of an earlier code do not say how: that is empty too.
     """

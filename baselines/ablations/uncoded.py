@@ -1,4 +1,4 @@
-"""Features that cross the link as half-precision numbers: Table I compares what is kept, not how it is coded.
+"""Features that cross the link as half-precision numbers: Table I compares what is kept, not its coding.
 
     P patches   C features a patch that are kept   N = P C   D dimension
 
@@ -16,14 +16,14 @@ from harness.tofc.feature_codec import Coded, Decoded
 
 
 class HalfPrecision(nn.Module):
-    """In the place of a codec: nothing is quantised in training, and no bits are counted."""
+    """In place of a codec: nothing is quantised in training, and no bits are counted."""
 
     def scale_parameters(self) -> list[nn.Parameter]:
         """None."""
         return []
 
     def forward(self, y_PCD: Tensor, temperature: float) -> Coded:  # noqa: ARG002
-        """The features as they are."""
+        """The features, unchanged."""
         n_features = y_PCD.shape[0] * y_PCD.shape[1]
         return Coded(y_PCD, y_PCD.new_zeros(n_features), y_PCD.new_ones(n_features, 1))
 

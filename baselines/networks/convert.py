@@ -1,6 +1,6 @@
 """``python -m baselines.networks.convert FILE OUT``: a checkpoint that is a pickle, as safetensors.
 
-A program of its own, because a pickle from elsewhere may crash, hang or fill the memory of whoever reads it.
+It is a separate program, because an untrusted pickle may crash, hang or fill the memory of its reader.
 """
 
 import re
@@ -57,7 +57,7 @@ def convert(path: Path, out: Path) -> str:
 
 
 def _limit_memory(n_bytes: int) -> None:
-    """Let this process grow by so much and no more: a small file may unpack to any size."""
+    """Limit the memory of this process: a small file may unpack to any size."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = used + n_bytes if most == resource.RLIM_INFINITY else min(most, used + n_bytes)
@@ -69,19 +69,19 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch raises what the unpickler met, of a dozen kinds; its first paragraph advises to trust the file.
+        # torch passes on a dozen kinds of errors of the unpickler, and its first paragraph advises to trust the file.
         what = _GLOBAL.search(str(error))
-        reason = f"it asks for {what[1]}, which is none" if what else _said(error)
-        raise CheckpointError(f"{path}: is not a file of tensors alone: {reason}") from None
+        reason = f"it asks for {what[1]}, which is not a tensor" if what else _said(error)
+        raise CheckpointError(f"{path}: is not a file of only tensors: {reason}") from None
 
 
 def _said(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
-    return f"{type(error).__name__}: {lines[0].strip()[:200] if lines else 'no more is said'}"
+    return f"{type(error).__name__}: {lines[0].strip()[:200] if lines else 'no reason given'}"
 
 
 def _state_dict(path: Path, found: Any) -> dict[str, Tensor]:
-    """The tensors by their names, out of what holds them; numbers beside them, such as an epoch, are left out."""
+    """The tensors by their names, unwrapped; numbers beside them, such as an epoch, are left out."""
     while isinstance(found, Mapping):
         holder = next((name for name in _HOLDERS if isinstance(found.get(name), Mapping)), None)
         if holder is None:

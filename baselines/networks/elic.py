@@ -1,4 +1,4 @@
-"""ELIC (He et al., arXiv 2203.10886): y in groups of channels, each in two passes given z and what went before.
+"""ELIC (He et al., arXiv 2203.10886): y in groups of channels, each in two passes given z and what was coded before.
 
          h_a       entropy bottleneck     h_s
 y ----------> z --------------------> z_hat ---> side parameters
@@ -43,7 +43,7 @@ def _passes(y_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
-    """What :func:`_passes` took apart."""
+    """Joins what :func:`_passes` split."""
     y_BCHW = first.new_empty((*first.shape[:3], 2 * first.shape[3]))
     for half, row in ((first, 0), (second, 1)):
         y_BCHW[:, :, 0::2, row::2] = half[:, :, 0::2]
@@ -60,7 +60,7 @@ def _only(y_BCHW: Tensor, colour: int) -> Tensor:
 
 
 class _Group(nn.Module):
-    """One group of channels: its first pass knows the parameters handed in, its second pass the first as well."""
+    """One group of channels: its first pass is given the parameters, its second pass also the first."""
 
     def __init__(self, n_channels: int, aggregation: nn.Sequential, spatial: CheckerboardConv2d) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Group(nn.Module):
         return y_hat, likelihoods
 
     def encode(self, y_1CHW: Tensor, parameters_1KHW: Tensor) -> tuple[list[bytes], Tensor]:
-        """The strings of both passes, and what the decoder will have."""
+        """The strings of both passes, and the decoder's values."""
         first, second = _passes(y_1CHW)
         for_first, for_second = _passes(parameters_1KHW)
         of_first, first_hat = self.gaussian.encode(first, *self._first(for_first))
@@ -133,7 +133,7 @@ class _Groups(nn.Module):
         return iter(self.latent_codec.values())
 
     def parameters_of(self, k: int, side: Tensor, before: Sequence[Tensor]) -> Tensor:
-        """What group ``k`` is handed: the channel context of the groups before it, and the side parameters."""
+        """The parameters of group ``k``: the channel context of the groups before it, and the side parameters."""
         return side if k == 0 else torch.cat((self.channel_context[f"y{k}"](torch.cat(tuple(before), 1)), side), 1)
 
 
@@ -164,8 +164,8 @@ def _aggregation(n_in: int, n_out: int, fewest: int) -> nn.Sequential:
 class Elic2022Official(Network):
     """N channels inside, and M of y in groups; compressai's Elic2022Official key for key.
 
-    ``contexts`` are the channels inside the channel context of each group but the first. Its draws come after those of
-    the published sizes, so that what is trained from a seed stays what it is.
+    ``contexts`` are the channels inside the channel context of each group but the first. They are initialised after the
+    layers of the published sizes, so that trainings from a seed are unchanged.
     """
 
     exact = ("latent_codec.hyper.h_s", "latent_codec.y")

@@ -57,7 +57,7 @@ class EntropyModel(nn.Module):
         return self._coder
 
     def freeze(self) -> None:
-        """Make the coder of the tables; raises CheckpointError where they are none."""
+        """Make the coder of the tables; raises CheckpointError if they are invalid."""
         self._coder = Rans(self._quantized_cdf.numpy(), self._cdf_length.numpy(), self._offset.numpy())
 
     def _tabulate(self, pmf_TA: Tensor, tail_T1: Tensor, length_T: Tensor, offset_T: Tensor) -> None:
@@ -121,7 +121,7 @@ class EntropyBottleneck(EntropyModel):
         return z_hat, likelihood
 
     def encode(self, z_1CHW: Tensor) -> tuple[bytes, Tensor]:
-        """The string of z, and z as the decoder will have it."""
+        """The string of z, and the decoder's z."""
         symbols = (z_1CHW - self.medians()).round().int()
         return self._encode(symbols, self._index(*symbols.shape[2:])), symbols.float() + self.medians()
 
@@ -130,7 +130,7 @@ class EntropyBottleneck(EntropyModel):
         return self._decode(string, self._index(height, width)) + self.medians()
 
     def freeze(self) -> None:
-        """Make the coder of the tables; raises CheckpointError where they are none, or not one for each channel."""
+        """Make the coder of the tables; raises CheckpointError if they are invalid, or not one for each channel."""
         if self._offset.shape != (self.channels,):
             raise CheckpointError(f"its tables are not of {self.channels} rows each, one for each channel")
         super().freeze()
@@ -207,7 +207,7 @@ class GaussianConditional(EntropyModel):
         return y.round() if means is None else (y - means).round() + means
 
     def encode(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> tuple[bytes, Tensor]:
-        """The string of y, and y as the decoder will have it."""
+        """The string of y, and the decoder's y."""
         symbols = (y if means is None else y - means).round().int()
         string = self._encode(symbols, self.index(scales))
         return string, symbols.float() if means is None else symbols.float() + means
@@ -232,7 +232,7 @@ class GaussianConditional(EntropyModel):
         self._tabulate(upper - lower, 2 * lower[:, :1], length_T, -centre_T)
 
     def freeze(self) -> None:
-        """Make the coder of the tables; raises CheckpointError where they are none, or not one for each scale."""
+        """Make the coder of the tables; raises CheckpointError if they are invalid, or not one for each scale."""
         scales_T = self.scale_table
         if scales_T.ndim != 1 or self._offset.shape != scales_T.shape:
             raise CheckpointError(f"its tables are not of {scales_T.numel()} rows each, one for each scale")

@@ -1,8 +1,8 @@
 """Convolutions whose results are the same on every machine.
 
-The decoder must find the very table with which each symbol was encoded, and in floating point another order of
-summation can already choose its neighbour. Here weights and activations are whole numbers held in float64, where every
-sum below 2^53 is exact in any order, and what a layer returns is rounded to a multiple of 2^-10.
+The decoder must use exactly the table with which each symbol was encoded, and in floating point a different order of
+summation may choose its neighbour. Here weights and activations are whole numbers held in float64, where every sum
+below 2^53 is exact in any order, and what a layer returns is rounded to a multiple of 2^-10.
 
     B batch   C channels   H, W height and width
 """
@@ -23,7 +23,7 @@ _EXACT = 2**53
 
 
 class ExactConvolution(nn.Module):
-    """A convolution or transposed convolution of float32 x_BCHW, computed in whole numbers; for inference alone.
+    """A convolution or transposed convolution of float32 x_BCHW, computed in whole numbers; only for inference.
 
     Weights are rounded to WEIGHT_BITS bits below the power of two that bounds the largest.
     """

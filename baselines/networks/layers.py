@@ -41,7 +41,7 @@ class _LowerBound(torch.autograd.Function):
 
 
 class LowerBound(nn.Module):
-    """max(x, bound); below the bound only a gradient that leads back to it goes through."""
+    """max(x, bound); below the bound only a gradient towards it passes."""
 
     bound: Tensor
 
@@ -56,7 +56,7 @@ class LowerBound(nn.Module):
 
 
 class NonNegative(nn.Module):
-    """A parameter p >= minimum, kept as sqrt(p + pedestal), so that its gradient fades as it nears 0."""
+    """A parameter p >= minimum, stored as sqrt(p + pedestal), so that its gradient vanishes near 0."""
 
     pedestal: Tensor
 
@@ -66,11 +66,11 @@ class NonNegative(nn.Module):
         self.lower_bound = LowerBound((minimum + _PEDESTAL_ROOT**2) ** 0.5)
 
     def kept(self, p: Tensor) -> Tensor:
-        """What is kept of a value."""
+        """The stored form of a value."""
         return (p + self.pedestal).max(self.pedestal).sqrt()
 
     def forward(self, kept: Tensor) -> Tensor:
-        """The value of what is kept."""
+        """The value of a stored form."""
         y: Tensor = self.lower_bound(kept) ** 2 - self.pedestal
         return y
 
@@ -97,7 +97,7 @@ class GDN(nn.Module):
 
 
 class CheckerboardConv2d(nn.Conv2d):
-    """A convolution that sees, around each position, the positions of the other colour of a checkerboard alone.
+    """A convolution that sees, around each position, only the positions of the other colour of a checkerboard.
 
     The masked weights are set to zero in place and take part in the gradient, as compressai's do: the norm at which
     gradients are clipped is then the same.

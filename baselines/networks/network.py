@@ -23,7 +23,7 @@ Y_STRIDE = 16
 
 
 def size(state: Mapping[str, Tensor], name: str, dimension: int) -> int:
-    """One dimension of a convolution's weight, which tells the channels; raises CheckpointError where it is absent."""
+    """One dimension of a convolution's weight, its number of channels; raises CheckpointError where it is absent."""
     if name not in state or state[name].ndim != 4:
         raise CheckpointError(f"has no convolution {name}")
     return state[name].shape[dimension]
@@ -45,7 +45,7 @@ class Network(nn.Module):
 
     @abstractmethod
     def likelihoods(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What g_s is given for y, and the likelihoods of ``y`` and ``z``; in training as in the paper, with noise."""
+        """The input of g_s, and the likelihoods of ``y`` and ``z``; in training as in the paper, with noise."""
 
     @abstractmethod
     def encode_y(self, y: Tensor) -> list[bytes]:
@@ -53,7 +53,7 @@ class Network(nn.Module):
 
     @abstractmethod
     def decode_y(self, strings: Sequence[bytes], height: int, width: int) -> Tensor:
-        """y_hat of strings, at ``height`` x ``width`` positions of z; raises BitstreamError for others' strings."""
+        """y_hat of strings, at ``height`` x ``width`` positions of z; raises BitstreamError for any others."""
 
     @abstractmethod
     def parts(self, height: int, width: int) -> list[tuple[EntropyModel, int]]:
@@ -71,7 +71,7 @@ class Network(nn.Module):
     def decompress(self, strings: Sequence[bytes], height_px: int, width_px: int) -> Tensor:
         """The picture x_13HW in 0 .. 1 of strings; raises BitstreamError for strings that this network did not make.
 
-        What cannot hold so large a picture is refused before any of it is computed.
+        Strings that cannot hold so large a picture are refused before anything is computed.
         """
         height, width = height_px // MULTIPLE_PX, width_px // MULTIPLE_PX
         for string, (model, n_symbols) in zip(strings, self.parts(height, width), strict=True):
@@ -80,7 +80,7 @@ class Network(nn.Module):
         return x_13HW.clamp(0, 1)
 
     def update(self, scales_T: Tensor | None = None, *, force: bool = False) -> None:
-        """Make the tables that are missing, or with ``force`` all of them; raises CheckpointError where none can be."""
+        """Make the tables that are missing, or with ``force`` all of them; raises CheckpointError where that fails."""
         for model in self.modules():
             if isinstance(model, EntropyBottleneck) and (force or not model.has_tables):
                 model.update()
@@ -88,7 +88,7 @@ class Network(nn.Module):
                 model.update(scale_table() if scales_T is None else scales_T)
 
     def make_exact(self) -> None:
-        """Put exact convolutions wherever scales and means come from, for inference that any machine repeats."""
+        """Put exact convolutions wherever scales and means come from, for inference that is the same on any machine."""
         for name in self.exact:
             make_exact(self.get_submodule(name))
 

@@ -41,7 +41,7 @@ class CodesPictures(Protocol):
         ...
 
     def make_exact(self) -> None:
-        """Have scales and means computed in whole numbers."""
+        """Computes scales and means in whole numbers from now on."""
         ...
 
     def compress(self, x_13HW: Tensor) -> list[bytes]:
@@ -77,7 +77,7 @@ class PictureCoder:
     def decode(self, body: bytes, max_pixels: int) -> Image.Image:
         """The picture in a file; raises BitstreamError where there is none, or one of another model, or beyond limits.
 
-        What the file claims is held against ``max_pixels`` and against the length of its strings before any computing.
+        The file's claims are checked against ``max_pixels`` and the length of its strings before any computing.
         """
         picture = unpack(body, self.model, self.net.n_strings, max_pixels)
         height_px, width_px = (-(-side // MULTIPLE_PX) * MULTIPLE_PX for side in (picture.height_px, picture.width_px))

@@ -46,7 +46,7 @@ _OTHERS = (
     ("h_s.4.", "bmshj2018-hyperprior or mbt2018-mean"),
     ("entropy_bottleneck.", "bmshj2018-factorized"),
 )
-"""What a state dict with such a key belongs to, the most telling first."""
+"""The model of a state dict with such a key, the most specific first."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ def build(path: Path, codec: str, state: Mapping[str, Tensor]) -> Network:
 
 
 def _instead(state: Mapping[str, Tensor], codec: str) -> str:
-    """What a state dict is that is not the codec's."""
+    """Says what a state dict is that is not the codec's."""
     what = what_it_is(state)
     if what is None:
         return "it belongs to another model"
@@ -156,7 +156,7 @@ def load(path: Path, net: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def make_ready(place: str, net: Any) -> None:
-    """Compute the tables that are missing and make the coders of all; raises CheckpointError where they are none."""
+    """Compute the missing tables and make the coders of all; raises CheckpointError if they are invalid."""
     net.requires_grad_(False).eval()
     try:
         net.update()
@@ -194,7 +194,8 @@ def fingerprint(state: Mapping[str, Tensor], n_bytes: int) -> bytes:
 def save(path: Path, net: Network) -> None:
     """Write a trained network as float16, with the integer tables that belong to the rounded weights.
 
-    Buffers stay as they are: bounds such as 1e-9 are zero in float16. The Gaussians' tables, all alike, are kept once.
+    Buffers stay as they are: bounds such as 1e-9 are zero in float16. The Gaussians' tables, all alike, are stored
+    once.
     """
     for module in net.modules():
         if isinstance(module, EntropyBottleneck):

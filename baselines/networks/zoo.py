@@ -1,6 +1,6 @@
 """Image models of compressai's zoo, coded with this project's coder and, where scales come from, in whole numbers.
 
-The classes are compressai's. Their own coder reads behind the end of a string and writes before the start of a short
+The classes are compressai's. Their own coder reads beyond the end of a string and writes before the start of a short
 one, and turns every table into lists at each call; here each entropy model has a :class:`baselines.rans.Rans`.
 
     B batch (always 1)   C channels   H, W height and width
@@ -55,7 +55,7 @@ def network(model: str, quality: int | None, weights: str) -> "ZooNetwork":
 
 
 def coded(net: Any, place: str) -> "ZooNetwork":
-    """A network of compressai's whose tables are final, with the coding that its structure wants."""
+    """A network of compressai's whose tables are final, with the coding that its structure needs."""
     if hasattr(net, "latent_codec"):
         return _Checkerboard(net, place)
     if hasattr(net, "context_prediction"):
@@ -64,7 +64,7 @@ def coded(net: Any, place: str) -> "ZooNetwork":
 
 
 class ZooNetwork(ABC):
-    """A model of compressai's as :class:`baselines.networks.pictures.PictureCoder` wants it."""
+    """A model of compressai's in the form that :class:`baselines.networks.pictures.PictureCoder` uses."""
 
     n_strings: int
 
@@ -96,7 +96,7 @@ class ZooNetwork(ABC):
 
     @abstractmethod
     def make_exact(self) -> None:
-        """Have scales and means computed in whole numbers."""
+        """Computes scales and means in whole numbers from now on."""
 
     @abstractmethod
     def parts(self, height: int, width: int) -> list[tuple[nn.Module, int]]:
@@ -113,7 +113,7 @@ class ZooNetwork(ABC):
     def decompress(self, strings: Sequence[bytes], height_px: int, width_px: int) -> Tensor:
         """The picture x_13HW of strings; raises BitstreamError for strings that this network did not make.
 
-        What cannot hold so large a picture is refused before any of it is computed.
+        Strings that cannot hold so large a picture are refused before anything is computed.
         """
         height, width = height_px // MULTIPLE_PX, width_px // MULTIPLE_PX
         for string, (model, n_symbols) in zip(strings, self.parts(height, width), strict=True):
@@ -126,12 +126,12 @@ class ZooNetwork(ABC):
 
 
 class _Factorized(ZooNetwork):
-    """y alone, each channel with its own density."""
+    """Only y, each channel with its own density."""
 
     n_strings = 1
 
     def make_exact(self) -> None:
-        """No network finds scales or means."""
+        """There is no network for scales or means."""
 
     def parts(self, height: int, width: int) -> list[tuple[nn.Module, int]]:
         return [(self.net.entropy_bottleneck, self.net.M * _Y_OF_Z**2 * height * width)]
@@ -141,7 +141,7 @@ class _Factorized(ZooNetwork):
 
 
 class _Hyperprior(ZooNetwork):
-    """y with Gaussians whose scales, and perhaps means, h_s finds from z."""
+    """y with Gaussians whose scales, and perhaps means, h_s computes from z."""
 
     n_strings = 2
 
@@ -160,7 +160,7 @@ class _Autoregressive(_Hyperprior):
     def __init__(self, net: Any, place: str) -> None:
         super().__init__(net, place)
         self.around = net.context_prediction.kernel_size[0] // 2
-        # The context is asked for one position at a time, of a crop that is as large as the kernel.
+        # The context is computed one position at a time, on a crop that is as large as the kernel.
         net.context_prediction.padding = (0, 0)
 
     def make_exact(self) -> None:
@@ -199,7 +199,7 @@ class _Autoregressive(_Hyperprior):
         return x_13HW
 
     def _scan(self, side_1KHW: Tensor, next_symbols: Callable[[int, int, Tensor, Tensor], Tensor]) -> Tensor:
-        """y_hat, whose next position's symbols are asked for with their tables and means."""
+        """y_hat, position by position: each step decodes symbols with their tables and means."""
         net, around = self.net, self.around
         _, _, height, width = side_1KHW.shape
         y_hat = pad(side_1KHW.new_zeros((1, net.M, height, width)), (around,) * 4)
@@ -242,7 +242,7 @@ class _Checkerboard(ZooNetwork):
 
 
 def _code_with(model: Any, coder: Rans) -> None:
-    """Have an entropy model of compressai's make and read its strings with a coder of ours."""
+    """Makes an entropy model of compressai write and read its strings with this project's coder."""
     if hasattr(model, "scale_table"):
         model.compress, model.decompress = partial(_compress, model, coder), partial(_decompress, model, coder)
         return

@@ -1,4 +1,4 @@
-"""One run's analysis: each quantity that is computed from its rows, once, for whoever shows it."""
+"""One run's analysis: each quantity that is computed from its rows, in one place."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -25,7 +25,7 @@ from harness.runs.store import Record, Run, complete_runs
 
 
 class Analysis:
-    """What the rows of a run say; a property is computed when it is first asked for, and then the same object.
+    """The quantities of a run's rows; a property is computed on first use, and is then the same object.
 
     Tables are in the order of the scenario's pipelines. What takes points takes the run's declared
     :class:`harness.analysis.select.Equality`; all times are in seconds. A quantity raises ResultsError where the rows
@@ -85,8 +85,7 @@ class Analysis:
     def points(self) -> pd.DataFrame:
         """Every operating point with its bytes and score: :func:`harness.analysis.select.select`.
 
-        Where no score is claimed (:attr:`scored`) the first point that the scenario declares of each pipeline stands
-        for it, as selected.
+        If no score is claimed (:attr:`scored`), the first declared point of each pipeline is taken as selected.
         """
         found = self._in_order(select(self.scores, ladders_of(self.manifest.points)))
         if not self.scored:
@@ -106,7 +105,7 @@ class Analysis:
 
     @cached_property
     def benchmarks(self) -> pd.DataFrame:
-        """:attr:`points` in each benchmark by itself: :func:`harness.analysis.breakdown.by_benchmark`."""
+        """:attr:`points` in each benchmark separately: :func:`harness.analysis.breakdown.by_benchmark`."""
         record, names = self.record, self.manifest.benchmarks
         if len(names) == 1:
             return pd.concat([pd.DataFrame({"benchmark": names[0]}, index=self.points.index), self.points], axis=1)
@@ -233,7 +232,7 @@ class Analysis:
     def timing_warnings(self) -> tuple[str, ...]:
         """What makes the selected points' times doubtful: :func:`harness.analysis.doubts.timing_warnings`.
 
-        Last what is not judged of the system: :meth:`harness.analysis.setting.Setting.unjudged`.
+        The last is what is not judged of the system: :meth:`harness.analysis.setting.Setting.unjudged`.
         """
         unjudged = self.setting.unjudged(pc.unique(self._selected_requests["channel"]).to_pylist())
         return (*doubts.timing_warnings(self.setting, self.selected_keys), *filter(None, [unjudged]))
@@ -293,7 +292,7 @@ class Analysis:
         return comparison.ladders(self.points, self.scores) if self.scored else {}
 
     def ladders_in(self, benchmark: str) -> Mapping[PointKey, Ladder]:
-        """:attr:`ladders` in one benchmark by itself; none where the reference scores 0 there."""
+        """:attr:`ladders` in one benchmark; none where the reference scores 0 there."""
         if self.manifest.benchmarks == (benchmark,):
             return self.ladders
         if benchmark in self._ladders_in:
@@ -440,7 +439,7 @@ class Analysis:
         return self.profile(pipeline, mine["point"].iloc[0])
 
     def confidence_of_times(self, confidence: float) -> float:
-        """At which confidence intervals of times are made that are said to have ``confidence``.
+        """The confidence at which intervals of times are computed that are labelled ``confidence``.
 
         Higher where timing stopped when it was precise: :func:`harness.analysis.precision.when_stopped`.
         """
@@ -449,7 +448,7 @@ class Analysis:
 
     @property
     def latency_confidence(self) -> float:
-        """At which confidence intervals of times are made: the scenario's, higher where timing stops when precise."""
+        """The confidence of intervals of times: the scenario's, or higher where timing stops when precise."""
         return self.confidence_of_times(self.equality.confidence)
 
     @property

@@ -1,4 +1,4 @@
-"""A score taken apart: each of a run's benchmarks by itself, and each category of a benchmark."""
+"""Scores in detail: in each of a run's benchmarks, and in each category of a benchmark."""
 
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -21,7 +21,7 @@ def by_benchmark(
     benchmarks: Sequence[str],
     ladders: Mapping[PointKey, Hashable] | None = None,
 ) -> pd.DataFrame:
-    """:func:`harness.analysis.select.select` in each benchmark by itself, with a column ``benchmark`` before all."""
+    """:func:`harness.analysis.select.select` in each benchmark separately, with a column ``benchmark`` before all."""
     tables = [
         select(scores_in(outcomes, samples, equality, name), ladders).assign(benchmark=name) for name in benchmarks
     ]
@@ -30,7 +30,7 @@ def by_benchmark(
 
 
 def scores_in(outcomes: pa.Table, samples: pa.Table, equality: Equality, benchmark: str) -> Scores:
-    """The verdicts of every point in one benchmark by itself."""
+    """The verdicts of every point in one benchmark."""
     mine = samples.filter(pc.equal(samples["benchmark"], benchmark))
     answered = outcomes.filter(pc.is_in(outcomes["sample"], mine["sample"].combine_chunks()))
     return Scores(answered, mine, equality, [benchmark])

@@ -7,8 +7,8 @@ kinds differ in where their intervals come from:
   server stages of a request and a link time that its bytes decide. The mean of the first two over the whole benchmark
   is found by a line on patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
   payloads of **all** questions, which are known, and is added. A picture's repeats are one observation.
-- Where they queue, or the link's rate varies, the rows of the replay are summed up by picture, what different seeds
-  scatter added. A system in which more comes in than can be done is ``unstable`` and has no mean.
+- Where they queue, or the link's rate varies, the rows of the replay are summed up by picture, and the scatter between
+  seeds is added. A system that receives more work than it can do is ``unstable`` and has no mean.
 
 A percentile is claimed only where the pictures' effective number of requests certifies it.
 
@@ -46,7 +46,7 @@ def latencies(requests: pa.Table, setting: Setting, deadline_s: float | None = N
     (rates upwards, then those without one rate, by name) and in the order of the rows:
 
     - ``requests``; ``done``, how many of them finished the part; ``timed``, how many timed ones they were drawn from
-    - ``mean_s`` with its interval, ``p50_s``, ``p90_s``, ``p99_s`` with theirs, null where none is promised
+    - ``mean_s`` with its interval, ``p50_s``, ``p90_s``, ``p99_s`` with theirs, null where there is none
     - ``share``, ``share_low``, ``share_high``: of requests answered within ``deadline_s``; null where it is None, and
       where the system is unstable, whose share falls with the replay's length
     - ``source``: the least direct of its stages'; null where it has none, as link and wait, which are replayed
@@ -271,7 +271,7 @@ def of_pictures(requests: pa.Table, values: ArrayLike) -> Floats:
 def mean_of_rows(
     done: pd.DataFrame, confidence: float, level: means.Level | None = None, still_s: float = 0.0
 ) -> Estimate:
-    """The mean of answered requests: pictures' means, with what the seeds scatter beyond the pictures added.
+    """The mean of answered requests: pictures' means, with the scatter of the seeds beyond that of the pictures added.
 
     ``level`` is what rounds and starts leave unknown of all of it but ``still_s``, the link's part; what it does to
     waiting is taken to be in proportion.

@@ -88,8 +88,8 @@ def _replayed(numbers: pd.DataFrame) -> "DataFrameGroupBy[Any, Any]":
 def first_sentences(first: pd.DataFrame, numbers: pd.DataFrame | None = None) -> list[str]:
     """:func:`first_answers` as a sentence for each uplink; none where nothing was timed.
 
-    A lead without an interval is one ``by the means alone``. With ``numbers``, those that :func:`first_answers` was
-    made of, each sentence names the schemes that were replayed there and have no mean.
+    A lead without an interval is one ``by the means only``. With ``numbers``, those that :func:`first_answers` was made
+    of, each sentence names the schemes that were replayed there and have no mean.
     """
     sentences = []
     at: dict[Any, pd.DataFrame] = dict(iter(first.groupby(UPLINK, sort=False)))
@@ -106,7 +106,7 @@ def first_sentences(first: pd.DataFrame, numbers: pd.DataFrame | None = None) ->
         leader, others = rows.iloc[0], rows.iloc[1:]
         mean = format_seconds(leader["total_mean_s"])
         if others.empty:
-            sentences.append(f"{where}: {leader['pipeline']} alone has a time there, {mean}{without}")
+            sentences.append(f"{where}: only {leader['pipeline']} has a time there, {mean}{without}")
             continue
         apart = others["reason"].str.startswith(means.NOT_COMPARABLE)
         either = (others["ratio_low"] <= 1) & (others["ratio_high"] >= 1)
@@ -116,10 +116,10 @@ def first_sentences(first: pd.DataFrame, numbers: pd.DataFrame | None = None) ->
             f"{row['pipeline']} {_times(row['ratio'])} {between(row['ratio_low'], row['ratio_high'], _times)}"
             for row in others.to_dict("records")
         )
-        by_means = " by the means alone" if (others["ratio_low"].isna() & ~apart).any() else ""
+        by_means = " by the means only" if (others["ratio_low"].isna() & ~apart).any() else ""
         leads = f"{names} answers first{by_means}, {mean}"
         if open_:
-            leads = f"{names} answers first{by_means}, which of them is left open ({leader['pipeline']} {mean})"
+            leads = f"{names} answers first{by_means}, the interval leaves open which ({leader['pipeline']} {mean})"
         sentences.append(f"{where}: {leads}; times as long: {listed}{without}")
     return sentences
 
@@ -136,7 +136,7 @@ def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladde
     """The curve of every ladder of two or more points that send something, by pipeline and ladder.
 
     ``points`` are :func:`harness.analysis.select.select`'s. Points of as many bytes are one, the first. Each benchmark
-    is resampled by itself, so that the one with the fewest clusters decides whether they are enough for intervals.
+    is resampled separately, so that the one with the fewest clusters decides whether they are enough for intervals.
     """
     found = {}
     clusters = min(part.n_clusters for part in scores.parts)
@@ -271,7 +271,7 @@ def _keys(ladder: tuple[str, str], points: pd.DataFrame) -> list[PointKey]:
 
 
 def _timed(key: tuple[str, str], ladder: Ladder, points: pd.DataFrame, setting: Setting) -> list[Timed]:
-    """Each point of a ladder as it was timed, by its bytes upwards; none where some point was not timed alike."""
+    """Each point of a ladder as it was timed, by its bytes upwards; none if some point was timed differently."""
     keys = _keys(key, points)
     if any(key not in setting.profiles for key in keys) or len(keys) != ladder.score.size:
         return []
@@ -351,7 +351,7 @@ def bytes_sentence(pairs: pd.DataFrame, share: float, reference: str) -> str:
     ends = between(lead["test_bytes_low"], lead["test_bytes_high"], format_bytes)
     spans = f"{format_bytes(lead['test_bytes'])} {ends}"
     others = sorted(set(mine["anchor_pipeline"]) - set(said["anchor_pipeline"]))
-    refused = f"; nothing of {', '.join(others)} (see comparison.md)" if others else ""
+    refused = f"; none for {', '.join(others)} (see comparison.md)" if others else ""
     return f"{head}: {best} sends {spans}, {listed}{refused}"
 
 
@@ -388,7 +388,7 @@ def crossovers(profiles: Sequence[Profile], setting: Setting) -> pd.DataFrame:
 
     Between the slowest and the fastest constant uplink of the setting's system, for one user. A row each with ``below``
     and ``above``, the schemes that answer first on either side, ``rate_bps`` with ``rate_low_bps`` and
-    ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where none is promised) and ``mean_s``, the
+    ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where there is none) and ``mean_s``, the
     latency there. Empty where the system has fewer than two such uplinks.
     """
     from harness.analysis import crossings
@@ -399,7 +399,7 @@ def crossovers(profiles: Sequence[Profile], setting: Setting) -> pd.DataFrame:
     pairs = itertools.combinations(profiles, 2) if len(uplinks) > 1 else ()
     ends_s = functools.cache(lambda profile: [mean_at(profile, setting, uplinks[end]) for end in (0, -1)])
     for one, two in pairs:
-        # Who is ahead at both ends is ahead throughout: T is a + b / rate.
+        # A scheme that is ahead at both ends is ahead throughout: T is a + b / rate.
         slow_s, fast_s = (a_s - b_s for a_s, b_s in zip(ends_s(one), ends_s(two), strict=True))
         if one.samples != two.samples or slow_s * fast_s >= 0:
             continue

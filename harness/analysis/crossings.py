@@ -18,7 +18,7 @@ from harness.analysis import means
 from harness.analysis.cells import instability, mean_link_s, times_and_known
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, apart, difference_within_rounds, too_few
-from harness.analysis.replications import AT_LEVELS, at_level, engine_of, mean, resampled
+from harness.analysis.replications import AT_LEVELS, at_level, mean, resampled, simulator_of
 from harness.analysis.setting import Population, Timed, strata, timed_apart
 from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
@@ -38,8 +38,8 @@ class Crossover:
     """Where two schemes are equally fast; below ``rate_bps`` the one with fewer bytes answers first.
 
     ``rate_bps`` is None where one of them, ``faster_throughout``, is faster at every rate looked at; ``sure`` says
-    whether the pictures leave no doubt of it at either end. Below ``unstable_below_bps`` neither keeps up with what is
-    asked, and neither is faster; it is None where one does at every rate, infinity where none does.
+    whether the pictures establish it at both ends. Below ``unstable_below_bps`` neither keeps up with what is asked,
+    and neither is faster; it is None where one does at every rate, infinity where none does.
     """
 
     rate_bps: Estimate | None
@@ -142,9 +142,9 @@ def crossover_of_links(
 
     The link is ``uplink`` with its rate at every instant scaled, so that its mean is the rate looked at. The value is
     where the means of ``resamples`` replications, on the timed pictures and the same random streams, are equal; its
-    interval, as a replication's, comes from as many crossings, each of pictures drawn anew and a stream of its
-    own, and from what rounds and starts leave unknown of the two schemes' levels. An end is open, 0 or infinity, where
-    such a crossing is not between the rates looked at. Where a system is unstable the other answers first. Raises
+    interval, as a replication's, comes from as many crossings, each of newly drawn pictures and a stream of its own,
+    and from what rounds and starts leave unknown of the two schemes' levels. An end is open, 0 or infinity, where such
+    a crossing is not between the rates looked at. Where a system is unstable the other answers first. Raises
     ResultsError for profiles of other samples, and for a recording that stops, which has no mean rate.
     """
     if a.samples != b.samples:
@@ -154,7 +154,7 @@ def crossover_of_links(
     base = Cell(spec=spec, uplink=uplink, users=users, seed=0)
     pairs = [(a, b)] * resamples
     drawn = [(resampled(a, seed), resampled(b, seed)) for seed in range(resamples)]
-    engine = engine_of(base)
+    simulator = simulator_of(base)
 
     def difference(log_rate: float, of: Mapping[int, tuple[Profile, Profile]]) -> float:
         cell = dataclasses.replace(base, scale=math.exp(log_rate) / own_bps)
@@ -164,7 +164,7 @@ def crossover_of_links(
         found = []
         for seed, (one, other) in of.items():
             own = dataclasses.replace(cell, seed=seed)
-            mean_s = [mean(total_s(replay(profile, own, engine=engine))) for profile in (one, other)]
+            mean_s = [mean(total_s(replay(profile, own, simulator=simulator))) for profile in (one, other)]
             found.append(mean_s[0] - mean_s[1])
         return float(np.mean(found))
 

@@ -10,15 +10,15 @@ weighted squares: for each k of a grid from -2 to 6 the other two in closed form
 joint bootstrap are fitted at once: a resample draws pictures, the same for every scheme, point and for the reference.
 
 - At equal score the curve is solved for the target, u* = s^-1(target), in every resample, the reference's own resampled
-  score in it. A u* below 0 or above 1 is beyond what was measured and counts as endless, so that an interval may be
-  unbounded. A ratio of bytes that is endless over endless is undefined and counts against both ends.
+  score in it. A u* below 0 or above 1 is beyond what was measured and counts as infinite, so that an interval may be
+  unbounded. A ratio of bytes that is infinite over infinite is undefined and counts against both ends.
 - BD-score is the mean of s_test - s_anchor over the logs of bytes that both measured: bytes are known, the noise is
   vertical. BD-rate is exp(mean of log bytes_test - log bytes_anchor) - 1 over a band of scores (VCEG-M33, 2001). The
   band is fixed once, from the curves of all data; a resample whose curves do not reach it is undefined, and above 2.5 %
   of such there is no BD-rate.
 - Where the lower 97.5 % bound of A is not above 0, the slope is not established, and nothing is said at equal score.
 - Resamples of few clusters of questions are too much alike, of one cluster all the same: fewer than
-  :data:`harness.analysis.means.MIN_PICTURES` establish no slope and promise no interval.
+  :data:`harness.analysis.means.MIN_PICTURES` establish no slope and give no interval.
 
 Intervals are the central ones of the resamples.
 
@@ -38,7 +38,7 @@ from harness.analysis.means import Estimate, too_few
 Floats = NDArray[np.float64]
 
 UNDEFINED_SHARE = 0.025
-"""Above this share of resamples in which BD-rate is undefined it is refused."""
+"""BD-rate is refused if it is undefined in more than this share of the resamples."""
 
 _K = np.linspace(-2.0, 6.0, 33)
 _BAND = np.linspace(0.1, 0.9, 33)
@@ -80,7 +80,7 @@ class Curves:
 class Ladder:
     """The points of one scheme with one n_c: mean bytes (P,), scores (P,), and these in every resample (B, P).
 
-    ``few`` is why the clusters that were resampled promise no interval (:func:`harness.analysis.means.too_few`).
+    ``few`` is why the clusters that were resampled give no interval (:func:`harness.analysis.means.too_few`).
     """
 
     name: str
@@ -129,11 +129,11 @@ class Ladder:
 
     @property
     def slope_established(self) -> bool:
-        """Whether the score surely gains from the smallest point to the largest."""
+        """Whether it is established that the score grows from the smallest point to the largest."""
         return not self.few and float(_quantile(self.curves.gain_B, 0.025)) > 0
 
     def reached(self, target: float, target_B: Floats) -> tuple[float, Floats]:
-        """u* of all data and of each resample, (B,): endless beyond the measured range."""
+        """u* of all data and of each resample, (B,): infinite beyond the measured range."""
         u = float(self.curve.solved(np.array([[target]]))[0, 0])
         u_B = self.curves.solved(target_B[:, None])[:, 0]
         return u, np.where(u_B < 0, -np.inf, np.where(u_B > 1, np.inf, u_B))
@@ -248,7 +248,7 @@ def latency_at_equal_score(
         timed_B = timed_BP[row_B, left_B] * (1 - share_B) + timed_BP[row_B, left_B + 1] * share_B
         with np.errstate(over="ignore"):
             total_B = timed_B + 8 * np.exp(ladder.curves.log_bytes(within_B)) / rate_bps
-        # Beyond the range a payload is endless or as good as nothing: the time is unbounded on that side.
+        # Beyond the range a payload is infinite or close to nothing: the time is unbounded on that side.
         drawn.append(np.where(np.isinf(u_B), u_B, np.log(np.maximum(total_B, 1e-12))))
         link = 8 * math.exp(ladder.curve.log_bytes(u)) / rate_bps
         values.append(float(np.interp(u, at_P, mean_P)) + link)

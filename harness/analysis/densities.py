@@ -4,7 +4,7 @@
     Laplacian   median m and b = mean |x - m|
     Cauchy      the most likely location and scale, by the weights 2 / (1 + ((x - m) / s)^2) until they stay
 
-All are the fits of most likelihood. A log-likelihood is the mean over the features' elements, in nats.
+All are fitted by maximum likelihood. A log-likelihood is the mean over the features' elements, in nats.
 """
 
 import math

@@ -19,7 +19,7 @@ from harness.records import PointKey
 
 SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
 BEYOND = 0.05
-"""A larger share of pictures beyond the strata that were timed is warned of."""
+"""A larger share of pictures beyond the timed strata gives a warning."""
 
 
 def timing_warnings(setting: Setting, keys: Sequence[PointKey]) -> Iterator[str]:
@@ -47,13 +47,13 @@ def _timed_apart(setting: Setting, keys: Sequence[PointKey]) -> str:
     refused = any(apart(timed[0].start_R, timed[place].start_R) for place in others)
     return (
         f"{', '.join(keys[place][0] for place in others)}: timed in another start of the process than {keys[0][0]}; "
-        + ("ratios of the two have no interval" if refused else "ratios of the two hold what starts scatter")
+        + ("ratios of the two have no interval" if refused else "ratios of the two include the scatter of the starts")
     )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How the level moved from round to round, what hits all pictures alike.
+    """How the level moved from round to round, which affects all pictures alike.
 
     ``spread`` is sigma_b, relative; ``trend`` the relative change from the first round to the last along a line, and
     ``trend_p`` how likely a line as steep is without any. ``sentence`` is the warning, empty where there is none.
@@ -115,7 +115,7 @@ def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> s
         residual_S = log_S - study.x_SP @ (study.inverse_PS @ log_S)
         spread = math.sqrt(float(residual_S @ residual_S) / study.freedom)
         if spread > SKEWED:
-            sentences.append(f"pictures' times scatter {math.exp(spread):.1f} times up and down and are skewed")
+            sentences.append(f"pictures' times are skewed and scatter by a factor of {math.exp(spread):.1f} either way")
     if n_rounds >= MIN_ROUNDS:
         level_R = np.median(seconds_SR / np.median(seconds_SR, axis=1, keepdims=True), axis=0)
         settled_SR = seconds_SR / level_R
@@ -128,8 +128,8 @@ def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> s
 def reach_warning(stratum_S: ArrayLike | None, population_N: ArrayLike | None) -> str:
     """A sentence where more than a few pictures of the benchmark lie beyond the strata that were timed, else empty.
 
-    What they take is then not measured: a line is continued to them, and where all timed pictures are of one stratum
-    there is none. Empty too where no strata are known.
+    Their time is then not measured: a line is continued to them, and where all timed pictures are of one stratum there
+    is none. Empty too where no strata are known.
     """
     if stratum_S is None or population_N is None:
         return ""

@@ -21,10 +21,10 @@ from harness.analysis.latency import SOURCES
 from harness.analysis.means import Estimate
 
 MIN_BLOCKS = 3
-"""Fewer blocks than these promise no interval."""
+"""Fewer blocks than these give no interval."""
 
 SHORT_S = 30.0
-"""Shorter blocks are warned of: sensors move a few times a second and average over as long."""
+"""Shorter blocks give a warning: sensors update a few times a second and average over as long."""
 
 COLUMNS = (
     "pipeline", "point", "side", "rail", "sensor", "blocks", "gross_j", "gross_low_j", "gross_high_j", "net_j",

@@ -27,10 +27,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 UPLINK = ["replay", "channel", "users"]
-"""What tells an uplink of a replay from its others."""
+"""What identifies an uplink of a replay."""
 
 CELL = (*UPLINK, "pipeline", "point")
-"""What is kept apart when requests are summed up; seeds and users are not."""
+"""The keys by which requests are summed up; seeds and users are pooled."""
 
 PARTS = {
     "device": (("device_begun_s", "device_done_s"),),

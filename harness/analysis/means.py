@@ -33,8 +33,8 @@ log q_r = log y_r^A - log y_r^B, z_s = mean_r (y_sr^A / y_r^A - y_sr^B / y_r^B),
 
 Schemes that were timed in different starts of the process share no round: nothing cancels but the pictures, and the
 ratio of their means holds the scatter of the starts of each, half^2 = t_1^2 v_1 + t_W^2 (v_2^A + v_2^B), t_W at Welch's
-degrees of freedom (Biometrika 34, 1947). Fewer than three starts of either do not tell how starts scatter, and there is
-no interval.
+degrees of freedom (Biometrika 34, 1947). With fewer than three starts of either the scatter of starts is unknown, and
+there is no interval.
 
     S pictures   R rounds   H groups of strata   N pictures of the whole benchmark
 """
@@ -53,10 +53,10 @@ Ints = NDArray[np.int64]
 Method = Literal["auto", "strata", "line", "regression"]
 
 MIN_PICTURES = 6
-"""Fewer pictures than these promise no interval: with them the calibration is shown, with fewer it is not."""
+"""Fewer pictures than these give no interval: with them the calibration is shown, with fewer it is not."""
 
 MIN_ROUNDS = 3
-"""Fewer rounds than these tell nothing of the drift between rounds, and the interval is one over pictures alone."""
+"""Fewer rounds than these say nothing about the drift between rounds, and the interval is over pictures only."""
 
 SETTLED_ROUNDS, SETTLED_STARTS = 8, 3
 """From these on an absolute mean is more than this session's."""
@@ -65,14 +65,14 @@ STEADY_PICTURES = 12
 """From these on one scatter about the line is taken for all pictures."""
 
 NOT_COMPARABLE = "not comparable"
-"""How the reason of a ratio begins that would say nothing of which scheme is faster."""
+"""How the reason begins why a ratio cannot say which scheme is faster."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and the interval in which it lies with the confidence asked for.
+    """A number and the interval in which it lies with the wanted confidence.
 
-    An infinite end is unbounded. Where no interval is promised both ends are NaN and ``reason`` says why.
+    An infinite end is unbounded. Where there is no interval both ends are NaN and ``reason`` says why.
     """
 
     value: float
@@ -86,7 +86,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """The longer of the two sides of the interval, in the value's unit; NaN where none is promised."""
+        """The longer of the two sides of the interval, in the value's unit; NaN where there is none."""
         return max(self.value - self.low, self.high - self.value)
 
     def plus(self, constant: float) -> "Estimate":
@@ -98,10 +98,10 @@ class Estimate:
 class Components:
     """What is unknown about a mean, as squares relative to it.
 
-    ``picture`` is the variance between pictures of an endless number of repeats, about their group or line;
-    ``request`` that of single requests about their picture's mean; ``drift`` sigma_b^2, of rounds, or of the process
-    starts where there are three or more, ``starts`` of them (else 0). ``pictures`` and ``rounds`` are S and R, and
-    ``spent`` is p, the degrees of freedom that the groups or the line take.
+    ``picture`` is the variance between pictures of infinitely many repeats, about their group or line; ``request`` that
+    of single requests about their picture's mean; ``drift`` sigma_b^2, of rounds, or of the process starts where there
+    are three or more, ``starts`` of them (else 0). ``pictures`` and ``rounds`` are S and R, and ``spent`` is p, the
+    degrees of freedom that the groups or the line take.
     """
 
     picture: float
@@ -153,7 +153,7 @@ def mean_latency(
     the pictures. ``start_R`` (R,) says in which process start each round was timed. ``method`` is ``auto`` outside
     calibrations: groups (``strata``), a ``line`` by the number of pictures, or a ``regression``, a line about which one
     scatter is taken for all pictures however few they are. Fewer than :data:`MIN_PICTURES` pictures
-    promise no interval. Raises ValueError for shapes that do not agree and times not above 0.
+    give no interval. Raises ValueError for shapes that do not agree and times not above 0.
     """
     study = Study(seconds_SR, stratum_S, population_N, method)
     level_R = study.levels(study.seconds_SR)
@@ -289,8 +289,8 @@ def apart(start_R: ArrayLike | None, b_start_R: ArrayLike | None) -> str:
     if fewest >= SETTLED_STARTS:
         return ""
     return (
-        f"{NOT_COMPARABLE}: timed in different starts of the process, {fewest} of one of the two, where "
-        f"{SETTLED_STARTS} tell how starts differ"
+        f"{NOT_COMPARABLE}: timed in different starts of the process, only {fewest} of one of the two, and "
+        f"{SETTLED_STARTS} are needed to know how starts differ"
     )
 
 
@@ -324,8 +324,8 @@ def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
     """``n`` different pictures of N to time, (n,) places in the order in which to take them.
 
     Pictures are ranked by stratum, at random within one, and the ranks are visited by steps of the golden section from
-    a random one on: the first pictures of any number are spread evenly over the strata, so that a run may stop early
-    or go on, and a larger ``n`` begins with the same pictures. Raises ValueError for n above N or below 1.
+    a random one on: the first pictures of any number are spread evenly over the strata, so that a run may stop early or
+    continue, and a larger ``n`` begins with the same pictures. Raises ValueError for n above N or below 1.
     """
     stratum_N = np.asarray(stratum_N, dtype=np.float64)
     n_all = stratum_N.size
@@ -338,7 +338,7 @@ def draw_by_strata(stratum_N: ArrayLike, n: int, seed: int) -> Ints:
 
 
 def units_of(log_R: Floats, start_R: ArrayLike | None) -> Floats:
-    """The levels that are drawn anew: those of the rounds, or the means of each start where there are three or more."""
+    """The levels that are resampled: those of the rounds, or the means of each start where there are three or more."""
     if start_R is None:
         return log_R
     _, start = np.unique(np.asarray(start_R), return_inverse=True)
@@ -348,10 +348,10 @@ def units_of(log_R: Floats, start_R: ArrayLike | None) -> Floats:
 
 
 def too_few(pictures: int) -> str:
-    """Why so few pictures promise no interval; empty from :data:`MIN_PICTURES` on."""
+    """Why so few pictures give no interval; empty from :data:`MIN_PICTURES` on."""
     if pictures >= MIN_PICTURES:
         return ""
-    counted = "1 picture promises" if pictures == 1 else f"{pictures} pictures promise"
+    counted = "1 picture gives" if pictures == 1 else f"{pictures} pictures give"
     return f"{counted} no interval: {MIN_PICTURES} are needed"
 
 

@@ -1,4 +1,4 @@
-"""How much longer requests take that are timed as the study's come, over those timed back to back."""
+"""How much longer requests take at the study's arrival times than back to back."""
 
 from typing import get_args
 

@@ -42,7 +42,7 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None) -> float:
     """The effective size n of a share, from S to S R; ``inside_SR`` (S, R) says of each request whether it is inside.
 
     A column may also hold pictures' own shares (S, 1), from 0 to 1; n then goes up to ``at_most``, how many requests
-    were timed, since replaying one of them again tells nothing new.
+    were timed, since replaying one of them again adds no information.
     """
     inside_SR = _pictures_by_requests(inside_SR)
     n_pictures = inside_SR.shape[0]
@@ -61,7 +61,7 @@ def share(inside_SR: ArrayLike, *, at_most: int | None = None, confidence: float
     """The share of requests that are inside, such as those within a deadline, from 0 to 1.
 
     ``inside_SR`` and ``at_most`` as of :func:`effective_size`; what was never answered is not inside. Fewer than
-    :data:`harness.analysis.means.MIN_PICTURES` pictures promise no interval.
+    :data:`harness.analysis.means.MIN_PICTURES` pictures give no interval.
     """
     inside_SR = _pictures_by_requests(inside_SR)
     value, effective = float(inside_SR.mean()), effective_size(inside_SR, at_most)
@@ -113,7 +113,7 @@ def over_replications(value_K: ArrayLike, *, confidence: float = 0.95) -> Estima
 
     This is the simulator's own error, for a system whose pictures are all there are (Law, Simulation Modeling and
     Analysis, 9.4.1): it shrinks with more replications, and says nothing about other pictures. Fewer than two, or one
-    that is not finite, promise nothing.
+    that is not finite, give no interval.
     """
     value_K = np.asarray(value_K, dtype=np.float64)
     mean = float(value_K.mean())

@@ -132,11 +132,12 @@ def questions_needed(half_now: float, n_now: int, wanted: float) -> float:
     """How many questions, or pictures where each has several, bring a half-width to ``wanted``: n (half / wanted)^2.
 
     Both in one unit: points of score, or the logs of ratios, log(high / value) and log(1.1) for 10 % of the bytes.
-    Infinite where the interval is unbounded now: its end is beyond what was measured, which no question mends.
+    Infinite where the interval is unbounded now: its end is beyond what was measured, and more questions do not change
+    that.
     """
     _positive(wanted)
     if n_now < 1 or math.isnan(half_now):
-        raise ValueError(f"a half-width of {half_now} from {n_now} questions tells nothing of how many are needed")
+        raise ValueError(f"a half-width of {half_now} from {n_now} questions does not show how many are needed")
     return float(math.ceil(n_now * (half_now / wanted) ** 2 - 1e-9)) if math.isfinite(half_now) else math.inf
 
 
@@ -175,8 +176,8 @@ def look(
     """Whether a mean is precise enough to stop timing, after the pictures timed so far.
 
     ``precision`` is relative (0.05: 5 %), the longer side of the interval over the value; arguments otherwise as of
-    :func:`harness.analysis.means.mean_latency`. Pictures beyond ``at_most`` are not asked for: the sentence then says
-    that the precision was not reached. To be asked at :func:`looks` alone.
+    :func:`harness.analysis.means.mean_latency`. No more than ``at_most`` pictures are requested: the sentence then says
+    that the precision was not reached. Call it only at the numbers of :func:`looks`.
     """
     _positive(precision)
     n = np.asarray(seconds_SR).shape[0]
@@ -214,7 +215,7 @@ def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd
     ``bytes_pictures``, for the ratio of bytes at equal score over the next scheme with a curve, and
     ``score_pictures``, for the difference from the reference's score; null where nothing can be said.
     """
-    # What times a study asks this module too, and needs no replay.
+    # The module that times a study imports this one too, and needs no replay.
     from harness.analysis.setting import strata
 
     found = []

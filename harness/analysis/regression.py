@@ -1,10 +1,10 @@
 """Whether a run computes what an earlier run of its scenario did: payload sizes, answers, scores, selection, replay.
 
 All this is the same to the bit wherever the processor, the packages and the weights are: then every difference is
-shown, with the first question that differs, and fails by default. Elsewhere floating-point sums end otherwise, and
-now and then a bit and a word with them. There, differences are counted: the bytes of a point may move by a tolerance,
-right answers are lost and won (McNemar's exact test that more are lost, Holm over the points), and the rest is not
-comparable. Rows hold no digest of a payload, so that of one only the size is compared. Times are not looked at:
+shown, with the first question that differs, and fails by default. Elsewhere floating-point sums differ slightly, which
+sometimes changes a bit of a payload or a word of an answer. There, differences are counted: the bytes of a point may
+move by a tolerance, right answers are lost and won (McNemar's exact test that more are lost, Holm over the points), and
+the rest is not comparable. Rows hold no digest of a payload, so only its size is compared. Times are not compared here:
 :mod:`harness.analysis.slowdown` compares those, of two commits on one machine.
 """
 
@@ -37,7 +37,7 @@ BYTES_TOLERANCE = 0.01
 ALPHA = 0.05
 _MOST_SHOWN = 5
 _MACHINE = ("architecture", "processor", "accelerators", "torch_threads")
-"""What of a machine decides how a sum is rounded."""
+"""The properties of a machine that decide how a sum is rounded."""
 _TERM = re.compile(r"\s*([a-z_]+)\s*>\s*([0-9.]+(?:e-?[0-9]+)?)\s*(%?)\s*")
 
 
@@ -92,21 +92,23 @@ class Comparison:
 def limits(text: str) -> tuple[dict[str, Limit], dict[str, float]]:
     """The limits that ``--fail-if`` gives, such as ``bytes>1%`` or ``device>10%``: of rows, and minimum effects.
 
-    Raises ResultsError for what is no such text, or gives a time no share.
+    Raises ResultsError for any other text, and for a limit on a time that is not a share.
     """
     found: dict[str, Limit] = {}
     effects: dict[str, float] = {}
     for term in text.split(","):
         if (parsed := _TERM.fullmatch(term)) is None:
             raise ResultsError(
-                f"--fail-if: {term.strip()!r} is no limit; write it as in bytes>1%,answers>0 or device>10%"
+                f"--fail-if: {term.strip()!r} is not a limit; write it as in bytes>1%,answers>0 or device>10%"
             )
         name, number, percent = parsed[1], _number(parsed[2]), parsed[3] == "%"
         if name in QUANTITIES:
             found[name] = Limit(number / 100 if percent else number, share=percent)
         elif not percent or number == 0:
             known = "" if name in TIMED else f"; {unknown_name('quantity', name, (*QUANTITIES, *TIMED))}"
-            raise ResultsError(f"--fail-if: {term.strip()!r} is of a time, and needs a share above 0, as in 10%{known}")
+            raise ResultsError(
+                f"--fail-if: {term.strip()!r} limits a time, and needs a share above 0, as in 10%{known}"
+            )
         else:
             effects[name] = number / 100
     return found, effects
@@ -207,19 +209,19 @@ def _elsewhere(old: Manifest, machine: Mapping[str, Any], packages: Mapping[str,
 
 
 def _plain(value: Any) -> Any:
-    """A fact of a machine without what changes nothing in a sum: of accelerators their names."""
+    """A property of a machine without what does not affect sums: of accelerators their names."""
     return [one.get("name") for one in value] if isinstance(value, list) and value else value or None
 
 
 def _common(old: Manifest, new: Manifest) -> tuple[pd.DataFrame, list[str]]:
-    """The points with equal parameters in both, in the candidate's order, and what is in one alone."""
+    """The points with equal parameters in both, in the candidate's order, and notes on what is in only one."""
     keys = [(p, label) for p, labels in new.points.items() for label in labels]
     shared = [(p, label) for p, label in keys if old.points.get(p, {}).get(label) == new.points[p][label]]
     gone = [(p, label) for p, labels in old.points.items() for label in labels if (p, label) not in shared]
     if not shared:
         raise ResultsError(f"run {new.name} cannot be compared with its reference: no operating point is in both")
     notes = [f"{p} at {label}: not in the reference" for p, label in keys if (p, label) not in shared]
-    notes += [f"{p} at {label}: in the reference alone" for p, label in gone]
+    notes += [f"{p} at {label}: only in the reference" for p, label in gone]
     return pd.DataFrame(shared, columns=["pipeline", "point"]), notes
 
 

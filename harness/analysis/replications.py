@@ -24,7 +24,7 @@ from harness.analysis.cells import instability
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, Level, too_few
 from harness.analysis.setting import level_of
-from harness.replay.cell import Cell, Engine, replay
+from harness.replay.cell import Cell, Simulator, replay
 from harness.replay.profile import Floats, Profile
 
 Statistic = Callable[[Floats], float]
@@ -49,8 +49,8 @@ def replicated(
     """A statistic of T in a system with queues, its interval over pictures and random streams together.
 
     The value is the mean of ``resamples`` replications on the timed pictures; the interval comes from as many, each on
-    pictures drawn anew. An unstable system, and fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures,
-    promise none; the unstable one has no value either.
+    newly drawn pictures. An unstable system, and fewer than :data:`harness.analysis.means.MIN_PICTURES` pictures, have
+    none; the unstable one has no value either.
     """
     return replicated_all(profile, cell, [statistic], resamples=resamples, confidence=confidence)[0]
 
@@ -66,16 +66,19 @@ def replicated_all(
     """:func:`replicated` for several statistics of the same replications."""
     if reason := instability(profile, cell):
         return [Estimate(math.inf, math.nan, math.nan, reason)] * len(statistics)
-    engine = engine_of(cell)
+    simulator = simulator_of(cell)
     cells = [dataclasses.replace(cell, seed=cell.seed + b) for b in range(resamples)]
     n_pictures = len(set(profile.samples))
     few = too_few(n_pictures)
-    timed = [total_s(replay(profile, own, engine=engine)) for own in cells]
-    anew = [] if few else [total_s(replay(resampled(profile, own.seed), own, engine=engine)) for own in cells]
+    timed = [total_s(replay(profile, own, simulator=simulator)) for own in cells]
+    anew = [] if few else [total_s(replay(resampled(profile, own.seed), own, simulator=simulator)) for own in cells]
     level = level_of(profile)
     # The same streams at a level up and down: what the level's error does, and nothing else.
     moved = [
-        [total_s(replay(at_level(profile, factor * level.error), own, engine=engine)) for own in cells[:AT_LEVELS]]
+        [
+            total_s(replay(at_level(profile, factor * level.error), own, simulator=simulator))
+            for own in cells[:AT_LEVELS]
+        ]
         for factor in ((-1, 1) if level.error and not few else ())
     ]
     found = []
@@ -106,7 +109,7 @@ def at_level(profile: Profile, log_level: float) -> Profile:
     )
 
 
-def engine_of(cell: Cell) -> Engine:
+def simulator_of(cell: Cell) -> Simulator:
     """The compiled path wherever it applies: there are many replays, of which each is too short to ask for it."""
     from harness.replay import vector
 

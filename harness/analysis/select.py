@@ -166,7 +166,7 @@ class Scores:
         return float(_sum(self._scale, [part.score(self._correct[key]) for part in self.parts]))
 
     def resampled(self, key: PointKey) -> Floats:
-        """Its score in every resample, (B,); the same resamples for every point, each benchmark by itself."""
+        """Its score in every resample, (B,); the same resamples for every point, each benchmark separately."""
         if key not in self._resampled:
             drawn = [part.resampled(self._correct[key]) for part in self.parts]
             self._resampled[key] = np.asarray(_sum(self._scale, drawn))

@@ -187,8 +187,8 @@ class Setting:
 def timed_apart(a: Timed, b: Timed) -> bool:
     """Whether two schemes were timed in different starts of the process, so that they have no round in common.
 
-    A run that was stopped goes on at the sample where it was, of which the two may be of different starts: one sample
-    for each start beyond the first.
+    A stopped run is resumed at the sample where it was, whose two requests may be of different starts: one sample for
+    each start beyond the first.
     """
     if a.start_SR.shape != b.start_SR.shape:
         return True

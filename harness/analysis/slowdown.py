@@ -1,4 +1,4 @@
-"""Whether one commit is slower than another: a test of paired times that does not cry wolf.
+"""Whether one commit is slower than another: a test of paired times with few false alarms.
 
 A *pair* times both commits, each in a process that was started for it, in turns: in a turn both answer the same
 requests, one right after the other. Of a scheme's stage a pair gives one number,
@@ -12,7 +12,7 @@ stage is *suspect* where the signed-rank test of a first set of pairs rejects
 
 at 10 %, and *slower* where that of a second set rejects it too, by Holm's method over the suspects. The second set is
 independent of what made them suspects, so the chance that any stage of the whole family fails that is no more than m
-slower is at most 5 %. Code that is as it was is a minimum effect away even from that: it fails far more seldom. The
+slower is at most 5 %. Unchanged code is a whole minimum effect away from that limit, and fails far more rarely. The
 estimate is that of Hodges and Lehmann, the median of the means of every two pairs, with the interval that belongs to
 the test.
 
@@ -38,14 +38,14 @@ Part = tuple[str, str]
 POOLED = "other stages"
 FEWEST_PAIRS = 10
 _SHORTEST_S = 1e-6
-"""What is left of a stage at least, where others had the processor for all of it."""
+"""The least that is left of a stage for which others had the processor all the time."""
 TIMED_COLUMNS = ("pair", "turn", "side_of", "pipeline", "point", "side", "stage", "seconds", "waited_s")
 """What the rows of timed pairs hold; ``side_of`` is ``reference`` or ``candidate``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What counts as slower: ``minimum_effect`` of each stage, and how sure it must be.
+    """What counts as slower: ``minimum_effect`` of each stage, and the levels of the tests.
 
     ``effects`` has minimum effects by what they are of: ``device``, ``server`` and ``total``, or a stage's name. Where
     there are any, nothing else is tested. ``screen`` is the level of each test of the first set, ``alpha`` that of the
@@ -75,7 +75,7 @@ class TimedPart:
 
     ``p`` is of the first set's test that it is no more than ``minimum_effect`` slower; ``confirmed_p`` that of the
     second set, adjusted for all suspects, None where it was none. Interval and ratio are of the first set,
-    ``confirmed_ratio`` of the second, which alone is not too large for having been chosen.
+    ``confirmed_ratio`` of the second, the only one without a bias from having been selected.
     """
 
     pipeline: str
@@ -122,7 +122,7 @@ def parts_of(rows: pd.DataFrame, floor_s: float) -> tuple[pd.DataFrame, list[str
 
     ``rows`` have :data:`TIMED_COLUMNS`. Columns ``reference`` and ``candidate`` are the mean seconds of a request over
     the scheme's points that both have. Parts are each stage (``device/merge``); a side's other stages together, which
-    are the short ones and those that one commit alone has; and the sides themselves and both. Which stages are short is
+    are the short ones and those that only one commit has; and the sides themselves and both. Which stages are short is
     decided by the larger of the two commits' mean times over all rows. Raises ResultsError for no point in common.
     """
     sides = rows.groupby(["pipeline", "point"])["side_of"].nunique()
@@ -154,7 +154,7 @@ def parts_of(rows: pd.DataFrame, floor_s: float) -> tuple[pd.DataFrame, list[str
 
 def log_ratios(parts: pd.DataFrame) -> dict[Part, Floats]:
     """Each pair's d, by part: of :func:`parts_of`'s rows."""
-    with np.errstate(divide="ignore"):  # A stage that one commit alone has is infinitely slower, or faster.
+    with np.errstate(divide="ignore"):  # A stage that only one commit has is infinitely slower, or faster.
         of_turn = parts.assign(d=np.log(parts["candidate"]) - np.log(parts["reference"]))
     of_pair = of_turn.groupby(["pipeline", "part", "pair"], sort=False)["d"].median()
     return {

@@ -1,11 +1,11 @@
-"""When a run may be believed: the written rules, and the reason for each that is broken.
+"""When a run is VALID: the rules, and the reason for each that is broken.
 
 A run is VALID when every rule holds. Each rule is a function here that gives a sentence for what breaks it, from the
-rows and from facts that the run recorded; the manifest's own verdict is not asked:
+rows and from facts that the run recorded; the manifest's own verdict is not used:
 
 1. **warm-up** Every scheme ran at least one request that was dropped before it was timed, and the scenario that says so
    is the one whose hash the manifest holds.
-2. **timed pictures** Every point was timed on at least six pictures, fewer than which promise no interval of a mean,
+2. **timed pictures** Every point was timed on at least six pictures, fewer than which give no interval of a mean,
    and in at least 11 requests (MLPerf LoadGen's rule for a median), on the same samples and repeats as every other
    point. Repeats of a picture are no pictures. A median is certified by pictures where it is shown
    (:mod:`harness.analysis.percentiles`).
@@ -27,7 +27,7 @@ rows and from facts that the run recorded; the manifest's own verdict is not ask
     give in its wall time.
 11. **precision** Where the scenario asks for a precision of the mean times, it was reached.
 
-An INVALID run is kept, shown and drawn, and says so wherever it is.
+An INVALID run is stored, shown and drawn, and is labelled INVALID wherever it is shown.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +61,7 @@ _REQUEST = [*_POINT, "sample", "repeat"]
 
 
 def reasons(run: Analysis) -> list[str]:
-    """What keeps a run, complete or not yet, from being VALID, a sentence each; none for one that may be believed."""
+    """What keeps a run, complete or not yet, from being VALID, a sentence each; none for a VALID one."""
     record = run.record
     stages = record.stages.select([*_REQUEST, "side", "machine", "start", "source"]).to_pandas().drop_duplicates()
     outcomes = record.outcomes.select([*_POINT, "sample", "payload_bytes", "truth"]).to_pandas()
@@ -95,7 +95,7 @@ def reasons_of_answers(run: Analysis) -> list[str]:
 
 
 def disturbance(seconds: float, waited_s: float | None, load: float | None, *, most_waited: float = MOST_WAITED) -> str:
-    """Why a request of so many seconds was disturbed, in a phrase; empty where it was not, or nothing tells of it.
+    """Why a request of so many seconds was disturbed, in a phrase; empty where it was not, or nothing reports it.
 
     ``most_waited`` is the largest share of its time that it may have been kept from running.
     """
@@ -241,7 +241,7 @@ def _one_software(record: Record) -> Iterator[str]:
     if any(session.commit is not None and session.dirty is None for session in sessions):
         yield "whether the code had changes that are in no commit is not known"
     if any(session.commit is None and not session.released for session in sessions):
-        yield "the code is neither a commit's nor an installed release's: it cannot be had again"
+        yield "the code is neither a commit's nor an installed release's: it cannot be obtained again"
 
 
 def _throttled(record: Record) -> Iterator[str]:

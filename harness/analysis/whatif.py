@@ -24,7 +24,7 @@ from harness.replay.profile import Profile
 from harness.scenario.replay import ConstantUplink, Replay, Uplink
 
 MOST_USERS = 1024
-"""More are not looked for."""
+"""The search stops here."""
 
 
 def deadline_share(requests: pa.Table, deadline_s: float, confidence: float = 0.95) -> Estimate:
@@ -37,7 +37,7 @@ def deadline_share(requests: pa.Table, deadline_s: float, confidence: float = 0.
 class CellSummary:
     """One scheme in one cell of a sweep, its intervals over the pictures.
 
-    The mean is of the requests that were answered; to a percentile one never answered counts as the slowest.
+    The mean is of the requests that were answered; in a percentile, one never answered counts as the slowest.
     """
 
     channel: str
@@ -63,10 +63,10 @@ def cell_summaries(
 
     A picture's requests are one observation: its mean, and of a percentile the share that is not slower. What the
     streams of different seeds add is in the mean's interval too; what other pictures would change of the waiting in a
-    queue is not, for which :func:`replicated` replays anew. ``levels`` are what rounds and starts leave unknown of each
-    pipeline and point (:func:`harness.analysis.setting.level_of`). Percentiles have no interval but where the pictures
-    certify them. A cell that is ``unstable`` (:func:`harness.analysis.cells.unstable_cells`) has that reason and no
-    numbers but the share that was answered.
+    queue is not, for which :func:`replicated` replays again. ``levels`` are what rounds and starts leave unknown of
+    each pipeline and point (:func:`harness.analysis.setting.level_of`). Percentiles have no interval but where the
+    pictures certify them. A cell that is ``unstable`` (:func:`harness.analysis.cells.unstable_cells`) has that reason
+    and no numbers but the share that was answered.
     """
     names = ["channel", "users", "pipeline", "point", "seed", "sample"]
     frame = requests.select(names).to_pandas()
@@ -152,7 +152,7 @@ def certified(profile: Profile, uplink: Uplink, p: float) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """One scheme at one point over one uplink: what it scores, how fast it answers, and whether it will do."""
+    """One scheme at one point over one uplink: what it scores, how fast it answers, and whether it qualifies."""
 
     pipeline: str
     point: str
@@ -176,10 +176,10 @@ def advise(
     population: Population | None = None,
     confidence: float = 0.95,
 ) -> list[Advice]:
-    """Every profile replayed over ``uplink``; those that will do come first, the fastest of them at the top.
+    """Every profile replayed over ``uplink``; those that qualify come first, the fastest of them at the top.
 
-    A profile will do if its score is at least ``min_score`` and at least ``min_share`` of its requests are answered
-    within ``deadline_s``; ``rejected`` says why another will not. ``population`` brings the strata and payloads of the
+    A profile qualifies if its score is at least ``min_score`` and at least ``min_share`` of its requests are answered
+    within ``deadline_s``; ``rejected`` says why another does not. ``population`` brings the strata and payloads of the
     whole benchmark into the means of a system without queues.
     """
     advices = []

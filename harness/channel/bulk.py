@@ -1,4 +1,4 @@
-"""Many transfers over one link in one compiled call, with the instants that one at a time would give."""
+"""Many transfers over one link in one compiled call, with the same instants as one at a time."""
 
 import numpy as np
 

@@ -7,7 +7,7 @@ pieces    S spans of constant rate; ``at_s`` (S + 1,) their edges from 0, ``rate
 packets   K chances to send ``packet_bits`` at once, at ``at_ns`` (K,), non-decreasing whole nanoseconds from 0; looped
           with period ``period_ns``; what uses them begins ``offset_ns`` into them
 
-Instants of packets are compared as integers: a chance is a point in time, and a start that rounding puts after its own
+Instants of packets are compared as integers: a chance is a point in time, and a start that rounding moves after its own
 chance would wait for the next, however late that is. An instant in seconds is the first whole nanosecond that is not
 before it, so that k / 1000 is exactly k milliseconds.
 

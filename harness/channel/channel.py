@@ -59,14 +59,14 @@ class Constant:
 
 
 def open_channel(uplink: Uplink, seed: np.random.SeedSequence, scale: float = 1.0) -> Channel:
-    """The channel that ``uplink`` describes; ``seed`` decides where a trace begins and how a chain goes on.
+    """The channel that ``uplink`` describes; ``seed`` decides where a trace starts and how a chain continues.
 
     Its rate at every instant is ``scale`` times the uplink's. Raises TraceError for a file that is not what it should
     be.
     """
     if isinstance(uplink, ConstantUplink):
         return Constant(scale * uplink.rate_bps)
-    # Links that vary are compiled code; a link of constant rate does not wait for it.
+    # Varying links are compiled code; a link of constant rate does not wait for the compilation.
     from harness.channel.markov import Chain, Markov
 
     if isinstance(uplink, TraceUplink):
@@ -106,7 +106,7 @@ def unreadable_files(spec: Replay) -> list[str]:
     if isinstance(spec.arrivals, RecordedArrivals):
         from harness.scenario.arrivals import instants
 
-        # With fewer users, a user of the file may be one too many: each number is a system of its own.
+        # Each number of users is checked, because a file may name a user beyond the smaller ones.
         found += [_refused(instants, spec.arrivals, users) for users in spec.users]
     return list(dict.fromkeys(filter(None, found)))
 
@@ -120,7 +120,7 @@ def _refused(open_: Callable[..., object], *arguments: object) -> str:
 
 
 def _scaled(link: Union["Pieces", "Packets"], scale: float) -> Union["Pieces", "Packets"]:
-    """A recording at so many times its rate; its chances carry as many times as much."""
+    """A recording with its rate, or the size of its chances, multiplied."""
     if scale == 1:
         return link
     from harness.channel.varying import Pieces
@@ -134,7 +134,7 @@ def _modified_ns(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except OSError:
-        return 0  # What is wrong with it, reading says.
+        return 0  # Reading reports what is wrong with it.
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,8 +1,8 @@
-"""Readers of what other tools record: Mahimahi, and CSV files of several layouts; iperf3 has a module of its own.
+"""Readers of other tools' recordings: Mahimahi, and CSV files of several layouts; iperf3 has a module of its own.
 
-Each returns a recording, or raises TraceError with one sentence: the file, the place in it, what stands there, and what
-would be right. Only uplinks are read. Where a unit cannot be known, a file is refused and the option that says it is
-named: a rate is off by eight, and a time by a thousand, too easily.
+Each returns a recording, or raises TraceError with one sentence: the file, the place in it, the value, and what would
+be right. Only uplinks are read. A file whose unit is unknown is refused, and the message names the option that gives
+it: a wrong unit makes a rate wrong by eight, a time by a thousand.
 """
 
 import codecs
@@ -75,7 +75,7 @@ def read_mahimahi(path: Path) -> PacketRecording:
         table = pyarrow.csv.read_csv(file, read_options=options, convert_options=kinds)
         if len(table) and not table["at_ms"].null_count:
             return _counted_from_zero(path, table["at_ms"].to_numpy())
-    # Only what is wrong with a file is looked for line by line.
+    # Only a file that is wrong is searched line by line.
     with _opened(path) as file:
         lines = ((number, line.strip()) for number, line in enumerate(file, 1))
         for number, line in lines:
@@ -119,7 +119,7 @@ def read_rates(path: Path, layout: CsvColumns) -> RateRecording:
     if layout.end:
         end_s, _ = _seconds(path, table, layout.end, layout.time_unit, zero_s)
         rows = np.stack([start_s, end_s, rate_bps])
-        # A recorder that writes a row twice says the same thing twice.
+        # A recorder may write a row twice.
         start_s, end_s, rate_bps = rows[:, np.append(True, (rows[:, 1:] != rows[:, :-1]).any(axis=0))]
         _check_increasing(path, start_s, layout.time)
         return spans(path, source, start_s, end_s, rate_bps)
@@ -138,13 +138,13 @@ def read_rates(path: Path, layout: CsvColumns) -> RateRecording:
 def read_cellular(path: Path, column: str, *, hold_s: float = 2.0, handover: str = "measured") -> RateRecording:
     """A run of the PAM 2025 multi-carrier set; ``column`` is ``ULtput_x`` (AT&T) or ``ULtput_y`` (Verizon), in Mbit/s.
 
-    The set joins two operators' reports row by row, which repeats and reorders the second's: they are put back in the
-    order of their own time stamps. Reports of one stamp (rounded to 0.1 s) are averaged. A handover has rows
-    without a rate between two reports; the report after it averages over the interruption (``measured``), or nothing is
-    sent from its Start to its End (``outage``). A report lasts until the next, but at most ``hold_s``.
+    The set joins two operators' reports row by row, which repeats and reorders the second's: they are restored to the
+    order of their own time stamps. Reports of one stamp (rounded to 0.1 s) are averaged. A handover has rows without a
+    rate between two reports; the report after it averages over the interruption (``measured``), or nothing is sent from
+    its Start to its End (``outage``). A report lasts until the next, but at most ``hold_s``.
     """
     if column not in ("ULtput_x", "ULtput_y"):
-        raise TraceError(f"{path}: {column!r} is no uplink of this layout; known: ULtput_x, ULtput_y")
+        raise TraceError(f"{path}: {column!r} is not an uplink of this layout; known: ULtput_x, ULtput_y")
     operator = column[-1]
     names = [f"TIME_STAMP_{operator}", column, f"handover_status_{operator}"]
     frame = _columns(path, names).to_pandas()
@@ -217,7 +217,7 @@ def spans(path: Path, source: str, start_s: Floats, end_s: Floats, rate_bps: Flo
 def _columns(path: Path, names: list[str]) -> pa.Table:
     written, delimiter = _header(path, names)
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
-    # Most files hold plain numbers, and are read several times as fast by what knows it.
+    # Most files hold plain numbers, for which a special reader is several times as fast.
     with contextlib.suppress(pa.ArrowInvalid, pa.ArrowKeyError), _opened(path) as file:
         table = pyarrow.csv.read_csv(
             file,
@@ -242,7 +242,7 @@ def _columns(path: Path, names: list[str]) -> pa.Table:
 
 
 def _header(path: Path, names: list[str]) -> tuple[list[str], str]:
-    """The columns' names as the file writes them, with any spaces around, and what stands between two columns."""
+    """The columns' names as in the file, with any spaces around them, and the separator."""
     with _opened(path) as file:
         line = file.readline(1 << 20)
     try:
@@ -291,7 +291,7 @@ def _seconds(path: Path, table: pa.Table, name: str, unit: str | None, zero_s: f
     if abs(first_s) > _EPOCH_S[1]:
         raise TraceError(
             f"{path}: row 1 has {found[0]:.15g} as {name}, which is {first_s:.3g} s; "
-            f"say with --time-unit which of {', '.join(TIMES_S)} it is in"
+            f"give --time-unit, one of {', '.join(TIMES_S)}"
         )
     if zero_s is None:
         zero_s = first_s if _is_since_1970(first_s) else 0.0
@@ -299,10 +299,10 @@ def _seconds(path: Path, table: pa.Table, name: str, unit: str | None, zero_s: f
 
 
 def _time_scale(path: Path, name: str, unit: str | None, found: Floats) -> float:
-    """How many seconds a column's unit is: as given, by its name, or as what counts time since 1970 tells by itself."""
+    """How many seconds a column's unit is: as given, by its name, or from the size of values that count from 1970."""
     if unit is not None:
         if unit not in TIMES_S:
-            raise TraceError(f"{path}: {unit!r} is no unit of a column of times; known: {', '.join(TIMES_S)}")
+            raise TraceError(f"{path}: {unit!r} is not a unit of time; known: {', '.join(TIMES_S)}")
         return TIMES_S[unit]
     named = _UNIT_AT_END.search(name)
     if named and named[1] in TIMES_S:
@@ -347,7 +347,7 @@ def _unit_bps(path: Path, layout: CsvColumns) -> float:
     """How many bit/s the unit of the rates is."""
     if layout.unit is not None:
         if layout.unit not in units.RATES_BPS:
-            raise TraceError(f"{path}: {layout.unit!r} is no unit of a rate; known: {units.KNOWN_RATES}")
+            raise TraceError(f"{path}: {layout.unit!r} is not a unit of a rate; known: {units.KNOWN_RATES}")
         return units.RATES_BPS[layout.unit]
     named = _UNIT_AT_END.search(layout.rate)
     if named is None or named[1] not in units.RATES_BPS:

@@ -19,10 +19,10 @@ Format = Literal["auto", "mahimahi", "iperf3", "csv", "cellular", "starlink"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Treatment:
-    """What is done to a recording before it is written.
+    """How a recording is changed before it is written.
 
     ``skip_s`` drops its beginning (a test that ramps up). ``split_gap_s`` writes the parts before and after each gap of
-    at least that length apart. ``bin_s`` turns packets into the mean rates of bins of that length.
+    at least that length to separate files. ``bin_s`` turns packets into the mean rates of bins of that length.
     """
 
     skip_s: float = 0.0
@@ -43,7 +43,7 @@ def import_trace(
     """Write the recording in ``source`` to ``out`` (Parquet), or its parts to ``out``-00, -01 and so on.
 
     ``column`` chooses the uplink of a cellular file; ``layout`` the columns of a CSV. Raises TraceError for a file that
-    is not a trace of an uplink, and for a treatment that does not fit it.
+    is not a trace of an uplink, and for an option that does not apply to it.
     """
     if out.suffix != ".parquet":
         raise TraceError(f"{out}: a recording is written as Parquet; give a name that ends in .parquet")
@@ -55,9 +55,9 @@ def import_trace(
     parts = treated(found, treatment or Treatment())
     paths = [out] if len(parts) == 1 else [out.with_stem(f"{out.stem}-{i:02}") for i in range(len(parts))]
     for part in parts:
-        # A recording that no scenario could replay is not written.
+        # A recording that no scenario can replay is not written.
         part.channel(loop=False, gaps="outage")
-    # The folder in which a recording happened to lie is nobody's business later.
+    # The folder of the original file is not recorded.
     named = [dataclasses.replace(part, source=part.source.replace(str(source), source.name)) for part in parts]
     recording.save_all(dict(zip(paths, named, strict=True)))
     return paths
@@ -107,12 +107,10 @@ def detect(source: Path) -> Format:
         return "mahimahi"
     if re.search(r"^\[ *ID\] Interval|^Connecting to host|^iperf3?: ", head, re.MULTILINE):
         said = next((line.strip() for line in head.splitlines() if line.startswith("iperf")), "")
-        raise TraceError(
-            f"{source}: is what iperf3 prints for people; record with -J{f'. It says {said!r}' * bool(said)}"
-        )
+        raise TraceError(f"{source}: is iperf3's output for people; record with -J{f'. It says {said!r}' * bool(said)}")
     known = ", ".join(get_args(Format)[1:])
     raise TraceError(
-        f"{source}: line 1 has {shown(first.strip())}, which no known trace has; --format says what it is, of {known}"
+        f"{source}: line 1 has {shown(first.strip())}, which no known trace has; give --format, one of {known}"
     )
 
 

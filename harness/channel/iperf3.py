@@ -1,4 +1,4 @@
-"""Logs of iperf3, however they were saved: what a client sent, and what iperf3 itself says where it could not."""
+"""Logs of iperf3 in any form: what a client sent, and iperf3's own error if it could not."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ def read(path: Path) -> RateRecording:
     """An iperf3 log (-J, or --json-stream) of a TCP test: what the client sent in each interval.
 
     Lines before and after the JSON are left out. Of a test in both directions the client's is read. A test that iperf3
-    ended with an error is read as far as it went, if it went anywhere; the recording says what iperf3 said.
+    ended with an error is read up to the error, if it sent anything; the recording holds iperf3's message.
     """
     log = _log(path)
     said = f"iperf3 says: {log['error']}" if isinstance(log.get("error"), str) else ""
@@ -37,11 +37,11 @@ def read(path: Path) -> RateRecording:
         raise TraceError(f"{path}: was recorded with iperf3 -R, from server to client; an uplink is expected")
     if protocol != "TCP":
         raise TraceError(
-            f"{path}: is of a test over {protocol}, which sends at the rate it was told, whatever arrives; "
+            f"{path}: is of a test over {protocol}, which sends at the rate it was given, whatever arrives; "
             "record the link with TCP (without -u)"
         )
     if said:
-        # What was cut off in the middle was filling the sender's buffer, not the link.
+        # An interval that was cut off filled the sender's buffer, not the link.
         whole_s = np.median([end - start for start, end, _ in rows]) if rows else 0.0
         rows = [row for row in rows if row[1] - row[0] > whole_s / 2]
     if not rows:
@@ -51,7 +51,7 @@ def read(path: Path) -> RateRecording:
     rate_bps = 8.0 * n_bytes / (end_s - start_s)
     if paced_bps and rate_bps.max() > 0.95 * paced_bps:
         raise TraceError(
-            f"{path}: sent at {units.format_rate(paced_bps)}, as it was told to (-b): what the link could carry is not "
+            f"{path}: sent at {units.format_rate(paced_bps)}, as requested by -b: what the link could carry is not "
             "known; record it without -b"
         )
     recording = formats.spans(path, str(path), start_s, end_s, rate_bps)
@@ -88,7 +88,7 @@ def _json_objects(text: str) -> Iterator[dict[str, Any]]:
     """The JSON objects in a text that begin on lines of their own; other lines are left out."""
 
     def refused(constant: str) -> float:
-        raise ValueError(f"{constant} is no number of JSON")
+        raise ValueError(f"{constant} is not a JSON number")
 
     decoder = json.JSONDecoder(object_pairs_hook=_every_sum, parse_constant=refused)
     at = 0
@@ -106,7 +106,7 @@ def _every_sum(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _sent(log: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What the client sent in each interval, as seen by whoever wrote the log."""
+    """What the client sent in each interval, as seen by the side that wrote the log."""
     at_server = "accepted_connection" in log["start"]
     for interval in log["intervals"]:
         sums = interval["sums"]

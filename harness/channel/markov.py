@@ -25,11 +25,11 @@ _MOST_BYTES = 1 << 24
 _MOST_STEPS = 10_000_000
 
 _HORIZON_S = 1e9
-"""A transfer that is not through after 30 years never will be."""
+"""A transfer that takes more than 30 years counts as never finished."""
 
 
 class Chain(BaseModel):
-    """The parameters: rates, mean holding times, and the chances of where each state goes when it ends."""
+    """The parameters: rates, mean holding times, and the probabilities of each state's successors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,7 +74,7 @@ class Chain(BaseModel):
             ) from None
 
     def save(self, path: Path) -> None:
-        """Write the chain as JSON, whole or not at all; TraceError when the disk refuses."""
+        """Write the chain as JSON, atomically; TraceError if it cannot be written."""
         # A file's name need not be text; what is stored of it is.
         text = json.dumps({**self.model_dump(), "source": printable(self.source)}, indent=1) + "\n"
         try:
@@ -97,7 +97,7 @@ class Chain(BaseModel):
 
 
 class Markov:
-    """One seeded realisation of a chain, in its stationary regime from 0 s on; it grows as it is asked."""
+    """One seeded realisation of a chain, in its stationary regime from 0 s on; it is extended on demand."""
 
     def __init__(self, chain: Chain, seed: np.random.SeedSequence) -> None:
         self.chain = chain
@@ -130,7 +130,7 @@ class Markov:
         return self.pieces
 
     def _grown(self) -> Pieces:
-        """As many jumps again, and at least 1024 in all: the realisation does not depend on who asked for what."""
+        """Doubles the number of jumps, to at least 1024: the realisation does not depend on the calls."""
         states = np.empty(self._jumps, dtype=np.int64)
         for i, u in enumerate(self._rng.random(self._jumps).tolist()):
             states[i] = self._state
@@ -156,7 +156,7 @@ def fit(recordings: Sequence[RateRecording], *, n_states: int = 8, step_s: float
     """
     if not step_s > 0 or max(recording.duration_s for recording in recordings) / step_s > _MOST_STEPS:
         raise TraceError(
-            f"{source}: cannot be looked at every {step_s:g} s; {_MOST_STEPS} steps a recording are the most"
+            f"{source}: cannot be sampled every {step_s:g} s; {_MOST_STEPS} steps a recording are the most"
         )
     series = [run for recording in recordings for run in _steps(recording, step_s)]
     rates = np.concatenate(series) if series else np.empty(0)
@@ -186,7 +186,7 @@ def fit(recordings: Sequence[RateRecording], *, n_states: int = 8, step_s: float
 
 
 def _class_edges(rate_bps: Floats, classes: int) -> Floats:
-    """Where k-means divides the rates' logarithms; it begins at their quantiles, then at whatever is worst served."""
+    """Where k-means divides the rates' logarithms; it starts at their quantiles, then adds the worst-fitted value."""
     logs = np.sort(np.log(rate_bps))
     centres = np.unique(np.quantile(logs, (np.arange(classes) + 0.5) / classes))
     while len(centres) < classes:

@@ -30,11 +30,11 @@ _KEY = b"tofc_harness.trace"
 _MOST_ROWS = 50_000_000
 _MOST_BPS = 1e15
 _MOST_S = 1e9
-"""Thirty years; longer, a clock is wrong or a unit is."""
+"""Thirty years; beyond that, a clock or a unit is wrong."""
 
 
 class _About(BaseModel):
-    """What a recording's file says of itself."""
+    """The description in a recording's file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -84,7 +84,7 @@ class RateRecording:
         return float(self.at_s[-1])
 
     def channel(self, *, loop: bool, gaps: str) -> Pieces:
-        """The link as it was, with gaps as outages (``outage``) or at the rate before them (``hold``)."""
+        """The recorded link, with gaps as outages (``outage``) or at the rate before them (``hold``)."""
         rate_bps = self.rate_bps
         if (missing := np.isnan(rate_bps)).any():
             known = np.maximum.accumulate(np.where(missing, -1, np.arange(len(rate_bps))))
@@ -124,7 +124,7 @@ class PacketRecording:
         return max(1, int(self.at_ms[-1])) / 1000
 
     def channel(self, *, loop: bool, gaps: str = "outage") -> Packets:  # noqa: ARG002 - chances have no gaps
-        """The link as it was."""
+        """The recorded link."""
         return Packets(self.at_ms, self.packet_bytes, loop)
 
 
@@ -132,12 +132,12 @@ Recording = RateRecording | PacketRecording
 
 
 def save(recording: Recording, path: Path) -> None:
-    """Write a recording as Parquet, whole or not at all; TraceError when the disk refuses."""
+    """Write a recording as Parquet, atomically; TraceError if it cannot be written."""
     save_all({path: recording})
 
 
 def save_all(recordings: Mapping[Path, Recording]) -> None:
-    """Write recordings as Parquet, all of them or none; TraceError when the disk refuses."""
+    """Write recordings as Parquet, all of them or none; TraceError if they cannot be written."""
     try:
         files.write_all_whole({path: _writer(recording) for path, recording in recordings.items()})
     except OSError as error:

@@ -61,8 +61,8 @@ class Packets:
     """A link of K chances, each to send ``packet_bytes`` at once, that begins ``offset_s`` into them.
 
     ``at_ms`` (K,) are whole milliseconds, non-decreasing; looped, they repeat after the last of them, or after 1 ms. A
-    chance that finds nothing to send is lost, as in Mahimahi; what a transfer leaves of a chance serves the one that
-    waits behind it.
+    chance that finds nothing to send is lost, as in Mahimahi; what a transfer leaves of a chance is used by the next
+    one that waits.
     """
 
     at_ms: Ints

@@ -1,1 +1,1 @@
-"""What a publication claims in numbers, as data, and what finished runs say of each claim."""
+"""A publication's numerical claims as data, and what finished runs show about each."""

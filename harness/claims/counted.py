@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness import catalog
 from harness.analysis.means import Estimate
-from harness.claims.asked import Asked, exact, point_of, refused
+from harness.claims.evaluation import Evaluation, exact, point_of, refused
 from harness.claims.model import Parameter
 from harness.claims.verdict import Item
 from harness.errors import CheckpointError, HarnessError
@@ -22,30 +22,33 @@ RESIDENT_BYTES = 3e5
 """How far a peak of resident memory may be off."""
 
 
-def operations_ratio(asked: Asked) -> list[Item]:
+def operations_ratio(evaluation: Evaluation) -> list[Item]:
     """The operations of a half, or of some of its stages."""
-    return _resources(asked, lambda of: (of["operations"], of["operations"]))
+    return _resources(evaluation, lambda of: (of["operations"], of["operations"]))
 
 
-def memory_ratio(asked: Asked) -> list[Item]:
-    """What a half takes beyond its weights for one request."""
+def memory_ratio(evaluation: Evaluation) -> list[Item]:
+    """What a half needs beyond its weights for one request."""
 
     def span(of: Mapping[str, float]) -> tuple[float, float]:
         beyond = of["peak_memory_bytes"] - of["weights_bytes"]
         return max(0.0, beyond - RESIDENT_BYTES), beyond + RESIDENT_BYTES
 
-    return _resources(asked, span)
+    return _resources(evaluation, span)
 
 
-def _resources(asked: Asked, span: Callable[[Mapping[str, float]], tuple[float, float]]) -> list[Item]:
-    test = asked.test
+def _resources(evaluation: Evaluation, span: Callable[[Mapping[str, float]], tuple[float, float]]) -> list[Item]:
+    test = evaluation.test
     found = []
     for other in test.over:
-        mine, theirs = _of_half(asked, str(test.of), test.at, span), _of_half(asked, other, test.over_at, span)
+        mine, theirs = (
+            _of_half(evaluation, str(test.of), test.at, span),
+            _of_half(evaluation, other, test.over_at, span),
+        )
         if isinstance(mine, str) or isinstance(theirs, str):
             estimate = refused(mine if isinstance(mine, str) else str(theirs))
         elif theirs[0] <= 0:
-            estimate = refused(f"{other}'s {test.side} half takes less than can be told from nothing")
+            estimate = refused(f"{other}'s {test.side} half needs less memory than can be measured")
         else:
             estimate = Estimate(sum(mine) / sum(theirs), mine[0] / theirs[1], mine[1] / theirs[0])
         found.append(Item(label=other, estimate=estimate))
@@ -53,15 +56,15 @@ def _resources(asked: Asked, span: Callable[[Mapping[str, float]], tuple[float, 
 
 
 def _of_half(
-    asked: Asked,
+    evaluation: Evaluation,
     scheme: str,
     at: Mapping[str, Parameter],
     span: Callable[[Mapping[str, float]], tuple[float, float]],
 ) -> tuple[float, float] | str:
-    """The least and the most that a half of a scheme needs of a quantity; why nothing can be said."""
-    test, table = asked.test, asked.run.record.resources.to_pandas()
-    # What a half needs is asked of no score.
-    if isinstance(key := point_of(asked, scheme, at, timed=False, first=True), str):
+    """The least and the most that a half of a scheme needs of a quantity; or why it is not known."""
+    test, table = evaluation.test, evaluation.run.record.resources.to_pandas()
+    # What a half needs does not depend on its score.
+    if isinstance(key := point_of(evaluation, scheme, at, timed=False, first=True), str):
         return key
     mine = table[(table["pipeline"] == key[0]) & (table["point"] == key[1]) & (table["side"] == test.side)]
     if test.stages:
@@ -73,22 +76,22 @@ def _of_half(
         return f"{error.args[0]} of {scheme}'s {test.side} half was not measured"
 
 
-def visual_share(asked: Asked) -> list[Item]:
+def visual_share(evaluation: Evaluation) -> list[Item]:
     """Visual tokens over the prompt's, of all questions."""
-    key = point_of(asked, str(asked.test.of), asked.test.at, timed=False)
+    key = point_of(evaluation, str(evaluation.test.of), evaluation.test.at, timed=False)
     if isinstance(key, str):
-        return [Item(label=str(asked.test.of), estimate=refused(key))]
-    visual, prompt = (asked.run.scores.mean_of_means(key, f"{name}_tokens") for name in ("visual", "prompt"))
-    return [Item(label=str(asked.test.of), estimate=exact(visual / prompt))]
+        return [Item(label=str(evaluation.test.of), estimate=refused(key))]
+    visual, prompt = (evaluation.run.scores.mean_of_means(key, f"{name}_tokens") for name in ("visual", "prompt"))
+    return [Item(label=str(evaluation.test.of), estimate=exact(visual / prompt))]
 
 
-def likelihood_lead(asked: Asked) -> list[Item]:
-    """How much likelier features' elements are under a Laplacian than under the better of the two others, in nats."""
-    found = asked.run.illustrations
+def likelihood_lead(evaluation: Evaluation) -> list[Item]:
+    """The log-likelihood of features' elements under a Laplacian less that of the better of the two others, in nats."""
+    found = evaluation.run.illustrations
     density = None if found is None else found.density
-    if density is None or density.pipeline != asked.pipelines[str(asked.test.of)]:
+    if density is None or density.pipeline != evaluation.pipelines[str(evaluation.test.of)]:
         why = "no densities of features were computed; 'harness illustrate' does"
-        return [Item(label=str(asked.test.of), estimate=refused(why))]
+        return [Item(label=str(evaluation.test.of), estimate=refused(why))]
     items = []
     for label, histogram in (("unmerged", density.unmerged), ("merged", density.merged)):
         others = [fit.log_likelihood for family, fit in histogram.fits.items() if family != "Laplacian"]
@@ -97,21 +100,21 @@ def likelihood_lead(asked: Asked) -> list[Item]:
     return items
 
 
-def z_share(asked: Asked) -> list[Item]:
-    """Z over the whole stream."""
-    illustrated = [Item(label=label, estimate=exact(of["z"])) for label, of in _illustrated(asked)]
-    held_out = [Item(label=label, estimate=exact(row["z_share"])) for label, row in _held_out(asked)]
-    return illustrated or held_out or _no_codec(asked)
+def z_share(evaluation: Evaluation) -> list[Item]:
+    """The share of z in the stream."""
+    illustrated = [Item(label=label, estimate=exact(of["z"])) for label, of in _illustrated(evaluation)]
+    held_out = [Item(label=label, estimate=exact(row["z_share"])) for label, row in _held_out(evaluation)]
+    return illustrated or held_out or _no_codec(evaluation)
 
 
-def experts_share(asked: Asked) -> list[Item]:
+def experts_share(evaluation: Evaluation) -> list[Item]:
     """The indices of the entropy models (the part ``experts``) over the whole stream.
 
     Where a training recorded no bits of them, an index takes from the entropy of the models' use to log2 of their
     number.
     """
-    found = [Item(label=label, estimate=exact(of["experts"])) for label, of in _illustrated(asked)]
-    for label, row in () if found else _held_out(asked):
+    found = [Item(label=label, estimate=exact(of["experts"])) for label, of in _illustrated(evaluation)]
+    for label, row in () if found else _held_out(evaluation):
         if "expert_bits" in row:
             found.append(Item(label=label, estimate=exact(row["expert_bits"] / (8 * row["bytes_per_image"]))))
             continue
@@ -119,7 +122,7 @@ def experts_share(asked: Asked) -> list[Item]:
         bits = 8 * row["bytes_per_image"] * row["pictures"] / use.sum()
         least, most = _entropy_bits(use), math.log2(use.size)
         found.append(Item(label=label, estimate=Estimate(least / bits, least / bits, most / bits)))
-    return found or _no_codec(asked)
+    return found or _no_codec(evaluation)
 
 
 def _entropy_bits(use_E: NDArray[np.float64]) -> float:
@@ -127,10 +130,14 @@ def _entropy_bits(use_E: NDArray[np.float64]) -> float:
     return float(scipy.special.entr(use_E / use_E.sum()).sum()) / math.log(2)
 
 
-def _illustrated(asked: Asked) -> list[tuple[str, Mapping[str, float]]]:
-    """Where the bits of the scheme's points went, each part over all; of points whose streams have the parts asked."""
-    found = asked.run.illustrations
-    mine = [] if found is None else [row for row in found.bits if row.pipeline == asked.pipelines[str(asked.test.of)]]
+def _illustrated(evaluation: Evaluation) -> list[tuple[str, Mapping[str, float]]]:
+    """Where the bits of the scheme's points went, as shares of all, for points whose streams have these parts."""
+    found = evaluation.run.illustrations
+    mine = (
+        []
+        if found is None
+        else [row for row in found.bits if row.pipeline == evaluation.pipelines[str(evaluation.test.of)]]
+    )
     of_points: dict[str, dict[str, float]] = {}
     for row in mine:
         of_points.setdefault(f"{row.point}, {row.pictures} pictures", {})[row.part] = row.bits
@@ -141,26 +148,28 @@ def _illustrated(asked: Asked) -> list[tuple[str, Mapping[str, float]]]:
     ]
 
 
-def experts_used(asked: Asked) -> list[Item]:
+def experts_used(evaluation: Evaluation) -> list[Item]:
     """The share of the entropy models that coded a feature."""
     return [
         Item(label=label, estimate=exact(float(np.mean(np.asarray(row["expert_use"]) > 0))))
-        for label, row in _held_out(asked)
-    ] or _no_codec(asked)
+        for label, row in _held_out(evaluation)
+    ] or _no_codec(evaluation)
 
 
-def _no_codec(asked: Asked) -> list[Item]:
-    return [Item(label=str(asked.test.of), estimate=refused("no codec of the run has a training's manifest beside it"))]
+def _no_codec(evaluation: Evaluation) -> list[Item]:
+    return [
+        Item(label=str(evaluation.test.of), estimate=refused("no codec of the run has a training's manifest beside it"))
+    ]
 
 
-def _held_out(asked: Asked) -> list[tuple[str, Mapping[str, Any]]]:
+def _held_out(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
     """What the training of each codec of the scheme's points recorded on its held-out pictures."""
-    points = asked.run.manifest.points[asked.pipelines[str(asked.test.of)]].values()
+    points = evaluation.run.manifest.points[evaluation.pipelines[str(evaluation.test.of)]].values()
     found: list[tuple[str, Mapping[str, Any]]] = []
     for codec in dict.fromkeys(str(point["codec"]) for point in points if "codec" in point):
         try:
-            # What a training recorded lies beside its codec.
-            held_out = manifest(find_codec(asked.run.manifest.backbone, codec).parent / MANIFEST)["held_out"]
+            # A training's record lies beside its codec.
+            held_out = manifest(find_codec(evaluation.run.manifest.backbone, codec).parent / MANIFEST)["held_out"]
             rows = [{**row, "pictures": held_out["pictures"]} for row in held_out["rows"]]
         except (HarnessError, KeyError, TypeError):
             continue
@@ -201,7 +210,7 @@ def trainable_parameters(backbone: str, rank: int = 64, experts: int = 16) -> in
 
 
 def _family(backbone: str) -> Any:
-    """What tells a backbone's model classes: the first argument of its loader."""
+    """The family of a backbone: the first argument of its loader."""
     if not (given := getattr(catalog.load("backbone", backbone, catalog.BACKBONES), "args", ())):
         raise CheckpointError(f"backbone {backbone}: is not one whose architecture is known without its weights")
     return given[0]

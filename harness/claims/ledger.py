@@ -1,4 +1,4 @@
-"""Claims set against finished runs: for each test the run that it is made of, the numbers, and the verdict."""
+"""Claims compared with finished runs: for each test the run that it uses, the numbers, and the verdict."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
-from harness.claims.asked import Asked, pipelines_of
+from harness.claims.evaluation import Evaluation, pipelines_of
 from harness.claims.model import Claim, Claims, ClaimStudy, Criterion, Machines, direction
 from harness.claims.verdict import ALPHA, Decided, Item, Verdict, judge, picked
 from harness.errors import HarnessError
@@ -18,7 +18,7 @@ Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tested:
-    """A test with what it found: ``run`` is empty where none was asked, ``stand_ins`` what ran in another's place.
+    """A test with its result: ``run`` is empty if it needs none, ``stand_ins`` names the stand-ins that ran.
 
     ``why`` says what is missing where the verdict is *not testable here*, and how much of the claim a stand-in shows.
     """
@@ -50,9 +50,9 @@ class Entry:
 def entries(claims: Claims, runs: Sequence[Analysis]) -> list[Entry]:
     """Every claim of a file against the runs, in the file's order.
 
-    A test is made of one run: of those that ran its scheme on its benchmarks and backbone, or on what stood in for
-    these, one at full size before one on stand-ins, a VALID one before another, that of most questions before the
-    others, the order given last. Which it is does not depend on what the runs found.
+    A test uses one run: of those that ran its scheme on its benchmarks and backbone, or on what stood in for these, one
+    at full size before one on stand-ins, a VALID one before another, that of most questions before the others, the
+    order given last. The choice does not depend on what the runs found.
     """
     return [_entry(claims, claim, runs) for claim in claims.claims]
 
@@ -89,7 +89,7 @@ def _of_all(tested: Sequence[Tested]) -> tuple[Verdict, str]:
 
 
 def _at_full_size(claims: Claims, claim: Claim) -> Iterator[str]:
-    """What a test of the claim itself takes."""
+    """What a test of the claim itself needs."""
     for test in claim.tests:
         if test.about.counted:
             yield "nothing but the published architecture"
@@ -130,14 +130,14 @@ def _tested(claims: Claims, claim: Claim, test: Criterion, runs: Sequence[Analys
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=why)
 
     def numbers(of: Criterion) -> Sequence[Item]:
-        found = [metrics.of_run(Asked(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
+        found = [metrics.of_run(Evaluation(run=run, test=of, alpha=alpha / len(chosen))) for run in chosen]
         return metrics.quotient(*found) if len(found) == 2 else found[0]
 
     side = direction(test) if stood_in else None
     try:
         items, its_items = numbers(test), [] if side is None else numbers(side)
     except HarnessError as error:
-        # What the rows of one run contradict is no reason against the others.
+        # A contradiction in the rows of one run says nothing about the others.
         return Tested(test=test, verdict=Verdict.NOT_TESTABLE, run=name, stand_ins=stood_in, why=str(error))
     if side is not None:
         return _directed(test, items, side, its_items, name, _source(chosen, test), stood_in)
@@ -186,7 +186,7 @@ _CODEC_SIZES = "the codec's layer sizes, which are not in the paper and were cho
 
 
 def _run_for(test: Criterion, study: ClaimStudy, runs: Sequence[Analysis]) -> Analysis | str:
-    """The run that a test is made of, or which is missing."""
+    """The run that a test uses, or which one is missing."""
     fitting = [run for run in runs if _wanted(run) == (frozenset(study.benchmarks), study.backbone)]
     schemes = {str(test.of), *test.over}
     able = [run for run in fitting if schemes <= pipelines_of(run).keys()]
@@ -204,14 +204,14 @@ def _rank(run: Analysis) -> tuple[bool, bool, int]:
 
 
 def _wanted(run: Analysis) -> tuple[frozenset[str], str]:
-    """The benchmarks and the backbone that a run's scenario asks for, whatever ran."""
+    """The benchmarks and the backbone that a run's scenario names, whatever ran."""
     given = run.manifest.scenario
     several = [wanted["name"] for wanted in given.get("benchmarks", ())]
     return frozenset([*several, *filter(None, [given.get("benchmark")])]), str(given.get("backbone"))
 
 
 def _stand_ins(run: Analysis, test: Criterion, machines: Machines) -> Iterator[str]:
-    """What a run has in another's place, as far as the test rests on it."""
+    """The stand-ins of a run on which the test rests."""
     manifest = run.manifest
     yield from (f"{ran} for {wanted}" for wanted, ran in manifest.stand_ins.items())
     if manifest.scenario.get("weights") == "random":
@@ -278,7 +278,7 @@ def claimed(test: Criterion) -> str:
 
 
 def number(tested: Tested) -> str:
-    """What was found in a phrase: one number with its interval, or the least to the largest of several."""
+    """The result in a phrase: one number with its interval, or the least to the largest of several."""
     known = [item for item in tested.shown() if item.estimate.value == item.estimate.value]
     if not known:
         return "-"
@@ -293,7 +293,7 @@ def number(tested: Tested) -> str:
 
 
 def subject(test: Criterion) -> str:
-    """Of what a test's number is: ``bytes_change of tofc over elic, the least``."""
+    """The name of a test's number: ``bytes_change of tofc over elic, the least``."""
     at, over_at = (", ".join(f"{name} {_value(value)}" for name, value in of.items()) for of in (test.at, test.over_at))
     found = test.metric
     found += f" of {test.of}" if test.of else ""
@@ -310,7 +310,7 @@ def _value(value: object) -> str:
 
 
 def as_data(claims: Claims, found: Sequence[Entry], runs: Sequence[Analysis]) -> dict[str, Any]:
-    """The ledger as plain data; a number that could not be had is null, an end without a bound ``unbounded``."""
+    """The ledger as plain data; a number that is not available is null, an end without a bound ``unbounded``."""
     listed = [
         {
             "id": entry.claim.id,

@@ -1,7 +1,7 @@
 """The numbers of :data:`harness.claims.model.METRICS` from a run, each with an interval.
 
-All numbers of one test have intervals at 1 - alpha together: each of n at 1 - alpha / n. A number that cannot be had is
-one without an interval, with its reason.
+All numbers of one test have intervals at 1 - alpha together: each of n at 1 - alpha / n. A number that is not available
+has no interval, and a reason.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ import pyarrow.compute as pc
 from harness.analysis import Analysis
 from harness.analysis.means import Estimate
 from harness.claims import compared, counted
-from harness.claims.asked import Asked, exact, pipelines_of, refused
+from harness.claims.evaluation import Evaluation, exact, pipelines_of, refused
 from harness.claims.model import Criterion
 from harness.claims.verdict import Item
 
 
-def of_run(asked: Asked) -> Sequence[Item]:
-    """The numbers of a test that needs a run; changes and all others as the test's metric has them."""
-    name = asked.test.metric
-    items = _FUNCTIONS[_RATIO_OF.get(name, name)](asked)
+def of_run(evaluation: Evaluation) -> Sequence[Item]:
+    """The numbers of a test that needs a run; as ratios or changes, whichever the test's metric is."""
+    name = evaluation.test.metric
+    items = _FUNCTIONS[_RATIO_OF.get(name, name)](evaluation)
     if name in _RATIO_OF:
         items = [dataclasses.replace(item, estimate=item.estimate.plus(-1.0)) for item in items]
     return items
@@ -69,7 +69,7 @@ def sources(run: Analysis, test: Criterion) -> set[str]:
 
 _RATIO_OF = {"bytes_change": "bytes_ratio", "mean_bytes_change": "mean_bytes_ratio", "latency_change": "latency_ratio"}
 
-_FUNCTIONS: Mapping[str, Callable[[Asked], list[Item]]] = {
+_FUNCTIONS: Mapping[str, Callable[[Evaluation], list[Item]]] = {
     "bytes_ratio": compared.bytes_ratio,
     "mean_bytes_ratio": compared.mean_bytes_ratio,
     "latency_ratio": compared.latency_ratio,

@@ -1,4 +1,4 @@
-"""A file of claims: what is claimed, where, and which number of which run would show it.
+"""A file of claims: what is claimed, where, and which number of which run tests it.
 
 Frozen and strict, as a scenario is: a file with a mistake is refused before anything is computed.
 """
@@ -24,10 +24,10 @@ Kind = Literal["x", "%", "s", "nats", "count"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimMetric:
-    """What a metric is: its unit and its value where there is no effect.
+    """A metric: its unit and its value when there is no effect.
 
-    ``over`` says whether it sets a scheme against another (``must``, ``may``) or not (``no``). A ``timed`` one rests on
-    times; an ``absolute`` one means nothing on a stand-in; a ``counted`` one needs no run, only the published
+    ``over`` says whether it compares a scheme with another (``must``, ``may``) or not (``no``). A ``timed`` one rests
+    on times; an ``absolute`` one means nothing on a stand-in; a ``counted`` one needs no run, only the published
     architecture.
     """
 
@@ -106,7 +106,7 @@ def _known_metric(name: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    """One name stands for a list of it."""
+    """A single name is read as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -124,10 +124,10 @@ class Criterion(Frozen):
 
     ``of`` and ``over`` are schemes. ``at`` and ``over_at`` pick operating points by their parameters; without them it
     is the point that is selected at equal score. ``value`` may be off by ``give``, as far as the claim is rounded.
-    ``between`` is a range that a number has over scores or rates; ``inside`` claims that a number is nowhere else.
+    ``between`` is a range that a number has over scores or rates; ``inside`` claims that a number is within a range.
     ``where`` says which of several numbers is meant: ``some``, that the value lies among them. Shares and changes are
     fractions: -0.36 is 36 % less. ``study`` is another than the claim's, ``versus`` one by whose number this one is
-    divided. A test that does not ``decide`` is shown and no more.
+    divided. A test that does not ``decide`` is only shown.
     """
 
     metric: MetricName
@@ -165,11 +165,11 @@ class Criterion(Frozen):
             raise ValueError(f"gives {' and '.join(given) or 'nothing'}; one of {', '.join(_RELATIONS)} is expected")
         for name in ("between", "inside"):
             if (ends := getattr(self, name)) is not None and not ends[0] < ends[1]:
-                raise ValueError(f"{name}: {list(ends)} is no range; its first number must be below its second")
+                raise ValueError(f"{name}: {list(ends)} is not a range; its first number must be below its second")
         if self.where == "some" and self.value is None:
             raise ValueError("where: 'some' is of a value that one of several numbers has")
         if "give" in self.model_fields_set and self.value is None:
-            raise ValueError("give: goes with a value alone")
+            raise ValueError("give: can be used only with a value")
         return self
 
     @model_validator(mode="after")
@@ -178,15 +178,15 @@ class Criterion(Frozen):
         if self.of is None and not about.counted:
             raise ValueError(f"of: is missing; {self.metric} is of a scheme")
         if about.over == "must" and not self.over:
-            raise ValueError(f"over: is missing; {self.metric} sets a scheme against another")
+            raise ValueError(f"over: is missing; {self.metric} compares a scheme with another")
         if about.over == "no" and self.over:
-            raise ValueError(f"over: {', '.join(self.over)} is one too many; {self.metric} is of one scheme alone")
+            raise ValueError(f"over: {', '.join(self.over)} is one too many; {self.metric} is of only one scheme")
         if (self.metric in ("operations_ratio", "memory_ratio")) != (self.side is not None):
             raise ValueError(f"side: goes with operations_ratio and memory_ratio, and these need it; not {self.metric}")
         if self.metric == "features_share" and not isinstance(self.at.get("n_c"), float | int):
             raise ValueError("at: features_share is of a number of features, such as at: {n_c: 16}")
         if self.versus is not None and about.neutral == 0 and self.metric != "visual_share":
-            raise ValueError(f"versus: is a quotient of ratios; {self.metric} is none")
+            raise ValueError(f"versus: makes a quotient of ratios; {self.metric} is not a ratio")
         return self
 
 
@@ -194,7 +194,7 @@ _RELATIONS = ("value", "between", "inside", "below", "above")
 
 
 class ClaimStudy(Frozen):
-    """What was run: all of these benchmarks together, on a backbone; the bundled ``scenario`` does it again."""
+    """What was run: all of these benchmarks together, on a backbone; the bundled ``scenario`` repeats it."""
 
     benchmarks: Benchmarks = Field(min_length=1)
     backbone: BackboneName
@@ -207,7 +207,7 @@ class ClaimStudy(Frozen):
 class Claim(Frozen):
     """One sentence: ``where`` it stands, what it ``says`` in other words, and how it is tested.
 
-    What no row can show has no tests, and ``missing`` says what would. ``note`` is shown beside.
+    A claim that no row can show has no tests, and ``missing`` says what would test it. ``note`` is shown beside.
     """
 
     id: Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(min_length=1)]
@@ -234,7 +234,7 @@ class Claim(Frozen):
 
 
 class Machines(Frozen):
-    """What the names of the machines hold that claimed times are of; times of any other are a stand-in's."""
+    """Substrings of the names of the machines of claimed times; times of any other machine are a stand-in's."""
 
     device: Line = ""
     server: Line = ""
@@ -289,7 +289,7 @@ def load(path: Path = PAPER) -> Claims:
 
 
 def distance_from_no_effect(test: Criterion) -> float:
-    """How far what is claimed is from no effect, at its nearest: an interval that is wider shows nothing."""
+    """The smallest distance of the claim from no effect: a wider interval shows nothing."""
     ends = (test.value,) if test.value is not None else test.between or ()
     return min((abs(end - test.about.neutral) for end in ends if end is not None), default=math.inf)
 
@@ -297,8 +297,8 @@ def distance_from_no_effect(test: Criterion) -> float:
 def direction(test: Criterion) -> Criterion | None:
     """The side of no effect that a claim of a scheme against another is on, as far as a stand-in can show it.
 
-    None for a claim that is no more than a direction, and for one of another kind. Of bytes it is at single scores,
-    not on average: a direction can be shown there by one side of an interval.
+    None for a claim that is only a direction, and for one of another kind. Of bytes it is at single scores, not on
+    average: a direction can be shown there by one side of an interval.
     """
     neutral = test.about.neutral
     claimed = test.between or [end for end in (test.value, test.below, test.above) if end is not None]

@@ -56,7 +56,7 @@ def notes(found: Sequence[Entry], runs: Sequence[Analysis]) -> list[str]:
 
 
 def markdown(claims: Claims, found: Sequence[Entry], runs: Sequence[Analysis]) -> str:
-    """A row a claim; what a test of the claim itself takes is in the last column."""
+    """A row a claim; what a test of the claim itself needs is in the last column."""
     header = ["", "where", "claim", "number", "claimed", "found", "verdict", "missing here", "at full size"]
     rows = []
     for entry in found:
@@ -90,13 +90,13 @@ def _found(one: Tested) -> str:
 
 
 def _aside(one: Tested) -> str:
-    """What must be known of a number: its source and run, and that it decides nothing."""
+    """The notes on a number: its source and run, and whether it decides nothing."""
     source = f" ({', '.join(filter(None, (one.source, one.run)))})" if one.source and number(one) != "-" else ""
     return source + ("" if one.test.decides else ", not deciding")
 
 
 def _cell(text: str) -> str:
-    """Text in a cell of Markdown: breaks that are meant stay, tags of the user's do not become any."""
+    """Text in a cell of Markdown: our line breaks stay, a user's tags are escaped."""
     return "<br>".join(_escaped(line) for line in text.split("<br>"))
 
 

@@ -7,16 +7,17 @@ the largest of them lies between the largest lower and the largest upper end, an
 - ``value`` v, rounded to within g: *no* where the interval is off [v - g, v + g] altogether. Else *yes*, if the
   interval is no wider than v is away from no effect (a ratio of 1, a change of 0): one that is shows nothing, and is
   open.
-- ``between`` a and b, for a range over scores or rates: *no* where the least is surely below a, or the largest surely
-  above b. Else *yes*, if no interval is wider than the nearer end is away from no effect; else open.
-- ``value`` v of ``some``: *no* where v is surely below the least or above the largest; else as above, of the nearest.
+- ``between`` a and b, for a range over scores or rates: *no* where the least is certainly below a, or the largest
+  certainly above b. Else *yes*, if no interval is wider than the nearer end is away from no effect; else open.
+- ``value`` v of ``some``: *no* where v is certainly below the least or above the largest; else as above, of the
+  nearest.
 - ``inside`` a to b, for what is claimed to be alike: *yes* where the whole interval is, *no* where it is outside; else
   open.
 
-On a stand-in a scheme against another can show the direction alone: a value, a range or a limit is judged by the side
-of no effect that it is on, at every score or rate, and whether the number is met as well is said beside.
+On a stand-in a comparison of two schemes can show only the direction: a value, a range or a limit is judged by the side
+of no effect that it is on, at every score or rate, and whether the number is met as well is reported.
 
-A number that could not be had leaves its test open, unless the others decide it whatever that number is.
+A number that is not available leaves its test open, unless the others decide it whatever that number is.
 """
 
 import enum
@@ -34,7 +35,7 @@ Decided = Literal["yes", "no", "open"]
 
 
 class Verdict(enum.StrEnum):
-    """What a run says of a claim."""
+    """The verdict on a claim."""
 
     REPRODUCED = "reproduced"
     NOT_REPRODUCED = "not reproduced"
@@ -58,7 +59,7 @@ class Item:
 def judge(
     test: Criterion, items: Sequence[Item], shown: Callable[[float], str] = "{:.3g}".format
 ) -> tuple[Decided, str]:
-    """What the numbers of a test say of it, and why it is left open; ``shown`` writes a number in a reason."""
+    """The answer of a test's numbers, and why it is left open; ``shown`` writes a number in a reason."""
     if not items:
         return "open", "there is no such number"
     if test.where == "some":
@@ -69,7 +70,7 @@ def judge(
     answers = [_one(test, item.estimate, shown) for item in chosen if not math.isnan(item.estimate.low)]
     if any(answer == "no" for answer, _ in answers):
         return "no", ""
-    # One of several may show the least or the largest by itself: "up to" a limit is kept by each that is below it.
+    # One of several may show the least or the largest by itself: "up to" a limit holds for each that is below it.
     shown_by_one = joint and bool(answers) and all(answer == "yes" for answer, _ in answers)
     if missing and not shown_by_one:
         return "open", missing[0].estimate.reason or f"no interval of {missing[0].label}"
@@ -79,7 +80,7 @@ def judge(
 def picked(test: Criterion, items: Sequence[Item]) -> Sequence[Item]:
     """The items that a test is about: of the least and the largest, the joint bounds.
 
-    A number that could not be had may lie anywhere: it leaves the least without a lower end, the largest without an
+    A number that is not available may lie anywhere: it leaves the least without a lower end, the largest without an
     upper one.
     """
     if test.where in ("lowest_rate", "highest_rate"):
@@ -100,7 +101,7 @@ def picked(test: Criterion, items: Sequence[Item]) -> Sequence[Item]:
 
 
 def _some(test: Criterion, items: Sequence[Item], shown: Callable[[float], str]) -> tuple[Decided, str]:
-    """Whether a value lies among several numbers: the nearest of them has to be known well enough to tell."""
+    """Whether a value lies among several numbers: the nearest of them has to be known precisely enough."""
     known = [item.estimate for item in items if not math.isnan(item.estimate.low)]
     value = float(test.value or 0)
     if len(known) < len(items):
@@ -110,7 +111,7 @@ def _some(test: Criterion, items: Sequence[Item], shown: Callable[[float], str])
         return "no", ""
     nearest = min(known, key=lambda one: abs(one.value - value))
     if nearest.high - nearest.low > distance_from_no_effect(test):
-        return "open", f"the interval {shown(nearest.low)} to {shown(nearest.high)} is too wide to tell the claim"
+        return "open", f"the interval {shown(nearest.low)} to {shown(nearest.high)} is too wide to decide the claim"
     return "yes", ""
 
 

@@ -40,7 +40,7 @@ _RESUMED = (["run"], ["measure"], ["train"], ["data", "get"], ["weights", "get"]
 """The commands that resume when they are repeated."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What a disk says of no file in particular."""
+"""Errors of a disk that concern no file in particular."""
 
 app = group(
     "harness",
@@ -111,10 +111,10 @@ def main() -> None:
 def guarded(command: Callable[[], int | None], name: str, *, resumes: bool = False) -> NoReturn:
     """Run a command and exit: a user's mistake is one sentence on standard error and a status, never a traceback.
 
-    ``name`` begins the sentence, and ``resumes`` says whether the command goes on where it stopped when it is repeated.
+    ``name`` begins the sentence, and ``resumes`` says whether repeating the command resumes it.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows few characters, and a path that is no text, are shown in escapes.
+        # Characters that the terminal cannot show, and paths that are not text, are printed as escapes.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -122,7 +122,7 @@ def guarded(command: Callable[[], int | None], name: str, *, resumes: bool = Fal
     except HarnessError as error:
         _end(name, str(error), ExitCode.BAD_INPUT)
     except OSError as error:
-        # Where a command does not expect it, a refusal of the system is still one for the user to fix.
+        # An error of the operating system that the command did not expect is still one for the user to fix.
         if error.filename is None and error.errno not in _FULL:
             raise
         _end(name, f"{error.filename}: {why(error)}" if error.filename else why(error), ExitCode.BAD_INPUT)

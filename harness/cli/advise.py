@@ -69,7 +69,7 @@ def _system(
     from harness.scenario.replay import Replay
 
     if (rate is None) == (link is None):
-        raise typer.BadParameter("give the uplink's --rate or a recorded --link, one of them")
+        raise typer.BadParameter("give either the uplink's --rate or a recorded --link")
     wire = {"propagation": f"{rtt / 2} s"}
     uplink = {"kind": "constant", "rate": f"{rate} bit/s"} if link is None else {"kind": "trace", "path": str(link)}
     parts: dict[str, object] = {
@@ -91,7 +91,7 @@ def _system(
 
 
 def _described(spec: "Replay") -> str:
-    """The system in a phrase: the link, and what is not one user who asks again when answered."""
+    """The system in a phrase: the link, and what differs from one user who asks again when answered."""
     from harness.scenario.replay import ConstantUplink, Poisson
     from harness.units import format_rate, format_seconds
 
@@ -139,8 +139,8 @@ def advise(
     points = analysis.points
     if not analysis.scored:
         raise ResultsError(
-            f"{path}: the reference {analysis.equality.reference} scores 0, so that no point scores a share of it; "
-            "'harness show' and 'harness crossover' compare latencies alone"
+            f"{path}: the reference {analysis.equality.reference} scores 0, so scores cannot be compared with it; "
+            "'harness show' and 'harness crossover' compare only latencies"
         )
     keys = zip(points["pipeline"], points["point"], strict=True)
     scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
@@ -165,7 +165,7 @@ def advise(
         f"over {_described(spec)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
     )
     names = [f"{advice.pipeline}\n" + advice.point.replace(",", "\n") for advice in found]
-    # At 80 columns a name keeps its line, and the verdict is what is broken into several.
+    # At 80 columns names stay on one line, and the verdict is wrapped.
     widest = max(len(line) for name in names for line in name.splitlines())
     table = Fitting(leading=1)
     table.add_column("scheme, point", overflow="fold", no_wrap=widest <= _NAME_COLUMNS)

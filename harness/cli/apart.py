@@ -1,4 +1,4 @@
-"""``harness measure``, ``join`` and ``replay``: halves on machines that never meet, and runs made of finished ones."""
+"""``harness measure``, ``join`` and ``replay``: halves on machines without a network; runs made of finished ones."""
 
 import sys
 from enum import StrEnum
@@ -67,7 +67,7 @@ def measure(
     from harness.cli.display import Display, terminal
 
     if (half is HalfName.server) != (payloads is not None):
-        raise typer.BadParameter("goes with --half server, and is needed there", param_hint="--payloads")
+        raise typer.BadParameter("is required with --half server, and accepted only there", param_hint="--payloads")
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or f"{own_name}-{half.value}")
     with Display(terminal()) as display:

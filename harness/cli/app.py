@@ -25,15 +25,15 @@ class Form(enum.StrEnum):
     JSON = "json"
 
 
-class EngineName(enum.StrEnum):
-    """What work is spread over."""
+class ExecutorName(enum.StrEnum):
+    """What runs the work."""
 
     processes = "processes"
     ray = "ray"
 
 
 class _Flags:
-    """Help in which a flag, which takes no value, has no type beside it."""
+    """Help that prints no type beside a flag, which takes no value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters of a command, ``--help`` included."""
@@ -52,7 +52,7 @@ class Group(_Flags, TyperGroup):
     """Commands under a name."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for; raises Interrupted when it is stopped from the keyboard."""
+        """Run the given command; raises Interrupted when it is stopped from the keyboard."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -73,7 +73,7 @@ def group(name: str, help_text: str) -> typer.Typer:
 
 
 def quantity(parse: Callable[[object], float]) -> Callable[[str], Any]:
-    """A parser for an option that prints the sentence of :mod:`harness.units` where the text is no such quantity."""
+    """A parser for an option, which refuses other text with the message of :mod:`harness.units`."""
 
     def parsed(text: str) -> float:
         try:
@@ -85,7 +85,7 @@ def quantity(parse: Callable[[object], float]) -> Callable[[str], Any]:
 
 
 def above_0(parse: Callable[[object], float]) -> Callable[[object], float]:
-    """``parse`` for what nothing can be of length 0: a bin, a gap, a step."""
+    """``parse`` for lengths that cannot be 0: a bin, a gap, a step."""
 
     def parsed(text: object) -> float:
         if (value := parse(text)) == 0:
@@ -96,17 +96,18 @@ def above_0(parse: Callable[[object], float]) -> Callable[[object], float]:
 
 
 _MOST_NAME_BYTES = 128
-"""Of a run's name; file systems allow 255, and what is unfinished has a longer one."""
+"""The longest name of a run; file systems allow 255 bytes, and the folder of an unfinished run has a longer name."""
 
 
 def folder_name(text: str | None) -> str | None:
-    """A run's name as an option has it; raises BadParameter for what is not the name of one folder."""
+    """A run's name from an option; raises BadParameter if it is not the name of a single folder."""
     if text is None:
         return None
     is_name = text.strip() == text != "" and text.isprintable() and not text.startswith((".", "-", UNFINISHED))
     if not is_name or "/" in text or "\\" in text or len(os.fsencode(text)) > _MOST_NAME_BYTES:
         raise typer.BadParameter(
-            f"{shown(text)} is no name of a folder; a name such as smoke-2 is expected, and --results says where it is"
+            f"{shown(text)} is not the name of a folder; give a name such as smoke-2, "
+            "and its parent folder with --results"
         )
     return text
 

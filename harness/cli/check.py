@@ -26,7 +26,7 @@ def check(
         ),
     ] = False,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Print what a run takes, too: units, hours, disk; reads the benchmarks.")
+        bool, typer.Option("--cost", help="Also print what a run will take: units, hours, disk. Reads the benchmarks.")
     ] = False,
     results: RunsFolder = Path("results/runs"),
 ) -> None:
@@ -40,8 +40,9 @@ def check(
 
         harness check scenarios/realworldqa.yaml --no-stand-in
 
-    With `--cost` hours are those of one process: recorded where timed requests of the same points, weights and machine
-    are in a run under the results, estimated where a GPU with a data sheet is here, and not given elsewhere.
+    With `--cost`, hours are those of one process. They are recorded if a run in the results folder has timed requests
+    of the same points, weights and machine, estimated if this machine has a GPU with a data sheet, and otherwise not
+    given.
 
         harness check scenarios/realworldqa.yaml --cost
     """
@@ -72,7 +73,7 @@ def check(
 
 
 def _cost(scenario: "Scenario", results: Path, no_stand_in: bool) -> "list[str]":
-    """What a run of a scenario from its beginning takes."""
+    """What a new run of a scenario takes."""
     from harness.cost import lines
     from harness.stock import take_stock
     from harness.study import planned

@@ -1,4 +1,4 @@
-"""``harness claims``: what a publication claims, against runs."""
+"""``harness claims``: a publication's claims, compared with runs."""
 
 from pathlib import Path
 from typing import Annotated

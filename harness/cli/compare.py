@@ -57,8 +57,8 @@ def compare(
         harness compare results/reference/smoke results/runs/smoke --fail-if 'bytes>1%,answers>0'
 
     With `--against` this checkout is timed against a commit, in restarted pairs on this machine. A stage fails if it is
-    significantly more than 10 % slower in a first set of pairs and again in a second. Repeat the command to resume.
-    Limits of the other form are left to it, and named.
+    significantly more than 10 % slower in a first set of pairs and again in a second. Repeat the command to resume. A
+    limit that only the other form uses is skipped, with a note.
 
         harness compare --against v0.3 scenarios/smoke.yaml --fail-if 'device>15%'
     """
@@ -88,13 +88,16 @@ def compare(
             raise typer.BadParameter("give one scenario with --against", param_hint="SCENARIO")
         if fail_if is not None and limits and not effects:
             raise typer.BadParameter(
-                f"{next(iter(limits))!r} is not compared with --against, which times alone; a time is expected, such "
-                "as device>10%",
+                f"{next(iter(limits))!r} is not compared with --against, which compares only times; "
+                "a time is expected, such as device>10%",
                 param_hint="--fail-if",
             )
         how = {"pairs": pairs, "turns": turns, "pictures": pictures, "seed": seed}
         found = _commits(paths[0], against, how, effects, floor, results)
-        left, other = list(limits) if fail_if is not None else [], "they are compared of two runs, without --against"
+        left, other = (
+            list(limits) if fail_if is not None else [],
+            "these are compared between two runs, without --against",
+        )
     if left:
         note = f"--fail-if: not compared here: {', '.join(left)}; {other}"
         found = dataclasses.replace(found, notes=[*found.notes, note])
@@ -122,7 +125,7 @@ def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, li
     how = {"here": this_machine(), "packages": package_versions(), "links": links}
     for old, new in _pairs(reference, candidate):
         if new is None:
-            notes.append(f"{old}: has no run of its name in {candidate}, and is not compared")
+            notes.append(f"{old}: there is no run of this name in {candidate}; it is not compared")
             continue
         try:
             runs.append(
@@ -131,7 +134,7 @@ def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, li
         except ResultsError as error:
             refused.append(str(error))
     if not runs and not refused:
-        raise ResultsError(f"{candidate}: has no run of the name of any in {reference}, so nothing is compared")
+        raise ResultsError(f"{candidate}: has no run with the name of one in {reference}, so nothing is compared")
     return Found(runs=runs, refused=refused, notes=notes)
 
 
@@ -145,7 +148,7 @@ def _stages(folder: Path) -> set[str]:
 
 
 def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None]]:
-    """The runs of two folders by name; two runs are each other's, whatever their names."""
+    """The runs of two folders, paired by name; two runs are a pair whatever their names."""
     from harness.errors import ResultsError
     from harness.runs.provenance import MANIFEST
 
@@ -179,8 +182,8 @@ def _commits(
     effect = effects.pop("time", None)
     gate = Gate(effects=effects, floor_s=floor_s) if effect is None else Gate(minimum_effect=effect, floor_s=floor_s)
     if effect is not None and effects:
-        raise typer.BadParameter("'time' is every stage; give it alone", param_hint="--fail-if")
-    # What is shown on the way must not mix with what is written: Markdown and JSON go to standard output.
+        raise typer.BadParameter("'time' covers every stage; give it without other stages", param_hint="--fail-if")
+    # Progress must not mix with the result: Markdown and JSON go to standard output.
     with Display(terminal(stderr=True)) as display:
         found = paired.compare(scenario, commit, results, design=paired.Design(**how), gate=gate, reporter=display)
     return Found(timed=[found])

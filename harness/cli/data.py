@@ -50,7 +50,7 @@ def get(
         ),
     ] = None,
 ) -> None:
-    """Download benchmarks. An interrupted download is resumed; a file gets its name once its md5 is right.
+    """Download benchmarks. An interrupted download is resumed, and the md5 of each file is checked.
 
     harness data get RealWorldQA MME
     """

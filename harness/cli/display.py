@@ -22,15 +22,15 @@ from rich.progress import (
 from harness.units import format_bytes, format_duration
 
 _EVERY_S = 60.0
-"""How often a line says how far a phase is, where there is no terminal."""
+"""Interval between the progress lines of a phase, without a terminal."""
 LINE_EVERY_S = 15.0
-"""How often a line says how far a file or a list has come, where there is no terminal."""
+"""Interval between the progress lines of a file or a list, without a terminal."""
 _SPEED_OF_S = 3600.0
-"""Over which time the speed of a bar is taken: a step may be minutes."""
+"""Window over which the speed of a bar is averaged: a step may take minutes."""
 
 
 def terminal(**how: Any) -> Console:
-    """A console that prints names as they are: ``[lte]`` in one is no markup, ``:up:`` no picture."""
+    """A console that prints names literally: ``[lte]`` is not markup, ``:up:`` not an emoji."""
     return Console(markup=False, emoji=False, **how)
 
 
@@ -40,7 +40,7 @@ def bar(console: Console) -> BarColumn:
 
 
 class Display:
-    """A study's reporter on a terminal; where output goes to a file, the sentences, and a line of progress a minute."""
+    """A study's reporter on a terminal; if output goes to a file, messages and a line of progress a minute."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -72,7 +72,7 @@ class Display:
         self._console.print(Panel(text, border_style="yellow", title="warning", title_align="left"))
 
     def line(self, text: str) -> None:
-        """Shows a line of a log, as it is."""
+        """Shows a line of a log, unchanged."""
         self._console.print(text, markup=False, highlight=False)
 
     def phase(self, name: str, total: int, done: int) -> None:
@@ -98,7 +98,7 @@ class Display:
 
 
 class Bar:
-    """How far one thing has come, in bytes or in steps: a bar on a terminal, elsewhere a line now and then."""
+    """The progress of one task, in bytes or in steps: a bar on a terminal, otherwise a line now and then."""
 
     def __init__(self, console: Console, name: str, *, sized: bool) -> None:
         amount = (DownloadColumn(), TransferSpeedColumn()) if sized else (MofNCompleteColumn(),)

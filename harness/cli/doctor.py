@@ -21,7 +21,7 @@ def doctor(
 ) -> None:
     """Describe this machine, and list which halves of a scenario's schemes it can run.
 
-    The memory shown is that of the weights, counted from the checkpoint; activations are not included. For whatever is
+    The memory shown is that of the weights, counted from the checkpoint; activations are not included. If something is
     missing, the command that installs it is printed. The exit status is 1 if the scenario cannot run here.
 
         harness doctor scenarios/realworldqa_lowrate.yaml --no-stand-in
@@ -51,7 +51,7 @@ def doctor(
         typer.echo(f"{wanted.name}: it can run here; its stages are estimated, and no model is loaded")
         return
     if found.wrong or able != {"device", "server"}:
-        part = f"its {next(iter(able))} halves alone can" if len(able) == 1 and not found.wrong else "it cannot"
+        part = f"only its {next(iter(able))} halves can" if len(able) == 1 and not found.wrong else "it cannot"
         typer.echo(f"{wanted.name}: {part} run here")
         raise typer.Exit(ExitCode.NEGATIVE)
     typer.echo(f"{wanted.name}: it can run here, both halves of every scheme")

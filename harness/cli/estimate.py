@@ -1,4 +1,4 @@
-"""``harness estimate``: what the stages of a scenario would take on hardware that is not here."""
+"""``harness estimate``: what the stages of a scenario would take on hardware that is not available."""
 
 import math
 import re
@@ -47,7 +47,7 @@ def estimate(
 
     console = terminal()
     if not (scenario or errors or machines):
-        raise typer.BadParameter("name one, or ask for --errors or --machines", param_hint="SCENARIO")
+        raise typer.BadParameter("give one, or --errors or --machines", param_hint="SCENARIO")
     if machines:
         _print_machines(console)
     if errors:
@@ -56,7 +56,7 @@ def estimate(
         return
     wanted = load(scenario)
     if (match := _SIZE.fullmatch(picture)) is None:
-        raise typer.BadParameter(f"{picture!r} is no size such as 1536x1024", param_hint="--picture")
+        raise typer.BadParameter(f"{picture!r} is not a size such as 1536x1024", param_hint="--picture")
     from harness.estimates.backbone import CountedBackbone
     from harness.estimates.estimate import Estimator
     from harness.estimates.stages import NominalRequest, work_of
@@ -83,7 +83,9 @@ def estimate(
                 if (found := estimator.roofline.efficiency(estimator.machines[work.side], work.kind)) is not None:
                     used |= dict.fromkeys(found.used)
             console.print("", _stage_table(f"{spec.name} at {point.label}", stages))
-    console.print("\n95 %: from the residuals of published times (--errors); none: nothing published tells. Sources:")
+    console.print(
+        "\n95 %: from the residuals of published times (--errors); none: no published time to judge by. Sources:"
+    )
     for line in estimator.sheets.cited(estimator.machines.values(), used):
         console.print(f"- {line}", soft_wrap=True)
 
@@ -104,7 +106,7 @@ def show_projection(found: "Projection", console: "Console") -> None:
         table.add_row(row.channel, row.pipeline, sent, *(f"{part:.3f}" for part in parts), error)
     console.print("", table)
     if not all(row.complete for row in found.totals):
-        console.print("*: without the error of some stages, of which nothing published tells")
+        console.print("*: without the error of some stages, for which no time is published")
     console.print("\nPayloads, none measured:")
     for name, payload in section.payloads.items():
         console.print(f"- {name}: {section.payload_bytes(name):,} B; {payload.says}")
@@ -120,7 +122,7 @@ def show_projection(found: "Projection", console: "Console") -> None:
     said = None
     for v in verdicts:
         over = f" over {v.claim.over}" if v.claim.over else ", s"
-        # A claim is written once, and stands for the rows below it.
+        # A claim is printed once, for all the rows below it.
         name = "" if v.claim is said else f"{v.claim.of}{over}"
         claimed = "" if v.claim is said else _range(v.claim.low, v.claim.high)
         said = v.claim
@@ -198,7 +200,7 @@ def _print_errors(console: "Console") -> None:
         used = f"{test.how}: {'; '.join(test.used)}" if test.used else test.how
         table.add_row(f"{row.machine}, {row.kind}: {row.name}", _time(row.seconds), predicted, ratio, used)
     console.print(table)
-    table = _table("Efficiencies that estimates rest on, and by what factor a time may be off (95 %)")
+    table = _table("Efficiencies used by the estimates, and by what factor a time may be off (95 %)")
     for heading in ("machine", "kind"):
         table.add_column(heading)
     for heading in ("efficiency", "factor"):
@@ -210,7 +212,7 @@ def _print_errors(console: "Console") -> None:
             if (had := found.efficiency(machine, kind)) is not None:
                 factor = f"{had.factor:.2f}" if math.isfinite(had.factor) else "none"
                 table.add_row(machine, kind, f"{had.value:.3g}", factor, f"{had.how} ({len(had.used)} times)")
-    console.print("", table, "\nPublished, and used nowhere:")
+    console.print("", table, "\nPublished, but not used:")
     for left in data.left_out:
         console.print(f"- {left.what}: {left.why}")
 
@@ -252,6 +254,6 @@ def _place(name: str, among: Iterable[str]) -> int:
 
 
 def refuse_options(scenario: Path, **given: object) -> None:
-    """Raises ScenarioError for options of measuring beside a scenario that measures nothing."""
+    """Raises ScenarioError for measuring options with a scenario that measures nothing."""
     if wrong := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
         raise ScenarioError(f"{scenario}: has an 'estimate:' section and measures nothing; drop {' and '.join(wrong)}")

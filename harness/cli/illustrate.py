@@ -24,7 +24,8 @@ def illustrate(
 
     - **bits**: how the bits of each scheme's payload divide among its parts.
 
-    - **fig9**: questions that TOFC answers and JPEG with as many bytes does not, with the decoded JPEG.
+    - **fig9**: questions that are answered right with TOFC and wrong with a JPEG of as many bytes, with the decoded
+      JPEG.
 
     Nothing is timed, and no row of the run changes. If the run had values replaced on the command line, repeat them.
 

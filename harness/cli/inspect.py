@@ -31,7 +31,7 @@ def inspect(
 
     - **AVIF, JPEG XL**: the picture's size, and the file as a whole.
 
-    - **server_only** sends the benchmark's own file: a JPEG or WebP is shown as above, any other by its size alone.
+    - **server_only** sends the benchmark's own file: a JPEG or WebP is shown as above, any other only by its size.
 
     A payload with or without its envelope is accepted, and is shown picture by picture. Try it with any JPEG or WebP
     file. For any other file the exit status is 2.

@@ -54,9 +54,11 @@ def plan(
     answered = int(run.points["clusters"].iloc[0])
     console.print(f"now: {run.timed_pictures} timed pictures x {run.rounds} rounds; {answered} pictures with questions")
     if found["starts"].any():
-        console.print("for another start of the process raise measure.repeats by its rounds and repeat the run")
+        console.print("to add a start of the process, raise measure.repeats by its rounds and repeat the run")
     elif run.session:
-        console.print("how starts of the process scatter is not known: from three of them on it is in the plan")
+        console.print(
+            "the scatter between starts of the process is not known; with three or more starts the plan includes it"
+        )
     if run.equality.reference in set(found["pipeline"]):
         console.print(
             f"bytes: over the next scheme's at equal score; score: the difference from {run.equality.reference}"
@@ -79,7 +81,7 @@ def plan(
 
 
 def _questions(pictures: float) -> str:
-    """``1,400 pictures``; an endless number says that no number does."""
+    """``1,400 pictures``; infinity means that no number is enough."""
     if pictures != pictures:
         return "-"
     return "none do" if pictures == float("inf") else f"{pictures:,.0f} pictures"

@@ -30,8 +30,8 @@ def plot(
     Markdown. By name, after the paper's:
 
     - **fig4** density of features; **fig6**, **fig7**, **fig10**, **fig12** score against payload in each benchmark, on
-      average, with LLaVA-1.5, of ways of coding; **fig8**, **fig11** latency at each uplink; **fig9** questions to look
-      at; **table1** methods against benchmarks, also as Markdown and LaTeX
+      average, with LLaVA-1.5, of ways of coding; **fig8**, **fig11** latency at each uplink; **fig9** example
+      questions; **table1** methods against benchmarks, also as Markdown and LaTeX
 
     And beyond it:
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import EngineName, folder_name
+from harness.cli.app import ExecutorName, folder_name
 from harness.cli.estimate import refuse_options, show_projection, write_projection
 from harness.edge import TOKEN_VARIABLE
 
@@ -69,16 +69,16 @@ def run(
             min=1,
             max=4096,
             metavar="N",
-            help="How many processes answer, spread over the GPUs if there are any.",
+            help="Number of processes that compute answers, spread over the GPUs if there are any.",
             show_default=(
-                "one a core where the scenario has measure.threads: 1 and no GPU computes, else one; on a Ray cluster "
-                "all that it has room for"
+                "one per core if the scenario has measure.threads: 1 and no GPU is used, else one; on a Ray cluster "
+                "as many as it has room for"
             ),
         ),
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="What answers: processes here, or actors of a Ray cluster.")
-    ] = EngineName.processes,
+        ExecutorName, typer.Option(help="Compute answers in processes on this machine, or in actors of a Ray cluster.")
+    ] = ExecutorName.processes,
 ) -> None:
     """Measure a scenario, select operating points at equal score, replay them, and print the table.
 
@@ -117,14 +117,16 @@ def run(
     wanted, own_name = given(scenario, overrides, limit)
     folder = results / (name or own_name)
     if wanted.estimate is not None:
-        ray = engine is EngineName.ray
+        ray = engine is ExecutorName.ray
         refuse_options(scenario, server=server, shape=shape, no_stand_in=no_stand_in, workers=workers, engine=ray)
         _project(wanted, folder, fresh=fresh, console=console)
         return
     remote = _remote(server, shape)
-    if remote is not None and ((workers or 1) > 1 or engine is EngineName.ray):
-        option = "--workers" if engine is EngineName.processes else "--engine"
-        raise typer.BadParameter("goes without --server, whose connection is one process's", param_hint=option)
+    if remote is not None and ((workers or 1) > 1 or engine is ExecutorName.ray):
+        option = "--workers" if engine is ExecutorName.processes else "--engine"
+        raise typer.BadParameter(
+            "cannot be combined with --server, whose connection belongs to one process", param_hint=option
+        )
     with Display(console) as display:
         run_study(
             wanted,
@@ -134,7 +136,7 @@ def run(
             fresh=fresh,
             command=tuple(sys.argv),
             remote=remote,
-            team=Team(workers=workers, engine=engine.value),
+            team=Team(workers=workers, executor=engine.value),
             tell=display.line,
         )
     for section in sections(Analysis.read(folder)):
@@ -143,7 +145,7 @@ def run(
 
 
 def given(path: Path, overrides: list[str] | None, limit: int | None = None) -> "tuple[Scenario, str]":
-    """The scenario of a command line, and the name that a run of it has by itself."""
+    """The scenario of a command line, and the default name of its run."""
     from harness.scenario.load import load, scenario_hash
 
     changes = [*(overrides or ()), *([] if limit is None else [f"samples={limit}"])]
@@ -173,7 +175,7 @@ def _remote(server: str | None, shape: str | None) -> "Remote | None":
 
     if server is None:
         if shape is not None:
-            raise typer.BadParameter("shapes what is sent to a server; name one with --server", param_hint="--shape")
+            raise typer.BadParameter("shapes what is sent to a server; give one with --server", param_hint="--shape")
         return None
     return Remote(
         url=server,
@@ -202,7 +204,7 @@ def show(
     from harness.runs import disk
 
     if out is not None and resources:
-        raise typer.BadParameter("goes without --resources, which is printed", param_hint="--out")
+        raise typer.BadParameter("cannot be combined with --resources, which is only printed", param_hint="--out")
     if out is not None:
         disk.check_writable(out)
     found = Analysis.read(path)

@@ -11,7 +11,7 @@ def runs(
 ) -> None:
     """List the runs in a folder: when each was last worked on, whether it is complete and VALID, and what ran.
 
-    The verdict is that of the day when the run was completed; `harness show` judges a run again. A folder whose
+    The verdict is the one recorded when the run was completed; `harness show` judges a run again. A folder whose
     manifest cannot be read is listed with the reason, and the exit status is then 2.
 
         harness runs results/runs

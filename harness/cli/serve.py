@@ -69,7 +69,7 @@ def serve(
         address = _address(listener)
         points = f"{len(stock.points)} operating points of {stock.backbone}"
         serve_halves(service, listener, lambda: typer.echo(f"serving {stock.scenario.name}, {points}, on {address}"))
-    typer.echo("stopped; every request that was taken is answered")
+    typer.echo("stopped; every accepted request was answered")
 
 
 def _parted(listen: str) -> tuple[str, int]:

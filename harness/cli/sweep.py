@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import EngineName
+from harness.cli.app import ExecutorName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,8 +26,8 @@ def sweep(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     engine: Annotated[
-        EngineName, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")
-    ] = EngineName.processes,
+        ExecutorName, typer.Option(help="Replay in processes on this machine, or on a Ray cluster.")
+    ] = ExecutorName.processes,
 ) -> None:
     """Replay a run's schemes over all uplinks, users and seeds of a scenario's replay section.
 
@@ -54,7 +54,7 @@ def sweep(
         _check(out)
     run = Analysis.read(path)
     found = run.profiles(pipeline)
-    rows = replay_sweep(found, spec, workers="ray" if engine is EngineName.ray else workers, tell=_tell)
+    rows = replay_sweep(found, spec, workers="ray" if engine is ExecutorName.ray else workers, tell=_tell)
     if out is not None:
         _write(rows, out)
     levels = {(profile.pipeline, profile.point): level_of(profile) for profile in found}
@@ -68,7 +68,7 @@ def sweep(
     console = terminal()
     for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)
-        table.add_column("uplink", overflow="fold")  # A long name goes on below; numbers are never cut.
+        table.add_column("uplink", overflow="fold")  # A long name is wrapped; numbers are never cut.
         for column in ("users", "mean", "p50", "p99", "answered"):
             table.add_column(column, justify="right", no_wrap=True)
         if spec.deadline_s is not None:
@@ -83,7 +83,7 @@ def sweep(
         if reason:
             console.print(f"no interval, or none claimed (-): {reason}")
     if any(cell.answered < 1 for cell in summary):
-        console.print("means are of the requests that were answered; to p50 and p99 one never answered is the slowest")
+        console.print("means are of answered requests; for p50 and p99 a request that is never answered is the slowest")
 
 
 def _tell(text: str) -> None:

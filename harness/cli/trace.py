@@ -156,7 +156,7 @@ def fit(
     """Fit a Markov chain of rates to recordings, and compare its rates with theirs.
 
     Several recordings make one chain; the step from the end of one to the beginning of the next is not counted. A
-    scenario replays the chain as `{kind: markov, path: FILE}`, with a different course for every user and seed.
+    scenario replays the chain as `{kind: markov, path: FILE}`, with a different sequence for every user and seed.
 
         harness trace fit traces/run-*.parquet --out traces/cellular.json --states 8
     """
@@ -178,7 +178,7 @@ def fit(
     for file in files:
         found = load(file)
         if not isinstance(found, RateRecording):
-            raise TraceError(f"{file}: holds packets; import it with --bin 100ms, so that it holds rates")
+            raise TraceError(f"{file}: holds packets; import it with --bin 100ms to get rates")
         recordings.append(found)
     chain = markov.fit(
         recordings, n_states=states, step_s=step, source=source or ", ".join(file.name for file in files)

@@ -27,7 +27,7 @@ def train(
     stage: Annotated[
         Stage,
         typer.Option(
-            help="Train the codec alone on frozen features, or adapter and projector alone for merged features."
+            help="Train only the codec, on frozen features, or only adapter and projector, for merged features."
         ),
     ] = Stage.whole,
     dry_run: Annotated[
@@ -43,11 +43,11 @@ def train(
     cached features (`prefit.steps`) does most of the work cheaply; the joint training (`steps` or `epochs`) follows.
     `--dry-run` prints the budget, what the recipe adds to the paper's, and T, lambda and learning rates by step.
 
-    `--stage codec` fits the entropy models alone: no LoRA, features of frozen weights, cached once. What it
-    leaves is used like a full training's result and labelled codec only. It is content with a folder of pictures:
-    `data: {kind: pictures, folder: ...}`. `--stage merging` tunes adapter and projector for merged features by the
-    distortion alone, as the paper does for its image codecs (V-A3) and, with `scheme`, for the rivals of merging
-    (Table I). The name and the folder of a stage end with it.
+    `--stage codec` fits only the entropy models: no LoRA, and features of frozen weights, cached once. The result is
+    used like that of a full training, and labelled codec only. A folder of pictures is enough:
+    `data: {kind: pictures, folder: ...}`. `--stage merging` tunes adapter and projector for merged features with only
+    the distortion as the loss, as the paper does for its image codecs (V-A3) and, with `scheme`, for the rivals of
+    merging (Table I). The name and the folder of a stage end with it.
 
         harness train training/mini_smoke.yaml
         harness train training/mini_onevision.yaml --dry-run
@@ -56,7 +56,7 @@ def train(
         harness train training/mini_onevision.yaml --stage merging --set scheme=visionzip --set clusters=[4]
         torchrun --nproc_per_node 8 -m harness train training/llava_onevision_7b.yaml
 
-    The folder `out` then holds `codec.safetensors`, `adapter/` as peft saves it, `manifest.json`, `card.md`, and
+    The folder `out` then holds `codec.safetensors`, `adapter/` in peft's format, `manifest.json`, `card.md`, and
     `log.jsonl` with a line for every `log_every` steps. The scheme `tofc` takes the folder as its point's `codec:`.
     Repeat the command to resume a training that was stopped or killed, from its last checkpoint (`save_every`).
     """

@@ -44,13 +44,13 @@ def get(
         str | None,
         typer.Option(
             help="A branch, tag or commit of the model's repository; scenarios use it until another is fetched.",
-            show_default="what is here, else main",
+            show_default="the installed commit, else main",
         ),
     ] = None,
 ) -> None:
     """Download models from the Hugging Face hub. An interrupted download is resumed, and every file is checked.
 
-    JSON and safetensors alone are fetched, all of one commit. Scenarios find a model when all of it is here.
+    Only JSON and safetensors files are fetched, all of one commit. Scenarios find a model once it is complete.
     `docs/full_size.md` has the sizes. `HF_ENDPOINT` may name a mirror; `HF_TOKEN` is for models whose licence must be
     accepted.
 
@@ -75,9 +75,9 @@ def convert(
 ) -> None:
     """Make a safetensors file of a checkpoint that is a pickle, such as CompressAI's published weights.
 
-    This command alone opens a pickle, with `torch.load(weights_only=True)` and in a process of its own; all others
-    read safetensors. The state dict may be under `state_dict` or `network` and its keys under `module.`; older layouts
-    of CompressAI are written as today's.
+    Only this command opens a pickle, with `torch.load(weights_only=True)` and in a process of its own; all others read
+    safetensors. The state dict may be under `state_dict` or `network` and its keys under `module.`; older layouts of
+    CompressAI are converted to the current one.
 
         harness weights convert bmshj2018-hyperprior-3-6d87be32.pth.tar weights/hyperprior-3.safetensors
     """
@@ -85,7 +85,7 @@ def convert(
     from harness.errors import CheckpointError
 
     command = [sys.executable, "-m", catalog.WEIGHTS_CONVERTER, str(file), str(out)]
-    # The folder that the command was given in is no place to import from, unless this process does so too.
+    # The child may import from the working folder only if this process does so too.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment)
@@ -94,7 +94,7 @@ def convert(
     if done.returncode == 2 and done.stderr:
         raise CheckpointError(done.stderr.strip())
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise CheckpointError(
             f"{file}: the process that reads it ended with status {done.returncode}: {last}; nothing was written"
         )

@@ -1,7 +1,7 @@
 """The public benchmarks of the paper: where their TSV files come from, and where they are looked for.
 
 The files are VLMEvalKit's. Nothing is downloaded here (:mod:`harness.data.download` does that): what is absent is
-reported with how to fetch it.
+reported with the command that downloads it.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def folder() -> Path:
 
 
 def locate(name: str) -> Path:
-    """The path that the TSV of a benchmark has, whether it is there or not."""
+    """The path that the TSV of a benchmark has, whether it exists or not."""
     return folder() / f"{find(name).name}.tsv"
 
 
@@ -80,7 +80,7 @@ def load(
     cache: Path | None = None,  # noqa: ARG001
     max_pixels: int = MAX_PIXELS,
 ) -> Sequence[Sample]:
-    """The samples of a benchmark of the table, lazily; ``max_pixels`` as in :func:`harness.data.tsv.read_tsv`.
+    """The samples of a benchmark of the table, read lazily; ``max_pixels`` as in :func:`harness.data.tsv.read_tsv`.
 
     Raises UnavailableError, saying how to get it, where the file is absent, and DataError where it is damaged.
     """

@@ -1,4 +1,4 @@
-"""Benchmarks that the project draws itself: built once as a TSV, then read as a user's own would be."""
+"""Benchmarks that the project draws: built once as a TSV, then read like a user's own."""
 
 import hashlib
 import json

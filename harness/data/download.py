@@ -1,10 +1,10 @@
-"""Fetches published files: resumed where it was cut off, and checked before the file takes its name.
+"""Downloads published files: resumed after an interruption, and checked before the file gets its final name.
 
 <folder>/<name>.tsv.part    a part of a benchmark's file; the same command resumes it (HTTP Range)
 <folder>/<name>.tsv         the whole file, with the published md5
 
-Nothing that a server answers takes bytes away from a part. A server that sends the file from its beginning is compared
-with the part, byte by byte, until it reaches the part's end.
+No answer of a server removes bytes from a part. A server that sends the file from its beginning is compared with the
+part, byte by byte, until it reaches the part's end.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ from harness.errors import DataError, UnavailableError
 from harness.files import hexdigest
 
 Progress = Callable[[int, int | None], None]
-"""Told how many bytes of a file are here, and how many it has, or None where the server does not say."""
+"""Called with the number of bytes downloaded, and the file's size, or None if the server does not say."""
 
 MAX_BYTES = 4 * 2**30
-"""What a benchmark's file may have at most: an answer that does not end is cut off here."""
+"""The largest file of a benchmark: an endless answer is cut off here."""
 
 SPARE_BYTES = 2**26
-"""What a disk must have beyond a file that is fetched to it."""
+"""The space that a disk must have left after a download."""
 
 _TIMEOUT_S = 30.0
 _RETRIES = 4
 _PAUSE_S = 1.0
 _BUSY = (429, 500, 502, 503, 504)
-"""Statuses of a server that may answer a moment later."""
+"""Statuses after which a retry may succeed."""
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _BOM = b"\xef\xbb\xbf"
 _PAGE = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
@@ -47,10 +47,10 @@ _PAGE = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A file as somebody publishes it: what sentences call it, where it is, and the digest of its content.
+    """A published file: its name in messages, its address, and the digest of its content.
 
-    ``digest`` is in hexadecimal digits; that of ``git`` is a blob's. ``by_hand`` says what to do where the address is
-    out of reach, ``refused`` what a status that is no success means; ``headers`` are sent with each request.
+    ``digest`` is in hexadecimal digits; that of ``git`` is a blob's. ``by_hand`` says what to do if the address cannot
+    be reached, ``refused`` what an error status means; ``headers`` are sent with each request.
     """
 
     name: str
@@ -77,10 +77,10 @@ def download(
     pause_s: float = _PAUSE_S,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
-    """The benchmark's TSV in ``folder``, fetched unless it is there; its md5 is the published one when this returns.
+    """The benchmark's TSV in ``folder``, downloaded unless it exists; its md5 is the published one when this returns.
 
-    ``mirror`` is a URL under which the files lie as they do under VLMEvalKit's own prefix. Raises as :func:`fetch`, and
-    DataError where what lies there is not the published file.
+    ``mirror`` is a URL with the same layout as VLMEvalKit's own prefix. Raises as :func:`fetch`, and DataError if the
+    existing file is not the published one.
     """
     path = folder / f"{benchmark.name}.tsv"
     if path.exists():
@@ -107,12 +107,12 @@ def fetch(
     pause_s: float = _PAUSE_S,
     max_bytes: int = MAX_BYTES,
 ) -> None:
-    """Fetches a file to ``path`` by way of ``part``, which holds what has come so far.
+    """Downloads a file to ``path``, by way of ``part``, which holds the bytes so far.
 
     A lost connection is opened again and the download resumed, after ``pause_s``, as long as bytes keep coming.
 
-    Raises UnavailableError where the file cannot be had or written, or would have more than ``max_bytes``, and
-    DataError where what came is not the published file. What had come before this call is kept.
+    Raises UnavailableError if the file cannot be downloaded or written, or would have more than ``max_bytes``, and
+    DataError if the download is not the published file. Bytes of earlier calls are kept.
     """
     with _opened(part) as coming:
         begun = coming.tell()
@@ -120,7 +120,7 @@ def fetch(
         coming.flush()
         came = coming.tell() if total is None else total
         if (found := file.digest_of(part, came)) != file.digest:
-            # An answer that does not say how long it is may have been cut off anywhere.
+            # An answer without a length may have been cut off anywhere.
             left = coming.tell() if total is None else begun
             coming.truncate(left)
             raise DataError(
@@ -144,7 +144,7 @@ def _what_now(part: Path, n_bytes: int, *, cut: bool) -> str:
 
 @contextmanager
 def _opened(part: Path) -> Iterator[BinaryIO]:
-    """The file of what has come so far, open at its end and locked for this process."""
+    """The partial file, open at its end and locked for this process."""
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("a+b") as file:
@@ -164,7 +164,7 @@ def _opened(part: Path) -> Iterator[BinaryIO]:
 def _fetch(file: Published, coming: BinaryIO, progress: Progress, pause_s: float, max_bytes: int) -> int | None:
     """Appends to ``coming`` what it lacks, and returns how many bytes the server says the whole has, if it does.
 
-    Gives up after a few attempts in a row that brought nothing.
+    Gives up after a few consecutive attempts without a byte.
     """
     idle, url = 0, file.url
     headers = {"Accept-Encoding": "identity", **file.headers}
@@ -203,7 +203,7 @@ class _LostError(Exception):
 
 
 class _WrongError(Exception):
-    """An answer that is not the file: what is said of it, after the address."""
+    """An answer that is not the file, with what to say of it after the address."""
 
 
 def _attempt(client: httpx.Client, file: BinaryIO, url: str, progress: Progress, max_bytes: int) -> int | None:
@@ -219,12 +219,12 @@ def _attempt(client: httpx.Client, file: BinaryIO, url: str, progress: Progress,
             if start is not None and start in (0, begun):
                 _receive(response, file, start, total, progress, max_bytes)
                 return total
-    # The server has less than the part, or sends another piece than was asked for: once more, from the beginning.
+    # The server has less than the part, or sends another range than was requested: retry from the beginning.
     with client.stream("GET", url) as response:
         _raise_for_status(response)
         start, total = _range(response)
         if start != 0:
-            raise _WrongError("sends a part of the file, where all of it was asked for")
+            raise _WrongError("sends a part of the file, although all of it was requested")
         _receive(response, file, 0, total, progress, max_bytes)
         return total
 
@@ -257,8 +257,8 @@ def _receive(
             if (differs := _first_difference(known, file.read(len(known)))) is not None:
                 file.seek(end)
                 raise _WrongError(
-                    f"sends another file than the one begun: byte {at + differs} differs from {Path(file.name)}, which "
-                    "is kept; delete it to fetch the file anew"
+                    f"sends a different file from the one that was started: byte {at + differs} differs from "
+                    f"{Path(file.name)}, which is kept; delete it to download the file again"
                 )
             file.seek(end)
         at += len(chunk)
@@ -278,7 +278,7 @@ def _check_room(file: BinaryIO, total: int, end: int, max_bytes: int) -> None:
         raise _WrongError(f"has a file of {total} bytes; at most {max_bytes} are fetched")
     free = shutil.disk_usage(Path(file.name).parent).free
     if total - end + SPARE_BYTES > free:
-        raise _WrongError(f"has {total - end} bytes to come, and {Path(file.name).parent} has room for {free}")
+        raise _WrongError(f"has {total - end} bytes left to send, and {Path(file.name).parent} has room for {free}")
 
 
 def _range(response: httpx.Response) -> tuple[int | None, int | None]:

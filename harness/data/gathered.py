@@ -1,4 +1,4 @@
-"""Samples of one or several benchmarks, all of them or some, each read from its file when it is asked for."""
+"""Samples of one or several benchmarks, all of them or some, each read from its file on demand."""
 
 import dataclasses
 from collections import Counter
@@ -17,8 +17,8 @@ Named = TypeVar("Named", Name, Sample)
 class Gathered(Sequence[Sample]):
     """A study's samples, benchmark after benchmark; ``names`` has one entry each, in the same order.
 
-    Where there are several benchmarks, an id begins with the benchmark's name and a slash, so that each stays one of
-    its own; a name's ``own_id`` does not.
+    With several benchmarks, an id begins with the benchmark's name and a slash, which keeps ids unique; a name's
+    ``own_id`` does not.
     """
 
     def __init__(self, benchmarks: Mapping[str, Sequence[Sample]], places: Mapping[str, Sequence[int]]) -> None:
@@ -28,7 +28,7 @@ class Gathered(Sequence[Sample]):
         self.names = [self._its_own(known[benchmark][place], benchmark) for benchmark, place in self._places]
 
     def _its_own(self, thing: Named, benchmark: str) -> Named:
-        """A sample or a name, told apart from those of other benchmarks."""
+        """A sample or a name, with an id that is unique among benchmarks."""
         if len(self._benchmarks) == 1:
             return thing
         return dataclasses.replace(thing, id=f"{benchmark}/{thing.id}")
@@ -50,7 +50,7 @@ class Gathered(Sequence[Sample]):
 def gather(benchmarks: Mapping[str, Sequence[Sample]], wanted: int | None = None, seed: int = 0) -> Gathered:
     """At most ``wanted`` samples of each benchmark, whole images only, drawn at random; all for None.
 
-    They are kept in the file's order. A prefix of a file would not do: benchmarks are sorted by category. Raises
+    They stay in the file's order. A prefix of a file would be biased: benchmarks are sorted by category. Raises
     ScenarioError where every image of a benchmark has more questions than are wanted.
     """
     places = {

@@ -1,19 +1,19 @@
 """GlimpseQA, the bundled stand-in for MME: small pictures, each with two questions, one true and one not.
 
 A picture fits into one tile. Its two questions belong to one of five of MME's perception subtasks, and MME's score
-counts them apart and together. A book has twenty pictures a subtask; the test split is one book.
+counts them both separately and together. A book has twenty pictures a subtask; the test split is one book.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness.data.asking import Asked, Page, is_there, on_side, samples, yes_no
 from harness.data.bundled import load_bundled
 from harness.data.drawing import things
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Side, Street
 from harness.data.drawing.textures import Split
 from harness.data.pictures import MAX_PIXELS
+from harness.data.questions import LabelledQuestion, Page, is_there, on_side, samples, yes_no
 from harness.data.sample import Sample
 
 PAGES_EACH = 20
@@ -111,7 +111,7 @@ def book(split: Split, number: int) -> list[Page]:
     pages: list[Page] = []
     for subtask in rng.shuffled(tuple(SUBTASKS) * PAGES_EACH):
         street, true, false = SUBTASKS[subtask](rng)
-        asked: list[Asked] = rng.shuffled([yes_no(true, True, subtask), yes_no(false, False, subtask)])
+        asked: list[LabelledQuestion] = rng.shuffled([yes_no(true, True, subtask), yes_no(false, False, subtask)])
         pages.append(Page(street, split, ("glimpseqa", number, len(pages)), tuple(asked)))
     return pages
 
@@ -125,5 +125,5 @@ def load(name: str, *, cache: Path, max_pixels: int = MAX_PIXELS) -> list[Sample
 
 
 def test_samples() -> list[Sample]:
-    """The test split, drawn anew."""
+    """The test split, drawn again."""
     return samples(book("test", 0), paired=True)

@@ -1,4 +1,4 @@
-"""One's own pictures and questions: a TSV in VLMEvalKit's form, or a CSV beside picture files.
+"""A user's own pictures and questions: a TSV in VLMEvalKit's form, or a CSV beside picture files.
 
     image   question   [options]   [A B ..]   answer   [index]   [hint]   [category]   [group]   [metric]
 
@@ -43,11 +43,11 @@ def refuse_absent(path: Path) -> Path:
 
 
 def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXELS) -> tuple[str, Sequence[Sample]]:
-    """The name that a benchmark of one's own has in rows and tables, and its samples, read as they are asked for.
+    """The name of a user's own benchmark in rows and tables, and its samples, read on demand.
 
-    The name is the file's, with the metric behind it where that is not accuracy: ``shop.csv``, ``shop.tsv:pairs``.
-    A CSV is written to ``cache`` as a TSV first, with its pictures. Raises UnavailableError where there is no such
-    file, and DataError, naming file, line, column and value, for what is no benchmark.
+    The name is the file's, with the metric behind it where that is not accuracy: ``shop.csv``, ``shop.tsv:pairs``. A
+    CSV is written to ``cache`` as a TSV first, with its pictures. Raises UnavailableError where there is no such file,
+    and DataError, naming file, line, column and value, for what is not a benchmark.
     """
     path = refuse_absent(path)
     name = path.name + _metric(path)
@@ -64,7 +64,7 @@ def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXEL
             files.write_whole(table, lambda file: _write(path, rows, file))
         return name, read_tsv(table, name, max_pixels=max_pixels)
     except DataError as error:
-        # The lines are those of the CSV: what its fields hold is written as it is.
+        # Lines are numbered as in the CSV: its fields are written unchanged.
         raise DataError(str(error).replace(str(table), str(path))) from None
     except OSError as error:
         raise UnavailableError(f"{table}: cannot be written: {files.why(error)}") from None
@@ -96,7 +96,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str], Path]]:
             )
         picture = path.parent / row["image"]
         if not row["image"].strip() or not picture.is_file():
-            _refuse(path, line, "image", row["image"], f"is no file in {path.parent}")
+            _refuse(path, line, "image", row["image"], f"is not a file in {path.parent}")
         yield line, row, picture
 
 
@@ -127,7 +127,7 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _digest(path: Path, rows: Sequence[tuple[int, dict[str, str], Path]]) -> str:
-    """What tells a table and its pictures from others: the CSV's bytes, each picture's size and time of change."""
+    """What identifies a table and its pictures: the CSV's bytes, each picture's size and time of change."""
     total = hashlib.sha256(files.read(path, _LARGEST_BYTES))
     for _, _, picture in rows:
         facts = picture.stat()
@@ -158,7 +158,7 @@ def _write(path: Path, rows: Sequence[tuple[int, dict[str, str], Path]], file: B
                 }
             )
     finally:
-        # The file stays open: it is its owner's to flush and to close.
+        # The file stays open: the caller flushes and closes it.
         text.detach()
 
 

@@ -1,6 +1,6 @@
 """Pictures from bytes: one opener for benchmarks, payloads and training, so that both sides see the same pixels.
 
-What comes out is 8-bit RGB without metadata, whatever the file holds:
+The result is 8-bit RGB without metadata, whatever the file holds:
 
     format        one of FORMATS; of an animation or a file of several pages, the first picture
     orientation   applied, as EXIF or XMP has it (of a PNG's text chunks, only those before its pixels)
@@ -59,12 +59,12 @@ _PNG_DEPTH_AT = 24
 
 
 class NotAPictureError(DataError):
-    """Bytes that do not begin as a picture of the formats asked for."""
+    """Bytes that do not begin as a picture of the requested formats."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PictureHeader:
-    """What a picture file says before its pixels: Pillow's name of its format, and its size as shown (px)."""
+    """A picture file's header: Pillow's name of its format, and its size as shown (px)."""
 
     format: str
     width_px: int
@@ -82,7 +82,7 @@ def digest(files: Sequence[bytes]) -> str:
 
 
 def header(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> PictureHeader:
-    """What a picture file says of itself; no pixel is decoded.
+    """The header of a picture file; no pixel is decoded.
 
     Raises DataError where it is not of one of ``formats``, is damaged before its pixels, or has more than
     ``max_pixels``. A PNG's checksums are verified to its end.
@@ -123,7 +123,7 @@ def decode(file: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = M
 
 @contextlib.contextmanager
 def _opened(file: bytes, formats: Sequence[str], max_pixels: int) -> Iterator[Image.Image]:
-    """A picture file with its header read; whatever goes wrong until it is closed is a DataError."""
+    """A picture file with its header read; any error until it is closed is a DataError."""
     try:
         with _unwarned():
             picture = Image.open(io.BytesIO(file), formats=list(formats))
@@ -169,7 +169,7 @@ def _orientation(opened: Image.Image, file: bytes) -> int:
         with _unwarned():
             # A PNG's own getexif() decodes every picture that has no such chunk.
             found = Image.Image.getexif(opened).get(_ORIENTATION, 1)
-    except Exception:  # EXIF that cannot be read says nothing; the picture can be read without
+    except Exception:  # unreadable EXIF is ignored; the picture can be read without it
         return 1
     return found if isinstance(found, int) else 1
 

@@ -1,4 +1,4 @@
-"""What is asked about one image."""
+"""A sample: an image and a question about it."""
 
 import contextlib
 import dataclasses
@@ -20,11 +20,11 @@ MARK = re.compile(r"<image (\d+)>")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """The text of a request: all that the server half knows besides the payload.
+    """The text of a request, which is all that the server half gets besides the payload.
 
     ``options`` maps letters to texts, in order; it is empty for yes/no and open questions. ``hint`` is context that
     some benchmarks give above the question. ``marked``: the texts say with ``<image k>`` where the k-th picture stands;
-    elsewhere pictures stand before the text, and such words are words. ``pictures`` is how many it is about.
+    otherwise pictures stand before the text, and such marks are plain text. ``pictures`` is how many it is about.
     """
 
     text: str
@@ -103,7 +103,7 @@ class Sample:
 
     @contextlib.contextmanager
     def at_fault(self) -> Iterator[None]:
-        """Has a DataError that is raised inside name this sample."""
+        """Adds this sample's name to a DataError that is raised inside."""
         try:
             yield
         except DataError as error:
@@ -140,7 +140,7 @@ class Name:
 
     @classmethod
     def of(cls, sample: Sample, benchmark: str) -> "Name":
-        """The name of a sample that is at hand; raises DataError where a picture's header cannot be read."""
+        """The name of a loaded sample; raises DataError where a picture's header cannot be read."""
         return cls(
             id=sample.id,
             own_id=sample.id,

@@ -55,9 +55,9 @@ _MOST_STOPS = 32
 class Scoring:
     """How an answer is judged: the exact matching of one state of VLMEvalKit, without a judge model.
 
-    ``tail_words``: a letter counts where it first stands among the last so many words; None: anywhere.
-    ``text_factor``: an option's text counts in an answer of at most so many times the options' length; None: in any.
-    ``full_stop``: those that are taken off words before yes and no are looked for.
+    ``tail_words``: a letter counts where it first stands among the last so many words; None: anywhere. ``text_factor``:
+    an option's text counts in an answer of at most so many times the options' length; None: in any. ``full_stop``:
+    those that are removed from words before yes and no are searched.
     """
 
     name: str
@@ -68,9 +68,9 @@ class Scoring:
     def letter(self, options: Mapping[str, str], answer_text: str) -> str | None:
         """The letter of the option that an answer means, ``Z`` for a refusal, or None where the rules find none.
 
-        With ``.()[],:;!*#{}`` read as spaces: the one option letter among the words, where it stands as
-        ``tail_words`` wants; ``Z`` where there is no option letter and a word ``Z``; else the one option whose text, in
-        lower case, is contained in the answer, if that is as short as ``text_factor`` wants.
+        With ``.()[],:;!*#{}`` read as spaces: the one option letter among the words, where ``tail_words`` allows it;
+        ``Z`` where there is no option letter and a word ``Z``; else the one option whose text, in lower case, is
+        contained in the answer, if that is as short as ``text_factor`` requires.
         """
         if _NO_ANSWER not in answer_text:
             if any(refusal in answer_text for refusal in _REFUSALS):
@@ -88,10 +88,10 @@ class Scoring:
         return contained[0] if len(contained) == 1 else None
 
     def yes_or_no(self, answer_text: str) -> str | None:
-        """``Yes`` or ``No``, whichever of the two stands in an answer as a word of its own; None for both or neither.
+        """``Yes`` or ``No``, whichever is a word of the answer; None for both or neither.
 
-        Of the marks between words, ``:``, ``*`` and ``'`` stay on a word: ``Yes:`` is none. A mark that has a space on
-        either side somewhere in the answer is taken out, any other becomes a space; where a number has a comma, all
+        Of the marks between words, ``:``, ``*`` and ``'`` stay on a word: ``Yes:`` is neither. A mark that has a space
+        on either side somewhere in the answer is taken out, any other becomes a space; where a number has a comma, all
         are taken out. Then full stops are taken out, 32 at most.
         """
         answer = words = answer_text.lower()
@@ -166,7 +166,7 @@ class Metric(ABC):
         return float(self.resampled(category, group, correct, np.ones((1, np.unique(group).size)))[0])
 
     def by_category(self, category: Words, group: Words, correct: Flags) -> dict[str, tuple[int, float]]:
-        """The number of answers and the score of each category by itself."""
+        """The number of answers and the score of each category."""
         found = {}
         for name in np.unique(category).tolist():
             mine = category == name
@@ -307,13 +307,13 @@ _METRICS: Mapping[str, Metric] = {
 
 
 OWN_METRICS: Mapping[str, Metric] = {"accuracy": _ACCURACY, "circular": Rotations(), "pairs": Pairs("score of pairs")}
-"""The metrics that a benchmark of one's own may name; see :mod:`harness.data.own`."""
+"""The metrics that a user's own benchmark may name; see :mod:`harness.data.own`."""
 
 _OWN = re.compile(r".+\.(?:tsv|csv)(?::(.+))?")
 
 
 def metric(benchmark: str) -> Metric:
-    """The metric of a benchmark; of one's own, ``shop.csv`` or ``shop.csv:pairs``, the one behind the colon.
+    """The metric of a benchmark; of a user's own, ``shop.csv`` or ``shop.csv:pairs``, the one after the colon.
 
     Raises DataError, listing the known names, for a benchmark that has none.
     """

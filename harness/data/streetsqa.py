@@ -1,16 +1,22 @@
-"""StreetsQA, the bundled stand-in for RealWorldQA: questions about what is small in the picture of a street.
+"""StreetsQA, the bundled stand-in for RealWorldQA: questions about small details in the picture of a street.
 
 A book has 96 streets with four questions each: three with four options, of which one in four is right, and one to be
-answered by yes or no. The test split is one book with a seed and textures of its own; training has as many books as
-it wants.
+answered by yes or no. The test split is one book with a seed and textures of its own; training may use any number of
+books.
 """
 
 from pathlib import Path
 
-from harness.data.asking import (
+from harness.data.bundled import load_bundled
+from harness.data.drawing import things
+from harness.data.drawing.seeded_random import SeededRandom
+from harness.data.drawing.street import Side, Street
+from harness.data.drawing.textures import Split
+from harness.data.pictures import MAX_PIXELS
+from harness.data.questions import (
     CHOICES,
     LETTERS,
-    Asked,
+    LabelledQuestion,
     Page,
     choice,
     deck,
@@ -20,12 +26,6 @@ from harness.data.asking import (
     value_of,
     yes_no,
 )
-from harness.data.bundled import load_bundled
-from harness.data.drawing import things
-from harness.data.drawing.seeded_random import SeededRandom
-from harness.data.drawing.street import Side, Street
-from harness.data.drawing.textures import Split
-from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 
 PAGES = 96
@@ -85,9 +85,9 @@ def _page(
     *,
     present: dict[str, Side],
     absent: str,
-    last: Asked,
+    last: LabelledQuestion,
 ) -> Page:
-    """A street in which the dealt truths hold; all that is not asked about is left to chance."""
+    """A street in which the dealt truths hold; everything else is random."""
     fixed = {name: value for name, (value, _) in cards.items()}
     paints = tuple(things.PAINTS)
     others = rng.shuffled([item for item in things.ITEMS if item != absent])[: _ITEMS_SHOWN - len(present)]
@@ -109,8 +109,8 @@ def _page(
     return Page(street, split, seed, (*asked, last))
 
 
-def ask_everything(street: Street, rng: SeededRandom) -> tuple[Asked, ...]:
-    """One question of every category about a full street, letters and truths left to chance: what training asks."""
+def ask_everything(street: Street, rng: SeededRandom) -> tuple[LabelledQuestion, ...]:
+    """One question of every category about a full street, with random letters and truths, for training."""
     asked = [choice(name, value_of(street, name), rng.pick(LETTERS), rng) for name in CHOICES]
     present = rng.one_in(2)
     item = rng.pick([name for name in things.ITEMS if (name in street.items) == present])
@@ -129,5 +129,5 @@ def load(name: str, *, cache: Path, max_pixels: int = MAX_PIXELS) -> list[Sample
 
 
 def test_samples() -> list[Sample]:
-    """The test split, drawn anew."""
+    """The test split, drawn again."""
     return samples(book("test", 0), paired=False)

@@ -5,12 +5,12 @@
 ``image`` is the file in base64, a list of several (``['..', '..']``), or (64 characters at most) the index of the row
 that holds them. A row without options is a yes/no question where its answer is yes or no, and an open one otherwise; in
 MMMU, whose texts say with ``<image k>`` where a picture stands, it is always open. Pictures are identified by their
-bytes; ``image_path`` only tells MME's pairs apart that show the same bytes under two names. ``group`` is this project's
+bytes; ``image_path`` only separates MME's pairs that show the same bytes under two names. ``group`` is this project's
 own column, for benchmarks whose groups the metric cannot derive. Fields may be quoted; they then hold tabs and line
 ends.
 
 A file is read in two ways: once from end to end, a row at a time, to find where rows begin and whether they are sound,
-picture headers included; then a row whenever its sample is asked for. Neither holds more than a row or two in memory.
+picture headers included; then a row whenever its sample is read. Neither holds more than a row or two in memory.
 """
 
 import array
@@ -46,17 +46,17 @@ class _Dialect(csv.excel_tab):
 
 
 def read_tsv(path: str | os.PathLike[str], benchmark: str, *, max_pixels: int = pictures.MAX_PIXELS) -> "TsvSamples":
-    """The samples of a TSV file, read from the disk one at a time as they are asked for.
+    """The samples of a TSV file, read from the disk one at a time, on demand.
 
     The whole file is checked first: raises DataError, naming file, line, column, value and what would be right, for
     anything that is not a benchmark in this form, and for a picture of another format or more than ``max_pixels``.
-    Whether a picture can be decoded to its end is found when its sample is first asked for.
+    Whether a picture can be decoded to its end is checked when its sample is first read.
     """
     return TsvSamples(Path(path), benchmark, max_pixels)
 
 
 def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
-    """Writes samples so that :func:`read_tsv` gives them back; the file appears whole or not at all.
+    """Writes samples so that :func:`read_tsv` gives them back; the file is written atomically.
 
     A picture is written once, with the first sample that shows it; the others refer to it. Raises DataError for samples
     that the form cannot hold.
@@ -91,7 +91,7 @@ def _check_writable(sample: Sample, written: set[str]) -> None:
     if sample.id in written:
         raise DataError(f"sample {sample.id!r}: its id is that of another sample; an id is given once")
     if empty := [letter for letter, text in sample.question.options.items() if not text]:
-        raise DataError(f"sample {sample.id!r}: option {empty[0]} has no text; an empty field is no option")
+        raise DataError(f"sample {sample.id!r}: option {empty[0]} has no text; an empty field is not an option")
 
 
 def _row_of(sample: Sample, holder: Sample) -> dict[str, str]:
@@ -269,7 +269,7 @@ class TsvSamples(Sequence[Sample]):
             )
         row = dict(zip(self._header, fields, strict=True))
         if not row["index"]:
-            self._refuse(line, "index", "", "is no index; every row has one")
+            self._refuse(line, "index", "", "is not an index; every row has one")
         return row
 
     def _question(self, row: dict[str, str], line: int) -> tuple[Question, str]:
@@ -286,9 +286,9 @@ class TsvSamples(Sequence[Sample]):
         else:
             kind = "open"
             if not truth:
-                self._refuse(line, "answer", truth, "is no answer; without it nothing can be scored")
+                self._refuse(line, "answer", truth, "is not an answer; without one nothing can be scored")
         if not row["question"].strip():
-            self._refuse(line, "question", row["question"], "is no question")
+            self._refuse(line, "question", row["question"], "is not a question")
         text, hint = row["question"], row.get("hint", "")
         return Question(text=text, kind=kind, options=options, hint=hint, marked=self._marked), truth
 
@@ -310,7 +310,9 @@ class TsvSamples(Sequence[Sample]):
             max_pixels=self._max_pixels,
         )
         if (sample.id, sample.image_id) != (name.id, name.image_id):
-            raise DataError(f"{self.path}: line {self._lines[number]} is another; the file changed while it was in use")
+            raise DataError(
+                f"{self.path}: line {self._lines[number]} has changed; the file was modified while it was read"
+            )
         if holder not in self._sound:
             try:
                 sample.images()
@@ -332,7 +334,7 @@ class TsvSamples(Sequence[Sample]):
         line = self._lines[number]
         for _, _, fields in self._rows(self._offsets[number], line):
             return self._named(fields, line)
-        raise DataError(f"{self.path}: line {line} is no longer there; the file changed while it was in use")
+        raise DataError(f"{self.path}: line {line} is no longer there; the file was modified while it was read")
 
     def _files(self, text: str, line: int) -> list[bytes]:
         """The files in an image field: one in base64, or a list of several."""
@@ -398,7 +400,7 @@ class _Lines(Iterator[str]):
 
 @contextlib.contextmanager
 def fields_of_any_size() -> Iterator[None]:
-    """Lets csv read fields as long as an image; its limit belongs to the process, so it is put back."""
+    """Lets csv read fields as long as an image; its limit belongs to the process, so it is restored."""
     with _LIMIT:
         before = csv.field_size_limit(_LONGEST_FIELD)
         try:

@@ -1,4 +1,4 @@
-"""The two halves of a scheme on two machines: what passes between them over HTTP, the server, the device's end."""
+"""The two halves of a scheme on two machines: the protocol over HTTP, the server, and the device's client."""
 
 TOKEN_VARIABLE = "TOFC_HARNESS_TOKEN"
-"""The variable of the environment that has the bearer token, on both sides: a command line is seen by others."""
+"""The environment variable with the bearer token, on both sides: other users can see a command line."""

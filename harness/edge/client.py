@@ -1,4 +1,4 @@
-"""The device's end: payloads sent to a server, and how long they were under way."""
+"""The device's client: sends payloads to a server and times them on the link."""
 
 import contextlib
 import dataclasses
@@ -25,16 +25,16 @@ from harness.reporter import unsaid
 from harness.schemes.contract import DeviceHalf
 
 _PATIENCE_S = 60.0
-"""How long a server may be gone, or busy, before the device gives up: long enough to start it again."""
+"""How long a server may be unreachable or busy before the device gives up: long enough to restart it."""
 _ANSWER_S = 600.0
-"""How long the server may take; what it may still answer is not sent again."""
+"""How long the server may take to answer; a request that it may still answer is not sent again."""
 _PAUSES_S = (0.1, 0.2, 0.5)
 _MOST_SHOWN = 8
 
 _NOT_BEGUN = (429, 503)
 _SEVERED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
-"""The connection cannot be had, or is no more: no answer will come on it, and what came is no whole one. A time-out on
-an open connection is none of these: the answer may yet come."""
+"""The connection cannot be opened, or was lost, so no complete answer can arrive on it. After a time-out on an open
+connection it still may."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +52,10 @@ class Transfer:
 
 
 class Peer:
-    """A server, over one connection that is kept open; :attr:`info` is what it said of itself.
+    """A server, over one connection that is kept open; :attr:`info` is its description of itself.
 
-    ``tell`` is given a line when the server is waited for. Raises PeerError, naming every difference, for a server that
-    is not what ``device`` needs.
+    ``tell`` gets a line while the server is awaited. Raises PeerError, naming every difference, for a server that is
+    not what ``device`` needs.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class Peer:
         self._shaper, self._tell = shaper, tell
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         timeout = httpx.Timeout(30.0, read=_ANSWER_S, write=_ANSWER_S)
-        # An environment's proxy would be measured too.
+        # A proxy of the environment would be measured too.
         self._http = httpx.Client(base_url=self.url, limits=limits, timeout=timeout, trust_env=False)
-        # What says nothing here would be under way with every payload.
+        # Useless headers would be sent with every payload.
         self._http.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.lowered: dict[str, None] = {}
         try:
@@ -100,7 +100,7 @@ class Peer:
             info = Info.model_validate(data)
         except (ValueError, AttributeError) as error:
             reason = protocol.first_mistake(error) if isinstance(error, ValidationError) else error
-            raise PeerError(f"{self.url}: is no server of this harness: /info: {reason}") from None
+            raise PeerError(f"{self.url}: is not a server of this harness: /info: {reason}") from None
         if found := list(protocol.differences(device, info)):
             more = [f"and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
             listed = "; ".join([*found[:_MOST_SHOWN], *more])
@@ -118,10 +118,10 @@ class Peer:
         needs: bool = False,
         shaped: bool = True,
     ) -> tuple[Told, Transfer]:
-        """The server's answers about a payload, and what their way took; ``shaped`` where there is a shaper.
+        """The server's answers about a payload, and the times of the exchange; ``shaped`` with a shaper.
 
-        A request is repeated only where no answer to it can have come: it was refused unread, or its connection is no
-        more. Raises PeerError where the server answers nothing for a minute, refuses the request, or is another.
+        A request is repeated only if no answer to it can have arrived: it was refused unread, or its connection was
+        lost. Raises PeerError if the server does not answer for a minute, refuses the request, or is another.
         """
         body = protocol.pack(protocol.asked(pipeline, point, questions, timed=timed, needs=needs), payload)
         shaper = self._shaper if shaped else None
@@ -140,12 +140,12 @@ class Peer:
                 raise ValueError(f"{len(told.answers)} answers to {len(questions)} questions after {residence_s} s")
         except (ValueError, KeyError) as error:
             reason = protocol.first_mistake(error) if isinstance(error, ValidationError) else error
-            raise PeerError(f"{self.url}: its answer is none: {reason}") from None
+            raise PeerError(f"{self.url}: its answer is invalid: {reason}") from None
         self.lowered |= dict.fromkeys(f"server: {sentence}" for sentence in told.lowered)
         return told, exchanges[-1].transfer(response, len(payload), residence_s, told.queue_s)
 
     def conditions(self) -> Conditions:
-        """What the server's machine is like now; raises PeerError as :meth:`ask` does."""
+        """The conditions of the server's machine now; raises PeerError as :meth:`ask` does."""
         response = self._patient(lambda: self._http.get("/conditions"))
         self._refuse(response)
         try:
@@ -163,7 +163,7 @@ class Peer:
             raise PeerError(f"{self.url}: /energy: {protocol.first_mistake(error)}") from None
 
     def _patient(self, once: Callable[[], httpx.Response]) -> httpx.Response:
-        """The response to a request that is sent until it is taken."""
+        """The response to a request, which is sent until it is accepted."""
         begun_s, attempt = time.monotonic(), 0
         while True:
             try:
@@ -181,11 +181,11 @@ class Peer:
                 raise PeerError(f"{self.url}: {error}") from None
             if time.monotonic() - begun_s > _PATIENCE_S:
                 raise PeerError(
-                    f"{self.url}: took no request for {_PATIENCE_S:g} s ({reason}); start it with 'harness serve', "
+                    f"{self.url}: accepted no request for {_PATIENCE_S:g} s ({reason}); start it with 'harness serve', "
                     "then repeat the command to resume"
                 )
             if not attempt:
-                self._tell(f"{self.url}: takes no request yet ({reason}); trying for {_PATIENCE_S:g} s")
+                self._tell(f"{self.url}: accepts no request yet ({reason}); trying for {_PATIENCE_S:g} s")
             time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
             attempt += 1
 
@@ -194,7 +194,7 @@ class Peer:
             return
         hint = {
             401: f"; give the token that it was started with in {TOKEN_VARIABLE}",
-            409: "; it was started again with something else: repeat the command to compare and to resume",
+            409: "; it was restarted with something else: repeat the command to compare and to resume",
         }.get(response.status_code, "")
         raise PeerError(f"{self.url}: refuses ({response.status_code}): {self._said(response)}{hint}")
 
@@ -207,7 +207,7 @@ class Peer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A server as it is asked for: its address, its token, and what the sending is shaped as, if anything."""
+    """A server's address and token, and the shape of the sending, if any."""
 
     url: str
     token: str | None = None
@@ -224,7 +224,7 @@ class Remote:
 
 
 class _Exchange:
-    """One request, with the instants at which it got how far."""
+    """One request, with the instants of its progress."""
 
     def __init__(self, http: httpx.Client, body: bytes, identity: str, shaper: Shaper | None) -> None:
         self._http, self._body, self._shaper = http, body, shaper
@@ -284,18 +284,18 @@ def _headers_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
 def _checked(url: str) -> str:
     try:
         found = httpx.URL(url)
-        # Port 0, and what is above the largest, is an address that no connection is made to.
+        # No connection can be made to port 0, or to one above the largest.
         if found.scheme in ("http", "https") and found.host and not found.query and 0 < (found.port or 80) < 1 << 16:
             return str(found).rstrip("/")
         reason = "it needs a scheme, http or https, a host, and a port up to 65535"
     except httpx.InvalidURL as error:
         reason = str(error)
-    raise PeerError(f"{url!r} is no server's address: {reason}; such as http://192.168.1.20:8000")
+    raise PeerError(f"{url!r} is not a server's address: {reason}, such as http://192.168.1.20:8000")
 
 
 @dataclasses.dataclass(frozen=True)
 class RemoteSplit:
-    """A scheme at one point whose server half is a server's: in the place of a :class:`harness.measure.Split`."""
+    """A scheme at one point whose server half is a server's: instead of a :class:`harness.measure.Split`."""
 
     device: DeviceHalf
     peer: Peer
@@ -303,14 +303,14 @@ class RemoteSplit:
     near: ClassVar[bool] = False
 
     def serve(self, data: bytes, questions: Sequence[Question], clock: Clock) -> tuple[list[Answer], Transfer]:
-        """The answers about an envelope; a clock that takes times is given those of the server's stages."""
+        """The answers about an envelope; a clock that records times gets those of the server's stages."""
         told, transfer = self.peer.ask(*self.key, data, questions, timed=isinstance(clock, StageClock))
         if isinstance(clock, StageClock):
             clock.adopt(told.seconds, told.cpu_s, told.waited_s)
         return [answer.answer() for answer in told.answers], transfer
 
     def again(self, data: bytes, questions: Sequence[Question]) -> None:
-        """The server half's work on an envelope once more, sent as fast as it can be."""
+        """Repeats the server half's work on an envelope, unshaped."""
         self.peer.ask(*self.key, data, questions, timed=False, shaped=False)
 
     def needs(self, data: bytes, questions: Sequence[Question], device: str) -> list[Need]:  # noqa: ARG002
@@ -336,7 +336,7 @@ class PeerMeter:
 
 
 class PeerTelemetry(Telemetry):
-    """Watches this machine, and repeats what the server says of its own."""
+    """Watches this machine, and reports what the server says of its own."""
 
     def __init__(self, peer: Peer) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Connections that cannot hold a server up: one that sends no request in time, and one too many, are closed."""
+"""Connections that cannot block a server: those that send no request in time, and those too many, are closed."""
 
 import asyncio
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ MOST_CONNECTIONS = 256
 
 
 class Guarded(H11Protocol):
-    """uvicorn's protocol with a time limit on heads, where uvicorn waits for ever, and a limit on connections."""
+    """uvicorn's protocol with a time limit on heads, since uvicorn waits for ever, and a limit on connections."""
 
     head_s: ClassVar[float] = 10.0
     """How long a connection may take to send a request's head."""
@@ -28,7 +28,7 @@ class Guarded(H11Protocol):
             self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Passes bytes on; a connection with a begun head waits for its end, one with a whole head does not."""
+        """Passes bytes on; a connection whose head is incomplete waits, one with a complete head does not."""
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop_waiting()

@@ -1,4 +1,4 @@
-"""What passes between a device and a server over HTTP.
+"""The protocol between a device and a server over HTTP.
 
 A request is ``POST /answer``. Its body is
 
@@ -8,7 +8,7 @@ A request is ``POST /answer``. Its body is
 
 and its header ``X-Harness-Identity`` the :attr:`Info.identity` that the device compared itself with. The answer is the
 JSON of a :class:`Told`; the header ``X-Harness-Residence-S`` says how long the server held the request, from the last
-byte received to the first byte of the answer. What is refused is answered by a status and ``{"error": sentence}``:
+byte received to the first byte of the answer. A refusal is a status and ``{"error": sentence}``:
 
     400, 413, 422  the request is malformed, too large, or its payload is no payload of that scheme
     401            the bearer token is missing or another
@@ -38,7 +38,7 @@ from harness.runs.digests import of_data
 from harness.runs.provenance import Server
 
 VERSION = 2
-"""Raised with every change of what passes; device and server have the same."""
+"""Incremented with every change of the protocol; device and server must have the same."""
 
 IDENTITY, RESIDENCE = "X-Harness-Identity", "X-Harness-Residence-S"
 
@@ -46,7 +46,7 @@ MOST_HEAD_BYTES = 1 << 20
 MOST_QUESTIONS = 1024
 _LENGTH = struct.Struct("<I")
 _LIVE = ("cpu_mhz", "governor")
-"""Of a machine's card: what changes while nothing of the machine does."""
+"""The fields of a machine's card that change although the machine does not."""
 
 _RECORDED = ("version", "commit", "dirty", "code", "packages", "machine")
 
@@ -58,7 +58,7 @@ class _Strict(BaseModel):
 
 
 class AskedQuestion(_Strict):
-    """A :class:`Question` on its way."""
+    """A :class:`Question` as sent."""
 
     text: Text
     kind: Kind
@@ -73,14 +73,14 @@ class AskedQuestion(_Strict):
         return cls.model_validate({**dataclasses.asdict(question), "options": dict(question.options)})
 
     def question(self) -> Question:
-        """The question as it is asked."""
+        """The question."""
         return Question(**self.model_dump())
 
 
 class Ask(_Strict):
     """What is asked about a payload.
 
-    ``timed`` wants the seconds of the server's stages too, ``needs`` what the half needs besides time.
+    ``timed`` also requests the seconds of the server's stages, ``needs`` what the half needs besides time.
     """
 
     pipeline: Text
@@ -91,7 +91,7 @@ class Ask(_Strict):
 
 
 class ToldAnswer(_Strict):
-    """An :class:`Answer` on its way."""
+    """An :class:`Answer` as sent."""
 
     text: str
     visual_tokens: int = Field(ge=0)
@@ -112,7 +112,7 @@ class ToldNeed(_Strict):
 
 
 class ToldRail(_Strict):
-    """A :class:`harness.profiling.energy.Rail` on its way."""
+    """A :class:`harness.profiling.energy.Rail` as sent."""
 
     sensor: str
     joules: float
@@ -120,7 +120,7 @@ class ToldRail(_Strict):
 
 
 class ToldEnergy(_Strict):
-    """A :class:`harness.profiling.energy.Reading` on its way; ``sources`` says what is read, or why nothing is."""
+    """A :class:`harness.profiling.energy.Reading` as sent; ``sources`` says what is read, or why nothing is."""
 
     sources: str
     at_s: float
@@ -137,10 +137,10 @@ class ToldEnergy(_Strict):
 class Told(_Strict):
     """What the server answers: answers in the order of the questions; wall and processor seconds of its stages.
 
-    ``waited_s`` is how long each stage was kept from running, null where the server's system does not tell.
-    ``queue_s`` is how long the request waited for others; ``lowered`` what the telemetry says of clocks that were
+    ``waited_s`` is how long each stage was kept from running, null if the server's system does not report it.
+    ``queue_s`` is how long the request waited for others; ``lowered`` what the telemetry reports of clocks that were
     lowered meanwhile. Requests that are not timed have neither stages nor sentences. ``needs`` has a stage, a quantity
-    and its value each, where they were asked for.
+    and its value each, if they were requested.
     """
 
     answers: tuple[ToldAnswer, ...] = Field(strict=False)
@@ -184,21 +184,21 @@ class Info(_Strict):
 
     @property
     def identity(self) -> str:
-        """A digest of all of it but what changes by itself: a server that was started again has the same."""
+        """A digest of everything that a restart does not change."""
         data = self.model_dump(mode="json", exclude={"telemetry"})
         data["machine"] = {name: value for name, value in self.machine.items() if name not in _LIVE}
         return of_data(data)
 
     def provenance(self) -> Server:
-        """What a run's manifest says of a server."""
+        """A run's manifest entry for a server."""
         fields = {"harness_version" if name == "version" else name: value for name, value in self if name in _RECORDED}
         return Server(**fields)
 
 
 def differences(device: Info, server: Info) -> Iterator[str]:
-    """What keeps a device from using a server, a phrase each: what the device has and the server has otherwise.
+    """Why a device cannot use a server, a phrase each: what differs between the two.
 
-    A server may serve more than the device asks for. Packages and machines may differ; they are recorded.
+    A server may serve more than the device needs. Packages and machines may differ; they are recorded.
     """
     if device.code != server.code:
         yield f"the harness's code is {_code(device)} here and {_code(server)} there"
@@ -232,7 +232,7 @@ def pack(ask: Ask, payload: bytes) -> bytes:
 
 
 def unpack(body: bytes) -> tuple[Ask, bytes]:
-    """What is asked, and the payload; raises PeerError for a body that is no request's."""
+    """The question part of a request, and the payload; raises PeerError for any other body."""
     if len(body) < _LENGTH.size:
         raise PeerError(
             f"a request's body of {len(body)} bytes is shorter than the {_LENGTH.size} of its head's length"

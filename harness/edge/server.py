@@ -1,7 +1,7 @@
-"""The server halves of a scenario's schemes behind HTTP; :mod:`harness.edge.protocol` says what passes.
+"""The server halves of a scenario's schemes behind HTTP; :mod:`harness.edge.protocol` defines the messages.
 
-Requests are answered one at a time, in the order in which they came, so that the times of one are its own. A request is
-admitted before its body is read: at most ``waiting`` bodies are in memory, each of at most ``most_bytes``.
+Requests are answered one at a time, in order of arrival, so that the times of one are its own. A request is admitted
+before its body is read: at most ``waiting`` bodies are in memory, each of at most ``most_bytes``.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from harness.schemes.envelope import receive
 _log = logging.getLogger(__name__)
 _RETRY_AFTER = {"Retry-After": "1"}
 _CLOSE = {"Connection": "close"}
-"""After a refusal whose body was not read: nothing that follows on the connection is looked at."""
+"""Sent with a refusal whose body was not read: nothing that follows on the connection is read."""
 _BACKLOG = 1024
 _KEEP_ALIVE_S = 300
 """A device may compute for minutes between two requests; its connection stays open so long."""
@@ -59,7 +59,7 @@ class ServerLimits:
 
 
 class RefusedError(Exception):
-    """A request that is not answered; never more of it than a status and a sentence crosses the wire."""
+    """A refused request; only a status and a sentence are sent back."""
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(sentence)
@@ -69,8 +69,8 @@ class RefusedError(Exception):
 class Service:
     """The server halves as an ASGI application, :attr:`app`.
 
-    Without a ``token`` everybody is answered. ``watch`` tells how long stages were kept from running; what
-    ``meters`` opens the machine's energy sensors, when they are first asked for.
+    Without a ``token`` everybody is answered. ``watch`` reports how long stages were kept from running; ``meters``
+    opens the machine's energy sensors, on first use.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Service:
     async def _tell_energy(self, request: Request) -> Response:
         self._authorise(request)
         if self._meters is None and self._open_meters is not None:
-            # Not before: some sensors are followed by a thread, which would be in the times of stages.
+            # Not earlier: some sensors are sampled by a thread, which would affect the times of stages.
             self._meters = self._leaving.enter_context(self._open_meters())
         if self._meters is None:
             sources, reading = f"{UNAVAILABLE}it was started with a scenario that measures none", Reading(0.0, {})
@@ -155,7 +155,7 @@ class Service:
                 body = await self._body(request, kept=admitted)
                 arrived_s = time.perf_counter()
                 if not admitted:
-                    busy = f"{self.limits.waiting} requests wait already; send it again later"
+                    busy = f"{self.limits.waiting} requests are waiting already; send it again later"
                     raise RefusedError(
                         503 if self.stopping else 429, "stopping" if self.stopping else busy, _RETRY_AFTER
                     )
@@ -163,7 +163,7 @@ class Service:
                 pipeline = ask.pipeline
                 async with self._turn:
                     if await request.is_disconnected():
-                        raise RefusedError(400, "the device has gone")
+                        raise RefusedError(400, "the device has disconnected")
                     queue_s = time.perf_counter() - arrived_s
                     loop = asyncio.get_running_loop()
                     told = await loop.run_in_executor(self._thread, self._work, ask, payload, queue_s)
@@ -191,13 +191,13 @@ class Service:
         announced = request.headers.get("content-length", "")
         if not announced.isascii() or not announced.isdecimal() or "transfer-encoding" in request.headers:
             raise RefusedError(400, "a request announces the bytes of its body in Content-Length", _CLOSE)
-        # A number of thousands of digits is not converted: int() would refuse it, or be slow.
+        # A number with thousands of digits is not converted: int() would refuse it, or be slow.
         if len(announced) > 15 or int(announced) > self.limits.most_bytes:
             raise RefusedError(413, f"a body may have {self.limits.most_bytes} bytes", _CLOSE)
 
     @contextlib.contextmanager
     def _admission(self) -> Iterator[bool]:
-        """Whether there is room for one request more; it takes the room while the context lasts."""
+        """Whether there is room for one more request; it is reserved while the context lasts."""
         admitted = self._admitted < self.limits.waiting and not self.stopping
         self._admitted += admitted
         self._metrics.waiting.set(self._admitted)
@@ -256,7 +256,7 @@ class Service:
             needs=tuple(needs),
         )
         if clock is not None and self._watch is not None:
-            # On one machine with the device its load is no disturbance; only what was looked at before is forgotten.
+            # On the same machine as the device, its load is no disturbance: only the earlier sample is discarded.
             self._watch.load()
         return told
 
@@ -282,7 +282,7 @@ async def _refuse_unexpected(request: Request, error: Exception) -> Response:  #
 
 
 class _Metrics:
-    """What ``/metrics`` shows, of one server."""
+    """The metrics of one server, for ``/metrics``."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -303,7 +303,7 @@ class _Metrics:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens, on any free port for port 0; raises PeerError where it cannot be had."""
+    """A socket that listens, on any free port for port 0; raises PeerError if it cannot be opened."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # asyncio sends small writes at once only where a socket names its protocol: the answer's second write would
@@ -315,7 +315,7 @@ def listening(host: str, port: int) -> socket.socket:
         return listener
     except (OSError, OverflowError, UnicodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
-        raise PeerError(f"{host}:{port}: cannot be listened on: {reason}") from None
+        raise PeerError(f"{host}:{port}: cannot listen there: {reason}") from None
 
 
 def serve(service: Service, listener: socket.socket, started: Callable[[], None] | None = None) -> None:
@@ -333,7 +333,7 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], None]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, whose signals are the caller's: a stop that was asked for is no error."""
+    """uvicorn's server, without its own signal handlers: a requested stop is no error."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""Sending shaped as a channel of the replay's, so that a laboratory network can stand for an uplink, without root.
+"""Shapes the sending like a channel of the replay, so that a laboratory network can emulate an uplink, without root.
 
-Bytes are given to the kernel when the channel would have carried the last of them. Only the sending is shaped: what the
-real network adds comes on top, and the answer's way back is the real network's.
+Bytes are passed to the kernel when the channel would have carried the last of them. Only the sending is shaped: what
+the real network adds comes on top, and the answer's way back is the real network's.
 """
 
 import time
@@ -16,9 +16,9 @@ from harness.errors import TraceError
 from harness.scenario.replay import ConstantUplink, TraceUplink
 
 _SEGMENT_BYTES = 1448
-"""What is given to the kernel at a time: the payload of an Ethernet frame."""
+"""The amount passed to the kernel at a time: the payload of an Ethernet frame."""
 _SPIN_S = 2e-4
-"""A sleep ends late by about as much; the rest is waited for in short ones."""
+"""A sleep ends late by about this much; the rest is waited in short sleeps."""
 
 
 class Shaper:
@@ -49,7 +49,7 @@ class Shaper:
         return time.perf_counter() - self._zero_s
 
     def seconds(self, begun_s: float, n_bytes: int) -> float:
-        """How long the channel alone is busy with some bytes that are ready at an instant of its time."""
+        """How long the channel is busy with some bytes that are ready at an instant of its time."""
         return self._channel.finish(begun_s, n_bytes) - begun_s
 
     def send(self, data: bytes, before_bytes: int) -> Iterator[bytes]:
@@ -62,5 +62,5 @@ class Shaper:
 
     def _wait(self, until_s: float) -> None:
         while (left_s := until_s - self.now_s()) > 0:
-            # Waits without end are not made: a link that never carries the rest is seen as such by the time limit.
+            # There are no endless waits: a link that never carries the rest runs into the time limit.
             time.sleep(min(max(left_s - _SPIN_S, _SPIN_S / 4), 1.0))

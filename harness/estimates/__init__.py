@@ -1,1 +1,1 @@
-"""What a stage would take on hardware that is not here: operations counted, data sheets, a roofline and its errors."""
+"""What a stage would take on other hardware: operations counted, data sheets, a roofline and its errors."""

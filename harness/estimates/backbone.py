@@ -1,4 +1,4 @@
-"""The work of a backbone's stages at full size, counted on the meta device; and that of models that others timed.
+"""The work of a backbone's stages at full size, counted on the meta device; and that of models with published times.
 
 P patches   V features a patch   C features a patch that are kept   D feature dimension
 T tokens of the prompt   H width of the language model
@@ -68,7 +68,7 @@ class CountedBackbone:
         return counted(lambda: self._language.project(y_PCD))
 
     def all_tokens(self, width: int, height: int) -> int:
-        """The visual tokens of a picture of which nothing is merged, as the model arranges them."""
+        """The visual tokens of an unmerged picture, as the model arranges them."""
         x_PVD = torch.empty(self.patches(width, height), self.n_features, self.dim, device=META, dtype=_HALF)
         return int(self._language.project_all(x_PVD, self.layout(width, height)).shape[0])
 
@@ -117,9 +117,9 @@ def entropy_networks(n_features: int, dim: int, n_experts: int) -> Count:
 
 
 def published_model(model: Mapping[str, Any], tokens: int, *, kind: str, weight_bits: float) -> Count:
-    """The work of a model that others timed: ``tokens`` of a prompt read, or one written after as many.
+    """The work of a model with a published time: ``tokens`` of a prompt read, or one written after as many.
 
-    Layers are alike, so that those of one layer and of two tell those of any number.
+    Layers are alike, so counts of one and of two layers give those of any number.
     """
     one, two = (
         _of_layers({**model, "num_hidden_layers": n}, tokens, kind=kind, weight_bits=weight_bits) for n in (1, 2)

@@ -1,10 +1,9 @@
-"""Operations and bytes of modules on torch's meta device: shapes alone, no weight and no feature is ever in memory.
+"""Operations and bytes of modules on torch's meta device: only shapes, no weight or feature is ever in memory.
 
     t = max(operations / peak, bytes / bandwidth) / efficiency
 
 needs both of a stage. Counted are products, convolutions and attention, a multiplication and an addition being two
-operations; their inputs, weights and outputs are the bytes. What is done element by element is taken to ride along
-with these, as fused kernels do.
+operations; their inputs, weights and outputs are the bytes. Elementwise operations are taken to be fused with these.
 """
 
 import math
@@ -68,7 +67,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         known = flop_registry.get(func.overloadpacket)
         if known is None and func is not torch.ops.prim.device.default:
-            # Without autograd a linear layer arrives whole; taken apart it is a product.
+            # Without autograd a linear layer arrives as one operation; decomposed it is a product.
             with self:
                 apart = func.decompose(*args, **kwargs)
             if apart is not NotImplemented:
@@ -80,7 +79,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Attention(TorchFunctionMode):
-    """Attention, before torch takes it apart into products."""
+    """Attention, before torch decomposes it into products."""
 
     def __init__(self, counter: Counter) -> None:
         super().__init__()

@@ -88,7 +88,7 @@ class Estimator:
 
 
 def total(stages: Iterable[Estimated], link_s: float = 0.0) -> tuple[float, float, float, bool]:
-    """The sum of stages and a link time with its ends, errors taken to go together; and whether all have one.
+    """The sum of stages and a link time with its ends, errors taken as fully correlated; and whether all have one.
 
     A stage without a stated error adds its middle to both ends.
     """
@@ -105,14 +105,14 @@ def total(stages: Iterable[Estimated], link_s: float = 0.0) -> tuple[float, floa
 
 @functools.cache
 def roofline() -> Roofline:
-    """The efficiencies of the package's own data; counts the published models anew."""
+    """The efficiencies of the package's own data; counts the published models again."""
     data = sheets()
     roofs = {row.name: roof(data.machine(row.machine), data, row.kind, work_of_row(row, data))[0] for row in data.rows}
     return Roofline(data, roofs)
 
 
 def work_of_row(row: Published, data: Sheets) -> Count:
-    """What a published time was taken for."""
+    """The work of a published time."""
     if row.elements:
         return Count(row.elements)
     # Counting imports torch; names are checked before, without it.

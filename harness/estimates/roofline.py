@@ -3,19 +3,19 @@
     t = max(operations / peak, bytes / bandwidth) / e
 
 e is the geometric mean of roof / published over the published times of the same machine and kind. Where there are none,
-it is borrowed: that of a like kind on the same machine, else of the same kind on other machines, else of a like kind
-on other machines. An estimate is never tested against a time that its efficiency was taken from:
+it is borrowed: that of a like kind on the same machine, else of the same kind on other machines, else of a like kind on
+other machines. An estimate is never tested against a time that its efficiency comes from:
 
-- A published time is predicted from the other rows of its machine and kind alone, or where it is the only one by the
-  rule that borrows. The logarithm of published / predicted is its residual.
+- A published time is predicted only from the other rows of its machine and kind, or if it is the only one, by the rule
+  that borrows. The logarithm of published / predicted is its residual.
 - The interval of a time by an efficiency from n >= 3 rows of its own is exp(+- t s sqrt(1 + 1/n)) around it, where s is
   the standard deviation of the n logarithms and t Student's quantile at n - 1: the prediction interval of one more.
-- A rule that borrows is tested wherever a machine and kind that have rows of their own could have been served by it,
-  as if they had none; with r its root mean square residual there, over g such groups, the interval is exp(+- t_g r),
-  and never narrower than that of what is lent.
-  Accelerators and processors are tested apart. Fewer than three rows of one's own have the error of having none.
+- A rule that borrows is tested wherever a machine and kind that have rows of their own could have been served by it, as
+  if they had none; with r its root mean square residual there, over g such groups, the interval is exp(+- t_g r), and
+  never narrower than that of the group that lends. Accelerators and processors are tested separately. With fewer than
+  three own rows, the error is that of having none.
 
-Where neither can be had, there is no error to state, and the estimate says so.
+If neither is possible, no error is stated, and the estimate says so.
 """
 
 import dataclasses
@@ -51,9 +51,9 @@ class Count:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Efficiency:
-    """``value`` of the roof; ``factor`` is by how much a time may be off either way, NaN where nothing tells.
+    """``value`` of the roof; ``factor`` is by how much a time may be off either way, NaN where it is unknown.
 
-    ``used`` are the names of the published times behind it, ``how`` says how it was had.
+    ``used`` are the names of the published times behind it, ``how`` says how it was derived.
     """
 
     value: float
@@ -64,7 +64,7 @@ class Efficiency:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Test:
-    """A published time beside what the others predict of it; NaN where nothing does."""
+    """A published time beside its prediction from the others; NaN where there is none."""
 
     row: Published
     predicted_s: float
@@ -130,7 +130,7 @@ class Roofline:
         how, rows = lent
         factor = self._borrowing_factor(how, group)
         if len(rows) >= _ENOUGH:
-            # What is lent has an error of its own; NaN, where the rule cannot be tested, stays.
+            # The group that lends has an error of its own; NaN, where the rule cannot be tested, stays.
             factor = factor if math.isnan(factor) else max(factor, prediction_factor([self._log(row) for row in rows]))
         return Efficiency(self._mean(rows), factor, _names(rows), how)
 

@@ -22,7 +22,7 @@ class _Row(BaseModel):
 
 
 class Source(_Row):
-    """Where data come from; the address is empty where only others' word is at hand."""
+    """Where data come from; the address is empty for a second-hand source."""
 
     title: str
     address: str
@@ -49,7 +49,7 @@ class Machine(_Row):
 
 
 class Kind(_Row):
-    """A kind of stage; ``like`` is the one whose efficiency stands in on a machine that has none of its own."""
+    """A kind of stage; ``like`` is the kind whose efficiency is used on a machine that has none of this kind."""
 
     processor: Processor
     like: str = ""
@@ -93,7 +93,7 @@ class Published(_Row):
 
 
 class LeftOut(_Row):
-    """What was published and is used nowhere, and why."""
+    """A publication that is not used, and why."""
 
     what: str
     why: str

@@ -1,7 +1,7 @@
 """The stages of every scheme at full size, as work: what each side does for one request.
 
 The schemes of the harness are here; those of the baselines are where :data:`harness.catalog.WORK` says. Stages have the
-names that the schemes' halves time. What the network, the queue and the launch of kernels add is not in them.
+names that the schemes' halves time. Network, queues and kernel launches are not included.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class NominalRequest:
         return self.width_px * self.height_px
 
     def at_most(self, max_side_px: int | None) -> "NominalRequest":
-        """The same question about the picture as an image codec sends it, whose longer side may be bounded."""
+        """The same question about the picture that an image codec sends, whose longer side may be bounded."""
         width_px, height_px = size_within((self.width_px, self.height_px), max_side_px)
         return dataclasses.replace(self, width_px=width_px, height_px=height_px)
 

@@ -1,1 +1,1 @@
-"""Large multimodal models in the parts between which a scheme may cut."""
+"""Large multimodal models, divided into the parts between which a scheme may cut."""

@@ -1,4 +1,4 @@
-"""LoRA: put on a whole model for training, saved as peft saves it, and applied part by part at inference."""
+"""LoRA: added to a whole model for training, saved in peft's format, and applied part by part at inference."""
 
 import contextlib
 import copy
@@ -42,8 +42,8 @@ _COPIED_BELOW_BYTES = 1 << 30
 def attach(backbone: "Llava", rank: int, alpha: int, dropout: float) -> "PeftModel":
     """LoRA in vision tower and language model, and a trainable copy of the projector, put into ``backbone.model``.
 
-    What is trainable is float32; all else is frozen. As LoRA begins, the model computes what it did before. Raises
-    UnavailableError for a family whose prompts training cannot pack.
+    Trainable tensors are float32; everything else is frozen. LoRA starts as the identity: the model computes what it
+    did before. Raises UnavailableError for a family whose prompts training cannot pack.
     """
     refuse_untrainable(backbone.name, backbone.family)
     from peft import LoraConfig, get_peft_model
@@ -71,9 +71,8 @@ def refuse_untrainable(name: str, family: "Family") -> None:
     """
     if family.template.opens or family.masks is not None:
         raise UnavailableError(
-            f"{name}: training asks questions as LLaVA-OneVision and LLaVA-1.5 read them, and would not give this "
-            "model the prompt that it is asked with; a codec alone is trained on pictures without questions "
-            "(data: kind: pictures)"
+            f"{name}: training packs questions for LLaVA-OneVision and LLaVA-1.5, and would not give this model "
+            "its own prompt; train only a codec, on pictures without questions (data: kind: pictures)"
         )
 
 
@@ -88,7 +87,7 @@ def size(backbone: "Llava", rank: int) -> int:
 
 @contextlib.contextmanager
 def _peft() -> Iterator[None]:
-    """Without the warning that peft's use of an old name of transformers gives."""
+    """Suppresses the warning about a name of transformers that peft still uses."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         yield
@@ -102,13 +101,13 @@ def part_of(name: str) -> str:
 
 
 def halve(model: "PeftModel") -> None:
-    """Round all that :func:`attach` made trainable to the half precision in which :func:`save` keeps it."""
+    """Round all that :func:`attach` made trainable to the half precision in which :func:`save` stores it."""
     for parameter in trainable(model).values():
         parameter.data = parameter.data.half().to(parameter.dtype)
 
 
 def save(model: "PeftModel", folder: Path, backbone: str) -> None:
-    """Adapter and projector in peft's own form, its config and its weights, in half precision.
+    """Saves adapter and projector in peft's format, config and weights, in half precision.
 
     ``backbone`` is the base's name.
     """
@@ -194,7 +193,7 @@ class Lora:
         return module
 
     def beside(self, module: nn.Module) -> Self:
-        """The adapter beside the weights of a part, which are shared with whoever has them; see :meth:`on`."""
+        """The adapter beside the weights of a part, which are shared with other users of the part; see :meth:`on`."""
         for name, factors in self._factors.items():
             layer = module.get_submodule(name)
             a, b = (factor.to(layer.weight) for factor in factors)  # type: ignore[arg-type]
@@ -207,7 +206,7 @@ class Lora:
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        """The part computes as it was trained with the adapter for as long as the body runs."""
+        """While the body runs, the part computes with the adapter."""
         self._is_on = True
         try:
             yield

@@ -4,7 +4,7 @@
     all
 
 The thumbnail's tokens come first; then the tiles' tokens as one picture, row by row, without the rows or columns that
-lie in the padding, shrunk where there are too many, each row closed by a learnt newline token.
+lie in the padding, shrunk where there are too many, each row ended by a learned newline token.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Reads the parts of a checkpoint into transformers' modules, or builds these with random weights.
 
-A part is read by itself: a device that runs the vision tower of an 8-billion-parameter model reads the tower's tensors
-and no others, one after the other, each at the precision it is computed in.
+Each part is read separately: a device that runs the vision tower of an 8-billion-parameter model reads only the tower's
+tensors, one after the other, each at the precision it is computed in.
 """
 
 import itertools
@@ -50,7 +50,7 @@ def read_config(folder: Path, config_class: type[transformers.PretrainedConfig])
 def read_tokenizer(folder: Path, special: Sequence[str], vocabulary: int) -> Tokenizer:
     """The tokenizer of a checkpoint; raises CheckpointError where it is absent, damaged or of another model.
 
-    One of this model has the ``special`` tokens and no id past ``vocabulary``.
+    A tokenizer of this model has the ``special`` tokens and no id past ``vocabulary``.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -89,8 +89,8 @@ def empty() -> Any:
 def fill(folder: Path, part: Part, module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """A module that was built :func:`empty`, with the weights of a part of a checkpoint, ready for inference.
 
-    Weights are at ``dtype`` on ``device`` whatever they are stored as. Raises CheckpointError where they are absent,
-    damaged, or not those of the module.
+    Weights are converted to ``dtype`` on ``device``. Raises CheckpointError where they are absent, damaged, or not
+    those of the module.
     """
     places = _places_of(module, files.tensors(folder, part), part, folder)
     state: dict[str, Tensor] = {}
@@ -124,9 +124,9 @@ def tie(module: nn.Module) -> None:
 
 
 def _untie(module: Any, state: Mapping[str, Tensor]) -> None:
-    """Takes a head that was read, and is not the embedding, for what it is, whatever the config says of it.
+    """Uses a head that was read and differs from the embedding, even if the config says that the two are tied.
 
-    A config that says nothing of it is read as one that ties; transformers decides by the weights as well.
+    A config that does not say so is read as one that ties; transformers decides by the weights too.
     """
     head = state.get("lm_head.weight")
     if getattr(module, "tied", False) and head is not None:
@@ -148,12 +148,12 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def dtype_of(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """A dtype from its name (``bfloat16``) or itself, None for the device's own; raises CheckpointError for another."""
+    """A dtype, or the one of a name (``bfloat16``), or the device's default; raises CheckpointError for another."""
     if name is None:
         return default_dtype(device)
     found = getattr(torch, name, None) if isinstance(name, str) else name
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise CheckpointError(f"unknown dtype {name!r}; float32, bfloat16 and float16 are those that models run in")
+        raise CheckpointError(f"unknown dtype {name!r}; models run in float32, bfloat16 or float16")
     return found
 
 

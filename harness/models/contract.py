@@ -1,9 +1,9 @@
-"""What the harness asks of a model, in the parts between which a scheme may cut.
+"""What the harness needs of a model, in the parts between which a scheme may cut.
 
     P patches   V features a patch   C merged features a patch   D feature dimension
     K dimension of an attention head   T visual tokens   H width of the language model
 
-A *vision side* takes pixels to features, a *language side* features to answers. Each is loaded by itself, so that a
+A *vision side* takes pixels to features, a *language side* features to answers. Each is loaded separately, so that a
 device reads no tensor of the language model. Nothing here imports torch: a half that needs no model runs without it.
 """
 
@@ -34,7 +34,7 @@ class Clock(Protocol):
 
 
 class Untimed:
-    """The clock of a request whose answer alone is wanted."""
+    """The clock of a request of which only the answer is wanted."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:  # noqa: ARG002
@@ -43,7 +43,7 @@ class Untimed:
 
 
 class Sharing(Untimed):
-    """The clock of a pass that wants answers alone: what was computed of a picture for one point serves the next."""
+    """The clock of a pass that needs only answers: what one point computed of a picture is reused for the next."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tiles:
-    """An image as a vision tower wants it: float32 normalised pixels (P, C, H, W), and their layout.
+    """An image in the form that a vision tower takes: float32 normalised pixels (P, C, H, W), and their layout.
 
     Patches are in the order in which the model reads them: the thumbnail first and then the tiles row by row, or the
     thumbnail last.
@@ -74,7 +74,7 @@ class Tiles:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Attention:
-    """How the tower's layer that gave the features looked at them.
+    """The attention of the tower's layer that gave the features.
 
     ``received_PV`` is the attention that a feature receives, averaged over heads: from the class token, or the mean
     over all features where there is none. ``keys_PVK`` are the features' keys, averaged over heads. ``class_PD`` is the
@@ -90,8 +90,8 @@ class Attention:
 class Features:
     """The visual features of one picture after the tower's own reduction, x (P, V, D) of Eq. 1.
 
-    V may differ from picture to picture. ``attention`` is there where it was asked for. ``positions_PVA`` are the
-    features' coordinates on the axes of the language model's rotary embedding, int64, for models that want them.
+    V may differ from picture to picture. ``attention`` is set if it was requested. ``positions_PVA`` are the features'
+    coordinates on the axes of the language model's rotary embedding, int64, for models that need them.
     """
 
     x_PVD: "Tensor"
@@ -143,13 +143,13 @@ class VisionSide(Protocol):
     def see(self, image: Image.Image, clock: Clock, *, attended: bool = False) -> Features:
         """The features of an RGB image; times ``preprocess`` and ``vision_encode``.
 
-        ``attended`` asks for how the tower attended to them too, from the same pass.
+        ``attended`` also returns how the tower attended to them, from the same pass.
         """
         ...
 
 
 class LanguageSide(Protocol):
-    """Features to answers: the projector, the language model, and what both were trained to be given."""
+    """Features to answers: the projector, the language model, and the inputs that both were trained on."""
 
     @property
     def name(self) -> str:
@@ -195,10 +195,10 @@ class LanguageSide(Protocol):
 
 
 class Backbone(Protocol):
-    """What a scenario's ``backbone: module:object`` names, where the model is none of the harness's own.
+    """What a scenario's ``backbone: module:object`` names: a model that is not part of the harness.
 
     Its module imports no torch: a scenario is checked, and what a run depends on is known, without. ``weights`` is the
-    scenario's: None, a text that means something to this backbone, or ``random``.
+    scenario's: None, a text that this backbone interprets, or ``random``.
     """
 
     def __call__(self, name: str, *, device: str, weights: str | None, max_pixels: int) -> "Models":
@@ -206,7 +206,7 @@ class Backbone(Protocol):
         ...
 
     def digests(self, weights: str | None) -> Mapping[str, str]:
-        """A digest of each part's weights, by a name for people; UnavailableError where they are not here."""
+        """A digest of each part's weights, by a name for people; UnavailableError if they are not installed."""
         ...
 
     def features_of(self, weights: str | None) -> int:
@@ -219,7 +219,7 @@ class Backbone(Protocol):
 
 
 class Models(Protocol):
-    """The parts of one model, each read when it is first asked for."""
+    """The parts of one model, each loaded when it is first needed."""
 
     @property
     def name(self) -> str:
@@ -233,7 +233,7 @@ class Models(Protocol):
 
     @property
     def max_pixels(self) -> int:
-        """The largest picture that a payload may ask a server half for; checked before anything is decoded."""
+        """The largest picture that a payload may claim; checked before anything is decoded."""
         ...
 
     def vision(self, adapter: Path | None = None) -> VisionSide:
@@ -248,11 +248,11 @@ class Models(Protocol):
         ...
 
     def fingerprint(self, part: Part) -> str:
-        """What tells a part's weights from others, in 16 hexadecimal digits; reads that part alone."""
+        """The fingerprint of a part's weights, 16 hexadecimal digits; reads only that part."""
         ...
 
     def smaller(self, name: str | None = None, weights: str | None = None) -> "Models":
-        """The model that a device runs by itself: the catalog's for this one, or another by its name.
+        """The smaller model that runs on a device: the catalog's for this one, or another by its name.
 
         Raises UnavailableError where there is none.
         """

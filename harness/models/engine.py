@@ -1,9 +1,9 @@
-"""What runs the language model's layers: prompts of embeddings in, tokens out.
+"""The engine that runs the language model's layers: from prompts of embeddings to tokens.
 
     B prompts   T prompt tokens   Q tokens that are read   K tokens that they may look at
     H width of the language model   L vocabulary
 
-Another engine than transformers stands behind the same method: it is given the same embeddings.
+Other engines than transformers implement the same method, and get the same embeddings.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from transformers import DynamicCache
 from harness.models.contract import Clock, Sharing, Untimed
 
 _AT_ONCE = 8
-"""Prompts that are read together at most, which bounds the memory that they take."""
+"""The most prompts that are computed together, which bounds their memory."""
 
 _BEYOND_DOUBT = 1e-3
-"""The lead of a token, in parts of the largest logit, that rounding does not take from it.
+"""The lead of a token, relative to the largest logit, that rounding cannot reverse.
 
 In single precision it moves logits by less than 1e-6 (``benchmarks/bench_answers.py``).
 """
 
 _READ_TOGETHER = ("qwen2", "llama")
-"""Models whose attention depends on the mask alone."""
+"""Models whose attention depends only on the mask."""
 
 _ALL = -1
 """The owner of what all prompts share."""
@@ -61,7 +61,7 @@ class Engine(Protocol):
     def answer(self, prompts: Sequence[Callable[[], Prompt]], clocks: Sequence[Clock]) -> list[Written]:
         """The tokens that follow each prompt; times ``prefill`` and ``generate`` on the prompt's clock.
 
-        A prompt is made when it is called, which belongs to ``prefill``.
+        A prompt is a function; the time of the call counts as ``prefill``.
         """
         ...
 
@@ -69,9 +69,9 @@ class Engine(Protocol):
 class TransformersEngine:
     """The layers of transformers, one prompt at a time, as in the paper; at most ``max_new_tokens`` of an answer.
 
-    Where answers alone are wanted, prompts that begin alike are read together: what they share once, and the rest side
-    by side. Rounding differs then, so a prompt of which any token is in doubt is read again by itself: the answers are
-    those of one at a time. That is done on a CPU in single precision; in half precision nearly all would be in doubt.
+    If only answers are needed, prompts with a common prefix are computed together: the prefix once, and the rest as a
+    batch. Rounding then differs, so a prompt with a token in doubt is computed again on its own: the answers are those
+    of one prompt at a time. That is done on a CPU in single precision; in half precision nearly all would be in doubt.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class TransformersEngine:
         return found
 
     def _reads_together(self, clocks: Sequence[Clock]) -> bool:
-        """Whether prompts may be read together, with the answers of one at a time."""
+        """Whether prompts may be computed together, with the answers of one at a time."""
         if len(clocks) < 2 or not all(isinstance(clock, Sharing) for clock in clocks):
             return False
         config, weight = self.language.model.config, self.language.lm_head.weight
@@ -141,7 +141,7 @@ class TransformersEngine:
         return logits_11L.argmax(dim=-1)
 
     def _together(self, prompts_TH: Sequence[Tensor]) -> list[Written | None]:
-        """What follows each prompt, read side by side behind what all begin with; None where a token is in doubt."""
+        """What follows each prompt, computed as a batch after their common prefix; None where a token is in doubt."""
         n_alike = _n_alike(prompts_TH)
         sizes = [len(prompt_TH) for prompt_TH in prompts_TH]
         own = [size - n_alike for size in sizes]
@@ -176,7 +176,7 @@ class TransformersEngine:
 
 
 class _Branches:
-    """Prompts that begin alike, in one cache: what all share, then what each has of its own, in any order."""
+    """Prompts with a common prefix, in one cache: the prefix, then each prompt's own tokens, in any order."""
 
     def __init__(self, model: Any, shared_TH: Tensor) -> None:
         self._model = model
@@ -206,7 +206,7 @@ class _Branches:
 
 
 def _n_alike(prompts_TH: Sequence[Tensor]) -> int:
-    """How many tokens all prompts begin with, to the bit; each keeps one of its own."""
+    """The length of the prompts' common prefix, equal to the bit; each keeps at least one token of its own."""
     n_alike = min(map(len, prompts_TH)) - 1
     for one_TH, other_TH in itertools.pairwise(prompts_TH):
         differs_T = (one_TH[:n_alike] != other_TH[:n_alike]).any(-1)

@@ -1,4 +1,4 @@
-"""What tells one family of models from another, and the modules of a model's parts.
+"""What differs between families of models, and the modules of a model's parts.
 
     P patches   V features a patch   D feature dimension   T visual tokens   H width of the language model
 
@@ -21,7 +21,7 @@ from harness.models.tower import Cut
 
 
 def in_order(config: Any, tokens_PVH: Tensor, newline_H: Tensor | None, layout: Layout) -> Tensor:  # noqa: ARG001
-    """Projected tokens as they are, patch after patch: (P * V, H)."""
+    """Projected tokens, patch after patch: (P * V, H)."""
     return tokens_PVH.flatten(0, 1)
 
 
@@ -38,7 +38,7 @@ def plain_embedding(text_config: Any) -> nn.Module:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Models of one class in transformers, and what is their own.
+    """Models of one class in transformers, and what is specific to them.
 
     ``full_size`` gives the architecture of a published name without the hub; it raises CheckpointError for others.
     ``cut`` says which states of the tower are features; ``tiling`` how an image is cut into patches; both raise

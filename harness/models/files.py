@@ -1,4 +1,4 @@
-"""A checkpoint's files: where they are, which part each tensor belongs to, and what tells its weights from others.
+"""A checkpoint's files: where they are, which part each tensor belongs to, and the fingerprint of its weights.
 
 A checkpoint is a folder as transformers saves it: config.json, model*.safetensors, tokenizer.json. Nothing is fetched
 from a network (:mod:`harness.models.hub` does that), no pickle is read, and no file outside the folder is opened.
@@ -74,7 +74,7 @@ class Place(NamedTuple):
 def place_of(key: str) -> tuple[Part, str] | None:
     """The part that a checkpoint's tensor belongs to, and its name there; None for one that no part has.
 
-    What older versions of transformers stored and newer ones compute is no weight.
+    Buffers that older versions of transformers stored and newer ones compute are no weights.
     """
     if key.endswith(_COMPUTED):
         return None
@@ -87,7 +87,7 @@ def place_of(key: str) -> tuple[Part, str] | None:
 def locate(name: str, source: str | os.PathLike[str]) -> Path:
     """The folder of a checkpoint: ``source`` itself, or a hub id's snapshot in the local cache (``HF_HOME``).
 
-    Raises UnavailableError, saying how to get it, where it is neither, or is there in part.
+    Raises UnavailableError, which says how to get it, if it is neither, or incomplete.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -135,7 +135,7 @@ def snapshot_of(hub_id: str) -> Path | None:
 
 
 def first_absent(folder: Path) -> str | None:
-    """A file that a snapshot should have and has not: another client makes one before all files have come."""
+    """A file that is missing from a snapshot: another client creates the snapshot before all files are downloaded."""
     names = ["config.json", "tokenizer.json"]
     if (index := folder / INDEX).is_file():
         names += sorted({name for _, name in weight_map(index)})
@@ -175,7 +175,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raises CheckpointError for what is not a whole safetensors file; its header and length are looked at."""
+    """Raises CheckpointError for what is not a complete safetensors file; only its header and length are read."""
     try:
         with safe_open(path, framework="np"):
             pass
@@ -216,7 +216,7 @@ def _are_equal(one: Place, other: Place) -> bool:
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether the head shares the embedding's weights: older checkpoints say so in their text model's config alone."""
+    """Whether the head shares the embedding's weights: older checkpoints say so only in their text model's config."""
     text = config.get("text_config")
     own = text.get("tie_word_embeddings") if isinstance(text, Mapping) else None
     return bool(config.get("tie_word_embeddings") or own)
@@ -226,7 +226,7 @@ def weight_map(index: Path) -> Iterator[tuple[str, str]]:
     """An index's tensors, each with its file; raises CheckpointError for what is no safetensors file beside it."""
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not found:
-        raise CheckpointError(f"{index}: its 'weight_map' is no object of tensors and files")
+        raise CheckpointError(f"{index}: its 'weight_map' is not an object of tensors and files")
     for key, name in found.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(
@@ -253,7 +253,7 @@ def _listed(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def fingerprint(folder: Path, part: Part) -> str:
-    """What tells the weights of a part from others: :func:`of_tensors` of its tensors, from a few values of each.
+    """The fingerprint of a part's weights: :func:`of_tensors` of its tensors, from a few values of each.
 
     Raises CheckpointError where they cannot be read.
     """
@@ -286,7 +286,7 @@ def _few(places: Mapping[str, Place]) -> dict[str, tuple[tuple[int, ...], NDArra
 
 
 def elements(folder: Path, part: Part) -> int:
-    """How many weights a part has; raises CheckpointError where they cannot be read. Headers alone are read.
+    """How many weights a part has; raises CheckpointError where they cannot be read. Only headers are read.
 
     A head that shares the embedding's weights counts once, as it is stored.
     """
@@ -343,7 +343,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
                 raise ValueError(f"its header claims {n} bytes")
             header = json.loads(opened.read(n))
             if not isinstance(header, dict):
-                raise ValueError("its header is no JSON object")
+                raise ValueError("its header is not a JSON object")
             return header, 8 + n
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: its weights cannot be read: {error}") from None

@@ -1,10 +1,10 @@
-"""Gemma 3, at full size: SigLIP on the whole image at 896 px, pooled, and a language model that looks both ways in it.
+"""Gemma 3, at full size: SigLIP on the whole image at 896 px, pooled, and bidirectional attention in pictures.
 
     P = 1 patch   V features   D feature dimension   T prompt tokens   H width of the language model
 
-The model is cut behind the pooling and before the projector's norm: 4096 positions, after the tower's last norm, go in
-squares of 4 x 4 into V = 256 means of D = 1152. Pooling has no weights, and the projector's norm and matrix take each
-feature by itself.
+The model is cut after the pooling and before the projector's norm: 4096 positions, after the tower's last norm, go in
+squares of 4 x 4 into V = 256 means of D = 1152. Pooling has no weights, and the projector's norm and matrix are applied
+to each feature independently.
 """
 
 import functools
@@ -97,7 +97,7 @@ def cut_of(config: Any) -> Cut:
 
 
 def tiling_of(config: Any) -> StretchedTile:
-    """The one tile of an image; its processor's pan and scan, which is off unless it is asked for, is not run."""
+    """The one tile of an image; its processor's pan and scan, off by default, is not run."""
     return StretchedTile(patch=config.vision_config.image_size, mean=_HALVES, std=_HALVES)
 
 
@@ -109,7 +109,7 @@ def projector_of(config: Any) -> nn.Module:
 
 
 def through_norm(projector: Any, x_PVD: Tensor) -> Tensor:
-    """Pooled features through the projector's norm and matrix: what it does behind its pooling."""
+    """Pooled features through the projector's norm and matrix: what follows its pooling."""
     weight_DH: Tensor = projector.mm_input_projection_weight
     normed_PVD: Tensor = projector.mm_soft_emb_norm(x_PVD.to(weight_DH.dtype))
     return normed_PVD @ weight_DH
@@ -126,7 +126,7 @@ def scaled_embedding(text_config: Any) -> nn.Module:
 def bidirectional(
     text_config: Any, n_tokens: int, pictures: Sequence[tuple[int, int]], device: torch.device
 ) -> dict[str, Tensor]:
-    """Who reads whom, (1, 1, T, T), in layers of either kind: what came before, and the whole of one's own picture.
+    """The attention mask, (1, 1, T, T), in layers of either kind: what came before, and the token's whole picture.
 
     Layers with a window read no further back than it reaches. Pictures are as large as they are: merging makes them
     shorter, and moves no boundary.

@@ -1,12 +1,12 @@
-"""Fetches checkpoints of models from the Hugging Face hub into its own cache, where its clients find them too.
+"""Fetches checkpoints of models from the Hugging Face hub into the hub's own cache, where its clients find them too.
 
     <repository>/blobs/<digest>               a file, whole and checked
                  blobs/<digest>.incomplete    a part of one; the same command resumes it (HTTP Range)
                  snapshots/<commit>/<file>    links to blobs, made when all of them are there
                  refs/tofc-harness            the commit that the harness uses, written last
 
-JSON and safetensors alone are fetched, never a pickle, all of one commit, and each file is held against the digest that
-the hub publishes. The hub's own client keeps nothing of a file that was cut off and compares sizes alone.
+Only JSON and safetensors files are fetched, never a pickle, all of one commit, and each file is checked against the
+digest that the hub publishes. The hub's own client discards a partial download and compares only sizes.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from harness.models import files
 from harness.units import format_bytes
 
 PUBLIC = "https://huggingface.co"
-"""The hub, where ``HF_ENDPOINT`` names no other."""
+"""The hub, unless ``HF_ENDPOINT`` names another."""
 
 INCOMPLETE = ".incomplete"
 _TIMEOUT_S = 30.0
@@ -60,14 +60,14 @@ def find(name: str) -> str:
 
 
 def get(name: str, *, revision: str | None = None, progress: Progress = lambda *_: None, pause_s: float = 1.0) -> Path:
-    """The folder of a model's checkpoint in the hub's cache, fetched unless all of it is there.
+    """The folder of a model's checkpoint in the hub's cache, downloaded unless it is complete.
 
-    ``revision`` is a branch, tag or commit of the repository; without one, it is the commit that is there, whole or in
-    part, and else ``main``. The commit is pinned: scenarios use it until another is fetched. ``HF_ENDPOINT`` may name a
+    ``revision`` is a branch, tag or commit of the repository; by default the commit that is there, complete or in part,
+    and else ``main``. The commit is pinned: scenarios use it until another is fetched. ``HF_ENDPOINT`` may name a
     mirror.
 
-    Raises UnavailableError, saying what to do, where it cannot be had, would not fit on the disk, or has no
-    safetensors; DataError where what came is not what is published. What had come is kept.
+    Raises UnavailableError, which says what to do, if it cannot be downloaded, would not fit on the disk, or has no
+    safetensors; DataError if the download is not what is published. A partial download is kept.
     """
     hub_id = find(name)
     here = files.snapshot_of(hub_id)
@@ -82,7 +82,7 @@ def get(name: str, *, revision: str | None = None, progress: Progress = lambda *
     small = [blob for blob in published.values() if blob.name.endswith(".json")]
     for lacking in ("config.json", "tokenizer.json"):
         if lacking not in published:
-            raise UnavailableError(f"{name}: {hub_id} has no {lacking} at {commit}; it is no checkpoint that runs here")
+            raise UnavailableError(f"{name}: {hub_id} has no {lacking} at {commit}; such a checkpoint cannot be run")
     weights = [blob for blob in published.values() if blob.name.endswith(".safetensors")]
     if not weights:
         raise UnavailableError(f"{name}: {hub_id} has no safetensors at {commit}; pickled weights are not fetched")
@@ -155,23 +155,23 @@ class _Hub:
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UnavailableError(
-                f"{self._name}: {url} answers with something else than a list of files; is HF_ENDPOINT right?"
+                f"{self._name}: {url} does not answer with a list of files; is HF_ENDPOINT right?"
             ) from None
         if not isinstance(commit, str) or len(commit) != _COMMIT or not commit.isalnum():
-            raise UnavailableError(f"{self._name}: {url} says that the commit is {shown(commit)}, which is none")
+            raise UnavailableError(f"{self._name}: {url} says that the commit is {shown(commit)}, which is not one")
         return commit, {blob.name: blob for blob in blobs}
 
     def blob(self, blob: Blob) -> Path:
-        """Where a file is kept by its content."""
+        """Where a file is stored, by its content."""
         return self._folder / "blobs" / blob.digest
 
     def refuse_size(self, blobs: Iterable[Blob]) -> None:
-        """Raises UnavailableError where what is missing of some files has no room."""
+        """Raises UnavailableError if the disk has no room for what is missing of some files."""
         missing = sum(blob.n_bytes - self._here(blob) for blob in blobs)
         free = shutil.disk_usage(self._folder).free
         if missing and missing + SPARE_BYTES > free:
             raise UnavailableError(
-                f"{self._name}: {format_bytes(missing)} are to come, and {self._folder} has room for "
+                f"{self._name}: {format_bytes(missing)} are missing, and {self._folder} has room for "
                 f"{format_bytes(free)}; make room, or name a folder on another disk in HF_HOME"
             )
 
@@ -196,7 +196,7 @@ class _Hub:
         fetch(file, path, part, progress=progress, pause_s=self._pause_s, max_bytes=blob.n_bytes)
 
     def link(self, commit: str, blobs: Iterable[Blob], *, is_main: bool) -> Path:
-        """The snapshot's folder, all of whose files are there before the harness can find it."""
+        """The snapshot's folder; the harness finds it only once all of its files are there."""
         snapshot = self._folder / "snapshots" / commit
         begun = snapshot if snapshot.is_dir() else snapshot.with_name(f"{UNFINISHED}{os.getpid()}")
         try:
@@ -229,7 +229,7 @@ class _Hub:
         if code == "GatedRepo":
             return (
                 f"its licence must be accepted once at {page}, and HF_TOKEN hold a token of that account "
-                "('hf auth login' keeps one)"
+                "('hf auth login' stores one)"
             )
         if code == "RevisionNotFound":
             return f"{self._hub_id} has no such revision"
@@ -259,7 +259,7 @@ def _blob(said: Mapping[str, Any]) -> Blob | None:
 
 
 def _token() -> dict[str, str]:
-    """The header with the user's own token, where one is set or was kept by the hub's client."""
+    """The header with the user's own token, if one is set or was stored by the hub's client."""
     from huggingface_hub import get_token
 
     token = get_token()

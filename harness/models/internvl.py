@@ -2,8 +2,8 @@
 
     P patches (tiles row by row, then the thumbnail where they are several)   V features a patch   D feature dimension
 
-The model is cut behind the pixel shuffle and before the projector: 1024 positions of a patch, without the class token,
-go in squares of 2 x 2 into V = 256 features of D = 4 x 1024. The projector takes each of them by itself.
+The model is cut after the pixel shuffle and before the projector: 1024 positions of a patch, without the class token,
+go in squares of 2 x 2 into V = 256 features of D = 4 x 1024. The projector is applied to each of them independently.
 """
 
 import functools
@@ -80,7 +80,7 @@ def cut_of(config: Any) -> Cut:
         feature_dim=side**2 * vision.hidden_size,
         layer=layer,
         drops_class=True,
-        # transformers takes the last layer's states behind the tower's norm, where it has one; others' before.
+        # transformers takes the last layer's states after the tower's norm, if it has one; those of others before it.
         is_normed=layer == -1,
         side=side,
         stacks=True,

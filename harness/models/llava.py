@@ -4,8 +4,8 @@
     T visual tokens   H width of the language model
 
 The modules are transformers' own. They are called one by one, because a scheme cuts between them, because a device
-loads its own part alone, and because transformers' way around them cannot take merged features. What is a model's own
-is its family's (:mod:`harness.models.family`).
+loads only its own part, and because transformers' own forward pass cannot take merged features. What is specific to a
+model is in its family (:mod:`harness.models.family`).
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class LlavaVision:
         self._seen: OrderedDict[tuple[bytes, tuple[int, int], bool], Features] = OrderedDict()
 
     def share(self, other: "LlavaVision") -> None:
-        """From now on, what one of two has seen serves the other too, if both see every picture to the same bits."""
+        """From now on, two towers share their cached features, if both encode every picture to the same bits."""
         ours, theirs = (side.vision_tower.state_dict() for side in (self, other))
         if (
             (self._lora, other._lora) == (None, None)
@@ -84,7 +84,7 @@ class LlavaVision:
     def see(self, image: Image.Image, clock: Clock, *, attended: bool = False) -> Features:
         """The features of an RGB image, at the tower's dtype; times ``preprocess`` and ``vision_encode``.
 
-        With the clock :class:`Sharing` a picture that was seen shortly before is not encoded again.
+        With the clock :class:`Sharing`, a picture that was encoded recently is not encoded again.
         """
         if isinstance(clock, Sharing):
             key = hashlib.blake2b(image.tobytes(), digest_size=16).digest(), image.size, attended
@@ -119,9 +119,9 @@ class LlavaVision:
 
 
 class LlavaLanguage:
-    """A LanguageSide (see :mod:`harness.models.contract`): projector, embedding table and, behind them, an engine.
+    """A LanguageSide (see :mod:`harness.models.contract`): projector, embedding table and, after them, an engine.
 
-    ``embedding`` may be there without the layers: another engine reads prompts as embeddings too.
+    ``embedding`` may be given without the layers, since another engine also takes embeddings.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class Llava(LlavaVision, LlavaLanguage):
         return self.model.model.multi_modal_projector
 
     def fingerprints(self) -> dict[Part, str]:
-        """What tells the weights of each part from others; see :func:`harness.models.checkpoint.fingerprint`."""
+        """The fingerprint of each part's weights; see :func:`harness.models.checkpoint.fingerprint`."""
         return {part: checkpoint.fingerprint(module) for part, module in whole_parts(self.model).items()}
 
 

@@ -1,4 +1,4 @@
-"""Models of a family by name: each part is read when it is asked for, and what cannot be run is refused before.
+"""Models of a family by name: each part is loaded when it is first needed, and what cannot be run is refused before.
 
 H width of the language model
 """
@@ -29,15 +29,15 @@ from harness.models.pieces import PieceTokenizer
 
 _auto: Any = AutoModel
 RANDOM = "random"
-"""The weights of a scenario that is about latency alone."""
+"""The weights of a scenario that is only about latency."""
 
 
 class LlavaModels:
-    """The Models (see :mod:`harness.models.contract`) of a name in a family: each part is read when it is asked for.
+    """The Models (see :mod:`harness.models.contract`) of a name in a family; each part is loaded on first use.
 
     ``dtype`` None is float32 on a CPU, bfloat16 elsewhere. ``weights`` is a folder or a hub id to use instead of the
-    name's own, or ``"random"``: the architecture alone, for latency work, with the checkpoint's config and tokenizer
-    where those are on this machine. ``engine`` makes what answers of the language part, which it need not read.
+    name's own, or ``"random"``: only the architecture, to study latency, with the checkpoint's config and tokenizer if
+    those are on this machine. ``engine`` makes another engine from the language part, whose layers need not be read.
 
     Raises UnavailableError where the weights are not on this machine, CheckpointError where their configuration is
     damaged or of another model.
@@ -114,7 +114,7 @@ class LlavaModels:
         key = ("language", adapter, engine)
         if key not in self._parts:
             lora = None
-            # What is small is looked at before gigabytes are read.
+            # Small files are checked before gigabytes are read.
             stop = stop_ids(self.tokenizer, self.family.template, self.declared_stop)
             if engine is None:
                 module, lora = self._adapted("language", adapter)
@@ -138,13 +138,13 @@ class LlavaModels:
         return found if projector is None else self._with_projector(found, projector)
 
     def fingerprint(self, part: Part) -> str:
-        """What tells a part's weights from others; reads that part alone."""
+        """The fingerprint of a part's weights; reads only that part."""
         if self._random or self.folder is None:
             return RANDOM
         return files.fingerprint(self.folder, part)
 
     def smaller(self, name: str | None = None, weights: str | None = None) -> "LlavaModels":
-        """The model that a device runs by itself: the catalog's for this one, or another by its name."""
+        """The smaller model that runs on a device: the catalog's for this one, or another by its name."""
         name = catalog.smaller(self.name, name)
         key = ("smaller", name, weights)
         if key not in self._parts:
@@ -211,7 +211,7 @@ class LlavaModels:
         return other
 
     def _embedding(self) -> nn.Module:
-        """The embedding table alone."""
+        """Only the embedding table."""
         text = self.config.text_config
 
         def build() -> nn.Module:
@@ -256,7 +256,7 @@ def _replaced(module: Projector, weights: Mapping[str, Tensor], name: str) -> Pr
 
 
 def _check_config(folder: Path, family: Family, config: Any) -> None:
-    """Refuses what a config.json may say and this harness does not run."""
+    """Refuses what a config.json may declare and this harness does not support."""
     vision, text, path = config.vision_config, config.text_config, folder / "config.json"
     for name in _SIZES:
         part, _, key = name.rpartition(".")
@@ -300,7 +300,7 @@ def _check_layer(path: Path, config: Any) -> None:
 
 
 def _check_processor(folder: Path, family: Family) -> None:
-    """Refuses pictures prepared otherwise than this harness does: by what the folder's processor declares, if any."""
+    """Refuses a checkpoint whose processor, if it has one, prepares pictures differently from this harness."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if not family.processor or not (path := folder / name).is_file():
             continue

@@ -64,7 +64,7 @@ def closest_grid(height: int, width: int, patch: int, min_tiles: int, max_tiles:
 def grids_of(pinpoints: Any, patch: int) -> Grids:
     """The grids that a config's ``image_grid_pinpoints`` (height, width in px) describe.
 
-    Raises CheckpointError for what is no list of pairs of whole patches of ``patch`` px.
+    Raises CheckpointError for anything but a list of pairs of whole patches of ``patch`` px.
     """
     if (
         not isinstance(pinpoints, (list, tuple))
@@ -181,7 +181,7 @@ _KINDS: Mapping[str, Callable[[Path, Mapping[str, Any]], _Sight]] = {
     "gemma3": _gemma3,
 }
 _PUBLISHED = {"llava-onevision": "llava_onevision", "llava-1.5": "llava", "internvl3": "internvl", "gemma-3": "gemma3"}
-"""The kind of a published model by how its name begins; those of a kind see alike."""
+"""The kind of a published model by the prefix of its name; those of a kind have the same vision side."""
 
 
 def shuffled(side: int, ratio: Any) -> int:
@@ -213,7 +213,7 @@ def pooled(side: int, tokens: Any) -> int:
 
 
 def _own(backbone: str) -> Backbone | None:
-    """A backbone that is none of the harness's own."""
+    """A backbone that is not part of the harness."""
     if backbone in catalog.BACKBONES:
         return None
     found: Backbone = catalog.load("backbone", backbone, catalog.BACKBONES)

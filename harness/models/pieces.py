@@ -22,8 +22,8 @@ class Pieces(NamedTuple):
 class PieceTokenizer:
     """One id a word, digit, run of punctuation or of spaces: about as many as byte-pair encoding makes of English.
 
-    A model with random weights answers noise whatever it is asked; its latency depends on how many tokens it is asked
-    in. An id is a checksum of its piece, and is decoded as its number.
+    A model with random weights answers with noise; its latency depends only on the number of tokens. An id is a
+    checksum of its piece, and is decoded as its number.
     """
 
     def __init__(self, vocabulary: int) -> None:

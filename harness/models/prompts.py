@@ -13,7 +13,7 @@ from harness.data.sample import MARK, Question
 class Template:
     """A conversation: ``before`` its pictures, ``after`` them with the question's text in it.
 
-    ``opens`` stands before each picture's visual tokens and ``closes`` behind them. ``again`` opens a later turn.
+    ``opens`` stands before each picture's visual tokens and ``closes`` after them. ``again`` opens a later turn.
     ``stop`` is the token that ends an answer, ``special`` are those that a tokenizer must have for this template.
     """
 

@@ -31,7 +31,7 @@ def _extension_loads() -> bool:
 
 
 def declare_missing() -> torch.library.Library | None:
-    """Declares the operators where they are missing; returns the library to keep alive, or None where all is well."""
+    """Declares the operators where they are missing; returns the library to keep alive, or None if none is missing."""
     if hasattr(torch.ops.torchvision, "nms") or _extension_loads():
         return None
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
@@ -41,4 +41,4 @@ def declare_missing() -> torch.library.Library | None:
 
 
 LIBRARY = declare_missing()
-"""Held for the life of the process: the declarations go when it does."""
+"""Kept for the life of the process: the declarations are removed with it."""

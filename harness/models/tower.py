@@ -1,4 +1,4 @@
-"""Vision towers of transformers, run as far as their features are wanted.
+"""Vision towers of transformers, run only up to the layer of the features.
 
     P patches   C colour channels   V features a patch   D dimension   A attention heads   K dimension of a head
     S positions: a feature each, or a square of them a feature; before them the class token where there is one
@@ -83,7 +83,7 @@ def features(
     """The states (P, S, D) of one layer, without the class token where ``drop_cls``; differentiable.
 
     They are transformers' ``hidden_states[layer]``, which is taken before any layer norm at the tower's end; after it
-    where ``normed``. Layers behind the one wanted are not run, and no other layer's states are kept.
+    where ``normed``. Layers after that one are not run, and no other layer's states are stored.
     """
     return _run(tower, pixels_PCHW, _blocks(tower, layer), drop_cls=drop_cls, normed=normed)
 
@@ -93,8 +93,8 @@ def attended_features(
 ) -> tuple[torch.Tensor, Attention]:
     """:func:`features`, and how the last layer run for them attended to each, from the same pass.
 
-    Where there is a class token, what it pays is taken; elsewhere, or where it is kept as a feature, the mean of what
-    all positions pay.
+    If there is a class token, its attention is used; otherwise, or if it is kept as a feature, the mean attention of
+    all positions.
     """
     blocks = _blocks(tower, layer)
     attention = getattr(blocks[-1], _INTERN, None) or blocks[-1].self_attn
@@ -131,7 +131,7 @@ def _run(tower: Any, pixels_PCHW: torch.Tensor, blocks: Any, *, drop_cls: bool, 
 
 @contextlib.contextmanager
 def _queries_and_keys(attention: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """What a layer's projections give while the body runs: fused attention returns no weights to look at.
+    """The outputs of a layer's projections while the body runs: fused attention returns no weights.
 
     InternViT may norm queries and keys after they are projected.
     """

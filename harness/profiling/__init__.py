@@ -1,1 +1,1 @@
-"""What is timed with, and on what machine."""
+"""Clocks, sensors, workers, and the machine."""

@@ -7,7 +7,7 @@ from harness.errors import UnavailableError
 from harness.profiling.workers import Died, Finished, Ready, Reply, Work, reply_of
 
 _PATIENCE_S = 600.0
-"""For the cluster to find room for the first worker."""
+"""How long the cluster may take to find room for the first worker."""
 
 
 def room(ray: Any, *, on_gpus: bool, threads: int) -> int:
@@ -25,14 +25,14 @@ class Actors:
     def __init__(self, ray: Any, make: Callable[[], Work[Any, Any]], *, on_gpus: bool, threads: int) -> None:
         self._ray, self._make = ray, make
         needs = {"num_gpus": 1, "num_cpus": 1} if on_gpus else {"num_cpus": threads}
-        # A new one is begun by whoever hands out the tasks, who counts how many have died.
+        # The loop that hands out tasks starts a new one, and counts how many have died.
         self._kind = ray.remote(max_restarts=0, **needs)(_Actor)
         self._actors: dict[int, Any] = {}
         self._awaited: dict[Any, int] = {}
         self._unplaced: dict[Any, int] = {}
 
     def start(self, place: int) -> None:
-        """Asks the cluster for an actor."""
+        """Requests an actor from the cluster."""
         self._actors[place] = self._kind.remote()
         self._unplaced[self._actors[place].here.remote()] = place
 
@@ -41,7 +41,7 @@ class Actors:
         self._awaited[self._actors[place].reply.remote(task)] = place
 
     def wait(self) -> tuple[int, Reply]:
-        """The next reply; raises UnavailableError where the cluster has found no room for any actor in ten minutes."""
+        """The next reply; raises UnavailableError if the cluster has found no room for any actor in ten minutes."""
         while True:
             patience_s = None if self._awaited else _PATIENCE_S
             done, _ = self._ray.wait([*self._awaited, *self._unplaced], num_returns=1, timeout=patience_s)
@@ -74,7 +74,7 @@ class _Actor:
     _work: Work[Any, Any]
 
     def here(self) -> None:
-        """It has been given room."""
+        """Replies once it has been placed."""
 
     def load(self, make: Callable[[], Work[Any, Any]]) -> Reply:
         made = reply_of(make)

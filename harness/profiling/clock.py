@@ -1,7 +1,7 @@
 """Times stages, with the accelerator idle on both edges of each.
 
-Work on an accelerator is queued: a clock that does not wait for it measures the queueing. Public code that forgot was
-off by a factor of two to five.
+Work on an accelerator is queued: a clock that does not wait for it measures the queueing. Public code that did not wait
+was off by a factor of two to five.
 """
 
 import time
@@ -11,14 +11,14 @@ from typing import Protocol
 
 
 class Delays(Protocol):
-    """What knows how long this process was kept from running; see :class:`harness.profiling.disturbance.Watch`."""
+    """A source of how long this process was kept from running; see :class:`harness.profiling.disturbance.Watch`."""
 
     def delays_ns(self) -> Mapping[str, int]:
-        """How long each thread has waited for a processor; to be compared with an earlier look."""
+        """How long each thread has waited for a processor; to be compared with an earlier reading."""
         ...
 
     def stood_still_ns(self, begin_ns: int, end_ns: int) -> int:
-        """How long of a stretch of the monotonic clock the machine or the process stood still."""
+        """For how much of an interval of the monotonic clock the machine or the process stood still."""
         ...
 
 
@@ -26,7 +26,7 @@ class StageClock:
     """Collects how long each stage of one half took, in the order in which they began.
 
     ``seconds`` is wall time, ``cpu_s`` the processor time of all of the process's threads. ``synchronise`` waits until
-    the accelerator is idle; on a CPU there is nothing to wait for. ``delays`` is asked, outside of what is timed, how
+    the accelerator is idle; on a CPU there is nothing to wait for. ``delays`` reports, outside of the timed stages, how
     long each stage was kept from running. A stage that is entered twice in one request counts once, with its times
     added.
     """
@@ -41,7 +41,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times its body; a stage whose body raises leaves no time behind."""
+        """Times its body; a stage whose body raises records no time."""
         self._synchronise()
         before_ns = self._delays.delays_ns() if self._delays else {}
         cpu_ns, start_ns = time.process_time_ns(), time.perf_counter_ns()
@@ -57,15 +57,15 @@ class StageClock:
     def adopt(
         self, seconds: Mapping[str, float], cpu_s: Mapping[str, float], waited_s: Mapping[str, float] | None
     ) -> None:
-        """Takes the stages that another machine's clock timed; ``waited_s`` is null where that machine tells none."""
+        """Adds the stages that another machine's clock timed; ``waited_s`` is null if it does not report it."""
         self.seconds |= seconds
         self.cpu_s |= cpu_s
         self._told_s |= waited_s or {}
 
     def waited_s(self) -> dict[str, float]:
-        """How long each stage was kept from running, as far as it is known; to be asked after the request.
+        """How long each stage was kept from running, as far as it is known; to be called after the request.
 
-        Waiting for a processor and standing still may be one and the same: the longer of the two counts.
+        Waiting for a processor and standing still may be the same time: the longer of the two counts.
         """
         found = dict(self._told_s)
         if self._delays:
@@ -76,7 +76,7 @@ class StageClock:
 
 
 def synchroniser(device: str) -> Callable[[], None] | None:
-    """What waits for ``device`` (a torch device's name) to finish; None where work is done when a call returns."""
+    """A function that waits for ``device`` (a torch device's name) to finish; None if calls are synchronous."""
     if not device.startswith("cuda"):
         return None
     import torch

@@ -1,15 +1,15 @@
 """Whether this process had the machine to itself while stages were timed.
 
-What is watched, each where the system tells of it; what it does not tell is recorded as unavailable:
+What is watched, where the system reports it; anything else is recorded as unavailable:
 
 - ``run delay``: how long each of the process's threads was ready to run and waited for a processor
   (``/proc/self/task/*/schedstat``). A request's threads wait for each other, so the thread that waited longest counts;
 - ``heartbeat``: stretches in which the machine or the process stood still (:mod:`harness.profiling.heartbeat`);
-- ``load``: the share of the machine's processors that others kept busy, a hypervisor's steal included
-  (``/proc/stat`` less this process's own processor time). It is looked at over at least a second, for the system counts
-  in hundredths;
-- ``pressure``: the share of the time in which some task of the machine waited for a processor
-  (``/proc/pressure/cpu``), over all of the timing: the kernel brings it up to date every two seconds.
+- ``load``: the share of the machine's processors that others kept busy, a hypervisor's steal included (``/proc/stat``
+  less this process's own processor time). It is averaged over at least a second, because the system counts in
+  hundredths;
+- ``pressure``: the share of the time in which some task of the machine waited for a processor (``/proc/pressure/cpu``),
+  over all of the timing: the kernel updates it every two seconds.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from harness.profiling import heartbeat
 from harness.runs.provenance import UNAVAILABLE
 
 _TICK_S = 0.01
-"""What ``/proc/stat`` counts in."""
+"""The unit of ``/proc/stat``."""
 
 _WINDOW_S = 1.0
 _SHORTEST_S = 0.25
@@ -103,7 +103,7 @@ class Watch:
         return self._told() or self._beats()
 
     def delays_ns(self) -> dict[str, int]:
-        """How long each thread has waited for a processor since it began; to be compared with an earlier look."""
+        """How long each thread has waited for a processor since it started; to be compared with an earlier reading."""
         found = {}
         for task, descriptor in self._delays.items():
             with contextlib.suppress(OSError, IndexError, ValueError):
@@ -111,22 +111,22 @@ class Watch:
         return found
 
     def stood_still_ns(self, begin_ns: int, end_ns: int) -> int:
-        """How long of a stretch of the monotonic clock, up to now, the machine or this process stood still."""
+        """For how much of an interval of the monotonic clock, up to now, the machine or this process stood still."""
         if self._shared is None or not self._beats():
             return 0
         now_ns, last_ns = time.monotonic_ns(), heartbeat.last_beat_ns(self._shared)
         found = list(heartbeat.stretches(self._shared))
         if (late_ns := now_ns - last_ns - heartbeat.BEAT_NS) > heartbeat.LATE_NS:
-            # The beat that would tell of it has not come yet.
+            # The beat that would show it is not due yet.
             found.append((last_ns, now_ns, late_ns))
         overlaps = ((min(end_ns, to_ns) - max(begin_ns, from_ns), lost_ns) for from_ns, to_ns, lost_ns in found)
         return sum(min(shared_ns, lost_ns) for shared_ns, lost_ns in overlaps if shared_ns > 0)
 
     def begin(self, *, anew: bool = False) -> None:
-        """A turn of requests begins; ``anew`` forgets the load before it.
+        """A turn of requests begins; ``anew`` discards the load before it.
 
-        Where nothing of the load is known then, the shortest time over which it is is waited for: what disturbed may
-        pass meanwhile, and no turn is taken for undisturbed because too little was seen.
+        If the load is then unknown, it waits for the shortest time over which it can be measured: a disturbance may
+        pass meanwhile, and no turn counts as undisturbed for lack of a measurement.
         """
         if anew:
             self._looks = []
@@ -136,7 +136,7 @@ class Watch:
         self._follow_threads()
 
     def load(self) -> float | None:
-        """The share of the processors, 0 to 1, that others kept busy from the turn's begin, or a second before, on."""
+        """The share of the processors, 0 to 1, that others kept busy since the turn's start, or a second before it."""
         now = self._look()
         if now is None or not self._n_processors:
             return None
@@ -145,12 +145,12 @@ class Watch:
         wall_s, busy_s, own_s = (new - old for new, old in zip(now, since, strict=True))
         if wall_s < _SHORTEST_S:
             return None
-        # A tick each at both ends belongs to whoever ran when it came.
+        # One tick at each end is charged to whatever ran at that moment.
         others_s = max(0.0, busy_s - own_s - 2 * _TICK_S)
         return min(1.0, others_s / (wall_s * self._n_processors))
 
     def pressure(self) -> float | None:
-        """The share of the time since the start in which some task waited for a processor; null where it is short."""
+        """The share of the time since the start in which some task waited for a processor; null if that is short."""
         now = self._pressure_now()
         if now is None or self._began is None or now[0] - self._began[0] < _STEADY_S:
             return None

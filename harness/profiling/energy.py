@@ -1,15 +1,15 @@
 """What this machine's energy is read from: one contract, a counter of joules for each rail.
 
 A rail is what a sensor measures: a GPU, a processor's package, a supply line of a board. Rails are named and never
-added up, for one may be a part of another. What is looked for, each where it is there:
+added up, because one may be a part of another. These sensors are used if present:
 
 - ``NVML energy counter``: a GPU's own counter (``nvmlDeviceGetTotalEnergyConsumption``);
 - ``NVML power``: a GPU's power, sampled, where it has no counter;
 - ``INA3221``: a Jetson's supply lines (``bus/i2c/drivers/ina3221``), voltage times current, sampled;
 - ``jtop``: the same lines, where sysfs does not show them (:mod:`harness.profiling.jetson`);
-- ``RAPL``: a processor's counters (``class/powercap``), which most systems let root alone read.
+- ``RAPL``: a processor's counters (``class/powercap``), which only root may read on most systems.
 
-All of them are a maker's own estimates until somebody compares them with an external meter.
+All of them are the manufacturer's estimates until they are compared with an external meter.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ from harness.runs.provenance import UNAVAILABLE
 
 _SAMPLE_S = 0.1
 _COUNT_S = 5.0
-"""A processor's counter begins again after some minutes at full power."""
+"""A processor's counter wraps around after some minutes at full power."""
 _GAP_S = 2.0
-"""A power that was not seen for longer is not known."""
+"""The longest gap between samples; beyond it the energy is unknown."""
 
 Read = Callable[[], Mapping[str, float]]
 """The present value of each rail that can be read."""
@@ -46,8 +46,8 @@ class Rail:
 class Reading:
     """All rails of a machine at an instant of its monotonic clock.
 
-    ``meter`` says whose reading it is: a restarted process counts from zero. ``lowered`` is what
-    another machine's telemetry has to say since its last reading.
+    ``meter`` says whose reading it is: a restarted process counts from zero. ``lowered`` is what another machine's
+    telemetry reports since its last reading.
     """
 
     at_s: float
@@ -80,9 +80,9 @@ class Meter(Protocol):
 
 
 class Sensor:
-    """Rails that are followed: every ``every_s`` in a thread, and whenever they are asked for.
+    """Rails that are sampled: every ``every_s`` in a thread, and at each reading.
 
-    ``joules`` makes of a rail's two values, seconds apart, the joules in between; None where they are not known.
+    ``joules`` computes the joules between a rail's two values, seconds apart; None if unknown.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Sensor:
                     lost = gained is None
                     known = Rail(self.name, known.joules + (gained or 0.0), known.lost + lost)
                 self._last[rail], self._rails[rail] = (now_s, value), known
-            # A rail that cannot be read now is left out until it can be again.
+            # A rail that cannot be read now is left out until it can be read again.
             return {rail: known for rail, known in self._rails.items() if rail in values}
 
     def _follow(self) -> None:
@@ -136,7 +136,7 @@ class Sensor:
 
 
 class Meters:
-    """All sensors of this machine; a context manager, since some are followed by threads.
+    """All sensors of this machine; a context manager, since threads sample some of them.
 
     ``root`` is where sys, proc and etc are.
     """
@@ -181,7 +181,7 @@ def _power(rail: str, seconds: float, before_w: float, after_w: float) -> float 
 
 
 def _counter(rail: str, seconds: float, before_j: float, after_j: float) -> float | None:  # noqa: ARG001
-    """A counter that fell began anew, and nobody knows where it was then."""
+    """A counter that fell was reset, at an unknown value."""
     return after_j - before_j if after_j >= before_j else None
 
 
@@ -204,7 +204,7 @@ def _gpus(root: Path) -> tuple[list[Sensor], str]:  # noqa: ARG001
 
 
 def _asked(gpus: Mapping[str, nvml.Gpu], question: str) -> Read:
-    """What NVML says in thousandths."""
+    """An NVML value, given in thousandths."""
 
     def read() -> dict[str, float]:
         told = {name: gpu.ask(question) for name, gpu in gpus.items()}
@@ -254,7 +254,7 @@ def _processors(root: Path) -> tuple[list[Sensor], str]:
         else:
             hidden = hidden or (zone / "energy_uj").exists()
     if not zones:
-        return [], "RAPL's counters are readable by root alone" if hidden else "no RAPL"
+        return [], "only root may read RAPL's counters" if hidden else "no RAPL"
 
     def read() -> dict[str, float]:
         told = {name: _number(path) for name, path in zones.items()}

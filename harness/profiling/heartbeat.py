@@ -24,7 +24,7 @@ from collections.abc import Iterator
 
 BEAT_NS = 5_000_000
 LATE_NS = 5_000_000
-"""Sleeping is late by a fraction of a millisecond where nothing is wrong."""
+"""A sleep is normally late by a fraction of a millisecond."""
 
 RING = 64
 _HEAD = struct.Struct("=QQ")
@@ -38,7 +38,8 @@ def main() -> None:
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Where it may, it runs before others: it is to see the machine stand still, not that processors are busy.
+    # If allowed, it runs with a higher priority: it has to detect that the machine stands still, not that processors
+    # are busy.
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -15)
     shared = mmap.mmap(sys.stdin.fileno(), SIZE)
@@ -54,7 +55,7 @@ def main() -> None:
         if stopped or late_ns > LATE_NS:
             lost_ns = now_ns - last_ns if stopped else late_ns
             if begin_ns and ended_ns == last_ns:
-                # It still stands still: one stretch, so that a long one takes one place of the ring.
+                # It is still stopped: the stretch is extended, so that a long one takes one place of the ring.
                 count, sum_ns = count - 1, sum_ns + lost_ns
             else:
                 begin_ns, sum_ns = last_ns, lost_ns

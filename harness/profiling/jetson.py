@@ -8,11 +8,11 @@ INTERVAL_S = 0.5
 
 
 class Unavailable(Exception):  # noqa: N818
-    """Why jtop tells nothing here."""
+    """Why jtop cannot be read here."""
 
 
 def rails() -> tuple[Callable[[], Mapping[str, float]], Callable[[], None]]:
-    """What reads the watts of each line, and what ends it; raises :class:`Unavailable` where there is no jtop."""
+    """A function that reads the watts of each line, and one that ends it; raises :class:`Unavailable` without jtop."""
     try:
         from jtop import JtopException, jtop
     except ImportError:
@@ -32,7 +32,7 @@ def rails() -> tuple[Callable[[], Mapping[str, float]], Callable[[], None]]:
     def read() -> Mapping[str, float]:
         try:
             return dict(_lines(client.power)) if client.ok(spin=True) else {}
-        except Exception:  # It raises whatever its own thread met; what it cannot bring up to date is not there.
+        except Exception:  # It raises any error of its thread; a value that it cannot update is missing.
             return {}
 
     return read, client.close
@@ -41,7 +41,7 @@ def rails() -> tuple[Callable[[], Mapping[str, float]], Callable[[], None]]:
 def _lines(power: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The lines that an INA3221 measures, in watts.
 
-    jtop takes the board's input out of its rails and calls it ``tot`` with a name; a ``tot`` without one, as on an AGX
+    jtop removes the board's input from its rails and calls it ``tot`` with a name; a ``tot`` without one, as on an AGX
     Orin, is a sum of the others.
     """
     total = power.get("tot", {})

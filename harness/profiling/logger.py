@@ -1,9 +1,10 @@
-"""Valid stage rows from anybody's own code: an engine that is no scheme of the harness, timed where it runs.
+"""Valid stage rows from any code: an engine that is not a scheme of the harness, timed where it runs.
 
     with harness.record("run.parquet").request("q1", repeat=0) as r, r.stage("prefill"):
         engine.prefill(...)
 
-The file holds :class:`harness.records.StageRow` rows, is written whole after each request, and goes on where it is.
+The file holds :class:`harness.records.StageRow` rows, is written atomically after each request, and an existing file is
+continued.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,10 +22,10 @@ from harness.runs.digests import of_data
 
 
 class Recorder:
-    """Writes the stages of requests to a Parquet file; use one for many requests, for it keeps the file's rows.
+    """Writes the stages of requests to a Parquet file; use one for many requests, because it holds the file's rows.
 
     ``synchronise`` waits until the accelerator is idle, such as ``torch.cuda.synchronize``. Raises ResultsError where
-    the file cannot be written, or holds something else than stage rows: before anything is timed.
+    the file cannot be written, or holds anything but stage rows: before anything is timed.
     """
 
     def __init__(self, path: Path | str, *, machine: str | None = None, synchronise: Callable[[], None] | None = None):

@@ -44,7 +44,7 @@ ARM_PARTS = {
     0x4E: {0x000: "Denver", 0x003: "Denver 2", 0x004: "Carmel"},
     0xC0: {0xAC3: "Ampere-1", 0xAC4: "Ampere-1a"},
 }  # fmt: skip
-"""The cores' names, by the field PartNum of MIDR_EL1: ``/proc/cpuinfo`` of 64-bit Arm has numbers alone."""
+"""The cores' names, by the field PartNum of MIDR_EL1: ``/proc/cpuinfo`` of 64-bit Arm has only numbers."""
 
 _SALT = b"tofc-harness"
 _NVPMODEL_PATIENCE_S = 5.0
@@ -55,7 +55,7 @@ Conditions: TypeAlias = dict[str, float | str | bool]
 
 @cache
 def this_machine(root: Path = Path("/")) -> dict[str, Any]:
-    """What the machine is, as plain data; a fact that the system does not tell is null.
+    """Describes the machine, as plain data; a fact that the system does not report is null.
 
     ``machine_id`` (``id`` is the same) digests what decides speed, ``instance_id`` which computer it is; ``name`` is
     for people. ``root`` is where proc, sys and etc are.
@@ -88,9 +88,9 @@ def machine_name() -> str:
 
 
 def conditions(root: Path = Path("/")) -> Conditions:
-    """What changes while nothing of the machine does: power mode, present clocks in MHz, temperatures in C.
+    """The machine's present conditions: power mode, clocks in MHz, temperatures in C.
 
-    A fact that the system does not tell is left out. ``root`` is where proc and sys are.
+    A fact that the system does not report is left out. ``root`` is where proc and sys are.
     """
     processors = root / "sys/devices/system/cpu"
     khz = [_number(path) for path in sorted(processors.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
@@ -168,7 +168,7 @@ def _arm_core(entry: dict[str, str]) -> str:
 
 
 def _cores(processors: Path) -> int | None:
-    """Physical cores that are on: the sets of threads that share one."""
+    """Physical cores that are online: the sets of threads that share one."""
     siblings = {_text(path) for path in processors.glob("cpu[0-9]*/topology/thread_siblings_list")}
     return len(siblings) or psutil.cpu_count(logical=False) or os.cpu_count()
 
@@ -195,7 +195,7 @@ def _boost(processors: Path) -> bool | None:
 
 
 def _accelerators(root: Path, gpus: list[nvml.Gpu]) -> list[dict[str, Any]]:
-    """Each GPU's name, memory and limits; on a Jetson the largest clock is devfreq's, for NVML tells none."""
+    """Each GPU's name, memory and limits; on a Jetson the largest clock is devfreq's, because NVML reports none."""
     devfreq = _tegra_gpu(root)
     if devfreq is not None:
         table = [int(hertz) for hertz in (_text(devfreq / "available_frequencies") or "").split() if hertz.isdigit()]
@@ -242,7 +242,7 @@ def _l4t(root: Path) -> str | None:
 
 
 def _jetpack(root: Path) -> str | None:
-    """The version of the installed package nvidia-jetpack; many images of Linux for Tegra are without it."""
+    """The version of the installed package nvidia-jetpack; many images of Linux for Tegra lack it."""
     if _l4t(root) is None:
         return None
     entries = (_text(root / "var/lib/dpkg/status") or "").split("\n\n")
@@ -283,7 +283,7 @@ def _jetson_clocks(root: Path) -> bool | None:
 
 
 def _host(root: Path) -> str | None:
-    """Which computer it is: a digest under a salt of the project's, from which the id cannot be had back.
+    """Which computer it is: a digest with a salt of the project's, from which the id cannot be recovered.
 
     A board without ``/etc/machine-id`` has its serial number in the device tree; null where a system has neither.
     """

@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs as NVML reports them. On a Jetson it answers, and supports neither power nor clocks."""
+"""NVIDIA's GPUs as NVML reports them. On a Jetson it responds, but supports neither power nor clocks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import pynvml
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its place in NVML's list, its name, and whatever else NVML is asked about it."""
+    """One GPU: its place in NVML's list, its name, and any NVML query about it."""
 
     number: int
     name: str
@@ -26,7 +26,7 @@ class Gpu:
 
 
 def gpus() -> tuple[list[Gpu], str]:
-    """The GPUs of this machine, and where there are none, why."""
+    """The GPUs of this machine, and if there are none, why."""
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
@@ -37,7 +37,7 @@ def gpus() -> tuple[list[Gpu], str]:
 
 
 def driver() -> str | None:
-    """The version of the driver, to be asked where there are GPUs."""
+    """The version of the driver; call it only if there are GPUs."""
     try:
         return str(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:

@@ -1,9 +1,9 @@
-"""Requests timed as the study's arrivals come, with the machine idle in between, instead of back to back.
+"""Requests timed at the study's arrival times, with the machine idle in between, instead of back to back.
 
-A processor that idles lowers its clocks, and its caches are taken by others: what follows an idle gap takes longer. One
-user's requests are made in real time: each begins when the study's arrivals say so (in a closed loop, ``think`` after
-the last one's answer), and between the halves the machine idles for as long as the payload is under way over the
-study's first uplink. A server that answers several users idles less than that.
+An idle processor lowers its clocks, and others use its caches: work after an idle gap takes longer. One user's requests
+are made in real time: each begins when the study's arrivals say so (in a closed loop, ``think`` after the last one's
+answer), and between the halves the machine idles for as long as the payload takes over the study's first uplink. A
+server that answers several users idles less than that.
 """
 
 import math
@@ -18,9 +18,9 @@ from harness.replay.workload import arrivals_of
 from harness.scenario.replay import ClosedLoop, Replay
 
 _ARRIVALS = 1000
-"""After so many they come again."""
+"""After this many, arrivals repeat."""
 _LONGEST_S = 60.0
-"""A link that carries nothing for longer is not waited for."""
+"""The longest wait for a link that carries nothing."""
 
 
 class Pacing:
@@ -41,7 +41,7 @@ class Pacing:
         self._last_s = -math.inf
 
     def wait(self) -> None:
-        """Until the next request begins; one that should have begun already begins at once."""
+        """Waits until the next request is due; one that is overdue starts at once."""
         arrivals = self._spec.arrivals
         if isinstance(arrivals, ClosedLoop):
             self._sleep(arrivals.think_s)
@@ -52,7 +52,7 @@ class Pacing:
         self._last_s = self._now_s()
 
     def cross(self, n_bytes: int) -> None:
-        """While a payload is under way."""
+        """Waits for as long as a payload takes on the link."""
         uplink = self._spec.uplinks[0]
         channel = open_channel(uplink, np.random.SeedSequence(self._seed))
         self._sleep(min(Link(channel, uplink.wire).send(0.0, n_bytes) + uplink.wire.propagation_s, _LONGEST_S))

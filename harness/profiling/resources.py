@@ -1,6 +1,6 @@
-"""What a half needs besides time: its weights, the most memory that it takes while it works, its operations.
+"""What a half needs besides time: its weights, its peak memory, its operations.
 
-Nothing of this is measured while stages are timed: counting makes them slower.
+None of this is measured while stages are timed, because counting slows them down.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from harness.models.contract import Clock, Untimed
 from harness.records import Quantity
 
 _CLEAR_PEAK = "5"
-"""What resets a process's peak of resident memory, written to ``clear_refs`` (proc(5))."""
+"""The value that resets a process's peak of resident memory, written to ``clear_refs`` (proc(5))."""
 
 
 class OperationsClock:
@@ -64,9 +64,9 @@ def half_needs(half: object, work: Callable[[Clock], object], device: str) -> It
 
 
 def memory_taken_bytes(work: Callable[[], object], device: str) -> int | None:
-    """The most memory that ``work`` takes above what is held before it; null where the system does not tell.
+    """The most memory that ``work`` takes above what is held before it; null if the system does not report it.
 
-    On an accelerator what torch's allocator gives out, elsewhere the process's resident memory, in pages, to about
+    On an accelerator what torch's allocator hands out, elsewhere the process's resident memory, in pages, to about
     0.3 MB: freed memory is given back to the system first, so that it is seen when it is taken again. Blocks of up to
     32 MiB that ``work`` frees may stay with the C library, and are then in the peak.
     """
@@ -116,7 +116,7 @@ _HOLD_NONE = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int
 
 
 def _held(thing: Any) -> Iterator[object]:
-    """What an object refers to by itself: a function's globals and an object's class are not its own."""
+    """The objects that an object owns: a function's globals and an object's class are not its own."""
     if isinstance(thing, Mapping):
         yield from thing.values()
     elif isinstance(thing, list | tuple | set | frozenset):

@@ -1,6 +1,6 @@
-"""Whether the machine lowered a clock for heat or power while stages were timed, as far as it tells.
+"""Whether the machine lowered a clock for heat or power while stages were timed, as far as it reports this.
 
-Four things are watched where they are there; one that is not is recorded as unavailable, which proves nothing:
+Four things are watched if the system has them; others are recorded as unavailable, which proves nothing:
 
 - ``counters``: Linux on x86 counts each core's and package's thermal throttling (``cpu*/thermal_throttle``), Linux for
   Tegra the events of over-current, at which clocks are lowered (``hwmon*/oc*_event_cnt``);
@@ -8,7 +8,7 @@ Four things are watched where they are there; one that is not is recorded as una
 - ``clocks``: the processor's frequencies (``cpu*/cpufreq``), recorded without a verdict: a governor lowers them too;
 - ``gpu``: NVML's reasons for a lower clock, for heat or power, of each NVIDIA GPU.
 
-A counter is compared over a unit of work, so nothing in between is missed; a state is looked at after each request.
+A counter is compared over a unit of work, so nothing in between is missed; a state is read after each request.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _COUNTERS = (
     "class/hwmon/hwmon*/oc[0-9]_event_cnt",
 )
 _SLOWS = ("cpufreq-", "devfreq-", "thermal-cpufreq-", "thermal-devfreq-", "Processor")
-"""What the types of cooling devices begin with that slow something down; others turn fans."""
+"""Prefixes of the types of cooling devices that slow something down; others are fans."""
 
 _REASONS = "CurrentClocksEventReasons"
 
@@ -35,7 +35,7 @@ _NVML_REASONS = {
     0x40: "thermal slowdown by hardware",
     0x80: "power brake",
 }
-"""NVML's bits for heat and power; its others are an idle GPU and clocks that somebody set."""
+"""NVML's bits for heat and power; the others are an idle GPU and clocks set by a user."""
 
 
 class Telemetry:
@@ -71,7 +71,7 @@ class Telemetry:
         return {**self._sources, **seen}
 
     def conditions(self) -> Conditions:
-        """What changes while nothing of the machine does: :func:`harness.profiling.machine.conditions`."""
+        """The machine's present conditions: :func:`harness.profiling.machine.conditions`."""
         return conditions()
 
     def begin(self) -> None:
@@ -81,7 +81,7 @@ class Telemetry:
         self.look()
 
     def look(self) -> None:
-        """Notes what is lowered at this moment; to be called outside of any timed stage."""
+        """Records what is lowered at this moment; to be called outside of any timed stage."""
         for path, kind in self._cooling.items():
             if (state := _number(path)) is not None and state > 0:
                 self._seen[f"the cooling device {kind} was on"] = None
@@ -103,7 +103,7 @@ class Telemetry:
 
 
 def _gpus() -> tuple[list[nvml.Gpu], str]:
-    """The GPUs that give their reasons for a lower clock, and a word on those that do not or are not there."""
+    """The GPUs that report their reasons for a lower clock, and a phrase on those that do not or are absent."""
     found, absent = nvml.gpus()
     watched = [gpu for gpu in found if gpu.ask(_REASONS) is not None]
     if silent := [str(gpu) for gpu in found if gpu not in watched]:

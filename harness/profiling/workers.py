@@ -1,8 +1,8 @@
-"""Work handed out to processes a task at a time, so that one may die and another takes its task.
+"""Work handed out to processes one task at a time, so that if one dies, another takes its task.
 
 *Forked* ones share what was loaded, so that a model is in memory once; that is safe as long as no thread of the parent
-is inside a computation, so each gets one thread, and an accelerator, which cannot be forked, none. *Spawned* ones load
-for themselves, and so do actors of a Ray cluster (:mod:`harness.profiling.actors`).
+is inside a computation, so each gets one thread, and forking is not used with an accelerator. *Spawned* ones load a
+model each, and so do actors of a Ray cluster (:mod:`harness.profiling.actors`).
 """
 
 import collections
@@ -32,7 +32,7 @@ Work: TypeAlias = Callable[[Task], Result]
 
 _PR_SET_PDEATHSIG = 1
 _MOST_DEATHS = 3
-"""Of workers at one task, or in one place before they were ready: another would die of the same."""
+"""The most deaths on one task, or in one place before a worker was ready: another would die in the same way."""
 _FEWER = "have fewer workers (--workers of 'harness run'; before any command, 'taskset -c 0' for one)"
 _PATIENCE_S = 5.0
 """How long a process that closed its pipe may take to end before it is killed."""
@@ -40,19 +40,19 @@ _PATIENCE_S = 5.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has loaded what it works with."""
+    """A worker has loaded and is ready."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
-    """What a worker made of its task."""
+    """The result of a worker's task."""
 
     result: Any
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failed:
-    """What a worker raised, in a task or before."""
+    """An error of a worker, in a task or before."""
 
     error: Exception
 
@@ -71,11 +71,11 @@ class Pool(Protocol):
     """Workers, each in a place of its own; each replies that it is ready, and once to each task."""
 
     def start(self, place: int) -> None:
-        """Begins a worker in a place that has none."""
+        """Starts a worker in an empty place."""
         ...
 
     def give(self, place: int, task: Any) -> None:
-        """Gives a task to a worker that has none."""
+        """Gives a task to an idle worker."""
         ...
 
     def wait(self) -> tuple[int, Reply]:
@@ -83,7 +83,7 @@ class Pool(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ends all workers at once, whatever they do."""
+        """Ends all workers immediately."""
         ...
 
 
@@ -99,7 +99,7 @@ def hand_out(
     named: Callable[[Task], str] = str,
     lost: Callable[[str], None] = _nothing,
 ) -> Generator[tuple[Task, Any], None, None]:
-    """Yields each task with what a worker of the pool made of it, as they finish.
+    """Yields each task with its result from a worker of the pool, as they finish.
 
     A worker gets its next task before the caller sees what it finished. ``lost`` is called with how one died; its task
     goes to another that is idle, or else to a new one in its place. An error in a task is raised here. Raises
@@ -185,7 +185,7 @@ class Processes:
         given = (theirs, self._make, {} if self._environment is None else dict(self._environment(place)), os.getpid())
         process: BaseProcess = self._context.Process(target=_serve, args=given, daemon=True)
         if self._context.get_start_method() == "spawn":
-            multiprocessing.resource_tracker.ensure_running()  # It would lift the block below when it starts.
+            multiprocessing.resource_tracker.ensure_running()  # It would remove the block below when it starts.
         # Blocked, not ignored by the process itself: Ctrl-C may come before its first line.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -199,7 +199,7 @@ class Processes:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def give(self, place: int, task: Any) -> None:
-        """Sends a task; one that died meanwhile is found by :meth:`wait`."""
+        """Sends a task; a worker that died meanwhile is noticed by :meth:`wait`."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._workers[place][1].send(task)
 
@@ -227,7 +227,7 @@ class Processes:
         return place, Died(_how(process.exitcode))
 
     def stop(self) -> None:
-        """Kills them: what was finished has been received."""
+        """Kills them: all finished results have been received."""
         for process, _ in self._workers.values():
             process.kill()
         for process, ours in self._workers.values():
@@ -255,15 +255,15 @@ def _serve(theirs: Connection, make: Callable[[], Work[Any, Any]], environment: 
 
 
 def reply_of(work: Callable[..., Any], *given: Any) -> Finished | Failed:
-    """What a worker replies to work that it was given."""
+    """A worker's reply to its task."""
     try:
         return Finished(work(*given))
-    except Exception as error:  # Whatever it is, it is the caller's.
+    except Exception as error:  # Any error is passed to the caller.
         return Failed(_portable(error))
 
 
 def _portable(error: Exception) -> Exception:
-    """An error as it passes between processes."""
+    """An error in a form that can be pickled."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         reason = str(error).partition("\n")[0] or type(error).__name__
         return UnavailableError(f"a worker has no memory left: {reason}; each has a model: {_FEWER}")
@@ -271,13 +271,13 @@ def _portable(error: Exception) -> Exception:
         error.add_note("In a worker:\n" + "".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # Whatever an error of somebody's own raises there.
+    except Exception:  # A user's own error may raise anything there.
         return RuntimeError("".join(traceback.format_exception(error)))
     return error
 
 
 def _follow(parent: int) -> None:
-    """A killed parent takes this process with it."""
+    """Ends this process when its parent is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # It was killed before.
@@ -307,7 +307,7 @@ def spread(
     named: Callable[[Task], str] = str,
     lost: Callable[[str], None] = _nothing,
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Yields each task with what ``work`` made of it, as they finish; in order, and in this process, for one worker.
+    """Yields each task with its result of ``work``, as they finish; in order, and in this process, for one worker.
 
     Only tasks and results pass between processes; ``work`` and all that it holds are inherited. Otherwise as
     :func:`hand_out`.

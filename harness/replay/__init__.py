@@ -1,4 +1,4 @@
-"""Replays profiled requests through links and servers, and answers what only a replay can."""
+"""Replays profiled requests through links and servers."""
 
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Profile

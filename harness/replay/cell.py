@@ -14,7 +14,7 @@ from harness.replay.system import Instants, System
 from harness.replay.workload import RandomStream, Workload, stream, workload
 from harness.scenario.replay import ConstantUplink, Replay, TraceUplink, Uplink
 
-Engine = Literal["auto", "simpy", "vector"]
+Simulator = Literal["auto", "simpy", "vector"]
 
 _WORTH_COMPILING = 2_000
 """Requests from which loading the compiled path pays."""
@@ -24,7 +24,7 @@ _WORTH_COMPILING = 2_000
 class Cell:
     """What is replayed; ``uplink`` is one of the spec's and ``users`` one of its numbers.
 
-    The uplink's rate is taken ``scale`` times.
+    The uplink's rate is multiplied by ``scale``.
     """
 
     spec: Replay
@@ -34,7 +34,7 @@ class Cell:
     scale: float = 1.0
 
 
-def replay(profile: Profile, cell: Cell, *, engine: Engine = "auto") -> pa.Table:
+def replay(profile: Profile, cell: Cell, *, simulator: Simulator = "auto") -> pa.Table:
     """The request rows of one cell, user after user, each user's in the order in which they were made.
 
     ``auto`` takes the vectorised path where it applies; it gives the same instants. A user of a closed loop whose
@@ -42,18 +42,18 @@ def replay(profile: Profile, cell: Cell, *, engine: Engine = "auto") -> pa.Table
     for an uplink's file, ScenarioError for recorded arrivals, that cannot be read.
     """
     load = workload(profile, cell.spec, cell.users, cell.seed)
-    return request_rows(profile, cell, load, _instants(profile, cell, load, engine))
+    return request_rows(profile, cell, load, _instants(profile, cell, load, simulator))
 
 
-def _instants(profile: Profile, cell: Cell, load: Workload, engine: Engine) -> Instants:
+def _instants(profile: Profile, cell: Cell, load: Workload, simulator: Simulator) -> Instants:
     links = channels(cell)
-    if engine == "vector" or (engine == "auto" and len(load.row) >= _WORTH_COMPILING):
-        # What is compiled takes a second to load: not for a handful of requests.
+    if simulator == "vector" or (simulator == "auto" and len(load.row) >= _WORTH_COMPILING):
+        # Compiled code takes a second to load, which a handful of requests does not justify.
         from harness.replay import vector
 
         if vector.applies(cell.spec, cell.users):
             return vector.run(profile, load, cell.spec, cell.uplink.wire, links)
-        if engine == "vector":
+        if simulator == "vector":
             raise ScenarioError(
                 "the vectorised path does not apply to a timeout, to batches, or to a closed loop whose users meet"
             )

@@ -6,9 +6,9 @@ refers to: it is gone, with its interface and its queue, as soon as its process 
 
 Stages are emulated by waiting for the durations that were recorded. Both ends read the same monotonic clock.
 
-What is measured is the link, not the machine: where there are two processors each end has one to itself, which does not
-fall asleep, and looks for what must come soon instead of being woken for it. Where there is one, an end that looked
-would keep the other from sending: both are woken.
+What is measured is the link, not the machine: with two processors, each end has one to itself, which does not sleep,
+and polls for what is due soon instead of being woken for it. With one, a polling end would keep the other from sending:
+both are woken.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ HEADER_BYTES = _HEADER.size
 
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
-# The testbed imports this module wherever it is asked why there can be no real link, on other systems too.
+# The testbed imports this module on every system, to say why there can be no real link.
 _PROCESSORS = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 _SPIN_S = 2e-3
 _SOON_S = 0.25
-"""What does not come within this time is slept for: an end that always looked would starve the rest of the machine."""
+"""An end sleeps if nothing is due within this time: one that always polled would starve the rest of the machine."""
 _SOON_BYTES = 4096
-"""When so little of a payload is missing, the server begins to look for it."""
+"""When so little of a payload is missing, the server starts to poll."""
 _NOTICE_S = 1e-3
 _NOTICE_WIRE_BYTES = HEADER_BYTES + 66
 
@@ -57,7 +57,7 @@ def main(end: str) -> None:
 
 
 def enter(end: str) -> None:
-    """Move into a network namespace of this process's own, and take up the end of the link that is put there."""
+    """Move into a network namespace of this process's own, and configure the end of the link that is put there."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if libc.unshare(_CLONE_NEWNET) != 0:
@@ -72,9 +72,9 @@ def enter(end: str) -> None:
 
 @contextlib.contextmanager
 def undisturbed(end: str) -> Iterator[None]:
-    """A processor for this end before all others, which stays awake: to wake one takes longer than a small payload.
+    """A processor with priority for this end, which stays awake: waking one takes longer than a small payload.
 
-    Where there is one processor only, both ends share it; where the kernel refuses, the end goes on without, and its
+    Where there is one processor only, both ends share it; if the kernel refuses, the end continues without it, and its
     latencies scatter more.
     """
     with contextlib.ExitStack() as stack:
@@ -149,7 +149,7 @@ def _request(
     _work(submitted_s + device_s)
     device_done_s = time.monotonic()
     connection.sendall(sent)
-    # Nothing comes before this; from then on the answer is looked for.
+    # Nothing comes before this; from then on the end polls for the answer.
     select.select([connection], [], [], max(0.0, 8 * n_bytes / rate_bps + server_s - _SOON_S / 2))
     delivered_s, served_s = struct.unpack("<dd", _receive(connection, 16, soon=True))
     return {
@@ -178,7 +178,7 @@ def _receive(connection: socket.socket, n_bytes: int, *, soon: bool) -> bytes:
 
 
 def _receive_some(connection: socket.socket, buffer: memoryview, *, soon: bool) -> int:
-    """How many bytes came into the buffer; if they come soon they are looked for, again and again."""
+    """How many bytes came into the buffer; it polls for those that are due soon."""
     until_s = time.monotonic() + _SOON_S if soon and len(_PROCESSORS) > 1 else 0.0
     while time.monotonic() < until_s:
         with contextlib.suppress(BlockingIOError):
@@ -187,7 +187,7 @@ def _receive_some(connection: socket.socket, buffer: memoryview, *, soon: bool) 
 
 
 def _work(until_s: float) -> None:
-    """Be busy until an instant: sleeping is late by a scheduler's whim, so the last of it is spun."""
+    """Wait until an instant: the scheduler may wake it late, so the last part is a busy loop."""
     while (left_s := until_s - time.monotonic()) > 0:
         if left_s > _SPIN_S:
             time.sleep(left_s - _SPIN_S)
@@ -207,7 +207,7 @@ def _tool(*command: str) -> None:
 
 
 def say(message: dict[str, Any]) -> None:
-    """A line of JSON to whoever started this end."""
+    """A line of JSON to the process that started this end."""
     print(json.dumps(message), flush=True)
 
 

@@ -23,8 +23,8 @@ Bools = npt.NDArray[np.bool_]
 class Profile:
     """The timed requests of one pipeline at one point, ordered by sample and repeat.
 
-    A replay draws whole rows, never a mean and never a column by itself: a large payload keeps the slow encoding and
-    the long prefill that came with it.
+    A replay draws whole rows, never a mean and never a column by itself: a large payload stays with its slow encoding
+    and its long prefill.
     """
 
     pipeline: str
@@ -49,7 +49,7 @@ class Profile:
 
     @property
     def stays(self) -> Bools:
-        """(R,), whether the device answers alone: nothing is sent, and the server has nothing to do."""
+        """(R,), whether the device answers: nothing is sent, and the server has nothing to do."""
         return np.asarray((self.payload_bytes == 0) & (self.server_s == 0))
 
     @classmethod

@@ -22,7 +22,7 @@ class Calendar(simpy.Environment):
     """A SimPy environment in which an event can be put at an exact instant.
 
     SimPy schedules by delays, and ``now + (instant - now)`` is not always ``instant`` in floating point. With exact
-    instants, two requests that are ready together are so in every engine.
+    instants, two requests that are ready together are so in every simulator.
     """
 
     def at(self, instant_s: float, value: Any = None, priority: int = simpy.events.NORMAL) -> simpy.Event:
@@ -77,7 +77,7 @@ class Station:
         return job
 
     def leave(self, job: Job) -> None:
-        """Take a job that is not wanted any more out of the queue; one that has started is finished all the same."""
+        """Remove a cancelled job from the queue; one that has started is finished all the same."""
         job.gave_up = True
 
     def _pick_later(self) -> None:
@@ -133,7 +133,7 @@ class Abortable(Station):
 class Batches(Station):
     """Servers that each take up to ``max_batch`` jobs at once; a batch that is not full waits for ``window_s``.
 
-    ``finish`` is asked for the whole batch.
+    ``finish`` is called for the whole batch.
     """
 
     def __init__(

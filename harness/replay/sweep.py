@@ -11,12 +11,12 @@ import pyarrow as pa
 from harness.cluster import connected
 from harness.errors import UnavailableError
 from harness.records import RequestRow, schema
-from harness.replay.cell import Cell, Engine, replay
+from harness.replay.cell import Cell, Simulator, replay
 from harness.replay.profile import Profile
 from harness.reporter import unsaid
 from harness.scenario.replay import Replay
 
-Job = tuple[Profile, Cell, Engine]
+Job = tuple[Profile, Cell, Simulator]
 Workers = int | Literal["ray"]
 
 
@@ -33,17 +33,17 @@ def sweep(
     spec: Replay,
     *,
     workers: Workers = 1,
-    engine: Engine = "auto",
+    simulator: Simulator = "auto",
     tell: Callable[[str], None] = unsaid,
 ) -> pa.Table:
-    """The request rows of every profile in every cell, in that order whoever replays them.
+    """The request rows of every profile in every cell, in the same order for any number of workers.
 
     ``workers`` is a number of processes, or ``ray`` for the cluster that Ray is connected to (a local one where there
     is none); its nodes need the harness, and the files of recorded links under the same paths. A cell's random streams
-    depend on its seed alone, so the rows do not depend on the workers. ``tell`` is given a line of progress. Raises
-    UnavailableError where Ray is asked for and not installed or not reached, and what :func:`replay` raises.
+    depend on its seed alone, so the rows do not depend on the workers. ``tell`` is called with a line of progress.
+    Raises UnavailableError if Ray is requested and not installed or not reached, and what :func:`replay` raises.
     """
-    jobs = [(profile, cell, engine) for profile in profiles for cell in cells(spec)]
+    jobs = [(profile, cell, simulator) for profile in profiles for cell in cells(spec)]
     if workers == "ray":
         tables = _over_ray(jobs, tell)
     elif workers == 1 or len(jobs) < 2:
@@ -62,7 +62,7 @@ def _over_processes(jobs: Sequence[Job], workers: int) -> list[pa.Table]:
     try:
         return list(pool.map(_replayed, jobs))
     finally:
-        # Ctrl-C is the parent's to handle; it does not wait for cells that are not begun.
+        # Ctrl-C is the parent's to handle; it does not wait for cells that have not started.
         pool.shutdown(cancel_futures=True)
 
 
@@ -72,7 +72,7 @@ def _over_ray(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[pa.Table
             remote = ray.remote(_replayed)
             return list(ray.get([remote.remote(job) for job in jobs]))
         except ray.exceptions.RayTaskError as error:
-            # The caller gets the error of the cell itself, as from the other engines.
+            # The caller gets the error of the cell itself, as without Ray.
             raise error.cause from None
         except ray.exceptions.RayError as error:
             reason = str(error).partition("\n")[0]
@@ -80,5 +80,5 @@ def _over_ray(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[pa.Table
 
 
 def _replayed(job: Job) -> pa.Table:
-    profile, cell, engine = job
-    return replay(profile, cell, engine=engine)
+    profile, cell, simulator = job
+    return replay(profile, cell, simulator=simulator)

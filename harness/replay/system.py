@@ -1,6 +1,6 @@
 """The system in SimPy: devices, uplinks and servers through which every request of a workload goes.
 
-This is the engine of record. A transfer is one event, computed by the link, never a loop over packets.
+This is the reference simulator. A transfer is one event, computed by the link, never a loop over packets.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Steps = Generator[simpy.Event, None, None]
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Instants:
-    """When each of N requests got how far, in seconds; NaN where it never did."""
+    """When each of N requests reached each point, in seconds; NaN where it never did."""
 
     submitted_s: Floats
     device_begun_s: Floats

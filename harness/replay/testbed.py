@@ -1,7 +1,7 @@
 """A real link to check the replay against: two network namespaces, a veth pair and a token bucket (Linux, root).
 
 Nothing has to be cleaned up. The namespaces belong to two child processes, and vanish with them, and the kernel ends
-those with this process, whatever ends it.
+those with this process, however it ends.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Testbed:
     @classmethod
     @contextlib.contextmanager
     def open(cls, rate_bps: float, burst_bytes: int) -> Iterator[Self]:
-        """A testbed while the context lasts; raises UnavailableError, saying what is missing, where none can be."""
+        """A testbed while the context lasts; raises UnavailableError, with what is missing, if none can be."""
         script = [sys.executable, "-I", str(Path(exchange.__file__))]
         with joined([*script, "device"], [*script, "server"]) as (device, server):
             say(server, {"go": True})
@@ -73,7 +73,7 @@ def joined(
 ) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
     """The processes of two commands with a link between their network namespaces.
 
-    Each calls :func:`harness.replay.exchange.enter` first, and waits there until it is spoken to.
+    Each calls :func:`harness.replay.exchange.enter` first, and waits there for the first message.
     """
     if reason := why_not():
         raise UnavailableError(f"a real link cannot be made here: {reason}")
@@ -100,7 +100,7 @@ def _veth(pids: dict[str, int]) -> None:
 
 
 def say(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
-    """Speak to an end."""
+    """Send a message to an end."""
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(message) + "\n")
@@ -110,7 +110,7 @@ def say(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
 
 
 def hear(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What an end says next; raises UnavailableError where it says what went wrong, or stopped."""
+    """The next message of an end; raises UnavailableError if it reports an error or stopped."""
     assert process.stdout is not None
     line = process.stdout.readline()
     message: dict[str, Any] = json.loads(line) if line else {"error": f"an end of the link stopped ({process.wait()})"}

@@ -3,9 +3,9 @@
 The real side waits for the recorded durations and sends real bytes over TCP through a token bucket, which a primer
 empties before each payload. The replayed side is the SimPy system with the wire as it is known beforehand (headers and
 segments) and two latencies of the host, calibrated on payloads of one size at one rate, which are no part of the
-comparison. How far the host scatters by itself is seen where one exchange is repeated among the requests: no replay can
-be nearer to single requests than that, so T_link's errors within it do not fail this one if they average out, and are
-reported. Repeats are compared with their own median: no error of a replay can hide in their scatter.
+comparison. The host's own scatter is measured by repeating one exchange among the requests: no replay can be closer to
+single requests than that, so T_link's errors within it do not fail this one if they average out, and are reported.
+Repeats are compared with their own median: no error of a replay can hide in their scatter.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ _CALIBRATION_BYTES, _CALIBRATION_BPS = 400, 10e6
 _CALIBRATION_WORK_S = 0.02
 """An answer takes longer after work than without any: what it needs has left the processor's caches."""
 _MOST_WORK_S = 0.1
-"""For the same reason a calibration has stages as long as the requests', up to this: longer adds but time."""
+"""For the same reason a calibration has stages as long as the requests', up to this: longer ones only take time."""
 _SCATTER_LINK_S = 5e-3
-"""What is on the link for longer is longer exposed to the host. Repeats take as long as a small payload, for which it
-matters, and no longer, so that a large one gets no larger excuse."""
+"""A longer transfer is exposed to the host for longer. Repeats take as long as a small payload, for which it matters,
+and no longer, so that a large one is excused no more."""
 _REPEATS = 100
 """The fewest that have a 99th percentile."""
 
@@ -82,7 +82,7 @@ class Validation:
             for name, values in (("real", real), ("replayed", replayed)):
                 row[f"{name}_mean_s"] = float(values.mean())
                 row |= {f"{name}_p{q}_s": float(np.percentile(values, q, method="inverted_cdf")) for q in (50, 90, 99)}
-            # A scheme without device stages has nothing there to be wrong about but the clock's own microsecond.
+            # A scheme without device stages has no error there except the clock's microsecond.
             errors = np.abs(replayed - real) / np.maximum(real, _CLOCK_S)
             row["mean_error"] = float((replayed.mean() - real.mean()) / max(real.mean(), _CLOCK_S))
             row["median_request_error"] = float(np.median(errors))
@@ -129,7 +129,7 @@ class Validation:
 def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0) -> Validation:
     """Send ``requests`` requests drawn from ``profile`` over a real link of ``rate_bps``, and replay them.
 
-    Raises UnavailableError where there can be no real link.
+    Raises UnavailableError if no real link can be made.
     """
     rows = profile.draw(requests, np.random.default_rng(seed))
     # A payload carries at least its own length; a scheme that sends nothing has no link to validate.
@@ -145,7 +145,7 @@ def validate(profile: Profile, *, rate_bps: float, requests: int, seed: int = 0)
         for row in rows.tolist():
             work = (profile.device_s[row], int(n_bytes[row]), profile.server_s[row])
             requests_seen.append(bed.request(*work, idle_s=idle_s, primer_bytes=PRIMER_BYTES))
-            # In between, so that what comes and goes on the host meets both alike.
+            # In between, so that changes on the host affect both alike.
             for _ in range(-(-_REPEATS // requests)):
                 work = (device_s, repeated_bytes, server_s)
                 repeats_seen.append(bed.request(*work, idle_s=idle_s, primer_bytes=PRIMER_BYTES))
@@ -169,7 +169,7 @@ def calibrate(
     """The host's latencies: medians over one payload at one rate, less what the link itself takes for it.
 
     ``device_s`` and ``server_s`` are how long the stages before the payload and before the answer take. The link's rate
-    is another afterwards.
+    is changed by this.
     """
     bed.shape(_CALIBRATION_BPS, BURST_BYTES)
     idle_s = refill_s(_CALIBRATION_BPS)

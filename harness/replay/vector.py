@@ -24,8 +24,8 @@ from harness.scenario.replay import ClosedLoop, Replay, Wire
 def applies(spec: Replay, users: int) -> bool:
     """Whether the path gives this system's instants.
 
-    It does where requests arrive whatever happens to the earlier ones, and in a closed loop whose users never meet. It
-    does not where requests are given up or served in batches.
+    It does if requests arrive independently of earlier ones, and in a closed loop whose users never meet. It does not
+    where requests are given up or served in batches.
     """
     if spec.timeout_s is not None or spec.batching is not None:
         return False

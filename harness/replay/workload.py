@@ -1,6 +1,6 @@
-"""Who asks what, when: the requests of one cell, decided before anything is replayed.
+"""The requests of one cell, their users and times, decided before anything is replayed.
 
-Everything random comes from here, so that every engine replays the same requests. N requests, user after user; the
+Everything random comes from here, so that every simulator replays the same requests. N requests, user after user; the
 requests ``first[u]`` to ``first[u + 1]`` are user u's, in the order in which they are made.
 """
 
@@ -25,7 +25,7 @@ class RandomStream(enum.IntEnum):
 def stream(seed: int, kind: RandomStream, user: int) -> np.random.SeedSequence:
     """The seed of one user's random stream.
 
-    It depends on nothing else. Schemes, rates and points that are compared meet the same arrivals and the same
+    It depends on nothing else. Schemes, rates and points that are compared have the same arrivals and the same
     questions, and a cell's numbers do not depend on which others are replayed, in which order, or where.
     """
     return np.random.SeedSequence(entropy=seed, spawn_key=(int(kind), user))

@@ -35,7 +35,7 @@ Event = dict[str, Any]
 
 
 def trace(runs: Sequence[Analysis]) -> str:
-    """The trace of the selected points of runs as JSON; what is left out is said in ``otherData``."""
+    """The trace of the selected points of runs as JSON; ``otherData`` says what is left out."""
     events: list[Event] = []
     notes: dict[str, str] = {}
     pids = itertools.count(1)

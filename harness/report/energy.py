@@ -17,7 +17,7 @@ _ROW = ["pipeline", "point", "rail"]
 
 
 def energy_table(run: Analysis) -> RenderableType | None:
-    """The joules of an answer, net and gross, a row for each point and rail; nothing where none were wanted.
+    """The joules of an answer, net and gross, a row for each point and rail; nothing if none was to be measured.
 
     Where none could be read it is the sentence that says so.
     """
@@ -39,7 +39,7 @@ def energy_table(run: Analysis) -> RenderableType | None:
 
 
 def notes(run: Analysis) -> list[str]:
-    """What must be known to read these joules, a sentence each."""
+    """The notes on these joules, a sentence each."""
     found = run.energy
     rails = found.drop_duplicates(["side", "rail"])
     loose = [f"{row['side']}'s {row['rail']}" for row in rails.to_dict("records") if not row["calibrated"]]
@@ -61,7 +61,7 @@ def notes(run: Analysis) -> list[str]:
             f"read from {'; '.join(f'{sensor} on {machine}' for sensor, machine in _sensors(found))}",
             f"calibrated by the scenario: {', '.join(firm_rails)}" if firm_rails else "",
             f"calibrations of rails that were not measured: {', '.join(unused)}" if unused else "",
-            f"uncalibrated, for no external meter was compared: {', '.join(loose)}" if loose else "",
+            f"uncalibrated, because no external meter was compared: {', '.join(loose)}" if loose else "",
             f"blocks of {format_seconds(short_s)} are shorter than {SHORT_S:g} s: sensors average over as long"
             if short_s < SHORT_S
             else "",

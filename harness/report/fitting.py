@@ -1,4 +1,4 @@
-"""Tables for a terminal of any width: where the columns have no room, each row is a block of lines."""
+"""Tables for a terminal of any width: if the columns do not fit, each row is a block of lines."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -63,7 +63,7 @@ def texts(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def how_compared(run: Analysis) -> str:
-    """How schemes are compared with the first: within rounds, where they were timed in the same ones."""
+    """How schemes are compared with the first: within rounds, if they were timed in the same ones."""
     apart = run.first["reason"].fillna("").str.startswith(means.NOT_COMPARABLE)
     return "within rounds" + ("; schemes that were timed apart have no interval" if apart.any() else "")
 
@@ -182,7 +182,7 @@ def _benchmarks(run: Analysis) -> Grid:
         "payload_bytes": ("mean payload", format_bytes), "score": ("score", "{:.1f}".format),
         "metric": ("metric", None),
     }  # fmt: skip
-    return _grid("Each benchmark by itself", run.benchmarks, columns, {"source": run.bytes_source})
+    return _grid("Each benchmark separately", run.benchmarks, columns, {"source": run.bytes_source})
 
 
 def _plain(value: float) -> str:

@@ -1,4 +1,4 @@
-"""An archive that somebody else reruns without a network, and every number of the table as a LaTeX macro."""
+"""An archive that others can rerun without a network, and every number of the table as a LaTeX macro."""
 
 import datetime as dt
 import gzip

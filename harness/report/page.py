@@ -1,7 +1,7 @@
 """A report: runs as one HTML file that needs no network.
 
-Verdict, who answers first, tables, figures, where every number comes from, how to make them again. All texts are a
-user's and are escaped; the one script is the page's own, and the page's policy admits no other.
+Verdict, who answers first, tables, figures, where every number comes from, how to make them again. All texts come from
+users and are escaped; the only script is the page's own, and its policy admits no other.
 """
 
 import base64
@@ -28,7 +28,7 @@ from harness.scenario.load import as_written
 from harness.units import format_bytes
 
 MOST_BYTES = 3_000_000
-"""A report is smaller: figures that do not fit are left out, and it says so."""
+"""The limit of a report's size: figures that do not fit are left out, with a note."""
 
 _RESERVED_BYTES = 100_000
 _EVERY = ("answer", "tables", "figures", "provenance", "again")
@@ -47,13 +47,13 @@ class FigureImage:
 def write(
     runs: Sequence[Analysis], out: Path, reporter: Progress | None = None, figures: Sequence[str] | None = None
 ) -> None:
-    """Writes the report of ``runs`` to ``out``, whole or not at all; below :data:`MOST_BYTES`.
+    """Writes the report of ``runs`` to ``out``, atomically; below :data:`MOST_BYTES`.
 
     ``figures`` are those of :mod:`harness.report.figures.gallery` by name; without it all that a run's rows can draw.
-    Raises ResultsError where there is no run, where the tables alone are too large, and where the disk refuses.
+    Raises ResultsError where there is no run, where the tables by themselves are too large, and where the disk refuses.
     """
     if not runs:
-        raise ResultsError(f"{out}: a report is of one run or more")
+        raise ResultsError(f"{out}: a report needs at least one run")
     disk.write_text(out, render(runs, reporter, figures))
 
 

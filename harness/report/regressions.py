@@ -22,7 +22,7 @@ Format = Literal["terminal", "markdown", "json"]
 class Found:
     """All that a command compared: runs, what could not be compared and why, and commits timed.
 
-    ``others`` is what else regressed: a sentence by its name.
+    ``others`` holds other regressions: a sentence by name.
     """
 
     runs: Sequence[Comparison] = ()

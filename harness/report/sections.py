@@ -1,4 +1,4 @@
-"""All that is printed of a run: its closing table, and a table for each thing more that it measured."""
+"""Everything that is printed of a run: its closing table, and a table for each further measurement."""
 
 import math
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def link_times(links: pa.Table) -> pd.DataFrame:
         opened=("set_up_s", "count"),
         set_up_s=("set_up_s", "mean"),
     )
-    # A mean over other requests than those of link_s would be compared with it in vain.
+    # A mean over other requests than those of link_s cannot be compared with it.
     found["channel_s"] = found["channel_s"].where(found.pop("shaped") == found["requests"])
     found["error"] = found["channel_s"] / found["link_s"] - 1
     means: pd.DataFrame = found.reset_index()

@@ -1,4 +1,4 @@
-"""The closing table: which scheme answers first at equal score, by how much, and whether that may be believed."""
+"""The closing table: which scheme answers first at equal score, by how much, and whether the run is VALID."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -187,7 +187,7 @@ def _heading(run: Analysis) -> Sequence[Text]:
     manifest = run.manifest
     lines = [Text(str(manifest.scenario_value("title")), style="bold")]
     lines += [Text(label, style="yellow") for label in (manifest.label, manifest.untuned) if label]
-    # Of a run that is not finished nothing is judged yet, as its last footnote says.
+    # An unfinished run is not judged yet, as its last footnote says.
     reasons = run.reasons if manifest.validity else ()
     return lines + [Text(f"INVALID: {reason}", style="bold red") for reason in reasons]
 
@@ -220,7 +220,7 @@ def claimed(run: Analysis) -> str:
     equality = run.equality
     if not run.scored:
         return (
-            f"no score is claimed: {equality.reference} scores 0, and nothing can be measured in units of that; each "
+            f"no score is claimed: {equality.reference} scores 0, so scores cannot be compared with it; each "
             "scheme is shown at its first point"
         )
     return (
@@ -240,10 +240,10 @@ def several(run: Analysis) -> str:
 def _timing(run: Analysis) -> str:
     numbers = run.numbers
     if not numbers["shown"].any():
-        return "times: none, for no scheme reaches the target"
+        return "times: none, because no scheme reaches the target"
     replayed = numbers[numbers["requests"] > 0]
     if replayed.empty:
-        return "times: none, for nothing was replayed"
+        return "times: none, because nothing was replayed"
     unfirm = sorted(set(replayed["total_source"].dropna()) - {"measured"})
     lost = int((replayed["requests"] - replayed["total_done"]).sum())
     deadline = "" if run.deadline_s is None else f"; in {format_seconds(run.deadline_s)}: the share answered by then"
@@ -281,7 +281,7 @@ def _score(row: "pd.Series[float]") -> str:
 
 
 def _wide(half: float) -> str:
-    """A relative half-width in percent, rounded up; ``none`` where no interval is promised."""
+    """A relative half-width in percent, rounded up; ``none`` where there is no interval."""
     return "none" if math.isnan(half) else f"{math.ceil(100 * half)} %"
 
 
@@ -312,7 +312,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _share(share: float) -> str:
-    """A share in whole percent; all and none are said only where they are."""
+    """A share in whole percent; 0 % and 100 % are printed only if they are exact."""
     if math.isnan(share):
         return "-"
     text = f"{100 * share:.0f} %"

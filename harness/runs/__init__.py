@@ -1,1 +1,1 @@
-"""Where runs are kept: their folder, rows, manifest and lock."""
+"""How runs are stored: their folder, rows, manifest and lock."""

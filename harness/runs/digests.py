@@ -19,7 +19,7 @@ SHORT = 16
 
 _CACHE_NAME = "digests.json"
 _CACHED_FROM_BYTES = 1 << 20
-"""Smaller files are read again: that is quicker than to look them up."""
+"""Smaller files are read again, which is quicker than a lookup."""
 _MOST_CACHED = 4096
 
 
@@ -74,7 +74,7 @@ def of_folder(folder: Path, pattern: str = "**/*") -> str:
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The names whose digests differ or are in one of the two alone, in order."""
+    """The names whose digests differ or are in only one of the two, in order."""
     return [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
 
 
@@ -104,7 +104,7 @@ def _cached() -> dict[str, tuple[str, str]]:
 
 
 def _remember(name: str, stamp: str, digest: str) -> None:
-    """A cache that cannot be written costs time, nothing else."""
+    """Writes the cache; if it cannot be written, only time is lost."""
     known = _cached()
     known[name] = (stamp, digest)
     while len(known) > _MOST_CACHED:

@@ -1,6 +1,6 @@
-"""Writing so that a file is there whole or not at all, whenever the process dies or the power goes.
+"""Atomic writes: a file is there complete or not at all, even if the process dies or the power fails.
 
-A file or a folder is written under a name that no reader looks at, flushed to the disk, and renamed: that is one step.
+A file or a folder is written under a name that no reader uses, flushed to the disk, and renamed, which is one step.
 """
 
 import io
@@ -18,7 +18,7 @@ from harness.files import UNFINISHED
 
 
 def check_writable(path: Path) -> None:
-    """ResultsError where ``path`` could not be written now: asked before computing, not after."""
+    """Raises ResultsError if ``path`` could not be written now; called before computing, not after."""
     try:
         files.check_writable(path)
     except OSError as error:
@@ -26,12 +26,12 @@ def check_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """``text`` as the UTF-8 file ``path``, in place of what was there; ResultsError when the disk refuses."""
+    """Writes ``text`` as the UTF-8 file ``path``, replacing it; ResultsError if it cannot be written."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """``data`` as the file ``path``, in place of what was there; ResultsError when the disk refuses."""
+    """Writes ``data`` as the file ``path``, replacing it; ResultsError if it cannot be written."""
     try:
         files.write_whole(path, lambda file: file.write(data))
     except OSError as error:
@@ -39,9 +39,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_folder(folder: Path, content: Mapping[str, bytes], *, replace: bool = False) -> None:
-    """The new folder ``folder`` with files of this content, by relative name; ResultsError when the disk refuses.
+    """Writes a new folder with files of this content, by relative name; ResultsError if it cannot be written.
 
-    With ``replace`` it takes the place of one that is there, once all of it is written.
+    With ``replace`` it replaces an existing one, once it is complete.
     """
     unfinished = folder.with_name(f"{UNFINISHED}{os.getpid()}")
     try:
@@ -60,7 +60,7 @@ def write_folder(folder: Path, content: Mapping[str, bytes], *, replace: bool = 
 
 
 def parquet(table: pa.Table, **how: object) -> bytes:
-    """A table as the bytes of a Parquet file, written ``how`` pyarrow is told."""
+    """A table as the bytes of a Parquet file, with the options ``how`` of pyarrow."""
     file = io.BytesIO()
     pq.write_table(table, file, **how)
     return file.getvalue()
@@ -73,7 +73,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes the file or folder ``path``, if it is there; a folder is renamed first: it is never seen half gone."""
+    """Removes the file or folder ``path``, if it exists; a folder is renamed first, never seen half removed."""
     if path.is_dir():
         if not path.name.startswith(UNFINISHED):
             hidden = path.with_name(f"{UNFINISHED}{path.name}")

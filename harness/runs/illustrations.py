@@ -1,4 +1,4 @@
-"""What some figures of a run show besides its rows: densities of features, where bits went, pictures to look at.
+"""What some figures of a run show besides its rows: densities of features, where bits went, example pictures.
 
 <run>/illustrations/illustrations.json    of the run's rows as they were; made by 'harness illustrate'
 <run>/illustrations/*.png                 the pictures that it names
@@ -60,10 +60,10 @@ class Bits(_Part):
 
 
 class Case(_Part):
-    """A question, and what two schemes made of it.
+    """A question, and the answers of two schemes.
 
     ``labels`` says of each feature of the thumbnail, row by row, into which merged feature it went; ``shown`` and
-    ``left`` are the files of the picture and of what JPEG leaves of it, ``jpeg`` how that was written.
+    ``left`` are the files of the picture and of the decoded JPEG, ``jpeg`` how that was written.
     """
 
     sample: str
@@ -102,7 +102,7 @@ class Illustrations(_Part):
 
 
 def identity(manifest: Manifest) -> str:
-    """What a run's rows are known by."""
+    """What identifies a run's rows."""
     return of_data(manifest.tables)
 
 

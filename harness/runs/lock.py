@@ -1,7 +1,7 @@
 """One process writes a run at a time.
 
-The kernel holds the lock (flock), so it goes with the process that took it, however that process ends; the file's text
-only tells the others who it is.
+The kernel holds the lock (flock), so it is released when its process ends in any way; the file's text only tells others
+who holds it.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from harness.files import why
 
 
 class Lock:
-    """The lock of a run's folder, a hidden file beside it; ResultsError, naming its holder, where it is taken."""
+    """The lock of a run's folder, a hidden file beside it; ResultsError, naming the holder, if it is taken."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder.with_name(f".{folder.name}.lock")
@@ -34,12 +34,12 @@ class Lock:
             except OSError as error:
                 os.close(self._descriptor)
                 raise ResultsError(
-                    f"{folder}: its file system gives no locks ({why(error)}), so that two processes could write one "
-                    "run; choose a folder on another with --results"
+                    f"{folder}: its file system does not support locks ({why(error)}), so that two processes could "
+                    "write one run; choose a folder on another with --results"
                 ) from None
             if self._is_current():
                 break
-            # Its holder removed the file between the two calls above: this lock locks a name that nobody sees.
+            # Its holder removed the file between the two calls above: this lock is on a file that no longer has a name.
             os.close(self._descriptor)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -51,7 +51,7 @@ class Lock:
             return False
 
     def release(self) -> None:
-        """Lets the next process in; may be called more than once."""
+        """Releases the lock; may be called more than once."""
         if self._descriptor >= 0:
             self.path.unlink(missing_ok=True)
             os.close(self._descriptor)

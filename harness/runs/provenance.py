@@ -1,7 +1,8 @@
 """Where a run's numbers come from: the manifest that lies beside its rows.
 
-A run may be stopped and taken up again, under another commit or on another machine. So what decides a number is kept
-once a session, and what must not change between sessions (the scenario, what its names stand for, the seed) once a run.
+A run may be stopped and resumed, under another commit or on another machine. So what decides a number is recorded for
+each session, and what must not change between sessions (the scenario, what its names stand for, the seed) once for the
+run.
 """
 
 import base64
@@ -33,7 +34,7 @@ PACKAGES = (
 """The distributions whose version may change a number, in bytes, answers or seconds."""
 
 UNAVAILABLE = "unavailable: "
-"""What begins a session's word on telemetry that its machine does not have; the reason follows."""
+"""Prefix of a session's entry for telemetry that its machine does not have; the reason follows."""
 
 _GIT_PATIENCE_S = 5.0
 _SEAL = "seal"
@@ -80,7 +81,7 @@ class Session(_Strict):
     the machine waited for a processor. ``released``: without a commit, whether the code is an installed release's.
     ``server`` is null where both halves ran in this process. ``energy`` says of each side what its energy was read
     from, or why nothing was. ``conditions`` has the power mode, clocks (MHz) and temperatures (C) before and after a
-    pass, and of answers that several processes gave how many, what they were and how many died.
+    pass, and for answers that several processes computed, how many there were, what they were and how many died.
     """
 
     started_utc: str
@@ -108,13 +109,13 @@ class Session(_Strict):
 
 
 class Manifest(_Strict):
-    """What a run is, where its numbers come from, and whether they may be believed.
+    """What a run is, where its numbers come from, and whether it is VALID.
 
     ``scenario`` is the scenario as given, with SI numbers. ``benchmarks`` and ``backbone`` are what ran; ``stand_ins``
     maps what was wanted to what ran instead. ``points`` are the parameters of every operating point, by pipeline and
     label. ``digests`` has that of everything that rows depend on, by a name for people: files, parts of models.
-    ``tables`` has the digest of each of the run's files. ``validity`` is null while the run is going on; ``reasons``
-    says why a run is INVALID. ``half`` is the side whose halves alone were measured, null for a run of both.
+    ``tables`` has the digest of each of the run's files. ``validity`` is null while the run is unfinished; ``reasons``
+    says why a run is INVALID. ``half`` is the only side whose halves were measured, null for a run of both.
     """
 
     schema_version: int
@@ -157,7 +158,7 @@ class Manifest(_Strict):
 
     @property
     def untuned(self) -> str:
-        """Empty, or what tables and figures say of schemes that send pictures to a model that merges untuned.
+        """Empty, or the label of schemes whose pictures are answered by a model that merges and is not tuned for it.
 
         The paper's baselines are answered by a model that was tuned for merged features (V-A3): a point's ``adapter``.
         """
@@ -179,7 +180,7 @@ class Manifest(_Strict):
             return "seen"
         if not (told := [session.telemetry for session in self.sessions if session.telemetry]):
             return "not recorded"
-        # A clock alone is no verdict: a governor lowers it too.
+        # A clock by itself is no verdict: a governor lowers it too.
         watched = [
             [
                 what
@@ -212,7 +213,7 @@ class Manifest(_Strict):
 
 
 def _merges_untuned(parameters: Mapping[str, Any]) -> bool:
-    """Whether a point is of an image codec (they alone have ``max_side``) and merges without an adapter."""
+    """Whether a point is of an image codec (only these have ``max_side``) and merges without an adapter."""
     merges = parameters.get("merge_to") is not None or parameters.get("n_c") is not None
     return "max_side" in parameters and merges and parameters.get("adapter") is None
 
@@ -278,9 +279,9 @@ def session(*, command: Sequence[str], machine: Mapping[str, Any], server: Serve
 
 
 def changes(old: Manifest, new: Manifest) -> list[str]:
-    """What is not as it was when a run was last worked on, a phrase each: files, weights, code, packages, scenario.
+    """What has changed since a run was last worked on, a phrase each: files, weights, code, packages, scenario.
 
-    The machine is not among them: it decides how fast something was, which the rows say.
+    The machine is not among them: it decides only times, and rows name it.
     """
     found = [
         *(["the scenario"] if old.scenario_hash != new.scenario_hash else []),
@@ -296,7 +297,7 @@ def changes(old: Manifest, new: Manifest) -> list[str]:
 
 
 def software_changes(old: Manifest, new: Manifest) -> list[str]:
-    """What of the code and the packages is not as it was, a phrase each; rows of two versions are not mixed."""
+    """What has changed in the code and the packages, a phrase each; rows of two versions are not mixed."""
     before, now = old.sessions[-1], new.sessions[-1]
     packages = [
         f"{name} ({before.packages.get(name, 'absent')} before, {now.packages.get(name, 'absent')} now)"
@@ -334,10 +335,10 @@ def package_versions() -> dict[str, str]:
 
 
 CODE = ("harness", "baselines")
-"""What of a checkout computes a run's rows; the scenario and the packages' versions are in the manifest."""
+"""The files of a checkout that compute a run's rows; the scenario and the packages' versions are in the manifest."""
 
 REMADE_FROM = (*CODE, "scenarios", "constraints.txt", "pyproject.toml")
-"""What of a checkout decides the rows that somebody else's run of a committed scenario has."""
+"""The files of a checkout that decide the rows of a run of a committed scenario elsewhere."""
 
 
 def uncommitted(root: Path, paths: Sequence[str] = CODE) -> list[str] | None:
@@ -362,7 +363,7 @@ def checkout(root: Path) -> tuple[str | None, bool | None]:
 def released(root: Path) -> bool:
     """Whether the Python files under ``root`` are those of an installed release, by the digests that it was built with.
 
-    An editable installation is none: its files are whatever they are at the moment.
+    An editable installation is not one: its files may change at any time.
     """
     try:
         listed = importlib.metadata.distribution(_DISTRIBUTION).files or []

@@ -1,4 +1,4 @@
-"""Stage times that were recorded elsewhere: rows of a run, a file of the stage logger, or a CSV of one's own.
+"""Stage times that were recorded elsewhere: rows of a run, a file of the stage logger, or a CSV.
 
 A CSV has the columns ``stage`` and ``seconds``, and, where they are known, ``sample`` (else its requests stand for any
 sample, in turn), ``repeat`` (else a stage that comes again begins the next one), ``point`` and ``cpu_s``:
@@ -39,8 +39,8 @@ Stages: TypeAlias = Sequence[tuple[str, float, float | None]]
 class RecordedTimes:
     """The stages of one pipeline at one point on one side, recorded on ``machine``; ``where`` is their file.
 
-    ``requests`` has the repeats of each sample; the empty name's stand for any sample. ``source`` is ``recorded``, or
-    what the rows say that is weaker.
+    ``requests`` has the repeats of each sample; the empty name's stand for any sample. ``source`` is ``recorded``, or a
+    weaker source that the rows name.
     """
 
     where: Path
@@ -97,7 +97,7 @@ def read(recording: Recording, labels: Sequence[str]) -> dict[tuple[str, str, Si
 
 
 def put(stages: pa.Table, profiles: Mapping[tuple[str, str, Side], RecordedTimes]) -> pa.Table:
-    """Stage rows of a finished run, with recorded ones in the place of each side that a profile has.
+    """Stage rows of a finished run, with recorded ones in place of each side that has a profile.
 
     Raises ScenarioError for a pipeline at a point that the run did not time.
     """
@@ -170,7 +170,7 @@ _FIRMNESS = ("recorded", "estimated", "reported")
 
 
 def _only(rows: pa.Table, column: str, name: str, path: Path, *, exact: bool = False) -> pa.Table:
-    """The rows of a name, or all where they have one other name alone, as a logger's have; ``exact`` refuses that."""
+    """The rows of a name, or all if they have only one other name, as a logger's have; ``exact`` refuses that."""
     known = pc.unique(rows[column]).to_pylist()
     if name not in known and (exact or len(known) > 1):
         raise ScenarioError(f"{path}: {unknown_name(column, name, known)}")
@@ -264,7 +264,7 @@ def _repeat(repeats: Mapping[int, Mapping[str, object]], stage: str) -> int:
 def _whole_requests(
     path: Path, of_point: Mapping[str, Mapping[int, Mapping[str, tuple[float, float | None]]]], *, for_any: bool
 ) -> dict[str, list[Stages]]:
-    """The requests by sample, or ``for_any``; all have the same stages: a time that was forgotten is no time of 0 s."""
+    """The requests by sample, or ``for_any``; all have the same stages: a time that is missing is not a time of 0 s."""
     every = dict.fromkeys(stage for repeats in of_point.values() for request in repeats.values() for stage in request)
     for sample, repeats in of_point.items():
         for repeat, request in repeats.items():

@@ -1,7 +1,7 @@
-"""The requests of a run that has none in its folder: replayed from its own rows, and known again by digests.
+"""The requests of a run that has none in its folder: replayed from its own rows, and verified by digests.
 
-A run kept for reference leaves its largest table out, for its replay section makes it again from the stage and outcome
-rows. In its place is a table of digests, so that a replay that has come to differ is seen, and where:
+A reference run leaves out its largest table, because its replay section makes it again from the stage and outcome rows.
+In its place is a table of digests, which shows whether and where a replay differs:
 
     <run>/replayed.parquet   replay, pipeline, point, channel, users, seed: a cell; first, requests: which of its rows;
                              digest: CRC-32 of their samples and instants, to the bit

@@ -1,4 +1,4 @@
-"""The folder of a run, written so that a killed process loses nothing that was finished.
+"""The folder of a run, written so that a killed process loses no finished work.
 
     <run>/manifest.json      always there and always whole
     <run>/samples.parquet    what each question of the run shows and asks
@@ -7,9 +7,9 @@
 
 A unit is named work whose rows are committed together or not at all. Its key is a digest of its name and of all that
 its rows depend on, so that after an edit of the scenario, or of a file that it names, the units whose rows would be the
-same are not worked again. Rows of units that a scenario no longer asks for stay in ``parts`` until it asks again.
+same are not computed again. Rows of units that a scenario no longer needs stay in ``parts`` until it needs them again.
 
-A run that is kept for reference has ``replayed.parquet`` in the place of its requests (``harness/runs/replayed.py``).
+A reference run has ``replayed.parquet`` in place of its requests (``harness/runs/replayed.py``).
 
 A run is complete when its manifest says so, which it does after its tables are written and before their parts are
 removed: whatever the moment of death, the parts or the tables hold every finished unit.
@@ -54,7 +54,7 @@ class Unit:
 
     @property
     def key(self) -> str:
-        """What the unit is known by in a run's folder."""
+        """The unit's key in a run's folder."""
         return of_data([self.name, dict(self.depends)])
 
 
@@ -84,16 +84,16 @@ class Run:
         self._parts = folder / _PARTS
         self._parts.mkdir(exist_ok=True)
         self._facts = {part: _read_facts(part) for part in sorted(self._parts.iterdir())}
-        # A process that died while it parted a part's units left some of them in two; the smaller part is the later.
+        # A process that died while it split a part left some units in two parts; the smaller one is the later.
         by_size = sorted(self._facts, key=lambda part: -len(self._facts[part]["units"]))
         self._units: dict[str, Path] = {key: part for part in by_size for key in self._facts[part]["units"]}
         self._wanted: set[str] = set()
 
     @classmethod
     def open_or_create(cls, folder: Path, manifest: Manifest, *, fresh: bool = False) -> Self:
-        """The run in ``folder``: a new one, or the one that is there, to be completed.
+        """Opens the run in ``folder``: a new one, or an existing one to be completed.
 
-        ``manifest`` describes the run as this process would begin it; a run that is there keeps its earlier sessions.
+        ``manifest`` describes the run as this process would start it; an existing run keeps its earlier sessions.
         ``fresh`` discards it. Raises ResultsError where another process writes the run, where the folder holds a run of
         a scenario of another name, or something else, and where code or packages have changed since.
         """
@@ -126,7 +126,7 @@ class Run:
         return len(self.manifest.sessions) - 1
 
     def expect(self, units: Iterable[Unit]) -> list[Unit]:
-        """Says that the run consists of these units too; returns those whose rows are not there yet."""
+        """Adds these units to the run; returns those whose rows are not there yet."""
         units = list(units)
         self._wanted |= {unit.key for unit in units}
         return self.missing(units)
@@ -188,12 +188,12 @@ class Run:
         self._update(tables={**self.manifest.tables, "samples": of_bytes(data)})
 
     def record_energy(self, told: Mapping[str, str]) -> None:
-        """Commits what the energy of each side is read from in this session, or why nothing is."""
+        """Commits the sensor of each side's energy in this session, or why there is none."""
         *earlier, session = self.manifest.sessions
         self._update(sessions=(*earlier, session.model_copy(update={"energy": dict(told)})))
 
     def record_conditions(self, when: str, told: Mapping[str, float | str | bool]) -> None:
-        """Commits what a pass of this session met: power mode, clocks, temperatures; of the answers, who gave them."""
+        """Commits the conditions of a pass in this session: power mode, clocks, temperatures; the workers, if any."""
         *earlier, session = self.manifest.sessions
         conditions = {**session.conditions, when: dict(told)}
         self._update(sessions=(*earlier, session.model_copy(update={"conditions": conditions})))
@@ -210,7 +210,7 @@ class Run:
         """Commits what watches the machine in this session, and counts what it saw in a unit of timed requests.
 
         ``lowered`` are sentences on clocks, ``disturbed`` how often requests were run again, by reason. They are on the
-        disk before the unit is, so that no unit is committed whose disturbance is forgotten.
+        disk before the unit is, so that no unit is committed without its disturbance.
         """
         *earlier, session = self.manifest.sessions
         throttled, again = Counter(session.throttled), Counter(session.disturbed)
@@ -253,7 +253,7 @@ class Run:
         self.close()
 
     def _remove_parts(self) -> None:
-        """Removes the parts whose rows are in the tables; measured rows that the scenario does not ask for stay."""
+        """Removes the parts whose rows are in the tables; measured rows that the scenario does not need stay."""
         for part, facts in self._facts.items():
             units, replayed = facts["units"], (part / "requests.parquet").exists()
             unwanted = {key: units[key] for key in self._own(part) if key not in self._wanted}
@@ -284,7 +284,7 @@ class Run:
         disk.write_text(self.folder / MANIFEST, provenance.to_json(self.manifest))
 
     def close(self) -> None:
-        """Gives the run up, finished or not; what was added stays."""
+        """Releases the run, finished or not; what was added stays."""
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -308,7 +308,7 @@ class Run:
             command = "run" if manifest.half is None else "measure"
             raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness {command}' to complete it")
         if manifest.half != half:
-            is_ = "a run of both halves" if manifest.half is None else f"the {manifest.half} half of a run alone"
+            is_ = "a run of both halves" if manifest.half is None else f"only the {manifest.half} half of a run"
             wanted = "'harness join' makes a run of two halves" if half is None else f"the {half} half is expected"
             raise ResultsError(f"{folder}: is {is_}; {wanted}")
         left_out = ("requests",) if replayed.REPLAYED in manifest.tables else ()
@@ -323,7 +323,7 @@ class Run:
 
 
 def _of_file(path: Path) -> str:
-    """What a file that was given as a run is, and what takes it."""
+    """What a file is that was given as a run, and which option takes it."""
     if path.name == MANIFEST:
         return f"give the folder, {path.parent}"
     try:
@@ -339,7 +339,7 @@ def _of_file(path: Path) -> str:
 def _refuse_foreign(folder: Path) -> None:
     """Raises ResultsError unless ``folder`` is absent, empty, or a run: nothing else is ever written to."""
     if folder.is_symlink():
-        raise ResultsError(f"{folder}: is a symbolic link; name the folder that it leads to")
+        raise ResultsError(f"{folder}: is a symbolic link; give the folder that it points to")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -352,7 +352,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _resume(folder: Path, new: Manifest) -> Manifest:
-    """The manifest of the run in ``folder`` as this process goes on with it."""
+    """The manifest of the run in ``folder``, continued by this process."""
     old = provenance.read(folder / MANIFEST)
     choose = "choose another name with --name, or measure everything again with --fresh"
     if (was := old.scenario.get("name")) != (now := new.scenario.get("name")):
@@ -398,7 +398,7 @@ def _read_facts(part: Path) -> Facts:
             raise ValueError("it lacks 'units' or 'tables'")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultsError(
-            f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are worked again"
+            f"{part / _UNITS}: cannot be read: {error}; remove the folder {part}, and its units are computed again"
         ) from None
     for kind, digest in facts["tables"].items():
         path = part / f"{kind}.parquet"
@@ -419,7 +419,7 @@ def _work_again(part: Path, facts: Facts) -> str:
     names = list(facts["units"].values())
     more = ", ..." if len(names) > _SHOWN_UNITS else ""
     return (
-        f"remove the folder {part}, and its {len(names)} unit{'s are' if len(names) != 1 else ' is'} worked again: "
+        f"remove the folder {part}, and its {len(names)} unit{'s are' if len(names) != 1 else ' is'} computed again: "
         f"{', '.join(dict.fromkeys(names[:_SHOWN_UNITS]))}{more}"
     )
 

@@ -1,4 +1,4 @@
-"""The tables of a run, checked: what a Parquet file must hold to be believed."""
+"""The tables of a run, and the checks of a Parquet file before it is used."""
 
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +55,7 @@ KEYS: Mapping[Kind, tuple[str, ...]] = {
 """The columns by which a table is sorted. Rows equal in all of them come from one unit of work and keep its order."""
 
 _PART = "part number"
-"""A column that no row has, for the time of merging."""
+"""A temporary column for merging, whose name no row has."""
 
 _LABELS: Mapping[str, tuple[str, ...]] = {
     "side": typing.get_args(Side),

@@ -1,4 +1,4 @@
-"""The ``estimate:`` section of a scenario: hardware that is not here, a nominal request, payloads taken from elsewhere.
+"""The ``estimate:`` section of a scenario: other hardware, a nominal request, payloads from other sources.
 
 A scenario with it is run without weights, pictures or the hardware: every stage is estimated (``docs/metrics.md``),
 every payload is reported or derived, and no score is claimed.
@@ -25,7 +25,7 @@ class RequestPicture(Frozen):
 
 
 class PayloadFrom(Frozen):
-    """What a pipeline sends: a ``size``, or a number of ``times`` the size ``of`` another; ``says`` who says so."""
+    """What a pipeline sends: a ``size``, or a number of ``times`` the size ``of`` another; ``says`` is the source."""
 
     size_bytes: SizeBytes | None = Field(default=None, alias="size")
     times: float | None = Field(default=None, gt=0, allow_inf_nan=False, strict=False)
@@ -40,7 +40,7 @@ class PayloadFrom(Frozen):
 
 
 class ClaimedTime(Frozen):
-    """What somebody claims: the seconds of a pipeline, or of one ``over`` another's, from ``low`` to ``high``."""
+    """A published claim: the seconds of a pipeline, or of one ``over`` another's, from ``low`` to ``high``."""
 
     of: Slug
     over: Slug | None = None
@@ -69,7 +69,7 @@ class EstimateSection(Frozen):
     claims: tuple[ClaimedTime, ...] = Field(default=(), strict=False)
 
     def check(self, pipelines: Mapping[str, object]) -> None:
-        """Raises ValueError for a name that is no pipeline's, and for payloads that are given of each other."""
+        """Raises ValueError for a name that is not a pipeline's, and for payloads defined by each other."""
         for name, payload in self.payloads.items():
             if name not in pipelines:
                 raise ValueError(f"payloads: {unknown_name('pipeline', name, pipelines)}")
@@ -83,7 +83,7 @@ class EstimateSection(Frozen):
                     raise ValueError(f"claims: {unknown_name('pipeline', claimed, pipelines)}")
 
     def payload_bytes(self, pipeline: str) -> int | None:
-        """What a pipeline sends, whole bytes; None where nothing is said of it."""
+        """What a pipeline sends, whole bytes; None where it is not given."""
         if (found := self.payloads.get(pipeline)) is None:
             return None
         if found.size_bytes is not None:

@@ -12,11 +12,11 @@ from harness.errors import ScenarioError, meant, shown
 from harness.scenario.source import COMMAND_LINE, Document, KeyPath
 
 _MOST = 100
-"""More sentences at once are read by nobody."""
+"""The most sentences that are printed."""
 
 
 class UnknownKey:
-    """Stands in for the value of a key that a part does not have, so that the other keys are still looked at."""
+    """Stands in for the value of a key that a part does not have, so that the other keys are still checked."""
 
     def __init__(self, known: Sequence[str]) -> None:
         self.known = known
@@ -40,13 +40,14 @@ class SeveralNestedError(ValueError):
 
 
 def mistakes(path: Path, document: Document, found: Iterator[tuple[KeyPath, str]]) -> ScenarioError:
-    """The error that says all that is wrong with a file, each mistake once and at its line, the first lines first.
+    """The error with every mistake of a file, each once and at its line, in the order of lines.
 
-    ``found`` are the mistakes of a validation, by key path; what reading has found out about a line is not said again.
+    ``found`` are the mistakes of a validation, by key path; a line that reading has already reported is not reported
+    again.
     """
     at_line = list(document.mistakes)
     read = {line for line, _ in at_line}
-    # Many mistakes are often one, made many times: the sentences are made only for as many as are shown.
+    # Many mistakes are often one, repeated: only as many sentences are made as are shown.
     first, rest = list(itertools.islice(found, _MOST)), sum(1 for _ in found)
     for key_path, sentence in first:
         line, where = _place(document, key_path)

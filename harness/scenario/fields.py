@@ -1,7 +1,7 @@
 """The field types of a scenario: quantities are text with a unit in YAML and SI numbers inside.
 
-Each type parses its text, checks its range where it is declared, and tells JSON Schema what the text looks like, so
-that an editor can complete it.
+Each type parses its text, checks its range where it is declared, and describes the text to JSON Schema, so that an
+editor can complete it.
 """
 
 import unicodedata
@@ -44,7 +44,7 @@ Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 
 
 def _shows_on_a_line(text: str) -> str:
-    """Refuses what would move a terminal's cursor, turn a line around, or is no character at all."""
+    """Refuses characters that move a terminal's cursor or reverse a line, and invalid ones."""
     for character in text:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _TURNS:
             raise ValueError(f"{shown(text)} holds {character!a}, which no line of text can show; leave it out")
@@ -53,16 +53,16 @@ def _shows_on_a_line(text: str) -> str:
 
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 Line = Annotated[str, AfterValidator(_shows_on_a_line)]
-"""Text that is printed and drawn as it is: one line, without control characters."""
+"""Text that is printed and drawn unchanged: one line, without control characters."""
 
 
 def repeated(names: Iterable[str]) -> str | None:
-    """The first of the names that is there twice."""
+    """The first name that occurs twice."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def _known(what: str, table: Mapping[str, str], wanted: Sequence[str] = ()) -> Any:
-    """A name of a table; of somebody's own object, that it has the attributes ``wanted``."""
+    """Checks a name of a table, or that a user's own object has the attributes ``wanted``."""
 
     def check(name: str) -> str:
         if name in table:
@@ -72,14 +72,14 @@ def _known(what: str, table: Mapping[str, str], wanted: Sequence[str] = ()) -> A
         except ScenarioError as error:
             raise ValueError(str(error)) from None
         if absent := [attribute for attribute in wanted if not hasattr(found, attribute)]:
-            raise ValueError(f"{shown(name)} is no {what}: it has no {', '.join(absent)}")
+            raise ValueError(f"{shown(name)} is not a {what}: it has no {', '.join(absent)}")
         return name
 
     return AfterValidator(check)
 
 
 def _known_or_file(name: str) -> str:
-    """A benchmark of the catalog, or the path of one's own."""
+    """A benchmark of the catalog, or the path of a user's own."""
     if name in catalog.BENCHMARKS or "/" in name or name.endswith((".tsv", ".csv")):
         return name
     raise ValueError(
@@ -88,7 +88,7 @@ def _known_or_file(name: str) -> str:
 
 
 BenchmarkName = Annotated[str, AfterValidator(_known_or_file)]
-"""A name of the catalog, or a file or folder of one's own; a relative path counts from the scenario's folder."""
+"""A name of the catalog, or the path of a file or folder; a relative path counts from the scenario's folder."""
 BackboneName = Annotated[
     str, _known("backbone", catalog.BACKBONES, ("__call__", "digests", "features_of", "patches_of"))
 ]

@@ -22,7 +22,7 @@ _PIXELS = "_px"
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Scenario:
-    """The scenario in a YAML file, with what ``overrides`` such as ``measure.repeats=2`` put in its place.
+    """The scenario in a YAML file, with ``overrides`` such as ``measure.repeats=2`` applied.
 
     Raises ScenarioError with a sentence for every mistake, each naming the file, the line, the key path and the value.
     """
@@ -41,9 +41,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Scenario:
 
 
 def as_given(scenario: Scenario) -> dict[str, Any]:
-    """The scenario as plain data, with every default spelled out and quantities in SI."""
+    """The scenario as plain data, with every default included and quantities in SI."""
     given = scenario.model_dump(mode="json")
-    # A scenario without the section is what it was before there was one: its hash stays.
+    # A scenario without the section keeps the hash that it had before the section existed.
     if given["estimate"] is None:
         del given["estimate"]
     return given
@@ -52,7 +52,7 @@ def as_given(scenario: Scenario) -> dict[str, Any]:
 def as_written(given: Mapping[str, Any]) -> dict[str, Any]:
     """The plain data that :func:`as_given` makes of a scenario as a file has them: quantities with their units.
 
-    Dumped as YAML it loads as the scenario that it was, beside the files that it names.
+    Dumped as YAML it loads as the same scenario, if the files that it names are beside it.
     """
     # A point's parameters are a scheme's own, without units.
     written = {
@@ -69,7 +69,7 @@ def as_written(given: Mapping[str, Any]) -> dict[str, Any]:
 def replay_from_given(given: Mapping[str, Any], folder: Path) -> Replay:
     """The replay section of a scenario that :func:`as_given` made plain data of; relative paths count from ``folder``.
 
-    Raises ScenarioError for what is no such data, as after a change of the section's fields.
+    Raises ScenarioError for other data, such as after a change of the section's fields.
     """
     try:
         return Replay.model_validate(_with_units(given["replay"]), context={"folder": folder})
@@ -99,7 +99,7 @@ def _with_units(data: Any) -> Any:
 
 
 def scenario_hash(scenario: Scenario) -> str:
-    """A SHA-256 over all that the scenario decides (its title does not), in 16 hexadecimal digits."""
+    """A SHA-256 over everything in the scenario that decides a result (all but its title), in 16 hexadecimal digits."""
     return hash_of(as_given(scenario))
 
 

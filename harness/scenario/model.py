@@ -1,4 +1,4 @@
-"""A scenario: everything that a study is, before it is run.
+"""A scenario: the complete description of a study.
 
 Frozen and strict: a model that exists is one that can be run as written. Names and operating points are checked against
 the catalog, so that a mistake is found before the first second of computing.
@@ -23,7 +23,7 @@ from harness.scenario.replay import FromFile, Replay, SomeS
 from harness.scenario.source import KeyPath
 
 _MOST_POINTS = 1000
-"""Of a pipeline; each is measured on every sample."""
+"""The most operating points of a pipeline; each is measured on every sample."""
 
 
 class StandIn(Frozen):
@@ -57,7 +57,7 @@ class PipelineSpec(Frozen):
     @classmethod
     def _named_after_its_scheme(cls, data: Any) -> Any:
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("scheme"), str):
-            # Of somebody's own, module:Class, the class.
+            # For a user's own, module:Class, the class.
             name = data["scheme"].rpartition(":")[2]
             return {**data, "name": name.lower() if name != data["scheme"] else name}
         return data
@@ -113,10 +113,9 @@ class Energy(Frozen):
     """How energy is measured: ``blocks`` blocks of a scheme's half, each followed by an idle block of equal length.
 
     In a block the half answers whole passes over the timed samples until ``block`` is over. The counters of GPUs and
-    boards move a few times a second, and readings are averages: blocks of less than 30 s are warned of. ``points``:
+    boards move a few times a second, and readings are averages: blocks of less than 30 s give a warning. ``points``:
     those that are selected at equal score, or all. ``calibration`` has, for rails that were compared with an external
-    meter, what that said over what the sensor said, such as ``device/VDD_IN: 1.03``; other rails are called
-    uncalibrated.
+    meter, the meter's reading over the sensor's, such as ``device/VDD_IN: 1.03``; other rails are called uncalibrated.
     """
 
     block_s: SomeS = Field(default=30.0, alias="block")
@@ -151,8 +150,8 @@ class Measure(Frozen):
     time of every point is known to within that, or ``at_most`` pictures are timed; ``timed_samples`` is then not given.
 
     ``pacing`` is how requests follow each other: ``back_to_back``, or as the study's ``arrivals`` come, idle in between
-    (:class:`harness.profiling.pacing.Pacing`), for the clocks of an idle processor fall; ``both`` times both ways in
-    each round, replays the former and reports the difference. With ``energy`` the joules of an answer are measured.
+    (:class:`harness.profiling.pacing.Pacing`), because the clocks of an idle processor fall; ``both`` times both ways
+    in each round, replays the former and reports the difference. With ``energy`` the joules of an answer are measured.
     """
 
     timed_samples: int = Field(default=16, ge=1, le=1_000_000)
@@ -169,7 +168,9 @@ class Measure(Frozen):
         if self.precision is None and "at_most" in self.model_fields_set:
             raise ValueError("at_most goes with a precision, such as precision: 5 %")
         if self.precision is not None and "timed_samples" in self.model_fields_set:
-            raise ValueError("timed_samples goes without a precision, which times as many as it takes; give at_most")
+            raise ValueError(
+                "timed_samples cannot be combined with a precision, which times as many as needed; give at_most"
+            )
         return self
 
 
@@ -196,7 +197,7 @@ class Scenario(Frozen):
     """One study: benchmarks, a backbone, the schemes compared, how they are timed, and the links of the replay.
 
     It has one ``benchmark`` (its stand-in is in ``stand_in``) or several ``benchmarks``, each with its own; the score
-    is then their normalised average (``docs/metrics.md``). ``samples`` are at most taken of each benchmark.
+    is then their normalised average (``docs/metrics.md``). At most ``samples`` are taken from each benchmark.
     ``scoring`` is the state of VLMEvalKit that answers are judged by; ``max_pixels`` the largest picture that a server
     takes from a payload. ``profile`` names stage times that were recorded elsewhere. With an ``estimate`` section
     nothing is measured.
@@ -223,7 +224,7 @@ class Scenario(Frozen):
     _folder: Path = PrivateAttr(default=Path())
 
     def model_post_init(self, context: Any) -> None:
-        """Keep the scenario's folder apart from the paths as written: only these enter the scenario's hash."""
+        """Keep the scenario's folder separate from the paths as written: only these enter the scenario's hash."""
         self._folder = Path((context or {}).get("folder", "."))
 
     @property
@@ -292,7 +293,7 @@ class Scenario(Frozen):
 
 
 def _nested(under: KeyPath, key: str, value: str, sentence: str) -> NestedError:
-    """The mistake in a part's key that only the whole can see."""
+    """A mistake in a part's key that only the whole scenario reveals."""
     kind = PydanticCustomError("value_error", "{sentence}", {"sentence": sentence})
     return NestedError(
         under, ValidationError.from_exception_data("scenario", [{"type": kind, "loc": (key,), "input": value}])

@@ -28,7 +28,7 @@ class FromFile(Frozen):
     _folder: Path = PrivateAttr(default=Path())
 
     def model_post_init(self, context: Any) -> None:
-        """Keep the scenario's folder apart from the path as written: only the latter enters the scenario's hash."""
+        """Keep the scenario's folder separate from the path as written: only the latter enters the scenario's hash."""
         self._folder = Path((context or {}).get("folder", "."))
 
     @property
@@ -208,7 +208,7 @@ class AnswerLink(Frozen):
 
     @property
     def seconds(self) -> float:
-        """How long every answer is under way."""
+        """The time of every answer on its way back."""
         return self.propagation_s + (8 * self.size_bytes / self.rate_bps if self.rate_bps else 0.0)
 
 
@@ -229,7 +229,7 @@ class Replay(Frozen):
 
     ``users`` is one number or several, each a system of its own. ``requests`` is how many each user makes; without it,
     every timed repeat is replayed once. ``seeds`` is how many independent random streams each system is replayed with.
-    A request that is not answered within ``timeout`` is given up; one that is answered later than ``deadline`` has
+    A request that is not answered within ``timeout`` is abandoned; one that is answered later than ``deadline`` has
     missed it. ``question_text`` sends the question's text after the payload: its bytes count in T_link of every scheme
     that sends anything. The paper does not count them.
     """

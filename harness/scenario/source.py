@@ -21,7 +21,7 @@ KeyPath = tuple[str | int, ...]
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 64
 _MAX_DIGITS = 300
-"""What a double can hold has at most 309."""
+"""The largest double has 309 digits."""
 
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -51,7 +51,7 @@ def read(path: Path, what: str = "scenario", keys: str = "'name:' and 'benchmark
     """The mapping in a YAML file, with the mistakes that leave the rest of it readable.
 
     Raises ScenarioError, naming the file and the line, for what is not one YAML mapping; ``what`` it is and which
-    ``keys`` it begins with are words for these sentences.
+    ``keys`` it begins with are words for these messages.
     """
     try:
         text = files.read(path, at_most=_MAX_BYTES).decode("utf-8-sig")
@@ -97,7 +97,7 @@ def assigned(assignment: str) -> tuple[list[str], Any]:
     """The keys and the value of ``key.path=value``; the value is YAML's. Raises ScenarioError for anything else."""
     path, equals, text = assignment.partition("=")
     if not equals or not all(keys := path.split(".")):
-        raise ScenarioError(f"{shown(assignment)} is no assignment; measure.repeats=2 is one")
+        raise ScenarioError(f"{shown(assignment)} is not an assignment such as measure.repeats=2")
     try:
         return keys, value(text)
     except ValueError as error:
@@ -108,8 +108,8 @@ def override(document: Document, assignment: str) -> None:
     """Puts the value of ``key.path=value`` into a document.
 
     In a list an item is named by its place, from 0, or by the ``name`` or ``scheme`` that it has:
-    ``pipelines.jpeg.points=[{quality: 40}]``. Raises ScenarioError for no assignment, and for a path through what is no
-    mapping or list, or to an item that a list does not have.
+    ``pipelines.jpeg.points=[{quality: 40}]``. Raises ScenarioError for anything but an assignment, for a path through
+    anything but a mapping or list, and for an item that a list does not have.
     """
     keys, found = assigned(assignment)
     inside: Any = document.mapping
@@ -141,7 +141,7 @@ def _item(items: list[Any], key: str, assignment: str) -> int:
     if key in names:
         return names.index(key)
     known = ", ".join(map(str, filter(None, names))) or "none by name"
-    raise ScenarioError(f"{shown(assignment)}: {shown(key)} is none of the {len(items)} items here; known: {known}")
+    raise ScenarioError(f"{shown(assignment)}: {shown(key)} is not one of the {len(items)} items here; known: {known}")
 
 
 def _events(text: str) -> Iterator[Any]:
@@ -185,7 +185,7 @@ class _Reader:
     def _node(self, event: Any, key_path: KeyPath) -> Any:
         self.lines[key_path] = event.start_mark.line + 1
         if len(key_path) > _MAX_DEPTH:
-            self._stop(event, f"is nested more than {_MAX_DEPTH} deep; no {self.what} is")
+            self._stop(event, f"is nested more than {_MAX_DEPTH} levels deep, the limit for a {self.what}")
         if isinstance(event, yaml.AliasEvent):
             return self._mistake(event, f"aliases are not used here; write out what *{event.anchor} stands for")
         if event.tag is not None:

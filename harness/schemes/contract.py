@@ -1,9 +1,9 @@
 """The contract between a scheme and the harness.
 
 A scheme makes two halves that share nothing but bytes. The device half turns a sample's pictures into a payload, the
-server half turns the payload and questions into answers. Each half is made by itself, of the parts of the model that it
-asks for: a vision side, a language side, a smaller model, or nothing. Each times its stages on its own clock.
-Nothing here imports torch.
+server half turns the payload and questions into answers. Each half is made separately, from the parts of the model that
+it needs: a vision side, a language side, a smaller model, or nothing. Each times its stages on its own clock. Nothing
+here imports torch.
 """
 
 import dataclasses
@@ -41,8 +41,8 @@ class OperatingPoint(Frozen):
     def label(self) -> str:
         """The point's name in rows and figures: its parameters, required ones first; ``-`` if it has none.
 
-        A parameter at its default is left out, so that a scheme may get another with a default and every earlier point
-        keeps its name.
+        A parameter at its default is left out, so that a scheme can gain a parameter with a default and every earlier
+        point keeps its name.
         """
         fields = sorted(type(self).model_fields.items(), key=lambda item: not item[1].is_required())
         given = {
@@ -121,21 +121,21 @@ class ServerHalf(Protocol):
     def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """The answers to one or several questions about the same pictures.
 
-        A timed request asks one question; when only the answers are wanted, all the questions about a picture share one
+        A timed request asks one question; if only the answers are needed, all the questions about a picture share one
         payload. Raises BitstreamError for a payload that the device half did not make.
         """
         ...
 
 
 class Scheme(Protocol):
-    """A way to split inference; the class itself is what the catalog names, and its methods are class methods.
+    """A way to split inference; the catalog names the class itself, and its methods are class methods.
 
     Its module imports no torch: a scenario is checked, and a finished run replayed, where there is none. ``kind`` names
     its payloads. A scheme whose points name files besides the model has a class method ``files(backbone, point)`` that
     gives their paths, by names for people; one that needs further models has ``other_models(backbone, point)``, which
     gives their weights by name. ``stands_in_for(point)`` names what a point's weights are a small stand-in for, or is
-    None; ``is_codec_only(backbone, point)`` says whether the codec was trained without the backbone. A run says either
-    wherever it shows numbers. All four are asked before anything is computed.
+    None; ``is_codec_only(backbone, point)`` says whether the codec was trained without the backbone. A run labels its
+    numbers with either. All four are called before anything is computed.
     """
 
     kind: ClassVar[str]

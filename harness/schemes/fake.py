@@ -1,6 +1,6 @@
 """A scheme and a model that need nothing: for tests, and for people who write schemes.
 
-They keep the contract in numpy alone. The model sees brightness: its features are the mean values of squares of a
+They implement the contract with only numpy. The model sees brightness: its features are the mean values of squares of a
 picture, its answer to a question is the option that the brightness of its visual tokens points at.
 
     P = 1 patch   V = 16 features   D = 4 dimensions   C features that are kept   T visual tokens   H = 8
@@ -34,7 +34,7 @@ class FakeVision:
     feature_dim = 4
 
     def see(self, image: Image.Image, clock: Clock, *, attended: bool = False) -> Features:
-        """The features (1, 16, 4), in 0 .. 1; attention, where it is asked for, is the same for all."""
+        """The features (1, 16, 4), in 0 .. 1; attention, if requested, is the same for all."""
         with clock.stage("preprocess"):
             small = np.asarray(image.convert("L").resize((_SIDE, _SIDE)), np.float32) / 255
         with clock.stage("vision_encode"):
@@ -83,7 +83,7 @@ class FakeLanguage:
 
 
 class FakeModels:
-    """The parts of the fake model; ``asked`` records which of them were asked for."""
+    """The parts of the fake model; ``asked`` records which of them were requested."""
 
     name = "fake"
     device = "cpu"

@@ -24,7 +24,7 @@ Codec = TypeVar("Codec", bound=FeatureCodec)
 
 
 class FeatureStreams(Protocol):
-    """What makes a stream of one picture's features, and features of a stream: a codec, or what stands for one."""
+    """What converts one picture's features to a stream and back: a codec, or a stand-in for one."""
 
     def compress(self, y_PCD: "Tensor", grid: tuple[int, int] | None = None) -> bytes:
         """The stream of one picture's features; see :class:`FeatureCodec`."""
@@ -36,7 +36,7 @@ class FeatureStreams(Protocol):
 
 
 def limits_of(models: Models, language: LanguageSide, point: ReducedPoint) -> Limits:
-    """What a stream may ask for: the patches of the largest picture that the server is set to accept, reduced so."""
+    """The limits of a stream: the patches of the largest picture that the server accepts, after this reduction."""
     n_features = language.n_features
     return Limits(language.max_patches(models.max_pixels), point.kept_of(n_features) or n_features)
 
@@ -54,7 +54,7 @@ def _loaded(codec: type[FeatureCodec], path: Path, device: str, stamp: tuple[int
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDevice:
-    """Pixels to streams: the vision tower, what makes few features of many, and what codes these.
+    """Pixels to streams: the vision tower, the reducer and the codec.
 
     ``checked`` says that the codec's streams carry a checksum of their own.
     """
@@ -78,7 +78,7 @@ class FeatureDevice:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureServer:
-    """Streams to answers: the codec, the projector and the language model; ``limits`` bound what a stream asks for."""
+    """Streams to answers: the codec, the projector and the language model; ``limits`` bound what a stream may claim."""
 
     language: LanguageSide
     codec: FeatureStreams

@@ -1,4 +1,4 @@
-"""Schemes that send a compressed picture: the server decodes it and does all the rest."""
+"""Schemes that send a compressed picture: the server decodes it and does everything else."""
 
 import dataclasses
 import io
@@ -23,11 +23,11 @@ class ImagePoint(MergingPoint):
     """What every image codec declares besides its own quality.
 
     How the server merges the decoded picture's features, and ``max_side``: a picture whose longer side has more pixels
-    is made smaller before it is encoded. That is the obvious rival at low rates.
+    is resized before it is encoded, the obvious alternative at low rates.
 
-    ``adapter`` is that of a model which was tuned for merged features by the distortion alone: the paper answers the
-    pictures of every image codec with such a model (V-A3). It is the name or the folder of a training, or the folder of
-    a LoRA adapter as peft saves it; without one the backbone answers as it was published.
+    ``adapter`` is that of a model which was tuned for merged features with only the distortion as the loss: in the
+    paper such a model answers the pictures of every image codec (V-A3). It is the name or the folder of a training, or
+    the folder of a LoRA adapter in peft's format; without one the published backbone answers.
     """
 
     max_side: Annotated[int, Field(ge=1, le=2**16)] | None = None
@@ -54,8 +54,8 @@ class ImageCodec(ABC):
     """A scheme whose payload is a picture; a codec overrides :meth:`encode` and :meth:`decode`.
 
     An instance is the codec at a point, with its networks, if it has any, on ``device``; ``checked`` says that its
-    bytes carry a checksum. A body that asks for more than ``max_pixels`` is refused before it is decoded. The paper
-    gives every image codec the same feature merging as TOFC (V-B1), on the server.
+    bytes carry a checksum. A body that claims more than ``max_pixels`` is refused before it is decoded. The paper gives
+    every image codec the same feature merging as TOFC (V-B1), on the server.
     """
 
     kind: ClassVar[str]
@@ -82,7 +82,7 @@ class ImageCodec(ABC):
 
     @classmethod
     def server_half(cls, models: Models, point: ImagePoint) -> ServerHalf:
-        """The decoder, and the whole model, as it was tuned with the point's adapter if there is one."""
+        """The decoder, and the whole model, with the point's adapter if there is one."""
         codec = cls(point, models.device, models.max_pixels)
         adapter = None if point.adapter is None else load_adapter(models, point.adapter)
         return PictureServer(codec, models.vision(adapter), models.language(adapter))

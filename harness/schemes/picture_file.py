@@ -69,7 +69,7 @@ def _jpeg(body: bytes) -> tuple[dict[str, int], str]:
 
 
 def _segments(body: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """Each segment's marker, where what fills up to it and where it starts, where it ends, and how much is coded then.
+    """Each segment's marker, the start of the fill before it, its own start and end, the length of the data after it.
 
     Any number of bytes 0xFF may stand before a marker (B.1.1.2), and decoders pass over other bytes too.
     """

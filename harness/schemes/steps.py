@@ -51,5 +51,5 @@ def tokens_of_image(
 def answers(
     language: LanguageSide, pictures: "Sequence[Tensor]", questions: Sequence[Question], clock: Clock
 ) -> list[Answer]:
-    """What the model answers to each question about the same pictures, given the visual tokens (T, H) of each."""
+    """The model's answer to each question about the same pictures, from the visual tokens (T, H) of each."""
     return language.answer([Request(pictures, question) for question in questions], [clock] * len(questions))

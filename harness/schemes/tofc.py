@@ -1,6 +1,6 @@
 """TOFC as a scheme: merged features, coded with selective entropy models, cross the link (the paper's Fig. 2).
 
-Its ablations are the same scheme with another reducer in the place of merging, or another codec.
+Its ablations are the same scheme with another reducer in place of merging, or another codec.
 """
 
 from pathlib import Path
@@ -48,7 +48,7 @@ class Tofc:
 
     @classmethod
     def new_reducer(cls, dim: int, n_clusters: int) -> "Reducer":  # noqa: ARG003
-        """What makes few features of many, untrained where it is learned: the paper's merging, which is not."""
+        """The reducer, untrained if it is learned; the paper's merging is not."""
         from harness.tofc.merging import Merging
 
         return Merging()
@@ -60,28 +60,28 @@ class Tofc:
 
     @classmethod
     def is_codec_only(cls, backbone: str, point: Any) -> bool:
-        """Whether ``harness train`` fitted the point's codec alone, to features of a backbone that was not tuned."""
+        """Whether ``harness train`` fitted only the point's codec, to features of a backbone that was not tuned."""
         folder = cls.folder(backbone, point)
         is_trained = (folder / MANIFEST).is_file() and (folder / CODEC).is_file()
         return is_trained and not (folder / ADAPTER).is_dir()
 
     @classmethod
     def device_half(cls, models: Models, point: TofcPoint) -> DeviceHalf:
-        """Loads the vision tower as it was trained with the codec, and the codec."""
+        """Loads the vision tower that was trained with the codec, and the codec."""
         from harness.schemes.features import FeatureDevice, load_codec
         from harness.tofc.codec import TofcCodec
         from harness.tofc.merging import Merging
 
         path = find_codec(models.name, point.codec)
         adapter = adapter_beside(path, models, ("tower",))
-        # The codec first: what reading it takes for a moment is free again before the tower comes.
+        # The codec first: the memory that reading it needs is free again before the tower is loaded.
         codec = load_codec(TofcCodec, path, models.device)
         vision = models.vision(adapter)
         return FeatureDevice(cls.kind, vision, Merging(point.neighbours), codec, point)
 
     @classmethod
     def server_half(cls, models: Models, point: TofcPoint) -> ServerHalf:
-        """Loads the projector and the language model as they were trained with the codec, and the codec."""
+        """Loads the projector and the language model that were trained with the codec, and the codec."""
         from harness.schemes.features import FeatureServer, limits_of, load_codec
         from harness.tofc.codec import TofcCodec
 

@@ -37,7 +37,7 @@ from harness.tofc.rans import Decoder, Encoder
 MAGIC, VERSION = b"TF", 1
 MODEL_BYTES = 4
 MAX_FEATURES = 1 << 12
-"""Of a stream, by the format; what a decoder is ready to decode is a matter of its :class:`Limits`."""
+"""The most features of a stream, by the format; a decoder's own limit is its :class:`Limits`."""
 
 _HEADER = struct.Struct(f"<2sB{MODEL_BYTES}sBBH")
 _CHECKSUM_BYTES = 4
@@ -51,9 +51,9 @@ SYMBOL_LIMIT = (1 << 30) - 1
 class Limits:
     """The most patches n_p, the thumbnail included, and the most features n_c of each that a decoder expects.
 
-    A stream that claims more than their product is refused before anything is computed. Its length cannot bound what
-    it asks for: the coder begins with nothing, so the lowest symbols of all tables leave nothing, and a stream without
-    a single word may hold MAX_FEATURES features. Where the picture is known, its own n_p and n_c are the best limits.
+    A stream that claims more than their product is refused before anything is computed. Its length does not bound that:
+    the coder starts empty, so the lowest symbols of all tables cost nothing, and a stream without a single word may
+    hold MAX_FEATURES features. Where the picture is known, its own n_p and n_c are the best limits.
     """
 
     max_patches: int
@@ -79,12 +79,12 @@ class Limits:
 
 
 LIMITS = Limits.of_pixels()
-"""Of a decoder that knows nothing of the pictures: those of up to 16 megapixels, 136 patches of 16 features."""
+"""The limits of a decoder that does not know the pictures: up to 16 megapixels, 136 patches of 16 features."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Header:
-    """What a stream says of itself: the model that wrote it, the image's grid (n_h, n_w), features a patch."""
+    """A stream's header: the model that wrote it, the image's grid (n_h, n_w), features a patch."""
 
     model: bytes
     grid: tuple[int, int]
@@ -152,7 +152,7 @@ class ModelTables:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SideInformation:
-    """A stream read as far as y: what is needed to find the scales of y, and the decoder that goes on from there."""
+    """A stream read as far as y: what is needed to find the scales of y, and the decoder that continues from there."""
 
     header: Header
     side: bytes
@@ -160,7 +160,7 @@ class SideInformation:
     z_NZ: Ints
     decoder: Decoder
     bits: tuple[int, int, int]
-    """Of the header and its like, of the entropy models' indices, of z."""
+    """The bits of the header and what belongs to it, of the entropy models' indices, and of z."""
 
 
 def write(header: Header, tables: ModelTables, symbols: Symbols, level_ND: Levels) -> bytes:
@@ -246,7 +246,7 @@ def read_side_information(
 def read_y(side: SideInformation, tables: ModelTables, level_ND: Levels) -> tuple[Ints, Budget]:
     """The symbols of y (N, D), under the tables of ``level_ND``, and where the stream's bits went.
 
-    Once only: it uses up the decoder. Raises BitstreamError for a stream longer than its symbols.
+    To be called once: it uses up the decoder. Raises BitstreamError for a stream longer than its symbols.
     """
     y_bits = side.decoder.bits_left
     level_M = level_ND.ravel()

@@ -2,9 +2,9 @@
 
     V features   D dimension   C clusters   K neighbours
 
-A product gives squared distances with a rounding error, so the scan carries bounds on every density and score. Where
-the bounds leave no doubt about the centres they are exact. Where they do, the distances of the features in doubt are
-taken anew, as differences in float64, and then, where doubt or a tie is left, those of all others too.
+A product gives squared distances with a rounding error, so the scan carries bounds on every density and score. If the
+bounds decide the centres, these are exact. Otherwise the distances of the undecided features are computed again, as
+differences in float64, and then, if doubt or a tie is left, those of all others too.
 """
 
 import functools
@@ -26,7 +26,7 @@ _SAMPLE = 8
 """Distances do not depend on the vector that is taken from all features: the mean of every eighth removes an offset."""
 
 _OFFSET = 0.5
-"""Share of the features' energy from which on their offset is taken off: a smaller one costs a bit at the most."""
+"""Share of the features' energy from which on their offset is subtracted: a smaller one costs one bit at most."""
 
 _BLOCK = 16
 """Squared distances of a row that are compared at once with the largest of the K that the row has kept so far."""
@@ -95,10 +95,10 @@ def rounding(dimension: int, eps: float) -> float:
 
 @functools.cache
 def is_exact(dtype: np.dtype[Any]) -> bool:
-    """Whether BLAS's product of whole numbers is the right one on this machine; asked once a process.
+    """Whether BLAS's product of whole numbers is right on this machine; checked once a process.
 
-    There are processors on which it is not: the float32 kernels for SVE and SME of OpenBLAS 0.3.30 return garbage on
-    some, without a word. There the clusters come from differences.
+    There are processors on which it is not: the float32 kernels for SVE and SME of OpenBLAS 0.3.30 silently return
+    garbage on some. There the clusters come from differences.
     """
     whole_VD = np.random.default_rng(0).integers(-8, 9, (144, 160))
     found_VV = np.zeros((144, 144), dtype)
@@ -246,12 +246,12 @@ def to_squared_distances(square_VV: Array, norm_V: Array, twin_V: Array) -> None
 
 @_kernel
 def _take_differences(x_VD: Array, square_VV: Array, error_V: Array, anew: Array) -> None:
-    """Take the squared distances of some features anew, from differences; a feature without error has its own."""
+    """Compute the squared distances of some features again, from differences; a feature without error keeps its own."""
     n_features = x_VD.shape[0]
     is_anew_V = np.zeros(n_features, np.bool_)
     for i in anew:
         is_anew_V[i] = True
-    # Feature by feature: each is read once for all that are taken anew, and each pair is taken once.
+    # Feature by feature: each is read once for all that are computed again, and each pair is computed once.
     for j in range(n_features):
         if error_V[j] > 0.0:
             for i in anew:
@@ -269,7 +269,8 @@ def _nearest(bits_VV: Array, k: int, infinity: int) -> Array:
     # From the last row up: when a row's turn comes, all later rows have left it so small a K-th smallest that few of
     # its own values are inserted.
     for i in range(n_features - 1, -1, -1):
-        # Loops: numba takes seconds to compile one slice's assignment to another, for its sentence on other shapes.
+        # Loops: numba takes seconds to compile the assignment of one slice to another, because of its check of the
+        # shapes.
         for j in range(i):
             row_V[j] = bits_VV[i, j]
         row_V[i : i + _BLOCK] = infinity
@@ -327,7 +328,7 @@ def _log_densities(nearest_KV: Array, norm_V: Array, twin_V: Array, error_V: Arr
 
 @_kernel
 def _nearest_denser(bits_VV: Array, least_V: Array, most_V: Array, infinity: int) -> tuple[Array, Array]:
-    """Squared distance to the nearest feature that is denser for sure, and to the nearest that may be denser.
+    """Squared distance to the nearest feature that is certainly denser, and to the nearest that may be denser.
 
     The lower index counts as the denser of two equals.
     """

@@ -54,8 +54,8 @@ class FactorizedDensity(nn.Module):
 
     def _mass(self, z_QN: Tensor) -> Tensor:
         lower, upper = self._logits(z_QN - 0.5), self._logits(z_QN + 0.5)
-        # Both logits are moved to the side where the sigmoids are small, or their difference would cancel.
-        # At the median they cancel exactly: then either side will do, but a sign of zero would make the mass vanish.
+        # Both logits are moved to the side where the sigmoids are small, or their difference would cancel. At the
+        # median they cancel exactly: then either side is right, but a sign of zero would make the mass vanish.
         sign = torch.where(lower + upper > 0, -1.0, 1.0)
         return (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
 

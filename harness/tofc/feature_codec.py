@@ -91,7 +91,7 @@ class FeatureCodec(nn.Module, ABC):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        # A tensor without a meaning, so that a codec without parameters too knows on which device it is.
+        # An empty tensor, so that a codec without parameters also knows its device.
         self.register_buffer("_place", torch.empty(0), persistent=False)
         self._frozen: Any = None
         self._has_networks = True
@@ -107,7 +107,7 @@ class FeatureCodec(nn.Module, ABC):
 
     @abstractmethod
     def thaw(self, digest: str, tensors: Mapping[str, Tensor]) -> FrozenCodec:
-        """What :meth:`derive` gave, ready to be coded with; raises ValueError or KeyError where it is not that."""
+        """Loads what :meth:`derive` returned, ready for coding; raises ValueError or KeyError for anything else."""
 
     @abstractmethod
     def symbols(self, y_PCD: Tensor) -> tuple[Symbols, Levels]:
@@ -118,10 +118,10 @@ class FeatureCodec(nn.Module, ABC):
         """The rest of a stream: its features (N, D), float32, and where its bits went."""
 
     def fit_scale(self, y_PCD: Tensor) -> None:
-        """Start whatever depends on the features' scale from data; a codec without such parameters has nothing to."""
+        """Initialise from data what depends on the features' scale; a codec without such parameters does nothing."""
 
     def scale_parameters(self) -> list[nn.Parameter]:
-        """The quantiser's own parameters, which an optimiser may want to move faster than networks."""
+        """The quantiser's own parameters, which may need a higher learning rate than networks."""
         return []
 
     @property
@@ -142,7 +142,7 @@ class FeatureCodec(nn.Module, ABC):
         self._install({_FROZEN + name: tensor.cpu().contiguous() for name, tensor in derived.items()})
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, and drop the integer tables that training would belie, or to use.
+        """Switch to training, and drop the integer tables, which training makes stale; or switch to inference.
 
         Raises ValueError where there are no networks to train.
         """
@@ -153,14 +153,16 @@ class FeatureCodec(nn.Module, ABC):
 
     def _require_networks(self, *_: Any) -> None:
         if not self._has_networks:
-            raise ValueError("the codec was saved without the networks that training needs: it can only be coded with")
+            raise ValueError(
+                "the codec was saved without the networks that training needs: it can only be used for coding"
+            )
 
     def _install(self, frozen: Mapping[str, Tensor]) -> None:
         used = self._used()
         self._frozen = self.thaw(_digest(self.config.model_dump_json(), {**used, **frozen}), frozen)
 
     def _used(self) -> dict[str, Tensor]:
-        """What coding uses of the weights, as they are."""
+        """The weights that coding uses, unchanged."""
         return {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in self.state_dict().items()
@@ -208,8 +210,8 @@ class FeatureCodec(nn.Module, ABC):
     def decompress(self, stream: bytes, limits: Limits | None = LIMITS) -> Decoded:
         """The features of a stream, float32, the same to the last bit on every machine.
 
-        ``limits`` bound what a stream from elsewhere may claim; None is for streams of one's own. Raises BitstreamError
-        for anything but a stream of this model within the limits.
+        ``limits`` bound what a stream from elsewhere may claim; None is for streams from a trusted source. Raises
+        BitstreamError for anything but a stream of this model within the limits.
         """
         side = bitstream.read_side_information(stream, self.frozen.model, self.frozen.tables, limits)
         y_ND, budget = self.features(side)
@@ -223,8 +225,8 @@ class FeatureCodec(nn.Module, ABC):
     def save(self, path: Path, *, networks: bool = True) -> None:
         """Write weights, integer tables, sizes and hash as one safetensors file; raises ValueError before freeze.
 
-        Without ``networks``, or where the codec itself was loaded without them, it is smaller by what only training
-        needs: it codes the same, and cannot be trained on.
+        Without ``networks``, or where the codec itself was loaded without them, it leaves out what only training needs:
+        it codes the same, and cannot be trained further.
         """
         frozen = self.frozen
         halves = self._halves() if networks and self._has_networks else {}
@@ -235,7 +237,7 @@ class FeatureCodec(nn.Module, ABC):
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "cpu") -> Self:
-        """The codec of a checkpoint, ready to compress and decompress; to be trained on where it has its networks.
+        """The codec of a checkpoint, ready for coding, and for further training if it has its networks.
 
         Raises CheckpointError for a file that is absent, damaged, or not a codec.
         """

@@ -15,8 +15,8 @@ which is also the ReLU. Why this is exact, on any machine, in any batch and in a
 - the division by 2**24 is a shift.
 
 A float network would be a little different on each machine, and one scale of y that differs makes the rest of a stream
-unreadable. Eight bits a weight are also what makes a codec fast where it is used: with few features for each model,
-its time is that of reading the weights.
+unreadable. Eight bits a weight also make a codec fast at inference: with few features for each model, its time is that
+of reading the weights.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,7 +70,7 @@ class IntegerLayers:
                 raise ValueError(f"layer {layer} of an integer network does not take what the one before it gives")
         self.shape = (len(self.weights[0]), self.weights[0].shape[2], self.weights[-1].shape[1])
         if torch.device(device).type == "cpu":
-            # Padded here, not in the checkpoint: how wide a vector is does not concern the format.
+            # Padded here, not in the checkpoint: the format does not depend on the width of vectors.
             self.weights = [nn.functional.pad(w_EOI, (0, -w_EOI.shape[2] % BLOCK)) for w_EOI in self.weights]
             self._arrays = tuple(
                 tuple(tensor.numpy() for tensor in kind) for kind in (self.weights, self.multipliers, self.biases)

@@ -2,8 +2,8 @@
 
     E entropy models   N merged features   Z channels of z   D dimension
 
-h_s has to give the same scales to whoever encodes and whoever decodes, so its integers are part of a checkpoint. h_a
-runs in the encoder only; in integers, it is read in a quarter of the time.
+h_s has to give the encoder and the decoder the same scales, so its integers are part of a checkpoint. h_a runs in the
+encoder only; in integers, it is read in a quarter of the time.
 """
 
 from collections.abc import Mapping

@@ -4,9 +4,9 @@
 
 Density and distance enter the choice of centres as log rho + log delta: the ranking of rho x delta, without the
 underflow of Eq. 2 on high-dimensional features. Distances are differences, or products of features less an offset that
-they share and that would eat the digits; the choice is that of float64 whichever device makes it. Of two features of
-equal density the one with the lower index counts as the denser; so of a group of equal features only the first has a
-positive delta, and the others become centres only where nothing else is left.
+they share and that would cost precision; the choice is that of float64 on any device. Of two features of equal density
+the one with the lower index counts as the denser; so of a group of equal features only the first has a positive delta,
+and the others become centres only where nothing else is left.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _CHUNK_ELEMENTS = 1 << 24
 """Bound on the elements of one chunk's (P, V, V) distances: 64 MiB in float32."""
 
 _RIVALS = 64
-"""Features whose distances to all centres are taken again at a time, in float64."""
+"""The number of features whose distances to all centres are computed again at a time, in float64."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Merged:
 class Reducer(Protocol):
     """Makes C features of the V of each patch: the paper's merging, or what its ablations put in its place.
 
-    ``attended`` says whether it must be shown the tower's attention.
+    ``attended`` says whether it needs the tower's attention.
     """
 
     attended: bool

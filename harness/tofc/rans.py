@@ -18,8 +18,8 @@ x is written as its low and its high word, without zero words. These are the wor
 (Bamler, "Understanding entropy coding with asymmetric numeral systems: from the theory to an efficient
 implementation", 2022); the system itself is Duda's, arXiv 1311.2540.
 
-What costs time is one chain, from each state to the next. So the division is a product with a stored reciprocal, and
-popping starts at the one of 256 cells that holds q.
+The time is that of one dependency chain, from each state to the next. So the division is a product with a stored
+reciprocal, and popping starts at the one of 256 cells that holds q.
 """
 
 from collections.abc import Sequence
@@ -107,7 +107,7 @@ class Encoder:
             raise ValueError("a symbol or a table to be coded does not exist")
 
     def push_bits(self, value_M: Ints, bits_M: Ints) -> None:
-        """Push integers of 0 to 24 bits, the last first, all values of a length being as likely."""
+        """Push integers of 0 to 24 bits, the last first, all values of a length being equally likely."""
         self._make_room(len(value_M))
         _push_bits(self._words, self._state, value_M, bits_M)
 

@@ -29,7 +29,7 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, y_ND: Tensor) -> None:
-        """Normalise by these features' mean and standard deviation from here on."""
+        """Set the normalisation to these features' mean and standard deviation."""
         self.centre_D.copy_(y_ND.mean(0))
         self.scale_D.copy_(1 / y_ND.std(0).clamp(min=1e-6))
 

@@ -15,14 +15,14 @@ CODECS = catalog.ZOO / "tofc"
 """The project's own codecs: a folder for each backbone, in it one for each codec."""
 
 TRAINED = Path("codecs")
-"""One's own, in the working folder, laid out as the project's are."""
+"""The user's codecs, in the working folder, in the same layout as the project's."""
 
 CODEC, ADAPTER, CARD, MANIFEST = "codec.safetensors", "adapter", "card.md", "manifest.json"
 MERGING = "tofc"
 """The scheme whose reduction is the paper's merging."""
 
 REDUCER = "reducer.safetensors"
-"""What makes few features of many, where that is learned."""
+"""The reductions of features that are learned."""
 
 
 def find_codec(backbone: str, codec: str) -> Path:
@@ -108,8 +108,8 @@ def _refuse_other_weights(folder: Path, models: Models, parts: Sequence[Part]) -
     for part in parts:
         if (found := models.fingerprint(part)) not in (wanted[part], "random"):
             raise CheckpointError(
-                f"{folder}: was trained with weights {wanted[part]} of the {part} of {models.name}, and these are "
-                f"{found}; 'harness train' makes it again"
+                f"{folder}: was trained with weights {wanted[part]} of the {part} of {models.name}, and the model's "
+                f"are {found}; 'harness train' makes it again"
             )
 
 
@@ -140,8 +140,8 @@ def _refuse_not_merging(folder: Path) -> None:
     if not (path := folder / MANIFEST).exists():
         if (folder / CODEC).is_file():
             raise CheckpointError(
-                f"{folder}: holds a codec, so that its adapter was trained together with one; 'adapter' wants one that "
-                "was tuned for merged features alone, which 'harness train --stage merging' makes"
+                f"{folder}: holds a codec, so that its adapter was trained together with one; 'adapter' needs one that "
+                "was tuned only for merged features, which 'harness train --stage merging' makes"
             )
         return
     found = manifest(path)
@@ -151,7 +151,7 @@ def _refuse_not_merging(folder: Path) -> None:
     if (with_codec := found["config"].get("codec") is not None) or reduction != MERGING:
         was = "together with a codec" if with_codec else f"for the reduction of {scheme}"
         raise CheckpointError(
-            f"{folder}: its adapter was trained {was}; 'adapter' wants one that was tuned for merged features alone, "
+            f"{folder}: its adapter was trained {was}; 'adapter' needs one that was tuned only for merged features, "
             "which 'harness train --stage merging' makes"
         )
 
@@ -172,7 +172,7 @@ def _refuse_other_base(folder: Path, backbone: str) -> None:
 
 
 def find_adapter(backbone: str, adapter: str) -> Path:
-    """The folder of an adapter as peft saves it: that folder or a training's, as a path, or by its name.
+    """The folder of an adapter in peft's format: that folder or a training's, as a path, or by its name.
 
     Names are looked for in :data:`TRAINED` and :data:`CODECS`. Raises UnavailableError, listing the known names, where
     there is none.
@@ -187,7 +187,7 @@ def find_adapter(backbone: str, adapter: str) -> Path:
     if is_path:
         raise UnavailableError(
             f"{adapter}: has no adapter; a training's folder, or one with {files.ADAPTER_CONFIG} and "
-            f"{files.ADAPTER_WEIGHTS} as peft saves them, is wanted"
+            f"{files.ADAPTER_WEIGHTS} in peft's format, is expected"
         )
     known = {path.parents[1] for folder in among for path in folder.glob(f"*/{ADAPTER}/{files.ADAPTER_CONFIG}")}
     tuned = [folder.name for folder in known if _is_of_merging(folder)] or ["none"]
@@ -201,8 +201,8 @@ def find_adapter(backbone: str, adapter: str) -> Path:
 def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:
     """The files of an adapter, by names for people.
 
-    Raises as :func:`find_adapter`, and CheckpointError for an adapter of another backbone, for one that was not
-    trained for merging alone, and for files that cannot be read.
+    Raises as :func:`find_adapter`, and CheckpointError for an adapter of another backbone, for one that was not trained
+    only for merging, and for files that cannot be read.
     """
     folder = find_adapter(backbone, adapter)
     if folder.name == ADAPTER:
@@ -222,8 +222,8 @@ def refuse_unreadable_adapter(folder: Path) -> None:
 def load_adapter(models: Models, adapter: str) -> Path:
     """The folder of an adapter for all parts of a model.
 
-    Raises as :func:`find_adapter`, and CheckpointError for one that was trained around other weights or not for merging
-    alone.
+    Raises as :func:`find_adapter`, and CheckpointError for one that was trained around other weights or not only for
+    merging.
     """
     folder = find_adapter(models.name, adapter)
     if folder.name == ADAPTER:

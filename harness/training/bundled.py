@@ -1,6 +1,7 @@
-"""The bundled pages as training data: drawn streets and glimpses, asked anew in every pass.
+"""The bundled pages as training data: drawn streets and glimpses, with new questions in every pass.
 
-The miniatures, their codecs and the ablations all learn from these pages, their questions and :func:`answer_loss`.
+The miniatures, their codecs and the ablations are all trained on these pages and their questions, with
+:func:`answer_loss`.
 """
 
 import dataclasses
@@ -16,10 +17,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from harness.data import glimpseqa, streetsqa
-from harness.data.asking import Asked, Page, is_there, on_side, value_of, yes_no
 from harness.data.drawing import things
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Street
+from harness.data.questions import LabelledQuestion, Page, is_there, on_side, value_of, yes_no
 from harness.data.streetsqa import ask_everything
 from harness.models.prompts import ONEVISION, Template
 from harness.scenario.fields import Frozen
@@ -32,7 +33,7 @@ NOWHERE = "nowhere"
 _MAX_TOKENS = 4096
 
 _DRILLED = 7
-"""Questions of the drill that a picture is asked besides its own."""
+"""The number of drill questions about a picture besides its own."""
 
 _COLOURS = ("light colour", "bus colour", "coat colour")
 _ASKED_ABOUT = re.compile(r"Is there an? (?P<there>.+) in the picture|Is the (?P<stands>.+) on the (left|right) side")
@@ -45,7 +46,7 @@ def book_of(number: int) -> list[Page]:
 
 
 class Bundled:
-    """Training books of StreetsQA and, every fourth, of GlimpseQA, with the questions that the miniatures learnt from.
+    """Training books of StreetsQA and, every fourth, of GlimpseQA, with the miniatures' training questions.
 
     Each question is a dialogue of its own about the picture.
     """
@@ -86,13 +87,13 @@ class Bundled:
         return Example(name, tuple((turn,) for turn in turns), image)
 
 
-def questions(page: Page, rng: SeededRandom) -> tuple[Asked, ...]:
-    """What a training picture is asked: a street, one question of each kind; a glimpse, its own two; and some drill."""
-    own = page.asked if page.seed[0] == "glimpseqa" else ask_everything(page.street, rng)
+def questions(page: Page, rng: SeededRandom) -> tuple[LabelledQuestion, ...]:
+    """The questions about a training picture: one of each kind about a street, a glimpse's own two, and some drill."""
+    own = page.questions if page.seed[0] == "glimpseqa" else ask_everything(page.street, rng)
     return (*(spelt_out(one, page.street) for one in own), *rng.shuffled(drill(page.street))[:_DRILLED])
 
 
-def drill(street: Street) -> tuple[Asked, ...]:
+def drill(street: Street) -> tuple[LabelledQuestion, ...]:
     """Whether each thing that there could be is there, and on which side each item is."""
     asked = [yes_no(is_there(thing), seen != NOWHERE, "existence") for thing, seen in sighted(street).items()]
     asked += [yes_no(on_side(item, "left"), side == "left", "side") for item, side in street.items.items()]
@@ -111,36 +112,36 @@ def sighted(street: Street) -> dict[str, str]:
     return {thing: value or NOWHERE for thing, value in seen.items()}
 
 
-def spelt_out(asked: Asked, street: Street) -> Asked:
+def spelt_out(labelled: LabelledQuestion, street: Street) -> LabelledQuestion:
     """The question with an answer that says first what was looked for and seen, and then the letter, yes or no.
 
-    The smaller steps are learnt where the whole is not: to name what is seen, each car before their number, and to find
-    it among the options or in the question. The answer begins with a space, so that its words are the tokens that they
-    are in the question.
+    The smaller steps can be learned where the whole cannot: to name what is seen, each car before their number, and to
+    find it among the options or in the question. The answer begins with a space, so that its words are the tokens that
+    they are in the question.
     """
-    found = _ASKED_ABOUT.search(asked.question.text)
-    if asked.question.kind == "choice":
-        seen = asked.question.options[asked.truth]
+    found = _ASKED_ABOUT.search(labelled.question.text)
+    if labelled.question.kind == "choice":
+        seen = labelled.question.options[labelled.truth]
     elif found:
         thing = found["there"] or found["stands"]
         seen = f"{thing} {sighted(street)[thing]}"
-    elif asked.category == "count":
+    elif labelled.category == "count":
         seen = str(len(street.cars))
-    elif asked.category == "OCR":
+    elif labelled.category == "OCR":
         seen = str(street.sign)
     else:
-        category = next(name for name in _COLOURS if name.split()[0] in asked.question.text)
+        category = next(name for name in _COLOURS if name.split()[0] in labelled.question.text)
         seen = value_of(street, category)
-    if asked.category in ("car count", "count"):
+    if labelled.category in ("car count", "count"):
         seen = " ".join((*sorted(street.cars), seen))
-    return dataclasses.replace(asked, truth=f" {seen} {asked.truth}")
+    return dataclasses.replace(labelled, truth=f" {seen} {labelled.truth}")
 
 
 def answer_loss(
     model: Any,
     tokenizer: Tokenizer,
     pictures: Sequence[Tensor],
-    asked: Sequence[Sequence[Asked]],
+    asked: Sequence[Sequence[LabelledQuestion]],
     template: Template = ONEVISION,
 ) -> tuple[Tensor, float]:
     """The mean over questions of their answers' mean cross entropy, and the share of answer tokens that are right.

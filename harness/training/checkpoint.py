@@ -22,8 +22,8 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class State:
     """A stage's name and the steps of it that are done; the seconds spent so far; tensors by name.
 
-    ``identity`` tells the training from others; ``scaler`` is the state of fp16's loss scaling, empty otherwise.
-    ``processes`` is how many it is trained on; None in checkpoints of an earlier code.
+    ``identity`` identifies the training; ``scaler`` is the state of fp16's loss scaling, empty otherwise. ``processes``
+    is how many it is trained on; None in checkpoints of an earlier code.
     """
 
     identity: str
@@ -45,7 +45,7 @@ def write(path: Path, state: State) -> None:
 
 
 def read(path: Path, *, tensors: bool = True) -> State | None:
-    """A checkpoint, without its tensors where they are not wanted; None where there is none.
+    """A checkpoint, without its tensors if they are not needed; None where there is none.
 
     Raises CheckpointError for a damaged one.
     """
@@ -77,7 +77,7 @@ def moments(optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) 
 def restore_moments(
     optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what :func:`moments` gave."""
+    """Restore what :func:`moments` returned."""
     for name, p in parameters.items():
         if f"{_MOMENTS[0]}:{name}" in tensors:
             state: dict[str, Any] = {m: tensors[f"{m}:{name}"].to(p.device) for m in _MOMENTS[1:]}

@@ -1,4 +1,4 @@
-"""Algorithm 1 from the merged features on, in memory and on one process: any codec, any distortion.
+"""Algorithm 1 from the merged features on, in memory and in one process: any codec, any distortion.
 
     P patches   C clusters   D dimension
 
@@ -49,7 +49,7 @@ class StepLosses(NamedTuple):
 
 
 class Trainable(Protocol):
-    """A codec as :func:`train` sees it, or what stands in the place of one."""
+    """A codec as :func:`train` uses it, or a stand-in for one."""
 
     def train(self, mode: bool = True) -> Any:
         """As a module's."""
@@ -69,7 +69,7 @@ class Trainable(Protocol):
 
 
 def parameter_groups(codec: Trainable, recipe: Recipe) -> list[Group]:
-    """A codec's groups, apart from any others: its networks, and its quantiser's step and offset."""
+    """A codec's own groups: its networks, and its quantiser's step and offset."""
     scale = {f"scale.{number}": p for number, p in enumerate(codec.scale_parameters())}
     networks = [p for p in codec.parameters() if all(p is not s for s in scale.values())]
     groups = [

@@ -1,4 +1,4 @@
-"""A training's configuration: everything that it is, before the first step."""
+"""A training's configuration, complete before the first step."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -24,7 +24,7 @@ Stage = Literal["whole", "codec", "merging"]
 
 
 def reduces(scheme: str) -> Any:
-    """The scheme of that name, whose ``new_reducer`` makes few features of many; raises ValueError for another."""
+    """The scheme of that name, whose ``new_reducer`` makes the reducer; raises ValueError for another."""
     try:
         found = catalog.load("scheme", scheme, catalog.SCHEMES)
     except ScenarioError as error:
@@ -60,11 +60,11 @@ class Temperature(Frozen):
 class Codec(Frozen):
     """The sizes of the codec: n_e, and the hidden widths of h_a ((D, D/2) where they are not given).
 
-    ``step`` is that of the quantiser: ``one`` rounds y to integers as the paper does, where the tower's adapter alone
-    can change its scale; ``fixed`` rounds it in units of half the deviation that a channel begins with, for features
-    whose own unit is far from theirs; ``learned`` begins so, and learns step and offset of each channel.
-    ``keep_networks`` keeps in the codec's file what only further training needs, half of the file or more. ``scheme``
-    names an ablation whose entropy coding is trained in TOFC's place (Fig. 12), ``bits`` is the heuristic one's length.
+    ``step`` is that of the quantiser: ``one`` rounds y to integers as the paper does, where only the tower's adapter
+    can change its scale; ``fixed`` rounds it in units of half a channel's initial deviation, for features whose scale
+    is far from 1; ``learned`` starts like that, and learns step and offset of each channel. ``keep_networks`` stores in
+    the codec's file what only further training needs, half of the file or more. ``scheme`` names an ablation whose
+    entropy coding is trained in TOFC's place (Fig. 12), ``bits`` is the heuristic one's length.
     """
 
     scheme: Literal["tofc", "tofc_factorized", "tofc_heuristic"] = "tofc"
@@ -100,11 +100,12 @@ class LearningRates(Frozen):
 
 
 class Prefit(Frozen):
-    """Steps of the codec alone before the joint training, on features of ``pictures`` pictures merged once and kept.
+    """Steps that train only the codec before the joint training, on the cached merged features of ``pictures``
+    pictures.
 
     An addition to the paper: far cheaper a step than the joint training. ``distortion`` is that of the answers (Eq. 10,
     through the frozen projector and language model) or the squared error of the features over their variance, which
-    wants a ``lambda`` of its own: the joint training's weighs bits against cross entropy. ``batch`` is over all
+    needs a ``lambda`` of its own: the joint training's weighs bits against cross entropy. ``batch`` is over all
     processes. ``cache`` is a folder in which the features are cached, for other trainings and for this one if it is
     stopped while they are made.
     """
@@ -127,17 +128,17 @@ class Prefit(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """Algorithm 1 with all its numbers, or a stage of it alone.
+    """Algorithm 1 with all its numbers, or one stage of it.
 
     With ``steps: 0`` and no adapter the pre-fit is all: a *codec only*, its temperature falling over the pre-fit. With
-    ``codec: null`` there is no codec: adapter and projector are tuned for merged features by the distortion alone, as
-    the paper does for its baselines (V-A3) and for Table I, where ``scheme`` is the one whose reduction is merging's
-    rival. ``harness train --stage`` makes either of a whole configuration.
+    ``codec: null`` there is no codec: adapter and projector are tuned for merged features with only the distortion as
+    the loss, as the paper does for its baselines (V-A3) and for Table I, where ``scheme`` names the reduction that
+    replaces merging. ``harness train --stage`` makes either of a whole configuration.
 
     ``batch`` examples make a step, ``micro_batch`` of them at once on a process; how many micro-batches are accumulated
     follows from the number of processes, so that a recipe is the same on one accelerator and on eight. ``clusters`` are
-    the n_c, one drawn each step where there are several. ``held_out`` examples with pictures are kept from training, to
-    be measured at its end.
+    the n_c, one drawn each step where there are several. ``held_out`` examples with pictures are excluded from
+    training, and measured at its end.
     """
 
     name: Slug
@@ -194,11 +195,9 @@ class TrainingConfig(Frozen):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("how long to train is given once: as 'steps' or as 'epochs'")
         if self.steps == 0 and self.prefit.steps == 0:
-            raise ValueError(
-                "steps and prefit.steps are both 0; one of them says how long to train, for a codec alone prefit.steps"
-            )
+            raise ValueError("steps and prefit.steps are both 0; set one of them, for only a codec prefit.steps")
         if self.steps == 0 and self.lora.rank > 0:
-            raise ValueError("lora.rank is above 0, but steps is 0: an adapter learns in the joint training alone")
+            raise ValueError("lora.rank is above 0, but steps is 0: an adapter is trained only in the joint training")
         if self.batch % self.micro_batch:
             raise ValueError(f"batch is {self.batch}; it must be a multiple of micro_batch, {self.micro_batch}")
         return self
@@ -207,7 +206,7 @@ class TrainingConfig(Frozen):
     def _a_codec_or_none(self) -> Self:
         if self.codec is None:
             if self.prefit.steps:
-                raise ValueError("codec is null, but prefit.steps is above 0: a pre-fit is of the codec alone")
+                raise ValueError("codec is null, but prefit.steps is above 0: a pre-fit trains only a codec")
             if not self.lora.rank:
                 raise ValueError("codec is null, and lora.rank is 0: there is nothing to train")
             return self
@@ -215,7 +214,7 @@ class TrainingConfig(Frozen):
             raise ValueError("lambda: is missing; it weighs bits against the distortion, such as 'lambda: 0.01'")
         if self.scheme != MERGING:
             raise ValueError(
-                f"scheme is {self.scheme}, whose reduction is trained by the distortion alone: 'codec: null', or "
+                f"scheme is {self.scheme}, whose reduction is trained with only the distortion: 'codec: null', or "
                 "--stage merging"
             )
         return self
@@ -230,12 +229,12 @@ class TrainingConfig(Frozen):
             needed += ["prefit.lambda, such as 0.05"] if self.prefit.rate_weight is None else []
         needed += [] if self.prefit.steps else ["prefit.steps above 0"]
         if not asks and needed:
-            raise ValueError(f"data: {kind} have no questions, and fit a codec alone, which needs {', '.join(needed)}")
+            raise ValueError(f"data: {kind} have no questions, and fit only a codec, which needs {', '.join(needed)}")
         return self
 
     @property
     def stage(self) -> Stage:
-        """What is trained: all of Algorithm 1, the codec alone, or adapter and projector without a codec."""
+        """What is trained: all of Algorithm 1, only the codec, or adapter and projector without a codec."""
         if self.codec is None:
             return "merging"
         return "codec" if self.steps == 0 else "whole"

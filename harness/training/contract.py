@@ -1,4 +1,4 @@
-"""What the trainer asks of training data: pictures, each with dialogues about it."""
+"""The contract of training data: pictures, each with dialogues about it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class TrainingData(Protocol):
     """A set of examples; ``Config`` is its part of a training's configuration.
 
     Made of its configuration and the template of the backbone that will read it. ``asks`` says whether there are
-    dialogues about the pictures: without, the features alone can be learnt from.
+    dialogues about the pictures: without them, only a codec can be trained, on the features.
     """
 
     Config: ClassVar[type[Frozen]]
@@ -49,7 +49,7 @@ class TrainingData(Protocol):
         ...
 
     def example(self, index: int, draw: int) -> Example:
-        """Example ``index``, the same whenever it is asked for; ``draw`` numbers the passes over the data.
+        """Example ``index``, always the same; ``draw`` numbers the passes over the data.
 
         What is asked about a picture may differ from pass to pass.
         """
@@ -57,9 +57,9 @@ class TrainingData(Protocol):
 
     @property
     def identity(self) -> str:
-        """What tells these data from others, in one line."""
+        """What identifies these data, in one line."""
         ...
 
     def picture(self, index: int) -> str | None:
-        """What tells the picture of example ``index`` from others; None where it shows none. Cheap."""
+        """What identifies the picture of example ``index``; None where it shows none. Cheap."""
         ...

@@ -1,6 +1,6 @@
 r"""Instruction-tuning data in the form of ``llava_v1_5_mix665k.json``, with its folder of images.
 
-A list of ``{"id", "image" (absent for text alone), "conversations": [{"from": "human", "value": "<image>\n..."},
+A list of ``{"id", "image" (absent for text only), "conversations": [{"from": "human", "value": "<image>\n..."},
 {"from": "gpt", "value": ...}, ...]}``. All entries are checked when the file is read; images are opened one by one.
 """
 
@@ -28,8 +28,8 @@ class Conversations:
     """The entries of such a file, in its order.
 
     Raises DataError, naming the entry's number (from 0) and id, for an entry of another form or an image that is not
-    there. Two quirks of the published file are passed over: a conversation that begins with an answer, and one that
-    ends with a question.
+    there. Two quirks of the published file are skipped: a conversation that begins with an answer, and one that ends
+    with a question.
     """
 
     asks = True
@@ -96,7 +96,7 @@ def _read(path: Path) -> list[Any]:
 
 
 class _Listing:
-    """Which files a folder tree has, asked a folder at a time: one look at each of 665,000 files takes minutes."""
+    """The files of a folder tree, listed a folder at a time: checking each of 665,000 files takes minutes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -1,8 +1,8 @@
 """The one loop of every training: AdamW over named groups of parameters, resumed from a checkpoint.
 
 What is trained, on which losses and how that is reported is the caller's: Algorithm 1 on one process or many
-(:mod:`harness.training.loop`), a codec on features that are there (:mod:`harness.training.codec`), the stages that make
-the bundled weights.
+(:mod:`harness.training.loop`), a codec on given features (:mod:`harness.training.codec`), the stages that make the
+bundled weights.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ class Step(NamedTuple):
     norm: Tensor
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """How gradients are taken: on one process, or by accelerate on several."""
 
     def prepare(self, optimiser: Any) -> Any:
-        """The optimiser, or what stands around it."""
+        """The optimiser, or a wrapper of it."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -47,7 +47,7 @@ class Engine(Protocol):
         ...
 
     def clip_grad_norm_(self, parameters: Any, max_norm: float) -> Any:
-        """Scales gradients to a norm of at most ``max_norm``; gives the norm before."""
+        """Scales gradients to a norm of at most ``max_norm``; returns the norm before."""
         ...
 
 
@@ -81,7 +81,7 @@ def fit(
     factor: Callable[[int], float],
     betas: tuple[float, float] = (0.9, 0.999),
     gradient_norm: float = 1.0,
-    engine: Engine = ONE_PROCESS,
+    backend: Backend = ONE_PROCESS,
     state: checkpoint.State | None = None,
     save: Callable[[int, float, dict[str, Tensor]], None] | None = None,
     save_every: int = 1,
@@ -89,10 +89,10 @@ def fit(
     """Train the groups' parameters in place until ``steps`` are done or the losses end, yielding after each step.
 
     A step's learning rates are the groups' times ``factor`` of its number. A micro-batch's loss is computed when its
-    turn comes, after the gradient of the one before it was taken. Training begins with the step after those of
-    ``state``, whose moments are put back here and whose weights by the caller. ``save(done, seconds, moments)``, with
-    the seconds of this call, is called every ``save_every`` steps and after the last, once the caller asks for the
-    next step: one that raises for a step's losses keeps the checkpoint before.
+    turn comes, after the gradient of the one before it was taken. Training starts with the step after those of
+    ``state``, whose moments are restored here and whose weights by the caller. ``save(done, seconds, moments)``, with
+    the seconds of this call, is called every ``save_every`` steps and after the last, once the caller asks for the next
+    step: one that raises for a step's losses keeps the checkpoint before.
     """
     named = {name: p for group in groups for name, p in group.parameters.items()}
     optimiser: Any = torch.optim.AdamW(
@@ -106,15 +106,15 @@ def fit(
     if state is not None:
         checkpoint.restore_moments(optimiser, named, state.tensors)
         first = state.steps
-    stepper = engine.prepare(optimiser)
+    stepper = backend.prepare(optimiser)
     begun = time.monotonic()
     for step, parts in zip(range(first, steps), losses(first), strict=False):
         of_peak = factor(step)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * of_peak
         for loss in parts:
-            engine.backward(loss)
-        norm = engine.clip_grad_norm_(list(named.values()), gradient_norm)
+            backend.backward(loss)
+        norm = backend.clip_grad_norm_(list(named.values()), gradient_norm)
         stepper.step()
         stepper.zero_grad()
         yield Step(step, of_peak, norm)

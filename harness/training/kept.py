@@ -1,4 +1,4 @@
-"""Merged features of training pictures, encoded once by the frozen tower and cached: what the pre-fit learns from.
+"""Merged features of training pictures, encoded once by the frozen tower and cached: what the pre-fit is trained on.
 
 P patches   C clusters   D dimension
 """
@@ -36,7 +36,7 @@ def keep(
 ) -> Kept:
     """Encode and merge the pictures of these examples to every n_c, or read them from ``cache`` if they are there.
 
-    They are cached a few pictures at a time, so that what was stopped loses little.
+    They are cached a few pictures at a time, so that little is lost when it is stopped.
     """
 
     def made(few: Sequence[int]) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def keep(
 
 
 def cached(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors in a file; where there is none, or a damaged one, they are made and written whole."""
+    """The tensors in a file; if there is none, or a damaged one, they are computed and written atomically."""
     if path and path.exists():
         try:
             return load_file(path)
@@ -96,7 +96,7 @@ def _name(backbone: LlavaVision, reader: Reader, indices: Sequence[int], cluster
 def batches(
     kept: Kept, reader: Reader, *, seed: int, batch: int, share: Share, first: int, n_clusters: Callable[[int], int]
 ) -> Iterator[Batch]:
-    """Endless batches of one process from its own kept features, beginning with step ``first``."""
+    """Endless batches of one process from its own cached features, starting with step ``first``."""
     pool = sorted(kept)
     step = first
     while True:
@@ -106,5 +106,5 @@ def batches(
 
 
 def features(kept: Kept) -> Tensor:
-    """All kept features as one patch (1, N, D)."""
+    """All cached features as one patch (1, N, D)."""
     return torch.cat([y_PCD.flatten(0, 1) for of_picture in kept.values() for y_PCD in of_picture.values()])[None]

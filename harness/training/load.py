@@ -16,7 +16,7 @@ from harness.tofc.trained import MERGING
 from harness.training.config import Stage, TrainingConfig
 
 _FREE_TO_CHANGE = ("out", "log_every", "save_every", "threads", "workers")
-"""What may be changed when a training is resumed: no weight depends on it, but for the last bits on the threads."""
+"""What may be changed when a training is resumed: no weight depends on it, except for the last bits, on the threads."""
 
 
 _STAGES: Mapping[Stage, Mapping[str, Any]] = {
@@ -28,7 +28,7 @@ _STAGES: Mapping[Stage, Mapping[str, Any]] = {
 
 
 def load(path: Path, settings: Sequence[str] = (), stage: Stage = "whole") -> TrainingConfig:
-    """The configuration in a YAML file, with ``settings`` (``lora.rank=8``) in place of what it says.
+    """The configuration in a YAML file, with ``settings`` (``lora.rank=8``) in place of its values.
 
     A ``stage`` of it is named after both, and has a folder of its own: ``out``, an underscore, the stage.
     Raises ScenarioError with a sentence for every mistake, each naming the file and line, or the setting.
@@ -79,7 +79,7 @@ def _set(mapping: dict[str, Any], setting: str) -> KeyPath:
 
 
 def as_given(config: TrainingConfig) -> dict[str, Any]:
-    """All that decides the weights, as plain data in the words of the file, every default spelled out.
+    """All that decides the weights, as plain data with the file's keys, every default included.
 
     Where a training puts its files, and how often, is left out.
     """

@@ -42,7 +42,7 @@ class Window:
 
 
 def cut_log(log: Path, done: int) -> None:
-    """Take out of a log what follows step ``done``, and a line that a kill has torn; a log that is absent stays so."""
+    """Remove from a log what follows step ``done``, and a line that a kill left incomplete; it may be absent."""
     try:
         lines = log.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:

@@ -1,8 +1,8 @@
 """Algorithm 1 as a program: pre-fit, joint training, result; on one process or many, resumed from checkpoints.
 
-Nothing random outlives a step: examples, n_c and dropout follow from the seed and the step's number. So a training that
-was stopped and resumed ends with the weights of one that was not. A step's losses are those of its whole batch, however
-that is divided among processes and micro-batches (see :mod:`harness.training.model`); dropout alone is drawn for each
+No random state outlives a step: examples, n_c and dropout follow from the seed and the step's number. So a training
+that was stopped and resumed ends with the same weights. A step's losses are those of its whole batch, however that is
+divided among processes and micro-batches (see :mod:`harness.training.model`); only dropout is drawn for each
 micro-batch.
 """
 
@@ -64,7 +64,7 @@ class Phase(NamedTuple):
 
 
 class Training:
-    """One training of a configuration, from wherever it is to its end.
+    """One training of a configuration, from its last checkpoint to its end.
 
     ``machine`` is a plain mapping that describes this machine, for the manifest.
     """
@@ -75,9 +75,9 @@ class Training:
         self.config = config
         self._machine = machine
         self.folder = Path(config.out)
-        # Text alone leaves codec and tower out of a step, and hard steps the router.
+        # Text without pictures does not use codec and tower in a step, and hard steps do not use the router.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        # Without being told, accelerate would take the processes of torchrun on a CPU for strangers.
+        # Otherwise accelerate would not recognise the processes of torchrun on a CPU.
         on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
         if on_cpu and config.precision == "fp16":
             raise ScenarioError("precision: fp16 needs an accelerator, and this machine has none; bf16 runs anywhere")
@@ -256,7 +256,7 @@ class Training:
     def _joint(self) -> Phase:
         config = self.config
         if config.lora.rank:
-            # The adapter's first weights are drawn here, whatever came before.
+            # The adapter's first weights are drawn here, independent of what came before.
             torch.manual_seed(config.seed)
             self.peft = adapter.attach(self.backbone, config.lora.rank, config.lora.alpha, config.lora.dropout)
         if config.gradient_checkpointing:
@@ -310,7 +310,7 @@ class Training:
                     scale.zero_()
 
     def _begin(self) -> None:
-        """Start what depends on the features' scale from those of a few pictures, for where there is no pre-fit."""
+        """Initialise what depends on the features' scale from those of a few pictures, if there is no pre-fit."""
         few = self._few()
         if self.codec is not None:
             reader = reading.Reader(self.data, self.backbone, self.config.max_tokens, pictures=False)
@@ -349,7 +349,7 @@ class Training:
         config, accelerator = self.config, self.accelerator
         named = {name: p for part in phase.parameters.values() for name, p in part.items()}
         if not named:
-            return  # A codec without parameters, alone: all that it has is taken from features when it is frozen.
+            return  # Only a codec without parameters: it is derived from features when it is frozen.
         if state:
             self._restore(state, named)
         first = state.steps if state else 0
@@ -362,7 +362,7 @@ class Training:
             functools.partial(self._losses, phase, accelerator.prepare(phase.module), window),
             factor=lambda step: learning_rate_factor(step, phase.steps, config.warm_up),
             gradient_norm=config.gradient_norm,
-            engine=accelerator,
+            backend=accelerator,
             state=state,
             save=functools.partial(self._save, phase, named),
             save_every=config.save_every,
@@ -396,7 +396,7 @@ class Training:
         seeds = [rng.below(2**31) for rng in generators]
         use = self._use(phase, parts, seeds, step, n_clusters)
         for batch, seed in zip(parts, seeds, strict=True):
-            # After the reading, which may draw numbers of its own when it begins.
+            # After the reading, which may draw random numbers when it starts.
             torch.manual_seed(seed)
             with self.accelerator.accumulate(module):
                 losses = module(batch, n_clusters, temperature, use)
@@ -455,7 +455,7 @@ class Training:
         return [(n, module) for n, module in (("codec", self.codec), ("reducer", self._learned)) if module is not None]
 
     def _restore(self, state: checkpoint.State, named: Mapping[str, Tensor]) -> None:
-        """Weights and loss scale as they were; the log loses what was written after them."""
+        """Restores weights and loss scale, and removes what the log has after them."""
         for part, module in self._own():
             prefix = f"{part}:"
             mine = {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}

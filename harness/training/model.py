@@ -3,7 +3,7 @@
     P patches   V features a patch   C clusters   N = P C merged features   D dimension   E entropy models
     B examples   T visual tokens   H width of the language model
 
-Every example of a step weighs the same in D and in R, and one of text alone has R = 0. So a step's losses are means
+Every example of a step weighs the same in D and in R, and one without a picture has R = 0. So a step's losses are means
 over its micro-batches, however the examples are divided among these. The balance loss is not: it is a square of the
 whole step's mean weights, and :class:`Use` brings these to every micro-batch.
 """
@@ -72,8 +72,8 @@ class SplitModel(nn.Module):
     """Lines 4-14 of Algorithm 1. The gradient reaches the tower through the means of merging, not through its choices.
 
     ``merged`` says that batches hold merged features, and leaves the tower out. The distortion is that of the answers,
-    or of the features: their squared error over ``variance``, the mean variance of a channel; a vision side alone has
-    no answers. Without a ``codec`` the features that ``reducer`` makes are answered from as they are.
+    or of the features: their squared error over ``variance``, the mean variance of a channel; with only a vision side
+    there are no answers. Without a ``codec`` the features of ``reducer`` are used uncoded.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class SplitModel(nn.Module):
         if self.codec is None:
             loss_B, right = self.answers(batch, torch.split(y_PCD, sizes))
             return Losses(loss_B.mean(), zero, zero, right)
-        # Rates and means want float32, whatever the networks around compute in.
+        # Rates and means need float32, whatever the precision of the networks around them.
         with torch.autocast(device.type, enabled=False):
             coded = self.codec(y_PCD, temperature)
             n_examples = len(batch.pictures)
@@ -161,7 +161,7 @@ class SplitModel(nn.Module):
 
 
 def features(backbone: LlavaVision, pixels_PCHW: Tensor, *, attended: bool) -> tuple[Tensor, Attention | None]:
-    """All features of tiles (P, V, D), differentiable, and the tower's attention, which is not, where it is wanted."""
+    """All features of tiles (P, V, D), differentiable, and the tower's attention, which is not, if it is needed."""
     if not attended:
         return backbone.features(pixels_PCHW), None
     config = backbone.config

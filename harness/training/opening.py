@@ -19,17 +19,17 @@ from harness.training.contract import TrainingData
 
 
 def open_data(config: TrainingConfig, template: Any) -> TrainingData:
-    """The examples that a configuration names; raises DataError where they are not to be read."""
+    """The examples that a configuration names; raises DataError if they cannot be read."""
     kind = catalog.load("kind of training data", config.data["kind"], catalog.TRAINING_DATA)
     data: TrainingData = kind(config.data_config(), template)
     return data
 
 
 def open_backbone(config: TrainingConfig, device: torch.device) -> tuple[Llava | LlavaVision, Mapping[Part, str]]:
-    """The backbone that a configuration names, and what tells the weights of its parts from others.
+    """The backbone that a configuration names, and the fingerprints of its parts.
 
-    Where nothing is asked about the pictures it is the vision side alone. Raises as its loader does, and ScenarioError
-    for n_c that it cannot merge.
+    If there are no questions about the pictures, it is only the vision side. Raises as its loader does, and
+    ScenarioError for n_c that it cannot merge.
     """
     load = catalog.load("backbone", config.backbone, catalog.BACKBONES)
     # Random weights are the same ones when a training is resumed.
@@ -52,7 +52,7 @@ def open_backbone(config: TrainingConfig, device: torch.device) -> tuple[Llava |
 
 
 def open_codec(given: Codec, dim: int) -> FeatureCodec:
-    """The untrained codec of a configuration for features of ``dim`` dimensions; what it is not to learn is frozen."""
+    """The untrained codec of a configuration for features of ``dim`` dimensions; what is not trained is frozen."""
     codec: FeatureCodec
     if given.scheme == MERGING:
         codec = TofcCodec(CodecConfig(dim=dim, n_experts=given.experts, hidden=given.hidden))

@@ -1,7 +1,7 @@
 """Dialogues packed for training: one picture's visual tokens, read once, with several dialogues after them.
 
-Every dialogue sees the picture and itself, never another, and stands at the positions it would have alone: so the
-packed sequence teaches exactly what the backbone's prompt asks.
+Every dialogue sees the picture and itself, never another, and has the positions that it would have on its own, so the
+packed sequence trains exactly on the backbone's prompts.
 
     B pictures   L positions   T visual tokens   H width of the language model   A answer tokens
 """
@@ -100,7 +100,7 @@ def answer_losses(
 
 
 def _mask(segment_BL: Tensor) -> Tensor:
-    """Who is seen (B, 1, L, L): earlier positions of the picture's segment, 0, or of one's own."""
+    """The attention mask (B, 1, L, L): earlier positions of the picture's segment, 0, or of the same dialogue."""
     length = segment_BL.shape[1]
     own_BLL = segment_BL[:, :, None] == segment_BL[:, None, :]
     past_LL = torch.ones(length, length, dtype=torch.bool, device=segment_BL.device).tril()

@@ -1,4 +1,4 @@
-"""A folder of pictures as training data: what a codec alone is fitted to needs no questions."""
+"""A folder of pictures as training data: fitting only a codec needs no questions."""
 
 import functools
 import hashlib
@@ -22,7 +22,7 @@ class Pictures:
     """All pictures below a folder, in the order of their paths.
 
     Raises DataError, naming the file, where the folder is absent or empty, or holds a picture that cannot be read: the
-    header of each is looked at first.
+    header of each is read first.
     """
 
     asks = False

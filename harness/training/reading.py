@@ -1,4 +1,4 @@
-"""Which examples a step sees, and what is made of them: pixels and tokens."""
+"""The examples of a step, and their pixels and tokens."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -38,8 +38,7 @@ def _permutation(size: int, seed: int, draw: int) -> list[int]:
 def keys_of_step(pool: Sequence[int], seed: int, batch: int, step: int) -> list[Key]:
     """The ``batch`` examples of a step: every one of ``pool`` once a pass, reshuffled each pass.
 
-    A step's examples follow from its number alone, so that a training resumed in the middle sees what it would have
-    seen.
+    A step's examples follow from its number alone, so that a resumed training sees the same examples.
     """
     places = range(step * batch, (step + 1) * batch)
     return [

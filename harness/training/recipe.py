@@ -1,4 +1,4 @@
-"""The two recipes: ``paper`` is Algorithm 1 as it stands, ``ours`` adds to it; and other departures of numbers."""
+"""The two recipes: ``paper`` is Algorithm 1 unchanged, ``ours`` adds to it; and other differences in numbers."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ _PAPER_LAMBDA = (0.003, 0.03)
 
 
 class _Settings(NamedTuple):
-    """The least and the greatest n_c, and the settings of the backbone's second stage, which the paper takes (V-A2)."""
+    """The least and the greatest n_c, and the settings of the backbone's second stage, which the paper uses (V-A2)."""
 
     clusters: tuple[int, int]
     batch: int

@@ -1,4 +1,4 @@
-"""What a training leaves: a folder with the codec, the adapter, and what they are; for the scheme that uses them.
+"""The result of a training: a folder with codec, adapter and their description, for the scheme that uses them.
 
 P patches   C clusters   D dimension
 """
@@ -111,7 +111,7 @@ def measure_reduced(
     untuned: Callable[[], AbstractContextManager[Any]],
     on_picture: Callable[[], None],
 ) -> list[Reduced]:
-    """Measure a tuned backbone on examples that were not trained on; in ``untuned`` it is as it was."""
+    """Measure a tuned backbone on examples that were not trained on; within ``untuned`` it is untuned."""
     rows: dict[int, list[tuple[float, float, float]]] = {n_c: [] for n_c in clusters}
     for index in held_out:
         pixels, scripts = reader[Key(index, 0)]

@@ -1,4 +1,4 @@
-"""What changes with the step: the temperature of Eq. 17 and the learning rates; and both as a table."""
+"""What depends on the step: the temperature of Eq. 17 and the learning rates; and both as a table."""
 
 import math
 

@@ -118,8 +118,8 @@ def test_too_few_pictures_promise_nothing(made_up: Analysis) -> None:
     run, _ = studied(made_up, np.random.default_rng(2), 5)
     row = total(run)
     assert np.isnan(row["total_mean_low_s"])
-    assert row["total_reason"] == "5 pictures promise no interval: 6 are needed"
-    assert "5 pictures promise no interval: 6 are needed" in run.timing_warnings
+    assert row["total_reason"] == "5 pictures give no interval: 6 are needed"
+    assert "5 pictures give no interval: 6 are needed" in run.timing_warnings
     assert run.first["ratio_low"].dropna().tolist() == [1.0, 1.0, 1.0], "that of the first over itself"
 
 
@@ -153,7 +153,7 @@ def test_schemes_timed_apart_have_no_interval_between_them(made_up: Analysis) ->
     assert others["ratio_low"].isna().tolist() == refused.tolist()
     assert others.loc[refused, "reason"].str.startswith("not comparable: timed in different starts").all()
     said = comparison.first_sentences(run.first)
-    assert all("jpeg" in sentence.split(" answers first")[0] for sentence in said), "which of them is left open"
+    assert all("jpeg" in sentence.split(" answers first")[0] for sentence in said), "the interval leaves open which"
     crossed = crossings.crossover(
         run.selected_profile("jpeg"), run.selected_profile("tofc"), run.setting.system, low_bps=1e4, high_bps=1e9,
         population=run.population, confidence=run.latency_confidence,
@@ -232,7 +232,7 @@ def test_several_benchmarks_count_alike(made_up: Analysis) -> None:
 
 @pytest.mark.slow
 def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
-    """Where requests may be given up the means are of the rows, parts add up, and ratios promise no interval."""
+    """Where requests may be given up the means are of the rows, parts add up, and ratios give no interval."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))
     row = total(run)
     requests = run.record.requests.to_pandas()

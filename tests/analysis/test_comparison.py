@@ -77,7 +77,7 @@ def test_an_open_lead_is_not_claimed() -> None:
     columns = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "first"]
     first = pd.DataFrame(rows, columns=[*columns, "ratio", "ratio_low", "ratio_high", "reason"])
     (sentence,) = comparison.first_sentences(first)
-    assert sentence.startswith("w: a or b answers first, which of them is left open")
+    assert sentence.startswith("w: a or b answers first, the interval leaves open which")
 
 
 def test_each_two_ladders_are_compared_at_equal_score(made_up: Analysis) -> None:
@@ -113,7 +113,7 @@ def test_a_ladder_that_measured_as_much_says_its_bytes() -> None:
     ])  # fmt: skip
     assert comparison.bytes_sentence(pairs, 0.92, "server_only") == (
         "bytes at 92% of server_only's score, by curves: tofc sends 900 B [900 B, unbounded], 0.30 [0.30, 0.50] of "
-        "jpeg's; nothing of elic (see comparison.md)"
+        "jpeg's; none for elic (see comparison.md)"
     )
     assert comparison.bytes_sentence(pairs.iloc[:0], 0.92, "server_only") == ""
 
@@ -124,7 +124,7 @@ def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
     on_one = samples.set_column(samples.column_names.index("picture"), "picture", pa.repeat("street", len(samples)))
     run = Analysis(dataclasses.replace(made_up.record, samples=on_one))
     found = run.equal_scores
-    assert found["reason"].str.startswith("1 picture promises no interval").all()
+    assert found["reason"].str.startswith("1 picture gives no interval").all()
     assert found[["ratio", "bd_rate", "bd_score_low", "least", "most"]].isna().all(axis=None)
     assert found["bd_score"].notna().tolist() == made_up.equal_scores["bd_score"].notna().tolist()
     same = [name for name in found if name.endswith(("_pchip", "_akima"))]
@@ -133,7 +133,7 @@ def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
 
 
 def test_sentences_name_who_has_no_time_in_the_order_of_the_uplinks(made_up: Analysis) -> None:
-    """Users upwards, whoever saturates: a lead without an interval is by the means alone, the unstable are named."""
+    """Users upwards, whoever saturates: a lead without an interval is by the means only, the unstable are named."""
     columns = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "total_reason", "requests"]
     times = {"a": (0.2, 0.3, None, None), "b": (0.4, 0.5, 0.6, None), "c": (0.3, 0.9, None, None)}
     why = "unstable: utilisation 2 of the servers"
@@ -146,11 +146,11 @@ def test_sentences_name_who_has_no_time_in_the_order_of_the_uplinks(made_up: Ana
     spec = made_up.setting.system.model_copy(update={"timeout_s": 60.0})
     first = comparison.first_answers(numbers, dataclasses.replace(made_up.setting, system=spec))
     assert comparison.first_sentences(first, numbers) == [
-        "25 KB/s, 1 user: a answers first by the means alone, 200 ms; "
+        "25 KB/s, 1 user: a answers first by the means only, 200 ms; "
         "times as long: c 1.50 (no interval), b 2.00 (no interval)",
-        "25 KB/s, 4 users: a answers first by the means alone, 300 ms; "
+        "25 KB/s, 4 users: a answers first by the means only, 300 ms; "
         "times as long: b 1.67 (no interval), c 3.00 (no interval)",
-        "25 KB/s, 16 users: b alone has a time there, 600 ms; without a time: a, c (unstable)",
+        "25 KB/s, 16 users: only b has a time there, 600 ms; without a time: a, c (unstable)",
         "25 KB/s, 64 users: no scheme has a time: a, b, c (unstable)",
     ]
 

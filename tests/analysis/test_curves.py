@@ -186,7 +186,7 @@ def test_few_clusters_promise_nothing() -> None:
 
     enough, one, five = pair(6), pair(1), pair(5)
     assert curves.equal_score(*enough, 0.65).ratio.value == pytest.approx(1.8)
-    for few, reason in ((one, "1 picture promises no interval"), (five, "5 pictures promise no interval")):
+    for few, reason in ((one, "1 picture gives no interval"), (five, "5 pictures give no interval")):
         at, (rate, _), gain = curves.equal_score(*few, 0.65), curves.bd_rate(*few), curves.bd_score(*few)
         refused = (at.ratio, at.test_bytes, rate)
         assert all(math.isnan(number) for estimate in refused for number in (estimate.value, estimate.low))

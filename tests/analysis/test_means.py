@@ -40,7 +40,7 @@ def test_fewer_pictures_than_six_promise_nothing() -> None:
     assert math.isfinite(found.value)
     assert math.isnan(found.low)
     assert math.isnan(found.half_width)
-    assert found.reason == "5 pictures promise no interval: 6 are needed"
+    assert found.reason == "5 pictures give no interval: 6 are needed"
 
 
 def test_groups_weigh_as_in_the_benchmark() -> None:

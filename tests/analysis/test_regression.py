@@ -187,7 +187,7 @@ def test_limits_are_read_and_mistakes_explained() -> None:
         {"device": 0.1},
     )
     for text, words in (
-        ("device", "'device' is no limit; write it as in"),
+        ("device", "'device' is not a limit; write it as in"),
         ("device>10", "needs a share above 0"),
         ("byte>0", "did you mean 'bytes'"),
         ("bytes>1.2.3", "'1.2.3' is not a number"),

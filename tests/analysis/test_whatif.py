@@ -84,7 +84,7 @@ def test_one_picture_has_a_crossing_and_no_interval() -> None:
     assert found.rate_bps is not None
     assert found.rate_bps.value == pytest.approx(160e3, rel=1e-3)
     assert math.isnan(found.rate_bps.low)
-    assert found.rate_bps.reason == "1 picture promises no interval: 6 are needed"
+    assert found.rate_bps.reason == "1 picture gives no interval: 6 are needed"
 
 
 def test_a_crossings_interval_is_where_the_difference_may_be_nought() -> None:

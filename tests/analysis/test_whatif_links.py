@@ -174,7 +174,7 @@ def test_the_commands_take_links_round_trips_and_users(
     for command in (["advise", folder, "--deadline", "1s"], ["max-users", folder, names[0], "--limit", "1s"]):
         status, _, err = harness(*command, "--link", link, "--rate", "1 MB/s")
         assert status == 2
-        assert "one of them" in err
+        assert "either the uplink's" in err
     status, _, err = harness("advise", folder, "--deadline", "1s", "--link", tmp_path / "absent.parquet")
     assert status == 2
     assert "absent.parquet" in err

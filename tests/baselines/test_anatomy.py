@@ -16,8 +16,8 @@ from baselines.neural_codec import Elic, Hyperprior, NeuralPoint, bundled
 from baselines.neural_container import MAGIC, MODEL_BYTES, CodedPicture, pack
 from baselines.raw_features import _HEADER
 from harness import catalog
-from harness.data.asking import samples
 from harness.data.pictures import FORMATS
+from harness.data.questions import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError

@@ -9,7 +9,7 @@ import yaml
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
 from harness.analysis import Analysis
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError, UnavailableError
 from harness.models.contract import Request, Untimed

@@ -103,10 +103,10 @@ def _write(kind: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ("code", "is not a file of tensors alone: it asks for .*mkdir"),
-        ("bare pickle", "is not a file of tensors alone: "),
-        ("cut", "is not a file of tensors alone: "),
-        ("empty", "is not a file of tensors alone: "),
+        ("code", "is not a file of only tensors: it asks for .*mkdir"),
+        ("bare pickle", "is not a file of only tensors: "),
+        ("cut", "is not a file of only tensors: "),
+        ("empty", "is not a file of only tensors: "),
         ("list", "holds a list, not a state dict"),
         ("no tensors", "holds no tensors where a state dict has them; its keys: epoch, lr"),
         ("nested", "holds tensors and more dictionaries: ema"),
@@ -133,7 +133,7 @@ def test_what_is_no_state_dict_is_refused_in_a_sentence(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "sentence"),
-    [("code", "it asks for .*mkdir, which is none"), ("bomb", "a tensor of it cannot be read: .*allocate")],
+    [("code", "it asks for .*mkdir, which is not a tensor"), ("bomb", "a tensor of it cannot be read: .*allocate")],
 )
 def test_the_command_refuses_what_would_run_or_fill_the_memory(
     harness: Run, kind: str, sentence: str, tmp_path: Path

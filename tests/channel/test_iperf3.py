@@ -102,8 +102,8 @@ def test_what_iperf3_says_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "said"),
     [
-        (_log(UP, protocol="UDP"), "over UDP, which sends at the rate it was told"),
-        (_log(UP, target_bitrate=2_000_000), "sent at 250 KB/s, as it was told to"),
+        (_log(UP, protocol="UDP"), "over UDP, which sends at the rate it was given"),
+        (_log(UP, target_bitrate=2_000_000), "sent at 250 KB/s, as requested by -b"),
         ([_log(UP), _log(UP)], "2 logs"),
         (_log([{**UP[0], "bytes": "many"}]), "is not a log of iperf3"),
         (_log([{**UP[0], "bytes": -1}]), "is not one from 0"),

@@ -157,7 +157,11 @@ BROKEN = {
     "other columns": (b"when,what\n0,1\n1,1\n", {}, "no column 'time_s'; its columns are 'when, what'"),
     "a downlink": (b"time_s,DL_bps\n0,1\n1,1\n", {"layout": CsvColumns(rate="DL_bps")}, "is a downlink"),
     "no unit": (b"time_s,rate\n0,1\n1,1\n", {"layout": CsvColumns(rate="rate")}, "does not say its unit"),
-    "an unknown unit": (b"t,r\n0,1\n1,1\n", {"layout": CsvColumns(time="t", rate="r", unit="Mb")}, "'Mb' is no unit"),
+    "an unknown unit": (
+        b"t,r\n0,1\n1,1\n",
+        {"layout": CsvColumns(time="t", rate="r", unit="Mb")},
+        "'Mb' is not a unit",
+    ),
     "ragged rows": (b"time_s,rate_bps\n0,1\n1\n", {}, "is not a CSV"),
     "JSON of something else": (b'{"intervals": 3}', {}, "is not a log of iperf3"),
     "JSON that ends early": (b'{"intervals": [', {}, "is not a log of iperf3"),
@@ -251,12 +255,12 @@ def test_the_end_of_a_row_counts_from_where_its_beginning_does(tmp_path: Path) -
         (
             "t_s,up_mbps\n1700000000000,2\n1700000001000,2\n",
             CsvColumns(time="t_s", rate="up_mbps"),
-            "say with --time-unit",
+            "give --time-unit",
         ),
         (
             "t,up_mbps\n0,2\n1,2\n",
             CsvColumns(time="t", time_unit="min", rate="up_mbps"),
-            "'min' is no unit of a column",
+            "'min' is not a unit of time",
         ),
         ("t_s;up_mbps\n0;2\n1;2\n", CsvColumns(time="t_s", rate="up_mbps"), "has semicolons"),
         ("t_s,up_mbps,up_mbps\n0,2,3\n1,2,3\n", CsvColumns(time="t_s", rate="up_mbps"), "has 2 columns 'up_mbps'"),
@@ -264,7 +268,7 @@ def test_the_end_of_a_row_counts_from_where_its_beginning_does(tmp_path: Path) -
         ("t_s,up_mbps\n0,1\n1e10,2\n", CsvColumns(time="t_s", rate="up_mbps"), "ends by 1e"),
         ("t_s,up_mbps\n0,0\n1,0\n", CsvColumns(time="t_s", rate="up_mbps"), "never carries anything"),
         ("a line of text\n0,0\n", None, "line 1 has 'a line of text', which no known trace has"),
-        ("Connecting to host 10.0.0.1\n[ ID] Interval\n", None, "is what iperf3 prints for people; record with -J"),
+        ("Connecting to host 10.0.0.1\n[ ID] Interval\n", None, "is iperf3's output for people; record with -J"),
     ],
 )
 def test_a_csv_that_cannot_be_known_is_refused(

@@ -17,7 +17,7 @@ from harness.analysis import Analysis
 from harness.analysis.means import Estimate
 from harness.analysis.precision import when_stopped
 from harness.claims import ledger, metrics, model, shown
-from harness.claims.asked import Asked
+from harness.claims.evaluation import Evaluation
 from harness.claims.verdict import Item, Verdict
 from harness.records import ResourceRow, to_table
 from harness.runs import illustrations
@@ -83,7 +83,7 @@ def test_intervals_of_times_are_wider_where_timing_stopped_early(full: Analysis)
     found = {}
     for metric in ("latency_ratio", "bytes_ratio"):
         test = model.Criterion.model_validate({"metric": metric, "of": "tofc", "over": "jpeg", "below": 1})
-        found[metric] = [Asked(run=run, test=test, alpha=0.05).confidence(2) for run in (full, stopped)]
+        found[metric] = [Evaluation(run=run, test=test, alpha=0.05).confidence(2) for run in (full, stopped)]
     assert found["latency_ratio"] == [0.975, when_stopped(0.975)]
     assert found["bytes_ratio"] == [0.975, 0.975]
     assert stopped.timed_mean("tofc", "n_c=8,lambda=0.003").low < full.timed_mean("tofc", "n_c=8,lambda=0.003").low

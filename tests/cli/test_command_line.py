@@ -149,7 +149,7 @@ def test_a_runs_name_is_that_of_a_folder(harness: Run, name: str) -> None:
     ):
         status, _, err = harness(*command, f"--name={name}")
         assert status == 2
-        assert "is no name of" in " ".join(err.replace("│", " ").split())
+        assert "is not the name of" in " ".join(err.replace("│", " ").split())
 
 
 def test_a_scenarios_name_for_its_file_is_understood(harness: Run, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_runs_are_listed(harness: Run, tmp_path: Path) -> None:
 def test_what_is_no_assignment_is_said_before_the_file_is_read(harness: Run) -> None:
     """A second file is the likeliest mistake."""
     status, _, err = harness("run", "a.yaml", "b.yaml")
-    assert (status, err) == (2, "harness: 'b.yaml' is no assignment; measure.repeats=2 is one\n")
+    assert (status, err) == (2, "harness: 'b.yaml' is not an assignment such as measure.repeats=2\n")
 
 
 def test_the_schema_is_json(harness: Run) -> None:

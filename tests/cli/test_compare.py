@@ -104,7 +104,7 @@ def test_reference_lists_why_each_was_made(harness: Harness, runs: Path) -> None
     assert (status, "made up" in out) == (0, True)
     (runs / "reference" / HISTORY).write_text("{}\n")
     status, _, error = harness("reference", "--folder", runs / "reference")
-    assert (status, f"{HISTORY}, line 1: is no update" in error) == (2, True)
+    assert (status, f"{HISTORY}, line 1: is not an update" in error) == (2, True)
 
 
 def test_a_reference_needs_a_reason_and_a_commit(
@@ -170,4 +170,4 @@ def test_a_timed_comparison_leaves_bytes_to_two_runs(harness: Harness, monkeypat
     monkeypatch.setattr(compare, "_commits", commits)
     status, out, _ = harness("compare", __file__, "--against", "HEAD", "--fail-if", "device>10%,bytes>0")
     assert (status, asked) == (0, [{"device": 0.1}])
-    assert "--fail-if: not compared here: bytes; they are compared of two runs" in " ".join(out.split())
+    assert "--fail-if: not compared here: bytes; these are compared between two runs" in " ".join(out.split())

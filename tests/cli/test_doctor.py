@@ -64,7 +64,7 @@ def test_a_half_that_does_not_fit_does_not_run(monkeypatch: pytest.MonkeyPatch, 
     status, out, _ = harness("doctor", SCENARIOS / "smoke.yaml")
     assert status == 1
     assert "server half: does not fit into" in out
-    assert out.endswith("smoke: its device halves alone can run here\n")
+    assert out.endswith("smoke: only its device halves can run here\n")
 
 
 def test_a_half_that_cannot_be_made_says_why() -> None:

@@ -106,5 +106,5 @@ def test_a_sweep_says_what_was_never_answered(harness: Run, made_up: Analysis, t
     of_server_only = out.split("server_only at -")[1]
     assert "25 KB/s" in of_server_only
     assert of_server_only.split("25 KB/s")[1].split()[:6] == ["1", "never", "never", "-", "0.0%", "0.0%"]
-    assert "to p50 and p99 one never answered is the slowest" in " ".join(out.split())
+    assert "for p50 and p99 a request that is never answered is the slowest" in " ".join(out.split())
     assert pq.read_schema(tmp_path / "rows.parquet") == schema(RequestRow)

@@ -201,12 +201,15 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
     "a server that is down": ({"status": 503}, "answers 503"),
     "a web page": ({"status": 200, "body": PAGE}, "answers with a web page instead of the file"),
     "a web page without a length": ({"status": 200, "body": PAGE, "sized": False}, "answers with a web page"),
-    "another file": ({"status": 200, "body": CONTENT[:500] + b"?" * 900}, "byte 500 differs from .*delete it to fetch"),
+    "another file": (
+        {"status": 200, "body": CONTENT[:500] + b"?" * 900},
+        "byte 500 differs from .*delete it to download",
+    ),
     "a shorter file": ({"status": 200, "body": CONTENT[:500]}, "500 bytes, has the md5 .* kept with 1000 bytes"),
     "nothing": ({"status": 200}, "0 bytes, has the md5 .* kept with 1000 bytes"),
     "nothing, without a length": ({"status": 200, "sized": False}, "has the md5 .* kept with 1000 bytes"),
     "other bytes after the part": ({"status": 206, "body": b"?" * 100}, "1100 bytes, has the md5 .* kept with 1000"),
-    "another piece": ({"status": 206, "body": b"?" * 100, "start": 7}, "sends a part of the file, where all of it"),
+    "another piece": ({"status": 206, "body": b"?" * 100, "start": 7}, "sends a part of the file, although all of it"),
     "a piece without its place": ({"status": 206, "body": b"?" * 100, "start": None}, "sends a part of the file"),
     "a file that is too large": ({"status": 200, "body": b"?", "length": 10**10}, "has a file of 10000000000 bytes"),
     "more than it says": ({"status": 206, "body": b"?" * 500, "total": 1200, "sized": False}, "more than 1200 bytes"),
@@ -249,7 +252,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
 ) -> None:
     """What the server says it has must fit."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    with pytest.raises(UnavailableError, match=r"has 1024000 bytes to come, and .* has room for 1000000"):
+    with pytest.raises(UnavailableError, match=r"has 1024000 bytes left to send, and .* has room for 1000000"):
         fetch(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from harness.data import glimpseqa
-from harness.data.asking import samples as draw_samples
 from harness.data.bundled import checksum
+from harness.data.questions import samples as draw_samples
 from harness.data.sample import Sample
 from harness.data.scoring import MME_PERCEPTION
 
@@ -50,11 +50,11 @@ def test_a_picture_fits_into_one_tile(samples) -> None:
 def test_the_order_of_a_pair_and_its_text_tell_nothing() -> None:
     """Over many books the first question is true half of the time, and so is every text that is often asked."""
     pages = [page for number in range(40) for page in glimpseqa.book("train", number)]
-    firsts = [page.asked[0].truth == "Yes" for page in pages]
+    firsts = [page.questions[0].truth == "Yes" for page in pages]
     assert abs(sum(firsts) / len(firsts) - 0.5) < 4 * 0.5 / len(firsts) ** 0.5
     by_text = defaultdict(list)
     for page in pages:
-        for asked in page.asked:
+        for asked in page.questions:
             by_text[asked.question.text].append(asked.truth == "Yes")
     blind = sum(max(sum(v), len(v) - sum(v)) for v in by_text.values()) / sum(map(len, by_text.values()))
     assert blind <= 0.54

@@ -78,9 +78,9 @@ def test_a_tsv_is_one_too(written: Written, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"image": "c.png"}, "line 5: column 'image': 'c.png' is no file in "),
-        ({"image": ""}, "line 5: column 'image': '' is no file in "),
-        ({"answer": ""}, "line 5: column 'answer': '' is no answer"),
+        ({"image": "c.png"}, "line 5: column 'image': 'c.png' is not a file in "),
+        ({"image": ""}, "line 5: column 'image': '' is not a file in "),
+        ({"answer": ""}, "line 5: column 'answer': '' is not an answer"),
         ({"options": "red | green", "answer": "blue"}, "line 5: column 'answer': 'blue' is not among the options A, B"),
         ({"options": "red | | green"}, "line 5: column 'options': 'red | | green' are not 1 to 26 texts"),
         ({"question": " "}, "line 5: column 'question'"),

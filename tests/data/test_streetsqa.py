@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from harness.data import streetsqa
-from harness.data.asking import CHOICES, LETTERS, camera_file, value_of
-from harness.data.asking import samples as draw_samples
 from harness.data.bundled import checksum
 from harness.data.drawing import textures, things
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.things import LABEL
+from harness.data.questions import CHOICES, LETTERS, camera_file, value_of
+from harness.data.questions import samples as draw_samples
 from harness.data.sample import Sample
 from harness.data.tsv import write_tsv
 from harness.errors import DataError
@@ -36,7 +36,7 @@ def samples(tmp_path_factory) -> list[Sample]:
 @pytest.mark.parametrize(("split", "number"), [("test", 0), ("train", 0), ("train", 77)])
 def test_letters_and_truths_are_balanced_exactly_in_every_book(split, number: int) -> None:
     """Within a category every truth, every letter and every pair of the two is right equally often."""
-    asked = [one for page in streetsqa.book(split, number) for one in page.asked]
+    asked = [one for page in streetsqa.book(split, number) for one in page.questions]
     for category, (_, values) in CHOICES.items():
         mine = [one for one in asked if one.category == category]
         pairs = Counter((one.truth, one.question.options[one.truth]) for one in mine)
@@ -50,7 +50,7 @@ def test_letters_and_truths_are_balanced_exactly_in_every_book(split, number: in
 
 def test_a_blind_reader_cannot_beat_chance_by_more_than_four_points(pages) -> None:
     """Neither a letter, nor a favourite value, nor the other options tell the truth: at best 31.25 % + 4."""
-    asked = [one for page in pages for one in page.asked]
+    asked = [one for page in pages for one in page.questions]
     rules = {letter: [one.truth == letter or one.truth == "No" for one in asked] for letter in LETTERS}
     for place in range(8):
         favourites = {name: values[place % len(values)] for name, (_, values) in CHOICES.items()}
@@ -72,8 +72,8 @@ def _letter_of(options, favourite):
 def test_the_truth_of_every_question_holds_in_the_street_that_is_drawn(pages) -> None:
     """The option that is right names what stands in the street, and yes means that it is there."""
     for page in pages:
-        assert len(page.asked) == 4
-        for one in page.asked:
+        assert len(page.questions) == 4
+        for one in page.questions:
             if one.question.kind == "choice":
                 assert one.question.options[one.truth] == value_of(page.street, one.category)
                 assert len(set(one.question.options.values())) == 4

@@ -157,7 +157,7 @@ DAMAGE = [
     (HEADER.replace("category", "answer") + FIRST, "line 1: the header names the column 'answer' twice"),
     (HEADER + FIRST + "2\tx\n", "line 3: the row has 2 fields and the header 7; its first is '2'"),
     (HEADER + FIRST.rstrip("\n") + "\textra\n", "line 2: the row has 8 fields and the header 7"),
-    (HEADER + FIRST[1:], "line 2: column 'index': '' is no index"),
+    (HEADER + FIRST[1:], "line 2: column 'index': '' is not an index"),
     (HEADER + FIRST + FIRST, "line 3: column 'index': '1' is already the index of line 2"),
     (HEADER + FIRST.replace(RED, RED[:70]), r"line 2: column 'image': '.{37}\.\.\.' is not base64"),
     (HEADER + FIRST.replace(RED, "é" * 80), r"line 2: column 'image': .* is not base64"),
@@ -171,8 +171,8 @@ DAMAGE = [
     (HEADER + FIRST.replace(RED, f"['{RED}','é{RED}']"), "line 2: column 'image': .* is not base64"),
     (HEADER + FIRST.replace("\tB\t", "\tE\t"), "line 2: column 'answer': 'E' is not among the options A, B"),
     (HEADER + FIRST.replace("\tB\t", "\t\t"), "line 2: column 'answer': '' is not among the options A, B"),
-    (f"index\timage\tquestion\tanswer\n1\t{RED}\tWhy?\t\n", "line 2: column 'answer': '' is no answer"),
-    (HEADER + FIRST.replace("Which?", " "), "line 2: column 'question': ' ' is no question"),
+    (f"index\timage\tquestion\tanswer\n1\t{RED}\tWhy?\t\n", "line 2: column 'answer': '' is not an answer"),
+    (HEADER + FIRST.replace("Which?", " "), "line 2: column 'question': ' ' is not a question"),
     (HEADER + FIRST.replace("Which?", "Wh\0ch?"), "line 2: there is a NUL at place"),
     ((HEADER + FIRST).encode("utf-16"), "line 1: byte 0xff at place 1 of the line is not UTF-8"),
     ((HEADER + FIRST).replace("dog", "chien abîmé").encode("latin-1"), "line 2: byte 0xee at place .* is not UTF-8"),
@@ -234,7 +234,7 @@ def test_a_row_exchanged_while_in_use(tsv) -> None:
     path = tsv(HEADER + FIRST)
     samples = read_tsv(path, "RealWorldQA")
     tsv(HEADER + FIRST.replace(RED, base64.b64encode(png("blue")).decode()))
-    with pytest.raises(DataError, match="line 2 is another; the file changed while it was in use"):
+    with pytest.raises(DataError, match="line 2 has changed; the file was modified while it was read"):
         samples[0]
 
 

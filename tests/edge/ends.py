@@ -57,7 +57,7 @@ def serving(scenario: Path, *options: object, **environment: str) -> Iterator[st
         said, _ = server.communicate(timeout=30)
         assert server.returncode == 0, said
         assert "Traceback" not in said
-        assert said.endswith("every request that was taken is answered\n"), said
+        assert said.endswith("every accepted request was answered\n"), said
     finally:
         server.kill()
         server.communicate()

@@ -7,7 +7,7 @@ from typing import Any
 from harness import catalog, study
 from harness.cli import main
 from harness.data import scoring
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.models import files

@@ -6,7 +6,7 @@ import struct
 import zlib
 from urllib.parse import urlsplit
 
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.edge import protocol
 from harness.models.contract import Untimed

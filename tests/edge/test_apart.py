@@ -74,9 +74,9 @@ def test_joined_halves_are_the_run_of_one_process(alone: Record, parted: tuple[P
 def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
     """Whoever reads it as a run, or takes one half for the other, is told which half it is."""
     device, server = parted
-    with pytest.raises(ResultsError, match=r"is the device half of a run alone; 'harness join'"):
+    with pytest.raises(ResultsError, match=r"is only the device half of a run; 'harness join'"):
         Analysis.read(device)
-    with pytest.raises(ResultsError, match="is the server half of a run alone; the device half is expected"):
+    with pytest.raises(ResultsError, match="is only the server half of a run; the device half is expected"):
         joined(server, device, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

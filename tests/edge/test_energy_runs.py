@@ -76,7 +76,7 @@ def test_a_run_measures_what_its_halves_take(fake_scenario: Path, tmp_path: Path
     status, out, _ = harness("show", tmp_path / "fake")
     assert status == 0
     assert "J per answer, device / server, net" in out
-    assert "uncalibrated, for no external meter was compared: device's GPU 0" in out
+    assert "uncalibrated, because no external meter was compared: device's GPU 0" in out
     assert "shorter than 30 s" in out
 
 

@@ -162,10 +162,10 @@ def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("127.0.0.1:8000", "is no server's address"),
+        ("127.0.0.1:8000", "is not a server's address"),
         ("ftp://127.0.0.1", "it needs a scheme, http or https, a host"),
-        ("http://", "is no server's address"),
-        ("http://127.0.0.1:99999", "is no server's address"),
+        ("http://", "is not a server's address"),
+        ("http://127.0.0.1:99999", "is not a server's address"),
     ],
 )
 def test_what_is_no_address_is_refused(fake_scenario: Path, tmp_path: Path, url: str, sentence: str) -> None:

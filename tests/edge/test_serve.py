@@ -178,7 +178,7 @@ def test_a_stopping_server_answers_what_it_has_taken(fake_scenario: Path) -> Non
     peer.close()
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert out.endswith("every request that was taken is answered\n")
+    assert out.endswith("every accepted request was answered\n")
 
 
 def _process_of(address: str) -> psutil.Process:

@@ -231,5 +231,5 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
 
 def test_no_adapter_is_trained(tiny):
     """Training packs dialogues as text is read, in one direction, and says so before it begins."""
-    with pytest.raises(UnavailableError, match="tiny: training asks questions as LLaVA-OneVision"):
+    with pytest.raises(UnavailableError, match="tiny: training packs questions for LLaVA-OneVision"):
         adapter.attach(tiny, 4, 8, 0.0)

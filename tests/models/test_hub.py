@@ -269,10 +269,10 @@ REFUSALS: dict[str, tuple[Callable[[Server, pytest.MonkeyPatch], object], str]] 
     "no repository": (lambda s, _: setattr(s, "refusal", ("/api/", 401, "RepoNotFound")), "401; there is no llava-hf/"),
     "a status": (lambda s, _: setattr(s, "refusal", ("/api/", 418, "")), "answers 418; try again later"),
     "a busy server": (lambda s, _: setattr(s, "refusal", ("/resolve/", 503, "")), "lost after 0 bytes .*answers 503"),
-    "a web page": (lambda s, _: setattr(s, "page", b"<html>log in</html>"), "something else than a list of files"),
-    "no list": (lambda s, _: setattr(s, "page", b'{"sha": "a", "siblings": [1]}'), "something else than a list"),
+    "a web page": (lambda s, _: setattr(s, "page", b"<html>log in</html>"), "does not answer with a list of files"),
+    "no list": (lambda s, _: setattr(s, "page", b'{"sha": "a", "siblings": [1]}'), "does not answer with a list"),
     "no commit": (lambda s, _: setattr(s, "page", b'{"sha": "../x", "siblings": []}'), r"the commit is '\.\./x'"),
-    "no tokenizer": (lambda s, _: _without(s, "tokenizer.json"), "has no tokenizer.json at a+; it is no checkpoint"),
+    "no tokenizer": (lambda s, _: _without(s, "tokenizer.json"), "has no tokenizer.json at a+; such a checkpoint"),
     "pickles alone": (
         lambda s, _: _without(s, *SHARDS, "consolidated.safetensors"),
         "has no safetensors at a+; pickled weights are not fetched",
@@ -281,7 +281,7 @@ REFUSALS: dict[str, tuple[Callable[[Server, pytest.MonkeyPatch], object], str]] 
     "a file that is not there": (lambda s, _: _index(s, "x.safetensors"), "names x.safetensors, which the repository"),
     "a full disk": (
         lambda _, patch: patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26 + 300_000)),
-        r"601 KB are to come, and .* has room for 67\.4 MB; make room, or name a folder on another disk in HF_HOME",
+        r"601 KB are missing, and .* has room for 67\.4 MB; make room, or name a folder on another disk in HF_HOME",
     ),
 }
 

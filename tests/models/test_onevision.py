@@ -331,7 +331,7 @@ def test_unknown_names_and_dtypes() -> None:
     """Names and dtypes that are not there are refused with those that are."""
     with pytest.raises(CheckpointError, match=r"unknown model 'gpt'; known: .*llava-onevision-7b"):
         load("gpt")
-    with pytest.raises(CheckpointError, match="unknown dtype 'int8'; float32"):
+    with pytest.raises(CheckpointError, match="unknown dtype 'int8'; models run in float32"):
         load("llava-onevision-7b", dtype="int8", weights="random")
 
 

@@ -150,7 +150,7 @@ def test_a_counter_that_fell_without_a_range_is_not_guessed() -> None:
     ("tegra", "hidden", "reason"),
     [
         (False, False, "no INA3221; no RAPL"),
-        (False, True, "no INA3221; RAPL's counters are readable by root alone"),
+        (False, True, "no INA3221; only root may read RAPL's counters"),
         (True, False, "no INA3221 in sysfs, and no jtop: it is not installed: pip install 'tofc-harness[jetson]'"),
     ],
 )

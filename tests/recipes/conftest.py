@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from harness.data import streetsqa
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.models.llava import Llava
 from recipes.scores import Tokens, all_tokens, merged, verdicts
 

@@ -6,9 +6,9 @@ import torch
 
 from harness.catalog import ZOO
 from harness.data import streetsqa
-from harness.data.asking import Page
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Street
+from harness.data.questions import Page
 from harness.models import llava15, onevision
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD
 from harness.training.bundled import answer_loss
@@ -63,7 +63,7 @@ def test_it_sees_nearly_as_its_teacher(fresh, teacher):
 
 def test_the_prompts_words_are_tokens(fresh):
     """What LLaVA-1.5's prompt says every time is two tokens before the picture, and an instruction is one after it."""
-    question = streetsqa.book("train", 1)[0].asked[0].question
+    question = streetsqa.book("train", 1)[0].questions[0].question
     assert len(fresh.tokenizer.encode(fresh.template.before).ids) == 2
     suffix = fresh.template.suffix(question)
     assert suffix.endswith("letter from the given choices directly. ASSISTANT:")
@@ -110,7 +110,7 @@ def test_scaling_a_clip_tower_scales_its_features(fresh):
 
 def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
     """Lessons teach LLaVA-1.5's prompt: the answer is as probable in them as after the backbone's own."""
-    asked = streetsqa.book("train", 3)[0].asked[0]
+    asked = streetsqa.book("train", 3)[0].questions[0]
     picture = torch.randn(20, fresh.model.config.text_config.hidden_size) * 0.05
     answer = fresh.tokenizer.encode(asked.truth + fresh.template.stop).ids
     with torch.no_grad():

@@ -9,9 +9,9 @@ import torch
 
 from harness.catalog import ZOO
 from harness.data import glimpseqa, streetsqa
-from harness.data.asking import Page, camera_file
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.street import Street
+from harness.data.questions import Page, camera_file
 from harness.data.scoring import judge
 from harness.models.onevision import load
 from harness.tofc.merging import merge
@@ -105,7 +105,7 @@ def test_packed_questions_are_answered_as_if_asked_alone(fresh):
 
 def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
     """The first answer token's probability is the one that the backbone's prefill gives it."""
-    asked = streetsqa.book("train", 3)[0].asked[0]
+    asked = streetsqa.book("train", 3)[0].questions[0]
     picture = torch.randn(20, fresh.model.config.text_config.hidden_size) * 0.05
     answer = fresh.tokenizer.encode(asked.truth + STOP).ids
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path):
     def lessons(first):
         projector = fresh.model.model.multi_modal_projector
         for _ in itertools.count(first):
-            yield answer_loss(fresh.model, fresh.tokenizer, [projector(y_PCD.clone().flatten(0, 1))], [page.asked])
+            yield answer_loss(fresh.model, fresh.tokenizer, [projector(y_PCD.clone().flatten(0, 1))], [page.questions])
 
     losses = stages.train("answers", tmp_path, fresh.model, {"model.language_model": 1e-3}, 16, lessons)
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
@@ -176,7 +176,7 @@ def test_answers_that_are_spelt_out_are_judged_right():
     """What training wants to hear is right by the benchmark's own rules, and would be wrong about another truth."""
     pages = streetsqa.book("train", 5)[:20] + glimpseqa.book("train", 5)
     for page in pages:
-        for plain, spelt in zip(page.asked, (spelt_out(one, page.street) for one in page.asked), strict=True):
+        for plain, spelt in zip(page.questions, (spelt_out(one, page.street) for one in page.questions), strict=True):
             assert judge(plain.question, plain.truth, spelt.truth)
             assert spelt.truth.rsplit(" ", 1)[1] == plain.truth
             other = {"Yes": "No", "No": "Yes", "A": "B"}.get(plain.truth, "A")

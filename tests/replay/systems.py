@@ -31,9 +31,9 @@ def spec_of(**parts: Any) -> Replay:
     return Replay.model_validate({"uplinks": [uplink], **parts})
 
 
-def replayed(profile: Profile, spec: Replay, *, seed: int = 0, engine: Any = "auto") -> pa.Table:
+def replayed(profile: Profile, spec: Replay, *, seed: int = 0, simulator: Any = "auto") -> pa.Table:
     """The rows of the section's first uplink and number of users."""
-    return replay(profile, Cell(spec=spec, uplink=spec.uplinks[0], users=spec.users[0], seed=seed), engine=engine)
+    return replay(profile, Cell(spec=spec, uplink=spec.uplinks[0], users=spec.users[0], seed=seed), simulator=simulator)
 
 
 def drawn_profile(seed: int) -> Profile:

@@ -78,7 +78,7 @@ def test_a_link_that_stops_leaves_requests_unanswered() -> None:
         save(RateRecording(np.array([0.0, 2.0]), np.array([8e3]), "short"), Path(folder) / "short.parquet")
         uplink = {"kind": "trace", "path": f"{folder}/short.parquet", "at_end": "stop"}
         profile = profile_of([1000, 1500, 10], [0, 0, 0], [0, 0, 0])
-        for engine in ("simpy", "vector"):
-            requests = replayed(profile, spec_of(uplink=uplink), engine=engine)
+        for simulator in ("simpy", "vector"):
+            requests = replayed(profile, spec_of(uplink=uplink), simulator=simulator)
             assert requests["sent_s"].to_pylist() == [1.0, None]
             assert requests["answered_s"].to_pylist() == [1.0, None]

@@ -95,7 +95,7 @@ def test_a_run_in_which_nothing_reaches_is_shown(tmp_path: Path) -> None:
     run = Analysis(make(tmp_path / "run", selection=selection))
     shown = _shown(run)
     assert shown.count("does not reach") == 6
-    assert "times: none, for no scheme reaches the target" in shown
+    assert "times: none, because no scheme reaches the target" in shown
     table.write(run, tmp_path / "table.csv")
     assert not pd.read_csv(tmp_path / "table.csv")["reaches"].any()
     table.write(run, tmp_path / "table.md")
@@ -109,7 +109,7 @@ def test_a_scheme_that_was_not_replayed_is_not_said_to_fail(made_up: Analysis) -
     run = Analysis(dataclasses.replace(made_up.record, requests=made_up.record.requests.slice(0, 0)))
     words = " ".join(_shown(run).split())
     assert words.count("not replayed") == 5
-    assert "times: none, for nothing was replayed" in words
+    assert "times: none, because nothing was replayed" in words
 
 
 @pytest.mark.parametrize(

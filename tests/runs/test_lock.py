@@ -28,5 +28,5 @@ def test_a_file_system_without_locks_is_said_to_have_none(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ResultsError, match=f"gives no locks .{os.strerror(code)}.* --results"):
+    with pytest.raises(ResultsError, match=f"does not support locks .{os.strerror(code)}.* --results"):
         Lock(tmp_path / "run")

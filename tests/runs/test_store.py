@@ -324,7 +324,7 @@ def test_a_link_to_a_run_is_not_written_through(
     for target in (folder, tmp_path / "nowhere"):
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-        with pytest.raises(ResultsError, match="is a symbolic link; name the folder that it leads to"):
+        with pytest.raises(ResultsError, match="is a symbolic link; give the folder that it points to"):
             Run.open_or_create(link, manifest(), fresh=fresh)
         assert link.is_symlink()
     assert Run.read(folder).outcomes.num_rows == 6
@@ -423,7 +423,7 @@ def test_a_damaged_part_is_noticed_when_the_run_is_resumed(tmp_path: Path, manif
     (part / "units.json").write_text(json.dumps({**facts, "tables": {"outcomes": "0" * 16}}))
     with pytest.raises(ResultsError, match=r"outcomes\.parquet: is damaged or was edited") as refusal:
         Run.open_or_create(folder, manifest())
-    assert str(refusal.value).endswith("its 40 units are worked again: picture 0, picture 1, picture 2, ...")
+    assert str(refusal.value).endswith("its 40 units are computed again: picture 0, picture 1, picture 2, ...")
     (part / "outcomes.parquet").unlink()
     with pytest.raises(ResultsError, match=r"outcomes\.parquet: cannot be read: No such file"):
         Run.open_or_create(folder, manifest())

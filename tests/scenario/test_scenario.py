@@ -295,7 +295,7 @@ def test_a_precision_takes_the_place_of_a_number_of_samples(written: Callable[[o
         ({"precision": "0 %"}, "greater than 0"),
         ({"precision": 2}, "2 is not a share"),
         ({"at_most": 100}, "at_most goes with a precision"),
-        ({"precision": "5 %", "timed_samples": 12}, "timed_samples goes without a precision"),
+        ({"precision": "5 %", "timed_samples": 12}, "timed_samples cannot be combined with a precision"),
     ):
         with pytest.raises(ScenarioError, match=sentence):
             load(written({**GOOD, "measure": wrong}))
@@ -377,11 +377,11 @@ def test_the_command_line_may_replace_a_value(
 @pytest.mark.parametrize(
     ("assignment", "sentence"),
     [
-        ("repeats", "'repeats' is no assignment"),
-        ("measure..repeats=2", "is no assignment"),
+        ("repeats", "'repeats' is not an assignment"),
+        ("measure..repeats=2", "is not an assignment"),
         ("measure.repeats=[2", "'measure.repeats=\\[2'"),
         ("name.first=a", "name is 'a-study', which has no parts"),
-        ("pipelines.png.points=[]", "'png' is none of the 2 items here; known: server_only, jpeg"),
+        ("pipelines.png.points=[]", "'png' is not one of the 2 items here; known: server_only, jpeg"),
         ("measure.repeats=0", "as the command line changes it: measure.repeats: 0 is not right"),
         ("measure.repeat=2", "as the command line changes it: measure.repeat: unknown key; did you mean 'repeats'"),
     ],

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from harness import catalog, measure, study, timing
-from harness.data.asking import samples
 from harness.data.gathered import gather
+from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError
 from harness.models.contract import Answer, Untimed
@@ -151,8 +151,8 @@ def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
     [
         ("own_scheme:Mean", "own_scheme:Meen", "own_scheme has no 'Meen'"),
         ("own_scheme:Mean", "no_such_module:A", "no_such_module cannot be imported: ModuleNotFoundError"),
-        ("own_scheme:Mean", "own_scheme:answers", "'own_scheme:answers' is no scheme: it has no kind, Point"),
-        ("own_model:backbone", "own_model:FakeModels", "is no backbone: it has no digests, features_of, patches_of"),
+        ("own_scheme:Mean", "own_scheme:answers", "'own_scheme:answers' is not a scheme: it has no kind, Point"),
+        ("own_model:backbone", "own_model:FakeModels", "is not a backbone: it has no digests, features_of, patches_of"),
         ("bits: [9, 16]", "bits: [99]", "bits: 99 is not right"),
     ],
 )

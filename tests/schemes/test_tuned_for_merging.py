@@ -194,7 +194,7 @@ def test_an_adapter_is_found_and_rows_depend_on_its_files(
     [
         (
             {"codec": {"experts": 16}},
-            "its adapter was trained together with a codec; 'adapter' wants one",
+            "its adapter was trained together with a codec; 'adapter' needs one",
         ),
         ({"codec": None, "scheme": "visionzip"}, "its adapter was trained for the reduction of visionzip; 'adapter'"),
         ({"codec": None, "scheme": "tofc_single"}, None),

@@ -25,7 +25,7 @@ def loaded(code: str, *arguments: object) -> set[str]:
 
 DEVICE = """
 from harness import catalog
-from harness.data.asking import samples
+from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.models.contract import Untimed
 from harness.schemes.envelope import send

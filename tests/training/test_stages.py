@@ -88,7 +88,7 @@ def test_other_families_have_a_codec_alone(
     train(write_config(data=data, prefit=FITTED, backbone=name, weights=weights), stage="codec")
     manifest = json.loads((tmp_path / "out_codec" / "manifest.json").read_text())
     assert all(row["bytes_per_image"] > 0 for row in manifest["held_out"]["rows"])
-    with pytest.raises(UnavailableError, match=f"{name}: training asks questions as LLaVA-OneVision"):
+    with pytest.raises(UnavailableError, match=f"{name}: training packs questions for LLaVA-OneVision"):
         train(write_config(backbone=name, weights=weights))
 
 
@@ -222,7 +222,7 @@ def test_a_reduction_is_trained_without_a_codec(
     assert answered(scheme, models, point, tmp_path / "images" / "some" / "1.png").visual_tokens > 0
     assert set(scheme.files("mini-onevision", point).values()) >= set(folder.glob("adapter/*"))
     other = QFormerQueries if method != "qformer" else VisionZipDominant
-    with pytest.raises(CheckpointError, match=f"was trained with the reduction of {method}; {other.kind} wants"):
+    with pytest.raises(CheckpointError, match=f"was trained with the reduction of {method}; {other.kind} needs"):
         other.device_half(models, point)
     with pytest.raises(UnavailableError, match="unknown codec"):
         Tofc.device_half(models, TofcPoint(codec=str(folder), n_c=4))

@@ -1,4 +1,4 @@
-"""The street itself, before anything that is asked about stands in it: sky, houses, trees, road and pavement."""
+"""The street itself, without the things that questions are about: sky, houses, trees, road and pavement."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ class Ground:
 
 
 def paint_backdrop(canvas: Canvas, rng: SeededRandom, split: Split) -> Ground:
-    """Paint everything that stands behind, and say where the road lies."""
+    """Paint the background, and return where the road lies."""
     width, height = canvas.width_px, canvas.height_px
     horizon = height * rng.between(44, 52) // 100
     middle = width * rng.between(42, 58) // 100
@@ -156,7 +156,7 @@ def _tree(canvas: Canvas, rng: SeededRandom, split: Split, ground: Ground) -> No
 
 
 def _clutter(canvas: Canvas, rng: SeededRandom, ground: Ground) -> None:
-    """Lamp posts, awnings, posters, drain covers and leaves: detail that nothing is asked about."""
+    """Lamp posts, awnings, posters, drain covers and leaves: detail that no question is about."""
     width, height, horizon = canvas.width_px, canvas.height_px, ground.horizon_px
     for _ in range(rng.between(1, 3)):
         x, top = rng.below(width - 4), horizon * rng.between(20, 50) // 100

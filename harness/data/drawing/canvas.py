@@ -35,7 +35,7 @@ def plain(colour: Colour, height_px: int, width_px: int) -> NDArray[np.uint8]:
 
 
 class Canvas:
-    """A picture under work: ``image`` (RGB) and ``label`` (one class a pixel), always of the same size."""
+    """A picture that is being painted: ``image`` (RGB) and ``label`` (one class a pixel), always of the same size."""
 
     def __init__(self, width_px: int, height_px: int) -> None:
         self.width_px, self.height_px = width_px, height_px
@@ -73,7 +73,7 @@ class Canvas:
         self.image.paste((12, 12, 16), box, mask)
 
     def photograph(self, rng: SeededRandom, grain: Sheet) -> Image.Image:
-        """The picture as a camera sees it: uneven light, a white balance, a soft lens, a noisy sensor."""
+        """The picture as a camera records it: uneven light, a white balance, a soft lens, a noisy sensor."""
         height, width = self.height_px, self.width_px
         light = np.linspace(rng.between(224, 272), rng.between(224, 272), width).astype(np.int32)[None, :]
         light = light + (grain.astype(np.int32) - 128) * rng.between(22, 40) // 100

@@ -1,6 +1,6 @@
 """A seeded generator of random numbers, the same on every machine.
 
-Only the raw words of PCG64 are used, whose stream numpy promises to keep; numpy's own distributions are free to change.
+Only the raw words of PCG64 are used, whose stream numpy guarantees; numpy's own distributions may change.
 """
 
 import hashlib

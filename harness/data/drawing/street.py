@@ -47,7 +47,7 @@ class Scene:
 
 
 class _Room:
-    """The boxes that are taken: nothing that is asked about hides another such thing."""
+    """The boxes that are taken: no thing that a question is about hides another."""
 
     def __init__(self, canvas: Canvas) -> None:
         self._bounds = (canvas.width_px, canvas.height_px)

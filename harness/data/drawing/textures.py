@@ -1,4 +1,4 @@
-"""Surfaces that look like something: grey sheets of noise and pattern, cut and tinted by the scene.
+"""Surfaces: grey sheets of noise and pattern, cut and tinted by the scene.
 
 A training scene and a test scene never share a family of textures: the held-out split has walls, grounds, skies and
 foliage of its own. All arithmetic is on integers.
@@ -146,7 +146,7 @@ FAMILIES: Mapping[Split, Mapping[Surface, tuple[Callable[[SeededRandom], Sheet],
         "foliage": (_boughs,),
     },
 }
-"""Who may paint what: the two splits have no family in common."""
+"""The textures of each split: the two have no family in common."""
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """What stands in a street: the vocabulary of the questions, and a sprite for each thing.
 
-Each thing has a class a label map can hold. Things with an attribute that is asked about (a lamp's colour and arrow, a
+Each thing has a class in the label map. Things with an attribute that questions are about (a lamp's colour and arrow, a
 number, a car's colour) have one class for each of its values, so that a model can be trained to see it.
 """
 

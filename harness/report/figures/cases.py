@@ -1,4 +1,4 @@
-"""Questions to look at (the paper's Fig. 9): the picture, where merged features lie, what JPEG leaves, both answers."""
+"""Example questions (the paper's Fig. 9): the picture, where merged features lie, the decoded JPEG, both answers."""
 
 from pathlib import Path
 
@@ -40,14 +40,14 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         blocks.append((case, shown, left, high_in, words))
     captions = [["picture"], ["merged features", f"({found.pipeline})"], ["JPEG"]]
     if not narrow:
-        captions = [["the picture"], [f"where the merged features of {found.pipeline} lie"], ["what JPEG leaves"]]
+        captions = [["the picture"], [f"where the merged features of {found.pipeline} lie"], ["the decoded JPEG"]]
     head_in = 0.14 * max(map(len, captions)) + 0.04
     body_in = sum(head_in + high_in + 0.06 + _LINE_IN * len(words) + 0.14 for *_, high_in, words in blocks)
     notes = [
         found.rule,
         f"an area of one shade is a merged feature of the picture's first patch, of {found.pipeline} at {found.point}",
     ]
-    sheet = Sheet(width_in, body_in, of(run, "questions to look at", notes))
+    sheet = Sheet(width_in, body_in, of(run, "example questions", notes))
     top_in = 0.0
     for case, shown, left, high_in, words in blocks:
         for place, (picture, caption) in enumerate(zip((shown, shown, left), captions, strict=True)):
@@ -69,7 +69,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
 
 def _words(case: Case, pipeline: str) -> list[tuple[str, str, str]]:
     options = " ".join(f"{letter}. {text}" for letter, text in case.options.items())
-    verdict = f"{'right, too' if case.jpeg_right else 'wrong'}; the truth is {case.truth}"
+    verdict = f"{'also right' if case.jpeg_right else 'wrong'}; the truth is {case.truth}"
     return [
         (f"Question {case.sample}: {case.question} {options}".strip(), style.INK, "bold"),
         (f"{pipeline}, {format_bytes(case.payload_bytes)}: {case.answer} (right)", "#1B7837", "normal"),
@@ -112,11 +112,11 @@ def _picture(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except OSError:
-        raise ResultsError(f"{path}: is no picture that can be read; make it again with 'harness illustrate'") from None
+        raise ResultsError(f"{path}: is not a readable picture; make it again with 'harness illustrate'") from None
 
 
 def _missing(run: Analysis) -> str:
-    return missing_part(run, "cases", "pictures and answers to look at")
+    return missing_part(run, "cases", "example questions")
 
 
-FIG9 = Chart(what="questions to look at: the picture, merged features, what JPEG leaves", missing=_missing, draw=draw)
+FIG9 = Chart(what="example questions: the picture, merged features, the decoded JPEG", missing=_missing, draw=draw)

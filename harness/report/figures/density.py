@@ -30,7 +30,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     handles += [Line2D([], [], color=colour, linestyle=dash, label=name) for name, (colour, dash) in _LINES.items()]
     notes = [
         f"elements of the features of {found.pictures} pictures, as {found.pipeline} at {found.point} has them; fits "
-        "of most likelihood",
+        "by maximum likelihood",
         "LL: mean log-likelihood of an element, in nats; the best is marked",
         "computed, not timed",
     ]

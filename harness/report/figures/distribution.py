@@ -40,7 +40,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     )
     notes = ["a request that was never answered is beyond the axis", "requests replayed from the timed ones"]
     if data["unstable"].any():
-        notes.append("dotted: more work comes in than can be done, and what is seen grows with the replay's length")
+        notes.append(
+            "dotted: unstable, more work arrives than can be done, and what is shown grows with the replay's length"
+        )
     if not run.deadline_s:
         notes.append("the scenario declares no deadline ('replay: deadline: 2 s')")
     sheet = Sheet(width_in, body_in, of(run, "share of requests answered within a time", notes), handles)
@@ -52,7 +54,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         axes.set_xscale("log")
         for name, own in rows.groupby("pipeline", sort=False):
             look = looks[str(name)]
-            # The marks of schemes are set apart, so that curves that coincide are both seen.
+            # The schemes' markers are offset, so that both of two coinciding curves are seen.
             at = 0.15 + 0.7 * names.index(str(name)) / max(len(names) - 1, 1)
             mark = int(np.searchsorted(own["share"].to_numpy(float), at))
             dash = ":" if own["unstable"].any() else "-"

@@ -1,4 +1,4 @@
-"""Energy of an answer: the joules of each rail of device and server, and what of them is beyond the idle ones."""
+"""Energy of an answer: the joules of each rail of device and server, and how many of them are beyond idle."""
 
 from typing import Any
 
@@ -90,7 +90,7 @@ def _missing(run: Analysis) -> str:
         return ""
     return (
         "no energy was measured; 'harness run' of a scenario with 'measure: energy:' measures it where the machine has "
-        "a sensor, which 'harness doctor' tells"
+        "a sensor, which 'harness doctor' reports"
     )
 
 

@@ -43,7 +43,7 @@ _SCORES, _LATENCIES = ("fig12", "fig10", "fig7", "fig6"), ("fig11", "fig8")
 def names(run: Analysis) -> list[str]:
     """The figures that this run's rows can draw, in order.
 
-    Of two that would be alike it is the paper's own for such a run.
+    Of two that would be alike, only the paper's own for such a run is listed.
     """
     found = [name for name in FIGURES if not chart(name).missing(run)]
     alike = {
@@ -55,7 +55,7 @@ def names(run: Analysis) -> list[str]:
 
 
 def usual(run: Analysis) -> list[str]:
-    """The figures drawn where none is asked for: score against payload, where a score is claimed, and latency."""
+    """The figures drawn by default: score against payload, where a score is claimed, and latency."""
     found = names(run)
     firsts = [next((name for name in group if name in found), None) for group in (_SCORES, _LATENCIES)]
     return [name for name in firsts if name]
@@ -79,8 +79,9 @@ def draw(
 ) -> list[Path]:
     """Writes a figure into the folder ``out``, with its data as CSV beside it; returns the files.
 
-    ``NAME.png`` and its like are as wide as a page, ``NAME_column.png`` as a column; ``NAME.csv`` is the data. Raises
-    ResultsError for an unknown name, for a figure that the run's rows cannot draw, and where the disk refuses.
+    ``NAME.png``, ``.svg`` and ``.pdf`` are as wide as a page, ``NAME_column.png`` as a column; ``NAME.csv`` is the
+    data. Raises ResultsError for an unknown name, for a figure that the run's rows cannot draw, and where the disk
+    refuses.
     """
     wanted = chart(name)
     if missing := wanted.missing(run):
@@ -107,15 +108,15 @@ def draw_all(
     """Draws each complete run under ``path``, and writes its tables as CSV and Markdown; returns the files.
 
     ``figures`` names those to draw, ``everything`` means all that each run's rows can draw, and without either it is
-    the :func:`usual` ones. Named figures come alone, without the tables:
+    the :func:`usual` ones. Named figures are drawn without the tables:
 
     ``comparison.md`` sets the schemes against each other. ``categories.csv`` has every point's score in each category;
-    of several benchmarks, ``benchmarks.csv`` has every point in each of them by itself. ``first.csv`` says who answers
+    of several benchmarks, ``benchmarks.csv`` has every point in each of them separately. ``first.csv`` says who answers
     first, ``equal_score.csv`` and ``latency_at_equal_score.csv`` have each two schemes at equal score by their curves.
 
     They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
-    ``note`` is told what was left out, and why. Raises ResultsError where ``path`` holds no complete run, or a damaged
-    one, where no run can draw a figure that was named, and where the disk refuses.
+    ``note`` is called with what was left out, and why. Raises ResultsError where ``path`` holds no complete run, or a
+    damaged one, where no run can draw a figure that was named, and where the disk refuses.
     """
     for name in figures or ():
         chart(name)
@@ -133,7 +134,7 @@ def draw_all(
         else:
             wanted = [name for name in figures if name not in absent] if figures else usual(run)
             refused += [ResultsError(sentence) for sentence in absent.values()]
-        # Of one run what cannot be drawn is said before anything is; of several those that can be are.
+        # For one run, what cannot be drawn is reported before anything is drawn; for several, the others are drawn.
         if refused and len(folders) == 1:
             raise refused[0]
         for sentence in absent.values():
@@ -147,7 +148,7 @@ def draw_all(
 
 
 def _absent(run: Analysis, figures: Sequence[str] | None, everything: bool) -> list[tuple[str, str]]:
-    """Of the figures that are asked for, those that the run's rows cannot draw, and why."""
+    """Of the requested figures, those that the run's rows cannot draw, and why."""
     asked = FIGURES if everything else figures or ()
     return [(name, missing) for name in asked if (missing := chart(name).missing(run))]
 

@@ -34,7 +34,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
     ]
     about = of(run, "latency at each uplink" + (", and score" if run.scored else "; no score is claimed"), notes)
-    # The bytes of an estimated run's links are nobody's measurement.
+    # The bytes of an estimated run's links are not measured.
     numbers = run.numbers.assign(link_source="reported") if run.is_estimated else run.numbers
     return bars(numbers, run.parts, about, width_in, scored=run.scored, target=run.equality.target), numbers
 
@@ -53,8 +53,8 @@ def bars(
     A row a scheme: the mean seconds of the parts, stacked, with the interval of the total and its value. A bar much
     longer than the others is cut, with its value and its interval at the cut. A part whose source is not this run's own
     timing is hatched. The first panel has each scheme's score with its interval, hollow where it does not reach the
-    target; with ``scored`` false there is none. Where a scheme has no bar, it is said why in its place.
-    To be called inside :func:`harness.report.figures.style.styled`.
+    target; with ``scored`` false there is none. If a scheme has no bar, the reason is written in its place. To be
+    called inside :func:`harness.report.figures.style.styled`.
     """
     pipelines = _names(numbers)
     # A scheme whose selected point was not replayed has no uplink.
@@ -105,7 +105,7 @@ def bars(
 
 
 def _in_a_row(n_panels: int, most: int) -> int:
-    """As few rows as there must be, and panels spread evenly over them."""
+    """As few rows as possible, with the panels spread evenly over them."""
     rows = math.ceil(max(n_panels, 1) / most)
     return math.ceil(max(n_panels, 1) / rows)
 

@@ -1,6 +1,6 @@
 """Score against payload (the paper's Figs. 6, 7, 10 and 12): what a scheme scores for the bytes that it sends.
 
-A line is a ladder, the points of a scheme that differ in their rate alone, and the line is the curve that
+A line is a ladder, the points of a scheme that differ only in their rate, and the line is the curve that
 :mod:`harness.analysis.curves` fits to them; the points themselves are marked, with the interval of their score.
 """
 
@@ -65,7 +65,7 @@ def curves(run: Analysis, panels: Sequence[Panel], width_in: float) -> Figure:
     notes = [
         f"intervals at {100 * equality.confidence:g} % over {first['clusters']} independent groups of "
         f"{first['questions']} questions",
-        "a line is the curve fitted to the points that differ in their rate alone; pale where it is not established "
+        "a line is the curve fitted to the points that differ only in their rate; pale where it is not established "
         "that the score grows with the bytes",
         f"a ring is around the fewest bytes at a score certified to be at least {100 * equality.certified:.3g} % of "
         f"{equality.reference}'s",
@@ -160,7 +160,7 @@ def _ladder(
 def limits(points: pd.DataFrame) -> tuple[float, float]:
     """The least and the largest payload on the axis, in KB: those of the curves, and points that are not far beyond.
 
-    A scheme of a single point, such as one that sends the picture as it is, does not press the curves into a corner.
+    A scheme of a single point, such as one that sends the original picture, does not squeeze the curves into a corner.
     """
     sent = points[points["payload_bytes"] > 0]
     rungs = sent.groupby(["pipeline", "ladder"])["payload_bytes"].transform("nunique")
@@ -249,8 +249,8 @@ def _unscored(run: Analysis) -> str:
     if run.scored:
         return ""
     return (
-        f"no score is claimed, for {run.equality.reference} scores 0 in some benchmark; ask more questions ('samples' "
-        "in the scenario) and 'harness run' it again"
+        f"no score is claimed, because {run.equality.reference} scores 0 in some benchmark; ask more questions "
+        "('samples' in the scenario) and 'harness run' it again"
     )
 
 

@@ -27,11 +27,11 @@ _FOOT_PT, _NAME_PT = 6.0, 7.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A figure as the gallery knows it.
+    """An entry of the gallery: a figure.
 
-    ``what`` is a phrase for its users. ``missing(run)`` is empty where the run's rows can draw it; else it says in a
-    sentence what is missing and which command makes it. ``draw(run, width_in)`` gives the figure and the data that it
-    shows; ``texts(run)`` what is written beside it, by the file's ending.
+    ``what`` is a phrase for its users. ``missing(run)`` is empty where the run's rows can draw it; else a sentence says
+    what is missing and which command makes it. ``draw(run, width_in)`` gives the figure and the data that it shows;
+    ``texts(run)`` what is written beside it, by the file's ending.
     """
 
     what: str
@@ -200,7 +200,7 @@ def grid(
     gap_in: float = 0.16,
     right_in: float = 0.14,
 ) -> tuple[list[tuple[Box, bool, bool]], float]:
-    """Panels in rows of at most ``most``, as few rows as there must be, and the height of all of them.
+    """Panels in rows of at most ``most``, as few rows as possible, and the height of all of them.
 
     Each with whether it is its row's first, and whether no other is below it.
     """

@@ -1,7 +1,7 @@
 """How figures look: a colour and a marker for each scheme, sizes of type, files that do not change from run to run.
 
-The schemes' colours are Okabe and Ito's and Tol's, told apart with any common colour vision. In grey it is the marker
-that tells: no two schemes of a run share one.
+The schemes' colours are Okabe and Ito's and Tol's, distinguishable with any common colour vision. In grey the marker
+distinguishes them: no two schemes of a run share one.
 """
 
 import dataclasses
@@ -133,7 +133,7 @@ def looks(manifest: Manifest) -> dict[str, SchemeLook]:
 def looks_of(schemes: Mapping[str, str]) -> dict[str, SchemeLook]:
     """The look of each pipeline, from the scheme that it is of."""
     found: dict[str, SchemeLook] = {}
-    # Who has a name of the table has its look, whoever comes before.
+    # A pipeline with a name of the table has its look, whatever comes before.
     for known in (lambda name: name, lambda name: schemes[name]):
         for name in schemes:
             look = _LOOKS.get(known(name))
@@ -155,7 +155,7 @@ def _spare(place: int) -> SchemeLook:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style, for the time of drawing and saving; what the user has set elsewhere is left alone."""
+    """The style, for the time of drawing and saving; settings made elsewhere are not changed."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)  # type: ignore[arg-type]
@@ -218,8 +218,8 @@ def shortened(text: str, width_in: float, size: float) -> str:
 def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Writes ``stem`` in each of the formats (PNG at :data:`DPI` dots an inch); the same figure gives the same bytes.
 
-    All are there whole or not at all. Raises ResultsError for a format that is none of :data:`FORMATS`, and when the
-    disk refuses.
+    All are written, or none. Raises ResultsError for a format that is none of :data:`FORMATS`, and when the disk
+    refuses.
     """
     for kind in formats:
         if kind not in FORMATS:

@@ -183,7 +183,7 @@ def _missing(run: Analysis) -> str:
     if run.scored:
         return ""
     return (
-        f"no score is claimed, for {run.equality.reference} scores 0 in some benchmark; "
+        f"no score is claimed, because {run.equality.reference} scores 0 in some benchmark; "
         "'harness run scenarios/ablation_merging.yaml' makes a run with scores"
     )
 

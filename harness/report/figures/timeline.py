@@ -1,4 +1,4 @@
-"""One request as it goes: the stages on the device, the way to the server and back, the stages there, a row a scheme.
+"""One request over time: the stages on the device, the link, the stages on the server, a row for each scheme.
 
 All schemes have the same picture, the timed one whose latency is the median of all; each scheme's stages are those of
 the round in which it took its own median time on it.

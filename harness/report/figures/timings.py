@@ -51,7 +51,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     drift, spread = sheet.axes(*boxes[0]), sheet.axes(*boxes[1])
     for place, name in enumerate(names):
         own, look = levels[levels["pipeline"] == name].sort_values("round"), looks[name]
-        # Set apart a little, so that schemes that moved alike are all seen.
+        # Offset a little, so that schemes that moved alike are all visible.
         beside = 0.3 * (place / max(len(names) - 1, 1) - 0.5)
         drift.plot(
             own["round"] + 1 + beside, 100 * (own["level"] - 1), color=look.colour, marker=look.marker, markersize=4.5

@@ -33,7 +33,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             Line2D([], [], color=style.SCORE, linestyle="--", label=f"deadline {format_seconds(deadline_s)}")
         )
     notes = [
-        "a system in which more work comes in than can be done (utilisation of 1 and more) has no percentile: what a "
+        "a system that receives more work than it can do (utilisation of 1 and more) has no percentile: what a "
         "replay shows of it grows with the replay, and is not drawn",
     ]
     groups = list(data.groupby(["replay", "channel"], sort=False))

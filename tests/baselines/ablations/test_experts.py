@@ -12,8 +12,8 @@ from harness.schemes.tofc import FeaturePoint
 @pytest.mark.parametrize(
     ("scheme", "other", "sentence"),
     [
-        (Single, Selective, "has 16 entropy models; tofc_single wants a codec of one, which .*codec.experts=1'"),
-        (Selective, Single, "has 1 entropy model; tofc_selective wants a codec of several, which .*experts=16'"),
+        (Single, Selective, "has 16 entropy models; tofc_single needs a codec of one, which .*codec.experts=1'"),
+        (Selective, Single, "has 1 entropy model; tofc_selective needs a codec of several, which .*experts=16'"),
     ],
 )
 def test_a_codec_of_the_other_ablation_is_refused(

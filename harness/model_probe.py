@@ -1,4 +1,4 @@
-"""Which parts of models the halves of schemes ask for, and how many weights these have; nothing is loaded."""
+"""Finds which parts of models the halves of schemes use, and how many weights these have, without loading any."""
 
 import contextlib
 import dataclasses
@@ -15,16 +15,16 @@ from harness.stock import Stock
 
 def elements_of(stock: Stock) -> int:
     """The weights of all halves of a study, each part of a model once; those that are random are not counted."""
-    asked = Asked(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
+    probe = ModelProbe(stock.backbone, stock.scenario.weights, stock.scenario.max_pixels)
     for scheme, point in stock.points.values():
         for make in (scheme.device_half, scheme.server_half):
-            with contextlib.suppress(Exception):  # Whatever somebody's own scheme asks of what is no model.
-                make(asked, point)
-    return sum(asked.parts.values())
+            with contextlib.suppress(Exception):  # A contributed scheme may use more of a model than a probe has.
+                make(probe, point)
+    return sum(probe.parts.values())
 
 
-class Asked:
-    """In the place of a model: notes which parts are asked for, and how many weights they have."""
+class ModelProbe:
+    """Stands in for a model, and notes which parts a half uses and how many weights they have."""
 
     device = "cpu"
 
@@ -49,12 +49,12 @@ class Asked:
         return self._note("language")
 
     def fingerprint(self, part: Part) -> str:
-        """That of the files."""
+        """The fingerprint of the part's files."""
         return files.fingerprint(self._folder, part)
 
-    def smaller(self, name: str | None = None, weights: str | None = None) -> "Asked":
-        """The model that a device runs by itself, noted in the same place."""
-        return Asked(catalog.smaller(self.name, name), weights, self.max_pixels, self.parts)
+    def smaller(self, name: str | None = None, weights: str | None = None) -> "ModelProbe":
+        """The smaller model that runs on a device, noted in the same place."""
+        return ModelProbe(catalog.smaller(self.name, name), weights, self.max_pixels, self.parts)
 
     def _note(self, part: Part) -> "_Side":
         if self._weights == "random" or self.name not in catalog.BACKBONES:
@@ -66,7 +66,7 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class _Side:
-    """What halves ask of a vision or language side while they are made; they are not run."""
+    """What halves read of a vision or language side while they are made; they are not run."""
 
     name: str
     feature_dim: int
@@ -74,5 +74,5 @@ class _Side:
     n_features: int = 2**16
 
     def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002
-        """One: what bounds payloads decides no memory of weights."""
+        """One: the limit of payloads does not affect the memory of weights."""
         return 1

@@ -1,6 +1,6 @@
-"""Questions about a drawn street, and decks that balance what is asked and what is true.
+"""Questions about a drawn street, and decks that balance questions and truths.
 
-Nothing in a question's text tells its answer: over a full deck every truth is equally frequent, every letter is the
+A question's text does not reveal its answer: over a full deck every truth is equally frequent, every letter is the
 right one equally often with every truth, and the wrong options are drawn from the same values as the right one.
 """
 
@@ -22,7 +22,7 @@ _PAINTS = tuple(things.PAINTS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
+class LabelledQuestion:
     """A question, its truth (a letter, ``Yes`` or ``No``), and what kind of detail it is about."""
 
     question: Question
@@ -32,12 +32,12 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Page:
-    """A street, the split and seed that draw it, and what is asked about it."""
+    """A street, the split and seed that draw it, and the questions about it."""
 
     street: Street
     split: Split
     seed: tuple[str | int, ...]
-    asked: tuple[Asked, ...]
+    questions: tuple[LabelledQuestion, ...]
 
     def scene(self) -> Scene:
         """The street, drawn."""
@@ -60,17 +60,17 @@ CHOICES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _YES_NO = "Please answer yes or no."
 
 
-def choice(category: str, value: str, letter: str, rng: SeededRandom) -> Asked:
+def choice(category: str, value: str, letter: str, rng: SeededRandom) -> LabelledQuestion:
     """A question with four options of which ``letter`` is the true ``value``; the others are drawn from the rest."""
     text, values = CHOICES[category]
     wrong = iter(rng.shuffled([other for other in values if other != value])[:3])
     options = {name: value if name == letter else next(wrong) for name in LETTERS}
-    return Asked(Question(text=text, kind="choice", options=options), letter, category)
+    return LabelledQuestion(Question(text=text, kind="choice", options=options), letter, category)
 
 
-def yes_no(text: str, truth: bool, category: str) -> Asked:
-    """A question that asks for yes or no in so many words, as MME's do."""
-    return Asked(Question(text=f"{text} {_YES_NO}", kind="yes_no"), "Yes" if truth else "No", category)
+def yes_no(text: str, truth: bool, category: str) -> LabelledQuestion:
+    """A question that ends with a request for yes or no, as MME's do."""
+    return LabelledQuestion(Question(text=f"{text} {_YES_NO}", kind="yes_no"), "Yes" if truth else "No", category)
 
 
 def is_there(thing: str) -> str:
@@ -118,15 +118,15 @@ def samples(pages: Sequence[Page], *, paired: bool) -> list[Sample]:
     out: list[Sample] = []
     for page in pages:
         file, first = camera_file(page.scene()), str(len(out))
-        for asked in page.asked:
+        for one in page.questions:
             index = str(len(out))
             out.append(
                 Sample(
                     id=index,
                     image_bytes=file,
-                    question=asked.question,
-                    truth=asked.truth,
-                    category=asked.category,
+                    question=one.question,
+                    truth=one.truth,
+                    category=one.category,
                     group=first if paired else index,
                 )
             )

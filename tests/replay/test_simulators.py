@@ -1,4 +1,4 @@
-"""One workload, two engines: the compiled path gives every instant of the SimPy system, to 1e-9 s."""
+"""One workload, two simulators: the compiled path gives every instant of the SimPy system, to 1e-9 s."""
 
 import itertools
 from pathlib import Path
@@ -72,7 +72,7 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("link", "wire", "arrivals", "sharing"), CASES)
-def test_engines_agree_on_every_request(
+def test_simulators_agree_on_every_request(
     uplinks: dict[str, dict[str, Any]], link: str, wire: str, arrivals: str, sharing: str
 ) -> None:
     """Every kind of link, wire, arrival and sharing: no instant differs by more than 1e-9 s."""
@@ -87,14 +87,16 @@ def test_engines_agree_on_every_request(
     )
     assert vector.applies(spec, 3)
     profile = drawn_profile(1)
-    difference = _largest_difference(replayed(profile, spec, engine="simpy"), replayed(profile, spec, engine="vector"))
+    difference = _largest_difference(
+        replayed(profile, spec, simulator="simpy"), replayed(profile, spec, simulator="vector")
+    )
     assert difference <= 1e-9
 
 
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 5), st.sampled_from(["own", "fifo", "processor"]))
-def test_engines_agree_on_random_systems(seed: int, users: int, servers: int, sharing: str) -> None:
+def test_simulators_agree_on_random_systems(seed: int, users: int, servers: int, sharing: str) -> None:
     """Random profiles, users, servers and loads, overloaded ones included."""
     rng = np.random.default_rng(seed)
     spec = spec_of(
@@ -106,14 +108,14 @@ def test_engines_agree_on_random_systems(seed: int, users: int, servers: int, sh
         requests=20,
     )
     profile = drawn_profile(seed)
-    one, other = (replayed(profile, spec, engine=engine, seed=seed) for engine in ("simpy", "vector"))
+    one, other = (replayed(profile, spec, simulator=simulator, seed=seed) for simulator in ("simpy", "vector"))
     assert _largest_difference(one, other) <= 1e-9
 
 
-@pytest.mark.parametrize("engine", ["simpy", "vector"])
+@pytest.mark.parametrize("simulator", ["simpy", "vector"])
 @pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
 @pytest.mark.parametrize("arrivals", ["poisson", "closed loop"])
-def test_what_is_answered_on_the_device_waits_for_nothing(engine: str, sharing: str, arrivals: str) -> None:
+def test_what_is_answered_on_the_device_waits_for_nothing(simulator: str, sharing: str, arrivals: str) -> None:
     """Nothing to send and nothing to serve: no handshake, header, propagation, queue or way back."""
     users = {"users": 3, "servers": 3} if arrivals == "poisson" or sharing == "own" else {}
     spec = spec_of(
@@ -123,34 +125,34 @@ def test_what_is_answered_on_the_device_waits_for_nothing(engine: str, sharing: 
         answer={"size": "100 B", "rate": "1 MB/s", "propagation": "5 ms"},
         **users,
     )
-    alone = replayed(profile_of([0] * 6, [0.25] * 6, [0.0] * 6), spec, engine=engine)
+    alone = replayed(profile_of([0] * 6, [0.25] * 6, [0.0] * 6), spec, simulator=simulator)
     for name in INSTANTS[INSTANTS.index("sent_s") :]:
         assert alone[name] == alone["device_done_s"]
     mixed = profile_of([0, 4000] * 6, [0.25] * 12, [0.0, 0.5] * 6)
-    rows = [replayed(mixed, spec, engine=which) for which in ("simpy", "vector")]
+    rows = [replayed(mixed, spec, simulator=which) for which in ("simpy", "vector")]
     assert _largest_difference(*rows) <= 1e-9
     stayed = (rows[0]["answered_s"].to_numpy() == rows[0]["device_done_s"].to_numpy()).sum()
     assert stayed == len(rows[0]) // 2
-    silent_but_served = replayed(profile_of([0], [0.25], [0.5]), spec, engine=engine)
+    silent_but_served = replayed(profile_of([0], [0.25], [0.5]), spec, simulator=simulator)
     assert (silent_but_served["answered_s"].to_numpy() >= silent_but_served["device_done_s"].to_numpy() + 0.5).all()
 
 
 @pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
-def test_engines_agree_when_all_users_ask_at_once(sharing: str) -> None:
+def test_simulators_agree_when_all_users_ask_at_once(sharing: str) -> None:
     """Ties are broken by user and number, not by the order in which a simulator happens to look."""
     profile = profile_of([1000], [0.25], [0.5])
     arrivals = ARRIVALS["periodic, aligned"]
     uplink = {"kind": "constant", "rate": "8 KB/s"}
     spec = spec_of(uplink=uplink, arrivals=arrivals, users=6, servers=2, sharing=sharing, requests=5)
-    one, other = (replayed(profile, spec, engine=engine) for engine in ("simpy", "vector"))
+    one, other = (replayed(profile, spec, simulator=simulator) for simulator in ("simpy", "vector"))
     assert _largest_difference(one, other) <= 1e-9
 
 
 def test_the_compiled_path_takes_large_cells_by_itself() -> None:
-    """A large feed-forward cell gives the same rows whether the engine is named or not."""
+    """A large feed-forward cell gives the same rows whether the simulator is named or not."""
     spec = spec_of(arrivals=ARRIVALS["poisson"], users=10, servers=4, requests=2500)
     profile = drawn_profile(0)
-    assert replayed(profile, spec) == replayed(profile, spec, engine="vector")
+    assert replayed(profile, spec) == replayed(profile, spec, simulator="vector")
 
 
 def test_the_compiled_path_is_refused_where_something_flows_back() -> None:
@@ -164,7 +166,7 @@ def test_the_compiled_path_is_refused_where_something_flows_back() -> None:
     ):
         spec = spec_of(**parts)
         with pytest.raises(ScenarioError, match="vectorised path does not apply"):
-            replayed(profile, spec, engine="vector")
+            replayed(profile, spec, simulator="vector")
         assert len(replayed(profile, spec)) == spec.users[0] * 24
 
 

@@ -1,4 +1,4 @@
-"""What a test asks of a run: which pipelines, points and uplinks it is about."""
+"""A test applied to a run: the pipelines, points and uplinks that it is about."""
 
 import dataclasses
 import math
@@ -13,21 +13,21 @@ from harness.scenario.replay import ConstantUplink
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A test, the run that it is made of, and the level at which all its intervals hold together."""
+class Evaluation:
+    """A test, the run that it is applied to, and the joint level of its intervals."""
 
     run: Analysis
     test: Criterion
     alpha: float
 
     def confidence(self, n: int) -> float:
-        """That of each of n intervals, as it is to be made."""
+        """The confidence at which each of n intervals is computed."""
         confidence = 1 - self.alpha / max(n, 1)
         return self.run.confidence_of_times(confidence) if self.test.about.timed else confidence
 
     @property
     def pipelines(self) -> dict[str, str]:
-        """Schemes and the run's pipelines of them: of several of one scheme the one that has its name, or the first."""
+        """The run's pipeline of each scheme: of several, the one with the scheme's name, or the first."""
         return pipelines_of(self.run)
 
 
@@ -40,23 +40,23 @@ def pipelines_of(run: Analysis) -> dict[str, str]:
     return found or {name: name for name in run.manifest.points}
 
 
-def both_points(asked: Asked, other: str) -> tuple[PointKey, PointKey] | str:
-    """The points of the scheme and of another that are to be compared; why there are none, in a phrase."""
-    mine = point_of(asked, str(asked.test.of), asked.test.at)
-    theirs = point_of(asked, other, asked.test.over_at)
+def both_points(evaluation: Evaluation, other: str) -> tuple[PointKey, PointKey] | str:
+    """The points of the scheme and of another that are to be compared, or a phrase that says why there are none."""
+    mine = point_of(evaluation, str(evaluation.test.of), evaluation.test.at)
+    theirs = point_of(evaluation, other, evaluation.test.over_at)
     if isinstance(mine, str):
         return mine
     return theirs if isinstance(theirs, str) else (mine, theirs)
 
 
 def point_of(
-    asked: Asked, scheme: str, at: Mapping[str, Parameter], *, timed: bool = True, first: bool = False
+    evaluation: Evaluation, scheme: str, at: Mapping[str, Parameter], *, timed: bool = True, first: bool = False
 ) -> PointKey | str:
     """The point of a scheme with parameters ``at``, that of most bytes among several; else the selected one.
 
-    Why there is none, in a phrase. ``first`` takes the first point where none is selected.
+    If there is none, a phrase that says why. ``first`` takes the first point where none is selected.
     """
-    run, pipeline = asked.run, asked.pipelines[scheme]
+    run, pipeline = evaluation.run, evaluation.pipelines[scheme]
     points = run.points[run.points["pipeline"] == pipeline]
     parameters = run.manifest.points[pipeline]
     if at:
@@ -107,5 +107,5 @@ def exact(value: float) -> Estimate:
 
 
 def refused(reason: str) -> Estimate:
-    """A number that could not be had."""
+    """A number that is not available."""
     return Estimate(math.nan, math.nan, math.nan, reason)
