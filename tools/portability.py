@@ -66,10 +66,10 @@ POINTS: dict[str, dict[str, Any]] = {
     "tofc_single": {"codec": "lambda-0.2", "merge_to": 0.044},
     "tofc_heuristic": {"codec": "bits-4", "merge_to": 0.044},
     "tofc_factorized": {"codec": "lambda-0.2", "merge_to": 0.044},
-    "tofc_unmerged": {"codec": "lambda-0.2", "merge_to": 0.044},
-    "visionzip": {"codec": "lambda-0.2", "merge_to": 0.044},
-    "visionzip_merging": {"codec": "lambda-0.2", "merge_to": 0.044},
-    "qformer": {"codec": "lambda-0.2", "merge_to": 0.044},
+    "tofc_unmerged": {"codec": "distortion", "merge_to": 0.028},
+    "visionzip": {"codec": "distortion", "merge_to": 0.028},
+    "visionzip_merging": {"codec": "distortion", "merge_to": 0.028},
+    "qformer": {"codec": "distortion", "merge_to": 0.028},
 }
 """An operating point of every scheme that needs no package besides the required ones."""
 NEURAL_EVERY = 5

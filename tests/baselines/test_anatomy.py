@@ -45,10 +45,10 @@ POINTS = {
     "tofc_single": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
     "tofc_heuristic": ({"codec": "bits-4", "merge_to": 0.02}, TOFC),
     "tofc_factorized": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
-    "tofc_unmerged": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
-    "visionzip": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
-    "visionzip_merging": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
-    "qformer": ({"codec": "lambda-0.2", "merge_to": 0.02}, TOFC),
+    "tofc_unmerged": ({"codec": "distortion", "merge_to": 0.028}, {"header", "features"}),
+    "visionzip": ({"codec": "distortion", "merge_to": 0.028}, {"header", "features"}),
+    "visionzip_merging": ({"codec": "distortion", "merge_to": 0.028}, {"header", "features"}),
+    "qformer": ({"codec": "distortion", "merge_to": 0.028}, {"header", "features"}),
 }
 EXTRAS = {"compressai": "compressai", "jxl": "pillow_jxl"}
 

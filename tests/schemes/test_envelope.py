@@ -35,10 +35,10 @@ POINTS = {
     "tofc_single": {"codec": "lambda-0.2", "merge_to": 0.02},
     "tofc_heuristic": {"codec": "bits-4", "merge_to": 0.02},
     "tofc_factorized": {"codec": "lambda-0.2", "merge_to": 0.02},
-    "tofc_unmerged": {"codec": "lambda-0.2", "merge_to": 0.02},
-    "visionzip": {"codec": "lambda-0.2", "merge_to": 0.02},
-    "visionzip_merging": {"codec": "lambda-0.2", "merge_to": 0.02},
-    "qformer": {"codec": "lambda-0.2", "merge_to": 0.02},
+    "tofc_unmerged": {"codec": "distortion", "merge_to": 0.028},
+    "visionzip": {"codec": "distortion", "merge_to": 0.028},
+    "visionzip_merging": {"codec": "distortion", "merge_to": 0.028},
+    "qformer": {"codec": "distortion", "merge_to": 0.028},
 }
 EXTRAS = {"compressai": "compressai", "jxl": "pillow_jxl"}
 TRIED = [

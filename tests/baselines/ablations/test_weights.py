@@ -14,7 +14,7 @@ from recipes.ablations import FIG_12, TABLE_1
 SCENARIOS = Path(__file__).parents[3] / "scenarios"
 
 
-@pytest.mark.parametrize("name", ["ablation_entropy"])
+@pytest.mark.parametrize("name", ["ablation_entropy", "ablation_merging"])
 def test_scenarios_name_points_that_the_recipe_makes(name: str) -> None:
     """And each group has its own TOFC, at the same points as what replaces a part of it."""
     known = {scheme.kind: set(points) for scheme, points in FIG_12.items()}
