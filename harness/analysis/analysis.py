@@ -392,8 +392,17 @@ class Analysis:
 
     @property
     def bytes_source(self) -> str:
-        """Where payload bytes come from: of a run of estimates they are reported or derived, of any other measured."""
-        return "reported or derived" if self.is_estimated else "measured"
+        """Where bytes come from: of estimates reported or derived, of another run's rows recorded, else measured.
+
+        A run that :func:`harness.derived.replay` made has the rows of another.
+        """
+        if self.is_estimated:
+            return "reported or derived"
+        stages, outcomes = self.record.stages, self.record.outcomes
+        measured = "measured" in pc.unique(stages["source"]).to_pylist()
+        # What is measured answers in one unit and times in another.
+        at_once = set(pc.unique(stages["unit"]).to_pylist()) & set(pc.unique(outcomes["unit"]).to_pylist())
+        return "recorded" if at_once and not measured else "measured"
 
     @property
     def resources_source(self) -> str:

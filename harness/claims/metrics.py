@@ -61,7 +61,7 @@ def quotient(items: Sequence[Item], others: Sequence[Item]) -> Sequence[Item]:
 def sources(run: Analysis, test: Criterion) -> set[str]:
     """The sources of the rows that a test rests on: of stages, or of what halves need; answers' are the run's."""
     if not test.about.timed and test.side is None:
-        return {"measured" if run.bytes_source == "measured" else "reported"}
+        return {"reported" if run.is_estimated else run.bytes_source}
     mine = [pipelines_of(run)[name] for name in (str(test.of), *test.over)]
     rows = run.record.stages if test.about.timed else run.record.resources
     return set(rows.filter(pc.is_in(rows["pipeline"], pa.array(mine)))["source"].to_pylist())

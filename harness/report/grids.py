@@ -91,7 +91,7 @@ def _numbers(run: Analysis) -> Grid:
     if run.deadline_s is not None:
         columns["in_time"] = (f"in {format_seconds(run.deadline_s)}", _share)
     columns |= {"total_source": ("source of the times", None), "timed": ("timed requests", _plain)}
-    what = "payloads and scores are measured" if run.scored else f"payloads are {run.bytes_source}"
+    what = f"{'payloads and scores' if run.scored else 'payloads'} are {run.bytes_source}"
     return _grid(f"Selected points at each uplink; {what}, link times replayed", rows, columns)
 
 
@@ -113,7 +113,7 @@ def _points(run: Analysis) -> Grid:
     columns: dict[str, tuple[str, _Form | None]] = {
         "pipeline": ("scheme", None), "point": ("point", None), "payload_bytes": ("mean payload", format_bytes),
     }  # fmt: skip
-    if run.bytes_source == "measured":
+    if not run.is_estimated:
         columns |= {"visual_tokens": ("visual tokens", _plain), "questions": ("questions", _plain)}
     if run.scored:
         columns |= {

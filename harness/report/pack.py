@@ -100,7 +100,7 @@ def _numbers(run: Analysis) -> Iterator[tuple[str, str, str]]:
         first = rows.iloc[0]
         yield f"{pipeline}/point", escaped(str(first["point"])), "the operating point"
         known = ["payload_bytes"]
-        known += ["visual_tokens"] if run.bytes_source == "measured" else []
+        known += ["visual_tokens"] if not run.is_estimated else []
         known += ["score", "relative_score"] if run.scored else []
         for quantity in known:
             yield from _with_interval(f"{pipeline}/{quantity}", quantity, first, run.bytes_source)

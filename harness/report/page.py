@@ -163,8 +163,8 @@ def _origins(run: Analysis) -> list[str]:
     sources = grids.source(run)["source"]
     manifest = run.manifest
     payloads = f"Payload bytes are {run.bytes_source}, and no question was answered."
-    if run.bytes_source == "measured":
-        payloads = "Payload bytes and scores are measured: counted on real payloads, judged on real answers."
+    if not run.is_estimated:
+        payloads = f"Payload bytes and scores are {run.bytes_source}: counted on real payloads, judged on real answers."
     return [
         f"{payloads} Stage times are {sources}, on {' and '.join(run.machines) or 'no machine'}. Link times are "
         "replayed: from the bytes and the uplink named. Intervals are over pictures; docs/metrics.md has every "

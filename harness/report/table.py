@@ -254,11 +254,13 @@ def _timing(run: Analysis) -> str:
         "some": f"{whole}; where requests meet or a rate varies {own}",
         "all": f"{own}, from {{}} timed requests",
     }
+    if run.is_estimated:
+        of = dict.fromkeys(of, "estimated, without an interval over pictures")
     return (
         f"times: mean seconds {of[run.met].format(_range(replayed['timed']))}"
         + f"; ±: the longer side of the mean's {100 * run.equality.confidence:g} % interval"
         + (f"; {run.session}" if run.session else "")
-        + (f"; some are {' and '.join(unfirm)}" if unfirm else "")
+        + (f"; some are {' and '.join(unfirm)}" if unfirm and not run.is_estimated else "")
         + (f"; {lost} never answered and not in the means" if lost else "")
         + deadline
     )

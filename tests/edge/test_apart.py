@@ -175,6 +175,8 @@ def test_a_replayed_run_has_the_rows_of_a_sweep(alone: Record, fake_scenario: Pa
     assert Analysis.read(tmp_path / "slow").profiles(None)
     with pytest.raises(ResultsError, match="holds a complete run; choose another --name"):
         replay(alone.folder, wanted, tmp_path / "slow", reporter=SILENT, command=(), fresh=False)
+    assert Analysis(found).bytes_source == "recorded"
+    assert Analysis(alone).bytes_source == "measured"
     # A replay of a replay has the same numbers.
     replay(tmp_path / "slow", wanted, tmp_path / "again", reporter=SILENT, command=(), fresh=False)
     assert Run.read(tmp_path / "again").requests == found.requests
