@@ -6,6 +6,7 @@ start of its replay.
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -219,6 +220,7 @@ class RequestRow:
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
+@functools.cache
 def schema(row: type) -> pa.Schema:
     """The Arrow schema of a row class: field for field, null only where the class says ``| None``."""
     fields = []

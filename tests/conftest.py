@@ -9,10 +9,12 @@ import hypothesis
 import pytest
 
 from harness.analysis import Analysis
+from harness.runs import provenance
 from harness.runs.provenance import Manifest, begin
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
 from harness.scenario.model import Scenario
+from tests.made_once import made_once
 from tests.made_up_run import make
 from tests.silent import Silent
 from tests.study_rows import Work, units
@@ -43,9 +45,16 @@ def harness(
     return run
 
 
+@pytest.fixture(scope="session")
+def checked_out() -> tuple[str | None, bool | None]:
+    """What git says of this checkout, asked once: it takes two processes of git."""
+    return provenance.checkout(Path(__file__).parents[1])
+
+
 @pytest.fixture
-def manifest() -> Callable[..., Manifest]:
+def manifest(checked_out: tuple[str | None, bool | None], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Manifest]:
     """A manifest of a run that begins now, with anything in it changed by keyword."""
+    monkeypatch.setattr(provenance, "checkout", lambda _: checked_out)
 
     def make(**changes: object) -> Manifest:
         facts: dict[str, object] = {
@@ -89,12 +98,10 @@ def smoke_scenario() -> Scenario:
 
 @pytest.fixture(scope="session")
 def smoke(smoke_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """One uninterrupted run of it: real models, real bytes."""
+    """One uninterrupted run of it: real models, real bytes; one for all workers of the test runner."""
     from harness.study import run
 
-    folder = tmp_path_factory.mktemp("runs") / "smoke"
-    run(smoke_scenario, folder, reporter=Silent())
-    return Run.read(folder)
+    return Run.read(made_once(tmp_path_factory, "smoke", lambda folder: run(smoke_scenario, folder, reporter=Silent())))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ run.
 
 import base64
 import datetime as dt
+import functools
 import hashlib
 import importlib.metadata
 import itertools
@@ -324,7 +325,12 @@ def utc_now() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Python and those of :data:`PACKAGES` that are installed, without importing any."""
+    """Python and those of :data:`PACKAGES` that were installed when this process first asked, without importing any."""
+    return dict(_package_versions())
+
+
+@functools.cache
+def _package_versions() -> Mapping[str, str]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -3,14 +3,16 @@
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +26,7 @@ from harness.runs import disk, provenance, tables
 from harness.runs.provenance import Manifest
 from harness.runs.store import MEASURED, Record, Run, Unit
 from harness.runs.tables import ROWS, Kind
+from tests.forked import forked
 from tests.study_rows import Work, samples, units, work_on
 
 KINDS = tuple(ROWS)
@@ -210,40 +213,44 @@ def test_a_kill_before_the_parts_are_gone_leaves_none_for_ever(
     assert same_rows(Run.read(folder), complete)
 
 
-_KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.study_rows import units, work_on
-from harness.runs.provenance import begin
-from harness.runs.store import Run
-manifest = begin(name="tonight", scenario={{"name": "study"}}, scenario_hash="h", benchmarks=[], backbone="b",
-                 stand_ins={{}}, points={{}}, digests={{}}, seed=0, command=[], machine={{"id": "0", "name": "m"}})
-with Run.open_or_create(Path({folder!r}), manifest) as run:
-    print("open", flush=True)
-    work_on(run, list(units(samples=40)))
-    run.finish()
-print("finished", flush=True)
-"""
+def _run(folder: Path, manifest: Manifest, told: Connection, patience_s: float = 0.0) -> None:
+    """A process that runs a study, and says when it holds the run and when it has finished."""
+    with Run.open_or_create(folder, manifest) as run:
+        told.send("open")
+        work_on(run, list(units(samples=40)))
+        time.sleep(patience_s)
+        run.finish()
+    told.send("finished")
+
+
+@contextmanager
+def _running(folder: Path, manifest: Manifest, patience_s: float = 0.0) -> Iterator[tuple[ForkProcess, Connection]]:
+    """Such a process, which holds the run, and what it says; it is killed where the context ends."""
+    here, there = multiprocessing.Pipe()
+    with here:
+        with there:
+            child = forked(_run, folder, manifest, there, patience_s)
+        try:
+            assert here.recv() == "open"
+            yield child, here
+        finally:
+            child.kill()
+            child.join()
 
 
 @pytest.mark.slow
 def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
     """A process killed with SIGKILL at random moments, again and again, ends with the rows of one left in peace."""
-    code = _KILLED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path / "killed"))
-    rng, kills, units_seen = random.Random(11), 0, [0]
+    rng, kills, units_seen, same = random.Random(11), 0, [0], manifest()
     while True:
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "open\n"
-        if kills < 5:
-            time.sleep(rng.uniform(0.0, 0.06))
-            child.kill()
-        status, output = child.wait(), child.stdout.read()
-        child.stdout.close()
-        if output == "finished\n":
-            break
-        assert status == -signal.SIGKILL
+        with _running(tmp_path / "killed", same) as (child, said):
+            if kills < 5:
+                time.sleep(rng.uniform(0.0, 0.06))
+                child.kill()
+            child.join()
+            if said.poll() and _said(said) == "finished":
+                break
+        assert child.exitcode == -signal.SIGKILL
         kills += 1
         if provenance.read(tmp_path / "killed" / "manifest.json").status == "running":
             units_seen.append(len(parts(tmp_path / "killed")))
@@ -253,28 +260,25 @@ def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
     assert same_rows(Run.read(tmp_path / "killed"), Run.read(tmp_path / "peace"))
 
 
+def _said(connection: Connection) -> str:
+    """What a process said, or nothing where it ended without a word."""
+    try:
+        return str(connection.recv())
+    except EOFError:
+        return ""
+
+
 @pytest.mark.slow
 def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Made) -> None:
     """The second one is told which process holds the run; the lock goes with its holder, even one that is killed."""
-    folder = tmp_path / "tonight"
-    code = _KILLED.format(root=str(Path(__file__).parents[2]), folder=str(folder)).replace(
-        "run.finish()", "time.sleep(60)"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline() == "open\n"
-        with pytest.raises(ResultsError, match=f"process {child.pid} is writing this run"):
-            Run.open_or_create(folder, manifest())
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
+    folder, same = tmp_path / "tonight", manifest()
     with (
-        Run.open_or_create(folder, manifest()),
-        pytest.raises(ResultsError, match=f"process {os.getpid()} is writing"),
+        _running(folder, same, patience_s=60) as (child, _),
+        pytest.raises(ResultsError, match=f"process {child.pid} is writing this run"),
     ):
-        Run.open_or_create(folder, manifest())
+        Run.open_or_create(folder, same)
+    with Run.open_or_create(folder, same), pytest.raises(ResultsError, match=f"process {os.getpid()} is writing"):
+        Run.open_or_create(folder, same)
 
 
 @pytest.mark.slow
@@ -394,8 +398,8 @@ def _with(name: str, value: object, kind: pa.DataType) -> Callable[[pa.Table], p
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_is_noticed(tmp_path: Path, manifest: Made, study_units: list[Work], kind: str) -> None:
     """One bit anywhere in a table, complete or in a part, is refused, naming the file; many of them would be read."""
-    folder = tmp_path / "tonight"
-    work(folder, manifest(), study_units)
+    folder, same = tmp_path / "tonight", manifest()
+    work(folder, same, study_units)
     path, rng = folder / f"{kind}.parquet", random.Random(3)
     whole = path.read_bytes()
     for place in (rng.randrange(len(whole)) for _ in range(25)):
@@ -407,7 +411,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, manifest: Made, study_units: l
         assert str(refusal.value).startswith(f"{path}: ")
         if kind in MEASURED:
             with pytest.raises(ResultsError, match="is damaged or was edited"):
-                Run.open_or_create(folder, manifest())
+                Run.open_or_create(folder, same)
     path.write_bytes(whole)
     assert Run.read(folder).manifest.tables[kind]
 

@@ -1,0 +1,48 @@
+"""What the workers of the test runner share is made by one of them."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.forked import forked
+from tests.made_once import made_once
+
+
+class Factory(pytest.TempPathFactory):
+    """The temporary folders of one worker."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+
+    def getbasetemp(self) -> Path:
+        """The worker's own folder, in that of the session."""
+        return self._base
+
+
+def test_one_worker_makes_it_and_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two at once one makes it, whole before the other reads it; after a failure the next makes it again."""
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    told = tmp_path / "told"
+
+    def make(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        with told.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.05)
+        (folder / "whole").touch()
+
+    def work(base: Path) -> None:
+        assert (made_once(Factory(base), "it", make) / "whole").exists()
+
+    def fail(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        made_once(Factory(tmp_path / "gw0"), "it", fail)
+    workers = [forked(work, tmp_path / name) for name in ("gw0", "gw1")]
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert told.read_text() == "made\n"
