@@ -120,6 +120,10 @@ def flush_folder(folder: Path) -> None:
 
 def why(error: OSError) -> str:
     """What went wrong, without the number and the path that Python puts around it."""
+    if isinstance(error, NotADirectoryError):
+        return "Not a directory: a part of this path is a file, and a folder is expected there"
+    if isinstance(error, IsADirectoryError):
+        return "Is a directory: a file is expected"
     return error.strerror or str(error)
 
 

@@ -10,13 +10,16 @@ pair is a file, so that a comparison that was killed is resumed.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -36,6 +39,9 @@ from harness.stock import take_stock
 
 ROOT = Path(__file__).parents[1]
 _WORKER = Path(__file__).with_name("timing_worker.py")
+_FOLDER, _LOCK = "harness-compare-", "lock"
+"""How the temporary folder of a commit's files begins, and the file in it that its process has locked."""
+
 _GIT_PATIENCE_S = 300.0
 _PATIENCE_S = 1800.0
 """How long a process may take to load, or for one request, before it counts as hung."""
@@ -119,7 +125,13 @@ def checked_out(commit: str) -> Iterator[tuple[str, Path]]:
     full = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}").strip()
     if not full:
         raise ResultsError(f"--against {commit}: no such commit or tag in {ROOT}; 'git fetch --tags' may fetch it")
-    with tempfile.TemporaryDirectory(prefix="harness-compare-") as temporary:
+    _sweep()
+    with (
+        _ends_in_order(),
+        tempfile.TemporaryDirectory(prefix=_FOLDER) as temporary,
+        (Path(temporary) / _LOCK).open("w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
         tree = Path(temporary) / "reference"
         try:
             _git("worktree", "prune")
@@ -128,6 +140,31 @@ def checked_out(commit: str) -> Iterator[tuple[str, Path]]:
         finally:
             shutil.rmtree(tree, ignore_errors=True)
             _git("worktree", "prune")
+
+
+def _sweep() -> None:
+    """Removes the folders of commits that processes left that were killed: nobody has their locks."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*/{_LOCK}"):
+        with contextlib.suppress(OSError), path.open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _ends_in_order() -> Iterator[None]:
+    """SIGTERM unwinds the process as Ctrl-C does, for as long as the body runs in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _git(*arguments: str, check: bool = False) -> str:

@@ -35,10 +35,11 @@ Thing = TypeVar("Thing")
 class Stock:
     """What a scenario names, as far as it is here.
 
-    ``benchmarks`` are those that run: a stand-in for several runs once. ``stand_ins`` maps what was wanted to what runs
-    instead; ``absent`` has a sentence on each thing that is not installed. ``points`` are the schemes with their
-    operating points, ``depends`` the digests of what the rows of each depend on besides the samples, and ``links``
-    those of recorded links and arrivals. ``recorded`` are the stage times that a profile has for a side.
+    ``benchmarks`` are those that run: a stand-in for several that are wanted runs once. ``stand_ins`` maps what was
+    wanted to what runs instead; ``absent`` has the sentence on each thing that is not here. ``points`` are the schemes
+    with their operating points, ``depends`` the digests of what the rows of each depend on besides the samples, and
+    ``links`` those of recorded links and arrivals. ``untrained`` has the points whose weights were trained for other
+    n_c, as a manifest has them. ``recorded`` are the stage times that a profile has for a side.
     """
 
     scenario: Scenario
@@ -49,6 +50,7 @@ class Stock:
     points: Mapping[PointKey, tuple[type[Scheme], OperatingPoint]]
     depends: Mapping[PointKey, Mapping[str, str]]
     links: Mapping[str, str]
+    untrained: Mapping[str, Mapping[str, Sequence[int] | None]] = dataclasses.field(default_factory=dict)
     recorded: Mapping[tuple[str, str, Side], RecordedTimes] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -64,10 +66,12 @@ class Stock:
     @property
     def parameters(self) -> dict[str, dict[str, dict[str, Any]]]:
         """The parameters of every operating point, by pipeline and label."""
-        points: dict[str, dict[str, dict[str, Any]]] = {}
-        for (pipeline, label), (_, point) in self.points.items():
-            points.setdefault(pipeline, {})[label] = point.model_dump(mode="json")
-        return points
+        return _parameters(self.points)
+
+    @property
+    def untuned(self) -> list[str]:
+        """What is said of points that run otherwise than their weights were trained."""
+        return provenance.untuned(self.parameters, self.untrained)
 
     def refuse_pictures(self) -> None:
         """Raises DataError for a picture that cannot be decoded, or is larger than the scenario's server accepts."""
@@ -112,6 +116,7 @@ class Stock:
             command=command,
             machine=machine,
             server=server,
+            untrained=self.untrained,
             **facts,
         )
 
@@ -177,6 +182,7 @@ def take_stock(scenario: Scenario, *, allow_stand_ins: bool = True, serving: boo
         points=points,
         depends=depends,
         links={} if serving else digests.of_links(scenario.replay.files),
+        untrained=_untrained(points, backbone, scenario.weights),
         recorded={key: of_side for key, of_side in profiles.items() if key[:2] in points},
     )
 
@@ -240,23 +246,48 @@ def missing(scenario: Scenario, *, allow_stand_ins: bool = True) -> list[str]:
     return [*found, *wrong.values()]
 
 
-def running_points(scenario: Scenario, *, allow_stand_ins: bool = True) -> int:
-    """How many operating points run here: a stand-in's where one runs. Imports no torch, loads nothing."""
+def running_points(scenario: Scenario, *, allow_stand_ins: bool = True) -> tuple[int, list[str]]:
+    """How many operating points run here, a stand-in's where one runs, and what tables say of how they were trained.
+
+    Of a scenario of which nothing is :func:`missing`. Imports no torch, loads nothing.
+    """
     backbone = scenario.backbone
     if scenario.estimate is None:
         stand_in = scenario.stand_in.backbone if allow_stand_ins else None
         backbone, _ = _first_at_hand(backbone, stand_in, lambda name: _model_digests(name, scenario.weights), [])
-    return sum(
-        len(
-            points_of(
-                spec,
-                catalog.load("scheme", spec.scheme, catalog.SCHEMES),
-                backbone,
-                standing_in=backbone != scenario.backbone,
-            )
-        )
-        for spec in scenario.pipelines
-    )
+    points: dict[PointKey, tuple[type[Scheme], OperatingPoint]] = {}
+    for spec in scenario.pipelines:
+        scheme = catalog.load("scheme", spec.scheme, catalog.SCHEMES)
+        for point in points_of(spec, scheme, backbone, standing_in=backbone != scenario.backbone):
+            points[spec.name, point.label] = scheme, point
+    if scenario.estimate is not None:
+        return len(points), []
+    return len(points), provenance.untuned(_parameters(points), _untrained(points, backbone, scenario.weights))
+
+
+def _parameters(
+    points: Mapping[PointKey, tuple[type[Scheme], OperatingPoint]],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The parameters of every operating point, by pipeline and label."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for (pipeline, label), (_, point) in points.items():
+        found.setdefault(pipeline, {})[label] = point.model_dump(mode="json")
+    return found
+
+
+def _untrained(
+    points: Mapping[PointKey, tuple[type[Scheme], OperatingPoint]], backbone: str, weights: str | None
+) -> dict[str, dict[str, tuple[int, ...] | None]]:
+    """The points at an n_c that their weights were not trained for, with the n_c that they were trained for."""
+    found: dict[str, dict[str, tuple[int, ...] | None]] = {}
+    for (pipeline, label), (scheme, point) in points.items():
+        asked = getattr(scheme, "trained_n_c", None)
+        if asked is None or not isinstance(point, ReducedPoint):
+            continue
+        trained = asked(backbone, point)
+        if trained is None or (trained and point.kept_of(features_of(backbone, weights)) not in trained):
+            found.setdefault(pipeline, {})[label] = trained
+    return found
 
 
 def points_of(

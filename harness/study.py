@@ -107,6 +107,8 @@ def announce(stock: Stock, reporter: Reporter) -> None:
             wanted_of.setdefault(ran, []).append(wanted)
         swaps = [f"{ran} runs instead of {' and '.join(wanted)}." for ran, wanted in wanted_of.items()]
         reporter.warn("\n".join([*stock.absent, *swaps, "Every table and figure of this run says so."]))
+    if stock.untuned:
+        reporter.warn("\n".join([*stock.untuned, "Every table and figure of this run says so."]))
 
 
 def _work(

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from baselines.ablations.schemes import (
     DISTORTION,
+    FIG_12_CLUSTERS,
     TABLE_1_CLUSTERS,
     WEIGHTS,
     Ablation,
@@ -56,7 +57,7 @@ from harness.training.codec import Recipe, StepLosses, feature_distortion, train
 from harness.training.fit import Group
 
 BACKBONE = "mini-onevision"
-CLUSTERS = (6, 3)
+CLUSTERS = FIG_12_CLUSTERS
 """The n_c of Fig. 12's lessons in turn."""
 FIRST_BOOK, PICTURES = 300_000, 576
 """Of training books that neither the backbone nor TOFC's codecs learnt from."""

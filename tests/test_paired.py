@@ -5,6 +5,12 @@ The processes are real; what they run is a few lines that speak as ``harness/tim
 
 import functools
 import json
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,26 +144,66 @@ def test_a_commit_that_is_none_is_said() -> None:
             pass
 
 
-def test_a_commit_is_checked_out_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its files are in a folder of their own, which is gone afterwards, also for git."""
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    monkeypatch.setattr(paired, "ROOT", repository)
+@pytest.fixture
+def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    """Git in a repository of two commits, which takes the place of the harness's own."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    monkeypatch.setattr(paired, "ROOT", folder)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
     def git(*arguments: Any) -> str:
         return paired._git("-c", "user.name=n", "-c", "user.email=e", *map(str, arguments), check=True)
 
     git("init", "--quiet")
-    (repository / "file").write_text("one")
+    (folder / "file").write_text("one")
     git("add", "file")
     git("commit", "--quiet", "-m", "one")
-    (repository / "file").write_text("two")
+    (folder / "file").write_text("two")
     git("commit", "--quiet", "-am", "two")
+    return git
+
+
+def test_a_commit_is_checked_out_and_removed(repository: Callable[..., str]) -> None:
+    """Its files are in a folder of their own, which is gone afterwards, also for git."""
     with paired.checked_out("HEAD~1") as (full, tree):
         assert (tree / "file").read_text() == "one"
         assert len(full) == 40
     assert not tree.exists()
-    assert len(git("worktree", "list").splitlines()) == 1
+    assert len(repository("worktree", "list").splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_ended_leaves_no_worktree(
+    repository: Callable[..., str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """It removes its own where it is asked to end; where it is killed the next comparison does."""
+    ours, theirs = multiprocessing.Pipe()
+
+    def wait() -> None:
+        with paired.checked_out("HEAD"):
+            theirs.send("ready")
+            time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(target=wait)
+    process.start()
+    assert ours.poll(30)
+    with paired.checked_out("HEAD"):
+        assert len(repository("worktree", "list").splitlines()) == 3  # A living process's is left alone.
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(30)
+    left = list((tmp_path / "temporary").iterdir())
+    if number == signal.SIGTERM:
+        assert process.exitcode == 128 + number
+        assert not left
+    else:
+        assert len(left) == 1
+        with paired.checked_out("HEAD"):
+            pass
+        assert not list((tmp_path / "temporary").iterdir())
+    assert len(repository("worktree", "list").splitlines()) == 1
 
 
 def test_a_process_that_hangs_is_ended_and_named(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 ``reference/smoke.json`` was made by commit 590d1f5 from ``scenarios/smoke.yaml``: every scheme's payload, answers and
 visual tokens on 16 questions, and for three schemes the stage times and the replayed instants. The mapping: a label
 leaves out parameters at their defaults (``was`` is the earlier one); a payload is its body and an envelope, of 8 bytes
-where the body has a checksum and 12 elsewhere; T_link has grown by the envelope alone.
+where the body has a checksum and 12 elsewhere; T_link has grown by the envelope alone. tofc's payloads and answers are those
+of the codec that is bundled now; its replays keep the bytes of then, ``replayed_bytes``.
 """
 
 import json
@@ -53,6 +54,7 @@ def test_the_same_times_replay_to_the_same_instants(replayed: dict[str, Any]) ->
         ],
     )  # fmt: skip
     (answers,) = (a for a in REFERENCE["answers"] if (a["pipeline"], a["point"]) == (pipeline, point))
+    replayed_bytes = answers.get("replayed_bytes", answers["body_bytes"])
     outcomes = to_table(
         OutcomeRow,
         [
@@ -60,7 +62,7 @@ def test_the_same_times_replay_to_the_same_instants(replayed: dict[str, Any]) ->
                 run="r", unit="u", pipeline=pipeline, point=point, sample=sample, payload_bytes=n_bytes,
                 visual_tokens=1, prompt_tokens=1, answer_tokens=1, answer="", truth="", correct=True,
             )
-            for sample, n_bytes in zip(answers["samples"], answers["body_bytes"], strict=True)
+            for sample, n_bytes in zip(answers["samples"], replayed_bytes, strict=True)
         ],
     )  # fmt: skip
     profile = Profile.from_tables(stages, outcomes, pipeline, point)

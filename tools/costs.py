@@ -27,6 +27,7 @@ from harness.tofc.codec import CodecConfig, TofcCodec
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 STUDIES = (
+    "first_number",
     "realworldqa_lowrate",
     "realworldqa",
     "mme",

@@ -37,6 +37,9 @@ DISTORTION = "distortion"
 TABLE_1_CLUSTERS = 4
 """Table I's n_c: 2.8 % of a tile's 144 features, for the paper's 2.2 %, and a quarter of them is a whole number."""
 
+FIG_12_CLUSTERS = (6, 3)
+"""The n_c of the lessons of the points that have a projector."""
+
 _FULL_SIZE_DIM = 1024
 """The towers' of the 7B backbones have 1024 and 1152; a miniature's has 160."""
 
@@ -135,6 +138,19 @@ class Ablation(Tofc):
                     f"which 'harness train --set codec.experts={1 if cls.is_single else 16}' makes"
                 )
         return folder
+
+    @classmethod
+    def is_codec_only(cls, backbone: str, point: FeaturePoint) -> bool:
+        """Whether ``harness train`` fitted the point's codec alone."""
+        return trained.is_codec_only(cls.folder(backbone, point))
+
+    @classmethod
+    def trained_n_c(cls, backbone: str, point: FeaturePoint) -> tuple[int, ...] | None:
+        """The n_c that the point was trained for, by ``harness train`` or by ``recipes.ablations``."""
+        folder = cls.folder(backbone, point)
+        if (folder / MANIFEST).is_file():
+            return trained.trained_n_c(folder)
+        return (TABLE_1_CLUSTERS,) if (folder / POINT).is_file() else FIG_12_CLUSTERS
 
     @classmethod
     def device_half(cls, models: Models, point: FeaturePoint) -> DeviceHalf:

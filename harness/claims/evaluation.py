@@ -60,7 +60,7 @@ def point_of(
     points = run.points[run.points["pipeline"] == pipeline]
     parameters = run.manifest.points[pipeline]
     if at:
-        mine = points[[_has(parameters.get(label, {}), at) for label in points["point"]]]
+        mine = points[[has(parameters.get(label, {}), at) for label in points["point"]]]
         mine = mine.nlargest(1, "payload_bytes")
         wanted = ", ".join(f"{name}={value}" for name, value in at.items())
         why = f"{pipeline} has no point with {wanted}"
@@ -75,7 +75,8 @@ def point_of(
     return key if not timed or key in run.timed_points else f"{pipeline} at {key[1]} was not timed"
 
 
-def _has(own: Mapping[str, Any], wanted: Mapping[str, Parameter]) -> bool:
+def has(own: Mapping[str, Any], wanted: Mapping[str, Parameter]) -> bool:
+    """Whether a point's parameters are the wanted ones, numbers to 2 %."""
     return all(
         own.get(name) is None
         if value is None

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from harness.analysis import Analysis, validity
 from harness.claims import metrics
-from harness.claims.evaluation import Evaluation, pipelines_of
+from harness.claims.evaluation import Evaluation, has, pipelines_of
 from harness.claims.model import Claim, Claims, ClaimStudy, Criterion, Machines, direction
 from harness.claims.verdict import ALPHA, Decided, Item, Verdict, judge, picked
 from harness.errors import HarnessError
+from harness.runs.provenance import merges_untuned
 
 Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
 
@@ -216,6 +217,7 @@ def _stand_ins(run: Analysis, test: Criterion, machines: Machines) -> Iterator[s
     yield from (f"{ran} for {wanted}" for wanted, ran in manifest.stand_ins.items())
     if manifest.scenario.get("weights") == "random":
         yield "random weights"
+    yield from _untrained(run, test)
     if unfirm := sorted(metrics.sources(run, test) - {"measured", "recorded"}):
         yield f"{'times' if test.about.timed else 'numbers'} that are {' and '.join(unfirm)}"
     if not test.about.timed:
@@ -224,6 +226,21 @@ def _stand_ins(run: Analysis, test: Criterion, machines: Machines) -> Iterator[s
         ran = _machines(run, side)
         if wanted and not all(wanted.casefold() in name.casefold() for name in ran):
             yield f"{' and '.join(ran)} for {wanted}"
+
+
+def _untrained(run: Analysis, test: Criterion) -> Iterator[str]:
+    """The schemes of a test some of whose points run otherwise than their weights were trained."""
+    manifest, pipelines = run.manifest, pipelines_of(run)
+    for scheme, at in ((str(test.of), test.at), *((other, test.over_at) for other in test.over)):
+        pipeline = pipelines.get(scheme, "")
+        points = {label: own for label, own in manifest.points.get(pipeline, {}).items() if has(own, at)}
+        trained = (manifest.untrained or {}).get(pipeline, {})
+        if any(map(merges_untuned, points.values())):
+            yield f"{pipeline} not tuned for merging"
+        if any(trained.get(label) is not None for label in points):
+            yield f"{pipeline} at an n_c that it was not trained for"
+        if any(label in trained and trained[label] is None for label in points):
+            yield f"{pipeline}, whose training is not known"
 
 
 def _machines(run: Analysis, side: str) -> list[str]:

@@ -35,6 +35,7 @@ def check(
     Every mistake is reported with the file, the line, the key path and the value; the exit status is 2 if there is one.
     The files that a scenario names are opened: recorded links and arrivals, codecs, weights. If the backbone is not
     installed, those of its stand-in are opened, unless `--no-stand-in` is given. `harness data check` reads benchmarks.
+    Points that run otherwise than their weights were trained are named, as in every table of the run.
 
         harness check scenarios/*.yaml
 
@@ -60,11 +61,13 @@ def check(
         if wrong := missing(scenario, allow_stand_ins=not no_stand_in):
             mistakes += [f"{file}: {sentence}" for sentence in wrong]
             continue
-        points = running_points(scenario, allow_stand_ins=not no_stand_in)
+        points, untuned = running_points(scenario, allow_stand_ins=not no_stand_in)
         typer.echo(
             f"{file}: {scenario.name} {scenario_hash(scenario)}: {len(scenario.pipelines)} schemes, "
             f"{points} operating points, {len(scenario.replay.uplinks)} uplinks"
         )
+        for sentence in untuned:
+            typer.echo(f"  {sentence}")
         if cost and scenario.estimate is None:
             for line in _cost(scenario, results, no_stand_in):
                 typer.echo(f"  {line}")

@@ -11,6 +11,7 @@ digest that the hub publishes. The hub's own client discards a partial download 
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -63,7 +64,8 @@ def get(name: str, *, revision: str | None = None, progress: Progress = lambda *
     """The folder of a model's checkpoint in the hub's cache, downloaded unless it is complete.
 
     ``revision`` is a branch, tag or commit of the repository; by default the commit that is there, complete or in part,
-    and else ``main``. The commit is pinned: scenarios use it until another is fetched. ``HF_ENDPOINT`` may name a
+    and else ``main``. The hub is not asked for a commit
+    of which all is there. The commit is pinned: scenarios use it until another is fetched. ``HF_ENDPOINT`` may name a
     mirror.
 
     Raises UnavailableError, which says what to do, if it cannot be downloaded, would not fit on the disk, or has no
@@ -75,6 +77,9 @@ def get(name: str, *, revision: str | None = None, progress: Progress = lambda *
         if files.first_absent(here) is None:
             return here
         revision = here.name
+    elif revision is not None and (there := _whole(hub_id, revision)) is not None:
+        _pin(there, (files.PINNED,))
+        return there
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
         raise UnavailableError(f"{name}: {hub_id} is not fetched while HF_HUB_OFFLINE is set")
     hub = _Hub(name, hub_id, os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC, pause_s)
@@ -208,10 +213,9 @@ class _Hub:
             flush_folder(begun)
             if begun != snapshot:
                 begun.replace(snapshot)
-            for name in ("main", files.PINNED) if is_main else (files.PINNED,):
-                write_whole(self._folder / "refs" / name, lambda file: file.write(commit.encode()))
         except OSError as error:
             raise UnavailableError(f"{snapshot}: cannot be written: {error.strerror or error}") from None
+        _pin(snapshot, ("main", files.PINNED) if is_main else (files.PINNED,))
         return snapshot
 
     def _here(self, blob: Blob) -> int:
@@ -236,6 +240,22 @@ class _Hub:
         if code == "RepoNotFound" or answer.status_code in (401, 403, 404):
             return f"there is no {self._hub_id}, or it is private and the token in HF_TOKEN is not allowed to read it"
         return "try again later, or name a mirror in HF_ENDPOINT"
+
+
+def _whole(hub_id: str, revision: str) -> Path | None:
+    """The snapshot of a commit, if ``revision`` is one and all of it is there: what a commit holds does not change."""
+    there = files.hub_folder(hub_id) / "snapshots" / revision
+    is_here = re.fullmatch(r"[0-9a-f]{40}", revision) is not None and there.is_dir()
+    return there if is_here and files.first_absent(there) is None else None
+
+
+def _pin(snapshot: Path, names: Iterable[str]) -> None:
+    """Makes a snapshot the one that its repository's references of these names lead to."""
+    try:
+        for name in names:
+            write_whole(snapshot.parents[1] / "refs" / name, lambda file: file.write(snapshot.name.encode()))
+    except OSError as error:
+        raise UnavailableError(f"{snapshot}: cannot be pinned: {error.strerror or error}") from None
 
 
 def _link(path: Path, digest: str) -> None:

@@ -5,12 +5,10 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
-
-_NAME_COLUMNS = 12
-"""A column that folds has room for so many characters of its longest word before the table becomes blocks."""
 
 
 class Fitting(Table):
@@ -28,6 +26,7 @@ class Fitting(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.needed() <= options.max_width:
+            self._share(options.max_width)
             yield from super().__rich_console__(console, options)
         else:
             yield from self._blocks(options.max_width)
@@ -35,6 +34,14 @@ class Fitting(Table):
     def needed(self) -> int:
         """The fewest characters a line in which no number and no name is broken."""
         return sum(map(_needed, self.columns)) + 2 * (len(self.columns) - 1)
+
+    def _share(self, width: int) -> None:
+        """Gives each column its longest word, and what room is left to those whose lines are longer."""
+        least, most = list(map(_needed, self.columns)), list(map(_longest, self.columns))
+        spare = width - sum(least) - 2 * (len(self.columns) - 1)
+        wanted = [long - short for long, short in zip(most, least, strict=True)]
+        for column, short, more in zip(self.columns, least, wanted, strict=True):
+            column.width = short + (more if sum(wanted) <= spare else spare * more // sum(wanted))
 
     def _blocks(self, width: int) -> Iterator[RenderableType]:
         if self.title:
@@ -52,9 +59,19 @@ class Fitting(Table):
             small.add_row(*cells)
             if small.needed() <= width:
                 return small
+        heads = [" ".join(_lines(column.header)) for column in columns]
+        texts = [", ".join(_lines(cell)) for cell in cells]
+        beside = max(map(cell_len, heads)) + 4
+        if beside + max(map(_word, texts)) > width:
+            # A word that has no room beside the heads has a line below its own.
+            return Group(
+                *(Padding(Text(text, overflow="fold"), (0, 0, 0, left))
+                  for head, text in zip(heads, texts, strict=True)
+                  for left, text in ((2, head), (4 if _word(text) + 4 <= width else 0, text)) if text)
+            )  # fmt: skip
         pairs = Table.grid(padding=(0, 2, 0, 0))
-        for column, cell in zip(columns, cells, strict=True):
-            pairs.add_row(Text("  " + " ".join(_lines(column.header))), Text(", ".join(_lines(cell)), overflow="fold"))
+        for head, text in zip(heads, texts, strict=True):
+            pairs.add_row(Text("  " + head, no_wrap=True), Text(text, overflow="fold"))
         return pairs
 
 
@@ -62,9 +79,15 @@ def _lines(cell: RenderableType) -> list[str]:
     return (cell.plain if isinstance(cell, Text) else str(cell)).splitlines() or [""]
 
 
+def _word(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)
+
+
+def _longest(column: Column) -> int:
+    return max(cell_len(line) for cell in (column.header, *column.cells) for line in _lines(cell))
+
+
 def _needed(column: Column) -> int:
-    lines = [line for cell in (column.header, *column.cells) for line in _lines(cell)]
     if column.no_wrap:
-        return max(map(cell_len, lines))
-    word = max((cell_len(word) for line in lines for word in line.split()), default=0)
-    return min(word, _NAME_COLUMNS) if column.overflow == "fold" else word
+        return _longest(column)
+    return max(_word(line) for cell in (column.header, *column.cells) for line in _lines(cell))

@@ -19,7 +19,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from harness import __version__
 from harness.errors import ResultsError
@@ -117,6 +125,8 @@ class Manifest(_Strict):
     label. ``digests`` has that of everything that rows depend on, by a name for people: files, parts of models.
     ``tables`` has the digest of each of the run's files. ``validity`` is null while the run is unfinished; ``reasons``
     says why a run is INVALID. ``half`` is the only side whose halves were measured, null for a run of both.
+    ``untrained`` has the points whose weights were trained for other n_c, by pipeline and label, each with these n_c,
+    or null where what they were trained for is not known; it is absent from the manifest of an older run.
     """
 
     schema_version: int
@@ -135,6 +145,7 @@ class Manifest(_Strict):
     finished_utc: str | None
     tables: dict[str, str] = Field(default_factory=dict)
     half: Side | None = None
+    untrained: dict[str, dict[str, list[int] | None]] | None = None
     sessions: tuple[Session, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")
@@ -145,6 +156,14 @@ class Manifest(_Strict):
         if (self.validity == "INVALID") != bool(self.reasons):
             raise ValueError("an INVALID run has 'reasons', and no other run has any")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The seal of an older manifest is over what that has."""
+        given: dict[str, Any] = handler(self)
+        if self.untrained is None:
+            given.pop("untrained", None)
+        return given
 
     @property
     def label(self) -> str:
@@ -159,14 +178,10 @@ class Manifest(_Strict):
 
     @property
     def untuned(self) -> str:
-        """Empty, or the label of schemes whose pictures are answered by a model that merges and is not tuned for it.
-
-        The paper's baselines are answered by a model that was tuned for merged features (V-A3): a point's ``adapter``.
-        """
+        """Empty, or what tables and figures say of points that run otherwise than their weights were trained."""
         if self.scenario.get("estimate") is not None:
             return ""  # Nothing is answered.
-        names = [name for name, points in self.points.items() if any(map(_merges_untuned, points.values()))]
-        return f"not tuned for merging: {', '.join(names)}" if names else ""
+        return "; ".join(untuned(self.points, self.untrained or {}))
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -213,8 +228,36 @@ class Manifest(_Strict):
         return value
 
 
-def _merges_untuned(parameters: Mapping[str, Any]) -> bool:
-    """Whether a point is of an image codec (only these have ``max_side``) and merges without an adapter."""
+def untuned(
+    points: Mapping[str, Mapping[str, Mapping[str, Any]]], untrained: Mapping[str, Mapping[str, Sequence[int] | None]]
+) -> list[str]:
+    """What is said of points that run otherwise than their weights were trained; ``untrained`` is as in a manifest.
+
+    An image codec that merges without an ``adapter`` is answered by a model that was not tuned for merged features,
+    where the paper's is (V-A3).
+    """
+    found = {
+        "not tuned for merging": [name for name, of in points.items() if any(map(merges_untuned, of.values()))],
+        "n_c not trained for": [
+            _some(name, [label for label, trained in of.items() if trained is not None], points[name])
+            for name, of in untrained.items()
+            if any(trained is not None for trained in of.values())
+        ],
+        "training not known": [
+            _some(name, [label for label, trained in of.items() if trained is None], points[name])
+            for name, of in untrained.items()
+            if None in of.values()
+        ],
+    }
+    return [f"{what}: {', '.join(names)}" for what, names in found.items() if names]
+
+
+def _some(name: str, labels: Sequence[str], points: Mapping[str, object]) -> str:
+    return name if len(labels) == len(points) else f"{name} ({len(labels)} of {len(points)} points)"
+
+
+def merges_untuned(parameters: Mapping[str, Any]) -> bool:
+    """Whether a point is of an image codec (they alone have ``max_side``) and merges without an adapter."""
     merges = parameters.get("merge_to") is not None or parameters.get("n_c") is not None
     return "max_side" in parameters and merges and parameters.get("adapter") is None
 
@@ -240,6 +283,7 @@ def begin(
     machine: Mapping[str, Any],
     server: Server | None = None,
     half: Side | None = None,
+    untrained: Mapping[str, Mapping[str, Sequence[int] | None]] | None = None,
 ) -> Manifest:
     """The manifest of a run that starts now, in this process, from this checkout of the harness."""
     return Manifest(
@@ -258,6 +302,12 @@ def begin(
         reasons=(),
         finished_utc=None,
         half=half,
+        untrained=None
+        if untrained is None
+        else {
+            name: {label: None if trained is None else list(trained) for label, trained in of.items()}
+            for name, of in untrained.items()
+        },
         sessions=(session(command=command, machine=machine, server=server),),
     )
 

@@ -134,8 +134,10 @@ class Scheme(Protocol):
     its payloads. A scheme whose points name files besides the model has a class method ``files(backbone, point)`` that
     gives their paths, by names for people; one that needs further models has ``other_models(backbone, point)``, which
     gives their weights by name. ``stands_in_for(point)`` names what a point's weights are a small stand-in for, or is
-    None; ``is_codec_only(backbone, point)`` says whether the codec was trained without the backbone. A run labels its
-    numbers with either. All four are called before anything is computed.
+    None; ``is_codec_only(backbone, point)`` says whether the codec was trained without the backbone;
+    ``trained_n_c(backbone, point)`` gives the n_c that its weights were trained for: none where they depend on no n_c,
+    None where these are not known. A run labels its numbers with each of the three. All five are called before
+    anything is computed.
     """
 
     kind: ClassVar[str]

@@ -16,7 +16,7 @@ from harness.errors import BitstreamError, DataError
 from harness.models.contract import LanguageSide, VisionSide
 from harness.schemes.contract import Answer, Clock, DeviceHalf, MergingPoint, Models, Payload, ServerHalf
 from harness.schemes.steps import answers, tokens_of_image
-from harness.tofc.trained import adapter_files, load_adapter
+from harness.tofc.trained import adapter_files, adapter_n_c, load_adapter
 
 
 class ImagePoint(MergingPoint):
@@ -91,6 +91,11 @@ class ImageCodec(ABC):
     def files(cls, backbone: str, point: Any) -> dict[str, Path]:
         """The files that the point names, by names for people: its adapter's; raises UnavailableError for none."""
         return {} if point.adapter is None else adapter_files(backbone, point.adapter)
+
+    @classmethod
+    def trained_n_c(cls, backbone: str, point: Any) -> tuple[int, ...] | None:
+        """The n_c that the point's adapter was trained for; empty without one, None where they are not known."""
+        return () if point.adapter is None else adapter_n_c(backbone, point.adapter)
 
 
 @dataclasses.dataclass(frozen=True)

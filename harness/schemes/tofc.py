@@ -13,11 +13,13 @@ from harness.schemes.contract import DeviceHalf, MergingPoint, Models, Operating
 from harness.tofc.trained import (
     ADAPTER,
     CODEC,
-    MANIFEST,
     adapter_beside,
     find_codec,
+    is_codec_only,
+    refuse_adapter_alone,
     refuse_other_backbone,
     refuse_unreadable_adapter,
+    trained_n_c,
 )
 
 if TYPE_CHECKING:
@@ -54,16 +56,16 @@ class Tofc:
         return Merging()
 
     @classmethod
-    def folder(cls, backbone: str, point: Any) -> Path:
-        """The folder of the point's codec; raises UnavailableError where there is none."""
-        return find_codec(backbone, point.codec).parent
-
-    @classmethod
     def is_codec_only(cls, backbone: str, point: Any) -> bool:
         """Whether ``harness train`` fitted only the point's codec, to features of a backbone that was not tuned."""
-        folder = cls.folder(backbone, point)
-        is_trained = (folder / MANIFEST).is_file() and (folder / CODEC).is_file()
-        return is_trained and not (folder / ADAPTER).is_dir()
+        path = find_codec(backbone, point.codec)
+        return path.name == CODEC and is_codec_only(path.parent)
+
+    @classmethod
+    def trained_n_c(cls, backbone: str, point: Any) -> tuple[int, ...] | None:
+        """The n_c that the point's codec was trained for; None for a file that was copied out of its folder."""
+        path = find_codec(backbone, point.codec)
+        return trained_n_c(path.parent) if path.name == CODEC else None
 
     @classmethod
     def device_half(cls, models: Models, point: TofcPoint) -> DeviceHalf:
@@ -95,9 +97,11 @@ class Tofc:
         """The files that the point names besides the model, by names for people; raises as the halves do."""
         path = find_codec(backbone, point.codec)
         refuse_unreadable(path)
-        if path.name == CODEC:
-            refuse_other_backbone(path.parent, backbone)
         found = {f"codec {point.codec}": path}
+        if path.name != CODEC:
+            return found
+        refuse_other_backbone(path.parent, backbone)
+        refuse_adapter_alone(path.parent)
         if (adapter := path.parent / ADAPTER).is_dir():
             refuse_unreadable_adapter(adapter)
             found |= {f"adapter of {point.codec}, {file.name}": file for file in sorted(adapter.iterdir())}

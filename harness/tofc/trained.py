@@ -79,14 +79,27 @@ def find_by_hash(model: bytes, folder: Path) -> Path | None:
 def adapter_beside(codec: Path, models: Models, parts: Sequence[Part]) -> Path | None:
     """The folder of the adapter that lies beside a codec; None where the codec was trained without one.
 
-    Raises CheckpointError for a codec that was trained around other weights of these parts of the model.
+    Raises CheckpointError for a codec that was trained around other weights of these parts of the model, and for an
+    adapter without the manifest that says so.
     """
-    if codec.name != CODEC or not (codec.parent / MANIFEST).exists():
+    if codec.name != CODEC:
+        return None
+    refuse_adapter_alone(codec.parent)
+    if not (codec.parent / MANIFEST).exists():
         return None
     refuse_other_backbone(codec.parent, models.name)
     _refuse_other_weights(codec.parent, models, parts)
     adapter = codec.parent / ADAPTER
     return adapter if adapter.is_dir() else None
+
+
+def refuse_adapter_alone(folder: Path) -> None:
+    """Raises CheckpointError for a codec's folder with an adapter and no manifest."""
+    if (folder / ADAPTER).is_dir() and not (folder / MANIFEST).exists():
+        raise CheckpointError(
+            f"{folder}: has a codec with an adapter, and no {MANIFEST} that says which weights they were trained "
+            "around; copy the whole folder of the training"
+        )
 
 
 def refuse_other_backbone(folder: Path, backbone: str) -> None:
@@ -122,6 +135,20 @@ def manifest(path: Path) -> dict[str, Any]:
             f"{path}: is not a training's manifest: its 'fingerprints' must hold {', '.join(files.PARTS)}"
         )
     return found
+
+
+def is_codec_only(folder: Path) -> bool:
+    """Whether ``harness train`` fitted the codec in ``folder`` alone, to features of a backbone that was not tuned."""
+    return (folder / MANIFEST).is_file() and (folder / CODEC).is_file() and not (folder / ADAPTER).is_dir()
+
+
+def trained_n_c(folder: Path) -> tuple[int, ...] | None:
+    """The n_c that the training in ``folder`` was for, as its manifest says; None where that is not known."""
+    if not (path := folder / MANIFEST).is_file():
+        return None
+    config = manifest(path).get("config")
+    found = config.get("clusters") if isinstance(config, dict) else None
+    return tuple(sorted(found)) if isinstance(found, list) and all(type(n_c) is int for n_c in found) else None
 
 
 def reduction_of(found: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -185,6 +212,11 @@ def find_adapter(backbone: str, adapter: str) -> Path:
             if (folder / files.ADAPTER_CONFIG).is_file():
                 return folder
     if is_path:
+        if not Path(adapter).is_dir():
+            raise UnavailableError(
+                f"{adapter}: {'is a file, and' if Path(adapter).exists() else 'there is no such folder;'} a training's "
+                "folder is expected, or one with an adapter as peft saves it"
+            )
         raise UnavailableError(
             f"{adapter}: has no adapter; a training's folder, or one with {files.ADAPTER_CONFIG} and "
             f"{files.ADAPTER_WEIGHTS} in peft's format, is expected"
@@ -196,6 +228,15 @@ def find_adapter(backbone: str, adapter: str) -> Path:
         f"{TRAINED / backbone / adapter} ('harness train ... --stage merging'), give the path of its folder, or leave "
         "'adapter' out of the points: they then count as not tuned for merging"
     )
+
+
+def adapter_n_c(backbone: str, adapter: str) -> tuple[int, ...] | None:
+    """The n_c that an adapter was trained for; None where that is not known, as of one that peft saved by itself.
+
+    Raises as :func:`find_adapter`.
+    """
+    folder = find_adapter(backbone, adapter)
+    return trained_n_c(folder.parent) if folder.name == ADAPTER else None
 
 
 def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:

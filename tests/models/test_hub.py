@@ -233,7 +233,9 @@ def test_a_commit_stays_until_another_is_fetched(server: Server) -> None:
     server.asked.clear()
     assert get(revision="main") == located() == old.with_name(NEWER)
     assert [name for name, _ in server.files_asked()] == ["config.json"]
+    server.asked.clear()
     assert get(revision=COMMIT) == located() == old
+    assert server.asked == []
 
 
 def test_what_another_client_left_in_part_is_completed(server: Server) -> None:

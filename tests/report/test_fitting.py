@@ -16,6 +16,7 @@ from harness.report.fitting import Fitting
 from tests.made_up_run import make
 
 WORDS = st.text("abcxyz.-", min_size=1, max_size=14)
+LONG_WORDS = st.text("abcxyz.-", min_size=1, max_size=40)
 
 
 def shown(what: RenderableType, width: int) -> list[str]:
@@ -38,6 +39,24 @@ def test_every_cell_is_shown_whole_at_any_width(rows: list[tuple[str, str, str, 
     lines = shown(drawn, width)
     assert max(map(len, lines)) <= width
     assert {word for row in rows for word in row} <= {word for line in lines for word in line.replace(",", " ").split()}
+
+
+@given(
+    st.lists(st.tuples(LONG_WORDS, st.lists(LONG_WORDS, max_size=9), LONG_WORDS), min_size=1, max_size=3),
+    st.sampled_from([60, 80]),
+)
+def test_cells_that_wrap_break_no_word(rows: list[tuple[str, list[str], str]], width: int) -> None:
+    """Not in columns that may fold either, nor where one column is far longer than the others."""
+    drawn = Fitting(names=1)
+    drawn.add_column("scheme", overflow="fold")
+    drawn.add_column("claim, number and interval", overflow="fold")
+    drawn.add_column("verdict")
+    for name, words, last in rows:
+        drawn.add_row(name, " ".join(words), last)
+    lines = shown(drawn, width)
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for part in (line, line.replace(",", " ")) for word in part.split()}
+    assert {word for name, several, last in rows for word in (name, *several, last)} <= words
 
 
 def test_a_table_that_has_room_is_a_table() -> None:

@@ -166,7 +166,7 @@ def test_an_adapter_is_found_and_rows_depend_on_its_files(
     wanted = scenario(name)
     told = missing(wanted)
     assert len(told) == 1
-    assert "unknown adapter of mini-onevision 'own'" in told[0] or f"{name}: has no adapter" in told[0]
+    assert "unknown adapter of mini-onevision 'own'" in told[0] or f"{name}: there is no such folder" in told[0]
     place = tmp_path / {"own": "codecs/mini-onevision/own/adapter", "./own": "own"}[name]
     shutil.copytree(random[1], place)
     assert missing(wanted) == []

@@ -144,7 +144,9 @@ def _markdown(heads: Sequence[str], cells: "_Cells", caption: str, run: Analysis
 
     table = markdown_table(heads, ([shown(cell) for cell in row] for row in cells), numbers_from=1)
     head = "\n\n".join(
-        text for text in (caption, run.manifest.label, *(f"INVALID: {why}" for why in run.reasons)) if text
+        text
+        for text in (caption, run.manifest.label, run.manifest.untuned, *(f"INVALID: {why}" for why in run.reasons))
+        if text
     )
     return f"{head}\n\n{table}\n"
 
@@ -156,7 +158,14 @@ def _latex(heads: Sequence[str], cells: "_Cells", caption: str, run: Analysis, d
 
     lines = ["\\begin{table}", "\\centering"]
     notes = " ".join(
-        [caption, *(f"{text}." for text in (run.manifest.label, *(f"INVALID: {w}" for w in run.reasons)) if text)]
+        [
+            caption,
+            *(
+                f"{text}."
+                for text in (run.manifest.label, run.manifest.untuned, *(f"INVALID: {w}" for w in run.reasons))
+                if text
+            ),
+        ]
     )
     lines.append(f"\\caption{{{escaped(notes)}}}")
     lines += [f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", "\\toprule"]

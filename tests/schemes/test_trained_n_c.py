@@ -1,0 +1,107 @@
+"""What is said of points at an n_c that their weights were not trained for, or whose training is not known."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baselines.ablations.schemes import Selective
+from baselines.pillow_codecs import Jpeg, JpegPoint
+from harness.errors import CheckpointError
+from harness.runs import provenance
+from harness.scenario.load import load
+from harness.schemes.tofc import FeaturePoint, Tofc, TofcPoint
+from harness.stock import running_points, take_stock
+from harness.tofc import trained
+
+NAME = "mini-onevision"
+ZOO = trained.CODECS / NAME
+SCENARIO = """
+name: n_c
+title: n_c
+benchmark: StreetsQA
+backbone: mini-onevision
+samples: 8
+seed: 0
+pipelines:
+  - scheme: server_only
+  - scheme: tofc
+    points: [{{ codec: {codec}, n_c: [2, 6] }}]
+  - scheme: jpeg
+    points: [{{ quality: 5, n_c: 6, adapter: merging }}, {{ quality: 5, n_c: 3, adapter: merging }}, {{ quality: 9 }}]
+replay: {{ uplinks: [{{ kind: constant, rate: 25 KB/s }}] }}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Any:
+    """A function of a codec that gives a scenario with points within and without what its weights were trained for."""
+
+    def written(codec: str = "lambda-0.3") -> Any:
+        path = tmp_path / "n_c.yaml"
+        path.write_text(SCENARIO.format(codec=codec))
+        return load(path)
+
+    return written
+
+
+def test_points_at_another_n_c_are_named_before_and_in_a_run(scenario: Any) -> None:
+    """By check, by the run's manifest, and so by all tables and figures; it is no stand-in, and nothing is refused."""
+    said = ["n_c not trained for: tofc (1 of 2 points), jpeg (1 of 3 points)"]
+    assert running_points(scenario(), allow_stand_ins=False) == (6, said)
+    stock = take_stock(scenario(), allow_stand_ins=False)
+    manifest = stock.manifest("run", {"id": "here", "name": "here"}, [])
+    assert manifest.untuned == said[0]
+    assert manifest.label == ""
+    assert manifest.untrained is not None
+    assert list(manifest.untrained["tofc"].values()) == [[3, 6]]
+    assert [label.partition("n_c=")[2][0] for label in manifest.untrained["jpeg"]] == ["3"]
+
+
+def test_a_codec_out_of_its_folder_is_of_unknown_training(scenario: Any, tmp_path: Path) -> None:
+    """Whatever lies beside the file: it is neither its adapter nor its manifest."""
+    for place in (tmp_path / "alone", tmp_path / "beside"):
+        if place.name == "beside":
+            shutil.copytree(ZOO / "lambda-0.1", place)
+        place.mkdir(exist_ok=True)
+        codec = place / "flat.safetensors"
+        shutil.copy(ZOO / "lambda-0.3" / trained.CODEC, codec)
+        assert running_points(scenario(str(codec)))[1] == [
+            "n_c not trained for: jpeg (1 of 3 points)", "training not known: tofc"
+        ]  # fmt: skip
+        point = TofcPoint(codec=str(codec), n_c=6)
+        assert list(Tofc.files(NAME, point).values()) == [codec]
+        assert not Tofc.is_codec_only(NAME, point)
+
+
+def test_a_codec_with_its_adapter_and_without_its_manifest_is_refused(tmp_path: Path) -> None:
+    """It would run without the adapter that it was trained with."""
+    shutil.copytree(ZOO / "lambda-0.3", tmp_path / "copy")
+    (tmp_path / "copy" / trained.MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"copy: has a codec with an adapter, and no manifest\.json"):
+        Tofc.files(NAME, TofcPoint(codec=str(tmp_path / "copy"), n_c=6))
+
+
+def test_an_adapter_as_peft_saves_it_is_of_unknown_training(tmp_path: Path) -> None:
+    """Of a training's adapter the n_c are known, and a picture without one has none."""
+    shutil.copytree(ZOO / "merging" / trained.ADAPTER, tmp_path / "own")
+    point = JpegPoint(quality=5, n_c=6, adapter="merging")
+    assert Jpeg.trained_n_c(NAME, point) == (6,)
+    assert Jpeg.trained_n_c(NAME, point.model_copy(update={"adapter": str(tmp_path / "own")})) is None
+    assert Jpeg.trained_n_c(NAME, JpegPoint(quality=5, n_c=6)) == ()
+    assert Selective.trained_n_c(NAME, FeaturePoint(codec="lambda-0.2", n_c=6)) == (6, 3)
+
+
+def test_an_older_manifest_does_not_say(scenario: Any, tmp_path: Path) -> None:
+    """Its seal is over what it has, and a newer one's over what a point was trained for too."""
+    manifest = take_stock(scenario()).manifest("run", {"id": "here", "name": "here"}, [])
+    older = manifest.model_copy(update={"untrained": None})
+    path = tmp_path / provenance.MANIFEST
+    path.write_text(provenance.to_json(older))
+    assert "untrained" not in json.loads(path.read_text())
+    assert provenance.read(path) == older
+    assert older.untuned == ""
+    path.write_text(provenance.to_json(manifest))
+    assert provenance.read(path) == manifest
