@@ -101,7 +101,8 @@ def smoke(smoke_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) ->
     """One uninterrupted run of it: real models, real bytes; one for all workers of the test runner."""
     from harness.study import run
 
-    return Run.read(made_once(tmp_path_factory, "smoke", lambda folder: run(smoke_scenario, folder, reporter=Silent())))
+    base = tmp_path_factory.getbasetemp()
+    return Run.read(made_once(base, "smoke", lambda folder: run(smoke_scenario, folder, reporter=Silent())))
 
 
 @pytest.fixture(scope="session")

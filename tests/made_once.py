@@ -6,20 +6,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+def made_once(base: Path, name: str, make: Callable[[Path], object]) -> Path:
     """The folder ``name``, which the first worker that wants it makes while others that want it wait.
 
-    A folder whose making failed is there for nobody: the next that wants it makes it again.
+    ``base`` is the worker's folder, in that of the session. A folder whose making failed is there for nobody: the next
+    that wants it makes it again.
     """
-    base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        folder = factory.mktemp("made") / name
-        make(folder)
-        return folder
-    # Each worker has a folder of its own in that of the session.
+        (base / "made").mkdir(exist_ok=True)
+        make(base / "made" / name)
+        return base / "made" / name
     made, folder = base.parent / f"{name} is made", base.parent / "made" / name
     with (base.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

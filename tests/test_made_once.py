@@ -9,17 +9,6 @@ from tests.forked import forked
 from tests.made_once import made_once
 
 
-class Factory(pytest.TempPathFactory):
-    """The temporary folders of one worker."""
-
-    def __init__(self, base: Path) -> None:
-        self._base = base
-
-    def getbasetemp(self) -> Path:
-        """The worker's own folder, in that of the session."""
-        return self._base
-
-
 def test_one_worker_makes_it_and_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two at once one makes it, whole before the other reads it; after a failure the next makes it again."""
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
@@ -33,14 +22,14 @@ def test_one_worker_makes_it_and_others_wait(tmp_path: Path, monkeypatch: pytest
         (folder / "whole").touch()
 
     def work(base: Path) -> None:
-        assert (made_once(Factory(base), "it", make) / "whole").exists()
+        assert (made_once(base, "it", make) / "whole").exists()
 
     def fail(folder: Path) -> None:
         folder.mkdir(parents=True)
         raise ValueError("in the middle")
 
     with pytest.raises(ValueError, match="in the middle"):
-        made_once(Factory(tmp_path / "gw0"), "it", fail)
+        made_once(tmp_path / "gw0", "it", fail)
     workers = [forked(work, tmp_path / name) for name in ("gw0", "gw1")]
     for worker in workers:
         worker.join()

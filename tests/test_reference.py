@@ -3,8 +3,8 @@
 ``reference/smoke.json`` was made by commit 590d1f5 from ``scenarios/smoke.yaml``: every scheme's payload, answers and
 visual tokens on 16 questions, and for three schemes the stage times and the replayed instants. The mapping: a label
 leaves out parameters at their defaults (``was`` is the earlier one); a payload is its body and an envelope, of 8 bytes
-where the body has a checksum and 12 elsewhere; T_link has grown by the envelope alone. tofc's payloads and answers are those
-of the codec that is bundled now; its replays keep the bytes of then, ``replayed_bytes``.
+where the body has a checksum and 12 elsewhere; T_link has grown by the envelope alone. tofc's payloads and answers are
+those of the codec that is bundled now; its replays keep the earlier codec's bytes, ``replayed_bytes``.
 """
 
 import json
