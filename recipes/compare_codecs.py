@@ -148,7 +148,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 disk.write_text(arguments.save, text)
         rows[folder] = known[key]
         print(f"## {folder}\n\n{tables(rows[folder])}\n", flush=True)
-    if several := scatter(rows):
+    others = {folder: rows[folder] for folder in arguments.others}
+    old_rows = {folder: found for folder, found in rows.items() if folder not in others}
+    if several := scatter(old_rows) + scatter(others):
         print("| training | n_c | seeds | bytes an image | deviation over seeds | D | deviation over seeds |")
         print("|---|---|---|---|---|---|---|")
     for name, n_c, seeds, n_bytes, sd_bytes, loss, sd_loss in several:
@@ -156,9 +158,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.others:
         print("\nD less the first group's at equal bytes; the interval is over pictures, and over seeds from two on.\n")
         print("| training | n_c | bytes an image | D less | 95 % interval | seeds |\n|---|---|---|---|---|---|")
-    old = [row for folder in arguments.folders for row in rows[folder]]
-    for name, folders in by_training({folder: rows[folder] for folder in arguments.others}).items():
-        for n_c, n_bytes, compared in at_equal_bytes(old, [rows[folder] for folder in folders]):
+    old = [row for found in old_rows.values() for row in found]
+    for name, folders in by_training(others).items():
+        for n_c, n_bytes, compared in at_equal_bytes(old, [others[folder] for folder in folders]):
             shown = f"beyond its curve | - | {len(folders)}" if compared is None else compared
             print(f"| {name} | {n_c} | {n_bytes:.0f} | {shown} |")
 
