@@ -1,9 +1,9 @@
 """The ablations as schemes: TOFC with one part replaced, trained under one budget by ``recipes.ablations``.
 
-The bundled points are of an earlier recipe, which their card describes. Fig. 12 replaces the entropy coding of merged
-features; :class:`Selective` is the group's TOFC. Table I replaces the merging, without a codec: backbone and reducer
-are trained with only the distortion as the loss, and the features cross the link as half-precision numbers. Its points
-are called :data:`DISTORTION`; TOFC's merging is that point of :class:`Single`.
+Fig. 12 replaces the entropy coding of merged features; :class:`Selective` is the group's TOFC. Table I replaces the
+merging, without a codec: backbone and reducer are trained with only the distortion as the loss, and the features cross
+the link as half-precision numbers. Its points are called :data:`DISTORTION`; TOFC's merging is that point of
+:class:`Single`.
 """
 
 import json
