@@ -134,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--first-book", type=int, default=FIRST_BOOK, help="of pages that nothing learnt from")
     parser.add_argument("--save", type=Path, help="a JSON file for the rows; what it holds is not measured again")
     arguments = parser.parse_args(argv)
+    if arguments.pages < 2:
+        parser.error(f"--pages {arguments.pages}: an interval over pages needs at least 2")
     if arguments.save:
         disk.check_writable(arguments.save)
     torch.set_num_threads(1)

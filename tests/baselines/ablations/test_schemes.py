@@ -220,7 +220,7 @@ def test_the_recipe_makes_what_is_missing_and_nothing_twice(
 def test_points_are_compared_on_the_same_pages(models: LlavaModels) -> None:
     """Each through its own halves; a point differs from itself by nothing, from another by the pages' mean."""
     found = [
-        comparison.measured(models, scheme, name, n_c, pages=1)
+        comparison.measured(models, scheme, name, n_c, pages=2)
         for scheme, name, n_c in (
             (Selective, FIG_12[Selective][0], 3),
             (Heuristic, FIG_12[Heuristic][0], 3),
