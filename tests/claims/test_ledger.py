@@ -317,11 +317,15 @@ def test_what_a_codecs_training_recorded_is_its_manifests(
     manifest = json.loads((bundled / "manifest.json").read_text())
     held_out = manifest["held_out"]
     monkeypatch.chdir(tmp_path)
-    counted = Path("codecs/mini-onevision/counted")
-    shutil.copytree(bundled, counted)
+    counted, uncounted = (Path("codecs/mini-onevision") / name for name in ("counted", "uncounted"))
     for row in held_out["rows"]:
         row["expert_bits"] = 0.02 * 8 * row["bytes_per_image"]
+    shutil.copytree(bundled, counted)
     (counted / "manifest.json").write_text(json.dumps(manifest))
+    for row in held_out["rows"]:
+        del row["expert_bits"]
+    shutil.copytree(bundled, uncounted)
+    (uncounted / "manifest.json").write_text(json.dumps(manifest))
 
     def of(codec: str, metric: str) -> Sequence[Item]:
         points = {**full.manifest.points, "tofc": {f"codec={codec}": {"codec": codec}}}
@@ -330,10 +334,10 @@ def test_what_a_codecs_training_recorded_is_its_manifests(
     assert [item.estimate.value for item in of("counted", "z_share")] == [row["z_share"] for row in held_out["rows"]]
     assert [item.estimate.value for item in of("counted", "experts_share")] == pytest.approx([0.02] * 2)
     # Where no bits were recorded, the share is between that of the use's entropy and that of all indices in full.
-    for item, row in zip(of("lambda-0.3", "experts_share"), held_out["rows"], strict=True):
+    for item, row in zip(of("uncounted", "experts_share"), held_out["rows"], strict=True):
         bits = 8 * row["bytes_per_image"] * held_out["pictures"] / sum(row["expert_use"])
         assert 0 < item.estimate.low < item.estimate.high == pytest.approx(4 / bits)
-    used = of("lambda-0.3", "experts_used")
+    used = of("uncounted", "experts_used")
     assert used[0].estimate.value == sum(n > 0 for n in held_out["rows"][0]["expert_use"]) / 16
 
 
