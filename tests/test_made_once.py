@@ -2,6 +2,8 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -9,15 +11,9 @@ from tests.forked import forked
 from tests.made_once import made_once
 
 
-class Factory(pytest.TempPathFactory):
-    """The temporary folders of one worker."""
-
-    def __init__(self, base: Path) -> None:
-        self._base = base
-
-    def getbasetemp(self) -> Path:
-        """The worker's own folder, in that of the session."""
-        return self._base
+def factory(base: Path) -> pytest.TempPathFactory:
+    """The temporary folders of one worker, whose own folder lies in that of the session."""
+    return cast("pytest.TempPathFactory", SimpleNamespace(getbasetemp=lambda: base))
 
 
 def test_one_worker_makes_it_and_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,14 +29,14 @@ def test_one_worker_makes_it_and_others_wait(tmp_path: Path, monkeypatch: pytest
         (folder / "whole").touch()
 
     def work(base: Path) -> None:
-        assert (made_once(Factory(base), "it", make) / "whole").exists()
+        assert (made_once(factory(base), "it", make) / "whole").exists()
 
     def fail(folder: Path) -> None:
         folder.mkdir(parents=True)
         raise ValueError("in the middle")
 
     with pytest.raises(ValueError, match="in the middle"):
-        made_once(Factory(tmp_path / "gw0"), "it", fail)
+        made_once(factory(tmp_path / "gw0"), "it", fail)
     workers = [forked(work, tmp_path / name) for name in ("gw0", "gw1")]
     for worker in workers:
         worker.join()

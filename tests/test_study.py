@@ -141,7 +141,7 @@ def test_a_run_killed_at_any_moment_resumes_and_ends_with_the_same_rows(
     kills, committed = 0, -1
     while True:
         process = forked(_run, short, folder)
-        target = committed + moment.randint(2, 6)
+        target = committed + moment.randint(1, 4)
         while process.is_alive() and _parts(folder) < target:
             time.sleep(0.005)
         process.join(moment.random() * 0.1)
