@@ -109,7 +109,7 @@ def test_a_stand_in_is_announced_once_and_recorded(tmp_path: Path, monkeypatch: 
     )
     reporter = Silent()
     run(wanted, tmp_path / "run", reporter=reporter)
-    (warning,) = reporter.warnings
+    (warning,) = [text for text in reporter.warnings if "runs instead" in text]
     assert "StreetsQA runs instead of RealWorldQA" in warning
     assert "mini-onevision runs instead of llava-onevision-7b" in warning
     manifest = Run.read(tmp_path / "run").manifest
@@ -141,7 +141,7 @@ def test_a_run_killed_at_any_moment_resumes_and_ends_with_the_same_rows(
     kills, committed = 0, -1
     while True:
         process = forked(_run, short, folder)
-        target = committed + moment.randint(2, 6)
+        target = committed + moment.randint(1, 4)
         while process.is_alive() and _parts(folder) < target:
             time.sleep(0.005)
         process.join(moment.random() * 0.1)
