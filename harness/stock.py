@@ -22,7 +22,7 @@ from harness.models import files
 from harness.models.contract import Backbone
 from harness.models.patches import features_of, patches_of_all
 from harness.records import PointKey, SampleRow, Side
-from harness.runs import digests, provenance, recorded
+from harness.runs import digests, labels, provenance, recorded
 from harness.runs.recorded import RecordedTimes
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import PipelineSpec, Scenario
@@ -71,7 +71,7 @@ class Stock:
     @property
     def untuned(self) -> list[str]:
         """What is said of points that run otherwise than their weights were trained."""
-        return provenance.untuned(self.parameters, self.untrained)
+        return labels.untuned(self.parameters, self.untrained)
 
     def refuse_pictures(self) -> None:
         """Raises DataError for a picture that cannot be decoded, or is larger than the scenario's server accepts."""
@@ -262,7 +262,7 @@ def running_points(scenario: Scenario, *, allow_stand_ins: bool = True) -> tuple
             points[spec.name, point.label] = scheme, point
     if scenario.estimate is not None:
         return len(points), []
-    return len(points), provenance.untuned(_parameters(points), _untrained(points, backbone, scenario.weights))
+    return len(points), labels.untuned(_parameters(points), _untrained(points, backbone, scenario.weights))
 
 
 def _parameters(

@@ -42,7 +42,7 @@ def convert(path: Path, out: Path) -> str:
         tensors = {name: tensor.detach().to_dense().contiguous().clone() for name, tensor in newest_keys(state).items()}
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except (RuntimeError, NotImplementedError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{path}: a tensor of it cannot be read: {_said(error)}") from None
     unfinished = out.with_name(out.name + ".part")
     try:

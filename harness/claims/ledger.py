@@ -12,7 +12,7 @@ from harness.claims.evaluation import Evaluation, has, pipelines_of
 from harness.claims.model import Claim, Claims, ClaimStudy, Criterion, Machines, direction
 from harness.claims.verdict import ALPHA, Decided, Item, Verdict, judge, picked
 from harness.errors import HarnessError
-from harness.runs.provenance import merges_untuned
+from harness.runs.labels import merges_untuned
 
 Source = Literal["measured", "recorded", "estimated", "reported", "counted", ""]
 

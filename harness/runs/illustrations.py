@@ -23,7 +23,7 @@ class _Part(BaseModel):
 
 
 class Fit(_Part):
-    """A fitted density: its location and scale, and the mean log-likelihood of an element under it, in nats."""
+    """A fitted density: its location and scale, and the mean log-likelihood per element under it, in nats."""
 
     location: float
     scale: float

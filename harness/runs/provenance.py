@@ -32,6 +32,7 @@ from pydantic import (
 from harness import __version__
 from harness.errors import ResultsError
 from harness.records import SCHEMA_VERSION, Side
+from harness.runs import labels
 from harness.runs.digests import changed, of_code, of_data
 
 MANIFEST = "manifest.json"
@@ -181,7 +182,7 @@ class Manifest(_Strict):
         """Empty, or what tables and figures say of points that run otherwise than their weights were trained."""
         if self.scenario.get("estimate") is not None:
             return ""  # Nothing is answered.
-        return "; ".join(untuned(self.points, self.untrained or {}))
+        return "; ".join(labels.untuned(self.points, self.untrained or {}))
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -226,40 +227,6 @@ class Manifest(_Strict):
                 raise ResultsError(f"run {self.name}: {MANIFEST} has no key {key!r} in {place}; it has: {known}")
             value = value[key]
         return value
-
-
-def untuned(
-    points: Mapping[str, Mapping[str, Mapping[str, Any]]], untrained: Mapping[str, Mapping[str, Sequence[int] | None]]
-) -> list[str]:
-    """What is said of points that run otherwise than their weights were trained; ``untrained`` is as in a manifest.
-
-    An image codec that merges without an ``adapter`` is answered by a model that was not tuned for merged features,
-    where the paper's is (V-A3).
-    """
-    found = {
-        "not tuned for merging": [name for name, of in points.items() if any(map(merges_untuned, of.values()))],
-        "n_c not trained for": [
-            _some(name, [label for label, trained in of.items() if trained is not None], points[name])
-            for name, of in untrained.items()
-            if any(trained is not None for trained in of.values())
-        ],
-        "training not known": [
-            _some(name, [label for label, trained in of.items() if trained is None], points[name])
-            for name, of in untrained.items()
-            if None in of.values()
-        ],
-    }
-    return [f"{what}: {', '.join(names)}" for what, names in found.items() if names]
-
-
-def _some(name: str, labels: Sequence[str], points: Mapping[str, object]) -> str:
-    return name if len(labels) == len(points) else f"{name} ({len(labels)} of {len(points)} points)"
-
-
-def merges_untuned(parameters: Mapping[str, Any]) -> bool:
-    """Whether a point is of an image codec (they alone have ``max_side``) and merges without an adapter."""
-    merges = parameters.get("merge_to") is not None or parameters.get("n_c") is not None
-    return "max_side" in parameters and merges and parameters.get("adapter") is None
 
 
 def _commit(session: Session) -> str:

@@ -88,7 +88,7 @@ def test_mme_pairs_share_a_picture(tsv) -> None:
 
 @pytest.mark.parametrize("benchmark", ["RealWorldQA", "MME"])
 def test_an_image_path_does_not_make_two_pictures_one(tsv, benchmark: str) -> None:
-    """Rows that share an image_path and show different pictures are told apart in identity and in MME's pairs."""
+    """Rows that share an image_path and show different pictures differ in identity and in MME's pairs."""
     blue = base64.b64encode(png("blue")).decode()
     shown = [RED, blue, RED, "1", blue]
     rows = "".join(f"{i}\t{image}\tIs it?\tYes\tcount\tsame.jpg\n" for i, image in enumerate(shown))

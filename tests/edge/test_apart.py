@@ -72,7 +72,7 @@ def test_joined_halves_are_the_run_of_one_process(alone: Record, parted: tuple[P
 
 @pytest.mark.slow
 def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
-    """Whoever reads it as a run, or takes one half for the other, is told which half it is."""
+    """Whoever reads it as a run, or takes one half for the other, gets a message that says which half it is."""
     device, server = parted
     with pytest.raises(ResultsError, match=r"is only the device half of a run; 'harness join'"):
         Analysis.read(device)

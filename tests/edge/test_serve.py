@@ -160,7 +160,7 @@ def test_an_address_that_others_reach_wants_a_token(fake_scenario: Path) -> None
 
 @pytest.mark.slow
 def test_a_stopping_server_answers_what_it_has_taken(fake_scenario: Path) -> None:
-    """A request whose body is on its way when the server is told to stop is answered, and the server ends well."""
+    """A request whose body is being sent when the server is stopped is answered; then the server exits with 0."""
     process = ends.start("serve", fake_scenario, "--listen", "127.0.0.1:0")
     address = ends.listening(process)
     peer = Peer(address, study.describe(take_stock(load(fake_scenario))))

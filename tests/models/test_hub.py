@@ -306,7 +306,7 @@ def test_what_cannot_be_fetched_is_one_sentence(
 
 
 def test_a_revision_that_is_not_there_is_one_sentence(server: Server) -> None:
-    """Its name is in the address that is told."""
+    """The message has the address, and its name is in that."""
     with pytest.raises(UnavailableError, match=r"revision/v9 answers 404; llava-hf/\S+ has no such revision"):
         get(revision="v9")
 

@@ -160,7 +160,7 @@ def test_stop_tokens_are_the_templates_and_the_checkpoints(folder, declared, ids
 
 @pytest.mark.parametrize("declared", ["end", [7, "end"], 1.5])
 def test_damaged_stop_tokens_are_refused(folder, declared) -> None:
-    """What is no token's number is told with the file."""
+    """The message has the file and the value that is no token's number."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
     with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id is .* a token's number"):
         load("llava-onevision-7b", weights=folder).language()

@@ -95,7 +95,7 @@ def test_parts_are_those_that_transformers_reads(
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parts_together_are_the_whole(tmp_path: Path, family: str) -> None:
-    """The model that training takes has the parts' weights, and each part's fingerprint is told without loading it."""
+    """The model that training takes has the parts' weights, and each part's fingerprint is known without loading it."""
     stored(tmp_path, family, dtype=torch.float16)
     _, _, load, name = FAMILIES[family]
     models: LlavaModels = load(name, weights=tmp_path)

@@ -133,7 +133,7 @@ def test_a_processor_counter_that_begins_again_loses_nothing(tmp_path: Path, clo
 
 
 def test_a_counter_that_fell_without_a_range_is_not_guessed() -> None:
-    """A driver that was loaded anew: the joules in between are unknown, those after it are told."""
+    """After the driver was loaded again the joules are counted; those in between are unknown."""
     value = [50.0]
     sensor = Sensor("a counter", lambda: {"rail": value[0]}, energy._counter)
     before = Reading(0.0, sensor.look())

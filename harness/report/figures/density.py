@@ -31,7 +31,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     notes = [
         f"elements of the features of {found.pictures} pictures, as {found.pipeline} at {found.point} has them; fits "
         "by maximum likelihood",
-        "LL: mean log-likelihood of an element, in nats; the best is marked",
+        "LL: mean log-likelihood per element, in nats; the best is marked",
         "computed, not timed",
     ]
     boxes, body_in = grid(width_in, 2, most=1 if width_in < NARROW_IN else 2, high_in=1.9, left_in=0.5, gap_in=0.55)
@@ -63,7 +63,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         tallest = max(float(density.max()), *map(float, peaks))
         axes.set_ylim(0, 1.08 * tallest)
         axes.set_xlim(edges[0], edges[-1])
-        axes.set_xlabel("value of an element")
+        axes.set_xlabel("element's value")
         axes.set_ylabel("density")
         axes.set_title(name, fontsize=7.0, pad=3)
     return sheet.figure, pd.DataFrame(rows)
