@@ -1,16 +1,25 @@
-"""One question through both halves of a scheme that sends merged features."""
+"""One question through both halves of a scheme."""
 
 from typing import Any
 
 import pytest
 
 from harness.data.questions import samples
+from harness.data.sample import Sample
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError
-from harness.models.contract import Untimed
+from harness.models.contract import Clock, Untimed
 from harness.profiling.clock import StageClock
+from harness.schemes.contract import DeviceHalf
 from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import Tofc, TofcPoint
+
+
+def sent_bytes(half: DeviceHalf, sample: Sample, clock: Clock | None = None) -> bytes:
+    """What a device half that sends something sends of a sample, in its envelope."""
+    data = send(half, sample, clock or Untimed())
+    assert isinstance(data, bytes)
+    return data
 
 
 def answers_from_its_stream(scheme: type[Tofc], models: Any, point: TofcPoint, *, n_clusters: int) -> None:
@@ -18,8 +27,7 @@ def answers_from_its_stream(scheme: type[Tofc], models: Any, point: TofcPoint, *
     device, server = scheme.device_half(models, point), scheme.server_half(models, point)
     sample = samples(book("test", 0)[:1], paired=False)[0]
     clocks = StageClock(), StageClock()
-    data = send(device, sample, clocks[0])
-    assert isinstance(data, bytes)
+    data = sent_bytes(device, sample, clocks[0])
     (answer,) = receive(server, data, [sample.question], clocks[1], kind=scheme.kind)
     assert tuple(clocks[0].seconds) == ("preprocess", "vision_encode", "merge", "encode")
     assert tuple(clocks[1].seconds) == ("decode", "project", "prefill", "generate")

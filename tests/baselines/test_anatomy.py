@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from harness.schemes.envelope import pack as enveloped
 
 TOFC = {"header", "experts", "z", "y"}
 JPEG = {"headers", "quantisation", "Huffman tables", "coefficients"}
-POINTS = {
+POINTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "tofc": ({"codec": "lambda-0.1", "merge_to": 0.02}, TOFC),
     "jpeg": ({"quality": 30}, JPEG),
     "webp": ({"quality": 30}, {"container", "frame header", "modes", "coefficients"}),

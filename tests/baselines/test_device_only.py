@@ -1,18 +1,21 @@
 """device_only: the smaller model answers on the device, and a run says so in bytes, stages and latency."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from baselines import device_only
 from baselines.device_only import DeviceOnly, DeviceOnlyPoint
 from harness import catalog
 from harness.analysis import Analysis
 from harness.data.questions import samples
 from harness.data.streetsqa import book
 from harness.errors import BitstreamError, ScenarioError, UnavailableError
-from harness.models.contract import Request, Untimed
+from harness.models.contract import Models, Request, Untimed
+from harness.models.llava import LlavaVision
 from harness.models.llava15 import load as load_llava15
 from harness.models.onevision import load
 from harness.profiling.clock import StageClock
@@ -37,9 +40,16 @@ def server_model():
     return load("mini-onevision")
 
 
+def half_of(models: Models, **point: Any) -> device_only._Device:
+    """The device half at a point."""
+    half = DeviceOnly.device_half(models, DeviceOnlyPoint(**point))
+    assert isinstance(half, device_only._Device)
+    return half
+
+
 def test_the_smaller_model_answers(server_model, sample) -> None:
     """The answer is mini-nano's, from all of its tokens; every stage is the device's."""
-    half = DeviceOnly.device_half(server_model, DeviceOnlyPoint())
+    half = half_of(server_model)
     assert (half.vision.name, half.language.name) == ("mini-nano", "mini-nano")
     clock = StageClock()
     answer = send(half, sample, clock)
@@ -55,9 +65,10 @@ def test_the_smaller_model_answers(server_model, sample) -> None:
 
 def test_it_may_merge_what_it_reads(server_model, sample) -> None:
     """With merge_to the device's own model has fewer tokens to read."""
-    half = DeviceOnly.device_half(server_model, DeviceOnlyPoint(merge_to=0.044))
+    half = half_of(server_model, merge_to=0.044)
     clock = StageClock()
     answer = half(sample, clock)
+    assert isinstance(half.vision, LlavaVision)
     n_h, n_w = half.vision.preprocess(sample.image()).layout.grid
     assert answer.visual_tokens == 6 * (n_h * n_w + 1)
     assert tuple(clock.seconds) == ("preprocess", "vision_encode", "merge", "project", "prefill", "generate")
@@ -65,7 +76,7 @@ def test_it_may_merge_what_it_reads(server_model, sample) -> None:
 
 def test_the_model_on_the_device_may_be_named(server_model) -> None:
     """A point's backbone goes before the catalog's; an unknown one is refused with the known."""
-    half = DeviceOnly.device_half(server_model, DeviceOnlyPoint(backbone="mini-onevision"))
+    half = half_of(server_model, backbone="mini-onevision")
     assert half.language.name == "mini-onevision"
     with pytest.raises(ScenarioError, match=r"unknown backbone 'pico'; known: .*mini-nano"):
         DeviceOnly.device_half(server_model, DeviceOnlyPoint(backbone="pico"))
@@ -79,7 +90,7 @@ def test_a_backbone_without_a_smaller_one_says_so() -> None:
         UnavailableError, match=r"no smaller model than mini-llava15 .* name one as the point's backbone"
     ):
         DeviceOnly.device_half(llava15, DeviceOnlyPoint())
-    half = DeviceOnly.device_half(llava15, DeviceOnlyPoint(backbone="mini-nano"))
+    half = half_of(llava15, backbone="mini-nano")
     assert half.language.name == "mini-nano"
 
 

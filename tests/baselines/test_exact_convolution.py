@@ -9,10 +9,13 @@ from torch import nn
 
 from baselines.networks.exact_convolution import LIMIT, STEP, WEIGHT_BITS, ExactConvolution, make_exact
 
+Convolution = nn.Conv2d | nn.ConvTranspose2d
 
-def _layer(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], n_in: int, n_out: int, stride: int) -> nn.Module:
-    extra = {"output_padding": stride - 1} if kind is nn.ConvTranspose2d else {}
-    return kind(n_in, n_out, kernel_size=5, stride=stride, padding=2, **extra)
+
+def _layer(kind: type[Convolution], n_in: int, n_out: int, stride: int) -> Convolution:
+    if kind is nn.ConvTranspose2d:
+        return nn.ConvTranspose2d(n_in, n_out, kernel_size=5, stride=stride, padding=2, output_padding=stride - 1)
+    return nn.Conv2d(n_in, n_out, kernel_size=5, stride=stride, padding=2)
 
 
 @given(
@@ -23,7 +26,7 @@ def _layer(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], n_in: int, n_out: i
     seed=st.integers(0, 99),
 )
 def test_it_is_the_float_convolution_to_within_its_steps(
-    kind: type[nn.Conv2d], n_in: int, n_out: int, stride: int, seed: int
+    kind: type[Convolution], n_in: int, n_out: int, stride: int, seed: int
 ) -> None:
     """Rounded inputs and weights move a sum by at most half a step each, rounding it and the bias by half a step."""
     torch.manual_seed(seed)
@@ -57,6 +60,8 @@ def test_the_order_of_summation_does_not_matter(seed: int) -> None:
     """Shuffled input channels give the same bits."""
     torch.manual_seed(seed)
     layer, shuffled = nn.Conv2d(64, 3, 5), nn.Conv2d(64, 3, 5)
+    assert layer.bias is not None
+    assert shuffled.bias is not None
     order = torch.randperm(64)
     with torch.no_grad():
         shuffled.weight.copy_(layer.weight[:, order])

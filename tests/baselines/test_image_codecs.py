@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def test_full_chroma_costs_bytes() -> None:
     assert len(set(sizes)) == 3
 
 
-METADATA = {
+METADATA: dict[str | tuple[int, int], Any] = {
     "comment": b"a comment of the original file" * 99,
     "exif": b"Exif\0\0II*\0" + bytes(3000),
     "icc_profile": bytes(3000),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from baselines.networks.elic import Elic2022Official
-from baselines.networks.entropy_models import EntropyBottleneck
+from baselines.networks.entropy_models import EntropyBottleneck, GaussianConditional
 from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Network
 from baselines.networks.weights import load, make_ready, ready
@@ -172,7 +172,8 @@ def test_the_bundled_weights_are_compressais_too(codec: str, peers: dict[str, Ca
 def test_scales_choose_the_narrowest_table_that_is_as_wide(codec: str, peers: dict[str, Callable[..., Any]]) -> None:
     """On every scale of the table, beside it, below the least, above the most, and where there is no number."""
     ours, theirs = _both(codec, peers)
-    mine, peer = (next(module for module in net.modules() if hasattr(module, "scale_table")) for net in (ours, theirs))
+    mine = next(module for module in ours.modules() if isinstance(module, GaussianConditional))
+    peer: Any = next(module for module in theirs.modules() if hasattr(module, "scale_table"))
     at = mine.scale_table
     scales = torch.cat((at, at.nextafter(torch.tensor(0.0)), at.nextafter(torch.tensor(1e9)), torch.tensor([0, -1.0])))
     scales = torch.cat((scales, torch.tensor([1e9, torch.nan])))

@@ -221,5 +221,6 @@ def test_a_fingerprint_sees_every_weight() -> None:
         nets.append(build(path, "hyperprior", state))
         load(path, nets[-1], state)
     assert fingerprint(nets[0].state_dict(), 4) == fingerprint(nets[1].state_dict(), 4)
-    nets[1].g_s[6].bias.data[0] = torch.nextafter(nets[1].g_s[6].bias.data[0], torch.tensor(9.0))
+    bias_C = nets[1].get_parameter("g_s.6.bias").data
+    bias_C[0] = torch.nextafter(bias_C[0], torch.tensor(9.0))
     assert fingerprint(nets[0].state_dict(), 4) != fingerprint(nets[1].state_dict(), 4)

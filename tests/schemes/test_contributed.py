@@ -23,9 +23,10 @@ from harness.runs.store import Run
 from harness.scenario.load import load as scenario_of
 from harness.scenario.model import Measure
 from harness.schemes.contract import Payload
-from harness.schemes.envelope import pack, receive, send
+from harness.schemes.envelope import pack, receive
 from harness.schemes.fake import Fake, FakeModels, FakePoint
 from harness.stock import missing
+from tests.one_request import sent_bytes
 from tests.silent import Silent
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_scheme.py"
@@ -52,7 +53,7 @@ def test_the_example_is_a_scheme(example, make_models) -> None:
     for bits in (16, 9):
         point = example.MeanPoint(bits=bits)
         clocks = StageClock(), StageClock()
-        data = send(example.Mean.device_half(models, point), sample, clocks[0])
+        data = sent_bytes(example.Mean.device_half(models, point), sample, clocks[0])
         server = example.Mean.server_half(make_models(), point)
         (answer,) = receive(server, data, [sample.question], clocks[1], kind=example.Mean.kind)
         assert isinstance(answer, Answer)
@@ -250,7 +251,13 @@ class Mirrored(Fake):
     def device_half(cls, models, point):
         """The fake's, as a payload of its own kind."""
         inner = Fake.device_half(models, point)
-        return lambda sample, clock: Payload(cls.kind, inner(sample, clock).bodies)
+
+        def half(sample, clock):
+            payload = inner(sample, clock)
+            assert isinstance(payload, Payload)
+            return Payload(cls.kind, payload.bodies)
+
+        return half
 
 
 def test_one_stage_name_on_both_sides_is_two_stages(tmp_path: Path, manifest) -> None:

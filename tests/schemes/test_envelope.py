@@ -4,6 +4,7 @@ import functools
 import struct
 import zlib
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from harness.models.onevision import load
 from harness.schemes.contract import Payload
 from harness.schemes.envelope import is_one, opened, pack, receive, send, tag, unpack
 from harness.schemes.fake import Fake, FakeModels, FakePoint
+from tests.one_request import sent_bytes
 
-POINTS = {
+POINTS: dict[str, dict[str, Any]] = {
     "tofc": {"codec": "lambda-0.1", "merge_to": 0.02},
     "jpeg": {"quality": 30, "merge_to": 0.02},
     "webp": {"quality": 30, "merge_to": 0.02},
@@ -170,7 +172,7 @@ def test_lengths_beyond_the_payload_reserve_nothing() -> None:
 def test_the_fake_scheme_is_told_of_damage_too() -> None:
     """It has no checksum of its own: its envelope has one."""
     sample = samples(book("test", 0)[:1], paired=False)[0]
-    data = send(Fake.device_half(FakeModels(), FakePoint()), sample, Untimed())
+    data = sent_bytes(Fake.device_half(FakeModels(), FakePoint()), sample)
     assert len(data) == 64 + 12
     server = Fake.server_half(FakeModels(), FakePoint())
     for place in range(8 * len(data)):

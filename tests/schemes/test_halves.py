@@ -1,6 +1,7 @@
 """Questions about several pictures, through every kind of scheme and the parts of a real model of random weights."""
 
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from harness.errors import BitstreamError
 from harness.models.contract import Untimed
 from harness.profiling.clock import StageClock
 from harness.schemes.contract import OperatingPoint, Payload
-from harness.schemes.envelope import receive, send, unpack
+from harness.schemes.envelope import receive, unpack
+from tests.one_request import sent_bytes
 from tests.small_models import make_backbone
 
 QUESTION = Question(
@@ -22,7 +24,7 @@ QUESTION = Question(
 )
 IMAGE_STAGES = ({"encode"}, {"decode", "preprocess", "vision_encode", "project", "prefill", "generate"})
 FEATURE_STAGES = ({"preprocess", "vision_encode", "encode"}, {"decode", "project", "prefill", "generate"})
-SCHEMES = {
+SCHEMES: dict[str, tuple[Any, OperatingPoint, tuple[set[str], set[str]]]] = {
     "server_only": (ServerOnly, OperatingPoint(), IMAGE_STAGES),
     "jpeg": (Jpeg, JpegPoint(quality=80), IMAGE_STAGES),
     "jpeg, merged": (Jpeg, JpegPoint(quality=80, merge_to=0.25), (IMAGE_STAGES[0], IMAGE_STAGES[1] | {"merge"})),
@@ -57,11 +59,11 @@ def test_each_picture_is_sent_as_if_it_were_alone(models, name: str) -> None:
     """The payload holds what each picture's own would be, and the answer is that of their tokens in their places."""
     scheme, point, (of_device, of_server) = SCHEMES[name]
     device, server = scheme.device_half(models, point), scheme.server_half(models, point)
-    alone = [send(device, sample(one), Untimed()) for one in (RED, BLUE)]
+    alone = [sent_bytes(device, sample(one)) for one in (RED, BLUE)]
     bodies = [unpack(data, scheme.kind).bodies[0] for data in alone]
     clocks = StageClock(), StageClock()
     both = sample(RED, BLUE)
-    data = send(device, both, clocks[0])
+    data = sent_bytes(device, both, clocks[0])
     assert unpack(data, scheme.kind).bodies == tuple(bodies)
     assert len(data) == sum(map(len, bodies)) + 12 + 4
     (answer,) = receive(server, data, [both.question], clocks[1], kind=scheme.kind)
@@ -77,7 +79,7 @@ def test_each_picture_is_sent_as_if_it_were_alone(models, name: str) -> None:
 def test_a_question_about_one_picture_takes_no_three(models, name: str) -> None:
     """The numbers of pictures sent and asked about are the same, or nothing is answered."""
     scheme, point, _ = SCHEMES[name]
-    three = send(scheme.device_half(models, point), sample(RED, BLUE, GREEN), Untimed())
+    three = sent_bytes(scheme.device_half(models, point), sample(RED, BLUE, GREEN))
     server = scheme.server_half(models, point)
     with pytest.raises(BitstreamError, match="a payload of 3 pictures came with a question about 1"):
         receive(server, three, [Question(text="?", kind="open")], Untimed(), kind=scheme.kind)

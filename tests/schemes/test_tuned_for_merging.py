@@ -24,6 +24,7 @@ from harness.report import table
 from harness.report.figures import sheet
 from harness.scenario.load import load as load_scenario
 from harness.schemes.contract import Payload
+from harness.schemes.image_codec import PictureDevice, PictureServer
 from harness.schemes.steps import tokens_of_image
 from harness.stock import missing, take_stock
 from harness.tofc import trained
@@ -79,6 +80,13 @@ def point(**more: Any) -> JpegPoint:
     return JpegPoint(quality=90, n_c=4, **more)
 
 
+def server_of(models: LlavaModels, chosen: JpegPoint) -> PictureServer:
+    """The server half at a point."""
+    half = Jpeg.server_half(models, chosen)
+    assert isinstance(half, PictureServer)
+    return half
+
+
 def logits(side: Any, half: Any, image: Image.Image, chosen: JpegPoint) -> torch.Tensor:
     """What the first token of an answer is drawn from, by the server half ``half``, or by the whole model ``side``."""
     vision, language = (half.vision, half.language) if half else (side, side)
@@ -94,19 +102,21 @@ def test_the_decoded_picture_is_answered_by_the_adapted_model(
     """Tower, merging, projector and language model as peft computes them, and otherwise than without the adapter."""
     whole, folder = random
     chosen = point(adapter=str(folder))
-    half, plain = Jpeg.server_half(models, chosen), Jpeg.server_half(models, point())
+    half, plain = server_of(models, chosen), server_of(models, point())
     image = half.codec.decode(half.codec.encode(picture(0)))
     found = logits(None, half, image, chosen)
     torch.testing.assert_close(found, logits(whole, None, image, chosen), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, logits(None, plain, image, chosen), atol=1e-2)
-    device = Jpeg.device_half(models, chosen)
-    assert device.codec.encode(image) == Jpeg.device_half(models, point()).codec.encode(image)
+    device, other = (Jpeg.device_half(models, of) for of in (chosen, point()))
+    assert isinstance(device, PictureDevice)
+    assert isinstance(other, PictureDevice)
+    assert device.codec.encode(image) == other.codec.encode(image)
 
 
 def test_an_adapter_of_zeros_answers_as_the_backbone_does(models: LlavaModels, tmp_path: Path) -> None:
     """To the bit: the answers are the same, and so are the logits."""
     tuned(tmp_path, 0.0)
-    halves = [Jpeg.server_half(models, chosen) for chosen in (point(adapter=str(tmp_path)), point())]
+    halves = [server_of(models, chosen) for chosen in (point(adapter=str(tmp_path)), point())]
     for seed in range(3):
         body = halves[0].codec.encode(picture(seed))
         with_it, without = (half(Payload("jpeg", (body,)), [QUESTION], Untimed()) for half in halves)
@@ -185,8 +195,8 @@ def test_an_adapter_is_found_and_rows_depend_on_its_files(
     assert f"{files.ADAPTER_CONFIG}: is not JSON" in missing(wanted)[0]
     config.write_text(text)
     (place / files.ADAPTER_WEIGHTS).unlink()
-    (told,) = missing(wanted)
-    assert files.ADAPTER_WEIGHTS in told
+    (reason,) = missing(wanted)
+    assert files.ADAPTER_WEIGHTS in reason
 
 
 @pytest.mark.parametrize(

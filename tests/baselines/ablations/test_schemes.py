@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from baselines.ablations import schemes
+from baselines.ablations.qformer import QFormer
 from baselines.ablations.schemes import (
     DISTORTION,
     TABLE_1_CLUSTERS,
@@ -27,6 +28,7 @@ from harness.models.llava import Llava
 from harness.models.loading import LlavaModels
 from harness.models.onevision import load
 from harness.schemes.tofc import TofcPoint
+from harness.training import bundled
 from harness.training.bundled import book_of
 from recipes import ablations as training
 from recipes import compare_ablations as comparison
@@ -74,11 +76,11 @@ def weights(backbone: Llava, kept: list[Lesson], drawn: list[Lesson], tmp_path_f
     """A folder as the bundled one, with the first point of every scheme in each group."""
     folder = tmp_path_factory.mktemp("weights")
     for scheme, point in ALL:
+        place = folder / backbone.name / scheme.kind / point
         if point == DISTORTION:
-            trained = train_reduced(load("mini-onevision").backbone(), drawn, scheme, TINY_REDUCED)
+            train_reduced(load("mini-onevision").backbone(), drawn, scheme, TINY_REDUCED).save(place, "here")
         else:
-            trained = train_point(backbone, kept, scheme, point, TINY)
-        trained.save(folder / backbone.name / scheme.kind / point, "here")
+            train_point(backbone, kept, scheme, point, TINY).save(place, "here")
     return folder
 
 
@@ -98,7 +100,7 @@ def test_every_ablation_answers_from_its_stream(models: LlavaModels, scheme: typ
 def test_every_point_of_a_group_spends_the_same(backbone: Llava, kept: list[Lesson], drawn: list[Lesson]) -> None:
     """As many optimiser's steps, and the same draws of pages and questions, whichever part is replaced."""
     taught: list[tuple[str, list[str]]] = []
-    plain = training.answer_loss
+    plain = bundled.answer_loss
 
     def noted(model: Any, tokenizer: Any, pictures: Any, asked: Any) -> Any:
         taught.append((name, [one.question.text for of_picture in asked for one in of_picture]))
@@ -109,9 +111,9 @@ def test_every_point_of_a_group_spends_the_same(backbone: Llava, kept: list[Less
         for scheme in (Selective, Factorized, Heuristic):
             name = scheme.kind
             train_point(backbone, kept, scheme, FIG_12[scheme][0], TINY)
-        for scheme in (Unmerged, QFormerQueries):
-            name = f"{scheme.kind} {DISTORTION}"
-            train_reduced(load("mini-onevision").backbone(), drawn, scheme, TINY_REDUCED)
+        for reduced in (Unmerged, QFormerQueries):
+            name = f"{reduced.kind} {DISTORTION}"
+            train_reduced(load("mini-onevision").backbone(), drawn, reduced, TINY_REDUCED)
     lists = {name: [asked for of, asked in taught if of == name] for name, _ in taught}
     first, second, third, unmerged, qformer = lists.values()
     assert first == second == third
@@ -125,7 +127,9 @@ def test_training_moves_the_projector_and_leaves_the_backbone(backbone: Llava, k
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     found = train_point(backbone, kept, Single, "lambda-0.2", TINY)
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.model.state_dict().items())
-    assert not torch.equal(found.projector.linear_1.weight, backbone.projector.linear_1.weight)
+    assert not torch.equal(
+        *(projector.get_parameter("linear_1.weight") for projector in (found.projector, backbone.projector))
+    )
 
 
 def test_a_point_of_table_1_trains_tower_language_model_projector_and_queries(drawn: list[Lesson]) -> None:
@@ -135,7 +139,7 @@ def test_a_point_of_table_1_trains_tower_language_model_projector_and_queries(dr
     start = QFormerQueries.new_reducer(fresh.feature_dim, TABLE_1_CLUSTERS)
     found = train_reduced(fresh, drawn, QFormerQueries, TINY_REDUCED)
     assert isinstance(start, torch.nn.Module)
-    assert found.reducer is not None
+    assert isinstance(found.reducer, QFormer)
     assert found.reducer.config.queries == TABLE_1_CLUSTERS
     assert not torch.equal(found.reducer.get_parameter("queries_CH"), start.get_parameter("queries_CH"))
     moved = {adapter.part_of(name): p for name, p in adapter.trainable(found.peft).items() if "lora_B" in name}
