@@ -65,7 +65,8 @@ def run(part: Part, module: torch.nn.Module) -> torch.Tensor:
     with torch.inference_mode():
         if part == "tower":
             return module(torch.randn(2, 3, 32, 32, generator=generator), output_hidden_states=True).hidden_states[-1]
-        return module.lm_head(module.model(inputs_embeds=torch.randn(1, 7, 32, generator=generator))[0])
+        x_1TH = torch.randn(1, 7, 32, generator=generator)
+        return module.get_submodule("lm_head")(module.get_submodule("model")(inputs_embeds=x_1TH)[0])
 
 
 def test_lora_is_where_the_paper_has_it() -> None:

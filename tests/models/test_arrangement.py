@@ -57,5 +57,7 @@ def test_gradients_pass_through() -> None:
     tokens_PVH = torch.randn(37, 16, 4, requires_grad=True)
     newline_H = torch.zeros(4, requires_grad=True)
     arrange(tokens_PVH, newline_H, (6, 6), (600, 600), 9).sum().backward()
+    assert tokens_PVH.grad is not None
+    assert newline_H.grad is not None
     assert (tokens_PVH.grad.abs() > 0).all()
     assert (newline_H.grad > 0).all()

@@ -1,6 +1,5 @@
 """What every family of models does with the schemes: features cross the link, and the same answers come back."""
 
-import dataclasses
 import io
 
 import numpy as np
@@ -8,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.raw_features import RawFeatures
+from baselines.raw_features import RawFeatures, RawFeaturesPoint
 from harness import catalog, illustrate
-from harness.data.sample import Question
+from harness.data.sample import Question, Sample
 from harness.models import checkpoint, files, gemma3, internvl, llava15, onevision
 from harness.models.contract import Request, Untimed
 from harness.schemes.contract import Payload
@@ -29,19 +28,12 @@ FAMILIES = {
 QUESTION = Question(text="Which colour?", kind="choice", options={"A": "red", "B": "green"})
 
 
-@dataclasses.dataclass
-class Shown:
-    """A picture, where a scheme wants a sample."""
-
-    width: int
-    height: int
-
-    def images(self):
-        """The one picture, as it is decoded from a file."""
-        pixels = np.random.default_rng(self.width).integers(0, 256, (self.height, self.width, 3), np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        return [Image.open(file).convert("RGB")]
+def shown(width: int, height: int) -> Sample:
+    """A question about one picture, of noise."""
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return Sample(id="q", image_bytes=file.getvalue(), question=QUESTION, truth="A", category="", group="q")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -55,10 +47,12 @@ def models(request, tmp_path_factory):
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (90, 40)])
 def test_all_features_cross_and_answer_alike(models, width, height):
     """Sent whole in half precision, features come back in their places, and answer as those that were not sent."""
-    point = RawFeatures.Point.model_validate({})
+    point = RawFeaturesPoint()
     device, server = RawFeatures.device_half(models, point), RawFeatures.server_half(models, point)
-    sample = Shown(width, height)
-    (answer,) = server(device(sample, Untimed()), [QUESTION], Untimed())
+    sample = shown(width, height)
+    payload = device(sample, Untimed())
+    assert isinstance(payload, Payload)
+    (answer,) = server(payload, [QUESTION], Untimed())
     vision, language = models.vision(), models.language()
     seen = vision.see(sample.images()[0], Untimed())
     tokens_TH = language.project_all(seen.x_PVD.half().float(), seen.layout)
@@ -81,20 +75,22 @@ def test_tofc_answers_from_a_stream(models, width, height):
     point = TofcPoint(codec="untrained", n_c=n_c)
     device = FeatureDevice(Tofc.kind, vision, Merging(), codec, point)
     limits = limits_of(models, language, point)
-    payload = device(Shown(width, height), Untimed())
+    payload = device(shown(width, height), Untimed())
     assert isinstance(payload, Payload)
     (answer,) = FeatureServer(language, codec, limits)(payload, [QUESTION], Untimed())
-    n_patches = len(vision.preprocess(Shown(width, height).images()[0]).pixels_PCHW)
+    n_patches = len(vision.preprocess(shown(width, height).images()[0]).pixels_PCHW)
     assert answer.visual_tokens == n_patches * n_c
     assert n_patches <= limits.max_patches
 
 
 def test_areas_are_drawn_where_the_patch_is_the_padded_picture(models):
     """Which features became one is shown over the picture as it was padded to a square, or not at all."""
-    device = FeatureDevice(Tofc.kind, models.vision(), Merging(), None, TofcPoint(codec="untrained", n_c=3))
-    labels = illustrate._labels(device, Shown(90, 40).images()[0])
+    vision = models.vision()
+    codec = TofcCodec(CodecConfig(dim=vision.feature_dim, n_experts=1, hidden=(16,)))
+    device = FeatureDevice(Tofc.kind, vision, Merging(), codec, TofcPoint(codec="untrained", n_c=3))
+    labels = illustrate._labels(device, shown(90, 40).images()[0])
     assert {len(labels), *map(len, labels)} == (
-        {0} if models.vision().preprocess(Shown(90, 40).images()[0]).layout.stretched else {4}
+        {0} if models.vision().preprocess(shown(90, 40).images()[0]).layout.stretched else {4}
     )
 
 
@@ -110,7 +106,7 @@ def test_a_device_half_reads_the_tower_alone(models, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "fill", noted)
     for width in (32, 90):
-        assert fresh.vision().see(Shown(width, 40).images()[0], Untimed()).x_PVD.shape[2] == fresh.vision().feature_dim
+        assert fresh.vision().see(shown(width, 40).images()[0], Untimed()).x_PVD.shape[2] == fresh.vision().feature_dim
     assert read == ["tower"]
 
 

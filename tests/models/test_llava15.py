@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LlavaForConditionalGeneration
+from transformers import CLIPVisionConfig, LlavaForConditionalGeneration
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from harness.data.sample import Question
@@ -92,7 +92,8 @@ def test_full_size_parameters() -> None:
         model = LlavaForConditionalGeneration(full_size_config("llava-1.5-7b"))
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 7063.4
     vision = model.config.vision_config
-    assert ((vision.image_size // vision.patch_size) ** 2, vision.hidden_size) == (576, 1024)
+    assert isinstance(vision, CLIPVisionConfig)
+    assert (vision.image_size, vision.patch_size, vision.hidden_size) == (336, 14, 1024), "24 x 24 features"
     assert (model.config.vision_feature_layer, model.config.vision_feature_select_strategy) == (-2, "default")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import LlavaOnevisionForConditionalGeneration
+from transformers import LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
 
 from harness import catalog
 from harness.data.sample import Question
@@ -153,8 +153,9 @@ def test_stop_tokens_are_the_templates_and_the_checkpoints(folder, declared, ids
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
     models = load("llava-onevision-7b", weights=folder)
     stop = models.tokenizer.token_to_id("<|im_end|>")
-    assert models.language()._engine.stop == ids | {stop}
-    assert models.backbone()._engine.stop == ids | {stop}
+    for side in (models.language(), models.backbone()):
+        assert isinstance(side._engine, TransformersEngine)
+        assert side._engine.stop == ids | {stop}
     assert llava.stop_ids(models.tokenizer, models.family.template, ()) == {stop}
 
 
@@ -170,6 +171,7 @@ def test_the_prompt_can_be_trained_through(tiny) -> None:
     """Gradients reach the visual tokens and the embeddings."""
     tokens_TH = torch.randn(3, 32, requires_grad=True)
     tiny.prompt([tokens_TH], CHOICE).square().sum().backward()
+    assert tokens_TH.grad is not None
     assert tokens_TH.grad.abs().sum() > 0
     tiny.model.zero_grad()
 
@@ -353,7 +355,8 @@ def test_full_size_parameters(name: str, total_m, vision_m, projector_m) -> None
     tiling = onevision.tiling_of(model.config)
     assert (tiling.patch, len(tiling.grids)) == (384, 36)
     vision = model.config.vision_config
-    assert (vision.image_size // vision.patch_size) ** 2 == 729
+    assert isinstance(vision, SiglipVisionConfig)
+    assert (vision.image_size, vision.patch_size) == (384, 14), "27 x 27 features"
 
 
 def test_copies_of_a_checkpoint_agree(folder, tmp_path_factory: pytest.TempPathFactory) -> None:

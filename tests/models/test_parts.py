@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from harness.errors import CheckpointError
 from harness.models import checkpoint, files, gemma3, internvl, llava15, onevision
 from harness.models.contract import Part, Sharing, Untimed
 from harness.models.family import whole_parts
-from harness.models.llava import LlavaVision
+from harness.models.llava import Llava, LlavaVision
 from harness.models.loading import LlavaModels
 from tests.small_models import make_backbone, make_backbone15, make_gemma3, make_internvl, old_name, save, write
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[Callable[..., Llava], Any, Callable[..., LlavaModels], str]] = {
     "onevision": (make_backbone, LlavaOnevisionForConditionalGeneration, onevision.load, "llava-onevision-7b"),
     "llava15": (make_backbone15, LlavaForConditionalGeneration, llava15.load, "llava-1.5-7b"),
     "internvl": (make_internvl, InternVLForConditionalGeneration, internvl.load, "internvl3-8b"),
@@ -76,17 +77,17 @@ def test_parts_are_those_that_transformers_reads(
     """Tower, projector and language model, each read alone, have every weight of from_pretrained's, to the bit."""
     stored(tmp_path, family, old=old, sharded=sharded, dtype=STORED[dtype], tied=tied)
     _, kind, load, name = FAMILIES[family]
-    theirs, told = kind.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
-    assert not told["missing_keys"]
-    assert not told["unexpected_keys"]
+    theirs, info = kind.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     for part, wanted in whole_parts(theirs).items():
         found = load(name, weights=tmp_path)._module(part)
         ours = dict(found.named_parameters(remove_duplicate=False))
         assert ours.keys() == dict(wanted.named_parameters(remove_duplicate=False)).keys()
         for parameter, tensor in wanted.named_parameters(remove_duplicate=False):
             assert torch.equal(ours[parameter], tensor), parameter
-        for buffer, tensor in wanted.named_buffers():
-            assert torch.equal(found.get_buffer(buffer), tensor), buffer
+        for buffer, values in wanted.named_buffers():
+            assert torch.equal(found.get_buffer(buffer), values), buffer
         assert not found.training
     language = load(name, weights=tmp_path)._module("language")
     assert (language.lm_head.weight is language.model.embed_tokens.weight) == tied
