@@ -1,7 +1,11 @@
 """Whether all words of a figure can be read: none is off the page, too small, or over another."""
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 
@@ -15,21 +19,31 @@ def texts(figure: Figure) -> list[Text]:
     return [text for text in inside if id(text) not in hidden | off]
 
 
-def _beyond(axis: object) -> list[Text]:
-    """The labels of ticks beyond an axis's limits, which matplotlib keeps and does not draw."""
+def _beyond(axis: Axis) -> list[Text]:
+    """The labels of ticks beyond an axis's limits, which matplotlib has and does not draw."""
     low, high = sorted(axis.get_view_interval())
-    drawn = {id(t) for t in axis._update_ticks() if low <= t.get_loc() <= high}
     ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
-    return [label for tick in ticks if id(tick) not in drawn for label in (tick.label1, tick.label2)]
+    return [label for t in ticks if not low <= t.get_loc() <= high for label in (t.label1, t.label2)]
+
+
+def xy_of(line: Line2D) -> tuple[np.ndarray, np.ndarray]:
+    """The x and the y of a line's points."""
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+
+
+def bars_of(axes: Axes) -> list[Rectangle]:
+    """The bars of a panel, which has no other patches."""
+    bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert len(bars) == len(axes.patches)
+    return bars
 
 
 def assert_readable(figure: Figure) -> None:
     """No text leaves the page, none is smaller than 6 points, and no two overlap."""
     shown = texts(figure)
-    renderer = figure.canvas.get_renderer()
-    boxes = np.array([text.get_window_extent(renderer).extents for text in shown])
+    boxes = np.array([text.get_window_extent().extents for text in shown])
     words = [text.get_text() for text in shown]
-    assert min(text.get_fontsize() for text in shown) >= 6
+    assert min(float(text.get_fontsize()) for text in shown) >= 6
     # A hundredth of an inch is less than the space within a letter's box.
     slack = figure.dpi / 100
     outside = (boxes[:, :2] < -slack).any(axis=1) | (boxes[:, 2:] > np.array(figure.bbox.size) + slack).any(axis=1)

@@ -102,7 +102,8 @@ def test_requests_that_overlap_or_are_never_answered_nest_all_the_same(
     """Whatever a user has under way at once, and wherever a request was given up."""
     rows = []
     for gaps, reached, user in requests:
-        at, instants = 0.0, {}
+        at = 0.0
+        instants: dict[str, Any] = {}
         for place, (name, gap) in enumerate(zip(INSTANTS, gaps, strict=True)):
             at += gap
             instants[name] = at if place < reached else None

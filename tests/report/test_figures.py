@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from harness.runs import illustrations
 from harness.runs.illustrations import Illustrations
 from tests.made_up_run import make
 from tests.report import many_schemes
-from tests.report.readable import assert_readable, texts
+from tests.report.readable import assert_readable, bars_of, texts, xy_of
 
 ABOUT = Provenance(
     title="A study: of something",
@@ -73,9 +74,9 @@ def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
     assert len(panels) == len(uplinks) == 3
     for axes, uplink in zip(panels, uplinks, strict=True):
         rows = numbers[numbers["channel"] == uplink]
-        widths = np.array([patch.get_width() for patch in axes.patches]).reshape(-1, 3)
+        widths = np.array([bar.get_width() for bar in bars_of(axes)]).reshape(-1, 3)
         assert widths == pytest.approx(rows[["device_mean_s", "link_mean_s", "server_mean_s"]].to_numpy(float))
-        ends = [patch.get_x() + patch.get_width() for patch in axes.patches][2::3]
+        ends = [bar.get_x() + bar.get_width() for bar in bars_of(axes)][2::3]
         assert ends == pytest.approx(rows["total_mean_s"].tolist())
 
 
@@ -122,7 +123,7 @@ def test_what_does_not_reach_is_said(made_up: Analysis, numbers: pd.DataFrame) -
 def test_a_bar_that_is_cut_has_its_value_and_interval(numbers: pd.DataFrame) -> None:
     """The axis ends before it, and at the cut stand its mean and both ends of its interval."""
     panel = bars_axes(latency_bars.bars(numbers, PARTS, ABOUT))[0]
-    slowest = numbers.loc[numbers["total_mean_s"].idxmax()]
+    slowest = numbers.nlargest(1, "total_mean_s").iloc[0]
     assert panel.get_xlim()[1] < slowest["total_mean_s"]
     ends = f"[{slowest['total_mean_low_s']:.2f}, {slowest['total_mean_high_s']:.2f}]"
     assert f"{slowest['total_mean_s']:.2f} {ends}" in [text.get_text() for text in panel.texts]
@@ -140,7 +141,7 @@ def many_uplinks(numbers: pd.DataFrame) -> pd.DataFrame:
 @given(st.lists(st.tuples(st.floats(0.001, 100), st.floats(1, 2)), min_size=1, max_size=30))
 def test_every_bar_has_room_for_its_interval_or_is_cut(bars: list[tuple[float, float]]) -> None:
     """An axis ends beyond each interval of the bars that it does not cut, and cuts none within thrice the median."""
-    values, highs = pd.Series([s for s, _ in bars]), pd.Series([s * wide for s, wide in bars])
+    values, highs = (pd.Series(np.array(of, float)) for of in ([s for s, _ in bars], [s * wide for s, wide in bars]))
     end = sheet.end_of_axis(values, highs)
     assert (1.3 * highs[values <= end] <= end).all()
     assert (values <= 3 * values.median()).sum() <= (values <= end).sum()
@@ -156,18 +157,18 @@ def test_curves_are_the_fitted_ones(made_up: Analysis) -> None:
         mine = [line for line in lines if line.get_color() == looks[pipeline].colour]
         (marked,) = [
             line for line in mine
-            if line.get_marker() == looks[pipeline].marker and sorted(line.get_xdata()) == pytest.approx(
+            if line.get_marker() == looks[pipeline].marker and sorted(xy_of(line)[0]) == pytest.approx(
                 sorted(rows["payload_bytes"] / 1000))
         ]  # fmt: skip
-        assert sorted(marked.get_ydata()) == pytest.approx(sorted(rows["score"]))
+        assert sorted(xy_of(marked)[1]) == pytest.approx(sorted(rows["score"]))
         assert marked.get_linestyle() == "None"
         ends = ladder.payload_bytes[[0, -1]] / 1000
-        curve = next(line for line in mine if len(line.get_xdata()) == 64
-                     and line.get_xdata()[[0, -1]] == pytest.approx(ends))  # fmt: skip
-        assert curve.get_ydata() == pytest.approx(ladder.curve.at(np.linspace(0, 1, 64))[0])
-    rings = [line for line in lines if line.get_markersize() == 10 and len(line.get_xdata())]
+        curve = next(line for line in mine if len(xy_of(line)[0]) == 64
+                     and xy_of(line)[0][[0, -1]] == pytest.approx(ends))  # fmt: skip
+        assert xy_of(curve)[1] == pytest.approx(ladder.curve.at(np.linspace(0, 1, 64))[0])
+    rings = [line for line in lines if line.get_markersize() == 10 and len(xy_of(line)[0])]
     selected = made_up.points[made_up.points["selected"]]
-    assert sorted(line.get_xdata()[0] for line in rings) == pytest.approx(sorted(selected["payload_bytes"] / 1000))
+    assert sorted(xy_of(line)[0][0] for line in rings) == pytest.approx(sorted(selected["payload_bytes"] / 1000))
 
 
 def test_a_point_far_beyond_the_curves_is_at_the_edge(made_up: Analysis) -> None:
@@ -182,7 +183,7 @@ def test_a_point_far_beyond_the_curves_is_at_the_edge(made_up: Analysis) -> None
     assert_readable(figure)
     axes = figure.axes[0]
     star = next(line for line in axes.lines if line.get_marker() == "*")
-    assert star.get_xdata()[0] == pytest.approx(axes.get_xlim()[1])
+    assert xy_of(star)[0][0] == pytest.approx(axes.get_xlim()[1])
     assert any("at the edge: 160 KB" in text.get_text() for text in texts(figure))
     points.loc[far, "payload_bytes"] = before[1] * 1000 * 1.5
     assert rate_performance.limits(points)[1] == pytest.approx(1.5 * before[1])
@@ -198,7 +199,7 @@ def test_the_same_rows_give_the_same_files(made_up: Analysis, tmp_path: Path, mo
     assert first == again
     figure, savefig = style.page(1, 1), Figure.savefig
 
-    def full(self: Figure, file: object, *, format: str, **how: object) -> None:  # noqa: A002
+    def full(self: Figure, file: IO[bytes], *, format: str, **how: Any) -> None:  # noqa: A002
         if format == "pdf":
             raise OSError(28, "No space left on device")
         savefig(self, file, format=format, **how)
@@ -269,10 +270,11 @@ def test_crossings_are_those_of_the_lines() -> None:
         own = means[means["pipeline"] == name].iloc[0]
         return float(own["mean_s"] - own["link_s"] + own["link_s"] * own["rate_bps"] / rate_bps)
 
-    for row in crossings.itertuples():
-        assert mean_s(row.below, row.rate_bps) == pytest.approx(mean_s(row.above, row.rate_bps), rel=1e-3)
-        assert mean_s(row.below, row.rate_bps) == pytest.approx(row.mean_s, rel=1e-3)
-        assert mean_s(row.below, row.rate_bps / 1.3) < mean_s(row.above, row.rate_bps / 1.3)
+    for row in crossings.to_dict("records"):
+        below, above, rate_bps = row["below"], row["above"], row["rate_bps"]
+        assert mean_s(below, rate_bps) == pytest.approx(mean_s(above, rate_bps), rel=1e-3)
+        assert mean_s(below, rate_bps) == pytest.approx(row["mean_s"], rel=1e-3)
+        assert mean_s(below, rate_bps / 1.3) < mean_s(above, rate_bps / 1.3)
 
 
 def test_distributions_and_timelines_are_the_rows(made_up: Analysis) -> None:
@@ -299,12 +301,12 @@ def test_table_one_in_all_its_forms(made_up: Analysis, tmp_path: Path) -> None:
     gallery.draw(made_up, "table1", tmp_path, widths=("column",))
     numbers = pd.read_csv(tmp_path / "table1.csv")
     merged = numbers[numbers["visual_tokens"] == 32].set_index("pipeline")
-    best = merged["StreetsQA"].idxmax()
+    best = str(merged["StreetsQA"].idxmax())
     points = made_up.points[made_up.points["visual_tokens"] == 32]
     assert merged["StreetsQA"].to_dict() == pytest.approx(points.groupby("pipeline")["score"].max().to_dict())
     markdown, latex = ((tmp_path / f"table1.{ending}").read_text() for ending in ("md", "tex"))
-    assert f"| {best} | 32 | **{merged.loc[best, 'StreetsQA']:.1f}**" in markdown
-    assert f"\\textbf{{{merged.loc[best, 'StreetsQA']:.1f}}}" in latex
+    assert f"| {best} | 32 | **{merged['StreetsQA'][best]:.1f}**" in markdown
+    assert f"\\textbf{{{merged['StreetsQA'][best]:.1f}}}" in latex
     assert "raw\\_features" in latex
     assert latex.count("{") == latex.count("}")
     assert "stand-in" in markdown
@@ -382,7 +384,7 @@ def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
     """A run in which something waits has a part more in every bar, in a colour of its own, and the sum is the total."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))
     panel = bars_axes(latency_bars.bars(run.numbers, run.parts, ABOUT))[0]
-    widths = np.array([patch.get_width() for patch in panel.patches]).reshape(-1, 4)
+    widths = np.array([bar.get_width() for bar in bars_of(panel)]).reshape(-1, 4)
     rows = run.numbers[run.numbers["channel"] == "25 KB/s"]
     wanted = rows[["device_mean_s", "link_mean_s", "wait_mean_s", "server_mean_s"]].to_numpy(float)
     assert widths == pytest.approx(wanted)
@@ -392,7 +394,7 @@ def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
 def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> None:
     """A scheme whose point was not replayed, and one none of whose requests were answered, have words for a bar."""
     jpeg, webp = numbers["pipeline"] == "jpeg", numbers["pipeline"] == "webp"
-    times = [name for name in numbers if name.endswith("_s")]
+    times = [name for name in numbers.columns if str(name).endswith("_s")]
     changed = numbers.copy()
     changed.loc[webp, "total_done"] = 0
     changed.loc[webp, times] = np.nan

@@ -55,8 +55,8 @@ def test_cells_that_wrap_break_no_word(rows: list[tuple[str, list[str], str]], w
         drawn.add_row(name, " ".join(words), last)
     lines = shown(drawn, width)
     assert max(map(len, lines)) <= width
-    words = {word for line in lines for part in (line, line.replace(",", " ")) for word in part.split()}
-    assert {word for name, several, last in rows for word in (name, *several, last)} <= words
+    found = {word for line in lines for part in (line, line.replace(",", " ")) for word in part.split()}
+    assert {word for name, several, last in rows for word in (name, *several, last)} <= found
 
 
 def test_a_table_that_has_room_is_a_table() -> None:
