@@ -1,6 +1,7 @@
 """One analysis of a run: each quantity is made once, in the place that the documentation names."""
 
 import dataclasses
+import functools
 import importlib
 import re
 from collections.abc import Callable
@@ -76,19 +77,15 @@ def test_a_deadline_and_waiting_are_numbers_of_the_run(tmp_path: Path) -> None:
     """The share within the scenario's deadline is that of the selected points' requests; what waits is shown."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05, back_s=0.025, replay={"deadline_s": 0.2}))
     assert run.parts == tuple(latency.PARTS)
-    for row in run.numbers[run.numbers["reaches"]].itertuples():
-        assert row.wait_mean_s == pytest.approx(0.05)
+    for row in run.numbers[run.numbers["reaches"]].to_dict("records"):
+        assert row["wait_mean_s"] == pytest.approx(0.05)
         of_cell = run.record.requests.filter(
-            pc.and_(
-                pc.and_(
-                    pc.equal(run.record.requests["pipeline"], row.pipeline),
-                    pc.equal(run.record.requests["point"], row.point),
-                ),
-                pc.equal(run.record.requests["channel"], row.channel),
+            functools.reduce(
+                pc.and_, (pc.equal(run.record.requests[name], row[name]) for name in ("pipeline", "point", "channel"))
             )
         )
-        assert row.in_time == pytest.approx((of_cell["answered_s"].to_numpy() <= 0.2).mean())
-        assert row.in_time_low <= row.in_time <= row.in_time_high
+        assert row["in_time"] == pytest.approx((of_cell["answered_s"].to_numpy() <= 0.2).mean())
+        assert row["in_time_low"] <= row["in_time"] <= row["in_time_high"]
     assert run.numbers["in_time"].nunique() > 2
     wrong = run.manifest.model_copy(update={"scenario": {**run.manifest.scenario, "replay": {"deadline_s": "soon"}}})
     with pytest.raises(

@@ -45,8 +45,8 @@ def test_what_is_printed_of_six_timed_pictures_holds_the_truth() -> None:
     for number in range(16):
         made = study(world, [1, number])
         run = made.run
-        row = run.numbers.set_index("pipeline").loc["tofc"]
-        first = run.first.set_index("pipeline").loc["server_only"]
+        row = run.numbers.set_index("pipeline").T["tofc"]
+        first = run.first.set_index("pipeline").T["server_only"]
         leader = TOFC if first["first"] == "tofc" else JPEG
         told, crossed = asked(run)
         mean_s, share = made.mean_s(TOFC), made.in_time(TOFC)
@@ -87,7 +87,7 @@ def test_intervals_of_scores_hold_the_truth(asked: dict[str, tuple[int, int]]) -
             if len(asked) > 1:
                 of_reference = [true_score(benchmark, schemes["reference"]) for benchmark in asked]
                 truths = [100 * np.mean(np.divide(truths, of_reference))]
-            row = found.loc[name]
+            row = found.T[name]
             tally.add(Estimate(row["score"], row["score_low"], row["score_high"]), float(truths[0]))
     assert min(tally.hits for tally in tallies.values()) >= 27
 
@@ -102,14 +102,14 @@ def test_runs_over_three_starts_hold_the_truth(kind: str) -> None:
     selected = [made for made in made_up if {"tofc", "jpeg"} <= set(made.run.first["pipeline"])][:12]
     for made in selected:
         run = made.run
-        row = run.numbers.set_index("pipeline").loc["tofc"]
+        row = run.numbers.set_index("pipeline").T["tofc"]
         first = run.first.set_index("pipeline")
-        other = "jpeg" if first.loc["jpeg", "first"] != "jpeg" else "tofc"
+        other = "jpeg" if first["first"]["jpeg"] != "jpeg" else "tofc"
         keys = {"tofc": TOFC, "jpeg": JPEG, "server_only": ("server_only", "-")}
-        ratio = made.mean_s(keys[other]) / made.mean_s(keys[first.loc[other, "first"]])
+        ratio = made.mean_s(keys[other]) / made.mean_s(keys[first["first"][other]])
         told, crossed = asked(run)
         held["run"] += row["total_mean_low_s"] <= made.mean_s(TOFC) <= row["total_mean_high_s"]
-        held["ratio"] += first.loc[other, "ratio_low"] <= ratio <= first.loc[other, "ratio_high"]
+        held["ratio"] += first["ratio_low"][other] <= ratio <= first["ratio_high"][other]
         held["advise"] += told.mean_s.low <= made.mean_s(TOFC) <= told.mean_s.high
         held["crossover"] += crossed.low <= made.crossover_bps(JPEG, TOFC) <= crossed.high
     assert len(selected) >= 10

@@ -94,8 +94,8 @@ def test_intervals_of_the_means_cover(made_up: Analysis) -> None:
     for seed in range(n):
         run, truth = studied(made_up, np.random.default_rng(seed), 8, points=[key])
         found = cells.latencies(own, run.setting).set_index("part")
-        known = found.loc["link", "mean_s"]
-        low, high = found.loc["total", ["mean_low_s", "mean_high_s"]] - known
+        known = found["mean_s"]["link"]
+        low, high = (found[end]["total"] - known for end in ("mean_low_s", "mean_high_s"))
         covered += low <= truth <= high
     # Of 40 studies at 95 %, fewer than 33 are a chance of 1 in 300.
     assert covered >= 33
@@ -215,7 +215,7 @@ def test_drift_is_warned_of(made_up: Analysis) -> None:
     fixed = made_up.first.set_index(["channel", "pipeline"])
     moved = run.first.set_index(["channel", "pipeline"])
     for channel in RATES_BPS:
-        np.testing.assert_allclose(moved.loc[channel, "ratio"], fixed.loc[channel, "ratio"], rtol=0.25)
+        np.testing.assert_allclose(moved["ratio"][channel], fixed["ratio"][channel], rtol=0.25)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Fitted densities: the closed forms, and for the Cauchy scipy as an oracle."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -9,6 +11,11 @@ from hypothesis import strategies as st
 from harness.analysis import densities
 
 SCIPY = {"Gaussian": scipy.stats.norm, "Laplacian": scipy.stats.laplace, "Cauchy": scipy.stats.cauchy}
+
+
+def draws(rng: np.random.Generator) -> dict[str, Callable[..., np.ndarray]]:
+    """What draws values of each family."""
+    return {"Gaussian": rng.normal, "Laplacian": rng.laplace, "Cauchy": rng.standard_cauchy}
 
 
 @pytest.mark.parametrize("family", densities.FAMILIES)
@@ -26,7 +33,7 @@ def test_density_and_likelihood_are_scipys(family: str) -> None:
 def test_a_fit_is_the_likeliest(family: str, seed: int, location: float, scale: float) -> None:
     """No density near the fit makes the values likelier, whatever family they came from."""
     rng = np.random.default_rng(seed)
-    values = location + scale * [rng.normal, rng.laplace, rng.standard_cauchy][seed % 3](size=200)
+    values = location + scale * draws(rng)[densities.FAMILIES[seed % 3]](size=200)
     centre, width = densities.fit(values, family)
     best = densities.log_likelihood(values, family, centre, width)
     for moved, spread in ((0.01, 1.0), (-0.01, 1.0), (0.0, 1.01), (0.0, 0.99)):
@@ -36,8 +43,7 @@ def test_a_fit_is_the_likeliest(family: str, seed: int, location: float, scale: 
 def test_the_family_that_drew_the_values_is_found() -> None:
     """Of many values the likeliest family is the one that they came from, with its own location and scale."""
     rng = np.random.default_rng(0)
-    drawn = {"Gaussian": rng.normal, "Laplacian": rng.laplace, "Cauchy": rng.standard_cauchy}
-    for family, draw in drawn.items():
+    for family, draw in draws(rng).items():
         values = 3 + 2 * draw(size=20_000)
         fits = {name: densities.fit(values, name) for name in densities.FAMILIES}
         likelihoods = {name: densities.log_likelihood(values, name, *fit) for name, fit in fits.items()}

@@ -18,7 +18,11 @@ from harness.runs.provenance import package_versions
 from harness.runs.store import Record, Run
 from tests.made_up_run import small
 
-HERE = {"here": {"name": "a processor, 2 cores"}, "packages": package_versions(), "links": Path("scenarios")}
+HERE: dict[str, Any] = {
+    "here": {"name": "a processor, 2 cores"},
+    "packages": package_versions(),
+    "links": Path("scenarios"),
+}
 
 
 @pytest.fixture(scope="module")

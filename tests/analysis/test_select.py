@@ -118,7 +118,7 @@ def test_errs_as_often_as_it_says() -> None:
     for seed in range(studies):
         found = picked(paired(n, p, flips, np.random.default_rng(seed)))
         for pipeline in flips:
-            admitted[pipeline] += row(found, pipeline)["admissible"]
+            admitted[pipeline] += bool(row(found, pipeline)["admissible"])
     # Three standard errors of a binomial share of 200 about 0.05 end at 0.096.
     assert 0.01 <= admitted["at margin"] / studies <= 0.096
     standard_error = np.sqrt(0.06 / n) / p
@@ -232,7 +232,7 @@ def test_a_ladder_ends_where_a_point_is_not_certified() -> None:
 
 def test_ladders_are_told_apart_by_what_is_no_rate() -> None:
     """Points that share all but quality, codec, weights or lambda are one ladder; what all share names none."""
-    points = {
+    points: dict[str, dict[str, dict[str, object]]] = {
         "tofc": {"a": {"codec": "x", "merge_to": 0.02}, "b": {"codec": "y", "merge_to": 0.02},
                  "c": {"codec": "x", "merge_to": 0.04}},
         "jpeg": {"q": {"quality": 5, "merge_to": 0.04}, "r": {"quality": 9, "merge_to": 0.04}},
@@ -308,9 +308,9 @@ def test_a_normalised_score_is_a_ratio() -> None:
     """The reference's own is 100 without doubt; the others' interval holds what the score test does not reject."""
     rng = np.random.default_rng(5)
     reference = (rng.random(300) < 0.7, rng.random(200) < 0.9)
-    alike = tuple(np.where(rng.random(right.size) < 0.03, ~right, right) for right in reference)
+    first, second = (np.where(rng.random(right.size) < 0.03, ~right, right) for right in reference)
     other = (rng.random(300) < 0.68, rng.random(200) < 0.88)
-    found = select(Scores(*two({"all": reference, "x": alike, "y": other})))
+    found = select(Scores(*two({"all": reference, "x": (first, second), "y": other})))
     whole = row(found, "all")
     assert (whole["score_low"], whole["score_high"]) == (100, 100)
     for name in "xy":

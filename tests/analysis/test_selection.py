@@ -1,6 +1,7 @@
 """Admission of operating points: the score test, the ladders, and how often a point is admitted that should not be."""
 
 import math
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pytest
@@ -127,7 +128,8 @@ def test_more_points_do_not_gain(shape: tuple[int, ...]) -> None:
     for _ in range(600):
         reference = rng.random(160) < 0.7
         points = [(reference & (rng.random(160) < 0.87)).astype(float) for _ in range(sum(shape))]
-        ladders, place = {}, 0
+        ladders: dict[Hashable, Sequence[tuple[Hashable, np.ndarray]]] = {}
+        place = 0
         for ladder, size in enumerate(shape):
             ladders[ladder] = list(enumerate(points))[place : place + size]
             place += size

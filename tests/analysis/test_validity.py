@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -78,7 +79,7 @@ def twice_slower(record: Record) -> dict[str, object]:
     return {"stages": stages.set_column(stages.column_names.index("waited_s"), "waited_s", waited)}
 
 
-def judged(record: Record, **changes: object) -> list[str]:
+def judged(record: Record, **changes: Any) -> list[str]:
     """What keeps a changed run from being VALID."""
     return reasons(Analysis(dataclasses.replace(record, **changes)))
 

@@ -17,7 +17,7 @@ from harness.analysis.whatif import advise, cell_summaries, max_users
 from harness.errors import ResultsError
 from harness.replay import Cell, Profile
 from harness.scenario.replay import ConstantUplink
-from tests.replay.systems import profile_of, replayed, spec_of
+from tests.replay.systems import Range, profile_of, replayed, spec_of
 
 LIGHT = profile_of([2000] * 8, np.linspace(0.4, 0.6, 8), [0.1] * 8, pipeline="light")
 HEAVY = profile_of(np.linspace(9000, 11_000, 8), [0.1] * 8, [0.1] * 8, pipeline="heavy")
@@ -52,7 +52,7 @@ def test_starts_that_scatter_are_in_a_crossing_and_in_what_queues() -> None:
     still, moved = (
         [scattered(name, seed, of) for seed, name in enumerate(("light", "heavy"))] for of in ((1.0,) * 4, level)
     )
-    rate = {"low_bps": 1e4, "high_bps": 1e7}
+    rate: Range = {"low_bps": 1e4, "high_bps": 1e7}
     ends = []
     queue = spec_of(arrivals={"kind": "poisson", "rate": "0.5 /s"}, requests=200)
     for one, other in (still, moved):
@@ -171,9 +171,9 @@ def test_advice_rests_on_pictures() -> None:
     rng = np.random.default_rng(1)
     profile = profile_of([2000] * 24, rng.uniform(0.2, 0.6, 24), [0.1] * 24, repeats=3)
     spec = spec_of(uplink={"kind": "constant", "rate": "25 KB/s"})
-    parts = {"deadline_s": 1.0, "min_score": 0.7}
     few, many = (
-        advise([profile], {("scheme", "-"): 0.9}, spec, spec.uplinks[0], resamples=b, **parts)[0] for b in (2, 200)
+        advise([profile], {("scheme", "-"): 0.9}, spec, spec.uplinks[0], resamples=b, deadline_s=1.0, min_score=0.7)[0]
+        for b in (2, 200)
     )
     expected = mean_latency((profile.device_s + profile.server_s + 0.08).reshape(8, 3))
     assert dataclasses.astuple(few.mean_s)[:3] == pytest.approx(dataclasses.astuple(expected)[:3])

@@ -17,11 +17,11 @@ from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
 from harness.replay import Cell
 from harness.scenario.replay import Replay
-from tests.replay.systems import profile_of
+from tests.replay.systems import Range, profile_of
 
 LIGHT = profile_of([2000] * 8, np.linspace(0.4, 0.6, 8), [0.1] * 8, pipeline="light")
 HEAVY = profile_of(np.linspace(9000, 11_000, 8), [0.1] * 8, [0.1] * 8, pipeline="heavy")
-RANGE = {"low_bps": 1e4, "high_bps": 1e7}
+RANGE: Range = {"low_bps": 1e4, "high_bps": 1e7}
 
 
 def trace(folder: Path, rates_bps: list[float], each_s: float = 1.0, name: str = "link") -> Path:

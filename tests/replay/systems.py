@@ -1,12 +1,19 @@
 """Profiles and systems for the replay's tests."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from harness.replay import Cell, Profile, replay
 from harness.scenario.replay import Replay
+
+
+class Range(TypedDict):
+    """The rates between which a crossover is looked for."""
+
+    low_bps: float
+    high_bps: float
 
 
 def profile_of(
