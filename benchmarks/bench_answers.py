@@ -1,4 +1,4 @@
-"""What answers take when points and questions share what is alike, beside each by itself; the rows are compared.
+"""The time of answers when points and questions share common work, beside each by itself; the rows are compared.
 
     python -m benchmarks.bench_answers [SCENARIO ...] [--questions 24]
 
@@ -31,7 +31,7 @@ GOAL = 2.0
 
 
 def main() -> None:
-    """Print a line a scenario, and the ratio of all."""
+    """Print a line for each scenario, and the ratio over all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ablations = [SCENARIOS / "ablation_entropy.yaml", SCENARIOS / "ablation_merging.yaml"]
     parser.add_argument("scenario", type=Path, nargs="*", default=ablations)
@@ -103,7 +103,7 @@ class _Watched:
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        """Counts for as long as the body runs."""
+        """Counts while the body runs."""
 
         def together(of: TransformersEngine, prompts_TH: Any) -> Any:
             found = self._together(of, prompts_TH)

@@ -75,7 +75,7 @@ def medians_ms(first: Callable[[], object], second: Callable[[], object]) -> tup
 
 
 def main() -> None:
-    """Print a row a stage: ours, transformers', and their ratio."""
+    """Print a row for each stage: ours, transformers', and their ratio."""
     torch.set_num_threads(1)
     backbone = miniature()
     model = backbone.model

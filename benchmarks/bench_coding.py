@@ -2,7 +2,7 @@
 
 coding  92,160 symbols: bytes over their information; encode, decode and setting up the tables beside the peers that are
         installed, the coder alone and with what leads to and from it
-codec   the device's and the server's stage of the whole codec, miniature and full size, by how many models are in use
+codec   the device's and the server's stage of the whole codec, miniature and full size, by the number of models used
 """
 
 import functools
@@ -120,7 +120,7 @@ def add_constriction(
     runs: tuple[Indices, Ints],
     body: bytes,
 ) -> None:
-    """The coder whose words ours are."""
+    """The peer that writes the same words as our coder."""
     try:
         from constriction import stream
     except ImportError:
@@ -199,8 +199,8 @@ def add_compressai(alone: Peers, ordered: Peers, y_ND: Ints, log2_b: NDArray[np.
 def whole_codec() -> None:
     """Time the codec's stages beside the merging that precedes them, and the part that reads the models' weights.
 
-    What a stage takes at full size is, but for the coder's share, the reading of h_a and h_s, once for each model that
-    an image uses; hence the rows with one model beside those with sixteen.
+    At full size a stage's time, apart from the coder's share, is spent reading h_a and h_s, once for each model that an
+    image uses; hence the rows with one model beside those with sixteen.
     """
     generator = torch.Generator().manual_seed(1)
     print("codec:  size    models used   device ms   of it h_a, h_s   coder   server ms   merging ms   device/merging")

@@ -1,4 +1,4 @@
-"""Two machines on one: a real shaped link between them, ends that are killed, and requests that mean a server harm.
+"""Two machines on one: a real shaped link between them, ends that are killed, and hostile requests.
 
 - ``link``: ``serve`` in one network namespace, ``run --server`` in another, a token bucket between (Linux, root). The
   rows must be those of a run in one process; T_link, measured as on any two machines (round trip less residence), is
@@ -6,12 +6,12 @@
   does, on the smallest payload, which the bucket lets through at once: its median is added to the replay's. The limit
   is 2 % in the mean of each payload of at least ten bursts of the bucket; smaller ones are printed apart.
 - ``kills``: SIGKILL of the server at half of the moments, of the device at the others; the rows must be those of a run
-  that nobody killed.
+  that was not killed.
 - ``hostile``: requests without a token, too large, cut, of another model, bombs of lengths and of pixels, slow and
   half-open connections, beside a good device whose answers must be right. Memory is watched, and every byte that comes
   back is searched for a traceback.
 
-What is missed is said, and the status is then 1.
+A missed goal is printed, and the exit status is then 1.
 
     sudo python -m benchmarks.bench_edge [--quick] [link] [kills] [hostile]
 """
@@ -191,7 +191,7 @@ def end(name: str, scenario: str, folder: str = "", rate: str = "") -> None:
     patch()
     # What halves need besides time is no matter here, and would load torch to count it.
     measure.weigh = lambda *_, **__: None
-    # What is measured is the link: others' work on this machine shall not be in it.
+    # The link is measured: other work on this machine must not be part of it.
     with exchange.undisturbed(name):
         if name == "server":
             service = study.service(take_stock(load(Path(scenario)), serving=True), token=None, limits=ServerLimits())
@@ -237,7 +237,7 @@ def bench_link(folder: Path, *, quick: bool) -> list[str]:
 
 
 def bench_kills(folder: Path, *, quick: bool) -> list[str]:
-    """Ends that are killed at random moments."""
+    """Kills the ends at random moments."""
     moments, moment = 4 if quick else 15, random.Random(16)
     scenario = folder / "fake.yaml"
     scenario.write_text(fake_harness.SCENARIO.format(samples=12, timed=3, repeats=8 if quick else 40))
@@ -260,7 +260,7 @@ def bench_kills(folder: Path, *, quick: bool) -> list[str]:
                 kills += device.is_alive()
                 server, port = ends.server(scenario, port)
             else:
-                # From when its session has begun: a process that does nothing yet is easily killed.
+                # Only after its session has begun: killing a process that does nothing yet shows nothing.
                 begun = _sessions(run)
                 while device.is_alive() and _sessions(run) == begun:
                     time.sleep(0.005)
@@ -298,7 +298,7 @@ def _requests(record: Record) -> Iterator[tuple[str, ...]]:
 
 
 def bombs(asked: protocol.Ask) -> dict[str, bytes]:
-    """Payloads of JPEG that are small and ask for much: pixels by the thousand million, and pictures that are none."""
+    """Small JPEG payloads that demand much: thousands of millions of pixels, and files that are not pictures."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, "JPEG")
     jpeg = bytearray(file.getvalue())
@@ -321,7 +321,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 @dataclasses.dataclass
 class Good:
-    """A device that asks on and on."""
+    """A device that keeps sending requests."""
 
     peer: Peer
     wanted: list[Answer]
@@ -340,7 +340,7 @@ class Good:
 
 
 def bench_hostile(folder: Path, *, quick: bool) -> list[str]:
-    """A thousand requests and more, a hundred at a time."""
+    """At least a thousand requests, a hundred at a time."""
     from tests.edge import hostile
 
     n = 100 if quick else 1000
@@ -408,7 +408,7 @@ def _listener(address: str) -> psutil.Process:
 
 
 def main() -> None:
-    """Run what is asked for and print it."""
+    """Run the named parts and print their results."""
     benches = {"link": bench_link, "kills": bench_kills, "hostile": bench_hostile}
     if sys.argv[1:2] == ["--end"]:
         end(*sys.argv[2:])

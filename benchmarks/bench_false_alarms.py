@@ -1,4 +1,4 @@
-"""How often the timed tier of ``harness compare`` cries wolf, and how often it sees a wolf.
+"""How often the timed tier of ``harness compare`` raises a false alarm, and how often it finds a slowdown.
 
     PYTHONPATH=. python -m benchmarks.bench_false_alarms [--nights 1000]
 
@@ -12,12 +12,12 @@ what was seen there:
 - ``starts``: each process is by itself 0.82 to 1.19 times as fast, in all its stages;
 - ``all``: the three together.
 
-Then 15 % is added to one stage of at least 20 ms, each in turn, and the nights that catch it are counted. And in a
+Then 15 % is added to one stage of at least 20 ms, each in turn, and the nights that find it are counted. And in a
 reference run one payload is made one byte longer, each time of another question.
 
-The goals: an alarm in at most one night of a hundred, 95 of 100 plants caught, each changed size caught, and data of 40
-restarted runs or more. The status is 1 where one is missed. ``--collect FOLDER --store PAIRS`` times pairs of this
-checkout with a copy of itself, and makes them the data; repeat the command to resume.
+The goals: an alarm in at most one night of a hundred, 95 of 100 planted slowdowns found, each changed size found, and
+data of 40 restarted runs or more. The status is 1 where one is missed. ``--collect FOLDER --store PAIRS`` times pairs
+of this checkout with a copy of itself, and makes them the data; repeat the command to resume.
 """
 
 import argparse
@@ -53,7 +53,7 @@ FEWEST_RECORDED = 20
 N_PARTS = 25
 Sets = Mapping[Part, Floats]
 Draw = Callable[[np.random.Generator, int], Sets]
-"""Draws the log ratios of so many pairs."""
+"""Draws the log ratios of a number of pairs."""
 
 
 def real(table: pd.DataFrame) -> Draw:
@@ -69,7 +69,7 @@ def real(table: pd.DataFrame) -> Draw:
 
 
 def simulated(*, tails: bool = False, drift: bool = False, starts: bool = False) -> Draw:
-    """Draws pairs of a commit with itself, noisier than any that was seen."""
+    """Draws pairs of a commit with itself, noisier than any observed."""
     parts = [("scheme", f"device/stage {number}") for number in range(N_PARTS)]
 
     def draw(rng: np.random.Generator, pairs: int) -> Sets:
@@ -112,7 +112,7 @@ def detections(draw: Draw, part: Part, nights: int, pairs: int, seed: int) -> in
 
 
 def changed_sizes(nights: int) -> tuple[int, int]:
-    """Of so many payloads of a reference run made one byte longer, how many there were and how many fail."""
+    """The number of payloads of a reference run that are made one byte longer, and how many of them fail."""
     reference = Run.read(REFERENCE)
     here = {"here": {**this_machine(), **reference.manifest.sessions[-1].machine}, "packages": package_versions()}
     caught, rng = 0, np.random.default_rng(0)
@@ -128,7 +128,7 @@ def changed_sizes(nights: int) -> tuple[int, int]:
 
 
 class _Told:
-    """Says how far collecting is."""
+    """Reports the progress of collecting."""
 
     def warn(self, text: str) -> None:
         print(text)

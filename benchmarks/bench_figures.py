@@ -1,7 +1,7 @@
 """How long figures take, and how much memory: of a run of a million replayed requests.
 
-Four schemes, 20 users, two uplinks: what is drawn without a name, the tables, and each figure by itself. The run is
-made first, by replaying made-up timings, and is not counted. Seconds of the processor with those of the clock beside
+Four schemes, 20 users, two uplinks: what is drawn if no figure is named, the tables, and each figure by itself. The run
+is made first, by replaying made-up timings, and is not counted. Seconds of the processor with those of the clock beside
 them, in a process that does nothing else; memory is that process's largest, with its libraries.
 
     python -m benchmarks.bench_figures
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def draw(folder: str, what: str) -> None:
-    """Draw a figure, or the usual ones with the tables, and print what that took."""
+    """Draw a figure, or the usual ones with the tables, and print time and memory."""
     begun = time.perf_counter()
     from harness.report.figures.gallery import draw_all
 

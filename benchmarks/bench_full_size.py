@@ -47,12 +47,12 @@ def untrained(dim: int) -> TofcCodec:
 
 
 def resident_gib() -> float:
-    """The memory that this process holds now."""
+    """The current memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
 
 
 def peak_gib() -> float:
-    """The most that this process has held."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

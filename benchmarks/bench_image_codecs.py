@@ -133,7 +133,7 @@ def beside_compressai(image: Image.Image) -> None:
 
 
 def entropy_coding(net: Any, peer: Any, x_13HW: torch.Tensor) -> None:
-    """Print the times of making and reading the string of hyperprior's y."""
+    """Print the times of encoding and decoding the string of hyperprior's y."""
     y = net.g_a(x_13HW)
     scales = net.h_s(net.entropy_bottleneck.encode(net.h_a(y.abs()))[1])
     ours, theirs, index = net.gaussian_conditional, peer.gaussian_conditional, net.gaussian_conditional.index(scales)

@@ -5,7 +5,7 @@ used to build the model, and the host's two latencies are calibrated on 400 byte
 a primer that empties the bucket, so that a small one has to wait for its bits as on any other link; every other repeat
 of one of at least 10 kB finds the bucket full. Each is repeated for about a second, 20 times at most. The peers are the
 sum that the paper uses (8 bytes / rate), and the same with headers. Other work on the machine spoils single transfers;
-medians of the repeats stand it better.
+medians of the repeats are more robust.
 
     sudo python benchmarks/bench_link.py
 """
@@ -25,7 +25,7 @@ from harness.replay.validation import BURST_BYTES, PRIMER_BYTES
 MODELS = ("this model (goal 1 %, p99 3 %)", "8 bytes / rate", "with headers")
 DRAWS, MOST_REPEATS = 100, 20
 LONGEST_S = 4.0
-"""Larger payloads at lower rates are left out, but for one of 1 MB at 0.5 Mbit/s: they take minutes to say little."""
+"""Larger payloads at lower rates are left out, but for one of 1 MB at 0.5 Mbit/s: they take minutes and add little."""
 
 
 def main() -> None:

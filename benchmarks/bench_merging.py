@@ -53,7 +53,7 @@ def main() -> None:
     """Print one row for each shape and kind: times, and how far from the product and from the plain form.
 
     An offset that outweighs the features has to be taken off first; where all but one have a near-duplicate, float32
-    leaves doubt about all, and each patch is clustered on differences.
+    decides none, and each patch is clustered on differences.
     """
     torch.set_num_threads(1)
     threadpool_limits(1)

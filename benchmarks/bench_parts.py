@@ -3,7 +3,7 @@
     PYTHONPATH=. python -m benchmarks.bench_parts [--model llava-onevision-7b] [--scheme NAME ...]
 
 The checkpoint has the layout of the published one, four shards of half-precision tensors under their names on the hub,
-with nothing written in them: the files are sparse, so that 16 GB take no place on the disk and read as zeros. Each half
+with nothing written in them: the files are sparse, so that 16 GB take no space on the disk and read as zeros. Each half
 is made in a fresh process, on the CPU and so in float32. TOFC's codec has the model's width and no training, and is
 counted in the memory alone. Halves whose weights would take more than ``--most-gib`` are not made.
 """
@@ -105,7 +105,7 @@ def count(shape: tuple[int, ...]) -> int:
 
 
 def write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """A safetensors file of float16 zeros that takes a header's place on the disk."""
+    """A safetensors file of float16 zeros that takes no more space on the disk than its header."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for key, shape in shapes.items():
@@ -118,7 +118,7 @@ def write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def measure(folder: Path, name: str, scheme: str, side: str) -> dict[str, Any]:
-    """Makes one half in this process, and says what that took."""
+    """Makes one half in this process, and reports what that took."""
     from harness import catalog
     from harness.models import files
     from harness.schemes import tofc
@@ -159,7 +159,7 @@ def measure(folder: Path, name: str, scheme: str, side: str) -> dict[str, Any]:
 
 
 def peak_gib() -> float:
-    """The most memory that this program has held: getrusage counts what its parent held before it, too."""
+    """The peak memory of this program alone: getrusage would include its parent's."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 2**20
 
@@ -182,7 +182,7 @@ def watch(read: dict[str, Any]) -> None:
 
 
 def fingerprints(folder: Path) -> dict[str, Any]:
-    """What the digest of all three parts takes."""
+    """The time of the digest of all three parts."""
     from harness.models import files
 
     for part in files.PARTS:
@@ -197,7 +197,7 @@ def fingerprints(folder: Path) -> dict[str, Any]:
 
 
 def in_a_process(*arguments: object) -> dict[str, Any]:
-    """The measurement of a fresh process."""
+    """What a fresh process measures."""
     command = [sys.executable, "-m", "benchmarks.bench_parts", "--one", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -207,7 +207,7 @@ def in_a_process(*arguments: object) -> dict[str, Any]:
 
 
 def save_codec(path: Path, dim: int) -> None:
-    """A codec of the model's width that nobody has trained."""
+    """An untrained codec of the model's width."""
     import torch
 
     from harness.tofc.codec import CodecConfig, TofcCodec
@@ -221,7 +221,7 @@ def save_codec(path: Path, dim: int) -> None:
 
 
 def main() -> None:
-    """Print a row a half; fails where a device half of tofc takes more memory than it may."""
+    """Print a row for each half; fails where a device half of tofc takes more memory than it may."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--scheme", action="append", choices=[*POINTS])

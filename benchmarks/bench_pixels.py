@@ -1,4 +1,4 @@
-"""What one core makes of pixels and symbols: the rows of ``harness/estimates/data/published.yaml`` that are our own.
+"""How fast one core processes pixels and symbols: our own rows of ``harness/estimates/data/published.yaml``.
 
 Drawn streets enlarged to the sizes of photographs; JPEG and WebP at the qualities of a low rate. Run with
 OMP_NUM_THREADS=1. Prints a row for each kind of stage and size: medians of the processor time of rounds in turn, which

@@ -1,4 +1,4 @@
-"""Streams read again under other circumstances, and damaged ones: counts, not times. Two minutes, or ``--quick``.
+"""Streams decoded under other conditions, and damaged ones: counts, not times. Two minutes, or ``--quick``.
 
 portability  requests whose y is decoded under the levels of h_s evaluated one row at a time; all of h_s again in other
              batches, by float64 products (an accelerator's way) as by integer dots, on 1 and 2 threads
@@ -101,7 +101,8 @@ def fuzz(n_streams: int) -> None:
         if forged:
             stream[:7] = originals[0][:7]
             if number % 2:
-                # A small image of at most 10 patches and 257 features a patch, so that it is read and not only refused.
+                # A small image of at most 10 patches and 257 features a patch, so that it is decoded and not only
+                # refused.
                 stream[7:11] = bytes((*rng.integers(0, 4, 2), *rng.integers(0, 2, 2)))
             stream[-4:] = zlib.crc32(stream[:-4]).to_bytes(4, "little")
         began = time.perf_counter()

@@ -1,7 +1,7 @@
-"""How fast and how small the replay is: a million requests, and a trace of a day.
+"""The time and memory of the replay: a million requests, and a trace of a day.
 
 20 users ask at random over uplinks whose rate varies, and 4 servers answer. The compiled path and the SimPy system
-replay the same requests; SimPy's own rate of bare timeouts stands beside them, since nothing built on SimPy can be
+replay the same requests; SimPy's own rate of bare timeouts is printed beside them, since nothing built on SimPy can be
 faster. Times are of one core: seconds of the processor, with those of the clock beside them.
 
     python benchmarks/bench_replay.py

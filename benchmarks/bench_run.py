@@ -4,7 +4,7 @@
 
 Each round is what ``make run`` does, ``harness run`` and ``harness plot`` in fresh processes, of this checkout and the
 commit in turns: first with an empty cache folder (kernels are compiled, the stand-in's pictures are drawn), then with
-what that left. Seconds of the clock, and of the processor with those of the processes that work is spread over. The
+that cache filled. Seconds of the clock, and of the processor with those of the processes that work is spread over. The
 goal is 30 s by the clock without timing, on two quiet cores; on others the processor's seconds can be compared.
 """
 
@@ -87,7 +87,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _sides(commit: str | None) -> Iterator[dict[str, Path]]:
-    """The folders with the code that is run, by what they are called."""
+    """The folders with the code that is run, by name."""
     if commit is None:
         yield {"here": ROOT}
         return

@@ -3,13 +3,13 @@
     PYTHONPATH=. python -m benchmarks.bench_validity [--runs 20]
 
 A run times a scheme that computes for some 20 ms a request, without any model, on six samples and in two rounds, as
-``harness run`` would. It is made so many times with nothing beside it, and so many times beside each of these:
+``harness run`` would. It is made this many times alone, and as many times beside each of these:
 
 - ``busy``: two spinning processes for each processor;
 - ``half``: one spinning process for every two processors, so that nothing has to wait;
 - ``pauses``: the process is stopped (SIGSTOP) for 20 ms, three times in a fifth of a second.
 
-Quiet runs say something only where nothing else runs: the load average is printed with them. At most one quiet run in
+Quiet runs are meaningful only where nothing else runs: the load average is printed with them. At most one quiet run in
 twenty should be INVALID, and at least nineteen of twenty of each disturbed kind: the status is 1 where one is missed.
 Progress goes to standard error.
 """
@@ -69,7 +69,7 @@ _SCENARIO = {"title": "Validity", "measure": _SCHEDULE.model_dump(mode="json"), 
 
 
 class Working(Fake):
-    """The fake scheme with a device half that has something to do."""
+    """The fake scheme with a device half that computes."""
 
     kind: ClassVar[str] = "working"
 
@@ -93,19 +93,19 @@ class Silent:
     """A reporter that shows nothing."""
 
     def warn(self, text: str) -> None:
-        """Nothing."""
+        """Shows nothing."""
 
     def phase(self, name: str, total: int, done: int) -> None:
-        """Nothing."""
+        """Shows nothing."""
 
     def advance(self) -> None:
-        """Nothing."""
+        """Shows nothing."""
 
 
 def one_run(folder: Path, plan: measure.Plan) -> tuple[list[str], float, int]:
-    """What keeps a run from being VALID that is made now in ``folder``, apart from the state of the checkout.
+    """Makes a run in ``folder``; returns why it is not VALID, apart from the state of the checkout.
 
-    With it the share of its requests' time in which they were kept from running, and how many were run again.
+    Also the share of its requests' time in which they waited for a processor, and how many were run again.
     """
     points: dict[str, dict[str, dict[str, object]]] = {pipeline: {point: {}} for pipeline, point in plan.halves}
     manifest = provenance.begin(
@@ -160,7 +160,7 @@ def _rows(plan: measure.Plan) -> Iterator[SampleRow]:
 
 @contextlib.contextmanager
 def beside(programs: Sequence[str]) -> Iterator[None]:
-    """So many Python programs run meanwhile."""
+    """Runs a number of Python programs meanwhile."""
     running = [subprocess.Popen([sys.executable, "-I", "-S", "-c", program]) for program in programs]
     time.sleep(0.3 if running else 0.0)
     try:

@@ -1,4 +1,4 @@
-"""What a codec pays for a picture, and how near it comes: bits a pixel, PSNR, and the distance between two curves."""
+"""A codec's rate and quality: bits per pixel, PSNR, and the distance between two curves."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from harness.schemes.image_codec import ImageCodec
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class RateDistortion:
-    """Means over pictures: bits a pixel of the bytes that are sent, and PSNR over RGB in dB."""
+    """Means over pictures: bits per pixel of the bytes that are sent, and PSNR over RGB in dB."""
 
     bpp: float
     psnr_db: float

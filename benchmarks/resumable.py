@@ -25,7 +25,7 @@ from benchmarks.tally import Counts
 
 _EVERY_S = 30.0
 _PILOT = 0.01
-"""The share of a cell's studies that are made first, of all cells: they say how long the whole takes."""
+"""The share of a cell's studies that are made first, of all cells: the time of the whole is estimated from them."""
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What tells it from all others."""
+        """Its name, which no other has."""
         return f"{self.section}: {self.name}"
 
     def studies(self, asked: int) -> int:
@@ -84,7 +84,7 @@ def run(cells_of: CellsOf, wanted: Sequence[str], asked: int, *, file: Path, dig
     pieces = {cell.key: pieces_of(cell, asked) for cell in cells}
     made = read(file, digest)
     todo = [piece for of_cell in pieces.values() for piece in of_cell if piece not in made]
-    # The first piece of every cell comes first: then it is known how long all take.
+    # The first piece of every cell comes first: then the time of all can be estimated.
     todo.sort(key=lambda piece: piece.first > 0)
     progress = _Progress(pieces, made, todo, processes)
     waiting = list(cells)
@@ -105,7 +105,7 @@ def run(cells_of: CellsOf, wanted: Sequence[str], asked: int, *, file: Path, dig
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as out:
-        # What a kill cut short stays a line of its own.
+        # A line that a kill cut short stays a line of its own.
         out.write("\n" if out.tell() else "")
         for piece, one in _made(cells_of, todo, processes):
             data = {"code": digest, **piece._asdict(), "seconds": one.seconds, **one.counts.as_data()}
@@ -124,7 +124,7 @@ def pieces_of(cell: Cell, asked: int) -> list[Piece]:
 
 
 def read(file: Path, digest: str) -> dict[Piece, Made]:
-    """The pieces in a file that the code of ``digest`` made; of a line that a kill cut short, nothing."""
+    """The pieces in a file that the code of ``digest`` made; a line that a kill cut short is ignored."""
     found: dict[Piece, Made] = {}
     if not file.exists():
         return found
@@ -140,7 +140,7 @@ def read(file: Path, digest: str) -> dict[Piece, Made]:
 
 
 def _made(cells_of: CellsOf, pieces: Sequence[Piece], processes: int) -> Iterator[tuple[Piece, Made]]:
-    """The pieces as they end."""
+    """The pieces as they finish."""
     if processes == 1:
         for piece in pieces:
             yield piece, _make(cells_of, piece)
@@ -179,7 +179,7 @@ def _by_key(cells_of: CellsOf) -> Mapping[str, Cell]:
 
 
 class _Progress:
-    """Says now and then, on standard error, how much is done and how long the rest takes."""
+    """Prints at intervals, on standard error, how much is done and an estimate of the time left."""
 
     def __init__(
         self, pieces: Mapping[str, Sequence[Piece]], made: Mapping[Piece, Made], todo: Sequence[Piece], processes: int
@@ -193,7 +193,7 @@ class _Progress:
         self._say(f"{n} pieces of {len(pieces)} cells, {n - len(todo)} of them made before")
 
     def advance(self, piece: Piece) -> None:
-        """Another piece is made."""
+        """Counts a finished piece."""
         del self._left[piece]
         self._pilots -= piece.first == 0
         known = not self._pilots
@@ -207,7 +207,7 @@ class _Progress:
             self._say(f"{n - len(self._left)} of {n} pieces{left}; made last: {piece.key}")
 
     def _left_s(self) -> float:
-        """How long the pieces that are left take; each of their cells has one that is made."""
+        """How long the remaining pieces take; each of their cells has one that is made."""
         cost_s: dict[str, float] = {}
         for key in {piece.key for piece in self._left}:
             done = [piece for piece in self._pieces[key] if piece in self._made]

@@ -1,4 +1,4 @@
-"""How the benchmarks time: calls in turn, medians over rounds, and a line that says where."""
+"""How the benchmarks time: calls in turn, medians over rounds, and a line on the machine."""
 
 import statistics
 import time
@@ -28,6 +28,6 @@ def interleaved_s(calls: Mapping[Name, Callable[[], object]]) -> dict[Name, floa
 
 
 def place() -> str:
-    """Say on what, with how many threads, and of how many rounds the medians are."""
+    """The machine, the number of threads, and the number of rounds of the medians."""
     threads = torch.get_num_threads()
     return f"{machine_name()}, {threads} thread{'s' * (threads > 1)}, medians of {ROUNDS} rounds in turn"
