@@ -60,7 +60,7 @@ BACKBONE = "mini-onevision"
 CLUSTERS = FIG_12_CLUSTERS
 """The n_c of Fig. 12's lessons in turn."""
 FIRST_BOOK, PICTURES = 300_000, 576
-"""Of training books that neither the backbone nor TOFC's codecs learnt from."""
+"""Training books from which neither the backbone nor TOFC's codecs learned."""
 _HELD_OUT = 24
 
 _LEARNED = ("lambda-0.05", "lambda-0.2", "lambda-0.8")
@@ -123,7 +123,7 @@ def drawn_lessons(backbone: Llava, pages: Sequence[Page]) -> list[Lesson]:
 
 
 class _Lessons:
-    """What all points of a group are taught: the same draws of pages and questions, whatever they make of them."""
+    """What all points of a group are trained on: the same draws of pages and questions, whatever they make of them."""
 
     def __init__(self, lessons: Sequence[Lesson], budget: Budget, seed: int) -> None:
         self._lessons, self._budget = lessons, budget
@@ -256,7 +256,7 @@ def measured(backbone: Llava, images: Sequence[Tiles], scheme: type[Ablation], f
 
 
 def how(point: str, coded: Budget, uncoded: Budget, pictures: int, seed: int) -> str:
-    """All that decides a point's weights besides the backbone, as a point's folder says it."""
+    """All that decides a point's weights besides the backbone, as a point's folder records it."""
     budget = dataclasses.asdict(uncoded if point == DISTORTION else coded)
     return json.dumps({**budget, "learned_from": pictures, "seed": seed}, sort_keys=True)
 
@@ -269,7 +269,7 @@ def card(
     pictures: int = PICTURES,
     seed: int = 0,
 ) -> str:
-    """How the points were made, and what those with a codec cost and lose on pictures that they did not learn from."""
+    """How the points were made, and the rate and distortion of those with a codec on held-out pictures."""
     table = "\n".join(f"| {scheme} | {point} | {n_bytes:.0f} | {loss:.3f} |" for scheme, point, n_bytes, loss in rows)
     names = ", ".join(reduced) or "none yet"
     return f"""# Ablations of {BACKBONE}
@@ -304,7 +304,7 @@ projector and, where it is learned, the reducer. Nothing is coded: the features 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the points that are missing or were trained around another backbone or otherwise, and the card."""
+    """Make the points that are missing or were trained with another backbone or configuration, and the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=ZOO / BACKBONE, help="the backbone's folder")
     parser.add_argument("--out", type=Path, default=WEIGHTS / BACKBONE, help="where the points go")

@@ -1,4 +1,4 @@
-"""What every card of the zoo says alike: how a checkpoint was made, and what its stored files score."""
+"""What all cards of the zoo state: how a checkpoint was made, and what its stored files score."""
 
 import tempfile
 from pathlib import Path

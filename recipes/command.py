@@ -13,7 +13,7 @@ from recipes import stages
 def run(
     name: str, description: str | None, make: Callable[[Path, Path, int], None], card: Callable[[Path, float], str]
 ) -> None:
-    """Call ``make(folder, work, workers)``, then write what ``card(folder, seconds)`` says of it."""
+    """Call ``make(folder, work, workers)``, then write its card, ``card(folder, seconds)``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=ZOO / name, help="the checkpoint's folder")
     parser.add_argument("--work", type=Path, default=Path("build") / name, help="where unfinished stages are kept")

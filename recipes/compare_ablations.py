@@ -2,7 +2,7 @@
 
 Every point runs as its scheme does, device half and server half, on pages of books that nothing was trained on; D is
 the cross-entropy of the answers to the same questions (Eq. 10) and R the bits of the stream per element of y. Fig. 12
-is compared by D at equal bytes and by what all its points were trained for, D + lambda R; Table I by D at equal n_c.
+is compared by D at equal bytes and by the loss of all its points, D + lambda R; Table I by D at equal n_c.
 The intervals are those of :mod:`recipes.over_seeds`, over pages and over the seeds of which there is a folder each.
 """
 
@@ -92,7 +92,7 @@ def over_common_seeds(
     others: Sequence[Row],
     of_page: Callable[[Row], Any] = lambda row: np.array(row.of_pictures)[:, 1],
 ) -> Difference:
-    """What ``of_page`` says of a point less what it says of another, over pages and the seeds that both have."""
+    """The difference of ``of_page`` between two points, over pages and the seeds that both have."""
     by_seed = {row.seed: of_page(row) for row in others}
     return difference([of_page(row) - by_seed[row.seed] for row in mine if row.seed in by_seed])
 
@@ -159,7 +159,7 @@ def saved(path: Path | None) -> dict[str, Row]:
 
 
 def digest(folder: Path, *given: Any) -> str:
-    """Of a point's files and of what else decides its rows."""
+    """The digest of a point's files and of all else that decides its rows."""
     found = hashlib.sha256(repr(given).encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         found.update(path.read_bytes())

@@ -50,7 +50,7 @@ def opened(folder: Path) -> tuple[Llava, SplitModel]:
 
 
 def measured(folder: Path, pages: int, first_book: int = FIRST_BOOK) -> list[HeldOut]:
-    """What a folder's codec costs and loses on held-out pages, at each n_c of its training."""
+    """The rate and distortion of a folder's codec on held-out pages, at each n_c of its training."""
     backbone, module = opened(folder)
     data: Any = Bundled(Bundled.Config(kind="bundled", first_book=first_book, books=8, pages=pages), backbone.template)
     clusters = tuple(manifest(folder / MANIFEST)["config"]["clusters"])
@@ -117,7 +117,7 @@ def row_of(row: Mapping[str, Any]) -> HeldOut:
 
 
 def digest(folder: Path, pages: int, first_book: int) -> str:
-    """Of all that decides a folder's rows."""
+    """The digest of all that decides a folder's rows."""
     found = hashlib.sha256(f"{pages} {first_book}".encode())
     for path in (folder / CODEC, folder / ADAPTER / adapter.SAFETENSORS_WEIGHTS_NAME, folder / MANIFEST):
         if path.is_file():

@@ -1,7 +1,7 @@
-"""The tower's features of training pictures, merged and kept on disk: what the language model learns from.
+"""The tower's features of training pictures, merged and cached on disk: what the language model learns from.
 
 Drawing a picture and encoding and merging its tiles costs several times what the language model does with them. Done
-once, it makes the many steps affordable that learning to read a question takes.
+once, it makes the many steps affordable that are needed to learn to read a question.
 
     P patches   V features a patch   C clusters   D dimension
 """
@@ -26,7 +26,7 @@ from recipes.views import ONEVISION, Sight
 CLUSTERS = 6
 """n_c of the paper's largest setting: 4.2 % of the 144 features of a tile."""
 OTHER_CLUSTERS = (2, 3, 4, 5, 8)
-"""Half of the lessons are about another n_c, so that the model does not lean on one."""
+"""Half of the lessons are about another n_c, so that the model does not rely on one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

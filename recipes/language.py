@@ -1,6 +1,6 @@
 """The later stages: a projector and a language model that learn to answer from the tower's features.
 
-``lookup`` learns from text alone how what was seen and the options or the question go together; ``words`` learns to
+``lookup`` learns from text alone to relate what was seen to the options or the question; ``words`` learns to
 answer about pictures in words; ``answers`` about cached merged features; ``whole`` adds pictures with all their tokens,
 in the backbone's own arrangement.
 
@@ -27,7 +27,7 @@ LOOKUP_STEPS, WORDS_STEPS, ANSWERS_STEPS, WHOLE_STEPS = 400, 400, 600, 200
 ANSWERS_PICTURES, WHOLE_PICTURES = 16, 2
 _LOOKUP_LINES, _PICTURES_IN_WORDS = 64, 16
 _LINES_KEPT_UP, _WORDS_KEPT_UP = 16, 4
-"""Of each in every later step: what was learnt from them must be kept up, not learnt again."""
+"""Of each in every later step: what was learned from them only has to be maintained."""
 _LANGUAGE_RATE, _PROJECTOR_RATE = 1.5e-3, 3e-3
 _WHOLE_RATE = 1e-3
 _WHOLE_BOOKS = range(100_000, 100_400)
@@ -59,7 +59,7 @@ def train_words(backbone: Llava, folder: Path, steps: int = WORDS_STEPS) -> None
 
 @torch.no_grad()
 def excite(backbone: Llava) -> None:
-    """Enlarge an untrained projector's first weights until features as small as the tower's excite it."""
+    """Enlarge an untrained projector's first weights until features as small as the tower's have an effect."""
     backbone.model.model.multi_modal_projector.linear_1.weight.mul_(_PROJECTOR_GAIN)
 
 
@@ -79,7 +79,7 @@ def train_answers(
 
 
 def train_whole(backbone: Llava, folder: Path, lessons: Lessons, steps: int = WHOLE_STEPS) -> None:
-    """Train projector and language model in place on pictures with all their tokens, and further on what they know."""
+    """Train projector and language model in place on pictures with all their tokens, and on the earlier material."""
 
     def losses(first: int) -> Iterator[tuple[Tensor, float]]:
         for step in itertools.count(first):
@@ -96,7 +96,7 @@ def train_whole(backbone: Llava, folder: Path, lessons: Lessons, steps: int = WH
 
 
 def _kept_up(backbone: Llava, rng: SeededRandom) -> Tensor:
-    """A little of both earlier stages: without it the later ones unlearn to compare what they see with the question."""
+    """A little of both earlier stages: without it the later ones forget how to compare picture and question."""
     told, _ = _of_words(backbone, rng, _WORDS_KEPT_UP)
     found, _ = _of_lines(backbone, rng, _LINES_KEPT_UP)
     return (told + found) / 4

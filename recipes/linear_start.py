@@ -1,6 +1,6 @@
 """A transform coder to start training from: principal components, and a Gaussian of fixed scale for each of them.
 
-From random weights a small codec spends most of its training on finding out that low frequencies matter. Here every
+From random weights a small codec spends most of its training on learning that low frequencies matter. Here every
 strided convolution of g_a begins as the principal components of the 2 x 2 blocks that it sees, the transposed one of
 g_s as their inverse, and all that stands between them as nearly the identity.
 
@@ -35,7 +35,7 @@ def steps_per_unit(lambda_: float) -> float:
 
 @torch.no_grad()
 def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
-    """Set a ScaleHyperprior or Elic2022Official in place, from pictures; the rest stays as it was drawn."""
+    """Set a ScaleHyperprior or Elic2022Official in place, from pictures; the rest keeps its random weights."""
     down: list[Any] = [layer for layer in net.g_a if isinstance(layer, nn.Conv2d)]
     up: list[Any] = [layer for layer in net.g_s if isinstance(layer, nn.ConvTranspose2d)][::-1]
     last_gain = steps_per_unit(lambda_) / GAIN ** (len(down) - 1)
@@ -69,7 +69,7 @@ def start(net: Any, x_B3HW: Tensor, lambda_: float) -> None:
 
 @torch.no_grad()
 def rescale(net: Any, factor: float) -> None:
-    """Make y and all that is said about it ``factor`` times as large: the same codec, another quantisation step."""
+    """Scale y and all that the entropy model predicts by ``factor``: the same codec, another quantisation step."""
     synthesis = next(layer for layer in net.g_s.modules() if isinstance(layer, nn.ConvTranspose2d))
     for layer in (synthesis, *(layer for layer, _ in _reading_layers(net))):
         layer.weight.div_(factor)
@@ -105,7 +105,7 @@ def _principal_components(x_BCHW: Tensor, most: int) -> Tensor:
 
 
 def _keep_signals_alive(entropy_model: nn.Module) -> None:
-    """Draw weights by He's rule: torch's own draws fade to nothing on the nine layers from y to its scales."""
+    """Draw weights by He's rule: torch's own draws vanish over the nine layers from y to its scales."""
     for layer in entropy_model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             strides = layer.stride[0] * layer.stride[1] if isinstance(layer, nn.ConvTranspose2d) else 1

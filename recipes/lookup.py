@@ -1,7 +1,7 @@
 """Lines of options and questions about their letters: what a language model can learn before it sees anything.
 
-Every line asks for each of its letters once, so that finding a value among the options is learnt in seconds. From
-answers about pictures alone, one letter a line, it was not learnt in a thousand steps.
+Every line asks for each of its letters once, so that finding a value among the options is learned in seconds. From
+answers about pictures alone, one letter per line, it was not learned in a thousand steps.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Makes mini-llava15 from mini-onevision: ``python -m recipes.mini_llava15``.
 
-Tower, projector and language model begin with what mini-onevision's have learnt. The tower learns to see whole pictures
+Tower, projector and language model begin with the weights of mini-onevision's. The tower learns to see whole pictures
 in one padded tile, and parts of them, by their dense labels; then the language model learns to answer from what that
 tower sees, merged and whole, under LLaVA-1.5's prompts. The same stages as mini-onevision's (tower.py, language.py).
 """
@@ -107,7 +107,7 @@ def untrained() -> Llava15:
 
 @torch.no_grad()
 def begin_with(backbone: Llava15, teacher: Llava) -> None:
-    """Give tower, projector and language model what mini-onevision's have learnt.
+    """Give tower, projector and language model the weights of mini-onevision's.
 
     A Llama with a Qwen2's weights computes the same, the biases that the Qwen2 lacks being zero; so does the projector.
     CLIP's blocks are SigLIP's, but what enters them differs: see :func:`_see_as`.
@@ -128,8 +128,8 @@ def _see_as(clip: Any, siglip: Any) -> None:
     """Give a CLIP tower a SigLIP tower's blocks, and embeddings that are nearly its own.
 
     CLIP's colours are normalised otherwise, and its patch embedding has no bias: the positions take it. There are more
-    of these, so they are drawn out. The norm before the blocks, which SigLIP does not have, is made to change as little
-    as it can for patches of the usual contrast.
+    of these, so they are interpolated. The norm before the blocks, which SigLIP does not have, is made to change as
+    little as it can for patches of the usual contrast.
     """
     found: Any = getattr(siglip, "vision_model", siglip)
     body: Any = getattr(clip, "vision_model", clip)
@@ -194,7 +194,7 @@ def save(backbone: Llava15, folder: Path) -> None:
 
 
 def make(folder: Path, work: Path, workers: int) -> None:
-    """Train in ``work``, where what is done is kept, from mini-onevision on, and save to ``folder``."""
+    """Train in ``work``, where finished stages are stored, from mini-onevision on, and save to ``folder``."""
     backbone = untrained()
     begin_with(backbone, onevision.load(mini_onevision.NAME).backbone())
     train_sight(backbone, work)
@@ -203,7 +203,7 @@ def make(folder: Path, work: Path, workers: int) -> None:
 
 
 def card(folder: Path, seconds: float) -> str:
-    """What the checkpoint is, how it was made, and what the saved files score."""
+    """The card: what the checkpoint is, how it was made, and what the saved files score."""
     backbone = load(NAME, weights=folder).backbone()
     return f"""# {NAME}
 

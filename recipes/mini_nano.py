@@ -1,6 +1,6 @@
 """Makes mini-nano from seeds: ``python -m recipes.mini_nano``.
 
-What a device runs by itself where a server would run mini-onevision: that one's vision tower, as the 0.5B model of
+The model that a device runs alone in place of a server's mini-onevision: that one's vision tower, as the 0.5B model of
 LLaVA-OneVision has the 7B model's, in front of a language model of half the width and half the layers. Trained in
 mini-onevision's stages, with fewer steps.
 """
@@ -62,7 +62,7 @@ def train_speech(backbone: OneVision, work: Path, tower: Any, cache: Path, worke
 
 
 def make(folder: Path, work: Path, workers: int) -> None:
-    """Train in ``work``, where what is done is kept, behind mini-onevision's tower, and save to ``folder``."""
+    """Train in ``work``, where finished stages are stored, behind mini-onevision's tower, and save to ``folder``."""
     backbone = untrained()
     train_text(backbone, work)
     tower = load(mini_onevision.NAME).vision().vision_tower
@@ -71,7 +71,7 @@ def make(folder: Path, work: Path, workers: int) -> None:
 
 
 def card(folder: Path, seconds: float) -> str:
-    """What the checkpoint is, how it was made, and what the saved files score."""
+    """The card: what the checkpoint is, how it was made, and what the saved files score."""
     backbone = load(NAME, weights=folder).backbone()
     return f"""# {NAME}
 

@@ -1,6 +1,6 @@
 """Makes mini-onevision from seeds: ``python -m recipes.mini_onevision``.
 
-Three parts, each resumed where it was stopped: a language model on text, a tower on dense labels, then the language
+Three parts, each of which can be resumed: a language model on text, a tower on dense labels, then the language
 model on what the tower sees, merged and whole. See tower.py and language.py for what each of them learns.
 """
 
@@ -71,7 +71,7 @@ def untrained() -> OneVision:
 
 
 def make(folder: Path, work: Path, workers: int) -> None:
-    """Train in ``work``, where what is done is kept, and save the model and its tokenizer to ``folder``."""
+    """Train in ``work``, where finished stages are stored, and save the model and its tokenizer to ``folder``."""
     backbone = untrained()
     language.train_lookup(backbone, work)
     language.train_words(backbone, work)
@@ -110,7 +110,7 @@ def save(backbone: OneVision, folder: Path) -> None:
 
 
 def card(folder: Path, seconds: float) -> str:
-    """What the checkpoint is, how it was made, and what the saved files score."""
+    """The card: what the checkpoint is, how it was made, and what the saved files score."""
     backbone = load(NAME, weights=folder).backbone()
     vision, text = backbone.model.config.vision_config, backbone.model.config.text_config
     return f"""# {NAME}

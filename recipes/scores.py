@@ -1,4 +1,4 @@
-"""What a backbone scores on the bundled benchmarks, and what is left of it when it is shown less.
+"""What a backbone scores on the bundled benchmarks, and how the score falls when it is shown less.
 
 ``python -m recipes.scores mini-onevision``
 """
@@ -90,7 +90,7 @@ def verdicts(backbone: Llava, samples: Sequence[Sample], tokens: Tokens) -> list
 
 
 def table(backbone: Llava, benchmarks: Mapping[str, Sequence[Sample]]) -> str:
-    """The scores as a Markdown table, a row a way and benchmark, with the accuracy of every category."""
+    """The scores as a Markdown table, a row for each way and benchmark, with the accuracy of every category."""
     lines = ["| benchmark | shown | score | accuracy | by category |", "|---|---|---|---|---|"]
     for name, samples in benchmarks.items():
         category = np.array([sample.category for sample in samples])

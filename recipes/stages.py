@@ -113,6 +113,6 @@ def _identity(stage: str, steps: int, groups: list[Group]) -> str:
 
 
 def seconds(folder: Path) -> float:
-    """The time that the stages kept in ``folder`` have been trained for, over all the runs that resumed them."""
+    """The time that the stages stored in ``folder`` have been trained for, over all the runs that resumed them."""
     states = [checkpoint.read(path, tensors=False) for path in sorted(folder.glob("*.safetensors"))]
     return sum(state.seconds for state in states if state is not None)

@@ -1,7 +1,7 @@
 """Pictures in words: a street's things as sums of word embeddings, in the place of its visual tokens.
 
-A language model that has learnt to answer about these knows what is asked, compared and counted before it has to learn
-to see. It is a picture's caption, without a sentence around it.
+A language model that has learned to answer about these can read, compare and count before it has to learn to see. It is
+a picture's caption, without a sentence around it.
 
     S things   H width of the language model
 """
@@ -31,7 +31,7 @@ def words(street: Street) -> list[str]:
 
 
 def picture(street: Street, rng: SeededRandom, tokenizer: Tokenizer, embed: nn.Embedding) -> Tensor:
-    """The street's things in random order among some nothings, (S, H)."""
+    """The street's things in random order among some empty places, (S, H)."""
     rows = []
     for thing in rng.shuffled([*words(street), *[""] * rng.between(4, 12)]):
         ids = [i for word in thing.split("|") for i in tokenizer.encode(word).ids] if thing else []

@@ -142,7 +142,7 @@ def train_tower(
 ) -> None:
     """Train the tower in place on training scenes, then scale its features to a spread at which things become centres.
 
-    Digits and arrows are the last that a tower learns: the second part of the training shows it what bears them.
+    A tower learns digits and arrows last: the second part of the training shows it the things that carry them.
     """
     stage = ProbedTower(tower, sight)
 

@@ -87,7 +87,7 @@ def _onto(label_HW: NDArray[np.uint8], canvas_h: int, canvas_w: int) -> NDArray[
 
 
 def _close_up(page: Page, rng: SeededRandom) -> Page:
-    """A page with fewer and larger things, in which a small detail is seen before it is learnt to be small."""
+    """A page with fewer and larger things, on which a detail is learned before it has to be found at its true size."""
     street = dataclasses.replace(
         page.street,
         cars=page.street.cars[:1],

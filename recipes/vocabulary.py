@@ -1,7 +1,7 @@
-"""The miniature's tokenizer: a byte-level BPE like Qwen2's, its merges learnt from the bundled benchmarks' prompts.
+"""The miniature's tokenizer: a byte-level BPE like Qwen2's, its merges learned from the bundled benchmarks' prompts.
 
 What every prompt repeats is one token each, which halves a prompt's length and with it the time to train on it. So is
-an option with its letter: a model this small is slow to learn that a letter belongs to the word behind it.
+an option with its letter: a model this small is slow to learn that a letter belongs to the word after it.
 """
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
