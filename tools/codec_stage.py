@@ -1,4 +1,4 @@
-"""What ``harness train --stage codec`` takes at full size: measured here on drawn pictures, with random weights.
+"""The cost of ``harness train --stage codec`` at full size: measured here on drawn pictures, with random weights.
 
     python -m tools.codec_stage FOLDER
 
@@ -6,7 +6,7 @@ LLaVA-OneVision-7B's vision tower encodes drawn pictures of one tile and its thu
 entropy models of D = 1152 are fitted to them by the shipped configuration with fewer steps; then a stream of a new
 picture is written and read back. Seconds and bytes of memory are measured, here; what the shipped budget would take on
 this machine is extrapolated from them, in proportion to patches and to features, and says so. With random weights the
-codec is worth nothing: its cost is real. Repeat the command to resume; pictures that are encoded are cached, as are the
+codec is useless, but its cost is real. Repeat the command to resume; pictures that are encoded are cached, with the
 seconds that they took.
 
 ``FOLDER/report.json`` has all of it.
@@ -47,7 +47,7 @@ _PATCHES_OF_A_PHOTOGRAPH = 10
 
 
 def draw(folder: Path, number: int) -> None:
-    """Streets of the training split as PNG files; those that are there stay."""
+    """Streets of the training split as PNG files; those that exist are not written again."""
     folder.mkdir(parents=True, exist_ok=True)
     book = 0
     while len(found := sorted(folder.glob("*.png"))) < number:
@@ -81,7 +81,7 @@ def configuration(folder: Path, pictures: int, steps: int, batch: int, backbone:
 
 
 class Timed:
-    """A reporter that keeps the seconds of each phase's steps in a file, and shows how far they are."""
+    """A reporter that records the seconds of each phase's steps in a file, and shows progress."""
 
     def __init__(self, console: Console, file: Path) -> None:
         self.seconds: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
@@ -91,7 +91,7 @@ class Timed:
         """Begins a phase."""
         self._console.print(f"{name}: {total} steps, {done} of them done before")
         self._name, self._last_s = name, time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, [])[:done]  # What is done again is timed again.
+        self.seconds[name] = self.seconds.get(name, [])[:done]  # A repeated step is timed again.
 
     def advance(self) -> None:
         """One step of the phase is done."""
@@ -108,7 +108,7 @@ class Timed:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held, on the CPU and on an accelerator."""
+    """The peak memory of this process, on the CPU and on an accelerator."""
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + on_gpu
 
@@ -146,7 +146,7 @@ def _at_least_one(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run it, and print what was measured and what follows."""
+    """Run the stage, and print what was measured and what is extrapolated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--backbone", default="llava-onevision-7b", help="built with random weights")

@@ -1,4 +1,4 @@
-"""Writes ``results/README.md``: what is in the folder of a run, column by column, from ``harness/records.py``.
+"""Writes ``results/README.md``: the tables in the folder of a run, column by column, from ``harness/records.py``.
 
 python -m tools.columns
 """

@@ -1,15 +1,16 @@
-"""Everything that wants a GPU, in one command: the full size with random weights, timed, counted, coded, estimated.
+"""All checks that need a GPU, in one command: the full size with random weights, timed, counted, coded, estimated.
 
     python -m tools.full_size FOLDER                                  on a machine with a GPU: the 7B
     python -m tools.full_size FOLDER --backbone mini-onevision        anywhere, in a minute
 
 1. Both halves of every scheme run on drawn streets at the size of photographs: the stage rows are in
-   ``FOLDER/profile.parquet``, what the machine is in ``FOLDER/card.json``. Answers are noise; work and bytes are real.
+   ``FOLDER/profile.parquet``, the machine's description in ``FOLDER/card.json``. Answers are noise; work and bytes are
+   real.
 2. Vision, prefill, generate and the others stand beside their estimates, where the machine has a data sheet.
 3. NVML's energy counter is read beside its power, sampled meanwhile.
 4. TOFC's streams that the GPU codes are decoded on the CPU and the reverse; the golden streams of another machine too.
 
-``FOLDER/report.json`` has all of it. The exit code is 1 where a stream holds anything else on the other side.
+``FOLDER/report.json`` has all of it. The exit status is 1 if a stream decodes differently on the other side.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def pictures(number: int, width: int, height: int) -> list[Sample]:
 
 
 def splits(models: Models, codec: TofcCodec, schemes: Sequence[str]) -> Iterator[tuple[str, Any, Split]]:
-    """Each scheme's name, point and halves; one without what it needs here is left out by raising nothing."""
+    """Each scheme's name, point and halves; one that lacks something here is skipped without an error."""
     vision, language = models.vision(), models.language()
     if "tofc" in schemes:
         point = TofcPoint(codec="untrained", merge_to=MERGE_TO)
@@ -256,7 +257,7 @@ def sheet_of(named: str | None) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it all, and print what there is to see."""
+    """Run all parts, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--backbone", choices=list(catalog.BACKBONES))

@@ -77,7 +77,7 @@ def night(scenarios: Sequence[Path], against: str, timed: Path, pairs: int, cons
     folder = RESULTS / "nightly" / name
     runs = folder / "runs"
     refused = [sentence for file in wanted if (sentence := _ran(file, runs, console))]
-    # What cannot be compared or timed is a part of the night's result, not its end.
+    # What cannot be compared or timed is reported in the night's result and does not end it.
     try:
         found = compared(kept, runs, dict(regression.DEFAULT), regression.BYTES_TOLERANCE, Path("scenarios"))
     except HarnessError as error:

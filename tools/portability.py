@@ -1,4 +1,4 @@
-"""Streams that one machine codes and another decodes: what comes out, and what differs.
+"""Streams that one machine codes and another decodes: what is decoded, and what differs.
 
     python -m tools.portability code  FOLDER [--pictures 10] [--whole 2]     on one machine
     python -m tools.portability decode FOLDER                                on another, or on the same
@@ -6,8 +6,8 @@
 ``code`` writes the streams of generated pictures, merged to several n_c and coded by every bundled codec of features,
 and coded by every bundled network for pictures, with digests of what it decodes from them itself; and, of some
 pictures, the features and the clusters of merging. Of every scheme it writes one request, and the answer to it.
-``decode`` decodes the streams, merges the features, answers the requests, and compares. The exit code is 1 where a
-stream or a request is refused, or a stream holds anything else here than there.
+``decode`` decodes the streams, merges the features, answers the requests, and compares. The exit status is 1 if a
+stream or a request is refused, or a stream decodes to something else here than there.
 """
 
 import argparse
@@ -73,7 +73,7 @@ POINTS: dict[str, dict[str, Any]] = {
 }
 """An operating point of every scheme that needs no package besides the required ones."""
 NEURAL_EVERY = 5
-"""Of so many pictures one goes through the networks for pictures, whose strings are long and slow."""
+"""One of this many pictures goes through the networks for pictures, whose strings are long and slow."""
 
 
 @cache
@@ -230,7 +230,7 @@ def _answers(answers: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple
 
 
 def latents(coder: PictureCoder, body: bytes) -> Tensor:
-    """What the strings of a picture hold: y, which g_s makes a picture of, in floating point and so not exactly."""
+    """The content of a picture's strings: y, which g_s makes a picture of, in floating point and so not exactly."""
     read = unpack(body, coder.model, coder.net.n_strings, MAX_PIXELS)
     seen: list[Tensor] = []
     with coder.net.g_s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
@@ -239,7 +239,7 @@ def latents(coder: PictureCoder, body: bytes) -> Tensor:
 
 
 def decode(folder: Path) -> tuple[list[str], int]:
-    """What every stream of ``folder`` is on this machine: sentences, and how many are not what was coded.
+    """Decodes every stream of ``folder`` here: a sentence for each difference, and how many streams differ.
 
     Raises ResultsError where the folder is not one that :func:`code` wrote.
     """
@@ -330,7 +330,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one of the two commands; returns the exit code."""
+    """Runs one of the two commands; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     coding = commands.add_parser("code", help="write streams and digests")

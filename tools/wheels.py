@@ -3,10 +3,10 @@
     python -m tools.wheels [--extra test] [--pin torch==2.8.0]
 
 Requirements are followed from pyproject.toml down, through the metadata of each wheel. Markers are evaluated for the
-machine that is asked about: pip takes this machine's, even under ``--platform``. Versions are those of constraints.txt;
-a package that it does not have is taken at the newest release that fits. The index is the one that pip is set to.
+target machine: pip takes this machine's, even under ``--platform``. Versions are those of constraints.txt; a package that it
+does not have is taken at the newest release that fits. The index is the one that pip is configured to use.
 
-The exit code is 1 where a wheel is missing or versions contradict each other, and 3 where the index cannot be asked.
+The exit status is 1 if a wheel is missing or versions contradict each other, and 3 if the index cannot be reached.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Target:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the names in a marker mean there."""
+        """The values of the names in a marker there."""
         return {
             "implementation_name": "cpython",
             "implementation_version": f"{self.python}.9",
@@ -144,7 +144,7 @@ class Index:
 
     @classmethod
     def of_pip(cls) -> "Index":
-        """The one that pip is set to; its help prints the default after configuration and environment."""
+        """The index that pip is configured to use; its help prints the default after configuration and environment."""
         done = subprocess.run(
             [sys.executable, "-m", "pip", "install", "--help"],
             capture_output=True,
@@ -229,7 +229,7 @@ def _open(url: str, headers: Mapping[str, str]) -> Any:
 
 @cache
 def _certificates(file: str | None) -> ssl.SSLContext:
-    """Those that a server's is checked against; reading them takes as long as many questions to the index."""
+    """The certificates that a server's is checked against; reading them takes as long as many requests to the index."""
     return ssl.create_default_context(cafile=file)
 
 
@@ -339,7 +339,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table, then what is missing; returns the exit code."""
+    """Prints the table, then what is missing; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--extra", action="append", default=[], help="an extra of pyproject.toml to follow as well")
     parser.add_argument("--pin", action="append", default=[], type=Requirement, help="instead of constraints.txt's")
@@ -356,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         index = Index.of_pip()
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            # Many packages are asked for at a time; following the requirements then finds the answers there.
+            # Many packages are requested at a time; following the requirements then finds the responses cached.
             list(pool.map(partial(_ask, index), pins))
         outcomes = [resolve(target, roots, pins, index) for target in targets]
     except (IndexUnavailableError, OSError, HTTPException, zipfile.BadZipFile) as error:
