@@ -415,7 +415,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a minute instead of several")
-    parser.add_argument("which", nargs="*", help=f"of {', '.join(benches)}; all without")
+    parser.add_argument("which", nargs="*", help=f"parts to run, of {', '.join(benches)}; default: all")
     chosen = parser.parse_args()
     if unknown := set(chosen.which) - benches.keys():
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(benches)}")
@@ -429,7 +429,7 @@ def main() -> None:
                 print(f"\n{name}: {error}")
                 if name in chosen.which:
                     missed.append(f"{name} was not done")
-    print(f"\n{'missed: ' + '; '.join(missed) if missed else 'all as it should be'}")
+    print(f"\n{'missed: ' + '; '.join(missed) if missed else 'all goals met'}")
     sys.exit(bool(missed))
 
 

@@ -134,7 +134,7 @@ class _Told:
         print(text)
 
     def phase(self, name: str, total: int, done: int) -> None:
-        print(f"{name}: {total}, {done} of them done before", flush=True)
+        print(f"{name}: {total}, {done} done earlier", flush=True)
 
     def advance(self) -> None:
         print(".", end="", flush=True)
@@ -196,17 +196,17 @@ def _goals(nights: int, pairs: int) -> Iterator[bool]:
         print(f"{' '.join(part):<38} {1e3 * seconds[part]:>6.1f} ms {planted:>8} {caught:>7}", flush=True)
         yield caught >= FEWEST_CAUGHT * planted
     made, caught = changed_sizes(planted)
-    print(f"\nsize of one payload changed by one byte: {made} times, caught {caught} times")
+    print(f"\nsize of one payload changed by one byte: {made} times, found {caught} times")
     yield made == caught
 
 
 def main() -> int:
     """Counts, or collects."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--nights", type=int, default=200, help="of each kind; default: %(default)s")
-    parser.add_argument("--pairs", type=int, default=Design().pairs, help="in a set; default: %(default)s")
+    parser.add_argument("--nights", type=int, default=200, help="nights of each kind; default: %(default)s")
+    parser.add_argument("--pairs", type=int, default=Design().pairs, help="pairs in a set; default: %(default)s")
     parser.add_argument("--collect", type=Path, metavar="FOLDER", help="time pairs into this folder instead")
-    parser.add_argument("--store", type=int, metavar="PAIRS", help="how many; with --collect")
+    parser.add_argument("--store", type=int, metavar="PAIRS", help="the number of pairs; with --collect")
     asked = parser.parse_args()
     if asked.collect is not None:
         store(collect(asked.collect, asked.store or 40))

@@ -225,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--scheme", action="append", choices=[*POINTS])
-    parser.add_argument("--most-gib", type=float, default=6.0, help="larger halves are said, not made")
+    parser.add_argument("--most-gib", type=float, default=6.0, help="larger halves are named, not made")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:

@@ -48,9 +48,11 @@ def main() -> None:
         )
         bare = _timed(_bare_timeouts)
         _print(f"SimPy's own limit: {REQUESTS:,} bare timeouts", bare)
-        print(f"  {REQUESTS / bare[0] / 1e6:.2f} million timeouts a second")
+        print(f"  {REQUESTS / bare[0] / 1e6:.2f} million timeouts per second")
         for simulator in ("vector", "simpy"):
-            print(f"memory, {simulator:<8} {_bytes_a_request(Path(folder), simulator):6.0f} bytes a request (goal 300)")
+            print(
+                f"memory, {simulator:<8} {_bytes_a_request(Path(folder), simulator):6.0f} bytes per request (goal 300)"
+            )
         _day(Path(folder))
 
 

@@ -307,10 +307,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the points that are missing or were trained with another backbone or configuration, and the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=ZOO / BACKBONE, help="the backbone's folder")
-    parser.add_argument("--out", type=Path, default=WEIGHTS / BACKBONE, help="where the points go")
+    parser.add_argument("--out", type=Path, default=WEIGHTS / BACKBONE, help="the folder of the points")
     parser.add_argument("--only", nargs="*", metavar="SCHEME/POINT", help="these alone, such as tofc_single/lambda-0.2")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="to learn from")
-    parser.add_argument("--steps", type=int, help="of every point, in place of its group's")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="number of training pictures")
+    parser.add_argument("--steps", type=int, help="steps of every point, instead of its group's")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -16,8 +16,10 @@ def run(
     """Call ``make(folder, work, workers)``, then write its card, ``card(folder, seconds)``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=ZOO / name, help="the checkpoint's folder")
-    parser.add_argument("--work", type=Path, default=Path("build") / name, help="where unfinished stages are kept")
-    parser.add_argument("--threads", type=int, default=1, help="of the training; another process draws the pictures")
+    parser.add_argument("--work", type=Path, default=Path("build") / name, help="where unfinished stages are stored")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of the training; another process draws the pictures"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -89,7 +89,7 @@ class Timed:
 
     def phase(self, name: str, total: int, done: int) -> None:
         """Begins a phase."""
-        self._console.print(f"{name}: {total} steps, {done} of them done before")
+        self._console.print(f"{name}: {total} steps, {done} done earlier")
         self._name, self._last_s = name, time.perf_counter()
         self.seconds[name] = self.seconds.get(name, [])[:done]  # A repeated step is timed again.
 
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone", default="llava-onevision-7b", help="built with random weights")
     parser.add_argument("--pictures", type=_at_least_one, default=40, help="to fit to; a few more are held out")
     parser.add_argument("--steps", type=_at_least_one, default=40)
-    parser.add_argument("--batch", type=_at_least_one, default=8, help="pictures a step")
+    parser.add_argument("--batch", type=_at_least_one, default=8, help="pictures per step")
     given = parser.parse_args(arguments)
     console, folder = Console(markup=False, emoji=False), Path(given.folder)
     draw(folder / "pictures", given.pictures + HELD_OUT)

@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.nightly", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run, compare, report, and add to the history")
-    run.add_argument("scenarios", nargs="*", type=Path, help="instead of those that have a reference")
+    run.add_argument("scenarios", nargs="*", type=Path, help="the scenarios to run; default: those with a reference")
     run.add_argument(
         "--against", metavar="COMMIT", default="", help="the commit to time against; default: the last other one"
     )
     run.add_argument(
-        "--timed", metavar="SCENARIO", type=Path, default=TIMED, help="what is timed; default: %(default)s"
+        "--timed", metavar="SCENARIO", type=Path, default=TIMED, help="the scenario to time; default: %(default)s"
     )
     run.add_argument("--pairs", type=int, default=20, help="restarted pairs in a set; default: %(default)s")
     draw = commands.add_parser("draw", help="draw the history")

@@ -335,9 +335,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     coding = commands.add_parser("code", help="write streams and digests")
     coding.add_argument("folder", type=Path)
-    coding.add_argument("--pictures", type=int, default=10, help="how many (10: 300 requests of the zoo's codecs)")
-    coding.add_argument("--whole", type=int, default=2, help="of how many the features are written, too (2)")
-    commands.add_parser("decode", help="read them and compare").add_argument("folder", type=Path)
+    coding.add_argument(
+        "--pictures", type=int, default=10, help="number of pictures (10: 300 requests of the zoo's codecs)"
+    )
+    coding.add_argument("--whole", type=int, default=2, help="number of pictures whose features are written too (2)")
+    commands.add_parser("decode", help="decode them and compare").add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with torch.inference_mode():

@@ -3,8 +3,8 @@
     python -m tools.wheels [--extra test] [--pin torch==2.8.0]
 
 Requirements are followed from pyproject.toml down, through the metadata of each wheel. Markers are evaluated for the
-target machine: pip takes this machine's, even under ``--platform``. Versions are those of constraints.txt; a package that it
-does not have is taken at the newest release that fits. The index is the one that pip is configured to use.
+target machine: pip takes this machine's, even under ``--platform``. Versions are those of constraints.txt; a package
+that it does not have is taken at the newest release that fits. The index is the one that pip is configured to use.
 
 The exit status is 1 if a wheel is missing or versions contradict each other, and 3 if the index cannot be reached.
 """
@@ -342,7 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table, then what is missing; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--extra", action="append", default=[], help="an extra of pyproject.toml to follow as well")
-    parser.add_argument("--pin", action="append", default=[], type=Requirement, help="instead of constraints.txt's")
+    parser.add_argument(
+        "--pin", action="append", default=[], type=Requirement, help="a version instead of that in constraints.txt"
+    )
     parser.add_argument("--python", action="append", choices=PYTHONS, help="only for this Python")
     parser.add_argument("--machine", action="append", choices=MACHINES, help="only for this kind of machine")
     options = parser.parse_args(arguments)
@@ -360,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             list(pool.map(partial(_ask, index), pins))
         outcomes = [resolve(target, roots, pins, index) for target in targets]
     except (IndexUnavailableError, OSError, HTTPException, zipfile.BadZipFile) as error:
-        print(f"the package index cannot be asked: {error}", file=sys.stderr)
+        print(f"the package index cannot be reached: {error}", file=sys.stderr)
         return 3
     print(table(outcomes))
     problems = [f"{outcome.target}: {problem}" for outcome in outcomes for problem in outcome.problems]
