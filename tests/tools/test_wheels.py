@@ -184,7 +184,7 @@ def test_the_command_says_what_is_missing(
     ]
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     assert wheels.main([]) == 3
-    assert "the package index cannot be asked" in capsys.readouterr().err
+    assert "the package index cannot be reached" in capsys.readouterr().err
 
 
 def test_an_extra_of_the_project_brings_the_extras_that_it_names() -> None:
