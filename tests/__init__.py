@@ -1,1 +1,1 @@
-"""The tests, and what more than one of them needs."""
+"""The tests, and what several of them share."""

@@ -11,7 +11,7 @@ from harness.analysis import Analysis
 def test_at_80_columns_every_name_keeps_its_line_and_no_word_is_lost(
     made_up: Analysis, monkeypatch: pytest.MonkeyPatch, harness: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """Schemes and parameters are whole, the verdicts are broken between words, the choice is the table's first row."""
+    """Schemes and parameters are whole, verdicts wrap between words, and the choice is the table's first row."""
     monkeypatch.setenv("COLUMNS", "80")
     asked = ["--rate", "50 KB/s", "--deadline", "0.2s", "--min-score", "0.9"]
     status, out, _ = harness("advise", made_up.record.folder, *asked)

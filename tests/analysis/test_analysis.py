@@ -1,4 +1,4 @@
-"""One analysis of a run: each quantity is made once, in the place that the documentation names."""
+"""One analysis of a run: each quantity is computed once, in the place that the documentation names."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ NONE_REACHES = {"reference": "server_only", "target": 1.3, "margin": 0.0, "confi
 def test_showing_everything_computes_each_quantity_once(
     made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Table, figures, comparison and categories take one selection, one summary of latencies, one of each other."""
+    """Table, figures, comparison and categories share one selection and one of every other result."""
     calls: dict[str, int] = {}
 
     def counted(module: object, name: str) -> None:
@@ -119,8 +119,8 @@ def test_a_selected_point_may_not_have_been_replayed(made_up: Analysis) -> None:
     assert run.numbers["total_mean_s"].isna().all()
 
 
-def test_profiles_are_of_the_pipelines_asked_for(made_up: Analysis) -> None:
-    """All points, or those of some pipelines; a name that is none is refused with those that are."""
+def test_profiles_are_of_the_requested_pipelines(made_up: Analysis) -> None:
+    """All points, or those of some pipelines; an unknown name is refused with the list of known ones."""
     assert len(made_up.profiles()) == len(made_up.points)
     assert {profile.pipeline for profile in made_up.profiles(["jpeg", "tofc"])} == {"jpeg", "tofc"}
     record = made_up.record
@@ -131,15 +131,15 @@ def test_profiles_are_of_the_pipelines_asked_for(made_up: Analysis) -> None:
 
 
 def test_outcomes_of_a_pipeline_without_parameters_are_refused(made_up: Analysis) -> None:
-    """Rows and the manifest's points are of the same pipelines."""
+    """Rows and the manifest's points must name the same pipelines."""
     points = {name: of for name, of in made_up.manifest.points.items() if name != "webp"}
     manifest = made_up.manifest.model_copy(update={"points": points})
     with pytest.raises(ResultsError, match="webp has outcomes, and the manifest's points are of: tofc, jpeg"):
         Analysis(dataclasses.replace(made_up.record, manifest=manifest)).points  # noqa: B018
 
 
-def test_every_metric_is_made_where_its_documentation_says() -> None:
-    """Each row of a table of metrics in docs/metrics.md names what makes it, last, and all that is named is there."""
+def test_every_metric_is_computed_where_its_documentation_says() -> None:
+    """Each row of a table of metrics in docs/metrics.md ends with the functions that compute it, and they exist."""
     text = METRICS.read_text(encoding="utf-8")
     named = re.findall(r"`((?:harness|baselines)\.[\w.]+):([\w.]+)`", text)
     for module, name in named:
@@ -152,7 +152,7 @@ def test_every_metric_is_made_where_its_documentation_says() -> None:
 
 
 def test_every_metric_of_a_claim_is_documented_with_its_function() -> None:
-    """The table of docs/metrics.md has every name that a claim may use, and what computes each is what it says."""
+    """The table of docs/metrics.md has every name that a claim may use, with the function that computes it."""
     table = METRICS.read_text(encoding="utf-8").partition("| metric | number | made by |\n")[2].partition("\n\n")[0]
     rows = [row.split(" | ") for row in table.splitlines()[1:]]
     made = {name: row[-1] for row in rows for name in row[0].strip("| ").split(", ")}

@@ -1,4 +1,4 @@
-"""A score taken apart by benchmark and by category, and put together again."""
+"""A score by benchmark and by category, and their average."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from harness.report import table
 
 @pytest.fixture(scope="module")
 def two(made_up: Analysis) -> Analysis:
-    """The made-up run with its first sixty questions on record as those of another benchmark."""
+    """The made-up run with its first sixty questions assigned to another benchmark."""
     samples = made_up.record.samples.to_pandas().sort_values("sample")
     samples["benchmark"] = ["MMStar" if i < 60 else "StreetsQA" for i in range(len(samples))]
     manifest = made_up.manifest.model_copy(update={"benchmarks": ("MMStar", "StreetsQA")})
@@ -60,7 +60,7 @@ def test_categories_are_scored_by_themselves(two: Analysis) -> None:
 
 
 def test_the_closing_table_says_what_was_averaged(two: Analysis) -> None:
-    """A reader is told which benchmarks, and over what."""
+    """It names the benchmarks, and what each score is relative to."""
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
         console.print(table.table(two))

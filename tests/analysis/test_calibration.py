@@ -1,4 +1,4 @@
-"""Small calibrations that begin at rows: how often what a run prints holds the truth of a made-up study."""
+"""Small calibrations from rows: how often what a run prints holds the truth of a made-up study."""
 
 import dataclasses
 import json
@@ -135,8 +135,8 @@ def cells() -> Iterator[Cell]:
         yield Cell(section="counted", name=name, study=made, lines=told, times=1.0 if name == "even" else 0.5)
 
 
-def test_a_calibration_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every study is made once, whatever is in the file of its code; a line cut short and other code's are left out."""
+def test_a_stopped_calibration_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every study is made once, whatever part the file has; truncated lines and those of other code are ignored."""
     file = tmp_path / "calibration.jsonl"
     MADE.clear()
     resumable.run(cells, ["counted"], 40, file=file, digest="this")
@@ -144,7 +144,7 @@ def test_a_calibration_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.C
     assert [line for line in whole.splitlines() if "of" in line] == ["40 of 40, 40 hits", "20 of 20, 10 hits"]
     assert sorted(MADE) == [("even", n) for n in range(40)] + [("odd", n) for n in range(20)]
     lines = [line for line in file.read_text().splitlines() if line]
-    # The first study of each cell comes first: it says how long all take.
+    # The first study of each cell comes first: the time of all is estimated from it.
     assert [json.loads(line)["first"] for line in lines[:2]] == [0, 0]
     file.write_text("\n".join([*lines[:12], lines[12][:40]]))
     MADE.clear()

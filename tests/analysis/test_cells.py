@@ -1,4 +1,4 @@
-"""Latencies of a run: means of the whole benchmark, what covers, what is claimed, and what is not."""
+"""Latencies of a run: means of the whole benchmark, the coverage of their intervals, and when none is given."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,8 @@ def rows(row: type, **columns: Any) -> pa.Table:
 def studied(
     made_up: Analysis, rng: np.random.Generator, timed: int, *, slope_s: float = 0.02, points: Any = None
 ) -> tuple[Analysis, float]:
-    """The made-up run timed anew, at some points or all, on pictures whose cost follows their patches; the true mean.
+    """The made-up run timed again, at some points or all, on pictures whose time follows their patches; and its true
+    mean.
 
     Patches are 5 or 13, and the pictures with 13 send twice the bytes; a round drifts by 5 %.
     """
@@ -113,7 +114,7 @@ def test_means_are_post_stratified(made_up: Analysis) -> None:
     assert np.sign(moved) == np.sign(benchmark - own.mean())
 
 
-def test_too_few_pictures_promise_nothing(made_up: Analysis) -> None:
+def test_too_few_pictures_have_no_interval(made_up: Analysis) -> None:
     """Five timed pictures give a mean without an interval, and say why."""
     run, _ = studied(made_up, np.random.default_rng(2), 5)
     row = total(run)
@@ -124,7 +125,7 @@ def test_too_few_pictures_promise_nothing(made_up: Analysis) -> None:
 
 
 def test_percentiles_are_claimed_by_pictures(made_up: Analysis) -> None:
-    """Twelve pictures in three rounds certify a median, not a 90th percentile."""
+    """Twelve pictures in three rounds certify a median but no 90th percentile."""
     row = total(made_up)
     assert row["total_p50_low_s"] <= row["total_p50_s"] <= row["total_p50_high_s"]
     assert np.isnan(row["total_p90_s"])
@@ -143,7 +144,7 @@ def apart_warnings(run: Analysis) -> list[str]:
 
 
 def test_schemes_timed_apart_have_no_interval_between_them(made_up: Analysis) -> None:
-    """A scheme that one other start of the process timed is named, and no ratio with it has an interval."""
+    """A scheme that was timed in another start of the process is named, and no ratio with it has an interval."""
     stages = made_up.record.stages.to_pandas()
     run = started(made_up, stages["pipeline"] == "jpeg")
     (sentence,) = apart_warnings(run)
@@ -168,7 +169,7 @@ def test_schemes_timed_apart_have_no_interval_between_them(made_up: Analysis) ->
 
 @pytest.mark.slow
 def test_a_run_that_was_resumed_compares_its_schemes(made_up: Analysis) -> None:
-    """Of rounds that all schemes share nobody is named, though a start ended between two schemes' turns on a sample."""
+    """If all schemes share the rounds none is named, though a start ended between two schemes' turns on a sample."""
     stages = made_up.record.stages.to_pandas()
     samples = sorted(stages["sample"].unique())
     place = stages["sample"].map({sample: place for place, sample in enumerate(samples)})
@@ -182,7 +183,7 @@ def test_a_run_that_was_resumed_compares_its_schemes(made_up: Analysis) -> None:
 
 @pytest.mark.slow
 def test_starts_that_scatter_are_in_every_interval_of_times(made_up: Analysis) -> None:
-    """Where three starts differ by a tenth each interval of a mean time is as wide as that, whoever prints it."""
+    """If three starts differ by a tenth, every interval of a mean time includes that, wherever it is printed."""
     stages = made_up.record.stages.to_pandas()
     stages["seconds"] *= np.array([0.9, 1.0, 1.12])[stages["round"]]
     scattered = Analysis(dataclasses.replace(made_up.record, stages=rows(StageRow, **stages)))
@@ -211,7 +212,7 @@ def test_drift_is_warned_of(made_up: Analysis) -> None:
     run = Analysis(dataclasses.replace(made_up.record, stages=rows(StageRow, **stages)))
     assert sum("the rounds drifted: +" in sentence for sentence in run.timing_warnings) == len(run.first) / 3
     assert run.session == "this session only"
-    # What hits all schemes of a round alike leaves their ratios as they were.
+    # A factor that all schemes of a round share leaves their ratios unchanged.
     fixed = made_up.first.set_index(["channel", "pipeline"])
     moved = run.first.set_index(["channel", "pipeline"])
     for channel in RATES_BPS:
@@ -232,7 +233,7 @@ def test_several_benchmarks_count_alike(made_up: Analysis) -> None:
 
 @pytest.mark.slow
 def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
-    """Where requests may be given up the means are of the rows, parts add up, and ratios give no interval."""
+    """If requests may time out, the means are of the rows, parts add up, and ratios have no interval."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))
     row = total(run)
     requests = run.record.requests.to_pandas()
@@ -247,7 +248,7 @@ def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
 
 @pytest.mark.slow
 def test_an_unstable_system_has_no_mean(tmp_path: Any) -> None:
-    """More comes in than the servers can do: the reason is said in the place of the mean, and no share is in time."""
+    """More requests arrive than the servers can answer: the reason replaces the mean, and no share is in time."""
     crowded = {"arrivals": {"kind": "poisson", "rate_hz": 100.0}, "users": [1], "deadline_s": 0.2}
     run = Analysis(make(tmp_path / "run", replay=crowded))
     row = total(run)
@@ -274,7 +275,7 @@ def test_no_requests_no_rows(made_up: Analysis) -> None:
 
 @pytest.mark.slow
 def test_every_interval_is_at_the_scenarios_confidence(made_up: Analysis) -> None:
-    """At 80 % all that are finite are shorter than at 95 %, in each table that the analysis has."""
+    """At 80 % every finite interval is shorter than at 95 %, in each table of the analysis."""
 
     def at(confidence: float) -> Analysis:
         scenario = dict(made_up.manifest.scenario)
@@ -307,8 +308,8 @@ def test_every_interval_is_at_the_scenarios_confidence(made_up: Analysis) -> Non
             assert not known.any() or (widths[0] < widths[1])[known].any(), (name, column)
 
 
-def test_a_finished_runs_links_are_judged_by_their_mean_or_said_not_to_be(made_up: Analysis) -> None:
-    """A chain of two rates is in the manifest and is judged; of a link in a file it is said that it is not."""
+def test_a_finished_runs_links_are_judged_by_their_mean_or_reported_as_unknown(made_up: Analysis) -> None:
+    """A chain of two rates is in the manifest and is judged; a link in a file is reported as not judged."""
     chain = {"kind": "gilbert_elliott", "good_bps": 400e3, "bad_bps": 0.0, "good_for_s": 1.0, "bad_for_s": 1.0}
     file = {"kind": "trace", "path": "link.parquet", "at_end": "loop", "gaps": "outage", "start": None}
     uplinks = [{**chain, "name": "25 KB/s"}, {**file, "name": "50 KB/s"}, {**file, "name": "100 KB/s"}]
@@ -348,8 +349,8 @@ def test_a_session_is_that_of_the_side_with_the_fewest_starts(made_up: Analysis)
         assert run.session == (session and "this session only")
 
 
-def test_means_are_of_the_benchmark_only_where_requests_do_not_meet(made_up: Analysis) -> None:
-    """One user of a closed loop meets nobody, four do; a run of both says so of both."""
+def test_means_are_of_the_benchmark_only_where_requests_do_not_queue(made_up: Analysis) -> None:
+    """Requests of one user in a closed loop never queue, those of four do; a run of both labels both."""
     requests = made_up.record.requests
     four = requests.set_column(requests.column_names.index("users"), "users", pa.repeat(4, len(requests)).cast("int64"))
     both = pa.concat_tables([requests, four.cast(requests.schema)])

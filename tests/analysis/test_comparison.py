@@ -18,7 +18,7 @@ UPLINK = REPLAY["uplinks"][0]
 
 @pytest.fixture
 def points() -> pd.DataFrame:
-    """A reference that sends a file, TOFC and two ablations; one of these reaches nothing."""
+    """A reference that sends a file, TOFC and two ablations, one of which does not reach the target."""
     columns = ["pipeline", "visual_tokens", "payload_bytes", "relative_score", "selected", "reference"]
     rows = [
         ("server_only", 700.0, 50_000.0, 1.0, True, True),
@@ -42,8 +42,8 @@ def test_scores_are_the_best_at_as_many_tokens(points: pd.DataFrame) -> None:
     assert scores.T["qformer"].isna().tolist() == [True, True, False]
 
 
-def test_who_answers_first_is_said_with_its_interval(made_up: Analysis) -> None:
-    """At each uplink the least mean leads, each other's ratio is of means, and its interval holds it."""
+def test_the_first_to_answer_is_named_with_its_interval(made_up: Analysis) -> None:
+    """At each uplink the smallest mean leads; every other scheme has a ratio of means, inside its interval."""
     first = made_up.first
     assert first["channel"].drop_duplicates().tolist() == list(RATES_BPS)
     for _, rows in first.groupby("channel"):
@@ -59,8 +59,8 @@ def test_who_answers_first_is_said_with_its_interval(made_up: Analysis) -> None:
 
 
 @pytest.mark.slow
-def test_one_that_sends_nothing_takes_part(tmp_path: Path) -> None:
-    """Where device_only reaches the target the sentence has its place too, whoever sends the fewest bytes."""
+def test_a_scheme_that_sends_nothing_is_compared(tmp_path: Path) -> None:
+    """If device_only reaches the target, the sentence includes it, whichever scheme sends the fewest bytes."""
     selection = {"reference": "server_only", "target": 0.6, "margin": 0.2, "confidence": 0.95, "resamples": 200}
     run = Analysis(make(tmp_path / "run", selection=selection))
     sentence = comparison.first_sentences(run.first)[0]
@@ -69,7 +69,7 @@ def test_one_that_sends_nothing_takes_part(tmp_path: Path) -> None:
 
 
 def test_an_open_lead_is_not_claimed() -> None:
-    """A scheme whose ratio's interval holds 1 is named beside the leader."""
+    """A scheme whose ratio's interval contains 1 is named beside the leader."""
     rows = [
         ("r", "w", 1.0, "a", "-", 0.10, "a", 1.0, 1.0, 1.0, ""),
         ("r", "w", 1.0, "b", "-", 0.11, "a", 1.1, 0.9, 1.3, ""),
@@ -101,7 +101,7 @@ def test_each_two_ladders_are_compared_at_equal_score(made_up: Analysis) -> None
     assert at["ratio"] == pytest.approx(at["test_s"] / at["anchor_s"])
 
 
-def test_a_ladder_that_measured_as_much_says_its_bytes() -> None:
+def test_ladders_of_an_equal_score_are_compared_in_bytes() -> None:
     """The sentence has the first scheme's bytes and its share of each other's, and names what was refused."""
     ends = {
         f"{n}{e}": v for n, v in (("test_bytes", 900.0), ("anchor_bytes", 3000.0), ("ratio", 0.3)) for e in ("", "_low")
@@ -119,7 +119,7 @@ def test_a_ladder_that_measured_as_much_says_its_bytes() -> None:
 
 
 def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
-    """Each pair at equal score is refused for its one cluster, BD-score has no interval, the classic values stay."""
+    """Every pair at equal score is refused for its one cluster, BD-score has no interval, the classic values remain."""
     samples = made_up.record.samples
     on_one = samples.set_column(samples.column_names.index("picture"), "picture", pa.repeat("street", len(samples)))
     run = Analysis(dataclasses.replace(made_up.record, samples=on_one))
@@ -132,8 +132,8 @@ def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
     assert "refused; 1 picture" in comparison.bytes_sentence(found, 0.92, "server_only")
 
 
-def test_sentences_name_who_has_no_time_in_the_order_of_the_uplinks(made_up: Analysis) -> None:
-    """Users upwards, whoever saturates: a lead without an interval is by the means only, the unstable are named."""
+def test_sentences_name_schemes_without_a_time_in_the_order_of_the_uplinks(made_up: Analysis) -> None:
+    """In the order of the users: a lead without an interval is by the means only, and unstable schemes are named."""
     columns = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "total_reason", "requests"]
     times = {"a": (0.2, 0.3, None, None), "b": (0.4, 0.5, 0.6, None), "c": (0.3, 0.9, None, None)}
     why = "unstable: utilisation 2 of the servers"
@@ -167,7 +167,7 @@ def test_sentences_name_who_has_no_time_in_the_order_of_the_uplinks(made_up: Ana
 def test_latency_at_equal_score_is_refused_where_more_than_bits_is_sent(
     made_up: Analysis, more: dict[str, Any], why: str
 ) -> None:
-    """Its link times are those of a curve's bytes alone: whatever else a link takes time for is refused."""
+    """Its link times are those of a curve's bytes alone: a link that adds any other time is refused."""
     replay = {**REPLAY, "uplinks": [UPLINK], **more}
     setting = dataclasses.replace(made_up.setting, system=system_of(replay))
     target = np.full(500, 70.0)

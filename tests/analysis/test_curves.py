@@ -80,7 +80,7 @@ def test_an_interval_may_be_endless() -> None:
 
 
 def test_joint_resamples_cancel_what_schemes_share() -> None:
-    """Two ladders with the same errors have a ratio without error, though each one's bytes have some."""
+    """Two ladders with the same errors have an exact ratio, though the bytes of each have an error."""
     score = np.array([0.5, 0.6, 0.66, 0.7])
     a, b = ladder("a", BYTES, score, 0.005), ladder("b", 2 * BYTES, score, 0.005)
     found = curves.equal_score(a, b, 0.62)
@@ -145,7 +145,7 @@ def test_classic_differences_are_a_public_implementations(
 
 
 def test_a_classic_rate_of_scores_that_fall_is_undefined() -> None:
-    """The score's difference stands; log bytes are no function of such scores."""
+    """The difference of scores is given; log bytes are not a function of such scores."""
     rate, gain = curves.bd_classic([1, 2, 4], [1.0, 3.0, 2.0], [1, 2, 4], [2.0, 4.0, 3.0])
     assert math.isnan(rate)
     assert gain == pytest.approx(1.0)
@@ -175,8 +175,8 @@ def test_coverage_of_bytes_at_equal_score() -> None:
     assert held >= 0.9 * given_
 
 
-def test_few_clusters_promise_nothing() -> None:
-    """Resamples of one cluster are all alike: no slope is sure and nothing has an interval, from six on it has."""
+def test_few_clusters_have_no_interval() -> None:
+    """Resamples of one cluster are identical, so there is no slope and no interval; from six clusters there are."""
     score = np.array([0.5, 0.6, 0.66, 0.7])
     score_B = np.broadcast_to(score, (100, 4))
 

@@ -53,6 +53,6 @@ def test_the_family_that_drew_the_values_is_found() -> None:
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0], [1.0, np.nan], [1.0, np.inf]])
 def test_what_cannot_be_fitted_is_refused(values: list[float]) -> None:
-    """Values that are alike, too few or not finite have no fit."""
+    """Values that are equal, too few or not finite have no fit."""
     with pytest.raises(ValueError, match="cannot be fitted"):
         densities.fit(values, "Cauchy")

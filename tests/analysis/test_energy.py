@@ -18,7 +18,7 @@ ROW = EnergyRow(
 
 
 def frame(*rows: EnergyRow, **calibration: float):
-    """What is made of rows; ``calibration`` is of the device's rails."""
+    """The summary of rows; ``calibration`` is of the device's rails."""
     by_rail = {f"device/{rail}": factor for rail, factor in calibration.items()}
     return per_answer(to_table(EnergyRow, rows), calibration=by_rail)
 
@@ -28,8 +28,8 @@ def frame(*rows: EnergyRow, **calibration: float):
     answer_j=st.floats(0.01, 1e3), idle_w=st.floats(0, 100), seconds=st.floats(1, 100), idle_s=st.floats(1, 100),
     requests=st.integers(1, 1000), factor=st.none() | st.floats(0.5, 2),
 )  # fmt: skip
-def test_constant_power_is_told_exactly(answer_j, idle_w, seconds, idle_s, requests, factor) -> None:
-    """Blocks that take a constant power beyond idle have that as net energy, whatever the idle block's length."""
+def test_constant_power_is_found_exactly(answer_j, idle_w, seconds, idle_s, requests, factor) -> None:
+    """Blocks with a constant power above idle have that as net energy, whatever the idle block's length."""
     block = dataclasses.replace(
         ROW, seconds=seconds, energy_j=idle_w * seconds + answer_j * requests, idle_s=idle_s, idle_j=idle_w * idle_s,
         requests=requests,

@@ -44,7 +44,7 @@ def request_rows(
 ) -> pa.Table:
     """Request rows of one cell, whose parts take the given seconds; request i shows sample i modulo ``n_samples``.
 
-    A third of the wait is for the device, and a quarter of the link's time is the answer's way back.
+    A third of the wait is for the device, and a quarter of the link's time is the return of the answer.
     """
     n = len(device)
     start = np.arange(n) * 10.0
@@ -70,7 +70,7 @@ def test_required_samples_are_loadgens(percentile: float, needed: int) -> None:
 @given(n=st.integers(1, 40), seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_parts_add_up_to_the_total(n: int, seed: int) -> None:
-    """Device, link, wait and server of every request add up to its total, and are what went in."""
+    """Device, link, wait and server of every request equal the input and add up to its total."""
     rng = np.random.default_rng(seed)
     device, link, server, wait = rng.exponential(size=(4, n))
     rows = request_rows(device, link, server, n_samples=n, wait=wait)
@@ -83,7 +83,7 @@ def test_parts_add_up_to_the_total(n: int, seed: int) -> None:
 
 @given(st.lists(st.floats(0, 10) | st.sampled_from([np.nan, np.inf]), min_size=1, max_size=50), st.floats(0.01, 1))
 def test_a_percentile_is_the_time_of_a_request(seconds: list[float], share: float) -> None:
-    """At least the share of all requests is that fast, fewer are faster; one never done is the slowest."""
+    """At least that share of all requests is as fast, fewer are faster; a request never answered is the slowest."""
     times = np.array([np.inf if np.isnan(s) else s for s in seconds])
     found = percentile(np.array(seconds), share)
     assert found in times
@@ -110,7 +110,7 @@ def test_stage_means_add_up_to_each_side() -> None:
     assert np.allclose(sides["device_s"], encode + merge)
 
 
-def test_a_sum_is_as_firm_as_its_least_firm_part() -> None:
+def test_a_sum_is_only_as_certain_as_its_least_certain_part() -> None:
     """One estimated stage makes its side and the total estimated, and leaves the other side measured."""
     times = np.ones(12)
     stages = pa.concat_tables([

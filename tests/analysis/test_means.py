@@ -34,8 +34,8 @@ def test_repeats_are_not_pictures() -> None:
     assert (often.low, often.high) == pytest.approx((once.low, once.high))
 
 
-def test_fewer_pictures_than_six_promise_nothing() -> None:
-    """The value stands, both ends are NaN, and the reason says how many are needed."""
+def test_fewer_than_six_pictures_have_no_interval() -> None:
+    """The value is given, both ends are NaN, and the reason says how many are needed."""
     found = means.mean_latency(drawn(0, n=5))
     assert math.isfinite(found.value)
     assert math.isnan(found.low)
@@ -79,7 +79,7 @@ def test_a_drift_that_both_schemes_meet_leaves_their_ratio_alone(seed: int) -> N
 
 @given(seeds)
 def test_the_other_way_round_a_ratio_is_inverted(seed: int) -> None:
-    """A over B and B over A say the same."""
+    """A over B and B over A agree."""
     a, b = drawn(seed), drawn(seed + 1)
     one, other = means.ratio_within_rounds(a, b), means.ratio_within_rounds(b, a)
     assert (one.value * other.value, one.low * other.high) == pytest.approx((1.0, 1.0))
@@ -103,7 +103,7 @@ def test_rounds_that_scatter_widen_a_mean() -> None:
 
 
 @given(seeds, st.sampled_from([1, 2]))
-def test_what_is_unknown_of_a_level_is_the_scatter_of_its_units(seed: int, rounds_a_start: int) -> None:
+def test_the_error_of_a_level_is_the_scatter_of_its_units(seed: int, rounds_a_start: int) -> None:
     """The shifts of the levels have the standard error that is in the interval; from three on starts are the units."""
     rng = np.random.default_rng(seed)
     times = drawn(seed, n=12, rounds=4 * rounds_a_start) * np.repeat(np.exp(0.2 * rng.normal(size=4)), rounds_a_start)
@@ -137,7 +137,7 @@ def test_a_ratio_of_schemes_apart_has_the_scatter_of_both(seed: int) -> None:
 
 @pytest.mark.parametrize("starts", [[0] * 6, [0, 0, 0, 1, 1, 1]])
 def test_schemes_apart_are_not_compared_without_three_starts_of_each(starts: list[int]) -> None:
-    """One or two starts do not tell how starts scatter: the value stands, and there is no interval."""
+    """One or two starts do not show how starts scatter: the value is given without an interval."""
     a, b, enough = drawn(0, rounds=6), drawn(1, rounds=6), np.arange(6)
     for start, other in ((starts, enough), (enough, starts), (None, starts)):
         for found in (
@@ -169,7 +169,7 @@ def test_ratios_of_schemes_apart_cover(starts: int) -> None:
 
 
 def test_drift_is_measured_and_warned_of() -> None:
-    """A trend of 10 % over six rounds is found as such; none is found where there is none."""
+    """A trend of 10 % over six rounds is found; none is found where there is none."""
     rng = np.random.default_rng(0)
     quiet = np.exp(0.3 * rng.normal(size=(12, 1)) + 0.02 * rng.normal(size=(12, 6)))
     found = doubts.drift_between_rounds(quiet * np.linspace(1, 1.1, 6))
@@ -184,7 +184,7 @@ def test_short_sessions_are_labelled() -> None:
 
 
 def test_skewed_and_slow_times_are_warned_of() -> None:
-    """Sigma 1 and one request in twenty three times slower are seen, sigma 0.25 is not."""
+    """Sigma 1 and one request in twenty that is three times slower are reported, sigma 0.25 is not."""
     rng = np.random.default_rng(1)
     base = np.exp(0.25 * rng.normal(size=(40, 3)))
     assert doubts.skew_warning(np.exp(0.1 * rng.normal(size=(40, 3)))) == ""
@@ -194,7 +194,7 @@ def test_skewed_and_slow_times_are_warned_of() -> None:
 
 
 def test_pictures_unlike_any_timed_one_are_warned_of() -> None:
-    """One in ten with more patches is said, and how its time is taken; one in a hundred is not."""
+    """One in ten with more patches is reported, with how its time is estimated; one in a hundred is not."""
     rare, rarer = np.repeat([3, 10], [90, 10]), np.repeat([3, 10], [99, 1])
     alike, spread = [3] * 6, [3, 3, 3, 4, 4, 5]
     said = "10% of the benchmark's pictures have more patches than any that was timed: they are taken to be "

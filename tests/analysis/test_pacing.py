@@ -1,4 +1,4 @@
-"""Requests timed as the study's come, over those timed back to back."""
+"""Requests timed at the study's arrivals, over those timed back to back."""
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ def test_what_idling_changes_is_the_ratio_within_rounds(made_up: Analysis, stage
 
 
 def test_ways_timed_in_different_starts_are_not_compared_within_rounds(made_up: Analysis, stages: pd.DataFrame) -> None:
-    """Two starts tell nothing of how starts scatter; three of each are in the interval."""
+    """Two starts do not show how starts scatter; with three of each their scatter is in the interval."""
     later = stages.assign(start=1)
     found = compare(rows(stages), rows(later), made_up.population, confidence=0.95)
     assert found["ratio_low"].isna().all()

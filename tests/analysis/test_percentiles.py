@@ -47,7 +47,7 @@ def test_a_percentile_is_claimed_only_where_it_is_certified() -> None:
 
 
 def test_a_request_never_answered_is_the_slowest() -> None:
-    """A median among answers stands; its upper end is endless where too many were never answered."""
+    """A median among answers is given; its upper end is infinite if too many were never answered."""
     times = np.arange(1.0, 21.0)[:, None]
     times[12:] = math.inf
     found = percentiles.percentile(times, 0.5).estimate
@@ -61,13 +61,13 @@ def test_all_in_time_is_not_certainty() -> None:
 
 
 def test_replications_are_students() -> None:
-    """1, 2, 3: mean 2, half-width 4.303 / sqrt(3); one replication says nothing about its own scatter."""
+    """1, 2, 3: mean 2, half-width 4.303 / sqrt(3); one replication does not show its own scatter."""
     found = percentiles.over_replications([1.0, 2.0, 3.0])
     assert (found.value, found.high - found.value) == (2.0, pytest.approx(4.30265 / 3**0.5, rel=1e-5))
     assert math.isnan(percentiles.over_replications([1.0]).high)
 
 
-def test_a_saturated_queue_is_said_to_be_unstable() -> None:
+def test_a_saturated_queue_is_reported_as_unstable() -> None:
     """2 requests a second of 0.65 s each: utilisation 1.3 of one server, 0.65 of two."""
     assert percentiles.unstable(percentiles.utilisation(2.0, 0.65, 1)) == "unstable: utilisation 1.3"
     assert percentiles.unstable(percentiles.utilisation(2.0, 0.65, 2)) == ""

@@ -57,14 +57,14 @@ def test_a_plan_takes_starts_where_starts_scatter() -> None:
 
 
 def test_rounds_that_fill_no_three_starts_resolve_nothing() -> None:
-    """Of starts of four rounds three rounds are less than one, and no number of pictures says how starts differ."""
+    """Three rounds do not fill one start of four, and no number of pictures shows how starts differ."""
     scattering = Components(picture=0.01, request=0.01, drift=0.0025, pictures=12, rounds=12, spent=2, starts=3)
     assert [precision.half_width(scattering, 10_000, rounds) for rounds in (3, 8)] == [math.inf] * 2
     assert math.isfinite(precision.half_width(scattering, 10_000, 12))
 
 
 def test_half_the_width_takes_four_times_the_questions() -> None:
-    """The number grows with the square; what is unbounded no number of questions mends."""
+    """The number grows with the square; for an unbounded interval no number is enough."""
     assert precision.questions_needed(4.0, 160, 2.0) == 640
     assert precision.questions_needed(math.inf, 160, 2.0) == math.inf
 
@@ -83,7 +83,7 @@ def test_looks_grow_by_a_third_and_end_at_the_most() -> None:
 
 
 def test_a_look_goes_on_stops_or_says_that_it_was_not_reached() -> None:
-    """Still times stop at once; scattered ones go on to the next look; at the most pictures the sentence says so."""
+    """Steady times stop at once; scattered ones go on to the next look; at the last look the sentence says so."""
     rng = np.random.default_rng(0)
     still, scattered = (np.exp(sigma * rng.normal(size=(12, 3))) for sigma in (0.001, 1.0))
     assert precision.look(still, precision=0.05, at_most=200).precise

@@ -1,4 +1,4 @@
-"""A run beside its reference: to the bit where it must be, counted elsewhere, refused where there is nothing to say."""
+"""A run beside its reference: to the bit where it must be, counted elsewhere, refused where nothing can be compared."""
 
 import dataclasses
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def compare(reference: Record, candidate: Record, **how: Any) -> tuple[Compariso
     return found, {check.quantity: check for check in found.checks}
 
 
-def test_a_run_is_as_itself(run: Record) -> None:
+def test_a_run_equals_itself(run: Record) -> None:
     """Everything is the same, to the bit, and everything was compared."""
     found, checks = compare(run, run)
     assert not found.regressed
@@ -67,7 +67,7 @@ def test_a_run_is_as_itself(run: Record) -> None:
 
 @pytest.mark.parametrize("row", [0, -1])
 def test_one_changed_byte_fails_and_is_named(run: Record, row: int) -> None:
-    """One byte more in one payload of thousands: the point, the question and both numbers are said."""
+    """One byte more in one payload of thousands: the point, the question and both numbers are named."""
     found, checks = compare(run, changed(run, "payload_bytes", row, lambda n: n + 1))
     was = run.outcomes.slice(row % run.outcomes.num_rows, 1).to_pylist()[0]
     assert found.regressed
@@ -107,7 +107,7 @@ def test_limits_decide_what_fails(run: Record) -> None:
 
 
 def test_on_another_processor_differences_are_counted(run: Record) -> None:
-    """A few bytes and an answer fail nothing there; what is equal to the bit or nothing is not comparable."""
+    """A few bytes and an answer do not fail there; quantities that must be equal to the bit are not comparable."""
     other = elsewhere(
         changed(changed(run, "payload_bytes", 3, lambda n: n + 1), "answer", 9, lambda _: "B"), processor="b"
     )
@@ -139,8 +139,8 @@ def test_elsewhere_lost_answers_and_moved_bytes_fail(run: Record) -> None:
     assert "mean bytes moved by +" in checks["bytes"].details[0]
 
 
-def test_counted_answers_cry_wolf_no_more_often_than_they_say(run: Record) -> None:
-    """Answers that flip either way by chance fail in at most 5 % of seeded comparisons of all points."""
+def test_counted_answers_raise_no_more_false_alarms_than_stated(run: Record) -> None:
+    """Answers that flip in both directions by chance fail in at most 5 % of seeded comparisons of all points."""
     rng = np.random.default_rng(0)
     frame = run.outcomes.to_pandas()
     rows = frame.rename(columns={n: f"{n}_was" for n in ("answer", "correct")})
@@ -149,7 +149,7 @@ def test_counted_answers_cry_wolf_no_more_often_than_they_say(run: Record) -> No
         flips = rng.random(len(rows)) < 0.02
         after = rows["correct_was"] ^ flips
         both = rows.assign(answer_now=rows["answer_was"], correct_now=after)
-        # What was right mostly becomes wrong: only as many are flipped either way as are wrong.
+        # Most answers are right, and a flip makes them wrong: only as many are flipped in each direction as are wrong.
         share = rows.groupby(["pipeline", "point"])["correct_was"].transform("mean")
         keep = rng.random(len(rows)) < np.where(rows["correct_was"], (1 - share) / share.clip(lower=0.5), 1)
         both["correct_now"] = np.where(keep, both["correct_now"], both["correct_was"])
@@ -175,7 +175,7 @@ def test_a_foreign_run_is_refused(run: Record) -> None:
 
 
 def test_an_edited_scenario_is_compared_in_what_is_left(run: Record) -> None:
-    """A point that is new is said and not compared; what is selected from two lists of points is not comparable."""
+    """A new point is reported and not compared; selections from two lists of points are not comparable."""
     points = {**run.manifest.points, "new": {"-": {}}}
     edited = dataclasses.replace(run, manifest=run.manifest.model_copy(update={"points": points}))
     found, checks = compare(run, edited)
@@ -185,7 +185,7 @@ def test_an_edited_scenario_is_compared_in_what_is_left(run: Record) -> None:
 
 
 def test_limits_are_read_and_mistakes_explained() -> None:
-    """``device>10%,bytes>0`` is both; what is none is said with what would be right."""
+    """``device>10%,bytes>0`` is two limits; anything else is refused with the right form."""
     assert regression.limits("device>10%, bytes>0,answers>0.5%") == (
         {"bytes": Limit(0, share=False), "answers": Limit(0.005, share=True)},
         {"device": 0.1},
@@ -201,7 +201,7 @@ def test_limits_are_read_and_mistakes_explained() -> None:
 
 
 def test_a_reference_is_its_run_without_what_is_replayed_and_who_made_it(run: Record, tmp_path: Path) -> None:
-    """It reads as a run with the same requests; no identity of a computer is in it; a changed row changes a digest."""
+    """It reads as a run with the same requests; it does not identify a computer; a changed row changes a digest."""
     (session,) = run.manifest.sessions
     known = {**session.machine, "id": "0123abcd", "instance_id": "feed", "host": "secret", "processor": "p"}
     named = session.model_copy(update={"machine": known, "command": ("/home/somebody/bin/harness", "run")})
@@ -241,8 +241,8 @@ def in_two_benchmarks(record: Record, *, reference_right: bool) -> Record:
     return dataclasses.replace(record, manifest=manifest, samples=samples, outcomes=outcomes)
 
 
-def test_scores_that_nobody_claims_are_no_regression(run: Record) -> None:
-    """With a reference of score 0 no score is a number: a run is as itself; one that got scores is not."""
+def test_undefined_scores_are_no_regression(run: Record) -> None:
+    """With a reference of score 0 no score is a number: a run equals itself, and one that has scores does not."""
     without = in_two_benchmarks(run, reference_right=False)
     found, checks = compare(without, without)
     assert not found.regressed

@@ -56,7 +56,7 @@ def row(table: pd.DataFrame, pipeline: str, point: str = "-") -> "pd.Series[floa
 
 
 def paired(n: int, p_reference: float, flips: dict[str, tuple[float, float]], rng: np.random.Generator) -> pa.Table:
-    """A reference, and pipelines that lose and win given shares of all questions against it."""
+    """A reference, and pipelines that lose and win the given shares of all questions against it."""
     reference = rng.random(n) < p_reference
     answers = {("all", "-"): reference}
     for pipeline, (p_lost, p_won) in flips.items():
@@ -69,7 +69,7 @@ def paired(n: int, p_reference: float, flips: dict[str, tuple[float, float]], rn
 @given(right=st.lists(st.booleans(), min_size=2, max_size=60).filter(any), margin=st.floats(0.05, 0.5))
 @settings(max_examples=15, deadline=None)
 def test_identical_answers_qualify_together(right: list[bool], margin: float) -> None:
-    """What answers as the reference does qualifies at any number of bytes or at none, and the fewest are selected."""
+    """A scheme with the reference's answers qualifies at any number of bytes or at none; the fewest are selected."""
     same = np.array(right)
     table = outcomes({("all", "-"): same, ("x", "big"): same, ("x", "small"): same}, {("x", "small"): 10})
     found = picked(table, Equality(reference="all", target=1.0, margin=margin, resamples=100))
@@ -84,7 +84,7 @@ def test_identical_answers_qualify_together(right: list[bool], margin: float) ->
 @given(seed=st.integers(0, 2**32 - 1), a=st.floats(0, 0.3), b=st.floats(0, 0.3))
 @settings(max_examples=25, deadline=None)
 def test_a_wider_margin_accepts_more(seed: int, a: float, b: float) -> None:
-    """What is admissible within a margin is admissible within a wider one, at fewer bytes or as many."""
+    """A point admissible within a margin is admissible within a wider one, at no more bytes."""
     rng = np.random.default_rng(seed)
     shares = {("all", "-"): 0.8, **{("x", str(tenths)): tenths / 10 for tenths in range(5, 10)}}
     table = outcomes({key: rng.random(80) < share for key, share in shares.items()})
@@ -109,7 +109,7 @@ def test_a_planted_deficit_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_errs_as_often_as_it_says() -> None:
+def test_it_errs_as_often_as_stated() -> None:
     """At the margin a point is admitted in 1 - confidence of all studies; at equality as often as theory says."""
     n, studies, p = 300, 200, 0.8
     # 0.04 lost of 0.8 is the margin of 0.05.
@@ -136,7 +136,7 @@ def test_interval_is_the_binomial_one() -> None:
 
 
 def test_questions_about_one_picture_are_one_observation() -> None:
-    """Four copies of each question in one picture leave the interval as it was; taken for new ones they halve it."""
+    """Four copies of each question in one picture leave the interval unchanged; counted as new ones they halve it."""
     rng = np.random.default_rng(1)
     right = rng.random(150) < 0.7
     once = row(picked(outcomes({("all", "-"): right})), "all")
@@ -186,7 +186,7 @@ def test_scores_are_the_benchmarks(benchmark: str) -> None:
     assert (found["score_max"] >= found["score"]).all()
 
 
-def test_a_target_below_one_gives_away_score() -> None:
+def test_a_target_below_one_allows_a_lower_score() -> None:
     """A scheme at 0.92 of its reference reaches a target of 0.9 and not one of 1."""
     reference = np.arange(2000) % 10 < 8
     point = reference & (np.arange(2000) % 100 >= 8)
@@ -230,8 +230,8 @@ def test_a_ladder_ends_where_a_point_is_not_certified() -> None:
     assert row(apart, "x", "small")["selected"]
 
 
-def test_ladders_are_told_apart_by_what_is_no_rate() -> None:
-    """Points that share all but quality, codec, weights or lambda are one ladder; what all share names none."""
+def test_ladders_differ_in_what_is_not_the_rate() -> None:
+    """Points that differ only in quality, codec, weights or lambda are one ladder; what all share names no ladder."""
     points: dict[str, dict[str, dict[str, object]]] = {
         "tofc": {"a": {"codec": "x", "merge_to": 0.02}, "b": {"codec": "y", "merge_to": 0.02},
                  "c": {"codec": "x", "merge_to": 0.04}},
@@ -245,7 +245,7 @@ def test_ladders_are_told_apart_by_what_is_no_rate() -> None:
 
 
 def test_refuses_what_cannot_be_compared() -> None:
-    """Other questions, no reference or several of it: each is said in one sentence."""
+    """Other questions, no reference or several: each is reported in one sentence."""
     right = np.ones(10, bool)
     with pytest.raises(ResultsError, match=r"x at - and the reference all at - were not asked the same .*q00009"):
         picked(outcomes({("all", "-"): right, ("x", "-"): right[:9]}))
@@ -280,7 +280,7 @@ def two(answers: dict[str, tuple[np.ndarray, np.ndarray]], bytes_of: dict[str, t
             tables.append(pa.Table.from_pandas(pd.DataFrame(columns), schema=schema(OutcomeRow), preserve_index=False))
     table = pa.concat_tables(tables)
     names = pc.unique(table["sample"]).to_pylist()
-    # Groups are a benchmark's own: two of them may call theirs alike.
+    # Groups belong to a benchmark: two benchmarks may use the same names.
     group = [f"g{int(name[2:]) // 2 if name[0] == 'Y' else int(name[2:])}" for name in names]
     asked = questions(table, benchmark=[TWO["XY".index(name[0])] for name in names], group=group)
     return table, asked, EQUALITY, TWO
@@ -305,7 +305,7 @@ def test_several_benchmarks_are_averaged_each_over_the_reference() -> None:
 
 
 def test_a_normalised_score_is_a_ratio() -> None:
-    """The reference's own is 100 without doubt; the others' interval holds what the score test does not reject."""
+    """The reference's own is exactly 100; the others' interval contains what the score test does not reject."""
     rng = np.random.default_rng(5)
     reference = (rng.random(300) < 0.7, rng.random(200) < 0.9)
     first, second = (np.where(rng.random(right.size) < 0.03, ~right, right) for right in reference)

@@ -14,7 +14,7 @@ from harness.data.scoring import metric
 
 
 def pairs(both: int, gained: int, lost: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Point and reference of so many questions, one a picture."""
+    """Point and reference with these numbers of questions, one per picture."""
     counts = [both, gained, lost, neither]
     return np.repeat([1.0, 1.0, 0.0, 0.0], counts), np.repeat([1.0, 0.0, 1.0, 0.0], counts)
 
@@ -30,7 +30,7 @@ def restricted_variance(both: int, lost: int, neither: int, theta: float) -> flo
     return float(p_both[best] * (1 - theta) ** 2 + p_lost[best] * theta**2)
 
 
-def test_the_null_distribution_is_the_likeliest_of_mean_nought() -> None:
+def test_the_null_distribution_is_the_likeliest_of_mean_zero() -> None:
     """The variance under the null agrees with a search over all distributions on the four outcomes."""
     point, reference = pairs(60, 0, 3, 37)
     mean = float((point - 0.87 * reference).mean())
@@ -45,7 +45,7 @@ def test_few_pictures_that_agree_certify_nothing() -> None:
 
 
 @given(st.integers(2, 60), st.integers(0, 10), st.integers(0, 10), st.integers(0, 30))
-def test_one_more_lost_picture_never_speaks_for_a_point(both: int, gained: int, lost: int, neither: int) -> None:
+def test_one_more_lost_picture_never_favours_a_point(both: int, gained: int, lost: int, neither: int) -> None:
     """The p-value grows with every picture that the point loses."""
     before = selection.p_value(*pairs(both, gained, lost, neither), 0.87)
     assert selection.p_value(*pairs(both - 1, gained, lost + 1, neither), 0.87) >= before - 1e-9
@@ -62,7 +62,7 @@ def test_what_is_certified_is_where_the_test_turns(both: int, gained: int, lost:
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=30).filter(any), st.integers(0, 2**32 - 1))
-def test_parts_that_differ_by_rounding_alone_speak_for_nothing(quarters: list[int], seed: int) -> None:
+def test_parts_that_differ_by_rounding_alone_are_equal(quarters: list[int], seed: int) -> None:
     """A point with the reference's own answers is not above it, whatever the rounding of its slopes."""
     reference_C = 32.6 * np.array(quarters)
     noise_C = 1e-11 * np.random.default_rng(seed).normal(size=len(quarters))
@@ -85,11 +85,11 @@ def test_a_ladder_stops_at_the_first_point_that_fails() -> None:
 
 
 def test_the_order_is_most_bytes_first() -> None:
-    """Bytes are known before any score is seen."""
+    """Bytes are known before any score is."""
     assert selection.descending(["low", "high", "middle"], [1.0, 3.0, 2.0]) == ["high", "middle", "low"]
 
 
-def test_a_reference_that_is_never_right_asks_nothing() -> None:
+def test_a_reference_that_is_never_right_certifies_nothing() -> None:
     """Where the reference scores 0 no point is certified."""
     assert selection.p_value(np.ones(40), np.zeros(40), 0.87) == 1.0
 

@@ -30,7 +30,7 @@ def test_the_test_is_the_exact_signed_rank_test(d: list[float], bound: float) ->
     assert slowdown.at_most(d, bound) == pytest.approx(wanted, abs=1e-12)
 
 
-def test_the_interval_holds_the_centre_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_centre_as_often_as_stated() -> None:
     """Of seeded samples of a heavy-tailed symmetric law, in at least the share promised, within the noise of 2,000."""
     rng = np.random.default_rng(0)
     ends = [slowdown.hodges_lehmann(rng.standard_t(3, 12))[1:] for _ in range(2000)]
@@ -44,7 +44,7 @@ def test_too_few_values_have_no_interval() -> None:
 
 
 def test_holm_is_the_closed_form() -> None:
-    """The smallest counts for all, each later one for those that are left, and none is less than one before."""
+    """The smallest is multiplied by their number, each later one by the rest's, and none falls below one before."""
     assert slowdown.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert slowdown.holm([0.9, 0.8]) == [1.0, 1.0]
 
@@ -54,7 +54,7 @@ def ratios(rng: np.random.Generator, pairs: int = 20, noise: float = 0.03) -> di
     return {(p, f"device/{s}"): rng.normal(0, noise, pairs) for p in ("tofc", "jpeg") for s in ("a", "b", "c")}
 
 
-def test_a_planted_slowdown_is_caught_and_it_alone() -> None:
+def test_a_planted_slowdown_is_found_and_nothing_else() -> None:
     """15 % on one of six stages fails in at least 95 of 100 seeded nights, and no other stage does in any."""
     caught = 0
     for night in range(100):
@@ -71,7 +71,7 @@ def test_a_planted_slowdown_is_caught_and_it_alone() -> None:
 @settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_a_slowdown_below_the_minimum_effect_is_none(seed: int) -> None:
-    """5 % is no regression however sure it is, and is not called one."""
+    """5 % is no regression however certain it is, and is not called one."""
     rng = np.random.default_rng(seed)
     sets = [{part: d + math.log(1.05) for part, d in ratios(rng, noise=0.005).items()} for _ in range(2)]
     assert {t.verdict for t in slowdown.judge(sets[0], GATE, sets[1])} == {"not slower"}
@@ -89,7 +89,7 @@ def test_what_the_second_set_does_not_show_does_not_fail() -> None:
     assert both["jpeg", "device/a"].confirmed_p == 1.0
 
 
-def test_faster_is_said_and_does_not_fail() -> None:
+def test_faster_is_reported_and_does_not_fail() -> None:
     """A stage that takes 30 % less is faster."""
     rng = np.random.default_rng(0)
     first = ratios(rng)
@@ -119,7 +119,7 @@ def test_limits_by_name_test_nothing_else() -> None:
 
 
 def test_a_limit_on_no_stage_is_refused() -> None:
-    """A name that is spelt wrongly would let every time pass."""
+    """A misspelt name would let every time pass."""
     first = {("tofc", "device/merge"): [0.0] * 20, ("tofc", "device"): [0.0] * 20}
     assert slowdown.judge(first, Gate(effects={"merge": 0.1}))[0].verdict == "not slower"
     with pytest.raises(ResultsError, match=r"unknown stage 'merg'; .*merge"):
@@ -127,7 +127,7 @@ def test_a_limit_on_no_stage_is_refused() -> None:
 
 
 def rows(*timed: tuple[str, str, str, str, float]) -> pd.DataFrame:
-    """Two pairs of two turns each, with the same seconds in all."""
+    """Two pairs of two turns each, all with the same seconds."""
     whens = [(pair, turn) for pair in range(2) for turn in range(2)]
     return pd.DataFrame(
         [
@@ -169,7 +169,7 @@ def test_a_stage_that_one_commit_has_is_not_lost() -> None:
 
 
 def test_commits_without_a_common_point_are_refused() -> None:
-    """There is nothing to compare, and that is said."""
+    """There is nothing to compare, which one sentence says."""
     one = rows(("reference", "tofc", "device", "see", 0.04), ("candidate", "jpeg", "device", "see", 0.04))
     with pytest.raises(ResultsError, match="no operating point in common"):
         slowdown.parts_of(one, 0.005)

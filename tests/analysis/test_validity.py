@@ -1,4 +1,4 @@
-"""The rules of validity: each is broken once, and says so; a sound run breaks none."""
+"""The rules of validity: each is broken once and reported; a sound run breaks none."""
 
 import dataclasses
 import re
@@ -80,7 +80,7 @@ def twice_slower(record: Record) -> dict[str, object]:
 
 
 def judged(record: Record, **changes: Any) -> list[str]:
-    """What keeps a changed run from being VALID."""
+    """Why a changed run is not VALID."""
     return reasons(Analysis(dataclasses.replace(record, **changes)))
 
 
@@ -188,7 +188,7 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", BROKEN)
-def test_a_broken_rule_is_told(made_up: Analysis, rule: str) -> None:
+def test_a_broken_rule_is_reported(made_up: Analysis, rule: str) -> None:
     """One sentence says which rule was broken, and where."""
     change, sentence = BROKEN[rule]
     found = judged(made_up.record, **change(made_up.record))
@@ -196,12 +196,12 @@ def test_a_broken_rule_is_told(made_up: Analysis, rule: str) -> None:
 
 
 def test_an_installed_release_needs_no_checkout(made_up: Analysis) -> None:
-    """Code whose files are those of a release can be had again, without a commit."""
+    """Code whose files are those of a release can be installed again without a commit."""
     assert judged(made_up.record, **sessions(made_up.record, {"commit": None, "dirty": None, "released": True})) == []
 
 
 def test_few_disturbed_requests_and_unknown_ones_break_no_rule(made_up: Analysis) -> None:
-    """One in a hundred may stay disturbed; where a system tells nothing of it, nothing is claimed."""
+    """One in a hundred may remain disturbed; if a system does not report disturbance, nothing is claimed."""
     stages = made_up.record.stages
     slow = column(stages, "waited_s", 0.02, pipeline="tofc", sample="q020", repeat=1)
     assert judged(made_up.record, stages=slow) == []
@@ -220,7 +220,7 @@ def test_a_request_is_disturbed_by_more_than_a_share_of_its_time(seconds: float,
 
 @pytest.mark.slow
 def test_a_verdict_is_judged_again_on_reading(tmp_path: Path) -> None:
-    """A manifest that says VALID of a run that is not, whatever its seal, is not believed; its own reasons stay."""
+    """A manifest that calls an invalid run VALID is not believed, whatever its seal; its own reasons remain."""
     record = make(tmp_path / "run", measure={"warmup": 0, "repeats": 3, "precision": None})
     assert record.manifest.validity == "VALID"
     found = Analysis(record)
@@ -230,8 +230,8 @@ def test_a_verdict_is_judged_again_on_reading(tmp_path: Path) -> None:
     assert hot.reasons == ("throttled: GPU at 95 C",)
 
 
-def test_throttling_is_told_over_all_sessions(made_up: Analysis) -> None:
-    """What the telemetry saw in any session is a reason, with the number of units; its absence is none."""
+def test_throttling_is_reported_over_all_sessions(made_up: Analysis) -> None:
+    """Throttling in any session is a reason, with the number of units; missing telemetry is none."""
     (session,) = made_up.manifest.sessions
     hot = session.model_copy(update={"throttled": {"GPU 0: power cap": 1}})
     told = {"counters": "unavailable: no throttling counters"}
@@ -247,7 +247,7 @@ def test_throttling_is_told_over_all_sessions(made_up: Analysis) -> None:
 
 
 def test_a_device_that_sends_nothing_needs_no_server(made_up: Analysis) -> None:
-    """A scheme whose payload is empty has no server stages, and breaks no rule by it."""
+    """A scheme whose payload is empty has no server stages, which breaks no rule."""
     stages = made_up.record.stages
     sides = stages.filter(_where(stages, pipeline="device_only"))["side"].unique().to_pylist()
     assert sides == ["device"]

@@ -78,7 +78,7 @@ def test_starts_that_scatter_are_in_a_crossing_and_in_what_queues() -> None:
 
 
 def test_one_picture_has_a_crossing_and_no_interval() -> None:
-    """The rate is the closed form; of one picture nothing is promised, and the reason says so."""
+    """The rate is the closed form; for one picture there is no interval, and the reason says so."""
     light, heavy = (profile_of([n], [d], [0.1], pipeline=p) for n, d, p in ((2000, 0.5, "l"), (10_000, 0.1, "h")))
     found = crossover(light, heavy, spec_of(), low_bps=1e4, high_bps=1e7)
     assert found.rate_bps is not None
@@ -87,7 +87,7 @@ def test_one_picture_has_a_crossing_and_no_interval() -> None:
     assert found.rate_bps.reason == "1 picture gives no interval: 6 are needed"
 
 
-def test_a_crossings_interval_is_where_the_difference_may_be_nought() -> None:
+def test_a_crossings_interval_is_where_the_difference_may_be_zero() -> None:
     """At its ends Student's interval of the pictures' differences begins and ends at 0."""
     found = crossover(LIGHT, HEAVY, spec_of(), low_bps=1e4, high_bps=1e7)
     assert found.rate_bps is not None
@@ -124,14 +124,14 @@ def test_pictures_that_were_not_timed_alike_are_refused() -> None:
         crossover(LIGHT, other, spec_of(), low_bps=1e4, high_bps=1e7)
 
 
-def test_no_crossing_in_the_range_is_said() -> None:
+def test_no_crossing_in_the_range_is_reported() -> None:
     """Where one scheme is faster throughout there is no rate to give."""
     found = crossover(LIGHT, HEAVY, spec_of(), low_bps=1e3, high_bps=1e4)
     assert (found.rate_bps, found.faster_throughout, found.sure) == (None, "light", True)
 
 
 def test_most_users_of_a_server_without_randomness() -> None:
-    """Users who ask at the same instants wait for those before them: with 0.1 s each, five stay within 0.5 s."""
+    """Users whose requests coincide wait for those before them: with 0.1 s each, five stay within 0.5 s."""
     profile = profile_of([0], [0.0], [0.1])
     spec = spec_of(arrivals={"kind": "periodic", "every": "10 s", "phase": "aligned"}, requests=20)
     users, seen = max_users(profile, spec, spec.uplinks[0], limit_s=0.5 + 1e-9)
@@ -140,14 +140,14 @@ def test_most_users_of_a_server_without_randomness() -> None:
     assert seen[6].value == pytest.approx(0.6)
 
 
-def test_a_limit_that_one_user_misses_carries_none() -> None:
-    """The answer is nought, not one."""
+def test_a_limit_that_one_user_misses_allows_no_users() -> None:
+    """The answer is zero, not one."""
     spec = spec_of(requests=5)
     assert max_users(profile_of([0], [0.0], [1.0]), spec, spec.uplinks[0], limit_s=0.5)[0] == 0
 
 
-def test_advice_puts_the_fastest_that_will_do_first() -> None:
-    """A scheme that is fast but scores too little, and one that is late, are named with the reason."""
+def test_advice_puts_the_fastest_acceptable_scheme_first() -> None:
+    """A scheme that is fast but scores too low, and one that is too slow, are named with the reason."""
     fast, late = (profile_of([n] * 4, [0.1] * 4, [0.1] * 4, pipeline=p) for n, p in ((100, "fast"), (90_000, "late")))
     good, better = (
         profile_of([n] * 4, [0.1] * 4, [0.1] * 4, pipeline=p) for n, p in ((8000, "good"), (4000, "better"))
@@ -166,7 +166,7 @@ def test_advice_puts_the_fastest_that_will_do_first() -> None:
     assert found[0].mean_s.value == pytest.approx(0.36)
 
 
-def test_advice_rests_on_pictures() -> None:
+def test_intervals_of_advice_depend_on_pictures() -> None:
     """Its mean's interval is that of the pictures' times, however many replications are asked for."""
     rng = np.random.default_rng(1)
     profile = profile_of([2000] * 24, rng.uniform(0.2, 0.6, 24), [0.1] * 24, repeats=3)
@@ -196,7 +196,7 @@ def test_link_times_are_those_of_all_questions() -> None:
 
 
 def test_a_saturated_system_has_no_mean() -> None:
-    """0.65 s of work twice a second for one server is a utilisation of 1.3, and nothing else is said."""
+    """0.65 s of work twice a second for one server is a utilisation of 1.3, and no mean is given."""
     profile = profile_of([100] * 8, [0.0] * 8, [0.65] * 8)
     spec = spec_of(arrivals={"kind": "poisson", "rate": "2 /s"}, requests=50)
     advice = advise([profile], {("scheme", "-"): 1.0}, spec, spec.uplinks[0], deadline_s=9.0, min_score=0.5)[0]

@@ -61,7 +61,7 @@ def test_a_recording_of_one_rate_is_that_rate(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_crossings_interval_by_resampling_is_about_fiellers() -> None:
-    """Where both can be had, on a constant link without queues, the two agree to within a half, and hold the truth."""
+    """Where both exist, on a constant link without queues, the two agree to within a half and contain the truth."""
     spec = system({"kind": "constant", "rate": "1 MB/s"})
     exact = crossover(LIGHT, HEAVY, spec, **RANGE).rate_bps
     found = crossover_of_links(LIGHT, HEAVY, spec, spec.uplinks[0], resamples=24, **RANGE).rate_bps
@@ -88,7 +88,7 @@ def test_a_scaled_recording_crosses_at_the_same_mean_rate(tmp_path: Path) -> Non
 
 
 def test_a_recording_that_stops_has_no_mean_rate(tmp_path: Path) -> None:
-    """It is one sentence."""
+    """One sentence says so."""
     spec = over(trace(tmp_path, [1e5]), uplink={"at_end": "stop", "start": "beginning"})
     with pytest.raises(ResultsError, match="stops, and has no mean rate"):
         crossover_of_links(LIGHT, HEAVY, spec, spec.uplinks[0], **RANGE)
@@ -139,7 +139,7 @@ def test_a_link_too_slow_for_all_is_called_unstable(tmp_path: Path) -> None:
 
 
 def test_where_neither_keeps_up_there_is_no_crossing() -> None:
-    """Servers that are asked for more than they do leave nothing to compare; a slow link only below its own rate."""
+    """Overloaded servers leave nothing to compare; a slow link only below its own rate."""
     one, other = (profile_of([100] * 8, [0.0] * 8, [0.65] * 8, pipeline=name) for name in ("a", "b"))
     spec = system({"kind": "constant", "rate": "1 MB/s"}, arrivals={"kind": "poisson", "rate": "2 /s"}, requests=20)
     found = crossover_of_links(one, other, spec, spec.uplinks[0], **RANGE)
@@ -157,7 +157,7 @@ def test_where_neither_keeps_up_there_is_no_crossing() -> None:
 def test_the_commands_take_links_round_trips_and_users(
     made_up: Analysis, harness: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    """Each says the system that it replayed; a rate and a link together are one sentence."""
+    """Each names the system that it replayed; a rate and a link together are refused in one sentence."""
     link, folder = trace(tmp_path, [400e3, 900e3]), made_up.record.folder
     queue = ["--link", link, "--rtt", "40ms", "--users", 2, "--per-user", "0.05 /s", "--requests", 20]
     status, out, err = harness("advise", folder, *queue, "--deadline", "5s", "--min-score", "0.5")
