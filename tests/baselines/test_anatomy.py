@@ -1,4 +1,4 @@
-"""``harness inspect`` on what every scheme sends: the parts are the payload's, and other bytes are refused."""
+"""``harness inspect`` on what every scheme sends: the parts add up to the payload, and other bytes are refused."""
 
 import io
 from collections.abc import Callable
@@ -66,8 +66,8 @@ def picture(width_px: int = 100, height_px: int = 60) -> Image.Image:
     return Image.fromarray(np.stack([rows * 3, columns * 2, rows + columns], -1).astype(np.uint8))
 
 
-def test_every_scheme_that_sends_is_looked_at() -> None:
-    """No scheme of the catalog is forgotten here but the one that sends nothing."""
+def test_every_scheme_that_sends_is_inspected() -> None:
+    """Every scheme of the catalog is tested here but the one that sends nothing."""
     assert set(POINTS) == set(catalog.SCHEMES) - {"device_only"}
 
 
@@ -105,7 +105,7 @@ def test_a_neural_file_is_read_string_by_string(codec: type[Hyperprior | Elic], 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_strings", [1, 2, 3, 5, 7, 11, 33])
-def test_however_many_strings_a_neural_file_has_they_are_told_apart(n_strings: int) -> None:
+def test_any_number_of_strings_in_a_neural_file_is_separated(n_strings: int) -> None:
     """Strings of any length, empty ones too: no smaller count of strings fits a file of more."""
     rng = np.random.default_rng(n_strings)
     for _ in range(50):
@@ -148,7 +148,7 @@ def jpeg(**options: object) -> bytes:
 
 @pytest.mark.parametrize("quality", [1, 30, 75, 95])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-def test_a_jpeg_tells_its_quality_and_its_chroma(quality: int, subsampling: str) -> None:
+def test_a_jpeg_shows_its_quality_and_its_chroma(quality: int, subsampling: str) -> None:
     """Two tables of 64 bytes, four Huffman tables of the standard, and the rest is the picture."""
     found = of_body(jpeg(quality=quality, subsampling=subsampling))
     assert found.what == f"a JPEG file, 100 x 60 px, chroma {subsampling}"
@@ -169,7 +169,7 @@ def test_an_unusual_jpeg_is_read_to_its_end() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
 def test_a_jpeg_with_fill_bytes_is_read_exactly(options: dict[str, object]) -> None:
-    """0xFF before any marker is shown apart, and every other part is what it is without."""
+    """0xFF before any marker is shown separately, and every other part is unchanged."""
     body = jpeg(**options)
     whole = of_body(body).bits
     filled, at = b"", 0
@@ -186,7 +186,7 @@ def test_a_jpeg_with_fill_bytes_is_read_exactly(options: dict[str, object]) -> N
 
 
 def test_bytes_between_the_segments_of_a_jpeg_are_shown_as_fill() -> None:
-    """Decoders pass over them; a segment's parts stay what they are."""
+    """Decoders skip them; a segment's parts are unchanged."""
     body = jpeg()
     at = body.index(b"\xff\xdb")
     bits = dict(of_body(body[:at] + b"junk" + body[at:]).bits)
@@ -197,7 +197,7 @@ def test_bytes_between_the_segments_of_a_jpeg_are_shown_as_fill() -> None:
 @pytest.mark.slow
 @given(st.data())
 def test_no_damaged_picture_file_has_parts_that_do_not_sum(data: st.DataObject) -> None:
-    """Whatever bytes are overwritten or put in: no negative part, and all parts are the file, or one sentence."""
+    """Whatever bytes are overwritten or inserted: no negative part, and the parts add up to the file, or an error."""
     body = bytearray(jpeg(progressive=data.draw(st.booleans())))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(2, len(body) - 1))
@@ -213,7 +213,7 @@ def test_no_damaged_picture_file_has_parts_that_do_not_sum(data: st.DataObject) 
 
 
 def test_webp_without_loss_has_no_modes() -> None:
-    """Its chunk is shown as a whole, and nothing is said of a quality."""
+    """Its chunk is shown as a whole, without a quality."""
     file = io.BytesIO()
     picture().save(file, "WEBP", lossless=True)
     found = of_body(file.getvalue())
@@ -233,7 +233,7 @@ def test_a_picture_of_another_format_is_shown_as_a_whole() -> None:
 
 
 def test_several_pictures_are_shown_one_by_one(tmp_path: Path, harness: Callable[..., tuple[int, str, str]]) -> None:
-    """Each with its own parts, and the bytes of the envelope around them are said."""
+    """Each has its own parts, and the bytes of the envelope are shown."""
     bodies = [jpeg(quality=30), jpeg(quality=60)]
     (tmp_path / "two").write_bytes(enveloped(Payload("jpeg", tuple(bodies))))
     status, out, err = harness("inspect", tmp_path / "two")

@@ -75,7 +75,7 @@ def _small(name: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["factorized", "mean", "autoregressive", "anchor", "checkerboard", "elic"])
 def test_strings_and_pictures_are_compressais(compressai: ModuleType, name: str) -> None:
-    """Before the scales are made exact: what compressai writes we write, and what we read it reads."""
+    """Before the scales are made exact: ours writes what compressai writes, and decodes to the same pictures."""
     torch.manual_seed(1)
     peer, net = _small(name), _small(name)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_the_model_is_read_and_another_is_not(compressai: Module
 
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The point is checked all the same; hyperprior and ELIC do not ask for it."""
+    """The point is still checked; hyperprior and ELIC do not need the extra."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UnavailableError, match=r"pip install 'tofc-harness\[compressai\]' \(its wheels are for x86-64"):
         CompressAI.network(ZooPoint(model="mbt2018-mean", quality=1))
@@ -147,7 +147,7 @@ def test_a_point_that_is_no_model_is_refused(point: dict[str, Any], sentence: st
         ZooPoint(**point)
 
 
-def test_the_catalog_knows_it_and_the_label_says_that_weights_are_random() -> None:
+def test_the_catalog_has_it_and_the_label_says_that_weights_are_random() -> None:
     """Rows and figures show that bytes are an untrained network's."""
     assert catalog.load("scheme", "compressai", catalog.SCHEMES) is CompressAI
     assert ZooPoint(model="mbt2018-mean", quality=3).label == "model=mbt2018-mean,quality=3,weights=random"
@@ -155,7 +155,7 @@ def test_the_catalog_knows_it_and_the_label_says_that_weights_are_random() -> No
 
 
 def test_qualities_are_compressais(compressai: ModuleType) -> None:
-    """The table of qualities is that of the zoo, and models without one are of the package."""
+    """The table of qualities is that of the zoo, and models without one exist in the package."""
     from compressai.registry import MODELS as KINDS
     from compressai.zoo.image import cfgs
 

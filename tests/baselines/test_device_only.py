@@ -36,7 +36,7 @@ def sample():
 
 @pytest.fixture(scope="module")
 def server_model():
-    """What the server would run."""
+    """The model that the server would run."""
     return load("mini-onevision")
 
 
@@ -75,7 +75,7 @@ def test_it_may_merge_what_it_reads(server_model, sample) -> None:
 
 
 def test_the_model_on_the_device_may_be_named(server_model) -> None:
-    """A point's backbone goes before the catalog's; an unknown one is refused with the known."""
+    """A point's backbone overrides the catalog's; an unknown one is refused with the list of known ones."""
     half = half_of(server_model, backbone="mini-onevision")
     assert half.language.name == "mini-onevision"
     with pytest.raises(ScenarioError, match=r"unknown backbone 'pico'; known: .*mini-nano"):
@@ -95,7 +95,7 @@ def test_a_backbone_without_a_smaller_one_says_so() -> None:
 
 
 def test_nothing_reaches_the_server(server_model, sample) -> None:
-    """Its server half has nothing to say to any payload."""
+    """Its server half refuses every payload."""
     server = DeviceOnly.server_half(server_model, DeviceOnlyPoint())
     data = pack(Payload(DeviceOnly.kind, (b"abc",)))
     with pytest.raises(BitstreamError, match="device_only sends nothing, and a payload arrived"):
@@ -103,8 +103,8 @@ def test_nothing_reaches_the_server(server_model, sample) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_has_no_bytes_no_link_and_no_server_of_it(tmp_path: Path) -> None:
-    """From the scenario to the table: 0 bytes an answer, device stages alone, and a latency that no uplink changes."""
+def test_a_run_of_it_has_no_bytes_no_link_and_no_server(tmp_path: Path) -> None:
+    """From the scenario to the table: 0 bytes per answer, only device stages, and a latency that no uplink changes."""
     given = yaml.safe_load(SMOKE.read_text())
     given["pipelines"] = [{"scheme": "server_only"}, {"scheme": "device_only"}]
     given["samples"], given["measure"]["timed_samples"] = 16, 1

@@ -1,4 +1,4 @@
-"""Convolutions in whole numbers: the float ones to within rounding, and the same in any order."""
+"""Convolutions in integers: equal to the float ones to within rounding, and the same in any order."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""JPEG and WebP: real files, published curves, and payloads that are not theirs."""
+"""JPEG and WebP: real files, published curves, and foreign payloads."""
 
 import io
 import json
@@ -111,7 +111,7 @@ def test_more_quality_is_more_bytes_and_less_error(codec: type[ImageCodec]) -> N
 
 
 def test_more_time_finds_fewer_bytes() -> None:
-    """JPEG's own tables and its scans, AVIF's slow search: each is smaller than the point without."""
+    """JPEG's optimised tables and scans, AVIF's slow search: each gives a smaller file than the point without."""
     original = _picture(64, 64, 0).resize((256, 256))
     plain = len(_made(Jpeg, quality=30).encode(original))
     assert len(_made(Jpeg, quality=30, optimize=True).encode(original)) < plain
@@ -128,7 +128,7 @@ _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 
 def test_the_size_of_a_jpeg_xl_codestream_is_in_its_first_bits(
     height: int, width: int, ratio: int | None, eighths: bool
 ) -> None:
-    """Both ways to say a side, and all ratios, written here bit for bit from the standard."""
+    """Both ways to write a side, and all ratios, written here bit for bit from the standard."""
     if eighths:
         height, width = (8 * (1 + side % 32) for side in (height, width))
 
@@ -161,7 +161,7 @@ def test_the_size_read_is_the_one_that_the_encoder_wrote(size: tuple[int, int]) 
 
 @pytest.mark.parametrize(("size", "sent"), [((400, 300), (100, 75)), ((3, 900), (1, 100)), ((100, 40), (100, 40))])
 def test_a_larger_picture_is_made_smaller_before_it_is_encoded(size: tuple[int, int], sent: tuple[int, int]) -> None:
-    """Its longer side is then max_side; that takes a stage of its own, and a picture that fits is left alone."""
+    """Its longer side is then max_side; this is a stage of its own, and a picture that fits is unchanged."""
     file = io.BytesIO()
     Image.new("RGB", size, "red").save(file, "PNG")
     clock = StageClock()
@@ -222,7 +222,7 @@ def test_only_pixels_are_sent(codec: ImageCodec) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_the_payload_of_a_file_is_that_of_its_pixels(kind: str) -> None:
-    """A comment, a profile and a resolution in the file add not a byte to what a device sends."""
+    """A comment, a profile and a resolution in the file do not add a byte to what a device sends."""
     dressed, plain = io.BytesIO(), io.BytesIO()
     options = {"lossless": True} if kind == "WEBP" else {}
     more = {"comment": METADATA["comment"]} if kind == "JPEG" else {}

@@ -69,7 +69,7 @@ def lively(net: Any) -> Any:
 
 @pytest.mark.parametrize("codec", OURS)
 def test_the_same_seed_draws_the_same_network(codec: str, peers: dict[str, Callable[..., Any]]) -> None:
-    """Every key, shape, type and value: what is trained from a seed starts where it did."""
+    """Every key, shape, type and value: a training from a seed starts from the same weights."""
     torch.manual_seed(3)
     ours = OURS[codec]().state_dict()
     torch.manual_seed(3)
@@ -192,7 +192,7 @@ def test_the_smallest_grid_is_coded(codec: str) -> None:
 
 @pytest.mark.parametrize("codec", OURS)
 def test_every_string_has_its_entropy_model_and_count(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a string's length is held against is what it is decoded with."""
+    """A string's length is checked against the model that decodes it."""
     net = ready(codec, next(iter(bundled(codec))))
     met: list[tuple[Rans, int]] = []
     decode = Rans.decode

@@ -54,8 +54,8 @@ def curve(kind: type[NeuralCodec]) -> list[RateDistortion]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
-def test_a_larger_lambda_buys_quality_with_bytes(kind: type[NeuralCodec]) -> None:
-    """Three lambdas or more; rate and PSNR rise together on held-out streets."""
+def test_a_larger_lambda_gives_more_quality_and_more_bytes(kind: type[NeuralCodec]) -> None:
+    """At least three lambdas; rate and PSNR rise together on held-out streets."""
     points = curve(kind)
     assert len(points) >= 3
     assert points == sorted(points)
@@ -65,7 +65,7 @@ def test_a_larger_lambda_buys_quality_with_bytes(kind: type[NeuralCodec]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
 def test_it_needs_fewer_bytes_than_jpeg(kind: type[NeuralCodec]) -> None:
-    """A tenth less at equal PSNR on held-out streets, at the least."""
+    """At least a tenth less at equal PSNR on held-out streets."""
     jpeg = [mean_rate_distortion(Jpeg(JpegPoint(quality=q)), streets(5)) for q in (5, 10, 20, 30, 50, 70)]
     difference = bd_rate_percent(curve(kind), jpeg)
     assert difference is not None
@@ -76,7 +76,7 @@ def test_it_needs_fewer_bytes_than_jpeg(kind: type[NeuralCodec]) -> None:
 @settings(max_examples=25)
 @given(kind=st.sampled_from(CODECS), height=st.integers(1, 70), width=st.integers(1, 70))
 def test_a_picture_of_any_size_comes_back_at_its_own_size(kind: type[NeuralCodec], height: int, width: int) -> None:
-    """Cut out of a street, and near to what it was."""
+    """Cut out of a street, and close to the original."""
     original = streets(1)[0].crop((200, 150, 200 + width, 150 + height))
     decoded = codec(kind, -1).decode(codec(kind, -1).encode(original))
     assert decoded.size == original.size
@@ -234,8 +234,8 @@ def test_a_picture_beyond_the_limits_is_refused(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("kind", CODECS)
-def test_a_payload_may_ask_for_no_more_than_the_limit(kind: type[NeuralCodec]) -> None:
-    """A server that expects smaller pictures says so: what it did not expect is refused, what it did is decoded."""
+def test_a_payload_beyond_the_servers_limit_is_refused(kind: type[NeuralCodec]) -> None:
+    """A server may lower its limit: larger pictures are refused, those within it are decoded."""
     scheme = kind(NeuralPoint(weights=next(iter(bundled(kind.kind)))))
     body = scheme.encode(streets(1)[0].crop((0, 0, 100, 80)))
     scheme.max_pixels = 7999

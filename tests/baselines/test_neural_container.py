@@ -1,4 +1,4 @@
-"""The neural codecs' file: what was packed comes back, and nothing else does."""
+"""The neural codecs' file: a packed picture is unpacked exactly, and everything else is refused."""
 
 import zlib
 
@@ -40,7 +40,7 @@ def test_the_container_costs_its_header_and_no_more(picture: CodedPicture) -> No
 
 @given(picture=pictures, data=st.data())
 def test_damage_is_a_bitstream_error(picture: CodedPicture, data: st.DataObject) -> None:
-    """Any byte that is not what it was, and any cut."""
+    """Any changed byte, and any truncation."""
     body = bytearray(pack(MODEL, picture))
     place = data.draw(st.integers(0, len(body) - 1))
     body[place] ^= data.draw(st.integers(1, 255))
@@ -76,8 +76,8 @@ def test_noise_is_a_bitstream_error(noise: bytes) -> None:
         (_sealed(strings=b"\xff" * 9), "more than 5 bytes"),
     ],
 )
-def test_a_claim_that_cannot_be_is_refused(body: bytes, sentence: str) -> None:
-    """Nothing is allocated for it."""
+def test_an_impossible_claim_is_refused(body: bytes, sentence: str) -> None:
+    """No memory is allocated for it."""
     with pytest.raises(BitstreamError, match=sentence):
         unpack(body, MODEL, 2)
 

@@ -36,7 +36,7 @@ def test_bundled_models_are_found_by_their_lambda(kind: type[NeuralCodec]) -> No
 
 
 def test_an_unknown_lambda_lists_the_known_ones() -> None:
-    """A point names what there is."""
+    """The error lists the bundled ones."""
     with pytest.raises(CheckpointError, match=f"known: {next(iter(bundled('elic')))}, "):
         Elic(NeuralPoint(weights=0.5))
 
@@ -58,7 +58,7 @@ def test_channels_are_read_from_the_shapes(codec: str, published: Callable[[], N
     assert {name: t.shape for name, t in net.state_dict().items()} == {name: t.shape for name, t in state.items()}
 
 
-def test_a_claim_of_terabytes_is_refused_before_they_are_asked_for(tmp_path: Path) -> None:
+def test_a_claim_of_terabytes_is_refused_before_allocation(tmp_path: Path) -> None:
     """Two tensors of a few megabytes, whose network would have a hundred thousand channels throughout."""
     state = {"g_a.0.weight": torch.zeros(100_000, 3, 5, 5), "g_a.6.weight": torch.zeros(100_000, 1, 5, 5)}
     path = tmp_path / "huge.safetensors"
@@ -79,7 +79,7 @@ def test_a_checkpoint_without_tables_gets_them(kind: type[NeuralCodec], tmp_path
 
 
 def test_a_gaussian_without_tables_shares_those_of_another(tmp_path: Path) -> None:
-    """The bundled ELIC keeps them once; with a copy for every group of channels it is the same model."""
+    """The bundled ELIC stores them once; with a copy for every group of channels it is the same model."""
     path = _small(Elic)
     state = read(path)
     nets = [build(path, "elic", state) for _ in range(2)]
@@ -91,7 +91,7 @@ def test_a_gaussian_without_tables_shares_those_of_another(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".pt"])
-def test_a_pickle_is_refused_with_the_way_out(suffix: str, tmp_path: Path) -> None:
+def test_a_pickle_is_refused_with_the_command_that_converts_it(suffix: str, tmp_path: Path) -> None:
     """Unread: the file does not even exist."""
     with pytest.raises(CheckpointError, match=r"pickles are not read.* harness weights convert .* model\.safetensors"):
         read(tmp_path / f"model{suffix}")
@@ -187,15 +187,15 @@ def test_older_layouts_are_the_same_model(kind: type[NeuralCodec], wrapper: str,
 
 
 def test_a_key_in_two_layouts_is_refused(tmp_path: Path) -> None:
-    """One of them would be dropped without a word."""
+    """One of them would be dropped silently."""
     state = {"entropy_bottleneck.matrices.0": torch.zeros(1), "entropy_bottleneck._matrix0": torch.ones(1)}
     save_file(state, path := tmp_path / "both.safetensors")
     with pytest.raises(CheckpointError, match=r"holds entropy_bottleneck\.matrices\.0 twice"):
         read(path)
 
 
-def test_another_code_bases_elic_is_called_what_it_is(tmp_path: Path) -> None:
-    """Its context model has other parts than CompressAI's, so that renaming would not do."""
+def test_another_code_bases_elic_is_recognised(tmp_path: Path) -> None:
+    """Its context model has other parts than CompressAI's, so renaming is not enough."""
     state = {"g_a.0.weight": torch.zeros(192, 3, 5, 5), "ParamAggregation.0.0.weight": torch.zeros(640, 672, 1, 1)}
     save_file(state, path := tmp_path / "elic.safetensors")
     with pytest.raises(CheckpointError, match="those of the ELIC of another code base than CompressAI"):

@@ -1,4 +1,4 @@
-"""Rate, distortion and the distance between two curves, on what can be worked out by hand."""
+"""Rate, distortion and the distance between two curves, on examples computed by hand."""
 
 import math
 
@@ -15,7 +15,7 @@ CURVE = [RateDistortion(bpp, 30 + 6 * math.log2(bpp)) for bpp in (0.1, 0.2, 0.5,
 
 
 @given(st.floats(0.2, 5))
-def test_a_curve_of_scaled_rates_is_that_much_dearer(factor: float) -> None:
+def test_a_curve_of_scaled_rates_needs_that_many_more_bytes(factor: float) -> None:
     """Every rate times c is c - 1 more, whatever the curve."""
     scaled = [RateDistortion(point.bpp * factor, point.psnr_db) for point in CURVE]
     assert bd_rate_percent(scaled, CURVE) == pytest.approx(100 * (factor - 1))
@@ -41,7 +41,7 @@ def test_psnr_of_a_known_error() -> None:
 
 
 def test_rate_is_what_is_sent() -> None:
-    """Bits a pixel are the file's own, averaged over pictures and not over pixels."""
+    """Bits per pixel are the file's own, averaged over pictures and not over pixels."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     images = [Image.fromarray(noise), Image.fromarray(noise[:8, :8])]
     codec = Jpeg(JpegPoint(quality=50))

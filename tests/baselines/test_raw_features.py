@@ -34,7 +34,7 @@ def test_features_come_back_in_half_precision(n_h: int, n_w: int, n_features: in
 
 
 def test_values_beyond_half_precision_are_clipped_to_it() -> None:
-    """An infinity would be a wrong answer further on; the largest half is nearly right."""
+    """An infinity would lead to a wrong answer; the largest half is nearly right."""
     found, _ = unpack(pack(Features(torch.full((2, 1, 1), 1e9), Layout((1, 1), (9, 9))), merged=False))
     assert torch.equal(found.x_PVD, torch.full((2, 1, 1), 65504.0))
 
@@ -66,7 +66,7 @@ def test_an_impossible_header_is_refused(place: int, value: int) -> None:
 
 
 def test_undefined_features_are_refused() -> None:
-    """NaN would make an answer of nothing."""
+    """NaN would make the answer meaningless."""
     body = bytearray(pack(_features(1, 1, 1, 1), merged=False))
     body[_HEADER.size :] = np.array([np.nan, 1.0], "<f2").tobytes()
     with pytest.raises(BitstreamError, match="infinite or undefined"):

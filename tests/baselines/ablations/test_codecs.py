@@ -1,4 +1,4 @@
-"""The codecs of Fig. 12 beside TOFC's: real streams, lossless, as long as their own entropy, and hard to fool."""
+"""The codecs of Fig. 12 beside TOFC's: real streams, lossless, as long as their entropy, and safe against damage."""
 
 import struct
 import zlib
@@ -57,14 +57,14 @@ Make = Callable[[], FeatureCodec]
 
 @pytest.fixture(scope="module")
 def trained() -> FactorizedCodec:
-    """A factorized codec that knows its features' densities."""
+    """A factorized codec fitted to its features' densities."""
     return factorized(steps=100)
 
 
 @pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(("n_patches", "n_clusters", "grid"), [(1, 1, None), (5, 4, (2, 2)), (60, 3, None)])
-def test_what_is_decoded_is_what_the_training_pass_says(
+def test_what_is_decoded_is_what_the_training_pass_computes(
     make: Make, n_patches: int, n_clusters: int, grid: tuple[int, int] | None
 ) -> None:
     """From one feature to 60 patches; the stream is as long as the pass's rate and the header."""
@@ -177,7 +177,7 @@ def test_every_flipped_byte_and_every_cut_is_an_error(make: Make) -> None:
 
 @pytest.fixture(scope="module")
 def victims() -> list[FeatureCodec]:
-    """One of each kind."""
+    """One codec of each kind."""
     return [heuristic(), factorized()]
 
 
@@ -199,7 +199,7 @@ def test_hostile_streams_decode_or_are_refused(
     "side", [(0.0, 0, 5), (-1.0, 0, 5), (float("nan"), 0, 5), (float("inf"), 0, 5), (1.0, 8, 5), (1.0, 0, 128)]
 )
 def test_impossible_statistics_are_refused(side: tuple[float, int, int]) -> None:
-    """A step that is none, a median out of the bits' range, a scale that no table has."""
+    """An invalid step, a median out of the bits' range, a scale that no table has."""
     codec = heuristic(4)
     stream = codec.compress(make_features(1))
     body = stream[:11] + struct.pack("<fhB", *side) + stream[18:-4]
@@ -224,7 +224,7 @@ def test_a_loaded_checkpoint_writes_and_reads_the_same_streams(make: Make, tmp_p
 @BOTH
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_undefined_features_are_refused(make: Make, value: float) -> None:
-    """They would become a picture of nothing."""
+    """They would decode to a meaningless picture."""
     y_PCD = make_features(1)
     y_PCD[0, 0, 0] = value
     with pytest.raises(ValueError, match="infinite or undefined"):
@@ -232,7 +232,7 @@ def test_undefined_features_are_refused(make: Make, value: float) -> None:
 
 
 def test_equal_features_are_coded() -> None:
-    """All zero, all one: a step, a median and a scale are found for these too."""
+    """All zero or all one: these too have a step, a median and a scale."""
     for value in (0.0, 1.0, -2.5):
         y_PCD = torch.full((3, 2, DIM), value)
         for make in (heuristic, factorized):

@@ -23,14 +23,14 @@ def _features(n_patches: int = 3, n_features: int = 16, dim: int = 8, seed: int 
 
 
 def test_visionzip_on_attention_made_by_hand() -> None:
-    """Eight features, four kept: one for its attention; of the other seven three targets, and four that go to them."""
+    """Eight features, four kept: one for its attention; of the other seven, three are targets of the other four."""
     x_1VD = torch.arange(8.0)[None, :, None] * torch.tensor([1.0, 10.0])
     received_1V = torch.tensor([[0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1]])
     # Without feature 3 the places are 0 1 2 4 5 6 7; the targets, at a stride of two, are 0, 2 and 5.
     keys = {0: (1, 0), 2: (0, 1), 5: (-1, 0), 1: (0, 5), 4: (3, 1), 6: (0.1, 0.2), 7: (2, -1), 3: (9, 9)}
     keys_1VK = torch.tensor([[keys[place] for place in range(8)]], dtype=torch.float32)
     y_1CD = VisionZip(one_in=4)(x_1VD, 4, Attention(received_1V, keys_1VK))
-    # To 0 go 4 and 7, to 2 go 1 and 6, to 5 goes nothing; a target counts whole, and so does the mean.
+    # 4 and 7 go to 0, 1 and 6 go to 2, none to 5; a target counts in full, and so does the mean.
     expected = [3.0, 0 + (4 + 7) / 2, 2 + (1 + 6) / 2, 5.0]
     assert y_1CD[0, :, 0].tolist() == expected
     assert y_1CD[0, :, 1].tolist() == [10 * value for value in expected]
@@ -81,8 +81,8 @@ def test_what_visionzip_merges_is_all_that_it_does_not_keep() -> None:
     assert torch.allclose(y_PCD[0, 0], x_PVD[0, 0] + x_PVD[0, 1:].mean(0), atol=1e-6)
 
 
-def test_without_attention_visionzip_says_what_it_needs() -> None:
-    """It is refused, and so is a number of features that a patch does not have."""
+def test_visionzip_without_attention_is_refused() -> None:
+    """It is refused, as is a number of features that a patch does not have."""
     x_PVD, attention = _features()
     with pytest.raises(ValueError, match="needs the attention"):
         VisionZip()(x_PVD, 4)
@@ -103,7 +103,7 @@ def test_unmerged_features_are_those_at_the_centres() -> None:
 
 
 @given(n_clusters=st.integers(1, 16), seed=st.integers(0, 100))
-def test_every_reducer_makes_as_many_features_as_are_asked_for(n_clusters: int, seed: int) -> None:
+def test_every_reducer_makes_the_requested_number_of_features(n_clusters: int, seed: int) -> None:
     """For every n_c from one to V, finite and at the features' dtype."""
     x_PVD, attention = _features(seed=seed)
     for reducer in (Merging(), Centres(), VisionZip(), VisionZip(one_in=None)):
@@ -141,7 +141,7 @@ def qformer() -> QFormer:
 
 
 def test_a_qformer_begins_at_the_features_mean_and_spread(qformer: QFormer) -> None:
-    """So that projector and codec need not travel far."""
+    """So that projector and codec start near their optimum."""
     y_PCD = qformer(3 * _features(20, seed=1)[0] + 100, 5)
     assert y_PCD.shape == (20, 5, 8)
     assert (y_PCD.mean((0, 1)) - 100).abs().max() < 6

@@ -1,4 +1,4 @@
-"""Every ablation, hardly trained, as a scheme of the harness; and the recipe that makes them."""
+"""Every ablation, trained for a few steps, as a scheme of the harness; and the recipe that makes them."""
 
 import dataclasses
 from pathlib import Path
@@ -55,7 +55,7 @@ ALL = [(scheme, points[0]) for scheme, points in FIG_12.items()] + [(scheme, DIS
 
 @pytest.fixture(scope="module")
 def backbone(models: LlavaModels) -> Llava:
-    """The whole of it."""
+    """The whole backbone."""
     return models.backbone()
 
 
@@ -73,7 +73,7 @@ def drawn(backbone: Llava) -> list[Lesson]:
 
 @pytest.fixture(scope="module")
 def weights(backbone: Llava, kept: list[Lesson], drawn: list[Lesson], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the bundled one, with the first point of every scheme in each group."""
+    """A folder like the bundled one, with the first point of every scheme in each group."""
     folder = tmp_path_factory.mktemp("weights")
     for scheme, point in ALL:
         place = folder / backbone.name / scheme.kind / point
@@ -91,7 +91,7 @@ def _found_there(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("scheme", "name"), ALL)
 def test_every_ablation_answers_from_its_stream(models: LlavaModels, scheme: type[Ablation], name: str) -> None:
-    """Its stages are TOFC's, its tokens as many as are asked for, and damage to its stream is a BitstreamError."""
+    """Its stages are TOFC's, it has the requested number of tokens, and damage to its stream is a BitstreamError."""
     assert catalog.load("scheme", scheme.kind, catalog.SCHEMES) is scheme
     point = TofcPoint(codec=name, merge_to=0.02)
     answers_from_its_stream(scheme, models, point, n_clusters=3)
@@ -166,7 +166,7 @@ def test_an_unknown_point_lists_the_known_ones(models: LlavaModels) -> None:
 
 
 def both_halves(scheme: type[Ablation], name: str) -> None:
-    """Makes those of a point, around a backbone that has not read it before."""
+    """Makes the halves of a point, around a backbone that has not loaded it before."""
     models, point = load("mini-onevision"), TofcPoint(codec=name, merge_to=0.02)
     scheme.device_half(models, point)
     scheme.server_half(models, point)

@@ -1,4 +1,4 @@
-"""The bundled points: those that the scenarios name, trained around the backbone that is here, small."""
+"""The bundled points: those that the scenarios name, trained around the bundled backbone, and small."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ SCENARIOS = Path(__file__).parents[3] / "scenarios"
 
 @pytest.mark.parametrize("name", ["ablation_entropy", "ablation_merging"])
 def test_scenarios_name_points_that_the_recipe_makes(name: str) -> None:
-    """And each group has its own TOFC, at the same points as what replaces a part of it."""
+    """Each group has its own TOFC, at the same points as the ablations of it."""
     known = {scheme.kind: set(points) for scheme, points in FIG_12.items()}
     if name == "ablation_merging":
         known = {scheme.kind: {DISTORTION} for scheme in TABLE_1}
@@ -33,8 +33,8 @@ def test_scenarios_name_points_that_the_recipe_makes(name: str) -> None:
     assert all(of_scheme == shares[0] for of_scheme in shares)
 
 
-def test_bundled_points_are_of_the_backbone_that_is_here() -> None:
-    """A backbone trained anew makes them stale, and the recipe makes those again; together they stay below 14 MB."""
+def test_bundled_points_are_of_the_bundled_backbone() -> None:
+    """A newly trained backbone makes them stale, and the recipe makes them again; together they are below 14 MB."""
     folders = [path.parent for marker in (PROJECTOR, POINT) for path in WEIGHTS.rglob(marker)]
     for folder in folders:
         backbone = folder.parents[1].name
