@@ -274,21 +274,21 @@ def card(
     names = ", ".join(reduced) or "none yet"
     return f"""# Ablations of {BACKBONE}
 
-Trained by `python -m recipes.ablations` (seed {seed}, {pictures} pictures to learn from, one thread,
-torch {torch.__version__});
-scores are those of
-`harness run scenarios/ablation_entropy.yaml` and `ablation_merging.yaml`.
+Trained by `python -m recipes.ablations` (seed {seed}, {pictures} pictures to learn from, one thread, torch
+{torch.__version__}). Their scores are those of `harness run scenarios/ablation_entropy.yaml` and
+`ablation_merging.yaml`.
 
 ## Entropy coding (Fig. 12)
 
-Every point has one budget: {coded.steps} steps of {coded.pictures} pictures ({coded.steps * coded.pictures} samples)
-with {coded.asked} questions each, drawn alike for all, from nothing and by D + lambda R + L_balance; the temperature
-falls from 10 to 0.1, and the last {100 * coded.hard_share:g} % of the steps are hard. Codec and projector are trained.
+Every point has one budget: {coded.steps} steps of {coded.pictures} pictures ({coded.steps * coded.pictures} samples) \
+with {coded.asked} questions each, drawn alike for all.
+Codec and projector are trained by D + lambda R + L_balance, without a pre-fit.
+The temperature falls from 10 to 0.1, and the last {100 * coded.hard_share:g} % of the steps are hard.
 Departures from the paper: tower and language model are frozen; one instance for n_c = {CLUSTERS[0]} and {CLUSTERS[1]};
 entropy models of one small hidden layer; a learned step.
 
-On {_HELD_OUT} pictures of the StreetsQA test split, n_c = {CLUSTERS[0]}: real streams, decoded. Distortion is the
-features' squared error over their variance.
+On {_HELD_OUT} pictures of the StreetsQA test split, n_c = {CLUSTERS[0]}: real streams, decoded.
+Distortion is the features' squared error over their variance.
 
 | scheme | point | bytes an image | distortion |
 |---|---|---|---|
@@ -296,10 +296,13 @@ features' squared error over their variance.
 
 ## Feature merging (Table I)
 
-Points named `{DISTORTION}`: {names}. Every one has one budget: {uncoded.steps} steps of {uncoded.pictures} pictures
-({uncoded.steps * uncoded.pictures} samples) with {uncoded.asked} questions each, drawn alike for all, by the distortion
-alone at n_c = {TABLE_1_CLUSTERS}: LoRA of rank {_RANK} on tower and language model (the paper's rank is 64), the
-projector and, where it is learned, the reducer. Nothing is coded: the features cross the link in half precision.
+Points named `{DISTORTION}`: {names}.
+
+Every one has one budget: {uncoded.steps} steps of {uncoded.pictures} pictures \
+({uncoded.steps * uncoded.pictures} samples) with {uncoded.asked} questions each, drawn alike for all.
+They are trained by the distortion alone, at n_c = {TABLE_1_CLUSTERS}: LoRA of rank {_RANK} on tower and language model
+(the paper's rank is 64), the projector and, where it is learned, the reducer.
+Nothing is coded: the features cross the link in half precision.
 """
 
 

@@ -3,7 +3,8 @@
 Every point runs as its scheme does, device half and server half, on pages of books that nothing was trained on; D is
 the cross-entropy of the answers to the same questions (Eq. 10) and R the bits of the stream per element of y. Fig. 12
 is compared by D at equal bytes and by the loss of all its points, D + lambda R; Table I by D at equal n_c.
-The intervals are those of :mod:`recipes.over_seeds`, over pages and over the seeds of which there is a folder each.
+The intervals are those of :mod:`recipes.over_seeds`, over pages and over the seeds that both points have, as the
+points say them; of one seed they are over pages alone, and too narrow. At equal bytes each seed has its own curve.
 """
 
 import argparse
@@ -16,24 +17,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from baselines.ablations import schemes
 from baselines.ablations.schemes import DISTORTION, TABLE_1_CLUSTERS, Ablation, Selective
+from baselines.ablations.trained import trained_around
+from harness.catalog import ZOO
 from harness.cli import guarded
 from harness.data.drawing.seeded_random import SeededRandom
+from harness.errors import CheckpointError
 from harness.models import files
 from harness.models.loading import LlavaModels
 from harness.models.onevision import load
-from harness.runs import disk
 from harness.schemes.tofc import FeaturePoint
-from harness.training.bundled import answer_loss, book_of, questions
+from harness.training.bundled import answer_loss, questions
+from recipes import held_out
 from recipes.ablations import BACKBONE, CLUSTERS, FIG_12, TABLE_1
 from recipes.over_seeds import Difference, difference, less_than_curve
 
-FIRST_BOOK, PAGES = 310_000, 96
+FIRST_BOOK = 310_000
 _ASKED = 6
 WEIGHT = 0.2
 """Lambda of the points that are compared by D + lambda R, over all seeds."""
+_NO_COMMON = "no seed in common | - | 0"
 
 
 class Row(NamedTuple):
@@ -49,10 +55,16 @@ class Row(NamedTuple):
 
 @torch.inference_mode()
 def measured(
-    models: LlavaModels, scheme: type[Ablation], point: str, n_clusters: int, pages: int, seed: int = 0
+    models: LlavaModels,
+    scheme: type[Ablation],
+    point: str,
+    n_clusters: int,
+    pages: int,
+    seed: int = 0,
+    folder: Path | None = None,
 ) -> Row:
-    """A point on the held-out pages."""
-    at = FeaturePoint(codec=point, n_c=n_clusters)
+    """A point on the held-out pages; ``folder`` is where it is, unless it is found by its name."""
+    at = FeaturePoint(codec=point if folder is None else str(folder.absolute()), n_c=n_clusters)
     device: Any = scheme.device_half(models, at)
     server: Any = scheme.server_half(models, at)
     layers = server.language._engine.language
@@ -62,8 +74,7 @@ def measured(
         lm_head=layers.lm_head,
     )
     found, elements = [], []
-    held_out = [page for book in range(FIRST_BOOK, FIRST_BOOK + 1 + pages // 90) for page in book_of(book)][:pages]
-    for number, page in enumerate(held_out):
+    for number, page in enumerate(held_out.book_pages(FIRST_BOOK)[:pages]):
         rng = SeededRandom("ablations held out", number)
         asked = rng.shuffled(questions(page, rng))[:_ASKED]
         tiles = device.vision.preprocess(page.scene().image)
@@ -91,10 +102,11 @@ def over_common_seeds(
     mine: Sequence[Row],
     others: Sequence[Row],
     of_page: Callable[[Row], Any] = lambda row: np.array(row.of_pictures)[:, 1],
-) -> Difference:
-    """The difference of ``of_page`` between two points, over pages and the seeds that both have."""
+) -> Difference | None:
+    """The difference of ``of_page`` between two points, over pages and the seeds that both have; None of no seed."""
     by_seed = {row.seed: of_page(row) for row in others}
-    return difference([of_page(row) - by_seed[row.seed] for row in mine if row.seed in by_seed])
+    less = [of_page(row) - by_seed[row.seed] for row in mine if row.seed in by_seed]
+    return difference(less) if less else None
 
 
 def report(rows: Sequence[Row]) -> str:
@@ -132,38 +144,85 @@ def report(rows: Sequence[Row]) -> str:
     for (scheme, point, n_c), of_seeds in coded.items():
         if point.startswith("bits-") or point == f"lambda-{WEIGHT}":
             selective = points.get((Selective.kind, f"lambda-{WEIGHT}", n_c), [])
-            if {row.seed for row in selective} & {row.seed for row in of_seeds}:
-                lines.append(f"| {scheme} | {point} | {n_c} | {over_common_seeds(of_seeds, selective, objective)} |")
+            if selective:
+                shown = over_common_seeds(of_seeds, selective, objective) or _NO_COMMON
+                lines.append(f"| {scheme} | {point} | {n_c} | {shown} |")
     lines += ["", "Table I: D less that of TOFC's merging at the same n_c.", ""]
     lines += ["| scheme | n_c | D | D less TOFC's | 95 % interval | seeds |", "|---|---|---|---|---|---|"]
     ours = points.get((TABLE_1[0].kind, DISTORTION, TABLE_1_CLUSTERS), [])
     for (scheme, point, n_c), of_seeds in points.items():
         if point == DISTORTION:
             compared = ours and scheme != TABLE_1[0].kind
-            shown = over_common_seeds(of_seeds, ours) if compared else f"- | - | {len(of_seeds)}"
-            lines.append(
-                f"| {scheme} | {n_c} | {np.mean([row.of_pictures for row in of_seeds], (0, 1))[1]:.4f} | {shown} |"
-            )
+            shown = (over_common_seeds(of_seeds, ours) or _NO_COMMON) if compared else f"- | - | {len(of_seeds)}"
+            loss = np.mean([row.of_pictures for row in of_seeds], (0, 1))[1]
+            lines.append(f"| {scheme} | {n_c} | {loss:.4f} | {shown} |")
     return "\n".join(lines)
 
 
-def saved(path: Path | None) -> dict[str, Row]:
-    """The rows of an earlier call, by the digest of what they were measured of."""
-    if path is None or not path.is_file():
-        return {}
-    found = {}
-    for key, row in files.read_json(path).items():
-        pictures = tuple((int(n_bytes), float(loss)) for n_bytes, loss in row["of_pictures"])
-        found[key] = Row(**{**row, "of_pictures": pictures, "elements": tuple(row["elements"])})
+class Point(NamedTuple):
+    """A trained point, and the seed that it says it was trained with."""
+
+    folder: Path
+    scheme: type[Ablation]
+    name: str
+    seed: int
+
+
+def points_of(folders: Sequence[Path]) -> list[Point]:
+    """The points in folders of weights, before any is loaded.
+
+    Raises CheckpointError for a folder without any, for a point that is incomplete or was trained around other weights
+    than the backbone's or does not say its seed, and for two of the same seed.
+    """
+    around = hashlib.sha256((ZOO / BACKBONE / "model.safetensors").read_bytes()).hexdigest()
+    named = [(scheme, point) for scheme, points in FIG_12.items() for point in points]
+    named += [(scheme, DISTORTION) for scheme in TABLE_1]
+    found: list[Point] = []
+    for weights in folders:
+        present = [(scheme, name) for scheme, name in named if (weights / BACKBONE / scheme.kind / name).is_dir()]
+        if not present:
+            is_deep = any((weights / scheme.kind).is_dir() for scheme, _ in named)
+            hint = f": its points must lie in a folder {BACKBONE}, and --weights is the one above" if is_deep else ""
+            raise CheckpointError(
+                f"{weights}: has no points; {weights / BACKBONE / Selective.kind / FIG_12[Selective][0]} would be "
+                f"one{hint}"
+            )
+        for scheme, name in present:
+            folder = weights / BACKBONE / scheme.kind / name
+            was, how = trained_around(folder)
+            if was != around:
+                said = f"was trained around the weights {was[:12]} of {BACKBONE}" if was else "is incomplete"
+                raise CheckpointError(
+                    f"{folder}: {said}, and the backbone's are {around[:12]}; 'python -m recipes.ablations' makes it "
+                    "again"
+                )
+            found.append(Point(folder, scheme, name, _seed_of(how, folder)))
+    seen: dict[tuple[type[Ablation], str, int], Path] = {}
+    for one in found:
+        if (key := (one.scheme, one.name, one.seed)) in seen:
+            raise CheckpointError(
+                f"{one.folder}: is of seed {one.seed}, as is {seen[key]}; each folder of --weights must be of another "
+                "seed"
+            )
+        seen[key] = one.folder
     return found
 
 
-def digest(folder: Path, *given: Any) -> str:
-    """The digest of a point's files and of all else that decides its rows."""
-    found = hashlib.sha256(repr(given).encode())
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+def _seed_of(how: str, folder: Path) -> int:
+    try:
+        return int(json.loads(how)["seed"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{folder}: does not say its seed, by which points are compared; 'python -m recipes.ablations' makes it "
+            "again"
+        ) from None
+
+
+def digest(point: Point, n_clusters: int, pages: int) -> str:
+    """The digest of all that decides a point's rows; see :mod:`recipes.held_out`."""
+    paths = sorted(path for path in point.folder.rglob("*") if path.is_file())
+    fingerprints = [files.fingerprint(ZOO / BACKBONE, part) for part in files.PARTS]
+    return held_out.digest(paths, point.scheme.kind, point.name, n_clusters, pages, FIRST_BOOK, *fingerprints)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -174,34 +233,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=Path,
         nargs="+",
         default=[schemes.WEIGHTS],
-        help="the folder of the backbones' points of each seed",
+        help=f"for each seed a folder with {BACKBONE}/SCHEME/POINT in it",
     )
-    parser.add_argument("--pages", type=int, default=PAGES)
-    parser.add_argument("--save", type=Path, help="a JSON file for the rows; what it holds is not measured again")
-    arguments = parser.parse_args(argv)
-    if arguments.pages < 2:
-        parser.error(f"--pages {arguments.pages}: an interval over pages needs at least 2")
-    if arguments.save:
-        disk.check_writable(arguments.save)
+    arguments = held_out.parsed(parser, argv, FIRST_BOOK)
+    points = points_of(arguments.weights)
+    saved = held_out.Saved(arguments.save, TypeAdapter(dict[str, tuple[Row, ...]]))
     torch.set_num_threads(1)
     models: LlavaModels = load(BACKBONE)
-    wanted = [(scheme, point, n_c) for scheme, points in FIG_12.items() for point in points for n_c in CLUSTERS]
-    wanted += [(scheme, DISTORTION, TABLE_1_CLUSTERS) for scheme in TABLE_1]
-    known = saved(arguments.save)
-    rows = []
-    for seed, weights in enumerate(arguments.weights):
-        schemes.WEIGHTS = weights
-        for scheme, point, n_c in wanted:
-            folder = weights / BACKBONE / scheme.kind / point
-            if not folder.is_dir():
-                continue
-            key = digest(folder, scheme.kind, point, n_c, seed, arguments.pages)
-            if key not in known:
-                known[key] = measured(models, scheme, point, n_c, arguments.pages, seed)
-                print(f"{scheme.kind} {point}, n_c {n_c}, of {weights}", flush=True)
-                if arguments.save:
-                    disk.write_text(arguments.save, json.dumps({name: row._asdict() for name, row in known.items()}))
-            rows.append(known[key])
+    rows: list[Row] = []
+    for point in points:
+        for n_c in (TABLE_1_CLUSTERS,) if point.name == DISTORTION else CLUSTERS:
+
+            def measure(point: Point = point, n_c: int = n_c) -> tuple[Row, ...]:
+                print(f"{point.scheme.kind} {point.name}, n_c {n_c}, in {point.folder}", flush=True)
+                return (measured(models, point.scheme, point.name, n_c, arguments.pages, point.seed, point.folder),)
+
+            rows += saved.rows(digest(point, n_c, arguments.pages), measure)
     print("\n" + report(rows))
 
 

@@ -239,10 +239,14 @@ def test_points_are_compared_on_the_same_pages(models: LlavaModels) -> None:
     assert all(0 < row.of_pictures[0][1] < 10 for row in found)
     pages_a, pages_b = ((9, 0.5), (8, 0.3)), ((9, 0.4), (8, 0.1))
     a, b = (comparison.Row("x", "y", 3, 0, pages, (72, 32)) for pages in (pages_a, pages_b))
-    assert comparison.over_common_seeds([a], [a])[:3] == (0, 0, 0)
-    assert comparison.over_common_seeds([a], [b]).value == pytest.approx(0.15)
+    itself, other, paired = (comparison.over_common_seeds([a], rows) for rows in ([a], [b], [b._replace(seed=1), b]))
+    assert itself is not None
+    assert itself[:3] == (0, 0, 0)
+    assert other is not None
+    assert other.value == pytest.approx(0.15)
+    assert paired is not None
+    assert paired.seeds == 1
     assert comparison.objective(a, 0.5) == pytest.approx([0.5 + 0.5, 0.3 + 1])
-    assert comparison.over_common_seeds([a], [b._replace(seed=1), b]).seeds == 1
     text = comparison.report(found)
     assert "| tofc_heuristic | bits-3 | 3 |" in text
     assert "| tofc_single | 4 |" in text
