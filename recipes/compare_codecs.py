@@ -279,9 +279,14 @@ def report(old: Mapping[str, Seeds], new: Mapping[str, Seeds]) -> str:
     for name, n_c, n_seeds, n_bytes, sd_bytes, loss, sd_loss in several:
         lines.append(f"| {name} | {n_c} | {n_seeds} | {n_bytes:.0f} | {sd_bytes:.1f} | {loss:.4f} | {sd_loss:.4f} |")
     if new:
-        lines += ["", "D less the first group's at equal bytes; the interval is over pictures and over trainings,"]
-        lines += ["those of the first group's curve included; 'over pages alone' says that no training has two seeds,"]
-        lines += ["so that the scatter of trainings is not in it and the interval is too narrow.", ""]
+        lines += [
+            "",
+            "D less the first group's at equal bytes. The interval is over pictures and over trainings, of both",
+        ]
+        lines += [
+            "groups. One 'over pages alone' leaves the scatter of trainings out, as none here has two seeds, and is"
+        ]
+        lines += ["too narrow.", ""]
         lines += ["| training | n_c | bytes an image | D less | 95 % interval | seeds |", "|---|---|---|---|---|---|"]
     for (name, seeds), found in zip(new.items(), at_equal_bytes([*old.values()], [*new.values()]), strict=True):
         for n_c, n_bytes, compared in found:
