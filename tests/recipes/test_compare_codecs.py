@@ -171,10 +171,10 @@ def test_copies_of_a_training_are_no_seeds(tmp_path: Path) -> None:
     assert len(codecs.by_training(alike)) == 3
 
 
-def codec_folder(folder: Path, name: str = "lambda-0.3", **changed: Any) -> Path:
+def codec_folder(folder: Path, **changed: Any) -> Path:
     """The manifest of a bundled codec with other facts in its configuration, and a codec's header."""
     folder.mkdir()
-    facts = json.loads((CODECS / "mini-onevision" / name / MANIFEST).read_text())
+    facts = json.loads((CODECS / "mini-onevision" / "lambda-0.3" / MANIFEST).read_text())
     facts["config"] = {**facts["config"], **changed}
     (folder / MANIFEST).write_text(json.dumps(facts))
     metadata = {"format": TofcCodec.FORMAT, "hash": folder.name}
