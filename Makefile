@@ -8,6 +8,8 @@ SCENARIO ?= scenarios/realworldqa_lowrate.yaml
 ARGS ?=
 CODECS ?= mini-onevision/lambda-0.03 mini-onevision/lambda-0.1 mini-onevision/lambda-0.3 mini-onevision/lambda-1.0 \
 	mini-llava15/lambda-0.1 mini-llava15/lambda-0.5
+# Wheels that hold the photographs which the image codecs are trained on.
+PHOTOGRAPHS := scikit-image==0.26.0 scikit-learn==1.9.1
 # What the nightly times its commit against (without it, the last night's of another commit), and on which scenario.
 AGAINST ?=
 TIMED ?= scenarios/smoke.yaml
@@ -75,6 +77,8 @@ weights: .venv/installed  ## Make every file of the zoo again, from seeds
 	$(BIN)/harness train training/mini_llava15.yaml --stage merging --set 'clusters=[36]' --set held_out=96 \
 		--set out=build/weights/mini-llava15/merging
 	$(call bundle,mini-llava15/merging)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+		--dest build/photographs $(PHOTOGRAPHS)
 	$(BIN)/python -m recipes.image_codecs
 	$(BIN)/python -m recipes.ablations
 

@@ -86,13 +86,14 @@ def peer_of(net: Network) -> Any:
     from compressai.models import Elic2022Official as TheirElic
     from compressai.models import ScaleHyperprior as TheirHyperprior
 
+    n, m = net.sizes(net.state_dict())[:2]
     if isinstance(net, Elic2022Official):
-        peer = TheirElic(32, 96, groups=net.groups)
+        peer = TheirElic(n, m, groups=net.groups)
         context = peer.latent_codec["y"].channel_context
         for name, layers in net.latent_codec.y.channel_context.items():
             context[name] = layers
     else:
-        peer = TheirHyperprior(32, 96)
+        peer = TheirHyperprior(n, m)
     load(Path("ours"), peer, net.state_dict())
     return peer
 

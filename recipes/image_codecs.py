@@ -26,19 +26,19 @@ from recipes.linear_start import rescale, start
 from recipes.pictures import Picture, batch, pictures
 from recipes.stages import train
 
-BOOKS = 1
+BOOKS = 2
 SEED = 20
 
 NETWORKS: Mapping[str, Callable[[], Network]] = {
-    "hyperprior": lambda: ScaleHyperprior(32, 96),
-    "elic": lambda: Elic2022Official(32, 96, (8, 8, 16, 32, 32), [(32, 24)] * 4),
+    "hyperprior": lambda: ScaleHyperprior(64, 96),
+    "elic": lambda: Elic2022Official(48, 96, (8, 8, 16, 32, 32), [(32, 24)] * 4),
 }
 ROUNDS: Mapping[str, Sequence[tuple[float, int, int]]] = {
-    "hyperprior": ((0.02, 2400, 300), (0.006, 500, 120), (0.0018, 500, 120)),
-    "elic": ((0.02, 1200, 500), (0.006, 250, 160), (0.0018, 250, 160)),
+    "hyperprior": ((0.02, 2400, 8000), (0.006, 500, 2000), (0.0018, 500, 2000)),
+    "elic": ((0.02, 1200, 5000), (0.006, 250, 1200), (0.0018, 250, 1200)),
 }
 """In order: lambda, the steps of the entropy model alone on fixed y, and the steps of everything."""
-_ENTROPY_RATE, _RATE = 7e-2, 1e-3
+_ENTROPY_RATE, _RATE = 7e-2, 5e-3
 """Peak learning rates of the two, relative to the size of what is learnt."""
 _RMS_FROM, _RMS_TO = 0.01, 0.1
 _START_BATCHES, _POOL_BATCHES, _POOL_BATCHES_A_STEP = 8, 160, 2
@@ -112,14 +112,14 @@ def _rates(net: nn.Module, relative: float, *, transforms: bool) -> dict[str, fl
     }
 
 
-def make(codec: str, work: Path, folder: Path) -> None:
+def make(codec: str, work: Path, folder: Path, photographs: Path) -> None:
     """Train one codec at every lambda, and write ``folder/<codec>-<lambda>.safetensors`` after each.
 
     ``work`` holds the newest state of each round: what was stopped is resumed, what is finished is not repeated.
     """
     torch.manual_seed(SEED)
     net = NETWORKS[codec]()
-    drawn = pictures(BOOKS)
+    drawn = pictures(BOOKS, photographs)
     lambda_before = ROUNDS[codec][0][0]
     start(net, torch.cat([batch(drawn, SEED, step) for step in range(_START_BATCHES)]), lambda_before)
     _in_bfloat16(net.g_a)
@@ -146,11 +146,14 @@ def main() -> None:
     parser.add_argument("--codec", choices=tuple(NETWORKS), action="append", help="this one alone (repeatable)")
     parser.add_argument("--work", type=Path, default=Path("build/codecs"), help="states of unfinished training")
     parser.add_argument("--out", type=Path, default=BUNDLED, help="where the weights go")
+    parser.add_argument(
+        "--photographs", type=Path, default=Path("build/photographs"), help="folder of the wheels that have photographs"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for codec in arguments.codec or NETWORKS:
         since_s = time.process_time()
-        make(codec, arguments.work, arguments.out)
+        make(codec, arguments.work, arguments.out, arguments.photographs)
         print(f"{codec}: {time.process_time() - since_s:.0f} s of one core")
 
 

@@ -1,9 +1,14 @@
-"""What the small codecs are trained on: streets of the training split, and collages of its textures.
+"""What the small codecs are trained on: drawn streets of the training split, collages of its textures, and photographs.
 
 B pictures a batch   P side of a patch in px
 """
 
-from collections.abc import Sequence
+import hashlib
+import io
+import itertools
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,19 +20,67 @@ from harness.data import glimpseqa, streetsqa
 from harness.data.drawing.canvas import tinted
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.drawing.textures import Sheet, bank
+from harness.errors import DataError
 
 PATCH_PX = 256
-"""A smaller patch is all border to z: 128 px have 2 x 2 positions, and what is learnt there is dear on pictures."""
+"""With 128 px z has 2 x 2 positions, all at the border, and what is learnt there costs many bits on whole pictures."""
 BATCH = 1
 
 _COLLAGE_PX = 320
 _SHAPES = (8, 40)
 
+PHOTOGRAPHS: Mapping[str, str] = {
+    "skimage/data/astronaut.png": "88431cd9653ccd53",
+    "skimage/data/brick.png": "7966caf324f6ba84",
+    "skimage/data/camera.png": "b0793d2adda0fa6a",
+    "skimage/data/chelsea.png": "596aa1e7cb875eb7",
+    "skimage/data/coffee.png": "cc02f8ca188b167c",
+    "skimage/data/grass.png": "b6b6022426b38936",
+    "skimage/data/gravel.png": "c48615b451bf1e60",
+    "skimage/data/motorcycle_left.png": "db18e9c415761740",
+    "skimage/data/rocket.jpg": "c2dd0de7c538df8d",
+    "sklearn/datasets/images/china.jpg": "8378025ad2519d64",
+    "sklearn/datasets/images/flower.jpg": "a77f6ec41e353afd",
+}
+"""Photographs in the wheels of scikit-image 0.26.0 and scikit-learn 1.9.1, and the first digits of their SHA-256."""
+_SCALES = (1.0, 0.75, 0.5)
+
 Picture = NDArray[np.uint8]
 
 
-def pictures(books: int) -> list[Picture]:
-    """Training pictures, each (height, width, 3) uint8: for each book 64 streets, 32 glimpses and 48 collages."""
+def pictures(books: int, photographs: Path) -> list[Picture]:
+    """Training pictures, each (height, width, 3) uint8; one half drawn, the other photographs.
+
+    Each book has 64 streets, 32 glimpses and 48 collages. ``photographs`` is a folder with the wheels that
+    :data:`PHOTOGRAPHS` names. Raises DataError where one of the photographs is missing or is another.
+    """
+    found = [scaled for photograph in _photographs(photographs) for scaled in _scaled(photograph)]
+    made = _drawn(books)
+    return made + list(itertools.islice(itertools.cycle(found), len(made)))
+
+
+def _photographs(folder: Path) -> list[Image.Image]:
+    found: dict[str, Image.Image] = {}
+    for wheel in sorted(folder.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            for name in PHOTOGRAPHS.keys() & set(archive.namelist()):
+                body = archive.read(name)
+                if not hashlib.sha256(body).hexdigest().startswith(PHOTOGRAPHS[name]):
+                    raise DataError(f"{wheel}: {name} is another picture than the one that the codecs are trained on")
+                found[name] = Image.open(io.BytesIO(body)).convert("RGB")
+    if missing := sorted(PHOTOGRAPHS.keys() - found.keys()):
+        raise DataError(f"{folder}: no wheel in it has {missing[0]}; see the target 'weights' of the Makefile")
+    return [found[name] for name in PHOTOGRAPHS]
+
+
+def _scaled(photograph: Image.Image) -> list[Picture]:
+    """The photograph and smaller copies of it, as far as a patch fits: textures of several scales."""
+    sides = [(round(scale * photograph.width), round(scale * photograph.height)) for scale in _SCALES]
+    copies = [photograph.resize(size, Image.Resampling.LANCZOS) for size in sides if min(size) >= PATCH_PX]
+    return [np.asarray(copy) for copy in copies]
+
+
+def _drawn(books: int) -> list[Picture]:
     drawn: list[Picture] = []
     for number in range(books):
         pages = (*streetsqa.book("train", number)[:64], *glimpseqa.book("train", number)[:32])

@@ -156,13 +156,14 @@ def test_the_bundled_weights_are_compressais_too(codec: str, peers: dict[str, Ca
     """A class of compressai's that has them writes the same strings as ours, before either is made exact."""
     (path, *_) = bundled(codec).values()
     ours = ready(codec, str(path))
+    n, m = ours.sizes(ours.state_dict())[:2]
     if isinstance(ours, Elic2022Official):
-        theirs = peers[codec](32, 96, tuple(ours.groups))
+        theirs = peers[codec](n, m, tuple(ours.groups))
         context = theirs.latent_codec["y"].channel_context
         for name, network in ours.latent_codec.y.channel_context.items():
             context[name] = network
     else:
-        theirs = peers[codec](32, 96)
+        theirs = peers[codec](n, m)
     load(path, theirs, ours.state_dict())
     with torch.inference_mode():
         assert [[string] for string in ours.compress(picture())] == theirs.compress(picture())["strings"]

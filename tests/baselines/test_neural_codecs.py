@@ -96,7 +96,7 @@ def test_the_smallest_and_a_large_picture(kind: type[NeuralCodec], size: tuple[i
 @pytest.mark.skipif(len(KODAK) != 24, reason="the 24 Kodak pictures are not beside this checkout")
 @pytest.mark.parametrize("kind", CODECS)
 def test_photographs_come_back(kind: type[NeuralCodec]) -> None:
-    """One Kodak picture of each orientation, at its own size, though no photograph was trained on."""
+    """One Kodak picture of each orientation, at its own size; none of them was trained on."""
     for file in (KODAK[3], KODAK[4]):
         with Image.open(file) as opened:
             original = opened.convert("RGB")

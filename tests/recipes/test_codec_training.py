@@ -1,11 +1,15 @@
 """Training the small codecs: the linear start is a codec at once, training improves it, and seeds decide everything."""
 
 import functools
+import hashlib
+import io
 import math
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,9 +22,11 @@ from baselines.networks.weights import load, read
 from baselines.neural_codec import Hyperprior, NeuralPoint
 from benchmarks.rate_distortion import psnr_db
 from harness.data.drawing.seeded_random import SeededRandom
+from harness.errors import DataError
 from recipes import image_codecs
+from recipes import pictures as recipe
 from recipes.linear_start import rescale, start, steps_per_unit
-from recipes.pictures import BATCH, PATCH_PX, Picture, batch, collage
+from recipes.pictures import BATCH, PATCH_PX, Picture, batch, collage, pictures
 
 NETWORKS = {
     "hyperprior": lambda: ScaleHyperprior(16, 24),
@@ -88,8 +94,8 @@ def _train(monkeypatch: pytest.MonkeyPatch, codec: str, work: Path, folder: Path
     monkeypatch.setattr(image_codecs, "NETWORKS", NETWORKS)
     monkeypatch.setattr(image_codecs, "ROUNDS", {codec: ((0.02, 2, steps), (0.005, 2, 2))})
     monkeypatch.setattr(image_codecs, "_POOL_BATCHES", 4)
-    monkeypatch.setattr(image_codecs, "pictures", lambda _: collages())
-    image_codecs.make(codec, work, folder)
+    monkeypatch.setattr(image_codecs, "pictures", lambda *_: collages())
+    image_codecs.make(codec, work, folder, work)
 
 
 @pytest.mark.slow
@@ -140,3 +146,47 @@ def test_patches_depend_on_the_seed_and_the_step_alone(step: int) -> None:
     assert 0 <= float(x_B3PP.min()) <= float(x_B3PP.max()) <= 1
     assert not torch.equal(x_B3PP, batch(collages(), 8, step))
     assert not torch.equal(x_B3PP, batch(collages(), 7, step + 1))
+
+
+def _wheel(path: Path, content: dict[str, Image.Image]) -> dict[str, str]:
+    """Write a wheel with pictures in it, and return the beginnings of their SHA-256."""
+    digests = {}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, image in content.items():
+            body = io.BytesIO()
+            image.save(body, "PNG")
+            archive.writestr(name, body.getvalue())
+            digests[name] = hashlib.sha256(body.getvalue()).hexdigest()[:16]
+    return digests
+
+
+def test_half_of_the_training_pictures_are_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They come from wheels, grey ones too, and from 512 px on at half their size as well."""
+    photographs = {
+        "a/large.png": Image.new("RGB", (600, 512), (9, 99, 199)),
+        "b/grey.png": Image.new("L", (300, 256), 7),
+    }
+    monkeypatch.setattr(recipe, "PHOTOGRAPHS", _wheel(tmp_path / "one.whl", photographs))
+    monkeypatch.setattr(recipe, "_drawn", lambda books: collages()[: 6 * books])
+    made = pictures(1, tmp_path)
+    assert made[:6] == collages()
+    assert [picture.shape[:2] for picture in made[6:]] == [
+        (512, 600),
+        (384, 450),
+        (256, 300),
+        (256, 300),
+        (512, 600),
+        (384, 450),
+    ]
+    assert made[9].tolist() == np.full((256, 300, 3), 7).tolist()
+
+
+def test_photographs_that_are_missing_or_others_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty folder, and a wheel of another release."""
+    digests = _wheel(tmp_path / "one.whl", {"a/one.png": Image.new("RGB", (256, 256))})
+    monkeypatch.setattr(recipe, "PHOTOGRAPHS", {**digests, "a/two.png": "0" * 16})
+    with pytest.raises(DataError, match=r"no wheel in it has a/two\.png"):
+        pictures(1, tmp_path)
+    monkeypatch.setattr(recipe, "PHOTOGRAPHS", {"a/one.png": "0" * 16})
+    with pytest.raises(DataError, match=r"one\.whl: a/one\.png is another picture"):
+        pictures(1, tmp_path)
