@@ -65,6 +65,7 @@ def read(folder: Path, first_book: int = FIRST_BOOK) -> Training:
             f"{folder}: has no {CODEC}: it is an adapter without a codec, and codecs are compared here"
         )
     config = found.get("config")
+    config = config if isinstance(config, dict) else {}
     wanted: Mapping[str, tuple[type, ...]] = {
         "name": (str,),
         "lambda": (int, float),
@@ -72,7 +73,7 @@ def read(folder: Path, first_book: int = FIRST_BOOK) -> Training:
         "clusters": (list,),
     }
     for key, kinds in wanted.items():
-        if not isinstance(config, dict) or not isinstance(config.get(key), kinds):
+        if not isinstance(config.get(key), kinds):
             raise CheckpointError(f"{folder / MANIFEST}: its 'config' has no {key}; 'harness train' writes one")
     files.refuse_unreadable(path)
     with safe_open(path, framework="np") as file:

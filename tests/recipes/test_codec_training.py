@@ -94,6 +94,7 @@ def _train(monkeypatch: pytest.MonkeyPatch, codec: str, work: Path, folder: Path
     monkeypatch.setattr(image_codecs, "NETWORKS", NETWORKS)
     monkeypatch.setattr(image_codecs, "ROUNDS", {codec: ((0.02, 2, steps), (0.005, 2, 2))})
     monkeypatch.setattr(image_codecs, "_POOL_BATCHES", 4)
+    monkeypatch.setattr(image_codecs, "_RATE", 1e-3)
     monkeypatch.setattr(image_codecs, "pictures", lambda *_: collages())
     image_codecs.make(codec, work, folder, work)
 
