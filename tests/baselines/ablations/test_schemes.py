@@ -1,6 +1,7 @@
 """Every ablation, hardly trained, as a scheme of the harness; and the recipe that makes them."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,13 @@ def drawn(backbone: Llava) -> list[Lesson]:
 def weights(backbone: Llava, kept: list[Lesson], drawn: list[Lesson], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the bundled one, with the first point of every scheme in each group."""
     folder = tmp_path_factory.mktemp("weights")
+    around = hashlib.sha256((catalog.ZOO / backbone.name / "model.safetensors").read_bytes()).hexdigest()
     for scheme, point in ALL:
         if point == DISTORTION:
             trained = train_reduced(load("mini-onevision").backbone(), drawn, scheme, TINY_REDUCED)
         else:
             trained = train_point(backbone, kept, scheme, point, TINY)
-        trained.save(folder / backbone.name / scheme.kind / point, "here")
+        trained.save(folder / backbone.name / scheme.kind / point, around)
     return folder
 
 
