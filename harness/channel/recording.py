@@ -186,8 +186,10 @@ def load(path: Path) -> Recording:
             f"{path}: is not a recording: {where + ': ' if where else ''}{first['msg']}; {again}"
         ) from None
     except (pa.ArrowException, KeyError, OSError) as error:
-        unreadable = isinstance(error, PermissionError | NotADirectoryError)
-        why = f"cannot be read: {files.why(error)}" if unreadable else "is not a recording"
+        if isinstance(error, PermissionError | NotADirectoryError):
+            why = f"cannot be read: {files.why(error)}"
+        else:
+            why = "is not a recording"
         raise TraceError(f"{path}: {why}; {again}") from None
     if about.version != VERSION:
         raise TraceError(f"{path}: has version {about.version}, this harness reads {VERSION}; import it again")

@@ -179,8 +179,9 @@ def trained_n_c(folder: Path) -> tuple[int, ...] | None:
         return None
     config = manifest(path).get("config")
     found = config.get("clusters") if isinstance(config, dict) else None
-    is_known = isinstance(found, list) and found and all(type(n_c) is int for n_c in found)
-    return tuple(sorted(found)) if is_known else None
+    if not isinstance(found, list) or not found or not all(type(n_c) is int for n_c in found):
+        return None
+    return tuple(sorted(found))
 
 
 def reduction_of(found: Mapping[str, Any]) -> tuple[str, str] | None:
