@@ -67,7 +67,7 @@ def write_all_whole(files: Mapping[Path, Write]) -> None:
     unfinished: dict[Path, Path] = {}
     try:
         for path, write in files.items():
-            _make_folder(path.parent)
+            make_folder(path.parent)
             unfinished[path] = hidden = _unfinished(path)
             with hidden.open("xb") as file:
                 write(file)
@@ -118,16 +118,24 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def why(error: OSError) -> str:
-    """What went wrong, without the number and the path that Python puts around it."""
-    if isinstance(error, NotADirectoryError):
-        return "Not a directory: a part of this path is a file, and a folder is expected there"
+def why(error: OSError, wanted: str = "") -> str:
+    """What went wrong, without the number and the path that Python puts around it; ``wanted`` was expected there."""
     if isinstance(error, IsADirectoryError):
-        return "Is a directory: a file is expected"
-    return error.strerror or str(error)
+        return f"Is a directory: {wanted or 'a file'} is expected"
+    if isinstance(error, NotADirectoryError):
+        said = "Not a directory: a part of this path is a file, and a folder is expected there"
+    else:
+        said = error.strerror or str(error)
+    return f"{said}; {wanted} is expected" if wanted else said
 
 
-def _make_folder(folder: Path) -> None:
+def no_folder(path: Path) -> str:
+    """What there is at ``path``, which is no folder: a file or nothing."""
+    return "is a file" if path.exists() else "there is no such folder"
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those that it is in, unless it is there; OSError if it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:

@@ -1,11 +1,21 @@
 """Files: whole or not at all, and nothing read that never ends."""
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
+from baselines.networks import convert, weights
 from harness import files
+from harness.data import benchmarks, download, tsv
+from harness.errors import HarnessError
+from harness.models import files as checkpoints
+from harness.runs import digests, tables
+from harness.scenario import source
+from harness.training import conversations
 
 
 def _fails(file: BinaryIO) -> None:
@@ -67,3 +77,57 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     assert files.read(path, at_most=10) == b"0123456789"
     with pytest.raises(OSError, match="more than 9 bytes"):
         files.read(path, at_most=9)
+
+
+def test_a_failure_is_said_once(tmp_path: Path) -> None:
+    """A file in a folder's place, a folder in a file's, and anything else; with what was expected, or without."""
+    codes = (errno.ENOTDIR, errno.EISDIR, errno.ENOSPC)
+    below, folder, full = (OSError(code, os.strerror(code), str(tmp_path)) for code in codes)
+    assert files.why(below) == "Not a directory: a part of this path is a file, and a folder is expected there"
+    assert files.why(folder) == "Is a directory: a file is expected"
+    assert files.why(folder, "a CSV") == "Is a directory: a CSV is expected"
+    assert files.why(full) == "No space left on device"
+    assert files.why(full, "a CSV") == "No space left on device; a CSV is expected"
+    assert files.why(OSError("no number")) == "no number"
+    assert files.no_folder(tmp_path / "absent") == "there is no such folder"
+    (tmp_path / "file").touch()
+    assert files.no_folder(tmp_path / "file") == "is a file"
+
+
+def _benchmark(path: Path) -> None:
+    benchmarks.check_md5(next(iter(benchmarks.BENCHMARKS.values())), path)
+
+
+def _part(path: Path) -> None:
+    with download._opened(path):
+        pass
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "JSON of a checkpoint": checkpoints.read_json,
+    "weights": checkpoints.refuse_unreadable,
+    "digest": digests.of_file,
+    "table": lambda path: tables.read("stages", path),
+    "TSV": lambda path: tsv.read_tsv(path, "RealWorldQA"),
+    "benchmark": _benchmark,
+    "download": _part,
+    "conversations": conversations._read,
+    "networks": weights.read,
+    "pickle": lambda path: convert.convert(path, path.parent / "out.safetensors"),
+    "scenario": source.read,
+}
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_a_file_in_a_folders_place_is_said_to_be_one(tmp_path: Path, what: str) -> None:
+    """By everything that reads or writes a file whose path comes from a user."""
+    (tmp_path / "file").touch()
+    with pytest.raises(HarnessError, match=r"below(\.part)?:? cannot be \w+: .*a part of this path is a file"):
+        READERS[what](tmp_path / "file" / "below")
+
+
+def test_no_module_words_a_failure_of_the_system_by_itself() -> None:
+    """:func:`harness.files.why` does: only there is an error's own text read."""
+    root = Path(files.__file__).parents[1]
+    modules = [path for top in ("harness", "baselines", "recipes") for path in (root / top).rglob("*.py")]
+    assert [path.name for path in modules if ".strerror" in path.read_text().replace("os.strerror", "")] == ["files.py"]

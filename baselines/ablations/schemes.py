@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.errors import CheckpointError, UnavailableError, unknown_name
 from harness.models.contract import Part
+from harness.runs.digests import SHORT, of_file
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
 from harness.schemes.tofc import FeaturePoint, Tofc
 from harness.tofc import trained
@@ -63,11 +64,29 @@ def folder_of(backbone: str, scheme: str, point: str) -> Path:
 def adapter_of(folder: Path, models: Models, parts: Sequence[Part]) -> Path | None:
     """The adapter of a point that was trained with one.
 
-    Raises CheckpointError where ``harness train`` trained it around other weights of these parts.
+    Raises CheckpointError where it was trained around other weights: by ``harness train`` of these parts, and by the
+    recipe of any.
     """
     if (folder / MANIFEST).is_file():
         return trained.adapter_beside(folder / CODEC, models, parts)
+    _refuse_other_weights(folder, models)
     return folder / ADAPTER if (folder / POINT).is_file() else None
+
+
+def _refuse_other_weights(folder: Path, models: Models) -> None:
+    """Raises CheckpointError where the recipe made a point around another file of weights than the model has."""
+    from baselines.ablations.trained import trained_around
+
+    around, _ = trained_around(folder)
+    weights = getattr(models, "folder", None)
+    # Random weights have no folder, and the recipe reads no weights of several files.
+    if not around or weights is None or not (file := weights / "model.safetensors").is_file():
+        return
+    if (found := of_file(file)) != (wanted := around[:SHORT]):
+        raise CheckpointError(
+            f"{folder}: was trained around a model.safetensors whose digest is {wanted}, and that of {file} is "
+            f"{found}; 'python -m recipes.ablations' makes it again"
+        )
 
 
 def _experts(codec: Path) -> int | None:
@@ -119,7 +138,7 @@ class Ablation(Tofc):
         """The point's folder.
 
         Raises UnavailableError where there is none, CheckpointError for one that was trained with another reduction or
-        whose codec has as many entropy models as another scheme's.
+        backbone, whose codec has as many entropy models as another scheme's, or whose files are of several trainings.
         """
         folder = folder_of(backbone, cls.kind, point.codec)
         if (path := folder / MANIFEST).is_file():
@@ -129,6 +148,8 @@ class Ablation(Tofc):
                     f"{folder}: was trained with the reduction of {scheme}; {cls.kind} needs one of {cls.method}, "
                     f"which 'harness train --stage merging --set scheme={cls.method}' makes"
                 )
+            trained.refuse_other_backbone(folder, backbone)
+            trained.refuse_other_files(folder)
         if cls.is_single is not None and (path := folder / CODEC).is_file():
             experts = _experts(path)
             if experts is not None and (experts == 1) != cls.is_single:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from baselines.networks.weights import newest_keys, what_it_is
 from harness.errors import CheckpointError
+from harness.files import why
 
 _HOLDERS = ("state_dict", "model_state_dict", "network", "net", "model")
 _SPARE_BYTES = 2 * 2**30
@@ -36,7 +37,7 @@ def convert(path: Path, out: Path) -> str:
     try:
         path.open("rb").close()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"{path}: cannot be read: {why(error)}") from None
     state = _state_dict(path, _load(path))
     try:
         tensors = {name: tensor.detach().to_dense().contiguous().clone() for name, tensor in newest_keys(state).items()}

@@ -17,6 +17,7 @@ from baselines.networks.hyperprior import ScaleHyperprior
 from baselines.networks.network import Network
 from baselines.neural_codec import locate
 from harness.errors import CheckpointError
+from harness.files import why
 
 NETWORKS: Mapping[str, type[Network]] = {"hyperprior": ScaleHyperprior, "elic": Elic2022Official}
 
@@ -63,7 +64,7 @@ def read(path: Path) -> dict[str, Tensor]:
                 raise CheckpointError(pickled)
         state = load_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"{path}: cannot be read: {why(error)}") from None
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path}: is not a safetensors file: {error}") from None
     for name, tensor in state.items():

@@ -221,7 +221,10 @@ class Analysis:
 
         The fewest in which a side of a selected point was timed: a scheme that was added to a run, and the server of
         two machines' run, have rounds and starts of their own. Of all points where none that was timed is selected.
+        Empty for estimates, which no session timed.
         """
+        if self.is_estimated:
+            return ""
         sides = ["pipeline", "point", "side"]
         rows = self.record.stages.group_by([*sides, "round", "start"], use_threads=False).aggregate([]).to_pandas()
         shown = pd.MultiIndex.from_frame(rows[["pipeline", "point"]]).isin(list(self.selected_keys))
@@ -232,10 +235,12 @@ class Analysis:
     def timing_warnings(self) -> tuple[str, ...]:
         """What makes the selected points' times doubtful: :func:`harness.analysis.doubts.timing_warnings`.
 
-        The last is what is not judged of the system: :meth:`harness.analysis.setting.Setting.unjudged`.
+        The last is what is not judged of the system: :meth:`harness.analysis.setting.Setting.unjudged`. Of estimates it
+        is the only one.
         """
+        doubtful = () if self.is_estimated else doubts.timing_warnings(self.setting, self.selected_keys)
         unjudged = self.setting.unjudged(pc.unique(self._selected_requests["channel"]).to_pylist())
-        return (*doubts.timing_warnings(self.setting, self.selected_keys), *filter(None, [unjudged]))
+        return (*doubtful, *filter(None, [unjudged]))
 
     @cached_property
     def stage_times(self) -> pd.DataFrame:

@@ -185,8 +185,11 @@ def load(path: Path) -> Recording:
         raise TraceError(
             f"{path}: is not a recording: {where + ': ' if where else ''}{first['msg']}; {again}"
         ) from None
-    except (PermissionError, pa.ArrowException, KeyError, OSError) as error:
-        why = f"cannot be read: {error.strerror}" if isinstance(error, PermissionError) else "is not a recording"
+    except (pa.ArrowException, KeyError, OSError) as error:
+        if isinstance(error, PermissionError | NotADirectoryError):
+            why = f"cannot be read: {files.why(error)}"
+        else:
+            why = "is not a recording"
         raise TraceError(f"{path}: {why}; {again}") from None
     if about.version != VERSION:
         raise TraceError(f"{path}: has version {about.version}, this harness reads {VERSION}; import it again")

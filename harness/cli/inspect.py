@@ -43,12 +43,13 @@ def inspect(
         harness inspect payload.tofc --codec build/mine/codec.safetensors
     """
     from harness.errors import BitstreamError
+    from harness.files import why
     from harness.schemes import anatomy, envelope
 
     try:
         body = file.read_bytes()
     except OSError as error:
-        raise BitstreamError(f"{file}: cannot be read: {error.strerror or error}") from None
+        raise BitstreamError(f"{file}: cannot be read: {why(error)}") from None
     try:
         bodies = envelope.opened(body)[1] if envelope.is_one(body) else (body,)
         found = [anatomy.of_body(of_picture, codec) for of_picture in bodies]

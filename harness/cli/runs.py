@@ -20,11 +20,16 @@ def runs(
 
     from harness.cli.display import terminal
     from harness.errors import ResultsError
+    from harness.files import no_folder
     from harness.report.fitting import Fitting
     from harness.runs.provenance import MANIFEST, read
     from harness.units import format_bytes
 
-    manifests = sorted(path.rglob(MANIFEST)) if path.is_dir() else []
+    if not path.is_dir():
+        raise ResultsError(
+            f"{path}: {no_folder(path)}; a folder of runs is expected, and 'harness run SCENARIO' makes results/runs"
+        )
+    manifests = sorted(path.rglob(MANIFEST))
     if not manifests:
         raise ResultsError(f"{path}: holds no run; 'harness run SCENARIO' makes one")
     shown = Fitting(Column("run", no_wrap=True), "worked on (UTC)", "state", "what ran", "points", "size")

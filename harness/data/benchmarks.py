@@ -14,7 +14,7 @@ from harness.data.pictures import MAX_PIXELS
 from harness.data.sample import Sample
 from harness.data.tsv import read_tsv
 from harness.errors import DataError, UnavailableError, unknown_name
-from harness.files import hexdigest
+from harness.files import hexdigest, why
 
 PREFIX = "https://opencompass.openxlab.space/utils/"
 """VLMEvalKit's public prefix of the ``url_path`` of every benchmark."""
@@ -103,7 +103,7 @@ def check_md5(benchmark: Benchmark, path: Path) -> None:
     try:
         found = hexdigest(path, hashlib.md5(usedforsecurity=False))
     except OSError as error:
-        raise UnavailableError(f"{benchmark.name}: {path} cannot be read: {error.strerror or error}") from None
+        raise UnavailableError(f"{benchmark.name}: {path} cannot be read: {why(error)}") from None
     if found != benchmark.md5:
         raise DataError(
             f"{path}: its md5 is {found}, and {benchmark.md5} is published; it is damaged, or of another release"

@@ -23,7 +23,7 @@ import httpx
 
 from harness.data.benchmarks import PREFIX, Benchmark, check_md5
 from harness.errors import DataError, UnavailableError
-from harness.files import hexdigest
+from harness.files import hexdigest, make_folder, why
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes downloaded, and the file's size, or None if the server does not say."""
@@ -146,7 +146,7 @@ def _what_now(part: Path, n_bytes: int, *, cut: bool) -> str:
 def _opened(part: Path) -> Iterator[BinaryIO]:
     """The partial file, open at its end and locked for this process."""
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(part.parent)
         with part.open("a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -158,7 +158,7 @@ def _opened(part: Path) -> Iterator[BinaryIO]:
                 if part.exists() and not part.stat().st_size:
                     part.unlink()
     except OSError as error:
-        raise UnavailableError(f"{part}: cannot be written: {error.strerror or error}") from None
+        raise UnavailableError(f"{part}: cannot be written: {why(error)}") from None
 
 
 def _fetch(file: Published, coming: BinaryIO, progress: Progress, pause_s: float, max_bytes: int) -> int | None:

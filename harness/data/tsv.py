@@ -30,6 +30,7 @@ from harness.data import pictures
 from harness.data.sample import Kind, Name, Question, Sample
 from harness.data.scoring import metric
 from harness.errors import DataError
+from harness.files import why
 
 _REQUIRED = ("index", "image", "question", "answer")
 _LONGEST_REFERENCE = 64
@@ -247,7 +248,7 @@ class TsvSamples(Sequence[Sample]):
                 "(a field that holds a quote is quoted, its quotes doubled)"
             ) from None
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+            raise DataError(f"{self.path}: cannot be read: {why(error)}") from None
 
     def _check_header(self) -> None:
         if not self._header:

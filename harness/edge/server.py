@@ -29,6 +29,7 @@ from harness.edge import protocol
 from harness.edge.guard import Guarded
 from harness.edge.protocol import Ask, Info, Told, ToldAnswer, ToldEnergy, ToldNeed, ToldRail
 from harness.errors import HarnessError, PeerError
+from harness.files import why
 from harness.models.contract import Untimed
 from harness.profiling.clock import StageClock, synchroniser
 from harness.profiling.disturbance import Watch
@@ -314,7 +315,7 @@ def listening(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
         return listener
     except (OSError, OverflowError, UnicodeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
+        reason = why(error) if isinstance(error, OSError) else error
         raise PeerError(f"{host}:{port}: cannot listen there: {reason}") from None
 
 

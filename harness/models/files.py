@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.catalog import ZOO
 from harness.errors import CheckpointError, UnavailableError
+from harness.files import why
 from harness.models.contract import Part
 
 SOURCES: Mapping[str, str | Path] = {
@@ -149,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"{path}: cannot be read: {why(error)}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -174,15 +175,25 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def refuse_unreadable(path: Path) -> None:
-    """Raises CheckpointError for what is not a complete safetensors file; only its header and length are read."""
+def metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, from its header.
+
+    Raises CheckpointError for a file that is absent, incomplete, or of another kind.
+    """
     try:
-        with safe_open(path, framework="np"):
-            pass
+        # The errors of safe_open do not say whether the path is a folder or below a file.
+        path.open("rb").close()
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"{path}: cannot be read: {why(error)}") from None
     except SafetensorError as error:
         raise CheckpointError(f"{path}: is damaged, or is not safetensors: {error}") from None
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises CheckpointError for what is not a complete safetensors file; only its header and length are read."""
+    metadata(path)
 
 
 @functools.lru_cache(maxsize=64)

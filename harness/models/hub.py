@@ -22,7 +22,7 @@ import httpx
 
 from harness.data.download import SPARE_BYTES, Progress, Published, fetch
 from harness.errors import CheckpointError, UnavailableError, shown, unknown_name
-from harness.files import UNFINISHED, flush_folder, write_whole
+from harness.files import UNFINISHED, flush_folder, make_folder, why, write_whole
 from harness.models import files
 from harness.units import format_bytes
 
@@ -64,14 +64,14 @@ def get(name: str, *, revision: str | None = None, progress: Progress = lambda *
     """The folder of a model's checkpoint in the hub's cache, downloaded unless it is complete.
 
     ``revision`` is a branch, tag or commit of the repository; by default the commit that is there, complete or in part,
-    and else ``main``. The hub is not asked for a commit
-    of which all is there. The commit is pinned: scenarios use it until another is fetched. ``HF_ENDPOINT`` may name a
-    mirror.
+    and else ``main``. The hub is not asked for a commit of which all is there. The commit is pinned: scenarios use it
+    until another is fetched. ``HF_ENDPOINT`` may name a mirror.
 
     Raises UnavailableError, which says what to do, if it cannot be downloaded, would not fit on the disk, or has no
     safetensors; DataError if the download is not what is published. A partial download is kept.
     """
     hub_id = find(name)
+    _refuse_empty(name, revision)
     here = files.snapshot_of(hub_id)
     if revision is None and here is not None:
         if files.first_absent(here) is None:
@@ -108,6 +108,11 @@ def get(name: str, *, revision: str | None = None, progress: Progress = lambda *
         told += blob.n_bytes
     progress(told, told)
     return hub.link(commit, [*small, *weights], is_main=revision in (None, "main"))
+
+
+def _refuse_empty(name: str, revision: str | None) -> None:
+    if revision is not None and not revision.strip():
+        raise UnavailableError(f"{name}: the revision {shown(revision)} is empty; a branch, tag or commit is expected")
 
 
 def state(hub_id: str) -> str:
@@ -205,7 +210,7 @@ class _Hub:
         snapshot = self._folder / "snapshots" / commit
         begun = snapshot if snapshot.is_dir() else snapshot.with_name(f"{UNFINISHED}{os.getpid()}")
         try:
-            begun.mkdir(parents=True, exist_ok=True)
+            make_folder(begun)
             for blob in blobs:
                 if not (begun / blob.name).exists():
                     (begun / blob.name).unlink(missing_ok=True)
@@ -214,7 +219,7 @@ class _Hub:
             if begun != snapshot:
                 begun.replace(snapshot)
         except OSError as error:
-            raise UnavailableError(f"{snapshot}: cannot be written: {error.strerror or error}") from None
+            raise UnavailableError(f"{snapshot}: cannot be written: {why(error)}") from None
         _pin(snapshot, ("main", files.PINNED) if is_main else (files.PINNED,))
         return snapshot
 
@@ -255,7 +260,7 @@ def _pin(snapshot: Path, names: Iterable[str]) -> None:
         for name in names:
             write_whole(snapshot.parents[1] / "refs" / name, lambda file: file.write(snapshot.name.encode()))
     except OSError as error:
-        raise UnavailableError(f"{snapshot}: cannot be pinned: {error.strerror or error}") from None
+        raise UnavailableError(f"{snapshot}: cannot be pinned: {why(error)}") from None
 
 
 def _link(path: Path, digest: str) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from harness.files import why
 from harness.profiling import heartbeat
 from harness.runs.provenance import UNAVAILABLE
 
@@ -70,7 +71,7 @@ class Watch:
                     stderr=subprocess.DEVNULL,
                 )
         except OSError as error:
-            self._why_no_heartbeat = f"its process cannot be started: {error.strerror or error}"
+            self._why_no_heartbeat = f"its process cannot be started: {why(error)}"
             return self
         until = time.monotonic() + _PATIENCE_S
         while not heartbeat.last_beat_ns(self._shared) and self._beats() and time.monotonic() < until:

@@ -147,7 +147,8 @@ def _time_columns(run: Analysis) -> dict[str, tuple[str, _Form]]:
     if run.numbers["users"].nunique() > 1:
         columns["users"] = ("users", _count)
     columns |= {part: (f"{part}_mean_s", _seconds) for part in run.parts}
-    columns["±"] = ("total_half", _wide)
+    if not run.is_estimated:
+        columns["±"] = ("total_half", _wide)
     if run.deadline_s is not None:
         columns[f"in {format_seconds(run.deadline_s)}"] = ("in_time", _share)
     return columns
@@ -246,7 +247,10 @@ def _timing(run: Analysis) -> str:
         return "times: none, because nothing was replayed"
     unfirm = sorted(set(replayed["total_source"].dropna()) - {"measured"})
     lost = int((replayed["requests"] - replayed["total_done"]).sum())
-    deadline = "" if run.deadline_s is None else f"; in {format_seconds(run.deadline_s)}: the share answered by then"
+    rest = f"; {lost} never answered and not in the means" if lost else ""
+    rest += "" if run.deadline_s is None else f"; in {format_seconds(run.deadline_s)}: the share answered by then"
+    if run.is_estimated:
+        return "times: mean seconds, estimated and so without intervals over pictures" + rest
     whole = "over the whole benchmark from {} timed requests, link times from the bytes of all questions"
     own = "of the replayed requests, with their own bytes"
     of = {
@@ -254,15 +258,12 @@ def _timing(run: Analysis) -> str:
         "some": f"{whole}; where requests meet or a rate varies {own}",
         "all": f"{own}, from {{}} timed requests",
     }
-    if run.is_estimated:
-        of = dict.fromkeys(of, "estimated, without an interval over pictures")
     return (
         f"times: mean seconds {of[run.met].format(_range(replayed['timed']))}"
         + f"; ±: the longer side of the mean's {100 * run.equality.confidence:g} % interval"
         + (f"; {run.session}" if run.session else "")
-        + (f"; some are {' and '.join(unfirm)}" if unfirm and not run.is_estimated else "")
-        + (f"; {lost} never answered and not in the means" if lost else "")
-        + deadline
+        + (f"; some are {' and '.join(unfirm)}" if unfirm else "")
+        + rest
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.cache import cache_folder
 from harness.errors import ResultsError
+from harness.files import why
 
 SHORT = 16
 """Hexadecimal digits of a digest as it is recorded and shown."""
@@ -49,7 +50,7 @@ def of_file(path: Path) -> str:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:SHORT]
     except OSError as error:
-        raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise ResultsError(f"{path}: cannot be read: {why(error)}") from None
     if facts.st_size >= _CACHED_FROM_BYTES:
         _remember(name, stamp, digest)
     return digest

@@ -98,9 +98,9 @@ class Run:
         a scenario of another name, or something else, and where code or packages have changed since.
         """
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder.parent)
         except OSError as error:
-            raise ResultsError(f"{folder}: its parent folder cannot be made: {error.strerror or error}") from None
+            raise ResultsError(f"{folder}: its parent folder cannot be made: {files.why(error)}") from None
         lock = Lock(folder)
         try:
             _refuse_foreign(folder)
@@ -109,7 +109,7 @@ class Run:
             try:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
-                raise ResultsError(f"{folder}: cannot be made: {error.strerror or error}") from None
+                raise ResultsError(f"{folder}: cannot be made: {files.why(error)}") from None
             disk.remove_unfinished(folder)
             disk.remove_unfinished(folder / _PARTS)
             if (folder / MANIFEST).exists():

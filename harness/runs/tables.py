@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.errors import ResultsError
+from harness.files import why
 from harness.records import (
     EnergyRow,
     LinkRow,
@@ -87,7 +88,7 @@ def read(kind: Kind, path: Path, digest: str | None = None) -> pa.Table:
             f"{path}: no such file; a complete run has {', '.join(f'{k}.parquet' for k in ROWS)}"
         ) from None
     except OSError as error:
-        raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise ResultsError(f"{path}: cannot be read: {why(error)}") from None
     if digest is not None and (found := of_bytes(data)) != digest:
         raise ResultsError(f"{path}: is damaged or was edited: its digest is {found}, and the run wrote {digest}")
     try:

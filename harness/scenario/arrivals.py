@@ -50,7 +50,7 @@ def _table(path: Path) -> pa.Table:
             pa.BufferReader(content), convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True)
         )
     except OSError as error:
-        raise ScenarioError(f"{path}: cannot be read: {files.why(error)}; {wanted} is expected") from None
+        raise ScenarioError(f"{path}: cannot be read: {files.why(error, wanted)}") from None
     except pa.ArrowException as error:
         raise ScenarioError(f"{path}: is not {wanted}: {str(error).splitlines()[0]}") from None
     names = [name.strip().removeprefix("\ufeff") for name in table.column_names]

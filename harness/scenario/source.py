@@ -56,8 +56,7 @@ def read(path: Path, what: str = "scenario", keys: str = "'name:' and 'benchmark
     try:
         text = files.read(path, at_most=_MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
-        meant = suggested(path)
-        raise ScenarioError(f"{path}: cannot be read: {files.why(error)}; {meant}a YAML file is expected") from None
+        raise ScenarioError(f"{path}: cannot be read: {files.why(error, f'{suggested(path)}a YAML file')}") from None
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a {what} is UTF-8 text") from None
     reader = _Reader(path, what)

@@ -18,6 +18,7 @@ from harness.tofc.trained import (
     is_codec_only,
     refuse_adapter_alone,
     refuse_other_backbone,
+    refuse_other_files,
     refuse_unreadable_adapter,
     trained_n_c,
 )
@@ -102,6 +103,7 @@ class Tofc:
             return found
         refuse_other_backbone(path.parent, backbone)
         refuse_adapter_alone(path.parent)
+        refuse_other_files(path.parent)
         if (adapter := path.parent / ADAPTER).is_dir():
             refuse_unreadable_adapter(adapter)
             found |= {f"adapter of {point.codec}, {file.name}": file for file in sorted(adapter.iterdir())}

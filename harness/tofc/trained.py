@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from harness import catalog
 from harness.errors import CheckpointError, HarnessError, UnavailableError, shown, unknown_name
 from harness.models import files
@@ -67,9 +65,8 @@ def find_by_hash(model: bytes, folder: Path) -> Path | None:
     """
     for path in sorted(folder.rglob("*.safetensors")):
         try:
-            with safe_open(path, framework="np") as file:
-                metadata = file.metadata() or {}
-        except (OSError, SafetensorError):
+            metadata = files.metadata(path)
+        except CheckpointError:
             continue
         if "-codec-" in metadata.get("format", "") and metadata.get("hash", "").startswith(model.hex()):
             return path
@@ -79,8 +76,8 @@ def find_by_hash(model: bytes, folder: Path) -> Path | None:
 def adapter_beside(codec: Path, models: Models, parts: Sequence[Part]) -> Path | None:
     """The folder of the adapter that lies beside a codec; None where the codec was trained without one.
 
-    Raises CheckpointError for a codec that was trained around other weights of these parts of the model, and for an
-    adapter without the manifest that says so.
+    Raises CheckpointError for a codec that was trained around other weights of these parts of the model, for one of
+    another training than the manifest beside it, and for an adapter without a manifest.
     """
     if codec.name != CODEC:
         return None
@@ -88,6 +85,7 @@ def adapter_beside(codec: Path, models: Models, parts: Sequence[Part]) -> Path |
     if not (codec.parent / MANIFEST).exists():
         return None
     refuse_other_backbone(codec.parent, models.name)
+    refuse_other_files(codec.parent)
     _refuse_other_weights(codec.parent, models, parts)
     adapter = codec.parent / ADAPTER
     return adapter if adapter.is_dir() else None
@@ -111,6 +109,39 @@ def refuse_other_backbone(folder: Path, backbone: str) -> None:
                 f"{folder}: is of {shown(was)}, and {backbone} needs one that was trained with it; 'harness train' "
                 "makes one"
             )
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raises CheckpointError where codec or adapter in ``folder`` are not those of the training of the manifest there.
+
+    The codec is known by its hash, which manifests of an earlier code do not have; the adapter only by whether there is
+    one.
+    """
+    if not (path := folder / MANIFEST).exists():
+        return
+    found = manifest(path)
+    config = found["config"] if isinstance(found.get("config"), dict) else {}
+    codec, wanted, lora = folder / CODEC, found.get("codec_hash"), config.get("lora")
+    had_codec = wanted is not None or config.get("codec") is not None
+    had_adapter = isinstance(lora, dict) and bool(lora.get("rank"))
+    if had_codec and not codec.is_file():
+        wrong = f"{folder}: has no {CODEC}, and its {MANIFEST} is of a training with one"
+    elif had_adapter and not (folder / ADAPTER).is_dir():
+        wrong = f"{folder}: has no {ADAPTER}, and its {MANIFEST} is of a training with one"
+    elif not had_codec and "codec" in config and codec.is_file():
+        wrong = f"{folder}: has a {CODEC}, and its {MANIFEST} is of a training without one"
+    elif wanted is not None and (has := files.metadata(codec).get("hash")) != wanted:
+        wrong = (
+            f"{codec}: is of another training than the {MANIFEST} beside it: its hash is {_short(has)}, and the "
+            f"manifest's codec_hash is {_short(wanted)}"
+        )
+    else:
+        return
+    raise CheckpointError(f"{wrong}; copy the whole folder of one training")
+
+
+def _short(digest: object) -> str:
+    return shown(digest[:16] if isinstance(digest, str) else digest)
 
 
 def _refuse_other_weights(folder: Path, models: Models, parts: Sequence[Part]) -> None:
@@ -148,7 +179,9 @@ def trained_n_c(folder: Path) -> tuple[int, ...] | None:
         return None
     config = manifest(path).get("config")
     found = config.get("clusters") if isinstance(config, dict) else None
-    return tuple(sorted(found)) if isinstance(found, list) and all(type(n_c) is int for n_c in found) else None
+    if not isinstance(found, list) or not found or not all(type(n_c) is int for n_c in found):
+        return None
+    return tuple(sorted(found))
 
 
 def reduction_of(found: Mapping[str, Any]) -> tuple[str, str] | None:

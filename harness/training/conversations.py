@@ -17,6 +17,7 @@ from pydantic import Field
 
 from harness.data import pictures
 from harness.errors import DataError
+from harness.files import why
 from harness.models.prompts import Template
 from harness.scenario.fields import Frozen
 from harness.training.contract import Dialogue, Example, Turn
@@ -74,10 +75,10 @@ class Conversations:
         try:
             return pictures.decode(path.read_bytes())
         except OSError as error:
-            why = error.strerror or str(error)
+            said = why(error)
         except DataError as error:
-            why = str(error)
-        raise DataError(f"{self._file}: entry {index} (id {name}): its image {path} cannot be decoded: {why}")
+            said = str(error)
+        raise DataError(f"{self._file}: entry {index} (id {name}): its image {path} cannot be decoded: {said}")
 
 
 ConversationEntry = tuple[str, str | None, Dialogue]
@@ -87,7 +88,7 @@ def _read(path: Path) -> list[Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{path}: cannot be read: {why(error)}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}") from None
     if not isinstance(entries, list) or not entries:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from harness.data import pictures
 from harness.errors import DataError
+from harness.files import no_folder, why
 from harness.scenario.fields import Frozen
 from harness.training.contract import Example
 
@@ -37,7 +38,7 @@ class Pictures:
     def __init__(self, config: Config, template: Any = None) -> None:  # noqa: ARG002
         self._folder = Path(config.folder)
         if not self._folder.is_dir():
-            raise DataError(f"{self._folder}: there is no such folder")
+            raise DataError(f"{self._folder}: {no_folder(self._folder)}; a folder of pictures is expected")
         found = sorted(path for path in self._folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         self._paths = found[: config.pictures]
         if not self._paths:
@@ -75,9 +76,9 @@ class Pictures:
         try:
             found = read(path.read_bytes())
         except OSError as error:
-            why = error.strerror or str(error)
+            said = why(error)
         except DataError as error:
-            why = str(error)
+            said = str(error)
         else:
             return found
-        raise DataError(f"{path}: cannot be read as a picture: {why}")
+        raise DataError(f"{path}: cannot be read as a picture: {said}")

@@ -49,6 +49,12 @@ def test_a_wrong_scenario_exits_2_with_one_sentence_and_the_right_ones_are_still
     assert "unknown benchmark 'VQA'" in err
 
 
+def test_a_folder_of_scenarios_is_no_scenario(harness: Run) -> None:
+    """What is expected is said once."""
+    said = f"harness: {SCENARIOS}: cannot be read: Is a directory: a YAML file is expected\n"
+    assert harness("check", SCENARIOS) == (2, "", said)
+
+
 def test_a_value_on_the_command_line_makes_another_scenario(harness: Run) -> None:
     """Its hash differs, and so does the folder of its run."""
     smoke = SCENARIOS / "smoke.yaml"
@@ -71,7 +77,15 @@ def test_runs_are_listed(harness: Run, tmp_path: Path) -> None:
     (tmp_path / "results" / "runs" / "first" / "manifest.json").write_text("{")
     status, out, err = harness("runs")
     assert (status, "second" in out, "first" in err) == (2, True, True)
-    assert harness("runs", tmp_path / "nowhere")[0] == 2
+
+
+def test_what_is_no_folder_of_runs_is_said_to_be_what_it_is(harness: Run, tmp_path: Path) -> None:
+    """Nothing, a file, or a folder without a run."""
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name, said in (("absent", "there is no such folder"), ("file", "is a file"), ("empty", "holds no run")):
+        status, _, err = harness("runs", tmp_path / name)
+        assert (status, err.partition(";")[0]) == (2, f"harness: {tmp_path / name}: {said}")
 
 
 def test_what_is_no_assignment_is_said_before_the_file_is_read(harness: Run) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from harness.analysis import Analysis
 from harness.errors import ResultsError
 from harness.projection import REASON, Projection, run
-from harness.report import page, sections
+from harness.report import page, sections, table
 from harness.report.figures import gallery, resources, style
 from harness.report.pack import numbers_tex
 from harness.runs.store import Run
@@ -118,6 +118,18 @@ def test_a_page_and_macros_of_it_call_nothing_measured(ran: tuple[Projection, Pa
     macros = numbers_tex(found)
     assert r"harness:tofc/payload_bytes\endcsname{1000}  % reported or derived" in macros
     assert not any(word in macros for word in ("% measured", "/score", "visual_tokens"))
+
+
+@pytest.mark.slow
+def test_its_table_speaks_of_no_timing(ran: tuple[Projection, Path]) -> None:
+    """No interval, session or number of pictures, of which estimates have none, and no column of intervals."""
+    found = Analysis.read(ran[1])
+    console = Console(width=120, record=True)
+    console.print(table.table(found))
+    text = console.export_text()
+    assert "times: mean seconds, estimated and so without intervals over pictures\n" in text
+    assert not any(words in text for words in ("±", "session", "pictures give", "picture gives", "% interval"))
+    assert (found.session, found.timing_warnings) == ("", ())
 
 
 @pytest.mark.slow

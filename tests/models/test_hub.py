@@ -311,6 +311,14 @@ def test_a_revision_that_is_not_there_is_one_sentence(server: Server) -> None:
         get(revision="v9")
 
 
+@pytest.mark.parametrize("revision", ["", " "])
+def test_an_empty_revision_is_not_main(server: Server, revision: str) -> None:
+    """It is refused before the hub is asked."""
+    with pytest.raises(UnavailableError, match=f"{NAME}: the revision '{revision}' is empty; a branch, tag or commit"):
+        get(revision=revision)
+    assert not server.asked
+
+
 def test_a_token_is_shown_to_the_hub_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host that files are redirected to does not see it."""
     monkeypatch.setenv("HF_TOKEN", "hf_of_mine")

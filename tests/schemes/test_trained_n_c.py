@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from baselines.ablations.schemes import Selective
 from baselines.pillow_codecs import Jpeg, JpegPoint
 from harness.errors import CheckpointError
+from harness.model_probe import ModelProbe
 from harness.runs import provenance
 from harness.scenario.load import load
 from harness.schemes.tofc import FeaturePoint, Tofc, TofcPoint
-from harness.stock import running_points, take_stock
+from harness.stock import missing, running_points, take_stock
 from harness.tofc import trained
 
 NAME = "mini-onevision"
@@ -82,6 +84,64 @@ def test_a_codec_with_its_adapter_and_without_its_manifest_is_refused(tmp_path: 
     (tmp_path / "copy" / trained.MANIFEST).unlink()
     with pytest.raises(CheckpointError, match=r"copy: has a codec with an adapter, and no manifest\.json"):
         Tofc.files(NAME, TofcPoint(codec=str(tmp_path / "copy"), n_c=6))
+
+
+def _copied(codec: str, to: Path, **changes: Any) -> Path:
+    """A copy of a bundled training's folder, whose manifest has other facts; one that is None is left out."""
+    shutil.copytree(ZOO / codec, to)
+    facts = json.loads((to / trained.MANIFEST).read_text()) | changes
+    (to / trained.MANIFEST).write_text(json.dumps({name: fact for name, fact in facts.items() if fact is not None}))
+    return to
+
+
+def _with_another_codec(folder: Path) -> None:
+    shutil.copy(ZOO / "lambda-0.1" / trained.CODEC, folder)
+
+
+MIXED: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "another codec": ("lambda-0.3", _with_another_codec, "another training than the manifest.json beside it: its hash"),
+    "a codec": ("merging", _with_another_codec, "has a codec.safetensors, and its manifest"),
+    "no adapter": ("lambda-0.3", lambda folder: shutil.rmtree(folder / trained.ADAPTER), "has no adapter, and"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_files_of_several_trainings_are_refused(scenario: Any, tmp_path: Path, name: str) -> None:
+    """By check, in one sentence, and where the parts of a model are loaded: the manifest labels what it is not of."""
+    codec, mix, sentence = MIXED[name]
+    folder = _copied(codec, tmp_path / "mixed")
+    mix(folder)
+    (told,) = missing(scenario(str(folder)))
+    assert told.startswith(f"tofc at codec={folder}")
+    assert sentence in told
+    with pytest.raises(CheckpointError, match=sentence):
+        trained.adapter_beside(folder / trained.CODEC, ModelProbe(NAME, None, 10**6), ("tower",))
+    with pytest.raises(CheckpointError, match=sentence):
+        Selective.files(NAME, FeaturePoint(codec=str(folder), n_c=6))
+
+
+def test_a_codec_that_was_lost_is_not_coded_without(tmp_path: Path) -> None:
+    """An ablation whose training had a codec does not send its features as half-precision numbers instead."""
+    folder = _copied("lambda-0.3", tmp_path / "lost")
+    (folder / trained.CODEC).unlink()
+    with pytest.raises(CheckpointError, match="lost: has no codec"):
+        Selective.files(NAME, FeaturePoint(codec=str(folder), n_c=6))
+
+
+def test_bundled_trainings_and_those_of_an_earlier_code_are_whole(tmp_path: Path) -> None:
+    """Each codec has the hash of its manifest, or the manifest has none."""
+    for path in trained.CODECS.rglob(trained.MANIFEST):
+        trained.refuse_other_files(path.parent)
+    folder = _copied("lambda-0.3", tmp_path / "older", codec_hash=None)
+    assert Tofc.files(NAME, TofcPoint(codec=str(folder), n_c=6))
+
+
+def test_a_training_for_no_n_c_at_all_is_of_unknown_training(scenario: Any, tmp_path: Path) -> None:
+    """An empty list is not the n_c of a point that depends on none."""
+    config = json.loads((ZOO / "lambda-0.3" / trained.MANIFEST).read_text())["config"]
+    folder = _copied("lambda-0.3", tmp_path / "empty", config=config | {"clusters": []})
+    assert trained.trained_n_c(folder) is None
+    assert running_points(scenario(str(folder)))[1][1] == "training not known: tofc"
 
 
 def test_an_adapter_as_peft_saves_it_is_of_unknown_training(tmp_path: Path) -> None:

@@ -274,16 +274,19 @@ def test_a_picture_that_was_edited_makes_other_data(tmp_path: Path) -> None:
     ("files", "sentence"),
     [
         (None, "photos: there is no such folder"),
+        (b"no", "photos: is a file; a folder of pictures is expected"),
         ({"readme.txt": b"no"}, "photos: holds no picture"),
         ({"a.png": b"\x89PNG no"}, r"photos/a\.png: cannot be read as a picture: "),
     ],
 )
 def test_a_folder_that_cannot_be_learnt_from_is_named(
-    tmp_path: Path, files: dict[str, bytes] | None, sentence: str
+    tmp_path: Path, files: dict[str, bytes] | bytes | None, sentence: str
 ) -> None:
     """Before anything is computed."""
     folder = tmp_path / "photos"
-    if files is not None:
+    if isinstance(files, bytes):
+        folder.write_bytes(files)
+    elif files is not None:
         folder.mkdir()
         for name, content in files.items():
             (folder / name).write_bytes(content)

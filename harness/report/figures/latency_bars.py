@@ -29,7 +29,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     notes = [
         *([whole] if run.met != "all" else []),
         *([own] if run.met == "all" else [f"where requests meet or a rate varies {own}"] if run.met == "some" else []),
-        f"intervals at {100 * run.equality.confidence:g} %",
+        *([] if run.is_estimated else [f"intervals at {100 * run.equality.confidence:g} %"]),
         *(comparison.first_sentences(run.first, run.numbers)[:3] if width_in >= NARROW_IN else []),
         *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
     ]

@@ -1,6 +1,7 @@
 """Every ablation, trained for a few steps, as a scheme of the harness; and the recipe that makes them."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,13 @@ def drawn(backbone: Llava) -> list[Lesson]:
 def weights(backbone: Llava, kept: list[Lesson], drawn: list[Lesson], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like the bundled one, with the first point of every scheme in each group."""
     folder = tmp_path_factory.mktemp("weights")
+    around = hashlib.sha256((catalog.ZOO / backbone.name / "model.safetensors").read_bytes()).hexdigest()
     for scheme, point in ALL:
         place = folder / backbone.name / scheme.kind / point
         if point == DISTORTION:
-            train_reduced(load("mini-onevision").backbone(), drawn, scheme, TINY_REDUCED).save(place, "here")
+            train_reduced(load("mini-onevision").backbone(), drawn, scheme, TINY_REDUCED).save(place, around)
         else:
-            train_point(backbone, kept, scheme, point, TINY).save(place, "here")
+            train_point(backbone, kept, scheme, point, TINY).save(place, around)
     return folder
 
 

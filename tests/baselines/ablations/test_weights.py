@@ -1,13 +1,16 @@
 """The bundled points: those that the scenarios name, trained around the bundled backbone, and small."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 
-from baselines.ablations.schemes import DISTORTION, POINT, PROJECTOR, WEIGHTS
+from baselines.ablations.schemes import DISTORTION, POINT, PROJECTOR, WEIGHTS, adapter_of
 from baselines.ablations.trained import trained_around
 from harness.catalog import ZOO
+from harness.errors import CheckpointError
+from harness.models.onevision import load as load_models
 from harness.scenario.load import load
 from recipes.ablations import FIG_12, TABLE_1
 
@@ -41,3 +44,16 @@ def test_bundled_points_are_of_the_bundled_backbone() -> None:
         here = hashlib.sha256((ZOO / backbone / "model.safetensors").read_bytes()).hexdigest()
         assert trained_around(folder)[0] == here, f"{folder} is stale: python -m recipes.ablations"
     assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) < 14_000_000
+
+
+@pytest.mark.parametrize("point", ["tofc_selective/lambda-0.2", "qformer/distortion"])
+def test_a_point_of_the_recipe_needs_the_weights_that_it_was_trained_around(tmp_path: Path, point: str) -> None:
+    """Whether it has a projector or an adapter: others of the same shapes would load, and answer wrongly."""
+    bundled = WEIGHTS / "mini-onevision" / point
+    adapter_of(bundled, load_models("mini-onevision"), ("tower",))
+    shutil.copytree(ZOO / "mini-onevision", tmp_path / "others")
+    with (tmp_path / "others" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x11")
+    with pytest.raises(CheckpointError, match=f"{point}: was trained around a model.safetensors whose digest is "):
+        adapter_of(bundled, load_models("mini-onevision", weights=tmp_path / "others"), ("tower",))
