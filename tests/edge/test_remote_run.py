@@ -81,7 +81,7 @@ def test_the_smoke_scenario_ends_with_the_rows_of_one_process(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_paced_link_is_measured_as_it_is_replayed(fake_scenario: Path, tmp_path: Path) -> None:
-    """No request is faster than the channel that it is shaped as, and the bytes that crossed are the channel's."""
+    """No request is faster than the channel that shapes it, and the bytes sent are the channel's."""
     server, port = ends.server(fake_scenario)
     device = ends.device(fake_scenario, tmp_path / "shaped", port, "20 KB/s")
     device.join()
@@ -122,7 +122,7 @@ def test_a_server_killed_at_any_moment_loses_and_doubles_nothing(
 
 @pytest.mark.slow
 def test_a_device_killed_at_any_moment_resumes(alone: Record, fake_scenario: Path, tmp_path: Path) -> None:
-    """SIGKILL at four moments and the same command each time: the rows are those of an uninterrupted run."""
+    """SIGKILL at four moments and the command repeated each time: the rows are those of an uninterrupted run."""
     moment, folder = random.Random(7), tmp_path / "alone"
     server, port = ends.server(fake_scenario)
     for _ in range(4):
@@ -148,7 +148,7 @@ def _sessions(folder: Path) -> int:
 def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
     alone: Record, fake_scenario: Path, tmp_path: Path
 ) -> None:
-    """Stages of two places are not mixed: the run in one process is left as it is."""
+    """Stages of two places are not mixed: the run in one process is unchanged."""
     server, port = ends.server(fake_scenario)
     other = tmp_path / "longer.yaml"
     other.write_text(fake_scenario.read_text().replace("repeats: 4", "repeats: 5"))
