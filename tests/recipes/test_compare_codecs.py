@@ -29,7 +29,7 @@ def test_the_difference_at_equal_bytes_is_that_of_the_curves() -> None:
     ((n_c, n_bytes, compared),) = codecs.at_equal_bytes(old, [[row(3, [(200, 0.5), (200, 0.7)])]])
     assert (n_c, n_bytes) == (3, 200)
     assert compared is not None
-    # The pictures differ by the same amount in both and so leave no scatter.
+    # The pictures differ by the same amount in both, so there is no scatter.
     assert compared == pytest.approx((0.6 - 0.4, 0.6 - 0.4, 0.6 - 0.4, 1))
     assert codecs.at_equal_bytes(old, [[row(3, [(50, 0.9), (50, 0.9)])]])[0][2] is None
     assert codecs.at_equal_bytes(old, [[row(6, [(200, 0.1), (200, 0.1)])]])[0][2] is None
@@ -103,7 +103,7 @@ def test_streams_are_those_of_the_scheme() -> None:
 
 
 def test_a_saved_row_is_not_measured_again(tmp_path: Path) -> None:
-    """What was written is read as it was, and the digest is of the folder's files and of the pages."""
+    """A saved row is read unchanged, and its digest is of the folder's files and the pages."""
     rows = [row(3, [(90, 0.4), (120, 0.6)])]
     (tmp_path / "rows.json").write_text(json.dumps({"a": [one._asdict() for one in rows]}))
     assert codecs.saved(tmp_path / "rows.json") == {"a": rows}
