@@ -1,7 +1,7 @@
 """Queues against theory: waits within the simulation's own interval of the closed forms.
 
 A profile's rows are a discrete distribution, so M/G/1 with its own moments is exact. Every interval is at 99.9 % over
-seeds, which are fixed: a test that passes passes always.
+fixed seeds, so that a test that passes always passes.
 """
 
 import math
