@@ -1,4 +1,4 @@
-"""A run's folder: nothing finished is lost, nothing unfinished is seen, nothing else is touched."""
+"""A run's folder: nothing finished is lost, nothing unfinished is visible, nothing else is changed."""
 
 import dataclasses
 import itertools
@@ -49,7 +49,7 @@ def same_rows(a: Record, b: Record) -> bool:
 
 @pytest.fixture(autouse=True)
 def _unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here cuts the power: what a process has written is there without waiting for the disk."""
+    """No power failure is tested: written data is there without waiting for the disk."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -59,7 +59,7 @@ def parts(folder: Path) -> list[Path]:
 
 
 def test_reads_what_was_added(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
-    """Every row that went in comes out, sorted by its keys, and only the tables and the manifest remain."""
+    """Every row that was added is read, sorted by its keys, and only the tables and the manifest remain."""
     folder = tmp_path / "runs" / "tonight"
     work(folder, manifest(), study_units)
     run = Run.read(folder)
@@ -82,8 +82,8 @@ def test_order_of_work_does_not_matter(tmp_path: Path, manifest: Made, study_uni
 
 
 @pytest.mark.slow
-def test_takes_up_an_unfinished_run(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
-    """A run that was given up goes on with the units that are missing, and both sessions are on record."""
+def test_resumes_an_unfinished_run(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
+    """An interrupted run is resumed with the missing units, and both sessions are recorded."""
     folder = tmp_path / "tonight"
     with Run.open_or_create(folder, manifest()) as run:
         work_on(run, study_units[:4])
@@ -137,7 +137,7 @@ def test_an_edited_scenario_measures_only_what_is_new(tmp_path: Path, manifest: 
 
 
 class _CrashError(BaseException):
-    """The process is gone; a BaseException, so that nothing on the way handles it."""
+    """The process has died; a BaseException, so that no code in between handles it."""
 
 
 @pytest.mark.slow
@@ -148,8 +148,8 @@ def test_survives_a_crash_at_every_rename(
 ) -> None:
     """Dying right before or right after any one rename, and running again, gives the uninterrupted run's rows.
 
-    So it does in a new run and in one that is complete with another scenario, which asked for less or for more. The
-    rows that are not asked for are there when they are.
+    So it does in a new run and in one that is complete with another scenario, with fewer or more units. Rows
+    that were not wanted are there when they are wanted again.
     """
     fewer, study, more = (
         list(units(pipelines, samples=1, repeats=1))
@@ -192,10 +192,10 @@ def test_survives_a_crash_at_every_rename(
 
 
 @pytest.mark.slow
-def test_a_kill_before_the_parts_are_gone_leaves_none_for_ever(
+def test_parts_left_by_a_kill_are_removed_later(
     tmp_path: Path, manifest: Made, study_units: list[Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is complete and can be read; the next process that opens it puts the parts away."""
+    """The run is complete and can be read; the next process that opens it removes the parts."""
     folder = tmp_path / "tonight"
 
     def killed(run: Run) -> None:
@@ -214,7 +214,7 @@ def test_a_kill_before_the_parts_are_gone_leaves_none_for_ever(
 
 
 def _run(folder: Path, manifest: Manifest, told: Connection, patience_s: float = 0.0) -> None:
-    """A process that runs a study, and says when it holds the run and when it has finished."""
+    """A process that runs a study, and prints when it holds the run and when it has finished."""
     with Run.open_or_create(folder, manifest) as run:
         told.send("open")
         work_on(run, list(units(samples=40)))
@@ -225,7 +225,7 @@ def _run(folder: Path, manifest: Manifest, told: Connection, patience_s: float =
 
 @contextmanager
 def _running(folder: Path, manifest: Manifest, patience_s: float = 0.0) -> Iterator[tuple[ForkProcess, Connection]]:
-    """Such a process, which holds the run, and what it says; it is killed where the context ends."""
+    """Such a process, which holds the run, and its output; it is killed when the context ends."""
     here, there = multiprocessing.Pipe()
     with here:
         with there:
@@ -240,7 +240,7 @@ def _running(folder: Path, manifest: Manifest, patience_s: float = 0.0) -> Itera
 
 @pytest.mark.slow
 def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
-    """A process killed with SIGKILL at random moments, again and again, ends with the rows of one left in peace."""
+    """A process killed repeatedly with SIGKILL at random moments ends with the rows of an uninterrupted one."""
     rng, kills, units_seen, same = random.Random(11), 0, [0], manifest()
     while True:
         with _running(tmp_path / "killed", same) as (child, said):
@@ -261,7 +261,7 @@ def test_survives_being_killed(tmp_path: Path, manifest: Made) -> None:
 
 
 def _said(connection: Connection) -> str:
-    """What a process said, or nothing where it ended without a word."""
+    """What a process printed, or nothing if it ended without output."""
     try:
         return str(connection.recv())
     except EOFError:
@@ -283,7 +283,7 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Made) -> N
 
 @pytest.mark.slow
 def test_does_not_mix_runs(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
-    """A folder of another scenario, or of other code or packages, is left alone, with a word on what to do."""
+    """A folder of another scenario, or of other code or packages, is not changed, and the error says what to do."""
     folder = tmp_path / "tonight"
     work(folder, manifest(), study_units)
     with pytest.raises(ResultsError, match=r"the scenario 'study', and this one is 'other'; choose another name"):
@@ -322,7 +322,7 @@ def test_fresh_discards_a_run_and_nothing_else(tmp_path: Path, manifest: Made, s
 def test_a_link_to_a_run_is_not_written_through(
     tmp_path: Path, manifest: Made, study_units: list[Work], fresh: bool
 ) -> None:
-    """Neither the link nor what it leads to is touched, dangling or not; the sentence says what to name instead."""
+    """Neither the link nor its target is changed, dangling or not; the sentence says what to name instead."""
     folder, link = tmp_path / "tonight", tmp_path / "link"
     work(folder, manifest(), study_units)
     for target in (folder, tmp_path / "nowhere"):
@@ -353,7 +353,7 @@ def test_a_unit_is_committed_once(tmp_path: Path, manifest: Made, study_units: l
     "name", ["../escape", "a/b", ".hidden", "..", "100 % é", "quality=10,merge=0.044", "n" * 5000, "\u0000"]
 )
 def test_any_name_is_a_unit(tmp_path: Path, manifest: Made, study_units: list[Work], name: str) -> None:
-    """A unit's name may hold what a path may not, at any length; it is known again after a restart."""
+    """A unit's name may have characters that a path may not, at any length; it is recognised after a restart."""
     folder, unit = tmp_path / "tonight", Unit(name, {"file " + name: "0" * 16})
     row = dataclasses.replace(study_units[0][2][0], unit=unit.key)
     with Run.open_or_create(folder, manifest()) as run:
@@ -396,8 +396,8 @@ def _with(name: str, value: object, kind: pa.DataType) -> Callable[[pa.Table], p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_is_noticed(tmp_path: Path, manifest: Made, study_units: list[Work], kind: str) -> None:
-    """One bit anywhere in a table, complete or in a part, is refused, naming the file; many of them would be read."""
+def test_a_flipped_bit_is_found(tmp_path: Path, manifest: Made, study_units: list[Work], kind: str) -> None:
+    """One bit anywhere in a table or a part is refused, naming the file; many of them would be readable."""
     folder, same = tmp_path / "tonight", manifest()
     work(folder, same, study_units)
     path, rng = folder / f"{kind}.parquet", random.Random(3)
@@ -416,7 +416,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, manifest: Made, study_units: l
     assert Run.read(folder).manifest.tables[kind]
 
 
-def test_a_damaged_part_is_noticed_when_the_run_is_resumed(tmp_path: Path, manifest: Made) -> None:
+def test_a_damaged_part_is_found_when_the_run_is_resumed(tmp_path: Path, manifest: Made) -> None:
     """Before anything is computed; of its units there are the number and the first three."""
     folder = tmp_path / "tonight"
     with Run.open_or_create(folder, manifest()) as run:
@@ -454,7 +454,7 @@ def test_refuses_a_table_that_is_not_one(
     change: Callable[[pa.Table], pa.Table],
     sentence: str,
 ) -> None:
-    """Whoever writes tables of a run, and digests them, has them checked all the same."""
+    """Tables with valid digests are still checked."""
     folder = tmp_path / "tonight"
     work(folder, manifest(), study_units)
     _edit(folder / f"{kind}.parquet", change)
@@ -489,7 +489,7 @@ def test_refuses_a_damaged_run(
     damage: Callable[[Path], object],
     sentence: str,
 ) -> None:
-    """Reading a run that somebody or something has changed says in one sentence which file is wrong, and how."""
+    """Reading a run that was changed from outside says in one sentence which file is wrong, and how."""
     folder = tmp_path / "tonight"
     work(folder, manifest(), study_units)
     damage(folder)
@@ -500,7 +500,7 @@ def test_refuses_a_damaged_run(
 
 
 def test_refuses_what_is_not_a_finished_run(tmp_path: Path, manifest: Made) -> None:
-    """A folder that is absent, a file in its place, and a run still going on are each said to be that."""
+    """An absent folder, a file in its place, and an ongoing run are each named as such."""
     with pytest.raises(ResultsError, match="no such folder"):
         Run.read(tmp_path / "nowhere")
     (tmp_path / "file").touch()
@@ -513,7 +513,7 @@ def test_refuses_what_is_not_a_finished_run(tmp_path: Path, manifest: Made) -> N
 
 @pytest.mark.slow
 def test_a_damaged_part_is_named(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
-    """A part that the disk has spoilt is named, with what to do and which units that costs, rather than dropped."""
+    """A damaged part is not dropped: it is named, with what to do and which units are lost."""
     folder, unit = tmp_path / "tonight", study_units[0][0]
     with Run.open_or_create(folder, manifest()) as run:
         work_on(run, study_units[:2])
@@ -528,7 +528,7 @@ def test_a_damaged_part_is_named(tmp_path: Path, manifest: Made, study_units: li
 
 
 def test_reasons_make_a_run_invalid(tmp_path: Path, manifest: Made) -> None:
-    """The samples of an ongoing run are read with it; what a run is finished with stands in its manifest."""
+    """The samples of an ongoing run are read with it; the reasons at its end are in its manifest."""
     folder = tmp_path / "tonight"
     with Run.open_or_create(folder, manifest()) as run:
         run.record_samples(samples())
@@ -544,7 +544,7 @@ def test_reasons_make_a_run_invalid(tmp_path: Path, manifest: Made) -> None:
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    """What could not be written leaves the earlier folder as it was, and nothing beside it."""
+    """If it cannot be written, the earlier folder is unchanged, with nothing beside it."""
     disk.write_folder(tmp_path / "a", {"one": b"1"})
     with pytest.raises(ResultsError, match="a: cannot be written"):
         disk.write_folder(tmp_path / "a", {"two": b"2", "x" * 300: b"3"}, replace=True)
