@@ -1,4 +1,4 @@
-"""A made-up study's rows, large enough to be sorted wrongly."""
+"""A made-up study's rows, enough to be sorted wrongly."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Who answers a study: the same rows from any number of workers, whoever of them dies."""
+"""Who answers a study: the same rows from any number of workers, whichever of them dies."""
 
 import dataclasses
 import multiprocessing
@@ -46,7 +46,7 @@ def _outcomes(record: Record) -> pd.DataFrame:
 
 
 def _needs(record: Record) -> pd.DataFrame:
-    """What halves need, but for what the system says of memory, which is never twice the same."""
+    """What halves need, except the system's figures of memory, which vary."""
     table = record.resources.to_pandas().drop(columns="run")
     return table.assign(value=table["value"].mask(table["quantity"] == "peak_memory_bytes"))
 
@@ -91,7 +91,7 @@ def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
 def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     eight_pages: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture that kills every worker ends the command in a sentence; the command again answers what is left."""
+    """A picture that kills every worker ends the command in a sentence; the command repeated answers the rest."""
     honest = measure._outcomes
     deadly = study.planned(take_stock(eight_pages)).pictures[-1][0]
 
@@ -113,7 +113,7 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
 
 @pytest.mark.slow
 def test_a_worker_that_could_give_other_rows_refuses(eight_pages: Scenario, tmp_path: Path) -> None:
-    """Other packages, other weights, another processor: each is named; the same answers what is asked, and no more."""
+    """Other packages, other weights, another processor: each is named; an equal worker answers exactly its units."""
     stock = take_stock(eight_pages)
     info = study.describe(stock)
     here = study.computes_on("cpu")
@@ -145,7 +145,7 @@ def test_more_workers_than_memory_are_refused_and_a_tight_fit_is_warned_of() -> 
 
 
 def test_workers_and_a_server_exclude_each_other(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    """A connection is one process's: refused before anything is asked of the server."""
+    """A connection belongs to one process: refused before any request to the server."""
     path = tmp_path / "fake.yaml"
     path.write_text((Path(__file__).parents[1] / "scenarios" / "smoke.yaml").read_text())
     for options in (("--workers", 2), ("--engine", "ray")):

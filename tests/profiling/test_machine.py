@@ -40,7 +40,7 @@ def arm_cpuinfo(*cores: tuple[int, int]) -> str:
 
 
 def processors(n: int, khz: int, **cpufreq: object) -> dict[str, object]:
-    """sysfs's entries for ``n`` processors with a core each."""
+    """The entries of sysfs for ``n`` processors with a core each."""
     files: dict[str, object] = {}
     for number in range(n):
         folder = f"sys/devices/system/cpu/cpu{number}"
