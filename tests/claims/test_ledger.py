@@ -131,7 +131,7 @@ def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
 def test_a_scheme_without_a_curve_is_bounded_by_its_selected_point(full: Analysis, standing: Analysis) -> None:
     """TOFC's one point with n_c = 8 is certified; what WebP sends for that score is bounded by its curve.
 
-    The bound is one-sided, grows with the point's bytes, and speaks for a direction alone.
+    The bound is one-sided, grows with the point's bytes, and supports only a direction.
     """
     apart = {label: {"n_c": place} for place, label in enumerate(full.manifest.points["tofc"])}
     points = {**full.manifest.points, "tofc": apart}
@@ -176,7 +176,7 @@ def test_altered_times_flip_a_verdict(full: Analysis) -> None:
 
 
 def test_altered_answers_flip_a_verdict(full: Analysis) -> None:
-    """Raw features keep four fifths of the score; where three in four of their answers are wrong they do not."""
+    """Raw features keep four fifths of the score; with three of four answers wrong they do not."""
     claims = _claims({"metric": "score_share", "of": "raw_features", "at": {"merge_to": 0.044}, "above": 0.8})
     assert _verdicts(full, claims) == [Verdict.REPRODUCED]
     early = pc.less(full.record.outcomes["sample"], "q060")
@@ -241,7 +241,7 @@ def test_what_is_missing_is_named(full: Analysis) -> None:
 
 @pytest.mark.slow
 def test_rows_that_contradict_each_other_leave_the_other_claims(full: Analysis) -> None:
-    """A scheme that was not timed equally often has no latency, and its scores are still reported."""
+    """A scheme with unequal numbers of timings has no latency, and its scores are still reported."""
     rows = full.record.stages
     lost = rows.filter(pc.invert(pc.and_(pc.equal(rows["repeat"], 2), pc.equal(rows["sample"], "q000"))))
     run = Analysis(dataclasses.replace(full.record, stages=lost))
