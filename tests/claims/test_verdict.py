@@ -103,7 +103,7 @@ def test_the_least_the_largest_and_those_of_a_rate() -> None:
 
 
 def test_a_value_among_several_is_refuted_beyond_all_of_them() -> None:
-    """One number for all rates: between the least and the largest it is said of none."""
+    """One number for all rates: between the least and the largest it is refuted by none."""
     items = [_item(0.40, 0.44), _item(0.60, 0.64)]
     for value, answer in ((0.42, "yes"), (0.52, "yes"), (0.30, "no"), (0.80, "no")):
         assert judge(_test(where="some", value=value, give=0.005), items)[0] == answer

@@ -378,7 +378,7 @@ def test_what_a_benchmark_groups(benchmark: str, sample, image, category, group)
 
 
 def test_rotations_need_whole_numbers() -> None:
-    """MMBench's rotations cannot be told from an index that is no number."""
+    """MMBench's rotations cannot be found from an index that is not a number."""
     with pytest.raises(DataError, match="'x1' is not a whole number"):
         metric("MMBench_DEV_EN").group_of("x1", "9", "")
 
