@@ -111,7 +111,7 @@ class Browser:
         while b"\0" not in self._unread:
             assert select.select([self._read], [], [], max(0.0, until - time.monotonic()))[0], "no answer"
             more = os.read(self._read, 1 << 16)
-            assert more, "the browser is gone"
+            assert more, "the browser has ended"
             self._unread += more
         message, _, self._unread = self._unread.partition(b"\0")
         return json.loads(message)

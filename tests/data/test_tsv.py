@@ -448,7 +448,7 @@ def test_a_300_mb_file_is_read_under_300_mb(tmp_path: Path) -> None:
     assert grown < 60_000_000
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa is not here")
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa does not exist")
 def test_real_questions() -> None:
     """MMBench's published samples: quoted options with line ends, options left out, images of several sizes."""
     samples = read_tsv(SHARED, "MMBench_DEV_EN")
@@ -462,7 +462,7 @@ def test_real_questions() -> None:
         assert min(s.image().size) > 50
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa is not here")
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa does not exist")
 def test_real_questions_written_and_read(tmp_path: Path) -> None:
     """A published file survives being written by this project."""
     samples = read_tsv(SHARED, "MMBench_DEV_EN")

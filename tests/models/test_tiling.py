@@ -164,7 +164,7 @@ def photographs():
             yield opened.convert("RGB")
 
 
-@pytest.mark.skipif(not PHOTOS.exists(), reason="../shared/data/images is not here")
+@pytest.mark.skipif(not PHOTOS.exists(), reason="../shared/data/images does not exist")
 def test_real_photographs() -> None:
     """Photographs of every available size, 0.4 to 15 megapixels, are cut as the two processors cut them."""
     sizes = set()

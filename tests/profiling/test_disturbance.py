@@ -14,7 +14,7 @@ from harness.profiling.clock import StageClock
 from harness.profiling.disturbance import Watch
 from harness.runs.provenance import UNAVAILABLE
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="procfs is Linux's")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has procfs")
 
 STOPPED = """
 import sys, time
@@ -110,13 +110,13 @@ def test_load_is_other_processes_busy_time(
     instants.update(wall=102.1, own=1.6)
     _machine(tmp_path, 52.1, 2.1)
     watch.begin()
-    assert watch.load() == pytest.approx((2.1 - 1.6 - 0.02) / (2.1 * 2)), "over less than a second nothing is told"
+    assert watch.load() == pytest.approx((2.1 - 1.6 - 0.02) / (2.1 * 2)), "over less than a second there is no value"
     watch.begin(anew=True)
     instants.update(wall=102.2)
     assert watch.load() is None
     monkeypatch.setattr(time, "sleep", lambda seconds: instants.update(wall=instants["wall"] + seconds))
     watch.begin(anew=True)
-    assert watch.load() == 0.0, "what is waited for is long enough"
+    assert watch.load() == 0.0, "the waited time is long enough"
 
 
 def test_what_a_system_does_not_report_is_unavailable(tmp_path: Path) -> None:

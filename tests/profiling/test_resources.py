@@ -54,7 +54,7 @@ def test_memory_that_is_taken_and_freed_is_seen() -> None:
     for line in done.stdout.splitlines():
         megabytes, taken = line.split()
         if taken == "None":
-            pytest.skip("this system does not tell a process's peak of memory")
+            pytest.skip("this system does not report a process's peak memory")
         assert abs(int(taken) - (int(megabytes) << 20)) < 1 << 20
 
 

@@ -68,7 +68,7 @@ class Simulated:
         self._doing[place] = task
 
     def wait(self) -> tuple[int, Reply]:
-        assert self._doing, "nobody has anything to do"
+        assert self._doing, "no worker has a task"
         living = sorted([*self._doing, *self._idle])
         place = living[self._draw(len(living))]
         dies = self._draw(100) < self._mortality
@@ -118,7 +118,7 @@ def _killed_at(tasks: set[int], folder: Path, n: int) -> int:
     return n * n
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_four_workers_of_which_two_are_killed_do_what_one_does(tmp_path: Path) -> None:
     """SIGKILL while they have a task: another does it, and a new process replaces the killed one."""
     lost: list[str] = []
@@ -128,7 +128,7 @@ def test_four_workers_of_which_two_are_killed_do_what_one_does(tmp_path: Path) -
     assert lost == ["killed by SIGKILL"] * 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_a_task_that_kills_every_worker_ends_in_a_sentence() -> None:
     """After three, with the task's name; the tasks done before have been yielded, and no process is left."""
     done: dict[int, int] = {}
@@ -157,14 +157,14 @@ def test_a_spawned_process_loads_with_its_own_environment() -> None:
     assert "PLACE" not in os.environ
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_an_error_while_a_worker_loads_is_raised_to_the_caller() -> None:
     """With its type and text."""
     with pytest.raises(DataError, match=r"pictures\.tsv: no such file"):
         list(hand_out([7, 8], Processes(_nothing_to_load, "fork"), 2))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_no_memory_in_a_worker_is_reported_with_a_remedy() -> None:
     """Where torch or Python reports it; a traceback would not help."""
 
@@ -178,7 +178,7 @@ def test_no_memory_in_a_worker_is_reported_with_a_remedy() -> None:
         list(spread(work, range(3), 2))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_an_error_that_cannot_be_pickled_is_reported_as_text() -> None:
     """Its type and text come as those of a RuntimeError."""
 
@@ -216,7 +216,7 @@ def test_an_accelerator_and_a_threaded_computation_get_one_process() -> None:
         assert workers_for("cpu", 1) == processors() == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel can be asked for this")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports this")
 def test_a_killed_parent_ends_its_workers() -> None:
     """No orphan continues to compute after kill -9."""
     script = (
@@ -236,7 +236,7 @@ def test_a_killed_parent_ends_its_workers() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_ctrl_c_is_the_parents_and_ends_all_workers() -> None:
     """The signal reaches the whole group, as from a terminal: the parent raises, and no worker prints anything."""
     script = (

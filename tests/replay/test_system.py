@@ -74,7 +74,7 @@ def test_a_batch_waits_for_its_window_and_no_longer() -> None:
     rows = replayed(profile_of([0], [0.0], [2.0]), spec_of(batching=BATCH, users=2, arrivals=AT_ONCE))
     assert rows["answered_s"].to_pylist() == pytest.approx([0.1 + 2.5] * 2)
     assert rows["server_begun_s"].to_pylist() == pytest.approx([0.1] * 2)
-    assert part_s(rows, "wait") == pytest.approx([0.1] * 2), "a batch that is being filled is waited for"
+    assert part_s(rows, "wait") == pytest.approx([0.1] * 2), "the next waits for the batch that is being filled"
     rows = replayed(profile_of([0], [0.0], [2.0]), spec_of(batching=BATCH, users=4, arrivals=AT_ONCE))
     assert rows["answered_s"].to_pylist() == pytest.approx([3.0, 3.0, 3.0, 5.0])
     assert rows["server_begun_s"].to_pylist() == pytest.approx([0.0, 0.0, 0.0, 3.0])

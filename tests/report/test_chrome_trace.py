@@ -47,7 +47,7 @@ def _check(events: Sequence[dict[str, Any]]) -> None:
         for begun, ended in sorted(of_thread, key=lambda one: (one[0], -one[1])):
             while open_ and open_[-1][1] <= begun:
                 open_.pop()
-            assert not open_ or ended <= open_[-1][1], "a slice ends after the one that it is in"
+            assert not open_ or ended <= open_[-1][1], "a slice ends after its enclosing slice"
             open_.append((begun, ended))
 
 
