@@ -33,10 +33,10 @@ class _CrashError(BaseException):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("begun", ["new", "smaller", "larger"])
+# Right after a rename the folder is as right before the next one, without that one's unfinished file: once is enough.
+@pytest.mark.parametrize(("begun", "after"), [("new", False), ("new", True), ("smaller", False), ("larger", False)])
 def test_survives_a_crash_at_every_rename(
-    tmp_path: Path, manifest: Made, monkeypatch: pytest.MonkeyPatch, after: bool, begun: str
+    tmp_path: Path, manifest: Made, monkeypatch: pytest.MonkeyPatch, begun: str, after: bool
 ) -> None:
     """Dying right before or right after any one rename, and running again, gives the uninterrupted run's rows.
 
