@@ -120,7 +120,7 @@ def test_a_stand_in_is_announced_once_and_recorded(tmp_path: Path, monkeypatch: 
 def short() -> Scenario:
     """A reference, WebP and TOFC on two pictures: two dozen units, each of a fraction of a second."""
     scenario = _only("server_only", "tofc", "webp")
-    little = scenario.measure.model_copy(update={"timed_samples": 2, "repeats": 2})
+    little = scenario.measure.model_copy(update={"timed_samples": 2, "repeats": 2, "warmup": 0})
     return scenario.model_copy(update={"samples": 8, "measure": little})
 
 

@@ -27,7 +27,7 @@ from harness.team import Team, refuse_memory
 from tests.edge import fake_harness
 from tests.silent import Silent
 
-forks = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+forks = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     study.run(eight_pages, tmp_path / "run", reporter=reporter, team=Team(workers=2))
     name, total, done = reporter.phases[0]
     assert (name, total) == ("answers", 8 * 4)
-    assert done >= 6 * 4, "what the other worker had in hand may be lost"
+    assert done >= 6 * 4, "the task of the other worker may be lost"
 
 
 @pytest.mark.slow
@@ -158,14 +158,14 @@ def test_workers_and_a_server_exclude_each_other(harness: Callable[..., tuple[in
 def test_workers_that_load_the_model_themselves_give_the_same_rows(
     smoke: Record, smoke_scenario: Scenario, tmp_path: Path
 ) -> None:
-    """Two, of which one is killed: real models, spawned as for GPUs."""
+    """One that is killed and the one that replaces it: real models, spawned as for GPUs."""
     jpeg = tuple(spec for spec in smoke_scenario.pipelines if spec.name == "jpeg")
     stock = take_stock(smoke_scenario.model_copy(update={"pipelines": jpeg}))
     plan = study.planned(stock)
     ended: list[Any] = []
 
     class Ending(Silent):
-        """Kills a worker when the first picture is answered."""
+        """Kills the worker when the first picture is answered."""
 
         def advance(self) -> None:
             super().advance()
@@ -176,8 +176,8 @@ def test_workers_that_load_the_model_themselves_give_the_same_rows(
     reporter = Ending()
     manifest = stock.manifest("run", {"id": "", "name": ""}, ())
     with Run.open_or_create(tmp_path / "run", manifest) as ongoing:
-        answering = study._answering(stock, Team(workers=2), "cpu", 1, ongoing, reporter)
-        # One thread of a processor would be forked.
+        answering = study._answering(stock, Team(workers=1), "cpu", 1, ongoing, reporter)
+        # On one thread of a processor workers would be forked.
         measure.answer(plan, ongoing, reporter, spread=lambda _, parts: answering._over_processes(parts))
         found = ongoing.table("outcomes").to_pandas().drop(columns="run")
     wanted = _outcomes(smoke)
