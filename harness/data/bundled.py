@@ -55,7 +55,7 @@ def load_bundled(
 
 
 # All pictures are decoded for the checksum: a process does that once for a file that does not change.
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _checked(
     path: Path,
     name: str,
