@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe in its own protocol (chromedevtools.github.io/devtools-protocol)."""
+"""A headless Chromium, controlled over a pipe in its own protocol (chromedevtools.github.io/devtools-protocol)."""
 
 import base64
 import itertools
@@ -22,11 +22,11 @@ def installed() -> str | None:
 
 
 class Browser:
-    """One page of a browser, with what it said and what it asked the network for."""
+    """One page of a browser, with its messages and its network requests."""
 
     def __init__(self, program: str, folder: Path) -> None:
         (to_child, self._write), (self._read, from_child) = os.pipe(), os.pipe()
-        # The protocol is spoken on the descriptors 3 and 4.
+        # The protocol uses the descriptors 3 and 4.
         command = [
             program, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
             "--remote-debugging-pipe", f"--user-data-dir={folder}", "about:blank",
@@ -76,7 +76,7 @@ class Browser:
             self.events.append(found)
 
     def open(self, path: Path, *, width_px: int = 1200, dark: bool = False) -> None:
-        """Shows a file in a window of this width, and waits until it is there."""
+        """Shows a file in a window of this width, and waits until it is loaded."""
         self.events.clear()
         media = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self("Emulation.setEmulatedMedia", features=media)
@@ -92,12 +92,12 @@ class Browser:
         return found["result"].get("value")
 
     def complaints(self) -> list[str]:
-        """Errors and warnings of the page, its exceptions and what its policy refused."""
+        """Errors and warnings of the page, its exceptions and what its policy blocked."""
         kinds = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
         return [json.dumps(event["params"]) for event in self.events if event["method"] in kinds]
 
     def asked_for(self) -> list[str]:
-        """The addresses that the page loaded, those within it left out."""
+        """The addresses that the page loaded, without those inside it."""
         requests = (e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent")
         return [url for url in requests if not url.startswith("data:")]
 
@@ -111,7 +111,7 @@ class Browser:
         while b"\0" not in self._unread:
             assert select.select([self._read], [], [], max(0.0, until - time.monotonic()))[0], "no answer"
             more = os.read(self._read, 1 << 16)
-            assert more, "the browser is gone"
+            assert more, "the browser has ended"
             self._unread += more
         message, _, self._unread = self._unread.partition(b"\0")
         return json.loads(message)

@@ -1,4 +1,4 @@
-"""What every test shares."""
+"""Fixtures that all tests share."""
 
 import sys
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tests.made_up_run import make
 from tests.silent import Silent
 from tests.study_rows import Work, units
 
-# A deadline measures the machine's load; speed is the benchmarks' business.
+# A deadline would measure the machine's load; speed is measured by the benchmarks.
 hypothesis.settings.register_profile("harness", deadline=None)
 hypothesis.settings.load_profile("harness")
 
@@ -47,7 +47,7 @@ def harness(
 
 @pytest.fixture(scope="session")
 def checked_out() -> tuple[str | None, bool | None]:
-    """What git says of this checkout, asked once: it takes two processes of git."""
+    """The commit of this checkout and whether it is dirty, read once: that takes two processes of git."""
     return provenance.checkout(Path(__file__).parents[1])
 
 
@@ -83,7 +83,7 @@ def study_units() -> list[Work]:
 
 @pytest.fixture(scope="session")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    """A complete run with an estimated scheme, one that does not reach, and a reason of the telemetry's against it."""
+    """A complete run with an estimated scheme, one that misses the target, and a reason of the telemetry's."""
     folder = tmp_path_factory.mktemp("runs") / "tonight"
     return Analysis(make(folder, reasons=("throttled: GPU at 95 C",), sources={"server_only": "estimated"}))
 
@@ -107,7 +107,7 @@ def smoke(smoke_scenario: Scenario, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def compressai() -> ModuleType:
-    """The package that hyperprior, ELIC and the density of z are held against, where it is installed."""
+    """The peer of hyperprior, ELIC and the density of z, where it is installed."""
     import harness.models.torchvision_ops  # noqa: F401  isort: skip - compressai imports torchvision
 
     return pytest.importorskip("compressai", reason="the extra [compressai] is not installed")

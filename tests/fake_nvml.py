@@ -13,7 +13,7 @@ SUCCESS, NOT_SUPPORTED = 0, 3
 
 @dataclass
 class FakeGpu:
-    """What a GPU answers; None is what it does not support. Clocks in MHz, limits and power in mW, energy in mJ."""
+    """A GPU's responses; None for what it does not support. Clocks in MHz, limits and power in mW, energy in mJ."""
 
     name: str
     memory_bytes: int | None = None
@@ -26,7 +26,7 @@ class FakeGpu:
     celsius: int | None = None
 
     def answer(self, question: str, *arguments: Any) -> int | None:
-        """What the C function ``question`` says of this GPU."""
+        """The result of the C function ``question`` for this GPU."""
         if question in ("nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetClockInfo"):
             return {pynvml.NVML_CLOCK_SM: self.sm_mhz, pynvml.NVML_CLOCK_MEM: self.memory_mhz}[arguments[0].value]
         return {

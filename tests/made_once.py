@@ -10,8 +10,7 @@ from pathlib import Path
 def made_once(base: Path, name: str, make: Callable[[Path], object]) -> Path:
     """The folder ``name``, which the first worker that wants it makes while others that want it wait.
 
-    ``base`` is the worker's folder, in that of the session. A folder whose making failed is there for nobody: the next
-    that wants it makes it again.
+    ``base`` is the worker's folder, in that of the session. If making it failed, the next worker makes it again.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         (base / "made").mkdir(exist_ok=True)

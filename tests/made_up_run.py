@@ -1,4 +1,4 @@
-"""A made-up run with the numbers of a real one: what its schemes send, how often they are right, how long they take."""
+"""A made-up run with the numbers of a real one: payloads, shares of right answers and times of its schemes."""
 
 import dataclasses
 from pathlib import Path
@@ -106,8 +106,8 @@ def make(
 ) -> Record:
     """Writes the run to ``folder`` and reads it back; ``sources`` gives pipelines whose stages were not measured.
 
-    Every request waits ``wait_s`` for its server, if it has one, and its answer is ``back_s`` under way; the system is
-    then one in which requests may be given up.
+    Every request waits ``wait_s`` for its server, if it has one, and its answer takes ``back_s`` to return; the system
+    is then one in which requests may be given up.
     """
     if wait_s or back_s:
         changes["replay"] = {"timeout_s": 60.0, **changes.get("replay", {})}

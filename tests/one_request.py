@@ -23,7 +23,7 @@ def sent_bytes(half: DeviceHalf, sample: Sample, clock: Clock | None = None) -> 
 
 
 def answers_from_its_stream(scheme: type[Tofc], models: Any, point: TofcPoint, *, n_clusters: int) -> None:
-    """Its stages are TOFC's, its tokens as many as are asked for, and damage to its stream is a BitstreamError."""
+    """Its stages are TOFC's, it has the requested number of tokens, and damage to its stream is a BitstreamError."""
     device, server = scheme.device_half(models, point), scheme.server_half(models, point)
     sample = samples(book("test", 0)[:1], paired=False)[0]
     clocks = StageClock(), StageClock()

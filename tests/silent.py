@@ -1,8 +1,8 @@
-"""A reporter for tests: it shows nothing and keeps what it was told."""
+"""A reporter for tests: it shows nothing and records its calls."""
 
 
 class Silent:
-    """Keeps the warnings, the phases and how many steps there were."""
+    """Records the warnings, the phases and the number of steps."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -10,11 +10,11 @@ class Silent:
         self.steps = 0
 
     def warn(self, text: str) -> None:
-        """Keeps a warning."""
+        """Records a warning."""
         self.warnings.append(text)
 
     def phase(self, name: str, total: int, done: int) -> None:
-        """Keeps a phase."""
+        """Records a phase."""
         self.phases.append((name, total, done))
 
     def advance(self) -> None:

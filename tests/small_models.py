@@ -1,4 +1,4 @@
-"""Small random models of the real classes, a byte-level tokenizer with the templates' tokens, and what asks them."""
+"""Small random models of the real classes, a byte-level tokenizer with the templates' tokens, and questions to them."""
 
 import json
 from pathlib import Path
@@ -161,7 +161,7 @@ def make_gemma3_config(*, tile=32, patch=4, width=32, tokens=16, window=8, **cha
 
 
 def make_tokenizer(special=SPECIAL):
-    """A token a byte, and the special ones after them."""
+    """A token for each byte, and the special ones after them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -180,7 +180,7 @@ def make_model(config, seed=0):
             if parameter.ndim > 1:
                 parameter.mul_(2.0)
             if config.model_type in ("internvl", "gemma3"):
-                # What begins with zeros, or ones, would not be seen.
+                # Parameters that begin with zeros or ones would have no effect.
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model
 

@@ -1,9 +1,12 @@
-"""A made-up study's rows, large enough to be sorted wrongly."""
+"""A made-up study's rows, enough to be sorted wrongly."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from harness.records import OutcomeRow, RequestRow, SampleRow, StageRow
-from harness.runs.store import Run, Unit
+from harness.runs.provenance import Manifest
+from harness.runs.store import Record, Run, Unit
+from harness.runs.tables import ROWS
 
 Work = tuple[Unit, list[StageRow], list[OutcomeRow], list[RequestRow]]
 
@@ -73,3 +76,21 @@ def work_on(run: Run, study: Sequence[Work]) -> list[str]:
             run.add(unit, stages=stages, outcomes=outcomes, requests=requests)
             worked.append(unit.name)
     return worked
+
+
+def work(folder: Path, manifest: Manifest, study: Sequence[Work], *, fresh: bool = False) -> list[str]:
+    """Does what a study does: every unit that is not done, then the end; returns the names of the units worked."""
+    with Run.open_or_create(folder, manifest, fresh=fresh) as run:
+        worked = work_on(run, study)
+        run.finish()
+    return worked
+
+
+def same_rows(a: Record, b: Record) -> bool:
+    """Whether two runs hold the same rows in the same order."""
+    return all(getattr(a, kind).equals(getattr(b, kind)) for kind in ROWS)
+
+
+def parts(folder: Path) -> list[Path]:
+    """The parts in a run's folder."""
+    return [p for p in (folder / "parts").glob("*") if not p.name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Where files written at run time go, and that kernels are compiled wherever nothing can be written."""
+"""The folder of files written at run time, and kernels that are compiled where nothing can be written."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from harness.kernels import kernel
 def triple(n):
     return 3 * n
 """
-"""Made as every kernel is, and compiled in no time."""
+"""A kernel like all others that compiles quickly."""
 
 CODE = """
 from harness.cache import cache_folder
@@ -40,7 +40,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def run(code: str, *packages: Path, **variables: str) -> list[str]:
-    """What some code prints in a process of its own, with the packages in these folders."""
+    """The output of some code in its own process, with the packages in these folders."""
     inherited = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
     places = {"PYTHONPATH": os.pathsep.join(map(str, packages)), "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {key: value for key, value in {**inherited, **places, **variables}.items() if value}
@@ -50,7 +50,7 @@ def run(code: str, *packages: Path, **variables: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_the_first_folder_that_is_set_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_first_folder_that_is_set_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The project's own variable, else XDG's, else the home folder's .cache; the folder is made."""
     own, shared, home = (tmp_path / name for name in ("own", "shared", "home"))
     monkeypatch.setenv("HOME", str(home))
@@ -88,19 +88,19 @@ def test_a_second_process_reads_what_the_first_compiled(made: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("home", ["/dev/null", "/proc/nobody"])
-def test_kernels_run_without_any_place_to_write(home: str, made: Path) -> None:
+def test_kernels_run_without_a_writable_folder(home: str, made: Path) -> None:
     """From sources that cannot be written beside, and with no usable home folder, kernels are compiled and run."""
     shutil.copytree(ROOT / "harness", made / "harness", ignore=shutil.ignore_patterns("__pycache__", "zoo"))
     for folder in (made / "harness", made / "made"):
         for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-            # A file where numba would write: root, too, can make no folder of it.
+            # A file where numba would write: even root cannot make a folder there.
             (place / "__pycache__").touch()
     assert run(CODE, made, HOME=home, TOFC_HARNESS_CACHE="") == ["None", "0", "1"]
 
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_costs_the_cache_and_not_the_run(made: Path) -> None:
-    """A kernel whose folder vanishes after it was found is compiled all the same."""
+    """A kernel whose folder disappears after it was found is still compiled."""
     code = """
 import shutil
 from harness.cache import cache_folder

@@ -1,4 +1,4 @@
-"""The address of a Ray cluster is checked before Ray, which says nothing for minutes, connects to it."""
+"""The address of a Ray cluster is checked before Ray connects, which can take minutes without output."""
 
 import socket
 import threading
@@ -49,7 +49,7 @@ def test_without_an_address_nothing_is_connected_to(address: str | None, monkeyp
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_grpc_answers_is_taken(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_grpc_answers_is_accepted(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first frame is SETTINGS, as of every server of HTTP/2."""
     with _answering(bytes((0, 0, 6, 4, 0, 0, 0, 0, 0)) + bytes(6)) as address:
         monkeypatch.setenv(cluster.ADDRESS, scheme + address)
@@ -65,7 +65,7 @@ def test_an_address_where_grpc_answers_is_taken(scheme: str, monkeypatch: pytest
     ],
 )
 def test_what_is_no_cluster_is_named(first: bytes | None, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dashboard's HTTP, a connection that is closed, one on which nothing comes."""
+    """A dashboard's HTTP, a closed connection, a silent one."""
     if first == b"":
         monkeypatch.setattr(socket.socket, "recv", lambda *_: b"")
     with _answering(first) as address:
@@ -74,8 +74,8 @@ def test_what_is_no_cluster_is_named(first: bytes | None, sentence: str, monkeyp
             cluster.check_address()
 
 
-def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentence has the system's reason; what is about to be tried is said before."""
+def test_an_address_without_a_server_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence has the system's reason; the attempt is announced before."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setenv(cluster.ADDRESS, address)

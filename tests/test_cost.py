@@ -1,4 +1,4 @@
-"""What a study will take, before it starts."""
+"""The cost of a study, before it starts."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def stock(tmp_path: Path) -> Iterator[Stock]:
 
 
 def test_a_rate_is_the_mean_of_requests_by_what_they_are_for() -> None:
-    """What is seen on the device is shared; what answers is each question's; all else is once a picture and point."""
+    """Encoding on the device is shared; answering is per question; all else is once per picture and point."""
     rows = [
         ("jpeg", "q", "a", 0, "device", "encode", 1.0),
         ("jpeg", "q", "a", 0, "server", "vision_encode", 10.0),
@@ -49,7 +49,7 @@ def test_a_rate_is_the_mean_of_requests_by_what_they_are_for() -> None:
     assert cost._rates(frame, keys) == {("jpeg", "q"): Rate(0, 22, 200), ("tofc", "p"): Rate(3, 4, 8)}
 
 
-def test_half_a_request_tells_nothing_of_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_request_gives_no_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A point of which one half was another machine's, or a profile's, has no rate; one measured here has."""
     here = machine_name()
     rows = [
@@ -65,7 +65,9 @@ def test_half_a_request_tells_nothing_of_a_whole_one(tmp_path: Path, monkeypatch
     assert cost._stages(tmp_path)["pipeline"].tolist() == ["alone"]
 
 
-def test_a_cost_is_the_sum_over_what_is_left(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cost_is_the_sum_over_the_remaining_work(
+    stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each picture is seen once for all points, and each question answered at each point; times are whole requests."""
     plan = study.planned(stock)
     monkeypatch.setattr(cost, "rates_of", lambda *_: (dict.fromkeys(plan.halves, Rate(1000.0, 10.0, 1.0)), "recorded"))
@@ -100,10 +102,8 @@ def test_seconds_are_recorded_ones_where_there_are_some_and_unknown_elsewhere(st
     assert told == []
 
 
-def test_what_is_not_left_and_what_is_not_known_is_said(
-    stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No answers left or no times; how many workers compute at once; a server's share is not guessed."""
+def test_finished_and_unknown_work_is_reported(stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reported are: no answers or times left, how many workers compute at once, and a server's share as unknown."""
     plan = study.planned(stock)
     monkeypatch.setattr(cost, "rates_of", lambda *_: (dict.fromkeys(plan.halves, Rate(1.0, 1.0, 1.0)), "recorded"))
 

@@ -34,11 +34,11 @@ pytestmark = pytest.mark.slow
 
 
 class Counting(Silent):
-    """A reporter that counts the steps of each phase that were still to be done, too."""
+    """A reporter that also counts the remaining steps of each phase."""
 
     @property
     def left(self) -> dict[str, int]:
-        """By phase."""
+        """The remaining steps by phase."""
         return {name: total - done for name, total, done in self.phases}
 
 
@@ -80,8 +80,8 @@ def _payloads(record: Record, pipeline: str) -> dict[str, int]:
     return dict(zip(own["sample"], own["payload_bytes"], strict=True))
 
 
-def test_a_codec_that_was_exchanged_is_measured_again_and_named(folder: Path, codec: Path) -> None:
-    """Rows of two codecs never mix: the scheme that uses the file is worked again, the others are not."""
+def test_a_codec_that_was_replaced_is_measured_again_and_named(folder: Path, codec: Path) -> None:
+    """Rows of two codecs never mix: the scheme that uses the file is measured again, the others are not."""
     first = _run(folder, codec=codec)
     assert first.left["answers"] == 1
     before = _payloads(Run.read(folder), "tofc")
@@ -140,10 +140,10 @@ def test_without_stand_ins_the_run_of_one_does_not_count(
         _run(folder, benchmark="RealWorldQA", allow_stand_ins=False)
 
 
-def test_a_benchmark_that_has_arrived_replaces_its_stand_in(
+def test_an_installed_benchmark_replaces_its_stand_in(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A complete run on a stand-in is not the answer any more once the benchmark itself is there."""
+    """A complete run on a stand-in does not count once the benchmark itself is installed."""
     from harness.cache import cache_folder
 
     monkeypatch.setenv("LMUData", str(tmp_path))

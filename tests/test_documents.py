@@ -1,4 +1,4 @@
-"""What the documents name is there: links, files, commands, schemes."""
+"""What the documents name exists: links, files, commands, schemes."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ FOLDERS = "harness|baselines|benchmarks|containers|docs|examples|recipes|scenari
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_what_a_document_names_is_there(path: Path) -> None:
+def test_what_a_document_names_exists(path: Path) -> None:
     """Links lead to files, paths of the tree exist, and what ``python -m`` runs is a module."""
     text = path.read_text(encoding="utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
@@ -32,15 +32,15 @@ def test_what_a_document_names_is_there(path: Path) -> None:
 
 
 def test_every_scheme_is_drawn() -> None:
-    """docs/codecs.md says of every scheme which half does what."""
+    """docs/codecs.md shows for every scheme what each half does."""
     text = (ROOT / "docs" / "codecs.md").read_text(encoding="utf-8")
     assert [name for name in catalog.SCHEMES if not re.search(rf"\b{name}\b", text)] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_command_of_a_document_is_one(path: Path) -> None:
-    """What follows ``harness`` in code is a command, and each of its options is that command's."""
+def test_every_command_of_a_document_exists(path: Path) -> None:
+    """What follows ``harness`` in code is a command, with options of that command."""
     from harness.cli import app
 
     text = path.read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def _written(text: str) -> set[str]:
         ("docs/full_size.md", "first_number"),
     ],
 )
-def test_the_written_road_makes_all_that_its_scenario_names(document: str, scenario: str) -> None:
+def test_the_documented_commands_make_all_that_a_scenario_names(document: str, scenario: str) -> None:
     """Each codec, adapter and network of the full-size points is what a command of the document writes."""
     from harness.scenario.load import load
 

@@ -1,4 +1,4 @@
-"""Sentences: what a name may have meant, and what a terminal may be shown."""
+"""Error messages: suggestions for names, and text that is safe on a terminal."""
 
 import unicodedata
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from harness.errors import ExitCode, printable, shown, unknown_name
 
 
-def test_a_misspelt_name_is_told_what_may_be_meant() -> None:
+def test_a_misspelt_name_gets_a_suggestion() -> None:
     """The closest known name is named, where one is close; all are listed."""
     assert unknown_name("scheme", "jpge", ["webp", "jpeg"]) == (
         "unknown scheme 'jpge'; did you mean 'jpeg'? known: jpeg, webp"
@@ -17,7 +17,7 @@ def test_a_misspelt_name_is_told_what_may_be_meant() -> None:
 
 
 @given(st.lists(st.integers(0, 0x10FFFF).map(chr)).map("".join))
-def test_what_is_printed_moves_no_cursor_and_can_be_encoded(text: str) -> None:
+def test_printed_text_moves_no_cursor_and_can_be_encoded(text: str) -> None:
     """Control characters and half surrogates become escapes; what a terminal shows stays as it is."""
     safe = printable(text)
     safe.encode()
@@ -34,7 +34,7 @@ def test_a_value_is_quoted_on_a_line() -> None:
 
 
 def test_the_statuses_are_those_that_the_shell_expects() -> None:
-    """They are a contract with every script that calls the harness."""
+    """Scripts that call the harness depend on them."""
     assert [(code.name, code.value) for code in ExitCode] == [
         ("FINE", 0), ("NEGATIVE", 1), ("BAD_INPUT", 2), ("NOTHING_MEASURED", 3), ("INTERRUPTED", 130),
     ]  # fmt: skip

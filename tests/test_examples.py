@@ -1,4 +1,4 @@
-"""Every program in ``examples/`` runs as it is, and prints or writes what its first paragraph says."""
+"""Every program in ``examples/`` runs unchanged, and prints or writes what its first paragraph states."""
 
 import re
 import runpy
@@ -28,7 +28,7 @@ def test_every_example_is_named_for_readers() -> None:
     assert [path.name for path in EXAMPLES.glob("*.py") if f"examples/{path.name}" not in readme] == []
 
 
-def test_an_engine_of_ones_own_records_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_of_your_own_records_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each question, repeat and stage is a row."""
     main_of("own_engine")(str(tmp_path / "run.parquet"))
     assert f"{tmp_path / 'run.parquet'}: the stages of 6 requests" in capsys.readouterr().out
@@ -40,7 +40,7 @@ def test_an_engine_of_ones_own_records_every_stage(tmp_path: Path, capsys: pytes
 
 @pytest.mark.slow
 def test_features_are_merged_and_coded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Merging keeps the asked number of features of each patch, and the stream is smaller than these."""
+    """Merging keeps the requested number of features of each patch, and the stream is smaller than these."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 192, 3), np.uint8)).save(tmp_path / "noise.png")
     main_of("merge_and_code")(tmp_path / "noise.png", n_clusters=4)
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and nothing read that never ends."""
+"""Files: written whole or not at all, and never read without end."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def _fails(file: BinaryIO) -> None:
 
 
 def test_a_file_that_cannot_be_written_to_its_end_leaves_the_one_before(tmp_path: Path) -> None:
-    """The old content stays, and nothing unfinished lies beside it."""
+    """The old content remains, and no unfinished file is beside it."""
     path = tmp_path / "rows.csv"
     files.write_whole(path, lambda file: file.write(b"old"))
     with pytest.raises(OSError, match="No space"):
@@ -34,21 +34,21 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_the_one_before(tmp_path
 
 
 def test_of_several_files_none_is_there_when_one_fails(tmp_path: Path) -> None:
-    """The first, which could be written, has not taken its name."""
+    """The first, which could be written, does not get its name."""
     with pytest.raises(OSError, match="No space"):
         files.write_all_whole({tmp_path / "a": lambda file: file.write(b"a"), tmp_path / "b": _fails})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_longest_name_that_a_file_system_has_is_written(tmp_path: Path) -> None:
-    """255 bytes of name leave no room for what is put before a name that is not finished."""
+    """255 bytes of name leave no room for the prefix of an unfinished file."""
     path = tmp_path / ("n" * 255)
     files.check_writable(path)
     files.write_whole(path, lambda file: file.write(b"1"))
     assert path.read_bytes() == b"1"
 
 
-def test_whether_a_file_can_be_written_is_asked_without_a_trace(tmp_path: Path) -> None:
+def test_checking_whether_a_file_can_be_written_leaves_no_trace(tmp_path: Path) -> None:
     """No folder is made, an old file stays; a name in no folder, below a file, or a folder's own, is refused."""
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*new; make it first"):
         files.check_writable(tmp_path / "new" / "rows.csv")
@@ -64,8 +64,8 @@ def test_whether_a_file_can_be_written_is_asked_without_a_trace(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
-def test_a_device_is_no_file(device: str) -> None:
-    """What has no end, or no content, is refused before a byte of it is read."""
+def test_a_device_is_not_a_file(device: str) -> None:
+    """A file without end or content is refused before a byte of it is read."""
     with pytest.raises(OSError, match="device, not a file"):
         files.read(Path(device), at_most=10)
 

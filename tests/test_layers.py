@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """``harness --help`` answers at once because the numerical libraries wait until they are wanted."""
+    """``harness --help`` answers at once because the numerical libraries are imported when needed."""
     code = (
         "import sys, harness.cli\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'pyarrow', 'matplotlib', 'numba', 'PIL'}\n"
@@ -75,7 +75,7 @@ def reached_by_path(module: Path) -> Iterator[Path]:
 
 
 def layers() -> list[str]:
-    """The contract's layers, the highest first; those that stand side by side one after the other."""
+    """The contract's layers, the highest first; those on one level one after the other."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     listed = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     return [name.strip(" ()") for layer in listed for name in layer.replace(":", "|").split("|")]
@@ -83,7 +83,7 @@ def layers() -> list[str]:
 
 @pytest.mark.slow
 def test_paths_point_down_the_layers_as_imports_do() -> None:
-    """What an import would tell the contracts cannot be hidden in a path: the zoo's folder is the catalog's alone."""
+    """A path cannot hide what an import would show: only the catalog uses the zoo's folder."""
     package, order = ROOT / "harness", layers()
     reached = set()
     for module in sorted(package.rglob("*.py")):
@@ -113,7 +113,7 @@ def test_a_path_into_another_package_is_found(tmp_path: Path, code: str) -> None
 
 
 def test_the_contract_lists_every_layer() -> None:
-    """Each package and module is in the contract, and what the contract names is there."""
+    """Each package and module is in the contract, and what the contract names exists."""
     package = (ROOT / "harness").iterdir()
     here = {path.stem for path in package if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert set(layers()) == here - {"__init__", "__main__"}
@@ -133,7 +133,7 @@ def test_the_tree_of_the_design_is_the_tree_on_disk() -> None:
 
 
 def test_every_name_of_the_catalog_exists() -> None:
-    """A name that a scenario may use leads to an object."""
+    """Each name that a scenario may use leads to an object."""
     from harness import catalog
 
     for what in ("SCHEMES", "BACKBONES", "BENCHMARKS", "PAYLOADS", "CODEC_FORMATS"):
@@ -144,7 +144,7 @@ def test_every_name_of_the_catalog_exists() -> None:
         assert catalog.load("folder of codecs", name, catalog.CODEC_FOLDERS).is_dir(), name
 
 
-def test_every_word_of_the_glossary_is_where_it_says() -> None:
+def test_every_word_of_the_glossary_is_defined_where_it_says() -> None:
     """The last column names a module or a package for each word."""
     rows = re.findall(r"^\| .* \| (`harness.*) \|$", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.M)
     assert len(rows) > 30
@@ -153,7 +153,7 @@ def test_every_word_of_the_glossary_is_where_it_says() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    """The error teaches the vocabulary."""
+    """The error lists the vocabulary."""
     from harness import catalog
     from harness.errors import ScenarioError
 

@@ -1,4 +1,4 @@
-"""What the workers of the test runner share is made by one of them."""
+"""A shared folder is made by one worker of the test runner."""
 
 import time
 from pathlib import Path

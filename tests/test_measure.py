@@ -1,4 +1,4 @@
-"""Timing: which pictures, how many of them, and what becomes of requests that were disturbed."""
+"""Timing: which pictures, how many of them, and the treatment of disturbed requests."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ PATCHES = [3, 5, 13]
 
 
 class Told:
-    """A reporter that keeps what it was told, and may stop the work when a phase begins."""
+    """A reporter that records its calls, and may stop the work when a phase begins."""
 
     def __init__(self, stop_at: int = 0) -> None:
         self.warnings: list[str] = []
@@ -49,7 +49,7 @@ class Told:
             raise KeyboardInterrupt
 
     def advance(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def begin(manifest: Callable[..., Manifest], schedule: Measure) -> Manifest:
 
 
 def time(folder: Path, begun: Manifest, plan: measure.Plan, schedule: Measure, reporter: Told) -> Record:
-    """Times a plan as a process would that begins or resumes the run."""
+    """Times a plan like a process that begins or resumes the run."""
     with Run.open_or_create(folder, begun) as run:
         run.record_samples(
             SampleRow(
@@ -115,7 +115,7 @@ def time(folder: Path, begun: Manifest, plan: measure.Plan, schedule: Measure, r
 
 @pytest.mark.slow
 def test_pictures_to_time_are_spread_over_strata(asked: list[Sample]) -> None:
-    """Each picture is there once; any beginning has of each stratum its share to within one; questions take turns."""
+    """Each picture occurs once; any prefix has each stratum's share to within one; questions take turns."""
     plan = plan_of({"StreetsQA": asked}, 16)
     order = [place for places in plan.to_time(seed=5) for place in places]
     names = plan.samples.names
@@ -142,7 +142,7 @@ def test_several_benchmarks_give_as_many_pictures_each(asked: list[Sample]) -> N
 
 
 class Scripted(Watch):
-    """A watch that tells the loads that it is given, one after the other."""
+    """A watch that returns the given loads in turn."""
 
     loads: "list[float | None]" = []  # noqa: RUF012
 
@@ -170,7 +170,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_timing_ends_when_it_is_precise(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], steady: None
 ) -> None:
-    """A precision that the first look reaches times twelve pictures; one that none reaches times all, and says so."""
+    """A precision that the first look reaches times twelve pictures; one that none reaches times all, and warns."""
     plan = plan_of({"StreetsQA": asked}, 16, 4)
     easy, hard = Measure(precision=0.5, repeats=2), Measure(precision=1e-6, repeats=2, at_most=16)
     told = Told()
@@ -207,14 +207,14 @@ def test_timing_until_precise_is_resumed(
 def test_one_sample_eleven_times_certifies_nothing(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
 ) -> None:
-    """Repeats of a picture are no pictures: the run is INVALID, however many its requests."""
+    """Repeats of a picture do not count as pictures: the run is INVALID, however many its requests."""
     plan, schedule = plan_of({"StreetsQA": asked}, 16), Measure(timed_samples=1, repeats=11)
     found = reasons(Analysis(time(tmp_path / "run", begin(manifest, schedule), plan, schedule, Told())))
     assert any(reason.startswith("timed on 1 picture, where 6 are needed") for reason in found)
 
 
 @pytest.mark.slow
-def test_a_clock_that_stands_still_is_found(
+def test_a_stopped_clock_is_found(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stages of 0 s make a run INVALID."""
@@ -225,10 +225,10 @@ def test_a_clock_that_stands_still_is_found(
 
 
 @pytest.mark.slow
-def test_truths_exchanged_before_a_resumption_are_not_mixed(
+def test_truths_changed_before_a_resumption_are_not_mixed(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest]
 ) -> None:
-    """A sample's digest changes with its truth, so that it is answered anew: no point keeps another truth."""
+    """A sample's digest changes with its truth, so that it is answered again: no point keeps another truth."""
     schedule = Measure(timed_samples=6, repeats=1)
     with pytest.raises(KeyboardInterrupt):
         time(tmp_path / "run", begin(manifest, schedule), _judged(asked, 16), schedule, Told(stop_at=1))
@@ -249,7 +249,7 @@ def _judged(asked: Sequence[Sample], *levels: int) -> measure.Plan:
 def test_disturbed_requests_are_run_again_and_counted(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most twice more; what is committed is the last run with what disturbed it; nothing is dropped in silence."""
+    """At most twice more; the last run is committed with what disturbed it; nothing is dropped silently."""
     monkeypatch.setattr(timing, "Watch", Scripted)
     plan, schedule = plan_of({"StreetsQA": asked}, 16, 4), Measure(timed_samples=6, repeats=9, warmup=1)
     # The first turn recovers at its third run, the second never does.
@@ -265,7 +265,7 @@ def test_disturbed_requests_are_run_again_and_counted(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_spoilt_is_not_run_again_without_end(
+def test_a_disturbed_run_is_not_repeated_without_end(
     asked: list[Sample], tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once more requests stay disturbed than a VALID run may have, none is run again; the run says how many were."""
@@ -283,8 +283,8 @@ def test_a_run_that_is_spoilt_is_not_run_again_without_end(
 @pytest.mark.parametrize(
     ("lost", "again", "disturbed"), [(0.01, False, False), (0.03, True, False), (0.06, True, True)]
 )
-def test_what_lost_more_than_all_may_lose_is_run_again(lost: float, again: bool, disturbed: bool) -> None:
-    """Between 2 and 5 % of its time a request is run again, so that no run is INVALID by losses that none looked at."""
+def test_a_request_that_lost_more_than_the_limit_is_run_again(lost: float, again: bool, disturbed: bool) -> None:
+    """A request that lost 2 to 5 % of its time is run again, so that no run is INVALID through unnoticed losses."""
     clocks: dict[Side, StageClock] = {"device": StageClock(), "server": StageClock()}
     clocks["device"].seconds["encode"] = 0.1
     request = timing._Request(clocks, {"device": {"encode": 0.1 * lost}, "server": {}})

@@ -1,4 +1,4 @@
-"""What is installed: every file that the packages read, and nothing else of the tree."""
+"""The installed files: every file that the packages read, and nothing else of the tree."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Restarted pairs: who is started, what is asked of it, what is kept, and what happens when it cannot answer.
+"""Restarted pairs: their processes, requests, stored results, and failures.
 
 The processes are real; what they run is a few lines that speak as ``harness/timing_worker.py`` does.
 """
@@ -45,7 +45,7 @@ for line in sys.stdin:
 
 
 class Told:
-    """A reporter that remembers."""
+    """A reporter that records its calls."""
 
     def __init__(self) -> None:
         self.phases: list[tuple[str, int, int]] = []
@@ -84,7 +84,7 @@ def test_each_pair_is_two_new_processes_that_take_turns(series: Series) -> None:
     assert [json.loads(request)[0] for _, request in asked] == [0, 0, 1] * 3
 
 
-def test_who_goes_first_is_drawn(series: Series) -> None:
+def test_the_order_within_pairs_is_drawn(series: Series) -> None:
     """Each side leads in half of a pair's turns, in an order of the pair's own that the seed gives again."""
     series.design = Design(pairs=2, turns=8, warmup=0)
     series.timed("first", Told())
@@ -104,7 +104,7 @@ def test_a_point_of_one_commit_is_timed_there_alone(series: Series) -> None:
 
 
 def test_finished_pairs_are_not_timed_again(series: Series) -> None:
-    """A comparison that was killed goes on with the pair that is missing, and says how many there were."""
+    """A killed comparison is resumed with the missing pair, and says how many there were."""
     before = series.timed("first", Told())
     (series.folder / "first" / "pair-001.json").unlink()
     (series.sides["candidate"] / "seconds").write_text("9.0")
@@ -134,8 +134,8 @@ def test_what_cannot_be_timed_is_one_sentence(series: Series, file: str, content
     assert not list((series.folder / "first").iterdir())
 
 
-def test_a_commit_that_is_none_is_said() -> None:
-    """Before anything is checked out, and options are no commits."""
+def test_an_unknown_commit_is_reported() -> None:
+    """Before anything is checked out; options are not commits."""
     for commit in ("no-such-tag", "--help"):
         with (
             pytest.raises(ResultsError, match=f"--against {commit}: no such commit or tag"),
@@ -146,7 +146,7 @@ def test_a_commit_that_is_none_is_said() -> None:
 
 @pytest.fixture
 def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
-    """Git in a repository of two commits, which takes the place of the harness's own."""
+    """Git in a repository of two commits, which replaces the harness's own."""
     folder = tmp_path / "repository"
     folder.mkdir()
     monkeypatch.setattr(paired, "ROOT", folder)
@@ -166,7 +166,7 @@ def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
 
 
 def test_a_commit_is_checked_out_and_removed(repository: Callable[..., str]) -> None:
-    """Its files are in a folder of their own, which is gone afterwards, also for git."""
+    """Its files are in a separate folder, which is removed afterwards, also for git."""
     with paired.checked_out("HEAD~1") as (full, tree):
         assert (tree / "file").read_text() == "one"
         assert len(full) == 40
@@ -178,7 +178,7 @@ def test_a_commit_is_checked_out_and_removed(repository: Callable[..., str]) -> 
 def test_a_process_that_is_ended_leaves_no_worktree(
     repository: Callable[..., str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    """It removes its own where it is asked to end; where it is killed the next comparison does."""
+    """It removes its own on SIGTERM; after a kill the next comparison does."""
     ours, theirs = multiprocessing.Pipe()
 
     def wait() -> None:
@@ -190,7 +190,7 @@ def test_a_process_that_is_ended_leaves_no_worktree(
     process.start()
     assert ours.poll(30)
     with paired.checked_out("HEAD"):
-        assert len(repository("worktree", "list").splitlines()) == 3  # A living process's is left alone.
+        assert len(repository("worktree", "list").splitlines()) == 3  # A living process's worktree is not removed.
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join(30)
@@ -207,7 +207,7 @@ def test_a_process_that_is_ended_leaves_no_worktree(
 
 
 def test_a_process_that_hangs_is_ended_and_named(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is waited for no longer than the limit, and its pair is not there to be resumed from."""
+    """It is ended at the time limit, and its pair is not stored."""
     (series.sides["candidate"] / "hangs").touch()
     monkeypatch.setattr(paired, "_PATIENCE_S", 1.0)
     with pytest.raises(ResultsError, match=r"the candidate has not answered for 1 s, and was ended"):

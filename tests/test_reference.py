@@ -1,4 +1,4 @@
-"""What the program computes is what it computed before its halves were parted, under a written mapping.
+"""The program computes what it computed before its halves were separated, under a written mapping.
 
 ``reference/smoke.json`` was made by commit 590d1f5 from ``scenarios/smoke.yaml``: every scheme's payload, answers and
 visual tokens on 16 questions, and for three schemes the stage times and the replayed instants. The mapping: a label

@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def _apart_from_times(record: Record) -> dict[str, pd.DataFrame]:
-    """A run's rows without what is measured of time and memory, and without the folder's name."""
-    # Which start of the process timed a request is another when one is killed.
+    """A run's rows without measured times and memory, and without the folder's name."""
+    # The start of the process that timed a request differs after a kill.
     stages = record.stages.to_pandas().drop(columns=["seconds", "cpu_s", "waited_s", "load", "start", "run"])
     requests, resources = record.requests.to_pandas(), record.resources.to_pandas().drop(columns="run")
     resources.loc[resources["quantity"] == "peak_memory_bytes", "value"] = 0.0
@@ -81,22 +81,22 @@ def test_latency_is_device_plus_bits_over_rate_plus_server_exactly(smoke: Record
 
 
 def test_fewer_bytes_at_lower_quality_and_fewer_tokens_when_merged(smoke: Record) -> None:
-    """The knobs of the schemes do what they say."""
+    """The parameters of the schemes have their effect."""
     outcomes = smoke.outcomes.to_pandas().groupby(["pipeline", "point"])[["payload_bytes", "visual_tokens"]].mean()
     jpeg = outcomes.loc["jpeg"].sort_index()
     assert jpeg.loc[jpeg.index.str.startswith("quality=5,"), "payload_bytes"].item() < jpeg["payload_bytes"].max()
     assert jpeg["visual_tokens"].max() < 0.06 * outcomes.loc["server_only", "visual_tokens"].item()
 
 
-def test_a_complete_run_is_left_alone(smoke: Record, smoke_scenario: Scenario) -> None:
-    """The same command again computes nothing."""
+def test_a_complete_run_is_not_changed(smoke: Record, smoke_scenario: Scenario) -> None:
+    """Repeating the command computes nothing."""
     again = Silent()
     run(smoke_scenario, smoke.folder, reporter=again)
     assert again.phases == []
 
 
 def test_a_stand_in_is_announced_once_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was wanted, why it is not here, and what runs instead: once on the way in, and in the manifest for ever."""
+    """What was wanted, why it is absent, and what runs instead: once at the start, and in the manifest."""
     monkeypatch.setenv("LMUData", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     wanted = _only("server_only", "webp").model_copy(
@@ -118,9 +118,9 @@ def test_a_stand_in_is_announced_once_and_recorded(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def short() -> Scenario:
-    """A reference, a picture and TOFC on two pictures: two dozen units, each of which takes a part of a second."""
+    """A reference, WebP and TOFC on two pictures: two dozen units, each of a fraction of a second."""
     scenario = _only("server_only", "tofc", "webp")
-    little = scenario.measure.model_copy(update={"timed_samples": 2, "repeats": 2})
+    little = scenario.measure.model_copy(update={"timed_samples": 2, "repeats": 2, "warmup": 0})
     return scenario.model_copy(update={"samples": 8, "measure": little})
 
 
@@ -136,7 +136,7 @@ def whole(short: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Record:
 def test_a_run_killed_at_any_moment_resumes_and_ends_with_the_same_rows(
     short: Scenario, whole: Record, tmp_path: Path, seed: int
 ) -> None:
-    """SIGKILL costs at most the unit in hand; apart from times the rows are those of an uninterrupted run."""
+    """SIGKILL loses at most the current unit; apart from times the rows are those of an uninterrupted run."""
     moment, folder = random.Random(seed), tmp_path / "short"
     kills, committed = 0, -1
     while True:
@@ -195,7 +195,7 @@ def _write_mmmu(folder: Path) -> None:
 
 
 def test_several_benchmarks_in_one_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed benchmark and a stand-in for two others, run once: every row says of which it is; one score."""
+    """An installed benchmark and a stand-in for two others, run once: every row names its benchmark; one score."""
     monkeypatch.setenv("LMUData", str(tmp_path))
     _write_mmmu(tmp_path)
     smoke = _only("server_only", "webp")

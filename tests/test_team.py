@@ -1,4 +1,4 @@
-"""Who answers a study: the same rows from any number of workers, whoever of them dies."""
+"""Who answers a study: the same rows from any number of workers, whichever of them dies."""
 
 import dataclasses
 import multiprocessing
@@ -27,7 +27,7 @@ from harness.team import Team, refuse_memory
 from tests.edge import fake_harness
 from tests.silent import Silent
 
-forks = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+forks = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def _outcomes(record: Record) -> pd.DataFrame:
 
 
 def _needs(record: Record) -> pd.DataFrame:
-    """What halves need, but for what the system says of memory, which is never twice the same."""
+    """What halves need, except the system's figures of memory, which vary."""
     table = record.resources.to_pandas().drop(columns="run")
     return table.assign(value=table["value"].mask(table["quantity"] == "peak_memory_bytes"))
 
@@ -91,7 +91,7 @@ def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
 def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     eight_pages: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture that kills every worker ends the command in a sentence; the command again answers what is left."""
+    """A picture that kills every worker ends the command in a sentence; the command repeated answers the rest."""
     honest = measure._outcomes
     deadly = study.planned(take_stock(eight_pages)).pictures[-1][0]
 
@@ -108,12 +108,12 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     study.run(eight_pages, tmp_path / "run", reporter=reporter, team=Team(workers=2))
     name, total, done = reporter.phases[0]
     assert (name, total) == ("answers", 8 * 4)
-    assert done >= 6 * 4, "what the other worker had in hand may be lost"
+    assert done >= 6 * 4, "the task of the other worker may be lost"
 
 
 @pytest.mark.slow
 def test_a_worker_that_could_give_other_rows_refuses(eight_pages: Scenario, tmp_path: Path) -> None:
-    """Other packages, other weights, another processor: each is named; the same answers what is asked, and no more."""
+    """Other packages, other weights, another processor: each is named; an equal worker answers exactly its units."""
     stock = take_stock(eight_pages)
     info = study.describe(stock)
     here = study.computes_on("cpu")
@@ -145,7 +145,7 @@ def test_more_workers_than_memory_are_refused_and_a_tight_fit_is_warned_of() -> 
 
 
 def test_workers_and_a_server_exclude_each_other(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    """A connection is one process's: refused before anything is asked of the server."""
+    """A connection belongs to one process: refused before any request to the server."""
     path = tmp_path / "fake.yaml"
     path.write_text((Path(__file__).parents[1] / "scenarios" / "smoke.yaml").read_text())
     for options in (("--workers", 2), ("--engine", "ray")):
@@ -158,14 +158,14 @@ def test_workers_and_a_server_exclude_each_other(harness: Callable[..., tuple[in
 def test_workers_that_load_the_model_themselves_give_the_same_rows(
     smoke: Record, smoke_scenario: Scenario, tmp_path: Path
 ) -> None:
-    """Two, of which one is killed: real models, spawned as for GPUs."""
+    """One that is killed and the one that replaces it: real models, spawned as for GPUs."""
     jpeg = tuple(spec for spec in smoke_scenario.pipelines if spec.name == "jpeg")
     stock = take_stock(smoke_scenario.model_copy(update={"pipelines": jpeg}))
     plan = study.planned(stock)
     ended: list[Any] = []
 
     class Ending(Silent):
-        """Kills a worker when the first picture is answered."""
+        """Kills the worker when the first picture is answered."""
 
         def advance(self) -> None:
             super().advance()
@@ -176,8 +176,8 @@ def test_workers_that_load_the_model_themselves_give_the_same_rows(
     reporter = Ending()
     manifest = stock.manifest("run", {"id": "", "name": ""}, ())
     with Run.open_or_create(tmp_path / "run", manifest) as ongoing:
-        answering = study._answering(stock, Team(workers=2), "cpu", 1, ongoing, reporter)
-        # One thread of a processor would be forked.
+        answering = study._answering(stock, Team(workers=1), "cpu", 1, ongoing, reporter)
+        # On one thread of a processor workers would be forked.
         measure.answer(plan, ongoing, reporter, spread=lambda _, parts: answering._over_processes(parts))
         found = ongoing.table("outcomes").to_pandas().drop(columns="run")
     wanted = _outcomes(smoke)

@@ -67,7 +67,7 @@ def test_numbers_are_points_and_times_joined(made_up: Analysis) -> None:
     reached = numbers[numbers["reaches"]]
     parts = reached[[f"{part}_mean_s" for part in latency.PARTS if part != "total"]].sum(axis=1)
     assert parts.tolist() == pytest.approx(reached["total_mean_s"].tolist())
-    assert made_up.parts == ("device", "link", "server", "total"), "nothing waits with one user"
+    assert made_up.parts == ("device", "link", "server", "total"), "with one user no request waits"
     assert numbers["in_time"].isna().all(), "the scenario has no deadline"
     assert made_up.machines == ("a processor, 2 cores",)
 

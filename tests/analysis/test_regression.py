@@ -98,7 +98,7 @@ def test_another_replay_fails_and_names_the_request(run: Record) -> None:
 
 
 def test_limits_decide_what_fails(run: Record) -> None:
-    """A byte is tolerated where shares are asked for, or another quantity alone."""
+    """A byte is tolerated under a limit on shares, or on another quantity alone."""
     one = changed(run, "payload_bytes", 3, lambda n: n + 1)
     assert not compare(run, one, wanted={"bytes": Limit(0.01, share=True)})[0].regressed
     assert not compare(run, one, wanted={"bytes": Limit(1, share=False)})[0].regressed

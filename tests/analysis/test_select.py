@@ -316,7 +316,7 @@ def test_a_normalised_score_is_a_ratio() -> None:
     for name in "xy":
         assert row(found, name)["score_low"] < row(found, name)["score"] < row(found, name)["score_high"]
     width = {name: row(found, name)["score_high"] - row(found, name)["score_low"] for name in "xy"}
-    assert width["x"] < width["y"] / 2, "what is alike on the same pictures is known better"
+    assert width["x"] < width["y"] / 2, "what the same pictures share is known more precisely"
 
 
 def test_several_benchmarks_that_cannot_be_averaged() -> None:

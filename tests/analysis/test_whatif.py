@@ -167,7 +167,7 @@ def test_advice_puts_the_fastest_acceptable_scheme_first() -> None:
 
 
 def test_intervals_of_advice_depend_on_pictures() -> None:
-    """Its mean's interval is that of the pictures' times, however many replications are asked for."""
+    """Its mean's interval is that of the pictures' times, for any number of replications."""
     rng = np.random.default_rng(1)
     profile = profile_of([2000] * 24, rng.uniform(0.2, 0.6, 24), [0.1] * 24, repeats=3)
     spec = spec_of(uplink={"kind": "constant", "rate": "25 KB/s"})

@@ -1,4 +1,4 @@
-"""The coder of compressai's strings: what was written comes back, and nothing is read or written that is not there."""
+"""The coder of compressai's strings: what was written is read back, and nothing is read or written out of bounds."""
 
 import contextlib
 import math
@@ -48,8 +48,8 @@ def encoded(pairs: list[tuple[int, int]]) -> tuple[bytes, list[int], list[int]]:
 
 @pytest.mark.slow
 @given(coded)
-def test_what_is_written_comes_back(pairs: list[tuple[int, int]]) -> None:
-    """Symbols inside and far outside of their tables, none and one of them too."""
+def test_what_is_written_is_read_back(pairs: list[tuple[int, int]]) -> None:
+    """Symbols inside and far outside their tables, also none and a single one."""
     string, symbols, indexes = encoded(pairs)
     assert CODER.decode(string, indexes).tolist() == symbols
 
@@ -92,7 +92,7 @@ def test_a_symbol_that_no_escape_holds_is_refused(symbol: int) -> None:
 
 @given(coded)
 def test_a_string_is_as_long_as_its_symbols_are_unlikely(pairs: list[tuple[int, int]]) -> None:
-    """Not below the sum of -log2 of their frequencies, and above it by a state and a word at the most."""
+    """At least the sum of -log2 of their frequencies, and at most a state and a word more."""
     string, symbols, indexes = encoded(pairs)
     bits = 0.0
     for symbol, index in zip(symbols, indexes, strict=True):
@@ -109,7 +109,7 @@ def test_a_string_is_as_long_as_its_symbols_are_unlikely(pairs: list[tuple[int, 
 
 
 @given(coded)
-def test_a_true_string_passes_the_check_of_its_length(pairs: list[tuple[int, int]]) -> None:
+def test_a_genuine_string_passes_the_check_of_its_length(pairs: list[tuple[int, int]]) -> None:
     """However few bits its symbols take."""
     string, symbols, _ = encoded(pairs)
     CODER.check(string, len(symbols), each_table=False)
@@ -136,7 +136,7 @@ def test_a_string_that_cannot_hold_so_many_symbols_is_refused() -> None:
     st.sampled_from((1.0, 2.0**-15, 2.0**-18)),
 )
 def test_a_table_rises_from_0_to_the_total(pmf: list[float], scale: float) -> None:
-    """By one at least, whatever the probabilities, and near to them where all are likely."""
+    """By at least one, whatever the probabilities, and close to them where all are likely."""
     values = np.array(pmf, np.float32) * np.float32(scale)
     if not np.floor(values.astype(float) * TOTAL + 0.5).any():
         with pytest.raises(CheckpointError, match="do not make a table"):
@@ -156,7 +156,7 @@ def test_a_table_rises_from_0_to_the_total(pmf: list[float], scale: float) -> No
     st.sampled_from((1.0, 2.0**-8, 2.0**-15)),
 )
 def test_tables_are_compressais(compressai: ModuleType, pmf: list[float], scale: float) -> None:
-    """The same integers, those that were stolen too."""
+    """The same integers, including those moved to rare symbols."""
     from compressai._CXX import pmf_to_quantized_cdf
 
     values = np.array(pmf, np.float32) * np.float32(scale)
@@ -165,8 +165,8 @@ def test_tables_are_compressais(compressai: ModuleType, pmf: list[float], scale:
 
 
 @pytest.mark.parametrize("pmf", [[0.5, -0.1], [0.5, math.nan], [0.0, 0.0], [1.0] * TOTAL])
-def test_what_is_no_distribution_makes_no_table(pmf: list[float]) -> None:
-    """Negative, not a number, nothing, and more entries than there are frequencies."""
+def test_an_invalid_distribution_is_refused(pmf: list[float]) -> None:
+    """Negative, not a number, empty, and more entries than there are frequencies."""
     with pytest.raises(CheckpointError, match=r"negative or not finite|do not make a table"):
         quantised_cdf(pmf)
 
@@ -191,7 +191,7 @@ def test_a_string_of_other_symbols_is_refused(pairs: list[tuple[int, int]], data
 
 @given(string=st.binary(max_size=80), indexes=st.lists(st.integers(0, 2), max_size=80))
 def test_noise_is_refused_or_read_within_its_end(string: bytes, indexes: list[int]) -> None:
-    """As many symbols as were asked for, or a sentence."""
+    """As many symbols as were requested, or an error."""
     try:
         symbols = CODER.decode(string, indexes)
     except BitstreamError:
@@ -199,7 +199,7 @@ def test_noise_is_refused_or_read_within_its_end(string: bytes, indexes: list[in
     assert symbols.shape == (len(indexes),)
 
 
-def test_a_run_of_nibbles_is_not_followed() -> None:
+def test_an_endless_escape_is_refused() -> None:
     """All ones claim an escape of fifteen nibbles and fifteen more, as often as there are bytes."""
     with pytest.raises(BitstreamError, match="more than 28 bits"):
         CODER.decode(b"\xff" * 1_000_000, [0])

@@ -1,4 +1,4 @@
-"""``harness weights convert``: the one place where a pickle is opened, and what comes out of it."""
+"""``harness weights convert``: the one place where a pickle is opened, and its output."""
 
 import os
 import pickle
@@ -58,8 +58,8 @@ def test_a_checkpoint_becomes_the_codec_that_it_was(holder: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_wrote(harness: Run, tmp_path: Path) -> None:
-    """Status 0 and a line: the file, how many tensors and numbers, whose keys they have."""
+def test_the_command_reports_what_it_wrote(harness: Run, tmp_path: Path) -> None:
+    """Status 0 and a line: the file, the number of tensors and values, and whose keys they have."""
     torch.save({"state_dict": ScaleHyperprior(8, 12).state_dict()}, tmp_path / "model.pt")
     status, out, err = harness("weights", "convert", "model.pt", "model.safetensors")
     assert (status, err) == (0, "")
@@ -117,7 +117,7 @@ def _write(kind: str, path: Path) -> None:
 def test_what_is_no_state_dict_is_refused_in_a_sentence(
     kind: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is named, no code of the file's has run, and nothing is written."""
+    """The file is named, no code in it has run, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model.pth"
     _write(kind, path)
@@ -138,7 +138,7 @@ def test_what_is_no_state_dict_is_refused_in_a_sentence(
 def test_the_command_refuses_what_would_run_or_fill_the_memory(
     harness: Run, kind: str, sentence: str, tmp_path: Path
 ) -> None:
-    """Status 2 and one sentence; a file of a kilobyte that claims 400 GB ends its own process alone."""
+    """Status 2 and one sentence; a file of a kilobyte that claims 400 GB ends only its own process."""
     _write(kind, tmp_path / "model.pth")
     before = sorted(tmp_path.iterdir())
     status, out, err = harness("weights", "convert", "model.pth", "model.safetensors")
@@ -157,10 +157,10 @@ def test_the_command_refuses_what_would_run_or_fill_the_memory(
         ("absent/model.safetensors", "absent/model.safetensors: cannot be written"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_said_so(
+def test_a_file_that_cannot_be_written_is_reported(
     out: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong name, a file that is there already, a folder that is not."""
+    """A wrong name, an existing file, a missing folder."""
     monkeypatch.chdir(tmp_path)
     torch.save({"g_a.0.weight": torch.zeros(2, 3, 5, 5)}, tmp_path / "in.pth")
     (tmp_path / "kept.safetensors").write_bytes(b"mine")

@@ -51,7 +51,7 @@ def test_constant_rate_is_eight_bytes_over_rate() -> None:
 
 
 @pytest.mark.parametrize("rate_bps", [0.0, -1.0, math.nan, math.inf])
-def test_constant_rate_must_be_one(rate_bps: float) -> None:
+def test_a_constant_rate_must_be_finite_and_positive(rate_bps: float) -> None:
     """A link without a finite rate above zero is refused."""
     with pytest.raises(ValueError, match="finite rate above 0"):
         Constant(rate_bps)
@@ -64,7 +64,7 @@ def test_rate_change_in_mid_transfer() -> None:
 
 
 def test_transfer_waits_out_an_outage() -> None:
-    """What is not through when the outage begins goes on when it ends."""
+    """What is not sent when the outage begins is sent when it ends."""
     assert _pieces([(1, 1e6), (5, 0.0), (1, 1e6)]).finish(0.5, 125_000) == pytest.approx(6.5, rel=1e-15)
 
 
@@ -89,7 +89,7 @@ def test_finish_agrees_with_rational_integration(
 @settings(max_examples=150, deadline=None)
 @given(spans, starts, sizes)
 def test_bytes_are_conserved(pairs: list[tuple[float, float]], start_s: float, n_bytes: int) -> None:
-    """Between its start and its end a transfer was carried, all of it and nothing else."""
+    """Between its start and its end the link carried the transfer, exactly."""
     link = _pieces(pairs)
     end_s = link.finish(start_s, n_bytes)
     slack = max(link.rate_bps) * 1e-9 * max(1.0, end_s)
@@ -98,7 +98,7 @@ def test_bytes_are_conserved(pairs: list[tuple[float, float]], start_s: float, n
 
 @settings(max_examples=150, deadline=None)
 @given(spans, starts, sizes, sizes)
-def test_never_before_the_bytes_could(
+def test_no_transfer_is_faster_than_the_link(
     pairs: list[tuple[float, float]], start_s: float, n_bytes: int, more: int
 ) -> None:
     """No transfer beats the highest rate, and none is faster for being longer or started earlier than another."""
@@ -114,7 +114,7 @@ def test_never_before_the_bytes_could(
 def test_offset_is_a_shift_of_time(
     pairs: list[tuple[float, float]], offset_s: float, start_s: float, n_bytes: int
 ) -> None:
-    """A link begun elsewhere is the same link at another time."""
+    """A link with another start is the same link at another time."""
     link = _pieces(pairs)
     shifted = link.from_offset(offset_s).finish(start_s, n_bytes)
     assert shifted == pytest.approx(link.finish(start_s + offset_s, n_bytes) - offset_s, abs=1e-9)
@@ -160,7 +160,7 @@ def test_a_later_lap_is_the_first_one_later(times_ms: list[int], laps: int, n_by
 
 @given(st.floats(0, 1e6))
 def test_an_instant_is_the_first_nanosecond_that_is_not_before_it(at_s: float) -> None:
-    """No nanosecond below it will do, and a whole millisecond is its own."""
+    """No earlier nanosecond qualifies, and a whole millisecond is its own."""
     at_ns = capacity.nanoseconds(at_s)
     assert (at_ns - 1) / 1e9 < at_s <= at_ns / 1e9
     whole_ms = math.floor(1000 * at_s)
@@ -168,7 +168,7 @@ def test_an_instant_is_the_first_nanosecond_that_is_not_before_it(at_s: float) -
 
 
 def test_gaps_are_outages_or_hold_the_rate_before() -> None:
-    """A gap carries nothing, or what the span before it did, as declared; before any rate it carries nothing."""
+    """A gap carries nothing, or as much as the span before it, as declared; before any rate it carries nothing."""
     recording = RateRecording(np.array([0.0, 1, 2, 3, 4]), np.array([math.nan, 1e6, math.nan, 2e6]), "gaps")
     assert recording.channel(loop=True, gaps="outage").rate_bps.tolist() == [0, 1e6, 0, 2e6]
     assert recording.channel(loop=True, gaps="hold").rate_bps.tolist() == [0, 1e6, 1e6, 2e6]

@@ -1,4 +1,4 @@
-"""Logs of iperf3 as uplinks: however they were saved, of both directions, and what is no log of one."""
+"""Logs of iperf3 as uplinks: in any encoding, of both directions, and files that are not such logs."""
 
 import json
 from collections.abc import Callable
@@ -84,8 +84,8 @@ def test_a_log_is_read_however_it_was_saved(tmp_path: Path, write: Callable[[byt
     assert _rates(path).rate_bps.tolist() == UP_BPS
 
 
-def test_what_iperf3_says_is_said(tmp_path: Path) -> None:
-    """A test that failed is refused in iperf3's words; one that was cut off is read as far as it went, and says so."""
+def test_messages_of_iperf3_are_passed_on(tmp_path: Path) -> None:
+    """A failed test is refused with iperf3's message; one that was cut off is read as far as it goes, with a note."""
     path = tmp_path / "log.json"
     path.write_text(json.dumps({"start": {}, "intervals": [], "end": {}, "error": "unable to connect: refused"}))
     with pytest.raises(TraceError, match="iperf3 says: unable to connect: refused"):
@@ -113,7 +113,7 @@ def test_what_iperf3_says_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_a_log_of_something_else_is_refused(tmp_path: Path, log: object, said: str) -> None:
-    """Offered rates are not capacity; two tests are not one; nonsense is nonsense."""
+    """Offered rates are not capacity, two tests are not one, and nonsense is refused."""
     path = tmp_path / "log.json"
     path.write_text("\n".join(json.dumps(one) for one in (log if isinstance(log, list) else [log])))
     with pytest.raises(TraceError, match=said):
@@ -121,7 +121,7 @@ def test_a_log_of_something_else_is_refused(tmp_path: Path, log: object, said: s
 
 
 def test_a_paced_test_that_was_slower_than_its_pace_measured_the_link(tmp_path: Path) -> None:
-    """Told to send ten times what the link carries, iperf3 -b sends what the link carries."""
+    """Set to send ten times what the link carries, iperf3 -b sends what the link carries."""
     path = tmp_path / "log.json"
     path.write_text(json.dumps(_log(UP, target_bitrate=20_000_000)))
     assert _rates(path).rate_bps.tolist() == UP_BPS

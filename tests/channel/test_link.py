@@ -46,7 +46,7 @@ def test_transfers_wait_for_each_other() -> None:
 
 
 def test_headers_go_with_every_segment() -> None:
-    """1449 bytes are two segments of 1448 and carry two headers; none carry none."""
+    """1449 bytes are two segments of 1448 and carry two headers; 0 bytes carry none."""
     wire = Wire.model_validate({"header": "66 B"})
     assert [wire_bytes(wire, n) for n in (0, 1, 1448, 1449)] == [0, 67, 1514, 1581]
 

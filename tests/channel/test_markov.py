@@ -1,4 +1,4 @@
-"""Markov chains of rates: stationary shares, what a fit recovers, and files that are no chain."""
+"""Markov chains of rates: stationary shares, what a fit recovers, and files that are not chains."""
 
 import json
 from pathlib import Path
@@ -26,8 +26,8 @@ def test_gilbert_elliott_spends_its_time_by_its_holding_times() -> None:
     assert link.bits(0, 2e5) / 2e5 == pytest.approx(expected, rel=0.005)
 
 
-def test_realisation_does_not_depend_on_what_is_asked_first() -> None:
-    """Two links of one seed are the same link, however far each was grown before."""
+def test_a_realisation_does_not_depend_on_the_order_of_queries() -> None:
+    """Two links of one seed are the same link, however far each was extended before."""
     early, late = (Markov(GILBERT_ELLIOTT, np.random.SeedSequence(7)) for _ in range(2))
     late.covering(50_000.0)
     assert [early.finish(t, 10**6) for t in (0.0, 999.0, 20_000.0)] == [
@@ -35,8 +35,8 @@ def test_realisation_does_not_depend_on_what_is_asked_first() -> None:
     ]
 
 
-def test_transfer_outlasts_what_is_realised() -> None:
-    """A transfer that needs more than the first thousand states makes the link grow, and conserves its bytes."""
+def test_a_long_transfer_extends_the_realisation() -> None:
+    """A transfer that needs more than the first thousand states extends the link, and conserves its bytes."""
     link = Markov(GILBERT_ELLIOTT, np.random.SeedSequence(3))
     n_bytes = 10**10
     assert link.bits(5.0, link.finish(5.0, n_bytes)) == pytest.approx(8 * n_bytes, rel=1e-9)
@@ -63,14 +63,14 @@ def test_fit_counts_nothing_across_a_gap_and_keeps_outages_apart() -> None:
 
 
 def test_fit_keeps_the_mean_rate_of_short_runs() -> None:
-    """Runs that begin slowly and end fast are left as often as entered, so the chain is as fast as they were."""
+    """In runs that begin slowly and end fast each state is left as often as entered, and the mean rate is kept."""
     runs = [RateRecording(np.arange(51.0), np.linspace(1e5, 1e7 + k, 50), "ramp") for k in range(5)]
     found = fit(runs, n_states=4, step_s=1.0)
     assert found.mean_bps() == pytest.approx(np.linspace(1e5, 1e7, 50).mean(), rel=1e-4)
     assert len(found.rate_bps) == 4
 
 
-def test_a_chain_survives_its_file(tmp_path: Path) -> None:
+def test_a_saved_chain_is_loaded_unchanged(tmp_path: Path) -> None:
     """What is saved is what is loaded."""
     GILBERT_ELLIOTT.save(tmp_path / "chain.json")
     assert Chain.load(tmp_path / "chain.json") == GILBERT_ELLIOTT
@@ -101,6 +101,6 @@ def test_a_file_that_is_no_chain_is_refused_in_one_sentence(
 
 
 def test_too_short_a_recording_cannot_be_fitted() -> None:
-    """Ten steps a state are the least."""
+    """At least ten steps per state are needed."""
     with pytest.raises(TraceError, match="too few"):
         fit([RateRecording(np.array([0.0, 5.0]), np.array([1e6]), "short")], n_states=4, step_s=0.5)

@@ -1,4 +1,4 @@
-"""Files of recorded uplinks: what is saved is what is loaded, and a file that is none is refused."""
+"""Files of recorded uplinks: what is saved is loaded unchanged, and other files are refused."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from harness.channel.recording import RateRecording
 from harness.errors import TraceError
 
 
-def test_a_recording_survives_its_file(tmp_path: Path) -> None:
-    """What is saved is what is loaded, gaps included; the source is kept without the folder it lay in."""
+def test_a_saved_recording_is_loaded_unchanged(tmp_path: Path) -> None:
+    """What is saved is loaded unchanged, with gaps; the source is recorded without its folder."""
     path = tmp_path / "link.csv"
     path.write_text("time_s,rate_bps\n0,1e6\n1,2e6\n9,3e6\n")
     import_trace(path, tmp_path / "link.parquet", layout=CsvColumns(hold_s=2.0))
@@ -32,12 +32,12 @@ def test_a_recording_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_a_link_that_never_carries_anything_is_refused_when_opened() -> None:
-    """An outage for ever is no channel: nothing would ever be answered."""
+    """A permanent outage is no channel: no request would ever be answered."""
     with pytest.raises(TraceError, match="never carries anything"):
         RateRecording(np.array([0.0, 1.0]), np.array([0.0]), "dead").channel(loop=True, gaps="hold")
 
 
-def test_a_name_that_is_no_text_is_kept_in_escapes(tmp_path: Path) -> None:
+def test_a_name_that_is_no_text_is_stored_with_escapes(tmp_path: Path) -> None:
     """A path of other bytes than UTF-8's is read, written and read again."""
     source = tmp_path / os.fsdecode(b"drive-\xff\xfe.csv")
     source.write_text("time_s,rate_bps\n0,1e6\n1,2e6\n")
@@ -64,7 +64,7 @@ FORGED: dict[str, Any] = {
 
 @pytest.mark.parametrize("about", FORGED.values(), ids=FORGED)
 def test_a_forged_recording_is_refused(tmp_path: Path, about: object) -> None:
-    """What a file says of itself is checked before it is believed."""
+    """A file's own statements are checked before they are used."""
     path = tmp_path / "forged.parquet"
     table = pa.table({"at_ms": pa.array([0, 12], pa.int64())})
     pq.write_table(table.replace_schema_metadata({b"tofc_harness.trace": json.dumps(about).encode()}), path)

@@ -1,4 +1,4 @@
-"""Importing what other tools recorded: real sets, small files of every layout, and files that are no trace."""
+"""Importing what other tools recorded: real sets, small files of every layout, and files that are not traces."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_mahimahi_set(tmp_path: Path, name: str, mbps: float) -> None:
 
 @real
 def test_wifi_set(tmp_path: Path) -> None:
-    """Every iperf3 log imports with as many bytes as its own summary says."""
+    """Every iperf3 log imports with as many bytes as its own summary states."""
     logs = sorted((TRACES / "wifi_shipyard").glob("*.json"))
     assert len(logs) == 10
     for log in logs:
@@ -100,7 +100,7 @@ def _cellular(path: Path) -> Path:
     return path
 
 
-def test_joined_operators_are_taken_apart(tmp_path: Path) -> None:
+def test_joined_operators_are_separated(tmp_path: Path) -> None:
     """The second operator's reports are put back in their own order; a pause longer than a report holds is a gap."""
     found = _rates(_cellular(tmp_path / "run.csv"), column="ULtput_y")
     np.testing.assert_allclose(found.at_s, [0, 0.5, 1.0, 3.0, 5.0, 5.5, 6.0])
@@ -128,7 +128,7 @@ def test_csv_of_time_and_rate_with_foreign_line_ends(tmp_path: Path) -> None:
 
 
 def test_the_beginning_is_skipped(tmp_path: Path) -> None:
-    """What is skipped is gone, and time counts from where the rest begins."""
+    """The skipped part is dropped, and time counts from the beginning of the rest."""
     path = tmp_path / "link.csv"
     path.write_text("time_s,rate_bps\n0,1e6\n1,2e6\n2,3e6\n")
     import_trace(path, tmp_path / "rest.parquet", treatment=Treatment(skip_s=1.5))
@@ -205,8 +205,8 @@ def test_a_folder_and_a_missing_file_are_no_traces(tmp_path: Path) -> None:
         ("up_MBPS", None), ("up_mbit", None), ("up", None), ("up_KBPS", None), ("mups", None),
     ],
 )  # fmt: skip
-def test_a_rates_unit_is_in_its_name_or_asked_for(tmp_path: Path, name: str, bps: float | None) -> None:
-    """A capital B is bytes; what may be either is refused, and the option that says it is named."""
+def test_a_rates_unit_is_in_its_name_or_an_option(tmp_path: Path, name: str, bps: float | None) -> None:
+    """A capital B is bytes; an ambiguous name is refused, and the error names the option that decides it."""
     path = tmp_path / "link.csv"
     path.write_text(f"time_s,{name}\n0,2\n1,2\n")
     if bps is None:
@@ -271,10 +271,8 @@ def test_the_end_of_a_row_counts_from_where_its_beginning_does(tmp_path: Path) -
         ("Connecting to host 10.0.0.1\n[ ID] Interval\n", None, "is iperf3's output for people; record with -J"),
     ],
 )
-def test_a_csv_that_cannot_be_known_is_refused(
-    tmp_path: Path, content: str, layout: CsvColumns | None, said: str
-) -> None:
-    """Units, separators, columns and sizes that leave a doubt; nothing is written."""
+def test_an_ambiguous_csv_is_refused(tmp_path: Path, content: str, layout: CsvColumns | None, said: str) -> None:
+    """Ambiguous units, separators, columns and sizes; nothing is written."""
     path = tmp_path / "link.csv"
     path.write_text(content)
     with pytest.raises(TraceError, match=said):
@@ -290,7 +288,7 @@ def test_spaces_around_columns_are_no_part_of_their_names(tmp_path: Path) -> Non
 
 
 def test_mahimahi_stamps_since_1970_count_from_the_first(tmp_path: Path) -> None:
-    """The recording is that of the same trace from 0, and says what was done; its bins are as many."""
+    """The recording is that of the same trace from 0, with a note; the number of bins is the same."""
     stamps = np.sort(np.random.default_rng(0).integers(0, 5000, 300))
     stamps[0] = 0
     for name, first in (("relative", 0), ("epoch", 1_700_000_000_000)):
@@ -320,15 +318,15 @@ def test_mahimahi_stamps_since_1970_count_from_the_first(tmp_path: Path) -> None
     ],
 )
 def test_packets_that_make_no_sense_are_refused(tmp_path: Path, content: str, bin_s: float | None, said: str) -> None:
-    """Stamps of no clock known, and bins without number, before memory is asked for."""
+    """Stamps of no known clock, and too many bins, before any memory is allocated."""
     (tmp_path / "packets").write_text(content)
     with pytest.raises(TraceError, match=said):
         import_trace(tmp_path / "packets", tmp_path / "out.parquet", kind="mahimahi", treatment=Treatment(bin_s=bin_s))
     assert list(tmp_path.glob("*.parquet")) == []
 
 
-def test_a_failed_import_leaves_what_was_there(tmp_path: Path) -> None:
-    """An earlier recording of the name stays; of several parts none is written where one cannot be replayed."""
+def test_a_failed_import_changes_no_file(tmp_path: Path) -> None:
+    """An earlier recording of the name is unchanged; of several parts none is written if one cannot be replayed."""
     (tmp_path / "link.csv").write_text("time_s,rate_bps\n0,1e6\n1,2e6\n")
     import_trace(tmp_path / "link.csv", tmp_path / "link.parquet")
     before = (tmp_path / "link.parquet").read_bytes()
@@ -346,7 +344,7 @@ def test_a_failed_import_leaves_what_was_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["auto", "mahimahi", "iperf3", "csv"])
 def test_a_device_is_no_trace(tmp_path: Path, kind: str) -> None:
-    """What has no end is refused before it is read."""
+    """A file without an end is refused before it is read."""
     with pytest.raises(TraceError, match="device, not a file"):
         import_trace(Path("/dev/zero"), tmp_path / "out.parquet", kind=kind)  # type: ignore[arg-type]
     with pytest.raises(TraceError, match="/dev/zero: is not a recording"):
@@ -369,7 +367,7 @@ def test_treatments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_packets_are_recordings_of_whole_milliseconds(tmp_path: Path) -> None:
-    """Blank lines and CR/LF in a packet trace do no harm."""
+    """Blank lines and CR/LF in a packet trace are accepted."""
     path = tmp_path / "a.up"
     path.write_bytes(b"1\r\n\r\n1\r\n4\r\n")
     found = read(path)

@@ -1,4 +1,4 @@
-"""The ledger says of each claim what the rows say, whichever way they are altered."""
+"""The ledger's verdict on each claim follows the rows, however they are altered."""
 
 import dataclasses
 import functools
@@ -77,7 +77,7 @@ def _altered(run: Analysis, table: str, column: str, pipeline: str, change: Call
 
 
 def test_intervals_of_times_are_wider_where_timing_stopped_early(full: Analysis) -> None:
-    """Those of bytes are not: which pictures were timed says nothing of them."""
+    """Those of bytes are not: they do not depend on which pictures were timed."""
     measure = {**full.manifest.scenario["measure"], "precision": 0.05}
     stopped = _as(full, scenario={**full.manifest.scenario, "measure": measure})
     found = {}
@@ -90,7 +90,7 @@ def test_intervals_of_times_are_wider_where_timing_stopped_early(full: Analysis)
 
 
 def test_a_miniature_has_no_published_architecture() -> None:
-    """What is counted on one cannot be tested then, and the other claims are as they were."""
+    """Claims counted on it cannot be tested, and the other claims are unchanged."""
     tests = ({"metric": "features_share", "at": {"n_c": 16}, "value": 0.022, "give": 0.0005},) * 2
     claims = _claims(*tests)
     studies = {**claims.studies, "small": claims.studies["street"].model_copy(update={"backbone": "mini-onevision"})}
@@ -120,7 +120,7 @@ def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
     assert _verdicts(full, claims) == [Verdict.REPRODUCED] * 5
     more = _altered(full, "outcomes", "payload_bytes", "webp", lambda n: pc.multiply(n, 10))
     assert _verdicts(more, claims) == [Verdict.NOT_REPRODUCED] * 5
-    # A range is kept or lost as a whole.
+    # A range holds or fails as a whole.
     ends = [8 / max(ratios), 12 / min(ratios)]
     of_webp = {"metric": "bytes_ratio", "of": "webp", "over": "jpeg", "between": ends}
     assert _verdicts(more, _claims(of_webp)) == [Verdict.REPRODUCED]
@@ -131,7 +131,7 @@ def test_altered_bytes_flip_a_verdict(full: Analysis) -> None:
 def test_a_scheme_without_a_curve_is_bounded_by_its_selected_point(full: Analysis, standing: Analysis) -> None:
     """TOFC's one point with n_c = 8 is certified; what WebP sends for that score is bounded by its curve.
 
-    The bound is one-sided, grows with the point's bytes, and speaks for a direction alone.
+    The bound is one-sided, grows with the point's bytes, and supports only a direction.
     """
     apart = {label: {"n_c": place} for place, label in enumerate(full.manifest.points["tofc"])}
     points = {**full.manifest.points, "tofc": apart}
@@ -176,13 +176,13 @@ def test_altered_times_flip_a_verdict(full: Analysis) -> None:
 
 
 def test_altered_answers_flip_a_verdict(full: Analysis) -> None:
-    """Raw features keep four fifths of the score; where three in four of their answers are wrong they do not."""
+    """Raw features keep four fifths of the score; with three of four answers wrong they do not."""
     claims = _claims({"metric": "score_share", "of": "raw_features", "at": {"merge_to": 0.044}, "above": 0.8})
     assert _verdicts(full, claims) == [Verdict.REPRODUCED]
     early = pc.less(full.record.outcomes["sample"], "q060")
     wrong = _altered(full, "outcomes", "correct", "raw_features", lambda right: pc.and_(right, early))
     assert _verdicts(wrong, claims) == [Verdict.NOT_REPRODUCED]
-    # A scheme that does not reach the target has no point to be set against, and that is said.
+    # A scheme that does not reach the target has no point to compare with, which is reported.
     unreached = _claims({"metric": "latency_ratio", "of": "tofc", "over": "device_only", "below": 1})
     (entry,) = ledger.entries(unreached, [full])
     assert entry.verdict is Verdict.NOT_TESTABLE
@@ -193,7 +193,7 @@ def test_altered_answers_flip_a_verdict(full: Analysis) -> None:
 def test_a_stand_in_reproduces_nothing(full: Analysis, standing: Analysis) -> None:
     """A benchmark, random weights, another machine, estimated times: each makes it *holds on the stand-in*.
 
-    Of a claim on two schemes it shows the direction, and says so.
+    For a claim on two schemes it shows the direction, and is labelled so.
     """
     test = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
     estimated = {**test, "over": "server_only"}
@@ -211,7 +211,7 @@ def test_a_stand_in_reproduces_nothing(full: Analysis, standing: Analysis) -> No
 
 
 def test_an_invalid_run_shows_no_time_and_its_bytes_where_these_are_beyond_doubt(full: Analysis) -> None:
-    """What was disturbed keeps its answers; code that cannot be had again keeps nothing."""
+    """A disturbed run keeps its answers; with code that cannot be restored nothing counts."""
     timed = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
     counted = {"metric": "score_share", "of": "raw_features", "above": 0.8}
     hot = _as(full, validity="INVALID", reasons=("throttled: GPU at 95 C",))
@@ -241,7 +241,7 @@ def test_what_is_missing_is_named(full: Analysis) -> None:
 
 @pytest.mark.slow
 def test_rows_that_contradict_each_other_leave_the_other_claims(full: Analysis) -> None:
-    """A scheme that was not timed equally often has no latency, and its scores are still reported."""
+    """A scheme with unequal numbers of timings has no latency, and its scores are still reported."""
     rows = full.record.stages
     lost = rows.filter(pc.invert(pc.and_(pc.equal(rows["repeat"], 2), pc.equal(rows["sample"], "q000"))))
     run = Analysis(dataclasses.replace(full.record, stages=lost))
@@ -252,7 +252,7 @@ def test_rows_that_contradict_each_other_leave_the_other_claims(full: Analysis) 
 
 
 def test_every_test_of_a_claim_has_to_hold(full: Analysis) -> None:
-    """One that is refuted refutes it; one that does not decide is shown alone."""
+    """One that is refuted refutes it; one that does not decide is shown separately."""
     yes = {"metric": "score_share", "of": "raw_features", "above": 0.7}
     no = {**yes, "above": 2}
     claim = {"id": "a", "where": "here", "says": "so", "study": "street"}
@@ -266,7 +266,7 @@ def test_every_test_of_a_claim_has_to_hold(full: Analysis) -> None:
     assert verdict(yes, {**no, "decides": False}) is Verdict.REPRODUCED
 
 
-def test_a_run_at_full_size_goes_before_a_stand_in_whatever_they_found(full: Analysis, standing: Analysis) -> None:
+def test_a_run_at_full_size_is_preferred_to_a_stand_in_whatever_they_found(full: Analysis, standing: Analysis) -> None:
     """The order in which they are given does not matter."""
     claims = _claims({"metric": "score_share", "of": "raw_features", "above": 0.8})
     for given in ([full, standing], [standing, full]):
@@ -341,7 +341,7 @@ def test_what_a_codecs_training_recorded_is_its_manifests(
     assert used[0].estimate.value == sum(n > 0 for n in held_out["rows"][0]["expert_use"]) / 16
 
 
-def test_illustrations_of_a_run_go_before_what_a_training_recorded(full: Analysis, tmp_path: Path) -> None:
+def test_illustrations_of_a_run_are_preferred_to_what_a_training_recorded(full: Analysis, tmp_path: Path) -> None:
     """Where the bits of pictures went, and under which density their features are likelier."""
 
     def histogram(lead: float) -> illustrations.Histogram:
@@ -368,7 +368,7 @@ def test_illustrations_of_a_run_go_before_what_a_training_recorded(full: Analysi
     assert "harness illustrate" in ledger.entries(claims, [full])[0].why
 
 
-def test_other_numbers_of_neighbours_are_set_against_five(full: Analysis) -> None:
+def test_other_numbers_of_neighbours_are_compared_with_five(full: Analysis) -> None:
     """Points that differ in K alone; the score of one is over that of the other."""
     labels = list(full.manifest.points["tofc"])
     alike = {label: {"codec": "x", "neighbours": k} for label, k in zip(labels, (5, 7, 9, 11, 13), strict=True)}
@@ -379,7 +379,7 @@ def test_other_numbers_of_neighbours_are_set_against_five(full: Analysis) -> Non
 
 
 def test_a_number_of_one_study_is_divided_by_that_of_another(full: Analysis) -> None:
-    """The share of visual tokens, exact in both; two intervals join by their logs."""
+    """The share of visual tokens, exact in both; two intervals are combined in their logarithms."""
     studies = {**STUDIES, "other": {"benchmarks": "MME", "backbone": "llava-1.5-7b"}}
     test = {"metric": "visual_share", "of": "server_only", "versus": "other", "value": 1}
     listed = [{"id": 1, "where": "here", "says": "so", "study": "street", "tests": [test]}]
@@ -406,7 +406,7 @@ def test_counts_of_the_architecture_need_no_run() -> None:
     assert abs(nine.tested[0].items[0].estimate.value - 300e6) < 10e6
 
 
-def test_all_forms_say_the_same(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
+def test_all_forms_agree(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
     """A terminal, Markdown and JSON: every claim with its verdict, and the summary line; names are text."""
     path = tmp_path / "mine.yaml"
     path.write_text(

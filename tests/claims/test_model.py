@@ -1,4 +1,4 @@
-"""A file of claims: the paper's is whole, and a mistake in one's own is a sentence before anything is computed."""
+"""A file of claims: the paper's is complete, and a mistake in your own is one sentence before anything is computed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_a_mistake_is_named_with_its_line_its_claim_and_what_would_be_right(
 
 
 def test_an_id_names_one_claim(tmp_path: Path) -> None:
-    """Two of one id are refused."""
+    """Two claims with one id are refused."""
     path = tmp_path / "mine.yaml"
     path.write_text(MINE + MINE.split("claims:\n")[1])
     with pytest.raises(ScenarioError, match="two have the id '1'"):

@@ -24,8 +24,8 @@ def _test(metric: str = "bytes_ratio", **what: object) -> Criterion:
 
 
 @given(A_NUMBER, A_NUMBER, A_NUMBER)
-def test_a_limit_is_kept_missed_or_open(x: float, a: float, b: float) -> None:
-    """*yes* and *no* are given where the whole interval is on one side, and never both."""
+def test_a_limit_is_met_missed_or_open(x: float, a: float, b: float) -> None:
+    """*yes* and *no* are given only where the whole interval is on one side."""
     low, high = sorted((a, b))
     below, _ = judge(_test(below=x), [_item(low, high)])
     above, _ = judge(_test(above=x), [_item(low, high)])
@@ -44,15 +44,15 @@ def test_a_limit_is_kept_missed_or_open(x: float, a: float, b: float) -> None:
 def test_a_value_is_shown_by_an_interval_that_holds_it_and_is_narrower_than_the_effect(
     low: float, high: float, answer: str
 ) -> None:
-    """36 % less, to the per cent: one that is off the rounded value says no, one that is too wide says nothing."""
+    """36 % less, to the per cent: an interval off the rounded value is *no*, one that is too wide is open."""
     ratio = judge(_test(value=0.64, give=0.005), [_item(low, high)])
     change = judge(_test("bytes_change", value=-0.36, give=0.005), [_item(low - 1, high - 1)])
     assert ratio[0] == change[0] == answer
     assert ("too wide" in ratio[1]) == (answer == "open")
 
 
-def test_a_range_is_kept_by_all_and_lost_by_one() -> None:
-    """A number that is surely beyond one end refutes a range, however many lie within."""
+def test_a_range_needs_all_and_fails_by_one() -> None:
+    """A number that is certainly beyond one end refutes a range, however many lie within."""
     test = _test(between=[0.48, 0.70])
     within = [_item(0.5, 0.6), _item(0.65, 0.72)]
     assert judge(test, within)[0] == "yes"
@@ -61,7 +61,7 @@ def test_a_range_is_kept_by_all_and_lost_by_one() -> None:
     assert judge(test, [*within, _item(0.4, 0.9)])[0] == "open"
 
 
-def test_alike_is_shown_by_an_interval_within_and_not_by_one_that_is_wide() -> None:
+def test_equality_is_shown_by_an_interval_within_and_not_by_a_wide_one() -> None:
     """No difference found is no equality shown."""
     test = _test("score_share", inside=[0.98, 1.02])
     assert judge(test, [_item(0.99, 1.01)])[0] == "yes"
@@ -88,7 +88,7 @@ def test_a_number_that_could_not_be_had_leaves_a_test_open_unless_another_refute
     ],
 )  # fmt: skip
 def test_a_number_that_could_not_be_had_may_be_the_least_or_the_largest(what: dict[str, Any], answer: str) -> None:
-    """Only what no other number could change is said: of one between 0.5 and 0.6, and another that is lost."""
+    """Only what the missing number cannot change is stated: for one between 0.5 and 0.6, and a missing one."""
     lost = Item(label="jpeg", estimate=Estimate(math.nan, math.nan, math.nan, "too few pictures"))
     found, why = judge(_test(**what), [_item(0.5, 0.6), lost])
     assert (found, why) == (answer, "too few pictures" if answer == "open" else "")
@@ -103,7 +103,7 @@ def test_the_least_the_largest_and_those_of_a_rate() -> None:
 
 
 def test_a_value_among_several_is_refuted_beyond_all_of_them() -> None:
-    """One number for all rates: between the least and the largest it is said of none."""
+    """One number for all rates: between the least and the largest it is refuted by none."""
     items = [_item(0.40, 0.44), _item(0.60, 0.64)]
     for value, answer in ((0.42, "yes"), (0.52, "yes"), (0.30, "no"), (0.80, "no")):
         assert judge(_test(where="some", value=value, give=0.005), items)[0] == answer

@@ -1,4 +1,4 @@
-"""The command line itself: names are shown as they are, what it writes is asked first, and Ctrl-C says so."""
+"""The command line itself: names are shown unchanged, outputs are checked first, and Ctrl-C is reported."""
 
 import functools
 import itertools
@@ -50,7 +50,7 @@ def test_a_console_prints_names_as_they_are(capsys: pytest.CaptureFixture[str]) 
 def test_without_a_terminal_a_line_a_minute_says_how_long_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the steps of this process alone: those that were done before took another's time."""
+    """From the steps of this process alone: earlier steps took another process's time."""
     now_s = itertools.chain([0.0, 50.0, 100.0, 110.0, 400.0], itertools.repeat(500.0))
     monkeypatch.setattr("harness.cli.display.time.monotonic", lambda: next(now_s))
     display = Display(terminal(width=200))
@@ -66,7 +66,7 @@ def test_without_a_terminal_a_line_a_minute_says_how_long_is_left(
 def test_a_sweep_shows_an_uplinks_name_as_it_is(
     harness: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    """The name that the scenario gives is in the table, in two lines where there is no room; no number is cut."""
+    """The name that the scenario gives is in the table, wrapped if there is no room; no number is cut."""
     monkeypatch.setenv("COLUMNS", str(columns))
     make(tmp_path / "run")
     scenario = _scenario(tmp_path / "s.yaml", uplinks=[{"kind": "constant", "rate": "25 KB/s", "name": NAME}])
@@ -114,10 +114,10 @@ def test_a_sweep_writes_what_the_files_ending_says(harness: Run, tmp_path: Path,
         (["trace", "fit", "none.parquet", "--out", "x.parquet"], "x.parquet: a chain is written as JSON"),
     ],
 )
-def test_where_results_cannot_go_is_said_before_they_are_made(
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(
     harness: Run, tmp_path: Path, arguments: Sequence[str], said: str
 ) -> None:
-    """Before the inputs are even looked at: none of these is there."""
+    """Before the inputs are read: none of these exists."""
     (tmp_path / "file").write_text("")
     _scenario(tmp_path / "s.yaml")
     status, _, err = harness(*arguments)
@@ -128,7 +128,7 @@ def test_where_results_cannot_go_is_said_before_they_are_made(
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", ["0s", "0 ms", "-1 s", "nan s", "1e99 s"])
 def test_a_length_of_nothing_is_refused(harness: Run, tmp_path: Path, seconds: str) -> None:
-    """A bin, a hold, a gap and a step are longer than 0."""
+    """A bin, a hold, a gap and a step must be longer than 0."""
     (tmp_path / "a.up").write_text("0\n12\n")
     for option in ("--bin", "--hold", "--split"):
         status, _, err = harness("trace", "import", "a.up", "a.parquet", option, seconds)
@@ -152,8 +152,8 @@ def test_a_runs_name_is_that_of_a_folder(harness: Run, name: str) -> None:
         assert "is not the name of" in " ".join(err.replace("│", " ").split())
 
 
-def test_a_scenarios_name_for_its_file_is_understood(harness: Run, tmp_path: Path) -> None:
-    """The file that may be meant is in the sentence."""
+def test_a_scenarios_name_in_place_of_its_file_is_explained(harness: Run, tmp_path: Path) -> None:
+    """The sentence names the file that may be meant."""
     (tmp_path / "scenarios").mkdir()
     _scenario(tmp_path / "scenarios" / "smoke.yaml")
     for command in (["run", "smoke"], ["check", "smoke"], ["reference", "update", "--reason", "r", "smoke"]):
@@ -161,8 +161,8 @@ def test_a_scenarios_name_for_its_file_is_understood(harness: Run, tmp_path: Pat
         assert (status, "did you mean scenarios/smoke.yaml?" in err) == (2, True)
 
 
-def test_a_file_of_the_recorder_is_told_from_a_run(harness: Run, tmp_path: Path) -> None:
-    """It is not shown, and the sentence says what takes it."""
+def test_a_file_of_the_recorder_is_not_taken_for_a_run(harness: Run, tmp_path: Path) -> None:
+    """It is not shown, and the sentence names the command for it."""
     with record(tmp_path / "own.parquet").request("q") as r, r.stage("prefill"):
         pass
     status, _, err = harness("show", "own.parquet")
@@ -181,7 +181,7 @@ def test_an_option_is_named_as_it_is_written(harness: Run) -> None:
 
 
 def test_units_are_the_same_everywhere(harness: Run, tmp_path: Path) -> None:
-    """What --rate takes, --unit takes."""
+    """--unit accepts what --rate accepts."""
     (tmp_path / "a.csv").write_text("time_s,up\n0,5\n1,5\n")
     for unit in ("mbps", "Mbps", "Mbit/s"):
         assert harness("trace", "import", "a.csv", "a.parquet", "--rate", "up", "--unit", unit)[0] == 0
@@ -189,7 +189,7 @@ def test_units_are_the_same_everywhere(harness: Run, tmp_path: Path) -> None:
         assert "no such folder" in harness("advise", "none", "--rate", f"5 {unit}", "--deadline", "1s")[2]
 
 
-def test_what_was_done_to_a_trace_is_told(harness: Run, tmp_path: Path) -> None:
+def test_what_was_done_to_a_trace_is_reported(harness: Run, tmp_path: Path) -> None:
     """At the import, and whenever the recording is shown."""
     (tmp_path / "a.up").write_text("1700000000000\n1700000000012\n")
     for arguments in (["trace", "import", "a.up", "a.parquet"], ["trace", "show", "a.parquet"]):
@@ -199,7 +199,7 @@ def test_what_was_done_to_a_trace_is_told(harness: Run, tmp_path: Path) -> None:
 
 
 def test_check_opens_what_a_scenario_names(harness: Run, tmp_path: Path) -> None:
-    """A trace, a chain and arrivals that are missing or wrong are all told, with the scenario; a right one is not."""
+    """A missing or wrong trace, chain or arrivals are all reported, with the scenario; a right one is not."""
     recording.save(recording.PacketRecording([0, 12], 1500, "p"), tmp_path / "good.parquet")  # type: ignore[arg-type]
     (tmp_path / "chain.json").write_text("{}")
     (tmp_path / "asked.csv").write_text("at_s,user\n0,\n")
@@ -239,7 +239,7 @@ def _process(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         errors="strict",
         env={**os.environ, "PYTHONPATH": path, **environment},
         start_new_session=True,
-        # A shell has what it starts in the background ignore the signal, and so would this process's children.
+        # A shell makes its background processes ignore the signal, and children inherit that.
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -255,10 +255,10 @@ def _process(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     ids=lambda words: words[0] if isinstance(words, list) else "",
 )
 def test_ctrl_c_is_a_sentence_and_status_130(tmp_path: Path, command: list[str], said: str) -> None:
-    """Whatever a command waits for; those that go on where they were say how."""
+    """Whatever a command waits for; commands that can be resumed say how."""
     os.mkfifo(pipe := tmp_path / "pipe.yaml")
     process = _process(*command, pipe, *([tmp_path / "out.parquet"] if "import" in command else []))
-    # The command is there when it has opened the pipe: only then does opening it to write not wait.
+    # The command is running when it has opened the pipe: only then can it be opened to write without waiting.
     with pipe.open("wb", buffering=0):
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
@@ -267,8 +267,8 @@ def test_ctrl_c_is_a_sentence_and_status_130(tmp_path: Path, command: list[str],
 
 
 @pytest.mark.slow
-def test_a_terminal_that_knows_ascii_alone_is_told_in_escapes(tmp_path: Path) -> None:
-    """Names of other characters, and paths of no characters, are shown as far as they can be."""
+def test_a_terminal_that_has_only_ascii_gets_escapes(tmp_path: Path) -> None:
+    """Names with other characters, and paths that are not text, are shown with escapes."""
     path = tmp_path / os.fsdecode("größe-".encode() + b"\xff.yaml")
     path.write_text("name: a\ntitel: x\n")
     process = _process("check", path, PYTHONIOENCODING="ascii", PYTHONUTF8="1")
@@ -279,7 +279,7 @@ def test_a_terminal_that_knows_ascii_alone_is_told_in_escapes(tmp_path: Path) ->
 
 @pytest.mark.parametrize("command", ["check", "show", "plot", "inspect", "train"])
 def test_a_name_that_no_file_system_has_is_a_sentence(harness: Run, command: str) -> None:
-    """Looking whether a path exists may fail, too."""
+    """Checking whether a path exists may fail, too."""
     status, _, err = harness(command, "n" * 300)
     assert (status, err.count("\n")) == (2, 1)
     assert "File name too long" in err
@@ -296,7 +296,7 @@ def test_a_name_that_no_file_system_has_is_a_sentence(harness: Run, command: str
 def test_a_tool_or_recipe_ends_as_a_command_does(
     mistake: BaseException | None, status: int, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a sentence that its own name begins, and the statuses of the commands."""
+    """With a sentence that begins with its name, and the exit statuses of the commands."""
 
     def command() -> None:
         if mistake is not None:

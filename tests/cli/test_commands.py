@@ -27,7 +27,7 @@ def test_a_right_scenario_is_described_in_a_line(harness: Run) -> None:
 
 
 def test_the_points_that_a_check_counts_are_those_that_run(harness: Run) -> None:
-    """Where a stand-in of the backbone runs its points are counted, not the wanted ones."""
+    """If a stand-in of the backbone runs, its points are counted, not the wanted ones."""
     path = SCENARIOS / "realworldqa_lowrate.yaml"
     stock = take_stock(load(path))
     status, out, _ = harness("check", path)
@@ -39,7 +39,7 @@ def test_the_points_that_a_check_counts_are_those_that_run(harness: Run) -> None
 def test_a_wrong_scenario_exits_2_with_one_sentence_and_the_right_ones_are_still_checked(
     harness: Run, tmp_path: Path
 ) -> None:
-    """A batch of files is checked to its end."""
+    """All files of a batch are checked."""
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("name: a\nbenchmark: VQA\n")
     status, out, err = harness("check", wrong, SCENARIOS / "smoke.yaml")
@@ -68,7 +68,7 @@ def test_a_value_on_the_command_line_makes_another_scenario(harness: Run) -> Non
 
 @pytest.mark.slow
 def test_runs_are_listed(harness: Run, tmp_path: Path) -> None:
-    """Each with its verdict; a damaged one is named with status 2, and an empty folder is said to be one."""
+    """Each with its verdict; a damaged one is named with status 2, and an empty folder is reported."""
     made_up_run.make(tmp_path / "results" / "runs" / "first")
     made_up_run.make(tmp_path / "results" / "runs" / "more" / "second")
     status, out, _ = harness("runs")
@@ -88,8 +88,8 @@ def test_what_is_no_folder_of_runs_is_said_to_be_what_it_is(harness: Run, tmp_pa
         assert (status, err.partition(";")[0]) == (2, f"harness: {tmp_path / name}: {said}")
 
 
-def test_what_is_no_assignment_is_said_before_the_file_is_read(harness: Run) -> None:
-    """A second file is the likeliest mistake."""
+def test_a_wrong_assignment_is_reported_before_the_file_is_read(harness: Run) -> None:
+    """A second file is the most likely mistake."""
     status, _, err = harness("run", "a.yaml", "b.yaml")
     assert (status, err) == (2, "harness: 'b.yaml' is not an assignment such as measure.repeats=2\n")
 
@@ -145,7 +145,7 @@ def _broken_manifest(tmp_path: Path) -> Path:
 def test_what_is_not_a_run_is_refused_in_a_sentence(
     harness: Run, tmp_path: Path, command: str, make: Callable[[Path], Path]
 ) -> None:
-    """Absent, a file, somebody's photographs, a manifest cut short: status 2, and the path is named."""
+    """Absent, a file, a folder of photographs, a truncated manifest: status 2, and the path is named."""
     path = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     status, _, err = harness(command, path)
@@ -157,8 +157,8 @@ def test_what_is_not_a_run_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["frobnicate"], ["check", "--strict"]])
-def test_a_command_line_that_is_off_exits_2(harness: Run, arguments: Sequence[str]) -> None:
-    """Typer's own usage errors have the same status as ours."""
+def test_a_wrong_command_line_exits_2(harness: Run, arguments: Sequence[str]) -> None:
+    """Typer's usage errors have the same exit status."""
     status, _, err = harness(*arguments)
     assert status == 2
     assert "Usage" in err

@@ -23,7 +23,7 @@ Harness = Callable[..., tuple[int, str, str]]
 
 
 def written(record: Record, folder: Path) -> None:
-    """A run as its reference has it."""
+    """A run as stored in its reference."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     disk.write_folder(folder, as_reference(record, Path("scenarios")))
 
@@ -62,7 +62,7 @@ def test_the_status_is_the_verdict(harness: Harness, runs: Path) -> None:
 
 
 def test_a_limit_lets_a_byte_pass(harness: Harness, runs: Path) -> None:
-    """``bytes>1%`` is of means; a limit of a time is none here."""
+    """``bytes>1%`` is a limit of means; a limit of a time is not accepted here."""
     assert harness("compare", runs / "reference", runs / "byte", "--fail-if", "bytes>1%")[0] == 0
     status, _, error = harness("compare", runs / "reference", runs / "byte", "--fail-if", "device>10%")
     assert status == 2
@@ -73,7 +73,7 @@ def test_a_limit_lets_a_byte_pass(harness: Harness, runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_markdown_and_json_hold_the_same(harness: Harness, runs: Path) -> None:
+def test_markdown_and_json_agree(harness: Harness, runs: Path) -> None:
     """A file of each, written whole; the JSON has every check with its numbers."""
     status, out, _ = harness("compare", runs / "reference", runs / "byte", "--format", "json")
     data = json.loads(out)
@@ -87,7 +87,7 @@ def test_markdown_and_json_hold_the_same(harness: Harness, runs: Path) -> None:
     assert "| tonight | bytes | 1,440 | 1 | differs: FAILS |" in text
 
 
-def test_what_is_no_run_is_said(harness: Harness, runs: Path) -> None:
+def test_what_is_not_a_run_is_reported(harness: Harness, runs: Path) -> None:
     """A folder without runs, a name that the reference lacks, one argument of two."""
     assert harness("compare", runs / "made", runs)[0] == 2
     status, _, error = harness("compare", runs / "nowhere", runs / "same")
@@ -96,7 +96,7 @@ def test_what_is_no_run_is_said(harness: Harness, runs: Path) -> None:
 
 
 def test_reference_lists_why_each_was_made(harness: Harness, runs: Path) -> None:
-    """The reason of the latest update, and that a run without one is not in the history."""
+    """The reason of the latest update, and a note for a run that is not in the history."""
     shown = harness("reference", "--folder", runs / "reference")[1]
     assert "not in the" in shown
     assert "history" in shown
@@ -112,7 +112,7 @@ def test_reference_lists_why_each_was_made(harness: Harness, runs: Path) -> None
 def test_a_reference_needs_a_reason_and_a_commit(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nothing is run for an empty reason, or from code that is no commit's."""
+    """Nothing is run for an empty reason, or from code that is not committed."""
     assert harness("reference", "update", "--reason", " ", __file__)[0] == 2
     monkeypatch.setattr("harness.runs.provenance.checkout", lambda _: ("0" * 40, False))
     monkeypatch.setattr("harness.runs.provenance.uncommitted", lambda *_: ["scenarios/smoke.yaml", "constraints.txt"])
@@ -126,7 +126,7 @@ def test_a_reference_needs_a_reason_and_a_commit(
 def test_an_update_is_made_once_and_explained_once(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The same command again does nothing; one that died before its line was written writes that alone."""
+    """Repeating the command does nothing; after one that died before its line was written, only that is written."""
     scenario = Path(__file__).parents[2] / "scenarios" / "smoke.yaml"
     given = as_given(load(scenario))
 
@@ -162,7 +162,7 @@ def test_limits_of_both_forms_are_each_judged_where_they_can_be(harness: Harness
 
 
 def test_a_timed_comparison_leaves_bytes_to_two_runs(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its gate has the effect of the time alone, and the note names the rest."""
+    """Only the limit of the time decides, and the note names the rest."""
     asked = []
 
     def commits(*given: Any) -> Found:

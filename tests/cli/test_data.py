@@ -39,7 +39,7 @@ def _no_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes a text the published RealWorldQA."""
+    """Lets a text pass for the published RealWorldQA."""
 
     def publish(text: str) -> None:
         md5 = hashlib.md5(text.encode()).hexdigest()
@@ -49,7 +49,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return publish
 
 
-def test_list_has_a_line_a_benchmark(harness: Run, tmp_path: Path) -> None:
+def test_list_has_a_line_for_each_benchmark(harness: Run, tmp_path: Path) -> None:
     """Name, questions, state, md5 and place."""
     (tmp_path / "MME.tsv").write_text("")
     (tmp_path / "MMStar.tsv.part").write_text("")
@@ -102,7 +102,7 @@ def test_an_unknown_name_lists_the_known(harness: Run, command: str) -> None:
 
 
 def test_check_says_file_line_column_and_value(harness: Run, tmp_path: Path, published: Callable[[str], None]) -> None:
-    """A damaged row and a damaged sum are both told; a right file beside it is still checked."""
+    """A damaged row and a damaged sum are both reported; a right file beside it is still checked."""
     published(rows(2))
     (tmp_path / "RealWorldQA.tsv").write_text(rows(2))
     path = tmp_path / "MMStar.tsv"
@@ -118,8 +118,8 @@ def test_check_says_file_line_column_and_value(harness: Run, tmp_path: Path, pub
     assert "line 2: column 'image'" in err
 
 
-def test_check_of_what_is_not_there(harness: Run, tmp_path: Path) -> None:
-    """An empty folder and an absent benchmark say how to get one."""
+def test_check_of_an_absent_benchmark(harness: Run, tmp_path: Path) -> None:
+    """For an empty folder and an absent benchmark, it says how to get one."""
     status, _, err = harness("data", "check")
     assert (status, len(err.splitlines())) == (2, 1)
     assert f"none of the benchmarks is in {tmp_path}" in err

@@ -1,4 +1,4 @@
-"""``harness doctor`` says what is here, what is missing and what brings it."""
+"""``harness doctor`` lists what is installed, what is missing and how to get it."""
 
 import dataclasses
 from pathlib import Path
@@ -16,7 +16,7 @@ SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
 @pytest.mark.slow
 def test_a_scenario_that_can_run_has_status_0(harness) -> None:
-    """Each half of each scheme, with the parts that it asks for; a device half of JPEG asks for none."""
+    """Each half of each scheme, with the parts that it needs; a device half of JPEG needs none."""
     status, out, _ = harness("doctor", SCENARIOS / "smoke.yaml")
     assert status == 0
     assert "jpeg at quality=5,merge_to=0.044, device half: runs (no model)" in out
@@ -25,7 +25,7 @@ def test_a_scenario_that_can_run_has_status_0(harness) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_named_with_what_brings_it(harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_missing_is_named_with_how_to_get_it(harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Benchmark and weights at once, each with its command; the status is 1."""
     monkeypatch.setenv("LMUData", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
@@ -40,14 +40,14 @@ def test_what_is_missing_is_named_with_what_brings_it(harness, monkeypatch: pyte
 
 
 def test_a_scenario_of_estimates_can_run_anywhere(harness) -> None:
-    """Neither its models nor its benchmarks are looked for."""
+    """Neither its models nor its benchmarks are required."""
     status, out, _ = harness("doctor", SCENARIOS / "paper_projection.yaml")
     assert status == 0
     assert out.endswith("paper_projection: it can run here; its stages are estimated, and no model is loaded\n")
 
 
 def test_weights_are_counted_once_each() -> None:
-    """The parts of a bundled checkpoint have all the weights of its file together."""
+    """Together, the parts of a bundled checkpoint have all the weights of its file."""
     folder = catalog.ZOO / "mini-onevision"
     with safe_open(folder / "model.safetensors", framework="np") as opened:
         wanted = sum(opened.get_tensor(name).size for name in opened.keys())  # noqa: SIM118
@@ -83,7 +83,7 @@ def test_a_half_that_cannot_be_made_says_why() -> None:
         ({"l4t": "39.2", "power_mode": None, "jetson_clocks": None}, ["the power mode is unknown"]),
     ],
 )
-def test_a_jetson_that_is_slowed_down_is_told(card: dict[str, object], notes: list[str]) -> None:
-    """Its mode and its clocks, with the commands that set them; no other machine has either."""
+def test_a_jetson_that_is_slowed_down_is_reported(card: dict[str, object], notes: list[str]) -> None:
+    """Its mode and its clocks, with the commands that set them; other machines have neither."""
     found = examine(card={"name": "a board", "memory_gib": 64, **card}).notes
     assert [line[: len(note)] for line, note in zip(found, notes, strict=True)] == notes

@@ -12,7 +12,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def test_a_plan_is_of_a_runs_own_variances(made_up: Analysis) -> None:
-    """The pictures and rounds of each scheme are those of its components, and a tenth of the precision costs more."""
+    """Pictures and rounds of each scheme follow its components of variance, and a tenth of the width needs more."""
     rough = precision.plan(made_up, latency=0.05, payload=0.1, score=2.0).set_index("pipeline")
     fine = precision.plan(made_up, latency=0.005, payload=0.01, score=0.2).set_index("pipeline")
     timed = made_up.setting.timed(("jpeg", str(rough.loc["jpeg", "point"])))
@@ -31,7 +31,7 @@ def test_a_plan_is_of_a_runs_own_variances(made_up: Analysis) -> None:
 
 
 def test_a_plan_is_printed_for_a_run_and_for_a_scenario(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
-    """A line a scheme; a scenario's run is looked for under the results, and one that is not there is a sentence."""
+    """A line for each scheme; a scenario's run is searched under the results, and an absent one is reported."""
     status, out, err = harness("plan", made_up.record.folder)
     assert (status, err) == (0, "")
     assert "pictures x" in out
@@ -44,6 +44,6 @@ def test_a_plan_is_printed_for_a_run_and_for_a_scenario(harness: Run, made_up: A
 
 
 @pytest.mark.parametrize("option", ["--latency", "--bytes", "--score"])
-def test_a_precision_of_nothing_is_refused(harness: Run, made_up: Analysis, option: str) -> None:
-    """A precision is above 0."""
+def test_a_precision_of_zero_is_refused(harness: Run, made_up: Analysis, option: str) -> None:
+    """A precision must be above 0."""
     assert harness("plan", made_up.record.folder, option, "0")[0] == 2

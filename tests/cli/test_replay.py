@@ -1,4 +1,4 @@
-"""The commands on links and replays, from a recorder's file to a chain, and what they say when they cannot."""
+"""The commands on links and replays, from a recorder's file to a chain, and their error messages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -58,16 +58,14 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_is_asked(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
-    """Table, figures, crossover and users of one run: each answers, with the pipelines that it was asked about."""
+def test_commands_on_one_run(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
+    """Table, figures, crossover and users of one run, each for the named pipelines."""
     folder = made_up.record.folder
     status, out, _ = harness("show", folder)
     assert (status, "link" in out) == (0, True)
-    status, out, _ = harness("plot", folder, "--out", tmp_path / "figures")
-    assert status == 0
-    assert {Path(line).name for line in out.splitlines()} == {path.name for path in (tmp_path / "figures").iterdir()}
     status, out, _ = harness("plot", folder, "--figure", "timings", "--out", tmp_path / "one")
     assert (status, {Path(line).stem for line in out.splitlines()}) == (0, {"timings", "timings_column"})
+    assert {Path(line).name for line in out.splitlines()} == {path.name for path in (tmp_path / "one").iterdir()}
     status, out, err = harness("plot", folder, "--figure", "users", "--out", tmp_path / "two")
     assert (status, out, "'harness run scenarios/multi_user.yaml'" in err) == (2, "", True)
     assert not (tmp_path / "two").exists()
@@ -83,7 +81,7 @@ def test_a_run_is_asked(harness: Run, made_up: Analysis, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_run_in_which_nothing_reaches_is_shown_and_drawn(harness: Run, without: Path) -> None:
-    """Its table and figures say so, with status 0; a question about a selected point is answered by a sentence."""
+    """Its table and figures say so, with status 0; a command that needs a selected point is refused in a sentence."""
     status, out, _ = harness("show", without)
     assert (status, out.count("does not reach")) == (0, 6)
     status, out, err = harness("plot", without)
@@ -92,8 +90,8 @@ def test_a_run_in_which_nothing_reaches_is_shown_and_drawn(harness: Run, without
     assert (status, "jpeg has no operating point that reaches the target score" in err) == (2, True)
 
 
-def test_a_sweep_says_what_was_never_answered(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
-    """Of requests that time out the median is never, the mean of those answered, and the rows are written."""
+def test_a_sweep_reports_requests_that_were_never_answered(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
+    """If requests time out the median is 'never', the mean is that of answered ones, and the rows are written."""
     (tmp_path / "sweep.yaml").write_text(
         "name: s\ntitle: t\nbenchmark: StreetsQA\nbackbone: mini-onevision\n"
         "pipelines: [{scheme: server_only}]\nselection: {reference: server_only, target: 1.0, margin: 0.1}\n"

@@ -1,4 +1,4 @@
-"""The table of public benchmarks, and where they are looked for."""
+"""The table of public benchmarks, and where they are searched."""
 
 import hashlib
 import re
@@ -55,7 +55,7 @@ def test_lmudata_counts_only_if_it_exists(home, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_absent_benchmark_says_how_to_get_it(home) -> None:
-    """The error holds the path, the command and the md5."""
+    """The error has the path, the command and the md5."""
     with pytest.raises(UnavailableError) as refusal:
         load("RealWorldQA")
     for part in (str(home / "LMUData" / "RealWorldQA.tsv"), "harness data get RealWorldQA", find("RealWorldQA").md5):
@@ -63,20 +63,20 @@ def test_an_absent_benchmark_says_how_to_get_it(home) -> None:
 
 
 def test_a_present_benchmark_is_read(home) -> None:
-    """A file in its place is loaded lazily, with the benchmark's own grouping."""
+    """An installed file is loaded lazily, with the benchmark's own grouping."""
     write_realworldqa(home / "LMUData")
     (sample,) = load("RealWorldQA")
     assert (sample.truth, sample.group, sample.image().getpixel((0, 0))) == ("A", "0", (3, 2, 1))
 
 
 def test_unknown_names_list_the_known() -> None:
-    """A name that is not in the table is refused with those that are."""
+    """An unknown name is refused with the list of known ones."""
     sentence = r"unknown benchmark 'RealWorld'; did you mean 'RealWorldQA'\? known: AI2D_TEST, .*ScienceQA_TEST"
     with pytest.raises(DataError, match=sentence):
         load("RealWorld")
 
 
-def test_md5_tells_a_damaged_file(home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_md5_finds_a_damaged_file(home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published file passes, another is refused with both sums, an absent one is unavailable."""
     with pytest.raises(UnavailableError, match="cannot be read"):
         check_md5(find("RealWorldQA"), locate("RealWorldQA"))

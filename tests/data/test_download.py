@@ -1,4 +1,4 @@
-"""Fetching benchmarks from a server on this machine that has ranges, loses connections, and sends other files."""
+"""Fetching benchmarks from a local server that has ranges, loses connections, and sends other files."""
 
 import contextlib
 import fcntl
@@ -43,7 +43,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One answer."""
+    """One response."""
 
     server: Server
 
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         total: int | None = None,
         length: int | None = None,
     ) -> None:
-        """Some other answer than the file; without its length it ends when the connection does."""
+        """Another response than the file; without a length it ends with the connection."""
         self.send_response(status)
         if status == 206 and start is not None:
             whole = start + len(body) if total is None else total
@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def fetch(server: Server, folder: Path, **options: object) -> Path:
     return download(BENCHMARK, folder, mirror=server.url, pause_s=0.0, **options)  # type: ignore[arg-type]
 
 
-def test_the_file_and_nothing_else_is_there(server: Server, tmp_path: Path) -> None:
-    """A folder is made, the file takes its name, nothing lies beside it, and progress ends at its size."""
+def test_the_file_and_nothing_else_is_written(server: Server, tmp_path: Path) -> None:
+    """A folder is made, the file gets its name, nothing else is written, and progress ends at its size."""
     told: list[tuple[int, int | None]] = []
     path = fetch(server, tmp_path / "LMUData", progress=lambda done, total: told.append((done, total)))
     assert path == tmp_path / "LMUData" / "RealWorldQA.tsv"
@@ -127,8 +127,8 @@ def test_the_file_and_nothing_else_is_there(server: Server, tmp_path: Path) -> N
     assert told[-1] == (len(CONTENT), len(CONTENT))
 
 
-def test_what_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
-    """The published file is left alone without a request, and another one under its name is refused and kept."""
+def test_an_installed_file_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    """The published file causes no request, and another one under its name is refused and not deleted."""
     path = fetch(server, tmp_path)
     server.asked.clear()
     assert fetch(server, tmp_path) == path
@@ -138,22 +138,22 @@ def test_what_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> N
     assert (server.asked, path.read_bytes()) == ([], b"mine")
 
 
-def test_what_was_begun_is_taken_up(server: Server, tmp_path: Path) -> None:
-    """The rest alone is asked for."""
+def test_a_partial_download_is_resumed(server: Server, tmp_path: Path) -> None:
+    """Only the rest is requested."""
     (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT[:1000])
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert server.asked == ["bytes=1000-"]
 
 
-def test_a_lost_connection_is_taken_up_by_itself(server: Server, tmp_path: Path) -> None:
-    """Each attempt goes on where the one before ended."""
+def test_a_lost_connection_is_resumed_automatically(server: Server, tmp_path: Path) -> None:
+    """Each attempt resumes where the previous one ended."""
     server.cut_after = 400_000
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert server.asked == [None, "bytes=400000-", "bytes=800000-"]
 
 
-def test_a_connection_that_brings_nothing_is_given_up(server: Server, tmp_path: Path) -> None:
-    """What has come stays for the next command."""
+def test_a_connection_without_progress_is_given_up(server: Server, tmp_path: Path) -> None:
+    """What was received is stored for the next command."""
     (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT[:1000])
     server.cut_after = 0
     with pytest.raises(UnavailableError, match=r"lost after 1000 bytes .* repeat the command to resume"):
@@ -170,21 +170,21 @@ def test_a_server_without_ranges_sends_it_from_the_beginning(server: Server, tmp
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_whole_part_takes_its_name(server: Server, tmp_path: Path) -> None:
+def test_a_complete_part_gets_its_name(server: Server, tmp_path: Path) -> None:
     """A process killed between the last byte and the renaming loses nothing."""
     (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT)
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert server.asked == [f"bytes={len(CONTENT)}-"]
 
 
-def test_a_part_of_a_longer_file_is_begun_anew(server: Server, tmp_path: Path) -> None:
-    """More bytes than the server has are of another file."""
+def test_a_part_of_a_longer_file_starts_again(server: Server, tmp_path: Path) -> None:
+    """A part larger than the server's file is of another file."""
     (tmp_path / "RealWorldQA.tsv.part").write_bytes(CONTENT + b"more")
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
 def test_another_file_never_takes_the_name(server: Server, tmp_path: Path) -> None:
-    """With a wrong md5 what came is deleted, and both sums are named; the next attempt starts clean."""
+    """With a wrong md5 the download is deleted, and both sums are named; the next attempt starts from 0."""
     server.content = CONTENT[:-1] + b"x"
     sentence = f"has the md5 [0-9a-f]{{32}}, and {BENCHMARK.md5} is published; it was deleted"
     with pytest.raises(DataError, match=sentence):
@@ -220,8 +220,8 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_what_a_server_answers_takes_nothing_away(server: Server, tmp_path: Path, answer: str) -> None:
-    """Whatever else than the file comes is one sentence; the part keeps what it had."""
+def test_no_response_of_a_server_destroys_the_part(server: Server, tmp_path: Path, answer: str) -> None:
+    """Any other response is one sentence; the part file is unchanged."""
     server.answer, sentence = ANSWERS[answer]
     part = tmp_path / "RealWorldQA.tsv.part"
     part.write_bytes(BEGUN)
@@ -236,7 +236,7 @@ def test_what_a_server_answers_takes_nothing_away(server: Server, tmp_path: Path
 
 
 def test_an_answer_of_unknown_length_that_is_cut_is_resumed(server: Server, tmp_path: Path) -> None:
-    """Its md5 is wrong, and what came is kept: the next command goes on from there."""
+    """Its md5 is wrong, and what was received is stored: the next command resumes there."""
     server.answer = {"status": 200, "body": CONTENT[:5000], "sized": False}
     with pytest.raises(
         DataError, match=r"5000 bytes, has the md5 .* kept with 5000 bytes: repeat the command to resume"
@@ -247,10 +247,10 @@ def test_an_answer_of_unknown_length_that_is_cut_is_resumed(server: Server, tmp_
     assert server.asked == ["bytes=5000-"]
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(
+def test_a_full_disk_is_reported_before_anything_is_fetched(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the server says it has must fit."""
+    """The size that the server announces must fit."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(UnavailableError, match=r"has 1024000 bytes left to send, and .* has room for 1000000"):
         fetch(server, tmp_path)

@@ -1,4 +1,4 @@
-"""Samples of several benchmarks: chosen by whole images, told apart, read when asked for."""
+"""Samples of several benchmarks: chosen by whole images, distinguished by name, read when needed."""
 
 import base64
 import dataclasses
@@ -24,7 +24,7 @@ def picture(number: int) -> bytes:
 
 
 def samples(questions_of_images: Sequence[int]) -> list[Sample]:
-    """So many questions on each image."""
+    """A number of questions on each image."""
     question = Question(text="?", kind="yes_no")
     return [
         Sample(
@@ -41,7 +41,7 @@ def samples(questions_of_images: Sequence[int]) -> list[Sample]:
 
 
 def test_some_are_whole_images_in_the_files_order() -> None:
-    """Never more than asked for, never half an image, the same for the same seed, and not the file's beginning."""
+    """Never more than requested, never half an image, the same for the same seed, and not the file's beginning."""
     every = samples([2, 3, 2, 4, 2, 3, 2, 2])
     chosen = list(gather({"x": every}, 9, seed=1))
     assert len(chosen) <= 9
@@ -54,7 +54,7 @@ def test_some_are_whole_images_in_the_files_order() -> None:
 
 
 def test_fewer_than_one_image_has_is_a_sentence() -> None:
-    """Nothing at all would be asked."""
+    """No question would be left."""
     with pytest.raises(
         ScenarioError, match=r"samples: 1 of x, .* 2 questions or more each; give at least 2, as --limit 2"
     ):
@@ -69,7 +69,7 @@ def test_all_where_none_are_left_out() -> None:
     assert gather({"x": every})[1:] == every[1:]
 
 
-def test_several_benchmarks_are_told_apart() -> None:
+def test_several_benchmarks_are_distinguished() -> None:
     """Ids get their benchmark's name; a picture and a group keep their own; the limit is each benchmark's."""
     both = gather({"X": samples([2, 2, 2]), "Y": samples([2, 2])}, 4, seed=3)
     assert [name.benchmark for name in both.names] == ["X"] * 4 + ["Y"] * 4

@@ -26,7 +26,7 @@ def saved(image, kind, **options):
 
 
 def pixels(file, **options):
-    """What a file decodes to."""
+    """The decoded picture of a file."""
     image = pictures.decode(file, **options)
     assert image.mode == "RGB"
     assert image.info == {}
@@ -90,7 +90,7 @@ def test_deep_pictures_are_scaled(kind: str) -> None:
     ],
 )
 def test_values_without_a_known_white_are_refused(file, sentence: str) -> None:
-    """Where it is not known which value is white, nothing is guessed."""
+    """If the value of white is not known, it is not guessed."""
     with pytest.raises(DataError, match=sentence):
         pictures.decode(file)
 
@@ -104,8 +104,8 @@ def on_white(file, colour=(255, 255, 255)):
     return (pixels(file) == colour).all()
 
 
-def test_transparency_lies_on_white() -> None:
-    """Alpha, a transparent grey, colour or entry of a palette, in whatever mode; opaque pixels stay as they are."""
+def test_transparency_is_composited_on_white() -> None:
+    """Alpha, a transparent grey, colour or palette entry, in any mode; opaque pixels are unchanged."""
     for kind in ("PNG", "WEBP", "TIFF"):
         assert on_white(saved(RED_HALF, kind, **({"lossless": True} if kind == "WEBP" else {})), PINK)
     for mode in ("RGBA", "LA"):
@@ -154,7 +154,7 @@ def test_of_several_pictures_the_first_counts(kind: str, options) -> None:
 
 
 CORNERS = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
-"""Three by two pixels, all different: no two ways of turning it look the same."""
+"""Three by two pixels, all different: all its orientations differ."""
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -184,7 +184,7 @@ def test_orientation_is_applied(kind: str, number: int) -> None:
 
 
 def test_a_photograph_is_turned_and_damaged_exif_is_not() -> None:
-    """A JPEG's orientation counts; an EXIF block that cannot be read says nothing."""
+    """A JPEG's orientation counts; an EXIF block that cannot be read is ignored."""
     exif = Image.Exif()
     exif[0x0112] = 6
     assert pictures.decode(saved(Image.new("RGB", (30, 20)), "JPEG", exif=exif)).size == (20, 30)
@@ -193,7 +193,7 @@ def test_a_photograph_is_turned_and_damaged_exif_is_not() -> None:
 
 
 def test_a_header_is_read_without_decoding() -> None:
-    """Format and size are known from the beginning of a file whose pixels have gone; a PNG's checksums are verified."""
+    """Format and size are known from the beginning of a file without its pixels; a PNG's checksums are verified."""
     noise = Image.fromarray(np.random.default_rng(2).integers(0, 256, (200, 300, 3), dtype=np.uint8))
     cut = saved(noise, "PNG")
     for damaged in (cut[:2000], cut[:9000] + b"?" + cut[9001:]):
@@ -279,7 +279,7 @@ FILES = [
 
 @given(st.sampled_from(FILES), st.data())
 def test_a_damaged_file_is_a_picture_or_one_sentence(file, data) -> None:
-    """Bytes overwritten, cut or put in anywhere: nothing else comes out, whatever Pillow raises."""
+    """Bytes overwritten, cut or inserted anywhere: no other exception, whatever Pillow raises."""
     body = bytearray(file)
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, min(len(body) - 1, 400)) | st.integers(0, len(body) - 1))

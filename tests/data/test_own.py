@@ -1,4 +1,4 @@
-"""Benchmarks of one's own: a CSV beside pictures, a TSV, and what is wrong with them."""
+"""Benchmarks of your own: a CSV beside pictures, a TSV, and their mistakes."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def written(tmp_path: Path) -> Written:
 
 
 def test_a_csv_beside_pictures_is_a_benchmark(written: Written, tmp_path: Path) -> None:
-    """Options and truths are what they say, pictures the files byte for byte, and a second reading gives the same."""
+    """Options and truths are the CSV's, pictures the files byte for byte, and a second reading gives the same."""
     name, samples = own.load(written(), cache=tmp_path / "cache")
     assert name == "shop.csv"
     assert [sample.truth for sample in samples] == ["B", "Yes", "stop"]
@@ -51,7 +51,7 @@ def test_a_csv_beside_pictures_is_a_benchmark(written: Written, tmp_path: Path) 
 
 
 def test_a_picture_that_was_replaced_is_read_again(written: Written, tmp_path: Path) -> None:
-    """What was cached of another is not taken."""
+    """The cache of the earlier picture is not used."""
     _, before = own.load(written(), cache=tmp_path / "cache")
     Image.new("RGB", (41, 30), "red").save(tmp_path / "a.png")
     _, after = own.load(tmp_path, cache=tmp_path / "cache")
@@ -59,7 +59,7 @@ def test_a_picture_that_was_replaced_is_read_again(written: Written, tmp_path: P
 
 
 def test_the_metric_is_the_files_own(written: Written, tmp_path: Path) -> None:
-    """It is in the benchmark's name, from which the analysis knows it."""
+    """It is in the benchmark's name, where the analysis finds it."""
     rows = [{**row, "metric": "pairs", "category": "signs"} for row in ROWS]
     name, samples = own.load(written(rows), cache=tmp_path / "cache")
     assert name == "shop.csv:pairs"
@@ -67,7 +67,7 @@ def test_the_metric_is_the_files_own(written: Written, tmp_path: Path) -> None:
     assert samples[0].group == samples[2].group != samples[1].group
 
 
-def test_a_tsv_is_one_too(written: Written, tmp_path: Path) -> None:
+def test_a_tsv_is_a_benchmark_too(written: Written, tmp_path: Path) -> None:
     """As VLMEvalKit's own files are."""
     _, samples = own.load(written(), cache=tmp_path / "cache")
     write_tsv(tmp_path / "more.tsv", list(samples))
@@ -87,7 +87,7 @@ def test_a_tsv_is_one_too(written: Written, tmp_path: Path) -> None:
         ({"metric": "elo"}, "unknown metric 'elo'; known: accuracy, circular, pairs"),
     ],
 )
-def test_what_is_wrong_is_said_with_the_users_own_file_and_line(
+def test_a_mistake_is_reported_with_the_users_own_file_and_line(
     written: Written, tmp_path: Path, change: dict[str, str], sentence: str
 ) -> None:
     """The third row begins on line 5: the first one's question has two lines."""
@@ -109,7 +109,7 @@ def test_two_metrics_are_refused(written: Written, tmp_path: Path) -> None:
 
 
 def test_a_damaged_picture_is_named(written: Written, tmp_path: Path) -> None:
-    """Before anything is computed, and nothing of it is cached."""
+    """Before anything is computed, and it is not cached."""
     folder = written()
     (folder / "b.png").write_bytes(b"no picture" * 20)
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_a_damaged_picture_is_named(written: Written, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.tsv", "empty/"])
 def test_what_is_absent_is_unavailable(tmp_path: Path, name: str) -> None:
-    """So that a stand-in may take its place."""
+    """So that a stand-in can replace it."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnavailableError, match=str(tmp_path)):
         own.load(tmp_path / name, cache=tmp_path / "cache")

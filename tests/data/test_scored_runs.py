@@ -124,8 +124,8 @@ RUNS = {
 
 
 @pytest.mark.parametrize("benchmark", RUNS)
-def test_a_run_scores_what_was_worked_out_by_hand(benchmark: str) -> None:
-    """Each answer is judged, answers are grouped, and the score and each category's are the ones written down."""
+def test_a_run_scores_what_was_computed_by_hand(benchmark: str) -> None:
+    """Each answer is judged, answers are grouped, and the score and each category's are those computed by hand."""
     answers, score, categories = RUNS[benchmark]
     verdicts = [judge(question, truth, answer) for _, _, _, question, truth, answer, _ in answers]
     assert verdicts == [bool(right) for *_, right in answers]

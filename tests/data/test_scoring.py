@@ -177,7 +177,7 @@ def test_yes_or_no_as_a_word(truth: str, answer: str, right) -> None:
 
 @pytest.mark.parametrize(("truth", "answer", "right"), OPEN)
 def test_open_answers(truth: str, answer: str, right) -> None:
-    """Open answers are judged as VLMEvalKit's choice between the truth and all else, with what that brings."""
+    """Open answers are judged as VLMEvalKit's choice between the truth and all else, with its consequences."""
     assert judge(Question(text="?", kind="open"), truth, answer) is right
 
 
@@ -288,7 +288,7 @@ def test_any_answer_is_read_as_the_rules_are_written(answer: str, data) -> None:
     ],
 )
 def test_what_the_kit_of_2024_reads_otherwise(answer: str, now, then) -> None:
-    """It took a letter anywhere and a text in an answer of any length; everything goes by the scoring's name."""
+    """It took a letter anywhere and a text in an answer of any length; the scoring's name decides."""
     question = Question(text="?", kind="choice", options=ANIMALS)
     for name, letter in (("vlmevalkit-2025-08", now), ("vlmevalkit-2024", then)):
         assert scoring(name).letter(ANIMALS, answer) == letter
@@ -356,7 +356,7 @@ def test_a_pair_lies_in_one_subtask() -> None:
         metric("GlimpseQA").score(*rows(("count", "1", 1), ("color", "1", 1)))
 
 
-def test_mmbench_wants_every_rotation_right() -> None:
+def test_mmbench_requires_every_rotation_to_be_right() -> None:
     """Of three questions one is right in all its rotations."""
     answers = rows(("x", "1", 1), ("x", "1", 1), ("x", "2", 1), ("x", "2", 0), ("x", "3", 0))
     assert metric("MMBench_DEV_EN").score(*answers) == pytest.approx(100 / 3)
@@ -378,7 +378,7 @@ def test_what_a_benchmark_groups(benchmark: str, sample, image, category, group)
 
 
 def test_rotations_need_whole_numbers() -> None:
-    """MMBench's rotations cannot be told from an index that is no number."""
+    """MMBench's rotations cannot be found from an index that is not a number."""
     with pytest.raises(DataError, match="'x1' is not a whole number"):
         metric("MMBench_DEV_EN").group_of("x1", "9", "")
 
@@ -414,7 +414,7 @@ def runs(draw):
 @patient
 @given(runs(), st.sampled_from(BENCHMARKS))
 def test_bounds_and_order(run, benchmark: str) -> None:
-    """Every score lies between 0 and its maximum, reaches it when all is right, and ignores the rows' order."""
+    """Every score is between 0 and its maximum, reaches it when all is right, and ignores the order of rows."""
     category, group, correct = run
     its = metric(benchmark)
     best = its.max(category)

@@ -49,7 +49,7 @@ def test_letters_and_truths_are_balanced_exactly_in_every_book(split, number: in
 
 
 def test_a_blind_reader_cannot_beat_chance_by_more_than_four_points(pages) -> None:
-    """Neither a letter, nor a favourite value, nor the other options tell the truth: at best 31.25 % + 4."""
+    """Neither a letter, nor a frequent value, nor the other options reveal the truth: at best 31.25 % + 4."""
     asked = [one for page in pages for one in page.questions]
     rules = {letter: [one.truth == letter or one.truth == "No" for one in asked] for letter in LETTERS}
     for place in range(8):
@@ -70,7 +70,7 @@ def _letter_of(options, favourite):
 
 
 def test_the_truth_of_every_question_holds_in_the_street_that_is_drawn(pages) -> None:
-    """The option that is right names what stands in the street, and yes means that it is there."""
+    """The right option names what is in the street, and yes means that it is there."""
     for page in pages:
         assert len(page.questions) == 4
         for one in page.questions:
@@ -97,7 +97,7 @@ def test_training_asks_one_question_of_every_category(pages) -> None:
             assert one.question.options[one.truth] == value_of(page.street, one.category)
 
 
-def test_everything_that_is_asked_about_can_be_seen(pages) -> None:
+def test_everything_in_a_question_can_be_seen(pages) -> None:
     """Each thing of a street has pixels of its own in the label map, none hidden by another, and all of them small."""
     for page in pages[:12]:
         scene, street = page.scene(), page.street
@@ -146,7 +146,7 @@ def test_the_tsv_holds_the_samples_as_they_were_drawn(samples, pages) -> None:
 
 @pytest.mark.slow
 def test_a_file_that_is_not_the_pinned_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples) -> None:
-    """A sound TSV with one other word is a DataError that names the file: it is read and checked, not built again."""
+    """A valid TSV with one changed word is a DataError that names the file: it is read and checked, not built again."""
     monkeypatch.setattr(streetsqa, "test_samples", lambda: pytest.fail("was built again"))
     path = tmp_path / f"StreetsQA-{streetsqa.CHECKSUM[:12]}.tsv"
     question = dataclasses.replace(samples[0].question, text="Is there a tram?")

@@ -51,7 +51,7 @@ def tsv(tmp_path):
 
 
 def test_a_row_becomes_a_sample(tsv) -> None:
-    """Every column lands where it belongs, and the image is the original file, byte for byte."""
+    """Every column goes to its field, and the image is the original file, byte for byte."""
     text = f"index\timage\tquestion\thint\tA\tB\tC\tanswer\tcategory\n7\t{RED}\tWhich?\tLook.\tcat\tdog\t\tB\tanimals\n"
     (sample,) = read_tsv(tsv(text), "RealWorldQA")
     assert sample == Sample(
@@ -103,7 +103,7 @@ def test_an_image_path_does_not_make_two_pictures_one(tsv, benchmark: str) -> No
         assert [s.group for s in samples] == list("01234")
 
 
-def test_a_name_is_what_its_sample_is(tsv) -> None:
+def test_a_name_describes_its_sample(tsv) -> None:
     """Identity, sizes as shown, bytes and texts are known from the index alone, and are those of the sample."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -144,7 +144,7 @@ def test_quoted_fields_hold_tabs_line_ends_and_quotes(tsv) -> None:
     ids=["byte order mark", "CR/LF", "blank lines", "no last line end", "a list of one image"],
 )
 def test_harmless_differences(tsv, dressed) -> None:
-    """What differs only in how it was saved reads the same."""
+    """Files that differ only in how they were saved read the same."""
     (sample,) = read_tsv(tsv(dressed((HEADER + FIRST).encode())), "RealWorldQA")
     assert (sample.id, sample.truth, sample.image_bytes) == ("1", "B", png())
 
@@ -207,7 +207,7 @@ def test_what_is_no_picture_is_refused_with_the_file(tsv, content) -> None:
 
 
 def test_an_image_that_does_not_decode(tsv) -> None:
-    """Pixels are read when a sample is asked for: the error names file, line, column, sample and which picture."""
+    """Pixels are read when a sample is used: the error names file, line, column, sample and picture."""
     file = io.BytesIO()
     Image.effect_noise((90, 70), 80).save(file, "JPEG")
     cut = base64.b64encode(file.getvalue()[:-900]).decode()
@@ -229,7 +229,7 @@ def test_a_picture_beyond_the_limit_is_refused_with_the_file(tsv) -> None:
         dataclasses.replace(sample, max_pixels=62).images()
 
 
-def test_a_row_exchanged_while_in_use(tsv) -> None:
+def test_a_row_replaced_after_opening(tsv) -> None:
     """A picture that has changed since the file was opened is an error, not another picture."""
     path = tsv(HEADER + FIRST)
     samples = read_tsv(path, "RealWorldQA")
@@ -246,8 +246,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read_tsv(tmp_path / "absent.tsv", "RealWorldQA")
 
 
-def test_a_file_cut_while_in_use(tsv) -> None:
-    """A row that has gone since the file was opened is an error, not another row."""
+def test_a_file_truncated_after_opening(tsv) -> None:
+    """A row removed since the file was opened is an error, not another row."""
     path = tsv(HEADER + FIRST + "2" + FIRST[1:])
     samples = read_tsv(path, "RealWorldQA")
     tsv(HEADER + FIRST)
@@ -340,7 +340,7 @@ UNWRITABLE = [
 
 @pytest.mark.parametrize(("unwritable", "sentence"), UNWRITABLE)
 def test_the_file_appears_whole_or_not_at_all(tmp_path: Path, unwritable, sentence: str) -> None:
-    """A sample that the form cannot hold leaves the old file as it was, and nothing beside it."""
+    """A sample that the format cannot hold leaves the old file unchanged, and nothing beside it."""
     path = tmp_path / "b.tsv"
     write_tsv(path, [sample()])
     before = path.read_bytes()
@@ -381,14 +381,14 @@ def test_several_pictures_and_open_questions(tsv) -> None:
     ],
 )
 def test_a_mark_without_a_picture_is_refused(tsv, question, sentence: str) -> None:
-    """A question that shows a picture which its row lacks cannot be asked; in other benchmarks it is text."""
+    """A question that shows a picture which its row lacks is refused; in other benchmarks the mark is text."""
     path = tsv(MMMU + f"1\t{PAIR}\t{question}\tcat\tdog\tB\tArt\n")
     with pytest.raises(DataError, match=sentence):
         read_tsv(path, "MMMU_DEV_VAL")
     assert read_tsv(path, "MMStar")[0].question.pictures_named() == []
 
 
-def test_rotations_are_told_from_the_index(tsv) -> None:
+def test_rotations_are_found_by_the_index(tsv) -> None:
     """Rows that share their index modulo one million are one question, and an index that is no number is refused."""
     rows = "".join(f"{i}{FIRST[1:]}" for i in (17, 18, 1000017, 3000017))
     assert [s.group for s in read_tsv(tsv(HEADER + rows), "MMBench_DEV_EN")] == ["17", "18", "17", "17"]
@@ -448,7 +448,7 @@ def test_a_300_mb_file_is_read_under_300_mb(tmp_path: Path) -> None:
     assert grown < 60_000_000
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa is not here")
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa does not exist")
 def test_real_questions() -> None:
     """MMBench's published samples: quoted options with line ends, options left out, images of several sizes."""
     samples = read_tsv(SHARED, "MMBench_DEV_EN")
@@ -462,7 +462,7 @@ def test_real_questions() -> None:
         assert min(s.image().size) > 50
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa is not here")
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data/vqa does not exist")
 def test_real_questions_written_and_read(tmp_path: Path) -> None:
     """A published file survives being written by this project."""
     samples = read_tsv(SHARED, "MMBench_DEV_EN")

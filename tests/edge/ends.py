@@ -37,7 +37,7 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
 
 
 def listening(server: subprocess.Popen[str]) -> str:
-    """The address that a starting server says it is on."""
+    """The address that a starting server prints."""
     assert server.stdout is not None
     said = []
     for line in server.stdout:
@@ -49,7 +49,7 @@ def listening(server: subprocess.Popen[str]) -> str:
 
 @contextmanager
 def serving(scenario: Path, *options: object, **environment: str) -> Iterator[str]:
-    """A server's address while the context lasts; it is asked to stop, and must say that it did."""
+    """A server's address while the context lasts; then it is stopped, and must report that."""
     server = start("serve", scenario, "--listen", "127.0.0.1:0", *options, **environment)
     try:
         yield listening(server)

@@ -1,4 +1,4 @@
-"""The command line with the scheme and the model that need nothing, so that a process of it starts in a second."""
+"""The command line with the fake scheme and model, so that a process of it starts in a second."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ class FakeAlone(Fake):
 
     @classmethod
     def device_half(cls, models: Models, point: FakePoint) -> DeviceHalf:  # noqa: ARG003
-        """The whole of the model."""
+        """The whole model."""
         vision, language = models.vision(), models.language()
 
         def half(sample: Sample, clock: Clock) -> Answer:
@@ -66,14 +66,14 @@ _ADDED: tuple[tuple[Any, dict[str, Any]], ...] = (
 
 
 def patch() -> None:
-    """Adds the fakes to the tables of names, and leaves torch out where they run."""
+    """Adds the fakes to the tables of names; they run without torch."""
     for table, added in _ADDED:
         table.update(added)
     study.load_models = _load_models
 
 
 def restore() -> None:
-    """Takes the fakes away."""
+    """Removes the fakes."""
     for table, added in _ADDED:
         for name in added:
             table.pop(name, None)

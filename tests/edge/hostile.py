@@ -1,4 +1,4 @@
-"""Requests that mean a server harm, and a good one among them."""
+"""Hostile requests, and a valid one among them."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def bomb(n: int, length: int) -> bytes:
 
 
 def hostile(identity: str) -> dict[str, tuple[bytes, set[int]]]:
-    """By name: what is sent on a connection of its own, and the statuses that may answer it; 0 is a closed one."""
+    """By name: what is sent on a connection of its own, and the allowed statuses; 0 is a closed connection."""
     good = body()
 
     def whole(data: bytes, *more: str) -> bytes:
@@ -87,7 +87,7 @@ def hostile(identity: str) -> dict[str, tuple[bytes, set[int]]]:
 
 
 async def attack(address: str, data: bytes) -> tuple[int, bytes]:
-    """The status that answers some bytes, 0 where the connection is closed without one, and all that was said."""
+    """The status of the response to some bytes, 0 if the connection is closed without one, and the whole response."""
     place = urlsplit(address)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     try:

@@ -52,7 +52,7 @@ def parted(fake_scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 @pytest.mark.slow
 def test_joined_halves_are_the_run_of_one_process(alone: Record, parted: tuple[Path, Path], tmp_path: Path) -> None:
-    """All rows but times, a scheme's that sends nothing among them; the unit alone is another."""
+    """All rows except times, including those of a scheme that sends nothing; only the unit differs."""
     found = joined(*parted, tmp_path / "alone")
     for kind in ("samples", "requests"):
         ours, theirs = (getattr(record, kind).to_pandas() for record in (found, alone))
@@ -65,14 +65,14 @@ def test_joined_halves_are_the_run_of_one_process(alone: Record, parted: tuple[P
         pd.testing.assert_frame_equal(ours, theirs, obj=kind)
     stages = found.stages.to_pandas()
     assert stages.groupby("side")["start"].unique().map(list).to_dict() == {"device": [0], "server": [1]}
-    # How busy this machine was is no fault of the joining.
+    # The load of this machine is not due to the joining.
     structural = ("never timed", "half", "answer", "machines", "warm-up")
     assert not [why for why in found.manifest.reasons if any(word in why for word in structural)]
 
 
 @pytest.mark.slow
-def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
-    """Whoever reads it as a run, or takes one half for the other, gets a message that says which half it is."""
+def test_a_half_is_not_a_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
+    """Reading it as a run, or one half as the other, is refused with a message that names the half."""
     device, server = parted
     with pytest.raises(ResultsError, match=r"is only the device half of a run; 'harness join'"):
         Analysis.read(device)
@@ -85,7 +85,7 @@ def test_a_half_is_no_run(parted: tuple[Path, Path], tmp_path: Path) -> None:
 def test_a_device_half_killed_at_any_moment_is_completed(
     alone: Record, parted: tuple[Path, Path], fake_scenario: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL and the same command again: the payloads are those of a half that was not killed."""
+    """SIGKILL and the command repeated: the payloads are those of a half that was not killed."""
     moment, device = random.Random(3), tmp_path / "device"
     for _ in range(4):
         process = ends.FORKS.Process(target=_measure_device, args=(fake_scenario, device))
@@ -120,12 +120,12 @@ def test_halves_of_two_scenarios_are_not_joined(parted: tuple[Path, Path], fake_
         measure_half(load(other), tmp_path / "again", "server", payloads=parted[0], reporter=SILENT)
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "again").exists()
-    # The same halves measured again are no contradiction: nothing of them depends on chance.
+    # The same halves measured again agree: none of their rows is random.
     assert joined(device, server, tmp_path / "run").manifest.half is None
 
 
 @pytest.mark.slow
-def test_a_payload_that_is_missing_or_was_exchanged_is_noticed(fake_scenario: Path, tmp_path: Path) -> None:
+def test_a_payload_that_is_missing_or_was_replaced_is_found(fake_scenario: Path, tmp_path: Path) -> None:
     """A copy without it is refused by name; halves whose payloads differ are not joined."""
     device, server = halves(fake_scenario, tmp_path)
     first, second = sorted((device / PAYLOADS).iterdir())[:2]
@@ -142,7 +142,7 @@ def test_a_payload_that_is_missing_or_was_exchanged_is_noticed(fake_scenario: Pa
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scenarios").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_replay_section_is_read_again_from_a_manifest(path: Path) -> None:
-    """What a manifest holds is the whole section: links, users, arrivals, to the bit."""
+    """A manifest has the whole section: links, users, arrivals, to the bit."""
     scenario = load(path)
     again = replay_from_given(as_given(scenario), path.parent)
     assert again == scenario.replay
@@ -184,7 +184,7 @@ def test_a_replayed_run_has_the_rows_of_a_sweep(alone: Record, fake_scenario: Pa
 
 @pytest.mark.slow
 def test_the_commands_make_a_run(harness, fake_scenario: Path, tmp_path: Path) -> None:
-    """From two halves to a table, and to the table of a replay; what is forgotten is said."""
+    """From two halves to a table, and to the table of a replay; a missing option is reported."""
     where = ("--results", tmp_path)
     assert harness("measure", fake_scenario, "--half", "server", *where)[0] == 2
     assert harness("measure", fake_scenario, "--half", "device", *where)[0] == 0

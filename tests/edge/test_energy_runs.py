@@ -33,7 +33,7 @@ class PoweredGpu(FakeGpu):
 
     @energy_mj.setter
     def energy_mj(self, value: int | None) -> None:
-        """It tells what it took."""
+        """It reports the energy."""
 
 
 def with_energy(scenario: Path, folder: Path, energy: str = ENERGY) -> Path:
@@ -46,7 +46,7 @@ def with_energy(scenario: Path, folder: Path, energy: str = ENERGY) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_measures_what_its_halves_take(fake_scenario: Path, tmp_path: Path, harness) -> None:
+def test_a_run_measures_the_energy_of_its_halves(fake_scenario: Path, tmp_path: Path, harness) -> None:
     """The selected points, both sides, three blocks; resumed, nothing is measured again; the table and CSV have it."""
     scenario = with_energy(fake_scenario, tmp_path)
     with driver(PoweredGpu("A")):
@@ -67,7 +67,7 @@ def test_a_run_measures_what_its_halves_take(fake_scenario: Path, tmp_path: Path
     assert np.allclose(frame["idle_s"], frame["seconds"], atol=0.05)
     energy = found.energy
     assert (energy["gross_j"] > energy["net_j"]).all()
-    # What is taken beyond idle is what this process computes: never more than all of the time.
+    # The energy above idle is this process's computing: never more than all of the time.
     assert (energy["net_j"] > 0).all()
     assert (energy["net_j"] <= (energy["gross_j"] * BUSY_W / IDLE_W)).all()
     (session,) = found.manifest.sessions
@@ -88,14 +88,14 @@ def test_where_nothing_can_be_read_the_table_says_so(fake_scenario: Path, tmp_pa
         run(load(scenario), tmp_path / "fake", reporter=Silent())
     found = Analysis.read(tmp_path / "fake")
     if not found.energy.empty:
-        pytest.skip("this machine has sensors of its own")
+        pytest.skip("this machine has real sensors")
     out = " ".join(harness("show", tmp_path / "fake")[1].split())
     assert "no energy of the device could be read: NVML: " in out
     assert "J per answer" not in out
 
 
 class ForgetfulGpu(FakeGpu):
-    """A GPU whose counter begins anew between any two readings."""
+    """A GPU whose counter is reset between any two readings."""
 
     @property
     def energy_mj(self) -> int:
@@ -103,12 +103,12 @@ class ForgetfulGpu(FakeGpu):
 
     @energy_mj.setter
     def energy_mj(self, value: int | None) -> None:
-        """It forgets what it took."""
+        """Its counter was reset."""
 
 
 @pytest.mark.slow
-def test_blocks_of_which_nothing_is_known_are_said(fake_scenario: Path, tmp_path: Path) -> None:
-    """They have no rows, and one sentence says how many they are."""
+def test_blocks_without_readings_are_reported(fake_scenario: Path, tmp_path: Path) -> None:
+    """They have no rows, and one sentence gives their number."""
     said: list[str] = []
 
     class Keeping(Silent):
@@ -124,7 +124,7 @@ def test_blocks_of_which_nothing_is_known_are_said(fake_scenario: Path, tmp_path
 
 @pytest.mark.slow
 def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> None:
-    """Each machine's rails on its side; what a half may not know, the score, is not asked: all points are measured."""
+    """Each machine's rails on its side; a half does not know the scores, so all points are measured."""
     scenario = with_energy(fake_scenario, tmp_path)
     with driver(PoweredGpu("A")):
         measure_half(load(scenario), tmp_path / "d", "device", reporter=Silent())
@@ -139,7 +139,7 @@ def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_server_tells_its_own_joules(fake_scenario: Path, tmp_path: Path) -> None:
+def test_a_server_reports_its_own_joules(fake_scenario: Path, tmp_path: Path) -> None:
     """Rails of the server's machine on its side, read there; its stages' waiting and its halves' needs come along."""
     scenario = with_energy(fake_scenario, tmp_path)
     here, there = ends.FORKS.Pipe()
@@ -170,7 +170,7 @@ def _serve_powered(scenario: Path, told: Any) -> None:
         ends._serve(scenario, 0, told)
 
 
-def test_a_block_of_a_server_that_was_started_again_tells_nothing(tmp_path: Path) -> None:
+def test_a_block_of_a_restarted_server_has_no_joules(tmp_path: Path) -> None:
     """Two meters' readings are not subtracted from each other."""
     with driver(PoweredGpu("A")), Meters(tmp_path) as first, Meters(tmp_path) as second:
 

@@ -1,4 +1,4 @@
-"""Runs some of whose stages were recorded elsewhere, and runs timed as the study's requests arrive."""
+"""Runs with stages recorded elsewhere, and runs timed at the study's arrivals."""
 
 from pathlib import Path
 
@@ -60,14 +60,14 @@ def test_recorded_stages_take_the_place_of_measured_ones(profiled: Path, tmp_pat
     assert found.numbers.set_index("pipeline")["device_source"]["fake"] == "recorded"
     out = " ".join(harness("show", tmp_path / "fake")[1].split())
     assert "recorded: the device stages of fake, on AGX Orin" in out
-    # Another file is another run's: what rests on it is timed again, and nothing else.
+    # Another file is of another run: what depends on it is timed again, and nothing else.
     before = stages.query("pipeline != 'fake'").reset_index(drop=True)
     (tmp_path / "orin.csv").write_text(CSV.replace("1.5", "2.5"))
     run(load(profiled), tmp_path / "fake", reporter=Silent())
     again = Run.read(tmp_path / "fake").stages.to_pandas()
     assert again.query("pipeline != 'fake'").reset_index(drop=True).equals(before)
     assert again.query("pipeline == 'fake' and stage == 'see'")["seconds"].max() == 2.5
-    # So are the same times of another machine.
+    # The same times of another machine are timed again, too.
     profiled.write_text(profiled.read_text().replace("AGX Orin", "Orin NX"))
     run(load(profiled), tmp_path / "fake", reporter=Silent())
     renamed = Run.read(tmp_path / "fake").stages.to_pandas().query("source == 'recorded'")
@@ -178,7 +178,7 @@ def test_a_known_difference_between_the_ways_is_found(made_up, tmp_path: Path) -
 
 
 def test_another_scheme_of_a_run_is_not_taken() -> None:
-    """A logger's only name stands for any pipeline; a run says whose its rows are."""
+    """A logger's only name stands for any pipeline; a run's rows name theirs."""
     rows = pa.table({"pipeline": ["jpeg"], "seconds": [1.0]})
     assert recorded._only(rows, "pipeline", "tofc", Path("logged.parquet")) is rows
     with pytest.raises(ScenarioError, match="unknown pipeline 'tofc'; known: jpeg"):

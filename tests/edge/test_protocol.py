@@ -1,4 +1,4 @@
-"""What passes between the ends is what was sent, and anything else is refused in a sentence."""
+"""Messages between the ends arrive unchanged, and anything else is refused in a sentence."""
 
 import dataclasses
 import struct
@@ -73,14 +73,14 @@ def test_a_request_that_is_cut_in_its_head_is_refused(data: st.DataObject) -> No
 
 
 def test_a_head_that_is_nested_without_end_is_refused() -> None:
-    """A bomb of brackets costs no recursion."""
+    """Deeply nested brackets cause no recursion."""
     head = b"[" * 500_000
     with pytest.raises(PeerError, match="head is not one"):
         protocol.unpack(struct.pack("<I", len(head)) + head)
 
 
 def test_an_identity_is_that_of_the_same_server_started_again() -> None:
-    """A clock that is another now, and what the telemetry says, are no other server; other weights are."""
+    """Another clock or telemetry does not make another server; other weights do."""
     one = info()
     again = info(machine={**one.machine, "cpu_mhz": 3000, "governor": "performance"}, telemetry={"clocks": "3 GHz"})
     assert one.identity == again.identity
@@ -131,5 +131,5 @@ def test_packages_and_machines_may_differ_and_a_server_may_serve_more() -> None:
 
 
 def test_a_question_on_its_way_has_every_field() -> None:
-    """A field that a question gets is not forgotten on the wire."""
+    """A new field of a question is transmitted, too."""
     assert set(protocol.AskedQuestion.model_fields) == {field.name for field in dataclasses.fields(Question)}

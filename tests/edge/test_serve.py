@@ -1,4 +1,4 @@
-"""A server on real TCP, among requests that mean it harm."""
+"""A server on real TCP, among hostile requests."""
 
 import asyncio
 import os
@@ -37,21 +37,21 @@ def server(fake_scenario: Path) -> Iterator[str]:
 
 @pytest.fixture
 def peer(server: str, fake_scenario: Path) -> Iterator[Peer]:
-    """A good device."""
+    """A valid device."""
     peer = Peer(server, study.describe(take_stock(load(fake_scenario))), token=TOKEN)
     yield peer
     peer.close()
 
 
 def right_answers() -> list[Answer]:
-    """What the server half says to the payload in this process."""
+    """The server half's answers to the payload in this process."""
     half = Fake.server_half(FakeModels(), FakePoint(levels=4))
     return receive(half, PAYLOAD, [PAGE.question], Untimed(), kind="fake")
 
 
 @pytest.mark.slow
-def test_a_thousand_hostile_requests_harm_nobody(server: str, peer: Peer) -> None:
-    """Each is refused by its status; the good device's answers are right, memory is bounded, no traceback is sent."""
+def test_a_thousand_hostile_requests_do_no_harm(server: str, peer: Peer) -> None:
+    """Each gets its status; the valid device's answers are right, memory is bounded, no traceback is sent."""
     attacks = hostile(peer.info.identity)
     process = _process_of(server)
     wanted, answered, stop = right_answers(), 0, threading.Event()
@@ -84,7 +84,7 @@ def test_a_thousand_hostile_requests_harm_nobody(server: str, peer: Peer) -> Non
         stop.set()
         good.join()
     assert len(seen) >= 1000
-    # A request that was whole may have met a full queue.
+    # A complete request may have found the queue full.
     may_wait = {429}
     assert [(name, status) for name, status, _ in seen if status not in attacks[name][1] | may_wait] == []
     assert not [said for *_, said in seen if b"Traceback" in said or b".py" in said]
@@ -95,8 +95,8 @@ def test_a_thousand_hostile_requests_harm_nobody(server: str, peer: Peer) -> Non
 
 
 @pytest.mark.slow
-def test_a_slow_sender_holds_nobody_up(server: str, peer: Peer) -> None:
-    """A body that trickles is given up after its time, and its place in the queue is another's."""
+def test_a_slow_sender_blocks_no_other(server: str, peer: Peer) -> None:
+    """A body that arrives too slowly is given up after its time, and its place in the queue is freed."""
     place = urlsplit(server)
     slow = []
     for _ in range(4):
@@ -114,8 +114,8 @@ def test_a_slow_sender_holds_nobody_up(server: str, peer: Peer) -> None:
 
 
 @pytest.mark.slow
-def test_who_asks_for_less_than_an_answer_is_told(server: str) -> None:
-    """Health is open; the card and the metrics want the token; what was answered is counted."""
+def test_requests_for_less_than_an_answer(server: str) -> None:
+    """Health is open; the card and the metrics need the token; answered requests are counted."""
     own = {"Authorization": f"Bearer {TOKEN}"}
     assert httpx.get(f"{server}/health").json() == {"status": "ok"}
     assert httpx.get(f"{server}/info").status_code == httpx.get(f"{server}/metrics").status_code == 401
@@ -132,7 +132,7 @@ def test_who_asks_for_less_than_an_answer_is_told(server: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_wrong_token_is_the_devices_to_mend(server: str, fake_scenario: Path) -> None:
+def test_a_wrong_token_is_reported_to_the_device(server: str, fake_scenario: Path) -> None:
     """One sentence that names the variable."""
     mine = study.describe(take_stock(load(fake_scenario)))
     with pytest.raises(PeerError, match=rf"refuses \(401\).*{TOKEN_VARIABLE}"):
@@ -149,7 +149,7 @@ def test_another_scenario_is_refused_by_name(server: str, fake_scenario: Path, t
 
 
 @pytest.mark.slow
-def test_an_address_that_others_reach_wants_a_token(fake_scenario: Path) -> None:
+def test_a_public_address_needs_a_token(fake_scenario: Path) -> None:
     """Refused before anything is loaded."""
     process = ends.start("serve", fake_scenario, "--listen", "0.0.0.0:0", **{TOKEN_VARIABLE: ""})
     said, _ = process.communicate(timeout=60)
@@ -159,7 +159,7 @@ def test_an_address_that_others_reach_wants_a_token(fake_scenario: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_stopping_server_answers_what_it_has_taken(fake_scenario: Path) -> None:
+def test_a_stopping_server_answers_accepted_requests(fake_scenario: Path) -> None:
     """A request whose body is being sent when the server is stopped is answered; then the server exits with 0."""
     process = ends.start("serve", fake_scenario, "--listen", "127.0.0.1:0")
     address = ends.listening(process)

@@ -1,4 +1,4 @@
-"""Sending is shaped as the replay's own channel."""
+"""Sending is shaped by the replay's own channel."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from harness.errors import TraceError
 
 
 def test_every_byte_is_sent_once_and_none_before_its_time() -> None:
-    """Parts make up the whole, and each is given when the channel has carried all bytes up to its last."""
+    """The parts add up to the whole, and each is sent when the channel has carried all bytes up to its last."""
     rate_bps, before, data = 2e6, 300, bytes(range(256)) * 60
     shaper = Shaper(Constant(rate_bps), "2 Mbit/s")
     begun_s = shaper.now_s()

@@ -55,8 +55,8 @@ def test_attention_is_two_products_and_writes_no_scores() -> None:
     assert causal.operations == 4 * 2 * 3 * 55 * 8
 
 
-def test_a_backbone_of_ones_own_is_not_counted() -> None:
-    """What its stages are is known of the catalog's own models alone."""
+def test_a_backbone_of_your_own_is_not_counted() -> None:
+    """The stages are known only of the catalog's own models."""
     with pytest.raises(ScenarioError, match="the work of backbone mine:Model cannot be counted; that of these can be"):
         CountedBackbone("mine:Model")
 
@@ -69,7 +69,7 @@ def test_a_tower_on_the_meta_device_does_what_a_real_one_does(mini: CountedBackb
 
 
 @pytest.mark.slow
-def test_one_token_after_many_reads_the_weights_and_what_was_kept(mini: CountedBackbone) -> None:
+def test_one_token_after_many_reads_the_weights_and_the_cache(mini: CountedBackbone) -> None:
     """Its operations are those of its products; each further token before it adds its keys and values, twice used."""
     config = load("mini-onevision", weights="random", device="meta").config.text_config
     heads, layers = config.num_attention_heads, config.num_hidden_layers
@@ -99,7 +99,7 @@ def test_each_feature_is_coded_by_one_entropy_model() -> None:
     assert sixteen.operations - one.operations == 2 * n * (d * 16 + 16 * 16)
 
 
-def test_four_bits_are_read_in_the_place_of_sixteen() -> None:
+def test_a_quantised_model_reads_four_bits_for_sixteen() -> None:
     """A quantised model's linear layers lose three quarters of their bytes, less their scales, and no operation."""
     shape = {
         "type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

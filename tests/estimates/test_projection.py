@@ -68,7 +68,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 class _Silent:
-    """A reporter that keeps what it is told."""
+    """A reporter that records its messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -95,7 +95,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Projection, Path]:
 
 
 @pytest.mark.slow
-def test_a_projection_is_a_run_that_says_what_it_is(ran: tuple[Projection, Path]) -> None:
+def test_a_projection_is_a_labelled_run(ran: tuple[Projection, Path]) -> None:
     """All stages are estimated, on the machines of the sheets; it is INVALID, and claims no score."""
     analysis = Analysis.read(ran[1])
     stages = analysis.record.stages
@@ -110,7 +110,7 @@ def test_a_projection_is_a_run_that_says_what_it_is(ran: tuple[Projection, Path]
 
 @pytest.mark.slow
 def test_a_page_and_macros_of_it_call_nothing_measured(ran: tuple[Projection, Path]) -> None:
-    """Payloads are reported or derived, times estimated; tokens and scores, which nobody knows, are not there."""
+    """Payloads are reported or derived, times estimated; tokens and scores, which are unknown, are absent."""
     found = Analysis.read(ran[1])
     text = page.render([found], figures=[])
     assert "Payload bytes are reported or derived, and no question was answered. Stage times are estimated" in text
@@ -175,15 +175,15 @@ def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[Projection, 
 
 
 @pytest.mark.slow
-def test_claims_stand_beside_the_estimates(ran: tuple[Projection, Path]) -> None:
-    """A claim that holds says yes, one that cannot says no, over each uplink."""
+def test_claims_are_printed_beside_the_estimates(ran: tuple[Projection, Path]) -> None:
+    """A claim that holds is *yes*, one that cannot hold is *no*, over each uplink."""
     verdicts = [(verdict.claim.of, verdict.channel, verdict.agrees) for verdict in ran[0].verdicts()]
     assert verdicts[0] == ("tofc", "10 KB/s", "yes")
     assert verdicts[2:] == [("server_only", "10 KB/s", "no"), ("server_only", "1 MB/s", "no")]
 
 
 def test_it_takes_no_options_of_measuring(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    """They are one sentence."""
+    """They are refused in one sentence."""
     path = write(tmp_path)
     status, _, err = harness("run", path, "--server", "http://127.0.0.1:1")
     assert status == 2
@@ -215,7 +215,7 @@ def test_a_mistake_is_one_sentence(
 
 @pytest.mark.slow
 def test_a_run_that_was_measured_is_not_replaced(tmp_path: Path) -> None:
-    """A scenario of its name that gets an ``estimate:`` section leaves its rows where they are; so does another's."""
+    """A scenario of its name that gets an ``estimate:`` section does not touch its rows; nor does another's."""
     for name, sentence in (("small", "holds a run that was measured"), ("other", "holds a run of another scenario")):
         before = make(tmp_path / name, name=name)
         with pytest.raises(ResultsError, match=rf"{sentence}; choose another --name"):
@@ -224,7 +224,7 @@ def test_a_run_that_was_measured_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_the_section_changes_no_other_scenarios_hash(tmp_path: Path) -> None:
-    """A scenario without it hashes as if there were no such section; with it, differently."""
+    """A scenario without it has the hash that it had before the section existed; with it, another."""
     document = {name: part for name, part in SMALL.items() if name != "estimate"}
     plain = tmp_path / "plain.yaml"
     plain.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -233,7 +233,7 @@ def test_the_section_changes_no_other_scenarios_hash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["jpeg_s", "jpeg_px"])
-def test_a_name_that_ends_like_a_quantity_is_written_as_it_is(tmp_path: Path, name: str) -> None:
+def test_a_name_that_ends_like_a_quantity_is_written_unchanged(tmp_path: Path, name: str) -> None:
     """A pipeline's name is a key among the payloads; written and loaded again it is the same scenario."""
     document = copy.deepcopy(SMALL)
     document["pipelines"][2]["name"] = name
@@ -245,7 +245,7 @@ def test_a_name_that_ends_like_a_quantity_is_written_as_it_is(tmp_path: Path, na
 
 
 def test_the_papers_projection_names_its_sources() -> None:
-    """Every payload and claim says who says it, and the inferred rate is labelled."""
+    """Every payload and claim has its source, and the inferred rate is labelled."""
     scenario = load(SCENARIOS / "paper_projection.yaml")
     assert scenario.estimate is not None
     assert all(payload.says for payload in scenario.estimate.payloads.values())

@@ -1,4 +1,4 @@
-"""Efficiencies and their errors: no number is fitted on itself, and the intervals cover what they say."""
+"""Efficiencies and their errors: no number is fitted on itself, and the intervals cover as stated."""
 
 import math
 from typing import Any
@@ -52,7 +52,7 @@ def test_an_efficiency_is_the_geometric_mean_of_its_own_times() -> None:
 
 
 def test_no_time_is_predicted_from_itself() -> None:
-    """Whatever a published time is changed to, what is predicted of it stays, and all others' predictions move."""
+    """If a published time is changed, its own prediction stays, and all others' change."""
     times = {("a", "prefill"): [2.0, 3, 4], ("a", "vision"): [5.0], ("b", "prefill"): [6.0, 7]}
     before = {test.row.name: test for test in roofline(times).tests()}
     for (machine, kind), values in times.items():
@@ -70,7 +70,7 @@ def test_no_time_is_predicted_from_itself() -> None:
 
 
 def test_what_is_not_published_is_borrowed_from_the_nearest() -> None:
-    """A like kind of the machine, then the kind elsewhere, then a like kind elsewhere, then nothing."""
+    """A similar kind on the machine, then the kind elsewhere, then a similar kind elsewhere, then nothing."""
     found = roofline({("a", "prefill"): [2.0, 2.0], ("b", "vision"): [4.0, 4.0]})
     lent = [found.efficiency(machine, kind) for machine, kind in (("a", "vision"), ("c", "vision"), ("c", "prefill"))]
     assert [had and (had.value, had.how) for had in lent] == [
@@ -93,7 +93,7 @@ def test_an_error_is_stated_only_where_borrowing_can_be_tested() -> None:
 
 
 def test_two_times_have_the_error_of_none() -> None:
-    """A scatter of two is not taken: the factor is that of borrowing; three have their own."""
+    """The scatter of two is not used: the factor is that of borrowing; three have their own."""
     times: dict[tuple[str, str], list[float]] = {("a", "prefill"): [2.0, 2.0], ("b", "prefill"): [4.0, 4.0]}
     two, three = (
         roofline({**times, ("c", "prefill"): own}).efficiency("c", "prefill") for own in ([3.0, 3.3], [3.0, 3.0, 3.0])
@@ -102,13 +102,13 @@ def test_two_times_have_the_error_of_none() -> None:
     assert three is not None
     assert two.factor > 2
     assert three.factor == pytest.approx(1)
-    # Nor is it narrower than that of what would be lent.
+    # Nor is it narrower than that of a borrowed efficiency.
     scattered = roofline({("a", "prefill"): [1, 4, 16], ("c", "prefill"): [4, 4]}).efficiency("c", "prefill")
     assert scattered is not None
     assert scattered.factor == pytest.approx(prediction_factor([math.log(t) for t in (1, 4, 16)]))
 
 
-def test_the_interval_of_one_more_time_covers_as_often_as_it_says() -> None:
+def test_the_interval_of_one_more_time_covers_as_often_as_stated() -> None:
     """Log-normal times: 95 % of further ones lie within the factor, from three to eight published."""
     rng = np.random.default_rng(0)
     for n in (3, 4, 8):

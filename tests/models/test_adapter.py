@@ -1,4 +1,4 @@
-"""LoRA on a tiny OneVision: put on, saved, and taken up again part by part, in a copy or beside shared weights."""
+"""LoRA on a tiny OneVision: attached, saved, and loaded again part by part, in a copy or beside shared weights."""
 
 import copy
 import json
@@ -49,18 +49,18 @@ def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def models(plain_folder: Path) -> LlavaModels:
-    """The parts of the backbone without an adapter, none of them read."""
+    """The parts of the backbone without an adapter, none of them loaded."""
     return load("mini-onevision", weights=plain_folder)
 
 
 def read(folder: Path, models: LlavaModels) -> None:
-    """Takes up the adapter of both sides."""
+    """Loads the adapter of both sides."""
     models.vision(folder)
     models.language(folder)
 
 
 def run(part: Part, module: torch.nn.Module) -> torch.Tensor:
-    """What a part computes of something."""
+    """A part's output on a fixed random input."""
     generator = torch.Generator().manual_seed(5)
     with torch.inference_mode():
         if part == "tower":
@@ -81,10 +81,10 @@ def test_lora_is_where_the_paper_has_it() -> None:
 
 
 @pytest.mark.parametrize("small", [True, False], ids=["merged copy", "shared weights"])
-def test_a_trained_adapter_is_taken_up_and_leaves_the_backbone_as_it_was(
+def test_a_trained_adapter_is_loaded_and_the_backbone_is_unchanged(
     models: LlavaModels, trained: tuple[OneVision, Path], small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In either way features, tokens and answers are the trained ones, and the backbone's own stay its own."""
+    """In both ways features, tokens and answers are the trained ones, and the backbone's own are unchanged."""
     if not small:
         monkeypatch.setattr(adapter, "_COPIED_BELOW_BYTES", 0)
     tuned, folder = trained
@@ -136,7 +136,7 @@ def test_an_adapter_beside_weights_computes_as_pefts_does(part: Part, trained: t
 def test_adapters_beside_the_same_weights_do_not_disturb_each_other(
     models: LlavaModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three points of one process, of other ranks, each see what they would see alone, in any order."""
+    """Three points of one process, of different ranks, each compute what they would alone, in any order."""
     monkeypatch.setattr(adapter, "_COPIED_BELOW_BYTES", 0)
     folders = [tmp_path / str(seed) for seed in range(3)]
     tuned = [train(folder, seed, rank) for seed, (folder, rank) in enumerate(zip(folders, (4, 2, 4), strict=True))]
@@ -165,14 +165,14 @@ def test_an_adapter_of_another_model_is_refused(
 def test_an_adapter_of_more_layers_is_refused(
     trained: tuple[OneVision, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A model that has fewer layers than the adapter would take it up in part."""
+    """A model with fewer layers than the adapter would load only a part of it."""
     other = load("mini-onevision", weights=save(make_backbone(layers=1), tmp_path_factory.mktemp("shallow")))
     with pytest.raises(CheckpointError, match=r"tensors that the tower of mini-onevision has no place for"):
         other.vision(trained[1])
 
 
 def test_damaged_and_pickled_adapters_are_refused(models: LlavaModels, trained: tuple[OneVision, Path]) -> None:
-    """Only safetensors are read; a file that is cut off is not."""
+    """Only complete safetensors files are read."""
     weights = trained[1] / "adapter_model.safetensors"
     whole = weights.read_bytes()
     tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
@@ -188,7 +188,7 @@ def test_damaged_and_pickled_adapters_are_refused(models: LlavaModels, trained: 
 
 @pytest.mark.parametrize("part", ["vision_tower", "language_model", "multi_modal_projector"])
 def test_a_weight_that_is_missing_is_named(models: LlavaModels, trained: tuple[OneVision, Path], part: str) -> None:
-    """An adapter without one of its tensors is not taken up half."""
+    """An adapter without one of its tensors is not loaded in part."""
     weights = trained[1] / "adapter_model.safetensors"
     tensors = load_file(weights)
     tensors.pop(next(name for name in sorted(tensors) if part in name))
@@ -220,7 +220,7 @@ MORE = [
 def test_what_is_more_than_a_plain_lora_is_refused(
     models: LlavaModels, trained: tuple[OneVision, Path], changes: dict[str, object], sentence: str
 ) -> None:
-    """It would be computed wrong without a word."""
+    """It would be computed wrong silently."""
     path = trained[1] / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     for side in (models.vision, models.language):

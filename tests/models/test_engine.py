@@ -43,7 +43,7 @@ def read_alone(monkeypatch):
 @pytest.mark.parametrize("make", [make_backbone, make_backbone15])
 @pytest.mark.parametrize("seed", range(4))
 def test_questions_read_together_are_answered_as_alone(make, seed, read_alone) -> None:
-    """Answers, and what was read and written for them, are those of one prompt at a time; not all are read again."""
+    """Answers and token counts are those of one prompt at a time; not all prompts are read again."""
     backbone = make(seed)
     shown, other = picture(seed), picture(seed + 100)
     asked = again = 0
@@ -61,8 +61,8 @@ def test_questions_read_together_are_answered_as_alone(make, seed, read_alone) -
     assert again < asked
 
 
-def test_what_is_in_doubt_is_read_again_by_itself(monkeypatch, tiny, read_alone) -> None:
-    """A prompt with a token that leads by less than rounding might take is answered one at a time."""
+def test_a_token_in_doubt_is_read_again_by_itself(monkeypatch, tiny, read_alone) -> None:
+    """A prompt with a token whose lead is within rounding is answered one at a time."""
     requests = [Request([picture(0)], question) for question in ASKED]
     wanted = answered(tiny, requests, Untimed)
     read_alone.clear()
@@ -72,7 +72,7 @@ def test_what_is_in_doubt_is_read_again_by_itself(monkeypatch, tiny, read_alone)
 
 
 def test_a_lead_is_a_part_of_the_largest_logit() -> None:
-    """A token is decided where it leads the next by more than rounding, at any scale; of undefined logits none is."""
+    """A token is decided if it leads the next by more than rounding, at any scale; never with undefined logits."""
     logits_BL = torch.tensor([[9.0, -10.0, 8.9], [9.0, -10.0, 8.995], [float("nan")] * 3])
     for scale in (1.0, 1e4):
         tokens, is_sure = engine._decided(logits_BL * scale)
@@ -103,8 +103,8 @@ def test_branches_do_not_see_each_other(tiny, n_shared) -> None:
             torch.testing.assert_close(more_QH[row], wanted_H, rtol=1e-5, atol=1e-5)
 
 
-def test_what_prompts_begin_with() -> None:
-    """Of prompts that are alike to the end of one, each keeps a token of its own."""
+def test_the_common_beginning_of_prompts() -> None:
+    """Of prompts that are equal to the end of one, each has at least one token of its own."""
     long_TH = picture(0)
     changed_TH = long_TH.clone()
     changed_TH[4, 3] += 1
@@ -124,7 +124,7 @@ def test_what_prompts_begin_with() -> None:
     ],
 )
 def test_other_attention_is_read_one_at_a_time(monkeypatch, tiny, setting, value) -> None:
-    """A model that a mask alone does not tell what to look at, or whose positions depend on the length, reads alone."""
+    """A model whose attention needs more than a mask, or whose positions depend on the length, reads one at a time."""
     clocks = [Sharing(), Sharing()]
     assert tiny._engine._reads_together(clocks)
     assert not tiny._engine._reads_together([Sharing(), Untimed()])
@@ -134,7 +134,7 @@ def test_other_attention_is_read_one_at_a_time(monkeypatch, tiny, setting, value
 
 
 def test_half_precision_and_masks_are_read_one_at_a_time(monkeypatch) -> None:
-    """Where rounding moves every answer's lead, or attention is more than causal, nothing is read together."""
+    """If rounding changes every answer's lead, or attention is not only causal, nothing is read together."""
     backbone = make_backbone()
     with monkeypatch.context() as patched:
         patched.setattr(backbone._engine, "_masks", lambda *_: None)

@@ -1,4 +1,4 @@
-"""What every family of models does with the schemes: features cross the link, and the same answers come back."""
+"""Every family of models with the schemes: features cross the link, and the answers are the same."""
 
 import io
 
@@ -45,8 +45,8 @@ def models(request, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (90, 40)])
-def test_all_features_cross_and_answer_alike(models, width, height):
-    """Sent whole in half precision, features come back in their places, and answer as those that were not sent."""
+def test_all_features_cross_and_give_the_same_answer(models, width, height):
+    """Sent whole in half precision, features keep their places and give the answer of those that were not sent."""
     point = RawFeaturesPoint()
     device, server = RawFeatures.device_half(models, point), RawFeatures.server_half(models, point)
     sample = shown(width, height)
@@ -84,7 +84,7 @@ def test_tofc_answers_from_a_stream(models, width, height):
 
 
 def test_areas_are_drawn_where_the_patch_is_the_padded_picture(models):
-    """Which features became one is shown over the picture as it was padded to a square, or not at all."""
+    """Merged areas are shown over the picture padded to a square, or not at all."""
     vision = models.vision()
     codec = TofcCodec(CodecConfig(dim=vision.feature_dim, n_experts=1, hidden=(16,)))
     device = FeatureDevice(Tofc.kind, vision, Merging(), codec, TofcPoint(codec="untrained", n_c=3))

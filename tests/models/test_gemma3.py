@@ -65,7 +65,7 @@ def test_logits_are_transformers_own(tiny, kind, size):
     tokens_TH = tiny.project_all(tiny.encode(tiles), tiles.layout)
     found_TL = logits_of(tiny, [tokens_TH], question)
     torch.testing.assert_close(found_TL, wanted_TL, atol=1e-4, rtol=0)
-    # Read in one direction alone, as the text is, a picture says something else.
+    # Read in one direction only, as the text is, a picture gives other logits.
     blind = inputs["token_type_ids"].zero_()
     with torch.inference_mode():
         assert (tiny.model(**{**inputs, "token_type_ids": blind}).logits[0] - found_TL).abs().max() > 1e-2
@@ -84,7 +84,7 @@ def test_two_pictures_do_not_read_each_other_both_ways(tiny):
 
 @pytest.mark.parametrize("n_c", [1, 3, 12])
 def test_merged_features_are_a_shorter_block(tiny, n_c):
-    """With n_c visual tokens the block is n_c long: as transformers, told of so many image tokens."""
+    """With n_c visual tokens the block is n_c long: as in transformers with that number of image tokens."""
     question, text = QUESTIONS["choice"]
     tokens_TH = tiny.project(torch.randn(1, n_c, 32, generator=torch.Generator().manual_seed(n_c)))
     shown = "\n\n<start_of_image>" + "<image_soft_token>" * n_c + "<end_of_image>\n\n"
@@ -120,7 +120,7 @@ def test_the_whole_answer_is_transformers_own(tiny):
 
 @pytest.mark.parametrize(("tile", "patch", "width", "tokens"), [(896, 14, 8, 256), (32, 4, 32, 64)])
 def test_features_are_what_the_projector_norms(tile, patch, width, tokens):
-    """The cut is behind the pooling: 256 means of 4 x 4 positions on the real one's picture of 896 px."""
+    """The cut is after the pooling: 256 means of 4 x 4 positions on the real one's picture of 896 px."""
     backbone = make_gemma3(tile=tile, patch=patch, width=width, tokens=tokens)
     tiles = backbone.preprocess(noise(70, 32))
     caught = []
@@ -150,8 +150,8 @@ def test_attention_is_that_of_the_eager_tower(tiny):
     assert seen.keys_PVK.shape == (1, 16, 16)
 
 
-def test_who_reads_whom():
-    """Text reads what came before; a picture also the rest of itself; a window of three, no further back than two."""
+def test_which_positions_attend_to_which():
+    """Text attends to what came before, a picture also to all of itself, a window of three no further than two."""
 
     class Config:
         sliding_window = 3
@@ -191,7 +191,7 @@ def test_random_weights_show_pictures(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("engine", [None, lambda _: object()])
-def test_embeddings_are_scaled_whatever_answers(tiny, tmp_path, engine):
+def test_embeddings_are_scaled_with_either_engine(tiny, tmp_path, engine):
     """Text is read times the root of the width, by transformers' layers and by another engine."""
     side = load("gemma-3-4b", weights=save(tiny, tmp_path)).language(engine=engine)
     question, _ = QUESTIONS["open"]
@@ -221,7 +221,7 @@ def test_what_this_harness_does_not_run_is_refused(tiny, tmp_path, file, change,
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
-    """A model that is not here says what to fetch, and one that no family has which there are."""
+    """For a model that is not installed it says what to fetch, for an unknown one which are known."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UnavailableError, match=r"gemma-3-12b: .*run 'harness weights get gemma-3-12b'"):
         load("gemma-3-12b")
@@ -230,6 +230,6 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
 
 
 def test_no_adapter_is_trained(tiny):
-    """Training packs dialogues as text is read, in one direction, and says so before it begins."""
+    """Training packs dialogues in one direction, and refuses this model before it begins."""
     with pytest.raises(UnavailableError, match="tiny: training packs questions for LLaVA-OneVision"):
         adapter.attach(tiny, 4, 8, 0.0)

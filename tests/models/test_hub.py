@@ -1,4 +1,4 @@
-"""Fetching checkpoints from a server on this machine that speaks the hub's API, loses connections, and refuses.
+"""Fetching checkpoints from a local server that has the hub's API, loses connections, and refuses requests.
 
 Large files are redirected to another host, as the hub's are, and have a sha256; small ones have git's object id.
 """
@@ -67,12 +67,12 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def files_asked(self) -> list[tuple[str, str | None]]:
-        """The files that were asked for, each with its range."""
+        """The requested files, each with its range."""
         return [(path.rsplit("/", 1)[1], span) for path, span, _ in self.asked if "/resolve/" in path]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One answer."""
+    """One response."""
 
     server: Server
 
@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:cut_after])
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def located() -> Path:
 
 
 def test_what_is_fetched_is_found_by_scenarios(server: Server) -> None:
-    """JSON and the index's safetensors of one commit, without pickles or weights that are there twice."""
+    """JSON and the index's safetensors of one commit, without pickles or duplicate weights."""
     told: list[tuple[int, int | None]] = []
     folder = get(progress=lambda done, total: told.append((done, total)))
     assert located() == folder
@@ -184,7 +184,7 @@ def test_a_lost_connection_is_resumed_in_the_middle_of_a_file(server: Server) ->
 
 
 def test_an_interrupted_download_is_resumed_and_was_never_visible(server: Server) -> None:
-    """No scenario finds a part of a checkpoint; the same command asks for what is missing alone."""
+    """No scenario finds a part of a checkpoint; the command repeated requests only what is missing."""
     first, second, _ = SHARDS
 
     def stop(done: int, _: int | None) -> None:
@@ -210,7 +210,7 @@ def test_an_interrupted_download_is_resumed_and_was_never_visible(server: Server
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "called"), [("tokenizer.json", "git object id"), (next(iter(SHARDS)), "sha256")])
 def test_another_file_than_the_published_one_is_refused(server: Server, name: str, called: str) -> None:
-    """A changed byte is found in small files and large ones, and what came is deleted."""
+    """A changed byte is found in small files and large ones, and the download is deleted."""
     server.sent[name] = CONTENT[name][:-1] + b"?"
     with pytest.raises(DataError, match=rf"{NAME}, {name}: what came .* has the {called} .* is published"):
         get()
@@ -238,8 +238,8 @@ def test_a_commit_stays_until_another_is_fetched(server: Server) -> None:
     assert server.asked == []
 
 
-def test_what_another_client_left_in_part_is_completed(server: Server) -> None:
-    """A snapshot that lacks a file is not taken for a checkpoint, and says what brings the rest."""
+def test_a_partial_download_of_another_client_is_completed(server: Server) -> None:
+    """A snapshot that lacks a file is not taken for a checkpoint, and the error says how to get the rest."""
     folder = get()
     shutil.rmtree(folder.parents[1] / "refs")
     (folder.parents[1] / "refs").mkdir()
@@ -293,7 +293,7 @@ REFUSALS: dict[str, tuple[Callable[[Server, pytest.MonkeyPatch], object], str]] 
 def test_what_cannot_be_fetched_is_one_sentence(
     server: Server, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It says what to do; no weights were asked for in vain, and no scenario finds anything."""
+    """It says what to do; no weights were requested in vain, and no scenario finds anything."""
     change, sentence = REFUSALS[what]
     change(server, monkeypatch)
     with pytest.raises(HarnessError, match=sentence) as told:
@@ -319,7 +319,7 @@ def test_an_empty_revision_is_not_main(server: Server, revision: str) -> None:
     assert not server.asked
 
 
-def test_a_token_is_shown_to_the_hub_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_sent_only_to_the_hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host that files are redirected to does not see it."""
     monkeypatch.setenv("HF_TOKEN", "hf_of_mine")
     get()
@@ -345,7 +345,7 @@ def test_a_fetched_checkpoint_loads(server: Server, tmp_path: Path) -> None:
 def test_the_command_fetches_and_lists(
     harness: Callable[..., tuple[int, str, str]], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there is no terminal its progress is lines; wrong names are refused before anything is fetched."""
+    """Without a terminal its progress is lines; wrong names are refused before anything is fetched."""
     status, out, _ = harness("weights", "list")
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert (status, set(lines)) == (0, set(hub.names()))
@@ -363,7 +363,7 @@ def test_the_command_fetches_and_lists(
 
 
 def test_a_terminal_has_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """And a log has a line now and then, not one for every step."""
+    """A log has a line at intervals, not one for every step."""
     with display.Bar(Console(force_terminal=True), "x", sized=False) as told:
         told(1, 2)
     assert "1/2" in capsys.readouterr().out
@@ -376,15 +376,15 @@ def test_a_terminal_has_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) -
 def test_a_damaged_index_does_not_hide_the_other_models(
     server: Server, harness: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """The list says which model it is."""
+    """The list names the model."""
     (get() / "model.safetensors.index.json").resolve().write_text("{")
     assert hub.state(HUB_ID) == "damaged"
     status, out, _ = harness("weights", "list")
     assert (status, len(out.splitlines())) == (0, len(hub.names()))
 
 
-def test_without_a_home_folder_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a sentence; a scenario that looks for a model there finds none."""
+def test_without_a_home_folder_the_error_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence says so; a scenario that searches for a model there finds none."""
     for name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
 

@@ -100,7 +100,7 @@ def test_the_whole_answer_is_transformers_own(tiny):
     [(448, 14, 16, {}), (32, 4, 32, {"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False})],
 )
 def test_features_are_what_the_projector_is_given(tile, patch, width, vision):
-    """The cut is behind the pixel shuffle: 256 features of four positions each on the real one's tiles of 448 px."""
+    """The cut is after the pixel shuffle: 256 features of four positions each on the real one's tiles of 448 px."""
     backbone = make_internvl(tile=tile, patch=patch, width=width, vision=vision)
     tiles = backbone.preprocess(noise(700, 320))
     caught = []
@@ -115,7 +115,7 @@ def test_features_are_what_the_projector_is_given(tile, patch, width, vision):
     torch.testing.assert_close(x_PVD, caught[0], atol=1e-5, rtol=1e-5)
 
 
-def test_merged_features_stand_where_all_would(tiny):
+def test_merged_features_take_the_place_of_all(tiny):
     """Three features a patch are three visual tokens a patch between the picture's marks, read in one direction."""
     question, text = QUESTIONS["open"]
     y_PCD = torch.randn(5, 3, 128, generator=torch.Generator().manual_seed(0))
@@ -194,8 +194,8 @@ def test_what_this_harness_does_not_run_is_refused(tiny, tmp_path, file, change,
     assert "\n" not in str(refusal.value)
 
 
-def test_the_published_processor_is_taken(tiny, tmp_path):
-    """What the processor's file says as the harness does it, and what it leaves out, is no reason to refuse."""
+def test_the_published_processor_is_accepted(tiny, tmp_path):
+    """Settings of the processor's file that equal the harness's, or are absent, are accepted."""
     save(tiny, tmp_path)
     declared = {"min_patches": 1, "max_patches": 12, "image_mean": [0.485, 0.456, 0.406], "image_std": None}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(declared))
@@ -223,7 +223,7 @@ def test_a_head_of_its_own_is_read_whatever_the_config_says(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
-    """A model that is not here says what to fetch, and one that no family has which there are."""
+    """For a model that is not installed it says what to fetch, for an unknown one which are known."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UnavailableError, match=r"internvl3-8b: .*run 'harness weights get internvl3-8b'"):
         load("internvl3-8b")
@@ -232,7 +232,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
 
 
 def test_no_adapter_is_trained(tiny):
-    """Training packs LLaVA's prompts, and says so before it begins."""
+    """Training packs LLaVA's prompts, and refuses this model before it begins."""
     with pytest.raises(UnavailableError, match="tiny: training packs questions for LLaVA-OneVision"):
         adapter.attach(tiny, 4, 8, 0.0)
 

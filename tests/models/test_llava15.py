@@ -79,7 +79,7 @@ def test_features_of_a_tiled_image_are_refused(tiny15) -> None:
 
 
 def test_a_checkpoint_is_loaded(tiny15, tmp_path: Path) -> None:
-    """A saved model is loaded by name and folder, and answers as it did."""
+    """A saved model is loaded by name and folder, and gives the same answers."""
     loaded = load("llava-1.5-7b", weights=save(tiny15, tmp_path)).language()
     tokens_TH = tiny15.project(torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0)))
     found = [said(b, tokens_TH, CHOICE) for b in (tiny15, loaded)]
@@ -98,7 +98,7 @@ def test_full_size_parameters() -> None:
 
 
 def test_unknown_names_list_the_known() -> None:
-    """A name that no family has is refused with the known; the checkpoint of another family by its model_type."""
+    """An unknown name is refused with the list of known ones; the checkpoint of another family by its model_type."""
     sentence = r"unknown model 'llava-1\.6'; did you mean 'llava-1\.5-7b'\? known: .*llava-1\.5-7b.*mini-llava15"
     with pytest.raises(CheckpointError, match=sentence):
         load("llava-1.6")

@@ -45,7 +45,7 @@ def theirs(backbone, prompt_TH, **options):
 
 
 def test_it_is_both_sides_of_a_model(tiny) -> None:
-    """The class has every part that the contract names, and says its geometry."""
+    """The class has every part that the contract names, and its geometry."""
     for side in (VisionSide, LanguageSide):
         assert all(hasattr(tiny, name) for name in vars(side) if not name.startswith("_"))
     assert tiny.name == "tiny"
@@ -167,7 +167,7 @@ def test_damaged_stop_tokens_are_refused(folder, declared) -> None:
         load("llava-onevision-7b", weights=folder).language()
 
 
-def test_the_prompt_can_be_trained_through(tiny) -> None:
+def test_gradients_pass_through_the_prompt(tiny) -> None:
     """Gradients reach the visual tokens and the embeddings."""
     tokens_TH = torch.randn(3, 32, requires_grad=True)
     tiny.prompt([tokens_TH], CHOICE).square().sum().backward()
@@ -177,7 +177,7 @@ def test_the_prompt_can_be_trained_through(tiny) -> None:
 
 
 def test_features_of_another_image_are_refused(tiny) -> None:
-    """project_all says what does not fit, because features may have come over a link."""
+    """project_all names what does not fit, because features may have come over a link."""
     tiles = tiny.preprocess(picture())
     x_PVD = tiny.encode(tiles)
     with pytest.raises(BitstreamError, match=r"features of shape \(7, 15, 32\) on a 2 x 3 grid"):
@@ -196,7 +196,7 @@ def folder(tmp_path, tiny):
 
 
 def test_a_checkpoint_is_loaded(folder, tiny, capfd: pytest.CaptureFixture[str]) -> None:
-    """Half-precision weights run in float32 on a CPU, answer as the model that was saved, and load in silence."""
+    """Half-precision weights run in float32 on a CPU, give the saved model's answers, and load without output."""
     loaded = load("llava-onevision-0.5b", weights=folder).backbone()
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     assert not loaded.model.training
@@ -208,7 +208,7 @@ def test_a_checkpoint_is_loaded(folder, tiny, capfd: pytest.CaptureFixture[str])
 
 
 def test_random_weights_take_the_checkpoints_own_config(folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights of a name whose checkpoint is here have its architecture and tokenizer."""
+    """Random weights for the name of an installed checkpoint have its architecture and tokenizer."""
     monkeypatch.setitem(files.SOURCES, "mini-onevision", folder)
     backbone = load("mini-onevision", weights="random", dtype=torch.bfloat16).backbone()
     assert backbone.feature_dim == 32
@@ -220,7 +220,7 @@ def test_random_weights_take_the_checkpoints_own_config(folder, monkeypatch: pyt
 
 
 def damage_config(path):
-    """JSON that breaks off."""
+    """Truncated JSON."""
     (path / "config.json").write_text('{"model_type": ')
 
 
@@ -230,14 +230,14 @@ def foreign_config(path):
 
 
 def impossible_config(path):
-    """A size that is no number."""
+    """A size that is not a number."""
     config = json.loads((path / "config.json").read_text())
     config["vision_config"]["hidden_size"] = "wide"
     (path / "config.json").write_text(json.dumps(config))
 
 
 def cut_weights(path):
-    """A download that broke off."""
+    """A truncated download."""
     whole = (path / "model.safetensors").read_bytes()
     (path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
 
@@ -258,17 +258,17 @@ def reshape_a_weight(path):
 
 
 def lose_the_weights(path):
-    """A folder with everything else."""
+    """A folder with all other files."""
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
 
 
 def lose_the_tokenizer(path):
-    """A folder with everything else."""
+    """A folder with all other files."""
     (path / "tokenizer.json").unlink()
 
 
 def damage_the_tokenizer(path):
-    """No tokenizer's JSON."""
+    """JSON that is not a tokenizer's."""
     (path / "tokenizer.json").write_text("[]")
 
 
@@ -318,7 +318,7 @@ def test_damaged_and_foreign_checkpoints(folder, damage, sentence: str) -> None:
 
 
 def test_absent_checkpoints_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub id that is not cached, a path that is not there, and a miniature that is not trained."""
+    """A hub id that is not cached, a path that does not exist, and a miniature that is not trained."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UnavailableError, match="'harness weights get llava-onevision-7b'"):
         load("llava-onevision-7b")
@@ -330,7 +330,7 @@ def test_absent_checkpoints_say_how_to_get_them(tmp_path: Path, monkeypatch: pyt
 
 
 def test_unknown_names_and_dtypes() -> None:
-    """Names and dtypes that are not there are refused with those that are."""
+    """Unknown names and dtypes are refused with the list of known ones."""
     with pytest.raises(CheckpointError, match=r"unknown model 'gpt'; known: .*llava-onevision-7b"):
         load("gpt")
     with pytest.raises(CheckpointError, match="unknown dtype 'int8'; models run in float32"):
@@ -360,7 +360,7 @@ def test_full_size_parameters(name: str, total_m, vision_m, projector_m) -> None
 
 
 def test_copies_of_a_checkpoint_agree(folder, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A folder is all that a checkpoint is: moved elsewhere it gives the same answers."""
+    """A checkpoint is only its folder: moved elsewhere it gives the same answers."""
     elsewhere = shutil.copytree(folder, tmp_path_factory.mktemp("copies") / "moved")
     tokens = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0))
     found = []

@@ -1,4 +1,4 @@
-"""A checkpoint's parts, read by themselves: transformers' own, from no more files and bytes than needed.
+"""A checkpoint's parts, read separately: transformers' own, from no more files and bytes than needed.
 
 The checkpoints are random models of a few thousand weights, under the names of transformers before 5.0 and after.
 """
@@ -228,7 +228,7 @@ PLACES = [
 def test_an_index_leads_to_no_pickle_and_out_of_no_folder(
     tmp_path: Path, place: object, sentence: str, part: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever part is asked for: the entry is refused before any file is opened."""
+    """Whichever part is loaded, the entry is refused before any file is opened."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     weights = stored(folder, "onevision")
@@ -248,7 +248,7 @@ def test_an_index_leads_to_no_pickle_and_out_of_no_folder(
 
 
 def test_a_link_out_of_the_folder_is_the_hubs_own_layout(tmp_path: Path) -> None:
-    """The hub's cache keeps files as links to blobs: what a folder links to is the user's own doing."""
+    """The hub's cache stores files as links to blobs: what a folder links to is the user's choice."""
     (tmp_path / "snapshot").mkdir()
     stored(tmp_path / "snapshot", "onevision")
     (tmp_path / "blobs").mkdir()
@@ -370,7 +370,7 @@ def test_a_damaged_header_is_one_sentence(tmp_path: Path, header: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float64, torch.float8_e4m3fn])
 def test_weights_of_another_kind_of_number_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
-    """Quantised tensors without a word in the config, and doubles: by the tensor's name."""
+    """Quantised tensors that the config does not mention, and doubles: by the tensor's name."""
     weights = stored(tmp_path, "onevision", sharded=False, old=False)
     key = "model.multi_modal_projector.linear_1.weight"
     write(tmp_path, {**weights, key: weights[key].to(dtype)}, sharded=False)
@@ -382,7 +382,7 @@ def test_weights_of_another_kind_of_number_are_refused(tmp_path: Path, dtype: to
 
 
 def test_a_vision_side_from_a_checkpoint_sees(tmp_path: Path) -> None:
-    """What it sees is what the whole model saw."""
+    """Its features are those of the whole model."""
     stored(tmp_path, "onevision")
     image = Image.effect_noise((90, 60), 80).convert("RGB")
     backbone = make_backbone(tie_word_embeddings=False)
@@ -404,7 +404,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_a_smaller_model_behind_the_same_tower_sees_what_the_larger_has_seen(encoded: list[int]) -> None:
+def test_a_smaller_model_behind_the_same_tower_reuses_the_features(encoded: list[int]) -> None:
     """The features are equal to the bit and computed once; behind another tower, or alone, they are computed again."""
     image = Image.new("RGB", (200, 150), "red")
     alone = onevision.load("mini-onevision").smaller().vision().see(image, Sharing()).x_PVD
@@ -421,8 +421,8 @@ def test_a_smaller_model_behind_the_same_tower_sees_what_the_larger_has_seen(enc
     assert len(encoded) == 1
 
 
-def test_what_is_seen_for_one_point_serves_the_next(encoded: list[int]) -> None:
-    """In a pass that wants answers alone a picture is encoded once, to the same features; elsewhere every time."""
+def test_features_of_one_point_are_reused_by_the_next(encoded: list[int]) -> None:
+    """In a pass that only needs answers a picture is encoded once, to the same features; elsewhere every time."""
     vision = onevision.load("mini-onevision").vision()
     image, other = (Image.new("RGB", (200, 150), colour) for colour in ("red", "blue"))
     alone = vision.see(image, Untimed()).x_PVD

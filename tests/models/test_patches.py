@@ -1,4 +1,4 @@
-"""How many patches a picture is cut into, known without torch, against the tilings that cut it."""
+"""The number of patches of a picture, computed without torch, against the tilings."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ SIZES = st.integers(1, 5000)
 @settings(max_examples=50, deadline=None)
 @given(SIZES, SIZES)
 def test_patches_are_those_of_the_tiling(width: int, height: int) -> None:
-    """The miniature's and the full model's count is the one that their tiling cuts; LLaVA-1.5 has one patch."""
+    """The miniature's and the full model's counts are those of their tilings; LLaVA-1.5 has one patch."""
     for backbone, weights, side in (("mini-onevision", None, 192), ("llava-onevision-7b", "random", 384)):
         tiling = Tiling(patch=side, grids=grids_up_to(6))
         wanted = tiling.n_patches(*tiling.grid(height, width))
@@ -40,7 +40,7 @@ def test_patches_are_those_of_the_tiling(width: int, height: int) -> None:
     assert patches_of(width, height, "internvl3-8b", "random") == wanted <= stretched.max_patches(width * height)
 
 
-def test_pictures_of_a_question_add_up() -> None:
+def test_patches_of_a_questions_pictures_add_up() -> None:
     """A question with several pictures has the patches of all of them."""
     sizes = [(100, 100), (400, 200)]
     assert patches_of_all(sizes, "mini-onevision") == sum(patches_of(w, h, "mini-onevision") for w, h in sizes)
@@ -99,7 +99,7 @@ def test_the_closest_grid_is_the_processors(width, height, patch, tiles):
         ({"model_type": "gemma3", "mm_tokens_per_image": True}, "mm_tokens_per_image is True"),
     ],
 )
-def test_a_wrong_config_is_said(tmp_path: Path, config, message: str) -> None:
+def test_a_wrong_config_is_reported(tmp_path: Path, config, message: str) -> None:
     """A config.json that describes no tiling is one sentence with its path."""
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message) as raised:
@@ -107,7 +107,7 @@ def test_a_wrong_config_is_said(tmp_path: Path, config, message: str) -> None:
     assert str(tmp_path / "config.json") in str(raised.value)
 
 
-def test_a_model_that_is_not_here_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its config.json a model's patches are not guessed, unless its weights are random."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)

@@ -14,7 +14,7 @@ PIECES = PieceTokenizer(152_000)
 @patient
 @given(st.text(max_size=60))
 def test_ids_are_in_the_vocabulary_and_repeatable(text: str) -> None:
-    """Any text has ids of the vocabulary, the same every time, at most one a character."""
+    """Any text has ids of the vocabulary, the same every time, at most one per character."""
     ids = PIECES.encode(text).ids
     assert ids == PIECES.encode(text).ids
     assert all(0 <= token < 152_000 for token in ids)
@@ -32,5 +32,5 @@ def test_words_count_once() -> None:
 @patient
 @given(st.text(max_size=60) | st.lists(st.sampled_from(["a", " b", "?", "9", "_", "<|im_end|>", "it's"])).map("".join))
 def test_no_character_is_lost(text: str) -> None:
-    """The pieces put together are the text: nothing that is asked costs no tokens."""
+    """The pieces joined are the text, so every character counts."""
     assert "".join(pieces(text)) == text

@@ -1,4 +1,4 @@
-"""The words around an image, character by character."""
+"""The text around an image, character by character."""
 
 import pytest
 
@@ -80,16 +80,16 @@ def shown(parts):
         # A picture without a mark comes first, as it does where there are no marks at all.
         (ONEVISION, MARKED, 4, "user\n<4>\nQuestion: How do <1>\n and <2>\n"),
         (ONEVISION, OPEN, 2, "user\n<1>\n<2>\nQuestion: What is written?\n"),
-        # A picture that is shown twice is there twice.
+        # A picture that is shown twice has its tokens twice.
         (LLAVA15, Question(text="<image 1> or <image 1>?", kind="open", marked=True), 1, "USER: <1>\n or <1>\n?"),
-        # Around a picture stands what its model was trained to see there, wherever the picture is.
+        # A picture is surrounded by the text with which its model was trained, wherever it is.
         (INTERNVL, MARKED, 4, "user\n<img><4></img>\nHow do <img><1></img>\n and <img><2></img>\n differ?"),
         (GEMMA3, OPEN, 1, "<bos><start_of_turn>user\n\n\n<start_of_image><1><end_of_image>\n\nQuestion: What"),
-        # Words like a mark are words where the benchmark has no marks.
+        # Words that look like a mark are text if the benchmark has no marks.
         (ONEVISION, Question(text="In <image 1>, what?", kind="open"), 1, "<1>\nQuestion: In <image 1>, what?\n"),
     ],
 )
-def test_pictures_stand_where_their_marks_are(template, question, n_pictures: int, text: str) -> None:
+def test_pictures_replace_their_marks(template, question, n_pictures: int, text: str) -> None:
     """Each picture's tokens are in the mark's place, on whose other side a new line begins."""
     assert text in shown(template.parts(question, n_pictures))
 
@@ -102,12 +102,12 @@ def test_one_picture_is_between_head_and_question(template, question) -> None:
 
 
 def test_a_mark_without_a_picture_is_a_mistake() -> None:
-    """A question that shows more pictures than there are cannot be asked."""
+    """A question that shows more pictures than there are is refused."""
     with pytest.raises(ValueError, match="shows picture 3 of 2"):
         ONEVISION.parts(MARKED, 2)
 
 
 def test_braces_in_a_question_stay() -> None:
-    """A question is text, not a format: its braces come through."""
+    """A question is text, not a format string: its braces are unchanged."""
     question = Question(text="What does {0} mean in f'{x}'?", kind="open")
     assert "What does {0} mean in f'{x}'?" in ONEVISION.suffix(question)

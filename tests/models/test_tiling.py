@@ -134,8 +134,8 @@ def test_thumbnail_is_padded_not_squashed() -> None:
     assert (thumbnail_CHW[:, -34:] == -1).all()
 
 
-def test_a_square_image_is_its_own_square() -> None:
-    """Nothing is padded where nothing is missing; otherwise the fill surrounds the picture."""
+def test_a_square_image_is_not_padded() -> None:
+    """A square is not padded; otherwise the fill surrounds the picture."""
     assert squared(noise(5, 5)).tobytes() == noise(5, 5).tobytes()
     assert np.asarray(squared(Image.new("RGB", (3, 1), "white"), (1, 2, 3)))[:, 0].tolist() == [
         [1, 2, 3],
@@ -153,7 +153,7 @@ def test_normalisation_is_per_channel() -> None:
 
 
 def photographs():
-    """One photograph of each size there is."""
+    """One photograph of each available size."""
     of_size: dict[tuple[int, int], Path] = {}
     for path in sorted(PHOTOS.glob("*/*")):
         if path.suffix in (".png", ".jpg"):
@@ -164,9 +164,9 @@ def photographs():
             yield opened.convert("RGB")
 
 
-@pytest.mark.skipif(not PHOTOS.exists(), reason="../shared/data/images is not here")
+@pytest.mark.skipif(not PHOTOS.exists(), reason="../shared/data/images does not exist")
 def test_real_photographs() -> None:
-    """Photographs of every size there, 0.4 to 15 megapixels, are cut as the two processors cut them."""
+    """Photographs of every available size, 0.4 to 15 megapixels, are cut as the two processors cut them."""
     sizes = set()
     for image in photographs():
         sizes.add(image.size)

@@ -1,4 +1,4 @@
-"""Importing torchvision, and what needs it, in a process of its own."""
+"""Importing torchvision, and packages that need it, in a process of its own."""
 
 import importlib.util
 import subprocess
@@ -15,7 +15,7 @@ with_torchvision = pytest.mark.skipif(
 
 
 def in_a_new_process(program):
-    """What a program prints in a Python that has imported nothing yet."""
+    """The output of a program in a fresh Python."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -25,20 +25,20 @@ def in_a_new_process(program):
 @with_torchvision
 @pytest.mark.parametrize("module", ["harness.models.checkpoint", "harness.models.torchvision_ops, torchvision.ops"])
 def test_torchvision_is_importable(module) -> None:
-    """After the shim, or any module of the project that needs it, the operator is known to torch."""
+    """After the shim, or any module of the project that needs it, torch has the operator."""
     assert in_a_new_process(f"import {module}, torch; print(hasattr(torch.ops.torchvision, 'nms'))") == "True"
 
 
 @with_torchvision
 def test_the_declarations_are_made_once() -> None:
-    """Where the operators are there, declared or compiled, nothing is added."""
+    """If the operators exist, declared or compiled, nothing is added."""
     assert hasattr(torch.ops.torchvision, "nms")
     assert torchvision_ops.declare_missing() is None
 
 
 @pytest.mark.slow
 def test_without_torchvision_nothing_is_declared() -> None:
-    """Where there is no torchvision to mend, no operator is declared."""
+    """If there is no torchvision, no operator is declared."""
     program = (
         "import importlib.util, torch\n"
         "found = importlib.util.find_spec\n"

@@ -1,4 +1,4 @@
-"""What the tower pays attention to, against transformers' own eager attention."""
+"""The tower's attention, against transformers' own eager attention."""
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import pytest
@@ -68,7 +68,7 @@ def test_keys_are_the_layers_averaged_over_heads(tiny) -> None:
 
 
 def test_no_hook_stays_behind(tiny) -> None:
-    """A pass that asks for attention leaves the tower as it was."""
+    """A pass that returns attention does not change the tower."""
 
     def hooks():
         return [len(module._forward_hooks) for module in tiny.model.modules()]

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: the same results whoever dies."""
+"""Workers on a Ray cluster: the same results whichever worker dies."""
 
 import importlib.util
 import os
@@ -46,7 +46,7 @@ except DataError as error:
 @pytest.mark.slow
 @pytest.mark.skipif(not RAY, reason="the extra [ray] is not installed")
 def test_actors_of_which_two_are_killed_do_what_one_process_does(tmp_path: Path) -> None:
-    """SIGKILL while they have a task in hand: the task goes to another, and an error in one is the caller's."""
+    """SIGKILL while they have a task: the task goes to another, and an error in one is raised to the caller."""
     places = [str(Path(__file__).parents[2]), *sys.path]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
@@ -59,7 +59,7 @@ def test_actors_of_which_two_are_killed_do_what_one_process_does(tmp_path: Path)
     if "timed out during startup" in done.stderr:
         pytest.skip("this machine is too busy: Ray gives a cluster 30 s to start")
     assert done.returncode == 0, done.stderr
-    # Ray, too, says on standard output that a worker was killed.
+    # Ray, too, reports on standard output that a worker was killed.
     own = ("room", "done", "lost", "refused")
     assert [line for line in done.stdout.splitlines() if line.startswith(own)] == [
         "room: 2 0",

@@ -1,4 +1,4 @@
-"""What is seen of a machine that is not ours alone: waiting for a processor, standing still, others' load."""
+"""Disturbance on a shared machine: waiting for a processor, being stopped, other processes' load."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from harness.profiling.clock import StageClock
 from harness.profiling.disturbance import Watch
 from harness.runs.provenance import UNAVAILABLE
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="procfs is Linux's")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has procfs")
 
 STOPPED = """
 import sys, time
@@ -38,7 +38,7 @@ with Watch() as watch:
 
 @pytest.mark.slow
 @linux
-def test_a_stopped_process_stood_still_for_as_long_as_it_was_stopped() -> None:
+def test_a_stopped_process_is_recorded_as_stopped_for_that_long() -> None:
     """SIGSTOP in the middle of a stage is seen in that stage, within two beats, and in no other."""
     process = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -78,7 +78,7 @@ def test_waiting_for_a_processor_is_counted() -> None:
             process.wait()
     waited_s, seconds = clock.waited_s()["spin"], clock.seconds["spin"]
     assert 0.3 * seconds < waited_s <= seconds
-    # What was neither computed nor waited for is next to nothing: a spinning process never sleeps.
+    # Time neither computing nor waiting is close to zero: a spinning process never sleeps.
     assert abs(seconds - waited_s - clock.cpu_s["spin"]) < 0.2 * seconds
 
 
@@ -97,7 +97,7 @@ def instants(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return now
 
 
-def test_load_is_what_others_kept_busy(
+def test_load_is_other_processes_busy_time(
     tmp_path: Path, instants: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Busy time of all processors less one's own, over the processors' time; two ticks are spared."""
@@ -110,17 +110,17 @@ def test_load_is_what_others_kept_busy(
     instants.update(wall=102.1, own=1.6)
     _machine(tmp_path, 52.1, 2.1)
     watch.begin()
-    assert watch.load() == pytest.approx((2.1 - 1.6 - 0.02) / (2.1 * 2)), "over less than a second nothing is told"
+    assert watch.load() == pytest.approx((2.1 - 1.6 - 0.02) / (2.1 * 2)), "over less than a second there is no value"
     watch.begin(anew=True)
     instants.update(wall=102.2)
     assert watch.load() is None
     monkeypatch.setattr(time, "sleep", lambda seconds: instants.update(wall=instants["wall"] + seconds))
     watch.begin(anew=True)
-    assert watch.load() == 0.0, "what is waited for is long enough"
+    assert watch.load() == 0.0, "the waited time is long enough"
 
 
-def test_what_a_system_does_not_tell_is_unavailable(tmp_path: Path) -> None:
-    """Without procfs nothing is known, nothing is claimed, and each source says so."""
+def test_what_a_system_does_not_report_is_unavailable(tmp_path: Path) -> None:
+    """Without procfs nothing is known or claimed, and each source says so."""
     watch = Watch(tmp_path)
     watch.begin()
     assert watch.load() is None
@@ -145,8 +145,8 @@ def test_pressure_is_the_share_of_time_in_which_some_task_waited(tmp_path: Path,
 
 
 @linux
-def test_a_heartbeat_that_is_gone_is_told(tmp_path: Path) -> None:
-    """A heartbeat that ended watches nothing, and leaves no process behind."""
+def test_a_dead_heartbeat_is_reported(tmp_path: Path) -> None:
+    """A heartbeat that ended observes nothing, and leaves no process."""
     with Watch() as watch:
         assert watch.sources["heartbeat"] == "a heartbeat"
         process = watch._heartbeat
@@ -162,7 +162,7 @@ def test_a_heartbeat_that_is_gone_is_told(tmp_path: Path) -> None:
 
 
 def test_the_ring_holds_the_latest_stretches() -> None:
-    """What was written first is forgotten first, and the order is that of time."""
+    """The oldest entries are dropped first, and the order is that of time."""
     import mmap
 
     shared = mmap.mmap(-1, heartbeat.SIZE)

@@ -23,7 +23,7 @@ def write(path: Path, text: object) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The monotonic clock of the sensors, which stands still until it is moved; nothing is followed by a thread."""
+    """The monotonic clock of the sensors, which is moved by hand; no thread samples them."""
     now_s = [100.0]
     monkeypatch.setattr(energy, "time", types.SimpleNamespace(monotonic=lambda: now_s[0], time_ns=lambda: 1))
     monkeypatch.setattr(threading.Thread, "start", lambda _: None)
@@ -62,8 +62,8 @@ def test_sampled_power_is_integrated_by_trapezoids(tmp_path: Path, clock: list[f
         assert meters.read().since(before)["GPU 0"] == pytest.approx(80.0)
 
 
-def test_a_power_that_is_followed_is_seen_between_two_questions() -> None:
-    """A peak of a fifth of a second is counted although nobody asks while it lasts."""
+def test_a_sampled_power_is_seen_between_two_readings() -> None:
+    """A peak of a fifth of a second is counted although no reading is taken while it lasts."""
     watts = [0.0]
     sensor = Sensor("a sensor", lambda: {"rail": watts[0]}, energy._power, every_s=0.01)
     watts[0] = 100.0
@@ -120,7 +120,7 @@ def rapl(root: Path) -> Path:
     return root / "sys/class/powercap"
 
 
-def test_a_processor_counter_that_begins_again_loses_nothing(tmp_path: Path, clock: list[float]) -> None:
+def test_a_processor_counter_that_wraps_loses_nothing(tmp_path: Path, clock: list[float]) -> None:
     """The package's counter passes its range; a zone within it is named after it."""
     powercap = rapl(tmp_path)
     with driver(init=12), Meters(tmp_path) as meters:
@@ -154,10 +154,10 @@ def test_a_counter_that_fell_without_a_range_is_not_guessed() -> None:
         (True, False, "no INA3221 in sysfs, and no jtop: it is not installed: pip install 'tofc-harness[jetson]'"),
     ],
 )
-def test_where_nothing_can_be_read_it_is_said_why(
+def test_without_a_sensor_the_reason_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tegra: bool, hidden: bool, reason: str
 ) -> None:
-    """One sentence with what each kind of sensor lacks."""
+    """One sentence says what each kind of sensor lacks."""
     monkeypatch.setitem(sys.modules, "jtop", None)
     if tegra:
         write(tmp_path / "etc/nv_tegra_release", "# R39 (release), REVISION: 2.0")
@@ -214,7 +214,7 @@ def jtop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[FakeJtop]:
     return FakeJtop
 
 
-def test_jtop_tells_the_lines_where_sysfs_does_not(tmp_path: Path, jtop: type[FakeJtop], clock: list[float]) -> None:
+def test_jtop_reads_the_rails_where_sysfs_does_not(tmp_path: Path, jtop: type[FakeJtop], clock: list[float]) -> None:
     """In W from mW; its total is a line where it has the input's name, and no line where it is a sum."""
     with driver(init=12), Meters(tmp_path) as meters:
         assert meters.sources == "jtop (VDD_CPU_GPU_CV, VDD_SOC, VDD_IN)"
@@ -224,14 +224,14 @@ def test_jtop_tells_the_lines_where_sysfs_does_not(tmp_path: Path, jtop: type[Fa
 
 
 def test_a_jtop_without_its_service_is_a_reason(tmp_path: Path, jtop: type[FakeJtop]) -> None:
-    """Its own words, on one line."""
+    """Its own message, on one line."""
     jtop.fails = FakeJtopError("The jtop.service is not active. Please run:\nsudo systemctl restart jtop.service")
     with driver(init=12), Meters(tmp_path) as meters:
         assert "no jtop: The jtop.service is not active. Please run: sudo systemctl restart" in meters.sources
 
 
-def test_a_machine_tells_its_present_clocks_and_temperatures(tmp_path: Path) -> None:
-    """In MHz and C; what is not there is left out."""
+def test_a_machine_reports_its_present_clocks_and_temperatures(tmp_path: Path) -> None:
+    """In MHz and C; absent ones are left out."""
     cpu = tmp_path / "sys/devices/system/cpu"
     write(cpu / "cpu0/cpufreq/scaling_cur_freq", 1_000_000)
     write(cpu / "cpu1/cpufreq/scaling_cur_freq", 2_000_000)

@@ -1,4 +1,4 @@
-"""Anybody's own code writes rows that the harness reads."""
+"""Code of your own writes rows that the harness reads."""
 
 import threading
 from pathlib import Path
@@ -23,8 +23,8 @@ def test_three_lines_write_a_valid_row(tmp_path: Path) -> None:
     assert row["run"] == "run"
 
 
-def test_a_later_recorder_goes_on(tmp_path: Path) -> None:
-    """Rows of an earlier process stay, and a new start is counted; the same request twice is refused."""
+def test_a_later_recorder_appends(tmp_path: Path) -> None:
+    """Rows of an earlier process remain, and a new start is counted; the same request twice is refused."""
     path = tmp_path / "run.parquet"
     for repeat in range(3):
         with harness.record(path, machine="a board").request("q1", repeat=repeat, side="device") as r, r.stage("merge"):
@@ -57,7 +57,7 @@ def test_a_request_that_fails_leaves_no_row(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_file_of_rows_is_refused_before_anything_is_timed(tmp_path: Path) -> None:
-    """Another Parquet file, or a place that cannot be written, is told at once, and left as it is."""
+    """Another Parquet file, or a place that cannot be written, is refused at once, and unchanged."""
     strange = tmp_path / "strange.parquet"
     pq.write_table(tables.table_of("outcomes", ()), strange)
     before = strange.read_bytes()

@@ -1,4 +1,4 @@
-"""What a machine is, from fixture trees that hold what other machines' kernels and tools say."""
+"""The description of a machine, from trees with the output of other machines' kernels and tools."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def arm_cpuinfo(*cores: tuple[int, int]) -> str:
 
 
 def processors(n: int, khz: int, **cpufreq: object) -> dict[str, object]:
-    """What sysfs says of ``n`` processors with a core each."""
+    """The entries of sysfs for ``n`` processors with a core each."""
     files: dict[str, object] = {}
     for number in range(n):
         folder = f"sys/devices/system/cpu/cpu{number}"
@@ -51,7 +51,7 @@ def processors(n: int, khz: int, **cpufreq: object) -> dict[str, object]:
 
 
 ORIN_GPU = FakeGpu("Orin (nvgpu)")
-"""NVML starts on a Jetson and knows the GPU's name, and nothing of its memory, power or clocks."""
+"""NVML starts on a Jetson and has the GPU's name, but not its memory, power or clocks."""
 
 CARD = FakeGpu("NVIDIA GeForce RTX 4090", 25_757_220_864, 3105, 10501, 450_000, 0)
 
@@ -107,7 +107,7 @@ def workstation(root: Path, **files: object) -> Path:
 
 
 def card(root: Path, *gpus: FakeGpu, **facts: Any) -> dict[str, Any]:
-    """What a tree says of its machine, with these GPUs behind NVML."""
+    """The description of the machine of a tree, with these GPUs behind NVML."""
     this_machine.cache_clear()
     with driver(*gpus, **facts):
         return this_machine(root)
@@ -125,15 +125,15 @@ def test_the_facts_of_a_machine_are_plain_data_and_name_it() -> None:
 
 
 def test_the_same_machine_has_the_same_ids() -> None:
-    """Asking twice, in this process or another, makes neither another machine nor another instance."""
+    """Reading twice, in this process or another, gives the same machine and instance."""
     code = "import json; from harness.profiling.machine import this_machine; print(json.dumps(this_machine()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, again = this_machine(), json.loads(done.stdout)
     assert (again["machine_id"], again["instance_id"]) == (first["machine_id"], first["instance_id"])
 
 
-def test_asking_imports_no_torch() -> None:
-    """A device half that needs no tensors can say where it ran."""
+def test_describing_a_machine_imports_no_torch() -> None:
+    """A device half that needs no tensors can record where it ran."""
     code = (
         "import sys; from harness.profiling.machine import this_machine; this_machine(); print('torch' in sys.modules)"
     )
@@ -148,7 +148,7 @@ def test_neither_the_host_nor_its_machine_id_can_be_read_in_the_card(tmp_path: P
     assert socket.gethostname() not in json.dumps(card(Path("/")))
 
 
-def test_a_jetson_is_named_by_its_board_and_told_by_its_power_mode(tmp_path: Path) -> None:
+def test_a_jetson_is_named_by_its_board_and_identified_by_its_power_mode(tmp_path: Path) -> None:
     """The board's name, versions, mode, cores and largest clocks are there; NVML's name of the GPU is no machine's."""
     found = card(orin(tmp_path), ORIN_GPU)
     assert found["name"] == "NVIDIA Jetson AGX Orin Developer Kit (MAXN), 12 cores"
@@ -161,13 +161,13 @@ def test_a_jetson_is_named_by_its_board_and_told_by_its_power_mode(tmp_path: Pat
 
 
 def test_a_jetson_whose_nvml_does_not_start_still_has_its_gpu(tmp_path: Path) -> None:
-    """JetPack 5 ships no NVML; sysfs and the device tree tell."""
+    """JetPack 5 ships no NVML; sysfs and the device tree have it."""
     (gpu,) = card(orin(tmp_path), init=NO_LIBRARY)["accelerators"]
     assert (gpu["name"], gpu["max_clock_mhz"]) == ("tegra234 GPU", 1300)
 
 
-def test_telemetry_says_what_nvml_on_a_jetson_does_not_support(tmp_path: Path) -> None:
-    """The GPU is there: what is missing are the reasons for a lower clock."""
+def test_telemetry_reports_what_nvml_on_a_jetson_does_not_support(tmp_path: Path) -> None:
+    """The GPU is found; only the reasons for a lower clock are missing."""
     with driver(ORIN_GPU):
         told = Telemetry(orin(tmp_path) / "sys").sources["gpu"]
     assert told == "unavailable: NVML does not support the reasons for a lower clock on GPU 0 (Orin (nvgpu))"
@@ -185,28 +185,28 @@ def test_another_power_mode_or_pinned_clocks_make_another_machine_on_one_instanc
     assert len({found["instance_id"] for found in (plain, slower, pinned)}) == 1
 
 
-def test_a_power_mode_that_cannot_be_asked_is_null(tmp_path: Path) -> None:
-    """A tool that fails or says something else is no mode."""
+def test_a_power_mode_that_cannot_be_read_is_null(tmp_path: Path) -> None:
+    """A tool that fails or prints something else gives no mode."""
     for number, script in enumerate(("#!/bin/sh\nexit 1", "no program", "#!/bin/sh\necho cannot open /sys")):
         assert card(orin(tmp_path / str(number), **{"usr/sbin/nvpmodel": script}))["power_mode"] is None
 
 
 def test_jetpack_is_null_where_its_package_is_not_installed(tmp_path: Path) -> None:
-    """A removed package leaves an entry behind."""
+    """A removed package leaves an entry."""
     removed = "Package: nvidia-jetpack\nStatus: deinstall ok config-files\nVersion: 6.2+b77"
     assert card(orin(tmp_path, **{"var/lib/dpkg/status": removed}))["jetpack"] is None
 
 
 def test_two_boards_of_a_kind_are_one_machine_and_two_instances(tmp_path: Path) -> None:
-    """Their numbers compare; a run does not go on from one to the other."""
+    """Their numbers compare; a run is not resumed on the other."""
     one, other = card(orin(tmp_path / "a")), card(orin(tmp_path / "b", **{"etc/machine-id": "f" * 32}))
     assert one["machine_id"] == other["machine_id"]
     assert one["instance_id"] != other["instance_id"]
 
 
 @pytest.mark.parametrize("machine_id", ["", "uninitialized"])
-def test_a_board_without_a_machine_id_is_told_by_its_serial_number(tmp_path: Path, machine_id: str) -> None:
-    """A read-only image has none; nor has one before its first boot."""
+def test_a_board_without_a_machine_id_is_identified_by_its_serial_number(tmp_path: Path, machine_id: str) -> None:
+    """A read-only image has none, nor has an image before its first boot."""
     one = card(orin(tmp_path / "a", **{"etc/machine-id": machine_id}))
     files = {"etc/machine-id": machine_id, "proc/device-tree/serial-number": "7\x00"}
     assert one["instance_id"] != card(orin(tmp_path / "b", **files))["instance_id"]
@@ -238,12 +238,12 @@ def test_a_workstation_has_its_cards_limits_and_driver(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"limit_mw": 300_000}, {"sm_mhz": 2520}, {"memory_bytes": 51_527_024_640}])
 def test_a_card_with_other_limits_is_another_machine(tmp_path: Path, change: dict[str, int]) -> None:
-    """Somebody has lowered the power limit, or the card is another model of one name."""
+    """The power limit was lowered, or the card is another model of the same name."""
     other = FakeGpu(**{**vars(CARD), **change})
     assert card(workstation(tmp_path), CARD)["machine_id"] != card(workstation(tmp_path), other)["machine_id"]
 
 
-def test_a_clock_at_the_time_of_asking_is_in_no_identity(tmp_path: Path) -> None:
+def test_the_present_clock_is_in_no_identity(tmp_path: Path) -> None:
     """Nor is the governor that set it; both are recorded beside."""
     one = card(workstation(tmp_path))
     live = {"scaling_cur_freq": 545_000, "scaling_governor": "performance"}
@@ -273,8 +273,8 @@ def test_an_arm_processor_is_named_by_implementer_and_part(
     assert found["architecture"] == "aarch64"
 
 
-def test_a_system_that_tells_nothing_has_a_card_of_nulls(tmp_path: Path) -> None:
-    """Nothing fails, and nothing is made up."""
+def test_a_system_without_information_has_a_card_of_nulls(tmp_path: Path) -> None:
+    """Nothing fails, and nothing is invented."""
     found = card(tmp_path, init=NO_LIBRARY)
     assert found["accelerators"] == found["max_cpu_mhz"] == []
     for fact in ("model", "power_mode", "jetson_clocks", "l4t", "jetpack", "driver", "governor", "cpu_mhz", "boost"):
@@ -282,7 +282,7 @@ def test_a_system_that_tells_nothing_has_a_card_of_nulls(tmp_path: Path) -> None
 
 
 def test_nvml_is_the_librarys_own() -> None:
-    """The fake stands behind the module pynvml, so that its structures and errors are the ones in use."""
+    """The fake is behind the module pynvml, so that the real structures and errors are tested."""
     with driver(CARD, ORIN_GPU):
         handle = pynvml.nvmlDeviceGetHandleByIndex(1)
         assert pynvml.nvmlDeviceGetName(handle) == "Orin (nvgpu)"

@@ -1,4 +1,4 @@
-"""Requests that are timed as the study's arrive: when they begin, and how long the machine idles between the halves."""
+"""Requests timed at the study's arrivals: when they begin, and how long the machine idles between the halves."""
 
 import itertools
 from pathlib import Path
@@ -10,7 +10,7 @@ from harness.scenario.replay import Replay
 
 
 class Clock:
-    """A clock that only sleeping, and work that is told it, move."""
+    """A clock that only sleeping and declared work move."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -40,8 +40,8 @@ def test_periodic_requests_begin_a_period_apart_whatever_they_take() -> None:
     assert [later - earlier for earlier, later in itertools.pairwise(begun_s)] == pytest.approx([1, 1, 2.5])
 
 
-def test_poisson_requests_come_as_often_as_the_study_says() -> None:
-    """Over 900 requests the mean gap is that of the rate, within four standard errors, and they are not periodic."""
+def test_poisson_requests_have_the_rate_of_the_study() -> None:
+    """Over 900 requests the mean gap is that of the rate, within four standard errors, and gaps are not periodic."""
     clock = Clock()
     of_study = pacing(clock, arrivals={"kind": "poisson", "rate": "2 /s"})
     for _ in range(900):
@@ -67,8 +67,8 @@ def test_in_a_closed_loop_the_machine_idles_for_the_thinking_and_the_link() -> N
     assert clock.slept_s[-1] == 60.0
 
 
-def test_recorded_requests_come_as_the_first_user_who_asks(tmp_path: Path) -> None:
-    """A user of whom nothing is recorded is passed over; after the last instant the gaps come again."""
+def test_recorded_requests_are_those_of_the_first_active_user(tmp_path: Path) -> None:
+    """A user without records is skipped; after the last instant the gaps repeat."""
     (tmp_path / "asked.csv").write_text("at_s,user\n1,1\n3,1\n")
     clock = Clock()
     of_study = pacing(clock, users=2, arrivals={"kind": "recorded", "path": str(tmp_path / "asked.csv")})

@@ -46,7 +46,7 @@ for megabytes in (64, 96):
 
 @pytest.mark.slow
 def test_memory_that_is_taken_and_freed_is_seen() -> None:
-    """The peak is what was held at once, whoever allocated it, and what was held before is not in it.
+    """The peak is what was held at once, by any allocator, without what was held before.
 
     In a process of its own: what the C library does with freed memory depends on all that a process did before.
     """
@@ -54,7 +54,7 @@ def test_memory_that_is_taken_and_freed_is_seen() -> None:
     for line in done.stdout.splitlines():
         megabytes, taken = line.split()
         if taken == "None":
-            pytest.skip("this system does not tell a process's peak of memory")
+            pytest.skip("this system does not report a process's peak memory")
         assert abs(int(taken) - (int(megabytes) << 20)) < 1 << 20
 
 
@@ -65,7 +65,7 @@ class _Half:
     also: object
 
 
-def test_weights_are_counted_once_wherever_they_are_held() -> None:
+def test_weights_are_counted_once_wherever_they_are_stored() -> None:
     """Parameters, buffers, arrays; behind slots, closures, partials and bound methods; shared storage once."""
     net = torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.BatchNorm1d(20))
     in_net = sum(tensor.nbytes for tensor in [*net.parameters(), *net.buffers()])

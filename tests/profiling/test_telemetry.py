@@ -1,4 +1,4 @@
-"""Throttling, as sysfs and NVML tell of it, and as a run's manifest and verdict keep it."""
+"""Throttling as sysfs and NVML report it, and as a run's manifest and verdict record it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,8 +55,8 @@ def core_count(system: Path, core: int, kind: str = "core") -> Path:
     return system / "devices" / "system" / "cpu" / f"cpu{core}" / "thermal_throttle" / f"{kind}_throttle_count"
 
 
-def test_what_is_there_is_watched_and_nothing_is_seen(system: Path) -> None:
-    """Counters that stand still, however high, and a fan that turns are no throttling; the clocks are recorded."""
+def test_sources_are_watched_and_no_throttling_is_seen(system: Path) -> None:
+    """Constant counters, however high, and a turning fan are not throttling; the clocks are recorded."""
     telemetry = Telemetry(system)
     assert telemetry.sources["counters"] == "4 throttling counters"
     assert telemetry.sources["cooling"] == "3 cooling devices"
@@ -72,8 +72,8 @@ def test_what_is_there_is_watched_and_nothing_is_seen(system: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["core", "package"])
-def test_a_counter_that_rises_between_two_looks_is_seen_once(system: Path, kind: str) -> None:
-    """Whatever the core; the next unit begins afresh."""
+def test_a_counter_that_rises_between_two_readings_is_seen_once(system: Path, kind: str) -> None:
+    """Whichever the core; the next unit starts from the new value."""
     telemetry = Telemetry(system)
     telemetry.begin()
     write(core_count(system, 1, kind), 1000)
@@ -103,8 +103,8 @@ def test_a_machine_without_any_says_so(tmp_path: Path) -> None:
     assert telemetry.end() == []
 
 
-def test_files_that_go_away_or_hold_no_number_are_passed_over(system: Path) -> None:
-    """A core that is taken offline in the middle; a counter that the kernel does not let be read."""
+def test_files_that_disappear_or_have_no_number_are_skipped(system: Path) -> None:
+    """A core that goes offline meanwhile; a counter that the kernel does not allow to be read."""
     write(core_count(system, 0), "no number")
     telemetry = Telemetry(system)
     assert telemetry.sources["counters"] == "3 throttling counters"
@@ -136,7 +136,7 @@ def test_a_gpu_gives_its_reasons(tmp_path: Path) -> None:
         ]
 
 
-def test_a_gpu_that_cannot_be_asked_is_unavailable(tmp_path: Path) -> None:
+def test_a_gpu_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
     """With NVML's own reason, or because there is none."""
     for init, reason in ((9, "NVML: Driver Not Loaded"), (12, "NVML: NVML Shared Library Not Found")):
         with driver(init=init):
@@ -146,7 +146,7 @@ def test_a_gpu_that_cannot_be_asked_is_unavailable(tmp_path: Path) -> None:
 
 
 def test_of_two_gpus_the_one_that_gives_reasons_is_watched(tmp_path: Path) -> None:
-    """The other is named: what nobody watched is not taken for quiet."""
+    """The other is named: a GPU that is not watched is not assumed to be quiet."""
     with driver(h200(None), h200(0x40)):
         telemetry = Telemetry(tmp_path)
         told = "1 GPUs by NVML; NVML does not support the reasons for a lower clock on GPU 0 (NVIDIA H200)"
@@ -184,7 +184,7 @@ class Meddling(Silent):
 def test_a_throttled_run_is_invalid_and_another_is_not(
     system: Path, little: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hot: bool
 ) -> None:
-    """The whole way from sysfs to the manifest's verdict; a cooling device goes on after the first unit."""
+    """From sysfs to the manifest's verdict; a cooling device switches on after the first unit."""
     monkeypatch.setattr("harness.study.Telemetry", lambda: Telemetry(system))
     state = system / "class" / "thermal" / "cooling_device1" / "cur_state"
     folder = tmp_path / "runs" / "smoke"
@@ -208,7 +208,7 @@ def test_a_throttled_run_is_invalid_and_another_is_not(
 def test_without_telemetry_a_run_says_that_it_was_unavailable(
     little: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No verdict is made of what nobody watched."""
+    """There is no verdict on what was not watched."""
     monkeypatch.setattr("harness.study.Telemetry", lambda: Telemetry(tmp_path / "nothing"))
     folder = tmp_path / "runs" / "smoke"
     run(little, folder, reporter=Silent())

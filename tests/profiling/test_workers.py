@@ -1,4 +1,4 @@
-"""Work spread over processes: the same results whoever dies, errors where they belong, and no process left behind."""
+"""Work spread over processes: the same results whoever dies, errors raised to the caller, and no process left."""
 
 import functools
 import os
@@ -49,7 +49,7 @@ def test_an_error_in_a_task_is_raised_to_the_caller(workers: int) -> None:
 
 
 class Simulated:
-    """A pool whose workers reply and die as they are told; it refuses what no pool is asked."""
+    """A pool whose workers reply and die as scripted; it refuses calls that no pool gets."""
 
     def __init__(self, draw: Callable[[int], int], mortality: int) -> None:
         self._draw, self._mortality = draw, mortality
@@ -68,7 +68,7 @@ class Simulated:
         self._doing[place] = task
 
     def wait(self) -> tuple[int, Reply]:
-        assert self._doing, "nobody has anything to do"
+        assert self._doing, "no worker has a task"
         living = sorted([*self._doing, *self._idle])
         place = living[self._draw(len(living))]
         dies = self._draw(100) < self._mortality
@@ -90,10 +90,10 @@ class Simulated:
 
 
 @given(st.data(), st.integers(0, 30), st.integers(1, 5), st.sampled_from([0, 10, 40]))
-def test_whoever_dies_whenever_every_task_is_done_once(
+def test_every_task_is_done_once_whichever_worker_dies(
     data: st.DataObject, n_tasks: int, workers: int, mortality: int
 ) -> None:
-    """Whatever the order of replies and deaths: all tasks once, or three died at one, which is said; none is left."""
+    """In any order of replies and deaths: all tasks once, or an error after three deaths at one; no worker is left."""
     pool = Simulated(lambda n: data.draw(st.integers(0, n - 1)), mortality)
     done: list[tuple[int, int]] = []
     lost: list[str] = []
@@ -118,9 +118,9 @@ def _killed_at(tasks: set[int], folder: Path, n: int) -> int:
     return n * n
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_four_workers_of_which_two_are_killed_do_what_one_does(tmp_path: Path) -> None:
-    """SIGKILL while they have a task in hand: another does it, and a new process takes the place."""
+    """SIGKILL while they have a task: another does it, and a new process replaces the killed one."""
     lost: list[str] = []
     work = functools.partial(_killed_at, {1, 5}, tmp_path)
     done = dict(spread(work, range(12), 4, lost=lost.append))
@@ -128,7 +128,7 @@ def test_four_workers_of_which_two_are_killed_do_what_one_does(tmp_path: Path) -
     assert lost == ["killed by SIGKILL"] * 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_a_task_that_kills_every_worker_ends_in_a_sentence() -> None:
     """After three, with the task's name; the tasks done before have been yielded, and no process is left."""
     done: dict[int, int] = {}
@@ -150,23 +150,23 @@ def _nothing_to_load() -> Callable[[int], int]:
 
 @pytest.mark.slow
 def test_a_spawned_process_loads_with_its_own_environment() -> None:
-    """What it works with is made in it, after its variables are set; an error there is raised to the caller."""
+    """What it works with is made there, after its variables are set; an error is raised to the caller."""
     make = functools.partial(functools.partial, os.getenv)
     pool = Processes(make, "spawn", lambda place: {"PLACE": f"GPU {place}"})
     assert list(hand_out(["PLACE", "NONE"], pool, 1)) == [("PLACE", "GPU 0"), ("NONE", None)]
     assert "PLACE" not in os.environ
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_an_error_while_a_worker_loads_is_raised_to_the_caller() -> None:
     """With its type and text."""
     with pytest.raises(DataError, match=r"pictures\.tsv: no such file"):
         list(hand_out([7, 8], Processes(_nothing_to_load, "fork"), 2))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_no_memory_in_a_worker_is_said_with_what_helps() -> None:
-    """Where torch or Python says so; a traceback would not tell."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_no_memory_in_a_worker_is_reported_with_a_remedy() -> None:
+    """Where torch or Python reports it; a traceback would not help."""
 
     class OutOfMemoryError(RuntimeError):
         pass
@@ -178,8 +178,8 @@ def test_no_memory_in_a_worker_is_said_with_what_helps() -> None:
         list(spread(work, range(3), 2))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_an_error_that_cannot_pass_between_processes_is_told_in_words() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_an_error_that_cannot_be_pickled_is_reported_as_text() -> None:
     """Its type and text come as those of a RuntimeError."""
 
     class OwnError(Exception):
@@ -194,7 +194,7 @@ def test_an_error_that_cannot_pass_between_processes_is_told_in_words() -> None:
 
 
 def test_a_parent_that_shows_its_progress_from_a_thread_spreads_work() -> None:
-    """Python 3.12 and later warn of a fork beside any thread; who runs the harness is not shown that."""
+    """Python 3.12 and later warn of a fork beside any thread; users of the harness do not see the warning."""
     finished = threading.Event()
     display = threading.Thread(target=finished.wait)
     display.start()
@@ -216,9 +216,9 @@ def test_an_accelerator_and_a_threaded_computation_get_one_process() -> None:
         assert workers_for("cpu", 1) == processors() == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel can be asked for this")
-def test_a_killed_parent_takes_its_workers_with_it() -> None:
-    """No orphan goes on computing after kill -9."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports this")
+def test_a_killed_parent_ends_its_workers() -> None:
+    """No orphan continues to compute after kill -9."""
     script = (
         "import os, time\n"
         "from harness.profiling.workers import spread\n"
@@ -236,9 +236,9 @@ def test_a_killed_parent_takes_its_workers_with_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_ctrl_c_is_the_parents_and_ends_all_workers() -> None:
-    """The signal reaches the whole group, as from a terminal: the parent raises, no worker says a word."""
+    """The signal reaches the whole group, as from a terminal: the parent raises, and no worker prints anything."""
     script = (
         "import os, time\n"
         "from harness.profiling.workers import spread\n"

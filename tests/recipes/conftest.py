@@ -1,4 +1,4 @@
-"""What the tests of the miniatures' stored weights ask them."""
+"""What the tests of the miniatures' stored weights share."""
 
 from collections.abc import Callable, Mapping
 

@@ -67,7 +67,7 @@ def test_the_step_is_where_bytes_and_error_trade_evenly(lambda_: float) -> None:
 
 @pytest.mark.slow
 def test_a_rescaled_codec_is_the_same_transform() -> None:
-    """Without quantisation the picture is the same, and y and its scales are as much larger as asked."""
+    """Without quantisation the picture is the same, and y and its scales are scaled by the factor."""
     torch.manual_seed(0)
     net: Any = NETWORKS["hyperprior"]()
     x_B3PP = batch(collages(), 0, 0)
@@ -127,8 +127,8 @@ def test_training_reduces_the_loss_and_seeds_decide_it(
 
 
 @pytest.mark.slow
-def test_stopped_training_is_taken_up_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_thread: None) -> None:
-    """What is finished is read back: without a step left, the same weights are written again."""
+def test_stopped_training_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_thread: None) -> None:
+    """Finished rounds are read back: without any step, the same weights are written again."""
     _train(monkeypatch, "elic", tmp_path / "work", tmp_path / "one", 2)
     monkeypatch.setattr(image_codecs, "rate_distortion", None)
     monkeypatch.setattr(image_codecs, "rate", None)
@@ -140,7 +140,7 @@ def test_stopped_training_is_taken_up_again(monkeypatch: pytest.MonkeyPatch, tmp
 
 @given(step=st.integers(0, 50))
 def test_patches_depend_on_the_seed_and_the_step_alone(step: int) -> None:
-    """Training that is taken up again sees what it would have seen."""
+    """Resumed training gets the patches that uninterrupted training would."""
     x_B3PP = batch(collages(), 7, step)
     assert torch.equal(x_B3PP, batch(collages(), 7, step))
     assert x_B3PP.shape == (BATCH, 3, PATCH_PX, PATCH_PX)

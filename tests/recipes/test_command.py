@@ -11,7 +11,7 @@ from recipes import command, stages
 
 
 def test_a_recipe_makes_its_checkpoint_and_then_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages run in --work, the checkpoint and its card are in --out, and a second call takes up what is done."""
+    """The stages run in --work, the checkpoint and its card are in --out, and a second call reuses what is done."""
     module = torch.nn.Linear(1, 1, bias=False)
     ran: list[int] = []
 

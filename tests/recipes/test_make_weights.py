@@ -1,4 +1,4 @@
-"""``make weights`` with another program in the place of ``harness``."""
+"""``make weights`` with another program in place of ``harness``."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ echo step > "$out/log.jsonl"
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_a_bundled_codec_is_replaced_by_a_complete_training_alone(tmp_path: Path) -> None:
-    """A stopped training leaves the one that is there; the repeated command goes on with it."""
+    """A stopped training does not replace the existing one; the repeated command resumes it."""
     zoo = tmp_path / "harness" / "zoo" / "tofc" / "mini-onevision"
     names = ("lambda-0.03", "lambda-0.1")
     for name in names:

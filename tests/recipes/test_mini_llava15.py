@@ -1,4 +1,4 @@
-"""mini-llava15: it begins with what mini-onevision knows, it is shown whole pictures, and its recipe learns."""
+"""mini-llava15: it starts from mini-onevision's weights, it sees whole pictures, and its recipe learns."""
 
 import numpy as np
 import pytest
@@ -18,17 +18,17 @@ from recipes.views import CLASS_NAMES, LLAVA15, TileBatches, classes_seen
 
 @pytest.fixture
 def fresh():
-    """The backbone as the recipe begins with it."""
+    """The backbone from which the recipe starts."""
     return mini_llava15.untrained()
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    """What it begins with."""
+    """The backbone whose weights it starts from."""
     return onevision.load("mini-onevision").backbone()
 
 
-def test_it_speaks_as_its_teacher(fresh, teacher):
+def test_its_language_model_computes_as_its_teachers(fresh, teacher):
     """With the biases that Qwen2 lacks at zero the Llama computes the same, to the bit; so does the projector."""
     mini_llava15.begin_with(fresh, teacher)
     ours, theirs = fresh.model.model, teacher.model.model
@@ -41,8 +41,8 @@ def test_it_speaks_as_its_teacher(fresh, teacher):
 
 
 @pytest.mark.slow
-def test_it_sees_nearly_as_its_teacher(fresh, teacher):
-    """Where both are shown one tile, each in its own colours, features go together as those of two strangers do not."""
+def test_its_tower_sees_nearly_as_its_teachers(fresh, teacher):
+    """On one tile, each with its own normalisation, their features correlate, unlike those of unrelated towers."""
     mini_llava15.begin_with(fresh, teacher)
     tiles, _ = next(iter(TileBatches(4, 0, sight=LLAVA15)))
     rgb = tiles * torch.tensor(CLIP_STD).view(3, 1, 1) + torch.tensor(CLIP_MEAN).view(3, 1, 1)
@@ -62,7 +62,7 @@ def test_it_sees_nearly_as_its_teacher(fresh, teacher):
 
 
 def test_the_prompts_words_are_tokens(fresh):
-    """What LLaVA-1.5's prompt says every time is two tokens before the picture, and an instruction is one after it."""
+    """The fixed part of LLaVA-1.5's prompt is two tokens before the picture, and an instruction is one after it."""
     question = streetsqa.book("train", 1)[0].questions[0].question
     assert len(fresh.tokenizer.encode(fresh.template.before).ids) == 2
     suffix = fresh.template.suffix(question)
@@ -72,7 +72,7 @@ def test_the_prompts_words_are_tokens(fresh):
     assert fresh.tokenizer.decode(ids, skip_special_tokens=False) == suffix
 
 
-def test_a_feature_of_the_padded_tile_is_the_thing_that_it_covers():
+def test_a_feature_of_the_padded_tile_has_the_class_of_what_it_covers():
     """A wide street lies in the middle rows; where the bus is features are the bus, everywhere else background."""
     scene = Page(Street(width_px=576, height_px=288, bus="red"), "train", ("test", 1), ()).scene()
     seen_PV = classes_seen(scene.label_HW, LLAVA15)
@@ -87,7 +87,7 @@ def test_a_feature_of_the_padded_tile_is_the_thing_that_it_covers():
 
 @pytest.mark.slow
 def test_batches_show_whole_pictures_and_parts_of_them():
-    """Tiles of 288 px with a class a feature; among the details every tile shows some of a light or a sign."""
+    """Tiles of 288 px with a class per feature; every detail tile shows a part of a light or a sign."""
     pixels, classes = next(iter(TileBatches(9, 0, sight=LLAVA15)))
     assert pixels.shape == (9, 3, 288, 288)
     assert classes.shape == (9, LLAVA15.side**2)
@@ -98,7 +98,7 @@ def test_batches_show_whole_pictures_and_parts_of_them():
 
 
 def test_scaling_a_clip_tower_scales_its_features(fresh):
-    """The class token's tower begins with a norm; its features grow by the factor all the same."""
+    """The class token's tower begins with a norm; its features still grow by the factor."""
     vision_tower = fresh.model.model.vision_tower
     pixels, _ = next(iter(TileBatches(2, 0, sight=LLAVA15)))
     with torch.no_grad():

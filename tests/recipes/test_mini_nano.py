@@ -1,4 +1,4 @@
-"""mini-nano: mini-onevision's eyes, a smaller language model, and scores below it."""
+"""mini-nano: mini-onevision's tower, a smaller language model, and lower scores."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_the_text_stages_teach_it(tmp_path, monkeypatch):
 
 
 def test_the_stored_weights_are_small_and_share_the_tower(trained):
-    """The file has its place in the repository; what it sees is what mini-onevision sees, up to half precision."""
+    """The file is small enough for the repository; its features are mini-onevision's, up to half precision."""
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 6e6
     theirs = load(mini_onevision.NAME).vision().vision_tower.state_dict()
     for name, tensor in trained.model.model.vision_tower.state_dict().items():

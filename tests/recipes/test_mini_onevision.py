@@ -1,4 +1,4 @@
-"""mini-onevision: its recipe learns, what it packs is what the backbone asks, and its weights earn their place."""
+"""mini-onevision: its recipe learns, it packs the backbone's own prompts, and its weights score well above chance."""
 
 import itertools
 from typing import Any
@@ -30,7 +30,7 @@ def trained():
 
 @pytest.fixture
 def fresh():
-    """The backbone as the recipe begins with it."""
+    """The backbone from which the recipe starts."""
     return mini_onevision.untrained()
 
 
@@ -58,7 +58,7 @@ def test_the_weights_answer_the_held_out_split(trained, right_of_forty):
 
 
 def test_the_tokenizer_writes_anything_and_a_letter_in_one_token():
-    """Prompts, answers and foreign text survive the round trip; an answer that is a word is one token."""
+    """Prompts, answers and foreign text are decoded unchanged; an answer that is a word is one token."""
     tokenizer = make_tokenizer()
     for text in ("Question: What colour is the bus?\nOptions:\nA. red\n", "Größe: 3 µm, 東京", STOP):
         assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
@@ -147,7 +147,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path):
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
 
 
-def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch):
+def test_a_resumed_stage_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     """Killed after some steps and run again, a stage ends with the weights of an uninterrupted run."""
     monkeypatch.setattr(stages, "_SAVE_EVERY_STEPS", 4)
 
@@ -172,8 +172,8 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch)
         torch.testing.assert_close(tensor, whole[name])
 
 
-def test_answers_that_are_spelt_out_are_judged_right():
-    """What training wants to hear is right by the benchmark's own rules, and would be wrong about another truth."""
+def test_training_targets_are_judged_right():
+    """The training targets are right by the benchmark's own rules, and would be wrong for another truth."""
     pages = streetsqa.book("train", 5)[:20] + glimpseqa.book("train", 5)
     for page in pages:
         for plain, spelt in zip(page.questions, (spelt_out(one, page.street) for one in page.questions), strict=True):
@@ -184,7 +184,7 @@ def test_answers_that_are_spelt_out_are_judged_right():
 
 
 def test_pictures_in_words_hold_everything_that_stands_in_the_street():
-    """A street has one row a thing, among rows that are nothing."""
+    """A street has one row for each thing, among empty rows."""
     tokenizer, embed = make_tokenizer(), torch.nn.Embedding(576, 32)
     for number, page in enumerate(streetsqa.book("train", 6)[:10]):
         street = page.street
@@ -194,8 +194,8 @@ def test_pictures_in_words_hold_everything_that_stands_in_the_street():
         assert int((rows.norm(dim=1) > 1).sum()) == len(named)
 
 
-def test_a_line_of_lookups_says_the_truth_about_everything_seen():
-    """What follows a value is its option's letter, or whether it is the value that the question names."""
+def test_a_line_of_lookups_is_right_about_everything_seen():
+    """A value is followed by its option's letter, or by whether it is the value that the question names."""
     tokenizer = make_tokenizer()
     kinds = set()
     for number in range(60):

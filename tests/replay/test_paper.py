@@ -28,7 +28,7 @@ def test_latency_is_the_papers_sum(rows: list[tuple[int, float, float]], rate_kb
     np.testing.assert_allclose(part_s(requests, "server"), server_s, atol=1e-12 * expected.sum())
 
 
-def test_rows_say_what_they_are() -> None:
+def test_rows_name_their_system_and_channel() -> None:
     """The table has the schema of RequestRow; the replay names the system and the channel the uplink."""
     requests = replayed(drawn_profile(0), spec_of(uplink={"kind": "constant", "rate": "25 KB/s"}), seed=3)
     assert requests.schema == schema(RequestRow)
@@ -44,7 +44,7 @@ def test_rows_say_what_they_are() -> None:
 
 
 def test_the_wire_and_the_way_back_are_added() -> None:
-    """Headers, propagation, a handshake and the answer's way back each add what they say."""
+    """Headers, propagation, a handshake and the return of the answer each add their time."""
     uplink = {
         "kind": "constant",
         "rate": "1 Mbit/s",
@@ -60,7 +60,7 @@ def test_the_wire_and_the_way_back_are_added() -> None:
 
 
 def test_several_users_each_replay_every_row() -> None:
-    """Without a number of requests every user replays all that was timed, in an order of its own."""
+    """Without a number of requests every user replays all timed ones, in an order of its own."""
     requests = replayed(drawn_profile(1), spec_of(users=3, servers=3)).to_pandas()
     orders = [tuple(own["sample"]) for _, own in requests.groupby("user")]
     assert len(set(orders)) == 3
@@ -68,7 +68,7 @@ def test_several_users_each_replay_every_row() -> None:
 
 
 def test_a_link_that_stops_leaves_requests_unanswered() -> None:
-    """What a stopped trace cannot carry has no instant of being sent, and its user asks nothing more."""
+    """A payload that a stopped trace cannot carry is never sent, and its user sends no more requests."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
 

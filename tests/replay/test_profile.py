@@ -1,4 +1,4 @@
-"""Profiles: what is drawn was measured together."""
+"""Profiles: rows that are drawn were measured together."""
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +112,7 @@ def test_a_scheme_that_sends_and_is_never_served_is_refused() -> None:
         Profile.from_tables(stages, OUTCOMES, "a", "-")
 
 
-def test_what_a_scheme_has_nowhere_is_not_missing() -> None:
+def test_a_side_that_a_scheme_does_not_have_is_not_missing() -> None:
     """A scheme may have no device stage at all, and may answer some of its requests on the device."""
     served = STAGES.filter(pc.equal(STAGES["side"], "server"))
     assert Profile.from_tables(served, OUTCOMES, "a", "-").device_s.tolist() == [0.0, 0.0, 0.0]
@@ -122,7 +122,7 @@ def test_what_a_scheme_has_nowhere_is_not_missing() -> None:
 
 
 def test_a_repeat_without_the_side_that_others_have_is_refused() -> None:
-    """Even where nothing was sent: one repeat of a question is answered where the others are."""
+    """Even if nothing was sent: all repeats of a question are answered on the same side."""
     stages = to_table(
         StageRow,
         [
@@ -143,7 +143,7 @@ def test_samples_are_drawn_evenly_whatever_their_repeats() -> None:
     np.testing.assert_allclose(share, [0.25, 0.25, 0.5], atol=0.01)
 
 
-def test_the_questions_text_is_sent_where_anything_is() -> None:
+def test_the_questions_text_is_sent_with_any_payload() -> None:
     """Its bytes are added to each request's payload; a device that answers alone sends nothing, whatever was asked."""
     rows = [
         SampleRow(

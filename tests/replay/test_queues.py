@@ -1,7 +1,7 @@
 """Queues against theory: waits within the simulation's own interval of the closed forms.
 
 A profile's rows are a discrete distribution, so M/G/1 with its own moments is exact. Every interval is at 99.9 % over
-seeds, which are fixed: a test that passes passes always.
+fixed seeds, so that a test that passes always passes.
 """
 
 import math
@@ -29,7 +29,7 @@ def _within(profile: Profile, spec: Replay, start: str, end: str, work_s: float,
         waits.append(float((settled[end] - settled[start]).mean()) - work_s)
     found = over_replications(waits, confidence=0.999)
     assert found.low <= expected_s <= found.high, f"{found} against {expected_s}"
-    assert (found.high - found.low) / 2 < 0.1 * expected_s + 1e-9, f"{found} says too little about {expected_s}"
+    assert (found.high - found.low) / 2 < 0.1 * expected_s + 1e-9, f"{found} is too wide for {expected_s}"
 
 
 def _server_system(service_s: np.ndarray, rho: float, servers: int = 1, n: int = 60_000) -> tuple[Profile, Replay]:

@@ -138,8 +138,8 @@ def test_what_is_answered_on_the_device_waits_for_nothing(simulator: str, sharin
 
 
 @pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
-def test_simulators_agree_when_all_users_ask_at_once(sharing: str) -> None:
-    """Ties are broken by user and number, not by the order in which a simulator happens to look."""
+def test_simulators_agree_on_simultaneous_requests(sharing: str) -> None:
+    """Ties are broken by user and number, not by a simulator's order of processing."""
     profile = profile_of([1000], [0.25], [0.5])
     arrivals = ARRIVALS["periodic, aligned"]
     uplink = {"kind": "constant", "rate": "8 KB/s"}
@@ -148,7 +148,7 @@ def test_simulators_agree_when_all_users_ask_at_once(sharing: str) -> None:
     assert _largest_difference(one, other) <= 1e-9
 
 
-def test_the_compiled_path_takes_large_cells_by_itself() -> None:
+def test_the_compiled_path_is_chosen_for_large_cells() -> None:
     """A large feed-forward cell gives the same rows whether the simulator is named or not."""
     spec = spec_of(arrivals=ARRIVALS["poisson"], users=10, servers=4, requests=2500)
     profile = drawn_profile(0)
@@ -156,7 +156,7 @@ def test_the_compiled_path_takes_large_cells_by_itself() -> None:
 
 
 def test_the_compiled_path_is_refused_where_something_flows_back() -> None:
-    """Asked for by name where it does not apply, it says so; left alone, the SimPy system takes over."""
+    """Named where it does not apply, it is refused; by default the SimPy system is used instead."""
     profile = drawn_profile(0)
     for parts in (
         {"timeout": "1 s"},
@@ -171,7 +171,7 @@ def test_the_compiled_path_is_refused_where_something_flows_back() -> None:
 
 
 def test_whole_packets_are_not_divided(uplinks: dict[str, dict[str, Any]]) -> None:
-    """A packet trace under processor sharing or a bucket is refused, with the way out."""
+    """A packet trace under processor sharing or a bucket is refused, with an alternative."""
     for parts in ({"uplink": uplinks["packets"], "sharing": "processor"},):
         with pytest.raises(TraceError, match="--bin 100ms"):
             replayed(drawn_profile(0), spec_of(**parts))
@@ -180,7 +180,7 @@ def test_whole_packets_are_not_divided(uplinks: dict[str, dict[str, Any]]) -> No
 
 
 def test_users_of_one_trace_begin_it_at_their_own_instants(uplinks: dict[str, dict[str, Any]]) -> None:
-    """A looped trace begins elsewhere for every user and seed, unless it is to begin at its beginning."""
+    """A looped trace starts elsewhere for every user and seed, unless it must start at its beginning."""
     profile = profile_of([20_000], [0.0], [0.0])
     spec = spec_of(uplink=uplinks["rates"], users=4, servers=4)
     assert len(set(replayed(profile, spec)["sent_s"].to_pylist())) == 4
@@ -190,7 +190,7 @@ def test_users_of_one_trace_begin_it_at_their_own_instants(uplinks: dict[str, di
 
 
 def test_recorded_arrivals_are_replayed_as_recorded(tmp_path: Path) -> None:
-    """A CSV of instants and users is what is submitted; one that is none is refused by name."""
+    """The instants and users of a CSV are submitted; another file is refused by name."""
     path = tmp_path / "arrivals.csv"
     path.write_text("at_s,user\n0.5,1\n0.25,0\n3,1\n")
     spec = spec_of(arrivals={"kind": "recorded", "path": str(path)}, users=2, servers=2)

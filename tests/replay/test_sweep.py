@@ -41,7 +41,7 @@ def test_workers_do_not_change_a_number() -> None:
 
 
 def test_compared_schemes_meet_the_same_arrivals_and_questions() -> None:
-    """Profiles of the same samples are asked the same samples at the same instants, over every uplink."""
+    """Profiles of the same samples get the same samples at the same instants, over every uplink."""
     spec = _spec().model_copy(update={"users": (1,), "seeds": 1})
     rows = sweep([drawn_profile(0), drawn_profile(1)], spec)
     asked = [rows.slice(start, 10).select(["sample", "submitted_s"]) for start in range(0, 40, 10)]
@@ -49,7 +49,7 @@ def test_compared_schemes_meet_the_same_arrivals_and_questions() -> None:
 
 
 def test_seeds_are_different_streams() -> None:
-    """Another seed asks at other instants."""
+    """Another seed gives other instants."""
     rows = sweep([drawn_profile(0)], _spec().model_copy(update={"users": (1,)})).to_pandas()
     assert rows.groupby("seed")["submitted_s"].first().nunique() == 2
 
@@ -76,7 +76,7 @@ print("still connected:", ray.is_initialized())
 def test_a_ray_cluster_does_not_change_a_number(tmp_path: Path) -> None:
     """A local Ray cluster gives, row by row, what one process gives, and raises what one process raises."""
     command = [sys.executable, "-c", OVER_RAY, str(tmp_path / "rows.parquet")]
-    # Where the tests are, for the program and for the cluster's workers.
+    # The folder of the tests, for the program and for the cluster's workers.
     places = [str(Path(__file__).parents[2]), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

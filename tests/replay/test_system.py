@@ -1,4 +1,4 @@
-"""What only the SimPy system has: requests that are given up, servers that batch."""
+"""What only the SimPy system has: timeouts and servers that batch."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.replay.systems import drawn_profile, profile_of, replayed, spec_of
 SLOW = {"kind": "constant", "rate": "1 KB/s"}
 
 
-def test_a_request_is_given_up_wherever_it_is() -> None:
+def test_a_request_times_out_wherever_it_is() -> None:
     """Three requests time out on the device, on the link and at the server: later instants are missing."""
     profile = profile_of([1000, 5000, 1000], [9.0, 0.5, 0.5], [0.1, 0.1, 9.0])
     rows = replayed(profile, spec_of(uplink=SLOW, timeout="3 s")).to_pylist()
@@ -24,8 +24,8 @@ def test_a_request_is_given_up_wherever_it_is() -> None:
     assert [row["submitted_s"] for row in rows] == [0.0, 3.0, 6.0]
 
 
-def test_what_is_given_up_frees_the_device_and_the_link_but_not_the_server() -> None:
-    """The next request begins at once; one that the server has begun is finished all the same."""
+def test_a_timeout_frees_the_device_and_the_link_but_not_the_server() -> None:
+    """The next request begins at once; one that the server has begun is still finished."""
     rows = replayed(profile_of([1000, 1000], [0.0, 0.0], [9.0, 1.0]), spec_of(uplink=SLOW, timeout="3 s")).to_pylist()
     assert rows[1]["delivered_s"] == pytest.approx(4.0)
     assert rows[1]["answered_s"] is None
@@ -43,15 +43,15 @@ def test_a_shared_link_gives_a_given_up_share_to_the_others(tmp_path: Path) -> N
 
 
 def test_a_timeout_that_never_strikes_changes_nothing() -> None:
-    """With time enough for everything the rows are those without a timeout."""
+    """If the timeout is long enough, the rows are those without one."""
     parts = {"arrivals": {"kind": "poisson", "rate": "1 /s"}, "users": 4, "servers": 2, "requests": 30}
     assert replayed(drawn_profile(2), spec_of(**parts, timeout="1000 s")) == replayed(
         drawn_profile(2), spec_of(**parts)
     )
 
 
-def test_deadlines_count_what_came_too_late_and_what_never_came() -> None:
-    """One of four is late, one is given up: half meet the deadline."""
+def test_deadlines_count_late_and_unanswered_requests() -> None:
+    """One of four is late, one times out: half meet the deadline."""
     profile = profile_of([0] * 4, [0.1, 0.6, 9.0, 0.2], [0.1] * 4)
     rows = replayed(profile, spec_of(timeout="1 s"))
     assert deadline_share(rows, 0.5).value == 0.5
@@ -74,7 +74,7 @@ def test_a_batch_waits_for_its_window_and_no_longer() -> None:
     rows = replayed(profile_of([0], [0.0], [2.0]), spec_of(batching=BATCH, users=2, arrivals=AT_ONCE))
     assert rows["answered_s"].to_pylist() == pytest.approx([0.1 + 2.5] * 2)
     assert rows["server_begun_s"].to_pylist() == pytest.approx([0.1] * 2)
-    assert part_s(rows, "wait") == pytest.approx([0.1] * 2), "a batch that is being filled is waited for"
+    assert part_s(rows, "wait") == pytest.approx([0.1] * 2), "the next waits for the batch that is being filled"
     rows = replayed(profile_of([0], [0.0], [2.0]), spec_of(batching=BATCH, users=4, arrivals=AT_ONCE))
     assert rows["answered_s"].to_pylist() == pytest.approx([3.0, 3.0, 3.0, 5.0])
     assert rows["server_begun_s"].to_pylist() == pytest.approx([0.0, 0.0, 0.0, 3.0])
@@ -102,7 +102,7 @@ def test_batches_of_one_are_the_pool_without_batching() -> None:
 @pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
 @pytest.mark.parametrize("batching", [None, BATCH])
 def test_the_parts_of_every_request_add_up(sharing: str, batching: dict[str, object] | None) -> None:
-    """Device, link, wait and server are none negative and together the total; nothing overlaps in one device."""
+    """Device, link, wait and server are not negative and add up to the total; requests of one device do not overlap."""
     parts = {"arrivals": {"kind": "poisson", "rate": "3 /s"}, "users": 4, "servers": 2, "requests": 40}
     wire = {"header": "66 B", "propagation": "20 ms", "handshake": True}
     uplink = {"kind": "constant", "rate": "200 KB/s", "wire": wire}

@@ -1,4 +1,4 @@
-"""The real link: what is made vanishes, and what cannot be made is said."""
+"""The real link: it is removed afterwards, and one that cannot be made is reported."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ linked = pytest.mark.skipif(testbed.why_not() is not None, reason=f"no real link
 def found_with(
     off_s: Floats, scatter_s: tuple[float, float] | None, *, link_s: Floats | float = 5e-3, device_off_s: float = 0.0
 ) -> Validation:
-    """Requests whose replayed T_link, 5 ms if nothing is said, is off by so much; scatter None is the default's."""
+    """Requests whose replayed T_link, 5 ms by default, has these errors; scatter None is the default's."""
     replayed_s = np.full(len(off_s), 0.05)
     link_s = np.zeros(len(off_s)) + link_s
     host = Host(up_s=50 * US, back_s=20 * US)
@@ -48,7 +48,7 @@ def to_both_sides(n: int, size_s: float, far: int = 0, far_s: float = 0.0) -> Fl
     return sizes_s * np.where(np.arange(n) % 2 == 0, 1, -1)
 
 
-def test_an_error_within_the_hosts_own_scatter_is_told_and_does_not_fail() -> None:
+def test_an_error_within_the_hosts_own_scatter_is_reported_and_does_not_fail() -> None:
     """Both percentiles are excused by themselves: 80 us in the median of 5 ms, and 300 us in the tail."""
     found = found_with(to_both_sides(30, 80 * US, far=2, far_s=300 * US), (90 * US, 310 * US))
     assert found.shortfalls() == []
@@ -62,7 +62,7 @@ def test_an_error_within_the_hosts_own_scatter_is_told_and_does_not_fail() -> No
 
 
 def test_an_error_beyond_the_hosts_own_scatter_fails() -> None:
-    """The same errors, on a host that scatters less than they are; each percentile is held to its own."""
+    """The same errors, on a host that scatters less; each percentile is compared with its own scatter."""
     off_s = to_both_sides(30, 80 * US, far=2, far_s=300 * US)
     found = found_with(off_s, (70 * US, 310 * US))
     assert ["median" in sentence for sentence in found.shortfalls()] == [True]
@@ -73,7 +73,7 @@ def test_an_error_beyond_the_hosts_own_scatter_fails() -> None:
 
 
 def test_one_request_beyond_the_scatter_is_enough_for_the_tail() -> None:
-    """Of thirty, the 99th percentile lies between the two largest errors; one does not lend the other its excuse."""
+    """Of thirty, the 99th percentile lies between the two largest errors; one does not excuse the other."""
     off_s = to_both_sides(30, 10 * US)
     off_s[:2] = 195 * US, -150 * US
     assert len(found_with(off_s, (20 * US, 200 * US)).excused()) == 1
@@ -81,7 +81,7 @@ def test_one_request_beyond_the_scatter_is_enough_for_the_tail() -> None:
 
 
 def test_without_scatter_nothing_is_excused() -> None:
-    """A host that was not asked how far it scatters gives no excuse, be the error a nanosecond over the limit."""
+    """A host whose scatter was not measured excuses nothing, even an error a nanosecond over the limit."""
     for off_s in (to_both_sides(30, LINK_MEDIAN * 5e-3 + 1e-9), to_both_sides(30, 0.0, far=2, far_s=LINK_P99 * 5.2e-3)):
         for scatter_s in (None, (0.0, 0.0)):
             found = found_with(off_s, scatter_s)
@@ -90,7 +90,7 @@ def test_without_scatter_nothing_is_excused() -> None:
 
 
 def test_the_mean_of_a_stage_is_never_excused() -> None:
-    """Neither a stage that the host's latencies have no part in, nor T_link's own."""
+    """Neither of a stage without the host's latencies, nor of T_link."""
     vast = (1.0, 1.0)
     device = found_with(np.zeros(30), vast, device_off_s=2e-3)
     assert device.shortfalls() == ["the mean of device is off by +4.2% (limit 2%)"]
@@ -128,8 +128,8 @@ def test_a_large_payloads_microseconds_do_not_spoil_a_small_ones_excuse() -> Non
     off_s=st.lists(st.floats(-1e-3, 1e-3), min_size=2, max_size=40).map(np.array),
     scatter_s=st.tuples(st.floats(0, 1e-3), st.floats(0, 1e-3)),
 )
-def test_what_is_missed_either_fails_or_is_excused(off_s: Floats, scatter_s: tuple[float, float]) -> None:
-    """Once and not twice; a smaller scatter excuses no more; and all that fails without scatter is all there is."""
+def test_an_error_beyond_the_limit_either_fails_or_is_excused(off_s: Floats, scatter_s: tuple[float, float]) -> None:
+    """Exactly one of the two; a smaller scatter excuses no more; and without scatter all of them fail."""
     found, strict = found_with(off_s, scatter_s), found_with(off_s, None)
     half = found_with(off_s, (scatter_s[0] / 2, scatter_s[1] / 2))
 
@@ -176,7 +176,7 @@ def test_replay_agrees_with_a_real_link() -> None:
 @pytest.mark.slow
 @linked
 def test_the_host_is_calibrated_and_a_wrong_link_fails_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the link's set-up to the verdict: repeats scatter; a model without headers is not excused by it."""
+    """From the link's set-up to the verdict: repeats scatter; that does not excuse a model without headers."""
     profile = profile_of([500, 20_000], [5e-3, 5e-3], [5e-3, 5e-3])
     wire_of = validation.wire_of
 
@@ -193,8 +193,8 @@ def test_the_host_is_calibrated_and_a_wrong_link_fails_all_the_same(monkeypatch:
 
 @pytest.mark.slow
 @linked
-def test_the_link_is_as_fast_as_it_was_told_to_be() -> None:
-    """The same payload takes four times as long at a quarter of the rate; a wrong model could not be told otherwise."""
+def test_the_link_has_the_rate_that_was_set() -> None:
+    """The same payload takes four times as long at a quarter of the rate, so that a wrong model can be found."""
     with testbed.Testbed.open(8e6, 1600) as bed:
         fast = [bed.request(0, 50_000, 0) for _ in range(3)]
         bed.shape(2e6, 1600)
@@ -205,7 +205,7 @@ def test_the_link_is_as_fast_as_it_was_told_to_be() -> None:
 
 @linked
 def test_nothing_is_left_when_the_harness_is_killed() -> None:
-    """Killed in the middle, without a chance to clean up, it leaves neither processes nor namespaces."""
+    """Killed while it runs, without a chance to clean up, it leaves neither processes nor namespaces."""
     code = """
 from harness.replay.testbed import Testbed
 with Testbed.open(1e6, 1600) as bed:

@@ -1,4 +1,4 @@
-"""A run in memory of any number of schemes and uplinks, with all that figures show: for what must fit on a page."""
+"""A run in memory of any number of schemes and uplinks, with all that figures show: for testing what fits on a page."""
 
 import dataclasses
 from typing import Any
@@ -28,7 +28,7 @@ N_SAMPLES, N_TIMED, N_ROUNDS = 24, 8, 3
 
 
 def rates(n: int) -> list[float]:
-    """The rates of so many uplinks, from 10 KB/s to at most 100 MB/s, in bit/s."""
+    """The rates of a number of uplinks, from 10 KB/s to at most 100 MB/s, in bit/s."""
     return [float(rate) for rate in np.geomspace(8e4, 8e8, 12)[:n]]
 
 

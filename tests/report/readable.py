@@ -1,4 +1,4 @@
-"""Whether all words of a figure can be read: none is off the page, too small, or over another."""
+"""Whether all texts of a figure are readable: on the page, large enough, and without overlap."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def bars_of(axes: Axes) -> list[Rectangle]:
 
 
 def assert_readable(figure: Figure) -> None:
-    """No text leaves the page, none is smaller than 6 points, and no two overlap."""
+    """All texts are on the page, at least 6 points large, and do not overlap."""
     shown = texts(figure)
     boxes = np.array([text.get_window_extent().extents for text in shown])
     words = [text.get_text() for text in shown]

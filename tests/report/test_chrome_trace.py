@@ -1,4 +1,4 @@
-"""A timeline of a run is what the Trace Event Format asks for, and says what the rows say."""
+"""A timeline of a run has the Trace Event Format, and agrees with the rows."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def _check(events: Sequence[dict[str, Any]]) -> None:
         for begun, ended in sorted(of_thread, key=lambda one: (one[0], -one[1])):
             while open_ and open_[-1][1] <= begun:
                 open_.pop()
-            assert not open_ or ended <= open_[-1][1], "a slice ends after the one that it is in"
+            assert not open_ or ended <= open_[-1][1], "a slice ends after its enclosing slice"
             open_.append((begun, ended))
 
 
@@ -84,8 +84,8 @@ def test_every_request_and_its_parts_are_there(made_up: Analysis, drawn: dict[st
         assert abs(found - 1e6 * wanted) <= 2 * rows.num_rows
 
 
-def test_measured_stages_say_their_source(made_up: Analysis, drawn: dict[str, Any]) -> None:
-    """Each stage has its seconds as measured, and where they come from."""
+def test_measured_stages_have_their_source(made_up: Analysis, drawn: dict[str, Any]) -> None:
+    """Each stage has its measured seconds, and their source."""
     stages = [event for event in drawn["traceEvents"] if "source" in event.get("args", {})]
     assert {event["args"]["source"] for event in stages} == {"measured", "estimated"}
     assert all(abs(event["dur"] - 1e6 * event["args"]["seconds"]) <= 1 for event in stages)
@@ -99,7 +99,7 @@ _GAPS = st.lists(st.floats(0, 3, allow_subnormal=False), min_size=8, max_size=8)
 def test_requests_that_overlap_or_are_never_answered_nest_all_the_same(
     requests: list[tuple[list[float], int, int]],
 ) -> None:
-    """Whatever a user has under way at once, and wherever a request was given up."""
+    """Whichever requests of a user overlap, and wherever a request timed out."""
     rows = []
     for gaps, reached, user in requests:
         at = 0.0
@@ -120,7 +120,7 @@ def test_requests_that_overlap_or_are_never_answered_nest_all_the_same(
 
 
 def test_a_long_run_is_cut_and_says_so(made_up: Analysis) -> None:
-    """The earliest requests of each scheme at each uplink; how many there are is said."""
+    """It has the earliest requests of each scheme at each uplink, and says how many there are."""
     record = made_up.record
     many = pa.concat_tables([record.requests] * 8)
     found = json.loads(chrome_trace.trace([Analysis(dataclasses.replace(record, requests=many))]))

@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what the rows say, all of it can be read, and it says where it comes from."""
+"""Figures: what is drawn agrees with the rows, is readable, and has its provenance."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def numbers(made_up: Analysis) -> pd.DataFrame:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Ba$$in: ($5) and ($_10)", r"[red]\frac{1}{2}$^$[/red]"])
 def test_a_name_is_drawn_letter_by_letter(made_up: Analysis, numbers: pd.DataFrame, tmp_path: Path, name: str) -> None:
-    """Titles, uplinks and schemes are drawn as they are; none is read as a formula, and none ends the drawing."""
+    """Titles, uplinks and schemes are drawn unchanged; none is read as a formula or stops the drawing."""
     about = Provenance(title=name, stand_ins=name, warnings=[name], sources=name)
     channels = dict.fromkeys(numbers["channel"].dropna().unique()[:1], name)
     bars = latency_bars.bars(numbers.replace({"channel": channels, "pipeline": {"jpeg": name}}), PARTS, about)
@@ -82,7 +82,7 @@ def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_the_score_is_shown_once(numbers: pd.DataFrame) -> None:
-    """However many uplinks there are, there is one panel of scores, with each scheme's; without a claim none."""
+    """For any number of uplinks there is one panel of scores, with each scheme's; without a claim none."""
     for scored in (True, False):
         figure = latency_bars.bars(numbers, PARTS, ABOUT, scored=scored)
         panels = [axes for axes in figure.axes if axes.get_title() == "score"]
@@ -107,8 +107,8 @@ def test_sources_are_hatched(numbers: pd.DataFrame) -> None:
 
 
 @pytest.mark.slow
-def test_what_does_not_reach_is_said(made_up: Analysis, numbers: pd.DataFrame) -> None:
-    """A scheme without a point at equal score has no bar, but the words, in every panel and in the curves' legend."""
+def test_schemes_that_miss_the_target_are_labelled(made_up: Analysis, numbers: pd.DataFrame) -> None:
+    """A scheme without a point at equal score has a text instead of a bar, in every panel and the curves' legend."""
     words = [text.get_text() for text in texts(latency_bars.bars(numbers, PARTS, ABOUT))]
     assert words.count("does not reach") == 3
     figure, _ = gallery.chart("fig6").draw(made_up, PAGE)
@@ -121,7 +121,7 @@ def test_what_does_not_reach_is_said(made_up: Analysis, numbers: pd.DataFrame) -
 
 @pytest.mark.slow
 def test_a_bar_that_is_cut_has_its_value_and_interval(numbers: pd.DataFrame) -> None:
-    """The axis ends before it, and at the cut stand its mean and both ends of its interval."""
+    """The axis ends before it, and at the cut are its mean and both ends of its interval."""
     panel = bars_axes(latency_bars.bars(numbers, PARTS, ABOUT))[0]
     slowest = numbers.nlargest(1, "total_mean_s").iloc[0]
     assert panel.get_xlim()[1] < slowest["total_mean_s"]
@@ -140,7 +140,7 @@ def many_uplinks(numbers: pd.DataFrame) -> pd.DataFrame:
 
 @given(st.lists(st.tuples(st.floats(0.001, 100), st.floats(1, 2)), min_size=1, max_size=30))
 def test_every_bar_has_room_for_its_interval_or_is_cut(bars: list[tuple[float, float]]) -> None:
-    """An axis ends beyond each interval of the bars that it does not cut, and cuts none within thrice the median."""
+    """An axis ends beyond each interval of the bars that it does not cut, and cuts none below three medians."""
     values, highs = (pd.Series(np.array(of, float)) for of in ([s for s, _ in bars], [s * wide for s, wide in bars]))
     end = sheet.end_of_axis(values, highs)
     assert (1.3 * highs[values <= end] <= end).all()
@@ -191,7 +191,7 @@ def test_a_point_far_beyond_the_curves_is_at_the_edge(made_up: Analysis) -> None
 
 @pytest.mark.slow
 def test_the_same_rows_give_the_same_files(made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PNG, SVG and PDF do not depend on when or how often they are drawn; none is there where one cannot be written."""
+    """PNG, SVG and PDF do not depend on when or how often they are drawn; if one cannot be written, none is."""
     first, again = (
         [file.read_bytes() for file in gallery.draw(made_up, "fig6", tmp_path / folder, widths=("column",))]
         for folder in "ab"
@@ -213,7 +213,7 @@ def test_the_same_rows_give_the_same_files(made_up: Analysis, tmp_path: Path, mo
 
 
 def test_no_two_schemes_of_a_run_look_alike() -> None:
-    """Known names have their looks whatever is beside them; others the next free ones, the same every time."""
+    """Known names have fixed looks; others get the next free ones, the same every time."""
     known = [name for name in style._LOOKS if name not in ("tofc_selective", "fmm", "centres")]
     names = [*known, *(f"mine {n}" for n in range(16))]
     looks = style.looks_of({name: name for name in names})
@@ -232,10 +232,10 @@ _SEEN_BY = MappingProxyType({
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
 })  # fmt: skip
-"""Machado, Oliveira and Fernandes (2009): linear RGB as those see it who lack a kind of cone."""
+"""Machado, Oliveira and Fernandes (2009): linear RGB as seen without one kind of cone."""
 
 
-def test_the_papers_schemes_are_told_apart_without_red_or_green() -> None:
+def test_the_papers_schemes_are_distinct_without_red_or_green() -> None:
     """Between any two of the paper's six schemes the colours differ by a tenth or more for each kind of vision."""
     names = ["tofc", "jpeg", "webp", "hyperprior", "elic", "server_only"]
     linear = np.array([to_rgb(style._LOOKS[name][0]) for name in names]) ** 2.2
@@ -248,7 +248,7 @@ def test_the_papers_schemes_are_told_apart_without_red_or_green() -> None:
 
 
 def test_provenance_is_on_the_figure(made_up: Analysis) -> None:
-    """Which benchmark, for which it stands in, machines, run, verdict, scenario and commit stand on the figure."""
+    """Benchmark, stand-in, machines, run, verdict, scenario and commit are on the figure."""
     figure = latency_bars.bars(made_up.numbers, PARTS, of(made_up, "a subtitle", ["a note", "jpeg: as it is"]))
     written = " ".join(text.get_text() for text in texts(figure))
     manifest = made_up.manifest
@@ -351,7 +351,7 @@ def test_what_cannot_be_drawn_names_the_command(made_up: Analysis, tmp_path: Pat
 
 @pytest.mark.slow
 def test_illustrations_are_of_the_rows_that_are_there(tmp_path: Path) -> None:
-    """What was computed of other rows than the run's is not shown, and a damaged file is said to be one."""
+    """Illustrations of other rows than the run's are not shown, and a damaged file is reported."""
     run = Analysis(make(tmp_path / "run"))
     folder, manifest = run.record.folder, run.manifest
     assert run.illustrations is None
@@ -368,8 +368,8 @@ def test_illustrations_are_of_the_rows_that_are_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_results_do_not_wait_for_matplotlib() -> None:
-    """Importing the results, which every run does, imports neither matplotlib nor torch; figures import no torch."""
+def test_results_do_not_import_matplotlib() -> None:
+    """Importing the results, as every run does, imports neither matplotlib nor torch; figures import no torch."""
     code = (
         "import sys, harness.report.table as _; print({'matplotlib', 'torch'} & set(sys.modules));"
         "from harness.report.figures import gallery; [gallery.chart(name) for name in gallery.FIGURES];"
@@ -380,8 +380,8 @@ def test_results_do_not_wait_for_matplotlib() -> None:
 
 
 @pytest.mark.slow
-def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
-    """A run in which something waits has a part more in every bar, in a colour of its own, and the sum is the total."""
+def test_waiting_is_a_part_of_the_bars(tmp_path: Path) -> None:
+    """A run with waiting has one more part in every bar, in its own colour, and the sum is the total."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05))
     panel = bars_axes(latency_bars.bars(run.numbers, run.parts, ABOUT))[0]
     widths = np.array([bar.get_width() for bar in bars_of(panel)]).reshape(-1, 4)
@@ -391,8 +391,8 @@ def test_waiting_is_stacked_where_it_is(tmp_path: Path) -> None:
     assert widths.sum(axis=1) == pytest.approx(rows["total_mean_s"].tolist())
 
 
-def test_what_has_no_times_is_said_in_the_bars_place(numbers: pd.DataFrame) -> None:
-    """A scheme whose point was not replayed, and one none of whose requests were answered, have words for a bar."""
+def test_a_scheme_without_times_has_a_text_for_its_bar(numbers: pd.DataFrame) -> None:
+    """A scheme that was not replayed, and one without answered requests, have a text instead of a bar."""
     jpeg, webp = numbers["pipeline"] == "jpeg", numbers["pipeline"] == "webp"
     times = [name for name in numbers.columns if str(name).endswith("_s")]
     changed = numbers.copy()

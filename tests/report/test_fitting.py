@@ -29,7 +29,7 @@ def shown(what: RenderableType, width: int) -> list[str]:
 
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS, WORDS), min_size=1, max_size=4), st.integers(40, 90))
 def test_every_cell_is_shown_whole_at_any_width(rows: list[tuple[str, str, str, str]], width: int) -> None:
-    """A table or its blocks: each word stands in one piece, and no line is longer than the terminal."""
+    """A table or its blocks: no word is broken, and no line is longer than the terminal."""
     drawn = Fitting(names=1)
     drawn.add_column("scheme")
     for head in ("one", "another", "third"):
@@ -46,7 +46,7 @@ def test_every_cell_is_shown_whole_at_any_width(rows: list[tuple[str, str, str, 
     st.sampled_from([60, 80]),
 )
 def test_cells_that_wrap_break_no_word(rows: list[tuple[str, list[str], str]], width: int) -> None:
-    """Not in columns that may fold either, nor where one column is far longer than the others."""
+    """Not even in columns that may fold, or if one column is far longer than the others."""
     drawn = Fitting(names=1)
     drawn.add_column("scheme", overflow="fold")
     drawn.add_column("claim, number and interval", overflow="fold")
@@ -68,7 +68,7 @@ def test_a_table_that_has_room_is_a_table() -> None:
 
 
 def test_cells_of_as_many_lines_stay_a_table_below_their_name() -> None:
-    """So do the uplinks of a scheme, a line each."""
+    """Like the uplinks of a scheme, a line each."""
     drawn = Fitting("scheme", "uplink", "total")
     for column in drawn.columns:
         column.no_wrap = True
@@ -79,8 +79,8 @@ def test_cells_of_as_many_lines_stay_a_table_below_their_name() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_the_closing_table_holds(made_up: Analysis, width: int) -> None:
-    """Each scheme's name, bytes and mean latencies are there, whole."""
+def test_the_closing_table_fits(made_up: Analysis, width: int) -> None:
+    """Each scheme's name, bytes and mean latencies are printed unbroken."""
     lines = shown(table.table(made_up), width)
     assert max(map(len, lines)) <= width
     text = " ".join(lines)
@@ -91,7 +91,7 @@ def test_the_closing_table_holds(made_up: Analysis, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_every_table_of_a_run_holds(made_up: Analysis, width: int) -> None:
+def test_every_table_of_a_run_fits(made_up: Analysis, width: int) -> None:
     """Memory and operations, and all that ``show`` prints below the closing table."""
     from harness.report.sections import resources_table, sections
 
@@ -112,8 +112,8 @@ def test_more_columns_than_60_have_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_progress_holds(width: int) -> None:
-    """The phase, how many steps and the time left are there, beside a bar that is as long as there is room."""
+def test_progress_fits(width: int) -> None:
+    """The phase, the number of steps and the time left are shown, beside a bar that fills the remaining width."""
     console = terminal(width=width, force_terminal=True, color_system=None, file=io.StringIO())
     display = Display(console)
     display.phase("answers", total=12345, done=1234)

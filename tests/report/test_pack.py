@@ -1,4 +1,4 @@
-"""A run as an archive: what is in it, and what a reviewer does with it."""
+"""A run as an archive: its content, and how a reviewer uses it."""
 
 import re
 import tarfile
@@ -81,7 +81,7 @@ def test_a_link_from_elsewhere_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_number_of_the_table_is_a_macro(packed: tuple[Path, Path]) -> None:
-    """Read back, each is the table's to six digits, with its interval where it has one, under a name that is once."""
+    """Read back, each is the table's to six digits, with any interval, under a unique name."""
     run = Analysis.read(packed[0])
     defined = re.findall(r"\\csname harness:(.+?)\\endcsname\{(.*?)\}", numbers_tex(run))
     macros = dict(defined)

@@ -1,4 +1,4 @@
-"""A report is one file that needs nothing else, says what the rows say, and works in a browser, printed, and narrow."""
+"""A report is one file without dependencies, agrees with the rows, and works in a browser, printed, and narrow."""
 
 import base64
 import copy
@@ -44,7 +44,7 @@ class _Parsed(HTMLParser):
 
 @pytest.fixture(scope="module")
 def two(made_up: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of two runs, the second of an evil user; with one figure of each, for others take longer."""
+    """The report of two runs, the second with hostile names; with one figure of each, because others take longer."""
     manifest = made_up.manifest
     changed = manifest.model_copy(
         update={
@@ -56,7 +56,7 @@ def two(made_up: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     page.render([made_up], figures=[])
-    # The rows are the same, and so is all that was computed of them; but for the verdict.
+    # The rows are the same, and so are all results but the verdict.
     evil = copy.copy(made_up)
     evil.__dict__.pop("reasons")
     evil.record = dataclasses.replace(made_up.record, manifest=changed)
@@ -107,8 +107,8 @@ def test_it_can_be_read_by_all(parsed: _Parsed) -> None:
     assert all(a.get("aria-label") for _, a in parsed.tags if a.get("role") == "region")
 
 
-def test_it_says_what_the_run_says(made_up: Analysis, parsed: _Parsed) -> None:
-    """The verdict and why, the sentence, every point's bytes, the stand-ins at each table, without any script."""
+def test_it_agrees_with_the_run(made_up: Analysis, parsed: _Parsed) -> None:
+    """Verdict and reasons, the sentence, every point's bytes, the stand-ins at each table, without any script."""
     text = " ".join(parsed.text.split())
     assert "Run tonight is INVALID, judged again from its rows, because: throttled: GPU at 95 C" in text
     assert "answers first" in text
@@ -131,7 +131,7 @@ def test_every_number_says_where_it_comes_from(made_up: Analysis, parsed: _Parse
 
 
 def test_how_to_make_a_run_again_is_a_command(made_up: Analysis) -> None:
-    """Of a run that 'harness run' made, the scenario that is in the page; of any other, what was run alone."""
+    """For a run of 'harness run' with the scenario in the page; for any other, only the command that was run."""
     (session,) = made_up.manifest.sessions
     for command, again in ((("harness", "run", "mine.yaml", "seed=3"), 1), (("harness", "join", "a", "b"), 0)):
         changed = session.model_copy(update={"command": command})
@@ -150,10 +150,8 @@ def test_several_runs_have_contents(parsed: _Parsed) -> None:
 
 
 @pytest.mark.slow
-def test_figures_that_do_not_fit_are_left_out_and_it_says_so(
-    made_up: Analysis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A page never grows past its limit; which command draws what is missing is said."""
+def test_figures_that_do_not_fit_are_left_out_and_named(made_up: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page never exceeds its limit; it names the command that draws what is missing."""
     whole = len(page.render([made_up], figures=[]).encode()) + 110_000
     monkeypatch.setattr(page, "MOST_BYTES", whole)
     found = page.render([made_up], figures=["fig8"])
@@ -179,7 +177,7 @@ def test_an_embedded_scenario_is_the_one_that_was_run() -> None:
 def test_the_command_writes_page_and_trace(
     harness: Run, made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both, or a sentence before anything is drawn where one of them cannot be written."""
+    """Both, or one sentence before anything is drawn if one of them cannot be written."""
     monkeypatch.setattr(gallery, "names", lambda _: [])
     (tmp_path / "a").mkdir()
     status, out, err = harness("report", made_up.record.folder, "--out", "a/page.html", "--trace", "b.json")
@@ -203,7 +201,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width_px", "dark"), [(1200, False), (400, False), (400, True)])
-def test_a_browser_shows_it_without_complaint(browser: Browser, two: Path, width_px: int, dark: bool) -> None:
+def test_a_browser_shows_it_without_errors(browser: Browser, two: Path, width_px: int, dark: bool) -> None:
     """No error on the console, no request but for the file, all pictures drawn, nothing wider than the window."""
     browser.open(two, width_px=width_px, dark=dark)
     assert browser.complaints() == []
@@ -219,7 +217,7 @@ def test_a_browser_shows_it_without_complaint(browser: Browser, two: Path, width
 
 @pytest.mark.slow
 def test_a_browser_sorts_tables(browser: Browser, two: Path) -> None:
-    """By number where a column holds numbers, up and then down, what is missing last; by name elsewhere."""
+    """By number if a column has numbers, ascending and then descending, missing ones last; otherwise by name."""
     browser.open(two)
     table = "document.querySelectorAll('table.sortable')[0]"
     heads = browser.evaluate(f"[...{table}.tHead.rows[0].cells].map(c => c.textContent)")

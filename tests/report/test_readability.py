@@ -60,7 +60,7 @@ def _illustrated(run: Analysis) -> Analysis:
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN], ids=["page", "column"])
 def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_in: float) -> None:
     """Of 2 schemes and 1 uplink, and of 16 and 12, all words of a figure are on the page and apart from each other."""
-    # A column is the harder of the two; and of the small run it is hard that hardly anything is there.
+    # A column is the harder width; the small run is hard because there is little to draw.
     runs = ([many] if name in ("fig12", "fig8", "crossover", "table1") else []) if width_in == PAGE else [few, many]
     for run in runs:
         if not gallery.chart(name).missing(run):
@@ -73,7 +73,7 @@ def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_
 @pytest.mark.slow
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN])
 def test_users_can_be_read(width_in: float) -> None:
-    """Users against p99: the loads are those of the rows, what too few pictures certify is hollow, all can be read."""
+    """Users against p99: the loads are those of the rows, uncertified values are hollow, and all is readable."""
     run = many_schemes.make(
         Path("/nowhere"), 5, 2, users=(1, 2, 16), arrivals={"kind": "poisson", "rate_hz": 1.0}, deadline_s=2.0
     )
@@ -91,7 +91,7 @@ def test_users_can_be_read(width_in: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig6", "fig7", "table1"])
 def test_several_benchmarks_can_be_read(name: str) -> None:
-    """A panel a benchmark, named with all that it stands in for; fig7 is one of their average."""
+    """A panel for each benchmark, named with all that it stands in for; fig7 has one of their average."""
     run = many_schemes.make(Path("/nowhere"), 3, 1)
     names = pa.array(["StreetsQA" if n % 2 else "MMStar" for n in range(run.record.samples.num_rows)])
     place = run.record.samples.column_names.index("benchmark")
@@ -137,7 +137,7 @@ def test_cases_can_be_read(made_up: Analysis, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN])
 def test_energy_can_be_read(width_in: float) -> None:
-    """A panel a rail, never their sum: bars are the joules of an answer, framed what is beyond idle, source hatched."""
+    """A panel per rail, never their sum: bars are the joules of an answer, those above idle framed, sources hatched."""
     run = many_schemes.make(Path("/nowhere"), 4, 1)
     points = run.points[run.points["selected"]].set_index("pipeline")["point"]
     rows = [

@@ -1,4 +1,4 @@
-"""The closing table: on a terminal, as CSV and as Markdown, it says the same."""
+"""The closing table: on a terminal, as CSV and as Markdown, it is the same."""
 
 import dataclasses
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_fits_a_terminal(shown: str) -> None:
     assert "…" not in shown
 
 
-def test_says_what_must_be_known(made_up: Analysis, shown: str) -> None:
+def test_the_table_has_all_labels(made_up: Analysis, shown: str) -> None:
     """Title, stand-ins, verdict, unmet target, estimated times, sources: each is in the table."""
     words = " ".join(shown.split())
     for fact in (
@@ -69,7 +69,7 @@ def _shown(run: Analysis) -> str:
 
 @pytest.mark.slow
 def test_waiting_and_a_deadline_have_columns_that_fit(tmp_path: Path) -> None:
-    """With every column that there can be no line is longer than 80 and no name or number is broken."""
+    """With all possible columns no line is longer than 80 and no name or number is broken."""
     run = Analysis(make(tmp_path / "run", wait_s=0.05, replay={"deadline_s": 0.2}))
     shown = _shown(run)
     assert all(len(line) <= 80 for line in shown.splitlines())
@@ -104,8 +104,8 @@ def test_a_run_in_which_nothing_reaches_is_shown(tmp_path: Path) -> None:
     assert "Nothing was timed." in (tmp_path / "comparison.md").read_text()
 
 
-def test_a_scheme_that_was_not_replayed_is_not_said_to_fail(made_up: Analysis) -> None:
-    """Its score stands, and its times are missing."""
+def test_a_scheme_that_was_not_replayed_does_not_fail(made_up: Analysis) -> None:
+    """It has its score, and no times."""
     run = Analysis(dataclasses.replace(made_up.record, requests=made_up.record.requests.slice(0, 0)))
     words = " ".join(_shown(run).split())
     assert words.count("not replayed") == 5
@@ -116,7 +116,7 @@ def test_a_scheme_that_was_not_replayed_is_not_said_to_fail(made_up: Analysis) -
     ("share", "text"),
     [(0.0, "0 %"), (1.0, "100 %"), (0.001, "< 1 %"), (0.999, "> 99 %"), (0.306, "31 %"), (float("nan"), "-")],
 )
-def test_none_and_all_are_said_only_where_they_are(share: float, text: str) -> None:
+def test_none_and_all_are_printed_only_if_exact(share: float, text: str) -> None:
     """A share is not rounded to a certainty."""
     assert table._share(share) == text
 
@@ -143,12 +143,12 @@ def test_written_tables_hold_the_same_numbers(made_up: Analysis, tmp_path: Path)
     [(0.0834, "0.083"), (1.2345, "1.234"), (35.416, "35.42"), (123.4, "123"), (float("nan"), "-")],
 )
 def test_times_keep_their_width(seconds: float, text: str) -> None:
-    """A time is written with the digits that matter, in a width that does not jump."""
+    """A time is written with its significant digits, in a constant width."""
     assert table._seconds(seconds) == text
 
 
 def test_the_comparison_has_each_part_below_the_runs_label(made_up: Analysis, tmp_path: Path) -> None:
-    """Who answers first, pairs at equal score, latency at equal score, and every scheme's score at equal tokens."""
+    """The first to answer, pairs at equal score, latency at equal score, and every scheme's score at equal tokens."""
     table.write_comparison(made_up, tmp_path / "comparison.md")
     text = (tmp_path / "comparison.md").read_text()
     first, pairs, latencies, tokens = (part for part in text.split("\n\n") if part.startswith("|"))
@@ -160,7 +160,7 @@ def test_the_comparison_has_each_part_below_the_runs_label(made_up: Analysis, tm
     assert "INVALID: throttled" in text
 
 
-def test_a_reference_that_scores_nothing_leaves_latency(made_up: Analysis, tmp_path: Path) -> None:
+def test_with_a_reference_that_scores_nothing_latency_remains(made_up: Analysis, tmp_path: Path) -> None:
     """With random weights each scheme's first point has its times, nothing claims a score, and no curve is drawn."""
     outcomes = made_up.record.outcomes.to_pandas().assign(correct=False)
     rows = pa.Table.from_pandas(outcomes, schema=schema(OutcomeRow), preserve_index=False)

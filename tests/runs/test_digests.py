@@ -6,7 +6,7 @@ from harness.runs.digests import of_file, of_links
 
 
 def test_links_of_one_name_in_two_folders_are_both_digested(tmp_path: Path) -> None:
-    """A change of either is seen; a name that one file has alone has that file's digest."""
+    """A change of either is found; a name of a single file has that file's digest."""
     paths = [tmp_path / folder / "lte.parquet" for folder in ("bus", "car")]
     for path in paths:
         path.parent.mkdir()

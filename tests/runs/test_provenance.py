@@ -1,4 +1,4 @@
-"""The manifest: what it says is so, and nothing else is read as one."""
+"""The manifest: its statements are checked, and no other file is read as one."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ from harness.runs.provenance import Manifest, read, released, to_json
 
 
 def test_reads_what_it_writes(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
-    """A manifest survives its file, and says which packages and which commit it ran with."""
+    """A saved manifest is read back unchanged, with its packages and commit."""
     written = manifest()
     (tmp_path / "manifest.json").write_text(to_json(written))
     assert read(tmp_path / "manifest.json") == written
@@ -38,8 +38,8 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_tells_its_own_checkout_from_another(tmp_path: Path) -> None:
-    """The commit and the dirty flag are the checkout's own; inside somebody else's repository they are null."""
+def test_distinguishes_its_own_checkout_from_another(tmp_path: Path) -> None:
+    """The commit and the dirty flag are the checkout's own; inside another repository they are null."""
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "a.py").write_text("a = 1\n")
     assert provenance.checkout(tmp_path) == (None, None)
@@ -101,7 +101,7 @@ def test_refuses_a_manifest_that_is_not_one(
     assert str(refusal.value).startswith(str(path))
 
 
-def test_an_edited_manifest_is_noticed(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+def test_an_edited_manifest_is_found(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
     """Whatever value is changed by hand, deep inside or at the top, the seal no longer fits; space is no content."""
     path, data = tmp_path / "manifest.json", json.loads(to_json(manifest()))
     path.write_text(json.dumps(data))
@@ -123,7 +123,7 @@ def test_an_edited_manifest_is_noticed(tmp_path: Path, manifest: Callable[..., M
 
 @pytest.mark.slow
 def test_says_what_changed(manifest: Callable[..., Manifest]) -> None:
-    """Between two manifests each thing that decides a number is named; that another machine went on is not."""
+    """Every difference of two manifests that decides a number is named; another machine is not one."""
     old = manifest()
     assert provenance.changes(old, manifest(machine={"id": "1", "name": "another"}, command=["x"])) == []
     digests = {"benchmark StreetsQA": "0123456789abcdef", "codec": "0000000000000000", "trace": "1111111111111111"}
@@ -155,7 +155,7 @@ def test_refuses_other_files(tmp_path: Path, content: bytes, sentence: str) -> N
 
 
 def test_says_which_scenario_key_is_missing(manifest: Callable[..., Manifest]) -> None:
-    """A value of the scenario is found by its path, and a path that is not there names what is."""
+    """A value of the scenario is found by its path; for an absent path the error names the present keys."""
     run = manifest()
     assert run.scenario_value("selection", "reference") == "server_only"
     with pytest.raises(ResultsError, match=r"no key 'target' in scenario\.selection; it has: reference"):
@@ -165,7 +165,7 @@ def test_says_which_scenario_key_is_missing(manifest: Callable[..., Manifest]) -
 def test_an_installed_release_is_known_by_the_digests_that_it_was_built_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All Python files are as they were built: one that was edited, or is new, makes it no release."""
+    """All Python files are as they were built: an edited or new one makes it no release."""
     code = tmp_path / "harness" / "study.py"
     code.parent.mkdir()
     code.write_text("answer = 42\n")

@@ -1,4 +1,4 @@
-"""Stage times recorded elsewhere: what a file may hold, and the sentence for what it may not."""
+"""Stage times recorded elsewhere: the allowed files, and the error for any other."""
 
 from pathlib import Path
 
@@ -47,14 +47,14 @@ def test_requests_without_samples_stand_for_any_in_turn(tmp_path: Path) -> None:
     assert of_point.stages("q9", 0, 5) == [("see", 3.0, None), ("encode", 4.0, None)]
     any_sample = read(recording(written(tmp_path, GOOD), samples="any"), LABELS)["fake", "levels=4", "device"]
     assert any_sample.stages("q9", 0, 1) == [("see", 0.09, None), ("encode", 0.02, None)]
-    # Sorted by stage, in another order of samples each time: a request's stages stay its own.
+    # Sorted by stage, in another order of samples each time: a request's stages stay together.
     mixed = "sample,stage,seconds\nq1,see,1\nq2,see,2\nq2,encode,4\nq1,encode,3\n"
     any_sample = read(recording(written(tmp_path, mixed), samples="any"), LABELS)["fake", "levels=4", "device"]
     assert any_sample.stages("q9", 0, 0) == [("see", 1.0, None), ("encode", 3.0, None)]
 
 
 def test_points_have_rows_of_their_own(tmp_path: Path) -> None:
-    """A column of points parts the file; a profile of one point takes that point's."""
+    """A column of points divides the file; a profile of one point uses that point's rows."""
     text = "point,stage,seconds\nlevels=4,see,1\nlevels=32,see,2\n"
     found = read(recording(written(tmp_path, text)), LABELS)
     assert [found["fake", label, "device"].stages("q", 0, 0)[0][1] for label in LABELS] == [1.0, 2.0]
@@ -62,7 +62,7 @@ def test_points_have_rows_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_stage_logger_is_a_profile(tmp_path: Path) -> None:
-    """Its pipeline and point are its own, where there is one of each; its machine is in its rows."""
+    """Its pipeline and point are used if there is one of each; its machine is in its rows."""
     recorder = Recorder(tmp_path / "own.parquet", machine="an engine's machine")
     for number in range(2):
         with recorder.request(f"question {number}", side="server") as request, request.stage("prefill"):
@@ -103,8 +103,8 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, sentenc
         read(recording(written(tmp_path, text)), LABELS)
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
-    """No such file; no run; a CSV of which nobody knows the machine."""
+def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    """A missing file; no run; a CSV whose machine is not known."""
     with pytest.raises(ScenarioError, match=r"orin\.csv: cannot be read"):
         read(recording(tmp_path / "orin.csv"), LABELS)
     with pytest.raises(ScenarioError, match=r"manifest\.json: no such file"):

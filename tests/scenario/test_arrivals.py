@@ -26,21 +26,21 @@ def _read(tmp_path: Path, text: str, users: int = 2) -> list[list[float]]:
 def test_every_row_is_a_request_of_its_user(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int]]
 ) -> None:
-    """None is lost, none changes hands, and each user's are in order."""
+    """None is lost or assigned to another user, and each user's are in order."""
     text = "at_s,user\n" + "".join(f"{at / 1000},{user}\n" for at, user in rows)
     found = _read(tmp_path_factory.mktemp("arrivals"), text, users=4)
     assert found == [sorted(at / 1000 for at, who in rows if who == user) for user in range(4)]
 
 
-def test_without_users_they_ask_in_turn(tmp_path: Path) -> None:
-    """The rows are dealt out one by one."""
+def test_without_users_rows_are_assigned_in_turn(tmp_path: Path) -> None:
+    """The rows are assigned to the users in turn."""
     assert _read(tmp_path, "at_s\n0\n1\n2.5\n") == [[0.0, 2.5], [1.0]]
 
 
 @pytest.mark.parametrize(
     "text", ["at_s, user\n0, 0\n1, 1\n", "\ufeffat_s,user\n0,0.0\n1,1.0\n", "user,at_s\n1,1\n0,0\n"]
 )
-def test_spaces_points_and_orders_are_no_matter(tmp_path: Path, text: str) -> None:
+def test_spaces_points_and_orders_do_not_matter(tmp_path: Path, text: str) -> None:
     """A space in a header, 1.0 for 1, a byte-order mark, columns the other way round."""
     assert _read(tmp_path, text) == [[0.0], [1.0]]
 
@@ -74,8 +74,8 @@ def test_what_is_no_arrival_is_refused_by_row_and_value(tmp_path: Path, text: st
     assert "\n" not in str(caught.value)
 
 
-def test_a_user_who_never_asks_is_a_user(tmp_path: Path) -> None:
-    """Numbers may be left out."""
+def test_a_user_without_requests_is_a_user(tmp_path: Path) -> None:
+    """Numbers of users may be skipped."""
     found = _read(tmp_path, "at_s,user\n0,0\n", users=3)
     assert [len(times) for times in found] == [1, 0, 0]
     assert np.concatenate(found).tolist() == [0.0]

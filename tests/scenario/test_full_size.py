@@ -1,4 +1,4 @@
-"""The shipped scenarios where their own backbones are installed, as the hub's repositories lay them out.
+"""The shipped scenarios where their own backbones are installed, in the layout of the hub's repositories.
 
 The models are small and random, under the names of transformers before 5.0 and after; their features are as wide as the
 miniatures', whose codecs serve as theirs.
@@ -52,7 +52,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def installed(caches: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cache:
-    """Makes a cache the hub's; the working folder is empty, and so is that of the benchmarks."""
+    """Uses a folder as the hub's cache; the working folder and that of the benchmarks are empty."""
 
     def install(style: str) -> Path:
         monkeypatch.setenv("HF_HUB_CACHE", str(caches[style]))
@@ -122,7 +122,7 @@ def test_the_parts_are_those_of_the_repository(installed: Cache, style: str) -> 
 
 
 @pytest.mark.slow
-def test_a_full_size_run_goes_through(installed: Cache) -> None:
+def test_a_full_size_run_completes(installed: Cache) -> None:
     """Every scheme of the paper answers, is timed and replayed; of the stand-ins, the benchmark's alone runs."""
     folder = installed("old")
     few = {

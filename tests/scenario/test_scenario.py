@@ -1,4 +1,4 @@
-"""Scenarios: what is accepted, and the one sentence that a mistake gets."""
+"""Scenarios: what is accepted, and the one sentence for each mistake."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ def test_every_shipped_scenario_is_valid_and_named_after_its_file(file: Path) ->
 
 
 def test_a_list_stands_for_each_of_its_values(written: Callable[[object], Path]) -> None:
-    """Two qualities are two operating points; the label says what is given and leaves out what is at its default."""
+    """Two qualities are two operating points; the label has what is given and leaves out defaults."""
     scenario = load(written(GOOD))
     labels = [point.label for point in scenario.pipelines[1].operating_points()]
     assert labels == ["quality=10,merge_to=0.044", "quality=50,merge_to=0.044"]
@@ -35,7 +35,7 @@ def test_a_list_stands_for_each_of_its_values(written: Callable[[object], Path])
     assert labels == ["quality=10", "quality=10,subsampling=4:4:4"]
 
 
-def test_benchmarks_are_wanted_however_they_are_given(written: Callable[[object], Path]) -> None:
+def test_benchmarks_may_be_one_or_several(written: Callable[[object], Path]) -> None:
     """One with the scenario's stand-in, or several each with its own."""
     one = load(written(GOOD))
     assert [(w.name, w.stand_in) for w in one.wanted] == [("RealWorldQA", "StreetsQA")]
@@ -184,14 +184,14 @@ def test_a_mistake_is_one_sentence_with_file_and_place(
 
 
 def test_every_mistake_is_reported_at_once(written: Callable[[object], Path]) -> None:
-    """Two mistakes are two sentences: nobody likes to mend one to meet the next."""
+    """Two mistakes are two sentences, so that both can be corrected at once."""
     with pytest.raises(ScenarioError) as caught:
         load(written({**GOOD, "seed": -1, "benchmark": "VQA"}))
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_no_mistake_hides_another(written: Callable[[object], Path]) -> None:
-    """Unknown keys, wrong values, wrong points of several schemes and a tag are told together, by line."""
+    """Unknown keys, wrong values, wrong points of several schemes and a tag are reported together, by line."""
     text = yaml.dump(
         {
             **GOOD,
@@ -223,7 +223,7 @@ def test_no_mistake_hides_another(written: Callable[[object], Path]) -> None:
     assert lines == sorted(lines)
 
 
-def test_many_mistakes_are_counted_and_not_all_told(written: Callable[[object], Path]) -> None:
+def test_many_mistakes_are_counted_and_not_all_printed(written: Callable[[object], Path]) -> None:
     """The first hundred are sentences; the rest is a number."""
     with pytest.raises(ScenarioError, match="and 400 more mistakes") as caught:
         load(written({**GOOD, **{f"key{i}": i for i in range(500)}}))
@@ -238,14 +238,14 @@ def test_numbers_with_exponents_are_numbers(written: Callable[[object], Path]) -
 
 
 @pytest.mark.parametrize("key", ["timed_samples", "warmup", "repeats", "threads"])
-def test_what_is_timed_has_an_end(written: Callable[[object], Path], key: str) -> None:
-    """No count is so large that a run could not end."""
+def test_the_number_of_timed_requests_is_limited(written: Callable[[object], Path], key: str) -> None:
+    """Counts are limited so that a run can end."""
     with pytest.raises(ScenarioError, match=f"measure.{key}: {10**12} is not right"):
         load(written({**GOOD, "measure": {key: 10**12}}))
 
 
-def test_points_without_number_are_refused_before_they_are_made(written: Callable[[object], Path]) -> None:
-    """Lists multiply: a short file can stand for more points than anybody measures."""
+def test_too_many_points_are_refused_before_they_are_made(written: Callable[[object], Path]) -> None:
+    """Lists multiply: a short file can stand for more points than can be measured."""
     qualities = [1 + i % 95 for i in range(1000)]
     grid = {"quality": qualities, "merge_to": [0.5] * 1000}
     with pytest.raises(ScenarioError, match="stand for 1000000 operating points; 1000 are the most"):
@@ -264,7 +264,7 @@ def test_names_that_are_printed_are_lines_of_text(written: Callable[[object], Pa
     assert told.replace("\n", "").isprintable()
 
 
-def test_names_in_any_script_are_taken_as_they_are(written: Callable[[object], Path]) -> None:
+def test_names_in_any_script_are_unchanged(written: Callable[[object], Path]) -> None:
     """Markup, formulas and other alphabets are names."""
     title = "[bold] $x_1$ größe Ελληνικά 東京 🚇 [/lte] :up:"
     assert load(written({**GOOD, "title": title})).title == title
@@ -272,7 +272,7 @@ def test_names_in_any_script_are_taken_as_they_are(written: Callable[[object], P
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"name: \xc3\x28"])
 def test_bytes_that_are_not_text_are_refused(tmp_path: Path, content: bytes) -> None:
-    """A binary file is said to be one."""
+    """A binary file is reported as such."""
     file = tmp_path / "study.yaml"
     file.write_bytes(content)
     with pytest.raises(ScenarioError, match="is not UTF-8"):
@@ -287,7 +287,7 @@ def test_a_folder_and_an_absent_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_precision_takes_the_place_of_a_number_of_samples(written: Callable[[object], Path]) -> None:
-    """It is a share, in per cent or as a number; what goes with it, and what does not, is said."""
+    """It is a share, in per cent or as a number; what cannot go with it is refused."""
     assert load(written({**GOOD, "measure": {"precision": "5 %"}})).measure.precision == 0.05
     assert load(written({**GOOD, "measure": {"precision": 0.05, "at_most": 300}})).measure.at_most == 300
     for wrong, sentence in (
@@ -389,6 +389,6 @@ def test_the_command_line_may_replace_a_value(
 def test_a_wrong_value_on_the_command_line_is_a_sentence(
     written: Callable[[object], Path], assignment: str, sentence: str
 ) -> None:
-    """It names what was given; the file is not blamed for a line that it does not have."""
+    """It names the argument, not a line of the file."""
     with pytest.raises(ScenarioError, match=sentence):
         load(written(GOOD), [assignment])

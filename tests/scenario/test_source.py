@@ -69,8 +69,8 @@ def _read(tmp_path: Path, text: str) -> tuple[dict[str, Any], list[tuple[int, st
     return document.mapping, document.mistakes
 
 
-def test_every_line_that_is_off_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
-    """Tags, aliases, keys given twice and numbers without end do not hide each other."""
+def test_every_wrong_line_is_reported_and_the_rest_is_read(tmp_path: Path) -> None:
+    """Tags, aliases, duplicate keys and endless numbers do not hide each other."""
     text = f"a: !!int x\nb: &n 1\nc: *n\na: 2\n3: d\nd: {'9' * 5000}\ne: [1, {{f: 2}}]\n"
     mapping, mistakes = _read(tmp_path, text)
     assert [line for line, _ in mistakes] == [1, 3, 4, 5, 6]
@@ -92,8 +92,8 @@ def test_a_tag_is_refused_and_never_obeyed(tmp_path: Path, seed: str) -> None:
 
 
 @pytest.mark.parametrize("nested", ["[" * 5000, "{a: " * 5000, "[" * 500 + "]" * 500])
-def test_what_is_nested_without_end_is_refused(tmp_path: Path, nested: str) -> None:
-    """A sentence, not a full stack."""
+def test_deep_nesting_is_refused(tmp_path: Path, nested: str) -> None:
+    """One sentence, not a stack overflow."""
     path = tmp_path / "deep.yaml"
     path.write_text(f"a: {nested}")
     with pytest.raises(ScenarioError, match="nested more than"):
@@ -101,7 +101,7 @@ def test_what_is_nested_without_end_is_refused(tmp_path: Path, nested: str) -> N
 
 
 def test_both_parsers_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where PyYAML was built without its parser in C, scenarios are read alike."""
+    """If PyYAML was built without its parser in C, scenarios are read alike."""
     text = "name: a\nb: [1e-3, 010, 'x', \"y\"]\nc: |\n  z\n"
     first = _read(tmp_path, text)
     monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
@@ -109,6 +109,6 @@ def test_both_parsers_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_device_is_no_scenario() -> None:
-    """What has no end is refused at once."""
+    """A file without an end is refused at once."""
     with pytest.raises(ScenarioError, match="device, not a file"):
         read(Path("/dev/zero"))

@@ -1,4 +1,4 @@
-"""What stands in for what is not installed, and what is said to be missing without it."""
+"""Stand-ins for what is not installed, and what is reported as missing without them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.scenario.studies import GOOD, with_pipeline
 
 
 def test_the_stand_in_of_a_backbone_has_points_of_its_own(written: Callable[[object], Path]) -> None:
-    """They are checked as the others are, and the reference has one there too."""
+    """They are checked like the others, and the reference has one there too."""
     tofc = {"scheme": "tofc", "points": [{"codec": "big", "n_c": 16}], "stand_in": [{"codec": ["a", "b"], "n_c": 3}]}
     pipeline = load(written(with_pipeline(tofc))).pipelines[1]
     assert [point.codec for point in pipeline.operating_points()] == ["big"]
@@ -51,7 +51,7 @@ def test_without_stand_ins_everything_that_is_missing_is_named(
     assert "elic.safetensors: there is no such file; 'harness weights convert'" in network
 
 
-def test_a_benchmark_that_is_not_here_is_told_before_a_run(
+def test_an_absent_benchmark_is_reported_before_a_run(
     written: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Unless its stand-in runs; of one's own, the path counts from the scenario's folder."""
@@ -73,7 +73,7 @@ def test_a_benchmark_that_is_not_here_is_told_before_a_run(
 def test_published_networks_are_preferred_to_bundled_ones(
     written: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codec: str
 ) -> None:
-    """Where all that the points name are here; the bundled ones run, labelled, where one is missing."""
+    """If all that the points name are installed; otherwise the bundled ones run, labelled."""
     monkeypatch.chdir(tmp_path)
     published = [f"weights/{codec}-{quality}.safetensors" for quality in (1, 2)]
     points = {"points": [{"weights": published, "n_c": 6}], "stand_in": [{"weights": 0.006, "n_c": 6}]}

@@ -1,4 +1,4 @@
-"""The small models that the tests of models have, in parts as schemes ask for them."""
+"""The small models that the tests of models have, in parts as schemes need them."""
 
 import pytest
 

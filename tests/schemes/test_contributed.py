@@ -1,4 +1,4 @@
-"""What people who write schemes are given: the example, and a scheme and a model that need nothing."""
+"""For authors of schemes: the example, and a fake scheme and model."""
 
 import importlib.util
 import re
@@ -47,7 +47,7 @@ def example() -> types.ModuleType:
 @pytest.mark.slow
 @pytest.mark.parametrize("make_models", [FakeModels, lambda: load("mini-onevision")], ids=["fake", "mini-onevision"])
 def test_the_example_is_a_scheme(example, make_models) -> None:
-    """Its halves, made apart, answer a sample; parameters change bytes' values, damage is told, stages are timed."""
+    """Its halves, made separately, answer a sample; parameters change bytes, damage is refused, stages are timed."""
     models, sample = make_models(), PAGES[0]
     answered = []
     for bits in (16, 9):
@@ -138,7 +138,7 @@ def test_the_examples_scenario_names_it(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
-    """With one's own pictures; their code is among what the run's rows depend on."""
+    """With your own pictures; the run's rows depend on their code."""
     study.run(scenario_of(own / "own.yaml"), own / "run", reporter=Silent())
     run = Run.read(own / "run")
     assert set(run.outcomes["pipeline"].to_pylist()) == {"fake", "mean"}
@@ -158,7 +158,7 @@ def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
     ],
 )
 def test_what_is_no_scheme_or_model_is_a_sentence_with_its_line(own, old: str, new: str, sentence: str) -> None:
-    """Whatever is wrong with somebody's own code is found when the scenario is read."""
+    """Mistakes in your own code are found when the scenario is read."""
     file = own / "own.yaml"
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(ScenarioError, match=sentence) as caught:
@@ -167,7 +167,7 @@ def test_what_is_no_scheme_or_model_is_a_sentence_with_its_line(own, old: str, n
 
 
 def test_an_own_model_whose_weights_are_absent_is_missing(own) -> None:
-    """As one of the harness's own is."""
+    """Like one of the harness's own."""
     file = own / "own.yaml"
     file.write_text(file.read_text() + "weights: absent\n")
     assert missing(scenario_of(file)) == ["own_model: its weights are not here"]
@@ -237,7 +237,7 @@ class Mirrored(Fake):
 
     @classmethod
     def server_half(cls, models, point):
-        """The fake's, under a stage called encode."""
+        """The fake's half, under a stage called encode."""
         inner = Fake.server_half(models, point)
 
         def half(payload, questions, clock):
@@ -261,7 +261,7 @@ class Mirrored(Fake):
 
 
 def test_one_stage_name_on_both_sides_is_two_stages(tmp_path: Path, manifest) -> None:
-    """A stage's side is where it was timed: rows of the same name on two sides are kept apart."""
+    """A stage's side is where it was timed: rows of the same name on two sides are separate."""
     plan = plan_of(Mirrored, FakePoint())
     with Run.open_or_create(tmp_path / "run", manifest(), fresh=False) as ongoing:
         timing.time(
@@ -280,8 +280,8 @@ def test_one_stage_name_on_both_sides_is_two_stages(tmp_path: Path, manifest) ->
     assert encode["cpu_s"].median()["server"] > encode["cpu_s"].median()["device"]
 
 
-def test_the_fake_halves_ask_for_what_they_need() -> None:
-    """The device half asks for the vision side, the server half for the language side."""
+def test_the_fake_halves_take_only_what_they_need() -> None:
+    """The device half needs the vision side, the server half the language side."""
     for half, asked in (("device_half", ["vision"]), ("server_half", ["language"])):
         models = FakeModels()
         getattr(Fake, half)(models, FakePoint())

@@ -1,4 +1,4 @@
-"""The envelope: what is packed comes back, whatever the scheme; what is damaged, cut or another's does not."""
+"""The envelope: payloads of all schemes are unpacked unchanged; damaged, truncated or foreign ones are refused."""
 
 import functools
 import struct
@@ -59,7 +59,7 @@ bodies_of_payloads = st.lists(st.binary(max_size=40), min_size=1, max_size=6).ma
 
 @functools.cache
 def models():
-    """The zoo's."""
+    """The zoo's model."""
     return load("mini-onevision")
 
 
@@ -73,8 +73,8 @@ def sent(name):
     return scheme, scheme.server_half(models(), point), sample.question, data
 
 
-def test_every_scheme_that_sends_is_tried() -> None:
-    """No scheme of the catalog is forgotten here but the one that sends nothing."""
+def test_every_scheme_that_sends_is_tested() -> None:
+    """Every scheme of the catalog is tested here but the one that sends nothing."""
     assert set(POINTS) == set(catalog.SCHEMES) - {"device_only"}
 
 
@@ -104,7 +104,7 @@ def test_every_flipped_bit_is_refused(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRIED)
 def test_truncations_and_extensions_are_refused(name: str) -> None:
-    """Cut at any place tried, or with bytes behind it, a payload is no payload."""
+    """Truncated at any tested place, or with bytes after it, a payload is refused."""
     scheme, server, question, data = sent(name)
     cuts = {0, 1, 3, 4, 7, 8, len(data) // 2, len(data) - 4, len(data) - 1}
     for damaged in (*(data[:cut] for cut in cuts), data + b"\0", data + data):
@@ -115,7 +115,7 @@ def test_truncations_and_extensions_are_refused(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRIED)
 def test_a_payload_of_another_kind_is_refused(name: str) -> None:
-    """The envelope says whose a payload is, and somebody reads it."""
+    """The envelope names the scheme of a payload, and that is checked."""
     scheme, server, question, data = sent(name)
     _, bodies, checked = opened(data)
     others = [catalog.load("scheme", other, catalog.SCHEMES).kind for other in POINTS if other != name]
@@ -142,8 +142,8 @@ def test_what_is_packed_is_unpacked(bodies: tuple[bytes, ...], kind: str, checke
 
 
 @given(bodies_of_payloads, st.data())
-def test_any_damage_to_a_checked_envelope_is_told(bodies: tuple[bytes, ...], data: st.DataObject) -> None:
-    """One to 32 consecutive bits changed anywhere, which a CRC-32 always tells; cuts; bytes behind it."""
+def test_any_damage_to_a_checked_envelope_is_found(bodies: tuple[bytes, ...], data: st.DataObject) -> None:
+    """One to 32 consecutive bits changed anywhere, which a CRC-32 always finds; truncations; bytes after it."""
     packed = pack(Payload("jpeg", bodies))
     first = data.draw(st.integers(0, 8 * len(packed) - 32))
     pattern = data.draw(st.integers(1, 2**32 - 1))
@@ -169,7 +169,7 @@ def test_lengths_beyond_the_payload_reserve_nothing() -> None:
         unpack(data + struct.pack("<I", zlib.crc32(data)), "jpeg")
 
 
-def test_the_fake_scheme_is_told_of_damage_too() -> None:
+def test_damage_to_the_fake_schemes_payload_is_found() -> None:
     """It has no checksum of its own: its envelope has one."""
     sample = samples(book("test", 0)[:1], paired=False)[0]
     data = sent_bytes(Fake.device_half(FakeModels(), FakePoint()), sample)

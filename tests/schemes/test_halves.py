@@ -56,7 +56,7 @@ RED, BLUE, GREEN = file("red", (70, 40)), file("blue", (30, 30)), file("green", 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_each_picture_is_sent_as_if_it_were_alone(models, name: str) -> None:
-    """The payload holds what each picture's own would be, and the answer is that of their tokens in their places."""
+    """The payload has the body of each picture alone, and the answer is that of their tokens in their places."""
     scheme, point, (of_device, of_server) = SCHEMES[name]
     device, server = scheme.device_half(models, point), scheme.server_half(models, point)
     alone = [sent_bytes(device, sample(one)) for one in (RED, BLUE)]
@@ -76,8 +76,8 @@ def test_each_picture_is_sent_as_if_it_were_alone(models, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_question_about_one_picture_takes_no_three(models, name: str) -> None:
-    """The numbers of pictures sent and asked about are the same, or nothing is answered."""
+def test_a_question_about_one_picture_refuses_three(models, name: str) -> None:
+    """The numbers of pictures in payload and question must agree."""
     scheme, point, _ = SCHEMES[name]
     three = sent_bytes(scheme.device_half(models, point), sample(RED, BLUE, GREEN))
     server = scheme.server_half(models, point)
@@ -85,7 +85,7 @@ def test_a_question_about_one_picture_takes_no_three(models, name: str) -> None:
         receive(server, three, [Question(text="?", kind="open")], Untimed(), kind=scheme.kind)
 
 
-def test_tokens_stand_where_their_marks_are() -> None:
+def test_tokens_replace_their_marks() -> None:
     """A prompt is its texts' embeddings with each picture's tokens in its mark's place."""
     backbone = make_backbone()
     red_TH, blue_TH = (torch.full((3, 32), value) for value in (1.5, -2.5))
@@ -105,7 +105,7 @@ def test_tokens_stand_where_their_marks_are() -> None:
 
 
 def test_a_picture_that_was_not_sent_is_an_error(models) -> None:
-    """A payload with fewer pictures than the question shows is no answer's, even without an envelope."""
+    """A payload with fewer pictures than the question shows is refused, even without an envelope."""
     server = ServerOnly.server_half(models, OperatingPoint())
     with pytest.raises(BitstreamError, match="shows picture 2, and the payload holds 1"):
         server(Payload("file", (RED,)), [QUESTION], Untimed())

@@ -1,4 +1,4 @@
-"""What is said of points at an n_c that their weights were not trained for, or whose training is not known."""
+"""Labels of points at an n_c that their weights were not trained for, or whose training is not known."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ replay: {{ uplinks: [{{ kind: constant, rate: 25 KB/s }}] }}
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> Any:
-    """A function of a codec that gives a scenario with points within and without what its weights were trained for."""
+    """Makes a scenario of a codec with points at n_c that it was and was not trained for."""
 
     def written(codec: str = "lambda-0.3") -> Any:
         path = tmp_path / "n_c.yaml"
@@ -62,8 +62,8 @@ def test_points_at_another_n_c_are_named_before_and_in_a_run(scenario: Any) -> N
     assert [label.partition("n_c=")[2][0] for label in manifest.untrained["jpeg"]] == ["3"]
 
 
-def test_a_codec_out_of_its_folder_is_of_unknown_training(scenario: Any, tmp_path: Path) -> None:
-    """Whatever lies beside the file: it is neither its adapter nor its manifest."""
+def test_a_codec_without_its_folder_is_of_unknown_training(scenario: Any, tmp_path: Path) -> None:
+    """Files beside it are neither its adapter nor its manifest."""
     for place in (tmp_path / "alone", tmp_path / "beside"):
         if place.name == "beside":
             shutil.copytree(ZOO / "lambda-0.1", place)
@@ -154,8 +154,8 @@ def test_an_adapter_as_peft_saves_it_is_of_unknown_training(tmp_path: Path) -> N
     assert Selective.trained_n_c(NAME, FeaturePoint(codec="lambda-0.2", n_c=6)) == (6, 3)
 
 
-def test_an_older_manifest_does_not_say(scenario: Any, tmp_path: Path) -> None:
-    """Its seal is over what it has, and a newer one's over what a point was trained for too."""
+def test_an_older_manifest_has_no_trained_n_c(scenario: Any, tmp_path: Path) -> None:
+    """Its seal covers what it has; a newer one's also covers what a point was trained for."""
     manifest = take_stock(scenario()).manifest("run", {"id": "here", "name": "here"}, [])
     older = manifest.model_copy(update={"untrained": None})
     path = tmp_path / provenance.MANIFEST

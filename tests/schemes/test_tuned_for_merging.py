@@ -36,7 +36,7 @@ NAME = "mini-onevision"
 
 
 def base() -> OneVision:
-    """A backbone whose weights half precision holds, in which an adapter keeps its projector."""
+    """A backbone whose weights are exact in half precision, in which an adapter stores its projector."""
     backbone = make_backbone()
     for parameter in backbone.model.parameters():
         parameter.data = parameter.data.half().float()
@@ -70,13 +70,13 @@ def random(tmp_path_factory: pytest.TempPathFactory) -> tuple[OneVision, Path]:
 
 
 def picture(seed: int) -> Image.Image:
-    """Noise."""
+    """A picture of noise."""
     torch.manual_seed(seed)
     return Image.fromarray(torch.randint(0, 256, (40, 56, 3), dtype=torch.uint8).numpy())
 
 
 def point(**more: Any) -> JpegPoint:
-    """One that merges."""
+    """A point that merges."""
     return JpegPoint(quality=90, n_c=4, **more)
 
 
@@ -88,7 +88,7 @@ def server_of(models: LlavaModels, chosen: JpegPoint) -> PictureServer:
 
 
 def logits(side: Any, half: Any, image: Image.Image, chosen: JpegPoint) -> torch.Tensor:
-    """What the first token of an answer is drawn from, by the server half ``half``, or by the whole model ``side``."""
+    """The logits of an answer's first token, by the server half ``half``, or by the whole model ``side``."""
     vision, language = (half.vision, half.language) if half else (side, side)
     tokens_TH = tokens_of_image(vision, language, image, chosen, Untimed())
     with torch.inference_mode():
@@ -99,7 +99,7 @@ def logits(side: Any, half: Any, image: Image.Image, chosen: JpegPoint) -> torch
 def test_the_decoded_picture_is_answered_by_the_adapted_model(
     models: LlavaModels, random: tuple[OneVision, Path]
 ) -> None:
-    """Tower, merging, projector and language model as peft computes them, and otherwise than without the adapter."""
+    """Tower, merging, projector and language model as peft computes them, unlike those without the adapter."""
     whole, folder = random
     chosen = point(adapter=str(folder))
     half, plain = server_of(models, chosen), server_of(models, point())
@@ -114,7 +114,7 @@ def test_the_decoded_picture_is_answered_by_the_adapted_model(
 
 
 def test_an_adapter_of_zeros_answers_as_the_backbone_does(models: LlavaModels, tmp_path: Path) -> None:
-    """To the bit: the answers are the same, and so are the logits."""
+    """Answers and logits are the same, to the bit."""
     tuned(tmp_path, 0.0)
     halves = [server_of(models, chosen) for chosen in (point(adapter=str(tmp_path)), point())]
     for seed in range(3):
@@ -125,8 +125,8 @@ def test_an_adapter_of_zeros_answers_as_the_backbone_does(models: LlavaModels, t
         assert torch.equal(a, b)
 
 
-def test_a_point_without_an_adapter_is_what_it_was(random: tuple[OneVision, Path]) -> None:
-    """Its label and parameters have no adapter; one with an adapter has it in both, and wants merged features."""
+def test_a_point_without_an_adapter_is_unchanged(random: tuple[OneVision, Path]) -> None:
+    """Its label and parameters have no adapter; one with an adapter has it in both, and needs merged features."""
     assert point().label == "quality=90,n_c=4"
     assert "adapter" not in point().model_dump(mode="json")
     assert JpegPoint.model_validate(point().model_dump()) == point()
@@ -252,7 +252,7 @@ def test_an_adapter_of_another_model_is_refused(
 
 @pytest.mark.slow
 def test_tables_and_figures_say_which_codecs_are_not_tuned(tmp_path: Path) -> None:
-    """Those that send pictures and merge without an adapter; with one, or without merging, nothing is said."""
+    """Those that send pictures and merge without an adapter; with one, or without merging, there is no label."""
     found = Analysis(make(tmp_path / "run")).record
     parameters = {"quality": 5, "max_side": None, "merge_to": None, "n_c": 4, "neighbours": 5}
 
@@ -280,7 +280,7 @@ def test_a_scenario_with_an_adapter_and_nothing_merged_is_refused(scenario: Call
 
 
 def test_an_adapter_that_was_copied_is_known_by_what_lies_in_it(tmp_path: Path) -> None:
-    """By the codec beside it, and by the backbone that peft wrote down; names that are offered can be taken."""
+    """By the codec beside it, and by the backbone that peft recorded; suggested names are accepted."""
     zoo = trained.CODECS / NAME / "lambda-0.3"
     shutil.copytree(zoo, tmp_path / "joint")
     (tmp_path / "joint" / trained.MANIFEST).unlink()

@@ -1,4 +1,4 @@
-"""What a fresh process loads for a half of a scheme, or for a finished run: nothing that is not needed."""
+"""What a fresh process loads for a half of a scheme, or for a finished run: only what is needed."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ for name, point in (("jpeg", {"quality": 30}), ("avif", {"quality": 30}), ("serv
 
 @pytest.mark.slow
 def test_a_device_half_that_needs_no_model_loads_no_torch() -> None:
-    """From the catalog's name to the payload of a picture, with nothing of a model at hand."""
+    """From the catalog's name to the payload of a picture, without any part of a model."""
     assert loaded(DEVICE) == set()
 
 
@@ -75,7 +75,7 @@ def commands(*lines: Sequence[object]) -> set[str]:
 
 @pytest.mark.slow
 def test_checking_a_scenario_loads_no_torch() -> None:
-    """``harness check`` says what would run before anything that runs it is there."""
+    """``harness check`` says what would run on a machine that cannot run it."""
     assert commands(["check", *sorted((ROOT / "scenarios").glob("*.yaml"))]) == set()
 
 

@@ -1,6 +1,7 @@
-"""Streams of the bundled codecs, and the digests of what they hold: every machine has to decode them alike.
+"""Streams of the bundled codecs, and digests of their features: every machine has to decode them alike.
 
-``python -m tests.tofc.golden`` writes golden.json anew. To be done only when a codec of the zoo or the format changes.
+``python -m tests.tofc.golden`` writes golden.json again, which is needed only if a codec of the zoo or the format
+changes.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""A decoder of TOFC streams written from docs/bitstream.md alone: Python's integers, no code of the package's.
+"""A decoder of TOFC streams written from docs/bitstream.md alone: in Python's integers, without the package's code.
 
 It is slow and reads one stream at a time, so that it is easy to compare with the description.
 """
@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 
 class Contents(NamedTuple):
-    """What a stream holds: its grid, the model of each feature, z, y, and the features, float32 (N, D)."""
+    """The content of a stream: its grid, the model of each feature, z, y, and the features, float32 (N, D)."""
 
     grid: tuple[int, int]
     n_c: int

@@ -159,7 +159,7 @@ def test_a_stream_longer_than_its_symbols_is_an_error() -> None:
         read(with_checksum(stream[:-4] + bytes(padded) + b"\x01\x02\x03\x04"), level_ND)
 
 
-def test_a_streams_length_says_nothing_of_its_features() -> None:
+def test_a_streams_length_does_not_bound_its_features() -> None:
     """Symbols at the foot of their tables cost nothing: 4096 features in no word, which no decoder may refuse."""
     n = bitstream.MAX_FEATURES
     level_ND = np.random.default_rng(7).integers(0, laplacian.LEVELS, (n, DIM)).astype(np.uint8)
@@ -184,7 +184,7 @@ def test_tables_must_be_positive_and_sum_to_the_coders_total() -> None:
 
 
 def claim(grid: tuple[int, int], n_clusters: int) -> bytes:
-    """A forged stream without a word that claims so much."""
+    """A forged stream with these claims and no words."""
     return with_checksum(b"TF\x01" + MODEL + bytes(grid) + n_clusters.to_bytes(2, "little"))
 
 
@@ -228,14 +228,14 @@ def test_a_picture_within_the_pixels_is_within_the_patches(
 
 
 @pytest.mark.parametrize(("max_patches", "max_clusters"), [(0, 1), (1, 0), (-3, 4)])
-def test_limits_of_nothing_are_refused(max_patches: int, max_clusters: int) -> None:
-    """A decoder that takes no stream at all is a mistake."""
+def test_limits_of_zero_are_refused(max_patches: int, max_clusters: int) -> None:
+    """A decoder that accepts no stream at all is a mistake."""
     with pytest.raises(ValueError, match="limit nothing"):
         Limits(max_patches, max_clusters)
 
 
 def test_a_level_without_a_table_is_refused() -> None:
-    """Levels that no table belongs to are refused by both sides; nothing is read behind the tables."""
+    """Levels that no table belongs to are refused by both sides; nothing is read beyond the tables."""
     symbols, level_ND = draw(8, 1)
     header = Header(MODEL, (0, 0), 1)
     stream = bitstream.write(header, TABLES, symbols, level_ND)

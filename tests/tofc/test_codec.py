@@ -50,7 +50,7 @@ def test_the_training_pass_agrees_with_the_stream() -> None:
     coded = codec(y_PCD, temperature=1e-6)
     stream = codec.compress(y_PCD)
     decoded = codec.decompress(stream)
-    # Weights of 8 bits move a mean by hundredths of a step, and now and then a symbol of z by one.
+    # Weights of 8 bits move a mean by hundredths of a step, and occasionally a symbol of z by one.
     same = (coded.y_PCD - decoded.y_PCD).abs() < 0.1 * codec.frozen.step_D
     assert same.float().mean() > 0.99
     expert_bits = decoded.budget.expert_bits
@@ -152,7 +152,7 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
 
 
 def test_unfrozen_codecs_do_not_compress() -> None:
-    """Before freeze, and again once training goes on, there are no tables to code with."""
+    """Before freeze, and again when training continues, there are no tables to code with."""
     codec = make_codec()
     codec.train()
     with pytest.raises(ValueError, match="freeze"):
@@ -172,6 +172,6 @@ def test_unfrozen_codecs_do_not_compress() -> None:
 def test_features_that_cannot_be_coded_are_refused(
     features: Tensor, grid: tuple[int, int] | None, sentence: str
 ) -> None:
-    """A wrong grid or dimension and values beyond coding each get their sentence."""
+    """A wrong grid or dimension and values that cannot be coded are each named in a sentence."""
     with pytest.raises(ValueError, match=re.escape(sentence)):
         make_codec().compress(features, grid)

@@ -54,7 +54,7 @@ def test_masses_sum_to_one_and_agree_with_the_bits(density: FactorizedDensity) -
 
 
 def test_a_symbol_right_at_the_median_has_its_mass() -> None:
-    """Where the two logits cancel exactly, the mass is what it is beside that place."""
+    """Where the two logits cancel exactly, the mass is the limit from both sides."""
     density = FactorizedDensity(1, 1)
     with torch.no_grad():
         for bias in density.biases:

@@ -1,4 +1,4 @@
-"""Golden streams of the bundled codecs: the same features on every machine, and by a decoder that shares no code."""
+"""Golden streams of the bundled codecs: the same features on every machine, and by an independent decoder."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_golden_stream_decodes_to_the_same_features_everywhere(row: golden.Gol
     side = bitstream.read_side_information(row.stream, codec.frozen.model, codec.frozen.tables)
     assert plain.experts == side.expert_N.tolist()
     assert plain.z == side.z_NZ.tolist()
-    # What was read is what would be written: the words, too, are those of the first encoder.
+    # Encoding again gives the same stream: the words, too, are those of the first encoder.
     symbols = bitstream.Symbols(side.expert_N, side.z_NZ, np.array(plain.y))
     levels = [plain_decoder.h_s(_numpy(codec), *feature)[1] for feature in zip(plain.experts, plain.z, strict=True)]
     level_ND = np.array(levels, np.uint8)

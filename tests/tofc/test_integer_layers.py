@@ -93,7 +93,7 @@ def test_outputs_stay_close_to_the_float_network(
 @pytest.mark.parametrize("n_inputs", [517, 2048, 4096])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_sums_are_exact(n_inputs: int, sign: int) -> None:
-    """Rows at the limit of sum |w| = 2**16, every activation at its limit, no sign that helps: 2**31 - 2**16."""
+    """Rows at the limit of sum |w| = 2**16, every activation at its limit, all signs equal: 2**31 - 2**16."""
     weight = torch.full((n_inputs,), 2**16 // n_inputs)
     weight[: 2**16 % n_inputs] += 1
     weight_EOI = (sign * weight).expand(1, 3, -1)
@@ -105,7 +105,7 @@ def test_the_largest_sums_are_exact(n_inputs: int, sign: int) -> None:
     sums = np.empty((15, 3), np.int32)
     products(padded, activations, sums)
     assert (sums == sign * 2**16 * ACTIVATION_LIMIT).all()
-    # Halved, the sum is still within what the last layer may give.
+    # Halved, the sum is still within the range of the last layer.
     layer, expert_N = one_layer(weight_EOI, multiplier=1 << 22), torch.zeros(15, dtype=torch.int64)
     assert (layer(x_NI, expert_N) == sign * 2**14 * ACTIVATION_LIMIT).all()
     assert torch.equal(layer.by_matrix_products(x_NI, expert_N), layer(x_NI, expert_N))
@@ -160,7 +160,7 @@ def test_integers_beyond_the_exact_range_are_refused(weight_EOI: Tensor, bias: i
 
 
 def test_tensors_of_other_kinds_are_refused() -> None:
-    """Weights of another type or shape are not taken for these."""
+    """Weights of another type or shape are not accepted."""
     tensors = {"weight_0": torch.ones(1, 2, 4), "multiplier_0": torch.ones(1, 2), "bias_0": torch.ones(1, 2)}
     with pytest.raises(ValueError, match="int8 weights"):
         IntegerLayers(tensors)

@@ -1,4 +1,4 @@
-"""What compile_all has compiled serves a whole request, and the processes that work is forked into."""
+"""The kernels that compile_all compiles serve a whole request, and forked processes."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ CALLED = {
     *("_set_up", "_push", "_pop", "_push_bits", "_pop_bits", "starts", "to_runs", "from_runs", "_run", "_scan"),
     *("_steal", "_encode", "_decode"),
 }
-"""The kernels that are called from Python; those that only kernels call are a part of what is cached of these."""
+"""The kernels that are called from Python; kernels called by them are in the same cache entries."""
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from harness.tofc.merging import Merging, cluster_on_accelerator, merge
 
 
 def oracle(x_VD: torch.Tensor, n_clusters: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and labels by the letter of Eqs. 2-3, in logarithms, with loops and differences in float64."""
+    """Centres and labels exactly by Eqs. 2-3, in logarithms, with loops and differences in float64."""
     x = x_VD.double().numpy()
     n = len(x)
     square = ((x[:, None] - x[None]) ** 2).sum(-1)
@@ -125,7 +125,7 @@ def test_distances_from_a_product_are_within_their_bound(kind: str, dimension: i
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many features' distances were taken as differences, time after time."""
+    """The number of features whose distances were taken as differences, for each call."""
     density_peaks.prepare()
     found: list[int] = []
     take = density_peaks._take_differences
@@ -139,14 +139,14 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("ordinary", 0), ("spread", 0), ("padded", 0), ("near1e-6", 120)])
-def test_differences_are_taken_where_the_product_leaves_doubt(kind: str, expected: int, taken: list[int]) -> None:
-    """Of features that float32 tells apart no distance is taken anew; where all have a near-duplicate, all are."""
+def test_differences_are_taken_where_the_product_does_not_decide(kind: str, expected: int, taken: list[int]) -> None:
+    """If float32 separates the features no distance is computed again; if all have a near-duplicate, all are."""
     merge(features(kind)[None], 8)
     assert sum(taken) == expected
 
 
 def test_few_features_in_doubt_are_settled_by_their_own_differences(taken: list[int]) -> None:
-    """Where float32 cannot order those at the last centre, for some numbers of centres, only their distances are."""
+    """If float32 cannot order those at the last centre, for some numbers of centres, only their distances are."""
     x_VD = features("ordinary", 80, 1152)
     exact_VV = torch.cdist(x_VD.double(), x_VD.double(), compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
     norm_V = x_VD.double().square().sum(-1).numpy()
@@ -161,7 +161,7 @@ def test_few_features_in_doubt_are_settled_by_their_own_differences(taken: list[
 
 
 def test_the_first_patch_in_doubt_finds_its_kernels_compiled() -> None:
-    """One call on ordinary features leaves nothing to be compiled for features that tie, whose request may be timed."""
+    """After one call on ordinary features, features that tie, whose request may be timed, compile nothing."""
     spec = importlib.util.spec_from_file_location("density_peaks_anew", density_peaks.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -177,13 +177,13 @@ def test_the_first_patch_in_doubt_finds_its_kernels_compiled() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_blas_that_returns_garbage_is_noticed(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    """OpenBLAS has kernels that do, for other processors than this one: the clusters are right all the same."""
+def test_a_blas_that_returns_garbage_is_detected(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """OpenBLAS has kernels that do, for processors other than this one: the clusters are still right."""
     right = density_peaks.inner_products
 
     def garbage(x_VD: np.ndarray, out_VV: np.ndarray) -> None:
         right(x_VD, out_VV)
-        # One triangle is never written, and may hold anything.
+        # One triangle is never written, and may have any content.
         with np.errstate(all="ignore"):
             out_VV[len(out_VV) // 2 :] *= 0.5
 
@@ -231,7 +231,7 @@ def test_the_accelerators_path_agrees_with_the_oracle(kind: str) -> None:
 
 
 def test_the_accelerator_leaves_few_patches_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of ordinary, offset, spread and padded features none; of features that tie all."""
+    """None of ordinary, offset, spread and padded features; all of features that tie."""
     left: list[int] = []
     cluster = density_peaks.cluster
 
@@ -249,7 +249,7 @@ def test_the_accelerator_leaves_few_patches_to_the_cpu(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kind", ["ordinary", "padded"])
 def test_double_precision_features_agree_with_the_oracle(kind: str) -> None:
-    """float64 features take the same path with a finer bound on its doubt."""
+    """float64 features take the same path with a finer error bound."""
     x_VD = features(kind).double()
     centres, labels = oracle(x_VD, 8, 5)
     merged = merge(x_VD[None], 8)
@@ -326,7 +326,7 @@ def test_half_precision_features_keep_their_dtype() -> None:
     ],
 )
 def test_impossible_requests_are_refused(shape: tuple[int, ...], n_clusters: int, k: int, sentence: str) -> None:
-    """A wrong rank, more clusters than features and too many neighbours each get their sentence."""
+    """A wrong rank, more clusters than features and too many neighbours are each named in a sentence."""
     with pytest.raises(ValueError, match=sentence):
         merge(torch.zeros(shape), n_clusters, k)
 

@@ -1,4 +1,4 @@
-"""The entropy coder: its words are those of constriction's AnsCoder, and of the letter of its equations."""
+"""The entropy coder: its words are those of constriction's AnsCoder, and of its equations."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ Ints = np.ndarray
 
 @st.composite
 def counts(draw: st.DrawFn) -> Ints:
-    """A table of 2 to 400 symbols: even ones, peaked ones, and those with one symbol that is all but sure."""
+    """A table of 2 to 400 symbols: even ones, peaked ones, and those with one nearly certain symbol."""
     n = draw(st.integers(2, 400))
     kind = draw(st.sampled_from(("even", "peaked", "sure")))
     mass = np.random.default_rng(draw(st.integers(0, 1 << 20))).exponential(1.0, n)
@@ -44,7 +44,7 @@ def one_run(n: int) -> tuple[Ints, Ints]:
 
 
 def drawn(table: Ints, n: int, seed: int) -> Ints:
-    """Symbols as likely as their table says, and now and then any."""
+    """Symbols drawn from their table, and occasionally any symbol."""
     rng = np.random.default_rng(seed)
     symbols = rng.choice(len(table), n, p=table / table.sum())
     return np.where(rng.random(n) < 0.02, rng.integers(0, len(table), n), symbols).astype(np.int32)
@@ -66,7 +66,7 @@ def test_words_are_those_of_the_equations_and_decode_to_the_symbols(table: Ints,
 
 
 def test_every_share_divides_every_state_exactly() -> None:
-    """For all sorts of shares f, the reciprocal gives floor(x / f) next to multiples of f, up to f 2**40."""
+    """For shares f of all sizes, the reciprocal gives floor(x / f) next to multiples of f, up to f 2**40."""
     rng = np.random.default_rng(0)
     shares = [*range(1, 70), *(2**k + d for k in range(7, 25) for d in (-1, 0, 1) if 2**k + d < TOTAL)]
     shares += rng.integers(1, TOTAL, 2000).tolist() + rng.integers(int(2**23.4), TOTAL, 2000).tolist()
@@ -101,8 +101,8 @@ def test_runs_of_several_tables_and_raw_bits_return(tables: list[Ints], seed: in
 
 @settings(max_examples=40)
 @given(table=counts(), n=st.integers(1, 600), seed=st.integers(0, 1 << 20), length=st.integers(1, 24))
-def test_words_and_bits_left_are_those_of_constriction(table: Ints, n: int, seed: int, length: int) -> None:
-    """An independent coder writes the same words for symbols and uniform bits, and has as many bits left on the way."""
+def test_words_and_bit_counts_are_those_of_constriction(table: Ints, n: int, seed: int, length: int) -> None:
+    """An independent coder writes the same words for symbols and uniform bits, and counts as many bits throughout."""
     stream = pytest.importorskip("constriction").stream
     symbols = drawn(table, n, seed)
     value = int(np.random.default_rng(seed).integers(0, 1 << length))
@@ -152,7 +152,7 @@ def test_tables_of_other_counts_are_refused(table: Ints) -> None:
 
 
 def test_symbols_and_tables_that_do_not_exist_are_refused() -> None:
-    """No index reaches behind a table, nor behind the last one."""
+    """No index reaches beyond a table, nor beyond the last one."""
     tables = Tables([np.array([1, TOTAL - 1]), np.array([3, TOTAL - 4, 1])])
     for symbol, table in ((2, 0), (-1, 0), (3, 1), (0, 2), (0, -1)):
         run = np.array([table]), np.array([0, 1])

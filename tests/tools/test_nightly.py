@@ -19,7 +19,7 @@ from tools import nightly
 
 @pytest.fixture
 def night(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """What a night finds, to be changed: the outcome of each scenario's run, and what is compared and timed."""
+    """The inputs of a night, to be changed: the outcome of each scenario's run, and what is compared and timed."""
     monkeypatch.chdir(tmp_path)
     check = Check(quantity="bytes", status="same", compared=3)
     run = Comparison(name="smoke", reference="a", candidate="b", label="", basis=(), checks=(check,))
@@ -72,10 +72,10 @@ def test_a_night_adds_to_the_history_and_the_next_is_timed_against_it(night: dic
     assert Path("history.svg").read_text().startswith("<?xml")
 
 
-def test_a_night_that_cannot_compare_or_time_is_written_all_the_same(
+def test_a_night_that_cannot_compare_or_time_is_still_written(
     night: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A commit that is gone and runs that are not there are said in the night's files, with status 2."""
+    """An absent commit and absent runs are reported in the night's files, with status 2."""
 
     def lost(*_: object, **__: object) -> Any:
         raise ResultsError("no such commit or tag")
@@ -106,7 +106,7 @@ def test_what_could_not_be_run_is_2(night: dict[str, Any], what: str, found: Any
 
 
 def test_a_file_that_is_no_night_is_named(tmp_path: Path) -> None:
-    """One sentence with its path."""
+    """One sentence names its path."""
     (tmp_path / "x.json").write_text(json.dumps({"date": "today"}))
     with pytest.raises(ResultsError, match=r"x.json: is not the result of a nightly"):
         nightly.history(tmp_path)
@@ -142,10 +142,10 @@ def test_streams_that_decode_otherwise_are_a_regression(night: dict[str, Any]) -
         ("import os; os._exit(9)", "", "could not be decoded: status 9"),
     ],
 )
-def test_streams_that_differ_are_told_from_a_tool_that_failed(
+def test_streams_that_differ_are_distinguished_from_a_tool_that_failed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, differs: str, unread: str
 ) -> None:
-    """What differs is on standard output with status 1; everything else says on standard error what is wrong."""
+    """Differences are on standard output with status 1; errors of the tool are on standard error."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "portability.py").write_text(f"import sys\n{program}\n")
     monkeypatch.chdir(tmp_path)
@@ -157,7 +157,7 @@ def test_streams_that_differ_are_told_from_a_tool_that_failed(
 
 
 def test_a_stage_without_a_finite_ratio_is_drawn_at_the_top(night: dict[str, Any]) -> None:
-    """A stage that one commit alone has is infinitely slower, which JSON has no number for."""
+    """A stage that only one commit has is infinitely slower, for which JSON has no number."""
     found = _timed("c" * 40)
     endless = dataclasses.replace(found.parts[0], ratio=math.inf, low=math.inf, high=math.inf, confirmed_ratio=math.inf)
     with pytest.MonkeyPatch.context() as patch:

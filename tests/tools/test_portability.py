@@ -34,7 +34,7 @@ def test_streams_coded_on_64_bit_arm_decode_to_the_same_bits_here() -> None:
 
 @pytest.fixture(scope="module")
 def few() -> Any:
-    """One backbone, two counts of clusters, one network and two schemes: the same road in a few seconds."""
+    """One backbone, two counts of clusters, one network and two schemes: the same steps in a few seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(portability, "BACKBONES", ("mini-llava15",))
         patch.setattr(portability, "CLUSTERS", (2, 3))
@@ -46,7 +46,7 @@ def few() -> Any:
 
 @pytest.fixture(scope="module")
 def coded(few: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What this machine codes."""
+    """The streams that this machine codes."""
     folder = tmp_path_factory.mktemp("exchange") / "streams"
     portability.code(folder, 1, 1, show=lambda _: None)
     return folder
@@ -54,7 +54,7 @@ def coded(few: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(coded: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy of them, to be changed."""
     for name in (portability.MANIFEST, portability.TENSORS):
         (tmp_path / name).write_bytes((coded / name).read_bytes())
     return tmp_path
@@ -120,12 +120,12 @@ def test_a_folder_that_holds_no_streams_is_refused_in_a_sentence(
 
 
 def test_every_scheme_has_a_request() -> None:
-    """But the one that needs compressai."""
+    """Every scheme but the one that needs compressai."""
     assert POINTS.keys() == catalog.SCHEMES.keys() - {"compressai", "jxl"}
 
 
 def test_a_digest_is_of_every_bit_and_of_the_shape() -> None:
-    """Negative zero, another shape or type is something else."""
+    """Negative zero, another shape or type gives another digest."""
     zero = torch.zeros(2, 3)
     digests = {portability.digest(each) for each in (zero, -zero, zero.reshape(3, 2), zero.double())}
     assert len(digests) == 4

@@ -51,7 +51,7 @@ class Files:
 
 @pytest.fixture
 def files() -> Files:
-    """An index with nothing on it."""
+    """An empty index."""
     return Files()
 
 
@@ -78,7 +78,7 @@ def index(files: Files) -> Iterator[Index]:
             self.wfile.write(content)
 
         def log_message(self, *arguments: Any) -> None:
-            """Nothing."""
+            """Logs nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -87,7 +87,7 @@ def index(files: Files) -> Iterator[Index]:
 
 
 def resolved(index: Index, target: Target, root: str, *pins: str) -> tuple[dict[str, str], list[str]]:
-    """The versions taken, and what is wrong."""
+    """The chosen versions, and what is wrong."""
     outcome = resolve(target, [Requirement(root)], [Requirement(pin) for pin in pins], index)
     return {name: str(wheel.version) for name, wheel in outcome.wheels.items()}, outcome.problems
 
@@ -104,7 +104,7 @@ def test_markers_are_the_targets(files: Files, index: Index) -> None:
 
 
 def test_extras_are_followed_and_others_are_not(files: Files, index: Index) -> None:
-    """What a package requires for an extra counts where somebody asks for that extra."""
+    """What a package requires for an extra counts if that extra is requested."""
     files.add("one", "1.0", "py3-none-any", 'more; extra == "all"', 'never; extra == "docs"')
     files.add("more", "1.0", "py3-none-any")
     files.add("two", "1.0", "py3-none-any", "one", "one[all]")
@@ -136,8 +136,8 @@ def test_a_wheel_is_one_that_the_target_installs(files: Files, index: Index, tag
         )
 
 
-def test_the_pinned_version_is_taken_and_must_suit_everybody(files: Files, index: Index) -> None:
-    """A pin that a requirement of some package forbids is a contradiction, named with both sides."""
+def test_the_pinned_version_is_used_and_must_satisfy_all_requirements(files: Files, index: Index) -> None:
+    """A pin that a package's requirement forbids is a contradiction, named with both sides."""
     for version in ("1.0", "2.0", "3.0rc1"):
         files.add("base", version, "py3-none-any")
     files.add("one", "1.0", "py3-none-any", "base", "other")
@@ -148,7 +148,7 @@ def test_the_pinned_version_is_taken_and_must_suit_everybody(files: Files, index
     assert resolved(index, INTEL, "one", 'base==1.0; python_version < "3.12"')[0]["base"] == "2.0"
 
 
-def test_withdrawn_wheels_and_those_for_other_pythons_are_none(files: Files, index: Index) -> None:
+def test_withdrawn_wheels_and_those_for_other_pythons_do_not_count(files: Files, index: Index) -> None:
     """An older release is taken instead; a source release is no wheel."""
     files.add("one", "1.0", "py3-none-any")
     files.add("one", "2.0", "py3-none-any", requires_python=">=3.12")
@@ -170,7 +170,7 @@ def test_of_a_large_wheel_only_the_metadata_is_transferred(files: Files, index: 
 def test_the_command_says_what_is_missing(
     files: Files, index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1 and a line for each target that lacks a wheel; 0 where there is one; 3 where nobody answers."""
+    """Exit status 1 and a line for each target that lacks a wheel; 0 if there is one; 3 without an index."""
     monkeypatch.setattr(wheels, "project", lambda _: [Requirement("one>=1")])
     monkeypatch.setenv("PIP_INDEX_URL", index.url)
     files.add("one", "1.0", "cp312-cp312-manylinux_2_28_x86_64")

@@ -106,7 +106,7 @@ def entries() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def conversations(tmp_path: Path) -> Path:
-    """The file of :func:`entries`; its images lie under ``images`` beside it."""
+    """The file of :func:`entries`; its images are under ``images`` beside it."""
     (tmp_path / "images" / "some").mkdir(parents=True)
     for number in range(8):
         pixels = np.random.default_rng(number).integers(0, 128, (24, 40, 3)) + 127 * (number % 2)
@@ -155,14 +155,14 @@ def write_config(tmp_path: Path, conversations: Path, onevision_folder: Path) ->
 
 
 class Silent:
-    """A reporter that keeps the log's lines, and may stop the training after some steps as a user would."""
+    """A reporter that records the log's lines, and may stop the training after some steps as a user would."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.lines: list[str] = []
         self._left = stop_after
 
     def phase(self, name: str, total: int, done: int) -> None:
-        """Notes the phase."""
+        """Records the phase."""
         self.counts = name in ("prefit", "joint")
 
     def advance(self) -> None:
@@ -173,7 +173,7 @@ class Silent:
                 raise KeyboardInterrupt
 
     def line(self, text: str) -> None:
-        """Keeps a line."""
+        """Records a line."""
         self.lines.append(text)
 
 

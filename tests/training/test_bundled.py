@@ -17,8 +17,8 @@ from tests.one_request import answers_from_its_stream
 SMOKE = Path(__file__).parents[2] / "training" / "mini_smoke.yaml"
 
 
-def test_bundled_pages_are_asked_anew_in_every_pass() -> None:
-    """The same picture, other questions; a draw gives the same ones again."""
+def test_bundled_pages_have_new_questions_in_every_pass() -> None:
+    """The same picture with other questions; a repeated draw gives the same ones."""
     data = Bundled(Bundled.Config(kind="bundled", first_book=7, pages=3), ONEVISION)
     first, again, later = data.example(1, 0), data.example(1, 0), data.example(1, 1)
     assert (len(data), first.id) == (3, later.id)

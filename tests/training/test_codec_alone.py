@@ -1,4 +1,4 @@
-"""Algorithm 1's loop on features with structure: what it must lower, what it must not collapse, what a hard step is."""
+"""Algorithm 1's loop on features with structure: the loss falls, no expert collapses, a hard step is defined."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -117,7 +117,7 @@ def test_the_loop_ends_with_the_batches(codec: TofcCodec) -> None:
 
 
 def test_every_parameter_of_the_codec_is_in_one_group(codec: TofcCodec) -> None:
-    """The optimiser's groups share no parameter and leave none out."""
+    """The optimiser's groups share no parameter and miss none."""
     groups = parameter_groups(codec, Recipe(rate_weight=1, steps=1))
     grouped = [p for group in groups for p in group.parameters.values()]
     assert {id(p) for p in grouped} == {id(p) for p in codec.parameters()}

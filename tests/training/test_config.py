@@ -42,7 +42,7 @@ def test_a_shipped_configuration_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_stage_of_a_shipped_configuration_is_valid(path: Path) -> None:
-    """Merging alone of all, and the codec alone of those with a pre-fit; named and kept apart from the whole."""
+    """Merging alone of all, and the codec alone of those with a pre-fit; named and separate from the whole."""
     whole, merging = load(path), load(path, stage="merging")
     assert (merging.name, merging.out, merging.stage) == (f"{path.stem}_merging", f"{whole.out}_merging", "merging")
     assert (merging.codec, merging.rate_weight, merging.prefit.steps) == (None, None, 0)
@@ -152,7 +152,7 @@ def test_a_stage_without_a_codec_refuses_what_has_no_place(
     ],
 )
 def test_a_wrong_setting_is_named(write_config: Callable[..., Path], setting: str, sentence: str) -> None:
-    """The file is not blamed for what the command line said."""
+    """The error names the command line, not the file."""
     with pytest.raises(ScenarioError, match=sentence):
         load(write_config(), [setting])
 
@@ -192,7 +192,7 @@ def test_a_recipe_is_the_paper_s_only_without_additions(write_config: Callable[.
 
 
 def test_a_full_size_joint_training_can_move_the_step() -> None:
-    """By a factor of 4 and more: a pre-fit that ends a bit from the rate that lambda wants is followed."""
+    """By a factor of 4 or more, enough after a pre-fit that ends one bit from the rate of lambda."""
     for name, steps in (("llava_onevision_7b", 2599), ("llava_1.5_7b", 5197)):
         assert Schedule(load(SHIPPED[0].parent / f"{name}.yaml"), steps).step_range() > 4
 

@@ -1,4 +1,4 @@
-"""A small file in the form of llava_v1_5_mix665k.json: what is read of it, and what is said of a wrong entry."""
+"""A small file in the form of llava_v1_5_mix665k.json: what is read of it, and the error for a wrong entry."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def read(file: Path, **changes: Any) -> Conversations:
 
 
 def test_entries_are_read_in_order_and_images_when_they_are_wanted(conversations: Path) -> None:
-    """Turns without the image's mark, wherever it stood; text alone has no picture; a picture is opened late."""
+    """Turns without the image's mark, wherever it was; text alone has no picture; a picture is opened when needed."""
     data = read(conversations)
     assert len(data) == 9
     assert [data.picture(index) for index in range(9)].count(None) == 1
@@ -39,7 +39,7 @@ def test_entries_are_read_in_order_and_images_when_they_are_wanted(conversations
 
 
 def test_training_sees_the_pixels_that_a_benchmark_shows(conversations: Path) -> None:
-    """Transparency, 16 bits and orientation are read as a sample's are; a picture cut off is one sentence."""
+    """Transparency, 16 bits and orientation are read as a sample's are; a truncated picture is one sentence."""
     image = read(conversations).example(0, 0).image
     assert image is not None
     place = conversations.parent / "images" / "some" / "0.png"
@@ -70,7 +70,7 @@ def test_training_sees_the_pixels_that_a_benchmark_shows(conversations: Path) ->
         image()
 
 
-def test_the_published_file_s_quirks_are_passed_over(conversations: Path) -> None:
+def test_the_published_file_s_quirks_are_skipped(conversations: Path) -> None:
     """A leading answer and a trailing question are left out."""
     said = json.loads(conversations.read_text())
     said[4]["conversations"] = [

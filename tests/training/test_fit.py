@@ -1,4 +1,4 @@
-"""The one loop of every training: its schedule, its steps against torch's own, and what a checkpoint brings back."""
+"""The one loop of every training: its schedule, its steps against torch's own, and what a checkpoint restores."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def groups_of(module: nn.Module) -> list[Group]:
 
 
 def model() -> nn.Module:
-    """Seeded."""
+    """A seeded model."""
     torch.manual_seed(0)
     return nn.Linear(4, 3)
 
@@ -37,7 +37,7 @@ def loss_of(module: nn.Module, step: int) -> Tensor:
 
 
 def losses(module: nn.Module, first: int, last: int) -> Iterator[list[Tensor]]:
-    """Those of some steps, one micro-batch each."""
+    """The losses of some steps, one micro-batch each."""
     return ([loss_of(module, step)] for step in range(first, last))
 
 
@@ -133,7 +133,7 @@ def test_the_loop_ends_with_its_losses() -> None:
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    """With what to do about it."""
+    """The error says what to do."""
     (tmp_path / "state").write_bytes(b"no")
     with pytest.raises(
         CheckpointError, match=r"state: not a readable checkpoint of a training: .*delete it to start over"

@@ -1,4 +1,4 @@
-"""Training as a whole, on tiny random models: what falls, what is left, what a stop changes, what two processes do."""
+"""Training as a whole, on tiny random models: the loss, the written files, a stop, and two processes."""
 
 import ast
 import contextlib
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All that a training's folder learned."""
+    """All weights that a training's folder holds."""
     adapter = folder / "adapter" / "adapter_model.safetensors"
     return {**load_file(folder / "codec.safetensors"), **(load_file(adapter) if adapter.exists() else {})}
 
@@ -95,10 +95,10 @@ def test_from_zero_the_loss_falls_and_the_streams_decode(
 
 
 @pytest.mark.parametrize("stop_after", [3, 11])
-def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
+def test_a_resumed_training_ends_as_an_uninterrupted_one(
     write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path, stop_after: int
 ) -> None:
-    """Stopped in the pre-fit or in the joint training, between checkpoints, and taken up: the same weights and log."""
+    """Stopped in the pre-fit or in the joint training, between checkpoints, and resumed: the same weights and log."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     config = write_config()
     train(config, f"out={whole}")
@@ -122,7 +122,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
 def test_the_same_seed_trains_the_same_weights(
     write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Twice the same, bit for bit: the second training reads the pre-fit's features where the first one left them."""
+    """Twice the same, bit for bit: the second training reads the pre-fit's features that the first one cached."""
     prefit = {"steps": 6, "pictures": 4, "batch": 2, "cache": str(tmp_path / "cache")}
     for name in ("first", "second"):
         train(write_config(clusters=[3, 2], prefit=prefit, out=str(tmp_path / name)))
@@ -132,7 +132,7 @@ def test_the_same_seed_trains_the_same_weights(
     assert [name for name, t in first.items() if not torch.equal(t, second[name])] == []
 
 
-def test_an_unfinished_training_of_another_configuration_is_not_taken_up(
+def test_an_unfinished_training_of_another_configuration_is_not_resumed(
     write_config: Callable[..., Path], train: Callable[..., Any]
 ) -> None:
     """Another lambda over the same folder is refused; a finished folder says that it is complete."""
@@ -216,7 +216,7 @@ def test_losses_and_gradient_do_not_depend_on_the_micro_batch(
     for size in (4, 2, 1):
         training = Training(load(config, [f"micro_batch={size}", f"out={tmp_path / str(size)}"]), machine={})
         with torch.no_grad():
-            # A router that has preferences, so that the balance loss has a gradient.
+            # A router with preferences, so that the balance loss has a gradient.
             training.codec.router.layers[-1].bias.copy_(torch.tensor([30.0, 0.0, -20.0]))
         clip = training.accelerator.clip_grad_norm_
 
@@ -238,7 +238,7 @@ def test_losses_and_gradient_do_not_depend_on_the_micro_batch(
 def test_two_processes_share_the_work(
     write_config: Callable[..., Path], train: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Told what torchrun tells, they divide a step's examples, some of text: losses and gradients are one process's."""
+    """With torchrun's variables they divide a step's examples, some of text: losses and gradients are one process's."""
     config = write_config(
         lora={"rank": 2, "alpha": 4, "dropout": 0.0}, prefit=None, steps=2, log_every=1, alpha=1.0, micro_batch=1
     )
@@ -267,10 +267,10 @@ def test_two_processes_share_the_work(
 
 
 def _rank(rank: int, port: int, arguments: list[str], said: Path) -> None:
-    """One process of two, told by torchrun's variables who it is."""
+    """One process of two, identified by torchrun's variables."""
     two = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(two, RANK=str(rank), LOCAL_RANK=str(rank))
-    # What an earlier training in the process that this one is a copy of was told.
+    # Variables of an earlier training in the process of which this one is a copy.
     AcceleratorState._reset_state(reset_partial_state=True)
     sys.argv = ["harness", *arguments]
     with said.open("w") as sys.stdout, contextlib.redirect_stderr(sys.stdout):
@@ -290,8 +290,8 @@ def test_a_pre_fit_is_not_resumed_on_another_number_of_processes(
         training.run(silent)
 
 
-def test_no_picture_that_is_held_out_is_learnt_from(write_config: Callable[..., Path], conversations: Path) -> None:
-    """Two entries of one picture are on one side, and as many pictures are held out as are asked for."""
+def test_no_held_out_picture_is_trained_on(write_config: Callable[..., Path], conversations: Path) -> None:
+    """Two entries of one picture are on one side, and the requested number of pictures is held out."""
     plain = Training(load(write_config(held_out=2)), machine={})
     assert (plain.held_out, len(plain.pool)) == ([7, 8], 7)
     given = json.loads(conversations.read_text())

@@ -1,4 +1,4 @@
-"""The packed loss: each dialogue as if it stood alone, at the positions of the backbone's own prompt."""
+"""The packed loss: each dialogue as if it were alone, at the positions of the backbone's own prompt."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def picture() -> torch.Tensor:
 
 
 def test_packed_dialogues_do_not_see_one_another(backbone: Llava, picture: torch.Tensor) -> None:
-    """Together, beside a longer row and beside text alone, each costs what it costs alone; examples weigh the same."""
+    """Together, beside a longer row and beside text alone, each has its loss alone; examples weigh the same."""
     alone = [loss(backbone, [picture], (one,)) for one in DIALOGUES]
     assert loss(backbone, [picture], DIALOGUES) == pytest.approx(sum(alone) / 3, rel=1e-5)
     text = loss(backbone, [None], (DIALOGUES[1],))
@@ -60,7 +60,7 @@ def test_packed_dialogues_do_not_see_one_another(backbone: Llava, picture: torch
     )
 
 
-def test_the_loss_is_that_of_the_prompt_in_use(backbone: Llava, picture: torch.Tensor) -> None:
+def test_the_loss_is_that_of_the_prompt_at_inference(backbone: Llava, picture: torch.Tensor) -> None:
     """The cross entropy of the answer's tokens and its stop after the very embeddings that a request is read from."""
     question = Question(text="Is there a cat? Answer yes or no.", kind="yes_no")
     answer = backbone.tokenizer.encode("Yes" + backbone.template.stop, add_special_tokens=False).ids
@@ -73,7 +73,7 @@ def test_the_loss_is_that_of_the_prompt_in_use(backbone: Llava, picture: torch.T
 
 
 def test_a_script_is_cut_at_its_length_and_may_lose_its_answer(backbone: Llava, picture: torch.Tensor) -> None:
-    """Nothing to say is no loss, and no error."""
+    """No answer is no loss, and no error."""
     cut = script(backbone.tokenizer, backbone.template, DIALOGUES[0], image=True, max_tokens=4)
     assert (len(cut.ids), sum(cut.spoken)) == (4, 0)
     before = backbone.tokenizer.encode(backbone.template.before, add_special_tokens=False).ids

@@ -56,7 +56,7 @@ def of_pictures(write_config: Write, conversations: Path) -> Path:
 def test_a_codec_alone_is_fitted_to_a_folder_of_pictures(
     of_pictures: Path, train: Train, tmp_path: Path, onevision_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tower alone is loaded; T falls over the fit; the scheme runs on what is left, and says *codec only*."""
+    """The tower alone is loaded; T falls over the fit; the scheme runs on the files, labelled *codec only*."""
     monkeypatch.setattr("harness.models.loading.LlavaModels.whole", lambda _: pytest.fail("the whole model was read"))
     train(of_pictures, stage="codec")
     folder = tmp_path / "out_codec"
@@ -82,7 +82,7 @@ def test_a_codec_alone_is_fitted_to_a_folder_of_pictures(
 def test_other_families_have_a_codec_alone(
     build: Callable[[], Any], name: str, write_config: Write, conversations: Path, train: Train, tmp_path: Path
 ) -> None:
-    """A codec is fitted to features of any family; trainings that ask questions are refused before any is read."""
+    """A codec is fitted to features of any family; trainings that need questions are refused before any is read."""
     weights = str(save(build(), tmp_path))
     data = {"kind": "pictures", "folder": str(conversations.parent / "images")}
     train(write_config(data=data, prefit=FITTED, backbone=name, weights=weights), stage="codec")
@@ -94,7 +94,7 @@ def test_other_families_have_a_codec_alone(
 
 @pytest.mark.slow
 def test_a_training_is_of_its_data(of_pictures: Path, train: Train, conversations: Path) -> None:
-    """A picture more in the folder makes it another training, which neither is complete nor resumes."""
+    """One more picture in the folder makes it another training, which is neither complete nor resumed."""
     train(of_pictures, stage="codec")
     assert Training(load(of_pictures, stage="codec"), machine={}).is_complete
     one = next((conversations.parent / "images").rglob("*.png"))
@@ -104,7 +104,7 @@ def test_a_training_is_of_its_data(of_pictures: Path, train: Train, conversation
 
 
 @pytest.mark.slow
-def test_a_run_says_that_a_codec_is_only_a_codec(
+def test_a_run_labels_a_codec_that_was_trained_alone(
     of_pictures: Path, train: Train, tmp_path: Path, onevision_folder: Path
 ) -> None:
     """Like a stand-in, wherever it shows numbers; without stand-ins it is refused, and a whole training is not."""
@@ -169,7 +169,7 @@ def test_an_ablation_of_the_entropy_coding_is_fitted_alike(
 def test_cached_features_are_made_once_and_in_pieces(
     of_pictures: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training that was stopped while they are made goes on with the picture that it lacks; the codec is the same."""
+    """A training that was stopped meanwhile is resumed with the missing picture; the codec is the same."""
     monkeypatch.setattr("harness.training.kept._PICTURES_A_FILE", 1)
     train(of_pictures, f"out={tmp_path / 'whole'}", stage="codec")
     cache = tmp_path / "cache"
@@ -279,7 +279,7 @@ def test_a_picture_that_was_edited_makes_other_data(tmp_path: Path) -> None:
         ({"a.png": b"\x89PNG no"}, r"photos/a\.png: cannot be read as a picture: "),
     ],
 )
-def test_a_folder_that_cannot_be_learnt_from_is_named(
+def test_a_folder_that_cannot_be_trained_on_is_named(
     tmp_path: Path, files: dict[str, bytes] | bytes | None, sentence: str
 ) -> None:
     """Before anything is computed."""

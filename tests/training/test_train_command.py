@@ -9,7 +9,7 @@ import torch
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     harness: Run, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Data, backbone, how much is trained, the budget, the recipe, and T, lambda and rates of each stage."""
@@ -59,7 +59,7 @@ def test_a_dry_run_of_a_stage_says_what_is_left_out(harness: Run, write_config: 
 def test_a_mistake_is_one_sentence_and_status_2(
     harness: Run, write_config: Callable[..., Path], tmp_path: Path, settings: list[str], sentence: str
 ) -> None:
-    """Nothing is left half-written."""
+    """Nothing is half-written."""
     named = [argument for setting in settings for argument in ("--set", setting)]
     status, _, err = harness("train", write_config(), *named)
     assert status == 2
