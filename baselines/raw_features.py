@@ -10,16 +10,14 @@ The payload is a header and the features, all little-endian::
 
 import dataclasses
 import struct
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from harness.data.sample import Question, Sample
+from harness.data.sample import Sample
 from harness.errors import BitstreamError
 from harness.models.contract import Features, LanguageSide, Layout, VisionSide
 from harness.schemes.contract import (
-    Answer,
     Clock,
     DeviceHalf,
     MergingPoint,
@@ -28,7 +26,7 @@ from harness.schemes.contract import (
     Payload,
     ServerHalf,
 )
-from harness.schemes.steps import answers, merged
+from harness.schemes.steps import TokenServer, merged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,13 +73,12 @@ class _Device:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Server:
+class _Server(TokenServer):
     language: LanguageSide
 
-    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
-        """Unpacks the features and answers from them."""
-        tokens = [self._tokens(body, clock) for body in payload.bodies]
-        return answers(self.language, tokens, questions, clock)
+    def tokens(self, payload: Payload, clock: Clock) -> "list[Tensor]":
+        """Those of the features in each body."""
+        return [self._tokens(body, clock) for body in payload.bodies]
 
     def _tokens(self, body: bytes, clock: Clock) -> "Tensor":
         with clock.stage("decode"):

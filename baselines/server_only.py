@@ -1,14 +1,12 @@
 """Server-only inference: the original file is sent unchanged, and the server keeps all visual tokens."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.data.pictures import FORMATS
-from harness.data.sample import Question, Sample
+from harness.data.sample import Sample
 from harness.models.contract import LanguageSide, VisionSide
 from harness.schemes.contract import (
-    Answer,
     Clock,
     DeviceHalf,
     MergingPoint,
@@ -18,7 +16,10 @@ from harness.schemes.contract import (
     ServerHalf,
 )
 from harness.schemes.image_codec import picture
-from harness.schemes.steps import answers, tokens_of_image
+from harness.schemes.steps import TokenServer, tokens_of_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ServerOnly:
@@ -44,16 +45,16 @@ def _files(sample: Sample, clock: Clock) -> Payload:  # noqa: ARG001
 
 
 @dataclasses.dataclass(frozen=True)
-class _Server:
+class _Server(TokenServer):
     vision: VisionSide
     language: LanguageSide
     max_pixels: int
 
-    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
-        """Answers from the pictures in the files, with every visual token."""
+    def tokens(self, payload: Payload, clock: Clock) -> "list[Tensor]":
+        """Every visual token of the pictures in the files."""
         tokens = []
         for body in payload.bodies:
             with clock.stage("decode"):
                 image = picture(body, FORMATS, self.max_pixels)
             tokens.append(tokens_of_image(self.vision, self.language, image, MergingPoint(), clock))
-        return answers(self.language, tokens, questions, clock)
+        return tokens

@@ -3,14 +3,16 @@
     python -m benchmarks.bench_answers [SCENARIO ...] [--questions 24]
 
 *By itself*: every point encodes every picture, and every prompt is read alone, as a timed request is. *Sharing*, as
-``harness run`` does: a picture is encoded once for all points that share a tower's state, and the questions about it
-are read together (:class:`harness.models.engine.TransformersEngine`). Seconds of the processor, the least of two rounds
-in turns. The goal is a ratio of 2 for the ablations together. Also printed: how many prompts were read again because a
-token was in doubt, and by how much of the largest logit reading together moves one.
+``harness run`` does: a picture is encoded once for all points that share a tower's state, and the questions about it of
+all points that share a language model are read together (:class:`harness.models.engine.TransformersEngine`). Seconds of
+the processor, the least of two rounds in turns. The goal is a ratio of 2 for the ablations together. Also printed: how
+many prompts were read again because a token was in doubt, and by how much of the largest logit reading together moves
+one.
 """
 
 import argparse
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,9 +66,9 @@ def main() -> None:
 
 def outcomes(plan: measure.Plan, clock: type[Untimed]) -> list[Any]:
     """The outcome rows of a plan on clocks of a kind, picture after picture as in a run."""
-    keys = [(places, key) for places in plan.pictures for key in plan.halves]
+    parts = [{" ".join(key): (key, places) for key in plan.halves} for places in plan.pictures]
     with mock.patch.object(measure, "Sharing", clock):
-        return [row for places, key in keys for row in measure._outcomes(plan, key, places, run="bench", unit="")]
+        return [row for part in parts for row in measure._outcomes(plan, part, run="bench")]
 
 
 def rounding(plan: measure.Plan) -> float:
@@ -74,7 +76,7 @@ def rounding(plan: measure.Plan) -> float:
     worst = 0.0
     together, decided = TransformersEngine._together, engine._decided
 
-    def beside(self: TransformersEngine, prompts_TH: Any) -> Any:
+    def beside(self: TransformersEngine, groups: Any) -> Any:
         nonlocal worst
         seen: list[torch.Tensor] = []
 
@@ -83,8 +85,8 @@ def rounding(plan: measure.Plan) -> float:
             return decided(logits_BL)
 
         with mock.patch.object(engine, "_decided", caught):
-            found = together(self, prompts_TH)
-        for prompt_TH, logits_L in zip(prompts_TH, seen[0], strict=True):
+            found = together(self, groups)
+        for prompt_TH, logits_L in zip(itertools.chain(*groups), seen[0], strict=True):
             alone_L = self.language.lm_head(self.language.model(inputs_embeds=prompt_TH[None])[0][0, -1])
             worst = max(worst, float((alone_L - logits_L).abs().max() / alone_L.abs().max()))
         return found
@@ -105,8 +107,8 @@ class _Watched:
     def on(self) -> Iterator[None]:
         """Counts while the body runs."""
 
-        def together(of: TransformersEngine, prompts_TH: Any) -> Any:
-            found = self._together(of, prompts_TH)
+        def together(of: TransformersEngine, groups: Any) -> Any:
+            found = self._together(of, groups)
             self.read += len(found)
             self.again += found.count(None)
             return found

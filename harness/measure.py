@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeAlias
 
 from harness.analysis.means import draw_by_strata
@@ -17,7 +17,7 @@ from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
 from harness.edge.client import Transfer
 from harness.errors import PeerError
-from harness.models.contract import Answer, Clock, Sharing, Untimed
+from harness.models.contract import Answer, Clock, LanguageSide, Request, Sharing, Untimed
 from harness.profiling.resources import Need, half_needs
 from harness.records import OutcomeRow, PointKey, ResourceRow, Side
 from harness.reporter import Reporter
@@ -26,6 +26,7 @@ from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
 from harness.schemes.envelope import receive, send
+from harness.schemes.steps import TokenServer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +211,7 @@ def answers_of(plan: Plan, run: str) -> Answers:
         for unit in part:
             if unit not in units:
                 raise PeerError(f"{unit.name}: depends on other things here than in the process that requested it")
-        return [row for unit in part for row in _outcomes(plan, *units[unit], run=run, unit=unit.key)]
+        return list(_outcomes(plan, {unit.key: units[unit] for unit in part}, run=run))
 
     return answers
 
@@ -276,28 +277,52 @@ def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, N
             yield "server", need
 
 
-def _outcomes(plan: Plan, key: PointKey, places: Sequence[int], *, run: str, unit: str) -> Iterator[OutcomeRow]:
-    """The outcomes of all questions about one picture."""
-    split, samples = plan.halves[key], [plan.samples[place] for place in places]
-    sent = send(split.device, samples[0], Sharing())
-    if isinstance(sent, Answer):
-        others = (send(split.device, sample, Sharing()) for sample in samples[1:])
-        n_bytes, answers = 0, [sent, *(answer for answer in others if isinstance(answer, Answer))]
-    else:
+def _outcomes(plan: Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], *, run: str) -> Iterator[OutcomeRow]:
+    """The outcomes of units, by their keys: all questions about one picture at one point each."""
+    for (unit, (key, places)), (n_bytes, answers) in zip(units.items(), _answered(plan, units.values()), strict=True):
+        for place, answer in zip(places, answers, strict=True):
+            sample = plan.samples[place]
+            yield OutcomeRow(
+                run=run,
+                unit=unit,
+                pipeline=key[0],
+                point=key[1],
+                sample=sample.id,
+                payload_bytes=n_bytes,
+                visual_tokens=answer.visual_tokens,
+                prompt_tokens=answer.prompt_tokens,
+                answer_tokens=answer.answer_tokens,
+                answer=answer.text,
+                truth=sample.truth,
+                correct=judge(sample.question, sample.truth, answer.text, plan.scoring),
+            )
+
+
+def _answered(plan: Plan, units: Iterable[tuple[PointKey, Sequence[int]]]) -> list[tuple[int, list[Answer]]]:
+    """The bytes of each unit's payload, and the answers to its questions.
+
+    What several points ask of one language side is asked at once.
+    """
+    found: list[tuple[int, list[Answer]]] = []
+    sides: dict[int, LanguageSide] = {}
+    asked: dict[int, list[tuple[int, Request]]] = {}
+    for key, places in units:
+        split, samples = plan.halves[key], [plan.samples[place] for place in places]
         questions = [sample.question for sample in samples]
-        n_bytes, (answers, _) = len(sent), split.serve(sent, questions, Sharing())
-    for sample, answer in zip(samples, answers, strict=True):
-        yield OutcomeRow(
-            run=run,
-            unit=unit,
-            pipeline=key[0],
-            point=key[1],
-            sample=sample.id,
-            payload_bytes=n_bytes,
-            visual_tokens=answer.visual_tokens,
-            prompt_tokens=answer.prompt_tokens,
-            answer_tokens=answer.answer_tokens,
-            answer=answer.text,
-            truth=sample.truth,
-            correct=judge(sample.question, sample.truth, answer.text, plan.scoring),
-        )
+        sent = send(split.device, samples[0], Sharing())
+        if isinstance(sent, Answer):
+            others = (send(split.device, sample, Sharing()) for sample in samples[1:])
+            found.append((0, [sent, *(answer for answer in others if isinstance(answer, Answer))]))
+        elif isinstance(split, Split) and isinstance(split.server, TokenServer):
+            side = split.server.language
+            requests = receive(split.server.requests, sent, questions, Sharing(), kind=split.kind)
+            sides[id(side)] = side
+            asked.setdefault(id(side), []).extend((len(found), request) for request in requests)
+            found.append((len(sent), []))
+        else:
+            found.append((len(sent), split.serve(sent, questions, Sharing())[0]))
+    for name, side in sides.items():
+        units_of, requests_of = zip(*asked[name], strict=True)
+        for unit, answer in zip(units_of, side.answer(requests_of, [Sharing()] * len(requests_of)), strict=True):
+            found[unit][1].append(answer)
+    return found

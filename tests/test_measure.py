@@ -17,6 +17,7 @@ from harness.data.gathered import gather
 from harness.data.questions import samples
 from harness.data.sample import Sample
 from harness.data.streetsqa import book
+from harness.models.contract import Answer, Clock, Request
 from harness.profiling.clock import StageClock
 from harness.profiling.disturbance import Watch
 from harness.profiling.telemetry import Telemetry
@@ -25,7 +26,9 @@ from harness.runs.provenance import Manifest
 from harness.runs.store import Record, Run
 from harness.scenario.load import hash_of
 from harness.scenario.model import Measure
+from harness.schemes.contract import Payload
 from harness.schemes.fake import Fake, FakeModels, FakePoint
+from harness.schemes.steps import TokenServer
 from harness.stock import _sample_digest as sample_digest
 
 PATCHES = [3, 5, 13]
@@ -83,6 +86,51 @@ def plan_of(benchmarks: dict[str, Sequence[Sample]], *levels: int) -> measure.Pl
         depends={key: {"scheme": "fake"} for key in halves},
         patches=[PATCHES[pictures[name.image_id] % len(PATCHES)] for name in gathered.names],
     )
+
+
+class Repeating(TokenServer):
+    """A server half that only makes tokens: of a body its bytes; the side answers with the first of them."""
+
+    def __init__(self, language: Any) -> None:
+        self.language = language
+
+    def tokens(self, payload: Payload, clock: Clock) -> Any:
+        return [np.frombuffer(body, np.uint8) for body in payload.bodies]
+
+
+class Counting:
+    """A language side that counts the requests of each call."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def answer(self, requests: Sequence[Request], clocks: Sequence[Clock]) -> list[Answer]:
+        self.calls.append(len(requests))
+        return [
+            Answer(f"{request.pictures[0][0]} {request.question.text}", 1, number, 1)
+            for number, (request, _) in enumerate(zip(requests, clocks, strict=True))
+        ]
+
+
+def test_what_points_ask_of_one_language_side_is_asked_at_once(asked: list[Sample]) -> None:
+    """One call a side for a picture; each question at each point gets its own answer, whatever else is asked beside."""
+    plan = plan_of({"a": asked[:4]}, 2, 4, 256)
+    one, other = Counting(), Counting()
+    halves: dict[Any, Any] = dict(plan.halves)
+    for label in ("levels=2", "levels=4"):
+        halves["fake", label] = dataclasses.replace(halves["fake", label], server=Repeating(one))
+    halves["fake", "apart"] = dataclasses.replace(halves["fake", "levels=256"], server=Repeating(other))
+    plan = dataclasses.replace(plan, halves=halves, depends={key: {"scheme": "fake"} for key in halves})
+    answers = measure.answers_of(plan, "run")
+    units = plan.to_answer
+    part = [unit for unit, (_, places) in units.items() if places == plan.pictures[0]]
+    rows = answers(part)
+    assert (one.calls, other.calls) == ([4], [2])
+    one_by_one = [row for unit in part for row in answers([unit])]
+    assert [dataclasses.replace(row, prompt_tokens=0) for row in rows] == [
+        dataclasses.replace(row, prompt_tokens=0) for row in one_by_one
+    ]
+    assert [row.prompt_tokens for row in rows if row.point in ("levels=2", "levels=4")] == [0, 1, 2, 3]
 
 
 def begin(manifest: Callable[..., Manifest], schedule: Measure) -> Manifest:

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,15 @@ def test_rows_do_not_depend_on_the_workers_nor_on_their_deaths(
     honest = measure._outcomes
     last = [places[0] for places in study.planned(take_stock(eight_pages)).pictures][-2:]
 
-    def dying(plan: measure.Plan, key: PointKey, places: list[int], **how: str) -> Iterator[object]:
-        mark = tmp_path / f"died at {places[0]}"
-        # In the middle of a picture: its first points are answered and lost.
-        if places[0] in last and key[0] == "alone" and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return honest(plan, key, places, **how)
+    def dying(plan: measure.Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], **how: str) -> Iterator[object]:
+        for row in honest(plan, units, **how):
+            place = next(iter(units.values()))[1][0]
+            mark = tmp_path / f"died at {place}"
+            # In the middle of a picture: its first points are answered and lost.
+            if place in last and row.pipeline == "alone" and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield row
 
     monkeypatch.setattr(measure, "_outcomes", dying)
     reporter = Silent()
@@ -95,10 +97,10 @@ def test_what_was_answered_before_all_workers_died_is_stored_and_resumed(
     honest = measure._outcomes
     deadly = study.planned(take_stock(eight_pages)).pictures[-1][0]
 
-    def dying(plan: measure.Plan, key: PointKey, places: list[int], **how: str) -> Iterator[object]:
-        if places[0] == deadly:
+    def dying(plan: measure.Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], **how: str) -> Iterator[object]:
+        if next(iter(units.values()))[1][0] == deadly:
             os.kill(os.getpid(), signal.SIGKILL)
-        return honest(plan, key, places, **how)
+        return honest(plan, units, **how)
 
     monkeypatch.setattr(measure, "_outcomes", dying)
     with pytest.raises(UnavailableError, match="3 worker processes ended at answers reference -, "):

@@ -13,10 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from harness.estimates.roofline import Count
+from harness.profiling.operations import Products
 
 META = torch.device("meta")
 
@@ -30,7 +29,7 @@ class Counter:
 
     def __init__(self) -> None:
         self.count = Count()
-        self._modes: tuple[Any, ...] = (_Attention(self), _Products(self))
+        self._modes: tuple[Any, ...] = (_Attention(self), Products(self.add))
 
     def __enter__(self) -> Self:
         for mode in self._modes:
@@ -52,30 +51,6 @@ def counted(work: Callable[[], object]) -> Count:
     with torch.no_grad(), Counter() as counter:
         work()
     return counter.count
-
-
-class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The operations that torch's own counter knows."""
-
-    def __init__(self, counter: Counter) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._counter = counter
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        known = flop_registry.get(func.overloadpacket)
-        if known is None and func is not torch.ops.prim.device.default:
-            # Without autograd a linear layer arrives as one operation; decomposed it is a product.
-            with self:
-                apart = func.decompose(*args, **kwargs)
-            if apart is not NotImplemented:
-                return apart
-        out = func(*args, **kwargs)
-        if known is not None:
-            self._counter.add(known(*args, **kwargs, out_val=out), *args, *kwargs.values(), out)
-        return out
 
 
 class _Attention(TorchFunctionMode):

@@ -1,6 +1,6 @@
 """The engine that runs the language model's layers: from prompts of embeddings to tokens.
 
-    B prompts   T prompt tokens   Q tokens that are read   K tokens that they may look at
+    B prompts   G groups of prompts   T prompt tokens   Q tokens that are read   K tokens that they may look at
     H width of the language model   L vocabulary
 
 Other engines than transformers implement the same method, and get the same embeddings.
@@ -19,7 +19,13 @@ from transformers import DynamicCache
 from harness.models.contract import Clock, Sharing, Untimed
 
 _AT_ONCE = 8
-"""The most prompts that are computed together, which bounds their memory."""
+"""The most prompts about the same pictures that are computed together."""
+
+_TOKENS_AT_ONCE = 4096
+"""The most tokens of several groups of prompts that are computed together, which bounds their memory."""
+
+_PADDED = 1.5
+"""Groups are computed together if the longest has at most this many times the tokens of the shortest."""
 
 _BEYOND_DOUBT = 1e-3
 """The lead of a token, relative to the largest logit, that rounding cannot reverse.
@@ -30,8 +36,8 @@ In single precision it moves logits by less than 1e-6 (``benchmarks/bench_answer
 _READ_TOGETHER = ("qwen2", "llama")
 """Models whose attention depends only on the mask."""
 
-_ALL = -1
-"""The owner of what all prompts share."""
+_ALL, _NOBODY = -1, -2
+"""The owners of what all prompts of a group share, and of the padding behind a shorter group."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,9 +75,10 @@ class Engine(Protocol):
 class TransformersEngine:
     """The layers of transformers, one prompt at a time, as in the paper; at most ``max_new_tokens`` of an answer.
 
-    If only answers are needed, prompts with a common prefix are computed together: the prefix once, and the rest as a
-    batch. Rounding then differs, so a prompt with a token in doubt is computed again on its own: the answers are those
-    of one prompt at a time. That is done on a CPU in single precision; in half precision nearly all would be in doubt.
+    If only answers are needed, prompts about the same pictures are computed together: their common prefix once, and the
+    rest as a batch. Several such groups are a larger batch. Rounding then differs, so a prompt with a token in doubt is
+    computed again on its own: the answers are those of one prompt at a time. That is done on a CPU in single precision;
+    in half precision nearly all would be in doubt.
     """
 
     def __init__(
@@ -87,12 +94,13 @@ class TransformersEngine:
         """Those of transformers' ``generate(do_sample=False)``."""
         if not self._reads_together(clocks):
             return [self._alone(prompt, clock) for prompt, clock in zip(prompts, clocks, strict=True)]
-        found = []
-        for begin in range(0, len(prompts), _AT_ONCE):
-            made = [prompt() for prompt in prompts[begin : begin + _AT_ONCE]]
-            for one, written in zip(made, self._together([prompt.embeds_TH for prompt in made]), strict=True):
-                found.append(written or self._alone(functools.partial(Prompt, *one), Untimed()))
-        return found
+        made = [prompt() for prompt in prompts]
+        found: dict[int, Written] = {}
+        for groups in _batches(made):
+            together = self._together([[made[place].embeds_TH for place in group] for group in groups])
+            for place, written in zip(itertools.chain(*groups), together, strict=True):
+                found[place] = written or self._alone(functools.partial(Prompt, *made[place]), Untimed())
+        return [found[place] for place in range(len(made))]
 
     def _reads_together(self, clocks: Sequence[Clock]) -> bool:
         """Whether prompts may be computed together, with the answers of one at a time."""
@@ -140,20 +148,19 @@ class TransformersEngine:
         logits_11L: Tensor = self.language.lm_head(hidden_1TH[:, -1:])
         return logits_11L.argmax(dim=-1)
 
-    def _together(self, prompts_TH: Sequence[Tensor]) -> list[Written | None]:
-        """What follows each prompt, computed as a batch after their common prefix; None where a token is in doubt."""
-        n_alike = _n_alike(prompts_TH)
-        sizes = [len(prompt_TH) for prompt_TH in prompts_TH]
-        own = [size - n_alike for size in sizes]
-        branches = _Branches(self.language.model, prompts_TH[0][:n_alike])
+    def _together(self, groups: Sequence[Sequence[Tensor]]) -> list[Written | None]:
+        """What follows each prompt (T, H), group after group, computed as a batch; None where a token is in doubt."""
+        alike = [_n_alike(prompts_TH) for prompts_TH in groups]
+        prompts = [(group, own, prompt) for group, of in enumerate(groups) for own, prompt in enumerate(of)]
+        sizes = [len(prompt_TH) for _, _, prompt_TH in prompts]
+        shared = (prompts_TH[0][:n_alike] for prompts_TH, n_alike in zip(groups, alike, strict=True))
+        branches = _Branches(self.language.model, list(shared))
         hidden_BH = branches.read(
-            torch.cat([prompt_TH[n_alike:] for prompt_TH in prompts_TH]),
-            torch.arange(len(own)).repeat_interleave(torch.tensor(own)),
-            torch.cat([torch.arange(n_alike, size) for size in sizes]),
-        )[torch.tensor(own).cumsum(0) - 1]
-        found: list[Written | None] = [None] * len(own)
-        tokens: list[list[int]] = [[] for _ in own]
-        asking = list(range(len(own)))
+            [_Piece(group, own, prompt_TH[alike[group] :], alike[group]) for group, own, prompt_TH in prompts]
+        )
+        found: list[Written | None] = [None] * len(prompts)
+        tokens: list[list[int]] = [[] for _ in prompts]
+        asking = list(range(len(prompts)))
         while asking:
             going_on = []
             for number, token, is_sure in zip(asking, *_decided(self.language.lm_head(hidden_BH)), strict=True):
@@ -167,42 +174,112 @@ class TransformersEngine:
                     going_on.append(number)
             asking = going_on
             if asking:
+                embeds_B1H = self.language.model.embed_tokens(torch.tensor([tokens[n][-1:] for n in asking]))
                 hidden_BH = branches.read(
-                    self.language.model.embed_tokens(torch.tensor([tokens[number][-1] for number in asking])),
-                    torch.tensor(asking),
-                    torch.tensor([sizes[number] + len(tokens[number]) - 1 for number in asking]),
+                    [
+                        _Piece(*prompts[number][:2], embeds_1H, sizes[number] + len(tokens[number]) - 1)
+                        for number, embeds_1H in zip(asking, embeds_B1H, strict=True)
+                    ]
                 )
         return found
 
 
-class _Branches:
-    """Prompts with a common prefix, in one cache: the prefix, then each prompt's own tokens, in any order."""
+class _Piece(NamedTuple):
+    """Tokens of the prompt ``owner`` of a group, or of all of them, from the position ``begin`` on in it."""
 
-    def __init__(self, model: Any, shared_TH: Tensor) -> None:
+    group: int
+    owner: int
+    embeds_TH: Tensor
+    begin: int
+
+
+class _Branches:
+    """Groups of prompts in one cache, a row each: the prefix that a group shares, then its prompts' own tokens."""
+
+    def __init__(self, model: Any, shared: Sequence[Tensor]) -> None:
+        """Reads the prefix (T, H) of each group."""
         self._model = model
         self._cache = DynamicCache(config=model.config)
-        self._owner_K = torch.full((len(shared_TH),), _ALL)
-        self._position_K = torch.arange(len(shared_TH))
-        if len(shared_TH):
-            model(inputs_embeds=shared_TH[None], past_key_values=self._cache, use_cache=True)
+        self._owner_GK = self._position_GK = torch.empty((len(shared), 0), dtype=torch.int64)
+        if any(map(len, shared)):
+            embeds_GTH, _ = self._added([_Piece(group, _ALL, shared_TH, 0) for group, shared_TH in enumerate(shared)])
+            # Padding is behind what it pads: the causal mask hides it.
+            model(inputs_embeds=embeds_GTH, past_key_values=self._cache, use_cache=True)
 
-    def read(self, embeds_QH: Tensor, owner_Q: Tensor, position_Q: Tensor) -> Tensor:
-        """The last hidden states (Q, H) of more tokens, each of the prompt ``owner_Q`` at ``position_Q`` in it.
+    def read(self, pieces: Sequence[_Piece]) -> Tensor:
+        """The hidden states (B, H) of each piece's last token.
 
-        A token looks at what is shared, and at its own prompt up to itself.
+        A token looks at what its group shares, and at its own prompt up to itself.
         """
-        self._owner_K = torch.cat([self._owner_K, owner_Q])
-        self._position_K = torch.cat([self._position_K, position_Q])
-        is_earlier_QK = self._position_K <= position_Q[:, None]
-        is_seen_QK = is_earlier_QK & ((self._owner_K == _ALL) | (self._owner_K == owner_Q[:, None]))
-        hidden_1QH: Tensor = self._model(
-            inputs_embeds=embeds_QH[None],
-            attention_mask=is_seen_QK[None, None],
-            position_ids=position_Q[None],
+        embeds_GQH, last = self._added(pieces)
+        owner_GQ, position_GQ = (
+            known_GK[:, -embeds_GQH.shape[1] :] for known_GK in (self._owner_GK, self._position_GK)
+        )
+        is_earlier_GQK = self._position_GK[:, None] <= position_GQ[..., None]
+        is_own_GQK = (self._owner_GK[:, None] == _ALL) | (self._owner_GK[:, None] == owner_GQ[..., None])
+        hidden_GQH: Tensor = self._model(
+            inputs_embeds=embeds_GQH,
+            attention_mask=(is_earlier_GQK & is_own_GQK)[:, None],
+            position_ids=position_GQ,
             past_key_values=self._cache,
             use_cache=True,
         )[0]
-        return hidden_1QH[0]
+        return hidden_GQH[[piece.group for piece in pieces], last]
+
+    def _added(self, pieces: Sequence[_Piece]) -> tuple[Tensor, list[int]]:
+        """The pieces' embeddings (G, Q, H), a group's one after the other, and where in its row each piece ends."""
+        n_read, last = [0] * len(self._owner_GK), []
+        for piece in pieces:
+            n_read[piece.group] += len(piece.embeds_TH)
+            last.append(n_read[piece.group] - 1)
+        shape = len(n_read), max(n_read)
+        embeds_GQH = pieces[0].embeds_TH.new_zeros((*shape, pieces[0].embeds_TH.shape[1]))
+        owner_GQ, position_GQ = torch.full(shape, _NOBODY), torch.zeros(shape, dtype=torch.int64)
+        for (group, owner, embeds_TH, begin), end in zip(pieces, last, strict=True):
+            place = slice(end + 1 - len(embeds_TH), end + 1)
+            embeds_GQH[group, place], owner_GQ[group, place] = embeds_TH, owner
+            position_GQ[group, place] = torch.arange(begin, begin + len(embeds_TH))
+        self._owner_GK = torch.cat([self._owner_GK, owner_GQ], 1)
+        self._position_GK = torch.cat([self._position_GK, position_GQ], 1)
+        return embeds_GQH, last
+
+
+def _batches(prompts: Sequence[Prompt]) -> list[list[list[int]]]:
+    """The places of prompts that are computed together: in groups about the same pictures, which are neighbours.
+
+    The groups of a batch are of similar length, because they are padded to the longest.
+    """
+    groups: list[list[int]] = []
+    for place, prompt in enumerate(prompts):
+        if groups and len(groups[-1]) < _AT_ONCE and _show_the_same(prompts[groups[-1][0]], prompt):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+
+    def longest(group: Sequence[int]) -> int:
+        return max(len(prompts[place].embeds_TH) for place in group)
+
+    def n_tokens(group: Sequence[int]) -> int:
+        return sum(len(prompts[place].embeds_TH) for place in group)
+
+    batches: list[list[list[int]]] = []
+    for group in sorted(groups, key=longest):
+        batch = batches[-1] if batches else []
+        if (
+            batch
+            and longest(group) <= _PADDED * longest(batch[0])
+            and sum(map(n_tokens, (*batch, group))) <= _TOKENS_AT_ONCE
+        ):
+            batch.append(group)
+        else:
+            batches.append([group])
+    return batches
+
+
+def _show_the_same(one: Prompt, other: Prompt) -> bool:
+    """Whether two prompts are equal to the bit up to the end of their pictures."""
+    end = max((end for _, end in one.pictures), default=0)
+    return one.pictures == other.pictures and one.embeds_TH[:end].equal(other.embeds_TH[:end])
 
 
 def _n_alike(prompts_TH: Sequence[Tensor]) -> int:

@@ -160,11 +160,10 @@ def _internvl(path: Path, config: Mapping[str, Any]) -> _Sight:
 def _gemma3(path: Path, config: Mapping[str, Any]) -> _Sight:
     side = _size(path, config, "image_size", 896) // _size(path, config, "patch_size", 14)
     try:
-        square = pooled(side, tokens := config.get("mm_tokens_per_image", 256))
+        square = pooled(side, config.get("mm_tokens_per_image", 256))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    assert tokens * square**2 == side**2
-    return _Sight(tokens, _size(path, config, "hidden_size", 1152), _one_patch)
+    return _Sight((side // square) ** 2, _size(path, config, "hidden_size", 1152), _one_patch)
 
 
 def _one_patch(width_px: int, height_px: int) -> int:  # noqa: ARG001

@@ -23,7 +23,7 @@ _CLEAR_PEAK = "5"
 
 
 class OperationsClock:
-    """A clock that counts each stage's floating-point operations instead of its time, by torch's counter.
+    """A clock that counts each stage's floating-point operations instead of its time, by torch's formulas.
 
     A multiplication and an addition are two. What torch does not compute is not counted: entropy coding, clustering on
     a CPU, picture codecs. ``device`` is a torch device's name.
@@ -37,13 +37,17 @@ class OperationsClock:
     def stage(self, name: str) -> Iterator[None]:
         """Counts its body's operations, added to those of the stage so far."""
         from torch.nn.attention import SDPBackend, sdpa_kernel
-        from torch.utils.flop_counter import FlopCounterMode
 
-        # The counter does not know the CPU's fused attention; as products it does.
+        from harness.profiling.operations import Products
+
+        def add(operations: int, *_: Any) -> None:
+            self.operations[name] += operations
+
+        self.operations.setdefault(name, 0)
+        # torch has no formula for the CPU's fused attention; as products it has.
         plain = sdpa_kernel(SDPBackend.MATH) if self._device == "cpu" else contextlib.nullcontext()
-        with plain, FlopCounterMode(display=False) as counter:
+        with plain, Products(add):
             yield
-        self.operations[name] = self.operations.get(name, 0) + counter.get_total_flops()
 
 
 Need: TypeAlias = tuple[str, Quantity, int]
@@ -131,10 +135,15 @@ def _held(thing: Any) -> Iterator[object]:
                 yield cell.cell_contents
     else:
         yield from getattr(thing, "__dict__", {}).values()
-        for kind in type(thing).__mro__:
-            names = vars(kind).get("__slots__", ())
-            for name in (names,) if isinstance(names, str) else names:
-                yield getattr(thing, name, None)
+        for name in _slots(type(thing)):  # type: ignore[arg-type]
+            yield getattr(thing, name, None)
+
+
+@functools.cache
+def _slots(kind: type) -> list[str]:
+    """The slots of a class and of those that it is derived from."""
+    declared = (vars(base).get("__slots__", ()) for base in kind.__mro__)
+    return [name for names in declared for name in ((names,) if isinstance(names, str) else names)]
 
 
 def _status_bytes(process: Path, field: str) -> int:

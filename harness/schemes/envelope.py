@@ -14,11 +14,14 @@ So a picture's envelope adds 8 bytes, or 12 with the checksum, and 4 for each fu
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from harness.data.sample import Question, Sample
 from harness.errors import BitstreamError
-from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload, ServerHalf
+from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload
+
+Made = TypeVar("Made")
 
 VERSION = 1
 _CHECKSUM_FOLLOWS = 0x80
@@ -36,8 +39,15 @@ def send(half: DeviceHalf, sample: Sample, clock: Clock) -> bytes | Answer:
         return pack(made)
 
 
-def receive(half: ServerHalf, data: bytes, questions: Sequence[Question], clock: Clock, *, kind: str) -> list[Answer]:
-    """What a server half answers to the questions about an envelope, whose opening begins the stage ``decode``.
+def receive(
+    half: Callable[[Payload, Sequence[Question], Clock], list[Made]],
+    data: bytes,
+    questions: Sequence[Question],
+    clock: Clock,
+    *,
+    kind: str,
+) -> list[Made]:
+    """What a server half makes of an envelope and the questions about it; opening it begins the stage ``decode``.
 
     Raises BitstreamError for what is no whole envelope of this kind with as many pictures as the questions show.
     """

@@ -5,14 +5,13 @@ P patches   C features a patch that are kept   D feature dimension
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from harness.data.sample import Question, Sample
+from harness.data.sample import Sample
 from harness.models.contract import LanguageSide, Models, VisionSide
-from harness.schemes.contract import Answer, Clock, Payload, ReducedPoint
-from harness.schemes.steps import answers, reduced
+from harness.schemes.contract import Clock, Payload, ReducedPoint
+from harness.schemes.steps import TokenServer, reduced
 from harness.tofc.bitstream import Limits
 from harness.tofc.feature_codec import Decoded, FeatureCodec
 from harness.tofc.merging import Reducer
@@ -77,14 +76,14 @@ class FeatureDevice:
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureServer:
+class FeatureServer(TokenServer):
     """Streams to answers: the codec, the projector and the language model; ``limits`` bound what a stream may claim."""
 
     language: LanguageSide
     codec: FeatureStreams
     limits: Limits
 
-    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+    def tokens(self, payload: Payload, clock: Clock) -> "list[Tensor]":
         """Raises BitstreamError for anything but streams of this codec."""
         tokens = []
         for body in payload.bodies:
@@ -92,4 +91,4 @@ class FeatureServer:
                 y_PCD = self.codec.decompress(body, self.limits).y_PCD
             with clock.stage("project"):
                 tokens.append(self.language.project(y_PCD))
-        return answers(self.language, tokens, questions, clock)
+        return tokens

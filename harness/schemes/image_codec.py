@@ -3,20 +3,22 @@
 import dataclasses
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from PIL import Image
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from harness.data.pictures import PAYLOAD_MAX_PIXELS, decode
-from harness.data.sample import Question, Sample
+from harness.data.sample import Sample
 from harness.errors import BitstreamError, DataError
 from harness.models.contract import LanguageSide, VisionSide
-from harness.schemes.contract import Answer, Clock, DeviceHalf, MergingPoint, Models, Payload, ServerHalf
-from harness.schemes.steps import answers, tokens_of_image
+from harness.schemes.contract import Clock, DeviceHalf, MergingPoint, Models, Payload, ServerHalf
+from harness.schemes.steps import TokenServer, tokens_of_image
 from harness.tofc.trained import adapter_files, adapter_n_c, load_adapter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ImagePoint(MergingPoint):
@@ -118,21 +120,21 @@ class PictureDevice:
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureServer:
+class PictureServer(TokenServer):
     """Decodes, then answers from the decoded pictures as if they were the originals."""
 
     codec: ImageCodec
     vision: VisionSide
     language: LanguageSide
 
-    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+    def tokens(self, payload: Payload, clock: Clock) -> "list[Tensor]":
         """Raises BitstreamError for bodies that are no pictures of this codec."""
         tokens = []
         for body in payload.bodies:
             with clock.stage("decode"):
                 image = self.codec.decode(body)
             tokens.append(tokens_of_image(self.vision, self.language, image, self.codec.point, clock))
-        return answers(self.language, tokens, questions, clock)
+        return tokens
 
 
 def size_within(size: tuple[int, int], max_side_px: int | None) -> tuple[int, int]:

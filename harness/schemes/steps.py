@@ -4,6 +4,7 @@ P patches   V features a patch   C features a patch that are kept   D feature di
 T visual tokens   H width of the language model
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from PIL.Image import Image
 
 from harness.data.sample import Question
 from harness.models.contract import Answer, Clock, Features, LanguageSide, Request, VisionSide
-from harness.schemes.contract import MergingPoint, ReducedPoint
+from harness.schemes.contract import MergingPoint, Payload, ReducedPoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,3 +54,25 @@ def answers(
 ) -> list[Answer]:
     """The model's answer to each question about the same pictures, from the visual tokens (T, H) of each."""
     return language.answer([Request(pictures, question) for question in questions], [clock] * len(questions))
+
+
+class TokenServer(ABC):
+    """A server half that makes visual tokens of a payload, and has its language side answer: it does no more.
+
+    If only answers are needed, the harness has all points with one language side answered together.
+    """
+
+    language: LanguageSide
+
+    @abstractmethod
+    def tokens(self, payload: Payload, clock: Clock) -> "list[Tensor]":
+        """The visual tokens (T, H) of each picture; raises BitstreamError for a payload of another device half."""
+
+    def requests(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Request]:
+        """What the language side is asked; raises as :meth:`tokens`."""
+        pictures = self.tokens(payload, clock)
+        return [Request(pictures, question) for question in questions]
+
+    def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
+        """The answers to questions about the same pictures; raises as :meth:`tokens`."""
+        return self.language.answer(self.requests(payload, questions, clock), [clock] * len(questions))

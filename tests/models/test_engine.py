@@ -51,6 +51,7 @@ def test_questions_read_together_are_answered_as_alone(make, seed, read_alone) -
         [Request([shown], question) for question in ASKED],
         [Request([shown if i % 2 else other], question) for i, question in enumerate(ASKED)],
         [Request([shown], ASKED[0])] * (engine._AT_ONCE + 2),
+        [Request([seen], question) for seen in (shown, other[:9], picture(seed, n_tokens=60)) for question in ASKED],
     ):
         wanted = answered(backbone, requests, Untimed)
         assert len(read_alone) == len(requests)
@@ -80,27 +81,46 @@ def test_a_lead_is_a_part_of_the_largest_logit() -> None:
         assert is_sure == [True, False, False]
 
 
-@pytest.mark.parametrize("n_shared", [0, 1, 30])
+@pytest.mark.parametrize("n_shared", [(0, 0), (1, 30), (30, 0)])
 def test_branches_do_not_see_each_other(tiny, n_shared) -> None:
     """The hidden states of prompts read side by side are those of each read by itself, token after token."""
     model = tiny._engine.language.model
-    shared_TH = picture(1, n_tokens=n_shared)
-    own = [picture(2 + i, n_tokens=n) for i, n in enumerate((5, 1, 9))]
-    sizes = torch.tensor([len(own_TH) for own_TH in own])
+    shared = [picture(20 + n, n_tokens=n) for n in n_shared]
+    own = {
+        (group, owner): picture(2 + owner, n_tokens=n) for group in (0, 1) for owner, n in enumerate((5, 1, 9)[group:])
+    }
     with torch.inference_mode():
-        branches = engine._Branches(model, shared_TH)
-        owner_Q = torch.arange(3).repeat_interleave(sizes)
-        position_Q = n_shared + torch.cat([torch.arange(n) for n in sizes])
-        first_QH = branches.read(torch.cat(own), owner_Q, position_Q)
-        # Then one more token of two of them, in another order.
-        more_QH = branches.read(picture(9, n_tokens=2), torch.tensor([2, 0]), n_shared + sizes[[2, 0]])
-        for number, own_TH in enumerate(own):
-            wanted_TH = model(inputs_embeds=torch.cat([shared_TH, own_TH])[None])[0][0, n_shared:]
-            torch.testing.assert_close(first_QH[owner_Q == number], wanted_TH, rtol=1e-5, atol=1e-5)
-        for row, number in enumerate((2, 0)):
-            whole_TH = torch.cat([shared_TH, own[number], picture(9, n_tokens=2)[row : row + 1]])
-            wanted_H = model(inputs_embeds=whole_TH[None])[0][0, -1]
-            torch.testing.assert_close(more_QH[row], wanted_H, rtol=1e-5, atol=1e-5)
+        branches = engine._Branches(model, shared)
+        read = [engine._Piece(group, owner, own[group, owner], n_shared[group]) for group, owner in own]
+        first_BH = branches.read(read)
+        # Then one more token of two of them, in another order, and of one group alone.
+        more = [(1, 1), (0, 2)], [(0, 0)]
+        more_BH = []
+        for keys in more:
+            pieces = [engine._Piece(*key, picture(9, n_tokens=1), n_shared[key[0]] + len(own[key])) for key in keys]
+            more_BH.append(branches.read(pieces))
+        for piece, hidden_H in zip(read, first_BH, strict=True):
+            whole_TH = torch.cat([shared[piece.group], piece.embeds_TH])
+            torch.testing.assert_close(hidden_H, model(inputs_embeds=whole_TH[None])[0][0, -1], rtol=1e-5, atol=1e-5)
+        for key, hidden_H in zip([*more[0], *more[1]], torch.cat(more_BH), strict=True):
+            whole_TH = torch.cat([shared[key[0]], own[key], picture(9, n_tokens=1)])
+            torch.testing.assert_close(hidden_H, model(inputs_embeds=whole_TH[None])[0][0, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_prompts_that_are_read_together_are_alike() -> None:
+    """A group shows the same pictures, up to the limit of one; a batch's groups are of similar length."""
+
+    def prompt(seed: int, n_shown: int, n_asked: int) -> engine.Prompt:
+        return engine.Prompt(
+            torch.cat([picture(seed, n_tokens=n_shown), picture(99, n_tokens=n_asked)]), ((0, n_shown),)
+        )
+
+    same = [prompt(1, 10, n) for n in (2, 5)]
+    others = [prompt(2, 10, 3), prompt(1, 40, 2), prompt(1, 12, 2), prompt(3, 5000, 1)]
+    assert engine._batches([*same, *others]) == [[[2], [4], [0, 1]], [[3]], [[5]]]
+    assert engine._batches([same[0]] * (engine._AT_ONCE + 1)) == [[list(range(engine._AT_ONCE)), [engine._AT_ONCE]]]
+    long = [prompt(seed, 1500, 2) for seed in range(3)]
+    assert engine._batches(long) == [[[0], [1]], [[2]]]
 
 
 def test_the_common_beginning_of_prompts() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.profiling.resources import OperationsClock, weights_bytes
 
@@ -27,6 +29,27 @@ def test_a_product_and_attention_have_the_operations_of_their_definition() -> No
     with clock.stage("numpy"):
         np.ones((3, 5)) @ np.ones((5, 7))
     assert clock.operations == {"product": 2 * 2 * 3 * 5 * 7, "attention": 2 * 4 * 16**2 * 8, "numpy": 0}
+
+
+def test_operations_are_those_of_torchs_own_counter() -> None:
+    """Whole layers without autograd, convolutions, attention with a mask, and what has no products at all."""
+    linear, conv = torch.nn.Linear(8, 16), torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+    back = torch.nn.ConvTranspose2d(8, 3, 3)
+    x_BLD, image = torch.ones(2, 5, 8), torch.ones(1, 3, 20, 12)
+
+    @torch.inference_mode()
+    def work() -> None:
+        back(conv(image)).flatten().double().mean().item()
+        y_BLE = linear(x_BLD).reshape(10, 2, 8).contiguous()
+        torch.nn.functional.scaled_dot_product_attention(y_BLE, y_BLE, y_BLE, is_causal=True)
+        torch.einsum("ble,bme->blm", y_BLE, y_BLE)
+
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    clock = OperationsClock("cpu")
+    with clock.stage("all"):
+        work()
+    assert clock.operations["all"] == counter.get_total_flops() > 0
 
 
 _TAKES = """
