@@ -22,6 +22,7 @@ from harness.runs import digests, provenance
 
 SECTIONS: dict[str, Callable[[], Iterator[Cell]]] = {
     "means": calibrated_times.cells_of_means,
+    "lopsided": calibrated_times.cells_of_lopsided,
     "ratios": calibrated_times.cells_of_ratios,
     "apart": calibrated_times.cells_of_apart,
     "few": calibrated_times.cells_of_few,
