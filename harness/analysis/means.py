@@ -22,10 +22,9 @@ The mean is that of the levels. What is unknown about it, relative to it, has tw
     sum_h (sum_{s in h} c_s^2) v_h, v_h the variance of the residuals in group h, with Welch's degrees of freedom: the
     few pictures of a slow stratum may have most of the variance, and how times bend from group to group is none, since
     the pictures are spread over the strata as the benchmark's are;
-  - with fewer pictures, or where there is one such group, the larger of sum_s c_s^2 e_s^2 / (1 - h_s)^1.25, h_s the
-    leverages (between HC2 and HC3 of MacKinnon and White, Journal of Econometrics 29, 1985), and of
-    sum_s (c_s m_s)^2 sum_s (e_s / m_s)^2 / (S - p), a scatter in proportion to m_s, the larger of a picture's time and
-    the line's: a picture that is alone in its stratum has hardly a residual, whatever its time scatters.
+  - with fewer pictures, or where there is one such group, a scatter in proportion to the time,
+    sum_s (c_s m_s)^2 sum_s (e_s / m_s)^2 / (S - p), m_s the larger of a picture's time and the line's, with S - p
+    degrees of freedom: a picture that is alone in its stratum has hardly a residual, whatever its time scatters.
 - v_2 = sigma_b^2 / R, of the drift between rounds: the variance of log y_r less what the scatter of single requests
   explains, never below 0, with R - 1 degrees of freedom; only from three rounds on. Where the rounds come from three
   process starts or more, the starts are what is drawn, and the variance is that of their levels.
@@ -430,12 +429,10 @@ class Study:
             square, of_each = float(square_H.sum()), float((square_H**2 / (size_H - 1)).sum())
             freedom = square**2 / of_each if of_each else float(self.freedom)
             return About(square=square, freedom=freedom, pictures=n_pictures)
-        kept_S = np.maximum(1 - np.einsum("sp,ps->s", self.x_SP, self.inverse_PS), 1e-6)
-        by_leverage = float(((self.weight_S * residual_S) ** 2 / kept_S**1.25).sum())
         # A picture of no time at all, as a difference may have, is not without scatter.
         size_S = np.maximum(size_S, 1e-3 * size_S.max())
-        in_proportion = float(((self.weight_S * size_S) ** 2).sum() * ((residual_S / size_S) ** 2).sum()) / self.freedom
-        return About(square=max(by_leverage, in_proportion), freedom=self.freedom, pictures=n_pictures)
+        square = float(((self.weight_S * size_S) ** 2).sum() * ((residual_S / size_S) ** 2).sum()) / self.freedom
+        return About(square=square, freedom=self.freedom, pictures=n_pictures)
 
     def of_requests(self, relative_SR: Floats) -> float:
         """The variance of single requests about their picture's mean; 0 of a single round."""
