@@ -492,7 +492,7 @@ def times_of(seconds_SR: ArrayLike) -> Floats:
 
 
 def _joined(own_S: Floats) -> Ints:
-    """The group of each timed picture, (S,): neighbouring strata, joined until :data:`IN_GROUP` pictures are in each."""
+    """Each timed picture's group, (S,): neighbouring strata, joined until :data:`IN_GROUP` pictures are in each."""
     _, place_S, sizes = np.unique(own_S, return_inverse=True, return_counts=True)
     begins, waiting, left = [0], 0, own_S.size
     for place, size in enumerate(sizes.tolist()):

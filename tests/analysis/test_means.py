@@ -77,7 +77,7 @@ def test_the_degrees_of_freedom_are_those_of_the_stratum_that_scatters() -> None
 
 
 def test_a_picture_alone_in_its_stratum_scatters_as_the_others_do() -> None:
-    """A line through one slow picture leaves it no residual: its scatter is that of the others, relative to its time."""
+    """A line through one slow picture leaves it no residual: its scatter is the others', relative to its time."""
     tiles, quick = np.array([3.0] * 5 + [10.0]), np.array([0.9, 0.95, 1.0, 1.05, 1.1])
     found = means.mean_latency(np.r_[quick, 8.0][:, None], tiles, np.repeat([3.0, 10.0], [80, 20]))
     size = np.maximum(quick, 1)
@@ -231,7 +231,7 @@ def test_pictures_unlike_any_timed_one_are_warned_of() -> None:
 
 
 def test_few_pictures_far_beyond_the_timed_ones_are_warned_of() -> None:
-    """One picture in a hundred with ten times the patches is, since it has a tenth of them all; 0.4 % are said as such."""
+    """One picture in a hundred with ten times the patches is: it has a tenth of them all; 0.4 % are said as such."""
     said = "of the benchmark's pictures have more patches than any that was timed"
     assert doubts.reach_warning([3, 3, 4], np.repeat([3, 40], [99, 1])).startswith(f"1% {said}")
     assert doubts.reach_warning([3, 3, 4], np.repeat([3, 90], [249, 1])).startswith(f"0.4% {said}")
