@@ -411,7 +411,7 @@ class Study:
     def sizes(self, relative_SR: Floats) -> Floats:
         """m_s, how long each picture takes for a scatter in proportion to it: the larger of its mean and the line's."""
         mean_S = relative_SR.mean(axis=1)
-        return np.maximum(self.x_SP @ (self.inverse_PS @ mean_S), mean_S)
+        return np.asarray(np.maximum(self.x_SP @ (self.inverse_PS @ mean_S), mean_S))
 
     def about(self, relative_SR: Floats, size_S: Floats) -> "About":
         """v_1 with its degrees of freedom; ``size_S`` is m_s, in any unit."""
