@@ -1,6 +1,6 @@
 """What intervals and tests claim against what they do, on seeded studies whose truth is known.
 
-    python -m benchmarks.bench_calibration [--quick] [--only means,ratios,...] [--processes 2]
+    python -m benchmarks.bench_calibration [--quick | --studies N] [--only means,ratios,...] [--processes 2]
 
 Each line is a cell: the claim, how often the truth was inside (or a point was admitted) with its Monte Carlo error, the
 mean relative width of the interval, and the same of the method that was there before, on the same studies.
@@ -22,6 +22,7 @@ from harness.runs import digests, provenance
 
 SECTIONS: dict[str, Callable[[], Iterator[Cell]]] = {
     "means": calibrated_times.cells_of_means,
+    "lopsided": calibrated_times.cells_of_lopsided,
     "ratios": calibrated_times.cells_of_ratios,
     "apart": calibrated_times.cells_of_apart,
     "few": calibrated_times.cells_of_few,
@@ -57,7 +58,9 @@ def digest() -> str:
 def main() -> None:
     """Run the cells and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="100 studies a cell instead of 2,000")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--quick", action="store_true", help="100 studies a cell instead of 2,000")
+    asked.add_argument("--studies", type=int, default=2000, metavar="N", help="how many studies a cell (2000)")
     parser.add_argument("--only", default="", metavar="PARTS", help=", ".join(SECTIONS))
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="how many to use (1)")
     parser.add_argument(
@@ -70,7 +73,9 @@ def main() -> None:
         sys.exit(f"--only {unknown[0]}: the parts are {', '.join(SECTIONS)}")
     if arguments.processes < 1:
         sys.exit(f"--processes {arguments.processes}: at least 1 is needed")
-    studies = 100 if arguments.quick else 2000
+    if arguments.studies < 100:
+        sys.exit(f"--studies {arguments.studies}: at least 100 are needed")
+    studies = 100 if arguments.quick else arguments.studies
     print(
         f"{studies} studies a cell (admission ten times that, queues and max-users a tenth, curves of 765 pictures and "
         "stopped rows a half, p99 a quarter); seeds are fixed",

@@ -128,9 +128,11 @@ def _study_of_curves(name: str, n: int, number: int, counts: Counts) -> None:
     common_S = lognormal(rng, 0.2, (12, 1))
     timed_SP = _BASE_S * common_S * lognormal(rng, 0.05, (12, 4))
     other_SP = 1.5 * _BASE_S * common_S * lognormal(rng, 0.05, (12, 4))
+    link_P = 8 * np.exp(_LOG_BYTES) / _RATE_BPS
     latencies = curves.latency_at_equal_score(
-        a, b, wanted, wanted_B, rate_bps=_RATE_BPS, anchor_timed_SP=timed_SP, test_timed_SP=other_SP
-    )
+        a, b, wanted, wanted_B,
+        anchor_link_P=link_P, test_link_P=_TIMES * link_P, anchor_timed_SP=timed_SP, test_timed_SP=other_SP,
+    )  # fmt: skip
     found = {
         "bytes": equal.anchor_bytes,
         "ratio of bytes": equal.ratio,

@@ -26,6 +26,13 @@ from harness.scenario.replay import Replay
 TILES = np.repeat([3, 4, 5, 7, 10], [120, 100, 80, 60, 40]).astype(float)
 """Tile counts of a benchmark of 400 pictures."""
 
+LOPSIDED = {
+    "four of five have the fewest tiles": [320, 20, 20, 20, 20],
+    "four of five have 5 tiles": [20, 20, 320, 20, 20],
+    "four of five have 3 tiles, the rest 10": [320, 0, 0, 0, 80],
+}
+"""How many pictures have 3, 4, 5, 7 and 10 tiles in benchmarks that are mostly of one stratum."""
+
 
 def lognormal(rng: np.random.Generator, sigma: float, shape: tuple[int, ...]) -> Floats:
     """Log-normal values of mean 1."""
@@ -54,15 +61,15 @@ KINDS = (
 
 
 def timed(
-    rng: np.random.Generator, kind: str, n: int, rounds: int, *, by_strata: bool = True
+    rng: np.random.Generator, kind: str, n: int, rounds: int, *, by_strata: bool = True, tiles_N: Floats = TILES
 ) -> tuple[Floats, Floats, float]:
-    """Times (S, R) of a scheme, the pictures' tiles, and the benchmark's true mean."""
+    """Times (S, R) of a scheme, the pictures' tiles, and the true mean of the benchmark, which has ``tiles_N``."""
     seed = int(rng.integers(2**62))
-    tiles = TILES[means.draw_by_strata(TILES, n, seed) if by_strata else rng.permutation(TILES.size)[:n]]
+    tiles = tiles_N[means.draw_by_strata(tiles_N, n, seed) if by_strata else rng.permutation(tiles_N.size)[:n]]
     truth = 1.0
     if kind.startswith("tiles"):
         power = 2 if kind == "tiles squared" else 1
-        base, truth = (0.1 + 0.1 * tiles**power) * lognormal(rng, 0.1, (n,)), float((0.1 + 0.1 * TILES**power).mean())
+        base, truth = (0.1 + 0.1 * tiles**power) * lognormal(rng, 0.1, (n,)), float((0.1 + 0.1 * tiles_N**power).mean())
     elif kind.startswith("log-normal"):
         base = lognormal(rng, float(kind.split()[1]), (n,))
     else:
@@ -97,6 +104,34 @@ def _study_of_means(kind: str, n: int, rounds: int, number: int, counts: Counts)
 
 def _lines_of_means(what: str, counts: Counts, studies: int) -> Iterable[str]:
     yield line(what, "95 %", counts["now"], counts["before"], f"warned {counts.sums['warned'] / studies:.0%}")
+
+
+def cells_of_lopsided() -> Iterator[Cell]:
+    """Means over benchmarks of which four of five pictures are of one stratum, and what the run warns of."""
+    for population in LOPSIDED:
+        for kind in ("tiles", "tiles squared"):
+            for n in (6, 12, 21, 28, 40):
+                what = f"mean: {kind}, {population}, {n} pictures"
+                study = functools.partial(_study_of_lopsided, population, kind, n)
+                lines = functools.partial(_lines_of_lopsided, what)
+                yield Cell(section="lopsided", name=what, study=study, lines=lines)
+
+
+def _study_of_lopsided(population: str, kind: str, n: int, number: int, counts: Counts) -> None:
+    rng = np.random.default_rng([14, list(LOPSIDED).index(population), KINDS.index(kind), n, number])
+    tiles_N = np.repeat([3.0, 4.0, 5.0, 7.0, 10.0], LOPSIDED[population])
+    times, tiles, truth = timed(rng, kind, n, 3, tiles_N=tiles_N)
+    found, warned = means.mean_latency(times, tiles, tiles_N), bool(doubts.reach_warning(tiles, tiles_N))
+    counts["warned of" if warned else "not warned of"].add(found, truth)
+    counts["before"].add(means.mean_latency(times, tiles, tiles_N, method="regression"), truth)
+    counts.sums["warned"] += warned
+
+
+def _lines_of_lopsided(what: str, counts: Counts, studies: int) -> Iterable[str]:
+    warned = f"warned {counts.sums['warned'] / studies:.0%}" + (
+        f", of these {counts['warned of']}" if counts["warned of"].n else ""
+    )
+    yield line(what, "95 %", counts["not warned of"], counts["before"], f"one scatter about the line; {warned}")
 
 
 def cells_of_ratios() -> Iterator[Cell]:

@@ -37,6 +37,17 @@ Floats = NDArray[np.float64]
 
 RATE_BPS = 400e3
 DEADLINE_S = 0.5
+TEXT_BYTES = 60
+WIRED: Mapping[str, Any] = {
+    "uplinks": [
+        {"kind": "constant", "rate": f"{RATE_BPS} bit/s",
+         "wire": {"header": "40 B", "segment": "1448 B", "propagation": "20 ms", "handshake": True, "slow_start": True}}
+    ],
+    "answer": {"size": "200 B", "rate": "1 MB/s", "propagation": "20 ms"},
+    "question_text": True,
+}  # fmt: skip
+"""A system whose link times are more than the payload's bits over the rate."""
+
 SHARES = (0.25, 0.5, 1.0, 2.0)
 """What the points of a ladder send, over the third's bytes."""
 
@@ -72,7 +83,7 @@ class World:
     ``apart`` have rounds and starts of their own.
     ``pictures`` have ``questions`` each; ``alike`` is how far what decides an answer is shared by the points.
     ``schemes`` are those of :data:`STAGES` that take part, the first the reference; ``shares`` those of the points of a
-    ladder.
+    ladder. ``wired`` has a link that takes more than the payload's bits: :data:`WIRED`.
     """
 
     pictures: int = 400
@@ -91,6 +102,7 @@ class World:
     shares: tuple[float, ...] = SHARES
     resamples: int = 500
     precision: float | None = None
+    wired: bool = False
 
     def points(self, scheme: str) -> dict[str, float]:
         """The points of a scheme, and what each sends over the third of a ladder."""
@@ -184,7 +196,7 @@ def study(
     samples = _table(
         SampleRow, sample=names, id=names, group=names, picture=_names(n).take(pa.array(shown)),
         patches=tiles_N[shown].astype(np.int64), benchmark="StreetsQA", pictures=1, category="street", width_px=640,
-        height_px=480, file_bytes=88_000, text_bytes=60,
+        height_px=480, file_bytes=88_000, text_bytes=TEXT_BYTES,
     )  # fmt: skip
     outcomes, stages = [], []
     own_R = {scheme: _levels(rng, world) for scheme in ("", *world.apart)}
@@ -262,7 +274,8 @@ def analysis_of(world: World, tables: Mapping[str, pa.Table], simulator: Simulat
 
 @functools.lru_cache(maxsize=8)
 def _manifest(world: World) -> Manifest:
-    spec = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": f"{RATE_BPS} bit/s"}]})
+    bare = {"uplinks": [{"kind": "constant", "rate": f"{RATE_BPS} bit/s"}]}
+    spec = Replay.model_validate(WIRED if world.wired else bare)
     scenario: dict[str, Any] = {
         "title": "A made-up study",
         "measure": {"warmup": 1, "repeats": world.rounds, "precision": world.precision, "at_most": 200},
@@ -339,7 +352,7 @@ def answered(rng: np.random.Generator, asked: Mapping[str, tuple[int, int]], sch
             _table(
                 SampleRow, sample=names, id=names, group=picture if benchmark == "GlimpseQA" else names,
                 picture=picture, patches=2, benchmark=benchmark, pictures=1, category="all", width_px=640,
-                height_px=480, file_bytes=88_000, text_bytes=60,
+                height_px=480, file_bytes=88_000, text_bytes=TEXT_BYTES,
             )
         )  # fmt: skip
         for name, scheme in schemes.items():

@@ -229,7 +229,7 @@ def mean_link_s(profile: Profile, spec: Replay, uplink: Uplink, population: Popu
     """The mean of the link's part over the payloads of all questions, for one user whose requests do not meet."""
     n_bytes = np.asarray(population.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
     weight_N = None if population.weight_N is None else np.asarray(population.weight_N, dtype=np.float64)
-    if bits_alone(uplink, spec):
+    if bits_alone(uplink, spec) and spec.batching is None:
         return 8 * float(np.average(n_bytes, weights=weight_N)) / uplink.rate_bps
     nothing = np.zeros(n_bytes.size)
     links = Profile(

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from harness.analysis import curves, means
-from harness.analysis.cells import bits_alone, mean_at, times_and_known
+from harness.analysis.cells import mean_at, mean_link_s, times_and_known
 from harness.analysis.curves import Ladder
 from harness.analysis.latency import UPLINK
 from harness.analysis.means import Estimate
@@ -23,7 +23,7 @@ from harness.analysis.setting import Floats, Setting, Timed, ratio_of, strata, t
 from harness.errors import ResultsError
 from harness.records import PointKey
 from harness.replay.profile import Profile
-from harness.scenario.replay import ConstantUplink, Uplink
+from harness.scenario.replay import ConstantUplink
 from harness.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -218,17 +218,27 @@ def latencies_at_equal_score(
 ) -> pd.DataFrame:
     """T of each pair of ladders where both have the score ``target``, at each constant uplink.
 
-    A link time is taken from the bytes of a curve, 8 bytes / rate, so that an uplink on which it is more is refused.
+    Link times are those of the payloads of all questions at each point (:func:`harness.analysis.cells.mean_link_s`),
+    whatever the link's wire, the answer's way back and the questions' texts add.
     A row a pair and uplink: ``channel``, ``test``, ``anchor``, ``test_s``, ``anchor_s``, ``ratio`` with their ends, and
     ``reason`` (:func:`harness.analysis.curves.latency_at_equal_score`).
     """
+
+    @functools.cache
+    def links(ladder: tuple[str, str], label: str) -> Floats:
+        keys, uplink = _keys(ladder, points), setting.uplink(label)
+        assert uplink is not None
+        return np.array(
+            [mean_link_s(setting.profiles[key], setting.system, uplink, setting.population) for key in keys]
+        )
+
     rows = []
     for uplink in setting.system.uplinks:
         if not setting.alone({"channel": uplink.label, "users": 1}) or 1 not in setting.system.users:
             continue
         for (test_key, test), (anchor_key, anchor) in _pairs(found):
             timed = [_timed(key, one, points, setting) for key, one in ((anchor_key, anchor), (test_key, test))]
-            if reason := _more_than_bits(uplink, setting) or _not_together(timed[0], timed[1]):
+            if reason := _not_together(timed[0], timed[1]):
                 refused = Estimate(math.nan, math.nan, math.nan, reason)
                 estimates = (refused, refused, refused)
             else:
@@ -240,7 +250,8 @@ def latencies_at_equal_score(
                     test,
                     target,
                     target_B,
-                    rate_bps=uplink.rate_bps,  # type: ignore[union-attr]
+                    anchor_link_P=links(anchor_key, uplink.label),
+                    test_link_P=links(test_key, uplink.label),
                     anchor_timed_SP=np.column_stack(at_P),
                     test_timed_SP=np.column_stack(test_at_P),
                     level_BPs=(level_BP[:, : len(timed[0])], level_BP[:, len(timed[0]) :]),
@@ -252,15 +263,6 @@ def latencies_at_equal_score(
             rows.append({**row, "reason": estimates[2].reason})
     ends = [f"{name}{end}" for name in ("test_s", "anchor_s", "ratio") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["channel", "test", "anchor", *ends, "reason"])
-
-
-def _more_than_bits(uplink: Uplink, setting: Setting) -> str:
-    """Why a link time is not 8 payload_bytes / rate; empty where it is."""
-    if setting.system.question_text:
-        return "the question's text is sent as well, and a curve is over the bytes of payloads"
-    if not bits_alone(uplink, setting.system):
-        return f"over {uplink.label} a link time is more than the payload's bits over the rate"
-    return ""
 
 
 def _keys(ladder: tuple[str, str], points: pd.DataFrame) -> list[PointKey]:

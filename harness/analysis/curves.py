@@ -204,7 +204,8 @@ def latency_at_equal_score(
     target: float,
     target_B: ArrayLike | None,
     *,
-    rate_bps: float,
+    anchor_link_P: ArrayLike,
+    test_link_P: ArrayLike,
     anchor_timed_SP: ArrayLike,
     test_timed_SP: ArrayLike,
     level_BPs: tuple[Floats, Floats] | None = None,
@@ -213,10 +214,12 @@ def latency_at_equal_score(
 ) -> tuple[Estimate, Estimate, Estimate]:
     """T of the anchor and of the test where both have the score ``target``, in seconds, and the second over the first.
 
-        T = (device + server at u*) + 8 bytes(u*) / rate
+        T = (device + server at u*) + (link at bytes(u*))
 
-    Times between two points are on a line over the log of bytes. ``..._timed_SP`` (S, P) are the pictures' mean times,
-    device and server together, of the same pictures for both, points by their bytes upwards. Their uncertainty joins
+    Times between two points are on a line over the log of bytes, link times on one over the bytes, as bits over a rate
+    are. ``..._link_P`` (P,) are the mean link times of each point's payloads, in seconds, known exactly.
+    ``..._timed_SP`` (S, P) are the pictures' mean times, device and server together, of the same pictures for both.
+    All are of the points by their bytes upwards. The uncertainty of the timed ones joins
     that of u*: each resample draws errors with the pictures' joint covariance over S, as Student's with S - 1 degrees.
     ``level_BPs`` are by how much, in logs, the level of each point's times is off in each resample, of the anchor and
     of the test (:func:`joint_errors` of rounds or starts); nothing where it is not given.
@@ -224,14 +227,16 @@ def latency_at_equal_score(
     """
     targets = np.full(anchor.score_B.shape[0], target) if target_B is None else np.asarray(target_B, np.float64)
     timed = [np.asarray(t, dtype=np.float64) for t in (anchor_timed_SP, test_timed_SP)]
+    links = [np.asarray(link, dtype=np.float64) for link in (anchor_link_P, test_link_P)]
     n_pictures, n_B = timed[0].shape[0], targets.size
-    if timed[1].shape[0] != n_pictures or any(
-        t.shape[1] != x.score.size for t, x in zip(timed, (anchor, test), strict=True)
+    if any(
+        t.shape != (n_pictures, x.score.size) or link.shape != x.score.shape
+        for t, link, x in zip(timed, links, (anchor, test), strict=True)
     ):
         raise ValueError(f"times of shapes {timed[0].shape} and {timed[1].shape} do not go with the two ladders")
     error_BS = joint_errors(np.random.default_rng(seed), n_B, n_pictures)
     values, drawn = [], []
-    for ladder, timed_SP, level_BP in zip((anchor, test), timed, level_BPs or (None, None), strict=True):
+    for ladder, timed_SP, link_P, level_BP in zip((anchor, test), timed, links, level_BPs or (None, None), strict=True):
         u, u_B = ladder.reached(target, targets)
         if reason := _refused(ladder, u, target):
             refused = Estimate(math.nan, math.nan, math.nan, reason)
@@ -246,12 +251,11 @@ def latency_at_equal_score(
         share_B = (within_B - at_P[left_B]) / (at_P[left_B + 1] - at_P[left_B])
         row_B = np.arange(n_B)
         timed_B = timed_BP[row_B, left_B] * (1 - share_B) + timed_BP[row_B, left_B + 1] * share_B
-        with np.errstate(over="ignore"):
-            total_B = timed_B + 8 * np.exp(ladder.curves.log_bytes(within_B)) / rate_bps
+        total_B = timed_B + np.interp(np.exp(ladder.curves.log_bytes(within_B)), ladder.payload_bytes, link_P)
         # Beyond the range a payload is infinite or close to nothing: the time is unbounded on that side.
         drawn.append(np.where(np.isinf(u_B), u_B, np.log(np.maximum(total_B, 1e-12))))
-        link = 8 * math.exp(ladder.curve.log_bytes(u)) / rate_bps
-        values.append(float(np.interp(u, at_P, mean_P)) + link)
+        link_s = float(np.interp(math.exp(ladder.curve.log_bytes(u)), ladder.payload_bytes, link_P))
+        values.append(float(np.interp(u, at_P, mean_P)) + link_s)
     with np.errstate(invalid="ignore"):
         ratio_B = drawn[1] - drawn[0]
     return (

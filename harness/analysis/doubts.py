@@ -18,8 +18,8 @@ from harness.analysis.setting import Setting, strata, timed_apart
 from harness.records import PointKey
 
 SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
-BEYOND = 0.05
-"""A larger share of pictures beyond the timed strata gives a warning."""
+BEYOND, EXCESS = 0.05, 0.02
+"""A larger share of pictures beyond the timed strata gives a warning, or of all patches, counted from those strata."""
 
 
 def timing_warnings(setting: Setting, keys: Sequence[PointKey]) -> Iterator[str]:
@@ -128,6 +128,8 @@ def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> s
 def reach_warning(stratum_S: ArrayLike | None, population_N: ArrayLike | None) -> str:
     """A sentence where more than a few pictures of the benchmark lie beyond the strata that were timed, else empty.
 
+    Few that lie far beyond count as well: where times bend, a line that stops short of 3 % of the patches is far off.
+
     Their time is then not measured: a line is continued to them, and where all timed pictures are of one stratum there
     is none. Empty too where no strata are known.
     """
@@ -135,8 +137,10 @@ def reach_warning(stratum_S: ArrayLike | None, population_N: ArrayLike | None) -
         return ""
     own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
     sentences = []
-    for share, word in ((float((all_N > own_S.max()).mean()), "more"), (float((all_N < own_S.min()).mean()), "fewer")):
-        if share > BEYOND:
-            sentences.append(f"{share:.0%} of the benchmark's pictures have {word} patches than any that was timed")
+    for beyond_N, word in ((all_N - own_S.max(), "more"), (own_S.min() - all_N, "fewer")):
+        share, excess = float((beyond_N > 0).mean()), float(np.maximum(beyond_N, 0).sum() / all_N.sum())
+        if share > BEYOND or excess > EXCESS:
+            shown = f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
+            sentences.append(f"{shown} of the benchmark's pictures have {word} patches than any that was timed")
     taken = "as slow as those timed" if np.ptp(own_S) == 0 else "on the line through those timed"
     return f"{' and '.join(sentences)}: they are taken to be {taken}" if sentences else ""

@@ -15,10 +15,16 @@ X holding what is known of the timed pictures, a row each, and xbar its mean ove
 The mean is that of the levels. What is unknown about it, relative to it, has two parts:
 
 - v_1, of the pictures: sum(c^2) sum(e^2) / (S - p), e_s the residuals of z_s = mean_r y_sr / y_r about their line or
-  group, with S - p degrees of freedom, p the rank of X. About a line through fewer than twelve pictures it is
-  sum_s c_s^2 e_s^2 / (1 - h_s)^1.25, h_s the leverages: between HC2 and HC3 of MacKinnon and White (Journal of
-  Econometrics 29, 1985), which covers too where times bend over tiles. What hits a whole round divides out of z_s;
-  repeats of a picture are averaged and never counted as pictures.
+  group, with S - p degrees of freedom, p the rank of X. What hits a whole round divides out of z_s; repeats of a
+  picture are averaged and never counted as pictures. About a line it is one of two others:
+
+  - from twelve pictures on the scatter within groups of neighbouring strata, four timed pictures or more in each,
+    sum_h (sum_{s in h} c_s^2) v_h, v_h the variance of the residuals in group h, with Welch's degrees of freedom: the
+    few pictures of a slow stratum may have most of the variance, and how times bend from group to group is none, since
+    the pictures are spread over the strata as the benchmark's are;
+  - with fewer pictures, or where there is one such group, a scatter in proportion to the time,
+    sum_s (c_s m_s)^2 sum_s (e_s / m_s)^2 / (S - p), m_s the larger of a picture's time and the line's, with S - p
+    degrees of freedom: a picture that is alone in its stratum has hardly a residual, whatever its time scatters.
 - v_2 = sigma_b^2 / R, of the drift between rounds: the variance of log y_r less what the scatter of single requests
   explains, never below 0, with R - 1 degrees of freedom; only from three rounds on. Where the rounds come from three
   process starts or more, the starts are what is drawn, and the variance is that of their levels.
@@ -61,8 +67,8 @@ MIN_ROUNDS = 3
 SETTLED_ROUNDS, SETTLED_STARTS = 8, 3
 """From these on an absolute mean is more than this session's."""
 
-STEADY_PICTURES = 12
-"""From these on one scatter about the line is taken for all pictures."""
+GROUPED_PICTURES, IN_GROUP = 12, 4
+"""From the first on the scatter about a line is that within groups of strata, the second the fewest pictures of one."""
 
 NOT_COMPARABLE = "not comparable"
 """How the reason begins why a ratio cannot say which scheme is faster."""
@@ -137,6 +143,15 @@ class Level:
         return Level(error=error, freedom=1 / sum(parts))
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """v_1 (``square``), its degrees of freedom, and of how many pictures it is."""
+
+    square: float
+    freedom: float
+    pictures: int
+
+
 def mean_latency(
     seconds_SR: ArrayLike,
     stratum_S: ArrayLike | None = None,
@@ -151,7 +166,7 @@ def mean_latency(
     ``seconds_SR`` (S, R) holds times above 0; ``stratum_S`` (S,) each timed picture's stratum, a number such as its
     count of tiles, and ``population_N`` (N,) that of every picture of the benchmark; without both the mean is that of
     the pictures. ``start_R`` (R,) says in which process start each round was timed. ``method`` is ``auto`` outside
-    calibrations: groups (``strata``), a ``line`` by the number of pictures, or a ``regression``, a line about which one
+    calibrations: groups (``strata``), a ``line``, or a ``regression``, a line about which one
     scatter is taken for all pictures however few they are. Fewer than :data:`MIN_PICTURES` pictures
     give no interval. Raises ValueError for shapes that do not agree and times not above 0.
     """
@@ -159,7 +174,8 @@ def mean_latency(
     level_R = study.levels(study.seconds_SR)
     relative_SR = study.seconds_SR / level_R
     level = study.level(np.log(level_R), relative_SR, start_R)
-    return study.interval(float(level_R.mean()), relative_SR, level, confidence, scale="mean")
+    about = study.about(relative_SR, study.sizes(relative_SR))
+    return study.interval(float(level_R.mean()), about, level, confidence, scale="mean")
 
 
 def level_of(
@@ -250,7 +266,8 @@ def ratio_within_rounds(
         return Estimate(value, math.nan, math.nan, reason)
     else:
         level = study.level(log_aR, one_SR, start_R).with_another(study.level(log_bR, two_SR, b_start_R))
-    return study.interval(value, one_SR - two_SR, level, confidence, scale="ratio")
+    size_S = study.sizes(study.seconds_SR / a_R) + study.sizes(other.seconds_SR / b_R)
+    return study.interval(value, study.about(one_SR - two_SR, size_S), level, confidence, scale="ratio")
 
 
 def difference_within_rounds(
@@ -280,7 +297,8 @@ def difference_within_rounds(
     else:
         of_two = study.level(study.levels(two_SR), two_SR, b_start_R)
         level = study.level(study.levels(one_SR), one_SR, start_R).with_another(of_two)
-    return study.interval(value, gain_SR, level, confidence, scale="difference")
+    about = study.about(gain_SR, study.sizes(one_SR) + study.sizes(two_SR))
+    return study.interval(value, about, level, confidence, scale="difference")
 
 
 def apart(start_R: ArrayLike | None, b_start_R: ArrayLike | None) -> str:
@@ -307,10 +325,11 @@ def components(
     level_R = study.levels(study.seconds_SR)
     relative_SR = study.seconds_SR / level_R
     request = study.of_requests(relative_SR)
+    of_pictures = study.about(relative_SR, study.sizes(relative_SR))
     between, unit_U = study.drift(np.log(level_R), request, start_R)
     n_starts = 1 if start_R is None else np.unique(np.asarray(start_R)).size
     return Components(
-        picture=max(0.0, study.of_pictures(relative_SR) / study.inflation - request / n_rounds),
+        picture=max(0.0, of_pictures.square / study.inflation - request / n_rounds),
         request=request,
         drift=between,
         pictures=n_pictures,
@@ -363,7 +382,7 @@ class Study:
     ) -> None:
         self.seconds_SR = times_of(seconds_SR)
         n_pictures = self.seconds_SR.shape[0]
-        self.line, self.steady = False, method == "regression"
+        self.line, self.one_scatter = False, method == "regression"
         x_SP, xbar_P = np.ones((n_pictures, 1)), np.ones(1)
         if stratum_S is not None and population_N is not None:
             own_S, all_N = np.asarray(stratum_S, dtype=np.float64), np.asarray(population_N, dtype=np.float64)
@@ -389,14 +408,31 @@ class Study:
         """The estimate of the benchmark's mean from each round, (R,)."""
         return self.weight_S @ seconds_SR
 
-    def of_pictures(self, relative_SR: Floats) -> float:
-        """v_1."""
+    def sizes(self, relative_SR: Floats) -> Floats:
+        """m_s, how long each picture takes for a scatter in proportion to it: the larger of its mean and the line's."""
         mean_S = relative_SR.mean(axis=1)
+        return np.asarray(np.maximum(self.x_SP @ (self.inverse_PS @ mean_S), mean_S))
+
+    def about(self, relative_SR: Floats, size_S: Floats) -> "About":
+        """v_1 with its degrees of freedom; ``size_S`` is m_s, in any unit."""
+        mean_S = relative_SR.mean(axis=1)
+        n_pictures = mean_S.size
         residual_S = mean_S - self.x_SP @ (self.inverse_PS @ mean_S)
-        if not self.line or self.steady or mean_S.size >= STEADY_PICTURES:
-            return self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
-        kept_S = np.maximum(1 - np.einsum("sp,ps->s", self.x_SP, self.inverse_PS), 1e-6)
-        return float(((self.weight_S * residual_S) ** 2 / kept_S**1.25).sum())
+        if not self.line or self.one_scatter:
+            square = self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
+            return About(square=square, freedom=self.freedom, pictures=n_pictures)
+        group_S = _joined(self.x_SP[:, 1]) if n_pictures >= GROUPED_PICTURES else np.zeros(n_pictures, np.int64)
+        if group_S.max() > 0:
+            size_H = np.bincount(group_S)
+            within_S = residual_S - (np.bincount(group_S, residual_S) / size_H)[group_S]
+            square_H = np.bincount(group_S, self.weight_S**2) * np.bincount(group_S, within_S**2) / (size_H - 1)
+            square, of_each = float(square_H.sum()), float((square_H**2 / (size_H - 1)).sum())
+            freedom = square**2 / of_each if of_each else float(self.freedom)
+            return About(square=square, freedom=freedom, pictures=n_pictures)
+        # A picture of no time at all, as a difference may have, is not without scatter.
+        size_S = np.maximum(size_S, 1e-3 * size_S.max())
+        square = float(((self.weight_S * size_S) ** 2).sum() * ((residual_S / size_S) ** 2).sum()) / self.freedom
+        return About(square=square, freedom=self.freedom, pictures=n_pictures)
 
     def of_requests(self, relative_SR: Floats) -> float:
         """The variance of single requests about their picture's mean; 0 of a single round."""
@@ -424,18 +460,17 @@ class Study:
     def interval(
         self,
         value: float,
-        relative_SR: Floats,
+        pictures: "About",
         level: Level,
         confidence: float,
         *,
         scale: Literal["mean", "ratio", "difference"],
     ) -> Estimate:
         """``value`` with its interval on the scale of a mean, a ratio or a difference, as at the top of the module."""
-        if reason := too_few(relative_SR.shape[0]):
+        if reason := too_few(pictures.pictures):
             return Estimate(value, math.nan, math.nan, reason)
-        quantile = float(scipy.special.stdtrit(self.freedom, (1 + confidence) / 2))
-        of_pictures = quantile * math.sqrt(self.of_pictures(relative_SR))
-        half = math.hypot(of_pictures, level.half_width(confidence))
+        quantile = float(scipy.special.stdtrit(pictures.freedom, (1 + confidence) / 2))
+        half = math.hypot(quantile * math.sqrt(pictures.square), level.half_width(confidence))
         match scale:
             case "difference":
                 return Estimate(value, value - half, value + half)
@@ -454,6 +489,19 @@ def times_of(seconds_SR: ArrayLike) -> Floats:
         wrong = times_SR[~(np.isfinite(times_SR) & (times_SR > 0))][0]
         raise ValueError(f"a time is {wrong:g} s; times are finite and above 0")
     return times_SR
+
+
+def _joined(own_S: Floats) -> Ints:
+    """Each timed picture's group, (S,): neighbouring strata, joined until :data:`IN_GROUP` pictures are in each."""
+    _, place_S, sizes = np.unique(own_S, return_inverse=True, return_counts=True)
+    begins, waiting, left = [0], 0, own_S.size
+    for place, size in enumerate(sizes.tolist()):
+        if waiting >= IN_GROUP and left >= IN_GROUP:
+            begins.append(place)
+            waiting = 0
+        waiting += size
+        left -= size
+    return np.searchsorted(begins, place_S, side="right") - 1
 
 
 def _groups(own_S: Floats, all_N: Floats) -> tuple[Floats, Floats]:

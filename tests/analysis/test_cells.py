@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import pytest
 
 from harness.analysis import Analysis, cells, comparison, crossings, whatif
+from harness.analysis.setting import system_of
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, SampleRow, StageRow, schema
-from tests.made_up_run import MACHINE, RATES_BPS, make
+from tests.made_up_run import MACHINE, RATES_BPS, REPLAY, make
 
 ROUNDS = 4
 
@@ -356,3 +357,12 @@ def test_means_are_of_the_benchmark_only_where_requests_do_not_queue(made_up: An
     both = pa.concat_tables([requests, four.cast(requests.schema)])
     found = [Analysis(dataclasses.replace(made_up.record, requests=table)).met for table in (requests, four, both)]
     assert found == ["none", "all", "some"]
+
+
+def test_a_lone_request_waits_for_a_batch_to_fill(made_up: Analysis) -> None:
+    """Its time is then not that of its stages and its link, and is read from the replay."""
+    cell = {"channel": "25 KB/s", "users": 1}
+    for more, alone in (({}, True), ({"window_s": 0.1}, False), ({"window_s": 0.1, "max_batch": 1}, True)):
+        batching = {"max_batch": 4, "window_s": 0.0, "marginal": 0.5, "together": ["prefill"], **more}
+        setting = dataclasses.replace(made_up.setting, system=system_of({**REPLAY, "batching": batching}))
+        assert setting.alone(cell) == alone

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from harness.analysis import Analysis, comparison
-from harness.analysis.setting import system_of
+from harness.analysis.setting import Population, system_of
 from tests.made_up_run import RATES_BPS, REPLAY, make
 
 UPLINK = REPLAY["uplinks"][0]
@@ -155,23 +155,27 @@ def test_sentences_name_schemes_without_a_time_in_the_order_of_the_uplinks(made_
     ]
 
 
-@pytest.mark.parametrize(
-    ("more", "why"),
-    [
-        ({"question_text": True}, "the question's text is sent as well"),
-        ({"answer": {"size_bytes": 0, "rate_bps": None, "propagation_s": 0.03}}, "over 25 KB/s a link time is more"),
-        ({"uplinks": [{**UPLINK, "wire": {"propagation_s": 0.03}}]}, "over 25 KB/s a link time is more"),
-        ({"uplinks": [{**UPLINK, "wire": {"header_bytes": 40, "segment_bytes": 1460}}]}, "over 25 KB/s a link"),
-    ],
-)
-def test_latency_at_equal_score_is_refused_where_more_than_bits_is_sent(
-    made_up: Analysis, more: dict[str, Any], why: str
-) -> None:
-    """Its link times are those of a curve's bytes alone: a link that adds any other time is refused."""
-    replay = {**REPLAY, "uplinks": [UPLINK], **more}
-    setting = dataclasses.replace(made_up.setting, system=system_of(replay))
-    target = np.full(500, 70.0)
-    found = comparison.latencies_at_equal_score(made_up.ladders, made_up.points, setting, 70.0, target)
-    assert len(found) == 3
-    assert found[["ratio", "test_s", "anchor_s"]].isna().all(axis=None)
-    assert found["reason"].str.startswith(why).all()
+def test_latency_at_equal_score_has_all_that_a_link_takes(made_up: Analysis) -> None:
+    """An answer's way back adds itself, headers their share of the bits, the question's text its own bits."""
+
+    def at(**more: Any) -> pd.DataFrame:
+        texts = made_up.record.samples if more.get("question_text") else None
+        setting = dataclasses.replace(
+            made_up.setting,
+            system=system_of({**REPLAY, "uplinks": [UPLINK], **more}),
+            population=Population.of(made_up.record.outcomes, made_up.record.samples, texts),
+        )
+        target = np.full(500, 70.0)
+        found = comparison.latencies_at_equal_score(made_up.ladders, made_up.points, setting, 70.0, target)
+        assert len(found) == 3
+        return found[found["reason"] == ""]
+
+    bare, ends = at(), ["test_s", "anchor_s"]
+    assert len(bare)
+    back = at(answer={"size_bytes": 0, "rate_bps": None, "propagation_s": 0.03})
+    np.testing.assert_allclose(back[ends], bare[ends] + 0.03)
+    rate_bps, text_bytes = RATES_BPS["25 KB/s"], made_up.record.samples["text_bytes"].to_numpy().mean()
+    np.testing.assert_allclose(at(question_text=True)[ends], bare[ends] + 8 * text_bytes / rate_bps)
+    headed = at(uplinks=[{**UPLINK, "wire": {"header_bytes": 100, "segment_bytes": 1, "propagation_s": 0.02}}])
+    of_bits = bare["test_s"] - at(uplinks=[{**UPLINK, "rate_bps": 1e12}])["test_s"]
+    np.testing.assert_allclose(headed["test_s"], bare["test_s"] + 100 * of_bits + 0.02, rtol=1e-6)

@@ -93,8 +93,9 @@ def test_latency_at_equal_score_is_the_sum_at_the_solved_bytes() -> None:
     score = np.array([0.5, 0.6, 0.66, 0.7])
     a, b = ladder("a", BYTES, score, 1e-6), ladder("b", 2 * BYTES, score, 1e-6)
     timed = np.full((8, 4), 0.1)
+    link_P = 8 * a.payload_bytes / 400e3
     one, other, ratio = curves.latency_at_equal_score(
-        a, b, 0.6, None, rate_bps=400e3, anchor_timed_SP=timed, test_timed_SP=2 * timed
+        a, b, 0.6, None, anchor_link_P=link_P, test_link_P=2 * link_P, anchor_timed_SP=timed, test_timed_SP=2 * timed
     )
     bytes_a = curves.equal_score(a, b, 0.6).anchor_bytes.value
     assert one.value == pytest.approx(0.1 + 8 * bytes_a / 400e3)
@@ -195,6 +196,7 @@ def test_few_clusters_have_no_interval() -> None:
         assert all(why.startswith(reason) for why in (at.reason, rate.reason, gain.reason))
         timed_SP = np.full((6, 4), 0.1)
         total = curves.latency_at_equal_score(
-            *few, 0.65, None, rate_bps=1e6, anchor_timed_SP=timed_SP, test_timed_SP=timed_SP
-        )
+            *few, 0.65, None,
+            anchor_link_P=np.zeros(4), test_link_P=np.zeros(4), anchor_timed_SP=timed_SP, test_timed_SP=timed_SP,
+        )  # fmt: skip
         assert total[2].reason.startswith(reason)

@@ -59,6 +59,33 @@ def test_a_line_of_time_on_tiles_is_followed_without_error() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((truth, truth, truth))
 
 
+def test_how_times_bend_from_stratum_to_stratum_is_no_scatter() -> None:
+    """Twelve pictures in three strata of four, their times the squares exactly: nothing is left to be unknown."""
+    tiles = np.repeat([3.0, 4.0, 7.0], 4)
+    found = means.mean_latency(tiles[:, None] ** 2, tiles, np.tile(tiles, 20))
+    truth = float((tiles**2).mean())
+    assert (found.value, found.low, found.high) == pytest.approx((truth, truth, truth))
+
+
+def test_the_degrees_of_freedom_are_those_of_the_stratum_that_scatters() -> None:
+    """Four of twenty pictures scatter, and all others not at all: Student's with three degrees of freedom."""
+    tiles, slow = np.repeat([3.0, 10.0], [16, 4]), np.array([-0.3, -0.1, 0.1, 0.3])
+    times = np.r_[np.ones(16), 4 + slow][:, None]
+    found = means.mean_latency(times, tiles, np.tile(tiles, 20))
+    half = scipy.stats.t.ppf(0.975, 3) * math.sqrt(4 / 20**2 * slow.var(ddof=1)) / 1.6
+    assert (found.value, found.low) == pytest.approx((1.6, 1.6 * (1 - half)))
+
+
+def test_a_picture_alone_in_its_stratum_scatters_as_the_others_do() -> None:
+    """A line through one slow picture leaves it no residual: its scatter is the others', relative to its time."""
+    tiles, quick = np.array([3.0] * 5 + [10.0]), np.array([0.9, 0.95, 1.0, 1.05, 1.1])
+    found = means.mean_latency(np.r_[quick, 8.0][:, None], tiles, np.repeat([3.0, 10.0], [80, 20]))
+    size = np.maximum(quick, 1)
+    variance = (((quick - 1) / size) ** 2).sum() / 4 * (((0.8 / 5 * size) ** 2).sum() + (0.2 * 8.0) ** 2)
+    half = scipy.stats.t.ppf(0.975, 4) * math.sqrt(variance) / 2.4
+    assert (found.value, found.low) == pytest.approx((2.4, 2.4 * (1 - half)))
+
+
 @given(seeds, st.floats(0.01, 100))
 def test_the_unit_of_time_does_not_matter(seed: int, unit: float) -> None:
     """An interval scales with its times."""
@@ -194,13 +221,20 @@ def test_skewed_and_slow_times_are_warned_of() -> None:
 
 
 def test_pictures_unlike_any_timed_one_are_warned_of() -> None:
-    """One in ten with more patches is reported, with how its time is estimated; one in a hundred is not."""
-    rare, rarer = np.repeat([3, 10], [90, 10]), np.repeat([3, 10], [99, 1])
+    """One in ten with more patches is reported, with how its time is estimated; one in two hundred is not."""
+    rare, rarer = np.repeat([3, 10], [90, 10]), np.repeat([3, 10], [199, 1])
     alike, spread = [3] * 6, [3, 3, 3, 4, 4, 5]
     said = "10% of the benchmark's pictures have more patches than any that was timed: they are taken to be "
     assert doubts.reach_warning(alike, rare) == said + "as slow as those timed"
     assert doubts.reach_warning(spread, rare) == said + "on the line through those timed"
     assert doubts.reach_warning(alike, rarer) == doubts.reach_warning([3, 10], rare) == ""
+
+
+def test_few_pictures_far_beyond_the_timed_ones_are_warned_of() -> None:
+    """One picture in a hundred with ten times the patches is: it has a tenth of them all; 0.4 % are said as such."""
+    said = "of the benchmark's pictures have more patches than any that was timed"
+    assert doubts.reach_warning([3, 3, 4], np.repeat([3, 40], [99, 1])).startswith(f"1% {said}")
+    assert doubts.reach_warning([3, 3, 4], np.repeat([3, 90], [249, 1])).startswith(f"0.4% {said}")
 
 
 @given(seeds, st.integers(1, 400))
@@ -218,6 +252,22 @@ def test_times_that_are_none_are_refused(times: list[list[float]]) -> None:
     """Nothing is computed from a time of 0 or NaN, or without rounds."""
     with pytest.raises(ValueError, match="time"):
         means.mean_latency(times)
+
+
+@pytest.mark.parametrize("n", [8, 21])
+def test_intervals_cover_where_four_of_five_pictures_are_of_one_stratum(n: int) -> None:
+    """Of 200 studies whose times bend at least 182 hold the truth where the run warns of nothing."""
+    rng, held, promised = np.random.default_rng(n), 0, 0
+    of_all = np.repeat([3.0, 10.0], [320, 80])
+    for study in range(200):
+        tiles = of_all[means.draw_by_strata(of_all, n, study)]
+        times = (0.1 + 0.1 * tiles**2)[:, None] * np.exp(0.1 * rng.normal(size=(n, 1)) + 0.1 * rng.normal(size=(n, 3)))
+        found = means.mean_latency(times / math.exp(0.01), tiles, of_all)
+        if not doubts.reach_warning(tiles, of_all):
+            promised += 1
+            held += found.low <= float((0.1 + 0.1 * of_all**2).mean()) <= found.high
+    assert promised >= 180
+    assert held >= 0.91 * promised
 
 
 @pytest.mark.slow
