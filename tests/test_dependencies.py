@@ -85,7 +85,7 @@ def test_a_codec_that_was_replaced_is_measured_again_and_named(folder: Path, cod
     first = _run(folder, codec=codec)
     assert first.left["answers"] == 1
     before = _payloads(Run.read(folder), "tofc")
-    shutil.copyfile(ZOO / "tofc" / "mini-onevision" / "lambda-1.0" / "codec.safetensors", codec / "codec.safetensors")
+    shutil.copytree(ZOO / "tofc" / "mini-onevision" / "lambda-1.0", codec, dirs_exist_ok=True)
     again = _run(folder, codec=codec)
     assert (again.left["answers"], again.left["times"]) == (1, 1)
     assert any(f"codec {codec}" in warning for warning in again.warnings)

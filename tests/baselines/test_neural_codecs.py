@@ -33,10 +33,10 @@ def codec(kind: type[NeuralCodec], place: int) -> NeuralCodec:
     return kind(NeuralPoint(weights=list(bundled(kind.kind))[place]))
 
 
-def module_of(scheme: NeuralCodec) -> torch.nn.Module:
+def module_of(scheme: NeuralCodec) -> Network:
     """The network that a codec runs."""
     net = scheme.coder.net
-    assert isinstance(net, torch.nn.Module)
+    assert isinstance(net, Network)
     return net
 
 
@@ -173,7 +173,8 @@ def test_scales_do_not_depend_on_how_they_are_computed(kind: type[NeuralCodec]) 
     """Two pictures at once find the scales of each alone, to the bit: no symbol meets another table."""
     scheme = codec(kind, -1)
     h_s = module_of(scheme).get_submodule("h_s" if kind is Hyperprior else "latent_codec.hyper.h_s")
-    z_BCHW = torch.randint(-9, 10, (2, 32, 4, 5)).float()
+    n, *_ = module_of(scheme).sizes(module_of(scheme).state_dict())
+    z_BCHW = torch.randint(-9, 10, (2, n, 4, 5)).float()
     with torch.inference_mode():
         together = h_s(z_BCHW)
         apart = torch.cat([h_s(z_BCHW[:1]), h_s(z_BCHW[1:])])

@@ -175,7 +175,8 @@ def codec_folder(folder: Path, **changed: Any) -> Path:
     """The manifest of a bundled codec with other facts in its configuration, and a codec's header."""
     folder.mkdir()
     facts = json.loads((CODECS / "mini-onevision" / "lambda-0.3" / MANIFEST).read_text())
-    facts["config"] = {**facts["config"], **changed}
+    facts["config"] = {**facts["config"], "lora": None, **changed}
+    del facts["codec_hash"]
     (folder / MANIFEST).write_text(json.dumps(facts))
     metadata = {"format": TofcCodec.FORMAT, "hash": folder.name}
     save_file({"a": np.zeros(1, np.float32)}, folder / "codec.safetensors", metadata)
