@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from baselines.networks.network import MULTIPLE_PX
+from baselines.networks.network import MULTIPLE_PX, Network
 from baselines.networks.pictures import padded
 from baselines.neural_codec import Elic, Hyperprior, NeuralCodec, NeuralPoint, bundled
 from baselines.neural_container import CodedPicture, pack, unpack
