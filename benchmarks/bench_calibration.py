@@ -3,7 +3,9 @@
     python -m benchmarks.bench_calibration [--quick | --studies N] [--only means,ratios,...] [--processes 2]
 
 Each line is a cell: the claim, how often the truth was inside (or a point was admitted) with its Monte Carlo error, the
-mean relative width of the interval, and the same of the method that was there before, on the same studies.
+mean relative width of the interval, and the same of the method that was there before, on the same studies. Of
+``lopsided`` the first are of the studies that the run does not warn of, and the second of one scatter about the line,
+in all studies.
 
 What is finished is in ``build/calibration.jsonl``: repeat the command to resume. How long all takes is said on standard
 error once a hundredth of every cell is made.

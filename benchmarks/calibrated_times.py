@@ -131,7 +131,7 @@ def _lines_of_lopsided(what: str, counts: Counts, studies: int) -> Iterable[str]
     warned = f"warned {counts.sums['warned'] / studies:.0%}" + (
         f", of these {counts['warned of']}" if counts["warned of"].n else ""
     )
-    yield line(what, "95 %", counts["not warned of"], counts["before"], f"one scatter about the line; {warned}")
+    yield line(what, "95 %", counts["not warned of"], counts["before"], f"one scatter, all studies; {warned}")
 
 
 def cells_of_ratios() -> Iterator[Cell]:

@@ -331,7 +331,7 @@ def _not_tuned(pipeline: str, point: OperatingPoint) -> str:
 
 def _no_stand_in(pipeline: str, point: OperatingPoint) -> str:
     return (
-        f"{pipeline} at {point.label}: the bundled networks are small and learnt from eleven photographs; name a "
+        f"{pipeline} at {point.label}: the bundled networks are small and trained on few pictures; name a "
         "published checkpoint as weights, which 'harness weights convert' makes"
     )
 

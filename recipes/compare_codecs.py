@@ -200,7 +200,7 @@ def _compared(old: Sequence[list[HeldOut]], new: Sequence[list[HeldOut]]) -> lis
         if not group or len(group) < len(of_seeds):
             found.append(None)
             continue
-        weight_K = np.mean([over_seeds.weights(row.of_pictures, curve) for row in seeds], 0)
+        weight_K = np.mean([over_seeds.curve_weights(row.of_pictures, curve) for row in seeds], 0)
         shares = [(row, w / len(point)) for point, w in zip(old, weight_K, strict=True) for row in point]
         mine = [1 / len(seeds) - sum(share for other, share in shares if other == row) for row in seeds]
         others = [share for row, share in shares if row not in seeds]
@@ -215,7 +215,7 @@ def _compared(old: Sequence[list[HeldOut]], new: Sequence[list[HeldOut]]) -> lis
     return found
 
 
-def scatter(groups: Mapping[str, Seeds]) -> list[tuple[str, int, int, float, float, float, float]]:
+def deviations(groups: Mapping[str, Seeds]) -> list[tuple[str, int, int, float, float, float, float]]:
     """Of trainings that differ in their seed alone: name, n_c, seeds, and mean and deviation of bytes and of D."""
     found = []
     for name, seeds in groups.items():
@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def report(old: Mapping[str, Seeds], new: Mapping[str, Seeds]) -> str:
     """The scatter over seeds in each group, and the second group's D less that of the first at equal bytes."""
     lines = []
-    if several := scatter(old) + scatter(new):
+    if several := deviations(old) + deviations(new):
         lines += ["| training | n_c | seeds | bytes an image | deviation over seeds | D | deviation over seeds |"]
         lines += ["|---|---|---|---|---|---|---|"]
     for name, n_c, n_seeds, n_bytes, sd_bytes, loss, sd_loss in several:

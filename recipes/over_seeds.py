@@ -119,7 +119,7 @@ def _segment(at: float, along_K: Any, *, beyond: bool = False) -> _Segment | Non
     return _Segment(int(order[k]), int(order[k + 1]), weight, length)
 
 
-def weights(point: Any, curve: Sequence[Any]) -> Any:
+def curve_weights(point: Any, curve: Sequence[Any]) -> Any:
     """The weights (K,), float64, of a curve's points at a point's bytes; None beyond the curve."""
     if (segment := _segment(*_bytes(point, curve))) is None:
         return None

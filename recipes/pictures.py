@@ -62,12 +62,15 @@ def pictures(books: int, photographs: Path) -> list[Picture]:
 def _photographs(folder: Path) -> list[Image.Image]:
     found: dict[str, Image.Image] = {}
     for wheel in sorted(folder.glob("*.whl")):
-        with zipfile.ZipFile(wheel) as archive:
-            for name in PHOTOGRAPHS.keys() & set(archive.namelist()):
-                body = archive.read(name)
-                if not hashlib.sha256(body).hexdigest().startswith(PHOTOGRAPHS[name]):
-                    raise DataError(f"{wheel}: {name} is another picture than the one that the codecs are trained on")
-                found[name] = Image.open(io.BytesIO(body)).convert("RGB")
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                bodies = {name: archive.read(name) for name in PHOTOGRAPHS.keys() & set(archive.namelist())}
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{wheel}: is not a complete wheel: {error}; download it again") from None
+        for name, body in bodies.items():
+            if not hashlib.sha256(body).hexdigest().startswith(PHOTOGRAPHS[name]):
+                raise DataError(f"{wheel}: {name} is another picture than the one that the codecs are trained on")
+            found[name] = Image.open(io.BytesIO(body)).convert("RGB")
     if missing := sorted(PHOTOGRAPHS.keys() - found.keys()):
         raise DataError(f"{folder}: no wheel in it has {missing[0]}; see the target 'weights' of the Makefile")
     return [found[name] for name in PHOTOGRAPHS]

@@ -220,7 +220,7 @@ def times_and_known(
     timed_s = profile.device_s + profile.server_s
     if population is not None and (profile.pipeline, profile.point) in population.payload_bytes:
         return matrix(profile, timed_s), mean_link_s(profile, spec, uplink, population)
-    if bits_alone(uplink, spec) and spec.timeout_s is None and spec.batching is None:
+    if bits_alone(uplink, spec) and spec.timeout_s is None:
         return matrix(profile, timed_s + 8 * profile.payload_bytes / uplink.rate_bps), 0.0
     return matrix(profile, total_s(replay(profile, _once(spec, uplink)))), 0.0
 
@@ -229,7 +229,7 @@ def mean_link_s(profile: Profile, spec: Replay, uplink: Uplink, population: Popu
     """The mean of the link's part over the payloads of all questions, for one user whose requests do not meet."""
     n_bytes = np.asarray(population.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
     weight_N = None if population.weight_N is None else np.asarray(population.weight_N, dtype=np.float64)
-    if bits_alone(uplink, spec) and spec.batching is None:
+    if bits_alone(uplink, spec):
         return 8 * float(np.average(n_bytes, weights=weight_N)) / uplink.rate_bps
     nothing = np.zeros(n_bytes.size)
     links = Profile(
@@ -250,8 +250,9 @@ def _once(spec: Replay, uplink: Uplink) -> Cell:
 
 
 def bits_alone(uplink: Uplink, spec: Replay) -> TypeGuard[ConstantUplink]:
-    """Whether the link time of a lone request is its bits over the rate."""
-    return isinstance(uplink, ConstantUplink) and uplink.wire == _BARE and not spec.answer.seconds
+    """Whether a lone request takes its stages and its bits over the rate, and nothing else."""
+    waits = spec.batching is not None and spec.batching.waits
+    return isinstance(uplink, ConstantUplink) and uplink.wire == _BARE and not spec.answer.seconds and not waits
 
 
 def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:

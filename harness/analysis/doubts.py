@@ -19,7 +19,7 @@ from harness.records import PointKey
 
 SKEWED, SLOW_FACTOR, SLOW_SHARE = 0.75, 2.0, 0.01
 BEYOND, EXCESS = 0.05, 0.02
-"""A larger share of pictures beyond the timed strata gives a warning, or of all patches, counted from those strata."""
+"""Of pictures beyond the timed strata, and of their patches beyond those of the nearest timed one, as shares of all."""
 
 
 def timing_warnings(setting: Setting, keys: Sequence[PointKey]) -> Iterator[str]:
@@ -128,7 +128,7 @@ def skew_warning(seconds_SR: ArrayLike, stratum_S: ArrayLike | None = None) -> s
 def reach_warning(stratum_S: ArrayLike | None, population_N: ArrayLike | None) -> str:
     """A sentence where more than a few pictures of the benchmark lie beyond the strata that were timed, else empty.
 
-    Few that lie far beyond count as well: where times bend, a line that stops short of 3 % of the patches is far off.
+    Few that lie far beyond count as well: where times bend, a line that stops short of 2 % of the patches is far off.
 
     Their time is then not measured: a line is continued to them, and where all timed pictures are of one stratum there
     is none. Empty too where no strata are known.

@@ -144,7 +144,7 @@ class Level:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class PictureScatter:
     """v_1 (``square``), its degrees of freedom, and of how many pictures it is."""
 
     square: float
@@ -413,14 +413,14 @@ class Study:
         mean_S = relative_SR.mean(axis=1)
         return np.asarray(np.maximum(self.x_SP @ (self.inverse_PS @ mean_S), mean_S))
 
-    def about(self, relative_SR: Floats, size_S: Floats) -> "About":
+    def about(self, relative_SR: Floats, size_S: Floats) -> PictureScatter:
         """v_1 with its degrees of freedom; ``size_S`` is m_s, in any unit."""
         mean_S = relative_SR.mean(axis=1)
         n_pictures = mean_S.size
         residual_S = mean_S - self.x_SP @ (self.inverse_PS @ mean_S)
         if not self.line or self.one_scatter:
             square = self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
-            return About(square=square, freedom=self.freedom, pictures=n_pictures)
+            return PictureScatter(square=square, freedom=self.freedom, pictures=n_pictures)
         group_S = _joined(self.x_SP[:, 1]) if n_pictures >= GROUPED_PICTURES else np.zeros(n_pictures, np.int64)
         if group_S.max() > 0:
             size_H = np.bincount(group_S)
@@ -428,11 +428,11 @@ class Study:
             square_H = np.bincount(group_S, self.weight_S**2) * np.bincount(group_S, within_S**2) / (size_H - 1)
             square, of_each = float(square_H.sum()), float((square_H**2 / (size_H - 1)).sum())
             freedom = square**2 / of_each if of_each else float(self.freedom)
-            return About(square=square, freedom=freedom, pictures=n_pictures)
+            return PictureScatter(square=square, freedom=freedom, pictures=n_pictures)
         # A picture of no time at all, as a difference may have, is not without scatter.
-        size_S = np.maximum(size_S, 1e-3 * size_S.max())
+        size_S = np.maximum(size_S, 1e-3 * size_S.max() or 1.0)
         square = float(((self.weight_S * size_S) ** 2).sum() * ((residual_S / size_S) ** 2).sum()) / self.freedom
-        return About(square=square, freedom=self.freedom, pictures=n_pictures)
+        return PictureScatter(square=square, freedom=self.freedom, pictures=n_pictures)
 
     def of_requests(self, relative_SR: Floats) -> float:
         """The variance of single requests about their picture's mean; 0 of a single round."""
@@ -460,7 +460,7 @@ class Study:
     def interval(
         self,
         value: float,
-        pictures: "About",
+        pictures: PictureScatter,
         level: Level,
         confidence: float,
         *,

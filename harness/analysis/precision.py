@@ -4,7 +4,9 @@ The half-width of a mean latency's interval, on the log, from S pictures in R ro
 
     half^2 = t_{S-p}^2 (picture + request / R) / S + t_{U-1}^2 drift / U <= log(1 + precision)^2
 
-with U = R rounds, or the process starts that the rounds come from, where those scatter are known (three or more).
+where p numbers of the line are fitted. From twelve pictures on the interval itself has Welch's degrees of freedom,
+which are fewer where few slow pictures have most of the variance: what is planned is then a lower bound. U = R rounds,
+or the process starts that the rounds come from, where those scatter are known (three or more).
 
 What rests on questions gets narrower with their square root: n_wanted = n (half / wanted)^2.
 

@@ -177,8 +177,7 @@ class Setting:
         uplink = self.uplink(str(cell["channel"]))
         if uplink is None or self.system.arrivals is None or self.system.timeout_s is not None:
             return False
-        batching = self.system.batching
-        if batching is not None and batching.max_batch > 1 and batching.window_s:
+        if self.system.batching is not None and self.system.batching.waits:
             return False
         return not requests_meet(Cell(spec=self.system, uplink=uplink, users=int(cell["users"]), seed=0))
 

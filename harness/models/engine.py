@@ -9,7 +9,7 @@ Other engines than transformers implement the same method, and get the same embe
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -22,7 +22,10 @@ _AT_ONCE = 8
 """The most prompts about the same pictures that are computed together."""
 
 _TOKENS_AT_ONCE = 4096
-"""The most tokens of several groups of prompts that are computed together, which bounds their memory."""
+"""The most tokens of several groups of prompts that are computed together."""
+
+_TOKENS_MADE = 8 * _TOKENS_AT_ONCE
+"""No more prompts are made while those that wait have this many tokens: it bounds their memory."""
 
 _PADDED = 1.5
 """Groups are computed together if the longest has at most this many times the tokens of the shortest."""
@@ -94,7 +97,10 @@ class TransformersEngine:
         """Those of transformers' ``generate(do_sample=False)``."""
         if not self._reads_together(clocks):
             return [self._alone(prompt, clock) for prompt, clock in zip(prompts, clocks, strict=True)]
-        made = [prompt() for prompt in prompts]
+        return [written for made in _made(prompts) for written in self._answered(made)]
+
+    def _answered(self, made: Sequence[Prompt]) -> list[Written]:
+        """What follows each prompt: together where that decides it, and alone where it does not."""
         found: dict[int, Written] = {}
         for groups in _batches(made):
             together = self._together([[made[place].embeds_TH for place in group] for group in groups])
@@ -242,6 +248,18 @@ class _Branches:
         self._owner_GK = torch.cat([self._owner_GK, owner_GQ], 1)
         self._position_GK = torch.cat([self._position_GK, position_GQ], 1)
         return embeds_GQH, last
+
+
+def _made(prompts: Iterable[Callable[[], Prompt]]) -> Iterator[list[Prompt]]:
+    """The prompts in order, as many at a time as memory is meant to hold."""
+    made: list[Prompt] = []
+    for prompt in prompts:
+        made.append(prompt())
+        if sum(len(one.embeds_TH) for one in made) >= _TOKENS_MADE:
+            yield made
+            made = []
+    if made:
+        yield made
 
 
 def _batches(prompts: Sequence[Prompt]) -> list[list[list[int]]]:

@@ -192,6 +192,11 @@ class Batching(Frozen):
     marginal: float = Field(ge=0, le=1, strict=False)
     together: tuple[str, ...] = Field(default=("vision_encode", "project", "prefill", "generate"), strict=False)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a request without others waits for a batch to fill."""
+        return self.max_batch > 1 and self.window_s > 0
+
 
 class AnswerLink(Frozen):
     """The answer's way back: ``size`` bytes at ``rate``, and ``propagation``; by default free, as in the paper."""

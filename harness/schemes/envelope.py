@@ -40,7 +40,7 @@ def send(half: DeviceHalf, sample: Sample, clock: Clock) -> bytes | Answer:
 
 
 def receive(
-    half: Callable[[Payload, Sequence[Question], Clock], list[Made]],
+    serve: Callable[[Payload, Sequence[Question], Clock], list[Made]],
     data: bytes,
     questions: Sequence[Question],
     clock: Clock,
@@ -55,7 +55,7 @@ def receive(
         payload = unpack(data, kind)
         if wrong := [q.pictures for q in questions if q.pictures != len(payload.bodies)]:
             raise BitstreamError(f"a payload of {len(payload.bodies)} pictures came with a question about {wrong[0]}")
-    return half(payload, questions, clock)
+    return serve(payload, questions, clock)
 
 
 def pack(payload: Payload) -> bytes:

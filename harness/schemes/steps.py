@@ -6,7 +6,7 @@ T visual tokens   H width of the language model
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
@@ -59,10 +59,17 @@ def answers(
 class TokenServer(ABC):
     """A server half that makes visual tokens of a payload, and has its language side answer: it does no more.
 
-    If only answers are needed, the harness has all points with one language side answered together.
+    If only answers are needed, the harness has all points with one language side answered together. So a subclass
+    cannot replace how they are asked for: it raises TypeError, because what is timed would not be what is scored.
     """
 
     language: LanguageSide
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("requests", "__call__"):
+            if getattr(cls, name) is not getattr(TokenServer, name):
+                raise TypeError(f"{cls.__name__} replaces {name} of a TokenServer; derive from ServerHalf instead")
 
     @abstractmethod
     def tokens(self, payload: Payload, clock: Clock) -> "list[Tensor]":

@@ -128,6 +128,8 @@ def refuse_other_files(folder: Path) -> None:
         wrong = f"{folder}: has no {CODEC}, and its {MANIFEST} is of a training with one"
     elif had_adapter and not (folder / ADAPTER).is_dir():
         wrong = f"{folder}: has no {ADAPTER}, and its {MANIFEST} is of a training with one"
+    elif isinstance(lora, dict) and not had_adapter and (folder / ADAPTER).is_dir():
+        wrong = f"{folder}: has an {ADAPTER}, and its {MANIFEST} is of a training without one"
     elif not had_codec and "codec" in config and codec.is_file():
         wrong = f"{folder}: has a {CODEC}, and its {MANIFEST} is of a training without one"
     elif wanted is not None and (has := files.metadata(codec).get("hash")) != wanted:

@@ -360,9 +360,15 @@ def test_means_are_of_the_benchmark_only_where_requests_do_not_queue(made_up: An
 
 
 def test_a_lone_request_waits_for_a_batch_to_fill(made_up: Analysis) -> None:
-    """Its time is then not that of its stages and its link, and is read from the replay."""
+    """Its time is then not that of its stages and its link alone: the replay adds the whole window."""
     cell = {"channel": "25 KB/s", "users": 1}
     for more, alone in (({}, True), ({"window_s": 0.1}, False), ({"window_s": 0.1, "max_batch": 1}, True)):
         batching = {"max_batch": 4, "window_s": 0.0, "marginal": 0.5, "together": ["prefill"], **more}
         setting = dataclasses.replace(made_up.setting, system=system_of({**REPLAY, "batching": batching}))
         assert setting.alone(cell) == alone
+        uplink, population = setting.uplink("25 KB/s"), made_up.setting.population
+        assert uplink is not None
+        for profile in setting.profiles.values():
+            wait_s = 0.0 if alone or profile.pipeline == "device_only" else 0.1
+            bits_s = 8 * population.payload_bytes[profile.pipeline, profile.point].mean() / uplink.rate_bps
+            assert cells.mean_link_s(profile, setting.system, uplink, population) == pytest.approx(bits_s + wait_s)

@@ -183,11 +183,14 @@ def test_half_of_the_training_pictures_are_photographs(monkeypatch: pytest.Monke
 
 
 def test_photographs_that_are_missing_or_others_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty folder, and a wheel of another release."""
+    """A wheel without it, one of another release, and one whose download was cut off."""
     digests = _wheel(tmp_path / "one.whl", {"a/one.png": Image.new("RGB", (256, 256))})
     monkeypatch.setattr(recipe, "PHOTOGRAPHS", {**digests, "a/two.png": "0" * 16})
     with pytest.raises(DataError, match=r"no wheel in it has a/two\.png"):
         pictures(1, tmp_path)
     monkeypatch.setattr(recipe, "PHOTOGRAPHS", {"a/one.png": "0" * 16})
     with pytest.raises(DataError, match=r"one\.whl: a/one\.png is another picture"):
+        pictures(1, tmp_path)
+    (tmp_path / "one.whl").write_bytes((tmp_path / "one.whl").read_bytes()[:40])
+    with pytest.raises(DataError, match=r"one\.whl: is not a complete wheel"):
         pictures(1, tmp_path)

@@ -154,7 +154,7 @@ def test_trainings_that_differ_in_their_seed_alone_are_a_group(tmp_path: Path) -
         "tiny, lambda 0.3": ["c"],
     }
     rows = {"tiny, lambda 0.1": [[row(3, [(100, 0.5)])], [row(3, [(104, 0.6)])]], "c": [[row(3, [(70, 0.5)])]]}
-    ((name, n_c, seeds, *numbers),) = codecs.scatter(rows)
+    ((name, n_c, seeds, *numbers),) = codecs.deviations(rows)
     assert (name, n_c, seeds) == ("tiny, lambda 0.1", 3, 2)
     assert numbers == pytest.approx([102, 8**0.5, 0.55, 0.005**0.5])
 

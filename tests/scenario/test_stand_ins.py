@@ -46,7 +46,7 @@ def test_without_stand_ins_everything_that_is_missing_is_named(
     benchmark, backbone, small, codec, network = missing(scenario, allow_stand_ins=False)
     assert "'harness data get RealWorldQA' downloads it" in benchmark
     assert "llava-hf/llava-onevision-qwen2-7b-ov-hf" in backbone
-    assert small.startswith("elic at weights=0.006: the bundled networks are small and learnt from eleven photographs")
+    assert small.startswith("elic at weights=0.006: the bundled networks are small and trained on few pictures")
     assert "unknown codec of llava-onevision-7b 'big'; known: none; train one to codecs/llava-onevision-7b/big" in codec
     assert "elic.safetensors: there is no such file; 'harness weights convert'" in network
 

@@ -98,10 +98,17 @@ def _with_another_codec(folder: Path) -> None:
     shutil.copy(ZOO / "lambda-0.1" / trained.CODEC, folder)
 
 
+def _without_lora(folder: Path) -> None:
+    facts = json.loads((folder / trained.MANIFEST).read_text())
+    facts["config"]["lora"]["rank"] = 0
+    (folder / trained.MANIFEST).write_text(json.dumps(facts))
+
+
 MIXED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "another codec": ("lambda-0.3", _with_another_codec, "another training than the manifest.json beside it: its hash"),
     "a codec": ("merging", _with_another_codec, "has a codec.safetensors, and its manifest"),
     "no adapter": ("lambda-0.3", lambda folder: shutil.rmtree(folder / trained.ADAPTER), "has no adapter, and"),
+    "an adapter": ("lambda-0.3", _without_lora, "has an adapter, and its manifest"),
 }
 
 
