@@ -370,5 +370,6 @@ def test_a_lone_request_waits_for_a_batch_to_fill(made_up: Analysis) -> None:
         assert uplink is not None
         for profile in setting.profiles.values():
             wait_s = 0.0 if alone or profile.pipeline == "device_only" else 0.1
-            bits_s = 8 * population.payload_bytes[profile.pipeline, profile.point].mean() / uplink.rate_bps
+            n_bytes = np.asarray(population.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
+            bits_s = 8 * n_bytes.mean() / uplink.rate_bps
             assert cells.mean_link_s(profile, setting.system, uplink, population) == pytest.approx(bits_s + wait_s)
