@@ -107,7 +107,7 @@ def test_a_training_is_of_its_data(of_pictures: Path, train: Train, conversation
 def test_a_run_labels_a_codec_that_was_trained_alone(
     of_pictures: Path, train: Train, tmp_path: Path, onevision_folder: Path
 ) -> None:
-    """Like a stand-in, wherever it shows numbers; refused without stand-ins, and with the adapter of another training."""
+    """Like a stand-in, wherever numbers are shown; refused without stand-ins, or with a stray adapter."""
     train(of_pictures, stage="codec")
     path = tmp_path / "of_codec.yaml"
     given = {
