@@ -3,8 +3,8 @@
 Every point runs as its scheme does, device half and server half, on pages of books that nothing was trained on; D is
 the cross-entropy of the answers to the same questions (Eq. 10) and R the bits of the stream per element of y. Fig. 12
 is compared by D at equal bytes and by the loss of all its points, D + lambda R; Table I by D at equal n_c.
-The intervals are those of :mod:`recipes.over_seeds`, over pages and over the seeds that both points have, as the
-points say them; of one seed they are over pages alone, and too narrow. At equal bytes each seed has its own curve.
+The intervals are those of :mod:`recipes.over_seeds`, over pages and over the seeds that both points were trained
+with; with one seed they are over pages alone, and too narrow. At equal bytes each seed has its own curve.
 """
 
 import argparse

@@ -40,6 +40,9 @@ from recipes import held_out, over_seeds
 FIRST_BOOK = 210_000
 ROWS = TypeAdapter(dict[str, tuple[HeldOut, ...]])
 """What ``--save`` holds."""
+_AT_EQUAL_BYTES = """\
+D less the first group's at equal bytes. The interval is over pictures and over trainings, of both groups. One 'over
+pages alone' does not include the scatter of trainings, because none here has two seeds, and is too narrow."""
 
 
 class Training(NamedTuple):
@@ -280,19 +283,12 @@ def report(old: Mapping[str, Seeds], new: Mapping[str, Seeds]) -> str:
     for name, n_c, n_seeds, n_bytes, sd_bytes, loss, sd_loss in several:
         lines.append(f"| {name} | {n_c} | {n_seeds} | {n_bytes:.0f} | {sd_bytes:.1f} | {loss:.4f} | {sd_loss:.4f} |")
     if new:
-        lines += [
-            "",
-            "D less the first group's at equal bytes. The interval is over pictures and over trainings, of both",
-        ]
-        lines += [
-            "groups. One 'over pages alone' leaves the scatter of trainings out, as none here has two seeds, and is"
-        ]
-        lines += ["too narrow.", ""]
+        lines += ["", _AT_EQUAL_BYTES, ""]
         lines += ["| training | n_c | bytes an image | D less | 95 % interval | seeds |", "|---|---|---|---|---|---|"]
     for (name, seeds), found in zip(new.items(), at_equal_bytes([*old.values()], [*new.values()]), strict=True):
         for n_c, n_bytes, compared in found:
-            shown_ = f"beyond its curve | - | {len(seeds)}" if compared is None else compared
-            lines.append(f"| {name} | {n_c} | {n_bytes:.0f} | {shown_} |")
+            text = f"beyond its curve | - | {len(seeds)}" if compared is None else compared
+            lines.append(f"| {name} | {n_c} | {n_bytes:.0f} | {text} |")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ FORMAT = 2
 """To be raised with a change of what a row holds or of how it is measured: saved rows are then measured again."""
 
 BOOKS, PAGES = 8, 96
-"""The books that pages are taken from, and how many pages a comparison has unless it is told."""
+"""The number of books that pages are taken from, and the default number of pages."""
 
 
 def book_pages(first_book: int) -> list[Page]:

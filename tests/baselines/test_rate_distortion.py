@@ -23,8 +23,8 @@ def test_a_curve_of_scaled_rates_needs_that_many_more_bytes(factor: float) -> No
 
 def test_the_order_of_points_does_not_matter() -> None:
     """A curve is a set."""
-    dearer = [RateDistortion(2 * point.bpp, point.psnr_db) for point in CURVE]
-    assert bd_rate_percent(dearer[::-1], CURVE) == pytest.approx(100)
+    costlier = [RateDistortion(2 * point.bpp, point.psnr_db) for point in CURVE]
+    assert bd_rate_percent(costlier[::-1], CURVE) == pytest.approx(100)
 
 
 def test_curves_that_share_no_quality_are_not_compared() -> None:

@@ -162,7 +162,7 @@ def _said(connection: Connection) -> str:
 
 @pytest.mark.slow
 def test_two_processes_cannot_write_one_run(tmp_path: Path, manifest: Made) -> None:
-    """The second one is told which process holds the run; the lock goes with its holder, even one that is killed."""
+    """The second one fails and names the process that holds the run; the lock ends with it, even if it is killed."""
     folder, same = tmp_path / "tonight", manifest()
     with (
         _running(folder, same, patience_s=60) as (child, _),
