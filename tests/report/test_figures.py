@@ -138,6 +138,14 @@ def many_uplinks(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([numbers, *(timed.assign(channel=timed["channel"] + f", again {n}") for n in range(2))])
 
 
+@given(st.floats(1e-4, 1e4), st.floats(0.5, 5))
+def test_no_tick_is_so_near_to_the_end_that_labels_of_two_panels_meet(limit_s: float, wide_in: float) -> None:
+    """There are two at least, the first at 0, and the last leaves room for half of its label."""
+    first, *_, last = latency_bars.ticks(limit_s, wide_in)
+    assert first == 0 < last
+    assert wide_in * (1 - last / limit_s) > 0.12
+
+
 @given(st.lists(st.tuples(st.floats(0.001, 100), st.floats(1, 2)), min_size=1, max_size=30))
 def test_every_bar_has_room_for_its_interval_or_is_cut(bars: list[tuple[float, float]]) -> None:
     """An axis ends beyond each interval of the bars that it does not cut, and cuts none below three medians."""

@@ -1,5 +1,6 @@
 """Latency at each uplink (the paper's Figs. 8 and 11): its parts stacked for every scheme, and the score once."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from harness.report.figures.rate_performance import of_llava15
 from harness.report.figures.sheet import NARROW_IN, Chart, Provenance, Rows, Sheet, end_of_axis, of
 
 _VALUE_PT = 6.0
+_LABEL_FREE_IN = 0.13
+"""The end of a time axis without ticks: half of a label and half of the next panel's first are wider than the gap."""
 _ONE_AXIS = 4.0
 """Panels have one time axis where the longest of their bars differ by no more than this factor."""
 
@@ -143,6 +146,16 @@ def _source(source: object) -> str:
     return source if isinstance(source, str) else "measured"
 
 
+def ticks(limit_s: float, wide_in: float) -> list[float]:
+    """At least two ticks from 0 on, none so near to the end that its label would meet the next panel's first."""
+    last_s = limit_s * (1 - _LABEL_FREE_IN / wide_in)
+    for nbins in itertools.count(max(2, int(wide_in / 0.42))):
+        found = [float(at) for at in MaxNLocator(nbins=nbins).tick_values(0, limit_s) if at <= last_s]
+        if len(found) > 1:
+            return found
+    raise AssertionError
+
+
 def _bars(
     axes: Axes,
     numbers: pd.DataFrame,
@@ -153,8 +166,7 @@ def _bars(
     wide_in: float,
 ) -> None:
     axes.set_xlim(0, limit_s)
-    # Without a label at the very end, which would meet the next panel's first.
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=max(2, int(wide_in / 0.42)), prune="upper"))
+    axes.set_xticks(ticks(limit_s, wide_in))
     # Plain mappings: one row after the other out of a wide table takes longer than all the drawing.
     found: Mapping[str, Mapping[str, Any]] = {str(row["pipeline"]): row for row in numbers.to_dict("records")}  # type: ignore[misc]
     for pipeline, instead in pipelines.items():
