@@ -27,12 +27,12 @@ from benchmarks.made_studies import (
     study,
     target_share,
     true_score,
+    wired_s,
 )
 from benchmarks.resumable import Cell
 from benchmarks.tally import Counts, line, share
 from harness import replay
 from harness.analysis import Analysis, precision
-from harness.analysis.cells import mean_link_s
 from harness.analysis.crossings import crossover
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate
@@ -253,10 +253,7 @@ def _link_s(made: Study, third: PointKey, share: float) -> float:
     """The true mean link time of a ladder at so many of its third's bytes."""
     if not made.world.wired:
         return 8 * share * float(made.sent[third].mean()) / RATE_BPS
-    n_bytes = np.floor(share * made.sent[third]) + TEXT_BYTES
-    population = dataclasses.replace(made.run.population, payload_bytes={third: n_bytes}, weight_N=None)
-    spec = made.run.setting.system
-    return mean_link_s(made.run.profile(*third), spec, spec.uplinks[0], population)
+    return float(wired_s(np.floor(share * made.sent[third]) + TEXT_BYTES).mean())
 
 
 def _lines_of_equal_rows(what: str, wired: bool, counts: Counts, studies: int) -> Iterable[str]:

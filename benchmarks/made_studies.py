@@ -48,6 +48,18 @@ WIRED: Mapping[str, Any] = {
 }  # fmt: skip
 """A system whose link times are more than the payload's bits over the rate."""
 
+
+def wired_s(n_bytes_N: Floats) -> Floats:
+    """What a request of so many bytes takes over :data:`WIRED`, by hand, from its ready payload to the answer.
+
+    A handshake there and back, the bytes and their headers, the payload's way and the answer's. Slow start never waits:
+    ten segments take longer to send than a round trip.
+    """
+    assert 8 * 10 * 1448 / RATE_BPS > 2 * 0.02
+    headers_N: Floats = 40 * np.ceil(n_bytes_N / 1448)
+    return 2 * 0.02 + 8 * (n_bytes_N + headers_N) / RATE_BPS + 0.02 + 200 / 1e6 + 0.02
+
+
 SHARES = (0.25, 0.5, 1.0, 2.0)
 """What the points of a ladder send, over the third's bytes."""
 

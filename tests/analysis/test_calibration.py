@@ -11,10 +11,11 @@ import pytest
 
 from benchmarks import resumable
 from benchmarks.calibrated_rows import RESTARTS, ROWS
-from benchmarks.made_studies import DEADLINE_S, Scheme, World, answered, study, true_score
+from benchmarks.made_studies import DEADLINE_S, Scheme, World, answered, study, true_score, wired_s
 from benchmarks.resumable import Cell
 from benchmarks.tally import Counts, Tally
 from harness.analysis import Analysis
+from harness.analysis.cells import mean_link_s
 from harness.analysis.crossings import crossover
 from harness.analysis.means import Estimate
 from harness.analysis.select import select
@@ -114,6 +115,15 @@ def test_runs_over_three_starts_hold_the_truth(kind: str) -> None:
         held["crossover"] += crossed.low <= made.crossover_bps(JPEG, TOFC) <= crossed.high
     assert len(selected) >= 10
     assert min(held.values()) >= len(selected) - 1, held
+
+
+def test_the_truth_of_a_link_with_headers_is_found_by_hand_and_by_replay() -> None:
+    """A calibration is judged by what the code under test did not compute."""
+    made = study(World(pictures=20, questions=2, schemes=("server_only", "tofc"), wired=True), [3], simulator="vector")
+    profile, spec = made.run.profile("tofc", "lambda=1"), made.run.setting.system
+    sent = made.run.population.payload_bytes["tofc", "lambda=1"]
+    found = mean_link_s(profile, spec, spec.uplinks[0], made.run.population)
+    assert found == pytest.approx(wired_s(np.asarray(sent, dtype=np.float64)).mean(), rel=1e-12)
 
 
 MADE: list[tuple[str, int]] = []
