@@ -107,7 +107,8 @@ class Components:
     ``picture`` is the variance between pictures of infinitely many repeats, about their group or line; ``request`` that
     of single requests about their picture's mean; ``drift`` sigma_b^2, of rounds, or of the process starts where there
     are three or more, ``starts`` of them (else 0). ``pictures`` and ``rounds`` are S and R, and ``spent`` is p, the
-    degrees of freedom that the groups or the line take.
+    degrees of freedom that the groups or the line take. ``free`` is the share of the other S - p that the pictures'
+    scatter has: below 1 where few slow pictures have most of the variance.
     """
 
     picture: float
@@ -116,6 +117,7 @@ class Components:
     pictures: int
     rounds: int
     spent: int
+    free: float = 1.0
     starts: int = 0
 
 
@@ -336,6 +338,7 @@ def components(
         rounds=n_rounds,
         starts=unit_U.size if n_starts >= SETTLED_STARTS else 0,
         spent=n_pictures - study.freedom,
+        free=of_pictures.freedom / max(study.freedom, 1),
     )
 
 

@@ -2,11 +2,12 @@
 
 The half-width of a mean latency's interval, on the log, from S pictures in R rounds (:mod:`harness.analysis.means`):
 
-    half^2 = t_{S-p}^2 (picture + request / R) / S + t_{U-1}^2 drift / U <= log(1 + precision)^2
+    half^2 = t_f^2 (picture + request / R) / S + t_{U-1}^2 drift / U <= log(1 + precision)^2
 
-where p numbers of the line are fitted. From twelve pictures on the interval itself has Welch's degrees of freedom,
-which are fewer where few slow pictures have most of the variance: what is planned is then a lower bound. U = R rounds,
-or the process starts that the rounds come from, where those scatter are known (three or more).
+with f = free (S - p) degrees of freedom, where p numbers of the line are fitted and ``free`` is the share of the rest
+that the run's interval had: from twelve pictures on Welch's, which are fewer where few slow pictures have most of the
+variance. A run of fewer pictures does not know that share, and 1 is taken. U = R rounds, or the process starts that the
+rounds come from, where those scatter are known (three or more).
 
 What rests on questions gets narrower with their square root: n_wanted = n (half / wanted)^2.
 
@@ -70,7 +71,7 @@ def half_width(found: Components, pictures: int, rounds: int, confidence: float 
 
     Where ``found`` knows how starts scatter each start has as many rounds as it had there (:func:`starts_of`).
     """
-    freedom = pictures - min(found.spent, pictures - 1)
+    freedom = max(1.0, found.free * (pictures - found.spent))
     units = starts_of(found, rounds) if found.starts else rounds
     if pictures < MIN_PICTURES or (found.drift > 0 and units < MIN_ROUNDS):
         return math.inf

@@ -20,6 +20,22 @@ def test_a_half_width_is_students() -> None:
     assert precision.half_width(STILL, 12, 4) == pytest.approx(math.expm1(half))
 
 
+def test_a_plan_has_the_degrees_of_freedom_of_the_runs_interval() -> None:
+    """Planned as large as it was, a run's interval comes out, also where few slow pictures have most of the variance.
+
+    The timed pictures are the whole benchmark here, so that each has the weight 1 / S.
+    """
+    rng = np.random.default_rng(4)
+    tiles_S = np.repeat([3.0, 10.0], [20, 5])
+    seconds_SR = (tiles_S * rng.lognormal(0, 0.2, 25))[:, None] * rng.lognormal(0, 0.1, (25, 2))
+    found = means.components(seconds_SR, tiles_S, tiles_S)
+    assert found.free < 0.6
+    made = means.mean_latency(seconds_SR, tiles_S, tiles_S)
+    assert precision.half_width(found, 25, 2) == pytest.approx(made.high / made.value - 1, rel=1e-9)
+    even = means.components(seconds_SR[:8], tiles_S[:8], tiles_S)
+    assert even.free == 1.0
+
+
 @given(st.floats(0.01, 0.5), st.floats(0.0, 0.3), st.floats(0.0, 0.02))
 def test_the_planned_number_is_the_fewest(wanted: float, scatter: float, drift: float) -> None:
     """One picture fewer misses the precision."""
