@@ -24,7 +24,6 @@ from harness.profiling.energy import Meters
 from harness.profiling.machine import machine_name, this_machine
 from harness.profiling.resources import Need
 from harness.profiling.telemetry import Telemetry
-from harness.profiling.workers import spread, workers_for
 from harness.records import PointKey, Side
 from harness.reporter import Reporter
 from harness.runs import disk
@@ -34,6 +33,7 @@ from harness.scenario.model import Scenario
 from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload
 from harness.schemes.envelope import send, unpack
 from harness.stock import Stock, sample_rows, take_stock
+from harness.workers import spread, workers_for
 
 PAYLOADS = "payloads"
 """The folder of a device half's payloads, and the name of their digest."""

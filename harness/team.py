@@ -12,14 +12,14 @@ from typing import Literal, TypeAlias
 
 import psutil
 
+from harness.actors import Actors, room
 from harness.cluster import check_address, connected
 from harness.errors import UnavailableError
 from harness.measure import Answered, Answers, Part, named
 from harness.profiling import nvml
-from harness.profiling.actors import Actors, room
-from harness.profiling.workers import Pool, Processes, hand_out, may_fork, processors, spread, workers_for
 from harness.reporter import unsaid
 from harness.units import format_bytes
+from harness.workers import Pool, Processes, hand_out, may_fork, processors, spread, workers_for
 
 Executor: TypeAlias = Literal["processes", "ray"]
 
@@ -86,7 +86,7 @@ class Answering:
         """Yields each part with its rows as they arrive; ``answers`` is what this process would answer with.
 
         Raises UnavailableError for more workers than there is memory or, on a cluster, room for, and as
-        :func:`harness.profiling.workers.hand_out`.
+        :func:`harness.workers.hand_out`.
         """
         if self.team.executor == "ray":
             yield from self._over_ray(parts)

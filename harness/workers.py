@@ -2,7 +2,7 @@
 
 *Forked* ones share what was loaded, so that a model is in memory once; that is safe as long as no thread of the parent
 is inside a computation, so each gets one thread, and forking is not used with an accelerator. *Spawned* ones load a
-model each, and so do actors of a Ray cluster (:mod:`harness.profiling.actors`).
+model each, and so do actors of a Ray cluster (:mod:`harness.actors`).
 """
 
 import collections

@@ -16,8 +16,8 @@ RAY = importlib.util.find_spec("ray") is not None
 PROGRAM = """
 import functools, os, pathlib, signal, sys, ray
 from harness.errors import DataError
-from harness.profiling.actors import Actors, room
-from harness.profiling.workers import hand_out
+from harness.actors import Actors, room
+from harness.workers import hand_out
 
 def work(folder, n):
     mark = pathlib.Path(folder, str(n))
@@ -47,7 +47,7 @@ except DataError as error:
 @pytest.mark.skipif(not RAY, reason="the extra [ray] is not installed")
 def test_actors_of_which_two_are_killed_do_what_one_process_does(tmp_path: Path) -> None:
     """SIGKILL while they have a task: the task goes to another, and an error in one is raised to the caller."""
-    places = [str(Path(__file__).parents[2]), *sys.path]
+    places = [str(Path(__file__).parents[1]), *sys.path]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
         cwd=tmp_path,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.errors import UnavailableError
-from harness.profiling.workers import Died, Finished, Ready, Reply, Work, reply_of
+from harness.workers import Died, Finished, Ready, Reply, Work, reply_of
 
 _PATIENCE_S = 600.0
 """How long the cluster may take to find room for the first worker."""
@@ -69,7 +69,7 @@ class Actors:
 
 
 class _Actor:
-    """One worker; its replies are those of :mod:`harness.profiling.workers`."""
+    """One worker; its replies are those of :mod:`harness.workers`."""
 
     _work: Work[Any, Any]
 

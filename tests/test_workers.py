@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import DataError, UnavailableError
-from harness.profiling.workers import (
+from harness.workers import (
     Died,
     Finished,
     Processes,
@@ -221,7 +221,7 @@ def test_a_killed_parent_ends_its_workers() -> None:
     """No orphan continues to compute after kill -9."""
     script = (
         "import os, time\n"
-        "from harness.profiling.workers import spread\n"
+        "from harness.workers import spread\n"
         'def work(n):\n    os.write(1, f"{os.getpid()}\\n".encode())\n    time.sleep(60)\n'
         "list(spread(work, [1, 2], 2))\n"
     )
@@ -241,7 +241,7 @@ def test_ctrl_c_is_the_parents_and_ends_all_workers() -> None:
     """The signal reaches the whole group, as from a terminal: the parent raises, and no worker prints anything."""
     script = (
         "import os, time\n"
-        "from harness.profiling.workers import spread\n"
+        "from harness.workers import spread\n"
         'def work(n):\n    os.write(1, f"{os.getpid()}\\n".encode())\n    time.sleep(60)\n'
         "try:\n    list(spread(work, [1, 2], 2))\n"
         'except KeyboardInterrupt:\n    print("interrupted")\n'
