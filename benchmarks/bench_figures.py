@@ -46,7 +46,7 @@ def draw(folder: str, what: str) -> None:
     begun = time.perf_counter()
     from harness.report.figures.gallery import draw_all
 
-    draw_all(Path(folder), Path(folder) / what, None if what == "usual" else [what])
+    list(draw_all(Path(folder), Path(folder) / what, None if what == "usual" else [what]))
     clock_s, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = used.ru_utime + used.ru_stime
     print(f"{what:<10} {cpu_s:6.1f} s of the processor, {clock_s:6.1f} s by the clock, {used.ru_maxrss / 1e6:5.2f} GB")

@@ -50,9 +50,8 @@ def plot(
     from harness.report.figures.gallery import draw_all
 
     with warnings.catch_warnings(record=True) as caught:
-        files = draw_all(path, out, figure, everything, note=lambda sentence: typer.echo(sentence, err=True))
-    for file in files:
-        typer.echo(str(file))
+        for file in draw_all(path, out, figure, everything, note=lambda sentence: typer.echo(sentence, err=True)):
+            typer.echo(str(file))
     if unseen := sorted({chr(int(found[1])) for w in caught if (found := _NO_GLYPH.match(str(w.message)))}):
         some = "".join(unseen[:40])
         typer.echo(

@@ -1,9 +1,14 @@
 """The figures of a run by name: which its rows can draw, and drawing them."""
 
+import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
+from harness import files
 from harness.analysis import Analysis
 from harness.errors import ResultsError, unknown_name
 from harness.report import table
@@ -12,6 +17,7 @@ from harness.report.figures.sheet import Chart
 from harness.runs import disk
 from harness.runs.provenance import MANIFEST
 from harness.runs.store import complete_runs
+from harness.workers import spread, workers_for
 
 FIGURES: Mapping[str, str] = {
     "fig4": "density:FIG4",
@@ -104,8 +110,8 @@ def draw_all(
     everything: bool = False,
     *,
     note: Callable[[str], None] = lambda _: None,
-) -> list[Path]:
-    """Draws each complete run under ``path``, and writes its tables as CSV and Markdown; returns the files.
+) -> Iterator[Path]:
+    """Draws each complete run under ``path``, and writes its tables as CSV and Markdown; yields the files as written.
 
     ``figures`` names those to draw, ``everything`` means all that each run's rows can draw, and without either it is
     the :func:`usual` ones. Named figures are drawn without the tables:
@@ -115,6 +121,7 @@ def draw_all(
     first, ``equal_score.csv`` and ``latency_at_equal_score.csv`` have each two schemes at equal score by their curves.
 
     They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
+    The figures of a run are drawn by as many processes as there are processors.
     ``note`` is called with what was left out, and why. Raises ResultsError where ``path`` holds no complete run, or a
     damaged one, where no run can draw a figure that was named, and where the disk refuses.
     """
@@ -125,7 +132,7 @@ def draw_all(
     else:
         folders = {run: out / run.name if out else run / "figures" for run in complete_runs(path)}
     refused: list[ResultsError] = []
-    files: list[Path] = []
+    drawn = False
     for folder, target in folders.items():
         run = Analysis.read(folder)
         absent = {name: f"{folder}: {name} cannot be drawn: {why}" for name, why in _absent(run, figures, everything)}
@@ -139,12 +146,42 @@ def draw_all(
             raise refused[0]
         for sentence in absent.values():
             note(sentence)
-        files += [file for name in wanted for file in draw(run, name, target)]
-        if not figures or everything:
-            files += _tables(run, target)
-    if not files:
+        tables = [] if figures and not everything else [_TABLES]
+        for file in _written(run, [*wanted, *tables], target):
+            drawn = True
+            yield file
+    if not drawn:
         raise refused[0]
-    return files
+
+
+_TABLES = "the tables"
+
+
+def _written(run: Analysis, wanted: Sequence[str], out: Path) -> Iterator[Path]:
+    """The files of figures and tables, each made by one of several processes; their warnings are issued here.
+
+    The processes write to a folder of this one's, which leaves nothing behind when they are killed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def made(name: str) -> tuple[list[Path], list[str]]:
+            with warnings.catch_warnings(record=True) as caught:
+                found = _tables(run, Path(scratch)) if name == _TABLES else draw(run, name, Path(scratch))
+            return found, [str(warning.message) for warning in caught]
+
+        for name, (found, heard) in spread(made, wanted, workers_for("cpu", 1)):
+            for sentence in heard:
+                warnings.warn(sentence, stacklevel=2)
+            written = {out / file.name: functools.partial(_copied, file.read_bytes()) for file in found}
+            try:
+                files.write_all_whole(written)
+            except OSError as error:
+                raise ResultsError(f"{out}: {name} cannot be written: {files.why(error)}") from None
+            yield from written
+
+
+def _copied(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def _absent(run: Analysis, figures: Sequence[str] | None, everything: bool) -> list[tuple[str, str]]:
