@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -341,6 +341,17 @@ def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -
     (tmp_path / "taken").write_text("")
     with pytest.raises(ResultsError, match="cannot be written"):
         list(gallery.draw_all(made_up.record.folder, tmp_path / "taken", ["timings"]))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_characters_that_no_font_has_are_named(harness: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """By the processes that draw, to the command, which prints each file."""
+    folder = make(tmp_path / "foreign", title="Street \U000f1234 scenes").folder
+    status, out, err = harness("plot", folder, "--figure", "fig8", "--figure", "timings")
+    assert status == 0
+    assert {Path(line).stem for line in out.split()} == {"fig8", "fig8_column", "timings", "timings_column"}
+    assert err == "no font on this machine has \U000f1234: the figures show boxes there; Noto Sans CJK has many\n"
 
 
 def test_what_cannot_be_drawn_names_the_command(made_up: Analysis, tmp_path: Path) -> None:
