@@ -189,8 +189,12 @@ def _heading(run: Analysis) -> Sequence[Text]:
     lines = [Text(str(manifest.scenario_value("title")), style="bold")]
     lines += [Text(label, style="yellow") for label in (manifest.label, manifest.untuned) if label]
     # An unfinished run is not judged yet, as its last footnote says.
-    reasons = run.reasons if manifest.validity else ()
-    return lines + [Text(f"INVALID: {reason}", style="bold red") for reason in reasons]
+    return lines + (invalid(run) if manifest.validity else [])
+
+
+def invalid(run: Analysis) -> list[Text]:
+    """A line for each reason why a run is INVALID."""
+    return [Text(f"INVALID: {reason}", style="bold red") for reason in run.reasons]
 
 
 def _footnotes(run: Analysis) -> Sequence[Text]:
