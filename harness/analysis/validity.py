@@ -28,7 +28,8 @@ rows and from facts that the run recorded; the manifest's own verdict is not use
 11. **precision** Where the scenario asks for a precision of the mean times, it was reached.
 
 A replay of a run (:func:`harness.derived.replay`) is judged by the rows of that run as they were measured, though they
-are called recorded. What a scenario's profile recorded elsewhere is not judged by rules 6 and 9 to 11.
+are called recorded. Its own software may be another, but has to be a commit's or a release's. What a scenario's profile
+recorded elsewhere is not judged by rules 6 and 9 to 11.
 
 An INVALID run is stored, shown and drawn, and is labelled INVALID wherever it is shown.
 """
@@ -79,7 +80,7 @@ def reasons(run: Analysis) -> list[str]:
         *_same_questions(outcomes),
         *_questions(run),
         *_one_machine(record, stages),
-        *_one_software(record),
+        *_one_software(run),
         *_throttled(record),
         *_disturbed(record, requests),
         *_clock(record, requests, set(stages["start"])),
@@ -96,7 +97,7 @@ def reasons_of_answers(run: Analysis) -> list[str]:
         *_both_halves(stages, outcomes),
         *_same_questions(outcomes),
         *_questions(run),
-        *_one_software(record),
+        *_one_software(run),
     ]
 
 
@@ -254,13 +255,16 @@ def _one_machine(record: Record, stages: pd.DataFrame) -> Iterator[str]:
             yield f"the {side} stages were timed on {len(machines)} machines: {'; '.join(listed)}"
 
 
-def _one_software(record: Record) -> Iterator[str]:
-    sessions = record.manifest.sessions
-    if len({session.code for session in sessions}) > 1:
-        yield f"the sessions ran {len({session.code for session in sessions})} versions of the harness's code"
-    names = sorted({name for session in sessions for name in session.packages})
+def _one_software(run: Analysis) -> Iterator[str]:
+    sessions = measured = run.manifest.sessions
+    if run.bytes_source == "recorded":
+        # A replay mixes no rows of two versions: its session measured nothing, and all that it replayed is its own.
+        measured = sessions[: 1 + max(run.record.stages["start"].to_pylist())]
+    if (n := len({session.code for session in measured})) > 1:
+        yield f"the sessions ran {n} versions of the harness's code"
+    names = sorted({name for session in measured for name in session.packages})
     for name in names:
-        if len(versions := list(dict.fromkeys(session.packages.get(name, "none") for session in sessions))) > 1:
+        if len(versions := list(dict.fromkeys(session.packages.get(name, "none") for session in measured))) > 1:
             yield f"the sessions ran different versions of {name}: {', '.join(versions)}"
     if dirty := [session for session in sessions if session.commit is not None and session.dirty]:
         yield f"the code had changes that are in no commit (commit {(dirty[0].commit or '')[:9]} and changes)"

@@ -235,6 +235,17 @@ def test_a_session_that_only_replayed_lends_no_processors(made_up: Analysis) -> 
     assert [reason.partition(":")[0] for reason in found] == ["the clock ran slow"]
 
 
+def test_a_replay_may_run_newer_software(made_up: Analysis) -> None:
+    """It measures nothing; two versions that did are a reason, and so is code of the replay that is in no commit."""
+    newer = {"code": "0", "packages": {"torch": "3.0.0"}}
+    stages = replayed(made_up.record.stages)
+    assert judged(made_up.record, **sessions(made_up.record, {}, newer), stages=stages) == []
+    dirty = judged(made_up.record, **sessions(made_up.record, {}, {**newer, "dirty": True}), stages=stages)
+    assert [reason.partition(" (")[0] for reason in dirty] == ["the code had changes that are in no commit"]
+    both = column(stages, "start", 1, pipeline="jpeg")
+    assert "2 versions" in judged(made_up.record, **sessions(made_up.record, {}, newer), stages=both)[0]
+
+
 def test_an_installed_release_needs_no_checkout(made_up: Analysis) -> None:
     """Code whose files are those of a release can be installed again without a commit."""
     assert judged(made_up.record, **sessions(made_up.record, {"commit": None, "dirty": None, "released": True})) == []
