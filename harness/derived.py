@@ -32,7 +32,7 @@ from harness.stock import profile_digests, profiles_of
 
 Tables = Mapping[Kind, pa.Table]
 
-_OF_ORIGIN = "the replayed run is INVALID: "
+_OF_ORIGIN = "in the replayed run: "
 """How a reason begins that is against the run whose rows are replayed."""
 
 
