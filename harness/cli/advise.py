@@ -116,7 +116,7 @@ def _before(run: "Analysis", spec: "Replay", console: "Console") -> None:
 
     print_reasons(run, console)
     if left := not_applied(run.manifest.scenario_value("replay"), spec):
-        console.print(f"not applied of the run's own replay: {', '.join(left)}")
+        console.print(f"settings of the run's own replay that are not applied here: {', '.join(left)}")
 
 
 def not_applied(own: "Mapping[str, Any]", spec: "Replay") -> list[str]:

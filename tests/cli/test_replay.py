@@ -119,10 +119,8 @@ def test_what_an_answer_rests_on_comes_before_it(harness: Run, odd: Analysis, co
     """Why the run is INVALID, and which settings of its own replay the command does not apply, are the first lines."""
     status, out, err = harness(command, odd.record.folder, *ASKED[command])
     assert (status in (0, 1), err) == (True, "")
-    assert out.splitlines()[:2] == [
-        f"INVALID: {HOT}", "not applied of the run's own replay: batching, answer, wire (header)"
-    ]  # fmt: skip
-    assert len(out.splitlines()) > 2
+    first = f"INVALID: {HOT} settings of the run's own replay that are not applied here: batching, answer, wire (header)"
+    assert " ".join(out.split()).startswith(f"{first} ")
 
 
 @pytest.mark.slow
