@@ -351,13 +351,15 @@ def max_users(
         q=percentile,
         confidence=analysis.latency_confidence,
     )
-    found = f"{users} users" if users < whatif.MOST_USERS else f"at least {users} users, the most that is searched for,"
+    found = f"{users} user{'s' * (users != 1)}"
+    if users == whatif.MOST_USERS:
+        found = f"at least {found}, the most that is searched for,"
     typer.echo(f"{profile.pipeline} at {profile.point}: {found} within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]
         shown = format_seconds(tail.value) if math.isfinite(tail.value) else "none"
         interval = f"({tail.reason})" if tail.reason else f"[{_span(tail)}]"
-        typer.echo(f"  {asked:5} users: p{percentile:g} {shown} {interval}")
+        typer.echo(f"  {asked:5} user{'s:' if asked > 1 else ': '} p{percentile:g} {shown} {interval}")
 
 
 def _span(estimate: "Estimate") -> str:

@@ -119,7 +119,9 @@ def test_what_an_answer_rests_on_comes_before_it(harness: Run, odd: Analysis, co
     """Why the run is INVALID, and which settings of its own replay the command does not apply, are the first lines."""
     status, out, err = harness(command, odd.record.folder, *ASKED[command])
     assert (status in (0, 1), err) == (True, "")
-    first = f"INVALID: {HOT} settings of the run's own replay that are not applied here: batching, answer, wire (header)"
+    first = (
+        f"INVALID: {HOT} settings of the run's own replay that are not applied here: batching, answer, wire (header)"
+    )
     assert " ".join(out.split()).startswith(f"{first} ")
 
 
