@@ -48,12 +48,12 @@ def sweep(
     from harness.scenario.load import load
     from harness.units import format_seconds
 
+    if out is not None:
+        _check(out)
     run = Analysis.read(path)
     spec = load(scenario, stages=server_stages(run.record.stages)).replay
     if wrong := unreadable_files(spec):
         raise ScenarioError("\n".join(f"{scenario}: {sentence}" for sentence in wrong))
-    if out is not None:
-        _check(out)
     refuse_unknown_stages(spec, run.record.stages)
     found = run.profiles(pipeline, question_text=spec.question_text)
     rows = replay_sweep(found, spec, workers="ray" if engine is ExecutorName.ray else workers, tell=_tell)
