@@ -237,7 +237,7 @@ def test_a_session_that_only_replayed_lends_no_processors(made_up: Analysis) -> 
 
 def test_a_replay_may_run_newer_software(made_up: Analysis) -> None:
     """It measures nothing; two versions that did are a reason, and so is code of the replay that is in no commit."""
-    newer = {"code": "0", "packages": {"torch": "3.0.0"}}
+    newer: dict[str, object] = {"code": "0", "packages": {"torch": "3.0.0"}}
     stages = replayed(made_up.record.stages)
     assert judged(made_up.record, **sessions(made_up.record, {}, newer), stages=stages) == []
     dirty = judged(made_up.record, **sessions(made_up.record, {}, {**newer, "dirty": True}), stages=stages)
