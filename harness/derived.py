@@ -17,9 +17,12 @@ from harness.apart import PAYLOADS, payloads_digest
 from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.profiling.machine import this_machine
+from harness.records import Side
+from harness.replay.sweep import refuse_unknown_stages
 from harness.reporter import Reporter
 from harness.runs import digests, provenance, recorded
 from harness.runs.provenance import MANIFEST, Manifest
+from harness.runs.recorded import RecordedTimes
 from harness.runs.store import MEASURED, Record, Run, Unit
 from harness.runs.tables import Kind
 from harness.scenario.load import as_given, hash_of, replay_from_given
@@ -28,6 +31,9 @@ from harness.scenario.replay import Replay
 from harness.stock import profile_digests, profiles_of
 
 Tables = Mapping[Kind, pa.Table]
+
+_OF_ORIGIN = "in the replayed run: "
+"""How a reason begins that is against the run whose rows are replayed."""
 
 
 def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Reporter, fresh: bool) -> None:
@@ -57,7 +63,9 @@ def replay(
     """Makes a run of a finished run's rows and the replay section of a scenario, whose name and title it has.
 
     What was measured is recorded in the new run; weaker sources are unchanged. Stage times of the scenario's profile
-    take the place of the run's. Raises ScenarioError where the section's links or the profile cannot be read.
+    take the place of the run's. What makes the run INVALID is a reason against the new one too, unless it is of times
+    that the profile replaces. Raises ScenarioError where the section's links or the profile cannot be read, or where
+    the section names a server stage that there is not.
     """
     record = Run.read(source)
     spec = scenario.replay
@@ -68,6 +76,8 @@ def replay(
     given = as_given(scenario)
     changed = ("name", "title", "replay", *(["profile"] if profiles else []))
     of_run = {**record.manifest.scenario, **{name: given[name] for name in changed}}
+    if profiles:
+        of_run["profile"] = [*given["profile"], *_not_replaced(record.manifest, profiles)]
     session = provenance.session(command=command, machine=this_machine())
     manifest = _begun(
         record.manifest,
@@ -80,7 +90,8 @@ def replay(
     rows: Tables = {kind: _recorded(getattr(record, kind)) for kind in MEASURED}
     rows = {**rows, "stages": recorded.put(rows["stages"], profiles)}
     unit = Unit(f"rows of {record.manifest.name}", {"run": _digest(record), **profile_digests(profiles)})
-    _write(folder, manifest, record.samples, rows, unit, spec, reporter=reporter, fresh=fresh)
+    against = _against(record)
+    _write(folder, manifest, record.samples, rows, unit, spec, reporter=reporter, fresh=fresh, against=against)
 
 
 def _write(
@@ -93,8 +104,13 @@ def _write(
     *,
     reporter: Reporter,
     fresh: bool,
+    against: Sequence[str] = (),
 ) -> None:
-    """Writes the run; an unfinished earlier attempt is replaced, because nothing in it was measured."""
+    """Writes the run; an unfinished earlier attempt is replaced, because nothing in it was measured.
+
+    It is INVALID for what is ``against`` the run that it replays as well as for its own reasons.
+    """
+    refuse_unknown_stages(spec, rows["stages"])
     if not fresh and (folder / MANIFEST).exists() and provenance.read(folder / MANIFEST).status == "complete":
         raise ResultsError(f"{folder}: holds a complete run; choose another --name, or replace it with --fresh")
     with Run.open_or_create(folder, manifest, fresh=(folder / MANIFEST).exists()) as ongoing:
@@ -106,7 +122,30 @@ def _write(
         keys = [(name, point) for name, points in manifest.points.items() for point in points if (name, point) in timed]
         links = {name: value for name, value in manifest.digests.items() if name.startswith("link ")}
         study.replay(keys, spec, links, samples, ongoing, reporter)
-        ongoing.finish(validity.reasons(Analysis(ongoing.so_far())))
+        own = validity.reasons(Analysis(ongoing.so_far()))
+        ongoing.finish([*own, *(_OF_ORIGIN + reason for reason in against if reason not in own)])
+
+
+def _against(record: Record) -> list[str]:
+    """What is against a run whose rows are replayed, and cannot be seen in the new run.
+
+    These are reasons that only its manifest has, and an edited scenario. The new run has its rows, its sessions and the
+    rest of its scenario, and is judged by them, as far as a profile does not replace times.
+    """
+    shown = validity.reasons(Analysis(record))
+    told = [reason.removeprefix(_OF_ORIGIN) for reason in record.manifest.reasons if reason not in shown]
+    return list(dict.fromkeys([*told, *validity.edited(record.manifest)]))
+
+
+def _not_replaced(
+    manifest: Manifest, profiles: Mapping[tuple[str, str, Side], RecordedTimes]
+) -> Iterator[Mapping[str, Any]]:
+    """The recordings in a run's rows that a profile does not replace, as the run's scenario names them."""
+    for named in manifest.scenario.get("profile") or ():
+        pipeline, point = named["pipeline"], named.get("point")
+        labels = list(manifest.points.get(pipeline, ())) if point is None else [point]
+        left = [label for label in labels if (pipeline, label, named["side"]) not in profiles]
+        yield from [named] if len(left) == len(labels) else [{**named, "point": label} for label in left]
 
 
 def _begun(manifest: Manifest, folder: Path, **changes: Any) -> Manifest:

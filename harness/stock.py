@@ -6,6 +6,7 @@ Nothing is loaded and torch is not imported: checking a scenario, or recognising
 import contextlib
 import dataclasses
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -351,6 +352,10 @@ def profiles_of(scenario: Scenario) -> tuple[dict[tuple[str, str, Side], Recorde
             found |= recorded.read(recording, labels[recording.pipeline])
         except ScenarioError as error:
             wrong.append(str(error))
+    if not wrong and not scenario.has_own_code:
+        on_server = [times.stage_names for (_, _, side), times in found.items() if side == "server"]
+        unknown = scenario.unknown_stages(itertools.chain.from_iterable(on_server))
+        wrong += [f"replay.batching.together: {sentence}" for _, _, sentence in unknown]
     return found, wrong
 
 

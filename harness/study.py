@@ -34,6 +34,7 @@ from harness.profiling.pacing import Pacing
 from harness.profiling.telemetry import Telemetry
 from harness.records import PointKey, SampleRow, Side, to_table
 from harness.replay import Profile, sweep
+from harness.replay.sweep import refuse_unknown_stages
 from harness.reporter import Reporter, unsaid
 from harness.runs import digests, provenance
 from harness.runs.store import Run, Unit
@@ -427,6 +428,7 @@ def replay(
     """
     system = {**links, "replay": digests.of_data(spec.model_dump(mode="json"))}
     stages, outcomes = ongoing.table("stages"), ongoing.table("outcomes")
+    refuse_unknown_stages(spec, stages)
     units = {
         Unit(f"replay {pipeline} {point}", {**system, **_rows_digest(stages, outcomes, pipeline, point)}): (
             pipeline,

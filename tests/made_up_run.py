@@ -102,12 +102,13 @@ def make(
     sources: dict[str, str] | None = None,
     wait_s: float = 0.0,
     back_s: float = 0.0,
+    load: float = 0.01,
     **changes: Any,
 ) -> Record:
     """Writes the run to ``folder`` and reads it back; ``sources`` gives pipelines whose stages were not measured.
 
     Every request waits ``wait_s`` for its server, if it has one, and its answer takes ``back_s`` to return; the system
-    is then one in which requests may be given up.
+    is then one in which requests may be given up. Others keep a share ``load`` of the processors busy all the time.
     """
     if wait_s or back_s:
         changes["replay"] = {"timeout_s": 60.0, **changes.get("replay", {})}
@@ -152,7 +153,7 @@ def make(
                     answer_tokens=2, answer="A", truth="A", correct=right,
                 )  # fmt: skip
                 source = (sources or {}).get(pipeline, "measured")
-                stages = _stages(unit, pipeline, point, samples, source, rng)
+                stages = _stages(unit, pipeline, point, samples, source, rng, load)
                 requests = _requests(pipeline, point, samples, n_bytes, stages, wait_s, back_s)
                 run.add(unit, outcomes=outcomes, stages=stages, requests=requests)
         run.finish(reasons)
@@ -178,7 +179,7 @@ def _parameters(label: str) -> dict[str, float]:
 
 
 def _stages(
-    unit: Unit, pipeline: str, point: str, samples: list[str], source: str, rng: np.random.Generator
+    unit: Unit, pipeline: str, point: str, samples: list[str], source: str, rng: np.random.Generator, load: float
 ) -> pa.Table:
     timed = [
         (samples[index * 20], repeat, *stage.split("/"), seconds * rng.lognormal(0, 0.1))
@@ -189,7 +190,7 @@ def _stages(
     columns = dict(zip(("sample", "repeat", "side", "stage", "seconds"), zip(*timed, strict=True), strict=True))
     constants = {"run": "r", "unit": unit.key, "pipeline": pipeline, "point": point, "start": 0, "machine": MACHINE}
     cpu_s = [0.9 * seconds for seconds in columns["seconds"]]
-    quiet = {"waited_s": [0.0 * seconds for seconds in cpu_s], "load": 0.01}
+    quiet = {"waited_s": [0.0 * seconds for seconds in cpu_s], "load": load}
     return _table(StageRow, **columns, **constants, round=columns["repeat"], cpu_s=cpu_s, **quiet, source=source)
 
 

@@ -439,10 +439,18 @@ class Analysis:
             )
         return self._profiles[key]
 
-    def profiles(self, pipelines: Sequence[str] | None = None) -> list[Profile]:
-        """The profile of every timed point, or of those of the pipelines named; ResultsError for an unknown one."""
+    def profiles(self, pipelines: Sequence[str] | None = None, *, question_text: bool | None = None) -> list[Profile]:
+        """The profile of every timed point, or of those of the pipelines named; ResultsError for an unknown one.
+
+        ``question_text`` says whether the questions' text is sent too; by default as in the run's scenario.
+        """
         self._refuse_unknown(pipelines or ())
-        return [self.profile(*key) for key in self.timed_points if not pipelines or key[0] in pipelines]
+        keys = [key for key in self.timed_points if not pipelines or key[0] in pipelines]
+        if question_text in (None, self._texts is not None):
+            return [self.profile(*key) for key in keys]
+        samples = self.record.samples if question_text else None
+        rows = self.record.stages, self.record.outcomes
+        return [Profile.from_tables(*rows, *key, samples=samples) for key in keys]
 
     def selected_profile(self, pipeline: str) -> Profile:
         """The profile of a pipeline at its selected point; raises ResultsError where it has none."""

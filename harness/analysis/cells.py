@@ -6,7 +6,8 @@ kinds differ in where their intervals come from:
 - Where requests do not meet (one user, who asks again when answered, over a constant link) T is the timed device and
   server stages of a request and a link time that its bytes decide. The mean of the first two over the whole benchmark
   is found by a line on patches (:func:`harness.analysis.means.mean_latency`); the link time is the mean over the
-  payloads of **all** questions, which are known, and is added. A picture's repeats are one observation.
+  payloads of **all** questions, which are known, and is added; so is a batch's window, which a lone request waits for
+  in vain. A picture's repeats are one observation.
 - Where they queue, or the link's rate varies, the rows of the replay are summed up by picture, and the scatter between
   seeds is added. A system that receives more work than it can do is ``unstable`` and has no mean.
 
@@ -96,14 +97,18 @@ def _alone(
     assert uplink is not None
     _, known_s = times_and_known(profile, setting.system, uplink, setting.population)
     own_SR, _ = times_and_known(profile, setting.system, uplink, None)
+    window_s, population = _window_s(setting.system), setting.population
+    wait_SR = window_s * matrix(profile, (~profile.stays).astype(np.float64))
+    wait_s = window_s * _average(population, population.n_bytes(profile) > 0) if window_s else 0.0
     stratum_S, stratum_N = strata(profile, setting.population)
     parts = {"device": timed.device_SR, "server": timed.server_SR}
     values = dict(zip(parts, means.split_mean(timed.total_SR, list(parts.values()), stratum_S, stratum_N), strict=True))
     total = mean_latency(
         timed.total_SR, stratum_S, stratum_N, start_R=timed.start_R, confidence=setting.confidence
     ).plus(known_s)
-    zero = np.zeros_like(own_SR)
-    spent = {"link": own_SR - timed.device_SR - timed.server_SR, "wait": zero, "total": own_SR, **parts}
+    link_SR = own_SR - timed.device_SR - timed.server_SR - wait_SR
+    spent = {"link": link_SR, "wait": wait_SR, "total": own_SR, **parts}
+    known_of = {"link": known_s - wait_s, "wait": wait_s}
     for part in latency.PARTS:
         if part == "total":
             mean = total
@@ -113,7 +118,7 @@ def _alone(
         elif part in values and parts[part].any():
             mean = Estimate(values[part], math.nan, math.nan, "some requests have no such part")
         else:
-            known = known_s if part == "link" else 0.0
+            known = known_of.get(part, 0.0)
             mean = Estimate(known, known, known)
         estimates = {"mean": mean}
         for name, p in latency.PERCENTILES.items():
@@ -226,11 +231,13 @@ def times_and_known(
 
 
 def mean_link_s(profile: Profile, spec: Replay, uplink: Uplink, population: Population) -> float:
-    """The mean of the link's part over the payloads of all questions, for one user whose requests do not meet."""
-    n_bytes = np.asarray(population.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
-    weight_N = None if population.weight_N is None else np.asarray(population.weight_N, dtype=np.float64)
+    """The mean of the link's part over the payloads of all questions, for one user whose requests do not meet.
+
+    With the window of a batch that waits to be filled, which is known as well.
+    """
+    n_bytes = population.n_bytes(profile)
     if bits_alone(uplink, spec):
-        return 8 * float(np.average(n_bytes, weights=weight_N)) / uplink.rate_bps
+        return 8 * _average(population, n_bytes) / uplink.rate_bps
     nothing = np.zeros(n_bytes.size)
     links = Profile(
         pipeline=profile.pipeline,
@@ -241,7 +248,18 @@ def mean_link_s(profile: Profile, spec: Replay, uplink: Uplink, population: Popu
         server_stages=("none",),
         server_stage_s=nothing[:, None],
     )
-    return float(np.average(total_s(replay(links, _once(spec, uplink))), weights=weight_N))
+    return _average(population, total_s(replay(links, _once(spec, uplink))))
+
+
+def _average(population: Population, values_N: ArrayLike) -> float:
+    """The mean of all questions' values, as much as each counts."""
+    weight_N = None if population.weight_N is None else np.asarray(population.weight_N, dtype=np.float64)
+    return float(np.average(np.asarray(values_N), weights=weight_N))
+
+
+def _window_s(spec: Replay) -> float:
+    """How long a lone request waits for a batch to be filled."""
+    return spec.batching.window_s if spec.batching is not None and spec.batching.waits else 0.0
 
 
 def _once(spec: Replay, uplink: Uplink) -> Cell:
@@ -251,8 +269,8 @@ def _once(spec: Replay, uplink: Uplink) -> Cell:
 
 def bits_alone(uplink: Uplink, spec: Replay) -> TypeGuard[ConstantUplink]:
     """Whether a lone request takes its stages and its bits over the rate, and nothing else."""
-    waits = spec.batching is not None and spec.batching.waits
-    return isinstance(uplink, ConstantUplink) and uplink.wire == _BARE and not spec.answer.seconds and not waits
+    free = not spec.answer.seconds and not _window_s(spec)
+    return isinstance(uplink, ConstantUplink) and uplink.wire == _BARE and free
 
 
 def mean_at(profile: Profile, setting: Setting, uplink: Uplink) -> float:

@@ -38,7 +38,7 @@ def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     uplink's columns, ``pipeline``, ``point``, ``total_mean_s``, ``first``, the pipeline of the least mean, and
     ``ratio``, ``ratio_low``, ``ratio_high``, the scheme's mean over that one's, within rounds
     (:func:`harness.analysis.means.ratio_within_rounds`). The interval is null, and ``reason`` says why, where requests
-    meet or the two were not timed on the same pictures.
+    may meet (:meth:`harness.analysis.setting.Setting.met`) or the two were not timed on the same pictures.
     """
     columns = [*UPLINK, "pipeline", "point", "total_mean_s"]
     found = []
@@ -58,8 +58,8 @@ def first_answers(numbers: pd.DataFrame, setting: Setting) -> pd.DataFrame:
 def _ratio(row: "pd.Series[Any]", first: "pd.Series[Any]", setting: Setting) -> Estimate:
     plain = float(row["total_mean_s"] / first["total_mean_s"])
     cell = {"channel": row["channel"], "users": row["users"]}
-    if not setting.alone(cell):
-        return Estimate(plain, math.nan, math.nan, "requests meet, or the link's rate varies")
+    if reason := setting.met(cell):
+        return Estimate(plain, math.nan, math.nan, reason)
     keys: list[PointKey] = [(str(r["pipeline"]), str(r["point"])) for r in (row, first)]
     profiles = [setting.profiles[key] for key in keys]
     if profiles[0].samples != profiles[1].samples:
@@ -219,7 +219,7 @@ def latencies_at_equal_score(
     """T of each pair of ladders where both have the score ``target``, at each constant uplink.
 
     Link times are those of the payloads of all questions at each point (:func:`harness.analysis.cells.mean_link_s`),
-    whatever the link's wire, the answer's way back and the questions' texts add.
+    whatever the link's wire, the answer's way back, the questions' texts and a batch's window add.
     A row a pair and uplink: ``channel``, ``test``, ``anchor``, ``test_s``, ``anchor_s``, ``ratio`` with their ends, and
     ``reason`` (:func:`harness.analysis.curves.latency_at_equal_score`).
     """

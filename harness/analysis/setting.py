@@ -78,6 +78,10 @@ class Population:
             weight_N=weight if len(sizes) > 1 else None,
         )
 
+    def n_bytes(self, profile: Profile) -> Ints:
+        """The payloads of all questions at a profile's point, (N,)."""
+        return np.asarray(self.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
@@ -172,14 +176,25 @@ class Setting:
         found += ["the servers, which answer in batches"] if self.system.batching is not None else []
         return f"not judged, whether they keep up with what is asked: {'; '.join(found)}" if found else ""
 
-    def alone(self, cell: Mapping[str, Any]) -> bool:
-        """Whether the requests of a cell do not meet, so that its times are the timed stages and a link time."""
+    def met(self, cell: Mapping[str, Any]) -> str:
+        """Why the times of a cell are not the timed stages, a link time and a batch's window; empty where they are.
+
+        They are where one user asks again when answered, over a constant link: a batch then never fills.
+        """
         uplink = self.uplink(str(cell["channel"]))
-        if uplink is None or self.system.arrivals is None or self.system.timeout_s is not None:
-            return False
-        if self.system.batching is not None and self.system.batching.waits:
-            return False
-        return not requests_meet(Cell(spec=self.system, uplink=uplink, users=int(cell["users"]), seed=0))
+        if uplink is None:
+            return "the link's rate varies"
+        if self.system.timeout_s is not None:
+            return "a request may be given up"
+        if int(cell["users"]) > 1 or not isinstance(self.system.arrivals, ClosedLoop):
+            return "requests may meet"
+        if requests_meet(Cell(spec=self.system, uplink=uplink, users=1, seed=0)):
+            return "a burst that a request sends is missing for the next one"
+        return ""
+
+    def alone(self, cell: Mapping[str, Any]) -> bool:
+        """Whether the requests of a cell do not meet: :meth:`met` is empty."""
+        return not self.met(cell)
 
     def timed(self, key: PointKey) -> Timed:
         """The timed requests of a point."""

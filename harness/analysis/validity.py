@@ -27,10 +27,14 @@ rows and from facts that the run recorded; the manifest's own verdict is not use
     give in its wall time.
 11. **precision** Where the scenario asks for a precision of the mean times, it was reached.
 
+A replay of a run (:func:`harness.derived.replay`) is judged by the rows of that run as they were measured, though they
+are called recorded. Its own software may be another, but has to be a commit's or a release's. What a scenario's profile
+recorded elsewhere is not judged by rules 6 and 9 to 11.
+
 An INVALID run is stored, shown and drawn, and is labelled INVALID wherever it is shown.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -41,6 +45,7 @@ from harness.analysis.analysis import Analysis
 from harness.analysis.latency import required_samples
 from harness.analysis.means import MIN_PICTURES
 from harness.analysis.precision import Look, look
+from harness.runs.provenance import Manifest
 from harness.runs.store import Record
 from harness.scenario.load import hash_of
 
@@ -63,21 +68,23 @@ _REQUEST = [*_POINT, "sample", "repeat"]
 def reasons(run: Analysis) -> list[str]:
     """What keeps a run, complete or not yet, from being VALID, a sentence each; none for a VALID one."""
     record = run.record
-    stages = record.stages.select([*_REQUEST, "side", "machine", "start", "source"]).to_pandas().drop_duplicates()
+    timed = as_timed(record)
+    stages = timed.select([*_REQUEST, "side", "machine", "start", "source"]).to_pandas().drop_duplicates()
     outcomes = record.outcomes.select([*_POINT, "sample", "payload_bytes", "truth"]).to_pandas()
-    requests = timed_requests(record.stages)
+    requests = timed_requests(timed)
     return [
         *_warmup(record),
+        *edited(record.manifest),
         *_timed_samples(record, stages, outcomes),
         *_both_halves(stages, outcomes),
         *_same_questions(outcomes),
         *_questions(run),
         *_one_machine(record, stages),
-        *_one_software(record),
+        *_one_software(run),
         *_throttled(record),
         *_disturbed(record, requests),
-        *_clock(record, requests),
-        *_precision(record),
+        *_clock(record, requests, set(stages["start"])),
+        *_precision(record, timed),
     ]
 
 
@@ -90,7 +97,7 @@ def reasons_of_answers(run: Analysis) -> list[str]:
         *_both_halves(stages, outcomes),
         *_same_questions(outcomes),
         *_questions(run),
-        *_one_software(record),
+        *_one_software(run),
     ]
 
 
@@ -102,6 +109,23 @@ def disturbance(seconds: float, waited_s: float | None, load: float | None, *, m
     if waited_s is not None and waited_s > max(LEAST_WAITED_S, most_waited * seconds):
         return "kept from running"
     return "others kept processors busy" if load is not None and load > MOST_LOAD else ""
+
+
+def as_timed(record: Record) -> pa.Table:
+    """The stage rows with their sources when they were timed: what is recorded and in no profile was measured.
+
+    A replay calls the rows that a run measured recorded; those of the scenario's profile were recorded before.
+    """
+    stages = record.stages
+    replayed = pc.equal(stages["source"], "recorded")
+    for named in record.manifest.scenario.get("profile") or ():
+        of_profile = pc.and_(pc.equal(stages["pipeline"], named["pipeline"]), pc.equal(stages["side"], named["side"]))
+        if named.get("point") is not None:
+            of_profile = pc.and_(of_profile, pc.equal(stages["point"], named["point"]))
+        replayed = pc.and_not(replayed, of_profile)
+    source = pc.if_else(replayed, "measured", stages["source"])
+    place = stages.column_names.index("source")
+    return stages.set_column(place, stages.schema.field("source"), source)
 
 
 def timed_requests(stages: pa.Table) -> pd.DataFrame:
@@ -145,12 +169,15 @@ def looked_at(
     return found
 
 
-def _warmup(record: Record) -> Iterator[str]:
-    manifest = record.manifest
-    if manifest.scenario_value("measure", "warmup") < 1:
-        yield "no warm-up request was dropped before timing (measure.warmup is 0)"
+def edited(manifest: Manifest) -> Iterator[str]:
+    """That a manifest's scenario is not the one that the run was made with."""
     if (found := hash_of(manifest.scenario)) != manifest.scenario_hash:
         yield f"the manifest's scenario has the hash {found}, and the run was made with {manifest.scenario_hash}"
+
+
+def _warmup(record: Record) -> Iterator[str]:
+    if record.manifest.scenario_value("measure", "warmup") < 1:
+        yield "no warm-up request was dropped before timing (measure.warmup is 0)"
 
 
 def _timed_samples(record: Record, stages: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[str]:
@@ -228,13 +255,16 @@ def _one_machine(record: Record, stages: pd.DataFrame) -> Iterator[str]:
             yield f"the {side} stages were timed on {len(machines)} machines: {'; '.join(listed)}"
 
 
-def _one_software(record: Record) -> Iterator[str]:
-    sessions = record.manifest.sessions
-    if len({session.code for session in sessions}) > 1:
-        yield f"the sessions ran {len({session.code for session in sessions})} versions of the harness's code"
-    names = sorted({name for session in sessions for name in session.packages})
+def _one_software(run: Analysis) -> Iterator[str]:
+    sessions = measured = run.manifest.sessions
+    if run.bytes_source == "recorded":
+        # A replay mixes no rows of two versions: its session measured nothing, and all that it replayed is its own.
+        measured = sessions[: 1 + max(run.record.stages["start"].to_pylist())]
+    if (n := len({session.code for session in measured})) > 1:
+        yield f"the sessions ran {n} versions of the harness's code"
+    names = sorted({name for session in measured for name in session.packages})
     for name in names:
-        if len(versions := list(dict.fromkeys(session.packages.get(name, "none") for session in sessions))) > 1:
+        if len(versions := list(dict.fromkeys(session.packages.get(name, "none") for session in measured))) > 1:
             yield f"the sessions ran different versions of {name}: {', '.join(versions)}"
     if dirty := [session for session in sessions if session.commit is not None and session.dirty]:
         yield f"the code had changes that are in no commit (commit {(dirty[0].commit or '')[:9]} and changes)"
@@ -272,11 +302,13 @@ def _disturbed(record: Record, requests: pd.DataFrame) -> Iterator[str]:
         yield f"some task waited for a processor in {max(pressures):.0%} of the time in which requests were timed"
 
 
-def _clock(record: Record, requests: pd.DataFrame) -> Iterator[str]:
+def _clock(record: Record, requests: pd.DataFrame, starts: Collection[int]) -> Iterator[str]:
     if n := int((requests["seconds"] <= 0).sum()):
         yield f"the clock stood still: {n} of {len(requests)} timed requests took 0 s"
         return
-    threads = [session.machine["threads"] for session in record.manifest.sessions if session.machine.get("threads")]
+    # A session that only replayed may be another machine's, with more processors.
+    sessions = [session for start, session in enumerate(record.manifest.sessions) if start in starts]
+    threads = [session.machine["threads"] for session in sessions if session.machine.get("threads")]
     most = max(threads, default=0)
     # Processor time is counted in ticks on some systems.
     if most and (n := int((requests["cpu_s"] > 1.05 * most * requests["seconds"] + 0.02).sum())):
@@ -286,12 +318,12 @@ def _clock(record: Record, requests: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _precision(record: Record) -> Iterator[str]:
+def _precision(record: Record, timed: pa.Table) -> Iterator[str]:
     wanted = record.manifest.scenario_value("measure")
-    if wanted.get("precision") is None or not record.stages.num_rows:
+    if wanted.get("precision") is None or not timed.num_rows:
         return
     found = looked_at(
-        record.stages,
+        timed,
         record.samples,
         precision=wanted["precision"],
         at_most=wanted["at_most"],

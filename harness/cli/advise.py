@@ -3,7 +3,7 @@
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,11 @@ from harness.cli.app import PER_SECOND, RATE, SECONDS
 from harness.errors import ExitCode, ResultsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
+    from harness.analysis import Analysis
     from harness.analysis.means import Estimate
     from harness.scenario.replay import Replay
 
@@ -105,6 +110,36 @@ def _described(spec: "Replay") -> str:
     return ", ".join(found)
 
 
+def _before(run: "Analysis", spec: "Replay", console: "Console") -> None:
+    """Prints what the answer has to be read with: why the run is INVALID, and what it replayed otherwise."""
+    from harness.cli.display import print_reasons
+
+    print_reasons(run, console)
+    if left := not_applied(run.manifest.scenario_value("replay"), spec):
+        console.print(f"settings of the run's own replay that are not applied here: {', '.join(left)}")
+
+
+def not_applied(own: "Mapping[str, Any]", spec: "Replay") -> list[str]:
+    """The settings of a run's replay section, as its manifest has it, that another system does not have.
+
+    Those that are left at their defaults are none. The question's text is no setting of a system: it is in the bytes of
+    the run's profiles.
+    """
+    from harness.scenario.replay import Replay, Wire
+
+    wire, taken = Wire().model_dump(), spec.uplinks[0].wire.model_dump()
+    plain, applied = (one.model_dump(mode="json") for one in (Replay.model_construct(uplinks=()), spec))
+    names = ("sharing", "servers", "batching", "arrivals", "timeout_s", "answer")
+    differ = [name for name in names if own.get(name, plain[name]) not in (plain[name], applied[name])]
+    parts = {
+        name.removesuffix("_bytes").removesuffix("_s")
+        for uplink in own["uplinks"]
+        for name, value in uplink.get("wire", {}).items()
+        if value not in (wire.get(name), taken.get(name))
+    }
+    return [name.removesuffix("_s") for name in differ] + ([f"wire ({', '.join(sorted(parts))})"] if parts else [])
+
+
 def advise(
     path: RunFolder,
     deadline: Annotated[float, typer.Option(help="Time within which an answer is expected.", **SECONDS)],
@@ -161,6 +196,7 @@ def advise(
         confidence=analysis.latency_confidence,
     )
     console = terminal()
+    _before(analysis, spec, console)
     console.print(
         f"over {_described(spec)}, {min_share:.0%} within {format_seconds(deadline)}; scores over the reference's"
     )
@@ -217,8 +253,11 @@ def crossover(
         harness crossover results/runs/crossover webp tofc --link bus.parquet --users 8 --per-user "0.1 /s" --servers 2
     """
     from harness.analysis import Analysis, crossings
+    from harness.cli.display import terminal
     from harness.units import format_rate
 
+    if first == second:
+        raise typer.BadParameter(f"{first} is given twice; name two pipelines of the run", param_hint="SECOND")
     if low >= high:
         raise typer.BadParameter(f"{format_rate(low)} is not below --high, {format_rate(high)}", param_hint="--low")
     meet = users > 1 or per_user is not None or link is not None
@@ -228,6 +267,7 @@ def crossover(
     )  # fmt: skip
     analysis = Analysis.read(path)
     one, other = (analysis.selected_profile(name) for name in (first, second))
+    _before(analysis, spec, terminal())
     uplink, confidence = spec.uplinks[0], analysis.latency_confidence
     if meet:
         found = crossings.crossover_of_links(
@@ -253,8 +293,13 @@ def crossover(
     if found.unstable_below_bps is not None:
         typer.echo(f"unstable: neither keeps up below {format_rate(found.unstable_below_bps)}")
     if found.rate_bps is None:
-        doubt = "" if found.sure else "; the timed pictures leave open whether they do"
-        typer.echo(f"{found.faster_throughout} answers first at every rate {span}: they do not cross there{doubt}")
+        if found.sure:
+            typer.echo(f"{found.faster_throughout} answers first at every rate {span}: they do not cross there")
+        else:
+            typer.echo(
+                f"{found.faster_throughout} answers first at every rate {span} by the means only: the timed pictures "
+                "leave open whether they cross there"
+            )
         return
     faster_above = other.pipeline if found.faster_below == one.pipeline else one.pipeline
     rate = found.rate_bps
@@ -291,11 +336,13 @@ def max_users(
         harness max-users results/runs/realworldqa_lowrate tofc --link bus.parquet --rtt 60ms --limit 3s
     """
     from harness.analysis import Analysis, whatif
+    from harness.cli.display import terminal
     from harness.units import format_seconds
 
     spec = _system(rate, link, rtt, per_user=per_user, servers=servers, sharing=sharing, requests=requests, seeds=seeds)
     analysis = Analysis.read(path)
     profile = analysis.selected_profile(pipeline)
+    _before(analysis, spec, terminal())
     users, seen = whatif.max_users(
         profile,
         spec,
@@ -304,13 +351,15 @@ def max_users(
         q=percentile,
         confidence=analysis.latency_confidence,
     )
-    found = f"{users} users" if users < whatif.MOST_USERS else f"at least {users} users, the most that is searched for,"
+    found = f"{users} user{'s' * (users != 1)}"
+    if users == whatif.MOST_USERS:
+        found = f"at least {found}, the most that is searched for,"
     typer.echo(f"{profile.pipeline} at {profile.point}: {found} within {format_seconds(limit)}")
     for asked in sorted(seen):
         tail = seen[asked]
         shown = format_seconds(tail.value) if math.isfinite(tail.value) else "none"
         interval = f"({tail.reason})" if tail.reason else f"[{_span(tail)}]"
-        typer.echo(f"  {asked:5} users: p{percentile:g} {shown} {interval}")
+        typer.echo(f"  {asked:5} user{'s:' if asked > 1 else ': '} p{percentile:g} {shown} {interval}")
 
 
 def _span(estimate: "Estimate") -> str:

@@ -126,9 +126,11 @@ def replay(
     """
     from harness.cli.display import Display, terminal
     from harness.derived import replay as replay_run
+    from harness.replay.sweep import server_stages
+    from harness.runs.store import Run
     from harness.scenario.load import load
 
-    wanted = load(scenario)
+    wanted = load(scenario, stages=server_stages(Run.read(run).stages))
     folder = results / (name or wanted.name)
     with Display(terminal()) as display:
         replay_run(run, wanted, folder, reporter=display, command=tuple(sys.argv), fresh=fresh)

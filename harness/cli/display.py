@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.panel import Panel
@@ -21,6 +21,9 @@ from rich.progress import (
 
 from harness.units import format_bytes, format_duration
 
+if TYPE_CHECKING:
+    from harness.analysis import Analysis
+
 _EVERY_S = 60.0
 """Interval between the progress lines of a phase, without a terminal."""
 LINE_EVERY_S = 15.0
@@ -32,6 +35,14 @@ _SPEED_OF_S = 3600.0
 def terminal(**how: Any) -> Console:
     """A console that prints names literally: ``[lte]`` is not markup, ``:up:`` not an emoji."""
     return Console(markup=False, emoji=False, **how)
+
+
+def print_reasons(run: "Analysis", console: Console) -> None:
+    """Prints why a run is INVALID, as its table does; nothing of a VALID one."""
+    from harness.report.table import invalid
+
+    for line in invalid(run):
+        console.print(line)
 
 
 def bar(console: Console) -> BarColumn:

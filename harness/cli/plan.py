@@ -32,7 +32,7 @@ def plan(
 
     from harness.analysis import Analysis
     from harness.analysis.precision import plan as plan_of
-    from harness.cli.display import terminal
+    from harness.cli.display import print_reasons, terminal
     from harness.report.fitting import Fitting
     from harness.scenario.load import load
 
@@ -40,6 +40,7 @@ def plan(
     run = Analysis.read(folder)
     found = plan_of(run, latency=latency / 100, payload=payload / 100, score=score)
     console = terminal()
+    print_reasons(run, console)
     table = Fitting()
     table.add_column("scheme", overflow="fold")
     heads = (f"{latency:g} % of the latency", f"{payload:g} % of the bytes", f"{score:g} points of score")

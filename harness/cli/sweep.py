@@ -40,20 +40,22 @@ def sweep(
     from harness.analysis.cells import unstable_cells
     from harness.analysis.setting import level_of
     from harness.channel.channel import unreadable_files
-    from harness.cli.display import terminal
+    from harness.cli.display import print_reasons, terminal
     from harness.errors import ScenarioError
     from harness.replay import sweep as replay_sweep
+    from harness.replay.sweep import refuse_unknown_stages, server_stages
     from harness.report.fitting import Fitting
     from harness.scenario.load import load
     from harness.units import format_seconds
 
-    spec = load(scenario).replay
-    if wrong := unreadable_files(spec):
-        raise ScenarioError("\n".join(f"{scenario}: {sentence}" for sentence in wrong))
     if out is not None:
         _check(out)
     run = Analysis.read(path)
-    found = run.profiles(pipeline)
+    spec = load(scenario, stages=server_stages(run.record.stages)).replay
+    if wrong := unreadable_files(spec):
+        raise ScenarioError("\n".join(f"{scenario}: {sentence}" for sentence in wrong))
+    refuse_unknown_stages(spec, run.record.stages)
+    found = run.profiles(pipeline, question_text=spec.question_text)
     rows = replay_sweep(found, spec, workers="ray" if engine is ExecutorName.ray else workers, tell=_tell)
     if out is not None:
         _write(rows, out)
@@ -66,6 +68,7 @@ def sweep(
         unstable=unstable_cells(found, spec),
     )
     console = terminal()
+    print_reasons(run, console)
     for (scheme, point), of_point in itertools.groupby(summary, key=lambda row: (row.pipeline, row.point)):
         table = Fitting(title=f"{scheme} at {point}", names=2)
         table.add_column("uplink", overflow="fold")  # A long name is wrapped; numbers are never cut.

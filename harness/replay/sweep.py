@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.cluster import connected
-from harness.errors import UnavailableError
+from harness.errors import ScenarioError, UnavailableError, unknown_name
 from harness.records import RequestRow, schema
 from harness.replay.cell import Cell, Simulator, replay
 from harness.replay.profile import Profile
 from harness.reporter import unsaid
-from harness.scenario.replay import Replay
+from harness.scenario.replay import SERVER_STAGES, Replay
 
 Job = tuple[Profile, Cell, Simulator]
 Workers = int | Literal["ray"]
@@ -26,6 +27,21 @@ def cells(spec: Replay) -> Iterator[Cell]:
         for users in spec.users:
             for seed in range(spec.seeds):
                 yield Cell(spec=spec, uplink=uplink, users=users, seed=seed)
+
+
+def server_stages(stages: pa.Table) -> list[str]:
+    """The names of the server stages in stage rows."""
+    names: list[str] = pc.unique(stages["stage"].filter(pc.equal(stages["side"], "server"))).to_pylist()
+    return names
+
+
+def refuse_unknown_stages(spec: Replay, stages: pa.Table) -> None:
+    """Raises ScenarioError where batches name a server stage that neither the harness nor the stage rows have."""
+    if spec.batching is None:
+        return
+    known = dict.fromkeys([*SERVER_STAGES, *server_stages(stages)])
+    if unknown := [name for name in spec.batching.together if name not in known]:
+        raise ScenarioError(f"replay.batching.together: {unknown_name('server stage', unknown[0], known)}")
 
 
 def sweep(

@@ -189,8 +189,12 @@ def _heading(run: Analysis) -> Sequence[Text]:
     lines = [Text(str(manifest.scenario_value("title")), style="bold")]
     lines += [Text(label, style="yellow") for label in (manifest.label, manifest.untuned) if label]
     # An unfinished run is not judged yet, as its last footnote says.
-    reasons = run.reasons if manifest.validity else ()
-    return lines + [Text(f"INVALID: {reason}", style="bold red") for reason in reasons]
+    return lines + (invalid(run) if manifest.validity else [])
+
+
+def invalid(run: Analysis) -> list[Text]:
+    """A line for each reason why a run is INVALID."""
+    return [Text(f"INVALID: {reason}", style="bold red") for reason in run.reasons]
 
 
 def _footnotes(run: Analysis) -> Sequence[Text]:
@@ -246,6 +250,7 @@ def _timing(run: Analysis) -> str:
     if replayed.empty:
         return "times: none, because nothing was replayed"
     unfirm = sorted(set(replayed["total_source"].dropna()) - {"measured"})
+    how_many = "some" if "measured" in run.setting.sources.values() else "all"
     lost = int((replayed["requests"] - replayed["total_done"]).sum())
     rest = f"; {lost} never answered and not in the means" if lost else ""
     rest += "" if run.deadline_s is None else f"; in {format_seconds(run.deadline_s)}: the share answered by then"
@@ -262,7 +267,7 @@ def _timing(run: Analysis) -> str:
         f"times: mean seconds {of[run.met].format(_range(replayed['timed']))}"
         + f"; ±: the longer side of the mean's {100 * run.equality.confidence:g} % interval"
         + (f"; {run.session}" if run.session else "")
-        + (f"; some are {' and '.join(unfirm)}" if unfirm else "")
+        + (f"; {how_many} are {' and '.join(unfirm)}" if unfirm else "")
         + rest
     )
 

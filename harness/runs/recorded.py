@@ -54,6 +54,11 @@ class RecordedTimes:
         """A digest of the file and of what the scenario says of it: rows made of another are other rows."""
         return digests.of_data([self.digest, self.machine, "" in self.requests])
 
+    @property
+    def stage_names(self) -> set[str]:
+        """The names of its stages."""
+        return {name for of_sample in self.requests.values() for request in of_sample for name, _, _ in request}
+
     def stages(self, sample: str, repeat: int, turn: int) -> Stages:
         """Those of a request: the sample's own, its repeats in turn, or else the next of any."""
         if (own := self.requests.get(sample)) is not None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ _PIXELS = "_px"
 """How the field of a number ends that is written without a unit, and without this ending."""
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Scenario:
+def load(path: Path, overrides: Sequence[str] = (), *, stages: Collection[str] | None = None) -> Scenario:
     """The scenario in a YAML file, with ``overrides`` such as ``measure.repeats=2`` applied.
+
+    ``stages`` are the server stages of the run that the scenario replays, if there is one: batches may name them.
 
     Raises ScenarioError with a sentence for every mistake, each naming the file, the line, the key path and the value.
     """
@@ -32,7 +34,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Scenario:
     for assignment in overrides:
         override(document, assignment)
     try:
-        scenario = Scenario.model_validate(document.mapping, context={"folder": path.parent})
+        scenario = Scenario.model_validate(document.mapping, context={"folder": path.parent, "stages": stages})
     except ValidationError as error:
         raise mistakes(path, document, sentences(error)) from None
     if document.mistakes:

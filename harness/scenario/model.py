@@ -6,11 +6,11 @@ the catalog, so that a mistake is found before the first second of computing.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from harness import catalog
@@ -19,7 +19,7 @@ from harness.records import Side
 from harness.scenario.estimate import EstimateSection
 from harness.scenario.explain import NestedError, SeveralNestedError
 from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, Line, SchemeName, Share, Slug, repeated
-from harness.scenario.replay import FromFile, Replay, SomeS
+from harness.scenario.replay import SERVER_STAGES, FromFile, Replay, SomeS
 from harness.scenario.source import KeyPath
 
 _MOST_POINTS = 1000
@@ -267,6 +267,33 @@ class Scenario(Frozen):
                 raise ValueError(f"estimate.{error}") from None
         return self
 
+    @property
+    def has_own_code(self) -> bool:
+        """Whether a scheme or a model is not the harness's own, and may time stages that only its rows name."""
+        models = {self.backbone, self.stand_in.backbone or self.backbone}
+        own_scheme = any(spec.scheme not in catalog.SCHEMES for spec in self.pipelines)
+        return own_scheme or not models <= set(catalog.BACKBONES)
+
+    def unknown_stages(self, timed: Iterable[str]) -> Iterator[tuple[int, str, str]]:
+        """The place, the name and the sentence of each server stage of the batches that there is not.
+
+        ``timed`` are those that there are besides the harness's own: in a profile, or in the rows of a run.
+        """
+        known = [*SERVER_STAGES, *timed]
+        for place, name in enumerate(self.replay.batching.together if self.replay.batching else ()):
+            if name not in known:
+                yield place, name, unknown_name("server stage", name, dict.fromkeys(known))
+
+    @model_validator(mode="after")
+    def _batched_stages_exist(self, info: ValidationInfo) -> Self:
+        timed = (info.context or {}).get("stages")
+        if any(recording.side == "server" for recording in self.profile) or (timed is None and self.has_own_code):
+            return self  # A profile's file is opened later; the user's own code names its stages when it runs.
+        under = ("replay", "batching", "together")
+        if wrong := [_nested(under, *mistake) for mistake in self.unknown_stages(timed or ())]:
+            raise SeveralNestedError(wrong)
+        return self
+
     @model_validator(mode="after")
     def _profiles_fit(self) -> Self:
         points = {pipeline.name: pipeline.labels for pipeline in self.pipelines}
@@ -292,7 +319,7 @@ class Scenario(Frozen):
         return self
 
 
-def _nested(under: KeyPath, key: str, value: str, sentence: str) -> NestedError:
+def _nested(under: KeyPath, key: str | int, value: str, sentence: str) -> NestedError:
     """A mistake in a part's key that only the whole scenario reveals."""
     kind = PydanticCustomError("value_error", "{sentence}", {"sentence": sentence})
     return NestedError(

@@ -179,18 +179,29 @@ class RecordedArrivals(FromFile):
 Arrivals = Annotated[ClosedLoop | Poisson | Periodic | RecordedArrivals, Field(discriminator="kind")]
 
 
+SERVER_STAGES = ("decode", "preprocess", "vision_encode", "merge", "project", "prefill", "generate")
+"""The stages that the harness's own schemes and models time on a server, in the order in which they may come."""
+
+
 class Batching(Frozen):
     """A server takes up to ``max_batch`` waiting requests at once, and waits up to ``window`` for the batch to fill.
 
     The stages named in ``together`` run once for the batch: as long as the longest member's own time plus ``marginal``
     times the sum of the others' (0: the others are free; 1: nothing is gained). All other server stages run one after
-    the other. ``marginal`` has no default because it is a property of the server that has to be known.
+    the other. ``marginal`` has no default because it is a property of the server that has to be known. Names are those
+    of :data:`SERVER_STAGES`, or of stages that a scheme, a model or a profile of your own has on the server.
     """
 
     max_batch: int = Field(ge=1, le=4096)
     window_s: DurationS = Field(default=0.0, alias="window")
     marginal: float = Field(ge=0, le=1, strict=False)
     together: tuple[str, ...] = Field(default=("vision_encode", "project", "prefill", "generate"), strict=False)
+
+    @model_validator(mode="after")
+    def _stages_are_named_once(self) -> Self:
+        if (twice := repeated(self.together)) is not None:
+            raise ValueError(f"together names the stage {twice} twice")
+        return self
 
     @property
     def waits(self) -> bool:

@@ -22,7 +22,8 @@ def test_at_80_columns_every_name_keeps_its_line_and_no_word_is_lost(
     names = set(made_up.record.outcomes["pipeline"].to_pylist())
     parameters = {part for point in set(made_up.record.outcomes["point"].to_pylist()) for part in point.split(",")}
     assert names | parameters <= set(starts)
-    head, _, *rows, choice = [line for line in lines[1:] if not line.startswith("none: ")]
+    said = lines.index(next(line for line in lines if line.startswith("over ")))
+    head, _, *rows, choice = [line for line in lines[said + 1 :] if not line.startswith("none: ")]
     column = head.index("verdict")
     verdicts = {word.strip(",") for row in rows for word in row[column:].split()}
     words = {word for word in verdicts if not word.endswith("%")}

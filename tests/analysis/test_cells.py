@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from harness.analysis import Analysis, cells, comparison, crossings, whatif
-from harness.analysis.setting import system_of
+from harness.analysis import Analysis, cells, comparison, crossings, latency, whatif
+from harness.analysis.setting import Population, system_of
 from harness.errors import ResultsError
 from harness.records import OutcomeRow, SampleRow, StageRow, schema
+from harness.replay import sweep
 from tests.made_up_run import MACHINE, RATES_BPS, REPLAY, make
 
 ROUNDS = 4
@@ -243,7 +244,7 @@ def test_waiting_takes_the_replays_rows(tmp_path: Any) -> None:
     assert row["total_mean_s"] == pytest.approx((own["answered_s"] - own["submitted_s"]).mean())
     assert row["total_mean_low_s"] < row["total_mean_s"] < row["total_mean_high_s"]
     assert run.first["ratio_low"].notna().sum() == 3
-    assert set(run.first["reason"]) == {"", "requests meet, or the link's rate varies"}
+    assert set(run.first["reason"]) == {"", "a request may be given up"}
     assert run.met == "all"
 
 
@@ -359,17 +360,80 @@ def test_means_are_of_the_benchmark_only_where_requests_do_not_queue(made_up: An
     assert found == ["none", "all", "some"]
 
 
+def test_why_requests_are_not_alone_is_told_truly(made_up: Analysis) -> None:
+    """Each thing that keeps a cell's times from being stages and a link time is named; a batch's window is none."""
+    constant, wire = REPLAY["uplinks"][0], {"burst_bytes": 3000}
+    chain = {"kind": "gilbert_elliott", "good_bps": 4e5, "bad_bps": 0.0, "good_for_s": 1.0, "bad_for_s": 1.0}
+    for changed, users, why in (
+        ({}, 1, ""),
+        ({"batching": {"max_batch": 4, "window_s": 0.1, "marginal": 0.5, "together": []}}, 1, ""),
+        ({"servers": 2}, 2, "requests may meet"),
+        ({"arrivals": {"kind": "poisson", "rate_hz": 1.0}}, 1, "requests may meet"),
+        ({"arrivals": {"kind": "recorded", "path": "at.csv"}}, 1, "requests may meet"),
+        ({"timeout_s": 9.0}, 1, "a request may be given up"),
+        ({"uplinks": [{**constant, "wire": wire}]}, 1, "a burst that a request sends is missing for the next one"),
+        ({"uplinks": [{**chain, "name": "25 KB/s"}]}, 1, "the link's rate varies"),
+        ({"uplinks": []}, 1, "the link's rate varies"),
+    ):
+        setting = dataclasses.replace(made_up.setting, system=system_of({**REPLAY, **changed}))
+        cell = {"channel": "25 KB/s", "users": users}
+        assert (setting.met(cell), setting.alone(cell)) == (why, not why)
+
+
+@pytest.mark.slow
+def test_a_batchs_window_moves_the_times_of_one_user_and_widens_nothing(made_up: Analysis) -> None:
+    """Means, their ends and percentiles are those without it, plus the window; the replay's own rows agree."""
+    batching = {"max_batch": 4, "window_s": 0.1, "marginal": 0.5, "together": ["prefill"]}
+    section = {**REPLAY, "batching": batching}
+    changed = made_up.manifest.model_copy(update={"scenario": {**made_up.manifest.scenario, "replay": section}})
+    run = Analysis(dataclasses.replace(made_up.record, manifest=changed))
+    assert run.met == "none"
+    assert set(run.parts) == {"device", "link", "wait", "server", "total"}
+    windows_s = np.where(run.numbers["pipeline"] == "device_only", 0.0, 0.1)
+    for part, moved_s in (("wait", windows_s), ("total", windows_s), ("link", 0.0), ("server", 0.0)):
+        for column in (f"{part}_mean_s", f"{part}_mean_low_s", f"{part}_mean_high_s", f"{part}_p50_s"):
+            np.testing.assert_allclose(run.numbers[column], made_up.numbers[column] + moved_s, atol=1e-12)
+    parts_s = run.numbers[[f"{part}_mean_s" for part in ("device", "link", "wait", "server")]].sum(axis=1, skipna=False)
+    np.testing.assert_allclose(parts_s, run.numbers["total_mean_s"])
+    assert set(run.first["reason"]) == {""}
+    assert run.first["ratio_low"].notna().all()
+    assert run.crossovers["rate_low_bps"].notna().all()
+    equal = run.latencies_at_equal_score, made_up.latencies_at_equal_score
+    assert len(equal[0]) == len(equal[1]) > 0
+    told = equal[1]["ratio"].notna()
+    assert (equal[0]["ratio"].notna() == told).all()
+    assert (equal[0].loc[told, "test_s"] > equal[1].loc[told, "test_s"] + 0.09).all()
+    # What the system makes of each timed request, one after the other.
+    spec = run.setting.system.model_copy(update={"uplinks": run.setting.system.uplinks[:1]})
+    setting = dataclasses.replace(run.setting, population=of_timed(run))
+    for pipeline, point, window_s in (("jpeg", total(run)["point"], 0.1), ("device_only", "-", 0.0)):
+        table = sweep([run.profile(pipeline, point)], spec)
+        deadline_s = float(np.quantile(latency.part_s(table, "total"), 0.7))
+        ours = cells.latencies(table, setting, deadline_s).set_index("part")
+        for part in ("wait", "link", "server", "total"):
+            spent_s = latency.part_s(table, part)
+            assert ours.loc[part, "mean_s"] == pytest.approx(spent_s.mean())
+            assert ours.loc[part, "p50_s"] == pytest.approx(latency.percentile(spent_s, 0.5))
+        assert ours.loc["wait", "mean_s"] == window_s
+        assert ours.loc["total", "share"] == pytest.approx((spent_s <= deadline_s).mean())
+
+
+def of_timed(run: Analysis) -> Population:
+    """The timed questions as if they were the whole benchmark."""
+    timed = run.record.stages["sample"].unique()
+    outcomes = run.record.outcomes.filter(pc.is_in(run.record.outcomes["sample"], timed))
+    return Population.of(outcomes, run.record.samples)
+
+
 def test_a_lone_request_waits_for_a_batch_to_fill(made_up: Analysis) -> None:
-    """Its time is then not that of its stages and its link alone: the replay adds the whole window."""
-    cell = {"channel": "25 KB/s", "users": 1}
-    for more, alone in (({}, True), ({"window_s": 0.1}, False), ({"window_s": 0.1, "max_batch": 1}, True)):
+    """The replay adds the whole window to its stages and its link."""
+    for more, waits in (({}, False), ({"window_s": 0.1}, True), ({"window_s": 0.1, "max_batch": 1}, False)):
         batching = {"max_batch": 4, "window_s": 0.0, "marginal": 0.5, "together": ["prefill"], **more}
         setting = dataclasses.replace(made_up.setting, system=system_of({**REPLAY, "batching": batching}))
-        assert setting.alone(cell) == alone
         uplink, population = setting.uplink("25 KB/s"), made_up.setting.population
         assert uplink is not None
         for profile in setting.profiles.values():
-            wait_s = 0.0 if alone or profile.pipeline == "device_only" else 0.1
+            wait_s = 0.1 if waits and profile.pipeline != "device_only" else 0.0
             n_bytes = np.asarray(population.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
             bits_s = 8 * n_bytes.mean() / uplink.rate_bps
             assert cells.mean_link_s(profile, setting.system, uplink, population) == pytest.approx(bits_s + wait_s)

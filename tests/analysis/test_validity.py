@@ -195,6 +195,57 @@ def test_a_broken_rule_is_reported(made_up: Analysis, rule: str) -> None:
     assert any(re.search(sentence, reason) for reason in found), found
 
 
+def replayed(table: pa.Table, **values: object) -> pa.Table:
+    """Measured rows, or those of them that have all these values, as a replay calls them."""
+    return column(table, "source", "recorded", source="measured", **values)
+
+
+@pytest.mark.parametrize("rule", ["waited", "loaded", "two machines", "a clock that is slow", "imprecise"])
+def test_measured_rows_are_judged_alike_when_they_are_replayed(made_up: Analysis, rule: str) -> None:
+    """A run whose rows another run measured has the reasons of that run, in the same words."""
+    changed = {"stages": made_up.record.stages, **BROKEN[rule][0](made_up.record)}
+    found = judged(made_up.record, **changed)
+    assert found
+    assert judged(made_up.record, **{**changed, "stages": replayed(changed["stages"])}) == found
+
+
+def test_what_a_profile_recorded_is_not_judged_as_timed(made_up: Analysis) -> None:
+    """Rows of the profile are another machine's; of a scheme and side that it does not name they were measured."""
+    stages = column(made_up.record.stages, "load", 0.5, pipeline="tofc", side="device")
+    stages = with_machine(stages, "AGX Orin", pipeline="tofc", side="device")
+    stages = replayed(stages, pipeline="tofc", side="device")
+    named = {"path": "orin.csv", "pipeline": "tofc", "side": "device", "point": None, "machine": "AGX Orin"}
+
+    def of(**entry: object) -> list[str]:
+        changed = {**made_up.manifest.scenario, "profile": [{**named, **entry}]}
+        manifest = made_up.manifest.model_copy(update={"scenario": changed, "scenario_hash": hash_of(changed)})
+        return judged(made_up.record, manifest=manifest, stages=stages)
+
+    assert of() == []
+    for entry in ({"side": "server"}, {"pipeline": "jpeg"}):
+        assert [reason.split(" timed")[0] for reason in of(**entry)] == ["the device stages were", "180 of 828"]
+    assert len(of(point="n_c=2,lambda=0.01")) == 2
+
+
+def test_a_session_that_only_replayed_lends_no_processors(made_up: Analysis) -> None:
+    """A replay on a machine of 64 processors does not explain what ran on two."""
+    two, many = ({"id": "0", "name": "m", "threads": threads} for threads in (2, 64))
+    changed = sessions(made_up.record, {"machine": two}, {"machine": many})
+    found = judged(made_up.record, **changed, stages=replayed(column(made_up.record.stages, "cpu_s", 1.0)))
+    assert [reason.partition(":")[0] for reason in found] == ["the clock ran slow"]
+
+
+def test_a_replay_may_run_newer_software(made_up: Analysis) -> None:
+    """It measures nothing; two versions that did are a reason, and so is code of the replay that is in no commit."""
+    newer: dict[str, object] = {"code": "0", "packages": {"torch": "3.0.0"}}
+    stages = replayed(made_up.record.stages)
+    assert judged(made_up.record, **sessions(made_up.record, {}, newer), stages=stages) == []
+    dirty = judged(made_up.record, **sessions(made_up.record, {}, {**newer, "dirty": True}), stages=stages)
+    assert [reason.partition(" (")[0] for reason in dirty] == ["the code had changes that are in no commit"]
+    both = column(stages, "start", 1, pipeline="jpeg")
+    assert "2 versions" in judged(made_up.record, **sessions(made_up.record, {}, newer), stages=both)[0]
+
+
 def test_an_installed_release_needs_no_checkout(made_up: Analysis) -> None:
     """Code whose files are those of a release can be installed again without a commit."""
     assert judged(made_up.record, **sessions(made_up.record, {"commit": None, "dirty": None, "released": True})) == []

@@ -8,9 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.analysis import Analysis
+from harness.analysis.crossings import crossover
 from harness.channel.markov import Chain
+from harness.cli.advise import _system, not_applied
 from harness.records import RequestRow, schema
-from tests.made_up_run import make
+from harness.scenario.replay import Wire
+from tests.made_up_run import REPLAY, make
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -35,7 +38,7 @@ def test_a_link_is_imported_shown_and_fitted(harness: Run, tmp_path: Path) -> No
     [
         (["trace", "import", ".", "out.parquet"], "is a folder"),
         (["trace", "show", "none.parquet"], "does not exist; write it with 'harness trace import"),
-        (["sweep", "none", "scenario.yaml"], "scenario.yaml: cannot be read"),
+        (["sweep", "none", "scenario.yaml"], "no such folder"),
         (["advise", "none", "--rate", "1 MB/s", "--deadline", "1 s"], "no such folder"),
         (["crossover", "none", "a", "b"], "no such folder"),
         (["max-users", "none", "a", "--rate", "1 MB/s", "--limit", "1 s"], "no such folder"),
@@ -73,7 +76,7 @@ def test_commands_on_one_run(harness: Run, made_up: Analysis, tmp_path: Path) ->
     assert (status, "tofc answers first below" in out, "raw_features above" in out) == (0, True, True)
     limits = ["--rate", "1 MB/s", "--limit", "2s", "--requests", 20]
     status, out, _ = harness("max-users", folder, "jpeg", *limits)
-    assert (status, out.startswith("jpeg at quality=35,merge_to=0.044: ")) == (0, True)
+    assert (status, "\njpeg at quality=35,merge_to=0.044: " in out) == (0, True)
     for asked in (["crossover", folder, "png", "tofc"], ["max-users", folder, "png", *limits]):
         status, _, err = harness(*asked)
         assert (status, "unknown pipeline 'png'; known: " in err) == (2, True)
@@ -90,13 +93,93 @@ def test_a_run_in_which_nothing_reaches_is_shown_and_drawn(harness: Run, without
     assert (status, "jpeg has no operating point that reaches the target score" in err) == (2, True)
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """An INVALID run whose system batches, over links with headers, with answers that have a size."""
+    uplinks = [{**link, "wire": {**Wire().model_dump(), "header_bytes": 40}} for link in REPLAY["uplinks"]]
+    replay = {
+        "uplinks": uplinks,
+        "batching": {"max_batch": 4, "window_s": 0.05, "marginal": 0.5, "together": ["prefill"]},
+        "answer": {"size_bytes": 100, "rate_bps": 8e6, "propagation_s": 0.0},
+    }
+    return Analysis(make(tmp_path_factory.mktemp("runs") / "odd", reasons=(HOT,), replay=replay))
+
+
+HOT = "throttled: GPU at 95 C"
+ASKED: dict[str, list[object]] = {
+    "advise": ["--rate", "50 KB/s", "--deadline", "1s"],
+    "crossover": ["tofc", "jpeg"],
+    "max-users": ["jpeg", "--rate", "1 MB/s", "--limit", "1ms", "--requests", 10],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ASKED)
+def test_what_an_answer_rests_on_comes_before_it(harness: Run, odd: Analysis, command: str) -> None:
+    """Why the run is INVALID, and which settings of its own replay the command does not apply, are the first lines."""
+    status, out, err = harness(command, odd.record.folder, *ASKED[command])
+    assert (status in (0, 1), err) == (True, "")
+    first = (
+        f"INVALID: {HOT} settings of the run's own replay that are not applied here: batching, answer, wire (header)"
+    )
+    assert " ".join(out.split()).startswith(f"{first} ")
+
+
+@pytest.mark.slow
+def test_a_sweep_and_a_plan_of_an_invalid_run_say_so(harness: Run, odd: Analysis, tmp_path: Path) -> None:
+    """Its reasons are the first lines."""
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    for asked in (["sweep", odd.record.folder, tmp_path / "sweep.yaml", "--pipeline", "jpeg"],
+                  ["plan", odd.record.folder]):  # fmt: skip
+        status, out, err = harness(*asked)
+        assert (status, err, out.splitlines()[0]) == (0, "", f"INVALID: {HOT}")
+
+
+def test_settings_at_their_defaults_are_not_left_out(made_up: Analysis) -> None:
+    """The paper's system is applied whole, by whatever round trip and users; another's servers are named."""
+    own = made_up.manifest.scenario_value("replay")
+    asked = _system(1e6, None, 0.06), _system(1e6, None, 0.06, users=3, per_user=0.2, servers=2)
+    assert [not_applied(own, spec) for spec in asked] == [[], []]
+    served = {**own, "servers": 2, "timeout_s": 3.0}
+    assert not_applied(served, _system(1e6, None, 0.0)) == ["servers", "timeout"]
+    assert not_applied(served, _system(1e6, None, 0.0, servers=2)) == ["timeout"]
+
+
+def test_the_questions_text_is_sent_where_the_replayed_section_says_so(made_up: Analysis) -> None:
+    """Not where the run's own does: 60 bytes more of every scheme that sends anything, and none of the other."""
+    for plain, asked in zip(made_up.profiles(), made_up.profiles(question_text=True), strict=True):
+        added = 0 if plain.pipeline == "device_only" else 60
+        assert (asked.payload_bytes == plain.payload_bytes + added).all()
+    assert made_up.profiles(question_text=False) == made_up.profiles()
+
+
+def test_a_crossing_that_pictures_leave_open_is_not_denied(harness: Run, made_up: Analysis) -> None:
+    """Next to a crossing, within its interval, the means alone say who is first; one scheme twice is refused."""
+    one, other = (made_up.selected_profile(name) for name in ("tofc", "jpeg"))
+    spec, population = _system(1e6, None, 0.0), made_up.population
+    rate = crossover(one, other, spec, low_bps=1e4, high_bps=1e8, population=population).rate_bps
+    assert rate is not None
+    assert rate.low < 1.001 * rate.value < rate.high
+    near = ["--low", f"{1.0005 * rate.value} bit/s", "--high", f"{1.001 * rate.value} bit/s"]
+    status, out, _ = harness("crossover", made_up.record.folder, "tofc", "jpeg", *near)
+    assert status == 0
+    assert "by the means only: the timed pictures leave open whether they cross there" in out
+    assert "do not cross" not in out
+    status, out, err = harness("crossover", made_up.record.folder, "jpeg", "jpeg")
+    assert (status, out) == (2, "")
+    assert "jpeg is given twice; name two pipelines of the run" in " ".join(err.split())
+
+
+SWEEP = (
+    "name: s\ntitle: t\nbenchmark: StreetsQA\nbackbone: mini-onevision\n"
+    "pipelines: [{scheme: server_only}]\nselection: {reference: server_only, target: 1.0, margin: 0.1}\n"
+    "replay: {uplinks: [{kind: constant, rate: 25 KB/s}], deadline: 500 ms, timeout: 600 ms}\n"
+)
+
+
 def test_a_sweep_reports_requests_that_were_never_answered(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
     """If requests time out the median is 'never', the mean is that of answered ones, and the rows are written."""
-    (tmp_path / "sweep.yaml").write_text(
-        "name: s\ntitle: t\nbenchmark: StreetsQA\nbackbone: mini-onevision\n"
-        "pipelines: [{scheme: server_only}]\nselection: {reference: server_only, target: 1.0, margin: 0.1}\n"
-        "replay: {uplinks: [{kind: constant, rate: 25 KB/s}], deadline: 500 ms, timeout: 600 ms}\n"
-    )
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
     asked = ["--pipeline", "jpeg", "--pipeline", "server_only", "--out", tmp_path / "rows.parquet"]
     status, out, err = harness("sweep", made_up.record.folder, tmp_path / "sweep.yaml", *asked)
     assert (status, err) == (0, "")

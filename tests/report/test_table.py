@@ -60,6 +60,15 @@ def test_the_table_has_all_labels(made_up: Analysis, shown: str) -> None:
         assert fact in words
 
 
+def test_a_replays_times_are_all_recorded(made_up: Analysis) -> None:
+    """Not some of them: nothing in such a run was measured."""
+    stages = made_up.record.stages
+    recorded = pa.array(["recorded"] * stages.num_rows, stages.schema.field("source").type)
+    stages = stages.set_column(stages.column_names.index("source"), stages.schema.field("source"), recorded)
+    words = " ".join(_shown(Analysis(dataclasses.replace(made_up.record, stages=stages))).split())
+    assert "; all are recorded" in words
+
+
 def _shown(run: Analysis) -> str:
     console = Console(width=80, color_system=None)
     with console.capture() as capture:

@@ -65,6 +65,7 @@ def test_one_number_of_users_stands_for_a_list() -> None:
         ({"uplinks": [LINK], "arrivals": {"kind": "recorded", "path": "a.csv"}, "requests": 3}, "drop 'requests:'"),
         ({"uplinks": [LINK], "batching": {"max_batch": 4}}, "batching.marginal: is missing"),
         ({"uplinks": [LINK], "batching": {"max_batch": 4, "marginal": 2}}, "less than or equal to 1"),
+        ({"uplinks": [LINK], "batching": {"max_batch": 4, "marginal": 1, "together": ["decode"] * 2}}, "decode twice"),
         ({"uplinks": [LINK], "answer": {"size": "1 KB"}}, "needs the rate of its way back"),
     ],
 )

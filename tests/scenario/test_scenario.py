@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from harness.errors import ScenarioError
+from harness.replay.sweep import refuse_unknown_stages, server_stages
 from harness.scenario.load import as_given, json_schema, load, scenario_hash
+from harness.scenario.replay import SERVER_STAGES
 from harness.schemes.contract import MergingPoint
-from harness.stock import missing
+from harness.stock import missing, profiles_of
 from tests.scenario.studies import GOOD, with_pipeline
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
@@ -221,6 +225,59 @@ def test_no_mistake_hides_another(written: Callable[[object], Path]) -> None:
         assert said in told
     lines = [int(sentence.split(":")[1]) for sentence in told.splitlines()]
     assert lines == sorted(lines)
+
+
+def _batched(*together: str, **changes: object) -> dict[str, Any]:
+    batching = {"max_batch": 4, "marginal": 0.5, "together": list(together)}
+    return {**GOOD, **changes, "replay": {**GOOD["replay"], "batching": batching}}
+
+
+def test_a_batch_of_stages_that_there_are_not_is_refused_at_its_line(written: Callable[[object], Path]) -> None:
+    """Every name that no server stage has, with the known ones; each of these is accepted."""
+    load(written(_batched(*SERVER_STAGES)))
+    file = written(_batched("prefil", "decode", "banana"))
+    with pytest.raises(ScenarioError) as caught:
+        load(file)
+    lines = file.read_text().splitlines()
+    for sentence, name, meant in zip(
+        str(caught.value).splitlines(), ("prefil", "banana"), ("did you mean 'prefill'? ", ""), strict=True
+    ):
+        line = 1 + next(place for place, text in enumerate(lines) if text.strip() == f"- {name}")
+        place = 2 * (name == "banana")
+        assert sentence == (
+            f"{file}:{line}: replay.batching.together.{place}: unknown server stage '{name}'; {meant}known: "
+            f"{', '.join(sorted(SERVER_STAGES))}"
+        )
+
+
+def test_the_harnesss_own_server_stages_are_those_of_the_reference_runs() -> None:
+    """Their schemes and models time these on the server, and no others."""
+    files = (Path(__file__).parents[2] / "results" / "reference").glob("*/stages.parquet")
+    timed = [server_stages(pq.read_table(file, columns=["side", "stage"])) for file in files]
+    assert set().union(*timed) == set(SERVER_STAGES)
+
+
+def test_stages_of_a_users_own_are_known_by_the_rows_that_have_them(written: Callable[[object], Path]) -> None:
+    """A recording's from its file; those of a user's own scheme from the rows that it timed, before they replay."""
+    recorded = [{"path": "server.csv", "pipeline": "jpeg", "side": "server", "machine": "m"}]
+    file = written(_batched("prefill", "llm", profile=recorded))
+    csv = file.with_name("server.csv")
+    csv.write_text("stage,seconds\nllm,0.1\n")
+    assert profiles_of(load(file))[1] == []
+    csv.write_text("stage,seconds\nlanguage,0.1\n")
+    (sentence,) = profiles_of(load(file))[1]
+    assert sentence.startswith("replay.batching.together: unknown server stage 'llm'; known: decode, ")
+    assert ", language, " in sentence
+    file = written(_batched("prefill", "llm"))
+    load(file, stages=["llm"])
+    own = [*GOOD["pipelines"], {"scheme": "harness.schemes.fake:Fake"}]
+    with pytest.raises(ScenarioError, match=r"yaml:\d+: replay\.batching\.together\.1: unknown server stage 'llm'; "):
+        load(written(_batched("prefill", "llm", pipelines=own)), stages=["see"])
+    spec = load(written(_batched("prefill", "llm", pipelines=own))).replay
+    stages = pa.table({"side": ["device", "server"], "stage": ["llm", "see"]})
+    with pytest.raises(ScenarioError, match=r"unknown server stage 'llm'; known: .*, see, vision_encode"):
+        refuse_unknown_stages(spec, stages)
+    refuse_unknown_stages(spec, pa.table({"side": ["server"], "stage": ["llm"]}))
 
 
 def test_many_mistakes_are_counted_and_not_all_printed(written: Callable[[object], Path]) -> None:

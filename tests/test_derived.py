@@ -1,0 +1,95 @@
+"""Runs made of other runs' rows: what is against those is against these."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from harness.analysis import Analysis
+from harness.derived import _against, _not_replaced, replay
+from harness.errors import ScenarioError
+from harness.records import Side
+from harness.runs.recorded import RecordedTimes
+from harness.scenario.load import load
+from tests.made_up_run import make
+from tests.silent import Silent
+
+OTHER = """
+name: other
+title: Over another link
+benchmark: StreetsQA
+backbone: mini-onevision
+pipelines: [{scheme: server_only}]
+replay: {uplinks: [{kind: constant, rate: 1 MB/s}]}
+"""
+HOT = "throttled: GPU at 95 C"
+
+
+@pytest.mark.slow
+def test_a_replay_of_an_invalid_run_is_invalid(made_up: Analysis, tmp_path: Path) -> None:
+    """For the reasons of that run, whether its rows show them or not, and as often as it is replayed again."""
+    (tmp_path / "other.yaml").write_text(OTHER)
+    wanted, source = load(tmp_path / "other.yaml"), made_up.record.folder
+    for name in ("once", "twice"):
+        replay(source, wanted, tmp_path / name, reporter=Silent(), command=(), fresh=False)
+        found, source = Analysis.read(tmp_path / name), tmp_path / name
+        assert f"in the replayed run: {HOT}" in found.reasons
+        assert sum(HOT in reason for reason in found.reasons) == 1
+
+
+@pytest.mark.slow
+def test_rows_are_judged_as_they_were_timed(tmp_path: Path) -> None:
+    """A loaded machine is a reason in the words of the run that timed on it, but for what a profile timed elsewhere."""
+    loaded = make(tmp_path / "loaded", load=0.5)
+    (tmp_path / "orin.csv").write_text("stage,seconds\nvision_encode,0.1\nprefill,0.2\n")
+    profile = "profile: [{path: orin.csv, pipeline: server_only, side: server, machine: AGX Orin, samples: any}]\n"
+    found = {}
+    for name, more in (("plain", ""), ("elsewhere", profile)):
+        (tmp_path / "other.yaml").write_text(OTHER + more)
+        replay(
+            loaded.folder, load(tmp_path / "other.yaml"), tmp_path / name, reporter=Silent(), command=(), fresh=False
+        )
+        reasons = Analysis.read(tmp_path / name).reasons
+        found[name] = [reason for reason in reasons if "disturbed" in reason or "machines" in reason]
+    assert found["plain"] == list(Analysis(loaded).reasons)
+    assert [reason.split(" timed")[0] for of in found.values() for reason in of] == ["864 of 864", "828 of 828"]
+
+
+def test_what_a_run_was_made_with_is_against_its_replay_too(made_up: Analysis) -> None:
+    """A scenario that was edited since has another hash than its replay's, which cannot show it any more."""
+    record = made_up.record
+    edited = record.manifest.model_copy(update={"scenario_hash": "0123456789abcdef"})
+    found = _against(dataclasses.replace(record, manifest=edited))
+    assert found[0] == HOT
+    assert "the run was made with 0123456789abcdef" in found[1]
+
+
+def test_the_recordings_that_remain_are_named(made_up: Analysis) -> None:
+    """A profile replaces a run's own recordings, all points of a scheme or some; the others stay in its scenario."""
+    entry = {"path": "a.csv", "pipeline": "jpeg", "side": "device", "point": None, "machine": "m", "samples": "any"}
+    entries = [entry, {**entry, "side": "server"}, {**entry, "pipeline": "server_only", "point": "-"}]
+    manifest = made_up.manifest.model_copy(update={"scenario": {**made_up.manifest.scenario, "profile": entries}})
+    first, *others = manifest.points["jpeg"]
+    profiles: Mapping[tuple[str, str, Side], RecordedTimes] = {
+        ("jpeg", first, "device"): _times(),
+        ("server_only", "-", "device"): _times(),
+    }
+    left = _not_replaced(manifest, profiles)
+    assert list(left) == [*({**entry, "point": point} for point in others), entries[1]]
+
+
+def test_a_stage_that_no_server_has_is_refused_before_anything_is_written(made_up: Analysis, tmp_path: Path) -> None:
+    """A replay of a scheme of one's own may batch its stages, and no others."""
+    text = OTHER.replace("{scheme: server_only}", "{scheme: server_only}, {scheme: 'harness.schemes.fake:Fake'}")
+    batching = "batching: {max_batch: 2, marginal: 0.5, together: [banana]}"
+    (tmp_path / "other.yaml").write_text(text.replace("replay: {", f"replay: {{{batching}, "))
+    wanted, source = load(tmp_path / "other.yaml"), made_up.record.folder
+    with pytest.raises(ScenarioError, match=r"replay\.batching\.together: unknown server stage 'banana'; known: "):
+        replay(source, wanted, tmp_path / "no", reporter=Silent(), command=(), fresh=False)
+    assert not (tmp_path / "no").exists()
+
+
+def _times() -> RecordedTimes:
+    requests = {"": [[("see", 0.1, None)]]}
+    return RecordedTimes(where=Path("a.csv"), digest="", machine="m", source="recorded", requests=requests)
