@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from safetensors import SafetensorError, safe_open
 
 from harness.errors import CheckpointError, UnavailableError, unknown_name
+from harness.files import no_folder
 from harness.models.contract import Part
 from harness.runs.digests import SHORT, of_file
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
@@ -56,6 +57,9 @@ def folder_of(backbone: str, scheme: str, point: str) -> Path:
     folders = [trained.TRAINED / backbone / scheme, WEIGHTS / backbone / scheme]
     marks = (PROJECTOR, POINT, MANIFEST)
     if (mark := trained.find(point, folders, marks)) is None:
+        if trained.is_path(point):
+            there = f"has none of {', '.join(marks)}" if Path(point).is_dir() else no_folder(Path(point))
+            raise UnavailableError(f"{point}: {there}; a point's folder is expected, or that of a training")
         names = trained.known(folders, marks) or ["none"]
         raise UnavailableError(f"{folders[-1]}: {unknown_name('codec', point, names)}")
     return mark.parent

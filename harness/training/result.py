@@ -16,11 +16,11 @@ from harness.models import adapter
 from harness.models.contract import Part
 from harness.models.files import PARTS
 from harness.models.llava import LlavaVision
-from harness.runs import provenance
+from harness.runs import digests, provenance
 from harness.runs.disk import write_text
 from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.merging import merge
-from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, REDUCER, manifest
+from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, REDUCER, adapter_hash, manifest
 from harness.training import recipe
 from harness.training.card import HeldOut, Reduced, card
 from harness.training.checkpoint import write_halves
@@ -175,6 +175,8 @@ def write(
         "backbone": backbone.name,
         "fingerprints": dict(base),
         **({} if codec is None else {"codec_hash": codec.frozen.digest}),
+        **({} if peft is None else {"adapter_hash": adapter_hash(folder / ADAPTER)}),
+        **({} if reducer is None else {"reducer_hash": digests.of_file(folder / REDUCER)}),
         "data": data,
         "steps": {"prefit": steps[0], "joint": steps[1]},
         "held_out": {"pictures": config.held_out, "rows": [row._asdict() for row in measured]},
