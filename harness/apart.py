@@ -57,6 +57,7 @@ def measure_half(
     Completes an unfinished half. Raises ResultsError if ``payloads`` is not a device half of this scenario, and what
     :func:`harness.study.run` raises.
     """
+    Run.check_writable(folder)
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     study.announce(stock, reporter)
     sent = None if payloads is None else _Sent.of(payloads, stock)

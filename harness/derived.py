@@ -35,6 +35,7 @@ def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Rep
 
     Raises ResultsError, naming the difference, for halves that are not of one run.
     """
+    Run.check_writable(folder)
     ours, theirs = Run.read(device, "device"), Run.read(server, "server")
     if differs := list(_differences(ours, theirs)):
         raise ResultsError(f"{device} and {server} are not halves of one run: {'; '.join(differs)}")
@@ -59,6 +60,7 @@ def replay(
     What was measured is recorded in the new run; weaker sources are unchanged. Stage times of the scenario's profile
     take the place of the run's. Raises ScenarioError where the section's links or the profile cannot be read.
     """
+    Run.check_writable(folder)
     record = Run.read(source)
     spec = scenario.replay
     _refuse_links(spec)

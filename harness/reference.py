@@ -50,6 +50,7 @@ def update(
     ResultsError if what the rows depend on is not committed: a reference names its commit.
     """
     scenario = load(scenario_file)
+    disk.check_folder(folder)
     own, reference = work / scenario.name, folder / scenario.name
     commit = _commit(Path(__file__).parents[1])
     fresh = False

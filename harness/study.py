@@ -80,6 +80,7 @@ def run(
     cluster answers, ResultsError where the folder holds another study, and PeerError if the server is absent or
     differs, or a worker does.
     """
+    Run.check_writable(folder)
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)
