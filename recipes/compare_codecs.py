@@ -28,9 +28,9 @@ from harness.files import no_folder
 from harness.models import adapter, files
 from harness.models.llava import Llava
 from harness.models.loading import LlavaModels
-from harness.tofc import trained
+from harness.tofc import manifest, trained
 from harness.tofc.codec import TofcCodec
-from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, manifest
+from harness.tofc.trained import ADAPTER, CODEC, MANIFEST
 from harness.training import result
 from harness.training.bundled import Bundled
 from harness.training.card import HeldOut, tables
@@ -63,7 +63,7 @@ def read(folder: Path, first_book: int = FIRST_BOOK) -> Training:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: {no_folder(folder)}; a folder that 'harness train' made is expected")
-    found = manifest(folder / MANIFEST)
+    found = manifest.read(folder / MANIFEST)
     if not (path := folder / CODEC).is_file():
         raise CheckpointError(
             f"{folder}: has no {CODEC}: it is an adapter without a codec, and codecs are compared here"
@@ -101,7 +101,7 @@ def models_of(backbone: str) -> LlavaModels:
 
 def opened(folder: Path) -> tuple[Llava, SplitModel]:
     """The backbone with a training's adapter on it, and the codec: the parts as the scheme ``tofc`` runs them."""
-    backbone = models_of(str(manifest(folder / MANIFEST)["backbone"])).backbone()
+    backbone = models_of(str(manifest.read(folder / MANIFEST)["backbone"])).backbone()
     if (path := folder / ADAPTER).is_dir():
         from peft import set_peft_model_state_dict
 
@@ -119,7 +119,7 @@ def measured(folder: Path, pages: int, first_book: int = FIRST_BOOK) -> tuple[He
     backbone, module = opened(folder)
     config = Bundled.Config(kind="bundled", first_book=first_book, books=held_out.BOOKS, pages=pages)
     data: Any = Bundled(config, backbone.template)
-    clusters = tuple(manifest(folder / MANIFEST)["config"]["clusters"])
+    clusters = tuple(manifest.read(folder / MANIFEST)["config"]["clusters"])
     reader = Reader(data, backbone, 4096)
     return tuple(result.measure(module, backbone, reader, range(len(data)), clusters, lambda: None))
 

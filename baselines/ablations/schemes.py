@@ -19,7 +19,7 @@ from harness.models.contract import Part
 from harness.runs.digests import SHORT, of_file
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
 from harness.schemes.tofc import FeaturePoint, Tofc
-from harness.tofc import trained
+from harness.tofc import manifest, trained
 from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, REDUCER
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Ablation(Tofc):
         """
         folder = folder_of(backbone, cls.kind, point.codec)
         if (path := folder / MANIFEST).is_file():
-            scheme, method = trained.reduction_of(trained.manifest(path)) or ("an unnamed scheme", None)
+            scheme, method = manifest.reduction_of(manifest.read(path)) or ("an unnamed scheme", None)
             if method != cls.method:
                 raise CheckpointError(
                     f"{folder}: was trained with the reduction of {scheme}; {cls.kind} needs one of {cls.method}, "

@@ -1,88 +1,124 @@
-"""The shape of a training's manifest, as far as anything reads it: a key may be absent, but not of another type.
+"""A training's manifest, as far as anything reads it: a key may be absent, but its value is of no other type.
 
-Further keys are ignored, so that a manifest of another version of this code is read too.
+Further keys stay as they are, so that a manifest of another version of this code is read too.
 """
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
+from harness import catalog
+from harness.errors import CheckpointError
+from harness.models import files
+from harness.models.contract import Part
+from harness.scenario.explain import sentences
+
+MERGING = "tofc"
+"""The scheme whose reduction is the paper's merging."""
+
+Hash = Literal["codec_hash", "adapter_hash", "reducer_hash"]
 Text = Annotated[str, Field(min_length=1)]
+Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Shape(BaseModel):
-    """A part of a manifest; no type is converted."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-
-class Fingerprints(Shape):
-    """The fingerprints of the weights that the training began with."""
-
-    tower: Text
-    projector: Text
-    language: Text
-
-
-class Lora(Shape):
+class Lora(TypedDict):
     """Rank 0: the backbone was frozen."""
 
-    rank: int = Field(ge=0)
+    rank: Whole
 
 
-class Data(Shape):
+class Data(TypedDict):
     """Which books were learned from, where the data were books."""
 
     kind: Text
-    first_book: int = Field(default=0, ge=0)
-    books: Count = 1
+    first_book: NotRequired[Whole]
+    books: NotRequired[Count]
 
 
-class Config(Shape):
-    """The training's configuration. No default is that of a training: it only stands for an absent key."""
-
-    name: Text = "-"
-    scheme: Text = "-"
-    data: Data | None = None
-    clusters: list[Count] = Field(default=[1], min_length=1)
-    rate_weight: float | None = Field(default=None, alias="lambda", gt=0)
-    codec: dict[str, Any] | None = None
-    lora: Lora = Lora(rank=0)
-    seed: int = Field(default=0, ge=0)
+_Lambda = TypedDict("_Lambda", {"lambda": Annotated[float, Field(gt=0)] | None}, total=False)
+"""By itself, because a class can have no attribute of that name."""
 
 
-class Row(Shape):
+class Config(_Lambda, total=False):
+    """The training's configuration; ``codec`` is null where none was trained."""
+
+    name: Text
+    scheme: Text
+    data: Data
+    clusters: Annotated[list[Count], Field(min_length=1)]
+    codec: dict[str, Any] | None
+    lora: Lora
+    seed: Whole
+
+
+class Row(TypedDict, total=False):
     """What was measured at one n_c."""
 
     n_clusters: Count
-    bytes_per_image: float | None = None
-    rate: float | None = None
-    distortion: float | None = None
-    merged_distortion: float | None = None
-    untuned_distortion: float | None = None
-    feature_distortion: float | None = None
-    z_share: float | None = None
-    expert_use: list[Annotated[int, Field(ge=0)]] = []
+    bytes_per_image: float | None
+    rate: float | None
+    distortion: float | None
+    merged_distortion: float | None
+    untuned_distortion: float | None
+    feature_distortion: float | None
+    z_share: float | None
+    expert_use: list[Whole]
 
 
-class HeldOut(Shape):
+class HeldOut(TypedDict):
     """What was measured on pictures that were not trained on."""
 
     pictures: Count
     rows: list[Row]
 
 
-class Manifest(Shape):
-    """A training's manifest; the hashes are of the files beside it, null or absent where they are not known."""
+class Manifest(TypedDict):
+    """A training's manifest.
 
-    stage: Literal["whole", "codec", "merging"] = "whole"
-    config: Config = Config()
-    config_hash: Text = "-"
-    backbone: Text = "-"
-    fingerprints: Fingerprints
-    codec_hash: Text | None = None
-    adapter_hash: Text | None = None
-    reducer_hash: Text | None = None
-    data: Text = "-"
-    held_out: HeldOut | None = None
+    The fingerprints are of the weights that it began with. The hashes are of the files beside it, null or absent where
+    they are not known.
+    """
+
+    fingerprints: dict[Part, Text]
+    stage: NotRequired[Literal["whole", "codec", "merging"]]
+    config: NotRequired[Config]
+    config_hash: NotRequired[Text]
+    backbone: NotRequired[Text]
+    codec_hash: NotRequired[Text | None]
+    adapter_hash: NotRequired[Text | None]
+    reducer_hash: NotRequired[Text | None]
+    data: NotRequired[Text]
+    held_out: NotRequired[HeldOut]
+
+
+_SHAPE = TypeAdapter(Manifest)
+
+
+def read(path: Path) -> Manifest:
+    """The manifest in a file; raises CheckpointError where there is none, or a value is of another type."""
+    found = files.read_json(path)
+    wanted = found.get("fingerprints")
+    if not isinstance(wanted, dict) or set(wanted) != set(files.PARTS):
+        raise CheckpointError(
+            f"{path}: is not a training's manifest: its 'fingerprints' must hold {', '.join(files.PARTS)}"
+        )
+    try:
+        _SHAPE.validate_python(found, strict=True)
+    except ValidationError as error:
+        place, sentence = next(sentences(error))
+        raise CheckpointError(f"{path}: {'.'.join(map(str, place))}: {sentence}") from None
+    return cast("Manifest", found)
+
+
+def reduction_of(found: Manifest) -> tuple[str, str] | None:
+    """The scheme that a training's manifest names, and the one whose reduction that has: ``tofc`` for merging.
+
+    None where the manifest does not say.
+    """
+    if (config := found.get("config")) is None:
+        return None
+    scheme = config.get("scheme", MERGING)
+    return scheme, str(getattr(catalog.load("scheme", scheme, catalog.SCHEMES), "method", scheme))

@@ -2,9 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from harness import catalog
 from harness.errors import CheckpointError, HarnessError, UnavailableError, shown, unknown_name
@@ -12,8 +9,7 @@ from harness.files import no_folder
 from harness.models import files
 from harness.models.contract import Models, Part
 from harness.runs import digests
-from harness.scenario.explain import sentences
-from harness.tofc.manifest import Manifest
+from harness.tofc import manifest
 
 CODECS = catalog.ZOO / "tofc"
 """The project's own codecs: a folder for each backbone, in it one for each codec."""
@@ -22,9 +18,6 @@ TRAINED = Path("codecs")
 """The user's codecs, in the working folder, in the same layout as the project's."""
 
 CODEC, ADAPTER, CARD, MANIFEST = "codec.safetensors", "adapter", "card.md", "manifest.json"
-MERGING = "tofc"
-"""The scheme whose reduction is the paper's merging."""
-
 REDUCER = "reducer.safetensors"
 """The reductions of features that are learned."""
 
@@ -117,7 +110,7 @@ def refuse_adapter_alone(folder: Path) -> None:
 def refuse_other_backbone(folder: Path, backbone: str) -> None:
     """Raises CheckpointError where the manifest of the training in ``folder`` names another backbone than this."""
     if (path := folder / MANIFEST).exists():
-        was = manifest(path).get("backbone", backbone)
+        was = manifest.read(path).get("backbone", backbone)
         if was != backbone:
             raise CheckpointError(
                 f"{folder}: is of {shown(was)}, and {backbone} needs one that was trained with it; 'harness train' "
@@ -134,7 +127,7 @@ def adapter_hash(folder: Path) -> str:
     return digests.of_data({name: digests.of_file(folder / name) for name in _OF_ADAPTER})
 
 
-_HASHES: Mapping[str, tuple[str, Callable[[Path], str | None]]] = {
+_HASHES: Mapping[str, tuple[manifest.Hash, Callable[[Path], str | None]]] = {
     CODEC: ("codec_hash", lambda path: files.metadata(path).get("hash")),
     ADAPTER: ("adapter_hash", adapter_hash),
     REDUCER: ("reducer_hash", digests.of_file),
@@ -150,25 +143,25 @@ def refuse_other_files(folder: Path) -> None:
     """
     if not (path := folder / MANIFEST).exists():
         return
-    found = manifest(path)
-    config, hashes = found.get("config", {}), {name: found.get(key) for name, (key, _) in _HASHES.items()}
+    found = manifest.read(path)
+    config = found.get("config", {})
     said = {
-        CODEC: None if "codec" not in config else config["codec"] is not None,
-        ADAPTER: None if "lora" not in config else config["lora"]["rank"] > 0,
-        REDUCER: None,
+        CODEC: config["codec"] is not None if "codec" in config else None,
+        ADAPTER: config["lora"]["rank"] > 0 if "lora" in config else None,
     }
-    for name, wanted in hashes.items():
-        there = (folder / name).exists()
-        had = True if said[name] is None and wanted is not None else said[name]
+    for name, (key, hash_of) in _HASHES.items():
+        wanted, had, there = found.get(key), said.get(name), (folder / name).exists()
+        if had is None and wanted is not None:
+            had = True
         one = f"an {name}" if name == ADAPTER else f"a {name}"
         if had and not there:
             wrong = f"{folder}: has no {name}, and its {MANIFEST} is of a training with one"
         elif had is False and there:
             wrong = f"{folder}: has {one}, and its {MANIFEST} is of a training without one"
-        elif there and wanted is not None and (has := _HASHES[name][1](folder / name)) != wanted:
+        elif there and wanted is not None and (has := hash_of(folder / name)) != wanted:
             wrong = (
                 f"{folder / name}: is of another training than the {MANIFEST} beside it: its hash is {_short(has)}, "
-                f"and the manifest's {_HASHES[name][0]} is {_short(wanted)}"
+                f"and the manifest's {key} is {_short(wanted)}"
             )
         else:
             continue
@@ -183,29 +176,13 @@ def _refuse_other_weights(folder: Path, models: Models, parts: Sequence[Part]) -
     """Raises CheckpointError where a training's manifest names other weights of some parts than the model has."""
     if not (path := folder / MANIFEST).exists():
         return
-    wanted = manifest(path)["fingerprints"]
+    wanted = manifest.read(path)["fingerprints"]
     for part in parts:
         if (found := models.fingerprint(part)) not in (wanted[part], "random"):
             raise CheckpointError(
                 f"{folder}: was trained with weights {wanted[part]} of the {part} of {models.name}, and the model's "
                 f"are {found}; 'harness train' makes it again"
             )
-
-
-def manifest(path: Path) -> dict[str, Any]:
-    """A training's manifest; raises CheckpointError where there is none in the file, or a value is of another type."""
-    found = files.read_json(path)
-    wanted = found.get("fingerprints")
-    if not isinstance(wanted, dict) or set(wanted) != set(files.PARTS):
-        raise CheckpointError(
-            f"{path}: is not a training's manifest: its 'fingerprints' must hold {', '.join(files.PARTS)}"
-        )
-    try:
-        Manifest.model_validate(found)
-    except ValidationError as error:
-        key_path, sentence = next(sentences(error))
-        raise CheckpointError(f"{path}: {'.'.join(map(str, key_path))}: {sentence}") from None
-    return found
 
 
 def is_codec_only(folder: Path) -> bool:
@@ -221,22 +198,11 @@ def trained_n_c(folder: Path) -> tuple[int, ...] | None:
     """
     if not (path := folder / MANIFEST).is_file():
         return None
-    found = manifest(path)
+    found = manifest.read(path)
     if any((folder / name).exists() and found.get(key) is None for name, (key, _) in _HASHES.items()):
         return None
     clusters = found.get("config", {}).get("clusters")
     return None if clusters is None else tuple(sorted(clusters))
-
-
-def reduction_of(found: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The scheme that a training's manifest names, and the one whose reduction that has: ``tofc`` for merging.
-
-    None where the manifest does not say.
-    """
-    if (config := found.get("config")) is None:
-        return None
-    scheme = str(config.get("scheme", MERGING))
-    return scheme, str(getattr(catalog.load("scheme", scheme, catalog.SCHEMES), "method", scheme))
 
 
 def _refuse_not_merging(folder: Path) -> None:
@@ -248,11 +214,11 @@ def _refuse_not_merging(folder: Path) -> None:
                 "was tuned only for merged features, which 'harness train --stage merging' makes"
             )
         return
-    found = manifest(path)
-    if (said := reduction_of(found)) is None:
+    found = manifest.read(path)
+    if (said := manifest.reduction_of(found)) is None:
         return
     scheme, reduction = said
-    if (with_codec := found["config"].get("codec") is not None) or reduction != MERGING:
+    if (with_codec := found["config"].get("codec") is not None) or reduction != manifest.MERGING:
         was = "together with a codec" if with_codec else f"for the reduction of {scheme}"
         raise CheckpointError(
             f"{folder}: its adapter was trained {was}; 'adapter' needs one that was tuned only for merged features, "

@@ -18,9 +18,10 @@ from harness.models.files import PARTS
 from harness.models.llava import LlavaVision
 from harness.runs import digests, provenance
 from harness.runs.disk import write_text
+from harness.tofc import manifest
 from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.merging import merge
-from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, REDUCER, adapter_hash, manifest
+from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, REDUCER, adapter_hash
 from harness.training import recipe
 from harness.training.card import HeldOut, Reduced, card
 from harness.training.checkpoint import write_halves
@@ -211,13 +212,13 @@ def identity(folder: Path) -> str | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    found = manifest(path)
+    found = manifest.read(path)
     return identity_of(str(found.get("config_hash")), found["fingerprints"], str(found.get("data")))
 
 
 def summary(folder: Path) -> str:
     """What a complete folder's codec costs and loses at each n_c, or what merging loses."""
-    found = manifest(folder / MANIFEST)
+    found = manifest.read(folder / MANIFEST)
     return "; ".join(f"n_c {row['n_clusters']}: {_sentence(row)}" for row in found["held_out"]["rows"])
 
 

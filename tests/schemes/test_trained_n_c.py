@@ -19,6 +19,7 @@ from harness.scenario.load import load
 from harness.schemes.tofc import FeaturePoint, Tofc, TofcPoint
 from harness.stock import missing, running_points, take_stock
 from harness.tofc import trained
+from harness.tofc.manifest import read
 
 NAME = "mini-onevision"
 ZOO = trained.CODECS / NAME
@@ -214,7 +215,7 @@ def test_a_value_of_another_type_in_a_manifest_is_refused(tmp_path: Path, place:
 def test_a_manifest_without_most_keys_is_read(tmp_path: Path) -> None:
     """An absent key is no value of another type; only the fingerprints must be there."""
     folder = _copied("lambda-0.3", tmp_path / "bare")
-    fingerprints = trained.manifest(folder / trained.MANIFEST)["fingerprints"]
+    fingerprints = read(folder / trained.MANIFEST)["fingerprints"]
     (folder / trained.MANIFEST).write_text(json.dumps({"fingerprints": fingerprints}))
     assert trained.trained_n_c(folder) is None
     assert Tofc.files(NAME, TofcPoint(codec=str(folder), n_c=6))
