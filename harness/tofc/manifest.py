@@ -4,7 +4,7 @@ Further keys stay as they are, so that a manifest of another version of this cod
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired, Required, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -55,17 +55,18 @@ class Config(_Lambda, total=False):
 
 
 class Row(TypedDict, total=False):
-    """What was measured at one n_c."""
+    """What was measured at one n_c; a D is null where nothing was asked."""
 
-    n_clusters: Count
-    bytes_per_image: float | None
-    rate: float | None
+    n_clusters: Required[Count]
+    bytes_per_image: Annotated[float, Field(gt=0)]
+    rate: float
     distortion: float | None
     merged_distortion: float | None
-    untuned_distortion: float | None
-    feature_distortion: float | None
-    z_share: float | None
+    untuned_distortion: float
+    feature_distortion: float
+    z_share: float
     expert_use: list[Whole]
+    expert_bits: float
 
 
 class HeldOut(TypedDict):

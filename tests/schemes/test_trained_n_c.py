@@ -194,6 +194,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "backbone": (None, "None is not right: input should be a valid string"),
     "fingerprints.tower": (5, "5 is not right: input should be a valid string"),
     "codec_hash": (1.5, "1.5 is not right: input should be a valid string"),
+    "held_out.rows.0.z_share": (None, "None is not right: input should be a valid number"),
     "held_out.rows.0.n_clusters": ("six", "'six' is not right: input should be a valid integer"),
 }
 
