@@ -89,7 +89,7 @@ def placed(point: str, sample: str = "") -> Iterator[None]:
         error.args = (f"{point}{of_sample}: {error}",)
         raise
     except Exception as error:
-        error.add_note(f"{point}, sample {sample}" if sample else point)
+        error.add_note(f"raised for {point}, sample {sample}" if sample else f"raised for {point}")
         raise
 
 

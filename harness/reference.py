@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import study
 from harness.errors import ResultsError
+from harness.files import why
 from harness.reporter import Reporter
 from harness.runs import disk, provenance, replayed, tables
 from harness.runs.digests import of_bytes
@@ -128,8 +129,10 @@ def history(folder: Path) -> list[Update]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {why(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path}: is not text: {error}") from None
     found = []
     for number, line in enumerate(lines, 1):
         try:

@@ -248,7 +248,7 @@ class Service:
         except HarnessError as error:
             raise RefusedError(422, str(error)) from None
         except Exception as error:
-            error.add_note(f"{ask.pipeline} at {ask.point}")
+            error.add_note(f"raised for {ask.pipeline} at {ask.point}")
             raise
         told = Told(
             answers=tuple(ToldAnswer(**dataclasses.asdict(answer)) for answer in answers),

@@ -73,8 +73,8 @@ def receive(
     if not isinstance(made, list | tuple) or len(made) != len(questions):
         what = f"{len(made)} answers" if isinstance(made, list | tuple) else shown(made)
         raise SchemeError(
-            f"the server half returned {what}; a list with an answer to each of the {len(questions)} questions is "
-            "expected"
+            f"the server half returned {what}; a list with one answer for each question is expected, here "
+            f"{len(questions)}"
         )
     for one in made:
         if not isinstance(one, Request):
@@ -101,7 +101,7 @@ def _refuse_payload(made: object, n_pictures: int, kind: str | None) -> None:
         raise SchemeError(f"a payload's body is of type {type(wrong[0]).__name__}; bytes are expected")
     if len(made.bodies) != n_pictures:
         raise SchemeError(
-            f"the device half sends {len(made.bodies)} bodies of {n_pictures} pictures; one of each is due"
+            f"the payload has {len(made.bodies)} bodies; one for each picture is expected, here {n_pictures}"
         )
 
 

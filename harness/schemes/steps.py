@@ -75,7 +75,9 @@ def refuse_tokens(pictures: object, n_pictures: int, language: LanguageSide, clo
             "each picture"
         )
     if len(pictures) != n_pictures:
-        raise SchemeError(f"there are the visual tokens of {len(pictures)} pictures, and {n_pictures} were sent")
+        raise SchemeError(
+            f"there are visual tokens of {len(pictures)} pictures, and the payload's number is {n_pictures}"
+        )
     torch, width = sys.modules.get("torch"), getattr(language, "token_dim", None)
     is_on_torch = torch is not None and isinstance(getattr(language, "device", None), torch.device)
     for number, tokens in enumerate(pictures, 1):
@@ -90,7 +92,7 @@ def refuse_tokens(pictures: object, n_pictures: int, language: LanguageSide, clo
             raise SchemeError(f"{of} are {tokens.dtype}; floating-point numbers are expected")
         # NaN is its array's least and greatest value.
         if isinstance(clock, Untimed) and not all(math.isfinite(end) for end in (tokens.min(), tokens.max())):
-            raise SchemeError(f"{of} hold values that are infinite or undefined")
+            raise SchemeError(f"{of} hold values that are infinite or no numbers (NaN)")
 
 
 class TokenServer(ABC):

@@ -85,11 +85,11 @@ TOKENS: dict[str, tuple[Any, str]] = {
     "a tensor": (RIGHT, "the visual tokens are of type Tensor; a list is expected"),
     "nothing": (None, "the visual tokens are of type NoneType; a list is expected"),
     "NumPy": ([np.ones((3, 8), np.float32)], "the visual tokens are of type ndarray; a tensor (T, H) is expected"),
-    "no pictures": ([], "there are the visual tokens of 0 pictures, and 1 were sent"),
-    "twice": ([RIGHT, RIGHT], "there are the visual tokens of 2 pictures, and 1 were sent"),
+    "no pictures": ([], "there are visual tokens of 0 pictures, and the payload's number is 1"),
+    "twice": ([RIGHT, RIGHT], "there are visual tokens of 2 pictures, and the payload's number is 1"),
     "integers": ([torch.ones(3, 8, dtype=torch.int64)], "the visual tokens are torch.int64; floating-point"),
-    "undefined": ([RIGHT * float("nan")], "the visual tokens hold values that are infinite or undefined"),
-    "infinite": ([RIGHT / 0], "the visual tokens hold values that are infinite or undefined"),
+    "undefined": ([RIGHT * float("nan")], "the visual tokens hold values that are infinite or no numbers (NaN)"),
+    "infinite": ([RIGHT / 0], "the visual tokens hold values that are infinite or no numbers (NaN)"),
 }
 
 
@@ -119,7 +119,7 @@ def test_values_are_looked_at_only_where_nothing_is_timed() -> None:
     assert not clock.seconds
     Server([RIGHT * float("nan")]).requests(Payload("own", (b"1",)), [SAMPLE.question], clock)
     for untimed in (Untimed(), Sharing()):
-        with pytest.raises(SchemeError, match="undefined"):
+        with pytest.raises(SchemeError, match="no numbers"):
             Server([RIGHT * float("nan")]).requests(Payload("own", (b"1",)), [SAMPLE.question], untimed)
 
 
@@ -141,8 +141,8 @@ DEVICES: dict[str, tuple[Any, str]] = {
     "bytes": (returning(b"12"), "the device half returned b'12'; a Payload is expected"),
     "texts": (returning(Payload("fake", ("12",))), "a payload's body is of type str; bytes"),  # type: ignore[arg-type]
     "no tuple": (returning(Payload("fake", b"12")), "a payload's bodies are b'12'; a tuple"),  # type: ignore[arg-type]
-    "no bodies": (returning(Payload("fake", ())), "the device half sends 0 bodies of 1 pictures"),
-    "300 bodies": (returning(Payload("fake", (b"",) * 300)), "the device half sends 300 bodies of 1 pictures"),
+    "no bodies": (returning(Payload("fake", ())), "the payload has 0 bodies; one for each picture is expected, here 1"),
+    "300 bodies": (returning(Payload("fake", (b"",) * 300)), "the payload has 300 bodies"),
     "kind": (
         returning(Payload("own", (b"1",))),
         "the device half sends a payload of the kind 'own'; 'fake' is expected",
@@ -160,8 +160,14 @@ def test_what_is_no_payload_is_not_sent(name: str) -> None:
 
 
 SERVERS: dict[str, tuple[Any, str]] = {
-    "nothing": (returning(None), "the server half returned None; a list with an answer to each"),
-    "none": (returning([]), "the server half returned 0 answers; a list with an answer to each"),
+    "nothing": (
+        returning(None),
+        "the server half returned None; a list with one answer for each question is expected, here",
+    ),
+    "none": (
+        returning([]),
+        "the server half returned 0 answers; a list with one answer for each question is expected, here",
+    ),
     "texts": (lambda _, questions, __: ["A"] * len(questions), "a half answered 'A'; an Answer is expected"),
     "no half": (7, "the server half is 7; server_half returns what is called"),
 }
@@ -190,10 +196,10 @@ def test_an_error_of_a_half_says_where() -> None:
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
         measure.answers_of(plan, "run")(list(plan.to_answer))
     name = plan.samples.names[0].id
-    assert caught.value.__notes__ == [f"own at levels=3, sample {name}"]
+    assert caught.value.__notes__ == [f"raised for own at levels=3, sample {name}"]
     with pytest.raises(ZeroDivisionError) as caught:
         timing._warm_up(plan, list(plan.halves), [0], 1, "cpu")
-    assert caught.value.__notes__ == [f"own at levels=3, sample {name}"]
+    assert caught.value.__notes__ == [f"raised for own at levels=3, sample {name}"]
 
 
 def test_a_place_is_said_once() -> None:
