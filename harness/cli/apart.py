@@ -127,9 +127,11 @@ def replay(
     from harness.cli.display import Display, terminal
     from harness.derived import replay as replay_run
     from harness.replay.sweep import server_stages
+    from harness.runs import disk
     from harness.runs.store import Run
     from harness.scenario.load import load
 
+    disk.check_folder(results)
     wanted = load(scenario, stages=server_stages(Run.read(run).stages))
     folder = results / (name or wanted.name)
     with Display(terminal()) as display:

@@ -120,7 +120,7 @@ def test_a_sweep_writes_what_the_files_ending_says(harness: Run, tmp_path: Path,
             ["join", "none", "none", "--name", "a", "--results", "file/b"],
             "file/b/a: cannot be written: Not a directory",
         ),
-        (["replay", "none", "s.yaml", "--results", "file"], "file/smoke: cannot be written: Not a directory"),
+        (["replay", "none", "s.yaml", "--results", "file"], "file: cannot be written: Not a directory"),
         (["plot", "none", "--out", "file"], "file: cannot be written: Not a directory"),
         (["compare", "s.yaml", "--against", "HEAD", "--results", "file"], "file: cannot be written: Not a directory"),
         (
