@@ -1,4 +1,4 @@
-"""Many users: the 99th percentile of the latency against their number, and how busy servers and uplink are."""
+"""Many users: the 99th percentile of the latency against their number, and how much work each place receives."""
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
                label="hollow: p99 of the replay, which too few pictures certify"),
         Line2D([], [], color=style.INK, linestyle="--", label="dashed: of the uplink"),
         Line2D([], [], color=style.INK, linestyle="-", label="solid: of the servers"),
+        Line2D([], [], color=style.INK, linestyle=":", label="dotted: of a user's device"),
     ]  # fmt: skip
     deadline_s = run.deadline_s
     if deadline_s is not None:
@@ -34,7 +35,10 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         )
     notes = [
         "a system that receives more work than it can do (utilisation of 1 and more) has no percentile: what a "
-        "replay shows of it grows with the replay, and is not drawn",
+        "replay shows of it grows with the replay, and is not drawn"
+        if run.setting.system.timeout_s is None
+        else "utilisation is of all the work that is asked for; requests that are given up keep queues short where it "
+        "is above 1",
     ]
     groups = list(data.groupby(["replay", "channel"], sort=False))
     narrow = width_in < NARROW_IN
@@ -48,7 +52,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     stable = data["p99_s"].where(data["reason"] == "").dropna()
     both = [*stable, *([deadline_s] if deadline_s else [])]
     low_s, high_s = (min(both) / 1.4, max(both) * 1.4) if both else (0.1, 1.0)
-    loads = data[["servers", "uplink"]].to_numpy(float)
+    loads = data[["device", "uplink", "servers"]].to_numpy(float)
     loads = loads[np.isfinite(loads) & (loads > 0)]
     least_load, most_load = min([0.1, *loads]) / 1.3, max([1.0, *loads]) * 1.5
     ticks = sorted(set(data["users"]))
@@ -65,8 +69,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
                 some = said[said["certified"] == certified]
                 upper.plot(some["users"], some["p99_s"], linestyle="none", marker=look.marker, color=look.colour,
                            fillstyle=fill, markersize=4.5)  # fmt: skip
-            lower.plot(own["users"], own["servers"], color=look.colour, marker=look.marker, markersize=3)
-            lower.plot(own["users"], own["uplink"], color=look.colour, linestyle="--", marker=look.marker, markersize=3)
+            for where, dash in (("servers", "-"), ("uplink", "--"), ("device", ":")):
+                lower.plot(own["users"], own[where], color=look.colour, linestyle=dash, marker=look.marker,
+                           markersize=3)  # fmt: skip
         if deadline_s is not None:
             upper.axhline(deadline_s, color=style.SCORE, linestyle="--", linewidth=0.9)
         lower.axhline(1.0, color=style.GREY, linewidth=0.8, linestyle=":")
