@@ -11,6 +11,8 @@ from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, logarithmic, o
 from harness.units import format_seconds
 
 _AT_MOST_IN_A_ROW = 3
+_LEAST_LOAD = 0.01
+"""A place that is busy for less of its time is idle; the axis is for those that are not."""
 
 
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
@@ -48,13 +50,15 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     upper_in, lower_in = (1.5, 0.8) if narrow else (1.9, 0.9)
     row_in = 0.2 + upper_in + 0.14 + lower_in + 0.36
     n_rows = -(-len(groups) // in_a_row)
-    sheet = Sheet(width_in, n_rows * row_in, of(run, "users against the 99th percentile", notes), handles)
     stable = data["p99_s"].where(data["reason"] == "").dropna()
     both = [*stable, *([deadline_s] if deadline_s else [])]
     low_s, high_s = (min(both) / 1.4, max(both) * 1.4) if both else (0.1, 1.0)
     loads = data[["device", "uplink", "servers"]].to_numpy(float)
     loads = loads[np.isfinite(loads) & (loads > 0)]
-    least_load, most_load = min([0.1, *loads]) / 1.3, max([1.0, *loads]) * 1.5
+    least_load, most_load = max(_LEAST_LOAD, min([0.1, *loads])) / 1.3, max([1.0, *loads]) * 1.5
+    if (loads < _LEAST_LOAD).any():
+        notes.append(f"utilisations below {_LEAST_LOAD:g} are not drawn")
+    sheet = Sheet(width_in, n_rows * row_in, of(run, "users against the 99th percentile", notes), handles)
     ticks = sorted(set(data["users"]))
     for place, ((_, channel), rows) in enumerate(groups):
         row, column = divmod(place, in_a_row)
@@ -91,7 +95,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         upper.set_title(style.shortened(str(channel), wide_in, 7.0), fontsize=7.0, pad=3)
         if column == 0:
             upper.set_ylabel("p99 of latency (s)")
-            lower.set_ylabel("utilisation")
+            lower.set_ylabel("utilisation", labelpad=1)
         if place + in_a_row >= len(groups):
             lower.set_xlabel("users")
     return sheet.figure, data
