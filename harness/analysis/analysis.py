@@ -10,13 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import breakdown, cells, comparison, doubts, energy, latency, means, pacing, precision
+from harness.analysis import breakdown, cells, comparison, doubts, energy, latency, loads, means, pacing, precision
 from harness.analysis.curves import Ladder
 from harness.analysis.select import Equality, Scores, ladders_of, select
 from harness.analysis.setting import Population, Setting, levels, strata, system_of
 from harness.errors import ResultsError, unknown_name
 from harness.records import PointKey, Quantity, Side
-from harness.replay.cell import Cell
 from harness.replay.profile import Profile
 from harness.runs import illustrations
 from harness.runs.illustrations import Illustrations
@@ -189,21 +188,18 @@ class Analysis:
 
     @cached_property
     def loads(self) -> pd.DataFrame:
-        """The utilisation of servers and uplink in each cell: :func:`harness.analysis.cells.utilisations`.
+        """The utilisation of device, uplink and servers in each cell: :func:`harness.analysis.loads.utilisations`.
 
         Columns of :data:`harness.analysis.latency.CELL`, ``p99_s``, that of all its requests whether the pictures
-        certify it or not, and ``servers`` and ``uplink``, null where they are not known.
+        certify it or not, and ``device``, ``uplink`` and ``servers``, null where they are not known.
         """
         found = []
         for cell, seconds_R in self.spent():
-            uplink = self.setting.uplink(str(cell["channel"]))
-            rho: dict[str, float] = {}
-            if uplink is not None:
-                judged = Cell(spec=self.setting.system, uplink=uplink, users=int(str(cell["users"])), seed=0)
-                rho = cells.utilisations(self.setting.profiles[str(cell["pipeline"]), str(cell["point"])], judged)
+            profile = self.setting.profiles[str(cell["pipeline"]), str(cell["point"])]
+            rho = loads.utilisations(profile, self.setting.judged(cell))
             p99_s = latency.percentile(seconds_R, 0.99)
             found.append({**cell, "p99_s": p99_s if np.isfinite(p99_s) else np.nan, **rho})
-        return pd.DataFrame(found).reindex(columns=[*latency.CELL, "p99_s", "servers", "uplink"])
+        return pd.DataFrame(found).reindex(columns=[*latency.CELL, "p99_s", "device", "uplink", "servers"])
 
     @cached_property
     def crossovers(self) -> pd.DataFrame:

@@ -18,7 +18,7 @@ A percentile is claimed only where the pictures' effective number of requests ce
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -28,14 +28,14 @@ from numpy.typing import ArrayLike
 
 from harness.analysis import latency, means, percentiles
 from harness.analysis.latency import total_s
+from harness.analysis.loads import instability
 from harness.analysis.means import Estimate, mean_latency
 from harness.analysis.setting import Floats, Population, Setting, level_of, matrix, strata
-from harness.channel.channel import mean_bps
 from harness.errors import ResultsError
 from harness.records import PointKey
 from harness.replay.cell import Cell, replay
 from harness.replay.profile import Profile
-from harness.scenario.replay import ClosedLoop, ConstantUplink, Periodic, Poisson, Replay, Uplink, Wire
+from harness.scenario.replay import ClosedLoop, ConstantUplink, Replay, Uplink, Wire
 
 _BARE = Wire()
 
@@ -133,15 +133,12 @@ def _met(
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
     """The same of a point whose requests may meet, from the replay's rows."""
     frame = rows.select(["seed", "sample"]).to_pandas()
+    spent_s = total_s(rows)
     answered_R = np.isfinite(latency.part_s(rows, "total"))
     link_s = latency.part_s(rows, "link")[answered_R]
     still_s = {"total": float(link_s.mean()) if link_s.size else 0.0}
     level = level_of(setting.profiles[key], setting.population)
-    unstable = ""
-    if setting.system.arrivals is not None:
-        uplink = setting.link(str(cell["channel"]))
-        judged = Cell(spec=setting.system, uplink=uplink, users=int(cell["users"]), seed=0)  # type: ignore[arg-type]
-        unstable = instability(setting.profiles[key], judged)
+    unstable = instability(setting.profiles[key], setting.judged(cell))
     for part in latency.PARTS:
         frame["spent_s"] = latency.part_s(rows, part)
         mean = mean_of_rows(
@@ -151,15 +148,10 @@ def _met(
         for name, p in latency.PERCENTILES.items():
             estimates[name] = percentile_of_rows(frame, p, setting.confidence)
         if part == "total" and deadline_s is not None:
-            estimates["share"] = _share_of_rows(rows, deadline_s, setting)
+            estimates["share"] = share_of_rows(frame.assign(inside=spent_s <= deadline_s), setting.confidence)
         if unstable:
             estimates = dict.fromkeys(estimates, Estimate(math.nan, math.nan, math.nan, unstable))
         yield part, estimates
-
-
-def _share_of_rows(rows: pa.Table, deadline_s: float, setting: Setting) -> Estimate:
-    met_S = of_pictures(rows, total_s(rows) <= deadline_s)
-    return percentiles.share(met_S[:, None], confidence=setting.confidence).estimate
 
 
 def _columns(estimates: Mapping[str, Estimate]) -> dict[str, float]:
@@ -171,51 +163,6 @@ def _columns(estimates: Mapping[str, Estimate]) -> dict[str, float]:
             column = f"{name}_s" if end == "value" else f"{name}_{end}_s"
             found[column] = number if math.isfinite(number) else math.nan
     return found
-
-
-def instability(profile: Profile, cell: Cell) -> str:
-    """``unstable: utilisation 1.3 of the servers`` where queues grow without end, else empty.
-
-    Users of a closed loop wait for their answers, so that it is never unstable; batches, and recordings that stop, are
-    not judged. A link whose rate varies is judged by its mean.
-    """
-    loads = utilisations(profile, cell)
-    return next((reason for where, rho in loads.items() if (reason := percentiles.unstable(rho, where))), "")
-
-
-def unstable_cells(profiles: Sequence[Profile], spec: Replay) -> dict[tuple[str, int, str, str], str]:
-    """:func:`instability` of each uplink's label, number of users, pipeline and point that has one in a system."""
-    found = {}
-    for uplink in spec.uplinks:
-        for users in spec.users:
-            for profile in profiles:
-                if reason := instability(profile, Cell(spec=spec, uplink=uplink, users=users, seed=0)):
-                    found[uplink.label, users, profile.pipeline, profile.point] = reason
-    return found
-
-
-def utilisations(profile: Profile, cell: Cell) -> dict[str, float]:
-    """The load rho of the ``servers`` and of the ``uplink``, those of them that are known before anything is replayed.
-
-    Users of a closed loop wait for their answers and have none; batches, and recordings that stop, are not judged.
-    """
-    spec, uplink = cell.spec, cell.uplink
-    match spec.arrivals:
-        case Poisson(rate_hz=rate_hz):
-            each_hz = rate_hz
-        case Periodic(every_s=every_s):
-            each_hz = 1 / every_s
-        case _:
-            return {}
-    loads = {}
-    if spec.batching is None:
-        loads["servers"] = percentiles.utilisation(cell.users * each_hz, float(profile.server_s.mean()), spec.servers)
-    # A finished run's other links are not opened again.
-    if uplink is not None and (rate_bps := mean_bps(uplink)) is not None:
-        senders = 1 if spec.sharing == "own" else cell.users
-        link_s = 8 * float(profile.payload_bytes.mean()) / (cell.scale * rate_bps)
-        loads["uplink"] = percentiles.utilisation(senders * each_hz, link_s, 1)
-    return loads
 
 
 def times_and_known(
@@ -297,18 +244,38 @@ def mean_of_rows(
     """
     if done.empty:
         return Estimate(math.inf, math.nan, math.nan, "no request was answered")
+    value = float(done["spent_s"].mean())
+    if not done["spent_s"].any():
+        return Estimate(0.0, 0.0, 0.0)
+    # A picture that never waited among others that did: times are above 0.
     mean_S = np.maximum(done.groupby("sample")["spent_s"].mean().to_numpy(float), 1e-12)
     pictures = mean_latency(mean_S[:, None], confidence=confidence)
-    value = float(done["spent_s"].mean())
     if pictures.reason:
         return Estimate(value, math.nan, math.nan, pictures.reason)
-    by_seed = done.groupby("seed")["spent_s"].mean().to_numpy(float)
-    streams = percentiles.over_replications(by_seed, confidence=confidence)
-    over_streams = 0.0 if math.isnan(streams.low) else streams.high - streams.value
+    over_streams = _over_streams(done, "spent_s", confidence)
     moved = 0.0 if level is None else level.half_width(confidence) * max(0.0, value - still_s)
     low = math.hypot(pictures.value - pictures.low, over_streams, moved)
     high = math.hypot(pictures.high - pictures.value, over_streams, moved)
     return Estimate(value, max(0.0, value - low), value + high)
+
+
+def share_of_rows(rows: pd.DataFrame, confidence: float) -> Estimate:
+    """The share of requests that are ``inside``, by pictures, with the scatter of the seeds added in squares."""
+    inside_S = rows.groupby("sample")["inside"].mean().to_numpy(float)
+    pictures = percentiles.share(inside_S[:, None], confidence=confidence).estimate
+    if pictures.reason:
+        return pictures
+    over_streams = _over_streams(rows, "inside", confidence)
+    low = math.hypot(pictures.value - pictures.low, over_streams)
+    high = math.hypot(pictures.high - pictures.value, over_streams)
+    return Estimate(pictures.value, max(0.0, pictures.value - low), min(1.0, pictures.value + high))
+
+
+def _over_streams(rows: pd.DataFrame, column: str, confidence: float) -> float:
+    """What the seeds leave unknown of a mean, as a half-width: zero of a single one, which shows nothing of it."""
+    by_seed = rows.groupby("seed")[column].mean().to_numpy(float)
+    streams = percentiles.over_replications(by_seed, confidence=confidence)
+    return 0.0 if math.isnan(streams.low) else streams.high - streams.value
 
 
 def percentile_of_rows(rows: pd.DataFrame, p: float, confidence: float) -> Estimate:

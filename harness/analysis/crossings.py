@@ -15,8 +15,9 @@ import scipy.optimize
 import scipy.special
 
 from harness.analysis import means
-from harness.analysis.cells import instability, mean_link_s, times_and_known
+from harness.analysis.cells import mean_link_s, times_and_known
 from harness.analysis.latency import total_s
+from harness.analysis.loads import instability
 from harness.analysis.means import Estimate, apart, difference_within_rounds, too_few
 from harness.analysis.replications import AT_LEVELS, at_level, mean, resampled, simulator_of
 from harness.analysis.setting import Population, Timed, strata, timed_apart

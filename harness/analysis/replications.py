@@ -20,8 +20,8 @@ import numpy as np
 import scipy.special
 
 from harness.analysis import latency
-from harness.analysis.cells import instability
 from harness.analysis.latency import total_s
+from harness.analysis.loads import instability
 from harness.analysis.means import Estimate, Level, too_few
 from harness.analysis.setting import level_of
 from harness.replay.cell import Cell, Simulator, replay

@@ -167,14 +167,19 @@ class Setting:
         """The uplink of a label; None for one that is in a file."""
         return next((uplink for uplink in self.system.uplinks if uplink.label == label), None)
 
+    def judged(self, cell: Mapping[str, Any]) -> Cell:
+        """The cell as :mod:`harness.analysis.loads` judges it; a link in a file, which it leaves out, is None."""
+        link: Any = self.link(str(cell["channel"]))
+        return Cell(spec=self.system, uplink=link, users=int(cell["users"]), seed=0)
+
     def unjudged(self, labels: Iterable[str]) -> str:
-        """What is not known to keep up with users who ask at given times, of these uplinks; else empty."""
-        if not isinstance(self.system.arrivals, Poisson | Periodic):
+        """Which of these uplinks are not known to keep up with users who ask at given times; else empty."""
+        if not isinstance(self.system.arrivals, Poisson | Periodic) or self.system.timeout_s is not None:
             return ""
         links = ", ".join(label for label in labels if self.link(label) is None)
-        found = [f"the uplink {links}, whose rate is in a file"] if links else []
-        found += ["the servers, which answer in batches"] if self.system.batching is not None else []
-        return f"not judged, whether they keep up with what is asked: {'; '.join(found)}" if found else ""
+        if not links:
+            return ""
+        return f"not judged, whether they keep up with what is asked: the uplink {links}, whose rate is in a file"
 
     def met(self, cell: Mapping[str, Any]) -> str:
         """Why the times of a cell are not the timed stages, a link time and a batch's window; empty where they are.

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.analysis import latency, percentiles
-from harness.analysis.cells import mean_of_rows, of_pictures, percentile_of_rows, times_and_known
+from harness.analysis.cells import mean_of_rows, of_pictures, percentile_of_rows, share_of_rows, times_and_known
 from harness.analysis.latency import share_in_time, total_s
 from harness.analysis.means import Estimate, Level, mean_latency
 from harness.analysis.replications import mean, percentile, replicated, replicated_all
@@ -65,7 +65,7 @@ def cell_summaries(
     streams of different seeds add is in the mean's interval too; what other pictures would change of the waiting in a
     queue is not, for which :func:`replicated` replays again. ``levels`` are what rounds and starts leave unknown of
     each pipeline and point (:func:`harness.analysis.setting.level_of`). Percentiles have no interval but where the
-    pictures certify them. A cell that is ``unstable`` (:func:`harness.analysis.cells.unstable_cells`) has that reason
+    pictures certify them. A cell that is ``unstable`` (:func:`harness.analysis.loads.unstable_cells`) has that reason
     and no numbers but the share that was answered.
     """
     names = ["channel", "users", "pipeline", "point", "seed", "sample"]
@@ -78,8 +78,7 @@ def cell_summaries(
         level = (levels or {}).get((str(pipeline), str(point)))
         in_time = None
         if deadline_s is not None:
-            met_S = (rows["spent_s"] <= deadline_s).groupby(rows["sample"]).mean().to_numpy(float)
-            in_time = percentiles.share(met_S[:, None], confidence=confidence).estimate
+            in_time = share_of_rows(rows.assign(inside=rows["spent_s"] <= deadline_s), confidence)
         summary = CellSummary(
             channel=str(channel),
             users=int(users),

@@ -37,7 +37,7 @@ def sweep(
         harness sweep results/runs/smoke scenarios/multi_user.yaml --workers 4
     """
     from harness.analysis import Analysis, whatif
-    from harness.analysis.cells import unstable_cells
+    from harness.analysis.loads import unstable_cells
     from harness.analysis.setting import level_of
     from harness.channel.channel import unreadable_files
     from harness.cli.display import print_reasons, terminal

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
-from harness.analysis.cells import unstable_cells
 from harness.analysis.crossings import crossover, crossover_of_links
+from harness.analysis.loads import unstable_cells
 from harness.analysis.means import mean_latency
 from harness.analysis.replications import mean, replicated
 from harness.analysis.setting import Population

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from harness.analysis import Analysis
-from harness.analysis.cells import instability
 from harness.analysis.crossings import crossover, crossover_of_links
+from harness.analysis.loads import instability
 from harness.analysis.whatif import advise, max_users
 from harness.channel import recording
 from harness.channel.channel import mean_bps

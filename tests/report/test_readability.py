@@ -84,6 +84,7 @@ def test_users_can_be_read(width_in: float) -> None:
     row = data[(data["pipeline"] == "tofc") & (data["users"] == 16)].iloc[0]
     busy_s = run.profile("tofc", str(row["point"])).server_s.mean()
     assert row["servers"] == pytest.approx(16 * busy_s)
+    assert row["device"] == pytest.approx(run.profile("tofc", str(row["point"])).device_s.mean())
     solid = [line for line in figure.axes[0].lines if line.get_fillstyle() == "full" and line.get_linestyle() == "None"]
     assert not any(len(xy_of(line)[0]) for line in solid)
 

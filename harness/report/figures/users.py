@@ -1,4 +1,4 @@
-"""Many users: the 99th percentile of the latency against their number, and how busy servers and uplink are."""
+"""Many users: the 99th percentile of the latency against their number, and how much work each place receives."""
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,8 @@ from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, logarithmic, o
 from harness.units import format_seconds
 
 _AT_MOST_IN_A_ROW = 3
+_LEAST_LOAD = 0.01
+"""A place that is busy for less of its time is idle; the axis is for those that are not."""
 
 
 def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
@@ -26,6 +28,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
                label="hollow: p99 of the replay, which too few pictures certify"),
         Line2D([], [], color=style.INK, linestyle="--", label="dashed: of the uplink"),
         Line2D([], [], color=style.INK, linestyle="-", label="solid: of the servers"),
+        Line2D([], [], color=style.INK, linestyle=":", label="dotted: of a user's device"),
     ]  # fmt: skip
     deadline_s = run.deadline_s
     if deadline_s is not None:
@@ -34,7 +37,10 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         )
     notes = [
         "a system that receives more work than it can do (utilisation of 1 and more) has no percentile: what a "
-        "replay shows of it grows with the replay, and is not drawn",
+        "replay shows of it grows with the replay, and is not drawn"
+        if run.setting.system.timeout_s is None
+        else "utilisation is of all the work that is asked for; requests that are given up keep queues short where it "
+        "is above 1",
     ]
     groups = list(data.groupby(["replay", "channel"], sort=False))
     narrow = width_in < NARROW_IN
@@ -44,13 +50,15 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     upper_in, lower_in = (1.5, 0.8) if narrow else (1.9, 0.9)
     row_in = 0.2 + upper_in + 0.14 + lower_in + 0.36
     n_rows = -(-len(groups) // in_a_row)
-    sheet = Sheet(width_in, n_rows * row_in, of(run, "users against the 99th percentile", notes), handles)
     stable = data["p99_s"].where(data["reason"] == "").dropna()
     both = [*stable, *([deadline_s] if deadline_s else [])]
     low_s, high_s = (min(both) / 1.4, max(both) * 1.4) if both else (0.1, 1.0)
-    loads = data[["servers", "uplink"]].to_numpy(float)
+    loads = data[["device", "uplink", "servers"]].to_numpy(float)
     loads = loads[np.isfinite(loads) & (loads > 0)]
-    least_load, most_load = min([0.1, *loads]) / 1.3, max([1.0, *loads]) * 1.5
+    least_load, most_load = max(_LEAST_LOAD, min([0.1, *loads])) / 1.3, max([1.0, *loads]) * 1.5
+    if (loads < _LEAST_LOAD).any():
+        notes.append(f"utilisations below {_LEAST_LOAD:g} are not drawn")
+    sheet = Sheet(width_in, n_rows * row_in, of(run, "users against the 99th percentile", notes), handles)
     ticks = sorted(set(data["users"]))
     for place, ((_, channel), rows) in enumerate(groups):
         row, column = divmod(place, in_a_row)
@@ -65,8 +73,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
                 some = said[said["certified"] == certified]
                 upper.plot(some["users"], some["p99_s"], linestyle="none", marker=look.marker, color=look.colour,
                            fillstyle=fill, markersize=4.5)  # fmt: skip
-            lower.plot(own["users"], own["servers"], color=look.colour, marker=look.marker, markersize=3)
-            lower.plot(own["users"], own["uplink"], color=look.colour, linestyle="--", marker=look.marker, markersize=3)
+            for where, dash in (("servers", "-"), ("uplink", "--"), ("device", ":")):
+                lower.plot(own["users"], own[where], color=look.colour, linestyle=dash, marker=look.marker,
+                           markersize=3)  # fmt: skip
         if deadline_s is not None:
             upper.axhline(deadline_s, color=style.SCORE, linestyle="--", linewidth=0.9)
         lower.axhline(1.0, color=style.GREY, linewidth=0.8, linestyle=":")
@@ -86,7 +95,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         upper.set_title(style.shortened(str(channel), wide_in, 7.0), fontsize=7.0, pad=3)
         if column == 0:
             upper.set_ylabel("p99 of latency (s)")
-            lower.set_ylabel("utilisation")
+            lower.set_ylabel("utilisation", labelpad=1)
         if place + in_a_row >= len(groups):
             lower.set_xlabel("users")
     return sheet.figure, data
