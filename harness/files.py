@@ -104,6 +104,17 @@ def check_writable(path: Path) -> None:
             hidden.unlink()
 
 
+def check_folder(folder: Path) -> None:
+    """Raises OSError if ``folder`` could not be made, or written into, now; called before computing, not after.
+
+    Nothing is made: of a folder that is absent, the one that is there above it is written into.
+    """
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    check_writable(there / UNFINISHED)
+
+
 def rename(old: Path, new: Path) -> None:
     """Gives a file or folder its name, in one step, in place of a file that had it."""
     old.replace(new)
@@ -124,6 +135,8 @@ def why(error: OSError, wanted: str = "") -> str:
         return f"Is a directory: {wanted or 'a file'} is expected"
     if isinstance(error, NotADirectoryError):
         said = "Not a directory: a part of this path is a file, and a folder is expected there"
+    elif isinstance(error, FileExistsError):
+        said = "File exists: a folder is expected there"
     else:
         said = error.strerror or str(error)
     return f"{said}; {wanted} is expected" if wanted else said
