@@ -114,6 +114,28 @@ def test_a_slow_sender_blocks_no_other(server: str, peer: Peer) -> None:
 
 
 @pytest.mark.slow
+def test_two_devices_at_once_get_each_its_own_answers(server: str, peer: Peer, fake_scenario: Path) -> None:
+    """Each question's answer goes to the device that asked it, and the queue is told apart from the link."""
+    other = Peer(server, study.describe(take_stock(load(fake_scenario))), token=TOKEN)
+    asked = {peer: [PAGE.question] * 2, other: [PAGE.question]}
+    found: dict[Peer, list[tuple[int, float]]] = {peer: [], other: []}
+
+    def ask(device: Peer) -> None:
+        for _ in range(40):
+            told, transfer = device.ask(*KEY, PAYLOAD, asked[device], timed=True)
+            assert transfer.queue_s <= transfer.residence_s <= transfer.round_trip_s
+            found[device].append((len(told.answers), told.answers[0].answer() == right_answers()[0]))
+
+    threads = [threading.Thread(target=ask, args=[device]) for device in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    other.close()
+    assert found == {device: [(len(questions), True)] * 40 for device, questions in asked.items()}
+
+
+@pytest.mark.slow
 def test_requests_for_less_than_an_answer(server: str) -> None:
     """Health is open; the card and the metrics need the token; answered requests are counted."""
     own = {"Authorization": f"Bearer {TOKEN}"}
