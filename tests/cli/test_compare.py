@@ -62,6 +62,7 @@ def test_the_status_is_the_verdict(harness: Harness, runs: Path) -> None:
     assert "their benchmarks are MME and StreetsQA" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_an_invalid_run_is_noted(harness: Harness, runs: Path) -> None:
     """With its first reason and the number of the others, in every form; the status is that of what is compared."""
     record = Run.read(runs / "same" / "tonight")
