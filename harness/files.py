@@ -105,14 +105,14 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises OSError if ``folder`` could not be made, or written into, now; called before computing, not after.
+    """Raises OSError if no file could be written in ``folder``, which is made where it is absent.
 
-    Nothing is made: of a folder that is absent, the one that is there above it is written into.
+    Called before computing, not after; nothing is made: the nearest folder that is there is written into.
     """
-    there = next(part for part in (folder, *folder.parents) if part.exists())
-    if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-    check_writable(there / UNFINISHED)
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+    check_writable(nearest / UNFINISHED)
 
 
 def rename(old: Path, new: Path) -> None:

@@ -33,17 +33,6 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_the_one_before(tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ["rows.csv"]
 
 
-@pytest.mark.parametrize("name", [".", "new", "new/folder"])
-def test_checking_whether_a_folder_can_be_made_leaves_no_trace(tmp_path: Path, name: str) -> None:
-    """Neither the folder nor a file in it is made; a file, or what is below one, is refused with its name."""
-    files.check_folder(tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError) as caught:
-        files.check_folder(tmp_path / "file" / name)
-    assert caught.value.filename == str(tmp_path / "file")
-
-
 def test_of_several_files_none_is_there_when_one_fails(tmp_path: Path) -> None:
     """The first, which could be written, does not get its name."""
     with pytest.raises(OSError, match="No space"):
@@ -72,6 +61,19 @@ def test_checking_whether_a_file_can_be_written_leaves_no_trace(tmp_path: Path) 
         files.check_writable(tmp_path / "file" / "rows.csv")
     with pytest.raises(IsADirectoryError):
         files.check_writable(tmp_path)
+
+
+def test_checking_whether_a_folder_can_be_written_makes_none(tmp_path: Path) -> None:
+    """It may be absent, with those that it is in; a file on its way is refused."""
+    for folder in (tmp_path, tmp_path / "new", tmp_path / "new" / "newer"):
+        files.check_folder(folder)
+    files.check_folder(Path("new/newer"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"old")
+    for folder in (tmp_path / "file", tmp_path / "file" / "new" / "newer"):
+        with pytest.raises(NotADirectoryError) as caught:
+            files.check_folder(folder)
+        assert caught.value.filename == str(tmp_path / "file")
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
