@@ -107,13 +107,12 @@ def check_writable(path: Path) -> None:
 def check_folder(folder: Path) -> None:
     """Raises OSError if no file could be written in ``folder``, which is made where it is absent.
 
-    Called before computing, not after; nothing is made.
+    Called before computing, not after; nothing is made: the nearest folder that is there is written into.
     """
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, f"no file can be made in {nearest}", str(nearest))
+    check_writable(nearest / UNFINISHED)
 
 
 def rename(old: Path, new: Path) -> None:
@@ -136,6 +135,8 @@ def why(error: OSError, wanted: str = "") -> str:
         return f"Is a directory: {wanted or 'a file'} is expected"
     if isinstance(error, NotADirectoryError):
         said = "Not a directory: a part of this path is a file, and a folder is expected there"
+    elif isinstance(error, FileExistsError):
+        said = "File exists: a folder is expected there"
     else:
         said = error.strerror or str(error)
     return f"{said}; {wanted} is expected" if wanted else said

@@ -27,7 +27,7 @@ from harness.records import PointKey
 from harness.reporter import Reporter
 from harness.runs import digests, illustrations
 from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
-from harness.scenario.load import scenario_hash
+from harness.runs.replayed import scenario_of
 from harness.scenario.model import Scenario
 from harness.schemes import anatomy, envelope
 from harness.schemes.contract import Payload
@@ -56,11 +56,12 @@ def illustrate(scenario: Scenario, folder: Path, *, pictures: int = 8, reporter:
     """
     run = Analysis.read(folder)
     manifest = run.manifest
-    if scenario_hash(scenario) != manifest.scenario_hash:
+    of_run = scenario_of(run.manifest, run.record.stages, scenario)
+    if of_run is None:
         raise ResultsError(
             f"{folder}: holds a run of another scenario than {scenario.name}, or of an earlier state of it"
         )
-    stock = take_stock(scenario, allow_stand_ins=bool(manifest.stand_ins))
+    stock = take_stock(of_run, allow_stand_ins=bool(manifest.stand_ins))
     now = stock.manifest(manifest.name, {"id": "", "name": ""}, ())
     if differs := digests.changed(manifest.digests, now.digests):
         raise ResultsError(f"{folder}: since the run was made, these changed: {', '.join(differs)}; run it again")

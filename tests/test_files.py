@@ -71,8 +71,9 @@ def test_checking_whether_a_folder_can_be_written_makes_none(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_bytes(b"old")
     for folder in (tmp_path / "file", tmp_path / "file" / "new" / "newer"):
-        with pytest.raises(NotADirectoryError):
+        with pytest.raises(NotADirectoryError) as caught:
             files.check_folder(folder)
+        assert caught.value.filename == str(tmp_path / "file")
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])

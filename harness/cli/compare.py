@@ -11,6 +11,7 @@ from harness.cli.app import SHARE, SOME_SECONDS, Form
 
 if TYPE_CHECKING:
     from harness.report.regressions import Found
+    from harness.runs.store import Record
 
 
 def compare(
@@ -51,7 +52,8 @@ def compare(
 
     The exit status is 0 if nothing regressed, 1 for a regression, and 2 if two runs cannot be compared. In folders of
     runs, those of the same name are compared. With another processor, other packages or other weights, differences are
-    counted instead: see docs/metrics.md.
+    counted instead: see docs/metrics.md. That a run is INVALID is noted, and does not change the status: nothing that
+    is compared is a time.
 
         harness compare results/reference results/runs
         harness compare results/reference/smoke results/runs/smoke --fail-if 'bytes>1%,answers>0'
@@ -128,14 +130,24 @@ def compared(reference: Path, candidate: Path, limits: Any, tolerance: float, li
             notes.append(f"{old}: there is no run of this name in {candidate}; it is not compared")
             continue
         try:
-            runs.append(
-                regression.compare(Run.read(old), Run.read(new), wanted=limits, tolerance=tolerance, **how)  # type: ignore[arg-type]
-            )
+            both = {"reference": Run.read(old), "candidate": Run.read(new)}
+            of_pair = regression.compare(**both, wanted=limits, tolerance=tolerance, **how)  # type: ignore[arg-type]
+            doubts = [sentence for side, record in both.items() for sentence in _doubts(side, record)]
+            runs.append(dataclasses.replace(of_pair, notes=(*of_pair.notes, *doubts)))
         except ResultsError as error:
             refused.append(str(error))
     if not runs and not refused:
         raise ResultsError(f"{candidate}: has no run with the name of one in {reference}, so nothing is compared")
     return Found(runs=runs, refused=refused, notes=notes)
+
+
+def _doubts(side: str, record: "Record") -> Iterator[str]:
+    """A sentence on an INVALID run: which of the two it is, and why."""
+    from harness.analysis import Analysis
+
+    if reasons := Analysis(record).reasons:
+        of = f" (the first of {len(reasons)} reasons)" if len(reasons) > 1 else ""
+        yield f"the {side} is INVALID: {reasons[0]}{of}"
 
 
 def _stages(folder: Path) -> set[str]:

@@ -98,7 +98,9 @@ def report(
 
 def pack(
     run: Annotated[Path, typer.Argument(help="A complete run's folder.")],
-    scenario: Annotated[Path, typer.Argument(help="Scenario that the run was made with.")],
+    scenario: Annotated[
+        Path, typer.Argument(help="Scenario that the run was made with; of a replayed run, that of the replay.")
+    ],
     overrides: Overrides = None,
     limit: Limit = None,
     out: Annotated[
@@ -107,15 +109,21 @@ def pack(
 ) -> None:
     """Write a run as an archive that a reviewer can read and rerun without a network.
 
-    It contains the rows and the manifest, the scenario and its recorded links, the figures with their data, the
-    versions of all packages, `numbers.tex` with a LaTeX macro for every number of the table (with its interval and its
-    source), and a README with the commands.
+    It contains the rows and the manifest, the scenario with its recorded links and stage times, the figures with their
+    data, the versions of all packages, `numbers.tex` with a LaTeX macro for every number of the table (with its
+    interval and its source), and a README with the commands.
 
         harness pack results/runs/smoke scenarios/smoke.yaml
-    """
-    from harness.report.pack import pack as pack_run
 
-    wanted, _ = given(scenario, overrides, limit)
+    Of a run that `harness replay` made, the archive has the scenario of the replayed run with the new replay section.
+
+        harness pack results/runs/over_lte scenarios/trace_cellular.yaml
+    """
+    from harness.replay.sweep import server_stages
+    from harness.report.pack import pack as pack_run
+    from harness.runs.store import Run
+
+    wanted, _ = given(scenario, overrides, limit, server_stages(Run.read(run).stages))
     changes = (*(overrides or ()), *([] if limit is None else [f"samples={limit}"]))
     archive = out or Path(f"{run.resolve().name}.tar.gz")
     pack_run(run, scenario, wanted, changes, archive)

@@ -12,6 +12,8 @@ from harness.cli.estimate import refuse_options, show_projection, write_projecti
 from harness.edge import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rich.console import Console
 
     from harness.edge.client import Remote
@@ -144,12 +146,14 @@ def run(
     console.print(f"Figures: harness plot {folder}")
 
 
-def given(path: Path, overrides: list[str] | None, limit: int | None = None) -> "tuple[Scenario, str]":
-    """The scenario of a command line, and the default name of its run."""
+def given(
+    path: Path, overrides: list[str] | None, limit: int | None = None, stages: "Collection[str] | None" = None
+) -> "tuple[Scenario, str]":
+    """The scenario of a command line, and the default name of its run; ``stages`` as in :func:`load`."""
     from harness.scenario.load import load, scenario_hash
 
     changes = [*(overrides or ()), *([] if limit is None else [f"samples={limit}"])]
-    found = load(path, changes)
+    found = load(path, changes, stages=stages)
     return found, f"{found.name}-{scenario_hash(found)[:8]}" if changes else found.name
 
 

@@ -2,18 +2,19 @@
 
     image   question   [options]   [A B ..]   answer   [index]   [hint]   [category]   [group]   [metric]
 
-In a CSV ``image`` is a picture's file, relative to the CSV's folder. Options are columns A, B, .. or one column
-``options`` with ``|`` between them; the answer to a choice is an option's letter or its text. ``index`` is the row's
-number where there is none. ``metric`` is one of :data:`METRICS` and the same in all rows; accuracy where there is none.
-A TSV may have the column ``metric`` too.
+In a CSV ``image`` is a picture's file, relative to the CSV's folder, or several with ``|`` between them. Options are
+columns A, B, .. or one column ``options`` with ``|`` between them; the answer to a choice is an option's letter or its
+text, and in columns A, B, .. the letter where it is both. ``index`` is the row's number where there is none. ``metric``
+is one of :data:`METRICS` and the same in all rows; accuracy where there is none. A TSV may have the column ``metric``
+too.
 """
 
-import base64
 import csv
+import dataclasses
 import hashlib
 import io
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -21,13 +22,30 @@ from harness import files
 from harness.data import pictures
 from harness.data.sample import Sample
 from harness.data.scoring import OWN_METRICS
-from harness.data.tsv import fields_of_any_size, read_tsv
+from harness.data.tsv import LONGEST_FIELD, LONGEST_REFERENCE, Origin, fields_of_any_size, image_field, read_tsv
 from harness.errors import DataError, UnavailableError, shown, unknown_name
 
 _REQUIRED = ("image", "question", "answer")
 _KEPT = ("hint", "category", "group")
 _LETTERS = tuple(string.ascii_uppercase)
 _LARGEST_BYTES = 1 << 30
+_LARGEST_PICTURES_BYTES = LONGEST_FIELD // 4 * 3 - (1 << 10)
+"""The most bytes of a row's pictures: in base64 and as a list they are one field."""
+_FORM = b"2"
+"""The form in which tables are cached: tables of an earlier form are not read."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of a CSV: where it begins, its index, its pictures' names and files, its fields, options and answer."""
+
+    line: int
+    index: str
+    names: tuple[str, ...]
+    pictures: tuple[Path, ...]
+    fields: Mapping[str, str]
+    options: Mapping[str, str]
+    answer: str
 
 
 def refuse_absent(path: Path) -> Path:
@@ -62,12 +80,10 @@ def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXEL
     try:
         if not table.exists():
             files.write_whole(table, lambda file: _write(path, rows, file))
-        return name, read_tsv(table, name, max_pixels=max_pixels)
-    except DataError as error:
-        # Lines are numbered as in the CSV: its fields are written unchanged.
-        raise DataError(str(error).replace(str(table), str(path))) from None
     except OSError as error:
         raise UnavailableError(f"{table}: cannot be written: {files.why(error)}") from None
+    origin = Origin(path, [row.line for row in rows], [row.names for row in rows])
+    return name, read_tsv(table, name, max_pixels=max_pixels, origin=origin)
 
 
 def _metric(path: Path) -> str:
@@ -86,18 +102,62 @@ def _metric(path: Path) -> str:
     return "" if metric == "accuracy" else f":{metric}"
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str], Path]]:
-    """The line of each row of a CSV, its fields, and the file of its picture."""
-    for line, row in _table(path):
-        if missing := [column for column in _REQUIRED if column not in row]:
+def _rows(path: Path) -> Iterator[_Row]:
+    """The rows of a CSV, each checked as far as its own fields and the files that it names."""
+    indices: dict[str, _Row] = {}
+    for number, (line, fields) in enumerate(_table(path), 1):
+        if missing := [column for column in _REQUIRED if column not in fields]:
             raise DataError(
                 f"{path}: line 1: the header lacks {', '.join(missing)}; columns {', '.join(_REQUIRED)} are expected, "
-                f"and these were found: {', '.join(list(row)[:12])}"
+                f"and these were found: {', '.join(list(fields)[:12])}"
             )
-        picture = path.parent / row["image"]
-        if not row["image"].strip() or not picture.is_file():
-            _refuse(path, line, "image", row["image"], f"is not a file in {path.parent}")
-        yield line, row, picture
+        index = fields.get("index", "").strip() or str(number)
+        names = _names(path, line, fields["image"])
+        options = _options(path, line, fields)
+        answer = _letter(path, line, fields["answer"].strip(), options, listed=bool(fields.get("options", "").strip()))
+        row = _Row(line, index, names, tuple(path.parent / name for name in names), fields, options, answer)
+        _refuse_repeated(path, row, indices.setdefault(index, row))
+        yield row
+
+
+def _refuse_repeated(path: Path, row: _Row, first: _Row) -> None:
+    """Raises DataError for a row whose index is that of the ``first`` one of this index."""
+    if first is row:
+        return
+    mine, of_first = (one.fields.get("index", "").strip() for one in (row, first))
+    if mine and of_first:
+        why = f"is already the index of line {first.line}; an index is given once"
+    elif mine:
+        why = f"is the number of the row on line {first.line}, which has no index; give every row an index, or none"
+    else:
+        why = f"stands for the row's number, {row.index}, which is the index of line {first.line}; give every row one"
+    _refuse(path, row.line, "index", mine, why)
+
+
+def _names(path: Path, line: int, image: str) -> tuple[str, ...]:
+    """The picture files that a field names: one, or several with | between them."""
+    names = (image,) if _is_file(path.parent / image) else tuple(name.strip() for name in image.split("|"))
+    for name in names:
+        if not name.strip() or not _is_file(path.parent / name):
+            why = f"is not a file in {path.parent}" + ("; several have | between them" if len(names) == 1 else "")
+            _refuse(path, line, "image", name, why)
+    try:
+        sizes = [(path.parent / name).stat().st_size for name in names]
+    except OSError as error:
+        _refuse(path, line, "image", image, f"cannot be read: {files.why(error)}")
+    if 0 in sizes:
+        _refuse(path, line, "image", names[sizes.index(0)], "is an empty file; a picture is expected")
+    if sum(sizes) > _LARGEST_PICTURES_BYTES:
+        most = f"has {sum(sizes)} bytes; a row's pictures have {_LARGEST_PICTURES_BYTES} at most"
+        _refuse(path, line, "image", image, most)
+    return names
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # such as a name that is too long for a file system
+        return False
 
 
 def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -126,35 +186,39 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise DataError(f"{path}: cannot be read: {files.why(error)}") from None
 
 
-def _digest(path: Path, rows: Sequence[tuple[int, dict[str, str], Path]]) -> str:
+def _digest(path: Path, rows: Sequence[_Row]) -> str:
     """What identifies a table and its pictures: the CSV's bytes, each picture's size and time of change."""
-    total = hashlib.sha256(files.read(path, _LARGEST_BYTES))
-    for _, _, picture in rows:
-        facts = picture.stat()
-        total.update(f"{picture.resolve()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    total = hashlib.sha256(_FORM + files.read(path, _LARGEST_BYTES))
+    for row in rows:
+        for picture in row.pictures:
+            facts = picture.stat()
+            total.update(f"{picture.resolve()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        total.update(b"\n")
     return total.hexdigest()[:16]
 
 
-def _write(path: Path, rows: Sequence[tuple[int, dict[str, str], Path]], file: BinaryIO) -> None:
-    """The rows in VLMEvalKit's form; a picture is written once, with the first row that shows it."""
+def _write(path: Path, rows: Sequence[_Row], file: BinaryIO) -> None:
+    """The rows in VLMEvalKit's form; pictures are written once, with the first row that shows them."""
     columns = ["index", "image", "question", *_KEPT, *_LETTERS, "answer"]
-    holders: dict[Path, str] = {}
+    holders: dict[tuple[Path, ...], str] = {}
     text = io.TextIOWrapper(file, "utf-8", newline="")
     try:
         writer = csv.DictWriter(text, columns, dialect=csv.excel_tab, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writeheader()
-        for number, (line, row, picture) in enumerate(rows, 1):
-            index = row.get("index", "").strip() or str(number)
-            options = _options(path, line, row)
-            image = holders.setdefault(picture, index)
+        for row in rows:
+            image = holders.get(row.pictures)
+            if image is None:
+                image = image_field([_content(path, row, name) for name in row.names])
+                if len(row.index) <= LONGEST_REFERENCE:
+                    holders[row.pictures] = row.index
             writer.writerow(
                 {
-                    "index": index,
-                    "image": base64.b64encode(picture.read_bytes()).decode("ascii") if image == index else image,
-                    "question": row["question"],
-                    **{column: row.get(column, "") for column in _KEPT},
-                    **options,
-                    "answer": _letter(row["answer"].strip(), options),
+                    "index": row.index,
+                    "image": image,
+                    "question": row.fields["question"],
+                    **{column: row.fields.get(column, "") for column in _KEPT},
+                    **row.options,
+                    "answer": row.answer,
                 }
             )
     finally:
@@ -162,7 +226,14 @@ def _write(path: Path, rows: Sequence[tuple[int, dict[str, str], Path]], file: B
         text.detach()
 
 
-def _options(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
+def _content(path: Path, row: _Row, name: str) -> bytes:
+    try:
+        return files.read(path.parent / name, _LARGEST_PICTURES_BYTES)
+    except OSError as error:
+        _refuse(path, row.line, "image", name, f"cannot be read: {files.why(error)}")
+
+
+def _options(path: Path, line: int, row: Mapping[str, str]) -> dict[str, str]:
     options = {letter: row[letter] for letter in _LETTERS if row.get(letter)}
     listed = [text.strip() for text in row.get("options", "").split("|")] if row.get("options", "").strip() else []
     if listed and options:
@@ -172,10 +243,17 @@ def _options(path: Path, line: int, row: dict[str, str]) -> dict[str, str]:
     return options or dict(zip(_LETTERS, listed, strict=False))
 
 
-def _letter(answer: str, options: dict[str, str]) -> str:
-    """The letter of an answer that is given as an option's text."""
-    meant = [letter for letter, text in options.items() if text == answer]
-    return meant[0] if answer not in options and len(meant) == 1 else answer
+def _letter(path: Path, line: int, answer: str, options: Mapping[str, str], *, listed: bool) -> str:
+    """The letter of an answer that is given as an option's text; ``listed`` where they are in one column."""
+    meant = [letter for letter, text in options.items() if text.strip() == answer]
+    if answer in options:
+        if listed and meant not in ([], [answer]):
+            why = f"is an option's letter, and the text of {', '.join(meant)}; in columns A, B, .. it is the letter"
+            _refuse(path, line, "answer", answer, why)
+        return answer
+    if len(meant) > 1:
+        _refuse(path, line, "answer", answer, f"is the text of the options {', '.join(meant)}; give the letter")
+    return meant[0] if meant else answer
 
 
 def _refuse(path: Path, line: int, column: str, value: str, why: str) -> NoReturn:

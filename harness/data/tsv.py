@@ -33,8 +33,10 @@ from harness.errors import DataError
 from harness.files import why
 
 _REQUIRED = ("index", "image", "question", "answer")
-_LONGEST_REFERENCE = 64
-_LONGEST_FIELD = 64 * 1024 * 1024
+LONGEST_REFERENCE = 64
+"""The most characters of an image field that refers to another row."""
+LONGEST_FIELD = 64 * 1024 * 1024
+"""The most characters of a field that is read."""
 _BOM = b"\xef\xbb\xbf"
 _MARKED = frozenset({"MMMU_DEV_VAL"})
 _LIMIT = threading.RLock()
@@ -46,14 +48,29 @@ class _Dialect(csv.excel_tab):
     quoting = csv.QUOTE_ALL
 
 
-def read_tsv(path: str | os.PathLike[str], benchmark: str, *, max_pixels: int = pictures.MAX_PIXELS) -> "TsvSamples":
+class Origin(NamedTuple):
+    """The table that a user wrote, of which a TSV is a cached form: by row its line there and its pictures' names."""
+
+    path: Path
+    lines: Sequence[int]
+    pictures: Sequence[Sequence[str]]
+
+
+def read_tsv(
+    path: str | os.PathLike[str],
+    benchmark: str,
+    *,
+    max_pixels: int = pictures.MAX_PIXELS,
+    origin: Origin | None = None,
+) -> "TsvSamples":
     """The samples of a TSV file, read from the disk one at a time, on demand.
 
     The whole file is checked first: raises DataError, naming file, line, column, value and what would be right, for
     anything that is not a benchmark in this form, and for a picture of another format or more than ``max_pixels``.
-    Whether a picture can be decoded to its end is checked when its sample is first read.
+    Whether a picture can be decoded to its end is checked when its sample is first read. Where the TSV has an
+    ``origin``, mistakes in its rows are reported in that.
     """
-    return TsvSamples(Path(path), benchmark, max_pixels)
+    return TsvSamples(Path(path), benchmark, max_pixels, origin)
 
 
 def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
@@ -87,8 +104,8 @@ def write_tsv(path: str | os.PathLike[str], samples: Sequence[Sample]) -> None:
 
 
 def _check_writable(sample: Sample, written: set[str]) -> None:
-    if not 0 < len(sample.id) <= _LONGEST_REFERENCE:
-        raise DataError(f"sample {sample.id!r}: an id has 1 to {_LONGEST_REFERENCE} characters")
+    if not 0 < len(sample.id) <= LONGEST_REFERENCE:
+        raise DataError(f"sample {sample.id!r}: an id has 1 to {LONGEST_REFERENCE} characters")
     if sample.id in written:
         raise DataError(f"sample {sample.id!r}: its id is that of another sample; an id is given once")
     if empty := [letter for letter, text in sample.question.options.items() if not text]:
@@ -97,18 +114,9 @@ def _check_writable(sample: Sample, written: set[str]) -> None:
 
 def _row_of(sample: Sample, holder: Sample) -> dict[str, str]:
     """A sample as a row, where ``holder`` is the first one that showed its picture."""
-    image = holder.id
-    if holder is sample:
-        files = [base64.b64encode(file).decode("ascii") for file in sample.files]
-        image = files[0] if len(files) == 1 else str(files)
-        if len(image) <= _LONGEST_REFERENCE:
-            raise DataError(
-                f"sample {sample.id!r}: its image has {len(image)} characters in base64; up to {_LONGEST_REFERENCE} it "
-                "would be taken for another row's index"
-            )
     return {
         "index": sample.id,
-        "image": image,
+        "image": image_field(sample.files) if holder is sample else holder.id,
         "question": sample.question.text,
         "hint": sample.question.hint,
         **sample.question.options,
@@ -118,11 +126,23 @@ def _row_of(sample: Sample, holder: Sample) -> dict[str, str]:
     }
 
 
+def image_field(files: Sequence[bytes]) -> str:
+    """Picture files as a row's image: one in base64, or a list of several.
+
+    What is so short that it would be taken for another row's index is a list with spaces behind its last item.
+    """
+    encoded = [base64.b64encode(file).decode("ascii") for file in files]
+    if len(encoded) == 1 and len(encoded[0]) > LONGEST_REFERENCE:
+        return encoded[0]
+    return f"{str(encoded)[:-1].ljust(LONGEST_REFERENCE)}]"
+
+
 class TsvSamples(Sequence[Sample]):
     """The samples of one TSV file (see :func:`read_tsv`), or a slice of them, which is as lazy as the whole."""
 
-    def __init__(self, path: Path, benchmark: str, max_pixels: int) -> None:
+    def __init__(self, path: Path, benchmark: str, max_pixels: int, origin: Origin | None = None) -> None:
         self.path = path
+        self._origin = origin
         self._benchmark = benchmark
         self._marked = benchmark in _MARKED
         self._metric = metric(benchmark)
@@ -165,19 +185,19 @@ class TsvSamples(Sequence[Sample]):
         self._header = next(rows, (0, 1, []))[2]
         self._options = [name for name in self._header if len(name) == 1 and "A" <= name <= "Z"]
         self._check_header()
-        for offset, line, fields in rows:
+        for number, (offset, own_line, fields) in enumerate(rows):
+            line = own_line if self._origin is None else self._origin.lines[number]
             row = self._named(fields, line)
             question, _ = self._question(row, line)
             self._group(row, "", line)
-            number = len(self._lines)
             if (index := row["index"]) in holders:
                 first = self._lines[holders[index]]
                 self._refuse(line, "index", index, f"is already the index of line {first}; an index is given once")
             holders[index] = number
-            if len(row["image"]) <= _LONGEST_REFERENCE:
+            if len(row["image"]) <= LONGEST_REFERENCE:
                 references[number] = row["image"]
             else:
-                shown[number] = self._shown(row, line)
+                shown[number] = self._shown(row, number, line)
             if (named := question.pictures_named()) and min(named) < 1:
                 self._refuse(line, "question", "<image 0>", "is shown, but pictures are counted from 1")
             row.pop("image")
@@ -186,29 +206,29 @@ class TsvSamples(Sequence[Sample]):
             self._lines.append(line)
             self._images.append(number)
         if not self._lines:
-            raise DataError(f"{self.path}: there is a header and no row; a benchmark has at least one question")
+            raise DataError(f"{self._table}: there is a header and no row; a benchmark has at least one question")
         for number, index in references.items():
             if (holder := holders.get(index)) is None or holder in references:
                 self._refuse(
                     self._lines[number],
                     "image",
                     index,
-                    f"is not the index of a row with an image (at most {_LONGEST_REFERENCE} characters refer to one)",
+                    f"is not the index of a row with an image (at most {LONGEST_REFERENCE} characters refer to one)",
                 )
             self._images[number] = holder
         for number, one in enumerate(asked):
             self._names.append(self._name(one, shown[self._images[number]], self._lines[number]))
 
-    def _shown(self, row: dict[str, str], line: int) -> "_Shown":
+    def _shown(self, row: dict[str, str], number: int, line: int) -> "_Shown":
         files = self._files(row["image"], line)
         sizes = []
-        for number, file in enumerate(files, 1):
+        for place, file in enumerate(files, 1):
             try:
                 found = pictures.header(file, max_pixels=self._max_pixels)
             except DataError as error:
-                which = f"picture {number} of {len(files)}" if len(files) > 1 else "its picture"
-                where = f"{self.path}: line {line}: column 'image': sample {row['index']}"
-                raise DataError(f"{where}: {which} cannot be decoded: {error}") from None
+                which = f"picture {place} of {len(files)}" if len(files) > 1 else "its picture"
+                sentence = f"sample {row['index']}: {which} cannot be decoded: {error}"
+                raise DataError(f"{self._image_of(number, line)}: {sentence}") from None
             sizes.append((found.width_px, found.height_px))
         return _Shown(pictures.digest(files), tuple(sizes), sum(map(len, files)))
 
@@ -318,7 +338,7 @@ class TsvSamples(Sequence[Sample]):
             try:
                 sample.images()
             except DataError as error:
-                raise DataError(f"{self.path}: line {self._lines[holder]}: column 'image': {error}") from None
+                raise DataError(f"{self._image_of(holder, self._lines[holder])}: {error}") from None
             self._sound.add(holder)
         return sample
 
@@ -329,7 +349,7 @@ class TsvSamples(Sequence[Sample]):
         try:
             return row.get("group") or self._metric.group_of(row["index"], shown, row.get("category", ""))
         except DataError as error:
-            raise DataError(f"{self.path}: line {line}: column 'index': {error}") from None
+            raise DataError(f"{self._table}: line {line}: column 'index': {error}") from None
 
     def _row(self, number: int) -> dict[str, str]:
         line = self._lines[number]
@@ -349,8 +369,18 @@ class TsvSamples(Sequence[Sample]):
             self._refuse(line, "image", text, f"is a list of {len(files)} images, one of which is empty")
         return files
 
+    @property
+    def _table(self) -> Path:
+        """The file that lines are counted in."""
+        return self.path if self._origin is None else self._origin.path
+
+    def _image_of(self, number: int, line: int) -> str:
+        """Where the pictures of a row stand: file, line, column, and their own names if they have any."""
+        names = () if self._origin is None else self._origin.pictures[number]
+        return f"{self._table}: line {line}: column 'image'" + (f": {', '.join(map(repr, names))}" if names else "")
+
     def _refuse(self, line: int, column: str, value: str, why: str) -> NoReturn:
-        raise DataError(f"{self.path}: line {line}: column {column!r}: {_short(value)} {why}")
+        raise DataError(f"{self._table}: line {line}: column {column!r}: {_short(value)} {why}")
 
 
 class _Shown(NamedTuple):
@@ -403,7 +433,7 @@ class _Lines(Iterator[str]):
 def fields_of_any_size() -> Iterator[None]:
     """Lets csv read fields as long as an image; its limit belongs to the process, so it is restored."""
     with _LIMIT:
-        before = csv.field_size_limit(_LONGEST_FIELD)
+        before = csv.field_size_limit(LONGEST_FIELD)
         try:
             yield
         finally:

@@ -28,6 +28,8 @@ _PATIENCE_S = 60.0
 """How long a server may be unreachable or busy before the device gives up: long enough to restart it."""
 _ANSWER_S = 600.0
 """How long the server may take to answer; a request that it may still answer is not sent again."""
+_TELL_S = 60.0
+"""How long it may take to describe itself or its machine, for which no model runs."""
 _PAUSES_S = (0.1, 0.2, 0.5)
 _MOST_SHOWN = 8
 
@@ -88,19 +90,19 @@ class Peer:
         self._http.close()
 
     def _compared(self, device: Info) -> Info:
-        response = self._patient(lambda: self._http.get("/info"))
-        self._refuse(response)
+        data = _object(self._told("/info"))
+        version = data.get("protocol")
+        if not isinstance(version, int):
+            raise self._foreign("what it answers to /info does not describe one")
+        if version != protocol.VERSION:
+            raise PeerError(
+                f"{self.url}: speaks version {shown(version)} of the protocol, this harness {protocol.VERSION}; "
+                "install the same version of the harness on both sides"
+            )
         try:
-            data = response.json()
-            if (version := data.get("protocol")) != protocol.VERSION:
-                raise PeerError(
-                    f"{self.url}: speaks version {shown(version)} of the protocol, this harness {protocol.VERSION}; "
-                    "install the same version of the harness on both sides"
-                )
             info = Info.model_validate(data)
-        except (ValueError, AttributeError) as error:
-            reason = protocol.first_mistake(error) if isinstance(error, ValidationError) else error
-            raise PeerError(f"{self.url}: is not a server of this harness: /info: {reason}") from None
+        except ValidationError as error:
+            raise self._foreign(f"/info: {protocol.first_mistake(error)}") from None
         if found := list(protocol.differences(device, info)):
             more = [f"and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
             listed = "; ".join([*found[:_MOST_SHOWN], *more])
@@ -135,19 +137,21 @@ class Peer:
         self._refuse(response)
         try:
             told = Told.model_validate_json(response.content)
-            residence_s = float(response.headers[protocol.RESIDENCE])
-            if len(told.answers) != len(questions) or not 0 <= residence_s < math.inf:
-                raise ValueError(f"{len(told.answers)} answers to {len(questions)} questions after {residence_s} s")
-        except (ValueError, KeyError) as error:
-            reason = protocol.first_mistake(error) if isinstance(error, ValidationError) else error
-            raise PeerError(f"{self.url}: its answer is invalid: {reason}") from None
+        except ValidationError as error:
+            raise PeerError(f"{self.url}: its answer is invalid: {protocol.first_mistake(error)}") from None
+        residence_s = _seconds(response.headers.get(protocol.RESIDENCE, ""))
+        if len(told.answers) != len(questions) or residence_s is None:
+            held = response.headers.get(protocol.RESIDENCE)
+            raise PeerError(
+                f"{self.url}: its answer is invalid: {len(told.answers)} answers to {len(questions)} questions, "
+                f"{protocol.RESIDENCE} is {shown(held)}; an answer to each and seconds are expected"
+            )
         self.lowered |= dict.fromkeys(f"server: {sentence}" for sentence in told.lowered)
         return told, exchanges[-1].transfer(response, len(payload), residence_s, told.queue_s)
 
     def conditions(self) -> Conditions:
         """The conditions of the server's machine now; raises PeerError as :meth:`ask` does."""
-        response = self._patient(lambda: self._http.get("/conditions"))
-        self._refuse(response)
+        response = self._told("/conditions")
         try:
             return TypeAdapter(Conditions).validate_json(response.content, strict=True)
         except ValidationError as error:
@@ -155,27 +159,33 @@ class Peer:
 
     def energy(self) -> ToldEnergy:
         """The energy counters of the server's machine now; raises PeerError as :meth:`ask` does."""
-        response = self._patient(lambda: self._http.get("/energy"))
-        self._refuse(response)
+        response = self._told("/energy")
         try:
             return ToldEnergy.model_validate_json(response.content)
         except ValidationError as error:
             raise PeerError(f"{self.url}: /energy: {protocol.first_mistake(error)}") from None
 
-    def _patient(self, once: Callable[[], httpx.Response]) -> httpx.Response:
-        """The response to a request, which is sent until it is accepted."""
+    def _told(self, path: str) -> httpx.Response:
+        """What the server says at ``path``."""
+        response = self._patient(lambda: self._http.get(path, timeout=httpx.Timeout(30.0, read=_TELL_S)), _TELL_S)
+        self._refuse(response)
+        return response
+
+    def _patient(self, once: Callable[[], httpx.Response], within_s: float | None = None) -> httpx.Response:
+        """The response to a request, which is sent until it is accepted; no read takes longer than ``within_s``."""
         begun_s, attempt = time.monotonic(), 0
         while True:
             try:
                 response = once()
                 if response.status_code not in _NOT_BEGUN:
                     return response
-                reason = self._said(response)
+                reason = _said(response) or f"status {response.status_code}"
             except _SEVERED as error:
                 reason = str(error) or type(error).__name__
             except httpx.TimeoutException:
                 raise PeerError(
-                    f"{self.url}: gave no answer in {_ANSWER_S:g} s; see its log, then repeat the command to resume"
+                    f"{self.url}: gave no answer in {within_s or _ANSWER_S:g} s; see the log of 'harness serve' there, "
+                    "then repeat the command to resume"
                 ) from None
             except httpx.HTTPError as error:
                 raise PeerError(f"{self.url}: {error}") from None
@@ -192,17 +202,43 @@ class Peer:
     def _refuse(self, response: httpx.Response) -> None:
         if response.status_code == 200:
             return
+        said = _said(response)
+        if said is None and response.status_code < 500:
+            raise self._foreign(f"it answers to {response.request.url.path} with status {response.status_code}")
         hint = {
             401: f"; give the token that it was started with in {TOKEN_VARIABLE}",
             409: "; it was restarted with something else: repeat the command to compare and to resume",
         }.get(response.status_code, "")
-        raise PeerError(f"{self.url}: refuses ({response.status_code}): {self._said(response)}{hint}")
+        raise PeerError(f"{self.url}: refuses ({response.status_code}): {said or 'it does not say why'}{hint}")
 
-    def _said(self, response: httpx.Response) -> str:
-        try:
-            return str(response.json()["error"])[:500]
-        except (ValueError, KeyError, TypeError):
-            return f"status {response.status_code}"
+    def _foreign(self, reason: str) -> PeerError:
+        return PeerError(
+            f"{self.url}: is not a server of this harness: {reason}; give the address at which 'harness serve' listens"
+        )
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of a response; an empty one where it is anything else."""
+    try:
+        found = response.json()
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _said(response: httpx.Response) -> str | None:
+    """The sentence with which a server of this harness refuses a request; None where there is none."""
+    said = _object(response).get("error")
+    return said[:500] if isinstance(said, str) else None
+
+
+def _seconds(text: str) -> float | None:
+    """A duration of at least 0 s; None for another text."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if 0 <= found < math.inf else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,8 @@ class Service:
         self._halves, self._info, self._device, self.limits = halves, info, device, limits
         self._identity = info.identity
         self._token = token
-        self._telemetry = Telemetry()
+        # Two: a device that reads energy would otherwise end the watch over another device's timed request.
+        self._telemetry, self._between_readings = Telemetry(), Telemetry()
         self._watch, self._open_meters = watch, meters
         self._meters: Meters | None = None
         self._leaving = contextlib.ExitStack()
@@ -141,8 +142,8 @@ class Service:
             sources, reading = f"{UNAVAILABLE}it was started with a scenario that measures none", Reading(0.0, {})
         else:
             sources, reading = self._meters.sources, self._meters.read()
-        lowered = tuple(self._telemetry.end())
-        self._telemetry.begin()
+        lowered = tuple(self._between_readings.end())
+        self._between_readings.begin()
         rails = {name: ToldRail(**dataclasses.asdict(rail)) for name, rail in reading.rails.items()}
         told = ToldEnergy(sources=sources, at_s=reading.at_s, meter=reading.meter, rails=rails, lowered=lowered)
         return JSONResponse(told.model_dump(mode="json"))

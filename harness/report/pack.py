@@ -12,16 +12,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from harness import files
 from harness.analysis import Analysis, latency
 from harness.errors import ResultsError, ScenarioError
 from harness.report.figures.gallery import draw_all
 from harness.report.figures.table_one import escaped
-from harness.runs import disk
+from harness.runs import digests, disk
 from harness.runs.provenance import MANIFEST
-from harness.runs.replayed import REPLAYED
-from harness.scenario.load import scenario_hash
+from harness.runs.replayed import REPLAYED, scenario_of
+from harness.scenario.load import as_written, scenario_hash
 from harness.scenario.model import Scenario
 
 _STATISTICS = ("mean", "p50", "p90", "p99")
@@ -32,39 +33,58 @@ _MOST_BYTES = 1 << 32
 def pack(run: Path, file: Path, scenario: Scenario, overrides: tuple[str, ...], out: Path) -> None:
     """Writes the archive of a complete run, made with the scenario in ``file`` and what ``overrides`` put in its place.
 
-    It holds the rows and the manifest, the scenario and the recorded links that it names, figures with their data,
-    the versions of packages, the numbers as LaTeX macros, and a README with the commands. Raises ResultsError for
-    another scenario than the run's, ScenarioError for a recorded link outside of the scenario's folder, which would not
-    be found again.
+    It holds the rows and the manifest, the scenario and the recorded links and stage times that it names, figures with
+    their data, the versions of packages, the numbers as LaTeX macros, and a README with the commands. Of a replayed run
+    ``scenario`` is what it was replayed with, and the archive has the whole scenario as the manifest holds it. Raises
+    ResultsError for another scenario than the run's, or another file than the run's under a link's name, ScenarioError
+    for a file outside of the scenario's folder, which would not be found again.
     """
     disk.check_writable(out)
     found = Analysis.read(run)
-    if (own := scenario_hash(scenario)) != found.manifest.scenario_hash:
+    of_run = scenario_of(found.manifest, found.record.stages, scenario)
+    if of_run is None:
         raise ResultsError(
-            f"{run}: was made with a scenario of hash {found.manifest.scenario_hash}, and {file} has {own}; give the "
-            "scenario of the run, and the values that replaced its own"
+            f"{run}: was made with a scenario of hash {found.manifest.scenario_hash}, and {file} has "
+            f"{scenario_hash(scenario)}; give the scenario of the run, and the values that replaced its own; of a "
+            "replayed run the one that it was replayed with"
         )
     name = found.manifest.name
     content = {f"run/{path.name}": _read(path) for path in sorted(run.glob("*.parquet"))}
     content[f"run/{MANIFEST}"] = _read(run / MANIFEST)
-    content[f"scenarios/{file.name}"] = _read(file)
-    for link in scenario.replay.files:
-        if not link.resolve().is_relative_to(file.parent.resolve()):
-            raise ScenarioError(
-                f"{file}: {link} is outside of the scenario's folder; an archive has only what is in it"
-            )
-        relative = link.resolve().relative_to(file.parent.resolve()).as_posix()
+    content[f"scenarios/{file.name}"] = _read(file) if of_run is scenario else _written(found)
+    for link in of_run.replay.files:
+        relative = _relative(link, file)
         content[f"scenarios/{relative}"] = _read(link)
         if REPLAYED in found.manifest.tables:
             # A reference run is read with the links beside it.
             content[f"run/{relative}"] = _read(run / relative)
+    for label, digest in digests.of_links(of_run.replay.files).items():
+        if (known := found.manifest.digests.get(label, digest)) != digest:
+            raise ResultsError(f"{run}: {label} is not the one that the run was made with ({known}): it has {digest}")
+    for recording in of_run.profile:
+        whole = recording.file.is_dir()
+        parts = [*recording.file.glob("*.parquet"), recording.file / MANIFEST] if whole else [recording.file]
+        content |= {f"scenarios/{_relative(part, file)}": _read(part) for part in sorted(parts)}
     with tempfile.TemporaryDirectory() as folder:
         for drawn in draw_all(run, Path(folder)):
             content[f"figures/{drawn.name}"] = _read(drawn)
     content["numbers.tex"] = numbers_tex(found).encode()
     content["requirements.txt"] = _requirements(found).encode()
-    content["README.md"] = _readme(found, file.name, overrides).encode()
+    content["README.md"] = _readme(found, file.name, overrides if of_run is scenario else ()).encode()
     disk.write_bytes(out, _archive(name, content, dt.datetime.fromisoformat(str(found.manifest.finished_utc))))
+
+
+def _written(run: Analysis) -> bytes:
+    """The scenario that a run's manifest holds, as a file."""
+    written = as_written(run.manifest.scenario)
+    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=100).encode()
+
+
+def _relative(path: Path, file: Path) -> str:
+    """Where a file that a scenario's file names is in the scenario's folder."""
+    if not path.resolve().is_relative_to(file.parent.resolve()):
+        raise ScenarioError(f"{file}: {path} is outside of the scenario's folder; an archive has only what is in it")
+    return path.resolve().relative_to(file.parent.resolve()).as_posix()
 
 
 def numbers_tex(run: Analysis) -> str:

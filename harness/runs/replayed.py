@@ -1,4 +1,4 @@
-"""The requests of a run that has none in its folder: replayed from its own rows, and verified by digests.
+"""What was replayed: the requests of a run that has none in its folder, and the scenario of a run of recorded rows.
 
 A reference run leaves out its largest table, because its replay section makes it again from the stage and outcome rows.
 In its place is a table of digests, which shows whether and where a replay differs:
@@ -15,14 +15,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.replay import Profile, sweep
+from harness.replay.sweep import server_stages
 from harness.runs import tables
 from harness.runs.digests import of_file, of_links
 from harness.runs.provenance import Manifest
-from harness.scenario.load import replay_from_given
+from harness.scenario.load import as_given, as_written, hash_of, replay_from_given, scenario_hash
+from harness.scenario.model import Scenario
 
 REPLAYED = "replayed"
 CELL = ("replay", "pipeline", "point", "channel", "users", "seed")
@@ -54,6 +57,29 @@ def requests(manifest: Manifest, folder: Path, stages: pa.Table, outcomes: pa.Ta
     profiles = [Profile.from_tables(stages, outcomes, pair["pipeline"], pair["point"], samples=texts) for pair in pairs]
     parts = [(f"{profile.pipeline} {profile.point}", sweep([profile], spec)) for profile in profiles]
     return tables.merge("requests", parts)
+
+
+def scenario_of(manifest: Manifest, stages: pa.Table, given: Scenario) -> Scenario | None:
+    """The scenario of a run with these stage rows: ``given``, or the manifest's where it was replayed with ``given``.
+
+    A run of recorded rows has the name and the replay section of that, and the rest of its rows' scenario. The files
+    that it names count from the folder of ``given``. None where ``given`` is of another run.
+    """
+    if scenario_hash(given) == manifest.scenario_hash:
+        return given
+    plain = as_given(given)
+    if (
+        "measured" in pc.unique(stages["source"]).to_pylist()
+        or any(plain[name] != manifest.scenario.get(name) for name in ("name", "replay"))
+        or hash_of(manifest.scenario) != manifest.scenario_hash
+    ):
+        return None
+    context = {"folder": given.folder, "stages": server_stages(stages)}
+    try:
+        found = Scenario.model_validate(as_written(manifest.scenario), context=context)
+    except ValidationError:
+        return None
+    return found if scenario_hash(found) == manifest.scenario_hash else None
 
 
 def digests(rows: pa.Table) -> pa.Table:

@@ -1,7 +1,7 @@
 """Turns a validation error into sentences: where, what was found, what would be right."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,17 @@ class SeveralNestedError(ValueError):
         self.parts = parts
 
 
-def mistakes(path: Path, document: Document, found: Iterator[tuple[KeyPath, str]]) -> ScenarioError:
+def mistakes(
+    path: Path,
+    document: Document,
+    found: Iterator[tuple[KeyPath, str]],
+    alone: Collection[tuple[KeyPath, str]] | None = None,
+) -> ScenarioError:
     """The error with every mistake of a file, each once and at its line, in the order of lines.
 
     ``found`` are the mistakes of a validation, by key path; a line that reading has already reported is not reported
-    again.
+    again. Where the command line changed the document, ``alone`` are those that it has without: only these are the
+    file's.
     """
     at_line = list(document.mistakes)
     read = {line for line, _ in at_line}
@@ -51,6 +57,8 @@ def mistakes(path: Path, document: Document, found: Iterator[tuple[KeyPath, str]
     first, rest = list(itertools.islice(found, _MOST)), sum(1 for _ in found)
     for key_path, sentence in first:
         line, where = _place(document, key_path)
+        if alone is not None and (key_path, sentence) not in alone:
+            line = COMMAND_LINE
         if line not in read:
             at_line.append((line, f"{where + ': ' if where else ''}{sentence}"))
     told = list(dict.fromkeys(sorted(at_line, key=lambda mistake: mistake[0])))

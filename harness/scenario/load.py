@@ -12,7 +12,7 @@ from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.model import Scenario
 from harness.scenario.replay import Replay
-from harness.scenario.source import assigned, override, read
+from harness.scenario.source import Document, KeyPath, assigned, override, read
 
 _UNITS = {"_bps": "bit/s", "_bytes": "B", "_hz": "/s", "_s": "s"}
 """How a quantity's field ends, and the unit of its number."""
@@ -33,13 +33,24 @@ def load(path: Path, overrides: Sequence[str] = (), *, stages: Collection[str] |
     document = read(path)
     for assignment in overrides:
         override(document, assignment)
+    context = {"folder": path.parent, "stages": stages}
     try:
-        scenario = Scenario.model_validate(document.mapping, context={"folder": path.parent, "stages": stages})
+        scenario = Scenario.model_validate(document.mapping, context=context)
     except ValidationError as error:
-        raise mistakes(path, document, sentences(error)) from None
+        alone = _mistakes_of(read(path), context) if overrides else None
+        raise mistakes(path, document, sentences(error), alone) from None
     if document.mistakes:
         raise mistakes(path, document, iter(()))
     return scenario
+
+
+def _mistakes_of(document: Document, context: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
+    """The mistakes of a document as it is in its file, by key path."""
+    try:
+        Scenario.model_validate(document.mapping, context=context)
+    except ValidationError as error:
+        return list(sentences(error))
+    return []
 
 
 def as_given(scenario: Scenario) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.files import make_folder
 from harness.models.llava import LlavaVision
 from harness.tofc.merging import merge
 from harness.training.model import Batch
@@ -68,7 +69,7 @@ def cached(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str
             path.unlink()
     found = make()
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # Trainings for several lambdas may be making the same features at once.
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         save_file(found, unfinished)

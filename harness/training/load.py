@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness import files
 from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.source import KeyPath, read, value
@@ -31,32 +32,75 @@ def load(path: Path, settings: Sequence[str] = (), stage: Stage = "whole") -> Tr
     """The configuration in a YAML file, with ``settings`` (``lora.rank=8``) in place of its values.
 
     A ``stage`` of it is named after both, and has a folder of its own: ``out``, an underscore, the stage.
-    Raises ScenarioError with a sentence for every mistake, each naming the file and line, or the setting.
+    Raises ScenarioError with a sentence for every mistake, each naming the file and line, or the option.
     """
     document = read(path, what="configuration", keys="'name:' and 'backbone:'")
-    document.mapping.update(copy.deepcopy(_STAGES[stage]))
+    mapping = _changed(document.mapping, settings, stage)
+    found = _mistakes(mapping)
+    if not found and not document.mistakes:
+        return TrainingConfig.model_validate(mapping)
+    of_file, of_command = [], []
+    for key_path, sentence in found:
+        if blamed := _blamed(document.mapping, settings, stage, (key_path, sentence)):
+            of_command.append(f"{' '.join(blamed)}: {sentence}")
+        else:
+            of_file.append((key_path, sentence))
+    if of_file or document.mistakes:
+        of_command.append(str(mistakes(path, document, iter(of_file))))
+    raise ScenarioError("\n".join(of_command))
+
+
+def _changed(mapping: Mapping[str, Any], settings: Sequence[str], stage: Stage) -> dict[str, Any]:
+    """A file's mapping with what a stage and settings replace in it."""
+    changed = copy.deepcopy({**mapping, **_STAGES[stage]})
     for key in ("name", "out") if stage != "whole" else ():
-        if isinstance(document.mapping.get(key), str):
-            document.mapping[key] += f"_{stage}"
-    given: dict[KeyPath, str] = {}
+        if isinstance(changed.get(key), str):
+            changed[key] += f"_{stage}"
     for setting in settings:
-        given[_set(document.mapping, setting)] = setting
+        _set(changed, setting)
+    return changed
+
+
+def _mistakes(mapping: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
     try:
-        config = TrainingConfig.model_validate(document.mapping)
+        TrainingConfig.model_validate(mapping)
     except ValidationError as error:
-        of_file, of_settings = [], []
-        for key_path, sentence in sentences(error):
-            mine = [setting for under, setting in given.items() if key_path[: len(under)] == under]
-            if mine:
-                of_settings.append(f"--set {mine[0]}: {sentence}")
-            else:
-                of_file.append((key_path, sentence))
-        if of_file or document.mistakes:
-            of_settings.append(str(mistakes(path, document, iter(of_file))))
-        raise ScenarioError("\n".join(of_settings)) from None
-    if document.mistakes:
-        raise mistakes(path, document, iter(()))
-    return config
+        return list(sentences(error))
+    return []
+
+
+def _blamed(
+    mapping: Mapping[str, Any], settings: Sequence[str], stage: Stage, mistake: tuple[KeyPath, str]
+) -> list[str]:
+    """The options that a mistake is of: the setting of its key, or all without each of which it is not made."""
+    for setting in settings:
+        under = _set({}, setting)
+        if mistake[0][: len(under)] == under:
+            return [f"--set {setting}"]
+    found = []
+    for place, setting in enumerate(settings):
+        others = [*settings[:place], *settings[place + 1 :]]
+        if mistake not in _mistakes(_changed(mapping, others, stage)):
+            found.append(f"--set {setting}")
+    if stage != "whole" and mistake not in _mistakes(_changed(mapping, settings, "whole")):
+        found.insert(0, f"--stage {stage}")
+    return found
+
+
+def refuse_folders(path: Path, config: TrainingConfig, settings: Sequence[str] = ()) -> None:
+    """Raises ScenarioError, naming the setting or the file, for a folder that could not be made and written now."""
+    for key, named in (("out", config.out), ("prefit.cache", config.prefit.cache)):
+        if named is None:
+            continue
+        given = next((setting for setting in reversed(settings) if setting.startswith(f"{key}=")), None)
+        where = f"{path}: {key}: {named}" if given is None else f"--set {given}"
+        try:
+            files.check_folder(Path(named))
+        except NotADirectoryError as error:
+            what = "" if error.filename == named else f"{error.filename} "
+            raise ScenarioError(f"{where}: {what}is a file; a folder is expected") from None
+        except OSError as error:
+            raise ScenarioError(f"{where}: cannot be written: {files.why(error)}") from None
 
 
 def _set(mapping: dict[str, Any], setting: str) -> KeyPath:

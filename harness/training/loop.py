@@ -21,6 +21,7 @@ from torch import Tensor
 
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.errors import ScenarioError
+from harness.files import make_folder
 from harness.models import adapter
 from harness.models.llava import Llava
 from harness.reporter import Progress
@@ -208,7 +209,7 @@ class Training:
                 f"{self.folder}: holds a pre-fit that began on {state.processes} processes, and these are "
                 f"{self.share.processes}; resume it on {state.processes}, or --fresh starts over"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if state:
             self.seconds = state.seconds
         elif self.accelerator.is_main_process:

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from harness.analysis import Analysis
 from harness.cli import compare
 from harness.profiling.machine import this_machine
 from harness.reference import HISTORY, as_reference
 from harness.report.regressions import Found
 from harness.runs import disk
-from harness.runs.store import Record
+from harness.runs.store import Record, Run
 from harness.scenario.load import as_given, load
 from tests.made_up_run import make, small
 
@@ -59,6 +60,21 @@ def test_the_status_is_the_verdict(harness: Harness, runs: Path) -> None:
     status, out, _ = harness("compare", runs / "reference" / "tonight", runs / "foreign" / "tonight")
     assert status == 2
     assert "their benchmarks are MME and StreetsQA" in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_an_invalid_run_is_noted(harness: Harness, runs: Path) -> None:
+    """With its first reason and the number of the others, in every form; the status is that of what is compared."""
+    record = Run.read(runs / "same" / "tonight")
+    reasons = ("throttled: GPU at 95 C", "throttled: GPU at 96 C")
+    manifest = record.manifest.model_copy(update={"validity": "INVALID", "reasons": reasons})
+    written(dataclasses.replace(record, manifest=manifest), runs / "hot" / "tonight")
+    count = len(Analysis.read(runs / "hot" / "tonight").reasons)
+    said = f"the candidate is INVALID: throttled: GPU at 95 C (the first of {count} reasons)"
+    status, out, _ = harness("compare", runs / "reference", runs / "hot")
+    assert (status, said in " ".join(out.split())) == (0, True)
+    status, out, _ = harness("compare", runs / "reference", runs / "hot", "--format", "json")
+    assert (status, said in json.loads(out)["runs"][0]["notes"]) == (0, True)
 
 
 def test_a_limit_lets_a_byte_pass(harness: Harness, runs: Path) -> None:

@@ -1,6 +1,7 @@
 """Benchmarks of your own: a CSV beside pictures, a TSV, and their mistakes."""
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from harness.data.scoring import metric
 from harness.data.tsv import write_tsv
 from harness.errors import DataError, UnavailableError
 
+TINY = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
 ROWS = [
     {"image": "a.png", "question": "Which, to the left?\nThis one", "options": "red | green", "answer": "green"},
     {"image": "b.png", "question": "Is it red?", "options": "", "answer": "yes"},
@@ -80,7 +82,14 @@ def test_a_tsv_is_a_benchmark_too(written: Written, tmp_path: Path) -> None:
     [
         ({"image": "c.png"}, "line 5: column 'image': 'c.png' is not a file in "),
         ({"image": ""}, "line 5: column 'image': '' is not a file in "),
+        ({"image": "a" * 300}, "line 5: column 'image': 'aaaa"),
+        ({"image": "a.png | c.png"}, "line 5: column 'image': 'c.png' is not a file in "),
         ({"answer": ""}, "line 5: column 'answer': '' is not an answer"),
+        (
+            {"options": "red|red", "answer": "red"},
+            "line 5: column 'answer': 'red' is the text of the options A, B; give",
+        ),
+        ({"options": "B | A", "answer": "A"}, "line 5: column 'answer': 'A' is an option's letter, and the text of B;"),
         ({"options": "red | green", "answer": "blue"}, "line 5: column 'answer': 'blue' is not among the options A, B"),
         ({"options": "red | | green"}, "line 5: column 'options': 'red | | green' are not 1 to 26 texts"),
         ({"question": " "}, "line 5: column 'question'"),
@@ -99,6 +108,105 @@ def test_a_mistake_is_reported_with_the_users_own_file_and_line(
         own.load(folder, cache=tmp_path / "cache")
     assert str(caught.value).startswith(f"{folder / 'shop.csv'}: ")
     assert sentence in str(caught.value)
+
+
+def test_lines_are_the_csvs_own(tmp_path: Path) -> None:
+    """Blank lines and quoted fields of several lines count, and the cached file is not named."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = ['a.png,"Is it\nred?",yes,', "", "", "a.png,Which one?,Z,red | green"]
+    (tmp_path / "shop.csv").write_text("\n".join(["image,question,answer,options", *rows]))
+    with pytest.raises(DataError) as caught:
+        own.load(tmp_path, cache=tmp_path / "cache")
+    sentence = "line 6: column 'answer': 'Z' is not among the options A, B"
+    assert str(caught.value) == f"{tmp_path / 'shop.csv'}: {sentence}"
+    (tmp_path / "shop.csv").write_text("image,question,answer\n")
+    with pytest.raises(DataError, match=r"shop\.csv: there is a header and no row"):
+        own.load(tmp_path, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("indices", "sentence"),
+    [
+        (("x", "", "x"), "line 5: column 'index': 'x' is already the index of line 2; an index is given once"),
+        (("2", "", ""), "line 4: column 'index': '' stands for the row's number, 2, which is the index of line 2"),
+        (("", "", "1"), "line 5: column 'index': '1' is the number of the row on line 2, which has no index"),
+    ],
+)
+def test_an_index_that_is_given_twice_is_named_as_it_was_written(
+    written: Written, tmp_path: Path, indices: tuple[str, ...], sentence: str
+) -> None:
+    """A row's number stands for an index that it does not have, and no sentence says that the user wrote it."""
+    rows = [{**row, "index": index} for row, index in zip(ROWS, indices, strict=True)]
+    with pytest.raises(DataError, match=sentence):
+        own.load(written(rows), cache=tmp_path / "cache")
+
+
+def test_an_answer_that_is_a_letter_is_the_letter_in_columns(written: Written, tmp_path: Path) -> None:
+    """Also where it is another option's text; and a text is one without the spaces around it."""
+    rows = [{"image": "a.png", "question": "Which?", "A": "B", "B": " A", "answer": answer} for answer in ("A", "B")]
+    rows += [{**rows[0], "A": "red", "B": " green", "answer": "green"}]
+    _, samples = own.load(written(rows), cache=tmp_path / "cache")
+    assert [sample.truth for sample in samples] == ["A", "B", "B"]
+
+
+def test_a_row_may_have_several_pictures(written: Written, tmp_path: Path) -> None:
+    """In order, with | between their names; an index of any length refers to nothing else."""
+    rows = [{**ROWS[1], "image": "b.png | a.png", "index": "x" * 70}, {**ROWS[1], "image": "b.png|a.png", "index": "y"}]
+    _, samples = own.load(written(rows), cache=tmp_path / "cache")
+    files = tuple((tmp_path / name).read_bytes() for name in ("b.png", "a.png"))
+    assert [sample.files for sample in samples] == [files, files]
+    assert samples[0].question.pictures == 2
+
+
+def test_a_tiny_picture_is_one(written: Written, tmp_path: Path) -> None:
+    """Of 37 bytes, which in base64 are as few characters as an index may have."""
+    folder = written([{**ROWS[1], "image": "tiny.gif"}, {**ROWS[1], "image": "tiny.gif"}])
+    (folder / "tiny.gif").write_bytes(TINY)
+    _, samples = own.load(folder, cache=tmp_path / "cache")
+    assert [sample.image().getpixel((0, 0)) for sample in samples] == [(255, 255, 255)] * 2
+    assert samples[0].image_bytes == TINY
+
+
+def test_a_turned_or_animated_picture_is_shown_as_a_viewer_shows_it(written: Written, tmp_path: Path) -> None:
+    """Turned as its EXIF says, and the first of an animation; sizes are those shown."""
+    folder = written([{**ROWS[1], "image": name} for name in ("turned.jpg", "moving.gif")])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30), "red").save(folder / "turned.jpg", exif=exif)
+    frames = [Image.new("RGB", (12, 10), colour) for colour in ("blue", "red")]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    _, samples = own.load(folder, cache=tmp_path / "cache")
+    assert [sample.image().size for sample in samples] == [(30, 40), (12, 10)]
+    assert [sample.sizes_px for sample in samples] == [[(30, 40)], [(12, 10)]]
+    assert samples[1].image().getpixel((0, 0)) == (0, 0, 255)
+
+
+def cut_jpeg() -> bytes:
+    """A JPEG whose header is whole, and whose end is not there."""
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, "JPEG")
+    return file.getvalue()[:-600]
+
+
+@pytest.mark.parametrize(("image", "which"), [("cut.jpg", "its picture"), ("a.png | cut.jpg", "picture 2 of 2")])
+def test_a_picture_that_cannot_be_decoded_is_named(written: Written, tmp_path: Path, image: str, which: str) -> None:
+    """With the CSV, the line and its own file's name, when its sample is read: its header is sound."""
+    folder = written([ROWS[1], {**ROWS[1], "image": image}])
+    (folder / "cut.jpg").write_bytes(cut_jpeg())
+    _, samples = own.load(folder, cache=tmp_path / "cache")
+    names = ", ".join(repr(name.strip()) for name in image.split("|"))
+    place = f"{folder / 'shop.csv'}: line 3: column 'image': {names}: sample 2: {which} cannot be decoded: "
+    with pytest.raises(DataError) as caught:
+        list(samples)
+    assert str(caught.value).startswith(place)
+
+
+def test_an_empty_picture_is_named(written: Written, tmp_path: Path) -> None:
+    """By its own name."""
+    folder = written([{**ROWS[1], "image": "empty.png"}])
+    (folder / "empty.png").touch()
+    with pytest.raises(DataError, match=r"line 2: column 'image': 'empty\.png' is an empty file"):
+        own.load(folder, cache=tmp_path / "cache")
 
 
 def test_two_metrics_are_refused(written: Written, tmp_path: Path) -> None:

@@ -1,19 +1,28 @@
 """A run whose server halves are in another process has the rows of a run in one process, whatever is killed."""
 
+import contextlib
 import random
+import socket
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from harness.edge.client import Remote
+from harness import study
+from harness.data.sample import Question
+from harness.edge import client
+from harness.edge.client import Peer, Remote
+from harness.edge.protocol import RESIDENCE, VERSION, Info, Told, ToldAnswer
 from harness.errors import PeerError, ResultsError
 from harness.report.sections import link_times
 from harness.runs.provenance import MANIFEST, read
 from harness.runs.store import Record, Run
 from harness.scenario.load import load
+from harness.stock import take_stock
 from harness.study import run
 from tests.edge import ends
 from tests.forked import forked
@@ -156,6 +165,121 @@ def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
         run(load(other), alone.folder, reporter=Silent(), remote=Remote(url=f"http://127.0.0.1:{port}"))
     server.kill()
     assert Run.read(alone.folder).manifest.status == "complete"
+
+
+@contextlib.contextmanager
+def scripted(*answers: bytes, silent_s: float = 0.0) -> Iterator[str]:
+    """The address of a server that sends these bytes, a connection each; it waits ``silent_s`` before it closes one."""
+    over = threading.Event()
+
+    def work() -> None:
+        with contextlib.suppress(OSError):
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    while len(connection.recv(1 << 20)) == 1 << 20:
+                        pass
+                    connection.sendall(answer)
+                    over.wait(silent_s)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def http(content: str, status: str = "200 OK", *more: str) -> bytes:
+    """A response that ends its connection."""
+    body = content.encode()
+    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *more, "", ""]).encode() + body
+
+
+@pytest.fixture(scope="module")
+def mine(fake_scenario: Path) -> Info:
+    """What a device says of itself, and a server that agrees with it."""
+    return study.describe(take_stock(load(fake_scenario)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (http("<html>Not found</html>", "404 Not Found"), "it answers to /info with status 404"),
+        (http("", "302 Found", "Location: https://elsewhere"), "it answers to /info with status 302"),
+        (http("secret", "401 Unauthorized"), "it answers to /info with status 401"),
+        (http("<html>Welcome</html>"), "what it answers to /info does not describe one"),
+        (http("[1,2]"), "what it answers to /info does not describe one"),
+        (http('{"error": 1}', "404 Not Found"), "it answers to /info with status 404"),
+        (http('{"protocol": "ssh"}'), "what it answers to /info does not describe one"),
+        (http("[" * 100_000), "what it answers to /info does not describe one"),
+        (http(f'{{"protocol": {VERSION}}}'), "/info: "),
+    ],
+)
+def test_another_web_server_is_named_as_one(mine: Info, answer: bytes, sentence: str) -> None:
+    """With the URL, what it said, and what would be right."""
+    with scripted(answer) as url, pytest.raises(PeerError) as caught:
+        Peer(url, mine)
+    assert str(caught.value).startswith(f"{url}: is not a server of this harness: {sentence}")
+    assert str(caught.value).endswith("; give the address at which 'harness serve' listens")
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_cut_off_is_asked_for_again(mine: Info) -> None:
+    """Whether of the server's card or to a request; the times are those of the exchange that was whole."""
+    card = http(mine.model_dump_json())
+    told = Told(
+        answers=(ToldAnswer(text="B", prompt_tokens=3, answer_tokens=1, visual_tokens=2),),
+        seconds={},
+        cpu_s={},
+        queue_s=0,
+        lowered=(),
+    )
+    answer = http(told.model_dump_json(), "200 OK", f"{RESIDENCE}: 0.25")
+    lines: list[str] = []
+    with scripted(card[:-9], b"", card, answer[:40], answer[:-1], answer) as url:
+        peer = Peer(url, mine, tell=lines.append)
+        found, transfer = peer.ask("fake", "levels=4", b"payload", [Question(text="?", kind="yes_no")], timed=False)
+        peer.close()
+    assert (found, transfer.residence_s, transfer.received_bytes) == (told, 0.25, len(answer))
+    assert [line.startswith(f"{url}: accepts no request yet (") for line in lines] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (http("<html>", "404 Not Found"), "is not a server of this harness: it answers to /answer with status 404"),
+        (http("<html>", "502 Bad Gateway"), r"refuses \(502\): it does not say why"),
+        (http("[1]"), "its answer is invalid: "),
+        (
+            http('{"answers": [], "seconds": {}, "cpu_s": {}, "queue_s": 0, "lowered": []}'),
+            "its answer is invalid: 0 answers to 1 questions, .* is None; an answer to each",
+        ),
+    ],
+)
+def test_a_server_that_is_another_in_the_middle_is_one_sentence(mine: Info, answer: bytes, sentence: str) -> None:
+    """So that no row is made of what it says."""
+    with scripted(http(mine.model_dump_json()), answer) as url:
+        peer = Peer(url, mine)
+        with pytest.raises(PeerError, match=f"^{url}: {sentence}"):
+            peer.ask("fake", "levels=4", b"payload", [Question(text="?", kind="yes_no")], timed=False)
+        peer.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_accepts_and_says_nothing_is_given_up(mine: Info, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of an answer, and sooner where no model runs."""
+    monkeypatch.setattr(client, "_TELL_S", 0.2)
+    for begun in (b"", http(mine.model_dump_json())[:-9]):
+        with (
+            scripted(begun, silent_s=20) as url,
+            pytest.raises(PeerError, match=r"gave no answer in 0\.2 s; see the log"),
+        ):
+            Peer(url, mine)
 
 
 @pytest.mark.slow

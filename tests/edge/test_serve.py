@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,9 +17,12 @@ import pytest
 
 from harness import study
 from harness.edge import TOKEN_VARIABLE
+from harness.edge import server as serving
 from harness.edge.client import Peer
+from harness.edge.protocol import IDENTITY, Info, Told
 from harness.errors import PeerError
 from harness.models.contract import Answer, Untimed
+from harness.profiling.telemetry import Telemetry
 from harness.scenario.load import load
 from harness.schemes.envelope import receive
 from harness.schemes.fake import Fake, FakeModels, FakePoint
@@ -111,6 +115,61 @@ def test_a_slow_sender_blocks_no_other(server: str, peer: Peer) -> None:
         connection.settimeout(20)
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
         connection.close()
+
+
+@pytest.mark.slow
+def test_two_devices_at_once_get_each_its_own_answers(server: str, peer: Peer, fake_scenario: Path) -> None:
+    """Each question's answer goes to the device that asked it, and the queue is told apart from the link."""
+    other = Peer(server, study.describe(take_stock(load(fake_scenario))), token=TOKEN)
+    asked = {peer: [PAGE.question] * 2, other: [PAGE.question]}
+    found: dict[Peer, list[tuple[int, float]]] = {peer: [], other: []}
+
+    def ask(device: Peer) -> None:
+        for _ in range(40):
+            told, transfer = device.ask(*KEY, PAYLOAD, asked[device], timed=True)
+            assert transfer.queue_s <= transfer.residence_s <= transfer.round_trip_s
+            found[device].append((len(told.answers), told.answers[0].answer() == right_answers()[0]))
+
+    threads = [threading.Thread(target=ask, args=[device]) for device in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    other.close()
+    assert found == {device: [(len(questions), True)] * 40 for device, questions in asked.items()}
+
+
+@pytest.mark.slow
+def test_who_reads_energy_does_not_end_the_watch_over_anothers_request(
+    fake_scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that was lowered during a timed request is reported with its answer."""
+    counter = tmp_path / "class" / "hwmon" / "hwmon0" / "oc1_event_cnt"
+    counter.parent.mkdir(parents=True)
+    counter.write_text("0")
+    monkeypatch.setattr(serving, "Telemetry", lambda: Telemetry(tmp_path))
+    service = study.service(take_stock(load(fake_scenario), serving=True), token=None, limits=serving.ServerLimits())
+    half = service._halves[KEY]
+    begun, read = threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> list[Answer]:
+        counter.write_text("1")
+        begun.set()
+        assert read.wait(20)
+        return half(*given)
+
+    async def both() -> Told:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://server") as http:
+            identity = Info.model_validate((await http.get("/info")).json()).identity
+            asking = asyncio.create_task(http.post("/answer", content=body(), headers={IDENTITY: identity}))
+            assert await asyncio.to_thread(begun.wait, 20)
+            assert (await http.get("/energy")).status_code == 200
+            read.set()
+            return Told.model_validate_json((await asking).content)
+
+    monkeypatch.setattr(service, "_halves", {KEY: slow})
+    with service:
+        assert asyncio.run(both()).lowered == ("the counter oc1_event_cnt rose",)
 
 
 @pytest.mark.slow

@@ -1,16 +1,24 @@
 """A run as an archive: its content, and how a reviewer uses it."""
 
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 from harness.analysis import Analysis
+from harness.channel.recording import RateRecording, save
+from harness.derived import replay
 from harness.errors import ResultsError, ScenarioError
+from harness.report.figures import gallery
 from harness.report.pack import numbers_tex, pack
-from harness.scenario.load import as_given, load
+from harness.scenario.load import as_given, load, scenario_hash
+from harness.stock import missing
 from tests.made_up_run import make
+from tests.silent import Silent
 
 SCENARIO = """
 name: made-up
@@ -28,6 +36,7 @@ replay:
     - {kind: trace, path: links/one.parquet}
 """
 ONE_KILOBYTE = b"0\n1\n2\n3\n"
+STAGES = "stage,seconds\nvision_encode,0.1\nprefill,0.2\n"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +65,57 @@ def test_an_archive_is_read_again_and_shows_the_same_numbers(packed: tuple[Path,
     assert "harness run scenarios/made-up.yaml" in (folder / "README.md").read_text()
     assert re.search(r"^numpy==\d", (folder / "requirements.txt").read_text(), re.MULTILINE)
     assert (folder / "figures" / "table.csv").exists()
+
+
+OTHER = """
+name: wires
+title: Over another link
+benchmark: StreetsQA
+backbone: mini-onevision
+pipelines: [{scheme: server_only}]
+replay:
+  uplinks:
+    - {kind: constant, rate: 1 MB/s}
+    - {kind: trace, path: links/two.parquet}
+profile: [{path: times/orin.csv, pipeline: server_only, side: server, machine: AGX Orin, samples: any}]
+"""
+
+
+@pytest.mark.slow
+def test_a_replayed_run_is_packed_with_its_whole_scenario(
+    packed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its archive is read, checked and replayed where nothing else is: with links and recorded stage times."""
+    monkeypatch.setattr(gallery, "names", lambda _: [])
+    study = tmp_path / "study"
+    for name, text in (("times/orin.csv", STAGES), ("wires.yaml", OTHER)):
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).write_text(text)
+    (study / "links").mkdir()
+    link = RateRecording(at_s=np.array([0.0, 5.0, 9.0]), rate_bps=np.array([1e6, 3e6]), source="made up")
+    save(link, study / "links" / "two.parquet")
+    run, file = study / "over", study / "wires.yaml"
+    replay(packed[0], load(file), run, reporter=Silent(), command=(), fresh=False)
+    pack(run, file, load(file), (), tmp_path / "a.tar.gz")
+    (study / "links" / "two.parquet").write_bytes(ONE_KILOBYTE)
+    with pytest.raises(ResultsError, match=r"link two\.parquet is not the one that the run was made with"):
+        pack(run, file, load(file), (), tmp_path / "b.tar.gz")
+    with tarfile.open(tmp_path / "a.tar.gz") as archive:
+        archive.extractall(tmp_path / "there", filter="data")
+    shutil.rmtree(study)
+    (folder,) = (tmp_path / "there").iterdir()
+    there, scenario = Analysis.read(folder / "run"), load(folder / "scenarios" / "wires.yaml")
+    assert scenario_hash(scenario) == there.manifest.scenario_hash
+    assert [spec.scheme for spec in scenario.pipelines] == ["server_only", "jpeg"]
+    assert missing(scenario, allow_stand_ins=True) == []
+    replay(folder / "run", scenario, tmp_path / "again", reporter=Silent(), command=(), fresh=False)
+    again = Analysis.read(tmp_path / "again").record.requests
+    assert again.equals(there.record.requests)
+    other = yaml.safe_load(OTHER.replace("1 MB/s", "2 MB/s"))
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    with pytest.raises(ResultsError, match="of a replayed run the one that it was replayed with"):
+        pack(folder / "run", tmp_path / "other.yaml", load(tmp_path / "other.yaml"), (), tmp_path / "b.tar.gz")
+    assert not (tmp_path / "b.tar.gz").exists()
 
 
 @pytest.mark.slow

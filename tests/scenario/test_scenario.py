@@ -441,6 +441,7 @@ def test_the_command_line_may_replace_a_value(
         ("pipelines.png.points=[]", "'png' is not one of the 2 items here; known: server_only, jpeg"),
         ("measure.repeats=0", "as the command line changes it: measure.repeats: 0 is not right"),
         ("measure.repeat=2", "as the command line changes it: measure.repeat: unknown key; did you mean 'repeats'"),
+        ("selection.reference=gif", "as the command line changes it: selection.reference: unknown pipeline 'gif'"),
     ],
 )
 def test_a_wrong_value_on_the_command_line_is_a_sentence(

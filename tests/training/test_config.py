@@ -16,7 +16,7 @@ from harness.models.pieces import PieceTokenizer
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.training import recipe
 from harness.training.card import Reduced, card, stage_of
-from harness.training.load import as_given, config_hash, load
+from harness.training.load import as_given, config_hash, load, refuse_folders
 from harness.training.schedule import Schedule
 
 SHIPPED = sorted((Path(__file__).parents[2] / "training").glob("*.yaml"))
@@ -149,12 +149,51 @@ def test_a_stage_without_a_codec_refuses_what_has_no_place(
         ("lora.size=3", "--set lora.size=3: unknown key"),
         ("lambda", "--set lambda: is not KEY=VALUE"),
         ("name.x=1", "--set name.x=1: 'name' has no keys inside it"),
+        (
+            "data={kind: pictures, folder: x}",
+            "^--set data={kind: pictures, folder: x}: data: pictures have no questions",
+        ),
+        ("prefit.distortion=features", "^--set prefit.distortion=features: distortion: features needs a lambda"),
+        ("micro_batch=3", "^--set micro_batch=3: batch is 4; it must be a multiple"),
     ],
 )
 def test_a_wrong_setting_is_named(write_config: Callable[..., Path], setting: str, sentence: str) -> None:
     """The error names the command line, not the file."""
     with pytest.raises(ScenarioError, match=sentence):
         load(write_config(), [setting])
+
+
+def test_options_that_make_a_mistake_together_are_all_named(write_config: Callable[..., Path]) -> None:
+    """Each of them alone is right; what is the file's own stays the file's."""
+    path = write_config()
+    with pytest.raises(ScenarioError, match=r"^--set batch=6 --set micro_batch=4: batch is 6; it must be a multiple"):
+        load(path, ["seed=1", "batch=6", "micro_batch=4"])
+    with pytest.raises(
+        ScenarioError, match=r"^--stage merging --set prefit\.steps=2: codec is null, but prefit\.steps"
+    ):
+        load(path, ["prefit.steps=2"], "merging")
+    wrong = write_config(micro_batch=3)
+    with pytest.raises(ScenarioError, match=rf"^{wrong}:\d+: batch is 4; it must be a multiple of micro_batch, 3"):
+        load(wrong, ["seed=1"])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_with_what_named_it(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The setting or the file; an absent folder is not made."""
+    (tmp_path / "all.csv").touch()
+    for key in ("out", "prefit.cache"):
+        for folder, sentence in (("all.csv", "is a file"), ("all.csv/x", f"{tmp_path / 'all.csv'} is a file")):
+            setting = f"{key}={tmp_path / folder}"
+            with pytest.raises(ScenarioError) as caught:
+                refuse_folders(write_config(), load(write_config(), [setting]), [setting])
+            assert str(caught.value) == f"--set {setting}: {sentence}; a folder is expected"
+    path = write_config(out=str(tmp_path / "all.csv"))
+    with pytest.raises(ScenarioError, match=rf"^{path}: out: .*all\.csv: is a file; a folder is expected$"):
+        refuse_folders(path, load(path))
+    path = write_config(out=str(tmp_path / "new" / "folder"))
+    refuse_folders(path, load(path))
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_temperature_falls_over_the_soft_steps(write_config: Callable[..., Path]) -> None:

@@ -48,6 +48,7 @@ def test_a_dry_run_of_a_stage_says_what_is_left_out(harness: Run, write_config: 
         (["clusters=[17]"], "harness: clusters: 17 is more than the 16 features of a patch of mini-onevision"),
         (["held_out=8"], "harness: held_out: 8 of the 8 pictures of the examples are to be held out; that leaves none"),
         (["data.images=nowhere"], "its image some/0.png is not in nowhere"),
+        (["out=mix.json", "weights=nowhere"], "harness: --set out=mix.json: is a file; a folder is expected"),
         (["weights=nowhere"], "harness: mini-onevision: nowhere is neither a folder"),
         pytest.param(
             ["precision=fp16"],
