@@ -89,11 +89,13 @@ def first_sentences(first: pd.DataFrame, numbers: pd.DataFrame | None = None) ->
     """:func:`first_answers` as a sentence for each uplink; none where nothing was timed.
 
     A lead without an interval is one ``by the means only``. With ``numbers``, those that :func:`first_answers` was made
-    of, each sentence names the schemes that were replayed there and have no mean.
+    of, each sentence names the schemes that were replayed there and have no mean, and those whose mean leaves out
+    requests that were never answered.
     """
     sentences = []
     at: dict[Any, pd.DataFrame] = dict(iter(first.groupby(UPLINK, sort=False)))
-    timeless: dict[Any, str] = {} if numbers is None else {cell: _timeless(rows) for cell, rows in _replayed(numbers)}
+    replayed: dict[Any, pd.DataFrame] = {} if numbers is None else dict(iter(_replayed(numbers)))
+    timeless = {cell: _timeless(rows) for cell, rows in replayed.items()}
     several_users = len({users for _, _, users in timeless or at}) > 1
     for cell in timeless or at:
         _, channel, n_users = cell
@@ -103,6 +105,8 @@ def first_sentences(first: pd.DataFrame, numbers: pd.DataFrame | None = None) ->
             sentences.append(f"{where}: no scheme has a time: {without}")
             continue
         rows, without = at[cell], without and f"; without a time: {without}"
+        if some := _some_answered(replayed[cell]) if cell in replayed else "":
+            without += f"; means of the answered requests only: {some}"
         leader, others = rows.iloc[0], rows.iloc[1:]
         mean = format_seconds(leader["total_mean_s"])
         if others.empty:
@@ -130,6 +134,13 @@ def _timeless(rows: pd.DataFrame) -> str:
     for row in rows[rows["total_mean_s"].isna()].to_dict("records"):
         absent.setdefault(str(row["total_reason"]).partition(":")[0], []).append(str(row["pipeline"]))
     return ", ".join(f"{', '.join(pipelines)} ({reason})" for reason, pipelines in absent.items())
+
+
+def _some_answered(rows: pd.DataFrame) -> str:
+    """The schemes of an uplink that left requests unanswered: ``jpeg 89.9 %, webp 97.0 %``; empty where none did."""
+    timed = rows[rows["total_mean_s"].notna() & (rows["total_done"] < rows["requests"])]
+    shares = 100 * timed["total_done"] / timed["requests"]
+    return ", ".join(f"{name} {share:.3g} %" for name, share in zip(timed["pipeline"], shares, strict=True))
 
 
 def ladders(points: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Ladder]:

@@ -133,23 +133,37 @@ def test_questions_on_one_picture_compare_no_bytes(made_up: Analysis) -> None:
 
 
 def test_sentences_name_schemes_without_a_time_in_the_order_of_the_uplinks(made_up: Analysis) -> None:
-    """In the order of the users: a lead without an interval is by the means only, and unstable schemes are named."""
-    columns = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "total_reason", "requests"]
+    """In the order of the users: a lead without an interval is by the means only, and unstable schemes are named.
+
+    So are those that left requests unanswered.
+    """
+    named = ["replay", "channel", "users", "pipeline", "point", "total_mean_s", "total_reason"]
+    columns = [*named, "requests", "total_done"]
     times = {"a": (0.2, 0.3, None, None), "b": (0.4, 0.5, 0.6, None), "c": (0.3, 0.9, None, None)}
     why = "unstable: utilisation 2 of the servers"
     rows = [
-        ("r", "25 KB/s", float(users), pipeline, "-", mean_s, "" if mean_s else why, 10.0)
+        (
+            "r",
+            "25 KB/s",
+            float(users),
+            pipeline,
+            "-",
+            mean_s,
+            "" if mean_s else why,
+            10.0,
+            9.0 if (pipeline, users) == ("a", 4) else 10.0,
+        )
         for pipeline, means_s in times.items()
         for users, mean_s in zip((1, 4, 16, 64), means_s, strict=True)
     ]
-    numbers = pd.DataFrame([*rows, ("r", None, None, "d", "-", None, None, None)], columns=columns)
+    numbers = pd.DataFrame([*rows, ("r", None, None, "d", "-", *[None] * 4)], columns=columns)
     spec = made_up.setting.system.model_copy(update={"timeout_s": 60.0})
     first = comparison.first_answers(numbers, dataclasses.replace(made_up.setting, system=spec))
     assert comparison.first_sentences(first, numbers) == [
         "25 KB/s, 1 user: a answers first by the means only, 200 ms; "
         "times as long: c 1.50 (no interval), b 2.00 (no interval)",
         "25 KB/s, 4 users: a answers first by the means only, 300 ms; "
-        "times as long: b 1.67 (no interval), c 3.00 (no interval)",
+        "times as long: b 1.67 (no interval), c 3.00 (no interval); means of the answered requests only: a 90 %",
         "25 KB/s, 16 users: only b has a time there, 600 ms; without a time: a, c (unstable)",
         "25 KB/s, 64 users: no scheme has a time: a, b, c (unstable)",
     ]
