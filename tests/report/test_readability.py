@@ -1,6 +1,7 @@
 """Figures can be read: of few schemes and of many, on a page and in a column, whatever is drawn."""
 
 import dataclasses
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pyarrow as pa
 import pytest
 from matplotlib.lines import Line2D
 from PIL import Image
+from rich.console import Console
 
 from harness.analysis import Analysis
+from harness.report import grids, page
+from harness.report.energy import energy_table
 from harness.report.figures import gallery, sheet, style
 from harness.report.figures.sheet import Provenance
 from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
@@ -137,14 +141,23 @@ def test_cases_can_be_read(made_up: Analysis, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN])
 def test_energy_can_be_read(width_in: float) -> None:
-    """A panel per rail, never their sum: bars are the joules of an answer, those above idle framed, sources hatched."""
+    """A panel per rail, never their sum: bars are the joules of an answer, those above idle framed, sources hatched.
+
+    What must be known of the joules is what the table says, by side and rail.
+    """
     run = many_schemes.make(Path("/nowhere"), 4, 1)
+    calibration = {"device/VDD_IN": 2.0, "server/nope": 1.5}
+    measure = {**run.manifest.scenario["measure"], "energy": {"calibration": calibration}}
+    scenario = {**run.manifest.scenario, "measure": measure}
+    manifest = run.manifest.model_copy(update={"scenario": scenario})
+    run = Analysis(dataclasses.replace(run.record, manifest=manifest))
     points = run.points[run.points["selected"]].set_index("pipeline")["point"]
     rows = [
         {"pipeline": name, "point": points[name],
          "side": side, "rail": rail, "sensor": "INA3221", "blocks": 3, "gross_j": 2.0 + n, "gross_low_j": 1.9 + n,
-         "gross_high_j": 2.2 + n, "net_j": 1.0 + n, "net_low_j": 0.9 + n, "net_high_j": 1.1 + n, "calibrated": False,
-         "source": "recorded" if rail == "package" else "measured", "machine": "a board", "shortest_s": 30.0}
+         "gross_high_j": 2.2 + n, "net_j": 1.0 + n, "net_low_j": 0.9 + n, "net_high_j": 1.1 + n,
+         "calibrated": f"{side}/{rail}" in calibration, "source": "recorded" if rail == "package" else "measured",
+         "machine": "a board", "shortest_s": 1.0}
         for n, name in enumerate(list(run.manifest.points)[:3])
         for side, rail in (("device", "VDD_IN"), ("device", "VDD_GPU_SOC"), ("server", "package"))
     ]  # fmt: skip
@@ -156,7 +169,23 @@ def test_energy_can_be_read(width_in: float) -> None:
     for axes, hatch in zip(figure.axes, (None, None, style.HATCHES["recorded"]), strict=True):
         assert [bar.get_width() for bar in bars_of(axes)] == pytest.approx([2, 1, 3, 2, 4, 3])
         assert {patch.get_hatch() for patch in axes.patches[::2]} == {hatch}
-    assert "external meter: INA3221" in " ".join(text.get_text() for text in texts(figure))
+    shown = " ".join(" ".join(text.get_text() for text in texts(figure)).split()).lower()
+    console = Console(width=300, file=io.StringIO())
+    console.print(energy_table(run))
+    printed = console.file.getvalue().lower()
+    for note in (
+        "calibrated by the scenario: device/VDD_IN",
+        "calibrations of rails that were not measured: server/nope",
+        "uncalibrated, because no external meter was compared: device's VDD_GPU_SOC, server's package",
+        "blocks of 1 s are shorter than 30 s",
+        "some are recorded",
+    ):
+        assert note.lower() in shown
+        assert note.lower() in printed
+        assert note in " ".join(page._section(0, run, [], [])["notes"])
+    (grid,) = [grid for grid in grids.tables(run) if grid.caption.startswith("Energy")]
+    place = [column.head for column in grid.columns].index("calibrated")
+    assert [row[place].text for row in grid.rows] == ["by the scenario", "no", "no"] * 3
 
 
 def test_legends_are_as_full_as_they_can_be() -> None:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from harness.analysis import Analysis
+from harness.report.energy import notes
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, grid, of
 
@@ -36,13 +37,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             if hatch and source in sources
         ),
     ]
-    loose = sorted(set(data.loc[~data["calibrated"].astype(bool), "sensor"]))
-    notes = [
-        f"means over blocks of requests with intervals at {100 * run.equality.confidence:g} %",
-        "rails are not added up: one may be a part of another",
-        f"not compared with an external meter: {', '.join(loose)}" if loose else "",
-    ]
-    sheet = Sheet(width_in, body_in, of(run, "energy of an answer", notes), handles)
+    about = of(run, "energy of an answer", notes(run, data, "whiskers:"))
+    sheet = Sheet(width_in, body_in, about, handles)
     for (box, first, last), ((side, rail), rows) in zip(boxes, panels, strict=True):
         axes = sheet.axes(*box)
         most = max(float(np.nanmax([1e-12, *rows["gross_j"], *rows["gross_high_j"]])), 1e-12)
