@@ -89,7 +89,11 @@ def run(
         server = earlier.sessions[-1].server if remote is not None else None
         now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server)
         differs = provenance.changes(earlier, now)
-        if earlier.status == "complete" and not differs and not _lacks_readable_energy(stock, folder, remote, reporter, tell):
+        if (
+            earlier.status == "complete"
+            and not differs
+            and not _lacks_readable_energy(stock, folder, remote, reporter, tell)
+        ):
             return
         if differs:
             reporter.warn(f"Since this run was last worked on, these changed: {', '.join(differs)}.")

@@ -11,7 +11,7 @@ from rich.text import Text
 from harness.analysis import Analysis
 from harness.analysis.energy import MIN_BLOCKS, SHORT_S
 from harness.report.fitting import Fitting
-from harness.units import format_seconds
+from harness.units import format_seconds, three_digits
 
 _ROW = ["pipeline", "point", "rail"]
 
@@ -92,4 +92,4 @@ def _cells(row: dict[Hashable, Any] | None) -> tuple[str, str, str]:
 
 
 def _joules(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
+    return "-" if math.isnan(value) else three_digits(value)

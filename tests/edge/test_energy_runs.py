@@ -171,9 +171,7 @@ def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_server_reports_its_own_joules(
-    fake_scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_reports_its_own_joules(fake_scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rails of the server's machine on its side, read there; its stages' waiting and its halves' needs come along."""
     scenario = with_energy(fake_scenario, tmp_path)
     here, there = ends.FORKS.Pipe()

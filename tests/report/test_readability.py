@@ -16,7 +16,7 @@ from rich.console import Console
 from harness.analysis import Analysis
 from harness.report import grids, page
 from harness.report.energy import energy_table
-from harness.report.figures import gallery, sheet, style
+from harness.report.figures import gallery, latency_bars, sheet, style
 from harness.report.figures.sheet import Provenance
 from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
 from tests.made_up_run import make
@@ -44,6 +44,12 @@ def many() -> Analysis:
     return _illustrated(many_schemes.make(Path("/nowhere"), 16, 12))
 
 
+@pytest.fixture(scope="module")
+def named() -> Analysis:
+    """Five schemes, and five uplinks of long names, from 1 B/s to 100 MB/s."""
+    return _illustrated(many_schemes.make(Path("/nowhere"), 5, 0, named=many_schemes.LONG))
+
+
 def _illustrated(run: Analysis) -> Analysis:
     """The run with illustrations of as many schemes."""
     names = list(run.manifest.points)
@@ -62,10 +68,11 @@ def _illustrated(run: Analysis) -> Analysis:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(gallery.FIGURES))
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN], ids=["page", "column"])
-def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_in: float) -> None:
-    """Of 2 schemes and 1 uplink, and of 16 and 12, all words of a figure are on the page and apart from each other."""
+def test_everything_can_be_read(few: Analysis, many: Analysis, named: Analysis, name: str, width_in: float) -> None:
+    """Of 2 schemes and 1 uplink, of 16 and 12, and of long names, all words are on the page and apart from each other."""
     # A column is the harder width; the small run is hard because there is little to draw.
     runs = ([many] if name in ("fig12", "fig8", "crossover", "table1") else []) if width_in == PAGE else [few, many]
+    runs += [named] if name in ("fig8", "ecdf", "timeline", "crossover") else []
     for run in runs:
         if not gallery.chart(name).missing(run):
             figure, data = gallery.chart(name).draw(run, width_in)
@@ -75,12 +82,47 @@ def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_
 
 
 @pytest.mark.slow
+def test_titles_take_the_room_of_their_own_row(named: Analysis) -> None:
+    """Above a row of panels is room for its own longest title, not for that of another row."""
+    figure, _ = gallery.chart("fig8").draw(named, COLUMN)
+    figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    tops = sorted({box.y1 for box in boxes}, reverse=True)
+    bottoms = sorted({box.y0 for box in boxes}, reverse=True)
+    titles = [
+        max(axes.title.get_window_extent().y1 for axes, box in zip(figure.axes, boxes, strict=True) if box.y1 == top)
+        for top in tops
+    ]
+    assert len(tops) == 3
+    above_in = [(below - title) / figure.dpi for below, title in zip(bottoms, titles[1:], strict=False)]
+    assert max(above_in) - min(above_in) < 0.05
+    # They differ, so that rows of one height would not pass.
+    heights_in = [(title - top) / figure.dpi for title, top in zip(titles, tops, strict=True)]
+    assert max(heights_in) - min(heights_in) > 0.2
+
+
+@pytest.mark.slow
+def test_uplinks_whose_sentence_is_left_out_are_counted(named: Analysis, many: Analysis) -> None:
+    """The latency figure's footnote has a sentence for each of four uplinks, or says where the others' are."""
+    four = list(many_schemes.LONG)[:4]
+    run = Analysis(named.record)
+    run.__dict__["first"] = named.first[named.first["channel"].isin(four)]
+    run.__dict__["numbers"] = named.numbers[named.numbers["channel"].isin(four)]
+    assert [said.partition(":")[0] for said in latency_bars._first(run)] == four
+    for of, others in ((named, 2), (many, 9)):
+        *sentences, last = latency_bars._first(of)
+        assert len(sentences) == 3
+        assert last == f"who answers first at the other {others} uplinks is in first.csv, and 'harness show' prints it"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN])
 def test_users_can_be_read(width_in: float) -> None:
     """Users against p99: the loads are those of the rows, uncertified values are hollow, and all is readable."""
-    run = many_schemes.make(
-        Path("/nowhere"), 5, 2, users=(1, 2, 16), arrivals={"kind": "poisson", "rate_hz": 1.0}, deadline_s=2.0
-    )
+    arrivals = {"kind": "poisson", "rate_hz": 1.0}
+    # A rate of 100 MB/s gives the utilisation long labels.
+    named = dict(list(many_schemes.LONG.items())[2:])
+    run = many_schemes.make(Path("/nowhere"), 5, 0, users=(1, 2, 16), named=named, arrivals=arrivals, deadline_s=2.0)
     figure, data = gallery.chart("users").draw(run, width_in)
     assert_readable(figure)
     assert set(data["users"]) == {1, 2, 16}
