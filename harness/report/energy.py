@@ -42,8 +42,8 @@ def energy_table(run: Analysis) -> RenderableType | None:
 def notes(run: Analysis, found: pd.DataFrame, interval: str = "interval:") -> list[str]:
     """What must be known of joules that are shown, a phrase each; nothing if no energy was to be measured.
 
-    ``found`` are the rows of :attr:`harness.analysis.Analysis.energy` that are shown. Calibrations are those of a side's
-    rail. ``interval`` names what the table or figure shows of an interval.
+    ``found`` are the rows of :attr:`harness.analysis.Analysis.energy` that are shown. Calibrations are of a
+    side's rail. ``interval`` names what the table or figure shows of an interval.
     """
     if found.empty:
         return [run.energy_absent] if run.energy_absent else []

@@ -69,7 +69,7 @@ def _illustrated(run: Analysis) -> Analysis:
 @pytest.mark.parametrize("name", list(gallery.FIGURES))
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN], ids=["page", "column"])
 def test_everything_can_be_read(few: Analysis, many: Analysis, named: Analysis, name: str, width_in: float) -> None:
-    """Of 2 schemes and 1 uplink, of 16 and 12, and of long names, all words are on the page and apart from each other."""
+    """Of 2 schemes and 1 uplink, of 16 and 12, and of long names, all words are on the page and apart."""
     # A column is the harder width; the small run is hard because there is little to draw.
     runs = ([many] if name in ("fig12", "fig8", "crossover", "table1") else []) if width_in == PAGE else [few, many]
     runs += [named] if name in ("fig8", "ecdf", "timeline", "crossover") else []

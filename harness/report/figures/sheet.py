@@ -243,7 +243,7 @@ def left_of(low: float, high: float) -> float:
 
 
 def logarithmic(axis: Any, length_in: float, form: Callable[[float], str] = "{:g}".format) -> None:
-    """Labels of a logarithmic axis as plain numbers: at 1, 2 and 5 where there is room, else at 1, or at every nth 1."""
+    """Labels of a logarithmic axis as plain numbers: at 1, 2 and 5 where there is room, else at 1, or some 1."""
     low, high = sorted(axis.get_view_interval())
     decades = max(math.log10(high / low), 1e-3)
     powers = [10.0**n for n in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)] or [low]
