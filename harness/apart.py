@@ -17,7 +17,7 @@ from typing import ClassVar
 from harness import files, measure, study, timing
 from harness.data.sample import Question, Sample
 from harness.energy import Sides, measure_energy
-from harness.errors import ResultsError
+from harness.errors import ResultsError, placed
 from harness.measure import Parted, Plan
 from harness.models.contract import Untimed
 from harness.profiling.energy import Meters
@@ -31,7 +31,7 @@ from harness.runs.digests import changed, of_folder
 from harness.runs.store import Run
 from harness.scenario.model import Scenario
 from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload
-from harness.schemes.envelope import send, unpack
+from harness.schemes.envelope import unpack
 from harness.stock import Stock, sample_rows, take_stock
 from harness.workers import spread, workers_for
 
@@ -57,6 +57,7 @@ def measure_half(
     Completes an unfinished half. Raises ResultsError if ``payloads`` is not a device half of this scenario, and what
     :func:`harness.study.run` raises.
     """
+    Run.check_writable(folder)
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     study.announce(stock, reporter)
     sent = None if payloads is None else _Sent.of(payloads, stock)
@@ -65,12 +66,13 @@ def measure_half(
     models, device, threads = study.load_models(stock)
     halves: dict[PointKey, Parted] = {}
     for key, (scheme, point) in stock.points.items():
-        if sent is None:
-            halves[key] = _Sending(scheme.device_half(models, point))
-        elif key in sent.files:
-            server = scheme.server_half(models, point)
-            from_files = _FromFiles(sent.files[key], scheme.kind)
-            halves[key] = measure.Split(kind=scheme.kind, device=from_files, server=server)
+        with placed(" at ".join(key)):
+            if sent is None:
+                halves[key] = _Sending(scheme.kind, scheme.device_half(models, point))
+            elif key in sent.files:
+                server = scheme.server_half(models, point)
+                from_files = _FromFiles(sent.files[key], scheme.kind)
+                halves[key] = measure.Split(kind=scheme.kind, device=from_files, server=server)
     machine = {**this_machine(), "torch_threads": threads}
     manifest = stock.manifest(folder.name, machine, command, half=half)
     if sent is not None:
@@ -140,7 +142,9 @@ def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointK
     for name, (key, of_picture) in units.items():
         if name in there or key in answering:
             continue
-        sent = send(plan.halves[key].device, plan.samples[of_picture[0]], Untimed())
+        sample = plan.samples[of_picture[0]]
+        with placed(" at ".join(key), sample.id):
+            sent = measure.sent_by(plan.halves[key], sample, Untimed())
         if isinstance(sent, Answer):
             answering[key] = plan.halves[key]
         else:
@@ -153,6 +157,7 @@ def _write_payloads(plan: Plan, folder: Path, reporter: Reporter) -> dict[PointK
 class _Sending:
     """A scheme on the device, whose payloads are not answered here."""
 
+    kind: str
     device: DeviceHalf
     near: ClassVar[bool] = True
 

@@ -41,6 +41,7 @@ def join(device: Path, server: Path, folder: Path, *, links: Path, reporter: Rep
 
     Raises ResultsError, naming the difference, for halves that are not of one run.
     """
+    Run.check_writable(folder)
     ours, theirs = Run.read(device, "device"), Run.read(server, "server")
     if differs := list(_differences(ours, theirs)):
         raise ResultsError(f"{device} and {server} are not halves of one run: {'; '.join(differs)}")
@@ -67,6 +68,7 @@ def replay(
     that the profile replaces. Raises ScenarioError where the section's links or the profile cannot be read, or where
     the section names a server stage that there is not.
     """
+    Run.check_writable(folder)
     record = Run.read(source)
     spec = scenario.replay
     _refuse_links(spec)

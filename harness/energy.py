@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from harness.analysis import Analysis
 from harness.analysis.energy import REPEAT_WHERE_READABLE
-from harness.measure import Plan
+from harness.errors import placed
+from harness.measure import Plan, sent_by
 from harness.models.contract import Answer, Untimed
 from harness.profiling.clock import synchroniser
 from harness.profiling.energy import Meter, Reading
@@ -25,7 +26,6 @@ from harness.reporter import Reporter
 from harness.runs.provenance import UNAVAILABLE
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Energy, Measure
-from harness.schemes.envelope import send
 
 _ATTEMPTS = 3
 """How often a block without a reading is run, such as when a server was restarted meanwhile."""
@@ -97,12 +97,15 @@ def measure_energy(
     lost = []
     for unit in pending:
         key, side, number = units[unit]
-        work = _work(plan, key, side, places)
-        work(0)
+        # A block runs all samples, over and over: the first is as near as an error can be placed.
+        with placed(" at ".join(key), plan.samples.names[places[0]].id):
+            work = _work(plan, key, side, places)
+            work(0)
         wait()
         for _ in range(_ATTEMPTS):
             telemetry.begin()
-            block = _block(work, len(places), wanted.block_s, sides.meters[side], wait)
+            with placed(" at ".join(key)):
+                block = _block(work, len(places), wanted.block_s, sides.meters[side], wait)
             lowered = [*telemetry.end(), *block.readings[1].lowered]
             ongoing.record_telemetry(telemetry.sources, lowered)
             if block.told:
@@ -162,7 +165,8 @@ def _keys(run: Analysis, wanted: Energy) -> list[PointKey]:
 
 def _sides(plan: Plan, key: PointKey, place: int) -> tuple[Side, ...]:
     """The sides on which a scheme has work to do."""
-    sent = send(plan.halves[key].device, plan.samples[place], Untimed())
+    with placed(" at ".join(key), plan.samples.names[place].id):
+        sent = sent_by(plan.halves[key], plan.samples[place], Untimed())
     return ("device",) if isinstance(sent, Answer) else _SIDES
 
 
@@ -170,8 +174,8 @@ def _work(plan: Plan, key: PointKey, side: Side, places: Sequence[int]) -> Calla
     """The work of a half for the sample at a place of ``places``; the server half's payload is made before."""
     half, samples = plan.halves[key], [plan.samples[place] for place in places]
     if side == "device":
-        return lambda at: send(half.device, samples[at], Untimed())
-    payloads = [sent for sample in samples if not isinstance(sent := send(half.device, sample, Untimed()), Answer)]
+        return lambda at: sent_by(half, samples[at], Untimed())
+    payloads = [sent for sample in samples if not isinstance(sent := sent_by(half, sample, Untimed()), Answer)]
     return lambda at: half.again(payloads[at], [samples[at].question])
 
 

@@ -4,6 +4,7 @@
     ├── ScenarioError      a scenario file, a key in it, or a name that it uses
     ├── DataError          a benchmark's TSV or an image in it
     ├── TraceError         a recorded channel
+    ├── SchemeError        a scheme whose halves return what the contract does not have
     ├── BitstreamError     bytes that are not what a device half would have sent
     ├── CheckpointError    weights that are absent, damaged or of another model
     ├── ResultsError       a results folder
@@ -14,10 +15,11 @@ A user can fix every one of them: the command line prints its sentence and exits
 file, the place in it, the value found, and what would be right.
 """
 
+import contextlib
 import difflib
 import enum
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class ExitCode(enum.IntEnum):
@@ -49,6 +51,10 @@ class TraceError(HarnessError):
     """A channel trace that is not a trace."""
 
 
+class SchemeError(HarnessError):
+    """A scheme whose halves return something else than the contract says."""
+
+
 class BitstreamError(HarnessError):
     """A payload that no device half produced."""
 
@@ -67,6 +73,24 @@ class PeerError(HarnessError):
 
 class UnavailableError(HarnessError):
     """A data set, a checkpoint, a tool or a privilege that this machine does not have."""
+
+
+@contextlib.contextmanager
+def placed(point: str, sample: str = "") -> Iterator[None]:
+    """Says at which point, and of which sample, an error is raised inside.
+
+    The sentence of a HarnessError begins with it; any other exception has it as a note below its traceback.
+    """
+    try:
+        yield
+    except HarnessError as error:
+        # An error of a sample's own picture names the sample already.
+        of_sample = f", sample {sample}" if sample and not str(error).startswith(f"sample {sample}: ") else ""
+        error.args = (f"{point}{of_sample}: {error}",)
+        raise
+    except Exception as error:
+        error.add_note(f"raised for {point}, sample {sample}" if sample else f"raised for {point}")
+        raise
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

@@ -104,6 +104,18 @@ def check_writable(path: Path) -> None:
             hidden.unlink()
 
 
+def check_folder(folder: Path) -> None:
+    """Raises OSError if no file could be written in ``folder``, which is made where it is absent.
+
+    Called before computing, not after; nothing is made.
+    """
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"no file can be made in {nearest}", str(nearest))
+
+
 def rename(old: Path, new: Path) -> None:
     """Gives a file or folder its name, in one step, in place of a file that had it."""
     old.replace(new)

@@ -16,7 +16,7 @@ from harness.data.gathered import Gathered
 from harness.data.sample import Question, Sample
 from harness.data.scoring import DEFAULT_SCORING, judge
 from harness.edge.client import Transfer
-from harness.errors import PeerError
+from harness.errors import PeerError, SchemeError, placed
 from harness.models.contract import Answer, Clock, LanguageSide, Request, Sharing, Untimed
 from harness.profiling.resources import Need, half_needs
 from harness.records import OutcomeRow, PointKey, ResourceRow, Side
@@ -51,11 +51,21 @@ class Split:
         return list(half_needs(self.server, lambda clock: self.serve(data, questions, clock), device))
 
 
+def sent_by(split: "Parted", sample: Sample, clock: Clock) -> bytes | Answer:
+    """What the device half sends of a sample, or its answer."""
+    return send(split.device, sample, clock, kind=split.kind)
+
+
 class Parted(Protocol):
     """A scheme at one point: a :class:`Split`, or with a remote server half, one of :mod:`harness.edge.client`."""
 
     near: ClassVar[bool]
     """Whether there is no link to the server half, so that its time has to be waited."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of payload that passes between the halves."""
+        ...
 
     @property
     def device(self) -> DeviceHalf:
@@ -239,7 +249,8 @@ def weigh(
     pending = ongoing.expect(units)
     reporter.phase("memory and operations", total=len(units), done=len(units) - len(pending))
     for unit in pending:
-        needs = _needs(plan.halves[units[unit]], plan.samples[place], device)
+        with placed(" at ".join(units[unit]), plan.samples.names[place].id):
+            needs = list(_needs(plan.halves[units[unit]], plan.samples[place], device))
         rows = [
             ResourceRow(
                 run=ongoing.manifest.name,
@@ -266,7 +277,7 @@ def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, N
     first: list[bytes | Answer] = []
 
     def work(clock: Clock) -> None:
-        sent = send(split.device, sample, clock)
+        sent = sent_by(split, sample, clock)
         if not first:
             first.append(sent)
 
@@ -309,20 +320,28 @@ def _answered(plan: Plan, units: Iterable[tuple[PointKey, Sequence[int]]]) -> li
     for key, places in units:
         split, samples = plan.halves[key], [plan.samples[place] for place in places]
         questions = [sample.question for sample in samples]
-        sent = send(split.device, samples[0], Sharing())
-        if isinstance(sent, Answer):
-            others = (send(split.device, sample, Sharing()) for sample in samples[1:])
-            found.append((0, [sent, *(answer for answer in others if isinstance(answer, Answer))]))
-        elif isinstance(split, Split) and isinstance(split.server, TokenServer):
-            side = split.server.language
-            requests = receive(split.server.requests, sent, questions, Sharing(), kind=split.kind)
-            sides[id(side)] = side
-            asked.setdefault(id(side), []).extend((len(found), request) for request in requests)
-            found.append((len(sent), []))
-        else:
-            found.append((len(sent), split.serve(sent, questions, Sharing())[0]))
+        with placed(" at ".join(key), samples[0].id):
+            sent = sent_by(split, samples[0], Sharing())
+            if isinstance(sent, Answer):
+                found.append((0, [sent, *(_own_answer(split, sample) for sample in samples[1:])]))
+            elif isinstance(split, Split) and isinstance(split.server, TokenServer):
+                requests = receive(split.server.requests, sent, questions, Sharing(), kind=split.kind)
+                side = split.server.language
+                sides[id(side)] = side
+                asked.setdefault(id(side), []).extend((len(found), request) for request in requests)
+                found.append((len(sent), []))
+            else:
+                found.append((len(sent), split.serve(sent, questions, Sharing())[0]))
     for name, side in sides.items():
         units_of, requests_of = zip(*asked[name], strict=True)
         for unit, answer in zip(units_of, side.answer(requests_of, [Sharing()] * len(requests_of)), strict=True):
             found[unit][1].append(answer)
     return found
+
+
+def _own_answer(split: Parted, sample: Sample) -> Answer:
+    """The device half's answer to a further question about pictures that it sends nothing of."""
+    sent = sent_by(split, sample, Sharing())
+    if not isinstance(sent, Answer):
+        raise SchemeError(f"the device half sends a payload for sample {sample.id}, and answers others of its pictures")
+    return sent

@@ -66,6 +66,7 @@ def compare(
     Raises ResultsError for an unknown commit, and if one of the two cannot time the scenario; UnavailableError where
     this is not a git checkout.
     """
+    disk.check_folder(folder)
     with checked_out(commit) as (full, tree):
         here = provenance.checkout(ROOT)
         sides = {"reference": tree, "candidate": ROOT}

@@ -158,6 +158,7 @@ def run(
 
     Raises what :func:`project` raises, and ResultsError where the folder holds another study, or measured rows.
     """
+    Run.check_writable(folder)
     if (there := (folder / provenance.MANIFEST).exists()) and not fresh:
         _refuse_other(folder, scenario)
     reporter.warn(f"{scenario.name}: {REASON}. Every table and figure of this run says so.")

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import study
 from harness.errors import ResultsError
+from harness.files import why
 from harness.reporter import Reporter
 from harness.runs import disk, provenance, replayed, tables
 from harness.runs.digests import of_bytes
@@ -50,6 +51,7 @@ def update(
     ResultsError if what the rows depend on is not committed: a reference names its commit.
     """
     scenario = load(scenario_file)
+    disk.check_folder(folder)
     own, reference = work / scenario.name, folder / scenario.name
     commit = _commit(Path(__file__).parents[1])
     fresh = False
@@ -127,8 +129,10 @@ def history(folder: Path) -> list[Update]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {why(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path}: is not text: {error}") from None
     found = []
     for number, line in enumerate(lines, 1):
         try:

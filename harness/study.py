@@ -23,7 +23,7 @@ from harness.analysis import Analysis, validity
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
 from harness.energy import Sides, is_readable, measure_energy, unmeasured
-from harness.errors import PeerError
+from harness.errors import PeerError, placed
 from harness.measure import Halves, Parted
 from harness.model_probe import elements_of
 from harness.models.contract import Models
@@ -82,6 +82,7 @@ def run(
     cluster answers, ResultsError where the folder holds another study, and PeerError if the server is absent or
     differs, or a worker does.
     """
+    Run.check_writable(folder)
     stock = take_stock(scenario, allow_stand_ins=allow_stand_ins)
     if not fresh and (folder / provenance.MANIFEST).exists():
         earlier = provenance.read(folder / provenance.MANIFEST)
@@ -299,11 +300,12 @@ class _Halves(Mapping[PointKey, Parted]):
         models, _, _ = load_models(self._stock)
         halves: dict[PointKey, Parted] = {}
         for key, (scheme, point) in self._stock.points.items():
-            here = scheme.device_half(models, point)
-            if self._peer is not None:
-                halves[key] = RemoteSplit(here, self._peer, key)
-                continue
-            there = scheme.server_half(models, point)
+            with placed(" at ".join(key)):
+                here = scheme.device_half(models, point)
+                if self._peer is not None:
+                    halves[key] = RemoteSplit(scheme.kind, here, self._peer, key)
+                    continue
+                there = scheme.server_half(models, point)
             halves[key] = measure.Split(kind=scheme.kind, device=here, server=there)
         return halves
 
@@ -429,7 +431,10 @@ def service(stock: Stock, *, token: str | None, limits: "ServerLimits") -> "Serv
     from harness.edge.server import Service  # Imports a web server, which only this needs.
 
     models, device, _ = load_models(stock)
-    halves = {key: scheme.server_half(models, point) for key, (scheme, point) in stock.points.items()}
+    halves = {}
+    for key, (scheme, point) in stock.points.items():
+        with placed(" at ".join(key)):
+            halves[key] = scheme.server_half(models, point)
     return Service(
         halves,
         describe(stock, telemetry=Telemetry().sources),

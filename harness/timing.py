@@ -12,7 +12,8 @@ from harness.analysis.precision import looks
 from harness.analysis.validity import MOST_DISTURBED, MOST_WAITED_IN_ALL, disturbance, looked_at
 from harness.data.sample import Sample
 from harness.edge.client import Transfer
-from harness.measure import Parted, Plan
+from harness.errors import placed
+from harness.measure import Parted, Plan, sent_by
 from harness.models.contract import Answer
 from harness.profiling.clock import Delays, StageClock, synchroniser
 from harness.profiling.disturbance import Watch
@@ -22,7 +23,6 @@ from harness.records import LinkRow, PointKey, Side, StageRow
 from harness.reporter import Reporter
 from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
-from harness.schemes.envelope import send
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,9 @@ class _Timing:
             self.watch.begin(anew=attempt > 0)
             for unit in waiting:
                 half = self.plan.halves[left[unit]]
-                taken[unit] = _request(half, sample, self.device, self.watch, None if paced is None else paced.pacing)
+                pacing = None if paced is None else paced.pacing
+                with placed(" at ".join(left[unit]), sample.id):
+                    taken[unit] = _request(half, sample, self.device, self.watch, pacing)
                 self.telemetry.look()
             load = self.watch.load()
             for unit in waiting:
@@ -310,7 +312,8 @@ class _Request:
 def _warm_up(plan: Plan, keys: Sequence[PointKey], timed: Sequence[int], requests: int, device: str) -> None:
     for place in itertools.islice(itertools.cycle(timed), requests):
         for key in keys:
-            _request(plan.halves[key], plan.samples[place], device)
+            with placed(" at ".join(key), plan.samples.names[place].id):
+                _request(plan.halves[key], plan.samples[place], device)
 
 
 def _request(
@@ -323,7 +326,7 @@ def _request(
     }
     if pacing is not None:
         pacing.wait()
-    sent = send(split.device, sample, clocks["device"])
+    sent = sent_by(split, sample, clocks["device"])
     if pacing is not None and not isinstance(sent, Answer) and split.near:
         pacing.cross(len(sent))
     transfer = None if isinstance(sent, Answer) else split.serve(sent, [sample.question], clocks["server"])[1]

@@ -50,6 +50,7 @@ from harness.models import adapter, tower
 from harness.models.contract import Attention, Tiles
 from harness.models.llava import Llava
 from harness.models.onevision import load
+from harness.runs import disk
 from harness.tofc.merging import merge
 from harness.tofc.trained import CODEC
 from harness.training.bundled import answer_loss, book_of, questions
@@ -316,6 +317,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="steps of every point, instead of its group's")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
+    disk.check_folder(arguments.out)
     torch.set_num_threads(1)
     coded, uncoded = (
         dataclasses.replace(budget, steps=arguments.steps or budget.steps) for budget in (OF_FIG_12, OF_TABLE_1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from harness.catalog import ZOO
+from harness.runs import disk
 from recipes import stages
 
 
@@ -22,6 +23,8 @@ def run(
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
     arguments = parser.parse_args()
+    for folder in (arguments.out, arguments.work):
+        disk.check_folder(folder)
     torch.set_num_threads(arguments.threads)
     make(arguments.out, arguments.work, arguments.workers)
     (arguments.out / "card.md").write_text(card(arguments.out, stages.seconds(arguments.work)))

@@ -26,6 +26,7 @@ from harness.catalog import ZOO
 from harness.cli import guarded
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.errors import CheckpointError
+from harness.files import no_folder
 from harness.models import files
 from harness.models.loading import LlavaModels
 from harness.models.onevision import load
@@ -179,6 +180,10 @@ def points_of(folders: Sequence[Path]) -> list[Point]:
     named += [(scheme, DISTORTION) for scheme in TABLE_1]
     found: list[Point] = []
     for weights in folders:
+        if not weights.is_dir():
+            raise CheckpointError(
+                f"{weights}: {no_folder(weights)}; a folder with points in {BACKBONE}/SCHEME is expected"
+            )
         present = [(scheme, name) for scheme, name in named if (weights / BACKBONE / scheme.kind / name).is_dir()]
         if not present:
             is_deep = any((weights / scheme.kind).is_dir() for scheme, _ in named)

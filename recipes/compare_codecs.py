@@ -24,12 +24,13 @@ from safetensors.torch import load_file
 from harness import catalog
 from harness.cli import guarded
 from harness.errors import CheckpointError, shown
+from harness.files import no_folder
 from harness.models import adapter, files
 from harness.models.llava import Llava
 from harness.models.loading import LlavaModels
-from harness.tofc import trained
+from harness.tofc import manifest, trained
 from harness.tofc.codec import TofcCodec
-from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, manifest
+from harness.tofc.trained import ADAPTER, CODEC, MANIFEST
 from harness.training import result
 from harness.training.bundled import Bundled
 from harness.training.card import HeldOut, tables
@@ -61,22 +62,15 @@ def read(folder: Path, first_book: int = FIRST_BOOK) -> Training:
     learned from the pages from ``first_book`` on.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: there is no such folder; one that 'harness train' made is expected")
-    found = manifest(folder / MANIFEST)
+        raise CheckpointError(f"{folder}: {no_folder(folder)}; a folder that 'harness train' made is expected")
+    found = manifest.read(folder / MANIFEST)
     if not (path := folder / CODEC).is_file():
         raise CheckpointError(
             f"{folder}: has no {CODEC}: it is an adapter without a codec, and codecs are compared here"
         )
-    config = found.get("config")
-    config = config if isinstance(config, dict) else {}
-    wanted: Mapping[str, tuple[type, ...]] = {
-        "name": (str,),
-        "lambda": (int, float),
-        "seed": (int,),
-        "clusters": (list,),
-    }
-    for key, kinds in wanted.items():
-        if not isinstance(config.get(key), kinds):
+    config = found.get("config", {})
+    for key in ("name", "lambda", "seed", "clusters"):
+        if config.get(key) is None:
             raise CheckpointError(f"{folder / MANIFEST}: its 'config' has no {key}; 'harness train' writes one")
     files.refuse_unreadable(path)
     with safe_open(path, framework="np") as file:
@@ -86,8 +80,8 @@ def read(folder: Path, first_book: int = FIRST_BOOK) -> Training:
             f"{path}: its format is {shown(metadata.get('format'))}; a codec of {TofcCodec.FORMAT!r} is expected"
         )
     data = config.get("data")
-    if isinstance(data, dict) and data.get("kind") == "bundled":
-        learned = range(int(data.get("first_book", 0)), int(data.get("first_book", 0)) + int(data.get("books", 1)))
+    if data is not None and data["kind"] == "bundled":
+        learned = range(data.get("first_book", 0), data.get("first_book", 0) + data.get("books", 1))
         if first_book < learned.stop and learned.start < first_book + held_out.BOOKS:
             raise CheckpointError(
                 f"{folder}: learned from the books {learned.start} to {learned.stop - 1}, and the pages are those of "
@@ -107,7 +101,7 @@ def models_of(backbone: str) -> LlavaModels:
 
 def opened(folder: Path) -> tuple[Llava, SplitModel]:
     """The backbone with a training's adapter on it, and the codec: the parts as the scheme ``tofc`` runs them."""
-    backbone = models_of(str(manifest(folder / MANIFEST)["backbone"])).backbone()
+    backbone = models_of(str(manifest.read(folder / MANIFEST)["backbone"])).backbone()
     if (path := folder / ADAPTER).is_dir():
         from peft import set_peft_model_state_dict
 
@@ -125,7 +119,7 @@ def measured(folder: Path, pages: int, first_book: int = FIRST_BOOK) -> tuple[He
     backbone, module = opened(folder)
     config = Bundled.Config(kind="bundled", first_book=first_book, books=held_out.BOOKS, pages=pages)
     data: Any = Bundled(config, backbone.template)
-    clusters = tuple(manifest(folder / MANIFEST)["config"]["clusters"])
+    clusters = tuple(manifest.read(folder / MANIFEST)["config"]["clusters"])
     reader = Reader(data, backbone, 4096)
     return tuple(result.measure(module, backbone, reader, range(len(data)), clusters, lambda: None))
 
@@ -236,9 +230,11 @@ def deviations(groups: Mapping[str, Seeds]) -> list[tuple[str, int, int, float, 
 def digest(training: Training, pages: int, first_book: int) -> str:
     """The digest of all that decides a folder's rows; see :mod:`recipes.held_out`."""
     folder, models = training.folder, models_of(training.backbone)
+    clusters = training.config["clusters"]
     adapted = [folder / ADAPTER / name for name in (adapter.CONFIG_NAME, adapter.SAFETENSORS_WEIGHTS_NAME)]
-    paths = [path for path in (folder / CODEC, *adapted, folder / MANIFEST) if path.is_file()]
-    return held_out.digest(paths, pages, first_book, *(models.fingerprint(part) for part in files.PARTS))
+    paths = [path for path in (folder / CODEC, *adapted) if path.is_file()]
+    # Of the manifest only what decides the rows: a fact that is added to it measures nothing again.
+    return held_out.digest(paths, pages, first_book, clusters, *(models.fingerprint(part) for part in files.PARTS))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from baselines.networks.network import Y_STRIDE, Network
 from baselines.networks.weights import save
 from baselines.neural_codec import BUNDLED
 from harness.cli import guarded
+from harness.runs import disk
 from recipes.linear_start import rescale, start
 from recipes.pictures import Picture, batch, pictures
 from recipes.stages import train
@@ -150,6 +151,8 @@ def main() -> None:
         "--photographs", type=Path, default=Path("build/photographs"), help="folder of the wheels that have photographs"
     )
     arguments = parser.parse_args()
+    for folder in (arguments.out, arguments.work):
+        disk.check_folder(folder)
     torch.set_num_threads(1)
     for codec in arguments.codec or NETWORKS:
         since_s = time.process_time()

@@ -63,6 +63,18 @@ def test_checking_whether_a_file_can_be_written_leaves_no_trace(tmp_path: Path) 
         files.check_writable(tmp_path)
 
 
+def test_checking_whether_a_folder_can_be_written_makes_none(tmp_path: Path) -> None:
+    """It may be absent, with those that it is in; a file on its way is refused."""
+    for folder in (tmp_path, tmp_path / "new", tmp_path / "new" / "newer"):
+        files.check_folder(folder)
+    files.check_folder(Path("new/newer"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"old")
+    for folder in (tmp_path / "file", tmp_path / "file" / "new" / "newer"):
+        with pytest.raises(NotADirectoryError):
+            files.check_folder(folder)
+
+
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
 def test_a_device_is_not_a_file(device: str) -> None:
     """A file without end or content is refused before a byte of it is read."""

@@ -95,7 +95,7 @@ class Repeating(TokenServer):
         self.language = language
 
     def tokens(self, payload: Payload, clock: Clock) -> Any:
-        return [np.frombuffer(body, np.uint8) for body in payload.bodies]
+        return [np.frombuffer(body, np.uint8)[:, None] for body in payload.bodies]
 
 
 class Counting:
@@ -107,7 +107,7 @@ class Counting:
     def answer(self, requests: Sequence[Request], clocks: Sequence[Clock]) -> list[Answer]:
         self.calls.append(len(requests))
         return [
-            Answer(f"{request.pictures[0][0]} {request.question.text}", 1, number, 1)
+            Answer(f"{request.pictures[0][0, 0]} {request.question.text}", 1, number, 1)
             for number, (request, _) in enumerate(zip(requests, clocks, strict=True))
         ]
 

@@ -32,7 +32,8 @@ from harness.models.contract import Untimed
 from harness.profiling.machine import this_machine
 from harness.runs.disk import write_text
 from harness.schemes.tofc import Tofc, TofcPoint
-from harness.tofc.trained import MANIFEST, manifest
+from harness.tofc import manifest
+from harness.tofc.trained import MANIFEST
 from harness.training.config import TrainingConfig
 from harness.training.load import load
 from harness.training.loop import Training
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"{config.out}: is complete; remove it to measure again")
         return
     out = training.run(reporter)
-    found = manifest(out / MANIFEST)
+    found = manifest.read(out / MANIFEST)
     patches = 2
     encoded, steps = reporter.seconds.get("features", []), reporter.seconds["prefit"]
     dim = training.backbone.feature_dim

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, ClassVar
 from safetensors import SafetensorError, safe_open
 
 from harness.errors import CheckpointError, UnavailableError, unknown_name
+from harness.files import no_folder
 from harness.models.contract import Part
 from harness.runs.digests import SHORT, of_file
 from harness.schemes.contract import DeviceHalf, Models, OperatingPoint, ServerHalf
 from harness.schemes.tofc import FeaturePoint, Tofc
-from harness.tofc import trained
+from harness.tofc import manifest, trained
 from harness.tofc.trained import ADAPTER, CODEC, MANIFEST, REDUCER
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ def folder_of(backbone: str, scheme: str, point: str) -> Path:
     folders = [trained.TRAINED / backbone / scheme, WEIGHTS / backbone / scheme]
     marks = (PROJECTOR, POINT, MANIFEST)
     if (mark := trained.find(point, folders, marks)) is None:
+        if trained.is_path(point):
+            there = f"has none of {', '.join(marks)}" if Path(point).is_dir() else no_folder(Path(point))
+            raise UnavailableError(f"{point}: {there}; a point's folder is expected, or that of a training")
         names = trained.known(folders, marks) or ["none"]
         raise UnavailableError(f"{folders[-1]}: {unknown_name('codec', point, names)}")
     return mark.parent
@@ -142,7 +146,7 @@ class Ablation(Tofc):
         """
         folder = folder_of(backbone, cls.kind, point.codec)
         if (path := folder / MANIFEST).is_file():
-            scheme, method = trained.reduction_of(trained.manifest(path)) or ("an unnamed scheme", None)
+            scheme, method = manifest.reduction_of(manifest.read(path)) or ("an unnamed scheme", None)
             if method != cls.method:
                 raise CheckpointError(
                     f"{folder}: was trained with the reduction of {scheme}; {cls.kind} needs one of {cls.method}, "

@@ -167,7 +167,8 @@ def _writer(recording: Recording) -> files.Write:
 
 def load(path: Path) -> Recording:
     """Read a recording; raises TraceError, naming the file, for anything else."""
-    again = f"make one from any trace with 'harness trace import FILE {path}'"
+    out = path.with_suffix(".parquet")
+    again = f"'harness trace import {'FILE' if path == out else path} {out}' makes one of a recorder's file"
     try:
         with files.opened(path) as file:
             parquet = pq.ParquetFile(file)
@@ -176,9 +177,9 @@ def load(path: Path) -> Recording:
             about = _About.model_validate_json((parquet.schema_arrow.metadata or {})[_KEY])
             table = parquet.read()
     except FileNotFoundError:
-        raise TraceError(f"{path}: does not exist; write it with 'harness trace import FILE {path}'") from None
+        raise TraceError(f"{path}: does not exist; 'harness trace import FILE {out}' makes a recording") from None
     except IsADirectoryError:
-        raise TraceError(f"{path}: is a folder; {again}") from None
+        raise TraceError(f"{path}: is a folder; a recording is expected, a .parquet file") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -16,7 +16,8 @@ from harness.claims.evaluation import Evaluation, exact, point_of, refused
 from harness.claims.model import Parameter
 from harness.claims.verdict import Item
 from harness.errors import CheckpointError, HarnessError
-from harness.tofc.trained import MANIFEST, find_codec, manifest
+from harness.tofc import manifest
+from harness.tofc.trained import MANIFEST, find_codec
 
 RESIDENT_BYTES = 3e5
 """How far a peak of resident memory may be off."""
@@ -169,7 +170,7 @@ def _held_out(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
     for codec in dict.fromkeys(str(point["codec"]) for point in points if "codec" in point):
         try:
             # A training's record lies beside its codec.
-            held_out = manifest(find_codec(evaluation.run.manifest.backbone, codec).parent / MANIFEST)["held_out"]
+            held_out = manifest.read(find_codec(evaluation.run.manifest.backbone, codec).parent / MANIFEST)["held_out"]
             rows = [{**row, "pictures": held_out["pictures"]} for row in held_out["rows"]]
         except (HarnessError, KeyError, TypeError):
             continue

@@ -103,9 +103,9 @@ def join(
     """
     from harness.cli.display import Display, terminal
     from harness.derived import join as join_halves
-    from harness.runs.provenance import MANIFEST, read
+    from harness.runs.store import Run
 
-    folder = results / (name or str(folder_name(str(read(device / MANIFEST).scenario_value("name")))))
+    folder = results / (name or str(folder_name(str(Run.read_manifest(device).scenario_value("name")))))
     with Display(terminal()) as display:
         join_halves(device, server, folder, links=links, reporter=display, fresh=fresh)
     _print_table(folder)
@@ -129,9 +129,11 @@ def replay(
     from harness.cli.display import Display, terminal
     from harness.derived import replay as replay_run
     from harness.replay.sweep import server_stages
+    from harness.runs import disk
     from harness.runs.store import Run
     from harness.scenario.load import load
 
+    disk.check_folder(results)
     wanted = load(scenario, stages=server_stages(Run.read(run).stages))
     folder = results / (name or wanted.name)
     with Display(terminal()) as display:

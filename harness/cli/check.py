@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.")],
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE|KEY=VALUE", help="Scenario files, and values that replace their own, as `run` takes them."
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A value that replaces the scenarios' own; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Another such value; may be repeated."),
     ] = None,
     no_stand_in: Annotated[
         bool,
@@ -41,20 +46,28 @@ def check(
 
         harness check scenarios/realworldqa.yaml --no-stand-in
 
+        harness check scenarios/realworldqa.yaml measure.repeats=6
+
     With `--cost`, hours are those of one process. They are recorded if a run in the results folder has timed requests
     of the same points, weights and machine, estimated if this machine has a GPU with a data sheet, and otherwise not
     given.
 
         harness check scenarios/realworldqa.yaml --cost
     """
-    from harness.errors import ScenarioError
+    from harness.errors import ResultsError, ScenarioError
     from harness.scenario.load import load, scenario_hash
     from harness.stock import missing, running_points
 
+    changes = [one for one in given if "=" in one and not Path(one).exists()]
+    files = [Path(one) for one in given if one not in changes]
+    if not files:
+        raise typer.BadParameter(f"{changes[0]} is a value; give a scenario file too", param_hint="FILE")
+    if results.is_file():
+        raise ResultsError(f"{results}: is a file; the folder of the runs is expected")
     mistakes = []
     for file in files:
         try:
-            scenario = load(file, overrides or ())
+            scenario = load(file, [*changes, *(overrides or ())])
         except ScenarioError as error:
             mistakes.append(str(error))
             continue

@@ -154,13 +154,17 @@ def _stages(folder: Path) -> set[str]:
 def _pairs(reference: Path, candidate: Path) -> Iterator[tuple[Path, Path | None]]:
     """The runs of two folders, paired by name; two runs are a pair whatever their names."""
     from harness.errors import ResultsError
+    from harness.files import no_folder
     from harness.runs.provenance import MANIFEST
 
     if (reference / MANIFEST).exists():
         own = candidate / reference.name
         yield reference, candidate if (candidate / MANIFEST).exists() or not (own / MANIFEST).exists() else own
         return
-    names = sorted(path.parent.name for path in reference.glob(f"*/{MANIFEST}")) if reference.is_dir() else []
+    for folder in (reference, candidate):
+        if not folder.is_dir():
+            raise ResultsError(f"{folder}: {no_folder(folder)}; a run or a folder of runs is expected")
+    names = sorted(path.parent.name for path in reference.glob(f"*/{MANIFEST}"))
     if not names:
         raise ResultsError(f"{reference}: neither a run nor a folder of runs; 'harness run' makes one")
     if (candidate / MANIFEST).exists():

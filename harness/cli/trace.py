@@ -183,7 +183,10 @@ def fit(
     for file in files:
         found = load(file)
         if not isinstance(found, RateRecording):
-            raise TraceError(f"{file}: holds packets; import it with --bin 100ms to get rates")
+            raise TraceError(
+                f"{found.source}: holds packets, and a chain is fitted to rates; 'harness trace import FILE "
+                "OUT.parquet --bin 100ms' makes rates of the recorder's file"
+            )
         recordings.append(found)
     chain = markov.fit(
         recordings, n_states=states, step_s=step, source=source or ", ".join(file.name for file in files)

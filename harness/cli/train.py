@@ -66,11 +66,14 @@ def train(
     """
     from harness.cli.display import Display, terminal
     from harness.profiling.machine import this_machine
+    from harness.runs import disk
     from harness.training import result
     from harness.training.load import load
     from harness.training.loop import Training
 
     wanted = load(config, settings or (), cast("StageName", stage.value))
+    if not dry_run:
+        disk.check_folder(Path(wanted.out))
     training = Training(wanted, machine=this_machine())
     if dry_run:
         typer.echo(training.plan())

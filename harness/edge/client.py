@@ -297,6 +297,7 @@ def _checked(url: str) -> str:
 class RemoteSplit:
     """A scheme at one point whose server half is a server's: instead of a :class:`harness.measure.Split`."""
 
+    kind: str
     device: DeviceHalf
     peer: Peer
     key: tuple[str, str]

@@ -247,6 +247,9 @@ class Service:
             needs = self._needs(half, payload, questions, kind) if ask.needs else ()
         except HarnessError as error:
             raise RefusedError(422, str(error)) from None
+        except Exception as error:
+            error.add_note(f"raised for {ask.pipeline} at {ask.point}")
+            raise
         told = Told(
             answers=tuple(ToldAnswer(**dataclasses.asdict(answer)) for answer in answers),
             seconds=clock.seconds if clock else {},

@@ -225,7 +225,7 @@ def _tensors(folder: Path, part: Part) -> dict[str, Tensor]:
                 if place is not None and place[0] == part:
                     found[place[1]] = file.get_tensor(key)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: holds no readable adapter: {error}") from None
+        raise CheckpointError(f"{path}: holds no readable adapter: {error}") from None
     return found
 
 

@@ -166,6 +166,11 @@ class LanguageSide(Protocol):
         """D, the dimension of a visual feature."""
         ...
 
+    @property
+    def token_dim(self) -> int:
+        """H, the width of a visual token."""
+        ...
+
     def max_patches(self, max_pixels: int) -> int:
         """The most patches that a picture of up to ``max_pixels`` is cut into."""
         ...

@@ -143,6 +143,7 @@ class LlavaLanguage:
         cut = family.cut(config)
         self.n_features = cut.n_features
         self.feature_dim = cut.feature_dim
+        self.token_dim: int = config.text_config.hidden_size
         self._projector = projector
         self._embedding = embedding
         self._engine = engine

@@ -25,6 +25,14 @@ def check_writable(path: Path) -> None:
         raise ResultsError(f"{path}: cannot be written: {files.why(error)}") from None
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ResultsError if no file could be written in ``folder``; called before computing, not after."""
+    try:
+        files.check_folder(folder)
+    except OSError as error:
+        raise ResultsError(f"{folder}: cannot be written: {files.why(error)}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` as the UTF-8 file ``path``, replacing it; ResultsError if it cannot be written."""
     write_bytes(path, text.encode())

@@ -31,6 +31,7 @@ from pydantic import (
 
 from harness import __version__
 from harness.errors import ResultsError
+from harness.files import why
 from harness.records import SCHEMA_VERSION, Side
 from harness.runs import labels
 from harness.runs.digests import changed, of_code, of_data
@@ -434,8 +435,10 @@ def read(path: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultsError(f"{path}: no such file; a run's folder holds one, written by 'harness run'") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path}: cannot be read as text: {error}") from None
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {why(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path}: is not text: {error}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise ResultsError(f"{path}: is not JSON: {error}") from None
     if not isinstance(data, dict):

@@ -120,6 +120,13 @@ class Run:
             lock.release()
             raise
 
+    @staticmethod
+    def check_writable(folder: Path) -> None:
+        """Raises ResultsError where no run can be written in ``folder``; called before anything is computed."""
+        _refuse_foreign(folder)
+        if not folder.exists():
+            disk.check_folder(folder)
+
     @property
     def start(self) -> int:
         """Which start of the process this is, from 0."""
@@ -294,16 +301,21 @@ class Run:
         self.close()
 
     @staticmethod
+    def read_manifest(folder: Path) -> Manifest:
+        """The manifest of a run in any state; raises ResultsError for what is no run's folder."""
+        if folder.is_file():
+            raise ResultsError(f"{folder}: is a file, and a run's folder is expected; {_of_file(folder)}")
+        if not folder.is_dir():
+            raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
+        return provenance.read(folder / MANIFEST)
+
+    @staticmethod
     def read(folder: Path, half: Side | None = None) -> Record:
         """A complete run, or one ``half`` of one.
 
         Raises ResultsError for one that is absent, unfinished, damaged, of another schema, or the other half.
         """
-        if folder.is_file():
-            raise ResultsError(f"{folder}: is a file, and a run's folder is expected; {_of_file(folder)}")
-        if not folder.is_dir():
-            raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
-        manifest = provenance.read(folder / MANIFEST)
+        manifest = Run.read_manifest(folder)
         if manifest.status != "complete":
             command = "run" if manifest.half is None else "measure"
             raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness {command}' to complete it")
@@ -431,7 +443,9 @@ def complete_runs(path: Path) -> list[Path]:
     """
     if (path / MANIFEST).exists():
         return [path]
-    found = sorted(manifest.parent for manifest in path.rglob(MANIFEST)) if path.is_dir() else []
+    if not path.is_dir():
+        raise ResultsError(f"{path}: {files.no_folder(path)}; a run or a folder of runs is expected")
+    found = sorted(manifest.parent for manifest in path.rglob(MANIFEST))
     manifests = {folder: provenance.read(folder / MANIFEST) for folder in found}
     complete = [folder for folder, of in manifests.items() if of.status == "complete" and of.half is None]
     if not complete:

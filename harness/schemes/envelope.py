@@ -12,13 +12,17 @@ All numbers are little-endian:
 So a picture's envelope adds 8 bytes, or 12 with the checksum, and 4 for each further picture.
 """
 
+import functools
+import numbers
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from harness import catalog
 from harness.data.sample import Question, Sample
-from harness.errors import BitstreamError
+from harness.errors import BitstreamError, DataError, SchemeError, shown
+from harness.models.contract import Request
 from harness.schemes.contract import Answer, Clock, DeviceHalf, Payload
 
 Made = TypeVar("Made")
@@ -30,11 +34,18 @@ _LENGTH, _CHECKSUM = struct.Struct("<I"), struct.Struct("<I")
 _MOST_PICTURES = 255
 
 
-def send(half: DeviceHalf, sample: Sample, clock: Clock) -> bytes | Answer:
-    """What a device half sends of a sample, in its envelope, whose making ends the stage ``encode``; or its answer."""
+def send(half: DeviceHalf, sample: Sample, clock: Clock, *, kind: str | None = None) -> bytes | Answer:
+    """What a device half sends of a sample, in its envelope, whose making ends the stage ``encode``; or its answer.
+
+    Raises SchemeError for anything else, and for a payload of another ``kind``, if one is given.
+    """
+    if not callable(half):
+        raise SchemeError(f"the device half is {shown(half)}; device_half returns what is called with a sample")
     made = half(sample, clock)
     if isinstance(made, Answer):
+        _refuse_answer(made)
         return made
+    _refuse_payload(made, len(sample.files), kind)
     with clock.stage("encode"):
         return pack(made)
 
@@ -49,13 +60,57 @@ def receive(
 ) -> list[Made]:
     """What a server half makes of an envelope and the questions about it; opening it begins the stage ``decode``.
 
-    Raises BitstreamError for what is no whole envelope of this kind with as many pictures as the questions show.
+    Raises BitstreamError for what is no whole envelope of this kind with as many pictures as the questions show, and
+    SchemeError for a half that returns anything but an answer, or a request, for each question.
     """
+    if not callable(serve):
+        raise SchemeError(f"the server half is {shown(serve)}; server_half returns what is called with a payload")
     with clock.stage("decode"):
         payload = unpack(data, kind)
         if wrong := [q.pictures for q in questions if q.pictures != len(payload.bodies)]:
             raise BitstreamError(f"a payload of {len(payload.bodies)} pictures came with a question about {wrong[0]}")
-    return serve(payload, questions, clock)
+    made = serve(payload, questions, clock)
+    if not isinstance(made, list | tuple) or len(made) != len(questions):
+        what = f"{len(made)} answers" if isinstance(made, list | tuple) else shown(made)
+        raise SchemeError(
+            f"the server half returned {what}; a list with one answer for each question is expected, here "
+            f"{len(questions)}"
+        )
+    for one in made:
+        if not isinstance(one, Request):
+            _refuse_answer(one)
+    return made
+
+
+def _refuse_payload(made: object, n_pictures: int, kind: str | None) -> None:
+    """Raises SchemeError for what is not the payload of so many pictures, DataError for more than an envelope takes."""
+    if n_pictures > _MOST_PICTURES:
+        raise DataError(f"shows {n_pictures} pictures; {_MOST_PICTURES} are the most that are sent at once")
+    if not isinstance(made, Payload):
+        raise SchemeError(
+            f"the device half returned {shown(made)}; a Payload is expected, or an Answer if it sends none"
+        )
+    if not isinstance(made.kind, str) or kind not in (None, made.kind):
+        wanted = "a text" if kind is None else repr(kind)
+        raise SchemeError(f"the device half sends a payload of the kind {shown(made.kind)}; {wanted} is expected")
+    if not isinstance(made.bodies, tuple | list):
+        raise SchemeError(
+            f"a payload's bodies are {shown(made.bodies)}; a tuple with those of each picture is expected"
+        )
+    if wrong := [body for body in made.bodies if not isinstance(body, bytes)]:
+        raise SchemeError(f"a payload's body is of type {type(wrong[0]).__name__}; bytes are expected")
+    if len(made.bodies) != n_pictures:
+        raise SchemeError(
+            f"the payload has {len(made.bodies)} bodies; one for each picture is expected, here {n_pictures}"
+        )
+
+
+def _refuse_answer(made: object) -> None:
+    if not isinstance(made, Answer):
+        raise SchemeError(f"a half answered {shown(made)}; an Answer is expected")
+    counts: tuple[object, ...] = (made.visual_tokens, made.prompt_tokens, made.answer_tokens)
+    if not isinstance(made.text, str) or not all(isinstance(n, numbers.Integral) and int(n) >= 0 for n in counts):
+        raise SchemeError(f"a half answered {shown(made)}; a text and three numbers of tokens are expected")
 
 
 def pack(payload: Payload) -> bytes:
@@ -71,7 +126,8 @@ def unpack(data: bytes, kind: str) -> Payload:
     """The payload of this kind in an envelope; raises BitstreamError for anything else."""
     found_tag, bodies, checked = opened(data)
     if found_tag != tag(kind):
-        raise BitstreamError(f"a payload's kind is {found_tag:#06x}; {kind} has {tag(kind):#06x}")
+        named = _kinds().get(found_tag, "of no scheme of the catalog")
+        raise BitstreamError(f"a payload's kind is {found_tag:#06x} ({named}); {kind} has {tag(kind):#06x}")
     return Payload(kind, bodies, checked)
 
 
@@ -102,6 +158,13 @@ def opened(data: bytes) -> tuple[int, tuple[bytes, ...], bool]:
 def is_one(data: bytes) -> bool:
     """Whether some bytes begin as an envelope does; no scheme's body does."""
     return bool(data) and data[0] & ~_CHECKSUM_FOLLOWS == VERSION
+
+
+@functools.cache
+def _kinds() -> Mapping[int, str]:
+    """The names of the kinds of the catalog's schemes."""
+    kinds = (catalog.load("scheme", name, catalog.SCHEMES).kind for name in catalog.SCHEMES)
+    return {tag(kind): kind for kind in kinds}
 
 
 def tag(kind: str) -> int:

@@ -49,6 +49,7 @@ class FakeLanguage:
     name = "fake"
     device: Any = "cpu"
     feature_dim = 4
+    token_dim = 8
     n_features = 16
 
     def max_patches(self, max_pixels: int) -> int:  # noqa: ARG002

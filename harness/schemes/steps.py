@@ -4,6 +4,8 @@ P patches   V features a patch   C features a patch that are kept   D feature di
 T visual tokens   H width of the language model
 """
 
+import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 
 from harness.data.sample import Question
-from harness.models.contract import Answer, Clock, Features, LanguageSide, Request, VisionSide
+from harness.errors import SchemeError, shown
+from harness.models.contract import Answer, Clock, Features, LanguageSide, Request, Untimed, VisionSide
 from harness.schemes.contract import MergingPoint, Payload, ReducedPoint
 
 if TYPE_CHECKING:
@@ -52,8 +55,44 @@ def tokens_of_image(
 def answers(
     language: LanguageSide, pictures: "Sequence[Tensor]", questions: Sequence[Question], clock: Clock
 ) -> list[Answer]:
-    """The model's answer to each question about the same pictures, from the visual tokens (T, H) of each."""
+    """The model's answer to each question about the same pictures, from the visual tokens (T, H) of each.
+
+    Raises SchemeError for other tokens.
+    """
+    if questions:
+        refuse_tokens(pictures, questions[0].pictures, language, clock)
     return language.answer([Request(pictures, question) for question in questions], [clock] * len(questions))
+
+
+def refuse_tokens(pictures: object, n_pictures: int, language: LanguageSide, clock: Clock) -> None:
+    """Raises SchemeError for what is not the visual tokens (T, H) of each picture, as a language side takes them.
+
+    The values are looked at only where nothing is timed: an accelerator would have to finish what comes before.
+    """
+    if not isinstance(pictures, list | tuple):
+        raise SchemeError(
+            f"the visual tokens are of type {type(pictures).__name__}; a list is expected, with a tensor (T, H) for "
+            "each picture"
+        )
+    if len(pictures) != n_pictures:
+        raise SchemeError(
+            f"there are visual tokens of {len(pictures)} pictures, and the payload's number is {n_pictures}"
+        )
+    torch, width = sys.modules.get("torch"), getattr(language, "token_dim", None)
+    is_on_torch = torch is not None and isinstance(getattr(language, "device", None), torch.device)
+    for number, tokens in enumerate(pictures, 1):
+        of = "the visual tokens" if n_pictures == 1 else f"the visual tokens of picture {number}"
+        shape = getattr(tokens, "shape", None)
+        if shape is None or (is_on_torch and not isinstance(tokens, torch.Tensor)):  # type: ignore[union-attr]
+            raise SchemeError(f"{of} are of type {type(tokens).__name__}; a tensor (T, H) is expected")
+        if len(shape) != 2 or 0 in shape or (width is not None and shape[1] != width):
+            wanted = "" if width is None else f" and H = {width}"
+            raise SchemeError(f"{of} have shape {tuple(shape)}; (T, H) with T from 1 on{wanted} is expected")
+        if is_on_torch and not tokens.is_floating_point():
+            raise SchemeError(f"{of} are {tokens.dtype}; floating-point numbers are expected")
+        # NaN is its array's least and greatest value.
+        if isinstance(clock, Untimed) and not all(math.isfinite(end) for end in (tokens.min(), tokens.max())):
+            raise SchemeError(f"{of} hold values that are infinite or no numbers (NaN)")
 
 
 class TokenServer(ABC):
@@ -76,10 +115,17 @@ class TokenServer(ABC):
         """The visual tokens (T, H) of each picture; raises BitstreamError for a payload of another device half."""
 
     def requests(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Request]:
-        """What the language side is asked; raises as :meth:`tokens`."""
+        """What the language side is asked; raises as :meth:`tokens`, and SchemeError for what are no tokens."""
+        if not hasattr(language := getattr(self, "language", None), "answer"):
+            raise SchemeError(
+                f"the attribute 'language' of {type(self).__name__} is {shown(language)}; the language side is "
+                "expected, as models.language() returns it"
+            )
         pictures = self.tokens(payload, clock)
+        refuse_tokens(pictures, len(payload.bodies), self.language, clock)
         return [Request(pictures, question) for question in questions]
 
     def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """The answers to questions about the same pictures; raises as :meth:`tokens`."""
-        return self.language.answer(self.requests(payload, questions, clock), [clock] * len(questions))
+        requests = self.requests(payload, questions, clock)
+        return self.language.answer(requests, [clock] * len(questions))

@@ -1,13 +1,15 @@
 """What a training leaves in a folder, and where codecs are found. Nothing here imports torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness import catalog
 from harness.errors import CheckpointError, HarnessError, UnavailableError, shown, unknown_name
+from harness.files import no_folder
 from harness.models import files
 from harness.models.contract import Models, Part
+from harness.runs import digests
+from harness.tofc import manifest
 
 CODECS = catalog.ZOO / "tofc"
 """The project's own codecs: a folder for each backbone, in it one for each codec."""
@@ -16,9 +18,6 @@ TRAINED = Path("codecs")
 """The user's codecs, in the working folder, in the same layout as the project's."""
 
 CODEC, ADAPTER, CARD, MANIFEST = "codec.safetensors", "adapter", "card.md", "manifest.json"
-MERGING = "tofc"
-"""The scheme whose reduction is the paper's merging."""
-
 REDUCER = "reducer.safetensors"
 """The reductions of features that are learned."""
 
@@ -31,18 +30,26 @@ def find_codec(backbone: str, codec: str) -> Path:
     folders = [TRAINED / backbone, CODECS / backbone]
     if (place := find(codec, folders, (CODEC,))) is not None:
         return place
+    if is_path(codec):
+        there = f"has no {CODEC}" if Path(codec).is_dir() else "there is no such file or folder"
+        raise UnavailableError(f"{codec}: {there}; a codec's file is expected, or the folder of a training with one")
     raise UnavailableError(
         f"{unknown_name(f'codec of {backbone}', codec, known(folders, (CODEC,)) or ['none'])}; train one to "
         f"{TRAINED / backbone / codec}, or give the path of a training's folder"
     )
 
 
+def is_path(name: str) -> bool:
+    """Whether the name of a codec or an adapter is a path: it has a slash, or a dot before it."""
+    return "/" in name or name.startswith(".")
+
+
 def find(name: str, folders: Sequence[Path], marks: Sequence[str]) -> Path | None:
     """The file that marks the result of that name: one of ``marks`` in the folder ``name`` of one of ``folders``.
 
-    A codec may be a file by itself, ``<name>.safetensors``; a name with a slash, or a dot before it, is a path.
+    A codec may be a file by itself, ``<name>.safetensors``.
     """
-    if "/" in name or name.startswith("."):
+    if is_path(name):
         places = [Path(name), *(Path(name) / mark for mark in marks)]
     else:
         flat = [f"{name}.safetensors"] if CODEC in marks else []
@@ -103,7 +110,7 @@ def refuse_adapter_alone(folder: Path) -> None:
 def refuse_other_backbone(folder: Path, backbone: str) -> None:
     """Raises CheckpointError where the manifest of the training in ``folder`` names another backbone than this."""
     if (path := folder / MANIFEST).exists():
-        was = manifest(path).get("backbone", backbone)
+        was = manifest.read(path).get("backbone", backbone)
         if was != backbone:
             raise CheckpointError(
                 f"{folder}: is of {shown(was)}, and {backbone} needs one that was trained with it; 'harness train' "
@@ -111,46 +118,65 @@ def refuse_other_backbone(folder: Path, backbone: str) -> None:
             )
 
 
-def refuse_other_files(folder: Path) -> None:
-    """Raises CheckpointError where codec or adapter in ``folder`` are not those of the training of the manifest there.
+_OF_ADAPTER = (files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS)
 
-    The codec is known by its hash, which manifests of an earlier code do not have; the adapter only by whether there is
-    one.
+
+def adapter_hash(folder: Path) -> str:
+    """The digest of an adapter's configuration and weights; raises CheckpointError where it is damaged."""
+    refuse_unreadable_adapter(folder)
+    return digests.of_data({name: digests.of_file(folder / name) for name in _OF_ADAPTER})
+
+
+_HASHES: Mapping[str, tuple[manifest.Hash, Callable[[Path], str | None]]] = {
+    CODEC: ("codec_hash", lambda path: files.metadata(path).get("hash")),
+    ADAPTER: ("adapter_hash", adapter_hash),
+    REDUCER: ("reducer_hash", digests.of_file),
+}
+"""What a training may leave besides its manifest, the key of its hash there, and what makes the hash."""
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raises CheckpointError where what lies in ``folder`` is not of the training whose manifest lies there.
+
+    Codec, adapter and reducer are known by their hashes; of manifests of an earlier code, which have not all of these,
+    by whether there was a codec and an adapter.
     """
     if not (path := folder / MANIFEST).exists():
         return
-    found = manifest(path)
-    config = found["config"] if isinstance(found.get("config"), dict) else {}
-    codec, wanted, lora = folder / CODEC, found.get("codec_hash"), config.get("lora")
-    had_codec = wanted is not None or config.get("codec") is not None
-    had_adapter = isinstance(lora, dict) and bool(lora.get("rank"))
-    if had_codec and not codec.is_file():
-        wrong = f"{folder}: has no {CODEC}, and its {MANIFEST} is of a training with one"
-    elif had_adapter and not (folder / ADAPTER).is_dir():
-        wrong = f"{folder}: has no {ADAPTER}, and its {MANIFEST} is of a training with one"
-    elif isinstance(lora, dict) and not had_adapter and (folder / ADAPTER).is_dir():
-        wrong = f"{folder}: has an {ADAPTER}, and its {MANIFEST} is of a training without one"
-    elif not had_codec and "codec" in config and codec.is_file():
-        wrong = f"{folder}: has a {CODEC}, and its {MANIFEST} is of a training without one"
-    elif wanted is not None and (has := files.metadata(codec).get("hash")) != wanted:
-        wrong = (
-            f"{codec}: is of another training than the {MANIFEST} beside it: its hash is {_short(has)}, and the "
-            f"manifest's codec_hash is {_short(wanted)}"
-        )
-    else:
-        return
-    raise CheckpointError(f"{wrong}; copy the whole folder of one training")
+    found = manifest.read(path)
+    config = found.get("config", {})
+    said = {
+        CODEC: config["codec"] is not None if "codec" in config else None,
+        ADAPTER: config["lora"]["rank"] > 0 if "lora" in config else None,
+    }
+    for name, (key, hash_of) in _HASHES.items():
+        wanted, had, there = found.get(key), said.get(name), (folder / name).exists()
+        if had is None and wanted is not None:
+            had = True
+        one = f"an {name}" if name == ADAPTER else f"a {name}"
+        if had and not there:
+            wrong = f"{folder}: has no {name}, and its {MANIFEST} is of a training with one"
+        elif had is False and there:
+            wrong = f"{folder}: has {one}, and its {MANIFEST} is of a training without one"
+        elif there and wanted is not None and (has := hash_of(folder / name)) != wanted:
+            wrong = (
+                f"{folder / name}: is of another training than the {MANIFEST} beside it: its hash is {_short(has)}, "
+                f"and the manifest's {key} is {_short(wanted)}"
+            )
+        else:
+            continue
+        raise CheckpointError(f"{wrong}; copy the whole folder of one training")
 
 
-def _short(digest: object) -> str:
-    return shown(digest[:16] if isinstance(digest, str) else digest)
+def _short(digest: str | None) -> str:
+    return shown(digest and digest[: digests.SHORT])
 
 
 def _refuse_other_weights(folder: Path, models: Models, parts: Sequence[Part]) -> None:
     """Raises CheckpointError where a training's manifest names other weights of some parts than the model has."""
     if not (path := folder / MANIFEST).exists():
         return
-    wanted = manifest(path)["fingerprints"]
+    wanted = manifest.read(path)["fingerprints"]
     for part in parts:
         if (found := models.fingerprint(part)) not in (wanted[part], "random"):
             raise CheckpointError(
@@ -159,42 +185,24 @@ def _refuse_other_weights(folder: Path, models: Models, parts: Sequence[Part]) -
             )
 
 
-def manifest(path: Path) -> dict[str, Any]:
-    """A training's manifest; raises CheckpointError where there is none in the file."""
-    found = files.read_json(path)
-    wanted = found.get("fingerprints")
-    if not isinstance(wanted, dict) or set(wanted) != set(files.PARTS):
-        raise CheckpointError(
-            f"{path}: is not a training's manifest: its 'fingerprints' must hold {', '.join(files.PARTS)}"
-        )
-    return found
-
-
 def is_codec_only(folder: Path) -> bool:
     """Whether ``harness train`` fitted the codec in ``folder`` alone, to features of a backbone that was not tuned."""
     return (folder / MANIFEST).is_file() and (folder / CODEC).is_file() and not (folder / ADAPTER).is_dir()
 
 
 def trained_n_c(folder: Path) -> tuple[int, ...] | None:
-    """The n_c that the training in ``folder`` was for, as its manifest says; None where that is not known."""
+    """The n_c that the training in ``folder`` was for, as its manifest says.
+
+    None where that is not known: without a manifest, or with one that has no hash of a file beside it, which may then
+    be of any training.
+    """
     if not (path := folder / MANIFEST).is_file():
         return None
-    config = manifest(path).get("config")
-    found = config.get("clusters") if isinstance(config, dict) else None
-    if not isinstance(found, list) or not found or not all(type(n_c) is int for n_c in found):
+    found = manifest.read(path)
+    if any((folder / name).exists() and found.get(key) is None for name, (key, _) in _HASHES.items()):
         return None
-    return tuple(sorted(found))
-
-
-def reduction_of(found: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The scheme that a training's manifest names, and the one whose reduction that has: ``tofc`` for merging.
-
-    None where the manifest does not say.
-    """
-    if not isinstance(config := found.get("config"), dict):
-        return None
-    scheme = str(config.get("scheme", MERGING))
-    return scheme, str(getattr(catalog.load("scheme", scheme, catalog.SCHEMES), "method", scheme))
+    clusters = found.get("config", {}).get("clusters")
+    return None if clusters is None else tuple(sorted(clusters))
 
 
 def _refuse_not_merging(folder: Path) -> None:
@@ -206,11 +214,11 @@ def _refuse_not_merging(folder: Path) -> None:
                 "was tuned only for merged features, which 'harness train --stage merging' makes"
             )
         return
-    found = manifest(path)
-    if (said := reduction_of(found)) is None:
+    found = manifest.read(path)
+    if (said := manifest.reduction_of(found)) is None:
         return
     scheme, reduction = said
-    if (with_codec := found["config"].get("codec") is not None) or reduction != MERGING:
+    if (with_codec := found["config"].get("codec") is not None) or reduction != manifest.MERGING:
         was = "together with a codec" if with_codec else f"for the reduction of {scheme}"
         raise CheckpointError(
             f"{folder}: its adapter was trained {was}; 'adapter' needs one that was tuned only for merged features, "
@@ -240,17 +248,16 @@ def find_adapter(backbone: str, adapter: str) -> Path:
     there is none.
     """
     among = [TRAINED / backbone, CODECS / backbone]
-    is_path = "/" in adapter or adapter.startswith(".")
-    places = [Path(adapter)] if is_path else [folder / adapter for folder in among]
+    places = [Path(adapter)] if is_path(adapter) else [folder / adapter for folder in among]
     for place in places:
         for folder in (place / ADAPTER, place):
             if (folder / files.ADAPTER_CONFIG).is_file():
                 return folder
-    if is_path:
+    if is_path(adapter):
         if not Path(adapter).is_dir():
             raise UnavailableError(
-                f"{adapter}: {'is a file, and' if Path(adapter).exists() else 'there is no such folder;'} a training's "
-                "folder is expected, or one with an adapter as peft saves it"
+                f"{adapter}: {no_folder(Path(adapter))}; a training's folder is expected, or one with an adapter as "
+                "peft saves it"
             )
         raise UnavailableError(
             f"{adapter}: has no adapter; a training's folder, or one with {files.ADAPTER_CONFIG} and "
@@ -284,9 +291,10 @@ def adapter_files(backbone: str, adapter: str) -> dict[str, Path]:
     if folder.name == ADAPTER:
         refuse_other_backbone(folder.parent, backbone)
         _refuse_not_merging(folder.parent)
+        refuse_other_files(folder.parent)
     refuse_unreadable_adapter(folder)
     _refuse_other_base(folder, backbone)
-    return {f"adapter {adapter}, {name}": folder / name for name in (files.ADAPTER_CONFIG, files.ADAPTER_WEIGHTS)}
+    return {f"adapter {adapter}, {name}": folder / name for name in _OF_ADAPTER}
 
 
 def refuse_unreadable_adapter(folder: Path) -> None:
@@ -305,6 +313,7 @@ def load_adapter(models: Models, adapter: str) -> Path:
     if folder.name == ADAPTER:
         refuse_other_backbone(folder.parent, models.name)
         _refuse_not_merging(folder.parent)
+        refuse_other_files(folder.parent)
         _refuse_other_weights(folder.parent, models, files.PARTS)
     _refuse_other_base(folder, models.name)
     return folder

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from harness.models.files import PARTS
-from harness.tofc.trained import ADAPTER, CODEC, MERGING, REDUCER
+from harness.tofc.manifest import MERGING
+from harness.tofc.trained import ADAPTER, CODEC, REDUCER
 from harness.training import recipe
 from harness.training.config import Stage, TrainingConfig, learns_reducer, merges
 

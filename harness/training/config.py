@@ -8,8 +8,8 @@ from harness import catalog
 from harness.errors import ScenarioError, unknown_name
 from harness.scenario.explain import NestedError
 from harness.scenario.fields import BackboneName, Frozen, Slug
+from harness.tofc.manifest import MERGING
 from harness.tofc.router import COLD, HOT
-from harness.tofc.trained import MERGING
 
 
 def _words(value: Any) -> Any:

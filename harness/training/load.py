@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.source import KeyPath, read, value
-from harness.tofc.trained import MERGING
+from harness.tofc.manifest import MERGING
 from harness.training.config import Stage, TrainingConfig
 
 _FREE_TO_CHANGE = ("out", "log_every", "save_every", "threads", "workers")

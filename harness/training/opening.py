@@ -13,7 +13,7 @@ from harness.models.files import PARTS
 from harness.models.llava import Llava, LlavaVision
 from harness.tofc.codec import CodecConfig, TofcCodec
 from harness.tofc.feature_codec import FeatureCodec
-from harness.tofc.trained import MERGING
+from harness.tofc.manifest import MERGING
 from harness.training.config import Codec, TrainingConfig
 from harness.training.contract import TrainingData
 

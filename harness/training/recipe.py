@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from harness.tofc.trained import MERGING
+from harness.tofc.manifest import MERGING
 from harness.training.config import Codec, TrainingConfig
 
 _PAPER_LORA, _PAPER_EXPERTS, _PAPER_ALPHA = 64, 16, 1e-3

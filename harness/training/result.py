@@ -16,11 +16,12 @@ from harness.models import adapter
 from harness.models.contract import Part
 from harness.models.files import PARTS
 from harness.models.llava import LlavaVision
-from harness.runs import provenance
+from harness.runs import digests, provenance
 from harness.runs.disk import write_text
+from harness.tofc import manifest
 from harness.tofc.feature_codec import FeatureCodec
 from harness.tofc.merging import merge
-from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, REDUCER, manifest
+from harness.tofc.trained import ADAPTER, CARD, CODEC, MANIFEST, REDUCER, adapter_hash
 from harness.training import recipe
 from harness.training.card import HeldOut, Reduced, card
 from harness.training.checkpoint import write_halves
@@ -175,6 +176,8 @@ def write(
         "backbone": backbone.name,
         "fingerprints": dict(base),
         **({} if codec is None else {"codec_hash": codec.frozen.digest}),
+        **({} if peft is None else {"adapter_hash": adapter_hash(folder / ADAPTER)}),
+        **({} if reducer is None else {"reducer_hash": digests.of_file(folder / REDUCER)}),
         "data": data,
         "steps": {"prefit": steps[0], "joint": steps[1]},
         "held_out": {"pictures": config.held_out, "rows": [row._asdict() for row in measured]},
@@ -209,13 +212,13 @@ def identity(folder: Path) -> str | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    found = manifest(path)
+    found = manifest.read(path)
     return identity_of(str(found.get("config_hash")), found["fingerprints"], str(found.get("data")))
 
 
 def summary(folder: Path) -> str:
     """What a complete folder's codec costs and loses at each n_c, or what merging loses."""
-    found = manifest(folder / MANIFEST)
+    found = manifest.read(folder / MANIFEST)
     return "; ".join(f"n_c {row['n_clusters']}: {_sentence(row)}" for row in found["held_out"]["rows"])
 
 

@@ -193,8 +193,18 @@ def test_a_folder_and_a_missing_file_are_no_traces(tmp_path: Path) -> None:
                 read(path, kind=kind)
     with pytest.raises(TraceError, match="is a folder"):
         recording.load(tmp_path)
-    with pytest.raises(TraceError, match="does not exist; write it with 'harness trace import"):
+    with pytest.raises(TraceError, match=r"does not exist; 'harness trace import FILE .*none\.parquet' makes"):
         recording.load(tmp_path / "none.parquet")
+
+
+def test_a_recorders_file_is_not_advised_to_be_overwritten(tmp_path: Path) -> None:
+    """Where a recording is expected: the command that is named reads it and writes another."""
+    (path := tmp_path / "link.csv").write_text("t_s,up_kbps\n0,100\n")
+    with pytest.raises(TraceError) as caught:
+        recording.load(path)
+    out = path.with_suffix(".parquet")
+    said = f"{path}: is not a recording; 'harness trace import {path} {out}' makes one of a recorder's file"
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import yaml
 from rich.panel import Panel
 from rich.table import Table
 
-from harness import record
+from harness import apart, record, study
 from harness.channel import recording
 from harness.cli import guarded
 from harness.cli.display import Display, terminal
@@ -112,12 +112,35 @@ def test_a_sweep_writes_what_the_files_ending_says(harness: Run, tmp_path: Path,
         (["trace", "import", "none.up", "x.csv"], "x.csv: a recording is written as Parquet"),
         (["trace", "fit", "none.parquet", "--out", "file/x.json"], "file/x.json: cannot be written: Not a directory"),
         (["trace", "fit", "none.parquet", "--out", "x.parquet"], "x.parquet: a chain is written as JSON"),
+        (["run", "s.yaml", "--results", "file"], "file/smoke: cannot be written: Not a directory: a part of this"),
+        (["run", "s.yaml", "--name", "file", "--results", "."], "file: is a file; a run is a folder"),
+        (["run", "s.yaml", "--results", "sealed"], "sealed/smoke: cannot be written: no file can be made in sealed"),
+        (["measure", "s.yaml", "--half", "device", "--results", "file"], "file/smoke-device: cannot be written: Not"),
+        (
+            ["join", "none", "none", "--name", "a", "--results", "file/b"],
+            "file/b/a: cannot be written: Not a directory",
+        ),
+        (["replay", "none", "s.yaml", "--results", "file"], "file: cannot be written: Not a directory"),
+        (["plot", "none", "--out", "file"], "file: cannot be written: Not a directory"),
+        (["compare", "s.yaml", "--against", "HEAD", "--results", "file"], "file: cannot be written: Not a directory"),
+        (
+            ["train", ROOT / "training" / "mini_smoke.yaml", "--set", "out=file/x"],
+            "file/x: cannot be written: Not a directory",
+        ),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(
-    harness: Run, tmp_path: Path, arguments: Sequence[str], said: str
+    harness: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[object], said: str
 ) -> None:
-    """Before the inputs are read: none of these exists."""
+    """Before the inputs are read: none of these exists but the scenario, and of that no benchmark is read."""
+    for module in (study, apart):
+        monkeypatch.setattr(module, "take_stock", lambda *_, **__: pytest.fail("benchmarks were read"))
+    # Whoever runs the tests as root may write everywhere.
+    may = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: may(path, mode) and not (path == Path("sealed") and mode & os.W_OK)
+    )
+    (tmp_path / "sealed").mkdir()
     (tmp_path / "file").write_text("")
     _scenario(tmp_path / "s.yaml")
     status, _, err = harness(*arguments)

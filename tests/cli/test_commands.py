@@ -68,9 +68,17 @@ def test_a_value_on_the_command_line_makes_another_scenario(harness: Run) -> Non
     (_, plain, _), (status, other, _) = harness("check", smoke), harness("check", smoke, "--set", "measure.repeats=3")
     assert status == 0
     assert plain.split()[2] != other.split()[2]
+    assert harness("check", smoke, "measure.repeats=3")[1] == other
     assert given(smoke, None)[1] == "smoke"
     assert given(smoke, ["measure.repeats=3"])[1] == f"smoke-{other.split()[2][:8]}"
     assert given(smoke, None, limit=8)[0].samples == 8
+
+
+def test_a_check_needs_a_file(harness: Run) -> None:
+    """A value alone is none."""
+    status, _, err = harness("check", "measure.repeats=3")
+    assert status == 2
+    assert "measure.repeats=3 is a value; give a scenario file" in err
 
 
 @pytest.mark.slow

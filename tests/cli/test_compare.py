@@ -91,7 +91,7 @@ def test_what_is_not_a_run_is_reported(harness: Harness, runs: Path) -> None:
     """A folder without runs, a name that the reference lacks, one argument of two."""
     assert harness("compare", runs / "made", runs)[0] == 2
     status, _, error = harness("compare", runs / "nowhere", runs / "same")
-    assert (status, "neither a run nor a folder of runs" in error) == (2, True)
+    assert (status, "nowhere: there is no such folder; a run or a folder of runs" in error) == (2, True)
     assert harness("compare", runs / "reference")[0] == 2
 
 

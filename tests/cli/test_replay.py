@@ -33,19 +33,41 @@ def test_a_link_is_imported_shown_and_fitted(harness: Run, tmp_path: Path) -> No
     assert "2 states from 400 s" in out
 
 
+def test_a_chain_is_not_fitted_to_packets(harness: Run, tmp_path: Path) -> None:
+    """The command that is advised makes a recording of rates, to which one is fitted."""
+    (tmp_path / "a.up").write_text("\n".join(map(str, range(0, 4000, 7))))
+    assert harness("trace", "import", "a.up", "a.parquet")[0] == 0
+    status, _, err = harness("trace", "fit", "a.parquet", "--out", "a.json")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "a.parquet (a.up): holds packets, and a chain is fitted to rates" in err
+    advised = err.partition("'harness ")[2].partition("'")[0].replace("FILE", "a.up").replace("OUT", "rates").split()
+    assert harness(*advised)[0] == 0
+    assert harness("trace", "fit", "rates.parquet", "--out", "a.json", "--states", 2, "--step", "100 ms")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["join", "file", "file"], "file: is a file, and a run's folder is expected"),
+        (["join", "none", "none"], "none: no such folder"),
+        (["compare", "file", "file"], "file: is a file; a run or a folder of runs is expected"),
+        (["compare", ".", "none"], "none: there is no such folder; a run or a folder of runs is expected"),
+        (["claims", "file"], "file: is a file; a run or a folder of runs is expected"),
+        (["report", "none"], "none: there is no such folder; a run or a folder of runs is expected"),
+        (["check", "none.yaml", "--results", "file"], "file: is a file; the folder of the runs is expected"),
         (["trace", "import", ".", "out.parquet"], "is a folder"),
-        (["trace", "show", "none.parquet"], "does not exist; write it with 'harness trace import"),
+        (["trace", "show", "none.parquet"], "does not exist; 'harness trace import FILE none.parquet'"),
         (["sweep", "none", "scenario.yaml"], "no such folder"),
         (["advise", "none", "--rate", "1 MB/s", "--deadline", "1 s"], "no such folder"),
         (["crossover", "none", "a", "b"], "no such folder"),
         (["max-users", "none", "a", "--rate", "1 MB/s", "--limit", "1 s"], "no such folder"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_two(harness: Run, arguments: list[str], said: str) -> None:
+def test_a_mistake_is_one_sentence_and_status_two(
+    harness: Run, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     """No traceback; the sentence names what is wrong."""
+    (tmp_path / "file").write_text("")
     status, _, err = harness(*arguments)
     assert status == 2
     assert said in err

@@ -40,7 +40,9 @@ def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path, monkeypatch
         "mini-onevision/tofc_single/lambda-0.2/projector.safetensors"
     ).unlink()
     wrong = [
-        ([tmp_path / "none"], "none: has no points; .*none/mini-onevision/tofc_selective/lambda-0.05 would be one$"),
+        ([tmp_path / "none"], "none: there is no such folder; a folder with points in mini-onevision/SCHEME"),
+        ([Path(__file__)], r"test_compare_ablations.py: is a file; a folder with points in"),
+        ([tmp_path], "has no points; .*/mini-onevision/tofc_selective/lambda-0.05 would be one$"),
         ([good / "mini-onevision"], "--weights is the one above"),
         ([good, good], "is of seed 0, as is"),
         ([good, point(tmp_path / "copy", 0)], "copy.*: is of seed 0, as is .*good"),

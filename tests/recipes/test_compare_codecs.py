@@ -175,8 +175,8 @@ def codec_folder(folder: Path, **changed: Any) -> Path:
     """The manifest of a bundled codec with other facts in its configuration, and a codec's header."""
     folder.mkdir()
     facts = json.loads((CODECS / "mini-onevision" / "lambda-0.3" / MANIFEST).read_text())
-    facts["config"] = {**facts["config"], "lora": None, **changed}
-    del facts["codec_hash"]
+    facts["config"] = {**facts["config"], "lora": {"rank": 0}, **changed}
+    del facts["codec_hash"], facts["adapter_hash"]
     (folder / MANIFEST).write_text(json.dumps(facts))
     metadata = {"format": TofcCodec.FORMAT, "hash": folder.name}
     save_file({"a": np.zeros(1, np.float32)}, folder / "codec.safetensors", metadata)
@@ -199,7 +199,9 @@ def test_every_folder_is_read_before_anything_is_measured(tmp_path: Path, monkey
         (tmp_path, "manifest.json: cannot be read"),
         (other, "other: was trained with weights 0 of the language of mini-onevision"),
         (foreign, "its format is 'another'"),
-        (codec_folder(tmp_path / "unnamed", seed=None), "its 'config' has no seed"),
+        (codec_folder(tmp_path / "unnamed", **{"lambda": None}), "its 'config' has no lambda"),
+        (codec_folder(tmp_path / "mistyped", clusters=[-1]), r"config\.clusters\.0: -1 is not right"),
+        (good / "codec.safetensors", "codec.safetensors: is a file; a folder that 'harness train' made is expected"),
         (codec_folder(tmp_path / "late", data={"kind": "bundled", "first_book": 210_007}), "learned from the books"),
         (CODECS / "mini-llava15" / "lambda-0.1", "is a codec of mini-llava15, and .*good of mini-onevision"),
     ]

@@ -353,8 +353,13 @@ def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -
     above = list(gallery.draw_all(made_up.record.folder.parent, tmp_path / "out", ["timings"]))
     assert {file.parent for file in above} == {tmp_path / "out" / "tonight"}
     assert {file.stem for file in above} == {"timings", "timings_column"}
-    with pytest.raises(ResultsError, match="neither a complete run nor a folder of runs"):
-        list(gallery.draw_all(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    for folder, said in (
+        ("empty", "neither a complete run nor a folder of runs"),
+        ("nowhere", "no such folder; a run"),
+    ):
+        with pytest.raises(ResultsError, match=said):
+            list(gallery.draw_all(tmp_path / folder))
     with pytest.raises(ResultsError, match=r"fig13.*fig12"):
         list(gallery.draw_all(made_up.record.folder, figures=["fig13"]))
     (tmp_path / "taken").write_text("")

@@ -142,7 +142,7 @@ def test_says_what_changed(manifest: Callable[..., Manifest]) -> None:
     [
         (b"", "is not JSON"),
         (b"[1]", "holds a list; a manifest is a JSON object"),
-        (b"\xff\xfe", "cannot be read as text"),
+        (b"\xff\xfe", "is not text"),
         (b"{}", "the key 'schema_version' is missing"),
         (b"[" * 100_000, "is not JSON"),
     ],

@@ -1,6 +1,8 @@
 """Labels of points at an n_c that their weights were not trained for, or whose training is not known."""
 
+import functools
 import json
+import operator
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,14 @@ import pytest
 
 from baselines.ablations.schemes import Selective
 from baselines.pillow_codecs import Jpeg, JpegPoint
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, UnavailableError
 from harness.model_probe import ModelProbe
 from harness.runs import provenance
 from harness.scenario.load import load
 from harness.schemes.tofc import FeaturePoint, Tofc, TofcPoint
 from harness.stock import missing, running_points, take_stock
 from harness.tofc import trained
+from harness.tofc.manifest import read
 
 NAME = "mini-onevision"
 ZOO = trained.CODECS / NAME
@@ -104,9 +107,28 @@ def _without_lora(folder: Path) -> None:
     (folder / trained.MANIFEST).write_text(json.dumps(facts))
 
 
+def _with_adapter_of(other: str) -> Callable[[Path], object]:
+    return lambda folder: shutil.copytree(
+        trained.CODECS / other / trained.ADAPTER, folder / trained.ADAPTER, dirs_exist_ok=True
+    )
+
+
+def _with_another_reducer(folder: Path) -> None:
+    facts = json.loads((folder / trained.MANIFEST).read_text()) | {"reducer_hash": "0123456789abcdef"}
+    (folder / trained.MANIFEST).write_text(json.dumps(facts))
+    shutil.copy(folder / trained.CODEC, folder / trained.REDUCER)
+
+
 MIXED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "another codec": ("lambda-0.3", _with_another_codec, "another training than the manifest.json beside it: its hash"),
     "a codec": ("merging", _with_another_codec, "has a codec.safetensors, and its manifest"),
+    "another adapter": ("lambda-0.3", _with_adapter_of(f"{NAME}/lambda-0.1"), "adapter: is of another training than"),
+    "another backbone's adapter": (
+        "lambda-0.3",
+        _with_adapter_of("mini-llava15/lambda-0.1"),
+        "adapter: is of another training than the manifest",
+    ),
+    "another reducer": ("lambda-0.3", _with_another_reducer, "reducer_hash is '0123456789abcdef'"),
     "no adapter": ("lambda-0.3", lambda folder: shutil.rmtree(folder / trained.ADAPTER), "has no adapter, and"),
     "an adapter": ("lambda-0.3", _without_lora, "has an adapter, and its manifest"),
 }
@@ -135,20 +157,78 @@ def test_a_codec_that_was_lost_is_not_coded_without(tmp_path: Path) -> None:
         Selective.files(NAME, FeaturePoint(codec=str(folder), n_c=6))
 
 
-def test_bundled_trainings_and_those_of_an_earlier_code_are_whole(tmp_path: Path) -> None:
-    """Each codec has the hash of its manifest, or the manifest has none."""
+def test_bundled_trainings_and_those_of_an_earlier_code_are_whole(scenario: Any, tmp_path: Path) -> None:
+    """Each bundled file has the hash of its manifest; where an older manifest has none, the training is not known."""
     for path in trained.CODECS.rglob(trained.MANIFEST):
         trained.refuse_other_files(path.parent)
-    folder = _copied("lambda-0.3", tmp_path / "older", codec_hash=None)
+        assert trained.trained_n_c(path.parent), path
+    for key in ("codec_hash", "adapter_hash"):
+        folder = _copied("lambda-0.3", tmp_path / key, **{key: None})
+        assert Tofc.files(NAME, TofcPoint(codec=str(folder), n_c=6))
+        assert Tofc.trained_n_c(NAME, TofcPoint(codec=str(folder), n_c=6)) is None
+    assert running_points(scenario(str(folder)))[1][1] == "training not known: tofc"
+
+
+def test_an_adapter_of_another_training_tunes_no_image_codec(tmp_path: Path) -> None:
+    """By the folder of a training for merging, whose adapter was replaced."""
+    folder = _copied("merging", tmp_path / "tuned")
+    point = JpegPoint(quality=5, n_c=6, adapter=str(folder))
+    assert Jpeg.files(NAME, point)
+    _with_adapter_of(f"{NAME}/lambda-0.1")(folder)
+    with pytest.raises(CheckpointError, match="adapter: is of another training than the manifest"):
+        Jpeg.files(NAME, point)
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "config.lora": (None, "None is not right: input should be a valid dictionary"),
+    "config.lora.rank": ("eight", "'eight' is not right: input should be a valid integer"),
+    "config.lora.rank ": (-1, "-1 is not right: input should be greater than or equal to 0"),
+    "config.lora.rank  ": (True, "True is not right: input should be a valid integer"),
+    "config.clusters": ([], "[] is not right: list should have at least 1 item"),
+    "config.clusters.1": (-1, "-1 is not right: input should be greater than or equal to 1"),
+    "config.clusters ": ("3", "'3' is not right: input should be a valid list"),
+    "config.codec": ("tofc", "'tofc' is not right: input should be a valid dictionary"),
+    "config.data.first_book": ("none", "'none' is not right: input should be a valid integer"),
+    "config": ([], "[] is not right: input should be a valid dictionary"),
+    "stage": (7, "7 is not right: input should be 'whole', 'codec' or 'merging'"),
+    "backbone": (None, "None is not right: input should be a valid string"),
+    "fingerprints.tower": (5, "5 is not right: input should be a valid string"),
+    "codec_hash": (1.5, "1.5 is not right: input should be a valid string"),
+    "held_out.rows.0.z_share": (None, "None is not right: input should be a valid number"),
+    "held_out.rows.0.n_clusters": ("six", "'six' is not right: input should be a valid integer"),
+}
+
+
+@pytest.mark.parametrize("place", WRONG)
+def test_a_value_of_another_type_in_a_manifest_is_refused(tmp_path: Path, place: str) -> None:
+    """With the file, the key, the value and what is expected."""
+    path = _copied("lambda-0.3", tmp_path / "wrong") / trained.MANIFEST
+    facts = json.loads(path.read_text())
+    *above, last = [int(key) if key.isdigit() else key for key in place.strip().split(".")]
+    inner = functools.reduce(operator.getitem, above, facts)
+    inner[last] = WRONG[place][0]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError) as caught:
+        Tofc.files(NAME, TofcPoint(codec=str(path.parent), n_c=6))
+    assert str(caught.value).startswith(f"{path}: {place.strip()}: {WRONG[place][1]}")
+
+
+def test_a_manifest_without_most_keys_is_read(tmp_path: Path) -> None:
+    """An absent key is no value of another type; only the fingerprints must be there."""
+    folder = _copied("lambda-0.3", tmp_path / "bare")
+    fingerprints = read(folder / trained.MANIFEST)["fingerprints"]
+    (folder / trained.MANIFEST).write_text(json.dumps({"fingerprints": fingerprints}))
+    assert trained.trained_n_c(folder) is None
     assert Tofc.files(NAME, TofcPoint(codec=str(folder), n_c=6))
 
 
-def test_a_training_for_no_n_c_at_all_is_of_unknown_training(scenario: Any, tmp_path: Path) -> None:
-    """An empty list is not the n_c of a point that depends on none."""
-    config = json.loads((ZOO / "lambda-0.3" / trained.MANIFEST).read_text())["config"]
-    folder = _copied("lambda-0.3", tmp_path / "empty", config=config | {"clusters": []})
-    assert trained.trained_n_c(folder) is None
-    assert running_points(scenario(str(folder)))[1][1] == "training not known: tofc"
+def test_a_path_without_a_codec_is_not_called_unknown(tmp_path: Path) -> None:
+    """The folder that was given is there: it is said what it lacks."""
+    for scheme in (Tofc, Selective):
+        with pytest.raises(UnavailableError, match=f"^{tmp_path}: has no"):
+            scheme.files(NAME, TofcPoint(codec=str(tmp_path), n_c=6))
+        with pytest.raises(UnavailableError, match="none: there is no such"):
+            scheme.files(NAME, TofcPoint(codec=str(tmp_path / "none"), n_c=6))
 
 
 def test_an_adapter_as_peft_saves_it_is_of_unknown_training(tmp_path: Path) -> None:

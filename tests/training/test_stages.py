@@ -23,7 +23,7 @@ from harness.scenario.load import load as load_scenario
 from harness.schemes.envelope import receive, send
 from harness.schemes.tofc import FeaturePoint, Tofc, TofcPoint
 from harness.stock import missing, take_stock
-from harness.tofc.trained import ADAPTER, CODECS
+from harness.tofc.trained import ADAPTER, CODECS, trained_n_c
 from harness.training.load import load
 from harness.training.loop import Training
 from harness.training.pictures import Pictures
@@ -225,7 +225,8 @@ def test_a_reduction_is_trained_without_a_codec(
     other = QFormerQueries if method != "qformer" else VisionZipDominant
     with pytest.raises(CheckpointError, match=f"was trained with the reduction of {method}; {other.kind} needs"):
         other.device_half(models, point)
-    with pytest.raises(UnavailableError, match="unknown codec"):
+    assert trained_n_c(folder) == (4,)
+    with pytest.raises(UnavailableError, match=r"out_merging: has no codec\.safetensors"):
         Tofc.device_half(models, TofcPoint(codec=str(folder), n_c=4))
 
 

@@ -129,6 +129,8 @@ def draw_all(
     """
     for name in figures or ():
         chart(name)
+    if out is not None:
+        disk.check_folder(out)
     if (path / MANIFEST).exists():
         folders = {path: out or path / "figures"}
     else:

@@ -1,0 +1,226 @@
+"""Mistakes of a scheme of one's own: each is one sentence with scheme, point and sample, and nothing is scored."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness import measure, timing
+from harness.data.gathered import gather
+from harness.data.questions import samples
+from harness.data.streetsqa import book
+from harness.errors import BitstreamError, HarnessError, SchemeError, placed
+from harness.models.contract import Answer, Sharing, Untimed
+from harness.profiling.clock import StageClock
+from harness.schemes.contract import Payload
+from harness.schemes.envelope import pack, receive, send
+from harness.schemes.fake import Fake, FakeLanguage, FakeModels, FakePoint
+from harness.schemes.steps import TokenServer, answers
+
+PAGES = samples(book("test", 0)[:1], paired=False)
+SAMPLE = PAGES[0]
+RIGHT = torch.ones(3, 8)
+
+
+class TorchSide(FakeLanguage):
+    """The fake side, as one that computes with torch."""
+
+    device = torch.device("cpu")
+
+
+class Server(TokenServer):
+    """Makes what it is told to."""
+
+    def __init__(self, made: Any, language: Any = None) -> None:
+        self.made = made
+        self.language = language or TorchSide()
+
+    def tokens(self, payload: Any, clock: Any) -> Any:
+        return self.made
+
+
+class WithoutLanguage(TokenServer):
+    """Forgets its language side."""
+
+    def tokens(self, payload: Any, clock: Any) -> Any:
+        return [RIGHT]
+
+
+def plan_of(device: Any = None, server: Any = None) -> measure.Plan:
+    """What is measured of a scheme with one of these halves."""
+    point = FakePoint()
+    halves = {
+        ("own", "levels=3"): measure.Split(
+            kind="fake",
+            device=device or Fake.device_half(FakeModels(), point),
+            server=server or Fake.server_half(FakeModels(), point),
+        )
+    }
+    gathered = gather({"StreetsQA": PAGES})
+    return measure.Plan(
+        halves=halves,
+        samples=gathered,
+        sample_digests=[sample.id for sample in gathered],
+        depends={key: {"scheme": "own"} for key in halves},
+        patches=[1] * len(gathered),
+    )
+
+
+def refused(**halves: Any) -> str:
+    """What is said when the answers are asked for, without its place; the same is said in the timed pass."""
+    plan = plan_of(**halves)
+    with pytest.raises(HarnessError) as caught:
+        measure.answers_of(plan, "run")(list(plan.to_answer))
+    said, place = str(caught.value), f"own at levels=3, sample {plan.samples.names[0].id}: "
+    assert said.startswith(place)
+    return said.removeprefix(place)
+
+
+TOKENS: dict[str, tuple[Any, str]] = {
+    "width": ([torch.ones(3, 7)], "the visual tokens have shape (3, 7); (T, H) with T from 1 on and H = 8 is expected"),
+    "three axes": ([torch.ones(1, 3, 8)], "the visual tokens have shape (1, 3, 8); (T, H)"),
+    "none": ([torch.ones(0, 8)], "the visual tokens have shape (0, 8); (T, H) with T from 1 on"),
+    "a tensor": (RIGHT, "the visual tokens are of type Tensor; a list is expected"),
+    "nothing": (None, "the visual tokens are of type NoneType; a list is expected"),
+    "NumPy": ([np.ones((3, 8), np.float32)], "the visual tokens are of type ndarray; a tensor (T, H) is expected"),
+    "no pictures": ([], "there are visual tokens of 0 pictures, and the payload's number is 1"),
+    "twice": ([RIGHT, RIGHT], "there are visual tokens of 2 pictures, and the payload's number is 1"),
+    "integers": ([torch.ones(3, 8, dtype=torch.int64)], "the visual tokens are torch.int64; floating-point"),
+    "undefined": ([RIGHT * float("nan")], "the visual tokens hold values that are infinite or no numbers (NaN)"),
+    "infinite": ([RIGHT / 0], "the visual tokens hold values that are infinite or no numbers (NaN)"),
+}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_tokens_of_another_form_are_not_answered(name: str) -> None:
+    """By a server half that makes only tokens, and by one that asks for answers itself."""
+    made, sentence = TOKENS[name]
+    assert refused(server=Server(made)).startswith(sentence)
+
+    def half(payload: Payload, questions: Any, clock: Any) -> list[Answer]:
+        return answers(TorchSide(), made, questions, clock)
+
+    assert refused(server=half).startswith(sentence)
+
+
+def test_a_picture_is_named_by_its_number() -> None:
+    """Where there are several."""
+    server, payload = Server([RIGHT, RIGHT[None]]), Payload("own", (b"1", b"2"))
+    with pytest.raises(SchemeError, match="tokens of picture 2 have shape"):
+        server(payload, [SAMPLE.question], Untimed())
+
+
+def test_values_are_looked_at_only_where_nothing_is_timed() -> None:
+    """The form is checked in every pass, outside any stage; the values would make a timed pass wait."""
+    clock = StageClock()
+    assert Server([RIGHT * 2]).requests(Payload("own", (b"1",)), [SAMPLE.question], clock)
+    assert not clock.seconds
+    Server([RIGHT * float("nan")]).requests(Payload("own", (b"1",)), [SAMPLE.question], clock)
+    for untimed in (Untimed(), Sharing()):
+        with pytest.raises(SchemeError, match="no numbers"):
+            Server([RIGHT * float("nan")]).requests(Payload("own", (b"1",)), [SAMPLE.question], untimed)
+
+
+def test_a_server_without_its_language_side_is_said() -> None:
+    """By both ways to answers."""
+    sentence = "the attribute 'language' of WithoutLanguage is None; the language side is expected"
+    assert refused(server=WithoutLanguage()).startswith(sentence)
+    with pytest.raises(SchemeError, match="WithoutLanguage"):
+        WithoutLanguage()(Payload("own", (b"1",)), [SAMPLE.question], Untimed())
+
+
+def returning(made: Any) -> Callable[..., Any]:
+    """A half that returns this."""
+    return lambda *_: made
+
+
+DEVICES: dict[str, tuple[Any, str]] = {
+    "nothing": (returning(None), "the device half returned None; a Payload is expected"),
+    "bytes": (returning(b"12"), "the device half returned b'12'; a Payload is expected"),
+    "texts": (returning(Payload("fake", ("12",))), "a payload's body is of type str; bytes"),  # type: ignore[arg-type]
+    "no tuple": (returning(Payload("fake", b"12")), "a payload's bodies are b'12'; a tuple"),  # type: ignore[arg-type]
+    "no bodies": (returning(Payload("fake", ())), "the payload has 0 bodies; one for each picture is expected, here 1"),
+    "300 bodies": (returning(Payload("fake", (b"",) * 300)), "the payload has 300 bodies"),
+    "kind": (
+        returning(Payload("own", (b"1",))),
+        "the device half sends a payload of the kind 'own'; 'fake' is expected",
+    ),
+    "no text": (returning(Answer(None, 1, 1, 1)), "a half answered Answer(text=None"),  # type: ignore[arg-type]
+    "no half": (7, "the device half is 7; device_half returns what is called"),
+}
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_what_is_no_payload_is_not_sent(name: str) -> None:
+    """Nor is an answer without its text taken."""
+    device, sentence = DEVICES[name]
+    assert refused(device=device).startswith(sentence)
+
+
+SERVERS: dict[str, tuple[Any, str]] = {
+    "nothing": (
+        returning(None),
+        "the server half returned None; a list with one answer for each question is expected, here",
+    ),
+    "none": (
+        returning([]),
+        "the server half returned 0 answers; a list with one answer for each question is expected, here",
+    ),
+    "texts": (lambda _, questions, __: ["A"] * len(questions), "a half answered 'A'; an Answer is expected"),
+    "no half": (7, "the server half is 7; server_half returns what is called"),
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_what_are_no_answers_is_not_scored(name: str) -> None:
+    """As many answers as questions are expected."""
+    server, sentence = SERVERS[name]
+    assert refused(server=server).startswith(sentence)
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    """A half that raises such an error."""
+
+    def half(*_: Any) -> Any:
+        raise type(error)(*error.args)
+
+    return half
+
+
+def test_an_error_of_a_half_says_where() -> None:
+    """A BitstreamError in its sentence, in both passes; any other exception stays itself and has a note."""
+    assert refused(server=failing(BitstreamError("cut"))) == "cut"
+    plan = plan_of(device=failing(ZeroDivisionError("mine")))
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        measure.answers_of(plan, "run")(list(plan.to_answer))
+    name = plan.samples.names[0].id
+    assert caught.value.__notes__ == [f"raised for own at levels=3, sample {name}"]
+    with pytest.raises(ZeroDivisionError) as caught:
+        timing._warm_up(plan, list(plan.halves), [0], 1, "cpu")
+    assert caught.value.__notes__ == [f"raised for own at levels=3, sample {name}"]
+
+
+def test_a_place_is_said_once() -> None:
+    """An error that names its sample is not told it again."""
+    with pytest.raises(BitstreamError, match=r"^jpeg at -: sample a: its picture$"), placed("jpeg at -", "a"):
+        raise BitstreamError("sample a: its picture")
+    with pytest.raises(BitstreamError, match=r"^jpeg at -, sample b: sample a: its picture$"), placed("jpeg at -", "b"):
+        raise BitstreamError("sample a: its picture")
+
+
+def test_a_foreign_kind_is_named_where_it_is_known() -> None:
+    """By the catalog's name."""
+    server = Fake.server_half(FakeModels(), FakePoint())
+    for kind, named in (("jpeg", "jpeg"), ("unheard-of", "of no scheme of the catalog")):
+        with pytest.raises(BitstreamError, match=rf"a payload's kind is 0x[0-9a-f]{{4}} \({named}\); fake has"):
+            receive(server, pack(Payload(kind, (b"1",))), [SAMPLE.question], Untimed(), kind="fake")
+
+
+def test_the_fake_scheme_is_still_sent_and_answered() -> None:
+    """What keeps the contract passes, with NumPy where the side takes it."""
+    plan = plan_of()
+    assert len(measure.answers_of(plan, "run")(list(plan.to_answer))) == len(PAGES)
+    (half,) = plan.halves.values()
+    assert isinstance(send(half.device, SAMPLE, Untimed(), kind="fake"), bytes)
