@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 
 from harness.analysis import Analysis
+from harness.analysis.energy import REPEAT_WHERE_READABLE
 from harness.errors import placed
 from harness.measure import Plan, sent_by
 from harness.models.contract import Answer, Untimed
@@ -23,12 +25,15 @@ from harness.records import EnergyRow, PointKey, Side
 from harness.reporter import Reporter
 from harness.runs.provenance import UNAVAILABLE
 from harness.runs.store import Run, Unit
-from harness.scenario.model import Measure
+from harness.scenario.model import Energy, Measure
 
 _ATTEMPTS = 3
 """How often a block without a reading is run, such as when a server was restarted meanwhile."""
 
 _SIDES: tuple[Side, ...] = ("device", "server")
+
+Block = tuple[PointKey, Side, int]
+"""A block by its half and its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,27 +64,32 @@ def measure_energy(
 
     Of the points that are selected, or of all: a single half does not know the score. In a round every half has its
     block, in a new random order. A half that a scheme does not have has none, and a side whose machine reports nothing
-    is left out: the manifest says why.
+    is left out: the manifest says why. Blocks of it that were measured before are still the run's.
     """
     if (wanted := schedule.energy) is None:
         return
     told = sides.told
-    readable = [side for side in _SIDES if side in told and not told[side].startswith(UNAVAILABLE)]
+    readable = [side for side in _SIDES if side in told and is_readable(told[side])]
     ongoing.record_energy(told)
-    for side in told.keys() - set(readable):
-        reporter.warn(f"The energy of the {side} is not measured: {told[side].removeprefix(UNAVAILABLE)}.")
-    if not readable:
-        return
     places = plan.timed_places(schedule.timed_samples, seed)
-    keys = _selected(plan, ongoing) if wanted.points == "selected" and len(told) == len(_SIDES) else list(plan.halves)
-    halves = [(key, side) for key in keys for side in _sides(plan, key, places[0]) if side in readable]
-    units = {
+    keys = list(plan.halves)
+    if len(told) == len(_SIDES):
+        keys = [key for key in _keys(Analysis(ongoing.so_far()), wanted) if key in plan.halves]
+    halves = [(key, side) for key in keys for side in _sides(plan, key, places[0]) if side in told]
+    units: dict[Unit, Block] = {
         _unit(plan, key, side, places, number, schedule): (key, side, number)
         for number in range(wanted.blocks)
         for key, side in _shuffled(halves, seed, number)
     }
-    pending = ongoing.expect(units)
-    reporter.phase("energy", total=len(units), done=len(units) - len(pending))
+    missing = ongoing.expect(units)
+    pending = [unit for unit in missing if units[unit][1] in readable]
+    for side in _SIDES:
+        if side not in readable and any(units[unit][1] == side for unit in missing):
+            why = told[side].removeprefix(UNAVAILABLE)
+            reporter.warn(f"The energy of the {side} is not measured: {why}; {REPEAT_WHERE_READABLE}.")
+    done = len(units) - len(missing)
+    if done or pending:
+        reporter.phase("energy", total=done + len(pending), done=done)
     if not pending:
         return
     wait = synchroniser(device) or (lambda: None)
@@ -126,10 +136,31 @@ class _Block:
         return after.since(before)
 
 
-def _selected(plan: Plan, ongoing: Run) -> list[PointKey]:
-    points = Analysis(ongoing.so_far()).points
-    chosen = points.loc[points["selected"], ["pipeline", "point"]].itertuples(index=False)
-    return [key for pipeline, point in chosen if (key := (str(pipeline), str(point))) in plan.halves]
+def unmeasured(run: Analysis, wanted: Energy) -> set[Side]:
+    """The sides of a complete run of both halves that lack a block, whether or not a meter was readable."""
+    outcomes, rows = run.record.outcomes, run.record.energy
+    sent = outcomes.filter(pc.greater(outcomes["payload_bytes"], 0))
+    sending = set(zip(sent["pipeline"].to_pylist(), sent["point"].to_pylist(), strict=True))
+    columns = (rows[name].to_pylist() for name in ("pipeline", "point", "side", "block"))
+    measured = set(zip(*columns, strict=True))
+    return {
+        side
+        for key in _keys(run, wanted)
+        for side in (_SIDES if key in sending else _SIDES[:1])
+        if any((*key, side, number) not in measured for number in range(wanted.blocks))
+    }
+
+
+def is_readable(sources: str) -> bool:
+    """Whether a meter whose :attr:`harness.profiling.energy.Meter.sources` are these reads anything."""
+    return not sources.startswith(UNAVAILABLE)
+
+
+def _keys(run: Analysis, wanted: Energy) -> list[PointKey]:
+    """The points of a run whose halves are measured."""
+    points = run.points
+    chosen = points[points["selected"]] if wanted.points == "selected" else points
+    return [(str(pipeline), str(point)) for pipeline, point in chosen[["pipeline", "point"]].itertuples(index=False)]
 
 
 def _sides(plan: Plan, key: PointKey, place: int) -> tuple[Side, ...]:

@@ -22,7 +22,7 @@ from harness import catalog, cost, measure, timing
 from harness.analysis import Analysis, validity
 from harness.edge.client import Peer, PeerMeter, PeerTelemetry, Remote, RemoteSplit
 from harness.edge.protocol import VERSION, Info, differences
-from harness.energy import Sides, measure_energy
+from harness.energy import Sides, is_readable, measure_energy, unmeasured
 from harness.errors import PeerError, placed
 from harness.measure import Halves, Parted
 from harness.model_probe import elements_of
@@ -75,6 +75,7 @@ def run(
     """Runs a scenario into ``folder``, or completes the run that is there.
 
     A complete run of which nothing has changed is not touched; otherwise what depends on a change is computed again.
+    Energy that was not measured is measured as soon as its meter is readable.
     With a ``remote`` its server runs the server halves, called only by this process; without one a ``team`` answers.
     Timing is always done by this process. ``tell`` is called with lines on what the work takes and on what is awaited.
     Raises UnavailableError where something that the scenario names is not installed and has no stand-in, or no Ray
@@ -89,7 +90,11 @@ def run(
         server = earlier.sessions[-1].server if remote is not None else None
         now = stock.manifest(folder.name, {"id": "", "name": ""}, command, server)
         differs = provenance.changes(earlier, now)
-        if earlier.status == "complete" and not differs:
+        if (
+            earlier.status == "complete"
+            and not differs
+            and not _lacks_readable_energy(stock, folder, remote, reporter, tell)
+        ):
             return
         if differs:
             reporter.warn(f"Since this run was last worked on, these changed: {', '.join(differs)}.")
@@ -99,6 +104,28 @@ def run(
     with contextlib.ExitStack() as leaving:
         peer = None if remote is None else leaving.enter_context(remote.connected(describe(stock), tell))
         _work(stock, folder, peer, reporter=reporter, fresh=fresh, command=command, team=team, tell=tell)
+
+
+def _lacks_readable_energy(
+    stock: Stock, folder: Path, remote: Remote | None, reporter: Reporter, tell: Callable[[str], None]
+) -> bool:
+    """Whether a complete run lacks energy of a side whose meter is readable now."""
+    if (wanted := stock.scenario.measure.energy) is None:
+        return False
+    lacking = unmeasured(Analysis.read(folder), wanted)
+    if lacking if remote is None else "device" in lacking:
+        with Meters() as meters:
+            if is_readable(meters.sources):
+                return True
+    if remote is None or "server" not in lacking:
+        return False
+    try:
+        with remote.connected(describe(stock), tell) as peer:
+            return is_readable(PeerMeter(peer).sources)
+    except PeerError as error:
+        # The run is complete without it.
+        reporter.warn(f"The energy of the server is not measured: {error}.")
+        return False
 
 
 def announce(stock: Stock, reporter: Reporter) -> None:

@@ -79,9 +79,12 @@ def parse_share(text: object) -> float:
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
     scale, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
-    number = value / scale
-    # Three digits, and all those before the point: 1840 s, not 1.84e+03 s.
-    return f"{number:.3g} {unit}" if abs(number) < 999.5 else f"{number:.0f} {unit}"
+    return f"{three_digits(value / scale)} {unit}"
+
+
+def three_digits(value: float) -> str:
+    """A number for people, with three digits and all those before the point: ``1840``, not ``1.84e+03``."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def format_rate(rate_bps: float) -> str:

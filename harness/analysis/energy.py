@@ -26,6 +26,11 @@ MIN_BLOCKS = 3
 SHORT_S = 30.0
 """Shorter blocks give a warning: sensors update a few times a second and average over as long."""
 
+REPEAT_WHERE_READABLE = (
+    "repeat the command that measured the run where a meter is readable, and it measures the missing energy alone"
+)
+"""What to do about energy that was not measured."""
+
 COLUMNS = (
     "pipeline", "point", "side", "rail", "sensor", "blocks", "gross_j", "gross_low_j", "gross_high_j", "net_j",
     "net_low_j", "net_high_j", "calibrated", "source", "machine", "shortest_s",

@@ -156,14 +156,16 @@ def advise(
     sharing: Shared = Sharing.own,
     requests: Requests = 200,
 ) -> None:
-    """Recommend a scheme and operating point for an uplink.
+    r"""Recommend a scheme and operating point for an uplink.
 
     Every point of the run is replayed over the rate or the recorded link. Points that meet both the score and the
     deadline come first, the fastest at the top; the others follow, each with the reason. The exit status is 1 if no
     point qualifies. A system that receives more work than it can do is called unstable.
 
-        harness advise results/runs/realworldqa_lowrate --rate "50 KB/s" --deadline 1s --min-score 0.9
-        harness advise results/runs/mme --link bus.parquet --rtt 60ms --users 8 --per-user "0.1 /s" --deadline 2s
+        harness advise results/runs/realworldqa_lowrate --rate "50 KB/s" \
+          --deadline 1s --min-score 0.9
+        harness advise results/runs/mme --link bus.parquet --rtt 60ms \
+          --users 8 --per-user "0.1 /s" --deadline 2s
     """
     from harness.analysis import Analysis, whatif
     from harness.cli.display import terminal
@@ -243,14 +245,15 @@ def crossover(
     sharing: Shared = Sharing.own,
     requests: Requests = 100,
 ) -> None:
-    """Find the uplink rate at which two schemes are equally fast.
+    r"""Find the uplink rate at which two schemes are equally fast.
 
     Each scheme runs at its operating point of equal score. The interval, at the confidence of the run's scenario, holds
     the rates at which the timed pictures do not decide which scheme is faster. A recorded link is scaled as a whole,
     and the answer is its mean rate. If users queue, rates at which neither scheme keeps up are reported.
 
         harness crossover results/runs/crossover webp raw_features
-        harness crossover results/runs/crossover webp tofc --link bus.parquet --users 8 --per-user "0.1 /s" --servers 2
+        harness crossover results/runs/crossover webp tofc --link bus.parquet \
+          --users 8 --per-user "0.1 /s" --servers 2
     """
     from harness.analysis import Analysis, crossings
     from harness.cli.display import terminal
@@ -327,13 +330,15 @@ def max_users(
     requests: Annotated[int, typer.Option(min=10, max=10_000_000, help="Requests of each user.")] = 500,
     seeds: Annotated[int, typer.Option(min=20, max=10_000, help="Number of random streams.")] = 20,
 ) -> None:
-    """Find how many users the servers support within a limit on the tail of the latency.
+    r"""Find how many users the servers support within a limit on the tail of the latency.
 
     Users ask at random times. The upper end of the percentile's interval over the timed pictures must stay within the
     limit. If there are too few pictures for an interval, the percentile itself must, and the answer says so.
 
-        harness max-users results/runs/realworldqa_lowrate jpeg --rate "1 MB/s" --limit 2s --servers 2
-        harness max-users results/runs/realworldqa_lowrate tofc --link bus.parquet --rtt 60ms --limit 3s
+        harness max-users results/runs/realworldqa_lowrate jpeg \
+          --rate "1 MB/s" --limit 2s --servers 2
+        harness max-users results/runs/realworldqa_lowrate tofc \
+          --link bus.parquet --rtt 60ms --limit 3s
     """
     from harness.analysis import Analysis, whatif
     from harness.cli.display import terminal

@@ -51,7 +51,7 @@ def measure(
         typer.Option("--no-stand-in", help="Fail if the scenario's own benchmark or backbone is not installed."),
     ] = False,
 ) -> None:
-    """Measure one half of a scenario, for machines that have no network between them.
+    r"""Measure one half of a scenario, for machines that have no network between them.
 
     The device half times its stages and writes every payload to a file. Copy its folder to the server, whose half
     answers these payloads and times its own stages. `harness join` makes a run of the two. Both machines need the same
@@ -59,7 +59,8 @@ def measure(
 
         harness measure scenarios/smoke.yaml --half device
 
-        harness measure scenarios/smoke.yaml --half server --payloads smoke-device
+        harness measure scenarios/smoke.yaml --half server \
+          --payloads smoke-device
 
         harness join results/runs/smoke-device results/runs/smoke-server
     """
@@ -117,12 +118,13 @@ def replay(
     results: RunsFolder = Path("results/runs"),
     fresh: Fresh = False,
 ) -> None:
-    """Make a new run from a finished run's rows and a scenario's replay section, and print its table.
+    r"""Make a new run from a finished run's rows and a scenario's replay section, and print its table.
 
     Nothing is measured: the times are those of the run, and are labelled recorded. `show`, `plot` and all other
     commands accept the new run. `sweep` prints the statistics of such a replay without making a run.
 
-        harness replay results/runs/realworldqa_lowrate scenarios/trace_cellular.yaml --name over_lte
+        harness replay results/runs/realworldqa_lowrate \
+          scenarios/trace_cellular.yaml --name over_lte
     """
     from harness.cli.display import Display, terminal
     from harness.derived import replay as replay_run

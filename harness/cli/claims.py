@@ -17,9 +17,11 @@ def claims(
             "--claims", metavar="FILE", help="File with your own claims.", show_default="those of the TOFC paper"
         ),
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="Format of the output.")] = Form.TERMINAL,
+    form: Annotated[
+        Form, typer.Option("--format", metavar="FORM", help="Format of the output: terminal, markdown or json.")
+    ] = Form.TERMINAL,
 ) -> None:
-    """Compare what the paper claims in numbers with runs: the value, its interval, a verdict on each claim.
+    r"""Compare what the paper claims in numbers with runs: the value, its interval, a verdict on each claim.
 
     A claim is *reproduced*, *not reproduced*, *holds on the stand-in*, *does not hold on the stand-in*, or *not
     testable here*, with what is missing. A stand-in reproduces nothing. A claim that its interval does not decide is
@@ -27,7 +29,8 @@ def claims(
 
         harness claims results/runs/realworldqa results/runs/mme
 
-        harness claims results/runs --claims mine.yaml --format markdown > claims.md
+        harness claims results/runs --claims mine.yaml --format markdown \
+          > claims.md
 
     A file of your own has the form of `harness/claims/paper.yaml`: what was run for which claim (`studies:`), and for
     each claim its text, the number that tests it and the value that number must have:
@@ -40,7 +43,9 @@ def claims(
             where: Table 2
             says: a third fewer bytes than WebP
             study: street
-            tests: [{ metric: mean_bytes_change, of: tofc, over: webp, value: -0.33, give: 0.02 }]
+            tests:
+              - { metric: mean_bytes_change, of: tofc, over: webp, value: -0.33,
+                  give: 0.02 }
     """
     import json
 

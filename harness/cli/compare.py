@@ -25,21 +25,23 @@ def compare(
         str | None,
         typer.Option(
             metavar="LIMITS",
-            help="Limits beyond which the command fails, such as 'bytes>1%,answers>0', or 'device>15%' with --against.",
+            help="Limits, separated by commas, beyond which the command fails: 'bytes>1%'; 'time>15%' with --against.",
             show_default="any difference; a stage more than 10 % slower",
         ),
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="Format of the output.")] = Form.TERMINAL,
+    form: Annotated[
+        Form, typer.Option("--format", metavar="FORM", help="Format of the output: terminal, markdown or json.")
+    ] = Form.TERMINAL,
     out: Annotated[Path | None, typer.Option(help="Write the result to this file instead.")] = None,
     bytes_tolerance: Annotated[
         float, typer.Option(**SHARE, help="Change of a point's mean bytes that is accepted on another machine.")
     ] = "1 %",  # type: ignore[assignment]
     links: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the recorded links.")] = Path("scenarios"),
-    pairs: Annotated[int, typer.Option(min=10, help="With --against: restarted pairs in a set.")] = 20,
-    turns: Annotated[int, typer.Option(min=1, help="With --against: timed turns of a pair.")] = 12,
-    pictures: Annotated[int, typer.Option(min=1, help="With --against: pictures that the turns use.")] = 3,
+    pairs: Annotated[int, typer.Option(min=10, metavar="N", help="With --against: restarted pairs in a set.")] = 20,
+    turns: Annotated[int, typer.Option(min=1, metavar="N", help="With --against: timed turns of a pair.")] = 12,
+    pictures: Annotated[int, typer.Option(min=1, metavar="N", help="With --against: pictures that the turns use.")] = 3,
     seed: Annotated[
-        int, typer.Option(min=0, help="With --against: seed of the order in which the sides take turns.")
+        int, typer.Option(min=0, metavar="N", help="With --against: seed of the order in which the sides take turns.")
     ] = 0,
     floor: Annotated[
         float, typer.Option(**SOME_SECONDS, help="With --against: stages shorter than this are tested together.")
@@ -48,7 +50,7 @@ def compare(
         Path, typer.Option(metavar="DIR", help="Folder of timed pairs, from which the command is resumed.")
     ] = Path("results/timed"),
 ) -> None:
-    """Compare a run with its reference: bytes, answers, scores, selection and replay, to the bit.
+    r"""Compare a run with its reference: bytes, answers, scores, selection and replay, to the bit.
 
     The exit status is 0 if nothing regressed, 1 for a regression, and 2 if two runs cannot be compared. In folders of
     runs, those of the same name are compared. With another processor, other packages or other weights, differences are
@@ -56,13 +58,15 @@ def compare(
     is compared is a time.
 
         harness compare results/reference results/runs
-        harness compare results/reference/smoke results/runs/smoke --fail-if 'bytes>1%,answers>0'
+        harness compare results/reference/smoke results/runs/smoke \
+          --fail-if 'bytes>1%,answers>0'
 
     With `--against` this checkout is timed against a commit, in restarted pairs on this machine. A stage fails if it is
     significantly more than 10 % slower in a first set of pairs and again in a second. Repeat the command to resume. A
     limit that only the other form uses is skipped, with a note.
 
-        harness compare --against v0.3 scenarios/smoke.yaml --fail-if 'device>15%'
+        harness compare --against v0.3 scenarios/smoke.yaml \
+          --fail-if 'device>15%'
     """
     from harness.analysis import regression
     from harness.cli.display import terminal

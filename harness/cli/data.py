@@ -50,9 +50,11 @@ def get(
         ),
     ] = None,
 ) -> None:
-    """Download benchmarks. An interrupted download is resumed, and the md5 of each file is checked.
+    """Download benchmarks.
 
-    harness data get RealWorldQA MME
+    An interrupted download is resumed, and the md5 of each file is checked.
+
+        harness data get RealWorldQA MME
     """
     from harness.cli.display import Bar, terminal
     from harness.data.benchmarks import PREFIX, find, folder

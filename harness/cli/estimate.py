@@ -32,14 +32,15 @@ def estimate(
     ] = False,
     machines: Annotated[bool, typer.Option("--machines", help="Print the data sheets.")] = False,
 ) -> None:
-    """Estimate each stage of each scheme at full size, with its error, from counted work and data sheets.
+    r"""Estimate each stage of each scheme at full size, with its error, from counted work and data sheets.
 
     The model is a roofline with one efficiency for each machine and kind of stage. Efficiencies come from published
     times, never from the time that they are tested against; --errors prints which times were used and which were left
     out. Queues, the network and kernel launches are not included. `harness run` makes a run of a scenario with an
     `estimate:` section.
 
-        harness estimate scenarios/realworldqa_lowrate.yaml --device agx-orin-30w --server h100
+        harness estimate scenarios/realworldqa_lowrate.yaml \
+          --device agx-orin-30w --server h100
         harness estimate --errors
     """
     from harness.cli.display import terminal

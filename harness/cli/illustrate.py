@@ -16,7 +16,7 @@ def illustrate(
     results: RunsFolder = Path("results/runs"),
     pictures: Annotated[int, typer.Option(min=1, max=10_000, help="Number of pictures for densities and bits.")] = 8,
 ) -> None:
-    """Compute the data of three figures that a run's rows do not hold, and write it into the run.
+    r"""Compute the data of three figures that a run's rows do not hold, and write it into the run.
 
     It uses the scenario's pictures and the model that ran, at the run's selected points:
 
@@ -31,7 +31,8 @@ def illustrate(
 
         harness illustrate scenarios/realworldqa_lowrate.yaml
 
-        harness plot results/runs/realworldqa_lowrate --figure fig4 --figure fig9 --figure bits
+        harness plot results/runs/realworldqa_lowrate --figure fig4 \
+          --figure fig9 --figure bits
     """
     from harness.cli.display import Display, terminal
     from harness.illustrate import illustrate as work

@@ -21,12 +21,13 @@ def plan(
     ] = 2.0,
     results: RunsFolder = Path("results/runs"),
 ) -> None:
-    """Estimate how many pictures, rounds and questions resolve a latency, bytes at equal score, and a score.
+    r"""Estimate how many pictures, rounds and questions resolve a latency, bytes at equal score, and a score.
 
     The variances are those of a run at its selected points. Six timed pictures give the scatter, and so the plan,
     within a factor of about two; a pilot of twelve pictures in three rounds is better.
 
-        harness plan scenarios/realworldqa_lowrate.yaml --latency 5 --bytes 10 --score 2
+        harness plan scenarios/realworldqa_lowrate.yaml --latency 5 --bytes 10 \
+          --score 2
     """
     import numpy as np
 

@@ -59,13 +59,15 @@ def update(
         "results/cache/reference"
     ),
 ) -> None:
-    """Run scenarios and make their runs the reference. Repeat the command to resume.
+    r"""Run scenarios and make their runs the reference. Repeat the command to resume.
 
     What the rows depend on must be committed: `harness/`, `baselines/`, `scenarios/`, `constraints.txt` and
     `pyproject.toml`. Rows that the replay makes again are left out, and of the machine only processor, memory
     and accelerators are recorded.
 
-        harness reference update --reason 'the codec of lambda 0.3 was trained longer' scenarios/smoke.yaml
+        harness reference update \
+          --reason 'the codec of lambda 0.3 was trained longer' \
+          scenarios/smoke.yaml
     """
     from harness import reference
     from harness.cli.display import Display, terminal

@@ -23,7 +23,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Values to replace the scenario's, such as measure.repeats=2 or pipelines.jpeg.points='[{quality: 40}]'.",
+        help="Values to replace the scenario's, such as measure.repeats=2 or replay.users='[1, 8]'.",
         show_default=False,
     ),
 ]
@@ -82,19 +82,21 @@ def run(
         ExecutorName, typer.Option(help="Compute answers in processes on this machine, or in actors of a Ray cluster.")
     ] = ExecutorName.processes,
 ) -> None:
-    """Measure a scenario, select operating points at equal score, replay them, and print the table.
+    r"""Measure a scenario, select operating points at equal score, replay them, and print the table.
 
     Repeat the command to resume a run that was stopped or killed. Its rows are written to `results/runs/NAME/` as
     Parquet, with a `manifest.json` that says where they come from.
 
         harness run scenarios/realworldqa_lowrate.yaml
 
-        harness run scenarios/realworldqa_lowrate.yaml measure.repeats=6 --limit 40
+        harness run scenarios/realworldqa_lowrate.yaml measure.repeats=6 \
+          --limit 40
 
     With `--server` this machine runs only the device halves, and the link to the server is measured. Both sides need
     the same harness, scenario and model files. The server's token is read from `TOFC_HARNESS_TOKEN`.
 
-        harness run scenarios/realworldqa_lowrate.yaml --server http://192.168.1.20:8000
+        harness run scenarios/realworldqa_lowrate.yaml \
+          --server http://192.168.1.20:8000
 
     `--workers` spreads the answers, never the timing, over processes of this machine, or with `--engine ray` over a Ray
     cluster, whose nodes need the same harness, scenario and model files under the same paths. The rows do not depend on
@@ -103,7 +105,8 @@ def run(
 
         harness run scenarios/realworldqa.yaml --workers 4
 
-        RAY_ADDRESS=HEAD:6379 harness run scenarios/realworldqa.yaml --engine ray
+        RAY_ADDRESS=HEAD:6379 harness run scenarios/realworldqa.yaml \
+          --engine ray
 
     A scenario with an `estimate:` section needs neither weights nor the hardware: its times are estimated.
 
@@ -199,7 +202,9 @@ def show(
 ) -> None:
     """Print the closing table of a complete run again.
 
-    harness show results/runs/realworldqa_lowrate --out table.csv
+    Its numbers can be written to a file, CSV or Markdown, instead.
+
+        harness show results/runs/realworldqa_lowrate --out table.csv
     """
     from harness.analysis import Analysis
     from harness.cli.display import terminal

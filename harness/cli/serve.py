@@ -32,7 +32,7 @@ def serve(
         bool, typer.Option("--no-stand-in", help="Fail if the scenario's own backbone is not installed.")
     ] = False,
 ) -> None:
-    """Serve the server halves of a scenario's schemes to devices, until Ctrl-C or SIGTERM.
+    r"""Serve the server halves of a scenario's schemes to devices, until Ctrl-C or SIGTERM.
 
     A device runs `harness run SCENARIO --server http://HOST:PORT`. Only the parts of the model that server halves need
     are loaded, and the benchmark is not needed. Requests are answered one at a time; those that were accepted are
@@ -45,7 +45,8 @@ def serve(
     `/health` says whether requests are accepted, `/info` what is served and by which machine. `/conditions` has that
     machine's clocks and temperatures, `/energy` its joules, and `/metrics` the format of Prometheus.
 
-        TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml --listen 0.0.0.0:8000
+        TOFC_HARNESS_TOKEN=... harness serve scenarios/smoke.yaml \
+          --listen 0.0.0.0:8000
     """
     from harness import study
     from harness.edge.server import ServerLimits, listening

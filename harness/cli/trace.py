@@ -76,7 +76,7 @@ def import_(
         typer.Option("--bin", help="Convert packets to mean rates over bins of this length.", **SOME_SECONDS),
     ] = None,
 ) -> None:
-    """Write a recorded uplink in the harness's own form.
+    r"""Write a recorded uplink in the harness's own form.
 
     Reads Mahimahi packet traces, iperf3 -J logs of a client, CSV files of time and rate, and the cellular (PAM 2025)
     and Starlink (Autobahn) sets. An outage is a rate of 0. A gap is where nothing was recorded; the scenario says
@@ -84,9 +84,11 @@ def import_(
 
         harness trace import ATT-LTE-driving-2016.up traces/att.parquet
 
-        harness trace import run.csv traces/run.parquet --column ULtput_x --skip 2s
+        harness trace import run.csv traces/run.parquet --column ULtput_x \
+          --skip 2s
 
-        harness trace import link.csv traces/link.parquet --time t --time-unit s --rate up_mbps --hold 5s
+        harness trace import link.csv traces/link.parquet --time t \
+          --time-unit s --rate up_mbps --hold 5s
     """
     from harness.channel.formats import CsvColumns
     from harness.channel.importing import Treatment, import_trace
@@ -109,7 +111,9 @@ def import_(
 def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings.")]) -> None:
     """Print the duration, rates, outages and gaps of recordings.
 
-    harness trace show traces/*.parquet
+    They are Parquet files, as `harness trace import` writes them.
+
+        harness trace show traces/*.parquet
     """
     import numpy as np
 
@@ -153,12 +157,13 @@ def fit(
     ] = "500 ms",  # type: ignore[assignment]
     source: Annotated[str | None, typer.Option(help="Source of the recordings, recorded in the file.")] = None,
 ) -> None:
-    """Fit a Markov chain of rates to recordings, and compare its rates with theirs.
+    r"""Fit a Markov chain of rates to recordings, and compare its rates with theirs.
 
     Several recordings make one chain; the step from the end of one to the beginning of the next is not counted. A
     scenario replays the chain as `{kind: markov, path: FILE}`, with a different sequence for every user and seed.
 
-        harness trace fit traces/run-*.parquet --out traces/cellular.json --states 8
+        harness trace fit traces/run-*.parquet --out traces/cellular.json \
+          --states 8
     """
     import numpy as np
 

@@ -36,7 +36,7 @@ def train(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over and delete what is in the folder.")] = False,
 ) -> None:
-    """Train a codec with the backbone's adapter and projector, for one lambda.
+    r"""Train a codec with the backbone's adapter and projector, for one lambda.
 
     The loss is L = D + lambda R + L_balance: D the answers' cross entropy, R the bits per element of merged features.
     A larger lambda gives smaller streams and worse answers. With `lora.rank` 0 the backbone stays frozen. A pre-fit on
@@ -51,10 +51,14 @@ def train(
 
         harness train training/mini_smoke.yaml
         harness train training/mini_onevision.yaml --dry-run
-        harness train training/mini_onevision.yaml --set lambda=0.3 --set out=build/training/lambda-0.3
-        harness train training/llava_onevision_7b.yaml --stage codec --set 'data={kind: pictures, folder: photos}'
-        harness train training/mini_onevision.yaml --stage merging --set scheme=visionzip --set clusters=[4]
-        torchrun --nproc_per_node 8 -m harness train training/llava_onevision_7b.yaml
+        harness train training/mini_onevision.yaml --set lambda=0.3 \
+          --set out=build/training/lambda-0.3
+        harness train training/llava_onevision_7b.yaml --stage codec \
+          --set 'data={kind: pictures, folder: photos}'
+        harness train training/mini_onevision.yaml --stage merging \
+          --set scheme=visionzip --set 'clusters=[4]'
+        torchrun --nproc_per_node 8 -m harness train \
+          training/llava_onevision_7b.yaml
 
     The folder `out` then holds `codec.safetensors`, `adapter/` in peft's format, `manifest.json`, `card.md`, and
     `log.jsonl` with a line for every `log_every` steps. The scheme `tofc` takes the folder as its point's `codec:`.

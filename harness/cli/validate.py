@@ -19,7 +19,7 @@ def validate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of requests.")] = 0,
 ) -> None:
-    """Send a run's requests over a real TCP link, replay them, and compare stage by stage (Linux, as root).
+    r"""Send a run's requests over a real TCP link, replay them, and compare stage by stage (Linux, as root).
 
     Two network namespaces are made with a link between them whose uplink is a token bucket. Device and server wait for
     the recorded time of each stage; the payloads are real bytes. T_link must be within 1 % in the median and 3 % at the
@@ -28,7 +28,8 @@ def validate(
     one exchange, are reported and do not fail. The namespaces are always removed. The exit status is 1 if a limit is
     missed.
 
-        sudo harness validate results/runs/realworldqa_lowrate --rate "100 KB/s" --pipeline jpeg
+        sudo harness validate results/runs/realworldqa_lowrate \
+          --rate "100 KB/s" --pipeline jpeg
     """
     from harness.analysis import Analysis, whatif
     from harness.analysis.latency import PERCENTILES, required_samples

@@ -12,14 +12,15 @@ from harness.cli.app import Command, group
 
 app = group(
     "weights",
-    """Fetch the checkpoints of models, and convert those of learned image codecs.
+    r"""Fetch the checkpoints of models, and convert those of learned image codecs.
 
     Models are fetched from the Hugging Face hub into its own cache (`$HF_HOME`, else `~/.cache/huggingface`), where
     scenarios and other programs find them.
 
         harness weights list
         harness weights get llava-onevision-7b
-        harness weights convert bmshj2018-hyperprior-3-6d87be32.pth.tar weights/hyperprior-3.safetensors""",
+        harness weights convert bmshj2018-hyperprior-3-6d87be32.pth.tar \
+          weights/hyperprior-3.safetensors""",
 )
 
 _TIMEOUT_S = 600
@@ -73,13 +74,14 @@ def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint as torch.save writes it: .pth.tar, .pt.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write; it must not exist yet.")],
 ) -> None:
-    """Make a safetensors file of a checkpoint that is a pickle, such as CompressAI's published weights.
+    r"""Make a safetensors file of a checkpoint that is a pickle, such as CompressAI's published weights.
 
     Only this command opens a pickle, with `torch.load(weights_only=True)` and in a process of its own; all others read
     safetensors. The state dict may be under `state_dict` or `network` and its keys under `module.`; older layouts of
     CompressAI are converted to the current one.
 
-        harness weights convert bmshj2018-hyperprior-3-6d87be32.pth.tar weights/hyperprior-3.safetensors
+        harness weights convert bmshj2018-hyperprior-3-6d87be32.pth.tar \
+          weights/hyperprior-3.safetensors
     """
     from harness import catalog
     from harness.errors import CheckpointError

@@ -11,7 +11,7 @@ from rich.text import Text
 from harness.analysis import Analysis
 from harness.analysis.energy import MIN_BLOCKS, SHORT_S
 from harness.report.fitting import Fitting
-from harness.units import format_seconds
+from harness.units import format_seconds, three_digits
 
 _ROW = ["pipeline", "point", "rail"]
 
@@ -21,9 +21,10 @@ def energy_table(run: Analysis) -> RenderableType | None:
 
     Where none could be read it is the sentence that says so.
     """
-    found, absent = run.energy, run.energy_absent
+    found = run.energy
+    said = [Text(note, style="dim") for note in notes(run, found, "±: half of")]
     if found.empty:
-        return Text(absent, style="dim") if absent else None
+        return said[0] if said else None
     title = "J per answer, device / server, net of idle (and gross)"
     drawn = Fitting(title=title, names=2)
     drawn.add_column("scheme, point", overflow="fold")
@@ -35,17 +36,22 @@ def energy_table(run: Analysis) -> RenderableType | None:
         sides = {row["side"]: row for row in rows.to_dict("records")}
         cells = [cell for side in ("device", "server") for cell in _cells(sides.get(side))]
         drawn.add_row(f"{pipeline}\n{point}", str(rail), *cells)
-    return Group(drawn, *(Text(note, style="dim") for note in notes(run)))
+    return Group(drawn, *said)
 
 
-def notes(run: Analysis) -> list[str]:
-    """The notes on these joules, a sentence each."""
-    found = run.energy
-    rails = found.drop_duplicates(["side", "rail"])
-    loose = [f"{row['side']}'s {row['rail']}" for row in rails.to_dict("records") if not row["calibrated"]]
+def notes(run: Analysis, found: pd.DataFrame, interval: str = "interval:") -> list[str]:
+    """What must be known of joules that are shown, a phrase each; nothing if no energy was to be measured.
+
+    ``found`` are the rows of :attr:`harness.analysis.Analysis.energy` that are shown. Calibrations are of a
+    side's rail. ``interval`` names what the table or figure shows of an interval.
+    """
+    if found.empty:
+        return [run.energy_absent] if run.energy_absent else []
+    rails = {f"{row['side']}/{row['rail']}": row for row in found.to_dict("records")}
+    loose = [f"{row['side']}'s {row['rail']}" for row in rails.values() if not row["calibrated"]]
     given = (run.manifest.scenario_value("measure").get("energy") or {}).get("calibration", {})
-    there = {f"{row['side']}/{row['rail']}" for row in rails.to_dict("records")}
-    firm_rails, unused = sorted(given.keys() & there), sorted(given.keys() - there)
+    measured = {f"{row['side']}/{row['rail']}" for row in run.energy.to_dict("records")}
+    calibrated, unused = [rail for rail, row in rails.items() if row["calibrated"]], sorted(given.keys() - measured)
     counts = sorted(set(found["blocks"]))
     short_s = found["shortest_s"].min()
     few = counts[0] < MIN_BLOCKS
@@ -54,12 +60,12 @@ def notes(run: Analysis) -> list[str]:
         note
         for note in (
             f"blocks of one scheme's half, back to back, each followed by an idle block: {counts[0]}"
-            f"{f' to {counts[-1]}' if len(counts) > 1 else ''} of each; ±: half of Student's "
+            f"{f' to {counts[-1]}' if len(counts) > 1 else ''} of each; {interval} Student's "
             f"{100 * run.equality.confidence:g} % interval over blocks"
             + (f", none for fewer than {MIN_BLOCKS} blocks" if few else ""),
             "rails are not added up: one may be a part of another; a half's joules are of its machine's whole rail",
             f"read from {'; '.join(f'{sensor} on {machine}' for sensor, machine in _sensors(found))}",
-            f"calibrated by the scenario: {', '.join(firm_rails)}" if firm_rails else "",
+            f"calibrated by the scenario: {', '.join(calibrated)}" if calibrated else "",
             f"calibrations of rails that were not measured: {', '.join(unused)}" if unused else "",
             f"uncalibrated, because no external meter was compared: {', '.join(loose)}" if loose else "",
             f"blocks of {format_seconds(short_s)} are shorter than {SHORT_S:g} s: sensors average over as long"
@@ -86,4 +92,4 @@ def _cells(row: dict[Hashable, Any] | None) -> tuple[str, str, str]:
 
 
 def _joules(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
+    return "-" if math.isnan(value) else three_digits(value)

@@ -171,9 +171,10 @@ def _energy(run: Analysis) -> Grid:
     columns: dict[str, tuple[str, _Form | None]] = {
         "pipeline": ("scheme", None), "point": ("point", None), "side": ("side", None), "rail": ("rail", None),
         "net_j": ("J an answer, net of idle", _plain), "gross_j": ("gross", _plain), "sensor": ("sensor", None),
-        "source": ("source", None), "machine": ("machine", None),
+        "calibrated": ("calibrated", None), "source": ("source", None), "machine": ("machine", None),
     }  # fmt: skip
-    return _grid("Energy of an answer on each side", run.energy, columns)
+    rows = run.energy.assign(calibrated=run.energy["calibrated"].map({True: "by the scenario", False: "no"}))
+    return _grid("Energy of an answer on each side", rows, columns)
 
 
 def _benchmarks(run: Analysis) -> Grid:

@@ -18,7 +18,7 @@ import yaml
 from harness import __version__
 from harness.analysis import Analysis, comparison
 from harness.errors import HarnessError, ResultsError
-from harness.report import grids, table
+from harness.report import energy, grids, table
 from harness.report.figures import gallery
 from harness.report.figures.sheet import subject
 from harness.reporter import Progress
@@ -137,6 +137,8 @@ def _section(place: int, run: Analysis, pictures: Sequence[FigureImage], left_ou
     sentences = comparison.first_sentences(run.first, run.numbers) or ["nothing was timed, so no scheme answers first"]
     lean = comparison.bytes_sentence(run.equal_scores, equality.target, equality.reference) if run.scored else ""
     times = [run.session, *run.timing_warnings] if not run.first.empty else []
+    joules = "; ".join(energy.notes(run, run.energy))
+    notes = [manifest.untuned, table.claimed(run), table.several(run), *times, joules and f"energy: {joules}"]
     return {
         "anchor": f"run-{place + 1}",
         "heading": str(manifest.scenario_value("title")),
@@ -148,7 +150,7 @@ def _section(place: int, run: Analysis, pictures: Sequence[FigureImage], left_ou
         "short_stand_ins": f"{manifest.label[0].upper()}{manifest.label[1:]}. " if manifest.label else "",
         "contents": list(zip(_EVERY, _HEADINGS, strict=True)),
         "sentences": [*sentences, *([lean] if lean else [])],
-        "notes": [note for note in (manifest.untuned, table.claimed(run), table.several(run), *times) if note],
+        "notes": [note for note in notes if note],
         "tables": grids.tables(run),
         "figures": pictures,
         "left_out": left_out,

@@ -1,11 +1,18 @@
 """The commands as a user meets them: what they print, where, and with which status."""
 
+import inspect
+import itertools
 import json
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from harness.cli import app
 from harness.cli.run import given
 from harness.scenario.load import load
 from harness.stock import take_stock
@@ -170,6 +177,64 @@ def test_a_wrong_command_line_exits_2(harness: Run, arguments: Sequence[str]) ->
     status, _, err = harness(*arguments)
     assert status == 2
     assert "Usage" in err
+
+
+def _commands() -> dict[str, Any]:
+    """Every command and group, by its words."""
+    found: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        found[words] = command
+        waiting += [(f"{words} {name}".strip(), of) for name, of in getattr(command, "commands", {}).items()]
+    return found
+
+
+COMMANDS = _commands()
+
+
+def _examples(command: Any) -> list[str]:
+    """The lines of the blocks of code in a command's help."""
+    return [line[4:] for line in inspect.cleandoc(command.help or "").splitlines() if line.startswith("    ")]
+
+
+def test_examples_can_be_pasted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No example of any command's help is wrapped at 80 columns; each, with its lines joined, is a command line."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", False)
+    wrapped, n = [], 0
+    for words, command in COMMANDS.items():
+        lines = _examples(command)
+        command.make_context(f"harness {words}".strip(), [], resilient_parsing=True).get_help()
+        shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+        wrapped += [line for line in lines if line.strip() and line.strip() not in shown]
+        # Outside of a block of code it would be filled as a sentence is.
+        wrapped += re.findall(r"^ {0,3}harness .*", inspect.cleandoc(command.help or ""), re.MULTILINE)
+        for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+            if "harness" not in line.partition("#")[0].split():
+                continue  # A line of a scenario.
+            split = shlex.split(line, comments=True)
+            arguments = list(itertools.takewhile(lambda word: word != ">", split[split.index("harness") + 1 :]))
+            of = COMMANDS[""]
+            while hasattr(of, "commands"):
+                of = of.commands[arguments.pop(0)]
+            of.make_context("harness", arguments)
+            n += 1
+    assert wrapped == []
+    assert n > 40
+
+
+def test_no_word_of_a_help_is_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 60 columns every name, value and example of an option is whole."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", False)
+    cut = []
+    for words, command in COMMANDS.items():
+        command.make_context(f"harness {words}".strip(), [], resilient_parsing=True).get_help()
+        shown = capsys.readouterr().out.splitlines()
+        assert len(shown) > 5
+        cut += [f"{words}: {line}" for line in shown if "…" in line]
+    assert not cut
 
 
 def test_help_teaches_with_an_example(harness: Run) -> None:

@@ -1,5 +1,6 @@
 """Joules per answer, from a scenario to its table: in one process, with a server, and in halves."""
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from harness.energy import _block
 from harness.profiling.energy import Meters
 from harness.runs.store import Run
 from harness.scenario.load import load
-from harness.study import run
+from harness.stock import take_stock
+from harness.study import _lacks_readable_energy, run
 from tests.edge import ends
 from tests.fake_nvml import FakeGpu, driver
 from tests.silent import Silent
@@ -81,17 +83,47 @@ def test_a_run_measures_the_energy_of_its_halves(fake_scenario: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_where_nothing_can_be_read_the_table_says_so(fake_scenario: Path, tmp_path: Path, harness) -> None:
-    """One sentence for each side, and no joules."""
-    scenario = with_energy(fake_scenario, tmp_path)
+def test_what_no_meter_could_read_is_measured_when_one_can(
+    fake_scenario: Path, tmp_path: Path, harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a meter the run is complete and says what to do; repeated with one it measures that and nothing else."""
+    root, folder = tmp_path / "root", tmp_path / "fake"
+    counter = root / "sys/class/powercap/intel-rapl:0/energy_uj"
+    counter.mkdir(parents=True)  # It exists and cannot be read, as a counter that only root may read.
+    monkeypatch.setattr("harness.study.Meters", functools.partial(Meters, root))
+    scenario = load(with_energy(fake_scenario, tmp_path, "energy: { block: 1 ms, blocks: 2 }"))
     with driver(init=12):
-        run(load(scenario), tmp_path / "fake", reporter=Silent())
-    found = Analysis.read(tmp_path / "fake")
-    if not found.energy.empty:
-        pytest.skip("this machine has real sensors")
-    out = " ".join(harness("show", tmp_path / "fake")[1].split())
-    assert "no energy of the device could be read: NVML: " in out
-    assert "J per answer" not in out
+        run(scenario, folder, reporter=(first := Silent()))
+        absent = Run.read(folder)
+        run(scenario, folder, reporter=(repeated := Silent()))
+        assert Run.read(folder).manifest == absent.manifest
+        assert not repeated.phases
+        out = " ".join(harness("show", folder)[1].split())
+        for said in (out, first.warnings[-1]):
+            assert "only root may read RAPL's counters; " in said
+            assert "repeat the command that measured the run where a meter is readable" in said
+        assert "J per answer" not in out
+        monkeypatch.setattr("harness.edge.client._PATIENCE_S", 0.0)
+        stock, nowhere = take_stock(scenario), Remote(url="http://127.0.0.1:1")
+        assert not _lacks_readable_energy(stock, folder, nowhere, (silent := Silent()), lambda _: None)
+        assert "The energy of the server is not measured: http://127.0.0.1:1: accepted no request" in silent.warnings[0]
+        counter.rmdir()
+        counter.write_text("1000000\n")
+        (counter.parent / "name").write_text("package-0\n")
+        run(scenario, folder, reporter=(readable := Silent()))
+        measured = Run.read(folder)
+        assert measured.energy.num_rows == 2 * 5
+        assert (measured.stages, measured.outcomes) == (absent.stages, absent.outcomes)
+        assert {name for name, total, done in readable.phases if done < total} == {"energy", "replay"}
+        assert not readable.warnings
+        run(scenario, folder, reporter=Silent())
+        assert Run.read(folder).manifest == measured.manifest
+        # A run that is continued without a meter has the joules that it had.
+        counter.unlink()
+        edited = load(tmp_path / "energy.yaml", ["replay.uplinks=[{kind: constant, rate: 50 KB/s}]"])
+        run(edited, folder, reporter=(without := Silent()))
+    assert Run.read(folder).energy == measured.energy
+    assert not [said for said in without.warnings if "energy" in said]
 
 
 class ForgetfulGpu(FakeGpu):
@@ -139,7 +171,7 @@ def test_halves_measure_their_own_sides(fake_scenario: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_server_reports_its_own_joules(fake_scenario: Path, tmp_path: Path) -> None:
+def test_a_server_reports_its_own_joules(fake_scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rails of the server's machine on its side, read there; its stages' waiting and its halves' needs come along."""
     scenario = with_energy(fake_scenario, tmp_path)
     here, there = ends.FORKS.Pipe()
@@ -149,6 +181,11 @@ def test_a_server_reports_its_own_joules(fake_scenario: Path, tmp_path: Path) ->
     with driver(PoweredGpu("A")):
         remote = Remote(url=f"http://127.0.0.1:{here.recv()}")
         run(load(scenario), tmp_path / "fake", reporter=Silent(), remote=remote)
+        lacks = functools.partial(_lacks_readable_energy, take_stock(load(scenario)), tmp_path / "fake", remote)
+        assert not lacks(Silent(), lambda _: None)
+        # If its rows were lacking, the server's meter would be asked.
+        monkeypatch.setattr("harness.study.unmeasured", lambda *_: {"server"})
+        assert lacks(Silent(), lambda _: None)
     server.kill()
     found = Analysis.read(tmp_path / "fake")
     rails = found.energy.groupby("side")["rail"].unique().map(list).to_dict()

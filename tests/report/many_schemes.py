@@ -1,6 +1,7 @@
 """A run in memory of any number of schemes and uplinks, with all that figures show: for testing what fits on a page."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,19 +33,36 @@ def rates(n: int) -> list[float]:
     return [float(rate) for rate in np.geomspace(8e4, 8e8, 12)[:n]]
 
 
+LONG = {
+    "one byte a second, over a relay of which only the address is known": 8.0,
+    "LTE": 8e4,
+    "measured in a train between two cities at night, with the antenna on the roof of the last carriage": 2e5,
+    "5G": 8e6,
+    "a_name_without_any_spaces_at_all_of_a_recorded_link/2026-11-27T13:59:49.parquet": 8e8,
+}
+"""The rates of uplinks, in bit/s, by names most of which are long."""
+
+
 def make(
-    folder: object, n_schemes: int, n_uplinks: int, *, users: tuple[int, ...] = (1,), **replay: object
+    folder: object,
+    n_schemes: int,
+    n_uplinks: int,
+    *,
+    users: tuple[int, ...] = (1,),
+    named: Mapping[str, float] | None = None,
+    **replay: object,
 ) -> Analysis:
-    """The analysis of such a run, of ``server_only`` and others; every scheme has two points that differ in rate."""
+    """The analysis of such a run, of ``server_only`` and others; every scheme has two points that differ in rate.
+
+    ``named`` are uplinks in place of ``n_uplinks``.
+    """
+    rate_of = named or {f"uplink {place} of {n_uplinks}": rate for place, rate in enumerate(rates(n_uplinks), 1)}
     names = ["server_only", *STRANGE[: max(0, n_schemes - 1 - len(KNOWN))], *KNOWN][:n_schemes]
     points: dict[str, dict[str, Any]] = {
         name: {"-": {}} if name in ("server_only", "device_only") else {f"quality={q}": {"quality": q} for q in (5, 50)}
         for name in names
     }
-    uplinks = [
-        {"kind": "constant", "rate_bps": rate, "name": f"uplink {place} of {n_uplinks}"}
-        for place, rate in enumerate(rates(n_uplinks), 1)
-    ]
+    uplinks = [{"kind": "constant", "rate_bps": rate, "name": name} for name, rate in rate_of.items()]
     section = {**REPLAY, "uplinks": uplinks, "users": list(users), **replay}
     scenario = {
         "title": "Very many schemes",

@@ -1,5 +1,6 @@
 """Figures: what is drawn agrees with the rows, is readable, and has its provenance."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -130,6 +131,24 @@ def test_a_bar_that_is_cut_has_its_value_and_interval(numbers: pd.DataFrame) -> 
     narrow = bars_axes(latency_bars.bars(many_uplinks(numbers), PARTS, ABOUT, COLUMN))[0]
     cut = next(text.get_text() for text in narrow.texts if f"{slowest['total_mean_s']:.2f}" in text.get_text())
     assert "±" in cut or "[" in cut
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width_in", [PAGE, COLUMN], ids=["page", "column"])
+@pytest.mark.parametrize("factor", [1, 1e4, 1e6])
+def test_a_cut_can_be_seen(numbers: pd.DataFrame, factor: float, width_in: float) -> None:
+    """Left of the value of every bar that is cut is the mark of the cut, also where values have many digits."""
+    times = [name for name in numbers if name.endswith("_s")]
+    figure = latency_bars.bars(numbers.assign(**factor * numbers[times]), PARTS, ABOUT, width_in)
+    figure.draw_without_rendering()
+    cuts = [(axes, text) for axes in bars_axes(figure) for text in axes.texts if text.get_bbox_patch()]
+    assert cuts
+    for axes, text in cuts:
+        y = text.get_position()[1]
+        marks = [xy_of(line)[0] for line in axes.lines if line.get_color() == "white" and xy_of(line)[1].mean() == y]
+        left = axes.transData.inverted().transform((text.get_window_extent().x0, 0))[0]
+        assert len(marks) == 2
+        assert all(x.min() > 0 and x.max() < left for x in marks)
 
 
 def many_uplinks(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -346,6 +365,28 @@ def test_draws_all_of_a_run_and_of_a_folder(made_up: Analysis, tmp_path: Path) -
     (tmp_path / "taken").write_text("")
     with pytest.raises(ResultsError, match="cannot be written"):
         list(gallery.draw_all(made_up.record.folder, tmp_path / "taken", ["timings"]))
+
+
+@pytest.mark.slow
+def test_no_two_files_of_a_run_have_one_name(
+    made_up: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No table is named as a figure, also of a run with energy; runs of one name go to folders of their own."""
+    run = Analysis(made_up.record)
+    run.__dict__["energy"] = pd.DataFrame({"pipeline": ["tofc"], "gross_j": [1.0]})
+    tables = gallery._tables(run, tmp_path / "tables")
+    assert "joules.csv" in {file.name for file in tables}
+    figures = {
+        f"{name}{width}" for name in gallery.FIGURES for width in ("", *(f"_{width}" for width in style.WIDTHS_IN))
+    }
+    assert len(figures) == 3 * len(gallery.FIGURES)
+    assert not {file.stem for file in tables} & figures
+    assert len({file.name for file in tables}) == len(tables)
+    for place in ("mine", "yours"):
+        shutil.copytree(made_up.record.folder, tmp_path / "runs" / place / "tonight")
+    monkeypatch.setattr(gallery, "_written", lambda _, wanted, out: [out / name for name in wanted])
+    files = list(gallery.draw_all(tmp_path / "runs", tmp_path / "out", ["timings"]))
+    assert files == [tmp_path / "out" / place / "tonight" / "timings" for place in ("mine", "yours")]
 
 
 @pytest.mark.slow

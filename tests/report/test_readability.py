@@ -1,6 +1,7 @@
 """Figures can be read: of few schemes and of many, on a page and in a column, whatever is drawn."""
 
 import dataclasses
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pyarrow as pa
 import pytest
 from matplotlib.lines import Line2D
 from PIL import Image
+from rich.console import Console
 
 from harness.analysis import Analysis
-from harness.report.figures import gallery, sheet, style
+from harness.report import grids, page
+from harness.report.energy import energy_table
+from harness.report.figures import gallery, latency_bars, sheet, style
 from harness.report.figures.sheet import Provenance
 from harness.runs.illustrations import Bits, Case, Cases, Density, Fit, Histogram, Illustrations
 from tests.made_up_run import make
@@ -40,6 +44,12 @@ def many() -> Analysis:
     return _illustrated(many_schemes.make(Path("/nowhere"), 16, 12))
 
 
+@pytest.fixture(scope="module")
+def named() -> Analysis:
+    """Five schemes, and five uplinks of long names, from 1 B/s to 100 MB/s."""
+    return _illustrated(many_schemes.make(Path("/nowhere"), 5, 0, named=many_schemes.LONG))
+
+
 def _illustrated(run: Analysis) -> Analysis:
     """The run with illustrations of as many schemes."""
     names = list(run.manifest.points)
@@ -58,10 +68,11 @@ def _illustrated(run: Analysis) -> Analysis:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(gallery.FIGURES))
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN], ids=["page", "column"])
-def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_in: float) -> None:
-    """Of 2 schemes and 1 uplink, and of 16 and 12, all words of a figure are on the page and apart from each other."""
+def test_everything_can_be_read(few: Analysis, many: Analysis, named: Analysis, name: str, width_in: float) -> None:
+    """Of 2 schemes and 1 uplink, of 16 and 12, and of long names, all words are on the page and apart."""
     # A column is the harder width; the small run is hard because there is little to draw.
     runs = ([many] if name in ("fig12", "fig8", "crossover", "table1") else []) if width_in == PAGE else [few, many]
+    runs += [named] if name in ("fig8", "ecdf", "timeline", "crossover") else []
     for run in runs:
         if not gallery.chart(name).missing(run):
             figure, data = gallery.chart(name).draw(run, width_in)
@@ -71,12 +82,47 @@ def test_everything_can_be_read(few: Analysis, many: Analysis, name: str, width_
 
 
 @pytest.mark.slow
+def test_titles_take_the_room_of_their_own_row(named: Analysis) -> None:
+    """Above a row of panels is room for its own longest title, not for that of another row."""
+    figure, _ = gallery.chart("fig8").draw(named, COLUMN)
+    figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    tops = sorted({box.y1 for box in boxes}, reverse=True)
+    bottoms = sorted({box.y0 for box in boxes}, reverse=True)
+    titles = [
+        max(axes.title.get_window_extent().y1 for axes, box in zip(figure.axes, boxes, strict=True) if box.y1 == top)
+        for top in tops
+    ]
+    assert len(tops) == 3
+    above_in = [(below - title) / figure.dpi for below, title in zip(bottoms, titles[1:], strict=False)]
+    assert max(above_in) - min(above_in) < 0.05
+    # They differ, so that rows of one height would not pass.
+    heights_in = [(title - top) / figure.dpi for title, top in zip(titles, tops, strict=True)]
+    assert max(heights_in) - min(heights_in) > 0.2
+
+
+@pytest.mark.slow
+def test_uplinks_whose_sentence_is_left_out_are_counted(named: Analysis, many: Analysis) -> None:
+    """The latency figure's footnote has a sentence for each of four uplinks, or says where the others' are."""
+    four = list(many_schemes.LONG)[:4]
+    run = Analysis(named.record)
+    run.__dict__["first"] = named.first[named.first["channel"].isin(four)]
+    run.__dict__["numbers"] = named.numbers[named.numbers["channel"].isin(four)]
+    assert [said.partition(":")[0] for said in latency_bars._first(run)] == four
+    for of, others in ((named, 2), (many, 9)):
+        *sentences, last = latency_bars._first(of)
+        assert len(sentences) == 3
+        assert last == f"who answers first at the other {others} uplinks is in first.csv, and 'harness show' prints it"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN])
 def test_users_can_be_read(width_in: float) -> None:
     """Users against p99: the loads are those of the rows, uncertified values are hollow, and all is readable."""
-    run = many_schemes.make(
-        Path("/nowhere"), 5, 2, users=(1, 2, 16), arrivals={"kind": "poisson", "rate_hz": 1.0}, deadline_s=2.0
-    )
+    arrivals = {"kind": "poisson", "rate_hz": 1.0}
+    # A rate of 100 MB/s gives the utilisation long labels.
+    named = dict(list(many_schemes.LONG.items())[2:])
+    run = many_schemes.make(Path("/nowhere"), 5, 0, users=(1, 2, 16), named=named, arrivals=arrivals, deadline_s=2.0)
     figure, data = gallery.chart("users").draw(run, width_in)
     assert_readable(figure)
     assert set(data["users"]) == {1, 2, 16}
@@ -138,14 +184,23 @@ def test_cases_can_be_read(made_up: Analysis, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width_in", [PAGE, COLUMN])
 def test_energy_can_be_read(width_in: float) -> None:
-    """A panel per rail, never their sum: bars are the joules of an answer, those above idle framed, sources hatched."""
+    """A panel per rail, never their sum: bars are the joules of an answer, those above idle framed, sources hatched.
+
+    What must be known of the joules is what the table says, by side and rail.
+    """
     run = many_schemes.make(Path("/nowhere"), 4, 1)
+    calibration = {"device/VDD_IN": 2.0, "server/nope": 1.5}
+    measure = {**run.manifest.scenario["measure"], "energy": {"calibration": calibration}}
+    scenario = {**run.manifest.scenario, "measure": measure}
+    manifest = run.manifest.model_copy(update={"scenario": scenario})
+    run = Analysis(dataclasses.replace(run.record, manifest=manifest))
     points = run.points[run.points["selected"]].set_index("pipeline")["point"]
     rows = [
         {"pipeline": name, "point": points[name],
          "side": side, "rail": rail, "sensor": "INA3221", "blocks": 3, "gross_j": 2.0 + n, "gross_low_j": 1.9 + n,
-         "gross_high_j": 2.2 + n, "net_j": 1.0 + n, "net_low_j": 0.9 + n, "net_high_j": 1.1 + n, "calibrated": False,
-         "source": "recorded" if rail == "package" else "measured", "machine": "a board", "shortest_s": 30.0}
+         "gross_high_j": 2.2 + n, "net_j": 1.0 + n, "net_low_j": 0.9 + n, "net_high_j": 1.1 + n,
+         "calibrated": f"{side}/{rail}" in calibration, "source": "recorded" if rail == "package" else "measured",
+         "machine": "a board", "shortest_s": 1.0}
         for n, name in enumerate(list(run.manifest.points)[:3])
         for side, rail in (("device", "VDD_IN"), ("device", "VDD_GPU_SOC"), ("server", "package"))
     ]  # fmt: skip
@@ -157,7 +212,23 @@ def test_energy_can_be_read(width_in: float) -> None:
     for axes, hatch in zip(figure.axes, (None, None, style.HATCHES["recorded"]), strict=True):
         assert [bar.get_width() for bar in bars_of(axes)] == pytest.approx([2, 1, 3, 2, 4, 3])
         assert {patch.get_hatch() for patch in axes.patches[::2]} == {hatch}
-    assert "external meter: INA3221" in " ".join(text.get_text() for text in texts(figure))
+    shown = " ".join(" ".join(text.get_text() for text in texts(figure)).split()).lower()
+    console = Console(width=300, file=io.StringIO())
+    console.print(energy_table(run))
+    printed = console.file.getvalue().lower()
+    for note in (
+        "calibrated by the scenario: device/VDD_IN",
+        "calibrations of rails that were not measured: server/nope",
+        "uncalibrated, because no external meter was compared: device's VDD_GPU_SOC, server's package",
+        "blocks of 1 s are shorter than 30 s",
+        "some are recorded",
+    ):
+        assert note.lower() in shown
+        assert note.lower() in printed
+        assert note in " ".join(page._section(0, run, [], [])["notes"])
+    (grid,) = [grid for grid in grids.tables(run) if grid.caption.startswith("Energy")]
+    place = [column.head for column in grid.columns].index("calibrated")
+    assert [row[place].text for row in grid.rows] == ["by the scenario", "no", "no"] * 3
 
 
 def test_legends_are_as_full_as_they_can_be() -> None:

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from harness.analysis import Analysis
 from harness.report.figures import style
-from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, logarithmic, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, left_of, logarithmic, of
 from harness.units import format_rate
 
 _FEWEST_RATES = 3
@@ -49,7 +49,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         f"circles: rates at which two schemes change places ({len(crossings)}); named, with their intervals, are those "
         "at which another answers first",
     ]
-    left_in, right_in, high_in = 0.5, 0.24, 2.5 if narrow else 3.3
+    shown_s = rows["mean_s"][rows["mean_s"] > 0]
+    left_in, right_in, high_in = max(0.5, left_of(shown_s.min(), shown_s.max())), 0.24, 2.5 if narrow else 3.3
     wide_in = width_in - left_in - right_in
     low, high = float(rows["rate_bps"].min()), float(rows["rate_bps"].max())
     limits_bps = low / 1.12, high * 1.12

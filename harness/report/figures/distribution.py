@@ -31,12 +31,17 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             Line2D([], [], color=style.SCORE, linestyle="--", label=f"deadline {format_seconds(deadline_s)}")
         )
     panels = list(data.groupby(["replay", "channel", "users"], sort=False))
+    titles = [
+        f"{channel}" + (f", {users} user{'s' * (int(str(users)) > 1)}" if several_users else "")
+        for (_, channel, users), _ in panels
+    ]
     boxes, body_in = grid(
         width_in,
         len(panels),
         most=4 if width_in >= NARROW_IN else 2 if len(panels) < 7 else 3,
         high_in=1.2,
         left_in=0.42,
+        titles=titles,
     )
     notes = ["a request that was never answered is beyond the axis", "requests replayed from the timed ones"]
     if data["unstable"].any():
@@ -48,7 +53,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     sheet = Sheet(width_in, body_in, of(run, "share of requests answered within a time", notes), handles)
     finite = data.loc[np.isfinite(data["seconds"]) & (data["seconds"] > 0), "seconds"]
     low, high = float(finite.min()) / 1.15, max(float(finite.max()), deadline_s or 0.0) * 1.15
-    for (box, first, last), ((_, channel, users), rows) in zip(boxes, panels, strict=True):
+    for (box, first, last), title, (_, rows) in zip(boxes, titles, panels, strict=True):
         axes = sheet.axes(*box)
         axes.set_xlim(low, high)
         axes.set_xscale("log")
@@ -67,7 +72,6 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
         axes.tick_params(labelleft=first)
         logarithmic(axes.xaxis, box[2])
-        title = f"{channel}" + (f", {users} user{'s' * (int(str(users)) > 1)}" if several_users else "")
         axes.set_title(style.shortened(title, box[2], 7.0), fontsize=7.0, pad=3)
         if last:
             axes.set_xlabel("latency (s)")

@@ -8,8 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from harness.analysis import Analysis
+from harness.report.energy import notes
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, grid, of
+from harness.units import three_digits
 
 _COLOURS = {"device": style.PARTS["device"], "server": style.PARTS["server"]}
 
@@ -21,9 +23,10 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     narrow = width_in < NARROW_IN
     table = Rows.of(names, narrow=narrow)
     panels = list(data.groupby(["side", "rail"], sort=False))
+    titles = [f"{side}: {rail}" for (side, rail), _ in panels]
     boxes, body_in = grid(
-        width_in, len(panels), most=1 if narrow else 3, high_in=table.high_in, left_in=table.left_in, above_in=0.32,
-        gap_in=0.22, right_in=0.2,
+        width_in, len(panels), most=1 if narrow else 3, high_in=table.high_in, left_in=table.left_in, gap_in=0.22,
+        right_in=0.2, titles=titles,
     )  # fmt: skip
     sources = set(data["source"])
     handles = [
@@ -36,14 +39,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             if hatch and source in sources
         ),
     ]
-    loose = sorted(set(data.loc[~data["calibrated"].astype(bool), "sensor"]))
-    notes = [
-        f"means over blocks of requests with intervals at {100 * run.equality.confidence:g} %",
-        "rails are not added up: one may be a part of another",
-        f"not compared with an external meter: {', '.join(loose)}" if loose else "",
-    ]
-    sheet = Sheet(width_in, body_in, of(run, "energy of an answer", notes), handles)
-    for (box, first, last), ((side, rail), rows) in zip(boxes, panels, strict=True):
+    about = of(run, "energy of an answer", notes(run, data, "whiskers:"))
+    sheet = Sheet(width_in, body_in, about, handles)
+    for (box, first, last), title, ((side, _), rows) in zip(boxes, titles, panels, strict=True):
         axes = sheet.axes(*box)
         most = max(float(np.nanmax([1e-12, *rows["gross_j"], *rows["gross_high_j"]])), 1e-12)
         least = min(0.0, float(np.nanmin([0.0, *rows["net_j"], *rows["net_low_j"]])))
@@ -70,11 +68,11 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
                 spread = [[row["gross_j"] - row["gross_low_j"]], [row["gross_high_j"] - row["gross_j"]]]
                 axes.errorbar(row["gross_j"], y, xerr=spread, color=style.INK, elinewidth=0.8, capsize=1.5)
                 end = row["gross_high_j"]
-            axes.text(end + 0.02 * most, y, f"{row['gross_j']:.3g}", ha="left", va="center", fontsize=6.0)
+            axes.text(end + 0.02 * most, y, three_digits(row["gross_j"]), ha="left", va="center", fontsize=6.0)
         axes.set_xlim(1.05 * least, 1.3 * most)
         table.put(axes, named=first)
         axes.locator_params(axis="x", nbins=4)
-        axes.set_title(style.shortened(f"{side}: {rail}", box[2], 7.0), fontsize=7.0, pad=3)
+        axes.set_title(style.shortened(title, box[2], 7.0), fontsize=7.0, pad=3)
         if last:
             axes.set_xlabel("energy of an answer (J)")
     return sheet.figure, data

@@ -119,8 +119,10 @@ def draw_all(
     ``comparison.md`` sets the schemes against each other. ``categories.csv`` has every point's score in each category;
     of several benchmarks, ``benchmarks.csv`` has every point in each of them separately. ``first.csv`` says who answers
     first, ``equal_score.csv`` and ``latency_at_equal_score.csv`` have each two schemes at equal score by their curves.
+    ``joules.csv`` has the energy of every point that was measured.
 
-    They go to a folder ``figures`` in the run, or to ``out``, in a folder for each run where ``path`` is not a run.
+    They go to a folder ``figures`` in the run, or to ``out``, where ``path`` is not a run in the folder of each run
+    under it.
     The figures of a run are drawn by as many processes as there are processors.
     ``note`` is called with what was left out, and why. Raises ResultsError where ``path`` holds no complete run, or a
     damaged one, where no run can draw a figure that was named, and where the disk refuses.
@@ -132,7 +134,7 @@ def draw_all(
     if (path / MANIFEST).exists():
         folders = {path: out or path / "figures"}
     else:
-        folders = {run: out / run.name if out else run / "figures" for run in complete_runs(path)}
+        folders = {run: out / run.relative_to(path) if out else run / "figures" for run in complete_runs(path)}
     refused: list[ResultsError] = []
     drawn = False
     for folder, target in folders.items():
@@ -202,7 +204,8 @@ def _tables(run: Analysis, out: Path) -> list[Path]:
     if len(run.manifest.benchmarks) > 1:
         parts["benchmarks"] = run.benchmarks
     if not run.energy.empty:
-        parts["energy"] = run.energy
+        # The figure's data, energy.csv, are those of the selected points.
+        parts["joules"] = run.energy
     if run.scored:
         parts |= {"equal_score": run.equal_scores, "latency_at_equal_score": run.latencies_at_equal_score}
     for name, part in parts.items():

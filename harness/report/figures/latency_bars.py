@@ -15,11 +15,15 @@ from matplotlib.ticker import MaxNLocator
 from harness.analysis import Analysis, comparison
 from harness.report.figures import style
 from harness.report.figures.rate_performance import of_llava15
-from harness.report.figures.sheet import NARROW_IN, Chart, Provenance, Rows, Sheet, end_of_axis, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Provenance, Rows, Sheet, end_of_axis, grid, of
 
 _VALUE_PT = 6.0
 _LABEL_FREE_IN = 0.13
 """The end of a time axis without ticks: half of a label and half of the next panel's first are wider than the gap."""
+_EDGE_IN, _MARK_IN, _BEFORE_IN = 0.04, 0.09, 0.06
+"""At the end of a bar that is cut: beyond its value, the mark of the cut, and the least of the bar before that."""
+_MOST_SENTENCES = 4
+"""On who answers first: more would be a page of small type."""
 _ONE_AXIS = 4.0
 """Panels have one time axis where the longest of their bars differ by no more than this factor."""
 
@@ -33,13 +37,23 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         *([whole] if run.met != "all" else []),
         *([own] if run.met == "all" else [f"where requests meet or a rate varies {own}"] if run.met == "some" else []),
         *([] if run.is_estimated else [f"intervals at {100 * run.equality.confidence:g} %"]),
-        *(comparison.first_sentences(run.first, run.numbers)[:3] if width_in >= NARROW_IN else []),
+        *(_first(run) if width_in >= NARROW_IN else []),
         *[text for text in (run.session, *run.elsewhere, *run.timing_warnings[:1]) if text],
     ]
     about = of(run, "latency at each uplink" + (", and score" if run.scored else "; no score is claimed"), notes)
     # The bytes of an estimated run's links are not measured.
     numbers = run.numbers.assign(link_source="reported") if run.is_estimated else run.numbers
     return bars(numbers, run.parts, about, width_in, scored=run.scored, target=run.equality.target), numbers
+
+
+def _first(run: Analysis) -> list[str]:
+    """Who answers first at each uplink; of many, at the first three, and where the others are."""
+    found = comparison.first_sentences(run.first, run.numbers)
+    if len(found) <= _MOST_SENTENCES:
+        return found
+    others = len(found) - _MOST_SENTENCES + 1
+    more = f"who answers first at the other {others} uplinks is in first.csv, and 'harness show' prints it"
+    return [*found[: _MOST_SENTENCES - 1], more]
 
 
 def bars(
@@ -70,23 +84,23 @@ def bars(
     gap_in, right_in = 0.12 if narrow else 0.16, 0.16
     # A panel has room for the value of a bar that is cut, with its interval.
     longest = [f"{_digits(total_s)} \u00b1{_digits(total_s)}" for total_s in replayed["total_mean_s"].tolist()]
-    least_in = 0.12 + max((style.width_of(words, _VALUE_PT) for words in longest), default=0.5)
+    cut_in = _EDGE_IN + _MARK_IN + _BEFORE_IN
+    least_in = cut_in + max((style.width_of(words, _VALUE_PT) for words in longest), default=0.5)
     most = min(
         3 if narrow else 5 if n_panels > 8 else 4, int((width_in - rows.left_in - right_in) / (least_in + gap_in))
     )
-    in_a_row = _in_a_row(n_panels, max(most, 1))
-    wide_in = (width_in - rows.left_in - right_in - (in_a_row - 1) * gap_in) / in_a_row
     labels = [_label(uplink, uplinks) for _, uplink in uplinks.iterrows()]
-    titles = [style.wrapped(label, wide_in, 7.0) for label in labels]
-    above_in = 0.2 + 0.11 * (max((len(title) for title in titles), default=1) - 1)
-    row_in = above_in + rows.high_in + 0.34
-    sheet = Sheet(width_in, max(math.ceil(n_panels / in_a_row), 1) * row_in, about, _legend(numbers, colours))
+    boxes, body_in = grid(
+        width_in, n_panels, most=max(most, 1), high_in=rows.high_in, left_in=rows.left_in, below_in=0.34,
+        gap_in=gap_in, right_in=right_in, titles=["score", *labels] if scored else labels,
+    )  # fmt: skip
+    wide_in = boxes[0][0][2]
+    sheet = Sheet(width_in, body_in, about, _legend(numbers, colours))
 
     def panel(place: int) -> Axes:
-        row, column = divmod(place, in_a_row)
-        left_in = rows.left_in + column * (wide_in + gap_in)
-        axes = sheet.axes(left_in, row * row_in + above_in, wide_in, rows.high_in)
-        rows.put(axes, named=column == 0)
+        box, first, _ = boxes[place]
+        axes = sheet.axes(*box)
+        rows.put(axes, named=first)
         return axes
 
     if scored:
@@ -97,20 +111,14 @@ def bars(
         axes = panel(place + scored)
         limit_s = _end_s(replayed) if together else ends[place]
         _bars(axes, _at(numbers, uplink), pipelines, colours, limit_s, rows, wide_in)
-        axes.set_title("\n".join(titles[place]), fontsize=7.0, pad=3)
-        last = place + scored + in_a_row >= n_panels
-        if last:
-            axes.set_xlabel("mean latency (s)" if not narrow or in_a_row < 3 else "latency (s)")
+        axes.set_title(style.shortened(labels[place], wide_in, 7.0), fontsize=7.0, pad=3)
+        if boxes[place + scored][2]:
+            whole = style.width_of("mean latency (s)", 7.5) <= wide_in
+            axes.set_xlabel("mean latency (s)" if whole else "latency (s)")
     if uplinks.empty:
         why = "nothing was replayed" if numbers["shown"].any() else "no scheme reaches the target"
-        sheet.text(rows.left_in + scored * (wide_in + gap_in), above_in, why, color=style.GREY)
+        sheet.text(rows.left_in + scored * (wide_in + gap_in), boxes[0][0][1], why, color=style.GREY)
     return sheet.figure
-
-
-def _in_a_row(n_panels: int, most: int) -> int:
-    """As few rows as possible, with the panels spread evenly over them."""
-    rows = math.ceil(max(n_panels, 1) / most)
-    return math.ceil(max(n_panels, 1) / rows)
 
 
 def _at(numbers: pd.DataFrame, uplink: "pd.Series[float]") -> pd.DataFrame:
@@ -220,14 +228,15 @@ def _total(axes: Axes, y: float, row: Mapping[str, Any], limit_s: float, bar_in:
     if total_s > limit_s:
         if np.isfinite(low_s):
             ends = f"{value} [{_digits(low_s)}, {_digits(high_s)}]"
-            # Where both ends have no room it is the longer side.
-            fits = style.width_of(ends, _VALUE_PT) < wide_in - 0.12
-            value = ends if fits else f"{value} \u00b1{_like(max(total_s - low_s, high_s - total_s), value)}"
-        right = limit_s * (1 - 0.04 / wide_in)
+            # Where both ends have no room it is the longer side; the mark of the cut always has room.
+            side = f"{value} \u00b1{_like(max(total_s - low_s, high_s - total_s), value)}"
+            room_in = wide_in - _EDGE_IN - _MARK_IN - _BEFORE_IN
+            value = next((words for words in (ends, side) if style.width_of(words, _VALUE_PT) <= room_in), value)
+        right = limit_s * (1 - _EDGE_IN / wide_in)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.92}
         axes.text(right, y, value, ha="right", va="center", fontsize=_VALUE_PT, bbox=box, zorder=5)
-        cut = right - (style.width_of(value, _VALUE_PT) + 0.09) / wide_in * limit_s
-        for shift in (0.0, 0.035 / wide_in * limit_s) if cut > 0.05 * limit_s else ():
+        cut = right - (style.width_of(value, _VALUE_PT) + _MARK_IN) / wide_in * limit_s
+        for shift in (0.0, 0.035 / wide_in * limit_s):
             slant = 0.015 / wide_in * limit_s
             axes.plot(
                 [cut + shift - slant, cut + shift + slant],

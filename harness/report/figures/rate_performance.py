@@ -5,7 +5,6 @@ A line is a ladder, the points of a scheme that differ only in their rate, and t
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,13 +83,15 @@ def curves(run: Analysis, panels: Sequence[Panel], width_in: float) -> Figure:
     left_in, right_in, below_in = 0.48, 0.14, 0.38
     high_in = 2.1 if narrow else 3.1 if in_a_row == 1 else 2.2
     wide_in = (width_in - in_a_row * (left_in + right_in)) / in_a_row
-    titles = [style.wrapped(panel.title, wide_in, 7.5) for panel in panels]
-    above_in = 0.08 + 0.13 * max(map(len, titles))
-    row_in = above_in + high_in + below_in
-    sheet = Sheet(width_in, math.ceil(len(panels) / in_a_row) * row_in, about, legend)
+    # Each row has room for the lines of its own titles.
+    lines = [len(style.wrapped(panel.title, wide_in, 7.5)) for panel in panels]
+    rows = range(0, len(panels), in_a_row)
+    above_in = [0.08 + 0.13 * max(lines[first : first + in_a_row]) for first in rows]
+    sheet = Sheet(width_in, sum(above_in) + len(rows) * (high_in + below_in), about, legend)
     for place, panel in enumerate(panels):
         row, column = divmod(place, in_a_row)
-        axes = sheet.axes(left_in + column * (left_in + wide_in + right_in), row * row_in + above_in, wide_in, high_in)
+        top_in = sum(above_in[: row + 1]) + row * (high_in + below_in)
+        axes = sheet.axes(left_in + column * (left_in + wide_in + right_in), top_in, wide_in, high_in)
         _draw(axes, panel, looks, wide_in)
     return sheet.figure
 

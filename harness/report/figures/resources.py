@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from harness.analysis import Analysis
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, grid, of
+from harness.units import three_digits
 
 _COLOURS = {"device": style.PARTS["device"], "server": style.PARTS["server"]}
 
@@ -60,7 +61,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
             title = f"memory on the {what} (MB)"
         most = float(np.nanmax(total)) if np.isfinite(total).any() else 1.0
         for place, value in zip(y, total, strict=True):
-            words = "not measured" if np.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+            words = "not measured" if np.isnan(value) else three_digits(value)
             axes.text(np.nan_to_num(value) + 0.015 * most, place, words, ha="left", va="center", fontsize=6.0,
                       color=style.GREY if np.isnan(value) else style.INK)  # fmt: skip
         axes.set_xlim(0, 1.3 * most or 1.0)

@@ -23,6 +23,8 @@ NARROW_IN = 5.0
 _EDGE_IN, _GAP_IN = 0.06, 0.05
 _LEADING = 1.25 / 72
 _FOOT_PT, _NAME_PT = 6.0, 7.0
+_TITLE_LINE_IN = 0.11
+"""The height of each further line of a panel's title."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,21 +201,25 @@ def grid(
     below_in: float = 0.36,
     gap_in: float = 0.16,
     right_in: float = 0.14,
+    titles: Sequence[str] = (),
 ) -> tuple[list[tuple[Box, bool, bool]], float]:
     """Panels in rows of at most ``most``, as few rows as possible, and the height of all of them.
 
-    Each with whether it is its row's first, and whether no other is below it.
+    Each with whether it is its row's first, and whether no other is below it. ``titles`` of 7 points are wrapped to the
+    width of their panels: each row has room above it for the lines of its own longest, ``above_in`` for one.
     """
     n_rows = math.ceil(max(n_panels, 1) / most)
     in_a_row = math.ceil(max(n_panels, 1) / n_rows)
     wide_in = (width_in - left_in - right_in - (in_a_row - 1) * gap_in) / in_a_row
-    row_in = above_in + high_in + below_in
-    found = []
-    for place in range(n_panels):
-        row, column = divmod(place, in_a_row)
-        box = (left_in + column * (wide_in + gap_in), row * row_in + above_in, wide_in, high_in)
-        found.append((box, column == 0, place + in_a_row >= n_panels))
-    return found, n_rows * row_in
+    lines = [len(style.wrapped(title, wide_in, 7.0)) for title in titles]
+    found, top_in = [], 0.0
+    for first in range(0, n_rows * in_a_row, in_a_row):
+        top_in += above_in + _TITLE_LINE_IN * (max([1, *lines[first : first + in_a_row]]) - 1)
+        for place in range(first, min(first + in_a_row, n_panels)):
+            box = (left_in + (place - first) * (wide_in + gap_in), top_in, wide_in, high_in)
+            found.append((box, place == first, place + in_a_row >= n_panels))
+        top_in += high_in + below_in
+    return found, top_in
 
 
 def end_of_axis(values: "pd.Series[float]", highs: "pd.Series[float]") -> float:
@@ -230,8 +236,14 @@ def end_of_axis(values: "pd.Series[float]", highs: "pd.Series[float]") -> float:
     return end or 1.0
 
 
+def left_of(low: float, high: float) -> float:
+    """The room that a logarithmic vertical axis between these takes on its left: for its labels and its name."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return 0.3 + max(style.width_of(f"{10.0**n:g}", 7.0) for n in powers)
+
+
 def logarithmic(axis: Any, length_in: float, form: Callable[[float], str] = "{:g}".format) -> None:
-    """Labels of a logarithmic axis as plain numbers: at 1, 2 and 5 where there is room for them, else at 1."""
+    """Labels of a logarithmic axis as plain numbers: at 1, 2 and 5 where there is room, else at 1, or some 1."""
     low, high = sorted(axis.get_view_interval())
     decades = max(math.log10(high / low), 1e-3)
     powers = [10.0**n for n in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)] or [low]
@@ -240,9 +252,10 @@ def logarithmic(axis: Any, length_in: float, form: Callable[[float], str] = "{:g
     # The nearest neighbours of 1, 2 and 5 are 0.3 of a decade apart.
     apart = {(1.0, 2.0, 5.0): 0.301, (1.0, 3.0): 0.477, (1.0,): 1.0}
     subs = next((subs for subs, share in apart.items() if share * length_in / decades >= each_in), (1.0,))
-    axis.set_major_locator(LogLocator(subs=subs, numticks=40))
+    each = max(1, math.ceil(each_in * decades / length_in)) if subs == (1.0,) else 1
+    axis.set_major_locator(LogLocator(base=10.0**each, subs=subs, numticks=40))
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
-    axis.set_minor_locator(LogLocator(subs=[n for n in range(2, 10) if n not in subs], numticks=40))
+    axis.set_minor_locator(LogLocator(subs=[n for n in range(1, 10) if n not in subs or each > 1], numticks=40))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from harness.analysis import Analysis
 from harness.report.figures import style
 from harness.report.figures.sheet import NARROW_IN, Chart, Rows, Sheet, end_of_axis, grid, of
+from harness.units import three_digits
 
 COLOURS: Mapping[str, str] = {
     "preprocess": "#B9D6E8",
@@ -50,8 +51,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     narrow = width_in < NARROW_IN
     table = Rows.of(schemes, narrow=narrow, slot_in=0.19)
     boxes, body_in = grid(
-        width_in, len(panels), most=1 if narrow else 2, high_in=table.high_in, left_in=table.left_in, gap_in=0.2
-    )
+        width_in, len(panels), most=1 if narrow else 2, high_in=table.high_in, left_in=table.left_in, gap_in=0.2,
+        titles=[str(channel) for channel, _ in panels],
+    )  # fmt: skip
     sample = str(data["sample"].iloc[0])
     notes = [
         f"question {sample} of the timed ones, that of the median latency over all schemes",
@@ -85,7 +87,7 @@ def _row(axes: Axes, y: float, rows: pd.DataFrame, limit_s: float, bar_in: float
             edgecolor=style.INK if row["side"] == "server" else style.GREY if hatch else "white",
             linewidth=0.7 if row["side"] == "server" else 0.0,
         )  # fmt: skip
-    words = f"{end_s:.3g} s"
+    words = f"{three_digits(end_s)} s"
     if end_s > limit_s:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.92}
         x = limit_s * (1 - 0.04 / wide_in)

@@ -7,10 +7,9 @@ from matplotlib.lines import Line2D
 
 from harness.analysis import Analysis
 from harness.report.figures import style
-from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, logarithmic, of
+from harness.report.figures.sheet import NARROW_IN, Chart, Sheet, grid, left_of, logarithmic, of
 from harness.units import format_seconds
 
-_AT_MOST_IN_A_ROW = 3
 _LEAST_LOAD = 0.01
 """A place that is busy for less of its time is idle; the axis is for those that are not."""
 
@@ -44,12 +43,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     ]
     groups = list(data.groupby(["replay", "channel"], sort=False))
     narrow = width_in < NARROW_IN
-    in_a_row = min(len(groups), 2 if narrow else _AT_MOST_IN_A_ROW)
-    left_in, gap_in, right_in = 0.46, 0.16, 0.16
-    wide_in = (width_in - left_in - right_in - (in_a_row - 1) * gap_in) / in_a_row
-    upper_in, lower_in = (1.5, 0.8) if narrow else (1.9, 0.9)
-    row_in = 0.2 + upper_in + 0.14 + lower_in + 0.36
-    n_rows = -(-len(groups) // in_a_row)
+    upper_in, between_in, lower_in = (1.5, 0.14, 0.8) if narrow else (1.9, 0.14, 0.9)
     stable = data["p99_s"].where(data["reason"] == "").dropna()
     both = [*stable, *([deadline_s] if deadline_s else [])]
     low_s, high_s = (min(both) / 1.4, max(both) * 1.4) if both else (0.1, 1.0)
@@ -58,13 +52,16 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     least_load, most_load = max(_LEAST_LOAD, min([0.1, *loads])) / 1.3, max([1.0, *loads]) * 1.5
     if (loads < _LEAST_LOAD).any():
         notes.append(f"utilisations below {_LEAST_LOAD:g} are not drawn")
-    sheet = Sheet(width_in, n_rows * row_in, of(run, "users against the 99th percentile", notes), handles)
     ticks = sorted(set(data["users"]))
-    for place, ((_, channel), rows) in enumerate(groups):
-        row, column = divmod(place, in_a_row)
-        left = left_in + column * (wide_in + gap_in)
-        upper = sheet.axes(left, row * row_in + 0.2, wide_in, upper_in)
-        lower = sheet.axes(left, row * row_in + 0.2 + upper_in + 0.14, wide_in, lower_in)
+    left_in = max(left_of(low_s, high_s), left_of(least_load, most_load))
+    boxes, body_in = grid(
+        width_in, len(groups), most=2 if narrow else 3, high_in=upper_in + between_in + lower_in, left_in=left_in,
+        right_in=0.16, titles=[str(channel) for (_, channel), _ in groups],
+    )  # fmt: skip
+    sheet = Sheet(width_in, body_in, of(run, "users against the 99th percentile", notes), handles)
+    for ((at_in, top_in, wide_in, _), outermost, last), ((_, channel), rows) in zip(boxes, groups, strict=True):
+        upper = sheet.axes(at_in, top_in, wide_in, upper_in)
+        lower = sheet.axes(at_in, top_in + upper_in + between_in, wide_in, lower_in)
         for name in names:
             own, look = rows[rows["pipeline"] == name].sort_values("users"), looks[name]
             said = own[own["reason"] == ""]
@@ -90,13 +87,13 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         lower.set_ylim(least_load, most_load)
         lower.set_yscale("log")
         logarithmic(lower.yaxis, lower_in)
-        upper.tick_params(labelbottom=False, labelleft=column == 0)
-        lower.tick_params(labelleft=column == 0)
+        upper.tick_params(labelbottom=False, labelleft=outermost)
+        lower.tick_params(labelleft=outermost)
         upper.set_title(style.shortened(str(channel), wide_in, 7.0), fontsize=7.0, pad=3)
-        if column == 0:
+        if outermost:
             upper.set_ylabel("p99 of latency (s)")
-            lower.set_ylabel("utilisation", labelpad=1)
-        if place + in_a_row >= len(groups):
+            lower.set_ylabel("utilisation")
+        if last:
             lower.set_xlabel("users")
     return sheet.figure, data
 
