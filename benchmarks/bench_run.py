@@ -54,7 +54,7 @@ print(json.dumps([(at[0], to[1] - at[1], to[2] - at[2]) for at, to in zip(marks,
 
 _PLOT = """
 from harness.report.figures.gallery import draw_all
-draw_all(Path(sys.argv[1]))
+list(draw_all(Path(sys.argv[1])))
 print(json.dumps([("plot", *now())]))
 """
 

@@ -19,7 +19,10 @@ import contextlib
 import difflib
 import enum
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+MOST_SENTENCES = 100
+"""The most mistakes of one file that are printed."""
 
 
 class ExitCode(enum.IntEnum):
@@ -91,6 +94,12 @@ def placed(point: str, sample: str = "") -> Iterator[None]:
     except Exception as error:
         error.add_note(f"raised for {point}, sample {sample}" if sample else f"raised for {point}")
         raise
+
+
+def in_lines(sentences: Sequence[str], where: str, more: int = 0) -> str:
+    """Mistakes of one file as lines: at most :data:`MOST_SENTENCES`, and the number of the others and of ``more``."""
+    rest = more + max(0, len(sentences) - MOST_SENTENCES)
+    return "\n".join([*sentences[:MOST_SENTENCES], *([f"{where}: and {rest} more mistakes"] if rest else [])])
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

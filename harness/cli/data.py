@@ -92,7 +92,7 @@ def check(
     from harness.cli.display import Bar, terminal
     from harness.data import own
     from harness.data.benchmarks import BENCHMARKS, check_md5, find, folder, load, locate
-    from harness.errors import DataError, HarnessError, UnavailableError
+    from harness.errors import DataError, HarnessError, UnavailableError, in_lines
 
     console = terminal()
     wanted = names or [name for name in BENCHMARKS if locate(name).exists()]
@@ -105,8 +105,12 @@ def check(
         try:
             samples = load(name) if published else own.load(Path(name), cache=cache_folder())[1]
             with Bar(console, name, sized=False) as bar:
-                for number, _ in enumerate(samples, 1):
-                    bar(number, len(samples))
+                for place in range(len(samples)):
+                    try:
+                        samples[place]
+                    except HarnessError as error:
+                        found.append(str(error))
+                    bar(place + 1, len(samples))
         except HarnessError as error:
             found.append(str(error))
         try:
@@ -117,6 +121,7 @@ def check(
         if not found:
             as_published = ", md5 as published" if published else ""
             console.print(f"{name}: {len(samples)} questions{as_published}", soft_wrap=True, highlight=False)
-        mistakes += found
+        else:
+            mistakes.append(in_lines(list(dict.fromkeys(found)), name))
     if mistakes:
         raise DataError("\n".join(mistakes))

@@ -23,7 +23,7 @@ from harness.data import pictures
 from harness.data.sample import Sample
 from harness.data.scoring import OWN_METRICS
 from harness.data.tsv import LONGEST_FIELD, LONGEST_REFERENCE, Origin, fields_of_any_size, image_field, read_tsv
-from harness.errors import DataError, UnavailableError, shown, unknown_name
+from harness.errors import DataError, UnavailableError, in_lines, shown, unknown_name
 
 _REQUIRED = ("image", "question", "answer")
 _KEPT = ("hint", "category", "group")
@@ -75,7 +75,7 @@ def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXEL
         raise DataError(f"{path}: is neither a .tsv nor a .csv file")
     if cache is None:
         raise UnavailableError(f"{path}: no cache folder can be written; name one in TOFC_HARNESS_CACHE")
-    rows = list(_rows(path))
+    rows = _rows(path)
     table = cache / "own" / f"{path.stem}-{_digest(path, rows)}.tsv"
     try:
         if not table.exists():
@@ -102,8 +102,10 @@ def _metric(path: Path) -> str:
     return "" if metric == "accuracy" else f":{metric}"
 
 
-def _rows(path: Path) -> Iterator[_Row]:
-    """The rows of a CSV, each checked as far as its own fields and the files that it names."""
+def _rows(path: Path) -> list[_Row]:
+    """The rows of a CSV; raises DataError with a sentence for each that is wrong by itself or in the files it names."""
+    rows: list[_Row] = []
+    mistakes: list[str] = []
     indices: dict[str, _Row] = {}
     for number, (line, fields) in enumerate(_table(path), 1):
         if missing := [column for column in _REQUIRED if column not in fields]:
@@ -111,13 +113,24 @@ def _rows(path: Path) -> Iterator[_Row]:
                 f"{path}: line 1: the header lacks {', '.join(missing)}; columns {', '.join(_REQUIRED)} are expected, "
                 f"and these were found: {', '.join(list(fields)[:12])}"
             )
-        index = fields.get("index", "").strip() or str(number)
-        names = _names(path, line, fields["image"])
-        options = _options(path, line, fields)
-        answer = _letter(path, line, fields["answer"].strip(), options, listed=bool(fields.get("options", "").strip()))
-        row = _Row(line, index, names, tuple(path.parent / name for name in names), fields, options, answer)
-        _refuse_repeated(path, row, indices.setdefault(index, row))
-        yield row
+        try:
+            row = _row(path, number, line, fields)
+            _refuse_repeated(path, row, indices.setdefault(row.index, row))
+        except DataError as error:
+            mistakes.append(str(error))
+        else:
+            rows.append(row)
+    if mistakes:
+        raise DataError(in_lines(mistakes, str(path)))
+    return rows
+
+
+def _row(path: Path, number: int, line: int, fields: Mapping[str, str]) -> _Row:
+    names = _names(path, line, fields["image"])
+    options = _options(path, line, fields)
+    answer = _letter(path, line, fields["answer"].strip(), options, listed=bool(fields.get("options", "").strip()))
+    index = fields.get("index", "").strip() or str(number)
+    return _Row(line, index, names, tuple(path.parent / name for name in names), fields, options, answer)
 
 
 def _refuse_repeated(path: Path, row: _Row, first: _Row) -> None:

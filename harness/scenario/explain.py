@@ -8,11 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.errors import ScenarioError, meant, shown
+from harness.errors import MOST_SENTENCES, ScenarioError, in_lines, meant, shown
 from harness.scenario.source import COMMAND_LINE, Document, KeyPath
-
-_MOST = 100
-"""The most sentences that are printed."""
 
 
 class UnknownKey:
@@ -54,7 +51,7 @@ def mistakes(
     at_line = list(document.mistakes)
     read = {line for line, _ in at_line}
     # Many mistakes are often one, repeated: only as many sentences are made as are shown.
-    first, rest = list(itertools.islice(found, _MOST)), sum(1 for _ in found)
+    first, rest = list(itertools.islice(found, MOST_SENTENCES)), sum(1 for _ in found)
     for key_path, sentence in first:
         line, where = _place(document, key_path)
         if alone is not None and (key_path, sentence) not in alone:
@@ -62,12 +59,11 @@ def mistakes(
         if line not in read:
             at_line.append((line, f"{where + ': ' if where else ''}{sentence}"))
     told = list(dict.fromkeys(sorted(at_line, key=lambda mistake: mistake[0])))
-    rest += max(0, len(told) - _MOST)
     sentences_ = [
         f"{path}, as the command line changes it: {sentence}" if line == COMMAND_LINE else f"{path}:{line}: {sentence}"
-        for line, sentence in told[:_MOST]
+        for line, sentence in told
     ]
-    return ScenarioError("\n".join([*sentences_, *([f"{path}: and {rest} more mistakes"] if rest else [])]))
+    return ScenarioError(in_lines(sentences_, str(path), rest))
 
 
 def sentences(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:

@@ -46,7 +46,7 @@ def test_showing_everything_computes_each_quantity_once(
     for name in ("first_answers", "ladders", "equal_scores", "latencies_at_equal_score"):
         counted(comparison, name)
     counted(comparison, "scores_at_tokens")
-    draw_all(made_up.record.folder, tmp_path)
+    list(draw_all(made_up.record.folder, tmp_path))
     compared = ("first_answers", "ladders", "equal_scores", "latencies_at_equal_score", "scores_at_tokens")
     assert calls == dict.fromkeys(("select", "latencies", "by_category", *compared), 1)
     calls.clear()

@@ -225,6 +225,28 @@ def test_a_damaged_picture_is_named(written: Written, tmp_path: Path) -> None:
             own.load(folder, cache=tmp_path / "cache")
 
 
+def test_every_mistake_is_reported(
+    written: Written, tmp_path: Path, harness: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Those of the rows, or where these are right of the pictures; of more than a hundred the rest is counted."""
+    twice = {**ROWS[0], "options": "red | red", "answer": "red"}
+    folder = written([twice, ROWS[1], {**ROWS[2], "image": "c.png"}])
+    with pytest.raises(DataError) as caught:
+        own.load(folder, cache=tmp_path / "cache")
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{folder / 'shop.csv'}: line 2: column 'answer': 'red' ")
+    assert second.startswith(f"{folder / 'shop.csv'}: line 5: column 'image': 'c.png' ")
+    written()
+    (folder / "a.png").write_bytes(cut_jpeg())
+    (folder / "b.png").write_bytes(cut_jpeg())
+    status, _, err = harness("data", "check", f"{folder}/")
+    assert (status, len(err.splitlines())) == (2, 3)
+    assert [f"line {line}: " in told for line, told in zip((2, 4, 2), err.splitlines(), strict=True)] == [True] * 3
+    written([twice] * 103)
+    with pytest.raises(DataError, match=r"shop\.csv: and 3 more mistakes$"):
+        own.load(folder, cache=tmp_path / "cache")
+
+
 @pytest.mark.parametrize("name", ["nothing", "nothing.tsv", "empty/"])
 def test_what_is_absent_is_unavailable(tmp_path: Path, name: str) -> None:
     """So that a stand-in can replace it."""

@@ -384,7 +384,7 @@ def test_no_two_files_of_a_run_have_one_name(
     assert len({file.name for file in tables}) == len(tables)
     for place in ("mine", "yours"):
         shutil.copytree(made_up.record.folder, tmp_path / "runs" / place / "tonight")
-    monkeypatch.setattr(gallery, "_written", lambda _, wanted, out: [out / name for name in wanted])
+    monkeypatch.setattr(gallery, "_drawn", lambda _, wanted, out: [out / name for name in wanted])
     files = list(gallery.draw_all(tmp_path / "runs", tmp_path / "out", ["timings"]))
     assert files == [tmp_path / "out" / place / "tonight" / "timings" for place in ("mine", "yours")]
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,10 +123,9 @@ def draw_all(
     ``joules.csv`` has the energy of every point that was measured.
 
     They go to a folder ``figures`` in the run, or to ``out``, where ``path`` is not a run in the folder of each run
-    under it.
-    The figures of a run are drawn by as many processes as there are processors.
-    ``note`` is called with what was left out, and why. Raises ResultsError where ``path`` holds no complete run, or a
-    damaged one, where no run can draw a figure that was named, and where the disk refuses.
+    under it. The figures of a run are drawn by as many processes as there are processors. ``note`` is called with what
+    was left out, and why. Raises ResultsError where ``path`` holds no complete run, or a damaged one, where no run can
+    draw a figure that was named, and where the disk refuses.
     """
     for name in figures or ():
         chart(name)
@@ -150,19 +150,17 @@ def draw_all(
             raise refused[0]
         for sentence in absent.values():
             note(sentence)
-        tables = [] if figures and not everything else [_TABLES]
-        for file in _written(run, [*wanted, *tables], target):
+        # They take nearly all quantities, which the processes that draw inherit.
+        tables = [] if figures and not everything else _tables(run, target)
+        for file in itertools.chain(tables, _drawn(run, wanted, target)):
             drawn = True
             yield file
     if not drawn:
         raise refused[0]
 
 
-_TABLES = "the tables"
-
-
-def _written(run: Analysis, wanted: Sequence[str], out: Path) -> Iterator[Path]:
-    """The files of figures and tables, each made by one of several processes; their warnings are issued here.
+def _drawn(run: Analysis, wanted: Sequence[str], out: Path) -> Iterator[Path]:
+    """The files of figures, each drawn by one of several processes; their warnings are issued here.
 
     The processes write to a folder of this one's, which leaves nothing behind when they are killed.
     """
@@ -170,7 +168,7 @@ def _written(run: Analysis, wanted: Sequence[str], out: Path) -> Iterator[Path]:
 
         def made(name: str) -> tuple[list[Path], list[str]]:
             with warnings.catch_warnings(record=True) as caught:
-                found = _tables(run, Path(scratch)) if name == _TABLES else draw(run, name, Path(scratch))
+                found = draw(run, name, Path(scratch))
             return found, [str(warning.message) for warning in caught]
 
         for name, (found, heard) in spread(made, wanted, workers_for("cpu", 1)):
@@ -180,7 +178,7 @@ def _written(run: Analysis, wanted: Sequence[str], out: Path) -> Iterator[Path]:
             try:
                 files.write_all_whole(written)
             except OSError as error:
-                raise ResultsError(f"{out}: {name} cannot be written: {files.why(error)}") from None
+                raise ResultsError(f"{out}: the figure {name} cannot be written: {files.why(error)}") from None
             yield from written
 
 
