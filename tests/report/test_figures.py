@@ -138,7 +138,7 @@ def test_a_bar_that_is_cut_has_its_value_and_interval(numbers: pd.DataFrame) -> 
 @pytest.mark.parametrize("factor", [1, 1e4, 1e6])
 def test_a_cut_can_be_seen(numbers: pd.DataFrame, factor: float, width_in: float) -> None:
     """Left of the value of every bar that is cut is the mark of the cut, also where values have many digits."""
-    times = [name for name in numbers if name.endswith("_s")]
+    times = [name for name in map(str, numbers) if name.endswith("_s")]
     figure = latency_bars.bars(numbers.assign(**factor * numbers[times]), PARTS, ABOUT, width_in)
     figure.draw_without_rendering()
     cuts = [(axes, text) for axes in bars_axes(figure) for text in axes.texts if text.get_bbox_patch()]

@@ -4,6 +4,7 @@ import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -213,9 +214,10 @@ def test_energy_can_be_read(width_in: float) -> None:
         assert [bar.get_width() for bar in bars_of(axes)] == pytest.approx([2, 1, 3, 2, 4, 3])
         assert {patch.get_hatch() for patch in axes.patches[::2]} == {hatch}
     shown = " ".join(" ".join(text.get_text() for text in texts(figure)).split()).lower()
-    console = Console(width=300, file=io.StringIO())
-    console.print(energy_table(run))
-    printed = console.file.getvalue().lower()
+    file = io.StringIO()
+    Console(width=300, file=file).print(energy_table(run))
+    printed = file.getvalue().lower()
+    on_page: Any = page._section(0, run, [], [])["notes"]
     for note in (
         "calibrated by the scenario: device/VDD_IN",
         "calibrations of rails that were not measured: server/nope",
@@ -225,7 +227,7 @@ def test_energy_can_be_read(width_in: float) -> None:
     ):
         assert note.lower() in shown
         assert note.lower() in printed
-        assert note in " ".join(page._section(0, run, [], [])["notes"])
+        assert note in " ".join(on_page)
     (grid,) = [grid for grid in grids.tables(run) if grid.caption.startswith("Energy")]
     place = [column.head for column in grid.columns].index("calibrated")
     assert [row[place].text for row in grid.rows] == ["by the scenario", "no", "no"] * 3
