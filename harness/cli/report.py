@@ -121,10 +121,12 @@ def pack(
     """
     from harness.replay.sweep import server_stages
     from harness.report.pack import pack as pack_run
+    from harness.runs import disk
     from harness.runs.store import Run
 
+    archive = out or Path(f"{run.resolve().name}.tar.gz")
+    disk.check_writable(archive)
     wanted, _ = given(scenario, overrides, limit, server_stages(Run.read(run).stages))
     changes = (*(overrides or ()), *([] if limit is None else [f"samples={limit}"]))
-    archive = out or Path(f"{run.resolve().name}.tar.gz")
     pack_run(run, scenario, wanted, changes, archive)
     typer.echo(str(archive))

@@ -38,18 +38,15 @@ class Data(TypedDict):
     books: NotRequired[Count]
 
 
-_Lambda = TypedDict("_Lambda", {"lambda": Annotated[float, Field(gt=0)] | None}, total=False)
-"""By itself, because a class can have no attribute of that name."""
-
-
-class Config(_Lambda, total=False):
-    """The training's configuration; ``codec`` is null where none was trained."""
+class Config(TypedDict, total=False):
+    """The training's configuration; ``codec`` is null where none was trained, and ``lambda`` is no name in Python."""
 
     name: Text
     scheme: Text
     data: Data
     clusters: Annotated[list[Count], Field(min_length=1)]
     codec: dict[str, Any] | None
+    lambda_: Annotated[float | None, Field(alias="lambda", gt=0)]
     lora: Lora
     seed: Whole
 
