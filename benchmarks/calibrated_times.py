@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 import scipy.special
 import scipy.stats
 
@@ -18,6 +19,7 @@ from benchmarks.resumable import Cell
 from benchmarks.tally import Counts, line
 from harness import replay
 from harness.analysis import doubts, energy, means, percentiles, precision
+from harness.analysis.cells import share_of_rows
 from harness.analysis.latency import total_s
 from harness.analysis.means import Estimate, Floats
 from harness.analysis.replications import mean, replicated
@@ -266,20 +268,26 @@ def _lines_of_shares(what: str, counts: Counts, _studies: int) -> Iterable[str]:
     yield line(what, "95 %", counts["now"], note="discrete")
 
 
+_QUEUE_SIGMA, _QUEUE_SERVICE_S, _QUEUE_RHO, _QUEUE_DEADLINE_S = 0.3, 0.1, 0.5, 0.2
+
+
 def cells_of_queues() -> Iterator[Cell]:
-    """Means of a system with a queue (advise, max-users): Pollaczek and Khinchine's is the truth."""
+    """Means of a system with a queue (advise, max-users), and shares in time of its rows over three seeds.
+
+    The truth of a mean is Pollaczek and Khinchine's, that of a share Lindley's recursion over four million requests.
+    """
     for n in (6, 12, 40):
         what = f"mean with a queue at utilisation 0.5: {n} pictures"
         study, lines = functools.partial(_study_of_queues, n), functools.partial(_lines_of_queues, what)
         yield Cell(section="queues", name=what, study=study, lines=lines, times=0.1, least=20)
+        what = f"share in time with a queue: {n} pictures, 3 seeds"
+        study, lines = functools.partial(_study_of_queued_shares, n), functools.partial(_lines_of_shares, what)
+        yield Cell(section="queues", name=what, study=study, lines=lines)
 
 
-def _study_of_queues(n: int, number: int, counts: Counts) -> None:
-    rng = np.random.default_rng([5, n, number])
-    sigma, service, rho = 0.3, 0.1, 0.5
-    rate = rho / service
-    truth = service + rate * service**2 * math.exp(sigma**2) / (2 * (1 - rho))
-    server_s = (service * lognormal(rng, sigma, (n, 1)) * np.ones((n, 3))).ravel()
+def _queued(rng: np.random.Generator, n: int) -> tuple[replay.Profile, Replay]:
+    """``n`` pictures of a scheme that is one server stage, and 2,000 requests for it."""
+    server_s = (_QUEUE_SERVICE_S * lognormal(rng, _QUEUE_SIGMA, (n, 1)) * np.ones((n, 3))).ravel()
     nothing = np.zeros(3 * n)
     profile = replay.Profile(
         pipeline="scheme",
@@ -291,12 +299,43 @@ def _study_of_queues(n: int, number: int, counts: Counts) -> None:
         server_stage_s=server_s[:, None],
     )
     parts = {"uplinks": [{"kind": "constant", "rate": "1 GB/s"}], "requests": 2000}
-    spec = Replay.model_validate({**parts, "arrivals": {"kind": "poisson", "rate": f"{rate} /s"}})
+    rate = f"{_QUEUE_RHO / _QUEUE_SERVICE_S} /s"
+    return profile, Replay.model_validate({**parts, "arrivals": {"kind": "poisson", "rate": rate}})
+
+
+def _study_of_queues(n: int, number: int, counts: Counts) -> None:
+    rng = np.random.default_rng([5, n, number])
+    waits_s = _QUEUE_RHO * _QUEUE_SERVICE_S * math.exp(_QUEUE_SIGMA**2) / (2 * (1 - _QUEUE_RHO))
+    truth = _QUEUE_SERVICE_S + waits_s
+    profile, spec = _queued(rng, n)
     cell = replay.Cell(spec=spec, uplink=spec.uplinks[0], users=1, seed=int(rng.integers(2**31)))
     counts["now"].add(replicated(profile, cell, mean), truth)
     seeds = [dataclasses.replace(cell, seed=cell.seed + 100 + seed) for seed in range(20)]
     spent_s = [mean(total_s(replay.replay(profile, one))) for one in seeds]
     counts["before"].add(percentiles.over_replications(spent_s), truth)
+
+
+def _study_of_queued_shares(n: int, number: int, counts: Counts) -> None:
+    profile, spec = _queued(np.random.default_rng([15, n, number]), n)
+    found = []
+    for seed in range(3):
+        rows = replay.replay(
+            profile, replay.Cell(spec=spec, uplink=spec.uplinks[0], users=1, seed=1000 * number + seed)
+        )
+        inside = total_s(rows) <= _QUEUE_DEADLINE_S
+        found.append(rows.select(["seed", "sample"]).to_pandas().assign(inside=inside))
+    counts["now"].add(share_of_rows(pd.concat(found), 0.95), _share_of_the_queue())
+
+
+@functools.cache
+def _share_of_the_queue() -> float:
+    """The share of requests that one first-come-first-served server answers within the deadline (Lindley)."""
+    rng, n = np.random.default_rng(1), 4_000_000
+    service_s = _QUEUE_SERVICE_S * lognormal(rng, _QUEUE_SIGMA, (n,))
+    between_s = rng.exponential(_QUEUE_SERVICE_S / _QUEUE_RHO, size=n)
+    walk_s = np.concatenate([[0.0], np.cumsum(service_s[:-1] - between_s[1:])])
+    wait_s = walk_s - np.minimum.accumulate(walk_s)
+    return float((wait_s + service_s <= _QUEUE_DEADLINE_S).mean())
 
 
 def _lines_of_queues(what: str, counts: Counts, _studies: int) -> Iterable[str]:

@@ -101,27 +101,6 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Components:
-    """What is unknown about a mean, as squares relative to it.
-
-    ``picture`` is the variance between pictures of infinitely many repeats, about their group or line; ``request`` that
-    of single requests about their picture's mean; ``drift`` sigma_b^2, of rounds, or of the process starts where there
-    are three or more, ``starts`` of them (else 0). ``pictures`` and ``rounds`` are S and R, and ``spent`` is p, the
-    degrees of freedom that the groups or the line take. ``free`` is the share of the other S - p that the pictures'
-    scatter has: below 1 where few slow pictures have most of the variance.
-    """
-
-    picture: float
-    request: float
-    drift: float
-    pictures: int
-    rounds: int
-    spent: int
-    free: float = 1.0
-    starts: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """What is unknown of the level of all times together: the standard error of its mean over rounds or starts.
 
@@ -311,34 +290,6 @@ def apart(start_R: ArrayLike | None, b_start_R: ArrayLike | None) -> str:
     return (
         f"{NOT_COMPARABLE}: timed in different starts of the process, only {fewest} of one of the two, and "
         f"{SETTLED_STARTS} are needed to know how starts differ"
-    )
-
-
-def components(
-    seconds_SR: ArrayLike,
-    stratum_S: ArrayLike | None = None,
-    population_N: ArrayLike | None = None,
-    *,
-    start_R: ArrayLike | None = None,
-) -> Components:
-    """The parts of a mean's variance, for planning; arguments as of :func:`mean_latency`."""
-    study = Study(seconds_SR, stratum_S, population_N, "auto")
-    n_pictures, n_rounds = study.seconds_SR.shape
-    level_R = study.levels(study.seconds_SR)
-    relative_SR = study.seconds_SR / level_R
-    request = study.of_requests(relative_SR)
-    of_pictures = study.about(relative_SR, study.sizes(relative_SR))
-    between, unit_U = study.drift(np.log(level_R), request, start_R)
-    n_starts = 1 if start_R is None else np.unique(np.asarray(start_R)).size
-    return Components(
-        picture=max(0.0, of_pictures.square / study.inflation - request / n_rounds),
-        request=request,
-        drift=between,
-        pictures=n_pictures,
-        rounds=n_rounds,
-        starts=unit_U.size if n_starts >= SETTLED_STARTS else 0,
-        spent=n_pictures - study.freedom,
-        free=of_pictures.freedom / max(study.freedom, 1),
     )
 
 

@@ -29,7 +29,7 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from harness.analysis import means
-from harness.analysis.means import MIN_PICTURES, MIN_ROUNDS, Components, Estimate, level_of, mean_latency
+from harness.analysis.means import MIN_PICTURES, MIN_ROUNDS, Estimate, level_of, mean_latency
 
 if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
@@ -39,6 +39,27 @@ STOPPING_MISSES = 0.8
 """How often the interval that is looked at may miss, over how often it is said to: 4 % where 95 % is printed."""
 
 _MOST = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """What is unknown about a mean, as squares relative to it.
+
+    ``picture`` is the variance between pictures of infinitely many repeats, about their group or line; ``request`` that
+    of single requests about their picture's mean; ``drift`` sigma_b^2, of rounds, or of the process starts where there
+    are three or more, ``starts`` of them (else 0). ``pictures`` and ``rounds`` are S and R, and ``spent`` is p, the
+    degrees of freedom that the groups or the line take. ``free`` is the share of the other S - p that the pictures'
+    scatter has: below 1 where few slow pictures have most of the variance.
+    """
+
+    picture: float
+    request: float
+    drift: float
+    pictures: int
+    rounds: int
+    spent: int
+    free: float = 1.0
+    starts: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +85,34 @@ class Look:
     precise: bool
     go_on_to: int
     sentence: str
+
+
+def components(
+    seconds_SR: ArrayLike,
+    stratum_S: ArrayLike | None = None,
+    population_N: ArrayLike | None = None,
+    *,
+    start_R: ArrayLike | None = None,
+) -> Components:
+    """The parts of a mean's variance, for planning; arguments as of :func:`harness.analysis.means.mean_latency`."""
+    study = means.Study(seconds_SR, stratum_S, population_N, "auto")
+    n_pictures, n_rounds = study.seconds_SR.shape
+    level_R = study.levels(study.seconds_SR)
+    relative_SR = study.seconds_SR / level_R
+    request = study.of_requests(relative_SR)
+    of_pictures = study.about(relative_SR, study.sizes(relative_SR))
+    between, unit_U = study.drift(np.log(level_R), request, start_R)
+    n_starts = 1 if start_R is None else np.unique(np.asarray(start_R)).size
+    return Components(
+        picture=max(0.0, of_pictures.square / study.inflation - request / n_rounds),
+        request=request,
+        drift=between,
+        pictures=n_pictures,
+        rounds=n_rounds,
+        starts=unit_U.size if n_starts >= means.SETTLED_STARTS else 0,
+        spent=n_pictures - study.freedom,
+        free=of_pictures.freedom / max(study.freedom, 1),
+    )
 
 
 def half_width(found: Components, pictures: int, rounds: int, confidence: float = 0.95) -> float:
@@ -229,7 +278,7 @@ def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd
             planned = LatencyPlan(pictures=0, rounds=0, half_width=np.nan, reason=few)
         else:
             planned = plan_latency(
-                means.components(timed.total_SR, *strata_of, start_R=timed.start_R),
+                components(timed.total_SR, *strata_of, start_R=timed.start_R),
                 latency,
                 at_least_rounds=means.MIN_ROUNDS,
                 confidence=run.equality.confidence,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.analysis import means, precision
-from harness.analysis.means import Components
+from harness.analysis.precision import Components
 
 STILL = Components(picture=0.04, request=0.01, drift=0.0, pictures=6, rounds=3, spent=1)
 
@@ -28,11 +28,11 @@ def test_a_plan_has_the_degrees_of_freedom_of_the_runs_interval() -> None:
     rng = np.random.default_rng(4)
     tiles_S = np.repeat([3.0, 10.0], [20, 5])
     seconds_SR = (tiles_S * rng.lognormal(0, 0.2, 25))[:, None] * rng.lognormal(0, 0.1, (25, 2))
-    found = means.components(seconds_SR, tiles_S, tiles_S)
+    found = precision.components(seconds_SR, tiles_S, tiles_S)
     assert found.free < 0.6
     made = means.mean_latency(seconds_SR, tiles_S, tiles_S)
     assert precision.half_width(found, 25, 2) == pytest.approx(made.high / made.value - 1, rel=1e-9)
-    even = means.components(seconds_SR[:8], tiles_S[:8], tiles_S)
+    even = precision.components(seconds_SR[:8], tiles_S[:8], tiles_S)
     assert even.free == 1.0
 
 
@@ -126,13 +126,13 @@ def test_components_are_the_variances() -> None:
     """20 % between pictures, 10 % between requests and 5 % between rounds are found again from many."""
     rng = np.random.default_rng(2)
     times = np.exp(0.2 * rng.normal(size=(400, 1)) + 0.1 * rng.normal(size=(400, 40)) + 0.05 * rng.normal(size=40))
-    found = means.components(times)
+    found = precision.components(times)
     expected = (0.2, 0.1, 0.05)
     assert [math.sqrt(v) for v in (found.picture, found.request, found.drift)] == pytest.approx(expected, rel=0.25)
     assert found.starts == 0
     start = np.repeat(np.arange(20), 2)
     moved = times * np.exp(0.2 * rng.normal(size=20))[start]
-    by_starts = means.components(moved, start_R=start)
+    by_starts = precision.components(moved, start_R=start)
     assert by_starts.starts == 20
     # The rounds' own 5 % are in it as the mean of two.
     assert math.sqrt(by_starts.drift) == pytest.approx(math.hypot(0.2, 0.05 / math.sqrt(2)), rel=0.3)

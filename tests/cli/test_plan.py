@@ -16,7 +16,7 @@ def test_a_plan_is_of_a_runs_own_variances(made_up: Analysis) -> None:
     rough = precision.plan(made_up, latency=0.05, payload=0.1, score=2.0).set_index("pipeline")
     fine = precision.plan(made_up, latency=0.005, payload=0.01, score=0.2).set_index("pipeline")
     timed = made_up.setting.timed(("jpeg", str(rough.loc["jpeg", "point"])))
-    found = means.components(timed.total_SR, np.full(12, 13.0), np.full(240, 13.0))
+    found = precision.components(timed.total_SR, np.full(12, 13.0), np.full(240, 13.0))
     half = precision.half_width(found, *rough.loc["jpeg", ["pictures", "rounds"]].astype(int))
     assert half <= 0.05
     some = fine["pictures"] > 0

@@ -119,7 +119,7 @@ def test_a_slow_sender_blocks_no_other(server: str, peer: Peer) -> None:
 
 @pytest.mark.slow
 def test_two_devices_at_once_get_each_its_own_answers(server: str, peer: Peer, fake_scenario: Path) -> None:
-    """Each question's answer goes to the device that asked it, and the queue is told apart from the link."""
+    """An answer goes to the device that asked the question, and its time in the queue is part of that at the server."""
     other = Peer(server, study.describe(take_stock(load(fake_scenario))), token=TOKEN)
     asked = {peer: [PAGE.question] * 2, other: [PAGE.question]}
     found: dict[Peer, list[tuple[int, float]]] = {peer: [], other: []}

@@ -31,7 +31,7 @@ class TorchSide(FakeLanguage):
 
 
 class Server(TokenServer):
-    """Makes what it is told to."""
+    """Returns the tokens that it is given."""
 
     def __init__(self, made: Any, language: Any = None) -> None:
         self.made = made

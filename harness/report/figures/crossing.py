@@ -46,7 +46,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     )
     notes = [
         f"means with intervals at {100 * run.equality.confidence:g} %; lines are timed stages + 8 bytes / rate",
-        f"circles: rates at which two schemes change places ({len(crossings)}); named, with their intervals, are those "
+        f"Circles: rates at which two schemes change places ({len(crossings)}); named, with their intervals, are those "
         "at which another answers first",
     ]
     shown_s = rows["mean_s"][rows["mean_s"] > 0]

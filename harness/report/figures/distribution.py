@@ -46,7 +46,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     notes = ["a request that was never answered is beyond the axis", "requests replayed from the timed ones"]
     if data["unstable"].any():
         notes.append(
-            "dotted: unstable, more work arrives than can be done, and what is shown grows with the replay's length"
+            "Dotted: unstable, more work arrives than can be done, and what is shown grows with the replay's length"
         )
     if not run.deadline_s:
         notes.append("the scenario declares no deadline ('replay: deadline: 2 s')")

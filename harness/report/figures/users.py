@@ -25,7 +25,7 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     handles += [
         Line2D([], [], color=style.INK, marker="o", fillstyle="none", linestyle="none", markersize=4.5,
                label="hollow: p99 of the replay, which too few pictures certify"),
-        Line2D([], [], color=style.INK, linestyle="--", label="dashed: of the uplink"),
+        Line2D([], [], color=style.INK, linestyle="--", label="utilisation, dashed: of the uplink"),
         Line2D([], [], color=style.INK, linestyle="-", label="solid: of the servers"),
         Line2D([], [], color=style.INK, linestyle=":", label="dotted: of a user's device"),
     ]  # fmt: skip
