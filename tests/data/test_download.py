@@ -145,6 +145,22 @@ def test_a_partial_download_is_resumed(server: Server, tmp_path: Path) -> None:
     assert server.asked == ["bytes=1000-"]
 
 
+def test_an_interrupted_download_keeps_what_came(server: Server, tmp_path: Path) -> None:
+    """Also where all of it was still in a buffer; the next call requests the rest."""
+    server.cut_after = 100
+
+    def stop(done: int, _: int | None) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server, tmp_path, progress=stop)
+    assert (tmp_path / "RealWorldQA.tsv.part").read_bytes() == CONTENT[:100]
+    server.cut_after = None
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100-"]
+
+
 def test_a_lost_connection_is_resumed_automatically(server: Server, tmp_path: Path) -> None:
     """Each attempt resumes where the previous one ended."""
     server.cut_after = 400_000
