@@ -148,7 +148,9 @@ def train_tower(
 
     def losses(first: int, details: bool) -> Iterator[tuple[Tensor, float]]:
         batches = TileBatches(tiles, first, details=details, sight=sight)
-        loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
+        loader = torch.utils.data.DataLoader(
+            batches, batch_size=None, num_workers=1, prefetch_factor=8, multiprocessing_context="fork"
+        )
         for pixels, classes in loader:
             yield stage.loss(encode(tower, pixels, sight), classes)
 

@@ -179,6 +179,7 @@ class Index:
             with _open(page, {"Accept": _JSON}) as answer:
                 told: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 404:
                 return
             raise

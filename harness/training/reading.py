@@ -95,7 +95,14 @@ def batches(
                 yield mine[start : start + micro_batch]
             step += 1
 
-    loader: Any = DataLoader(reader, batch_sampler=keys(), collate_fn=_as_batch, num_workers=workers)
+    loader: Any = DataLoader(
+        reader,
+        batch_sampler=keys(),
+        collate_fn=_as_batch,
+        num_workers=workers,
+        # From Python 3.14 on another start is the default, for which the model's hooks would have to be pickled.
+        multiprocessing_context="fork" if workers else None,
+    )
     yield from loader
 
 

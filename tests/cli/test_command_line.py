@@ -297,10 +297,10 @@ def test_a_terminal_that_has_only_ascii_gets_escapes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["check", "show", "plot", "inspect", "train"])
 def test_a_name_that_no_file_system_has_is_a_sentence(harness: Run, command: str) -> None:
-    """Checking whether a path exists may fail, too."""
+    """Checking whether a path exists may fail, too; from Python 3.14 on some checks say that there is no such path."""
     status, _, err = harness(command, "n" * 300)
     assert (status, err.count("\n")) == (2, 1)
-    assert "File name too long" in err
+    assert "File name too long" in err or (sys.version_info >= (3, 14) and "no such folder" in err)
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,9 @@ def test_what_is_not_a_run_is_reported(harness: Harness, runs: Path) -> None:
     assert harness("compare", runs / "reference")[0] == 2
 
 
-def test_reference_lists_why_each_was_made(harness: Harness, runs: Path) -> None:
+def test_reference_lists_why_each_was_made(harness: Harness, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason of the latest update, and a note for a run that is not in the history."""
+    monkeypatch.setenv("COLUMNS", "120")  # The name of a machine may be long.
     shown = harness("reference", "--folder", runs / "reference")[1]
     assert "not in the" in shown
     assert "history" in shown

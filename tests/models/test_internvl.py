@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import InternVLForConditionalGeneration, InternVLProcessor, PreTrainedTokenizerFast
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
 from harness.data.sample import Question
 from harness.errors import CheckpointError, UnavailableError
@@ -35,6 +34,8 @@ def tiny():
 
 def processor_of(backbone):
     """What transformers prepares pictures and prompts with."""
+    # It wants a processor of videos too, which is built on torchvision.
+    videos = pytest.importorskip("transformers.models.internvl.video_processing_internvl", exc_type=ImportError)
     config = backbone.model.config
     height, width = config.vision_config.image_size
     names = {
@@ -48,7 +49,7 @@ def processor_of(backbone):
             size={"height": height, "width": width}, image_mean=list(IMAGENET_MEAN), image_std=list(IMAGENET_STD)
         ),
         tokenizer=PreTrainedTokenizerFast(tokenizer_object=backbone.tokenizer, extra_special_tokens=names),
-        video_processor=InternVLVideoProcessor(),
+        video_processor=videos.InternVLVideoProcessor(),
         image_seq_length=config.image_seq_length,
     )
 
