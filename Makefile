@@ -13,15 +13,26 @@ PHOTOGRAPHS := scikit-image==0.26.0 scikit-learn==1.9.1
 # What the nightly times its commit against (without it, the last night's of another commit), and on which scenario.
 AGAINST ?=
 TIMED ?= scenarios/smoke.yaml
+# At most so many steps of each training: for `weights-trial`.
+STEPS ?=
+few = $(if $(STEPS),--steps $(STEPS))
+few-of-all = $(if $(STEPS),--set steps=$(STEPS))
+few-of-both = $(few-of-all) $(if $(STEPS),--set prefit.steps=$(STEPS) --set prefit.pictures=24)
+train = $(BIN)/python -m harness train training
+# n_c of the training that tunes a backbone for merging.
+merged-to-mini-onevision := 6
+merged-to-mini-llava15 := 36
 # Put a complete training of build/weights in the zoo, in the place of the one that is there.
 bundle = rm -rf harness/zoo/tofc/$(1) && mkdir -p harness/zoo/tofc/$(1) && cp -R build/weights/$(1)/. harness/zoo/tofc/$(1) \
 	&& rm -f harness/zoo/tofc/$(1)/log.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast coverage lint docs bench wheels weights nightly clean
+.PHONY: help run test test-fast coverage lint docs bench wheels weights weights-trial nightly clean \
+	weights-mini-onevision weights-mini-nano weights-mini-llava15 weights-tofc-mini-onevision weights-tofc-mini-llava15 \
+	weights-image-codecs weights-ablations
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -64,23 +75,36 @@ bench: .venv/installed-dev  ## Print how fast things are, each beside its peer
 wheels: .venv/installed  ## Check the package index for a wheel of every package, on each machine and Python
 	$(BIN)/python -m tools.wheels --extra test
 
-weights: .venv/installed  ## Make every file of the zoo again, from seeds
-	$(BIN)/python -m recipes.mini_onevision
-	$(BIN)/python -m recipes.mini_nano
-	$(BIN)/python -m recipes.mini_llava15
-	@for codec in $(CODECS); do backbone=$${codec%%/*}; \
-		$(BIN)/harness train training/$$(echo $$backbone | tr - _).yaml --set lambda=$${codec##*-} \
-		--set out=build/weights/$$codec && $(call bundle,$$codec) || exit 1; done
-	$(BIN)/harness train training/mini_onevision.yaml --stage merging --set 'clusters=[6]' --set held_out=96 \
-		--set out=build/weights/mini-onevision/merging
-	$(call bundle,mini-onevision/merging)
-	$(BIN)/harness train training/mini_llava15.yaml --stage merging --set 'clusters=[36]' --set held_out=96 \
-		--set out=build/weights/mini-llava15/merging
-	$(call bundle,mini-llava15/merging)
+weights: weights-mini-nano weights-tofc-mini-onevision weights-tofc-mini-llava15 weights-image-codecs weights-ablations  ## Make every file of the zoo again, from seeds (-j2: on two cores)
+
+weights-mini-onevision: .venv/installed
+	$(BIN)/python -m recipes.mini_onevision $(few)
+
+weights-mini-nano weights-mini-llava15: weights-%: weights-mini-onevision
+	$(BIN)/python -m recipes.$(subst -,_,$*) $(few)
+
+weights-tofc-mini-onevision weights-tofc-mini-llava15: weights-tofc-%: weights-%
+	@for codec in $(filter $*/%,$(CODECS)); do \
+		$(train)/$(subst -,_,$*).yaml --set lambda=$${codec##*-} --set out=build/weights/$$codec $(few-of-both) \
+		&& $(call bundle,$$codec) || exit 1; done
+	$(train)/$(subst -,_,$*).yaml --stage merging --set 'clusters=[$(merged-to-$*)]' --set held_out=96 \
+		--set out=build/weights/$*/merging $(few-of-all)
+	$(call bundle,$*/merging)
+
+weights-image-codecs: .venv/installed
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
 		--dest build/photographs $(PHOTOGRAPHS)
-	$(BIN)/python -m recipes.image_codecs
-	$(BIN)/python -m recipes.ablations
+	$(BIN)/python -m recipes.image_codecs $(few)
+
+weights-ablations: weights-mini-onevision
+	$(BIN)/python -m recipes.ablations $(few) $(if $(STEPS),--pictures 48)
+
+# A copy: what few steps make must not replace the zoo.
+weights-trial: .venv/installed  ## Run every step of weights in build/trial, with two steps of each training
+	rm -rf build/trial && mkdir -p build/trial/.venv
+	cp -R Makefile pyproject.toml constraints.txt harness baselines recipes training build/trial
+	touch build/trial/.venv/installed
+	$(MAKE) -C build/trial weights STEPS=2 BIN=$(abspath $(BIN))
 
 nightly: .venv/installed  ## Run the scenarios that have a reference, compare with it and (AGAINST=...) in time
 	$(BIN)/python -m tools.nightly run --timed $(TIMED) $(if $(AGAINST),--against '$(AGAINST)')

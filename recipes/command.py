@@ -22,7 +22,9 @@ def run(
         "--threads", type=int, default=1, help="threads of the training; another process draws the pictures"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that encode pictures between the stages")
+    parser.add_argument("--steps", type=int, help="at most so many of each stage, to try the recipe")
     arguments = parser.parse_args()
+    stages.limit(arguments.steps)
     for folder in (arguments.out, arguments.work):
         disk.check_folder(folder)
     torch.set_num_threads(arguments.threads)

@@ -7,19 +7,19 @@ once, it makes the many steps affordable that are needed to learn to read a ques
 """
 
 import dataclasses
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from harness.cli.display import Display, terminal
 from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.questions import Page
 from harness.tofc.merging import merge
 from harness.training.bundled import book_of
 from harness.training.kept import cached
+from harness.workers import spread
 from recipes.tower import Tower, encode
 from recipes.views import ONEVISION, Sight
 
@@ -57,24 +57,18 @@ def cache_book(tower: Tower, folder: Path, number: int, kind: CachedKind = Cache
     cached(folder / f"{number:04d}.safetensors", made)
 
 
-def _cache_alone(tower: Tower, folder: Path, number: int, kind: CachedKind) -> None:
-    torch.set_num_threads(1)
-    cache_book(tower, folder, number, kind)
+def cache_books(tower: Tower, folder: Path, books: int, workers: int, kind: CachedKind = CachedKind()) -> None:
+    """Cache the first ``books`` books in ``workers`` processes."""
 
+    def cache(number: int) -> None:
+        if workers > 1:
+            torch.set_num_threads(1)
+        cache_book(tower, folder, number, kind)
 
-def cache_books(
-    tower: Tower, folder: Path, books: int, workers: int, kind: CachedKind = CachedKind()
-) -> Iterator[None]:
-    """Cache the first ``books`` books in ``workers`` processes; yields as they finish."""
-    if workers <= 1:
-        for number in range(books):
-            cache_book(tower, folder, number, kind)
-            yield
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        for done in [pool.submit(_cache_alone, tower, folder, number, kind) for number in range(books)]:
-            done.result()
-            yield
+    with Display(terminal()) as display:
+        display.phase("features", books, 0)
+        for _ in spread(cache, range(books), workers):
+            display.advance()
 
 
 class Lessons:

@@ -23,6 +23,7 @@ from baselines.networks.weights import save
 from baselines.neural_codec import BUNDLED
 from harness.cli import guarded
 from harness.runs import disk
+from recipes import stages
 from recipes.linear_start import rescale, start
 from recipes.pictures import Picture, batch, pictures
 from recipes.stages import train
@@ -150,7 +151,9 @@ def main() -> None:
     parser.add_argument(
         "--photographs", type=Path, default=Path("build/photographs"), help="folder of the wheels that have photographs"
     )
+    parser.add_argument("--steps", type=int, help="at most so many of each round, to try the recipe")
     arguments = parser.parse_args()
+    stages.limit(arguments.steps)
     for folder in (arguments.out, arguments.work):
         disk.check_folder(folder)
     torch.set_num_threads(1)

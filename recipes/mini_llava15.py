@@ -11,7 +11,6 @@ from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
-from rich.progress import track
 from tokenizers import AddedToken, Tokenizer
 from torch.nn.functional import interpolate
 from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -21,7 +20,7 @@ from harness.models import onevision
 from harness.models.llava import Llava
 from harness.models.llava15 import CLIP_MEAN, CLIP_STD, Llava15, load
 from harness.models.prompts import LLAVA15
-from recipes import cards, command, features, language, mini_onevision, tower
+from recipes import cards, command, features, language, mini_onevision, stages, tower
 from recipes.views import LLAVA15 as SIGHT
 from recipes.views import TileBatches
 from recipes.vocabulary import VOCABULARY, make_tokenizer
@@ -162,10 +161,9 @@ def train_sight(backbone: Llava15, work: Path) -> None:
 
 def train_speech(backbone: Llava15, work: Path, workers: int) -> None:
     """Train projector and language model in place on what the trained tower sees."""
-    cached = features.cache_books(backbone.model.model.vision_tower, work / "features", BOOKS, workers, MERGED)
-    for _ in track(cached, "features", total=BOOKS):
-        pass
-    lessons = features.Lessons(work / "features", BOOKS)
+    books = stages.few(BOOKS)
+    features.cache_books(backbone.model.model.vision_tower, work / "features", books, workers, MERGED)
+    lessons = features.Lessons(work / "features", books)
     language.train_answers(backbone, work, lessons, ANSWERS_STEPS, PICTURES_A_STEP)
     language.train_whole(backbone, work, lessons, WHOLE_STEPS)
 

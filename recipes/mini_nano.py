@@ -10,12 +10,11 @@ from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
-from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from harness.cli import guarded
 from harness.models.onevision import OneVision, load
-from recipes import cards, command, features, language, mini_onevision
+from recipes import cards, command, features, language, mini_onevision, stages
 from recipes.vocabulary import STOP, make_tokenizer
 
 NAME = "mini-nano"
@@ -53,9 +52,9 @@ def train_text(backbone: OneVision, work: Path) -> None:
 def train_speech(backbone: OneVision, work: Path, tower: Any, cache: Path, workers: int) -> None:
     """Train projector and language model in place on what ``tower`` sees; ``cache`` may hold its merged features."""
     backbone.model.model.vision_tower.load_state_dict(tower.state_dict())
-    for _ in track(features.cache_books(tower, cache, BOOKS, workers), "features", total=BOOKS):
-        pass
-    lessons = features.Lessons(cache, BOOKS)
+    books = stages.few(BOOKS)
+    features.cache_books(tower, cache, books, workers)
+    lessons = features.Lessons(cache, books)
     language.excite(backbone)
     language.train_answers(backbone, work, lessons, ANSWERS_STEPS)
     language.train_whole(backbone, work, lessons, WHOLE_STEPS)

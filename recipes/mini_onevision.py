@@ -10,13 +10,12 @@ from typing import Any
 
 import harness.models.torchvision_ops  # noqa: F401  isort: skip - transformers imports torchvision
 import torch
-from rich.progress import track
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from harness.cli import guarded
 from harness.models.onevision import OneVision, load
 from harness.models.patches import grids_up_to
-from recipes import cards, command, features, language, tower
+from recipes import cards, command, features, language, stages, tower
 from recipes.views import MAX_GRID, MAX_TILES, PATCH_PX, TILE_PX
 from recipes.vocabulary import IMAGE, STOP, VOCABULARY, make_tokenizer
 
@@ -77,10 +76,9 @@ def make(folder: Path, work: Path, workers: int) -> None:
     language.train_words(backbone, work)
     vision_tower = backbone.model.model.vision_tower
     tower.train_tower(vision_tower, work)
-    cached = features.cache_books(vision_tower, work / "features", BOOKS, workers)
-    for _ in track(cached, "features", total=BOOKS):
-        pass
-    lessons = features.Lessons(work / "features", BOOKS)
+    books = stages.few(BOOKS)
+    features.cache_books(vision_tower, work / "features", books, workers)
+    lessons = features.Lessons(work / "features", books)
     language.excite(backbone)
     language.train_answers(backbone, work, lessons)
     language.train_whole(backbone, work, lessons)

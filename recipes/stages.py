@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.cli.display import Display, terminal
 from harness.errors import CheckpointError
@@ -21,6 +22,19 @@ _WEIGHT_DECAY = 0.05
 _CLIP_NORM = 1.0
 _REPORT_EVERY_STEPS = 25
 
+_most_steps: int | None = None
+
+
+def limit(steps: int | None) -> None:
+    """Train each later stage of this process for at most ``steps`` steps: enough to try a recipe, not to learn."""
+    global _most_steps
+    _most_steps = steps
+
+
+def few(books: int) -> int:
+    """The books to learn from: one where :func:`limit` leaves few steps."""
+    return books if _most_steps is None else 1
+
 
 def train(
     stage: str,
@@ -33,10 +47,12 @@ def train(
     """Train ``module`` in place for ``steps`` steps, leave it in evaluation mode, and return the losses of steps run.
 
     ``rates`` gives the peak learning rate by the beginning of a parameter's name; a parameter that no entry names is
-    left alone. ``losses(first)`` yields the loss and a score of each step, beginning with step ``first``.
+    left alone. ``losses(first)`` yields the loss and a score of each step, beginning with step ``first``. :func:`limit`
+    may allow fewer steps.
     ``folder/<stage>.safetensors`` holds the newest state; a stage that was finished is read back, not run. Raises
     CheckpointError where that file is of another stage: other steps, rates or sizes.
     """
+    steps = min(steps, _most_steps or steps)
     path = folder / f"{stage}.safetensors"
     named = {
         name: rate for name, _ in module.named_parameters() for prefix, rate in rates.items() if name.startswith(prefix)
@@ -87,7 +103,8 @@ def train(
             save=save,
             save_every=_SAVE_EVERY_STEPS,
         )
-        with Display(terminal()) as display:
+        # On processors torch's fused attention takes twice as long backwards as the plain products.
+        with Display(terminal()) as display, sdpa_kernel(SDPBackend.MATH):
             display.phase(stage, steps, first)
             since = time.monotonic()
             for step in taken:

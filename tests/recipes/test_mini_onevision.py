@@ -227,9 +227,9 @@ def test_merged_features_are_cached_once(fresh, tmp_path, monkeypatch):
     """A book's pictures are encoded and merged into one file, which the next run reads."""
     pages = streetsqa.book("train", 0)[:2]
     monkeypatch.setattr(features, "book_of", lambda _: pages)
-    list(features.cache_books(fresh.model.model.vision_tower, tmp_path, 1, workers=1))
+    features.cache_books(fresh.model.model.vision_tower, tmp_path, 1, workers=1)
     monkeypatch.setattr(features, "encode", lambda *_: pytest.fail("was encoded again"))
-    list(features.cache_books(fresh.model.model.vision_tower, tmp_path, 1, workers=1))
+    features.cache_books(fresh.model.model.vision_tower, tmp_path, 1, workers=1)
     lessons = features.Lessons(tmp_path, 1)
     page, y_PCD = lessons.draw(SeededRandom("any"))
     assert len(lessons) == 2
