@@ -177,9 +177,9 @@ def plan_latency(
 ) -> LatencyPlan:
     """The pictures and rounds of fewest timed requests that resolve ``precision`` of a mean latency.
 
-    ``found`` is a run's (:func:`harness.analysis.means.components`): a run of six pictures knows its scatter within a
-    factor of about two, and so the plan. Where the drift alone is more than the precision allows, more rounds are
-    looked at, up to ``at_most_rounds``; fewer than ``at_least_rounds`` are not.
+    ``found`` is a run's (:func:`components`); :func:`harness.analysis.planning.latency_needs` says how far the number
+    of pictures is unknown. Where the drift alone is more than the precision allows, more rounds are looked at, up to
+    ``at_most_rounds``; fewer than ``at_least_rounds`` are not.
     """
     best: LatencyPlan | None = None
     for rounds in range(at_least_rounds, at_most_rounds + 1):

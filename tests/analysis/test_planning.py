@@ -9,8 +9,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.calibrated_plans import LATENCIES, parts, study_of_latency, study_of_score, true_components
-from benchmarks.calibrated_times import TILES, timed
+from benchmarks.calibrated_plans import LATENCIES, parts, study_of_latency, study_of_score, times_of, true_components
+from benchmarks.calibrated_times import TILES
 from benchmarks.tally import Counts
 from harness.analysis import planning, precision
 from harness.analysis.means import Estimate
@@ -113,13 +113,14 @@ def test_bytes_of_an_unbounded_interval_show_no_number() -> None:
     assert math.isnan(planning.bytes_need(Estimate(math.nan, math.nan, math.nan), 100, 0.1))
 
 
-@pytest.mark.parametrize("kind", ["normal", "log-normal 0.5", "tiles", "tiles, 10 % drift"])
+@pytest.mark.parametrize("kind", ["normal", "log-normal 0.5", "tiles", "tiles, 10 % drift", "tiles, 5 % over 4 starts"])
 def test_true_variances_are_those_of_the_times(kind: str) -> None:
     """The closed forms that a calibration is judged by agree with the variances of 400 pictures, 100 runs each."""
     rng, rounds = np.random.default_rng(5), LATENCIES[kind][1]
-    found = [precision.components(*timed(rng, kind, 400, rounds)[:2], TILES) for _ in range(100)]
+    made = [times_of(rng, kind, 400, rounds) for _ in range(100)]
+    found = [precision.components(times, tiles, TILES, start_R=start_R) for times, tiles, start_R in made]
     true = true_components(kind, rounds)
-    for name in ("picture", "request", "free") + ("drift",) * kind.endswith("drift"):
+    for name in ("picture", "request", "free") + ("drift",) * kind.endswith(("drift", "starts")):
         seen = np.mean([getattr(one, name) for one in found])
         assert seen == pytest.approx(getattr(true, name), rel=0.15), name
 
