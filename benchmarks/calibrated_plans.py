@@ -9,6 +9,7 @@ true variances need, in closed form for times, of a million pictures for scores.
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -88,7 +89,8 @@ def _lines(what: str, counts: Counts, _studies: int) -> Iterable[str]:
     note = f"true {true}, planned {math.exp(sums['log'] / planned):.0f}, reached by {_share(sums['reached'], planned)}"
     # Of the few that are bounded the truth may be infinite, and a width over it is none.
     rare = needed.unbounded > 0.99 * needed.n
-    yield line(what, "95 %", f"{str(needed).split('  width')[0]}  unbounded 100%" if rare else needed, note=note)
+    found = f"{re.split('  (?:width|unbounded)', str(needed))[0]}  unbounded 100%" if rare else needed
+    yield line(what, "95 %", found, note=note)
     if "same drift" in counts.tallies:
         yield line("  the same, if rounds drift as in the run", "95 %", counts["same drift"])
 
