@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import calibrated_rows, calibrated_scores, calibrated_times, resumable
+from benchmarks import calibrated_plans, calibrated_rows, calibrated_scores, calibrated_times, resumable
 from benchmarks.resumable import Cell
 from harness.runs import digests, provenance
 
@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Cell]]] = {
     "selection": calibrated_scores.cells_of_selection,
     "curves": calibrated_scores.cells_of_curves,
     "stopping": calibrated_times.cells_of_stopping,
+    "plan": calibrated_plans.cells_of_plans,
     "energy": calibrated_times.cells_of_energy,
     "scores": calibrated_rows.cells_of_scores,
     "rows": calibrated_rows.cells_of_rows,
@@ -52,7 +53,15 @@ def cells() -> Iterator[Cell]:
 def digest() -> str:
     """That of all that the counts depend on: the harness's code, this benchmark's, and the packages."""
     here = Path(__file__).parent
-    names = ("bench_calibration", "calibrated_rows", "calibrated_scores", "calibrated_times", "made_studies", "tally")
+    names = (
+        "bench_calibration",
+        "calibrated_plans",
+        "calibrated_rows",
+        "calibrated_scores",
+        "calibrated_times",
+        "made_studies",
+        "tally",
+    )
     own = [here / f"{name}.py" for name in names]
     return digests.of_data([digests.of_code(), *map(digests.of_file, own), provenance.package_versions()])
 
@@ -80,7 +89,7 @@ def main() -> None:
     studies = 100 if arguments.quick else arguments.studies
     print(
         f"{studies} studies a cell (admission ten times that, queues and max-users a tenth, curves of 765 pictures and "
-        "stopped rows a half, p99 a quarter); seeds are fixed",
+        "stopped rows a half, p99 and planned bytes a quarter); seeds are fixed",
         flush=True,
     )
     resumable.run(cells, wanted, studies, file=arguments.file, digest=digest(), processes=arguments.processes)

@@ -82,8 +82,8 @@ CURVES: dict[str, Callable[[Floats], Floats]] = {
 }
 """The score of a ladder over the log of its bytes."""
 
-_LOG_BYTES, _START = np.log(np.geomspace(2500, 16_000, 4)), math.log(3500)
-_TIMES, _S_0, _RATE_BPS = 1.8, 0.78, 400e3
+LOG_BYTES, START = np.log(np.geomspace(2500, 16_000, 4)), math.log(3500)
+TIMES, S_0, _RATE_BPS = 1.8, 0.78, 400e3
 _BASE_S = np.array([0.20, 0.22, 0.24, 0.26])
 
 
@@ -98,40 +98,40 @@ def cells_of_curves() -> Iterator[Cell]:
 
 @functools.cache
 def _truths_of_curves(name: str) -> dict[str, float]:
-    truth, target = CURVES[name], THETA * _S_0
-    fine = np.linspace(_LOG_BYTES[0], _LOG_BYTES[-1], 20_001)
-    bytes_ = math.exp(fine[np.abs(truth(fine - _START) - target).argmin()])
-    common = np.linspace(_LOG_BYTES[0] + math.log(_TIMES), _LOG_BYTES[-1], 2001)
-    gain = float((truth(common - _START - math.log(_TIMES)) - truth(common - _START)).mean())
-    along = (math.log(bytes_) - _LOG_BYTES[0]) / (_LOG_BYTES[-1] - _LOG_BYTES[0])
+    truth, target = CURVES[name], THETA * S_0
+    fine = np.linspace(LOG_BYTES[0], LOG_BYTES[-1], 20_001)
+    bytes_ = math.exp(fine[np.abs(truth(fine - START) - target).argmin()])
+    common = np.linspace(LOG_BYTES[0] + math.log(TIMES), LOG_BYTES[-1], 2001)
+    gain = float((truth(common - START - math.log(TIMES)) - truth(common - START)).mean())
+    along = (math.log(bytes_) - LOG_BYTES[0]) / (LOG_BYTES[-1] - LOG_BYTES[0])
     timed_s = 0.20 + 0.06 * along
-    latency = (timed_s * 1.5 + 8 * _TIMES * bytes_ / _RATE_BPS) / (timed_s + 8 * bytes_ / _RATE_BPS)
+    latency = (timed_s * 1.5 + 8 * TIMES * bytes_ / _RATE_BPS) / (timed_s + 8 * bytes_ / _RATE_BPS)
     return {
         "bytes": bytes_,
-        "ratio of bytes": _TIMES,
+        "ratio of bytes": TIMES,
         "ratio of latencies": latency,
         "BD-score": gain,
-        "BD-rate": _TIMES - 1,
+        "BD-rate": TIMES - 1,
     }
 
 
 def _study_of_curves(name: str, n: int, number: int, counts: Counts) -> None:
     rng = np.random.default_rng([7, n, len(name), number])
-    truth = CURVES[name](_LOG_BYTES - _START)
-    right = scores(rng, np.r_[truth, truth, _S_0], n)
+    truth = CURVES[name](LOG_BYTES - START)
+    right = scores(rng, np.r_[truth, truth, S_0], n)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
     score, score_B = right.mean(axis=0), weights @ right
-    a = curves.Ladder.fit("a", np.exp(_LOG_BYTES), score[:4], score_B[:, :4])
-    b = curves.Ladder.fit("b", _TIMES * np.exp(_LOG_BYTES), score[4:8], score_B[:, 4:8])
+    a = curves.Ladder.fit("a", np.exp(LOG_BYTES), score[:4], score_B[:, :4])
+    b = curves.Ladder.fit("b", TIMES * np.exp(LOG_BYTES), score[4:8], score_B[:, 4:8])
     wanted, wanted_B = THETA * float(score[-1]), THETA * score_B[:, -1]
     equal = curves.equal_score(a, b, wanted, wanted_B)
     common_S = lognormal(rng, 0.2, (12, 1))
     timed_SP = _BASE_S * common_S * lognormal(rng, 0.05, (12, 4))
     other_SP = 1.5 * _BASE_S * common_S * lognormal(rng, 0.05, (12, 4))
-    link_P = 8 * np.exp(_LOG_BYTES) / _RATE_BPS
+    link_P = 8 * np.exp(LOG_BYTES) / _RATE_BPS
     latencies = curves.latency_at_equal_score(
         a, b, wanted, wanted_B,
-        anchor_link_P=link_P, test_link_P=_TIMES * link_P, anchor_timed_SP=timed_SP, test_timed_SP=other_SP,
+        anchor_link_P=link_P, test_link_P=TIMES * link_P, anchor_timed_SP=timed_SP, test_timed_SP=other_SP,
     )  # fmt: skip
     found = {
         "bytes": equal.anchor_bytes,

@@ -367,11 +367,15 @@ class Study:
         mean_S = relative_SR.mean(axis=1)
         return np.asarray(np.maximum(self.x_SP @ (self.inverse_PS @ mean_S), mean_S))
 
+    def residuals(self, relative_SR: Floats) -> Floats:
+        """e_s, the pictures' means about their line or group, (S,)."""
+        mean_S = relative_SR.mean(axis=1)
+        return np.asarray(mean_S - self.x_SP @ (self.inverse_PS @ mean_S))
+
     def about(self, relative_SR: Floats, size_S: Floats) -> PictureScatter:
         """v_1 with its degrees of freedom; ``size_S`` is m_s, in any unit."""
-        mean_S = relative_SR.mean(axis=1)
-        n_pictures = mean_S.size
-        residual_S = mean_S - self.x_SP @ (self.inverse_PS @ mean_S)
+        residual_S = self.residuals(relative_SR)
+        n_pictures = residual_S.size
         if not self.line or self.one_scatter:
             square = self.inflation * float(residual_S @ residual_S) / max(self.freedom, 1)
             return PictureScatter(square=square, freedom=self.freedom, pictures=n_pictures)

@@ -9,7 +9,8 @@ that the run's interval had: from twelve pictures on Welch's, which are fewer wh
 variance. A run of fewer pictures does not know that share, and 1 is taken. U = R rounds, or the process starts that the
 rounds come from, where those scatter are known (three or more).
 
-What rests on questions gets narrower with their square root: n_wanted = n (half / wanted)^2.
+What rests on questions gets narrower with their square root: n_wanted = n (half / wanted)^2. How far the variances of a
+run leave such a number unknown is in :mod:`harness.analysis.planning`.
 
 Stopping when precise: after 12 pictures and then at numbers that grow by a third, the interval is looked at, and timing
 stops where its longer side is within the precision. A study stops early where its scatter happens to look small, so
@@ -20,19 +21,14 @@ cost of stopping; the level is calibrated in ``benchmarks/bench_calibration.py``
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas as pd
 import scipy.special
 from numpy.typing import ArrayLike
 
 from harness.analysis import means
-from harness.analysis.means import MIN_PICTURES, MIN_ROUNDS, Estimate, level_of, mean_latency
-
-if TYPE_CHECKING:
-    from harness.analysis.analysis import Analysis
+from harness.analysis.means import MIN_PICTURES, MIN_ROUNDS, Estimate, Floats, level_of, mean_latency
 
 FIRST_LOOK = 12
 STOPPING_MISSES = 0.8
@@ -50,6 +46,11 @@ class Components:
     are three or more, ``starts`` of them (else 0). ``pictures`` and ``rounds`` are S and R, and ``spent`` is p, the
     degrees of freedom that the groups or the line take. ``free`` is the share of the other S - p that the pictures'
     scatter has: below 1 where few slow pictures have most of the variance.
+
+    How well they are known: picture + request / R has ``known`` degrees of freedom, fewer than its interval where the
+    pictures' scatter has heavy tails; request (S - 1) (R - 1); ``levels`` is the variance of the logs of the levels of
+    ``units`` rounds or starts, with one degree less than these, of which requests explain ``explained``; 0 where there
+    are fewer than :data:`harness.analysis.means.MIN_ROUNDS`.
     """
 
     picture: float
@@ -60,6 +61,10 @@ class Components:
     spent: int
     free: float = 1.0
     starts: int = 0
+    known: float = math.inf
+    levels: float = 0.0
+    explained: float = 0.0
+    units: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +107,7 @@ def components(
     request = study.of_requests(relative_SR)
     of_pictures = study.about(relative_SR, study.sizes(relative_SR))
     between, unit_U = study.drift(np.log(level_R), request, start_R)
+    settled = unit_U.size >= MIN_ROUNDS
     n_starts = 1 if start_R is None else np.unique(np.asarray(start_R)).size
     return Components(
         picture=max(0.0, of_pictures.square / study.inflation - request / n_rounds),
@@ -112,6 +118,10 @@ def components(
         starts=unit_U.size if n_starts >= means.SETTLED_STARTS else 0,
         spent=n_pictures - study.freedom,
         free=of_pictures.freedom / max(study.freedom, 1),
+        known=max(1.0, of_pictures.freedom * min(1.0, 2 / max(_kurtosis(study.residuals(relative_SR)) - 1, 1e-9))),
+        levels=float(unit_U.var(ddof=1)) if settled else 0.0,
+        explained=request * study.inflation * unit_U.size / n_rounds if settled else 0.0,
+        units=unit_U.size,
     )
 
 
@@ -141,11 +151,20 @@ def pictures_needed(found: Components, precision: float, rounds: int, *, confide
     _positive(precision)
     if half_width(found, _MOST, rounds, confidence) > precision:
         return 0
-    low, high = MIN_PICTURES - 1, _MOST
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if half_width(found, middle, rounds, confidence) <= precision else (middle, high)
-    return high
+    return _fewest(lambda pictures: half_width(found, pictures, rounds, confidence) <= precision)
+
+
+def pictures_for(ratio: float, *, spent: int = 1, free: float = 1.0, confidence: float = 0.95) -> int:
+    """The fewest pictures, 6 or more, whose t^2 ratio / n is at most 1, with free (n - spent) degrees; 0: none do.
+
+    ``ratio`` is a variance of pictures over the square of the half-width that it may give, infinite where that is 0.
+    """
+
+    def enough(pictures: int) -> bool:
+        freedom = max(1.0, free * (pictures - spent))
+        return float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) ** 2 * ratio <= pictures
+
+    return _fewest(enough) if math.isfinite(ratio) and enough(_MOST) else 0
 
 
 def plan_latency(
@@ -158,9 +177,9 @@ def plan_latency(
 ) -> LatencyPlan:
     """The pictures and rounds of fewest timed requests that resolve ``precision`` of a mean latency.
 
-    ``found`` is a run's (:func:`harness.analysis.means.components`): a run of six pictures knows its scatter within a
-    factor of about two, and so the plan. Where the drift alone is more than the precision allows, more rounds are
-    looked at, up to ``at_most_rounds``; fewer than ``at_least_rounds`` are not.
+    ``found`` is a run's (:func:`components`); :func:`harness.analysis.planning.latency_needs` says how far the number
+    of pictures is unknown. Where the drift alone is more than the precision allows, more rounds are looked at, up to
+    ``at_most_rounds``; fewer than ``at_least_rounds`` are not.
     """
     best: LatencyPlan | None = None
     for rounds in range(at_least_rounds, at_most_rounds + 1):
@@ -184,26 +203,12 @@ def questions_needed(half_now: float, n_now: int, wanted: float) -> float:
     """How many questions, or pictures where each has several, bring a half-width to ``wanted``: n (half / wanted)^2.
 
     Both in one unit: points of score, or the logs of ratios, log(high / value) and log(1.1) for 10 % of the bytes.
-    Infinite where the interval is unbounded now: its end is beyond what was measured, and more questions do not change
-    that.
+    Infinite where the interval is unbounded now: then more are needed than there are, and how many does not show.
     """
     _positive(wanted)
     if n_now < 1 or math.isnan(half_now):
         raise ValueError(f"a half-width of {half_now} from {n_now} questions does not show how many are needed")
     return float(math.ceil(n_now * (half_now / wanted) ** 2 - 1e-9)) if math.isfinite(half_now) else math.inf
-
-
-def questions_for_score(
-    point_C: ArrayLike, reference_C: ArrayLike, wanted: float, *, confidence: float = 0.95
-) -> float:
-    """How many pictures resolve ``wanted``, in the metric's unit, of a difference of two paired scores.
-
-    ``point_C`` and ``reference_C`` are the pictures' parts (:func:`harness.analysis.selection.contributions`).
-    """
-    difference_C = np.asarray(point_C, np.float64) - np.asarray(reference_C, np.float64)
-    quantile = float(scipy.special.stdtrit(difference_C.size - 1, (1 + confidence) / 2))
-    half = quantile * float(difference_C.std(ddof=1)) / math.sqrt(difference_C.size)
-    return questions_needed(half, difference_C.size, wanted)
 
 
 def looks(at_most: int) -> list[int]:
@@ -253,69 +258,21 @@ def when_stopped(confidence: float) -> float:
     return 1 - STOPPING_MISSES * (1 - confidence)
 
 
+def _fewest(enough: Callable[[int], bool]) -> int:
+    """The fewest pictures, from 6 on, that are enough, where the most are."""
+    low, high = MIN_PICTURES - 1, _MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _kurtosis(residual_S: Floats) -> float:
+    """That of residuals, n sum(e^4) / sum(e^2)^2: 3 of normal ones, and 1 where there are none."""
+    square = float(residual_S @ residual_S)
+    return residual_S.size * float((residual_S**4).sum()) / square**2 if square > 0 else 1.0
+
+
 def _positive(wanted: float) -> None:
     if not wanted > 0:
         raise ValueError(f"a precision is {wanted:g}; it is above 0")
-
-
-def plan(run: "Analysis", *, latency: float, payload: float, score: float) -> pd.DataFrame:
-    """How many pictures and rounds resolve a mean latency, and how many pictures bytes and a score.
-
-    ``latency`` and ``payload`` are relative (0.05: 5 %), ``score`` in the metric's unit. A row for each selected point
-    that was timed: ``pipeline``, ``point``; ``pictures`` and ``rounds`` of the device and server times, and over
-    how many ``starts`` of the process (:func:`plan_latency`; 0 where none do, with ``latency_reason``);
-    ``bytes_pictures``, for the ratio of bytes at equal score over the next scheme with a curve, and
-    ``score_pictures``, for the difference from the reference's score; null where nothing can be said.
-    """
-    # The module that times a study imports this one too, and needs no replay.
-    from harness.analysis.setting import strata
-
-    found = []
-    for pipeline, point in run.selected_keys:
-        timed = run.setting.timed((pipeline, point))
-        strata_of = strata(run.profile(pipeline, point), run.population)
-        if few := means.too_few(len(timed.samples)):
-            planned = LatencyPlan(pictures=0, rounds=0, half_width=np.nan, reason=few)
-        else:
-            planned = plan_latency(
-                components(timed.total_SR, *strata_of, start_R=timed.start_R),
-                latency,
-                at_least_rounds=means.MIN_ROUNDS,
-                confidence=run.equality.confidence,
-            )
-        bytes_pictures, bytes_reason = _for_bytes(run, pipeline, payload)
-        score_pictures = np.nan
-        enough = run.scores.n_clusters >= means.MIN_PICTURES
-        if run.scored and enough and (pipeline, point) != run.scores.reference:
-            own_C, reference_C = (run.scores.contributions(key) for key in ((pipeline, point), run.scores.reference))
-            score_pictures = questions_for_score(own_C, reference_C, score, confidence=run.equality.confidence)
-        found.append(
-            {
-                "pipeline": pipeline,
-                "point": point,
-                "pictures": planned.pictures,
-                "rounds": planned.rounds,
-                "starts": planned.starts,
-                "latency_reason": planned.reason,
-                "bytes_pictures": bytes_pictures,
-                "bytes_reason": bytes_reason,
-                "score_pictures": score_pictures,
-            }
-        )
-    columns = ["pipeline", "point", "pictures", "rounds", "starts", "latency_reason"]
-    return pd.DataFrame(found, columns=[*columns, "bytes_pictures", "bytes_reason", "score_pictures"])
-
-
-def _for_bytes(run: "Analysis", pipeline: str, wanted: float) -> tuple[float, str]:
-    """The pictures that resolve a pipeline's bytes at equal score, over another's; why nothing can be said."""
-    pairs = run.equal_scores
-    mine = pairs[(pairs["test_pipeline"] == pipeline) | (pairs["anchor_pipeline"] == pipeline)]
-    if mine.empty:
-        return np.nan, ""
-    said = mine[mine["reason"] == ""]
-    if said.empty:
-        return np.nan, str(mine["reason"].iloc[0])
-    pair = said.iloc[0]
-    ends = [pair["ratio_high"] / pair["ratio"], pair["ratio"] / pair["ratio_low"] if pair["ratio_low"] else np.inf]
-    half, clusters = float(np.log(max(ends))), int(run.points["clusters"].iloc[0])
-    return questions_needed(half, clusters, float(np.log1p(wanted))), ""

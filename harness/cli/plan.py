@@ -1,11 +1,18 @@
 """``harness plan``: how much to measure, from a run's own variances."""
 
+import math
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.run import RunsFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.analysis import Analysis
 
 Percent = Annotated[float, typer.Option(min=0.01, max=1000, help="Percent of a mean latency to resolve.")]
 
@@ -23,16 +30,20 @@ def plan(
 ) -> None:
     r"""Estimate how many pictures, rounds and questions resolve a latency, bytes at equal score, and a score.
 
-    The variances are those of a run at its selected points. Six timed pictures give the scatter, and so the plan,
-    within a factor of about two; a pilot of twelve pictures in three rounds is better.
+    The variances are those of a run at its selected points. In brackets is the interval (95 %, or the scenario's
+    confidence) of the number of pictures that the true variances need in as many rounds. After six timed pictures it is
+    wide: plan from twelve or more. Where it says "or more", the run does not rule out that its rounds drift by more
+    than was seen, and then more pictures or rounds are needed. Bytes at equal score have no interval: a run does not
+    show how well it knows the slope of the score over the bytes.
+
+    About half of the studies of the planned size reach the precision. To be sure of it, write `measure: {precision:
+    5 %}` into the scenario: pictures are then timed until it is reached.
 
         harness plan scenarios/realworldqa_lowrate.yaml --latency 5 --bytes 10 \
           --score 2
     """
-    import numpy as np
-
     from harness.analysis import Analysis
-    from harness.analysis.precision import plan as plan_of
+    from harness.analysis.planning import plan as plan_of
     from harness.cli.display import print_reasons, terminal
     from harness.report.fitting import Fitting
     from harness.scenario.load import load
@@ -40,6 +51,7 @@ def plan(
     folder = path if path.is_dir() else results / load(path).name
     run = Analysis.read(folder)
     found = plan_of(run, latency=latency / 100, payload=payload / 100, score=score)
+    answered = int(run.points["clusters"].iloc[0])
     console = terminal()
     print_reasons(run, console)
     table = Fitting()
@@ -48,31 +60,10 @@ def plan(
     for head in heads:
         table.add_column(head, justify="right")
     for row in found.to_dict("records"):
-        timed = f"{row['pictures']} pictures x {row['rounds']} rounds" if row["pictures"] else "-"
-        if row["starts"]:
-            timed += f" over {row['starts']} starts"
-        table.add_row(row["pipeline"], timed, _questions(row["bytes_pictures"]), _questions(row["score_pictures"]))
+        table.add_row(row["pipeline"], _latency(row), _bytes(row["bytes_pictures"], answered), _score(row))
     console.print(table)
-    answered = int(run.points["clusters"].iloc[0])
-    console.print(f"now: {run.timed_pictures} timed pictures x {run.rounds} rounds; {answered} pictures with questions")
-    if found["starts"].any():
-        console.print("to add a start of the process, raise measure.repeats by its rounds and repeat the run")
-    elif run.session:
-        console.print(
-            "the scatter between starts of the process is not known; with three or more starts the plan includes it"
-        )
-    if run.equality.reference in set(found["pipeline"]):
-        console.print(
-            f"bytes: over the next scheme's at equal score; score: the difference from {run.equality.reference}"
-        )
-    for what in ("latency", "bytes"):
-        reasons = found.groupby(f"{what}_reason", sort=False)["pipeline"]
-        for reason, schemes in ((str(reason), schemes) for reason, schemes in reasons):
-            if reason:
-                console.print(f"no number for the {what} of {', '.join(schemes)}: {reason}")
-    wanted = found[["pictures", "bytes_pictures", "score_pictures"]].to_numpy(float)
-    if wanted[np.isfinite(wanted)].max(initial=0) > answered:
-        console.print(f"this run asked about {answered} pictures only; raise 'samples' in the scenario for more")
+    for sentence in (*_on_intervals(run, found), *_on_numbers(run, found, answered)):
+        console.print(sentence, markup=False)
     if pictures := int(found["pictures"].max()):
         rounds = int(found["rounds"].max())
         console.print(
@@ -82,8 +73,66 @@ def plan(
         )
 
 
-def _questions(pictures: float) -> str:
-    """``1,400 pictures``; infinity means that no number is enough."""
-    if pictures != pictures:
+def _on_intervals(run: "Analysis", found: "pd.DataFrame") -> Iterator[str]:
+    """What the numbers in brackets are, and what has none."""
+    if found[["pictures_low", "score_pictures_low"]].notna().any(axis=None):
+        yield (
+            f"numbers of pictures, in brackets the {100 * run.equality.confidence:g} % interval of the number that the "
+            "true variances need; about half of the studies of the planned size reach the precision"
+        )
+    if (found["pictures_high"] == math.inf).any():
+        drifting = "starts of the process scatter" if found["starts"].any() else "rounds drift"
+        yield f"or more: if the {drifting} by more than was seen, which this run does not rule out"
+    if found["bytes_pictures"].notna().any():
+        yield "bytes have no interval: a run does not show how well it knows the slope of the score over the bytes"
+
+
+def _on_numbers(run: "Analysis", found: "pd.DataFrame", answered: int) -> Iterator[str]:
+    """What they are of, beside what the run has, and why some are not there."""
+    yield f"now: {run.timed_pictures} timed pictures x {run.rounds} rounds; {answered} pictures with questions"
+    if found["starts"].any():
+        yield "to add a start of the process, raise measure.repeats by its rounds and repeat the run"
+    elif run.session:
+        yield "the scatter between starts of the process is not known; with three or more starts the plan includes it"
+    if run.equality.reference in set(found["pipeline"]):
+        yield f"bytes: over the next scheme's at equal score; score: the difference from {run.equality.reference}"
+    for what in ("latency", "bytes"):
+        reasons = found.groupby(f"{what}_reason", sort=False)["pipeline"]
+        for reason, schemes in ((str(reason), schemes) for reason, schemes in reasons):
+            if reason:
+                yield f"no number for the {what} of {', '.join(schemes)}: {reason}"
+    wanted = found[["pictures", "bytes_pictures", "score_pictures"]].to_numpy(float)
+    if ((wanted > answered) & (wanted < math.inf)).any():
+        yield f"this run asked about {answered} pictures only; raise 'samples' in the scenario for more"
+
+
+def _latency(row: Mapping[Hashable, Any]) -> str:
+    """``22 (13 to 48) x 3 rounds``; ``or more`` where the upper end is that at the run's own drift only."""
+    if not row["pictures"]:
         return "-"
-    return "none do" if pictures == float("inf") else f"{pictures:,.0f} pictures"
+    high = row["pictures_high"]
+    if high == math.inf:
+        bounded = math.isfinite(row["pictures_high_same_drift"])
+        upper = f" to {row['pictures_high_same_drift']:,.0f} or more" if bounded else " or more"
+    else:
+        upper = f" to {high:,.0f}"
+    starts = f" over {row['starts']} starts" if row["starts"] else ""
+    return f"{row['pictures']:,} ({row['pictures_low']:,.0f}{upper}) x {row['rounds']} rounds{starts}"
+
+
+def _bytes(pictures: float, answered: int) -> str:
+    """``about 1,400``; an interval that is unbounded now shows only that more pictures are needed than were asked."""
+    if math.isnan(pictures):
+        return "-"
+    return f"more than {answered:,}" if pictures == math.inf else f"about {pictures:,.0f}"
+
+
+def _score(row: Mapping[Hashable, Any]) -> str:
+    """``1,400 (900 to 2,300)``; infinity means that no number is enough."""
+    if math.isnan(row["score_pictures"]):
+        return "-"
+    value, low, high = (
+        f"{row[name]:,.0f}" if math.isfinite(row[name]) else "none do"
+        for name in ("score_pictures", "score_pictures_low", "score_pictures_high")
+    )
+    return f"{value} ({low} to {high})"
