@@ -5,6 +5,7 @@
 
 import argparse
 import io
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -78,14 +79,13 @@ def ways(backbone: Llava) -> Mapping[str, Tokens]:
 
 
 def verdicts(backbone: Llava, samples: Sequence[Sample], tokens: Tokens) -> list[bool]:
-    """Whether each answer is right; the visual tokens of a picture are made once for all its questions."""
+    """Whether each answer is right; all questions about a picture that follow each other are answered at once."""
     out: list[bool] = []
-    seen: tuple[str, torch.Tensor] | None = None
-    for sample in samples:
-        if seen is None or seen[0] != sample.image_id:
-            seen = (sample.image_id, tokens(backbone, sample.image()))
-        (answer,) = backbone.answer([Request([seen[1]], sample.question)], [Untimed()])
-        out.append(judge(sample.question, sample.truth, answer.text))
+    for _, of_picture in itertools.groupby(samples, key=lambda sample: sample.image_id):
+        asked = list(of_picture)
+        seen = [tokens(backbone, asked[0].image())]
+        answers = backbone.answer([Request(seen, one.question) for one in asked], [Untimed()] * len(asked))
+        out += [judge(one.question, one.truth, answer.text) for one, answer in zip(asked, answers, strict=True)]
     return out
 
 
