@@ -220,7 +220,7 @@ def test_a_language_side_answers_each_request_once(name: str) -> None:
     assert str(caught.value) == said
 
 
-def failing(error: Exception) -> Callable[..., Any]:
+def failing(error: BaseException) -> Callable[..., Any]:
     """A half that raises such an error."""
 
     def half(*_: Any) -> Any:
@@ -240,6 +240,11 @@ def test_an_error_of_a_half_says_where() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         timing._warm_up(plan, list(plan.halves), [0], 1, "cpu")
     assert caught.value.__notes__ == [f"raised for own at levels=3, sample {name}"]
+
+
+def test_code_that_ends_the_process_is_named() -> None:
+    """With its place; the command would otherwise end without a word."""
+    assert refused(device=failing(SystemExit(5))).startswith("its code ends the process (SystemExit: 5); ")
 
 
 def test_a_place_is_said_once() -> None:
