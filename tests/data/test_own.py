@@ -239,6 +239,10 @@ def test_every_mistake_is_reported(
     written()
     (folder / "a.png").write_bytes(cut_jpeg())
     (folder / "b.png").write_bytes(cut_jpeg())
+    (folder / "pictures").mkdir()
+    for file in ("a.png", "b.png", "shop.csv"):
+        (folder / "pictures" / file).write_bytes((folder / file).read_bytes())
+    assert "pictures/shop.csv: line 2: " in harness("data", "check", "pictures")[2]
     status, _, err = harness("data", "check", f"{folder}/")
     assert (status, len(err.splitlines())) == (2, 3)
     assert [f"line {line}: " in told for line, told in zip((2, 4, 2), err.splitlines(), strict=True)] == [True] * 3
