@@ -177,17 +177,21 @@ def _declared(what: str) -> Mapping[str, str]:
 def _own(what: str, path: str) -> Any:
     """A user's own object; any error of its module's import becomes a ScenarioError."""
     module, _, attribute = path.partition(":")
+    if not (module and attribute):
+        raise ScenarioError(f"{what} {path!r} names no object; module:object is expected, such as my_module:Mine")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
-        return target(path)
-    except AttributeError:
-        raise ScenarioError(f"{what} {path}: {module} has no {attribute!r}") from None
-    except Exception as error:
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())
         raise ScenarioError(
             f"{what} {path}: {module} cannot be imported: {type(error).__name__}: {said:.200}"
         ) from None
+    try:
+        return getattr(found, attribute)
+    except AttributeError:
+        raise ScenarioError(f"{what} {path}: {module} has no {attribute!r}") from None
 
 
 def target(path: str) -> Any:

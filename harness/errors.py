@@ -82,7 +82,8 @@ class UnavailableError(HarnessError):
 def placed(point: str, sample: str = "") -> Iterator[None]:
     """Says at which point, and of which sample, an error is raised inside.
 
-    The sentence of a HarnessError begins with it; any other exception has it as a note below its traceback.
+    The sentence of a HarnessError begins with it; any other exception has it as a note below its traceback. Code that
+    ends the process raises SchemeError.
     """
     try:
         yield
@@ -91,6 +92,9 @@ def placed(point: str, sample: str = "") -> Iterator[None]:
         of_sample = f", sample {sample}" if sample and not str(error).startswith(f"sample {sample}: ") else ""
         error.args = (f"{point}{of_sample}: {error}",)
         raise
+    except SystemExit as error:
+        where = f"{point}, sample {sample}" if sample else point
+        raise SchemeError(f"{where}: its code ends the process (SystemExit: {error}); it may raise an error") from error
     except Exception as error:
         error.add_note(f"raised for {point}, sample {sample}" if sample else f"raised for {point}")
         raise

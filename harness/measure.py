@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeAlias
 
 from harness.analysis.means import draw_by_strata
@@ -26,7 +26,7 @@ from harness.runs.store import Run, Unit
 from harness.scenario.model import Measure
 from harness.schemes.contract import DeviceHalf, ServerHalf
 from harness.schemes.envelope import receive, send
-from harness.schemes.steps import TokenServer
+from harness.schemes.steps import TokenServer, asked
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +290,9 @@ def _needs(split: Parted, sample: Sample, device: str) -> Iterator[tuple[Side, N
 
 def _outcomes(plan: Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], *, run: str) -> Iterator[OutcomeRow]:
     """The outcomes of units, by their keys: all questions about one picture at one point each."""
-    for (unit, (key, places)), (n_bytes, answers) in zip(units.items(), _answered(plan, units.values()), strict=True):
+    for (unit, (key, places)), (n_bytes, answers) in zip(
+        units.items(), _answered(plan, list(units.values())), strict=True
+    ):
         for place, answer in zip(places, answers, strict=True):
             sample = plan.samples[place]
             yield OutcomeRow(
@@ -309,14 +311,14 @@ def _outcomes(plan: Plan, units: Mapping[str, tuple[PointKey, Sequence[int]]], *
             )
 
 
-def _answered(plan: Plan, units: Iterable[tuple[PointKey, Sequence[int]]]) -> list[tuple[int, list[Answer]]]:
+def _answered(plan: Plan, units: Sequence[tuple[PointKey, Sequence[int]]]) -> list[tuple[int, list[Answer]]]:
     """The bytes of each unit's payload, and the answers to its questions.
 
     What several points ask of one language side is asked at once.
     """
     found: list[tuple[int, list[Answer]]] = []
     sides: dict[int, LanguageSide] = {}
-    asked: dict[int, list[tuple[int, Request]]] = {}
+    requested: dict[int, list[tuple[int, Request]]] = {}
     for key, places in units:
         split, samples = plan.halves[key], [plan.samples[place] for place in places]
         questions = [sample.question for sample in samples]
@@ -328,13 +330,17 @@ def _answered(plan: Plan, units: Iterable[tuple[PointKey, Sequence[int]]]) -> li
                 requests = receive(split.server.requests, sent, questions, Sharing(), kind=split.kind)
                 side = split.server.language
                 sides[id(side)] = side
-                asked.setdefault(id(side), []).extend((len(found), request) for request in requests)
+                requested.setdefault(id(side), []).extend((len(found), request) for request in requests)
                 found.append((len(sent), []))
             else:
                 found.append((len(sent), split.serve(sent, questions, Sharing())[0]))
     for name, side in sides.items():
-        units_of, requests_of = zip(*asked[name], strict=True)
-        for unit, answer in zip(units_of, side.answer(requests_of, [Sharing()] * len(requests_of)), strict=True):
+        units_of, requests_of = zip(*requested[name], strict=True)
+        keys = list(dict.fromkeys(" at ".join(units[unit][0]) for unit in units_of))
+        together = keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+        with placed(together, plan.samples[units[units_of[0]][1][0]].id):
+            told = asked(side, requests_of, Sharing())
+        for unit, answer in zip(units_of, told, strict=True):
             found[unit][1].append(answer)
     return found
 

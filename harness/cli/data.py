@@ -101,7 +101,9 @@ def check(
     mistakes = []
     for name in wanted:
         found: list[str] = []
-        published = name in BENCHMARKS or not ("/" in name or name.endswith((".tsv", ".csv")))
+        # A folder may be given without the slash that a scenario needs.
+        is_path = "/" in name or name.endswith((".tsv", ".csv")) or Path(name).is_dir()
+        published = name in BENCHMARKS or not is_path
         try:
             samples = load(name) if published else own.load(Path(name), cache=cache_folder())[1]
             with Bar(console, name, sized=False) as bar:

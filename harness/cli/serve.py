@@ -40,7 +40,8 @@ def serve(
 
     On an address that other machines reach, a bearer token is required: the same text in `TOFC_HARNESS_TOKEN` on both
     sides, at least 16 characters. The server speaks plain HTTP: if the network is not yours, put a proxy with TLS in
-    front of it and give the device the proxy's https address. The proxy's time counts as link time.
+    front of it and give the device the proxy's https address, and in `SSL_CERT_FILE` the certificate of your own
+    authority, if there is one. The proxy's time counts as link time.
 
     `/health` says whether requests are accepted, `/info` what is served and by which machine. `/conditions` has that
     machine's clocks and temperatures, `/energy` its joules, and `/metrics` the format of Prometheus.

@@ -22,7 +22,16 @@ from harness import files
 from harness.data import pictures
 from harness.data.sample import Sample
 from harness.data.scoring import OWN_METRICS
-from harness.data.tsv import LONGEST_FIELD, LONGEST_REFERENCE, Origin, fields_of_any_size, image_field, read_tsv
+from harness.data.tsv import (
+    LONGEST_FIELD,
+    LONGEST_REFERENCE,
+    Origin,
+    fields_of_any_size,
+    image_field,
+    mistake_in,
+    read_tsv,
+    refuse_other_encoding,
+)
 from harness.errors import DataError, UnavailableError, in_lines, shown, unknown_name
 
 _REQUIRED = ("image", "question", "answer")
@@ -89,7 +98,7 @@ def load(path: Path, *, cache: Path | None, max_pixels: int = pictures.MAX_PIXEL
 def _metric(path: Path) -> str:
     """What the metric adds to a benchmark's name: nothing for accuracy."""
     named: dict[str, int] = {}
-    for line, row in _table(path):
+    for line, row in _table(path, []):
         named.setdefault(row.get("metric", "").strip(), line)
     if len(named) > 1:
         (one, _), (other, line) = list(named.items())[:2]
@@ -107,7 +116,7 @@ def _rows(path: Path) -> list[_Row]:
     rows: list[_Row] = []
     mistakes: list[str] = []
     indices: dict[str, _Row] = {}
-    for number, (line, fields) in enumerate(_table(path), 1):
+    for number, (line, fields) in enumerate(_table(path, mistakes), 1):
         if missing := [column for column in _REQUIRED if column not in fields]:
             raise DataError(
                 f"{path}: line 1: the header lacks {', '.join(missing)}; columns {', '.join(_REQUIRED)} are expected, "
@@ -129,6 +138,8 @@ def _row(path: Path, number: int, line: int, fields: Mapping[str, str]) -> _Row:
     names = _names(path, line, fields["image"])
     options = _options(path, line, fields)
     answer = _letter(path, line, fields["answer"].strip(), options, listed=bool(fields.get("options", "").strip()))
+    if (wrong := mistake_in(fields["question"], options, answer)) is not None:
+        _refuse(path, line, *wrong)
     index = fields.get("index", "").strip() or str(number)
     return _Row(line, index, names, tuple(path.parent / name for name in names), fields, options, answer)
 
@@ -173,8 +184,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line where each row begins and its fields by the header's names; the columns of a TSV, or of a CSV."""
+def _table(path: Path, mistakes: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The line where each row begins and its fields by the header's names; the columns of a TSV, or of a CSV.
+
+    A row of another number of fields is left out, with a sentence in ``mistakes``.
+    """
     try:
         with fields_of_any_size(), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, csv.excel_tab if path.suffix == ".tsv" else csv.excel, strict=True)
@@ -184,15 +198,17 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             line = reader.line_num + 1
             for fields in reader:
                 if fields:
-                    if len(fields) != len(header):
-                        raise DataError(
+                    if len(fields) == len(header):
+                        yield line, dict(zip(header, fields, strict=True))
+                    else:
+                        mistakes.append(
                             f"{path}: line {line}: the row has {len(fields)} fields and the header {len(header)}; "
                             f"a field that holds a {'tab' if path.suffix == '.tsv' else 'comma'} is quoted"
                         )
-                    yield line, dict(zip(header, fields, strict=True))
                 line = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except UnicodeDecodeError:
+        refuse_other_encoding(path)
+        raise
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: is not a table: {error}") from None
     except OSError as error:

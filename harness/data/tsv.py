@@ -20,16 +20,17 @@ import contextlib
 import csv
 import io
 import os
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn, overload
 
 from harness.data import pictures
 from harness.data.sample import Kind, Name, Question, Sample
 from harness.data.scoring import metric
-from harness.errors import DataError
+from harness.errors import DataError, in_lines
 from harness.files import why
 
 _REQUIRED = ("index", "image", "question", "answer")
@@ -65,8 +66,9 @@ def read_tsv(
 ) -> "TsvSamples":
     """The samples of a TSV file, read from the disk one at a time, on demand.
 
-    The whole file is checked first: raises DataError, naming file, line, column, value and what would be right, for
-    anything that is not a benchmark in this form, and for a picture of another format or more than ``max_pixels``.
+    The whole file is checked first: raises DataError, naming file, line, column, value and what would be right, with a
+    sentence for each row that is not one of a benchmark in this form, or whose picture is of another format or has more
+    than ``max_pixels``.
     Whether a picture can be decoded to its end is checked when its sample is first read. Where the TSV has an
     ``origin``, mistakes in its rows are reported in that.
     """
@@ -176,48 +178,65 @@ class TsvSamples(Sequence[Sample]):
         return [self._names[n] for n in self._chosen]
 
     def _index(self) -> None:
-        """Finds where each row begins and what it shows; refuses the file at the first thing wrong."""
+        """Finds where each row begins and what it shows; raises DataError with a sentence for each row that is wrong.
+
+        Of a row it is the first thing that is wrong. What cannot be read as text ends the file.
+        """
         holders: dict[str, int] = {}
         references: dict[int, str] = {}
         shown: dict[int, _Shown] = {}
-        asked: list[_Asked] = []
+        asked: dict[int, _Asked] = {}
+        named: list[str] = []
+        mistakes = _Mistakes()
         rows = self._rows()
         self._header = next(rows, (0, 1, []))[2]
         self._options = [name for name in self._header if len(name) == 1 and "A" <= name <= "Z"]
         self._check_header()
-        for number, (offset, own_line, fields) in enumerate(rows):
-            line = own_line if self._origin is None else self._origin.lines[number]
-            row = self._named(fields, line)
-            question, _ = self._question(row, line)
-            self._group(row, "", line)
-            if (index := row["index"]) in holders:
-                first = self._lines[holders[index]]
-                self._refuse(line, "index", index, f"is already the index of line {first}; an index is given once")
-            holders[index] = number
-            if len(row["image"]) <= LONGEST_REFERENCE:
-                references[number] = row["image"]
-            else:
-                shown[number] = self._shown(row, number, line)
-            if (named := question.pictures_named()) and min(named) < 1:
-                self._refuse(line, "question", "<image 0>", "is shown, but pictures are counted from 1")
-            row.pop("image")
-            asked.append(_Asked(row, question.text_bytes, max(named, default=0)))
-            self._offsets.append(offset)
-            self._lines.append(line)
-            self._images.append(number)
-        if not self._lines:
+        with mistakes.noted(sys.maxsize):
+            for number, (offset, own_line, fields) in enumerate(rows):
+                line = own_line if self._origin is None else self._origin.lines[number]
+                self._offsets.append(offset)
+                self._lines.append(line)
+                self._images.append(number)
+                with mistakes.noted(line):
+                    row = self._named(fields, line)
+                    named.append(row["index"])
+                    if (first := holders.setdefault(row["index"], number)) != number:
+                        why = f"is already the index of line {self._lines[first]}; an index is given once"
+                        self._refuse(line, "index", row["index"], why)
+                    one = self._asked(row, line)
+                    if len(row["image"]) <= LONGEST_REFERENCE:
+                        references[number] = row["image"]
+                    else:
+                        shown[number] = self._shown(row, number, line)
+                    row.pop("image")
+                    asked[number] = one
+        if not self._lines and not mistakes.found:
             raise DataError(f"{self._table}: there is a header and no row; a benchmark has at least one question")
+        # A row of another number of fields has no index, and may be the one that others refer to.
+        all_named = len(named) == len(self._lines)
         for number, index in references.items():
-            if (holder := holders.get(index)) is None or holder in references:
-                self._refuse(
-                    self._lines[number],
-                    "image",
-                    index,
-                    f"is not the index of a row with an image (at most {LONGEST_REFERENCE} characters refer to one)",
-                )
-            self._images[number] = holder
-        for number, one in enumerate(asked):
-            self._names.append(self._name(one, shown[self._images[number]], self._lines[number]))
+            holder = holders.get(index)
+            with mistakes.noted(self._lines[number]):
+                if holder in references or (holder is None and all_named):
+                    why = (
+                        f"is not the index of a row with an image (at most {LONGEST_REFERENCE} characters refer to one)"
+                    )
+                    self._refuse(self._lines[number], "image", index, why)
+            if holder is not None:
+                self._images[number] = holder
+        for number, one in asked.items():
+            if (of_row := shown.get(self._images[number])) is not None:
+                with mistakes.noted(self._lines[number]):
+                    self._names.append(self._name(one, of_row, self._lines[number]))
+        mistakes.refuse(self._table)
+
+    def _asked(self, row: dict[str, str], line: int) -> "_Asked":
+        question, _ = self._question(row, line)
+        self._group(row, "", line)
+        if (named := question.pictures_named()) and min(named) < 1:
+            self._refuse(line, "question", "<image 0>", "is shown, but pictures are counted from 1")
+        return _Asked(row, question.text_bytes, max(named, default=0))
 
     def _shown(self, row: dict[str, str], number: int, line: int) -> "_Shown":
         files = self._files(row["image"], line)
@@ -263,9 +282,11 @@ class TsvSamples(Sequence[Sample]):
                     if fields:
                         yield offset, line, fields
         except csv.Error as error:
+            said = f"{error} (a field that holds a quote is quoted, its quotes doubled)"
+            if "universal-newline" in str(error):
+                said = "it holds a carriage return (CR) without a line feed; save the file with LF or CR LF line ends"
             raise DataError(
-                f"{self.path}: line {line}: the row that begins here is not tab-separated text: {error} "
-                "(a field that holds a quote is quoted, its quotes doubled)"
+                f"{self.path}: line {line}: the row that begins here is not tab-separated text: {said}"
             ) from None
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {why(error)}") from None
@@ -286,7 +307,7 @@ class TsvSamples(Sequence[Sample]):
         if len(fields) != len(self._header):
             raise DataError(
                 f"{self.path}: line {line}: the row has {len(fields)} fields and the header {len(self._header)}; "
-                f"its first is {_short(fields[0])}"
+                f"its first is {_short(fields[0])}; a field that holds a tab is quoted"
             )
         row = dict(zip(self._header, fields, strict=True))
         if not row["index"]:
@@ -297,19 +318,11 @@ class TsvSamples(Sequence[Sample]):
         """The question of a row and its truth, in the form that a question of its kind has."""
         options = {letter: row[letter] for letter in self._options if row[letter]}
         truth = row["answer"].strip()
-        kind: Kind
-        if options:
-            kind = "choice"
-            if truth not in options:
-                self._refuse(line, "answer", truth, f"is not among the options {', '.join(options)}")
-        elif truth.lower() in ("yes", "no") and not self._marked:
+        if (wrong := mistake_in(row["question"], options, truth)) is not None:
+            self._refuse(line, *wrong)
+        kind: Kind = "choice" if options else "open"
+        if not options and truth.lower() in ("yes", "no") and not self._marked:
             kind, truth = "yes_no", truth.capitalize()
-        else:
-            kind = "open"
-            if not truth:
-                self._refuse(line, "answer", truth, "is not an answer; without one nothing can be scored")
-        if not row["question"].strip():
-            self._refuse(line, "question", row["question"], "is not a question")
         text, hint = row["question"], row.get("hint", "")
         return Question(text=text, kind=kind, options=options, hint=hint, marked=self._marked), truth
 
@@ -383,6 +396,37 @@ class TsvSamples(Sequence[Sample]):
         raise DataError(f"{self._table}: line {line}: column {column!r}: {_short(value)} {why}")
 
 
+def mistake_in(question: str, options: Collection[str], truth: str) -> tuple[str, str, str] | None:
+    """The column, the value and the reason why a question cannot be asked and scored; None where it can."""
+    if options and truth not in options:
+        return "answer", truth, f"is not among the options {', '.join(options)}"
+    if not truth:
+        return "answer", truth, "is not an answer; without one nothing can be scored"
+    if not question.strip():
+        return "question", question, "is not a question"
+    return None
+
+
+class _Mistakes:
+    """What is wrong in a file, by line."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, str]] = []
+
+    @contextlib.contextmanager
+    def noted(self, line: int) -> Iterator[None]:
+        """Keeps a DataError that is raised inside, which ends there."""
+        try:
+            yield
+        except DataError as error:
+            self.found.append((line, str(error)))
+
+    def refuse(self, table: Path) -> None:
+        """Raises DataError with all of them, if there are any."""
+        if self.found:
+            raise DataError(in_lines([said for _, said in sorted(self.found)], str(table)))
+
+
 class _Shown(NamedTuple):
     """The picture or pictures of a row that holds them."""
 
@@ -397,6 +441,13 @@ class _Asked(NamedTuple):
     row: dict[str, str]
     text_bytes: int
     last_picture: int
+
+
+def refuse_other_encoding(path: Path) -> None:
+    """Raises DataError, naming line and place, for a file that is not UTF-8 text."""
+    with path.open("rb") as file:
+        for _ in _Lines(path, file, 1):
+            pass
 
 
 class _Lines(Iterator[str]):

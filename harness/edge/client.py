@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import math
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -31,9 +33,14 @@ _ANSWER_S = 600.0
 _TELL_S = 60.0
 """How long it may take to describe itself or its machine, for which no model runs."""
 _PAUSES_S = (0.1, 0.2, 0.5)
+_PROBE_S = 2.0
+"""How long a server that answers no HTTP may take to say what it speaks."""
 _MOST_SHOWN = 8
+_TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
+"""How an alert and a handshake begin."""
 
-_NOT_BEGUN = (429, 503)
+_NOT_BEGUN = (429, 502, 503)
+"""502 is the answer of a proxy whose server cannot be reached, or was lost with the request."""
 _SEVERED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 """The connection cannot be opened, or was lost, so no complete answer can arrive on it. After a time-out on an open
 connection it still may."""
@@ -73,8 +80,10 @@ class Peer:
         self._shaper, self._tell = shaper, tell
         limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
         timeout = httpx.Timeout(30.0, read=_ANSWER_S, write=_ANSWER_S)
-        # A proxy of the environment would be measured too.
-        self._http = httpx.Client(base_url=self.url, limits=limits, timeout=timeout, trust_env=False)
+        # A proxy of the environment would be measured too; its certificates (SSL_CERT_FILE, SSL_CERT_DIR) are used.
+        self._http = httpx.Client(
+            base_url=self.url, limits=limits, timeout=timeout, trust_env=False, verify=_trusted(self.url)
+        )
         # Useless headers would be sent with every payload.
         self._http.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.lowered: dict[str, None] = {}
@@ -167,9 +176,33 @@ class Peer:
 
     def _told(self, path: str) -> httpx.Response:
         """What the server says at ``path``."""
-        response = self._patient(lambda: self._http.get(path, timeout=httpx.Timeout(30.0, read=_TELL_S)), _TELL_S)
+
+        def once() -> httpx.Response:
+            try:
+                return self._http.get(path, timeout=httpx.Timeout(30.0, read=_TELL_S))
+            except _SEVERED as error:
+                if (reason := _of_tls(error) or self._not_http()) is not None:
+                    raise self._foreign(reason) from None
+                raise
+
+        response = self._patient(once, _TELL_S)
         self._refuse(response)
         return response
+
+    def _not_http(self) -> str | None:
+        """Why what listens at the address speaks no HTTP; None if it may, or if nothing listens yet."""
+        url = httpx.URL(self.url)
+        if url.scheme != "http":
+            return None
+        try:
+            with socket.create_connection((url.host, url.port or 80), timeout=_PROBE_S) as connection:
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")
+                begun = connection.recv(40)
+        except OSError:
+            return None
+        if begun.startswith(_TLS_RECORDS):
+            return "it speaks TLS there, so its address begins with https"
+        return None if begun[:5] == b"HTTP/"[: len(begun)] else f"it speaks no HTTP, but sends {shown(begun)}"
 
     def _patient(self, once: Callable[[], httpx.Response], within_s: float | None = None) -> httpx.Response:
         """The response to a request, which is sent until it is accepted; no read takes longer than ``within_s``."""
@@ -215,6 +248,33 @@ class Peer:
         return PeerError(
             f"{self.url}: is not a server of this harness: {reason}; give the address at which 'harness serve' listens"
         )
+
+
+def _trusted(url: str) -> ssl.SSLContext | bool:
+    """The certificates that a server's is verified with, by httpx's rules; raises PeerError where there are none."""
+    if not url.startswith("https"):
+        return True
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise PeerError(
+            f"{url}: the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}"
+        ) from None
+
+
+def _of_tls(error: BaseException) -> str | None:
+    """Why a TLS connection will never be there; None for another error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not accepted ({cause.verify_message}); name the file with that of its authority "
+                "in SSL_CERT_FILE"
+            )
+        if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+            return "it speaks no TLS there, so its address begins with http"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:

@@ -14,7 +14,8 @@ byte received to the first byte of the answer. A refusal is a status and ``{"err
     401            the bearer token is missing or another
     408            the request did not arrive in time
     409            the server is another than the one that the device compared itself with
-    429, 503       too many requests wait, or the server is stopping: not begun, so it may be sent again
+    429, 503       too many requests wait, or the server is stopping: not begun, so it may be sent again, as after a
+                   proxy's 502
     500            the server half failed; the reason is in the server's own log
 
 ``GET /info`` is an :class:`Info`, ``GET /energy`` a :class:`ToldEnergy`, ``GET /conditions`` what

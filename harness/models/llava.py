@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.data.sample import Question
-from harness.errors import BitstreamError
+from harness.errors import BitstreamError, SchemeError
 from harness.models import checkpoint, tower
 from harness.models.adapter import Lora
 from harness.models.contract import (
@@ -201,6 +201,11 @@ class LlavaLanguage:
         prompts = [functools.partial(self._laid_out, request.pictures, request.question) for request in requests]
         with _beside(self._lora):
             written = self._engine.answer(prompts, clocks)
+        if len(written) != len(prompts):
+            raise SchemeError(
+                f"the engine {type(self._engine).__name__} answered {len(written)} of {len(prompts)} prompts; an "
+                "answer to each is expected"
+            )
         found = []
         for request, clock, tokens in zip(requests, clocks, written, strict=True):
             with clock.stage("generate"):

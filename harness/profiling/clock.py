@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+from harness.errors import SchemeError, shown
+
 
 class Delays(Protocol):
     """A source of how long this process was kept from running; see :class:`harness.profiling.disturbance.Watch`."""
@@ -36,12 +38,30 @@ class StageClock:
         self._delays = delays
         self._stretches: list[tuple[str, int, int, int]] = []
         self._told_s: dict[str, float] = {}
+        self._inside: str | None = None
         self.seconds: dict[str, float] = {}
         self.cpu_s: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times its body; a stage whose body raises records no time."""
+        """Times its body; a stage whose body raises records no time.
+
+        Raises SchemeError for a stage inside another, whose time would count twice, and for a name that is no text.
+        """
+        if not isinstance(name, str) or not (name and name.isprintable()):
+            raise SchemeError(f"a stage's name is {shown(name)}; a text on one line is expected")
+        if self._inside is not None:
+            raise SchemeError(
+                f"the stage {name!r} begins inside the stage {self._inside!r}; stages follow one another, because "
+                "their times are added"
+            )
+        self._inside = name
+        try:
+            yield from self._timed(name)
+        finally:
+            self._inside = None
+
+    def _timed(self, name: str) -> Iterator[None]:
         self._synchronise()
         before_ns = self._delays.delays_ns() if self._delays else {}
         cpu_ns, start_ns = time.process_time_ns(), time.perf_counter_ns()

@@ -200,7 +200,8 @@ def invalid(run: Analysis) -> list[Text]:
 def _footnotes(run: Analysis) -> Sequence[Text]:
     equality, manifest, first = run.equality, run.manifest, run.numbers.iloc[0]
     confidence = f"{100 * equality.confidence:g} %"
-    asked = f"{first['questions']} questions in {first['clusters']} independent groups"
+    groups = "group" if first["clusters"] == 1 else "groups"
+    asked = f"{first['questions']} questions in {first['clusters']} independent {groups}"
     notes = [
         f"score: {first['metric']} on {asked}, with its {confidence} interval" if run.scored else "",
         several(run),

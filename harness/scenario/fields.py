@@ -73,9 +73,22 @@ def _known(what: str, table: Mapping[str, str], wanted: Sequence[str] = ()) -> A
             raise ValueError(str(error)) from None
         if absent := [attribute for attribute in wanted if not hasattr(found, attribute)]:
             raise ValueError(f"{shown(name)} is not a {what}: it has no {', '.join(absent)}")
+        if "Point" in wanted:
+            _refuse_other_than_a_scheme(name, found)
         return name
 
     return AfterValidator(check)
+
+
+def _refuse_other_than_a_scheme(name: str, found: Any) -> None:
+    if not isinstance(found.kind, str) or not found.kind:
+        raise ValueError(f"{shown(name)} is not a scheme: its kind is {shown(found.kind)}; a text is expected")
+    # Any model may be given that makes a label of its parameters, as OperatingPoint does.
+    if not (isinstance(found.Point, type) and issubclass(found.Point, BaseModel) and hasattr(found.Point, "label")):
+        raise ValueError(
+            f"{shown(name)} is not a scheme: its Point is {shown(found.Point)}; a subclass of "
+            "harness.schemes.contract.OperatingPoint is expected"
+        )
 
 
 def _known_or_file(name: str) -> str:

@@ -43,7 +43,7 @@ def send(half: DeviceHalf, sample: Sample, clock: Clock, *, kind: str | None = N
         raise SchemeError(f"the device half is {shown(half)}; device_half returns what is called with a sample")
     made = half(sample, clock)
     if isinstance(made, Answer):
-        _refuse_answer(made)
+        refuse_answer(made)
         return made
     _refuse_payload(made, len(sample.files), kind)
     with clock.stage("encode"):
@@ -78,7 +78,7 @@ def receive(
         )
     for one in made:
         if not isinstance(one, Request):
-            _refuse_answer(one)
+            refuse_answer(one)
     return made
 
 
@@ -105,7 +105,8 @@ def _refuse_payload(made: object, n_pictures: int, kind: str | None) -> None:
         )
 
 
-def _refuse_answer(made: object) -> None:
+def refuse_answer(made: object) -> None:
+    """Raises SchemeError for what is no answer with a text and three numbers of tokens."""
     if not isinstance(made, Answer):
         raise SchemeError(f"a half answered {shown(made)}; an Answer is expected")
     counts: tuple[object, ...] = (made.visual_tokens, made.prompt_tokens, made.answer_tokens)

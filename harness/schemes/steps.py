@@ -16,6 +16,7 @@ from harness.data.sample import Question
 from harness.errors import SchemeError, shown
 from harness.models.contract import Answer, Clock, Features, LanguageSide, Request, Untimed, VisionSide
 from harness.schemes.contract import MergingPoint, Payload, ReducedPoint
+from harness.schemes.envelope import refuse_answer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,20 @@ def answers(
     """
     if questions:
         refuse_tokens(pictures, questions[0].pictures, language, clock)
-    return language.answer([Request(pictures, question) for question in questions], [clock] * len(questions))
+    return asked(language, [Request(pictures, question) for question in questions], clock)
+
+
+def asked(language: LanguageSide, requests: Sequence[Request], clock: Clock) -> list[Answer]:
+    """What a language side answers to each request; raises SchemeError for anything but an answer to each."""
+    found = language.answer(requests, [clock] * len(requests))
+    of = f"the language side ({type(language).__name__} of {getattr(language, 'name', 'a model without a name')})"
+    if not isinstance(found, list | tuple):
+        raise SchemeError(f"{of} returned {shown(found)}; a list with one answer for each request is expected")
+    if len(found) != len(requests):
+        raise SchemeError(f"{of} returned {len(found)} answers; one for each request is expected, here {len(requests)}")
+    for one in found:
+        refuse_answer(one)
+    return list(found)
 
 
 def refuse_tokens(pictures: object, n_pictures: int, language: LanguageSide, clock: Clock) -> None:
@@ -128,4 +142,4 @@ class TokenServer(ABC):
     def __call__(self, payload: Payload, questions: Sequence[Question], clock: Clock) -> list[Answer]:
         """The answers to questions about the same pictures; raises as :meth:`tokens`."""
         requests = self.requests(payload, questions, clock)
-        return self.language.answer(requests, [clock] * len(questions))
+        return asked(self.language, requests, clock)

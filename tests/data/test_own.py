@@ -239,6 +239,10 @@ def test_every_mistake_is_reported(
     written()
     (folder / "a.png").write_bytes(cut_jpeg())
     (folder / "b.png").write_bytes(cut_jpeg())
+    (folder / "pictures").mkdir()
+    for file in ("a.png", "b.png", "shop.csv"):
+        (folder / "pictures" / file).write_bytes((folder / file).read_bytes())
+    assert "pictures/shop.csv: line 2: " in harness("data", "check", "pictures")[2]
     status, _, err = harness("data", "check", f"{folder}/")
     assert (status, len(err.splitlines())) == (2, 3)
     assert [f"line {line}: " in told for line, told in zip((2, 4, 2), err.splitlines(), strict=True)] == [True] * 3
@@ -269,3 +273,27 @@ def test_a_header_that_lacks_a_column_names_it(written: Written, tmp_path: Path)
     """With the columns that were found."""
     with pytest.raises(DataError, match=r"the header lacks answer; .* found: image, question"):
         own.load(written([{"image": "a.png", "question": "?"}]), cache=tmp_path / "cache")
+
+
+def test_a_byte_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+    """Wherever the file is read in pieces."""
+    rows = "".join(f"a.png,question {n},yes\n" for n in range(3000))
+    (tmp_path / "shop.csv").write_bytes(f"image,question,answer\n{rows}a.png,caf\xe9,yes\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"shop.csv: line 3002: byte 0xe9 at place 10 of the line is not UTF-8"):
+        own.load(tmp_path, cache=tmp_path / "cache")
+
+
+def test_rows_that_are_wrong_in_form_are_reported_with_the_others(written: Written, tmp_path: Path) -> None:
+    """A number of fields, a question, an answer and a picture."""
+    path = written() / "shop.csv"
+    lines = ["a.png,q,yes,more", "a.png,,yes", "a.png,q,", "c.png,q,yes", "a.png,q", "a.png,q,yes"]
+    path.write_text("\n".join(["image,question,answer", *lines]))
+    with pytest.raises(DataError) as caught:
+        own.load(path, cache=tmp_path / "cache")
+    assert str(caught.value).splitlines() == [
+        f"{path}: line 2: the row has 4 fields and the header 3; a field that holds a comma is quoted",
+        f"{path}: line 3: column 'question': '' is not a question",
+        f"{path}: line 4: column 'answer': '' is not an answer; without one nothing can be scored",
+        f"{path}: line 5: column 'image': 'c.png' is not a file in {tmp_path}; several have | between them",
+        f"{path}: line 6: the row has 2 fields and the header 3; a field that holds a comma is quoted",
+    ]

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import re
 import stat
 import subprocess
 import sys
@@ -180,7 +181,7 @@ DAMAGE = [
     ((HEADER + FIRST).replace("dog", "chien abîmé").encode("latin-1"), "line 2: byte 0xee at place .* is not UTF-8"),
     (HEADER + FIRST.replace("Which?", '"Which?'), "line 2: the row that begins here is not tab-separated text"),
     (HEADER + FIRST + FIRST.replace("Which?", '"Wh"ich?'), "line 3: the row that begins here is not tab-separated"),
-    ((HEADER + FIRST).replace("\n", "\r"), "line 1: the row that begins here is not tab-separated"),
+    ((HEADER + FIRST).replace("\n", "\r"), r"line 1: .* not tab-separated text: it holds a carriage return \(CR\)"),
 ]
 
 
@@ -192,6 +193,38 @@ def test_damage_is_named_with_its_place(tsv, text: str, sentence: str) -> None:
         read_tsv(path, "RealWorldQA")
     assert str(refusal.value).startswith(f"{path}: ")
     assert "\n" not in str(refusal.value)
+
+
+def test_every_wrong_row_is_reported(tsv) -> None:
+    """Each at its line with the first thing that is wrong; a right row that refers to a wrong one is no mistake."""
+    wrong = {
+        3: (f"2\t{RED}\tWhich?\tcat\tdog\tE\tx", "column 'answer': 'E' is not among the options A, B"),
+        4: (f"3\t{'no picture' * 9}\tWhich?\tcat\tdog\tA\tx", "column 'image': .* is not base64"),
+        5: ("4\t3\tWhich?\tcat\tdog\tA\tx", None),
+        6: (f"1\t{RED}\tWhich?\tcat\tdog\tA\tx", "column 'index': '1' is already the index of line 2"),
+        7: ("6\t4\tWhich?\tcat\tdog\tA\tx", "column 'image': '4' is not the index of a row with an image"),
+        8: (f"7\t{RED}\t \tcat\tdog\tA\tx", "column 'question': ' ' is not a question"),
+    }
+    text = HEADER + FIRST + "".join(f"{row}\n" for row, _ in wrong.values())
+    sentences = {line: sentence for line, (_, sentence) in wrong.items() if sentence}
+    for last, more in (("", {}), ("9\tx\n", {9: "the row has 2 fields"}), ('9\t"x"y\n', {9: "the row that begins"})):
+        path = tsv(text + last)
+        with pytest.raises(DataError) as caught:
+            read_tsv(path, "RealWorldQA")
+        lines = str(caught.value).splitlines()
+        expected = sentences | more
+        for said, (line, sentence) in zip(lines, sorted(expected.items()), strict=True):
+            assert re.match(f"{re.escape(str(path))}: line {line}: {sentence}", said)
+
+
+def test_at_most_a_hundred_mistakes_are_printed(tsv) -> None:
+    """And the number of the others."""
+    rows = "".join(f"{n}\t{RED}\tWhich?\tcat\tdog\tE\tx\n" for n in range(130))
+    path = tsv(HEADER + rows)
+    with pytest.raises(DataError) as caught:
+        read_tsv(path, "RealWorldQA")
+    lines = str(caught.value).splitlines()
+    assert (len(lines), lines[-1]) == (101, f"{path}: and 30 more mistakes")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import contextlib
 import random
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -168,19 +171,22 @@ def test_a_run_is_not_resumed_with_its_server_halves_elsewhere(
 
 
 @contextlib.contextmanager
-def scripted(*answers: bytes, silent_s: float = 0.0) -> Iterator[str]:
+def scripted(*answers: bytes, silent_s: float = 0.0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The address of a server that sends these bytes, a connection each; it waits ``silent_s`` before it closes one."""
     over = threading.Event()
 
     def work() -> None:
         with contextlib.suppress(OSError):
             for answer in answers:
-                connection, _ = listener.accept()
-                with connection:
+                accepted, _ = listener.accept()
+                with accepted, contextlib.suppress(ssl.SSLError):
+                    connection = accepted if tls is None else tls.wrap_socket(accepted, server_side=True)
                     while len(connection.recv(1 << 20)) == 1 << 20:
                         pass
                     connection.sendall(answer)
                     over.wait(silent_s)
+                    if connection is not accepted:
+                        connection.close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=work)
@@ -228,6 +234,67 @@ def test_another_web_server_is_named_as_one(mine: Info, answer: bytes, sentence:
     assert str(caught.value).endswith("; give the address at which 'harness serve' listens")
 
 
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        (b"SSH-2.0-OpenSSH_9.6\r\n", r"it speaks no HTTP, but sends b'SSH-2.0-OpenSSH_9.6\r\n'"),
+        (b"-ERR unknown command 'GET'\r\n", "it speaks no HTTP, but sends "),
+        (b"\x00\xff" * 30 + b"\r\n\r\n", "it speaks no HTTP, but sends "),
+        (bytes.fromhex("15030100020246"), "it speaks TLS there, so its address begins with https"),
+    ],
+)
+def test_what_speaks_no_http_is_named_at_once(mine: Info, sent: bytes, sentence: str) -> None:
+    """It will not become a server by waiting."""
+    lines: list[str] = []
+    with scripted(sent, sent) as url, pytest.raises(PeerError) as caught:
+        Peer(url, mine, tell=lines.append)
+    assert str(caught.value).startswith(f"{url}: is not a server of this harness: {sentence}")
+    assert not lines
+
+
+def test_a_server_without_tls_is_named_at_once(mine: Info) -> None:
+    """Where its address is written with https."""
+    with scripted(http("<html>", "400 Bad Request")) as url, pytest.raises(PeerError) as caught:
+        Peer(url.replace("http", "https"), mine)
+    assert "is not a server of this harness: it speaks no TLS there, so its address begins with http;" in str(
+        caught.value
+    )
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+def test_a_proxy_with_tls_is_trusted_by_its_authority(
+    mine: Info, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that SSL_CERT_FILE names; without it the reason is said at once, as where that file is absent."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    made = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=proxy -addext subjectAltName=IP:127.0.0.1"
+    command = [*made.split(), "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with scripted(b"", http(mine.model_dump_json()), tls=context) as plain:
+        url = plain.replace("http", "https")
+        with pytest.raises(PeerError, match=r"its certificate is not accepted \(self-signed certificate\); name"):
+            Peer(url, mine)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        peer = Peer(url, mine)
+        peer.close()
+    assert peer.info == mine
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent.pem"))
+    with pytest.raises(PeerError, match="the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read"):
+        Peer(url, mine)
+
+
+def test_a_server_behind_a_proxy_is_awaited(mine: Info) -> None:
+    """A proxy answers 502 while its server is started again."""
+    lines: list[str] = []
+    with scripted(http("<html>", "502 Bad Gateway"), http(mine.model_dump_json())) as url:
+        peer = Peer(url, mine, tell=lines.append)
+        peer.close()
+    assert lines == [f"{url}: accepts no request yet (status 502); trying for 60 s"]
+
+
 @pytest.mark.slow
 def test_an_answer_that_is_cut_off_is_asked_for_again(mine: Info) -> None:
     """Whether of the server's card or to a request; the times are those of the exchange that was whole."""
@@ -253,7 +320,7 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(mine: Info) -> None:
     ("answer", "sentence"),
     [
         (http("<html>", "404 Not Found"), "is not a server of this harness: it answers to /answer with status 404"),
-        (http("<html>", "502 Bad Gateway"), r"refuses \(502\): it does not say why"),
+        (http("<html>", "504 Gateway Timeout"), r"refuses \(504\): it does not say why"),
         (http("[1]"), "its answer is invalid: "),
         (
             http('{"answers": [], "seconds": {}, "cpu_s": {}, "queue_s": 0, "lowered": []}'),

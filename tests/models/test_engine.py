@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.data.sample import Question
+from harness.errors import SchemeError
 from harness.models import engine
 from harness.models.contract import Request, Sharing, Untimed
 from tests.small_models import make_backbone, make_backbone15
@@ -161,3 +162,11 @@ def test_half_precision_and_masks_are_read_one_at_a_time(monkeypatch) -> None:
         assert not backbone._engine._reads_together([Sharing(), Sharing()])
     backbone.model.bfloat16()
     assert not backbone._engine._reads_together([Sharing(), Sharing()])
+
+
+def test_an_engine_answers_every_prompt(monkeypatch, tiny) -> None:
+    """One that leaves some out is named."""
+    answer = tiny._engine.answer
+    monkeypatch.setattr(tiny._engine, "answer", lambda prompts, clocks: answer(prompts, clocks)[1:])
+    with pytest.raises(SchemeError, match="the engine TransformersEngine answered 1 of 2 prompts"):
+        tiny.answer([Request([picture(1)], question) for question in ASKED[:2]], [Sharing()] * 2)

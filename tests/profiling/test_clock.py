@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.errors import SchemeError
 from harness.models.contract import Untimed
 from harness.profiling.clock import StageClock, synchroniser
 
@@ -66,3 +67,25 @@ def test_untimed_runs_the_body() -> None:
 def test_a_cpu_has_nothing_to_wait_for() -> None:
     """Work on a CPU is done when the call returns."""
     assert synchroniser("cpu") is None
+
+
+def test_stages_do_not_overlap() -> None:
+    """The time of the inner one would count twice; the clock goes on behind the mistake."""
+    clock = StageClock()
+    sentence = "the stage 'encode' begins inside the stage 'merge'; stages follow one another"
+    with pytest.raises(SchemeError, match=sentence), clock.stage("merge"), clock.stage("encode"):
+        pass
+    assert clock.seconds == {}
+    with clock.stage("encode"):
+        pass
+    assert list(clock.seconds) == ["encode"]
+
+
+@pytest.mark.parametrize("name", [3, None, "", "two\nlines"])
+def test_a_stage_has_a_name(name) -> None:
+    """Rows and figures show it."""
+    with (
+        pytest.raises(SchemeError, match=r"a stage's name is .*; a text on one line is expected"),
+        StageClock().stage(name),
+    ):
+        pass

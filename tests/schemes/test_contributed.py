@@ -113,6 +113,11 @@ def own(tmp_path, monkeypatch):
     """A working folder with a scheme, a model and a scenario that names both."""
     shutil.copy(EXAMPLE, tmp_path)
     (tmp_path / "own_model.py").write_text(OWN_MODEL, encoding="utf-8")
+    mistakes = ("class NoKind(Mean): kind = None", "class NoPoint(Mean): Point = None")
+    text = "\n".join(["from own_scheme import Mean", *mistakes])
+    (tmp_path / "own_mistakes.py").write_text(text, encoding="utf-8")
+    (tmp_path / "own_leaves.py").write_text("raise SystemExit(4)", encoding="utf-8")
+    (tmp_path / "own_lacks.py").write_text("import sys\nsys.nothing", encoding="utf-8")
     (tmp_path / "shop").mkdir()
     asked = []
     for number in range(6):
@@ -124,7 +129,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(catalog.SCHEMES, "fake", "harness.schemes.fake:Fake")
     yield tmp_path
-    for module in ("own_scheme", "own_model"):
+    for module in ("own_scheme", "own_model", "own_mistakes"):
         sys.modules.pop(module, None)
 
 
@@ -153,6 +158,12 @@ def test_schemes_and_models_from_outside_the_package_are_run(own) -> None:
         ("own_scheme:Mean", "own_scheme:Meen", "own_scheme has no 'Meen'"),
         ("own_scheme:Mean", "no_such_module:A", "no_such_module cannot be imported: ModuleNotFoundError"),
         ("own_scheme:Mean", "own_scheme:answers", "'own_scheme:answers' is not a scheme: it has no kind, Point"),
+        ("own_scheme:Mean", "'own_scheme:'", "scheme 'own_scheme:' names no object; module:object is expected"),
+        ("own_scheme:Mean", "':Mean'", "scheme ':Mean' names no object; module:object is expected"),
+        ("own_scheme:Mean", "own_mistakes:NoKind", "is not a scheme: its kind is None; a text is expected"),
+        ("own_scheme:Mean", "own_mistakes:NoPoint", "its Point is None; a subclass of .*OperatingPoint is expected"),
+        ("own_scheme:Mean", "own_leaves:A", "own_leaves cannot be imported: SystemExit: 4"),
+        ("own_scheme:Mean", "own_lacks:A", "own_lacks cannot be imported: AttributeError: module 'sys' has no .*"),
         ("own_model:backbone", "own_model:FakeModels", "is not a backbone: it has no digests, features_of, patches_of"),
         ("bits: [9, 16]", "bits: [99]", "bits: 99 is not right"),
     ],

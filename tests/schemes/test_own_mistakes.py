@@ -20,7 +20,7 @@ from harness.schemes.fake import Fake, FakeLanguage, FakeModels, FakePoint
 from harness.schemes.steps import TokenServer, answers
 
 PAGES = samples(book("test", 0)[:1], paired=False)
-SAMPLE = PAGES[0]
+SAMPLE, N = PAGES[0], len(PAGES)
 RIGHT = torch.ones(3, 8)
 
 
@@ -180,7 +180,47 @@ def test_what_are_no_answers_is_not_scored(name: str) -> None:
     assert refused(server=server).startswith(sentence)
 
 
-def failing(error: Exception) -> Callable[..., Any]:
+class AnswersOf(TorchSide):
+    """A language side that makes this of its right answers."""
+
+    def __init__(self, made: Callable[[list[Answer]], Any]) -> None:
+        self.made = made
+
+    def answer(self, requests: Any, clocks: Any) -> Any:
+        return self.made([Answer("A", 3, 5, 2)] * len(requests))
+
+
+SIDES: dict[str, tuple[Callable[[list[Answer]], Any], str]] = {
+    "too few": (lambda right: right[1:], f"returned {N - 1} answers; one for each request is expected, here {N}"),
+    "too many": (
+        lambda right: [*right, right[0]],
+        f"returned {N + 1} answers; one for each request is expected, here {N}",
+    ),
+    "nothing": (lambda _: None, "returned None; a list with one answer for each request is expected"),
+    "texts": (lambda right: [one.text for one in right], "a half answered '"),
+}
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_a_language_side_answers_each_request_once(name: str) -> None:
+    """Asked for several points at once, by a half itself, and in the timed pass."""
+    made, sentence = SIDES[name]
+    side = AnswersOf(made)
+    said = refused(server=Server([RIGHT], side))
+    assert sentence in said
+    if name != "texts":
+        assert said.startswith("the language side (AnswersOf of fake) returned")
+
+    def half(payload: Payload, questions: Any, clock: Any) -> list[Answer]:
+        return answers(side, [RIGHT], questions, clock)
+
+    assert refused(server=half) == said
+    with pytest.raises(SchemeError) as caught:
+        Server([RIGHT], side)(Payload("own", (b"1",)), [page.question for page in PAGES], Untimed())
+    assert str(caught.value) == said
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
     """A half that raises such an error."""
 
     def half(*_: Any) -> Any:
@@ -200,6 +240,11 @@ def test_an_error_of_a_half_says_where() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         timing._warm_up(plan, list(plan.halves), [0], 1, "cpu")
     assert caught.value.__notes__ == [f"raised for own at levels=3, sample {name}"]
+
+
+def test_code_that_ends_the_process_is_named() -> None:
+    """With its place; the command would otherwise end without a word."""
+    assert refused(device=failing(SystemExit(5))).startswith("its code ends the process (SystemExit: 5); ")
 
 
 def test_a_place_is_said_once() -> None:
