@@ -140,7 +140,7 @@ def test_the_recipe_learns_from_nothing(fresh, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "book_of", lambda _: pages)
     monkeypatch.setattr(language, "book_of", lambda _: pages)
     monkeypatch.setattr(language, "ANSWERS_PICTURES", 2)
-    list(features.cache_books(stage.tower, tmp_path / "features", 1, 1, mini_llava15.MERGED))
+    features.cache_books(stage.tower, tmp_path / "features", 1, 1, mini_llava15.MERGED)
     lessons = features.Lessons(tmp_path / "features", 1)
     _, y_PCD = lessons.draw(SeededRandom("any"))
     assert y_PCD.shape[0] == 1
