@@ -36,6 +36,8 @@ from harness.runs.tables import Kind, Rows
 
 _PARTS, _UNITS = "parts", "units.json"
 _SHOWN_UNITS = 3
+_EACH = f"*/{MANIFEST}"
+_MOST_HELD = 8
 
 MEASURED: tuple[Kind, ...] = ("stages", "paced", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
@@ -306,7 +308,12 @@ class Run:
         if folder.is_file():
             raise ResultsError(f"{folder}: is a file, and a run's folder is expected; {_of_file(folder)}")
         if not folder.is_dir():
-            raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
+            raise ResultsError(
+                f"{folder}: no such folder; {_suggested(folder)}'harness run' makes one for each run in results/runs"
+            )
+        if not (folder / MANIFEST).exists() and (held := sorted(path.parent.name for path in folder.glob(_EACH))):
+            more = ", ..." if len(held) > _MOST_HELD else ""
+            raise ResultsError(f"{folder}: holds runs and is none; give one of them: {', '.join(held[:_MOST_HELD])}{more}")
         return provenance.read(folder / MANIFEST)
 
     @staticmethod
@@ -332,6 +339,12 @@ class Run:
         if left_out:
             read["requests"] = replayed.requests(manifest, folder, read["stages"], read["outcomes"], read["samples"])
         return Record(folder=folder, manifest=manifest, **{str(kind): table for kind, table in read.items()})
+
+
+def _suggested(folder: Path) -> str:
+    """``did you mean results/runs/smoke? `` where a folder is only a run's name."""
+    meant = Path("results/runs") / folder.name
+    return f"did you mean {meant}? " if (meant / MANIFEST).is_file() else ""
 
 
 def _of_file(path: Path) -> str:
