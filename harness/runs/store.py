@@ -312,8 +312,8 @@ class Run:
                 f"{folder}: no such folder; {_suggested(folder)}'harness run' makes one for each run in results/runs"
             )
         if not (folder / MANIFEST).exists() and (held := sorted(path.parent.name for path in folder.glob(_EACH))):
-            more = ", ..." if len(held) > _MOST_HELD else ""
-            raise ResultsError(f"{folder}: holds runs and is none; give one of them: {', '.join(held[:_MOST_HELD])}{more}")
+            some = ", ".join(held[:_MOST_HELD]) + (", ..." if len(held) > _MOST_HELD else "")
+            raise ResultsError(f"{folder}: holds runs and is none; give one of them: {some}")
         return provenance.read(folder / MANIFEST)
 
     @staticmethod
