@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.app import PER_SECOND, RATE, SECONDS
+from harness import units
+from harness.cli.app import PER_SECOND, RATE, SECONDS, above_0, quantity
 from harness.errors import ExitCode, ResultsError
 
 if TYPE_CHECKING:
@@ -37,13 +38,10 @@ def _rate(text: str) -> float:
     """A rate; raises BadParameter for anything else, which says of a file where it is given."""
     if Path(text).is_file():
         raise typer.BadParameter(f"{text!r} is a file; a recorded link is given with --link, not --rate")
-    found: float = RATE["parser"](text)
-    return found
+    return float(quantity(above_0(units.parse_rate_bps))(text))
 
 
-Rate = Annotated[
-    float | None, typer.Option(help="Rate of the uplink; or give --link.", parser=_rate, metavar=RATE["metavar"])
-]
+Rate = Annotated[float | None, typer.Option(help="Rate of the uplink; or give --link.", parser=_rate, metavar="RATE")]
 Link = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Use a recorded link, as 'harness trace import' writes it, in a loop."),

@@ -303,14 +303,13 @@ class Run:
         self.close()
 
     @staticmethod
-    def read_manifest(folder: Path) -> Manifest:
-        """The manifest of a run in any state; raises ResultsError for what is no run's folder."""
+    def read_manifest(folder: Path, half: Side | None = None) -> Manifest:
+        """The manifest of a run, or of a ``half``, in any state; raises ResultsError for what is no run's folder."""
+        makes = "'harness run'" if half is None else f"'harness measure SCENARIO --half {half}'"
         if folder.is_file():
             raise ResultsError(f"{folder}: is a file, and a run's folder is expected; {_of_file(folder)}")
         if not folder.is_dir():
-            raise ResultsError(
-                f"{folder}: no such folder; {_suggested(folder)}'harness run' makes one for each run in results/runs"
-            )
+            raise ResultsError(f"{folder}: no such folder; {_suggested(folder)}{makes} makes one in results/runs")
         if not (folder / MANIFEST).exists() and (held := sorted(path.parent.name for path in folder.glob(_EACH))):
             some = ", ".join(held[:_MOST_HELD]) + (", ..." if len(held) > _MOST_HELD else "")
             raise ResultsError(f"{folder}: holds runs and is none; give one of them: {some}")
@@ -322,7 +321,7 @@ class Run:
 
         Raises ResultsError for one that is absent, unfinished, damaged, of another schema, or the other half.
         """
-        manifest = Run.read_manifest(folder)
+        manifest = Run.read_manifest(folder, half)
         if manifest.status != "complete":
             command = "run" if manifest.half is None else "measure"
             raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness {command}' to complete it")

@@ -49,7 +49,7 @@ def test_a_chain_is_not_fitted_to_packets(harness: Run, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["join", "file", "file"], "file: is a file, and a run's folder is expected"),
-        (["join", "none", "none"], "none: no such folder"),
+        (["join", "none", "none"], "none: no such folder; 'harness measure SCENARIO --half device' makes one"),
         (["compare", "file", "file"], "file: is a file; a run or a folder of runs is expected"),
         (["compare", ".", "none"], "none: there is no such folder; a run or a folder of runs is expected"),
         (["claims", "file"], "file: is a file; a run or a folder of runs is expected"),

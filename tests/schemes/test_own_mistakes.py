@@ -266,7 +266,14 @@ def test_a_stage_around_the_language_side_is_found_by_the_first_answer() -> None
 def test_a_language_side_may_enter_the_stages_of_all_requests_at_once() -> None:
     """Each has a clock of its own; the answers are those of one request after the other."""
 
-    class Together(TorchSide):
+    class OneByOne(TorchSide):
+        def answer(self, requests: Any, clocks: Any) -> list[Answer]:
+            for clock in clocks:
+                with clock.stage("prefill"):
+                    pass
+            return [Answer("A", 3, 5, 2)] * len(requests)
+
+    class Together(OneByOne):
         def answer(self, requests: Any, clocks: Any) -> list[Answer]:
             with contextlib.ExitStack() as inside:
                 for clock in clocks:
@@ -274,7 +281,7 @@ def test_a_language_side_may_enter_the_stages_of_all_requests_at_once() -> None:
                     inside.enter_context(clock.stage("prefill"))
             return super().answer(requests, clocks)
 
-    plans = [plan_of(server=Server([RIGHT], side)) for side in (Together(), TorchSide())]
+    plans = [plan_of(server=Server([RIGHT], side)) for side in (Together(), OneByOne())]
     one, other = (measure.answers_of(plan, "run")(list(plan.to_answer)) for plan in plans)
     assert one == other
     assert Server([RIGHT], Together())(Payload("own", (b"1",)), [page.question for page in PAGES], Sharing())
