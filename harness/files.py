@@ -132,7 +132,7 @@ def flush_folder(folder: Path) -> None:
 def why(error: OSError, wanted: str = "") -> str:
     """What went wrong, without the number and the path that Python puts around it; ``wanted`` was expected there."""
     if isinstance(error, IsADirectoryError):
-        return f"Is a directory: {wanted or 'a file'} is expected"
+        return f"Is a directory; {wanted or 'a file'} is expected"
     if isinstance(error, NotADirectoryError):
         said = "Not a directory: a part of this path is a file, and a folder is expected there"
     elif isinstance(error, FileExistsError):

@@ -182,8 +182,9 @@ Spread: TypeAlias = Callable[[Answers, Sequence[Part]], Answered]
 
 
 def named(part: Part) -> str:
-    """The name of a part in messages: that of its first unit."""
-    return part[0].name
+    """The name of a part in messages: that of its first unit, and how many it is answered with."""
+    more = f", or one of the {len(part) - 1} answers with it" if len(part) > 1 else ""
+    return part[0].name + more
 
 
 def one_by_one(answers: Answers, parts: Sequence[Part]) -> Answered:

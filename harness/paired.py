@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from harness import files
 from harness.analysis import slowdown
 from harness.analysis.slowdown import TIMED_COLUMNS, Gate, TimedComparison
 from harness.errors import ResultsError, UnavailableError
@@ -185,6 +186,19 @@ def _frame(pairs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([row for pair in pairs for row in pair["rows"]], columns=list(TIMED_COLUMNS))
 
 
+def _pair_of(path: Path) -> dict[str, Any]:
+    """A stored pair; raises ResultsError for a file that is not one, such as a damaged one."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _frame([{"rows": found["rows"]}])
+        str(found["machine"])
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {files.why(error)}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ResultsError(f"{path}: is damaged; remove it, and this pair is timed again") from None
+    return found
+
+
 def _refuse_unknown(rows: pd.DataFrame, gate: Gate) -> None:
     """Refuses a limit on a stage that these rows lack; one that is tested with others is refused at the end."""
     stages = set(slowdown.parts_of(rows, 0.0)[0]["part"])
@@ -215,8 +229,8 @@ class Series:
                 disk.write_text(path, json.dumps(self.pair(name, pair)))
                 reporter.advance()
             if pair == 0 and check is not None:
-                check(_frame([json.loads(path.read_text(encoding="utf-8"))]))
-        read = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+                check(_frame([_pair_of(path)]))
+        read = [_pair_of(path) for path in paths]
         self.machine = read[0]["machine"]
         if len({pair["machine"] for pair in read}) > 1:
             raise ResultsError(f"{folder}: its pairs were timed on two machines; remove it to time them again")

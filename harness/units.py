@@ -50,6 +50,15 @@ def parse_rate_bps(text: object) -> float:
     return _parse(text, RATES_BPS, "25 KB/s", 1e20)
 
 
+def is_rate(text: str) -> bool:
+    """Whether a text is a rate, as where a file is expected."""
+    try:
+        parse_rate_bps(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_bytes(text: object) -> int:
     """A size such as ``3000 B`` or ``64 KiB``, in whole bytes; raises ValueError for anything else."""
     value = _parse(text, _SIZES_BYTES, "64 KiB", 1e15)

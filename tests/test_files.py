@@ -97,8 +97,8 @@ def test_a_failure_is_said_once(tmp_path: Path) -> None:
     codes = (errno.ENOTDIR, errno.EISDIR, errno.ENOSPC)
     below, folder, full = (OSError(code, os.strerror(code), str(tmp_path)) for code in codes)
     assert files.why(below) == "Not a directory: a part of this path is a file, and a folder is expected there"
-    assert files.why(folder) == "Is a directory: a file is expected"
-    assert files.why(folder, "a CSV") == "Is a directory: a CSV is expected"
+    assert files.why(folder) == "Is a directory; a file is expected"
+    assert files.why(folder, "a CSV") == "Is a directory; a CSV is expected"
     assert files.why(full) == "No space left on device"
     assert files.why(full, "a CSV") == "No space left on device; a CSV is expected"
     assert files.why(OSError("no number")) == "no number"

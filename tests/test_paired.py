@@ -116,6 +116,18 @@ def test_finished_pairs_are_not_timed_again(series: Series) -> None:
     assert set(again[(again["pair"] == 1) & (again["side_of"] == "candidate")]["seconds"]) == {9.0, 10.0}
 
 
+@pytest.mark.parametrize("content", ["", '{"rows": [[0', "[]", '{"rows": [[1]], "machine": "m"}', '{"rows": []}'])
+def test_a_damaged_pair_is_named(series: Series, content: str) -> None:
+    """With what to do; once it is removed it is timed again."""
+    before = series.timed("first", Told())
+    damaged = series.folder / "first" / "pair-001.json"
+    damaged.write_text(content)
+    with pytest.raises(ResultsError, match=r"pair-001\.json: is damaged; remove it, and this pair is timed again$"):
+        series.timed("first", Told())
+    damaged.unlink()
+    assert len(series.timed("first", Told())) == len(before)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness import files
+from harness import files, units
 from harness.channel.capacity import Floats
 from harness.channel.varying import Packets, Pieces
 from harness.errors import TraceError, printable
@@ -177,6 +177,11 @@ def load(path: Path) -> Recording:
             about = _About.model_validate_json((parquet.schema_arrow.metadata or {})[_KEY])
             table = parquet.read()
     except FileNotFoundError:
+        if units.is_rate(str(path)):
+            raise TraceError(
+                f"{path}: is a rate, and a recording is expected, a .parquet file; a scenario has a rate as "
+                f"{{ kind: constant, rate: {path} }}"
+            ) from None
         raise TraceError(f"{path}: does not exist; 'harness trace import FILE {out}' makes a recording") from None
     except IsADirectoryError:
         raise TraceError(f"{path}: is a folder; a recording is expected, a .parquet file") from None

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from harness.errors import unknown_name
 from harness.scenario.explain import mistakes, sentences
 from harness.scenario.fields import BackboneName, BenchmarkName, Frozen, Line, SchemeName, Slug, repeated
-from harness.scenario.source import read
+from harness.scenario.source import CLAIMS, read
 
 PAPER = Path(__file__).with_name("paper.yaml")
 """The claims of the paper."""
@@ -268,7 +268,7 @@ def load(path: Path = PAPER) -> Claims:
 
     Raises ScenarioError with a sentence for every mistake: the file, the line, the claim's id, the key and the value.
     """
-    document = read(path, what="claims file", keys="'title:' and 'claims:'")
+    document = read(path, CLAIMS)
     listed = document.mapping.get("claims")
 
     def said(key_path: tuple[Any, ...], sentence: str) -> tuple[tuple[Any, ...], str]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.app import PER_SECOND, RATE, SECONDS
+from harness import units
+from harness.cli.app import PER_SECOND, RATE, SECONDS, above_0, quantity
 from harness.errors import ExitCode, ResultsError
 
 if TYPE_CHECKING:
@@ -31,7 +32,16 @@ class Sharing(StrEnum):
 
 
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder.")]
-Rate = Annotated[float | None, typer.Option(help="Rate of the uplink; or give --link.", **RATE)]
+
+
+def _rate(text: str) -> float:
+    """A rate; raises BadParameter for anything else, which says of a file where it is given."""
+    if Path(text).is_file():
+        raise typer.BadParameter(f"{text!r} is a file; a recorded link is given with --link, not --rate")
+    return float(quantity(above_0(units.parse_rate_bps))(text))
+
+
+Rate = Annotated[float | None, typer.Option(help="Rate of the uplink; or give --link.", parser=_rate, metavar="RATE")]
 Link = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Use a recorded link, as 'harness trace import' writes it, in a loop."),
@@ -67,12 +77,22 @@ def _system(
     sharing: Sharing = Sharing.own,
     requests: int | None = None,
     seeds: int = 1,
+    rates: str = "--rate",
 ) -> "Replay":
-    """The replay section that the options describe; its one uplink is the rate's or the recorded link's."""
+    """The replay section that the options describe; its one uplink is the rate's or the recorded link's.
+
+    ``rates`` names the options of a command that take a rate.
+    """
     from harness.channel.channel import unreadable_files
     from harness.errors import ScenarioError
     from harness.scenario.replay import Replay
+    from harness.units import is_rate
 
+    if link is not None and is_rate(str(link)) and not link.exists():
+        raise typer.BadParameter(
+            f"{str(link)!r} is a rate, and the file of a recorded link is expected; give a rate with {rates}",
+            param_hint="--link",
+        )
     if (rate is None) == (link is None):
         raise typer.BadParameter("give either the uplink's --rate or a recorded --link")
     wire = {"propagation": f"{rtt / 2} s"}
@@ -172,6 +192,11 @@ def advise(
     from harness.report.fitting import Fitting
     from harness.units import format_seconds
 
+    meet = users > 1 or per_user is not None or link is not None
+    spec = _system(
+        rate, link, rtt, users=users, per_user=per_user, servers=servers, sharing=sharing,
+        requests=requests if meet else None,
+    )  # fmt: skip
     analysis = Analysis.read(path)
     points = analysis.points
     if not analysis.scored:
@@ -181,11 +206,6 @@ def advise(
         )
     keys = zip(points["pipeline"], points["point"], strict=True)
     scores = dict(zip(keys, points["relative_score"].astype(float), strict=True))
-    meet = users > 1 or per_user is not None or link is not None
-    spec = _system(
-        rate, link, rtt, users=users, per_user=per_user, servers=servers, sharing=sharing,
-        requests=requests if meet else None,
-    )  # fmt: skip
     found = whatif.advise(
         analysis.profiles(),
         scores,
@@ -266,7 +286,7 @@ def crossover(
     meet = users > 1 or per_user is not None or link is not None
     spec = _system(
         None if link else high, link, rtt, users=users, per_user=per_user, servers=servers, sharing=sharing,
-        requests=requests if meet else None,
+        requests=requests if meet else None, rates="--low and --high",
     )  # fmt: skip
     analysis = Analysis.read(path)
     one, other = (analysis.selected_profile(name) for name in (first, second))

@@ -105,7 +105,7 @@ def join(
     from harness.derived import join as join_halves
     from harness.runs.store import Run
 
-    folder = results / (name or str(folder_name(str(Run.read_manifest(device).scenario_value("name")))))
+    folder = results / (name or str(folder_name(str(Run.read_manifest(device, "device").scenario_value("name")))))
     with Display(terminal()) as display:
         join_halves(device, server, folder, links=links, reporter=display, fresh=fresh)
     _print_table(folder)

@@ -45,9 +45,16 @@ def plan(
     from harness.analysis import Analysis
     from harness.analysis.planning import plan as plan_of
     from harness.cli.display import print_reasons, terminal
+    from harness.errors import ResultsError
     from harness.report.fitting import Fitting
     from harness.scenario.load import load
+    from harness.scenario.source import suggested
 
+    if not path.exists():
+        raise ResultsError(
+            f"{path}: there is no such folder or file; {suggested(path)}a run's folder is expected, or the scenario (a "
+            "YAML file) of a run"
+        )
     folder = path if path.is_dir() else results / load(path).name
     run = Analysis.read(folder)
     found = plan_of(run, latency=latency / 100, payload=payload / 100, score=score)

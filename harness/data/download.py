@@ -21,8 +21,9 @@ from typing import BinaryIO, Literal
 
 import httpx
 
+from harness.data import MIRROR_VARIABLE
 from harness.data.benchmarks import PREFIX, Benchmark, check_md5
-from harness.errors import DataError, UnavailableError
+from harness.errors import DataError, UnavailableError, shown
 from harness.files import hexdigest, make_folder, why
 
 Progress = Callable[[int, int | None], None]
@@ -79,9 +80,10 @@ def download(
 ) -> Path:
     """The benchmark's TSV in ``folder``, downloaded unless it exists; its md5 is the published one when this returns.
 
-    ``mirror`` is a URL with the same layout as VLMEvalKit's own prefix. Raises as :func:`fetch`, and DataError if the
-    existing file is not the published one.
+    ``mirror`` is a URL with the same layout as VLMEvalKit's own prefix. Raises as :func:`fetch`, UnavailableError if it
+    is none, and DataError if the existing file is not the published one.
     """
+    refuse_no_url(mirror, f"{benchmark.name}: the mirror (--mirror or {MIRROR_VARIABLE})", PREFIX)
     path = folder / f"{benchmark.name}.tsv"
     if path.exists():
         check_md5(benchmark, path)
@@ -96,6 +98,37 @@ def download(
     part = path.with_name(f"{path.name}.part")
     fetch(file, path, part, progress=progress, pause_s=pause_s, max_bytes=max_bytes)
     return path
+
+
+def refuse_no_url(url: str, where: str, example: str) -> None:
+    """Raises UnavailableError unless ``url`` is an address of http or https; ``where`` says who gave it."""
+    try:
+        found = httpx.URL(url)
+        is_one = found.scheme in ("http", "https") and bool(found.host)
+    except httpx.InvalidURL:
+        is_one = False
+    if not is_one:
+        raise UnavailableError(f"{where} is {shown(url)}, which is no URL; one such as {example} is expected")
+
+
+def client_of(name: str, headers: Mapping[str, str]) -> httpx.Client:
+    """A client with the proxies and certificates of the environment.
+
+    Raises UnavailableError for those that cannot be used; ``name`` is what is to be fetched.
+    """
+    try:
+        trusted = httpx.create_ssl_context()
+    except OSError as error:
+        raise UnavailableError(
+            f"{name}: the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error}"
+        ) from None
+    try:
+        return httpx.Client(timeout=_TIMEOUT_S, follow_redirects=True, headers=headers, verify=trusted)
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        raise UnavailableError(
+            f"{name}: the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names cannot be used: {error}; one such as "
+            "http://proxy:3128 is expected, or none"
+        ) from None
 
 
 def fetch(
@@ -170,7 +203,7 @@ def _fetch(file: Published, coming: BinaryIO, progress: Progress, pause_s: float
     """
     idle, url = 0, file.url
     headers = {"Accept-Encoding": "identity", **file.headers}
-    with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=True, headers=headers) as client:
+    with client_of(file.name, headers) as client:
         while True:
             had = coming.tell()
             try:

@@ -8,14 +8,15 @@ device reads no tensor of the language model. Nothing here imports torch: a half
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from PIL import Image
 
 from harness.data.sample import Question
+from harness.profiling.clock import OneAtATime
 
 if TYPE_CHECKING:
     import torch
@@ -33,13 +34,15 @@ class Clock(Protocol):
         ...
 
 
-class Untimed:
-    """The clock of a request of which only the answer is wanted."""
+class Untimed(OneAtATime):
+    """The clock of a request of which only the answer is wanted.
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:  # noqa: ARG002
-        """Runs its body."""
-        yield
+    It refuses what a clock that times would refuse, so that a mistake is found by the first answer.
+    """
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Runs its body; raises SchemeError as :meth:`entered`."""
+        return self.entered(name)
 
 
 class Sharing(Untimed):

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import httpx
 
-from harness.data.download import SPARE_BYTES, Progress, Published, fetch
+from harness.data.download import SPARE_BYTES, Progress, Published, client_of, fetch, refuse_no_url
 from harness.errors import CheckpointError, UnavailableError, shown, unknown_name
 from harness.files import UNFINISHED, flush_folder, make_folder, why, write_whole
 from harness.models import files
@@ -30,7 +30,6 @@ PUBLIC = "https://huggingface.co"
 """The hub, unless ``HF_ENDPOINT`` names another."""
 
 INCOMPLETE = ".incomplete"
-_TIMEOUT_S = 30.0
 _TRUE = ("1", "ON", "YES", "TRUE")
 _COMMIT = 40
 """Hexadecimal digits of a commit."""
@@ -82,7 +81,9 @@ def get(name: str, *, revision: str | None = None, progress: Progress = lambda *
         return there
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
         raise UnavailableError(f"{name}: {hub_id} is not fetched while HF_HUB_OFFLINE is set")
-    hub = _Hub(name, hub_id, os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC, pause_s)
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC
+    refuse_no_url(endpoint, f"{name}: HF_ENDPOINT", PUBLIC)
+    hub = _Hub(name, hub_id, endpoint, pause_s)
     commit, published = hub.listing(revision or "main")
     small = [blob for blob in published.values() if blob.name.endswith(".json")]
     for lacking in ("config.json", "tokenizer.json"):
@@ -147,9 +148,8 @@ class _Hub:
         """The commit of a revision, and its JSON and safetensors files by name; folders are not looked into."""
         url = f"{self._endpoint}/api/models/{self._hub_id}/revision/{quote(revision, safe='')}"
         try:
-            answer = httpx.get(
-                url, params={"blobs": "true"}, headers=_token(), timeout=_TIMEOUT_S, follow_redirects=True
-            )
+            with client_of(self._name, _token()) as client:
+                answer = client.get(url, params={"blobs": "true"})
             answer.raise_for_status()
             found = answer.json()
             commit = found["sha"]

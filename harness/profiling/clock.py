@@ -24,7 +24,32 @@ class Delays(Protocol):
         ...
 
 
-class StageClock:
+class OneAtATime:
+    """What every clock of a run checks of the stages of one half: each has a name, and none begins inside another."""
+
+    _inside: str | None = None
+
+    @contextmanager
+    def entered(self, name: str) -> Iterator[None]:
+        """Inside a stage of this name.
+
+        Raises SchemeError for a stage inside another, whose time would count twice, and for a name that is no text.
+        """
+        if not isinstance(name, str) or not (name and name.isprintable()):
+            raise SchemeError(f"a stage's name is {shown(name)}; a text on one line is expected")
+        if self._inside is not None:
+            raise SchemeError(
+                f"the stage {name!r} begins inside the stage {self._inside!r}; stages follow one another, because "
+                "their times are added"
+            )
+        self._inside = name
+        try:
+            yield
+        finally:
+            self._inside = None
+
+
+class StageClock(OneAtATime):
     """Collects how long each stage of one half took, in the order in which they began.
 
     ``seconds`` is wall time, ``cpu_s`` the processor time of all of the process's threads. ``synchronise`` waits until
@@ -38,28 +63,14 @@ class StageClock:
         self._delays = delays
         self._stretches: list[tuple[str, int, int, int]] = []
         self._told_s: dict[str, float] = {}
-        self._inside: str | None = None
         self.seconds: dict[str, float] = {}
         self.cpu_s: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times its body; a stage whose body raises records no time.
-
-        Raises SchemeError for a stage inside another, whose time would count twice, and for a name that is no text.
-        """
-        if not isinstance(name, str) or not (name and name.isprintable()):
-            raise SchemeError(f"a stage's name is {shown(name)}; a text on one line is expected")
-        if self._inside is not None:
-            raise SchemeError(
-                f"the stage {name!r} begins inside the stage {self._inside!r}; stages follow one another, because "
-                "their times are added"
-            )
-        self._inside = name
-        try:
+        """Times its body; a stage whose body raises records no time. Raises as :meth:`entered`."""
+        with self.entered(name):
             yield from self._timed(name)
-        finally:
-            self._inside = None
 
     def _timed(self, name: str) -> Iterator[None]:
         self._synchronise()

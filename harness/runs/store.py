@@ -36,6 +36,8 @@ from harness.runs.tables import Kind, Rows
 
 _PARTS, _UNITS = "parts", "units.json"
 _SHOWN_UNITS = 3
+_EACH = f"*/{MANIFEST}"
+_MOST_HELD = 8
 
 MEASURED: tuple[Kind, ...] = ("stages", "paced", "links", "outcomes", "energy", "resources")
 """The tables whose rows say which unit they come from; requests are replayed from these."""
@@ -301,12 +303,16 @@ class Run:
         self.close()
 
     @staticmethod
-    def read_manifest(folder: Path) -> Manifest:
-        """The manifest of a run in any state; raises ResultsError for what is no run's folder."""
+    def read_manifest(folder: Path, half: Side | None = None) -> Manifest:
+        """The manifest of a run, or of a ``half``, in any state; raises ResultsError for what is no run's folder."""
+        makes = "'harness run'" if half is None else f"'harness measure SCENARIO --half {half}'"
         if folder.is_file():
             raise ResultsError(f"{folder}: is a file, and a run's folder is expected; {_of_file(folder)}")
         if not folder.is_dir():
-            raise ResultsError(f"{folder}: no such folder; 'harness run' makes one for each run in results/runs")
+            raise ResultsError(f"{folder}: no such folder; {_suggested(folder)}{makes} makes one in results/runs")
+        if not (folder / MANIFEST).exists() and (held := sorted(path.parent.name for path in folder.glob(_EACH))):
+            some = ", ".join(held[:_MOST_HELD]) + (", ..." if len(held) > _MOST_HELD else "")
+            raise ResultsError(f"{folder}: holds runs and is none; give one of them: {some}")
         return provenance.read(folder / MANIFEST)
 
     @staticmethod
@@ -315,7 +321,7 @@ class Run:
 
         Raises ResultsError for one that is absent, unfinished, damaged, of another schema, or the other half.
         """
-        manifest = Run.read_manifest(folder)
+        manifest = Run.read_manifest(folder, half)
         if manifest.status != "complete":
             command = "run" if manifest.half is None else "measure"
             raise ResultsError(f"{folder}: the run is unfinished; repeat its 'harness {command}' to complete it")
@@ -332,6 +338,12 @@ class Run:
         if left_out:
             read["requests"] = replayed.requests(manifest, folder, read["stages"], read["outcomes"], read["samples"])
         return Record(folder=folder, manifest=manifest, **{str(kind): table for kind, table in read.items()})
+
+
+def _suggested(folder: Path) -> str:
+    """``did you mean results/runs/smoke? `` where a folder is only a run's name."""
+    meant = Path("results/runs") / folder.name
+    return f"did you mean {meant}? " if (meant / MANIFEST).is_file() else ""
 
 
 def _of_file(path: Path) -> str:

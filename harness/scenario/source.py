@@ -7,7 +7,7 @@ are words.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,16 +47,56 @@ class Document(NamedTuple):
     mistakes: list[tuple[int, str]]
 
 
-def read(path: Path, what: str = "scenario", keys: str = "'name:' and 'benchmark:'") -> Document:
+class Kind(NamedTuple):
+    """A kind of YAML or JSON file of the harness: what it is called, and how it is told from the others."""
+
+    what: str
+    begins: str
+    """The keys that a file begins with, in words."""
+    own: frozenset[str]
+    """Keys at the top that no other kind has."""
+    taken_by: str
+    """What to do with a file of this kind, in words."""
+
+
+SCENARIO = Kind(
+    "scenario",
+    "'name:' and 'benchmark:'",
+    frozenset(("benchmark", "benchmarks", "samples", "pipelines", "measure", "selection", "replay", "stand_in")),
+    "'harness run' and 'harness check' take it",
+)
+TRAINING = Kind(
+    "training configuration",
+    "'name:' and 'backbone:'",
+    frozenset(("data", "clusters", "lambda", "codec", "lora", "prefit", "batch", "steps", "epochs", "out")),
+    "'harness train' takes it, and 'harness train --dry-run' checks it",
+)
+CLAIMS = Kind(
+    "claims file", "'title:' and 'claims:'", frozenset(("studies", "claims")), "'harness claims --claims' takes it"
+)
+MANIFEST = Kind(
+    "run's manifest",
+    "'schema_version:'",
+    frozenset(("schema_version", "sessions", "status", "tables")),
+    "commands that read a run take the folder that it is in",
+)
+_KINDS = (SCENARIO, TRAINING, CLAIMS, MANIFEST)
+
+
+def read(path: Path, kind: Kind = SCENARIO) -> Document:
     """The mapping in a YAML file, with the mistakes that leave the rest of it readable.
 
-    Raises ScenarioError, naming the file and the line, for what is not one YAML mapping; ``what`` it is and which
-    ``keys`` it begins with are words for these messages.
+    Raises ScenarioError, naming the file and the line, for what is not one YAML mapping, and for a file of another
+    ``kind`` than is expected.
     """
+    what = kind.what
     try:
         text = files.read(path, at_most=_MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise ScenarioError(f"{path}: cannot be read: {files.why(error, f'{suggested(path)}a YAML file')}") from None
+        if (path / "manifest.json").is_file():
+            raise ScenarioError(f"{path}: is a run's folder; a {what} (a YAML file) is expected") from None
+        wanted = f"{suggested(path)}a {what} (a YAML file)"
+        raise ScenarioError(f"{path}: cannot be read: {files.why(error, wanted)}") from None
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; a {what} is UTF-8 text") from None
     reader = _Reader(path, what)
@@ -68,8 +108,17 @@ def read(path: Path, what: str = "scenario", keys: str = "'name:' and 'benchmark
     except yaml.YAMLError as error:
         raise ScenarioError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
-        raise ScenarioError(f"{path}: holds no mapping; a {what} begins with keys such as {keys}")
+        raise ScenarioError(f"{path}: holds no mapping; a {what} begins with keys such as {kind.begins}")
+    if (other := _other_kind(found, kind)) is not None:
+        raise ScenarioError(f"{path}: is a {other.what}, and a {what} is expected here; {other.taken_by}")
     return Document(found, reader.lines, reader.mistakes)
+
+
+def _other_kind(mapping: Mapping[str, Any], kind: Kind) -> Kind | None:
+    """Another kind than the expected one, if most keys by which kinds are told are its own, and at least two."""
+    most = max(_KINDS, key=lambda one: len(one.own & mapping.keys()))
+    n_expected, n_most = (len(one.own & mapping.keys()) for one in (kind, most))
+    return most if n_most >= 2 and n_most > 2 * n_expected else None
 
 
 def suggested(path: Path) -> str:

@@ -67,7 +67,9 @@ def answers(
 
 def asked(language: LanguageSide, requests: Sequence[Request], clock: Clock) -> list[Answer]:
     """What a language side answers to each request; raises SchemeError for anything but an answer to each."""
-    found = language.answer(requests, [clock] * len(requests))
+    # A language side may enter the stages of all requests at once, and one clock's do not overlap.
+    clocks = [type(clock)() if place and isinstance(clock, Untimed) else clock for place in range(len(requests))]
+    found = language.answer(requests, clocks)
     of = f"the language side ({type(language).__name__} of {getattr(language, 'name', 'a model without a name')})"
     if not isinstance(found, list | tuple):
         raise SchemeError(f"{of} returned {shown(found)}; a list with one answer for each request is expected")

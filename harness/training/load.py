@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from harness import files
 from harness.errors import ScenarioError
 from harness.scenario.explain import mistakes, sentences
-from harness.scenario.source import KeyPath, read, value
+from harness.scenario.source import TRAINING, KeyPath, read, value
 from harness.tofc.manifest import MERGING
 from harness.training.config import Stage, TrainingConfig
 
@@ -34,7 +34,7 @@ def load(path: Path, settings: Sequence[str] = (), stage: Stage = "whole") -> Tr
     A ``stage`` of it is named after both, and has a folder of its own: ``out``, an underscore, the stage.
     Raises ScenarioError with a sentence for every mistake, each naming the file and line, or the option.
     """
-    document = read(path, what="configuration", keys="'name:' and 'backbone:'")
+    document = read(path, TRAINING)
     mapping = _changed(document.mapping, settings, stage)
     found = _mistakes(mapping)
     if not found and not document.mistakes:

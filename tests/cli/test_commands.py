@@ -58,7 +58,7 @@ def test_a_wrong_scenario_exits_2_with_one_sentence_and_the_right_ones_are_still
 
 def test_a_folder_of_scenarios_is_no_scenario(harness: Run) -> None:
     """What is expected is said once."""
-    said = f"harness: {SCENARIOS}: cannot be read: Is a directory: a YAML file is expected\n"
+    said = f"harness: {SCENARIOS}: cannot be read: Is a directory; a scenario (a YAML file) is expected\n"
     assert harness("check", SCENARIOS) == (2, "", said)
 
 

@@ -49,7 +49,7 @@ def test_a_chain_is_not_fitted_to_packets(harness: Run, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["join", "file", "file"], "file: is a file, and a run's folder is expected"),
-        (["join", "none", "none"], "none: no such folder"),
+        (["join", "none", "none"], "none: no such folder; 'harness measure SCENARIO --half device' makes one"),
         (["compare", "file", "file"], "file: is a file; a run or a folder of runs is expected"),
         (["compare", ".", "none"], "none: there is no such folder; a run or a folder of runs is expected"),
         (["claims", "file"], "file: is a file; a run or a folder of runs is expected"),
@@ -61,6 +61,10 @@ def test_a_chain_is_not_fitted_to_packets(harness: Run, tmp_path: Path) -> None:
         (["advise", "none", "--rate", "1 MB/s", "--deadline", "1 s"], "no such folder"),
         (["crossover", "none", "a", "b"], "no such folder"),
         (["max-users", "none", "a", "--rate", "1 MB/s", "--limit", "1 s"], "no such folder"),
+        (["plan", "none"], "none: there is no such folder or file; a run's folder is expected, or the scenario (a"),
+        (["illustrate", "none"], "No such file or directory; a scenario (a YAML file) is expected"),
+        (["show", "runs"], "runs: holds runs and is none; give one of them: one, two"),
+        (["trace", "show", "25 KB/s"], "25 KB/s: is a rate, and a recording is expected, a .parquet file"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_two(
@@ -68,11 +72,41 @@ def test_a_mistake_is_one_sentence_and_status_two(
 ) -> None:
     """No traceback; the sentence names what is wrong."""
     (tmp_path / "file").write_text("")
+    for name in ("two", "one"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "manifest.json").touch()
     status, _, err = harness(*arguments)
     assert status == 2
     assert said in err
     assert "Traceback" not in err
     assert err.count("\n") == 1
+
+
+def test_a_rate_and_a_link_are_told_apart(harness: Run, tmp_path: Path) -> None:
+    """By each command that takes either, which names the option for what was given."""
+    (tmp_path / "bus.parquet").touch()
+    commands = {
+        ("advise", "none", "--deadline", "1 s"): "--rate",
+        ("max-users", "none", "a", "--limit", "1 s"): "--rate",
+        ("crossover", "none", "a", "b"): "--low and --high",
+    }
+    for command, option in commands.items():
+        status, _, err = harness(*command, "--link", "25 KB/s")
+        said = " ".join(err.replace("│", " ").split())
+        assert status == 2
+        assert f"'25 KB/s' is a rate, and the file of a recorded link is expected; give a rate with {option}" in said
+        if option == "--rate":
+            status, _, err = harness(*command, "--rate", "bus.parquet")
+            said = " ".join(err.replace("│", " ").split())
+            assert (status, "is a file; a recorded link is given with --link" in said) == (2, True)
+
+
+def test_a_runs_name_is_taken_for_its_folder_in_the_message(harness: Run, tmp_path: Path) -> None:
+    """Where it is among the results."""
+    (tmp_path / "results/runs/mine").mkdir(parents=True)
+    (tmp_path / "results/runs/mine/manifest.json").touch()
+    status, _, err = harness("show", "mine")
+    assert (status, "mine: no such folder; did you mean results/runs/mine? " in err) == (2, True)
 
 
 @pytest.fixture(scope="module")

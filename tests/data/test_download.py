@@ -274,14 +274,35 @@ def test_a_full_disk_is_reported_before_anything_is_fetched(
 
 
 def test_out_of_reach_is_one_sentence(server: Server, tmp_path: Path) -> None:
-    """A refused connection, a wrong address and a wrong scheme each say what to do instead."""
+    """A refused connection says what to do instead; what is no URL is not said to be out of reach."""
     closed = server.url.replace(str(server.server_port), "9")
-    for mirror in (closed, "gopher://nowhere", "http://[nowhere"):
-        with pytest.raises(UnavailableError, match=r"cannot be reached .* put it at .*RealWorldQA\.tsv \(md5 ") as told:
+    with pytest.raises(UnavailableError, match=r"cannot be reached .* put it at .*RealWorldQA\.tsv \(md5 ") as told:
+        download(BENCHMARK, tmp_path, mirror=closed, pause_s=0.0)
+    assert "\n" not in str(told.value)
+    for mirror in ("foo", "gopher://nowhere", "http://", "/a/folder"):
+        said = f"the mirror (--mirror or TOFC_HARNESS_DATA_MIRROR) is '{mirror}', which is no URL; "
+        with pytest.raises(UnavailableError, match=re.escape(said)):
             download(BENCHMARK, tmp_path, mirror=mirror, pause_s=0.0)
-        assert "\n" not in str(told.value)
     with pytest.raises(UnavailableError, match="answers 404 Not Found"):
         download(BENCHMARK, tmp_path, mirror=f"{server.url}elsewhere", pause_s=0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "said"),
+    [
+        ("ALL_PROXY", "foo://nowhere", "RealWorldQA: the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"),
+        ("SSL_CERT_FILE", "nowhere.pem", "RealWorldQA: the certificates that SSL_CERT_FILE or SSL_CERT_DIR names"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_one_sentence(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, given: str, said: str
+) -> None:
+    """Its variables are named, no file is blamed, and none is left."""
+    monkeypatch.setenv(variable, given)
+    with pytest.raises(UnavailableError, match=f"^{said} ") as told:
+        fetch(server, tmp_path)
+    assert "\n" not in str(told.value)
     assert list(tmp_path.iterdir()) == []
 
 

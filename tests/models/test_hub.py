@@ -264,7 +264,9 @@ def _index(server: Server, name: str) -> None:
 
 REFUSALS: dict[str, tuple[Callable[[Server, pytest.MonkeyPatch], object], str]] = {
     "no network": (lambda _, patch: patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9"), "cannot be reached .* copy .*"),
-    "no hub": (lambda _, patch: patch.setenv("HF_ENDPOINT", "nowhere"), "cannot be reached"),
+    "no hub": (lambda _, patch: patch.setenv("HF_ENDPOINT", "nowhere"), "HF_ENDPOINT is 'nowhere', which is no URL; "),
+    "no proxy": (lambda _, patch: patch.setenv("ALL_PROXY", "foo://nowhere"), "the proxy that HTTPS_PROXY, .* names"),
+    "no certificates": (lambda _, patch: patch.setenv("SSL_CERT_FILE", "nowhere"), "certificates that SSL_CERT_FILE"),
     "offline": (lambda _, patch: patch.setenv("HF_HUB_OFFLINE", "1"), "while HF_HUB_OFFLINE is set"),
     "gated listing": (lambda s, _: setattr(s, "refusal", ("/api/", 401, "GatedRepo")), "401; its licence must be acc"),
     "gated files": (lambda s, _: setattr(s, "refusal", ("/resolve/", 403, "GatedRepo")), "403 .*; its licence must be"),

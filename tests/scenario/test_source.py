@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import ScenarioError
-from harness.scenario.source import read, value
+from harness.scenario import source
+from harness.scenario.model import Scenario
+from harness.scenario.source import Kind, read, value
+from harness.training.config import TrainingConfig
 
 letters = st.text(st.characters(min_codepoint=32, max_codepoint=0xD7FF, exclude_characters="\x7f"), max_size=150)
 """In JSON a letter has up to six characters, and YAML takes a key of at most 1,024."""
@@ -112,3 +115,51 @@ def test_a_device_is_no_scenario() -> None:
     """A file without an end is refused at once."""
     with pytest.raises(ScenarioError, match="device, not a file"):
         read(Path("/dev/zero"))
+
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    source.SCENARIO: [*ROOT.glob("scenarios/*.yaml"), ROOT / "examples/own_scheme.yaml"],
+    source.TRAINING: list(ROOT.glob("training/*.yaml")),
+    source.CLAIMS: [ROOT / "harness/claims/paper.yaml"],
+    source.MANIFEST: list(ROOT.glob("results/reference/*/manifest.json")),
+}
+
+
+@pytest.mark.parametrize("expected", FILES, ids=lambda kind: kind.what)
+def test_a_file_of_another_kind_is_one_sentence(expected: Kind) -> None:
+    """With what it is and what takes it, where any other kind is expected; as its own kind it is read."""
+    for kind, paths in FILES.items():
+        assert paths
+        for path in paths:
+            if kind is expected:
+                assert read(path, expected).mapping
+                continue
+            with pytest.raises(ScenarioError) as caught:
+                read(path, expected)
+            wanted = f"is a {kind.what}, and a {expected.what} is expected here; {kind.taken_by}"
+            assert str(caught.value) == f"{path}: {wanted}"
+
+
+def test_kinds_are_told_by_keys_that_no_other_kind_has() -> None:
+    """Each is a key of its kind, so that a key that is renamed is not forgotten here."""
+    keys = {source.SCENARIO: set(Scenario.model_fields), source.TRAINING: set(TrainingConfig.model_fields)}
+    aliases = {field.alias for field in TrainingConfig.model_fields.values() if field.alias}
+    keys[source.TRAINING] |= aliases
+    for kind, of_kind in keys.items():
+        assert kind.own <= of_kind
+        assert not any(kind.own & of_other for other, of_other in keys.items() if other is not kind)
+
+
+def test_a_key_of_another_kind_in_a_file_is_only_unknown(tmp_path: Path) -> None:
+    """A scenario with a few keys of a training stays a scenario."""
+    path = tmp_path / "mixed.yaml"
+    path.write_text("name: a\nbenchmark: MME\npipelines: []\nreplay: {}\nsteps: 3\nbatch: 2\nout: here\n")
+    assert read(path).mapping["steps"] == 3
+
+
+def test_a_runs_folder_is_no_scenario() -> None:
+    """It is said to be one."""
+    folder = ROOT / "results/reference/smoke"
+    with pytest.raises(ScenarioError, match=r"smoke: is a run's folder; a scenario \(a YAML file\) is expected$"):
+        read(folder)

@@ -1,5 +1,6 @@
 """Mistakes of a scheme of one's own: each is one sentence with scheme, point and sample, and nothing is scored."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -218,6 +219,72 @@ def test_a_language_side_answers_each_request_once(name: str) -> None:
     with pytest.raises(SchemeError) as caught:
         Server([RIGHT], side)(Payload("own", (b"1",)), [page.question for page in PAGES], Untimed())
     assert str(caught.value) == said
+
+
+def staged(*names: Any) -> Callable[..., Payload]:
+    """A device half that enters stages of these names, each inside the one before."""
+
+    def half(sample: Any, clock: Any) -> Payload:
+        with contextlib.ExitStack() as inside:
+            for name in names:
+                inside.enter_context(clock.stage(name))
+        return Payload("fake", (b"1" * 16,))
+
+    return half
+
+
+STAGES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "overlap": (("shrink", "encode"), "the stage 'encode' begins inside the stage 'shrink'; stages follow one another"),
+    "itself": (("encode", "encode"), "the stage 'encode' begins inside the stage 'encode'"),
+    "number": ((3,), "a stage's name is 3; a text on one line is expected"),
+    "nothing": (("",), "a stage's name is ''; a text on one line is expected"),
+    "two lines": (("a\nb",), "a stage's name is 'a\\nb'; a text on one line is expected"),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_are_checked_by_the_first_answer(name: str) -> None:
+    """With the sentence of the timed pass, which may come days later."""
+    names, sentence = STAGES[name]
+    assert refused(device=staged(*names)).startswith(sentence)
+    plan = plan_of(device=staged(*names))
+    with pytest.raises(SchemeError) as caught:
+        timing._warm_up(plan, list(plan.halves), [0], 1, "cpu")
+    assert sentence in str(caught.value)
+
+
+def test_a_stage_around_the_language_side_is_found_by_the_first_answer() -> None:
+    """Where a server half asks for all answers inside a stage of its own."""
+
+    def half(payload: Payload, questions: Any, clock: Any) -> list[Answer]:
+        with clock.stage("server"):
+            return answers(TorchSide(), [RIGHT], questions, clock)
+
+    assert refused(server=half).startswith("the stage 'prefill' begins inside the stage 'server'")
+
+
+def test_a_language_side_may_enter_the_stages_of_all_requests_at_once() -> None:
+    """Each has a clock of its own; the answers are those of one request after the other."""
+
+    class OneByOne(TorchSide):
+        def answer(self, requests: Any, clocks: Any) -> list[Answer]:
+            for clock in clocks:
+                with clock.stage("prefill"):
+                    pass
+            return [Answer("A", 3, 5, 2)] * len(requests)
+
+    class Together(OneByOne):
+        def answer(self, requests: Any, clocks: Any) -> list[Answer]:
+            with contextlib.ExitStack() as inside:
+                for clock in clocks:
+                    assert isinstance(clock, Sharing)
+                    inside.enter_context(clock.stage("prefill"))
+            return super().answer(requests, clocks)
+
+    plans = [plan_of(server=Server([RIGHT], side)) for side in (Together(), OneByOne())]
+    one, other = (measure.answers_of(plan, "run")(list(plan.to_answer)) for plan in plans)
+    assert one == other
+    assert Server([RIGHT], Together())(Payload("own", (b"1",)), [page.question for page in PAGES], Sharing())
 
 
 def failing(error: BaseException) -> Callable[..., Any]:
