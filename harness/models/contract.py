@@ -8,15 +8,15 @@ device reads no tensor of the language model. Nothing here imports torch: a half
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from PIL import Image
 
 from harness.data.sample import Question
-from harness.profiling.clock import OneAtATime
+from harness.errors import SchemeError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,31 @@ class Clock(Protocol):
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Times what its body does."""
         ...
+
+
+class OneAtATime:
+    """What every clock of a run checks of the stages of one half: each has a name, and none begins inside another."""
+
+    _inside: str | None = None
+
+    @contextmanager
+    def entered(self, name: str) -> Iterator[None]:
+        """Inside a stage of this name.
+
+        Raises SchemeError for a stage inside another, whose time would count twice, and for a name that is no text.
+        """
+        if not isinstance(name, str) or not (name and name.isprintable()):
+            raise SchemeError(f"a stage's name is {shown(name)}; a text on one line is expected")
+        if self._inside is not None:
+            raise SchemeError(
+                f"the stage {name!r} begins inside the stage {self._inside!r}; stages follow one another, because "
+                "their times are added"
+            )
+        self._inside = name
+        try:
+            yield
+        finally:
+            self._inside = None
 
 
 class Untimed(OneAtATime):

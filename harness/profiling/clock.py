@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
-from harness.errors import SchemeError, shown
+from harness.models.contract import OneAtATime
 
 
 class Delays(Protocol):
@@ -22,31 +22,6 @@ class Delays(Protocol):
     def stood_still_ns(self, begin_ns: int, end_ns: int) -> int:
         """For how much of an interval of the monotonic clock the machine or the process stood still."""
         ...
-
-
-class OneAtATime:
-    """What every clock of a run checks of the stages of one half: each has a name, and none begins inside another."""
-
-    _inside: str | None = None
-
-    @contextmanager
-    def entered(self, name: str) -> Iterator[None]:
-        """Inside a stage of this name.
-
-        Raises SchemeError for a stage inside another, whose time would count twice, and for a name that is no text.
-        """
-        if not isinstance(name, str) or not (name and name.isprintable()):
-            raise SchemeError(f"a stage's name is {shown(name)}; a text on one line is expected")
-        if self._inside is not None:
-            raise SchemeError(
-                f"the stage {name!r} begins inside the stage {self._inside!r}; stages follow one another, because "
-                "their times are added"
-            )
-        self._inside = name
-        try:
-            yield
-        finally:
-            self._inside = None
 
 
 class StageClock(OneAtATime):
