@@ -48,7 +48,7 @@ class Document(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of YAML or JSON file of the harness: what it is called, and how it is told from the others."""
+    """A kind of YAML or JSON file of the harness: its name, and the keys by which it is recognised."""
 
     what: str
     begins: str
@@ -115,7 +115,7 @@ def read(path: Path, kind: Kind = SCENARIO) -> Document:
 
 
 def _other_kind(mapping: Mapping[str, Any], kind: Kind) -> Kind | None:
-    """Another kind than the expected one, if most keys by which kinds are told are its own, and at least two."""
+    """Another kind than the expected one, if most keys by which kinds are recognised are its own, and at least two."""
     most = max(_KINDS, key=lambda one: len(one.own & mapping.keys()))
     n_expected, n_most = (len(one.own & mapping.keys()) for one in (kind, most))
     return most if n_most >= 2 and n_most > 2 * n_expected else None

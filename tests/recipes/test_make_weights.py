@@ -85,7 +85,7 @@ def test_what_learns_from_a_miniature_comes_after_it(make: Make, tmp_path: Path)
 
 
 def test_a_trial_trains_a_few_steps_of_everything_in_a_copy(make: Make, tmp_path: Path) -> None:
-    """The zoo stays as it was; every training is told how few steps it has."""
+    """The zoo stays as it was; every training is given the few steps."""
     make("weights-trial")
     assert _codecs(tmp_path) == ["old", "old"]
     assert _codecs(tmp_path / "build" / "trial") == ["new", "old"]
