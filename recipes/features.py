@@ -18,7 +18,7 @@ from harness.data.drawing.seeded_random import SeededRandom
 from harness.data.questions import Page
 from harness.tofc.merging import merge
 from harness.training.bundled import book_of
-from harness.training.kept import cached
+from harness.training.features import read_or_made
 from harness.workers import spread
 from recipes.tower import Tower, encode
 from recipes.views import ONEVISION, Sight
@@ -54,7 +54,7 @@ def cache_book(tower: Tower, folder: Path, number: int, kind: CachedKind = Cache
                 merged[str(index)] = merge(x_PVD, kind.clusters(rng)).y_PCD.half()
         return merged
 
-    cached(folder / f"{number:04d}.safetensors", made)
+    read_or_made(folder / f"{number:04d}.safetensors", made)
 
 
 def cache_books(tower: Tower, folder: Path, books: int, workers: int, kind: CachedKind = CachedKind()) -> None:

@@ -63,11 +63,13 @@ def plan(
     print_reasons(run, console)
     table = Fitting()
     table.add_column("scheme", overflow="fold")
-    heads = (f"{latency:g} % of the latency", f"{payload:g} % of the bytes", f"{score:g} points of score")
-    for head in heads:
+    for head in (
+        f"latency to {latency:g} %", "rounds", f"bytes to {payload:g} %", f"score to {score:g} points"
+    ):  # fmt: skip
         table.add_column(head, justify="right")
     for row in found.to_dict("records"):
-        table.add_row(row["pipeline"], _latency(row), _bytes(row["bytes_pictures"], answered), _score(row))
+        payloads = _bytes(row["bytes_pictures"], answered)
+        table.add_row(row["pipeline"], _latency(row), _rounds(row), payloads, _score(row))
     console.print(table)
     for sentence in (*_on_intervals(run, found), *_on_numbers(run, found, answered)):
         console.print(sentence, markup=False)
@@ -114,7 +116,7 @@ def _on_numbers(run: "Analysis", found: "pd.DataFrame", answered: int) -> Iterat
 
 
 def _latency(row: Mapping[Hashable, Any]) -> str:
-    """``22 (13 to 48) x 3 rounds``; ``or more`` where the upper end is that at the run's own drift only."""
+    """``22 (13 to 48)``; ``or more`` where the upper end is that at the run's own drift only."""
     if not row["pictures"]:
         return "-"
     high = row["pictures_high"]
@@ -123,8 +125,14 @@ def _latency(row: Mapping[Hashable, Any]) -> str:
         upper = f" to {row['pictures_high_same_drift']:,.0f} or more" if bounded else " or more"
     else:
         upper = f" to {high:,.0f}"
-    starts = f" over {row['starts']} starts" if row["starts"] else ""
-    return f"{row['pictures']:,} ({row['pictures_low']:,.0f}{upper}) x {row['rounds']} rounds{starts}"
+    return f"{row['pictures']:,} ({row['pictures_low']:,.0f}{upper})"
+
+
+def _rounds(row: Mapping[Hashable, Any]) -> str:
+    """``3``, or ``9 in 3 starts`` where the scatter between starts of the process is known."""
+    if not row["pictures"]:
+        return "-"
+    return f"{row['rounds']} in {row['starts']} starts" if row["starts"] else f"{row['rounds']}"
 
 
 def _bytes(pictures: float, answered: int) -> str:

@@ -101,7 +101,10 @@ def digests(rows: pa.Table) -> pa.Table:
 
 
 def recorded(folder: Path, manifest: Manifest) -> pa.Table | None:
-    """The digests that a run was written with; None for one that has its requests."""
+    """The digests that a run was written with; None for one that has its requests.
+
+    Raises ResultsError where their table is absent or is not the one that the run wrote.
+    """
     if REPLAYED not in manifest.tables:
         return None
     path = folder / f"{REPLAYED}.parquet"

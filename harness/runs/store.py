@@ -336,6 +336,7 @@ class Run:
             if kind not in left_out
         }
         if left_out:
+            replayed.recorded(folder, manifest)  # Refuses a run that has lost what its replay is compared with.
             read["requests"] = replayed.requests(manifest, folder, read["stages"], read["outcomes"], read["samples"])
         return Record(folder=folder, manifest=manifest, **{str(kind): table for kind, table in read.items()})
 

@@ -26,7 +26,7 @@ from harness.models import adapter
 from harness.models.llava import Llava
 from harness.reporter import Progress
 from harness.runs.disk import discard
-from harness.training import checkpoint, kept, reading, recipe, result
+from harness.training import checkpoint, features, reading, recipe, result
 from harness.training.card import HeldOut, Reduced, stage_of
 from harness.training.codec import objective
 from harness.training.config import TrainingConfig, reduces
@@ -237,15 +237,15 @@ class Training:
         reader = reading.Reader(self.data, self.backbone, config.max_tokens, pictures=False)
         self._reporter.phase("features", len(mine), 0)
         cache = Path(config.prefit.cache) if config.prefit.cache else None
-        features = kept.keep(self.backbone, reader, mine, config.clusters, cache, self._reporter.advance)
-        flat_1ND = kept.features(features).to(self.device)
+        cached = features.merged_features(self.backbone, reader, mine, config.clusters, cache, self._reporter.advance)
+        flat_1ND = features.flattened(cached).to(self.device)
         self._fit_scale(flat_1ND)
         variance: Any = self.accelerator.reduce(flat_1ND[0].var(0).mean(), "mean")
 
         def batches(first: int) -> Iterator[Batch]:
-            return kept.batches(
-                features, reader, seed=config.seed, batch=config.prefit.batch, share=self.share, first=first,
-                n_clusters=lambda step: self._clusters(step),
+            return features.batches(
+                cached, reader, seed=config.seed, batch=config.prefit.batch, share=self.share, first=first,
+                n_clusters=self._clusters,
             )  # fmt: skip
 
         module = SplitModel(
@@ -315,8 +315,8 @@ class Training:
         few = self._few()
         if self.codec is not None:
             reader = reading.Reader(self.data, self.backbone, self.config.max_tokens, pictures=False)
-            features = kept.keep(self.backbone, reader, few, self.config.clusters, None, lambda: None)
-            self._fit_scale(kept.features(features).to(self.device))
+            few_cached = features.merged_features(self.backbone, reader, few, self.config.clusters, None, lambda: None)
+            self._fit_scale(features.flattened(few_cached).to(self.device))
         elif self._learned is not None:
             pictures = [image() for index in few if (image := self.data.example(index, 0).image) is not None]
             seen = [self.backbone.encode(self.backbone.preprocess(picture)).float() for picture in pictures]

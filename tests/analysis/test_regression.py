@@ -221,7 +221,10 @@ def test_a_reference_is_its_run_without_what_is_replayed_and_who_made_it(run: Re
     assert where.endswith("seed 0, request 5")
     (tmp_path / "tonight" / "replayed.parquet").write_bytes(b"else")
     with pytest.raises(ResultsError, match="is damaged or was edited"):
-        replayed.recorded(tmp_path / "tonight", reference.manifest)
+        Run.read(tmp_path / "tonight")
+    (tmp_path / "tonight" / "replayed.parquet").unlink()
+    with pytest.raises(ResultsError, match=r"replayed\.parquet: cannot be read"):
+        Run.read(tmp_path / "tonight")
 
 
 def in_two_benchmarks(record: Record, *, reference_right: bool) -> Record:

@@ -11,6 +11,7 @@ import pytest
 from harness.analysis import Analysis, means, planning, precision
 from harness.cli.plan import _bytes as of_bytes
 from harness.cli.plan import _latency as of_latency
+from harness.cli.plan import _rounds as of_rounds
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -44,7 +45,7 @@ def test_a_plan_is_printed_for_a_run_and_for_a_scenario(harness: Run, made_up: A
     """A line for each scheme; a scenario's run is searched under the results, and an absent one is reported."""
     status, out, err = harness("plan", made_up.record.folder)
     assert (status, err) == (0, "")
-    assert re.search(r"\d \(6 to \d+ or more\) x 3", out)
+    assert re.search(r"\d \(6 to \d+ or more\) +3 ", out)
     told = " ".join(out.split())
     assert "in brackets the 95 % interval of the number that the true variances need" in told
     assert "about half of the studies of the planned size reach the precision" in told
@@ -69,11 +70,13 @@ def test_each_number_has_its_interval() -> None:
         "rounds": 3,
         "starts": 0,
     }
-    assert of_latency({**row, "pictures_high_same_drift": 48.0}) == "1,022 (13 to 4,800) x 3 rounds"
-    row |= {"pictures_high": math.inf, "starts": 3}
-    assert of_latency({**row, "pictures_high_same_drift": 48.0}) == "1,022 (13 to 48 or more) x 3 rounds over 3 starts"
-    assert of_latency({**row, "pictures_high_same_drift": math.inf}) == "1,022 (13 or more) x 3 rounds over 3 starts"
-    assert of_latency({**row, "pictures": 0}) == "-"
+    assert of_latency({**row, "pictures_high_same_drift": 48.0}) == "1,022 (13 to 4,800)"
+    assert of_rounds(row) == "3"
+    row |= {"pictures_high": math.inf, "rounds": 9, "starts": 3}
+    assert of_rounds(row) == "9 in 3 starts"
+    assert of_latency({**row, "pictures_high_same_drift": 48.0}) == "1,022 (13 to 48 or more)"
+    assert of_latency({**row, "pictures_high_same_drift": math.inf}) == "1,022 (13 or more)"
+    assert of_latency({**row, "pictures": 0}) == of_rounds({**row, "pictures": 0}) == "-"
     assert [of_bytes(n, 60) for n in (math.nan, math.inf, 1400.0)] == ["-", "more than 60", "about 1,400"]
 
 

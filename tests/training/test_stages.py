@@ -171,7 +171,7 @@ def test_cached_features_are_made_once_and_in_pieces(
     of_pictures: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training that was stopped meanwhile is resumed with the missing picture; the codec is the same."""
-    monkeypatch.setattr("harness.training.kept._PICTURES_A_FILE", 1)
+    monkeypatch.setattr("harness.training.features._PICTURES_A_FILE", 1)
     train(of_pictures, f"out={tmp_path / 'whole'}", stage="codec")
     cache = tmp_path / "cache"
     settings = (f"out={tmp_path / 'again'}", f"prefit.cache={cache}")

@@ -23,18 +23,18 @@ from harness.training.reading import Reader, Share, keys_of_step
 
 _PICTURES_A_FILE = 16
 
-Kept = Mapping[int, Mapping[int, Tensor]]
+Cached = Mapping[int, Mapping[int, Tensor]]
 """By example and n_c, the features (P, C, D) in float32, on the CPU."""
 
 
-def keep(
+def merged_features(
     backbone: LlavaVision,
     reader: Reader,
     indices: Sequence[int],
     clusters: Sequence[int],
     cache: Path | None,
     on_picture: Callable[[], None],
-) -> Kept:
+) -> Cached:
     """Encode and merge the pictures of these examples to every n_c, or read them from ``cache`` if they are there.
 
     They are cached a few pictures at a time, so that little is lost when it is stopped.
@@ -56,11 +56,11 @@ def keep(
     for first in range(0, len(indices), _PICTURES_A_FILE):
         few = indices[first : first + _PICTURES_A_FILE]
         path = cache and cache / f"{name}-{first}.safetensors"
-        found |= cached(path, functools.partial(made, few))
+        found |= read_or_made(path, functools.partial(made, few))
     return _grouped(found)
 
 
-def cached(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def read_or_made(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors in a file; if there is none, or a damaged one, they are computed and written atomically."""
     if path and path.exists():
         try:
@@ -77,12 +77,12 @@ def cached(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str
     return found
 
 
-def _grouped(found: Mapping[str, Tensor]) -> Kept:
+def _grouped(found: Mapping[str, Tensor]) -> Cached:
     """In the order of examples and n_c, whatever a file's: what is summed over them must not depend on the cache."""
-    kept: dict[int, dict[int, Tensor]] = {}
+    grouped: dict[int, dict[int, Tensor]] = {}
     for index, n_clusters in sorted((int(index), int(n_c)) for index, n_c in (name.split("/") for name in found)):
-        kept.setdefault(index, {})[n_clusters] = found[f"{index}/{n_clusters}"]
-    return kept
+        grouped.setdefault(index, {})[n_clusters] = found[f"{index}/{n_clusters}"]
+    return grouped
 
 
 def _name(backbone: LlavaVision, reader: Reader, indices: Sequence[int], clusters: Sequence[int]) -> str:
@@ -95,17 +95,17 @@ def _name(backbone: LlavaVision, reader: Reader, indices: Sequence[int], cluster
 
 
 def batches(
-    kept: Kept, reader: Reader, *, seed: int, batch: int, share: Share, first: int, n_clusters: Callable[[int], int]
+    cached: Cached, reader: Reader, *, seed: int, batch: int, share: Share, first: int, n_clusters: Callable[[int], int]
 ) -> Iterator[Batch]:
     """Endless batches of one process from its own cached features, starting with step ``first``."""
-    pool = sorted(kept)
+    pool = sorted(cached)
     step = first
     while True:
         keys = keys_of_step(pool, seed, batch // share.processes, step)
-        yield Batch([kept[key.example][n_clusters(step)] for key in keys], [reader[key][1] for key in keys])
+        yield Batch([cached[key.example][n_clusters(step)] for key in keys], [reader[key][1] for key in keys])
         step += 1
 
 
-def features(kept: Kept) -> Tensor:
+def flattened(cached: Cached) -> Tensor:
     """All cached features as one patch (1, N, D)."""
-    return torch.cat([y_PCD.flatten(0, 1) for of_picture in kept.values() for y_PCD in of_picture.values()])[None]
+    return torch.cat([y_PCD.flatten(0, 1) for of_picture in cached.values() for y_PCD in of_picture.values()])[None]
