@@ -94,7 +94,7 @@ def read(
 def detect(source: Path) -> Format:
     """The format of a file, from its beginning."""
     head = formats.head(source)
-    if re.search(r"^\s*\{", head, re.MULTILINE):
+    if re.search(r"^[ \t]*\{", head, re.MULTILINE):
         return "iperf3"
     first = head.lstrip().partition("\n")[0]
     if "ULtput_x" in first:

@@ -92,7 +92,7 @@ def _json_objects(text: str) -> Iterator[dict[str, Any]]:
 
     decoder = json.JSONDecoder(object_pairs_hook=_every_sum, parse_constant=refused)
     at = 0
-    while (begins := re.compile(r"^\s*\{", re.MULTILINE).search(text, at)) is not None:
+    while (begins := re.compile(r"^[ \t]*\{", re.MULTILINE).search(text, at)) is not None:
         found, at = decoder.raw_decode(text, begins.end() - 1)
         yield found
 
