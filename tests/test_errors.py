@@ -2,6 +2,7 @@
 
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ def test_a_misspelt_name_gets_a_suggestion() -> None:
     assert unknown_name("scheme", "gif", ["webp", "jpeg"]) == "unknown scheme 'gif'; known: jpeg, webp"
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 0x10FFFF).map(chr)).map("".join))
 def test_printed_text_moves_no_cursor_and_can_be_encoded(text: str) -> None:
     """Control characters and half surrogates become escapes; what a terminal shows stays as it is."""

@@ -37,6 +37,7 @@ def test_replay_results_and_figures_run_without_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_schemes_of_learned_codecs_import_no_network() -> None:
     """A scenario that names them is checked without building what they compute with, and without compressai."""
     code = (

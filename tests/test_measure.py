@@ -112,6 +112,7 @@ class Counting:
         ]
 
 
+@pytest.mark.slow
 def test_what_points_ask_of_one_language_side_is_asked_at_once(asked: list[Sample]) -> None:
     """One call a side for a picture; each question at each point gets its own answer, whatever else is asked beside."""
     plan = plan_of({"a": asked[:4]}, 2, 4, 256)
@@ -180,6 +181,7 @@ def _by_picture(plan: measure.Plan) -> list[list[str]]:
     return [[plan.samples.names[place].id for place in places] for places in plan.pictures]
 
 
+@pytest.mark.slow
 def test_several_benchmarks_give_as_many_pictures_each(asked: list[Sample]) -> None:
     """In turns, as long as each has some."""
     plan = plan_of({"StreetsQA": asked[:20], "MMStar": asked[20:26]}, 16)

@@ -84,6 +84,7 @@ def test_each_pair_is_two_new_processes_that_take_turns(series: Series) -> None:
     assert [json.loads(request)[0] for _, request in asked] == [0, 0, 1] * 3
 
 
+@pytest.mark.slow
 def test_the_order_within_pairs_is_drawn(series: Series) -> None:
     """Each side leads in half of a pair's turns, in an order of the pair's own that the seed gives again."""
     series.design = Design(pairs=2, turns=8, warmup=0)
@@ -103,6 +104,7 @@ def test_a_point_of_one_commit_is_timed_there_alone(series: Series) -> None:
     assert sides == {"new": ["candidate"], "tofc": ["candidate", "reference"]}
 
 
+@pytest.mark.slow
 def test_finished_pairs_are_not_timed_again(series: Series) -> None:
     """A killed comparison is resumed with the missing pair, and says how many there were."""
     before = series.timed("first", Told())
@@ -116,6 +118,7 @@ def test_finished_pairs_are_not_timed_again(series: Series) -> None:
     assert set(again[(again["pair"] == 1) & (again["side_of"] == "candidate")]["seconds"]) == {9.0, 10.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", '{"rows": [[0', "[]", '{"rows": [[1]], "machine": "m"}', '{"rows": []}'])
 def test_a_damaged_pair_is_named(series: Series, content: str) -> None:
     """With what to do; once it is removed it is timed again."""
@@ -128,6 +131,7 @@ def test_a_damaged_pair_is_named(series: Series, content: str) -> None:
     assert len(series.timed("first", Told())) == len(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
@@ -186,6 +190,7 @@ def test_a_commit_is_checked_out_and_removed(repository: Callable[..., str]) -> 
     assert len(repository("worktree", "list").splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_is_ended_leaves_no_worktree(
     repository: Callable[..., str], tmp_path: Path, number: signal.Signals
@@ -227,6 +232,7 @@ def test_a_process_that_hangs_is_ended_and_named(series: Series, monkeypatch: py
     assert not list((series.folder / "first").iterdir())
 
 
+@pytest.mark.slow
 def test_pairs_depend_on_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Pairs timed with other weights are not resumed from; with the same, the digests are the same."""
     file = tmp_path / "s.yaml"
@@ -239,6 +245,7 @@ def test_pairs_depend_on_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert [name for name in before if now[name] != before[name]] == ["weights"]
 
 
+@pytest.mark.slow
 def test_a_limit_on_no_stage_is_refused_after_one_pair(series: Series) -> None:
     """Names that are right pass: a stage's, with its side or without, a side's and the short stages' together."""
     reporter = Told()

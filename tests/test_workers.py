@@ -30,6 +30,7 @@ from harness.workers import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_task_is_done_once_and_what_the_work_holds_is_inherited(workers: int) -> None:
     """Results come with their tasks, whatever the order; a closure needs no pickling."""
@@ -89,6 +90,7 @@ class Simulated:
         self.stopped = True
 
 
+@pytest.mark.slow
 @given(st.data(), st.integers(0, 30), st.integers(1, 5), st.sampled_from([0, 10, 40]))
 def test_every_task_is_done_once_whichever_worker_dies(
     data: st.DataObject, n_tasks: int, workers: int, mortality: int
@@ -216,6 +218,7 @@ def test_an_accelerator_and_a_threaded_computation_get_one_process() -> None:
         assert workers_for("cpu", 1) == processors() == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports this")
 def test_a_killed_parent_ends_its_workers() -> None:
     """No orphan continues to compute after kill -9."""

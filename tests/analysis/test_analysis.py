@@ -59,6 +59,7 @@ def test_showing_everything_computes_each_quantity_once(
     assert run.selected_profile("jpeg") is run.profile("jpeg", run.selected_profile("jpeg").point)
 
 
+@pytest.mark.slow
 def test_numbers_are_points_and_times_joined(made_up: Analysis) -> None:
     """A row for each selected point and uplink, rates upwards; parts add up; the order is the scenario's."""
     numbers = made_up.numbers
@@ -119,6 +120,7 @@ def test_a_selected_point_may_not_have_been_replayed(made_up: Analysis) -> None:
     assert run.numbers["total_mean_s"].isna().all()
 
 
+@pytest.mark.slow
 def test_profiles_are_of_the_requested_pipelines(made_up: Analysis) -> None:
     """All points, or those of some pipelines; an unknown name is refused with the list of known ones."""
     assert len(made_up.profiles()) == len(made_up.points)
@@ -130,6 +132,7 @@ def test_profiles_are_of_the_requested_pipelines(made_up: Analysis) -> None:
         made_up.profiles(["png"])
 
 
+@pytest.mark.slow
 def test_outcomes_of_a_pipeline_without_parameters_are_refused(made_up: Analysis) -> None:
     """Rows and the manifest's points must name the same pipelines."""
     points = {name: of for name, of in made_up.manifest.points.items() if name != "webp"}

@@ -26,6 +26,7 @@ def two(made_up: Analysis) -> Analysis:
     return Analysis(dataclasses.replace(made_up.record, manifest=manifest, samples=rows))
 
 
+@pytest.mark.slow
 def test_one_benchmark_is_the_whole(made_up: Analysis) -> None:
     """A run of one benchmark has one part, which is its selection, computed apart or not."""
     apart, record = made_up.benchmarks, made_up.record
@@ -38,6 +39,7 @@ def test_one_benchmark_is_the_whole(made_up: Analysis) -> None:
     pd.testing.assert_frame_equal(apart.drop(columns="benchmark"), made_up.points)
 
 
+@pytest.mark.slow
 def test_the_average_is_the_mean_of_its_parts(two: Analysis) -> None:
     """Score and bytes of every point are the means of those in each benchmark by itself."""
     whole = two.points.set_index(["pipeline", "point"])
@@ -50,6 +52,7 @@ def test_the_average_is_the_mean_of_its_parts(two: Analysis) -> None:
     assert whole["selected"].sum() >= 2
 
 
+@pytest.mark.slow
 def test_categories_are_scored_by_themselves(two: Analysis) -> None:
     """A category's score is that of its questions; here each benchmark has one, so it is the benchmark's."""
     categories = two.categories
@@ -59,6 +62,7 @@ def test_categories_are_scored_by_themselves(two: Analysis) -> None:
     np.testing.assert_allclose(categories.set_index(key)["score"].loc[scores.index], scores)
 
 
+@pytest.mark.slow
 def test_the_closing_table_says_what_was_averaged(two: Analysis) -> None:
     """It names the benchmarks, and what each score is relative to."""
     console = Console(width=80, color_system=None)

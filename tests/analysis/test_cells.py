@@ -73,6 +73,7 @@ def total(run: Analysis, pipeline: str = "jpeg", channel: str = "25 KB/s") -> "p
     return numbers[(numbers["pipeline"] == pipeline) & (numbers["channel"] == channel)].iloc[0]
 
 
+@pytest.mark.slow
 def test_the_link_is_that_of_all_questions(made_up: Analysis) -> None:
     """Whatever was timed, link time is 8 bytes / rate over the payloads of every question, exactly."""
     run, _ = studied(made_up, np.random.default_rng(0), 6)
@@ -104,6 +105,7 @@ def test_intervals_of_the_means_cover(made_up: Analysis) -> None:
     assert covered >= 33
 
 
+@pytest.mark.slow
 def test_means_are_post_stratified(made_up: Analysis) -> None:
     """Timed on large pictures mostly, the mean is that of the benchmark's own mix and not of the timed pictures."""
     run, _ = studied(made_up, np.random.default_rng(1), 12, slope_s=0.05)
@@ -116,6 +118,7 @@ def test_means_are_post_stratified(made_up: Analysis) -> None:
     assert np.sign(moved) == np.sign(benchmark - own.mean())
 
 
+@pytest.mark.slow
 def test_too_few_pictures_have_no_interval(made_up: Analysis) -> None:
     """Five timed pictures give a mean without an interval, and say why."""
     run, _ = studied(made_up, np.random.default_rng(2), 5)
@@ -126,6 +129,7 @@ def test_too_few_pictures_have_no_interval(made_up: Analysis) -> None:
     assert run.first["ratio_low"].dropna().tolist() == [1.0, 1.0, 1.0], "that of the first over itself"
 
 
+@pytest.mark.slow
 def test_percentiles_are_claimed_by_pictures(made_up: Analysis) -> None:
     """Twelve pictures in three rounds certify a median but no 90th percentile."""
     row = total(made_up)
@@ -145,6 +149,7 @@ def apart_warnings(run: Analysis) -> list[str]:
     return [text for text in run.timing_warnings if "another start of the process" in text]
 
 
+@pytest.mark.slow
 def test_schemes_timed_apart_have_no_interval_between_them(made_up: Analysis) -> None:
     """A scheme that was timed in another start of the process is named, and no ratio with it has an interval."""
     stages = made_up.record.stages.to_pandas()
@@ -207,6 +212,7 @@ def test_starts_that_scatter_are_in_every_interval_of_times(made_up: Analysis) -
     assert min(spread) > np.exp(0.75 * 4.30 * 0.11 / np.sqrt(3))
 
 
+@pytest.mark.slow
 def test_drift_is_warned_of(made_up: Analysis) -> None:
     """Rounds that get slower by a fifth are reported for every scheme, and cancel in the ratios of two."""
     stages = made_up.record.stages.to_pandas()
@@ -259,6 +265,7 @@ def test_an_unstable_system_has_no_mean(tmp_path: Any) -> None:
     assert row[["in_time", "in_time_low", "in_time_high", "total_p50_s"]].isna().all()
 
 
+@pytest.mark.slow
 def test_requests_without_stages_are_refused(made_up: Analysis) -> None:
     """Requests of a point that was never timed have no source."""
     stages = made_up.record.stages.to_pandas()
@@ -268,6 +275,7 @@ def test_requests_without_stages_are_refused(made_up: Analysis) -> None:
         run.times  # noqa: B018
 
 
+@pytest.mark.slow
 def test_no_requests_no_rows(made_up: Analysis) -> None:
     """An empty replay has the columns that any other has."""
     run = Analysis(dataclasses.replace(made_up.record, requests=made_up.record.requests.slice(0, 0)))
@@ -310,6 +318,7 @@ def test_every_interval_is_at_the_scenarios_confidence(made_up: Analysis) -> Non
             assert not known.any() or (widths[0] < widths[1])[known].any(), (name, column)
 
 
+@pytest.mark.slow
 def test_a_finished_runs_links_are_judged_by_their_mean_or_reported_as_unknown(made_up: Analysis) -> None:
     """A chain of two rates is in the manifest and is judged; a link in a file is reported as not judged."""
     chain = {"kind": "gilbert_elliott", "good_bps": 400e3, "bad_bps": 0.0, "good_for_s": 1.0, "bad_for_s": 1.0}
@@ -331,6 +340,7 @@ def test_a_finished_runs_links_are_judged_by_their_mean_or_reported_as_unknown(m
     assert not any("not judged" in text for text in made_up.timing_warnings)
 
 
+@pytest.mark.slow
 def test_a_session_is_that_of_the_side_with_the_fewest_starts(made_up: Analysis) -> None:
     """Nine rounds over three starts are more than a session unless a shown point, or a side of it, has one start."""
     stages = made_up.record.stages.to_pandas()
@@ -351,6 +361,7 @@ def test_a_session_is_that_of_the_side_with_the_fewest_starts(made_up: Analysis)
         assert run.session == (session and "this session only")
 
 
+@pytest.mark.slow
 def test_means_are_of_the_benchmark_only_where_requests_do_not_queue(made_up: Analysis) -> None:
     """Requests of one user in a closed loop never queue, those of four do; a run of both labels both."""
     requests = made_up.record.requests
@@ -425,6 +436,7 @@ def of_timed(run: Analysis) -> Population:
     return Population.of(outcomes, run.record.samples)
 
 
+@pytest.mark.slow
 def test_a_lone_request_waits_for_a_batch_to_fill(made_up: Analysis) -> None:
     """The replay adds the whole window to its stages and its link."""
     for more, waits in (({}, False), ({"window_s": 0.1}, True), ({"window_s": 0.1, "max_batch": 1}, False)):

@@ -80,6 +80,7 @@ def test_an_open_lead_is_not_claimed() -> None:
     assert sentence.startswith("w: a or b answers first, the interval leaves open which")
 
 
+@pytest.mark.slow
 def test_each_two_ladders_are_compared_at_equal_score(made_up: Analysis) -> None:
     """A pair for every two ladders of different schemes; ratios and their range agree with the curves' bytes."""
     found = made_up.equal_scores
@@ -169,6 +170,7 @@ def test_sentences_name_schemes_without_a_time_in_the_order_of_the_uplinks(made_
     ]
 
 
+@pytest.mark.slow
 def test_latency_at_equal_score_has_all_that_a_link_takes(made_up: Analysis) -> None:
     """An answer's way back adds itself, headers their share of the bits, the question's text its own bits."""
 

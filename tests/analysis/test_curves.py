@@ -20,6 +20,7 @@ def ladder(name: str, n_bytes: np.ndarray, score: np.ndarray, noise: float = 0.0
     return Ladder.fit(name, n_bytes, score, score_B)
 
 
+@pytest.mark.slow
 @given(st.floats(-2, 6), st.floats(0.05, 0.5), st.floats(0.1, 0.9))
 def test_a_curve_of_the_family_is_found_and_solved(bend: float, gain: float, share: float) -> None:
     """Scores on a curve with a k of the grid come back, and the curve is solved where it has them."""

@@ -27,6 +27,7 @@ def test_density_and_likelihood_are_scipys(family: str) -> None:
     assert densities.log_likelihood(x, family, 0.5, 2.0) == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", densities.FAMILIES)
 @given(seed=st.integers(0, 2**32 - 1), location=st.floats(-5, 5), scale=st.floats(0.01, 100))
 @settings(max_examples=30)

@@ -67,6 +67,7 @@ def test_required_samples_are_loadgens(percentile: float, needed: int) -> None:
     assert binom.cdf(1, needed, 1 - percentile) <= 0.01 < binom.cdf(1, needed - 1, 1 - percentile)
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 40), seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_parts_add_up_to_the_total(n: int, seed: int) -> None:
@@ -81,6 +82,7 @@ def test_parts_add_up_to_the_total(n: int, seed: int) -> None:
     np.testing.assert_allclose(sum(part_s(rows, name) for name in wanted), total_s(rows), atol=1e-9)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 10) | st.sampled_from([np.nan, np.inf]), min_size=1, max_size=50), st.floats(0.01, 1))
 def test_a_percentile_is_the_time_of_a_request(seconds: list[float], share: float) -> None:
     """At least that share of all requests is as fast, fewer are faster; a request never answered is the slowest."""

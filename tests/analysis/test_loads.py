@@ -46,6 +46,7 @@ def chain(good: str, bad: str, **wire: Any) -> dict[str, Any]:
     return {"kind": "gilbert_elliott", "good": good, "bad": bad, "good_for": "50 ms", "bad_for": "50 ms", "wire": wire}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
@@ -100,6 +101,7 @@ def test_the_first_place_that_is_too_slow_is_named() -> None:
     assert instability(late, cell) == "unstable: utilisation 3 of the uplink"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "marginal"), [(1, 0.3), (4, 0.0), (7, 0.3), (7, 1.0)])
 def test_full_batches_keep_a_server_as_long_as_a_replay_in_which_all_ask_at_once(size: int, marginal: float) -> None:
     """The servers of such a replay are busy to its end: servers x its length / requests is the time of each."""
@@ -219,6 +221,7 @@ def test_seeds_that_differ_widen_a_shares_interval() -> None:
     assert 0.5 - found.low == pytest.approx(math.hypot(0.5 - pictures.low, 0.5 - half.low))
 
 
+@pytest.mark.slow
 def test_a_finished_runs_loads_are_known_but_of_a_link_in_a_file(made_up: Analysis) -> None:
     """Device and servers are judged over any link; with a timeout nothing is left to be judged."""
     file = {"kind": "trace", "path": "link.parquet", "at_end": "loop", "gaps": "outage", "start": None}

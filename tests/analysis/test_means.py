@@ -86,6 +86,7 @@ def test_a_picture_alone_in_its_stratum_scatters_as_the_others_do() -> None:
     assert (found.value, found.low) == pytest.approx((2.4, 2.4 * (1 - half)))
 
 
+@pytest.mark.slow
 @given(seeds, st.floats(0.01, 100))
 def test_the_unit_of_time_does_not_matter(seed: int, unit: float) -> None:
     """An interval scales with its times."""
@@ -95,6 +96,7 @@ def test_the_unit_of_time_does_not_matter(seed: int, unit: float) -> None:
     assert (other.value, other.low, other.high) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_a_drift_that_both_schemes_meet_leaves_their_ratio_alone(seed: int) -> None:
     """Rounds multiplied by anything give the same ratio and the same interval."""
@@ -104,6 +106,7 @@ def test_a_drift_that_both_schemes_meet_leaves_their_ratio_alone(seed: int) -> N
     assert (moved.value, moved.low, moved.high) == pytest.approx((still.value, still.low, still.high))
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_the_other_way_round_a_ratio_is_inverted(seed: int) -> None:
     """A over B and B over A agree."""
@@ -129,6 +132,7 @@ def test_rounds_that_scatter_widen_a_mean() -> None:
     assert by_starts.half_width > by_rounds.half_width
 
 
+@pytest.mark.slow
 @given(seeds, st.sampled_from([1, 2]))
 def test_the_error_of_a_level_is_the_scatter_of_its_units(seed: int, rounds_a_start: int) -> None:
     """The shifts of the levels have the standard error that is in the interval; from three on starts are the units."""
@@ -142,6 +146,7 @@ def test_the_error_of_a_level_is_the_scatter_of_its_units(seed: int, rounds_a_st
     assert weighted.error == pytest.approx(level.error)
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_a_ratio_of_schemes_apart_has_the_scatter_of_both(seed: int) -> None:
     """half^2 = t_1^2 v_1 + t_W^2 (v_A + v_B), v_A and v_B as of the means alone; the pictures are the same ones."""
@@ -176,6 +181,7 @@ def test_schemes_apart_are_not_compared_without_three_starts_of_each(starts: lis
             assert found.reason.startswith("not comparable: timed in different starts of the process, ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("starts", [3, 8])
 def test_ratios_of_schemes_apart_cover(starts: int) -> None:
     """Of 200 studies whose starts scatter by 5 % at least 182 hold the ratio; within rounds most would be shorter."""
@@ -254,6 +260,7 @@ def test_times_that_are_none_are_refused(times: list[list[float]]) -> None:
         means.mean_latency(times)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 21])
 def test_intervals_cover_where_four_of_five_pictures_are_of_one_stratum(n: int) -> None:
     """Of 200 studies whose times bend at least 182 hold the truth where the run warns of nothing."""

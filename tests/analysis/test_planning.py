@@ -45,6 +45,7 @@ def test_three_rounds_do_not_rule_out_a_drift_that_no_pictures_resolve() -> None
     assert planning.latency_needs(unknown, 0.05, 3) == planning.latency_needs(unknown, 0.05, 3, same_drift=True)
 
 
+@pytest.mark.slow
 @given(st.floats(0.02, 0.2), st.floats(1.01, 3), st.floats(0.01, 0.3), st.floats(0.0, 0.03), st.integers(3, 12))
 def test_a_wider_precision_never_needs_more(
     wanted: float, wider: float, scatter: float, drift: float, rounds: int
@@ -66,6 +67,7 @@ def test_a_wider_precision_never_needs_more(
         assert other.high <= one.high
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.0, 0.5, 1.0]), min_size=6, max_size=80), st.floats(0.01, 0.5))
 def test_the_pictures_of_a_score_are_between_their_ends(differences: list[float], wanted: float) -> None:
     """Whatever the contributions are, also where no picture differs; a wider precision never needs more."""
@@ -113,6 +115,7 @@ def test_bytes_of_an_unbounded_interval_show_no_number() -> None:
     assert math.isnan(planning.bytes_need(Estimate(math.nan, math.nan, math.nan), 100, 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "log-normal 0.5", "tiles", "tiles, 10 % drift", "tiles, 5 % over 4 starts"])
 def test_true_variances_are_those_of_the_times(kind: str) -> None:
     """The closed forms that a calibration is judged by agree with the variances of 400 pictures, 100 runs each."""
@@ -125,6 +128,7 @@ def test_true_variances_are_those_of_the_times(kind: str) -> None:
         assert seen == pytest.approx(getattr(true, name), rel=0.15), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "log-normal 0.5", "tiles, 10 % drift"])
 def test_planned_pictures_hold_the_truth(kind: str) -> None:
     """Of 100 runs of 12 pictures at least 90 intervals hold the number that the true variances need."""
@@ -136,6 +140,7 @@ def test_planned_pictures_hold_the_truth(kind: str) -> None:
     assert 0.2 <= counts.sums["reached"] / counts.sums["planned"] <= 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a fifth differ", "one in thirty differs", "3 questions each"])
 def test_planned_pictures_of_a_score_hold_the_truth(kind: str) -> None:
     """The same of 100 studies of 80 pictures."""

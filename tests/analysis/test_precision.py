@@ -102,6 +102,7 @@ def test_a_look_goes_on_stops_or_says_that_it_was_not_reached() -> None:
     assert last.sentence.startswith("5.0% was not reached: ")
 
 
+@pytest.mark.slow
 def test_coverage_after_stopping() -> None:
     """Of 200 studies that stopped at 10 % at least 91 % hold the truth."""
     rng, held = np.random.default_rng(1), 0

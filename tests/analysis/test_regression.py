@@ -54,6 +54,7 @@ def compare(reference: Record, candidate: Record, **how: Any) -> tuple[Compariso
     return found, {check.quantity: check for check in found.checks}
 
 
+@pytest.mark.slow
 def test_a_run_equals_itself(run: Record) -> None:
     """Everything is the same, to the bit, and everything was compared."""
     found, checks = compare(run, run)
@@ -65,6 +66,7 @@ def test_a_run_equals_itself(run: Record) -> None:
     assert checks["selection"].compared == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [0, -1])
 def test_one_changed_byte_fails_and_is_named(run: Record, row: int) -> None:
     """One byte more in one payload of thousands: the point, the question and both numbers are named."""
@@ -79,6 +81,7 @@ def test_one_changed_byte_fails_and_is_named(run: Record, row: int) -> None:
     assert [c.quantity for c in found.checks if c.fails] == ["bytes"]
 
 
+@pytest.mark.slow
 def test_a_changed_answer_fails_with_its_score(run: Record) -> None:
     """Of an answer that became wrong, the answer and the score of its point differ."""
     wrong = changed(run, "answer", 5, lambda _: "B")
@@ -89,6 +92,7 @@ def test_a_changed_answer_fails_with_its_score(run: Record) -> None:
     assert checks["scores"].differing == 1
 
 
+@pytest.mark.slow
 def test_another_replay_fails_and_names_the_request(run: Record) -> None:
     """A request that was answered a picosecond later than this harness replays it."""
     found, checks = compare(changed(run, "answered_s", 7, lambda s: s + 1e-12, kind="requests"), run)
@@ -97,6 +101,7 @@ def test_another_replay_fails_and_names_the_request(run: Record) -> None:
     assert "answered_s was" in checks["replay"].details[0]
 
 
+@pytest.mark.slow
 def test_limits_decide_what_fails(run: Record) -> None:
     """A byte is tolerated under a limit on shares, or on another quantity alone."""
     one = changed(run, "payload_bytes", 3, lambda n: n + 1)
@@ -106,6 +111,7 @@ def test_limits_decide_what_fails(run: Record) -> None:
     assert compare(run, one, wanted={"bytes": Limit(0, share=True)})[0].regressed
 
 
+@pytest.mark.slow
 def test_on_another_processor_differences_are_counted(run: Record) -> None:
     """A few bytes and an answer do not fail there; quantities that must be equal to the bit are not comparable."""
     other = elsewhere(
@@ -119,6 +125,7 @@ def test_on_another_processor_differences_are_counted(run: Record) -> None:
     assert checks["selection"].status == checks["scores"].status == "not comparable"
 
 
+@pytest.mark.slow
 def test_elsewhere_lost_answers_and_moved_bytes_fail(run: Record) -> None:
     """Of one point 30 right answers lost and none won, or 3 % more bytes: no rounding does that."""
     of_point = np.flatnonzero((run.outcomes["pipeline"].to_numpy() == "tofc") & run.outcomes["correct"].to_numpy())
@@ -139,6 +146,7 @@ def test_elsewhere_lost_answers_and_moved_bytes_fail(run: Record) -> None:
     assert "mean bytes moved by +" in checks["bytes"].details[0]
 
 
+@pytest.mark.slow
 def test_counted_answers_raise_no_more_false_alarms_than_stated(run: Record) -> None:
     """Answers that flip in both directions by chance fail in at most 5 % of seeded comparisons of all points."""
     rng = np.random.default_rng(0)
@@ -200,6 +208,7 @@ def test_limits_are_read_and_mistakes_explained() -> None:
             regression.limits(text)
 
 
+@pytest.mark.slow
 def test_a_reference_is_its_run_without_what_is_replayed_and_who_made_it(run: Record, tmp_path: Path) -> None:
     """It reads as a run with the same requests; it does not identify a computer; a changed row changes a digest."""
     (session,) = run.manifest.sessions
@@ -244,6 +253,7 @@ def in_two_benchmarks(record: Record, *, reference_right: bool) -> Record:
     return dataclasses.replace(record, manifest=manifest, samples=samples, outcomes=outcomes)
 
 
+@pytest.mark.slow
 def test_undefined_scores_are_no_regression(run: Record) -> None:
     """With a reference of score 0 no score is a number: a run equals itself, and one that has scores does not."""
     without = in_two_benchmarks(run, reference_right=False)

@@ -186,6 +186,7 @@ def test_scores_are_the_benchmarks(benchmark: str) -> None:
     assert (found["score_max"] >= found["score"]).all()
 
 
+@pytest.mark.slow
 def test_a_target_below_one_allows_a_lower_score() -> None:
     """A scheme at 0.92 of its reference reaches a target of 0.9 and not one of 1."""
     reference = np.arange(2000) % 10 < 8

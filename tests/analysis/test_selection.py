@@ -51,6 +51,7 @@ def test_one_more_lost_picture_never_favours_a_point(both: int, gained: int, los
     assert selection.p_value(*pairs(both - 1, gained, lost + 1, neither), 0.87) >= before - 1e-9
 
 
+@pytest.mark.slow
 @given(st.integers(5, 60), st.integers(0, 10), st.integers(0, 10))
 def test_what_is_certified_is_where_the_test_turns(both: int, gained: int, lost: int) -> None:
     """Just below the certified share the test rejects, just above it does not."""
@@ -61,6 +62,7 @@ def test_what_is_certified_is_where_the_test_turns(both: int, gained: int, lost:
     assert selection.p_value(point, reference, share + 1e-6) > 0.05
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=30).filter(any), st.integers(0, 2**32 - 1))
 def test_parts_that_differ_by_rounding_alone_are_equal(quarters: list[int], seed: int) -> None:
     """A point with the reference's own answers is not above it, whatever the rounding of its slopes."""
@@ -121,6 +123,7 @@ def test_several_benchmarks_join_to_their_normalised_average() -> None:
     assert selection.joined([small, large], [100 / (2 * 0.5), 100 / 2]).mean() == pytest.approx(100 * (1.0 + 0.75) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1,), (5,), (4, 4)])
 def test_more_points_do_not_gain(shape: tuple[int, ...]) -> None:
     """Of 600 studies whose points all score exactly t - m, at most 7 % admit one (5 % claimed, three errors)."""

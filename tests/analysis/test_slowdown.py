@@ -16,6 +16,7 @@ from harness.errors import ResultsError
 GATE = Gate()
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=12, unique=True), st.floats(-0.5, 0.5))
 def test_the_test_is_the_exact_signed_rank_test(d: list[float], bound: float) -> None:
     """SciPy's exact p, wherever no two differences are equal in size or zero."""

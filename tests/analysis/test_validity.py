@@ -200,6 +200,7 @@ def replayed(table: pa.Table, **values: object) -> pa.Table:
     return column(table, "source", "recorded", source="measured", **values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["waited", "loaded", "two machines", "a clock that is slow", "imprecise"])
 def test_measured_rows_are_judged_alike_when_they_are_replayed(made_up: Analysis, rule: str) -> None:
     """A run whose rows another run measured has the reasons of that run, in the same words."""
@@ -209,6 +210,7 @@ def test_measured_rows_are_judged_alike_when_they_are_replayed(made_up: Analysis
     assert judged(made_up.record, **{**changed, "stages": replayed(changed["stages"])}) == found
 
 
+@pytest.mark.slow
 def test_what_a_profile_recorded_is_not_judged_as_timed(made_up: Analysis) -> None:
     """Rows of the profile are another machine's; of a scheme and side that it does not name they were measured."""
     stages = column(made_up.record.stages, "load", 0.5, pipeline="tofc", side="device")
@@ -235,6 +237,7 @@ def test_a_session_that_only_replayed_lends_no_processors(made_up: Analysis) -> 
     assert [reason.partition(":")[0] for reason in found] == ["the clock ran slow"]
 
 
+@pytest.mark.slow
 def test_a_replay_may_run_newer_software(made_up: Analysis) -> None:
     """It measures nothing; two versions that did are a reason, and so is code of the replay that is in no commit."""
     newer: dict[str, object] = {"code": "0", "packages": {"torch": "3.0.0"}}

@@ -130,6 +130,7 @@ def test_no_crossing_in_the_range_is_reported() -> None:
     assert (found.rate_bps, found.faster_throughout, found.sure) == (None, "light", True)
 
 
+@pytest.mark.slow
 def test_most_users_of_a_server_without_randomness() -> None:
     """Users whose requests coincide wait for those before them: with 0.1 s each, five stay within 0.5 s."""
     profile = profile_of([0], [0.0], [0.1])

@@ -42,6 +42,7 @@ def over(path: Path, **parts: Any) -> Replay:
     return system({"kind": "trace", "path": str(path), **parts.pop("uplink", {})}, **parts)
 
 
+@pytest.mark.slow
 def test_a_recording_of_one_rate_is_that_rate(tmp_path: Path) -> None:
     """Advice over it has the mean of the constant link, and a crossing on it is that of the closed form, 160 kbit/s."""
     spec = over(trace(tmp_path, [200e3] * 4))
@@ -72,6 +73,7 @@ def test_a_crossings_interval_by_resampling_is_about_fiellers() -> None:
     assert 0.5 < widths[1] / widths[0] < 1.5
 
 
+@pytest.mark.slow
 def test_a_scaled_recording_crosses_at_the_same_mean_rate(tmp_path: Path) -> None:
     """Only the recording's shape matters: one of thrice the rates gives the same answer."""
     shape = [50e3, 400e3, 100e3, 250e3]
@@ -138,6 +140,7 @@ def test_a_link_too_slow_for_all_is_called_unstable(tmp_path: Path) -> None:
     assert max_users(profile, spec, spec.uplinks[0], limit_s=60, q=50)[0] == 0
 
 
+@pytest.mark.slow
 def test_where_neither_keeps_up_there_is_no_crossing() -> None:
     """Overloaded servers leave nothing to compare; a slow link only below its own rate."""
     one, other = (profile_of([100] * 8, [0.0] * 8, [0.65] * 8, pipeline=name) for name in ("a", "b"))

@@ -128,6 +128,7 @@ def test_a_damaged_neural_file_is_refused() -> None:
         of_body(body[:-1] + bytes([body[-1] ^ 1]))
 
 
+@pytest.mark.slow
 def test_raw_features_are_a_header_and_half_precision(models: LlavaModels, sample: Sample) -> None:
     """Sixteen bits a number, and what the header says of the picture."""
     kind = catalog.load("scheme", "raw_features", catalog.SCHEMES)

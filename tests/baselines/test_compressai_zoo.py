@@ -154,6 +154,7 @@ def test_the_catalog_has_it_and_the_label_says_that_weights_are_random() -> None
     assert ZooPoint(model="mbt2018-mean", quality=3, weights="m.safetensors").label.endswith("weights=m.safetensors")
 
 
+@pytest.mark.slow
 def test_qualities_are_compressais(compressai: ModuleType) -> None:
     """The table of qualities is that of the zoo, and models without one exist in the package."""
     from compressai.registry import MODELS as KINDS

@@ -47,6 +47,7 @@ def half_of(models: Models, **point: Any) -> device_only._Device:
     return half
 
 
+@pytest.mark.slow
 def test_the_smaller_model_answers(server_model, sample) -> None:
     """The answer is mini-nano's, from all of its tokens; every stage is the device's."""
     half = half_of(server_model)

@@ -18,6 +18,7 @@ def _layer(kind: type[Convolution], n_in: int, n_out: int, stride: int) -> Convo
     return nn.Conv2d(n_in, n_out, kernel_size=5, stride=stride, padding=2)
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from([nn.Conv2d, nn.ConvTranspose2d]),
     n_in=st.integers(1, 6),
@@ -55,6 +56,7 @@ def test_it_is_integer_arithmetic() -> None:
         assert np.array_equal(exact(x_BCHW).numpy().reshape(4, 9), expected.astype(np.float32))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 99))
 def test_the_order_of_summation_does_not_matter(seed: int) -> None:
     """Shuffled input channels give the same bits."""

@@ -110,6 +110,7 @@ def test_more_quality_is_more_bytes_and_less_error(codec: type[ImageCodec]) -> N
     assert errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.slow
 def test_more_time_finds_fewer_bytes() -> None:
     """JPEG's optimised tables and scans, AVIF's slow search: each gives a smaller file than the point without."""
     original = _picture(64, 64, 0).resize((256, 256))
@@ -124,6 +125,7 @@ _SIDE_BITS = (9, 13, 18, 30)
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 
 
+@pytest.mark.slow
 @given(st.integers(1, 2**18), st.integers(1, 2**18), st.sampled_from([None, *_RATIOS]), st.booleans())
 def test_the_size_of_a_jpeg_xl_codestream_is_in_its_first_bits(
     height: int, width: int, ratio: int | None, eighths: bool

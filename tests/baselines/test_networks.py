@@ -67,6 +67,7 @@ def lively(net: Any) -> Any:
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", OURS)
 def test_the_same_seed_draws_the_same_network(codec: str, peers: dict[str, Callable[..., Any]]) -> None:
     """Every key, shape, type and value: a training from a seed starts from the same weights."""
@@ -169,6 +170,7 @@ def test_the_bundled_weights_are_compressais_too(codec: str, peers: dict[str, Ca
         assert [[string] for string in ours.compress(picture())] == theirs.compress(picture())["strings"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", OURS)
 def test_scales_choose_the_narrowest_table_that_is_as_wide(codec: str, peers: dict[str, Callable[..., Any]]) -> None:
     """On every scale of the table, beside it, below the least, above the most, and where there is no number."""
@@ -181,6 +183,7 @@ def test_scales_choose_the_narrowest_table_that_is_as_wide(codec: str, peers: di
     assert torch.equal(mine.index(scales), peer.build_indexes(scales))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", OURS)
 def test_the_smallest_grid_is_coded(codec: str) -> None:
     """One position of z and sixteen of y: ELIC's strings then have eight symbols a channel, and z's one."""
@@ -191,6 +194,7 @@ def test_the_smallest_grid_is_coded(codec: str) -> None:
     assert len(strings) == net.n_strings == len(net.parts(1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", OURS)
 def test_every_string_has_its_entropy_model_and_count(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A string's length is checked against the model that decodes it."""

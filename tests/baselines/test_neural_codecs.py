@@ -168,6 +168,7 @@ def test_another_process_decodes_to_the_same_picture(tmp_path: Path) -> None:
             assert np.abs(np.asarray(opened, dtype=int) - pixels).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
 def test_scales_do_not_depend_on_how_they_are_computed(kind: type[NeuralCodec]) -> None:
     """Two pictures at once find the scales of each alone, to the bit: no symbol meets another table."""
@@ -219,6 +220,7 @@ def test_forged_strings_under_a_true_checksum_are_refused_or_read(kind: type[Neu
     assert decoded.size == (width, height)
 
 
+@pytest.mark.slow
 def test_a_payload_of_another_model_is_refused() -> None:
     """Another lambda, and another codec."""
     body = codec(Hyperprior, 0).encode(streets(1)[0].crop((0, 0, 64, 64)))
@@ -234,6 +236,7 @@ def test_a_picture_beyond_the_limits_is_refused(size: tuple[int, int]) -> None:
         codec(Hyperprior, 0).encode(Image.new("RGB", size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
 def test_a_payload_beyond_the_servers_limit_is_refused(kind: type[NeuralCodec]) -> None:
     """A server may lower its limit: larger pictures are refused, those within it are decoded."""
@@ -248,6 +251,7 @@ def test_a_payload_beyond_the_servers_limit_is_refused(kind: type[NeuralCodec]) 
     assert scheme.decode(body).size == (100, 80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
 def test_strings_that_do_not_fit_the_claim_are_refused_before_computing(
     kind: type[NeuralCodec], monkeypatch: pytest.MonkeyPatch

@@ -38,6 +38,7 @@ def test_the_container_costs_its_header_and_no_more(picture: CodedPicture) -> No
     assert len(pack(MODEL, picture)) == 12 + varints + sum(map(len, picture.strings))
 
 
+@pytest.mark.slow
 @given(picture=pictures, data=st.data())
 def test_damage_is_a_bitstream_error(picture: CodedPicture, data: st.DataObject) -> None:
     """Any changed byte, and any truncation."""

@@ -78,6 +78,7 @@ def test_a_checkpoint_without_tables_gets_them(kind: type[NeuralCodec], tmp_path
     assert codec.decode(codec.encode(Image.new("RGB", (70, 30), (90, 120, 40)))).size == (70, 30)
 
 
+@pytest.mark.slow
 def test_a_gaussian_without_tables_shares_those_of_another(tmp_path: Path) -> None:
     """The bundled ELIC stores them once; with a copy for every group of channels it is the same model."""
     path = _small(Elic)
@@ -130,6 +131,7 @@ def _broken(state: State, how: str) -> State:
             raise ValueError(how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [

@@ -54,6 +54,7 @@ def test_what_is_written_is_read_back(pairs: list[tuple[int, int]]) -> None:
     assert CODER.decode(string, indexes).tolist() == symbols
 
 
+@pytest.mark.slow
 @given(coded)
 def test_strings_are_compressais(compressai: ModuleType, pairs: list[tuple[int, int]]) -> None:
     """The same bytes, and each reads the other's."""
@@ -108,6 +109,7 @@ def test_a_string_is_as_long_as_its_symbols_are_unlikely(pairs: list[tuple[int, 
     assert 8 * len(string) <= bits + 0.01 + 64 + 32
 
 
+@pytest.mark.slow
 @given(coded)
 def test_a_genuine_string_passes_the_check_of_its_length(pairs: list[tuple[int, int]]) -> None:
     """However few bits its symbols take."""
@@ -131,6 +133,7 @@ def test_a_string_that_cannot_hold_so_many_symbols_is_refused() -> None:
         CODER.check(bytes(1000), 3, each_table=False)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.floats(0, 1, width=32), min_size=2, max_size=300).filter(any),
     st.sampled_from((1.0, 2.0**-15, 2.0**-18)),
@@ -151,6 +154,7 @@ def test_a_table_rises_from_0_to_the_total(pmf: list[float], scale: float) -> No
         assert np.abs(np.diff(cdf) / TOTAL - share).max() < 1e-3
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.floats(0, 1, width=32), min_size=2, max_size=300).filter(any),
     st.sampled_from((1.0, 2.0**-8, 2.0**-15)),
@@ -171,6 +175,7 @@ def test_an_invalid_distribution_is_refused(pmf: list[float]) -> None:
         quantised_cdf(pmf)
 
 
+@pytest.mark.slow
 @given(pairs=coded, data=st.data())
 def test_a_string_of_other_symbols_is_refused(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
     """A word less, a word more, a symbol more than there are; a changed byte gives other symbols or is refused."""

@@ -76,6 +76,7 @@ def test_trace_that_stops_carries_nothing_more() -> None:
     assert math.isinf(link.finish(2.0, 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(spans, starts, sizes)
 def test_finish_agrees_with_rational_integration(
@@ -86,6 +87,7 @@ def test_finish_agrees_with_rational_integration(
     assert link.finish(start_s, n_bytes) == pytest.approx(_integrated(link, start_s, n_bytes), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(spans, starts, sizes)
 def test_bytes_are_conserved(pairs: list[tuple[float, float]], start_s: float, n_bytes: int) -> None:
@@ -96,6 +98,7 @@ def test_bytes_are_conserved(pairs: list[tuple[float, float]], start_s: float, n
     assert link.bits(start_s, end_s) == pytest.approx(8 * n_bytes, rel=1e-9, abs=slack)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(spans, starts, sizes, sizes)
 def test_no_transfer_is_faster_than_the_link(
@@ -120,6 +123,7 @@ def test_offset_is_a_shift_of_time(
     assert shifted == pytest.approx(link.finish(start_s + offset_s, n_bytes) - offset_s, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_one_line_of_mahimahi_is_twelve_megabits() -> None:
     """A trace that says only 1 carries 1500 bytes every millisecond."""
     link = PacketRecording(np.array([1]), 1500, "one").channel(loop=True)
@@ -146,6 +150,7 @@ def test_packets_leave_at_the_chance_that_carries_them(times_ms: list[int], star
     assert link.finish((start_ms - 0.5) / 1000, n_bytes) == expected_ms / 1000
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(0, 10**9), st.integers(1, 200_000))
 def test_a_later_lap_is_the_first_one_later(times_ms: list[int], laps: int, n_bytes: int) -> None:

@@ -93,6 +93,7 @@ def test_chained_transfers_are_one_long_transfer(seed: int, kind: str) -> None:
     assert ends[-1] == channel.finish(1.0, int(n_bytes.sum()))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     st.integers(0, 10_000),

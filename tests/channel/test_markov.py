@@ -18,6 +18,7 @@ def _recorded(chain: Chain, seed: int, duration_s: float) -> RateRecording:
     return RateRecording(pieces.at_s, pieces.rate_bps, "drawn")
 
 
+@pytest.mark.slow
 def test_gilbert_elliott_spends_its_time_by_its_holding_times() -> None:
     """The long-run rate is the mean of both, weighted by how long each lasts, in theory and in a realisation."""
     expected = (2e6 * 4 + 1e5 * 0.5) / 4.5

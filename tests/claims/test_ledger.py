@@ -76,6 +76,7 @@ def _altered(run: Analysis, table: str, column: str, pipeline: str, change: Call
     return Analysis(dataclasses.replace(run.record, **{table: rows}))
 
 
+@pytest.mark.slow
 def test_intervals_of_times_are_wider_where_timing_stopped_early(full: Analysis) -> None:
     """Those of bytes are not: they do not depend on which pictures were timed."""
     measure = {**full.manifest.scenario["measure"], "precision": 0.05}
@@ -175,6 +176,7 @@ def test_altered_times_flip_a_verdict(full: Analysis) -> None:
     assert gain[0].estimate.high < 1
 
 
+@pytest.mark.slow
 def test_altered_answers_flip_a_verdict(full: Analysis) -> None:
     """Raw features keep four fifths of the score; with three of four answers wrong they do not."""
     claims = _claims({"metric": "score_share", "of": "raw_features", "at": {"merge_to": 0.044}, "above": 0.8})
@@ -210,6 +212,7 @@ def test_a_stand_in_reproduces_nothing(full: Analysis, standing: Analysis) -> No
     assert "full-size" in entries[3].why
 
 
+@pytest.mark.slow
 def test_an_invalid_run_shows_no_time_and_its_bytes_where_these_are_beyond_doubt(full: Analysis) -> None:
     """A disturbed run keeps its answers; with code that cannot be restored nothing counts."""
     timed = {"metric": "latency_ratio", "of": "tofc", "over": "raw_features", "below": 1}
@@ -223,6 +226,7 @@ def test_an_invalid_run_shows_no_time_and_its_bytes_where_these_are_beyond_doubt
     assert entry.verdict is Verdict.NOT_TESTABLE
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(full: Analysis) -> None:
     """A run of another backbone, a scheme that did not run, a metric of which there are no rows."""
     claims = _claims(
@@ -251,6 +255,7 @@ def test_rows_that_contradict_each_other_leave_the_other_claims(full: Analysis) 
     assert first.why
 
 
+@pytest.mark.slow
 def test_every_test_of_a_claim_has_to_hold(full: Analysis) -> None:
     """One that is refuted refutes it; one that does not decide is shown separately."""
     yes = {"metric": "score_share", "of": "raw_features", "above": 0.7}
@@ -266,6 +271,7 @@ def test_every_test_of_a_claim_has_to_hold(full: Analysis) -> None:
     assert verdict(yes, {**no, "decides": False}) is Verdict.REPRODUCED
 
 
+@pytest.mark.slow
 def test_a_run_at_full_size_is_preferred_to_a_stand_in_whatever_they_found(full: Analysis, standing: Analysis) -> None:
     """The order in which they are given does not matter."""
     claims = _claims({"metric": "score_share", "of": "raw_features", "above": 0.8})
@@ -309,6 +315,7 @@ def test_operations_and_memory_of_halves_are_those_of_the_rows(full: Analysis) -
     assert (entry.verdict, entry.tested[0].source) == (Verdict.HOLDS, "estimated")
 
 
+@pytest.mark.slow
 def test_what_a_codecs_training_recorded_is_its_manifests(
     full: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +348,7 @@ def test_what_a_codecs_training_recorded_is_its_manifests(
     assert used[0].estimate.value == sum(n > 0 for n in held_out["rows"][0]["expert_use"]) / 16
 
 
+@pytest.mark.slow
 def test_illustrations_of_a_run_are_preferred_to_what_a_training_recorded(full: Analysis, tmp_path: Path) -> None:
     """Where the bits of pictures went, and under which density their features are likelier."""
 
@@ -368,6 +376,7 @@ def test_illustrations_of_a_run_are_preferred_to_what_a_training_recorded(full: 
     assert "harness illustrate" in ledger.entries(claims, [full])[0].why
 
 
+@pytest.mark.slow
 def test_other_numbers_of_neighbours_are_compared_with_five(full: Analysis) -> None:
     """Points that differ in K alone; the score of one is over that of the other."""
     labels = list(full.manifest.points["tofc"])
@@ -378,6 +387,7 @@ def test_other_numbers_of_neighbours_are_compared_with_five(full: Analysis) -> N
     assert [item.estimate.value for item in found] == pytest.approx([score / scores[0] for score in scores[1:]])
 
 
+@pytest.mark.slow
 def test_a_number_of_one_study_is_divided_by_that_of_another(full: Analysis) -> None:
     """The share of visual tokens, exact in both; two intervals are combined in their logarithms."""
     studies = {**STUDIES, "other": {"benchmarks": "MME", "backbone": "llava-1.5-7b"}}
@@ -406,6 +416,7 @@ def test_counts_of_the_architecture_need_no_run() -> None:
     assert abs(nine.tested[0].items[0].estimate.value - 300e6) < 10e6
 
 
+@pytest.mark.slow
 def test_all_forms_agree(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
     """A terminal, Markdown and JSON: every claim with its verdict, and the summary line; names are text."""
     path = tmp_path / "mine.yaml"

@@ -126,6 +126,7 @@ def test_a_claim_of_one_scheme_against_another_has_a_direction(
     assert (None if found is None else (found.relation, getattr(found, found.relation))) == side
 
 
+@pytest.mark.slow
 def test_a_true_claim_is_refuted_once_in_twenty_at_most() -> None:
     """Seeded: of nine ratios with intervals at 1 - 0.05 / 9 none lies off the truth in 95 of 100 studies, at least.
 

@@ -90,6 +90,7 @@ def test_a_sweep_writes_what_the_files_ending_says(harness: Run, tmp_path: Path,
     assert [file.name for file in (tmp_path / "new").iterdir()] == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -155,6 +156,7 @@ def test_a_length_of_nothing_is_refused(harness: Run, tmp_path: Path, seconds: s
     assert harness("trace", "fit", "a.parquet", "--out", "a.json", "--step", seconds)[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", ".", "..", "../../x", "a/b", "/x", ".hidden", "-x", " ", "a\nb", "n" * 300])
 def test_a_runs_name_is_that_of_a_folder(harness: Run, name: str) -> None:
     """Every command that takes one refuses a path, before it looks at its inputs."""
@@ -198,6 +200,7 @@ def test_an_option_is_named_as_it_is_written(harness: Run) -> None:
         assert f"'{option}'" in err
 
 
+@pytest.mark.slow
 def test_units_are_the_same_everywhere(harness: Run, tmp_path: Path) -> None:
     """--unit accepts what --rate accepts."""
     (tmp_path / "a.csv").write_text("time_s,up\n0,5\n1,5\n")
@@ -207,6 +210,7 @@ def test_units_are_the_same_everywhere(harness: Run, tmp_path: Path) -> None:
         assert "no such folder" in harness("advise", "none", "--rate", f"5 {unit}", "--deadline", "1s")[2]
 
 
+@pytest.mark.slow
 def test_what_was_done_to_a_trace_is_reported(harness: Run, tmp_path: Path) -> None:
     """At the import, and whenever the recording is shown."""
     (tmp_path / "a.up").write_text("1700000000000\n1700000000012\n")

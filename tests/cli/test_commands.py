@@ -24,6 +24,7 @@ SCENARIOS = ROOT / "scenarios"
 Run = Callable[..., tuple[int, str, str]]
 
 
+@pytest.mark.slow
 def test_a_right_scenario_is_described_in_a_line(harness: Run) -> None:
     """Name, hash, and how much work it is."""
     status, out, err = harness("check", *SCENARIOS.glob("*.yaml"))
@@ -33,6 +34,7 @@ def test_a_right_scenario_is_described_in_a_line(harness: Run) -> None:
     assert "operating points" in out
 
 
+@pytest.mark.slow
 def test_the_points_that_a_check_counts_are_those_that_run(harness: Run) -> None:
     """If a stand-in of the backbone runs, its points are counted, not the wanted ones."""
     path = SCENARIOS / "realworldqa_lowrate.yaml"
@@ -62,6 +64,7 @@ def test_a_folder_of_scenarios_is_no_scenario(harness: Run) -> None:
     assert harness("check", SCENARIOS) == (2, "", said)
 
 
+@pytest.mark.slow
 def test_a_value_on_the_command_line_makes_another_scenario(harness: Run) -> None:
     """Its hash differs, and so does the folder of its run."""
     smoke = SCENARIOS / "smoke.yaml"
@@ -155,6 +158,7 @@ def _broken_manifest(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [_absent, _file, _strangers_folder, _broken_manifest])
 @pytest.mark.parametrize("command", ["plot", "show"])
 def test_what_is_not_a_run_is_refused_in_a_sentence(
@@ -171,6 +175,7 @@ def test_what_is_not_a_run_is_refused_in_a_sentence(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["run"], ["frobnicate"], ["check", "--strict"]])
 def test_a_wrong_command_line_exits_2(harness: Run, arguments: Sequence[str]) -> None:
     """Typer's usage errors have the same exit status."""
@@ -198,6 +203,7 @@ def _examples(command: Any) -> list[str]:
     return [line[4:] for line in inspect.cleandoc(command.help or "").splitlines() if line.startswith("    ")]
 
 
+@pytest.mark.slow
 def test_examples_can_be_pasted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """No example of any command's help is wrapped at 80 columns; each, with its lines joined, is a command line."""
     monkeypatch.setenv("COLUMNS", "80")
@@ -224,6 +230,7 @@ def test_examples_can_be_pasted(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert n > 40
 
 
+@pytest.mark.slow
 def test_no_word_of_a_help_is_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """At 60 columns every name, value and example of an option is whole."""
     monkeypatch.setenv("COLUMNS", "60")
@@ -237,6 +244,7 @@ def test_no_word_of_a_help_is_cut(capsys: pytest.CaptureFixture[str], monkeypatc
     assert not cut
 
 
+@pytest.mark.slow
 def test_help_teaches_with_an_example(harness: Run) -> None:
     """The command's own help names every command, and each has help of its own."""
     status, out, _ = harness("--help")

@@ -49,6 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_status_is_the_verdict(harness: Harness, runs: Path) -> None:
     """0 where nothing regressed, 1 for one byte, 2 for a run that cannot be compared, each with its sentence."""
     status, out, _ = harness("compare", runs / "reference", runs / "same")
@@ -77,6 +78,7 @@ def test_an_invalid_run_is_noted(harness: Harness, runs: Path) -> None:
     assert (status, said in json.loads(out)["runs"][0]["notes"]) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_limit_lets_a_byte_pass(harness: Harness, runs: Path) -> None:
     """``bytes>1%`` is a limit of means; a limit of a time is not accepted here."""
     assert harness("compare", runs / "reference", runs / "byte", "--fail-if", "bytes>1%")[0] == 0
@@ -103,6 +105,7 @@ def test_markdown_and_json_agree(harness: Harness, runs: Path) -> None:
     assert "| tonight | bytes | 1,440 | 1 | differs: FAILS |" in text
 
 
+@pytest.mark.slow
 def test_what_is_not_a_run_is_reported(harness: Harness, runs: Path) -> None:
     """A folder without runs, a name that the reference lacks, one argument of two."""
     assert harness("compare", runs / "made", runs)[0] == 2
@@ -111,6 +114,7 @@ def test_what_is_not_a_run_is_reported(harness: Harness, runs: Path) -> None:
     assert harness("compare", runs / "reference")[0] == 2
 
 
+@pytest.mark.slow
 def test_reference_lists_why_each_was_made(harness: Harness, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason of the latest update, and a note for a run that is not in the history."""
     monkeypatch.setenv("COLUMNS", "120")  # The name of a machine may be long.
@@ -166,6 +170,7 @@ def test_an_update_is_made_once_and_explained_once(
     assert (tmp_path / "kept" / "smoke" / "manifest.json").stat().st_ino == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", ["device>10%,bytes>0", "bytes>0,prefill>10%"])
 def test_limits_of_both_forms_are_each_judged_where_they_can_be(harness: Harness, runs: Path, limits: str) -> None:
     """Two runs are judged by their bytes, and the time is named as left to ``--against``."""

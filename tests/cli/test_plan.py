@@ -41,6 +41,7 @@ def test_a_plan_is_of_a_runs_own_variances(made_up: Analysis) -> None:
     assert fine.loc[~some, ["pictures_low", "pictures_high", "pictures_high_same_drift"]].isna().all(axis=None)
 
 
+@pytest.mark.slow
 def test_a_plan_is_printed_for_a_run_and_for_a_scenario(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
     """A line for each scheme; a scenario's run is searched under the results, and an absent one is reported."""
     status, out, err = harness("plan", made_up.record.folder)

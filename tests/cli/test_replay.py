@@ -45,6 +45,7 @@ def test_a_chain_is_not_fitted_to_packets(harness: Run, tmp_path: Path) -> None:
     assert harness("trace", "fit", "rates.parquet", "--out", "a.json", "--states", 2, "--step", "100 ms")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -209,6 +210,7 @@ def test_the_questions_text_is_sent_where_the_replayed_section_says_so(made_up: 
     assert made_up.profiles(question_text=False) == made_up.profiles()
 
 
+@pytest.mark.slow
 def test_a_crossing_that_pictures_leave_open_is_not_denied(harness: Run, made_up: Analysis) -> None:
     """Next to a crossing, within its interval, the means alone say who is first; one scheme twice is refused."""
     one, other = (made_up.selected_profile(name) for name in ("tofc", "jpeg"))
@@ -233,6 +235,7 @@ SWEEP = (
 )
 
 
+@pytest.mark.slow
 def test_a_sweep_reports_requests_that_were_never_answered(harness: Run, made_up: Analysis, tmp_path: Path) -> None:
     """If requests time out the median is 'never', the mean is that of answered ones, and the rows are written."""
     (tmp_path / "sweep.yaml").write_text(SWEEP)

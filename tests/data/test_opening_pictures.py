@@ -277,6 +277,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 @given(st.sampled_from(FILES), st.data())
 def test_a_damaged_file_is_a_picture_or_one_sentence(file, data) -> None:
     """Bytes overwritten, cut or inserted anywhere: no other exception, whatever Pillow raises."""

@@ -268,6 +268,7 @@ TEXTS = ["the answer is", "Cannot determine the answer", "word " * 12]
 PIECES = st.sampled_from([*"ABCDEZab", *WORDS, *TEXTS, *".,:;!*#-/_'\"()[]{}=?\n  "])
 
 
+@pytest.mark.slow
 @patient
 @given(st.lists(PIECES, max_size=9).map("".join) | st.lists(PIECES, max_size=9).map(" ".join), st.data())
 def test_any_answer_is_read_as_the_rules_are_written(answer: str, data) -> None:

@@ -97,6 +97,7 @@ def test_training_asks_one_question_of_every_category(pages) -> None:
             assert one.question.options[one.truth] == value_of(page.street, one.category)
 
 
+@pytest.mark.slow
 def test_everything_in_a_question_can_be_seen(pages) -> None:
     """Each thing of a street has pixels of its own in the label map, none hidden by another, and all of them small."""
     for page in pages[:12]:
@@ -126,6 +127,7 @@ def test_a_scene_is_drawn_the_same_again_and_differs_by_seed(pages) -> None:
     assert streetsqa.book("train", 0) != pages
 
 
+@pytest.mark.slow
 def test_the_splits_share_no_texture() -> None:
     """Every surface has families of its own in each split, and no sheet of one split is a sheet of the other."""
     for surface, families in textures.FAMILIES["train"].items():

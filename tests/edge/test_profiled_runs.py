@@ -163,6 +163,7 @@ def test_requests_are_timed_both_ways_in_each_round(fake_scenario: Path, tmp_pat
     assert "Timed as the study's requests arrive, over back to back" in harness("show", tmp_path / "fake")[1]
 
 
+@pytest.mark.slow
 def test_a_known_difference_between_the_ways_is_found(made_up, tmp_path: Path) -> None:
     """Paced requests that take 1.3 times as long, with scatter of their own, have an interval that holds 1.3."""
     found = made_up

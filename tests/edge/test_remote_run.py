@@ -212,6 +212,7 @@ def mine(fake_scenario: Path) -> Info:
     return study.describe(take_stock(load(fake_scenario)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
@@ -234,6 +235,7 @@ def test_another_web_server_is_named_as_one(mine: Info, answer: bytes, sentence:
     assert str(caught.value).endswith("; give the address at which 'harness serve' listens")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
@@ -261,6 +263,7 @@ def test_a_server_without_tls_is_named_at_once(mine: Info) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
 def test_a_proxy_with_tls_is_trusted_by_its_authority(
     mine: Info, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

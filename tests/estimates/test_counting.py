@@ -25,6 +25,7 @@ def mini() -> CountedBackbone:
     return CountedBackbone("mini-onevision")
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 def test_a_product_is_two_operations_an_element(n: int, i: int, o: int) -> None:
     """2 N I O operations; the inputs, the weights and the outputs are the bytes, without autograd as with it."""
@@ -81,6 +82,7 @@ def test_one_token_after_many_reads_the_weights_and_the_cache(mini: CountedBackb
     assert mini.generate(100, 3).operations == near.operations + far.operations
 
 
+@pytest.mark.slow
 def test_the_sevens_vision_tower_is_the_published_one() -> None:
     """26 layers of 4 D^2 + 2 D F weights on 729 features, their attention, and the embedding of 14 x 14 pixels."""
     s, d, f, layers = 729, 1152, 4304, 26
@@ -99,6 +101,7 @@ def test_each_feature_is_coded_by_one_entropy_model() -> None:
     assert sixteen.operations - one.operations == 2 * n * (d * 16 + 16 * 16)
 
 
+@pytest.mark.slow
 def test_a_quantised_model_reads_four_bits_for_sixteen() -> None:
     """A quantised model's linear layers lose three quarters of their bytes, less their scales, and no operation."""
     shape = {

@@ -255,6 +255,7 @@ def test_the_papers_projection_names_its_sources() -> None:
     assert inferred.rate_bps == pytest.approx(8 * 886_000 / 1.8, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_its_operations_are_called_estimated(ran: tuple[Projection, Path]) -> None:
     """The table says so, and each filled bar of the figure is hatched."""
     found = Analysis.read(ran[1])

@@ -80,6 +80,7 @@ def test_lora_is_where_the_paper_has_it() -> None:
     assert torch.equal(backbone.project(plain.encode(TILES)), plain.project(plain.encode(TILES)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [True, False], ids=["merged copy", "shared weights"])
 def test_a_trained_adapter_is_loaded_and_the_backbone_is_unchanged(
     models: LlavaModels, trained: tuple[OneVision, Path], small: bool, monkeypatch: pytest.MonkeyPatch
@@ -102,6 +103,7 @@ def test_a_trained_adapter_is_loaded_and_the_backbone_is_unchanged(
         assert torch.equal(models.language().project(x_PVD), plain.project(x_PVD))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_merged_is_pefts_merge_and_unload_to_the_bit(part: Part, trained: tuple[OneVision, Path]) -> None:
     """Every weight of the copy is the one that peft's merged model has; the original keeps its own."""
@@ -117,6 +119,7 @@ def test_merged_is_pefts_merge_and_unload_to_the_bit(part: Part, trained: tuple[
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_an_adapter_beside_weights_computes_as_pefts_does(part: Part, trained: tuple[OneVision, Path]) -> None:
     """While it is on, a part computes what peft's unmerged model does, up to rounding; off, what it did before."""
@@ -133,6 +136,7 @@ def test_an_adapter_beside_weights_computes_as_pefts_does(part: Part, trained: t
     assert torch.equal(run(part, module), plain)
 
 
+@pytest.mark.slow
 def test_adapters_beside_the_same_weights_do_not_disturb_each_other(
     models: LlavaModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +175,7 @@ def test_an_adapter_of_more_layers_is_refused(
         other.vision(trained[1])
 
 
+@pytest.mark.slow
 def test_damaged_and_pickled_adapters_are_refused(models: LlavaModels, trained: tuple[OneVision, Path]) -> None:
     """Only complete safetensors files are read."""
     weights = trained[1] / "adapter_model.safetensors"
@@ -186,6 +191,7 @@ def test_damaged_and_pickled_adapters_are_refused(models: LlavaModels, trained: 
             side(trained[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["vision_tower", "language_model", "multi_modal_projector"])
 def test_a_weight_that_is_missing_is_named(models: LlavaModels, trained: tuple[OneVision, Path], part: str) -> None:
     """An adapter without one of its tensors is not loaded in part."""
@@ -230,6 +236,7 @@ def test_what_is_more_than_a_plain_lora_is_refused(
         assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[]", "{", '{"peft_type": ' + "[" * 100_000], ids=["list", "cut", "deep"])
 def test_a_damaged_adapter_config_is_refused(models: LlavaModels, trained: tuple[OneVision, Path], text: str) -> None:
     """JSON of another kind, cut off, or too deep."""

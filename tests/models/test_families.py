@@ -83,6 +83,7 @@ def test_tofc_answers_from_a_stream(models, width, height):
     assert n_patches <= limits.max_patches
 
 
+@pytest.mark.slow
 def test_areas_are_drawn_where_the_patch_is_the_padded_picture(models):
     """Merged areas are shown over the picture padded to a square, or not at all."""
     vision = models.vision()
@@ -94,6 +95,7 @@ def test_areas_are_drawn_where_the_patch_is_the_padded_picture(models):
     )
 
 
+@pytest.mark.slow
 def test_a_device_half_reads_the_tower_alone(models, monkeypatch):
     """A device that runs TOFC's vision side needs no other tensor; the next picture needs none at all."""
     fresh = type(models)(models.family, models.name, weights=models.folder)

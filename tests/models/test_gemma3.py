@@ -51,6 +51,7 @@ def prepared(backbone, images, text):
     return {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids", "pixel_values")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(40, 30), (32, 32), (30, 200)])
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_logits_are_transformers_own(tiny, kind, size):
@@ -118,6 +119,7 @@ def test_the_whole_answer_is_transformers_own(tiny):
     assert said(tiny, tiny.project_all(tiny.encode(tiles), tiles.layout), question) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tile", "patch", "width", "tokens"), [(896, 14, 8, 256), (32, 4, 32, 64)])
 def test_features_are_what_the_projector_norms(tile, patch, width, tokens):
     """The cut is after the pooling: 256 means of 4 x 4 positions on the real one's picture of 896 px."""

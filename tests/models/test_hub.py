@@ -155,6 +155,7 @@ def located() -> Path:
     return files.locate(NAME, files.SOURCES[NAME])
 
 
+@pytest.mark.slow
 def test_what_is_fetched_is_found_by_scenarios(server: Server) -> None:
     """JSON and the index's safetensors of one commit, without pickles or duplicate weights."""
     told: list[tuple[int, int | None]] = []
@@ -175,6 +176,7 @@ def test_what_is_fetched_is_found_by_scenarios(server: Server) -> None:
     assert server.asked == []
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_resumed_in_the_middle_of_a_file(server: Server) -> None:
     """By itself, with a range from where it was."""
     server.cut_after = 150_000
@@ -183,6 +185,7 @@ def test_a_lost_connection_is_resumed_in_the_middle_of_a_file(server: Server) ->
     assert spans == [None, "bytes=150000-"] * len(SHARDS)
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_is_resumed_and_was_never_visible(server: Server) -> None:
     """No scenario finds a part of a checkpoint; the command repeated requests only what is missing."""
     first, second, _ = SHARDS
@@ -221,6 +224,7 @@ def test_another_file_than_the_published_one_is_refused(server: Server, name: st
     assert get() == located()
 
 
+@pytest.mark.slow
 def test_a_commit_stays_until_another_is_fetched(server: Server) -> None:
     """What runs does not change when the repository does, nor when another client moves main; files are shared."""
     server.commits[NEWER] = {**server.commits[COMMIT], "config.json": b'{"model_type": "llava_onevision", "new": 1}'}
@@ -238,6 +242,7 @@ def test_a_commit_stays_until_another_is_fetched(server: Server) -> None:
     assert server.asked == []
 
 
+@pytest.mark.slow
 def test_a_partial_download_of_another_client_is_completed(server: Server) -> None:
     """A snapshot that lacks a file is not taken for a checkpoint, and the error says how to get the rest."""
     folder = get()
@@ -321,6 +326,7 @@ def test_an_empty_revision_is_not_main(server: Server, revision: str) -> None:
     assert not server.asked
 
 
+@pytest.mark.slow
 def test_a_token_is_sent_only_to_the_hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host that files are redirected to does not see it."""
     monkeypatch.setenv("HF_TOKEN", "hf_of_mine")
@@ -344,6 +350,7 @@ def test_a_fetched_checkpoint_loads(server: Server, tmp_path: Path) -> None:
     assert models.vision().feature_dim == backbone.feature_dim
 
 
+@pytest.mark.slow
 def test_the_command_fetches_and_lists(
     harness: Callable[..., tuple[int, str, str]], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +382,7 @@ def test_a_terminal_has_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_damaged_index_does_not_hide_the_other_models(
     server: Server, harness: Callable[..., tuple[int, str, str]]
 ) -> None:

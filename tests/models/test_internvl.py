@@ -61,6 +61,7 @@ def prepared(backbone, image, text):
     return {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "n_patches"), [(40, 40, 1), (40, 30, 13), (66, 33, 3), (16, 200, 13)])
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_logits_are_transformers_own(tiny, kind, width, height, n_patches):
@@ -96,6 +97,7 @@ def test_the_whole_answer_is_transformers_own(tiny):
     assert said(tiny, tiny.project_all(tiny.encode(tiles), tiles.layout), question) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tile", "patch", "width", "vision"),
     [(448, 14, 16, {}), (32, 4, 32, {"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False})],

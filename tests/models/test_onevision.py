@@ -109,6 +109,7 @@ def test_the_whole_answer_is_transformers_own(build) -> None:
     assert said(backbone, tokens_TH, CHOICE) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("question", [CHOICE, YES_NO])
 def test_prefill_and_generate_are_greedy_generation(build, seed: int, question) -> None:
@@ -147,6 +148,7 @@ def test_where_an_answer_ends(build) -> None:
         assert (stopped.answer_ids, stopped.n_written) == (before, len(before) + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("declared", "ids"), [(7, {7}), ([7, 8], {7, 8}), (None, set())])
 def test_stop_tokens_are_the_templates_and_the_checkpoints(folder, declared, ids) -> None:
     """Whatever end the checkpoint declares counts beside the template's, for a language side and for a whole model."""

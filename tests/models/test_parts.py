@@ -107,6 +107,7 @@ def test_the_parts_together_are_the_whole(tmp_path: Path, family: str) -> None:
         assert backbone.fingerprints()[part] == models.fingerprint(part) == checkpoint.fingerprint(models._module(part))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fingerprint_is_of_weights_and_not_of_files(tmp_path: Path, family: str) -> None:
     """Old or new names, shards or one file: the same; another weight in a part changes that part's alone."""
@@ -149,6 +150,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_vision_side_reads_the_tower_alone(tmp_path: Path, family: str, opened: dict[str, set[str]]) -> None:
     """Every tensor of the tower and none of the others; shards without one may be absent, or no safetensors at all."""
@@ -356,6 +358,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", HEADERS)
 def test_a_damaged_header_is_one_sentence(tmp_path: Path, header: str) -> None:
     """For reading a part and for its fingerprint alike."""
@@ -368,6 +371,7 @@ def test_a_damaged_header_is_one_sentence(tmp_path: Path, header: str) -> None:
             use()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float64, torch.float8_e4m3fn])
 def test_weights_of_another_kind_of_number_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     """Quantised tensors that the config does not mention, and doubles: by the tensor's name."""
@@ -404,6 +408,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_smaller_model_behind_the_same_tower_reuses_the_features(encoded: list[int]) -> None:
     """The features are equal to the bit and computed once; behind another tower, or alone, they are computed again."""
     image = Image.new("RGB", (200, 150), "red")
@@ -421,6 +426,7 @@ def test_a_smaller_model_behind_the_same_tower_reuses_the_features(encoded: list
     assert len(encoded) == 1
 
 
+@pytest.mark.slow
 def test_features_of_one_point_are_reused_by_the_next(encoded: list[int]) -> None:
     """In a pass that only needs answers a picture is encoded once, to the same features; elsewhere every time."""
     vision = onevision.load("mini-onevision").vision()

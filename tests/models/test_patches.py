@@ -77,6 +77,7 @@ def test_a_config_is_read_as_its_family_writes_it(tmp_path):
     assert features_of("gemma-3-4b", str(tmp_path / "gemma3")) == 1024
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(SIZES, SIZES, st.sampled_from([32, 448]), st.sampled_from([(1, 12), (1, 6), (2, 9), (1, 1)]))
 def test_the_closest_grid_is_the_processors(width, height, patch, tiles):
@@ -115,6 +116,7 @@ def test_a_model_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch: 
         patches_of(100, 100, "llava-1.5-7b", None)
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported() -> None:
     """Counting patches imports no torch."""
     code = (

@@ -1,5 +1,6 @@
 """The tokenizer of random weights."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ patient = settings(max_examples=100, deadline=None, suppress_health_check=[Healt
 PIECES = PieceTokenizer(152_000)
 
 
+@pytest.mark.slow
 @patient
 @given(st.text(max_size=60))
 def test_ids_are_in_the_vocabulary_and_repeatable(text: str) -> None:

@@ -138,6 +138,7 @@ def test_stopped_training_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 @given(step=st.integers(0, 50))
 def test_patches_depend_on_the_seed_and_the_step_alone(step: int) -> None:
     """Resumed training gets the patches that uninterrupted training would."""
@@ -161,6 +162,7 @@ def _wheel(path: Path, content: dict[str, Image.Image]) -> dict[str, str]:
     return digests
 
 
+@pytest.mark.slow
 def test_half_of_the_training_pictures_are_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """They come from wheels, grey ones too, and from 512 px on at half their size as well."""
     photographs = {

@@ -112,12 +112,14 @@ def coverage(deviation: float, studies: int, seeds: Sequence[int] = (3, 3, 1)) -
     return [float(share) for share in covered / studies]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.002, 0.009])
 def test_intervals_cover_where_the_curve_is_one_training_a_point(deviation: float) -> None:
     """Of 200 studies at least 91 %, two standard errors below 95 %, of groups of three seeds and of one."""
     assert min(coverage(deviation, 200)) >= 0.91
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of_pictures", "of_seeds", "of_rest"), [(1, 0, 0.3), (1, 0.1, 0.3), (0.2, 0.3, 1), (0, 1, 0)])
 def test_intervals_over_pictures_and_seeds_cover(of_pictures: float, of_seeds: float, of_rest: float) -> None:
     """Of 1,000 comparisons of three seeds 95 % hold the truth, and up to 99 % where both parts weigh as much."""
@@ -129,6 +131,7 @@ def test_intervals_over_pictures_and_seeds_cover(of_pictures: float, of_seeds: f
     assert 930 <= covered <= 990
 
 
+@pytest.mark.slow
 def test_intervals_at_equal_bytes_cover() -> None:
     """With bytes and D that scatter over pictures, and a place on the curve that is only estimated."""
     rng, covered = np.random.default_rng(7), 0
@@ -183,6 +186,7 @@ def codec_folder(folder: Path, **changed: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_folder_is_read_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter alone, no folder, other weights, training's own pages and another backbone: one sentence, no row."""
     monkeypatch.setattr(codecs, "measured", lambda *_: pytest.fail("a folder was measured"))
@@ -230,6 +234,7 @@ def test_a_folder_in_both_groups_is_in_both(
     assert lines[-1] == "| mini_onevision, lambda 0.1 | 3 | 105 | +0.0000 | +0.0000 to +0.0000, over pages alone | 1 |"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -264,6 +269,7 @@ def test_streams_are_those_of_the_scheme() -> None:
         assert sum(of_clusters.expert_use) == y_PCD.shape[0] * y_PCD.shape[1]
 
 
+@pytest.mark.slow
 def test_a_saved_row_is_not_measured_again(tmp_path: Path) -> None:
     """What was written is read as it was; the digest is of the folder's files, the backbone and the pages."""
     rows = (row(3, [(90, 0.4), (120, 0.6)]),)

@@ -28,6 +28,7 @@ def teacher():
     return onevision.load("mini-onevision").backbone()
 
 
+@pytest.mark.slow
 def test_its_language_model_computes_as_its_teachers(fresh, teacher):
     """With the biases that Qwen2 lacks at zero the Llama computes the same, to the bit; so does the projector."""
     mini_llava15.begin_with(fresh, teacher)
@@ -61,6 +62,7 @@ def test_its_tower_sees_nearly_as_its_teachers(fresh, teacher):
     assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.3)
 
 
+@pytest.mark.slow
 def test_the_prompts_words_are_tokens(fresh):
     """The fixed part of LLaVA-1.5's prompt is two tokens before the picture, and an instruction is one after it."""
     question = streetsqa.book("train", 1)[0].questions[0].question
@@ -72,6 +74,7 @@ def test_the_prompts_words_are_tokens(fresh):
     assert fresh.tokenizer.decode(ids, skip_special_tokens=False) == suffix
 
 
+@pytest.mark.slow
 def test_a_feature_of_the_padded_tile_has_the_class_of_what_it_covers():
     """A wide street lies in the middle rows; where the bus is features are the bus, everywhere else background."""
     scene = Page(Street(width_px=576, height_px=288, bus="red"), "train", ("test", 1), ()).scene()
@@ -97,6 +100,7 @@ def test_batches_show_whole_pictures_and_parts_of_them():
     assert max(of_batch) == 1
 
 
+@pytest.mark.slow
 def test_scaling_a_clip_tower_scales_its_features(fresh):
     """The class token's tower begins with a norm; its features still grow by the factor."""
     vision_tower = fresh.model.model.vision_tower
@@ -108,6 +112,7 @@ def test_scaling_a_clip_tower_scales_its_features(fresh):
     torch.testing.assert_close(after, before / 2, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
 
 
+@pytest.mark.slow
 def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
     """Lessons teach LLaVA-1.5's prompt: the answer is as probable in them as after the backbone's own."""
     asked = streetsqa.book("train", 3)[0].questions[0]

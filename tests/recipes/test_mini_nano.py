@@ -16,6 +16,7 @@ def trained():
     return load(mini_nano.NAME).backbone()
 
 
+@pytest.mark.slow
 def test_its_language_model_is_a_fraction_of_the_larger_ones():
     """Tower, tiling and vocabulary are mini-onevision's; less than a fifth of its language model's weights."""
     ours, theirs = mini_nano.untrained(), mini_onevision.untrained()
@@ -26,6 +27,7 @@ def test_its_language_model_is_a_fraction_of_the_larger_ones():
     assert sizes[0] < sizes[1] / 5
 
 
+@pytest.mark.slow
 def test_the_text_stages_teach_it(tmp_path, monkeypatch):
     """A few steps of each of the text stages change the language model and nothing else."""
     monkeypatch.setattr(mini_nano, "LOOKUP_STEPS", 2)
@@ -42,6 +44,7 @@ def test_the_text_stages_teach_it(tmp_path, monkeypatch):
     assert changed == {"language_model"}
 
 
+@pytest.mark.slow
 def test_the_stored_weights_are_small_and_share_the_tower(trained):
     """The file is small enough for the repository; its features are mini-onevision's, up to half precision."""
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 6e6

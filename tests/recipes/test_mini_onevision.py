@@ -34,6 +34,7 @@ def fresh():
     return mini_onevision.untrained()
 
 
+@pytest.mark.slow
 def test_the_stored_weights_have_the_recipes_architecture(trained):
     """Config and vocabulary are those of the recipe, and the file is small enough to be in the repository."""
     ours, theirs = mini_onevision.config(), trained.model.config
@@ -77,6 +78,7 @@ def test_a_features_class_is_the_thing_that_it_covers():
     assert covered <= (seen_PV[1:] > 0).sum() <= 4 * covered + 12
 
 
+@pytest.mark.slow
 def test_scaling_the_tower_scales_its_features_and_nothing_else(fresh):
     """All that is added to the residual stream grows by the factor, so the features do."""
     vision_tower = fresh.model.model.vision_tower
@@ -103,6 +105,7 @@ def test_packed_questions_are_answered_as_if_asked_alone(fresh):
     assert float(mixed) == pytest.approx((len(asked) * float(packed) + float(short)) / (len(asked) + 1), rel=5e-3)
 
 
+@pytest.mark.slow
 def test_the_packed_loss_is_that_of_the_backbones_own_prompt(fresh):
     """The first answer token's probability is the one that the backbone's prefill gives it."""
     asked = streetsqa.book("train", 3)[0].questions[0]
@@ -194,6 +197,7 @@ def test_pictures_in_words_hold_everything_that_stands_in_the_street():
         assert int((rows.norm(dim=1) > 1).sum()) == len(named)
 
 
+@pytest.mark.slow
 def test_a_line_of_lookups_is_right_about_everything_seen():
     """A value is followed by its option's letter, or by whether it is the value that the question names."""
     tokenizer = make_tokenizer()
@@ -223,6 +227,7 @@ def test_a_line_of_lookups_is_right_about_everything_seen():
     assert kinds == {True, False}
 
 
+@pytest.mark.slow
 def test_merged_features_are_cached_once(fresh, tmp_path, monkeypatch):
     """A book's pictures are encoded and merged into one file, which the next run reads."""
     pages = streetsqa.book("train", 0)[:2]

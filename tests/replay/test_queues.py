@@ -38,6 +38,7 @@ def _server_system(service_s: np.ndarray, rho: float, servers: int = 1, n: int =
     return profile, spec_of(arrivals={"kind": "poisson", "rate": f"{rate} /s"}, requests=n, servers=servers)
 
 
+@pytest.mark.slow
 def test_md1_wait_at_the_uplink() -> None:
     """M/D/1: equal payloads that arrive at random wait rho / (2 mu (1 - rho)) for the link."""
     rho, seconds = 0.7, 0.04
@@ -50,6 +51,7 @@ def test_md1_wait_at_the_uplink() -> None:
     _within(profile, spec, "device_done_s", "sent_s", seconds, rho * seconds / (2 * (1 - rho)))
 
 
+@pytest.mark.slow
 def test_md1_wait_at_an_uplink_that_many_users_share() -> None:
     """Twenty users' requests at one first-come-first-served link are one Poisson stream."""
     rho, seconds = 0.6, 0.04
@@ -76,6 +78,7 @@ def test_mg1_wait_at_the_server(service_s: np.ndarray) -> None:
     _within(profile, spec, "delivered_s", "server_begun_s", 0.0, float(expected_s))
 
 
+@pytest.mark.slow
 def test_mm1_wait_at_the_device() -> None:
     """M/M/1: a device is a queue too, with mean wait rho / (mu - lambda)."""
     rho = 0.5
@@ -118,6 +121,7 @@ def test_processor_sharing_depends_on_the_mean_alone(payload: np.ndarray) -> Non
     _within(profile, spec, "device_done_s", "sent_s", 0.0, seconds / (1 - rho))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("users", "expected_hz"), [(1, 1 / 1.5), (3, 3 / 1.5), (4, 2.0), (12, 2.0)])
 def test_closed_loop_throughput(users: int, expected_hz: float) -> None:
     """N users of think time Z: X = N / (D + Z) until the server, 0.5 s a request, is the bottleneck: X = 1 / 0.5."""
@@ -128,6 +132,7 @@ def test_closed_loop_throughput(users: int, expected_hz: float) -> None:
     assert (len(middle) - 1) / (middle[-1] - middle[0]) == pytest.approx(expected_hz, rel=0.02)
 
 
+@pytest.mark.slow
 def test_littles_law_holds() -> None:
     """The mean number of requests in the system is their rate times their mean stay."""
     profile, spec = _server_system(EXPONENTIAL_S, 0.7, servers=2, n=30_000)

@@ -112,6 +112,7 @@ def test_simulators_agree_on_random_systems(seed: int, users: int, servers: int,
     assert _largest_difference(one, other) <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulator", ["simpy", "vector"])
 @pytest.mark.parametrize("sharing", ["own", "fifo", "processor"])
 @pytest.mark.parametrize("arrivals", ["poisson", "closed loop"])

@@ -203,6 +203,7 @@ def test_the_link_has_the_rate_that_was_set() -> None:
     assert slow_s / fast_s == pytest.approx(4.0, rel=0.1)
 
 
+@pytest.mark.slow
 @linked
 def test_nothing_is_left_when_the_harness_is_killed() -> None:
     """Killed while it runs, without a chance to clean up, it leaves neither processes nor namespaces."""

@@ -57,12 +57,14 @@ def drawn(made_up: Analysis) -> dict[str, Any]:
     return json.loads(chrome_trace.trace([made_up]))
 
 
+@pytest.mark.slow
 def test_a_trace_is_of_the_format(drawn: dict[str, Any]) -> None:
     """Phases, microseconds, names of processes and threads, slices that nest."""
     _check(drawn["traceEvents"])
     assert drawn["displayTimeUnit"] == "ms"
 
 
+@pytest.mark.slow
 def test_every_request_and_its_parts_are_there(made_up: Analysis, drawn: dict[str, Any]) -> None:
     """As many requests as rows of the selected points, and their parts last as long as in the rows."""
     names = {e["pid"]: e["args"]["name"] for e in drawn["traceEvents"] if e["name"] == "process_name"}
@@ -84,6 +86,7 @@ def test_every_request_and_its_parts_are_there(made_up: Analysis, drawn: dict[st
         assert abs(found - 1e6 * wanted) <= 2 * rows.num_rows
 
 
+@pytest.mark.slow
 def test_measured_stages_have_their_source(made_up: Analysis, drawn: dict[str, Any]) -> None:
     """Each stage has its measured seconds, and their source."""
     stages = [event for event in drawn["traceEvents"] if "source" in event.get("args", {})]
@@ -95,6 +98,7 @@ def test_measured_stages_have_their_source(made_up: Analysis, drawn: dict[str, A
 _GAPS = st.lists(st.floats(0, 3, allow_subnormal=False), min_size=8, max_size=8)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(_GAPS, st.integers(1, 8), st.integers(0, 1)), min_size=1, max_size=12))
 def test_requests_that_overlap_or_are_never_answered_nest_all_the_same(
     requests: list[tuple[list[float], int, int]],
@@ -119,6 +123,7 @@ def test_requests_that_overlap_or_are_never_answered_nest_all_the_same(
     assert sorted(told) == sorted(reached == 8 for _, reached, _ in requests)
 
 
+@pytest.mark.slow
 def test_a_long_run_is_cut_and_says_so(made_up: Analysis) -> None:
     """It has the earliest requests of each scheme at each uplink, and says how many there are."""
     record = made_up.record

@@ -68,6 +68,7 @@ def bars_axes(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if any(isinstance(patch, Rectangle) for patch in axes.patches)]
 
 
+@pytest.mark.slow
 def test_bars_are_the_rows(numbers: pd.DataFrame) -> None:
     """The widths drawn at each uplink are the mean seconds of device, link and server, stacked to the total."""
     panels = bars_axes(latency_bars.bars(numbers, PARTS, ABOUT))
@@ -165,6 +166,7 @@ def test_no_tick_is_so_near_to_the_end_that_labels_of_two_panels_meet(limit_s: f
     assert wide_in * (1 - last / limit_s) > 0.12
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(0.001, 100), st.floats(1, 2)), min_size=1, max_size=30))
 def test_every_bar_has_room_for_its_interval_or_is_cut(bars: list[tuple[float, float]]) -> None:
     """An axis ends beyond each interval of the bars that it does not cut, and cuts none below three medians."""
@@ -174,6 +176,7 @@ def test_every_bar_has_room_for_its_interval_or_is_cut(bars: list[tuple[float, f
     assert (values <= 3 * values.median()).sum() <= (values <= end).sum()
 
 
+@pytest.mark.slow
 def test_curves_are_the_fitted_ones(made_up: Analysis) -> None:
     """A ladder's points are marked where the rows have them; its line is its fitted curve and meets no other ladder."""
     figure, _ = gallery.chart("fig6").draw(made_up, PAGE)
@@ -198,6 +201,7 @@ def test_curves_are_the_fitted_ones(made_up: Analysis) -> None:
     assert sorted(xy_of(line)[0][0] for line in rings) == pytest.approx(sorted(selected["payload_bytes"] / 1000))
 
 
+@pytest.mark.slow
 def test_a_point_far_beyond_the_curves_is_at_the_edge(made_up: Analysis) -> None:
     """A scheme of one point that sends four times as much does not move the axis: it is at its end, with its size."""
     points = made_up.points.copy()
@@ -274,6 +278,7 @@ def test_the_papers_schemes_are_distinct_without_red_or_green() -> None:
     assert np.diff(np.sort(grey)).min() > 0.1
 
 
+@pytest.mark.slow
 def test_provenance_is_on_the_figure(made_up: Analysis) -> None:
     """Benchmark, stand-in, machines, run, verdict, scenario and commit are on the figure."""
     figure = latency_bars.bars(made_up.numbers, PARTS, of(made_up, "a subtitle", ["a note", "jpeg: as it is"]))
@@ -304,6 +309,7 @@ def test_crossings_are_those_of_the_lines() -> None:
         assert mean_s(below, rate_bps / 1.3) < mean_s(above, rate_bps / 1.3)
 
 
+@pytest.mark.slow
 def test_distributions_and_timelines_are_the_rows(made_up: Analysis) -> None:
     """The share at the last step is 1, at the slowest request; a timeline's stretches end at its request's latency."""
     _, curves = gallery.chart("ecdf").draw(made_up, PAGE)
@@ -400,6 +406,7 @@ def test_characters_that_no_font_has_are_named(harness: Callable[..., tuple[int,
     assert err == "no font on this machine has \U000f1234: the figures show boxes there; Noto Sans CJK has many\n"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_names_the_command(made_up: Analysis, tmp_path: Path) -> None:
     """Each figure that a run's rows cannot draw is refused in a sentence with a command; --all would leave it out."""
     can = gallery.names(made_up)
@@ -456,6 +463,7 @@ def test_waiting_is_a_part_of_the_bars(tmp_path: Path) -> None:
     assert widths.sum(axis=1) == pytest.approx(rows["total_mean_s"].tolist())
 
 
+@pytest.mark.slow
 def test_a_scheme_without_times_has_a_text_for_its_bar(numbers: pd.DataFrame) -> None:
     """A scheme that was not replayed, and one without answered requests, have a text instead of a bar."""
     jpeg, webp = numbers["pipeline"] == "jpeg", numbers["pipeline"] == "webp"

@@ -27,6 +27,7 @@ def shown(what: RenderableType, width: int) -> list[str]:
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS, WORDS), min_size=1, max_size=4), st.integers(40, 90))
 def test_every_cell_is_shown_whole_at_any_width(rows: list[tuple[str, str, str, str]], width: int) -> None:
     """A table or its blocks: no word is broken, and no line is longer than the terminal."""
@@ -41,6 +42,7 @@ def test_every_cell_is_shown_whole_at_any_width(rows: list[tuple[str, str, str, 
     assert {word for row in rows for word in row} <= {word for line in lines for word in line.replace(",", " ").split()}
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(LONG_WORDS, st.lists(LONG_WORDS, max_size=9), LONG_WORDS), min_size=1, max_size=3),
     st.sampled_from([60, 80]),
@@ -78,6 +80,7 @@ def test_cells_of_as_many_lines_stay_a_table_below_their_name() -> None:
     assert lines[-2:] == [["25", "KB/s", "0.381"], ["1", "MB/s", "0.122"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80])
 def test_the_closing_table_fits(made_up: Analysis, width: int) -> None:
     """Each scheme's name, bytes and mean latencies are printed unbroken."""
@@ -90,6 +93,7 @@ def test_the_closing_table_fits(made_up: Analysis, width: int) -> None:
         assert {str(row["pipeline"]), table._seconds(row["total_mean_s"])} <= words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80])
 def test_every_table_of_a_run_fits(made_up: Analysis, width: int) -> None:
     """Memory and operations, and all that ``show`` prints below the closing table."""

@@ -71,6 +71,7 @@ def parsed(two: Path) -> _Parsed:
     return _Parsed(two.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_it_is_one_small_file_that_names_no_other(two: Path, parsed: _Parsed) -> None:
     """Pictures are in it, links go within it, nothing is loaded; below 3 MB."""
     assert two.stat().st_size < page.MOST_BYTES
@@ -81,6 +82,7 @@ def test_it_is_one_small_file_that_names_no_other(two: Path, parsed: _Parsed) ->
     assert not {"link", "iframe", "object", "base", "form", "source"} & {tag for tag, _ in parsed.tags}
 
 
+@pytest.mark.slow
 def test_its_policy_admits_its_own_script_alone(two: Path, parsed: _Parsed) -> None:
     """The digest in the policy is the script's; nothing else may run or be loaded."""
     (policy,) = [str(m["content"]) for m in parsed.of("meta") if m.get("http-equiv") == "Content-Security-Policy"]
@@ -90,6 +92,7 @@ def test_its_policy_admits_its_own_script_alone(two: Path, parsed: _Parsed) -> N
     assert f"script-src 'sha256-{digest}'" in policy
 
 
+@pytest.mark.slow
 def test_a_users_names_are_text(two: Path, parsed: _Parsed) -> None:
     """A title, a stand-in, a reason and a digest that look like tags are drawn as they are."""
     assert len(parsed.of("script")) == 1
@@ -97,6 +100,7 @@ def test_a_users_names_are_text(two: Path, parsed: _Parsed) -> None:
     assert parsed.text.count(EVIL) >= 5
 
 
+@pytest.mark.slow
 def test_it_can_be_read_by_all(parsed: _Parsed) -> None:
     """A language, a text for each picture, headed columns and a caption for each table, regions with names."""
     assert parsed.of("html") == [{"lang": "en"}]
@@ -159,6 +163,7 @@ def test_figures_that_do_not_fit_are_left_out_and_named(made_up: Analysis, monke
     assert "harness plot RUN --figure" in found
 
 
+@pytest.mark.slow
 def test_an_embedded_scenario_is_the_one_that_was_run() -> None:
     """Written as a file and loaded again, every bundled scenario has the hash that it had."""
     import yaml

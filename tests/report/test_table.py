@@ -60,6 +60,7 @@ def test_the_table_has_all_labels(made_up: Analysis, shown: str) -> None:
         assert fact in words
 
 
+@pytest.mark.slow
 def test_a_replays_times_are_all_recorded(made_up: Analysis) -> None:
     """Not some of them: nothing in such a run was measured."""
     stages = made_up.record.stages
@@ -113,6 +114,7 @@ def test_a_run_in_which_nothing_reaches_is_shown(tmp_path: Path) -> None:
     assert "Nothing was timed." in (tmp_path / "comparison.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_scheme_that_was_not_replayed_does_not_fail(made_up: Analysis) -> None:
     """It has its score, and no times."""
     run = Analysis(dataclasses.replace(made_up.record, requests=made_up.record.requests.slice(0, 0)))
@@ -169,6 +171,7 @@ def test_the_comparison_has_each_part_below_the_runs_label(made_up: Analysis, tm
     assert "INVALID: throttled" in text
 
 
+@pytest.mark.slow
 def test_with_a_reference_that_scores_nothing_latency_remains(made_up: Analysis, tmp_path: Path) -> None:
     """With random weights each scheme's first point has its times, nothing claims a score, and no curve is drawn."""
     outcomes = made_up.record.outcomes.to_pandas().assign(correct=False)
@@ -186,6 +189,7 @@ def test_with_a_reference_that_scores_nothing_latency_remains(made_up: Analysis,
     assert "Equal score" not in (tmp_path / "comparison.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_verdict_is_judged_again(made_up: Analysis, tmp_path: Path) -> None:
     """A manifest that says VALID of rows that break a rule is not believed: neither above the table nor below it."""
     manifest = made_up.manifest

@@ -20,6 +20,7 @@ WORKED = ("stages", "outcomes", "requests")
 Made = Callable[..., Manifest]
 
 
+@pytest.mark.slow
 def test_reads_what_was_added(tmp_path: Path, manifest: Made, study_units: list[Work]) -> None:
     """Every row that was added is read, sorted by its keys, and only the tables and the manifest remain."""
     folder = tmp_path / "runs" / "tonight"

@@ -22,6 +22,7 @@ def _read(tmp_path: Path, text: str, users: int = 2) -> list[list[float]]:
     return [times.tolist() for times in instants(_recorded(path), users)]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3)), min_size=1, max_size=30))
 def test_every_row_is_a_request_of_its_user(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int]]

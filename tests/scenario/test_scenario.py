@@ -174,6 +174,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "sentence"), BROKEN.values(), ids=BROKEN)
 def test_a_mistake_is_one_sentence_with_file_and_place(
     written: Callable[[object], Path], content: object, sentence: str

@@ -59,6 +59,7 @@ def test_a_scalar_is_what_yaml_1_2_says(text: str, wanted: Any) -> None:
     assert type(found) is type(wanted)
 
 
+@pytest.mark.slow
 @given(plain)
 def test_what_is_written_as_json_is_read(data: Any) -> None:
     """JSON is YAML: any plain data comes back, numbers to the last bit."""
@@ -126,6 +127,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expected", FILES, ids=lambda kind: kind.what)
 def test_a_file_of_another_kind_is_one_sentence(expected: Kind) -> None:
     """With what it is and what takes it, where any other kind is expected; as its own kind it is read."""

@@ -69,6 +69,7 @@ def test_an_absent_benchmark_is_reported_before_a_run(
     assert missing(scenario) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["hyperprior", "elic"])
 def test_published_networks_are_preferred_to_bundled_ones(
     written: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codec: str

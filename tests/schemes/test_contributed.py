@@ -271,6 +271,7 @@ class Mirrored(Fake):
         return half
 
 
+@pytest.mark.slow
 def test_one_stage_name_on_both_sides_is_two_stages(tmp_path: Path, manifest) -> None:
     """A stage's side is where it was timed: rows of the same name on two sides are separate."""
     plan = plan_of(Mirrored, FakePoint())

@@ -131,6 +131,7 @@ def test_no_two_schemes_share_a_kind() -> None:
     assert len({tag(kind) for kind in [*kinds, Fake.kind]}) == len(kinds) + 1
 
 
+@pytest.mark.slow
 @given(bodies_of_payloads, st.sampled_from(["tofc", "jpeg", "fake"]), st.booleans())
 def test_what_is_packed_is_unpacked(bodies: tuple[bytes, ...], kind: str, checked: bool) -> None:
     """Packing is undone by unpacking; the envelope is 8 bytes, 12 with its checksum, and 4 for each further picture."""
@@ -141,6 +142,7 @@ def test_what_is_packed_is_unpacked(bodies: tuple[bytes, ...], kind: str, checke
     assert is_one(data)
 
 
+@pytest.mark.slow
 @given(bodies_of_payloads, st.data())
 def test_any_damage_to_a_checked_envelope_is_found(bodies: tuple[bytes, ...], data: st.DataObject) -> None:
     """One to 32 consecutive bits changed anywhere, which a CRC-32 always finds; truncations; bytes after it."""

@@ -54,6 +54,7 @@ def sample(*files, question=QUESTION):
 RED, BLUE, GREEN = file("red", (70, 40)), file("blue", (30, 30)), file("green", (30, 50))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMES)
 def test_each_picture_is_sent_as_if_it_were_alone(models, name: str) -> None:
     """The payload has the body of each picture alone, and the answer is that of their tokens in their places."""

@@ -52,6 +52,7 @@ def scenario(tmp_path: Path) -> Any:
     return written
 
 
+@pytest.mark.slow
 def test_points_at_another_n_c_are_named_before_and_in_a_run(scenario: Any) -> None:
     """By check, by the run's manifest, and so by all tables and figures; it is no stand-in, and nothing is refused."""
     said = ["n_c not trained for: tofc (1 of 2 points), jpeg (1 of 3 points)"]
@@ -241,6 +242,7 @@ def test_an_adapter_as_peft_saves_it_is_of_unknown_training(tmp_path: Path) -> N
     assert Selective.trained_n_c(NAME, FeaturePoint(codec="lambda-0.2", n_c=6)) == (6, 3)
 
 
+@pytest.mark.slow
 def test_an_older_manifest_has_no_trained_n_c(scenario: Any, tmp_path: Path) -> None:
     """Its seal covers what it has; a newer one's also covers what a point was trained for."""
     manifest = take_stock(scenario()).manifest("run", {"id": "here", "name": "here"}, [])

@@ -96,6 +96,7 @@ def logits(side: Any, half: Any, image: Image.Image, chosen: JpegPoint) -> torch
         return part.lm_head(part.model(inputs_embeds=language.prompt([tokens_TH], QUESTION)[None])[0])[0, -1]
 
 
+@pytest.mark.slow
 def test_the_decoded_picture_is_answered_by_the_adapted_model(
     models: LlavaModels, random: tuple[OneVision, Path]
 ) -> None:
@@ -113,6 +114,7 @@ def test_the_decoded_picture_is_answered_by_the_adapted_model(
     assert device.codec.encode(image) == other.codec.encode(image)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_zeros_answers_as_the_backbone_does(models: LlavaModels, tmp_path: Path) -> None:
     """Answers and logits are the same, to the bit."""
     tuned(tmp_path, 0.0)

@@ -47,6 +47,7 @@ def test_a_device_half_that_needs_no_model_loads_no_torch() -> None:
     assert loaded(DEVICE) == set()
 
 
+@pytest.mark.slow
 def test_every_point_is_checked_without_torch() -> None:
     """The parameters of every scheme of the catalog are known without what runs them."""
     code = (

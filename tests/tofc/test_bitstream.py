@@ -116,6 +116,7 @@ def with_checksum(body: bytes) -> bytes:
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(body=st.binary(max_size=60), n_h=st.integers(0, 5), n_w=st.integers(0, 5), n_clusters=st.integers(0, 9))
 def test_hostile_bodies_decode_or_are_refused(body: bytes, n_h: int, n_w: int, n_clusters: int) -> None:

@@ -28,6 +28,7 @@ def make_codec(n_experts: int = 4, seed: int = 0) -> TofcCodec:
     return codec.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_patches", "n_clusters", "grid"), [(1, 1, None), (1, 4, (0, 0)), (5, 4, (2, 2)), (60, 3, None)]
 )
@@ -78,6 +79,7 @@ def test_training_reaches_every_parameter() -> None:
     assert y_PCD.grad.abs().min() > 0
 
 
+@pytest.mark.slow
 def test_rate_falls_when_it_is_trained() -> None:
     """A few steps on the rate alone, at a fixed step of the quantiser, shorten the real stream."""
     codec, y_PCD = make_codec(), make_features()
@@ -159,6 +161,7 @@ def test_unfrozen_codecs_do_not_compress() -> None:
         codec.compress(make_features(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("features", "grid", "sentence"),
     [

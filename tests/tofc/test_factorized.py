@@ -19,6 +19,7 @@ def density() -> FactorizedDensity:
     return density
 
 
+@pytest.mark.slow
 def test_bits_are_those_of_compressai(compressai: ModuleType, density: FactorizedDensity) -> None:
     """With the same parameters compressai's EntropyBottleneck, the paper's [56], gives the same likelihoods."""
     from compressai.entropy_models import EntropyBottleneck

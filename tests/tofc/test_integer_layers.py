@@ -90,6 +90,7 @@ def test_outputs_stay_close_to_the_float_network(
     assert error_NO[usual].square().mean().sqrt() < 0.02 * float_NO[usual].std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_inputs", [517, 2048, 4096])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_sums_are_exact(n_inputs: int, sign: int) -> None:

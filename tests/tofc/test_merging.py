@@ -199,6 +199,7 @@ def test_a_blas_that_returns_garbage_is_detected(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 @given(
     values=st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=3, max_size=40),
     data=st.data(),

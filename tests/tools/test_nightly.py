@@ -58,6 +58,7 @@ def go(against: str = "") -> int:
         return nightly.night([Path("scenarios/smoke.yaml")], against, nightly.TIMED, 20, Console(file=log))
 
 
+@pytest.mark.slow
 def test_a_night_adds_to_the_history_and_the_next_is_timed_against_it(night: dict[str, Any]) -> None:
     """The first has no commit to time against; the second takes that of the first, and fails where it is slower."""
     assert go() == 0
@@ -72,6 +73,7 @@ def test_a_night_adds_to_the_history_and_the_next_is_timed_against_it(night: dic
     assert Path("history.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_a_night_that_cannot_compare_or_time_is_still_written(
     night: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +133,7 @@ def test_streams_that_decode_otherwise_are_a_regression(night: dict[str, Any]) -
     assert "- 2 of 300 streams decode otherwise" in Path("results/nightly/cccccccccccc/nightly.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "differs", "unread"),
     [

@@ -61,6 +61,7 @@ def codec() -> TofcCodec:
     return TofcCodec(CodecConfig(dim=32, n_experts=3, hidden=(32,)))
 
 
+@pytest.mark.slow
 def test_training_lowers_rate_and_distortion_of_real_streams(codec: TofcCodec) -> None:
     """After 60 steps the loss of what is really sent is well below the untrained codec's, on features not seen."""
     y_MCD = make_features(200)

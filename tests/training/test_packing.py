@@ -48,6 +48,7 @@ def picture() -> torch.Tensor:
     return torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_packed_dialogues_do_not_see_one_another(backbone: Llava, picture: torch.Tensor) -> None:
     """Together, beside a longer row and beside text alone, each has its loss alone; examples weigh the same."""
     alone = [loss(backbone, [picture], (one,)) for one in DIALOGUES]
@@ -60,6 +61,7 @@ def test_packed_dialogues_do_not_see_one_another(backbone: Llava, picture: torch
     )
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_prompt_at_inference(backbone: Llava, picture: torch.Tensor) -> None:
     """The cross entropy of the answer's tokens and its stop after the very embeddings that a request is read from."""
     question = Question(text="Is there a cat? Answer yes or no.", kind="yes_no")

@@ -29,6 +29,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_stage_says_what_is_left_out(harness: Run, write_config: Callable[..., Path]) -> None:
     """The codec alone adapts nothing; merging alone has no codec."""
     status, out, _ = harness("train", write_config(), "--stage", "codec", "--dry-run")
@@ -41,6 +42,7 @@ def test_a_dry_run_of_a_stage_says_what_is_left_out(harness: Run, write_config: 
     assert "of the reducer of qformer" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

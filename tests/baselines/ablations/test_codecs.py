@@ -108,6 +108,7 @@ def test_the_heuristics_statistics_are_maximum_likelihood() -> None:
     assert abs(np.log2(b / level_b)) <= 0.51 / laplacian.LEVELS_PER_OCTAVE
 
 
+@pytest.mark.slow
 def test_the_heuristic_stream_is_as_long_as_its_model_says() -> None:
     """Within half a per cent, and near the integers' own entropy where they are Laplacian."""
     generator = torch.Generator().manual_seed(3)
@@ -123,6 +124,7 @@ def test_the_heuristic_stream_is_as_long_as_its_model_says() -> None:
     assert empirical < bits < 1.02 * empirical
 
 
+@pytest.mark.slow
 def test_more_bits_cost_more_and_lose_less() -> None:
     """The heuristic's curve is traversed by its bit length."""
     y_PCD = make_features()
@@ -143,6 +145,7 @@ def test_the_factorized_stream_is_within_half_a_per_cent_of_its_entropy(trained:
     assert bits == pytest.approx(trained(y_PCD, 0.0).rate.item() * y_PCD.numel(), rel=0.005)
 
 
+@pytest.mark.slow
 def test_a_trained_factorized_codec_is_shorter(trained: FactorizedCodec) -> None:
     """Training fits the densities: at the features' own scale it saves a tenth of the stream and more."""
     untrained, y_PCD = factorized(), make_features(seed=5)
@@ -152,6 +155,7 @@ def test_a_trained_factorized_codec_is_shorter(trained: FactorizedCodec) -> None
     assert loss[1] < 0.2
 
 
+@pytest.mark.slow
 def test_factorized_features_far_out_escape() -> None:
     """A thousand deviations away they still come back within half a step."""
     codec, y_PCD = factorized(), 1000 * make_features(2)
@@ -181,6 +185,7 @@ def victims() -> list[FeatureCodec]:
     return [heuristic(), factorized()]
 
 
+@pytest.mark.slow
 @given(body=st.binary(max_size=80), which=st.integers(0, 1), n_clusters=st.integers(0, 4), n_h=st.integers(0, 2))
 def test_hostile_streams_decode_or_are_refused(
     victims: list[FeatureCodec], body: bytes, which: int, n_clusters: int, n_h: int
@@ -195,6 +200,7 @@ def test_hostile_streams_decode_or_are_refused(
     assert decoded.y_PCD.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "side", [(0.0, 0, 5), (-1.0, 0, 5), (float("nan"), 0, 5), (float("inf"), 0, 5), (1.0, 8, 5), (1.0, 0, 128)]
 )
@@ -231,6 +237,7 @@ def test_undefined_features_are_refused(make: Make, value: float) -> None:
         make().compress(y_PCD)
 
 
+@pytest.mark.slow
 def test_equal_features_are_coded() -> None:
     """All zero or all one: these too have a step, a median and a scale."""
     for value in (0.0, 1.0, -2.5):

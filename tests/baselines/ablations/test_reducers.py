@@ -102,6 +102,7 @@ def test_unmerged_features_are_those_at_the_centres() -> None:
     assert not torch.equal(y_PCD, Merging()(x_PVD, 5))
 
 
+@pytest.mark.slow
 @given(n_clusters=st.integers(1, 16), seed=st.integers(0, 100))
 def test_every_reducer_makes_the_requested_number_of_features(n_clusters: int, seed: int) -> None:
     """For every n_c from one to V, finite and at the features' dtype."""
