@@ -58,6 +58,28 @@ def test_the_first_to_answer_is_named_with_its_interval(made_up: Analysis) -> No
     assert len(sentences) == 3
 
 
+def test_a_crossing_leads_where_no_other_scheme_is_faster(made_up: Analysis) -> None:
+    """By the closed form of a link with propagation, T = stages + p + 8 bytes / rate, at each crossing."""
+    uplinks = [
+        {"kind": "constant", "rate_bps": rate_bps, "name": f"{rate_bps:g}", "wire": {"propagation_s": 0.3}}
+        for rate_bps in (8e3, 8e5, 8e7)
+    ]
+    scenario = {**made_up.manifest.scenario, "replay": {**REPLAY, "uplinks": uplinks}}
+    manifest = made_up.manifest.model_copy(update={"scenario": scenario})
+    run = Analysis(dataclasses.replace(made_up.record, manifest=manifest))
+    found = run.crossovers
+    assert set(found["leads"]) == {False, True}
+    for row in found.to_dict("records"):
+        totals_s = {
+            key[0]: run.timed_mean(*key).value
+            + (0.3 + 8 * np.mean(run.population.payload_bytes[key]) / row["rate_bps"]) * (key[0] != "device_only")
+            for key in run.selected_keys
+        }
+        both = [totals_s.pop(row[name]) for name in ("below", "above")]
+        assert both == pytest.approx([row["mean_s"]] * 2, rel=1e-3)
+        assert row["leads"] == (min(totals_s.values()) >= min(both))
+
+
 @pytest.mark.slow
 def test_a_scheme_that_sends_nothing_is_compared(tmp_path: Path) -> None:
     """If device_only reaches the target, the sentence includes it, whichever scheme sends the fewest bytes."""
