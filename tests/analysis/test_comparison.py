@@ -72,7 +72,7 @@ def test_a_crossing_leads_where_no_other_scheme_is_faster(made_up: Analysis) -> 
     for row in found.to_dict("records"):
         totals_s = {
             key[0]: run.timed_mean(*key).value
-            + (0.3 + 8 * np.mean(run.population.payload_bytes[key]) / row["rate_bps"]) * (key[0] != "device_only")
+            + (0.3 + 8 * np.mean(np.asarray(run.population.payload_bytes[key], float)) / row["rate_bps"])
             for key in run.selected_keys
         }
         both = [totals_s.pop(row[name]) for name in ("below", "above")]

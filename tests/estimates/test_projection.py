@@ -19,6 +19,7 @@ from harness.analysis import Analysis
 from harness.errors import ResultsError
 from harness.estimates.estimate import Estimated
 from harness.projection import REASON, Projected, Projection, _totals, run
+from harness.records import Side
 from harness.report import page, sections, table
 from harness.report.figures import gallery, resources, style
 from harness.report.pack import numbers_tex
@@ -187,10 +188,11 @@ def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[Projection, 
 )
 def test_a_total_is_of_a_request_that_meets_no_other(system: dict[str, Any], wait_s: float) -> None:
     """Whatever the system's users do: its stages, 8 bytes / rate, and the window of a batch that is not filled."""
+    of_side: dict[Side, float] = {"device": 0.1, "server": 0.2}
     stages = [
         Estimated(side=side, stage="stage", operations=0.0, n_bytes=0.0, seconds=seconds, low_s=seconds, high_s=seconds,
                   bound="bytes", how="its own")
-        for side, seconds in (("device", 0.1), ("server", 0.2))
+        for side, seconds in of_side.items()
     ]  # fmt: skip
     point = SimpleNamespace(label="-")
     projected = [Projected(pipeline="tofc", point=point, payload_bytes=1000, stages=stages)]
