@@ -59,7 +59,8 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None) -> float:
         return float(most)
     found = share * (1 - share) / between
     # Shares from 0 to 1 leave n at S - 1 or more, S being what they are worth; less comes of parts of unlike weight.
-    least = n_pictures if found >= (n_pictures - 1) * (1 - 1e-9) else found
+    # Parts are differences of scores, and their scatter is known to some 1e-7.
+    least = n_pictures if found >= (n_pictures - 1) * (1 - 1e-5) else found
     return float(np.clip(found, least, most))
 
 
