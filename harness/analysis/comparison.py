@@ -399,15 +399,16 @@ def _times(ratio: float) -> str:
 def crossovers(profiles: Sequence[Profile], setting: Setting) -> pd.DataFrame:
     """Every rate at which two schemes change places: :func:`harness.analysis.crossings.crossover`.
 
-    Between the slowest and the fastest constant uplink of the setting's system, for one user. A row each with ``below``
-    and ``above``, the schemes that answer first on either side, ``rate_bps`` with ``rate_low_bps`` and
-    ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where there is none), ``mean_s``, the latency
-    there, and ``leads``, whether no other scheme answers faster there. Empty where the system has fewer than two such
-    uplinks.
+    Between the slowest and the fastest constant uplink of the setting's system that have the slowest one's wire, for
+    one user. A row each with ``below`` and ``above``, the schemes that answer first on either side, ``rate_bps`` with
+    ``rate_low_bps`` and ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where there is none),
+    ``mean_s``, the latency there, and ``leads``, whether no other scheme answers faster there. Empty where the system
+    has fewer than two such uplinks.
     """
     from harness.analysis import crossings
 
-    uplinks = sorted((u for u in setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps)
+    constant = sorted((u for u in setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps)
+    uplinks = [uplink for uplink in constant if uplink.wire == constant[0].wire]
     columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "leads", "reason"]
     rows = []
     pairs = itertools.combinations(profiles, 2) if len(uplinks) > 1 else ()

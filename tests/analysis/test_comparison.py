@@ -58,15 +58,27 @@ def test_the_first_to_answer_is_named_with_its_interval(made_up: Analysis) -> No
     assert len(sentences) == 3
 
 
+def _over(run: Analysis, propagation_s: dict[float, float]) -> Analysis:
+    """The run over uplinks of these rates, in bit/s, and propagation."""
+    uplinks = [
+        {"kind": "constant", "rate_bps": rate_bps, "name": f"{rate_bps:g}", "wire": {"propagation_s": seconds}}
+        for rate_bps, seconds in propagation_s.items()
+    ]
+    scenario = {**run.manifest.scenario, "replay": {**REPLAY, "uplinks": uplinks}}
+    manifest = run.manifest.model_copy(update={"scenario": scenario})
+    return Analysis(dataclasses.replace(run.record, manifest=manifest))
+
+
+def test_crossings_are_looked_for_on_links_that_differ_in_their_rate_alone(made_up: Analysis) -> None:
+    """A fast link that is far away tells nothing of where two schemes change places on near ones."""
+    near = _over(made_up, {8e3: 0.0, 8e7: 0.0}).crossovers
+    assert len(near)
+    pd.testing.assert_frame_equal(_over(made_up, {8e3: 0.0, 8e7: 0.0, 8e9: 60.0}).crossovers, near)
+
+
 def test_a_crossing_leads_where_no_other_scheme_is_faster(made_up: Analysis) -> None:
     """By the closed form of a link with propagation, T = stages + p + 8 bytes / rate, at each crossing."""
-    uplinks = [
-        {"kind": "constant", "rate_bps": rate_bps, "name": f"{rate_bps:g}", "wire": {"propagation_s": 0.3}}
-        for rate_bps in (8e3, 8e5, 8e7)
-    ]
-    scenario = {**made_up.manifest.scenario, "replay": {**REPLAY, "uplinks": uplinks}}
-    manifest = made_up.manifest.model_copy(update={"scenario": scenario})
-    run = Analysis(dataclasses.replace(made_up.record, manifest=manifest))
+    run = _over(made_up, dict.fromkeys((8e3, 8e5, 8e7), 0.3))
     found = run.crossovers
     assert set(found["leads"]) == {False, True}
     for row in found.to_dict("records"):
