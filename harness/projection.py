@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from harness import study
 from harness.analysis import Analysis, validity
+from harness.analysis.latency import part_s
 from harness.channel.channel import unreadable_files
 from harness.errors import ResultsError, ScenarioError
 from harness.estimates.estimate import Estimated, Estimator, total
@@ -29,6 +30,7 @@ from harness.runs.store import Run, Unit
 from harness.scenario.estimate import ClaimedTime, EstimateSection
 from harness.scenario.load import as_given, scenario_hash
 from harness.scenario.model import Scenario
+from harness.scenario.replay import ClosedLoop
 
 REASON = "nothing was measured: times are estimated, payloads are reported or derived, and no score is known"
 _SAMPLE = "nominal request"
@@ -51,12 +53,16 @@ class Projected:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """A pipeline's seconds over an uplink with the ends of their error; ``complete`` if all stages have one."""
+    """A pipeline's seconds over an uplink with the ends of their error; ``complete`` if all stages have one.
+
+    They are those of a request that meets no other; it waits (``wait_s``) only for a batch to be filled.
+    """
 
     pipeline: str
     channel: str
     device_s: float
     link_s: float
+    wait_s: float
     server_s: float
     seconds: float
     low_s: float
@@ -209,23 +215,24 @@ def _refuse_other(folder: Path, scenario: Scenario) -> None:
 
 def _totals(scenario: Scenario, projected: Sequence[Projected]) -> Iterator[Total]:
     """Each pipeline's first point over each uplink, for a single request."""
-    spec = scenario.replay.model_copy(update={"requests": None, "users": scenario.replay.users[:1]})
+    alone = {"requests": None, "users": (1,), "arrivals": ClosedLoop(kind="closed_loop")}
+    spec = scenario.replay.model_copy(update=alone)
     first = {p.pipeline: p for p in reversed(projected)}
     for of_point in (p for p in projected if first[p.pipeline] is p):
         rows = sweep([_profile(of_point)], spec)
         for uplink in spec.uplinks:
-            times = rows.filter(pc.equal(rows["channel"], uplink.label)).slice(0, 1).to_pylist()[0]
+            request = rows.filter(pc.equal(rows["channel"], uplink.label)).slice(0, 1)
             device, server = (
                 sum(stage.seconds for stage in of_point.stages if stage.side == side) for side in ("device", "server")
             )
-            answered = math.nan if times["answered_s"] is None else times["answered_s"] - times["submitted_s"]
-            link_s = answered - device - server
-            seconds, low_s, high_s, complete = total(of_point.stages, link_s)
+            link_s, wait_s = (float(part_s(request, part)[0]) for part in ("link", "wait"))
+            seconds, low_s, high_s, complete = total(of_point.stages, link_s + wait_s)
             yield Total(
                 pipeline=of_point.pipeline,
                 channel=uplink.label,
                 device_s=device,
                 link_s=link_s,
+                wait_s=wait_s,
                 server_s=server,
                 seconds=seconds,
                 low_s=low_s,

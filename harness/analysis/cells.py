@@ -97,9 +97,8 @@ def _alone(
     assert uplink is not None
     _, known_s = times_and_known(profile, setting.system, uplink, setting.population)
     own_SR, _ = times_and_known(profile, setting.system, uplink, None)
-    window_s, population = _window_s(setting.system), setting.population
-    wait_SR = window_s * matrix(profile, (~profile.stays).astype(np.float64))
-    wait_s = window_s * _average(population, population.n_bytes(profile) > 0) if window_s else 0.0
+    wait_SR = _window_s(setting.system) * matrix(profile, (~profile.stays).astype(np.float64))
+    wait_s = mean_wait_s(profile, setting.system, setting.population)
     stratum_S, stratum_N = strata(profile, setting.population)
     parts = {"device": timed.device_SR, "server": timed.server_SR}
     values = dict(zip(parts, means.split_mean(timed.total_SR, list(parts.values()), stratum_S, stratum_N), strict=True))
@@ -196,6 +195,12 @@ def mean_link_s(profile: Profile, spec: Replay, uplink: Uplink, population: Popu
         server_stage_s=nothing[:, None],
     )
     return _average(population, total_s(replay(links, _once(spec, uplink))))
+
+
+def mean_wait_s(profile: Profile, spec: Replay, population: Population) -> float:
+    """How much of :func:`mean_link_s` is waiting: the window of a batch, for the questions that are sent."""
+    window_s = _window_s(spec)
+    return window_s * _average(population, population.n_bytes(profile) > 0) if window_s else 0.0
 
 
 def _average(population: Population, values_N: ArrayLike) -> float:

@@ -399,15 +399,17 @@ def _times(ratio: float) -> str:
 def crossovers(profiles: Sequence[Profile], setting: Setting) -> pd.DataFrame:
     """Every rate at which two schemes change places: :func:`harness.analysis.crossings.crossover`.
 
-    Between the slowest and the fastest constant uplink of the setting's system, for one user. A row each with ``below``
-    and ``above``, the schemes that answer first on either side, ``rate_bps`` with ``rate_low_bps`` and
-    ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where there is none) and ``mean_s``, the
-    latency there. Empty where the system has fewer than two such uplinks.
+    Between the slowest and the fastest constant uplink of the setting's system that have the slowest one's wire, for
+    one user. A row each with ``below`` and ``above``, the schemes that answer first on either side, ``rate_bps`` with
+    ``rate_low_bps`` and ``rate_high_bps`` (0 and infinite beyond the rates looked at, null where there is none),
+    ``mean_s``, the latency there, and ``leads``, whether no other scheme answers faster there. Empty where the system
+    has fewer than two such uplinks.
     """
     from harness.analysis import crossings
 
-    uplinks = sorted((u for u in setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps)
-    columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "reason"]
+    constant = sorted((u for u in setting.system.uplinks if isinstance(u, ConstantUplink)), key=lambda u: u.rate_bps)
+    uplinks = [uplink for uplink in constant if uplink.wire == constant[0].wire]
+    columns = ["below", "above", "rate_bps", "rate_low_bps", "rate_high_bps", "mean_s", "leads", "reason"]
     rows = []
     pairs = itertools.combinations(profiles, 2) if len(uplinks) > 1 else ()
     ends_s = functools.cache(lambda profile: [mean_at(profile, setting, uplinks[end]) for end in (0, -1)])
@@ -432,6 +434,8 @@ def crossovers(profiles: Sequence[Profile], setting: Setting) -> pd.DataFrame:
         below = str(found.faster_below)
         above = two.pipeline if below == one.pipeline else one.pipeline
         at = ConstantUplink.model_construct(kind="constant", rate_bps=rate.value, name="", wire=wire)
-        row = (below, above, rate.value, rate.low, rate.high, mean_at(one, setting, at), rate.reason)
+        mean_s = mean_at(one, setting, at)
+        leads = all(mean_at(other, setting, at) >= mean_s for other in profiles if other not in (one, two))
+        row = (below, above, rate.value, rate.low, rate.high, mean_s, leads, rate.reason)
         rows.append(dict(zip(columns, row, strict=True)))
     return pd.DataFrame(rows, columns=columns)

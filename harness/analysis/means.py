@@ -8,9 +8,9 @@ X holding what is known of the timed pictures, a row each, and xbar its mean ove
 
 - without strata X is a column of ones, and c_s = 1/S;
 - X is (1, stratum), and y_r is the regression estimate, a line of time on tiles (Cochran, Sampling Techniques, 7.1);
-- with fewer than six pictures, and where such a line would go below 0, X says in which group each picture is, and y_r
-  is post-stratified: sum_h W_h mean of group h (5A.9). Groups are neighbouring strata (counts of tiles), joined until
-  two pictures are expected in each.
+- with fewer than six pictures, and where such a line would go below 0 (of two schemes that are compared, that of
+  either), X says in which group each picture is, and y_r is post-stratified: sum_h W_h mean of group h (5A.9). Groups
+  are neighbouring strata (counts of tiles), joined until two pictures are expected in each.
 
 The mean is that of the levels. What is unknown about it, relative to it, has two parts:
 
@@ -237,6 +237,9 @@ def ratio_within_rounds(
     study, other = (Study(seconds, stratum_S, population_N, "auto") for seconds in (a_SR, b_SR))
     if study.seconds_SR.shape != other.seconds_SR.shape:
         raise ValueError(f"times of shapes {study.seconds_SR.shape} and {other.seconds_SR.shape} are not paired")
+    if study.line != other.line:
+        # The line of one goes below 0, and its mean is by groups; the weights of both are the same.
+        study, other = (Study(seconds, stratum_S, population_N, "strata") for seconds in (a_SR, b_SR))
     a_R, b_R = study.levels(study.seconds_SR) + a_known, study.levels(other.seconds_SR) + b_known
     log_aR, log_bR = np.log(a_R), np.log(b_R)
     one_SR, two_SR = (study.seconds_SR + a_known) / a_R, (other.seconds_SR + b_known) / b_R
@@ -270,6 +273,8 @@ def difference_within_rounds(
     one_SR, two_SR = np.asarray(a_SR, np.float64), np.asarray(b_SR, np.float64)
     gain_SR = one_SR - two_SR
     study = Study(np.ones_like(gain_SR), stratum_S, population_N, "auto")
+    if study.line and any((study.levels(times_SR) < 0).any() for times_SR in (one_SR, two_SR)):
+        study = Study(np.ones_like(gain_SR), stratum_S, population_N, "strata")
     value = float(study.levels(gain_SR).mean()) + a_known - b_known
     if b_start_R is None:
         level = study.level(study.levels(gain_SR), gain_SR, start_R)

@@ -8,7 +8,9 @@ and a share is known as well as n independent requests would know it (Kish's des
 
     n = S R / deff,        deff = (sum_s (x_s - F)^2 / (S (S - 1))) / (F (1 - F) / (S R)),        S <= n <= S R,
 
-S where all pictures agree and nothing can be estimated. The interval of a share is Clopper and Pearson's with
+S where all pictures agree and nothing can be estimated. Pictures that do not count alike, as in a sum over subtasks of
+different sizes, may be worth fewer than S: there x_s is a picture's part of the share, not limited to 0 to 1, and n has
+no such limit. The interval of a share is Clopper and Pearson's with
 n (t_{n - 1} / t_{S - 1})^2 requests in place of n, as Korn and Graubard have it (Survey Methodology 24, 1998), since
 the design effect of few pictures is itself uncertain. A percentile's interval is that of the share p, read back
 through F (Woodruff, Journal of the American Statistical Association 47, 1952). A percentile is claimed only where n
@@ -42,7 +44,8 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None) -> float:
     """The effective size n of a share, from S to S R; ``inside_SR`` (S, R) says of each request whether it is inside.
 
     A column may also hold pictures' own shares (S, 1), from 0 to 1; n then goes up to ``at_most``, how many requests
-    were timed, since replaying one of them again adds no information.
+    were timed, since replaying one of them again adds no information. Where pictures do not count alike it holds their
+    parts of the share, whose mean is the share, and n may be below S.
     """
     inside_SR = _pictures_by_requests(inside_SR)
     n_pictures = inside_SR.shape[0]
@@ -54,7 +57,11 @@ def effective_size(inside_SR: ArrayLike, at_most: int | None = None) -> float:
     most = max(at_most or inside_SR.size, n_pictures)
     if between == 0.0:
         return float(most)
-    return float(np.clip(share * (1 - share) / between, n_pictures, most))
+    found = share * (1 - share) / between
+    # Shares from 0 to 1 leave n at S - 1 or more, S being what they are worth; less comes of parts of unlike weight.
+    # Parts are differences of scores, and their scatter is known to some 1e-7.
+    least = n_pictures if found >= (n_pictures - 1) * (1 - 1e-5) else found
+    return float(np.clip(found, least, most))
 
 
 def share(inside_SR: ArrayLike, *, at_most: int | None = None, confidence: float = 0.95) -> Sized:

@@ -280,7 +280,8 @@ def _bytes(rows: pd.DataFrame, exact: bool, wanted: Limits, tolerance: float) ->
     if exact:
         return found
     limit = wanted.get("bytes")
-    most = max(tolerance, limit.most if limit is not None and limit.share else 0.0)
+    # A share that was asked for is the limit everywhere; what rounding may move is tolerated where none was.
+    most = limit.most if limit is not None and limit.share else tolerance
     beyond = change[change.abs() > most]
     said = [
         f"{pipeline} at {point}: mean bytes moved by {by:+.2%}, more than {most:.2%}"

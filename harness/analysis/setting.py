@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
@@ -65,13 +66,9 @@ class Population:
             (str(pipeline), str(point)): rows.set_index("sample")["payload_bytes"].reindex(asked.index, fill_value=0)
             for (pipeline, point), rows in sent.groupby(["pipeline", "point"], sort=False)
         }
-        strata = [
-            np.sort(of_one.to_numpy(float))[np.arange(sizes.max()) * len(of_one) // sizes.max()]
-            for _, of_one in asked.groupby("benchmark", sort=False)["patches"]
-        ]
         return cls(
             stratum_of={str(name): float(n) for name, n in known["patches"].items()},
-            stratum_N=np.concatenate(strata),
+            stratum_N=strata_of_all(asked),
             payload_bytes={
                 key: sent_bytes(asked.index, n_bytes.to_numpy(np.int64), texts) for key, n_bytes in payloads.items()
             },
@@ -81,6 +78,19 @@ class Population:
     def n_bytes(self, profile: Profile) -> Ints:
         """The payloads of all questions at a profile's point, (N,)."""
         return np.asarray(self.payload_bytes[profile.pipeline, profile.point], dtype=np.int64)
+
+
+def strata_of_all(asked: pd.DataFrame) -> Floats:
+    """The strata of all questions, (N,), from their ``benchmark`` and ``patches``; each benchmark has as many of them.
+
+    A smaller benchmark's are repeated evenly.
+    """
+    most = int(asked.groupby("benchmark").size().max())
+    strata = [
+        np.sort(of_one.to_numpy(float))[np.arange(most) * len(of_one) // most]
+        for _, of_one in asked.groupby("benchmark", sort=False)["patches"]
+    ]
+    return np.concatenate(strata)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

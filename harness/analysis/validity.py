@@ -45,6 +45,7 @@ from harness.analysis.analysis import Analysis
 from harness.analysis.latency import required_samples
 from harness.analysis.means import MIN_PICTURES
 from harness.analysis.precision import Look, look
+from harness.analysis.setting import strata_of_all
 from harness.runs.provenance import Manifest
 from harness.runs.store import Record
 from harness.scenario.load import hash_of
@@ -147,16 +148,17 @@ def looked_at(
 ) -> Mapping[tuple[str, str], Look]:
     """By point, whether its mean time is known to within ``precision``: :func:`harness.analysis.precision.look`.
 
-    Pictures whose repeats are not all there are left out. ``confidence`` is the scenario's.
+    The mean is the one that is shown, over all questions, of several benchmarks each alike. Pictures whose repeats are
+    not all there are left out. ``confidence`` is the scenario's.
     """
     known = samples.to_pandas().set_index("sample")
-    population_N = known.drop_duplicates("picture")["patches"].to_numpy(float)
+    population_N, n_pictures = strata_of_all(known), len(known.drop_duplicates(["benchmark", "picture"]))
     found: dict[tuple[str, str], Look] = {}
     for (pipeline, point), of_point in timed_requests(stages).groupby(_POINT):
         seconds_SR = of_point.pivot(index="sample", columns="repeat", values="seconds").dropna()
         start_R = of_point.groupby("repeat")["start"].min()[seconds_SR.columns]
         stratum_S = known.loc[seconds_SR.index, "patches"].to_numpy(float)
-        most = min(at_most, len(population_N))
+        most = min(at_most, n_pictures)
         found[str(pipeline), str(point)] = look(
             seconds_SR.to_numpy(),
             stratum_S,

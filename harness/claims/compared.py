@@ -218,10 +218,14 @@ def server_time_ratio(evaluation: Evaluation) -> list[Item]:
 def rate_gain(evaluation: Evaluation) -> list[Item]:
     """T_a / T_b falls with the rate where (T_a less its link) / (T_b less its link) is below bytes_a / bytes_b.
 
-    With T = c + 8 b / r the sign of d(T_a / T_b) / dr is that of c_a b_b - c_b b_a, at every rate r.
+    With T = c + 8 b / r the sign of d(T_a / T_b) / dr is that of c_a b_b - c_b b_a, at every rate r. What else a link
+    takes, such as propagation, would be a part of c that depends on the link and not on the schemes.
     """
     confidence = evaluation.confidence(len(evaluation.test.over))
     found = []
+    if not all(cells.bits_alone(uplink, evaluation.run.setting.system) for uplink in uplinks_of(evaluation.run)):
+        why = "the links take more than bits over the rate, such as propagation, whatever the schemes are"
+        return [Item(label=other, estimate=refused(why)) for other in evaluation.test.over]
     for other in evaluation.test.over:
         keys = both_points(evaluation, other)
         if isinstance(keys, str):
@@ -248,27 +252,28 @@ def latency_s(evaluation: Evaluation) -> list[Item]:
     return [
         Item(label=uplink.label, estimate=estimate.plus(known_s) if not estimate.reason else estimate,
              rate_bps=uplink.rate_bps)
-        for uplink, estimate, known_s in _totals(evaluation)
+        for uplink, estimate, known_s, _ in _totals(evaluation)
     ]  # fmt: skip
 
 
 def link_share(evaluation: Evaluation) -> list[Item]:
     """T_link over T of a point at each uplink."""
     found = []
-    for uplink, own, known_s in _totals(evaluation):
-        ends = [known_s / (known_s + own_s) if own_s + known_s else 0.0 for own_s in (own.value, own.high, own.low)]
+    for uplink, own, known_s, wait_s in _totals(evaluation):
+        link_s = known_s - wait_s
+        ends = [link_s / (known_s + own_s) if own_s + known_s else 0.0 for own_s in (own.value, own.high, own.low)]
         estimate = own if own.reason else Estimate(ends[0], ends[1], ends[2])
         found.append(Item(label=uplink.label, estimate=estimate, rate_bps=uplink.rate_bps))
     return found
 
 
-def _totals(evaluation: Evaluation) -> Iterable[tuple[ConstantUplink, Estimate, float]]:
-    """The mean device and server time at each uplink, and the link's, which is known."""
+def _totals(evaluation: Evaluation) -> Iterable[tuple[ConstantUplink, Estimate, float, float]]:
+    """The mean device and server time at each uplink; what the link adds, which is known, and how much is waiting."""
     run, uplinks = evaluation.run, uplinks_of(evaluation.run)
     key = point_of(evaluation, str(evaluation.test.of), evaluation.test.at)
     for uplink in uplinks:
         if isinstance(key, str):
-            yield uplink, refused(key), 0.0
+            yield uplink, refused(key), 0.0, 0.0
             continue
         profile, timed = run.setting.profiles[key], run.setting.timed(key)
         of_pictures = strata(profile, run.population)
@@ -278,6 +283,7 @@ def _totals(evaluation: Evaluation) -> Iterable[tuple[ConstantUplink, Estimate, 
             uplink,
             means.mean_latency(timed.total_SR, *of_pictures, start_R=timed.start_R, confidence=confidence),
             known_s,
+            cells.mean_wait_s(profile, run.setting.system, run.population),
         )
 
 

@@ -34,7 +34,10 @@ def compare(
     ] = Form.TERMINAL,
     out: Annotated[Path | None, typer.Option(help="Write the result to this file instead.")] = None,
     bytes_tolerance: Annotated[
-        float, typer.Option(**SHARE, help="Change of a point's mean bytes that is accepted on another machine.")
+        float,
+        typer.Option(
+            **SHARE, help="Accepted change of a point's mean bytes on another machine, without a limit on it."
+        ),
     ] = "1 %",  # type: ignore[assignment]
     links: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the recorded links.")] = Path("scenarios"),
     pairs: Annotated[int, typer.Option(min=10, metavar="N", help="With --against: restarted pairs in a set.")] = 20,

@@ -97,12 +97,13 @@ def show_projection(found: "Projection", console: "Console") -> None:
     table = _table(f"Estimated seconds on {section.device} and {section.server}, 95 % by the estimates' errors")
     for heading in ("uplink", "scheme"):
         table.add_column(heading)
-    for heading in ("payload", "device", "link", "server", "total", "95 %"):
+    waits = any(row.wait_s > 0 for row in found.totals)
+    for heading in ("payload", "device", "link", *(["wait"] if waits else []), "server", "total", "95 %"):
         table.add_column(heading, justify="right")
     n_bytes = {p.pipeline: p.payload_bytes for p in reversed(found.projected)}
     for row in sorted(found.totals, key=lambda row: _place(row.channel, (t.channel for t in found.totals))):
         error = f"{row.low_s:.2f} to {row.high_s:.2f}" + ("" if row.complete else " *")
-        parts = (row.device_s, row.link_s, row.server_s, row.seconds)
+        parts = (row.device_s, row.link_s, *([row.wait_s] if waits else []), row.server_s, row.seconds)
         sent = f"{n_bytes[row.pipeline]:,} B"
         table.add_row(row.channel, row.pipeline, sent, *(f"{part:.3f}" for part in parts), error)
     console.print("", table)
@@ -147,7 +148,7 @@ def write_projection(found: "Projection", folder: Path) -> list[Path]:
     from harness.runs import disk
 
     totals: list[tuple[object, ...]] = [
-        (t.channel, t.pipeline, "estimated", t.device_s, t.link_s, t.server_s, t.seconds, t.low_s, t.high_s)
+        (t.channel, t.pipeline, "estimated", t.device_s, t.link_s, t.wait_s, t.server_s, t.seconds, t.low_s, t.high_s)
         for t in found.totals
     ]
     claims: list[tuple[object, ...]] = [
@@ -155,10 +156,12 @@ def write_projection(found: "Projection", folder: Path) -> list[Path]:
         for v in found.verdicts()
         for c in (v.claim,)
     ]
-    heads = {
-        "projection": ("uplink", "pipeline", "source", "device_s", "link_s", "server_s", "total_s", "low_s", "high_s"),
+    heads: dict[str, tuple[str, ...]] = {
+        "projection": (
+            "uplink", "pipeline", "source", "device_s", "link_s", "wait_s", "server_s", "total_s", "low_s", "high_s",
+        ),
         "claims": ("of", "over", "says", "uplink", "claimed_low", "claimed_high", "value", "low", "high", "agrees"),
-    }
+    }  # fmt: skip
     written = []
     folder.mkdir(parents=True, exist_ok=True)
     for (name, head), rows in zip(heads.items(), (totals, claims), strict=True):

@@ -111,7 +111,8 @@ def import_(
 def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings.")]) -> None:
     """Print the duration, rates, outages and gaps of recordings.
 
-    They are Parquet files, as `harness trace import` writes them.
+    They are Parquet files, as `harness trace import` writes them. Rates are over the time that was recorded, outages
+    included and gaps not.
 
         harness trace show traces/*.parquet
     """
@@ -127,19 +128,21 @@ def show(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Re
     table = Fitting("recording", "duration", "mean", "5 % / 50 % / 95 %", "outages", "gaps")
     for file in files:
         found = load(file)
-        link = found.channel(loop=False, gaps="outage")
-        mean = format_rate(link.bits(0.0, found.duration_s) / found.duration_s)
+        found.channel(loop=False, gaps="outage")  # It refuses a recording that carries nothing.
         if isinstance(found, RateRecording):
             width_s, rate_bps = np.diff(found.at_s), found.rate_bps
             known = ~np.isnan(rate_bps)
+            mean_bps = (width_s * rate_bps)[known].sum() / width_s[known].sum()
             order = np.argsort(rate_bps[known])
             share = np.cumsum(width_s[known][order]) / width_s[known].sum()
             at = np.minimum(np.searchsorted(share, [0.05, 0.5, 0.95]), len(order) - 1)
             spread = " / ".join(format_rate(rate) for rate in rate_bps[known][order][at])
             outages, gaps = (f"{width_s[where].sum():.1f} s" for where in (rate_bps == 0, ~known))
         else:
+            mean_bps = 8 * found.packet_bytes * len(found.at_ms) / found.duration_s
             spread, outages, gaps = f"{len(found.at_ms)} packets", "", ""
         notes += [f"{file}: {note}" for note in found.notes]
+        mean = format_rate(mean_bps)
         table.add_row(printable(str(file)), f"{found.duration_s:.1f} s", mean, spread, outages, gaps)
     console = terminal(soft_wrap=True)
     console.print(table, soft_wrap=False)

@@ -1,7 +1,6 @@
 """Samples of one or several benchmarks, all of them or some, each read from its file on demand."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeVar, overload
 
@@ -48,18 +47,16 @@ class Gathered(Sequence[Sample]):
 
 
 def gather(benchmarks: Mapping[str, Sequence[Sample]], wanted: int | None = None, seed: int = 0) -> Gathered:
-    """At most ``wanted`` samples of each benchmark, whole images only, drawn at random; all for None.
+    """At most ``wanted`` samples of each benchmark, whole images and whole groups only, drawn at random; all for None.
 
-    They stay in the file's order. A prefix of a file would be biased: benchmarks are sorted by category. Raises
-    ScenarioError where every image of a benchmark has more questions than are wanted.
+    They stay in the file's order. A prefix of a file would be biased: benchmarks are sorted by category. Half of a
+    group would be scored as if it were the whole. Raises ScenarioError where every image of a benchmark has more
+    questions than are wanted.
     """
-    places = {
-        name: _some([known.image_id for known in _names(samples, name)], wanted, seed)
-        for name, samples in benchmarks.items()
-    }
+    places = {name: _some(_names(samples, name), wanted, seed) for name, samples in benchmarks.items()}
     for name, samples in benchmarks.items():
         if samples and not places[name]:
-            fewest = min(Counter(known.image_id for known in _names(samples, name)).values())
+            fewest = min(map(len, _together(_names(samples, name))))
             raise ScenarioError(
                 f"samples: {wanted} of {name}, whose pictures have {fewest} questions or more each; give at least "
                 f"{fewest}, as --limit {fewest}"
@@ -67,18 +64,36 @@ def gather(benchmarks: Mapping[str, Sequence[Sample]], wanted: int | None = None
     return Gathered(benchmarks, places)
 
 
-def _some(image_ids: Sequence[str], wanted: int | None, seed: int) -> Sequence[int]:
-    if wanted is None or wanted >= len(image_ids):
-        return range(len(image_ids))
-    images: dict[str, list[int]] = {}
-    for place, image_id in enumerate(image_ids):
-        images.setdefault(image_id, []).append(place)
-    of_image = list(images.values())
+def _some(names: Sequence[Name], wanted: int | None, seed: int) -> Sequence[int]:
+    if wanted is None or wanted >= len(names):
+        return range(len(names))
+    parts = _together(names)
     chosen: list[int] = []
-    for image in np.random.default_rng(seed).permutation(len(of_image)):
-        if len(chosen) + len(of_image[image]) <= wanted:
-            chosen += of_image[image]
+    for part in np.random.default_rng(seed).permutation(len(parts)):
+        if len(chosen) + len(parts[part]) <= wanted:
+            chosen += parts[part]
     return sorted(chosen)
+
+
+def _together(names: Sequence[Name]) -> list[list[int]]:
+    """The places of samples that share an image or a group, also by way of others, in the order of their first."""
+    leads = list(range(len(names)))
+
+    def lead(place: int) -> int:
+        while leads[place] != place:
+            leads[place] = leads[leads[place]]
+            place = leads[place]
+        return place
+
+    first: dict[tuple[str, str], int] = {}
+    for place, name in enumerate(names):
+        for shared in (("image", name.image_id), ("group", name.group)):
+            earlier, later = sorted((lead(first.setdefault(shared, place)), lead(place)))
+            leads[later] = earlier
+    parts: dict[int, list[int]] = {}
+    for place in range(len(names)):
+        parts.setdefault(lead(place), []).append(place)
+    return list(parts.values())
 
 
 def _names(samples: Sequence[Sample], benchmark: str) -> Sequence[Name]:

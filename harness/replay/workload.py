@@ -79,7 +79,9 @@ def _rows(profile: Profile, spec: Replay, n: int, users: int, seed: int, user: i
     rng = np.random.default_rng(stream(seed, RandomStream.DRAWS, user))
     if spec.requests is None and not isinstance(spec.arrivals, RecordedArrivals):
         every_row_once = np.arange(n)
-        return every_row_once if users == 1 else rng.permutation(every_row_once)
+        # Where requests may wait for each other, the repeats of a slow picture must not come one after the other.
+        alone = users == 1 and isinstance(spec.arrivals, ClosedLoop)
+        return every_row_once if alone else rng.permutation(every_row_once)
     return profile.draw(n, rng)
 
 

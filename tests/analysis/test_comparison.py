@@ -58,6 +58,40 @@ def test_the_first_to_answer_is_named_with_its_interval(made_up: Analysis) -> No
     assert len(sentences) == 3
 
 
+def _over(run: Analysis, propagation_s: dict[float, float]) -> Analysis:
+    """The run over uplinks of these rates, in bit/s, and propagation."""
+    uplinks = [
+        {"kind": "constant", "rate_bps": rate_bps, "name": f"{rate_bps:g}", "wire": {"propagation_s": seconds}}
+        for rate_bps, seconds in propagation_s.items()
+    ]
+    scenario = {**run.manifest.scenario, "replay": {**REPLAY, "uplinks": uplinks}}
+    manifest = run.manifest.model_copy(update={"scenario": scenario})
+    return Analysis(dataclasses.replace(run.record, manifest=manifest))
+
+
+def test_crossings_are_looked_for_on_links_that_differ_in_their_rate_alone(made_up: Analysis) -> None:
+    """A fast link that is far away tells nothing of where two schemes change places on near ones."""
+    near = _over(made_up, {8e3: 0.0, 8e7: 0.0}).crossovers
+    assert len(near)
+    pd.testing.assert_frame_equal(_over(made_up, {8e3: 0.0, 8e7: 0.0, 8e9: 60.0}).crossovers, near)
+
+
+def test_a_crossing_leads_where_no_other_scheme_is_faster(made_up: Analysis) -> None:
+    """By the closed form of a link with propagation, T = stages + p + 8 bytes / rate, at each crossing."""
+    run = _over(made_up, dict.fromkeys((8e3, 8e5, 8e7), 0.3))
+    found = run.crossovers
+    assert set(found["leads"]) == {False, True}
+    for row in found.to_dict("records"):
+        totals_s = {
+            key[0]: run.timed_mean(*key).value
+            + (0.3 + 8 * np.mean(np.asarray(run.population.payload_bytes[key], float)) / row["rate_bps"])
+            for key in run.selected_keys
+        }
+        both = [totals_s.pop(row[name]) for name in ("below", "above")]
+        assert both == pytest.approx([row["mean_s"]] * 2, rel=1e-3)
+        assert row["leads"] == (min(totals_s.values()) >= min(both))
+
+
 @pytest.mark.slow
 def test_a_scheme_that_sends_nothing_is_compared(tmp_path: Path) -> None:
     """If device_only reaches the target, the sentence includes it, whichever scheme sends the fewest bytes."""

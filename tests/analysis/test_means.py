@@ -115,6 +115,22 @@ def test_the_other_way_round_a_ratio_is_inverted(seed: int) -> None:
     assert (one.value * other.value, one.low * other.high) == pytest.approx((1.0, 1.0))
 
 
+@pytest.mark.parametrize("known", [0.0, 1.0])
+def test_two_schemes_are_compared_by_groups_where_the_line_of_one_goes_below_0(known: float) -> None:
+    """Few of the benchmark's pictures are like the timed ones: a ratio is that of the means, either way round."""
+    tiles_S, tiles_N = np.array([4.0, 5, 6, 7, 8, 10]), np.array([1.0] * 30 + [4, 5, 6, 7, 8, 10])
+    flat_SR, steep_SR = np.full((6, 3), 0.3), np.repeat(0.05 + 0.1 * (tiles_S - 4)[:, None], 3, axis=1)
+    flat, steep = (means.mean_latency(times_SR, tiles_S, tiles_N) for times_SR in (flat_SR, steep_SR))
+    strata, parts = (tiles_S, tiles_N), {"a_known": known, "b_known": known}
+    one = means.ratio_within_rounds(flat_SR, steep_SR, *strata, **parts)
+    other = means.ratio_within_rounds(steep_SR, flat_SR, *strata, **parts)
+    assert one.value == pytest.approx((flat.value + known) / (steep.value + known))
+    assert (one.value, one.low, one.high) == pytest.approx((1 / other.value, 1 / other.high, 1 / other.low))
+    gain = means.difference_within_rounds(flat_SR, steep_SR, *strata, **parts)
+    assert gain.value == pytest.approx(flat.value - steep.value)
+    assert gain.low < 0 < gain.high
+
+
 def test_known_parts_enter_a_ratio_and_a_difference() -> None:
     """(1 + 3) / (2 + 2) is 1, and 1 + 3 less 2 + 2 is 0."""
     a, b = np.full((6, 3), 1.0), np.full((6, 3), 2.0)

@@ -30,6 +30,16 @@ def test_the_effective_size_lies_between_pictures_and_requests(seed: int, n: int
     assert n <= percentiles.effective_size(inside) <= n * requests
 
 
+def test_pictures_that_count_unlike_are_worth_fewer() -> None:
+    """Half of a share rests on 10 pictures, half on 90: p (1 - p) / n = (1/4) (p (1 - p) / 10 + p (1 - p) / 90)."""
+    few, many = np.resize([0.5, -0.5], 10), np.resize([0.5, -0.5], 90)
+    part_S = 0.5 + np.concatenate([few * 100 / 20, many * 100 / 180])
+    assert percentiles.effective_size(part_S[:, None]) == pytest.approx(36 * 99 / 100)
+    found = percentiles.share(part_S[:, None], at_most=100).estimate
+    deviation = math.sqrt(0.5 * 0.5 / 36)
+    assert (found.value, found.high - found.low) == pytest.approx((0.5, 2 * 1.96 * deviation), rel=0.05)
+
+
 def test_a_median_of_single_requests_is_clopper_and_pearsons_read_back() -> None:
     """Of 100 requests of 100 pictures the median's ends are where Clopper and Pearson's ends of one half are."""
     found = percentiles.percentile(np.arange(1.0, 101.0)[:, None], 0.5).estimate

@@ -125,6 +125,21 @@ def test_on_another_processor_differences_are_counted(run: Record) -> None:
     assert checks["selection"].status == checks["scores"].status == "not comparable"
 
 
+@pytest.mark.parametrize(("percent", "tolerance", "fails"), [(0.2, 0.01, True), (0.8, 0.01, False), (None, 0.01, False),
+                                                             (None, 0.002, True), (0.2, 0.1, True)])  # fmt: skip
+def test_elsewhere_a_limit_on_mean_bytes_is_the_one_asked_for(
+    run: Record, percent: float | None, tolerance: float, fails: bool
+) -> None:
+    """Half a percent more bytes of every payload, of some thousand bytes each."""
+    table = run.outcomes
+    grown = [round(n * 1.005) for n in table["payload_bytes"].to_pylist()]
+    place = table.schema.get_field_index("payload_bytes")
+    more = dataclasses.replace(run, outcomes=table.set_column(place, table.schema.field(place), pa.array(grown)))
+    wanted = {"bytes": Limit(0, share=False) if percent is None else Limit(percent / 100, share=True)}
+    _, checks = compare(run, elsewhere(more, processor="b"), wanted=wanted, tolerance=tolerance)
+    assert checks["bytes"].fails == fails
+
+
 @pytest.mark.slow
 def test_elsewhere_lost_answers_and_moved_bytes_fail(run: Record) -> None:
     """Of one point 30 right answers lost and none won, or 3 % more bytes: no rounding does that."""

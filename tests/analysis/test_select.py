@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from harness.analysis.select import Equality, Scores, ladders_of, select
 from harness.data.scoring import Metric, metric
@@ -133,6 +133,29 @@ def test_interval_is_the_binomial_one() -> None:
     half = 100 * 1.96 * np.sqrt(0.7 * 0.3 / 1000)
     assert found["score"] == pytest.approx(70)
     assert found["score_high"] - found["score_low"] == pytest.approx(2 * half, rel=0.15)
+
+
+@pytest.mark.parametrize("n", [6, 7, 12, 40])
+def test_interval_of_few_questions_is_clopper_and_pearsons(n: int) -> None:
+    """One question a picture, three of four of them right: to the rounding of the pictures' parts of the score."""
+    right = np.arange(n) % 4 > 0
+    found = row(picked(outcomes({("all", "-"): right})), "all")
+    exact = binomtest(int(right.sum()), n).proportion_ci(0.95, method="exact")
+    assert (found["score_low"], found["score_high"]) == pytest.approx((100 * exact.low, 100 * exact.high), rel=1e-6)
+
+
+def test_interval_of_a_sum_over_subtasks_follows_their_sizes() -> None:
+    """Of a sum of a subtask of 10 pictures and one of 190, half of the pairs right in each: its variance is both's."""
+    names = [f"{'few' if i < 20 else 'many'}/{i // 2:03}" for i in range(400)]
+    table = outcomes({("all", "-"): np.arange(400) // 2 % 2 == 0})
+    samples = questions(
+        table, benchmark=["GlimpseQA"] * 400, category=[name.partition("/")[0] for name in names], group=names,
+        picture=names,
+    )  # fmt: skip
+    found = row(select(Scores(table, samples, EQUALITY, ["GlimpseQA"])), "all")
+    assert (found["score"], found["score_max"]) == (200, 400)
+    deviation = 200 * np.sqrt(0.25 / 10 + 0.25 / 190)
+    assert found["score_high"] - found["score_low"] == pytest.approx(2 * 1.96 * deviation, rel=0.1)
 
 
 def test_questions_about_one_picture_are_one_observation() -> None:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis import Analysis
-from harness.analysis.validity import disturbance, reasons
+from harness.analysis import Analysis, means
+from harness.analysis.validity import disturbance, looked_at, reasons
 from harness.runs.provenance import Manifest, Session
 from harness.runs.store import Record, Run, Unit
 from harness.scenario.load import hash_of
@@ -184,6 +185,27 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
         "a precision of 0.1% was not reached: .* after 12 pictures, the most that were to be timed .*: .* and 22 more",
     ),
 }
+
+
+def test_the_precision_is_that_of_the_means_that_are_shown(made_up: Analysis) -> None:
+    """Over all questions of two benchmarks of which one is small, about pictures of 1 to 12 patches."""
+    record = made_up.record
+    samples = record.samples.to_pandas()
+    samples["patches"] = 1 + np.arange(240) // 20
+    samples.loc[:39, "benchmark"] = "another"
+    changed = dataclasses.replace(
+        record,
+        manifest=scenario(record.manifest, "measure", precision=0.05, at_most=12),
+        samples=pa.Table.from_pandas(samples, schema=record.samples.schema, preserve_index=False),
+    )
+    run = Analysis(changed)
+    found = looked_at(changed.stages, changed.samples, precision=0.05, at_most=12, confidence=0.95)
+    assert len(found) > 20
+    for key, look in found.items():
+        shown = run.timed_mean(*key)
+        assert (look.estimate.value, look.estimate.high) == pytest.approx((shown.value, shown.high))
+    plain = means.mean_latency(run.setting.timed(key).total_SR)
+    assert look.estimate.value != pytest.approx(plain.value, rel=1e-4)
 
 
 @pytest.mark.slow

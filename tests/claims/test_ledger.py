@@ -176,6 +176,40 @@ def test_altered_times_flip_a_verdict(full: Analysis) -> None:
     assert gain[0].estimate.high < 1
 
 
+def _in_system(run: Analysis, **replay: Any) -> Analysis:
+    """The run with another replay section."""
+    given = run.manifest.scenario
+    scenario = {**given, "replay": {**given["replay"], **replay}}
+    return _as(run, scenario=scenario, scenario_hash=hash_of(scenario))
+
+
+def test_waiting_for_a_batch_is_no_part_of_the_links_share(full: Analysis) -> None:
+    """A lone request waits out the window: T_link / T has it below the line, and not above."""
+    batches = {"max_batch": 4, "window_s": 2.0, "marginal": 0.5, "together": ["prefill"]}
+    waiting = _in_system(full, batching=batches)
+    share, total = (
+        model.Criterion.model_validate({"metric": metric, "of": "server_only", "above": 0.1})
+        for metric in ("link_share", "latency_s")
+    )
+    shares, totals_s, plain_s = (
+        [item.estimate.value for item in metrics.of_run(Evaluation(run=run, test=test, alpha=0.05))]
+        for run, test in ((waiting, share), (waiting, total), (full, total))
+    )
+    own_s = full.timed_mean("server_only", "-").value
+    assert totals_s == pytest.approx([total_s + 2.0 for total_s in plain_s])
+    expected = [(plain - own_s) / total for plain, total in zip(plain_s, totals_s, strict=True)]
+    assert shares == pytest.approx(expected)
+
+
+def test_over_links_that_take_more_than_bits_the_rates_gain_is_open(full: Analysis) -> None:
+    """With T = c + p + 8 b / r the ratio of two latencies may grow with the rate where it falls with p = 0."""
+    claims = _claims({"metric": "rate_gain", "of": "tofc", "over": "jpeg", "above": 1})
+    far = [{**uplink, "wire": {"propagation_s": 1.0}} for uplink in full.manifest.scenario["replay"]["uplinks"]]
+    (entry,) = ledger.entries(claims, [_in_system(full, uplinks=far)])
+    assert entry.verdict is Verdict.NOT_TESTABLE
+    assert "the links take more than bits over the rate" in entry.why
+
+
 @pytest.mark.slow
 def test_altered_answers_flip_a_verdict(full: Analysis) -> None:
     """Raw features keep four fifths of the score; with three of four answers wrong they do not."""

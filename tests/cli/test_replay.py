@@ -33,6 +33,17 @@ def test_a_link_is_imported_shown_and_fitted(harness: Run, tmp_path: Path) -> No
     assert "2 states from 400 s" in out
 
 
+def test_rates_that_are_shown_leave_out_gaps(harness: Run, tmp_path: Path) -> None:
+    """Mean and quantiles are over the same time: 4 s of 8 Mbit/s and 4 s of an outage, 92 s unknown between them."""
+    (tmp_path / "a.csv").write_text("t_s,up_mbps\n0,8\n2,8\n96,0\n98,0\n")
+    options = ["--time", "t_s", "--rate", "up_mbps", "--hold", "2 s"]
+    status, out, _ = harness("trace", "import", "a.csv", "a.parquet", *options)
+    assert status == 0
+    assert " 100.0 s 500 KB/s 0 B/s / 0 B/s / 1 MB/s 4.0 s 92.0 s" in " ".join(out.split())
+    (tmp_path / "b.up").write_text("0\n500\n1000\n")
+    assert " 1.0 s 4.5 KB/s 3 packets" in " ".join(harness("trace", "import", "b.up", "b.parquet")[1].split())
+
+
 def test_a_chain_is_not_fitted_to_packets(harness: Run, tmp_path: Path) -> None:
     """The command that is advised makes a recording of rates, to which one is fitted."""
     (tmp_path / "a.up").write_text("\n".join(map(str, range(0, 4000, 7))))

@@ -53,6 +53,18 @@ def test_some_are_whole_images_in_the_files_order() -> None:
     assert len({tuple(s.id for s in gather({"x": every}, 9, seed=seed)) for seed in range(8)}) > 1
 
 
+def test_some_are_whole_groups() -> None:
+    """Groups across images, as rotations that were drawn anew: a half would be scored as if it were the whole."""
+    every = [dataclasses.replace(sample, group=f"g{place % 6}") for place, sample in enumerate(samples([1] * 18))]
+    for seed in range(8):
+        chosen = list(gather({"x": every}, 10, seed=seed))
+        assert len(chosen) == 9
+        for group in {sample.group for sample in chosen}:
+            assert [s for s in every if s.group == group] == [s for s in chosen if s.group == group]
+    with pytest.raises(ScenarioError, match="give at least 3, as --limit 3"):
+        gather({"x": every}, 2)
+
+
 def test_fewer_than_one_image_has_is_a_sentence() -> None:
     """No question would be left."""
     with pytest.raises(

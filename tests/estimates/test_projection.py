@@ -4,6 +4,7 @@ import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.compute as pc
@@ -16,13 +17,15 @@ from rich.console import Console
 
 from harness.analysis import Analysis
 from harness.errors import ResultsError
-from harness.projection import REASON, Projection, run
+from harness.estimates.estimate import Estimated
+from harness.projection import REASON, Projected, Projection, _totals, run
+from harness.records import Side
 from harness.report import page, sections, table
 from harness.report.figures import gallery, resources, style
 from harness.report.pack import numbers_tex
 from harness.runs.store import Run
 from harness.scenario.load import as_given, as_written, load, scenario_hash
-from harness.scenario.replay import ConstantUplink
+from harness.scenario.replay import ConstantUplink, Replay
 from tests.made_up_run import make
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -172,6 +175,32 @@ def test_its_latencies_are_stages_and_bits_over_the_rate(ran: tuple[Projection, 
             assert row["total_mean_s"] == pytest.approx(
                 row["device_mean_s"] + row["link_mean_s"] + row["server_mean_s"]
             )
+
+
+@pytest.mark.parametrize(
+    ("system", "wait_s"),
+    [
+        ({}, 0.0),
+        ({"users": [4], "sharing": "processor"}, 0.0),
+        ({"users": [9], "sharing": "fifo", "arrivals": {"kind": "poisson", "rate": "9 /s"}}, 0.0),
+        ({"users": [4], "batching": {"max_batch": 4, "window": "1 s", "marginal": 0.5}}, 1.0),
+    ],
+)
+def test_a_total_is_of_a_request_that_meets_no_other(system: dict[str, Any], wait_s: float) -> None:
+    """Whatever the system's users do: its stages, 8 bytes / rate, and the window of a batch that is not filled."""
+    of_side: dict[Side, float] = {"device": 0.1, "server": 0.2}
+    stages = [
+        Estimated(side=side, stage="stage", operations=0.0, n_bytes=0.0, seconds=seconds, low_s=seconds, high_s=seconds,
+                  bound="bytes", how="its own")
+        for side, seconds in of_side.items()
+    ]  # fmt: skip
+    point = SimpleNamespace(label="-")
+    projected = [Projected(pipeline="tofc", point=point, payload_bytes=1000, stages=stages)]
+    replay = Replay.model_validate({"uplinks": [{"kind": "constant", "rate": "10 KB/s"}], **system})
+    scenario: Any = SimpleNamespace(replay=replay)
+    (found,) = _totals(scenario, projected)
+    assert (found.device_s, found.link_s, found.wait_s, found.server_s) == pytest.approx((0.1, 0.1, wait_s, 0.2))
+    assert found.seconds == pytest.approx(0.4 + wait_s)
 
 
 @pytest.mark.slow

@@ -78,6 +78,17 @@ def test_mg1_wait_at_the_server(service_s: np.ndarray) -> None:
     _within(profile, spec, "delivered_s", "server_begun_s", 0.0, float(expected_s))
 
 
+def test_each_timed_repeat_once_waits_as_independent_requests_do() -> None:
+    """One user whose requests are the timed ones, each once: slow pictures, and their repeats, do not come together."""
+    rho, service_s = 0.4, np.sort(np.tile(TWO_MOMENTS_S, 5))
+    profile = profile_of(np.zeros(20_000), np.zeros(20_000), service_s, repeats=5)
+    spec = spec_of(arrivals={"kind": "poisson", "rate": f"{rho / service_s.mean()} /s"})
+    expected_s = rho / service_s.mean() * (service_s**2).mean() / (2 * (1 - rho))
+    _within(profile, spec, "delivered_s", "server_begun_s", 0.0, float(expected_s))
+    rows = replayed(profile, spec)
+    assert sorted(rows["sample"].to_pylist()) == list(profile.samples)
+
+
 @pytest.mark.slow
 def test_mm1_wait_at_the_device() -> None:
     """M/M/1: a device is a queue too, with mean wait rho / (mu - lambda)."""

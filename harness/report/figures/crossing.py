@@ -31,7 +31,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         Line2D([], [], color=looks[name].colour, marker=looks[name].marker, markersize=4.5, label=name)
         for name in names
     ]
-    first = _first(rows, crossings)
+    leading = crossings[crossings["leads"].astype(bool)].sort_values("rate_bps")
+    first = [{str(name): value for name, value in crossing.items()} for crossing in leading.to_dict("records")]
+    of_lines = all(_carried_bits(own) is not None for _, own in rows.groupby("pipeline"))
     handles.append(
         Line2D(
             [],
@@ -45,7 +47,8 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
         )
     )
     notes = [
-        f"means with intervals at {100 * run.equality.confidence:g} %; lines are timed stages + 8 bytes / rate",
+        f"means with intervals at {100 * run.equality.confidence:g} %; lines "
+        + ("are timed stages + 8 bytes on the wire / rate" if of_lines else "join the means"),
         f"Circles: rates at which two schemes change places ({len(crossings)}); named, with their intervals, are those "
         "at which another answers first",
     ]
@@ -65,9 +68,9 @@ def draw(run: Analysis, width_in: float) -> tuple[Figure, pd.DataFrame]:
     for name in names:
         own, look = rows[rows["pipeline"] == name].sort_values("rate_bps"), looks[name]
         at, mean_s = own["rate_bps"].to_numpy(float), own["mean_s"].to_numpy(float)
-        base_s, carried = float((own["mean_s"] - own["link_s"]).mean()), own["link_s"].to_numpy(float) * at
-        if np.allclose(carried, carried.mean(), rtol=0.01):
-            axes.plot(fine / 8e3, base_s + carried.mean() / fine, color=look.colour, zorder=2)
+        if of_lines:
+            base_s = float((own["mean_s"] - own["link_s"]).mean())
+            axes.plot(fine / 8e3, base_s + (_carried_bits(own) or 0.0) / fine, color=look.colour, zorder=2)
         else:
             axes.plot(at / 8e3, mean_s, color=look.colour, zorder=2)
         spread = np.nan_to_num([np.clip(mean_s - own["low_s"], 0, None), np.clip(own["high_s"] - mean_s, 0, None)])
@@ -124,18 +127,10 @@ def _named(first: Sequence[Mapping[str, Any]], limits_bps: tuple[float, float], 
     return found
 
 
-def _first(rows: pd.DataFrame, crossings: pd.DataFrame) -> list[dict[str, Any]]:
-    """The crossings at which who answers first changes, rates upwards."""
-    found = []
-    for crossing in crossings.sort_values("rate_bps").to_dict("records"):
-        # At the crossing nobody else is faster, by the same sums as the lines.
-        others = []
-        for _, own in rows[~rows["pipeline"].isin([crossing["below"], crossing["above"]])].groupby("pipeline"):
-            carried = float((own["link_s"] * own["rate_bps"]).mean())
-            others.append(float((own["mean_s"] - own["link_s"]).mean()) + carried / crossing["rate_bps"])
-        if all(other >= crossing["mean_s"] for other in others):
-            found.append({str(name): value for name, value in crossing.items()})
-    return found
+def _carried_bits(own: pd.DataFrame) -> float | None:
+    """The bits on the wire of a scheme's mean request; None where its link takes more than these over the rate."""
+    bits = (own["link_s"] * own["rate_bps"]).to_numpy(float)
+    return float(bits.mean()) if np.allclose(bits, bits.mean(), rtol=0.01) else None
 
 
 def _rows(run: Analysis) -> pd.DataFrame:
