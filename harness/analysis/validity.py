@@ -292,8 +292,8 @@ def _disturbed(record: Record, requests: pd.DataFrame) -> Iterator[str]:
     again = sum(count for session in record.manifest.sessions for count in session.disturbed.values())
     if n > MOST_DISTURBED * len(requests):
         yield (
-            f"{n} of {len(requests)} timed requests were disturbed ({int(waited.sum())} kept from running, around "
-            f"{int(loaded.sum())} others kept processors busy), after {again} disturbed ones were run again"
+            f"{n} of {len(requests)} timed requests were disturbed ({int(waited.sum())} kept from running, "
+            f"{int(loaded.sum())} while others kept processors busy), after {again} disturbed ones were repeated"
         )
     if lost > MOST_WAITED_IN_ALL:
         yield f"the timed requests were kept from running for {lost:.1%} of their time"

@@ -312,7 +312,7 @@ class Run:
             raise ResultsError(f"{folder}: no such folder; {_suggested(folder)}{makes} makes one in results/runs")
         if not (folder / MANIFEST).exists() and (held := sorted(path.parent.name for path in folder.glob(_EACH))):
             some = ", ".join(held[:_MOST_HELD]) + (", ..." if len(held) > _MOST_HELD else "")
-            raise ResultsError(f"{folder}: holds runs and is none; give one of them: {some}")
+            raise ResultsError(f"{folder}: is a folder of runs, not a run; give one of them: {some}")
         return provenance.read(folder / MANIFEST)
 
     @staticmethod
@@ -376,6 +376,10 @@ def _refuse_foreign(folder: Path) -> None:
         raise ResultsError(f"{folder}: holds {strange!r} and no {MANIFEST}, so it is not a run; choose another name")
 
 
+def _halves(half: Side | None) -> str:
+    return "both halves" if half is None else f"only the {half} half"
+
+
 def _resume(folder: Path, new: Manifest) -> Manifest:
     """The manifest of the run in ``folder``, continued by this process."""
     old = provenance.read(folder / MANIFEST)
@@ -383,7 +387,7 @@ def _resume(folder: Path, new: Manifest) -> Manifest:
     if (was := old.scenario.get("name")) != (now := new.scenario.get("name")):
         raise ResultsError(f"{folder}: holds a run of the scenario {was!r}, and this one is {now!r}; {choose}")
     if old.half != new.half:
-        raise ResultsError(f"{folder}: holds {old.half or 'both'}'s halves, and this is {new.half or 'both'}; {choose}")
+        raise ResultsError(f"{folder}: holds {_halves(old.half)}, and this is {_halves(new.half)}; {choose}")
     if differs := provenance.software_changes(old, new):
         raise ResultsError(
             f"{folder}: its rows were measured with other software, and rows of two versions are not mixed: "

@@ -166,7 +166,7 @@ class Measure(Frozen):
     @model_validator(mode="after")
     def _one_way_to_end(self) -> Self:
         if self.precision is None and "at_most" in self.model_fields_set:
-            raise ValueError("at_most goes with a precision, such as precision: 5 %")
+            raise ValueError("at_most needs a precision, such as precision: 5 %")
         if self.precision is not None and "timed_samples" in self.model_fields_set:
             raise ValueError(
                 "timed_samples cannot be combined with a precision, which times as many as needed; give at_most"
@@ -243,7 +243,7 @@ class Scenario(Frozen):
     def _benchmarks_are_given_once(self) -> Self:
         names = [wanted.name for wanted in self.benchmarks]
         if (self.benchmark is None) == (not names):
-            raise ValueError("benchmark: is given beside 'benchmarks'" if names else "benchmark: is missing")
+            raise ValueError("benchmark: cannot be combined with 'benchmarks'" if names else "benchmark: is missing")
         if names and self.stand_in.benchmark is not None:
             raise ValueError("stand_in.benchmark: each of several benchmarks has a 'stand_in:' of its own")
         if (twice := repeated(names)) is not None:

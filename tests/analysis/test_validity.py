@@ -165,14 +165,14 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
     ),
     "waited": (
         twice_slower,
-        r"69 of 828 timed requests were disturbed \(69 kept from running, around 0 others kept .*\), after 0",
+        r"69 of 828 timed requests were disturbed \(69 kept from running, 0 while others kept .*\), after 0",
     ),
     "loaded": (
         lambda r: {
             **sessions(r, {"disturbed": {"others kept processors busy": 9}}),
             "stages": column(r.stages, "load", 0.5, pipeline="tofc"),
         },
-        "180 of 828 timed requests were disturbed .* after 9 disturbed ones were run again",
+        "180 of 828 timed requests were disturbed .* after 9 disturbed ones were repeated",
     ),
     "slowed throughout": (
         lambda r: {"stages": column(r.stages, "waited_s", 0.3e-3)},

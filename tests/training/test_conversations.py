@@ -105,8 +105,8 @@ def _set(*path: Any, value: Any) -> Callable[[list[Any]], None]:
         (_set(2, "conversations", 0, "from", value="system"), r"turn 0 is from 'system'; 'human' and 'gpt'"),
         (_set(2, "conversations", 1, "from", value="human"), r"'human' speaks twice in a row"),
         (_set(2, "conversations", 1, "value", value=3), r"turn 1 has the value 3; a text is expected"),
-        (_set(2, "conversations", 0, "value", value="What?"), r"<image> stands 0 times in its questions"),
-        (_set(2, "conversations", 0, "value", value="<image><image>"), r"<image> stands 2 times"),
+        (_set(2, "conversations", 0, "value", value="What?"), r"<image> occurs 0 times in its questions"),
+        (_set(2, "conversations", 0, "value", value="<image><image>"), r"<image> occurs 2 times"),
     ],
 )
 def test_a_wrong_entry_is_named_with_its_number_and_id(
