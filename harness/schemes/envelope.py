@@ -94,9 +94,7 @@ def _refuse_payload(made: object, n_pictures: int, kind: str | None) -> None:
         wanted = "a text" if kind is None else repr(kind)
         raise SchemeError(f"the device half sends a payload of the kind {shown(made.kind)}; {wanted} is expected")
     if not isinstance(made.bodies, tuple | list):
-        raise SchemeError(
-            f"a payload's bodies are {shown(made.bodies)}; a tuple with one for each picture is expected"
-        )
+        raise SchemeError(f"a payload's bodies are {shown(made.bodies)}; a tuple with one for each picture is expected")
     if wrong := [body for body in made.bodies if not isinstance(body, bytes)]:
         raise SchemeError(f"a payload's body is of type {type(wrong[0]).__name__}; bytes are expected")
     if len(made.bodies) != n_pictures:

@@ -315,9 +315,7 @@ def test_a_finished_runs_links_are_judged_by_their_mean_or_reported_as_unknown(m
     chain = {"kind": "gilbert_elliott", "good_bps": 400e3, "bad_bps": 0.0, "good_for_s": 1.0, "bad_for_s": 1.0}
     file = {"kind": "trace", "path": "link.parquet", "at_end": "loop", "gaps": "outage", "start": None}
     uplinks = [{**chain, "name": "25 KB/s"}, {**file, "name": "50 KB/s"}, {**file, "name": "100 KB/s"}]
-    warned = (
-        "not judged: whether the schemes keep up over the uplink 100 KB/s, 50 KB/s, whose rate is in a file"
-    )
+    warned = "not judged: whether the schemes keep up over the uplink 100 KB/s, 50 KB/s, whose rate is in a file"
     for rate_hz, unstable in ((0.01, False), (3.0, True)):
         replay = {**made_up.manifest.scenario_value("replay"), "uplinks": uplinks}
         replay["arrivals"] = {"kind": "poisson", "rate_hz": rate_hz}
