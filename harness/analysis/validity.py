@@ -269,7 +269,7 @@ def _one_software(run: Analysis) -> Iterator[str]:
     if dirty := [session for session in sessions if session.commit is not None and session.dirty]:
         yield f"the code had changes that are in no commit (commit {(dirty[0].commit or '')[:9]} and changes)"
     if any(session.commit is not None and session.dirty is None for session in sessions):
-        yield "whether the code had changes that are in no commit is not known"
+        yield "it is not known whether the code had changes that are in no commit"
     if any(session.commit is None and not session.released for session in sessions):
         yield "the code is neither a commit's nor an installed release's: it cannot be obtained again"
 

@@ -147,7 +147,7 @@ BROKEN: dict[str, tuple[Callable[[Record], dict[str, object]], str]] = {
         lambda r: sessions(r, {}, {"dirty": True}),
         r"the code had changes that are in no commit \(commit 012345678 and changes\)",
     ),
-    "unknown tree": (lambda r: sessions(r, {"dirty": None}), "changes that are in no commit is not known"),
+    "unknown tree": (lambda r: sessions(r, {"dirty": None}), "not known whether the code had changes"),
     "no tree": (
         lambda r: sessions(r, {"commit": None, "dirty": None}),
         "neither a commit's nor an installed release's",
