@@ -85,9 +85,9 @@ class ConstantUplink(Frozen):
 class TraceUplink(FromFile):
     """A recorded link, as ``harness trace import`` writes it.
 
-    ``at_end`` says what happens after the last instant: begin again, or carry nothing more. ``gaps``, where nothing was
-    recorded, are outages or hold the rate before them. ``start: random`` lets every user begin at an instant of its
-    own (the default of a looped trace), ``beginning`` at the first.
+    ``at_end`` says what happens after the last instant: the link begins again, or carries nothing more. ``gaps``, where
+    nothing was recorded, are outages or hold the rate before them. With ``start: random`` every user begins at a random
+    instant (the default of a looped trace), with ``beginning`` at the first.
     """
 
     kind: Literal["trace"]
@@ -243,8 +243,9 @@ UserCounts = Annotated[
 class Replay(Frozen):
     """The system in which the profiled stages are replayed.
 
-    ``users`` is one number or several, each a system of its own. ``requests`` is how many each user makes; without it,
-    every timed repeat is replayed once. ``seeds`` is how many independent random streams each system is replayed with.
+    ``users`` is one number or several; each is replayed separately. ``requests`` is how many each user makes; without
+    it, every timed repeat is replayed once. ``seeds`` is how many independent random streams each system is replayed
+    with.
     A request that is not answered within ``timeout`` is abandoned; one that is answered later than ``deadline`` has
     missed it. ``question_text`` sends the question's text after the payload: its bytes count in T_link of every scheme
     that sends anything. The paper does not count them.
