@@ -341,6 +341,10 @@ class Run:
         return Record(folder=folder, manifest=manifest, **{str(kind): table for kind, table in read.items()})
 
 
+def _halves(half: Side | None) -> str:
+    return "both halves" if half is None else f"only the {half} half"
+
+
 def _suggested(folder: Path) -> str:
     """``did you mean results/runs/smoke? `` where a folder is only a run's name."""
     meant = Path("results/runs") / folder.name
@@ -374,10 +378,6 @@ def _refuse_foreign(folder: Path) -> None:
     strange = next((path.name for path in folder.iterdir() if not path.name.startswith(files.UNFINISHED)), None)
     if strange is not None:
         raise ResultsError(f"{folder}: holds {strange!r} and no {MANIFEST}, so it is not a run; choose another name")
-
-
-def _halves(half: Side | None) -> str:
-    return "both halves" if half is None else f"only the {half} half"
 
 
 def _resume(folder: Path, new: Manifest) -> Manifest:

@@ -243,9 +243,8 @@ UserCounts = Annotated[
 class Replay(Frozen):
     """The system in which the profiled stages are replayed.
 
-    ``users`` is one number or several; each is replayed separately. ``requests`` is how many each user makes; without
-    it, every timed repeat is replayed once. ``seeds`` is how many independent random streams each system is replayed
-    with.
+    ``users`` is one number or several, each a system of its own. ``requests`` is how many each user makes; without it,
+    every timed repeat is replayed once. ``seeds`` is how many independent random streams each system is replayed with.
     A request that is not answered within ``timeout`` is abandoned; one that is answered later than ``deadline`` has
     missed it. ``question_text`` sends the question's text after the payload: its bytes count in T_link of every scheme
     that sends anything. The paper does not count them.
